@@ -1,0 +1,136 @@
+//! Programs that a stage runs on the host, outside of the root.
+//!
+//! stdin belongs to the protocol and stdout carries the document, so a child gets `/dev/null` for the first and our
+//! stderr for the second; a child that inherited them ate the document or put its own text before it. What runs inside
+//! the root goes through `lib/rootfs` instead, with namespaces of its own.
+
+use crate::{Code, Doing, Failure, signal};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// What a program printed and how it ended.
+#[derive(Debug)]
+pub struct Output {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output, at most [`LIMIT`] bytes.
+    pub stdout: Vec<u8>,
+}
+
+/// How many bytes of a child's output are kept: more than any program that we ask prints.
+pub const LIMIT: u64 = 16 << 20;
+
+/// Returns a command with stdin from `/dev/null` and the messages of the C locale. Its stdout is ours to set.
+#[must_use]
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).env("LC_ALL", "C");
+    command
+}
+
+/// Runs a program to its end and returns what it printed on stdout; its stderr is ours.
+///
+/// A signal that asks us to stop kills it, so that no child outlives us.
+///
+/// # Errors
+///
+/// When it cannot be run, or a signal stopped us. An exit status other than 0 is the caller's to judge.
+pub fn output(command: &mut Command) -> Result<Output, Failure> {
+    let name = crate::quote(command.get_program());
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .doing(Code::Failed, || format!("running {name}"))?;
+    let result = collect(&mut child, &name);
+    if result.is_err() {
+        // Already failing: the first error is the one to report, and kill fails only when the child has ended.
+        drop(child.kill());
+    }
+    let status = child
+        .wait()
+        .doing(Code::Os, || format!("waiting for {name}"))?;
+    Ok(Output {
+        status,
+        stdout: result?,
+    })
+}
+
+/// Reads a child's stdout to its end, or until a signal asks us to stop.
+fn collect(child: &mut Child, name: &str) -> Result<Vec<u8>, Failure> {
+    let mut stdout = Vec::new();
+    let Some(mut pipe) = child.stdout.take() else {
+        return Ok(stdout);
+    };
+    let mut buffer = [0; 1 << 14];
+    loop {
+        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+        if let Some(fd) = signal::descriptor() {
+            fds.push(PollFd::new(fd, PollFlags::POLLIN));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check()?,
+            Err(e) => return Err(e).doing(Code::Os, || format!("waiting for {name}")),
+        }
+        if !fds[0].any().unwrap_or(true) {
+            continue;
+        }
+        let n = pipe
+            .read(&mut buffer)
+            .doing(Code::Os, || format!("reading what {name} prints"))?;
+        if n == 0 {
+            return Ok(stdout);
+        }
+        stdout.extend_from_slice(&buffer[..n]);
+        if stdout.len() as u64 > LIMIT {
+            return Err(Failure::new(
+                Code::ChildFailed,
+                format!("reading what {name} prints: more than {LIMIT} bytes"),
+            ));
+        }
+    }
+}
+
+/// Returns how a program ended, in words: `exit status 1`, `killed by signal 9 (SIGKILL)`.
+#[must_use]
+pub fn ended(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(number)) => match nix::sys::signal::Signal::try_from(number) {
+            Ok(name) => format!("killed by signal {number} ({name})"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        (None, None) => "ended in an unknown way".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_has_no_input_and_its_output_comes_back() {
+        let out = output(command("sh").args(["-c", "cat; echo $LC_ALL; exit 3"])).unwrap();
+        assert_eq!(out.stdout, b"C\n");
+        assert_eq!(ended(out.status), "exit status 3");
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let failure = output(&mut command("/no/such")).unwrap_err();
+        assert!(
+            failure
+                .message
+                .starts_with("running '/no/such': No such file")
+        );
+    }
+
+    #[test]
+    fn death_by_signal_is_said_in_words() {
+        let out = output(command("sh").args(["-c", "kill -9 $$"])).unwrap();
+        assert_eq!(ended(out.status), "killed by signal 9 (SIGKILL)");
+    }
+}

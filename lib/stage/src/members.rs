@@ -1,0 +1,79 @@
+//! Typed views of the members that more than one tool reads. `strapline-document(5)` has the table of who writes what.
+//!
+//! A view never carries unknown members: [`crate::Document::record`] merges a view into what is there, so that what we
+//! do not know survives.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `pacman`: the pacman program to use. Written by `fetch-pacman`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Pacman {
+    /// Absolute path of the program.
+    pub path: PathBuf,
+    /// Its version, as `pacman --version` says it, without the `v`.
+    pub version: String,
+    /// SHA-256 of the program, in hex.
+    pub sha256: String,
+    /// What its origin was checked by: `signature`, `hash` (the repository's own), `host` (a program of this host).
+    pub trust: String,
+}
+
+/// `config`: the pacman.conf(5) files. Written by `mkconf`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Config {
+    /// Absolute path of the file that verifies every package.
+    pub strict: PathBuf,
+    /// Absolute path of the file that verifies none.
+    pub loose: PathBuf,
+    /// Absolute path of the package cache.
+    pub cache: PathBuf,
+}
+
+/// `keyring`: pacman's keyring in the root. Written by `keyring`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Keyring {
+    /// Absolute path of the GnuPG home directory.
+    pub dir: PathBuf,
+    /// The rings that were populated.
+    pub populated: Vec<String>,
+    /// The fingerprints that give trust, in upper-case hex.
+    pub trusted: Vec<String>,
+}
+
+/// An element of `packages`: a package that is installed. Written by `strap`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version, `[epoch:]pkgver-pkgrel`.
+    pub version: String,
+    /// Its architecture: pacman's word, or `any`.
+    pub arch: String,
+    /// The repository that offers this version, where one still does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// The file name of its archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// SHA-256 of its archive, in hex, as the repository's database says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database).
+    pub verified: bool,
+}
+
+/// An element of `steps`: one tool's run. Written by the run loop of every stage.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Step {
+    /// The tool's name.
+    pub tool: String,
+    /// The tool's version.
+    pub version: String,
+    /// When its work began: seconds since 1970-01-01 UTC.
+    pub started: f64,
+    /// How long it worked, in seconds; waiting for its input does not count.
+    pub seconds: f64,
+    /// How much of that it waited for pacman or another program that does the work, in seconds.
+    pub child_seconds: f64,
+}

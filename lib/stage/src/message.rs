@@ -1,0 +1,50 @@
+//! Lines for people, on stderr: `tool: doing what 'path': reason`, then where there is one `tool: hint: …`.
+//!
+//! Names come from roots and mirrors that an attacker may have written, so control characters never reach a terminal.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::Path;
+
+/// Returns `text` with every control character written as an escape, so that it cannot drive a terminal or forge a
+/// line of its own.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}') {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Returns `path` as it stands in a message: in single quotes, control characters escaped.
+#[must_use]
+pub fn quote(path: impl AsRef<Path>) -> String {
+    format!("'{}'", escape(&path.as_ref().to_string_lossy()))
+}
+
+/// Writes one line of `tool` to stderr. A message that cannot be written has no better place to go: it is dropped.
+pub fn line(tool: &str, text: impl Display) {
+    let line = format!("{tool}: {}\n", escape(&text.to_string()));
+    // One write, so that lines of the stages of one pipeline do not mix.
+    drop(std::io::stderr().lock().write_all(line.as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_and_direction_marks_are_escaped() {
+        assert_eq!(
+            escape("a\x1b[2Jb\nc\u{202e}d"),
+            "a\\u{1b}[2Jb\\nc\\u{202e}d"
+        );
+        assert_eq!(escape("größe 'x'"), "größe 'x'");
+        assert_eq!(quote("/a\tb"), "'/a\\tb'");
+    }
+}

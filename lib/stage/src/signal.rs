@@ -1,0 +1,83 @@
+//! Signals that ask a stage to stop: INT, TERM and HUP.
+//!
+//! Ctrl-C reaches every stage of a pipeline at once, and the stage that holds the document must still hand it on. So
+//! these signals do not kill: each writes a byte to a pipe of our own. Work looks at [`interrupted`] between steps, and
+//! whoever waits polls [`descriptor`] beside what it waits for. Children get the default dispositions back on
+//! execve(2), so a terminal's ^C ends pacman, and the stage reports it.
+
+use crate::{Code, Failure};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::{ErrorKind, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static PIPE: OnceLock<UnixStream> = OnceLock::new();
+static SEEN: AtomicUsize = AtomicUsize::new(0);
+
+/// Catches INT, TERM and HUP from now on. Called once, first thing in `main`.
+///
+/// # Errors
+///
+/// When no pipe can be made or no handler be installed.
+pub fn catch() -> std::io::Result<()> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    }
+    // A second call keeps the first pipe: its handlers stay installed.
+    drop(PIPE.set(ours));
+    Ok(())
+}
+
+/// Returns how many signals asked us to stop so far.
+#[must_use]
+pub fn count() -> usize {
+    if let Some(mut pipe) = PIPE.get() {
+        let mut bytes = [0; 64];
+        loop {
+            match pipe.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(n) => {
+                    SEEN.fetch_add(n, Ordering::Relaxed);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+    }
+    SEEN.load(Ordering::Relaxed)
+}
+
+/// Returns whether a signal asked this stage to stop. Long work looks at it between its steps.
+#[must_use]
+pub fn interrupted() -> bool {
+    count() > 0
+}
+
+/// Returns a descriptor that is readable when a signal arrived since [`count`] was last asked, for poll(2).
+#[must_use]
+pub fn descriptor() -> Option<BorrowedFd<'static>> {
+    PIPE.get().map(AsFd::as_fd)
+}
+
+/// Fails when a signal asked this stage to stop.
+///
+/// # Errors
+///
+/// [`Code::Interrupted`] when it did.
+pub fn check() -> Result<(), Failure> {
+    if interrupted() {
+        return Err(interruption());
+    }
+    Ok(())
+}
+
+/// Returns the failure that says that a signal ended the work.
+#[must_use]
+pub fn interruption() -> Failure {
+    Failure::new(Code::Interrupted, "interrupted by a signal")
+}
