@@ -1,0 +1,122 @@
+//! SHA-256 of what passes.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::io::{self, Read};
+
+/// A reader that hashes what is read through it.
+///
+/// One pass is enough: hash below the decompressor, [`drain`](Self::drain) what the decompressor
+/// did not need, compare [`finish`](Self::finish), and only then use what came out.
+pub struct Sha256Reader<R> {
+    inner: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R> fmt::Debug for Sha256Reader<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sha256Reader")
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<R: Read> Sha256Reader<R> {
+    /// Returns a reader that hashes what it reads from `inner`.
+    pub fn new(inner: R) -> Self {
+        Self {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Reads to the end, and returns how many bytes that were.
+    ///
+    /// There is no limit: put a [`Read::take`] below where the sender is not trusted to end.
+    ///
+    /// # Errors
+    ///
+    /// When reading fails.
+    pub fn drain(&mut self) -> io::Result<u64> {
+        io::copy(self, &mut io::sink())
+    }
+
+    /// Returns how many bytes have passed.
+    pub fn count(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the hash of all that has passed, in lower-case hexadecimal.
+    #[must_use]
+    pub fn finish(self) -> String {
+        hex(&self.hash.finalize())
+    }
+}
+
+impl<R: Read> Read for Sha256Reader<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        self.hash.update(&buf[..n]);
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
+
+/// Returns the SHA-256 of these bytes, in lower-case hexadecimal.
+#[must_use]
+pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Returns whether that is a SHA-256 in hexadecimal, of either case.
+#[must_use]
+pub fn is_sha256(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    bytes
+        .iter()
+        .flat_map(|b| [b >> 4, b & 15])
+        .map(|n| char::from(DIGITS[usize::from(n)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    #[test]
+    fn known_hashes() {
+        assert_eq!(sha256_hex(""), EMPTY);
+        assert_eq!(sha256_hex("abc"), ABC);
+        assert_eq!(Sha256Reader::new(io::empty()).finish(), EMPTY);
+    }
+
+    #[test]
+    fn partly_read_then_drained() {
+        let mut reader = Sha256Reader::new(&b"abc"[..]);
+        let mut one = [0];
+        reader.read_exact(&mut one).unwrap();
+        assert_eq!(reader.count(), 1);
+        assert_eq!(reader.drain().unwrap(), 2);
+        assert_eq!(reader.count(), 3);
+        assert_eq!(reader.finish(), ABC);
+    }
+
+    #[test]
+    fn what_is_a_hash() {
+        assert!(is_sha256(EMPTY));
+        assert!(is_sha256(&ABC.to_uppercase()));
+        for bad in ["", &ABC[1..], &format!("{ABC}0"), &ABC.replace('b', "g")] {
+            assert!(!is_sha256(bad), "{bad}");
+        }
+        assert!(!is_sha256(&"é".repeat(32)));
+    }
+}

@@ -1,0 +1,98 @@
+//! What is installed: the texts in `var/lib/pacman/local/NAME-VERSION/`.
+//!
+//! libalpm's be_local.c writes and reads them. Opening the files is the caller's, who knows how to
+//! stay inside the root.
+
+use crate::sections::{self, Arity};
+use crate::{Error, Result, name};
+
+const DOING: &str = "reading local database";
+
+/// Why a package is installed: `%REASON%`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reason {
+    /// Somebody asked for it.
+    #[default]
+    Explicit,
+    /// Another package needs it.
+    Dependency,
+}
+
+/// One installed package.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// `%NAME%`
+    pub name: String,
+    /// `%VERSION%`, with epoch and release.
+    pub version: String,
+    /// `%BASE%`
+    pub base: Option<String>,
+    /// `%ARCH%`
+    pub arch: Option<String>,
+    /// `%VALIDATION%`: how the package was checked when it was installed, of `none`, `md5`,
+    /// `sha256` and `pgp`.
+    pub validation: Vec<String>,
+    /// `%INSTALLDATE%`, in seconds since the epoch.
+    pub install_date: Option<u64>,
+    /// `%REASON%`
+    pub reason: Reason,
+}
+
+/// Parses a `desc`.
+///
+/// # Errors
+///
+/// When it has no name or version, or not a good one.
+pub fn desc(text: &[u8]) -> Result<Installed> {
+    let arity = |key: &[u8]| match key {
+        b"NAME" | b"VERSION" | b"BASE" | b"ARCH" | b"INSTALLDATE" | b"REASON" => Some(Arity::One),
+        b"VALIDATION" => Some(Arity::List),
+        _ => None,
+    };
+    let mut installed = Installed::default();
+    sections::read(text, arity, |key, value| {
+        let value = String::from_utf8_lossy(value);
+        let checked = |good: fn(&str) -> bool| {
+            if good(&value) {
+                return Ok(value.clone().into_owned());
+            }
+            let key = String::from_utf8_lossy(key);
+            let reason = format!("%{key}%: '{value}' is refused");
+            Err(Error::malformed(DOING, reason))
+        };
+        match key {
+            b"NAME" => installed.name = checked(name::is_name)?,
+            b"VERSION" => installed.version = checked(name::is_version)?,
+            b"BASE" => installed.base = Some(checked(name::is_name)?),
+            b"ARCH" => installed.arch = Some(checked(name::is_arch)?),
+            b"VALIDATION" => installed.validation.push(value.into_owned()),
+            b"INSTALLDATE" => installed.install_date = value.parse().ok(),
+            b"REASON" if value == "1" => installed.reason = Reason::Dependency,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    for (key, value) in [("NAME", &installed.name), ("VERSION", &installed.version)] {
+        if value.is_empty() {
+            return Err(Error::malformed(DOING, format!("no %{key}%")));
+        }
+    }
+    Ok(installed)
+}
+
+/// Parses a `files`: the paths below the root, directories with a slash at their end.
+///
+/// What is not UTF-8 is replaced, so such a path can be shown but not opened.
+#[must_use]
+pub fn files(text: &[u8]) -> Vec<String> {
+    let mut paths = Vec::new();
+    let arity = |key: &[u8]| (key == b"FILES").then_some(Arity::List);
+    let done: std::result::Result<(), std::convert::Infallible> =
+        sections::read(text, arity, |_, path| {
+            paths.push(String::from_utf8_lossy(path).into_owned());
+            Ok(())
+        });
+    match done {
+        Ok(()) => paths,
+    }
+}

@@ -1,0 +1,37 @@
+//! The format of `desc` and `files`: a `%KEY%` on a line, its values one a line, an empty line.
+//!
+//! As libalpm reads it (be_sync.c, be_local.c): a key that takes one value takes the next line,
+//! whatever it is, and a list goes on to the next empty line; what stands between is skipped.
+
+/// Whether a key takes one value or a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arity {
+    One,
+    List,
+}
+
+/// Calls `value` with each key that `arity` knows, and each of its values.
+///
+/// A key without a value is not reported.
+pub(crate) fn read<'a, E>(
+    text: &'a [u8],
+    arity: impl Fn(&[u8]) -> Option<Arity>,
+    mut value: impl FnMut(&'a [u8], &'a [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut lines = text.split(|b| *b == b'\n');
+    while let Some(line) = lines.next() {
+        let key = line
+            .strip_prefix(b"%")
+            .and_then(|rest| rest.strip_suffix(b"%"));
+        let Some(key) = key else { continue };
+        let count = match arity(key) {
+            None => continue,
+            Some(Arity::One) => 1,
+            Some(Arity::List) => usize::MAX,
+        };
+        for line in lines.by_ref().take(count).take_while(|l| !l.is_empty()) {
+            value(key, line)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! Walking through a tar, member by member, with limits.
+//!
+//! The tar crate's own handling of extension headers is not used: it reads them into memory
+//! whatever their size, and splits them at newlines, which binary extended attributes (the
+//! capabilities of real packages) contain. So the crate gives the raw members, and this the few
+//! extensions that pacman's archives have: long names, and pax `path`.
+
+use crate::{Error, Result, decompress};
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use tar::EntryType;
+
+/// The largest extension header. A path has at most 4096 bytes, an extended attribute 64 KiB.
+const EXTENSION: u64 = 1 << 20;
+
+/// A member's header.
+#[derive(Debug)]
+pub(crate) struct Head {
+    /// Its path, without a leading `./`.
+    pub(crate) path: Vec<u8>,
+    /// Its type.
+    pub(crate) kind: EntryType,
+    /// The size of its data in the archive.
+    pub(crate) size: u64,
+    /// Its permissions.
+    pub(crate) mode: u32,
+    /// Whether its data is a map and pieces instead of the file.
+    pub(crate) sparse: bool,
+}
+
+impl Head {
+    /// Returns the path for a message.
+    pub(crate) fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.path).into_owned()
+    }
+}
+
+/// Removes `./` from the beginning of a path.
+pub(crate) fn normal(mut path: &[u8]) -> &[u8] {
+    while let Some(rest) = path.strip_prefix(b"./") {
+        path = rest;
+    }
+    path
+}
+
+/// What a [`Meter`] saw, for whoever has lent the meter to a parser.
+#[derive(Debug, Default)]
+struct Seen {
+    end: Cell<bool>,
+    over: Cell<bool>,
+}
+
+/// A reader that stops at a limit, and tells the end from the limit.
+struct Meter<R> {
+    inner: R,
+    left: u64,
+    seen: Rc<Seen>,
+}
+
+impl<R: Read> Read for Meter<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buf)?;
+        if n == 0 && !buf.is_empty() {
+            self.seen.end.set(true);
+        }
+        if n as u64 > self.left {
+            self.seen.over.set(true);
+            return Err(io::Error::other("too large"));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+/// Looks at a member and its data, and says whether to go on.
+type Visit<'a> = dyn FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>> + 'a;
+
+/// What the extension headers say of the member that follows them.
+#[derive(Default)]
+struct Extensions {
+    pax: bool,
+    path: Option<Vec<u8>>,
+    size: Option<u64>,
+    sparse: bool,
+}
+
+/// Calls `visit` with each member and its data, until it breaks or the archive ends.
+///
+/// Where it ends, the end marker must be there, and the rest is read, so that the checksums of the
+/// compression are compared: an archive that was cut off is an error wherever it was cut.
+pub(crate) fn walk(
+    doing: &str,
+    input: impl Read,
+    total: u64,
+    mut visit: impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
+) -> Result<()> {
+    let seen = Rc::new(Seen::default());
+    let meter = Meter {
+        inner: decompress::reader(input)?,
+        left: total,
+        seen: Rc::clone(&seen),
+    };
+    match walk_meter(doing, meter, &seen, &mut visit) {
+        Err(_) if seen.over.get() => Err(Error::TooLarge {
+            doing: doing.into(),
+            what: "bytes decompressed",
+            limit: total,
+        }),
+        result => result,
+    }
+}
+
+fn walk_meter(
+    doing: &str,
+    meter: Meter<impl Read>,
+    seen: &Seen,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    let read = |e| Error::read(doing, e);
+    let mut archive = tar::Archive::new(meter);
+    let mut pending = None;
+    for entry in archive.entries().map_err(read)?.raw(true) {
+        let mut entry = entry.map_err(read)?;
+        let kind = entry.header().entry_type();
+        let size = entry.header().entry_size().map_err(read)?;
+        match kind {
+            EntryType::XHeader => {
+                let extensions: &mut Extensions = pending.get_or_insert_default();
+                if std::mem::replace(&mut extensions.pax, true) {
+                    return Err(Error::malformed(doing, "two pax headers for one member"));
+                }
+                let data = body(
+                    doing,
+                    "bytes of extension header",
+                    &mut entry,
+                    size,
+                    EXTENSION,
+                )?;
+                pax(doing, &data, extensions)?;
+                continue;
+            }
+            EntryType::GNULongName => {
+                let data = body(
+                    doing,
+                    "bytes of extension header",
+                    &mut entry,
+                    size,
+                    EXTENSION,
+                )?;
+                let name = data.split(|b| *b == 0).next().unwrap_or_default();
+                let extensions: &mut Extensions = pending.get_or_insert_default();
+                set(doing, "path", &mut extensions.path, name.to_vec())?;
+                continue;
+            }
+            // Where a link points to is never asked; a global header has a comment in it.
+            EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
+            // More headers may follow this one, which only a reader of this type would skip.
+            EntryType::GNUSparse => {
+                return Err(Error::malformed(
+                    doing,
+                    "a sparse member of GNU's old format",
+                ));
+            }
+            _ => {}
+        }
+        let extensions = pending.take().unwrap_or_default();
+        let path = match extensions.path {
+            Some(path) => path,
+            None => entry.header().path_bytes().into_owned(),
+        };
+        let head = Head {
+            path: normal(&path).to_vec(),
+            kind,
+            size,
+            mode: entry.header().mode().map_err(read)? & 0o7777,
+            sparse: extensions.sparse,
+        };
+        let refuse = |why: &str| {
+            let reason = format!("member '{}': {why}", head.shown());
+            Err(Error::malformed(doing, reason))
+        };
+        if head.path.contains(&0) {
+            return refuse("a NUL in its path");
+        }
+        // Parsers disagree on which of two sizes counts, hence on where the next member begins.
+        // A pax size is needed above 8 GiB only.
+        if extensions.size.is_some_and(|pax| pax != size) {
+            return refuse("two sizes");
+        }
+        // And on whether these have data.
+        if size != 0 && is_without_data(kind) {
+            return refuse("data where there can be none");
+        }
+        if visit(&head, &mut entry)?.is_break() {
+            return Ok(());
+        }
+    }
+    if pending.is_some() {
+        return Err(Error::malformed(
+            doing,
+            "an extension header without a member",
+        ));
+    }
+    // The tar crate takes the end of the input for the end of the archive. If the marker was read
+    // instead, nothing has yet seen the end of the input.
+    if seen.end.get() {
+        return Err(Error::ended(doing));
+    }
+    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(read)?;
+    Ok(())
+}
+
+fn is_without_data(kind: EntryType) -> bool {
+    matches!(
+        kind,
+        EntryType::Link
+            | EntryType::Symlink
+            | EntryType::Char
+            | EntryType::Block
+            | EntryType::Directory
+            | EntryType::Fifo
+    )
+}
+
+/// Reads a member's data into memory.
+pub(crate) fn body(
+    doing: &str,
+    what: &'static str,
+    data: &mut dyn Read,
+    size: u64,
+    limit: u64,
+) -> Result<Vec<u8>> {
+    if size > limit {
+        return Err(Error::TooLarge {
+            doing: doing.into(),
+            what,
+            limit,
+        });
+    }
+    // The size is only a claim: memory grows with what comes.
+    let mut out = Vec::new();
+    data.take(size)
+        .read_to_end(&mut out)
+        .map_err(|e| Error::read(doing, e))?;
+    if out.len() as u64 != size {
+        return Err(Error::ended(doing));
+    }
+    Ok(out)
+}
+
+fn set<T>(doing: &str, what: &str, slot: &mut Option<T>, value: T) -> Result<()> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(Error::malformed(
+            doing,
+            format!("a member with two of {what}"),
+        )),
+    }
+}
+
+/// Parses a pax header: records `LENGTH KEY=VALUE\n`, the length that of the whole record.
+fn pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> {
+    let bad = || Error::malformed(doing, "a malformed pax header");
+    while !data.is_empty() {
+        let space = data.iter().position(|b| *b == b' ').ok_or_else(bad)?;
+        let length: usize = number(&data[..space]).ok_or_else(bad)?;
+        if length <= space + 1 || length > data.len() {
+            return Err(bad());
+        }
+        let (record, rest) = data.split_at(length);
+        data = rest;
+        let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(bad)?;
+        let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
+        let (key, value) = (&record[..equals], &record[equals + 1..]);
+        match key {
+            b"path" => set(doing, "path", &mut into.path, value.to_vec())?,
+            b"size" => {
+                let size = number(value).ok_or_else(bad)?;
+                set(doing, "size", &mut into.size, size)?;
+            }
+            _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Parses digits, and nothing but digits.
+fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+    if !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
