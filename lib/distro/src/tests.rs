@@ -1,0 +1,341 @@
+use super::*;
+
+/// The smallest preset there is.
+const SMALL: &str = r#"name = "small"
+title = "Small"
+[arch.aarch64]
+servers = ["http://h/$arch/$repo"]
+repos = ["core"]
+"#;
+
+fn parse(text: &str) -> Result<Preset, Error> {
+    Preset::merge("small.toml", "/p/small.toml".to_owned(), text, None, 0)
+}
+
+fn message(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn every_file_is_built_in_and_says_its_own_name() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../../presets");
+    let mut files: Vec<String> = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|file| file.strip_suffix(".toml").map(str::to_owned))
+        .collect();
+    files.sort();
+    assert_eq!(files, Preset::names().collect::<Vec<_>>());
+    for name in Preset::names() {
+        let preset = Preset::load(name).unwrap();
+        assert_eq!(preset.name, name);
+        assert_eq!(preset.reference(), name);
+    }
+}
+
+#[test]
+fn what_is_built_in_is_whole() {
+    for name in Preset::names() {
+        let preset = Preset::load(name).unwrap();
+        assert!(!preset.keyring.packages.is_empty(), "{name}");
+        assert!(!preset.keyring.populate.is_empty(), "{name}");
+        assert!(!preset.pacman.trusted.is_empty(), "{name}");
+        assert!(preset.arches().next().is_some(), "{name}");
+        let pins = preset.keyring.trusted.iter().chain(&preset.pacman.trusted);
+        for pin in pins {
+            assert_eq!(check::fingerprint(&pin.fingerprint), Ok(()), "{name}");
+            assert_eq!(check::date(&pin.date), Ok(()), "{name}");
+        }
+        for arch in preset.arches() {
+            let arch = preset.arch(arch).unwrap();
+            for server in arch.repos.iter().flat_map(|repo| &repo.servers) {
+                let web = server.starts_with("https://") || server.starts_with("http://");
+                assert!(web, "{name}: {server}");
+            }
+        }
+        let mut keys: Vec<_> = preset
+            .keyring
+            .trusted
+            .iter()
+            .map(|pin| &pin.fingerprint)
+            .collect();
+        let listed = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), listed, "{name} pins a key twice");
+    }
+}
+
+#[test]
+fn the_seed_s_distribution() {
+    let preset = Preset::load("archlinuxarm").unwrap();
+    assert_eq!(preset.title, "Arch Linux ARM");
+    assert_eq!(preset.siglevel, "Required DatabaseOptional");
+    assert_eq!(preset.arches().collect::<Vec<_>>(), ["aarch64", "armv7h"]);
+    let arch = preset.arch("aarch64").unwrap();
+    assert_eq!(arch.architecture, ["aarch64"]);
+    let repos: Vec<_> = arch.repos.iter().map(|repo| repo.name.as_str()).collect();
+    assert_eq!(repos, ["core", "extra", "alarm", "aur"]);
+    for repo in &arch.repos {
+        assert_eq!(repo.servers, ["http://mirror.archlinuxarm.org/$arch/$repo"]);
+        assert_eq!(repo.snapshot, None);
+    }
+    // The one that nobody gave it.
+    assert_eq!(preset.pacman.member, "usr/bin/pacman-static");
+    assert_eq!(
+        preset.pacman.servers("x86_64").unwrap(),
+        ["https://repo.archlinuxcn.org/x86_64"]
+    );
+    assert_eq!(
+        preset.pacman.trusted[0].fingerprint,
+        "83F817213361BF5F02E7E124F9F9FA97A403F63E"
+    );
+}
+
+#[test]
+fn a_refusal_lists_what_there_is() {
+    let error = Preset::load("debian").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unknown);
+    assert_eq!(error.to_string(), "there is no preset 'debian'");
+    assert!(error.hint().unwrap().starts_with("there are archlinux, "));
+
+    let preset = Preset::load("archlinuxarm").unwrap();
+    let error = preset.arch("x86_64").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Arch Linux ARM has no architecture 'x86_64'"
+    );
+    assert_eq!(error.hint(), Some("it has aarch64, armv7h"));
+    let error = preset.pacman.servers("aarch64").unwrap_err();
+    assert_eq!(error.hint(), Some("it is built for x86_64"));
+
+    let error = Preset::load("no/such.toml").unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unreadable);
+    assert_eq!(
+        error.to_string(),
+        "reading preset 'no/such.toml': No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn an_overlay_keeps_the_order_it_gives_and_the_servers_of_its_base() {
+    let preset = Preset::load("endeavouros").unwrap();
+    let arch = preset.arch("x86_64").unwrap();
+    let base = Preset::load("archlinux").unwrap();
+    let repos: Vec<_> = arch.repos.iter().map(|repo| repo.name.as_str()).collect();
+    assert_eq!(repos, ["endeavouros", "core", "extra"]);
+    assert_eq!(arch.repos[1..], base.arch("x86_64").unwrap().repos);
+    assert_eq!(arch.repos[0].snapshot, None);
+    assert_eq!(
+        preset.keyring.packages,
+        ["archlinux-keyring", "endeavouros-keyring"]
+    );
+    assert_eq!(preset.keyring.populate, ["archlinux", "endeavouros"]);
+    assert!(preset.keyring.trusted.starts_with(&base.keyring.trusted));
+
+    let preset = Preset::load("cachyos").unwrap();
+    let arch = preset.arch("x86_64_v3").unwrap();
+    assert_eq!(arch.architecture, ["x86_64", "x86_64_v3"]);
+    assert_eq!(arch.repos[0].siglevel.as_deref(), Some("Required"));
+}
+
+#[test]
+fn a_file_may_change_only_the_servers() {
+    let preset = parse(
+        r#"name = "mine"
+title = "Mine"
+extends = "archlinuxarm"
+[arch.aarch64]
+servers = ["file:///srv/mirror/$arch/$repo"]
+"#,
+    )
+    .unwrap();
+    assert_eq!(preset.reference(), "/p/small.toml");
+    assert_eq!(preset.arches().collect::<Vec<_>>(), ["aarch64"]);
+    let arch = preset.arch("aarch64").unwrap();
+    assert_eq!(arch.repos.len(), 4);
+    assert!(
+        arch.repos
+            .iter()
+            .all(|r| r.servers == ["file:///srv/mirror/$arch/$repo"])
+    );
+    assert_eq!(
+        preset.keyring,
+        Preset::load("archlinuxarm").unwrap().keyring
+    );
+}
+
+#[test]
+fn files_extend_files_beside_them_and_not_themselves() {
+    let directory = std::env::temp_dir().join(format!("distro-test-{}", std::process::id()));
+    std::fs::create_dir(&directory).unwrap();
+    let at = |name: &str| directory.join(name);
+    std::fs::write(at("small.toml"), SMALL).unwrap();
+    std::fs::write(
+        at("over.toml"),
+        "name = \"o\"\ntitle = \"O\"\nextends = \"small.toml\"\n",
+    )
+    .unwrap();
+    std::fs::write(
+        at("loop.toml"),
+        "name = \"l\"\ntitle = \"L\"\nextends = \"loop.toml\"\n",
+    )
+    .unwrap();
+    let over = Preset::load(at("over.toml").to_str().unwrap());
+    let itself = Preset::load(at("loop.toml").to_str().unwrap());
+    for name in ["small.toml", "over.toml", "loop.toml"] {
+        std::fs::remove_file(at(name)).unwrap();
+    }
+    std::fs::remove_dir(&directory).unwrap();
+
+    let over = over.unwrap();
+    assert_eq!(over.reference(), at("over.toml").to_str().unwrap());
+    assert_eq!(
+        over.arch("aarch64").unwrap().repos[0].servers,
+        ["http://h/$arch/$repo"]
+    );
+    let message = itself.unwrap_err().to_string();
+    assert!(
+        message.contains("line 3: extends: it extends itself"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_fixed_shape_is_read_whole() {
+    let preset = parse(
+        r#"name = "fix"
+title = "Fix"
+siglevel = "Required"
+[keyring]
+packages = ["fix-keyring"]
+populate = ["fix"]
+[[keyring.trusted]]
+fingerprint = "68B3537F39A313B3E574D06777193F152BDBE6A6"
+source = "here"
+date = "2026-01-02"
+[arch.aarch64]
+architecture = ["aarch64"]
+servers = ["http://h/$arch/$repo"]
+repos = ["core", { name = "x", servers = ["file:///x"], siglevel = "DatabaseOptional" }]
+[pacman]
+repo = "p"
+package = "pacman-static"
+member = "usr/bin/pacman-static"
+[pacman.arch.x86_64]
+servers = ["http://127.0.0.1:8000/p"]
+[[pacman.trusted]]
+fingerprint = "83F817213361BF5F02E7E124F9F9FA97A403F63E"
+source = "there"
+date = "2026-01-02"
+"#,
+    )
+    .unwrap();
+    assert_eq!(preset.siglevel, "Required");
+    assert_eq!(preset.keyring.trusted.len(), 1);
+    assert_eq!(preset.pacman.repo, "p");
+    assert_eq!(
+        preset.pacman.servers("x86_64").unwrap(),
+        ["http://127.0.0.1:8000/p"]
+    );
+    let repo = &preset.arch("aarch64").unwrap().repos[1];
+    assert_eq!(repo.servers, ["file:///x"]);
+    assert_eq!(repo.siglevel.as_deref(), Some("DatabaseOptional"));
+    assert!(parse(SMALL).unwrap().keyring.trusted.is_empty());
+}
+
+#[test]
+fn a_mistake_is_answered_with_file_line_and_key() {
+    let with = |more: &str| format!("{SMALL}{more}");
+    for (text, expected) in [
+        (
+            with("[keyring]\npackage = [\"x\"]\n"),
+            "preset 'small.toml' line 7: unknown field `package`, expected one of `packages`, \
+             `populate`, `trusted`",
+        ),
+        (
+            with(
+                "[[keyring.trusted]]\nfingerprint = \"BEEF\"\nsource = \"x\"\ndate = \"2026-01-01\"\n",
+            ),
+            "preset 'small.toml' line 7: fingerprint: 'BEEF' is not a fingerprint: 40 hexadecimal \
+             digits, upper case",
+        ),
+        (
+            "name = \"x\"\ntitle = 3\n".to_owned(),
+            "preset 'small.toml' line 2: title: invalid type: integer `3`, expected a string",
+        ),
+        (
+            SMALL.replace("http://h/", "h/"),
+            "preset 'small.toml' line 4: servers: 'h/$arch/$repo' is not a http, https, ftp or file \
+             URL",
+        ),
+        (
+            SMALL.replace("[\"core\"]", "[\n  \"core\",\n  \"options\",\n]"),
+            "preset 'small.toml' line 7: repos: 'options' is a name that pacman keeps for itself",
+        ),
+        (
+            SMALL.replace("\"core\"", "{ name = \"x\", server = [] }"),
+            "preset 'small.toml' line 5: repos: unknown field `server`, expected one of `name`, \
+             `servers`, `siglevel`, `snapshot`",
+        ),
+        (
+            SMALL.replace("\"core\"", "7"),
+            "preset 'small.toml' line 5: repos: invalid type: integer `7`, expected the name of a \
+             repository, or a table with its name",
+        ),
+        (
+            SMALL.replace("servers = [\"http://h/$arch/$repo\"]\n", ""),
+            "preset 'small.toml' line 3: [arch.aarch64]: repository 'core' has no servers",
+        ),
+        (
+            SMALL.replace("\"core\"", "\"core\", \"core\""),
+            "preset 'small.toml' line 3: [arch.aarch64]: repository 'core' is listed twice",
+        ),
+        (
+            SMALL.replace("aarch64", "auto"),
+            "preset 'small.toml' line 3: [arch.auto]: 'auto' is the host's architecture: spell out \
+             the root's",
+        ),
+        (
+            SMALL.replace(
+                "title = \"Small\"",
+                "title = \"Small\"\nsiglevel = \"DatabaseOptional\"",
+            ),
+            "preset 'small.toml' line 3: siglevel: 'DatabaseOptional' lets in packages without a \
+             trusted signature: it must say Required and not TrustAll",
+        ),
+        (
+            SMALL.replace(
+                "\"core\"",
+                "{ name = \"core\", siglevel = \"Optional TrustAll\" }",
+            ),
+            "preset 'small.toml' line 3: [arch.aarch64]: repository 'core': 'Optional TrustAll' lets \
+             in packages without a trusted signature: it must say Required and not TrustAll",
+        ),
+        (
+            SMALL.replace(
+                "title = \"Small\"",
+                "title = \"Small\"\nextends = \"nobody\"",
+            ),
+            "preset 'small.toml' line 3: extends: there is no preset 'nobody'",
+        ),
+        (
+            SMALL.replace(
+                "title = \"Small\"",
+                "title = \"Small\"\nsnapshot = \"http://h/%Y/%m\"",
+            ),
+            "preset 'small.toml' line 3: snapshot: 'http://h/%Y/%m' has no %d: a snapshot is of one \
+             day",
+        ),
+        (
+            "title = \"x\"\n".to_owned(),
+            "preset 'small.toml' line 1: missing field `name`",
+        ),
+    ] {
+        assert_eq!(message(&text), expected);
+    }
+    let twice = "[[keyring.trusted]]\nfingerprint = \"68B3537F39A313B3E574D06777193F152BDBE6A6\"\n\
+                 source = \"x\"\ndate = \"2026-01-01\"\n";
+    let text = with(&format!("{twice}{twice}"));
+    assert!(message(&text).starts_with("preset 'small.toml' line 11: fingerprint: 68B3537F"));
+}
