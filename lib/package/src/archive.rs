@@ -153,3 +153,312 @@ fn copy<W: Write + ?Sized>(head: &Head, data: &mut dyn Read, out: &mut W) -> Res
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decompress::Format;
+    use crate::digest::{Sha256Reader, sha256_hex};
+    use crate::testing::{FORMATS, Random, Tape, compress};
+    use std::io;
+
+    const MEMBER: &str = "usr/bin/pacman-static";
+    const BIG: u64 = 1 << 20;
+
+    fn package() -> Vec<u8> {
+        Tape::new()
+            .file(".PKGINFO", "pkgname = x\n")
+            .member(EntryType::Directory, "usr/bin/", 0, b"")
+            .pax(&[("SCHILY.xattr.security.capability", b"\x01\n=\0\n")])
+            .file(MEMBER, program())
+            .file("usr/lib/after", "after")
+            .done()
+    }
+
+    /// What does not compress, so that cutting off cuts data off.
+    fn program() -> Vec<u8> {
+        let mut random = Random(7);
+        (0..700).map(|_| random.below(256) as u8).collect()
+    }
+
+    fn extract(archive: &[u8], member: &str) -> Result<(Member, Vec<u8>)> {
+        let mut out = Vec::new();
+        let member = extract_member(archive, member, &mut out, BIG)?;
+        Ok((member, out))
+    }
+
+    fn message(archive: Vec<u8>) -> String {
+        extract(&archive, MEMBER).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn one_member_of_every_format() {
+        for format in FORMATS {
+            let archive = compress(format, &package());
+            let (member, data) = extract(&archive, MEMBER).unwrap();
+            assert_eq!(data, program());
+            assert_eq!((member.size, member.mode), (700, 0o755));
+            assert_eq!(extract(&archive, "./usr/lib/after").unwrap().1, b"after");
+        }
+    }
+
+    #[test]
+    fn the_rest_can_be_hashed() {
+        for format in FORMATS {
+            let mut archive = compress(format, &package());
+            // More than any buffer, and nothing that would decompress.
+            archive.extend(vec![0xaa; 1 << 20]);
+            let mut reader = Sha256Reader::new(&archive[..]);
+            let mut out = Vec::new();
+            extract_member(&mut reader, MEMBER, &mut out, BIG).unwrap();
+            assert!(reader.count() < archive.len() as u64);
+            reader.drain().unwrap();
+            assert_eq!(reader.count(), archive.len() as u64);
+            assert_eq!(reader.finish(), sha256_hex(&archive));
+        }
+    }
+
+    #[test]
+    fn several_members() {
+        let names = ["./.PKGINFO", "usr/lib/after"];
+        let found = extract_members(&package()[..], &names, BIG).unwrap();
+        assert_eq!(found["./.PKGINFO"], b"pkgname = x\n");
+        assert_eq!(found["usr/lib/after"], b"after");
+        assert_eq!(found.len(), 2);
+        assert!(extract_members(io::empty(), &[], 0).unwrap().is_empty());
+        let missing = extract_members(&package()[..], &["a", "usr/lib/after", "b"], BIG);
+        assert_eq!(
+            missing.unwrap_err().to_string(),
+            "reading package archive: no member 'a', 'b'"
+        );
+        // The limit is that of both.
+        assert!(extract_members(&package()[..], &names, 17).is_ok());
+        assert!(extract_members(&package()[..], &names, 16).is_err());
+    }
+
+    #[test]
+    fn only_the_exact_path_counts() {
+        let paths = [
+            "../usr/bin/pacman-static",
+            "/usr/bin/pacman-static",
+            "usr/bin/../bin/pacman-static",
+            "usr//bin/pacman-static",
+            "usr/bin/pacman-static/",
+            "usr/bin/Pacman-static",
+            "x/usr/bin/pacman-static",
+        ];
+        let tape = paths.iter().fold(Tape::new(), |t, p| t.file(p, "evil"));
+        assert_eq!(
+            message(tape.done()),
+            "reading package archive: no member 'usr/bin/pacman-static'"
+        );
+    }
+
+    #[test]
+    fn the_first_of_two_counts() {
+        let tar = Tape::new().file(MEMBER, "1").file(MEMBER, "2").done();
+        assert_eq!(extract(&tar, MEMBER).unwrap().1, b"1");
+        // Also if it cannot be had: nobody else would take the second.
+        let tar = Tape::new()
+            .member(EntryType::Symlink, MEMBER, 0, b"")
+            .file(MEMBER, "2")
+            .done();
+        assert_eq!(
+            message(tar),
+            "reading package archive: member 'usr/bin/pacman-static': a symbolic link, not a \
+             regular file"
+        );
+    }
+
+    #[test]
+    fn only_regular_files() {
+        for kind in [
+            EntryType::Symlink,
+            EntryType::Link,
+            EntryType::Directory,
+            EntryType::Char,
+            EntryType::Block,
+            EntryType::Fifo,
+            EntryType::Continuous,
+        ] {
+            let text = message(Tape::new().member(kind, MEMBER, 0, b"").done());
+            assert!(text.ends_with("not a regular file"), "{kind:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn long_paths() {
+        let long = format!("usr/{}/x", "d".repeat(300));
+        let name = format!("{long}\0");
+        let gnu = Tape::new()
+            .member(
+                EntryType::GNULongName,
+                "././@LongLink",
+                307,
+                name.as_bytes(),
+            )
+            .file("cut", "gnu");
+        assert_eq!(extract(&gnu.done(), &long).unwrap().1, b"gnu");
+        let pax = Tape::new().pax(&[("path", long.as_bytes())]);
+        assert_eq!(
+            extract(&pax.file("cut", "pax").done(), &long).unwrap().1,
+            b"pax"
+        );
+    }
+
+    #[test]
+    fn refused_archives() {
+        let pax = |key, value: &'static [u8]| Tape::new().pax(&[(key, value)]);
+        let huge = 1 << 40;
+        let table = [
+            // Two sizes, one of which hides a member from one parser.
+            (pax("size", b"0").file(MEMBER, "data"), "two sizes"),
+            (pax("size", b"9").file("other", "data"), "two sizes"),
+            (pax("size", b"-1").file(MEMBER, "x"), "malformed pax header"),
+            (pax("size", b"+1").file(MEMBER, "x"), "malformed pax header"),
+            // Sparse files of both formats.
+            (
+                pax("GNU.sparse.major", b"1").file(MEMBER, "data"),
+                "a sparse file, not a regular file",
+            ),
+            (
+                Tape::new().member(EntryType::GNUSparse, "other", 0, b""),
+                "a sparse member",
+            ),
+            // Data that only some parsers see.
+            (
+                Tape::new().member(EntryType::Symlink, "other", 4, b"data"),
+                "data where there can be none",
+            ),
+            // Headers that do not fit in memory, or are none.
+            (
+                Tape::new().member(EntryType::XHeader, "x", huge, b""),
+                "more than 1048576 bytes of extension header",
+            ),
+            (
+                Tape::new().member(EntryType::GNULongName, "x", huge, b""),
+                "more than 1048576 bytes of extension header",
+            ),
+            (
+                Tape::new().member(EntryType::XHeader, "x", 6, b"99 a=b"),
+                "malformed pax header",
+            ),
+            (
+                Tape::new().member(EntryType::XHeader, "x", 6, b"2 a=b\n"),
+                "malformed pax header",
+            ),
+            (
+                Tape::new().member(EntryType::XHeader, "x", 6, b"0 a=b\n"),
+                "malformed pax header",
+            ),
+            (
+                Tape::new().member(EntryType::XHeader, "x", 4, b"a=b\n"),
+                "malformed pax header",
+            ),
+            (
+                pax("path", b"a").pax(&[("path", b"b")]).file("c", ""),
+                "two pax headers",
+            ),
+            (
+                pax("path", b"a")
+                    .member(EntryType::GNULongName, "x", 2, b"b\0")
+                    .file("c", ""),
+                "two of path",
+            ),
+            (
+                pax("path", b"usr/bin\0/x").file("c", ""),
+                "a NUL in its path",
+            ),
+            (pax("path", b"a"), "an extension header without a member"),
+        ];
+        for (tape, reason) in table {
+            let text = message(tape.done());
+            assert!(text.contains(reason), "{text} should say {reason}");
+            assert!(text.starts_with("reading package archive"), "{text}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let mut out = Vec::new();
+        let tar = package();
+        let e = extract_member(&tar[..], MEMBER, &mut out, 699).unwrap_err();
+        assert_eq!(
+            e.to_string(),
+            "reading package archive: member 'usr/bin/pacman-static': more than 699 bytes"
+        );
+        assert!(out.is_empty());
+        assert!(extract_member(&tar[..], MEMBER, &mut out, 700).is_ok());
+        // A size is only a claim.
+        let tar = Tape::new().member(EntryType::Regular, MEMBER, 1 << 60, b"x");
+        let e = extract_member(&tar.done()[..], MEMBER, &mut out, u64::MAX).unwrap_err();
+        assert!(e.to_string().ends_with("the input ended early"), "{e}");
+        let tar = Tape::new().member(EntryType::Regular, MEMBER, u64::MAX, b"x");
+        assert!(extract_member(&tar.done()[..], MEMBER, &mut out, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn cut_off_anywhere() {
+        for format in FORMATS {
+            let archive = compress(format, &package());
+            for end in 0..archive.len() {
+                let cut = &archive[..end];
+                // What came out complete came out right; all of it only if it was there.
+                match extract(cut, MEMBER) {
+                    Ok((_, data)) => assert_eq!(data, program()),
+                    Err(Error::NotFound { .. }) => panic!("{format:?} cut off at {end}: no member"),
+                    Err(_) => {}
+                }
+                // The end marker of a tar has two blocks; one is enough.
+                let marked = format == Format::Tar && end >= archive.len() - 512;
+                match extract(cut, "missing").unwrap_err() {
+                    Error::NotFound { .. } => assert!(marked, "{format:?} cut off at {end}"),
+                    _ => assert!(!marked, "{format:?} cut off at {end}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn cut_off_between_members() {
+        // A whole stream, and a tar that ends at a block, but without its end marker.
+        for format in FORMATS {
+            let archive = compress(format, &Tape::new().file("a", "a").cut());
+            let e = extract(&archive, "b").unwrap_err();
+            assert!(e.to_string().ends_with("the input ended early"), "{e}");
+        }
+    }
+
+    #[test]
+    fn altered_anywhere_never_panics() {
+        for format in FORMATS {
+            let archive = compress(format, &package());
+            let mut random = Random(3);
+            for at in 0..archive.len() {
+                let mut altered = archive.clone();
+                altered[at] ^= 1 << random.below(8);
+                let _result = extract(&altered, MEMBER);
+                let _result = extract_members(&altered[..], &["missing"], BIG);
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_disk() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::Error::other("no space left"))
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        assert_eq!(
+            extract_member(&package()[..], MEMBER, &mut Full, BIG)
+                .unwrap_err()
+                .to_string(),
+            "writing member 'usr/bin/pacman-static': no space left"
+        );
+    }
+}

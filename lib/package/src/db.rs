@@ -241,3 +241,340 @@ fn is_base64(text: &str) -> bool {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decompress::Format;
+    use crate::testing::{FORMATS, Tape, compress};
+    use std::process::Command;
+
+    const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn desc(name: &str, version: &str, more: &str) -> String {
+        format!(
+            "%FILENAME%\n{name}-{version}-any.pkg.tar.xz\n\n%NAME%\n{name}\n\n\
+             %VERSION%\n{version}\n\n{more}"
+        )
+    }
+
+    fn one(text: impl AsRef<[u8]>) -> Result<Vec<Entry>> {
+        let tar = Tape::new().file("x-1-1/desc", text).done();
+        read(&tar[..], Limits::default())
+    }
+
+    fn database() -> Vec<u8> {
+        let bash = format!(
+            "%BASE%\nbash\n\n%DESC%\nThe shell\n\n%CSIZE%\n1854\n\n%ISIZE%\n9000\n\n\
+             %MD5SUM%\n0\n\n%SHA256SUM%\n{}\n\n%PGPSIG%\niQEzBAAB+/==\n\n%ARCH%\naarch64\n\n\
+             %DEPENDS%\nreadline>=7\nglibc\n\n%PROVIDES%\nsh\n\n%NEWKEY%\nsome\nthing\n",
+            HASH.to_uppercase()
+        );
+        Tape::new()
+            .member(EntryType::Directory, "bash-5.2.15-2/", 0, b"")
+            .file("bash-5.2.15-2/desc", desc("bash", "5.2.15-2", &bash))
+            .file("bash-5.2.15-2/files", "%FILES%\nusr/\n")
+            .file("./x-1-1/desc", desc("x", "1-1", ""))
+            .done()
+    }
+
+    #[test]
+    fn every_format() {
+        for format in FORMATS {
+            let db = compress(format, &database());
+            let entries = read(&db[..], Limits::default()).unwrap();
+            let [bash, x] = &entries[..] else {
+                panic!("{entries:?}")
+            };
+            let expected = Entry {
+                name: "bash".into(),
+                version: "5.2.15-2".into(),
+                filename: "bash-5.2.15-2-any.pkg.tar.xz".into(),
+                base: Some("bash".into()),
+                arch: Some("aarch64".into()),
+                csize: Some(1854),
+                isize: Some(9000),
+                sha256: Some(HASH.into()),
+                pgpsig: Some("iQEzBAAB+/==".into()),
+                depends: vec!["readline>=7".into(), "glibc".into()],
+                provides: vec!["sh".into()],
+                groups: vec![],
+            };
+            assert_eq!(*bash, expected);
+            // What repo-add writes for an unsigned package.
+            assert_eq!((x.name.as_str(), &x.pgpsig, &x.sha256), ("x", &None, &None));
+        }
+    }
+
+    #[test]
+    fn an_empty_database() {
+        let db = compress(Format::Gzip, &Tape::new().done());
+        assert_eq!(read(&db[..], Limits::default()).unwrap(), []);
+        assert!(matches!(
+            read(&b""[..], Limits::default()),
+            Err(Error::Empty)
+        ));
+    }
+
+    #[test]
+    fn refused_entries() {
+        let x = |more: &str| desc("x", "1-1", more);
+        let replace = |a: &str, b: &str| x("").replace(a, b);
+        let file = "x-1-1-any.pkg.tar.xz";
+        let table = [
+            (String::new(), "no %NAME%"),
+            (replace("%NAME%", "%NOME%"), "no %NAME%"),
+            (replace("%VERSION%", "%V%"), "no %VERSION%"),
+            (replace("%FILENAME%", "%F%"), "no %FILENAME%"),
+            (replace(file, ""), "no %FILENAME%"),
+            (
+                replace(file, "../../etc/passwd"),
+                "'../../etc/passwd' is refused",
+            ),
+            (replace(file, "/etc/passwd"), "'/etc/passwd' is refused"),
+            (replace(file, "a/b"), "'a/b' is refused"),
+            (replace(file, ".."), "'..' is refused"),
+            (replace(file, ".hidden"), "'.hidden' is refused"),
+            (replace(file, "-o"), "'-o' is refused"),
+            (replace(file, "a\u{1b}[2J"), "'a\\u{1b}[2J' is refused"),
+            (
+                replace("%NAME%\nx", "%NAME%\n-x"),
+                "%NAME%: '-x' is refused",
+            ),
+            (
+                replace("%NAME%\nx", "%NAME%\nx y"),
+                "%NAME%: 'x y' is refused",
+            ),
+            (
+                replace("%VERSION%\n1-1", "%VERSION%\n1/1"),
+                "%VERSION%: '1/1' is refused",
+            ),
+            (replace("%NAME%\nx", "%NAME%\ny"), "not its directory's"),
+            (
+                replace("%VERSION%\n1-1", "%VERSION%\n2-1"),
+                "not its directory's",
+            ),
+            (x("%SHA256SUM%\nabc\n"), "%SHA256SUM%: 'abc' is refused"),
+            (x("%PGPSIG%\na b\n"), "%PGPSIG%: 'a b' is refused"),
+            (x("%CSIZE%\n-1\n"), "%CSIZE%: '-1' is refused"),
+            (x("%CSIZE%\n99999999999999999999\n"), "%CSIZE%: '9"),
+            (x("%ARCH%\n../x\n"), "%ARCH%: '../x' is refused"),
+            (x("%NAME%\nx\n"), "%NAME% twice"),
+        ];
+        for (text, reason) in table {
+            let e = one(&text).unwrap_err().to_string();
+            let start = "reading repository database: member 'x-1-1/desc': ";
+            assert!(e.starts_with(start), "{e}");
+            assert!(e.contains(reason), "{e} should say {reason}");
+        }
+    }
+
+    #[test]
+    fn not_utf8() {
+        let mut text = desc("x", "1-1", "%DESC%\n").into_bytes();
+        text.extend(b"caf\xe9\n\n%DEPENDS%\na\xff\n");
+        assert_eq!(one(text).unwrap()[0].depends, ["a\u{fffd}"]);
+        let text = desc("x", "1-1", "").into_bytes();
+        for at in 0..text.len() {
+            let mut bad = text.clone();
+            bad[at] = 0xff;
+            if let Ok(entries) = one(bad) {
+                assert_eq!((&*entries[0].name, &*entries[0].version), ("x", "1-1"));
+                assert!(entries[0].filename.is_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn values_that_look_like_keys() {
+        let text = desc("x", "1-1", "%DESC%\n%SHA256SUM%\nabc\n\n%BASE%\nb\n");
+        let entry = &one(text).unwrap()[0];
+        assert_eq!((&entry.sha256, entry.base.as_deref()), (&None, Some("b")));
+        let text = desc("x", "1-1", "%DEPENDS%\n%PGPSIG%\nb\n");
+        let entry = &one(text).unwrap()[0];
+        assert_eq!(entry.depends, ["%PGPSIG%", "b"]);
+        assert_eq!(entry.pgpsig, None);
+    }
+
+    #[test]
+    fn refused_members() {
+        let good = desc("x", "1-1", "");
+        let table = [
+            (Tape::new().file("../desc", &good), "leads out"),
+            (Tape::new().file("x-1-1/../desc", &good), "leads out"),
+            (Tape::new().file("/x-1-1/desc", &good), "leads out"),
+            (
+                Tape::new().member(EntryType::Symlink, "x-1-1/desc", 0, b""),
+                "not a regular file",
+            ),
+            (
+                Tape::new()
+                    .file("x-1-1/desc", &good)
+                    .file("./x-1-1/desc", &good),
+                "a second one",
+            ),
+        ];
+        for (tape, reason) in table {
+            let e = read(&tape.done()[..], Limits::default()).unwrap_err();
+            assert!(e.to_string().contains(reason), "{e} should say {reason}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let db = compress(Format::Gzip, &database());
+        let all = Limits::default();
+        let table = [
+            (Limits { entries: 1, ..all }, "more than 1 entries"),
+            (
+                Limits { desc: 80, ..all },
+                "'bash-5.2.15-2/desc': more than 80 bytes",
+            ),
+            (
+                Limits { total: 2048, ..all },
+                "more than 2048 bytes decompressed",
+            ),
+            (
+                Limits { kept: 700, ..all },
+                "more than 700 bytes of entries",
+            ),
+        ];
+        for (limits, reason) in table {
+            let e = read(&db[..], limits).unwrap_err().to_string();
+            assert!(e.ends_with(reason), "{e} should say {reason}");
+        }
+    }
+
+    #[test]
+    fn bombs() {
+        // Small when compressed, and much when decompressed: a file, what follows the end, a list.
+        let limits = Limits {
+            total: 4 << 20,
+            kept: 4 << 20,
+            ..Limits::default()
+        };
+        let zeros = vec![0; 8 << 20];
+        let file = Tape::new().file("x-1-1/files", &zeros).done();
+        let mut after = Tape::new().done();
+        after.extend(&zeros);
+        let list = desc("x", "1-1", &format!("%DEPENDS%\n{}", "a\n".repeat(500_000)));
+        let list = Tape::new().file("x-1-1/desc", list).done();
+        for tar in [file, after, list] {
+            let db = compress(Format::Gzip, &tar);
+            assert!(db.len() < 100_000);
+            let e = read(&db[..], limits).unwrap_err();
+            assert!(matches!(e, Error::TooLarge { .. }), "{e}");
+        }
+    }
+
+    #[test]
+    fn cut_off_anywhere() {
+        for format in FORMATS {
+            let db = compress(format, &database());
+            let whole = read(&db[..], Limits::default()).unwrap();
+            for end in 0..db.len() {
+                if let Ok(entries) = read(&db[..end], Limits::default()) {
+                    assert_eq!(entries, whole, "{format:?} cut off at {end}");
+                    // Half of the end marker can go.
+                    assert!(format == Format::Tar && end >= db.len() - 512);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn altered_anywhere() {
+        for format in FORMATS {
+            let db = compress(format, &database());
+            let whole = read(&db[..], Limits::default()).unwrap();
+            for at in 0..db.len() {
+                let mut altered = db.clone();
+                altered[at] ^= 1 << (at % 8);
+                let result = read(&altered[..], Limits::default());
+                // Only these two have a checksum of what is in them.
+                if let (Ok(entries), Format::Gzip | Format::Xz) = (result, format) {
+                    assert_eq!(entries, whole, "{format:?} altered at {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_newest() {
+        let entry = |name: &str, version: &str| Entry {
+            name: name.into(),
+            version: version.into(),
+            ..Entry::default()
+        };
+        let entries = [
+            entry("pacman-static", "7.0.0-9"),
+            entry("pacman-static", "7.0.0-10"),
+            entry("pacman-static", "7.0.0.r6-1"),
+            entry("pacman-static-git", "9-1"),
+            entry("pacman", "8-1"),
+        ];
+        let newest = |name| newest(&entries, name).map(|e| e.version.as_str());
+        assert_eq!(newest("pacman-static"), Some("7.0.0.r6-1"));
+        assert_eq!(newest("pacman"), Some("8-1"));
+        assert_eq!(newest("pac"), None);
+    }
+
+    /// Runs a program of pacman's, which must be there.
+    fn run(program: &str, directory: &std::path::Path, args: &[&str]) {
+        let out = Command::new(program)
+            .args(args)
+            .current_dir(directory)
+            .env("LC_ALL", "C")
+            .output()
+            .unwrap_or_else(|e| {
+                panic!(
+                    "this test reads what pacman's {program} writes, which cannot be run: {e}: \
+                     install pacman (on Debian pacman-package-manager and makepkg) and bsdtar \
+                     (libarchive-tools)"
+                )
+            });
+        assert!(out.status.success(), "{program}: {out:?}");
+    }
+
+    #[test]
+    fn what_repo_add_writes() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path();
+        let info = "pkgname = hello\npkgbase = hello-base\npkgver = 1:2.0-3\npkgdesc = h\n\
+                    arch = any\nsize = 12\ndepend = glibc>=2\nprovides = hi\ngroup = g\n";
+        std::fs::write(directory.join(".PKGINFO"), info).unwrap();
+        std::fs::write(directory.join("file"), "data").unwrap();
+        let package = "hello-1:2.0-3-any.pkg.tar.xz";
+        run(
+            "bsdtar",
+            directory,
+            &["-cJf", &format!("./{package}"), ".PKGINFO", "file"],
+        );
+        let bytes = std::fs::read(directory.join(package)).unwrap();
+        for suffix in ["gz", "xz", "zst"] {
+            let db = format!("./r.db.tar.{suffix}");
+            run("repo-add", directory, &["-q", &db, &format!("./{package}")]);
+            let file = std::fs::File::open(directory.join("r.db")).unwrap();
+            std::fs::remove_file(directory.join("r.db")).unwrap();
+            let entries = read(file, Limits::default()).unwrap();
+            let expected = Entry {
+                name: "hello".into(),
+                version: "1:2.0-3".into(),
+                filename: package.into(),
+                base: Some("hello-base".into()),
+                arch: Some("any".into()),
+                csize: Some(bytes.len() as u64),
+                isize: Some(12),
+                sha256: Some(digest::sha256_hex(&bytes)),
+                pgpsig: None,
+                depends: vec!["glibc>=2".into()],
+                provides: vec!["hi".into()],
+                groups: vec!["g".into()],
+            };
+            assert_eq!(entries, [expected]);
+        }
+        // And the package itself, as bsdtar writes one.
+        let found = crate::archive::extract_members(&bytes[..], &["file"], 100).unwrap();
+        assert_eq!(found["file"], b"data");
+    }
+}

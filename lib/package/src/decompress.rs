@@ -112,3 +112,143 @@ pub fn reader<'a, R: Read + 'a>(mut input: R) -> Result<Box<dyn Read + 'a>> {
         Format::Tar => Box::new(input),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FORMATS, Tape, compress};
+
+    fn all(input: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        reader(input).unwrap().read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    /// A reader that gives one byte at a time.
+    struct Slow<'a>(&'a [u8]);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            let n = buf.len().min(1);
+            self.0.read(&mut buf[..n])
+        }
+    }
+
+    #[test]
+    fn every_format_by_its_magic() {
+        let tar = Tape::new().file("a", "data").done();
+        for format in FORMATS {
+            let input = compress(format, &tar);
+            assert_eq!(Format::of(&input), Some(format));
+            assert_eq!(all(&input).unwrap(), tar, "{format:?}");
+            let mut slow = Vec::new();
+            let mut reader = reader(Slow(&input)).unwrap();
+            reader.read_to_end(&mut slow).unwrap();
+            assert_eq!(slow, tar, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn concatenated_streams_are_one() {
+        let tar = Tape::new().file("a", "data").done();
+        let (one, two) = tar.split_at(700);
+        for format in FORMATS {
+            let mut input = compress(format, one);
+            input.extend(compress(format, two));
+            assert_eq!(all(&input).unwrap(), tar, "{format:?}");
+        }
+    }
+
+    #[test]
+    fn cut_off_anywhere_is_an_error() {
+        let tar = Tape::new().file("a", "data").done();
+        for format in [Format::Gzip, Format::Xz, Format::Zstd] {
+            let input = compress(format, &tar);
+            for end in 6..input.len() {
+                assert!(all(&input[..end]).is_err(), "{format:?} cut off at {end}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_archive() {
+        let message = |input: &[u8]| reader(input).err().unwrap().to_string();
+        assert_eq!(message(b""), "reading archive: it is empty");
+        assert_eq!(
+            message(b"<!DOCTYPE html>\n<html><title>Sign in</title>"),
+            "reading archive: not an archive: it begins with '<!DOCTYPE html>'"
+        );
+        assert_eq!(
+            message(b"\x1b[2J\x00\xffx"),
+            "reading archive: not an archive: it begins with '\\u{1b}[2J\\0\u{fffd}x'"
+        );
+        for input in [&[b'x'; 512][..], &[b'x'; 5000], b"BZh9", b"\x1f", b"\0"] {
+            assert!(matches!(
+                reader(input).err(),
+                Some(Error::NotAnArchive { .. })
+            ));
+        }
+        // A tar that is cut off in its first header is not recognised, which is as good.
+        let tar = Tape::new().file("a", "data").done();
+        assert!(reader(&tar[..511]).is_err());
+    }
+
+    #[test]
+    fn a_tar_from_before_ustar() {
+        let mut header = tar::Header::new_old();
+        header.set_path("a").unwrap();
+        header.set_size(0);
+        header.set_cksum();
+        assert_eq!(Format::of(header.as_bytes()), Some(Format::Tar));
+    }
+
+    #[test]
+    fn an_error_below_is_an_error() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("connection reset"))
+            }
+        }
+        assert_eq!(
+            reader(Broken).err().unwrap().to_string(),
+            "reading archive: connection reset"
+        );
+    }
+
+    #[test]
+    fn a_zstd_window_has_a_limit() {
+        // A frame with that window and one raw block, the last, of four bytes.
+        let frame = |log: u8| {
+            let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, (log - 10) << 3];
+            frame.extend([1 | 4 << 3, 0, 0]);
+            frame.extend(b"data");
+            frame
+        };
+        assert_eq!(all(&frame(27)).unwrap(), b"data");
+        for log in [28, 31, 41] {
+            assert!(all(&frame(log)).is_err(), "window of 2^{log}");
+        }
+    }
+
+    #[test]
+    fn xz_memory_has_a_limit() {
+        let mut input = compress(Format::Xz, b"data");
+        // The block header begins after the stream header: its size, flags, filter LZMA2, the size
+        // of the properties, the dictionary's size; and it ends with a CRC.
+        assert_eq!(input[14..16], [0x21, 1]);
+        let end = 12 + (usize::from(input[12]) + 1) * 4;
+        let mut with_dictionary = |bits: u8| {
+            input[16] = bits;
+            let mut crc = flate2::Crc::new();
+            crc.update(&input[12..end - 4]);
+            input[end - 4..end].copy_from_slice(&crc.sum().to_le_bytes());
+            all(&input)
+        };
+        // 64 MiB, what -9 uses; then 512 MiB and 4 GiB.
+        assert_eq!(with_dictionary(28).unwrap(), b"data");
+        for bits in [34, 40] {
+            assert!(with_dictionary(bits).is_err(), "{bits}");
+        }
+    }
+}

@@ -19,6 +19,8 @@ pub mod name;
 pub mod pacman_log;
 mod sections;
 mod tape;
+#[cfg(test)]
+mod testing;
 pub mod version;
 
 pub use error::{Error, Result};

@@ -96,3 +96,67 @@ pub fn files(text: &[u8]) -> Vec<String> {
         Ok(()) => paths,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What pacman 6.0.2 wrote, shortened.
+    const BASH: &[u8] = b"%NAME%\nbash\n\n%VERSION%\n5.2.15-2\n\n%BASE%\nbash\n\n\
+        %DESC%\nThe GNU Bourne Again shell\n\n%URL%\nhttps://www.gnu.org/software/bash/\n\n\
+        %ARCH%\naarch64\n\n%BUILDDATE%\n1670000000\n\n%INSTALLDATE%\n1700000000\n\n\
+        %PACKAGER%\nSome One <some@one>\n\n%SIZE%\n9000\n\n%REASON%\n1\n\n%GROUPS%\nbase\n\n\
+        %LICENSE%\nGPL\n\n%VALIDATION%\nsha256\npgp\n\n%DEPENDS%\nreadline\nglibc\n\n";
+
+    #[test]
+    fn a_desc() {
+        let expected = Installed {
+            name: "bash".into(),
+            version: "5.2.15-2".into(),
+            base: Some("bash".into()),
+            arch: Some("aarch64".into()),
+            validation: vec!["sha256".into(), "pgp".into()],
+            install_date: Some(1_700_000_000),
+            reason: Reason::Dependency,
+        };
+        assert_eq!(desc(BASH).unwrap(), expected);
+        let short = desc(b"%NAME%\nx\n%VERSION%\n1-1").unwrap();
+        assert_eq!((&*short.name, &*short.version), ("x", "1-1"));
+        assert_eq!(short.reason, Reason::Explicit);
+        assert!(short.validation.is_empty());
+    }
+
+    #[test]
+    fn refused() {
+        for (text, reason) in [
+            (&b""[..], "no %NAME%"),
+            (b"%NAME%\nx\n", "no %VERSION%"),
+            (b"%NAME%\n../x\n", "%NAME%: '../x' is refused"),
+            (b"%NAME%\n\xff\n", "%NAME%: '\u{fffd}' is refused"),
+            (
+                b"%NAME%\nx\n\n%VERSION%\n1/2\n",
+                "%VERSION%: '1/2' is refused",
+            ),
+        ] {
+            let e = desc(text).unwrap_err().to_string();
+            assert_eq!(e, format!("reading local database: {reason}"));
+        }
+    }
+
+    #[test]
+    fn cut_off_never_panics() {
+        for end in 0..BASH.len() {
+            let _result = desc(&BASH[..end]);
+            let _paths = files(&BASH[..end]);
+        }
+    }
+
+    #[test]
+    fn a_list_of_files() {
+        let text = b"%FILES%\netc/\netc/bash.bashrc\ncaf\xe9\n\n%BACKUP%\netc/bash.bashrc\tabc\n";
+        assert_eq!(files(text), ["etc/", "etc/bash.bashrc", "caf\u{fffd}"]);
+        assert!(files(b"").is_empty());
+        assert!(files(b"%FILES%").is_empty());
+        assert!(files(b"\n\n%BACKUP%\nx\n").is_empty());
+    }
+}

@@ -157,3 +157,149 @@ fn alpm(text: &str) -> Option<Event> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn package(name: &str, version: &str) -> (String, String) {
+        (name.into(), version.into())
+    }
+
+    #[test]
+    fn a_transaction() {
+        let log = b"\
+[2026-11-22T10:00:00+0000] [PACMAN] Running 'pacman -r /srv/root -Sy base'\n\
+[2026-11-22T10:00:00+0000] [PACMAN] synchronizing package lists\n\
+[2026-11-22T10:00:01+0000] [ALPM] transaction started\n\
+[2026-11-22T10:00:01+0000] [ALPM] installed bash (5.2.15-2)\n\
+[2026-11-22T10:00:01+0000] [ALPM-SCRIPTLET] call to execv failed (Exec format error)\n\
+[2026-11-22T10:00:01+0000] [ALPM] upgraded zlib (1:1.3-1 -> 1:1.3.1-1)\n\
+[2026-11-22T10:00:01+0000] [ALPM] downgraded zlib (1:1.3.1-1 -> 1:1.3-1)\n\
+[2026-11-22T10:00:01+0000] [ALPM] reinstalled iana-etc (20240305-1)\n\
+[2026-11-22T10:00:01+0000] [ALPM] removed gcc-libs (13.2-1)\n\
+[2026-11-22T10:00:01+0000] [ALPM] warning: /etc/passwd installed as /etc/passwd.pacnew\n\
+[2026-11-22T10:00:01+0000] [ALPM] error: could not extract usr/bin/x (No space left on device)\n\
+[2026-11-22T10:00:02+0000] [ALPM] transaction completed\n\
+[2026-11-22T10:00:02+0000] [ALPM] running '20-systemd-sysusers.hook'...\n\
+[2026-11-22T10:00:02+0000] [ALPM-SCRIPTLET] Creating group 'sys' with GID 3.\n";
+        let (name, version) = package("bash", "5.2.15-2");
+        let installed = Event::Installed { name, version };
+        let (name, version) = package("iana-etc", "20240305-1");
+        let reinstalled = Event::Reinstalled { name, version };
+        let (name, version) = package("gcc-libs", "13.2-1");
+        let removed = Event::Removed { name, version };
+        let expected = [
+            Event::Command {
+                line: "pacman -r /srv/root -Sy base".into(),
+            },
+            Event::Other,
+            Event::TransactionStarted,
+            installed,
+            Event::ScriptletOutput {
+                line: "call to execv failed (Exec format error)".into(),
+            },
+            Event::Upgraded {
+                name: "zlib".into(),
+                from: "1:1.3-1".into(),
+                to: "1:1.3.1-1".into(),
+            },
+            Event::Downgraded {
+                name: "zlib".into(),
+                from: "1:1.3.1-1".into(),
+                to: "1:1.3-1".into(),
+            },
+            reinstalled,
+            removed,
+            Event::Warning {
+                message: "/etc/passwd installed as /etc/passwd.pacnew".into(),
+            },
+            Event::Error {
+                message: "could not extract usr/bin/x (No space left on device)".into(),
+            },
+            Event::TransactionCompleted,
+            Event::RunningHook {
+                name: "20-systemd-sysusers.hook".into(),
+            },
+            Event::ScriptletOutput {
+                line: "Creating group 'sys' with GID 3.".into(),
+            },
+        ];
+        assert_eq!(events(log).collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn how_a_transaction_can_end() {
+        for (text, expected) in [
+            ("failed", Event::TransactionFailed),
+            ("interrupted", Event::TransactionInterrupted),
+            ("completed", Event::TransactionCompleted),
+            ("completed ", Event::Other),
+        ] {
+            // The time as pacman wrote it before 5.2.
+            let line = format!("[2014-01-19 10:00] [ALPM] transaction {text}");
+            assert_eq!(event(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn other_lines() {
+        for line in [
+            "",
+            "[",
+            "[x",
+            "[x] ",
+            "[x] [",
+            "[x] []",
+            "[x] [ALPM]",
+            "[x] [ALPM] ",
+            "[x] [ALPM] installed",
+            "[x] [ALPM] installed bash",
+            "[x] [ALPM] installed bash (1",
+            "[x] [ALPM] upgraded bash (1)",
+            "[x] [ALPM] running 'x",
+            "[x] [OTHER] transaction completed",
+            "[x] [PACMAN] transaction completed",
+            "[x] [PACMAN] Running x",
+            "transaction completed",
+            " [x] [ALPM] transaction completed",
+        ] {
+            assert_eq!(event(line.as_bytes()), Event::Other, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_scriptlet_cannot_speak_for_libalpm() {
+        for text in [
+            "[x] [ALPM] transaction completed",
+            "] [ALPM] transaction completed",
+            "transaction completed",
+            "",
+        ] {
+            let line = format!("[2026-11-22T10:00:00+0000] [ALPM-SCRIPTLET] {text}");
+            let expected = Event::ScriptletOutput { line: text.into() };
+            assert_eq!(event(line.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn hostile_output() {
+        let text = |bytes: &[u8]| {
+            let line = [b"[t] [ALPM-SCRIPTLET] ", bytes].concat();
+            match event(&line) {
+                Event::ScriptletOutput { line } => line,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(text(b"\x1b[2Ja\xff\0"), "\u{1b}[2Ja\u{fffd}\0");
+        assert_eq!(text(b"progress\r"), "progress");
+        assert!(text(&vec![b'x'; 10 << 20]).len() < LINE);
+        assert!(text(&vec![0xff; 10 << 20]).len() < 3 * LINE);
+        for at in 0..40 {
+            let mut line = b"[2026-11-22T10:00:00+0000] [ALPM] installed bash (5.2.15-2)".to_vec();
+            line[at] = 0x80;
+            let _event = event(&line);
+            let _event = event(&line[..at]);
+        }
+    }
+}

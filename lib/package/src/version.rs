@@ -105,3 +105,143 @@ fn without_zeros(mut number: &[u8]) -> &[u8] {
     cut(&mut number, |c| *c == b'0');
     number
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+    use std::process::Command;
+
+    /// Each is older than all that follow it.
+    const CHAINS: &[&[&str]] = &[
+        // vercmp(8)
+        &[
+            "1.0a", "1.0b", "1.0beta", "1.0p", "1.0pre", "1.0rc", "1.0", "1.0.a", "1.0.1",
+        ],
+        &["1", "1.0", "1.1", "1.1.1", "1.2", "2.0", "3.0.0"],
+        // Releases, also of several parts.
+        &["4.8-1", "4.8-1.1", "4.8-2", "4.8-10", "4.8.1-1"],
+        // Epochs come before all else.
+        &["9.9-9", "1:0.1-1", "1:0.1-2", "2:0.0.1-1", "10:0-1"],
+        // Letters and dots.
+        &["7.3c-1", "7.3-1", "7.3.a-1", "7.3.b-1", "7.3.1-1"],
+        // Lengths of separators, leading zeros, numbers beyond any integer.
+        &["3.1", "3..1"],
+        &[
+            "2.009",
+            "2.10",
+            "2.99999999999999999999998",
+            "2.99999999999999999999999",
+        ],
+        // What repositories have.
+        &[
+            "5.1.016-1",
+            "5.1.16.r3.gabc-1",
+            "5.2-1",
+            "5.2.15-2",
+            "5.2.037-1",
+        ],
+        &["2.39+r52+gf8e4623421-1", "2.39+r67+gd3d6f1d1-1", "2.40-1"],
+        &["20140119-1", "20240419-2", "20240419-10"],
+    ];
+
+    const EQUAL: &[(&str, &str)] = &[
+        ("6.1.0-3", "6.1.0-3"),
+        // One without a release.
+        ("6.1.0", "6.1.0-3"),
+        ("0:6.1.0-3", "6.1.0"),
+        // Separators.
+        ("4.1", "4_1"),
+        ("4.1_b", "4+1.b"),
+        // Zeros.
+        ("1.01", "1.1"),
+        ("0:1", ":1"),
+        ("00:1", "1"),
+        ("1.000", "1.0"),
+    ];
+
+    fn known() -> Vec<(&'static str, &'static str, Ordering)> {
+        let mut known = Vec::new();
+        for chain in CHAINS {
+            for (i, a) in chain.iter().enumerate() {
+                known.extend(chain.iter().enumerate().map(|(j, b)| (*a, *b, i.cmp(&j))));
+            }
+        }
+        for (a, b) in EQUAL {
+            known.push((a, b, Ordering::Equal));
+            known.push((b, a, Ordering::Equal));
+        }
+        known
+    }
+
+    /// Returns two versions that have something in common.
+    fn pair(random: &mut Random) -> (String, String) {
+        const PIECES: &[&str] = &[
+            "0", "1", "2", "9", "10", "007", "a", "b", "rc", "alpha", ".", ".", "..", "_", "+",
+            "~", "-", "-1", "-2", ":", "1:", "é",
+        ];
+        let mut version = |first: &str| {
+            let mut version = first.to_owned();
+            for _ in 0..random.below(7) {
+                version += PIECES[random.below(PIECES.len())];
+            }
+            version
+        };
+        let start = version("1");
+        let a = version(&start);
+        (a, version(&start))
+    }
+
+    /// Asks pacman's own program.
+    fn pacman(a: &str, b: &str) -> Ordering {
+        let out = Command::new("vercmp").args([a, b]).output().expect(
+            "this test compares with pacman's vercmp, which cannot be run: install the package \
+             that has it (pacman, or on Debian pacman-package-manager)",
+        );
+        let text = String::from_utf8(out.stdout).unwrap();
+        let sign: i32 = text
+            .trim()
+            .parse()
+            .unwrap_or_else(|e| panic!("vercmp {a} {b}: printed {text:?}: {e}"));
+        sign.cmp(&0)
+    }
+
+    #[test]
+    fn known_cases() {
+        for (a, b, order) in known() {
+            assert_eq!(vercmp(a, b), order, "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn as_pacman_says() {
+        let mut random = Random(0x5eed);
+        let generated = (0..250).map(|_| pair(&mut random));
+        let known = known()
+            .into_iter()
+            .filter(|(a, b, _)| a < b)
+            .map(|(a, b, _)| (a.to_owned(), b.to_owned()));
+        for (a, b) in generated.chain(known.collect::<Vec<_>>()) {
+            assert_eq!(vercmp(&a, &b), pacman(&a, &b), "{a} and {b}");
+        }
+    }
+
+    #[test]
+    fn turned_around_is_reversed() {
+        let mut random = Random(0xfeed);
+        for _ in 0..20_000 {
+            let (a, b) = pair(&mut random);
+            assert_eq!(vercmp(&a, &b), vercmp(&b, &a).reverse(), "{a} and {b}");
+            assert_eq!(vercmp(&a, &a), Ordering::Equal);
+        }
+    }
+
+    #[test]
+    fn odd_ones() {
+        for text in ["", "-", ":", "-:", ":-", "1:", "1-", "....", "é", "1:-"] {
+            for other in ["", "1", "a", "-1", ":"] {
+                assert_eq!(vercmp(text, other), vercmp(other, text).reverse());
+            }
+        }
+    }
+}
