@@ -322,6 +322,10 @@ mod tests {
                 "a sparse file, not a regular file",
             ),
             (
+                pax("GNU.sparse.name", MEMBER.as_bytes()).file("GNUSparseFile.0/x", "data"),
+                "a sparse file, not a regular file",
+            ),
+            (
                 Tape::new().member(EntryType::GNUSparse, "other", 0, b""),
                 "a sparse member",
             ),

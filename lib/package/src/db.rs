@@ -51,6 +51,14 @@ pub struct Entry {
     pub groups: Vec<String>,
 }
 
+impl Entry {
+    /// Returns the detached signature, if there is one: the bytes of `FILENAME.sig`.
+    #[must_use]
+    pub fn signature(&self) -> Option<Vec<u8>> {
+        base64(self.pgpsig.as_deref()?)
+    }
+}
+
 /// How much a database may have before it is refused.
 ///
 /// The largest in use (Arch's extra) has about 15,000 entries and 32 MB; with file lists
@@ -204,7 +212,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
                 let hash = checked(digest::is_sha256(text))?;
                 entry.sha256 = Some(hash.to_ascii_lowercase());
             }
-            b"PGPSIG" => entry.pgpsig = Some(checked(is_base64(text))?),
+            b"PGPSIG" => entry.pgpsig = Some(checked(base64(text).is_some())?),
             b"DEPENDS" => entry.depends.push(lossy()),
             b"PROVIDES" => entry.provides.push(lossy()),
             b"GROUPS" => entry.groups.push(lossy()),
@@ -233,13 +241,31 @@ fn arity(key: &[u8]) -> Option<Arity> {
     }
 }
 
-fn is_base64(text: &str) -> bool {
-    let letters = text.trim_end_matches('=');
-    !letters.is_empty()
-        && text.len() - letters.len() <= 2
-        && letters
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"+/".contains(&b))
+/// Decodes Base64 (RFC 4648) on one line, as `base64 -w0` writes it for repo-add.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=').as_bytes();
+    if digits.is_empty() || !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
+        return None;
+    }
+    let mut out = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for digit in digits {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6 | u32::from(value)) & 0xffff;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            out.push((bits >> count) as u8);
+        }
+    }
+    Some(out)
 }
 
 #[cfg(test)]
@@ -266,7 +292,7 @@ mod tests {
     fn database() -> Vec<u8> {
         let bash = format!(
             "%BASE%\nbash\n\n%DESC%\nThe shell\n\n%CSIZE%\n1854\n\n%ISIZE%\n9000\n\n\
-             %MD5SUM%\n0\n\n%SHA256SUM%\n{}\n\n%PGPSIG%\niQEzBAAB+/==\n\n%ARCH%\naarch64\n\n\
+             %MD5SUM%\n0\n\n%SHA256SUM%\n{}\n\n%PGPSIG%\niQEzBAAB+/8=\n\n%ARCH%\naarch64\n\n\
              %DEPENDS%\nreadline>=7\nglibc\n\n%PROVIDES%\nsh\n\n%NEWKEY%\nsome\nthing\n",
             HASH.to_uppercase()
         );
@@ -295,7 +321,7 @@ mod tests {
                 csize: Some(1854),
                 isize: Some(9000),
                 sha256: Some(HASH.into()),
-                pgpsig: Some("iQEzBAAB+/==".into()),
+                pgpsig: Some("iQEzBAAB+/8=".into()),
                 depends: vec!["readline>=7".into(), "glibc".into()],
                 provides: vec!["sh".into()],
                 groups: vec![],
@@ -304,6 +330,35 @@ mod tests {
             // What repo-add writes for an unsigned package.
             assert_eq!((x.name.as_str(), &x.pgpsig, &x.sha256), ("x", &None, &None));
         }
+    }
+
+    #[test]
+    fn signatures() {
+        let signature = |text: &str| {
+            let pgpsig = Some(text.to_owned());
+            let entry = Entry {
+                pgpsig,
+                ..Entry::default()
+            };
+            entry.signature()
+        };
+        // From RFC 4648.
+        let table: [(&str, &[u8]); 4] = [
+            ("Zg==", b"f"),
+            ("Zm8=", b"fo"),
+            ("Zm9v", b"foo"),
+            ("Zm9vYmFy", b"foobar"),
+        ];
+        for (text, bytes) in table {
+            assert_eq!(signature(text).as_deref(), Some(bytes), "{text}");
+        }
+        assert_eq!(signature("iQEz+/8="), Some(vec![0x89, 1, 0x33, 0xfb, 0xff]));
+        for bad in [
+            "", "=", "====", "Z", "Zg", "Zg=", "Z===", "Zg==\n", "Z g=", "Z=g=", "Zm9é",
+        ] {
+            assert_eq!(signature(bad), None, "{bad}");
+        }
+        assert_eq!(Entry::default().signature(), None);
     }
 
     #[test]
@@ -356,6 +411,7 @@ mod tests {
             ),
             (x("%SHA256SUM%\nabc\n"), "%SHA256SUM%: 'abc' is refused"),
             (x("%PGPSIG%\na b\n"), "%PGPSIG%: 'a b' is refused"),
+            (x("%PGPSIG%\niQEzB\n"), "%PGPSIG%: 'iQEzB' is refused"),
             (x("%CSIZE%\n-1\n"), "%CSIZE%: '-1' is refused"),
             (x("%CSIZE%\n99999999999999999999\n"), "%CSIZE%: '9"),
             (x("%ARCH%\n../x\n"), "%ARCH%: '../x' is refused"),
@@ -449,15 +505,15 @@ mod tests {
     fn bombs() {
         // Small when compressed, and much when decompressed: a file, what follows the end, a list.
         let limits = Limits {
-            total: 4 << 20,
-            kept: 4 << 20,
+            total: 1 << 20,
+            kept: 1 << 20,
             ..Limits::default()
         };
-        let zeros = vec![0; 8 << 20];
+        let zeros = vec![0; 2 << 20];
         let file = Tape::new().file("x-1-1/files", &zeros).done();
         let mut after = Tape::new().done();
         after.extend(&zeros);
-        let list = desc("x", "1-1", &format!("%DEPENDS%\n{}", "a\n".repeat(500_000)));
+        let list = desc("x", "1-1", &format!("%DEPENDS%\n{}", "a\n".repeat(100_000)));
         let list = Tape::new().file("x-1-1/desc", list).done();
         for tar in [file, after, list] {
             let db = compress(Format::Gzip, &tar);

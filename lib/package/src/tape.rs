@@ -84,6 +84,7 @@ struct Extensions {
     path: Option<Vec<u8>>,
     size: Option<u64>,
     sparse: bool,
+    sparse_name: Option<Vec<u8>>,
 }
 
 /// Calls `visit` with each member and its data, until it breaks or the archive ends.
@@ -166,7 +167,8 @@ fn walk_meter(
             _ => {}
         }
         let extensions = pending.take().unwrap_or_default();
-        let path = match extensions.path {
+        let sparse = extensions.sparse || extensions.sparse_name.is_some();
+        let path = match extensions.sparse_name.or(extensions.path) {
             Some(path) => path,
             None => entry.header().path_bytes().into_owned(),
         };
@@ -175,7 +177,7 @@ fn walk_meter(
             kind,
             size,
             mode: entry.header().mode().map_err(read)? & 0o7777,
-            sparse: extensions.sparse,
+            sparse,
         };
         let refuse = |why: &str| {
             let reason = format!("member '{}': {why}", head.shown());
@@ -280,6 +282,8 @@ fn pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> {
                 let size = number(value).ok_or_else(bad)?;
                 set(doing, "size", &mut into.size, size)?;
             }
+            // The path is then one for programs that do not know sparse files.
+            b"GNU.sparse.name" => set(doing, "path", &mut into.sparse_name, value.to_vec())?,
             _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
             _ => {}
         }
