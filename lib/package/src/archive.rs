@@ -413,6 +413,9 @@ mod tests {
                     Err(Error::NotFound { .. }) => panic!("{format:?} cut off at {end}: no member"),
                     Err(_) => {}
                 }
+                if let Ok(found) = extract_members(cut, &[MEMBER], BIG) {
+                    assert_eq!(found[MEMBER], program(), "{format:?} cut off at {end}");
+                }
                 // The end marker of a tar has two blocks; one is enough.
                 let marked = format == Format::Tar && end >= archive.len() - 512;
                 match extract(cut, "missing").unwrap_err() {
