@@ -2,7 +2,6 @@
 
 Nothing here knows what goes into a mirror; that is recipe.py.
 """
-import contextlib
 import gzip
 import hashlib
 import io
@@ -41,8 +40,8 @@ def program(name, main):
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (Failed, OSError) as e:
-        text = f"'{e.filename}': {e.strerror}" if isinstance(e, OSError) and e.filename else e
+    except (Failed, OSError, subprocess.CalledProcessError) as e:
+        text = f"using '{e.filename}': {e.strerror}" if isinstance(e, OSError) and e.filename else e
         print(f"{name}: {text}", file=sys.stderr)
         if getattr(e, "hint", None):
             print(f"{name}: hint: {e.hint}", file=sys.stderr)
@@ -256,11 +255,40 @@ def edit_database(db, edit):
 
 # ---------------------------------------------------------------- keys
 
-class Gpg:
-    """A GnuPG home with a short path (its sockets must fit into 108 bytes) and an agent of its own."""
+# What gpg-agent runs, and lives no longer than: it holds the pipe that ends with us, however we end.
+GUARD = 'trap "" INT TERM HUP; echo ready; cat > /dev/null; rm -rf -- "$0"'
 
-    def __init__(self, home):
-        self.home = Path(home)
+
+class Gpg:
+    """A temporary copy of a GnuPG home with an agent of its own.
+
+    The path is short, as sockets must fit into 108 bytes. gpg would start the agent by itself, but
+    as a daemon that nothing ends where this process is killed; this one goes, and the copy too.
+    """
+
+    def __init__(self, saved):
+        tmp = Path(tempfile.mkdtemp(prefix="mkmirror-", dir="/tmp"))
+        self.home = tmp / "g"
+        if Path(saved).exists():
+            shutil.copytree(saved, self.home)
+        else:
+            self.home.mkdir()
+        self.home.chmod(0o700)
+        self.guard = subprocess.Popen(
+            ["gpg-agent", "--homedir", str(self.home), "--daemon", "sh", "-c", GUARD, str(tmp)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        if not self.guard.stdout.readline():        # it listens before it runs anything
+            shutil.rmtree(tmp)
+            raise Failed(f"starting gpg-agent on '{self.home}': exit {self.guard.wait()}")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        try:
+            self.end_agent()
+        finally:
+            self.guard.communicate()                # closes the pipe and waits: the copy is gone
 
     def __call__(self, doing, *args, **kw):
         return run(doing, *self.command(), *args, **kw)
@@ -279,47 +307,20 @@ class Gpg:
 
     def end_agent(self):
         """End the agent and wait until it is gone: gpgconf --kill returns before that."""
-        pid = self.agent_pid()
-        if pid is None:
-            return
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        try:
-            run("ending gpg-agent", "gpgconf", "--homedir", self.home, "--kill", "gpg-agent")
-            if not select.select([fd], [], [], 10)[0]:
-                raise Failed(f"ending gpg-agent of '{self.home}': process {pid} is still there after 10 s")
-        finally:
-            os.close(fd)
-
-    def agent_pid(self):
-        path = run("finding gpg-agent's socket", "gpgconf", "--homedir", self.home,
-                   "--list-dirs", "agent-socket").strip()
-        try:
-            with socket.socket(socket.AF_UNIX) as s:
-                s.settimeout(10)
-                s.connect(path)
-                f = s.makefile("rwb", buffering=0)
+        gpgconf = ["gpgconf", "--homedir", self.home]
+        path = run("finding gpg-agent's socket", *gpgconf, "--list-dirs", "agent-socket").strip()
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(10)
+            s.connect(path)
+            with s.makefile("rwb", buffering=0) as f:
                 f.readline()                        # OK Pleased to meet you
                 f.write(b"GETINFO pid\n")
-                return int(f.readline().split()[1])
-        except (FileNotFoundError, ConnectionError):
-            return None
-
-
-@contextlib.contextmanager
-def gpg_home(saved):
-    """A Gpg on a temporary copy of the home `saved` (empty where there is none)."""
-    with tempfile.TemporaryDirectory(prefix="mkmirror-", dir="/tmp") as tmp:
-        home = Path(tmp) / "g"
-        if Path(saved).exists():
-            shutil.copytree(saved, home)
-        else:
-            home.mkdir()
-        home.chmod(0o700)
-        gpg = Gpg(home)
+                pid = int(f.readline().split()[1])  # D 1234
+        fd = os.pidfd_open(pid)
         try:
-            yield gpg
+            run("ending gpg-agent", *gpgconf, "--kill", "gpg-agent")
+            if not select.select([fd], [], [], 10)[0]:
+                raise Failed(f"ending gpg-agent of '{self.home}': process {pid} is still there after 10 s")
+            run("removing gpg's sockets", *gpgconf, "--remove-socketdir")
         finally:
-            gpg.end_agent()
+            os.close(fd)

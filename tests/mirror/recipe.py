@@ -174,14 +174,15 @@ def end_with_parent(parent):
 
 
 def convert(job):
-    """Worker: one pacman package out of its .debs; returns (path, installed size)."""
+    """Worker: one pacman package out of its .debs; returns its installed size."""
     p = Package(job["name"], job["version"], job["arch"], job["desc"], job["depend"],
                 PROVIDES.get(job["name"], []))
     for deb in job["debs"]:
         add_deb(p, deb)
     add_extras(p)
     SPECIAL.get(p.name, lambda *_: None)(p, job)
-    return p.write(job["folder"], job["ext"]), p.size
+    p.write(job["folder"], job["ext"])
+    return p.size
 
 
 def add_deb(p, deb):
