@@ -1,2 +1,238 @@
-//! stub
-fn main() {}
+//! mkconf: write the pacman.conf that *this* pacman accepts for *this* distribution, strict and loose.
+//!
+//! The same file does not do for every pacman: 7.1 wants its directories to be there and changed what a missing
+//! SigLevel means, 7.0 looks a DownloadUser up on the host, and all of them take a relative path for one below the
+//! current directory. So the file is made from the version in the document, with every path absolute, every
+//! directory made and the signature level spelt out. Two are written, which differ in SigLevel alone: the strict one,
+//! that everything uses, and the loose one, for `strap --loose`.
+//!
+//! They lie beside the root, not in it: they are the build's, not the image's.
+
+mod place;
+mod plan;
+mod render;
+
+use clap::Parser;
+use place::Made;
+use plan::{Host, Plan};
+use render::Level;
+use rootfs::Root;
+use stage::members::Config;
+use stage::run::write_out;
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote};
+use std::cell::RefCell;
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Write the pacman.conf that this pacman accepts for this distribution, strict and loose
+///
+/// Writes pacman-strict.conf and pacman-loose.conf, which differ in SigLevel alone, for the pacman in the document, and
+/// makes the directories that they name.
+#[derive(Debug, Parser)]
+#[command(name = "mkconf", version, help_expected = true, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman \\\n    | mkconf --server \'https://mirror.example/$arch/$repo\' | keyring"
+)]
+struct Args {
+    /// The distribution, where the document names none
+    #[arg(long, value_name = "NAME|FILE.toml")]
+    distro: Option<String>,
+
+    /// The architecture, where the document names none
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+
+    /// Use URL in place of the distribution's servers; more than one in order
+    #[arg(long, value_name = "URL", conflicts_with = "snapshot")]
+    server: Vec<String>,
+
+    /// Add a repository behind the others, or give one of them another server
+    #[arg(long, value_name = "NAME=URL")]
+    repo: Vec<String>,
+
+    /// Set a line of [options]; KEY alone sets a switch
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+
+    /// Keep packages in DIR [default: /var/cache or ~/.cache,
+    /// strapline/packages/DISTRO-ARCH in it]
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Write the two files in DIR [default: ROOT.strapline]
+    #[arg(long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
+
+    /// Use the repositories as they were on that day, where someone keeps them
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    snapshot: Option<String>,
+
+    /// Print a file instead of the document, and touch nothing
+    #[arg(
+        long,
+        value_name = "strict|loose",
+        hide_possible_values = true,
+        conflicts_with = "new"
+    )]
+    print: Option<Level>,
+
+    /// Say why each line is there, and why some are not
+    #[arg(long)]
+    explain: bool,
+
+    #[command(flatten)]
+    common: Common,
+
+    #[arg(skip)]
+    made: RefCell<Made>,
+}
+
+impl Stage for Args {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = plan::plan(self, document, &Host::here())?;
+        let root = Root::of(document)?;
+        if self.explain {
+            explain(context.tool, &plan, Level::Strict);
+        }
+        let mut made = self.made.borrow_mut();
+        let config = apply(&plan, &root, &mut made).inspect_err(|_| made.undo())?;
+        record(document, &plan, &config);
+        context.note(format_args!(
+            "{} for {}: {}",
+            plan.conf.title,
+            plan.arch,
+            quote(&config.strict)
+        ));
+        Ok(())
+    }
+
+    fn undo(&self, _context: &Context, _document: &Document) {
+        self.made.borrow_mut().undo();
+    }
+}
+
+/// Makes the directories and writes the files.
+fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
+    made.in_root(root)?;
+    made.directory(&plan.cache, "--cache-dir")?;
+    let directory = made.directory(&plan.out_dir, "--out-dir")?;
+    place::ours(&directory, &plan.out_dir)?;
+    let config = Config {
+        strict: plan.out_dir.join("pacman-strict.conf"),
+        loose: plan.out_dir.join("pacman-loose.conf"),
+        cache: plan.cache.clone(),
+    };
+    for (path, level) in [
+        (&config.strict, Level::Strict),
+        (&config.loose, Level::Loose),
+    ] {
+        made.file(&directory, path, &render::text(&plan.conf, level))?;
+    }
+    Ok(config)
+}
+
+/// Records what was written. The distribution and the architecture are mkroot's: they are only filled in.
+fn record(document: &mut Document, plan: &Plan, config: &Config) {
+    document.record("config", config);
+    for (key, value) in [("distro", &plan.distro), ("arch", &plan.arch)] {
+        if document.get(key).is_none() {
+            document.record(key, value);
+        }
+    }
+}
+
+fn explain(tool: &str, plan: &Plan, level: Level) {
+    for sentence in render::explain(&plan.conf, level) {
+        message::line(tool, sentence);
+    }
+    if level == Level::Strict {
+        message::line(
+            tool,
+            "the loose file is the same, with SigLevel = Never everywhere",
+        );
+    }
+}
+
+/// `--print`: no stage of a pipeline but its end, for people and for comparing. A document is read all the same, since
+/// only it has the root that every line is about.
+fn print(args: &Args, level: Level) -> ExitCode {
+    let context = Context::new("mkconf", args.common.quiet);
+    match read_and_render(args, level) {
+        Ok(Ok(text)) => match write_out(text.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                context.report(&Failure::new(
+                    Code::Output,
+                    format!("writing on stdout: {error}"),
+                ));
+                ExitCode::from(Code::Output.exit())
+            }
+        },
+        Ok(Err(exit)) => ExitCode::from(exit),
+        Err(failure) => {
+            context.report(&failure);
+            ExitCode::from(failure.code.exit())
+        }
+    }
+}
+
+/// The file's text; or the exit status of the stage that failed before this one, and has said so.
+fn read_and_render(args: &Args, level: Level) -> Result<Result<String, u8>, Failure> {
+    let document = read_document(args)?;
+    if let Some(exit) = document.failed() {
+        return Ok(Err(exit));
+    }
+    let plan = plan::plan(args, &document, &Host::here())?;
+    if args.explain {
+        explain("mkconf", &plan, level);
+    }
+    Ok(Ok(render::text(&plan.conf, level)))
+}
+
+fn read_document(args: &Args) -> Result<Document, Failure> {
+    let mut text = Vec::new();
+    let origin = match &args.common.state {
+        Some(path) => {
+            let open = std::fs::File::open(path);
+            let file = open.doing(Code::Usage, || {
+                format!("opening the document {}", quote(path))
+            })?;
+            let read = file.take(stage::document::LIMIT).read_to_end(&mut text);
+            read.doing(Code::BadDocument, || {
+                format!("reading the document {}", quote(path))
+            })?;
+            quote(path)
+        }
+        None if std::io::stdin().is_terminal() => String::new(),
+        None => {
+            let read = std::io::stdin()
+                .lock()
+                .take(stage::document::LIMIT)
+                .read_to_end(&mut text);
+            read.doing(Code::BadDocument, || "reading the document on stdin")?;
+            "stdin".to_owned()
+        }
+    };
+    if text.is_empty() && args.common.state.is_none() {
+        return Err(Failure::new(
+            Code::Usage,
+            "--print needs a document: it has the root that the file is for",
+        )
+        .hint("begin with 'mkroot DIR |', or give a document with --state FILE"));
+    }
+    Document::parse(&text, &origin)
+}
+
+fn main() -> ExitCode {
+    match Args::try_parse() {
+        Ok(args) if args.print.is_some() => print(&args, args.print.unwrap_or(Level::Strict)),
+        _ => stage::main::<Args>(),
+    }
+}

@@ -1,0 +1,251 @@
+//! What mkconf makes on disk: directories and two files, and how they are taken back.
+//!
+//! Below the root, paths are resolved from its descriptor and over no symbolic link: what is in a root is not ours to
+//! trust. Modes are given in full and do not depend on the umask, because pacman never mends a directory that exists.
+
+use rootfs::Root;
+use rootfs::root::open_below;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{fchmod, fchown, fstat, mkdirat, open, openat, renameat, unlinkat};
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, quote};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Below the root: what pacman wants to be there, with Arch's modes. pacman 7.1 resolves GPGDir and HookDir with
+/// realpath(3) when it reads the file, and fails where one is missing; pacman of any version loses its log without
+/// var/log.
+pub(crate) const IN_ROOT: [&str; 8] = [
+    "etc",
+    "etc/pacman.d",
+    "etc/pacman.d/gnupg",
+    "etc/pacman.d/hooks",
+    "var",
+    "var/lib",
+    "var/lib/pacman",
+    "var/log",
+];
+
+/// The mode of all of them, and of the others.
+const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
+
+/// How a directory that was just made is opened, to set its mode.
+const NEW: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// More than a pacman.conf ever was.
+const LONGEST: u64 = 1 << 20;
+
+/// What was made, in order, so that it can be taken back.
+#[derive(Debug, Default)]
+pub(crate) struct Made(Vec<Thing>);
+
+#[derive(Debug)]
+enum Thing {
+    /// A directory, by its parent and its name.
+    Directory(OwnedFd, String),
+    /// A file, by its directory and its name, and what was there before.
+    File(OwnedFd, String, Option<Vec<u8>>),
+}
+
+impl Made {
+    /// Takes back what was made, last first. A directory that is in use by now stays; what cannot be taken back does
+    /// no harm, and this runs when there is an error to report already.
+    pub(crate) fn undo(&mut self) {
+        for thing in self.0.drain(..).rev() {
+            match thing {
+                Thing::Directory(parent, name) => {
+                    unlinkat(&parent, &name, AtFlags::REMOVEDIR).unwrap_or_default();
+                }
+                Thing::File(parent, name, None) => {
+                    unlinkat(&parent, &name, AtFlags::empty()).unwrap_or_default();
+                }
+                Thing::File(parent, name, Some(before)) => {
+                    replace(&parent, &name, &before).unwrap_or_default();
+                }
+            }
+        }
+    }
+
+    /// Makes the directories below the root that are not there.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be made, or leads out of the root.
+    pub(crate) fn in_root(&mut self, root: &Root) -> Result<(), Failure> {
+        let owner = fstat(root).doing(Code::Os, || {
+            format!("reading the owner of {}", quote(root.path()))
+        })?;
+        for below in IN_ROOT {
+            let at = root.path().join(below);
+            let (parent, name) = below.rsplit_once('/').unwrap_or(("", below));
+            let directory = OFlags::RDONLY | OFlags::DIRECTORY;
+            let parent = root
+                .open_below(parent, directory)
+                .map_err(|error| refused("opening", &at, error))?;
+            match mkdirat(&parent, name, DIRECTORY) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => {
+                    // There, but is it a directory, and not a link to one?
+                    open_below(parent.as_fd(), name, OFlags::PATH | OFlags::DIRECTORY)
+                        .map_err(|error| refused("opening", &at, error))?;
+                    continue;
+                }
+                Err(error) => return Err(refused("making the directory", &at, error)),
+            }
+            let made = open_below(parent.as_fd(), name, directory);
+            self.0.push(Thing::Directory(parent, name.to_owned()));
+            let made = made.map_err(|error| refused("opening", &at, error))?;
+            fchmod(&made, DIRECTORY).map_err(|error| refused("setting the mode of", &at, error))?;
+            // Who makes a user's root as root must not leave directories in it that the user's root does not own.
+            let is = fstat(&made).map_err(|error| refused("reading the owner of", &at, error))?;
+            if (is.st_uid, is.st_gid) != (owner.st_uid, owner.st_gid) {
+                let (uid, gid) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+                fchown(&made, Some(uid), Some(gid))
+                    .map_err(|error| refused("giving to the root's owner", &at, error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory outside of the root, and what leads to it, and opens it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made or is no directory.
+    pub(crate) fn directory(&mut self, path: &Path, option: &str) -> Result<OwnedFd, Failure> {
+        let failed = |at: &Path, error| {
+            refused("making the directory", at, error)
+                .hint(format!("give another place with {option} DIR"))
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut at = PathBuf::from("/");
+        let mut here = open("/", flags, Mode::empty()).map_err(|error| failed(&at, error))?;
+        for part in path.components().skip(1) {
+            let name = part.as_os_str().to_string_lossy().into_owned();
+            at.push(&name);
+            // The last part must be the directory itself: a link that someone else put there leads elsewhere.
+            let flags = if at == path {
+                flags | OFlags::NOFOLLOW
+            } else {
+                flags
+            };
+            let next = match openat(&here, &name, flags, Mode::empty()) {
+                Err(Errno::NOENT) => {
+                    mkdirat(&here, &name, DIRECTORY).map_err(|error| failed(&at, error))?;
+                    let next = openat(&here, &name, NEW, Mode::empty())
+                        .and_then(|new| fchmod(&new, DIRECTORY).map(|()| new));
+                    self.0.push(Thing::Directory(here, name));
+                    next
+                }
+                next => next,
+            };
+            here = next.map_err(|error| failed(&at, error))?;
+        }
+        Ok(here)
+    }
+
+    /// Writes a file whole: a reader sees what was there before, or all of the new.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn file(
+        &mut self,
+        directory: &OwnedFd,
+        path: &Path,
+        text: &str,
+    ) -> Result<(), Failure> {
+        let doing = || format!("writing {}", quote(path));
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let before =
+            read(directory, &name).doing(Code::Os, || format!("reading {}", quote(path)))?;
+        if before.as_deref() == Some(text.as_bytes()) {
+            return Ok(());
+        }
+        let parent = directory.try_clone().doing(Code::Os, doing)?;
+        replace(directory, &name, text.as_bytes()).doing(Code::Os, doing)?;
+        self.0.push(Thing::File(parent, name, before));
+        Ok(())
+    }
+}
+
+/// Refuses a directory in which someone else could put another pacman.conf in the place of ours: what it says is
+/// believed by a pacman that may run as root.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where it is someone else's or anyone may write there.
+pub(crate) fn ours(directory: &OwnedFd, path: &Path) -> Result<(), Failure> {
+    let stat =
+        fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let anyone = mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX);
+    let owner = stat.st_uid;
+    let why = if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        format!("it belongs to user {owner}")
+    } else if anyone {
+        "anyone may write in it".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Code::Permission,
+        format!("writing in {}: {why}", quote(path)),
+    )
+    .hint("give a directory of your own with --out-dir DIR"))
+}
+
+fn refused(doing: &str, at: &Path, error: Errno) -> Failure {
+    let message = format!("{doing} {}: {error}", quote(at));
+    match error {
+        Errno::LOOP | Errno::NOTDIR | Errno::XDEV => Failure::new(Code::Failed, message)
+            .hint("a part of it is a symbolic link or no directory: it is not followed"),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => Failure::new(Code::Permission, message),
+        _ => Failure::new(Code::Os, message),
+    }
+}
+
+fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        // What else lies there is replaced, not followed and not kept.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !file.metadata()?.is_file() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(Some(text))
+}
+
+/// Writes beside and renames over. The name is fixed, so that what a killed run left is taken away by the next.
+fn replace(directory: &OwnedFd, name: &str, text: &[u8]) -> std::io::Result<()> {
+    let beside = format!(".{name}.new");
+    match unlinkat(directory, &beside, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o644);
+    let file = openat(directory, &beside, flags, mode)?;
+    let written = || -> std::io::Result<()> {
+        fchmod(&file, mode)?;
+        let mut file = File::from(file.try_clone()?);
+        file.write_all(text)?;
+        renameat(directory, &beside, directory, name)?;
+        Ok(())
+    };
+    written().inspect_err(|_| unlinkat(directory, &beside, AtFlags::empty()).unwrap_or_default())
+}

@@ -1,0 +1,526 @@
+//! What stands in a pacman.conf, and why: pure functions, so that every line can be looked at in a test.
+//!
+//! A line that is not there can matter as much as one that is. Those are kept here too, for `--explain`.
+
+use distro::check;
+use std::fmt::Write;
+
+/// Which of the two files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Level {
+    /// Every package is verified
+    Strict,
+    /// No package is verified
+    Loose,
+}
+
+/// Everything that a pacman.conf is made of. All values were checked before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Conf {
+    /// The distribution, for people.
+    pub(crate) title: String,
+    /// The root: absolute, with no slash at its end.
+    pub(crate) root: String,
+    /// The package cache: as the root.
+    pub(crate) cache: String,
+    /// `Architecture`, in order.
+    pub(crate) architecture: Vec<String>,
+    /// `SigLevel` of the strict file.
+    pub(crate) siglevel: String,
+    /// The pacman that will read it, where it is known.
+    pub(crate) version: Option<Version>,
+    /// The repositories, in order.
+    pub(crate) repos: Vec<Repo>,
+    /// What the command line sets, in order; no key twice.
+    pub(crate) set: Vec<Setting>,
+}
+
+/// One repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Repo {
+    pub(crate) name: String,
+    pub(crate) servers: Vec<String>,
+    pub(crate) siglevel: Option<String>,
+    /// Where it comes from, for `--explain`.
+    pub(crate) origin: String,
+}
+
+/// `--set KEY=VALUE`, or `--set KEY` for a switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) value: Option<String>,
+}
+
+/// As much of pacman's version as decides what it understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u32, pub(crate) u32);
+
+impl Version {
+    /// The first two numbers: `7.1` of `7.1.0.r9.g54d9411-24`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.trim_start_matches('v').split('.');
+        let major = numbers.next()?.parse().ok()?;
+        let minor = numbers.next()?.split('-').next()?.parse().ok()?;
+        Some(Self(major, minor))
+    }
+}
+
+/// One line of `[options]` or of a repository, and why it is so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    key: String,
+    value: Option<String>,
+    why: String,
+}
+
+fn line(key: &str, value: impl Into<String>, why: &str) -> Line {
+    Line {
+        key: key.to_owned(),
+        value: Some(value.into()),
+        why: why.to_owned(),
+    }
+}
+
+/// The first pacman that has ParallelDownloads, and that takes more than one Architecture.
+const PARALLEL: Version = Version(6, 0);
+
+/// What is left out on purpose.
+const ABSENT: [(&str, &str); 3] = [
+    (
+        "DownloadUser",
+        "pacman 7 looks the user up on the host, which need not have it, and fails; without the line there is no \
+         sandbox and no look-up, and every version reads the file",
+    ),
+    (
+        "CheckSpace",
+        "pacman looks for the mount point of the root in its table of mounts, and a root that is a plain directory \
+         has none: 'could not determine filesystem mount points' (7.1)",
+    ),
+    (
+        "Include",
+        "nothing of the host's configuration gets in: no IgnorePkg, no mirror list, no hook",
+    ),
+];
+
+/// The lines of `[options]`.
+fn options(conf: &Conf, level: Level) -> Vec<Line> {
+    let below = |path: &str| format!("{}/{path}", conf.root);
+    let mut lines = vec![
+        line(
+            "RootDir",
+            below(""),
+            "absolute, as all paths here: pacman resolves a relative one against the current directory, and fills \
+             another root in silence",
+        ),
+        line(
+            "DBPath",
+            below("var/lib/pacman/"),
+            "what is installed is on record in the root itself",
+        ),
+        line(
+            "CacheDir",
+            format!("{}/", conf.cache),
+            "outside of the root: archives are shared between roots and stay out of the image",
+        ),
+        line(
+            "LogFile",
+            below("var/log/pacman.log"),
+            "in the root; its directory is made first, since pacman loses the lines of before it is there",
+        ),
+        line(
+            "GPGDir",
+            below("etc/pacman.d/gnupg/"),
+            "the root's own keys decide, not the host's",
+        ),
+        line(
+            "HookDir",
+            below("etc/pacman.d/hooks/"),
+            "the root's own hooks; without the line, those of the host's /etc/pacman.d/hooks",
+        ),
+        line(
+            "Architecture",
+            conf.architecture.join(" "),
+            "spelt out: pacman runs on the host, auto would be the host's, and with no line there is no check at all; \
+             $arch in a server is the first",
+        ),
+        match level {
+            Level::Strict => line(
+                "SigLevel",
+                &conf.siglevel,
+                "in full: pacman's built-in level was Optional up to 7.0, and DatabaseOptional alone leaves it so: an \
+                 unsigned package would get in",
+            ),
+            Level::Loose => line(
+                "SigLevel",
+                "Never",
+                "the loose file: nothing is verified; for strap --loose only, and verify goes back over it",
+            ),
+        },
+        line(
+            "LocalFileSigLevel",
+            "Optional",
+            "a file that is named by hand, with pacman -U, need not be signed",
+        ),
+    ];
+    if conf.version.is_some_and(|version| version >= PARALLEL) {
+        lines.push(line(
+            "ParallelDownloads",
+            "5",
+            "pacman 6.0 and later: five at a time, not one",
+        ));
+    }
+    for Setting { key, value } in &conf.set {
+        // The loose file is loose whatever --set says of the strict one.
+        if key == "SigLevel" && level == Level::Loose {
+            continue;
+        }
+        let why = format!("--set {key}");
+        match lines.iter_mut().find(|line| line.key == *key) {
+            Some(line) => (line.value, line.why) = (value.clone(), why),
+            None => lines.push(Line {
+                key: key.clone(),
+                value: value.clone(),
+                why,
+            }),
+        }
+    }
+    lines
+}
+
+/// The lines of one repository.
+fn section(repo: &Repo, level: Level) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if let (Some(own), Level::Strict) = (&repo.siglevel, level) {
+        lines.push(line(
+            "SigLevel",
+            own,
+            "stricter than the rest: this repository signs more",
+        ));
+    }
+    lines.extend(
+        repo.servers
+            .iter()
+            .map(|url| line("Server", url, &repo.origin)),
+    );
+    lines
+}
+
+/// Returns the file's text.
+pub(crate) fn text(conf: &Conf, level: Level) -> String {
+    let what = match level {
+        Level::Strict => "every package is verified",
+        Level::Loose => "NO package is verified",
+    };
+    let architecture = conf.architecture.join(" ");
+    let mut text = format!(
+        "# {}, {architecture}: {what}. Written by mkconf: changes are lost.\n",
+        conf.title
+    );
+    let sections = std::iter::once(("options", options(conf, level))).chain(
+        conf.repos
+            .iter()
+            .map(|repo| (repo.name.as_str(), section(repo, level))),
+    );
+    for (name, lines) in sections {
+        push(&mut text, format_args!("\n[{name}]\n"));
+        for Line { key, value, .. } in lines {
+            match value {
+                Some(value) => push(&mut text, format_args!("{key} = {value}\n")),
+                None => push(&mut text, format_args!("{key}\n")),
+            }
+        }
+    }
+    text
+}
+
+/// Returns why each line is there, and why some are not: one sentence each.
+pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut say = |section: &str, line: Line| {
+        let value = line
+            .value
+            .map(|value| format!(" = {value}"))
+            .unwrap_or_default();
+        out.push(format!("[{section}] {}{value}: {}", line.key, line.why));
+    };
+    for line in options(conf, level) {
+        say("options", line);
+    }
+    for repo in &conf.repos {
+        for line in section(repo, level) {
+            say(&repo.name, line);
+        }
+    }
+    let mut absent: Vec<(&str, &str)> = ABSENT.to_vec();
+    if conf.version.is_none() {
+        absent.push((
+            "ParallelDownloads",
+            "the document names no pacman, and one before 6.0 does not know it: put fetch-pacman before mkconf",
+        ));
+    }
+    absent.retain(|(key, _)| conf.set.iter().all(|set| set.key != *key));
+    out.extend(
+        absent
+            .iter()
+            .map(|(key, why)| format!("[options] no {key}: {why}")),
+    );
+    out
+}
+
+/// Writing to a string does not fail.
+fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
+    text.write_fmt(what).unwrap_or_default();
+}
+
+impl Setting {
+    /// Reads `KEY=VALUE` or `KEY`, and refuses what would make the file another than it is recorded to be.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, and what to do instead, where there is something.
+    pub(crate) fn parse(text: &str) -> Result<Self, (String, Option<&'static str>)> {
+        let (key, value) = match text.split_once('=') {
+            Some((key, value)) => (key.trim(), Some(value.trim_matches(' '))),
+            None => (text.trim(), None),
+        };
+        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
+            return Err((
+                format!(
+                    "'{}' is not the name of an option of pacman.conf",
+                    key.escape_default()
+                ),
+                Some("write --set KEY=VALUE, as in --set IgnorePkg=linux"),
+            ));
+        }
+        if let Some((_, why, hint)) = REFUSED.iter().find(|(name, ..)| *name == key) {
+            return Err((format!("{key} is not to be set: {why}"), Some(hint)));
+        }
+        if let Some(value) = value {
+            check::text(value).map_err(|what| (format!("the value of {key}: {what}"), None))?;
+        }
+        // Both decide over packages that come from a network.
+        if matches!(key, "SigLevel" | "RemoteFileSigLevel") {
+            check::strict_siglevel(None, value.unwrap_or_default())
+                .map_err(|what| (format!("the value of {key}: {what}"), Some(LOOSE)))?;
+        }
+        Ok(Self {
+            key: key.to_owned(),
+            value: value.map(str::to_owned),
+        })
+    }
+}
+
+const LOOSE: &str = "the loose file is written beside the strict one, for strap --loose";
+
+/// Keys that the rest of the pipeline relies on, why they are not for `--set`, and what to do instead.
+const REFUSED: [(&str, &str, &str); 10] = [
+    (
+        "RootDir",
+        "it is the document's root",
+        "make another root with mkroot",
+    ),
+    (
+        "DBPath",
+        "the tools after this one look for the database in the root",
+        "leave it out",
+    ),
+    (
+        "GPGDir",
+        "keyring makes the keys in the root",
+        "leave it out",
+    ),
+    (
+        "LogFile",
+        "strap and verify read the log in the root",
+        "leave it out",
+    ),
+    (
+        "HookDir",
+        "hooks of another place would be run in the root",
+        "put the hook into the root's etc/pacman.d/hooks",
+    ),
+    ("CacheDir", "the document has it too", "use --cache-dir DIR"),
+    (
+        "Architecture",
+        "the document has it too",
+        "use --arch ARCH, or a preset file with its own list",
+    ),
+    (
+        "DownloadUser",
+        "pacman 7 looks the user up on the host, and fails where there is none; pacman 6 does not know it",
+        "leave it out; set it in the root's own etc/pacman.conf",
+    ),
+    (
+        "CheckSpace",
+        "pacman 7.1 cannot determine the mount point of a root that is a plain directory, and fails",
+        "leave it out; set it in the root's own etc/pacman.conf",
+    ),
+    (
+        "Include",
+        "what it reads could set anything",
+        "write a preset file, or give --repo and --set",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conf() -> Conf {
+        Conf {
+            title: "Test".to_owned(),
+            root: "/srv/target".to_owned(),
+            cache: "/cache".to_owned(),
+            architecture: vec!["x86_64".to_owned(), "x86_64_v3".to_owned()],
+            siglevel: "Required DatabaseOptional".to_owned(),
+            version: Some(Version(7, 1)),
+            repos: vec![
+                Repo {
+                    name: "first".to_owned(),
+                    servers: vec![
+                        "http://a/$arch/$repo".to_owned(),
+                        "http://b/$repo".to_owned(),
+                    ],
+                    siglevel: Some("Required".to_owned()),
+                    origin: "the preset".to_owned(),
+                },
+                Repo {
+                    name: "second".to_owned(),
+                    servers: vec!["file:///c".to_owned()],
+                    siglevel: None,
+                    origin: "--repo".to_owned(),
+                },
+            ],
+            set: Vec::new(),
+        }
+    }
+
+    fn set(text: &str) -> Setting {
+        Setting::parse(text).unwrap()
+    }
+
+    #[test]
+    fn versions() {
+        assert_eq!(Version::parse("7.1.0.r9.g54d9411-24"), Some(Version(7, 1)));
+        assert_eq!(Version::parse("v6.0.2"), Some(Version(6, 0)));
+        assert_eq!(Version::parse("6.1-1"), Some(Version(6, 1)));
+        assert_eq!(Version::parse("git"), None);
+        assert!(Version(5, 2) < PARALLEL && Version(10, 0) > PARALLEL);
+    }
+
+    #[test]
+    fn loose_is_strict_but_for_signatures() {
+        let (strict, loose) = (text(&conf(), Level::Strict), text(&conf(), Level::Loose));
+        let differ: Vec<_> = strict
+            .lines()
+            .filter(|line| !loose.contains(line))
+            .skip(1)
+            .collect();
+        assert_eq!(
+            differ,
+            [
+                "SigLevel = Required DatabaseOptional",
+                "SigLevel = Required"
+            ]
+        );
+        assert_eq!(loose.matches("SigLevel = Never").count(), 1);
+        assert_eq!(
+            loose.matches("SigLevel").count(),
+            2,
+            "and LocalFileSigLevel"
+        );
+    }
+
+    #[test]
+    fn the_version_decides_over_parallel_downloads() {
+        for (version, expected) in [
+            (None, false),
+            (Some(Version(5, 2)), false),
+            (Some(Version(6, 0)), true),
+            (Some(Version(7, 1)), true),
+        ] {
+            let text = text(&Conf { version, ..conf() }, Level::Strict);
+            assert_eq!(
+                text.contains("\nParallelDownloads = 5\n"),
+                expected,
+                "{version:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_set_replaces_its_line_or_is_added() {
+        let settings = [
+            "ParallelDownloads=9",
+            "Color",
+            "IgnorePkg = a b",
+            "SigLevel=Required",
+        ];
+        let conf = Conf {
+            set: settings.map(set).to_vec(),
+            ..conf()
+        };
+        let strict = text(&conf, Level::Strict);
+        assert!(
+            strict.contains("\nParallelDownloads = 9\nColor\nIgnorePkg = a b\n\n[first]"),
+            "{strict}"
+        );
+        assert!(
+            strict.contains("\nSigLevel = Required\nLocalFileSigLevel"),
+            "{strict}"
+        );
+        assert!(!strict.contains("= 5"));
+        assert!(text(&conf, Level::Loose).contains("\nSigLevel = Never\nLocalFileSigLevel"));
+    }
+
+    #[test]
+    fn what_would_break_the_contract_is_refused() {
+        for text in [
+            "RootDir=/",
+            "DownloadUser=alpm",
+            "DownloadUser=",
+            "CheckSpace",
+            "Include=/etc/pacman.conf",
+            "SigLevel=Never",
+            "SigLevel",
+            "SigLevel = DatabaseOptional",
+            "RemoteFileSigLevel=Optional",
+            "Color=\nSigLevel = Never",
+            "Color\nSigLevel=Never",
+            "IgnorePkg=",
+            "=x",
+            "[core]=x",
+        ] {
+            assert!(Setting::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_line_is_explained_and_so_is_what_is_missing() {
+        let conf = conf();
+        let lines = text(&conf, Level::Strict)
+            .lines()
+            .filter(|line| line.contains(" = "))
+            .count();
+        let explained = explain(&conf, Level::Strict);
+        assert_eq!(explained.len(), lines + ABSENT.len());
+        assert!(
+            explained
+                .iter()
+                .any(|line| line.starts_with("[options] no CheckSpace: "))
+        );
+        let unknown = explain(
+            &Conf {
+                version: None,
+                ..conf
+            },
+            Level::Strict,
+        );
+        assert!(
+            unknown
+                .iter()
+                .any(|line| line.starts_with("[options] no ParallelDownloads: "))
+        );
+    }
+}

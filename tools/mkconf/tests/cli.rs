@@ -1,0 +1,636 @@
+//! The built program: exact stdout, stderr, status, and what is on disk afterwards.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn mkconf(args: &[&str], document: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+    command.args(args);
+    feed(command, document)
+}
+
+fn feed(mut command: Command, document: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its command line reads nothing.
+    drop(child.stdin.take().unwrap().write_all(document.as_bytes()));
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A root, made as mkroot makes it, in a directory of its own.
+struct Ground {
+    directory: tempfile::TempDir,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("target")).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().canonicalize().unwrap().join(below)
+    }
+
+    fn document(&self) -> String {
+        let root = self.path("target");
+        json!({"strapline": 1, "root": root, "arch": "aarch64", "distro": "archlinuxarm",
+            "pacman": {"path": "/p", "version": "7.1.0", "sha256": "00", "trust": "host"},
+            "org.example.mine": {"kept": true}})
+        .to_string()
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let cache = self.path("cache/packages");
+        mkconf(
+            &[&["--cache-dir", cache.to_str().unwrap()], args].concat(),
+            &self.document(),
+        )
+    }
+
+    /// Every path below the directory.
+    fn tree(&self) -> Vec<PathBuf> {
+        fn walk(at: &Path, into: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(at).unwrap() {
+                let path = entry.unwrap().path();
+                if path.symlink_metadata().unwrap().is_dir() {
+                    walk(&path, into);
+                }
+                into.push(path);
+            }
+        }
+        let mut paths = Vec::new();
+        walk(self.directory.path(), &mut paths);
+        paths.sort();
+        paths
+    }
+}
+
+fn document(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+// -- What is written --------------------------------------------------------------------------------------------------
+
+#[test]
+fn the_files_are_written_recorded_and_stay_as_they_are() {
+    let ground = Ground::new();
+    let output = ground.run(&[]);
+    let strict = ground.path("target.strapline/pacman-strict.conf");
+    let loose = ground.path("target.strapline/pacman-loose.conf");
+    assert_eq!(
+        text(&output.stderr),
+        format!(
+            "mkconf: Arch Linux ARM for aarch64: '{}'\n",
+            strict.display()
+        )
+    );
+    assert!(output.status.success());
+    let document = document(&output);
+    assert_eq!(
+        document["config"],
+        json!({"strict": strict, "loose": loose, "cache": ground.path("cache/packages")})
+    );
+    assert_eq!(document["org.example.mine"], json!({"kept": true}));
+    assert_eq!(document["steps"][0]["tool"], "mkconf");
+    for at in [
+        "etc/pacman.d/gnupg",
+        "etc/pacman.d/hooks",
+        "var/lib/pacman",
+        "var/log",
+    ] {
+        assert!(ground.path("target").join(at).is_dir(), "{at}");
+    }
+    assert!(ground.path("cache/packages").is_dir());
+    let lines = |path: &Path| fs::read_to_string(path).unwrap();
+    assert!(lines(&strict).contains("\nSigLevel = Required DatabaseOptional\n"));
+    assert!(lines(&loose).contains("\nSigLevel = Never\n"));
+
+    // Again: nothing changes, not even an inode, so that make sees nothing to do.
+    let tree = ground.tree();
+    let inode = fs::metadata(&strict).unwrap().ino();
+    assert!(ground.run(&["--quiet"]).stderr.is_empty());
+    assert_eq!(ground.tree(), tree);
+    assert_eq!(fs::metadata(&strict).unwrap().ino(), inode);
+    // And with other servers, what was there is replaced.
+    assert!(
+        ground
+            .run(&["--server", "file:///m/$repo"])
+            .status
+            .success()
+    );
+    assert!(lines(&strict).contains("\nServer = file:///m/$repo\n"));
+    assert_eq!(ground.tree(), tree);
+}
+
+#[test]
+fn modes_do_not_depend_on_the_umask() {
+    let ground = Ground::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 077; exec \"$0\" --cache-dir \"$1\""]);
+    command
+        .arg(env!("CARGO_BIN_EXE_mkconf"))
+        .arg(ground.path("cache/packages"));
+    assert!(feed(command, &ground.document()).status.success());
+    for path in ground.tree() {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
+        let expected = if path.is_dir() { 0o755 } else { 0o644 };
+        if path != ground.path("target") {
+            assert_eq!(mode, expected, "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn distro_and_arch_are_filled_in_where_they_are_absent() {
+    let ground = Ground::new();
+    let preset = ground.path("mine.toml");
+    fs::write(
+        &preset,
+        "name = \"mine\"\ntitle = \"Mine\"\nextends = \"archlinux\"\n[arch.x86_64]\n\
+         servers = [\"http://h/$repo\"]\n",
+    )
+    .unwrap();
+    let bare = json!({"strapline": 1, "root": ground.path("target")}).to_string();
+    let (preset, cache) = (preset.to_str().unwrap(), ground.path("cache"));
+    let output = mkconf(
+        &["--distro", preset, "--cache-dir", cache.to_str().unwrap()],
+        &bare,
+    );
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let document = document(&output);
+    // The absolute path: the tools after this one look it up again.
+    assert_eq!(document["distro"], preset);
+    assert_eq!(document["arch"], "x86_64");
+}
+
+#[test]
+fn nothing_is_left_where_the_document_cannot_be_handed_on() {
+    let ground = Ground::new();
+    let before = ground.tree();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut child = command
+        .arg("--cache-dir")
+        .arg(ground.path("cache/packages"))
+        .stdin(Stdio::piped())
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(ground.document().as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    assert!(text(&output.stderr).contains("writing the document on stdout"));
+    assert_eq!(ground.tree(), before);
+}
+
+// -- What is refused --------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_failure_is_one_line_a_hint_and_a_document_and_leaves_nothing() {
+    let ground = Ground::new();
+    let before = ground.tree();
+    for (args, expected) in [
+        (
+            &["--arch", "armv7h"][..],
+            "mkconf: --arch is armv7h, but the document is of aarch64\n\
+             mkconf: hint: leave --arch out, or give it to mkroot\n",
+        ),
+        (
+            &["--set", "DownloadUser="],
+            "mkconf: reading --set: DownloadUser is not to be set: pacman 7 looks the user up on the \
+             host, and fails where there is none; pacman 6 does not know it\n\
+             mkconf: hint: leave it out; set it in the root's own etc/pacman.conf\n",
+        ),
+        (
+            &["--set", "SigLevel=Never"],
+            "mkconf: reading --set: the value of SigLevel: 'Never' lets in packages without a trusted \
+             signature: it must say Required and not TrustAll\n\
+             mkconf: hint: the loose file is written beside the strict one, for strap --loose\n",
+        ),
+        (
+            &["--snapshot", "2026-01-02"],
+            "mkconf: Arch Linux ARM has no public archive of its repository 'core': there is no \
+             snapshot of 2026-01-02\n\
+             mkconf: hint: keep the package cache and install what a lock file says with 'strap \
+             --locked FILE', or name an archive of your own with 'snapshot' in a preset file\n",
+        ),
+        (
+            &["--server", "h/x"],
+            "mkconf: reading --server: 'h/x' is not a http, https, ftp or file URL\n",
+        ),
+    ] {
+        let output = ground.run(args);
+        assert_eq!(text(&output.stderr), expected);
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        let document = document(&output);
+        assert_eq!(document["error"]["tool"], "mkconf");
+        assert_eq!(document["error"]["code"], "usage");
+        assert_eq!(document["org.example.mine"], json!({"kept": true}));
+        assert_eq!(ground.tree(), before);
+    }
+}
+
+#[test]
+fn a_link_in_the_root_is_not_followed() {
+    for link in ["etc", "etc/pacman.d", "var/log"] {
+        let ground = Ground::new();
+        fs::create_dir(ground.path("elsewhere")).unwrap();
+        let at = ground.path("target").join(link);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        symlink(ground.path("elsewhere"), &at).unwrap();
+        let before = ground.tree();
+        let output = ground.run(&[]);
+        assert_eq!(
+            output.status.code(),
+            Some(69),
+            "{link}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            text(&output.stderr).contains("it is not followed"),
+            "{}",
+            text(&output.stderr)
+        );
+        assert_eq!(ground.tree(), before, "{link}");
+    }
+}
+
+#[test]
+fn a_directory_where_anyone_could_swap_the_files_is_refused() {
+    let ground = Ground::new();
+    let out = ground.path("target.strapline");
+    fs::create_dir(&out).unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o777)).unwrap();
+    let before = ground.tree();
+    let output = ground.run(&[]);
+    assert_eq!(output.status.code(), Some(77));
+    assert!(
+        text(&output.stderr).contains("anyone may write in it"),
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(ground.tree(), before);
+
+    // Nor is a link in its place followed.
+    fs::remove_dir(&out).unwrap();
+    fs::create_dir(ground.path("elsewhere")).unwrap();
+    symlink(ground.path("elsewhere"), &out).unwrap();
+    assert_eq!(ground.run(&[]).status.code(), Some(69));
+    assert_eq!(fs::read_dir(ground.path("elsewhere")).unwrap().count(), 0);
+}
+
+#[test]
+fn another_directory_in_the_place_of_the_root_is_refused() {
+    let ground = Ground::new();
+    let mut document: Value = serde_json::from_str(&ground.document()).unwrap();
+    document["root_id"] = json!({"dev": 1, "ino": 1});
+    let before = ground.tree();
+    let cache = ground.path("cache");
+    let output = mkconf(
+        &["--cache-dir", cache.to_str().unwrap()],
+        &document.to_string(),
+    );
+    assert_eq!(output.status.code(), Some(69));
+    assert_eq!(ground.tree(), before);
+}
+
+#[test]
+fn a_failed_document_passes_as_it_came() {
+    let ground = Ground::new();
+    let mut failed: Value = serde_json::from_str(&ground.document()).unwrap();
+    failed["error"] = json!({"tool": "x", "code": "network", "message": "m", "exit": 75});
+    let failed = format!("{failed}\n");
+    let before = ground.tree();
+    let output = mkconf(&[], &failed);
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        (failed.as_str(), "")
+    );
+    assert_eq!(output.status.code(), Some(75));
+    let output = mkconf(&["--print", "strict"], &failed);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("", ""));
+    assert_eq!(output.status.code(), Some(75));
+    assert_eq!(ground.tree(), before);
+}
+
+// -- --print and --explain --------------------------------------------------------------------------------------------
+
+#[test]
+fn print_needs_a_document_and_touches_nothing() {
+    let ground = Ground::new();
+    let before = ground.tree();
+    let printed = ground.run(&["--print", "strict"]);
+    assert!(printed.status.success());
+    assert_eq!(text(&printed.stderr), "");
+    assert_eq!(ground.tree(), before);
+    ground.run(&[]);
+    let written = fs::read(ground.path("target.strapline/pacman-strict.conf")).unwrap();
+    assert_eq!(text(&printed.stdout), text(&written));
+
+    let state = ground.path("state.json");
+    fs::write(&state, ground.document()).unwrap();
+    let (state, cache) = (state.to_str().unwrap(), ground.path("cache/packages"));
+    let args = [
+        "--print",
+        "strict",
+        "--state",
+        state,
+        "--cache-dir",
+        cache.to_str().unwrap(),
+    ];
+    assert_eq!(text(&mkconf(&args, "").stdout), text(&written));
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+    let output = command
+        .args(["--print", "loose"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(
+        text(&output.stderr),
+        "mkconf: --print needs a document: it has the root that the file is for\n\
+         mkconf: hint: begin with 'mkroot DIR |', or give a document with --state FILE\n"
+    );
+    assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn explain_has_a_line_for_each_line_on_stderr() {
+    let ground = Ground::new();
+    let output = ground.run(&["--print", "strict", "--explain"]);
+    let explained = text(&output.stderr);
+    for line in text(&output.stdout)
+        .lines()
+        .filter(|line| line.contains(" = "))
+    {
+        assert!(explained.contains(&format!("] {line}: ")), "{line}");
+    }
+    for absent in ["DownloadUser", "CheckSpace", "Include"] {
+        assert!(
+            explained.contains(&format!("mkconf: [options] no {absent}: ")),
+            "{absent}"
+        );
+    }
+}
+
+#[test]
+fn help_fits_a_terminal() {
+    let output = mkconf(&["--help"], "");
+    assert!(output.status.success());
+    for line in text(&output.stdout).lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+// -- Every line of some files, and what pacman makes of them ----------------------------------------------------------
+
+const ROOT: &str = "/srv/target";
+const CACHE: &str = "/var/cache/strapline";
+
+/// A golden file, what the document says, and the command line.
+type Golden = (&'static str, [&'static str; 3], &'static [&'static str]);
+
+const GOLDEN: &[Golden] = &[
+    (
+        "archlinuxarm-strict.conf",
+        ["archlinuxarm", "aarch64", "7.1.0"],
+        &["--print=strict"],
+    ),
+    (
+        "archlinuxarm-loose.conf",
+        ["archlinuxarm", "aarch64", "7.1.0"],
+        &["--print=loose"],
+    ),
+    (
+        "archlinux-6.0.2.conf",
+        ["archlinux", "x86_64", "6.0.2"],
+        &["--print=strict"],
+    ),
+    (
+        "archlinux-snapshot.conf",
+        ["archlinux", "x86_64", "7.1.0.r9.g54d9411-24"],
+        &["--print=strict", "--snapshot=2026-01-02"],
+    ),
+    (
+        "archlinux32-no-pacman.conf",
+        ["archlinux32", "i686", ""],
+        &["--print=strict"],
+    ),
+    (
+        "archriscv.conf",
+        ["archriscv", "riscv64", "7.0.0"],
+        &["--print=strict"],
+    ),
+    (
+        "loongarchlinux.conf",
+        ["loongarchlinux", "loong64", "7.0.0"],
+        &["--print=strict"],
+    ),
+    (
+        "cachyos-v3-strict.conf",
+        ["cachyos", "x86_64_v3", "7.1.0"],
+        &["--print=strict"],
+    ),
+    (
+        "cachyos-v3-loose.conf",
+        ["cachyos", "x86_64_v3", "7.1.0"],
+        &["--print=loose"],
+    ),
+    (
+        "archlinuxarm-changed.conf",
+        ["archlinuxarm", "armv7h", "7.1.0"],
+        &[
+            "--print=strict",
+            "--server=https://a/$arch/$repo",
+            "--server=file:///srv/mirror/$repo",
+            "--repo=mine=https://m/$arch",
+            "--repo=aur=http://127.0.0.1:8000/aur",
+            "--set=ParallelDownloads=9",
+            "--set=IgnorePkg=linux-aarch64 linux-firmware",
+            "--set=Color",
+            "--set=SigLevel=Required",
+        ],
+    ),
+];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+#[test]
+fn every_line_is_as_in_the_golden_files() {
+    for (name, [distro, arch, version], args) in GOLDEN {
+        let mut document = json!({"strapline": 1, "root": ROOT, "arch": arch, "distro": distro});
+        if !version.is_empty() {
+            document["pacman"] =
+                json!({"path": "/p", "version": version, "sha256": "00", "trust": "host"});
+        }
+        let output = mkconf(
+            &[&["--cache-dir", CACHE], *args].concat(),
+            &document.to_string(),
+        );
+        assert_eq!(text(&output.stderr), "", "{name}");
+        let golden = golden(name);
+        // A new expectation is written by hand: STRAPLINE_GOLDEN=write, then git diff.
+        if std::env::var_os("STRAPLINE_GOLDEN").is_some_and(|value| value == "write") {
+            fs::write(&golden, &output.stdout).unwrap();
+        }
+        assert_eq!(
+            text(&output.stdout),
+            fs::read_to_string(&golden).unwrap(),
+            "{name}"
+        );
+    }
+}
+
+/// What pacman-conf says of one section, by directive.
+fn pacman_conf(file: &Path, args: &[&str]) -> BTreeMap<String, Vec<String>> {
+    let output = Command::new("pacman-conf")
+        .arg("-c")
+        .arg(file)
+        .args(args)
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stderr), "", "{}", file.display());
+    assert!(output.status.success());
+    let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in text(&output.stdout).lines() {
+        if line.starts_with('[') && line != "[options]" {
+            break;
+        }
+        if let Some((key, value)) = line.split_once(" = ") {
+            found
+                .entry(key.to_owned())
+                .or_default()
+                .push(value.to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn pacman_reads_back_what_we_mean() {
+    if let Err(error) = Command::new("pacman-conf").arg("--version").output() {
+        assert!(std::env::var_os("CI").is_none(), "pacman-conf: {error}");
+        eprintln!("pacman-conf: {error}: install pacman to run this test");
+        return;
+    }
+    const STRICT: [&str; 4] = [
+        "PackageRequired",
+        "PackageTrustedOnly",
+        "DatabaseOptional",
+        "DatabaseTrustedOnly",
+    ];
+    const BOTH: [&str; 4] = [
+        "PackageRequired",
+        "PackageTrustedOnly",
+        "DatabaseRequired",
+        "DatabaseTrustedOnly",
+    ];
+    const NEVER: [&str; 2] = ["PackageNever", "DatabaseNever"];
+    for (name, [distro, arch, _], args) in GOLDEN {
+        let file = golden(name);
+        let preset = distro::Preset::load(distro).unwrap();
+        let arch = preset.arch(arch).unwrap();
+        let loose = args.contains(&"--print=loose");
+        let changed = *name == "archlinuxarm-changed.conf";
+
+        let options = pacman_conf(&file, &[]);
+        for (key, value) in [
+            ("RootDir", "/srv/target/"),
+            ("DBPath", "/srv/target/var/lib/pacman/"),
+            ("CacheDir", "/var/cache/strapline/"),
+            ("LogFile", "/srv/target/var/log/pacman.log"),
+            ("GPGDir", "/srv/target/etc/pacman.d/gnupg/"),
+            ("HookDir", "/srv/target/etc/pacman.d/hooks/"),
+        ] {
+            assert_eq!(options[key], [value], "{name} {key}");
+        }
+        assert_eq!(options["Architecture"], arch.architecture, "{name}");
+        match (loose, changed) {
+            (true, _) => assert_eq!(options["SigLevel"], NEVER, "{name}"),
+            (_, true) => assert_eq!(options["SigLevel"], BOTH, "{name}"),
+            _ => assert_eq!(options["SigLevel"], STRICT, "{name}"),
+        }
+        for absent in ["CheckSpace", "DownloadUser", "IgnoreGroup"] {
+            assert!(!options.contains_key(absent), "{name} {absent}");
+        }
+
+        let output = Command::new("pacman-conf")
+            .arg("-c")
+            .arg(&file)
+            .arg("-l")
+            .output()
+            .unwrap();
+        let listed: Vec<_> = text(&output.stdout).lines().collect();
+        let mut repos: Vec<_> = arch.repos.iter().map(|repo| repo.name.as_str()).collect();
+        if changed {
+            repos.push("mine");
+        }
+        assert_eq!(listed, repos, "{name}");
+
+        for repo in &arch.repos {
+            let read = pacman_conf_repo(&file, &repo.name);
+            if loose {
+                // None of its own: it is that of [options].
+                assert_eq!(read.get("SigLevel"), None, "{name} {}", repo.name);
+            } else if repo.siglevel.is_some() {
+                assert_eq!(read["SigLevel"], BOTH, "{name} {}", repo.name);
+            }
+            if changed || name.contains("snapshot") {
+                continue;
+            }
+            let expand = |server: &String| {
+                server
+                    .replace("$repo", &repo.name)
+                    .replace("$arch", &arch.architecture[0])
+            };
+            let servers: Vec<_> = repo.servers.iter().map(expand).collect();
+            assert_eq!(read["Server"], servers, "{name} {}", repo.name);
+        }
+    }
+    let changed = golden("archlinuxarm-changed.conf");
+    let read = |repo| pacman_conf_repo(&changed, repo).remove("Server").unwrap();
+    assert_eq!(
+        read("core"),
+        ["https://a/armv7h/core", "file:///srv/mirror/core"]
+    );
+    assert_eq!(read("aur"), ["http://127.0.0.1:8000/aur"]);
+    assert_eq!(read("mine"), ["https://m/armv7h"]);
+    let snapshot = pacman_conf_repo(&golden("archlinux-snapshot.conf"), "extra");
+    let expected = "https://archive.archlinux.org/repos/2026/01/02/extra/os/x86_64";
+    assert_eq!(snapshot["Server"], [expected]);
+}
+
+fn pacman_conf_repo(file: &Path, repo: &str) -> BTreeMap<String, Vec<String>> {
+    pacman_conf(file, &["-r", repo])
+}
