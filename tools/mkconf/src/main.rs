@@ -32,7 +32,7 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(name = "mkconf", version, help_expected = true, max_term_width = 80)]
 #[command(
-    after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman \\\n    | mkconf --server \'https://mirror.example/$arch/$repo\' | keyring"
+    after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman \\\n    | mkconf --server 'https://mirror.example/$arch/$repo' | keyring"
 )]
 struct Args {
     /// The distribution, where the document names none
