@@ -7,5 +7,22 @@
 //!
 //! This is the one crate with `unsafe`: fork(2), and the few system calls that no crate wraps.
 
+pub mod arch;
+pub mod attach;
+pub mod binfmt;
+pub mod idmap;
 pub mod mountinfo;
 pub mod occupants;
+pub mod plan;
+pub mod probe;
+pub mod root;
+pub mod session;
+mod sys;
+
+pub use arch::Arch;
+pub use binfmt::Binfmt;
+pub use idmap::IdMap;
+pub use plan::Mount;
+pub use root::Root;
+pub use session::{Ended, Inside, Job, Place};
+pub use sys::seal_descriptors;

@@ -6,15 +6,16 @@
 //! execve(2), so a terminal's ^C ends pacman, and the stage reports it.
 
 use crate::{Code, Failure};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 static PIPE: OnceLock<UnixStream> = OnceLock::new();
 static SEEN: AtomicUsize = AtomicUsize::new(0);
+static DETACHED: AtomicBool = AtomicBool::new(false);
 
 /// Catches INT, TERM and HUP from now on. Called once, first thing in `main`.
 ///
@@ -22,21 +23,44 @@ static SEEN: AtomicUsize = AtomicUsize::new(0);
 ///
 /// When no pipe can be made or no handler be installed.
 pub fn catch() -> std::io::Result<()> {
+    listen_to(&[SIGINT, SIGTERM, SIGHUP])
+}
+
+/// Catches TERM and HUP, and lets INT and QUIT pass without effect: for a tool whose command has the terminal, so that
+/// the terminal's keys are the command's alone. The dispositions are handlers and not `SIG_IGN`, which would be
+/// inherited across execve(2).
+///
+/// # Errors
+///
+/// As [`catch`].
+pub fn catch_for_terminal() -> std::io::Result<()> {
+    for signal in [SIGINT, SIGQUIT] {
+        signal_hook::flag::register(signal, Arc::default())?;
+    }
+    listen_to(&[SIGTERM, SIGHUP])
+}
+
+fn listen_to(signals: &[i32]) -> std::io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+    for signal in signals {
+        signal_hook::low_level::pipe::register(*signal, theirs.try_clone()?)?;
     }
     // A second call keeps the first pipe: its handlers stay installed.
     drop(PIPE.set(ours));
     Ok(())
 }
 
+/// Stops listening: for a child made by fork(2), which shares the pipe with its parent and must not eat what is in it.
+pub fn detach() {
+    DETACHED.store(true, Ordering::Relaxed);
+}
+
 /// Returns how many signals asked us to stop so far.
 #[must_use]
 pub fn count() -> usize {
-    if let Some(mut pipe) = PIPE.get() {
+    if let Some(mut pipe) = PIPE.get().filter(|_| !DETACHED.load(Ordering::Relaxed)) {
         let mut bytes = [0; 64];
         loop {
             match pipe.read(&mut bytes) {
@@ -61,7 +85,8 @@ pub fn interrupted() -> bool {
 /// Returns a descriptor that is readable when a signal arrived since [`count`] was last asked, for poll(2).
 #[must_use]
 pub fn descriptor() -> Option<BorrowedFd<'static>> {
-    PIPE.get().map(AsFd::as_fd)
+    let pipe = PIPE.get().filter(|_| !DETACHED.load(Ordering::Relaxed));
+    pipe.map(AsFd::as_fd)
 }
 
 /// Fails when a signal asked this stage to stop.

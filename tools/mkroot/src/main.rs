@@ -1,2 +1,522 @@
-//! stub
-fn main() {}
+//! `mkroot` makes the skeleton of a root, chooses how the root is entered, and writes the mount plan.
+//!
+//! Nothing is mounted by default: the plan is data, and every tool after this one mounts it for itself, in namespaces of
+//! its own. What `mkroot` says will work is tried here: a program of the root's architecture is run inside.
+
+mod host;
+mod skeleton;
+
+use clap::Parser;
+use distro::Preset;
+use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
+use rustix::fs::OFlags;
+use serde_json::json;
+use stage::document::plain_below;
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Make the skeleton of a root, choose how it is entered, and write the mount plan
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    help_expected = true,
+    after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf | keyring | strap base"
+)]
+struct Mkroot {
+    /// The root's directory; made if its parent is there
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+
+    /// The architecture of the root, in pacman's words [default: this host's]
+    #[arg(long, value_name = "ARCH")]
+    arch: Option<String>,
+
+    /// The distribution: a preset's name or a TOML file [default: what fits the architecture]
+    #[arg(long, value_name = "NAME")]
+    distro: Option<String>,
+
+    /// Mount the plan on the host, to be taken down by 'unmount'
+    #[arg(long)]
+    host: bool,
+
+    /// Bind SRC of the host at AT in the root
+    #[arg(long, value_name = "SRC:AT")]
+    bind: Vec<String>,
+
+    /// Mount a block device at AT in the root
+    #[arg(long, value_name = "DEV:AT[:FSTYPE[:OPTIONS]]")]
+    device: Vec<String>,
+
+    #[command(flatten)]
+    common: Common,
+
+    /// What was done, for undo.
+    #[arg(skip)]
+    done: RefCell<Done>,
+}
+
+/// What this run did and would have to undo.
+#[derive(Debug, Default)]
+struct Done {
+    directory: Option<PathBuf>,
+    skeleton: Vec<&'static str>,
+    mounted: bool,
+}
+
+/// What is to be made.
+#[derive(Debug)]
+struct Plan {
+    root: PathBuf,
+    arch: Arch,
+    distro: Option<String>,
+    idmap: Option<IdMap>,
+    mounts: Vec<Mount>,
+    host: bool,
+}
+
+impl Stage for Mkroot {
+    const KIND: Kind = Kind::Start;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = self.plan(document)?;
+        let result = self.apply(context, &plan, document);
+        if result.is_err() {
+            self.undo(context, document);
+        }
+        result
+    }
+
+    fn undo(&self, context: &Context, _document: &Document) {
+        let done = self.done.take();
+        let Some(path) = &done.directory else {
+            return;
+        };
+        let undone = if done.mounted {
+            host::take_down(path)
+        } else {
+            Ok(())
+        };
+        match undone.and_then(|()| Root::open(path)) {
+            Ok(root) => skeleton::remove(&root, &done.skeleton),
+            Err(failure) => context.report(&failure),
+        }
+        if done.skeleton.contains(&"dev") {
+            // Made by us, and only removed where it is empty again.
+            std::fs::remove_dir(path).unwrap_or(());
+        }
+    }
+}
+
+impl Mkroot {
+    /// Decides what to make, from the command line, the document and who we are. Touches nothing.
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+        let root = absolute(&self.dir)?;
+        if let Some(other) = document.root().filter(|r| *r != root) {
+            return Err(Failure::new(
+                Code::Usage,
+                format!(
+                    "making {}: the document is about {}",
+                    quote(&root),
+                    quote(other)
+                ),
+            ));
+        }
+        let arch = match self.arch.as_deref().or(document.text("arch")) {
+            Some(name) => Arch::named(name)?,
+            None => Arch::host()?,
+        };
+        let distro = self.distro(document, arch)?;
+        let me = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        let rootless = me.0 != 0;
+        if rootless && (self.host || !self.device.is_empty()) {
+            let flag = if self.host { "--host" } else { "--device" };
+            return Err(Failure::new(
+                Code::Permission,
+                format!("mounting for {flag}: only root may do that"),
+            )
+            .hint(format!("use sudo, or leave {flag} out")));
+        }
+        let idmap = if rootless {
+            Some(IdMap::of_user(me.0, me.1)?)
+        } else {
+            None
+        };
+        let mut mounts = Vec::new();
+        for text in &self.device {
+            mounts.push(device(text)?);
+        }
+        mounts.extend(plan::api(rootless));
+        for text in &self.bind {
+            mounts.push(bind(text)?);
+        }
+        Ok(Plan {
+            root,
+            arch,
+            distro,
+            idmap,
+            mounts,
+            host: self.host,
+        })
+    }
+
+    /// Returns the distribution, checked to have the architecture.
+    fn distro(&self, document: &Document, arch: Arch) -> Result<Option<String>, Failure> {
+        let name = match self.distro.as_deref().or(document.text("distro")) {
+            Some(name) => name,
+            None => match arch.name {
+                "x86_64" => "archlinux",
+                "aarch64" | "armv7h" => "archlinuxarm",
+                "riscv64" => "archriscv",
+                _ => return Ok(None),
+            },
+        };
+        let usage = |e: distro::Error| {
+            let failure = Failure::new(Code::Usage, &e);
+            match e.hint() {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        };
+        let preset = Preset::load(name).map_err(usage)?;
+        preset.arch(arch.name).map_err(usage)?;
+        Ok(Some(preset.reference().to_owned()))
+    }
+
+    fn apply(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        document: &mut Document,
+    ) -> Result<(), Failure> {
+        let root = self.directory(&plan.root)?;
+        if attach::is_noexec(root.as_fd())
+            .doing(Code::Os, || format!("looking at {}", quote(&plan.root)))?
+        {
+            return Err(Failure::new(
+                Code::Failed,
+                format!(
+                    "looking at {}: it is on a file system that is mounted noexec, so scriptlets could not run",
+                    quote(&plan.root)
+                ),
+            )
+            .hint("choose another directory, or remount that file system with exec"));
+        }
+        let owner = (
+            rustix::process::geteuid().as_raw(),
+            rustix::process::getegid().as_raw(),
+        );
+        self.done
+            .borrow_mut()
+            .skeleton
+            .extend(skeleton::make(&root, owner)?);
+        make_mount_points(&root, &plan.mounts)?;
+        let binfmt = choose_handler(plan)?;
+        if plan.host {
+            let mounted = host::mount(&root, &plan.mounts)?;
+            self.done.borrow_mut().mounted = mounted;
+            document.record("host", &host::record(&root, &plan.mounts)?);
+            if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
+                context.warn(format_args!(
+                    "the tools run programs of {} by a handler of their own; for a chroot(8) of yours the host needs one \
+                     too",
+                    plan.arch.name
+                ));
+            }
+        }
+        self.record(plan, &root, &binfmt, document)
+    }
+
+    /// Makes the root's directory if it is not there, and opens it.
+    fn directory(&self, path: &Path) -> Result<Root, Failure> {
+        let made = match std::fs::create_dir(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(
+                    Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
+                        .hint("choose a directory that you may write in, or use sudo"),
+                );
+            }
+            Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
+        };
+        let root = Root::open(path)?;
+        let mut done = self.done.borrow_mut();
+        done.directory = Some(path.to_owned());
+        if made {
+            return Ok(root);
+        }
+        let mut entries = std::fs::read_dir(path)
+            .doing(Code::Permission, || format!("reading {}", quote(path)))?;
+        if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
+            return Err(Failure::new(
+                Code::Failed,
+                format!("making {}: it has content and is not a root", quote(path)),
+            )
+            .hint("choose a new or an empty directory"));
+        }
+        Ok(root)
+    }
+
+    fn record(
+        &self,
+        plan: &Plan,
+        root: &Root,
+        binfmt: &Binfmt,
+        document: &mut Document,
+    ) -> Result<(), Failure> {
+        let mode = match (plan.host, &plan.idmap) {
+            (true, _) => "host",
+            (false, Some(_)) => "user",
+            (false, None) => "root",
+        };
+        document.record("root", &json!(plan.root));
+        document.record("root_id", &root.id()?);
+        document.record("arch", &json!(plan.arch.name));
+        if let Some(distro) = &plan.distro {
+            document.record("distro", &json!(distro));
+        }
+        document.record("mode", &json!(mode));
+        match &plan.idmap {
+            Some(map) => document.record("idmap", map),
+            None => document.remove("idmap"),
+        }
+        document.record("mounts", &plan.mounts);
+        document.remove("binfmt");
+        document.record("binfmt", binfmt);
+        Ok(())
+    }
+}
+
+/// Returns the absolute path of a directory whose parent is there, with no symbolic link in it.
+fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
+    let doing = || format!("making {}", quote(dir));
+    let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
+    let full = match dir.canonicalize() {
+        Ok(full) => full,
+        Err(_) => {
+            let name = dir
+                .file_name()
+                .ok_or_else(|| usage("it is no name of a directory"))?;
+            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new("."));
+            let parent = parent.canonicalize().map_err(|e| {
+                Failure::new(
+                    Code::NotFound,
+                    format!("{}: its parent {}: {e}", doing(), quote(parent)),
+                )
+                .hint(format!("make it with 'mkdir -p {}'", parent.display()))
+            })?;
+            parent.join(name)
+        }
+    };
+    if full == Path::new("/") {
+        return Err(usage("it is the host's own root"));
+    }
+    let text = full
+        .to_str()
+        .ok_or_else(|| usage("the path is not UTF-8"))?;
+    if text.chars().any(char::is_control) {
+        return Err(usage("the path has a control character"));
+    }
+    Ok(full)
+}
+
+/// Finds how programs of the root's architecture are run, and proves it by running one inside.
+fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
+    let inside = |handler: Option<(Arch, Binfmt)>| {
+        Inside::new(
+            Root::open(&plan.root)?,
+            plan.mounts.clone(),
+            plan.idmap.clone(),
+            handler,
+        )
+    };
+    if plan.arch.is_native_on(Arch::host()?) {
+        inside(None)?.probe(plan.arch)?;
+        return Ok(Binfmt::native());
+    }
+    let mut reason = None;
+    if let Some(interpreter) = binfmt::find_interpreter(plan.arch) {
+        let handler = Binfmt::private(interpreter);
+        match inside(Some((plan.arch, handler.clone())))?.probe(plan.arch) {
+            Ok(()) => return Ok(handler),
+            Err(failure) => reason = Some(failure),
+        }
+    }
+    // Before Linux 6.7 there is only the host's table; or a 32-bit ARM program on a processor that runs it.
+    match inside(None)?.probe(plan.arch) {
+        Ok(()) => Ok(match binfmt::host_handler(plan.arch) {
+            Some(handler) => Binfmt {
+                kind: "host".to_owned(),
+                interpreter: Some(handler.interpreter),
+                flags: Some(handler.flags),
+            },
+            None => Binfmt::native(),
+        }),
+        Err(failure) => Err(reason.unwrap_or_else(|| no_handler(plan.arch, failure))),
+    }
+}
+
+/// Says what is missing on a host that cannot run the root's programs.
+fn no_handler(arch: Arch, failure: Failure) -> Failure {
+    if failure.code == Code::Permission {
+        return failure;
+    }
+    failure.hint(format!(
+        "install an emulator: 'sudo apt-get install qemu-user-static' (Debian 12, Ubuntu), 'sudo apt-get install qemu-user' \
+         (Debian 13 and later); 'doctor --arch {}' says more",
+        arch.name
+    ))
+}
+
+/// Makes the directories and files that binds and devices are mounted on.
+fn make_mount_points(root: &Root, mounts: &[Mount]) -> Result<(), Failure> {
+    for mount in mounts {
+        if root.open_below(&mount.at, OFlags::PATH).is_ok() || mount.at.starts_with("dev/") {
+            continue;
+        }
+        let file = mount
+            .source
+            .as_ref()
+            .is_some_and(|s| mount.kind == "bind" && !Path::new(s).is_dir());
+        skeleton_point(root, &mount.at, file)?;
+    }
+    Ok(())
+}
+
+fn skeleton_point(root: &Root, at: &str, file: bool) -> Result<(), Failure> {
+    use rustix::fs::{Mode, mkdirat, openat};
+    let doing = || format!("making the mount point {}", quote(root.path().join(at)));
+    let mut here = String::new();
+    let parts: Vec<_> = at.split('/').collect();
+    for (i, part) in parts.iter().enumerate() {
+        let parent = root
+            .open_below(&here, OFlags::PATH | OFlags::DIRECTORY)
+            .doing(Code::Failed, doing)?;
+        let made = if file && i + 1 == parts.len() {
+            let flags =
+                OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map(drop)
+        } else {
+            mkdirat(&parent, *part, Mode::from_raw_mode(0o755))
+        };
+        match made {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(e) => return Err(e).doing(Code::Os, doing),
+        }
+        if !here.is_empty() {
+            here.push('/');
+        }
+        here.push_str(part);
+    }
+    Ok(())
+}
+
+/// Reads `SRC:AT`.
+fn bind(text: &str) -> Result<Mount, Failure> {
+    let usage = |why: &str| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
+    let (source, at) = text
+        .split_once(':')
+        .ok_or_else(|| usage("not of the form SRC:AT"))?;
+    let at = place(at).map_err(|why| usage(&why))?;
+    let source = Path::new(source)
+        .canonicalize()
+        .map_err(|e| usage(&format!("'{source}': {e}")))?;
+    let kind = if source.is_dir() { "rbind" } else { "bind" };
+    let source = source
+        .to_str()
+        .ok_or_else(|| usage("the path is not UTF-8"))?;
+    Ok(Mount {
+        at,
+        kind: kind.to_owned(),
+        source: Some(source.to_owned()),
+        options: Vec::new(),
+        nodes: Vec::new(),
+    })
+}
+
+/// Reads `DEV:AT[:FSTYPE[:OPTIONS]]`.
+fn device(text: &str) -> Result<Mount, Failure> {
+    use std::os::unix::fs::FileTypeExt;
+    let usage = |why: &str| Failure::new(Code::Usage, format!("reading '--device {text}': {why}"));
+    let mut parts = text.splitn(4, ':');
+    let (Some(source), Some(at)) = (parts.next(), parts.next()) else {
+        return Err(usage("not of the form DEV:AT[:FSTYPE[:OPTIONS]]"));
+    };
+    let at = place(at).map_err(|why| usage(&why))?;
+    let source = Path::new(source)
+        .canonicalize()
+        .map_err(|e| usage(&format!("'{source}': {e}")))?;
+    let block = source
+        .metadata()
+        .is_ok_and(|m| m.file_type().is_block_device());
+    if !block {
+        return Err(usage("not a block device")
+            .hint("attach an image to one with 'losetup --find --show FILE'"));
+    }
+    let kind = match parts.next().filter(|kind| !kind.is_empty()) {
+        Some(kind) => kind.to_owned(),
+        None => probe_filesystem(&source)?,
+    };
+    let source = source
+        .to_str()
+        .ok_or_else(|| usage("the path is not UTF-8"))?;
+    let options = parts
+        .next()
+        .map(|o| o.split(',').map(str::to_owned).collect());
+    Ok(Mount {
+        at,
+        kind,
+        source: Some(source.to_owned()),
+        options: options.unwrap_or_default(),
+        nodes: Vec::new(),
+    })
+}
+
+/// Asks blkid(8) for the kind of filesystem on a device.
+fn probe_filesystem(device: &Path) -> Result<String, Failure> {
+    let mut command = stage::child::command("blkid");
+    command
+        .args(["--output", "value", "--match-tag", "TYPE"])
+        .arg(device);
+    let out = stage::child::output(&mut command)?;
+    let kind = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    if !out.status.success() || kind.is_empty() {
+        return Err(Failure::new(
+            Code::Failed,
+            format!(
+                "looking for a file system on {}: none is known",
+                quote(device)
+            ),
+        )
+        .hint("say which it is: --device DEV:AT:FSTYPE"));
+    }
+    Ok(kind)
+}
+
+/// Returns a place in the root as the plan has it: relative, and not the root itself.
+fn place(at: &str) -> Result<String, String> {
+    let at = at.trim_matches('/');
+    plain_below(at)?;
+    if at.is_empty() {
+        return Err(
+            "AT is the root itself: mount it yourself, and give its mount point as DIR".into(),
+        );
+    }
+    Ok(at.to_owned())
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Mkroot>()
+}

@@ -1,0 +1,288 @@
+//! Making mounts and attaching them, by descriptor and never by path: fsopen(2), open_tree(2), move_mount(2)
+//! (Linux 5.2), mount_setattr(2) (Linux 5.12).
+//!
+//! A mount is made detached with all its options and then attached to a directory that was resolved beneath the root,
+//! so there is no moment in which a path can be exchanged for a symbolic link.
+
+use crate::plan::{LINKS, Mount};
+use crate::root::open_below;
+use crate::sys::mount_setattr;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+use stage::{Code, Failure, quote};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Makes every mount of the plan below `root`, which is the mount that the tree grows on.
+///
+/// # Errors
+///
+/// At the first mount that cannot be made, with its place, kind and the reason. What was attached before it stays: the
+/// caller's namespace takes it away.
+pub fn attach_plan(root: BorrowedFd<'_>, path: &Path, plan: &[Mount]) -> Result<(), Failure> {
+    for mount in plan {
+        attach(root, mount).map_err(|e| explain(path, mount, e))?;
+    }
+    Ok(())
+}
+
+/// Says which mount failed, and the cause where it is a known one.
+fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
+    let at = quote(root.join(&mount.at));
+    let what = match &mount.source {
+        Some(source) => format!("mounting {} ({}) on {at}", quote(source), mount.kind),
+        None => format!("mounting {} on {at}", mount.kind),
+    };
+    let message = format!("{what}: {error}");
+    match error {
+        Errno::LOOP | Errno::NOTDIR => Failure::new(
+            Code::Failed,
+            format!("{what}: a part of the path is no plain directory, but a symbolic link or a file"),
+        )
+        .hint("look at what the root has there, and remove it if it does not belong there"),
+        Errno::NOENT => Failure::new(Code::NotFound, message)
+            .hint(format!("make the skeleton with 'mkroot {}'", root.display())),
+        Errno::PERM | Errno::ACCESS => match apparmor_hint() {
+            Some(hint) => Failure::new(Code::Permission, message).hint(hint),
+            None => Failure::new(Code::Permission, message).hint(
+                "where a container or a security module forbids mounts, 'doctor' says which and how to permit them",
+            ),
+        },
+        _ => Failure::new(Code::Os, message),
+    }
+}
+
+/// Ubuntu 23.10 and later let an ordinary program make a user namespace, but take its capabilities away.
+pub(crate) fn apparmor_hint() -> Option<&'static str> {
+    let switch = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+    let on = std::fs::read_to_string(switch).is_ok_and(|s| s.trim() == "1");
+    on.then_some(
+        "AppArmor restricts user namespaces here: run 'sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0', \
+         or run the pipeline as root",
+    )
+}
+
+fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
+    // What is bound may be a file (a device node, resolv.conf); every other mount goes on a directory.
+    let kind = if mount.kind == "bind" {
+        OFlags::PATH
+    } else {
+        OFlags::PATH | OFlags::DIRECTORY
+    };
+    let target = open_below(root, &mount.at, kind)?;
+    let options = Options::of(&mount.options);
+    let tree = match mount.kind.as_str() {
+        "bind" => bind(CWD, mount.source.as_deref().unwrap_or(""), false, &options)?,
+        "rbind" => bind(CWD, mount.source.as_deref().unwrap_or(""), true, &options)?,
+        "proc" => match filesystem(mount, &options) {
+            // A container that masks parts of its /proc may not have a new one (mount_namespaces(7), "locked").
+            Err(Errno::PERM | Errno::BUSY) => bind(CWD, "/proc", true, &options)?,
+            result => result?,
+        },
+        _ => filesystem(mount, &options)?,
+    };
+    put(tree.as_fd(), target.as_fd())?;
+    if !mount.nodes.is_empty() {
+        furnish_dev(tree.as_fd(), &mount.nodes)?;
+    }
+    Ok(())
+}
+
+/// Attaches a detached mount to a directory or file that is open.
+fn put(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// Makes a detached mount of a filesystem.
+fn filesystem(mount: &Mount, options: &Options) -> Result<OwnedFd, Errno> {
+    let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    fsconfig_set_string(
+        context,
+        "source",
+        mount.source.as_deref().unwrap_or(&mount.kind),
+    )?;
+    for (key, value) in &options.settings {
+        match value {
+            Some(value) => match fsconfig_set_string(context, key.as_str(), value.as_str()) {
+                // gid=5 where the id map has no 5: tty then belongs to whoever opens it.
+                Err(Errno::INVAL) if key == "gid" => {}
+                result => result?,
+            },
+            None => fsconfig_set_flag(context, key.as_str())?,
+        }
+    }
+    fsconfig_create(context)?;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)
+}
+
+/// Makes a detached bind of what is at `path` from `dir`.
+///
+/// # Errors
+///
+/// The system call's.
+fn bind(
+    dir: BorrowedFd<'_>,
+    path: &str,
+    recursive: bool,
+    options: &Options,
+) -> Result<OwnedFd, Errno> {
+    let tree = clone_tree(dir, path, recursive)?;
+    let set = u64::from(options.attributes.bits());
+    // Slave, so that what the host unmounts later is unmounted here too; never the other way.
+    mount_setattr(tree.as_fd(), set, libc::MS_SLAVE, recursive)?;
+    Ok(tree)
+}
+
+/// open_tree(2) of what is at `path` from `dir`: a detached copy of the mount, and with `recursive` of those below it.
+pub fn clone_tree(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if path.is_empty() {
+        flags |= OpenTreeFlags::AT_EMPTY_PATH;
+    }
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(dir, path, flags)
+}
+
+/// Binds a directory on itself, with what is mounted below it, private. Returns the mount's root.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn bind_on_itself(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let tree = clone_tree(dir, "", true)?;
+    mount_setattr(tree.as_fd(), 0, libc::MS_PRIVATE, true)?;
+    put(tree.as_fd(), dir)?;
+    Ok(tree)
+}
+
+/// Attaches a detached tree on a directory; for the tools that mount on the host.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn attach_tree(tree: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<(), Errno> {
+    put(tree, dir)
+}
+
+/// Furnishes a `/dev` of our own: bound nodes, links, and the directories that more is mounted on.
+fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
+    for node in nodes {
+        let file =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        drop(openat(
+            dev,
+            node.as_str(),
+            file,
+            Mode::from_raw_mode(0o666),
+        )?);
+        let source = clone_tree(CWD, &format!("/dev/{node}"), false)?;
+        let target = openat(
+            dev,
+            node.as_str(),
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )?;
+        put(source.as_fd(), target.as_fd())?;
+    }
+    for (name, target) in LINKS {
+        symlinkat(target, dev, name)?;
+    }
+    for directory in ["pts", "shm"] {
+        mkdirat(dev, directory, Mode::from_raw_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Options of mount(8), sorted into what belongs to the mount and what to the filesystem.
+#[derive(Debug)]
+struct Options {
+    attributes: MountAttrFlags,
+    settings: Vec<(String, Option<String>)>,
+}
+
+impl Options {
+    fn of(options: &[String]) -> Self {
+        let mut attributes = MountAttrFlags::empty();
+        let mut settings = Vec::new();
+        for option in options {
+            attributes |= match option.as_str() {
+                "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
+                "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
+                "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
+                "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+                "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
+                "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+                "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+                "rw" | "relatime" | "defaults" => MountAttrFlags::empty(),
+                other => {
+                    settings.push(match other.split_once('=') {
+                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                        None => (other.to_owned(), None),
+                    });
+                    MountAttrFlags::empty()
+                }
+            };
+        }
+        Self {
+            attributes,
+            settings,
+        }
+    }
+}
+
+/// Returns whether programs may be run from the filesystem that `fd` is on (statvfs(3), `ST_NOEXEC`).
+///
+/// # Errors
+///
+/// The system call's.
+pub fn is_noexec(fd: impl AsFd) -> Result<bool, Errno> {
+    let flags = rustix::fs::fstatvfs(fd)?.f_flag;
+    Ok(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
+}
+
+/// Returns the id of the mount that `path` from `dir` is on, where the kernel gives one that is never used again
+/// (`STATX_MNT_ID_UNIQUE`, Linux 6.8).
+///
+/// # Errors
+///
+/// The system call's.
+pub fn unique_mount_id(dir: BorrowedFd<'_>, path: &str) -> Result<Option<u64>, Errno> {
+    const MNT_ID_UNIQUE: u32 = 0x4000;
+    let flags = rustix::fs::StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
+    let found = rustix::fs::statx(
+        dir,
+        path,
+        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
+        flags,
+    )?;
+    Ok((found.stx_mask & MNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_the_mounts_or_the_filesystems() {
+        let options = Options::of(&["nosuid", "mode=0755", "ro", "newinstance"].map(str::to_owned));
+        assert_eq!(
+            options.attributes,
+            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY
+        );
+        assert_eq!(
+            options.settings,
+            [
+                ("mode".to_owned(), Some("0755".to_owned())),
+                ("newinstance".to_owned(), None)
+            ]
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Handlers for programs of a foreign architecture (binfmt_misc, Documentation/admin-guide/binfmt-misc.rst).
+//!
+//! Since Linux 6.7 every user namespace can have a table of its own. So a handler is registered in ours, and the host's
+//! table is neither needed nor touched. On older kernels the host's own handler must do, and must have flag `F`: without
+//! it the kernel looks the interpreter up inside the root, where it is not.
+
+use crate::Arch;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// How programs of the root's architecture are run: `binfmt` in the document.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Binfmt {
+    /// `native`: by the kernel. `private`: by a handler that we register in our user namespace. `host`: by the host's.
+    pub kind: String,
+    /// The emulator, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interpreter: Option<PathBuf>,
+    /// The handler's flags: `O`pen binary, `C`redentials (for set-uid programs), `P`reserve argv\[0\], `F`ix binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<String>,
+}
+
+impl Binfmt {
+    /// Returns the handling of programs that the kernel runs itself.
+    #[must_use]
+    pub fn native() -> Self {
+        Self {
+            kind: "native".to_owned(),
+            interpreter: None,
+            flags: None,
+        }
+    }
+
+    /// Returns a handler of our own with this emulator.
+    #[must_use]
+    pub fn private(interpreter: PathBuf) -> Self {
+        Self {
+            kind: "private".to_owned(),
+            interpreter: Some(interpreter),
+            flags: Some("OCPF".to_owned()),
+        }
+    }
+
+    /// Returns whether a handler must be registered in our own user namespace.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.kind == "private"
+    }
+}
+
+/// Where the emulators are: Debian's and Arch's place, then a local one.
+const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
+
+/// Returns the statically linked user-mode emulator for `arch`, where this host has one. Debian 12's is called
+/// `qemu-ARCH-static`; from Debian 13 on `qemu-ARCH` itself is static.
+#[must_use]
+pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
+    PLACES
+        .iter()
+        .flat_map(|place| {
+            ["-static", ""].map(|end| Path::new(place).join(format!("qemu-{}{end}", arch.qemu)))
+        })
+        .find(|path| is_static(path))
+}
+
+/// Returns whether a file is an ELF program without an interpreter of its own: a dynamic one would look for its loader
+/// and libraries inside the root.
+fn is_static(path: &Path) -> bool {
+    let mut head = vec![0; 4096];
+    let Ok(n) = fs::File::open(path).and_then(|mut f| f.read(&mut head)) else {
+        return false;
+    };
+    static_elf(&head[..n])
+}
+
+/// Returns whether the head of a file is that of a 64-bit or 32-bit little-endian ELF program with no `PT_INTERP`.
+fn static_elf(head: &[u8]) -> bool {
+    const PT_INTERP: u32 = 3;
+    let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
+    let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let table = || -> Option<bool> {
+        if head.get(..4)? != b"\x7fELF" || *head.get(5)? != 1 {
+            return None;
+        }
+        let wide = *head.get(4)? == 2;
+        let (start, size, count) = if wide {
+            (word(32)? as usize, half(54)?, half(56)?)
+        } else {
+            (word(28)? as usize, half(42)?, half(44)?)
+        };
+        for i in 0..usize::from(count) {
+            if word(start + i * usize::from(size))? == PT_INTERP {
+                return Some(false);
+            }
+        }
+        Some(true)
+    };
+    table().unwrap_or(false)
+}
+
+/// Returns what is to be written to `register` for programs of `arch`: the magic covers the ELF header up to
+/// `e_machine`; the mask leaves `EI_OSABI` open and takes executables and shared objects alike, as QEMU's own
+/// `qemu-binfmt-conf.sh` does.
+fn registration(arch: Arch, interpreter: &Path, flags: &str) -> String {
+    let [low, high] = arch.elf.to_le_bytes();
+    let magic = [
+        0x7f, b'E', b'L', b'F', arch.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, low, high,
+    ];
+    let mask = [
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xfe, 0xff, 0xff, 0xff,
+    ];
+    let hex = |bytes: [u8; 20]| {
+        bytes
+            .iter()
+            .map(|b| format!("\\x{b:02x}"))
+            .collect::<String>()
+    };
+    format!(
+        ":qemu-{}:M::{}:{}:{}:{flags}",
+        arch.qemu,
+        hex(magic),
+        hex(mask),
+        interpreter.display()
+    )
+}
+
+/// Registers a handler in a table of our own user namespace. The table lives as long as the descriptor that is
+/// returned: its mount is attached nowhere, so nothing has to be taken down.
+///
+/// # Errors
+///
+/// The system call's; `EPERM` on kernels before 6.7, `ENODEV` where the kernel has no binfmt_misc.
+pub(crate) fn register(arch: Arch, interpreter: &Path, flags: &str) -> Result<OwnedFd, Errno> {
+    let context = fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let table = fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
+    let file = openat(
+        &table,
+        "register",
+        OFlags::WRONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    rustix::io::write(&file, registration(arch, interpreter, flags).as_bytes())?;
+    Ok(table)
+}
+
+/// A handler of the host's own table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// Its name.
+    pub name: String,
+    /// Its emulator.
+    pub interpreter: PathBuf,
+    /// Its flags.
+    pub flags: String,
+}
+
+/// Where the host's table is mounted.
+pub const TABLE: &str = "/proc/sys/fs/binfmt_misc";
+
+/// Returns the host's enabled handler for programs of `arch`.
+#[must_use]
+pub fn host_handler(arch: Arch) -> Option<Handler> {
+    let [low, high] = arch.elf.to_le_bytes();
+    let magic = format!("7f454c46{:02x}0101", arch.class);
+    let machine = format!("0200{low:02x}{high:02x}");
+    fs::read_dir(TABLE).ok()?.flatten().find_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let handler = parse_handler(&name, &fs::read_to_string(entry.path()).ok()?)?;
+        (handler.1.starts_with(&magic) && handler.1.ends_with(&machine)).then_some(handler.0)
+    })
+}
+
+/// Reads what the kernel says of a handler; returns it with its magic, where it is enabled.
+fn parse_handler(name: &str, text: &str) -> Option<(Handler, String)> {
+    let field = |key: &str| {
+        text.lines()
+            .find_map(|l| l.strip_prefix(key))
+            .map(str::trim)
+    };
+    (text.lines().next()? == "enabled").then_some(())?;
+    Some((
+        Handler {
+            name: name.to_owned(),
+            interpreter: field("interpreter ")?.into(),
+            flags: field("flags:").unwrap_or_default().to_owned(),
+        },
+        field("magic ")?.to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registration_is_qemus_own() {
+        let arch = Arch::named("aarch64").unwrap();
+        assert_eq!(
+            registration(arch, Path::new("/usr/bin/qemu-aarch64-static"), "OCPF"),
+            ":qemu-aarch64:M::\\x7f\\x45\\x4c\\x46\\x02\\x01\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x02\\x00\
+             \\xb7\\x00:\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\x00\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xff\\xfe\\xff\\xff\
+             \\xff:/usr/bin/qemu-aarch64-static:OCPF"
+        );
+    }
+
+    #[test]
+    fn a_handler_is_read_as_the_kernel_says_it() {
+        let text =
+            "enabled\ninterpreter /usr/bin/qemu\nflags: POF\noffset 0\nmagic 7f45\nmask ff\n";
+        let (handler, magic) = parse_handler("qemu-x", text).unwrap();
+        assert_eq!((handler.flags.as_str(), magic.as_str()), ("POF", "7f45"));
+        assert_eq!(
+            parse_handler("x", &text.replace("enabled", "disabled")),
+            None
+        );
+    }
+
+    #[test]
+    fn a_static_program_has_no_interpreter() {
+        let me = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(
+            !static_elf(&me[..4096]),
+            "a test program is linked dynamically"
+        );
+        let probe = crate::probe::program(Arch::named("aarch64").unwrap()).unwrap();
+        assert!(static_elf(&probe));
+        for n in 0..64 {
+            static_elf(&me[..n]);
+        }
+        assert!(!static_elf(b"#!/bin/sh\n"));
+    }
+}

@@ -1,0 +1,175 @@
+//! Which ids of the host stand for the ids of the root.
+//!
+//! An ordinary user gets a range of subordinate ids (subuid(5)), mapped by newuidmap(1) and newgidmap(1). A user
+//! namespace with a single id is refused: pacman gives up on every foreign owner there with no more than a warning, and
+//! exits 0.
+
+use serde::{Deserialize, Serialize};
+use stage::{Code, Doing, Failure, child};
+use std::fs;
+
+/// How many ids below 0 a root needs: Arch's packages use ids up to 65534 (`nobody`).
+pub const NEEDED: u64 = 65_535;
+
+/// Maps of ids: each element is the first id inside, the first outside, and how many. `idmap` in the document.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct IdMap {
+    /// User ids.
+    pub uid: Vec<[u64; 3]>,
+    /// Group ids.
+    pub gid: Vec<[u64; 3]>,
+}
+
+impl IdMap {
+    /// Returns the map for this ordinary user: root inside is the user, and the rest comes from its subordinate ids.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Permission`] where the user has no range that is long enough, with the command that gives it one.
+    pub fn of_user(uid: u32, gid: u32) -> Result<Self, Failure> {
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let name = name_of(&passwd, uid);
+        let find = |file: &str| -> Result<Vec<u64>, Failure> {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let range = range_in(&text, uid, name.as_deref());
+            range.map(|(start, count)| vec![start, count]).ok_or_else(|| {
+                let who = name.clone().unwrap_or_else(|| uid.to_string());
+                Failure::new(
+                    Code::Permission,
+                    format!(
+                        "looking for subordinate ids of '{who}' in '{file}': no range of {NEEDED} or more, without \
+                         which the owners of files would be wrong"
+                    ),
+                )
+                .hint(format!(
+                    "run 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {who}', with a range \
+                     that no other user has, or run the pipeline as root"
+                ))
+            })
+        };
+        let (uids, gids) = (find("/etc/subuid")?, find("/etc/subgid")?);
+        let map = |own: u32, range: &[u64]| vec![[0, u64::from(own), 1], [1, range[0], NEEDED]];
+        Ok(Self {
+            uid: map(uid, &uids),
+            gid: map(gid, &gids),
+        })
+    }
+
+    /// Gives the user namespace of process `pid` these maps, by the set-uid helpers of package `uidmap`.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Permission`] when a helper is missing or refuses.
+    pub fn write(&self, pid: i32) -> Result<(), Failure> {
+        for (program, map) in [("newuidmap", &self.uid), ("newgidmap", &self.gid)] {
+            let mut command = child::command(program);
+            command.arg(pid.to_string());
+            command.args(map.iter().flatten().map(u64::to_string));
+            let out = child::output(&mut command).map_err(|failure| {
+                Failure::new(Code::Permission, failure.message)
+                    .hint("install it: 'sudo apt-get install uidmap', or run the pipeline as root")
+            })?;
+            if !out.status.success() {
+                return Err(Failure::new(
+                    Code::Permission,
+                    format!("running '{program}': {}", child::ended(out.status)),
+                )
+                .hint(
+                    "the ids of the document must be this user's in /etc/subuid and /etc/subgid, and no_new_privs unset",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether root inside is the user `uid` outside.
+    #[must_use]
+    pub fn is_of(&self, uid: u32) -> bool {
+        self.uid
+            .first()
+            .is_some_and(|m| m[0] == 0 && m[1] == u64::from(uid) && m[2] == 1)
+    }
+}
+
+/// Gives the user namespace of process `pid` every id that we have, each mapped to itself.
+///
+/// # Errors
+///
+/// [`Code::Permission`] when the kernel refuses.
+pub(crate) fn write_identity(pid: i32) -> Result<(), Failure> {
+    for kind in ["uid_map", "gid_map"] {
+        let ours = fs::read_to_string(format!("/proc/self/{kind}"))
+            .doing(Code::Os, || format!("reading '/proc/self/{kind}'"))?;
+        let theirs = format!("/proc/{pid}/{kind}");
+        fs::write(&theirs, identity(&ours))
+            .doing(Code::Permission, || format!("writing '{theirs}'"))?;
+    }
+    Ok(())
+}
+
+/// Returns a map of every id inside `map` (user_namespaces(7)) to itself.
+fn identity(map: &str) -> String {
+    let mut out = String::new();
+    for line in map.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(inside), Some(_), Some(count)) = (words.next(), words.next(), words.next()) {
+            out.push_str(&format!("{inside} {inside} {count}\n"));
+        }
+    }
+    out
+}
+
+/// Returns the name of user `uid`, from the text of passwd(5). The C library is not asked: it may load modules.
+#[must_use]
+pub fn name_of(passwd: &str, uid: u32) -> Option<String> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}
+
+/// Returns the first range of subuid(5) that is this user's and long enough: its start and length.
+fn range_in(text: &str, uid: u32, name: Option<&str>) -> Option<(u64, u64)> {
+    text.lines().find_map(|line| {
+        let mut fields = line.trim().split(':');
+        let owner = fields.next()?;
+        let start = fields.next()?.parse().ok()?;
+        let count = fields.next()?.parse().ok()?;
+        let mine = Some(owner) == name || owner.parse() == Ok(uid);
+        (mine && count >= NEEDED).then_some((start, count))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_found_by_name_or_id_and_must_be_long_enough() {
+        let text = "ann:100000:65536\n1002:165536:65536\nbob:300000:1000\nbob:400000:65536\nx:y\n";
+        for (uid, name, range) in [
+            (1001, Some("ann"), Some((100_000, 65_536))),
+            (1002, None, Some((165_536, 65_536))),
+            (1003, Some("bob"), Some((400_000, 65_536))),
+            (1004, Some("eve"), None),
+        ] {
+            assert_eq!(range_in(text, uid, name), range);
+        }
+    }
+
+    #[test]
+    fn names_come_from_the_text_of_passwd() {
+        let text = "root:x:0:0::/:/bin/sh\nbroken\nann:x:1001:1001::/:\n";
+        assert_eq!(name_of(text, 1001).as_deref(), Some("ann"));
+        assert_eq!(name_of(text, 7), None);
+    }
+
+    #[test]
+    fn an_identity_map_covers_what_we_have() {
+        assert_eq!(
+            identity("         0 100000 65536\n 70000 3 1\n"),
+            "0 0 65536\n70000 70000 1\n"
+        );
+    }
+}

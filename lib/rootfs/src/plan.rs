@@ -1,0 +1,109 @@
+//! The mount plan: what a program inside the root finds mounted. Data, with the reason beside it.
+//!
+//! The options are the seed procedure's. What differs, and why: `/dev` is a tmpfs with bound nodes, never the host's
+//! devtmpfs, which is one for the whole machine, so that a file made in the root's `/dev` appeared in the host's.
+
+use serde::{Deserialize, Serialize};
+
+/// One mount of the plan: an element of `mounts` in the document.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Where, relative to the root. Empty for the root itself.
+    pub at: String,
+    /// The kind: a filesystem's name, `bind` (one mount) or `rbind` (with what is mounted below it).
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What is mounted: an absolute path of the host for binds, a device for filesystems that need one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Options as of mount(8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// For a `/dev` of our own: the device nodes of the host that are bound into it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+}
+
+impl Mount {
+    fn api(at: &str, kind: &str, options: &[&str]) -> Self {
+        Self {
+            at: at.to_owned(),
+            kind: kind.to_owned(),
+            source: None,
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
+/// The device nodes that programs in a root need; nothing that reaches the host's hardware.
+pub const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// The links of `/dev`: name and target. mkinitcpio's hooks read `/dev/stdin`; bash's `<( )` needs `/dev/fd`.
+pub const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
+
+/// Returns the API filesystems in the order they are mounted. `rootless` is for a user namespace, where a new sysfs
+/// would need a network namespace of our own (user_namespaces(7)), so the host's is bound.
+#[must_use]
+pub fn api(rootless: bool) -> Vec<Mount> {
+    let sys = if rootless {
+        Mount {
+            source: Some("/sys".to_owned()),
+            ..Mount::api("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"])
+        }
+    } else {
+        Mount::api("sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+    };
+    vec![
+        Mount::api("proc", "proc", &["nosuid", "noexec", "nodev"]),
+        sys,
+        Mount {
+            nodes: NODES.iter().map(|n| (*n).to_owned()).collect(),
+            ..Mount::api("dev", "tmpfs", &["nosuid", "noexec", "mode=0755"])
+        },
+        // gid 5 is tty in Arch's filesystem package, as in Debian's.
+        Mount::api(
+            "dev/pts",
+            "devpts",
+            &["nosuid", "noexec", "mode=0620", "gid=5", "ptmxmode=0666"],
+        ),
+        Mount::api("dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
+        Mount::api("run", "tmpfs", &["nosuid", "nodev", "mode=0755"]),
+        Mount::api(
+            "tmp",
+            "tmpfs",
+            &["nosuid", "nodev", "strictatime", "mode=1777"],
+        ),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_has_the_seeds_mounts_in_an_order_that_works() {
+        let at: Vec<_> = api(false).into_iter().map(|m| m.at).collect();
+        assert_eq!(
+            at,
+            ["proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]
+        );
+    }
+
+    #[test]
+    fn nothing_of_the_hosts_is_writable_or_a_devtmpfs() {
+        for rootless in [false, true] {
+            for mount in api(rootless) {
+                assert_ne!(mount.kind, "devtmpfs");
+                assert!(mount.source.is_none() || mount.options.contains(&"ro".to_owned()));
+                assert!(mount.options.contains(&"nosuid".to_owned()), "{}", mount.at);
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The root directory, held by a descriptor, and paths below it that never leave it.
+//!
+//! What a root contains is not ours to trust: a symlink at `proc` made mount(8) mount over the host's `/etc`. So every
+//! path below the root is resolved by openat2(2) with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and
+//! `RESOLVE_NO_MAGICLINKS` (Linux 5.6), from the descriptor, never from the string.
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use stage::{Code, Document, Failure, quote};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// Which directory a path meant when `mkroot` saw it: `root_id` in the document.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct RootId {
+    /// The device number, as stat(2) has it.
+    pub dev: u64,
+    /// The inode number.
+    pub ino: u64,
+}
+
+/// A root directory, open.
+#[derive(Debug)]
+pub struct Root {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+/// How paths below a root are resolved.
+pub const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
+
+impl Root {
+    /// Opens a root directory by its absolute path. No component may be a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`] where there is none, [`Code::Usage`] where it is the host's own root or an ancestor of the
+    /// root that we run in.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        let doing = || format!("opening the root {}", quote(path));
+        let fd = openat2(
+            CWD,
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+        )
+        .map_err(|e| match e {
+            Errno::LOOP => Failure::new(
+                Code::Failed,
+                format!("{}: a part of the path is a symbolic link", doing()),
+            )
+            .hint("name the directory that it leads to, and run mkroot again"),
+            Errno::NOENT | Errno::NOTDIR => {
+                Failure::new(Code::NotFound, format!("{}: {e}", doing()))
+                    .hint(format!("make it with 'mkroot {}'", path.display()))
+            }
+            Errno::ACCESS => Failure::new(Code::Permission, format!("{}: {e}", doing())),
+            e => Failure::new(Code::Os, format!("{}: {e}", doing())),
+        })?;
+        let root = Self {
+            path: path.to_owned(),
+            fd,
+        };
+        if root.id()? == id_of_host()? {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{}: it is the root that this program runs in", doing()),
+            ));
+        }
+        Ok(root)
+    }
+
+    /// Opens the root that the document means, and checks that it is still the same directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Root::open`], and [`Code::Failed`] where the path means another directory by now.
+    pub fn of(document: &Document) -> Result<Self, Failure> {
+        let root = Self::open(document.need_root()?)?;
+        if let Some(id) = document.view::<RootId>("root_id")?
+            && id != root.id()?
+        {
+            return Err(Failure::new(
+                Code::Failed,
+                format!(
+                    "opening the root {}: it is not the directory that the document means",
+                    quote(&root.path)
+                ),
+            )
+            .hint("it was replaced since: run the pipeline from mkroot on"));
+        }
+        Ok(root)
+    }
+
+    /// Returns the path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the directory's identity.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Os`] when fstat(2) fails.
+    pub fn id(&self) -> Result<RootId, Failure> {
+        identity(self.fd.as_fd(), "").map_err(|e| {
+            Failure::new(
+                Code::Os,
+                format!("reading what {} is: {e}", quote(&self.path)),
+            )
+        })
+    }
+
+    /// Opens what is at `below`, which must not lead out of the root nor over a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn open_below(&self, below: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        open_below(self.fd.as_fd(), below, flags)
+    }
+
+    /// Reads a regular file below the root, at most `limit` bytes of it. A fifo or a device that lies in its place is
+    /// refused, not opened.
+    ///
+    /// # Errors
+    ///
+    /// The system call's, `EINVAL` for what is no regular file, `EFBIG` for what is too long.
+    pub fn read(&self, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
+        use std::io::Read;
+        let file = self.open_below(below, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        let stat = rustix::fs::fstat(&file)?;
+        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(Errno::INVAL);
+        }
+        let mut text = Vec::new();
+        std::fs::File::from(file)
+            .take(limit + 1)
+            .read_to_end(&mut text)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        if text.len() as u64 > limit {
+            return Err(Errno::FBIG);
+        }
+        Ok(text)
+    }
+}
+
+impl AsFd for Root {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Opens what is at `below` the directory `root`; see [`Root::open_below`]. Empty means the directory itself.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn open_below(root: BorrowedFd<'_>, below: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let path = if below.is_empty() { "." } else { below };
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+}
+
+fn identity(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {
+    let stat = statat(fd, path, AtFlags::EMPTY_PATH)?;
+    Ok(RootId {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+    })
+}
+
+fn id_of_host() -> Result<RootId, Failure> {
+    identity(CWD, "/").map_err(|e| Failure::new(Code::Os, format!("reading what '/' is: {e}")))
+}

@@ -1,0 +1,115 @@
+//! System calls that no crate of ours wraps, each in a safe function.
+
+use rustix::io::Errno;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+/// Marks every descriptor above stderr close-on-exec, so that no child inherits what our caller left open: make's
+/// jobserver, a lock, a CI's log pipe. Called first thing in `main` of a tool that runs programs.
+pub fn seal_descriptors() {
+    // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC (Linux 5.11) changes flags only: no descriptor is closed that
+    // Rust code may own. Where the kernel lacks it, children inherit more than they should, and nothing breaks.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
+    }
+}
+
+/// Closes every descriptor above stderr but those in `keep`. For the child of a clone(2) only, which owns nothing else.
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<_> = keep
+        .iter()
+        .filter_map(|fd| u32::try_from(*fd).ok())
+        .collect();
+    keep.sort_unstable();
+    let mut from = 3;
+    for fd in keep.into_iter().chain([u32::MAX]) {
+        if fd > from {
+            // SAFETY: called in a freshly cloned child, where the caller names every descriptor it still uses.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, from, fd - 1, 0 as libc::c_uint);
+            }
+        }
+        from = fd.saturating_add(1).max(from);
+    }
+}
+
+/// What clone(2) returned.
+#[derive(Debug)]
+pub(crate) enum Cloned {
+    /// We are the child.
+    Child,
+    /// We are the parent of this process.
+    Parent(libc::pid_t),
+}
+
+/// clone(2) like fork(2), with namespaces.
+///
+/// # Safety
+///
+/// The process must have one thread: the child goes on with a copy of this one only, and a lock that another thread
+/// held would stay locked in it for ever.
+pub(crate) unsafe fn clone(flags: libc::c_int) -> Result<Cloned, Errno> {
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child has a copy of our memory. The raw call
+    // and not glibc's fork(3) because that takes no namespace flags; with one thread there are no locks to hand over.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
+    match pid {
+        0 => Ok(Cloned::Child),
+        -1 => Err(last_errno()),
+        pid => Ok(Cloned::Parent(pid as libc::pid_t)),
+    }
+}
+
+/// Sets the attributes of a mount, and of those below it where `recursive` (mount_setattr(2), Linux 5.12).
+pub(crate) fn mount_setattr(
+    mount: BorrowedFd<'_>,
+    set: u64,
+    propagation: u64,
+    recursive: bool,
+) -> Result<(), Errno> {
+    // SAFETY: a struct of integers, for which zero is the value of "change nothing".
+    let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attr.attr_set = set;
+    attr.propagation = propagation;
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the descriptor is borrowed for the call, the path is a constant C string, and the struct is as long as
+    // we say.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attr,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(last_errno())
+    }
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Ends this process at once, without running what the parent registered to run at its end.
+pub(crate) fn exit_now(status: u8) -> ! {
+    // SAFETY: _exit(2) ends the process; nothing of it is used afterwards.
+    unsafe { libc::_exit(i32::from(status)) }
+}
+
+/// fork(2).
+///
+/// # Safety
+///
+/// As [`clone`]: one thread.
+pub(crate) unsafe fn fork() -> Result<Cloned, Errno> {
+    // SAFETY: the caller's.
+    unsafe { clone(0) }
+}

@@ -1,0 +1,151 @@
+//! `--host`: the seed's way, real mounts on the host, for people who want to look around and use their own chroot.
+//!
+//! The tree is built in a mount namespace of our own and attached to the host in one step, so that there is either all
+//! of it or nothing, whenever we are killed. Where the root's file system is shared with other namespaces (as systemd has
+//! it), a private bind of the root on itself comes first: else each of the mounts would appear in all of them.
+
+use rootfs::{Mount, Root, attach, mountinfo};
+use rustix::fs::OFlags;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use serde::Serialize;
+use stage::{Code, Doing, Failure, quote};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// `host` in the document: what is mounted on the host, and in which boot. Removed by `unmount`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Live {
+    /// Which boot it was (proc(5), `random/boot_id`): mounts do not outlive it.
+    boot_id: String,
+    /// The mounts, in the order they were made.
+    mounts: Vec<LiveMount>,
+}
+
+/// One mount of the host.
+#[derive(Debug, Serialize)]
+struct LiveMount {
+    at: String,
+    /// The kernel's id of it that is never used again (Linux 6.8), as a string, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+}
+
+/// Mounts the plan on the host, or finds that it is mounted; says whether it mounted.
+///
+/// # Errors
+///
+/// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
+pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
+    let all = mountinfo::read()?;
+    let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
+    let there = targets
+        .iter()
+        .filter(|t| all.iter().any(|m| m.target == **t))
+        .count();
+    if there == targets.len() && all.iter().any(|m| m.target == root.path()) {
+        return Ok(false);
+    }
+    if there > 0 {
+        return Err(Failure::new(
+            Code::Busy,
+            format!(
+                "mounting below {}: {there} of {} are mounted",
+                quote(root.path()),
+                targets.len()
+            ),
+        )
+        .hint(format!(
+            "take them down with 'unmount {}' first",
+            root.path().display()
+        )));
+    }
+    let private = is_shared(&all, root.path());
+    if private {
+        attach::bind_on_itself(root.as_fd()).doing(Code::Os, || {
+            format!("binding {} on itself", quote(root.path()))
+        })?;
+    }
+    let attached = build(root, plan).and_then(|tree| {
+        let below = Root::open(root.path())?;
+        attach::attach_tree(tree.as_fd(), below.as_fd()).doing(Code::Os, || {
+            format!("attaching the mounts on {}", quote(root.path()))
+        })
+    });
+    if attached.is_err() && private {
+        take_down(root.path())?;
+    }
+    attached.map(|()| true)
+}
+
+/// Builds the tree in a namespace of our own and returns it detached.
+fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
+    use nix::sched::{CloneFlags, setns, unshare};
+    let home = File::open("/proc/self/ns/mnt").doing(Code::Os, || "opening '/proc/self/ns/mnt'")?;
+    unshare(CloneFlags::CLONE_NEWNS).doing(Code::Permission, || "making a mount namespace")?;
+    let tree = build_here(root, plan);
+    setns(&home, CloneFlags::CLONE_NEWNS)
+        .doing(Code::Os, || "going back to the host's mount namespace")?;
+    tree
+}
+
+fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
+    let doing = || format!("building the mounts of {}", quote(root.path()));
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .doing(Code::Os, doing)?;
+    let here = Root::open(root.path())?;
+    let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
+    attach::attach_plan(top.as_fd(), root.path(), plan)?;
+    attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
+}
+
+/// Takes down the tree that [`mount`] attached: the topmost at the root's path, with what is below it, and the private
+/// bind under it. The mounts are API filesystems, which hold no data that a detached one could lose.
+///
+/// # Errors
+///
+/// When umount2(2) fails.
+pub(crate) fn take_down(root: &Path) -> Result<(), Failure> {
+    while mountinfo::read()?.iter().any(|m| m.target == root) {
+        unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+            .doing(Code::Os, || format!("unmounting {}", quote(root)))?;
+    }
+    Ok(())
+}
+
+/// Returns the record of what is mounted.
+///
+/// # Errors
+///
+/// When the kernel does not say.
+pub(crate) fn record(root: &Root, plan: &[Mount]) -> Result<Live, Failure> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .doing(Code::Os, || "reading '/proc/sys/kernel/random/boot_id'")?;
+    let top = Root::open(root.path())?;
+    let mut mounts = Vec::new();
+    for at in std::iter::once("").chain(plan.iter().map(|m| m.at.as_str())) {
+        let place = top.open_below(at, OFlags::PATH).doing(Code::Os, || {
+            format!("opening {}", quote(root.path().join(at)))
+        })?;
+        let id = attach::unique_mount_id(place.as_fd(), "")
+            .doing(Code::Os, || "reading a mount's id")?;
+        mounts.push(LiveMount {
+            at: at.to_owned(),
+            id: id.map(|id| id.to_string()),
+        });
+    }
+    Ok(Live {
+        boot_id: boot_id.trim().to_owned(),
+        mounts,
+    })
+}
+
+/// Returns whether mounts made at `path` would appear in other namespaces: whether the mount it is on is shared.
+fn is_shared(all: &[mountinfo::Mount], path: &Path) -> bool {
+    let over = all.iter().filter(|m| path.starts_with(&m.target));
+    let nearest = over.max_by_key(|m| (m.target.components().count(), m.id));
+    nearest.is_some_and(mountinfo::is_shared)
+}
