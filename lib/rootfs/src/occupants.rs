@@ -31,7 +31,6 @@ use stage::{Code, Document, Doing, Failure, quote};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt::{self, Display};
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -734,7 +733,9 @@ impl Process<'_> {
         if id == self.scanner.id {
             self.lives = true;
             self.uses.push(Use::Root(self.scanner.root.clone()));
-        } else if let Some(leads) = self.leads("root") {
+        } else if self.scanner.own_root != Some((id, stat.stx_mnt_id))
+            && let Some(leads) = self.leads("root")
+        {
             match leads {
                 Leads::Here(path) => {
                     self.lives = true;
@@ -1003,12 +1004,27 @@ fn open_dir(at: impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
     openat(at, name, flags, Mode::empty())
 }
 
+/// Reads a file of `/proc`. Its size is not known before, and a call of read(2) costs more here than a buffer.
 fn read_at(dir: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
     let file = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = Vec::new();
-    std::fs::File::from(file)
-        .read_to_end(&mut text)
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let mut text = vec![0; 1 << 13];
+    let mut length = 0;
+    loop {
+        match rustix::io::read(&file, &mut text[length..]) {
+            Ok(0) => break,
+            Ok(n) => length += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+        }
+        // `stat` is one line that comes in one piece.
+        if name == "stat" {
+            break;
+        }
+        if text.len() - length < 1 << 12 {
+            text.resize(2 * text.len(), 0);
+        }
+    }
+    text.truncate(length);
     Ok(text)
 }
 
