@@ -1,2 +1,369 @@
-//! stub
-fn main() {}
+//! `fetch-pacman`: gets a static pacman for this host, and proves it before it runs.
+//!
+//! The usual one-liner, `wget | tar -xO | install`, leaves an empty executable and exit status 0 when the file has
+//! another compression than it had last month, and runs as root whatever a mirror sent. Here a package is found by the
+//! repository's database, compared with its hash as a whole, and only then made executable.
+
+mod cache;
+mod client;
+mod fault;
+mod fetch;
+mod program;
+mod server;
+mod verify;
+
+use cache::{Cache, Origin};
+use fetch::{Fetcher, Wanted};
+use program::Program;
+use serde_json::json;
+use server::Server;
+use stage::members::Pacman;
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Find the newest static pacman in a repository, prove it and extract the one program
+///
+/// What is not given is looked up in the document's distribution. The program is for this host, not for the root.
+#[derive(Debug, clap::Parser)]
+#[command(
+    name = "fetch-pacman",
+    version,
+    after_help = "Example: mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf"
+)]
+struct FetchPacman {
+    /// Look in the repository NAME
+    #[arg(long, value_name = "NAME", value_parser = repo)]
+    repo: Option<String>,
+
+    /// Ask this server, $repo and $arch expanded; several are asked in order
+    #[arg(long = "server", value_name = "URL", value_parser = url)]
+    servers: Vec<String>,
+
+    /// Take the newest package of exactly this name
+    #[arg(long, value_name = "NAME", value_parser = package_name)]
+    package: Option<String>,
+
+    /// Extract this file of the package
+    #[arg(long, value_name = "PATH", value_parser = member)]
+    member: Option<String>,
+
+    /// Put the program there; otherwise it stays in the cache
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Keep what was downloaded in DIR, not in ~/.cache/strapline (as root: /var/cache/strapline)
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+
+    /// Take only a package with this SHA-256, whatever the database says
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    sha256: Option<String>,
+
+    /// Ask no server: take the newest package in the cache
+    #[arg(long)]
+    offline: bool,
+
+    /// Take a pacman that is already there
+    #[arg(
+        long = "use",
+        value_name = "FILE",
+        conflicts_with_all = ["repo", "servers", "package", "member", "output", "cache_dir", "sha256", "offline"]
+    )]
+    existing: Option<PathBuf>,
+
+    /// Give a server up after SECONDS in which nothing came
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
+    timeout: u64,
+
+    #[command(flatten)]
+    common: Common,
+
+    /// What this run put where nothing was, to be removed again if the document cannot be handed on.
+    #[arg(skip)]
+    placed: OnceCell<PathBuf>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+enum Plan {
+    /// Take the pacman that is there.
+    Use(PathBuf),
+    /// Get one.
+    Fetch(Box<Fetch>),
+}
+
+#[derive(Debug)]
+struct Fetch {
+    /// None where only the cache may be asked.
+    servers: Option<Vec<Server>>,
+    repo: String,
+    package: String,
+    member: String,
+    pin: Option<String>,
+    output: Option<PathBuf>,
+    cache: PathBuf,
+    timeout: Duration,
+}
+
+/// What was done.
+#[derive(Debug)]
+struct Done {
+    program: Program,
+    trust: &'static str,
+    origin: Option<Origin>,
+}
+
+impl Stage for FetchPacman {
+    const KIND: Kind = Kind::Start;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = plan(self, document)?;
+        check(&plan)?;
+        let done = apply(context, &plan)?;
+        if self.output.is_some() && done.program.new {
+            // Set once: a stage runs once.
+            drop(self.placed.set(done.program.path.clone()));
+        }
+        record(document, &done);
+        context.note(format_args!(
+            "pacman {} in {}",
+            done.program.version,
+            quote(&done.program.path)
+        ));
+        Ok(())
+    }
+
+    fn undo(&self, context: &Context, _document: &Document) {
+        if let Some(path) = self.placed.get()
+            && let Err(e) = std::fs::remove_file(path)
+        {
+            context.warn(format_args!("removing {}: {e}", quote(path)));
+        }
+    }
+}
+
+/// Works out what to do from the command line, and from the document what that leaves open.
+fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
+    if let Some(path) = &args.existing {
+        return Ok(Plan::Use(settle(path)?));
+    }
+    let preset = server::preset(document.text("distro"))?;
+    let source = &preset.pacman;
+    let arch = server::pacman_arch(std::env::consts::ARCH);
+    let repo = args.repo.clone().unwrap_or_else(|| source.repo.clone());
+    let servers = if args.offline {
+        None
+    } else {
+        let urls = match args.servers.as_slice() {
+            [] => server::servers(&preset, arch)?,
+            given => given,
+        };
+        Some(
+            urls.iter()
+                .map(|url| Server::expand(url, &repo, arch))
+                .collect(),
+        )
+    };
+    let env = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = match &args.cache_dir {
+        Some(dir) => dir.clone(),
+        None => {
+            let root = nix::unistd::geteuid().is_root();
+            cache::default_dir(root, env("XDG_CACHE_HOME"), env("HOME"))?
+        }
+    };
+    Ok(Plan::Fetch(Box::new(Fetch {
+        servers,
+        repo,
+        package: args
+            .package
+            .clone()
+            .unwrap_or_else(|| source.package.clone()),
+        member: args.member.clone().unwrap_or_else(|| source.member.clone()),
+        pin: args.sha256.clone(),
+        output: args.output.as_deref().map(settle).transpose()?,
+        cache: std::path::absolute(&cache).doing(Code::Os, || "choosing a cache")?,
+        timeout: Duration::from_secs(args.timeout),
+    })))
+}
+
+/// Looks whether it can be done, before anything is touched.
+fn check(plan: &Plan) -> Result<(), Failure> {
+    let Plan::Fetch(fetch) = plan else {
+        return Ok(());
+    };
+    if let Some(output) = &fetch.output
+        && std::fs::symlink_metadata(output).is_ok_and(|meta| !meta.is_file() && !meta.is_symlink())
+    {
+        return Err(Failure::new(
+            Code::Usage,
+            format!(
+                "writing {}: it is there and not a regular file",
+                quote(output)
+            ),
+        )
+        .hint("give -o the path of the program itself, such as DIR/pacman"));
+    }
+    Ok(())
+}
+
+/// Does it.
+fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
+    let fetch = match plan {
+        Plan::Fetch(fetch) => fetch,
+        Plan::Use(path) => {
+            return Ok(Done {
+                program: program::inspect(context, path)?,
+                trust: "host",
+                origin: None,
+            });
+        }
+    };
+    let cache = Cache::open(&fetch.cache)?;
+    let (whole, origin) = match &fetch.servers {
+        None => from_cache(context, &cache, fetch)?,
+        Some(servers) => {
+            let wanted = Wanted {
+                servers,
+                repo: &fetch.repo,
+                package: &fetch.package,
+                pin: fetch.pin.as_deref(),
+            };
+            let found = Fetcher::new(context, &cache, fetch.timeout).fetch(&wanted)?;
+            cache.note(&found.1)?;
+            found
+        }
+    };
+    let verified = verify::package(whole, &origin.sha256)?;
+    let trust = verified.trust;
+    let to = match &fetch.output {
+        Some(path) => path.clone(),
+        None => {
+            let name = fetch.member.rsplit('/').next().unwrap_or(&fetch.member);
+            cache.program(&origin.sha256, name)?
+        }
+    };
+    Ok(Done {
+        program: program::place(context, verified, &fetch.member, &to)?,
+        trust,
+        origin: Some(origin),
+    })
+}
+
+/// Takes the newest package that is in the cache, or the one that was asked for by its hash.
+fn from_cache(
+    context: &Context,
+    cache: &Cache,
+    fetch: &Fetch,
+) -> Result<(cache::Whole, Origin), Failure> {
+    let mut found = None;
+    // A package that turns out to be damaged is gone after that, and the next newest is as good.
+    while found.is_none() {
+        let origin = match &fetch.pin {
+            Some(sha256) => cache.origin_of(sha256),
+            None => cache.newest(&fetch.repo, &fetch.package)?,
+        };
+        let Some(origin) = origin else { break };
+        let whole = cache.find(context, &origin.sha256)?;
+        if whole.is_none() && fetch.pin.is_some() {
+            break;
+        }
+        found = whole.map(|whole| (whole, origin));
+    }
+    found.ok_or_else(|| {
+        Failure::new(
+            Code::NotFound,
+            format!(
+                "looking for package {} of {} in cache {}: it is not there",
+                quote(&fetch.package),
+                quote(&fetch.repo),
+                quote(&fetch.cache)
+            ),
+        )
+        .hint("run it once without --offline")
+    })
+}
+
+/// Writes down what was done.
+fn record(document: &mut Document, done: &Done) {
+    // The member is ours, but others may have added to it; what we said of an earlier package does not hold any more.
+    let old = document.get("pacman").cloned();
+    document.remove("pacman");
+    if let Some(serde_json::Value::Object(mut old)) = old {
+        old.shift_remove("package");
+        document.record("pacman", &old);
+    }
+    document.record(
+        "pacman",
+        &Pacman {
+            path: done.program.path.clone(),
+            version: done.program.version.clone(),
+            sha256: done.program.sha256.clone(),
+            trust: done.trust.to_owned(),
+        },
+    );
+    if let Some(origin) = &done.origin {
+        document.record("pacman", &json!({ "package": origin }));
+    }
+}
+
+/// Returns the absolute path of a file whose directory must be there, without `..` and symbolic links on the way.
+fn settle(path: &Path) -> Result<PathBuf, Failure> {
+    let doing = || format!("looking for the directory of {}", quote(path));
+    let name = path
+        .file_name()
+        .ok_or_else(|| Failure::new(Code::Usage, format!("{} names no file", quote(path))))?;
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir,
+        _ => Path::new("."),
+    };
+    let dir = dir.canonicalize().doing(Code::NotFound, doing)?;
+    let path = dir.join(name);
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(Failure::new(
+            Code::Usage,
+            format!("{}: the path is not UTF-8, as a document needs it", doing()),
+        )),
+    }
+}
+
+fn repo(value: &str) -> Result<String, String> {
+    distro::check::repo(value).map(|()| value.to_owned())
+}
+
+fn url(value: &str) -> Result<String, String> {
+    distro::check::url(value).map(|()| value.to_owned())
+}
+
+fn package_name(value: &str) -> Result<String, String> {
+    match package::name::is_name(value) {
+        true => Ok(value.to_owned()),
+        false => Err("not the name of a package".to_owned()),
+    }
+}
+
+fn member(value: &str) -> Result<String, String> {
+    match value.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        true => Err("not the path of a file in a package, as usr/bin/pacman is".to_owned()),
+        false => Ok(value.to_owned()),
+    }
+}
+
+fn sha256(value: &str) -> Result<String, String> {
+    match package::digest::is_sha256(value) {
+        true => Ok(value.to_lowercase()),
+        false => Err("not a SHA-256: 64 hexadecimal digits".to_owned()),
+    }
+}
+
+fn main() -> ExitCode {
+    stage::main::<FetchPacman>()
+}

@@ -1,0 +1,391 @@
+//! What was downloaded before, by what it is and not by what it is called.
+//!
+//! * `packages-by-hash/SHA256.pkg`: a whole package, and `SHA256.json`: what it is and where it came from.
+//! * `partial/SHA256.part`: the beginning of one. It is never taken for the whole: only its hash makes it a package.
+//! * `pacman/SHA256/…`: the program of that package.
+//!
+//! Nothing in here is believed because it is here: a package is hashed again each time that it is used.
+
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use package::{digest::Sha256Reader, version::vercmp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use stage::{Code, Context, Doing, Failure, quote, signal};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What a package is, as the database said when it was fetched.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Origin {
+    /// The package's name.
+    pub(crate) name: String,
+    /// Its version.
+    pub(crate) version: String,
+    /// The repository.
+    pub(crate) repo: String,
+    /// The file name.
+    pub(crate) file: String,
+    /// SHA-256 of the file.
+    pub(crate) sha256: String,
+    /// The server that had it.
+    pub(crate) server: String,
+}
+
+/// Bytes that are all there, and what they hash to. What they should hash to is for [`crate::verify`] to say.
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: String,
+}
+
+/// The directory of a cache.
+#[derive(Debug)]
+pub(crate) struct Cache(PathBuf);
+
+impl Cache {
+    /// Opens a cache, and makes what is missing of it.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+        for part in ["packages-by-hash", "partial", "pacman"] {
+            make(&dir.join(part))?;
+        }
+        let mode = std::fs::metadata(dir)
+            .doing(Code::Os, || format!("looking at cache {}", quote(dir)))?
+            .permissions()
+            .mode();
+        // Between the check of a hash and the use of a file, anyone could put another there.
+        if mode & 0o002 != 0 {
+            let why = format!("using cache {}: anyone may write to it", quote(dir));
+            return Err(
+                Failure::new(Code::Permission, why).hint(format!("chmod o-w {}", quote(dir)))
+            );
+        }
+        let dir = dir
+            .canonicalize()
+            .doing(Code::Os, || format!("looking for cache {}", quote(dir)))?;
+        // Paths in it end up in the document.
+        if dir.to_str().is_none() {
+            let why = format!("using cache {}: the path is not UTF-8", quote(&dir));
+            return Err(Failure::new(Code::Usage, why));
+        }
+        Ok(Self(dir))
+    }
+
+    fn package(&self, sha256: &str) -> PathBuf {
+        self.0
+            .join("packages-by-hash")
+            .join(format!("{sha256}.pkg"))
+    }
+
+    fn origin(&self, sha256: &str) -> PathBuf {
+        self.0
+            .join("packages-by-hash")
+            .join(format!("{sha256}.json"))
+    }
+
+    /// Returns where the program of a package goes by default.
+    pub(crate) fn program(&self, sha256: &str, name: &str) -> Result<PathBuf, Failure> {
+        let dir = self.0.join("pacman").join(sha256);
+        make(&dir)?;
+        Ok(dir.join(name))
+    }
+
+    /// Returns the package of that hash, if it is there and still is what it was. One that is not is removed.
+    pub(crate) fn find(&self, context: &Context, sha256: &str) -> Result<Option<Whole>, Failure> {
+        let path = self.package(sha256);
+        let doing = || format!("reading {}", quote(&path));
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NOFOLLOW.bits())
+            .open(&path);
+        let mut file = match file {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.doing(Code::Os, doing)?,
+        };
+        let mut hash = Sha256Reader::new(&mut file);
+        hash.drain().doing(Code::Os, doing)?;
+        let is = hash.finish();
+        if is != sha256 {
+            context.warn(format_args!(
+                "{} was damaged: it is not used, and removed",
+                quote(&path)
+            ));
+            std::fs::remove_file(&path).doing(Code::Os, || format!("removing {}", quote(&path)))?;
+            return Ok(None);
+        }
+        Ok(Some(Whole {
+            file,
+            path,
+            sha256: is,
+        }))
+    }
+
+    /// Returns where a package in the cache came from.
+    pub(crate) fn origin_of(&self, sha256: &str) -> Option<Origin> {
+        let text = std::fs::read(self.origin(sha256)).ok()?;
+        let origin: Origin = serde_json::from_slice(&text).ok()?;
+        (origin.sha256 == sha256).then_some(origin)
+    }
+
+    /// Returns the newest package of that name and repository.
+    pub(crate) fn newest(&self, repo: &str, name: &str) -> Result<Option<Origin>, Failure> {
+        let dir = self.0.join("packages-by-hash");
+        let doing = || format!("reading {}", quote(&dir));
+        let mut best: Option<Origin> = None;
+        for entry in std::fs::read_dir(&dir).doing(Code::Os, doing)? {
+            let file = entry.doing(Code::Os, doing)?.file_name();
+            let origin = file
+                .to_str()
+                .and_then(|file| file.strip_suffix(".json"))
+                .and_then(|sha256| self.origin_of(sha256))
+                .filter(|o| o.repo == repo && o.name == name && self.package(&o.sha256).is_file());
+            if let Some(origin) = origin
+                && best
+                    .as_ref()
+                    .is_none_or(|best| vercmp(&origin.version, &best.version).is_gt())
+            {
+                best = Some(origin);
+            }
+        }
+        Ok(best)
+    }
+
+    /// Notes where a package in the cache came from.
+    pub(crate) fn note(&self, origin: &Origin) -> Result<(), Failure> {
+        let path = self.origin(&origin.sha256);
+        let doing = || format!("writing {}", quote(&path));
+        let mut text = serde_json::to_vec(origin).doing(Code::Os, doing)?;
+        text.push(b'\n');
+        let dir = self.0.join("packages-by-hash");
+        let mut temp = tempfile::NamedTempFile::new_in(dir).doing(Code::Os, doing)?;
+        temp.write_all(&text).doing(Code::Os, doing)?;
+        temp.persist(&path)
+            .map_err(|e| e.error)
+            .doing(Code::Os, doing)?;
+        Ok(())
+    }
+
+    /// Opens the beginning of a package, for this process alone. Waits for another that has it.
+    pub(crate) fn part(&self, context: &Context, sha256: &str) -> Result<Part, Failure> {
+        let path = self.0.join("partial").join(format!("{sha256}.part"));
+        let mut said = false;
+        loop {
+            let doing = || format!("opening {}", quote(&path));
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o644)
+                .custom_flags(OFlag::O_NOFOLLOW.bits())
+                .open(&path)
+                .doing(Code::Os, doing)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // Whoever had it may have made a package of it, or removed it: then it is not this file any more.
+                Ok(file) if is_at(&file, &path) => return Part::new(file, path),
+                Ok(_) => {}
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                    if !said {
+                        context.note(format_args!("waiting for another run that fetches it"));
+                        said = true;
+                    }
+                    wait(Duration::from_millis(100))?;
+                }
+                Err((_, e)) => {
+                    return Err(e).doing(Code::Os, || format!("locking {}", quote(&path)));
+                }
+            }
+        }
+    }
+
+    /// Makes a package of what is in a part, which must be the whole of it.
+    pub(crate) fn keep(&self, mut part: Part) -> Result<Whole, Failure> {
+        let sha256 = part.sha256();
+        let path = self.package(&sha256);
+        let doing = || format!("writing {}", quote(&path));
+        part.file.sync_all().doing(Code::Os, doing)?;
+        std::fs::rename(&part.path, &path).doing(Code::Os, doing)?;
+        part.kept = true;
+        let file = part.file.try_clone().doing(Code::Os, doing)?;
+        Ok(Whole { file, path, sha256 })
+    }
+}
+
+/// Makes a directory and those above it.
+fn make(dir: &Path) -> Result<(), Failure> {
+    let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
+    made.map_err(|e| {
+        let code = match e.kind() {
+            ErrorKind::PermissionDenied => Code::Permission,
+            _ => Code::Os,
+        };
+        Failure::new(code, format!("making directory {}: {e}", quote(dir)))
+            .hint("choose another place with --cache-dir DIR")
+    })
+}
+
+/// Returns whether that open file is still the one at that path.
+fn is_at(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+/// Waits that long, or until a signal asks us to stop.
+pub(crate) fn wait(time: Duration) -> Result<(), Failure> {
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    let mut fds: Vec<_> = signal::descriptor()
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .into_iter()
+        .collect();
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check(),
+        Err(e) => Err(e).doing(Code::Os, || "waiting"),
+    }
+}
+
+/// The beginning of a package, and the hash of what there is of it.
+pub(crate) struct Part {
+    file: Flock<File>,
+    path: PathBuf,
+    hash: Sha256,
+    bytes: u64,
+    kept: bool,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    fn new(file: Flock<File>, path: PathBuf) -> Result<Self, Failure> {
+        let mut part = Self {
+            file,
+            path,
+            hash: Sha256::new(),
+            bytes: 0,
+            kept: false,
+        };
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let n = match part.file.read(&mut buffer) {
+                Ok(0) => return Ok(part),
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    return Err(e).doing(Code::Os, || format!("reading {}", quote(&part.path)));
+                }
+            };
+            part.hash.update(&buffer[..n]);
+            part.bytes += n as u64;
+        }
+    }
+
+    /// Returns how much there is.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Returns the hash of what there is.
+    pub(crate) fn sha256(&self) -> String {
+        format!("{:x}", self.hash.clone().finalize())
+    }
+
+    /// Adds to the end.
+    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let written = self.file.write_all(bytes);
+        if let Err(e) = written {
+            let failure = Failure::new(Code::Os, format!("writing {}: {e}", quote(&self.path)));
+            // What a failed write left behind is not in the hash: the next run hashes what is there.
+            return Err(failure.hint("make room, or choose another place with --cache-dir DIR"));
+        }
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Begins again from nothing.
+    pub(crate) fn reset(&mut self) -> Result<(), Failure> {
+        let doing = || format!("emptying {}", quote(&self.path));
+        self.file.set_len(0).doing(Code::Os, doing)?;
+        self.file.seek(SeekFrom::Start(0)).doing(Code::Os, doing)?;
+        self.hash = Sha256::new();
+        self.bytes = 0;
+        Ok(())
+    }
+
+    /// Returns why this cannot be an archive, where it cannot.
+    pub(crate) fn no_archive(&mut self) -> Option<String> {
+        self.file.seek(SeekFrom::Start(0)).ok()?;
+        let found = package::decompress::reader(&mut *self.file).err();
+        self.file.seek(SeekFrom::Start(self.bytes)).ok()?;
+        found.map(|e| e.to_string())
+    }
+}
+
+impl Drop for Part {
+    /// Leaves nothing behind that says nothing. It still has the lock, so nobody else has begun to use it.
+    fn drop(&mut self) {
+        if self.bytes == 0 && !self.kept {
+            // A file that stays is empty, and the next run uses it.
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Returns where the cache is when nobody says.
+pub(crate) fn default_dir(
+    root: bool,
+    xdg: Option<PathBuf>,
+    home: Option<PathBuf>,
+) -> Result<PathBuf, Failure> {
+    if root {
+        return Ok("/var/cache/strapline".into());
+    }
+    // The XDG base directory specification: a relative path is invalid and ignored.
+    let base = xdg
+        .filter(|dir| dir.is_absolute())
+        .or_else(|| Some(home.filter(|dir| dir.is_absolute())?.join(".cache")));
+    base.map(|base| base.join("strapline")).ok_or_else(|| {
+        Failure::new(
+            Code::Usage,
+            "choosing a cache: neither XDG_CACHE_HOME nor HOME is set",
+        )
+        .hint("give one with --cache-dir DIR")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_cache_is_the_users_or_the_hosts() {
+        let dir = |root, xdg: Option<&str>, home: Option<&str>| {
+            default_dir(root, xdg.map(Into::into), home.map(Into::into)).ok()
+        };
+        assert_eq!(
+            dir(true, Some("/x"), Some("/h")),
+            Some("/var/cache/strapline".into())
+        );
+        assert_eq!(
+            dir(false, Some("/x"), Some("/h")),
+            Some("/x/strapline".into())
+        );
+        assert_eq!(
+            dir(false, Some("x"), Some("/h")),
+            Some("/h/.cache/strapline".into())
+        );
+        assert_eq!(dir(false, None, Some("")), None);
+        assert_eq!(dir(false, None, None), None);
+    }
+}

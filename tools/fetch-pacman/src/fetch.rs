@@ -1,0 +1,394 @@
+//! From a list of servers to one package whose hash is right: next server, another try, and on from where it broke off.
+//!
+//! Each server is asked for its own database, and then for the package that this database names: a mirror that is
+//! behind has other versions, and a package without the database that names it has nothing to be held against.
+
+use crate::cache::{Cache, Origin, Part, Whole, wait};
+use crate::client::Asker;
+use crate::fault::{Fault, Stop};
+use crate::server::Server;
+use crate::verify;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use package::db::{self, Entry, Limits};
+use stage::{Code, Context, Failure, quote, signal};
+use std::time::Duration;
+
+/// How long to wait before each further try at the same server.
+const PAUSES: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
+
+/// The largest database: Arch's extra has 8 MB.
+const LARGEST_DB: u64 = 64 << 20;
+
+/// The largest package where the database does not say: pacman-static has 8 MB.
+const LARGEST_PACKAGE: u64 = 256 << 20;
+
+/// What to fetch.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) servers: &'a [Server],
+    pub(crate) repo: &'a str,
+    pub(crate) package: &'a str,
+    /// The hash to hold the package against instead of the database's.
+    pub(crate) pin: Option<&'a str>,
+}
+
+/// Something that a download goes into.
+trait Sink {
+    fn bytes(&self) -> u64;
+    fn reset(&mut self) -> Result<(), Failure>;
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure>;
+    /// Whether it may be continued where it broke off: only what has a hash may be put together from parts.
+    fn resumes(&self) -> bool;
+    /// Whether it could be cut off, where the server does not say how long it is.
+    fn cut_off(&mut self) -> bool {
+        false
+    }
+}
+
+impl Sink for Vec<u8> {
+    fn bytes(&self) -> u64 {
+        self.len() as u64
+    }
+
+    fn reset(&mut self) -> Result<(), Failure> {
+        self.clear();
+        Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn resumes(&self) -> bool {
+        false
+    }
+}
+
+/// A part of a package, and how long the whole is, if the database says so.
+struct Packed<'a> {
+    part: &'a mut Part,
+    size: Option<u64>,
+}
+
+impl Sink for Packed<'_> {
+    fn bytes(&self) -> u64 {
+        self.part.bytes()
+    }
+
+    fn reset(&mut self) -> Result<(), Failure> {
+        self.part.reset()
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.part.put(bytes)
+    }
+
+    fn resumes(&self) -> bool {
+        true
+    }
+
+    fn cut_off(&mut self) -> bool {
+        self.size.is_some_and(|size| self.part.bytes() < size) && self.part.no_archive().is_none()
+    }
+}
+
+/// Fetches databases and packages.
+#[derive(Debug)]
+pub(crate) struct Fetcher<'a> {
+    context: &'a Context,
+    cache: &'a Cache,
+    asker: Asker<'a>,
+}
+
+/// What one download may be, and how it is shown.
+struct Limit {
+    bytes: u64,
+    why: &'static str,
+    /// Whether it takes long enough for a progress bar; and how large it is, where that is known.
+    bar: Option<(String, Option<u64>)>,
+}
+
+impl<'a> Fetcher<'a> {
+    pub(crate) fn new(context: &'a Context, cache: &'a Cache, timeout: Duration) -> Self {
+        Self {
+            context,
+            cache,
+            asker: Asker::new(context, timeout),
+        }
+    }
+
+    /// Returns a package with the right hash, from the first server that has one, or from the cache.
+    pub(crate) fn fetch(&mut self, wanted: &Wanted<'_>) -> Result<(Whole, Origin), Failure> {
+        let mut worst: Option<Fault> = None;
+        let mut last = String::new();
+        for server in wanted.servers {
+            signal::check()?;
+            let (file, fault) = match self.ask(server, wanted) {
+                Ok(found) => return Ok(found),
+                Err((_, Stop::Own(failure))) => return Err(failure),
+                Err((file, Stop::Server(fault))) => (file, fault),
+            };
+            let url = quote(format!("{}/{file}", server.shown()));
+            last = format!("fetching {url}: {}", fault.reason);
+            if wanted.servers.len() > 1 {
+                self.context.warn(&last);
+            }
+            if worst
+                .as_ref()
+                .is_none_or(|worst| fault.weight() > worst.weight())
+            {
+                worst = Some(fault);
+            }
+        }
+        let Some(worst) = worst else {
+            return Err(Failure::new(Code::NotFound, "fetching: no server to ask"));
+        };
+        let message = match wanted.servers.len() {
+            1 => last,
+            n => format!(
+                "fetching package {} of {}: all of {n} servers failed; the gravest: {}",
+                quote(wanted.package),
+                quote(wanted.repo),
+                worst.reason
+            ),
+        };
+        let failure = Failure::new(worst.code, message);
+        Err(match worst.code {
+            Code::Network => {
+                failure.hint("try again: what has arrived is kept; or name another --server URL")
+            }
+            Code::NotFound => failure.hint("see --server, --repo and --package"),
+            Code::NotVerified => failure.hint(
+                "nothing of it was run; name another --server URL, or try again when the mirror has settled",
+            ),
+            _ => failure,
+        })
+    }
+
+    /// Asks one server for all that is needed. An error comes with the file that was asked for.
+    fn ask(
+        &mut self,
+        server: &Server,
+        wanted: &Wanted<'_>,
+    ) -> Result<(Whole, Origin), (String, Stop)> {
+        let file = format!("{}.db", wanted.repo);
+        let entry = self
+            .newest(server, &file, wanted)
+            .map_err(|stop| (file, stop))?;
+        let file = entry.filename.clone();
+        let whole = self.package(server, &entry, wanted.pin);
+        let whole = whole.map_err(|stop| (file.clone(), stop))?;
+        let origin = Origin {
+            name: entry.name,
+            version: entry.version,
+            repo: wanted.repo.to_owned(),
+            file,
+            sha256: whole.sha256.clone(),
+            server: server.shown(),
+        };
+        Ok((whole, origin))
+    }
+
+    /// Asks a server what its newest package of that name is.
+    fn newest(&mut self, server: &Server, file: &str, wanted: &Wanted<'_>) -> Result<Entry, Stop> {
+        let mut bytes = Vec::new();
+        let limit = Limit {
+            bytes: LARGEST_DB,
+            why: "that a database may have",
+            bar: None,
+        };
+        self.download(&server.file(file), &mut bytes, &limit)?;
+        let entries = db::read(bytes.as_slice(), Limits::default())
+            .map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
+        let newest = db::newest(&entries, wanted.package).cloned();
+        newest.ok_or_else(|| {
+            let why = format!("it has no package {}", quote(wanted.package));
+            Fault::new(Code::NotFound, why).into()
+        })
+    }
+
+    /// Returns the package of an entry, from the cache if it is there.
+    fn package(
+        &mut self,
+        server: &Server,
+        entry: &Entry,
+        pin: Option<&str>,
+    ) -> Result<Whole, Stop> {
+        let Some(sha256) = pin.or(entry.sha256.as_deref()) else {
+            let why =
+                "the database has no %SHA256SUM% to hold it against, and there is no --sha256";
+            return Err(Fault::new(Code::NotVerified, why).into());
+        };
+        if let Some(whole) = self.cache.find(self.context, sha256)? {
+            return Ok(whole);
+        }
+        let mut part = self.cache.part(self.context, sha256)?;
+        // The run that had the part may have completed it while we waited.
+        if let Some(whole) = self.cache.find(self.context, sha256)? {
+            return Ok(whole);
+        }
+        let limit = Limit {
+            bytes: entry.csize.unwrap_or(LARGEST_PACKAGE).min(LARGEST_PACKAGE),
+            why: "that the database promises",
+            bar: Some((entry.filename.clone(), entry.csize)),
+        };
+        if part.bytes() > limit.bytes {
+            part.reset()?;
+        }
+        let url = server.file(&entry.filename);
+        let mut tries = 0;
+        while part.sha256() != sha256 {
+            // A part that is as long as the whole and is not it has nothing to be continued.
+            if entry.csize == Some(part.bytes()) {
+                part.reset()?;
+            }
+            tries += 1;
+            let mut sink = Packed {
+                part: &mut part,
+                size: entry.csize,
+            };
+            let pieced = self.download(&url, &mut sink, &limit)?;
+            let is = part.sha256();
+            if is == sha256 {
+                break;
+            }
+            let why = part
+                .no_archive()
+                .unwrap_or_else(|| verify::differs(&is, sha256));
+            part.reset()?;
+            // The first half may be of another run, or of another server, and wrong: then the second cannot mend it.
+            if !pieced || tries > 1 {
+                return Err(Fault::new(Code::NotVerified, why).into());
+            }
+        }
+        Ok(self.cache.keep(part)?)
+    }
+
+    /// Downloads a file, with as many tries as it is worth. Returns whether it is of several pieces.
+    fn download(&mut self, url: &str, to: &mut dyn Sink, limit: &Limit) -> Result<bool, Stop> {
+        let mut validator = None;
+        let mut pauses = PAUSES.iter();
+        let mut pieced = false;
+        loop {
+            let stop = match self.attempt(url, to, limit, &mut validator, &mut pieced) {
+                Ok(()) => return Ok(pieced),
+                Err(stop) => stop,
+            };
+            match (&stop, pauses.next()) {
+                (Stop::Server(fault), Some(pause)) if fault.again => {
+                    self.context.note(format_args!(
+                        "fetching {}: {}: trying again",
+                        quote(crate::server::shown(url)),
+                        fault.reason
+                    ));
+                    wait(*pause)?;
+                }
+                _ => return Err(stop),
+            }
+        }
+    }
+
+    /// Tries once to download a file, or what is missing of it.
+    fn attempt(
+        &mut self,
+        url: &str,
+        to: &mut dyn Sink,
+        limit: &Limit,
+        validator: &mut Option<String>,
+        pieced: &mut bool,
+    ) -> Result<(), Stop> {
+        if !to.resumes() {
+            to.reset()?;
+        }
+        let from = to.bytes();
+        let (head, mut transfer) = self.asker.get(url, from, validator.as_deref())?;
+        match head.status {
+            206 if head.start == from && from > 0 => *pieced = true,
+            // A server that cannot send parts, or whose file is another one by now, sends all of it.
+            200 => {
+                *pieced = false;
+                to.reset()?;
+            }
+            // It has no more than we have, and that is not the whole: another file.
+            206 | 416 => {
+                to.reset()?;
+                return Err(
+                    Fault::new(Code::Network, "it sent another part than asked for")
+                        .again()
+                        .into(),
+                );
+            }
+            status => {
+                let fault = Fault::new(
+                    match status {
+                        404 | 410 => Code::NotFound,
+                        408 | 425 | 429 | 500.. => Code::Network,
+                        _ => Code::Failed,
+                    },
+                    format!("HTTP status {}", head.words),
+                );
+                return Err(match status {
+                    408 | 425 | 429 | 500 | 502..=504 => fault.again(),
+                    _ => fault,
+                }
+                .into());
+            }
+        }
+        *validator = head.validator;
+        let room = limit.bytes.saturating_sub(to.bytes());
+        if head.length.is_some_and(|length| length > room) {
+            to.reset()?;
+            return Err(too_large(limit).into());
+        }
+        let bar = self.bar(limit, to.bytes());
+        while let Some(piece) = transfer.next()? {
+            if to.bytes() + piece.len() as u64 > limit.bytes {
+                to.reset()?;
+                return Err(too_large(limit).into());
+            }
+            to.put(&piece)?;
+            bar.set_position(to.bytes());
+        }
+        bar.finish_and_clear();
+        if head.length.is_none() && to.cut_off() {
+            let why = format!("the connection ended after {} bytes", to.bytes());
+            return Err(Fault::new(Code::Network, why).again().into());
+        }
+        Ok(())
+    }
+
+    /// Returns a progress bar. It draws on a terminal only, and clears itself away when it is dropped.
+    fn bar(&self, limit: &Limit, from: u64) -> ProgressBar {
+        let Some((name, size)) = limit.bar.as_ref().filter(|_| !self.context.quiet) else {
+            return ProgressBar::hidden();
+        };
+        let bar = match size {
+            Some(size) => ProgressBar::new(*size),
+            None => ProgressBar::no_length(),
+        };
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        let template = match size {
+            Some(_) => "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
+            None => "{msg} {bytes} {bytes_per_sec}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(name.clone());
+        bar.set_position(from);
+        bar.reset_eta();
+        bar.with_finish(indicatif::ProgressFinish::AndClear)
+    }
+}
+
+fn too_large(limit: &Limit) -> Fault {
+    Fault::new(
+        Code::NotVerified,
+        format!("larger than the {} bytes {}", limit.bytes, limit.why),
+    )
+}

@@ -1,0 +1,122 @@
+//! Where to look: the command line's words, the preset's where it has none.
+
+use distro::{ErrorKind, Preset};
+use stage::{Code, Failure};
+
+/// A directory of a server that has a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Server(String);
+
+impl Server {
+    /// Returns the server behind a URL as pacman.conf has it, with its variables.
+    pub(crate) fn expand(url: &str, repo: &str, arch: &str) -> Self {
+        let url = url.replace("$repo", repo).replace("$arch", arch);
+        Self(url.trim_end_matches('/').to_owned())
+    }
+
+    /// Returns the URL of a file there.
+    pub(crate) fn file(&self, name: &str) -> String {
+        // A version's epoch makes a ':' and a '+' is not a space in a path: both stand for themselves.
+        let name = if self.0.starts_with("file://") {
+            name.to_owned()
+        } else {
+            name.replace('%', "%25")
+                .replace('#', "%23")
+                .replace('?', "%3F")
+        };
+        format!("{}/{name}", self.0)
+    }
+
+    /// Returns the URL without a password, as messages and documents have it.
+    pub(crate) fn shown(&self) -> String {
+        shown(&self.0)
+    }
+}
+
+/// Returns a URL without what stands before an `@`: documents are copied into logs, and hold no secrets.
+pub(crate) fn shown(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[host..])
+}
+
+/// Returns pacman's name of an architecture of Rust's.
+pub(crate) fn pacman_arch(arch: &str) -> &str {
+    match arch {
+        "x86" => "i686",
+        "arm" => "armv7h",
+        "loongarch64" => "loong64",
+        other => other,
+    }
+}
+
+/// Returns the preset that fills in what the command line leaves open: the document's, or the one that every preset
+/// without a source of its own falls back on.
+pub(crate) fn preset(distro: Option<&str>) -> Result<Preset, Failure> {
+    Preset::load(distro.unwrap_or("archlinuxcn")).map_err(|e| failure(&e))
+}
+
+/// Returns where the preset has a pacman for hosts of this architecture.
+pub(crate) fn servers<'a>(preset: &'a Preset, arch: &str) -> Result<&'a [String], Failure> {
+    let servers = preset.pacman.servers(arch).map_err(|e| failure(&e));
+    servers.map_err(|failure| {
+        let hint =
+            "give a --server that has it, or take this host's own with --use /usr/bin/pacman";
+        failure.while_doing("looking for a server").hint(hint)
+    })
+}
+
+fn failure(error: &distro::Error) -> Failure {
+    let code = match error.kind {
+        ErrorKind::Unknown => Code::NotFound,
+        ErrorKind::Unreadable => Code::Os,
+        ErrorKind::Malformed => Code::Failed,
+    };
+    let failure = Failure::new(code, error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_and_slashes() {
+        let server = Server::expand("https://h/$repo/os/$arch/", "cn", "x86_64");
+        assert_eq!(server.file("cn.db"), "https://h/cn/os/x86_64/cn.db");
+        let server = Server::expand("http://h", "cn", "x86_64");
+        assert_eq!(
+            server.file("p-1:1.0+r1-1-any.pkg.tar.xz"),
+            "http://h/p-1:1.0+r1-1-any.pkg.tar.xz"
+        );
+        assert_eq!(server.file("a%2fb#c?d"), "http://h/a%252fb%23c%3Fd");
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, out) in [
+            ("https://me:word@h/x", "https://h/x"),
+            ("https://me:w@rd@h", "https://h"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("file:///srv/a@b", "file:///srv/a@b"),
+        ] {
+            assert_eq!(shown(url), out);
+        }
+    }
+
+    #[test]
+    fn the_default_source_is_there_and_is_strict_about_architectures() {
+        let preset = preset(None).unwrap();
+        assert_eq!(preset.pacman.package, "pacman-static");
+        assert!(!servers(&preset, "x86_64").unwrap().is_empty());
+        let failure = servers(&preset, "vax").unwrap_err();
+        assert_eq!(failure.code, Code::NotFound);
+        assert!(failure.message.contains("'vax'"), "{failure}");
+    }
+}

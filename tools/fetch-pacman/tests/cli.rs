@@ -1,0 +1,1091 @@
+//! The program as it is used: what it says, what it writes down, what it leaves behind.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on has failed; clippy.toml excuses only the functions that are tests themselves"
+)]
+
+mod helpers;
+
+use helpers::fixture::{
+    FORMATS, Format, MEMBER, Package, compress, database, program, script, sha256,
+};
+use helpers::server::{Answer, Nobody, Server};
+use helpers::{Lab, Run, bare, names, run};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const DB: &str = "/archlinuxcn.db";
+
+/// Asserts that the document has a program that runs, and returns its version.
+#[track_caller]
+fn version(run: &Run) -> String {
+    let document = run.good();
+    let pacman = &document["pacman"];
+    let path = Path::new(pacman["path"].as_str().unwrap());
+    assert!(path.is_absolute());
+    let bytes = fs::read(path).unwrap();
+    assert_eq!(pacman["sha256"], sha256(&bytes));
+    assert_eq!(
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777,
+        0o755
+    );
+    let said = Command::new(path).arg("--version").output().unwrap();
+    let version = pacman["version"].as_str().unwrap();
+    let banner = format!("Pacman v{version} - libalpm");
+    assert!(String::from_utf8(said.stdout).unwrap().contains(&banner));
+    version.to_owned()
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !so() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(30),
+            "waited in vain until {what}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn every_format_of_database_and_package_whatever_its_name() {
+    for db in FORMATS {
+        for format in FORMATS {
+            let lab = Lab::new();
+            let mut package = Package::new("7.1.0-1", format);
+            package.file = "pacman-static-7.1.0-1-x86_64.pkg.tar.bz2".into();
+            let server = Server::with(&[&package]);
+            server.say(DB, Answer::File(database(&[&package], db)));
+            let run = run(&mut lab.ask(&[&server.url]));
+            assert_eq!(version(&run), "7.1.0");
+            assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
+        }
+    }
+}
+
+#[test]
+fn the_document_says_what_it_is_and_where_it_came_from() {
+    let lab = Lab::new();
+    let package = Package::new("7.1.0.r9.g54d9411-41", Format::Xz);
+    let server = Server::with(&[&package]);
+    let url = server.url.replace("http://", "http://me:word@");
+    let run = run(lab.ask(&[&url]).arg("-q"));
+    assert_eq!(version(&run), "7.1.0.r9.g54d9411");
+    assert_eq!(run.stderr, "");
+    let document = run.good();
+    let path = lab
+        .path("cache/pacman")
+        .join(package.hash())
+        .join("pacman-static");
+    assert_eq!(
+        document["pacman"],
+        json!({
+            "path": path,
+            "version": "7.1.0.r9.g54d9411",
+            "sha256": sha256(&program("7.1.0.r9.g54d9411")),
+            "trust": "hash",
+            "package": {
+                "name": "pacman-static",
+                "version": "7.1.0.r9.g54d9411-41",
+                "repo": "archlinuxcn",
+                "file": package.file,
+                "sha256": package.hash(),
+                "server": server.url,
+            },
+        })
+    );
+    assert!(!run.stdout.contains("word"));
+    assert_eq!(document["steps"][0]["tool"], "fetch-pacman");
+    assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    assert_eq!(names(path.parent().unwrap()), ["pacman-static"]);
+}
+
+#[test]
+fn the_real_pacman_of_this_host_goes_the_same_way() {
+    let real = fs::read("/usr/bin/pacman")
+        .expect("this test needs pacman: apt install pacman-package-manager");
+    let lab = Lab::new();
+    let package = Package::of("pacman-static", "1-1", Format::Zst, &real);
+    let server = Server::with(&[&package]);
+    let fetched = run(&mut lab.ask(&[&server.url])).good();
+    let used = run(bare().args(["--use", "/usr/bin/pacman"])).good();
+    for key in ["version", "sha256"] {
+        assert_eq!(fetched["pacman"][key], used["pacman"][key]);
+    }
+    assert_eq!(used["pacman"]["path"], "/usr/bin/pacman");
+    assert_eq!(used["pacman"]["trust"], "host");
+    assert_eq!(used["pacman"].get("package"), None);
+}
+
+#[test]
+fn the_newest_is_found_by_pacmans_order() {
+    for (older, newer) in [
+        ("2.0-1", "1:1.0-1"),
+        ("7.1.0-3", "7.1.0.r9.g54d9411-1"),
+        ("7.9.0-1", "7.10.0-1"),
+        ("7.1.0rc1-1", "7.1.0-1"),
+        ("7.1.0-9", "7.1.0-10"),
+    ] {
+        for turned in [false, true] {
+            let (a, b) = (
+                Package::new(older, Format::Zst),
+                Package::new(newer, Format::Zst),
+            );
+            let order = if turned { [&b, &a] } else { [&a, &b] };
+            let server = Server::with(&order);
+            let run = run(&mut Lab::new().ask(&[&server.url]));
+            assert_eq!(run.good()["pacman"]["package"]["version"], newer);
+        }
+    }
+}
+
+#[test]
+fn only_the_exact_name_counts() {
+    let decoys = [
+        "pacman",
+        "pacman-static-git",
+        "Pacman-static",
+        "lib32-pacman-static",
+    ]
+    .map(|name| Package::of(name, "9:9-9", Format::Gz, b"#!/bin/false\n"));
+    let right = Package::new("6.0.2-1", Format::Zst);
+    let mut all: Vec<_> = decoys.iter().collect();
+    all.push(&right);
+    let server = Server::with(&all);
+    let lab = Lab::new();
+    assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+
+    let server = Server::with(&all[..4]);
+    let run = run(&mut lab.ask(&[&server.url]));
+    run.bad(69, "not-found", &["it has no package 'pacman-static'"]);
+    assert_eq!(server.paths(), [DB]);
+}
+
+#[test]
+fn repository_package_and_member_can_be_others_and_variables_are_expanded() {
+    let lab = Lab::new();
+    let package = Package::of("pacman-own", "1-1", Format::Zst, &program("6.1.0"));
+    let server = Server::new();
+    let base = format!("/mine/os/{}", std::env::consts::ARCH);
+    server.say(
+        &format!("{base}/mine.db"),
+        Answer::File(database(&[&package], Format::Zst)),
+    );
+    server.say(
+        &format!("{base}/{}", package.file),
+        Answer::File(package.bytes.clone()),
+    );
+    let url = format!("{}/$repo/os/$arch/", server.url);
+    let mut tool = lab.ask(&[&url]);
+    tool.args([
+        "--repo",
+        "mine",
+        "--package",
+        "pacman-own",
+        "--member",
+        MEMBER,
+    ]);
+    assert_eq!(version(&run(&mut tool)), "6.1.0");
+
+    let run = run(tool
+        .args(["-o"])
+        .arg(lab.path("x"))
+        .arg("--member=usr/bin/pacman")
+        .arg("--new"));
+    assert_eq!(run.status, Some(64), "{run:?}");
+}
+
+#[test]
+fn output_goes_where_it_is_told_and_replaces_what_is_there() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    fs::create_dir(lab.path("bin")).unwrap();
+    let out = lab.path("bin/pacman");
+    for _ in 0..2 {
+        let run = run(lab
+            .ask(&[&server.url])
+            .current_dir(lab.path("bin"))
+            .args(["-o", "../bin/pacman"]));
+        assert_eq!(version(&run), "6.0.2");
+        assert_eq!(run.good()["pacman"]["path"], out.to_str().unwrap());
+        assert_eq!(names(&lab.path("bin")), ["pacman"]);
+    }
+    // A link is replaced, not followed.
+    fs::remove_file(&out).unwrap();
+    fs::write(lab.path("victim"), "v").unwrap();
+    symlink(lab.path("victim"), &out).unwrap();
+    assert_eq!(
+        version(&run(lab.ask(&[&server.url]).arg("-o").arg(&out))),
+        "6.0.2"
+    );
+    assert_eq!(fs::read(lab.path("victim")).unwrap(), b"v");
+
+    let run1 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("bin")));
+    run1.bad(64, "usage", &["it is there and not a regular file"]);
+    let run2 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("no/pacman")));
+    run2.bad(
+        69,
+        "not-found",
+        &["looking for the directory of", "No such file"],
+    );
+}
+
+#[test]
+fn what_is_in_the_cache_is_not_fetched_again() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Xz);
+    let server = Server::with(&[&package]);
+    let file = format!("/{}", package.file);
+    let first = run(&mut lab.ask(&[&server.url])).good();
+    assert_eq!(server.paths(), [DB, &file]);
+    let second = run(&mut lab.ask(&[&server.url]));
+    assert_eq!(version(&second), "6.0.2");
+    assert_eq!(second.good()["pacman"], first["pacman"]);
+    assert_eq!(server.paths(), [DB, &file, DB]);
+
+    // What is in the cache is believed only for its hash.
+    let kept = lab
+        .path("cache/packages-by-hash")
+        .join(format!("{}.pkg", package.hash()));
+    let mut bytes = fs::read(&kept).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&kept, bytes).unwrap();
+    let third = run(&mut lab.ask(&[&server.url]));
+    assert_eq!(version(&third), "6.0.2");
+    assert!(
+        third.stderr.contains("warning: reading") || third.stderr.contains("was damaged"),
+        "{third:?}"
+    );
+    assert_eq!(server.paths(), [DB, &file, DB, DB, &file]);
+}
+
+#[test]
+fn offline_takes_the_newest_of_the_cache() {
+    let lab = Lab::new();
+    let none = run(lab.tool().arg("--offline"));
+    none.bad(
+        69,
+        "not-found",
+        &["'pacman-static' of 'archlinuxcn'", "it is not there"],
+    );
+    assert!(none.stderr.contains("hint: run it once without --offline"));
+
+    let packages = ["6.0.2-1", "1:5.0-1", "7.0.0-1"].map(|v| Package::new(v, Format::Zst));
+    for package in &packages {
+        let server = Server::with(&[package]);
+        version(&run(&mut lab.ask(&[&server.url])));
+    }
+    assert_eq!(version(&run(lab.tool().arg("--offline"))), "5.0");
+    let pinned = run(lab
+        .tool()
+        .args(["--offline", "--sha256", &packages[0].hash()]));
+    assert_eq!(version(&pinned), "6.0.2");
+    // The newest is damaged: the next newest is taken.
+    let newest = format!("{}.pkg", packages[1].hash());
+    fs::write(lab.path("cache/packages-by-hash").join(newest), "no").unwrap();
+    let other = run(lab.tool().arg("--offline"));
+    assert_eq!(version(&other), "7.0.0");
+    assert!(other.stderr.contains("warning: "), "{other:?}");
+    let gone = run(lab
+        .tool()
+        .args(["--offline", "--sha256", &packages[1].hash()]));
+    gone.bad(69, "not-found", &["it is not there"]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_looked_for_at_the_next_server() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let (empty, half, good) = (
+        Server::new(),
+        Server::with(&[&package]),
+        Server::with(&[&package]),
+    );
+    half.say(&format!("/{}", package.file), Answer::Status("410 Gone"));
+    let run1 = run(&mut lab.ask(&[&empty.url, &half.url, &good.url]));
+    assert_eq!(version(&run1), "6.0.2");
+    let warnings: Vec<_> = run1
+        .stderr
+        .lines()
+        .filter(|l| l.contains("warning: "))
+        .collect();
+    assert_eq!(
+        warnings,
+        [
+            format!(
+                "fetch-pacman: warning: fetching '{}{DB}': HTTP status 404 Not Found",
+                empty.url
+            ),
+            format!(
+                "fetch-pacman: warning: fetching '{}/{}': HTTP status 410 Gone",
+                half.url, package.file
+            ),
+        ]
+    );
+    let run2 = run(&mut Lab::new().ask(&[&empty.url, &half.url]));
+    run2.bad(
+        69,
+        "not-found",
+        &[
+            "fetching package 'pacman-static' of 'archlinuxcn'",
+            "all of 2 servers failed",
+        ],
+    );
+    let run3 = run(&mut Lab::new().ask(&[&empty.url]));
+    run3.bad(
+        69,
+        "not-found",
+        &["fetching '", "archlinuxcn.db': HTTP status 404 Not Found"],
+    );
+}
+
+#[test]
+fn nobody_at_the_port_is_a_fault_of_the_network() {
+    let lab = Lab::new();
+    let nobody = Nobody::new();
+    let run1 = run(&mut lab.ask(&[&nobody.url]));
+    run1.bad(75, "network", &[&nobody.url, "Connection refused"]);
+    // What may go away is graver than what is not there.
+    let empty = Server::new();
+    let run2 = run(&mut lab.ask(&[&nobody.url, &empty.url]));
+    run2.bad(
+        75,
+        "network",
+        &["all of 2 servers failed", "Connection refused"],
+    );
+    assert_eq!(
+        run2.stderr
+            .lines()
+            .filter(|l| l.contains("warning: "))
+            .count(),
+        2
+    );
+    let good = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+    assert_eq!(
+        version(&run(&mut lab.ask(&[&nobody.url, &good.url]))),
+        "6.0.2"
+    );
+}
+
+#[test]
+fn a_broken_connection_is_resumed_where_it_broke() {
+    for silently in [false, true] {
+        let lab = Lab::new();
+        let package = Package::new("6.0.2-1", Format::Zst);
+        let server = Server::with(&[&package]);
+        let file = format!("/{}", package.file);
+        let bytes = package.bytes.clone();
+        let cut = if silently {
+            Answer::CutSilently(bytes.clone(), 10_000)
+        } else {
+            Answer::Cut(bytes.clone(), 10_000)
+        };
+        server.say_all(&file, vec![cut, Answer::File(bytes)]);
+        let run = run(&mut lab.ask(&[&server.url]));
+        assert_eq!(version(&run), "6.0.2");
+        assert_eq!(server.ranges(&file), [None, Some("bytes=10000-".into())]);
+        let last = server.asked().pop().unwrap();
+        assert_eq!(last.if_range.as_deref(), Some("\"tag\""));
+        assert!(
+            run.stderr.contains("after 10000 bytes") && run.stderr.contains("trying again"),
+            "{run:?}"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_cannot_resume_begins_again() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let bytes = package.bytes.clone();
+    server.say_all(
+        &format!("/{}", package.file),
+        vec![Answer::Cut(bytes.clone(), 10_000), Answer::NoRange(bytes)],
+    );
+    assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+}
+
+#[test]
+fn a_server_that_breaks_every_time_is_left_and_its_part_is_used_at_the_next() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let file = format!("/{}", package.file);
+    let bad = Server::with(&[&package]);
+    bad.say(&file, Answer::Cut(package.bytes.clone(), 10_000));
+    let good = Server::with(&[&package]);
+    assert_eq!(version(&run(&mut lab.ask(&[&bad.url, &good.url]))), "6.0.2");
+    let steps =
+        ["bytes=10000-", "bytes=20000-", "bytes=30000-"].map(|range| Some(range.to_owned()));
+    assert_eq!(bad.ranges(&file)[0], None);
+    assert_eq!(bad.ranges(&file)[1..], steps);
+    assert_eq!(good.ranges(&file), [Some("bytes=40000-".to_owned())]);
+    // A tag is a server's own: the other one would take it for another file's.
+    assert_eq!(good.asked().pop().unwrap().if_range, None);
+}
+
+#[test]
+fn a_busy_server_is_asked_again() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let db = database(&[&package], Format::Gz);
+    server.say_all(
+        DB,
+        vec![
+            Answer::Status("503 Service Unavailable"),
+            Answer::Cut(db.clone(), 20),
+            Answer::File(db),
+        ],
+    );
+    assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+    // A database is not put together from parts: nothing would tell that they are of two.
+    assert_eq!(server.ranges(DB), [None, None, None]);
+}
+
+#[test]
+fn a_wrong_hash_is_never_run_and_the_next_server_is_asked() {
+    let lab = Lab::new();
+    let right = Package::new("6.0.2-1", Format::Zst);
+    let evil = Package::of(
+        "pacman-static",
+        "6.0.2-1",
+        Format::Zst,
+        &script("touch \"$0.ran\""),
+    );
+    let mut lie = evil.clone();
+    lie.sha256.clone_from(&right.sha256);
+    let bad = Server::with(&[&lie]);
+    let run1 = run(&mut lab.ask(&[&bad.url]));
+    run1.bad(
+        69,
+        "not-verified",
+        &[&evil.hash(), &right.hash(), &right.file, &bad.url],
+    );
+    assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    assert_eq!(lab.cached("packages-by-hash"), Vec::<String>::new());
+    assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+
+    // What does not hold is graver than what may go away.
+    let nobody = Nobody::new();
+    run(&mut lab.ask(&[&bad.url, &nobody.url])).bad(69, "not-verified", &["all of 2 servers"]);
+
+    let good = Server::with(&[&right]);
+    let run2 = run(&mut lab.ask(&[&bad.url, &good.url]));
+    assert_eq!(version(&run2), "6.0.2");
+    assert_eq!(good.ranges(&format!("/{}", right.file)), [None]);
+}
+
+#[test]
+fn a_part_that_is_wrong_is_thrown_away_and_fetched_anew() {
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let whole = package.bytes.len();
+    for (junk, ranges) in [
+        (vec![0; 5000], vec![Some("bytes=5000-".to_owned()), None]),
+        (vec![0; whole], vec![None]),
+        (vec![0; whole + 1], vec![None]),
+    ] {
+        let lab = Lab::new();
+        let server = Server::with(&[&package]);
+        fs::create_dir_all(lab.path("cache/partial")).unwrap();
+        let part = lab
+            .path("cache/partial")
+            .join(format!("{}.part", package.hash()));
+        fs::write(part, junk).unwrap();
+        assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+        assert_eq!(server.ranges(&format!("/{}", package.file)), ranges);
+        assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_part_that_is_whole_is_not_fetched_at_all() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    fs::create_dir_all(lab.path("cache/partial")).unwrap();
+    let part = lab
+        .path("cache/partial")
+        .join(format!("{}.part", package.hash()));
+    fs::write(part, &package.bytes).unwrap();
+    assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+    assert_eq!(server.paths(), [DB]);
+}
+
+#[test]
+fn a_pin_goes_before_the_database() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let mut lie = package.clone();
+    lie.sha256 = Some("0".repeat(64));
+    let server = Server::with(&[&lie]);
+    let pin = package.hash().to_uppercase();
+    let run1 = run(lab.ask(&[&server.url]).args(["--sha256", &pin]));
+    assert_eq!(version(&run1), "6.0.2");
+    let other = "1".repeat(64);
+    let run2 = run(lab.ask(&[&server.url]).args(["--sha256", &other]));
+    run2.bad(69, "not-verified", &[&package.hash(), &other]);
+    let run3 = run(lab.ask(&[&server.url]).args(["--sha256", "12"]));
+    run3.bad(64, "usage", &["not a SHA-256"]);
+}
+
+#[test]
+fn a_database_without_a_hash_proves_nothing() {
+    let lab = Lab::new();
+    let mut package = Package::new("6.0.2-1", Format::Zst);
+    let hash = package.hash();
+    package.sha256 = None;
+    package.csize = None;
+    let server = Server::with(&[&package]);
+    run(&mut lab.ask(&[&server.url])).bad(69, "not-verified", &["no %SHA256SUM%"]);
+    let run = run(lab.ask(&[&server.url]).args(["--sha256", &hash]));
+    assert_eq!(version(&run), "6.0.2");
+}
+
+#[test]
+fn a_web_page_is_not_an_archive() {
+    let page = b"<!DOCTYPE html>\n<title>Log in to the Wi-Fi</title>".to_vec();
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    server.say(DB, Answer::File(page.clone()));
+    let words = ["not an archive: it begins with '<!DOCTYPE html>'", DB];
+    run(&mut lab.ask(&[&server.url])).bad(69, "failed", &words);
+
+    let server = Server::with(&[&package]);
+    for answer in [Answer::File(page.clone()), Answer::CutSilently(page, 1000)] {
+        server.say(&format!("/{}", package.file), answer);
+        let words = [
+            "not an archive: it begins with '<!DOCTYPE html>'",
+            &package.file,
+        ];
+        run(&mut lab.ask(&[&server.url])).bad(69, "not-verified", &words);
+    }
+    let empty = Server::new();
+    empty.say(DB, Answer::File(Vec::new()));
+    run(&mut lab.ask(&[&empty.url])).bad(69, "failed", &["it is empty"]);
+    let cut = Server::new();
+    let db = compress(Format::Gz, &vec![0; 100_000]);
+    cut.say(DB, Answer::File(db[..db.len() - 9].to_vec()));
+    run(&mut lab.ask(&[&cut.url])).bad(69, "failed", &["reading"]);
+}
+
+#[test]
+fn redirects_are_followed_but_not_for_ever() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let good = Server::with(&[&package]);
+    let mirror = Server::new();
+    mirror.say(DB, Answer::To(format!("{}{DB}", good.url)));
+    mirror.say(&format!("/{}", package.file), Answer::To("/moved".into()));
+    mirror.say("/moved", Answer::File(package.bytes.clone()));
+    let run1 = run(&mut lab.ask(&[&mirror.url]));
+    assert_eq!(version(&run1), "6.0.2");
+    assert_eq!(run1.good()["pacman"]["package"]["server"], mirror.url);
+
+    let circle = Server::new();
+    circle.say(DB, Answer::To(DB.into()));
+    run(&mut lab.ask(&[&circle.url])).bad(75, "network", &["redirected more than 10 times", DB]);
+    assert_eq!(circle.paths().len(), 11);
+    let file = Server::new();
+    file.say(DB, Answer::To("file:///etc/passwd".into()));
+    run(&mut lab.ask(&[&file.url])).bad(69, "failed", &["'file' is not spoken here"]);
+    let away = Server::new();
+    away.say(DB, Answer::To("http://[".into()));
+    run(&mut lab.ask(&[&away.url])).bad(69, "failed", &["a redirect to 'http://['"]);
+}
+
+#[test]
+fn a_silent_server_is_given_up() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let (slow, good) = (Server::with(&[&package]), Server::with(&[&package]));
+    slow.say(DB, Answer::Stall(database(&[&package], Format::Gz), 0));
+    let run1 = run(lab.ask(&[&slow.url]).args(["--timeout", "1"]));
+    run1.bad(75, "network", &["nothing came for 1 s", DB]);
+    assert_eq!(slow.paths().len(), 1);
+
+    let file = format!("/{}", package.file);
+    slow.say(DB, Answer::File(database(&[&package], Format::Gz)));
+    slow.say_all(
+        &file,
+        vec![
+            Answer::Stall(package.bytes.clone(), 1000),
+            Answer::Stall(package.bytes.clone(), 0),
+        ],
+    );
+    let run2 = run(lab.ask(&[&slow.url, &good.url]).args(["--timeout", "1"]));
+    assert_eq!(version(&run2), "6.0.2");
+    assert_eq!(slow.ranges(&file), [None, Some("bytes=1000-".into())]);
+    assert_eq!(good.ranges(&file), [Some("bytes=1000-".to_owned())]);
+}
+
+#[test]
+fn a_body_without_an_end_is_cut_off() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let size = package.bytes.len();
+    for answer in [Answer::Endless, Answer::File(vec![0; size + 1])] {
+        server.say(&format!("/{}", package.file), answer);
+        let words = [&*format!(
+            "larger than the {size} bytes that the database promises"
+        )];
+        run(&mut lab.ask(&[&server.url])).bad(69, "not-verified", &words);
+        assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    }
+    let endless = Server::new();
+    endless.say(DB, Answer::Endless);
+    run(&mut lab.ask(&[&endless.url])).bad(69, "not-verified", &["that a database may have"]);
+}
+
+#[test]
+fn a_directory_can_be_a_server() {
+    let lab = Lab::new();
+    let package = Package::new("1:6.0.2-1", Format::Zst);
+    let dir = lab.path("mirror a");
+    fs::create_dir(&dir).unwrap();
+    fs::rename(&dir, lab.path("mirror")).unwrap();
+    let dir = lab.path("mirror");
+    let url = format!("file://{}", dir.display());
+    run(&mut lab.ask(&[&url])).bad(69, "not-found", &[&url, "No such file"]);
+    fs::write(
+        dir.join("archlinuxcn.db"),
+        database(&[&package], Format::Xz),
+    )
+    .unwrap();
+    fs::write(dir.join(&package.file), &package.bytes).unwrap();
+    let part = lab
+        .path("cache/partial")
+        .join(format!("{}.part", package.hash()));
+    fs::write(part, &package.bytes[..999]).unwrap();
+    assert_eq!(version(&run(&mut lab.ask(&[&url]))), "6.0.2");
+    fs::remove_file(dir.join("archlinuxcn.db")).unwrap();
+    fs::create_dir(dir.join("archlinuxcn.db")).unwrap();
+    run(&mut lab.ask(&[&url])).bad(69, "failed", &["not a regular file"]);
+    run(&mut lab.ask(&["ftp://h/x"])).bad(69, "failed", &["'ftp' is not spoken here"]);
+}
+
+#[test]
+fn a_package_without_the_program_is_refused() {
+    let lab = Lab::new();
+    let fetch = |package: &Package| {
+        let server = Server::with(&[package]);
+        let out = lab.path("pacman");
+        let run = run(lab.ask(&[&server.url]).arg("-o").arg(&out));
+        assert!(!out.exists());
+        assert_eq!(names(&lab.path("")), ["cache"]);
+        run
+    };
+    let run1 = fetch(&Package::without_program("1-1"));
+    run1.bad(69, "not-found", &["no member 'usr/bin/pacman-static'"]);
+    assert!(run1.stderr.contains("hint: name the file of the package"));
+    let run2 = fetch(&Package::with_link("2-1", "/bin/sh"));
+    run2.bad(
+        69,
+        "failed",
+        &[
+            "'usr/bin/pacman-static'",
+            "a symbolic link, not a regular file",
+        ],
+    );
+}
+
+#[test]
+fn a_program_that_is_no_pacman_is_not_put_in_place() {
+    let lab = Lab::new();
+    let out = lab.path("pacman");
+    for (body, words) in [
+        (script("echo broken >&2; exit 3"), "exit status 3"),
+        (script("exit 0"), "it printed nothing"),
+        (script("echo GNU tar"), "no pacman: it printed 'GNU tar'"),
+        (script("kill -9 $$"), "killed by signal 9 (SIGKILL)"),
+        (Vec::new(), "Exec format error"),
+        (b"\x7fELF of another machine".to_vec(), "Exec format error"),
+    ] {
+        let server = Server::with(&[&Package::of("pacman-static", "1-1", Format::Zst, &body)]);
+        let run = run(lab.ask(&[&server.url]).arg("-o").arg(&out));
+        let doing = format!("running '{}' --version: ", out.display());
+        run.bad(69, "child-failed", &[words, &doing]);
+        assert_eq!(names(&lab.path("")), ["cache"]);
+    }
+}
+
+#[test]
+fn using_what_is_there() {
+    let lab = Lab::new();
+    let there = lab.path("pacman");
+    let tool = |path: &Path| run(bare().arg("--use").arg(path));
+    let none = tool(&there);
+    none.bad(69, "not-found", &["using '", "No such file"]);
+    assert!(
+        none.stderr
+            .contains("hint: install your distribution's pacman")
+    );
+    fs::write(&there, program("6.0.2")).unwrap();
+    let plain = tool(&there);
+    plain.bad(69, "failed", &["it is not executable"]);
+    assert!(plain.stderr.contains("chmod +x"));
+    tool(&lab.path("")).bad(69, "failed", &["not a regular file"]);
+    fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(version(&tool(&there)), "6.0.2");
+    let relative = run(bare().args(["--use", "./pacman"]).current_dir(lab.path("")));
+    assert_eq!(relative.good()["pacman"]["path"], there.to_str().unwrap());
+    tool(Path::new("/bin/true")).bad(
+        69,
+        "child-failed",
+        &["/true' --version: no pacman: it printed 'true"],
+    );
+    let both = run(bare().args(["--use", "/usr/bin/pacman", "--offline"]));
+    both.bad(64, "usage", &["cannot be used with"]);
+}
+
+/// Runs the tool with a document on its stdin.
+fn with_input(mut tool: Command, text: &str) -> Run {
+    let mut child = tool
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    Run {
+        status: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn what_the_document_has_stays_and_an_earlier_package_goes() {
+    let lab = Lab::new();
+    let before = json!({
+        "strapline": 1,
+        "distro": "archlinuxarm",
+        "arch": "aarch64",
+        "org.example.note": {"a": [1]},
+        "pacman": {"path": "/old", "version": "1", "org.example.x": 1, "package": {"name": "old"}},
+    });
+    let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+    let first = with_input(lab.ask(&[&server.url]), &before.to_string()).good();
+    assert_eq!(first["org.example.note"], before["org.example.note"]);
+    assert_eq!(first["arch"], "aarch64");
+    assert_eq!(first["pacman"]["org.example.x"], 1);
+    assert_eq!(first["pacman"]["package"]["name"], "pacman-static");
+    let mut tool = bare();
+    tool.args(["--use", "/usr/bin/pacman"]);
+    let second = with_input(tool, &first.to_string()).good();
+    assert_eq!(second["pacman"]["org.example.x"], 1);
+    assert_eq!(second["pacman"].get("package"), None);
+    assert_eq!(second["pacman"]["trust"], "host");
+}
+
+#[test]
+fn a_failed_document_passes_untouched() {
+    let text = "{\"strapline\":1, \"error\":{\"tool\":\"mkroot\",\"exit\":77}}\n";
+    let run = with_input(Lab::new().ask(&["http://127.0.0.1:1"]), text);
+    assert_eq!(
+        (run.status, &*run.stdout, &*run.stderr),
+        (Some(77), text, "")
+    );
+}
+
+#[test]
+fn a_distribution_that_nobody_knows_is_named() {
+    let text = "{\"strapline\":1,\"distro\":\"slackware\"}";
+    let run = with_input(Lab::new().tool(), text);
+    run.bad(69, "not-found", &["there is no preset 'slackware'"]);
+}
+
+#[test]
+fn words_that_cannot_be_right_are_refused() {
+    for (option, value) in [
+        ("--repo", "../x"),
+        ("--repo", "options"),
+        ("--server", "rsync://h/x"),
+        ("--server", "h/x"),
+        ("--package", "-x"),
+        ("--package", "a/b"),
+        ("--member", "/usr/bin/pacman"),
+        ("--member", "usr/../x"),
+        ("--timeout", "0"),
+    ] {
+        let run = run(Lab::new().tool().arg(format!("{option}={value}")));
+        run.bad(64, "usage", &[option, value]);
+    }
+}
+
+#[test]
+fn a_signal_leaves_a_part_and_the_next_run_resumes() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let file = format!("/{}", package.file);
+    server.say_all(
+        &file,
+        vec![
+            Answer::Stall(package.bytes.clone(), 12_345),
+            Answer::File(package.bytes.clone()),
+        ],
+    );
+    let child = lab
+        .ask(&[&server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let part = lab
+        .path("cache/partial")
+        .join(format!("{}.part", package.hash()));
+    until("the part has come", || {
+        fs::metadata(&part).is_ok_and(|meta| meta.len() == 12_345)
+    });
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
+    let begin = Instant::now();
+    let output = child.wait_with_output().unwrap();
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "it waited for the server"
+    );
+    let run1 = Run {
+        status: output.status.code(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    };
+    run1.bad(130, "interrupted", &["interrupted by a signal"]);
+    assert_eq!(fs::read(&part).unwrap(), package.bytes[..12_345]);
+
+    assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
+    assert_eq!(server.ranges(&file), [None, Some("bytes=12345-".into())]);
+    assert!(!part.exists());
+}
+
+#[test]
+fn a_signal_ends_the_pause_between_two_tries() {
+    let lab = Lab::new();
+    let server = Server::new();
+    server.say(DB, Answer::Status("503 Service Unavailable"));
+    let mut child = lab
+        .ask(&[&server.url])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It says so before it pauses.
+    let mut stderr = child.stderr.take().unwrap();
+    let mut byte = [0];
+    stderr.read_exact(&mut byte).unwrap();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(server.paths().len() < 3);
+}
+
+#[test]
+fn a_document_that_cannot_be_handed_on_undoes_what_was_new() {
+    let lab = Lab::new();
+    let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+    let out = lab.path("pacman");
+    let full = || {
+        fs::OpenOptions::new()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let mut tool = lab.ask(&[&server.url]);
+    tool.arg("-o").arg(&out);
+    let output = tool.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+    let output = output.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(74));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("writing the document on stdout: No space left"),
+        "{stderr}"
+    );
+    assert!(!out.exists());
+
+    // What was there before is not ours to remove.
+    fs::write(&out, "old").unwrap();
+    assert_eq!(tool.stdout(full()).status().unwrap().code(), Some(74));
+    assert_eq!(fs::read(&out).unwrap(), program("6.0.2"));
+}
+
+/// Returns the command as it runs where no file may have more than `blocks` times 512 bytes: as on a full disk.
+fn limited(tool: &Command, blocks: usize) -> Command {
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""),
+        "sh",
+    ]);
+    command.arg(tool.get_program()).args(tool.get_args());
+    for (name, value) in tool.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn a_full_disk_is_our_own_fault_and_no_servers() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let (first, second) = (Server::with(&[&package]), Server::with(&[&package]));
+    let out = lab.path("pacman");
+    let mut tool = lab.ask(&[&first.url, &second.url]);
+    tool.arg("-o").arg(&out);
+    let run1 = run(&mut limited(&tool, 16));
+    run1.bad(71, "os", &["writing '", ".part': File too large"]);
+    assert!(run1.stderr.contains("hint: make room"));
+    assert_eq!(second.paths(), Vec::<String>::new());
+
+    // Room enough for the package, not for the program.
+    let blocks = package.bytes.len() / 512 + 1;
+    assert!(blocks * 512 < program("6.0.2").len());
+    let run2 = run(&mut limited(&tool, blocks));
+    run2.bad(
+        71,
+        "os",
+        &[&format!("writing '{}': File too large", out.display())],
+    );
+    assert_eq!(names(&lab.path("")), ["cache"]);
+
+    assert_eq!(version(&run(&mut tool)), "6.0.2");
+    // Each byte came once: what the full disk had room for, and the rest.
+    assert_eq!(
+        first.ranges(&format!("/{}", package.file)),
+        [None, Some("bytes=8192-".into())]
+    );
+}
+
+#[test]
+fn a_cache_that_anyone_may_write_to_is_refused() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("cache")).unwrap();
+    fs::set_permissions(lab.path("cache"), fs::Permissions::from_mode(0o777)).unwrap();
+    let run = run(&mut lab.ask(&["http://127.0.0.1:1"]));
+    run.bad(77, "permission", &["anyone may write to it"]);
+    assert!(run.stderr.contains("hint: chmod o-w"));
+}
+
+#[test]
+fn two_runs_at_once_fetch_it_once() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let file = format!("/{}", package.file);
+    let runs: Vec<_> = (0..8)
+        .map(|_| {
+            let mut tool = lab.ask(&[&server.url]);
+            std::thread::spawn(move || run(&mut tool))
+        })
+        .collect();
+    for run in runs {
+        assert_eq!(version(&run.join().unwrap()), "6.0.2");
+    }
+    assert_eq!(server.ranges(&file), [None]);
+    assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    let dir = lab.path("cache/pacman").join(package.hash());
+    assert_eq!(names(&dir), ["pacman-static"]);
+}
+
+#[test]
+fn progress_is_drawn_on_a_terminal_only() {
+    let package = Package::new("6.0.2-1", Format::Zst);
+    for (quiet, drawn) in [(false, true), (true, false)] {
+        let lab = Lab::new();
+        let server = Server::with(&[&package]);
+        // Broken off, so that there is something to see before it is done.
+        let bytes = package.bytes.clone();
+        server.say_all(
+            &format!("/{}", package.file),
+            vec![Answer::Cut(bytes.clone(), 20_000), Answer::File(bytes)],
+        );
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let mut tool = lab.ask(&[&server.url]);
+        if quiet {
+            tool.arg("-q");
+        }
+        tool.env("TERM", "xterm")
+            .stdout(Stdio::null())
+            .stderr(pty.slave);
+        let mut child = tool.spawn().unwrap();
+        drop(tool);
+        let mut text = Vec::new();
+        // The other end is gone: EIO, as a terminal says it.
+        drop(fs::File::from(pty.master).read_to_end(&mut text));
+        assert!(child.wait().unwrap().success());
+        let text = String::from_utf8_lossy(&text);
+        assert_eq!(text.contains(&package.file), drawn, "{text:?}");
+        for word in [" left", "/s ", "KiB/"] {
+            assert_eq!(text.contains(word), drawn, "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn every_option_is_in_the_man_page_and_the_reverse() {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../man/fetch-pacman.8");
+    let page = fs::read_to_string(page).unwrap();
+    let help = run(bare().arg("--help"));
+    assert_eq!(help.status, Some(0));
+    let options = |text: &str| {
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+        let mut found: Vec<_> = words
+            .filter(|word| word.starts_with("--") && word.len() > 2)
+            .map(str::to_owned)
+            .collect();
+        found.sort();
+        found.dedup();
+        found
+    };
+    let listed: String = help
+        .stdout
+        .lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let described: String = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(".It Fl "))
+        .flat_map(|line| line.split("Fl ").map(|word| format!("-{}\n", word.trim())))
+        .collect();
+    assert_eq!(options(&listed), options(&described));
+    assert!(
+        help.stdout.lines().all(|line| line.chars().count() <= 100),
+        "{}",
+        help.stdout
+    );
+    let lint = Command::new("mandoc")
+        .args(["-T", "lint", "-W", "warning"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../man/fetch-pacman.8"
+        ))
+        .output()
+        .expect("this test needs mandoc: apt install mandoc");
+    assert!(
+        lint.status.success(),
+        "{}",
+        String::from_utf8_lossy(&lint.stdout)
+    );
+}

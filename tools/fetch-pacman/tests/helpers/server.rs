@@ -1,0 +1,252 @@
+//! A server on the loopback interface that answers as it is told to, and remembers what it was asked.
+
+use super::fixture::{Format, Package, database};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex};
+
+/// How a request is answered.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// A file, or the part of it that was asked for.
+    File(Vec<u8>),
+    /// A file, always from its beginning.
+    NoRange(Vec<u8>),
+    /// That many bytes of what was asked for, under the length of it all, and then the connection ends.
+    Cut(Vec<u8>, usize),
+    /// As [`Answer::Cut`], but HTTP/1.0 without a length: nothing in HTTP says that it is not the whole.
+    CutSilently(Vec<u8>, usize),
+    /// That many bytes, and then nothing until the other side hangs up.
+    Stall(Vec<u8>, usize),
+    /// A status line such as `404 Not Found`.
+    Status(&'static str),
+    /// A redirect.
+    To(String),
+    /// A body of zeros without a length and without an end.
+    Endless,
+}
+
+/// A request: its path, and its `Range` and `If-Range` where it has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) path: String,
+    pub(crate) range: Option<String>,
+    pub(crate) if_range: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    answers: HashMap<String, Vec<Answer>>,
+    asked: Vec<Asked>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) url: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub(crate) fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let state = Arc::clone(&shared);
+                std::thread::spawn(move || {
+                    // A client that hangs up in the middle is part of the game.
+                    drop(serve(&stream.unwrap(), &state));
+                });
+            }
+        });
+        Self { url, state }
+    }
+
+    /// Returns a server that has these packages in `archlinuxcn`, with nothing wrong.
+    pub(crate) fn with(packages: &[&Package]) -> Self {
+        let server = Self::new();
+        server.say(
+            "/archlinuxcn.db",
+            Answer::File(database(packages, Format::Gz)),
+        );
+        for package in packages {
+            server.say(
+                &format!("/{}", package.file),
+                Answer::File(package.bytes.clone()),
+            );
+        }
+        server
+    }
+
+    /// Answers a path so.
+    pub(crate) fn say(&self, path: &str, answer: Answer) {
+        self.say_all(path, vec![answer]);
+    }
+
+    /// Answers a path with one after the other; the last one stays.
+    pub(crate) fn say_all(&self, path: &str, answers: Vec<Answer>) {
+        let mut state = self.state.lock().unwrap();
+        state.answers.insert(path.to_owned(), answers);
+    }
+
+    /// Returns what it was asked so far.
+    pub(crate) fn asked(&self) -> Vec<Asked> {
+        self.state.lock().unwrap().asked.clone()
+    }
+
+    /// Returns the paths that it was asked for.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.asked().into_iter().map(|asked| asked.path).collect()
+    }
+
+    /// Returns the ranges that it was asked for of this path.
+    pub(crate) fn ranges(&self, path: &str) -> Vec<Option<String>> {
+        let asked = self.asked().into_iter();
+        asked
+            .filter(|asked| asked.path == path)
+            .map(|asked| asked.range)
+            .collect()
+    }
+}
+
+/// A port at which nobody listens, and nobody else can.
+#[derive(Debug)]
+pub(crate) struct Nobody {
+    pub(crate) url: String,
+    _socket: OwnedFd,
+}
+
+impl Nobody {
+    pub(crate) fn new() -> Self {
+        let (family, kind) = (AddressFamily::Inet, SockType::Stream);
+        let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let at: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
+        Self {
+            url: format!("http://{at}"),
+            _socket: socket,
+        }
+    }
+}
+
+fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
+    let Some(path) = first.split(' ').nth(1).map(str::to_owned) else {
+        return Ok(());
+    };
+    let mut asked = Asked {
+        path,
+        range: None,
+        if_range: None,
+    };
+    for line in lines {
+        let line = line?;
+        match line.split_once(": ") {
+            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
+                asked.range = Some(value.to_owned());
+            }
+            Some((name, value)) if name.eq_ignore_ascii_case("if-range") => {
+                asked.if_range = Some(value.to_owned());
+            }
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let from: usize = asked
+        .range
+        .as_deref()
+        .and_then(|range| {
+            range
+                .strip_prefix("bytes=")?
+                .strip_suffix('-')?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let answer = {
+        let mut state = state.lock().unwrap();
+        state.asked.push(asked.clone());
+        match state.answers.get_mut(&asked.path) {
+            None => Answer::Status("404 Not Found"),
+            Some(answers) if answers.len() > 1 => answers.remove(0),
+            Some(answers) => answers[0].clone(),
+        }
+    };
+    let mut out = stream;
+    let part = |bytes: &[u8]| {
+        let rest = bytes.get(from..).unwrap_or_default().to_vec();
+        let (status, range) = match from {
+            0 => ("200 OK", String::new()),
+            _ if rest.is_empty() => ("416 Range Not Satisfiable", String::new()),
+            _ => (
+                "206 Partial Content",
+                format!(
+                    "Content-Range: bytes {from}-{}/{}\r\n",
+                    bytes.len() - 1,
+                    bytes.len()
+                ),
+            ),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\n{range}ETag: \"tag\"\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            rest.len()
+        );
+        (head, rest)
+    };
+    match answer {
+        Answer::File(bytes) => {
+            let (head, body) = part(&bytes);
+            out.write_all(head.as_bytes())?;
+            out.write_all(&body)
+        }
+        Answer::NoRange(bytes) => {
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                bytes.len()
+            );
+            out.write_all(head.as_bytes())?;
+            out.write_all(&bytes)
+        }
+        Answer::Cut(bytes, n) => {
+            let (head, body) = part(&bytes);
+            out.write_all(head.as_bytes())?;
+            out.write_all(&body[..n.min(body.len())])
+        }
+        Answer::CutSilently(bytes, n) => {
+            let (head, body) = part(&bytes);
+            for line in head.split_inclusive("\r\n") {
+                if !line.starts_with("Content-Length") {
+                    out.write_all(line.replace("HTTP/1.1", "HTTP/1.0").as_bytes())?;
+                }
+            }
+            out.write_all(&body[..n.min(body.len())])
+        }
+        Answer::Stall(bytes, n) => {
+            let (head, body) = part(&bytes);
+            out.write_all(head.as_bytes())?;
+            out.write_all(&body[..n.min(body.len())])?;
+            // Ends when the client hangs up.
+            std::io::copy(&mut stream.take(u64::MAX), &mut std::io::sink()).map(drop)
+        }
+        Answer::Status(status) => write!(
+            out,
+            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ),
+        Answer::To(url) => write!(
+            out,
+            "HTTP/1.1 302 Found\r\nLocation: {url}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        ),
+        Answer::Endless => {
+            out.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
+            loop {
+                out.write_all(&[0; 1 << 16])?;
+            }
+        }
+    }
+}
