@@ -215,6 +215,22 @@ fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure
     }
 }
 
+/// Reads the document that `--state` names, for a tool that stands alone.
+///
+/// # Errors
+///
+/// [`Code::Usage`] where there is no such file, [`Code::BadDocument`] where it is no document.
+pub fn read_state(common: &Common) -> Result<Document, Failure> {
+    match read(common)? {
+        Input::Text(text, origin) => Document::parse(&text, &origin),
+        Input::Nothing(what) => Err(Failure::new(
+            Code::Usage,
+            format!("stdin is {what}: expected a document"),
+        )
+        .hint("give one with --state FILE")),
+    }
+}
+
 /// Reads the document's text to its end, before anything is touched.
 fn read(common: &Common) -> Result<Input, Failure> {
     if common.new {

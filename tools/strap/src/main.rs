@@ -1,2 +1,257 @@
-//! stub
-fn main() {}
+//! `strap` installs packages into the root: pacman downloads, then pacman commits.
+//!
+//! Two runs of pacman and not one: a pacman that still holds its downloads open when it runs scriptlets can hang for
+//! ever (7.x with curl 8.20 and later), and what is downloaded once need not be again.
+//!
+//! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
+//! failed, or never ran, is a failure of ours, with the package's name.
+
+mod installed;
+mod judge;
+mod lock;
+mod output;
+mod pacman;
+
+use clap::Parser;
+use pacman::{Pacman, Phase};
+use rootfs::Inside;
+use stage::members::Config;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Install packages into a root with pacman, and say honestly how it went
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    help_expected = true,
+    after_help = "Example:\n  ... | keyring | strap base archlinuxarm-keyring | strap nano openssh | reap | unmount"
+)]
+struct Strap {
+    /// The packages or groups to install
+    #[arg(value_name = "PKG", required = true)]
+    packages: Vec<String>,
+
+    /// Verify nothing: use the loose configuration, as the seed procedure does for its base
+    #[arg(long)]
+    loose: bool,
+
+    /// Stop when everything is in the package cache
+    #[arg(long)]
+    download_only: bool,
+
+    /// Use the repository databases that the root has
+    #[arg(long)]
+    no_refresh: bool,
+
+    /// Do not fail when a scriptlet of PKG fails, or the hook of that name
+    #[arg(long, value_name = "PKG")]
+    allow_failed_scriptlet: Vec<String>,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What is to be done, checked.
+#[derive(Debug)]
+struct Plan {
+    inside: Inside,
+    pacman: Pacman,
+}
+
+impl Stage for Strap {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = self.plan(document)?;
+        let lock = lock::take(plan.inside.root(), context)?;
+        let unfinished = judge::unfinished(plan.inside.root())?;
+        let result = self.apply(context, &plan, unfinished);
+        drop(lock);
+        // Also after a failure: what is installed is installed.
+        let recorded = self.record(&plan, document);
+        result.and(recorded)
+    }
+}
+
+impl Strap {
+    /// Decides what to run, and checks all that can be checked before anything is touched.
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+        for name in &self.packages {
+            check_name(name)?;
+        }
+        let program: stage::members::Pacman = document.need("pacman", "fetch-pacman")?;
+        let config: Config = document.need("config", "mkconf")?;
+        let inside = Inside::of(document)?;
+        pacman::check_program(&program)?;
+        let file = if self.loose {
+            &config.loose
+        } else {
+            &config.strict
+        };
+        check_config(file)?;
+        if !self.loose {
+            check_keyring(&inside)?;
+        }
+        Ok(Plan {
+            pacman: Pacman {
+                program: program.path,
+                config: file.clone(),
+            },
+            inside,
+        })
+    }
+
+    /// Downloads, commits, and judges.
+    fn apply(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        unfinished: Option<Vec<String>>,
+    ) -> Result<(), Failure> {
+        let mut targets = self.packages.clone();
+        let again = unfinished.is_some();
+        if let Some(names) = unfinished {
+            context.warn(format_args!(
+                "an earlier transaction ended half way: {} of its packages are installed again",
+                names.len()
+            ));
+            targets.extend(names);
+        }
+        let refresh = !self.no_refresh;
+        let phase = |download| Phase {
+            download,
+            refresh,
+            again,
+        };
+        plan.pacman
+            .run(context, &plan.inside, &phase(true), &targets)?;
+        if self.download_only {
+            return Ok(());
+        }
+        let before = judge::log_length(plan.inside.root())?;
+        let ran = plan
+            .pacman
+            .run(context, &plan.inside, &phase(false), &targets);
+        let marks = match &ran {
+            Ok(marks) => marks.as_slice(),
+            Err(_) => &[],
+        };
+        let problems = judge::problems(plan.inside.root(), before, marks)?;
+        ran?;
+        self.judge(context, problems)
+    }
+
+    /// Turns scriptlets and hooks that failed into a failure, but for those that the user allowed.
+    fn judge(&self, context: &Context, problems: Vec<judge::Problem>) -> Result<(), Failure> {
+        let (allowed, failed): (Vec<_>, Vec<_>) = problems
+            .into_iter()
+            .partition(|p| self.allow_failed_scriptlet.iter().any(|name| p.is_of(name)));
+        for problem in allowed {
+            context.warn(format_args!("{problem} (allowed)"));
+        }
+        let Some(first) = failed.first() else {
+            return Ok(());
+        };
+        for problem in failed.iter().skip(1) {
+            context.warn(problem);
+        }
+        let more = match failed.len() - 1 {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        Err(Failure::new(Code::ChildFailed, format!("{first}{more}")).hint(first.hint()))
+    }
+
+    fn record(&self, plan: &Plan, document: &mut Document) -> Result<(), Failure> {
+        let packages = installed::packages(plan.inside.root())?;
+        if !packages.is_empty() {
+            document.record("packages", &packages);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses what pacman would take for an option, and what cannot be the name of a package or group.
+fn check_name(name: &str) -> Result<(), Failure> {
+    let good = name
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
+    if name.is_empty() || name.starts_with('-') || !good {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("installing {}: that is no name of a package", quote(name)),
+        ));
+    }
+    Ok(())
+}
+
+fn check_config(file: &Path) -> Result<(), Failure> {
+    if !file.is_file() {
+        return Err(Failure::new(
+            Code::NotFound,
+            format!(
+                "looking for the configuration {}: there is no such file",
+                quote(file)
+            ),
+        )
+        .hint("write it again with mkconf"));
+    }
+    Ok(())
+}
+
+/// A strict transaction without a keyring fails late and with pacman's words; say it early and in ours.
+fn check_keyring(inside: &Inside) -> Result<(), Failure> {
+    let home = PathBuf::from("etc/pacman.d/gnupg");
+    let there = ["pubring.gpg", "pubring.kbx"].iter().any(|file| {
+        let path = home.join(file);
+        path.to_str().is_some_and(|p| {
+            inside
+                .root()
+                .open_below(p, rustix::fs::OFlags::PATH)
+                .is_ok()
+        })
+    });
+    if there {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotVerified,
+        format!(
+            "looking for the keyring {}: there is none, so nothing could be verified",
+            quote(inside.root().path().join(home))
+        ),
+    )
+    .hint("put 'keyring' before 'strap', or verify nothing with --loose"))
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Strap>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_pacman_would_misread_are_refused() {
+        for good in [
+            "base",
+            "core/bash",
+            "lib32-gcc-libs",
+            "gtk2+extra",
+            "foo=1:2.0-1",
+            "r8168~x",
+        ] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"] {
+            assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Who a command runs as: users and groups of the root, read from its own files and never from the host's.
+
+use rootfs::Root;
+use stage::{Code, Doing, Failure, quote};
+
+/// A user of the root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Supplementary groups, the primary one among them.
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: String,
+    pub(crate) shell: String,
+}
+
+/// The longest passwd(5) or group(5) that is read.
+const LIMIT: u64 = 16 << 20;
+
+/// Looks a user up in the root, by name or by number.
+///
+/// # Errors
+///
+/// [`Code::NotFound`] where the root has no such user.
+pub(crate) fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
+    let read = |file: &str| {
+        root.read(file, LIMIT).doing(Code::NotFound, || {
+            format!("reading {}", quote(root.path().join(file)))
+        })
+    };
+    let passwd = read("etc/passwd")?;
+    let group = read("etc/group").unwrap_or_default();
+    lookup(
+        &String::from_utf8_lossy(&passwd),
+        &String::from_utf8_lossy(&group),
+        wanted,
+    )
+    .ok_or_else(|| {
+        Failure::new(
+            Code::NotFound,
+            format!(
+                "looking for the user {}: {} has none",
+                quote(wanted),
+                quote(root.path().join("etc/passwd"))
+            ),
+        )
+    })
+}
+
+/// Reads the texts of passwd(5) and group(5).
+fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {
+    let mut user = passwd.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, shell] = fields[..] else {
+            return None;
+        };
+        let (uid, gid) = (uid.parse().ok()?, gid.parse().ok()?);
+        (name == wanted || wanted.parse() == Ok(uid)).then(|| User {
+            name: name.to_owned(),
+            uid,
+            gid,
+            groups: vec![gid],
+            home: home.to_owned(),
+            shell: shell.to_owned(),
+        })
+    })?;
+    for line in group.lines() {
+        let fields: Vec<_> = line.split(':').collect();
+        if let [_, _, gid, members] = fields[..]
+            && let Ok(gid) = gid.parse()
+            && members.split(',').any(|m| m == user.name)
+            && !user.groups.contains(&gid)
+        {
+            user.groups.push(gid);
+        }
+    }
+    Some(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_their_groups_come_from_the_roots_files() {
+        let passwd =
+            "root:x:0:0::/root:/bin/bash\nbroken:x\nann:x:1000:1000:A,B:/home/ann:/bin/sh\n";
+        let group = "root:x:0:\nwheel:x:998:bob,ann\nann:x:1000:ann\nvideo:x:985:anna\n";
+        let ann = lookup(passwd, group, "ann").unwrap();
+        assert_eq!(
+            (ann.uid, ann.gid, ann.groups.as_slice()),
+            (1000, 1000, &[1000, 998][..])
+        );
+        assert_eq!(lookup(passwd, group, "1000"), Some(ann));
+        assert_eq!(lookup(passwd, group, "eve"), None);
+        assert_eq!(lookup(passwd, group, "broken"), None);
+    }
+}

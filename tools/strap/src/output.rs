@@ -1,0 +1,178 @@
+//! pacman's output: passed on to people, and read on the way.
+//!
+//! pacman says on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
+//! order. So it gets one of ours (pty(7)), and what comes out of it goes to stderr.
+
+use rustix::io::Errno;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{
+    OptionalActions, OutputModes, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
+};
+use std::io::Write;
+use std::os::fd::OwnedFd;
+
+/// A thing in pacman's output that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// It works on this package.
+    Package(String),
+    /// It runs a hook, whose description this is.
+    Hook(String),
+    /// A scriptlet or hook failed, in pacman's words.
+    CommandFailed(String),
+    /// Any other error, in pacman's words.
+    Error(String),
+}
+
+/// Reads pacman's output piece by piece.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    line: Vec<u8>,
+    in_hooks: bool,
+    quiet: bool,
+    marks: Vec<Mark>,
+}
+
+/// The longest line that is looked at; pacman's own are far shorter.
+const LINE: usize = 4096;
+
+impl Reader {
+    /// Returns a reader that passes everything on, or, when `quiet`, only errors and warnings.
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self {
+            quiet,
+            ..Self::default()
+        }
+    }
+
+    /// Takes a piece of output.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        if !self.quiet {
+            pass(bytes);
+        }
+        for byte in bytes {
+            match byte {
+                b'\n' | b'\r' => self.end_of_line(),
+                byte if self.line.len() < LINE => self.line.push(*byte),
+                _ => {}
+            }
+        }
+    }
+
+    /// Returns what was seen.
+    pub(crate) fn finish(mut self) -> Vec<Mark> {
+        self.end_of_line();
+        self.marks
+    }
+
+    fn end_of_line(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let line = String::from_utf8_lossy(&line);
+        if self.quiet && (line.starts_with("error:") || line.starts_with("warning:")) {
+            pass(format!("{line}\n").as_bytes());
+        }
+        if line.starts_with(":: ") {
+            self.in_hooks = line.contains("hooks...");
+        }
+        let mark = mark(&line, self.in_hooks);
+        // A progress bar writes the same line many times.
+        if mark.is_some() && mark.as_ref() != self.marks.last() {
+            self.marks.extend(mark);
+        }
+    }
+}
+
+/// Passes output on. Where stderr does not take it, nobody is there to read it.
+fn pass(bytes: &[u8]) {
+    std::io::stderr().lock().write_all(bytes).unwrap_or(());
+}
+
+/// Returns what a line of output (in the C locale) means, where it matters.
+fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
+    if let Some(error) = line.strip_prefix("error: ") {
+        return Some(if error.starts_with("command ") {
+            Mark::CommandFailed(error.to_owned())
+        } else {
+            Mark::Error(error.to_owned())
+        });
+    }
+    let counted = line.strip_prefix('(').and_then(|rest| {
+        let (count, text) = rest.split_once(')')?;
+        let digits = |b: u8| b.is_ascii_digit() || b == b'/' || b == b' ';
+        count.bytes().all(digits).then(|| text.trim_start())
+    });
+    if let (Some(text), true) = (counted, in_hooks) {
+        return Some(Mark::Hook(text.split("  ").next()?.trim_end().to_owned()));
+    }
+    let text = counted.unwrap_or(line);
+    let (verb, rest) = text.split_once(' ')?;
+    if !["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb) {
+        return None;
+    }
+    let name = rest.split_whitespace().next()?.trim_end_matches("...");
+    Some(Mark::Package(name.to_owned()))
+}
+
+/// Makes a terminal for pacman: our side and its side. It is as wide as ours, so that progress bars fit.
+///
+/// # Errors
+///
+/// When the system has none left.
+pub(crate) fn terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let name = ptsname(&ours, Vec::new())?;
+    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::CLOEXEC;
+    let theirs = rustix::fs::open(name, flags, rustix::fs::Mode::empty())?;
+    let mut modes = tcgetattr(&theirs)?;
+    // A line ends as pacman ends it; our own terminal does the rest.
+    modes.output_modes.remove(OutputModes::OPOST);
+    tcsetattr(&theirs, OptionalActions::Now, &modes)?;
+    if let Ok(size) = tcgetwinsize(rustix::stdio::stderr()) {
+        tcsetwinsize(&theirs, size)?;
+    }
+    Ok((ours, theirs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_matters_is_seen_in_order_however_it_comes() {
+        let text = ":: Processing package changes...\ninstalling filesystem...\ninstalling bash...\n\
+                    error: command failed to execute correctly\n\
+                    ( 3/10) reinstalling glibc        [---] 0%\r( 3/10) reinstalling glibc   [###] 100%\n\
+                    :: Running post-transaction hooks...\n( 1/2) Creating system user accounts...\n\
+                    error: command terminated by signal 9: Killed\nwarning: x\n\
+                    error: failed to commit transaction (download library error)\n";
+        for size in [1, 7, 4096] {
+            let mut reader = Reader::new(true);
+            for piece in text.as_bytes().chunks(size) {
+                reader.take(piece);
+            }
+            let package = |n: &str| Mark::Package(n.into());
+            assert_eq!(
+                reader.finish(),
+                [
+                    package("filesystem"),
+                    package("bash"),
+                    Mark::CommandFailed("command failed to execute correctly".into()),
+                    package("glibc"),
+                    Mark::Hook("Creating system user accounts...".into()),
+                    Mark::CommandFailed("command terminated by signal 9: Killed".into()),
+                    Mark::Error("failed to commit transaction (download library error)".into()),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn hostile_output_is_only_text() {
+        let mut reader = Reader::new(true);
+        reader.take(&[0xff; 10_000]);
+        reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
+        assert_eq!(reader.finish(), [Mark::Hook(String::new())]);
+    }
+}

@@ -1,0 +1,268 @@
+//! Running pacman: which arguments, where, and what an exit status other than 0 means.
+
+use crate::output::{self, Mark, Reader};
+use rootfs::session::{Output, environment};
+use rootfs::{Ended, Inside, Job, Place};
+use stage::{Code, Context, Doing, Failure, members, message, quote};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// The pacman to run, and with which configuration.
+#[derive(Debug)]
+pub(crate) struct Pacman {
+    pub(crate) program: PathBuf,
+    pub(crate) config: PathBuf,
+}
+
+/// One run of it.
+#[derive(Debug)]
+pub(crate) struct Phase {
+    /// Download only, or install from the cache.
+    pub(crate) download: bool,
+    /// Whether the repository databases are refreshed first (when downloading).
+    pub(crate) refresh: bool,
+    /// Whether an earlier transaction ended half way: then files that no package owns are its, and are taken over.
+    pub(crate) again: bool,
+}
+
+impl Phase {
+    /// Returns pacman's arguments (pacman(8)), without the configuration and the targets.
+    fn arguments(&self) -> Vec<&'static str> {
+        let mut args = vec![match (self.download, self.refresh) {
+            (true, true) => "-Syuw",
+            (false, true) => "-Su",
+            (true, false) => "-Sw",
+            (false, false) => "-S",
+        }];
+        args.push("--noconfirm");
+        if self.again {
+            args.extend(["--overwrite", "*"]);
+        } else {
+            args.push("--needed");
+        }
+        args
+    }
+
+    fn name(&self) -> &'static str {
+        if self.download { "download" } else { "install" }
+    }
+}
+
+/// Checks that the program is the one that the document means: it may have been written yesterday.
+///
+/// # Errors
+///
+/// [`Code::NotVerified`] where its hash is another.
+pub(crate) fn check_program(pacman: &members::Pacman) -> Result<(), Failure> {
+    let file = File::open(&pacman.path)
+        .doing(Code::NotFound, || {
+            format!("opening {}", quote(&pacman.path))
+        })
+        .map_err(|f| f.hint("run fetch-pacman again"))?;
+    let mut reader = package::digest::Sha256Reader::new(file);
+    reader
+        .drain()
+        .doing(Code::Os, || format!("reading {}", quote(&pacman.path)))?;
+    if reader.finish() != pacman.sha256.to_ascii_lowercase() {
+        return Err(Failure::new(
+            Code::NotVerified,
+            format!(
+                "checking {}: it is not the program that the document means",
+                quote(&pacman.path)
+            ),
+        )
+        .hint("it was replaced since: run fetch-pacman again"));
+    }
+    Ok(())
+}
+
+impl Pacman {
+    /// Runs one phase inside the root's namespaces; returns what its output said.
+    ///
+    /// # Errors
+    ///
+    /// When pacman fails: with its own words, and the code that fits them.
+    pub(crate) fn run(
+        &self,
+        context: &Context,
+        inside: &Inside,
+        phase: &Phase,
+        targets: &[String],
+    ) -> Result<Vec<Mark>, Failure> {
+        let doing = || format!("running pacman to {}", phase.name());
+        let mut args: Vec<OsString> = phase.arguments().iter().map(OsString::from).collect();
+        // Bars are for a person who waits for a download; lines keep the order of what failed and why.
+        if !phase.download || context.quiet || !std::io::stderr().is_terminal() {
+            args.push("--noprogressbar".into());
+        }
+        args.extend(["--config".into(), self.config.clone().into(), "--".into()]);
+        args.extend(targets.iter().map(OsString::from));
+        let job = Job {
+            program: self.program.as_os_str(),
+            args,
+            env: environment(),
+            place: Place::Host,
+            directory: None,
+            user: None,
+            terminal: false,
+        };
+        let (from, into) = output::terminal().doing(Code::Os, || "making a terminal for pacman")?;
+        let mut reader = Reader::new(context.quiet);
+        let mut sink = |bytes: &[u8]| reader.take(bytes);
+        let output = Output {
+            sink: &mut sink,
+            from,
+            into,
+        };
+        let (ended, time) = inside.run(&job, Some(output))?;
+        context.waited(time);
+        let marks = reader.finish();
+        match ended {
+            Ended::Exited(0) => Ok(marks),
+            ended => Err(explain(&marks, ended).while_doing(doing())),
+        }
+    }
+}
+
+/// Finds the code for pacman's failure in its words; its exit status is 1 for all of them.
+fn explain(marks: &[Mark], ended: Ended) -> Failure {
+    const WORDS: &[(&str, Code, Option<&str>)] = &[
+        (
+            "(PGP signature)",
+            Code::NotVerified,
+            Some("its signature does not hold: nothing was installed"),
+        ),
+        (
+            "unknown trust",
+            Code::NotVerified,
+            Some("the key is in the keyring but not trusted: a newer keyring package may mend it"),
+        ),
+        (
+            "required key missing",
+            Code::NotVerified,
+            Some("the signing key is missing or expired: a newer keyring package may mend it"),
+        ),
+        (
+            "key \"",
+            Code::NotVerified,
+            Some("the key that signed it may not be used: a newer keyring package may mend it"),
+        ),
+        (
+            "keyring is not writable",
+            Code::NotVerified,
+            Some("put 'keyring' before 'strap'"),
+        ),
+        (
+            "invalid or corrupted",
+            Code::NotVerified,
+            Some(
+                "the mirror sent something else than its database promises: try again, or another mirror",
+            ),
+        ),
+        (
+            "target not found",
+            Code::NotFound,
+            Some("look at the spelling, and at the repositories of mkconf"),
+        ),
+        (
+            "No space left",
+            Code::Failed,
+            Some("free some space and run the same pipe again: it goes on where it stopped"),
+        ),
+        (
+            "exists in filesystem",
+            Code::Failed,
+            Some("a file is there that no package owns: remove it, or begin with a new root"),
+        ),
+        (
+            "failed retrieving file",
+            Code::Network,
+            Some("try again, or another mirror: mkconf --server URL"),
+        ),
+        (
+            "failed to synchronize",
+            Code::Network,
+            Some("try again, or another mirror: mkconf --server URL"),
+        ),
+        (
+            "failed to update",
+            Code::Network,
+            Some("try again, or another mirror: mkconf --server URL"),
+        ),
+        ("unable to lock database", Code::Busy, None),
+    ];
+    let errors: Vec<&str> = marks
+        .iter()
+        .filter_map(|m| match m {
+            Mark::Error(text) => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    let said = WORDS
+        .iter()
+        .find(|(words, ..)| errors.iter().any(|e| e.contains(words)));
+    let (code, hint) = said.map_or((Code::ChildFailed, None), |(_, code, hint)| (*code, *hint));
+    let line = said
+        .and_then(|(words, ..)| errors.iter().find(|e| e.contains(words)))
+        .or(errors.last());
+    let message = match line {
+        Some(line) => format!("{}: {}", ended.words(), message::escape(line)),
+        None => ended.words(),
+    };
+    let failure = Failure::new(code, message);
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pacmans_words_become_codes() {
+        for (words, code) in [
+            (
+                "failed to commit transaction (invalid or corrupted package (PGP signature))",
+                Code::NotVerified,
+            ),
+            (
+                "nano: signature from \"X\" is unknown trust",
+                Code::NotVerified,
+            ),
+            ("target not found: nono", Code::NotFound),
+            (
+                "failed retrieving file 'core.db' from h : Connection refused",
+                Code::Network,
+            ),
+            ("problem occurred while installing x", Code::ChildFailed),
+        ] {
+            let failure = explain(&[Mark::Error(words.into())], Ended::Exited(1));
+            assert_eq!(failure.code, code, "{words}");
+            assert_eq!(failure.message, format!("exit status 1: {words}"));
+        }
+        assert_eq!(
+            explain(&[], Ended::Signalled(9)).message,
+            "killed by signal 9 (SIGKILL)"
+        );
+    }
+
+    #[test]
+    fn a_phase_asks_for_no_more_than_it_needs() {
+        let phase = |download, refresh, again| {
+            Phase {
+                download,
+                refresh,
+                again,
+            }
+            .arguments()
+            .join(" ")
+        };
+        assert_eq!(phase(true, true, false), "-Syuw --noconfirm --needed");
+        assert_eq!(phase(false, true, false), "-Su --noconfirm --needed");
+        assert_eq!(phase(false, false, true), "-S --noconfirm --overwrite *");
+    }
+}
