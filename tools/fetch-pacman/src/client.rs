@@ -315,10 +315,14 @@ fn follow(clients: &mut Clients, request: &mut Request) -> Result<Response, Opti
         }
         let response = asked.send().map_err(|e| {
             // Who does not take the call, or takes it and is silent, will not do better at once.
-            Some(match (e.is_timeout(), e.is_connect()) {
-                (true, _) => Fault::new(Code::Network, stalled(clients.timeout)),
-                (false, true) => Fault::new(Code::Network, cause(&e)),
-                (false, false) => Fault::new(Code::Network, cause(&e)).again(),
+            Some(if e.is_timeout() {
+                Fault::new(Code::Network, stalled(clients.timeout))
+            } else if impostor(&e) {
+                Fault::new(Code::NotVerified, cause(&e))
+            } else if e.is_connect() {
+                Fault::new(Code::Network, cause(&e))
+            } else {
+                Fault::new(Code::Network, cause(&e)).again()
             })
         })?;
         if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
@@ -384,6 +388,25 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
         inner = next;
     }
     inner.to_string()
+}
+
+/// Returns whether the other side could not prove who it is.
+fn impostor(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
+            return true;
+        }
+        // An io::Error's source is not what it wraps, but the source of that.
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// The HTTP clients, made when they are needed.

@@ -6,6 +6,7 @@
 
 mod cache;
 mod client;
+mod draft;
 mod fault;
 mod fetch;
 mod program;

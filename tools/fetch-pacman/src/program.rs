@@ -1,11 +1,12 @@
 //! The program itself: out of its package, proven to run, and put in place.
 
+use crate::draft::Draft;
 use crate::verify::Verified;
 use package::archive::extract_member;
 use package::digest::Sha256Reader;
 use sha2::{Digest, Sha256};
 use stage::{Code, Context, Doing, Failure, child, quote};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,23 +32,20 @@ pub(crate) fn place(
     member: &str,
     to: &Path,
 ) -> Result<Program, Failure> {
-    let doing = || format!("writing {}", quote(to));
+    let failed = |e: std::io::Error| write_failure(&e, to);
+    // In the same directory, so that it can be put in place as one, and not executable.
     let dir = to.parent().unwrap_or(Path::new("/"));
-    // In the same directory, so that rename(2) puts it in place; 0600 as tempfile makes it, so that it cannot run yet.
-    let temp = tempfile::Builder::new()
-        .prefix(".pacman-")
-        .tempfile_in(dir)
-        .map_err(|e| write_failure(&e, to))?;
+    let draft = Draft::new_in(dir).map_err(failed)?;
     verified
         .file
         .seek(SeekFrom::Start(0))
         .doing(Code::Os, || "reading the package")?;
     let mut out = Hashed {
-        file: temp.as_file(),
+        file: draft.file(),
         hash: Sha256::new(),
     };
     extract_member(&mut verified.file, member, &mut out, LIMIT).map_err(|e| match e {
-        package::Error::Write { source, .. } => write_failure(&source, to),
+        package::Error::Write { source, .. } => failed(source),
         package::Error::NotFound { .. } => Failure::new(Code::NotFound, e)
             .hint("name the file of the package that is pacman with --member PATH"),
         _ => Failure::new(Code::Failed, e),
@@ -55,18 +53,11 @@ pub(crate) fn place(
     let sha256 = format!("{:x}", out.hash.finalize());
 
     // The package's hash was compared before there was a `Verified`: from here on the file may run.
-    let file = temp.as_file();
-    file.set_permissions(Permissions::from_mode(0o755))
-        .doing(Code::Os, doing)?;
-    file.sync_all().map_err(|e| write_failure(&e, to))?;
-    // Closed for writing, or execve(2) fails with ETXTBSY.
-    let temp = temp.into_temp_path();
-    let version = version(context, &temp, to)?;
+    let runnable = draft.runnable().map_err(failed)?;
+    let version = version(context, &runnable.path(), to)?;
 
     let new = std::fs::symlink_metadata(to).is_err();
-    temp.persist(to)
-        .map_err(|e| e.error)
-        .doing(Code::Os, doing)?;
+    runnable.put(to).map_err(failed)?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .doing(Code::Os, || format!("writing directory {}", quote(dir)))?;

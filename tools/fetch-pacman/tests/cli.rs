@@ -606,6 +606,71 @@ fn redirects_are_followed_but_not_for_ever() {
 }
 
 #[test]
+fn https_is_for_who_can_prove_who_it_is() {
+    let lab = Lab::new();
+    let (certificate, key) = (lab.path("certificate"), lab.path("key"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt"])
+        .args(["ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost"])
+        .args(["-addext", "subjectAltName=DNS:localhost"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out"])
+        .arg(&certificate)
+        .arg("-keyout")
+        .arg(&key)
+        .output()
+        .expect("this test needs openssl: apt install openssl");
+    assert!(made.status.success(), "{made:?}");
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let file = format!("/{}", package.file);
+    let secure = Server::secure(&certificate, &key);
+    secure.say(DB, Answer::File(database(&[&package], Format::Gz)));
+    secure.say(&file, Answer::File(package.bytes.clone()));
+    let tool = |url: &str, certificates: &Path| {
+        let mut tool = lab.ask(&[url]);
+        tool.env_remove("SSL_CERT_DIR");
+        run(tool.env("SSL_CERT_FILE", certificates))
+    };
+
+    let stranger = tool(&secure.url, Path::new("/etc/ssl/certs/ca-certificates.crt"));
+    stranger.bad(
+        69,
+        "not-verified",
+        &["invalid peer certificate: UnknownIssuer", DB],
+    );
+    let none = tool(&secure.url, Path::new("/dev/null"));
+    none.bad(69, "not-verified", &["invalid peer certificate"]);
+    assert!(
+        none.stderr
+            .contains("warning: this host has no certificate authorities"),
+        "{none:?}"
+    );
+    assert_eq!(secure.paths(), Vec::<String>::new());
+    // A http server never needs any.
+    let plain = Server::with(&[&package]);
+    let run1 = tool(&plain.url, Path::new("/dev/null"));
+    assert_eq!(version(&run1), "6.0.2");
+    assert_eq!(run1.stderr.lines().count(), 1, "{run1:?}");
+
+    fs::remove_file(
+        lab.path("cache/packages-by-hash")
+            .join(format!("{}.pkg", package.hash())),
+    )
+    .unwrap();
+    assert_eq!(version(&tool(&secure.url, &certificate)), "6.0.2");
+    assert_eq!(secure.paths(), [DB, &file]);
+    // From http to https is a gain, and the reverse a loss.
+    plain.say(DB, Answer::To(format!("{}{DB}", secure.url)));
+    assert_eq!(version(&tool(&plain.url, &certificate)), "6.0.2");
+    secure.say(DB, Answer::To("http://me:word@127.0.0.1:1/x".into()));
+    let run2 = tool(&secure.url, &certificate);
+    run2.bad(
+        69,
+        "failed",
+        &["a redirect from https to 'http://127.0.0.1:1/x', which is not encrypted"],
+    );
+}
+
+#[test]
 fn a_silent_server_is_given_up() {
     let lab = Lab::new();
     let package = Package::new("6.0.2-1", Format::Zst);
@@ -748,6 +813,32 @@ fn using_what_is_there() {
     );
     let both = run(bare().args(["--use", "/usr/bin/pacman", "--offline"]));
     both.bad(64, "usage", &["cannot be used with"]);
+}
+
+#[test]
+fn a_killed_run_leaves_no_temporary_file() {
+    let lab = Lab::new();
+    fs::create_dir(lab.path("bin")).unwrap();
+    let mark = lab.path("mark");
+    let wait = format!(
+        "echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 60",
+        mark.display()
+    );
+    let package = Package::of("pacman-static", "1-1", Format::Zst, &script(&wait));
+    let server = Server::with(&[&package]);
+    let mut tool = lab.ask(&[&server.url]);
+    tool.arg("-o").arg(lab.path("bin/pacman"));
+    let mut child = tool
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it asks for the version", || mark.exists());
+    let asked: i32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    kill(Pid::from_raw(asked), Signal::SIGKILL).unwrap();
+    assert_eq!(names(&lab.path("bin")), Vec::<String>::new());
 }
 
 /// Runs the tool with a document on its stdin.

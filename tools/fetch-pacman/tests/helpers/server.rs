@@ -2,10 +2,13 @@
 
 use super::fixture::{Format, Package, database};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// How a request is answered.
@@ -49,18 +52,52 @@ pub(crate) struct Server {
     state: Arc<Mutex<State>>,
 }
 
+/// A connection, encrypted or not.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
 impl Server {
     pub(crate) fn new() -> Self {
+        Self::on("http", |stream| Box::new(stream))
+    }
+
+    /// Returns a server that speaks TLS and says that it is `localhost`.
+    pub(crate) fn secure(certificate: &Path, key: &Path) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_file(certificate).unwrap()],
+                PrivateKeyDer::from_pem_file(key).unwrap(),
+            )
+            .unwrap();
+        let config = Arc::new(config);
+        let mut server = Self::on("https", move |stream| {
+            let connection = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            Box::new(rustls::StreamOwned::new(connection, stream))
+        });
+        server.url = server.url.replace("127.0.0.1", "localhost");
+        server
+    }
+
+    fn on(
+        scheme: &str,
+        dress: impl Fn(TcpStream) -> Box<dyn Stream> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
+        let dress = Arc::new(dress);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let state = Arc::clone(&shared);
+                let (state, dress) = (Arc::clone(&shared), Arc::clone(&dress));
                 std::thread::spawn(move || {
                     // A client that hangs up in the middle is part of the game.
-                    drop(serve(&stream.unwrap(), &state));
+                    drop(serve(&mut *dress(stream.unwrap()), &state));
                 });
             }
         });
@@ -134,28 +171,30 @@ impl Nobody {
     }
 }
 
-fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    let first = lines.next().unwrap_or_else(|| Ok(String::new()))?;
-    let Some(path) = first.split(' ').nth(1).map(str::to_owned) else {
-        return Ok(());
-    };
+/// Reads what comes before the body: up to the first empty line.
+fn request(stream: &mut dyn Stream) -> std::io::Result<String> {
+    let mut text = Vec::new();
+    let mut byte = [0];
+    while !text.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        text.push(byte[0]);
+    }
+    Ok(String::from_utf8(text).unwrap())
+}
+
+fn serve(out: &mut dyn Stream, state: &Mutex<State>) -> std::io::Result<()> {
+    let request = request(out)?;
+    let mut lines = request.lines();
     let mut asked = Asked {
-        path,
+        path: lines.next().unwrap().split(' ').nth(1).unwrap().to_owned(),
         range: None,
         if_range: None,
     };
-    for line in lines {
-        let line = line?;
-        match line.split_once(": ") {
-            Some((name, value)) if name.eq_ignore_ascii_case("range") => {
-                asked.range = Some(value.to_owned());
-            }
-            Some((name, value)) if name.eq_ignore_ascii_case("if-range") => {
-                asked.if_range = Some(value.to_owned());
-            }
-            Some(_) => {}
-            None => break,
+    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+        if name.eq_ignore_ascii_case("range") {
+            asked.range = Some(value.to_owned());
+        } else if name.eq_ignore_ascii_case("if-range") {
+            asked.if_range = Some(value.to_owned());
         }
     }
     let from: usize = asked
@@ -178,7 +217,6 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             Some(answers) => answers[0].clone(),
         }
     };
-    let mut out = stream;
     let part = |bytes: &[u8]| {
         let rest = bytes.get(from..).unwrap_or_default().to_vec();
         let (status, range) = match from {
@@ -232,7 +270,7 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             out.write_all(head.as_bytes())?;
             out.write_all(&body[..n.min(body.len())])?;
             // Ends when the client hangs up.
-            std::io::copy(&mut stream.take(u64::MAX), &mut std::io::sink()).map(drop)
+            std::io::copy(out, &mut std::io::sink()).map(drop)
         }
         Answer::Status(status) => write!(
             out,
