@@ -1065,6 +1065,9 @@ fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> {
 
 /// The environment that programs inside get: the little that is the same on every machine, and the proxies and terminal
 /// of this one.
+///
+/// The messages are English and the file names UTF-8. Under plain `C`, libarchive cannot convert a name such as
+/// `Főtanúsítvány.crt`, and pacman then silently leaves out the rest of that package (seen with 6.0.2).
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = [
@@ -1073,7 +1076,7 @@ pub fn environment() -> Vec<(OsString, OsString)> {
             "/usr/local/sbin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin",
         ),
         ("HOME", "/root"),
-        ("LC_ALL", "C"),
+        ("LC_ALL", "C.UTF-8"),
     ]
     .map(|(key, value)| (key.into(), value.into()))
     .to_vec();

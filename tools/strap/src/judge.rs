@@ -94,25 +94,32 @@ fn read_log(root: &Root) -> Result<Vec<u8>, Failure> {
 }
 
 /// Returns the packages that the last transaction had installed when it ended half way: their scriptlets may not have
-/// run. `None` where it did not.
+/// run. `None` where it did not. `killed` says that pacman left its lock: it holds that until the last hook has run,
+/// which is after the log says that the transaction is complete.
 ///
 /// # Errors
 ///
 /// When the log cannot be read.
-pub(crate) fn unfinished(root: &Root) -> Result<Option<Vec<String>>, Failure> {
-    Ok(unfinished_in(&read_log(root)?))
+pub(crate) fn unfinished(root: &Root, killed: bool) -> Result<Option<Vec<String>>, Failure> {
+    Ok(unfinished_in(&read_log(root)?, killed))
 }
 
-/// Reads the log for a transaction that was started and not completed; returns what it had installed.
-fn unfinished_in(log: &[u8]) -> Option<Vec<String>> {
+/// Reads the log for a transaction that was started and not completed; returns what it had installed. Where pacman was
+/// `killed`, the last one counts even if it says that it is complete.
+fn unfinished_in(log: &[u8], killed: bool) -> Option<Vec<String>> {
     let mut open: Option<Vec<String>> = None;
+    let mut complete = false;
     for event in pacman_log::events(log) {
         match event {
             // A transaction that comes after one that ended half way repairs it only by being completed.
             Event::TransactionStarted => {
+                if complete {
+                    open = None;
+                }
                 open.get_or_insert_default();
+                complete = false;
             }
-            Event::TransactionCompleted => open = None,
+            Event::TransactionCompleted => complete = true,
             Event::Installed { name, .. }
             | Event::Reinstalled { name, .. }
             | Event::Upgraded { name, .. } => {
@@ -130,7 +137,7 @@ fn unfinished_in(log: &[u8]) -> Option<Vec<String>> {
             _ => {}
         }
     }
-    open
+    open.filter(|_| killed || !complete)
 }
 
 /// Returns what failed in the transaction that began when the log was `before` long and printed `marks`.
@@ -344,14 +351,13 @@ mod tests {
 
     #[test]
     fn a_transaction_that_ended_half_way_is_known_until_one_is_completed() {
-        assert_eq!(
-            unfinished_in(LOG.as_bytes()),
-            Some(vec!["glibc".into(), "bash".into(), "nano".into()])
-        );
+        let names = Some(vec!["glibc".into(), "bash".into(), "nano".into()]);
+        assert_eq!(unfinished_in(LOG.as_bytes(), false), names);
         let done = format!("{LOG}[x] [ALPM] transaction completed\n");
-        assert_eq!(unfinished_in(done.as_bytes()), None);
+        assert_eq!(unfinished_in(done.as_bytes(), false), None);
+        assert_eq!(unfinished_in(done.as_bytes(), true), names);
         let again = format!("{done}[x] [ALPM] transaction started\n");
-        assert_eq!(unfinished_in(again.as_bytes()), Some(vec![]));
-        assert_eq!(unfinished_in(b""), None);
+        assert_eq!(unfinished_in(again.as_bytes(), false), Some(vec![]));
+        assert_eq!(unfinished_in(b"", true), None);
     }
 }

@@ -13,12 +13,20 @@ use std::os::fd::OwnedFd;
 /// pacman's database directory, below the root.
 const DATABASE: &str = "var/lib/pacman";
 
-/// Takes the lock. It is held as long as what is returned.
+/// The lock, held as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _directory: OwnedFd,
+    /// Whether a pacman that was killed had left its own lock: it was somewhere between the download and the last hook.
+    pub(crate) stale: bool,
+}
+
+/// Takes the lock.
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] when another tool, or a pacman, works on the root.
-pub(crate) fn take(root: &Root, context: &Context) -> Result<OwnedFd, Failure> {
+pub(crate) fn take(root: &Root, context: &Context) -> Result<Lock, Failure> {
     let path = root.path().join(DATABASE);
     let directory = root
         .open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
@@ -33,10 +41,10 @@ pub(crate) fn take(root: &Root, context: &Context) -> Result<OwnedFd, Failure> {
         Err(Errno::WOULDBLOCK) => return Err(busy("another strap works on this root".into())),
         Err(e) => return Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
     }
-    if root
+    let stale = root
         .open_below("var/lib/pacman/db.lck", OFlags::PATH | OFlags::NOFOLLOW)
-        .is_ok()
-    {
+        .is_ok();
+    if stale {
         let scan = occupants::find(root.path(), root.id()?)?;
         if let Some(user) = scan.occupants.first() {
             return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
@@ -49,5 +57,8 @@ pub(crate) fn take(root: &Root, context: &Context) -> Result<OwnedFd, Failure> {
             quote(path.join("db.lck"))
         ));
     }
-    Ok(directory)
+    Ok(Lock {
+        _directory: directory,
+        stale,
+    })
 }

@@ -69,7 +69,7 @@ impl Stage for Strap {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
         let lock = lock::take(plan.inside.root(), context)?;
-        let unfinished = judge::unfinished(plan.inside.root())?;
+        let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = self.apply(context, &plan, unfinished);
         drop(lock);
         // Also after a failure: what is installed is installed.

@@ -29,25 +29,49 @@ pub(crate) enum Mark {
 pub(crate) struct Reader {
     line: Vec<u8>,
     in_hooks: bool,
-    quiet: bool,
+    show: Show,
     marks: Vec<Mark>,
+}
+
+/// How much of pacman's output people get to see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Show {
+    /// All of it as it comes: a terminal, with progress bars.
+    #[default]
+    Raw,
+    /// All lines, without what drives a terminal: a log.
+    Lines,
+    /// Errors and warnings.
+    Errors,
+}
+
+impl Show {
+    /// Returns what fits the options and where stderr goes.
+    pub(crate) fn on_stderr(quiet: bool) -> Self {
+        use std::io::IsTerminal;
+        match (quiet, std::io::stderr().is_terminal()) {
+            (true, _) => Self::Errors,
+            (false, true) => Self::Raw,
+            (false, false) => Self::Lines,
+        }
+    }
 }
 
 /// The longest line that is looked at; pacman's own are far shorter.
 const LINE: usize = 4096;
 
 impl Reader {
-    /// Returns a reader that passes everything on, or, when `quiet`, only errors and warnings.
-    pub(crate) fn new(quiet: bool) -> Self {
+    /// Returns a reader that passes on what is to be shown.
+    pub(crate) fn new(show: Show) -> Self {
         Self {
-            quiet,
+            show,
             ..Self::default()
         }
     }
 
     /// Takes a piece of output.
     pub(crate) fn take(&mut self, bytes: &[u8]) {
-        if !self.quiet {
+        if self.show == Show::Raw {
             pass(bytes);
         }
         for byte in bytes {
@@ -68,7 +92,13 @@ impl Reader {
     fn end_of_line(&mut self) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
-        if self.quiet && (line.starts_with("error:") || line.starts_with("warning:")) {
+        let line = without_escapes(&line);
+        let wanted = match self.show {
+            Show::Raw => false,
+            Show::Lines => !line.is_empty(),
+            Show::Errors => line.starts_with("error:") || line.starts_with("warning:"),
+        };
+        if wanted {
             pass(format!("{line}\n").as_bytes());
         }
         if line.starts_with(":: ") {
@@ -80,6 +110,31 @@ impl Reader {
             self.marks.extend(mark);
         }
     }
+}
+
+/// Returns a line without control sequences (ECMA-48) and other control characters: pacman hides and shows the cursor,
+/// and what a scriptlet prints is not ours to trust.
+fn without_escapes(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => {
+                if chars.next() == Some('[') {
+                    // Parameters end with a letter.
+                    for c in chars.by_ref() {
+                        if ('\u{40}'..='\u{7e}').contains(&c) {
+                            break;
+                        }
+                    }
+                }
+            }
+            '\t' => out.push(' '),
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// Passes output on. Where stderr does not take it, nobody is there to read it.
@@ -148,7 +203,7 @@ mod tests {
                     error: command terminated by signal 9: Killed\nwarning: x\n\
                     error: failed to commit transaction (download library error)\n";
         for size in [1, 7, 4096] {
-            let mut reader = Reader::new(true);
+            let mut reader = Reader::new(Show::Errors);
             for piece in text.as_bytes().chunks(size) {
                 reader.take(piece);
             }
@@ -169,8 +224,16 @@ mod tests {
     }
 
     #[test]
+    fn what_drives_a_terminal_is_left_out_of_a_log() {
+        assert_eq!(
+            without_escapes("\u{1b}[?25hinstalling \u{1b}[1;31mx\u{7}\ty\u{1b}"),
+            "installing x y"
+        );
+    }
+
+    #[test]
     fn hostile_output_is_only_text() {
-        let mut reader = Reader::new(true);
+        let mut reader = Reader::new(Show::Errors);
         reader.take(&[0xff; 10_000]);
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
         assert_eq!(reader.finish(), [Mark::Hook(String::new())]);

@@ -1,12 +1,11 @@
 //! Running pacman: which arguments, where, and what an exit status other than 0 means.
 
-use crate::output::{self, Mark, Reader};
+use crate::output::{self, Mark, Reader, Show};
 use rootfs::session::{Output, environment};
 use rootfs::{Ended, Inside, Job, Place};
 use stage::{Code, Context, Doing, Failure, members, message, quote};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
@@ -94,7 +93,8 @@ impl Pacman {
         let doing = || format!("running pacman to {}", phase.name());
         let mut args: Vec<OsString> = phase.arguments().iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
-        if !phase.download || context.quiet || !std::io::stderr().is_terminal() {
+        let show = Show::on_stderr(context.quiet);
+        if !phase.download || show != Show::Raw {
             args.push("--noprogressbar".into());
         }
         args.extend(["--config".into(), self.config.clone().into(), "--".into()]);
@@ -109,7 +109,7 @@ impl Pacman {
             terminal: false,
         };
         let (from, into) = output::terminal().doing(Code::Os, || "making a terminal for pacman")?;
-        let mut reader = Reader::new(context.quiet);
+        let mut reader = Reader::new(show);
         let mut sink = |bytes: &[u8]| reader.take(bytes);
         let output = Output {
             sink: &mut sink,
