@@ -1,6 +1,7 @@
 //! What was downloaded before, by what it is and not by what it is called.
 //!
-//! * `packages-by-hash/SHA256.pkg`: a whole package, and `SHA256.json`: what it is and where it came from.
+//! * `packages-by-hash/SHA256.pkg`: a whole package, and `SHA256.json`: what it is, where it came from, and what the
+//!   members of it that were extracted hash to.
 //! * `partial/SHA256.part`: the beginning of one. It is never taken for the whole: only its hash makes it a package.
 //! * `pacman/SHA256/…`: the program of that package.
 //!
@@ -12,6 +13,7 @@ use package::{digest::Sha256Reader, version::vercmp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stage::{Code, Context, Doing, Failure, quote, signal};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -33,6 +35,16 @@ pub(crate) struct Origin {
     pub(crate) sha256: String,
     /// The server that had it.
     pub(crate) server: String,
+}
+
+/// What is in `SHA256.json`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Card {
+    #[serde(flatten)]
+    origin: Origin,
+    /// Members that were extracted, and the SHA-256 of each.
+    #[serde(default)]
+    members: BTreeMap<String, String>,
 }
 
 /// Bytes that are all there, and what they hash to. What they should hash to is for [`crate::verify`] to say.
@@ -124,11 +136,20 @@ impl Cache {
         }))
     }
 
+    fn card(&self, sha256: &str) -> Option<Card> {
+        let text = std::fs::read(self.origin(sha256)).ok()?;
+        let card: Card = serde_json::from_slice(&text).ok()?;
+        (card.origin.sha256 == sha256).then_some(card)
+    }
+
     /// Returns where a package in the cache came from.
     pub(crate) fn origin_of(&self, sha256: &str) -> Option<Origin> {
-        let text = std::fs::read(self.origin(sha256)).ok()?;
-        let origin: Origin = serde_json::from_slice(&text).ok()?;
-        (origin.sha256 == sha256).then_some(origin)
+        Some(self.card(sha256)?.origin)
+    }
+
+    /// Returns the SHA-256 that a member of a package had when it was extracted.
+    pub(crate) fn member(&self, sha256: &str, member: &str) -> Option<String> {
+        self.card(sha256)?.members.remove(member)
     }
 
     /// Returns the newest package of that name and repository.
@@ -154,11 +175,16 @@ impl Cache {
         Ok(best)
     }
 
-    /// Notes where a package in the cache came from.
-    pub(crate) fn note(&self, origin: &Origin) -> Result<(), Failure> {
+    /// Notes where a package in the cache came from, and what a member of it hashes to.
+    pub(crate) fn note(&self, origin: &Origin, member: &str, is: &str) -> Result<(), Failure> {
         let path = self.origin(&origin.sha256);
         let doing = || format!("writing {}", quote(&path));
-        let mut text = serde_json::to_vec(origin).doing(Code::Os, doing)?;
+        let mut members = self
+            .card(&origin.sha256)
+            .map_or_else(BTreeMap::new, |card| card.members);
+        members.insert(member.to_owned(), is.to_owned());
+        let origin = origin.clone();
+        let mut text = serde_json::to_vec(&Card { origin, members }).doing(Code::Os, doing)?;
         text.push(b'\n');
         let dir = self.0.join("packages-by-hash");
         let mut temp = tempfile::NamedTempFile::new_in(dir).doing(Code::Os, doing)?;

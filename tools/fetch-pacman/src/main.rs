@@ -237,9 +237,7 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
                 package: &fetch.package,
                 pin: fetch.pin.as_deref(),
             };
-            let found = Fetcher::new(context, &cache, fetch.timeout).fetch(&wanted)?;
-            cache.note(&found.1)?;
-            found
+            Fetcher::new(context, &cache, fetch.timeout).fetch(&wanted)?
         }
     };
     let verified = verify::package(whole, &origin.sha256)?;
@@ -251,8 +249,21 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
             cache.program(&origin.sha256, name)?
         }
     };
+    // Decompressing takes longer than all the rest: a program that this package is known to have needs none.
+    let same = match cache.member(&origin.sha256, &fetch.member) {
+        Some(sha256) => program::same(context, &verified, &to, &sha256)?,
+        None => None,
+    };
+    let program = match same {
+        Some(program) => program,
+        None => program::place(context, verified, &fetch.member, &to)?,
+    };
+    // The program is there and good: a note that cannot be written costs only time, later.
+    if let Err(failure) = cache.note(&origin, &fetch.member, &program.sha256) {
+        context.warn(failure);
+    }
     Ok(Done {
-        program: program::place(context, verified, &fetch.member, &to)?,
+        program,
         trust,
         origin: Some(origin),
     })

@@ -2,13 +2,14 @@
 
 use crate::draft::Draft;
 use crate::verify::Verified;
+use nix::fcntl::OFlag;
 use package::archive::extract_member;
 use package::digest::Sha256Reader;
 use sha2::{Digest, Sha256};
 use stage::{Code, Context, Doing, Failure, child, quote};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -67,6 +68,40 @@ pub(crate) fn place(
         sha256,
         new,
     })
+}
+
+/// Returns the program at `to` if it is the one that was extracted from this package before, and still runs.
+pub(crate) fn same(
+    context: &Context,
+    _: &Verified,
+    to: &Path,
+    sha256: &str,
+) -> Result<Option<Program>, Failure> {
+    let is = || {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let mut options = OpenOptions::new();
+        let file = options
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(to)
+            .ok()?;
+        let meta = file.metadata().ok()?;
+        if !meta.is_file() || meta.permissions().mode() & 0o7777 != 0o755 {
+            return None;
+        }
+        let mut hash = Sha256Reader::new(file);
+        hash.drain().ok()?;
+        Some(hash.finish())
+    };
+    if is().as_deref() != Some(sha256) {
+        return Ok(None);
+    }
+    Ok(Some(Program {
+        path: to.to_owned(),
+        version: version(context, to, to)?,
+        sha256: sha256.to_owned(),
+        new: false,
+    }))
 }
 
 /// Looks at a pacman that is already there.

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -267,6 +267,33 @@ fn what_is_in_the_cache_is_not_fetched_again() {
         "{third:?}"
     );
     assert_eq!(server.paths(), [DB, &file, DB, DB, &file]);
+}
+
+#[test]
+fn a_program_that_is_in_place_is_not_unpacked_again_unless_it_changed() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Xz);
+    let server = Server::with(&[&package]);
+    for out in [None, Some(lab.path("pacman"))] {
+        let mut tool = lab.ask(&[&server.url]);
+        if let Some(out) = &out {
+            tool.arg("-o").arg(out);
+        }
+        let path = run(&mut tool).good()["pacman"]["path"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let inode = || fs::metadata(&path).unwrap().ino();
+        let first = inode();
+        assert_eq!(version(&run(&mut tool)), "6.0.2");
+        assert_eq!(inode(), first);
+        // One that was changed is not run, and replaced.
+        fs::write(&path, "#!/bin/sh\ntouch \"$0.ran\"\n").unwrap();
+        assert_eq!(version(&run(&mut tool)), "6.0.2");
+        assert!(!Path::new(&format!("{path}.ran")).exists());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
+        assert_eq!(version(&run(&mut tool)), "6.0.2");
+    }
 }
 
 #[test]
