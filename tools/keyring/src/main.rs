@@ -1,2 +1,229 @@
-//! stub
-fn main() {}
+//! `keyring` builds pacman's keyring in the root, so that the first package already is installed with its signature
+//! checked.
+//!
+//! The keys come from a mirror that nothing vouches for, so what counts is the fingerprints that are pinned in the
+//! distribution's preset or given with `--trust`. The host's gpg builds the keyring and not the root's: under an emulator
+//! that takes a tenth of a second where pacman-key takes ten, and the root needs no program yet.
+
+mod engine;
+mod home;
+mod listing;
+mod native;
+mod source;
+mod trust;
+
+use clap::Parser;
+use distro::Preset;
+use rootfs::{Inside, Root};
+use stage::members::Keyring;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
+use std::cell::Cell;
+use std::process::ExitCode;
+use trust::{Files, Pins, Ring};
+
+/// Build the root's pacman keyring from pinned trust
+///
+/// The keys come from the keyring package that the root has, or else that pacman downloads; trust comes from the
+/// fingerprints that are pinned in the distribution's preset.
+#[derive(Debug, Parser)]
+#[command(name = "keyring", version, help_expected = true, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf \\\n    | keyring | strap base"
+)]
+struct Args {
+    /// Populate from the ring NAME [default: the distribution's]
+    #[arg(long, value_name = "NAME")]
+    populate: Vec<String>,
+
+    /// Take the rings from package NAME [default: the distribution's]
+    #[arg(long, value_name = "NAME")]
+    package: Vec<String>,
+
+    /// Trust this key too: sign it locally, and count its signatures
+    #[arg(long, value_name = "FINGERPRINT")]
+    trust: Vec<String>,
+
+    #[command(flatten)]
+    common: Common,
+
+    /// Whether this run made the keyring's directory, for undo.
+    #[arg(skip)]
+    made: Cell<bool>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    /// What is built, in words.
+    of: String,
+    names: Vec<String>,
+    packages: Vec<String>,
+    /// The fingerprints of the preset.
+    pinned: Vec<String>,
+    /// Those of the command line.
+    asked: Vec<String>,
+}
+
+impl Stage for Args {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = self.plan(document)?;
+        let pins = Pins {
+            preset: &plan.pinned,
+            asked: &plan.asked,
+        };
+        pins.need_some(&plan.of)?;
+        let inside = Inside::of(document)?;
+        let ring = trust::decide(rings(context, document, &inside, &plan)?, pins)?;
+        let built = native::build(context, document, &inside, &ring)?;
+        self.made.set(built.made);
+        record(document, inside.root(), &ring);
+        context.note(format_args!(
+            "{}: {} trusted, {} valid, {} disabled",
+            plan.of,
+            count(ring.trusted.len()),
+            built.valid,
+            built.disabled
+        ));
+        Ok(())
+    }
+
+    fn undo(&self, context: &Context, document: &Document) {
+        if !self.made.get() {
+            return;
+        }
+        let undone = Root::of(document).and_then(|root| {
+            home::unmake(&root)
+                .map_err(|e| Failure::new(Code::Os, format!("removing the keyring again: {e}")))
+        });
+        if let Err(failure) = undone {
+            context.report(&failure);
+        }
+    }
+}
+
+impl Args {
+    /// Decides what to build, from the command line and the document. Touches nothing.
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+        for name in self.populate.iter().chain(&self.package) {
+            if !package::name::is_name(name) {
+                return Err(Failure::new(
+                    Code::Usage,
+                    format!("'{name}' is not the name of a ring or a package"),
+                ));
+            }
+        }
+        let mut asked = Vec::new();
+        for key in &self.trust {
+            let key = key.replace(' ', "").to_ascii_uppercase();
+            distro::check::fingerprint(&key)
+                .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
+            asked.push(key);
+        }
+        let preset = match document.text("distro") {
+            Some(name) => Some(Preset::load(name).map_err(unusable)?),
+            None => None,
+        };
+        let keyring = preset
+            .as_ref()
+            .map(|p| p.keyring.clone())
+            .unwrap_or_default();
+        let or = |given: &Vec<String>, default: Vec<String>| {
+            if given.is_empty() {
+                default
+            } else {
+                given.clone()
+            }
+        };
+        let names = or(&self.populate, keyring.populate);
+        if names.is_empty() {
+            return Err(Failure::new(
+                Code::Usage,
+                match &preset {
+                    Some(preset) => format!("{} has no keyring", preset.title),
+                    None => "the document names no distribution, so no keyring".to_owned(),
+                },
+            )
+            .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
+        }
+        Ok(Plan {
+            of: preset.map_or_else(|| names.join(", "), |p| p.title),
+            names,
+            packages: or(&self.package, keyring.packages),
+            pinned: keyring.trusted.into_iter().map(|p| p.fingerprint).collect(),
+            asked,
+        })
+    }
+}
+
+fn unusable(error: distro::Error) -> Failure {
+    let failure = Failure::new(Code::Failed, &error);
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+/// Gets the rings: from the root where the package is installed, the others from the mirror.
+fn rings(
+    context: &Context,
+    document: &Document,
+    inside: &Inside,
+    plan: &Plan,
+) -> Result<Vec<Files>, Failure> {
+    let mut rings = Vec::new();
+    let mut missing = Vec::new();
+    for name in &plan.names {
+        match source::installed(inside.root(), name)? {
+            Some(files) => rings.push(files),
+            None => missing.push(name.as_str()),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(rings);
+    }
+    if plan.packages.is_empty() {
+        return Err(Failure::new(
+            Code::Usage,
+            format!(
+                "the root has no ring '{}', and no package is known that has it",
+                missing[0]
+            ),
+        )
+        .hint("name the package with --package NAME"));
+    }
+    rings.extend(source::download(
+        context,
+        document,
+        inside,
+        &plan.packages,
+        &missing,
+    )?);
+    Ok(rings)
+}
+
+fn record(document: &mut Document, root: &Root, ring: &Ring) {
+    let keyring = Keyring {
+        dir: root.path().join(home::AT),
+        populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
+        trusted: ring.trusted.clone(),
+    };
+    document.record("keyring", &keyring);
+}
+
+fn count(keys: usize) -> String {
+    match keys {
+        1 => "1 key".to_owned(),
+        n => format!("{n} keys"),
+    }
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Args>()
+}

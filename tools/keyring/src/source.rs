@@ -1,0 +1,285 @@
+//! Where the rings come from: the keyring package that is installed in the root, or else one that pacman downloads.
+
+use crate::engine::args;
+use crate::trust::Files;
+use package::archive::extract_members;
+use package::db::{self, Entry, Limits};
+use package::digest::Sha256Reader;
+use package::version::vercmp;
+use rootfs::session::{Output, environment};
+use rootfs::{Inside, Job, Place, Root};
+use rustix::fs::{Dir, OFlags};
+use rustix::io::Errno;
+use stage::members::{Config, Pacman};
+use stage::{Code, Context, Document, Doing, Failure, quote};
+use std::fs::File;
+use std::io::{BufReader, IsTerminal, Read, Seek, Write};
+use std::path::Path;
+
+/// Where a keyring package puts its files.
+const DIRECTORY: &str = "usr/share/pacman/keyrings";
+
+/// The largest ring, database and archive that are read. Arch's ring has 1.5 MB, its package 1.2 MB.
+const RING: u64 = 64 << 20;
+const DATABASE: u64 = 256 << 20;
+const ARCHIVE: u64 = 256 << 20;
+
+/// Reads the ring that is installed in the root; `None` where it is not.
+///
+/// # Errors
+///
+/// When it is there and cannot be read.
+pub(crate) fn installed(root: &Root, name: &str) -> Result<Option<Files>, Failure> {
+    let read = |end: &str| {
+        let below = format!("{DIRECTORY}/{name}{end}");
+        match root.read(&below, RING) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(e) => Err(e).doing(Code::Failed, || {
+                format!("reading {}", quote(root.path().join(&below)))
+            }),
+        }
+    };
+    let Some(keys) = read(".gpg")? else {
+        return Ok(None);
+    };
+    Ok(Some(Files {
+        name: name.to_owned(),
+        keys,
+        trusted: read("-trusted")?,
+        revoked: read("-revoked")?,
+    }))
+}
+
+/// Downloads the keyring packages with pacman, and takes the rings out of them.
+///
+/// pacman runs without signatures here: there is no keyring yet to check one by. What the package brings is trusted no
+/// further than the pinned fingerprints reach.
+///
+/// # Errors
+///
+/// When pacman fails, or a ring is in none of the packages.
+pub(crate) fn download(
+    context: &Context,
+    document: &Document,
+    inside: &Inside,
+    packages: &[String],
+    names: &[&str],
+) -> Result<Vec<Files>, Failure> {
+    let pacman: Pacman = document.need("pacman", "fetch-pacman")?;
+    let config: Config = document.need("config", "mkconf")?;
+    check_program(&pacman)?;
+    run_pacman(context, inside, &pacman, &config, packages)?;
+    let entries = databases(inside.root())?;
+    let mut rings: Vec<Files> = Vec::new();
+    for package in packages {
+        let left: Vec<&str> = names
+            .iter()
+            .copied()
+            .filter(|name| rings.iter().all(|r| r.name != *name))
+            .collect();
+        rings.extend(from_archive(&entries, &config.cache, package, &left)?);
+    }
+    for name in names {
+        if rings.iter().all(|r| r.name != *name) {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!(
+                    "looking for the ring '{name}': it is not in {}",
+                    packages.join(", ")
+                ),
+            )
+            .hint("name the package that has it with --package, or another ring with --populate"));
+        }
+    }
+    Ok(rings)
+}
+
+/// Compares the program with what the document says of it: it will run with all that we may do.
+fn check_program(pacman: &Pacman) -> Result<(), Failure> {
+    let doing = || format!("checking {}", quote(&pacman.path));
+    let file = File::open(&pacman.path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint("run fetch-pacman again")
+        }
+        _ => Failure::new(Code::Failed, format!("{}: {e}", doing())),
+    })?;
+    let mut reader = Sha256Reader::new(file);
+    reader.drain().doing(Code::Os, doing)?;
+    let is = reader.finish();
+    if !is.eq_ignore_ascii_case(&pacman.sha256) {
+        return Err(Failure::new(
+            Code::NotVerified,
+            format!(
+                "{}: it is not the program that the document means: its SHA-256 is {is}, not {}",
+                doing(),
+                pacman.sha256
+            ),
+        )
+        .hint("it was replaced since: run fetch-pacman again"));
+    }
+    Ok(())
+}
+
+fn run_pacman(
+    context: &Context,
+    inside: &Inside,
+    pacman: &Pacman,
+    config: &Config,
+    packages: &[String],
+) -> Result<(), Failure> {
+    let mut list = args(&["-Syw", "--noconfirm", "-dd", "--config"]);
+    list.push(config.loose.clone().into());
+    if !std::io::stderr().is_terminal() {
+        list.push("--noprogressbar".into());
+    }
+    list.push("--".into());
+    list.extend(packages.iter().map(Into::into));
+    let job = Job {
+        program: pacman.path.as_os_str(),
+        args: list,
+        env: environment(),
+        place: Place::Host,
+        directory: None,
+        user: None,
+        terminal: false,
+    };
+    run(context, inside, &job, "downloading the keyring with")
+}
+
+/// Runs a job, and says what it printed only where that is wanted: when it failed, or without `--quiet`.
+///
+/// # Errors
+///
+/// [`Code::ChildFailed`] when it fails, [`Code::NotFound`] where there is no such program.
+pub(crate) fn run(
+    context: &Context,
+    inside: &Inside,
+    job: &Job<'_>,
+    doing: &str,
+) -> Result<(), Failure> {
+    let name = quote(job.program);
+    let mut printed = Vec::new();
+    let mut keep = |bytes: &[u8]| printed.extend_from_slice(bytes);
+    let output = if context.quiet {
+        let (from, into) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .doing(Code::Os, || "making a pipe")?;
+        Some(Output {
+            sink: &mut keep,
+            from,
+            into,
+        })
+    } else {
+        None
+    };
+    let (ended, time) = inside.run(job, output)?;
+    context.waited(time);
+    if ended.status() == 0 {
+        return Ok(());
+    }
+    // Where even this cannot be written, the line below cannot be either.
+    std::io::stderr().write_all(&printed).unwrap_or(());
+    let message = format!("{doing} {name}: {}", ended.words());
+    Err(match ended.status() {
+        127 if matches!(ended, rootfs::Ended::NotRun(_)) => Failure::new(Code::NotFound, message),
+        _ => Failure::new(Code::ChildFailed, message),
+    })
+}
+
+/// Reads the databases that pacman has just brought.
+fn databases(root: &Root) -> Result<Vec<Entry>, Failure> {
+    const SYNC: &str = "var/lib/pacman/sync";
+    let doing = || format!("reading {}", quote(root.path().join(SYNC)));
+    let directory = root
+        .open_below(SYNC, OFlags::RDONLY | OFlags::DIRECTORY)
+        .doing(Code::Failed, doing)?;
+    let mut entries = Vec::new();
+    for file in Dir::read_from(&directory).doing(Code::Os, doing)? {
+        let file = file.doing(Code::Os, doing)?;
+        let Some(name) = file
+            .file_name()
+            .to_str()
+            .ok()
+            .filter(|n| n.ends_with(".db"))
+        else {
+            continue;
+        };
+        let below = format!("{SYNC}/{name}");
+        let doing = || format!("reading {}", quote(root.path().join(&below)));
+        let bytes = root.read(&below, DATABASE).doing(Code::Failed, doing)?;
+        entries.extend(db::read(&bytes[..], Limits::default()).doing(Code::Failed, doing)?);
+    }
+    Ok(entries)
+}
+
+/// Takes the rings out of a package in the cache. The package is the newest that a repository has; where pacman took
+/// another, by the order of the repositories, the next one that is there.
+fn from_archive(
+    entries: &[Entry],
+    cache: &Path,
+    package: &str,
+    names: &[&str],
+) -> Result<Vec<Files>, Failure> {
+    let mut offered: Vec<&Entry> = entries.iter().filter(|e| e.name == package).collect();
+    offered.sort_by(|a, b| vercmp(&b.version, &a.version));
+    for entry in offered {
+        let path = cache.join(&entry.filename);
+        let doing = || format!("reading {}", quote(&path));
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
+        if let Some(expected) = &entry.sha256 {
+            let mut reader = Sha256Reader::new((&mut file).take(ARCHIVE));
+            reader.drain().doing(Code::Os, doing)?;
+            if reader.finish() != *expected {
+                return Err(Failure::new(
+                    Code::NotVerified,
+                    format!("{}: its SHA-256 is not that of the database", doing()),
+                )
+                .hint("remove it from the cache and run again"));
+            }
+            file.rewind().doing(Code::Os, doing)?;
+        }
+        return extract(&mut file, names).doing(Code::Failed, doing);
+    }
+    Err(Failure::new(
+        Code::NotFound,
+        format!(
+            "looking for the package '{package}' in {}: pacman did not put it there",
+            quote(cache)
+        ),
+    ))
+}
+
+/// Takes the rings of these names out of an archive. Not every ring has every file.
+fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error> {
+    let path = |name: &str, end: &str| format!("{DIRECTORY}/{name}{end}");
+    let mut wanted: Vec<String> = names
+        .iter()
+        .flat_map(|name| [".gpg", "-trusted", "-revoked"].map(|end| path(name, end)))
+        .collect();
+    let mut found = loop {
+        let list: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        file.rewind().map_err(|source| package::Error::Read {
+            doing: "reading package archive".into(),
+            source,
+        })?;
+        match extract_members(BufReader::new((&mut *file).take(ARCHIVE)), &list, RING) {
+            Err(package::Error::NotFound { members }) => wanted.retain(|w| !members.contains(w)),
+            result => break result?,
+        }
+    };
+    Ok(names
+        .iter()
+        .filter_map(|name| {
+            Some(Files {
+                name: (*name).to_owned(),
+                keys: found.remove(&path(name, ".gpg"))?,
+                trusted: found.remove(&path(name, "-trusted")),
+                revoked: found.remove(&path(name, "-revoked")),
+            })
+        })
+        .collect())
+}

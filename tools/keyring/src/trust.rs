@@ -1,0 +1,245 @@
+//! Which keys may give trust: pure, from what a keyring package says and what is pinned.
+//!
+//! `NAME-trusted` comes from the mirror with the keys, so it proves nothing by itself. A key gets a local signature and
+//! owner trust when that file names it *and* it is pinned, in the distribution's preset or with `--trust`. A key that it
+//! names and nobody pinned ends the run: to leave it out would build a keyring that is not the distribution's, and to
+//! take it would let the mirror say whom to trust.
+
+use stage::{Code, Failure};
+use std::collections::BTreeSet;
+
+/// The files of one ring, as `usr/share/pacman/keyrings` has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Files {
+    /// The ring's name.
+    pub(crate) name: String,
+    /// `NAME.gpg`: the keys.
+    pub(crate) keys: Vec<u8>,
+    /// `NAME-trusted`: the master keys, in the format of gpg's owner trust.
+    pub(crate) trusted: Option<Vec<u8>>,
+    /// `NAME-revoked`: the keys that are not to be used any more.
+    pub(crate) revoked: Option<Vec<u8>>,
+}
+
+/// What a keyring is built from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ring {
+    /// The names of the rings, and their keys as gpg exports them.
+    pub(crate) keys: Vec<(String, Vec<u8>)>,
+    /// The fingerprints that get a local signature and marginal owner trust.
+    pub(crate) trusted: Vec<String>,
+    /// The fingerprints that are disabled.
+    pub(crate) revoked: Vec<String>,
+}
+
+/// What may give trust.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pins<'a> {
+    /// By the distribution's preset.
+    pub(crate) preset: &'a [String],
+    /// By `--trust`.
+    pub(crate) asked: &'a [String],
+}
+
+impl Pins<'_> {
+    fn has(&self, fingerprint: &str) -> bool {
+        self.preset
+            .iter()
+            .chain(self.asked)
+            .any(|p| p == fingerprint)
+    }
+
+    /// Fails where nothing is pinned at all: then no ring can be trusted, so none needs to be fetched.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`], with what to do.
+    pub(crate) fn need_some(&self, of: &str) -> Result<(), Failure> {
+        if self.preset.is_empty() && self.asked.is_empty() {
+            return Err(Failure::new(
+                Code::NotVerified,
+                format!("building the keyring of {of}: no key is pinned that could give trust"),
+            )
+            .hint("look up whose keys they are, and name each with --trust FINGERPRINT"));
+        }
+        Ok(())
+    }
+}
+
+/// Decides what a keyring is built from.
+///
+/// # Errors
+///
+/// [`Code::NotVerified`] where a key would give trust that is not pinned, or none is left that does.
+pub(crate) fn decide(rings: Vec<Files>, pins: Pins<'_>) -> Result<Ring, Failure> {
+    let mut ring = Ring::default();
+    let mut revoked = BTreeSet::new();
+    for files in &rings {
+        let text = files.revoked.as_deref().unwrap_or_default();
+        for line in lines(text) {
+            revoked.insert(fingerprint(line, &files.name, "revoked")?);
+        }
+    }
+    let mut trusted = BTreeSet::new();
+    let mut strangers = Vec::new();
+    for files in &rings {
+        let text = files.trusted.as_deref().unwrap_or_default();
+        for line in lines(text) {
+            let key = fingerprint(line.split(':').next().unwrap_or(""), &files.name, "trusted")?;
+            if revoked.contains(&key) {
+                continue;
+            }
+            if !pins.has(&key) {
+                strangers.push((key, files.name.as_str()));
+                continue;
+            }
+            trusted.insert(key);
+        }
+    }
+    if let Some((key, name)) = strangers.first() {
+        let more = match strangers.len() {
+            1 => String::new(),
+            n => format!(" (and {} more)", n - 1),
+        };
+        return Err(Failure::new(
+            Code::NotVerified,
+            format!(
+                "reading '{name}-trusted': it names {key}{more} as a master key, which is not pinned"
+            ),
+        )
+        .hint(format!(
+            "the keyring may be newer than this program, or another's: if its owners publish that key, add --trust {key}"
+        )));
+    }
+    for key in pins.asked {
+        if revoked.contains(key) {
+            return Err(Failure::new(
+                Code::NotVerified,
+                format!("trusting {key}: its owners list it as revoked"),
+            ));
+        }
+        trusted.insert(key.clone());
+    }
+    if trusted.is_empty() {
+        let names: Vec<_> = rings.iter().map(|r| format!("'{}'", r.name)).collect();
+        return Err(Failure::new(
+            Code::NotVerified,
+            format!(
+                "reading the keyring {}: none of the pinned keys is a master key in it",
+                names.join(", ")
+            ),
+        )
+        .hint("a newer release of strapline may pin its keys of today; --trust FINGERPRINT names one by hand"));
+    }
+    ring.trusted = trusted.into_iter().collect();
+    ring.revoked = revoked.into_iter().collect();
+    ring.keys = rings.into_iter().map(|r| (r.name, r.keys)).collect();
+    Ok(ring)
+}
+
+/// The lines that say something; pacman-key skips blank lines and comments too.
+fn lines(text: &[u8]) -> impl Iterator<Item = &str> {
+    text.split(|b| *b == b'\n')
+        // What is not UTF-8 is no fingerprint, and refused as one.
+        .map(|line| std::str::from_utf8(line).unwrap_or("?").trim())
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Returns a fingerprint as we write it. A short key id is no fingerprint: anybody can make a key that has it.
+fn fingerprint(text: &str, name: &str, file: &str) -> Result<String, Failure> {
+    let key = text.trim().to_ascii_uppercase();
+    distro::check::fingerprint(&key).map_err(|why| {
+        Failure::new(Code::NotVerified, format!("reading '{name}-{file}': {why}"))
+    })?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const B: &str = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
+    const C: &str = "CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC";
+
+    fn files(trusted: &str, revoked: &str) -> Vec<Files> {
+        vec![Files {
+            name: "x".into(),
+            keys: b"keys".to_vec(),
+            trusted: Some(trusted.into()),
+            revoked: Some(revoked.into()),
+        }]
+    }
+
+    fn run(trusted: &str, revoked: &str, preset: &[&str], asked: &[&str]) -> Result<Ring, Failure> {
+        let owned = |list: &[&str]| list.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>();
+        let (preset, asked) = (owned(preset), owned(asked));
+        let pins = Pins {
+            preset: &preset,
+            asked: &asked,
+        };
+        decide(files(trusted, revoked), pins)
+    }
+
+    #[test]
+    fn trust_is_what_is_both_named_and_pinned() {
+        let text = format!("# masters\n\n{A}:4:\n{}:4:\r\n", B.to_lowercase());
+        let ring = run(&text, C, &[A, B, C], &[]).unwrap();
+        assert_eq!(ring.trusted, [A, B]);
+        assert_eq!(ring.revoked, [C]);
+        assert_eq!(ring.keys, [("x".to_owned(), b"keys".to_vec())]);
+        // A pinned key that the distribution does not name any more gives none.
+        assert_eq!(
+            run(&format!("{A}:4:"), "", &[A, B], &[]).unwrap().trusted,
+            [A]
+        );
+        // One that the user names does, whatever the ring says.
+        assert_eq!(run("", "", &[A], &[B]).unwrap().trusted, [B]);
+    }
+
+    #[test]
+    fn a_master_that_is_not_pinned_is_refused_and_named() {
+        let failure = run(&format!("{A}:4:\n{B}:4:\n{C}:4:\n"), "", &[A], &[]).unwrap_err();
+        assert_eq!(failure.code, Code::NotVerified);
+        assert_eq!(
+            failure.message,
+            format!(
+                "reading 'x-trusted': it names {B} (and 1 more) as a master key, which is not pinned"
+            )
+        );
+        assert!(failure.hint.unwrap().ends_with(&format!("--trust {B}")));
+    }
+
+    #[test]
+    fn revoked_wins() {
+        let ring = run(&format!("{A}:4:\n{B}:4:\n"), B, &[A], &[]).unwrap();
+        assert_eq!(ring.trusted, [A]);
+        let failure = run(&format!("{A}:4:"), B, &[A], &[B]).unwrap_err();
+        assert!(failure.message.contains("revoked"), "{failure}");
+        assert!(run(&format!("{A}:4:"), A, &[A], &[]).is_err());
+    }
+
+    #[test]
+    fn none_left_and_nonsense() {
+        let none = run("", "", &[A], &[]).unwrap_err();
+        assert!(none.message.contains("none of the pinned keys"), "{none}");
+        for bad in [
+            "AAAAAAAA:4:",
+            "--help",
+            "\u{1b}[2J:4:",
+            "4DC95B6D7BE9892E:4:",
+        ] {
+            let failure = run(bad, "", &[A], &[]).unwrap_err();
+            assert!(
+                failure.message.starts_with("reading 'x-trusted': '"),
+                "{failure}"
+            );
+        }
+        assert!(run(&format!("{A}:4:"), "D6D055F927843F1C", &[A], &[]).is_err());
+        let pins = Pins {
+            preset: &[],
+            asked: &[],
+        };
+        assert!(pins.need_some("x").is_err());
+    }
+}
