@@ -1,1 +1,132 @@
-//! stub
+//! What the pipeline tests stand on: the built programs, the offline mirror, a server on loopback, and a laboratory that
+//! checks that the host is what it was.
+//!
+//! Nothing here stands in for a part of the real thing: pacman, gpg, QEMU and the kernel are the host's own. What is
+//! missing makes a test fail, with what to install.
+
+pub mod lab;
+pub mod server;
+
+pub use lab::{Lab, Ran, Who};
+pub use server::{Answer, Request, Server};
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Returns the top of the source tree.
+#[must_use]
+pub fn top() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("/"))
+}
+
+/// Returns the directory of the programs under test: `STRAPLINE_BIN_DIR`, else where cargo put them beside this test.
+///
+/// # Panics
+///
+/// Where they are not built.
+#[must_use]
+pub fn bin_dir() -> PathBuf {
+    let dir = std::env::var_os("STRAPLINE_BIN_DIR").map_or_else(
+        || {
+            let exe = std::env::current_exe().expect("this test has a path");
+            // target/PROFILE/deps/TEST
+            exe.ancestors()
+                .nth(2)
+                .expect("a test lies in target/PROFILE/deps")
+                .to_owned()
+        },
+        PathBuf::from,
+    );
+    for tool in TOOLS {
+        assert!(
+            dir.join(tool).exists(),
+            "{} is not built: cargo build --workspace",
+            dir.join(tool).display()
+        );
+    }
+    dir
+}
+
+/// Every program of the suite.
+pub const TOOLS: [&str; 9] = [
+    "mkroot",
+    "fetch-pacman",
+    "mkconf",
+    "keyring",
+    "strap",
+    "enter",
+    "reap",
+    "unmount",
+    "doctor",
+];
+
+/// The offline mirror of an architecture.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where it is. `www` below it is what a server serves; `preset.toml` pins its keys.
+    pub dir: PathBuf,
+}
+
+impl Mirror {
+    /// Returns the mirror for `arch` (`aarch64` or `x86_64`), and makes it where it is not there yet. It stays between
+    /// runs; a test never changes it.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be made: `mkmirror` says why.
+    #[must_use]
+    pub fn of(arch: &str) -> Self {
+        static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
+        let guard = LOCK.get_or_init(Default::default).lock();
+        let dir = top().join("build").join(format!("mirror-{arch}"));
+        let out = Command::new(top().join("tests/mirror/mkmirror"))
+            .args(["--arch", arch])
+            .arg(&dir)
+            .output()
+            .expect("python3 is there");
+        drop(guard);
+        assert!(
+            out.status.success(),
+            "making the mirror: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Self { dir }
+    }
+
+    /// Returns a changed copy of it: `kind` as `tests/mirror/tamper list` prints them.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be made.
+    #[must_use]
+    pub fn tampered(&self, into: &Path, kind: &str) -> Self {
+        let out = Command::new(top().join("tests/mirror/tamper"))
+            .args([&self.dir, into])
+            .arg(kind)
+            .output()
+            .expect("python3 is there");
+        assert!(
+            out.status.success(),
+            "changing the mirror: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Self {
+            dir: into.to_owned(),
+        }
+    }
+
+    /// Returns the tree that a server serves.
+    #[must_use]
+    pub fn www(&self) -> PathBuf {
+        self.dir.join("www")
+    }
+
+    /// Returns the preset that pins its keys.
+    #[must_use]
+    pub fn preset(&self) -> PathBuf {
+        self.dir.join("preset.toml")
+    }
+}
