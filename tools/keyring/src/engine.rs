@@ -9,7 +9,6 @@ use crate::listing::{self, Key};
 use crate::trust::Ring;
 use rootfs::session::environment;
 use stage::{Code, Doing, Failure, child};
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -285,11 +284,6 @@ fn import_count(status: &str) -> Option<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("[GNUPG:] IMPORT_RES "))?;
     line.split_whitespace().next()?.parse().ok()
-}
-
-/// Returns an argument list for a command that is run inside.
-pub(crate) fn args(list: &[&str]) -> Vec<OsString> {
-    list.iter().map(OsString::from).collect()
 }
 
 #[cfg(test)]

@@ -337,6 +337,11 @@ pub(crate) fn sweep(root: &Root) {
     }
 }
 
+/// Returns whether the root has something where its home is to be.
+pub(crate) fn is_there(root: &Root) -> bool {
+    !matches!(root.open_below(AT, OFlags::PATH), Err(Errno::NOENT))
+}
+
 /// Removes a home that was made in this run, where there was none before.
 ///
 /// # Errors
@@ -352,7 +357,6 @@ pub(crate) fn unmake(root: &Root) -> Result<(), Errno> {
 /// # Errors
 ///
 /// The system call's.
-#[cfg(test)]
 pub(crate) fn remove_sockets(root: &Root) -> Result<(), Errno> {
     let home = match root.open_below(AT, OFlags::RDONLY | OFlags::DIRECTORY) {
         Err(Errno::NOENT) => return Ok(()),

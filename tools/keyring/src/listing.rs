@@ -4,6 +4,7 @@
 //! marginal. So the result is read and judged: `--with-colons`, the format of doc/DETAILS in gpg's sources.
 
 use crate::trust::Ring;
+use serde::{Deserialize, Serialize};
 use stage::{Code, Failure};
 
 /// A key as gpg lists it.
@@ -62,7 +63,7 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Key> {
 }
 
 /// What was built, in numbers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
     /// How many keys are fully valid, without the ring's own.
     pub(crate) valid: usize,

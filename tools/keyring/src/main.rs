@@ -7,8 +7,10 @@
 
 mod engine;
 mod home;
+mod in_root;
 mod listing;
 mod native;
+mod program;
 mod source;
 mod trust;
 
@@ -42,6 +44,10 @@ struct Args {
     /// Trust this key too: sign it locally, and count its signatures
     #[arg(long, value_name = "FINGERPRINT")]
     trust: Vec<String>,
+
+    /// Run the root's own pacman-key, chrooted, in place of the host's gpg
+    #[arg(long)]
+    in_root: bool,
 
     #[command(flatten)]
     common: Common,
@@ -79,9 +85,15 @@ impl Stage for Args {
         };
         pins.need_some(&plan.of)?;
         let inside = Inside::of(document)?;
-        let ring = trust::decide(rings(context, document, &inside, &plan)?, pins)?;
-        let built = native::build(context, document, &inside, &ring)?;
-        self.made.set(built.made);
+        let ring = trust::decide(self.rings(context, document, &inside, &plan)?, pins)?;
+        let built = if self.in_root {
+            self.made.set(!home::is_there(inside.root()));
+            in_root::build(context, &inside, &ring)?
+        } else {
+            let (made, summary) = native::build(context, document, &inside, &ring)?;
+            self.made.set(made);
+            summary
+        };
         record(document, inside.root(), &ring);
         context.note(format_args!(
             "{}: {} trusted, {} valid, {} disabled",
@@ -159,6 +171,49 @@ impl Args {
             asked,
         })
     }
+
+    /// Gets the rings: from the root where the package is installed, the others from the mirror.
+    fn rings(
+        &self,
+        context: &Context,
+        document: &Document,
+        inside: &Inside,
+        plan: &Plan,
+    ) -> Result<Vec<Files>, Failure> {
+        let mut rings = Vec::new();
+        let mut missing = Vec::new();
+        for name in &plan.names {
+            match source::installed(inside.root(), name)? {
+                Some(files) => rings.push(files),
+                None => missing.push(name.as_str()),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(rings);
+        }
+        if self.in_root {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("the root has no ring '{}' for its pacman-key", missing[0]),
+            )
+            .hint("its keyring package is to be installed first: leave --in-root out, or strap --loose it"));
+        }
+        if plan.packages.is_empty() {
+            return Err(Failure::new(
+                Code::Usage,
+                format!(
+                    "the root has no ring '{}', and no package is known that has it",
+                    missing[0]
+                ),
+            )
+            .hint("name the package with --package NAME"));
+        }
+        let packages = &plan.packages;
+        rings.extend(source::download(
+            context, document, inside, packages, &missing,
+        )?);
+        Ok(rings)
+    }
 }
 
 fn unusable(error: distro::Error) -> Failure {
@@ -167,44 +222,6 @@ fn unusable(error: distro::Error) -> Failure {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
-}
-
-/// Gets the rings: from the root where the package is installed, the others from the mirror.
-fn rings(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
-    plan: &Plan,
-) -> Result<Vec<Files>, Failure> {
-    let mut rings = Vec::new();
-    let mut missing = Vec::new();
-    for name in &plan.names {
-        match source::installed(inside.root(), name)? {
-            Some(files) => rings.push(files),
-            None => missing.push(name.as_str()),
-        }
-    }
-    if missing.is_empty() {
-        return Ok(rings);
-    }
-    if plan.packages.is_empty() {
-        return Err(Failure::new(
-            Code::Usage,
-            format!(
-                "the root has no ring '{}', and no package is known that has it",
-                missing[0]
-            ),
-        )
-        .hint("name the package with --package NAME"));
-    }
-    rings.extend(source::download(
-        context,
-        document,
-        inside,
-        &plan.packages,
-        &missing,
-    )?);
-    Ok(rings)
 }
 
 fn record(document: &mut Document, root: &Root, ring: &Ring) {

@@ -6,7 +6,7 @@
 
 use crate::engine::{Engine, Gpg};
 use crate::home::{self, Home};
-use crate::listing;
+use crate::listing::{self, Summary};
 use crate::trust::Ring;
 use rootfs::{Inside, Place, Root};
 use rustix::mount::{MountFlags, mount};
@@ -22,19 +22,18 @@ const SCRATCH: &str = "/run/k";
 
 /// What the work inside says of itself.
 #[derive(Debug, Deserialize, Serialize)]
-pub(crate) struct Built {
+struct Built {
     /// Whether there was no keyring before.
-    pub(crate) made: bool,
-    /// How many keys are valid, and how many disabled.
-    pub(crate) valid: usize,
-    pub(crate) disabled: usize,
+    made: bool,
+    /// What was built.
+    summary: Summary,
     /// What a person should know.
     warnings: Vec<String>,
     /// How long gpg worked, in seconds.
     seconds: f64,
 }
 
-/// Builds the keyring of the root.
+/// Builds the keyring of the root; says whether there was none before.
 ///
 /// # Errors
 ///
@@ -44,7 +43,7 @@ pub(crate) fn build(
     document: &Document,
     inside: &Inside,
     ring: &Ring,
-) -> Result<Built, Failure> {
+) -> Result<(bool, Summary), Failure> {
     let gpg = Gpg::find()?;
     let result = inside.call(Place::Host, || work(document, ring, &gpg));
     let bytes = result.inspect_err(|_| home::sweep(inside.root()))?;
@@ -54,7 +53,7 @@ pub(crate) fn build(
         context.warn(warning);
     }
     context.waited(Duration::try_from_secs_f64(built.seconds).unwrap_or_default());
-    Ok(built)
+    Ok((built.made, built.summary))
 }
 
 /// The work inside.
@@ -81,8 +80,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg) -> Result<Vec<u8>, Failure>
     home.publish(&root)?;
     let built = Built {
         made,
-        valid: summary.valid,
-        disabled: summary.disabled,
+        summary,
         warnings,
         seconds,
     };

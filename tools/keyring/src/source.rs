@@ -1,19 +1,19 @@
 //! Where the rings come from: the keyring package that is installed in the root, or else one that pacman downloads.
 
-use crate::engine::args;
+use crate::program::{args, run};
 use crate::trust::Files;
 use package::archive::extract_members;
 use package::db::{self, Entry, Limits};
 use package::digest::Sha256Reader;
 use package::version::vercmp;
-use rootfs::session::{Output, environment};
+use rootfs::session::environment;
 use rootfs::{Inside, Job, Place, Root};
 use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 use stage::members::{Config, Pacman};
 use stage::{Code, Context, Document, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{BufReader, IsTerminal, Read, Seek, Write};
+use std::io::{BufReader, IsTerminal, Read, Seek};
 use std::path::Path;
 
 /// Where a keyring package puts its files.
@@ -145,45 +145,6 @@ fn run_pacman(
         terminal: false,
     };
     run(context, inside, &job, "downloading the keyring with")
-}
-
-/// Runs a job, and says what it printed only where that is wanted: when it failed, or without `--quiet`.
-///
-/// # Errors
-///
-/// [`Code::ChildFailed`] when it fails, [`Code::NotFound`] where there is no such program.
-pub(crate) fn run(
-    context: &Context,
-    inside: &Inside,
-    job: &Job<'_>,
-    doing: &str,
-) -> Result<(), Failure> {
-    let name = quote(job.program);
-    let mut printed = Vec::new();
-    let mut keep = |bytes: &[u8]| printed.extend_from_slice(bytes);
-    let output = if context.quiet {
-        let (from, into) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .doing(Code::Os, || "making a pipe")?;
-        Some(Output {
-            sink: &mut keep,
-            from,
-            into,
-        })
-    } else {
-        None
-    };
-    let (ended, time) = inside.run(job, output)?;
-    context.waited(time);
-    if ended.status() == 0 {
-        return Ok(());
-    }
-    // Where even this cannot be written, the line below cannot be either.
-    std::io::stderr().write_all(&printed).unwrap_or(());
-    let message = format!("{doing} {name}: {}", ended.words());
-    Err(match ended.status() {
-        127 if matches!(ended, rootfs::Ended::NotRun(_)) => Failure::new(Code::NotFound, message),
-        _ => Failure::new(Code::ChildFailed, message),
-    })
 }
 
 /// Reads the databases that pacman has just brought.

@@ -28,6 +28,8 @@ pub(crate) struct Ring {
     pub(crate) keys: Vec<(String, Vec<u8>)>,
     /// The fingerprints that get a local signature and marginal owner trust.
     pub(crate) trusted: Vec<String>,
+    /// Those of them that only `--trust` names, and no ring.
+    pub(crate) asked: Vec<String>,
     /// The fingerprints that are disabled.
     pub(crate) revoked: Vec<String>,
 }
@@ -118,7 +120,9 @@ pub(crate) fn decide(rings: Vec<Files>, pins: Pins<'_>) -> Result<Ring, Failure>
                 format!("trusting {key}: its owners list it as revoked"),
             ));
         }
-        trusted.insert(key.clone());
+        if trusted.insert(key.clone()) {
+            ring.asked.push(key.clone());
+        }
     }
     if trusted.is_empty() {
         let names: Vec<_> = rings.iter().map(|r| format!("'{}'", r.name)).collect();
@@ -194,6 +198,11 @@ mod tests {
             [A]
         );
         // One that the user names does, whatever the ring says.
+        let ring = run(&format!("{A}:4:"), "", &[], &[A, B, B]).unwrap();
+        assert_eq!(
+            (ring.trusted, ring.asked),
+            (vec![A.into(), B.into()], vec![B.into()])
+        );
         assert_eq!(run("", "", &[A], &[B]).unwrap().trusted, [B]);
     }
 
