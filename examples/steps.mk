@@ -1,0 +1,40 @@
+# Each tool alone, its document in a file: a target is a document, and a document can sit here for a year.
+#
+#   make -f steps.mk DISTRO=archlinuxarm ARCH=aarch64 done.json
+#
+# A document is a plan and a record, never a handle: nothing is mounted and nothing runs between two targets, so make's
+# idea of "up to date" is true. (A mount is never a target: after a reboot the file would be there and the mount not.)
+# Each recipe is one stage and writes to a temporary name first, so that a failed one leaves no target behind.
+
+DISTRO   ?= archlinuxarm
+ARCH     ?= aarch64
+PACKAGES ?= nano vim sudo openssh
+KEYRING  ?= archlinuxarm-keyring
+# For a mirror of one's own: MIRROR=http://HOST, laid out as ARCH/REPO, with pacman-static in archlinuxcn/x86_64.
+MIRROR   ?=
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+done.json: base.json
+	strap --state $< $(PACKAGES) > $@
+
+base.json: keyring.json
+	strap --state $< base $(KEYRING) > $@
+
+keyring.json: config.json
+	keyring --state $< > $@
+
+config.json: pacman.json
+	mkconf --state $< --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') > $@
+
+pacman.json: root.json
+	fetch-pacman --state $< $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') > $@
+
+root.json:
+	mkroot --new root --arch $(ARCH) --distro $(DISTRO) > $@
+
+# Nothing is left to undo in the default modes; after 'mkroot --host' this takes the mounts down.
+.PHONY: undo
+undo:
+	reap --new root | unmount root > /dev/null
