@@ -1,0 +1,366 @@
+//! Namespaces, and what may forbid them: security modules, seccomp, limits, a chroot.
+
+use crate::finding::Finding;
+use crate::release::Release;
+use crate::trial::{self, Tried};
+use std::fs;
+
+/// What keeps this process in, as far as it can be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Confinement {
+    /// Whether we are root.
+    pub(crate) root: bool,
+    /// Whether we have the capability `SYS_ADMIN`.
+    pub(crate) sys_admin: bool,
+    /// What seccomp(2) does: 0 nothing, 1 strict, 2 filter.
+    pub(crate) seccomp: u32,
+    /// Whether `no_new_privs` is set (prctl(2)).
+    pub(crate) no_new_privs: bool,
+    /// Whether AppArmor takes the capabilities of an ordinary user's namespace away.
+    pub(crate) apparmor: bool,
+    /// A switch or limit below `/proc/sys` that is 0 and forbids what we need.
+    pub(crate) zero: Option<&'static str>,
+    /// Whether we run in a chroot(2).
+    pub(crate) chrooted: bool,
+    /// Whether we are in a user namespace that is not the host's first.
+    pub(crate) nested: bool,
+}
+
+/// AppArmor's switch, of Ubuntu 23.10 and later.
+const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
+
+impl Confinement {
+    /// Reads it from `/proc`.
+    pub(crate) fn here(root: bool) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let switch = |name: &str| {
+            let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
+            text.ok().map(|t| t.trim().to_owned())
+        };
+        let all = [
+            "user.max_mnt_namespaces",
+            "user.max_pid_namespaces",
+            "user.max_user_namespaces",
+            // Debian's own, until Debian 12.
+            "kernel.unprivileged_userns_clone",
+        ];
+        // Root needs user namespaces only for a binfmt table of its own.
+        let zero = all[..if root { 2 } else { 4 }]
+            .iter()
+            .copied()
+            .find(|name| switch(name).as_deref() == Some("0"));
+        let mounts = rootfs::mountinfo::read();
+        Self {
+            root,
+            zero,
+            apparmor: switch(APPARMOR).as_deref() == Some("1"),
+            // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
+            chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
+            nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
+            ..Self::of_status(&status)
+        }
+    }
+
+    /// Reads what proc_pid_status(5) says.
+    fn of_status(text: &str) -> Self {
+        let field = |key: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(key));
+            line.map_or("", str::trim)
+        };
+        const SYS_ADMIN: u32 = 21;
+        let capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
+        Self {
+            sys_admin: capabilities & (1 << SYS_ADMIN) != 0,
+            seccomp: field("Seccomp:").parse().unwrap_or(0),
+            no_new_privs: field("NoNewPrivs:") == "1",
+            ..Self::default()
+        }
+    }
+
+    /// Returns the likeliest cause of a refusal, and what mends it.
+    fn cause(&self, sudo: &str) -> Option<(String, String)> {
+        let cause = if let Some(name) = self.zero {
+            let value = if name.ends_with("_clone") { 1 } else { 15000 };
+            (
+                format!("'{name}' is 0"),
+                format!("{sudo}sysctl -w {name}={value}"),
+            )
+        } else if self.root && !self.sys_admin {
+            (
+                "root here has not the capability SYS_ADMIN: this is a container that forbids mounts".to_owned(),
+                "run the container with --cap-add SYS_ADMIN --security-opt apparmor=unconfined, or as an ordinary user \
+                 with --security-opt seccomp=unconfined"
+                    .to_owned(),
+            )
+        } else if self.root && self.nested && self.seccomp == 0 {
+            (
+                "root here is root of a user namespace, which may mount a new sysfs only with a network namespace of its \
+                 own, and a new proc only where nothing hides parts of the old"
+                    .to_owned(),
+                "give the container a network of its own and an unmasked /proc and /sys (podman: --security-opt \
+                 unmask=ALL), or run on the host"
+                    .to_owned(),
+            )
+        } else if self.seccomp != 0 {
+            (
+                "a seccomp filter is on: this is a container that forbids namespaces".to_owned(),
+                "run the container with --security-opt seccomp=unconfined (--privileged is not needed)".to_owned(),
+            )
+        } else if !self.root && self.no_new_privs {
+            (
+                "'no_new_privs' is set, under which newuidmap and newgidmap may not write a map"
+                    .to_owned(),
+                NO_NEW_PRIVS_FIX.to_owned(),
+            )
+        } else if !self.root && self.apparmor {
+            (
+                "AppArmor takes the capabilities of an ordinary user's namespaces away".to_owned(),
+                format!("{sudo}sysctl -w {APPARMOR}=0"),
+            )
+        } else if self.root && self.chrooted {
+            (
+                "we are in a chroot that is no mount point, so its mounts cannot be told from the host's".to_owned(),
+                "leave the chroot, or enter it anew by a mount point: mount --bind DIR DIR && chroot DIR".to_owned(),
+            )
+        } else if self.chrooted {
+            (
+                "we are in a chroot, from which the kernel makes no user namespace".to_owned(),
+                "leave the chroot, or run the pipeline as root".to_owned(),
+            )
+        } else {
+            return None;
+        };
+        Some(cause)
+    }
+}
+
+const NO_NEW_PRIVS_FIX: &str = "start it outside of what set it: a service with NoNewPrivileges=yes, a container with \
+                                --security-opt no-new-privileges, setpriv --no-new-privs";
+
+/// Returns whether a map of user_namespaces(7) leaves ids out, as none but the host's first namespace has all.
+fn is_partial(map: &str) -> bool {
+    !map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Judges whether a root can be entered at all.
+pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Release) -> Finding {
+    const NAME: &str = "namespaces";
+    let kind = if confinement.root {
+        "mount and PID namespaces, as root"
+    } else {
+        "user, mount and PID namespaces, as an ordinary user"
+    };
+    match tried {
+        Tried::Worked => Finding::ok(NAME, format!("{kind}: work")),
+        // What stands in the way is a finding of its own.
+        Tried::Not(why) => Finding::warn(NAME, format!("{kind}: not tried"))
+            .why(why)
+            .fix(trial::AGAIN),
+        Tried::Failed(failure) => {
+            let finding = Finding::fail(NAME, format!("{kind}: {failure}"));
+            match (confinement.cause(release.sudo()), &failure.hint) {
+                (Some((why, fix)), _) => finding.why(why).fix(fix),
+                // Some hints of the library send people here.
+                (None, Some(hint)) if !hint.contains("'doctor'") => finding
+                    .why("this is the first step of every tool")
+                    .fix(hint),
+                (None, _) => finding
+                    .why("the kernel refused, and none of the causes that we know was found")
+                    .fix("try it as root, outside of every container and chroot"),
+            }
+        }
+    }
+}
+
+/// Judges AppArmor's restriction of user namespaces.
+pub(crate) fn apparmor(works: bool, confinement: &Confinement, release: &Release) -> Finding {
+    const NAME: &str = "apparmor";
+    match (confinement.apparmor, confinement.root, works) {
+        (false, ..) => Finding::ok(NAME, "does not restrict user namespaces"),
+        (true, true, _) => Finding::ok(
+            NAME,
+            "restricts the user namespaces of ordinary users, not root's",
+        ),
+        (true, false, true) => Finding::ok(NAME, "restricts user namespaces, but not ours"),
+        (true, false, false) => Finding::fail(NAME, format!("'{APPARMOR}' is 1"))
+            .why(
+                "a user namespace can be made, but without capabilities: nothing can be mounted in it. Root is not \
+                 restricted, nor is a program with an AppArmor profile that says 'userns,'",
+            )
+            .fix(format!("{}sysctl -w {APPARMOR}=0", release.sudo())),
+    }
+}
+
+/// Judges seccomp.
+pub(crate) fn seccomp(works: bool, confinement: &Confinement) -> Finding {
+    const NAME: &str = "seccomp";
+    match (confinement.seccomp, works) {
+        (0, _) => Finding::ok(NAME, "no filter"),
+        (_, true) => Finding::ok(NAME, "a filter is on, and lets pass what is needed"),
+        (_, false) => Finding::warn(NAME, "a filter is on")
+            .why("a container's filter may forbid namespaces and mounts")
+            .fix("run the container with --security-opt seccomp=unconfined"),
+    }
+}
+
+/// Judges `no_new_privs`.
+pub(crate) fn no_new_privs(confinement: &Confinement) -> Finding {
+    const NAME: &str = "no-new-privs";
+    match (confinement.no_new_privs, confinement.root) {
+        (false, _) => Finding::ok(NAME, "not set"),
+        (true, true) => Finding::warn(NAME, "set")
+            .why("set-uid programs in the root, such as sudo, work for nobody but root")
+            .fix(NO_NEW_PRIVS_FIX),
+        (true, false) => Finding::fail(NAME, "set")
+            .why("newuidmap and newgidmap are set-uid, and without that they may not map ids")
+            .fix(NO_NEW_PRIVS_FIX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Status;
+    use stage::{Code, Failure};
+
+    fn user() -> Confinement {
+        Confinement::default()
+    }
+
+    fn refused() -> Tried {
+        Tried::Failed(Failure::new(
+            Code::Permission,
+            "making namespaces: Operation not permitted",
+        ))
+    }
+
+    fn release() -> Release {
+        Release::parse("ID=debian\nVERSION_ID=12\n", false)
+    }
+
+    #[test]
+    fn the_kernels_text_is_read() {
+        let text = "Name:\tx\nCapEff:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        let read = Confinement::of_status(text);
+        assert!(read.sys_admin && read.no_new_privs);
+        assert_eq!(read.seccomp, 2);
+        assert!(is_partial("0 1001 1\n1 100000 65535\n"));
+        assert!(!is_partial("         0          0 4294967295\n"));
+        let docker = Confinement::of_status("CapEff:\t00000000a80425fb\n");
+        assert!(!docker.sys_admin);
+    }
+
+    #[test]
+    fn each_cause_of_a_refusal_has_its_cure() {
+        for (confinement, why, fix) in [
+            (
+                Confinement {
+                    zero: Some("user.max_user_namespaces"),
+                    ..user()
+                },
+                "'user.max_user_namespaces' is 0",
+                "sudo sysctl -w user.max_user_namespaces=15000",
+            ),
+            (
+                Confinement {
+                    zero: Some("kernel.unprivileged_userns_clone"),
+                    ..user()
+                },
+                "is 0",
+                "sudo sysctl -w kernel.unprivileged_userns_clone=1",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    seccomp: 2,
+                    ..user()
+                },
+                "SYS_ADMIN",
+                "--cap-add SYS_ADMIN",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    sys_admin: true,
+                    nested: true,
+                    ..user()
+                },
+                "user namespace",
+                "unmask=ALL",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    sys_admin: true,
+                    chrooted: true,
+                    ..user()
+                },
+                "no mount point",
+                "mount --bind DIR DIR",
+            ),
+            (user(), "none of the causes", "as root"),
+            (
+                Confinement {
+                    seccomp: 2,
+                    ..user()
+                },
+                "seccomp",
+                "--security-opt seccomp=unconfined",
+            ),
+            (
+                Confinement {
+                    no_new_privs: true,
+                    ..user()
+                },
+                "newuidmap",
+                "NoNewPrivileges=yes",
+            ),
+            (
+                Confinement {
+                    apparmor: true,
+                    ..user()
+                },
+                "AppArmor",
+                "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
+            (
+                Confinement {
+                    chrooted: true,
+                    ..user()
+                },
+                "chroot",
+                "as root",
+            ),
+        ] {
+            let finding = namespaces(&refused(), &confinement, &release());
+            assert_eq!(finding.status, Status::Fail);
+            assert!(finding.found.ends_with("Operation not permitted"));
+            assert!(finding.why.unwrap().contains(why), "{why}");
+            assert!(finding.fix.unwrap().contains(fix), "{fix}");
+        }
+    }
+
+    #[test]
+    fn what_confines_us_matters_only_where_it_is_in_the_way() {
+        let all = Confinement {
+            apparmor: true,
+            seccomp: 2,
+            no_new_privs: true,
+            ..user()
+        };
+        assert_eq!(apparmor(true, &all, &release()).status, Status::Ok);
+        assert_eq!(apparmor(false, &all, &release()).status, Status::Fail);
+        assert_eq!(seccomp(true, &all).status, Status::Ok);
+        assert_eq!(seccomp(false, &all).status, Status::Warn);
+        assert_eq!(no_new_privs(&all).status, Status::Fail);
+        let root = Confinement { root: true, ..all };
+        assert_eq!(apparmor(false, &root, &release()).status, Status::Ok);
+        assert_eq!(no_new_privs(&root).status, Status::Warn);
+        let finding = namespaces(&Tried::Not("no ids".into()), &user(), &release());
+        assert_eq!(finding.status, Status::Warn);
+        assert_eq!(
+            namespaces(&Tried::Worked, &user(), &release()).status,
+            Status::Ok
+        );
+    }
+}

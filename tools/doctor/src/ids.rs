@@ -1,0 +1,277 @@
+//! Subordinate ids (subuid(5)), and the two set-uid programs that map them: what an ordinary user needs and root does not.
+
+use crate::finding::Finding;
+use crate::release::{Need, Release};
+use rootfs::IdMap;
+use rootfs::idmap::NEEDED;
+use stage::{Failure, quote};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The user that looks for ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct User {
+    /// Its user id.
+    pub(crate) uid: u32,
+    /// Its name, where passwd(5) has one.
+    pub(crate) name: Option<String>,
+    /// The first id that no range of subuid(5) or subgid(5) has.
+    pub(crate) free: u64,
+}
+
+impl User {
+    /// Reads who we are.
+    pub(crate) fn here(uid: u32) -> Self {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        Self {
+            uid,
+            name: rootfs::idmap::name_of(&read("/etc/passwd"), uid),
+            free: free_in(&[&read("/etc/subuid"), &read("/etc/subgid")]),
+        }
+    }
+}
+
+/// Where the ranges are written down.
+const SUBIDS: &str = "'/etc/subuid' and '/etc/subgid'";
+
+/// How long the ranges are that useradd(8) gives.
+const LENGTH: u64 = 65_536;
+
+/// Returns the first id from 100000 on, in steps of useradd(8)'s ranges, behind all ranges in the files.
+fn free_in(files: &[&str]) -> u64 {
+    const FIRST: u64 = 100_000;
+    let ends = files.iter().flat_map(|text| text.lines()).filter_map(|l| {
+        let mut fields = l.trim().split(':').skip(1);
+        let start: u64 = fields.next()?.parse().ok()?;
+        start.checked_add(fields.next()?.parse().ok()?)
+    });
+    let end = ends.max().unwrap_or(0).max(FIRST);
+    FIRST + (end - FIRST).div_ceil(LENGTH) * LENGTH
+}
+
+/// Judges the ranges. `None` in the map stands for root, which needs none.
+pub(crate) fn subuid(
+    map: &Result<Option<IdMap>, Failure>,
+    user: &User,
+    release: &Release,
+) -> Finding {
+    const NAME: &str = "subuid";
+    match map {
+        Ok(None) => return Finding::ok(NAME, "not needed by root"),
+        Ok(Some(map)) if user.name.is_some() => {
+            let range = |ids: &[[u64; 3]]| {
+                let ids = ids.iter().find(|m| m[0] == 1);
+                ids.map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
+            };
+            let found = format!("users {}, groups {}", range(&map.uid), range(&map.gid));
+            return Finding::ok(NAME, found);
+        }
+        Ok(Some(_)) | Err(_) => {}
+    }
+    let sudo = release.sudo();
+    let (first, last) = (user.free, user.free + LENGTH - 1);
+    let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
+    match &user.name {
+        Some(name) => {
+            let found = format!("'{name}' has no range of {NEEDED} ids in both of {SUBIDS}");
+            Finding::fail(NAME, found)
+                .why(
+                    "without a range for users and one for groups, the owners of files would be wrong, and pacman would \
+                     exit 0 all the same. Root needs none",
+                )
+                .fix(format!("{sudo}usermod {ranges} {}", shell(name)))
+        }
+        None => Finding::fail(
+            NAME,
+            format!("user {} has no name in '/etc/passwd'", user.uid),
+        )
+        .why("newuidmap maps ids only for a user with a name, and with ranges of its own")
+        .fix(format!(
+            "{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}",
+            uid = user.uid
+        )),
+    }
+}
+
+/// Returns a word as it stands in a shell command.
+pub(crate) fn shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// A program that is to run with more rights than its caller's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Helper {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Where it is, and whether its file gives it the rights.
+    pub(crate) found: Option<(PathBuf, bool)>,
+}
+
+impl Helper {
+    /// Looks for both programs in `PATH`.
+    pub(crate) fn both() -> [Self; 2] {
+        ["newuidmap", "newgidmap"].map(|name| Self {
+            name,
+            found: find_in_path(name).map(|path| {
+                let raised = may_raise(&path);
+                (path, raised)
+            }),
+        })
+    }
+}
+
+/// Returns where a program is, as a shell would find it.
+pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| {
+            rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
+        })
+}
+
+/// Returns whether a program's file is set-uid root or has capabilities (Fedora's and Arch's way).
+fn may_raise(path: &Path) -> bool {
+    const SET_UID: u32 = 0o4000;
+    let set_uid = path
+        .metadata()
+        .is_ok_and(|m| m.mode() & SET_UID != 0 && m.uid() == 0);
+    let mut value = [0_u8; 64];
+    set_uid || rustix::fs::getxattr(path, "security.capability", &mut value[..]).is_ok()
+}
+
+/// Judges the programs that map ids.
+pub(crate) fn newuidmap(root: bool, helpers: &[Helper], release: &Release) -> Finding {
+    const NAME: &str = "newuidmap";
+    if root {
+        return Finding::ok(NAME, "not needed by root");
+    }
+    let missing: Vec<_> = helpers.iter().filter(|h| h.found.is_none()).collect();
+    if !missing.is_empty() {
+        let names: Vec<_> = missing.iter().map(|h| h.name).collect();
+        return Finding::fail(NAME, format!("not found: {}", names.join(", ")))
+            .why("only these set-uid programs may map a user's subordinate ids. Root needs none")
+            .fix(release.install(Need::Uidmap));
+    }
+    let mut paths = helpers.iter().filter_map(|h| h.found.as_ref());
+    if let Some((path, _)) = paths.clone().find(|(_, raised)| !raised) {
+        return Finding::fail(NAME, format!("{} is not set-uid root", quote(path)))
+            .why("without that it may not map ids; some container images strip it")
+            .fix(format!(
+                "{}chmod u+s {}",
+                release.sudo(),
+                paths
+                    .map(|(path, _)| shell(&path.to_string_lossy()))
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            ));
+    }
+    let path = paths.next().map(|(path, _)| quote(path));
+    Finding::ok(NAME, path.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Status;
+    use stage::Code;
+
+    fn release() -> Release {
+        Release::parse("ID=debian\nVERSION_ID=12\n", false)
+    }
+
+    fn missing() -> Result<Option<IdMap>, Failure> {
+        Err(Failure::new(Code::Permission, "looking for ids: no range"))
+    }
+
+    #[test]
+    fn a_free_range_is_behind_all_others() {
+        assert_eq!(free_in(&["", ""]), 100_000);
+        assert_eq!(
+            free_in(&["ann:100000:65536\n", "bob:165536:65536"]),
+            231_072
+        );
+        assert_eq!(free_in(&["ann:100000:1000\n"]), 165_536);
+        assert_eq!(
+            free_in(&["x\n:::\nann:5:5\na:18446744073709551615:9"]),
+            100_000
+        );
+    }
+
+    #[test]
+    fn the_command_gives_this_user_a_range_that_is_free() {
+        let user = User {
+            uid: 1001,
+            name: Some("ann".into()),
+            free: 165_536,
+        };
+        let finding = subuid(&missing(), &user, &release());
+        assert_eq!(finding.status, Status::Fail);
+        assert!(finding.found.starts_with("'ann' has no range of 65535 ids"));
+        assert_eq!(
+            finding.fix.unwrap(),
+            "sudo usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann"
+        );
+        let nameless = User { name: None, ..user };
+        let finding = subuid(&missing(), &nameless, &release());
+        assert_eq!(finding.found, "user 1001 has no name in '/etc/passwd'");
+        let fix = finding.fix.unwrap();
+        assert!(fix.starts_with("sudo useradd --uid 1001 user1001 && sudo usermod --add-subuids"));
+    }
+
+    #[test]
+    fn ranges_are_shown_and_root_needs_none() {
+        let user = User {
+            uid: 1001,
+            name: Some("ann".into()),
+            free: 0,
+        };
+        let map = IdMap {
+            uid: vec![[0, 1001, 1], [1, 100_000, 65_535]],
+            gid: vec![[0, 1001, 1], [1, 200_000, 65_535]],
+        };
+        let finding = subuid(&Ok(Some(map)), &user, &release());
+        assert_eq!(finding.found, "users 100000-165534, groups 200000-265534");
+        assert_eq!(subuid(&Ok(None), &user, &release()).status, Status::Ok);
+    }
+
+    #[test]
+    fn the_helpers_must_be_there_and_set_uid() {
+        let helper = |name, found: Option<bool>| Helper {
+            name,
+            found: found.map(|raised| (PathBuf::from("/usr/bin").join(name), raised)),
+        };
+        let judge = |a, b| {
+            newuidmap(
+                false,
+                &[helper("newuidmap", a), helper("newgidmap", b)],
+                &release(),
+            )
+        };
+        assert_eq!(judge(Some(true), Some(true)).status, Status::Ok);
+        let finding = judge(None, Some(true));
+        assert_eq!(finding.found, "not found: newuidmap");
+        assert_eq!(finding.fix.unwrap(), "sudo apt-get install uidmap");
+        let finding = judge(Some(true), Some(false));
+        assert_eq!(finding.found, "'/usr/bin/newgidmap' is not set-uid root");
+        assert_eq!(
+            finding.fix.unwrap(),
+            "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap"
+        );
+        assert_eq!(
+            newuidmap(true, &[helper("newuidmap", None)], &release()).status,
+            Status::Ok
+        );
+    }
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(shell("/a/b-c"), "/a/b-c");
+        assert_eq!(shell("a b'c"), "'a b'\\''c'");
+        assert_eq!(shell(""), "''");
+    }
+}

@@ -1,0 +1,178 @@
+//! Finding out by doing: an empty root in a directory of its own, entered as every tool of a pipeline enters one.
+//!
+//! What the kernel's settings promise and what it does differ in containers and under security modules, so nothing is
+//! believed that can be tried. All of it happens in namespaces that end with the trial; what is on the host for a
+//! moment is one directory for temporary files, and that is removed.
+
+use rootfs::{Arch, Binfmt, IdMap, Inside, Root, plan};
+use stage::{Code, Doing, Failure, quote};
+use std::fs::{DirBuilder, remove_dir};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// What to do about a trial that could not be made.
+pub(crate) const AGAIN: &str = "mend that, and run doctor again";
+
+/// How a trial ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    /// It works.
+    Worked,
+    /// It does not, and what failed.
+    Failed(Failure),
+    /// It was not tried, and why not.
+    Not(String),
+}
+
+impl Tried {
+    /// Returns whether it was seen to work.
+    pub(crate) fn worked(&self) -> bool {
+        *self == Self::Worked
+    }
+
+    fn of(result: Result<(), Failure>) -> Self {
+        match result {
+            Ok(()) => Self::Worked,
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+/// What was tried.
+#[derive(Clone, Debug)]
+pub(crate) struct Trials {
+    /// A native program in namespaces of our own.
+    pub(crate) native: Tried,
+    /// A program of the target's architecture with a handler of our own.
+    pub(crate) private: Tried,
+    /// The same by what the host has: its handler, or its processor.
+    pub(crate) host: Tried,
+}
+
+impl Trials {
+    /// Tries it all. `idmap` is what stands for the ids of the root, or why there is nothing that could.
+    pub(crate) fn run(
+        host: Arch,
+        target: Arch,
+        interpreter: Option<&Path>,
+        idmap: &Result<Option<IdMap>, Failure>,
+    ) -> Self {
+        let Ok(idmap) = idmap else {
+            return Self::none("it needs subordinate ids first");
+        };
+        let ground = match Ground::make() {
+            Ok(ground) => ground,
+            Err(failure) => {
+                return Self::none(&failure.message);
+            }
+        };
+        let native = Tried::of(ground.run(host, idmap, None));
+        if !native.worked() {
+            return Self {
+                native,
+                ..Self::none("it needs namespaces first")
+            };
+        }
+        if target.is_native_on(host) {
+            return Self {
+                native,
+                ..Self::none("programs of this architecture are the kernel's own")
+            };
+        }
+        let private = match interpreter {
+            None => Tried::Not("it needs an emulator first".to_owned()),
+            Some(path) => {
+                let handler = Binfmt::private(path.to_owned());
+                Tried::of(ground.run(target, idmap, Some((target, handler))))
+            }
+        };
+        let host = Tried::of(ground.run(target, idmap, None));
+        Self {
+            native,
+            private,
+            host,
+        }
+    }
+
+    fn none(why: &str) -> Self {
+        Self {
+            native: Tried::Not(why.to_owned()),
+            private: Tried::Not(why.to_owned()),
+            host: Tried::Not(why.to_owned()),
+        }
+    }
+}
+
+/// The directories that the plan mounts on.
+const SKELETON: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
+
+/// An empty root on the host, removed when it goes.
+#[derive(Debug)]
+struct Ground {
+    path: PathBuf,
+}
+
+impl Ground {
+    /// Makes it where temporary files go, or where there is another place for them: one may be full or not ours.
+    fn make() -> Result<Self, Failure> {
+        let first = std::env::temp_dir();
+        let mut reason = None;
+        for place in [&*first, Path::new("/var/tmp"), Path::new("/dev/shm")] {
+            match Self::make_in(place) {
+                Ok(ground) => return Ok(ground),
+                Err(failure) => reason = reason.or(Some(failure)),
+            }
+        }
+        Err(reason.unwrap_or_else(|| Failure::new(Code::Os, "making a temporary directory")))
+    }
+
+    fn make_in(place: &Path) -> Result<Self, Failure> {
+        let doing = || format!("making a temporary directory in {}", quote(place));
+        // A root is opened without following symbolic links.
+        let place = place.canonicalize().doing(Code::Os, doing)?;
+        let mut builder = DirBuilder::new();
+        builder.mode(0o700);
+        for n in 0..16 {
+            let path = place.join(format!("strapline-doctor-{}-{n}", std::process::id()));
+            match builder.create(&path) {
+                Ok(()) => {
+                    let ground = Self { path };
+                    for name in SKELETON {
+                        builder
+                            .create(ground.path.join(name))
+                            .doing(Code::Os, doing)?;
+                    }
+                    return Ok(ground);
+                }
+                // Left by a run that was killed, or somebody else's: not ours to take.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e).doing(Code::Os, doing),
+            }
+        }
+        Err(Failure::new(
+            Code::Os,
+            format!("{}: every name is taken", doing()),
+        ))
+    }
+
+    fn run(
+        &self,
+        arch: Arch,
+        idmap: &Option<IdMap>,
+        handler: Option<(Arch, Binfmt)>,
+    ) -> Result<(), Failure> {
+        let root = Root::open(&self.path)?;
+        Inside::new(root, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // Nothing was written in it but on mounts that are gone: what cannot be removed is not there.
+        for name in SKELETON {
+            remove_dir(self.path.join(name)).unwrap_or(());
+        }
+        remove_dir(&self.path).unwrap_or(());
+    }
+}
