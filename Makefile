@@ -1,0 +1,89 @@
+# strapline: build it, try it, test it, and the recipe that people copy.
+#
+#   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
+#                aarch64 root through the whole pipe, enters it and prints what it is
+#   make test    everything
+#   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
+#
+# One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
+# failure's, so no pipefail is needed and plain sh will do.
+
+DISTRO   ?= archlinuxarm
+ARCH     ?= aarch64
+ROOT     ?= build/$(DISTRO)-$(ARCH)
+PACKAGES ?= base $(KEYRING)
+PROFILE  ?= release
+PREFIX   ?= /usr/local
+
+# Where a distribution's keyring package is not called after it.
+KEYRING_archriscv := archlinux-keyring
+KEYRING  ?= $(or $(KEYRING_$(DISTRO)),$(DISTRO)-keyring)
+
+TOOLS := $(notdir $(wildcard tools/*))
+BIN   := $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Root does without sudo, and a container often has none.
+SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
+export PATH := $(BIN):$(PATH)
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: all build host demo root test bench check install clean-demo help
+
+all: build
+
+build:
+	@command -v cargo > /dev/null || { echo "make: cargo is missing: install Rust 1.88 or later, as rust-lang.org says" >&2; exit 1; }
+	cargo build --workspace --bins --profile $(PROFILE)
+
+# What the host needs beside Rust and make: programs that the suite runs, and those that its tests and mirror need.
+host:
+	tests/host-packages --install
+
+# The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
+DEMO := build/demo
+demo: host build
+	tests/mirror/mkmirror build/mirror-aarch64
+	mkdir -p $(DEMO)
+	with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
+	  | fetch-pacman --server "$$MIRROR/archlinuxcn/x86_64" \
+	  | mkconf --server "$$MIRROR/\$$arch/\$$repo" --cache-dir $(CURDIR)/$(DEMO)/packages \
+	  | keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount' > $(DEMO)/receipt.json
+	@echo
+	@printf 'uname -m          '; enter --state $(DEMO)/receipt.json uname -m
+	@printf 'pacman -Q | wc -l '; enter --state $(DEMO)/receipt.json pacman -Q | wc -l
+	@tests/show-receipt $(DEMO)/receipt.json
+
+# The real mirrors.
+root: build
+	mkroot $(ROOT) --arch $(ARCH) --distro $(DISTRO) | fetch-pacman | mkconf | keyring \
+	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
+	@tests/show-receipt $(ROOT).json
+
+# Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user.
+RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER
+test: host
+	cargo build --workspace --all-targets
+	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace
+
+# Formatting, lints, licences and sources.
+check:
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo deny check bans licenses sources
+
+bench: build
+	tests/bench/run
+
+install: build
+	install -d $(DESTDIR)$(PREFIX)/bin $(addprefix $(DESTDIR)$(PREFIX)/share/man/man,5 7 8)
+	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
+	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; done
+
+# The demo's root has files of subordinate ids, which only the user namespace that has them may remove.
+clean-demo: build
+	if [ -d $(DEMO)/root ]; then unmount --new $(DEMO)/root > /dev/null; fi
+	if [ "$$(id -u)" = 0 ]; then rm -rf --one-file-system $(DEMO); \
+	else unshare --map-auto --map-root-user rm -rf --one-file-system $(DEMO); fi
+
+help:
+	@sed -n 's/^#   //p' Makefile
