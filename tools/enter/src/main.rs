@@ -37,11 +37,7 @@ struct Enter {
     common: Common,
 
     /// The command and its arguments [default: the user's shell]
-    #[arg(
-        value_name = "COMMAND",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 
@@ -231,11 +227,16 @@ fn alone() -> ExitCode {
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
-    let own_options = std::env::args_os().skip(1).take_while(|a| a != "--");
-    if own_options
-        .into_iter()
-        .any(|a| a == "--state" || a.as_encoded_bytes().starts_with(b"--state="))
-    {
+    // After the command's name, '--state' is the command's own. Where the command line is wrong, nobody knows where that
+    // is, and the first look has to do.
+    let stands_alone = match Enter::try_parse() {
+        Ok(args) => args.common.state.is_some(),
+        Err(_) => std::env::args_os()
+            .skip(1)
+            .take_while(|a| a != "--")
+            .any(|a| a == "--state" || a.as_encoded_bytes().starts_with(b"--state=")),
+    };
+    if stands_alone {
         return alone();
     }
     stage::main::<Enter>()
