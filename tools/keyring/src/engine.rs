@@ -213,6 +213,13 @@ impl Gpg {
                 )
                 .hint("the keyring package is broken or incomplete, or the fingerprint is another ring's"));
             };
+            if let Some(why) = listing::dead(key) {
+                return Err(Failure::new(
+                    Code::NotVerified,
+                    format!("trusting {fingerprint}: {why}"),
+                )
+                .hint("a newer keyring package may mend it"));
+            }
             if key.signed_by.iter().any(|by| by == own_id) {
                 continue;
             }

@@ -124,20 +124,28 @@ pub(crate) fn judge(ring: &Ring, public: &[Key], secret: &[Key]) -> Result<Summa
 
 /// Returns why a key cannot give trust, where it cannot.
 fn unfit(key: &Key) -> Option<String> {
-    Some(match (key.validity, key.disabled) {
-        (_, true) => "it is disabled".to_owned(),
-        ('f' | 'u', _) => match key.owner_trust {
-            'm' | 'f' | 'u' => return None,
-            _ => "its owner is not trusted".to_owned(),
-        },
-        ('e', _) => format!(
-            "it expired on {}; a newer keyring package may mend it",
-            key.expires.map_or_else(|| "a day unknown".to_owned(), day)
-        ),
-        ('r', _) => "its owner revoked it".to_owned(),
-        ('i', _) => "it is invalid: gpg accepts none of its own signatures".to_owned(),
-        (other, _) => format!("it is not valid (gpg says '{other}')"),
-    })
+    if let Some(why) = dead(key) {
+        return Some(why);
+    }
+    match (key.validity, key.owner_trust) {
+        ('f' | 'u', 'm' | 'f' | 'u') => None,
+        ('f' | 'u', _) => Some("its owner is not trusted".to_owned()),
+        (other, _) => Some(format!("it is not valid (gpg says '{other}')")),
+    }
+}
+
+/// Returns why a key cannot be used by anybody, where that is so: gpg does not sign such a key.
+pub(crate) fn dead(key: &Key) -> Option<String> {
+    match key.validity {
+        _ if key.disabled => Some("it is disabled".to_owned()),
+        'e' => {
+            let day = key.expires.map_or_else(|| "a day unknown".to_owned(), day);
+            Some(format!("it expired on {day}"))
+        }
+        'r' => Some("its owner revoked it".to_owned()),
+        'i' => Some("it is invalid: gpg accepts none of its own signatures".to_owned()),
+        _ => None,
+    }
 }
 
 /// Returns the keys that the packagers sign with and that stay one step below valid, where no other key is valid than
