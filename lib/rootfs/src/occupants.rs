@@ -121,6 +121,8 @@ pub struct Occupant {
     pub uses: Vec<Use>,
     /// Whether it lives there; see the module's documentation for the rule.
     pub lives: bool,
+    /// Whether it would live there, but is spared: it is PID 1 or an ancestor of ours.
+    pub spared: bool,
     /// Whether it is in another mount namespace, and holds a copy of a mount of ours.
     pub elsewhere: bool,
 }
@@ -678,7 +680,8 @@ impl Scanner {
             user: uid.to_string(),
             cmdline: process.arguments(),
             lives: process.lives && !self.spared.contains(&pid),
-            elsewhere: process.elsewhere,
+            spared: process.lives && self.spared.contains(&pid),
+            elsewhere: process.elsewhere && !process.lives,
             uses: process.uses,
             comm: process.stat.comm,
         };
