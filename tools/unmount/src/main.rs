@@ -1,2 +1,363 @@
-//! stub
-fn main() {}
+//! `unmount` takes down what is mounted at or below a root, and proves that nothing is left.
+//!
+//! By default each tool mounts for itself, in a namespace that ends with it, and then there is nothing to do here but to
+//! say so. The work comes from `mkroot --host` and from mounts that the user made.
+//!
+//! What is mounted is what the kernel says, never what the document says: the document is old by the time that it is
+//! read, and a mount that is not in it keeps the root busy all the same. After each step the kernel is asked again, so
+//! what was unmounted by propagation, stacked twice or half taken down by an earlier run makes no difference.
+
+mod busy;
+mod place;
+
+use clap::Parser;
+use place::Place;
+use rootfs::mountinfo::{self, Mount};
+use rootfs::occupants;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use serde_json::{Map, Value, json};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Take down what is mounted at or below the root, and prove that nothing is left
+///
+/// The deepest mount goes first. It stops at the first one that is in use and names who uses it; run it again to go on.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    help_expected = true,
+    max_term_width = 80,
+    after_help = "Example:\n  mkroot target --host | fetch-pacman | mkconf | keyring | strap base \\\n    | reap | unmount > receipt.json"
+)]
+struct Unmount {
+    /// The root, where there is no document; else the document's
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// Detach what is in use, too; it stays mounted, unseen, until its last user ends
+    #[arg(long)]
+    lazy: bool,
+
+    /// Say what would be unmounted, and unmount nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Filesystems that keep nothing on any disk: no data is lost when one is detached.
+const WITHOUT_DATA: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "devtmpfs"];
+
+/// How often one mount is tried: who mounts as fast as we unmount is not to keep us for ever.
+const TRIES: usize = 4;
+
+/// How often, and after how long, a mount is tried again that is in use by nobody.
+const UNSEEN_TRIES: usize = 25;
+const UNSEEN_WAIT: Duration = Duration::from_millis(20);
+
+/// What happened: `unmount` in the document. Paths are below the root; the empty one is the root itself.
+#[derive(Debug, Default)]
+struct Record {
+    unmounted: Vec<String>,
+    detached: Vec<String>,
+    left: Vec<String>,
+}
+
+impl Stage for Unmount {
+    const KIND: Kind = Kind::Undo;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn can_start(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let root = occupants::subject(&meant(document), self.dir.as_deref())?;
+        let Some(root) = root.map(|root| root.path().to_owned()) else {
+            context.note("no root was made: there is nothing to do");
+            return Ok(());
+        };
+        // Our working directory may be in there, and no descriptor of ours is any more.
+        std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
+        if self.dry_run {
+            return look(context, &root, document);
+        }
+        let mut record = Record::resumed(document);
+        let result = self.take_down(context, &root, &mut record);
+        // After a failure too: what is left is what the next run is about.
+        let left = mountinfo::read().map(|mounts| below(&mounts, &root));
+        record.left = match &left {
+            Ok(left) => left.clone(),
+            Err(_) => Vec::new(),
+        };
+        record.write(document);
+        result.and(left.map(drop))?;
+        document.remove("host");
+        Ok(())
+    }
+}
+
+impl Unmount {
+    fn take_down(
+        &self,
+        context: &Context,
+        root: &Path,
+        record: &mut Record,
+    ) -> Result<(), Failure> {
+        let before = record.unmounted.len();
+        let mut last: Option<(Mount, usize)> = None;
+        loop {
+            let mounts = mountinfo::read()?;
+            let Some(&next) = mountinfo::below(&mounts, root).first() else {
+                break;
+            };
+            let tries = match last {
+                Some((mount, tries)) if mount == *next => tries + 1,
+                _ => 1,
+            };
+            if tries > TRIES {
+                return Err(Failure::new(
+                    Code::Busy,
+                    format!("unmounting {}: it is mounted again", quote(&next.target)),
+                )
+                .hint("end the program that mounts it"));
+            }
+            self.one(context, root, next, tries == TRIES, record)?;
+            last = Some((next.clone(), tries));
+        }
+        match record.unmounted.len() - before {
+            0 => context.note(format_args!(
+                "nothing is mounted at or below {}",
+                quote(root)
+            )),
+            1 => context.note(format_args!(
+                "unmounted 1 mount at or below {}",
+                quote(root)
+            )),
+            n => context.note(format_args!(
+                "unmounted {n} mounts at or below {}",
+                quote(root)
+            )),
+        }
+        Ok(())
+    }
+
+    /// Takes down one mount, which nothing is mounted on.
+    fn one(
+        &self,
+        context: &Context,
+        root: &Path,
+        mount: &Mount,
+        last_try: bool,
+        record: &mut Record,
+    ) -> Result<(), Failure> {
+        let doing = || format!("unmounting {}", quote(&mount.target));
+        let place = Place::of(root, mount).map_err(|f| f.while_doing(doing()))?;
+        if !place.is(mount) {
+            // Something was mounted over it since we read what is mounted.
+            return if last_try {
+                Err(Failure::new(
+                    Code::Busy,
+                    format!("{}: another mount hides it", doing()),
+                ))
+            } else {
+                Ok(())
+            };
+        }
+        let mut result = place.unmount(UnmountFlags::empty());
+        if result == Err(Errno::BUSY) && !self.lazy {
+            let mut why = busy::why(mount, &place)?;
+            result = place.unmount(UnmountFlags::empty());
+            for _ in 0..UNSEEN_TRIES {
+                if result != Err(Errno::BUSY) || why.is_some() {
+                    break;
+                }
+                // Nobody is to be seen: the kernel lets go of a file some time after its last user has ended, and of a
+                // loop device's after the device, and there is nothing to wait for that says when.
+                std::thread::sleep(UNSEEN_WAIT);
+                why = busy::why(mount, &place)?;
+                result = place.unmount(UnmountFlags::empty());
+            }
+            if result == Err(Errno::BUSY) {
+                return Err(busy::failure(root, mount, why));
+            }
+        } else if result == Err(Errno::BUSY) {
+            result = place.unmount(UnmountFlags::DETACH);
+            if result.is_ok() {
+                warn_of_detached(context, mount);
+                record.detached.push(relative(&mount.target, root));
+            }
+        }
+        match result {
+            Ok(()) => {
+                record.unmounted.push(relative(&mount.target, root));
+                Ok(())
+            }
+            Err(e @ (Errno::PERM | Errno::ACCESS)) => {
+                Err(Failure::new(Code::Permission, format!("{}: {e}", doing()))
+                    .hint(format!("run it as root: sudo unmount {}", root.display())))
+            }
+            Err(e @ Errno::INVAL) => Err(Failure::new(Code::Os, format!("{}: {e}", doing()))
+                .hint("in a user namespace only what was mounted in it can be unmounted")),
+            Err(e) => Err(e).doing(Code::Os, doing),
+        }
+    }
+}
+
+/// Returns the document as it is meant now: where an earlier run has unmounted what the root itself was on, its path
+/// rightly means another directory than it did.
+fn meant(document: &Document) -> Document {
+    let mut meant = document.clone();
+    let unmounted = document.get("unmount").and_then(|u| u.get("unmounted"));
+    let unmounted = unmounted.and_then(Value::as_array);
+    if unmounted.is_some_and(|list| list.iter().any(|at| at == "")) {
+        meant.remove("root_id");
+    }
+    meant
+}
+
+/// Says what would be unmounted.
+fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), Failure> {
+    let mounts = mountinfo::read()?;
+    let list = below(&mounts, root);
+    for at in &list {
+        let path = if at.is_empty() {
+            root.to_owned()
+        } else {
+            root.join(at)
+        };
+        context.note(format_args!("would unmount {}", quote(path)));
+    }
+    if list.is_empty() {
+        context.note(format_args!(
+            "nothing is mounted at or below {}",
+            quote(root)
+        ));
+    }
+    let mut map = recorded(document);
+    map.insert("would_unmount".into(), json!(list));
+    document.remove("unmount");
+    document.record("unmount", &map);
+    Ok(())
+}
+
+fn warn_of_detached(context: &Context, mount: &Mount) {
+    let target = quote(&mount.target);
+    if WITHOUT_DATA.contains(&mount.fstype.as_str()) {
+        context.warn(format_args!(
+            "{target} is detached; it stays until its last user ends"
+        ));
+    } else {
+        context.warn(format_args!(
+            "{target} is detached; data may still be in flight to its {} until its last user ends",
+            mount.fstype
+        ));
+    }
+}
+
+/// Returns the mounts at or below the root, in the order in which they are taken down.
+fn below(mounts: &[Mount], root: &Path) -> Vec<String> {
+    let list = mountinfo::below(mounts, root);
+    list.iter().map(|m| relative(&m.target, root)).collect()
+}
+
+fn relative(target: &Path, root: &Path) -> String {
+    let below = target.strip_prefix(root).unwrap_or(target);
+    below.to_string_lossy().into_owned()
+}
+
+/// Returns what an earlier run recorded.
+fn recorded(document: &Document) -> Map<String, Value> {
+    match document.get("unmount") {
+        Some(Value::Object(map)) => map.clone(),
+        _ => Map::new(),
+    }
+}
+
+impl Record {
+    /// Begins a record: where an earlier run stopped half way, this one goes on with what it has unmounted.
+    fn resumed(document: &Document) -> Self {
+        let map = recorded(document);
+        let list = |key: &str| -> Vec<String> {
+            let list = map.get(key).and_then(Value::as_array);
+            let list = list.into_iter().flatten().filter_map(Value::as_str);
+            list.map(str::to_owned).collect()
+        };
+        if list("left").is_empty() {
+            return Self::default();
+        }
+        Self {
+            unmounted: list("unmounted"),
+            detached: list("detached"),
+            left: Vec::new(),
+        }
+    }
+
+    /// Writes the record over that of an earlier run. What others put there stays.
+    fn write(self, document: &mut Document) {
+        let mut map = recorded(document);
+        map.shift_remove("would_unmount");
+        map.shift_remove("detached");
+        map.insert("unmounted".into(), json!(self.unmounted));
+        if !self.detached.is_empty() {
+            map.insert("detached".into(), json!(self.detached));
+        }
+        map.insert("left".into(), json!(self.left));
+        document.remove("unmount");
+        document.record("unmount", &map);
+    }
+}
+
+fn main() -> ExitCode {
+    stage::main::<Unmount>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Document {
+        Document::parse(text.as_bytes(), "stdin").unwrap()
+    }
+
+    #[test]
+    fn a_run_that_goes_on_keeps_what_the_one_before_it_did() {
+        let mut document = parse(
+            r#"{"strapline":1,"unmount":{"unmounted":["proc"],"left":["dev"],"org.x":1,"would_unmount":[]}}"#,
+        );
+        let mut record = Record::resumed(&document);
+        record.unmounted.push("dev".into());
+        record.write(&mut document);
+        let expected = json!({"unmounted": ["proc", "dev"], "left": [], "org.x": 1});
+        assert_eq!(document.get("unmount"), Some(&expected));
+        // All was down: the next run is a new one.
+        Record::resumed(&document).write(&mut document);
+        assert_eq!(document.get("unmount").unwrap()["unmounted"], json!([]));
+        for odd in [
+            r#"{"unmounted":7,"left":"x"}"#,
+            "[]",
+            "7",
+            r#"{"left":[7]}"#,
+        ] {
+            let document = parse(&format!(r#"{{"strapline":1,"unmount":{odd}}}"#));
+            assert!(Record::resumed(&document).unmounted.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_identity_of_a_root_that_was_a_mount_ends_with_the_mount() {
+        let text =
+            r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
+        let still = parse(&text.replace("AT", ""));
+        assert!(meant(&still).get("root_id").is_some());
+        let gone = parse(&text.replace("AT", ",\"\""));
+        assert!(meant(&gone).get("root_id").is_none());
+    }
+}

@@ -1,0 +1,75 @@
+//! Why a mount is busy: who uses it, in words.
+
+use crate::place::Place;
+use rootfs::mountinfo::Mount;
+use rootfs::occupants::{self, Holder};
+use rootfs::root::RootId;
+use stage::{Code, Doing, Failure, quote};
+use std::path::Path;
+
+/// How many reasons a message has room for.
+const REASONS: usize = 5;
+
+/// What holds a mount and is in no list of the kernel's.
+const UNSEEN: &str =
+    "by whom cannot be seen: a socket that was bound by a relative name, or a descriptor in flight";
+
+/// Looks for who uses a mount, and returns it in words. `None` means that nobody is to be seen.
+///
+/// # Errors
+///
+/// When `/proc` cannot be read.
+pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failure> {
+    let stat = place
+        .look()
+        .doing(Code::Os, || format!("looking at {}", quote(&mount.target)))?;
+    let id = RootId {
+        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        ino: stat.stx_ino,
+    };
+    let scan = occupants::find(&mount.target, id)?;
+    let mut reasons = ours(&mount.target);
+    reasons.extend(scan.occupants.iter().map(|o| format!("{o} {}", o.how())));
+    let holders = occupants::holders(&mount.target);
+    reasons.extend(holders.iter().map(Holder::to_string));
+    if reasons.is_empty() && scan.unreadable > 0 {
+        reasons.push(format!(
+            "by whom cannot be seen: {} processes of other users could not be looked at",
+            scan.unreadable
+        ));
+    }
+    let more = reasons.len().saturating_sub(REASONS);
+    reasons.truncate(REASONS);
+    if more > 0 {
+        reasons.push(format!("{more} more"));
+    }
+    Ok(Some(reasons.join("; ")).filter(|why| !why.is_empty()))
+}
+
+/// Returns what of ours is there: a receipt that is written below the root keeps it mounted.
+fn ours(target: &Path) -> Vec<String> {
+    let streams = [
+        (0, "standard input"),
+        (1, "standard output"),
+        (2, "standard error"),
+    ];
+    let used = |&(n, _): &(i32, &str)| {
+        std::fs::read_link(format!("/proc/self/fd/{n}")).is_ok_and(|path| path.starts_with(target))
+    };
+    let used = streams.iter().filter(|stream| used(stream));
+    used.map(|(_, name)| format!("this program's {name} is there"))
+        .collect()
+}
+
+/// Returns the failure that says so.
+pub(crate) fn failure(root: &Path, mount: &Mount, why: Option<String>) -> Failure {
+    let why = why.unwrap_or_else(|| UNSEEN.to_owned());
+    let root = root.display();
+    Failure::new(
+        Code::Busy,
+        format!("unmounting {}: it is in use: {why}", quote(&mount.target)),
+    )
+    .hint(format!(
+        "end it, or run 'reap {root}' and then 'unmount {root}' again"
+    ))
+}

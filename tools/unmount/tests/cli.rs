@@ -1,0 +1,501 @@
+//! The built program on real mounts.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+mod ground;
+
+use ground::Ground;
+use serde_json::json;
+
+const BINS: [&str; 1] = [env!("CARGO_BIN_EXE_unmount")];
+
+fn run(script: &str) -> Ground {
+    Ground::run(&BINS, &[], script)
+}
+
+#[test]
+fn the_whole_tree_goes_deepest_first_and_nothing_else_does() {
+    let ground = run(r#"
+        mkdir "$D/elsewhere" "$D/root2"
+        mount -t tmpfs other "$D/elsewhere"
+        mount -t tmpfs other "$D/root2"
+        cat /proc/self/mountinfo >"$D/before"
+        mount_all
+        step first unmount "$T"
+        cat /proc/self/mountinfo >"$D/after"
+        step second unmount "$T"
+    "#);
+    let document = ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
+    );
+    let unmounted = document["unmount"]["unmounted"].as_array().unwrap();
+    assert_eq!(unmounted.len(), 6);
+    assert_eq!(unmounted[5], "");
+    let place = |at: &str| unmounted.iter().position(|u| u == at).unwrap();
+    assert!(place("dev/pts") < place("dev") && place("dev/shm") < place("dev"));
+    assert_eq!(document["unmount"]["left"], json!([]));
+    assert_eq!(ground.read("before"), ground.read("after"));
+    let document = ground.step(
+        "second",
+        0,
+        &["unmount: nothing is mounted at or below 'ROOT'"],
+    );
+    assert_eq!(document["unmount"], json!({"unmounted": [], "left": []}));
+}
+
+#[test]
+fn the_record_of_live_mounts_goes_with_the_last_of_them() {
+    let ground = run(r#"
+        mount_all
+        id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"',"mode":"host","host":{"mounts":[]},"org.x":1}' >"$D/in"
+        step first unmount --quiet <"$D/in"
+        step again unmount --quiet --state "$D/first.out"
+    "#);
+    let document = ground.step("first", 0, &[]);
+    assert!(document.get("host").is_none());
+    assert_eq!(document["org.x"], 1);
+    assert_eq!(document["mode"], "host");
+    assert_eq!(document["steps"][0]["tool"], "unmount");
+    ground.step("again", 0, &[]);
+}
+
+#[test]
+fn a_root_that_was_itself_a_mount_can_be_unmounted_again() {
+    let ground = run(r#"
+        mount -t tmpfs t "$T"
+        id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"'}' >"$D/in"
+        step first unmount <"$D/in"
+        step again unmount --state "$D/first.out"
+        step other unmount <"$D/in"
+    "#);
+    ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 1 mount at or below 'ROOT'"],
+    );
+    ground.step(
+        "again",
+        0,
+        &["unmount: nothing is mounted at or below 'ROOT'"],
+    );
+    let other = ground.step(
+        "other",
+        69,
+        &[
+            "unmount: opening the root 'ROOT': it is not the directory that the document means",
+            "unmount: hint: it was replaced since: run the pipeline from mkroot on",
+        ],
+    );
+    assert_eq!(other["error"]["code"], "failed");
+}
+
+#[test]
+fn mounts_that_are_stacked_or_half_gone_all_go() {
+    let ground = run(r#"
+        mount_all; mount_all
+        mount -t tmpfs one "$T/proc"; mount -t tmpfs two "$T/proc"
+        mounted before
+        step first unmount "$T"
+        mounted after
+        mount_all
+        umount "$T/proc" "$T/dev/pts"
+        step second unmount "$T"
+        mounted after_second
+    "#);
+    assert_eq!(ground.read("before.mounts").lines().count(), 14);
+    ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 14 mounts at or below 'ROOT'"],
+    );
+    assert_eq!(ground.read("after.mounts"), "");
+    ground.step(
+        "second",
+        0,
+        &["unmount: unmounted 4 mounts at or below 'ROOT'"],
+    );
+    assert_eq!(ground.read("after_second.mounts"), "");
+}
+
+#[test]
+fn what_propagated_goes_too() {
+    let ground = run(r#"
+        mount --make-rshared /
+        mount_all
+        mounted before
+        step first unmount "$T"
+        mounted after
+    "#);
+    // The bind is a peer of '/', so each mount is there twice, once hidden.
+    assert_eq!(ground.read("before.mounts").lines().count(), 11);
+    let document = ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
+    );
+    assert_eq!(document["unmount"]["left"], json!([]));
+    assert_eq!(ground.read("after.mounts"), "");
+}
+
+#[test]
+fn who_is_in_the_way_is_named_and_the_next_run_goes_on() {
+    let ground = run(r#"
+        mount_all
+        cd "$T/dev"
+        start user sh -c "$stay"
+        cd /
+        echo '{"strapline":1,"root":"'"$T"'","host":{"mounts":[]}}' >"$D/in"
+        step first unmount <"$D/in"
+        mounted half
+        kill "$pid"; wait "$pid" || :
+        step second unmount --state "$D/first.out"
+        mounted after
+    "#);
+    let pid = ground.pid("user");
+    let document = ground.step(
+        "first",
+        75,
+        &[
+            &format!(
+                "unmount: unmounting 'ROOT/dev': it is in use: {pid} sh (user root) has its working directory at 'ROOT/dev'"
+            ),
+            "unmount: hint: end it, or run 'reap ROOT' and then 'unmount ROOT' again",
+        ],
+    );
+    assert_eq!(document["error"]["code"], "busy");
+    assert!(document.get("host").is_some());
+    let left = document["unmount"]["left"].as_array().unwrap();
+    assert!(left.contains(&json!("dev")) && left.contains(&json!("")));
+    assert!(!left.contains(&json!("dev/pts")));
+    assert_eq!(ground.read("half.mounts").lines().count(), left.len());
+    let n = left.len();
+    let done = document["unmount"]["unmounted"].as_array().unwrap().len();
+    assert_eq!(n + done, 6);
+    let document = ground.step(
+        "second",
+        0,
+        &[&format!("unmount: unmounted {n} mounts at or below 'ROOT'")],
+    );
+    assert!(document.get("error").is_none() && document.get("host").is_none());
+    let all = document["unmount"]["unmounted"].as_array().unwrap();
+    assert_eq!(all.len(), 6);
+    assert_eq!(ground.read("after.mounts"), "");
+}
+
+#[test]
+fn every_kind_of_use_is_named() {
+    let ground = Ground::run(
+        &BINS,
+        &["losetup", "gpg-agent"],
+        r#"
+        mount -t tmpfs t "$T"
+        mount -t tmpfs run /run
+        start fd sh -c "exec 5>'$T/file'; $stay"
+        step fd unmount "$T"; kill "$pid"; wait "$pid" || :
+        start gone sh -c "exec 5>'$T/file'; rm '$T/file'; $stay"
+        step gone unmount "$T"; kill "$pid"; wait "$pid" || :
+        cp /bin/sh "$T/program"
+        start exe "$T/program" -c "$stay"
+        step exe unmount "$T"; kill "$pid"; wait "$pid" || :
+        truncate -s 1M "$T/image"
+        loop=$(losetup -f --show "$T/image")
+        step loop unmount "$T"
+        losetup -d "$loop"
+        mkdir -m 700 "$T/g"
+        gpg-agent --homedir "$T/g" --daemon >/dev/null 2>&1
+        step socket unmount "$T"
+        "#,
+    );
+    let busy = |name: &str, why: &str| {
+        let message = format!("unmount: unmounting 'ROOT': it is in use: {why}");
+        let hint = "unmount: hint: end it, or run 'reap ROOT' and then 'unmount ROOT' again";
+        ground.step(name, 75, &[&message, hint]);
+    };
+    let sh = |name: &str| format!("{} sh (user root)", ground.pid(name));
+    busy(
+        "fd",
+        &format!("{} has 'ROOT/file' open as descriptor 5", sh("fd")),
+    );
+    busy(
+        "gone",
+        &format!(
+            "{} has 'ROOT/file (deleted)' open as descriptor 5",
+            sh("gone")
+        ),
+    );
+    let pid = ground.pid("exe");
+    busy(
+        "exe",
+        &format!("{pid} program (user root) runs 'ROOT/program'"),
+    );
+    let socket = ground.read("socket.err");
+    assert!(
+        socket.contains("gpg-agent (user root) has a socket bound at '"),
+        "{socket}"
+    );
+    let said = ground.read("loop.err");
+    assert!(
+        said.contains("in use: the loop device /dev/loop") && said.contains("/image'"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_receipt_that_is_written_below_the_root_is_named() {
+    let ground = run(r#"
+        mount -t tmpfs t "$T"
+        # Not by the shell itself: it would have the file open, too.
+        step ours sh -c 'exec unmount "$T" >"$T/receipt"'
+        cp "$T/receipt" "$D/ours.out"
+    "#);
+    ground.step(
+        "ours",
+        75,
+        &[
+            "unmount: unmounting 'ROOT': it is in use: this program's standard output is there",
+            "unmount: hint: end it, or run 'reap ROOT' and then 'unmount ROOT' again",
+        ],
+    );
+}
+
+#[test]
+fn our_own_working_directory_is_not_in_the_way() {
+    let ground = run(r#"
+        mount -t tmpfs t "$T"
+        # The shell that starts it leaves first: only the program itself stands there.
+        step first sh -c 'cd "$T" && exec unmount .'
+    "#);
+    ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 1 mount at or below 'ROOT'"],
+    );
+}
+
+#[test]
+fn lazy_detaches_what_is_in_use_and_says_what_that_means() {
+    let ground = run(r#"
+        mount --bind "$T" "$T"
+        mkdir "$T/dev"; mount -t tmpfs dev "$T/dev"
+        start root sh -c "exec 5>'$T/file'; $stay"
+        start dev sh -c "exec 5>'$T/dev/file'; $stay"
+        stat -f -c %T "$T" >"$D/fstype"
+        grep -F " $T " /proc/self/mountinfo | sed 's/.* - //; s/ .*//' >"$D/fstype"
+        step first unmount --lazy "$T"
+        mounted after
+    "#);
+    let fstype = ground.read("fstype").trim().to_owned();
+    let root = if ["tmpfs", "devtmpfs"].contains(&fstype.as_str()) {
+        "unmount: warning: 'ROOT' is detached; it stays until its last user ends".to_owned()
+    } else {
+        format!(
+            "unmount: warning: 'ROOT' is detached; data may still be in flight to its {fstype} until its last user ends"
+        )
+    };
+    let document = ground.step(
+        "first",
+        0,
+        &[
+            "unmount: warning: 'ROOT/dev' is detached; it stays until its last user ends",
+            &root,
+            "unmount: unmounted 2 mounts at or below 'ROOT'",
+        ],
+    );
+    assert_eq!(document["unmount"]["detached"], json!(["dev", ""]));
+    assert_eq!(ground.read("after.mounts"), "");
+}
+
+#[test]
+fn a_dry_run_touches_nothing() {
+    let ground = run(r#"
+        mkdir "$T/a"; mount -t tmpfs a "$T/a"; mkdir "$T/a/b c"; mount -t tmpfs b "$T/a/b c"
+        cat /proc/self/mountinfo >"$D/before"
+        step first unmount --dry-run "$T"
+        cat /proc/self/mountinfo >"$D/after"
+    "#);
+    let document = ground.step(
+        "first",
+        0,
+        &[
+            "unmount: would unmount 'ROOT/a/b c'",
+            "unmount: would unmount 'ROOT/a'",
+        ],
+    );
+    assert_eq!(
+        document["unmount"],
+        json!({"would_unmount": ["a/b c", "a"]})
+    );
+    assert_eq!(ground.read("before"), ground.read("after"));
+}
+
+#[test]
+fn a_link_in_the_root_leads_nowhere() {
+    let ground = run(r#"
+        mkdir "$D/outside" "$D/outside/pts"
+        mount -t tmpfs outside "$D/outside/pts"
+        ln -s "$D/outside" "$T/dev"
+        cat /proc/self/mountinfo >"$D/before"
+        mkdir "$T/a"; mount -t tmpfs a "$T/a"
+        step first unmount "$T"
+        cat /proc/self/mountinfo >"$D/after"
+        ln -s "$T" "$D/link"
+        mount -t tmpfs a "$T/a"
+        step second unmount "$D/link"
+        echo '{"strapline":1,"root":"'"$D/link"'"}' >"$D/in"
+        step third unmount <"$D/in"
+    "#);
+    ground.step(
+        "first",
+        0,
+        &["unmount: unmounted 1 mount at or below 'ROOT'"],
+    );
+    assert_eq!(ground.read("before"), ground.read("after"));
+    // The user may name the root by a link; a document may not.
+    ground.step(
+        "second",
+        0,
+        &["unmount: unmounted 1 mount at or below 'ROOT'"],
+    );
+    let link = format!(
+        "unmount: opening the root '{}': a part of the path is a symbolic link",
+        ground.path().join("link").display()
+    );
+    ground.step(
+        "third",
+        69,
+        &[
+            &link,
+            "unmount: hint: name the directory that it leads to, and run mkroot again",
+        ],
+    );
+}
+
+#[test]
+fn roots_that_cannot_be_meant_are_refused() {
+    let ground = run(r#"
+        mkdir "$D/host"; mount --rbind / "$D/host"
+        cat /proc/self/mountinfo >"$D/before"
+        step slash unmount /
+        step dots unmount "$T/../../.."
+        step host unmount "$D/host"
+        step gone unmount "$T/gone"
+        step none unmount
+        step new unmount --new
+        echo '{"strapline":1,"root":"'"$T"'"}' >"$D/in"
+        mkdir "$D/another"
+        step differ unmount "$D/another" <"$D/in"
+        cat /proc/self/mountinfo >"$D/after"
+    "#);
+    let refused = |name, status, code: &str, lines: &[&str]| {
+        assert_eq!(ground.step(name, status, lines)["error"]["code"], code);
+    };
+    let host = "unmount: opening the root '/': it is the root that this program runs in";
+    refused("slash", 64, "usage", &[host]);
+    refused("dots", 64, "usage", &[host]);
+    let bound = ground.path().join("host");
+    let bound = host.replace("'/'", &format!("'{}'", bound.display()));
+    refused("host", 64, "usage", &[&bound]);
+    refused(
+        "gone",
+        69,
+        "not-found",
+        &["unmount: opening the root 'ROOT/gone': No such file or directory (os error 2)"],
+    );
+    assert!(ground.read("none.err").contains("stdin is /dev/null"));
+    refused(
+        "new",
+        64,
+        "usage",
+        &["unmount: finding the root: there is neither a document nor DIR"],
+    );
+    let another = ground.path().join("another");
+    refused(
+        "differ",
+        64,
+        "usage",
+        &[
+            &format!(
+                "unmount: '{}' is not 'ROOT', the root that the document means",
+                another.display()
+            ),
+            "unmount: hint: leave DIR out, or give --new to work from DIR alone",
+        ],
+    );
+    assert_eq!(ground.read("before"), ground.read("after"));
+}
+
+#[test]
+fn a_failed_document_keeps_its_error_while_the_work_is_done() {
+    let ground = run(r#"
+        mount_all
+        echo '{"strapline":1,"root":"'"$T"'","error":{"tool":"strap","code":"child-failed","message":"m","exit":69,"also":[]}}' >"$D/in"
+        step first unmount <"$D/in"
+        mounted after
+        mount -t tmpfs t "$T"
+        : | step empty unmount "$T"
+        mounted after_empty
+        echo '{"strapline":1,"error":{"tool":"mkroot","code":"usage","message":"m","exit":64,"also":[]}}' >"$D/in"
+        step none unmount <"$D/in"
+    "#);
+    let document = ground.step(
+        "first",
+        69,
+        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
+    );
+    let error =
+        json!({"tool": "strap", "code": "child-failed", "message": "m", "exit": 69, "also": []});
+    assert_eq!(document["error"], error);
+    assert_eq!(ground.read("after.mounts"), "");
+    let document = ground.step(
+        "empty",
+        65,
+        &[
+            "unmount: unmounted 1 mount at or below 'ROOT'",
+            "unmount: reading the document on stdin: it is empty: the tool before this one printed nothing",
+            "unmount: hint: to work from the directory alone, give --new",
+        ],
+    );
+    assert_eq!(document["error"]["code"], "bad-document");
+    assert_eq!(ground.read("after_empty.mounts"), "");
+    ground.step(
+        "none",
+        64,
+        &["unmount: no root was made: there is nothing to do"],
+    );
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_it_takes() {
+    let ground = run(r#"
+        nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+        step nothing nobody unmount "$T"
+        mount -t tmpfs t "$T"
+        step first nobody unmount "$T"
+        mounted after
+    "#);
+    ground.step(
+        "nothing",
+        0,
+        &["unmount: nothing is mounted at or below 'ROOT'"],
+    );
+    let document = ground.step(
+        "first",
+        77,
+        &[
+            "unmount: unmounting 'ROOT': Operation not permitted (os error 1)",
+            "unmount: hint: run it as root: sudo unmount ROOT",
+        ],
+    );
+    assert_eq!(document["error"]["code"], "permission");
+    assert_eq!(document["unmount"]["left"], json!([""]));
+    assert_eq!(ground.read("after.mounts").lines().count(), 1);
+}
+
+#[test]
+fn the_help_fits_and_the_manual_has_every_option() {
+    ground::assert_help_and_manual(BINS[0], "unmount");
+}
