@@ -1,2 +1,300 @@
-//! stub
-fn main() {}
+//! `reap` ends processes that live in a root, and proves that none is left.
+//!
+//! A gpg-agent that pacman-key started, or a daemon of a scriptlet, keeps every mount of the root busy. By default each
+//! tool takes its own away with its PID namespace, and then there is nothing to do here but to say so; the work comes
+//! from `mkroot --host`, from the user's own chroot, and from tools that were run outside of the pipeline.
+//!
+//! Who lives in a root is said in [`rootfs::occupants`]. Everybody else is named and left alone.
+
+mod sockets;
+
+use clap::Parser;
+use rootfs::occupants::{self, Occupant, Scan};
+use rootfs::root::RootId;
+use serde_json::{Map, Value, json};
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// End processes that live in the root, and prove that none is left
+///
+/// A process lives in the root when its root directory is there, or when it is an agent of GnuPG that serves the root's
+/// keyring. Who only uses a path there is named and left alone.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    help_expected = true,
+    max_term_width = 80,
+    after_help = "Example:\n  mkroot target --host | fetch-pacman | mkconf | keyring | strap base \\\n    | reap | unmount > receipt.json"
+)]
+struct Reap {
+    /// The root, where there is no document; else the document's
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+
+    /// How long processes may take to end on SIGTERM before they are killed; 0 kills at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(..=3600))]
+    timeout: u64,
+
+    /// Say what would be ended, and end nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// How often we look again. What starts anew this often is started by something that does not live there.
+const ROUNDS: usize = 10;
+
+/// In how many rounds processes get a SIGTERM first. What lives there after that was started by what we ended.
+const POLITE_ROUNDS: usize = 2;
+
+/// How many processes in the way get a line; the document has them all.
+const LINES: usize = 20;
+
+/// What happened: `reap` in the document.
+#[derive(Debug, Default)]
+struct Record {
+    ended: Vec<Value>,
+    would_end: Option<Vec<Value>>,
+    in_the_way: Vec<Value>,
+    sockets: Vec<String>,
+    unreadable: usize,
+}
+
+impl Stage for Reap {
+    const KIND: Kind = Kind::Undo;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn can_start(&self) -> bool {
+        self.dir.is_some()
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let Some(root) = occupants::subject(document, self.dir.as_deref())? else {
+            context.note("no root was made: there is nothing to do");
+            return Ok(());
+        };
+        let (path, id) = (root.path().to_owned(), root.id()?);
+        let mut record = Record::default();
+        let result = if self.dry_run {
+            look(context, &path, id, &mut record)
+        } else {
+            self.reap(context, &path, id, &mut record)
+                .map(|()| record.sockets = sockets::remove_stale(context, &root))
+        };
+        record.write(document);
+        result
+    }
+}
+
+impl Reap {
+    /// Ends what lives in the root until two looks in a row find nothing: what was started while we looked at others
+    /// is seen by the second.
+    fn reap(
+        &self,
+        context: &Context,
+        root: &Path,
+        id: RootId,
+        record: &mut Record,
+    ) -> Result<(), Failure> {
+        let mut denied: Vec<Occupant> = Vec::new();
+        let mut seen_denied = HashSet::new();
+        let mut rounds = 0;
+        let mut clean = false;
+        let last = loop {
+            let scan = occupants::find(root, id)?;
+            let living: Vec<Occupant> = scan
+                .living()
+                .filter(|o| !seen_denied.contains(&(o.pid, o.start_time)))
+                .cloned()
+                .collect();
+            if living.is_empty() {
+                if clean {
+                    break scan;
+                }
+                clean = true;
+                continue;
+            }
+            clean = false;
+            if rounds == ROUNDS {
+                record.note_in_the_way(&scan);
+                return Err(still_there(root, &living, "they are started anew")
+                    .hint("something outside of the root starts them: end that first"));
+            }
+            let patience = if rounds < POLITE_ROUNDS {
+                Duration::from_secs(self.timeout)
+            } else {
+                Duration::ZERO
+            };
+            rounds += 1;
+            let outcome = occupants::end(root, id, living, patience)?;
+            for occupant in &outcome.ended {
+                context.note(format_args!("ended {}", lives(occupant, root)));
+                record.ended.push(entry(occupant));
+            }
+            for occupant in &outcome.killed {
+                let why = if patience.is_zero() {
+                    String::new()
+                } else {
+                    format!(
+                        "; killed, since SIGTERM did not end it in {} s",
+                        self.timeout
+                    )
+                };
+                context.note(format_args!("ended {}{why}", lives(occupant, root)));
+                record.ended.push(entry(occupant));
+            }
+            if !outcome.stuck.is_empty() {
+                record.note_in_the_way(&scan);
+                return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
+                    "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
+                ));
+            }
+            seen_denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
+            denied.extend(outcome.denied);
+        };
+        record.note_in_the_way(&last);
+        warn_of_others(context, &last);
+        // Who was denied may have ended since.
+        denied.retain(|d| {
+            last.living()
+                .any(|o| (o.pid, o.start_time) == (d.pid, d.start_time))
+        });
+        if !denied.is_empty() {
+            return Err(Failure::new(
+                Code::Permission,
+                format!(
+                    "ending {}: Operation not permitted",
+                    names(&denied, Some(root))
+                ),
+            )
+            .hint(format!("run it as root: sudo reap {}", root.display())));
+        }
+        if record.ended.is_empty() {
+            context.note(format_args!("nothing lives in {}", quote(root)));
+        }
+        Ok(())
+    }
+}
+
+/// Says what would be ended.
+fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
+    let scan = occupants::find(root, id)?;
+    record.note_in_the_way(&scan);
+    record.would_end = Some(scan.living().map(entry).collect());
+    for occupant in scan.living() {
+        context.note(format_args!("would end {}", lives(occupant, root)));
+    }
+    if scan.living().next().is_none() {
+        context.note(format_args!("nothing lives in {}", quote(root)));
+    }
+    warn_of_others(context, &scan);
+    Ok(())
+}
+
+/// Names those that only use the root, and says how many could not be looked at.
+fn warn_of_others(context: &Context, scan: &Scan) {
+    for occupant in scan.in_the_way().take(LINES) {
+        let why = if occupant.spared {
+            "this program was started from there, and it is left alone"
+        } else {
+            "it does not live there and is left alone"
+        };
+        context.warn(format_args!("{occupant} {}; {why}", occupant.how()));
+    }
+    let more = scan.in_the_way().count().saturating_sub(LINES);
+    if more > 0 {
+        context.warn(format_args!(
+            "{more} more processes use the root; they are left alone"
+        ));
+    }
+    if scan.unreadable > 0 {
+        context.note(format_args!(
+            "{} processes of other users could not be looked at",
+            scan.unreadable
+        ));
+    }
+}
+
+fn still_there(root: &Path, living: &[Occupant], why: &str) -> Failure {
+    Failure::new(
+        Code::Busy,
+        format!(
+            "ending what lives in {}: {}: {why}",
+            quote(root),
+            names(living, None)
+        ),
+    )
+}
+
+/// Returns a process and where it lives, as in `12 gpg-agent (user root): lives in '/srv/target'`.
+fn lives(occupant: &Occupant, root: &Path) -> String {
+    format!("{occupant}: lives in {}", quote(root))
+}
+
+/// Returns the first few processes, for a message.
+fn names(occupants: &[Occupant], root: Option<&Path>) -> String {
+    let first = occupants.iter().take(5);
+    let mut names: Vec<String> = first
+        .map(|o| root.map_or_else(|| o.to_string(), |root| lives(o, root)))
+        .collect();
+    if occupants.len() > names.len() {
+        names.push(format!("{} more", occupants.len() - names.len()));
+    }
+    names.join(", ")
+}
+
+fn entry(occupant: &Occupant) -> Value {
+    json!({"pid": occupant.pid, "program": occupant.comm, "user": occupant.user})
+}
+
+impl Record {
+    fn note_in_the_way(&mut self, scan: &Scan) {
+        self.unreadable = scan.unreadable;
+        self.in_the_way = scan
+            .in_the_way()
+            .map(|occupant| {
+                let mut entry = entry(occupant);
+                entry["how"] = json!(occupant.how());
+                entry
+            })
+            .collect();
+    }
+
+    /// Writes the record over that of an earlier run. What others put there stays.
+    fn write(self, document: &mut Document) {
+        let mut map = match document.get("reap") {
+            Some(Value::Object(map)) => map.clone(),
+            _ => Map::new(),
+        };
+        let sockets = Some(self.sockets).filter(|s| !s.is_empty());
+        for (key, value) in [
+            ("ended", Some(json!(self.ended))),
+            ("would_end", self.would_end.map(Value::from)),
+            ("in_the_way", Some(json!(self.in_the_way))),
+            ("sockets", sockets.map(Value::from)),
+            (
+                "unreadable",
+                (self.unreadable > 0).then(|| json!(self.unreadable)),
+            ),
+        ] {
+            match value {
+                Some(value) => drop(map.insert(key.to_owned(), value)),
+                None => drop(map.shift_remove(key)),
+            }
+        }
+        document.remove("reap");
+        document.record("reap", &map);
+    }
+}
+
+fn main() -> ExitCode {
+    stage::main::<Reap>()
+}
