@@ -6,7 +6,7 @@
 
 use rootfs::Root;
 use rootfs::root::open_below;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, unlinkat};
+use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Failure, quote};
 use std::os::fd::AsFd;
@@ -110,6 +110,26 @@ fn has_packages(root: &Root) -> bool {
 pub(crate) fn looks_like_a_root(root: &Root) -> bool {
     root.open_below("var/lib/pacman", OFlags::PATH | OFlags::DIRECTORY)
         .is_ok()
+        || has_only_ours(root, "").unwrap_or(false)
+}
+
+/// Returns whether below `at` there is nothing but empty directories of the skeleton: a run of ours was killed there.
+fn has_only_ours(root: &Root, at: &str) -> Result<bool, Errno> {
+    let directory = root.open_below(at, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let path = match entry.file_name().to_str() {
+            Ok("." | "..") => continue,
+            Ok(name) if at.is_empty() => name.to_owned(),
+            Ok(name) => format!("{at}/{name}"),
+            Err(_) => return Ok(false),
+        };
+        // What is no directory cannot be opened as one, and says so.
+        if !DIRECTORIES.iter().any(|(ours, _)| *ours == path) || !has_only_ours(root, &path)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn explain(root: &Root, path: &str, error: Errno) -> Failure {
