@@ -154,6 +154,15 @@ pub struct Scan {
     pub unreadable: usize,
 }
 
+/// Returns, in words, that this many processes could not be looked at.
+#[must_use]
+pub fn unreadable(count: usize) -> String {
+    match count {
+        1 => "1 process could not be looked at".to_owned(),
+        n => format!("{n} processes could not be looked at"),
+    }
+}
+
 impl Scan {
     /// Returns those that live in the root.
     pub fn living(&self) -> impl Iterator<Item = &Occupant> {
@@ -660,7 +669,8 @@ impl Scanner {
         };
         process.look();
         if process.uses.is_empty() {
-            return if process.denied {
+            // Whoever is spared cannot spoil the proof that nobody lives there.
+            return if process.denied && !self.spared.contains(&pid) {
                 Look::Unreadable
             } else {
                 Look::Nothing
