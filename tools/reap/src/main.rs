@@ -216,10 +216,7 @@ fn warn_of_others(context: &Context, scan: &Scan) {
         ));
     }
     if scan.unreadable > 0 {
-        context.note(format_args!(
-            "{} processes of other users could not be looked at",
-            scan.unreadable
-        ));
+        context.note(occupants::unreadable(scan.unreadable));
     }
 }
 

@@ -33,10 +33,8 @@ pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failur
     let holders = occupants::holders(&mount.target);
     reasons.extend(holders.iter().map(Holder::to_string));
     if reasons.is_empty() && scan.unreadable > 0 {
-        reasons.push(format!(
-            "by whom cannot be seen: {} processes of other users could not be looked at",
-            scan.unreadable
-        ));
+        let unreadable = occupants::unreadable(scan.unreadable);
+        reasons.push(format!("by whom cannot be seen: {unreadable}"));
     }
     let more = reasons.len().saturating_sub(REASONS);
     reasons.truncate(REASONS);
