@@ -8,7 +8,8 @@
 use crate::listing::{self, Key};
 use crate::trust::Ring;
 use rootfs::session::environment;
-use stage::{Code, Doing, Failure, child};
+use stage::{Code, Doing, Failure, child, quote};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,8 +83,7 @@ impl Gpg {
         Ok((listing::parse(&public), listing::parse(&secret)))
     }
 
-    fn command(&self, home: &Path, args: &[&str]) -> (Command, PathBuf) {
-        let log = home.with_extension("log");
+    fn command(&self, home: &Path, args: &[&str]) -> Command {
         let mut command = child::command(&self.program);
         command.env_clear().envs(environment());
         command.arg("--homedir").arg(home);
@@ -97,10 +97,9 @@ impl Gpg {
             "--pinentry-mode=cancel",
             "--lock-never",
             "--no-auto-check-trustdb",
-            "--logger-file",
         ]);
-        command.arg(&log).args(args);
-        (command, log)
+        command.args(args);
+        command
     }
 
     /// Runs gpg and returns what it prints, and whether it says that all went well. Of its messages the last is kept.
@@ -109,10 +108,9 @@ impl Gpg {
         home: &Path,
         args: &[&str],
     ) -> Result<(Vec<u8>, Result<(), String>), Failure> {
-        let (mut command, log) = self.command(home, args);
-        let clear = std::fs::File::create(&log).map(drop);
-        clear.doing(Code::Os, || format!("making '{}'", log.display()))?;
-        let out = child::output(&mut command)?;
+        let log = home.with_extension("log");
+        let file = File::create(&log).doing(Code::Os, || format!("making {}", quote(&log)))?;
+        let out = child::output(self.command(home, args).stderr(file))?;
         if out.status.success() {
             return Ok((out.stdout, Ok(())));
         }
@@ -120,11 +118,10 @@ impl Gpg {
         let text = String::from_utf8_lossy(&text);
         let last = text.lines().rev().find(|line| !line.trim().is_empty());
         let why = match last {
-            // "2026-11-22 21:22:23 gpg[7] message"
-            Some(line) => line
-                .split_once("] ")
-                .map_or(line, |(_, text)| text)
-                .to_owned(),
+            Some(line) => {
+                let line = line.strip_prefix("gpg: ").unwrap_or(line);
+                line.trim_end_matches('.').to_owned()
+            }
             None => child::ended(out.status),
         };
         Ok((out.stdout, Err(why)))

@@ -234,6 +234,17 @@ impl Home {
         Ok(())
     }
 
+    /// Returns whether there are keys in it. A gpg since 2.4 that is told to use keyboxd keeps them elsewhere, where no
+    /// pacman looks.
+    pub(crate) fn has_keys(&self) -> bool {
+        let full = |name| {
+            self.files
+                .get(name)
+                .is_some_and(|(bytes, _)| !bytes.is_empty())
+        };
+        full("pubring.gpg") || full("pubring.kbx")
+    }
+
     fn complete(&mut self, name: &str, options: &[&str]) {
         let (text, mode) = self.files.entry(name.to_owned()).or_default();
         for option in options {
@@ -521,6 +532,7 @@ mod tests {
         std::fs::write(scratch.join("tofu.db"), "").unwrap();
         std::fs::remove_file(scratch.join("private-keys-v1.d/A.key")).unwrap();
         home.take_over(&scratch, (2, 2, 40)).unwrap();
+        assert!(home.has_keys() && !Home::default().has_keys());
         home.publish(&root).unwrap();
         let names: Vec<_> = home.files.keys().map(String::as_str).collect();
         assert_eq!(

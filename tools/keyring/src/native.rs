@@ -77,6 +77,13 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg) -> Result<Vec<u8>, Failure>
     let warnings = warnings(ring, &home, &public, &secret);
     home.take_over(scratch, gpg.version)
         .doing(Code::Os, doing)?;
+    if !home.has_keys() {
+        return Err(Failure::new(
+            Code::Failed,
+            "building the keyring: the host's gpg keeps the keys where no pacman looks",
+        )
+        .hint("remove use-keyboxd from '/etc/gnupg/common.conf', or use --in-root"));
+    }
     home.publish(&root)?;
     let built = Built {
         made,
