@@ -78,9 +78,10 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
     let tree = match mount.kind.as_str() {
         "bind" => bind(CWD, mount.source.as_deref().unwrap_or(""), false, &options)?,
         "rbind" => bind(CWD, mount.source.as_deref().unwrap_or(""), true, &options)?,
-        "proc" => match filesystem(mount, &options) {
-            // A container that masks parts of its /proc may not have a new one (mount_namespaces(7), "locked").
-            Err(Errno::PERM | Errno::BUSY) => bind(CWD, "/proc", true, &options)?,
+        "proc" | "sysfs" => match filesystem(mount, &options) {
+            // A container that masks parts of its /proc may not have a new one (mount_namespaces(7), "locked"), and a
+            // user namespace without a network namespace of its own may not have a new sysfs.
+            Err(Errno::PERM | Errno::BUSY) => bind(CWD, host_twin(&mount.kind), true, &options)?,
             result => result?,
         },
         _ => filesystem(mount, &options)?,
@@ -90,6 +91,11 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         furnish_dev(tree.as_fd(), &mount.nodes)?;
     }
     Ok(())
+}
+
+/// Returns where the host has its own mount of an API filesystem.
+fn host_twin(kind: &str) -> &'static str {
+    if kind == "proc" { "/proc" } else { "/sys" }
 }
 
 /// Attaches a detached mount to a directory or file that is open.

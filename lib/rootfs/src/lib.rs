@@ -25,4 +25,4 @@ pub use idmap::IdMap;
 pub use plan::Mount;
 pub use root::Root;
 pub use session::{Ended, Inside, Job, Place};
-pub use sys::seal_descriptors;
+pub use sys::{seal_descriptors, tie_to_us};

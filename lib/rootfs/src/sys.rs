@@ -18,6 +18,25 @@ pub fn seal_descriptors() {
     }
 }
 
+/// Makes a program that is about to be started die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)).
+/// For programs that run on the host and outside of any namespace of ours.
+pub fn tie_to_us(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let us = rustix::process::getpid();
+    let tie = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // We may have died before the call.
+        if rustix::process::getppid() != Some(us) {
+            return Err(std::io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only these two system calls are made: nothing is allocated, no lock is taken.
+    unsafe {
+        command.pre_exec(tie);
+    }
+}
+
 /// Closes every descriptor above stderr but those in `keep`. For the child of a clone(2) only, which owns nothing else.
 pub(crate) fn close_all_but(keep: &[RawFd]) {
     let mut keep: Vec<_> = keep

@@ -377,5 +377,6 @@ fn sha256(value: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
+    rootfs::seal_descriptors();
     stage::main::<FetchPacman>()
 }

@@ -137,7 +137,10 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
 /// Asks a program for its version. `name` is what it will be called.
 fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Failure> {
     let begin = Instant::now();
-    let output = child::output(child::command(program).arg("--version"));
+    let mut command = child::command(program);
+    command.arg("--version");
+    rootfs::tie_to_us(&mut command);
+    let output = child::output(&mut command);
     context.waited(begin.elapsed());
     let doing = || format!("running {} --version", quote(name));
     let output = output.map_err(|failure| match failure.code {

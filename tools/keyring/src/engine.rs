@@ -65,7 +65,10 @@ impl Gpg {
             .filter_map(|directory| directory.join("gpg").canonicalize().ok())
             .find(|file| is_program(file))
             .ok_or_else(|| missing("there is none in PATH".into()))?;
-        let out = child::output(child::command(&program).arg("--version"))?;
+        let mut command = child::command(&program);
+        command.arg("--version");
+        rootfs::tie_to_us(&mut command);
+        let out = child::output(&mut command)?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         let version = version(&text)
             .ok_or_else(|| missing(format!("{} does not say its version", program.display())))?;
