@@ -31,12 +31,11 @@ pub fn top() -> &'static Path {
 pub fn bin_dir() -> PathBuf {
     let dir = std::env::var_os("STRAPLINE_BIN_DIR").map_or_else(
         || {
-            let exe = std::env::current_exe().expect("this test has a path");
-            // target/PROFILE/deps/TEST
-            exe.ancestors()
-                .nth(2)
-                .expect("a test lies in target/PROFILE/deps")
-                .to_owned()
+            // target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM
+            let exe = std::env::current_exe().expect("this program has a path");
+            let dir = exe.parent().expect("a program lies in a directory");
+            let above = dir.parent().filter(|_| dir.ends_with("deps"));
+            above.unwrap_or(dir).to_owned()
         },
         PathBuf::from,
     );
