@@ -9,7 +9,8 @@ use stage::members::Package;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::BTreeMap;
 
-const LOCAL: &str = "var/lib/pacman/local";
+/// The database of installed packages, below the root.
+pub(crate) const LOCAL: &str = "var/lib/pacman/local";
 const SYNC: &str = "var/lib/pacman/sync";
 
 /// The longest record or database that is read: more than any distribution has.

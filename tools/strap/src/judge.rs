@@ -10,6 +10,7 @@ use package::pacman_log::{self, Event};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, message, quote};
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 /// The log, below the root.
@@ -138,6 +139,34 @@ fn unfinished_in(log: &[u8], killed: bool) -> Option<Vec<String>> {
         }
     }
     open.filter(|_| killed || !complete)
+}
+
+/// Returns what is installed as the log has it: versions by name.
+///
+/// # Errors
+///
+/// When the log cannot be read.
+pub(crate) fn logged(root: &Root) -> Result<BTreeMap<String, String>, Failure> {
+    Ok(logged_in(&read_log(root)?))
+}
+
+fn logged_in(log: &[u8]) -> BTreeMap<String, String> {
+    let mut installed = BTreeMap::new();
+    for event in pacman_log::events(log) {
+        match event {
+            Event::Installed { name, version } | Event::Reinstalled { name, version } => {
+                installed.insert(name, version);
+            }
+            Event::Upgraded { name, to, .. } | Event::Downgraded { name, to, .. } => {
+                installed.insert(name, to);
+            }
+            Event::Removed { name, .. } => {
+                installed.remove(&name);
+            }
+            _ => {}
+        }
+    }
+    installed
 }
 
 /// Returns what failed in the transaction that began when the log was `before` long and printed `marks`.
@@ -359,5 +388,20 @@ mod tests {
         let again = format!("{done}[x] [ALPM] transaction started\n");
         assert_eq!(unfinished_in(again.as_bytes(), false), Some(vec![]));
         assert_eq!(unfinished_in(b"", true), None);
+    }
+
+    #[test]
+    fn the_log_says_what_is_installed() {
+        let log = "\
+[x] [ALPM] installed bash (5-1)
+[x] [ALPM] installed nano (7-1)
+[x] [ALPM] installed vim (9-1)
+[x] [ALPM] upgraded nano (7-1 -> 1:8-2)
+[x] [ALPM] reinstalled bash (5-1)
+[x] [ALPM] removed vim (9-1)
+";
+        let installed = [("bash", "5-1"), ("nano", "1:8-2")];
+        let installed = installed.map(|(n, v)| (n.to_owned(), v.to_owned()));
+        assert_eq!(logged_in(log.as_bytes()), BTreeMap::from(installed));
     }
 }

@@ -11,12 +11,14 @@ mod judge;
 mod lock;
 mod output;
 mod pacman;
+mod torn;
 
 use clap::Parser;
 use pacman::{Pacman, Phase};
 use rootfs::Inside;
 use stage::members::Config;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -106,22 +108,50 @@ impl Strap {
         })
     }
 
-    /// Downloads, commits, and judges.
+    /// Installs; and first repairs what an earlier transaction left.
     fn apply(
         &self,
         context: &Context,
         plan: &Plan,
         unfinished: Option<Vec<String>>,
     ) -> Result<(), Failure> {
+        // A download changes nothing that is installed; what was torn stays as it is, to be seen by the run that repairs.
+        let Some(names) = unfinished.filter(|_| !self.download_only) else {
+            return self.transact(context, plan, false, &self.packages);
+        };
+        let root = plan.inside.root();
+        let torn = torn::clear(root, &judge::logged(root)?)?;
+        let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
+        names.retain(|name| !torn.lost.contains(name));
+        context.warn(format_args!(
+            "an earlier transaction ended half way: {} of its packages are installed again",
+            names.len() + torn.lost.len()
+        ));
         let mut targets = self.packages.clone();
-        let again = unfinished.is_some();
-        if let Some(names) = unfinished {
-            context.warn(format_args!(
-                "an earlier transaction ended half way: {} of its packages are installed again",
-                names.len()
-            ));
-            targets.extend(names);
+        targets.extend(names);
+        self.transact(context, plan, true, &targets)?;
+        // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
+        // no package would own, would be in the way of the next one that asks.
+        let there = torn::names(root)?;
+        let lost: Vec<_> = torn
+            .lost
+            .into_iter()
+            .filter(|name| !there.contains(name))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
         }
+        self.transact(context, plan, true, &lost)
+    }
+
+    /// One transaction: downloads, commits, and judges. `again` is for repairs.
+    fn transact(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        again: bool,
+        targets: &[String],
+    ) -> Result<(), Failure> {
         let refresh = !self.no_refresh;
         let phase = |download| Phase {
             download,
@@ -129,14 +159,14 @@ impl Strap {
             again,
         };
         plan.pacman
-            .run(context, &plan.inside, &phase(true), &targets)?;
+            .run(context, &plan.inside, &phase(true), targets)?;
         if self.download_only {
             return Ok(());
         }
         let before = judge::log_length(plan.inside.root())?;
         let ran = plan
             .pacman
-            .run(context, &plan.inside, &phase(false), &targets);
+            .run(context, &plan.inside, &phase(false), targets);
         let marks = match &ran {
             Ok(marks) => marks.as_slice(),
             Err(_) => &[],

@@ -171,6 +171,14 @@ fn explain(marks: &[Mark], ended: Ended) -> Failure {
             Code::Failed,
             Some("free some space and run the same pipe again: it goes on where it stopped"),
         ),
+        // libarchive's words for a file that could not be written whole; the reason gets lost in pacman (6.0.2).
+        (
+            "(Write failed)",
+            Code::Failed,
+            Some(
+                "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
+            ),
+        ),
         (
             "exists in filesystem",
             Code::Failed,
@@ -238,6 +246,7 @@ mod tests {
                 "failed retrieving file 'core.db' from h : Connection refused",
                 Code::Network,
             ),
+            ("could not extract /r/usr/x (Write failed)", Code::Failed),
             ("problem occurred while installing x", Code::ChildFailed),
         ] {
             let failure = explain(&[Mark::Error(words.into())], Ended::Exited(1));
