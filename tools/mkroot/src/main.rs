@@ -62,6 +62,8 @@ struct Mkroot {
 #[derive(Debug, Default)]
 struct Done {
     directory: Option<PathBuf>,
+    /// Whether the directory was not there before.
+    made: bool,
     skeleton: Vec<&'static str>,
     mounted: bool,
 }
@@ -107,8 +109,8 @@ impl Stage for Mkroot {
             Ok(root) => skeleton::remove(&root, &done.skeleton),
             Err(failure) => context.report(&failure),
         }
-        if done.skeleton.contains(&"dev") {
-            // Made by us, and only removed where it is empty again.
+        if done.made {
+            // Only removed where it is empty again.
             std::fs::remove_dir(path).unwrap_or(());
         }
     }
@@ -240,7 +242,17 @@ impl Mkroot {
     fn directory(&self, path: &Path) -> Result<Root, Failure> {
         let made = match std::fs::create_dir(path) {
             Ok(()) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => false,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(Failure::new(
+                    Code::Failed,
+                    format!(
+                        "making {}: it is there, and it is no directory",
+                        quote(path)
+                    ),
+                )
+                .hint("choose a new or an empty directory"));
+            }
             Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
                 return Err(
                     Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
@@ -252,6 +264,7 @@ impl Mkroot {
         let root = Root::open(path)?;
         let mut done = self.done.borrow_mut();
         done.directory = Some(path.to_owned());
+        done.made = made;
         if made {
             return Ok(root);
         }
@@ -314,14 +327,17 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
                 .ok_or_else(|| usage("it is no name of a directory"))?;
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
-            let parent = parent.canonicalize().map_err(|e| {
-                Failure::new(
-                    Code::NotFound,
-                    format!("{}: its parent {}: {e}", doing(), quote(parent)),
-                )
-                .hint(format!("make it with 'mkdir -p {}'", parent.display()))
+            let missing = |e: std::io::Error| {
+                let why = format!("{}: its parent {}: {e}", doing(), quote(parent));
+                Failure::new(Code::NotFound, why)
+            };
+            let real = parent.canonicalize().map_err(|e| {
+                missing(e).hint(format!("make it with 'mkdir -p {}'", parent.display()))
             })?;
-            parent.join(name)
+            if !real.is_dir() {
+                return Err(missing(std::io::ErrorKind::NotADirectory.into()));
+            }
+            real.join(name)
         }
     };
     if full == Path::new("/") {
