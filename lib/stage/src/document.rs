@@ -258,10 +258,38 @@ impl Document {
         }
     }
 
-    /// Forgets a failure that `tool` recorded in an earlier run: it has now succeeded.
-    pub fn recovered(&mut self, tool: &str) {
-        if self.failed_tool() == Some(tool) {
-            self.remove("error");
+    /// Forgets the failures that `tool` recorded in an earlier run: it runs again now, and will say how that went. Where
+    /// its failure was the first, the next one takes its place.
+    pub fn forget_failures_of(&mut self, tool: &str) {
+        let Some(mut first) = self.0.shift_remove("error") else {
+            return;
+        };
+        let is_of_tool = |error: &Value| error.get("tool").and_then(Value::as_str) == Some(tool);
+        let also = first.get_mut("also").and_then(Value::as_array_mut);
+        let mut also = also.map(std::mem::take).unwrap_or_default();
+        also.retain(|error| !is_of_tool(error));
+        if is_of_tool(&first) {
+            if also.is_empty() {
+                return;
+            }
+            first = also.remove(0);
+        }
+        first["also"] = Value::Array(also);
+        self.0.insert("error".into(), first);
+    }
+
+    /// Removes members from each element of an array that this tool owns: what it does not know any more must not stay
+    /// beside what it records next.
+    pub fn forget_in_each(&mut self, key: &str, members: &[&str]) {
+        let elements = self.0.get_mut(key).and_then(Value::as_array_mut);
+        for element in elements
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
+            for member in members {
+                element.shift_remove(*member);
+            }
         }
     }
 
@@ -500,10 +528,15 @@ mod tests {
         assert_eq!(error["code"], "child-failed");
         assert_eq!(error["hint"], "h");
         assert_eq!(error["also"][0]["tool"], "unmount");
-        document.recovered("unmount");
+        let mut other = document.clone();
+        document.forget_failures_of("unmount");
         assert_eq!(document.failed(), Some(69));
-        document.recovered("strap");
+        assert_eq!(document.get("error").unwrap()["also"], json!([]));
+        document.forget_failures_of("strap");
         assert_eq!(document.failed(), None);
+        other.forget_failures_of("strap");
+        assert_eq!(other.failed(), Some(75));
+        assert_eq!(other.failed_tool(), Some("unmount"));
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! A view never carries unknown members: [`crate::Document::record`] merges a view into what is there, so that what we
 //! do not know survives.
 
+use crate::{Code, Doing, Failure, quote};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// `pacman`: the pacman program to use. Written by `fetch-pacman`.
@@ -17,6 +21,39 @@ pub struct Pacman {
     pub sha256: String,
     /// What its origin was checked by: `signature`, `hash` (the repository's own), `host` (a program of this host).
     pub trust: String,
+}
+
+impl Pacman {
+    /// Checks that the program is still the one that the document means: that may have been written yesterday.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`] where it is gone, [`Code::NotVerified`] where it is another program.
+    pub fn check(&self) -> Result<(), Failure> {
+        let doing = || format!("checking {}", quote(&self.path));
+        let again = "run fetch-pacman again";
+        let mut file = File::open(&self.path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint(again)
+            }
+            _ => Failure::new(Code::Failed, format!("{}: {e}", doing())),
+        })?;
+        let mut hash = Sha256::new();
+        std::io::copy(&mut file, &mut hash).doing(Code::Os, doing)?;
+        let is = format!("{:x}", hash.finalize());
+        if !is.eq_ignore_ascii_case(&self.sha256) {
+            return Err(Failure::new(
+                Code::NotVerified,
+                format!(
+                    "{}: it is not the program that the document means: its SHA-256 is {is}, not {}",
+                    doing(),
+                    self.sha256
+                ),
+            )
+            .hint(format!("it was replaced since: {again}")));
+        }
+        Ok(())
+    }
 }
 
 /// `config`: the pacman.conf(5) files. Written by `mkconf`.

@@ -153,13 +153,12 @@ pub fn main<S: Stage>() -> ExitCode {
     {
         return pass(&context, &document, &text, exit);
     }
-    let failure = work(&stage, &context, &mut document).err().or(late);
-    match &failure {
-        None => document.recovered(tool),
-        Some(failure) => {
-            context.report(failure);
-            document.fail(tool, failure);
-        }
+    if again || S::KIND == Kind::Undo {
+        document.forget_failures_of(tool);
+    }
+    if let Some(failure) = work(&stage, &context, &mut document).err().or(late) {
+        context.report(&failure);
+        document.fail(tool, &failure);
     }
     hand_on(&context, &document, || stage.undo(&context, &document))
 }

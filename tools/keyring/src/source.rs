@@ -68,7 +68,7 @@ pub(crate) fn download(
 ) -> Result<Vec<Files>, Failure> {
     let pacman: Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
-    check_program(&pacman)?;
+    pacman.check()?;
     run_pacman(context, inside, &pacman, &config, packages)?;
     let entries = databases(inside.root())?;
     let mut rings: Vec<Files> = Vec::new();
@@ -93,32 +93,6 @@ pub(crate) fn download(
         }
     }
     Ok(rings)
-}
-
-/// Compares the program with what the document says of it: it will run with all that we may do.
-fn check_program(pacman: &Pacman) -> Result<(), Failure> {
-    let doing = || format!("checking {}", quote(&pacman.path));
-    let file = File::open(&pacman.path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint("run fetch-pacman again")
-        }
-        _ => Failure::new(Code::Failed, format!("{}: {e}", doing())),
-    })?;
-    let mut reader = Sha256Reader::new(file);
-    reader.drain().doing(Code::Os, doing)?;
-    let is = reader.finish();
-    if !is.eq_ignore_ascii_case(&pacman.sha256) {
-        return Err(Failure::new(
-            Code::NotVerified,
-            format!(
-                "{}: it is not the program that the document means: its SHA-256 is {is}, not {}",
-                doing(),
-                pacman.sha256
-            ),
-        )
-        .hint("it was replaced since: run fetch-pacman again"));
-    }
-    Ok(())
 }
 
 fn run_pacman(

@@ -89,7 +89,7 @@ impl Strap {
         let program: stage::members::Pacman = document.need("pacman", "fetch-pacman")?;
         let config: Config = document.need("config", "mkconf")?;
         let inside = Inside::of(document)?;
-        pacman::check_program(&program)?;
+        program.check()?;
         let file = if self.loose {
             &config.loose
         } else {
@@ -200,6 +200,7 @@ impl Strap {
     fn record(&self, plan: &Plan, document: &mut Document) -> Result<(), Failure> {
         let packages = installed::packages(plan.inside.root())?;
         if !packages.is_empty() {
+            document.forget_in_each("packages", &["repo", "file", "sha256"]);
             document.record("packages", &packages);
         }
         Ok(())

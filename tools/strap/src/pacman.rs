@@ -3,9 +3,8 @@
 use crate::output::{self, Mark, Reader, Show};
 use rootfs::session::{Output, environment};
 use rootfs::{Ended, Inside, Job, Place};
-use stage::{Code, Context, Doing, Failure, members, message, quote};
+use stage::{Code, Context, Doing, Failure, message};
 use std::ffi::OsString;
-use std::fs::File;
 use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
@@ -47,34 +46,6 @@ impl Phase {
     fn name(&self) -> &'static str {
         if self.download { "download" } else { "install" }
     }
-}
-
-/// Checks that the program is the one that the document means: it may have been written yesterday.
-///
-/// # Errors
-///
-/// [`Code::NotVerified`] where its hash is another.
-pub(crate) fn check_program(pacman: &members::Pacman) -> Result<(), Failure> {
-    let file = File::open(&pacman.path)
-        .doing(Code::NotFound, || {
-            format!("opening {}", quote(&pacman.path))
-        })
-        .map_err(|f| f.hint("run fetch-pacman again"))?;
-    let mut reader = package::digest::Sha256Reader::new(file);
-    reader
-        .drain()
-        .doing(Code::Os, || format!("reading {}", quote(&pacman.path)))?;
-    if reader.finish() != pacman.sha256.to_ascii_lowercase() {
-        return Err(Failure::new(
-            Code::NotVerified,
-            format!(
-                "checking {}: it is not the program that the document means",
-                quote(&pacman.path)
-            ),
-        )
-        .hint("it was replaced since: run fetch-pacman again"));
-    }
-    Ok(())
 }
 
 impl Pacman {
@@ -161,6 +132,12 @@ fn explain(marks: &[Mark], ended: Ended) -> Failure {
                 "the mirror sent something else than its database promises: try again, or another mirror",
             ),
         ),
+        // A database that is a web page: then every package of it is "not found".
+        (
+            "Unrecognized archive format",
+            Code::Network,
+            Some("try again, or another mirror: mkconf --server URL"),
+        ),
         (
             "target not found",
             Code::NotFound,
@@ -242,6 +219,10 @@ mod tests {
                 Code::NotVerified,
             ),
             ("target not found: nono", Code::NotFound),
+            (
+                "could not open file /r/core.db: Unrecognized archive format",
+                Code::Network,
+            ),
             (
                 "failed retrieving file 'core.db' from h : Connection refused",
                 Code::Network,
