@@ -20,6 +20,7 @@ pub struct Arch {
 /// Every architecture that we know.
 pub const ALL: &[Arch] = &[
     arch("x86_64", "x86_64", "x86_64", 2, 62),
+    arch("x86_64_v3", "x86_64", "x86_64", 2, 62),
     arch("aarch64", "aarch64", "aarch64", 2, 183),
     arch("armv7h", "armv7l", "arm", 1, 40),
     arch("armv6h", "armv6l", "arm", 1, 40),

@@ -73,7 +73,13 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
     } else {
         OFlags::PATH | OFlags::DIRECTORY
     };
-    let target = open_below(root, &mount.at, kind)?;
+    let target = match open_below(root, &mount.at, kind) {
+        Err(Errno::NOENT) if is_on_our_own(&mount.at) => {
+            make_path(root, &mount.at, is_file(mount))?;
+            open_below(root, &mount.at, kind)?
+        }
+        result => result?,
+    };
     let options = Options::of(&mount.options);
     let tree = match mount.kind.as_str() {
         "bind" => bind(CWD, mount.source.as_deref().unwrap_or(""), false, &options)?,
@@ -91,6 +97,52 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         furnish_dev(tree.as_fd(), &mount.nodes)?;
     }
     Ok(())
+}
+
+/// Returns whether a place is on a file system that the plan makes anew each time, so that a mount point there is made
+/// when it is mounted and leaves no trace in the root.
+#[must_use]
+pub fn is_on_our_own(at: &str) -> bool {
+    ["dev/", "run/", "tmp/"]
+        .iter()
+        .any(|own| at.starts_with(own))
+}
+
+/// Returns whether a mount goes on a file: what it binds is no directory.
+#[must_use]
+pub fn is_file(mount: &Mount) -> bool {
+    let directory = |source: &String| Path::new(source).is_dir();
+    mount.kind == "bind" && !mount.source.as_ref().is_some_and(directory)
+}
+
+/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; returns what was not there.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool) -> Result<Vec<String>, Errno> {
+    let mut made = Vec::new();
+    let mut here = String::new();
+    let parts: Vec<_> = at.split('/').collect();
+    for (i, part) in parts.iter().enumerate() {
+        let parent = open_below(root, &here, OFlags::PATH | OFlags::DIRECTORY)?;
+        if !here.is_empty() {
+            here.push('/');
+        }
+        here.push_str(part);
+        let result = if file && i + 1 == parts.len() {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map(drop)
+        } else {
+            mkdirat(&parent, *part, Mode::from_raw_mode(0o755))
+        };
+        match result {
+            Ok(()) => made.push(here.clone()),
+            Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(made)
 }
 
 /// Returns where the host has its own mount of an API filesystem.

@@ -91,6 +91,37 @@ impl IdMap {
     }
 }
 
+/// Checks that root here has the ids that a root needs: root of a user namespace may have no more than one.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where ids are missing.
+pub fn check_root() -> Result<(), Failure> {
+    for kind in ["uid_map", "gid_map"] {
+        let path = format!("/proc/self/{kind}");
+        let text = fs::read_to_string(&path).doing(Code::Os, || format!("reading '{path}'"))?;
+        let have = count(&text);
+        if have < NEEDED {
+            return Err(Failure::new(
+                Code::Permission,
+                format!(
+                    "counting our ids in '{path}': root of this user namespace has {have}, and {NEEDED} are needed, \
+                     without which the owners of files would be wrong"
+                ),
+            )
+            .hint("give the namespace or container a range of ids, or run the pipeline outside of it"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns how many ids a map (user_namespaces(7)) has.
+fn count(map: &str) -> u64 {
+    map.lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
+        .sum()
+}
+
 /// Gives the user namespace of process `pid` every id that we have, each mapped to itself.
 ///
 /// # Errors
@@ -163,6 +194,13 @@ mod tests {
         let text = "root:x:0:0::/:/bin/sh\nbroken\nann:x:1001:1001::/:\n";
         assert_eq!(name_of(text, 1001).as_deref(), Some("ann"));
         assert_eq!(name_of(text, 7), None);
+    }
+
+    #[test]
+    fn ids_are_counted_over_all_ranges() {
+        assert_eq!(count("0 0 4294967295\n"), 4_294_967_295);
+        assert_eq!(count("0 1000 1\n1 100000 65536\n"), 65_537);
+        assert_eq!(count(""), 0);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! devtmpfs, which is one for the whole machine, so that a file made in the root's `/dev` appeared in the host's.
 
 use serde::{Deserialize, Serialize};
+use stage::document::plain_below;
+use stage::{Code, Failure};
+use std::path::Path;
 
 /// One mount of the plan: an element of `mounts` in the document.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -81,6 +84,52 @@ pub fn api(rootless: bool) -> Vec<Mount> {
             &["nosuid", "nodev", "strictatime", "mode=1777"],
         ),
     ]
+}
+
+/// Reads `SRC:AT`, the value of a `--bind` option.
+///
+/// # Errors
+///
+/// [`Code::Usage`] where it is not of that form, or SRC is not there.
+pub fn bind(text: &str) -> Result<Mount, Failure> {
+    let usage = |why: String| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
+    let form = || usage("not of the form SRC:AT".into());
+    let (source, at) = text.split_once(':').ok_or_else(form)?;
+    let at = place(at).map_err(usage)?;
+    let source = Path::new(source)
+        .canonicalize()
+        .map_err(|e| usage(format!("'{source}': {e}")))?;
+    let kind = if source.is_dir() { "rbind" } else { "bind" };
+    let source = source
+        .to_str()
+        .ok_or_else(|| usage("the path is not UTF-8".into()))?;
+    Ok(Mount {
+        source: Some(source.to_owned()),
+        ..Mount::api(&at, kind, &[])
+    })
+}
+
+/// Returns a place in the root as the plan has it: relative, and not the root itself.
+///
+/// # Errors
+///
+/// The reason, for a message.
+pub fn place(at: &str) -> Result<String, String> {
+    let at = at.trim_matches('/');
+    plain_below(at)?;
+    if at.is_empty() {
+        return Err(
+            "AT is the root itself: mount it yourself, and give its mount point as DIR".into(),
+        );
+    }
+    for hidden in ["proc", "sys"] {
+        if at == hidden || at.starts_with(&format!("{hidden}/")) {
+            return Err(format!(
+                "AT is in the root's /{hidden}, which is the kernel's"
+            ));
+        }
+    }
+    Ok(at.to_owned())
 }
 
 #[cfg(test)]

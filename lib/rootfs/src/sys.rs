@@ -1,6 +1,8 @@
 //! System calls that no crate of ours wraps, each in a safe function.
 
 use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Marks every descriptor above stderr close-on-exec, so that no child inherits what our caller left open: make's
@@ -19,21 +21,90 @@ pub fn seal_descriptors() {
 }
 
 /// Makes a program that is about to be started die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)).
-/// For programs that run on the host and outside of any namespace of ours.
+/// For programs that run on the host and outside of any namespace of ours. The arguments and the environment must be set
+/// before this is called.
+///
+/// A program that is named by its path is run by execve(2), not execvp(3): that would give a file that the kernel cannot
+/// run to the shell, as a script.
 pub fn tie_to_us(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     let us = rustix::process::getpid();
+    let image = Image::of(command);
     let tie = move || {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // We may have died before the call.
         if rustix::process::getppid() != Some(us) {
             return Err(std::io::ErrorKind::BrokenPipe.into());
         }
-        Ok(())
+        match &image {
+            Some(image) => Err(image.exec()),
+            None => Ok(()),
+        }
     };
-    // SAFETY: between fork and exec only these two system calls are made: nothing is allocated, no lock is taken.
+    // SAFETY: between fork and exec only system calls are made: nothing is allocated, no lock is taken.
     unsafe {
         command.pre_exec(tie);
+    }
+}
+
+/// What execve(2) wants, made before the fork.
+struct Image {
+    /// What the pointers point to: the program, then its arguments and environment.
+    _text: Vec<CString>,
+    program: *const libc::c_char,
+    args: Vec<*const libc::c_char>,
+    env: Vec<*const libc::c_char>,
+}
+
+// SAFETY: the pointers are into `_text`, whose strings are never changed and live as long as they do.
+unsafe impl Send for Image {}
+// SAFETY: as above; nothing can be changed through a shared reference.
+unsafe impl Sync for Image {}
+
+impl Image {
+    /// Returns what a command will run, where it names the program by its path.
+    fn of(command: &std::process::Command) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let program = CString::new(command.get_program().as_bytes()).ok()?;
+        if !program.as_bytes().contains(&b'/') {
+            return None;
+        }
+        let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
+        for (key, value) in command.get_envs() {
+            match value {
+                Some(value) => variables.insert(key.to_owned(), value.to_owned()),
+                None => variables.remove(key),
+            };
+        }
+        let arguments = command.get_args().map(|a| CString::new(a.as_bytes()));
+        let arguments: Vec<_> = arguments.collect::<Result<_, _>>().ok()?;
+        let variables = variables
+            .iter()
+            .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()));
+        let variables: Vec<_> = variables.collect::<Result<_, _>>().ok()?;
+        let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).collect::<Vec<_>>();
+        let (mut args, mut env) = (vec![program.as_ptr()], pointers(&variables));
+        args.extend(pointers(&arguments));
+        args.push(std::ptr::null());
+        env.push(std::ptr::null());
+        Some(Self {
+            program: program.as_ptr(),
+            args,
+            env,
+            _text: std::iter::once(program)
+                .chain(arguments)
+                .chain(variables)
+                .collect(),
+        })
+    }
+
+    /// Becomes the program; returns only with the reason why not.
+    fn exec(&self) -> std::io::Error {
+        // SAFETY: both arrays end with a null pointer, and all the others are to C strings that live in `_text`.
+        unsafe {
+            libc::execve(self.program, self.args.as_ptr(), self.env.as_ptr());
+        }
+        std::io::Error::last_os_error()
     }
 }
 

@@ -66,6 +66,11 @@ pub(crate) fn subuid(
             let found = format!("users {}, groups {}", range(&map.uid), range(&map.gid));
             return Finding::ok(NAME, found);
         }
+        Err(failure) if user.uid == 0 => {
+            let finding = Finding::fail(NAME, &failure.message)
+                .why("without them the owners of files would be wrong, and pacman would exit 0 all the same");
+            return finding.fix(failure.hint.clone().unwrap_or_default());
+        }
         Ok(Some(_)) | Err(_) => {}
     }
     let sudo = release.sudo();

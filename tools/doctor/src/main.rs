@@ -112,13 +112,15 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     let release = Release::here(root);
     let sudo = release.sudo();
     let confinement = Confinement::here(root);
-    let idmap = if root {
-        Ok(None)
+    // Root of a namespace with too few ids can still try the rest.
+    let (idmap, trial_ids) = if root {
+        (rootfs::idmap::check_root().map(|()| None), Ok(None))
     } else {
-        IdMap::of_user(uid, gid).map(Some)
+        let idmap = IdMap::of_user(uid, gid).map(Some);
+        (idmap.clone(), idmap)
     };
     let means = Means::here(target, host, kernel::version(&kernel_release));
-    let trials = Trials::run(host, target, means.interpreter.as_deref(), &idmap);
+    let trials = Trials::run(host, target, means.interpreter.as_deref(), &trial_ids);
     let works = trials.native.worked();
     vec![
         kernel::kernel(&kernel_release, !means.native, works),

@@ -8,9 +8,8 @@ mod user;
 
 use clap::Parser;
 use rootfs::session::environment;
-use rootfs::{Ended, Inside, Job, Mount, Place};
+use rootfs::{Ended, Inside, Job, Mount, Place, attach, plan};
 use rustix::fs::OFlags;
-use stage::document::plain_below;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote, signal};
 use std::ffi::OsString;
 use std::path::Path;
@@ -127,38 +126,19 @@ impl Enter {
     }
 }
 
-/// Reads `SRC:AT`, both of which must be there.
+/// Reads `SRC:AT`; AT must be there, since a command leaves no trace in the root but its own.
 fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
-    let usage = |why: String| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
-    let (source, at) = text
-        .split_once(':')
-        .ok_or_else(|| usage("not of the form SRC:AT".into()))?;
-    let at = at.trim_matches('/');
-    plain_below(at).map_err(usage)?;
-    let source = Path::new(source)
-        .canonicalize()
-        .map_err(|e| usage(format!("'{source}': {e}")))?;
-    inside
-        .root()
-        .open_below(at, OFlags::PATH)
-        .doing(Code::NotFound, || {
-            format!(
-                "binding {} at {}",
-                quote(&source),
-                quote(inside.root().path().join(at))
-            )
-        })?;
-    let kind = if source.is_dir() { "rbind" } else { "bind" };
-    let source = source
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8".into()))?;
-    Ok(Mount {
-        at: at.to_owned(),
-        kind: kind.to_owned(),
-        source: Some(source.to_owned()),
-        options: Vec::new(),
-        nodes: Vec::new(),
-    })
+    let mount = plan::bind(text)?;
+    let place = inside.root().path().join(&mount.at);
+    if !attach::is_on_our_own(&mount.at) {
+        inside
+            .root()
+            .open_below(&mount.at, OFlags::PATH)
+            .doing(Code::NotFound, || {
+                format!("binding '{text}' at {}", quote(place))
+            })?;
+    }
+    Ok(mount)
 }
 
 /// The host's name servers, for this command: as arch-chroot(8) does. The root's own file stays as it is.

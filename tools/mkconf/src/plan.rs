@@ -268,8 +268,7 @@ fn snapshot(repo: &distro::Repo, preset: &Preset, day: &str) -> Result<String, F
             preset.title, repo.name
         ))
         .hint(
-            "keep the package cache and install what a lock file says with 'strap --locked FILE', or name an archive \
-             of your own with 'snapshot' in a preset file",
+            "keep the package cache, or name an archive of your own with 'snapshot' in a preset file",
         ));
     };
     let mut server = pattern.clone();

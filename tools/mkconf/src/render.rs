@@ -154,7 +154,7 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
             Level::Loose => line(
                 "SigLevel",
                 "Never",
-                "the loose file: nothing is verified; for strap --loose only, and verify goes back over it",
+                "the loose file: nothing is verified; for strap --loose only",
             ),
         },
         line(

@@ -237,8 +237,8 @@ fn a_failure_is_one_line_a_hint_and_a_document_and_leaves_nothing() {
             &["--snapshot", "2026-01-02"],
             "mkconf: Arch Linux ARM has no public archive of its repository 'core': there is no \
              snapshot of 2026-01-02\n\
-             mkconf: hint: keep the package cache and install what a lock file says with 'strap \
-             --locked FILE', or name an archive of your own with 'snapshot' in a preset file\n",
+             mkconf: hint: keep the package cache, or name an archive of your own with 'snapshot' \
+             in a preset file\n",
         ),
         (
             &["--server", "h/x"],

@@ -3,15 +3,14 @@
 //! Nothing is mounted by default: the plan is data, and every tool after this one mounts it for itself, in namespaces of
 //! its own. What `mkroot` says will work is tried here: a program of the root's architecture is run inside.
 
+mod extra;
 mod host;
 mod skeleton;
 
 use clap::Parser;
 use distro::Preset;
 use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
-use rustix::fs::OFlags;
 use serde_json::json;
-use stage::document::plain_below;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::RefCell;
 use std::os::fd::AsFd;
@@ -65,6 +64,7 @@ struct Done {
     /// Whether the directory was not there before.
     made: bool,
     skeleton: Vec<&'static str>,
+    points: Vec<extra::Point>,
     mounted: bool,
 }
 
@@ -106,7 +106,10 @@ impl Stage for Mkroot {
             Ok(())
         };
         match undone.and_then(|()| Root::open(path)) {
-            Ok(root) => skeleton::remove(&root, &done.skeleton),
+            Ok(root) => {
+                extra::remove(&root, &done.points);
+                skeleton::remove(&root, &done.skeleton);
+            }
             Err(failure) => context.report(&failure),
         }
         if done.made {
@@ -151,15 +154,16 @@ impl Mkroot {
         let idmap = if rootless {
             Some(IdMap::of_user(me.0, me.1)?)
         } else {
+            rootfs::idmap::check_root()?;
             None
         };
         let mut mounts = Vec::new();
         for text in &self.device {
-            mounts.push(device(text)?);
+            mounts.push(extra::device(text)?);
         }
         mounts.extend(plan::api(rootless));
         for text in &self.bind {
-            mounts.push(bind(text)?);
+            mounts.push(plan::bind(text)?);
         }
         Ok(Plan {
             root,
@@ -221,7 +225,8 @@ impl Mkroot {
             .borrow_mut()
             .skeleton
             .extend(skeleton::make(&root, owner)?);
-        make_mount_points(&root, &plan.mounts)?;
+        let points = extra::make_mount_points(&root, &plan.mounts)?;
+        self.done.borrow_mut().points = points;
         let binfmt = choose_handler(plan)?;
         if plan.host {
             let mounted = host::mount(&root, &plan.mounts)?;
@@ -398,143 +403,6 @@ fn no_handler(arch: Arch, failure: Failure) -> Failure {
          (Debian 13 and later); 'doctor --arch {}' says more",
         arch.name
     ))
-}
-
-/// Makes the directories and files that binds and devices are mounted on.
-fn make_mount_points(root: &Root, mounts: &[Mount]) -> Result<(), Failure> {
-    for mount in mounts {
-        if root.open_below(&mount.at, OFlags::PATH).is_ok() || mount.at.starts_with("dev/") {
-            continue;
-        }
-        let file = mount
-            .source
-            .as_ref()
-            .is_some_and(|s| mount.kind == "bind" && !Path::new(s).is_dir());
-        skeleton_point(root, &mount.at, file)?;
-    }
-    Ok(())
-}
-
-fn skeleton_point(root: &Root, at: &str, file: bool) -> Result<(), Failure> {
-    use rustix::fs::{Mode, mkdirat, openat};
-    let doing = || format!("making the mount point {}", quote(root.path().join(at)));
-    let mut here = String::new();
-    let parts: Vec<_> = at.split('/').collect();
-    for (i, part) in parts.iter().enumerate() {
-        let parent = root
-            .open_below(&here, OFlags::PATH | OFlags::DIRECTORY)
-            .doing(Code::Failed, doing)?;
-        let made = if file && i + 1 == parts.len() {
-            let flags =
-                OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map(drop)
-        } else {
-            mkdirat(&parent, *part, Mode::from_raw_mode(0o755))
-        };
-        match made {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(e) => return Err(e).doing(Code::Os, doing),
-        }
-        if !here.is_empty() {
-            here.push('/');
-        }
-        here.push_str(part);
-    }
-    Ok(())
-}
-
-/// Reads `SRC:AT`.
-fn bind(text: &str) -> Result<Mount, Failure> {
-    let usage = |why: &str| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
-    let (source, at) = text
-        .split_once(':')
-        .ok_or_else(|| usage("not of the form SRC:AT"))?;
-    let at = place(at).map_err(|why| usage(&why))?;
-    let source = Path::new(source)
-        .canonicalize()
-        .map_err(|e| usage(&format!("'{source}': {e}")))?;
-    let kind = if source.is_dir() { "rbind" } else { "bind" };
-    let source = source
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8"))?;
-    Ok(Mount {
-        at,
-        kind: kind.to_owned(),
-        source: Some(source.to_owned()),
-        options: Vec::new(),
-        nodes: Vec::new(),
-    })
-}
-
-/// Reads `DEV:AT[:FSTYPE[:OPTIONS]]`.
-fn device(text: &str) -> Result<Mount, Failure> {
-    use std::os::unix::fs::FileTypeExt;
-    let usage = |why: &str| Failure::new(Code::Usage, format!("reading '--device {text}': {why}"));
-    let mut parts = text.splitn(4, ':');
-    let (Some(source), Some(at)) = (parts.next(), parts.next()) else {
-        return Err(usage("not of the form DEV:AT[:FSTYPE[:OPTIONS]]"));
-    };
-    let at = place(at).map_err(|why| usage(&why))?;
-    let source = Path::new(source)
-        .canonicalize()
-        .map_err(|e| usage(&format!("'{source}': {e}")))?;
-    let block = source
-        .metadata()
-        .is_ok_and(|m| m.file_type().is_block_device());
-    if !block {
-        return Err(usage("not a block device")
-            .hint("attach an image to one with 'losetup --find --show FILE'"));
-    }
-    let kind = match parts.next().filter(|kind| !kind.is_empty()) {
-        Some(kind) => kind.to_owned(),
-        None => probe_filesystem(&source)?,
-    };
-    let source = source
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8"))?;
-    let options = parts
-        .next()
-        .map(|o| o.split(',').map(str::to_owned).collect());
-    Ok(Mount {
-        at,
-        kind,
-        source: Some(source.to_owned()),
-        options: options.unwrap_or_default(),
-        nodes: Vec::new(),
-    })
-}
-
-/// Asks blkid(8) for the kind of filesystem on a device.
-fn probe_filesystem(device: &Path) -> Result<String, Failure> {
-    let mut command = stage::child::command("blkid");
-    command
-        .args(["--output", "value", "--match-tag", "TYPE"])
-        .arg(device);
-    let out = stage::child::output(&mut command)?;
-    let kind = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-    if !out.status.success() || kind.is_empty() {
-        return Err(Failure::new(
-            Code::Failed,
-            format!(
-                "looking for a file system on {}: none is known",
-                quote(device)
-            ),
-        )
-        .hint("say which it is: --device DEV:AT:FSTYPE"));
-    }
-    Ok(kind)
-}
-
-/// Returns a place in the root as the plan has it: relative, and not the root itself.
-fn place(at: &str) -> Result<String, String> {
-    let at = at.trim_matches('/');
-    plain_below(at)?;
-    if at.is_empty() {
-        return Err(
-            "AT is the root itself: mount it yourself, and give its mount point as DIR".into(),
-        );
-    }
-    Ok(at.to_owned())
 }
 
 fn main() -> ExitCode {

@@ -1,0 +1,118 @@
+//! What the user adds to the plan: `--bind` and `--device`, and the places in the root that they are mounted on.
+
+use rootfs::{Mount, Root, attach, plan};
+use rustix::fs::{AtFlags, OFlags, unlinkat};
+use stage::{Code, Doing, Failure, quote};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// A mount point that was made, for undo.
+#[derive(Debug)]
+pub(crate) struct Point {
+    path: String,
+    file: bool,
+}
+
+/// Makes the directories and files that binds and devices are mounted on, and returns what was made.
+///
+/// # Errors
+///
+/// At the first that cannot be made.
+pub(crate) fn make_mount_points(root: &Root, mounts: &[Mount]) -> Result<Vec<Point>, Failure> {
+    let mut made = Vec::new();
+    for mount in mounts {
+        let there = root.open_below(&mount.at, OFlags::PATH).is_ok();
+        if !there && !attach::is_on_our_own(&mount.at) {
+            make_point(root, &mount.at, attach::is_file(mount), &mut made)?;
+        }
+    }
+    Ok(made)
+}
+
+/// Makes one mount point and the directories that lead to it.
+fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Result<(), Failure> {
+    let doing = || format!("making the mount point {}", quote(root.path().join(at)));
+    for path in attach::make_path(root.as_fd(), at, file).doing(Code::Failed, doing)? {
+        made.push(Point {
+            file: file && path == at,
+            path,
+        });
+    }
+    Ok(())
+}
+
+/// Removes the mount points that were made, where they are still empty.
+pub(crate) fn remove(root: &Root, made: &[Point]) {
+    for point in made.iter().rev() {
+        let (parent, name) = point.path.rsplit_once('/').unwrap_or(("", &point.path));
+        let flags = if point.file {
+            AtFlags::empty()
+        } else {
+            AtFlags::REMOVEDIR
+        };
+        if let Ok(parent) = root.open_below(parent, OFlags::PATH | OFlags::DIRECTORY) {
+            // A directory with content stays, and so does a file that cannot be removed: both are only empty places.
+            unlinkat(&parent, name, flags).unwrap_or(());
+        }
+    }
+}
+
+/// Reads `DEV:AT[:FSTYPE[:OPTIONS]]`.
+pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
+    use std::os::unix::fs::FileTypeExt;
+    let usage = |why: &str| Failure::new(Code::Usage, format!("reading '--device {text}': {why}"));
+    let mut parts = text.splitn(4, ':');
+    let (Some(source), Some(at)) = (parts.next(), parts.next()) else {
+        return Err(usage("not of the form DEV:AT[:FSTYPE[:OPTIONS]]"));
+    };
+    let at = plan::place(at).map_err(|why| usage(&why))?;
+    let source = Path::new(source)
+        .canonicalize()
+        .map_err(|e| usage(&format!("'{source}': {e}")))?;
+    let block = source
+        .metadata()
+        .is_ok_and(|m| m.file_type().is_block_device());
+    if !block {
+        return Err(usage("not a block device")
+            .hint("attach an image to one with 'losetup --find --show FILE'"));
+    }
+    let kind = match parts.next().filter(|kind| !kind.is_empty()) {
+        Some(kind) => kind.to_owned(),
+        None => probe_filesystem(&source)?,
+    };
+    let source = source
+        .to_str()
+        .ok_or_else(|| usage("the path is not UTF-8"))?;
+    let options = parts
+        .next()
+        .map(|o| o.split(',').map(str::to_owned).collect());
+    Ok(Mount {
+        at,
+        kind,
+        source: Some(source.to_owned()),
+        options: options.unwrap_or_default(),
+        nodes: Vec::new(),
+    })
+}
+
+/// Asks blkid(8) for the kind of filesystem on a device.
+fn probe_filesystem(device: &Path) -> Result<String, Failure> {
+    let mut command = stage::child::command("blkid");
+    command
+        .args(["--output", "value", "--match-tag", "TYPE"])
+        .arg(device);
+    rootfs::tie_to_us(&mut command);
+    let out = stage::child::output(&mut command)?;
+    let kind = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+    if !out.status.success() || kind.is_empty() {
+        return Err(Failure::new(
+            Code::Failed,
+            format!(
+                "looking for a file system on {}: none is known",
+                quote(device)
+            ),
+        )
+        .hint("say which it is: --device DEV:AT:FSTYPE"));
+    }
+    Ok(kind)
+}
