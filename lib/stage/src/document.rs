@@ -261,21 +261,26 @@ impl Document {
     /// Forgets the failures that `tool` recorded in an earlier run: it runs again now, and will say how that went. Where
     /// its failure was the first, the next one takes its place.
     pub fn forget_failures_of(&mut self, tool: &str) {
-        let Some(mut first) = self.0.shift_remove("error") else {
+        let is_of_tool = |error: &Value| error.get("tool").and_then(Value::as_str) == Some(tool);
+        let Some(first) = self.0.get_mut("error") else {
             return;
         };
-        let is_of_tool = |error: &Value| error.get("tool").and_then(Value::as_str) == Some(tool);
+        let mut none = Vec::new();
         let also = first.get_mut("also").and_then(Value::as_array_mut);
-        let mut also = also.map(std::mem::take).unwrap_or_default();
+        let also = also.unwrap_or(&mut none);
         also.retain(|error| !is_of_tool(error));
-        if is_of_tool(&first) {
-            if also.is_empty() {
-                return;
-            }
-            first = also.remove(0);
+        let also = also.clone();
+        if !is_of_tool(first) {
+            return;
         }
-        first["also"] = Value::Array(also);
-        self.0.insert("error".into(), first);
+        let mut rest = also.into_iter();
+        match rest.next() {
+            Some(mut next) => {
+                next["also"] = rest.collect();
+                *first = next;
+            }
+            None => self.remove("error"),
+        }
     }
 
     /// Removes members from each element of an array that this tool owns: what it does not know any more must not stay
