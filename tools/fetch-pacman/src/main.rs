@@ -303,13 +303,21 @@ fn from_cache(
     })
 }
 
+/// The members of `pacman.package`.
+const ORIGIN: [&str; 6] = ["name", "version", "repo", "file", "sha256", "server"];
+
 /// Writes down what was done.
 fn record(document: &mut Document, done: &Done) {
     // The member is ours, but others may have added to it; what we said of an earlier package does not hold any more.
     let old = document.get("pacman").cloned();
     document.remove("pacman");
     if let Some(serde_json::Value::Object(mut old)) = old {
-        old.shift_remove("package");
+        if let Some(package) = old.get_mut("package").and_then(|p| p.as_object_mut()) {
+            package.retain(|key, _| !ORIGIN.contains(&key.as_str()));
+            if package.is_empty() {
+                old.shift_remove("package");
+            }
+        }
         document.record("pacman", &old);
     }
     document.record(
