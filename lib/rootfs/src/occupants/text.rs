@@ -1,0 +1,215 @@
+//! What the kernel writes about processes, parsed. See proc(5).
+//!
+//! Names in it come from roots and programs that an attacker may have written, so it is bytes, and whatever it says
+//! nothing here fails: a line that is not what proc(5) says is no line.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// The fields of `/proc/PID/stat` that we want.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) comm: String,
+    state: u8,
+    pub(super) parent: i32,
+    flags: u64,
+    pub(super) threads: u64,
+    pub(super) start_time: u64,
+}
+
+impl Stat {
+    /// `PF_KTHREAD` of the kernel's `linux/sched.h`, the same since 2.6.
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+
+    /// Parses the line. The name may have blanks and parentheses, so its end is the last one.
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+        let open = text.iter().position(|&b| b == b'(')?;
+        let close = text.iter().rposition(|&b| b == b')')?;
+        let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
+        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // Field 3 of proc_pid_stat(5) is the first here.
+        let number = |n: usize| fields.get(n - 3)?.parse::<u64>().ok();
+        Some(Self {
+            comm,
+            state: *fields.first()?.as_bytes().first()?,
+            parent: fields.get(1)?.parse().ok()?,
+            flags: number(9)?,
+            threads: number(20)?,
+            start_time: number(22)?,
+        })
+    }
+
+    /// Returns whether this thread has ended. It is the first one of its process, and others may live on.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// Returns whether it is a thread of the kernel's.
+    pub(super) fn is_of_kernel(&self) -> bool {
+        self.flags & Self::KERNEL_THREAD != 0
+    }
+}
+
+/// Returns `text` as a path where it is at or below `root`. The kernel writes ` (deleted)` after a name that is gone.
+pub(super) fn path_below(text: &[u8], root: &Path) -> Option<PathBuf> {
+    let rest = text.strip_prefix(root.as_os_str().as_bytes())?;
+    let below = rest.is_empty() || rest[0] == b'/' || rest == b" (deleted)";
+    below.then(|| PathBuf::from(OsStr::from_bytes(text)))
+}
+
+/// Returns `path` as it stands in `maps`, where a newline is an octal escape, and nothing else is.
+pub(super) fn escape_newlines(path: &Path) -> PathBuf {
+    let parts: Vec<_> = path.as_os_str().as_bytes().split(|&b| b == b'\n').collect();
+    PathBuf::from(OsStr::from_bytes(&parts.join(&b"\\012"[..])))
+}
+
+/// Returns the device and the path of a line of `maps`: `7f… r-xp 00000000 fe:00 12 /x`.
+pub(super) fn mapped(line: &[u8]) -> Option<(u64, &[u8])> {
+    let slash = line.iter().position(|&b| b == b'/')?;
+    let device = line.split(|&b| b == b' ').nth(3)?;
+    let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
+    let hex = |text| u32::from_str_radix(text, 16).ok();
+    Some((
+        rustix::fs::makedev(hex(major)?, hex(minor)?),
+        &line[slash..],
+    ))
+}
+
+/// Returns the inode number of `socket:[123]`.
+pub(super) fn socket_inode(text: &[u8]) -> Option<u64> {
+    let number = text.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
+    std::str::from_utf8(number).ok()?.parse().ok()
+}
+
+/// Parses `/proc/net/unix`: the bound sockets with a name at or below `root`, by inode, and whether each listens.
+///
+/// `0000000000000000: 00000002 00000000 00010000 0001 01 21512 /run/x` is the number, references, protocol, flags
+/// (0x10000 for one that listens), type, state, inode and name.
+pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, (PathBuf, bool)> {
+    let mut sockets = HashMap::new();
+    for line in text.split(|&b| b == b'\n').skip(1) {
+        let mut fields = [&b""[..]; 7];
+        let mut rest = line;
+        for field in &mut fields {
+            rest = rest.trim_ascii_start();
+            let end = rest.iter().position(|&b| b == b' ');
+            (*field, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        }
+        let field = |n: usize| std::str::from_utf8(fields[n]).ok();
+        let flags = field(3).and_then(|f| u32::from_str_radix(f, 16).ok());
+        let inode = field(6).and_then(|f| f.parse().ok());
+        // One blank, then the name, which may have blanks. A socket without a name has neither.
+        if let (Some(flags), Some(inode), Some(name)) = (flags, inode, rest.strip_prefix(b" "))
+            && let Some(path) = path_below(name, root)
+        {
+            sockets.insert(inode, (path, flags & 0x10000 != 0));
+        }
+    }
+    sockets
+}
+
+/// Returns the effective user id of the text of `/proc/PID/status`.
+pub(super) fn uid(status: &[u8]) -> Option<u32> {
+    let line = status
+        .split(|&b| b == b'\n')
+        .find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Returns a user's name by the text of a passwd(5) file. getpwuid(3) would load modules and ask servers.
+pub(super) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
+    passwd.split(|&b| b == b'\n').find_map(|line| {
+        let line = std::str::from_utf8(line).ok()?;
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stat_line_is_read_whatever_the_process_calls_itself() {
+        let tail = " S 7 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 987654 1 2 3";
+        for name in ["sh", "a) R 1 (b", "", "x y\n", "((("] {
+            let stat = Stat::parse(format!("42 ({name}){tail}").as_bytes()).unwrap();
+            let expected = Stat {
+                comm: name.into(),
+                state: b'S',
+                parent: 7,
+                flags: 4_194_560,
+                threads: 3,
+                start_time: 987_654,
+            };
+            assert_eq!(stat, expected);
+            assert!(!stat.is_over() && !stat.is_of_kernel());
+        }
+        for bad in ["", "42", "42 (sh", "42 sh)", ")(", "42 (sh) S 1 2"] {
+            assert_eq!(Stat::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn bound_sockets_below_the_root_and_no_others() {
+        let text = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
+            0000000000000000: 00000002 00000000 00010000 0001 01 21512 /t/etc/S.gpg agent\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 21513 /t/x\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 21514\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03   515 @/t/x\n\
+            0000000000000000: 00000003 00000000 00000000 0001 03 21516 /target/x\n\
+            junk\n: x y z\n\xff\xff /t/x\n";
+        let mut found: Vec<_> = sockets(text, Path::new("/t")).into_iter().collect();
+        found.sort();
+        assert_eq!(
+            found,
+            [
+                (21512, ("/t/etc/S.gpg agent".into(), true)),
+                (21513, ("/t/x".into(), false)),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_path_is_below_by_components() {
+        for (text, below) in [
+            ("/t", true),
+            ("/t/x", true),
+            ("/t (deleted)", true),
+            ("/t/x (deleted)", true),
+            ("/target", false),
+            ("/t (deleted)x", false),
+            ("/", false),
+            ("", false),
+            ("socket:[1]", false),
+        ] {
+            let path = path_below(text.as_bytes(), Path::new("/t"));
+            assert_eq!(path.is_some(), below, "{text}");
+        }
+    }
+
+    #[test]
+    fn small_texts_of_the_kernel() {
+        assert_eq!(uid(b"Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t9\n"), Some(2));
+        assert_eq!(uid(b"Uid:\t1\n"), None);
+        let passwd = b"root:x:0:0::/:/bin/sh\nann:x:7:7\n:x:8:8\nbad\n";
+        assert_eq!(user_name(passwd, 7).as_deref(), Some("ann"));
+        assert_eq!(user_name(passwd, 8), None);
+        assert_eq!(user_name(passwd, 9), None);
+        let line = b"7f00-7f01 r-xp 00000000 fe:0a 12   /t/a b\\012 (deleted)";
+        let path = &b"/t/a b\\012 (deleted)"[..];
+        assert_eq!(mapped(line), Some((rustix::fs::makedev(0xfe, 0xa), path)));
+        assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 00:00 0 [heap]"), None);
+        assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 0000 0 /t"), None);
+        assert_eq!(mapped(b"/"), None);
+        let escaped = escape_newlines(Path::new("/a\nb"));
+        assert_eq!(escaped, Path::new("/a\\012b"));
+        assert_eq!(socket_inode(b"socket:[12]"), Some(12));
+        assert_eq!(socket_inode(b"pipe:[12]"), None);
+    }
+}
