@@ -141,9 +141,24 @@ impl Document {
             }
         }
         if let Some(error) = self.0.get("error") {
-            let exit = error.get("exit").and_then(Value::as_u64);
-            if !exit.is_some_and(|n| (1..=255).contains(&n)) {
-                return Err("\"error.exit\" is not an exit status between 1 and 255".into());
+            // Any of them may become the first, whose exit status is the pipeline's.
+            let none = Vec::new();
+            let also = match error.get("also") {
+                None => &none,
+                Some(also) => also.as_array().ok_or("\"error.also\" is not an array")?,
+            };
+            let all = std::iter::once(("error".to_owned(), error)).chain(
+                also.iter()
+                    .enumerate()
+                    .map(|(i, error)| (format!("error.also[{i}]"), error)),
+            );
+            for (key, error) in all {
+                let exit = error.get("exit").and_then(Value::as_u64);
+                if !exit.is_some_and(|n| (1..=255).contains(&n)) {
+                    return Err(format!(
+                        "\"{key}.exit\" is not an exit status between 1 and 255"
+                    ));
+                }
             }
         }
         Ok(())
@@ -494,6 +509,15 @@ mod tests {
             (
                 "{\"strapline\":1,\"error\":{\"exit\":256}}",
                 "\"error.exit\"",
+            ),
+            ("{\"strapline\":1,\"error\":7}", "\"error.exit\""),
+            (
+                "{\"strapline\":1,\"error\":{\"exit\":69,\"also\":{}}}",
+                "\"error.also\" is not an array",
+            ),
+            (
+                "{\"strapline\":1,\"error\":{\"exit\":69,\"also\":[{\"exit\":75},5]}}",
+                "\"error.also[1].exit\"",
             ),
         ] {
             let failure = parse(text).unwrap_err();
