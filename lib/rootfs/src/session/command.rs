@@ -1,0 +1,113 @@
+//! The last process of an entry: it becomes the command, or runs a function of the tool.
+
+use super::Job;
+use crate::{Arch, probe};
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure};
+use std::ffi::{CString, OsString};
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+
+/// Connects stdin to `/dev/null`, and stdout and stderr to `output` or both to stderr.
+pub(super) fn stdio(output: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let null = rustix::fs::open(
+        "/dev/null",
+        rustix::fs::OFlags::RDONLY,
+        rustix::fs::Mode::empty(),
+    )?;
+    rustix::stdio::dup2_stdin(&null)?;
+    match output {
+        Some(fd) => {
+            rustix::stdio::dup2_stdout(fd)?;
+            rustix::stdio::dup2_stderr(fd)
+        }
+        None => rustix::stdio::dup2_stdout(rustix::stdio::stderr()),
+    }
+}
+
+/// Becomes the command. Returns only with the reason why not.
+pub(super) fn exec(job: &Job<'_>) -> Errno {
+    let errno = |e: nix::errno::Errno| Errno::from_raw_os_error(e as i32);
+    if let Some((uid, gid, groups)) = &job.user {
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|g| nix::unistd::Gid::from_raw(*g))
+            .collect();
+        let change = nix::unistd::setgroups(&groups)
+            .and_then(|()| nix::unistd::setresgid((*gid).into(), (*gid).into(), (*gid).into()))
+            .and_then(|()| nix::unistd::setresuid((*uid).into(), (*uid).into(), (*uid).into()));
+        if let Err(e) = change {
+            return errno(e);
+        }
+    }
+    if let Some(directory) = job.directory
+        && let Err(e) = rustix::process::chdir(directory)
+    {
+        return e;
+    }
+    let Some((args, env)) = strings(job) else {
+        return Errno::INVAL;
+    };
+    let mut worst = Errno::NOENT;
+    for candidate in candidates(job) {
+        let Err(e) = nix::unistd::execve(&candidate, &args, &env);
+        // As execvp(3): a file that may not be run is remembered, and the search goes on.
+        match errno(e) {
+            Errno::NOENT | Errno::NOTDIR => {}
+            e => worst = e,
+        }
+    }
+    worst
+}
+
+/// Returns the argument and environment vectors; `None` where one has a NUL.
+fn strings(job: &Job<'_>) -> Option<(Vec<CString>, Vec<CString>)> {
+    let args = std::iter::once(job.program).chain(job.args.iter().map(OsString::as_os_str));
+    let args: Option<Vec<_>> = args.map(|a| CString::new(a.as_bytes()).ok()).collect();
+    let env: Option<Vec<_>> = job
+        .env
+        .iter()
+        .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok())
+        .collect();
+    Some((args?, env?))
+}
+
+/// Returns the paths to try: the program itself if it has a slash, else its name in each directory of `PATH`.
+fn candidates(job: &Job<'_>) -> Vec<CString> {
+    let name = job.program.as_bytes();
+    if name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    let path = job.env.iter().find(|(key, _)| key == "PATH");
+    let path = path.map_or(&b"/usr/bin"[..], |(_, value)| value.as_bytes());
+    path.split(|b| *b == b':')
+        .filter_map(|dir| CString::new([dir, b"/", name].concat()).ok())
+        .collect()
+}
+
+/// Runs the probe program, chrooted.
+pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = format!("/tmp/.strapline-probe-{}", std::process::id());
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o700)
+        .open(&path)
+        .doing(Code::Os, || format!("making '{path}' in the root"))?;
+    file.write_all(program)
+        .doing(Code::Os, || format!("writing '{path}' in the root"))?;
+    drop(file);
+    let ran = std::process::Command::new(&path).status();
+    std::fs::remove_file(&path).doing(Code::Os, || format!("removing '{path}' in the root"))?;
+    let why = match ran {
+        Ok(status) if status.code() == Some(probe::STATUS) => return Ok(vec![]),
+        Ok(status) => stage::child::ended(status),
+        Err(e) => e.to_string(),
+    };
+    Err(Failure::new(
+        Code::Failed,
+        format!("running a program of {} inside the root: {why}", arch.name),
+    ))
+}

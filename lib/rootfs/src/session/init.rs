@@ -1,0 +1,372 @@
+//! Init's side of an entry: PID 1 of the new namespace. It makes the namespaces what they are to be, runs the command,
+//! reaps, and takes along what is left.
+
+use super::wire::{Frame, Told, tell};
+use super::{Inside, Place, Work, command, explain_clone};
+use crate::plan::Mount;
+use crate::sys::{self, Cloned};
+use crate::{Arch, Binfmt, Root, attach, binfmt, mountinfo};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, quote, signal};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long what a command left running is given to end before the kernel kills it.
+const GRACE: Duration = Duration::from_secs(2);
+
+pub(super) struct Init<'a> {
+    pub(super) inside: &'a Inside,
+    pub(super) control: OwnedFd,
+    pub(super) report: OwnedFd,
+    pub(super) result: OwnedFd,
+    pub(super) output: Option<OwnedFd>,
+}
+
+impl Init<'_> {
+    /// The life of PID 1. Returns the exit status, which nobody looks at: the report says it all.
+    pub(super) fn live(self, work: Work<'_>) -> u8 {
+        match self.prepare(&work) {
+            Ok(prepared) => self.serve(work, &prepared),
+            Err(failure) => {
+                tell(self.report.as_fd(), &Frame::Failed(Told::of(failure)));
+                1
+            }
+        }
+    }
+
+    /// Cuts what ties us to the tool, and makes the namespaces what they are to be.
+    fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
+        let doing = || "preparing the namespaces";
+        let foreground = matches!(work, Work::Exec(job) if job.terminal);
+        signal::detach();
+        die_with_parent()?;
+        reset_signals()?;
+        let children = block_sigchld()?;
+        let mut keep = vec![
+            self.control.as_raw_fd(),
+            self.report.as_raw_fd(),
+            self.result.as_raw_fd(),
+            children.as_raw_fd(),
+        ];
+        keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
+        sys::close_all_but(&keep);
+        if !foreground {
+            // A terminal's keys go to the tool, which hands them on as it sees fit.
+            nix::unistd::setsid().doing(Code::Os, doing)?;
+        }
+        std::env::set_current_dir("/").doing(Code::Os, doing)?;
+        self.ask(&Frame::Ready)?;
+        if self.inside.idmap.is_some() {
+            drop_groups()?;
+            // Changing credentials clears the parent-death signal (PR_SET_PDEATHSIG(2const)).
+            die_with_parent()?;
+        }
+        rustix::mount::mount_change(
+            "/",
+            rustix::mount::MountPropagationFlags::DOWNSTREAM
+                | rustix::mount::MountPropagationFlags::REC,
+        )
+        .doing(
+            Code::Permission,
+            || "making the mounts of the new namespace our own",
+        )
+        .map_err(|f| match attach::apparmor_hint() {
+            Some(hint) => f.hint(hint),
+            None => f,
+        })?;
+        let root = self.mount_plan()?;
+        if self.inside.handler.is_some() && self.inside.idmap.is_none() {
+            nix::sched::unshare(
+                nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
+            )
+            .map_err(|e| explain_clone(Errno::from_raw_os_error(e as i32), true))?;
+            die_with_parent()?;
+            self.ask(&Frame::Map)?;
+        }
+        let table = match &self.inside.handler {
+            Some((arch, handler)) => Some(register(*arch, handler)?),
+            None => None,
+        };
+        // A new mount namespace is a copy: what was open is of the old one.
+        let root = if table.is_some() {
+            self.open_root()?
+        } else {
+            root
+        };
+        Ok(Prepared {
+            root,
+            children,
+            _table: table,
+        })
+    }
+
+    /// Tells the tool, and waits for its word. No word: the tool is dead.
+    fn ask(&self, frame: &Frame) -> Result<(), Failure> {
+        tell(self.report.as_fd(), frame);
+        let mut word = [0];
+        loop {
+            match rustix::io::read(&self.control, &mut word) {
+                Err(Errno::INTR) => {}
+                Ok(1) if word == *b"g" => return Ok(()),
+                Ok(1) => {}
+                _ => sys::exit_now(1),
+            }
+        }
+    }
+
+    /// Opens the root in the namespace that we are in now. The tool's descriptor is of another one.
+    fn open_root(&self) -> Result<OwnedFd, Failure> {
+        let root = Root::open(self.inside.root.path())?;
+        if root.id()? != self.inside.id {
+            return Err(Failure::new(
+                Code::Failed,
+                format!(
+                    "opening the root {}: it was replaced meanwhile",
+                    quote(root.path())
+                ),
+            ));
+        }
+        root.as_fd()
+            .try_clone_to_owned()
+            .doing(Code::Os, || "opening the root")
+    }
+
+    /// Mounts the plan, but for what `mkroot --host` has mounted already.
+    fn mount_plan(&self) -> Result<OwnedFd, Failure> {
+        let path = self.inside.root.path();
+        let below = self.open_root()?;
+        let root = attach::bind_on_itself(below.as_fd())
+            .doing(Code::Os, || format!("binding {} on itself", quote(path)))?;
+        let live = mountinfo::read()?;
+        let plan: Vec<Mount> = self
+            .inside
+            .mounts
+            .iter()
+            .filter(|m| !live.iter().any(|l| l.target == path.join(&m.at)))
+            .cloned()
+            .collect();
+        attach::attach_plan(root.as_fd(), path, &plan)?;
+        Ok(root)
+    }
+
+    /// Runs the command, reaps, passes signals on, and says how it ended.
+    fn serve(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+        let begin = Instant::now();
+        // SAFETY: init is a copy of a process with one thread.
+        let pid = match unsafe { sys::fork() } {
+            Ok(Cloned::Child) => {
+                let run = || self.command(work, prepared);
+                sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
+            }
+            Ok(Cloned::Parent(pid)) => pid,
+            Err(e) => {
+                let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
+                tell(self.report.as_fd(), &Frame::Failed(Told::of(failure)));
+                return 1;
+            }
+        };
+        let Self {
+            control,
+            report,
+            result,
+            output,
+            ..
+        } = self;
+        drop((result, output));
+        let status = reap_until(pid, control.as_fd(), &prepared.children, None);
+        let seconds = begin.elapsed().as_secs_f64();
+        // What is left is asked to end, so that a gpg-agent takes its sockets along; then the kernel kills it.
+        if kill(Pid::from_raw(-1), Signal::SIGTERM).is_ok() {
+            reap_until(
+                -1,
+                control.as_fd(),
+                &prepared.children,
+                Some(Instant::now() + GRACE),
+            );
+        }
+        let frame = match status {
+            Some(WaitStatus::Exited(_, exit)) => Frame::Ended(Some(exit), None, seconds),
+            Some(WaitStatus::Signaled(_, by, _)) => Frame::Ended(None, Some(by as i32), seconds),
+            _ => Frame::Ended(None, None, seconds),
+        };
+        tell(report.as_fd(), &frame);
+        0
+    }
+
+    /// The child: becomes the command, or runs the function.
+    fn command(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+        let Self {
+            control,
+            report,
+            result,
+            output,
+            ..
+        } = self;
+        drop(control);
+        let (place, terminal) = match &work {
+            Work::Exec(job) => (job.place, job.terminal),
+            Work::Call(place, _) => (*place, false),
+        };
+        let setup = || -> Result<(), Errno> {
+            SigSet::empty()
+                .thread_set_mask()
+                .map_err(|e| Errno::from_raw_os_error(e as i32))?;
+            if !terminal {
+                command::stdio(output.as_ref().map(AsFd::as_fd))?;
+            }
+            if place == Place::Root {
+                rustix::process::fchdir(&prepared.root)?;
+                rustix::process::chroot(".")?;
+                rustix::process::chdir("/")?;
+            }
+            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            Ok(())
+        };
+        if let Err(e) = setup() {
+            let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
+            tell(report.as_fd(), &Frame::Failed(Told::of(failure)));
+            return 126;
+        }
+        match work {
+            Work::Call(_, function) => {
+                let frame = match function() {
+                    Ok(bytes) => Frame::Result(bytes),
+                    Err(failure) => Frame::Failed(Told::of(failure)),
+                };
+                tell(result.as_fd(), &frame);
+                0
+            }
+            Work::Exec(job) => {
+                drop((result, output));
+                let errno = command::exec(job);
+                tell(report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
+                126
+            }
+        }
+    }
+}
+
+/// What init holds while the command runs.
+#[derive(Debug)]
+struct Prepared {
+    root: OwnedFd,
+    children: SignalFd,
+    /// The private binfmt table: it lives as long as this.
+    _table: Option<OwnedFd>,
+}
+
+fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
+    let interpreter = handler.interpreter.as_deref().unwrap_or(Path::new(""));
+    let flags = handler.flags.as_deref().unwrap_or("OCPF");
+    binfmt::register(arch, interpreter, flags).map_err(|e| {
+        let failure = Failure::new(
+            Code::Failed,
+            format!(
+                "registering {} for programs of {}: {e}",
+                quote(interpreter),
+                arch.name
+            ),
+        );
+        match e {
+            Errno::NOENT => failure.hint("run mkroot again: the emulator that it found is gone"),
+            _ => failure
+                .hint("a table of one's own needs Linux 6.7; 'doctor' says how to use the host's"),
+        }
+    })
+}
+
+fn die_with_parent() -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+        .doing(Code::Os, || "asking to die with the tool")
+}
+
+/// Gives up the handlers that we have as a copy of the tool: they would write into the tool's pipe.
+fn reset_signals() -> Result<(), Failure> {
+    use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGPIPE,
+    ] {
+        // SAFETY: the default disposition runs no code of ours.
+        unsafe { sigaction(signal, &default) }.doing(Code::Os, || "resetting signals")?;
+    }
+    Ok(())
+}
+
+fn block_sigchld() -> Result<SignalFd, Failure> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGCHLD);
+    set.thread_block().doing(Code::Os, || "blocking SIGCHLD")?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .doing(Code::Os, || "watching for SIGCHLD")
+}
+
+fn drop_groups() -> Result<(), Failure> {
+    nix::unistd::setgroups(&[]).doing(Code::Os, || "giving up the groups of the host")
+}
+
+/// Reaps children and obeys the control pipe until `pid` has ended (-1: until none is left), or it is `deadline`.
+fn reap_until(
+    pid: i32,
+    control: BorrowedFd<'_>,
+    children: &SignalFd,
+    deadline: Option<Instant>,
+) -> Option<WaitStatus> {
+    loop {
+        loop {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(status) if status.pid() == Some(Pid::from_raw(pid)) => return Some(status),
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                // ECHILD: nothing is left.
+                Err(_) => return None,
+            }
+        }
+        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return None,
+            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
+        };
+        let mut fds = [
+            PollFd::new(control, PollFlags::POLLIN),
+            PollFd::new(children.as_fd(), PollFlags::POLLIN),
+        ];
+        if poll(&mut fds, timeout).is_err() {
+            continue;
+        }
+        if fds[0].any().unwrap_or(true) {
+            obey(control);
+        }
+        while matches!(children.read_signal(), Ok(Some(_))) {}
+    }
+}
+
+/// Does what the tool says: `i`, `t`, `k` for INT, TERM and KILL to everything here. Silence means that it is dead.
+fn obey(control: BorrowedFd<'_>) {
+    let mut bytes = [0; 16];
+    let n = match rustix::io::read(control, &mut bytes) {
+        Ok(0) => sys::exit_now(1),
+        Ok(n) => n,
+        Err(_) => return,
+    };
+    for byte in &bytes[..n] {
+        let signal = match byte {
+            b'i' => Signal::SIGINT,
+            b't' => Signal::SIGTERM,
+            _ => Signal::SIGKILL,
+        };
+        // ESRCH: everything has ended by itself.
+        kill(Pid::from_raw(-1), signal).unwrap_or(());
+    }
+}

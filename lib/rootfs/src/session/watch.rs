@@ -1,0 +1,188 @@
+//! The tool's side of an entry: it writes the id maps, passes signals and output on, and says at the end how it went.
+
+use super::wire::{Frame, write_all};
+use super::{Ended, Inside, Sink};
+use crate::idmap;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, signal};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+/// What the tool knows of an entry while it waits.
+pub(super) struct Watch<'a> {
+    pub(super) inside: &'a Inside,
+    pub(super) pid: i32,
+    pub(super) control: Option<OwnedFd>,
+    pub(super) told: Option<Frame>,
+    pub(super) result: Vec<u8>,
+    pub(super) foreground: bool,
+}
+
+impl Watch<'_> {
+    /// Serves init until it has closed everything: maps, signals, output, results.
+    pub(super) fn until_the_end(
+        &mut self,
+        report: OwnedFd,
+        result: OwnedFd,
+        sink: Option<(Sink<'_>, OwnedFd)>,
+    ) -> Result<(), Failure> {
+        let (mut sink, from) = match sink {
+            Some((sink, from)) => (Some(sink), Some(from)),
+            None => (None, None),
+        };
+        let mut open = [Some(report), Some(result), from];
+        let mut lines = Vec::new();
+        let mut signals = signal::count();
+        let mut buffer = vec![0; 1 << 16];
+        while open.iter().any(Option::is_some) {
+            let ready = wait_readable(&open)?;
+            self.pass_signals(&mut signals);
+            for (i, slot) in open.iter_mut().enumerate() {
+                let Some(fd) = slot.as_ref().filter(|_| ready[i]) else {
+                    continue;
+                };
+                let n = match rustix::io::read(fd, &mut buffer) {
+                    Ok(n) => n,
+                    Err(Errno::INTR) => continue,
+                    // The other side of a pseudo-terminal is closed (pty(7)).
+                    Err(Errno::IO) if i == 2 => 0,
+                    Err(e) => return Err(e).doing(Code::Os, || "reading from inside"),
+                };
+                if n == 0 {
+                    *slot = None;
+                    continue;
+                }
+                match (i, &mut sink) {
+                    (0, _) => lines.extend_from_slice(&buffer[..n]),
+                    (1, _) => self.result.extend_from_slice(&buffer[..n]),
+                    (_, Some(sink)) => sink(&buffer[..n]),
+                    (_, None) => {}
+                }
+            }
+            while let Some(end) = lines.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = lines.drain(..=end).collect();
+                let frame =
+                    serde_json::from_slice(&line).doing(Code::Os, || "reading from init")?;
+                self.answer(frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands signals on: the first as INT, which pacman takes as "finish this package", the next as TERM, then KILL.
+    fn pass_signals(&mut self, seen: &mut usize) {
+        let now = signal::count();
+        while *seen < now {
+            *seen += 1;
+            let byte = if self.foreground {
+                b't'
+            } else {
+                b"itk"[(*seen - 1).min(2)]
+            };
+            if let Some(control) = &self.control {
+                // Init that is gone needs no signal.
+                write_all(control.as_fd(), &[byte]).unwrap_or(());
+            }
+        }
+    }
+
+    fn answer(&mut self, frame: Frame) -> Result<(), Failure> {
+        match frame {
+            Frame::Ready => {
+                if let Some(map) = &self.inside.idmap {
+                    map.write(self.pid)?;
+                }
+                self.go()
+            }
+            Frame::Map => {
+                idmap::write_identity(self.pid)?;
+                self.go()
+            }
+            // A command that could not be run also ends, and a failure comes before an end: the first word counts.
+            frame => {
+                self.told.get_or_insert(frame);
+                Ok(())
+            }
+        }
+    }
+
+    fn go(&self) -> Result<(), Failure> {
+        match &self.control {
+            Some(control) => {
+                write_all(control.as_fd(), b"g").doing(Code::Os, || "speaking to init")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Says how it went, from what init told and how it ended.
+    pub(super) fn conclude(
+        self,
+        status: Result<WaitStatus, Failure>,
+    ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
+        match self.told {
+            Some(Frame::Failed(told)) => Err(told.failure()),
+            Some(Frame::NotRun(errno)) => Ok((
+                Ended::NotRun(Errno::from_raw_os_error(errno)),
+                Duration::ZERO,
+                self.result,
+            )),
+            Some(Frame::Ended(exit, by, seconds)) => {
+                let ended = match (exit, by) {
+                    (Some(exit), _) => Ended::Exited(exit),
+                    (None, by) => Ended::Signalled(by.unwrap_or(libc::SIGKILL)),
+                };
+                let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+                Ok((ended, time, self.result))
+            }
+            _ => {
+                signal::check()?;
+                Err(Failure::new(
+                    Code::Os,
+                    format!(
+                        "the first process of the namespace ended before its time ({:?})",
+                        status?
+                    ),
+                ))
+            }
+        }
+    }
+}
+
+/// Waits until one of `open` can be read or a signal has come.
+fn wait_readable(open: &[Option<OwnedFd>; 3]) -> Result<[bool; 3], Failure> {
+    let mut ready = [false; 3];
+    let mut fds = Vec::new();
+    let mut which = Vec::new();
+    for (i, fd) in open.iter().enumerate() {
+        if let Some(fd) = fd {
+            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
+            which.push(i);
+        }
+    }
+    if let Some(fd) = signal::descriptor() {
+        fds.push(PollFd::new(fd, PollFlags::POLLIN));
+    }
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) => {
+            for (fd, i) in fds.iter().zip(which) {
+                ready[i] = fd.any().unwrap_or(true);
+            }
+            Ok(ready)
+        }
+        Err(nix::errno::Errno::EINTR) => Ok(ready),
+        Err(e) => Err(e).doing(Code::Os, || "waiting for what runs inside"),
+    }
+}
+
+pub(super) fn wait_for(pid: i32) -> Result<WaitStatus, Failure> {
+    loop {
+        match waitpid(Pid::from_raw(pid), None) {
+            Err(nix::errno::Errno::EINTR) => {}
+            result => return result.doing(Code::Os, || "waiting for the namespace to end"),
+        }
+    }
+}
