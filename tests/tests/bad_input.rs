@@ -804,8 +804,9 @@ fn what_a_server_does_wrong_to_fetch_pacman_is_named() {
 
 #[test]
 fn what_a_server_does_wrong_to_pacman_is_named() {
-    const BASH: &str = "bash-5.2.15-1-x86_64.pkg.tar.zst";
-    const BASH_SIG: &str = "bash-5.2.15-1-x86_64.pkg.tar.zst.sig";
+    // Small, and needs no other.
+    const FILE: &str = "filesystem-2025.01.01-1-any.pkg.tar.xz";
+    const SIGNATURE: &str = "filesystem-2025.01.01-1-any.pkg.tar.xz.sig";
     let www = Mirror::of("x86_64").www().join("x86_64/core");
     let rest = |file: &str| {
         let meta = fs::metadata(www.join(file)).expect("the mirror has it");
@@ -841,22 +842,27 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
         ),
         (Lie::Loop, "core.db", "network", lost("core.db", &circle)),
         (Lie::Html, "core.db", "network", page),
-        (Lie::Missing, BASH, "network", lost(BASH, &missing)),
-        (Lie::Truncated, BASH, "network", lost(BASH, &rest(BASH))),
-        (Lie::Loop, BASH, "network", lost(BASH, &circle)),
+        (Lie::Missing, FILE, "network", lost(FILE, &missing)),
+        (Lie::Truncated, FILE, "network", lost(FILE, &rest(FILE))),
+        (Lie::Loop, FILE, "network", lost(FILE, &circle)),
         (
             Lie::Html,
-            BASH,
+            FILE,
             "not-verified",
             "failed to commit transaction (invalid or corrupted package (PGP signature))"
                 .to_owned(),
         ),
-        (Lie::Missing, BASH_SIG, "network", lost(BASH_SIG, &missing)),
+        (
+            Lie::Missing,
+            SIGNATURE,
+            "network",
+            lost(SIGNATURE, &missing),
+        ),
         (
             Lie::Truncated,
-            BASH_SIG,
+            SIGNATURE,
             "network",
-            lost(BASH_SIG, &rest(BASH_SIG)),
+            lost(SIGNATURE, &rest(SIGNATURE)),
         ),
     ];
     at_once(&cases, |(lie, about, code, why)| {
@@ -867,7 +873,7 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
         drop(honest);
         let url = lie.serve(&lab, about);
         let again = "mkconf --cache-dir packages < begun.json";
-        let ran = lab.sh(&format!("{again} | strap bash | reap | unmount"));
+        let ran = lab.sh(&format!("{again} | strap filesystem | reap | unmount"));
         let host = url.trim_start_matches("http://");
         let hint = match *code {
             "network" => "try again, or another mirror: mkconf --server URL",
@@ -897,7 +903,7 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
         );
         // Nothing is spoilt: the same pipe with an honest server goes through.
         let _honest = serve(&lab);
-        let ran = lab.sh(&format!("{again} | strap bash | enter bash -c true"));
+        let ran = lab.sh(&format!("{again} | strap filesystem | reap | unmount"));
         assert!(ran.succeeded()["packages"].is_array(), "{lie:?}");
     });
 }
@@ -905,8 +911,8 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
 #[test]
 fn a_web_page_in_the_place_of_a_signature_matters_only_where_the_database_has_none() {
     let lab = Lab::new(Who::Root);
-    let _url = Lie::Html.serve(&lab, ".pkg.tar.zst.sig");
-    let ran = lab.sh(&format!("{BEGIN} | keyring | strap bash"));
+    let _url = Lie::Html.serve(&lab, ".pkg.tar.xz.sig");
+    let ran = lab.sh(&format!("{BEGIN} | keyring | strap filesystem"));
     // The mirror's database has every signature in it (%PGPSIG%), and pacman goes by that.
     let packages = ran.succeeded()["packages"].clone();
     let packages = packages.as_array().expect("packages");

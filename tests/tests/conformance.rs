@@ -351,6 +351,11 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
             "\"error.exit\" is not an exit status between 1 and 255".into(),
         ),
         (
+            "a later error that is none",
+            b"{\"strapline\":1,\"error\":{\"exit\":75,\"also\":[{\"exit\":69},5]}}",
+            "\"error.also[1].exit\" is not an exit status between 1 and 255".into(),
+        ),
+        (
             "17 MiB",
             huge.as_bytes(),
             "it is longer than 16777216 bytes".into(),
@@ -445,7 +450,7 @@ fn a_failed_document_passes_making_tools_and_is_worked_on_by_undoing_ones() {
     // With a root, undoing tools do their work, and the error stays to the byte.
     fs::create_dir(&root).expect("our own directory");
     let input = json!({"strapline": 1, "root": root, "error": {"tool": "strap", "code": "child-failed",
-        "message": "m", "exit": 69, "also": [{"tool": "x"}], "org.example.x": [1]}});
+        "message": "m", "exit": 69, "also": [{"tool": "x", "exit": 71}], "org.example.x": [1]}});
     for row in rows().filter(|row| row.kind == Kind::Undo) {
         let ran = run(&lab, row.tool, row.works, input.to_string().as_bytes());
         assert_eq!(ran.status, 69, "{ran:?}");
@@ -637,6 +642,19 @@ fn a_tool_that_succeeds_removes_its_own_error_and_nobody_elses() {
         );
         assert_eq!(ran.status, 75, "{}: {ran:?}", row.tool);
         assert_eq!(ran.document()["error"], failed["error"]);
+        if row.kind == Kind::Undo {
+            // Undone now, it is not among the later failures any more either; the first and the others stay.
+            let mut also = failed.clone();
+            let another = json!({"tool": "another", "exit": 71});
+            also["error"]["also"] = json!([{"tool": row.tool, "exit": 75}, another]);
+            let ran = run(&bench.lab, row.tool, row.works, also.to_string().as_bytes());
+            also["error"]["also"] = json!([another]);
+            assert_eq!((ran.status, &ran.document()["error"]), (75, &also["error"]));
+            also["error"]["tool"] = json!(row.tool);
+            let ran = run(&bench.lab, row.tool, row.works, also.to_string().as_bytes());
+            let first = json!({"tool": "another", "exit": 71, "also": []});
+            assert_eq!((ran.status, &ran.document()["error"]), (71, &first));
+        }
     }
 }
 
