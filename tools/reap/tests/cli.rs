@@ -328,6 +328,39 @@ fn an_ordinary_user_ends_its_own_and_is_told_of_others() {
 }
 
 #[test]
+fn who_is_hidden_from_an_ordinary_user_is_counted() {
+    let ground = run(r#"
+        furnish
+        start other sh -c "$stay"
+        # The names of all processes are to be seen, and no more than that.
+        mount -o remount,hidepid=1 /proc
+        step first setpriv --reuid 65534 --regid 65534 --clear-groups reap "$T"
+    "#);
+    let document = ground.step(
+        "first",
+        0,
+        &[
+            "reap: 1 process could not be looked at",
+            "reap: nothing lives in 'ROOT'",
+        ],
+    );
+    assert_eq!(document["reap"]["unreadable"], 1);
+}
+
+#[test]
+fn more_processes_than_descriptors_end_in_turn() {
+    let ground = run(r#"
+        furnish
+        for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+            start lives chroot "$T" sh -c "$stay"
+        done
+        step first sh -c 'ulimit -n 18; exec reap --quiet "$T"'
+    "#);
+    let document = ground.step("first", 0, &[]);
+    assert_eq!(document["reap"]["ended"].as_array().unwrap().len(), 20);
+}
+
+#[test]
 fn roots_that_cannot_be_meant_are_refused_and_nobody_ends() {
     let ground = run(r#"
         mkdir "$D/host"; mount --rbind / "$D/host"

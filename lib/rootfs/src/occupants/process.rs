@@ -39,9 +39,9 @@ impl<'a> Process<'a> {
     ///
     /// # Errors
     ///
-    /// The system call's.
+    /// The system call's; see [`is_gone`].
     pub(super) fn look(scanner: &'a Scanner, pid: i32) -> Result<Option<Self>, Errno> {
-        let dir = open_dir(CWD, &format!("/proc/{pid}"))?;
+        let mut dir = open_dir(CWD, &format!("/proc/{pid}"))?;
         let Some(stat) = Stat::parse(&read_at(&dir, "stat")?) else {
             return Ok(None);
         };
@@ -49,7 +49,11 @@ impl<'a> Process<'a> {
             return Ok(None);
         }
         if stat.is_over() {
-            return Ok(None);
+            // The first thread may end before the others, and what the process has is seen only by one of those then.
+            match living_thread(&dir, &stat)? {
+                Some(thread) => dir = thread,
+                None => return Ok(None),
+            }
         }
         let mut process = Self {
             scanner,
@@ -261,10 +265,33 @@ impl<'a> Process<'a> {
         text
     }
 
-    /// Returns what was seen, and keeps in mind what we may not see.
+    /// Returns what was seen, and keeps in mind that something was not. What is gone is not there to be seen.
     fn noted<T>(&mut self, result: Result<T, Errno>) -> Option<T> {
-        result
-            .inspect_err(|&e| self.denied |= matches!(e, Errno::ACCESS | Errno::PERM))
-            .ok()
+        result.inspect_err(|&e| self.denied |= !is_gone(e)).ok()
     }
+}
+
+/// Returns whether an error of `/proc` says that the process, or the part of it, is not there, or not any more.
+pub(super) fn is_gone(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::SRCH)
+}
+
+/// Opens the directory of a thread that lives on after the first one has ended.
+fn living_thread(process: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
+    if stat.threads < 2 {
+        return Ok(None);
+    }
+    for tid in numbers::<u32>(process, "task")? {
+        let Ok(thread) = open_dir(process, &format!("task/{tid}")) else {
+            continue;
+        };
+        let stat = read_at(&thread, "stat").ok();
+        if stat
+            .and_then(|t| Stat::parse(&t))
+            .is_some_and(|s| !s.is_over())
+        {
+            return Ok(Some(thread));
+        }
+    }
+    Ok(None)
 }

@@ -1,7 +1,7 @@
 //! A look at all processes, and what is the same for all of them: the root, our mounts, the bound sockets.
 
 use super::proc::{Seen, look_at, numbers, read_at};
-use super::process::Process;
+use super::process::{Process, is_gone};
 use super::text::{self, Stat, escape_newlines, user_name};
 use super::{Occupant, Scan, agents};
 use crate::mountinfo;
@@ -117,7 +117,11 @@ impl Scanner {
                 unreadable: process.is_denied() && !spared,
                 occupant: process.occupant(spared),
             },
-            Ok(None) | Err(_) => Look::default(),
+            Ok(None) => Look::default(),
+            Err(e) => Look {
+                unreadable: !is_gone(e) && !spared,
+                occupant: None,
+            },
         }
     }
 }
@@ -206,5 +210,44 @@ mod tests {
         let scanner = Scanner::new(&root, id(Path::new("/"))).unwrap();
         let look = scanner.examine(child.pid());
         assert!(look.occupant.is_none() && !look.unreadable);
+    }
+
+    #[test]
+    fn a_process_whose_first_thread_has_ended_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let place = std::ffi::CString::new(root.to_str().unwrap()).unwrap();
+        // SAFETY: the child goes on with one thread, and starts another that has what pthread_create(3) takes. glibc
+        // keeps malloc usable after its fork(3), and nothing else of ours is touched.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: a constant of ours, and two system calls. The second ends this thread alone.
+            unsafe {
+                libc::chdir(place.as_ptr());
+                drop(std::thread::spawn(|| {
+                    loop {
+                        std::thread::park()
+                    }
+                }));
+                libc::syscall(libc::SYS_exit, 0);
+            }
+        }
+        let scanner = Scanner::new(&root, id(Path::new("/"))).unwrap();
+        let stat = || {
+            let text = std::fs::read(format!("/proc/{pid}/stat")).unwrap();
+            Stat::parse(&text).unwrap()
+        };
+        while !stat().is_over() {
+            std::thread::yield_now();
+        }
+        let look = scanner.examine(pid);
+        // SAFETY: the child that was forked above.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        let occupant = look.occupant.unwrap();
+        assert!(occupant.lives);
+        assert!(occupant.uses.contains(&Use::Cwd(root)), "{occupant:?}");
     }
 }
