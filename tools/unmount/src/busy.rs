@@ -4,7 +4,7 @@ use crate::place::Place;
 use rootfs::mountinfo::Mount;
 use rootfs::occupants::{self, Holder};
 use rootfs::root::RootId;
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Failure, quote};
 use std::path::Path;
 
 /// How many reasons a message has room for.
@@ -20,20 +20,22 @@ const UNSEEN: &str =
 ///
 /// When `/proc` cannot be read.
 pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failure> {
-    let stat = place
-        .look()
-        .doing(Code::Os, || format!("looking at {}", quote(&mount.target)))?;
-    let id = RootId {
-        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-        ino: stat.stx_ino,
-    };
-    let scan = occupants::find(&mount.target, id)?;
     let mut reasons = ours(&mount.target);
-    reasons.extend(scan.occupants.iter().map(|o| format!("{o} {}", o.how())));
+    let mut unreadable = 0;
+    // A mount whose server is gone cannot be asked what it is, and one that has gone itself has no users.
+    if let Ok(stat) = place.look() {
+        let id = RootId {
+            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+        };
+        let scan = occupants::find(&mount.target, id)?;
+        reasons.extend(scan.occupants.iter().map(|o| format!("{o} {}", o.how())));
+        unreadable = scan.unreadable;
+    }
     let holders = occupants::holders(&mount.target);
     reasons.extend(holders.iter().map(Holder::to_string));
-    if reasons.is_empty() && scan.unreadable > 0 {
-        let unreadable = occupants::unreadable(scan.unreadable);
+    if reasons.is_empty() && unreadable > 0 {
+        let unreadable = occupants::unreadable(unreadable);
         reasons.push(format!("by whom cannot be seen: {unreadable}"));
     }
     let more = reasons.len().saturating_sub(REASONS);

@@ -52,8 +52,8 @@ struct Unmount {
 /// Filesystems that keep nothing on any disk: no data is lost when one is detached.
 const WITHOUT_DATA: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "devtmpfs"];
 
-/// How often one mount is tried: who mounts as fast as we unmount is not to keep us for ever.
-const TRIES: usize = 4;
+/// How many more tries there are than mounts: who mounts as fast as we unmount is not to keep us for ever.
+const SPARE_TRIES: usize = 16;
 
 /// How often, and after how long, a mount is tried again that is in use by nobody.
 const UNSEEN_TRIES: usize = 25;
@@ -91,20 +91,19 @@ impl Stage for Unmount {
         }
         let mut record = Record::resumed(document);
         let result = self.take_down(context, &root, &mut record);
-        // After a failure too: what is left is what the next run is about.
-        let left = mountinfo::read().map(|mounts| below(&mounts, &root));
-        record.left = match &left {
-            Ok(left) => left.clone(),
-            Err(_) => Vec::new(),
-        };
+        if result.is_err() {
+            // What is left is what the next run is about.
+            record.left = mountinfo::read().map_or_else(|_| Vec::new(), |m| below(&m, &root));
+        }
         record.write(document);
-        result.and(left.map(drop))?;
+        result?;
         document.remove("host");
         Ok(())
     }
 }
 
 impl Unmount {
+    /// Takes down one mount after the other, until the kernel lists none.
     fn take_down(
         &self,
         context: &Context,
@@ -112,94 +111,62 @@ impl Unmount {
         record: &mut Record,
     ) -> Result<(), Failure> {
         let before = record.unmounted.len();
-        let mut last: Option<(Mount, usize)> = None;
+        let mut tries = None;
+        let mut was_there = true;
         loop {
             let mounts = mountinfo::read()?;
-            let Some(&next) = mountinfo::below(&mounts, root).first() else {
+            let list = mountinfo::below(&mounts, root);
+            let Some(&next) = list.first() else {
                 break;
             };
-            let tries = match last {
-                Some((mount, tries)) if mount == *next => tries + 1,
-                _ => 1,
-            };
-            if tries > TRIES {
-                return Err(Failure::new(
-                    Code::Busy,
-                    format!("unmounting {}: it is mounted again", quote(&next.target)),
-                )
-                .hint("end the program that mounts it"));
+            let left: &mut usize = tries.get_or_insert(list.len() + SPARE_TRIES);
+            if *left == 0 {
+                return Err(given_up(next, was_there));
             }
-            self.one(context, root, next, tries == TRIES, record)?;
-            last = Some((next.clone(), tries));
+            *left -= 1;
+            was_there = self.one(context, root, next, record)?;
         }
+        let place = format!("at or below {}", quote(root));
         match record.unmounted.len() - before {
-            0 => context.note(format_args!(
-                "nothing is mounted at or below {}",
-                quote(root)
-            )),
-            1 => context.note(format_args!(
-                "unmounted 1 mount at or below {}",
-                quote(root)
-            )),
-            n => context.note(format_args!(
-                "unmounted {n} mounts at or below {}",
-                quote(root)
-            )),
+            0 => context.note(format_args!("nothing is mounted {place}")),
+            1 => context.note(format_args!("unmounted 1 mount {place}")),
+            n => context.note(format_args!("unmounted {n} mounts {place}")),
         }
         Ok(())
     }
 
-    /// Takes down one mount, which nothing is mounted on.
+    /// Takes down one mount, which nothing is mounted on. Returns whether it was there: something else may have been
+    /// mounted over it since we read what is mounted, or somebody else has unmounted it.
     fn one(
         &self,
         context: &Context,
         root: &Path,
         mount: &Mount,
-        last_try: bool,
         record: &mut Record,
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let doing = || format!("unmounting {}", quote(&mount.target));
-        let place = Place::of(root, mount).map_err(|f| f.while_doing(doing()))?;
-        if !place.is(mount) {
-            // Something was mounted over it since we read what is mounted.
-            return if last_try {
-                Err(Failure::new(
-                    Code::Busy,
-                    format!("{}: another mount hides it", doing()),
-                ))
-            } else {
-                Ok(())
-            };
-        }
+        let place = match Place::of(root, mount).map_err(|f| f.while_doing(doing()))? {
+            Some(place) if place.is(mount) => place,
+            _ => return Ok(false),
+        };
         let mut result = place.unmount(UnmountFlags::empty());
-        if result == Err(Errno::BUSY) && !self.lazy {
-            let mut why = busy::why(mount, &place)?;
-            result = place.unmount(UnmountFlags::empty());
-            for _ in 0..UNSEEN_TRIES {
-                if result != Err(Errno::BUSY) || why.is_some() {
-                    break;
-                }
-                // Nobody is to be seen: the kernel lets go of a file some time after its last user has ended, and of a
-                // loop device's after the device, and there is nothing to wait for that says when.
-                std::thread::sleep(UNSEEN_WAIT);
-                why = busy::why(mount, &place)?;
-                result = place.unmount(UnmountFlags::empty());
-            }
-            if result == Err(Errno::BUSY) {
-                return Err(busy::failure(root, mount, why));
-            }
-        } else if result == Err(Errno::BUSY) {
+        let detach = self.lazy && result == Err(Errno::BUSY);
+        if detach {
             result = place.unmount(UnmountFlags::DETACH);
-            if result.is_ok() {
-                warn_of_detached(context, mount);
-                record.detached.push(relative(&mount.target, root));
-            }
+        } else if result == Err(Errno::BUSY) {
+            result = try_again(root, mount, &place)?;
         }
         match result {
             Ok(()) => {
-                record.unmounted.push(relative(&mount.target, root));
-                Ok(())
+                let at = relative(&mount.target, root);
+                if detach {
+                    warn_of_detached(context, mount);
+                    record.detached.push(at.clone());
+                }
+                record.unmounted.push(at);
+                Ok(true)
             }
+            Err(Errno::INVAL | Errno::NOENT) if !place.is(mount) => Ok(false),
             Err(e @ (Errno::PERM | Errno::ACCESS)) => {
                 Err(Failure::new(Code::Permission, format!("{}: {e}", doing()))
                     .hint(format!("run it as root: sudo unmount {}", root.display())))
@@ -208,6 +175,36 @@ impl Unmount {
                 .hint("in a user namespace only what was mounted in it can be unmounted")),
             Err(e) => Err(e).doing(Code::Os, doing),
         }
+    }
+}
+
+/// Tries a mount again that is in use, while nobody is to be seen who uses it: the kernel lets go of a file some time
+/// after its last user has ended, and of a loop device's after the device, and there is nothing to wait for that says
+/// when. Returns what the last try did, if not that it is in use.
+fn try_again(root: &Path, mount: &Mount, place: &Place) -> Result<Result<(), Errno>, Failure> {
+    let mut tries = 0;
+    loop {
+        let why = busy::why(mount, place)?;
+        match place.unmount(UnmountFlags::empty()) {
+            Err(Errno::BUSY) if why.is_some() || tries == UNSEEN_TRIES => {
+                return Err(busy::failure(root, mount, why));
+            }
+            Err(Errno::BUSY) => {}
+            result => return Ok(result),
+        }
+        tries += 1;
+        std::thread::sleep(UNSEEN_WAIT);
+    }
+}
+
+/// Returns the failure of a root where mounts do not come to an end.
+fn given_up(mount: &Mount, was_there: bool) -> Failure {
+    let doing = format!("unmounting {}", quote(&mount.target));
+    if was_there {
+        Failure::new(Code::Busy, format!("{doing}: it is mounted again"))
+            .hint("end the program that mounts it")
+    } else {
+        Failure::new(Code::Busy, format!("{doing}: another mount hides it"))
     }
 }
 
@@ -226,14 +223,9 @@ fn meant(document: &Document) -> Document {
 /// Says what would be unmounted.
 fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), Failure> {
     let mounts = mountinfo::read()?;
-    let list = below(&mounts, root);
-    for at in &list {
-        let path = if at.is_empty() {
-            root.to_owned()
-        } else {
-            root.join(at)
-        };
-        context.note(format_args!("would unmount {}", quote(path)));
+    let list = mountinfo::below(&mounts, root);
+    for mount in &list {
+        context.note(format_args!("would unmount {}", quote(&mount.target)));
     }
     if list.is_empty() {
         context.note(format_args!(
@@ -242,7 +234,7 @@ fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), F
         ));
     }
     let mut map = recorded(document);
-    map.insert("would_unmount".into(), json!(list));
+    map.insert("would_unmount".into(), json!(below(&mounts, root)));
     document.remove("unmount");
     document.record("unmount", &map);
     Ok(())

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use stage::{Code, Failure};
 use std::ffi::OsString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The directory that holds a mount point, and the mount point's name in it.
@@ -22,46 +22,36 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Opens the place of a mount at or below `root`.
+    /// Opens the place of a mount at or below `root`. `None` means that there is no such directory now: what it was in
+    /// is unmounted, or hidden.
     ///
     /// # Errors
     ///
     /// [`Code::Failed`] where its path leads over a symbolic link: then it is hidden, and what is at the path is not it.
-    pub(crate) fn of(root: &Path, mount: &Mount) -> Result<Self, Failure> {
+    pub(crate) fn of(root: &Path, mount: &Mount) -> Result<Option<Self>, Failure> {
         let Some((holds, name)) = mount.target.parent().zip(mount.target.file_name()) else {
             return Err(Failure::new(Code::Usage, "it is the host's own root"));
-        };
-        let open = |at: Option<&OwnedFd>, path: &Path, resolve| {
-            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            match at {
-                Some(at) => openat2(at, path, flags, Mode::empty(), resolve),
-                None => openat2(CWD, path, flags, Mode::empty(), resolve),
-            }
         };
         let strict = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let holds = match holds.strip_prefix(root) {
             // The root itself: its directory is outside, where the host's owner may be trusted, but not a link.
-            Err(_) => open(None, holds, strict),
-            Ok(below) => open(None, root, strict).and_then(|root| {
-                let below = if below.as_os_str().is_empty() {
-                    Path::new(".")
-                } else {
-                    below
-                };
-                open(Some(&root), below, BENEATH)
-            }),
+            Err(_) => open(CWD, holds, strict),
+            Ok(below) => open(CWD, root, strict)
+                .and_then(|root| open(root.as_fd(), &Path::new(".").join(below), BENEATH)),
         };
-        let holds = holds.map_err(|e| match e {
-            Errno::LOOP | Errno::XDEV => {
-                Failure::new(Code::Failed, "the path to it leads over a symbolic link")
-            }
-            Errno::ACCESS => Failure::new(Code::Permission, e),
-            e => Failure::new(Code::Os, e),
-        })?;
-        Ok(Self {
-            holds,
-            name: name.to_owned(),
-        })
+        match holds {
+            Ok(holds) => Ok(Some(Self {
+                holds,
+                name: name.to_owned(),
+            })),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+            Err(Errno::LOOP | Errno::XDEV) => Err(Failure::new(
+                Code::Failed,
+                "the path to it leads over a symbolic link",
+            )),
+            Err(e @ Errno::ACCESS) => Err(Failure::new(Code::Permission, e)),
+            Err(e) => Err(Failure::new(Code::Os, e)),
+        }
     }
 
     /// Asks what is there now: the root of the topmost mount.
@@ -92,4 +82,9 @@ impl Place {
         let path: PathBuf = Path::new(&holds).join(&self.name);
         unmount(path, flags | UnmountFlags::NOFOLLOW)
     }
+}
+
+fn open(at: BorrowedFd<'_>, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(at, path, flags, Mode::empty(), resolve)
 }

@@ -122,6 +122,30 @@ fn mounts_that_are_stacked_or_half_gone_all_go() {
 }
 
 #[test]
+fn two_that_work_at_the_same_time_do_not_fail_for_it() {
+    let ground = run(r#"
+        for i in 0 1 2 3 4 5 6 7 8 9; do
+            for j in 0 1 2 3 4 5 6 7 8 9; do
+                mkdir "$T/$i$j"; mount -t tmpfs t "$T/$i$j"
+            done
+        done
+        unmount "$T" >"$D/one.out" 2>"$D/one.err" & one=$!
+        unmount "$T" >"$D/two.out" 2>"$D/two.err" & two=$!
+        wait "$one"; wait "$two"
+        mounted after
+    "#);
+    let mut unmounted = 0;
+    for name in ["one.out", "two.out"] {
+        let document: serde_json::Value = serde_json::from_str(&ground.read(name)).unwrap();
+        assert_eq!(document["unmount"]["left"], json!([]));
+        unmounted += document["unmount"]["unmounted"].as_array().unwrap().len();
+    }
+    // Each is recorded by the one that took it down, and by no other.
+    assert_eq!(unmounted, 100);
+    assert_eq!(ground.read("after.mounts"), "");
+}
+
+#[test]
 fn what_propagated_goes_too() {
     let ground = run(r#"
         mount --make-rshared /
