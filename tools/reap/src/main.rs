@@ -9,7 +9,7 @@
 mod sockets;
 
 use clap::Parser;
-use rootfs::occupants::{self, Occupant, Scan};
+use rootfs::occupants::{self, Occupant, Outcome, Scan};
 use rootfs::root::RootId;
 use serde_json::{Map, Value, json};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -104,15 +104,14 @@ impl Reap {
         id: RootId,
         record: &mut Record,
     ) -> Result<(), Failure> {
-        let mut denied: Vec<Occupant> = Vec::new();
-        let mut seen_denied = HashSet::new();
+        let mut denied = HashSet::new();
         let mut rounds = 0;
         let mut clean = false;
         let last = loop {
             let scan = occupants::find(root, id)?;
             let living: Vec<Occupant> = scan
                 .living()
-                .filter(|o| !seen_denied.contains(&(o.pid, o.start_time)))
+                .filter(|o| !denied.contains(&(o.pid, o.start_time)))
                 .cloned()
                 .collect();
             if living.is_empty() {
@@ -135,45 +134,24 @@ impl Reap {
             };
             rounds += 1;
             let outcome = occupants::end(root, id, living, patience)?;
-            for occupant in &outcome.ended {
-                context.note(format_args!("ended {}", lives(occupant, root)));
-                record.ended.push(entry(occupant));
-            }
-            for occupant in &outcome.killed {
-                let why = if patience.is_zero() {
-                    String::new()
-                } else {
-                    format!(
-                        "; killed, since SIGTERM did not end it in {} s",
-                        self.timeout
-                    )
-                };
-                context.note(format_args!("ended {}{why}", lives(occupant, root)));
-                record.ended.push(entry(occupant));
-            }
+            record.note_ended(context, root, &outcome, patience);
             if !outcome.stuck.is_empty() {
                 record.note_in_the_way(&scan);
                 return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
                     "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
                 ));
             }
-            seen_denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
-            denied.extend(outcome.denied);
+            denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
         };
         record.note_in_the_way(&last);
         warn_of_others(context, &last);
-        // Who was denied may have ended since.
-        denied.retain(|d| {
-            last.living()
-                .any(|o| (o.pid, o.start_time) == (d.pid, d.start_time))
-        });
-        if !denied.is_empty() {
+        // Who lives there still was denied; the others of those have ended since.
+        let left: Vec<Occupant> = last.living().cloned().collect();
+        if !left.is_empty() {
+            let names = names(&left, Some(root));
             return Err(Failure::new(
                 Code::Permission,
-                format!(
-                    "ending {}: Operation not permitted",
-                    names(&denied, Some(root))
-                ),
+                format!("ending {names}: Operation not permitted"),
             )
             .hint(format!("run it as root: sudo reap {}", root.display())));
         }
@@ -253,6 +231,25 @@ fn entry(occupant: &Occupant) -> Value {
 }
 
 impl Record {
+    fn note_ended(
+        &mut self,
+        context: &Context,
+        root: &Path,
+        outcome: &Outcome,
+        patience: Duration,
+    ) {
+        let killed = match patience.as_secs() {
+            0 => String::new(),
+            n => format!("; killed, since SIGTERM did not end it in {n} s"),
+        };
+        for (occupants, how) in [(&outcome.ended, ""), (&outcome.killed, &killed)] {
+            for occupant in occupants {
+                context.note(format_args!("ended {}{how}", lives(occupant, root)));
+                self.ended.push(entry(occupant));
+            }
+        }
+    }
+
     fn note_in_the_way(&mut self, scan: &Scan) {
         self.unreadable = scan.unreadable;
         self.in_the_way = scan
