@@ -945,12 +945,18 @@ fn what_a_server_does_wrong_to_the_keyring_is_named() {
         let _url = lie.serve(&lab, about);
         let again = "mkconf --cache-dir packages < begun.json";
         let ran = lab.sh(&format!("{again} | keyring | strap bash | reap | unmount"));
-        let program = lab.path().join("pacman");
-        let message = format!(
-            "downloading the keyring with '{}': exit status 1",
-            program.display()
+        // What strap says of the same lie: the words are its test's.
+        let code = match (lie, about) {
+            (Lie::Html, PACKAGE) => "not-verified",
+            _ => "network",
+        };
+        let (message, hint) = said(&ran);
+        let document = failed(&ran, "keyring", code, &message, &hint);
+        assert!(
+            message.starts_with("running pacman to download: exit status 1: "),
+            "{message}"
         );
-        let document = failed(&ran, "keyring", "child-failed", &message, "");
+        assert!(hint.contains("try again, or another mirror"), "{hint}");
         assert_eq!(document.get("keyring"), None);
         let home = lab.path().join("root/etc/pacman.d/gnupg");
         assert_eq!(

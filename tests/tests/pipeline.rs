@@ -10,7 +10,7 @@ fn begin(mirror: &Mirror, server: &Server, options: &str) -> String {
     let (preset, url) = (mirror.preset(), server.url());
     format!(
         "mkroot root {options} --distro {p} \
-         | fetch-pacman --server {url}/archlinuxcn/x86_64 \
+         | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
          | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages",
         p = preset.display()
     )
@@ -318,8 +318,8 @@ fn nothing_altered_gets_in() {
             );
         let begin = begin.replace(" --cache-dir $PWD/packages", "");
         let begin = begin.replace(
-            "fetch-pacman",
-            &format!("fetch-pacman --cache-dir $PWD/fetch-{kind}"),
+            "--cache-dir fetched",
+            &format!("--cache-dir fetched-{kind}"),
         );
         let ran = lab.sh(&format!("{begin} | keyring | strap nano | reap | unmount"));
         ran.failed(status, line);

@@ -1,27 +1,25 @@
 //! Where the rings come from: the keyring package that is installed in the root, or else one that pacman downloads.
 
-use crate::program::{args, run};
 use crate::trust::Files;
 use package::archive::extract_members;
-use package::db::{self, Entry, Limits};
+use package::db::Entry;
 use package::digest::Sha256Reader;
 use package::version::vercmp;
-use rootfs::session::environment;
-use rootfs::{Inside, Job, Place, Root};
-use rustix::fs::{Dir, OFlags};
+use pacman::run::DOWNLOAD;
+use pacman::{Pacman, records};
+use rootfs::{Inside, Root};
 use rustix::io::Errno;
-use stage::members::{Config, Pacman};
+use stage::members::{self, Config};
 use stage::{Code, Context, Document, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{BufReader, IsTerminal, Read, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 /// Where a keyring package puts its files.
 const DIRECTORY: &str = "usr/share/pacman/keyrings";
 
-/// The largest ring, database and archive that are read. Arch's ring has 1.5 MB, its package 1.2 MB.
+/// The largest ring and archive that are read. Arch's ring has 1.5 MB, its package 1.2 MB.
 const RING: u64 = 64 << 20;
-const DATABASE: u64 = 256 << 20;
 const ARCHIVE: u64 = 256 << 20;
 
 /// Reads the ring that is installed in the root; `None` where it is not.
@@ -66,11 +64,17 @@ pub(crate) fn download(
     packages: &[String],
     names: &[&str],
 ) -> Result<Vec<Files>, Failure> {
-    let pacman: Pacman = document.need("pacman", "fetch-pacman")?;
+    let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
-    pacman.check()?;
-    run_pacman(context, inside, &pacman, &config, packages)?;
-    let entries = databases(inside.root())?;
+    program.check()?;
+    let pacman = Pacman {
+        program: program.path,
+        config: config.loose,
+    };
+    let args = ["-Syw", "--noconfirm", "-dd"];
+    pacman.run(context, inside, DOWNLOAD, &args, packages)?;
+    let offered = records::offered(inside.root())?;
+    let entries: Vec<Entry> = offered.into_iter().map(|(_, entry)| entry).collect();
     let mut rings: Vec<Files> = Vec::new();
     for package in packages {
         let left: Vec<&str> = names
@@ -93,58 +97,6 @@ pub(crate) fn download(
         }
     }
     Ok(rings)
-}
-
-fn run_pacman(
-    context: &Context,
-    inside: &Inside,
-    pacman: &Pacman,
-    config: &Config,
-    packages: &[String],
-) -> Result<(), Failure> {
-    let mut list = args(&["-Syw", "--noconfirm", "-dd", "--config"]);
-    list.push(config.loose.clone().into());
-    if !std::io::stderr().is_terminal() {
-        list.push("--noprogressbar".into());
-    }
-    list.push("--".into());
-    list.extend(packages.iter().map(Into::into));
-    let job = Job {
-        program: pacman.path.as_os_str(),
-        args: list,
-        env: environment(),
-        place: Place::Host,
-        directory: None,
-        user: None,
-        terminal: false,
-    };
-    run(context, inside, &job, "downloading the keyring with")
-}
-
-/// Reads the databases that pacman has just brought.
-fn databases(root: &Root) -> Result<Vec<Entry>, Failure> {
-    const SYNC: &str = "var/lib/pacman/sync";
-    let doing = || format!("reading {}", quote(root.path().join(SYNC)));
-    let directory = root
-        .open_below(SYNC, OFlags::RDONLY | OFlags::DIRECTORY)
-        .doing(Code::Failed, doing)?;
-    let mut entries = Vec::new();
-    for file in Dir::read_from(&directory).doing(Code::Os, doing)? {
-        let file = file.doing(Code::Os, doing)?;
-        let Some(name) = file
-            .file_name()
-            .to_str()
-            .ok()
-            .filter(|n| n.ends_with(".db"))
-        else {
-            continue;
-        };
-        let below = format!("{SYNC}/{name}");
-        let doing = || format!("reading {}", quote(root.path().join(&below)));
-        let bytes = root.read(&below, DATABASE).doing(Code::Failed, doing)?;
-        entries.extend(db::read(&bytes[..], Limits::default()).doing(Code::Failed, doing)?);
-    }
-    Ok(entries)
 }
 
 /// Takes the rings out of a package in the cache. The package is the newest that a repository has; where pacman took

@@ -539,11 +539,14 @@ fn pacman_conf(file: &Path, args: &[&str]) -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn pacman_reads_back_what_we_mean() {
-    if let Err(error) = Command::new("pacman-conf").arg("--version").output() {
-        assert!(std::env::var_os("CI").is_none(), "pacman-conf: {error}");
-        eprintln!("pacman-conf: {error}: install pacman to run this test");
-        return;
-    }
+    let there = Command::new("pacman-conf")
+        .arg("--version")
+        .output()
+        .is_ok();
+    assert!(
+        there,
+        "pacman-conf is missing: apt-get install pacman-package-manager"
+    );
     const STRICT: [&str; 4] = [
         "PackageRequired",
         "PackageTrustedOnly",

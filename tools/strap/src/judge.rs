@@ -3,10 +3,10 @@
 //! Two witnesses: pacman's output, which says that a command failed, in order with the packages; and pacman's log, which
 //! says that a command could not even be started. Both are a root's content, so they are text and no more.
 
-use crate::installed::names_in;
-use crate::output::Mark;
 use package::localdb;
 use package::pacman_log::{self, Event};
+use pacman::Mark;
+use pacman::records::names_in;
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, message, quote};

@@ -6,15 +6,14 @@
 //! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
 //! failed, or never ran, is a failure of ours, with the package's name.
 
-mod installed;
 mod judge;
 mod lock;
-mod output;
-mod pacman;
+mod phase;
 mod torn;
 
 use clap::Parser;
-use pacman::{Pacman, Phase};
+use pacman::{Pacman, records};
+use phase::Phase;
 use rootfs::Inside;
 use stage::members::Config;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -158,15 +157,16 @@ impl Strap {
             refresh,
             again,
         };
-        plan.pacman
-            .run(context, &plan.inside, &phase(true), targets)?;
+        let run = |phase: Phase| {
+            let (what, args) = (phase.name(), phase.arguments());
+            plan.pacman.run(context, &plan.inside, what, &args, targets)
+        };
+        run(phase(true))?;
         if self.download_only {
             return Ok(());
         }
         let before = judge::log_length(plan.inside.root())?;
-        let ran = plan
-            .pacman
-            .run(context, &plan.inside, &phase(false), targets);
+        let ran = run(phase(false));
         let marks = match &ran {
             Ok(marks) => marks.as_slice(),
             Err(_) => &[],
@@ -198,7 +198,7 @@ impl Strap {
     }
 
     fn record(&self, plan: &Plan, document: &mut Document) -> Result<(), Failure> {
-        let packages = installed::packages(plan.inside.root())?;
+        let packages = records::packages(plan.inside.root())?;
         if !packages.is_empty() {
             document.forget_in_each("packages", &["repo", "file", "sha256"]);
             document.record("packages", &packages);

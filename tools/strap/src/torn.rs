@@ -4,8 +4,8 @@
 //! writes `desc`, then `files`, then its line in the log. A record without `desc` counts as installed all the same: the
 //! next pacman says that it cannot open the file, leaves the package as it is, half of it missing, and exits 0 (6.0.2).
 
-use crate::installed::{LOCAL, names_in};
 use package::localdb;
+use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
 use rustix::fs::{AtFlags, OFlags, unlinkat};
 use rustix::io::Errno;

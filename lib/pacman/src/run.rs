@@ -1,4 +1,4 @@
-//! Running pacman: which arguments, where, and what an exit status other than 0 means.
+//! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
 use crate::output::{self, Mark, Reader, Show};
 use rootfs::session::{Output, environment};
@@ -9,63 +9,32 @@ use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
 #[derive(Debug)]
-pub(crate) struct Pacman {
-    pub(crate) program: PathBuf,
-    pub(crate) config: PathBuf,
-}
-
-/// One run of it.
-#[derive(Debug)]
-pub(crate) struct Phase {
-    /// Download only, or install from the cache.
-    pub(crate) download: bool,
-    /// Whether the repository databases are refreshed first (when downloading).
-    pub(crate) refresh: bool,
-    /// Whether an earlier transaction ended half way: then files that no package owns are its, and are taken over.
-    pub(crate) again: bool,
-}
-
-impl Phase {
-    /// Returns pacman's arguments (pacman(8)), without the configuration and the targets.
-    fn arguments(&self) -> Vec<&'static str> {
-        let mut args = vec![match (self.download, self.refresh) {
-            (true, true) => "-Syuw",
-            (false, true) => "-Su",
-            (true, false) => "-Sw",
-            (false, false) => "-S",
-        }];
-        args.push("--noconfirm");
-        if self.again {
-            args.extend(["--overwrite", "*"]);
-        } else {
-            args.push("--needed");
-        }
-        args
-    }
-
-    fn name(&self) -> &'static str {
-        if self.download { "download" } else { "install" }
-    }
+pub struct Pacman {
+    /// The program.
+    pub program: PathBuf,
+    /// The pacman.conf(5).
+    pub config: PathBuf,
 }
 
 impl Pacman {
-    /// Runs one phase inside the root's namespaces; returns what its output said.
+    /// Runs it inside the root's namespaces with `args` (pacman(8)) and `targets`; returns what its output said. `what`
+    /// completes "running pacman to".
     ///
     /// # Errors
     ///
     /// When pacman fails: with its own words, and the code that fits them.
-    pub(crate) fn run(
+    pub fn run(
         &self,
         context: &Context,
         inside: &Inside,
-        phase: &Phase,
+        what: &str,
+        args: &[&str],
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
-        let doing = || format!("running pacman to {}", phase.name());
-        let mut args: Vec<OsString> = phase.arguments().iter().map(OsString::from).collect();
+        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
-        if !phase.download || show != Show::Raw {
+        if what != DOWNLOAD || show != Show::Raw {
             args.push("--noprogressbar".into());
         }
         args.extend(["--config".into(), self.config.clone().into(), "--".into()]);
@@ -89,13 +58,18 @@ impl Pacman {
         };
         let (ended, time) = inside.run(&job, Some(output))?;
         context.waited(time);
-        let marks = reader.finish();
+        let marks = reader.finish(ended != Ended::Exited(0));
         match ended {
             Ended::Exited(0) => Ok(marks),
-            ended => Err(explain(&marks, ended).while_doing(doing())),
+            ended => {
+                Err(explain(&marks, ended).while_doing(format_args!("running pacman to {what}")))
+            }
         }
     }
 }
+
+/// What [`Pacman::run`] calls a run that only downloads.
+pub const DOWNLOAD: &str = "download";
 
 /// Finds the code for pacman's failure in its words; its exit status is 1 for all of them.
 fn explain(marks: &[Mark], ended: Ended) -> Failure {
@@ -238,21 +212,5 @@ mod tests {
             explain(&[], Ended::Signalled(9)).message,
             "killed by signal 9 (SIGKILL)"
         );
-    }
-
-    #[test]
-    fn a_phase_asks_for_no_more_than_it_needs() {
-        let phase = |download, refresh, again| {
-            Phase {
-                download,
-                refresh,
-                again,
-            }
-            .arguments()
-            .join(" ")
-        };
-        assert_eq!(phase(true, true, false), "-Syuw --noconfirm --needed");
-        assert_eq!(phase(false, true, false), "-Su --noconfirm --needed");
-        assert_eq!(phase(false, false, true), "-S --noconfirm --overwrite *");
     }
 }

@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 
 /// A thing in pacman's output that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
+pub enum Mark {
     /// It works on this package.
     Package(String),
     /// It runs a hook, whose description this is.
@@ -26,28 +26,29 @@ pub(crate) enum Mark {
 
 /// Reads pacman's output piece by piece.
 #[derive(Debug, Default)]
-pub(crate) struct Reader {
+pub struct Reader {
     line: Vec<u8>,
     in_hooks: bool,
     show: Show,
+    held: String,
     marks: Vec<Mark>,
 }
 
 /// How much of pacman's output people get to see.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Show {
+pub enum Show {
     /// All of it as it comes: a terminal, with progress bars.
     #[default]
     Raw,
     /// All lines, without what drives a terminal: a log.
     Lines,
-    /// Errors and warnings.
+    /// Nothing, but for errors and warnings when it fails.
     Errors,
 }
 
 impl Show {
     /// Returns what fits the options and where stderr goes.
-    pub(crate) fn on_stderr(quiet: bool) -> Self {
+    pub fn on_stderr(quiet: bool) -> Self {
         use std::io::IsTerminal;
         match (quiet, std::io::stderr().is_terminal()) {
             (true, _) => Self::Errors,
@@ -62,7 +63,7 @@ const LINE: usize = 4096;
 
 impl Reader {
     /// Returns a reader that passes on what is to be shown.
-    pub(crate) fn new(show: Show) -> Self {
+    pub fn new(show: Show) -> Self {
         Self {
             show,
             ..Self::default()
@@ -70,7 +71,7 @@ impl Reader {
     }
 
     /// Takes a piece of output.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
+    pub fn take(&mut self, bytes: &[u8]) {
         if self.show == Show::Raw {
             pass(bytes);
         }
@@ -83,9 +84,12 @@ impl Reader {
         }
     }
 
-    /// Returns what was seen.
-    pub(crate) fn finish(mut self) -> Vec<Mark> {
+    /// Returns what was seen. Where pacman `failed`, what was held back is shown now.
+    pub fn finish(mut self, failed: bool) -> Vec<Mark> {
         self.end_of_line();
+        if failed {
+            pass(self.held.as_bytes());
+        }
         self.marks
     }
 
@@ -98,8 +102,10 @@ impl Reader {
             Show::Lines => !line.is_empty(),
             Show::Errors => line.starts_with("error:") || line.starts_with("warning:"),
         };
-        if wanted {
-            pass(format!("{line}\n").as_bytes());
+        match self.show {
+            Show::Errors if wanted => self.held += &format!("{line}\n"),
+            _ if wanted => pass(format!("{line}\n").as_bytes()),
+            _ => {}
         }
         if line.starts_with(":: ") {
             self.in_hooks = line.contains("hooks...");
@@ -173,7 +179,7 @@ fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
 /// # Errors
 ///
 /// When the system has none left.
-pub(crate) fn terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub fn terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
@@ -209,7 +215,7 @@ mod tests {
             }
             let package = |n: &str| Mark::Package(n.into());
             assert_eq!(
-                reader.finish(),
+                reader.finish(false),
                 [
                     package("filesystem"),
                     package("bash"),
@@ -236,6 +242,6 @@ mod tests {
         let mut reader = Reader::new(Show::Errors);
         reader.take(&[0xff; 10_000]);
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
-        assert_eq!(reader.finish(), [Mark::Hook(String::new())]);
+        assert_eq!(reader.finish(false), [Mark::Hook(String::new())]);
     }
 }

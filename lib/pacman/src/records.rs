@@ -1,4 +1,4 @@
-//! What is installed, from pacman's own records: the local database says what and how it was validated, the repository
+//! What is installed and what is offered, from pacman's own records in the root: the local database says what and how it was validated, the repository
 //! databases from which archive.
 
 use package::{db, localdb};
@@ -10,7 +10,7 @@ use stage::{Code, Doing, Failure, quote};
 use std::collections::BTreeMap;
 
 /// The database of installed packages, below the root.
-pub(crate) const LOCAL: &str = "var/lib/pacman/local";
+pub const LOCAL: &str = "var/lib/pacman/local";
 const SYNC: &str = "var/lib/pacman/sync";
 
 /// The longest record or database that is read: more than any distribution has.
@@ -21,8 +21,13 @@ const LIMIT: u64 = 256 << 20;
 /// # Errors
 ///
 /// When a database cannot be read or makes no sense.
-pub(crate) fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
+pub fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
     let offered = offered(root)?;
+    let mut by_name = BTreeMap::new();
+    for (repo, entry) in &offered {
+        let key = (entry.name.as_str(), entry.version.as_str());
+        by_name.entry(key).or_insert((repo, entry));
+    }
     let mut packages = Vec::new();
     for name in names_in(root, LOCAL)? {
         let path = format!("{LOCAL}/{name}/desc");
@@ -39,10 +44,10 @@ pub(crate) fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
         let known = localdb::desc(&text).doing(Code::Failed, || {
             format!("reading {}", quote(root.path().join(path)))
         })?;
-        let archive = offered.get(&(known.name.clone(), known.version.clone()));
+        let archive = by_name.get(&(known.name.as_str(), known.version.as_str()));
         packages.push(Package {
             arch: known.arch.unwrap_or_else(|| "any".to_owned()),
-            repo: archive.map(|(repo, _)| repo.clone()),
+            repo: archive.map(|(repo, _)| (*repo).clone()),
             file: archive.map(|(_, entry)| entry.filename.clone()),
             sha256: archive.and_then(|(_, entry)| entry.sha256.clone()),
             verified: known.validation.iter().any(|v| v == "pgp"),
@@ -54,11 +59,13 @@ pub(crate) fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
     Ok(packages)
 }
 
-/// What the repositories offer, by name and version: the repository, and its entry.
-type Offers = BTreeMap<(String, String), (String, db::Entry)>;
-
-fn offered(root: &Root) -> Result<Offers, Failure> {
-    let mut offers = Offers::new();
+/// Returns what the repositories offer, as their databases in the root say: repository and entry.
+///
+/// # Errors
+///
+/// When a database cannot be read or makes no sense.
+pub fn offered(root: &Root) -> Result<Vec<(String, db::Entry)>, Failure> {
+    let mut offers = Vec::new();
     for file in names_in(root, SYNC)? {
         let Some(repo) = file.strip_suffix(".db") else {
             continue;
@@ -68,18 +75,13 @@ fn offered(root: &Root) -> Result<Offers, Failure> {
         let bytes = root.read(&path, LIMIT).doing(Code::Failed, doing)?;
         let entries =
             db::read(bytes.as_slice(), db::Limits::default()).doing(Code::Failed, doing)?;
-        for entry in entries {
-            let key = (entry.name.clone(), entry.version.clone());
-            offers
-                .entry(key)
-                .or_insert_with(|| (repo.to_owned(), entry));
-        }
+        offers.extend(entries.into_iter().map(|entry| (repo.to_owned(), entry)));
     }
     Ok(offers)
 }
 
 /// Returns the names in a directory below the root; none where there is no such directory.
-pub(crate) fn names_in(root: &Root, below: &str) -> Result<Vec<String>, Failure> {
+pub fn names_in(root: &Root, below: &str) -> Result<Vec<String>, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(below)));
     let directory = match root.open_below(below, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(directory) => directory,

@@ -1,0 +1,11 @@
+//! Running pacman on a root, and reading what it says and what it keeps there: what `strap` and `keyring` have in common.
+//!
+//! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
+//! down and a signature that does not hold are not the same failure.
+
+pub mod output;
+pub mod records;
+pub mod run;
+
+pub use output::Mark;
+pub use run::Pacman;
