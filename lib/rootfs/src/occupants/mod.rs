@@ -21,8 +21,8 @@
 //! there: it may be the user's editor. It is named, and never ended. We ourselves, our ancestors, PID 1 and kernel
 //! threads never live in a root; zombies are not there at all, since they hold nothing.
 //!
-//! [`find`] looks and judges, [`end`] ends, [`holders`] says what is in the way and no process, and [`subject`] which root
-//! all of that is about.
+//! [`find()`] looks and judges, [`end()`] ends, [`holders()`] says what is in the way and no process, and [`subject()`]
+//! which root all of that is about.
 
 mod agents;
 mod end;
