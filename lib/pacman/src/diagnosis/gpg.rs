@@ -1,0 +1,390 @@
+//! The host's gpg as the judge of signatures, by a root's keyring.
+//!
+//! gpg is what pacman asks, through gpgme, so gpg's verdict is pacman's. But what a root has is not ours to trust, and
+//! gpg *runs* what a home's configuration names. So only the public keys and the trust are copied, to a scratch home that
+//! has no configuration; secret keys stay where they are.
+
+use super::listing::{self, Certificate, Keys};
+use rootfs::Root;
+use rootfs::session::environment;
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, child, quote};
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// pacman's keyring, below a root.
+pub const AT: &str = "etc/pacman.d/gnupg";
+
+/// What is copied of it, and the most that each may have.
+const FILES: [&str; 3] = ["pubring.gpg", "pubring.kbx", "trustdb.gpg"];
+const LIMIT: u64 = 256 << 20;
+
+/// The host's gpg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpg {
+    program: PathBuf,
+    version: (u32, u32, u32),
+}
+
+impl Gpg {
+    /// Finds gpg on the host.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`] where there is none.
+    pub fn find() -> Result<Self, Failure> {
+        let missing = |why: &str| {
+            Failure::new(
+                Code::NotFound,
+                format!("looking for gpg on this host: {why}"),
+            )
+            .hint("sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2)")
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_program = |path: &PathBuf| {
+            path.metadata()
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        };
+        let program = std::env::split_paths(&path)
+            .filter(|directory| directory.is_absolute())
+            // A link is followed now: inside, the link may be hidden (NixOS has it in /run).
+            .filter_map(|directory| directory.join("gpg").canonicalize().ok())
+            .find(is_program)
+            .ok_or_else(|| missing("there is none in PATH"))?;
+        let mut command = child::command(&program);
+        command.arg("--version");
+        rootfs::tie_to_us(&mut command);
+        let out = child::output(&mut command)?;
+        let version = version(&String::from_utf8_lossy(&out.stdout))
+            .ok_or_else(|| missing(&format!("{} does not say its version", quote(&program))))?;
+        Ok(Self { program, version })
+    }
+}
+
+/// Returns the version in `gpg (GnuPG) 2.2.40`, the first line of what gpg says.
+fn version(text: &str) -> Option<(u32, u32, u32)> {
+    let word = text.lines().next()?.split_whitespace().nth(2)?;
+    let mut numbers = word.split(['.', '-']).map(|n| n.parse::<u32>().ok());
+    let mut next = || numbers.next().flatten();
+    Some((next()?, next()?, next().unwrap_or(0)))
+}
+
+/// A scratch home with the public keys and the trust of a root's keyring. It is made inside, on a file system that ends
+/// with the namespaces.
+#[derive(Debug)]
+pub struct Home<'a> {
+    gpg: &'a Gpg,
+    path: PathBuf,
+    next: AtomicUsize,
+}
+
+impl<'a> Home<'a> {
+    /// Copies the keyring of a root to `scratch`, a directory that is not there yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`] where the root has no keyring, and when it cannot be copied.
+    pub fn copy(gpg: &'a Gpg, root: &Root, scratch: &Path) -> Result<Self, Failure> {
+        let at = root.path().join(AT);
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.mode(0o700).create(scratch);
+        made.doing(Code::Os, || format!("making {}", quote(scratch)))?;
+        let mut keys = 0;
+        for name in FILES {
+            let bytes = match root.read(&format!("{AT}/{name}"), LIMIT) {
+                Ok(bytes) => bytes,
+                Err(Errno::NOENT) => continue,
+                Err(e) => {
+                    return Err(e)
+                        .doing(Code::Failed, || format!("reading {}", quote(at.join(name))));
+                }
+            };
+            if name != "trustdb.gpg" {
+                keys += bytes.len();
+            }
+            write(&scratch.join(name), &bytes)?;
+        }
+        if keys == 0 {
+            return Err(Failure::new(
+                Code::NotVerified,
+                format!(
+                    "looking for the keyring {}: there is none, so nothing can be verified",
+                    quote(&at)
+                ),
+            )
+            .hint("put 'keyring' before this tool"));
+        }
+        Ok(Self {
+            gpg,
+            path: scratch.to_owned(),
+            next: AtomicUsize::new(0),
+        })
+    }
+
+    /// Returns gpg's version.
+    #[must_use]
+    pub fn version(&self) -> (u32, u32, u32) {
+        self.gpg.version
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = child::command(&self.gpg.program);
+        command.env_clear().envs(environment());
+        command.arg("--homedir").arg(&self.path);
+        command.args([
+            "--no-options",
+            "--no-permission-warning",
+            "--batch",
+            "--no-tty",
+            "--quiet",
+            "--lock-never",
+            "--logger-file=/dev/null",
+        ]);
+        command.args(args);
+        command
+    }
+
+    /// Lists the keys. Where the time has come for it (a key expired since), gpg computes the trust anew first, as it
+    /// does for pacman.
+    ///
+    /// # Errors
+    ///
+    /// When gpg fails, or sees no key.
+    pub fn keys(&self) -> Result<Keys, Failure> {
+        let doing = || "listing the keys of the keyring";
+        let out = child::output(&mut self.command(&["--with-colons", "--list-keys"]))?;
+        if !out.status.success() {
+            let why = child::ended(out.status);
+            return Err(Failure::new(
+                Code::ChildFailed,
+                format!("{}: gpg: {why}", doing()),
+            ));
+        }
+        let keys = Keys::parse(&out.stdout);
+        if keys.list.is_empty() {
+            return Err(
+                Failure::new(Code::Failed, format!("{}: gpg sees none", doing())).hint(
+                    "remove use-keyboxd from '/etc/gnupg/common.conf'; is it a keyring at all?",
+                ),
+            );
+        }
+        Ok(keys)
+    }
+
+    /// Returns the signatures on a key; none where gpg cannot say.
+    #[must_use]
+    pub fn certificates(&self, fingerprint: &str) -> Vec<Certificate> {
+        let args = [
+            "--no-auto-check-trustdb",
+            "--with-colons",
+            "--check-signatures",
+            "--",
+            fingerprint,
+        ];
+        let out = child::output(&mut self.command(&args));
+        out.map(|out| listing::certificates(&out.stdout))
+            .unwrap_or_default()
+    }
+
+    /// Checks a detached signature of what `data` holds. Several threads may do so at a time.
+    ///
+    /// # Errors
+    ///
+    /// When gpg cannot be run. What it finds is no error.
+    pub fn verify(&self, signature: &[u8], data: File) -> Result<Vec<Signature>, Failure> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let file = self.path.join(format!("{number}.sig"));
+        write(&file, signature)?;
+        let path = file.to_string_lossy();
+        let args = [
+            "--no-auto-check-trustdb",
+            "--status-fd=1",
+            "--verify",
+            "--",
+            &path,
+            "-",
+        ];
+        let out = child::output(self.command(&args).stdin(data))?;
+        std::fs::remove_file(&file).doing(Code::Os, || format!("removing {}", quote(&file)))?;
+        Ok(status(&String::from_utf8_lossy(&out.stdout)))
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(bytes))
+        .doing(Code::Os, || format!("writing {}", quote(path)))
+}
+
+/// One signature of a signature file, as gpg sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// Who made it: a fingerprint, or a long key id where that is all that there is.
+    pub key: String,
+    /// What gpg finds.
+    pub state: State,
+}
+
+/// What gpg finds of a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is of this data.
+    Good(Good),
+    /// It is not of this data, or cannot be checked.
+    Bad,
+    /// The key is not there.
+    NoKey,
+    /// It is of this data, but expired then.
+    Expired(Option<u64>),
+    /// It is of this data; its key expired.
+    KeyExpired,
+    /// It is of this data; its key is revoked.
+    KeyRevoked,
+}
+
+/// How far a key is trusted to be whose it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Good {
+    /// Fully, or ultimately.
+    Trusted,
+    /// Marginally.
+    Marginal,
+    /// Not, or it is not known.
+    Unknown,
+}
+
+/// Reads gpg's status lines (doc/DETAILS).
+fn status(text: &str) -> Vec<Signature> {
+    let mut signatures: Vec<Signature> = Vec::new();
+    for line in text.lines() {
+        let Some(line) = line.strip_prefix("[GNUPG:] ") else {
+            continue;
+        };
+        let words: Vec<&str> = line.split(' ').collect();
+        let word = |n: usize| words.get(n).copied().unwrap_or("");
+        let state = match word(0) {
+            "GOODSIG" => State::Good(Good::Unknown),
+            "BADSIG" => State::Bad,
+            "EXPSIG" => State::Expired(None),
+            "EXPKEYSIG" => State::KeyExpired,
+            "REVKEYSIG" => State::KeyRevoked,
+            // 9: no public key.
+            "ERRSIG" if word(6) == "9" => State::NoKey,
+            "ERRSIG" => State::Bad,
+            "VALIDSIG" => {
+                if let Some(last) = signatures.last_mut() {
+                    last.key = word(1).to_owned();
+                    if last.state == State::Expired(None) {
+                        last.state = State::Expired(word(4).parse().ok().filter(|on| *on > 0));
+                    }
+                }
+                continue;
+            }
+            trust if trust.starts_with("TRUST_") => {
+                let good = match trust {
+                    "TRUST_FULLY" | "TRUST_ULTIMATE" => Good::Trusted,
+                    "TRUST_MARGINAL" => Good::Marginal,
+                    _ => Good::Unknown,
+                };
+                if let Some(last) = signatures.last_mut()
+                    && matches!(last.state, State::Good(_))
+                {
+                    last.state = State::Good(good);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        // ERRSIG has the fingerprint in its last field, since 2.2.7; without one there is a dash.
+        let key = match word(7) {
+            fingerprint if word(0) == "ERRSIG" && fingerprint.len() >= 40 => fingerprint,
+            _ => word(1),
+        };
+        signatures.push(Signature {
+            key: key.to_owned(),
+            state,
+        });
+    }
+    signatures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_gpg() {
+        assert_eq!(version("gpg (GnuPG) 2.2.40\nlib\n"), Some((2, 2, 40)));
+        assert_eq!(version("gpg (GnuPG) 2.5.0-beta31"), Some((2, 5, 0)));
+        for bad in ["", "gpg", "gpg (GnuPG) x.y"] {
+            assert_eq!(version(bad), None);
+        }
+    }
+
+    #[test]
+    fn what_gpg_says_of_signatures() {
+        const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        let id = &A[24..];
+        let table = [
+            (
+                format!(
+                    "GOODSIG {id} x\n[GNUPG:] VALIDSIG {A} 2026-01-01 1 0 4 0 1 10 00 {A}\n[GNUPG:] TRUST_FULLY 0 pgp"
+                ),
+                A,
+                State::Good(Good::Trusted),
+            ),
+            (
+                format!("GOODSIG {id} x\n[GNUPG:] TRUST_MARGINAL 0 pgp"),
+                id,
+                State::Good(Good::Marginal),
+            ),
+            (
+                format!("GOODSIG {id} x\n[GNUPG:] TRUST_UNDEFINED 0 pgp"),
+                id,
+                State::Good(Good::Unknown),
+            ),
+            (format!("BADSIG {id} x"), id, State::Bad),
+            (
+                format!("EXPKEYSIG {id} x\n[GNUPG:] TRUST_FULLY 0 pgp"),
+                id,
+                State::KeyExpired,
+            ),
+            (
+                format!(
+                    "EXPSIG {id} x\n[GNUPG:] VALIDSIG {A} 2026-01-01 1 1700000000 4 0 1 10 00 {A}"
+                ),
+                A,
+                State::Expired(Some(1_700_000_000)),
+            ),
+            (format!("REVKEYSIG {id} x"), id, State::KeyRevoked),
+            (
+                format!("ERRSIG {id} 1 8 00 1795000000 9 {A}\n[GNUPG:] NO_PUBKEY {id}"),
+                A,
+                State::NoKey,
+            ),
+            (
+                format!("ERRSIG {id} 1 8 00 1795000000 9 -"),
+                id,
+                State::NoKey,
+            ),
+            (format!("ERRSIG {id} 1 8 00 1795000000 4 -"), id, State::Bad),
+        ];
+        for (text, key, state) in table {
+            let text = format!("gpg: x\n[GNUPG:] NEWSIG\n[GNUPG:] {text}\n");
+            let expected = Signature {
+                key: key.to_owned(),
+                state,
+            };
+            assert_eq!(status(&text), [expected], "{text}");
+        }
+        assert_eq!(
+            status("[GNUPG:] NODATA 4\n[GNUPG:] TRUST_FULLY\n[GNUPG:] \n"),
+            []
+        );
+    }
+}

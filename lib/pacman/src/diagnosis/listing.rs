@@ -1,0 +1,289 @@
+//! What gpg says that a keyring holds: `--with-colons`, the format of doc/DETAILS in gpg's sources.
+
+/// A key as gpg lists it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Key {
+    /// The primary key's fingerprint.
+    pub fingerprint: String,
+    /// Those of its subkeys.
+    pub subkeys: Vec<String>,
+    /// Its first user id.
+    pub user: String,
+    /// How valid it is: `u`ltimate, `f`ull, `m`arginal, `e`xpired, `r`evoked and others.
+    pub validity: char,
+    /// How far its owner's signatures count: `u`, `f`, `m`, `-` and others.
+    pub owner_trust: char,
+    /// Whether it is disabled.
+    pub disabled: bool,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    /// When it expires.
+    pub expires: Option<u64>,
+}
+
+impl Key {
+    /// Returns the fingerprint and the user id, as they stand in a message.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{} ({})", self.fingerprint, self.user)
+    }
+}
+
+/// The keys of a keyring.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// In gpg's order.
+    pub list: Vec<Key>,
+    /// How many marginally trusted keys must sign a key to make it valid.
+    pub needed: u32,
+}
+
+impl Keys {
+    /// Parses what `gpg --with-colons --list-keys` prints.
+    #[must_use]
+    pub fn parse(text: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(text);
+        // gpg's own default, which pacman-key leaves as it is.
+        let mut keys = Self {
+            list: Vec::new(),
+            needed: 3,
+        };
+        let mut primary = false;
+        for line in text.lines() {
+            let fields: Vec<&str> = line.split(':').collect();
+            let field = |n: usize| fields.get(n).copied().unwrap_or("");
+            let letter = |n: usize| field(n).chars().next().unwrap_or('-');
+            match field(0) {
+                "tru" => keys.needed = field(5).parse().unwrap_or(keys.needed),
+                "pub" => {
+                    keys.list.push(Key {
+                        validity: letter(1),
+                        owner_trust: letter(8),
+                        disabled: field(11).contains('D'),
+                        created: field(5).parse().unwrap_or(0),
+                        expires: field(6).parse().ok(),
+                        ..Key::default()
+                    });
+                    primary = true;
+                }
+                "sub" => primary = false,
+                "fpr" => {
+                    let Some(key) = keys.list.last_mut() else {
+                        continue;
+                    };
+                    if !primary {
+                        key.subkeys.push(field(9).to_owned());
+                    } else if key.fingerprint.is_empty() {
+                        key.fingerprint = field(9).to_owned();
+                    }
+                }
+                "uid" => {
+                    if let Some(key) = keys.list.last_mut().filter(|k| k.user.is_empty()) {
+                        key.user = unescape(field(9));
+                    }
+                }
+                _ => {}
+            }
+        }
+        keys
+    }
+
+    /// Finds the key that has this fingerprint or long key id, or a subkey of it. A primary key comes before a subkey: a
+    /// hostile key may have another's primary key as its subkey.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<&Key> {
+        if id.len() < 16 {
+            return None;
+        }
+        let mut list = self.list.iter();
+        let primary = list.find(|k| k.fingerprint.ends_with(id));
+        primary.or_else(|| {
+            let mut list = self.list.iter();
+            list.find(|k| k.subkeys.iter().any(|s| s.ends_with(id)))
+        })
+    }
+
+    /// Returns the keys that give trust though none of `known` is theirs. The keyring's own, which is ultimately
+    /// trusted, is not among them as long as it is alone.
+    #[must_use]
+    pub fn strangers<'a>(&'a self, known: &[String]) -> Vec<&'a Key> {
+        let gives = |k: &&Key| matches!(k.owner_trust, 'm' | 'f' | 'u') && !k.disabled;
+        let mut strangers: Vec<&Key> = self
+            .list
+            .iter()
+            .filter(gives)
+            .filter(|k| !known.contains(&k.fingerprint))
+            .collect();
+        if strangers.iter().filter(|k| k.owner_trust == 'u').count() == 1 {
+            strangers.retain(|k| k.owner_trust != 'u');
+        }
+        strangers
+    }
+}
+
+/// A signature on a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Who made it: a long key id.
+    pub by: String,
+    /// Whether gpg accepts it.
+    pub good: bool,
+    /// Whether it is made with SHA-1.
+    pub sha1: bool,
+}
+
+/// Parses what `gpg --with-colons --check-signatures` prints of one key: the signatures on its user ids.
+#[must_use]
+pub fn certificates(text: &[u8]) -> Vec<Certificate> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().take_while(|line| !line.starts_with("sub:"));
+    lines
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let field = |n: usize| fields.get(n).copied().unwrap_or("");
+            (field(0) == "sig").then(|| Certificate {
+                by: field(4).to_owned(),
+                good: field(1).starts_with('!'),
+                sha1: field(15) == "2",
+            })
+        })
+        .collect()
+}
+
+/// Returns a user id without gpg's escapes, `\x3a` for a colon.
+fn unescape(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let code = after
+            .strip_prefix(b"x")
+            .and_then(|hex| std::str::from_utf8(hex.get(..2)?).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(code) if *first == b'\\' => {
+                bytes.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Returns the day of a time, as `2026-11-22` (UTC): Howard Hinnant's days_from_civil, backwards.
+#[must_use]
+pub fn day(seconds: u64) -> String {
+    let days = seconds / 86_400 + 719_468;
+    let (era, of_era) = (days / 146_097, days % 146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let (month, add) = if month < 10 {
+        (month + 3, 0)
+    } else {
+        (month - 9, 1)
+    };
+    format!("{:04}-{month:02}-{date:02}", era * 400 + year + add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    const B: &str = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
+
+    #[test]
+    fn colons() {
+        let text = format!(
+            "tru::1:1795000000:0:2:1:5\n\
+             pub:f:255:22:4DC95B6D7BE9892E:1619395200:1700000000::m:::scSCD:::::ed25519:::0:\n\
+             fpr:::::::::{A}:\n\
+             uid:f::::1619395200::X::David \\x3a Runge::::::::::0:\n\
+             uid:f::::1619395200::X::Another::::::::::0:\n\
+             sub:f:255:18:1111111111111111:1:::::e:::\n\
+             fpr:::::::::{B}:\n\
+             pub:-:255:22:1:5:::-:::scSC:::::ed25519:::0:\n\
+             fpr:::::::::{B}:\n"
+        );
+        let keys = Keys::parse(text.as_bytes());
+        assert_eq!(keys.needed, 2);
+        let expected = Key {
+            fingerprint: A.into(),
+            subkeys: vec![B.into()],
+            user: "David : Runge".into(),
+            validity: 'f',
+            owner_trust: 'm',
+            disabled: true,
+            created: 1_619_395_200,
+            expires: Some(1_700_000_000),
+        };
+        assert_eq!(keys.list[0], expected);
+        assert_eq!(expected.name(), format!("{A} (David : Runge)"));
+        assert_eq!(keys.find(&A[..16]), Some(&expected));
+        assert_eq!(keys.find(B).map(|k| &*k.fingerprint), Some(B));
+        assert_eq!(keys.find(""), None);
+        assert_eq!(Keys::parse(b"gpg: nothing\nfpr\n\xff").list, []);
+        assert_eq!(Keys::parse(b"pub\n").list[0].validity, '-');
+    }
+
+    #[test]
+    fn who_signed_a_key() {
+        let text = "pub:m:255:22:1:5:::-:::scSC:::::ed25519:::0:\n\
+             sig:!::22:0000000000000001:1700000000::::[x]:10l:::::8:\n\
+             sig:%:::0000000000000002:1700000000::::[x]:10x:::::2:\n\
+             sub:f:255:18:1111111111111111:1:::::e:::\n\
+             sig:!::22:0000000000000003:1700000000::::[x]:18x:::::8:\n";
+        let certificate = |by: &str, good, sha1| Certificate {
+            by: by.into(),
+            good,
+            sha1,
+        };
+        assert_eq!(
+            certificates(text.as_bytes()),
+            [
+                certificate("0000000000000001", true, false),
+                certificate("0000000000000002", false, true),
+            ]
+        );
+        assert_eq!(certificates(b"sig\n\xff"), [certificate("", false, false)]);
+    }
+
+    #[test]
+    fn who_gives_trust_unasked() {
+        let key = |fingerprint: &str, owner_trust| Key {
+            fingerprint: fingerprint.into(),
+            owner_trust,
+            ..Key::default()
+        };
+        let mut keys = Keys {
+            list: vec![key("own", 'u'), key(A, 'm'), key(B, 'f'), key("C", '-')],
+            needed: 3,
+        };
+        let names = |keys: &Keys| -> Vec<String> {
+            let strangers = keys.strangers(&[A.to_owned()]);
+            strangers.iter().map(|k| k.fingerprint.clone()).collect()
+        };
+        assert_eq!(names(&keys), [B]);
+        // Two that are ultimately trusted: nobody can tell which is the keyring's own.
+        keys.list.push(key("D", 'u'));
+        assert_eq!(names(&keys), ["own", B, "D"]);
+    }
+
+    #[test]
+    fn escapes_and_days() {
+        assert_eq!(unescape(r"a\x3ab\x5c\xc3\xa9\x\"), "a:b\\é\\x\\");
+        for (seconds, text) in [
+            (0, "1970-01-01"),
+            (951_782_400, "2000-02-29"),
+            (1_795_305_600, "2026-11-22"),
+            (4_102_444_799, "2099-12-31"),
+        ] {
+            assert_eq!(day(seconds), text);
+        }
+    }
+}
