@@ -1,0 +1,363 @@
+//! The work inside: each package's archive against the keyring, and its files against the mtree of that archive.
+//!
+//! What a root says of itself proves nothing: who changed a file could change pacman's record of it as well. So where an
+//! archive's signature holds, its own `.MTREE` and `.PKGINFO` are the measure, and the record in the root is a file that
+//! is compared like any other.
+
+use crate::files::{self, Files, Rules};
+use crate::installed::{LIMIT, Subject};
+use crate::mtree;
+use package::archive::extract_members;
+use package::digest::sha256_hex;
+use pacman::diagnosis::gpg::{Gpg, Home};
+use pacman::diagnosis::listing::Keys;
+use pacman::diagnosis::{Diagnosis, Judge, Verdict};
+use pacman::records::LOCAL;
+use rootfs::Root;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::mount::{MountFlags, mount};
+use serde::{Deserialize, Serialize};
+use stage::{Code, Document, Doing, Failure, quote};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// The directory that a tmpfs covers, inside only, and the scratch home of gpg on it.
+const TMPFS: &str = "/run";
+const SCRATCH: &str = "/run/k";
+
+/// The most that the few members of an archive have that are read, and the longest signature.
+const HEAD: u64 = 64 << 20;
+const SIGNATURE: u64 = 1 << 20;
+
+/// What is to be checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Task<'a> {
+    pub(crate) document: &'a Document,
+    pub(crate) subjects: &'a [Subject],
+    /// The package cache.
+    pub(crate) cache: &'a Path,
+    /// The host's gpg, where signatures are checked.
+    pub(crate) gpg: Option<&'a Gpg>,
+    /// What files are compared by, where they are.
+    pub(crate) rules: Option<&'a Rules>,
+    /// The fingerprints that are known to give trust.
+    pub(crate) trusted: &'a [String],
+}
+
+/// What was found, in the order of the packages.
+#[derive(Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Found {
+    pub(crate) packages: Vec<Checked>,
+    /// What a person should know.
+    pub(crate) warnings: Vec<String>,
+    /// How long that took.
+    pub(crate) seconds: f64,
+}
+
+/// What was found of a package.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Checked {
+    pub(crate) signature: Option<Signed>,
+    pub(crate) files: Option<Files>,
+    /// Why its files could not be compared.
+    pub(crate) unknown: Option<String>,
+}
+
+/// What was found of a signature: a [`Diagnosis`] on its way out.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Signed {
+    pub(crate) word: String,
+    pub(crate) key: Option<String>,
+    pub(crate) created: Option<u64>,
+    pub(crate) why: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Signed {
+    pub(crate) fn is_valid(&self) -> bool {
+        self.word == Verdict::Valid.word()
+    }
+
+    fn of(diagnosis: Diagnosis) -> Self {
+        Self {
+            word: diagnosis.verdict.word().to_owned(),
+            key: diagnosis.key,
+            created: diagnosis.created,
+            why: diagnosis.why,
+            hint: diagnosis.hint,
+        }
+    }
+}
+
+/// Does it, and returns [`Found`] as JSON.
+///
+/// # Errors
+///
+/// When the keyring or the cache cannot be used. What is found wrong is no error.
+pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
+    let begin = Instant::now();
+    // Opened before the tmpfs is there: both may be below what that covers.
+    let root = Root::of(task.document)?;
+    let cache = openat(
+        CWD,
+        task.cache,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .ok();
+    let mut found = Found::default();
+    let home = match task.gpg {
+        Some(gpg) => {
+            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700"))
+                .doing(Code::Permission, || {
+                    format!("mounting a tmpfs on '{TMPFS}', inside")
+                })?;
+            let home = Home::copy(gpg, &root, Path::new(SCRATCH))?;
+            let keys = home.keys()?;
+            Some((home, keys))
+        }
+        None => None,
+    };
+    if let Some((_, keys)) = &home {
+        for key in keys.strangers(task.trusted) {
+            found.warnings.push(format!(
+                "the keyring trusts the key {}, which 'keyring' did not put there: what it vouches for counts",
+                key.name()
+            ));
+        }
+    }
+    let checker = Checker {
+        task,
+        root: &root,
+        cache: cache.as_ref(),
+        home: home.as_ref().map(|(home, keys)| (home, keys)),
+    };
+    found.packages = checker.all()?;
+    found.seconds = begin.elapsed().as_secs_f64();
+    serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
+}
+
+struct Checker<'a> {
+    task: Task<'a>,
+    root: &'a Root,
+    cache: Option<&'a OwnedFd>,
+    home: Option<(&'a Home<'a>, &'a Keys)>,
+}
+
+/// What an archive says of itself.
+struct Head {
+    mtree: Option<Vec<u8>>,
+    backup: BTreeSet<String>,
+    /// Name and version.
+    is: (String, String),
+}
+
+impl Checker<'_> {
+    /// Checks all packages, as many at a time as there are processors: gpg hashes one archive while we hash files.
+    fn all(&self) -> Result<Vec<Checked>, Failure> {
+        let next = AtomicUsize::new(0);
+        let subjects = self.task.subjects;
+        let results = Mutex::new(vec![Checked::default(); subjects.len()]);
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
+        let worker = || -> Result<(), Failure> {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                let Some(subject) = subjects.get(n) else {
+                    return Ok(());
+                };
+                let checked = self.one(subject)?;
+                results.lock().unwrap_or_else(PoisonError::into_inner)[n] = checked;
+            }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                let died = || Failure::new(Code::Os, "checking packages: a thread died");
+                worker.join().map_err(|_| died())?
+            })
+        })?;
+        Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn one(&self, subject: &Subject) -> Result<Checked, Failure> {
+        let mut checked = Checked::default();
+        let mut head = None;
+        if let Some((home, keys)) = self.home {
+            let judge = Judge { home, keys };
+            let (mut diagnosis, archive) = self.signature(subject, &judge)?;
+            if let (Verdict::Valid, Some(archive)) = (&diagnosis.verdict, archive) {
+                match read_head(archive) {
+                    Ok(read) if read.is == (subject.name.clone(), subject.version.clone()) => {
+                        head = Some(read);
+                    }
+                    Ok(read) => {
+                        let (name, version) = read.is;
+                        diagnosis.verdict = Verdict::Bad;
+                        diagnosis.why =
+                            format!("it is another package's: that of '{name}' {version}");
+                        diagnosis.hint = Some(OTHER.to_owned());
+                    }
+                    Err(why) => {
+                        diagnosis.verdict = Verdict::Bad;
+                        diagnosis.why = format!("it is signed and cannot be read: {why}");
+                    }
+                }
+            }
+            checked.signature = Some(Signed::of(diagnosis));
+        }
+        if let Some(rules) = self.task.rules {
+            match self.files(subject, head, rules) {
+                Ok(files) => checked.files = Some(files),
+                Err(why) => checked.unknown = Some(why),
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Looks at the signatures of a package's archive: that beside it in the cache, and that in the repository's database.
+    /// One that holds is enough.
+    fn signature(
+        &self,
+        subject: &Subject,
+        judge: &Judge<'_>,
+    ) -> Result<(Diagnosis, Option<File>), Failure> {
+        let open = |name: &str| -> Option<File> {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = openat(self.cache?, name, flags, Mode::empty()).ok()?;
+            let file = File::from(file);
+            file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+        };
+        let archive = subject.archive.as_ref();
+        let Some((name, mut file)) = archive.and_then(|name| Some((name, open(name)?))) else {
+            let none = Diagnosis::without(
+                Verdict::NoArchive,
+                "its archive is not in the cache, and no repository offers that version any more",
+                "bring it up to date with strap, or put its archive and signature into the cache",
+            );
+            return Ok((none, None));
+        };
+        let beside = open(&format!("{name}.sig")).and_then(|file| {
+            let mut bytes = Vec::new();
+            file.take(SIGNATURE).read_to_end(&mut bytes).ok()?;
+            Some(bytes)
+        });
+        let mut signatures: Vec<&Vec<u8>> = [&beside, &subject.offered_signature]
+            .into_iter()
+            .flatten()
+            .collect();
+        signatures.dedup();
+        let mut first = None;
+        for signature in signatures {
+            let doing = || format!("reading {}", quote(self.task.cache.join(name)));
+            file.rewind().doing(Code::Os, doing)?;
+            let data = file.try_clone().doing(Code::Os, doing)?;
+            let diagnosis = judge.diagnose(&judge.home.verify(signature, data)?);
+            if diagnosis.verdict == Verdict::Valid {
+                return Ok((diagnosis, Some(file)));
+            }
+            first.get_or_insert(diagnosis);
+        }
+        let diagnosis = first.unwrap_or_else(|| {
+            Diagnosis::without(
+                Verdict::Missing,
+                "its archive has no signature, neither beside it in the cache nor in a repository's database",
+                "where the repository has one, 'pacman -Sw' with the strict configuration fetches it",
+            )
+        });
+        Ok((diagnosis, None))
+    }
+
+    /// Compares the files of a package; says why, where there is nothing to compare them with.
+    fn files(&self, subject: &Subject, head: Option<Head>, rules: &Rules) -> Result<Files, String> {
+        let at = |file: &str| format!("{LOCAL}/{}/{file}", subject.record);
+        let record = self.root.read(&at("mtree"), LIMIT);
+        let mut forged = Vec::new();
+        let mut backup: BTreeSet<String> = subject.backup.iter().cloned().collect();
+        let bytes = match (head, record) {
+            (
+                Some(Head {
+                    mtree: Some(signed),
+                    backup: listed,
+                    ..
+                }),
+                record,
+            ) => {
+                backup = listed;
+                match record {
+                    Ok(record) if record == signed => {}
+                    Ok(_) => forged.push((at("mtree"), "content")),
+                    Err(_) => forged.push((at("mtree"), "gone or unreadable")),
+                }
+                signed
+            }
+            (_, Ok(record)) => record,
+            (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
+        };
+        let Ok(entries) = mtree::read(&bytes) else {
+            forged.push((at("mtree"), "unreadable"));
+            return Ok(changes(forged));
+        };
+        // The scriptlet runs again when the package is upgraded or removed.
+        let scriptlet = entries.iter().find(|entry| entry.path == b".INSTALL");
+        let install = self.root.read(&at("install"), LIMIT).ok();
+        match (scriptlet, install) {
+            (Some(entry), Some(text)) if entry.sha256 == Some(sha256_hex(&text)) => {}
+            (None, None) => {}
+            _ => forged.push((at("install"), "content")),
+        }
+        let mut files = files::compare(self.root, &entries, &backup, rules);
+        files.changed.extend(changes(forged).changed);
+        Ok(files)
+    }
+}
+
+fn changes(list: Vec<(String, &str)>) -> Files {
+    let change = |(path, what): (String, &str)| files::Change {
+        path,
+        what: what.to_owned(),
+    };
+    Files {
+        changed: list.into_iter().map(change).collect(),
+        ..Files::default()
+    }
+}
+
+const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
+
+/// Reads what an archive says of itself. Its signature has been checked.
+fn read_head(mut archive: File) -> Result<Head, String> {
+    let mut extract = |names: &[&str]| {
+        archive.rewind().map_err(|e| e.to_string())?;
+        Ok::<_, String>(extract_members(BufReader::new(&archive), names, HEAD))
+    };
+    let mut members = match extract(&[".MTREE", ".PKGINFO"])? {
+        // What makepkg of before 4.1 made has none.
+        Err(package::Error::NotFound { members }) if members == [".MTREE"] => {
+            extract(&[".PKGINFO"])?
+        }
+        other => other,
+    }
+    .map_err(|e| e.to_string())?;
+    let info = members.remove(".PKGINFO").unwrap_or_default();
+    let info = String::from_utf8_lossy(&info);
+    let values = |key: &str| -> Vec<String> {
+        let pairs = info.lines().filter_map(|line| line.split_once('='));
+        pairs
+            .filter(|(name, _)| name.trim() == key)
+            .map(|(_, value)| value.trim().to_owned())
+            .collect()
+    };
+    let one = |key: &str| values(key).into_iter().next().unwrap_or_default();
+    Ok(Head {
+        mtree: members.remove(".MTREE"),
+        backup: values("backup").into_iter().collect(),
+        is: (one("pkgname"), one("pkgver")),
+    })
+}

@@ -1,0 +1,325 @@
+//! `verify` checks what is installed: each package's archive against the keyring, its files against what that archive
+//! says of them, and that pacman's last transaction is whole.
+//!
+//! It is how to go back and verify what went in before there was a keyring, and how to see that a root is still what was
+//! installed. It changes nothing in the root; what it finds is in the document, package by package.
+
+mod check;
+mod files;
+mod installed;
+mod mtree;
+mod report;
+mod transaction;
+
+use check::{Found, Task};
+use clap::Parser;
+use files::Rules;
+use installed::{Installed, Subject};
+use pacman::Pacman;
+use pacman::diagnosis::gpg::{AT, Gpg};
+use pacman::run::DOWNLOAD;
+use rootfs::{IdMap, Inside, Mount, Place, Root};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use stage::members::{self, Config, Keyring};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Check what is installed in a root: signatures, files and the last transaction
+///
+/// The archive of every package is checked against the root's keyring, and every installed file against what that
+/// archive says of it.
+#[derive(Debug, Parser)]
+#[command(name = "verify", version, help_expected = true, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  ... | strap --loose base archlinuxarm-keyring | keyring | verify | strap nano"
+)]
+struct Verify {
+    /// Do not check the signatures of archives
+    #[arg(long)]
+    no_signatures: bool,
+
+    /// Do not compare the installed files
+    #[arg(long)]
+    no_files: bool,
+
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What is to be done, checked.
+#[derive(Debug)]
+struct Plan {
+    /// How pacman enters the root, to fetch archives.
+    inside: Inside,
+    /// How we do: with nothing mounted over what is to be looked at.
+    bare: Inside,
+    rules: Rules,
+    config: Config,
+    gpg: Option<Gpg>,
+    trusted: Vec<String>,
+    populated: Vec<String>,
+    _lock: OwnedFd,
+}
+
+impl Stage for Verify {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let mut plan = self.plan(document)?;
+        let root = plan.inside.root();
+        let mut installed = installed::read(root)?;
+        let last = transaction::last(root)?;
+        let mut fetched = Ok(0);
+        if plan.gpg.is_some() {
+            fetched = fetch(context, document, &plan, &mut installed)?;
+        }
+        self.rules(&mut plan)?;
+        let found = self.check(context, document, &plan, &installed)?;
+        let count = fetched.as_ref().copied().unwrap_or_default();
+        let Installed { subjects, torn } = installed;
+        report::record(document, &subjects, &found.packages, last, count);
+        // A server that does not answer may do so later; one that has no signature may not.
+        if let Err(failure) = fetched {
+            if failure.code == Code::Network && !failure.message.contains(" 404") {
+                return Err(failure);
+            }
+            context.warn(&failure.message);
+        }
+        match report::judge(&subjects, &found.packages, &torn, last, now()) {
+            None => {
+                note(context, document, &subjects, &found);
+                Ok(())
+            }
+            Some((first, rest)) => {
+                for line in rest {
+                    context.warn(line);
+                }
+                Err(self.with_command(first, &plan.populated))
+            }
+        }
+    }
+}
+
+impl Verify {
+    /// Decides what to do, and checks all that can be checked before.
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+        if self.no_signatures && self.no_files {
+            return Err(Failure::new(
+                Code::Usage,
+                "--no-signatures and --no-files leave nothing to verify",
+            ));
+        }
+        let config: Config = document.need("config", "mkconf")?;
+        let inside = Inside::of(document)?;
+        let mounts: Vec<Mount> = document.need("mounts", "mkroot")?;
+        let mode = document.text("mode").unwrap_or_default();
+        let (rules, own) = Rules::of(&mounts, mode == "host");
+        let idmap: Option<IdMap> = match mode {
+            "user" => document.view("idmap")?,
+            _ => None,
+        };
+        let bare = Inside::new(Root::of(document)?, own, idmap, None)?;
+        let keyring: Option<Keyring> = document.view("keyring")?;
+        let gpg = if self.no_signatures {
+            None
+        } else {
+            check_keyring(inside.root())?;
+            Some(Gpg::find()?)
+        };
+        Ok(Plan {
+            _lock: lock(inside.root())?,
+            inside,
+            bare,
+            rules,
+            config,
+            gpg,
+            populated: keyring
+                .as_ref()
+                .map(|k| k.populated.clone())
+                .unwrap_or_default(),
+            trusted: keyring.map(|k| k.trusted).unwrap_or_default(),
+        })
+    }
+
+    /// Reads what else decides which files count.
+    fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
+        const TMPFILES: &str = "usr/lib/tmpfiles.d";
+        let config = &plan.config.strict;
+        // Without it, pacman would have no patterns either.
+        plan.rules
+            .add_config(&std::fs::read_to_string(config).unwrap_or_default());
+        let root = plan.inside.root();
+        for name in pacman::records::names_in(root, TMPFILES)? {
+            if let Ok(text) = root.read(&format!("{TMPFILES}/{name}"), 1 << 20) {
+                plan.rules.add_tmpfiles(&text);
+            }
+        }
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        context: &Context,
+        document: &Document,
+        plan: &Plan,
+        installed: &Installed,
+    ) -> Result<Found, Failure> {
+        let task = Task {
+            document,
+            subjects: &installed.subjects,
+            cache: &plan.config.cache,
+            gpg: plan.gpg.as_ref(),
+            rules: (!self.no_files).then_some(&plan.rules),
+            trusted: &plan.trusted,
+        };
+        let bytes = plan.bare.call(Place::Host, || check::work(task))?;
+        let found: Found =
+            serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
+        context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
+        for warning in &found.warnings {
+            context.warn(warning);
+        }
+        for (subject, checked) in installed.subjects.iter().zip(&found.packages) {
+            if let Some(why) = &checked.unknown {
+                context.warn(format_args!("'{}': {why}", subject.name));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Names the keyring package in a hint, where the document says which it is.
+    fn with_command(&self, mut failure: Failure, populated: &[String]) -> Failure {
+        if let (Some(hint), [name]) = (&failure.hint, populated) {
+            let command = format!("strap that ('strap {name}-keyring')");
+            failure.hint = Some(hint.replacen("strap that", &command, 1));
+        }
+        failure
+    }
+}
+
+/// Locks the root's database against a `strap`, which locks it for itself alone.
+fn lock(root: &Root) -> Result<OwnedFd, Failure> {
+    const DATABASE: &str = "var/lib/pacman";
+    let path = root.path().join(DATABASE);
+    let directory = root
+        .open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
+        .doing(Code::NotFound, || format!("opening {}", quote(&path)))
+        .map_err(|f| f.hint("make the skeleton with mkroot"))?;
+    match flock(&directory, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(Failure::new(
+            Code::Busy,
+            format!("locking {}: a strap works on this root", quote(&path)),
+        )
+        .hint("wait until it has ended, and try again")),
+        Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
+    }
+}
+
+/// Says early that there is no keyring: gpg would say it of every package.
+fn check_keyring(root: &Root) -> Result<(), Failure> {
+    let there = ["pubring.gpg", "pubring.kbx"].iter().any(|file| {
+        let path = format!("{AT}/{file}");
+        root.open_below(&path, OFlags::PATH).is_ok()
+    });
+    if there {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotVerified,
+        format!(
+            "looking for the keyring {}: there is none, so no signature can be checked",
+            quote(root.path().join(AT))
+        ),
+    )
+    .hint("put 'keyring' before 'verify', or give --no-signatures"))
+}
+
+/// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
+/// are, or why pacman could not.
+fn fetch(
+    context: &Context,
+    document: &Document,
+    plan: &Plan,
+    installed: &mut Installed,
+) -> Result<Result<usize, Failure>, Failure> {
+    let cache = &plan.config.cache;
+    installed::find_archives(&mut installed.subjects, cache)?;
+    let lacks = |subject: &&Subject| {
+        let signed = subject.signature || subject.offered_signature.is_some();
+        subject.archive.is_none() || !signed
+    };
+    let targets: Vec<String> = installed
+        .subjects
+        .iter()
+        .filter(lacks)
+        .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+        .collect();
+    if targets.is_empty() {
+        return Ok(Ok(0));
+    }
+    let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
+    program.check()?;
+    let pacman = Pacman {
+        program: program.path,
+        config: plan.config.strict.clone(),
+    };
+    let args = ["-Sw", "--noconfirm", "-dd"];
+    let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+    if let Err(failure) = &ran
+        && matches!(
+            failure.code,
+            Code::Interrupted | Code::Permission | Code::Os
+        )
+    {
+        return Err(failure.clone());
+    }
+    installed::find_archives(&mut installed.subjects, cache)?;
+    Ok(ran.map(|_| targets.len()))
+}
+
+fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
+    let count = |member: &str, word: &str| {
+        let verify = document.get("verify")?;
+        verify.get(member)?.get(word)?.as_u64()
+    };
+    let mut parts = vec![match subjects.len() {
+        1 => "1 package".to_owned(),
+        n => format!("{n} packages"),
+    }];
+    if let Some(valid) = count("signatures", "valid") {
+        parts.push(format!("{valid} validly signed"));
+    }
+    if let Some(intact) = count("files", "intact") {
+        parts.push(format!("{intact} intact"));
+    }
+    let changed: Vec<&String> = found
+        .packages
+        .iter()
+        .filter_map(|c| c.files.as_ref())
+        .flat_map(|f| &f.configuration)
+        .collect();
+    match changed.len() {
+        0 => {}
+        1 => parts.push("1 changed configuration".to_owned()),
+        n => parts.push(format!("{n} changed configurations")),
+    }
+    context.note(parts.join(", "));
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Verify>()
+}

@@ -1,0 +1,261 @@
+//! `.MTREE`, in which makepkg writes down every file of a package: the format is mtree(5), as bsdtar writes it.
+//!
+//! libalpm keeps it beside the record of an installed package, as it came. A line is a path and `key=value` words; `/set`
+//! gives what the lines after it have unless they say otherwise. Bytes that would be in the way are `\ooo`.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+/// The longest text that is read, and the most entries. Arch's longest has some 100,000 lines and 20 MB.
+const TEXT: u64 = 256 << 20;
+const ENTRIES: usize = 2_000_000;
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kind {
+    #[default]
+    File,
+    Directory,
+    Link,
+    /// A device, a fifo or a socket: only its kind is compared.
+    Other,
+}
+
+/// One file of a package. What the text does not say is not compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its path below the root.
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) mode: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
+    pub(crate) size: Option<u64>,
+    /// SHA-256 of what is in it, in lower-case hex.
+    pub(crate) sha256: Option<String>,
+    /// Where a symbolic link leads.
+    pub(crate) link: Option<Vec<u8>>,
+}
+
+/// Reads a compressed `.MTREE`.
+///
+/// # Errors
+///
+/// The reason, where it is none or is cut off.
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+    let mut text = Vec::new();
+    let reader = package::decompress::reader(bytes).map_err(|e| e.to_string())?;
+    let read = reader.take(TEXT + 1).read_to_end(&mut text);
+    read.map_err(|e| e.to_string())?;
+    if text.len() as u64 > TEXT {
+        return Err(format!("it is longer than {TEXT} bytes"));
+    }
+    parse(&text)
+}
+
+fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
+    let mut entries = Vec::new();
+    let mut defaults: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+    if !text.starts_with(b"#mtree") {
+        return Err("it does not begin with '#mtree'".into());
+    }
+    for (number, line) in text.split(|b| *b == b'\n').enumerate() {
+        let bad = |why: &str| format!("line {}: {why}", number + 1);
+        let mut words = line
+            .split(|b| matches!(b, b' ' | b'\t' | b'\r'))
+            .filter(|w| !w.is_empty());
+        let Some(first) = words.next().filter(|w| !w.starts_with(b"#")) else {
+            continue;
+        };
+        let pairs = words.map(|word| match word.iter().position(|b| *b == b'=') {
+            Some(at) => (&word[..at], &word[at + 1..]),
+            None => (word, &b""[..]),
+        });
+        match first {
+            b"/set" => defaults.extend(pairs),
+            b"/unset" => pairs.for_each(|(key, _)| {
+                defaults.remove(key);
+            }),
+            path => {
+                let mut values = defaults.clone();
+                values.extend(pairs);
+                let entry = entry(path, &values).map_err(|why| bad(&why))?;
+                if entries.len() >= ENTRIES {
+                    return Err(bad("too many entries"));
+                }
+                entries.push(entry);
+            }
+        }
+    }
+    Ok(entries)
+}
+
+fn entry(path: &[u8], values: &BTreeMap<&[u8], &[u8]>) -> Result<Entry, String> {
+    let path = unescape(path);
+    let path = path
+        .strip_prefix(b"./")
+        .ok_or("a path that does not begin with './'")?;
+    let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
+    if !path.split(|b| *b == b'/').all(plain) || path.contains(&0) {
+        return Err("a path that leads out of the package".into());
+    }
+    let value = |key: &str| {
+        let value = values.get(key.as_bytes())?;
+        std::str::from_utf8(value).ok()
+    };
+    let number = |key: &str, radix: u32| match value(key) {
+        None => Ok(None),
+        Some(text) => match u64::from_str_radix(text, radix) {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(format!("{key}: '{text}' is no number")),
+        },
+    };
+    let short = |key: &str, radix: u32| {
+        let number = number(key, radix)?;
+        let short = number.map(u32::try_from).transpose();
+        short.map_err(|_| format!("{key}: it is too large"))
+    };
+    Ok(Entry {
+        path: path.to_vec(),
+        kind: match value("type") {
+            Some("file") => Kind::File,
+            Some("dir") => Kind::Directory,
+            Some("link") => Kind::Link,
+            _ => Kind::Other,
+        },
+        mode: short("mode", 8)?,
+        uid: short("uid", 10)?,
+        gid: short("gid", 10)?,
+        size: number("size", 10)?,
+        sha256: value("sha256digest")
+            .or_else(|| value("sha256"))
+            .map(str::to_ascii_lowercase),
+        link: values.get(&b"link"[..]).map(|link| unescape(link)),
+    })
+}
+
+/// Returns a word without its escapes.
+fn unescape(word: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(word.len());
+    let mut rest = word;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after
+            .get(..3)
+            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)))
+            .and_then(|digits| {
+                let digit = |n: usize| u16::from(digits[n] - b'0');
+                u8::try_from(digit(0) * 64 + digit(1) * 8 + digit(2)).ok()
+            });
+        match octal {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(*first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const TEXT: &[u8] = b"#mtree\n\
+        /set type=file uid=0 gid=0 mode=644\n\
+        ./.PKGINFO time=1700000000.0 size=540 md5digest=e9 sha256digest=4A48\n\
+        ./etc time=1700000000.0 mode=755 type=dir\n\
+        ./a\\040b\\134 uid=7 size=0 sha256digest=00\n\
+        ./usr/lib/x time=1.0 mode=777 type=link link=../\\303\\251\n\
+        /unset uid\n\
+        \n\
+        ./dev/null type=char mode=666\n";
+
+    #[test]
+    fn entries_and_what_is_set_for_them() {
+        let entries = parse(TEXT).unwrap();
+        let base = Entry {
+            mode: Some(0o644),
+            uid: Some(0),
+            gid: Some(0),
+            ..Entry::default()
+        };
+        let expected = [
+            Entry {
+                path: b".PKGINFO".to_vec(),
+                size: Some(540),
+                sha256: Some("4a48".into()),
+                ..base.clone()
+            },
+            Entry {
+                path: b"etc".to_vec(),
+                kind: Kind::Directory,
+                mode: Some(0o755),
+                ..base.clone()
+            },
+            Entry {
+                path: b"a b\\".to_vec(),
+                uid: Some(7),
+                size: Some(0),
+                sha256: Some("00".into()),
+                ..base.clone()
+            },
+            Entry {
+                path: b"usr/lib/x".to_vec(),
+                kind: Kind::Link,
+                mode: Some(0o777),
+                link: Some("../é".as_bytes().to_vec()),
+                ..base.clone()
+            },
+            Entry {
+                path: b"dev/null".to_vec(),
+                kind: Kind::Other,
+                mode: Some(0o666),
+                uid: None,
+                ..base
+            },
+        ];
+        assert_eq!(entries, expected);
+    }
+
+    #[test]
+    fn what_is_no_mtree_is_refused() {
+        for (text, reason) in [
+            (&b""[..], "it does not begin with '#mtree'"),
+            (b"#mtree\nx", "line 2: a path that does not begin with './'"),
+            (b"#mtree\n./a/../../b", "line 2: a path that leads out"),
+            (b"#mtree\n.//a", "line 2: a path that leads out"),
+            (b"#mtree\n./a\\000b", "line 2: a path that leads out"),
+            (b"#mtree\n./a mode=9", "line 2: mode: '9' is no number"),
+            (
+                b"#mtree\n./a uid=4294967296",
+                "line 2: uid: it is too large",
+            ),
+            (b"#mtree\n./a size=-1", "line 2: size: '-1' is no number"),
+        ] {
+            let why = parse(text).unwrap_err();
+            assert!(why.starts_with(reason), "{why}");
+        }
+        assert!(read(b"").is_err());
+        assert!(read(b"#mtree\n").is_err());
+    }
+
+    #[test]
+    fn cut_off_and_altered_never_panics() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(TEXT).unwrap();
+        let bytes = gzip.finish().unwrap();
+        assert_eq!(read(&bytes).unwrap(), parse(TEXT).unwrap());
+        for end in 0..bytes.len() {
+            assert!(read(&bytes[..end]).is_err(), "cut off at {end}");
+        }
+        for end in 0..TEXT.len() {
+            drop(parse(&TEXT[..end]));
+        }
+        assert_eq!(unescape(b"\\777\\04\\"), b"\\777\\04\\");
+    }
+}

@@ -1,0 +1,427 @@
+//! What was found, for people and for the document.
+
+use crate::check::Checked;
+use crate::files::Files;
+use crate::installed::Subject;
+use crate::transaction::Last;
+use pacman::diagnosis::{self, Verdict};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use stage::{Code, Document, Failure, message};
+use std::collections::BTreeMap;
+
+/// How many names stand in a line, how many lines on stderr, and how many paths of one package in the document.
+const NAMES: usize = 3;
+const LINES: usize = 20;
+const PATHS: usize = 100;
+
+/// An element of `packages` in the document: what `strap` wrote, and what was found.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    name: &'a str,
+    version: &'a str,
+    arch: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repo: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<&'a str>,
+    verified: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signature: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    changed: Vec<Value>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    missing: &'a [String],
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    configuration: &'a [String],
+}
+
+/// The words of `packages[].files`.
+const FILES: [&str; 4] = ["intact", "changed", "missing", "unknown"];
+
+/// Writes it down in the document.
+pub(crate) fn record(
+    document: &mut Document,
+    subjects: &[Subject],
+    checked: &[Checked],
+    last: Last,
+    fetched: usize,
+) {
+    let packages: Vec<Record<'_>> = subjects
+        .iter()
+        .zip(checked)
+        .map(|(subject, checked)| record_of(subject, checked))
+        .collect();
+    let count = |words: &[&'static str], of: &dyn Fn(&Record<'_>) -> Option<String>| -> Value {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for word in packages.iter().filter_map(of) {
+            *counts.entry(word).or_default() += 1;
+        }
+        // Every word, also those that do not occur: an earlier run may have counted some.
+        let all = words
+            .iter()
+            .map(|w| ((*w).to_owned(), json!(counts.get(*w).unwrap_or(&0))));
+        Value::Object(all.collect::<Map<_, _>>())
+    };
+    let mut verify = json!({
+        "packages": packages.len(),
+        "transaction": last.word(),
+        "fetched": fetched,
+    });
+    if packages.iter().any(|p| p.signature.is_some()) {
+        verify["signatures"] = count(&Verdict::WORDS, &|p| p.signature.map(str::to_owned));
+    }
+    if packages.iter().any(|p| p.files.is_some()) {
+        verify["files"] = count(&FILES, &|p| p.files.map(str::to_owned));
+        let changed: usize = files(checked).map(|f| f.configuration.len()).sum();
+        verify["configuration"] = json!(changed);
+    }
+    let found = [
+        "repo",
+        "file",
+        "sha256",
+        "signature",
+        "key",
+        "files",
+        "changed",
+        "missing",
+        "configuration",
+    ];
+    document.forget_in_each("packages", &found);
+    document.record("packages", &packages);
+    document.record("verify", &verify);
+}
+
+fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
+    checked.iter().filter_map(|c| c.files.as_ref())
+}
+
+fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
+    let signature = checked.signature.as_ref();
+    let files = checked.files.as_ref();
+    let none: &[String] = &[];
+    let cap = |list: &'a [String]| &list[..list.len().min(PATHS)];
+    let changed = files.map_or(&[][..], |f| f.changed.as_slice());
+    Record {
+        name: &subject.name,
+        version: &subject.version,
+        arch: &subject.arch,
+        repo: subject.repo.as_deref(),
+        file: subject.file.as_deref().or(subject.archive.as_deref()),
+        sha256: subject.sha256.as_deref(),
+        verified: is_verified(subject, checked),
+        signature: signature.map(|s| s.word.as_str()),
+        key: signature.and_then(|s| s.key.as_deref()),
+        files: match (files, &checked.unknown) {
+            (Some(files), _) => Some(files.word()),
+            (None, Some(_)) => Some("unknown"),
+            (None, None) => None,
+        },
+        changed: changed
+            .iter()
+            .take(PATHS)
+            .map(|c| json!({"path": c.path, "what": c.what}))
+            .collect(),
+        missing: cap(files.map_or(none, |f| &f.missing)),
+        configuration: cap(files.map_or(none, |f| &f.configuration)),
+    }
+}
+
+/// Returns whether what is installed is what somebody trusted has signed. What pacman checked before it installed it is,
+/// unless something is wrong now; what it did not check is when both the archive and the files are right.
+fn is_verified(subject: &Subject, checked: &Checked) -> bool {
+    let intact = checked.files.as_ref().map(|f| f.word() == "intact");
+    match (checked.signature.as_ref().map(|s| s.is_valid()), intact) {
+        (Some(false), _) | (_, Some(false)) => false,
+        (Some(true), Some(true)) => true,
+        _ => subject.verified,
+    }
+}
+
+/// Something that is wrong, and with which packages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Problem<'a> {
+    packages: Vec<&'a str>,
+    why: String,
+    hint: Option<String>,
+}
+
+impl Problem<'_> {
+    fn line(&self) -> String {
+        let names: Vec<String> = self
+            .packages
+            .iter()
+            .take(NAMES)
+            .map(|name| format!("'{}'", message::escape(name)))
+            .collect();
+        let more = match self.packages.len().saturating_sub(NAMES) {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        format!("verifying {}{more}: {}", names.join(", "), self.why)
+    }
+}
+
+/// Returns what is wrong, the worst first: its failure, with how many more there are, and a line for each of those.
+pub(crate) fn judge(
+    subjects: &[Subject],
+    checked: &[Checked],
+    torn: &[String],
+    last: Last,
+    now: u64,
+) -> Option<(Failure, Vec<String>)> {
+    let signatures = signatures(subjects, checked);
+    let mut failures = Vec::new();
+    if !signatures.is_empty() {
+        failures.extend(clock(subjects, checked, now));
+    }
+    let fail = |line: String, hint: Option<String>| Failure {
+        code: Code::NotVerified,
+        message: line,
+        hint,
+    };
+    for problem in signatures.into_iter().chain(changed(subjects, checked)) {
+        failures.push(fail(problem.line(), problem.hint));
+    }
+    let again = || Some("run strap again, which repairs it, and then verify".to_owned());
+    for record in torn {
+        let record = message::escape(record);
+        failures.push(fail(
+            format!("verifying '{record}': its record is cut off: pacman ended over it"),
+            again(),
+        ));
+    }
+    if last == Last::Unfinished {
+        failures.push(fail(
+            "verifying the last transaction: it was begun and not completed".to_owned(),
+            again(),
+        ));
+    }
+    let mut failures = failures.into_iter();
+    let mut first = failures.next()?;
+    let rest: Vec<String> = failures.map(|f| f.message).collect();
+    if !rest.is_empty() {
+        first.message += &format!(" (and {} more)", rest.len());
+    }
+    let left = rest.len().saturating_sub(LINES);
+    let mut lines: Vec<String> = rest.into_iter().take(LINES).collect();
+    if left > 0 {
+        lines.push(format!("and {left} more: they are in the document"));
+    }
+    Some((first, lines))
+}
+
+/// Groups what is wrong with signatures: one key that expired may have signed them all.
+fn signatures<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
+    let mut problems: Vec<Problem<'_>> = Vec::new();
+    for (subject, checked) in subjects.iter().zip(checked) {
+        let Some(signed) = checked.signature.as_ref().filter(|s| !s.is_valid()) else {
+            continue;
+        };
+        match problems.iter_mut().find(|p| p.why == signed.why) {
+            Some(problem) => problem.packages.push(&subject.name),
+            None => problems.push(Problem {
+                packages: vec![&subject.name],
+                why: signed.why.clone(),
+                hint: signed.hint.clone(),
+            }),
+        }
+    }
+    problems
+}
+
+/// Says which files of which package are not what was installed.
+fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
+    let mut problems = Vec::new();
+    for (subject, checked) in subjects.iter().zip(checked) {
+        let Some(files) = checked.files.as_ref().filter(|f| f.word() != "intact") else {
+            continue;
+        };
+        let changed = files.changed.iter().map(|c| {
+            let path = message::escape(&c.path);
+            format!("'{path}' is changed ({})", c.what)
+        });
+        let missing = files
+            .missing
+            .iter()
+            .map(|path| format!("'{}' is missing", message::escape(path)));
+        let all: Vec<String> = changed.chain(missing).collect();
+        let mut why = all[..all.len().min(NAMES)].join(", ");
+        if all.len() > NAMES {
+            why += &format!(" and {} more", all.len() - NAMES);
+        }
+        problems.push(Problem {
+            packages: vec![&subject.name],
+            why,
+            hint: Some(format!(
+                "install it again: enter pacman -S {}, or begin with a new root",
+                message::escape(&subject.name)
+            )),
+        });
+    }
+    problems
+}
+
+/// Says that the clock is behind what is known to be past.
+fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure> {
+    let built = subjects
+        .iter()
+        .map(|s| (s.built, format!("'{}' was built", message::escape(&s.name))));
+    let made = checked.iter().filter_map(|c| {
+        let signed = c.signature.as_ref()?;
+        let key = signed.key.as_ref()?;
+        let what = format!("the key {} was made", message::escape(key));
+        Some((signed.created?, what))
+    });
+    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
+    diagnosis::clock(now, (time, &what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Signed;
+    use crate::files::Change;
+
+    fn subject(name: &str) -> Subject {
+        Subject {
+            name: name.into(),
+            version: "1-1".into(),
+            arch: "any".into(),
+            built: 1_700_000_000,
+            ..Subject::default()
+        }
+    }
+
+    fn signed(word: &str, why: &str) -> Checked {
+        Checked {
+            signature: Some(Signed {
+                word: word.into(),
+                key: Some("K".into()),
+                created: None,
+                why: why.into(),
+                hint: Some("h".into()),
+            }),
+            files: Some(Files::default()),
+            unknown: None,
+        }
+    }
+
+    const NOW: u64 = 1_795_305_600;
+
+    #[test]
+    fn one_cause_is_one_line_and_the_clock_comes_first() {
+        let subjects = ["a", "b", "c", "d", "e"].map(subject);
+        let mut checked = vec![signed("expired", "it expired"); 4];
+        checked.push(signed("valid", ""));
+        checked[4].files = Some(Files {
+            changed: vec![Change {
+                path: "usr/x".into(),
+                what: "content".into(),
+            }],
+            missing: ["1", "2", "3"].map(str::to_owned).to_vec(),
+            configuration: Vec::new(),
+        });
+        let judge = |now, last| judge(&subjects, &checked, &["t-1-1".into()], last, now).unwrap();
+        let (first, rest) = judge(NOW, Last::Unfinished);
+        assert_eq!(
+            first.message,
+            "verifying 'a', 'b', 'c' and 1 more: it expired (and 3 more)"
+        );
+        assert_eq!(
+            (first.code, first.hint.as_deref()),
+            (Code::NotVerified, Some("h"))
+        );
+        assert_eq!(
+            rest,
+            [
+                "verifying 'e': 'usr/x' is changed (content), '1' is missing, '2' is missing and 1 more",
+                "verifying 't-1-1': its record is cut off: pacman ended over it",
+                "verifying the last transaction: it was begun and not completed",
+            ]
+        );
+        let (first, rest) = judge(1_000_000_000, Last::Complete);
+        assert!(
+            first
+                .message
+                .starts_with("reading the clock: it says 2001-09-09, and '")
+        );
+        assert_eq!(rest.len(), 3);
+    }
+
+    #[test]
+    fn all_is_well() {
+        let (subjects, checked) = ([subject("a")], [signed("valid", "")]);
+        for last in [Last::Complete, Last::Unknown] {
+            assert_eq!(judge(&subjects, &checked, &[], last, NOW), None);
+            // A clock that is behind is no failure by itself.
+            assert_eq!(judge(&subjects, &checked, &[], last, 0), None);
+        }
+    }
+
+    #[test]
+    fn what_makes_a_package_verified() {
+        let intact = || Some(Files::default());
+        let changed = Some(Files {
+            missing: vec!["x".into()],
+            ..Files::default()
+        });
+        for (before, signature, files, after) in [
+            (false, Some("valid"), intact(), true),
+            (false, Some("valid"), None, false),
+            (true, Some("valid"), None, true),
+            (true, Some("expired"), intact(), false),
+            (true, None, intact(), true),
+            (false, None, intact(), false),
+            (true, Some("valid"), changed.clone(), false),
+            (true, None, changed, false),
+        ] {
+            let subject = Subject {
+                verified: before,
+                ..subject("a")
+            };
+            let mut checked = signed(signature.unwrap_or_default(), "");
+            if signature.is_none() {
+                checked.signature = None;
+            }
+            checked.files = files;
+            assert_eq!(
+                is_verified(&subject, &checked),
+                after,
+                "{before} {checked:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_document_says_it_package_by_package_and_in_numbers() {
+        let text = r#"{"strapline":1,"packages":[{"name":"gone"},{"name":"a","files":"changed","org.x":1}],
+            "verify":{"org.x":2,"signatures":{"bad":9}}}"#;
+        let mut document = Document::parse(text.as_bytes(), "stdin").unwrap();
+        record(
+            &mut document,
+            &[subject("a")],
+            &[signed("valid", "")],
+            Last::Complete,
+            1,
+        );
+        let packages = json!([{"name": "a", "org.x": 1, "version": "1-1", "arch": "any", "verified": true,
+            "signature": "valid", "key": "K", "files": "intact"}]);
+        assert_eq!(document.get("packages"), Some(&packages));
+        let verify = document.get("verify").unwrap();
+        assert_eq!(
+            (&verify["org.x"], &verify["fetched"]),
+            (&json!(2), &json!(1))
+        );
+        assert_eq!(
+            (&verify["signatures"]["bad"], &verify["signatures"]["valid"]),
+            (&json!(0), &json!(1))
+        );
+    }
+}
