@@ -104,6 +104,15 @@ impl Home {
         self.files.is_empty()
     }
 
+    /// Returns the files that gpg works with.
+    pub(crate) fn keys(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = self.files.iter();
+        files
+            .filter(|(path, _)| mode_of_key(path).is_some())
+            .map(|(path, (bytes, _))| (path.clone(), bytes.clone()))
+            .collect()
+    }
+
     fn read_below(&mut self, directory: &OwnedFd, at: &str, depth: usize) -> Result<(), Errno> {
         for entry in Dir::read_from(directory)? {
             let entry = entry?;
@@ -209,9 +218,9 @@ impl Home {
     pub(crate) fn take_over(
         &mut self,
         scratch: &Path,
-        gpg: (u32, u32, u32),
+        gpg: Option<(u32, u32, u32)>,
     ) -> std::io::Result<()> {
-        self.files.retain(|path, _| mode_of_key(path).is_none());
+        let mut files = BTreeMap::new();
         for directory in ["", "private-keys-v1.d/", "openpgp-revocs.d/"] {
             let entries = match std::fs::read_dir(scratch.join(directory)) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
@@ -220,18 +229,27 @@ impl Home {
             for entry in entries {
                 let entry = entry?;
                 let path = format!("{directory}{}", entry.file_name().to_string_lossy());
-                if let Some(mode) = mode_of_key(&path)
-                    && entry.file_type()?.is_file()
-                {
-                    self.files
-                        .insert(path, (std::fs::read(entry.path())?, mode));
+                if mode_of_key(&path).is_some() && entry.file_type()?.is_file() {
+                    files.insert(path, std::fs::read(entry.path())?);
                 }
             }
         }
-        let known = if gpg >= (2, 2, 17) { 6 } else { 5 };
-        self.complete("gpg.conf", &GPG_CONF[..known]);
-        self.complete("gpg-agent.conf", &AGENT_CONF);
+        self.fill(files, gpg);
         Ok(())
+    }
+
+    /// Takes these for the files that gpg works with, and completes the configuration. Without a gpg here, the one that
+    /// is to come is no old one.
+    pub(crate) fn fill(&mut self, files: BTreeMap<String, Vec<u8>>, gpg: Option<(u32, u32, u32)>) {
+        self.files.retain(|path, _| mode_of_key(path).is_none());
+        for (path, bytes) in files {
+            if let Some(mode) = mode_of_key(&path) {
+                self.files.insert(path, (bytes, mode));
+            }
+        }
+        let old = gpg.is_some_and(|version| version < (2, 2, 17));
+        self.complete("gpg.conf", &GPG_CONF[..GPG_CONF.len() - usize::from(old)]);
+        self.complete("gpg-agent.conf", &AGENT_CONF);
     }
 
     /// Returns whether there are keys in it. A gpg since 2.4 that is told to use keyboxd keeps them elsewhere, where no
@@ -520,6 +538,8 @@ mod tests {
             ]
         );
 
+        assert_eq!(home.keys().len(), 2);
+
         // The host's gpg gets the keys, and no configuration.
         let scratch = root.path().join("k");
         home.lay_out(&scratch).unwrap();
@@ -531,7 +551,7 @@ mod tests {
         std::fs::write(scratch.join("trustdb.gpg"), "trust").unwrap();
         std::fs::write(scratch.join("tofu.db"), "").unwrap();
         std::fs::remove_file(scratch.join("private-keys-v1.d/A.key")).unwrap();
-        home.take_over(&scratch, (2, 2, 40)).unwrap();
+        home.take_over(&scratch, Some((2, 2, 40))).unwrap();
         assert!(home.has_keys() && !Home::default().has_keys());
         home.publish(&root).unwrap();
         let names: Vec<_> = home.files.keys().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! What gpg says that a keyring holds, and whether that is what was to be built.
+//! What gpg says, or would say, that a keyring holds, and whether that is what was to be built.
 //!
 //! pacman-key and gpg exit 0 with no secret key, with a key that could not be signed, with a builder key that stays
 //! marginal. So the result is read and judged: `--with-colons`, the format of doc/DETAILS in gpg's sources.
@@ -60,6 +60,30 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Key> {
         }
     }
     keys
+}
+
+/// Checks that each trusted key is in a ring and can be used, before it is signed.
+///
+/// # Errors
+///
+/// [`Code::NotVerified`] at the first that cannot, with the reason.
+pub(crate) fn alive(ring: &Ring, keys: &[Key]) -> Result<(), Failure> {
+    for fingerprint in &ring.trusted {
+        let refuse = |why: &str, hint: &str| {
+            let message = format!("trusting {fingerprint}: {why}");
+            Err(Failure::new(Code::NotVerified, message).hint(hint))
+        };
+        let Some(key) = keys.iter().find(|k| k.fingerprint == *fingerprint) else {
+            return refuse(
+                "the ring has no such key",
+                "the keyring package is broken or incomplete, or the fingerprint is another ring's",
+            );
+        };
+        if let Some(why) = dead(key) {
+            return refuse(&why, "a newer keyring package may mend it");
+        }
+    }
+    Ok(())
 }
 
 /// What was built, in numbers.

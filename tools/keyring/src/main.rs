@@ -2,20 +2,20 @@
 //! checked.
 //!
 //! The keys come from a mirror that nothing vouches for, so what counts is the fingerprints that are pinned in the
-//! distribution's preset or given with `--trust`. The host's gpg builds the keyring and not the root's: under an emulator
-//! that takes a tenth of a second where pacman-key takes ten, and the root needs no program yet.
+//! distribution's preset or given with `--trust`. The keyring is written by this program and not by the root's: that takes
+//! a tenth of a second where pacman-key takes ten, emulated a hundred, and the root needs no program yet.
 
 mod engine;
 mod home;
 mod in_root;
 mod listing;
-mod native;
 mod program;
 mod source;
 mod trust;
 
 use clap::Parser;
 use distro::Preset;
+use engine::Engine;
 use rootfs::{Inside, Root};
 use stage::members::Keyring;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
@@ -45,8 +45,12 @@ struct Args {
     #[arg(long, value_name = "FINGERPRINT")]
     trust: Vec<String>,
 
-    /// Run the root's own pacman-key, chrooted, in place of the host's gpg
-    #[arg(long)]
+    /// Who builds the keyring
+    #[arg(long, value_name = "ENGINE", value_enum, default_value_t)]
+    engine: Engine,
+
+    /// Run the root's own pacman-key, chrooted
+    #[arg(long, conflicts_with = "engine")]
     in_root: bool,
 
     #[command(flatten)]
@@ -90,9 +94,9 @@ impl Stage for Args {
             self.made.set(!home::is_there(inside.root()));
             in_root::build(context, &inside, &ring)?
         } else {
-            let (made, summary) = native::build(context, document, &inside, &ring)?;
-            self.made.set(made);
-            summary
+            let built = self.engine.build(context, document, &inside, &ring)?;
+            self.made.set(built.made);
+            built.summary
         };
         record(document, inside.root(), &ring);
         context.note(format_args!(

@@ -1,4 +1,4 @@
-//! What turns a ring into a GnuPG home: one interface, behind which the host's gpg does it.
+//! The calls of gpg that turn a ring into a GnuPG home.
 //!
 //! The steps are those of `pacman-key --init` and `--populate`, and so is the result. What differs is the time: the trust
 //! database is checked once at the end and not after every step, all owner trust and all disabled keys go in with one
@@ -12,13 +12,6 @@ use stage::{Code, Doing, Failure, child, quote};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// What builds a keyring.
-pub(crate) trait Engine {
-    /// Makes `home` the keyring that `ring` describes. `home` has the keys of before, or none; nobody else uses it, and
-    /// its path is short enough for an agent's socket.
-    fn build(&self, ring: &Ring, home: &Path) -> Result<(), Failure>;
-}
 
 /// The host's gpg.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,21 +198,11 @@ impl Gpg {
         let (out, _) = self.attempt(home, &args)?;
         let keys = listing::parse(&out);
         let own_id = &own[own.len().saturating_sub(16)..];
+        listing::alive(ring, &keys)?;
         for fingerprint in &ring.trusted {
             let Some(key) = keys.iter().find(|k| k.fingerprint == *fingerprint) else {
-                return Err(Failure::new(
-                    Code::NotVerified,
-                    format!("trusting {fingerprint}: the ring has no such key"),
-                )
-                .hint("the keyring package is broken or incomplete, or the fingerprint is another ring's"));
+                continue;
             };
-            if let Some(why) = listing::dead(key) {
-                return Err(Failure::new(
-                    Code::NotVerified,
-                    format!("trusting {fingerprint}: {why}"),
-                )
-                .hint("a newer keyring package may mend it"));
-            }
             if key.signed_by.iter().any(|by| by == own_id) {
                 continue;
             }
@@ -236,10 +219,14 @@ impl Gpg {
         }
         Ok(())
     }
-}
 
-impl Engine for Gpg {
-    fn build(&self, ring: &Ring, home: &Path) -> Result<(), Failure> {
+    /// Makes `home` the keyring that `ring` describes. `home` has the keys of before, or none; nobody else uses it, and
+    /// its path is short enough for an agent's socket.
+    ///
+    /// # Errors
+    ///
+    /// When gpg fails, or a key that is to give trust is not there, or dead.
+    pub(super) fn build(&self, ring: &Ring, home: &Path) -> Result<(), Failure> {
         // The agent is started by gpg, and ends with the namespaces that we are in.
         std::fs::write(
             home.join("gpg-agent.conf"),
