@@ -1,11 +1,12 @@
 //! What was downloaded before, by what it is and not by what it is called.
 //!
-//! * `packages-by-hash/SHA256.pkg`: a whole package, and `SHA256.json`: what it is, where it came from, and what the
-//!   members of it that were extracted hash to.
+//! * `packages-by-hash/SHA256.pkg`: a whole package, `SHA256.json`: what it is, where it came from, and what the members
+//!   of it that were extracted hash to, and `SHA256.sig`: the signature that it was verified by.
 //! * `partial/SHA256.part`: the beginning of one. It is never taken for the whole: only its hash makes it a package.
 //! * `pacman/SHA256/…`: the program of that package.
 //!
-//! Nothing in here is believed because it is here: a package is hashed again each time that it is used.
+//! Nothing in here is believed because it is here: a package is hashed, and its signature checked, each time that it is
+//! used.
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,6 +20,9 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// The largest signature that libalpm takes.
+pub(crate) const LARGEST_SIGNATURE: u64 = 16 << 10;
 
 /// What a package is, as the database said when it was fetched.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -51,7 +55,6 @@ struct Card {
 #[derive(Debug)]
 pub(crate) struct Whole {
     pub(crate) file: File,
-    pub(crate) path: PathBuf,
     pub(crate) sha256: String,
 }
 
@@ -129,11 +132,7 @@ impl Cache {
             std::fs::remove_file(&path).doing(Code::Os, || format!("removing {}", quote(&path)))?;
             return Ok(None);
         }
-        Ok(Some(Whole {
-            file,
-            path,
-            sha256: is,
-        }))
+        Ok(Some(Whole { file, sha256: is }))
     }
 
     fn card(&self, sha256: &str) -> Option<Card> {
@@ -176,20 +175,58 @@ impl Cache {
     }
 
     /// Notes where a package in the cache came from, and what a member of it hashes to.
-    pub(crate) fn note(&self, origin: &Origin, member: &str, is: &str) -> Result<(), Failure> {
+    pub(crate) fn note(
+        &self,
+        origin: &Origin,
+        member: Option<(&str, &str)>,
+    ) -> Result<(), Failure> {
         let path = self.origin(&origin.sha256);
         let doing = || format!("writing {}", quote(&path));
         let mut members = self
             .card(&origin.sha256)
             .map_or_else(BTreeMap::new, |card| card.members);
-        members.insert(member.to_owned(), is.to_owned());
+        if let Some((member, is)) = member {
+            members.insert(member.to_owned(), is.to_owned());
+        }
         let origin = origin.clone();
         let mut text = serde_json::to_vec(&Card { origin, members }).doing(Code::Os, doing)?;
         text.push(b'\n');
+        self.write(&path, &text)
+    }
+
+    fn signature_path(&self, sha256: &str) -> PathBuf {
+        self.0
+            .join("packages-by-hash")
+            .join(format!("{sha256}.sig"))
+    }
+
+    /// Returns the signature that a package in the cache was verified by, if there is one.
+    pub(crate) fn signature(&self, sha256: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.signature_path(sha256);
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
+            .open(&path);
+        let mut bytes = Vec::new();
+        match file.and_then(|file| file.take(LARGEST_SIGNATURE).read_to_end(&mut bytes)) {
+            Ok(_) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).doing(Code::Os, || format!("reading {}", quote(&path))),
+        }
+    }
+
+    /// Keeps the signature that a package was verified by.
+    pub(crate) fn sign(&self, sha256: &str, signature: &[u8]) -> Result<(), Failure> {
+        self.write(&self.signature_path(sha256), signature)
+    }
+
+    /// Writes a small file beside the packages, as a whole.
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        let doing = || format!("writing {}", quote(path));
         let dir = self.0.join("packages-by-hash");
         let mut temp = tempfile::NamedTempFile::new_in(dir).doing(Code::Os, doing)?;
-        temp.write_all(&text).doing(Code::Os, doing)?;
-        temp.persist(&path)
+        temp.write_all(bytes).doing(Code::Os, doing)?;
+        temp.persist(path)
             .map_err(|e| e.error)
             .doing(Code::Os, doing)?;
         Ok(())
@@ -229,15 +266,14 @@ impl Cache {
     }
 
     /// Makes a package of what is in a part, which must be the whole of it.
-    pub(crate) fn keep(&self, mut part: Part) -> Result<Whole, Failure> {
+    pub(crate) fn keep(&self, mut part: Part) -> Result<(), Failure> {
         let sha256 = part.sha256();
         let path = self.package(&sha256);
         let doing = || format!("writing {}", quote(&path));
         part.file.sync_all().doing(Code::Os, doing)?;
         std::fs::rename(&part.path, &path).doing(Code::Os, doing)?;
         part.kept = true;
-        let file = part.file.try_clone().doing(Code::Os, doing)?;
-        Ok(Whole { file, path, sha256 })
+        Ok(())
     }
 }
 
@@ -324,6 +360,15 @@ impl Part {
     /// Returns the hash of what there is.
     pub(crate) fn sha256(&self) -> String {
         format!("{:x}", self.hash.clone().finalize())
+    }
+
+    /// Returns what there is as a package that is not kept yet.
+    pub(crate) fn whole(&self) -> Result<Whole, Failure> {
+        let file = self.file.try_clone();
+        Ok(Whole {
+            file: file.doing(Code::Os, || format!("opening {}", quote(&self.path)))?,
+            sha256: self.sha256(),
+        })
     }
 
     /// Adds to the end.

@@ -9,6 +9,8 @@ pub(crate) struct Fault {
     pub(crate) reason: String,
     /// Whether the same server is worth another try.
     pub(crate) again: bool,
+    /// What mends it, where that is not said of every fault of its code.
+    pub(crate) hint: Option<String>,
 }
 
 impl Fault {
@@ -17,11 +19,17 @@ impl Fault {
             code,
             reason: reason.into(),
             again: false,
+            hint: None,
         }
     }
 
     pub(crate) fn again(mut self) -> Self {
         self.again = true;
+        self
+    }
+
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
         self
     }
 

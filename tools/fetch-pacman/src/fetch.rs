@@ -1,13 +1,15 @@
-//! From a list of servers to one package whose hash is right: next server, another try, and on from where it broke off.
+//! From a list of servers to one package that is proven: next server, another try, and on from where it broke off.
 //!
 //! Each server is asked for its own database, and then for the package that this database names: a mirror that is
-//! behind has other versions, and a package without the database that names it has nothing to be held against.
+//! behind has other versions, and a package without the database that names it has nothing to be held against. The same
+//! goes for the signature and the keys: a server that has bad ones is left for the next.
 
-use crate::cache::{Cache, Origin, Part, Whole, wait};
+use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Part, Whole, wait};
 use crate::client::Asker;
 use crate::fault::{Fault, Stop};
+use crate::ring::{self, Ring};
 use crate::server::Server;
-use crate::verify;
+use crate::verify::{self, Evidence, Judge, Proof, Verified};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use package::db::{self, Entry, Limits};
 use stage::{Code, Context, Failure, quote, signal};
@@ -34,6 +36,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) package: &'a str,
     /// The hash to hold the package against instead of the database's.
     pub(crate) pin: Option<&'a str>,
+    /// What to ask of it beside its hash.
+    pub(crate) proof: &'a Proof,
 }
 
 /// Something that a download goes into.
@@ -122,8 +126,8 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Returns a package with the right hash, from the first server that has one, or from the cache.
-    pub(crate) fn fetch(&mut self, wanted: &Wanted<'_>) -> Result<(Whole, Origin), Failure> {
+    /// Returns a package that is proven, from the first server that has one, or from the cache.
+    pub(crate) fn fetch(&mut self, wanted: &Wanted<'_>) -> Result<(Verified, Origin), Failure> {
         let mut worst: Option<Fault> = None;
         let mut last = String::new();
         for server in wanted.servers {
@@ -158,6 +162,9 @@ impl<'a> Fetcher<'a> {
             ),
         };
         let failure = Failure::new(worst.code, message);
+        if let Some(hint) = worst.hint {
+            return Err(failure.hint(hint));
+        }
         Err(match worst.code {
             Code::Network => {
                 failure.hint("try again: what has arrived is kept; or name another --server URL")
@@ -175,27 +182,118 @@ impl<'a> Fetcher<'a> {
         &mut self,
         server: &Server,
         wanted: &Wanted<'_>,
-    ) -> Result<(Whole, Origin), (String, Stop)> {
-        let file = format!("{}.db", wanted.repo);
-        let entry = self
-            .newest(server, &file, wanted)
-            .map_err(|stop| (file, stop))?;
+    ) -> Result<(Verified, Origin), (String, Stop)> {
+        let db = format!("{}.db", wanted.repo);
+        let found = self.database(server, &db).and_then(|entries| {
+            let entry = db::newest(&entries, wanted.package).cloned();
+            let entry = entry.ok_or_else(|| {
+                let why = format!("it has no package {}", quote(wanted.package));
+                Fault::new(Code::NotFound, why)
+            })?;
+            Ok((entries, entry))
+        });
+        let (entries, entry) = found.map_err(|stop| (db, stop))?;
         let file = entry.filename.clone();
-        let whole = self.package(server, &entry, wanted.pin);
-        let whole = whole.map_err(|stop| (file.clone(), stop))?;
-        let origin = Origin {
-            name: entry.name,
-            version: entry.version,
-            repo: wanted.repo.to_owned(),
-            file,
-            sha256: whole.sha256.clone(),
-            server: server.shown(),
+        let in_package = |stop| (file.clone(), stop);
+
+        // What proves comes first, being small: where it is missing, the package is not fetched at all.
+        let (evidence, keyring) = match wanted.proof {
+            Proof::Sha256 => (Evidence::Sha256, None),
+            Proof::Hash => (Evidence::Hash, None),
+            Proof::Signature(judge) => {
+                let signature = self.signature(server, &entry)?;
+                let (ring, from) = self.ring(server, &entries, judge, wanted.repo)?;
+                (Evidence::Signature(judge, signature, ring), from)
+            }
         };
-        Ok((whole, origin))
+        let sha256 = match wanted.pin {
+            Some(pin) => pin,
+            None => promised(&entry).map_err(in_package)?,
+        };
+        let (whole, part) = self.package(server, &entry, sha256).map_err(in_package)?;
+        let verified = verify::package(self.context, whole, sha256, evidence);
+        let verified = self.keep_if(verified, part).map_err(in_package)?;
+        // With the keys that it was verified by, it can be verified again without a server.
+        if let Some(keyring) = &keyring
+            && let Err(failure) = self.cache.note(keyring, None)
+        {
+            self.context.warn(failure);
+        }
+        Ok((verified, origin(&entry, wanted.repo, sha256, server)))
     }
 
-    /// Asks a server what its newest package of that name is.
-    fn newest(&mut self, server: &Server, file: &str, wanted: &Wanted<'_>) -> Result<Entry, Stop> {
+    /// Keeps what was downloaded if what was made of it is good; else nothing of it stays.
+    fn keep_if<T>(&self, made: Result<T, Stop>, part: Option<Part>) -> Result<T, Stop> {
+        match part {
+            Some(part) if made.is_ok() => self.cache.keep(part)?,
+            Some(mut part) => part.reset()?,
+            None => {}
+        }
+        made
+    }
+
+    /// Returns a package's signature: the database's copy, or else the file beside the package.
+    fn signature(&mut self, server: &Server, entry: &Entry) -> Result<Vec<u8>, (String, Stop)> {
+        if let Some(signature) = entry.signature() {
+            return Ok(signature);
+        }
+        let file = format!("{}.sig", entry.filename);
+        let mut bytes = Vec::new();
+        let limit = Limit {
+            bytes: LARGEST_SIGNATURE,
+            why: "that a signature may have",
+            bar: None,
+        };
+        match self.download(&server.file(&file), &mut bytes, &limit) {
+            Ok(_) => Ok(bytes),
+            Err(Stop::Server(fault)) if fault.code == Code::NotFound => {
+                let why = format!(
+                    "the package has no signature: {}, and the database has no %PGPSIG%",
+                    fault.reason
+                );
+                let fault = Fault::new(Code::NotVerified, why).hint(UNSIGNED);
+                Err((file, fault.into()))
+            }
+            Err(stop) => Err((file, stop)),
+        }
+    }
+
+    /// Returns the keys to check a signature with: the user's, or else those of the keyring package of the repository,
+    /// and what that is.
+    fn ring(
+        &mut self,
+        server: &Server,
+        entries: &[Entry],
+        judge: &Judge,
+        repo: &str,
+    ) -> Result<(Ring, Option<Origin>), (String, Stop)> {
+        if let Some(ring) = &judge.ring {
+            return Ok((ring.clone(), None));
+        }
+        let name = ring::package(repo);
+        let Some(entry) = db::newest(entries, &name) else {
+            let why = format!(
+                "it has no package {}, from which the key of the signature is taken",
+                quote(&name)
+            );
+            let fault = Fault::new(Code::NotVerified, why).hint(ring::INSTEAD);
+            return Err((format!("{repo}.db"), fault.into()));
+        };
+        let in_package = |stop| match stop {
+            Stop::Server(fault) if fault.code == Code::NotFound => {
+                (entry.filename.clone(), fault.hint(ring::INSTEAD).into())
+            }
+            stop => (entry.filename.clone(), stop),
+        };
+        let sha256 = promised(entry).map_err(in_package)?;
+        let (whole, part) = self.package(server, entry, sha256).map_err(in_package)?;
+        let ring = Ring::of_package(self.context, &judge.gpg, &whole.file, repo);
+        let ring = self.keep_if(ring, part).map_err(in_package)?;
+        Ok((ring, Some(origin(entry, repo, sha256, server))))
+    }
+
+    /// Asks a server for its database.
+    fn database(&mut self, server: &Server, file: &str) -> Result<Vec<Entry>, Stop> {
         let mut bytes = Vec::new();
         let limit = Limit {
             bytes: LARGEST_DB,
@@ -203,34 +301,25 @@ impl<'a> Fetcher<'a> {
             bar: None,
         };
         self.download(&server.file(file), &mut bytes, &limit)?;
-        let entries = db::read(bytes.as_slice(), Limits::default())
-            .map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
-        let newest = db::newest(&entries, wanted.package).cloned();
-        newest.ok_or_else(|| {
-            let why = format!("it has no package {}", quote(wanted.package));
-            Fault::new(Code::NotFound, why).into()
-        })
+        let entries = db::read(bytes.as_slice(), Limits::default());
+        Ok(entries.map_err(|e| Fault::new(Code::Failed, e.to_string()))?)
     }
 
-    /// Returns the package of an entry, from the cache if it is there.
+    /// Returns the package of an entry, its hash being right, from the cache if it is there; else with the part that it
+    /// is, to be kept if all else is right too.
     fn package(
         &mut self,
         server: &Server,
         entry: &Entry,
-        pin: Option<&str>,
-    ) -> Result<Whole, Stop> {
-        let Some(sha256) = pin.or(entry.sha256.as_deref()) else {
-            let why =
-                "the database has no %SHA256SUM% to hold it against, and there is no --sha256";
-            return Err(Fault::new(Code::NotVerified, why).into());
-        };
+        sha256: &str,
+    ) -> Result<(Whole, Option<Part>), Stop> {
         if let Some(whole) = self.cache.find(self.context, sha256)? {
-            return Ok(whole);
+            return Ok((whole, None));
         }
         let mut part = self.cache.part(self.context, sha256)?;
         // The run that had the part may have completed it while we waited.
         if let Some(whole) = self.cache.find(self.context, sha256)? {
-            return Ok(whole);
+            return Ok((whole, None));
         }
         let limit = Limit {
             bytes: entry.csize.unwrap_or(LARGEST_PACKAGE).min(LARGEST_PACKAGE),
@@ -266,7 +355,7 @@ impl<'a> Fetcher<'a> {
                 return Err(Fault::new(Code::NotVerified, why).into());
             }
         }
-        Ok(self.cache.keep(part)?)
+        Ok((part.whole()?, Some(part)))
     }
 
     /// Downloads a file, with as many tries as it is worth. Returns whether it is of several pieces.
@@ -383,6 +472,30 @@ impl<'a> Fetcher<'a> {
         bar.set_position(from);
         bar.reset_eta();
         bar.with_finish(indicatif::ProgressFinish::AndClear)
+    }
+}
+
+/// What permits a package without a signature.
+const UNSIGNED: &str =
+    "name another --server URL, or take the package by its hash alone with --unsigned";
+
+/// Returns the hash that the database has for a package.
+fn promised(entry: &Entry) -> Result<&str, Stop> {
+    entry.sha256.as_deref().ok_or_else(|| {
+        let why = "the database has no %SHA256SUM% to hold it against, and there is no --sha256";
+        Fault::new(Code::NotVerified, why).into()
+    })
+}
+
+/// Returns what a package is, as the database says.
+fn origin(entry: &Entry, repo: &str, sha256: &str, server: &Server) -> Origin {
+    Origin {
+        name: entry.name.clone(),
+        version: entry.version.clone(),
+        repo: repo.to_owned(),
+        file: entry.filename.clone(),
+        sha256: sha256.to_owned(),
+        server: server.shown(),
     }
 }
 

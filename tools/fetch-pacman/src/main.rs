@@ -2,20 +2,28 @@
 //!
 //! The usual one-liner, `wget | tar -xO | install`, leaves an empty executable and exit status 0 when the file has
 //! another compression than it had last month, and runs as root whatever a mirror sent. Here a package is found by the
-//! repository's database, compared with its hash as a whole, and only then made executable.
+//! repository's database, compared with its hash as a whole, its signature checked against a pinned key, and only then
+//! made executable.
 
 mod cache;
 mod client;
+mod date;
 mod draft;
 mod fault;
 mod fetch;
+mod gpg;
 mod program;
+mod ring;
 mod server;
+mod status;
 mod verify;
 
 use cache::{Cache, Origin};
+use fault::{Fault, Stop};
 use fetch::{Fetcher, Wanted};
+use gpg::Gpg;
 use program::Program;
+use ring::Ring;
 use serde_json::json;
 use server::Server;
 use stage::members::Pacman;
@@ -24,6 +32,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use verify::{Evidence, Judge, Proof, Trust, Verified};
 
 /// Find the newest static pacman in a repository, prove it and extract the one program
 ///
@@ -59,9 +68,21 @@ struct FetchPacman {
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Take only a package with this SHA-256, whatever the database says
+    /// Take packages that this key has signed, beside those of the distribution's
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
+    trust: Vec<String>,
+
+    /// Take the keys from FILE, not from the repository's keyring package
+    #[arg(long, value_name = "FILE")]
+    keyring: Vec<PathBuf>,
+
+    /// Take only a package with this SHA-256, whatever the database says and whoever signed it
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     sha256: Option<String>,
+
+    /// Take a package by the hash that the database has, whoever signed it
+    #[arg(long, conflicts_with_all = ["trust", "keyring"])]
+    unsigned: bool,
 
     /// Ask no server: take the newest package in the cache
     #[arg(long)]
@@ -71,7 +92,7 @@ struct FetchPacman {
     #[arg(
         long = "use",
         value_name = "FILE",
-        conflicts_with_all = ["repo", "servers", "package", "member", "output", "cache_dir", "sha256", "offline"]
+        conflicts_with_all = ["repo", "servers", "package", "member", "output", "cache_dir", "trust", "keyring", "sha256", "unsigned", "offline"]
     )]
     existing: Option<PathBuf>,
 
@@ -104,17 +125,29 @@ struct Fetch {
     package: String,
     member: String,
     pin: Option<String>,
+    proof: Wish,
     output: Option<PathBuf>,
     cache: PathBuf,
     timeout: Duration,
+}
+
+/// What is to be asked of a package beside its hash.
+#[derive(Debug)]
+enum Wish {
+    /// A signature of one of these keys, which are in these files or in the repository's keyring package.
+    Signature(Vec<String>, Vec<PathBuf>),
+    /// Nothing: the hash is the user's.
+    Sha256,
+    /// Nothing: the user said so.
+    Hash,
 }
 
 /// What was done.
 #[derive(Debug)]
 struct Done {
     program: Program,
-    trust: &'static str,
-    origin: Option<Origin>,
+    /// What was fetched, and by what it was checked. None for a program that was there.
+    origin: Option<(Origin, Trust)>,
 }
 
 impl Stage for FetchPacman {
@@ -189,10 +222,26 @@ fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
             .unwrap_or_else(|| source.package.clone()),
         member: args.member.clone().unwrap_or_else(|| source.member.clone()),
         pin: args.sha256.clone(),
+        proof: wish(args, source),
         output: args.output.as_deref().map(settle).transpose()?,
         cache: std::path::absolute(&cache).doing(Code::Os, || "choosing a cache")?,
         timeout: Duration::from_secs(args.timeout),
     })))
+}
+
+/// Decides what to ask of a package, from the command line and the pins of the preset.
+fn wish(args: &FetchPacman, source: &distro::Source) -> Wish {
+    // A hash that the user knows says all that a signature could; who asks for both gets both.
+    let asks = !args.trust.is_empty() || !args.keyring.is_empty();
+    if args.sha256.is_some() && !asks {
+        return Wish::Sha256;
+    }
+    if args.unsigned {
+        return Wish::Hash;
+    }
+    let pinned = source.trusted.iter().map(|pin| pin.fingerprint.clone());
+    let pins = pinned.chain(args.trust.iter().cloned()).collect();
+    Wish::Signature(pins, args.keyring.clone())
 }
 
 /// Looks whether it can be done, before anything is touched.
@@ -200,6 +249,18 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     let Plan::Fetch(fetch) = plan else {
         return Ok(());
     };
+    if let Wish::Signature(pins, _) = &fetch.proof
+        && pins.is_empty()
+    {
+        return Err(Failure::new(
+            Code::NotVerified,
+            format!(
+                "checking package {}: no key is pinned that may sign it",
+                quote(&fetch.package)
+            ),
+        )
+        .hint("name one with --trust FINGERPRINT, or take the package by its hash alone with --unsigned"));
+    }
     if let Some(output) = &fetch.output
         && std::fs::symlink_metadata(output).is_ok_and(|meta| !meta.is_file() && !meta.is_symlink())
     {
@@ -222,26 +283,26 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
         Plan::Use(path) => {
             return Ok(Done {
                 program: program::inspect(context, path)?,
-                trust: "host",
                 origin: None,
             });
         }
     };
+    let proof = prepare(context, &fetch.proof)?;
     let cache = Cache::open(&fetch.cache)?;
-    let (whole, origin) = match &fetch.servers {
-        None => from_cache(context, &cache, fetch)?,
+    let (verified, origin) = match &fetch.servers {
+        None => from_cache(context, &cache, fetch, &proof)?,
         Some(servers) => {
             let wanted = Wanted {
                 servers,
                 repo: &fetch.repo,
                 package: &fetch.package,
                 pin: fetch.pin.as_deref(),
+                proof: &proof,
             };
             Fetcher::new(context, &cache, fetch.timeout).fetch(&wanted)?
         }
     };
-    let verified = verify::package(whole, &origin.sha256)?;
-    let trust = verified.trust;
+    let trust = verified.trust.clone();
     let to = match &fetch.output {
         Some(path) => path.clone(),
         None => {
@@ -259,14 +320,36 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
         None => program::place(context, verified, &fetch.member, &to)?,
     };
     // The program is there and good: a note that cannot be written costs only time, later.
-    if let Err(failure) = cache.note(&origin, &fetch.member, &program.sha256) {
+    let mut noted = cache.note(&origin, Some((&fetch.member, &program.sha256)));
+    if let Trust::Signature { signature, .. } = &trust {
+        noted = noted.and(cache.sign(&origin.sha256, signature));
+    }
+    if let Err(failure) = noted {
         context.warn(failure);
     }
     Ok(Done {
         program,
-        trust,
-        origin: Some(origin),
+        origin: Some((origin, trust)),
     })
+}
+
+/// Finds what the proof needs of this host.
+fn prepare(context: &Context, wish: &Wish) -> Result<Proof, Failure> {
+    let (pins, files) = match wish {
+        Wish::Signature(pins, files) => (pins, files),
+        Wish::Sha256 => return Ok(Proof::Sha256),
+        Wish::Hash => return Ok(Proof::Hash),
+    };
+    let gpg = Gpg::find()?;
+    let ring = match files.as_slice() {
+        [] => None,
+        files => Some(Ring::of_files(context, &gpg, files)?),
+    };
+    Ok(Proof::Signature(Judge {
+        gpg,
+        pins: pins.clone(),
+        ring,
+    }))
 }
 
 /// Takes the newest package that is in the cache, or the one that was asked for by its hash.
@@ -274,7 +357,8 @@ fn from_cache(
     context: &Context,
     cache: &Cache,
     fetch: &Fetch,
-) -> Result<(cache::Whole, Origin), Failure> {
+    proof: &Proof,
+) -> Result<(Verified, Origin), Failure> {
     let mut found = None;
     // A package that turns out to be damaged is gone after that, and the next newest is as good.
     while found.is_none() {
@@ -289,7 +373,7 @@ fn from_cache(
         }
         found = whole.map(|whole| (whole, origin));
     }
-    found.ok_or_else(|| {
+    let (whole, origin) = found.ok_or_else(|| {
         Failure::new(
             Code::NotFound,
             format!(
@@ -300,11 +384,66 @@ fn from_cache(
             ),
         )
         .hint("run it once without --offline")
-    })
+    })?;
+    let sha256 = origin.sha256.clone();
+    let verified = evidence(context, cache, fetch, proof, &sha256)
+        .and_then(|evidence| verify::package(context, whole, &sha256, evidence));
+    let verified = verified.map_err(|stop| match stop {
+        Stop::Own(failure) => failure,
+        Stop::Server(fault) => {
+            let doing = format!("checking {} in the cache", quote(&origin.file));
+            let failure = Failure::new(fault.code, format!("{doing}: {}", fault.reason));
+            failure.hint(fault.hint.unwrap_or_else(|| ONLINE.to_owned()))
+        }
+    })?;
+    Ok((verified, origin))
+}
+
+/// What helps where the cache has not all that is needed.
+const ONLINE: &str =
+    "run it once without --offline, or take the package by its hash alone with --unsigned";
+
+/// Returns what the cache has to show for a package.
+fn evidence<'a>(
+    context: &Context,
+    cache: &Cache,
+    fetch: &Fetch,
+    proof: &'a Proof,
+    sha256: &str,
+) -> Result<Evidence<'a>, Stop> {
+    let missing = |what: &str| Fault::new(Code::NotVerified, format!("{what} is not there"));
+    let judge = match proof {
+        Proof::Sha256 => return Ok(Evidence::Sha256),
+        Proof::Hash => return Ok(Evidence::Hash),
+        Proof::Signature(judge) => judge,
+    };
+    let signature = cache.signature(sha256)?;
+    let signature = signature.ok_or_else(|| missing("its signature"))?;
+    let ring = match &judge.ring {
+        Some(ring) => ring.clone(),
+        None => {
+            let name = ring::package(&fetch.repo);
+            let keyring = match cache.newest(&fetch.repo, &name)? {
+                Some(origin) => cache.find(context, &origin.sha256)?,
+                None => None,
+            };
+            let keyring = keyring.ok_or_else(|| missing(&format!("package {}", quote(&name))))?;
+            Ring::of_package(context, &judge.gpg, &keyring.file, &fetch.repo)?
+        }
+    };
+    Ok(Evidence::Signature(judge, signature, ring))
 }
 
 /// The members of `pacman.package`.
-const ORIGIN: [&str; 6] = ["name", "version", "repo", "file", "sha256", "server"];
+const ORIGIN: [&str; 7] = [
+    "name",
+    "version",
+    "repo",
+    "file",
+    "sha256",
+    "server",
+    "signed_by",
+];
 
 /// Writes down what was done.
 fn record(document: &mut Document, done: &Done) {
@@ -326,11 +465,20 @@ fn record(document: &mut Document, done: &Done) {
             path: done.program.path.clone(),
             version: done.program.version.clone(),
             sha256: done.program.sha256.clone(),
-            trust: done.trust.to_owned(),
+            trust: match &done.origin {
+                None => "host",
+                Some((_, Trust::Signature { .. })) => "signature",
+                Some((_, Trust::Sha256)) => "sha256",
+                Some((_, Trust::Hash)) => "hash",
+            }
+            .to_owned(),
         },
     );
-    if let Some(origin) = &done.origin {
+    if let Some((origin, trust)) = &done.origin {
         document.record("pacman", &json!({ "package": origin }));
+        if let Trust::Signature { by, .. } = trust {
+            document.record("pacman", &json!({ "package": { "signed_by": by } }));
+        }
     }
 }
 
@@ -375,6 +523,12 @@ fn member(value: &str) -> Result<String, String> {
         true => Err("not the path of a file in a package, as usr/bin/pacman is".to_owned()),
         false => Ok(value.to_owned()),
     }
+}
+
+fn fingerprint(value: &str) -> Result<String, String> {
+    // As gpg prints it, too.
+    let value = value.replace(' ', "").to_ascii_uppercase();
+    distro::check::fingerprint(&value).map(|()| value)
 }
 
 fn sha256(value: &str) -> Result<String, String> {

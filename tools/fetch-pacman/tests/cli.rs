@@ -8,8 +8,9 @@
 mod helpers;
 
 use helpers::fixture::{
-    FORMATS, Format, MEMBER, Package, compress, database, program, script, sha256,
+    FORMATS, Format, MEMBER, Package, compress, database, program, ring, script, sha256,
 };
+use helpers::keys::{forged, keys};
 use helpers::server::{Answer, Nobody, Server};
 use helpers::{Lab, Run, bare, names, run};
 use nix::sys::signal::{Signal, kill};
@@ -64,7 +65,7 @@ fn every_format_of_database_and_package_whatever_its_name() {
             let mut package = Package::new("7.1.0-1", format);
             package.file = "pacman-static-7.1.0-1-x86_64.pkg.tar.bz2".into();
             let server = Server::with(&[&package]);
-            server.say(DB, Answer::File(database(&[&package], db)));
+            server.say(DB, Answer::File(database(&[&package, ring()], db)));
             let run = run(&mut lab.ask(&[&server.url]));
             assert_eq!(version(&run), "7.1.0");
             assert_eq!(run.stderr.lines().count(), 1, "{run:?}");
@@ -92,7 +93,7 @@ fn the_document_says_what_it_is_and_where_it_came_from() {
             "path": path,
             "version": "7.1.0.r9.g54d9411",
             "sha256": sha256(&program("7.1.0.r9.g54d9411")),
-            "trust": "hash",
+            "trust": "signature",
             "package": {
                 "name": "pacman-static",
                 "version": "7.1.0.r9.g54d9411-41",
@@ -100,6 +101,7 @@ fn the_document_says_what_it_is_and_where_it_came_from() {
                 "file": package.file,
                 "sha256": package.hash(),
                 "server": server.url,
+                "signed_by": keys().lilac.fingerprint,
             },
         })
     );
@@ -174,11 +176,16 @@ fn only_the_exact_name_counts() {
 fn repository_package_and_member_can_be_others_and_variables_are_expanded() {
     let lab = Lab::new();
     let package = Package::of("pacman-own", "1-1", Format::Zst, &program("6.1.0"));
+    let keyring = Package::keyring("mine", &keys().lilac.public);
     let server = Server::new();
     let base = format!("/mine/os/{}", std::env::consts::ARCH);
     server.say(
         &format!("{base}/mine.db"),
-        Answer::File(database(&[&package], Format::Zst)),
+        Answer::File(database(&[&package, &keyring], Format::Zst)),
+    );
+    server.say(
+        &format!("{base}/{}", keyring.file),
+        Answer::File(keyring.bytes.clone()),
     );
     server.say(
         &format!("{base}/{}", package.file),
@@ -247,11 +254,12 @@ fn what_is_in_the_cache_is_not_fetched_again() {
     let server = Server::with(&[&package]);
     let file = format!("/{}", package.file);
     let first = run(&mut lab.ask(&[&server.url])).good();
-    assert_eq!(server.paths(), [DB, &file]);
+    let keyring = format!("/{}", ring().file);
+    assert_eq!(server.paths(), [DB, &keyring, &file]);
     let second = run(&mut lab.ask(&[&server.url]));
     assert_eq!(version(&second), "6.0.2");
     assert_eq!(second.good()["pacman"], first["pacman"]);
-    assert_eq!(server.paths(), [DB, &file, DB]);
+    assert_eq!(server.paths(), [DB, &keyring, &file, DB]);
 
     // What is in the cache is believed only for its hash.
     let kept = lab
@@ -266,7 +274,7 @@ fn what_is_in_the_cache_is_not_fetched_again() {
         third.stderr.contains("warning: reading") || third.stderr.contains("was damaged"),
         "{third:?}"
     );
-    assert_eq!(server.paths(), [DB, &file, DB, DB, &file]);
+    assert_eq!(server.paths(), [DB, &keyring, &file, DB, DB, &file]);
 }
 
 #[test]
@@ -421,8 +429,8 @@ fn a_broken_connection_is_resumed_where_it_broke() {
         let run = run(&mut lab.ask(&[&server.url]));
         assert_eq!(version(&run), "6.0.2");
         assert_eq!(server.ranges(&file), [None, Some("bytes=10000-".into())]);
-        let last = server.asked().pop().unwrap();
-        assert_eq!(last.if_range.as_deref(), Some("\"tag\""));
+        let second = server.asked().into_iter().filter(|a| a.path == file).nth(1);
+        assert_eq!(second.unwrap().if_range.as_deref(), Some("\"tag\""));
         assert!(
             run.stderr.contains("after 10000 bytes") && run.stderr.contains("trying again"),
             "{run:?}"
@@ -458,7 +466,7 @@ fn a_server_that_breaks_every_time_is_left_and_its_part_is_used_at_the_next() {
     assert_eq!(bad.ranges(&file)[1..], steps);
     assert_eq!(good.ranges(&file), [Some("bytes=40000-".to_owned())]);
     // A tag is a server's own: the other one would take it for another file's.
-    assert_eq!(good.asked().pop().unwrap().if_range, None);
+    assert!(good.asked().iter().all(|asked| asked.if_range.is_none()));
 }
 
 #[test]
@@ -466,7 +474,7 @@ fn a_busy_server_is_asked_again() {
     let lab = Lab::new();
     let package = Package::new("6.0.2-1", Format::Zst);
     let server = Server::with(&[&package]);
-    let db = database(&[&package], Format::Gz);
+    let db = database(&[&package, ring()], Format::Gz);
     server.say_all(
         DB,
         vec![
@@ -500,7 +508,8 @@ fn a_wrong_hash_is_never_run_and_the_next_server_is_asked() {
         &[&evil.hash(), &right.hash(), &right.file, &bad.url],
     );
     assert_eq!(lab.cached("partial"), Vec::<String>::new());
-    assert_eq!(lab.cached("packages-by-hash"), Vec::<String>::new());
+    let keyring = format!("{}.pkg", ring().hash());
+    assert_eq!(lab.cached("packages-by-hash"), [keyring]);
     assert_eq!(lab.cached("pacman"), Vec::<String>::new());
 
     // What does not hold is graver than what may go away.
@@ -546,7 +555,7 @@ fn a_part_that_is_whole_is_not_fetched_at_all() {
         .join(format!("{}.part", package.hash()));
     fs::write(part, &package.bytes).unwrap();
     assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
-    assert_eq!(server.paths(), [DB]);
+    assert_eq!(server.paths(), [DB, &format!("/{}", ring().file)]);
 }
 
 #[test]
@@ -616,6 +625,10 @@ fn redirects_are_followed_but_not_for_ever() {
     mirror.say(DB, Answer::To(format!("{}{DB}", good.url)));
     mirror.say(&format!("/{}", package.file), Answer::To("/moved".into()));
     mirror.say("/moved", Answer::File(package.bytes.clone()));
+    mirror.say(
+        &format!("/{}", ring().file),
+        Answer::To(format!("{}/{}", good.url, ring().file)),
+    );
     let run1 = run(&mut lab.ask(&[&mirror.url]));
     assert_eq!(version(&run1), "6.0.2");
     assert_eq!(run1.good()["pacman"]["package"]["server"], mirror.url);
@@ -650,7 +663,7 @@ fn https_is_for_who_can_prove_who_it_is() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let file = format!("/{}", package.file);
     let secure = Server::secure(&certificate, &key);
-    secure.say(DB, Answer::File(database(&[&package], Format::Gz)));
+    secure.say(DB, Answer::File(database(&[&package, ring()], Format::Gz)));
     secure.say(&file, Answer::File(package.bytes.clone()));
     let tool = |url: &str, certificates: &Path| {
         let mut tool = lab.ask(&[url]);
@@ -708,7 +721,7 @@ fn a_silent_server_is_given_up() {
     assert_eq!(slow.paths().len(), 1);
 
     let file = format!("/{}", package.file);
-    slow.say(DB, Answer::File(database(&[&package], Format::Gz)));
+    slow.say(DB, Answer::File(database(&[&package, ring()], Format::Gz)));
     slow.say_all(
         &file,
         vec![
@@ -753,10 +766,11 @@ fn a_directory_can_be_a_server() {
     run(&mut lab.ask(&[&url])).bad(69, "not-found", &[&url, "No such file"]);
     fs::write(
         dir.join("archlinuxcn.db"),
-        database(&[&package], Format::Xz),
+        database(&[&package, ring()], Format::Xz),
     )
     .unwrap();
     fs::write(dir.join(&package.file), &package.bytes).unwrap();
+    fs::write(dir.join(&ring().file), &ring().bytes).unwrap();
     let part = lab
         .path("cache/partial")
         .join(format!("{}.part", package.hash()));
@@ -1158,6 +1172,552 @@ fn progress_is_drawn_on_a_terminal_only() {
             assert_eq!(text.contains(word), drawn, "{text:?}");
         }
     }
+}
+
+/// Asserts that a run failed for want of proof and that nothing came of it, and returns what it says and the hint.
+#[track_caller]
+fn refused(lab: &Lab, run: &Run, words: &[&str]) -> String {
+    let document = run.bad(69, "not-verified", words);
+    let mut kept = lab.cached("packages-by-hash");
+    // Keys are material: their package may stay.
+    kept.retain(|name| *name != format!("{}.pkg", ring().hash()));
+    assert_eq!(kept, Vec::<String>::new(), "{run:?}");
+    assert_eq!(lab.cached("partial"), Vec::<String>::new());
+    assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+    assert_eq!(names(&lab.path("")), ["cache"]);
+    document["error"]["hint"].as_str().unwrap().to_owned()
+}
+
+/// Returns what asks a server and would put the program beside the cache.
+fn placing(lab: &Lab, server: &Server) -> Command {
+    let mut tool = lab.ask(&[&server.url]);
+    tool.arg("-o").arg(lab.path("pacman"));
+    tool
+}
+
+#[test]
+fn without_a_signature_nothing_of_the_package_is_fetched() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst).with_signature(None);
+    let server = Server::with(&[&package]);
+    let sig = format!("/{}.sig", package.file);
+    let words = ["has no signature: HTTP status 404", "no %PGPSIG%", &sig];
+    let hint = refused(&lab, &run(&mut placing(&lab, &server)), &words);
+    assert!(hint.contains("--unsigned"), "{hint}");
+    assert_eq!(server.paths(), [DB, &sig]);
+
+    // A server that is tired has not said that there is none.
+    server.say(&sig, Answer::Status("503 Service Unavailable"));
+    run(&mut placing(&lab, &server)).bad(75, "network", &["503", &sig]);
+
+    // The next server may have it, beside the package or in its database.
+    server.say(&sig, Answer::Status("404 Not Found"));
+    let good = Server::with(&[&package]);
+    let signature = keys().sign(&keys().lilac, &package.bytes);
+    good.say(&sig, Answer::File(signature));
+    let run1 = run(&mut lab.ask(&[&server.url, &good.url]));
+    assert_eq!(version(&run1), "6.0.2");
+    assert_eq!(run1.good()["pacman"]["trust"], "signature");
+    assert!(good.paths().contains(&sig));
+
+    server.say(&sig, Answer::Endless);
+    let long = run(&mut placing(&Lab::new(), &server));
+    long.bad(69, "not-verified", &["larger than the 16384 bytes", &sig]);
+}
+
+#[test]
+fn only_a_good_signature_of_a_pinned_key_over_this_package() {
+    let keys = keys();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let other = Package::new("6.0.2-2", Format::Zst);
+    let evil = Package::of("pacman-static", "6.0.2-1", Format::Zst, &program("6.6.6"));
+    let lilac = &*keys.lilac.fingerprint;
+    let bytes = &package.bytes;
+    let inline = keys.sign_as(&keys.lilac, bytes, &["--sign"]);
+    let text = keys.sign_as(&keys.lilac, bytes, &["--textmode", "--detach-sign"]);
+    let ours = keys.sign(&keys.lilac, bytes);
+    let mut flipped = ours.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    let two = [&*ours, &keys.sign(&keys.stranger, bytes)].concat();
+    let trailing = [&*ours, b"\xcb\x05hello"].concat();
+    let table: Vec<(&str, Package, &str)> = vec![
+        (
+            "of another package",
+            package.clone().with_signature(other.signature),
+            lilac,
+        ),
+        (
+            "altered, with its own right hash",
+            evil.with_signature(package.signature.clone()),
+            "was altered",
+        ),
+        (
+            "flipped",
+            package.clone().with_signature(Some(flipped)),
+            "is bad",
+        ),
+        (
+            "of a stranger",
+            package.clone().signed_by(&keys.stranger),
+            &keys.stranger.fingerprint,
+        ),
+        (
+            "of a stranger too",
+            package.clone().with_signature(Some(two)),
+            "which is not pinned",
+        ),
+        (
+            "none",
+            package.clone().with_signature(Some(b"<html>".to_vec())),
+            "it is none: gpg: ",
+        ),
+        (
+            "cut off",
+            package.clone().with_signature(Some(ours[..40].to_vec())),
+            "its signature",
+        ),
+        (
+            "inline",
+            package.clone().with_signature(Some(inline)),
+            "not a detached signature",
+        ),
+        (
+            "of a text",
+            package.clone().with_signature(Some(text)),
+            "class 01",
+        ),
+        (
+            "with more behind it",
+            package.clone().with_signature(Some(trailing)),
+            "its signature cannot be used",
+        ),
+    ];
+    for (what, package, words) in table {
+        let lab = Lab::new();
+        let server = Server::with(&[&package]);
+        let ran = run(&mut placing(&lab, &server));
+        let hint = refused(&lab, &ran, &[words, &package.file]);
+        assert!(hint.contains("--unsigned"), "{what}: {hint}");
+        // A good server is asked after a bad one, and nobody has to clean up in between.
+        let good = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+        let both = run(&mut lab.ask(&[&server.url, &good.url]));
+        assert_eq!(version(&both), "6.0.2", "{what}");
+        assert_eq!(both.good()["pacman"]["package"]["signed_by"], lilac);
+    }
+}
+
+#[test]
+fn a_key_that_is_in_the_ring_and_not_pinned_does_not_count() {
+    let keys = keys();
+    let package = Package::new("6.0.2-1", Format::Zst).signed_by(&keys.stranger);
+    let both = [&*keys.stranger.public, &keys.lilac.public].concat();
+    let keyring = Package::keyring("archlinuxcn", &both);
+    let server = Server::with_only(&[&package, &keyring]);
+    let lab = Lab::new();
+    let ran = run(lab.ask(&[&server.url]).arg("-q"));
+    let stranger = &*keys.stranger.fingerprint;
+    let hint =
+        ran.bad(69, "not-verified", &[stranger, "which is not pinned"])["error"]["hint"].clone();
+    let trust = format!("--trust {stranger}");
+    assert!(hint.as_str().unwrap().contains(&trust), "{hint}");
+    assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+
+    // Who knows the key says so, in any spelling.
+    let spaced = format!("{} {}", stranger[..20].to_lowercase(), &stranger[20..]);
+    let ran = run(lab.ask(&[&server.url]).args(["--trust", &spaced]));
+    assert_eq!(version(&ran), "6.0.2");
+    assert_eq!(ran.good()["pacman"]["package"]["signed_by"], stranger);
+    // An extra key beside the pinned one harms nobody.
+    let usual = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with_only(&[&usual, &keyring]);
+    assert_eq!(version(&run(&mut Lab::new().ask(&[&server.url]))), "6.0.2");
+
+    for bad in ["83F817213361BF5F", "x", ""] {
+        let ran = run(lab.ask(&[&server.url]).args(["--trust", bad]));
+        ran.bad(64, "usage", &["--trust", "not a fingerprint"]);
+    }
+}
+
+#[test]
+fn keyring_packages_that_do_not_help() {
+    let keys = keys();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let ring_of = |ring: &[u8]| Package::keyring("archlinuxcn", ring);
+    let elsewhere = Package::keyring("other", &keys.lilac.public);
+    let renamed = Package {
+        name: "archlinuxcn-keyring".into(),
+        ..elsewhere
+    };
+    let mut wrong_hash = ring_of(&keys.lilac.public);
+    wrong_hash.sha256 = Some("0".repeat(64));
+    let pinned = format!(
+        "{}, which is pinned and not in package 'archlinuxcn-keyring'",
+        keys.lilac.fingerprint
+    );
+    for (keyring, words) in [
+        (ring_of(&keys.stranger.public), &*pinned),
+        (ring_of(b""), "no keys in its member"),
+        (ring_of(b"not keys"), "no keys in its member"),
+        (
+            renamed,
+            "no member 'usr/share/pacman/keyrings/archlinuxcn.gpg'",
+        ),
+        (wrong_hash, "its SHA-256 is"),
+    ] {
+        let lab = Lab::new();
+        let server = Server::with_only(&[&package, &keyring]);
+        let ran = run(&mut placing(&lab, &server));
+        let hint = ran.bad(69, "not-verified", &[words])["error"]["hint"].clone();
+        assert!(hint.as_str().unwrap().contains("--"), "{hint}");
+        assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+        assert_eq!(names(&lab.path("")), ["cache"]);
+    }
+    let lab = Lab::new();
+    let server = Server::with_only(&[&package]);
+    let hint = refused(
+        &lab,
+        &run(&mut placing(&lab, &server)),
+        &["no package 'archlinuxcn-keyring'", DB],
+    );
+    assert!(hint.contains("--keyring FILE"), "{hint}");
+    let server = Server::with(&[&package]);
+    server.say(
+        &format!("/{}", ring().file),
+        Answer::Status("404 Not Found"),
+    );
+    let ran = run(&mut placing(&lab, &server));
+    ran.bad(69, "not-found", &[&ring().file]);
+    assert!(
+        ran.stderr
+            .contains("hint: give the key that signs the package with --keyring FILE")
+    );
+}
+
+#[test]
+fn an_expired_and_a_revoked_key_are_each_named() {
+    let keys = keys();
+    for (key, words, hint) in [
+        (
+            &keys.expired,
+            "which expired on 2020-02-01, and today is 20",
+            "a newer keyring package",
+        ),
+        (
+            &keys.revoked,
+            "which was revoked",
+            "must not be used any more",
+        ),
+    ] {
+        let lab = Lab::new();
+        let package = Package::new("6.0.2-1", Format::Zst).signed_by(key);
+        let keyring = Package::keyring("archlinuxcn", &key.public);
+        let server = Server::with_only(&[&package, &keyring]);
+        let mut tool = lab.ask(&[&server.url]);
+        tool.args(["--trust", &key.fingerprint]);
+        let ran = run(&mut tool);
+        let document = ran.bad(69, "not-verified", &[&key.fingerprint, words]);
+        assert!(
+            document["error"]["hint"].as_str().unwrap().contains(hint),
+            "{ran:?}"
+        );
+        assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+        // Not pinned goes first: what such a key may be does not matter.
+        let ran = run(&mut lab.ask(&[&server.url]));
+        ran.bad(
+            69,
+            "not-verified",
+            &[&key.fingerprint, "which is not pinned"],
+        );
+    }
+}
+
+#[test]
+fn a_ring_cannot_vouch_for_itself() {
+    let keys = keys();
+    let lab = Lab::new();
+    let ring = forged(&keys.expired);
+    let package = Package::new("6.0.2-1", Format::Zst).signed_by(&keys.expired);
+    // gpg itself is taken in, or this test shows nothing.
+    let (file, sig, data) = (lab.path("ring"), lab.path("sig"), lab.path("data"));
+    fs::write(&file, &ring).unwrap();
+    fs::write(&sig, package.signature.as_ref().unwrap()).unwrap();
+    fs::write(&data, &package.bytes).unwrap();
+    let gpg = Command::new("gpg")
+        .args([
+            "--homedir",
+            "/nonexistent",
+            "--no-default-keyring",
+            "--trust-model=always",
+        ])
+        .args(["--lock-never", "--status-fd=1", "--keyring"])
+        .arg(&file)
+        .arg("--verify")
+        .args([&sig, &data])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(gpg.stdout).unwrap();
+    assert!(said.contains("[GNUPG:] GOODSIG"), "{said}");
+
+    let server = Server::with_only(&[&package, &Package::keyring("archlinuxcn", &ring)]);
+    for own in [false, true] {
+        let mut tool = lab.ask(&[&server.url]);
+        tool.args(["--trust", &keys.expired.fingerprint]);
+        if own {
+            tool.arg("--keyring").arg(&file);
+        }
+        run(&mut tool).bad(69, "not-verified", &[&keys.expired.fingerprint]);
+        assert_eq!(lab.cached("pacman"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn keys_can_be_from_files() {
+    let keys = keys();
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with_only(&[&package]);
+    let (binary, text, junk) = (lab.path("binary"), lab.path("text"), lab.path("junk"));
+    fs::write(&binary, &keys.stranger.public).unwrap();
+    let armored = keys.armored(&keys.lilac);
+    assert!(armored.starts_with(b"-----BEGIN PGP"));
+    // One after the other, as cat(1) makes them.
+    fs::write(&text, [&*keys.armored(&keys.expired), &armored].concat()).unwrap();
+    fs::write(&junk, "keys").unwrap();
+    let with = |files: &[&Path]| {
+        let mut tool = lab.ask(&[&server.url]);
+        for file in files {
+            tool.arg("--keyring").arg(file);
+        }
+        run(&mut tool)
+    };
+    let ran = with(&[&binary]);
+    let name = binary.to_str().unwrap();
+    ran.bad(
+        69,
+        "not-verified",
+        &[&keys.lilac.fingerprint, "which is pinned and not in", name],
+    );
+    assert_eq!(version(&with(&[&binary, &text])), "6.0.2");
+    assert_eq!(version(&with(&[&text])), "6.0.2");
+    let file = format!("/{}", package.file);
+    assert_eq!(server.paths(), [DB, &file, DB, &file, DB]);
+    // A file gives keys, and no trust.
+    let plain = run(Lab::at(lab.plain(), &[&server.url])
+        .arg("--keyring")
+        .arg(&text));
+    plain.bad(69, "not-verified", &["which is not pinned"]);
+    with(&[&junk]).bad(69, "failed", &["no keys in it: gpg: "]);
+    with(&[&lab.path("")]).bad(69, "failed", &["not a regular file"]);
+    with(&[&lab.path("no")]).bad(69, "not-found", &["reading keyring", "No such file"]);
+}
+
+#[test]
+fn what_a_hash_may_stand_in_for() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst).signed_by(&keys().stranger);
+    let server = Server::with_only(&[&package]);
+    let plain = |args: &[&str]| run(Lab::at(lab.plain(), &[&server.url]).args(args));
+    let hash = package.hash();
+    plain(&[]).bad(69, "not-verified", &["no package 'archlinuxcn-keyring'"]);
+    for (args, trust) in [
+        (&["--unsigned"][..], "hash"),
+        (&["--sha256", &hash], "sha256"),
+        (&["--sha256", &hash, "--unsigned"], "sha256"),
+    ] {
+        let ran = plain(args);
+        assert_eq!(version(&ran), "6.0.2");
+        assert_eq!(ran.good()["pacman"]["trust"], trust);
+        assert_eq!(ran.good()["pacman"]["package"].get("signed_by"), None);
+        let offline = run(lab.plain().arg("--offline").args(args));
+        assert_eq!(offline.good()["pacman"]["trust"], trust);
+    }
+    // What was taken without a signature is not taken for signed later.
+    let offline = run(lab.tool().arg("--offline"));
+    offline.bad(
+        69,
+        "not-verified",
+        &["its signature is not there", &package.file],
+    );
+    assert!(
+        offline
+            .stderr
+            .contains("hint: run it once without --offline")
+    );
+
+    let wrong = "0".repeat(64);
+    for args in [
+        &["--sha256", &wrong][..],
+        &["--sha256", &wrong, "--unsigned"],
+    ] {
+        plain(args).bad(69, "not-verified", &["its SHA-256 is", &wrong]);
+    }
+    // Who asks for both gets both.
+    let both = run(lab.ask(&[&server.url]).args(["--sha256", &hash]));
+    both.bad(69, "not-verified", &["no package 'archlinuxcn-keyring'"]);
+    for args in [
+        ["--unsigned", "--keyring=x"],
+        ["--unsigned", "--use=/usr/bin/pacman"],
+    ] {
+        plain(&args).bad(64, "usage", &["cannot be used with"]);
+    }
+    let all = ["--repo=x", "--unsigned", "--sha256", &hash];
+    plain(&all).bad(69, "not-found", &["x.db"]);
+}
+
+#[test]
+fn a_host_without_gpg() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    let bin = lab.path("bin");
+    fs::create_dir(&bin).unwrap();
+    // Something of that name that cannot be run is none.
+    fs::write(bin.join("gpg"), "").unwrap();
+    symlink("/bin/cat", bin.join("cat")).unwrap();
+    let ran = run(lab.ask(&[&server.url]).env("PATH", &bin));
+    ran.bad(69, "not-found", &["looking for gpg", "none in PATH"]);
+    assert!(ran.stderr.contains("apt-get install gnupg") && ran.stderr.contains("--unsigned"));
+    assert_eq!(server.paths(), Vec::<String>::new());
+    assert_eq!(names(&lab.path("")), ["bin"]);
+    for args in [&["--unsigned"][..], &["--sha256", &package.hash()]] {
+        let mut tool = Lab::at(lab.plain(), &[&server.url]);
+        assert_eq!(version(&run(tool.args(args).env("PATH", &bin))), "6.0.2");
+    }
+    // One that breaks has not said that a signature holds.
+    for (body, code) in [
+        ("kill -9 $$", "child-failed"),
+        ("exit 0", "not-verified"),
+        ("echo '[GNUPG:] GOODSIG'", "not-verified"),
+    ] {
+        fs::remove_file(bin.join("gpg")).unwrap();
+        fs::write(bin.join("gpg"), format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(bin.join("gpg"), fs::Permissions::from_mode(0o755)).unwrap();
+        let ran = run(Lab::new().ask(&[&server.url]).env("PATH", &bin));
+        ran.bad(69, code, &["gpg"]);
+    }
+}
+
+#[test]
+fn the_preset_pins_and_no_one_else() {
+    let lab = Lab::new();
+    let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+    let preset = |trusted: &str| {
+        let file = lab.path("preset.toml");
+        let text = format!(
+            "name = \"x\"\ntitle = \"X\"\n[arch.x86_64]\nservers = [\"{0}\"]\nrepos = [\"core\"]\n\
+             [pacman]\nrepo = \"archlinuxcn\"\npackage = \"pacman-static\"\nmember = \"{MEMBER}\"\n\
+             [pacman.arch.{arch}]\nservers = [\"{0}\"]\n{trusted}",
+            server.url,
+            arch = std::env::consts::ARCH,
+        );
+        fs::write(&file, text).unwrap();
+        json!({"strapline": 1, "distro": file}).to_string()
+    };
+    let pin = format!(
+        "[[pacman.trusted]]\nfingerprint = \"{}\"\nsource = \"x\"\ndate = \"2026-11-22\"\n",
+        keys().lilac.fingerprint
+    );
+    let pinned = with_input(lab.plain(), &preset(&pin));
+    assert_eq!(version(&pinned), "6.0.2");
+    assert_eq!(pinned.good()["pacman"]["trust"], "signature");
+
+    let lab2 = Lab::new();
+    let nobody = with_input(lab2.plain(), &preset(""));
+    nobody.bad(69, "not-verified", &["no key is pinned"]);
+    assert!(nobody.stderr.contains("--trust FINGERPRINT") && nobody.stderr.contains("--unsigned"));
+    assert_eq!(names(&lab2.path("")), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_in_the_cache_is_verified_again() {
+    let lab = Lab::new();
+    let package = Package::new("6.0.2-1", Format::Zst);
+    let server = Server::with(&[&package]);
+    version(&run(&mut lab.ask(&[&server.url])));
+    let offline = || run(lab.tool().arg("--offline"));
+    let ran = offline();
+    assert_eq!(version(&ran), "6.0.2");
+    assert_eq!(ran.good()["pacman"]["trust"], "signature");
+    assert_eq!(
+        ran.good()["pacman"]["package"]["signed_by"],
+        keys().lilac.fingerprint
+    );
+    let unpinned = run(lab.plain().arg("--offline"));
+    unpinned.bad(69, "not-verified", &["which is not pinned", "in the cache"]);
+
+    let packages = lab.path("cache/packages-by-hash");
+    let sig = packages.join(format!("{}.sig", package.hash()));
+    assert_eq!(fs::read(&sig).ok(), package.signature);
+    fs::write(
+        &sig,
+        Package::new("6.0.2-2", Format::Zst).signature.unwrap(),
+    )
+    .unwrap();
+    offline().bad(69, "not-verified", &["is bad", &package.file]);
+    fs::remove_file(&sig).unwrap();
+    offline().bad(69, "not-verified", &["its signature is not there"]);
+    // Online, the server's is taken, and kept.
+    version(&run(&mut lab.ask(&[&server.url])));
+    assert_eq!(version(&offline()), "6.0.2");
+    // A server that has no good one for what is in the cache is not believed, and the cache stays.
+    let stranger = Server::with(&[&package.clone().signed_by(&keys().stranger)]);
+    run(&mut lab.ask(&[&stranger.url])).bad(69, "not-verified", &["which is not pinned"]);
+    assert_eq!(version(&offline()), "6.0.2");
+
+    fs::remove_file(packages.join(format!("{}.pkg", ring().hash()))).unwrap();
+    offline().bad(
+        69,
+        "not-verified",
+        &["package 'archlinuxcn-keyring' is not there"],
+    );
+    fs::write(lab.path("keys"), &keys().lilac.public).unwrap();
+    let own = run(lab
+        .tool()
+        .arg("--offline")
+        .arg("--keyring")
+        .arg(lab.path("keys")));
+    assert_eq!(version(&own), "6.0.2");
+}
+
+#[test]
+fn gpg_ends_with_us_and_leaves_nothing() {
+    let lab = Lab::new();
+    let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
+    let (bin, mark) = (lab.path("bin"), lab.path("mark"));
+    fs::create_dir(&bin).unwrap();
+    let body = format!(
+        "#!/bin/sh\necho $$ > {0}.new\nmv {0}.new {0}\nexec sleep 60\n",
+        mark.display()
+    );
+    fs::write(bin.join("gpg"), body).unwrap();
+    fs::set_permissions(bin.join("gpg"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", bin.display());
+    // A place for temporary files whose path is longer than that of any socket may be.
+    let temp = lab.path(&"t".repeat(200));
+    fs::create_dir(&temp).unwrap();
+    for (signal, status) in [(Signal::SIGTERM, Some(130)), (Signal::SIGKILL, None)] {
+        let child = lab
+            .ask(&[&server.url])
+            .env("PATH", &path)
+            .env("TMPDIR", &temp)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("gpg runs", || mark.exists());
+        let gpg: i32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
+        fs::remove_file(&mark).unwrap();
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), status);
+        until("gpg is gone", || kill(Pid::from_raw(gpg), None).is_err());
+    }
+    let real = run(lab
+        .ask(&[&server.url])
+        .env("TMPDIR", &temp)
+        .env("GNUPGHOME", "/proc"));
+    assert_eq!(version(&real), "6.0.2");
+    assert_eq!(names(&temp), Vec::<String>::new());
 }
 
 #[test]

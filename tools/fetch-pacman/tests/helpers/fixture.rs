@@ -1,8 +1,10 @@
 //! Packages and databases, as makepkg(8) and repo-add(8) make them.
 
+use super::keys::{Key, keys};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::sync::OnceLock;
 use tar::{Builder, EntryType, Header};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +85,8 @@ pub(crate) struct Package {
     pub(crate) sha256: Option<String>,
     /// What the database says of its size.
     pub(crate) csize: Option<u64>,
+    /// What the database says of its signature.
+    pub(crate) signature: Option<Vec<u8>>,
 }
 
 impl Package {
@@ -104,6 +108,26 @@ impl Package {
         Self::with("pacman-static", version, Format::Zst, |tape| {
             add(tape, MEMBER, EntryType::Symlink, target.as_bytes());
         })
+    }
+
+    /// Returns the package that has a repository's keys.
+    pub(crate) fn keyring(repo: &str, ring: &[u8]) -> Self {
+        Self::with(&format!("{repo}-keyring"), "1-1", Format::Zst, |tape| {
+            let path = format!("usr/share/pacman/keyrings/{repo}.gpg");
+            add(tape, &path, EntryType::Regular, ring);
+        })
+    }
+
+    /// Returns it signed by another key.
+    pub(crate) fn signed_by(mut self, key: &Key) -> Self {
+        self.signature = Some(keys().sign(key, &self.bytes));
+        self
+    }
+
+    /// Returns it with that for its signature.
+    pub(crate) fn with_signature(mut self, signature: Option<Vec<u8>>) -> Self {
+        self.signature = signature;
+        self
     }
 
     pub(crate) fn without_program(version: &str) -> Self {
@@ -140,6 +164,7 @@ impl Package {
             file: format!("{name}-{version}-x86_64.pkg.tar.{suffix}"),
             sha256: Some(sha256(&bytes)),
             csize: Some(bytes.len() as u64),
+            signature: Some(keys().sign(&keys().lilac, &bytes)),
             bytes,
         }
     }
@@ -148,6 +173,26 @@ impl Package {
     pub(crate) fn hash(&self) -> String {
         sha256(&self.bytes)
     }
+}
+
+/// Returns the keyring package of `archlinuxcn`.
+pub(crate) fn ring() -> &'static Package {
+    static RING: OnceLock<Package> = OnceLock::new();
+    RING.get_or_init(|| Package::keyring("archlinuxcn", &keys().lilac.public))
+}
+
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for piece in bytes.chunks(3) {
+        let three = [0, 1, 2].map(|i| u32::from(piece.get(i).copied().unwrap_or(0)));
+        let all = three[0] << 16 | three[1] << 8 | three[2];
+        for i in 0..4 {
+            let digit = DIGITS[(all >> (18 - 6 * i)) as usize & 63];
+            text.push(if i <= piece.len() { digit as char } else { '=' });
+        }
+    }
+    text
 }
 
 /// Returns a repository's database.
@@ -166,6 +211,9 @@ pub(crate) fn database(packages: &[&Package], format: Format) -> Vec<u8> {
         }
         if let Some(hash) = &package.sha256 {
             write!(desc, "%SHA256SUM%\n{hash}\n\n").unwrap();
+        }
+        if let Some(signature) = &package.signature {
+            write!(desc, "%PGPSIG%\n{}\n\n", base64(signature)).unwrap();
         }
         let path = format!("{name}-{version}/desc");
         add(&mut tape, &path, EntryType::Regular, desc.as_bytes());

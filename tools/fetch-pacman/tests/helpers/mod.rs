@@ -1,6 +1,7 @@
 //! What the tests need: packages and databases, a server with faults, and a way to run the tool.
 
 pub(crate) mod fixture;
+pub(crate) mod keys;
 pub(crate) mod server;
 
 use serde_json::Value;
@@ -31,16 +32,27 @@ impl Lab {
         self.dir.path().canonicalize().unwrap().join(name)
     }
 
-    /// Returns the command with this lab's cache, asking nobody of the outside.
-    pub(crate) fn tool(&self) -> Command {
+    /// Returns the command with this lab's cache and nobody trusted that the presets do not.
+    pub(crate) fn plain(&self) -> Command {
         let mut command = bare();
         command.arg("--cache-dir").arg(self.path("cache"));
         command
     }
 
+    /// Returns the command with this lab's cache and trust in the key that signs packages.
+    pub(crate) fn tool(&self) -> Command {
+        let mut command = self.plain();
+        command.args(["--trust", &keys::keys().lilac.fingerprint]);
+        command
+    }
+
     /// Returns the command with these servers.
     pub(crate) fn ask(&self, servers: &[&str]) -> Command {
-        let mut command = self.tool();
+        Self::at(self.tool(), servers)
+    }
+
+    /// Returns a command with these servers.
+    pub(crate) fn at(mut command: Command, servers: &[&str]) -> Command {
         for server in servers {
             command.args(["--server", server]);
         }

@@ -1,6 +1,6 @@
 //! A server on the loopback interface that answers as it is told to, and remembers what it was asked.
 
-use super::fixture::{Format, Package, database};
+use super::fixture::{Format, Package, database, ring};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -104,8 +104,14 @@ impl Server {
         Self { url, state }
     }
 
-    /// Returns a server that has these packages in `archlinuxcn`, with nothing wrong.
+    /// Returns a server that has these packages in `archlinuxcn`, and the keyring package, with nothing wrong.
     pub(crate) fn with(packages: &[&Package]) -> Self {
+        let packages: Vec<_> = packages.iter().copied().chain([ring()]).collect();
+        Self::with_only(&packages)
+    }
+
+    /// Returns a server that has only these packages in `archlinuxcn`.
+    pub(crate) fn with_only(packages: &[&Package]) -> Self {
         let server = Self::new();
         server.say(
             "/archlinuxcn.db",
