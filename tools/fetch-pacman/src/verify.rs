@@ -143,7 +143,10 @@ fn judge(finding: &Finding, pins: &[String], ring: &str, now: u64) -> Result<(),
     let (why, hint) = match &finding.verdict {
         Verdict::Bad => {
             let why = "the package or its signature was altered";
-            (format!("its signature by {key} is bad: {why}"), UNSIGNED)
+            (
+                format!("its signature by {key} is bad: {why}"),
+                "name another --server URL; only with --unsigned would it be taken all the same",
+            )
         }
         _ if !pinned => {
             let hint = match key.len() {
