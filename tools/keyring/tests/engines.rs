@@ -8,7 +8,7 @@
 
 mod helpers;
 
-use helpers::{Lab, Ring, gpg, keys, kill_agent, make_key, own_key, run, short};
+use helpers::{Lab, Ring, gpg, keys, kill_agent, own_key, run, short};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;

@@ -80,7 +80,13 @@ fn native(inside: &Inside, ring: &Ring) -> Result<Option<Built>, Failure> {
         return Ok(None);
     };
     let summary = listing::judge(ring, &new.public, &new.secret)?;
-    let warnings = warnings(ring, &home, &new.public, &new.secret);
+    let mut warnings = warnings(ring, &home, &new.public, &new.secret);
+    if new.left_out > 0 {
+        warnings.push(format!(
+            "left out of the ring: {}, of a kind unknown here or without a name of their own; --engine gpg may know them",
+            crate::count(new.left_out)
+        ));
+    }
     home.fill(new.files, gpg);
     home.publish(root).inspect_err(|_| home::sweep(root))?;
     Ok(Some(Built {

@@ -91,17 +91,20 @@ pub(super) fn group(mut blocks: Vec<Block>, packets: Vec<Packet>, local: Local) 
     blocks
 }
 
+/// Reads a key; `None` where it is none, or of a kind that we do not know.
+pub(super) fn read(packet: &Packet) -> Option<(PublicKey, Print)> {
+    let header = header(packet.tag, packet.body.len())?;
+    let key = PublicKey::try_from_reader(header, packet.body.as_slice()).ok()?;
+    match key.fingerprint() {
+        Fingerprint::V4(print) => Some((key, print)),
+        _ => None,
+    }
+}
+
 impl Block {
     /// `None` where the first packet is no key, or none that is understood.
     fn new(packet: Packet, rest: Vec<Packet>, local: Local) -> Option<Self> {
-        if packet.tag != tag::PUBLIC_KEY {
-            return None;
-        }
-        let header = header(packet.tag, packet.body.len())?;
-        let key = PublicKey::try_from_reader(header, packet.body.as_slice()).ok()?;
-        let Fingerprint::V4(print) = key.fingerprint() else {
-            return None;
-        };
+        let (key, print) = read(&packet)?;
         let mut block = Self::of(packet, key, print);
         let mut sigs = &mut block.direct;
         for packet in rest {

@@ -38,6 +38,9 @@ pub(crate) struct Made {
     /// What gpg lists of it.
     pub(crate) public: Vec<Key>,
     pub(crate) secret: Vec<Key>,
+    /// How many keys of the rings are not in it: those of a kind that is not known here, and those that have no name
+    /// which the key itself signed.
+    pub(crate) left_out: usize,
 }
 
 /// Builds a home from a ring and the files of the home of before. `now` is in seconds since 1970. `None` where there is
@@ -71,15 +74,23 @@ pub(crate) fn build(
         }
     };
 
+    let mut unread = 0;
     for (name, keys) in &ring.keys {
         let doing = |why: &str| doing(&format!("importing the ring '{name}'"), why);
         let packets = packet::parse(keys).map_err(|why| doing(&why))?;
-        if packets.iter().all(|p| p.tag != packet::tag::PUBLIC_KEY) {
+        let mut keys = packets
+            .iter()
+            .filter(|p| p.tag == packet::tag::PUBLIC_KEY)
+            .peekable();
+        if keys.peek().is_none() {
             return Err(doing("there is no key in it"));
         }
+        unread += keys.filter(|key| block::read(key).is_none()).count();
         blocks = block::group(blocks, packets, Local::Drop);
     }
+    let all = blocks.len() + unread;
     blocks = clean(blocks, now).map_err(|why| doing("checking the keys", &why))?;
+    let left_out = all - blocks.len();
     revoke(&mut blocks);
 
     let trust = |owner| Trust {
@@ -129,6 +140,7 @@ pub(crate) fn build(
         files,
         public,
         secret,
+        left_out,
     }))
 }
 
@@ -240,4 +252,133 @@ fn in_parallel<T: Send, R: Send>(
     .collect();
     done.sort_by_key(|(i, _)| *i);
     Ok(done.into_iter().map(|(_, r)| r).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THEN: u32 = 1_700_000_000;
+    const NOW: u32 = 1_800_000_000;
+
+    /// A key as somebody exports it.
+    fn key() -> (Own, Block, Vec<u8>) {
+        let (own, block) = Own::make(THEN).unwrap();
+        let mut bytes = Vec::new();
+        block.write(&mut bytes);
+        (own, block, bytes)
+    }
+
+    fn ring(keys: Vec<u8>, trusted: &[&Block]) -> Ring {
+        Ring {
+            keys: vec![("x".into(), keys)],
+            trusted: trusted.iter().map(|b| hex(&b.print)).collect(),
+            ..Ring::default()
+        }
+    }
+
+    fn make(ring: &Ring, files: Files) -> Result<Option<Made>, Failure> {
+        build(ring, files, Sha1Until(0), NOW)
+    }
+
+    #[test]
+    fn a_master_is_valid_and_a_stranger_is_not() {
+        let ((_, a, one), (_, b, two)) = (key(), key());
+        let made = make(&ring([one, two].concat(), &[&a]), Files::new())
+            .unwrap()
+            .unwrap();
+        let of = |block: &Block| {
+            let key = made
+                .public
+                .iter()
+                .find(|k| k.fingerprint == hex(&block.print));
+            key.map(|k| (k.validity, k.owner_trust)).unwrap()
+        };
+        assert_eq!((of(&a), of(&b), made.left_out), (('f', 'm'), ('-', '-'), 0));
+        // Run again, it finds its own key and all signed.
+        let again = make(&ring(key().2, &[]), made.files.clone())
+            .unwrap()
+            .unwrap();
+        assert_eq!(again.secret, made.secret);
+        assert_eq!(again.public[..3], made.public[..]);
+        // What it does not understand is left to gpg.
+        for name in ["pubring.kbx", "secring.gpg", "private-keys-v1.d/B.key"] {
+            let mut files = made.files.clone();
+            files.insert(name.into(), b"x".to_vec());
+            assert!(
+                make(&ring(key().2, &[]), files).unwrap().is_none(),
+                "{name}"
+            );
+        }
+    }
+
+    /// Names, subkeys and local signatures that somebody put beside a key, and a key that is not in one piece.
+    #[test]
+    fn what_the_key_did_not_sign_is_not_taken() {
+        let ((master, a, one), (stranger, b, two)) = (key(), key());
+        let foreign = packet::Packet {
+            tag: packet::tag::USER_ID,
+            body: b"Another".to_vec(),
+        };
+        let by_stranger = stranger.sign_locally(&a.key, &foreign, THEN).unwrap();
+        let local = master
+            .sign_locally(&b.key, &b.names[0].packet, THEN)
+            .unwrap();
+        let mut keys = one;
+        foreign.write(&mut keys);
+        by_stranger.packet.write(&mut keys);
+        packet::Packet {
+            tag: packet::tag::PUBLIC_SUBKEY,
+            body: b.packet().body.clone(),
+        }
+        .write(&mut keys);
+        keys.extend(two);
+        local.packet.write(&mut keys);
+        packet::Packet {
+            tag: packet::tag::PUBLIC_KEY,
+            body: vec![9; 40],
+        }
+        .write(&mut keys);
+        let made = make(&ring(keys, &[&a]), Files::new()).unwrap().unwrap();
+        let text = &made.files["pubring.gpg"];
+        assert!(!text.windows(7).any(|w| w == b"Another"));
+        let packets = packet::parse(text).unwrap();
+        let count = |tag| packets.iter().filter(|p| p.tag == tag).count();
+        assert_eq!([6, 13, 14, 2].map(count), [3, 3, 0, 4]);
+        assert_eq!(made.left_out, 1);
+    }
+
+    #[test]
+    fn a_ring_that_was_tampered_with_is_not_believed() {
+        let (_, a, bytes) = key();
+        for i in 0..bytes.len() {
+            let mut bytes = bytes.clone();
+            bytes[i] ^= 0x15;
+            // gpg's note at the end says nothing to us; whatever else was changed, the key is another or none.
+            if let Ok(made) = make(&ring(bytes.clone(), &[&a]), Files::new()) {
+                let at = bytes.len() - 8;
+                assert!(
+                    i >= at || !made.unwrap().public.is_empty() && is_unhashed(&a, i),
+                    "{i}"
+                );
+            }
+            if i % 8 != 0 {
+                continue;
+            }
+            assert!(
+                make(&ring(bytes[..i].to_vec(), &[&a]), Files::new()).is_err()
+                    || i >= bytes.len() - 8,
+                "{i}"
+            );
+        }
+    }
+
+    /// Whether a byte is in the part of the signature that is not signed: the hint of who made it.
+    fn is_unhashed(block: &Block, at: usize) -> bool {
+        let mut bytes = Vec::new();
+        block.write(&mut bytes);
+        let hint = [&[10_u8, 9, 16][1..], &block.id()].concat();
+        let place = bytes.windows(hint.len()).position(|w| w == hint).unwrap();
+        (place..place + hint.len()).contains(&at)
+    }
 }
