@@ -50,12 +50,13 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 9] = [
+pub const TOOLS: [&str; 10] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
     "keyring",
     "strap",
+    "verify",
     "enter",
     "reap",
     "unmount",

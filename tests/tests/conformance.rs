@@ -71,6 +71,12 @@ const ROWS: &[Row] = &[
         fails: (&["filesystem"], 69),
     },
     Row {
+        tool: "verify",
+        kind: Kind::Make,
+        works: &[],
+        fails: (&[], 69),
+    },
+    Row {
         tool: "enter",
         kind: Kind::Make,
         works: &["true"],

@@ -46,8 +46,8 @@ pub(crate) struct Task<'a> {
     pub(crate) gpg: Option<&'a Gpg>,
     /// What files are compared by, where they are.
     pub(crate) rules: Option<&'a Rules>,
-    /// The fingerprints that are known to give trust.
-    pub(crate) trusted: &'a [String],
+    /// The fingerprints that are known to give trust, where the document says.
+    pub(crate) trusted: Option<&'a [String]>,
 }
 
 /// What was found, in the order of the packages.
@@ -125,8 +125,8 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
         }
         None => None,
     };
-    if let Some((_, keys)) = &home {
-        for key in keys.strangers(task.trusted) {
+    if let (Some((_, keys)), Some(trusted)) = (&home, task.trusted) {
+        for key in keys.strangers(trusted) {
             found.warnings.push(format!(
                 "the keyring trusts the key {}, which 'keyring' did not put there: what it vouches for counts",
                 key.name()

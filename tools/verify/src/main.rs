@@ -59,8 +59,8 @@ struct Plan {
     rules: Rules,
     config: Config,
     gpg: Option<Gpg>,
-    trusted: Vec<String>,
-    populated: Vec<String>,
+    /// What `keyring` wrote down of the root's keyring.
+    keyring: Option<Keyring>,
     _lock: OwnedFd,
 }
 
@@ -101,7 +101,7 @@ impl Stage for Verify {
                 for line in rest {
                     context.warn(line);
                 }
-                Err(self.with_command(first, &plan.populated))
+                Err(with_command(first, plan.keyring.as_ref()))
             }
         }
     }
@@ -126,7 +126,7 @@ impl Verify {
             _ => None,
         };
         let bare = Inside::new(Root::of(document)?, own, idmap, None)?;
-        let keyring: Option<Keyring> = document.view("keyring")?;
+        let keyring = document.view("keyring")?;
         let gpg = if self.no_signatures {
             None
         } else {
@@ -140,11 +140,7 @@ impl Verify {
             rules,
             config,
             gpg,
-            populated: keyring
-                .as_ref()
-                .map(|k| k.populated.clone())
-                .unwrap_or_default(),
-            trusted: keyring.map(|k| k.trusted).unwrap_or_default(),
+            keyring,
         })
     }
 
@@ -177,7 +173,7 @@ impl Verify {
             cache: &plan.config.cache,
             gpg: plan.gpg.as_ref(),
             rules: (!self.no_files).then_some(&plan.rules),
-            trusted: &plan.trusted,
+            trusted: plan.keyring.as_ref().map(|k| k.trusted.as_slice()),
         };
         let bytes = plan.bare.call(Place::Host, || check::work(task))?;
         let found: Found =
@@ -193,15 +189,15 @@ impl Verify {
         }
         Ok(found)
     }
+}
 
-    /// Names the keyring package in a hint, where the document says which it is.
-    fn with_command(&self, mut failure: Failure, populated: &[String]) -> Failure {
-        if let (Some(hint), [name]) = (&failure.hint, populated) {
-            let command = format!("strap that ('strap {name}-keyring')");
-            failure.hint = Some(hint.replacen("strap that", &command, 1));
-        }
-        failure
+/// Names the keyring package in a hint, where the document says which it is.
+fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
+    if let (Some(hint), Some([name])) = (&failure.hint, keyring.map(|k| k.populated.as_slice())) {
+        let command = format!("strap that ('strap {name}-keyring')");
+        failure.hint = Some(hint.replacen("strap that", &command, 1));
     }
+    failure
 }
 
 /// Locks the root's database against a `strap`, which locks it for itself alone.

@@ -1,0 +1,541 @@
+//! `verify` against roots that the whole pipe made, with a real pacman and real signatures: what went in before there was
+//! a keyring is verified afterwards, and whatever is altered then is found and named.
+
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+use strapline_tests::{Lab, Mirror, Ran, Server, Who};
+
+/// A root in a laboratory, with its document in `doc.json`.
+struct Bench {
+    lab: Lab,
+    mirror: Mirror,
+    _server: Server,
+}
+
+impl Bench {
+    /// Makes a root with these packages, in the order of the seed procedure: loose, then the keyring.
+    fn new(who: Who, mirror: Mirror, packages: &str) -> Self {
+        let lab = Lab::new(who);
+        let server = Server::of(&mirror.www());
+        let ran = lab.sh(&format!(
+            "mkroot root --arch x86_64 --distro {preset} \
+             | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+             | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
+             | strap --loose {packages} | keyring > doc.json; cat doc.json",
+            preset = mirror.preset().display(),
+            url = server.url(),
+        ));
+        drop(ran.succeeded());
+        Self {
+            lab,
+            mirror,
+            _server: server,
+        }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.lab.path().join(below)
+    }
+
+    fn verify(&self, options: &str) -> Ran {
+        self.lab
+            .sh(&format!("verify --state doc.json --quiet {options}"))
+    }
+
+    /// Checks that all is well, and returns the document.
+    #[track_caller]
+    fn good(&self) -> Value {
+        let ran = self.verify("");
+        assert_eq!(ran.stderr, "");
+        let document = ran.succeeded();
+        for package in document["packages"].as_array().expect("packages") {
+            let found = ["verified", "signature", "files"].map(|key| package[key].clone());
+            assert_eq!(
+                found,
+                [Value::from(true), "valid".into(), "intact".into()],
+                "{package}"
+            );
+        }
+        document
+    }
+
+    /// Checks that nobody looks at what an option leaves out.
+    #[track_caller]
+    fn without(&self, option: &str) {
+        let ran = self.verify(option);
+        assert_eq!(ran.stderr, "");
+        drop(ran.succeeded());
+    }
+
+    /// Checks that it failed with this line, and returns the document.
+    #[track_caller]
+    fn bad(&self, line: &str) -> Value {
+        let ran = self.verify("");
+        ran.failed(69, line);
+        let document = ran.document();
+        assert_eq!(document["error"]["code"], "not-verified");
+        document
+    }
+
+    /// Alters a file or directory, looks, and puts it back as it was.
+    #[track_caller]
+    fn altered(&self, below: &str, alter: impl FnOnce(&Path), line: &str) -> Value {
+        let keep = self.path("keep");
+        let path = self.path(below);
+        self.must(&format!("cp -a '{below}' keep"));
+        alter(&path);
+        let document = self.bad(line);
+        self.must(&format!("rm -rf '{below}' && mv keep '{below}'"));
+        assert!(!keep.exists());
+        document
+    }
+
+    /// Runs a script that must succeed. An agent that gpg starts ends with it.
+    #[track_caller]
+    fn must(&self, script: &str) -> String {
+        fs::write(self.path("script"), script).expect("our own directory");
+        let ran = self
+            .lab
+            .sh("exec unshare --pid --fork --kill-child sh -eu script");
+        assert_eq!(ran.status, 0, "{script}\n{}", ran.stderr);
+        ran.stdout
+    }
+
+    /// Returns the fingerprint of a key of the mirror's.
+    fn key(&self, role: &str) -> String {
+        let text = fs::read(self.mirror.dir.join("keys/fingerprints.json")).expect("keys");
+        let keys: Value = serde_json::from_slice(&text).expect("JSON");
+        keys.pointer(role)
+            .and_then(Value::as_str)
+            .expect(role)
+            .to_owned()
+    }
+
+    /// Makes `k` a home of gpg's with the mirror's secret keys.
+    fn secret_keys(&self) {
+        self.must(&format!(
+            "mkdir -m 700 k && cp -a {}/keys/gnupg/. k/ && rm -f k/S.*",
+            self.mirror.dir.display()
+        ));
+    }
+
+    /// Returns the path of a package's archive in the cache.
+    fn archive(&self, name: &str) -> String {
+        let found = fs::read_dir(self.path("packages"))
+            .expect("a cache")
+            .flatten()
+            .find_map(|e| {
+                let file = e.file_name().to_string_lossy().into_owned();
+                let rest = file.strip_prefix(name)?.strip_prefix('-')?;
+                let version = rest.starts_with(|c: char| c.is_ascii_digit());
+                (version && !file.ends_with(".sig")).then_some(file)
+            });
+        format!("packages/{}", found.expect(name))
+    }
+}
+
+const GPG: &str = "gpg --batch --quiet --no-tty --no-permission-warning";
+
+fn package<'a>(document: &'a Value, name: &str) -> &'a Value {
+    let packages = document["packages"].as_array().expect("packages");
+    packages.iter().find(|p| p["name"] == name).expect(name)
+}
+
+/// Changes the byte in the middle of a file, and no more.
+fn change_a_byte(path: &Path) {
+    let mut bytes = fs::read(path).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("our own file");
+}
+
+#[test]
+fn what_went_in_loose_is_verified_afterwards() {
+    for who in [Who::Root, Who::User] {
+        let bench = Bench::new(who, Mirror::of("x86_64"), "base archlinux-keyring");
+        let before: Value =
+            serde_json::from_slice(&fs::read(bench.path("doc.json")).expect("doc.json"))
+                .expect("JSON");
+        assert_eq!(package(&before, "bash")["verified"], false);
+        // Written since, by hand or by a hook: it is there for that.
+        let passwd = bench.path("root/etc/passwd");
+        let text = fs::read_to_string(&passwd).expect("a file") + "x:x:1:1::/:/bin/sh\n";
+        fs::write(&passwd, text).expect("our own file");
+        let begin = Instant::now();
+        let document = bench.good();
+        let seconds = begin.elapsed().as_secs_f64();
+        let verify = &document["verify"];
+        let count = document["packages"]
+            .as_array()
+            .map(Vec::len)
+            .expect("packages");
+        assert!(count > 100, "{count}");
+        assert_eq!(verify["packages"], count);
+        assert_eq!(verify["signatures"]["valid"], count);
+        assert_eq!(verify["files"]["intact"], count);
+        assert_eq!(verify["fetched"], 0);
+        assert_eq!(verify["transaction"], "complete");
+        let changed = package(&document, "filesystem")["configuration"].as_array();
+        assert!(changed.is_some_and(|list| list.contains(&"etc/passwd".into())));
+        assert_eq!(package(&document, "bash")["key"], bench.key("/builder"));
+        // Loaded with other tests and not optimised; alone and built for release it is less than a second.
+        assert!(seconds < 20.0, "{seconds} s");
+        if who == Who::User {
+            // An owner of the host's: in the root it is nobody's.
+            lchown(bench.path("root/usr/bin/bash"), Some(0), Some(0)).expect("we are root");
+            bench.bad("verify: verifying 'bash': 'usr/bin/bash' is changed (owner)");
+        }
+    }
+}
+
+#[test]
+fn whatever_is_altered_is_found_and_named() {
+    let bench = Bench::new(Who::Root, Mirror::of("x86_64"), "bash grep nano");
+    bench.good();
+    files(&bench);
+    archives(&bench);
+    signers(&bench);
+    records(&bench);
+    bench.good();
+}
+
+/// What is installed.
+fn files(bench: &Bench) {
+    let nano = "root/usr/bin/nano";
+    let changed =
+        |what: &str| format!("verify: verifying 'nano': 'usr/bin/nano' is changed ({what})");
+    let document = bench.altered(nano, change_a_byte, &changed("content"));
+    let nano_is = package(&document, "nano");
+    assert_eq!(
+        (&nano_is["files"], &nano_is["signature"]),
+        (&"changed".into(), &"valid".into())
+    );
+    assert_eq!(nano_is["verified"], false);
+    assert_eq!(nano_is["changed"][0]["path"], "usr/bin/nano");
+    assert_eq!(package(&document, "bash")["verified"], true);
+    assert_eq!(document["verify"]["files"]["changed"], 1);
+    bench.altered(nano, |p| fs::write(p, "").expect("ours"), &changed("size"));
+    let set_uid =
+        |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o4755)).expect("ours");
+    bench.altered(nano, set_uid, &changed("mode"));
+    bench.altered(
+        nano,
+        |p| lchown(p, Some(1), None).expect("ours"),
+        &changed("owner"),
+    );
+    bench.altered(
+        nano,
+        |p| lchown(p, None, Some(1)).expect("ours"),
+        &changed("group"),
+    );
+    let link = |p: &Path| {
+        fs::remove_file(p).expect("ours");
+        symlink("/bin/sh", p).expect("ours");
+    };
+    bench.altered(nano, link, &changed("type"));
+    let document = bench.altered(
+        nano,
+        |p| fs::remove_file(p).expect("ours"),
+        "verify: verifying 'nano': 'usr/bin/nano' is missing",
+    );
+    assert_eq!(package(&document, "nano")["files"], "missing");
+    assert_eq!(package(&document, "nano")["missing"][0], "usr/bin/nano");
+    let elsewhere = |p: &Path| {
+        fs::remove_file(p).expect("ours");
+        symlink("nano", p).expect("ours");
+    };
+    bench.altered(
+        "root/usr/bin/sh",
+        elsewhere,
+        "verify: verifying 'bash': 'usr/bin/sh' is changed (target)",
+    );
+    // A directory that anybody may write to is no matter of its content.
+    let open = |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o777)).expect("ours");
+    bench.altered(
+        "root/usr/share/nano",
+        open,
+        "'usr/share/nano' is changed (mode)",
+    );
+    // With --no-files nobody looks.
+    set_uid(&bench.path(nano));
+    bench.without("--no-files");
+    fs::set_permissions(bench.path(nano), fs::Permissions::from_mode(0o755)).expect("ours");
+}
+
+/// What is in the cache.
+fn archives(bench: &Bench) {
+    let archive = bench.archive("nano");
+    let builder = bench.key("/builder");
+    let not_signed = format!(
+        "verify: verifying 'nano': it is not what the key {builder} (mkmirror Build System"
+    );
+    let document = bench.altered(&archive, change_a_byte, &not_signed);
+    assert_eq!(package(&document, "nano")["signature"], "bad");
+    assert_eq!(package(&document, "nano")["verified"], false);
+    assert_eq!(document["verify"]["signatures"]["bad"], 1);
+    // With --no-signatures nobody looks.
+    let mut bytes = fs::read(bench.path(&archive)).expect("an archive");
+    bytes.push(0);
+    bench.altered(
+        &archive,
+        |path| {
+            fs::write(path, bytes).expect("ours");
+            bench.without("--no-signatures");
+        },
+        &not_signed,
+    );
+    // Another package's archive with its own, good signature.
+    let other = bench.archive("grep");
+    let signature = format!(
+        "{}/www/x86_64/core/{}.sig",
+        bench.mirror.dir.display(),
+        &other["packages/".len()..]
+    );
+    let swapped = |path: &Path| {
+        fs::copy(bench.path(&other), path).expect("ours");
+        fs::copy(&signature, format!("{}.sig", path.display())).expect("ours");
+    };
+    let document = bench.altered(
+        &archive,
+        swapped,
+        "verify: verifying 'nano': it is another package's: that of 'grep'",
+    );
+    assert_eq!(package(&document, "nano")["signature"], "bad");
+    fs::remove_file(bench.path(&format!("{archive}.sig"))).expect("ours");
+    // Not there any more: it is fetched again.
+    fs::remove_file(bench.path(&archive)).expect("ours");
+    assert_eq!(bench.good()["verify"]["fetched"], 1);
+    // No signature in the database, and none beside the archive, and no repository that could have one.
+    fs::remove_file(bench.path(&format!("{archive}.sig"))).expect("it was fetched too");
+    let sync = "root/var/lib/pacman/sync";
+    bench.altered(
+        sync,
+        |path| {
+            fs::remove_file(path.join("extra.db")).expect("ours");
+            let document = bench.bad("verify: verifying 'nano': its archive has no signature");
+            assert_eq!(package(&document, "nano")["signature"], "missing");
+            fs::rename(bench.path(&archive), bench.path("away")).expect("ours");
+        },
+        "verify: verifying 'nano': its archive is not in the cache",
+    );
+    fs::rename(bench.path("away"), bench.path(&archive)).expect("ours");
+    bench.good();
+}
+
+/// Who signed it, in the keyring.
+fn signers(bench: &Bench) {
+    bench.secret_keys();
+    let [builder, master, stranger] =
+        ["/builder", "/masters/2", "/stranger"].map(|role| bench.key(role));
+    let home = "root/etc/pacman.d/gnupg";
+    let all = |why: &str| {
+        format!(
+            "and {} more: it is signed by the key {builder} (mkmirror Build System <builder@mkmirror.invalid>), {why}",
+            package_count(bench) - 3
+        )
+    };
+    let with = |script: String, word: &str, line: &str| {
+        let document = bench.altered(home, |_| drop(bench.must(&script)), line);
+        let count = package_count(bench);
+        assert_eq!(document["verify"]["signatures"][word], count, "{word}");
+        assert_eq!(package(&document, "nano")["signature"], word);
+        assert_eq!(package(&document, "nano")["verified"], false);
+        document
+    };
+    // gpg takes no day in the past, so it is told that it is the past.
+    let expire = format!(
+        "made=$({GPG} --homedir k --with-colons --list-keys {builder} | sed -n 's/^pub:[^:]*:[^:]*:[^:]*:[^:]*:\\([0-9]*\\):.*/\\1/p')
+         {GPG} --homedir k --faked-system-time $((made + 20)) --quick-set-expire {builder} seconds=5
+         {GPG} --homedir k --export {builder} | {GPG} --homedir {home} --import"
+    );
+    let document = with(expire, "expired", &all("which expired on 20"));
+    let hint = document["error"]["hint"].as_str().expect("a hint");
+    assert!(hint.contains("strap archlinux-keyring"), "{hint}");
+    let revoke = format!(
+        "sed 's/^:-----/-----/' k/openpgp-revocs.d/{builder}.rev | {GPG} --homedir {home} --import"
+    );
+    with(revoke, "revoked", &all("which its owner revoked"));
+    let trust = |key: &str, value: u8| {
+        format!(
+            "echo {key}:{value}: | {GPG} --homedir {home} --import-ownertrust; {GPG} --homedir {home} --check-trustdb"
+        )
+    };
+    with(trust(&builder, 128), "disabled", &all("which is disabled"));
+    with(
+        trust(&master, 3),
+        "marginal",
+        &all("for which 2 trusted keys vouch where 3 must"),
+    );
+    let nobody: String = ["/masters/0", "/masters/1", "/masters/2"]
+        .map(|role| trust(&bench.key(role), 3))
+        .join("\n");
+    with(
+        nobody,
+        "untrusted",
+        &all("for which no trusted key vouches where 3 must"),
+    );
+    let delete = format!("{GPG} --homedir {home} --yes --delete-keys {builder}");
+    let line = format!("it is signed by the key {builder}, which is not in the keyring");
+    with(delete, "unknown-key", &line);
+    // Trust that nobody asked for counts, and is said. What the root has for gpg to read is not read.
+    bench.altered(
+        home,
+        |path| {
+            bench.must(&format!(
+                "{GPG} --homedir k --export {stranger} | {GPG} --homedir {home} --import; {}",
+                trust(&stranger, 6)
+            ));
+            fs::write(path.join("gpg.conf"), "no-such-option\n").expect("ours");
+            let ran = bench.verify("");
+            drop(ran.succeeded());
+            let warning = format!("verify: warning: the keyring trusts the key {stranger} ");
+            assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
+            bench.must(&format!("rm -r {home}"));
+        },
+        "verify: looking for the keyring '",
+    );
+}
+
+fn package_count(bench: &Bench) -> usize {
+    let records = fs::read_dir(bench.path("root/var/lib/pacman/local")).expect("a database");
+    records.count() - 1
+}
+
+/// pacman's own records in the root, which whoever changes a file could change too.
+fn records(bench: &Bench) {
+    let local = "root/var/lib/pacman/local";
+    let record = fs::read_dir(bench.path(local))
+        .expect("a database")
+        .flatten();
+    let record = record.map(|e| e.file_name().to_string_lossy().into_owned());
+    let record = record
+        .into_iter()
+        .find(|n| n.starts_with("nano-"))
+        .expect("nano");
+    let nano = bench.path("root/usr/bin/nano");
+    let forged = format!("'var/lib/pacman/local/{record}/mtree' is changed (content)");
+    let before = fs::read(&nano).expect("nano");
+    // A changed program, and a record that says that it is as it should be.
+    let forge = |path: &Path| {
+        fs::write(&nano, "#!/bin/sh\n").expect("ours");
+        let mtree = path.join("mtree");
+        bench.must(&format!(
+            "hash=$(sha256sum < root/usr/bin/nano | cut -d' ' -f1)
+             zcat {m} | sed \"\\|^./usr/bin/nano |s/size=[0-9]*/size=10/; \\|^./usr/bin/nano |s/sha256digest=.*/sha256digest=$hash/\" > m
+             gzip < m > {m}; rm m",
+            m = mtree.display()
+        ));
+        // Without a signature to hold on to, there is nothing else to believe.
+        bench.without("--no-signatures");
+    };
+    let document = bench.altered(&format!("{local}/{record}"), forge, &forged);
+    let paths = package(&document, "nano")["changed"]
+        .as_array()
+        .expect("paths")
+        .clone();
+    assert!(
+        paths.iter().any(|c| c["path"] == "usr/bin/nano"),
+        "{paths:?}"
+    );
+    // A record that calls the program a configuration file.
+    let line = "verify: verifying 'nano': 'usr/bin/nano' is changed (size)";
+    let configure = |path: &Path| {
+        let files = fs::read_to_string(path.join("files")).expect("a record");
+        let (files, _) = files.split_once("%BACKUP%").unwrap_or((&files, ""));
+        let files = format!("{files}%BACKUP%\nusr/bin/nano\t00000000000000000000000000000000\n");
+        fs::write(path.join("files"), files).expect("ours");
+        bench.without("--no-signatures");
+    };
+    bench.altered(&format!("{local}/{record}"), configure, line);
+    fs::write(&nano, before).expect("ours");
+    // Cut off, by a pacman that was killed.
+    let line = format!("verify: verifying '{record}': its record is cut off");
+    let cut = |path: &Path| fs::remove_file(path.join("desc")).expect("ours");
+    bench.altered(&format!("{local}/{record}"), cut, &line);
+    let log = |path: &Path| {
+        let text = fs::read_to_string(path).expect("a log");
+        let text = text + "[2026-11-22T10:00:00+0000] [ALPM] transaction started\n";
+        fs::write(path, text).expect("ours");
+    };
+    let line = "verify: verifying the last transaction: it was begun and not completed";
+    let document = bench.altered("root/var/log/pacman.log", log, line);
+    assert_eq!(document["verify"]["transaction"], "unfinished");
+    // Several at once: the first is the failure, the others are warnings.
+    fs::write(bench.path("root/var/lib/pacman/db.lck"), "").expect("ours");
+    let ran = {
+        let nano = fs::metadata(&nano).expect("nano").mode();
+        fs::set_permissions(
+            bench.path("root/usr/bin/nano"),
+            fs::Permissions::from_mode(0o700),
+        )
+        .expect("ours");
+        let ran = bench.verify("");
+        fs::set_permissions(
+            bench.path("root/usr/bin/nano"),
+            fs::Permissions::from_mode(nano),
+        )
+        .expect("ours");
+        ran
+    };
+    ran.failed(69, "'usr/bin/nano' is changed (mode) (and 1 more)");
+    assert!(
+        ran.stderr
+            .contains("verify: warning: verifying the last transaction: "),
+        "{}",
+        ran.stderr
+    );
+    fs::remove_file(bench.path("root/var/lib/pacman/db.lck")).expect("ours");
+}
+
+#[test]
+fn what_a_mirror_altered_went_in_loose_and_is_found() {
+    for (kind, word, line) in [
+        (
+            "nano-bad-signature",
+            "bad",
+            "verify: verifying 'nano': it is not what the key ",
+        ),
+        (
+            "nano-altered-unsigned",
+            "missing",
+            "verify: verifying 'nano': its archive has no signature",
+        ),
+        (
+            "nano-stranger-key",
+            "unknown-key",
+            "which is not in the keyring",
+        ),
+        (
+            "nano-retired-key",
+            "disabled",
+            "which is disabled: the distribution revoked it",
+        ),
+    ] {
+        let place = tempfile::tempdir().expect("a directory");
+        let mirror = Mirror::of("x86_64").tampered(&place.path().join("mirror"), kind);
+        let bench = Bench::new(Who::Root, mirror, "nano");
+        assert!(
+            bench.path("root/usr/share/nano/TAMPERED").exists(),
+            "{kind}"
+        );
+        let document = bench.bad(line);
+        let nano = package(&document, "nano");
+        assert_eq!(
+            (&nano["signature"], &nano["verified"]),
+            (&word.into(), &false.into()),
+            "{kind}"
+        );
+        assert_eq!(package(&document, "ncurses")["verified"], true, "{kind}");
+        // Nothing to fetch it from: then it may be there later.
+        if kind == "nano-altered-unsigned" {
+            bench
+                .must("sed -i 's/127.0.0.1:[0-9]*/127.0.0.1:1/' root.strapline/pacman-strict.conf");
+            let ran = bench.verify("");
+            ran.failed(75, "verify: running pacman to download: ");
+            assert_eq!(package(&ran.document(), "nano")["signature"], word);
+        }
+    }
+}
