@@ -3,10 +3,14 @@
 //! It runs without a home: keys and signature are files in memory, the home that it is told of is not there, and it
 //! writes nothing. So there is nothing to clean up, whatever ends it or us, and no agent is started.
 //!
-//! The keys come from a mirror, and a ring must never be gpg's keyring as it came: gpg keeps notes in a ring of which
-//! signatures it found good, and believes them. Who writes the ring can so "prove" any expiry date or subkey of a key
-//! that is pinned. [`Gpg::clean`] lets gpg import the ring first, which drops the notes, checks what each key says of
-//! itself, and takes off the armor where there is one; and the keyring is then used with `--no-sig-cache`.
+//! The keys come from a mirror. Whose they are is shown by a fingerprint, but not that they have not expired: that the
+//! owner says in a signature, in the same ring. gpg makes it easy to take the owner's word out of it, twice:
+//!
+//! * It keeps notes in a ring of which signatures it found good, and believes them. Who writes the ring can forge both.
+//!   Hence `--no-sig-cache`; and [`Gpg::clean`] lets gpg import the ring, which drops the notes, what does not hold, and
+//!   the armor where there is one.
+//! * Debian's gpg 2.4 takes a key that says nothing of itself for one that lasts for ever. Hence
+//!   `--no-allow-non-selfsigned-uid`.
 
 use crate::status::{self, Finding};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -21,7 +25,7 @@ use std::time::Instant;
 
 /// What every call begins with. `/nonexistent` is what Debian calls a home that must not be there; gpg makes none that
 /// it was told of.
-const ALWAYS: [&str; 13] = [
+const ALWAYS: [&str; 14] = [
     "--no-options",
     "--homedir",
     "/nonexistent",
@@ -34,6 +38,7 @@ const ALWAYS: [&str; 13] = [
     "--trust-model=always",
     "--lock-never",
     "--no-sig-cache",
+    "--no-allow-non-selfsigned-uid",
     "--no-default-keyring",
 ];
 
@@ -88,9 +93,10 @@ impl Gpg {
             .args(["--import-options=import-export,no-repair-keys", "--import"])
             .stdin(input);
         let ran = run(context, command)?;
+        // One key that is no good is no reason to do without the others.
         Ok(match ran.stdout.is_empty() {
-            false if ran.good => Ok(ran.stdout),
-            _ => Err(ran.last_words),
+            false => Ok(ran.stdout),
+            true => Err(ran.complaint),
         })
     }
 
@@ -110,8 +116,8 @@ impl Gpg {
         let findings = status::parse(&String::from_utf8_lossy(&ran.stdout));
         let all_good = findings.iter().all(Finding::is_good);
         let complaint = match findings.is_empty() {
-            true => Some(format!("it is none: {}", ran.last_words)),
-            false if all_good && !ran.good => Some(ran.last_words),
+            true => Some(format!("it is none: {}", ran.complaint)),
+            false if all_good && !ran.good => Some(ran.complaint),
             false => None,
         };
         Ok(Report {
@@ -131,8 +137,8 @@ impl Gpg {
 struct Ran {
     good: bool,
     stdout: Vec<u8>,
-    /// The last line of what it told people.
-    last_words: String,
+    /// The first complaint of what it told people.
+    complaint: String,
 }
 
 /// Runs gpg. Its words for people go into memory and never where its status goes: there they could pass for it.
@@ -150,12 +156,12 @@ fn run(context: &Context, mut command: Command) -> Result<Ran, Failure> {
         .and_then(|_| words.take(1 << 16).read_to_end(&mut text))
         .doing(Code::Os, || "reading what gpg says")?;
     let text = String::from_utf8_lossy(&text);
+    // The first one says what is wrong, those after it what that means.
     let line = text
         .lines()
-        .filter(|line| !line.contains("random_seed"))
-        .rfind(|line| line.starts_with("gpg: "));
+        .find(|line| line.starts_with("gpg: ") && !line.starts_with("gpg: WARNING"));
     let ended = child::ended(output.status);
-    let last_words = match line {
+    let complaint = match line {
         Some(line) => line.chars().take(200).collect(),
         None => format!("gpg: {ended}"),
     };
@@ -168,7 +174,7 @@ fn run(context: &Context, mut command: Command) -> Result<Ran, Failure> {
     Ok(Ran {
         good: output.status.success(),
         stdout: output.stdout,
-        last_words,
+        complaint,
     })
 }
 

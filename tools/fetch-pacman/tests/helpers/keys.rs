@@ -157,6 +157,12 @@ impl Keys {
     }
 }
 
+/// Returns a key that says nothing of itself: its self-signature is gone, or also its name.
+pub(crate) fn mute(key: &Key, packets: usize) -> Vec<u8> {
+    let end = (0..packets).fold(0, |at, _| at + packet(&key.public[at..]));
+    key.public[..end].to_vec()
+}
+
 /// Returns a key that says that it does not expire, and that gpg found its signature on that good: it keeps such notes
 /// in its rings.
 pub(crate) fn forged(key: &Key) -> Vec<u8> {
