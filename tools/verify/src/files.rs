@@ -210,7 +210,12 @@ pub(crate) fn compare(
             Ok(Look::Same) => continue,
             Ok(Look::Differs(what)) => what,
             Err(Errno::NOENT | Errno::NOTDIR) => {
-                if !rules.not_extracted(&path) {
+                // libalpm has a slash at the end of a directory, so `usr/share/doc/*` is that of itself too.
+                let mut name = path.to_string();
+                if entry.kind == Kind::Directory {
+                    name.push('/');
+                }
+                if !rules.not_extracted(&name) {
                     files.missing.push(path.into_owned());
                 }
                 continue;
@@ -456,6 +461,26 @@ mod tests {
             (files.word(), files.missing),
             ("missing", vec!["out/passwd".to_owned(), "none".to_owned()])
         );
+    }
+
+    #[test]
+    fn what_was_never_extracted_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::open(&dir.path().canonicalize().unwrap()).unwrap();
+        let entry = |path: &str, kind| Entry {
+            path: path.as_bytes().to_vec(),
+            kind,
+            ..Entry::default()
+        };
+        let entries = [
+            entry("usr/share/doc", Kind::Directory),
+            entry("usr/share/doc/x", Kind::File),
+            entry("usr/share/docs", Kind::Directory),
+        ];
+        let mut rules = Rules::default();
+        rules.add_config("NoExtract = usr/share/doc/*\n");
+        let files = compare(&root, &entries, &BTreeSet::new(), &rules);
+        assert_eq!(files.missing, ["usr/share/docs"]);
     }
 
     #[test]

@@ -264,7 +264,7 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
             packages: vec![&subject.name],
             why,
             hint: Some(format!(
-                "install it again: enter pacman -S {}, or begin with a new root",
+                "install it again, with 'pacman -S {}' inside, or begin with a new root",
                 message::escape(&subject.name)
             )),
         });
