@@ -15,9 +15,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use strapline_tests::{Mirror, Server, TOOLS, bin_dir, top};
 
+/// What there is to measure: all of it, or what the command line names.
+const SECTIONS: [(&str, fn()); 3] = [
+    ("start-up", start_up),
+    ("keyring", keyrings),
+    ("whole", whole),
+];
+
 fn main() {
-    start_up();
-    whole();
+    let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for (name, section) in SECTIONS {
+        if wanted.is_empty() || wanted.iter().any(|w| w == name) {
+            section();
+        }
+    }
 }
 
 /// Runs a command and returns how long it took.
@@ -47,6 +58,117 @@ fn start_up() {
     for tool in TOOLS {
         println!("  {tool:14} {:6.2}", median(&bin_dir().join(tool)));
     }
+}
+
+/// What builds a keyring, for Arch Linux's ring and for one of Arch Linux ARM's shape: the native engine, the host's gpg,
+/// the host's pacman-key; and for the second the root's own pacman-key, emulated.
+fn keyrings() {
+    let mirror = Mirror::of("aarch64");
+    let rings = [
+        ("archlinux", Path::new("/usr/share/keyrings").to_owned()),
+        ("archlinuxarm", mirror.dir.join("keys")),
+    ];
+    println!("\nthe keyring, best of 3, s");
+    for (name, from) in rings {
+        let from = from.as_path();
+        let times = |engine| (0..3).map(move |_| keyring(name, from, engine));
+        let best = |engine| times(engine).min().unwrap_or_default().as_secs_f64();
+        let (native, gpg) = (best("native"), best("gpg"));
+        let theirs = pacman_key(name, from).as_secs_f64();
+        println!("  {name:14} native {native:6.3}   gpg {gpg:6.2}   pacman-key {theirs:6.2}");
+        println!("  {:14} native / pacman-key {:.3}", "", native / theirs);
+        if name == "archlinuxarm" {
+            let emulated = emulated_pacman_key(&mirror);
+            println!("  {:14} pacman-key, emulated {emulated:6.2}", "");
+            println!("  {:14} native / emulated {:.4}", "", native / emulated);
+        }
+    }
+}
+
+/// How long `keyring` takes in a new root that has the ring.
+fn keyring(name: &str, from: &Path, engine: &str) -> Duration {
+    let dir = tempfile::tempdir_in("/var/tmp").expect("room below /var/tmp");
+    let (root, preset) = (dir.path().join("root"), dir.path().join("bench.toml"));
+    let read = |end: &str| std::fs::read(from.join(format!("{name}{end}"))).expect("the ring");
+    let trusted = String::from_utf8(read("-trusted")).expect("fingerprints");
+    let pins: String = trusted
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, _)| format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"bench\"\ndate = \"2026-11-22\"\n"))
+        .collect();
+    let text = format!(
+        "name = \"bench\"\ntitle = \"Bench\"\n[keyring]\npopulate = [\"{name}\"]\n{pins}\
+         [arch.x86_64]\nservers = [\"http://127.0.0.1:9/\"]\nrepos = [\"core\"]\n"
+    );
+    std::fs::write(&preset, text).expect("a file");
+    let mut mkroot = Command::new(bin_dir().join("mkroot"));
+    mkroot
+        .arg(&root)
+        .args(["--arch", "x86_64", "--distro"])
+        .arg(&preset);
+    let made = mkroot
+        .stdin(Stdio::null())
+        .output()
+        .expect("mkroot is there");
+    let state = dir.path().join("state.json");
+    std::fs::write(&state, made.stdout).expect("a file");
+    let rings = root.join("usr/share/pacman/keyrings");
+    std::fs::create_dir_all(&rings).expect("a directory");
+    for end in [".gpg", "-trusted", "-revoked"] {
+        std::fs::write(rings.join(format!("{name}{end}")), read(end)).expect("a file");
+    }
+    let mut keyring = Command::new(bin_dir().join("keyring"));
+    time(
+        keyring
+            .arg("--state")
+            .arg(&state)
+            .args(["--engine", engine]),
+    )
+}
+
+/// How long the host's pacman-key takes, `--init` and `--populate`. The directory of the rings is written into it.
+fn pacman_key(name: &str, from: &Path) -> Duration {
+    let dir = tempfile::tempdir().expect("room below /tmp");
+    let (home, conf) = (dir.path().join("g"), dir.path().join("pacman.conf"));
+    std::fs::write(&conf, "[options]\n").expect("a file");
+    let script = std::fs::read_to_string("/usr/bin/pacman-key").expect("pacman-key");
+    let lines = script.lines().map(|line| {
+        if line.contains("KEYRING_IMPORT_DIR=") {
+            format!("KEYRING_IMPORT_DIR='{}'\n", from.display())
+        } else {
+            format!("{line}\n")
+        }
+    });
+    let program = dir.path().join("pacman-key");
+    std::fs::write(&program, lines.collect::<String>()).expect("a file");
+    let run = |args: &[&str]| {
+        let mut bash = Command::new("bash");
+        bash.arg(&program).arg("--config").arg(&conf);
+        time(bash.arg("--gpgdir").arg(&home).args(args))
+    };
+    let took = run(&["--init"]) + run(&["--populate", name]);
+    time(
+        Command::new("gpgconf")
+            .arg("--homedir")
+            .arg(&home)
+            .args(["--kill", "all"]),
+    );
+    took
+}
+
+/// How long the root's own pacman-key takes, emulated, for the ring of the mirror.
+fn emulated_pacman_key(mirror: &Mirror) -> f64 {
+    let server = Server::of(&mirror.www());
+    let dir = tempfile::tempdir_in("/var/tmp").expect("room below /var/tmp");
+    let receipt = run_pipe(
+        dir.path(),
+        mirror,
+        &server,
+        "strap --loose base archlinuxarm-keyring | keyring --in-root",
+    );
+    let steps = receipt["steps"].as_array().expect("steps");
+    let step = steps.iter().find(|step| step["tool"] == "keyring");
+    step.and_then(|s| s["seconds"].as_f64()).expect("its time")
 }
 
 /// The whole pipe and the seed's procedure, on the same mirror and packages, three times each in turn.
@@ -84,10 +206,16 @@ fn own_share(receipt: &Value) -> f64 {
 }
 
 fn pipe(dir: &Path, mirror: &Mirror, server: &Server) -> Value {
+    let rest =
+        "keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount";
+    run_pipe(dir, mirror, server, rest)
+}
+
+/// Runs a pipe from mkroot to mkconf, and on. Returns the last document.
+fn run_pipe(dir: &Path, mirror: &Mirror, server: &Server, rest: &str) -> Value {
     let script = format!(
         "mkroot root --arch aarch64 --distro {} | fetch-pacman --cache-dir c --server {url}/archlinuxcn/x86_64 \
-         | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages | keyring \
-         | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount",
+         | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages | {rest}",
         mirror.preset().display(),
         url = server.url()
     );
