@@ -3,7 +3,7 @@
 //!
 //! The keys come from a mirror that nothing vouches for, so what counts is the fingerprints that are pinned in the
 //! distribution's preset or given with `--trust`. The keyring is written by this program and not by the root's: that takes
-//! a tenth of a second where pacman-key takes ten, emulated a hundred, and the root needs no program yet.
+//! half a second at most where pacman-key takes ten, emulated a hundred, and the root needs no program yet.
 
 mod engine;
 mod home;
