@@ -230,6 +230,15 @@ impl Document {
         }
     }
 
+    /// Records an object that this tool owns anew: of the members that it `knows`, what an earlier run said and this one
+    /// does not goes; what others put there stays.
+    pub fn record_anew(&mut self, key: &str, knows: &[&str], value: &impl Serialize) {
+        if let Some(old) = self.0.get_mut(key).and_then(Value::as_object_mut) {
+            old.retain(|member, _| !knows.contains(&member.as_str()));
+        }
+        self.record(key, value);
+    }
+
     /// Removes a member that this tool owns.
     pub fn remove(&mut self, key: &str) {
         self.0.shift_remove(key);
@@ -544,6 +553,18 @@ mod tests {
             document.line(),
             "{\"org.x\":1,\"strapline\":1,\"pacman\":{\"path\":\"/q\",\"org.x\":2,\"version\":\"7\"},\
              \"mounts\":[{\"at\":\"sys\",\"org.x\":4},{\"at\":\"dev\"}]}\n"
+        );
+    }
+
+    #[test]
+    fn what_is_recorded_anew_does_not_mix_with_an_earlier_run() {
+        let mut document =
+            parse(r#"{"strapline":1,"reap":{"ended":[{"name":"a"}],"sockets":["s"],"org.x":1}}"#)
+                .unwrap();
+        document.record_anew("reap", &["ended", "sockets"], &json!({"ended": []}));
+        assert_eq!(
+            document.get("reap"),
+            Some(&json!({"org.x": 1, "ended": []}))
         );
     }
 

@@ -309,13 +309,7 @@ impl Mkroot {
             None => document.remove("idmap"),
         }
         document.record("mounts", &plan.mounts);
-        // What we said of another handler does not hold any more; what others put there stays.
-        if let Some(serde_json::Value::Object(mut old)) = document.get("binfmt").cloned() {
-            old.retain(|key, _| !["kind", "interpreter", "flags"].contains(&key.as_str()));
-            document.remove("binfmt");
-            document.record("binfmt", &old);
-        }
-        document.record("binfmt", binfmt);
+        document.record_anew("binfmt", &["kind", "interpreter", "flags"], binfmt);
         Ok(())
     }
 }
