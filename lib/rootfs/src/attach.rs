@@ -13,6 +13,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+use stage::document::is_name;
 use stage::{Code, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -233,6 +234,10 @@ pub fn attach_tree(tree: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<(), Errn
 /// Furnishes a `/dev` of our own: bound nodes, links, and the directories that more is mounted on.
 fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
     for node in nodes {
+        // A name and no path: what a document says must not be made outside of this `/dev`.
+        if !is_name(node) {
+            return Err(Errno::INVAL);
+        }
         let file =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         drop(openat(
@@ -245,7 +250,7 @@ fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
         let target = openat(
             dev,
             node.as_str(),
-            OFlags::PATH | OFlags::CLOEXEC,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
         put(source.as_fd(), target.as_fd())?;

@@ -133,6 +133,12 @@ impl Document {
                 let at = mount.get("at").and_then(Value::as_str);
                 let at = at.ok_or(format!("\"mounts[{i}].at\" is not a string"))?;
                 plain_below(at).map_err(|why| format!("\"mounts[{i}].at\": {why}"))?;
+                // Absent or of another shape: that is for the tool to say that reads it.
+                let nodes = mount.get("nodes").and_then(Value::as_array);
+                let mut names = nodes.into_iter().flatten().filter_map(Value::as_str);
+                if !names.all(is_name) {
+                    return Err(format!("\"mounts[{i}].nodes\" has what is no name in /dev"));
+                }
             }
         }
         for key in ["packages", "steps"] {
@@ -435,6 +441,12 @@ pub fn plain_below(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns whether `text` names an entry of a directory, and not the way to another one.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains('/') && plain_below(text).is_ok()
+}
+
 /// Returns whether `text` is a word of letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_word(text: &str) -> bool {
@@ -505,6 +517,10 @@ mod tests {
             (
                 "{\"strapline\":1,\"mounts\":[{\"at\":\"/etc\"}]}",
                 "\"mounts[0].at\"",
+            ),
+            (
+                "{\"strapline\":1,\"mounts\":[{\"at\":\"dev\",\"nodes\":[\"null\",\"../x\"]}]}",
+                "\"mounts[0].nodes\"",
             ),
             (
                 "{\"strapline\":1,\"pacman\":{\"path\":\"pacman\"}}",
@@ -600,5 +616,9 @@ mod tests {
             assert!(plain_absolute(bad).is_err(), "{bad}");
         }
         assert_eq!(plain_below(""), Ok(()));
+        for (name, good) in [("null", true), ("", false), (".", false), ("..", false)] {
+            assert_eq!(is_name(name), good, "{name}");
+        }
+        assert!(!is_name("../null") && !is_name("pts/ptmx") && !is_name("/null"));
     }
 }
