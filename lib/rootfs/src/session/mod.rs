@@ -190,6 +190,8 @@ impl Inside {
         job: &Job<'_>,
         output: Option<Output<'_>>,
     ) -> Result<(Ended, Duration), Failure> {
+        // One that came before is not handed on to the command, which would run to its end.
+        signal::check()?;
         let (ended, time, _) = self.enter(Work::Exec(job), output)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
