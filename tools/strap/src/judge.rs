@@ -6,7 +6,7 @@
 use package::localdb;
 use package::pacman_log::{self, Event};
 use pacman::Mark;
-use pacman::records::names_in;
+use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, message, quote};
@@ -123,7 +123,8 @@ fn unfinished_in(log: &[u8], killed: bool) -> Option<Vec<String>> {
             Event::TransactionCompleted => complete = true,
             Event::Installed { name, .. }
             | Event::Reinstalled { name, .. }
-            | Event::Upgraded { name, .. } => {
+            | Event::Upgraded { name, .. }
+            | Event::Downgraded { name, .. } => {
                 if let Some(names) = &mut open
                     && !names.contains(&name)
                 {
@@ -270,10 +271,9 @@ fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> 
 
 /// Returns the package that owns the shell that scriptlets run in.
 fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
-    let local = "var/lib/pacman/local";
     let mut second = None;
-    for name in names_in(root, local)? {
-        let Ok(files) = root.read(&format!("{local}/{name}/files"), LIMIT) else {
+    for name in names_in(root, LOCAL)? {
+        let Ok(files) = root.read(&format!("{LOCAL}/{name}/files"), LIMIT) else {
             continue;
         };
         let files = localdb::files(&files);
@@ -282,7 +282,7 @@ fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
             continue;
         }
         let desc = root
-            .read(&format!("{local}/{name}/desc"), LIMIT)
+            .read(&format!("{LOCAL}/{name}/desc"), LIMIT)
             .doing(Code::Failed, || format!("reading the record of '{name}'"))?;
         let owner = localdb::desc(&desc)
             .doing(Code::Failed, || format!("reading the record of '{name}'"))?;
@@ -388,6 +388,9 @@ mod tests {
         let again = format!("{done}[x] [ALPM] transaction started\n");
         assert_eq!(unfinished_in(again.as_bytes(), false), Some(vec![]));
         assert_eq!(unfinished_in(b"", true), None);
+        let older = "[x] [ALPM] transaction started\n[x] [ALPM] downgraded nano (8-1 -> 7-1)\n";
+        let nano = Some(vec!["nano".into()]);
+        assert_eq!(unfinished_in(older.as_bytes(), false), nano);
     }
 
     #[test]

@@ -166,13 +166,9 @@ impl Strap {
             return Ok(());
         }
         let before = judge::log_length(plan.inside.root())?;
-        let ran = run(phase(false));
-        let marks = match &ran {
-            Ok(marks) => marks.as_slice(),
-            Err(_) => &[],
-        };
-        let problems = judge::problems(plan.inside.root(), before, marks)?;
-        ran?;
+        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
+        let marks = run(phase(false))?;
+        let problems = judge::problems(plan.inside.root(), before, &marks)?;
         self.judge(context, problems)
     }
 
