@@ -31,12 +31,23 @@ struct LiveMount {
     id: Option<String>,
 }
 
-/// Mounts the plan on the host, or finds that it is mounted; says whether it mounted.
+/// What of the mounts at the root's path is not ours: the root may be a file system that the user mounted there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before(usize);
+
+impl Before {
+    fn count(all: &[mountinfo::Mount], root: &Path) -> Self {
+        Self(all.iter().filter(|m| m.target == root).count())
+    }
+}
+
+/// Mounts the plan on the host, or finds that it is mounted, and returns none; else what was there before, for
+/// [`take_down`].
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
-pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
+pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failure> {
     let all = mountinfo::read()?;
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
@@ -44,7 +55,7 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
         .filter(|t| all.iter().any(|m| m.target == **t))
         .count();
     if there == targets.len() && all.iter().any(|m| m.target == root.path()) {
-        return Ok(false);
+        return Ok(None);
     }
     if there > 0 {
         return Err(Failure::new(
@@ -60,6 +71,7 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
             root.path().display()
         )));
     }
+    let before = Before::count(&all, root.path());
     let private = is_shared(&all, root.path());
     if private {
         attach::bind_on_itself(root.as_fd()).doing(Code::Os, || {
@@ -73,9 +85,9 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
         })
     });
     if attached.is_err() && private {
-        take_down(root.path())?;
+        take_down(root.path(), before)?;
     }
-    attached.map(|()| true)
+    attached.map(|()| Some(before))
 }
 
 /// Builds the tree in a namespace of our own and returns it detached.
@@ -103,13 +115,14 @@ fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
 }
 
 /// Takes down the tree that [`mount`] attached: the topmost at the root's path, with what is below it, and the private
-/// bind under it. The mounts are API filesystems, which hold no data that a detached one could lose.
+/// bind under it; what was there `before` stays. They are detached at once, whoever looks at them: nobody was told of
+/// them yet, and a detached file system is written out all the same.
 ///
 /// # Errors
 ///
 /// When umount2(2) fails.
-pub(crate) fn take_down(root: &Path) -> Result<(), Failure> {
-    while mountinfo::read()?.iter().any(|m| m.target == root) {
+pub(crate) fn take_down(root: &Path, before: Before) -> Result<(), Failure> {
+    while Before::count(&mountinfo::read()?, root).0 > before.0 {
         unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .doing(Code::Os, || format!("unmounting {}", quote(root)))?;
     }

@@ -65,7 +65,8 @@ struct Done {
     made: bool,
     skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
-    mounted: bool,
+    /// What was mounted at the root before its mounts came, where they did.
+    mounted: Option<host::Before>,
 }
 
 /// What is to be made.
@@ -100,10 +101,9 @@ impl Stage for Mkroot {
         let Some(path) = &done.directory else {
             return;
         };
-        let undone = if done.mounted {
-            host::take_down(path)
-        } else {
-            Ok(())
+        let undone = match done.mounted {
+            Some(before) => host::take_down(path, before),
+            None => Ok(()),
         };
         match undone.and_then(|()| Root::open(path)) {
             Ok(root) => {

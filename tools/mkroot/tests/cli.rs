@@ -1,0 +1,35 @@
+//! The built program, in a mount namespace of its own: what it leaves as it was.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+use std::process::{Command, Output};
+
+/// Runs a script as root in a new mount namespace, in an empty directory; `$mkroot` is the program.
+fn run(script: &str) -> Output {
+    let ground = tempfile::tempdir().unwrap();
+    Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-ec", script])
+        .env("mkroot", env!("CARGO_BIN_EXE_mkroot"))
+        .current_dir(ground.path())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn undoing_leaves_what_the_user_mounted_at_the_root() {
+    let out = run(r#"
+        mkdir root
+        for propagation in private shared; do
+            mount -t tmpfs users root; mount --make-$propagation root
+            cp /proc/self/mountinfo before
+            status=0; "$mkroot" --new root --host > /dev/full 2> /dev/null || status=$?
+            test $status = 74
+            cmp before /proc/self/mountinfo
+            test -z "$(ls -A root)"
+            "$mkroot" --new root --host > /dev/null
+            test "$(grep -c " $PWD/root/proc " /proc/self/mountinfo)" = 1
+            umount --recursive --lazy root; umount --recursive --lazy root
+        done
+    "#);
+    assert!(out.status.success(), "{out:?}");
+}
