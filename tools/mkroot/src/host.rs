@@ -9,7 +9,6 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use serde::Serialize;
 use stage::{Code, Doing, Failure, quote};
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -91,14 +90,17 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failu
 }
 
 /// Builds the tree in a namespace of our own and returns it detached.
+///
+/// A thread goes there, and does not come back: setns(2) into a mount namespace also changes the root directory to that
+/// of the namespace, so that in a chroot the same paths would be the host's afterwards.
 fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
-    use nix::sched::{CloneFlags, setns, unshare};
-    let home = File::open("/proc/self/ns/mnt").doing(Code::Os, || "opening '/proc/self/ns/mnt'")?;
-    unshare(CloneFlags::CLONE_NEWNS).doing(Code::Permission, || "making a mount namespace")?;
-    let tree = build_here(root, plan);
-    setns(&home, CloneFlags::CLONE_NEWNS)
-        .doing(Code::Os, || "going back to the host's mount namespace")?;
-    tree
+    let there = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .doing(Code::Permission, || "making a mount namespace")?;
+        build_here(root, plan)
+    };
+    let joined = std::thread::scope(|scope| scope.spawn(there).join());
+    joined.unwrap_or_else(|_| Err(Failure::new(Code::Os, "building the mounts: a panic")))
 }
 
 fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {

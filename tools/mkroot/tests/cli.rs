@@ -33,3 +33,15 @@ fn undoing_leaves_what_the_user_mounted_at_the_root() {
     "#);
     assert!(out.status.success(), "{out:?}");
 }
+
+#[test]
+fn in_a_chroot_the_mounts_are_made_in_the_chroot() {
+    let out = run(r#"
+        mkdir jail root
+        mount --rbind / jail; mount --make-rprivate jail
+        chroot jail sh -ec 'cd "$1"; "$mkroot" --new root --host > /dev/null' sh "$PWD"
+        grep -q " $PWD/jail$PWD/root/proc " /proc/self/mountinfo
+        ! grep " $PWD/root/proc " /proc/self/mountinfo >&2
+    "#);
+    assert!(out.status.success(), "{out:?}");
+}
