@@ -76,7 +76,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
     };
     let target = match open_below(root, &mount.at, kind) {
         Err(Errno::NOENT) if is_on_our_own(&mount.at) => {
-            make_path(root, &mount.at, is_file(mount))?;
+            make_path(root, &mount.at, is_file(mount), &mut Vec::new())?;
             open_below(root, &mount.at, kind)?
         }
         result => result?,
@@ -116,13 +116,18 @@ pub fn is_file(mount: &Mount) -> bool {
     mount.kind == "bind" && !mount.source.as_ref().is_some_and(directory)
 }
 
-/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; returns what was not there.
+/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; `made` gets what was not there,
+/// also when the rest of it cannot be made.
 ///
 /// # Errors
 ///
 /// The system call's.
-pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool) -> Result<Vec<String>, Errno> {
-    let mut made = Vec::new();
+pub fn make_path(
+    root: BorrowedFd<'_>,
+    at: &str,
+    file: bool,
+    made: &mut Vec<String>,
+) -> Result<(), Errno> {
     let mut here = String::new();
     let parts: Vec<_> = at.split('/').collect();
     for (i, part) in parts.iter().enumerate() {
@@ -143,7 +148,7 @@ pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool) -> Result<Vec<Strin
             Err(e) => return Err(e),
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Returns where the host has its own mount of an API filesystem.

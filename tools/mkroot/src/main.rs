@@ -225,8 +225,7 @@ impl Mkroot {
             .borrow_mut()
             .skeleton
             .extend(skeleton::make(&root, owner)?);
-        let points = extra::make_mount_points(&root, &plan.mounts)?;
-        self.done.borrow_mut().points = points;
+        extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
             let mounted = host::mount(&root, &plan.mounts)?;

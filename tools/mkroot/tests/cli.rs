@@ -45,3 +45,17 @@ fn in_a_chroot_the_mounts_are_made_in_the_chroot() {
     "#);
     assert!(out.status.success(), "{out:?}");
 }
+
+#[test]
+fn a_mount_point_that_cannot_be_made_leaves_none_of_the_others() {
+    let out = run(r#"
+        mkdir root source; ln -s /nowhere root/opt; mkdir -p root/var/lib/pacman
+        find root | sort > before
+        status=0
+        "$mkroot" --new root --bind source:srv/a/b --bind source:srv/x/y --bind source:opt/z > failed.json || status=$?
+        test $status = 69
+        find root | sort > after
+        cmp before after
+    "#);
+    assert!(out.status.success(), "{out:?}");
+}
