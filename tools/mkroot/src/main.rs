@@ -157,11 +157,11 @@ impl Mkroot {
             rootfs::idmap::check_root()?;
             None
         };
-        let mut mounts = Vec::new();
+        // What the user adds comes last: below dev, run and tmp it would be hidden otherwise.
+        let mut mounts = plan::api(rootless);
         for text in &self.device {
             mounts.push(extra::device(text)?);
         }
-        mounts.extend(plan::api(rootless));
         for text in &self.bind {
             mounts.push(plan::bind(text)?);
         }
