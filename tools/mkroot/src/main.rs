@@ -369,6 +369,8 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
         let handler = Binfmt::private(interpreter);
         match inside(Some((plan.arch, handler.clone())))?.probe(plan.arch) {
             Ok(()) => return Ok(handler),
+            // No answer: with another handler it would be a guess.
+            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
             Err(failure) => reason = Some(failure),
         }
     }
@@ -386,9 +388,9 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     }
 }
 
-/// Says what is missing on a host that cannot run the root's programs.
+/// Says what is missing on a host that cannot run the root's programs, where that is why the probe failed.
 fn no_handler(arch: Arch, failure: Failure) -> Failure {
-    if failure.code == Code::Permission {
+    if failure.code != Code::Failed || failure.hint.is_some() {
         return failure;
     }
     failure.hint(format!(
