@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use serde::Serialize;
 use stage::{Code, Doing, Failure, quote};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// `host` in the document: what is mounted on the host, and in which boot. Removed by `unmount`.
@@ -73,7 +73,7 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failu
     let before = Before::count(&all, root.path());
     let private = is_shared(&all, root.path());
     if private {
-        attach::bind_on_itself(root.as_fd()).doing(Code::Os, || {
+        bind_privately(root).doing(Code::Os, || {
             format!("binding {} on itself", quote(root.path()))
         })?;
     }
@@ -87,6 +87,18 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failu
         take_down(root.path(), before)?;
     }
     attached.map(|()| Some(before))
+}
+
+/// Binds the root on itself, private. A mount that is attached below a shared one becomes shared by that
+/// (mount_namespaces(7)), whatever it was before, so it is made private again once it is there.
+fn bind_privately(root: &Root) -> Result<(), rustix::io::Errno> {
+    let bind = attach::bind_on_itself(root.as_fd())?;
+    // By the descriptor: the mount that we made, and no other that has come over it.
+    mount_change(
+        format!("/proc/self/fd/{}", bind.as_raw_fd()),
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .inspect_err(|_| unmount(root.path(), UnmountFlags::DETACH).unwrap_or(()))
 }
 
 /// Builds the tree in a namespace of our own and returns it detached.
