@@ -253,17 +253,19 @@ fn not_started(events: &[Event]) -> Vec<(Owner, String)> {
 }
 
 /// A scriptlet that comes before there is a shell cannot run, on Arch as little as here, and its package is made for
-/// that (`filesystem`, `glibc`). Known by order in the log: its package was installed before the one with the shell.
+/// that (`filesystem`, `glibc`). Known by order in the log: its package came before the one with the shell, which was
+/// not there. Where a killed pacman had come as far as the one, it is installed again.
 fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> bool {
     let Owner::Package(owner) = &problem.owner else {
         return false;
     };
-    let place = |wanted: &str| {
-        events
-            .iter()
-            .position(|e| matches!(e, Event::Installed { name, .. } if name == wanted))
-    };
-    let (Some(owner), Some(shell)) = (place(owner), shell.and_then(place)) else {
+    let owner = events.iter().position(|e| {
+        matches!(e, Event::Installed { name, .. } | Event::Reinstalled { name, .. } if name == owner)
+    });
+    let shell = events
+        .iter()
+        .position(|e| matches!(e, Event::Installed { name, .. } if Some(name.as_str()) == shell));
+    let (Some(owner), Some(shell)) = (owner, shell) else {
         return false;
     };
     owner < shell && problem.why.contains("No such file or directory")
@@ -353,6 +355,12 @@ mod tests {
             Some("bash")
         ));
         assert!(!is_before_shell(&problem("glibc", none), &events, None));
+        // What a killed pacman had installed is installed again, before there is a shell, or beside one that was there.
+        let again = |log: &str| self::events(&log.replace("installed glibc", "reinstalled glibc"));
+        let glibc = problem("glibc", none);
+        assert!(is_before_shell(&glibc, &again(LOG), Some("bash")));
+        let both = again(&LOG.replace("installed bash", "reinstalled bash"));
+        assert!(!is_before_shell(&glibc, &both, Some("bash")));
         assert!(!is_before_shell(
             &problem("other", none),
             &events,
