@@ -3,6 +3,7 @@
 //! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
 //! down and a signature that does not hold are not the same failure.
 
+pub mod lock;
 pub mod output;
 pub mod records;
 pub mod run;

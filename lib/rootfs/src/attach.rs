@@ -94,7 +94,8 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         _ => filesystem(mount, &options)?,
     };
     put(tree.as_fd(), target.as_fd())?;
-    if !mount.nodes.is_empty() {
+    // Never into a directory of the host's that a document may name: only what was made anew is furnished.
+    if mount.kind == "tmpfs" && !mount.nodes.is_empty() {
         furnish_dev(tree.as_fd(), &mount.nodes)?;
     }
     Ok(())

@@ -223,7 +223,7 @@ fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
                     why: why.clone(),
                 })
             }
-            Mark::CommandFailed(_) | Mark::Error(_) => {}
+            Mark::CommandFailed(_) | Mark::SavedBeside(_) | Mark::Error(_) => {}
         }
     }
     found
