@@ -55,6 +55,7 @@ demo: host build
 
 # The real mirrors.
 root: build
+	mkdir -p $(dir $(ROOT))
 	mkroot $(ROOT) --arch $(ARCH) --distro $(DISTRO) | fetch-pacman | mkconf | keyring \
 	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
 	@tests/show-receipt $(ROOT).json

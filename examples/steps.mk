@@ -4,7 +4,7 @@
 #
 # A document is a plan and a record, never a handle: nothing is mounted and nothing runs between two targets, so make's
 # idea of "up to date" is true. (A mount is never a target: after a reboot the file would be there and the mount not.)
-# Each recipe is one stage and writes to a temporary name first, so that a failed one leaves no target behind.
+# Each recipe is one stage; .DELETE_ON_ERROR takes the document of one that failed away, so that no target is left behind.
 
 DISTRO   ?= archlinuxarm
 ARCH     ?= aarch64

@@ -259,6 +259,7 @@ impl Drop for Lab {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
     mounts: Vec<String>,
+    /// The files behind loop devices.
     loops: Vec<String>,
     binfmt: Vec<String>,
 }
@@ -283,17 +284,15 @@ impl Host {
             names.sort();
             names
         };
-        let backed = |name: &String| {
-            Path::new("/sys/block")
-                .join(name)
-                .join("loop/backing_file")
-                .exists()
+        let backing = |name: String| {
+            let file = Path::new("/sys/block").join(name).join("loop/backing_file");
+            fs::read_to_string(file).ok()
         };
         Self {
             mounts,
             loops: names("/sys/block")
                 .into_iter()
-                .filter(|n| n.starts_with("loop") && backed(n))
+                .filter_map(backing)
                 .collect(),
             binfmt: names("/proc/sys/fs/binfmt_misc"),
         }
@@ -324,7 +323,12 @@ impl Host {
         );
         assert_eq!(before, after, "the host's mounts changed");
         assert_eq!(self.binfmt, now.binfmt, "the host's binfmt table changed");
-        assert_eq!(self.loops, now.loops, "loop devices are left");
+        let loops: Vec<_> = now
+            .loops
+            .iter()
+            .filter(|f| Path::new(f).starts_with(dir))
+            .collect();
+        assert_eq!(loops, Vec::<&String>::new(), "loop devices are left");
         assert_eq!(
             processes_below(dir),
             Vec::<String>::new(),

@@ -20,6 +20,8 @@ pub enum Mark {
     Hook(String),
     /// A scriptlet or hook failed, in pacman's words.
     CommandFailed(String),
+    /// It kept this configuration file and wrote its own beside it, as `FILE.pacnew`.
+    SavedBeside(String),
     /// Any other error, in pacman's words.
     Error(String),
 }
@@ -157,6 +159,13 @@ fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
             Mark::Error(error.to_owned())
         });
     }
+    if let Some((file, new)) = line
+        .strip_prefix("warning: ")
+        .and_then(|l| l.split_once(" installed as "))
+    {
+        return (new.strip_suffix(".pacnew") == Some(file))
+            .then(|| Mark::SavedBeside(file.to_owned()));
+    }
     let counted = line.strip_prefix('(').and_then(|rest| {
         let (count, text) = rest.split_once(')')?;
         let digits = |b: u8| b.is_ascii_digit() || b == b'/' || b == b' ';
@@ -207,6 +216,7 @@ mod tests {
                     ( 3/10) reinstalling glibc        [---] 0%\r( 3/10) reinstalling glibc   [###] 100%\n\
                     :: Running post-transaction hooks...\n( 1/2) Creating system user accounts...\n\
                     error: command terminated by signal 9: Killed\nwarning: x\n\
+                    warning: /r/etc/hosts installed as /r/etc/hosts.pacnew\n\
                     error: failed to commit transaction (download library error)\n";
         for size in [1, 7, 4096] {
             let mut reader = Reader::new(Show::Errors);
@@ -223,6 +233,7 @@ mod tests {
                     package("glibc"),
                     Mark::Hook("Creating system user accounts...".into()),
                     Mark::CommandFailed("command terminated by signal 9: Killed".into()),
+                    Mark::SavedBeside("/r/etc/hosts".into()),
                     Mark::Error("failed to commit transaction (download library error)".into()),
                 ]
             );

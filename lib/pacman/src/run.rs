@@ -44,7 +44,6 @@ impl Pacman {
             args,
             env: environment(),
             place: Place::Host,
-            directory: None,
             user: None,
             terminal: false,
         };

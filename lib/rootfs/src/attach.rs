@@ -13,6 +13,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
+use stage::document::is_name;
 use stage::{Code, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -75,7 +76,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
     };
     let target = match open_below(root, &mount.at, kind) {
         Err(Errno::NOENT) if is_on_our_own(&mount.at) => {
-            make_path(root, &mount.at, is_file(mount))?;
+            make_path(root, &mount.at, is_file(mount), &mut Vec::new())?;
             open_below(root, &mount.at, kind)?
         }
         result => result?,
@@ -93,7 +94,8 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         _ => filesystem(mount, &options)?,
     };
     put(tree.as_fd(), target.as_fd())?;
-    if !mount.nodes.is_empty() {
+    // Never into a directory of the host's that a document may name: only what was made anew is furnished.
+    if mount.kind == "tmpfs" && !mount.nodes.is_empty() {
         furnish_dev(tree.as_fd(), &mount.nodes)?;
     }
     Ok(())
@@ -115,13 +117,18 @@ pub fn is_file(mount: &Mount) -> bool {
     mount.kind == "bind" && !mount.source.as_ref().is_some_and(directory)
 }
 
-/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; returns what was not there.
+/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; `made` gets what was not there,
+/// also when the rest of it cannot be made.
 ///
 /// # Errors
 ///
 /// The system call's.
-pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool) -> Result<Vec<String>, Errno> {
-    let mut made = Vec::new();
+pub fn make_path(
+    root: BorrowedFd<'_>,
+    at: &str,
+    file: bool,
+    made: &mut Vec<String>,
+) -> Result<(), Errno> {
     let mut here = String::new();
     let parts: Vec<_> = at.split('/').collect();
     for (i, part) in parts.iter().enumerate() {
@@ -142,7 +149,7 @@ pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool) -> Result<Vec<Strin
             Err(e) => return Err(e),
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Returns where the host has its own mount of an API filesystem.
@@ -233,6 +240,10 @@ pub fn attach_tree(tree: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<(), Errn
 /// Furnishes a `/dev` of our own: bound nodes, links, and the directories that more is mounted on.
 fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
     for node in nodes {
+        // A name and no path: what a document says must not be made outside of this `/dev`.
+        if !is_name(node) {
+            return Err(Errno::INVAL);
+        }
         let file =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         drop(openat(
@@ -245,7 +256,7 @@ fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
         let target = openat(
             dev,
             node.as_str(),
-            OFlags::PATH | OFlags::CLOEXEC,
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
             Mode::empty(),
         )?;
         put(source.as_fd(), target.as_fd())?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use stage::{Code, Doing, Failure, child};
 use std::fs;
 
-/// How many ids below 0 a root needs: Arch's packages use ids up to 65534 (`nobody`).
+/// How many ids a root needs, from 0 on: Arch's packages use ids up to 65534 (`nobody`).
 pub const NEEDED: u64 = 65_535;
 
 /// Maps of ids: each element is the first id inside, the first outside, and how many. `idmap` in the document.
@@ -29,10 +29,9 @@ impl IdMap {
     pub fn of_user(uid: u32, gid: u32) -> Result<Self, Failure> {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = name_of(&passwd, uid);
-        let find = |file: &str| -> Result<Vec<u64>, Failure> {
+        let find = |file: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();
-            let range = range_in(&text, uid, name.as_deref());
-            range.map(|(start, count)| vec![start, count]).ok_or_else(|| {
+            range_in(&text, uid, name.as_deref()).ok_or_else(|| {
                 let who = name.clone().unwrap_or_else(|| uid.to_string());
                 Failure::new(
                     Code::Permission,
@@ -47,11 +46,10 @@ impl IdMap {
                 ))
             })
         };
-        let (uids, gids) = (find("/etc/subuid")?, find("/etc/subgid")?);
-        let map = |own: u32, range: &[u64]| vec![[0, u64::from(own), 1], [1, range[0], NEEDED]];
+        let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
         Ok(Self {
-            uid: map(uid, &uids),
-            gid: map(gid, &gids),
+            uid: map(uid, find("/etc/subuid")?),
+            gid: map(gid, find("/etc/subgid")?),
         })
     }
 
@@ -160,15 +158,15 @@ pub fn name_of(passwd: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// Returns the first range of subuid(5) that is this user's and long enough: its start and length.
-fn range_in(text: &str, uid: u32, name: Option<&str>) -> Option<(u64, u64)> {
+/// Returns where the first range of subuid(5) starts that is this user's and long enough.
+fn range_in(text: &str, uid: u32, name: Option<&str>) -> Option<u64> {
     text.lines().find_map(|line| {
         let mut fields = line.trim().split(':');
         let owner = fields.next()?;
         let start = fields.next()?.parse().ok()?;
-        let count = fields.next()?.parse().ok()?;
+        let count: u64 = fields.next()?.parse().ok()?;
         let mine = Some(owner) == name || owner.parse() == Ok(uid);
-        (mine && count >= NEEDED).then_some((start, count))
+        (mine && count >= NEEDED).then_some(start)
     })
 }
 
@@ -179,13 +177,13 @@ mod tests {
     #[test]
     fn a_range_is_found_by_name_or_id_and_must_be_long_enough() {
         let text = "ann:100000:65536\n1002:165536:65536\nbob:300000:1000\nbob:400000:65536\nx:y\n";
-        for (uid, name, range) in [
-            (1001, Some("ann"), Some((100_000, 65_536))),
-            (1002, None, Some((165_536, 65_536))),
-            (1003, Some("bob"), Some((400_000, 65_536))),
+        for (uid, name, start) in [
+            (1001, Some("ann"), Some(100_000)),
+            (1002, None, Some(165_536)),
+            (1003, Some("bob"), Some(400_000)),
             (1004, Some("eve"), None),
         ] {
-            assert_eq!(range_in(text, uid, name), range);
+            assert_eq!(range_in(text, uid, name), start);
         }
     }
 

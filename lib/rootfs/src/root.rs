@@ -37,8 +37,8 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// [`Code::NotFound`] where there is none, [`Code::Usage`] where it is the host's own root or an ancestor of the
-    /// root that we run in.
+    /// [`Code::NotFound`] where there is none, [`Code::Usage`] where it is the root that we run in, also by another name.
+    /// (In a chroot no path leads to what is above it.)
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let doing = || format!("opening the root {}", quote(path));
         let fd = openat2(

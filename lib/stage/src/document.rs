@@ -133,6 +133,12 @@ impl Document {
                 let at = mount.get("at").and_then(Value::as_str);
                 let at = at.ok_or(format!("\"mounts[{i}].at\" is not a string"))?;
                 plain_below(at).map_err(|why| format!("\"mounts[{i}].at\": {why}"))?;
+                // Absent or of another shape: that is for the tool to say that reads it.
+                let nodes = mount.get("nodes").and_then(Value::as_array);
+                let mut names = nodes.into_iter().flatten().filter_map(Value::as_str);
+                if !names.all(is_name) {
+                    return Err(format!("\"mounts[{i}].nodes\" has what is no name in /dev"));
+                }
             }
         }
         for key in ["packages", "steps"] {
@@ -228,6 +234,15 @@ impl Document {
                 self.0.insert(key.to_owned(), new);
             }
         }
+    }
+
+    /// Records an object that this tool owns anew: of the members that it `knows`, what an earlier run said and this one
+    /// does not goes; what others put there stays.
+    pub fn record_anew(&mut self, key: &str, knows: &[&str], value: &impl Serialize) {
+        if let Some(old) = self.0.get_mut(key).and_then(Value::as_object_mut) {
+            old.retain(|member, _| !knows.contains(&member.as_str()));
+        }
+        self.record(key, value);
     }
 
     /// Removes a member that this tool owns.
@@ -426,6 +441,12 @@ pub fn plain_below(path: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Returns whether `text` names an entry of a directory, and not the way to another one.
+#[must_use]
+pub fn is_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains('/') && plain_below(text).is_ok()
+}
+
 /// Returns whether `text` is a word of letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_word(text: &str) -> bool {
@@ -498,6 +519,10 @@ mod tests {
                 "\"mounts[0].at\"",
             ),
             (
+                "{\"strapline\":1,\"mounts\":[{\"at\":\"dev\",\"nodes\":[\"null\",\"../x\"]}]}",
+                "\"mounts[0].nodes\"",
+            ),
+            (
                 "{\"strapline\":1,\"pacman\":{\"path\":\"pacman\"}}",
                 "\"pacman.path\": the path is not",
             ),
@@ -548,6 +573,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_recorded_anew_does_not_mix_with_an_earlier_run() {
+        let mut document =
+            parse(r#"{"strapline":1,"reap":{"ended":[{"name":"a"}],"sockets":["s"],"org.x":1}}"#)
+                .unwrap();
+        document.record_anew("reap", &["ended", "sockets"], &json!({"ended": []}));
+        assert_eq!(
+            document.get("reap"),
+            Some(&json!({"org.x": 1, "ended": []}))
+        );
+    }
+
+    #[test]
     fn the_first_error_stays_and_later_ones_are_kept_beside_it() {
         let mut document = Document::new();
         document.fail("strap", &Failure::new(Code::ChildFailed, "a").hint("h"));
@@ -579,5 +616,9 @@ mod tests {
             assert!(plain_absolute(bad).is_err(), "{bad}");
         }
         assert_eq!(plain_below(""), Ok(()));
+        for (name, good) in [("null", true), ("", false), (".", false), ("..", false)] {
+            assert_eq!(is_name(name), good, "{name}");
+        }
+        assert!(!is_name("../null") && !is_name("pts/ptmx") && !is_name("/null"));
     }
 }

@@ -324,9 +324,19 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     let first = first.join(" ");
     let reason = first.strip_prefix("error: ").unwrap_or(&first);
     let failure = Failure::new(Code::Usage, reason).hint(format!("see '{tool} --help'"));
-    // The document of the stage before must go on, so that an undoing stage after this one has it.
+    // The document of the stage before must go on, so that an undoing stage after this one has it. Where the document was
+    // to come from elsewhere, stdin may be anything, and stay open for ever.
     context.report(&failure);
-    let mut document = match read_stdin() {
+    let elsewhere = std::env::args_os().any(|a| {
+        let a = a.as_encoded_bytes();
+        a == b"-n" || a == b"--new" || a.starts_with(b"--state")
+    });
+    let input = if elsewhere {
+        Ok(Input::Nothing("not asked for"))
+    } else {
+        read_stdin()
+    };
+    let mut document = match input {
         Ok(Input::Text(text, origin)) => Document::parse(&text, &origin).unwrap_or_default(),
         _ => Document::new(),
     };

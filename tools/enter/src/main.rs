@@ -98,7 +98,6 @@ impl Enter {
             args: words,
             env: self.environment(user.as_ref()),
             place: Place::Root,
-            directory: None,
             user: user.map(|u| (u.uid, u.gid, u.groups)),
             terminal,
         };

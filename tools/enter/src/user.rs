@@ -1,6 +1,7 @@
 //! Who a command runs as: users and groups of the root, read from its own files and never from the host's.
 
 use rootfs::Root;
+use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 
 /// A user of the root.
@@ -22,15 +23,17 @@ const LIMIT: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// [`Code::NotFound`] where the root has no such user.
+/// [`Code::NotFound`] where the root has no such user, or what it has cannot be read.
 pub(crate) fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
-    let read = |file: &str| {
-        root.read(file, LIMIT).doing(Code::NotFound, || {
-            format!("reading {}", quote(root.path().join(file)))
-        })
+    let doing = |file: &str| format!("reading {}", quote(root.path().join(file)));
+    let passwd = root
+        .read("etc/passwd", LIMIT)
+        .doing(Code::NotFound, || doing("etc/passwd"))?;
+    let group = match root.read("etc/group", LIMIT) {
+        // No groups but the user's own. One that is there and cannot be read would take some away in silence.
+        Err(Errno::NOENT) => Vec::new(),
+        group => group.doing(Code::NotFound, || doing("etc/group"))?,
     };
-    let passwd = read("etc/passwd")?;
-    let group = read("etc/group").unwrap_or_default();
     lookup(
         &String::from_utf8_lossy(&passwd),
         &String::from_utf8_lossy(&group),
@@ -81,6 +84,19 @@ fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_that_cannot_be_read_are_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let root = Root::open(&path).unwrap();
+        std::fs::create_dir(path.join("etc")).unwrap();
+        std::fs::write(path.join("etc/passwd"), "ann:x:7:7::/:/bin/sh\n").unwrap();
+        assert_eq!(find(&root, "ann").unwrap().groups, [7]);
+        std::os::unix::fs::symlink("passwd", path.join("etc/group")).unwrap();
+        let failure = find(&root, "ann").unwrap_err();
+        assert!(failure.message.contains("etc/group'"), "{failure}");
+    }
 
     #[test]
     fn users_and_their_groups_come_from_the_roots_files() {

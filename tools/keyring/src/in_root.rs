@@ -117,7 +117,6 @@ fn job<'a>(program: &'a str, args: Vec<OsString>) -> Job<'a> {
         args,
         env: environment(),
         place: Place::Root,
-        directory: None,
         user: None,
         terminal: false,
     }

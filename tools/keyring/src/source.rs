@@ -5,6 +5,7 @@ use package::archive::extract_members;
 use package::db::Entry;
 use package::digest::Sha256Reader;
 use package::version::vercmp;
+use pacman::lock::{self, Purpose};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, records};
 use rootfs::{Inside, Root};
@@ -72,7 +73,9 @@ pub(crate) fn download(
         config: config.loose,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
+    let lock = lock::take(inside.root(), context, Purpose::Download)?;
     pacman.run(context, inside, DOWNLOAD, &args, packages)?;
+    drop(lock);
     let offered = records::offered(inside.root())?;
     let entries: Vec<Entry> = offered.into_iter().map(|(_, entry)| entry).collect();
     let mut rings: Vec<Files> = Vec::new();

@@ -18,10 +18,9 @@ use plan::{Host, Plan};
 use render::Level;
 use rootfs::Root;
 use stage::members::Config;
-use stage::run::write_out;
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote};
+use stage::run::{read_state, write_out};
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, message, quote};
 use std::cell::RefCell;
-use std::io::{IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -185,7 +184,7 @@ fn print(args: &Args, level: Level) -> ExitCode {
 
 /// The file's text; or the exit status of the stage that failed before this one, and has said so.
 fn read_and_render(args: &Args, level: Level) -> Result<Result<String, u8>, Failure> {
-    let document = read_document(args)?;
+    let document = read_state(&args.common)?;
     if let Some(exit) = document.failed() {
         return Ok(Err(exit));
     }
@@ -194,40 +193,6 @@ fn read_and_render(args: &Args, level: Level) -> Result<Result<String, u8>, Fail
         explain("mkconf", &plan, level);
     }
     Ok(Ok(render::text(&plan.conf, level)))
-}
-
-fn read_document(args: &Args) -> Result<Document, Failure> {
-    let mut text = Vec::new();
-    let origin = match &args.common.state {
-        Some(path) => {
-            let open = std::fs::File::open(path);
-            let file = open.doing(Code::Usage, || {
-                format!("opening the document {}", quote(path))
-            })?;
-            let read = file.take(stage::document::LIMIT).read_to_end(&mut text);
-            read.doing(Code::BadDocument, || {
-                format!("reading the document {}", quote(path))
-            })?;
-            quote(path)
-        }
-        None if std::io::stdin().is_terminal() => String::new(),
-        None => {
-            let read = std::io::stdin()
-                .lock()
-                .take(stage::document::LIMIT)
-                .read_to_end(&mut text);
-            read.doing(Code::BadDocument, || "reading the document on stdin")?;
-            "stdin".to_owned()
-        }
-    };
-    if text.is_empty() && args.common.state.is_none() {
-        return Err(Failure::new(
-            Code::Usage,
-            "--print needs a document: it has the root that the file is for",
-        )
-        .hint("begin with 'mkroot DIR |', or give a document with --state FILE"));
-    }
-    Document::parse(&text, &origin)
 }
 
 fn main() -> ExitCode {

@@ -5,13 +5,13 @@
 
 use rootfs::Root;
 use rootfs::root::open_below;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
-use rustix::fs::{fchmod, fchown, fstat, mkdirat, open, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
+use rustix::fs::{fchmod, fchown, fstat, linkat, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Below the root: what pacman wants to be there, with Arch's modes. pacman 7.1 resolves GPGDir and HookDir with
@@ -230,20 +230,40 @@ fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
     Ok(Some(text))
 }
 
-/// Writes beside and renames over. The name is fixed, so that what a killed run left is taken away by the next.
+/// Writes a file without a name, which is gone when we are, and gives it one when it is whole. A name that is taken cannot
+/// be given, so there it stands beside for a moment and is renamed over; that name is fixed, so that what a run left that
+/// was killed in this moment is taken away by the next.
 fn replace(directory: &OwnedFd, name: &str, text: &[u8]) -> std::io::Result<()> {
     let beside = format!(".{name}.new");
     match unlinkat(directory, &beside, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o644);
-    let file = openat(directory, &beside, flags, mode)?;
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let (file, named) = match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
+        Ok(file) => (file, false),
+        // Not every file system has files without a name.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
+            let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            (openat(directory, &beside, flags, mode)?, true)
+        }
+        Err(error) => return Err(error.into()),
+    };
     let written = || -> std::io::Result<()> {
         fchmod(&file, mode)?;
-        let mut file = File::from(file.try_clone()?);
+        let mut file = File::from(file);
         file.write_all(text)?;
+        file.sync_all()?;
+        if !named {
+            let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let give = |name: &str| linkat(CWD, &from, directory, name, AtFlags::SYMLINK_FOLLOW);
+            match give(name) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EXIST) => give(&beside)?,
+                Err(error) => return Err(error.into()),
+            }
+        }
         renameat(directory, &beside, directory, name)?;
         Ok(())
     };

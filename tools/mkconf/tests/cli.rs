@@ -375,9 +375,13 @@ fn print_needs_a_document_and_touches_nothing() {
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
         text(&output.stderr),
-        "mkconf: --print needs a document: it has the root that the file is for\n\
-         mkconf: hint: begin with 'mkroot DIR |', or give a document with --state FILE\n"
+        "mkconf: stdin is /dev/null: expected a document\nmkconf: hint: give one with --state FILE\n"
     );
+    assert_eq!(text(&output.stdout), "");
+
+    let output = mkconf(&["--print", "loose"], "");
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("the tool before this one printed nothing"));
     assert_eq!(text(&output.stdout), "");
 }
 

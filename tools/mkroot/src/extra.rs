@@ -13,32 +13,35 @@ pub(crate) struct Point {
     file: bool,
 }
 
-/// Makes the directories and files that binds and devices are mounted on, and returns what was made.
+/// Makes the directories and files that binds and devices are mounted on; `made` gets each that was not there.
 ///
 /// # Errors
 ///
 /// At the first that cannot be made.
-pub(crate) fn make_mount_points(root: &Root, mounts: &[Mount]) -> Result<Vec<Point>, Failure> {
-    let mut made = Vec::new();
+pub(crate) fn make_mount_points(
+    root: &Root,
+    mounts: &[Mount],
+    made: &mut Vec<Point>,
+) -> Result<(), Failure> {
     for mount in mounts {
         let there = root.open_below(&mount.at, OFlags::PATH).is_ok();
         if !there && !attach::is_on_our_own(&mount.at) {
-            make_point(root, &mount.at, attach::is_file(mount), &mut made)?;
+            make_point(root, &mount.at, attach::is_file(mount), made)?;
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Makes one mount point and the directories that lead to it.
 fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Result<(), Failure> {
     let doing = || format!("making the mount point {}", quote(root.path().join(at)));
-    for path in attach::make_path(root.as_fd(), at, file).doing(Code::Failed, doing)? {
-        made.push(Point {
-            file: file && path == at,
-            path,
-        });
-    }
-    Ok(())
+    let mut paths = Vec::new();
+    let result = attach::make_path(root.as_fd(), at, file, &mut paths);
+    made.extend(paths.into_iter().map(|path| Point {
+        file: file && path == at,
+        path,
+    }));
+    result.doing(Code::Failed, doing)
 }
 
 /// Removes the mount points that were made, where they are still empty.

@@ -9,8 +9,7 @@ use rustix::fs::OFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use serde::Serialize;
 use stage::{Code, Doing, Failure, quote};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// `host` in the document: what is mounted on the host, and in which boot. Removed by `unmount`.
@@ -31,12 +30,23 @@ struct LiveMount {
     id: Option<String>,
 }
 
-/// Mounts the plan on the host, or finds that it is mounted; says whether it mounted.
+/// What of the mounts at the root's path is not ours: the root may be a file system that the user mounted there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Before(usize);
+
+impl Before {
+    fn count(all: &[mountinfo::Mount], root: &Path) -> Self {
+        Self(all.iter().filter(|m| m.target == root).count())
+    }
+}
+
+/// Mounts the plan on the host, or finds that it is mounted, and returns none; else what was there before, for
+/// [`take_down`].
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
-pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
+pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failure> {
     let all = mountinfo::read()?;
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
@@ -44,7 +54,7 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
         .filter(|t| all.iter().any(|m| m.target == **t))
         .count();
     if there == targets.len() && all.iter().any(|m| m.target == root.path()) {
-        return Ok(false);
+        return Ok(None);
     }
     if there > 0 {
         return Err(Failure::new(
@@ -60,9 +70,10 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
             root.path().display()
         )));
     }
+    let before = Before::count(&all, root.path());
     let private = is_shared(&all, root.path());
     if private {
-        attach::bind_on_itself(root.as_fd()).doing(Code::Os, || {
+        bind_privately(root).doing(Code::Os, || {
             format!("binding {} on itself", quote(root.path()))
         })?;
     }
@@ -73,20 +84,35 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<bool, Failure> {
         })
     });
     if attached.is_err() && private {
-        take_down(root.path())?;
+        take_down(root.path(), before)?;
     }
-    attached.map(|()| true)
+    attached.map(|()| Some(before))
+}
+
+/// Binds the root on itself, private. A mount that is attached below a shared one becomes shared by that
+/// (mount_namespaces(7)), whatever it was before, so it is made private again once it is there.
+fn bind_privately(root: &Root) -> Result<(), rustix::io::Errno> {
+    let bind = attach::bind_on_itself(root.as_fd())?;
+    // By the descriptor: the mount that we made, and no other that has come over it.
+    mount_change(
+        format!("/proc/self/fd/{}", bind.as_raw_fd()),
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )
+    .inspect_err(|_| unmount(root.path(), UnmountFlags::DETACH).unwrap_or(()))
 }
 
 /// Builds the tree in a namespace of our own and returns it detached.
+///
+/// A thread goes there, and does not come back: setns(2) into a mount namespace also changes the root directory to that
+/// of the namespace, so that in a chroot the same paths would be the host's afterwards.
 fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
-    use nix::sched::{CloneFlags, setns, unshare};
-    let home = File::open("/proc/self/ns/mnt").doing(Code::Os, || "opening '/proc/self/ns/mnt'")?;
-    unshare(CloneFlags::CLONE_NEWNS).doing(Code::Permission, || "making a mount namespace")?;
-    let tree = build_here(root, plan);
-    setns(&home, CloneFlags::CLONE_NEWNS)
-        .doing(Code::Os, || "going back to the host's mount namespace")?;
-    tree
+    let there = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
+            .doing(Code::Permission, || "making a mount namespace")?;
+        build_here(root, plan)
+    };
+    let joined = std::thread::scope(|scope| scope.spawn(there).join());
+    joined.unwrap_or_else(|_| Err(Failure::new(Code::Os, "building the mounts: a panic")))
 }
 
 fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
@@ -103,13 +129,14 @@ fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
 }
 
 /// Takes down the tree that [`mount`] attached: the topmost at the root's path, with what is below it, and the private
-/// bind under it. The mounts are API filesystems, which hold no data that a detached one could lose.
+/// bind under it; what was there `before` stays. They are detached at once, whoever looks at them: nobody was told of
+/// them yet, and a detached file system is written out all the same.
 ///
 /// # Errors
 ///
 /// When umount2(2) fails.
-pub(crate) fn take_down(root: &Path) -> Result<(), Failure> {
-    while mountinfo::read()?.iter().any(|m| m.target == root) {
+pub(crate) fn take_down(root: &Path, before: Before) -> Result<(), Failure> {
+    while Before::count(&mountinfo::read()?, root).0 > before.0 {
         unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
             .doing(Code::Os, || format!("unmounting {}", quote(root)))?;
     }

@@ -65,7 +65,8 @@ struct Done {
     made: bool,
     skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
-    mounted: bool,
+    /// What was mounted at the root before its mounts came, where they did.
+    mounted: Option<host::Before>,
 }
 
 /// What is to be made.
@@ -100,10 +101,9 @@ impl Stage for Mkroot {
         let Some(path) = &done.directory else {
             return;
         };
-        let undone = if done.mounted {
-            host::take_down(path)
-        } else {
-            Ok(())
+        let undone = match done.mounted {
+            Some(before) => host::take_down(path, before),
+            None => Ok(()),
         };
         match undone.and_then(|()| Root::open(path)) {
             Ok(root) => {
@@ -157,11 +157,11 @@ impl Mkroot {
             rootfs::idmap::check_root()?;
             None
         };
-        let mut mounts = Vec::new();
+        // What the user adds comes last: below dev, run and tmp it would be hidden otherwise.
+        let mut mounts = plan::api(rootless);
         for text in &self.device {
             mounts.push(extra::device(text)?);
         }
-        mounts.extend(plan::api(rootless));
         for text in &self.bind {
             mounts.push(plan::bind(text)?);
         }
@@ -225,8 +225,7 @@ impl Mkroot {
             .borrow_mut()
             .skeleton
             .extend(skeleton::make(&root, owner)?);
-        let points = extra::make_mount_points(&root, &plan.mounts)?;
-        self.done.borrow_mut().points = points;
+        extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
             let mounted = host::mount(&root, &plan.mounts)?;
@@ -309,13 +308,7 @@ impl Mkroot {
             None => document.remove("idmap"),
         }
         document.record("mounts", &plan.mounts);
-        // What we said of another handler does not hold any more; what others put there stays.
-        if let Some(serde_json::Value::Object(mut old)) = document.get("binfmt").cloned() {
-            old.retain(|key, _| !["kind", "interpreter", "flags"].contains(&key.as_str()));
-            document.remove("binfmt");
-            document.record("binfmt", &old);
-        }
-        document.record("binfmt", binfmt);
+        document.record_anew("binfmt", &["kind", "interpreter", "flags"], binfmt);
         Ok(())
     }
 }
@@ -376,6 +369,8 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
         let handler = Binfmt::private(interpreter);
         match inside(Some((plan.arch, handler.clone())))?.probe(plan.arch) {
             Ok(()) => return Ok(handler),
+            // No answer: with another handler it would be a guess.
+            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
             Err(failure) => reason = Some(failure),
         }
     }
@@ -393,9 +388,9 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     }
 }
 
-/// Says what is missing on a host that cannot run the root's programs.
+/// Says what is missing on a host that cannot run the root's programs, where that is why the probe failed.
 fn no_handler(arch: Arch, failure: Failure) -> Failure {
-    if failure.code == Code::Permission {
+    if failure.code != Code::Failed || failure.hint.is_some() {
         return failure;
     }
     failure.hint(format!(

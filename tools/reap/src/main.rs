@@ -264,12 +264,8 @@ impl Record {
 
     /// Writes the record over that of an earlier run. What others put there stays.
     fn write(self, document: &mut Document) {
-        let mut map = match document.get("reap") {
-            Some(Value::Object(map)) => map.clone(),
-            _ => Map::new(),
-        };
         let sockets = Some(self.sockets).filter(|s| !s.is_empty());
-        for (key, value) in [
+        let members = [
             ("ended", Some(json!(self.ended))),
             ("would_end", self.would_end.map(Value::from)),
             ("in_the_way", Some(json!(self.in_the_way))),
@@ -278,14 +274,12 @@ impl Record {
                 "unreadable",
                 (self.unreadable > 0).then(|| json!(self.unreadable)),
             ),
-        ] {
-            match value {
-                Some(value) => drop(map.insert(key.to_owned(), value)),
-                None => drop(map.shift_remove(key)),
-            }
-        }
-        document.remove("reap");
-        document.record("reap", &map);
+        ];
+        let knows = members.each_ref().map(|(key, _)| *key);
+        let said = members
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        document.record_anew("reap", &knows, &said.collect::<Map<_, _>>());
     }
 }
 

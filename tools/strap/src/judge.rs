@@ -6,7 +6,7 @@
 use package::localdb;
 use package::pacman_log::{self, Event};
 use pacman::Mark;
-use pacman::records::names_in;
+use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, message, quote};
@@ -123,7 +123,8 @@ fn unfinished_in(log: &[u8], killed: bool) -> Option<Vec<String>> {
             Event::TransactionCompleted => complete = true,
             Event::Installed { name, .. }
             | Event::Reinstalled { name, .. }
-            | Event::Upgraded { name, .. } => {
+            | Event::Upgraded { name, .. }
+            | Event::Downgraded { name, .. } => {
                 if let Some(names) = &mut open
                     && !names.contains(&name)
                 {
@@ -222,7 +223,7 @@ fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
                     why: why.clone(),
                 })
             }
-            Mark::CommandFailed(_) | Mark::Error(_) => {}
+            Mark::CommandFailed(_) | Mark::SavedBeside(_) | Mark::Error(_) => {}
         }
     }
     found
@@ -252,17 +253,19 @@ fn not_started(events: &[Event]) -> Vec<(Owner, String)> {
 }
 
 /// A scriptlet that comes before there is a shell cannot run, on Arch as little as here, and its package is made for
-/// that (`filesystem`, `glibc`). Known by order in the log: its package was installed before the one with the shell.
+/// that (`filesystem`, `glibc`). Known by order in the log: its package came before the one with the shell, which was
+/// not there. Where a killed pacman had come as far as the one, it is installed again.
 fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> bool {
     let Owner::Package(owner) = &problem.owner else {
         return false;
     };
-    let place = |wanted: &str| {
-        events
-            .iter()
-            .position(|e| matches!(e, Event::Installed { name, .. } if name == wanted))
-    };
-    let (Some(owner), Some(shell)) = (place(owner), shell.and_then(place)) else {
+    let owner = events.iter().position(|e| {
+        matches!(e, Event::Installed { name, .. } | Event::Reinstalled { name, .. } if name == owner)
+    });
+    let shell = events
+        .iter()
+        .position(|e| matches!(e, Event::Installed { name, .. } if Some(name.as_str()) == shell));
+    let (Some(owner), Some(shell)) = (owner, shell) else {
         return false;
     };
     owner < shell && problem.why.contains("No such file or directory")
@@ -270,10 +273,9 @@ fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> 
 
 /// Returns the package that owns the shell that scriptlets run in.
 fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
-    let local = "var/lib/pacman/local";
     let mut second = None;
-    for name in names_in(root, local)? {
-        let Ok(files) = root.read(&format!("{local}/{name}/files"), LIMIT) else {
+    for name in names_in(root, LOCAL)? {
+        let Ok(files) = root.read(&format!("{LOCAL}/{name}/files"), LIMIT) else {
             continue;
         };
         let files = localdb::files(&files);
@@ -282,7 +284,7 @@ fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
             continue;
         }
         let desc = root
-            .read(&format!("{local}/{name}/desc"), LIMIT)
+            .read(&format!("{LOCAL}/{name}/desc"), LIMIT)
             .doing(Code::Failed, || format!("reading the record of '{name}'"))?;
         let owner = localdb::desc(&desc)
             .doing(Code::Failed, || format!("reading the record of '{name}'"))?;
@@ -353,6 +355,12 @@ mod tests {
             Some("bash")
         ));
         assert!(!is_before_shell(&problem("glibc", none), &events, None));
+        // What a killed pacman had installed is installed again, before there is a shell, or beside one that was there.
+        let again = |log: &str| self::events(&log.replace("installed glibc", "reinstalled glibc"));
+        let glibc = problem("glibc", none);
+        assert!(is_before_shell(&glibc, &again(LOG), Some("bash")));
+        let both = again(&LOG.replace("installed bash", "reinstalled bash"));
+        assert!(!is_before_shell(&glibc, &both, Some("bash")));
         assert!(!is_before_shell(
             &problem("other", none),
             &events,
@@ -388,6 +396,9 @@ mod tests {
         let again = format!("{done}[x] [ALPM] transaction started\n");
         assert_eq!(unfinished_in(again.as_bytes(), false), Some(vec![]));
         assert_eq!(unfinished_in(b"", true), None);
+        let older = "[x] [ALPM] transaction started\n[x] [ALPM] downgraded nano (8-1 -> 7-1)\n";
+        let nano = Some(vec!["nano".into()]);
+        assert_eq!(unfinished_in(older.as_bytes(), false), nano);
     }
 
     #[test]

@@ -7,12 +7,12 @@
 //! failed, or never ran, is a failure of ours, with the package's name.
 
 mod judge;
-mod lock;
 mod phase;
 mod torn;
 
 use clap::Parser;
-use pacman::{Pacman, records};
+use pacman::lock::{self, Purpose};
+use pacman::{Mark, Pacman, records};
 use phase::Phase;
 use rootfs::Inside;
 use stage::members::Config;
@@ -69,7 +69,7 @@ impl Stage for Strap {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
-        let lock = lock::take(plan.inside.root(), context)?;
+        let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = self.apply(context, &plan, unfinished);
         drop(lock);
@@ -116,7 +116,9 @@ impl Strap {
     ) -> Result<(), Failure> {
         // A download changes nothing that is installed; what was torn stays as it is, to be seen by the run that repairs.
         let Some(names) = unfinished.filter(|_| !self.download_only) else {
-            return self.transact(context, plan, false, &self.packages);
+            return self
+                .transact(context, plan, false, &self.packages)
+                .map(drop);
         };
         let root = plan.inside.root();
         let torn = torn::clear(root, &judge::logged(root)?)?;
@@ -128,7 +130,7 @@ impl Strap {
         ));
         let mut targets = self.packages.clone();
         targets.extend(names);
-        self.transact(context, plan, true, &targets)?;
+        torn::mend(root, &self.transact(context, plan, true, &targets)?)?;
         // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
         // no package would own, would be in the way of the next one that asks.
         let there = torn::names(root)?;
@@ -140,7 +142,7 @@ impl Strap {
         if lost.is_empty() {
             return Ok(());
         }
-        self.transact(context, plan, true, &lost)
+        torn::mend(root, &self.transact(context, plan, true, &lost)?)
     }
 
     /// One transaction: downloads, commits, and judges. `again` is for repairs.
@@ -150,7 +152,7 @@ impl Strap {
         plan: &Plan,
         again: bool,
         targets: &[String],
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Mark>, Failure> {
         let refresh = !self.no_refresh;
         let phase = |download| Phase {
             download,
@@ -161,19 +163,16 @@ impl Strap {
             let (what, args) = (phase.name(), phase.arguments());
             plan.pacman.run(context, &plan.inside, what, &args, targets)
         };
-        run(phase(true))?;
+        let marks = run(phase(true))?;
         if self.download_only {
-            return Ok(());
+            return Ok(marks);
         }
         let before = judge::log_length(plan.inside.root())?;
-        let ran = run(phase(false));
-        let marks = match &ran {
-            Ok(marks) => marks.as_slice(),
-            Err(_) => &[],
-        };
-        let problems = judge::problems(plan.inside.root(), before, marks)?;
-        ran?;
-        self.judge(context, problems)
+        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
+        let marks = run(phase(false))?;
+        let problems = judge::problems(plan.inside.root(), before, &marks)?;
+        self.judge(context, problems)?;
+        Ok(marks)
     }
 
     /// Turns scriptlets and hooks that failed into a failure, but for those that the user allowed.

@@ -5,12 +5,14 @@
 //! next pacman says that it cannot open the file, leaves the package as it is, half of it missing, and exits 0 (6.0.2).
 
 use package::localdb;
+use pacman::Mark;
 use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
-use rustix::fs::{AtFlags, OFlags, unlinkat};
+use rustix::fs::{AtFlags, OFlags, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// The packages that are not what the log, or their record, says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -50,6 +52,40 @@ pub(crate) fn clear(root: &Root, logged: &BTreeMap<String, String>) -> Result<To
     torn.lost.extend(logged.keys().cloned());
     torn.lost.retain(|name| !whole.contains(name));
     Ok(torn)
+}
+
+/// The longest configuration file that is looked at.
+const LONGEST: u64 = 16 << 20;
+
+/// Puts configuration files right that pacman died in the middle of: to the pacman that installs them again they look
+/// like changed ones, so it keeps them and writes its own beside, as `FILE.pacnew`. A file that is nothing but the
+/// beginning of the new one was never anybody's.
+///
+/// # Errors
+///
+/// When a file cannot be put in its place.
+pub(crate) fn mend(root: &Root, marks: &[Mark]) -> Result<(), Failure> {
+    for mark in marks {
+        let Mark::SavedBeside(file) = mark else {
+            continue;
+        };
+        let below = Path::new(file).strip_prefix(root.path()).ok();
+        let Some(below) = below.and_then(Path::to_str) else {
+            continue;
+        };
+        let new = format!("{below}.pacnew");
+        let (Ok(old), Ok(text)) = (root.read(below, LONGEST), root.read(&new, LONGEST)) else {
+            continue;
+        };
+        if text.starts_with(&old) && old.len() < text.len() {
+            let (parent, name) = below.rsplit_once('/').unwrap_or(("", below));
+            let mended = root
+                .open_below(parent, OFlags::RDONLY | OFlags::DIRECTORY)
+                .and_then(|parent| renameat(&parent, format!("{name}.pacnew"), &parent, name));
+            mended.doing(Code::Os, || format!("mending {}", quote(file)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the names of the packages that have a record.
@@ -102,6 +138,28 @@ mod tests {
         assert_eq!(split("libattr1-1:2.5.1-1"), Some(("libattr1", "1:2.5.1-1")));
         assert_eq!(split("gcc-libs-12.2-1"), Some(("gcc-libs", "12.2-1")));
         assert_eq!(split("ALPM_DB_VERSION"), None);
+    }
+
+    #[test]
+    fn only_the_beginning_of_the_new_file_gives_way_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        fs::create_dir(path.join("etc")).unwrap();
+        let files = [
+            ("torn", "ab", "abcd"),
+            ("edited", "xb", "abcd"),
+            ("same", "ab", "ab"),
+        ];
+        let marks = files.map(|(name, old, new)| {
+            let file = path.join("etc").join(name);
+            fs::write(&file, old).unwrap();
+            fs::write(file.with_extension("pacnew"), new).unwrap();
+            Mark::SavedBeside(file.to_str().unwrap().to_owned())
+        });
+        mend(&Root::open(&path).unwrap(), &marks).unwrap();
+        let read = |name: &str| fs::read_to_string(path.join("etc").join(name)).unwrap();
+        assert_eq!((read("torn"), read("edited")), ("abcd".into(), "xb".into()));
+        assert!(!path.join("etc/torn.pacnew").exists() && path.join("etc/edited.pacnew").exists());
     }
 
     #[test]

@@ -233,10 +233,8 @@ fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), F
             quote(root)
         ));
     }
-    let mut map = recorded(document);
-    map.insert("would_unmount".into(), json!(below(&mounts, root)));
-    document.remove("unmount");
-    document.record("unmount", &map);
+    let would = json!({ "would_unmount": below(&mounts, root) });
+    document.record_anew("unmount", &["would_unmount"], &would);
     Ok(())
 }
 
@@ -294,16 +292,12 @@ impl Record {
 
     /// Writes the record over that of an earlier run. What others put there stays.
     fn write(self, document: &mut Document) {
-        let mut map = recorded(document);
-        map.shift_remove("would_unmount");
-        map.shift_remove("detached");
-        map.insert("unmounted".into(), json!(self.unmounted));
+        let mut said = json!({ "unmounted": self.unmounted, "left": self.left });
         if !self.detached.is_empty() {
-            map.insert("detached".into(), json!(self.detached));
+            said["detached"] = json!(self.detached);
         }
-        map.insert("left".into(), json!(self.left));
-        document.remove("unmount");
-        document.record("unmount", &map);
+        let knows = ["unmounted", "detached", "left", "would_unmount"];
+        document.record_anew("unmount", &knows, &said);
     }
 }
 

@@ -179,7 +179,7 @@ impl Scan {
 ///
 /// # Errors
 ///
-/// [`Code::Os`] when `/proc` is not there, or is that of another PID namespace.
+/// [`stage::Code::Os`] when `/proc` is not there, or is that of another PID namespace.
 pub fn find(root: &Path, id: RootId) -> Result<Scan, Failure> {
     Scanner::new(root, id)?.scan()
 }

@@ -41,11 +41,6 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
             return errno(e);
         }
     }
-    if let Some(directory) = job.directory
-        && let Err(e) = rustix::process::chdir(directory)
-    {
-        return e;
-    }
     let Some((args, env)) = strings(job) else {
         return Errno::INVAL;
     };

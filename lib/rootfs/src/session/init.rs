@@ -107,7 +107,8 @@ impl Init<'_> {
         })
     }
 
-    /// Tells the tool, and waits for its word. No word: the tool is dead.
+    /// Tells the tool, and waits for its word. No word: the tool is dead. Another word: a signal asks us to stop, and
+    /// there is no command yet that could take it.
     fn ask(&self, frame: &Frame) -> Result<(), Failure> {
         tell(self.report.as_fd(), frame);
         let mut word = [0];
@@ -115,7 +116,6 @@ impl Init<'_> {
             match rustix::io::read(&self.control, &mut word) {
                 Err(Errno::INTR) => {}
                 Ok(1) if word == *b"g" => return Ok(()),
-                Ok(1) => {}
                 _ => sys::exit_now(1),
             }
         }

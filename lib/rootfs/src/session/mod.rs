@@ -52,8 +52,6 @@ pub struct Job<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// Where it runs.
     pub place: Place,
-    /// Where it starts, for [`Place::Root`]: an absolute path in the root. `/` by default.
-    pub directory: Option<&'a str>,
     /// As whom it runs, as ids inside: user, group, supplementary groups. Root by default.
     pub user: Option<(u32, u32, Vec<u32>)>,
     /// Whether it gets our stdin, stdout and stderr, and the terminal's keys; else `/dev/null` and our stderr.
@@ -190,6 +188,8 @@ impl Inside {
         job: &Job<'_>,
         output: Option<Output<'_>>,
     ) -> Result<(Ended, Duration), Failure> {
+        // One that came before is not handed on to the command, which would run to its end.
+        signal::check()?;
         let (ended, time, _) = self.enter(Work::Exec(job), output)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());

@@ -1,0 +1,426 @@
+//! What is the host's stays as it is: its own gpg-agent, its mounts, its processes, its locks; through whole pipelines,
+//! through daemons that a root leaves running, and through Ctrl-C.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use strapline_tests::{Answer, Lab, Mirror, Server, Who, lab};
+
+/// How long the kernel may take to end what is left of a namespace.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Leaves a process behind that has its standard output closed and ends on SIGTERM, then ends itself.
+const LEAVE: &str = "bash -c '(exec 3<> <(:) >/dev/null 2>&1; read -t 1000 -u 3 line) & exit 0'";
+
+/// The same, but this one must be killed.
+const LEAVE_STUBBORN: &str = "bash -c '(trap \"\" TERM HUP INT; exec 3<> <(:) >/dev/null 2>&1; \
+     while :; do read -t 1000 -u 3 line; done) & exit 0'";
+
+fn wait(fds: &mut [PollFd<'_>], time: Duration) -> bool {
+    poll(fds, Some(&Timespec::try_from(time).unwrap())).unwrap() > 0
+}
+
+/// The pipe up to the keyring, and its root's packages.
+fn pipe(mirror: &Mirror, server: &Server, options: &str, packages: &str) -> String {
+    let (preset, url) = (mirror.preset(), server.url());
+    format!(
+        "mkroot root {options} --arch x86_64 --distro {p} \
+         | fetch-pacman --server {url}/archlinuxcn/x86_64 --cache-dir $PWD/cache \
+         | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
+         | keyring | strap {packages}",
+        p = preset.display()
+    )
+}
+
+#[track_caller]
+fn nothing_is_left(lab: &Lab, but: &[i32]) {
+    let begin = Instant::now();
+    loop {
+        let mut left = lab::processes_below(lab.path());
+        left.retain(|p| !but.iter().any(|pid| p.starts_with(&format!("{pid} "))));
+        if left.is_empty() {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "processes are left: {left:#?}");
+        wait(&mut [], Duration::from_millis(1));
+    }
+    let root = lab.path().join("root");
+    let mounts = lab::Host::look().mounts_below(&root);
+    assert_eq!(mounts, Vec::<String>::new());
+}
+
+// -- What is the host's -----------------------------------------------------------------------------------------------
+
+/// When a process started, in ticks: with its pid, what it is.
+fn start_time(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    fields.split(' ').nth(19).map(str::to_owned)
+}
+
+/// What the kernel says of a mount: its id, its peers, everything.
+fn mount_line(at: &Path) -> Option<String> {
+    let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = at.to_string_lossy();
+    all.lines()
+        .find(|l| l.split(' ').nth(4) == Some(&*at))
+        .map(str::to_owned)
+}
+
+/// Things of the host that a careless tool would hit: it has a gpg-agent, which the seed procedure killed by its name; a
+/// mount beside the root; and a process whose working directory is the root's parent.
+struct Bystanders {
+    home: tempfile::TempDir,
+    agent: i32,
+    process: Child,
+    mount: PathBuf,
+    before: (Option<String>, Option<String>, Option<String>),
+}
+
+impl Bystanders {
+    fn new(lab: &Lab) -> Self {
+        // Short: a socket's path has at most 107 bytes. Its mode is 0700, as gpg wants it.
+        let home = tempfile::Builder::new()
+            .prefix("gpg-")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let agent = Command::new("gpg-agent")
+            .arg("--homedir")
+            .arg(home.path())
+            .args(["--daemon", "--quiet"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(agent.unwrap().success(), "gpg-agent does not start");
+        let mount = lab.path().join("hostmount");
+        fs::create_dir(&mount).unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "bystander"])
+            .arg(&mount)
+            .status();
+        assert!(mounted.unwrap().success());
+        let process = Command::new("sleep")
+            .arg("1000")
+            .current_dir(lab.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut all = Self {
+            agent: agent_pid(home.path()).unwrap(),
+            home,
+            process,
+            mount,
+            before: (None, None, None),
+        };
+        all.before = all.now();
+        assert!(all.before.0.is_some() && all.before.1.is_some() && all.before.2.is_some());
+        all
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.process.id()).unwrap()
+    }
+
+    fn now(&self) -> (Option<String>, Option<String>, Option<String>) {
+        (
+            start_time(self.agent),
+            start_time(self.pid()),
+            mount_line(&self.mount),
+        )
+    }
+
+    #[track_caller]
+    fn check(&mut self) {
+        assert_eq!(self.now(), self.before);
+        assert_eq!(self.process.try_wait().unwrap(), None, "our process ended");
+        assert_eq!(agent_pid(self.home.path()), Some(self.agent));
+    }
+}
+
+impl Drop for Bystanders {
+    /// They go also where a test fails, so that it leaves nothing on the host.
+    fn drop(&mut self) {
+        drop((self.process.kill(), self.process.wait()));
+        let unmounted = Command::new("umount").arg(&self.mount).status();
+        let ended = Command::new("gpg-connect-agent")
+            .arg("--homedir")
+            .arg(self.home.path())
+            .args(["--no-autostart", "killagent", "/bye"])
+            .stdout(Stdio::null())
+            .status();
+        if !std::thread::panicking() {
+            assert!(unmounted.unwrap().success());
+            assert!(ended.unwrap().success());
+        }
+    }
+}
+
+/// Asks an agent who it is; `None` where none answers.
+fn agent_pid(home: &Path) -> Option<i32> {
+    let out = Command::new("gpg-connect-agent")
+        .arg("--homedir")
+        .arg(home)
+        .args(["--no-autostart", "GETINFO pid", "/bye"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.lines()
+        .find_map(|l| l.strip_prefix("D ")?.parse().ok())
+}
+
+// -- Bystanders -------------------------------------------------------------------------------------------------------
+
+fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+    let server = Server::of(&mirror.www());
+    let mut host = Bystanders::new(&lab);
+    let pipe = pipe(&mirror, &server, "", "filesystem bash gnupg");
+    let ran = lab.sh(&format!(
+        "{pipe} | tee root.json | enter -- {LEAVE} | reap | unmount"
+    ));
+    assert_eq!(ran.succeeded()["mode"], mode(who));
+    nothing_is_left(&lab, &[host.pid()]);
+    host.check();
+    // A real agent, for the root's own keyring, that has begun its work: it takes its sockets along.
+    let agent = "bash -c 'cd /etc/pacman.d/gnupg && gpg-agent --homedir $PWD --daemon && \
+                 gpg-connect-agent --homedir $PWD --no-autostart /bye'";
+    for (command, seconds) in [(LEAVE, 1), (agent, 2), (LEAVE_STUBBORN, 4)] {
+        let begin = Instant::now();
+        let ran = lab.sh(&format!("enter --state root.json -- {command}"));
+        assert_eq!(ran.status, 0, "{command}: {ran:?}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(seconds),
+            "{command} took {:?}",
+            begin.elapsed()
+        );
+        nothing_is_left(&lab, &[host.pid()]);
+        host.check();
+    }
+    let sockets = lab.sh("find root -type s");
+    assert_eq!(sockets.stdout, "", "sockets are left");
+    for undo in ["reap --new root", "unmount --new root"] {
+        assert_eq!(lab.sh(undo).status, 0, "{undo}");
+        host.check();
+    }
+    host.check();
+}
+
+fn mode(who: Who) -> &'static str {
+    match who {
+        Who::Root => "root",
+        _ => "user",
+    }
+}
+
+#[test]
+fn a_whole_pipe_as_root_touches_nothing_of_the_hosts() {
+    a_whole_pipe_and_what_its_root_leaves_running(Who::Root);
+}
+
+#[test]
+fn a_whole_pipe_as_a_user_touches_nothing_of_the_hosts() {
+    a_whole_pipe_and_what_its_root_leaves_running(Who::User);
+}
+
+#[test]
+fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let server = Server::of(&mirror.www());
+    let mut host = Bystanders::new(&lab);
+    let pipe = pipe(&mirror, &server, "--host", "filesystem bash gnupg");
+    let ran = lab.sh(&format!("{pipe} | enter -- {LEAVE} >live.json"));
+    assert_eq!(ran.status, 0, "{ran:?}");
+    // The user's own chroot, as the seed procedure has it, and an agent of the root's keyring in it.
+    let ran = lab.sh(&format!(
+        "chroot root {LEAVE} && chroot root gpg-agent --homedir /etc/pacman.d/gnupg --daemon"
+    ));
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let living = lab::processes_below(&lab.path().join("root"));
+    assert_eq!(living.len(), 2, "{living:#?}");
+    host.check();
+    let ran = lab.sh("reap --state live.json | unmount");
+    let document = ran.succeeded();
+    let ended = document["reap"]["ended"].as_array().unwrap();
+    let mut names: Vec<_> = ended
+        .iter()
+        .map(|e| e["program"].as_str().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, ["bash", "gpg-agent"]);
+    nothing_is_left(&lab, &[host.pid()]);
+    host.check();
+    assert_eq!(lab.sh("find root -type s").stdout, "", "sockets are left");
+    host.check();
+}
+
+// -- Ctrl-C -----------------------------------------------------------------------------------------------------------
+
+/// A terminal's Ctrl-C goes to every process of the pipe at once, while pacman waits for a server.
+fn interrupted_in_the_middle_of_a_download(who: Who) {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+    let server = Server::lying(&mirror.www(), |request| {
+        let package = request.path.contains("/bash-") && !request.path.ends_with(".sig");
+        if package {
+            Answer::Stall(10_000)
+        } else {
+            Answer::Serve
+        }
+    });
+    let mut host = Bystanders::new(&lab);
+    let pipe = pipe(&mirror, &server, "", "filesystem bash");
+    // The shell outlives it, as an interactive one does; what it runs has the signal's default again.
+    let script = format!(
+        "trap : INT; {pipe} 2>err | reap 2>>undo | unmount >end.json 2>>undo; echo $? >status"
+    );
+    let mut shell = lab
+        .command("sh")
+        .args(["-c", &script])
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let pid = Pid::from_child(&shell);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let begin = Instant::now();
+    while !server.requests().iter().any(|r| r.path.contains("/bash-")) {
+        assert!(
+            !wait(&mut fds, Duration::from_millis(5)),
+            "it ended before it downloaded"
+        );
+        assert!(begin.elapsed() < Duration::from_secs(30), "no download");
+    }
+    let begin = Instant::now();
+    kill_process_group(pid, Signal::INT).unwrap();
+    let ended = wait(&mut fds, Duration::from_secs(10));
+    let took = begin.elapsed();
+    if !ended {
+        kill_process_group(pid, Signal::KILL).unwrap();
+    }
+    shell.wait().unwrap();
+    assert!(ended, "10 s after Ctrl-C it still runs");
+    let read = |name: &str| fs::read_to_string(lab.path().join(name)).unwrap();
+    assert_eq!(read("status"), "130\n", "{}", read("err"));
+    let document: Value = serde_json::from_str(&read("end.json")).unwrap();
+    assert_eq!(document["error"]["tool"], "strap", "{document}");
+    assert_eq!(document["error"]["code"], "interrupted");
+    assert_eq!(document["error"]["exit"], 130);
+    let tools: Vec<_> = document["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|s| s["tool"].as_str().unwrap())
+        .collect();
+    assert!(tools.ends_with(&["strap", "reap", "unmount"]), "{tools:?}");
+    assert!(
+        read("err")
+            .lines()
+            .any(|l| l == "strap: interrupted by a signal"),
+        "{}",
+        read("err")
+    );
+    nothing_is_left(&lab, &[host.pid()]);
+    host.check();
+    // And from there it goes on.
+    let honest = Server::of(&mirror.www());
+    let url = honest.url();
+    let ran = lab.sh(&format!(
+        "mkconf --state end.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"
+    ));
+    assert_eq!(ran.status, 130, "a failed document passes: {ran:?}");
+    host.check();
+    eprintln!("{who:?}: all had ended {took:?} after Ctrl-C");
+}
+
+#[test]
+fn ctrl_c_as_root_ends_all_of_a_pipe() {
+    interrupted_in_the_middle_of_a_download(Who::Root);
+}
+
+#[test]
+fn ctrl_c_as_a_user_ends_all_of_a_pipe() {
+    interrupted_in_the_middle_of_a_download(Who::User);
+}
+
+// -- Descriptors ------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_callers_lock_is_free_when_the_tool_has_ended() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let server = Server::of(&mirror.www());
+    let pipe = pipe(&mirror, &server, "--host", "filesystem bash");
+    let ran = lab.sh(&format!(
+        "set -e
+         exec 9>lock; flock -n 9
+         {pipe} | tee live.json | enter -- {LEAVE_STUBBORN} >/dev/null
+         enter --state live.json -- bash -c 'echo /proc/self/fd/*' >fds
+         exec 9>&-
+         flock -n lock true || {{ echo held; fuser -v lock; exit 1; }} >&2
+         unmount --new root >/dev/null"
+    ));
+    assert_eq!(ran.status, 0, "{ran:?}");
+    // bash's own 3 is the directory that it reads.
+    let fds = fs::read_to_string(lab.path().join("fds")).unwrap();
+    assert_eq!(
+        fds,
+        "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n"
+    );
+    nothing_is_left(&lab, &[]);
+}
+
+// -- Propagation ------------------------------------------------------------------------------------------------------
+
+/// systemd makes every mount shared, so what is mounted below one appears in all other namespaces, too.
+#[test]
+fn of_mounts_on_a_shared_mount_others_see_no_more_than_the_bare_bind() {
+    let lab = Lab::new(Who::Root);
+    let script = r#"
+        set -e
+        mkdir shared; mount --bind shared shared; mount --make-shared shared
+        mkfifo ready hold
+        unshare --mount --propagation unchanged sh -c 'echo $$ >ready; read -r line <hold' &
+        read -r peer <ready
+        look() {
+            for who in self $peer; do
+                cut -d' ' -f5 /proc/$who/mountinfo | grep "^$PWD/shared/root" | sort >$1.$who || :
+            done
+        }
+        cp /proc/self/mountinfo before; cp /proc/$peer/mountinfo peer.before
+        mkroot shared/root --host >live.json
+        look mounted
+        mkroot shared/root --host --state live.json >again.json
+        look again
+        unmount --quiet --state again.json >end.json
+        look end
+        cmp /proc/self/mountinfo before; cmp /proc/$peer/mountinfo peer.before
+        mv mounted.$peer mounted.peer; mv again.$peer again.peer; mv end.$peer end.peer
+        echo >hold; wait
+    "#;
+    let out = lab
+        .command("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let read = |name: &str| {
+        let text = fs::read_to_string(lab.path().join(name)).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let root = lab.path().join("shared/root").display().to_string();
+    let mounted = read("mounted.self");
+    assert!(mounted.len() >= 9, "{mounted:#?}");
+    assert!(mounted.contains(&format!("{root}/dev/pts")), "{mounted:#?}");
+    assert_eq!(read("mounted.peer"), std::slice::from_ref(&root));
+    assert_eq!(read("again.self"), mounted, "a second run mounts nothing");
+    assert_eq!(read("again.peer"), [root]);
+    assert_eq!(read("end.self"), Vec::<String>::new());
+    assert_eq!(read("end.peer"), Vec::<String>::new());
+}

@@ -1,0 +1,320 @@
+//! The contract of `enter`: whose exit status, input and output it has, as whom and with what around it a command runs.
+//!
+//! The root is made of this host's own `/usr`, bound by the document's plan, so the programs inside are real ones.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of tests that fails is a test that fails"
+)]
+
+use serde_json::{Value, json};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+struct Lab {
+    dir: tempfile::TempDir,
+    document: Value,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
+        assert_eq!(
+            uid, 0,
+            "these tests make namespaces as root: run 'make test'"
+        );
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let root = top.join("root");
+        for below in ["dev", "proc", "sys", "run", "tmp", "usr", "etc", "mnt"] {
+            std::fs::create_dir_all(root.join(below)).unwrap();
+        }
+        for link in ["bin", "sbin", "lib", "lib64"] {
+            symlink(format!("usr/{link}"), root.join(link)).unwrap();
+        }
+        let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/tmp:/bin/sh\n";
+        std::fs::write(root.join("etc/passwd"), passwd).unwrap();
+        std::fs::write(
+            root.join("etc/group"),
+            "root:x:0:\nwheel:x:998:ann\nann:x:1000:\n",
+        )
+        .unwrap();
+        std::fs::write(root.join("etc/resolv.conf"), "# the root's own\n").unwrap();
+        let mut mounts = serde_json::to_value(rootfs::plan::api(false)).unwrap();
+        let usr = json!({"at": "usr", "type": "rbind", "source": "/usr", "options": ["ro"]});
+        mounts.as_array_mut().unwrap().push(usr);
+        let document = json!({
+            "strapline": 1,
+            "root": root,
+            "arch": "x86_64",
+            "mode": "root",
+            "mounts": mounts,
+            "binfmt": {"kind": "native"},
+        });
+        std::fs::write(top.join("state.json"), document.to_string()).unwrap();
+        Self { dir, document }
+    }
+
+    fn top(&self) -> PathBuf {
+        self.dir.path().canonicalize().unwrap()
+    }
+
+    /// `enter --state state.json ARGS`
+    fn alone(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
+        command
+            .arg("--state")
+            .arg(self.top().join("state.json"))
+            .args(args);
+        command.env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs it as a stage, with the document on stdin.
+    fn stage(&self, args: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
+        command.args(args).env_remove("RUST_BACKTRACE");
+        feed(&mut command, &self.document.to_string())
+    }
+}
+
+fn feed(command: &mut Command, text: &str) -> Output {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs it, and returns what the command printed.
+#[track_caller]
+fn prints(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    text(&output.stdout).trim_end().to_owned()
+}
+
+#[test]
+fn the_exit_status_is_the_commands_own() {
+    let lab = Lab::new();
+    for (args, status) in [
+        (&["true"][..], 0),
+        (&["sh", "-c", "exit 3"], 3),
+        (&["sh", "-c", "exit 255"], 255),
+        (&["sh", "-c", "kill -TERM $$"], 128 + 15),
+        (&["sh", "-c", "kill -KILL $$"], 128 + 9),
+        (&["no-such-program"], 127),
+        (&["/no/such"], 127),
+        (&["/etc/passwd"], 126),
+        (&["--user", "eve", "true"], 125),
+        (&["--bogus"], 125),
+    ] {
+        let output = lab.alone(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{args:?}: {output:?}");
+        assert_eq!(text(&output.stdout), "", "{args:?}");
+        let said = text(&output.stderr);
+        assert_eq!(
+            said.is_empty(),
+            !(125..=127).contains(&status),
+            "{args:?}: {said}"
+        );
+        assert!(said.is_empty() || said.starts_with("enter: "), "{said}");
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
+    let output = command
+        .args(["--state", "/no/such", "true"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(
+        text(&output.stderr).starts_with("enter: opening the document '/no/such': No such file")
+    );
+}
+
+#[test]
+fn alone_it_has_the_callers_input_and_output() {
+    let lab = Lab::new();
+    let output = feed(&mut lab.alone(&["sh", "-c", "cat; echo err >&2"]), "in\n");
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        ("in\n".into(), "err\n".into())
+    );
+}
+
+#[test]
+fn in_a_pipe_the_output_goes_to_stderr_and_there_is_no_input() {
+    let lab = Lab::new();
+    let output = lab.stage(&["sh", "-c", "echo out; cat; echo err >&2"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(text(&output.stderr), "out\nerr\n");
+    let mut document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let steps = document.as_object_mut().unwrap().remove("steps").unwrap();
+    assert_eq!(steps[0]["tool"], "enter");
+    assert_eq!(document, lab.document);
+    let output = lab.stage(&["sh", "-c", "exit 3"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert_eq!(
+        text(&output.stderr),
+        "enter: running 'sh' in the root: exit status 3\n"
+    );
+}
+
+#[test]
+fn the_command_is_in_the_root_with_the_plan_around_it() {
+    let lab = Lab::new();
+    let script = "pwd; ls -di / | cut -d' ' -f1; echo $$; stat -f -c %T /proc /run /tmp; test -c /dev/null && echo node; \
+                  test -e /dev/kmsg || echo no more";
+    let said = prints(&mut lab.alone(&["sh", "-c", script]));
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines[0], lines[2]), ("/", "2"), "PID 1 is ours: {said}");
+    assert_eq!(lines[3..], ["proc", "tmpfs", "tmpfs", "node", "no more"]);
+    let root =
+        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(lab.top().join("root")).unwrap());
+    assert_eq!(lines[1], root.to_string());
+    // Nothing of it is there afterwards.
+    assert!(
+        lab.top()
+            .join("root/dev")
+            .read_dir()
+            .unwrap()
+            .next()
+            .is_none()
+    );
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&*lab.top().to_string_lossy()));
+}
+
+#[test]
+fn the_environment_is_made_anew_and_no_descriptor_comes_along() {
+    let lab = Lab::new();
+    let mut command = Command::new("sh");
+    let enter = lab.alone(&["sh", "-c", "env | sort; ls /proc/self/fd | tr '\\n' ' '"]);
+    command
+        .args(["-c", "exec 7</etc/passwd 9</; exec \"$@\"", "sh"])
+        .arg(enter.get_program())
+        .args(enter.get_args());
+    command
+        .env("SECRET", "leak")
+        .env("TERM", "dumb")
+        .env("LD_PRELOAD_X", "y")
+        .stdin(Stdio::null());
+    let said = prints(&mut command);
+    assert!(
+        !said.contains("SECRET") && !said.contains("LD_PRELOAD_X"),
+        "{said}"
+    );
+    for line in ["HOME=/root", "LANG=C.UTF-8", "TERM=dumb"] {
+        assert!(said.lines().any(|l| l == line), "{line} in {said}");
+    }
+    // ls has the directory itself open.
+    assert_eq!(said.lines().last().unwrap().trim(), "0 1 2 3");
+}
+
+#[test]
+fn users_are_the_roots_own() {
+    let lab = Lab::new();
+    let script = "id -u; id -g; id -G; echo $HOME $USER";
+    let said = prints(&mut lab.alone(&["--user", "ann", "sh", "-c", script]));
+    assert_eq!(said, "1000\n1000\n1000 998\n/tmp ann");
+    let output = lab.stage(&["--user", "eve", "true"]);
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output.stderr).starts_with("enter: looking for the user 'eve': "));
+}
+
+#[test]
+fn binds_and_name_servers_are_for_this_command_only() {
+    let lab = Lab::new();
+    let source = lab.top().join("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "here\n").unwrap();
+    for at in ["/mnt", "mnt", "run/made"] {
+        let bind = format!("{}:{at}", source.display());
+        let file = format!("/{}/file", at.trim_start_matches('/'));
+        assert_eq!(
+            prints(&mut lab.alone(&["--bind", &bind, "cat", &file])),
+            "here"
+        );
+    }
+    assert!(!lab.top().join("root/mnt/file").exists());
+    for (bind, status, reason) in [
+        ("no-colon".to_owned(), 125, "not of the form SRC:AT"),
+        (format!("{}:../x", source.display()), 125, "'..'"),
+        (
+            format!("{}:none", source.display()),
+            125,
+            "No such file or directory",
+        ),
+        ("/no/such:mnt".to_owned(), 125, "No such file or directory"),
+    ] {
+        let output = lab.alone(&["--bind", &bind, "true"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(status), "{bind}");
+        assert!(text(&output.stderr).contains(reason), "{bind}: {output:?}");
+    }
+    if Path::new("/etc/resolv.conf")
+        .canonicalize()
+        .is_ok_and(|f| f.is_file())
+    {
+        let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap();
+        assert_eq!(
+            prints(&mut lab.alone(&["cat", "/etc/resolv.conf"])),
+            hosts.trim_end()
+        );
+    }
+    let own = std::fs::read_to_string(lab.top().join("root/etc/resolv.conf")).unwrap();
+    assert_eq!(own, "# the root's own\n");
+}
+
+#[test]
+fn a_terminal_is_kept_where_there_is_one() {
+    let lab = Lab::new();
+    let state = lab.top().join("state.json");
+    let line = format!(
+        "{} --state {} sh -c 'test -t 0 && test -t 1 && test -t 2 && echo yes'",
+        env!("CARGO_BIN_EXE_enter"),
+        state.display()
+    );
+    let output = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("script(1) is missing: apt-get install bsdutils");
+    assert_eq!(text(&output.stdout).trim(), "yes", "{output:?}");
+}
+
+#[test]
+fn what_a_command_leaves_running_ends_with_it_and_a_signal_ends_it() {
+    let lab = Lab::new();
+    // The daemon holds the pipe open: only when it has ended does the pipe end.
+    let output = lab
+        .alone(&["sh", "-c", "setsid sleep 1000 & echo started"])
+        .output()
+        .unwrap();
+    assert_eq!(text(&output.stdout), "started\n");
+    let mut child = lab
+        .alone(&["sh", "-c", "echo ready; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    let killed = Command::new("kill")
+        .args(["-TERM", &child.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
