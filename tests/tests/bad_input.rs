@@ -1050,7 +1050,7 @@ fn two_straps_do_not_work_on_one_root_and_a_dead_lock_goes() {
         "exec flock root/var/lib/pacman sh -c 'strap {PACKAGES} < begun.json'"
     ));
     let message = format!(
-        "locking '{}': another strap works on this root",
+        "locking '{}': another tool works on this root",
         database.display()
     );
     let hint = "wait until it has ended, and try again";

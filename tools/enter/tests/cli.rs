@@ -7,9 +7,15 @@
     reason = "a helper of tests that fails is a test that fails"
 )]
 
+mod ground;
+
+use ground::{Ground, Ran};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -317,4 +323,279 @@ fn what_a_command_leaves_running_ends_with_it_and_a_signal_ends_it() {
         .status();
     assert!(killed.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+}
+
+// -- As root and as an ordinary user, in a root that mkroot made ------------------------------------------------------
+
+const ENTER: &str = env!("CARGO_BIN_EXE_enter");
+
+/// A root that has these programs beside a shell, and its document in `root.json`.
+fn ground(user: bool, programs: &[&str]) -> Ground {
+    let ground = Ground::new(ENTER, user);
+    ground.mkroot("");
+    ground.furnish(programs);
+    ground
+}
+
+fn grounds(programs: &[&str]) -> [Ground; 2] {
+    [false, true].map(|user| ground(user, programs))
+}
+
+impl Ground {
+    fn enter(&self, args: &[&str]) -> Ran {
+        self.run(ENTER, &[&["--state", "root.json"], args].concat(), "")
+    }
+
+    fn pipe(&self, args: &[&str]) -> Ran {
+        let document = fs::read_to_string(self.path("root.json")).unwrap();
+        self.run(ENTER, args, &document)
+    }
+}
+
+fn ran(status: i32, out: &str, err: &str) -> Ran {
+    Ran {
+        status,
+        out: out.to_owned(),
+        err: err.to_owned(),
+    }
+}
+
+#[test]
+fn a_user_is_told_the_same_as_root() {
+    for ground in grounds(&["cat", "id", "ls", "stat"]) {
+        for status in [0, 1, 64, 125, 126, 127, 255] {
+            let exit = format!("exit {status}");
+            assert_eq!(ground.enter(&["sh", "-c", &exit]), ran(status, "", ""));
+        }
+        for (signal, status) in [("KILL", 137), ("TERM", 143), ("INT", 130), ("SEGV", 139)] {
+            let kill = format!("kill -{signal} $$");
+            assert_eq!(
+                ground.enter(&["--", "sh", "-c", &kill]),
+                ran(status, "", "")
+            );
+        }
+        for (command, status, why) in [
+            ("nosuch", 127, "No such file or directory (os error 2)"),
+            ("/etc/passwd", 126, "Permission denied (os error 13)"),
+            ("/etc", 126, "Permission denied (os error 13)"),
+        ] {
+            let line = format!("enter: running '{command}' in the root: {why}\n");
+            assert_eq!(ground.enter(&[command]), ran(status, "", &line));
+        }
+        let input = ["--state", "root.json", "sh", "-c", "cat; echo two >&2"];
+        assert_eq!(ground.run(ENTER, &input, "one\n"), ran(0, "one\n", "two\n"));
+        let ids = "echo $(id -u) $(id -g) $(id -G)";
+        for (user, ids_are) in [
+            ("root", "0 0 0"),
+            ("ann", "1000 1000 1000 998"),
+            ("1000", "1000 1000 1000 998"),
+        ] {
+            let is = ground.enter(&["--user", user, "sh", "-c", ids]);
+            assert_eq!(is, ran(0, &format!("{ids_are}\n"), ""));
+        }
+        let kinds = [
+            "stat", "-f", "-c", "%n %T", "/proc", "/dev", "/dev/pts", "/run", "/tmp",
+        ];
+        assert_eq!(
+            ground.enter(&kinds).out,
+            "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/run tmpfs\n/tmp tmpfs\n"
+        );
+        let write = "echo x >/tmp/x; echo x >/dev/x; echo mine >/etc/mine; umask; ! echo x >/sys/kernel/profiling";
+        let wrote = ground.enter(&["sh", "-c", write]);
+        assert_eq!(
+            (wrote.status, wrote.out.as_str()),
+            (0, "0022\n"),
+            "{wrote:?}"
+        );
+        assert!(wrote.err.contains("Read-only file system"), "{wrote:?}");
+        for (file, is_there) in [("tmp/x", false), ("dev/x", false), ("etc/mine", true)] {
+            assert_eq!(ground.path("root").join(file).exists(), is_there, "{file}");
+        }
+        ground.nothing_is_left();
+    }
+}
+
+#[test]
+fn in_a_pipe_a_failure_is_in_the_document_and_a_bind_is_not() {
+    for ground in grounds(&["cat"]) {
+        for (args, code, line) in [
+            (
+                &["sh", "-c", "exit 3"][..],
+                "child-failed",
+                "running 'sh' in the root: exit status 3",
+            ),
+            (
+                &["--", "sh", "-c", "kill -9 $$"],
+                "child-failed",
+                "running 'sh' in the root: killed by signal 9 (SIGKILL)",
+            ),
+            (
+                &["nosuch"],
+                "not-found",
+                "running 'nosuch' in the root: No such file or directory (os error 2)",
+            ),
+        ] {
+            ground.pipe(args).failed("enter", 69, code, &[line]);
+        }
+        let usage = "unexpected argument '--no-such' found";
+        let hint = "see 'enter --help'";
+        let refused = ground.pipe(&["--no-such"]);
+        refused.failed("enter", 64, "usage", &[usage, hint]);
+        // The command's own arguments are not ours, and no input is no input.
+        let bound = ground.pipe(&["--bind", "root.json:tmp/x", "--", "cat", "/tmp/x", "-"]);
+        let text = fs::read_to_string(ground.path("root.json")).unwrap();
+        assert_eq!((bound.status, &bound.err), (0, &text));
+        let mut document = bound.document();
+        let steps = document["steps"].as_array_mut().unwrap();
+        assert_eq!(steps.pop().unwrap()["tool"], "enter");
+        assert_eq!(document, serde_json::from_str::<Value>(&text).unwrap());
+        let own = ground.pipe(&["--", "sh", "-c", "echo $*", "sh", "--state", "x"]);
+        assert_eq!((own.status, own.err.as_str()), (0, "--state x\n"));
+        ground.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_document_with_an_error_is_entered_alone_and_passes_in_a_pipe() {
+    let ground = ground(false, &[]);
+    let text = fs::read_to_string(ground.path("root.json")).unwrap();
+    let mut document: Value = serde_json::from_str(&text).unwrap();
+    document["error"] =
+        json!({"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []});
+    fs::write(ground.path("root.json"), document.to_string()).unwrap();
+    let warning = "enter: warning: the document says that strap failed\n";
+    assert_eq!(ground.enter(&["sh", "-c", "exit 7"]), ran(7, "", warning));
+    let passed = ground.pipe(&["sh", "-c", "echo never"]);
+    assert_eq!(passed, ran(69, &document.to_string(), ""));
+}
+
+#[test]
+fn a_root_that_is_anothers_or_another_is_not_entered() {
+    let (roots, users) = (ground(false, &[]), ground(true, &[]));
+    for (from, to, lines) in [
+        (
+            &roots,
+            &users,
+            "it was made by root\nenter: hint: run this with sudo",
+        ),
+        (
+            &users,
+            &roots,
+            "it is another user's root\nenter: hint: run this as the user that ran mkroot",
+        ),
+    ] {
+        fs::copy(from.path("root.json"), to.path("theirs.json")).unwrap();
+        let line = format!("enter: entering '{}': {lines}\n", from.at("root"));
+        let args = ["--state", "theirs.json", "sh"];
+        assert_eq!(to.run(ENTER, &args, ""), ran(125, "", &line));
+    }
+    assert_eq!(roots.sh("mv root away; mkdir root").status, 0);
+    let line = format!(
+        "enter: opening the root '{}': it is not the directory that the document means\n\
+         enter: hint: it was replaced since: run the pipeline from mkroot on\n",
+        roots.at("root")
+    );
+    assert_eq!(roots.enter(&["sh"]), ran(125, "", &line));
+}
+
+#[test]
+fn name_servers_are_lent_only_to_a_root_that_has_a_file_for_them() {
+    for ground in grounds(&["cat"]) {
+        let file = ground.path("root/etc/resolv.conf");
+        let cat = ["cat", "/etc/resolv.conf"];
+        assert_eq!(ground.enter(&cat).status, 1);
+        assert!(!file.exists(), "none is made");
+        fs::write(&file, "own\n").unwrap();
+        let write = ground.enter(&["sh", "-c", "echo bad >/etc/resolv.conf"]);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "own\n", "{write:?}");
+        // A link is systemd-resolved's: where it leads is the root's business.
+        fs::remove_file(&file).unwrap();
+        symlink("motd", &file).unwrap();
+        fs::write(ground.path("root/etc/motd"), "linked\n").unwrap();
+        assert_eq!(ground.enter(&cat), ran(0, "linked\n", ""));
+    }
+}
+
+#[test]
+fn the_twice_forked_and_the_stubborn_end_too_and_hold_no_lock_of_the_callers() {
+    for ground in grounds(&["mkfifo", "setsid", "sleep"]) {
+        for leave in [
+            "sleep 1000 & exit 4",
+            // These two say when they are so far.
+            "mkfifo /tmp/f; setsid sh -c '(sleep 1000 &) & echo >/tmp/f' & read -r x </tmp/f; exit 4",
+            "mkfifo /tmp/f; setsid sh -c 'trap \"\" TERM HUP INT; echo >/tmp/f; sleep 1000' & \
+             read -r x </tmp/f; exit 4",
+        ] {
+            let begin = std::time::Instant::now();
+            let mut command = ground.command("/bin/sh");
+            command.args([
+                "-c",
+                "exec 9>lock; flock -n 9 || exit 1
+                 enter --state root.json -- sh -c \"$0\"; status=$?
+                 exec 9>&-; flock -n lock true || exit 2; exit $status",
+                leave,
+            ]);
+            assert_eq!(Ran::of(&mut command, ""), ran(4, "", ""), "{leave}");
+            assert!(
+                begin.elapsed().as_secs() < 5,
+                "{leave}: {:?}",
+                begin.elapsed()
+            );
+            ground.nothing_is_left();
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_the_command_and_all_that_it_began() {
+    for ground in grounds(&["setsid", "sleep"]) {
+        for (alone, signal, status) in [
+            (true, Signal::TERM, 143),
+            (true, Signal::HUP, 143),
+            (true, Signal::KILL, 137),
+            (false, Signal::INT, 130),
+            (false, Signal::TERM, 130),
+            (false, Signal::KILL, 137),
+        ] {
+            let mut command = ground.command(ENTER);
+            if alone {
+                command.args(["--state", "root.json"]).stdin(Stdio::null());
+            } else {
+                command.stdin(fs::File::open(ground.path("root.json")).unwrap());
+            }
+            let script = "setsid sleep 1000 & echo ready; exec sleep 1000";
+            let mut child = command
+                .args(["--", "sh", "-c", script])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut out = BufReader::new(child.stdout.take().unwrap());
+            let mut err = BufReader::new(child.stderr.take().unwrap());
+            let mut line = String::new();
+            let ready = if alone {
+                out.read_line(&mut line)
+            } else {
+                err.read_line(&mut line)
+            };
+            assert_eq!((ready.unwrap(), line.as_str()), (6, "ready\n"));
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            let ended = child.wait().unwrap();
+            let is = ended
+                .code()
+                .unwrap_or_else(|| 128 + ended.signal().unwrap());
+            assert_eq!(is, status, "{signal:?}, alone: {alone}");
+            ground.nothing_is_left();
+            let (mut rest, mut said) = (String::new(), String::new());
+            out.read_to_string(&mut rest).unwrap();
+            err.read_to_string(&mut said).unwrap();
+            if alone || signal == Signal::KILL {
+                assert_eq!((rest.as_str(), said.as_str()), ("", ""));
+            } else {
+                let document: Value = serde_json::from_str(&rest).unwrap();
+                assert_eq!(document["error"]["code"], "interrupted");
+                assert_eq!(said, "enter: interrupted by a signal\n");
+            }
+        }
+    }
 }

@@ -236,3 +236,124 @@ fn a_pacman_that_fails_is_a_failure_in_its_own_words_and_nothing_is_left() {
             .is_none()
     );
 }
+
+/// A pacman that does nothing but say how it was called, in a file beside it.
+fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
+    let program = std::path::PathBuf::from(document["pacman"]["path"].as_str().unwrap());
+    let calls = program.with_file_name("calls");
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >>{0}\nread -r line && echo input >>{0}\nexit 0\n",
+        calls.display()
+    );
+    std::fs::write(&program, script).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).unwrap();
+    set_hash(document);
+    calls
+}
+
+#[test]
+fn pacman_is_called_once_to_download_and_once_to_install() {
+    let (dir, mut document) = root();
+    let calls = with_a_pacman_that_tells(&mut document);
+    let conf = |name: &str| {
+        dir.path()
+            .canonicalize()
+            .unwrap()
+            .join(name)
+            .display()
+            .to_string()
+    };
+    let (strict, loose) = (conf("strict.conf"), conf("loose.conf"));
+    let keyring = dir.path().join("root/etc/pacman.d/gnupg/pubring.gpg");
+    std::fs::write(keyring, "").unwrap();
+    for (args, expected) in [
+        (
+            &["a", "b"][..],
+            format!(
+                "-Syuw --noconfirm --needed --noprogressbar --config {strict} -- a b\n\
+                 -Su --noconfirm --needed --noprogressbar --config {strict} -- a b\n"
+            ),
+        ),
+        (
+            &["--loose", "--no-refresh", "a"],
+            format!(
+                "-Sw --noconfirm --needed --noprogressbar --config {loose} -- a\n\
+                 -S --noconfirm --needed --noprogressbar --config {loose} -- a\n"
+            ),
+        ),
+        (
+            &["--download-only", "a"],
+            format!("-Syuw --noconfirm --needed --noprogressbar --config {strict} -- a\n"),
+        ),
+        (
+            &["--download-only", "--no-refresh", "--loose", "a"],
+            format!("-Sw --noconfirm --needed --noprogressbar --config {loose} -- a\n"),
+        ),
+    ] {
+        let output = strap(args, &document);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
+        assert_eq!(std::fs::read_to_string(&calls).unwrap(), expected);
+        std::fs::remove_file(&calls).unwrap();
+        let mut after: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let steps = after.as_object_mut().unwrap().remove("steps").unwrap();
+        assert_eq!(steps[0]["tool"], "strap");
+        assert_eq!(after, document, "nothing is installed: {args:?}");
+    }
+}
+
+#[test]
+fn a_root_that_another_tool_works_on_is_busy() {
+    use rustix::fs::{FlockOperation, flock};
+    let (dir, mut document) = root();
+    let calls = with_a_pacman_that_tells(&mut document);
+    let database = dir
+        .path()
+        .canonicalize()
+        .unwrap()
+        .join("root/var/lib/pacman");
+    let lock = std::fs::File::open(&database).unwrap();
+    flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let output = strap(&["--loose", "nano"], &document);
+    let message = format!(
+        "locking '{}': another tool works on this root",
+        database.display()
+    );
+    refused(&output, &document, 75, "busy", &message);
+    assert!(!calls.exists(), "pacman was run");
+    drop(lock);
+    assert_eq!(
+        strap(&["--loose", "nano"], &document).status.code(),
+        Some(0)
+    );
+    // The lock of a pacman that is no more is none.
+    std::fs::write(database.join("db.lck"), "").unwrap();
+    let output = strap(&["--loose", "nano"], &document);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        format!(
+            "strap: warning: removed the lock '{}/db.lck' of a pacman that is no more\n",
+            database.display()
+        )
+    );
+    let left: Vec<_> = database.read_dir().unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_document_with_an_error_passes_untouched() {
+    let (_dir, mut document) = root();
+    let calls = with_a_pacman_that_tells(&mut document);
+    document["error"] =
+        json!({"tool": "keyring", "code": "network", "message": "m", "exit": 75, "also": []});
+    let output = strap(&["--loose", "nano"], &document);
+    assert_eq!(output.status.code(), Some(75));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        document.to_string()
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(!calls.exists(), "pacman was run");
+}
