@@ -19,7 +19,8 @@ pub struct Pacman {
     pub version: String,
     /// SHA-256 of the program, in hex.
     pub sha256: String,
-    /// What its origin was checked by: `signature`, `hash` (the repository's own), `host` (a program of this host).
+    /// What its origin was checked by: `signature` (of a pinned key), `sha256` (of the command line), `hash` (the
+    /// repository's own, where that was permitted), `host` (a program of this host).
     pub trust: String,
 }
 
