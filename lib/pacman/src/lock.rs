@@ -34,6 +34,9 @@ pub enum Purpose {
     Install,
 }
 
+/// What libalpm makes first of all in the database of installed packages.
+const VERSION: &str = "ALPM_DB_VERSION";
+
 /// Takes the lock.
 ///
 /// # Errors
@@ -68,7 +71,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
             return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
         }
         // Where nothing is installed, nothing can be half installed.
-        if names_in(root, LOCAL)?.is_empty() {
+        if names_in(root, LOCAL)?.iter().all(|name| name == VERSION) {
             unlinkat(&directory, "db.lck", AtFlags::empty()).doing(Code::Os, doing)?;
         } else {
             renameat(&directory, "db.lck", &directory, KILLED).doing(Code::Os, doing)?;
@@ -78,6 +81,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
             quote(path.join("db.lck"))
         ));
     }
+    remove_torn_version(root)?;
     if there(KILLED) && purpose == Purpose::Install {
         unlinkat(&directory, KILLED, AtFlags::empty()).doing(Code::Os, doing)?;
     }
@@ -85,4 +89,68 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
         _directory: directory,
         stale,
     })
+}
+
+/// Removes the database's version where a pacman was killed between making that file and writing it: every later one would
+/// say "database is incorrect version" and end. libalpm makes it anew where there is nothing else.
+fn remove_torn_version(root: &Root) -> Result<(), Failure> {
+    let doing = || format!("removing {}", quote(root.path().join(LOCAL).join(VERSION)));
+    let empty = root
+        .read(&format!("{LOCAL}/{VERSION}"), 64)
+        .is_ok_and(|text| text.is_empty());
+    if !empty || names_in(root, LOCAL)? != [VERSION] {
+        return Ok(());
+    }
+    root.open_below(LOCAL, OFlags::RDONLY | OFlags::DIRECTORY)
+        .and_then(|local| unlinkat(&local, VERSION, AtFlags::empty()))
+        .doing(Code::Os, doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_version_that_was_never_written_goes_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let local = path.join(LOCAL);
+        fs::create_dir_all(&local).unwrap();
+        let root = Root::open(&path).unwrap();
+        let context = Context::new("strap", true);
+        let left = |text: &str| {
+            fs::write(local.join(VERSION), text).unwrap();
+            drop(take(&root, &context, Purpose::Download).unwrap());
+            local.join(VERSION).exists()
+        };
+        assert!(left("9\n"));
+        assert!(!left(""));
+        fs::create_dir(local.join("bash-5-1")).unwrap();
+        assert!(
+            left(""),
+            "where there are packages, its loss is no accident of ours"
+        );
+    }
+
+    #[test]
+    fn the_next_that_installs_learns_of_a_killed_one_where_something_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let local = path.join(LOCAL);
+        fs::create_dir_all(&local).unwrap();
+        fs::write(local.join(VERSION), "9\n").unwrap();
+        let root = Root::open(&path).unwrap();
+        let context = Context::new("strap", true);
+        let lock = path.join(DATABASE).join("db.lck");
+        let stale = |purpose| take(&root, &context, purpose).unwrap().stale;
+        fs::write(&lock, "").unwrap();
+        assert!(stale(Purpose::Download));
+        assert!(!stale(Purpose::Install), "nothing could be half installed");
+        fs::create_dir(local.join("bash-5-1")).unwrap();
+        fs::write(&lock, "").unwrap();
+        assert!(stale(Purpose::Download) && stale(Purpose::Download));
+        assert!(stale(Purpose::Install) && !stale(Purpose::Install));
+        assert!(!lock.exists() && !path.join(DATABASE).join(KILLED).exists());
+    }
 }
