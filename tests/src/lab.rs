@@ -156,6 +156,7 @@ impl Lab {
                     "sh",
                 ]);
                 command
+                    .arg(crate::top())
                     .arg(self.user_files())
                     .arg(UID.to_string())
                     .arg(program);
@@ -212,10 +213,8 @@ impl Lab {
     }
 }
 
-/// Makes the user known in this mount namespace, and becomes it. newuidmap(1) reads `/etc` by itself.
-const BECOME: &str = "set -e; etc=$1 uid=$2; shift 2
-for f in passwd group subuid subgid; do [ -e /etc/$f ] || : >/etc/$f; mount --bind $etc/$f /etc/$f; done
-exec setpriv --reuid $uid --regid $uid --clear-groups -- \"$@\"";
+/// Makes the user known in this mount namespace, and becomes it.
+const BECOME: &str = include_str!("../become.sh");
 
 /// Runs a command to its end.
 ///

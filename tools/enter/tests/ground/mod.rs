@@ -150,12 +150,8 @@ impl Ground {
 
     /// A command in the directory, as its user, with an empty environment but for the path.
     pub(crate) fn command(&self, program: impl AsRef<Path>) -> Command {
-        /// Makes the user known in this mount namespace, which newuidmap(1) reads, and becomes it.
-        const BECOME: &str = "set -e; etc=$1 uid=$2; shift 2
-            for f in passwd group subuid subgid; do
-                [ -e /etc/$f ] || : >/etc/$f; mount --bind $etc/$f /etc/$f
-            done
-            exec setpriv --reuid $uid --regid $uid --clear-groups -- \"$@\"";
+        /// Makes the user known in this mount namespace, and becomes it.
+        const BECOME: &str = include_str!("../../../../tests/become.sh");
         let mut command = Command::new(if self.user {
             Path::new("/usr/bin/unshare")
         } else {
@@ -165,6 +161,7 @@ impl Ground {
             command
                 .args(["--mount", "--propagation", "private", "sh", "-c", BECOME])
                 .arg("sh")
+                .arg(self.bins.as_path())
                 .arg(self.path(".etc"))
                 .arg(UID.to_string())
                 .arg(program.as_ref());
