@@ -8,7 +8,8 @@ pub mod gpg;
 pub mod listing;
 
 use crate::diagnosis::gpg::{Good, Home, Signature, State};
-use crate::diagnosis::listing::{Key, Keys, day};
+use crate::diagnosis::listing::{Key, Keys};
+use stage::date::day;
 use stage::{Code, Failure, message};
 
 /// What was found of a package's signature.

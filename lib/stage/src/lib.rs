@@ -7,6 +7,7 @@
 //! A thing moves in here when a second tool needs it and both need the same thing.
 
 pub mod child;
+pub mod date;
 pub mod document;
 pub mod failure;
 pub mod members;

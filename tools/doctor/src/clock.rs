@@ -1,6 +1,7 @@
 //! The clock: signatures have times, and to a clock that is behind, every one of them was made in the future.
 
 use crate::finding::Finding;
+use stage::date::{DAY, day};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// 2025-01-01: no copy of this program is older.
@@ -46,25 +47,13 @@ pub(crate) fn clock(
         .fix(fix)
 }
 
-/// Returns a time as `2026-11-22 21:59 UTC`. The calendar is Howard Hinnant's "days to civil".
+/// Returns a time as `2026-11-22 21:59 UTC`.
 fn date(since_epoch: Duration) -> String {
     let seconds = since_epoch.as_secs();
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 {
-        march_month + 3
-    } else {
-        march_month - 9
-    };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let rest = seconds % DAY;
     format!(
-        "{year}-{month:02}-{day:02} {:02}:{:02} UTC",
+        "{} {:02}:{:02} UTC",
+        day(seconds),
         rest / 3600,
         rest / 60 % 60
     )

@@ -7,7 +7,6 @@
 
 mod cache;
 mod client;
-mod date;
 mod draft;
 mod fault;
 mod fetch;

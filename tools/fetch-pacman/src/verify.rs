@@ -4,12 +4,11 @@
 //! whatever is to be asked of a package before it runs is asked here.
 
 use crate::cache::Whole;
-use crate::date;
 use crate::fault::{Fault, Stop};
 use crate::gpg::{Gpg, Report};
 use crate::ring::{self, Ring};
 use crate::status::{Finding, Verdict};
-use stage::{Code, Context};
+use stage::{Code, Context, date};
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -5,6 +5,7 @@
 
 use crate::trust::Ring;
 use serde::{Deserialize, Serialize};
+use stage::date::day;
 use stage::{Code, Failure};
 
 /// A key as gpg lists it.
@@ -200,22 +201,6 @@ pub(crate) fn strangers<'a>(ring: &Ring, public: &'a [Key], secret: &[Key]) -> V
         .collect()
 }
 
-/// Returns the day of a time, as `2026-11-22` (UTC): Howard Hinnant's days_from_civil, backwards.
-fn day(seconds: u64) -> String {
-    let days = seconds / 86_400 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let (month, add) = if month < 10 {
-        (month + 3, 0)
-    } else {
-        (month - 9, 1)
-    };
-    format!("{:04}-{month:02}-{date:02}", era * 400 + year + add)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -349,17 +334,5 @@ mod tests {
             strangers(&ring(), &[key(B, 'f', 'f'), own.clone()], &[own]),
             [B]
         );
-    }
-
-    #[test]
-    fn days() {
-        for (seconds, text) in [
-            (0, "1970-01-01"),
-            (951_782_400, "2000-02-29"),
-            (1_795_305_600, "2026-11-22"),
-            (4_102_444_799, "2099-12-31"),
-        ] {
-            assert_eq!(day(seconds), text);
-        }
     }
 }

@@ -1,10 +1,11 @@
 //! Days, as people write them.
 
 /// How many seconds a day has.
-pub(crate) const DAY: u64 = 86_400;
+pub const DAY: u64 = 86_400;
 
 /// Returns the day of a time in seconds since 1970, in UTC: `2026-11-22`.
-pub(crate) fn day(seconds: u64) -> String {
+#[must_use]
+pub fn day(seconds: u64) -> String {
     // Years that begin in March have their odd day at the end. Howard Hinnant, chrono-Compatible Low-Level Date
     // Algorithms, civil_from_days.
     let days = seconds / DAY + 719_468;
@@ -33,7 +34,9 @@ mod tests {
             (951_868_800, "2000-03-01"),
             (1_580_558_400, "2020-02-01"),
             (1_735_689_599, "2024-12-31"),
+            (1_795_305_600, "2026-11-22"),
             (1_795_388_194, "2026-11-22"),
+            (4_102_444_799, "2099-12-31"),
             (4_107_542_400, "2100-03-01"),
         ] {
             assert_eq!(day(seconds), text);
