@@ -8,6 +8,7 @@ pub mod lock;
 pub mod output;
 pub mod records;
 pub mod run;
+pub mod secret;
 
 pub use output::Mark;
 pub use run::Pacman;
