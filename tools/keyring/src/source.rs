@@ -7,7 +7,6 @@ use package::digest::Sha256Reader;
 use package::pkginfo;
 use package::version::vercmp;
 use pacman::lock::{self, Purpose};
-use pacman::run::DOWNLOAD;
 use pacman::{Pacman, records};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
@@ -75,16 +74,7 @@ pub(crate) fn download(
     packages: &[String],
     names: &[&str],
 ) -> Result<Fetched, Failure> {
-    let args = ["-Syw", "--noconfirm", "-dd"];
-    let cache = pacman(
-        context,
-        document,
-        inside,
-        Level::Loose,
-        DOWNLOAD,
-        &args,
-        packages,
-    )?;
+    let cache = pacman(context, document, inside, None, packages)?;
     let mut fetched = Fetched {
         packages: packages.to_vec(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -101,35 +91,32 @@ pub(crate) fn download(
     Ok(fetched)
 }
 
-/// By which configuration pacman runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Level {
-    Strict,
-    Loose,
-}
-
-/// Runs pacman on the keyring packages; returns where its cache is.
+/// Has pacman fetch the keyring packages: with a keyring's home strictly, checked by that, and without one unchecked.
+/// Returns where its cache is.
 fn pacman(
     context: &Context,
     document: &Document,
     inside: &Inside,
-    level: Level,
-    what: &str,
-    args: &[&str],
+    home: Option<&Path>,
     packages: &[String],
 ) -> Result<PathBuf, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
-    let pacman = Pacman {
+    let pacman = |config| Pacman {
         program: program.path,
-        config: match level {
-            Level::Strict => config.strict,
-            Level::Loose => config.loose,
-        },
+        config,
     };
+    let mut args = vec!["-Syw", "--noconfirm", "-dd"];
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-    pacman.run(context, inside, what, args, packages)?;
+    let Some(home) = home else {
+        pacman(config.loose).download(context, inside, &config.cache, &args, packages)?;
+        return Ok(config.cache);
+    };
+    let home = home.to_string_lossy();
+    args.extend(["--gpgdir", &home]);
+    let what = format!("check {} by the keys in it", packages.join(", "));
+    pacman(config.strict).run(context, inside, &what, &args, packages)?;
     Ok(config.cache)
 }
 
@@ -151,19 +138,10 @@ impl Fetched {
         inside: &Inside,
         home: &str,
     ) -> Result<(), Failure> {
+        // With the databases anew: where those must be signed, their signatures have not been fetched yet.
         let home = inside.root().path().join(home);
-        let names = self.packages.join(", ");
-        let what = format!("check {names} by the keys in it");
-        // With the databases anew: where those must be signed, the signatures have not been fetched yet.
-        let args = [
-            "-Syw",
-            "--noconfirm",
-            "-dd",
-            "--gpgdir",
-            &home.to_string_lossy(),
-        ];
-        pacman(context, document, inside, Level::Strict, &what, &args, &self.packages)
-        .map_err(|failure| match failure.code {
+        let proven = pacman(context, document, inside, Some(&home), &self.packages);
+        proven.map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(format!(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \
                  check, 'strap --loose {}' before this",
@@ -174,7 +152,10 @@ impl Fetched {
         if self.read(inside.root())? != self.files {
             return Err(Failure::new(
                 Code::NotVerified,
-                format!("reading {names}: the mirror has another one than a moment ago"),
+                format!(
+                    "reading {}: the mirror has another one than a moment ago",
+                    self.packages.join(", ")
+                ),
             )
             .hint("try again"));
         }
