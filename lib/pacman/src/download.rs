@@ -1,8 +1,8 @@
 //! Filling the package cache, which outlives the mirror that it was filled from.
 //!
 //! A cache is kept between runs and shared between roots. What one mirror sent can lie in it by the name of what another
-//! one has: a broken download, or what pacman refused without removing it (6.0.2 leaves what an unknown key signed).
-//! pacman removes that when it meets it, and fails, though all that is asked for could be had. So it is asked again.
+//! one has: a broken download, or what was refused when it was to be installed. It is removed when it is met, and pacman
+//! fails, though all that is asked for could be had. So it is asked again.
 
 use crate::output::Mark;
 use crate::run::{DOWNLOAD, Pacman};
@@ -39,7 +39,8 @@ impl Pacman {
             return result;
         }
         context.warn(format_args!(
-            "{} was in the cache and is not what the mirror has: it is fetched again",
+            "{}: {} was in the cache before and is fetched again",
+            failure.message,
             quote(cache.join(removed))
         ));
         self.run(context, inside, DOWNLOAD, args, targets)

@@ -8,8 +8,10 @@ mod download;
 pub mod lock;
 pub mod output;
 pub mod records;
+mod refused;
 pub mod run;
 pub mod secret;
+mod words;
 
 pub use output::Mark;
 pub use run::Pacman;

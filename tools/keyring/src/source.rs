@@ -97,26 +97,25 @@ fn pacman(
     context: &Context,
     document: &Document,
     inside: &Inside,
-    home: Option<&Path>,
+    home: Option<&'static str>,
     packages: &[String],
 ) -> Result<PathBuf, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
-    let pacman = |config| Pacman {
+    let pacman = |config, keyring| Pacman {
         program: program.path,
         config,
+        keyring,
     };
-    let mut args = vec!["-Syw", "--noconfirm", "-dd"];
+    let args = ["-Syw", "--noconfirm", "-dd"];
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-    let Some(home) = home else {
-        pacman(config.loose).download(context, inside, &config.cache, &args, packages)?;
-        return Ok(config.cache);
-    };
-    let home = home.to_string_lossy();
-    args.extend(["--gpgdir", &home]);
-    let what = format!("check {} by the keys in it", packages.join(", "));
-    pacman(config.strict).run(context, inside, &what, &args, packages)?;
+    if home.is_some() {
+        let what = format!("check {} by the keys in it", packages.join(", "));
+        pacman(config.strict, home).run(context, inside, &what, &args, packages)?;
+    } else {
+        pacman(config.loose, None).download(context, inside, &config.cache, &args, packages)?;
+    }
     Ok(config.cache)
 }
 
@@ -136,11 +135,10 @@ impl Fetched {
         context: &Context,
         document: &Document,
         inside: &Inside,
-        home: &str,
+        home: &'static str,
     ) -> Result<(), Failure> {
         // With the databases anew: where those must be signed, their signatures have not been fetched yet.
-        let home = inside.root().path().join(home);
-        let proven = pacman(context, document, inside, Some(&home), &self.packages);
+        let proven = pacman(context, document, inside, Some(home), &self.packages);
         proven.map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(format!(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \

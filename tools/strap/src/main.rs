@@ -104,6 +104,7 @@ impl Strap {
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
+                keyring: (!self.loose).then_some(pacman::diagnosis::gpg::AT),
             },
             inside,
             cache: config.cache,
