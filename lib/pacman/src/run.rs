@@ -15,8 +15,8 @@ pub struct Pacman {
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// The keyring that it verifies by what it installs: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). `None`
-    /// where the configuration verifies nothing. A signature that is refused is looked at, to say what is wrong.
+    /// The keyring that it verifies by: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). What is refused is then
+    /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
     pub keyring: Option<&'static str>,
 }
 
