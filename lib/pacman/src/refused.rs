@@ -13,6 +13,7 @@ use crate::output::Mark;
 use crate::records;
 use crate::run::Pacman;
 use package::db::Entry;
+use package::pkginfo;
 use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
@@ -129,9 +130,7 @@ pub(crate) fn explain(
         match look(pacman, keyring, context, inside, asked, marks, &places) {
             Ok(looked) => {
                 no_good = looked.no_good;
-                if is_about_signatures(marks) {
-                    said = looked.failure.unwrap_or(said);
-                }
+                said = looked.failure.unwrap_or(said);
             }
             Err(why) => could_not(why),
         }
@@ -207,9 +206,51 @@ fn look(
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
     let no_good = suspects.iter().zip(&found.told);
     let no_good = no_good.filter(|(_, told)| !told.is_valid());
+    let no_good: Vec<_> = no_good.map(|(s, _)| (s.place, s.file.clone())).collect();
+    if no_good.is_empty()
+        && let Some((file, failure)) = disguised(&suspects, &entries, places)
+    {
+        return Ok(Looked {
+            failure: Some(failure),
+            no_good: vec![(Where::Cache, file)],
+        });
+    }
+    let failure = judge(context, &suspects, &found, &entries);
     Ok(Looked {
-        no_good: no_good.map(|(s, _)| (s.place, s.file.clone())).collect(),
-        failure: judge(context, &suspects, &found, &entries),
+        no_good,
+        failure: failure.filter(|_| is_about_signatures(marks)),
+    })
+}
+
+/// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
+/// corrupted package" and no more, and only when it is to be installed: its signature holds.
+fn disguised(
+    suspects: &[Suspect],
+    entries: &[&Entry],
+    places: &Places<'_>,
+) -> Option<(String, Failure)> {
+    let directory = places.open(Where::Cache).ok()?;
+    let cache = Cache {
+        directory: directory.as_fd(),
+        path: places.cache,
+    };
+    suspects.iter().find_map(|suspect| {
+        let entry = entries.iter().find(|e| e.filename == suspect.file)?;
+        // One that cannot be read is damaged, as pacman says.
+        let is = pkginfo::of_archive(cache.open(&suspect.file)?).ok()?;
+        if (&is.name, &is.version) == (&entry.name, &entry.version) {
+            return None;
+        }
+        let message = format!(
+            "checking {}: it is package {} {}, validly signed, and should be {} {}",
+            quote(&entry.name),
+            quote(&is.name),
+            is.version,
+            quote(&entry.name),
+            entry.version
+        );
+        let failure = Failure::new(Code::NotVerified, message).hint(REMOVED);
+        Some((suspect.file.clone(), failure))
     })
 }
 
