@@ -104,16 +104,6 @@ impl Bench {
         ran.stdout
     }
 
-    /// Returns the fingerprint of a key of the mirror's.
-    fn key(&self, role: &str) -> String {
-        let text = fs::read(self.mirror.dir.join("keys/fingerprints.json")).expect("keys");
-        let keys: Value = serde_json::from_slice(&text).expect("JSON");
-        keys.pointer(role)
-            .and_then(Value::as_str)
-            .expect(role)
-            .to_owned()
-    }
-
     /// Makes `k` a home of gpg's with the mirror's secret keys.
     fn secret_keys(&self) {
         self.must(&format!(
@@ -180,7 +170,10 @@ fn what_went_in_loose_is_verified_afterwards() {
         assert_eq!(verify["transaction"], "complete");
         let changed = package(&document, "filesystem")["configuration"].as_array();
         assert!(changed.is_some_and(|list| list.contains(&"etc/passwd".into())));
-        assert_eq!(package(&document, "bash")["key"], bench.key("/builder"));
+        assert_eq!(
+            package(&document, "bash")["key"],
+            bench.mirror.key("/builder")
+        );
         // Loaded with other tests and not optimised; alone and built for release it is less than a second.
         assert!(seconds < 20.0, "{seconds} s");
         if who == Who::User {
@@ -268,7 +261,7 @@ fn files(bench: &Bench) {
 /// What is in the cache.
 fn archives(bench: &Bench) {
     let archive = bench.archive("nano");
-    let builder = bench.key("/builder");
+    let builder = bench.mirror.key("/builder");
     let not_signed = format!(
         "verify: verifying 'nano': it is not what the key {builder} (mkmirror Build System"
     );
@@ -329,7 +322,7 @@ fn archives(bench: &Bench) {
 fn signers(bench: &Bench) {
     bench.secret_keys();
     let [builder, master, stranger] =
-        ["/builder", "/masters/2", "/stranger"].map(|role| bench.key(role));
+        ["/builder", "/masters/2", "/stranger"].map(|role| bench.mirror.key(role));
     let home = "root/etc/pacman.d/gnupg";
     let all = |why: &str| {
         format!(
@@ -391,7 +384,7 @@ fn signers(bench: &Bench) {
         &all("for which 2 trusted keys vouch where 3 must"),
     );
     let nobody: String = ["/masters/0", "/masters/1", "/masters/2"]
-        .map(|role| trust(&bench.key(role), 3))
+        .map(|role| trust(&bench.mirror.key(role), 3))
         .join("\n");
     with(
         nobody,
@@ -422,7 +415,7 @@ fn signers(bench: &Bench) {
 
 /// Returns a script that has the builder's key certified anew by the masters, by the third with SHA-1 as in 2014.
 fn sha1_instead_of(bench: &Bench, builder: &str, home: &str) -> String {
-    let masters = ["/masters/0", "/masters/1", "/masters/2"].map(|role| bench.key(role));
+    let masters = ["/masters/0", "/masters/1", "/masters/2"].map(|role| bench.mirror.key(role));
     let sign = |master: &String, options: &str| {
         format!("{GPG} --homedir s --default-key {master} {options} --quick-sign-key {builder}\n")
     };
