@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -201,6 +202,22 @@ fn every_cell_of_the_matrix_has_a_row() {
 }
 
 #[test]
+fn every_kind_of_tampering_has_a_row() {
+    let list = Command::new(strapline_tests::top().join("tests/mirror/tamper"))
+        .arg("list")
+        .output()
+        .expect("python3 is there");
+    let list = String::from_utf8_lossy(&list.stdout).into_owned();
+    let kinds: BTreeSet<&str> = list.lines().filter_map(|l| l.split(' ').next()).collect();
+    let rows = ROWS.iter().map(|row| row.kind);
+    let taken = TAKEN.iter().map(|(_, kind, ..)| *kind);
+    let used: BTreeSet<&str> = rows.chain(taken).chain(IN_THE_ROOT).collect();
+    assert!(kinds.len() > 50, "{list}");
+    let left: Vec<_> = kinds.difference(&used).collect();
+    assert_eq!(left, Vec::<&&str>::new());
+}
+
+#[test]
 fn nothing_altered_gets_in() {
     let ground = Ground::new();
     let next = AtomicUsize::new(0);
@@ -233,17 +250,23 @@ fn nothing_altered_gets_in() {
     assert_eq!((ROWS.len(), refused), (54, 48));
 }
 
+/// Kinds that are validly signed and old; what goes in then: the version of nano, and whether that is altered.
+const TAKEN: [(What, &str, &str, bool); 4] = [
+    (Package, "nano-old", OLD_NANO, false),
+    (SignedDatabase, "signed-old", OLD_NANO, false),
+    (PacmanStatic, "static-old", NANO, false),
+    // With an old keyring package comes an old list of revoked keys. Whoever has such a key can sign with it.
+    (KeyringPackage, "keyring-old", NANO, true),
+];
+
+/// Kinds that are about what runs in the root, which other tests look at.
+const IN_THE_ROOT: [&str; 2] = ["scriptlet-fails", "hook-fails"];
+
 /// Old and validly signed: no signature tells it from what is new, and it goes in. strapline(7) says so, and what tells.
 #[test]
 fn what_was_once_good_is_taken() {
     let ground = Ground::new();
-    for (what, kind, version, tampered) in [
-        (Package, "nano-old", OLD_NANO, false),
-        (SignedDatabase, "signed-old", OLD_NANO, false),
-        (PacmanStatic, "static-old", NANO, false),
-        // With an old keyring package comes an old list of revoked keys. Whoever has such a key can sign with it.
-        (KeyringPackage, "keyring-old", NANO, true),
-    ] {
+    for (what, kind, version, tampered) in TAKEN {
         let (lab, ran) = ground.against(&row(what, Older, kind, Harmless));
         let document = ran.succeeded();
         assert_eq!(package(&document, "nano")["version"], version, "{kind}");
@@ -257,6 +280,38 @@ fn what_was_once_good_is_taken() {
         };
         assert_eq!(document["pacman"]["package"]["version"], old, "{kind}");
     }
+}
+
+/// A cache outlives the mirror that it was filled from, and the power.
+#[test]
+fn what_lies_broken_in_the_cache_is_fetched_again() {
+    let ground = Ground::new();
+    let row = &ROWS[0];
+    let (lab, ran) = ground.against(row);
+    went_in(&lab, &ran);
+    for archive in ["archlinux-keyring", "nano"] {
+        let found = lab
+            .sh(&format!("ls packages/{archive}-[0-9]*.pkg.tar.[xz]*[zt]"))
+            .stdout;
+        let path = lab.path().join(found.trim());
+        let mut bytes = fs::read(&path).unwrap_or_else(|e| panic!("{found}: {e}"));
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(&path, bytes).expect("our own cache");
+    }
+    drop(lab.sh("rm -r root root.strapline"));
+    let ran = ground.pipe(&lab, &ground.honest, row, "");
+    went_in(&lab, &ran);
+    let warned = |line: &&str| line.ends_with("was in the cache before and is fetched again");
+    let warned: Vec<_> = ran.stderr.lines().filter(warned).collect();
+    let [keyring, strap] = warned[..] else {
+        panic!("{}", ran.stderr)
+    };
+    assert!(keyring.starts_with("keyring: warning: ") && keyring.contains("/archlinux-keyring-"));
+    assert!(
+        strap.starts_with("strap: warning: checking 'nano': it is not what the key "),
+        "{strap}"
+    );
 }
 
 /// What all rows begin with: an honest mirror, and a root that has what nano needs and no keyring.
