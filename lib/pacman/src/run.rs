@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pacman {
     /// The program.
     pub program: PathBuf,
@@ -44,7 +44,10 @@ impl Pacman {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
-        if what != DOWNLOAD || show != Show::Raw {
+        let has_bar = args
+            .first()
+            .is_some_and(|operation| !operation.starts_with("-D"));
+        if has_bar && (what != DOWNLOAD || show != Show::Raw) {
             list.push("--noprogressbar".into());
         }
         let mut reader = Reader::new(show);
