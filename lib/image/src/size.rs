@@ -41,7 +41,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
 #[must_use]
 pub fn show(bytes: u64) -> String {
     for (letter, shift) in UNITS.iter().skip(1).rev() {
-        if bytes > 0 && bytes % (1 << shift) == 0 {
+        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{letter}", bytes >> shift);
         }
     }
