@@ -268,7 +268,12 @@ def special_glibc(p, _job):
         p.backup.append("etc/locale.gen")
 
 
-SPECIAL = {"glibc": special_glibc, "pacman": special_pacman, "ca-certificates": special_ca_certificates,
+def special_sudo(p, _job):
+    # Debian's maintainer script gives it this mode; visudo(8) wants it.
+    p.file("etc/sudoers", p.entries["etc/sudoers"][1], 0o440)
+
+
+SPECIAL = {"glibc": special_glibc, "sudo": special_sudo, "pacman": special_pacman, "ca-certificates": special_ca_certificates,
            "kmod": special_kmod}
 
 

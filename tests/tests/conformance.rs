@@ -72,6 +72,12 @@ const ROWS: &[Row] = &[
         fails: (&["filesystem"], 69),
     },
     Row {
+        tool: "configure",
+        kind: Kind::Make,
+        works: &["--hostname", "alarm"],
+        fails: (&["--hostname", "alarm"], 69),
+    },
+    Row {
         tool: "verify",
         kind: Kind::Make,
         works: &[],

@@ -47,9 +47,10 @@ impl Step for Locales {
         let mut text = before.clone();
         let mut there = generated(site)?;
         for name in &self.0 {
-            // What is built in, or came as a package, is in no list.
             match line(tree, name) {
+                _ if is_built_in(tree, name) => {}
                 Ok(line) => text = with_line(&text, &line),
+                // Somebody's own, that no list has.
                 Err(_) if has(&there, name) => {}
                 Err(failure) => return Err(failure),
             }
@@ -102,6 +103,12 @@ fn generated(site: &Site) -> Result<Vec<String>, Failure> {
 
 fn has(there: &[String], name: &str) -> bool {
     matches!(name, "C" | "POSIX") || there.contains(&normal(name))
+}
+
+/// Returns whether glibc has a locale without its being generated: `C.UTF-8` comes as files of its own.
+fn is_built_in(tree: &Tree, name: &str) -> bool {
+    let files = || tree.stat("usr/lib/locale/C.utf8").is_some();
+    matches!(name, "C" | "POSIX") || normal(name) == "C.utf8" && files()
 }
 
 /// Returns a name with its character set as glibc compares them: `UTF-8` and `utf8` are one, and so are `ISO-8859-1` and
