@@ -2,6 +2,7 @@
 
 use crate::plan::{Plan, merge};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use stage::{Document, Failure};
 use std::collections::BTreeMap;
 
@@ -39,8 +40,8 @@ pub(crate) struct Configured {
     resolv_conf: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     first_boot_keyring: Vec<String>,
-    /// Paths in the root, by the member that they were changed for; of this run only.
-    changed: BTreeMap<String, Vec<String>>,
+    /// Paths in the root, by the step that changed them; of this run only.
+    changed: Map<String, Value>,
 }
 
 /// A user that something was asked for.
@@ -117,7 +118,11 @@ impl Configured {
         for (name, _) in &plan.keys {
             self.user(name).ssh_key = true;
         }
-        self.changed = changed;
+        // What others put there has a dot in its name (reverse DNS notation), and stays.
+        self.changed.retain(|name, _| name.contains('.'));
+        for (name, paths) in changed {
+            self.changed.insert(name, json!(paths));
+        }
     }
 
     fn user(&mut self, name: &str) -> &mut User {
@@ -146,7 +151,7 @@ mod tests {
     fn runs_add_up_and_what_changed_is_of_the_last_one() {
         let mut document = Document::parse(
             br#"{"strapline":1,"configured":{"hostname":"a","locales":["de_DE.UTF-8"],
-                "users":[{"name":"ann","groups":["wheel"],"org.example.x":1}],"changed":{"hostname":["/etc/hostname"]},
+                "users":[{"name":"ann","groups":["wheel"],"org.example.x":1}],"changed":{"hostname":["/etc/hostname"],"org.example.z":3},
                 "org.example.y":2}}"#,
             "x",
         )
@@ -166,7 +171,7 @@ mod tests {
             &serde_json::json!({"hostname": "a", "locales": ["en_US.UTF-8", "de_DE.UTF-8"],
                 "users": [{"name": "ann", "groups": ["wheel", "video"], "org.example.x": 1},
                           {"name": "root", "password": true}],
-                "root": "password", "changed": {"users": ["/etc/shadow"]}, "org.example.y": 2})
+                "root": "password", "changed": {"org.example.z": 3, "users": ["/etc/shadow"]}, "org.example.y": 2})
         );
     }
 }
