@@ -51,6 +51,8 @@ pub(crate) struct Accounts {
     pub(crate) secrets: BTreeMap<String, Secret>,
     /// Lines of authorized_keys, by user.
     pub(crate) keys: BTreeMap<String, Vec<String>>,
+    /// When passwords change, in days since 1970. 0 would ask for a new one at once (shadow(5)).
+    pub(crate) today: u64,
 }
 
 /// The texts of [`FILES`].
@@ -257,7 +259,7 @@ impl Accounts {
 
     /// Puts hashes that were given into shadow(5).
     fn passwords(&self, texts: &mut Texts) {
-        let today = today().to_string();
+        let today = self.today.to_string();
         for (name, secret) in &self.secrets {
             let Secret::Hash(hash) = secret else { continue };
             if records::field(&texts[SHADOW], name, PASSWORD) != Some(hash) {
@@ -407,14 +409,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
         return Err("it is longer than 32 bytes".into());
     }
     Ok(())
-}
-
-/// Days since 1970: today's, or that of the image. 0 would ask for a new password at once (shadow(5)).
-fn today() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs();
-    let seconds = image::epoch::of_environment().ok().flatten();
-    (seconds.unwrap_or(now) / 86_400).max(1)
 }
 
 fn need_program(tree: &Tree, program: &str) -> Result<(), Failure> {

@@ -53,7 +53,7 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use step::{Site, Step};
 use sudo::Sudo;
 use tree::Tree;
@@ -199,9 +199,13 @@ impl Stage for Args {
     }
 }
 
-/// Reads the files of passwords and keys.
+/// Reads the files of passwords and keys, and the date.
 fn accounts(plan: &Plan) -> Result<Accounts, Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    let date = image::epoch::of_environment()?.unwrap_or(now);
     let mut accounts = Accounts {
+        today: (date / 86_400).max(1),
         users: plan.users.clone(),
         shells: plan.shells.iter().cloned().collect(),
         ..Accounts::default()

@@ -61,7 +61,9 @@ impl Step for Units {
             }
             let state = state(site, unit)?;
             let why = match state.as_str() {
-                "enabled" | "disabled" | "indirect" | "alias" => continue,
+                "disabled" | "indirect" | "linked" => continue,
+                state if is_enabled(&site.tree, unit, state) => continue,
+                "alias" => "it is another name of a unit: enable that",
                 "static" => "it has nothing to enable: others start it",
                 "masked" | "masked-runtime" => "it is masked",
                 "generated" | "transient" => "it is made at boot",
@@ -79,7 +81,7 @@ impl Step for Units {
     fn apply(&self, site: &Site) -> Result<(), Failure> {
         let mut missing = Vec::new();
         for unit in &self.0 {
-            if !matches!(state(site, unit)?.as_str(), "enabled" | "alias") {
+            if !is_enabled(&site.tree, unit, &state(site, unit)?) {
                 missing.push(unit.as_str());
             }
         }
@@ -141,6 +143,12 @@ fn state(site: &Site, unit: &str) -> Result<String, Failure> {
     let args = ["is-enabled", "--", unit];
     let (text, _) = site.programs.ask("systemctl", &args, None, &doing)?;
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// Returns whether that state means that the unit starts at boot. A name that a unit has beside its own is made by enabling
+/// that unit, unless a package brings it.
+fn is_enabled(tree: &Tree, unit: &str, state: &str) -> bool {
+    state == "enabled" || state == "alias" && tree.is_there(&format!("{OWN}/{unit}"))
 }
 
 /// Returns what is below the directory of the administrator's units, two levels deep: links are no deeper.

@@ -68,7 +68,14 @@ impl Ground {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap().join("root");
-        for below in ["var/lib/pacman", "home/ann", "root", "run", "etc/sudoers.d"] {
+        for below in [
+            "var/lib/pacman",
+            "proc",
+            "home/ann",
+            "root",
+            "run",
+            "etc/sudoers.d",
+        ] {
             fs::create_dir_all(root.join(below)).unwrap();
         }
         for (path, text) in FILES {
@@ -451,22 +458,46 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_root_that_leads_out_is_refused_and_nothing_is_followed() {
+    // Chrooted, an absolute link leads nowhere. This one does: to init's root, which is the host's.
+    let escape = |path: &Path| format!("/proc/1/root{}", path.canonicalize().unwrap().display());
+    let proc = json!([{"at": "proc", "type": "proc", "options": ["nosuid", "noexec", "nodev"]}]);
     for place in [
         "etc/hostname",
         "etc/hosts",
         "etc/machine-id",
         "etc/shadow",
         "etc/fstab",
+        "etc",
     ] {
-        let ground = Ground::new();
-        let outside = ground.file("outside", "theirs");
+        let mut ground = Ground::new();
+        ground.document["mounts"] = proc.clone();
         let at = ground.root.join(place);
-        drop(fs::remove_file(&at));
-        // Chrooted, an absolute link leads nowhere, and init's root in /proc to the host; both are links.
-        symlink(&outside, &at).unwrap();
+        let outside = ground.directory.path().join("outside");
+        if place == "etc" {
+            fs::rename(&at, &outside).unwrap();
+        } else {
+            drop(fs::remove_file(&at));
+            fs::write(&outside, "theirs").unwrap();
+        }
+        symlink(escape(&outside), &at).unwrap();
+        let before = picture(ground.directory.path());
         ground.refuses(&["--hostname", "a", "--fstab"], "failed", "symbolic link");
-        assert_eq!(fs::read_to_string(&outside).unwrap(), "theirs");
+        assert_eq!(picture(ground.directory.path()), before, "{place}");
     }
+    // A link where resolv.conf is to be is replaced, and not written through.
+    let mut ground = Ground::new();
+    ground.document["mounts"] = proc;
+    let outside = ground.file("outside", "theirs");
+    let at = ground.root.join("etc/resolv.conf");
+    fs::remove_file(&at).unwrap();
+    symlink(escape(Path::new(&outside)), &at).unwrap();
+    ground.works(&["--resolv-conf", "9.9.9.9"]);
+    assert!(
+        ground
+            .text("etc/resolv.conf")
+            .ends_with("nameserver 9.9.9.9\n")
+    );
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "theirs");
     let ground = Ground::new();
     let outside = ground.directory.path().join("outside");
     fs::create_dir(&outside).unwrap();
