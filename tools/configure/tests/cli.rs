@@ -161,8 +161,11 @@ impl Ground {
     }
 }
 
-/// All there is in a directory: path, what and how it is, when it was changed, and what is in it.
-fn picture(at: &Path) -> Vec<(PathBuf, u32, (i64, i64), Vec<u8>)> {
+/// What is at a path: its type and mode, when it was changed, and what is in it.
+type Thing = (PathBuf, u32, (i64, i64), Vec<u8>);
+
+/// All there is in a directory.
+fn picture(at: &Path) -> Vec<Thing> {
     let mut found = Vec::new();
     let mut left = vec![at.to_owned()];
     while let Some(path) = left.pop() {
