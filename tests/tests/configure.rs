@@ -272,22 +272,39 @@ fn check_refusals(bench: &Bench) {
     }
 }
 
-/// The unit's own commands, in a root without a keyring, and then pacman with signatures required.
+/// The unit's own conditions and commands, in a root without a keyring, and then pacman with signatures required.
 fn check_first_boot(bench: &Bench) {
-    let stripped = bench.lab.sh("keyring --quiet --state doc.json --strip");
-    drop(stripped.succeeded());
     let unit = bench.inside("cat /etc/systemd/system/first-boot-keyring.service");
+    let conditions = unit.lines().filter(|l| l.starts_with("Condition"));
+    let conditions: String = conditions.map(|l| format!(" '{l}'")).collect();
+    let would_run = || {
+        let ask =
+            format!("systemd-analyze condition {conditions} 2> /dev/null && echo yes || echo no");
+        bench.inside(&ask) == "yes\n"
+    };
+    assert!(!would_run(), "there is a keyring with a secret key");
+    drop(
+        bench
+            .lab
+            .sh("keyring --quiet --state doc.json --strip")
+            .succeeded(),
+    );
+    assert!(would_run(), "there is none any more");
     let commands = commands_of(&unit);
     assert_eq!(commands.lines().count(), 5, "{commands}");
+    // The power goes in the middle; then all of it is done again.
+    let (begun, _) = commands
+        .split_once("/usr/bin/pacman-key --populate")
+        .expect("it populates");
+    bench.inside(begun);
+    assert!(would_run(), "it was not done");
     bench.inside(&format!("{commands}exit 0"));
+    assert!(!would_run(), "it is done");
     let keys = bench
         .inside("ls /etc/pacman.d/gnupg/private-keys-v1.d | wc -l; ls /etc/pacman.d | grep gnupg");
     assert_eq!(keys, "1\ngnupg\n");
-    assert!(
-        bench
-            .inside("cat /etc/pacman.conf")
-            .contains("\nSigLevel = Required DatabaseOptional\n")
-    );
+    let strict = bench.inside("grep -x 'SigLevel = Required DatabaseOptional' /etc/pacman.conf");
+    assert!(!strict.is_empty());
     bench.inside("pacman -Sy --noconfirm nano");
     let validated = bench.inside("pacman -Qi nano | grep Validated");
     assert!(validated.trim_end().ends_with(": Signature"), "{validated}");

@@ -239,7 +239,16 @@ fn root_device(root: &Root) -> Result<Option<Mount>, Failure> {
 /// Asks blkid(8) of the host; `None` where it does not know, or may not look.
 fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
     let mut command = stage::child::command("blkid");
-    command.args(["--output", "value", "--match-tag", "UUID", "--", device]);
+    // By probing, and not from the cache of the host, which would be written, too.
+    command.args([
+        "--probe",
+        "--output",
+        "value",
+        "--match-tag",
+        "UUID",
+        "--",
+        device,
+    ]);
     rootfs::tie_to_us(&mut command);
     let out = stage::child::output(&mut command)?;
     let uuid = String::from_utf8_lossy(&out.stdout).trim().to_owned();
