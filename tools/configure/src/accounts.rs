@@ -34,8 +34,9 @@ const FILES: [(&str, u32); 6] = [
 /// What it reads besides.
 const SETTINGS: [&str; 3] = ["etc/login.defs", "etc/default/useradd", "etc/shells"];
 
-/// Where the copy is: on a tmpfs that ends with us.
+/// Where the copy is: on a tmpfs that ends with us. Below the root, and as programs in it say it.
 const COPY: &str = "run/configure";
+const PREFIX: &str = "/run/configure";
 
 /// A password that nothing hashes to, and that `passwd --unlock` does not turn into an empty one.
 const LOCKED: &str = "!*";
@@ -107,11 +108,17 @@ impl Step for Accounts {
                 .hint(format!("add --user {name}")));
             }
         }
-        for command in self.commands(&texts) {
-            need_program(tree, command[0].as_str())?;
+        let commands = self.commands(&texts);
+        for command in &commands {
+            need_program(tree, &command[0], "shadow")?;
         }
         if self.secrets.values().any(|s| matches!(s, Secret::Plain(_))) {
-            need_program(tree, "chpasswd")?;
+            need_program(tree, "chpasswd", "shadow")?;
+        }
+        if !commands.is_empty() || !self.users.is_empty() {
+            for program in ["rm", "cp", "chown", "chmod"] {
+                need_program(tree, program, "coreutils")?;
+            }
         }
         for name in self.keys.keys() {
             if let Some(user) = lookup(passwd, group, name) {
@@ -181,11 +188,11 @@ impl Accounts {
                 None => vec![
                     "useradd",
                     "--prefix",
-                    "/run/configure",
+                    PREFIX,
                     "--no-create-home",
                     "--user-group",
                 ],
-                Some(_) => vec!["usermod", "--prefix", "/run/configure"],
+                Some(_) => vec!["usermod", "--prefix", PREFIX],
             };
             let bare = words.len();
             let missing = asked.into_iter().flat_map(|(_, groups)| groups);
@@ -337,8 +344,7 @@ fn remove_copy(site: &Site) -> Result<(), Failure> {
     if !site.tree.is_there(COPY) {
         return Ok(());
     }
-    let path = format!("/{COPY}");
-    let args = ["-rf", "--one-file-system", "--", &path];
+    let args = ["-rf", "--one-file-system", "--", PREFIX];
     site.programs
         .run("rm", &args, None, "removing the copy of the users' files")
 }
@@ -411,11 +417,14 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn need_program(tree: &Tree, program: &str) -> Result<(), Failure> {
+fn need_program(tree: &Tree, program: &str, package: &str) -> Result<(), Failure> {
     if tree.has_program(program) {
         return Ok(());
     }
-    Err(not_found(format!("looking for {program}: the root has none")).hint("strap shadow first"))
+    Err(
+        not_found(format!("looking for {program}: the root has none"))
+            .hint(format!("strap {package} first")),
+    )
 }
 
 fn not_found(message: String) -> Failure {

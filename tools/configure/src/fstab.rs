@@ -124,6 +124,7 @@ impl Fstab {
         let mut planned = layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?);
         let text = match root.read(AT, LIMIT) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            // Whether it can be written is checked later; without it there is nothing that was said.
             Err(_) => String::new(),
         };
         // What was said once stays so, or an image that is made already would not find its file systems.

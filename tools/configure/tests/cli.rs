@@ -49,6 +49,10 @@ const FILES: &[(&str, &str)] = &[
     ("usr/share/kbd/keymaps/i386/qwertz/de-latin1.map.gz", ""),
     ("usr/lib/systemd/systemd-resolved", ""),
     ("usr/bin/bash", ""),
+    ("usr/bin/rm", ""),
+    ("usr/bin/cp", ""),
+    ("usr/bin/chown", ""),
+    ("usr/bin/chmod", ""),
     ("usr/share/notes", ""),
 ];
 
@@ -87,6 +91,10 @@ impl Ground {
             ("etc/shadow", 0o600),
             ("etc/machine-id", 0o444),
             ("usr/bin/bash", 0o755),
+            ("usr/bin/rm", 0o755),
+            ("usr/bin/cp", 0o755),
+            ("usr/bin/chown", 0o755),
+            ("usr/bin/chmod", 0o755),
             ("usr/lib/systemd/systemd-resolved", 0o755),
         ] {
             fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
@@ -328,6 +336,29 @@ fn a_hash_for_root_is_a_password_and_unlocks() {
         ground
             .text("etc/shadow")
             .starts_with(&format!("root:{HASH}:"))
+    );
+}
+
+#[test]
+fn the_date_of_the_image_is_that_of_its_passwords() {
+    let ground = Ground::new();
+    let state = ground.file("doc.json", &ground.document.to_string());
+    let hash = format!("ann:{}", ground.file("hash", HASH));
+    let run = |date: &str| {
+        let out = Command::new(env!("CARGO_BIN_EXE_configure"))
+            .args(["--password-hash-file", &hash, "--state", &state])
+            .env("SOURCE_DATE_EPOCH", date)
+            .output()
+            .unwrap();
+        out.status.code().unwrap()
+    };
+    assert_eq!(run("yesterday"), 64);
+    assert!(!ground.text("etc/shadow").contains(HASH));
+    assert_eq!(run("1700000000"), 0);
+    assert!(
+        ground
+            .text("etc/shadow")
+            .contains(&format!("ann:{HASH}:19675:"))
     );
 }
 
