@@ -74,10 +74,6 @@ fn command(program: &str, args: &[&str]) -> Command {
     command.args(args).env_clear().envs(environment());
     // We are chrooted: systemctl(1) sees that by way of /proc, and believes this without.
     command.env("SYSTEMD_OFFLINE", "1");
-    // shadow's tools write today's date into shadow(5), or this one.
-    if let Some(date) = std::env::var_os(image::epoch::VARIABLE) {
-        command.env(image::epoch::VARIABLE, date);
-    }
     command
 }
 
