@@ -51,12 +51,13 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 10] = [
+pub const TOOLS: [&str; 11] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
     "keyring",
     "strap",
+    "configure",
     "verify",
     "enter",
     "reap",

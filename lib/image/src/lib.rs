@@ -6,3 +6,5 @@
 
 pub mod epoch;
 pub mod ids;
+pub mod layout;
+pub mod size;
