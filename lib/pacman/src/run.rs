@@ -1,5 +1,6 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
+use crate::diagnosis::gpg::AT;
 use crate::output::{self, Mark, Reader, Show};
 use crate::{refused, words};
 use rootfs::session::{Output, environment};
@@ -15,7 +16,7 @@ pub struct Pacman {
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// The keyring that it verifies by: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). What is refused is then
+    /// The keyring that it verifies by: a path below the root, as [`AT`]. What is refused is then
     /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
     pub keyring: Option<&'static str>,
 }
@@ -106,7 +107,8 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
-        if let Some(home) = self.keyring {
+        // The root's own is in the configuration.
+        if let Some(home) = self.keyring.filter(|home| *home != AT) {
             let home = inside.root().path().join(home);
             args.extend(["--gpgdir".into(), home.into()]);
         }
