@@ -16,4 +16,4 @@ pub mod tree;
 
 pub use output::Output;
 pub use rules::Rules;
-pub use tree::{Content, Entry, Kind, Tree};
+pub use tree::{Content, Entry, Kind, Tree, Xattr};

@@ -37,6 +37,9 @@ const MENDED_LIMIT: u64 = 16 << 20;
 /// The id that the kernel shows where an id map has none (user_namespaces(7)). It is also the root's own `nobody`.
 const OVERFLOW: u32 = 65_534;
 
+/// An extended attribute: its name and its value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// An entry of the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -54,7 +57,7 @@ pub struct Entry {
     pub mtime: i64,
     /// Its extended attributes that are the root's business, by name, sorted: `security.capability`, `user.*`, and ACLs as
     /// `system.posix_acl_*`, all as getxattr(2) gives them.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// What it was when the tree was walked.
     seen: Seen,
 }
@@ -380,15 +383,15 @@ impl Walk<'_> {
     fn all(&mut self) -> Result<(), Failure> {
         let top = self.directory(Vec::new())?;
         // Of each directory on the way what is left of it, the last first.
-        let mut left = vec![vec![(top, 1)]];
+        let mut left = vec![vec![(top, false)]];
         while let Some(list) = left.last_mut() {
-            let Some((entry, names)) = list.pop() else {
+            let Some((entry, shared)) = list.pop() else {
                 left.pop();
                 continue;
             };
             signal::check()?;
             let directory = (entry.kind == Kind::Directory).then(|| entry.path.clone());
-            self.add(entry, names);
+            self.add(entry, shared);
             if let Some(path) = directory {
                 left.push(self.children(&path)?);
             }
@@ -396,9 +399,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Adds an entry; one that has been seen under another name is a link to that. `names` is how many names it has.
-    fn add(&mut self, mut entry: Entry, names: u64) {
-        if names > 1 && entry.kind != Kind::Directory {
+    /// Adds an entry; one that has been seen under another name is a link to that. `shared` says that it has more than one.
+    fn add(&mut self, mut entry: Entry, shared: bool) {
+        if shared {
             let id = (entry.seen.dev, entry.seen.ino);
             match self.names.get(&id) {
                 Some(first) => entry.kind = Kind::HardLink(*first),
@@ -410,8 +413,8 @@ impl Walk<'_> {
         self.found.entries.push(entry);
     }
 
-    /// Returns what is in a directory and goes into the image, each with how many names it has, the last first.
-    fn children(&mut self, above: &[u8]) -> Result<Vec<(Entry, u64)>, Failure> {
+    /// Returns what is in a directory and goes into the image, each with whether it has more names, the last first.
+    fn children(&mut self, above: &[u8]) -> Result<Vec<(Entry, bool)>, Failure> {
         let reading = || format!("reading {}", self.tree.show(above));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.tree.open_at(above, flags).doing(Code::Os, reading)?;
@@ -442,7 +445,7 @@ impl Walk<'_> {
         above: BorrowedFd<'_>,
         name: &CStr,
         path: Vec<u8>,
-    ) -> Result<Option<(Entry, u64)>, Failure> {
+    ) -> Result<Option<(Entry, bool)>, Failure> {
         let reading = |path: &[u8]| format!("reading {}", self.tree.show(path));
         let stat =
             statat(above, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, || reading(&path))?;
@@ -452,7 +455,7 @@ impl Walk<'_> {
         }
         let device = (major(stat.st_rdev), minor(stat.st_rdev));
         let kind = match kind {
-            FileType::Directory => return Ok(Some((self.directory(path)?, 1))),
+            FileType::Directory => return Ok(Some((self.directory(path)?, false))),
             FileType::Socket => {
                 self.found.sockets.push(path);
                 return Ok(None);
@@ -471,7 +474,7 @@ impl Walk<'_> {
             }
         };
         let entry = self.entry(path, kind, &stat, Bearer::Named(name))?;
-        Ok(Some((entry, u64::from(stat.st_nlink))))
+        Ok(Some((entry, stat.st_nlink > 1)))
     }
 
     /// Returns a directory, on a file system of its own as that has it.
@@ -544,11 +547,7 @@ impl Walk<'_> {
     }
 
     /// Returns the extended attributes that are the root's business, sorted.
-    fn xattrs(
-        &mut self,
-        path: &[u8],
-        bearer: Bearer<'_>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    fn xattrs(&mut self, path: &[u8], bearer: Bearer<'_>) -> Result<Vec<Xattr>, Failure> {
         let doing = || {
             format!(
                 "reading the extended attributes of {}",
