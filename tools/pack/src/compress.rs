@@ -10,7 +10,6 @@ use xz2::stream::{Check, MtStreamBuilder};
 use xz2::write::XzEncoder;
 
 /// Compresses what is written to it.
-#[expect(missing_debug_implementations, reason = "zstd's encoder has none")]
 pub(crate) enum Encoder<W: Write> {
     Tar(W),
     Zstd(zstd::Encoder<'static, W>),
