@@ -75,7 +75,7 @@ struct Archive<'a> {
     task: &'a Task<'a>,
     tree: &'a Tree,
     entries: &'a [Entry],
-    out: tar::Builder<BufWriter<Encoder<Hashed<'a>>>>,
+    out: BufWriter<Encoder<Hashed<'a>>>,
     bar: ProgressBar,
     buffer: Vec<u8>,
 }
@@ -99,7 +99,7 @@ impl<'a> Archive<'a> {
             tree,
             entries,
             // Pieces of one size: what is written is then the same also where a compressor looks at how it is given.
-            out: tar::Builder::new(BufWriter::with_capacity(1 << 20, encoder)),
+            out: BufWriter::with_capacity(1 << 20, encoder),
             bar: bar(task, entries.iter().map(size).sum()),
             buffer: vec![0; 1 << 18],
         })
@@ -110,14 +110,13 @@ impl<'a> Archive<'a> {
         for entry in self.entries {
             self.one(entry)?;
         }
+        // Two blocks of zeros are the end.
+        self.put(&[0; 2 * BLOCK])?;
         let path = self.task.path;
         self.bar.finish_and_clear();
         let finish = || {
-            let buffer = self.out.into_inner()?;
-            let encoder = buffer
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)?;
-            encoder.finish()
+            let encoder = self.out.into_inner();
+            encoder.map_err(io::IntoInnerError::into_error)?.finish()
         };
         let out = finish().map_err(|e| writing(path, &e))?;
         Ok((out.size, format!("{:x}", out.hash.finalize())))
@@ -164,8 +163,8 @@ impl<'a> Archive<'a> {
             let read = reader.read(&mut buffer[..most]);
             self.buffer = buffer;
             let n = read.map_err(|e| self.reading(entry, &e))?;
-            let out = self.out.get_mut();
-            out.write_all(&self.buffer[..n])
+            self.out
+                .write_all(&self.buffer[..n])
                 .map_err(|e| writing(self.task.path, &e))?;
             left -= n as u64;
         }
@@ -179,19 +178,18 @@ impl<'a> Archive<'a> {
             _ => &[],
         };
         let member = Member::of(entry, first, pieces).map_err(|e| self.reading(entry, &e))?;
-        let records = member.records.iter();
-        let put = || {
-            let records = records.map(|(key, value)| (key.as_str(), value.as_slice()));
-            self.out.append_pax_extensions(records)?;
-            self.out.append(&member.header, io::empty())
-        };
-        put().map_err(|e| writing(self.task.path, &e))?;
+        if let Some((header, text)) = member.extension() {
+            self.put(header.as_bytes())?;
+            self.put(&text)?;
+            self.pad(text.len() as u64)?;
+        }
+        self.put(member.header.as_bytes())?;
         self.put(&member.map)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let out = self.out.get_mut();
-        out.write_all(bytes)
+        self.out
+            .write_all(bytes)
             .map_err(|e| writing(self.task.path, &e))
     }
 

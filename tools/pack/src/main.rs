@@ -100,20 +100,13 @@ impl Stage for Pack {
         self.written.set(path.clone()).unwrap_or_default();
         let name = path.to_string_lossy().into_owned();
         record(document, &name, plan.format, &written);
-        for (what, paths) in [
-            ("sockets stay out", &written.sockets),
-            (
-                "secret keys are in it, and every machine made of it would have the same",
-                &written.secrets,
-            ),
-        ] {
-            match paths.as_slice() {
-                [] => {}
-                [path] => context.warn(format_args!("{what}: '{path}'")),
-                [path, rest @ ..] => {
-                    context.warn(format_args!("{what}: '{path}' and {} more", rest.len()));
-                }
-            }
+        if let Some(text) = some(&written.sockets) {
+            context.note(format_args!("sockets stay out: {text}"));
+        }
+        if let Some(text) = some(&written.secrets) {
+            context.warn(format_args!(
+                "every machine that is made of it has the same secret key: {text}"
+            ));
         }
         context.note(format_args!(
             "{}: {} entries, {} bytes",
@@ -183,6 +176,15 @@ fn write(context: &Context, document: &Document, plan: &Plan) -> Result<Written,
         .inside
         .call_with(Place::Host, &keep, || archive::work(&task))?;
     serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
+}
+
+/// Returns a list of paths in short, where there are any.
+fn some(paths: &[String]) -> Option<String> {
+    match paths {
+        [] => None,
+        [path] => Some(quote(path)),
+        [path, rest @ ..] => Some(format!("{} and {} more", quote(path), rest.len())),
+    }
 }
 
 /// Takes a progress bar away whose process was killed.

@@ -21,11 +21,15 @@ const LARGEST: u64 = 0o77_777_777_777;
 /// How long a block of an archive is.
 pub(crate) const BLOCK: usize = 512;
 
+/// What the member is called that has the records of the next one: by programs that do not know pax(1), and unpack it as a
+/// file. It must have a name: busybox takes a header without one for the end.
+const EXTENSION: &[u8] = b"PaxHeaders/next";
+
 /// A member, without its content.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) header: Header,
-    pub(crate) records: Vec<(String, Vec<u8>)>,
+    records: Vec<(String, Vec<u8>)>,
     /// The map of a sparse file, which its content begins with.
     pub(crate) map: Vec<u8>,
 }
@@ -66,6 +70,32 @@ impl Member {
         }
         member.finish();
         Ok(member)
+    }
+
+    /// Returns the member that has the records, where there are any: its header and its content.
+    pub(crate) fn extension(&self) -> Option<(Header, Vec<u8>)> {
+        let mut text = Vec::new();
+        for (key, value) in &self.records {
+            let rest = key.len() + value.len() + 3;
+            // The length counts its own digits.
+            let mut length = rest + 1;
+            while length != rest + length.to_string().len() {
+                length = rest + length.to_string().len();
+            }
+            text.extend(format!("{length} {key}=").into_bytes());
+            text.extend(value);
+            text.push(b'\n');
+        }
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::XHeader);
+        header.as_old_mut().name[..EXTENSION.len()].copy_from_slice(EXTENSION);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(text.len() as u64);
+        header.set_cksum();
+        (!text.is_empty()).then_some((header, text))
     }
 
     fn record(&mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
@@ -236,6 +266,26 @@ fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_has_its_own_length() {
+        for length in [1, 2, 88, 89, 90, 91, 985, 986, 987, 988, 989, 9_980, 9_990] {
+            let mut member = Member {
+                header: Header::new_ustar(),
+                records: Vec::new(),
+                map: Vec::new(),
+            };
+            assert!(member.extension().is_none());
+            member.record("path", vec![b'x'; length]);
+            let (header, text) = member.extension().unwrap();
+            assert_eq!(header.size().unwrap(), text.len() as u64);
+            let mut extensions = tar::PaxExtensions::new(&text);
+            let extension = extensions.next().unwrap().unwrap();
+            assert_eq!(extension.key().unwrap(), "path");
+            assert_eq!(extension.value_bytes().len(), length);
+            assert!(extensions.next().is_none());
+        }
+    }
 
     #[test]
     fn a_name_is_split_where_both_parts_fit() {
