@@ -51,7 +51,7 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 11] = [
+pub const TOOLS: [&str; 12] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
@@ -59,6 +59,7 @@ pub const TOOLS: [&str; 11] = [
     "strap",
     "configure",
     "verify",
+    "pack",
     "enter",
     "reap",
     "unmount",
