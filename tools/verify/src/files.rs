@@ -6,7 +6,8 @@
 
 use crate::mtree::{Entry, Kind};
 use package::digest::Sha256Reader;
-use rootfs::{Mount, Root, plan};
+use rootfs::plan::Owner;
+use rootfs::{Mount, Root};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -59,25 +60,17 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Returns the rules for a root with this plan, and which of its mounts are to be made: file systems of the root's
-    /// own, such as a `/boot`. `live` says that the plan is mounted on the host.
-    pub(crate) fn of(mounts: &[Mount], live: bool) -> (Self, Vec<Mount>) {
-        let api: BTreeSet<String> = plan::api(false).into_iter().map(|m| m.at).collect();
+    /// Returns the rules for a root with this plan. `live` says that the plan is mounted on the host.
+    pub(crate) fn of(mounts: &[Mount], live: bool) -> Self {
         let mut rules = Self::default();
-        let mut own = Vec::new();
         for mount in mounts {
-            if api.contains(&mount.at) {
-                if live {
-                    rules.covered.push(mount.at.clone());
-                }
-            } else if matches!(&*mount.kind, "bind" | "rbind") {
-                rules.covered.push(mount.at.clone());
-            } else {
-                rules.points.push(mount.at.clone());
-                own.push(mount.clone());
+            match mount.owner() {
+                Owner::Kernel if !live => {}
+                Owner::Kernel | Owner::Host => rules.covered.push(mount.at.clone()),
+                Owner::Root => rules.points.push(mount.at.clone()),
             }
         }
-        (rules, own)
+        rules
     }
 
     /// Adds the `NoExtract` patterns of a pacman.conf(5).
@@ -369,8 +362,7 @@ mod tests {
             mount("boot", "vfat"),
             mount("var/cache/pacman/pkg", "rbind"),
         ];
-        let (rules, own) = Rules::of(&mounts, false);
-        assert_eq!(own, mounts[2..3]);
+        let rules = Rules::of(&mounts, false);
         for (path, skipped) in [
             ("proc", false),
             ("boot", true),
@@ -381,7 +373,7 @@ mod tests {
         ] {
             assert_eq!(rules.skips(path), skipped, "{path}");
         }
-        let (rules, _) = Rules::of(&mounts, true);
+        let rules = Rules::of(&mounts, true);
         assert!(rules.skips("proc") && rules.skips("run/x"));
     }
 

@@ -18,7 +18,7 @@ use installed::{Installed, Subject};
 use pacman::Pacman;
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
-use rootfs::{IdMap, Inside, Mount, Place, Root};
+use rootfs::{Inside, Place, Root};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use stage::members::{self, Config, Keyring};
@@ -118,14 +118,8 @@ impl Verify {
         }
         let config: Config = document.need("config", "mkconf")?;
         let inside = Inside::of(document)?;
-        let mounts: Vec<Mount> = document.need("mounts", "mkroot")?;
-        let mode = document.text("mode").unwrap_or_default();
-        let (rules, own) = Rules::of(&mounts, mode == "host");
-        let idmap: Option<IdMap> = match mode {
-            "user" => document.view("idmap")?,
-            _ => None,
-        };
-        let bare = Inside::new(Root::of(document)?, own, idmap, None)?;
+        let rules = Rules::of(inside.mounts(), document.text("mode") == Some("host"));
+        let bare = Inside::of(document)?.bare();
         let keyring = document.view("keyring")?;
         let gpg = if self.no_signatures {
             None
