@@ -1,0 +1,4 @@
+//! mkdisk
+mod content;
+mod fat;
+fn main() {}
