@@ -115,10 +115,7 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        let journal = match journal_blocks(shape.blocks) {
-            0 => None,
-            count => Some(Extents::take(&mut allocator, count).ok_or(TooSmall)?),
-        };
+        let journal = take_journal(&mut allocator, shape.blocks)?;
         Ok(Self {
             tree,
             options,
@@ -560,6 +557,27 @@ fn number(tree: &Tree) -> (Vec<u32>, Vec<usize>) {
     }
     (numbers, order)
 }
+
+/// Takes the journal's blocks: as many as the size is for, or, where only they do not fit, fewer, down to the fewest that the
+/// kernel takes. So what fits into a size fits into every larger one. `None` where the file system is too small for any.
+fn take_journal(allocator: &mut Allocator, blocks: u64) -> Result<Option<Extents>, TooSmall> {
+    let mut count = journal_blocks(blocks);
+    if count == 0 {
+        return Ok(None);
+    }
+    while count >= SMALLEST_JOURNAL {
+        let mut trial = allocator.clone();
+        if let Some(journal) = Extents::take(&mut trial, count) {
+            *allocator = trial;
+            return Ok(Some(journal));
+        }
+        count /= 2;
+    }
+    Err(TooSmall)
+}
+
+/// The kernel's `JBD2_MIN_JOURNAL_BLOCKS`.
+const SMALLEST_JOURNAL: u64 = 1024;
 
 /// Returns how many blocks of journal a file system gets, as mke2fs(8) does (`ext2fs_default_journal_size`).
 fn journal_blocks(blocks: u64) -> u64 {

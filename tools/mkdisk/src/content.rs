@@ -215,6 +215,11 @@ impl Split<'_> {
     }
 }
 
+/// Returns the top directory of a file system with nothing in it.
+pub(crate) fn top(now: i64) -> Item {
+    made(Vec::new(), What::Directory, 0o755, now)
+}
+
 fn made(path: Vec<u8>, what: What, mode: u32, mtime: i64) -> Item {
     Item {
         path,

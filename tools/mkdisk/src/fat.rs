@@ -190,12 +190,12 @@ pub(crate) struct Volume<'a> {
 /// # Errors
 ///
 /// When a file cannot be read or is not as long any more as it was, or the image cannot be written.
-pub(crate) fn write<R: Read>(
-    items: &[Item],
+pub(crate) fn write<'a, R: Read>(
+    items: &'a [Item],
     at: &str,
     volume: &Volume<'_>,
     (image, base, size): (&File, u64, u64),
-    mut open: impl FnMut(&Item) -> Result<R, Failure>,
+    mut open: impl FnMut(&'a Item) -> Result<R, Failure>,
 ) -> Result<(), Failure> {
     let doing = || format!("writing the FAT file system of {}", stage::quote(at));
     let full = || Failure::new(Code::Failed, format!("{}: it is full", doing()));
@@ -237,7 +237,7 @@ pub(crate) fn write<R: Read>(
 }
 
 /// Copies all of it, at most one piece more than `size`, and returns how much that was. Zeros are left out.
-fn copy(
+pub(crate) fn copy(
     from: &mut impl Read,
     mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
     size: u64,
