@@ -50,13 +50,14 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 11] = [
+pub const TOOLS: [&str; 12] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
     "keyring",
     "strap",
     "verify",
+    "pack",
     "mkdisk",
     "enter",
     "reap",

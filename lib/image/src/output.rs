@@ -141,6 +141,9 @@ fn place(given: &Path) -> Result<PathBuf, Failure> {
             _ => Ok(path),
         },
         Err(e) if e.kind() == ErrorKind::NotFound => {
+            if given.is_symlink() {
+                return Err(usage("it is a link to what is no file"));
+            }
             let slash = given.as_os_str().as_bytes().ends_with(b"/");
             let name = given.file_name().filter(|_| !slash);
             let name = name.ok_or_else(|| usage("it is no name of a file"))?;
@@ -278,12 +281,14 @@ mod tests {
     fn what_is_no_place_for_an_image_is_refused() {
         let bench = bench();
         symlink("root/etc", bench.at("into")).unwrap();
+        symlink("nowhere", bench.at("dangling")).unwrap();
         for (given, why) in [
             ("root/x", "it is in the root that goes into it"),
             ("root/etc/x", "it is in the root that goes into it"),
             ("into/x", "it is in the root that goes into it"),
             ("root", "it is a directory"),
             ("new/", "it is no name of a file"),
+            ("dangling", "it is a link to what is no file"),
         ] {
             let failure = bench.refused(given);
             assert_eq!(failure.code, Code::Usage, "{failure}");
@@ -294,6 +299,6 @@ mod tests {
             let failure = Output::create(Path::new(given), &bench.root).unwrap_err();
             assert_eq!(failure.code, Code::Usage, "{failure}");
         }
-        assert_eq!(bench.names(), ["into", "root"]);
+        assert_eq!(bench.names(), ["dangling", "into", "root"]);
     }
 }

@@ -58,11 +58,6 @@ pub const LEFT_OUT: &[Rule] = &[
         why: "the repositories' databases of that day: 'pacman -Sy' fetches those of today",
     },
     Rule {
-        paths: &["var/lib/pacman/db.lck"],
-        what: What::All,
-        why: "the lock of a pacman that was killed: with it, none would work",
-    },
-    Rule {
         paths: &["var/log/**"],
         what: What::Files,
         why: "logs: they say when and where the root was made",

@@ -15,12 +15,11 @@ use check::{Found, Task};
 use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
-use pacman::Pacman;
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
+use pacman::{Pacman, lock};
 use rootfs::{Inside, Place, Root};
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::OwnedFd;
@@ -128,7 +127,7 @@ impl Verify {
             Some(Gpg::find()?)
         };
         Ok(Plan {
-            _lock: lock(inside.root())?,
+            _lock: lock::share(inside.root())?,
             inside,
             bare,
             rules,
@@ -192,25 +191,6 @@ fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
         failure.hint = Some(hint.replacen("strap that", &command, 1));
     }
     failure
-}
-
-/// Locks the root's database against a `strap`, which locks it for itself alone.
-fn lock(root: &Root) -> Result<OwnedFd, Failure> {
-    const DATABASE: &str = "var/lib/pacman";
-    let path = root.path().join(DATABASE);
-    let directory = root
-        .open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
-        .doing(Code::NotFound, || format!("opening {}", quote(&path)))
-        .map_err(|f| f.hint("make the skeleton with mkroot"))?;
-    match flock(&directory, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => Err(Failure::new(
-            Code::Busy,
-            format!("locking {}: a strap works on this root", quote(&path)),
-        )
-        .hint("wait until it has ended, and try again")),
-        Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
-    }
 }
 
 /// Says early that there is no keyring: gpg would say it of every package.

@@ -237,6 +237,8 @@ impl Inside {
         keep: &[BorrowedFd<'_>],
         work: impl FnOnce() -> Result<Vec<u8>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
+        // As in run(): one that came before is not handed on.
+        signal::check()?;
         let call = Work::Call(place, keep, Box::new(work));
         let (ended, _, result) = self.enter(call, None)?;
         if result.is_empty() {
