@@ -260,7 +260,7 @@ fn an_image_of_a_board_as_root() {
         .succeeded();
     check(&bench.path("small.img"), &small);
     let large = bench
-        .mkdisk("-o large.img --size 12G --boot 600M")
+        .mkdisk("-o large.img --size 3G --boot 600M")
         .succeeded();
     check(&bench.path("large.img"), &large);
 }

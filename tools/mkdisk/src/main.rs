@@ -22,6 +22,7 @@ use image::ids::Ids;
 use image::layout::{Content, Layout, Source};
 use image::tree::Points;
 use image::{Output, Rules, epoch, size};
+use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
 use rootfs::{Arch, Inside, Place, Root};
 use rustix::fs::{FileType, Mode, OFlags};
@@ -118,9 +119,14 @@ impl Stage for Args {
         let arch: String = document.need("arch", "mkroot")?;
         let arch = Arch::named(&arch)?;
         let plan = self.plan(document, root, arch, epoch)?;
+        let doing = format!("making a disk of {}", quote(root.path()));
+        let _lock = lock::share(root)?;
+        lock::refuse_unfinished(root, &doing)?;
         if !self.keep_keyring {
-            let doing = format!("making a disk of {}", quote(root.path()));
-            pacman::secret::refuse(root, &doing)?;
+            let keys = secret::keys(root).map_err(|f| f.while_doing(&doing))?;
+            if keys.iter().any(|key| !rules.leaves_out_with_above(key)) {
+                secret::refuse(root, &doing)?;
+            }
         }
         let points = Points::of(&inside)?;
         let files = open_files(&plan.layout)?;
