@@ -81,11 +81,25 @@ impl Mirror {
     /// Where it cannot be made: `mkmirror` says why.
     #[must_use]
     pub fn of(arch: &str) -> Self {
+        Self::made(&format!("mirror-{arch}"), &["--arch", arch])
+    }
+
+    /// Returns one whose kernel and initramfs boot.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mirror::of`].
+    #[must_use]
+    pub fn that_boots(arch: &str) -> Self {
+        Self::made(&format!("mirror-boot-{arch}"), &["--boot", "--arch", arch])
+    }
+
+    fn made(name: &str, options: &[&str]) -> Self {
         static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
         let guard = LOCK.get_or_init(Default::default).lock();
-        let dir = top().join("build").join(format!("mirror-{arch}"));
+        let dir = top().join("build").join(name);
         let out = Command::new(top().join("tests/mirror/mkmirror"))
-            .args(["--arch", arch])
+            .args(options)
             .arg(&dir)
             .output()
             .expect("python3 is there");

@@ -635,6 +635,65 @@ fn what_strap_needs_is_asked_for_by_the_name_of_the_tool_that_makes_it() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Roots that are packed.
+
+#[test]
+fn what_leads_out_of_a_root_is_packed_as_what_it_is_and_never_followed() {
+    for who in [Who::Root, Who::User] {
+        let lab = Lab::new(who);
+        preset(&lab, "http://127.0.0.1:1");
+        fs::write(lab.path().join("outside"), "theirs").expect("our own directory");
+        let ran = lab.sh(
+            "mkroot root --distro ./preset.toml > begun.json && cd root && ln -s /etc/machine-id etc/machine-id \
+             && ln -s ../../outside etc/shadow && mkdir -p var/lib/dbus && mkfifo var/lib/dbus/machine-id \
+             && ln -s / usr",
+        );
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let ran = lab.sh("SOURCE_DATE_EPOCH=1 pack -o a.tar < begun.json");
+        drop(ran.succeeded());
+        let list = lab
+            .sh("tar -tvf a.tar | sed 's/^\\(.\\)[^:]*:[0-9]* /\\1 /'")
+            .stdout;
+        for line in [
+            "l etc/machine-id -> /etc/machine-id",
+            "l etc/shadow -> ../../outside",
+            "l usr -> /",
+            "p var/lib/dbus/machine-id",
+        ] {
+            assert!(list.lines().any(|l| l == line), "{line}: {list}");
+        }
+    }
+}
+
+#[test]
+fn a_root_whose_keyring_or_database_leads_out_of_it_is_not_packed() {
+    let lab = Lab::new(Who::Root);
+    preset(&lab, "http://127.0.0.1:1");
+    for (number, place, message) in [
+        (1, "etc/pacman.d/gnupg", "looking for secret keys in "),
+        (2, "etc/pacman.d", "looking for secret keys in "),
+        (3, "var/lib/pacman", "opening "),
+    ] {
+        let root = format!("root{number}");
+        drop(
+            lab.sh(&format!(
+                "mkroot {root} --distro ./preset.toml > {root}.json; cat {root}.json"
+            ))
+            .succeeded(),
+        );
+        let ran = lab.sh(&format!(
+            "rm -rf {root}/{place} && mkdir -p out && ln -s $PWD/out {root}/{place}"
+        ));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let ran = lab.sh(&format!("pack -o a.tar < {root}.json"));
+        let (said, _) = said(&ran);
+        assert!(said.contains(message) && said.contains(place), "{said}");
+        assert!([69, 71].contains(&ran.status), "{}", ran.stderr);
+        assert!(!lab.path().join("a.tar").exists());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Package names.
 
 #[test]

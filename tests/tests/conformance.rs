@@ -78,6 +78,12 @@ const ROWS: &[Row] = &[
         fails: (&[], 69),
     },
     Row {
+        tool: "pack",
+        kind: Kind::Make,
+        works: &["-o", "image.tar", "--keep-keyring"],
+        fails: (&["-o", "image.tar"], 69),
+    },
+    Row {
         tool: "enter",
         kind: Kind::Make,
         works: &["true"],

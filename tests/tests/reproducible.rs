@@ -16,7 +16,7 @@ fn make(lab: &Lab, mirror: &Mirror, server: &Server, root: &str, arch: &str, pac
         "mkroot {root} --arch {arch} --distro {preset} \
          | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
          | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
-         | keyring | strap {packages} | enter -- rm -rf /etc/pacman.d/gnupg > doc.json; cat doc.json",
+         | keyring | strap {packages} | keyring --strip > doc.json; cat doc.json",
         preset = mirror.preset().display(),
         url = server.url(),
     ));

@@ -23,7 +23,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How paths are resolved: never out of the tree, never over a link, never into another mount.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -163,7 +163,11 @@ impl Points {
             let Ok(below) = live.target.strip_prefix(root) else {
                 continue;
             };
-            let planned = |mount: &rootfs::Mount| below.starts_with(&mount.at);
+            // What is mounted below a file system of the root's own is none of the plan's, either.
+            let planned = |mount: &rootfs::Mount| match mount.owner() {
+                Owner::Root => below == Path::new(&mount.at),
+                Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
+            };
             if !below.as_os_str().is_empty() && !inside.mounts().iter().any(planned) {
                 return Err(Failure::new(
                     Code::Failed,
@@ -639,7 +643,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
-    use std::path::Path;
 
     /// A tree without a namespace: what is tested here needs none.
     fn tree(path: &Path) -> Tree {

@@ -217,3 +217,23 @@ fn main() -> ExitCode {
     rootfs::seal_descriptors();
     stage::main::<Pack>()
 }
+
+#[cfg(test)]
+mod tests {
+    use image::{mend, rules};
+
+    #[test]
+    fn the_page_has_every_rule() {
+        let page = include_str!("../../../man/pack.8");
+        let listed: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".It Pa "))
+            .flat_map(|line| line.split(" , "))
+            .collect();
+        let left_out = rules::LEFT_OUT.iter().flat_map(|rule| rule.paths).copied();
+        let ruled: Vec<_> = left_out
+            .chain(mend::MENDED.iter().map(|m| m.path))
+            .collect();
+        assert_eq!(listed, ruled);
+    }
+}

@@ -536,6 +536,7 @@ fn what_is_mounted_below_the_root_and_not_in_the_plan_is_refused() {
     let line = "root/usr' is not in the mount plan, so it may or may not belong into the image";
     ran.failed("failed", line);
     // In the plan, it is the root's own; what is bound from the host is not, nor is an API filesystem.
+    fs::create_dir(lab.root().join("usr/below")).unwrap();
     let plan = lab.document["mounts"].as_array_mut().unwrap();
     plan.push(json!({"at": "usr", "type": "ext4", "source": "/dev/none"}));
     plan.push(json!({"at": "etc", "type": "rbind", "source": "/usr"}));
@@ -548,6 +549,10 @@ fn what_is_mounted_below_the_root_and_not_in_the_plan_is_refused() {
     assert_eq!(lab.files("a.tar"), ["etc/passwd", "usr/own"]);
     let mode = lab.tar(&["-tvf", "a.tar", "usr/"]);
     assert!(mode.starts_with("drwx------"), "{mode}");
+    let script = "mount -t tmpfs tmpfs root/usr; mkdir root/usr/below
+                  mount -t tmpfs tmpfs root/usr/below; $pack --state doc.json -o b.tar";
+    let line = "root/usr/below' is not in the mount plan";
+    in_namespace(&lab, script).failed("failed", line);
 }
 
 #[test]
@@ -588,6 +593,38 @@ fn signals_leave_nothing_and_the_archive_of_before() {
         let before = fs::read(lab.path().join("a.tar.zst"));
         assert_eq!(before.unwrap(), b"before");
     }
+}
+
+#[test]
+fn killed_at_any_moment_it_leaves_the_archive_of_before_or_the_new_one() {
+    const MOMENTS: u32 = 24;
+    let lab = Lab::new();
+    lab.put_much("usr/much", 16);
+    drop(lab.good(&["-o", "new.tar.gz"]));
+    let path = lab.path().join("a.tar.gz");
+    let new = fs::read(lab.path().join("new.tar.gz")).unwrap();
+    let mut seen = [0, 0];
+    let begin = std::time::Instant::now();
+    drop(lab.good(&["-o", "new.tar.gz"]));
+    let whole = begin.elapsed();
+    for moment in 0..=MOMENTS {
+        fs::write(&path, "before").unwrap();
+        let mut child = lab.start(&mut lab.command(&["-o", "a.tar.gz"]), &lab.document);
+        // The moment is a sample: whatever has been done by then must be right.
+        std::thread::sleep(whole * moment / MOMENTS);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let is = fs::read(&path).unwrap();
+        assert!(is == b"before" || is == new, "{moment}");
+        seen[usize::from(is == new)] += 1;
+        // Between two system calls it may have a name of its own, which the next run takes away.
+        let mut names = lab.names();
+        names.retain(|name| name != ".a.tar.gz.part");
+        assert_eq!(names, ["a.tar.gz", "new.tar.gz", "root"]);
+    }
+    assert!(seen[0] > 0, "{seen:?}");
+    drop(lab.good(&["-o", "a.tar.gz"]));
+    assert_eq!(lab.names(), ["a.tar.gz", "new.tar.gz", "root"]);
 }
 
 #[test]
