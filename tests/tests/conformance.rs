@@ -84,6 +84,12 @@ const ROWS: &[Row] = &[
         fails: (&["-o", "image.tar"], 69),
     },
     Row {
+        tool: "mkdisk",
+        kind: Kind::Make,
+        works: &["-o", "disk.img", "--bootloader", "none", "--keep-keyring"],
+        fails: (&["-o", "disk.img"], 69),
+    },
+    Row {
         tool: "enter",
         kind: Kind::Make,
         works: &["true"],
