@@ -135,9 +135,10 @@ impl Split<'_> {
             return Err(Failure::new(
                 Code::Failed,
                 format!(
-                    "'/{path}' of the root is where a file system is to be mounted, and is no directory"
+                    "putting '/{path}' of the root on a partition of its own: it is no directory"
                 ),
-            ));
+            )
+            .hint("give a layout that mounts nothing there"));
         }
         Ok(())
     }
@@ -237,7 +238,7 @@ fn in_the_way(path: &[u8]) -> Failure {
     Failure::new(
         Code::Failed,
         format!(
-            "'/{path}' of the root is in the way: it is neither a plain file nor a directory where one is needed"
+            "adding to '/{path}' of the root: something else is there, and nothing is followed"
         ),
     )
 }

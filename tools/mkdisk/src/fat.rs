@@ -544,7 +544,8 @@ fn date_time(seconds: i64) -> (u16, u16) {
     let month = if month < 10 { month + 3 } else { month - 9 };
     let year = year + era * 400 + i64::from(month <= 2);
     let date = (year - 1980) << 9 | month << 5 | day;
-    let time = second / 3600 << 11 | second / 60 % 60 << 5 | second % 60 / 2;
+    let (hours, minutes, twos) = (second / 3600, second / 60 % 60, second % 60 / 2);
+    let time = hours << 11 | minutes << 5 | twos;
     let small = |n: i64| u16::try_from(n).unwrap_or_default();
     (small(date), small(time))
 }

@@ -117,10 +117,11 @@ impl Job<'_> {
     /// Decides what goes into each partition.
     fn fill(&self) -> Result<(Vec<Filling>, Vec<String>), Failure> {
         let Plan { layout, ids, .. } = self.task.plan;
-        let root = layout.partitions.iter().zip(&self.task.plan.file_systems);
-        let (root, root_id) = root
-            .filter(|(p, _)| mount_point(p) == Some("/"))
-            .next()
+        let (root, root_id) = layout
+            .partitions
+            .iter()
+            .zip(&self.task.plan.file_systems)
+            .find(|(p, _)| mount_point(p) == Some("/"))
             .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
         let part_id = root.id(ids);
         let wish = Wish {
