@@ -125,6 +125,8 @@ fn rows() -> impl Iterator<Item = &'static Row> {
 fn start(lab: &Lab, tool: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Child {
     let mut command = lab.command(tool);
     command.args(args).stdin(stdin).stdout(stdout);
+    // With a date, the ids of an image are the same each time.
+    command.env("SOURCE_DATE_EPOCH", "1700000000");
     command.stderr(Stdio::piped());
     // The command keeps its ends of pipes and terminals as long as it lives: no longer than this.
     spawn(command)

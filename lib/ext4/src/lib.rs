@@ -31,7 +31,7 @@ mod superblock;
 mod tree;
 mod xattr;
 
-pub use plan::{Content, Options, Plan, TooSmall};
+pub use plan::{Options, Plan, TooSmall, WriteError};
 pub use tree::{Kind, Meta, NodeId, Tree};
 
 /// Bytes in a block.

@@ -70,7 +70,7 @@ pub struct TooSmall;
 
 /// Why writing failed.
 #[derive(Debug)]
-pub enum Content {
+pub enum WriteError {
     /// A file could not be read.
     Reading(NodeId, io::Error),
     /// A file is longer or shorter than was said.
@@ -79,7 +79,7 @@ pub enum Content {
     Writing(io::Error),
 }
 
-impl fmt::Display for Content {
+impl fmt::Display for WriteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reading(_, e) | Self::Writing(e) => e.fmt(f),
@@ -88,7 +88,7 @@ impl fmt::Display for Content {
     }
 }
 
-impl std::error::Error for Content {}
+impl std::error::Error for WriteError {}
 
 impl<'a> Plan<'a> {
     /// Finds the places of a tree in a file system of at most `blocks` blocks.
@@ -178,21 +178,23 @@ impl<'a> Plan<'a> {
         file: &File,
         base: u64,
         mut open: impl FnMut(NodeId) -> io::Result<R>,
-    ) -> Result<(), Content> {
+    ) -> Result<(), WriteError> {
         let out = Out { file, base };
         let mut table = Inodes::new(self);
         for node in std::iter::once(0).chain(self.order.iter().copied()) {
             self.write_node(node, &out, &mut table)
-                .map_err(Content::Writing)?;
+                .map_err(WriteError::Writing)?;
         }
-        self.write_own(&out, &mut table).map_err(Content::Writing)?;
-        self.write_groups(&out, &table).map_err(Content::Writing)?;
+        self.write_own(&out, &mut table)
+            .map_err(WriteError::Writing)?;
+        self.write_groups(&out, &table)
+            .map_err(WriteError::Writing)?;
         for node in &self.order {
             if let Kind::File(size) = self.tree.nodes[*node].kind
                 && size > 0
             {
                 let id = NodeId(*node);
-                let mut content = open(id).map_err(|e| Content::Reading(id, e))?;
+                let mut content = open(id).map_err(|e| WriteError::Reading(id, e))?;
                 self.write_content(id, size, &mut content, &out)?;
             }
         }
@@ -391,7 +393,7 @@ impl<'a> Plan<'a> {
         size: u64,
         content: &mut impl Read,
         out: &Out<'_>,
-    ) -> Result<(), Content> {
+    ) -> Result<(), WriteError> {
         let mut buffer = vec![0; 1 << 20];
         let mut left = size;
         for run in &self.places[id.0].data.runs {
@@ -401,10 +403,10 @@ impl<'a> Plan<'a> {
                 let want = usize_of(room).min(buffer.len());
                 let piece = &mut buffer[..want];
                 content.read_exact(piece).map_err(|e| match e.kind() {
-                    io::ErrorKind::UnexpectedEof => Content::Changed(id),
-                    _ => Content::Reading(id, e),
+                    io::ErrorKind::UnexpectedEof => WriteError::Changed(id),
+                    _ => WriteError::Reading(id, e),
                 })?;
-                out.write_at(at, piece).map_err(Content::Writing)?;
+                out.write_at(at, piece).map_err(WriteError::Writing)?;
                 at += want as u64;
                 room -= want as u64;
                 left -= want as u64;
@@ -413,8 +415,8 @@ impl<'a> Plan<'a> {
         // One byte more would be another file than the one that was measured.
         match content.read(&mut buffer[..1]) {
             Ok(0) => Ok(()),
-            Ok(_) => Err(Content::Changed(id)),
-            Err(e) => Err(Content::Reading(id, e)),
+            Ok(_) => Err(WriteError::Changed(id)),
+            Err(e) => Err(WriteError::Reading(id, e)),
         }
     }
 }

@@ -319,14 +319,14 @@ fn a_file_that_changes_is_noticed() {
         let file = tempfile::tempfile().unwrap();
         let error = plan.write(&file, 0, |_| Ok(Cursor::new(bytes(length))));
         assert!(
-            matches!(error, Err(ext4::Content::Changed(n)) if n == node),
+            matches!(error, Err(ext4::WriteError::Changed(n)) if n == node),
             "{length}"
         );
     }
     let file = tempfile::tempfile().unwrap();
     let fails = || std::io::Error::other("no");
     let error = plan.write::<File>(&file, 0, |_| Err(fails()));
-    assert!(matches!(error, Err(ext4::Content::Reading(..))));
+    assert!(matches!(error, Err(ext4::WriteError::Reading(..))));
 }
 
 /// Nothing but zeros, so that it takes no room.

@@ -216,6 +216,20 @@ impl Split<'_> {
     }
 }
 
+/// Splits a path into its directory and its name.
+pub(crate) fn split_path(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(n) => (&path[..n], &path[n + 1..]),
+        None => (&[], path),
+    }
+}
+
+/// Returns a path of a file system that is mounted at `at`, as it stands in a message.
+pub(crate) fn show(at: &str, path: &[u8]) -> String {
+    let at = at.trim_end_matches('/');
+    stage::quote(format!("{at}/{}", String::from_utf8_lossy(path)))
+}
+
 /// Returns the top directory of a file system with nothing in it.
 pub(crate) fn top(now: i64) -> Item {
     made(Vec::new(), What::Directory, 0o755, now)

@@ -8,7 +8,7 @@
 //! FAT has names and bytes, no owners, links or devices: what would not be the same after it went through FAT is refused,
 //! with its path.
 
-use crate::content::{Item, What};
+use crate::content::{Item, What, show, split_path};
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -29,12 +29,6 @@ const RESERVED: u64 = 32;
 
 /// The largest file, in bytes.
 const LARGEST: u64 = u32::MAX as u64;
-
-/// The root of the root partition's tree is `/`: what messages put before paths below another mount point.
-pub(crate) fn show(at: &str, path: &[u8]) -> String {
-    let at = at.trim_end_matches('/');
-    stage::quote(format!("{at}/{}", String::from_utf8_lossy(path)))
-}
 
 /// Refuses what FAT cannot hold. `at` is where the file system is mounted.
 pub(crate) fn check(items: &[Item], at: &str) -> Result<(), Failure> {
@@ -123,11 +117,7 @@ fn clusters(items: &[Item], cluster: u64) -> u64 {
             all += size.div_ceil(cluster);
         }
         if !item.path.is_empty() {
-            let cut = item.path.iter().rposition(|b| *b == b'/');
-            let (above, name) = match cut {
-                Some(n) => (&item.path[..n], &item.path[n + 1..]),
-                None => (&item.path[..0], &item.path[..]),
-            };
+            let (above, name) = split_path(&item.path);
             let name = String::from_utf8_lossy(name);
             // One entry, and as many as the long name needs.
             let entries = 1 + name.encode_utf16().count().div_ceil(13) as u64;
@@ -286,7 +276,7 @@ impl<'a> Places<'a> {
         for (n, item) in items.iter().enumerate() {
             index.insert(item.path.as_slice(), n);
             if !item.path.is_empty() {
-                below.entry(split(&item.path).0).or_default().push(n);
+                below.entry(split_path(&item.path).0).or_default().push(n);
             }
         }
         let sectors = size / SECTOR;
@@ -377,7 +367,7 @@ impl<'a> Places<'a> {
             }
         } else {
             // The top directory is called 0 here, whatever its cluster.
-            let above = split(&item.path).0;
+            let above = split_path(&item.path).0;
             let above = self.index.get(above).filter(|_| !above.is_empty());
             let above = above.map_or(0, |n| self.first[*n]);
             raw.extend(entry(b".          ", 0x10, self.first[n], 0, item.mtime));
@@ -385,7 +375,7 @@ impl<'a> Places<'a> {
         }
         let mut taken = HashSet::new();
         for below in self.below.get(item.path.as_slice()).into_iter().flatten() {
-            let (name, item) = (split(&items[*below].path).1, &items[*below]);
+            let (name, item) = (split_path(&items[*below].path).1, &items[*below]);
             let name = String::from_utf8_lossy(name);
             let short = short_name(&name, &mut taken);
             if shown(&short) != name {
@@ -406,14 +396,6 @@ impl<'a> Places<'a> {
             0,
         );
         raw
-    }
-}
-
-/// Splits a path into its directory and its name.
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(n) => (&path[..n], &path[n + 1..]),
-        None => (&[], path),
     }
 }
 

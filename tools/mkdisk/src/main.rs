@@ -5,13 +5,14 @@
 //! So two roots made from the same packages give the same image, byte for byte. How large things must be is measured before
 //! anything is written.
 //!
-//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `arrange.rs` which partition goes
-//! where, `work.rs` puts it together inside the root's namespaces.
+//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `filling.rs` how much room that needs,
+//! `arrange.rs` which partition goes where, `work.rs` puts it together inside the root's namespaces.
 
 mod arrange;
 mod boot;
 mod content;
 mod fat;
+mod filling;
 mod plan;
 mod table;
 mod work;
@@ -130,6 +131,9 @@ impl Stage for Args {
         }
         let points = Points::of(&inside)?;
         let files = open_files(&plan.layout)?;
+        for at in &points.bound {
+            context.note(format_args!("'{at}' is bound from the host, and stays out"));
+        }
         let output = Output::create(&self.output, root)?;
         let title = title(root);
         let task = Task {

@@ -3,11 +3,12 @@
 //! Everything is decided before the first byte is written; what is written is then a copy. The image comes open from outside,
 //! where it belongs to the user.
 
-use crate::arrange::{self, Arrangement, Need};
+use crate::arrange::{self, Arrangement};
 use crate::boot::{self, Wish};
-use crate::content::{self, Body, Item, What};
+use crate::content::{self, Body, Item, What, show};
 use crate::fat;
-use crate::plan::{Headroom, Plan};
+use crate::filling::{Ext4, Filling};
+use crate::plan::Plan;
 use crate::table;
 use ext4::NodeId;
 use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
@@ -18,13 +19,9 @@ use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-
-/// Bytes that ext4 measures by.
-const STEP: u64 = image::layout::ALIGNMENT / ext4::BLOCK;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -58,22 +55,6 @@ pub(crate) struct Done {
     pub(crate) partitions: Vec<(u64, u64)>,
     /// For people.
     pub(crate) notes: Vec<String>,
-}
-
-/// What a partition gets.
-enum Filling {
-    Nothing,
-    Bytes(Source, u64),
-    Fat(String, Vec<Item>),
-    Ext4(Ext4),
-}
-
-struct Ext4 {
-    tree: ext4::Tree,
-    options: ext4::Options,
-    items: Vec<Item>,
-    /// Which item a node is.
-    item_of: HashMap<NodeId, usize>,
 }
 
 /// Does it, and returns [`Done`] as JSON.
@@ -163,80 +144,19 @@ impl Job<'_> {
                     at,
                     label,
                 } => {
-                    let at = at.as_deref().unwrap_or("/");
-                    Filling::Ext4(self.ext4(n, at, label.as_deref(), items)?)
+                    let at = at.clone().unwrap_or_else(|| format!("/{}", partition.name));
+                    let id = &self.task.plan.file_systems[n];
+                    let options = ext4::Options {
+                        uuid: uuid(id)?.into_bytes(),
+                        hash_seed: ids.bytes(&format!("hash seed {id}")),
+                        label: label.clone().unwrap_or_default(),
+                        time: self.task.plan.time,
+                    };
+                    Filling::Ext4(Ext4::new(at, options, items)?)
                 }
             });
         }
         Ok((fillings, booting.notes))
-    }
-
-    /// Makes the tree of an ext4 file system that is mounted at `at`.
-    fn ext4(
-        &self,
-        n: usize,
-        at: &str,
-        label: Option<&str>,
-        items: Vec<Item>,
-    ) -> Result<Ext4, Failure> {
-        let plan = self.task.plan;
-        let id = &plan.file_systems[n];
-        let options = ext4::Options {
-            uuid: uuid_bytes(id)?,
-            hash_seed: plan.ids.bytes(&format!("hash seed {id}")),
-            label: label.unwrap_or_default().to_owned(),
-            time: plan.time,
-        };
-        let refused = |item: &Item, why: &dyn std::fmt::Display| {
-            let path = fat::show(at, &item.path);
-            Failure::new(
-                Code::Failed,
-                format!(
-                    "putting {path} into an ext4 file system: {why}, which it has no place for"
-                ),
-            )
-        };
-        // The top comes first, as in every tree.
-        let top = items.first().map(meta).unwrap_or_default();
-        let mut tree = ext4::Tree::new(top).map_err(|e| refused(&items[0], &e))?;
-        let mut directories: HashMap<&[u8], NodeId> = HashMap::from([(&b""[..], tree.root())]);
-        let mut nodes = vec![tree.root()];
-        let mut item_of = HashMap::new();
-        for (n, item) in items.iter().enumerate().skip(1) {
-            let cut = item.path.iter().rposition(|b| *b == b'/');
-            let (above, name) = match cut {
-                Some(cut) => (&item.path[..cut], &item.path[cut + 1..]),
-                None => (&item.path[..0], &item.path[..]),
-            };
-            let above = *directories
-                .get(above)
-                .ok_or_else(|| refused(item, &"a file without its directory"))?;
-            let node = match &item.what {
-                What::Link(first) => {
-                    tree.link(above, name, nodes[*first])
-                        .map_err(|e| refused(item, &e))?;
-                    nodes[*first]
-                }
-                what => {
-                    let node = tree
-                        .add(above, name, meta(item), kind(what))
-                        .map_err(|e| refused(item, &e))?;
-                    item_of.insert(node, n);
-                    node
-                }
-            };
-            if item.what == What::Directory {
-                directories.insert(&item.path, node);
-            }
-            nodes.push(node);
-        }
-        drop(directories);
-        Ok(Ext4 {
-            tree,
-            options,
-            items,
-            item_of,
-        })
     }
 
     /// Measures, and gives each partition its place.
@@ -321,11 +241,14 @@ impl Job<'_> {
         written.map_err(|error| {
             let path = |node: NodeId| {
                 let item = ext4.item_of.get(&node).map(|n| &ext4.items[*n]);
-                fat::show("/", item.map(|i| i.path.as_slice()).unwrap_or_default())
+                show(
+                    &ext4.at,
+                    item.map(|i| i.path.as_slice()).unwrap_or_default(),
+                )
             };
             let doing = match &error {
-                ext4::Content::Writing(_) => format!("writing partition '{name}'"),
-                ext4::Content::Reading(node, _) | ext4::Content::Changed(node) => {
+                ext4::WriteError::Writing(_) => format!("writing partition '{name}'"),
+                ext4::WriteError::Reading(node, _) | ext4::WriteError::Changed(node) => {
                     format!("reading {}", path(*node))
                 }
             };
@@ -437,73 +360,6 @@ impl Job<'_> {
     }
 }
 
-impl Filling {
-    fn items(&self) -> &[Item] {
-        match self {
-            Self::Fat(_, items) => items,
-            Self::Ext4(ext4) => &ext4.items,
-            Self::Nothing | Self::Bytes(..) => &[],
-        }
-    }
-
-    /// Returns how many bytes all files have.
-    fn content(&self) -> u64 {
-        let size = |item: &Item| match item.what {
-            What::File(size, _) => size,
-            _ => 0,
-        };
-        self.items().iter().map(size).sum()
-    }
-
-    fn need(&self, headroom: Headroom, name: &str) -> Result<Need, Failure> {
-        let spare = headroom.of(self.content());
-        let step = image::layout::ALIGNMENT;
-        Ok(match self {
-            Self::Nothing => Need::default(),
-            Self::Bytes(_, size) => Need {
-                least: *size,
-                roomy: *size,
-            },
-            Self::Fat(_, items) => Need {
-                least: fat::smallest(items, 0, step),
-                roomy: fat::smallest(items, spare, step),
-            },
-            Self::Ext4(ext4) => {
-                let of = |spare: u64| {
-                    ext4::Plan::smallest(
-                        &ext4.tree,
-                        &ext4.options,
-                        spare.div_ceil(ext4::BLOCK),
-                        STEP,
-                    )
-                    .map(|blocks| blocks * ext4::BLOCK)
-                    .ok_or_else(|| {
-                        Failure::new(
-                            Code::Failed,
-                            format!("measuring partition '{name}': it would be larger than 16 TiB"),
-                        )
-                    })
-                };
-                Need {
-                    least: of(0)?,
-                    roomy: of(spare)?,
-                }
-            }
-        })
-    }
-
-    fn fits(&self, size: u64) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::Bytes(_, length) => *length <= size,
-            Self::Fat(_, items) => fat::cluster_for(items, size).is_some(),
-            Self::Ext4(ext4) => {
-                ext4::Plan::new(&ext4.tree, &ext4.options, size / ext4::BLOCK).is_ok()
-            }
-        }
-    }
-}
-
 /// A file's bytes, on their way.
 struct Bytes<'a> {
     content: Content<'a>,
@@ -556,36 +412,11 @@ fn mount_point(partition: &Partition) -> Option<&str> {
     }
 }
 
-fn meta(item: &Item) -> ext4::Meta {
-    ext4::Meta {
-        permissions: u16::try_from(item.mode & 0o7777).unwrap_or_default(),
-        uid: item.uid,
-        gid: item.gid,
-        mtime: item.mtime,
-        xattrs: item.xattrs.clone(),
-    }
-}
-
-fn kind(what: &What) -> ext4::Kind {
-    match what {
-        What::Directory => ext4::Kind::Directory,
-        What::File(size, _) => ext4::Kind::File(*size),
-        What::Symlink(target) => ext4::Kind::Symlink(target.clone()),
-        What::Character(major, minor) => ext4::Kind::CharacterDevice(*major, *minor),
-        What::Block(major, minor) => ext4::Kind::BlockDevice(*major, *minor),
-        // A link is a name of another node.
-        What::Fifo | What::Link(_) => ext4::Kind::Fifo,
-    }
-}
-
-fn uuid_bytes(text: &str) -> Result<[u8; 16], Failure> {
-    let uuid = uuid::Uuid::parse_str(text);
-    Ok(uuid
-        .doing(Code::Usage, || format!("reading the UUID '{text}'"))?
-        .into_bytes())
-}
-
 fn serial(text: &str) -> Result<u32, Failure> {
     let number = u32::from_str_radix(&text.replace('-', ""), 16);
     number.doing(Code::Usage, || format!("reading the volume id '{text}'"))
+}
+
+fn uuid(text: &str) -> Result<uuid::Uuid, Failure> {
+    uuid::Uuid::parse_str(text).doing(Code::Usage, || format!("reading the UUID '{text}'"))
 }
