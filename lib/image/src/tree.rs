@@ -374,7 +374,7 @@ impl Read for Reader {
         let most = most.min(buffer.len());
         let n = self.file.read(&mut buffer[..most])?;
         if n == 0 && most > 0 {
-            let why = format!("{}: it became shorter meanwhile", self.doing);
+            let why = "it became shorter meanwhile";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }
         self.left -= n as u64;

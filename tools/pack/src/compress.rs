@@ -42,7 +42,8 @@ impl<W: Write> Encoder<W> {
                 builder.block_size(0);
                 Self::Xz(XzEncoder::new_stream(out, builder.encoder()?))
             }
-            Format::Gzip => Self::Gzip(Gzip::new(out, level, threads)?),
+            // A layer: what every program takes that takes such images.
+            Format::Gzip | Format::Oci => Self::Gzip(Gzip::new(out, level, threads)?),
         })
     }
 
@@ -119,7 +120,7 @@ mod tests {
                         .map(drop)
                         .unwrap();
                 }
-                Format::Gzip => {
+                Format::Gzip | Format::Oci => {
                     flate2::read::GzDecoder::new(&one[..])
                         .read_to_end(&mut out)
                         .map(drop)

@@ -20,6 +20,9 @@ pub(crate) enum Format {
     /// Compressed by DEFLATE (RFC 1952)
     #[value(name = "tar.gz")]
     Gzip,
+    /// An image of the Open Container Initiative, in its layout, as one tar
+    #[value(name = "oci")]
+    Oci,
 }
 
 /// What names end with, and the format that they mean.
@@ -59,6 +62,7 @@ impl Format {
             Self::Zstd => "tar.zst",
             Self::Xz => "tar.xz",
             Self::Gzip => "tar.gz",
+            Self::Oci => "oci",
         }
     }
 
@@ -68,7 +72,7 @@ impl Format {
             Self::Tar => None,
             Self::Zstd => Some(1..=19),
             Self::Xz => Some(0..=9),
-            Self::Gzip => Some(1..=9),
+            Self::Gzip | Self::Oci => Some(1..=9),
         }
     }
 
@@ -82,7 +86,7 @@ impl Format {
             return Ok(match self {
                 Self::Tar => 0,
                 Self::Zstd => 3,
-                Self::Xz | Self::Gzip => 6,
+                Self::Xz | Self::Gzip | Self::Oci => 6,
             });
         };
         let refuse = |why: String| {

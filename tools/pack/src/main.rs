@@ -9,7 +9,9 @@ mod compress;
 mod format;
 mod gzip;
 mod member;
+mod oci;
 mod sparse;
+mod stream;
 
 use archive::{Task, Written};
 use clap::Parser;
@@ -27,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Write the root as a reproducible tar archive
+/// Write the root as a reproducible tar archive, or as an image for containers
 ///
 /// Caches, logs, sockets and what belongs to one machine stay out. With SOURCE_DATE_EPOCH set, the same packages give the
 /// same bytes.
@@ -53,7 +55,7 @@ struct Pack {
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
 
-    /// How well to compress: 1 to 19 for zst, 0 to 9 for xz, 1 to 9 for gz
+    /// How well to compress: 1 to 19 for zst, 0 to 9 for xz, 1 to 9 for gz and oci
     #[arg(long, value_name = "N")]
     level: Option<u32>,
 

@@ -210,8 +210,9 @@ impl Member {
             let text = acl::text(value).ok_or_else(|| {
                 io::Error::other("it has an access control list that makes no sense")
             })?;
+            // For tar(1) and bsdtar(1). What follows is for docker and podman, which know only attributes: without it they would
+            // give the group what is the mask.
             self.record(key, text);
-            return Ok(());
         }
         let name = std::str::from_utf8(name)
             .ok()
