@@ -51,7 +51,7 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 12] = [
+pub const TOOLS: [&str; 13] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
@@ -60,6 +60,7 @@ pub const TOOLS: [&str; 12] = [
     "configure",
     "verify",
     "pack",
+    "mkdisk",
     "enter",
     "reap",
     "unmount",

@@ -700,6 +700,57 @@ fn a_root_whose_keyring_or_database_leads_out_of_it_is_not_packed() {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// Roots that become disks.
+
+#[test]
+fn a_boot_directory_that_leads_out_of_a_root_is_refused_and_never_followed() {
+    for who in [Who::Root, Who::User] {
+        let lab = Lab::new(who);
+        preset(&lab, "http://127.0.0.1:1");
+        let outside = lab.path().join("outside");
+        drop(lab.sh("mkdir outside && echo theirs > outside/Image && mkroot root --distro ./preset.toml > begun.json; cat begun.json").succeeded());
+        let untouched = picture(&outside);
+        let hint = "give a layout that mounts nothing there";
+        for what in [
+            "ln -s $PWD/outside",
+            "ln -s ../outside",
+            "ln -s /",
+            "mkfifo",
+            "touch",
+        ] {
+            let ran = lab.sh(&format!("rm -rf root/boot && {what} root/boot"));
+            assert_eq!(ran.status, 0, "{}", ran.stderr);
+            let ran = lab.sh("mkdisk -o disk.img --bootloader none < begun.json");
+            let message =
+                "putting '/boot' of the root on a partition of its own: it is no directory";
+            failed(&ran, "mkdisk", "failed", message, hint);
+        }
+        // Below it, links are refused as what they are, and the loader's files are not written through them.
+        let refuse = |script: &str, message: &str| {
+            let ran = lab.sh(&format!("rm -rf root/boot && mkdir root/boot && echo k > root/boot/vmlinuz-linux && {script}"));
+            assert_eq!(ran.status, 0, "{}", ran.stderr);
+            let ran = lab.sh("mkdisk -o disk.img --bootloader extlinux < begun.json");
+            assert_eq!(ran.status, 69, "{}", ran.stderr);
+            assert!(said(&ran).0.contains(message), "{}", ran.stderr);
+        };
+        refuse(
+            "ln -s $PWD/outside root/boot/extlinux",
+            "adding to '/boot/extlinux' of the root: something else is there",
+        );
+        refuse(
+            "ln -s $PWD/outside/Image root/boot/x",
+            "putting '/boot/x' into a FAT file system: it is a symbolic link",
+        );
+        refuse(
+            "mkdir -p root/boot/extlinux/extlinux.conf",
+            "adding to '/boot/extlinux/extlinux.conf' of the root: something else is there",
+        );
+        assert_eq!(picture(&outside), untouched);
+        assert!(!lab.path().join("disk.img").exists());
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // Package names.
 
 #[test]

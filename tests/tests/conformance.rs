@@ -90,6 +90,12 @@ const ROWS: &[Row] = &[
         fails: (&["-o", "image.tar"], 69),
     },
     Row {
+        tool: "mkdisk",
+        kind: Kind::Make,
+        works: &["-o", "disk.img", "--bootloader", "none", "--keep-keyring"],
+        fails: (&["-o", "disk.img"], 69),
+    },
+    Row {
         tool: "enter",
         kind: Kind::Make,
         works: &["true"],
@@ -125,6 +131,8 @@ fn rows() -> impl Iterator<Item = &'static Row> {
 fn start(lab: &Lab, tool: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> Child {
     let mut command = lab.command(tool);
     command.args(args).stdin(stdin).stdout(stdout);
+    // With a date, the ids of an image are the same each time.
+    command.env("SOURCE_DATE_EPOCH", "1700000000");
     command.stderr(Stdio::piped());
     // The command keeps its ends of pipes and terminals as long as it lives: no longer than this.
     spawn(command)

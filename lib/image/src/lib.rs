@@ -16,6 +16,7 @@ pub mod rules;
 pub mod size;
 pub mod tree;
 
+pub use layout::Layout;
 pub use output::Output;
 pub use rules::Rules;
 pub use tree::{Content, Entry, Kind, Tree, Xattr};

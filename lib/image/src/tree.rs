@@ -62,6 +62,23 @@ pub struct Entry {
     seen: Seen,
 }
 
+impl Entry {
+    /// Returns an entry of root's that was never seen in a root: for tests of what works on entries.
+    #[must_use]
+    pub fn unseen(path: &[u8], kind: Kind) -> Self {
+        Self {
+            path: path.to_owned(),
+            kind,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
+}
+
 /// What an entry is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -1,0 +1,142 @@
+//! A directory's blocks: names in order, none of them over a block's end (kernel: `ext4/directory.rst`, linear).
+
+use crate::BLOCK;
+use crate::checksum::chain;
+use crate::field::{Fields, low16};
+use crate::tree::Kind;
+
+/// Bytes of an entry without its name, and of the one at a block's end that has the checksum.
+const ENTRY: usize = 8;
+const TAIL: usize = 12;
+const ROOM: usize = BLOCK as usize - TAIL;
+
+fn length(name: &[u8]) -> usize {
+    ENTRY + name.len().next_multiple_of(4)
+}
+
+/// Returns how many blocks a directory with these names takes, beside `.` and `..`.
+pub(crate) fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
+    let (mut blocks, mut used) = (1, length(b".") + length(b".."));
+    for name in names {
+        let length = length(name);
+        if used + length > ROOM {
+            blocks += 1;
+            used = 0;
+        }
+        used += length;
+    }
+    blocks
+}
+
+/// A name in a directory.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) inode: u32,
+    pub(crate) name: &'a [u8],
+    pub(crate) kind: &'a Kind,
+}
+
+/// Returns a directory's blocks, `count` of them: with names left empty beyond what there is. `seed` is the inode's.
+pub(crate) fn encode(entries: &[Entry<'_>], count: u64, seed: u32) -> Vec<u8> {
+    let mut blocks: Vec<Vec<&Entry<'_>>> = vec![Vec::new()];
+    let mut used = 0;
+    for entry in entries {
+        let length = length(entry.name);
+        if used + length > ROOM {
+            blocks.push(Vec::new());
+            used = 0;
+        }
+        used += length;
+        if let Some(block) = blocks.last_mut() {
+            block.push(entry);
+        }
+    }
+    blocks.resize_with(usize::try_from(count).unwrap_or_default(), Vec::new);
+    let encoded = blocks.iter().map(|entries| block(entries, seed));
+    encoded.collect::<Vec<_>>().concat()
+}
+
+fn block(entries: &[&Entry<'_>], seed: u32) -> Vec<u8> {
+    let mut block = vec![0; BLOCK as usize];
+    let mut at = 0;
+    for (n, entry) in entries.iter().enumerate() {
+        let length = length(entry.name);
+        // The last one takes what is left.
+        let record = if n + 1 == entries.len() {
+            ROOM - at
+        } else {
+            length
+        };
+        block.le32(at, entry.inode);
+        block.le16(at + 4, low16(record as u64));
+        block.put(
+            at + 6,
+            &[
+                u8::try_from(entry.name.len()).unwrap_or_default(),
+                type_of(entry.kind),
+            ],
+        );
+        block.put(at + ENTRY, entry.name);
+        at += record;
+    }
+    if entries.is_empty() {
+        block.le16(4, low16(ROOM as u64));
+    }
+    let sum = chain(seed, &block[..ROOM]);
+    block.le16(ROOM + 4, low16(TAIL as u64));
+    block.put(ROOM + 7, &[0xde]);
+    block.le32(ROOM + 8, sum);
+    block
+}
+
+/// The type of a file as a directory says it (`filetype`).
+fn type_of(kind: &Kind) -> u8 {
+    match kind {
+        Kind::File(_) => 1,
+        Kind::Directory => 2,
+        Kind::CharacterDevice(..) => 3,
+        Kind::BlockDevice(..) => 4,
+        Kind::Fifo => 5,
+        Kind::Socket => 6,
+        Kind::Symlink(_) => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_as_many_as_were_counted() {
+        for count in [0, 1, 15, 16, 500] {
+            let names: Vec<Vec<u8>> = (0..count)
+                .map(|n| format!("{n:0>width$}", width = 200 + n % 50).into_bytes())
+                .collect();
+            let mut entries = vec![
+                Entry {
+                    inode: 2,
+                    name: b".",
+                    kind: &Kind::Directory,
+                },
+                Entry {
+                    inode: 2,
+                    name: b"..",
+                    kind: &Kind::Directory,
+                },
+            ];
+            entries.extend(names.iter().map(|name| Entry {
+                inode: 12,
+                name,
+                kind: &Kind::Fifo,
+            }));
+            let expected = blocks(names.iter().map(Vec::as_slice));
+            let all = encode(&entries, expected, 0);
+            assert_eq!(all.len() as u64, expected * BLOCK);
+            let found = names.iter().filter(|name| {
+                all.windows(name.len())
+                    .any(|window| window == name.as_slice())
+            });
+            assert_eq!(found.count(), names.len(), "{count}");
+        }
+    }
+}

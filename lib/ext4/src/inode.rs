@@ -1,0 +1,203 @@
+//! An inode of 256 bytes (kernel: `ext4/inodes.rst`), and the extents that say where its blocks are (`ext4/ifork.rst`).
+
+use crate::BLOCK;
+use crate::allocate::{Allocator, Run};
+use crate::checksum::chain;
+use crate::field::{Fields, low16, low32};
+use crate::geometry::INODE;
+
+/// Bytes behind an inode's own fields, which end with the project's id.
+pub(crate) const BEHIND: usize = INODE as usize - 160;
+
+/// Bytes of the field that has a file's blocks, a short link's target or a device's number.
+pub(crate) const FORK: usize = 60;
+
+/// Flag: the field has extents.
+pub(crate) const EXTENTS: u32 = 0x8_0000;
+
+/// Bytes of an extent, and of the header before them.
+const EXTENT: usize = 12;
+
+/// Extents in an inode, and in a block with its checksum at the end.
+const IN_INODE: usize = 4;
+const IN_BLOCK: usize = (BLOCK as usize - EXTENT) / EXTENT;
+
+/// What is in an inode.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inode {
+    /// Type and permissions.
+    pub(crate) mode: u16,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) links: u16,
+    /// All blocks that belong to it.
+    pub(crate) blocks: u64,
+    pub(crate) flags: u32,
+    pub(crate) fork: Vec<u8>,
+    /// The block of its attributes, or 0.
+    pub(crate) attributes: u64,
+    /// Seconds since 1970: last modified, and made.
+    pub(crate) mtime: i64,
+    pub(crate) made: i64,
+    /// What lies behind the fields.
+    pub(crate) behind: Vec<u8>,
+}
+
+/// Returns what an inode's checksums begin with.
+pub(crate) fn seed(seed: u32, number: u32) -> u32 {
+    chain(chain(seed, &number.to_le_bytes()), &[0; 4])
+}
+
+impl Inode {
+    /// Encodes it as inode `number`. `seed` is the file system's.
+    pub(crate) fn encode(&self, number: u32, seed: u32) -> [u8; INODE as usize] {
+        let mut raw = [0; INODE as usize];
+        raw.le16(0x00, self.mode);
+        raw.le16(0x02, low16(u64::from(self.uid)));
+        raw.le32(0x04, low32(self.size));
+        let (mtime, mtime_high) = time(self.mtime);
+        let (made, made_high) = time(self.made);
+        for at in [0x08, 0x0c, 0x10] {
+            raw.le32(at, mtime);
+        }
+        raw.le16(0x18, low16(u64::from(self.gid)));
+        raw.le16(0x1a, self.links);
+        // In sectors of 512 bytes.
+        let sectors = self.blocks * (BLOCK / 512);
+        raw.le32(0x1c, low32(sectors));
+        raw.le32(0x20, self.flags);
+        raw.put(0x28, &self.fork);
+        raw.le32(0x68, low32(self.attributes));
+        raw.le32(0x6c, low32(self.size >> 32));
+        raw.le16(0x74, low16(sectors >> 32));
+        raw.le16(0x78, low16(u64::from(self.uid >> 16)));
+        raw.le16(0x7a, low16(u64::from(self.gid >> 16)));
+        raw.le16(0x80, 32); // bytes of the fields from here on
+        for at in [0x84, 0x88, 0x8c] {
+            raw.le32(at, mtime_high);
+        }
+        raw.le32(0x90, made);
+        raw.le32(0x94, made_high);
+        raw.put(INODE as usize - BEHIND, &self.behind);
+        let sum = chain(self::seed(seed, number), &raw);
+        raw.le16(0x7c, low16(u64::from(sum)));
+        raw.le16(0x82, low16(u64::from(sum >> 16)));
+        raw
+    }
+}
+
+/// Splits a time into the low 32 bits of its seconds and the field with the two bits that are above those.
+fn time(seconds: i64) -> (u32, u32) {
+    let low = low32(seconds.cast_unsigned());
+    let epoch = (seconds - i64::from(low.cast_signed())) >> 32;
+    (low, low32((epoch & 3).cast_unsigned()))
+}
+
+/// Where a file's blocks are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Extents {
+    pub(crate) runs: Vec<Run>,
+    /// The blocks that have the extents, where there are more than an inode holds.
+    pub(crate) leaves: Vec<u64>,
+}
+
+impl Extents {
+    /// Takes `count` blocks, and those that say where they are. `None` where there is no room.
+    pub(crate) fn take(allocator: &mut Allocator, count: u64) -> Option<Self> {
+        let runs = allocator.take(count)?;
+        let mut leaves = Vec::new();
+        if runs.len() > IN_INODE {
+            for _ in runs.chunks(IN_BLOCK) {
+                leaves.push(allocator.one()?);
+            }
+        }
+        // Four blocks of 340 extents of up to 128 MiB: a file of 160 GiB in one piece.
+        (leaves.len() <= IN_INODE).then_some(Self { runs, leaves })
+    }
+
+    /// Returns how many blocks it is about, with its own.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.runs.iter().map(|r| r.length).sum::<u64>() + self.leaves.len() as u64
+    }
+
+    /// Returns the field of the inode, and the blocks with their numbers. `seed` is the inode's.
+    pub(crate) fn encode(&self, seed: u32) -> (Vec<u8>, Vec<(u64, Vec<u8>)>) {
+        let mut fork = vec![0; FORK];
+        if self.leaves.is_empty() {
+            fill(&mut fork, IN_INODE, &self.runs, &mut 0);
+            return (fork, Vec::new());
+        }
+        header(&mut fork, self.leaves.len(), IN_INODE, 1);
+        let mut first = 0;
+        let mut blocks = Vec::new();
+        for (n, (leaf, runs)) in self
+            .leaves
+            .iter()
+            .zip(self.runs.chunks(IN_BLOCK))
+            .enumerate()
+        {
+            let at = EXTENT * (n + 1);
+            fork.le32(at, first);
+            fork.le32(at + 4, low32(*leaf));
+            fork.le16(at + 8, low16(*leaf >> 32));
+            let mut block = vec![0; BLOCK as usize];
+            fill(&mut block, IN_BLOCK, runs, &mut first);
+            let end = EXTENT * (IN_BLOCK + 1);
+            let sum = chain(seed, &block[..end]);
+            block.le32(end, sum);
+            blocks.push((*leaf, block));
+        }
+        (fork, blocks)
+    }
+}
+
+fn header(table: &mut [u8], entries: usize, most: usize, depth: u16) {
+    table.le16(0, 0xf30a);
+    table.le16(2, low16(entries as u64));
+    table.le16(4, low16(most as u64));
+    table.le16(6, depth);
+}
+
+/// Puts extents into a table. `first` is the file's block that comes next.
+fn fill(table: &mut [u8], most: usize, runs: &[Run], first: &mut u32) {
+    header(table, runs.len(), most, 0);
+    for (n, run) in runs.iter().enumerate() {
+        let at = EXTENT * (n + 1);
+        table.le32(at, *first);
+        table.le16(at + 4, low16(run.length));
+        table.le16(at + 6, low16(run.begin >> 32));
+        table.le32(at + 8, low32(run.begin));
+        *first += low32(run.length);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Geometry;
+
+    #[test]
+    fn times_beyond_32_bits_have_two_more() {
+        // Kernel: ext4/inodes.rst, "Inode Timestamps".
+        assert_eq!(time(0), (0, 0));
+        assert_eq!(time(-1), (0xffff_ffff, 0));
+        assert_eq!(time(0x7fff_ffff), (0x7fff_ffff, 0));
+        assert_eq!(time(0x8000_0000), (0x8000_0000, 1));
+        assert_eq!(time(0x1_8000_0000), (0x8000_0000, 2));
+        assert_eq!(time(4_354_819_199), (59_851_903, 1));
+    }
+
+    #[test]
+    fn more_than_four_runs_get_a_block() {
+        let shape = Geometry::new(40 * 32768, 100).unwrap();
+        let mut all = Allocator::new(shape);
+        let small = Extents::take(&mut all, 4 * 30000).unwrap();
+        assert!(small.leaves.is_empty() && small.blocks() == 120_000);
+        let large = Extents::take(&mut all, 20 * 32768).unwrap();
+        assert_eq!(large.leaves.len(), 1);
+        let (fork, blocks) = large.encode(0);
+        assert_eq!((fork.len(), blocks.len()), (FORK, 1));
+        assert_eq!(blocks[0].0, large.leaves[0]);
+    }
+}

@@ -1,0 +1,273 @@
+//! Where each partition and blob is: from the layout, and from sizes that were measured.
+
+use image::layout::{ALIGNMENT, FIRST, LAST, Layout, SECTOR, Size};
+use image::size::show;
+use stage::{Code, Failure};
+
+/// How large something must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Need {
+    /// The smallest size that holds what is in it, in bytes.
+    pub(crate) least: u64,
+    /// The same with headroom.
+    pub(crate) roomy: u64,
+}
+
+/// A partition's place, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) start: u64,
+    pub(crate) size: u64,
+}
+
+/// A disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Arrangement {
+    /// Its size, in bytes.
+    pub(crate) size: u64,
+    /// Its partitions' places, in their order.
+    pub(crate) partitions: Vec<Place>,
+}
+
+/// Arranges a disk of `size` bytes, or as large as it must be. `needs` is what the partitions need, `blobs` how long the
+/// blobs are. Sizes are only too small by what is in them; whether a file system of that size holds it is for its own plan.
+///
+/// # Errors
+///
+/// [`Code::Failed`] where a size is too small, with the number that would do; where something lies over another thing.
+pub(crate) fn arrange(
+    layout: &Layout,
+    size: Option<u64>,
+    needs: &[Need],
+    blobs: &[u64],
+) -> Result<Arrangement, Failure> {
+    let mut places: Vec<Place> = Vec::new();
+    let mut end = FIRST;
+    let mut before = "the partition table".to_owned();
+    // The least that the disk must be, were its rest as small as it can be.
+    let mut least = FIRST;
+    for (partition, need) in layout.partitions.iter().zip(needs) {
+        let name = &partition.name;
+        let start = partition
+            .offset
+            .unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
+        if start < end {
+            return Err(refused(format!(
+                "partition '{name}' is to begin at {}, and {before} ends at {}",
+                show(start),
+                show(end)
+            ))
+            .hint("move it in the layout, or make what is before it smaller"));
+        }
+        let smallest = need.least.max(partition.minimum).max(SECTOR);
+        let bytes = match (partition.size, size) {
+            (Size::Bytes(bytes), _) => bytes,
+            (Size::Auto, _) | (Size::Rest, None) => whole(need.roomy.max(smallest)),
+            (Size::Rest, Some(disk)) => {
+                let usable = disk.saturating_sub(LAST) / 4096 * 4096;
+                usable.saturating_sub(start)
+            }
+        };
+        if let Size::Bytes(bytes) = partition.size
+            && bytes < need.least
+        {
+            return Err(too_small(name, bytes, need.least));
+        }
+        least = match partition.size {
+            Size::Rest => start + whole(smallest),
+            _ => start + bytes,
+        };
+        end = start + bytes;
+        before = format!("partition '{name}'");
+        places.push(Place { start, size: bytes });
+    }
+    for (blob, length) in layout.blobs.iter().zip(blobs) {
+        end = end.max(blob.offset + length);
+        least = least.max(blob.offset + length);
+    }
+    let least = whole(least + LAST);
+    let size = match size {
+        None => whole(end + LAST),
+        Some(size) if size < least => {
+            return Err(refused(format!(
+                "a size of {} is too small for what is in it: {} would do",
+                show(size),
+                show(least)
+            ))
+            .hint(format!(
+                "--size {}, or --size auto, which leaves room",
+                show(least)
+            )));
+        }
+        Some(size) => size,
+    };
+    let arrangement = Arrangement {
+        size,
+        partitions: places,
+    };
+    check_blobs(layout, blobs, &arrangement)?;
+    Ok(arrangement)
+}
+
+/// Says that a partition is too small.
+pub(crate) fn too_small(name: &str, bytes: u64, least: u64) -> Failure {
+    let would_do = show(whole(least));
+    refused(format!(
+        "partition '{name}' of {} is too small for what is in it: {would_do} would do",
+        show(bytes)
+    ))
+    .hint(format!(
+        "give it {would_do} or more (--boot for /boot, --size for the disk, size in a layout), or \"auto\", which leaves room"
+    ))
+}
+
+/// No blob may lie over a partition or another blob.
+fn check_blobs(layout: &Layout, blobs: &[u64], places: &Arrangement) -> Result<(), Failure> {
+    let partitions = layout.partitions.iter().zip(&places.partitions);
+    let mut taken: Vec<(String, u64, u64)> = partitions
+        .map(|(p, place)| {
+            let name = format!("partition '{}'", p.name);
+            (name, place.start, place.start + place.size)
+        })
+        .collect();
+    for (blob, length) in layout.blobs.iter().zip(blobs) {
+        let name = format!("blob '{}'", blob.source.show());
+        let (start, end) = (blob.offset, blob.offset + length);
+        let over = taken.iter().find(|(_, s, e)| start < *e && *s < end);
+        if let Some((other, other_start, _)) = over {
+            return Err(refused(format!(
+                "{name} of {length} bytes at {} lies over {other}, which begins at {}",
+                show(start),
+                show(*other_start)
+            ))
+            .hint("move one of them in the layout"));
+        }
+        taken.push((name, start, end));
+    }
+    Ok(())
+}
+
+fn refused(what: String) -> Failure {
+    Failure::new(Code::Failed, format!("arranging the disk: {what}"))
+}
+
+/// Whole mebibytes.
+fn whole(bytes: u64) -> u64 {
+    bytes.next_multiple_of(ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::layout::{Blob, Source};
+
+    const M: u64 = 1 << 20;
+
+    fn standard() -> Layout {
+        Layout::standard("aarch64").unwrap()
+    }
+
+    fn needs() -> [Need; 2] {
+        [
+            Need {
+                least: 40 * M,
+                roomy: 50 * M,
+            },
+            Need {
+                least: 500 * M + 1,
+                roomy: 600 * M,
+            },
+        ]
+    }
+
+    #[test]
+    fn a_disk_is_as_large_as_it_must_be() {
+        let found = arrange(&standard(), None, &needs(), &[]).unwrap();
+        assert_eq!(
+            found.partitions,
+            [
+                Place {
+                    start: M,
+                    size: 256 * M
+                },
+                Place {
+                    start: 257 * M,
+                    size: 600 * M
+                }
+            ]
+        );
+        assert_eq!(found.size, 858 * M);
+    }
+
+    #[test]
+    fn the_root_has_the_rest_up_to_the_second_table() {
+        let found = arrange(&standard(), Some(2 << 30), &needs(), &[]).unwrap();
+        let root = found.partitions[1];
+        assert!(root.start + root.size <= (2 << 30) - LAST);
+        assert_eq!(root.size % 4096, 0);
+        assert!(root.start + root.size > (2 << 30) - LAST - 4096);
+    }
+
+    #[test]
+    fn what_is_too_small_is_refused_with_what_would_do() {
+        let failure = arrange(&standard(), Some(700 * M), &needs(), &[]).unwrap_err();
+        assert!(
+            failure
+                .message
+                .ends_with("a size of 700M is too small for what is in it: 759M would do"),
+            "{failure}"
+        );
+        arrange(&standard(), Some(759 * M), &needs(), &[]).unwrap();
+        let mut layout = standard();
+        layout.partitions[0].size = Size::Bytes(39 * M);
+        let failure = arrange(&layout, None, &needs(), &[]).unwrap_err();
+        assert!(
+            failure
+                .message
+                .contains("partition 'boot' of 39M is too small for what is in it: 40M would do"),
+            "{failure}"
+        );
+    }
+
+    #[test]
+    fn blobs_have_a_place_of_their_own() {
+        let mut layout = standard();
+        let blob = |offset| Blob {
+            source: Source::Host("x".into()),
+            offset,
+        };
+        layout.blobs = vec![blob(32 << 10), blob(64 << 10)];
+        arrange(&layout, None, &needs(), &[32 << 10, 900 << 10]).unwrap();
+        for (lengths, what) in [
+            ([(32 << 10) + 1, 1], "lies over blob 'x'"),
+            ([1, 960 << 10], ""),
+            ([1, (960 << 10) + 1], "lies over partition 'boot'"),
+        ] {
+            match arrange(&layout, None, &needs(), &lengths) {
+                Ok(_) => assert_eq!(what, ""),
+                Err(failure) => assert!(
+                    !what.is_empty() && failure.message.contains(what),
+                    "{failure}"
+                ),
+            }
+        }
+        // Behind all partitions, a disk is made larger for it.
+        layout.blobs = vec![blob(2 << 30)];
+        let found = arrange(&layout, None, &needs(), &[M]).unwrap();
+        assert_eq!(found.size, (2 << 30) + 2 * M);
+        arrange(&layout, Some(2 << 30), &needs(), &[M]).unwrap_err();
+    }
+
+    #[test]
+    fn partitions_that_grew_into_the_next_are_refused() {
+        let mut layout = standard();
+        layout.partitions[1].offset = Some(100 * M);
+        let failure = arrange(&layout, None, &needs(), &[]).unwrap_err();
+        assert!(
+            failure
+                .message
+                .contains("'root' is to begin at 100M, and partition 'boot' ends at 257M"),
+            "{failure}"
+        );
+    }
+}

@@ -1,0 +1,706 @@
+//! What boots: which kernels the root has, and the configuration of a boot loader for them. It goes into the image only.
+//!
+//! Two loaders are known. U-Boot and others read extlinux.conf (The Boot Loader Interface of syslinux; U-Boot's
+//! doc/develop/distro.rst); UEFI starts systemd-boot, which reads entries (the UAPI group's Boot Loader Specification, type 1).
+//! Which file is a kernel goes by the names that Arch's packages use.
+
+use crate::content::{Added, Body, is_below};
+use clap::ValueEnum;
+use image::layout::{Content, FileSystemKind, Layout};
+use image::{Entry, Kind};
+use rootfs::Arch;
+use stage::{Code, Failure};
+use std::collections::HashMap;
+
+/// Which boot loader is to be configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Loader {
+    /// What the architecture boots by.
+    #[default]
+    Auto,
+    /// extlinux.conf.
+    Extlinux,
+    /// systemd-boot and its entries.
+    SystemdBoot,
+    /// None.
+    None,
+}
+
+/// What the entries say.
+#[derive(Clone, Debug)]
+pub(crate) struct Wish<'a> {
+    pub(crate) loader: Loader,
+    /// What is added to the kernel's command line.
+    pub(crate) cmdline: Option<&'a str>,
+    /// The devicetree, as a path below the directory of devicetrees.
+    pub(crate) dtb: Option<&'a str>,
+    /// The UUID of the root's file system, and of its partition.
+    pub(crate) root: [&'a str; 2],
+    /// The system's name.
+    pub(crate) title: &'a str,
+}
+
+/// What is added, and what there is to say about it.
+#[derive(Debug, Default)]
+pub(crate) struct Booting {
+    pub(crate) added: Vec<Added>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// A kernel, with what belongs to it: names in `/boot`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Kernel {
+    /// What its package is called, such as `linux-lts`.
+    name: String,
+    file: String,
+    initramfs: Option<String>,
+    fallback: Option<String>,
+    /// The directory of its devicetrees.
+    dtbs: Option<String>,
+}
+
+const ENTRIES: &str = "boot/loader/entries";
+const EXTLINUX: &str = "boot/extlinux/extlinux.conf";
+
+/// Names of kernels that do not say which one they are, the best for boot loaders first.
+const PLAIN: [&str; 4] = ["Image", "zImage", "vmlinuz", "Image.gz"];
+
+/// Works out what to add to the tree.
+///
+/// # Errors
+///
+/// [`Code::NotFound`] where there is no kernel or no boot loader; [`Code::Failed`] where the layout does not permit one.
+pub(crate) fn plan(
+    entries: &[Entry],
+    layout: &Layout,
+    arch: Arch,
+    wish: &Wish<'_>,
+) -> Result<Booting, Failure> {
+    let mut booting = Booting::default();
+    if wish.loader == Loader::None {
+        return Ok(booting);
+    }
+    let tree = Tree::new(entries, layout);
+    let own_entries = tree.has_files_in(ENTRIES);
+    let own_extlinux = tree.file(EXTLINUX).is_some();
+    let efi = tree.efi(arch);
+    let x86 = matches!(arch.elf, 62 | 3);
+    let (with_extlinux, with_systemd) = match wish.loader {
+        Loader::Auto => (!x86, x86 || efi.is_ok()),
+        Loader::Extlinux => (true, false),
+        Loader::SystemdBoot | Loader::None => (false, true),
+    };
+    let auto = wish.loader == Loader::Auto;
+    // What somebody put there is meant so, unless the command line says otherwise.
+    let keep_extlinux = auto && own_extlinux;
+    let keep_entries = auto && own_entries;
+    let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
+    let kernels = tree.kernels();
+    if kernels.is_empty() && !all_kept {
+        return Err(Failure::new(
+            Code::NotFound,
+            "looking for a kernel in '/boot' of the root: there is none",
+        )
+        .hint(
+            "put 'strap linux' (or your board's kernel) before this, or give --bootloader none",
+        ));
+    }
+    let dtb = tree.check_dtb(&kernels, wish.dtb)?;
+    if with_extlinux {
+        if keep_extlinux {
+            booting.note(format!("'/{EXTLINUX}' of the root is kept as it is"));
+        } else {
+            let text = extlinux(&kernels, tree.prefix(), dtb, wish);
+            booting.text(EXTLINUX, text);
+        }
+    }
+    if with_systemd {
+        let (from, to) = efi?;
+        for target in to {
+            if tree.file(&target).is_none() {
+                booting.added.push(Added {
+                    path: target,
+                    ..from.clone()
+                });
+            }
+        }
+        if keep_entries {
+            booting.note(format!(
+                "the entries in '/{ENTRIES}' of the root are kept as they are"
+            ));
+        } else {
+            systemd_boot(&kernels, &tree, dtb, wish, &mut booting);
+        }
+    }
+    if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
+        let which = root_argument(kernel, wish);
+        let why = match kernel.initramfs {
+            Some(_) => "its initramfs finds that",
+            None => "it has no initramfs, and by itself finds nothing else",
+        };
+        booting.note(format!("'/boot/{}' boots with {which}: {why}", kernel.file));
+    }
+    Ok(booting)
+}
+
+impl Booting {
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
+    fn text(&mut self, path: &str, text: String) {
+        self.added.push(Added {
+            path: path.to_owned(),
+            size: text.len() as u64,
+            body: Body::Made(text.into_bytes()),
+        });
+    }
+}
+
+/// The root's files, by their paths.
+struct Tree<'a> {
+    layout: &'a Layout,
+    files: HashMap<&'a str, (usize, u64)>,
+    directories: Vec<&'a str>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(entries: &'a [Entry], layout: &'a Layout) -> Self {
+        let mut tree = Self {
+            layout,
+            files: HashMap::new(),
+            directories: Vec::new(),
+        };
+        for (n, entry) in entries.iter().enumerate() {
+            let Ok(path) = std::str::from_utf8(&entry.path) else {
+                continue;
+            };
+            match &entry.kind {
+                Kind::Directory => tree.directories.push(path),
+                Kind::File { size, .. } => {
+                    tree.files.insert(path, (n, *size));
+                }
+                Kind::HardLink(first) => {
+                    if let Kind::File { size, .. } = entries[*first].kind {
+                        tree.files.insert(path, (*first, size));
+                    }
+                }
+                _ => {}
+            }
+        }
+        tree
+    }
+
+    fn file(&self, path: &str) -> Option<(usize, u64)> {
+        self.files.get(path).copied()
+    }
+
+    fn has_files_in(&self, directory: &str) -> bool {
+        let below = |path: &&str| {
+            path.strip_prefix(directory)
+                .is_some_and(|r| r.starts_with('/'))
+        };
+        self.files.keys().any(below)
+    }
+
+    fn directory(&self, path: &str) -> bool {
+        self.directories.contains(&path)
+    }
+
+    /// Returns what comes before a name in `/boot` in a path on the partition that has it.
+    fn prefix(&self) -> &'static str {
+        let point = self.mounted().find(|(_, _, at)| *at == "/boot");
+        if point.is_some() { "" } else { "/boot" }
+    }
+
+    /// Returns the mounted file systems: their types of partition, their own types, and where.
+    fn mounted(&self) -> impl Iterator<Item = (&'a str, FileSystemKind, &'a str)> + use<'a> {
+        self.layout
+            .partitions
+            .iter()
+            .filter_map(|p| match &p.content {
+                Content::FileSystem {
+                    kind, at: Some(at), ..
+                } => Some((p.type_name(), *kind, at.as_str())),
+                _ => None,
+            })
+    }
+
+    /// Returns systemd-boot's program, and where it is to be.
+    fn efi(&self, arch: Arch) -> Result<(Added, [String; 2]), Failure> {
+        // What UEFI calls an architecture (UEFI 2.10, 3.5.1.1).
+        let name = match arch.elf {
+            62 => "x64",
+            3 => "ia32",
+            183 => "aa64",
+            40 => "arm",
+            243 => "riscv64",
+            _ => "loongarch64",
+        };
+        let doing = format!("making a disk that boots by UEFI on {}", arch.name);
+        let or = "give --bootloader extlinux or none";
+        let layout = |why: &str| Failure::new(Code::Failed, format!("{doing}: {why}")).hint(or);
+        let fat = |name: &str| {
+            self.mounted()
+                .find(|(kind, system, _)| *kind == name && *system == FileSystemKind::Vfat)
+        };
+        let Some((_, _, esp)) = fat("esp") else {
+            return Err(layout(
+                "the layout mounts no partition of type esp with vfat",
+            ));
+        };
+        let entries = self
+            .mounted()
+            .filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
+        let entries = entries.max_by_key(|(_, _, at)| at.len());
+        if !entries.is_some_and(|(kind, system, _)| {
+            system == FileSystemKind::Vfat && matches!(kind, "esp" | "xbootldr")
+        }) {
+            return Err(layout(
+                "'/boot' is on no partition of type esp or xbootldr with vfat, so its loader would not see the kernels",
+            ));
+        }
+        let esp = esp.trim_start_matches('/');
+        let from = format!("usr/lib/systemd/boot/efi/systemd-boot{name}.efi");
+        let to = [
+            format!("{esp}/EFI/BOOT/BOOT{}.EFI", name.to_ascii_uppercase()),
+            format!("{esp}/EFI/systemd/systemd-boot{name}.efi"),
+        ];
+        let found = self.file(&from).or_else(|| self.file(&to[0]));
+        let Some((index, size)) = found else {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("{doing}: the root has no '/{from}'"),
+            )
+            .hint("put 'strap systemd' before this, or give --bootloader extlinux or none"));
+        };
+        let added = Added {
+            path: String::new(),
+            body: Body::Root(index),
+            size,
+        };
+        Ok((added, to))
+    }
+
+    /// Returns the kernels of `/boot`, Arch's default one first.
+    fn kernels(&self) -> Vec<Kernel> {
+        let mut names: Vec<&str> = self
+            .files
+            .keys()
+            .filter_map(|path| path.strip_prefix("boot/"))
+            .filter(|name| !name.contains('/') && is_name(name))
+            .collect();
+        names.sort_unstable();
+        let plain = PLAIN.into_iter().find(|name| names.contains(name));
+        let mut kernels: Vec<Kernel> = plain
+            .map(|name| self.kernel("linux", name))
+            .into_iter()
+            .collect();
+        for name in &names {
+            if let Some(package) = name.strip_prefix("vmlinuz-").filter(|p| !p.is_empty()) {
+                kernels.push(self.kernel(package, name));
+            }
+        }
+        // A file without a package's name is that of the one that has the initramfs.
+        if kernels.iter().skip(1).any(|k| k.name == "linux") && plain.is_some() {
+            kernels.remove(0);
+        }
+        kernels.sort_by_key(|k| (k.name != "linux", k.name.clone()));
+        kernels
+    }
+
+    fn kernel(&self, package: &str, file: &str) -> Kernel {
+        let there = |name: String| {
+            let path = format!("boot/{name}");
+            self.file(&path).map(|_| name)
+        };
+        let dtbs = [format!("dtbs/{package}"), "dtbs".to_owned()];
+        Kernel {
+            name: package.to_owned(),
+            file: file.to_owned(),
+            initramfs: there(format!("initramfs-{package}.img")),
+            fallback: there(format!("initramfs-{package}-fallback.img")),
+            dtbs: dtbs
+                .into_iter()
+                .find(|d| self.directory(&format!("boot/{d}"))),
+        }
+    }
+
+    /// Checks that each kernel that has devicetrees has that one.
+    fn check_dtb<'b>(
+        &self,
+        kernels: &[Kernel],
+        dtb: Option<&'b str>,
+    ) -> Result<Option<&'b str>, Failure> {
+        let Some(dtb) = dtb else { return Ok(None) };
+        let of = |k: &Kernel| Some(format!("boot/{}/{dtb}", k.dtbs.as_ref()?));
+        let found = kernels
+            .iter()
+            .filter_map(of)
+            .any(|path| self.file(&path).is_some());
+        if found {
+            return Ok(Some(dtb));
+        }
+        let places: Vec<String> = kernels
+            .iter()
+            .filter_map(|k| Some(format!("'/boot/{}'", k.dtbs.as_ref()?)))
+            .collect();
+        let why = match places.as_slice() {
+            [] => "no kernel of the root has devicetrees".to_owned(),
+            places => format!("it is not in {} of the root", places.join(" or ")),
+        };
+        Err(Failure::new(
+            Code::NotFound,
+            format!("looking for the devicetree '{dtb}': {why}"),
+        )
+        .hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
+    }
+
+    /// Returns the microcode that a processor of x86 gets before anything else.
+    fn microcode(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let names = ["amd-ucode.img", "intel-ucode.img"].into_iter();
+        names.filter(|name| self.file(&format!("boot/{name}")).is_some())
+    }
+}
+
+/// A name that is fit for a line of a configuration: nothing in it ends a word or the line.
+fn is_name(name: &str) -> bool {
+    name.bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
+}
+
+/// A kernel by itself knows partitions, and only an initramfs looks into them for file systems.
+fn root_argument(kernel: &Kernel, wish: &Wish<'_>) -> String {
+    match kernel.initramfs {
+        Some(_) => format!("root=UUID={}", wish.root[0]),
+        None => format!("root=PARTUUID={}", wish.root[1]),
+    }
+}
+
+fn cmdline(kernel: &Kernel, wish: &Wish<'_>) -> String {
+    // Cards and disks that take a while to be there.
+    let wait = if kernel.initramfs.is_none() {
+        " rootwait"
+    } else {
+        ""
+    };
+    let more = wish.cmdline.map(|c| format!(" {c}")).unwrap_or_default();
+    format!("{} rw{wait}{more}", root_argument(kernel, wish))
+}
+
+/// Returns extlinux.conf. Paths are of the partition that it is on.
+fn extlinux(kernels: &[Kernel], prefix: &str, dtb: Option<&str>, wish: &Wish<'_>) -> String {
+    let mut text = format!(
+        "# Made by mkdisk.\ndefault {}\ntimeout 30\n",
+        kernels[0].name
+    );
+    for kernel in kernels {
+        let mut label = |name: &str, title: &str, initramfs: Option<&String>| {
+            text += &format!(
+                "\nlabel {name}\n  menu label {title}\n  linux {prefix}/{}\n",
+                kernel.file
+            );
+            if let Some(initramfs) = initramfs {
+                text += &format!("  initrd {prefix}/{initramfs}\n");
+            }
+            match (&kernel.dtbs, dtb) {
+                (Some(dtbs), Some(dtb)) => text += &format!("  fdt {prefix}/{dtbs}/{dtb}\n"),
+                (Some(dtbs), None) => text += &format!("  fdtdir {prefix}/{dtbs}\n"),
+                (None, _) => {}
+            }
+            text += &format!("  append {}\n", cmdline(kernel, wish));
+        };
+        let (name, title) = (&kernel.name, format!("{} ({})", wish.title, kernel.name));
+        label(name, &title, kernel.initramfs.as_ref());
+        if kernel.initramfs.is_some() && kernel.fallback.is_some() {
+            label(
+                &format!("{name}-fallback"),
+                &format!("{} ({name}, fallback initramfs)", wish.title),
+                kernel.fallback.as_ref(),
+            );
+        }
+    }
+    text
+}
+
+fn systemd_boot(
+    kernels: &[Kernel],
+    tree: &Tree<'_>,
+    dtb: Option<&str>,
+    wish: &Wish<'_>,
+    booting: &mut Booting,
+) {
+    const CONF: &str = "boot/loader/loader.conf";
+    // The loader's own configuration is on the partition that it starts from.
+    let esp = tree.mounted().find(|(kind, _, _)| *kind == "esp");
+    let conf = match esp {
+        Some((_, _, at)) => format!("{}/loader/loader.conf", at.trim_start_matches('/')),
+        None => CONF.to_owned(),
+    };
+    if tree.file(&conf).is_none() {
+        let text = format!(
+            "# Made by mkdisk.\ndefault {}.conf\ntimeout 3\n",
+            kernels[0].name
+        );
+        booting.text(&conf, text);
+    }
+    for kernel in kernels {
+        let mut entry = |name: &str, title: &str, initramfs: Option<&String>| {
+            let mut text = format!(
+                "# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{}\n",
+                kernel.file
+            );
+            let images = tree
+                .microcode()
+                .map(str::to_owned)
+                .chain(initramfs.cloned());
+            for image in images {
+                text += &format!("initrd /{image}\n");
+            }
+            if let (Some(dtbs), Some(dtb)) = (&kernel.dtbs, dtb) {
+                text += &format!("devicetree /{dtbs}/{dtb}\n");
+            }
+            text += &format!("options {}\n", cmdline(kernel, wish));
+            booting.text(&format!("{ENTRIES}/{name}.conf"), text);
+        };
+        let (name, title) = (&kernel.name, format!("{} ({})", wish.title, kernel.name));
+        entry(name, &title, kernel.initramfs.as_ref());
+        if kernel.initramfs.is_some() && kernel.fallback.is_some() {
+            entry(
+                &format!("{name}-fallback"),
+                &format!("{} ({name}, fallback initramfs)", wish.title),
+                kernel.fallback.as_ref(),
+            );
+        }
+    }
+}
+
+/// Returns the system's name out of the text of os-release(5), or `Linux`. It stands in lines of a configuration.
+pub(crate) fn title(os_release: &str) -> String {
+    let value = |key: &str| {
+        let line = os_release
+            .lines()
+            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+        let plain = line.trim().trim_matches(['"', '\'']);
+        let fit = |c: char| !c.is_control() && !"\\\"'`$".contains(c);
+        (!plain.is_empty() && plain.len() <= 60 && plain.chars().all(fit)).then(|| plain.to_owned())
+    };
+    value("PRETTY_NAME")
+        .or_else(|| value("NAME"))
+        .unwrap_or_else(|| "Linux".to_owned())
+}
+
+/// Checks what is added to the kernel's command line.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong with it.
+pub(crate) fn check_cmdline(text: &str) -> Result<String, String> {
+    if text.chars().any(char::is_control) {
+        return Err("it is to be one line, without control characters".to_owned());
+    }
+    if text
+        .split_whitespace()
+        .any(|word| word.starts_with("root="))
+    {
+        return Err("root= is the image's own, and it says it itself".to_owned());
+    }
+    // COMMAND_LINE_SIZE of most architectures, less what we say.
+    if text.len() > 1800 {
+        return Err("a kernel takes no more than 2048 bytes".to_owned());
+    }
+    Ok(text.trim().to_owned())
+}
+
+/// Checks the path of a devicetree.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong with it.
+pub(crate) fn check_dtb(text: &str) -> Result<String, String> {
+    let fine = |part: &str| is_name(part) && !part.is_empty() && !part.starts_with('.');
+    if text.split('/').all(fine) {
+        return Ok(text.to_owned());
+    }
+    Err(
+        "it is a path below the directory of devicetrees, as rockchip/rk3588s-orangepi-5.dtb"
+            .to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(names: &[&str]) -> Vec<Entry> {
+        let mut entries = vec![Entry::unseen(b"boot", Kind::Directory)];
+        for name in names {
+            let kind = match name.strip_suffix('/') {
+                Some(_) => Kind::Directory,
+                None => Kind::File {
+                    size: 1,
+                    mended: None,
+                },
+            };
+            entries.push(Entry::unseen(name.trim_end_matches('/').as_bytes(), kind));
+        }
+        entries
+    }
+
+    const WISH: Wish<'_> = Wish {
+        loader: Loader::Auto,
+        cmdline: None,
+        dtb: None,
+        root: ["FS", "PART"],
+        title: "Arch",
+    };
+
+    fn planned(names: &[&str], arch: &str, wish: &Wish<'_>) -> Result<Booting, Failure> {
+        let layout = Layout::standard(arch).unwrap();
+        plan(&tree(names), &layout, Arch::named(arch).unwrap(), wish)
+    }
+
+    fn text(booting: &Booting, path: &str) -> String {
+        let added = booting.added.iter().find(|a| a.path == path);
+        match added.map(|a| &a.body) {
+            Some(Body::Made(text)) => String::from_utf8(text.clone()).unwrap(),
+            other => panic!("{path}: {other:?} in {booting:?}"),
+        }
+    }
+
+    #[test]
+    fn a_board_gets_extlinux() {
+        let names = [
+            "boot/Image",
+            "boot/Image.gz",
+            "boot/initramfs-linux.img",
+            "boot/dtbs/",
+            "boot/dtbs/rockchip/a.dtb",
+        ];
+        let wish = Wish {
+            cmdline: Some("console=ttyS2"),
+            ..WISH
+        };
+        let booting = planned(&names, "aarch64", &wish).unwrap();
+        assert_eq!(
+            text(&booting, EXTLINUX),
+            "# Made by mkdisk.\ndefault linux\ntimeout 30\n\nlabel linux\n  menu label Arch (linux)\n  linux /Image\n  initrd \
+             /initramfs-linux.img\n  fdtdir /dtbs\n  append root=UUID=FS rw console=ttyS2\n"
+        );
+        assert_eq!(booting.added.len(), 1);
+        let wish = Wish {
+            dtb: Some("rockchip/a.dtb"),
+            ..WISH
+        };
+        let booting = planned(&names, "aarch64", &wish).unwrap();
+        assert!(text(&booting, EXTLINUX).contains("  fdt /dtbs/rockchip/a.dtb\n"));
+        let wish = Wish {
+            dtb: Some("rockchip/b.dtb"),
+            ..WISH
+        };
+        assert_eq!(
+            planned(&names, "aarch64", &wish).unwrap_err().code,
+            Code::NotFound
+        );
+    }
+
+    #[test]
+    fn without_an_initramfs_the_kernel_finds_the_partition() {
+        let booting = planned(&["boot/Image"], "aarch64", &WISH).unwrap();
+        assert!(text(&booting, EXTLINUX).ends_with("  append root=PARTUUID=PART rw rootwait\n"));
+    }
+
+    #[test]
+    fn a_pc_gets_systemd_boot() {
+        let names = [
+            "boot/vmlinuz-linux",
+            "boot/vmlinuz-linux-lts",
+            "boot/initramfs-linux.img",
+            "boot/initramfs-linux-fallback.img",
+            "boot/intel-ucode.img",
+            "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+        ];
+        let booting = planned(&names, "x86_64", &WISH).unwrap();
+        let paths: Vec<&str> = booting.added.iter().map(|a| a.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "boot/EFI/BOOT/BOOTX64.EFI",
+                "boot/EFI/systemd/systemd-bootx64.efi",
+                "boot/loader/loader.conf",
+                "boot/loader/entries/linux.conf",
+                "boot/loader/entries/linux-fallback.conf",
+                "boot/loader/entries/linux-lts.conf"
+            ]
+        );
+        assert_eq!(
+            text(&booting, paths[3]),
+            "# Made by mkdisk.\ntitle Arch (linux)\nsort-key linux\nlinux /vmlinuz-linux\ninitrd /intel-ucode.img\ninitrd \
+             /initramfs-linux.img\noptions root=UUID=FS rw\n"
+        );
+        assert!(text(&booting, paths[5]).ends_with("options root=PARTUUID=PART rw rootwait\n"));
+        let failure = planned(&names[..5], "x86_64", &WISH).unwrap_err();
+        assert_eq!(failure.code, Code::NotFound, "{failure}");
+    }
+
+    #[test]
+    fn what_the_root_has_is_kept_unless_the_command_line_says_otherwise() {
+        let names = ["boot/Image", EXTLINUX];
+        assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
+        let wish = Wish {
+            loader: Loader::Extlinux,
+            ..WISH
+        };
+        text(&planned(&names, "aarch64", &wish).unwrap(), EXTLINUX);
+    }
+
+    #[test]
+    fn no_kernel_is_an_error_but_where_nothing_is_to_boot() {
+        for names in [
+            &[][..],
+            &["boot/vmlinuz-"],
+            &["boot/vmlinuz-a b"],
+            &["boot/x/Image"],
+        ] {
+            assert_eq!(
+                planned(names, "aarch64", &WISH).unwrap_err().code,
+                Code::NotFound
+            );
+            let wish = Wish {
+                loader: Loader::None,
+                ..WISH
+            };
+            assert!(planned(names, "aarch64", &wish).unwrap().added.is_empty());
+        }
+    }
+
+    #[test]
+    fn titles_come_from_os_release_and_are_harmless() {
+        assert_eq!(
+            title("NAME=\"Arch Linux ARM\"\nID=archarm\n"),
+            "Arch Linux ARM"
+        );
+        assert_eq!(title("NAME=x\nPRETTY_NAME='Arch Linux'\n"), "Arch Linux");
+        for bad in [
+            "",
+            "NAME=\n",
+            "NAME=\"a\u{1b}[0m\"",
+            "NAME=$(x)",
+            "NAME=\"a\\\"b\"",
+        ] {
+            assert_eq!(title(bad), "Linux", "{bad}");
+        }
+    }
+
+    #[test]
+    fn command_lines_and_paths_are_checked() {
+        check_cmdline("console=ttyS0 quiet").unwrap();
+        for bad in ["a\nb", "quiet root=/dev/sda1", &"x".repeat(2000)] {
+            check_cmdline(bad).unwrap_err();
+        }
+        check_dtb("rockchip/a.dtb").unwrap();
+        for bad in ["", "/a", "../a", "a//b", "a b", "a\n"] {
+            check_dtb(bad).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! mkdisk: make a disk image of a root, that boots, without mounting anything and without root.
+//!
+//! The image is a function of the root, the layout and the date: the walk over the root is sorted and is `pack`'s own, the file
+//! systems are written whole by this workspace's own code (lib/ext4, `fat.rs`), and ids come from the date where there is one.
+//! So two roots made from the same packages give the same image, byte for byte. How large things must be is measured before
+//! anything is written.
+//!
+//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `filling.rs` how much room that needs,
+//! `arrange.rs` which partition goes where, `work.rs` puts it together inside the root's namespaces.
+
+mod arrange;
+mod boot;
+mod content;
+mod fat;
+mod filling;
+mod plan;
+mod table;
+mod work;
+
+use boot::Loader;
+use clap::Parser;
+use image::ids::Ids;
+use image::layout::{Content, Layout, Source};
+use image::tree::Points;
+use image::{Output, Rules, epoch, size};
+use pacman::{lock, secret};
+use plan::{Given, Headroom, Plan};
+use rootfs::{Arch, Inside, Place, Root};
+use rustix::fs::{FileType, Mode, OFlags};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+use work::{Done, HostFile, Task};
+
+/// Make a disk image of a root: a partition table, and file systems that are
+/// filled without mounting them
+///
+/// The image has a boot partition (FAT32) and a root partition (ext4), or those of a layout file, and a boot loader's
+/// configuration. Under SOURCE_DATE_EPOCH it comes out the same each time.
+#[derive(Debug, Parser)]
+#[command(name = "mkdisk", version, help_expected = true, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  ... | strap base linux-aarch64 | configure --fstab | keyring --strip \\\n    | mkdisk -o alarm.img --layout orange-pi-5.toml | reap | unmount"
+)]
+struct Args {
+    /// Write the image to FILE
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Make the disk that large, with the root in what is left; auto makes it
+    /// as large as what is in it and the headroom
+    #[arg(long, value_name = "SIZE|auto", default_value = "auto")]
+    size: Given,
+
+    /// Make the partition at /boot that large [default: the layout's]
+    #[arg(long, value_name = "SIZE|auto")]
+    boot: Option<Given>,
+
+    /// Leave that much free where a size is auto [default: 10% of what is in it,
+    /// and 64M]
+    #[arg(long, value_name = "SIZE|PERCENT%")]
+    headroom: Option<Headroom>,
+
+    /// Read partitions and blobs from FILE [default: /boot on FAT32, / on ext4]
+    #[arg(long, value_name = "FILE")]
+    layout: Option<PathBuf>,
+
+    /// Configure this boot loader; auto means what the architecture boots by
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    bootloader: Loader,
+
+    /// Add TEXT to the kernel's command line
+    #[arg(long, value_name = "TEXT", value_parser = boot::check_cmdline)]
+    cmdline: Option<String>,
+
+    /// Boot with that devicetree: a path below the kernel's own, as
+    /// rockchip/rk3588s-orangepi-5.dtb
+    #[arg(long, value_name = "PATH", value_parser = boot::check_dtb)]
+    dtb: Option<String>,
+
+    /// Leave out what matches; ** is any number of directories
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+
+    /// Take along what would be left out, such as logs
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+
+    /// Make the image also of a root whose keyring has a secret key
+    #[arg(long)]
+    keep_keyring: bool,
+
+    #[command(flatten)]
+    common: Common,
+
+    #[arg(skip)]
+    made: RefCell<Option<PathBuf>>,
+}
+
+impl Stage for Args {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let epoch = epoch::of_environment()?;
+        let rules = Rules::new(&self.exclude, &self.include, epoch)?;
+        check_output(&self.output)?;
+        let inside = Inside::of(document)?.bare();
+        let root = inside.root();
+        let arch: String = document.need("arch", "mkroot")?;
+        let arch = Arch::named(&arch)?;
+        let plan = self.plan(document, root, arch, epoch)?;
+        let doing = format!("making a disk of {}", quote(root.path()));
+        let _lock = lock::share(root)?;
+        lock::refuse_unfinished(root, &doing)?;
+        if !self.keep_keyring {
+            let keys = secret::keys(root).map_err(|f| f.while_doing(&doing))?;
+            if keys.iter().any(|key| !rules.leaves_out_with_above(key)) {
+                secret::refuse(root, &doing)?;
+            }
+        }
+        let points = Points::of(&inside)?;
+        let files = open_files(&plan.layout)?;
+        for at in &points.bound {
+            context.note(format_args!("'{at}' is bound from the host, and stays out"));
+        }
+        let output = Output::create(&self.output, root)?;
+        let title = title(root);
+        let task = Task {
+            document,
+            plan: &plan,
+            points: &points,
+            rules: &rules,
+            image: output.file(),
+            files: &files,
+            arch,
+            title: &title,
+            quiet: context.quiet,
+        };
+        let mut lent = vec![output.file().as_fd()];
+        lent.extend(files.iter().map(|f| f.file.as_fd()));
+        let answer = inside.call_with(Place::Host, &lent, || work::work(&task))?;
+        let done: Done =
+            serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
+        let sha256 = sha256(output.file())
+            .doing(Code::Os, || format!("reading {}", quote(output.path())))?;
+        stage::signal::check()?;
+        let path = output.finish()?;
+        self.made.replace(Some(path.clone()));
+        record(document, disk(&path, &sha256, &plan, &done));
+        for note in &done.notes {
+            context.note(note);
+        }
+        context.note(summary(&path, &plan, &done));
+        Ok(())
+    }
+
+    fn undo(&self, context: &Context, _document: &Document) {
+        if let Some(path) = self.made.take()
+            && let Err(e) = std::fs::remove_file(&path)
+        {
+            context.warn(format_args!("removing {}: {e}", quote(&path)));
+        }
+    }
+}
+
+impl Args {
+    /// Decides what to make.
+    fn plan(
+        &self,
+        document: &Document,
+        root: &Root,
+        arch: Arch,
+        epoch: Option<u64>,
+    ) -> Result<Plan, Failure> {
+        let mut layout = match &self.layout {
+            Some(path) => Layout::read(path, arch.name)?,
+            None => Layout::standard(arch.name)?,
+        };
+        plan::resize_boot(&mut layout, self.boot)?;
+        // Images of one day for different machines have different ids.
+        let distro = document.text("distro").unwrap_or_default();
+        let salt = format!("{distro} {} {}", arch.name, host_name(root));
+        let ids = Ids::new(epoch, &salt)?;
+        Ok(Plan {
+            size: match self.size {
+                Given::Auto => None,
+                Given::Bytes(bytes) => Some(bytes),
+            },
+            headroom: self.headroom.unwrap_or_default(),
+            loader: self.bootloader,
+            cmdline: self.cmdline.clone(),
+            dtb: self.dtb.clone(),
+            file_systems: plan::file_systems(document, &layout, &ids)?,
+            ids,
+            layout,
+            time: epoch.unwrap_or_else(now),
+        })
+    }
+}
+
+/// A disk is not for us to write on: it may be the one that this machine runs from.
+fn check_output(path: &Path) -> Result<(), Failure> {
+    let kind = path.metadata().map(|m| m.file_type());
+    if kind.is_ok_and(|k| k.is_block_device()) {
+        let shown = path.display();
+        return Err(Failure::new(
+            Code::Usage,
+            format!("writing {}: it is a disk, not a file", quote(path)),
+        )
+        .hint(format!(
+            "write the image to a file, and that to the disk: 'dd if=FILE of={shown} bs=4M conv=fsync,sparse'"
+        )));
+    }
+    Ok(())
+}
+
+/// Opens the host's files that the layout names, as the user that we are.
+fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
+    let in_partitions = layout.partitions.iter().filter_map(|p| match &p.content {
+        Content::File(source) => Some(source),
+        _ => None,
+    });
+    let blobs = layout.blobs.iter().map(|b| &b.source);
+    let mut files: Vec<HostFile> = Vec::new();
+    for source in in_partitions.chain(blobs) {
+        let Source::Host(path) = source else { continue };
+        if files.iter().any(|f| f.source == *source) {
+            continue;
+        }
+        let doing = || format!("opening {}, which the layout names", quote(path));
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = rustix::fs::open(path, flags, Mode::empty()).doing(Code::NotFound, doing)?;
+        let stat = rustix::fs::fstat(&file).doing(Code::Os, doing)?;
+        if !FileType::from_raw_mode(stat.st_mode).is_file() {
+            return Err(Failure::new(
+                Code::Failed,
+                format!("{}: it is no plain file", doing()),
+            ));
+        }
+        files.push(HostFile {
+            source: source.clone(),
+            file: file.into(),
+            size: u64::try_from(stat.st_size).unwrap_or_default(),
+        });
+    }
+    Ok(files)
+}
+
+/// Returns the root's host name; empty where it has none.
+fn host_name(root: &Root) -> String {
+    let text = root.read("etc/hostname", 4096).unwrap_or_default();
+    String::from_utf8_lossy(&text).trim().to_owned()
+}
+
+/// Returns the system's name.
+fn title(root: &Root) -> String {
+    let paths = ["etc/os-release", "usr/lib/os-release"];
+    let text = paths.into_iter().find_map(|p| root.read(p, 1 << 16).ok());
+    boot::title(&String::from_utf8_lossy(&text.unwrap_or_default()))
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default().as_secs()
+}
+
+fn sha256(file: &File) -> std::io::Result<String> {
+    use std::os::unix::fs::FileExt;
+    let (mut hash, mut at) = (Sha256::new(), 0);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => return Ok(format!("{:x}", hash.finalize())),
+            n => {
+                hash.update(&buffer[..n]);
+                at += n as u64;
+            }
+        }
+    }
+}
+
+/// Returns the element of `disks`.
+fn disk(path: &Path, sha256: &str, plan: &Plan, done: &Done) -> Value {
+    let layout = &plan.layout;
+    let partitions = layout.partitions.iter().zip(&done.partitions);
+    let partitions: Vec<Value> = partitions
+        .zip(&plan.file_systems)
+        .map(|((partition, (start, size)), id)| {
+            let mut value = json!({
+                "name": partition.name,
+                "type": partition.kind,
+                "uuid": partition.id(&plan.ids),
+                "start": start,
+                "size": size,
+            });
+            if let Content::FileSystem { kind, at, .. } = &partition.content {
+                value["filesystem"] = json!({"type": kind.name(), "uuid": id});
+                if let Some(at) = at {
+                    value["at"] = json!(at);
+                }
+            }
+            value
+        })
+        .collect();
+    json!({"file": path, "size": done.size, "sha256": sha256, "partitions": partitions})
+}
+
+/// Puts it in the place of what an earlier run said of that file; what others said of it there stays.
+fn record(document: &mut Document, disk: Value) {
+    let mut disks: Vec<Value> = match document.get("disks") {
+        Some(Value::Array(disks)) => disks.clone(),
+        _ => Vec::new(),
+    };
+    let known = disks.iter_mut().find(|d| d.get("file") == disk.get("file"));
+    match (known, disk) {
+        (Some(Value::Object(known)), Value::Object(new)) => known.extend(new),
+        (_, disk) => disks.push(disk),
+    }
+    document.record("disks", &disks);
+}
+
+fn summary(path: &Path, plan: &Plan, done: &Done) -> String {
+    let partitions = plan.layout.partitions.iter().zip(&done.partitions);
+    let partitions: Vec<String> = partitions
+        .map(|(p, (_, bytes))| format!("{} {}", p.name, size::show(*bytes)))
+        .collect();
+    format!(
+        "{}: {} ({})",
+        quote(path),
+        size::show(done.size),
+        partitions.join(", ")
+    )
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Args>()
+}

@@ -1,0 +1,265 @@
+//! What the command line and the document ask for, checked; nothing is touched.
+
+use crate::boot::Loader;
+use image::ids::Ids;
+use image::layout::{Content, FileSystem, Layout, Partition, SECTOR, Size};
+use image::size;
+use stage::{Code, Document, Failure};
+use std::str::FromStr;
+
+/// What is left free where a size follows from what is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Headroom {
+    /// Of what is in it, in percent.
+    percent: u64,
+    /// And that many bytes.
+    bytes: u64,
+}
+
+impl Default for Headroom {
+    fn default() -> Self {
+        Self {
+            percent: 10,
+            bytes: 64 << 20,
+        }
+    }
+}
+
+impl Headroom {
+    /// Returns how much that is, for so much content, in bytes.
+    pub(crate) fn of(self, content: u64) -> u64 {
+        content / 100 * self.percent + self.bytes
+    }
+}
+
+impl FromStr for Headroom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(percent) = text.strip_suffix('%') else {
+            let bytes = size::parse(text)?;
+            return Ok(Self { percent: 0, bytes });
+        };
+        let digits = percent.bytes().all(|b| b.is_ascii_digit());
+        let percent = percent.parse().ok().filter(|p| digits && *p <= 1000);
+        let percent = percent.ok_or("a share is a whole number of percent, up to 1000%")?;
+        Ok(Self { percent, bytes: 0 })
+    }
+}
+
+/// A size of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    Auto,
+    Bytes(u64),
+}
+
+impl FromStr for Given {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let bytes = size::parse(text)?;
+        if bytes == 0 || bytes % SECTOR != 0 {
+            return Err(format!(
+                "'{text}' is no whole number of sectors of {SECTOR} bytes"
+            ));
+        }
+        Ok(Self::Bytes(bytes))
+    }
+}
+
+/// What is to be made.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) layout: Layout,
+    /// The disk's size, in bytes; `None` means as large as it must be.
+    pub(crate) size: Option<u64>,
+    pub(crate) headroom: Headroom,
+    pub(crate) loader: Loader,
+    pub(crate) cmdline: Option<String>,
+    pub(crate) dtb: Option<String>,
+    pub(crate) ids: Ids,
+    /// The UUID of each partition's file system, by partition.
+    pub(crate) file_systems: Vec<String>,
+    /// The date of what is made, in seconds since 1970.
+    pub(crate) time: u64,
+}
+
+/// Changes the size of the partition that is mounted at `/boot`.
+///
+/// # Errors
+///
+/// [`Code::Usage`] where there is none.
+pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Given>) -> Result<(), Failure> {
+    let Some(boot) = boot else { return Ok(()) };
+    let partition = layout
+        .partitions
+        .iter_mut()
+        .find(|p| mounted_at(p, "/boot"));
+    let Some(partition) = partition else {
+        return Err(Failure::new(
+            Code::Usage,
+            "--boot is the size of the partition at /boot, and the layout has none",
+        ));
+    };
+    match boot {
+        Given::Auto => partition.size = Size::Auto,
+        Given::Bytes(bytes) => {
+            partition.size = Size::Bytes(bytes);
+            partition.minimum = 0;
+        }
+    }
+    Ok(())
+}
+
+/// Returns the UUIDs of the partitions' file systems: those of the document, which are in the root's fstab, or new ones.
+///
+/// # Errors
+///
+/// [`Code::Failed`] where the document means other file systems than the layout.
+pub(crate) fn file_systems(
+    document: &Document,
+    layout: &Layout,
+    ids: &Ids,
+) -> Result<Vec<String>, Failure> {
+    const DOING: &str = "comparing the layout with the root's fstab";
+    let made = |p: &Partition| p.file_system_id(ids);
+    let Some(recorded) = document.view::<Vec<FileSystem>>("filesystems")? else {
+        return Ok(layout.partitions.iter().map(made).collect());
+    };
+    let differs = |what: String| {
+        Failure::new(Code::Failed, format!("{DOING}: {what}"))
+            .hint("give 'configure --fstab' and mkdisk the same --layout, or leave --fstab out")
+    };
+    for known in &recorded {
+        if !layout.partitions.iter().any(|p| mounted_at(p, &known.at)) {
+            let at = stage::message::escape(&known.at);
+            return Err(differs(format!(
+                "'{at}' is in fstab, and the layout has no partition for it"
+            )));
+        }
+    }
+    let mut found = Vec::new();
+    for partition in &layout.partitions {
+        let Content::FileSystem {
+            kind, at: Some(at), ..
+        } = &partition.content
+        else {
+            found.push(made(partition));
+            continue;
+        };
+        let known = recorded.iter().find(|f| f.at == *at);
+        let known = known.ok_or_else(|| {
+            differs(format!(
+                "the layout has a partition for '{at}', and fstab does not"
+            ))
+        })?;
+        if known.kind != *kind {
+            return Err(differs(format!(
+                "'{at}' is {} in fstab and {} in the layout",
+                known.kind.name(),
+                kind.name()
+            )));
+        }
+        let id = kind.check_id(&known.uuid).map_err(|what| {
+            Failure::new(
+                Code::BadDocument,
+                format!("reading the document: filesystems: {what}"),
+            )
+        })?;
+        found.push(id);
+    }
+    Ok(found)
+}
+
+fn mounted_at(partition: &Partition, point: &str) -> bool {
+    matches!(&partition.content, Content::FileSystem { at: Some(at), .. } if at == point)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(text: &str) -> Document {
+        let text = format!("{{\"strapline\":1,{text}}}");
+        Document::parse(text.as_bytes(), "a test").unwrap()
+    }
+
+    fn of(text: &str) -> Result<Vec<String>, Failure> {
+        let layout = Layout::standard("aarch64").unwrap();
+        file_systems(&document(text), &layout, &Ids::new(Some(1), "").unwrap())
+    }
+
+    const ROOT: &str = r#"{"at":"/","type":"ext4","uuid":"4A7F9A4E-0D1B-4A2C-8C3D-0123456789AB"}"#;
+
+    #[test]
+    fn the_documents_file_systems_are_made() {
+        let boot = r#"{"at":"/boot","type":"vfat","uuid":"1a2b-3C4D"}"#;
+        let found = of(&format!("\"filesystems\":[{ROOT},{boot}]")).unwrap();
+        assert_eq!(found, ["1A2B-3C4D", "4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab"]);
+        let made = of("\"x\":1").unwrap();
+        assert_eq!((made[0].len(), made[1].len()), (9, 36));
+        assert_eq!(made, of("\"x\":1").unwrap());
+    }
+
+    #[test]
+    fn what_contradicts_the_layout_is_refused() {
+        for (text, code) in [
+            (format!("[{ROOT}]"), Code::Failed),
+            (
+                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"ext4\",\"uuid\":\"1A2B-3C4D\"}}]"),
+                Code::Failed,
+            ),
+            (
+                format!("[{ROOT},{{\"at\":\"/efi\",\"type\":\"vfat\",\"uuid\":\"1A2B-3C4D\"}}]"),
+                Code::Failed,
+            ),
+            (
+                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"vfat\",\"uuid\":\"x\"}}]"),
+                Code::BadDocument,
+            ),
+            (
+                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"btrfs\",\"uuid\":\"x\"}}]"),
+                Code::BadDocument,
+            ),
+            ("7".to_owned(), Code::BadDocument),
+        ] {
+            let failure = of(&format!("\"filesystems\":{text}")).unwrap_err();
+            assert_eq!(failure.code, code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn headroom_is_a_share_or_a_size() {
+        let of = |text: &str| text.parse::<Headroom>().map(|h| h.of(1000 << 20));
+        assert_eq!(of("20%"), Ok(200 << 20));
+        assert_eq!(of("0"), Ok(0));
+        assert_eq!(of("512M"), Ok(512 << 20));
+        for bad in ["", "%", "-1%", "+1%", "1001%", "1.5%", "x"] {
+            of(bad).unwrap_err();
+        }
+        assert_eq!(Headroom::default().of(1000 << 20), 164 << 20);
+    }
+
+    #[test]
+    fn sizes_of_the_command_line() {
+        assert_eq!("auto".parse(), Ok(Given::Auto));
+        assert_eq!("2G".parse(), Ok(Given::Bytes(2 << 30)));
+        for bad in ["", "0", "513", "rest", "9T"] {
+            bad.parse::<Given>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn boot_may_have_another_size() {
+        let mut layout = Layout::standard("x86_64").unwrap();
+        resize_boot(&mut layout, Some(Given::Bytes(64 << 20))).unwrap();
+        assert_eq!(layout.partitions[0].size, Size::Bytes(64 << 20));
+        layout.partitions.remove(0);
+        resize_boot(&mut layout, None).unwrap();
+        resize_boot(&mut layout, Some(Given::Auto)).unwrap_err();
+    }
+}

@@ -1,0 +1,422 @@
+//! The work inside, where the root's ids are its own: walk the tree, measure, arrange, write.
+//!
+//! Everything is decided before the first byte is written; what is written is then a copy. The image comes open from outside,
+//! where it belongs to the user.
+
+use crate::arrange::{self, Arrangement};
+use crate::boot::{self, Wish};
+use crate::content::{self, Body, Item, What, show};
+use crate::fat;
+use crate::filling::{Ext4, Filling};
+use crate::plan::Plan;
+use crate::table;
+use ext4::NodeId;
+use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
+use image::tree::{Points, Reader};
+use image::{Content, Entry, Kind, Rules, Tree};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rootfs::{Arch, Root};
+use serde::{Deserialize, Serialize};
+use stage::{Code, Document, Doing, Failure};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) struct Task<'a> {
+    pub(crate) document: &'a Document,
+    pub(crate) plan: &'a Plan,
+    pub(crate) points: &'a Points,
+    pub(crate) rules: &'a Rules,
+    pub(crate) image: &'a File,
+    /// The files of the host that the layout names, by their paths.
+    pub(crate) files: &'a [HostFile],
+    pub(crate) arch: Arch,
+    /// The system's name.
+    pub(crate) title: &'a str,
+    pub(crate) quiet: bool,
+}
+
+/// A file of the host, open.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    pub(crate) source: Source,
+    pub(crate) file: File,
+    pub(crate) size: u64,
+}
+
+/// What was done.
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Done {
+    /// The disk's size, and the start and size of each partition, in bytes.
+    pub(crate) size: u64,
+    pub(crate) partitions: Vec<(u64, u64)>,
+    /// For people.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Does it, and returns [`Done`] as JSON.
+pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
+    let root = Root::of(task.document)?;
+    let tree = Tree::open(&root, task.points)?;
+    let found = tree.walk(task.rules)?;
+    let job = Job {
+        task,
+        tree: &tree,
+        entries: &found.entries,
+    };
+    let (fillings, mut notes) = job.fill()?;
+    let places = job.arrange(&fillings)?;
+    job.write(&fillings, &places)?;
+    match found.sockets.len() {
+        0 => {}
+        n => notes.push(format!(
+            "{n} sockets are left out: they are of programs that ran"
+        )),
+    }
+    let done = Done {
+        size: places.size,
+        partitions: places
+            .partitions
+            .iter()
+            .map(|p| (p.start, p.size))
+            .collect(),
+        notes,
+    };
+    serde_json::to_vec(&done).doing(Code::Os, || "handing on what was done inside")
+}
+
+struct Job<'a> {
+    task: &'a Task<'a>,
+    tree: &'a Tree,
+    entries: &'a [Entry],
+}
+
+impl Job<'_> {
+    /// Decides what goes into each partition.
+    fn fill(&self) -> Result<(Vec<Filling>, Vec<String>), Failure> {
+        let Plan { layout, ids, .. } = self.task.plan;
+        let (root, root_id) = layout
+            .partitions
+            .iter()
+            .zip(&self.task.plan.file_systems)
+            .find(|(p, _)| mount_point(p) == Some("/"))
+            .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
+        let part_id = root.id(ids);
+        let wish = Wish {
+            loader: self.task.plan.loader,
+            cmdline: self.task.plan.cmdline.as_deref(),
+            dtb: self.task.plan.dtb.as_deref(),
+            root: [root_id, &part_id],
+            title: self.task.title,
+        };
+        let booting = boot::plan(self.entries, layout, self.task.arch, &wish)?;
+        let points: Vec<String> = layout
+            .partitions
+            .iter()
+            .filter_map(|p| mount_point(p).map(str::to_owned))
+            .collect();
+        let now = self.task.plan.time.cast_signed();
+        let split = content::split(self.entries, &booting.added, &points, now)?;
+        let mut split = split.into_iter();
+        let mut fillings = Vec::new();
+        for (n, partition) in layout.partitions.iter().enumerate() {
+            let items = match mount_point(partition) {
+                Some(_) => split.next().unwrap_or_default(),
+                None => vec![content::top(now)],
+            };
+            fillings.push(match &partition.content {
+                Holds::Nothing => Filling::Nothing,
+                Holds::File(source) => Filling::Bytes(source.clone(), self.size_of(source)?),
+                Holds::FileSystem {
+                    kind: FileSystemKind::Vfat,
+                    at,
+                    ..
+                } => {
+                    let at = at.clone().unwrap_or_else(|| format!("/{}", partition.name));
+                    fat::check(&items, &at)?;
+                    Filling::Fat(at, items)
+                }
+                Holds::FileSystem {
+                    kind: FileSystemKind::Ext4,
+                    at,
+                    label,
+                } => {
+                    let at = at.clone().unwrap_or_else(|| format!("/{}", partition.name));
+                    let id = &self.task.plan.file_systems[n];
+                    let options = ext4::Options {
+                        uuid: uuid(id)?.into_bytes(),
+                        hash_seed: ids.bytes(&format!("hash seed {id}")),
+                        label: label.clone().unwrap_or_default(),
+                        time: self.task.plan.time,
+                    };
+                    Filling::Ext4(Ext4::new(at, options, items)?)
+                }
+            });
+        }
+        Ok((fillings, booting.notes))
+    }
+
+    /// Measures, and gives each partition its place.
+    fn arrange(&self, fillings: &[Filling]) -> Result<Arrangement, Failure> {
+        let plan = self.task.plan;
+        let mut needs = Vec::new();
+        for (filling, partition) in fillings.iter().zip(&plan.layout.partitions) {
+            needs.push(filling.need(plan.headroom, &partition.name)?);
+        }
+        let mut blobs = Vec::new();
+        for blob in &plan.layout.blobs {
+            blobs.push(self.size_of(&blob.source)?);
+        }
+        let places = arrange::arrange(&plan.layout, plan.size, &needs, &blobs)?;
+        for ((filling, need), (partition, place)) in fillings
+            .iter()
+            .zip(&needs)
+            .zip(plan.layout.partitions.iter().zip(&places.partitions))
+        {
+            if !filling.fits(place.size) {
+                return Err(arrange::too_small(&partition.name, place.size, need.least));
+            }
+        }
+        Ok(places)
+    }
+
+    fn write(&self, fillings: &[Filling], places: &Arrangement) -> Result<(), Failure> {
+        let Task { image, plan, .. } = self.task;
+        let doing = || "writing the image";
+        image.set_len(places.size).doing(Code::Os, doing)?;
+        table::write(image, &plan.layout, places, &plan.ids)?;
+        let bar = self.bar(fillings);
+        for ((filling, place), (partition, id)) in fillings
+            .iter()
+            .zip(&places.partitions)
+            .zip(plan.layout.partitions.iter().zip(&plan.file_systems))
+        {
+            match filling {
+                Filling::Nothing => {}
+                Filling::Bytes(source, size) => self.copy(source, *size, place.start)?,
+                Filling::Fat(at, items) => {
+                    let Holds::FileSystem { label, .. } = &partition.content else {
+                        continue;
+                    };
+                    let volume = fat::Volume {
+                        serial: serial(id)?,
+                        label: label.as_deref(),
+                        time: plan.time.cast_signed(),
+                    };
+                    let stash = RefCell::default();
+                    let to = (*image, place.start, place.size);
+                    let written =
+                        fat::write(items, at, &volume, to, |item| self.open(item, &bar, &stash));
+                    written.map_err(|f| stash.take().unwrap_or(f))?;
+                }
+                Filling::Ext4(ext4) => self.write_ext4(ext4, &partition.name, place, &bar)?,
+            }
+        }
+        for blob in &plan.layout.blobs {
+            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset)?;
+        }
+        Ok(())
+    }
+
+    fn write_ext4(
+        &self,
+        ext4: &Ext4,
+        name: &str,
+        place: &arrange::Place,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let plan = ext4::Plan::new(&ext4.tree, &ext4.options, place.size / ext4::BLOCK)
+            .map_err(|_| arrange::too_small(name, place.size, place.size + 1))?;
+        let stash = RefCell::default();
+        let written = plan.write(self.task.image, place.start, |node| {
+            let item = &ext4.items[ext4.item_of[&node]];
+            self.open(item, bar, &stash).map_err(|failure| {
+                stash.replace(Some(failure));
+                io::Error::other("see the stash")
+            })
+        });
+        written.map_err(|error| {
+            let path = |node: NodeId| {
+                let item = ext4.item_of.get(&node).map(|n| &ext4.items[*n]);
+                show(
+                    &ext4.at,
+                    item.map(|i| i.path.as_slice()).unwrap_or_default(),
+                )
+            };
+            let doing = match &error {
+                ext4::WriteError::Writing(_) => format!("writing partition '{name}'"),
+                ext4::WriteError::Reading(node, _) | ext4::WriteError::Changed(node) => {
+                    format!("reading {}", path(*node))
+                }
+            };
+            stash
+                .take()
+                .unwrap_or_else(|| Failure::new(Code::Os, format!("{doing}: {error}")))
+        })
+    }
+
+    /// Opens what is in a file. What goes wrong while it is read is left in `stash`, whole.
+    fn open<'b>(
+        &'b self,
+        item: &'b Item,
+        bar: &'b ProgressBar,
+        stash: &'b RefCell<Option<Failure>>,
+    ) -> Result<Bytes<'b>, Failure> {
+        let content = match &item.what {
+            What::File(_, Body::Made(text)) => Content::Text(text),
+            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n])?,
+            _ => Content::Text(&[]),
+        };
+        Ok(Bytes {
+            content,
+            bar,
+            stash,
+        })
+    }
+
+    /// Returns the entry of a file of the root that the layout names.
+    fn entry(&self, path: &str) -> Result<&Entry, Failure> {
+        let found = self.entries.iter().find(|e| e.path == path.as_bytes());
+        let found = match found.map(|e| &e.kind) {
+            Some(Kind::HardLink(first)) => self.entries.get(*first),
+            _ => found,
+        };
+        found
+            .filter(|e| matches!(e.kind, Kind::File { .. }))
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::NotFound,
+                    format!("looking for '/{path}' of the root, which the layout names: there is no such file, or it stays out of images"),
+                )
+                .hint("strap the package that has it, or name another file in the layout")
+            })
+    }
+
+    fn host_file(&self, source: &Source) -> Option<&HostFile> {
+        self.task.files.iter().find(|f| f.source == *source)
+    }
+
+    fn size_of(&self, source: &Source) -> Result<u64, Failure> {
+        match source {
+            Source::Root(path) => match &self.entry(path)?.kind {
+                Kind::File { size, .. } => Ok(*size),
+                _ => Ok(0),
+            },
+            Source::Host(_) => Ok(self.host_file(source).map_or(0, |f| f.size)),
+        }
+    }
+
+    /// Copies a file's bytes to an offset of the disk.
+    fn copy(&self, source: &Source, size: u64, offset: u64) -> Result<(), Failure> {
+        let doing = || format!("copying '{}'", source.show());
+        let bar = ProgressBar::hidden();
+        let stash = RefCell::default();
+        let mut from: Box<dyn Read + '_> = match source {
+            Source::Root(path) => Box::new(Bytes {
+                content: self.tree.content(self.entry(path)?)?,
+                bar: &bar,
+                stash: &stash,
+            }),
+            Source::Host(_) => {
+                let Some(host) = self.host_file(source) else {
+                    return Ok(());
+                };
+                Box::new(At {
+                    file: &host.file,
+                    at: 0,
+                })
+            }
+        };
+        let put = |done: u64, bytes: &[u8]| {
+            let written = self.task.image.write_all_at(bytes, offset + done);
+            written.doing(Code::Os, doing)
+        };
+        let copied = fat::copy(&mut from, put, size).map_err(|f| f.while_doing(doing()));
+        drop(from);
+        match copied.map_err(|f| stash.take().unwrap_or(f))? {
+            n if n == size => Ok(()),
+            _ => Err(Failure::new(
+                Code::Failed,
+                format!("{}: it changed while it was read", doing()),
+            )),
+        }
+    }
+
+    /// Returns a progress bar over the content of all files. It draws on a terminal only.
+    fn bar(&self, fillings: &[Filling]) -> ProgressBar {
+        if self.task.quiet {
+            return ProgressBar::hidden();
+        }
+        let bar = ProgressBar::new(fillings.iter().map(Filling::content).sum());
+        bar.set_draw_target(ProgressDrawTarget::stderr());
+        let template = "disk {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.with_finish(indicatif::ProgressFinish::AndClear)
+    }
+}
+
+/// A file's bytes, on their way.
+struct Bytes<'a> {
+    content: Content<'a>,
+    bar: &'a ProgressBar,
+    stash: &'a RefCell<Option<Failure>>,
+}
+
+impl Read for Bytes<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = match &mut self.content {
+            Content::Text(text) => text.read(buffer)?,
+            Content::File(reader) => read(reader, buffer)
+                .inspect_err(|failure| {
+                    self.stash.replace(Some(failure.clone()));
+                })
+                .map_err(|f| io::Error::other(f.message))?,
+        };
+        self.bar.inc(n as u64);
+        Ok(n)
+    }
+}
+
+/// Reads; at the end, the file must still be what it was.
+fn read(reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Failure> {
+    match reader.read(buffer) {
+        Ok(0) if !buffer.is_empty() => reader.is_the_same().map(|()| 0),
+        Ok(n) => Ok(n),
+        Err(e) => Err(Failure::new(Code::Os, e)),
+    }
+}
+
+/// A file that is read from its beginning, whatever its offset.
+struct At<'a> {
+    file: &'a File,
+    at: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.file.read_at(buffer, self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+fn mount_point(partition: &Partition) -> Option<&str> {
+    match &partition.content {
+        Holds::FileSystem { at, .. } => at.as_deref(),
+        _ => None,
+    }
+}
+
+fn serial(text: &str) -> Result<u32, Failure> {
+    let number = u32::from_str_radix(&text.replace('-', ""), 16);
+    number.doing(Code::Usage, || format!("reading the volume id '{text}'"))
+}
+
+fn uuid(text: &str) -> Result<uuid::Uuid, Failure> {
+    uuid::Uuid::parse_str(text).doing(Code::Usage, || format!("reading the UUID '{text}'"))
+}
