@@ -51,12 +51,13 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 12] = [
+pub const TOOLS: [&str; 13] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
     "keyring",
     "strap",
+    "configure",
     "verify",
     "pack",
     "mkdisk",

@@ -473,7 +473,12 @@ fn the_root_of_another_user_is_not_entered() {
         let _begun = made.succeeded();
         fs::write(stranger.path().join("begun.json"), &made.stdout).expect("a file");
         let before = picture(&lab.path().join("root"));
-        for tool in ["keyring", "strap filesystem", "enter true"] {
+        for tool in [
+            "keyring",
+            "strap filesystem",
+            "configure --hostname a",
+            "enter true",
+        ] {
             let ran = stranger.sh(&format!("{tool} < begun.json"));
             let name = tool.split(' ').next().expect("a name");
             let message = format!("entering '{}/root': {why}", lab.path().display());
@@ -498,6 +503,7 @@ fn a_root_that_was_replaced_or_removed_is_not_worked_on() {
         "mkconf --cache-dir packages",
         "keyring",
         "strap filesystem",
+        "configure --hostname a",
         "enter true",
         "reap",
         "unmount",

@@ -211,7 +211,7 @@ fn every_kind_of_tampering_has_a_row() {
     let kinds: BTreeSet<&str> = list.lines().filter_map(|l| l.split(' ').next()).collect();
     let rows = ROWS.iter().map(|row| row.kind);
     let taken = TAKEN.iter().map(|(_, kind, ..)| *kind);
-    let used: BTreeSet<&str> = rows.chain(taken).chain(IN_THE_ROOT).collect();
+    let used: BTreeSet<&str> = rows.chain(taken).chain(ELSEWHERE).collect();
     assert!(kinds.len() > 50, "{list}");
     let left: Vec<_> = kinds.difference(&used).collect();
     assert_eq!(left, Vec::<&&str>::new());
@@ -259,8 +259,8 @@ const TAKEN: [(What, &str, &str, bool); 4] = [
     (KeyringPackage, "keyring-old", NANO, true),
 ];
 
-/// Kinds that are about what runs in the root, which other tests look at.
-const IN_THE_ROOT: [&str; 2] = ["scriptlet-fails", "hook-fails"];
+/// Kinds that other tests look at: what runs in the root, and what only a lock is about.
+const ELSEWHERE: [&str; 3] = ["scriptlet-fails", "hook-fails", "nano-rebuilt"];
 
 /// Old and validly signed: no signature tells it from what is new, and it goes in. strapline(7) says so, and what tells.
 #[test]
@@ -279,6 +279,39 @@ fn what_was_once_good_is_taken() {
             "6.0.2-10"
         };
         assert_eq!(document["pacman"]["package"]["version"], old, "{kind}");
+    }
+}
+
+/// What tells the old from the new: the document of a root that was made before.
+#[test]
+fn a_lock_leaves_the_mirror_no_choice() {
+    let ground = Ground::new();
+    let (finished, ran) = ground.against(&ROWS[0]);
+    went_in(&finished, &ran);
+    for (kind, line) in [
+        (
+            "nano-old",
+            "installing what is locked: not to be had: 'nano' 7.2-1",
+        ),
+        (
+            "keyring-old",
+            "the mirror has another archive of 'nano' 7.2-1",
+        ),
+    ] {
+        let lab = Lab::new(Who::Root);
+        fs::write(lab.path().join("lock.json"), &ran.stdout).expect("our own directory");
+        let mirror = ground.good.tampered(&lab.path().join("mirror"), kind);
+        let server = Server::of(&mirror.www());
+        let ran = lab.sh(&pipe(&ground.good, &server, "", "", "--locked lock.json"));
+        let error = ran.document()["error"].clone();
+        assert_eq!(error["tool"], "strap", "{kind}: {}", ran.stderr);
+        ran.failed(69, line);
+        assert_eq!(
+            lab.sh("find root -name nano -o -name 'TAMPERED*'").stdout,
+            "",
+            "{kind}"
+        );
+        assert_eq!(ran.document().get("packages"), None, "{kind}");
     }
 }
 

@@ -7,13 +7,14 @@
 use crate::mtree::{Entry, Kind};
 use package::digest::Sha256Reader;
 use rootfs::plan::Owner;
+use rootfs::root::open_within;
 use rootfs::{Mount, Root};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, readlinkat};
+use rustix::fs::{FileType, OFlags, Stat, fstat, fstatfs, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What was found of a package's files.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -238,13 +239,7 @@ enum Look {
 fn look(root: &Root, entry: &Entry) -> Result<Look, Errno> {
     let open = |flags: OFlags| -> Result<OwnedFd, Errno> {
         let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&entry.path);
-        openat2(
-            root,
-            path,
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        open_within(root.as_fd(), path, flags | OFlags::NOFOLLOW)
     };
     let differs = |what: &str| Ok(Look::Differs(what.to_owned()));
     let here = open(OFlags::PATH)?;
