@@ -192,9 +192,9 @@ impl Args {
             None => Layout::standard(arch.name)?,
         };
         plan::resize_boot(&mut layout, self.boot)?;
-        // Images of one day for different machines have different ids.
-        let distro = document.text("distro").unwrap_or_default();
-        let salt = format!("{distro} {} {}", arch.name, host_name(root));
+        // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
+        // the distribution may be where a preset lies.
+        let salt = format!("{} {} {}", title(root), arch.name, host_name(root));
         let ids = Ids::new(epoch, &salt)?;
         Ok(Plan {
             size: match self.size {
