@@ -200,6 +200,13 @@ impl Rules {
     }
 }
 
+/// Returns whether what is at `path` is a key that makes one machine known from another (sshd(8)): an image gives it to every
+/// machine that is made of it.
+#[must_use]
+pub fn is_secret(path: &[u8]) -> bool {
+    path.starts_with(b"etc/ssh/ssh_host_") && path.ends_with(b"_key")
+}
+
 /// Compiles patterns; `option` is where they come from, for a message.
 fn globs(patterns: &[String], option: &str) -> Result<GlobSet, Failure> {
     let mut set = GlobSetBuilder::new();

@@ -40,8 +40,21 @@ pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
 ///
 /// [`Code::Failed`] where it has one, with what mends it; and as [`keys`].
 pub fn refuse(root: &Root, doing: &str) -> Result<(), Failure> {
+    refuse_in_image(root, doing, |_| false)
+}
+
+/// [`refuse`], for an image that some paths stay out of.
+///
+/// # Errors
+///
+/// As [`refuse`].
+pub fn refuse_in_image(
+    root: &Root,
+    doing: &str,
+    leaves_out: impl Fn(&str) -> bool,
+) -> Result<(), Failure> {
     let keys = keys(root).map_err(|f| f.while_doing(doing))?;
-    let Some(first) = keys.first() else {
+    let Some(first) = keys.iter().find(|key| !leaves_out(key)) else {
         return Ok(());
     };
     let path = quote(root.path().join(first));

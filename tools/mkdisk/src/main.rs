@@ -124,10 +124,7 @@ impl Stage for Args {
         let _lock = lock::share(root)?;
         lock::refuse_unfinished(root, &doing)?;
         if !self.keep_keyring {
-            let keys = secret::keys(root).map_err(|f| f.while_doing(&doing))?;
-            if keys.iter().any(|key| !rules.leaves_out_with_above(key)) {
-                secret::refuse(root, &doing)?;
-            }
+            secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
         let points = Points::of(&inside)?;
         let files = open_files(&plan.layout)?;
@@ -158,6 +155,13 @@ impl Stage for Args {
         let path = output.finish()?;
         self.made.replace(Some(path.clone()));
         record(document, disk(&path, &sha256, &plan, &done));
+        if let Some(key) = done.secrets.first() {
+            context.warn(format_args!(
+                "every machine that is made of it has the same secret keys: {} of them, such as {}",
+                done.secrets.len(),
+                quote(key)
+            ));
+        }
         for note in &done.notes {
             context.note(note);
         }
@@ -188,9 +192,9 @@ impl Args {
             None => Layout::standard(arch.name)?,
         };
         plan::resize_boot(&mut layout, self.boot)?;
-        // Images of one day for different machines have different ids.
-        let distro = document.text("distro").unwrap_or_default();
-        let salt = format!("{distro} {} {}", arch.name, host_name(root));
+        // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
+        // the distribution may be where a preset lies.
+        let salt = format!("{} {} {}", title(root), arch.name, host_name(root));
         let ids = Ids::new(epoch, &salt)?;
         Ok(Plan {
             size: match self.size {

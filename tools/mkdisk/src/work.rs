@@ -12,6 +12,7 @@ use crate::plan::Plan;
 use crate::table;
 use ext4::NodeId;
 use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
+use image::rules::is_secret;
 use image::tree::{Points, Reader};
 use image::{Content, Entry, Kind, Rules, Tree};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -55,6 +56,8 @@ pub(crate) struct Done {
     pub(crate) partitions: Vec<(u64, u64)>,
     /// For people.
     pub(crate) notes: Vec<String>,
+    /// The secret keys of the machine that it has, as paths.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// Does it, and returns [`Done`] as JSON.
@@ -84,6 +87,12 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
             .map(|p| (p.start, p.size))
             .collect(),
         notes,
+        secrets: found
+            .entries
+            .iter()
+            .filter(|e| is_secret(&e.path))
+            .map(|e| String::from_utf8_lossy(&e.path).into_owned())
+            .collect(),
     };
     serde_json::to_vec(&done).doing(Code::Os, || "handing on what was done inside")
 }

@@ -745,6 +745,16 @@ fn a_secret_key_a_strap_and_a_killed_pacman_are_refused() {
     lab.put("root/etc/pacman.d/gnupg/private-keys-v1.d/A.key", "secret");
     lab.bad(&["-o", "disk.img"], "failed", "is the keyring's secret key");
     drop(lab.good(&["-o", "disk.img", "--keep-keyring"]));
+    drop(lab.good(&["-o", "disk.img", "--exclude", "etc/pacman.d/gnupg"]));
+    lab.put("root/etc/ssh/ssh_host_rsa_key", "secret");
+    let ran = lab.run(&["-o", "disk.img", "--keep-keyring"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("same secret keys: 1 of them, such as 'etc/ssh/ssh_host_rsa_key'"),
+        "{}",
+        ran.stderr
+    );
     fs::remove_file(lab.at("disk.img")).unwrap();
     let database = File::open(lab.root("var/lib/pacman")).unwrap();
     flock(&database, FlockOperation::LockExclusive).unwrap();

@@ -4,6 +4,7 @@ use crate::compress::Encoder;
 use crate::format::Format;
 use crate::oci;
 use crate::stream::Source;
+use image::rules::is_secret;
 use image::tree::Points;
 use image::{Entry, Kind, Rules, Tree};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -84,11 +85,6 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
         secrets: secrets.filter(|p| is_secret(p)).map(text).collect(),
     };
     serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
-}
-
-/// Returns whether it is a key that makes one machine known from another (sshd(8)).
-fn is_secret(path: &[u8]) -> bool {
-    path.starts_with(b"etc/ssh/ssh_host_") && path.ends_with(b"_key")
 }
 
 /// Begins to compress into the file, from where it is.

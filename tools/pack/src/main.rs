@@ -144,10 +144,7 @@ impl Pack {
         let lock = lock::share(root)?;
         lock::refuse_unfinished(root, &doing)?;
         if !self.keep_keyring {
-            let keys = secret::keys(root).map_err(|f| f.while_doing(&doing))?;
-            if keys.iter().any(|key| !rules.leaves_out_with_above(key)) {
-                secret::refuse(root, &doing)?;
-            }
+            secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
         Ok(Plan {
             _lock: lock,
