@@ -40,7 +40,7 @@ fn original(lab: &Lab, mirror: &Mirror) -> Value {
         lab,
         "original",
         "cache",
-        (mirror, &server.url()),
+        (mirror, server.url()),
         "bash nano",
     );
     let receipt = ran.succeeded();
@@ -113,7 +113,7 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
         &lab,
         "gone-root",
         "gone-cache",
-        (&mirror, &server.url()),
+        (&mirror, server.url()),
         "--locked receipt.json",
     );
     ran.failed(
@@ -132,7 +132,7 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
         &lab,
         "other-root",
         "other-cache",
-        (&mirror, &server.url()),
+        (&mirror, server.url()),
         "--locked receipt.json",
     );
     ran.failed(
@@ -149,7 +149,7 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
         &lab,
         "plain-root",
         "plain-cache",
-        (&mirror, &server.url()),
+        (&mirror, server.url()),
         "nano",
     );
     drop(ran.succeeded());
@@ -162,7 +162,7 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
         &lab,
         "other-root",
         "cache",
-        (&mirror, &server.url()),
+        (&mirror, server.url()),
         "--locked receipt.json",
     );
     assert_eq!(packages(&ran.succeeded()), packages(&receipt));
@@ -172,13 +172,13 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
             .exists()
     );
     // A root that has something else.
-    let ran = strap(&lab, "plain-root", "cache", (&mirror, &server.url()), "sed");
+    let ran = strap(&lab, "plain-root", "cache", (&mirror, server.url()), "sed");
     drop(ran.succeeded());
     let ran = strap(
         &lab,
         "plain-root",
         "cache",
-        (&mirror, &server.url()),
+        (&mirror, server.url()),
         "--locked receipt.json",
     );
     ran.failed(

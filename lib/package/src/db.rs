@@ -8,7 +8,9 @@
 //! unsigned packages of a private repository have no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
 use crate::sections::{self, Arity};
-use crate::{Error, Result, base64, digest, name, tape, version};
+use crate::{Error, Result, digest, name, tape, version};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::HashSet;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -57,7 +59,7 @@ impl Entry {
     /// Returns the detached signature, if there is one: the bytes of `FILENAME.sig`.
     #[must_use]
     pub fn signature(&self) -> Option<Vec<u8>> {
-        base64::decode(self.pgpsig.as_deref()?)
+        decode_signature(self.pgpsig.as_deref()?)
     }
 }
 
@@ -215,7 +217,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
                 let hash = checked(digest::is_sha256(text))?;
                 entry.sha256 = Some(hash.to_ascii_lowercase());
             }
-            b"PGPSIG" => entry.pgpsig = Some(checked(base64::decode(text).is_some())?),
+            b"PGPSIG" => entry.pgpsig = Some(checked(decode_signature(text).is_some())?),
             b"DEPENDS" => entry.depends.push(lossy()),
             b"PROVIDES" => entry.provides.push(lossy()),
             b"GROUPS" => entry.groups.push(lossy()),
@@ -233,6 +235,19 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
         }
     }
     Ok(entry)
+}
+
+/// Reads a detached signature as `%PGPSIG%` has it: Base64 on one line, as `base64 -w0` writes it for repo-add. Nothing is no
+/// signature.
+#[must_use]
+pub fn decode_signature(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok().filter(|bytes| !bytes.is_empty())
+}
+
+/// Writes a detached signature as `%PGPSIG%` has it.
+#[must_use]
+pub fn encode_signature(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
 }
 
 fn arity(key: &[u8]) -> Option<Arity> {

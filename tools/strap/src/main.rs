@@ -13,13 +13,16 @@ mod torn;
 
 use clap::Parser;
 use locked::{Locked, Workshop};
+use pacman::diagnosis::archive::Cache;
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Pacman, records};
 use phase::Phase;
 use rootfs::Inside;
+use rustix::fs::{Mode, OFlags};
 use stage::members::{Config, Package};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -321,15 +324,19 @@ impl Strap {
 
 /// Completes what is recorded of verified packages with the signatures beside their archives: not every repository has them
 /// in its database. One that cannot be read is not recorded; a lock does without.
-fn signatures(packages: &mut [Package], cache: &Path) {
+fn signatures(packages: &mut [Package], path: &Path) {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
+        return;
+    };
+    let cache = Cache {
+        directory: directory.as_fd(),
+        path,
+    };
     let lacks = |package: &&mut Package| package.verified && package.pgpsig.is_none();
     for package in packages.iter_mut().filter(lacks) {
-        let file = package
-            .file
-            .as_ref()
-            .map(|file| cache.join(format!("{file}.sig")));
-        let bytes = file.and_then(|file| std::fs::read(file).ok());
-        package.pgpsig = bytes.map(|bytes| package::base64::encode(&bytes));
+        let bytes = package.file.as_ref().and_then(|file| cache.signature(file));
+        package.pgpsig = bytes.map(|bytes| package::db::encode_signature(&bytes));
     }
 }
 
@@ -369,7 +376,7 @@ fn check_keyring(inside: &Inside) -> Result<(), Failure> {
         path.to_str().is_some_and(|p| {
             inside
                 .root()
-                .open_below(p, rustix::fs::OFlags::PATH)
+                .open_below(p, OFlags::PATH)
                 .is_ok()
         })
     });

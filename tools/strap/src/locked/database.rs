@@ -4,7 +4,7 @@
 //! fetches it looks up in the databases of repositories, so it gets some that have what is locked and nothing else.
 
 use super::lock::Locked;
-use package::base64;
+use package::db::decode_signature;
 use std::fmt::Write;
 
 /// Returns the database of a repository: a tar of `NAME-VERSION/desc` (alpm-repo-desc(5)), not compressed, which libalpm
@@ -47,7 +47,7 @@ fn desc(one: &Locked) -> String {
 
 /// Returns the bytes of a locked package's signature, where the lock has it.
 pub(super) fn signature(one: &Locked) -> Option<Vec<u8>> {
-    base64::decode(one.package.pgpsig.as_deref()?)
+    decode_signature(one.package.pgpsig.as_deref()?)
 }
 
 /// What a configuration is for.

@@ -4,7 +4,7 @@
 //! offers an old one, with a hole in it that is known by now, passes. A lock says which one, by its SHA-256.
 
 use package::digest::is_sha256;
-use package::{base64, name};
+use package::{db, name};
 use stage::members::Package;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::collections::BTreeSet;
@@ -89,7 +89,7 @@ fn check(package: Package) -> Result<Locked, String> {
             return Err(format!("its {what} is none: {}", quote(value)));
         }
     }
-    if signature.is_some_and(|text| base64::decode(text).is_none()) {
+    if signature.is_some_and(|text| db::decode_signature(text).is_none()) {
         return Err("its signature is none".into());
     }
     Ok(Locked {
