@@ -202,11 +202,11 @@ fn a_lock_that_is_none_is_refused() {
         (r#"{"strapline":1,"arch":"x86_64"}"#, "it has no packages"),
     ] {
         fs::write(lab.path().join("lock.json"), text).expect("our own directory");
-        let ran = strap(&lab, "root", "cache", (&mirror, &url), "--locked lock.json");
+        let ran = strap(&lab, "root", "cache", (&mirror, url), "--locked lock.json");
         assert!([64, 65].contains(&ran.status), "{}", ran.stderr);
         assert!(ran.stderr.contains(line), "{}", ran.stderr);
     }
-    let ran = strap(&lab, "root", "cache", (&mirror, &url), "--locked none.json");
+    let ran = strap(&lab, "root", "cache", (&mirror, url), "--locked none.json");
     ran.failed(
         64,
         "reading the lock 'none.json': No such file or directory",
@@ -215,7 +215,7 @@ fn a_lock_that_is_none_is_refused() {
         &lab,
         "root",
         "cache",
-        (&mirror, &url),
+        (&mirror, url),
         "--locked lock.json nano",
     );
     ran.failed(64, "cannot be used with");

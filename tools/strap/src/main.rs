@@ -373,12 +373,8 @@ fn check_keyring(inside: &Inside) -> Result<(), Failure> {
     let home = PathBuf::from("etc/pacman.d/gnupg");
     let there = ["pubring.gpg", "pubring.kbx"].iter().any(|file| {
         let path = home.join(file);
-        path.to_str().is_some_and(|p| {
-            inside
-                .root()
-                .open_below(p, OFlags::PATH)
-                .is_ok()
-        })
+        path.to_str()
+            .is_some_and(|p| inside.root().open_below(p, OFlags::PATH).is_ok())
     });
     if there {
         return Ok(());
