@@ -15,7 +15,10 @@
 mod command;
 mod init;
 mod watch;
+mod watchdog;
 mod wire;
+
+pub use watchdog::{Sleeper, Watchdog};
 
 use crate::plan::Mount;
 use crate::root::RootId;
@@ -29,7 +32,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-use watch::{Watch, wait_for};
+use watch::Watch;
 use wire::Frame;
 
 /// Where a command runs.
@@ -188,9 +191,23 @@ impl Inside {
         job: &Job<'_>,
         output: Option<Output<'_>>,
     ) -> Result<(Ended, Duration), Failure> {
+        self.run_watched(job, output, &mut Watchdog::new(Duration::ZERO))
+    }
+
+    /// Runs a command as [`Inside::run`] does, and ends it when it makes no progress any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inside::run`], and [`Code::Hung`]; then `watchdog` knows what was found.
+    pub fn run_watched(
+        &self,
+        job: &Job<'_>,
+        output: Option<Output<'_>>,
+        watchdog: &mut Watchdog,
+    ) -> Result<(Ended, Duration), Failure> {
         // One that came before is not handed on to the command, which would run to its end.
         signal::check()?;
-        let (ended, time, _) = self.enter(Work::Exec(job), output)?;
+        let (ended, time, _) = self.enter(Work::Exec(job), output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
@@ -207,7 +224,11 @@ impl Inside {
         place: Place,
         work: impl FnOnce() -> Result<Vec<u8>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
-        let (ended, _, result) = self.enter(Work::Call(place, Box::new(work)), None)?;
+        let (ended, _, result) = self.enter(
+            Work::Call(place, Box::new(work)),
+            None,
+            &mut Watchdog::new(Duration::ZERO),
+        )?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
@@ -247,6 +268,7 @@ impl Inside {
         &self,
         work: Work<'_>,
         output: Option<Output<'_>>,
+        watchdog: &mut Watchdog,
     ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;
@@ -286,12 +308,20 @@ impl Inside {
                     result: Vec::new(),
                     foreground: matches!(&work, Work::Exec(job) if job.terminal),
                 };
-                let seen = watch.until_the_end(report, result, sink);
+                let seen = watch.until_the_end(report, result, sink, watchdog);
                 // Closing the control pipe ends init, where it still lives.
                 watch.control = None;
-                let status = wait_for(pid);
-                seen.map_err(|f| f.while_doing(doing()))?;
-                watch.conclude(status).map_err(|f| f.while_doing(doing()))
+                match seen {
+                    Ok(Some(hung)) => Err(watch::end(pid, hung)),
+                    Ok(None) => watch
+                        .conclude(watch::wait_for(pid))
+                        .map_err(|f| f.while_doing(doing())),
+                    Err(failure) => {
+                        // The first failure is the one to report.
+                        drop(watch::wait_for(pid));
+                        Err(failure.while_doing(doing()))
+                    }
+                }
             }
         }
     }
