@@ -39,6 +39,8 @@ pub struct Entry {
     pub csize: Option<u64>,
     /// `%ISIZE%`: the size of what is installed.
     pub isize: Option<u64>,
+    /// `%BUILDDATE%`, in seconds since 1970.
+    pub built: Option<u64>,
     /// `%SHA256SUM%` of the package file, in lower case.
     pub sha256: Option<String>,
     /// `%PGPSIG%`: the detached signature in Base64. It is `FILENAME.sig`, byte for byte.
@@ -208,6 +210,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
             b"ARCH" => entry.arch = Some(checked(name::is_arch(text))?),
             b"CSIZE" => entry.csize = number()?,
             b"ISIZE" => entry.isize = number()?,
+            b"BUILDDATE" => entry.built = text.parse().ok(),
             b"SHA256SUM" => {
                 let hash = checked(digest::is_sha256(text))?;
                 entry.sha256 = Some(hash.to_ascii_lowercase());
@@ -235,7 +238,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
 fn arity(key: &[u8]) -> Option<Arity> {
     match key {
         b"NAME" | b"VERSION" | b"FILENAME" | b"BASE" | b"ARCH" | b"CSIZE" | b"ISIZE"
-        | b"SHA256SUM" | b"PGPSIG" => Some(Arity::One),
+        | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => Some(Arity::One),
         b"DEPENDS" | b"PROVIDES" | b"GROUPS" => Some(Arity::List),
         _ => None,
     }
@@ -292,7 +295,7 @@ mod tests {
     fn database() -> Vec<u8> {
         let bash = format!(
             "%BASE%\nbash\n\n%DESC%\nThe shell\n\n%CSIZE%\n1854\n\n%ISIZE%\n9000\n\n\
-             %MD5SUM%\n0\n\n%SHA256SUM%\n{}\n\n%PGPSIG%\niQEzBAAB+/8=\n\n%ARCH%\naarch64\n\n\
+             %BUILDDATE%\n1700000000\n\n%MD5SUM%\n0\n\n%SHA256SUM%\n{}\n\n%PGPSIG%\niQEzBAAB+/8=\n\n%ARCH%\naarch64\n\n\
              %DEPENDS%\nreadline>=7\nglibc\n\n%PROVIDES%\nsh\n\n%NEWKEY%\nsome\nthing\n",
             HASH.to_uppercase()
         );
@@ -320,6 +323,7 @@ mod tests {
                 arch: Some("aarch64".into()),
                 csize: Some(1854),
                 isize: Some(9000),
+                built: Some(1_700_000_000),
                 sha256: Some(HASH.into()),
                 pgpsig: Some("iQEzBAAB+/8=".into()),
                 depends: vec!["readline>=7".into(), "glibc".into()],
@@ -597,7 +601,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path();
         let info = "pkgname = hello\npkgbase = hello-base\npkgver = 1:2.0-3\npkgdesc = h\n\
-                    arch = any\nsize = 12\ndepend = glibc>=2\nprovides = hi\ngroup = g\n";
+                    arch = any\nbuilddate = 1700000000\nsize = 12\ndepend = glibc>=2\nprovides = hi\ngroup = g\n";
         std::fs::write(directory.join(".PKGINFO"), info).unwrap();
         std::fs::write(directory.join("file"), "data").unwrap();
         let package = "hello-1:2.0-3-any.pkg.tar.xz";
@@ -621,6 +625,7 @@ mod tests {
                 arch: Some("any".into()),
                 csize: Some(bytes.len() as u64),
                 isize: Some(12),
+                built: Some(1_700_000_000),
                 sha256: Some(digest::sha256_hex(&bytes)),
                 pgpsig: None,
                 depends: vec!["glibc>=2".into()],

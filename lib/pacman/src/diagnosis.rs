@@ -4,8 +4,10 @@
 //! and "required key missing" of more still. gpg knows which of them it is, and the keyring says since when and by how
 //! much. So the key is looked up, and what is said names the key, the reason and what mends it.
 
+pub mod archive;
 pub mod gpg;
 pub mod listing;
+pub mod report;
 
 use crate::diagnosis::gpg::{Good, Home, Signature, State};
 use crate::diagnosis::listing::{Key, Keys};

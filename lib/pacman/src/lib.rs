@@ -7,8 +7,10 @@ pub mod diagnosis;
 pub mod lock;
 pub mod output;
 pub mod records;
+mod refused;
 pub mod run;
 pub mod secret;
+mod words;
 
 pub use output::Mark;
 pub use run::Pacman;

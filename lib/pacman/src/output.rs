@@ -22,6 +22,8 @@ pub enum Mark {
     CommandFailed(String),
     /// It kept this configuration file and wrote its own beside it, as `FILE.pacnew`.
     SavedBeside(String),
+    /// This file in the cache is not what it should be: an absolute path.
+    Corrupted(String),
     /// Any other error, in pacman's words.
     Error(String),
 }
@@ -122,7 +124,7 @@ impl Reader {
 
 /// Returns a line without control sequences (ECMA-48) and other control characters: pacman hides and shows the cursor,
 /// and what a scriptlet prints is not ours to trust.
-fn without_escapes(line: &str) -> String {
+pub(crate) fn without_escapes(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
     while let Some(c) = chars.next() {
@@ -165,6 +167,12 @@ fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
     {
         return (new.strip_suffix(".pacnew") == Some(file))
             .then(|| Mark::SavedBeside(file.to_owned()));
+    }
+    if let Some((file, _)) = line
+        .strip_prefix(":: File ")
+        .and_then(|l| l.split_once(" is corrupted ("))
+    {
+        return Some(Mark::Corrupted(file.to_owned()));
     }
     let counted = line.strip_prefix('(').and_then(|rest| {
         let (count, text) = rest.split_once(')')?;
@@ -217,6 +225,7 @@ mod tests {
                     :: Running post-transaction hooks...\n( 1/2) Creating system user accounts...\n\
                     error: command terminated by signal 9: Killed\nwarning: x\n\
                     warning: /r/etc/hosts installed as /r/etc/hosts.pacnew\n\
+                    :: File /c/a b.pkg.tar.zst is corrupted (invalid or corrupted package (PGP signature)).\n\
                     error: failed to commit transaction (download library error)\n";
         for size in [1, 7, 4096] {
             let mut reader = Reader::new(Show::Errors);
@@ -234,6 +243,7 @@ mod tests {
                     Mark::Hook("Creating system user accounts...".into()),
                     Mark::CommandFailed("command terminated by signal 9: Killed".into()),
                     Mark::SavedBeside("/r/etc/hosts".into()),
+                    Mark::Corrupted("/c/a b.pkg.tar.zst".into()),
                     Mark::Error("failed to commit transaction (download library error)".into()),
                 ]
             );

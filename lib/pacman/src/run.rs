@@ -1,9 +1,10 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
 use crate::output::{self, Mark, Reader, Show};
+use crate::{refused, words};
 use rootfs::session::{Output, environment};
 use rootfs::{Ended, Inside, Job, Place};
-use stage::{Code, Context, Doing, Failure, message};
+use stage::{Code, Context, Doing, Failure};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -14,7 +15,15 @@ pub struct Pacman {
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
+    /// Whether that verifies what it installs. Then a signature that it refuses is looked at, to say what is wrong.
+    pub strict: bool,
 }
+
+/// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
+/// `alpm_question_type_t`, the same in pacman 5 to 7): whether a file that is corrupted is removed from the cache, where we
+/// want to look at it first, and whether a key that is missing is fetched from a keyserver. No key gets into a keyring but
+/// those that `keyring` put there.
+const ASK: &str = "72"; // ALPM_QUESTION_CORRUPTED_PKG 8, ALPM_QUESTION_IMPORT_KEY 64
 
 impl Pacman {
     /// Runs it inside the root's namespaces with `args` (pacman(8)) and `targets`; returns what its output said. `what`
@@ -31,13 +40,70 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
-        let mut args: Vec<OsString> = args.iter().map(OsString::from).collect();
+        let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
         if what != DOWNLOAD || show != Show::Raw {
-            args.push("--noprogressbar".into());
+            list.push("--noprogressbar".into());
         }
-        args.extend(["--config".into(), self.config.clone().into(), "--".into()]);
+        let mut reader = Reader::new(show);
+        let ended = self.start(context, inside, list, targets, &mut |bytes| {
+            reader.take(bytes);
+        })?;
+        let marks = reader.finish(ended != Ended::Exited(0));
+        if ended == Ended::Exited(0) {
+            return Ok(marks);
+        }
+        let failure =
+            words::explain(&marks, ended).while_doing(format_args!("running pacman to {what}"));
+        let asked = (args, targets);
+        Err(refused::explain(
+            self, context, inside, asked, &marks, failure,
+        ))
+    }
+
+    /// Asks pacman what a run with `args` and `targets` would install: names and versions. It downloads nothing. What else
+    /// it says on lines of its own is among them.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run. Of one that fails there are no lines.
+    pub(crate) fn preview(
+        &self,
+        context: &Context,
+        inside: &Inside,
+        args: &[&str],
+        targets: &[String],
+    ) -> Result<Vec<(String, String)>, Failure> {
+        let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
+        let mut list: Vec<OsString> =
+            vec![format!("{}p", operation.replace(['y', 'w'], "")).into()];
+        list.extend(rest.iter().map(OsString::from));
+        list.extend(["--print-format", "%n %v"].map(OsString::from));
+        let mut text = Vec::new();
+        self.start(context, inside, list, targets, &mut |bytes| {
+            text.extend_from_slice(bytes);
+        })?;
+        let text = String::from_utf8_lossy(&text);
+        let pair = |line: &str| {
+            let line = output::without_escapes(line);
+            let (name, version) = line.split_once(' ')?;
+            Some((name.to_owned(), version.to_owned()))
+        };
+        Ok(text.lines().filter_map(pair).collect())
+    }
+
+    /// Starts it and waits for its end; `sink` gets what it prints.
+    fn start(
+        &self,
+        context: &Context,
+        inside: &Inside,
+        mut args: Vec<OsString>,
+        targets: &[String],
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<Ended, Failure> {
+        args.extend(["--ask", ASK, "--config"].map(OsString::from));
+        args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));
         let job = Job {
             program: self.program.as_os_str(),
@@ -48,168 +114,12 @@ impl Pacman {
             terminal: false,
         };
         let (from, into) = output::terminal().doing(Code::Os, || "making a terminal for pacman")?;
-        let mut reader = Reader::new(show);
-        let mut sink = |bytes: &[u8]| reader.take(bytes);
-        let output = Output {
-            sink: &mut sink,
-            from,
-            into,
-        };
+        let output = Output { sink, from, into };
         let (ended, time) = inside.run(&job, Some(output))?;
         context.waited(time);
-        let marks = reader.finish(ended != Ended::Exited(0));
-        match ended {
-            Ended::Exited(0) => Ok(marks),
-            ended => {
-                Err(explain(&marks, ended).while_doing(format_args!("running pacman to {what}")))
-            }
-        }
+        Ok(ended)
     }
 }
 
 /// What [`Pacman::run`] calls a run that only downloads.
 pub const DOWNLOAD: &str = "download";
-
-/// Finds the code for pacman's failure in its words; its exit status is 1 for all of them.
-fn explain(marks: &[Mark], ended: Ended) -> Failure {
-    const WORDS: &[(&str, Code, Option<&str>)] = &[
-        (
-            "(PGP signature)",
-            Code::NotVerified,
-            Some("its signature does not hold: nothing was installed"),
-        ),
-        (
-            "unknown trust",
-            Code::NotVerified,
-            Some("the key is in the keyring but not trusted: a newer keyring package may mend it"),
-        ),
-        (
-            "required key missing",
-            Code::NotVerified,
-            Some("the signing key is missing or expired: a newer keyring package may mend it"),
-        ),
-        (
-            "key \"",
-            Code::NotVerified,
-            Some("the key that signed it may not be used: a newer keyring package may mend it"),
-        ),
-        (
-            "keyring is not writable",
-            Code::NotVerified,
-            Some("put 'keyring' before 'strap'"),
-        ),
-        (
-            "invalid or corrupted",
-            Code::NotVerified,
-            Some(
-                "the mirror sent something else than its database promises: try again, or another mirror",
-            ),
-        ),
-        // A database that is a web page: then every package of it is "not found".
-        (
-            "Unrecognized archive format",
-            Code::Network,
-            Some("try again, or another mirror: mkconf --server URL"),
-        ),
-        (
-            "target not found",
-            Code::NotFound,
-            Some("look at the spelling, and at the repositories of mkconf"),
-        ),
-        (
-            "No space left",
-            Code::Failed,
-            Some("free some space and run the same pipe again: it goes on where it stopped"),
-        ),
-        // libarchive's words for a file that could not be written whole; the reason gets lost in pacman (6.0.2).
-        (
-            "(Write failed)",
-            Code::Failed,
-            Some(
-                "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
-            ),
-        ),
-        (
-            "exists in filesystem",
-            Code::Failed,
-            Some("a file is there that no package owns: remove it, or begin with a new root"),
-        ),
-        (
-            "failed retrieving file",
-            Code::Network,
-            Some("try again, or another mirror: mkconf --server URL"),
-        ),
-        (
-            "failed to synchronize",
-            Code::Network,
-            Some("try again, or another mirror: mkconf --server URL"),
-        ),
-        (
-            "failed to update",
-            Code::Network,
-            Some("try again, or another mirror: mkconf --server URL"),
-        ),
-        ("unable to lock database", Code::Busy, None),
-    ];
-    let errors: Vec<&str> = marks
-        .iter()
-        .filter_map(|m| match m {
-            Mark::Error(text) => Some(text.as_str()),
-            _ => None,
-        })
-        .collect();
-    let said = WORDS
-        .iter()
-        .find(|(words, ..)| errors.iter().any(|e| e.contains(words)));
-    let (code, hint) = said.map_or((Code::ChildFailed, None), |(_, code, hint)| (*code, *hint));
-    let line = said
-        .and_then(|(words, ..)| errors.iter().find(|e| e.contains(words)))
-        .or(errors.last());
-    let message = match line {
-        Some(line) => format!("{}: {}", ended.words(), message::escape(line)),
-        None => ended.words(),
-    };
-    let failure = Failure::new(code, message);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pacmans_words_become_codes() {
-        for (words, code) in [
-            (
-                "failed to commit transaction (invalid or corrupted package (PGP signature))",
-                Code::NotVerified,
-            ),
-            (
-                "nano: signature from \"X\" is unknown trust",
-                Code::NotVerified,
-            ),
-            ("target not found: nono", Code::NotFound),
-            (
-                "could not open file /r/core.db: Unrecognized archive format",
-                Code::Network,
-            ),
-            (
-                "failed retrieving file 'core.db' from h : Connection refused",
-                Code::Network,
-            ),
-            ("could not extract /r/usr/x (Write failed)", Code::Failed),
-            ("problem occurred while installing x", Code::ChildFailed),
-        ] {
-            let failure = explain(&[Mark::Error(words.into())], Ended::Exited(1));
-            assert_eq!(failure.code, code, "{words}");
-            assert_eq!(failure.message, format!("exit status 1: {words}"));
-        }
-        assert_eq!(
-            explain(&[], Ended::Signalled(9)).message,
-            "killed by signal 9 (SIGKILL)"
-        );
-    }
-}

@@ -71,6 +71,7 @@ pub(crate) fn download(
     let pacman = Pacman {
         program: program.path,
         config: config.loose,
+        strict: false,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
     let lock = lock::take(inside.root(), context, Purpose::Download)?;

@@ -223,7 +223,8 @@ fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
                     why: why.clone(),
                 })
             }
-            Mark::CommandFailed(_) | Mark::SavedBeside(_) | Mark::Error(_) => {}
+            Mark::CommandFailed(_) | Mark::SavedBeside(_) | Mark::Corrupted(_) | Mark::Error(_) => {
+            }
         }
     }
     found

@@ -102,6 +102,7 @@ impl Strap {
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
+                strict: !self.loose,
             },
             inside,
         })

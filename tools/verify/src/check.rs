@@ -9,19 +9,21 @@ use crate::installed::{LIMIT, Subject};
 use crate::mtree;
 use package::archive::extract_members;
 use package::digest::sha256_hex;
+use pacman::diagnosis::archive::{self, Cache};
 use pacman::diagnosis::gpg::{Gpg, Home};
 use pacman::diagnosis::listing::Keys;
+use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
 use pacman::records::LOCAL;
 use rootfs::Root;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure, quote};
+use stage::{Code, Document, Doing, Failure};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::io::{BufReader, Seek};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -31,9 +33,8 @@ use std::time::Instant;
 const TMPFS: &str = "/run";
 const SCRATCH: &str = "/run/k";
 
-/// The most that the few members of an archive have that are read, and the longest signature.
+/// The most that the few members of an archive have that are read.
 const HEAD: u64 = 64 << 20;
-const SIGNATURE: u64 = 1 << 20;
 
 /// What is to be checked.
 #[derive(Clone, Copy, Debug)]
@@ -63,36 +64,10 @@ pub(crate) struct Found {
 /// What was found of a package.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Checked {
-    pub(crate) signature: Option<Signed>,
+    pub(crate) signature: Option<Told>,
     pub(crate) files: Option<Files>,
     /// Why its files could not be compared.
     pub(crate) unknown: Option<String>,
-}
-
-/// What was found of a signature: a [`Diagnosis`] on its way out.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(crate) struct Signed {
-    pub(crate) word: String,
-    pub(crate) key: Option<String>,
-    pub(crate) created: Option<u64>,
-    pub(crate) why: String,
-    pub(crate) hint: Option<String>,
-}
-
-impl Signed {
-    pub(crate) fn is_valid(&self) -> bool {
-        self.word == Verdict::Valid.word()
-    }
-
-    fn of(diagnosis: Diagnosis) -> Self {
-        Self {
-            word: diagnosis.verdict.word().to_owned(),
-            key: diagnosis.key,
-            created: diagnosis.created,
-            why: diagnosis.why,
-            hint: diagnosis.hint,
-        }
-    }
 }
 
 /// Does it, and returns [`Found`] as JSON.
@@ -210,7 +185,7 @@ impl Checker<'_> {
                     }
                 }
             }
-            checked.signature = Some(Signed::of(diagnosis));
+            checked.signature = Some(diagnosis.into());
         }
         if let Some(rules) = self.task.rules {
             match self.files(subject, head, rules) {
@@ -221,57 +196,20 @@ impl Checker<'_> {
         Ok(checked)
     }
 
-    /// Looks at the signatures of a package's archive: that beside it in the cache, and that in the repository's database.
-    /// One that holds is enough.
+    /// Looks at the signatures of a package's archive.
     fn signature(
         &self,
         subject: &Subject,
         judge: &Judge<'_>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
-        let open = |name: &str| -> Option<File> {
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = openat(self.cache?, name, flags, Mode::empty()).ok()?;
-            let file = File::from(file);
-            file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+        let (Some(directory), Some(name)) = (self.cache, &subject.archive) else {
+            return Ok((archive::no_archive(), None));
         };
-        let archive = subject.archive.as_ref();
-        let Some((name, mut file)) = archive.and_then(|name| Some((name, open(name)?))) else {
-            let none = Diagnosis::without(
-                Verdict::NoArchive,
-                "its archive is not in the cache, and no repository offers that version any more",
-                "bring it up to date with strap, or put its archive and signature into the cache",
-            );
-            return Ok((none, None));
+        let cache = Cache {
+            directory: directory.as_fd(),
+            path: self.task.cache,
         };
-        let beside = open(&format!("{name}.sig")).and_then(|file| {
-            let mut bytes = Vec::new();
-            file.take(SIGNATURE).read_to_end(&mut bytes).ok()?;
-            Some(bytes)
-        });
-        let mut signatures: Vec<&Vec<u8>> = [&beside, &subject.offered_signature]
-            .into_iter()
-            .flatten()
-            .collect();
-        signatures.dedup();
-        let mut first = None;
-        for signature in signatures {
-            let doing = || format!("reading {}", quote(self.task.cache.join(name)));
-            file.rewind().doing(Code::Os, doing)?;
-            let data = file.try_clone().doing(Code::Os, doing)?;
-            let diagnosis = judge.diagnose(&judge.home.verify(signature, data)?);
-            if diagnosis.verdict == Verdict::Valid {
-                return Ok((diagnosis, Some(file)));
-            }
-            first.get_or_insert(diagnosis);
-        }
-        let diagnosis = first.unwrap_or_else(|| {
-            Diagnosis::without(
-                Verdict::Missing,
-                "its archive has no signature, neither beside it in the cache nor in a repository's database",
-                "where the repository has one, 'pacman -Sw' with the strict configuration fetches it",
-            )
-        });
-        Ok((diagnosis, None))
+        cache.judge(judge, name, subject.offered_signature.as_ref())
     }
 
     /// Compares the files of a package; says why, where there is nothing to compare them with.

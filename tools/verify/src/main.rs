@@ -266,6 +266,7 @@ fn fetch(
     let pacman = Pacman {
         program: program.path,
         config: plan.config.strict.clone(),
+        strict: true,
     };
     let args = ["-Sw", "--noconfirm", "-dd"];
     let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);

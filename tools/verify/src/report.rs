@@ -4,13 +4,14 @@ use crate::check::Checked;
 use crate::files::Files;
 use crate::installed::Subject;
 use crate::transaction::Last;
+use pacman::diagnosis::report::{Problem, problems};
 use pacman::diagnosis::{self, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stage::{Code, Document, Failure, message};
 use std::collections::BTreeMap;
 
-/// How many names stand in a line, how many lines on stderr, and how many paths of one package in the document.
+/// How many files stand in a line, how many lines on stderr, and how many paths of one package in the document.
 const NAMES: usize = 3;
 const LINES: usize = 20;
 const PATHS: usize = 100;
@@ -144,30 +145,6 @@ fn is_verified(subject: &Subject, checked: &Checked) -> bool {
     }
 }
 
-/// Something that is wrong, and with which packages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Problem<'a> {
-    packages: Vec<&'a str>,
-    why: String,
-    hint: Option<String>,
-}
-
-impl Problem<'_> {
-    fn line(&self) -> String {
-        let names: Vec<String> = self
-            .packages
-            .iter()
-            .take(NAMES)
-            .map(|name| format!("'{}'", message::escape(name)))
-            .collect();
-        let more = match self.packages.len().saturating_sub(NAMES) {
-            0 => String::new(),
-            n => format!(" and {n} more"),
-        };
-        format!("verifying {}{more}: {}", names.join(", "), self.why)
-    }
-}
-
 /// Returns what is wrong, the worst first: its failure, with how many more there are, and a line for each of those.
 pub(crate) fn judge(
     subjects: &[Subject],
@@ -187,7 +164,7 @@ pub(crate) fn judge(
         hint,
     };
     for problem in signatures.into_iter().chain(changed(subjects, checked)) {
-        failures.push(fail(problem.line(), problem.hint));
+        failures.push(fail(problem.line("verifying"), problem.hint));
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
     for record in torn {
@@ -221,23 +198,10 @@ pub(crate) fn judge(
     Some((first, lines))
 }
 
-/// Groups what is wrong with signatures: one key that expired may have signed them all.
-fn signatures<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
-    let mut problems: Vec<Problem<'_>> = Vec::new();
-    for (subject, checked) in subjects.iter().zip(checked) {
-        let Some(signed) = checked.signature.as_ref().filter(|s| !s.is_valid()) else {
-            continue;
-        };
-        match problems.iter_mut().find(|p| p.why == signed.why) {
-            Some(problem) => problem.packages.push(&subject.name),
-            None => problems.push(Problem {
-                packages: vec![&subject.name],
-                why: signed.why.clone(),
-                hint: signed.hint.clone(),
-            }),
-        }
-    }
-    problems
+/// Groups what is wrong with signatures.
+fn signatures<'a>(subjects: &'a [Subject], checked: &'a [Checked]) -> Vec<Problem<'a>> {
+    let told = subjects.iter().zip(checked);
+    problems(told.filter_map(|(subject, c)| Some((subject.name.as_str(), c.signature.as_ref()?))))
 }
 
 /// Says which files of which package are not what was installed.
@@ -262,6 +226,7 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         }
         problems.push(Problem {
             packages: vec![&subject.name],
+            word: files.word(),
             why,
             hint: Some(format!(
                 "install it again, with 'pacman -S {}' inside, or begin with a new root",
@@ -290,8 +255,8 @@ fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Signed;
     use crate::files::Change;
+    use pacman::diagnosis::report::Told;
 
     fn subject(name: &str) -> Subject {
         Subject {
@@ -305,7 +270,7 @@ mod tests {
 
     fn signed(word: &str, why: &str) -> Checked {
         Checked {
-            signature: Some(Signed {
+            signature: Some(Told {
                 word: word.into(),
                 key: Some("K".into()),
                 created: None,

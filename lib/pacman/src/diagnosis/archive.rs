@@ -1,0 +1,92 @@
+//! The signatures of one archive in the package cache.
+
+use super::{Diagnosis, Judge, Verdict};
+use rustix::fs::{Mode, OFlags, openat};
+use stage::{Code, Doing, Failure, quote};
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+/// The longest signature that is read: gpg's have a few hundred bytes each.
+const SIGNATURE: u64 = 1 << 20;
+
+/// A directory of archives, open, with its path for messages.
+#[derive(Clone, Copy, Debug)]
+pub struct Cache<'a> {
+    /// The directory.
+    pub directory: BorrowedFd<'a>,
+    /// Where it is.
+    pub path: &'a Path,
+}
+
+impl Cache<'_> {
+    /// Opens a plain file in it. What else may lie there under that name is not opened: a device would be used by that, and
+    /// a fifo would not answer.
+    #[must_use]
+    pub fn open(&self, name: &str) -> Option<File> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = openat(self.directory, name, flags, Mode::empty()).ok()?;
+        let file = File::from(file);
+        file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+    }
+
+    /// Reads the signature beside an archive.
+    #[must_use]
+    pub fn signature(&self, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = self.open(&format!("{name}.sig"))?;
+        file.take(SIGNATURE).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// Looks at the signatures of the archive `name`: that beside it, and `offered`, that in the repository's database. One
+    /// that holds is enough. Returns the archive too, where one does.
+    ///
+    /// # Errors
+    ///
+    /// When gpg cannot be run. What it finds is no error.
+    pub fn judge(
+        &self,
+        judge: &Judge<'_>,
+        name: &str,
+        offered: Option<&Vec<u8>>,
+    ) -> Result<(Diagnosis, Option<File>), Failure> {
+        let Some(mut file) = self.open(name) else {
+            return Ok((no_archive(), None));
+        };
+        let beside = self.signature(name);
+        let mut signatures: Vec<&Vec<u8>> = beside.iter().chain(offered).collect();
+        signatures.dedup();
+        let mut first = None;
+        for signature in signatures {
+            let doing = || format!("reading {}", quote(self.path.join(name)));
+            file.rewind().doing(Code::Os, doing)?;
+            let data = file.try_clone().doing(Code::Os, doing)?;
+            let diagnosis = judge.diagnose(&judge.home.verify(signature, data)?);
+            if diagnosis.verdict == Verdict::Valid {
+                return Ok((diagnosis, Some(file)));
+            }
+            first.get_or_insert(diagnosis);
+        }
+        Ok((first.unwrap_or_else(no_signature), None))
+    }
+}
+
+/// What is said of a package whose archive is not there.
+#[must_use]
+pub fn no_archive() -> Diagnosis {
+    Diagnosis::without(
+        Verdict::NoArchive,
+        "its archive is not in the cache, and no repository offers that version any more",
+        "bring it up to date with strap, or put its archive and signature into the cache",
+    )
+}
+
+fn no_signature() -> Diagnosis {
+    Diagnosis::without(
+        Verdict::Missing,
+        "its archive has no signature, neither beside it in the cache nor in a repository's database",
+        "where the repository has one, 'pacman -Sw' with the strict configuration fetches it",
+    )
+}

@@ -1,0 +1,438 @@
+//! What pacman refused, and why: its words name a package and not the reason, or a key and not the package.
+//!
+//! "Unknown trust" is what pacman 6 and 7 say of a key that expired, of one that too few masters signed and of one that
+//! nobody did. So the files that it refused are looked at again, by the root's keyring ([`crate::diagnosis`]), and what is
+//! said is the package, the key, what is the matter with it and what mends that. A clock that is wrong comes first: then
+//! all the rest follows from it.
+
+use crate::diagnosis::archive::Cache;
+use crate::diagnosis::gpg::{Gpg, Home};
+use crate::diagnosis::report::{Told, problems};
+use crate::diagnosis::{self, Judge, Verdict};
+use crate::output::Mark;
+use crate::records;
+use crate::run::Pacman;
+use package::db::Entry;
+use rootfs::{Inside, Place, Root};
+use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use serde::{Deserialize, Serialize};
+use stage::{Code, Context, Doing, Failure, message, quote};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The directory that a tmpfs covers, inside only, and the scratch home of gpg on it.
+const TMPFS: &str = "/run";
+const SCRATCH: &str = "/run/k";
+
+/// Where the root keeps the repositories' databases.
+const SYNC: &str = "var/lib/pacman/sync";
+
+/// Something that pacman refused, or that may be it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Suspect {
+    /// The package, or the database of a repository.
+    name: String,
+    /// Its file's name, and where that is.
+    file: String,
+    place: Where,
+    /// Its signature in the repository's database.
+    offered: Option<Vec<u8>>,
+}
+
+/// Where a file is that pacman refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Where {
+    /// In the package cache.
+    Cache,
+    /// Among the root's repository databases.
+    Sync,
+}
+
+/// The directories of both.
+struct Places<'a> {
+    root: &'a Root,
+    cache: &'a Path,
+}
+
+impl Places<'_> {
+    fn path(&self, place: Where) -> PathBuf {
+        match place {
+            Where::Cache => self.cache.to_owned(),
+            Where::Sync => self.root.path().join(SYNC),
+        }
+    }
+
+    fn open(&self, place: Where) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match place {
+            Where::Cache => open(self.cache, flags, Mode::empty()),
+            Where::Sync => self.root.open_below(SYNC, flags),
+        }
+    }
+
+    /// Removes a file and its signature.
+    fn remove(&self, context: &Context, place: Where, file: &str) {
+        for name in [file, &format!("{file}.sig")] {
+            let gone = self
+                .open(place)
+                .and_then(|directory| unlinkat(&directory, name, AtFlags::empty()));
+            match gone {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(e) => {
+                    let path = quote(self.path(place).join(name));
+                    context.warn(format_args!("removing {path}: {e}"));
+                }
+            }
+        }
+    }
+}
+
+/// What was found inside.
+#[derive(Debug, Deserialize, Serialize)]
+struct Found {
+    /// In the order of the suspects.
+    told: Vec<Told>,
+    /// The newest key of the keyring: when it was made, and its name.
+    newest: Option<(u64, String)>,
+}
+
+/// Says why a strict pacman refused what it refused, in place of `failure`, which has pacman's words; and removes that: an
+/// archive, as pacman would have (see `ASK` in [`crate::run`]), and also where a key is missing, or the next run would find it
+/// in the cache and refuse it again, whatever the mirror has by then; and a database, which pacman would not fetch again from
+/// a mirror whose own is no newer. `asked` is what it was asked for: arguments and targets.
+pub(crate) fn explain(
+    pacman: &Pacman,
+    context: &Context,
+    inside: &Inside,
+    asked: (&[&str], &[String]),
+    marks: &[Mark],
+    failure: Failure,
+) -> Failure {
+    let could_not = |why: Failure| {
+        context.warn(format_args!("finding out why pacman refused it: {why}"));
+    };
+    let cache = match cache_of(&pacman.config) {
+        Ok(cache) => cache,
+        Err(why) => {
+            could_not(why);
+            return failure;
+        }
+    };
+    let places = Places {
+        root: inside.root(),
+        cache: &cache,
+    };
+    let named = corrupted(marks).into_iter();
+    let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
+    let mut said = failure;
+    if pacman.strict && said.code == Code::NotVerified {
+        match look(pacman, context, inside, asked, marks, &places) {
+            Ok(looked) => {
+                no_good = looked.no_good;
+                said = looked.failure.unwrap_or(said);
+            }
+            Err(why) => could_not(why),
+        }
+    }
+    for (place, file) in no_good {
+        places.remove(context, place, &file);
+    }
+    said
+}
+
+/// Returns the archives that pacman named as corrupted: their file names only. Whatever else is in pacman's output may be a
+/// scriptlet's, and a path from there is nothing to be opened, let alone removed.
+fn corrupted(marks: &[Mark]) -> Vec<&str> {
+    let files = marks.iter().filter_map(|mark| match mark {
+        Mark::Corrupted(path) => Path::new(path).file_name()?.to_str(),
+        _ => None,
+    });
+    files
+        .filter(|file| package::name::is_filename(file))
+        .collect()
+}
+
+/// What [`look`] found.
+struct Looked {
+    /// What to say; nothing, where no signature is at fault.
+    failure: Option<Failure>,
+    /// The files that are refused.
+    no_good: Vec<(Where, String)>,
+}
+
+fn look(
+    pacman: &Pacman,
+    context: &Context,
+    inside: &Inside,
+    (args, targets): (&[&str], &[String]),
+    marks: &[Mark],
+    places: &Places<'_>,
+) -> Result<Looked, Failure> {
+    let mut suspects = databases(places.root, marks)?;
+    // A database that is refused is not read: it is what is looked at.
+    let offered = if suspects.is_empty() {
+        records::offered(places.root)?
+    } else {
+        Vec::new()
+    };
+    let entries: Vec<&Entry> = offered.iter().map(|(_, entry)| entry).collect();
+    if suspects.is_empty() {
+        suspects = archives(&corrupted(marks), &entries);
+    }
+    if suspects.is_empty() {
+        // A key that is missing: pacman does not say of which package.
+        let list = pacman.preview(context, inside, args, targets)?;
+        suspects = of_transaction(&list, &entries);
+    }
+    let gpg = Gpg::find()?;
+    let bytes = inside.call(Place::Host, || work(&gpg, places, &suspects))?;
+    let found: Found =
+        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
+    let no_good = suspects.iter().zip(&found.told);
+    let no_good = no_good.filter(|(_, told)| !told.is_valid());
+    Ok(Looked {
+        no_good: no_good.map(|(s, _)| (s.place, s.file.clone())).collect(),
+        failure: judge(context, &suspects, &found, &entries),
+    })
+}
+
+/// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
+/// database (PGP signature))`, `database 'core' is not valid (…)`.
+fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
+    let refused = marks
+        .iter()
+        .any(|mark| matches!(mark, Mark::Error(text) if text.contains("corrupted database")));
+    if !refused {
+        return Ok(Vec::new());
+    }
+    let names = records::names_in(root, SYNC)?;
+    let signed = names.iter().filter_map(|name| name.strip_suffix(".db.sig"));
+    let suspects = signed.map(|repo| Suspect {
+        name: format!("{repo}.db"),
+        file: format!("{repo}.db"),
+        place: Where::Sync,
+        offered: None,
+    });
+    Ok(suspects.collect())
+}
+
+/// Returns the archives that pacman named.
+fn archives(files: &[&str], entries: &[&Entry]) -> Vec<Suspect> {
+    let suspects = files.iter().map(|file| {
+        let entry = entries.iter().find(|entry| entry.filename == *file);
+        Suspect {
+            name: entry.map_or_else(|| (*file).to_owned(), |entry| entry.name.clone()),
+            file: (*file).to_owned(),
+            place: Where::Cache,
+            offered: entry.and_then(|entry| entry.signature()),
+        }
+    });
+    suspects.collect()
+}
+
+/// Returns the archives of a whole transaction, by names and versions.
+fn of_transaction(list: &[(String, String)], entries: &[&Entry]) -> Vec<Suspect> {
+    let entry = |(name, version): &(String, String)| {
+        let mut entries = entries.iter();
+        entries.find(|e| e.name == *name && e.version == *version)
+    };
+    let suspects = list.iter().filter_map(entry).map(|entry| Suspect {
+        name: entry.name.clone(),
+        file: entry.filename.clone(),
+        place: Where::Cache,
+        offered: entry.signature(),
+    });
+    suspects.collect()
+}
+
+/// Reads the package cache out of a configuration that `mkconf` wrote.
+fn cache_of(config: &Path) -> Result<PathBuf, Failure> {
+    let doing = || format!("reading {}", quote(config));
+    let text = std::fs::read_to_string(config).doing(Code::Failed, doing)?;
+    let value = |line: &str| {
+        let (key, value) = line.split_once('=')?;
+        (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
+    };
+    text.lines()
+        .find_map(value)
+        .ok_or_else(|| Failure::new(Code::Failed, format!("{}: it has no CacheDir", doing())))
+}
+
+/// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
+fn work(gpg: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<u8>, Failure> {
+    // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
+    let places = Places {
+        root: &Root::open(places.root.path())?,
+        ..*places
+    };
+    let open = |suspect: &Suspect| places.open(suspect.place);
+    let directories: Vec<_> = suspects.iter().map(open).collect();
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
+        format!("mounting a tmpfs on '{TMPFS}', inside")
+    })?;
+    let home = Home::copy(gpg, places.root, Path::new(SCRATCH))?;
+    let keys = home.keys()?;
+    let judge = Judge {
+        home: &home,
+        keys: &keys,
+    };
+    let mut told = Vec::new();
+    for (suspect, directory) in suspects.iter().zip(&directories) {
+        let Ok(directory) = directory else {
+            told.push(diagnosis::archive::no_archive().into());
+            continue;
+        };
+        let cache = Cache {
+            directory: directory.as_fd(),
+            path: &places.path(suspect.place),
+        };
+        let (diagnosis, _) = cache.judge(&judge, &suspect.file, suspect.offered.as_ref())?;
+        told.push(diagnosis.into());
+    }
+    let newest = keys.list.iter().max_by_key(|key| key.created);
+    let found = Found {
+        told,
+        newest: newest.map(|key| (key.created, key.fingerprint.clone())),
+    };
+    serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
+}
+
+/// Says what is wrong: the clock, where it is, or the first problem with a signature; the others are warnings.
+fn judge(
+    context: &Context,
+    suspects: &[Suspect],
+    found: &Found,
+    entries: &[&Entry],
+) -> Option<Failure> {
+    let names = suspects.iter().map(|suspect| suspect.name.as_str());
+    let problems = problems(names.zip(&found.told));
+    let (first, rest) = problems.split_first()?;
+    if let Some(failure) = clock(found, entries) {
+        return Some(failure);
+    }
+    for problem in rest {
+        context.warn(problem.line("checking"));
+    }
+    let more = match rest.len() {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    let failure = Failure::new(
+        Code::NotVerified,
+        format!("{}{more}", first.line("checking")),
+    );
+    let removed = first.word == Verdict::Bad.word();
+    Some(match &first.hint {
+        Some(_) if removed => failure.hint(REMOVED),
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    })
+}
+
+/// What mends a file that is not what was signed: [`explain`] has removed it.
+const REMOVED: &str = "nothing was installed; run it again, which fetches it again, or try another mirror: mkconf --server URL";
+
+/// Says that the clock is behind what is known to be past: a key that was made, a package that was built.
+fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
+    let made = found.newest.as_ref();
+    let made =
+        made.map(|(time, key)| (*time, format!("the key {} was made", message::escape(key))));
+    let built = entries.iter().filter_map(|entry| {
+        let name = message::escape(&entry.name);
+        Some((entry.built?, format!("'{name}' was built")))
+    });
+    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    diagnosis::clock(now.unwrap_or_default().as_secs(), (time, &what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_the_output_is_no_more_than_a_name_in_the_cache() {
+        let mark = |path: &str| Mark::Corrupted(path.into());
+        let marks = [
+            mark("/etc/passwd"),
+            mark("/c/a-1-1-any.pkg.tar.zst"),
+            mark("/"),
+            mark("/c/.."),
+            mark("/c/b\nc"),
+            Mark::Error("/c/d".into()),
+        ];
+        assert_eq!(corrupted(&marks), ["passwd", "a-1-1-any.pkg.tar.zst"]);
+        let entry = Entry {
+            name: "a".into(),
+            filename: "a-1-1-any.pkg.tar.zst".into(),
+            ..Entry::default()
+        };
+        let found: Vec<_> = archives(&corrupted(&marks), &[&entry])
+            .into_iter()
+            .map(|s| (s.name, s.file, s.place))
+            .collect();
+        let archive = "a-1-1-any.pkg.tar.zst";
+        let expected = [("passwd", "passwd"), ("a", archive)]
+            .map(|(name, file)| (name.to_owned(), file.to_owned(), Where::Cache));
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn where_a_database_is_refused_the_signed_ones_are_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Root::open(&directory.path().canonicalize().unwrap()).unwrap();
+        let sync = root.path().join(SYNC);
+        std::fs::create_dir_all(&sync).unwrap();
+        for name in ["core.db", "core.db.sig", "extra.db", "extra.files"] {
+            std::fs::write(sync.join(name), "").unwrap();
+        }
+        let refused = Mark::Error(
+            "failed to synchronize all databases (invalid or corrupted database (PGP signature))"
+                .into(),
+        );
+        let files = |marks: &[Mark]| -> Vec<String> {
+            let suspects = databases(&root, marks).unwrap();
+            suspects.into_iter().map(|s| s.file).collect()
+        };
+        assert_eq!(files(&[refused]), ["core.db"]);
+        assert_eq!(files(&[Mark::Error("target not found: x".into())]), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_no_good_is_removed_with_its_signature_and_nothing_is_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().canonicalize().unwrap();
+        for name in ["root/var/lib/pacman", "cache", "outside"] {
+            std::fs::create_dir_all(top.join(name)).unwrap();
+        }
+        for name in ["cache/a", "cache/a.sig", "cache/b", "outside/core.db"] {
+            std::fs::write(top.join(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink(top.join("outside"), top.join("root").join(SYNC)).unwrap();
+        let root = Root::open(&top.join("root")).unwrap();
+        let places = Places {
+            root: &root,
+            cache: &top.join("cache"),
+        };
+        let context = Context::new("test", true);
+        places.remove(&context, Where::Cache, "a");
+        places.remove(&context, Where::Sync, "core.db");
+        let there = |name: &str| top.join(name).exists();
+        assert!(!there("cache/a") && !there("cache/a.sig"));
+        assert!(there("cache/b") && there("outside/core.db"));
+    }
+
+    #[test]
+    fn the_cache_is_the_configurations() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let text = b"[options]\n# CacheDir = /no\nCacheDir = /c d/\n";
+        std::io::Write::write_all(&mut file, text).unwrap();
+        assert_eq!(cache_of(file.path()).unwrap(), Path::new("/c d/"));
+        let failure = cache_of(Path::new("/dev/null")).unwrap_err();
+        assert!(failure.message.ends_with("it has no CacheDir"), "{failure}");
+    }
+}
