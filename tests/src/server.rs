@@ -28,6 +28,8 @@ pub enum Answer {
     Truncate(u64),
     /// Sends this many bytes and then nothing more, until the client goes.
     Stall(u64),
+    /// Says nothing at all, until the client goes.
+    Silence,
     /// Redirects to this path.
     Redirect(String),
     /// Says 200 and sends this instead.
@@ -185,11 +187,16 @@ fn answer(
         Answer::Truncate(after) => file(stream, tree, request, Some(after)).map(|()| false),
         Answer::Stall(after) => {
             file(stream, tree, request, Some(after))?;
-            // Until the client hangs up.
-            std::io::copy(reader, &mut std::io::sink())?;
-            Ok(false)
+            until_it_goes(reader)
         }
+        Answer::Silence => until_it_goes(reader),
     }
+}
+
+/// Waits until the client hangs up.
+fn until_it_goes(reader: &mut impl Read) -> std::io::Result<bool> {
+    std::io::copy(reader, &mut std::io::sink())?;
+    Ok(false)
 }
 
 fn plain(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {

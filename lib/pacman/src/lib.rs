@@ -6,6 +6,7 @@
 pub mod diagnosis;
 pub mod lock;
 pub mod output;
+pub mod patience;
 pub mod records;
 mod refused;
 pub mod run;
@@ -13,4 +14,5 @@ pub mod secret;
 mod words;
 
 pub use output::Mark;
+pub use patience::Patience;
 pub use run::Pacman;

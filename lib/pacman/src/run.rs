@@ -31,7 +31,7 @@ impl Pacman {
     ///
     /// # Errors
     ///
-    /// When pacman fails: with its own words, and the code that fits them.
+    /// When pacman fails: with its own words, and the code that fits them. [`Code::Hung`] when it makes no progress.
     pub fn run(
         &self,
         context: &Context,
@@ -49,13 +49,17 @@ impl Pacman {
         let mut reader = Reader::new(show);
         let ended = self.start(context, inside, list, targets, &mut |bytes| {
             reader.take(bytes);
+        });
+        let marks = reader.finish(ended != Ok(Ended::Exited(0)));
+        let doing = format_args!("running pacman to {what}");
+        let ended = ended.map_err(|failure| match failure.code {
+            Code::Hung => failure.while_doing(doing),
+            _ => failure,
         })?;
-        let marks = reader.finish(ended != Ended::Exited(0));
         if ended == Ended::Exited(0) {
             return Ok(marks);
         }
-        let failure =
-            words::explain(&marks, ended).while_doing(format_args!("running pacman to {what}"));
+        let failure = words::explain(&marks, ended).while_doing(doing);
         let asked = (args, targets);
         Err(refused::explain(
             self, context, inside, asked, &marks, failure,

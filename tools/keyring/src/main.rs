@@ -16,6 +16,7 @@ mod trust;
 use clap::Parser;
 use distro::Preset;
 use engine::Engine;
+use pacman::Patience;
 use rootfs::{Inside, Root};
 use stage::members::Keyring;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
@@ -54,6 +55,9 @@ struct Args {
     in_root: bool,
 
     #[command(flatten)]
+    patience: Patience,
+
+    #[command(flatten)]
     common: Common,
 
     /// Whether this run made the keyring's directory, for undo.
@@ -88,7 +92,8 @@ impl Stage for Args {
             asked: &plan.asked,
         };
         pins.need_some(&plan.of)?;
-        let inside = Inside::of(document)?;
+        let mut inside = Inside::of(document)?;
+        self.patience.watch(context, &mut inside);
         let ring = trust::decide(self.rings(context, document, &inside, &plan)?, pins)?;
         let built = if self.in_root {
             self.made.set(!home::is_there(inside.root()));

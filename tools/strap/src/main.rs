@@ -12,7 +12,7 @@ mod torn;
 
 use clap::Parser;
 use pacman::lock::{self, Purpose};
-use pacman::{Mark, Pacman, records};
+use pacman::{Mark, Pacman, Patience, records};
 use phase::Phase;
 use rootfs::Inside;
 use stage::members::Config;
@@ -50,6 +50,9 @@ struct Strap {
     allow_failed_scriptlet: Vec<String>,
 
     #[command(flatten)]
+    patience: Patience,
+
+    #[command(flatten)]
     common: Common,
 }
 
@@ -68,7 +71,8 @@ impl Stage for Strap {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(document)?;
+        let mut plan = self.plan(document)?;
+        self.patience.watch(context, &mut plan.inside);
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = self.apply(context, &plan, unfinished);
@@ -122,7 +126,8 @@ impl Strap {
                 .map(drop);
         };
         let root = plan.inside.root();
-        let torn = torn::clear(root, &judge::logged(root)?)?;
+        let interrupted = judge::interrupted(root)?;
+        let torn = torn::clear(root, &judge::logged(root)?, interrupted.as_deref())?;
         let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
         names.retain(|name| !torn.lost.contains(name));
         context.warn(format_args!(

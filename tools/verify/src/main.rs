@@ -15,9 +15,9 @@ use check::{Found, Task};
 use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
-use pacman::Pacman;
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
+use pacman::{Pacman, Patience};
 use rootfs::{IdMap, Inside, Mount, Place, Root};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -44,6 +44,9 @@ struct Verify {
     /// Do not compare the installed files
     #[arg(long)]
     no_files: bool,
+
+    #[command(flatten)]
+    patience: Patience,
 
     #[command(flatten)]
     common: Common,
@@ -73,6 +76,7 @@ impl Stage for Verify {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
+        self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let mut installed = installed::read(root)?;
         let last = transaction::last(root)?;

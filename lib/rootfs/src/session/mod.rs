@@ -18,8 +18,6 @@ mod watch;
 mod watchdog;
 mod wire;
 
-pub use watchdog::{Sleeper, Watchdog};
-
 use crate::plan::Mount;
 use crate::root::RootId;
 use crate::sys::{self, Cloned};
@@ -27,12 +25,13 @@ use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use stage::{Code, Document, Doing, Failure, quote, signal};
+use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 use watch::Watch;
+use watchdog::Watchdog;
 use wire::Frame;
 
 /// Where a command runs.
@@ -106,6 +105,8 @@ pub struct Inside {
     mounts: Vec<Mount>,
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
+    /// The tool, and how long a command of it may make no progress.
+    watched: Option<(&'static str, Duration)>,
 }
 
 impl Inside {
@@ -166,6 +167,7 @@ impl Inside {
             mounts,
             idmap,
             handler,
+            watched: None,
         })
     }
 
@@ -180,33 +182,28 @@ impl Inside {
         self.mounts.push(mount);
     }
 
+    /// Has every command from now on ended that makes no progress for `limit`; zero is no limit. One that has the terminal
+    /// waits for a person, and is left alone.
+    pub fn watch(&mut self, context: &Context, limit: Duration) {
+        self.watched = (!limit.is_zero()).then_some((context.tool, limit));
+    }
+
     /// Runs a command. `output`, where there is one, is given what it prints on stdout and stderr, through `tty` if that
     /// is a terminal's other side; else our stderr is.
     ///
     /// # Errors
     ///
-    /// When the root cannot be entered, or a signal asked us to stop. How the command ended is no error.
+    /// When the root cannot be entered, or a signal asked us to stop; [`Code::Hung`] when [`Inside::watch`] was asked for and
+    /// the command made no progress. How it ended is no error.
     pub fn run(
         &self,
         job: &Job<'_>,
         output: Option<Output<'_>>,
     ) -> Result<(Ended, Duration), Failure> {
-        self.run_watched(job, output, &mut Watchdog::new(Duration::ZERO))
-    }
-
-    /// Runs a command as [`Inside::run`] does, and ends it when it makes no progress any more.
-    ///
-    /// # Errors
-    ///
-    /// As [`Inside::run`], and [`Code::Hung`]; then `watchdog` knows what was found.
-    pub fn run_watched(
-        &self,
-        job: &Job<'_>,
-        output: Option<Output<'_>>,
-        watchdog: &mut Watchdog,
-    ) -> Result<(Ended, Duration), Failure> {
         // One that came before is not handed on to the command, which would run to its end.
         signal::check()?;
+        let watchdog = self.watched.filter(|_| !job.terminal);
+        let watchdog = watchdog.map(|(tool, limit)| Watchdog::new(tool, limit));
         let (ended, time, _) = self.enter(Work::Exec(job), output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
@@ -224,11 +221,7 @@ impl Inside {
         place: Place,
         work: impl FnOnce() -> Result<Vec<u8>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
-        let (ended, _, result) = self.enter(
-            Work::Call(place, Box::new(work)),
-            None,
-            &mut Watchdog::new(Duration::ZERO),
-        )?;
+        let (ended, _, result) = self.enter(Work::Call(place, Box::new(work)), None, None)?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
@@ -268,7 +261,7 @@ impl Inside {
         &self,
         work: Work<'_>,
         output: Option<Output<'_>>,
-        watchdog: &mut Watchdog,
+        watchdog: Option<Watchdog>,
     ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;

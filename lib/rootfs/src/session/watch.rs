@@ -29,7 +29,7 @@ impl Watch<'_> {
         report: OwnedFd,
         result: OwnedFd,
         sink: Option<(Sink<'_>, OwnedFd)>,
-        watchdog: &mut Watchdog,
+        mut watchdog: Option<Watchdog>,
     ) -> Result<Option<Failure>, Failure> {
         let (mut sink, from) = match sink {
             Some((sink, from)) => (Some(sink), Some(from)),
@@ -40,16 +40,16 @@ impl Watch<'_> {
         let mut signals = signal::count();
         let mut buffer = vec![0; 1 << 16];
         while open.iter().any(Option::is_some) {
-            let ready = wait_readable(&open, watchdog.tick())?;
+            let ready = wait_readable(&open, watchdog.as_ref().map(Watchdog::tick))?;
             self.pass_signals(&mut signals);
-            match ready {
-                Some(ready) if ready.contains(&true) => watchdog.output(),
-                Some(_) => {}
-                None => {
-                    if let Some(hung) = watchdog.waited(self.pid) {
+            match (&mut watchdog, ready) {
+                (Some(dog), Some(ready)) if ready.contains(&true) => dog.output(),
+                (Some(dog), None) => {
+                    if let Some(hung) = dog.waited(self.pid) {
                         return Ok(Some(hung));
                     }
                 }
+                _ => {}
             }
             let ready = ready.unwrap_or_default();
             for (i, slot) in open.iter_mut().enumerate() {

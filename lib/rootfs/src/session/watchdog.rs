@@ -25,17 +25,16 @@ const PART: u32 = 100;
 /// The longest command line in a message.
 const COMMAND: usize = 100;
 
-/// How many processes a failure names; [`Watchdog::found`] has them all.
+/// How many processes a failure names; stderr has them all.
 const NAMED: usize = 4;
 
-/// Ends an entry in which nothing happens any more.
+/// Finds out that in an entry nothing happens any more.
 #[derive(Debug)]
-pub struct Watchdog {
+pub(super) struct Watchdog {
+    tool: &'static str,
     limit: Duration,
     idle: Duration,
     before: Done,
-    /// What was there, parents before their children, when it was found that nothing happened.
-    pub found: Vec<Sleeper>,
 }
 
 /// What the processes inside have done so far.
@@ -49,39 +48,37 @@ struct Done {
 
 /// A process that did nothing any more. See proc(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sleeper {
+struct Sleeper {
     /// Its pid, as the host has it.
-    pub pid: i32,
+    pid: i32,
     /// How many processes inside are above it; 0 is what was run.
-    pub depth: usize,
+    depth: usize,
     /// Its command line, or its name where it has none.
-    pub command: String,
+    command: String,
     /// Its state: `S` sleeps, `D` sleeps and cannot be woken, `T` is stopped.
-    pub state: char,
+    state: char,
     /// The function of the kernel that it sleeps in. None where we may not know.
-    pub wchan: Option<String>,
+    wchan: Option<String>,
     /// The number of the system call that it is in. None where we may not know.
-    pub syscall: Option<u32>,
+    syscall: Option<u32>,
     /// The functions of the kernel above that, the innermost first. Only root may know.
-    pub stack: Vec<String>,
+    stack: Vec<String>,
 }
 
 impl Watchdog {
-    /// Returns one that takes `limit` without progress for a hang; zero never does.
-    #[must_use]
-    pub fn new(limit: Duration) -> Self {
+    /// Returns one that takes `limit` without progress for a hang, and speaks in the name of `tool`.
+    pub(super) fn new(tool: &'static str, limit: Duration) -> Self {
         Self {
+            tool,
             limit,
             idle: Duration::ZERO,
             before: Done::default(),
-            found: Vec::new(),
         }
     }
 
-    /// Returns how long to wait for output at most before [`Watchdog::waited`] is to be called. None: for ever.
-    pub(super) fn tick(&self) -> Option<Duration> {
-        let tick = (self.limit / 10).clamp(Duration::from_millis(20), Duration::from_secs(5));
-        (!self.limit.is_zero()).then_some(tick)
+    /// Returns how long to wait for output at most before [`Watchdog::waited`] is to be called.
+    pub(super) fn tick(&self) -> Duration {
+        (self.limit / 10).clamp(Duration::from_millis(20), Duration::from_secs(5))
     }
 
     /// Notes that there was output.
@@ -90,15 +87,18 @@ impl Watchdog {
     }
 
     /// Notes that a tick has passed without any output, and looks at the processes below `init`. Returns the failure
-    /// where nothing happened for too long.
+    /// where nothing happened for too long; stderr then has each of them, and where it sleeps.
     pub(super) fn waited(&mut self, init: i32) -> Option<Failure> {
         let tree = tree_of(init);
         let now = done(&tree);
         if !self.is_over(now) {
             return None;
         }
-        self.found = tree.iter().map(Process::sleeper).collect();
-        Some(self.failure())
+        let found: Vec<Sleeper> = tree.iter().map(Process::sleeper).collect();
+        for sleeper in &found {
+            message::line(self.tool, format_args!("hung: {sleeper}"));
+        }
+        Some(self.failure(&found))
     }
 
     /// Adds a tick, and returns whether the limit is over without progress.
@@ -119,15 +119,15 @@ impl Watchdog {
             self.idle = Duration::ZERO;
             return false;
         }
-        self.idle += self.tick().unwrap_or_default();
+        self.idle += self.tick();
         self.idle >= self.limit
     }
 
-    fn failure(&self) -> Failure {
+    fn failure(&self, found: &[Sleeper]) -> Failure {
         let mut why = format!("nothing happened for {} s", self.limit.as_secs_f64());
         // The deepest are what the others wait for.
-        let skip = self.found.len().saturating_sub(NAMED);
-        for (i, sleeper) in self.found.iter().skip(skip).enumerate() {
+        let skip = found.len().saturating_sub(NAMED);
+        for (i, sleeper) in found.iter().skip(skip).enumerate() {
             let before = if i == 0 { ": " } else { ", " };
             let place = sleeper.place();
             push(
@@ -201,8 +201,9 @@ impl Process {
             words => words.replace('\0', " "),
         };
         let stack = self.text("stack").unwrap_or_default();
-        // "[<0>] do_wait+0x53/0x120"
+        // "[<0>] do_wait+0x53/0x120"; below the system call they are the same for all.
         let function = |line: &str| Some(line.split(' ').nth(1)?.split('+').next()?.to_owned());
+        let below = |name: &String| name.starts_with("do_syscall") || name.starts_with("entry_");
         Sleeper {
             pid: self.pid,
             depth: self.depth,
@@ -214,7 +215,11 @@ impl Process {
             syscall: self
                 .text("syscall")
                 .and_then(|t| t.split(' ').next()?.parse().ok()),
-            stack: stack.lines().filter_map(function).collect(),
+            stack: stack
+                .lines()
+                .filter_map(function)
+                .filter(|name| !below(name))
+                .collect(),
         }
     }
 }
@@ -297,7 +302,7 @@ mod tests {
 
     #[test]
     fn only_time_without_progress_counts() {
-        let mut dog = Watchdog::new(Duration::from_secs(10));
+        let mut dog = Watchdog::new("test", Duration::from_secs(10));
         let mut ticks = |count: usize, now: Done| (0..count).any(|_| dog.is_over(now));
         assert!(!ticks(10, done(1, 1)));
         assert!(!ticks(9, done(90_000, 1)), "the processor was used");
@@ -312,16 +317,15 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_takes_nothing_away_and_zero_never_ends_anything() {
-        let mut dog = Watchdog::new(Duration::from_secs(1));
+    fn what_ends_takes_nothing_away() {
+        let mut dog = Watchdog::new("test", Duration::from_secs(1));
         assert!(!dog.is_over(done(500, 9000)));
         assert!((0..10).any(|_| dog.is_over(done(0, 0))));
-        assert_eq!(Watchdog::new(Duration::ZERO).tick(), None);
     }
 
     #[test]
     fn a_kernel_that_does_not_count_bytes_leaves_the_rest() {
-        let mut dog = Watchdog::new(Duration::from_secs(1));
+        let mut dog = Watchdog::new("test", Duration::from_secs(1));
         let now = |ticks| Done {
             ticks,
             written: None,
@@ -346,8 +350,8 @@ mod tests {
             sleeper.to_string(),
             "  12 'sh -c read\\u{1b}' sleeps in wait_for_partner, system call 257, wait_for_partner < fifo_open"
         );
-        let mut dog = Watchdog::new(Duration::from_millis(1500));
-        dog.found = vec![
+        let dog = Watchdog::new("test", Duration::from_millis(1500));
+        let found = [
             Sleeper {
                 state: 'T',
                 command: "pacman -Su".into(),
@@ -356,7 +360,7 @@ mod tests {
             sleeper,
         ];
         assert_eq!(
-            dog.failure().message,
+            dog.failure(&found).message,
             "nothing happened for 1.5 s: 'pacman -Su' is stopped, 'sh -c read\\u{1b}' sleeps in wait_for_partner"
         );
     }
