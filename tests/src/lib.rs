@@ -141,6 +141,19 @@ impl Mirror {
         }
     }
 
+    /// Returns the fingerprint of one of its keys, by its role as a JSON pointer: `/builder`, `/masters/0`, `/stranger`.
+    ///
+    /// # Panics
+    ///
+    /// Where it has no such key.
+    #[must_use]
+    pub fn key(&self, role: &str) -> String {
+        let text = std::fs::read(self.dir.join("keys/fingerprints.json")).expect("keys");
+        let keys: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+        let key = keys.pointer(role).and_then(serde_json::Value::as_str);
+        key.expect(role).to_owned()
+    }
+
     /// Returns the tree that a server serves.
     #[must_use]
     pub fn www(&self) -> PathBuf {

@@ -849,14 +849,17 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
             Lie::Html,
             FILE,
             "not-verified",
-            "failed to commit transaction (invalid or corrupted package (PGP signature))"
-                .to_owned(),
+            format!(
+                "checking 'filesystem': it is not what the key {} (mkmirror Build System \
+                 <builder@mkmirror.invalid>) signed",
+                Mirror::of("x86_64").key("/builder")
+            ),
         ),
         (
             Lie::Missing,
             SIGNATURE,
-            "network",
-            lost(SIGNATURE, &missing),
+            "not-verified",
+            format!("the mirror has no signature for '{FILE}'"),
         ),
         (
             Lie::Truncated,
@@ -875,9 +878,20 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
         let again = "mkconf --cache-dir packages < begun.json";
         let ran = lab.sh(&format!("{again} | strap filesystem | reap | unmount"));
         let host = url.trim_start_matches("http://");
-        let hint = match *code {
-            "network" => "try again, or another mirror: mkconf --server URL",
-            _ => "its signature does not hold: nothing was installed",
+        let again_or_another = "try again, or another mirror: mkconf --server URL";
+        let (what, hint) = match (*code, *lie) {
+            ("network", _) => (
+                "running pacman to download: exit status 1: ",
+                again_or_another,
+            ),
+            (_, Lie::Missing) => (
+                "running pacman to download: ",
+                "nothing was installed; try another mirror: mkconf --server URL",
+            ),
+            _ => (
+                "",
+                "nothing was installed; run it again, which fetches it again, or try another mirror: mkconf --server URL",
+            ),
         };
         // Both databases are asked for at once: either may be the first that fails.
         let (stderr, stdout) = (
@@ -890,7 +904,7 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
             ..ran
         };
         let message = format!(
-            "running pacman to download: exit status 1: {}",
+            "{what}{}",
             why.replace("HOST", host)
                 .replace("ROOT", &lab.path().join("root").to_string_lossy())
         );

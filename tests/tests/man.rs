@@ -49,7 +49,7 @@ fn help(tool: &str) -> String {
     String::from_utf8(out.stdout).expect("help is UTF-8")
 }
 
-/// Returns the options of a help, `-x` and `--long`, and whether each takes a value.
+/// Returns the options of a help, `-x` and `--long`, and whether each needs a value: `--long[=<WHAT>]` may have one.
 fn options_of_help(help: &str) -> BTreeMap<String, bool> {
     let mut options = BTreeMap::new();
     for line in help.lines() {
@@ -59,9 +59,10 @@ fn options_of_help(help: &str) -> BTreeMap<String, bool> {
             continue;
         }
         let names = text.split("  ").next().unwrap_or(text);
-        let value = names.contains('<');
+        let value = names.contains('<') && !names.contains("[=");
         for word in names.split([' ', ',']).filter(|w| w.starts_with('-')) {
-            options.insert(word.to_owned(), value);
+            let name = word.split('[').next().unwrap_or(word);
+            options.insert(name.to_owned(), value);
         }
     }
     options

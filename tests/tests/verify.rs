@@ -12,7 +12,7 @@ use strapline_tests::{Lab, Mirror, Ran, Server, Who};
 struct Bench {
     lab: Lab,
     mirror: Mirror,
-    _server: Server,
+    server: Server,
 }
 
 impl Bench {
@@ -32,7 +32,7 @@ impl Bench {
         Self {
             lab,
             mirror,
-            _server: server,
+            server,
         }
     }
 
@@ -104,16 +104,6 @@ impl Bench {
         ran.stdout
     }
 
-    /// Returns the fingerprint of a key of the mirror's.
-    fn key(&self, role: &str) -> String {
-        let text = fs::read(self.mirror.dir.join("keys/fingerprints.json")).expect("keys");
-        let keys: Value = serde_json::from_slice(&text).expect("JSON");
-        keys.pointer(role)
-            .and_then(Value::as_str)
-            .expect(role)
-            .to_owned()
-    }
-
     /// Makes `k` a home of gpg's with the mirror's secret keys.
     fn secret_keys(&self) {
         self.must(&format!(
@@ -180,7 +170,10 @@ fn what_went_in_loose_is_verified_afterwards() {
         assert_eq!(verify["transaction"], "complete");
         let changed = package(&document, "filesystem")["configuration"].as_array();
         assert!(changed.is_some_and(|list| list.contains(&"etc/passwd".into())));
-        assert_eq!(package(&document, "bash")["key"], bench.key("/builder"));
+        assert_eq!(
+            package(&document, "bash")["key"],
+            bench.mirror.key("/builder")
+        );
         // Loaded with other tests and not optimised; alone and built for release it is less than a second.
         assert!(seconds < 20.0, "{seconds} s");
         if who == Who::User {
@@ -268,7 +261,7 @@ fn files(bench: &Bench) {
 /// What is in the cache.
 fn archives(bench: &Bench) {
     let archive = bench.archive("nano");
-    let builder = bench.key("/builder");
+    let builder = bench.mirror.key("/builder");
     let not_signed = format!(
         "verify: verifying 'nano': it is not what the key {builder} (mkmirror Build System"
     );
@@ -329,7 +322,7 @@ fn archives(bench: &Bench) {
 fn signers(bench: &Bench) {
     bench.secret_keys();
     let [builder, master, stranger] =
-        ["/builder", "/masters/2", "/stranger"].map(|role| bench.key(role));
+        ["/builder", "/masters/2", "/stranger"].map(|role| bench.mirror.key(role));
     let home = "root/etc/pacman.d/gnupg";
     let all = |why: &str| {
         format!(
@@ -337,14 +330,35 @@ fn signers(bench: &Bench) {
             package_count(bench) - 3
         )
     };
+    // What verify finds of a package that is there, strap finds of one that it is to install: in place of pacman's words,
+    // which are "unknown trust" for most of these.
     let with = |script: String, word: &str, line: &str| {
-        let document = bench.altered(home, |_| drop(bench.must(&script)), line);
+        let alter = |_: &Path| {
+            bench.must(&script);
+            let ran = bench.lab.sh("strap --state doc.json --quiet sed");
+            let (_, line) = line.rsplit_once(": ").unwrap_or(("", line));
+            ran.failed(69, line);
+            assert_eq!(ran.document()["error"]["code"], "not-verified");
+            let own = ran
+                .stderr
+                .lines()
+                .find(|l| l.starts_with("strap: checking '"));
+            assert!(own.is_some_and(|l| l.contains("'sed'")), "{}", ran.stderr);
+            assert!(!bench.path("root/usr/bin/sed").exists());
+        };
+        let document = bench.altered(home, alter, line);
         let count = package_count(bench);
         assert_eq!(document["verify"]["signatures"][word], count, "{word}");
         assert_eq!(package(&document, "nano")["signature"], word);
         assert_eq!(package(&document, "nano")["verified"], false);
         document
     };
+    let sha1 = sha1_instead_of(bench, &builder, home);
+    with(
+        sha1,
+        "marginal",
+        &all("for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2."),
+    );
     // gpg takes no day in the past, so it is told that it is the past.
     let expire = format!(
         "made=$({GPG} --homedir k --with-colons --list-keys {builder} | sed -n 's/^pub:[^:]*:[^:]*:[^:]*:[^:]*:\\([0-9]*\\):.*/\\1/p')
@@ -370,7 +384,7 @@ fn signers(bench: &Bench) {
         &all("for which 2 trusted keys vouch where 3 must"),
     );
     let nobody: String = ["/masters/0", "/masters/1", "/masters/2"]
-        .map(|role| trust(&bench.key(role), 3))
+        .map(|role| trust(&bench.mirror.key(role), 3))
         .join("\n");
     with(
         nobody,
@@ -397,6 +411,28 @@ fn signers(bench: &Bench) {
         },
         "verify: looking for the keyring '",
     );
+}
+
+/// Returns a script that has the builder's key certified anew by the masters, by the third with SHA-1 as in 2014.
+fn sha1_instead_of(bench: &Bench, builder: &str, home: &str) -> String {
+    let masters = ["/masters/0", "/masters/1", "/masters/2"].map(|role| bench.mirror.key(role));
+    let sign = |master: &String, options: &str| {
+        format!("{GPG} --homedir s --default-key {master} {options} --quick-sign-key {builder}\n")
+    };
+    let [one, two, three] = &masters;
+    format!(
+        "mkdir -m 700 s && cp -a k/private-keys-v1.d s/
+         {GPG} --homedir k --export {one} {two} {three} | {GPG} --homedir s --import
+         {GPG} --homedir k --export-options export-minimal --export {builder} | {GPG} --homedir s --import
+         {}{}{}
+         {GPG} --homedir {home} --yes --delete-keys {builder}
+         {GPG} --homedir s --export {builder} | {GPG} --homedir {home} --import
+         {GPG} --homedir {home} --check-trustdb
+         rm -r s",
+        sign(one, ""),
+        sign(two, ""),
+        sign(three, "--cert-digest-algo SHA1 --allow-weak-key-signatures"),
+    )
 }
 
 fn package_count(bench: &Bench) -> usize {
@@ -488,6 +524,48 @@ fn records(bench: &Bench) {
         ran.stderr
     );
     fs::remove_file(bench.path("root/var/lib/pacman/db.lck")).expect("ours");
+}
+
+/// With a clock that is behind, everything was signed in the future, and gpg has a word for each key and none for the cause.
+#[test]
+fn a_clock_that_is_behind_is_said_first() {
+    let bench = Bench::new(Who::Root, Mirror::of("x86_64"), "bash grep nano");
+    let then = |day: &str, command: &str| {
+        bench.lab.sh(&format!(
+            "unshare --mount --propagation private sh {}/tests/clock.sh {day} {command}",
+            strapline_tests::top().display()
+        ))
+    };
+    let clock = "reading the clock: it says 2020-02-29, and ";
+    for (tool, command, line) in [
+        ("strap", "strap --state doc.json --quiet sed", clock),
+        ("verify", "verify --state doc.json --quiet", clock),
+        (
+            "keyring",
+            "sh -c 'rm -r root/etc/pacman.d/gnupg; keyring --state doc.json --quiet'",
+            clock,
+        ),
+        (
+            "fetch-pacman",
+            "sh -c 'rm -r fetched; fetch-pacman --state doc.json --quiet --cache-dir fetched --server $MIRROR'",
+            "and for this host it is 2020-02-29: its clock is wrong",
+        ),
+    ] {
+        let mirror = format!("{}/archlinuxcn/x86_64", bench.server.url());
+        let ran = then("2020-02-29", &command.replace("$MIRROR", &mirror));
+        ran.failed(69, line);
+        let error = &ran.document()["error"];
+        assert_eq!(
+            (&error["tool"], &error["code"]),
+            (&tool.into(), &"not-verified".into())
+        );
+        assert!(
+            error["hint"].as_str().is_some_and(|h| h.contains("set ")),
+            "{error}"
+        );
+    }
+    assert!(!bench.path("root/usr/bin/sed").exists());
+    assert!(!bench.path("root/etc/pacman.d/gnupg").exists());
 }
 
 #[test]

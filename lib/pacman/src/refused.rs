@@ -6,7 +6,7 @@
 //! all the rest follows from it.
 
 use crate::diagnosis::archive::Cache;
-use crate::diagnosis::gpg::{Gpg, Home};
+use crate::diagnosis::gpg::{self, Gpg, Home};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::output::Mark;
@@ -16,16 +16,11 @@ use package::db::Entry;
 use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Doing, Failure, message, quote};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// The directory that a tmpfs covers, inside only, and the scratch home of gpg on it.
-const TMPFS: &str = "/run";
-const SCRATCH: &str = "/run/k";
 
 /// Where the root keeps the repositories' databases.
 const SYNC: &str = "var/lib/pacman/sync";
@@ -132,7 +127,9 @@ pub(crate) fn explain(
         match look(pacman, context, inside, asked, marks, &places) {
             Ok(looked) => {
                 no_good = looked.no_good;
-                said = looked.failure.unwrap_or(said);
+                if is_about_signatures(marks) {
+                    said = looked.failure.unwrap_or(said);
+                }
             }
             Err(why) => could_not(why),
         }
@@ -141,6 +138,20 @@ pub(crate) fn explain(
         places.remove(context, place, &file);
     }
     said
+}
+
+/// Returns whether pacman had signatures to judge. Where the mirror has none for a file that is new in the cache, its own
+/// words say enough.
+fn is_about_signatures(marks: &[Mark]) -> bool {
+    marks.iter().any(|mark| match mark {
+        Mark::Corrupted(_) => true,
+        Mark::Error(text) => {
+            !text.starts_with("failed ") && text.contains("signature")
+                || text.contains("(PGP signature)")
+                || text.contains("required key missing")
+        }
+        _ => false,
+    })
 }
 
 /// Returns the archives that pacman named as corrupted: their file names only. Whatever else is in pacman's output may be a
@@ -262,7 +273,7 @@ fn cache_of(config: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
-fn work(gpg: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<u8>, Failure> {
+fn work(program: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<u8>, Failure> {
     // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
     let places = Places {
         root: &Root::open(places.root.path())?,
@@ -270,11 +281,7 @@ fn work(gpg: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<u8>,
     };
     let open = |suspect: &Suspect| places.open(suspect.place);
     let directories: Vec<_> = suspects.iter().map(open).collect();
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
-        format!("mounting a tmpfs on '{TMPFS}', inside")
-    })?;
-    let home = Home::copy(gpg, places.root, Path::new(SCRATCH))?;
+    let home = Home::copy(program, places.root, gpg::scratch()?)?;
     let keys = home.keys()?;
     let judge = Judge {
         home: &home,
@@ -379,6 +386,32 @@ mod tests {
         let expected = [("passwd", "passwd"), ("a", archive)]
             .map(|(name, file)| (name.to_owned(), file.to_owned(), Where::Cache));
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_signature_that_is_not_there_is_none_that_is_wrong() {
+        for (text, expected) in [
+            (
+                "failed retrieving file 'a.sig' from h : The requested URL returned error: 404",
+                false,
+            ),
+            (
+                "failed to commit transaction (failed to retrieve some files)",
+                false,
+            ),
+            (
+                "failed to commit transaction (invalid or corrupted package (PGP signature))",
+                true,
+            ),
+            ("nano: signature from \"X\" is unknown trust", true),
+            ("required key missing from keyring", true),
+        ] {
+            assert_eq!(
+                is_about_signatures(&[Mark::Error(text.into())]),
+                expected,
+                "{text}"
+            );
+        }
     }
 
     #[test]

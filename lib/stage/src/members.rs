@@ -77,6 +77,9 @@ pub struct Keyring {
     pub populated: Vec<String>,
     /// The fingerprints that give trust, in upper-case hex.
     pub trusted: Vec<String>,
+    /// What was taken out of it again: `all` keys, or the `secret` one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripped: Option<String>,
 }
 
 /// An element of `packages`: a package that is installed. Written by `strap`.

@@ -104,6 +104,22 @@ impl Home {
         self.files.is_empty()
     }
 
+    /// Drops all but gpg's configuration: keys, trust, and what gpg noted of signatures that it saw.
+    pub(crate) fn keep_configuration(&mut self) {
+        let is_configuration = |path: &str| path.ends_with(".conf") && !path.contains('/');
+        self.files.retain(|path, _| is_configuration(path));
+    }
+
+    /// Drops the secret keys, and what is of use with them only.
+    pub(crate) fn drop_secrets(&mut self) {
+        let is_secret = |path: &str| {
+            path == "secring.gpg"
+                || path.starts_with("private-keys-v1.d/")
+                || path.starts_with("openpgp-revocs.d/")
+        };
+        self.files.retain(|path, _| !is_secret(path));
+    }
+
     /// Returns the files that gpg works with.
     pub(crate) fn keys(&self) -> BTreeMap<String, Vec<u8>> {
         let files = self.files.iter();
@@ -366,6 +382,26 @@ pub(crate) fn sweep(root: &Root) {
     }
 }
 
+/// Removes what runs that were cut off left beside the home, also the old one where there is no new one.
+///
+/// # Errors
+///
+/// When that cannot be removed.
+pub(crate) fn remove_beside(root: &Root) -> Result<(), Failure> {
+    let parent = match root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => return Ok(()),
+        result => result.doing(Code::Os, || {
+            format!("opening {}", quote(root.path().join(PARENT)))
+        })?,
+    };
+    for name in [NEW, OLD] {
+        remove(parent.as_fd(), name).doing(Code::Os, || {
+            format!("removing {}", quote(root.path().join(PARENT).join(name)))
+        })?;
+    }
+    Ok(())
+}
+
 /// Returns whether the root has something where its home is to be.
 pub(crate) fn is_there(root: &Root) -> bool {
     !matches!(root.open_below(AT, OFlags::PATH), Err(Errno::NOENT))
@@ -481,6 +517,61 @@ fn add_option(text: &mut Vec<u8>, option: &str) {
 mod tests {
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A home with all that there can be of keys in it, beside one that a run left that was cut off.
+    fn full() -> (tempfile::TempDir, Root) {
+        let (guard, root) = root();
+        for (at, text) in [
+            ("gnupg/pubring.gpg", "p"),
+            ("gnupg/pubring.gpg~", "p"),
+            ("gnupg/trustdb.gpg", "t"),
+            ("gnupg/tofu.db", "x"),
+            ("gnupg/gpg.conf", "c"),
+            ("gnupg/secring.gpg", "s"),
+            ("gnupg/secring.gpg~", "s"),
+            ("gnupg/private-keys-v1.d/A.key", "s"),
+            ("gnupg/private-keys-v1.d/A.key~", "s"),
+            ("gnupg/openpgp-revocs.d/A.rev", "r"),
+            ("gnupg.new/private-keys-v1.d/B.key", "s"),
+        ] {
+            let path = root.path().join(PARENT).join(at);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        (guard, root)
+    }
+
+    fn left(root: &Root) -> Vec<String> {
+        let home = Home::read(root).unwrap();
+        home.files.keys().cloned().collect()
+    }
+
+    #[test]
+    fn a_stripped_home_has_no_secret_key_anywhere() {
+        use crate::strip::Strip;
+        for (strip, expected) in [
+            (Strip::All, &["gpg.conf"][..]),
+            (
+                Strip::Secret,
+                &["gpg.conf", "pubring.gpg", "tofu.db", "trustdb.gpg"],
+            ),
+        ] {
+            let (_guard, root) = full();
+            assert_eq!(pacman::secret::keys(&root).unwrap().len(), 5);
+            assert!(strip.apply(&root).unwrap());
+            assert_eq!(left(&root), expected);
+            assert_eq!(pacman::secret::keys(&root).unwrap().len(), 0);
+            let beside = root.path().join(PARENT).read_dir().unwrap().count();
+            assert_eq!(beside, 1);
+            // And again, there is nothing to do.
+            assert!(!strip.apply(&root).unwrap());
+            assert_eq!(left(&root), expected);
+        }
+        // A root that has no keyring at all.
+        let (_guard, root) = root();
+        assert!(!Strip::All.apply(&root).unwrap());
+        assert!(!root.path().join(AT).exists());
+    }
 
     fn root() -> (tempfile::TempDir, Root) {
         let directory = tempfile::tempdir().unwrap();

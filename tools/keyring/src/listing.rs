@@ -4,6 +4,7 @@
 //! marginal. So the result is read and judged: `--with-colons`, the format of doc/DETAILS in gpg's sources.
 
 use crate::trust::Ring;
+use pacman::diagnosis;
 use serde::{Deserialize, Serialize};
 use stage::date::day;
 use stage::{Code, Failure};
@@ -19,7 +20,9 @@ pub(crate) struct Key {
     pub(crate) owner_trust: char,
     /// Whether it is disabled.
     pub(crate) disabled: bool,
-    /// When it expires, in seconds since 1970.
+    /// When it was made, in seconds since 1970.
+    pub(crate) created: u64,
+    /// When it expires.
     pub(crate) expires: Option<u64>,
     /// Who signed it, and the signatures hold: long key ids. Only where gpg was asked.
     pub(crate) signed_by: Vec<String>,
@@ -40,6 +43,7 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Key> {
                     validity: letter(1),
                     owner_trust: letter(8),
                     disabled: field(11).contains('D'),
+                    created: field(5).parse().unwrap_or(0),
                     expires: field(6).parse().ok(),
                     ..Key::default()
                 });
@@ -63,12 +67,13 @@ pub(crate) fn parse(text: &[u8]) -> Vec<Key> {
     keys
 }
 
-/// Checks that each trusted key is in a ring and can be used, before it is signed.
+/// Checks that each trusted key is in a ring and can be used, before it is signed. `now` is in seconds since 1970.
 ///
 /// # Errors
 ///
-/// [`Code::NotVerified`] at the first that cannot, with the reason.
-pub(crate) fn alive(ring: &Ring, keys: &[Key]) -> Result<(), Failure> {
+/// [`Code::NotVerified`] at the first that cannot, with the reason. That may be the clock: what is signed before the key was
+/// made counts for nothing when that is mended.
+pub(crate) fn alive(ring: &Ring, keys: &[Key], now: u64) -> Result<(), Failure> {
     for fingerprint in &ring.trusted {
         let refuse = |why: &str, hint: &str| {
             let message = format!("trusting {fingerprint}: {why}");
@@ -80,6 +85,10 @@ pub(crate) fn alive(ring: &Ring, keys: &[Key]) -> Result<(), Failure> {
                 "the keyring package is broken or incomplete, or the fingerprint is another ring's",
             );
         };
+        let made = format!("the key {fingerprint} was made");
+        if let Some(clock) = diagnosis::clock(now, (key.created, &made)) {
+            return Err(clock);
+        }
         if let Some(why) = dead(key) {
             return refuse(&why, "a newer keyring package may mend it");
         }
@@ -241,6 +250,7 @@ mod tests {
         let keys = parse(text.as_bytes());
         let expected = Key {
             disabled: true,
+            created: 1_619_395_200,
             expires: Some(1_700_000_000),
             signed_by: vec!["0000000000000001".into()],
             ..key(A, 'f', 'm')
@@ -321,6 +331,23 @@ mod tests {
             assert!(failure.message.contains(words), "{failure}");
             assert_eq!(failure.code, code, "{failure}");
         }
+    }
+
+    #[test]
+    fn a_key_of_the_future_is_a_clock_of_the_past() {
+        let master = Key {
+            created: 1_700_000_000,
+            ..key(A, 'f', '-')
+        };
+        let alive = |now| alive(&ring(), std::slice::from_ref(&master), now);
+        assert_eq!(alive(1_700_000_000), Ok(()));
+        let failure = alive(1_600_000_000).unwrap_err();
+        assert!(
+            failure
+                .message
+                .starts_with("reading the clock: it says 2020-09-13"),
+            "{failure}"
+        );
     }
 
     #[test]

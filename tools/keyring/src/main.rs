@@ -11,6 +11,7 @@ mod in_root;
 mod listing;
 mod program;
 mod source;
+mod strip;
 mod trust;
 
 use clap::Parser;
@@ -22,6 +23,7 @@ use stage::members::Keyring;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
 use std::cell::Cell;
 use std::process::ExitCode;
+use strip::Strip;
 use trust::{Files, Pins, Ring};
 
 /// Build the root's pacman keyring from pinned trust
@@ -53,6 +55,21 @@ struct Args {
     /// Run the root's own pacman-key, chrooted
     #[arg(long, conflicts_with = "engine")]
     in_root: bool,
+
+    /// Take the keys out again, for an image
+    ///
+    /// An image never carries a keyring's own secret key. A machine makes its own at first boot, see 'configure
+    /// --first-boot-keyring'; a container has no first boot, and may keep the public keys.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "all",
+        conflicts_with_all = ["populate", "package", "trust", "engine", "in_root"]
+    )]
+    strip: Option<Strip>,
 
     #[command(flatten)]
     patience: Patience,
@@ -86,6 +103,29 @@ impl Stage for Args {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        match self.strip {
+            Some(strip) => strip_keyring(strip, context, document),
+            None => self.build(context, document),
+        }
+    }
+
+    fn undo(&self, context: &Context, document: &Document) {
+        if !self.made.get() {
+            return;
+        }
+        let undone = Root::of(document).and_then(|root| {
+            home::unmake(&root)
+                .map_err(|e| Failure::new(Code::Os, format!("removing the keyring again: {e}")))
+        });
+        if let Err(failure) = undone {
+            context.report(&failure);
+        }
+    }
+}
+
+impl Args {
+    /// Builds the keyring.
+    fn build(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
         let pins = Pins {
             preset: &plan.pinned,
@@ -114,21 +154,6 @@ impl Stage for Args {
         Ok(())
     }
 
-    fn undo(&self, context: &Context, document: &Document) {
-        if !self.made.get() {
-            return;
-        }
-        let undone = Root::of(document).and_then(|root| {
-            home::unmake(&root)
-                .map_err(|e| Failure::new(Code::Os, format!("removing the keyring again: {e}")))
-        });
-        if let Err(failure) = undone {
-            context.report(&failure);
-        }
-    }
-}
-
-impl Args {
     /// Decides what to build, from the command line and the document. Touches nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         for name in self.populate.iter().chain(&self.package) {
@@ -238,8 +263,23 @@ fn record(document: &mut Document, root: &Root, ring: &Ring) {
         dir: root.path().join(home::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
         trusted: ring.trusted.clone(),
+        stripped: None,
     };
-    document.record("keyring", &keyring);
+    let knows = ["dir", "populated", "trusted", "stripped"];
+    document.record_anew("keyring", &knows, &keyring);
+}
+
+/// Takes the keys out of the keyring again. Nothing runs for it, but a root is only ever worked on by the user whose it is.
+fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Result<(), Failure> {
+    let inside = Inside::of(document)?;
+    let changed = strip.apply(inside.root())?;
+    strip.record(document, inside.root())?;
+    context.note(match (changed, strip) {
+        (false, _) => "there was nothing to take out of the keyring",
+        (true, Strip::All) => "all keys are out of the keyring: pacman-key makes it anew",
+        (true, Strip::Secret) => "the secret key is out of the keyring",
+    });
+    Ok(())
 }
 
 fn count(keys: usize) -> String {

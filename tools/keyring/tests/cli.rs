@@ -383,6 +383,49 @@ fn in_the_root_without_a_pacman_key() {
 }
 
 #[test]
+fn an_image_carries_no_secret_key() {
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    lab.run(&[]).good();
+    let names = || -> Vec<String> {
+        let entries = fs::read_dir(lab.home()).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert!(names().contains(&"private-keys-v1.d".to_owned()));
+    // The secret key only: what it signed is as valid as before, and gpg has nothing to sign with.
+    let list = |what: &str| {
+        let copy = lab.copy();
+        let text = run(gpg(copy.path()).args(["--with-colons", what]));
+        kill_agent(copy.path());
+        text
+    };
+    let valid = verdicts(lab.copy().path());
+    let public = list("--list-keys");
+    let ran = lab.run(&["--strip=secret"]).good();
+    assert_eq!(ran.document["keyring"]["stripped"], "secret");
+    assert_eq!(list("--list-keys"), public);
+    assert_eq!(list("--list-secret-keys"), "");
+    // All of it: what is left is the configuration, and a machine makes its own of that.
+    let ran = lab.run(&["--strip"]).good();
+    assert_eq!(names(), ["gpg-agent.conf", "gpg.conf"]);
+    assert_eq!(ran.document["keyring"]["stripped"], "all");
+    let again = lab.run(&["--strip=all"]).good();
+    assert!(
+        again.stderr.contains("nothing to take out"),
+        "{}",
+        again.stderr
+    );
+    // Built again, it is whole, and the document says nothing of before.
+    let ran = lab.run(&[]).good();
+    assert_eq!(verdicts(lab.copy().path()), valid);
+    assert_eq!(ran.document["keyring"].get("stripped"), None);
+}
+
+#[test]
 fn command_lines_that_are_refused() {
     let ring = Ring {
         keys: helpers::ring("all"),
@@ -395,6 +438,8 @@ fn command_lines_that_are_refused() {
         (["--populate", "../x"], "'../x' is not the name"),
         (["--package", "-x"], "unexpected argument"),
         (["--trust", "6AC6A4C2"], "is not a fingerprint"),
+        (["--strip", "--in-root"], "cannot be used with"),
+        (["--strip=public", "--quiet"], "invalid value 'public'"),
     ] {
         let ran = lab.run(&args);
         assert_eq!(ran.status, 64, "{}", ran.stderr);

@@ -10,14 +10,13 @@ use crate::mtree;
 use package::archive::extract_members;
 use package::digest::sha256_hex;
 use pacman::diagnosis::archive::{self, Cache};
-use pacman::diagnosis::gpg::{Gpg, Home};
+use pacman::diagnosis::gpg::{self, Gpg, Home};
 use pacman::diagnosis::listing::Keys;
 use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
 use pacman::records::LOCAL;
 use rootfs::Root;
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountFlags, mount};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure};
 use std::collections::BTreeSet;
@@ -28,10 +27,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
-
-/// The directory that a tmpfs covers, inside only, and the scratch home of gpg on it.
-const TMPFS: &str = "/run";
-const SCRATCH: &str = "/run/k";
 
 /// The most that the few members of an archive have that are read.
 const HEAD: u64 = 64 << 20;
@@ -88,13 +83,8 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     .ok();
     let mut found = Found::default();
     let home = match task.gpg {
-        Some(gpg) => {
-            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700"))
-                .doing(Code::Permission, || {
-                    format!("mounting a tmpfs on '{TMPFS}', inside")
-                })?;
-            let home = Home::copy(gpg, &root, Path::new(SCRATCH))?;
+        Some(program) => {
+            let home = Home::copy(program, &root, gpg::scratch()?)?;
             let keys = home.keys()?;
             Some((home, keys))
         }

@@ -270,7 +270,8 @@ fn fetch(
     let pacman = Pacman {
         program: program.path,
         config: plan.config.strict.clone(),
-        strict: true,
+        // What it refuses is judged here, and is to stay where it is until then.
+        strict: false,
     };
     let args = ["-Sw", "--noconfirm", "-dd"];
     let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);

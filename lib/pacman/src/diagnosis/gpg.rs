@@ -8,6 +8,7 @@ use super::listing::{self, Certificate, Keys};
 use rootfs::Root;
 use rootfs::session::environment;
 use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, child, quote};
 use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -70,6 +71,22 @@ fn version(text: &str) -> Option<(u32, u32, u32)> {
     let mut numbers = word.split(['.', '-']).map(|n| n.parse::<u32>().ok());
     let mut next = || numbers.next().flatten();
     Some((next()?, next()?, next().unwrap_or(0)))
+}
+
+/// Makes room for a scratch home, inside ([`rootfs::Place::Host`]): a tmpfs that ends with the namespaces and that nobody else
+/// sees, over a directory of the host's. Returns a path on it that is as short as can be, since an agent's socket below it
+/// may have 108 bytes (unix(7)). What is below that directory is to be opened before.
+///
+/// # Errors
+///
+/// When it cannot be mounted.
+pub fn scratch() -> Result<&'static Path, Failure> {
+    const TMPFS: &str = "/run";
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
+        format!("mounting a tmpfs on '{TMPFS}', inside")
+    })?;
+    Ok(Path::new("/run/k"))
 }
 
 /// A scratch home with the public keys and the trust of a root's keyring. It is made inside, on a file system that ends

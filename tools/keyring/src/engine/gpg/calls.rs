@@ -198,7 +198,7 @@ impl Gpg {
         let (out, _) = self.attempt(home, &args)?;
         let keys = listing::parse(&out);
         let own_id = &own[own.len().saturating_sub(16)..];
-        listing::alive(ring, &keys)?;
+        listing::alive(ring, &keys, crate::engine::now()?.into())?;
         for fingerprint in &ring.trusted {
             let Some(key) = keys.iter().find(|k| k.fingerprint == *fingerprint) else {
                 continue;

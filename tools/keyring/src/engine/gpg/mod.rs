@@ -15,15 +15,8 @@ use crate::listing;
 use crate::trust::Ring;
 pub(super) use calls::Gpg;
 use rootfs::{Inside, Place, Root};
-use rustix::mount::{MountFlags, mount};
 use stage::{Code, Document, Doing, Failure, quote};
-use std::path::Path;
 use std::time::Instant;
-
-/// The directory that the tmpfs covers, inside only; the host's own is not touched.
-const TMPFS: &str = "/run";
-/// The scratch home on it.
-const SCRATCH: &str = "/run/k";
 
 /// Builds the keyring of the root.
 ///
@@ -43,11 +36,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg) -> Result<Vec<u8>, Failure>
     let root = Root::of(document)?;
     let mut home = Home::read(&root)?;
     let made = home.is_empty();
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
-        format!("mounting a tmpfs on '{TMPFS}', inside")
-    })?;
-    let scratch = Path::new(SCRATCH);
+    let scratch = pacman::diagnosis::gpg::scratch()?;
     let doing = || format!("laying out the keyring in {}", quote(scratch));
     home.lay_out(scratch).doing(Code::Os, doing)?;
     let begin = Instant::now();

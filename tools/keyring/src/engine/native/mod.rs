@@ -18,6 +18,7 @@ use crate::trust::Ring;
 use before::Before;
 use block::{Block, Local, Print};
 use own::{Own, hex, unhex};
+use pgp::types::KeyDetails;
 pub(crate) use signature::Sha1Until;
 use stage::{Code, Failure};
 use std::collections::BTreeMap;
@@ -101,7 +102,7 @@ pub(crate) fn build(
         .into_iter()
         .map(|(print, owner)| (print, trust(owner)))
         .collect();
-    listing::alive(ring, &list(&blocks, &trusts, now))?;
+    listing::alive(ring, &list(&blocks, &trusts, now), now.into())?;
     for (prints, owner) in [(&ring.trusted, web::MARGINAL), (&ring.revoked, DISABLED)] {
         let prints = prints
             .iter()
@@ -205,6 +206,7 @@ fn list(blocks: &[Block], trust: &BTreeMap<Print, Trust>, now: u32) -> Vec<Key> 
                 },
                 owner_trust: letter(trust.owner & web::MASK),
                 disabled: trust.owner & DISABLED != 0,
+                created: block.key.created_at().as_secs().into(),
                 expires: block.expires.map(u64::from),
                 signed_by: Vec::new(),
             }
