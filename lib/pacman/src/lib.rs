@@ -3,10 +3,14 @@
 //! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
 //! down and a signature that does not hold are not the same failure.
 
+mod conf;
+mod databases;
 pub mod diagnosis;
 pub mod lock;
+mod mirror;
 pub mod output;
 pub mod patience;
+pub mod portal;
 pub mod records;
 mod refused;
 pub mod run;

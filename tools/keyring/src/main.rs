@@ -71,6 +71,10 @@ struct Args {
     )]
     strip: Option<Strip>,
 
+    /// Ask no server: take the databases and packages from the cache
+    #[arg(long)]
+    offline: bool,
+
     #[command(flatten)]
     patience: Patience,
 
@@ -244,7 +248,12 @@ impl Args {
         }
         let packages = &plan.packages;
         rings.extend(source::download(
-            context, document, inside, packages, &missing,
+            context,
+            document,
+            inside,
+            packages,
+            &missing,
+            self.offline,
         )?);
         Ok(rings)
     }

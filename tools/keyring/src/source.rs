@@ -64,6 +64,7 @@ pub(crate) fn download(
     inside: &Inside,
     packages: &[String],
     names: &[&str],
+    offline: bool,
 ) -> Result<Vec<Files>, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
@@ -72,6 +73,7 @@ pub(crate) fn download(
         program: program.path,
         config: config.loose,
         strict: false,
+        offline,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
     let lock = lock::take(inside.root(), context, Purpose::Download)?;

@@ -45,6 +45,10 @@ struct Strap {
     #[arg(long)]
     no_refresh: bool,
 
+    /// Ask no server: take the databases and packages from the cache
+    #[arg(long)]
+    offline: bool,
+
     /// Do not fail when a scriptlet of PKG fails, or the hook of that name
     #[arg(long, value_name = "PKG")]
     allow_failed_scriptlet: Vec<String>,
@@ -107,6 +111,7 @@ impl Strap {
                 program: program.path,
                 config: file.clone(),
                 strict: !self.loose,
+                offline: self.offline,
             },
             inside,
         })

@@ -45,6 +45,10 @@ struct Verify {
     #[arg(long)]
     no_files: bool,
 
+    /// Ask no server: an archive that is not in the cache is not fetched again
+    #[arg(long)]
+    offline: bool,
+
     #[command(flatten)]
     patience: Patience,
 
@@ -81,7 +85,7 @@ impl Stage for Verify {
         let mut installed = installed::read(root)?;
         let last = transaction::last(root)?;
         let mut fetched = Ok(0);
-        if plan.gpg.is_some() {
+        if plan.gpg.is_some() && !self.offline {
             fetched = fetch(context, document, &plan, &mut installed)?;
         }
         self.rules(&mut plan)?;
@@ -272,6 +276,7 @@ fn fetch(
         config: plan.config.strict.clone(),
         // What it refuses is judged here, and is to stay where it is until then.
         strict: false,
+        offline: false,
     };
     let args = ["-Sw", "--noconfirm", "-dd"];
     let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
