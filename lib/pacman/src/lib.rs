@@ -10,7 +10,7 @@ pub mod lock;
 mod mirror;
 pub mod output;
 pub mod patience;
-pub mod portal;
+mod portal;
 pub mod records;
 mod refused;
 pub mod run;

@@ -5,6 +5,7 @@
 
 use crate::conf::Conf;
 use crate::records::SYNC;
+use package::page;
 use rootfs::Root;
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
 use stage::{Code, Failure, message};
@@ -27,15 +28,9 @@ pub(crate) fn explain(root: &Root, conf: &Conf, packages: &[&str]) -> Option<Fai
     Some(
         Failure::new(
             Code::Network,
-            format!(
-                "a web page came in place of '{}'",
-                message::escape(first)
-            ),
+            format!("a web page came in place of '{}'", message::escape(first)),
         )
-        .hint(
-            "the network may want a login: open any page in a browser; or a proxy is missing (http_proxy), or the mirror has moved \
-             (mkconf --server URL). Then run it again",
-        ),
+        .hint(page::HINT),
     )
 }
 
@@ -50,7 +45,7 @@ fn remove(directory: Option<OwnedFd>, files: impl Iterator<Item = String>) -> Ve
         let read = openat(&directory, file, flags, Mode::empty())
             .map_err(std::io::Error::from)
             .and_then(|fd| File::from(fd).take(1024).read_to_end(&mut start));
-        read.is_ok() && is_web_page(&start)
+        read.is_ok() && page::is_web_page(&start)
     };
     let pages: Vec<String> = files.filter(is_page).collect();
     for name in &pages {
@@ -62,50 +57,10 @@ fn remove(directory: Option<OwnedFd>, files: impl Iterator<Item = String>) -> Ve
     pages
 }
 
-/// Returns whether a file begins as HTML does. No compressed file begins with a `<`.
-#[must_use]
-pub fn is_web_page(start: &[u8]) -> bool {
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    let text = text.trim_ascii_start().to_ascii_lowercase();
-    [
-        "<!doctype html",
-        "<html",
-        "<head",
-        "<body",
-        "<script",
-        "<meta",
-        "<?xml",
-        "<!--",
-    ]
-    .iter()
-    .any(|tag| text.starts_with(tag.as_bytes()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
-
-    #[test]
-    fn a_web_page_is_known_by_how_it_begins() {
-        for page in [
-            "<!DOCTYPE html>\n<html>",
-            "\n  <html lang=en>",
-            "\u{feff}<!-- x --><html>",
-            "<META http-equiv=refresh>",
-        ] {
-            assert!(is_web_page(page.as_bytes()), "{page}");
-        }
-        for other in [
-            &b"\x1f\x8b\x08<html>"[..],
-            b"",
-            b"<",
-            b"core/desc",
-            b"\x28\xb5\x2f\xfd",
-        ] {
-            assert!(!is_web_page(other), "{other:?}");
-        }
-    }
 
     #[test]
     fn pages_go_with_what_came_as_their_signatures_and_nothing_else_does() {
