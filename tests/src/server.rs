@@ -15,6 +15,8 @@ pub struct Request {
     pub path: String,
     /// The first byte that is wanted (`Range: bytes=N-`).
     pub from: Option<u64>,
+    /// The host that is wanted, where the client takes us for a proxy.
+    pub proxy_for: Option<String>,
 }
 
 /// What the server does with a request.
@@ -125,9 +127,18 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         return Ok(None);
     }
     let target = line.split(' ').nth(1).unwrap_or("/");
+    // RFC 9112 3.2.2: to a proxy the whole URL is sent.
+    let (proxy_for, target) = match target.strip_prefix("http://") {
+        Some(rest) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            (Some(host.to_owned()), path)
+        }
+        None => (None, target),
+    };
     let mut request = Request {
         path: decode(target.split('?').next().unwrap_or("/")),
         from: None,
+        proxy_for,
     };
     loop {
         let mut header = String::new();

@@ -9,6 +9,7 @@ pub mod diagnosis;
 pub mod lock;
 mod mirror;
 pub mod output;
+mod parts;
 pub mod patience;
 mod portal;
 pub mod records;

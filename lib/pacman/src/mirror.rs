@@ -3,8 +3,8 @@
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
 use crate::output::Mark;
-use crate::records;
 use crate::run::{DOWNLOAD, Pacman};
+use crate::{parts, records};
 use rootfs::Inside;
 use stage::{Code, Context, Failure, message, quote};
 use std::path::Path;
@@ -13,7 +13,8 @@ impl Pacman {
     /// Runs it inside the root's namespaces with `args` (pacman(8), the operation first) and `targets`; returns what its output
     /// said. `what` completes "running pacman to".
     ///
-    /// Where a package is gone from the mirror that its databases still name, they are fetched anew and it is run once more.
+    /// It is run once more where that mends it: where a package is gone from the mirror that its databases still name, they
+    /// are fetched anew; where the beginning of a download cannot be gone on with, it is removed.
     ///
     /// # Errors
     ///
@@ -44,6 +45,7 @@ impl Pacman {
             return with(&operation.replace('y', "")).map_err(|(_, failure)| failure);
         }
         let refreshes = operation.contains('y');
+        tidy(context, inside, what, &conf);
         let mut ran = with(operation);
         if let Err((marks, _)) = &ran
             && refreshes
@@ -54,6 +56,12 @@ impl Pacman {
                 message::escape(file)
             ));
             ran = with(&operation.replacen('y', "yy", 1));
+        }
+        // Not where the disk is full: it still is.
+        if matches!(&ran, Err((_, failure)) if failure.code != Code::Failed)
+            && tidy(context, inside, what, &conf)
+        {
+            ran = with(operation);
         }
         let marks = ran.map_err(|(marks, failure)| match gone(&marks) {
             Some(file) => {
@@ -104,6 +112,23 @@ impl Pacman {
             Some((first, rest)) => Err(not_cached(cache, first, rest.len())),
         }
     }
+}
+
+/// Removes what an earlier run left in the cache and a download cannot go on with; says whether there was something.
+fn tidy(context: &Context, inside: &Inside, what: &str, conf: &Conf) -> bool {
+    if what != DOWNLOAD {
+        return false;
+    }
+    // Without databases, which are about to be fetched, there is nothing to compare with.
+    let offered = records::offered(inside.root()).unwrap_or_default();
+    let removed = parts::remove(conf, &offered);
+    for name in &removed {
+        context.warn(format_args!(
+            "'{}' is what an interrupted run left in the cache: it is fetched anew",
+            message::escape(name)
+        ));
+    }
+    !removed.is_empty()
 }
 
 fn not_cached(cache: &Path, first: &str, more: usize) -> Failure {

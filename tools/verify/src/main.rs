@@ -85,8 +85,8 @@ impl Stage for Verify {
         let mut installed = installed::read(root)?;
         let last = transaction::last(root)?;
         let mut fetched = Ok(0);
-        if plan.gpg.is_some() && !self.offline {
-            fetched = fetch(context, document, &plan, &mut installed)?;
+        if plan.gpg.is_some() {
+            fetched = self.fetch(context, document, &plan, &mut installed)?;
         }
         self.rules(&mut plan)?;
         let found = self.check(context, document, &plan, &installed)?;
@@ -116,6 +116,53 @@ impl Stage for Verify {
 }
 
 impl Verify {
+    /// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
+    /// are, or why pacman could not.
+    fn fetch(
+        &self,
+        context: &Context,
+        document: &Document,
+        plan: &Plan,
+        installed: &mut Installed,
+    ) -> Result<Result<usize, Failure>, Failure> {
+        let cache = &plan.config.cache;
+        installed::find_archives(&mut installed.subjects, cache)?;
+        let lacks = |subject: &&Subject| {
+            let signed = subject.signature || subject.offered_signature.is_some();
+            subject.archive.is_none() || !signed
+        };
+        let targets: Vec<String> = installed
+            .subjects
+            .iter()
+            .filter(lacks)
+            .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+            .collect();
+        if targets.is_empty() || self.offline {
+            return Ok(Ok(0));
+        }
+        let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
+        program.check()?;
+        let pacman = Pacman {
+            program: program.path,
+            config: plan.config.strict.clone(),
+            // What it refuses is judged here, and is to stay where it is until then.
+            strict: false,
+            offline: false,
+        };
+        let args = ["-Sw", "--noconfirm", "-dd"];
+        let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+        if let Err(failure) = &ran
+            && matches!(
+                failure.code,
+                Code::Interrupted | Code::Permission | Code::Os
+            )
+        {
+            return Err(failure.clone());
+        }
+        installed::find_archives(&mut installed.subjects, cache)?;
+        Ok(ran.map(|_| targets.len()))
+    }
+
     /// Decides what to do, and checks all that can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         if self.no_signatures && self.no_files {
@@ -244,52 +291,6 @@ fn check_keyring(root: &Root) -> Result<(), Failure> {
         ),
     )
     .hint("put 'keyring' before 'verify', or give --no-signatures"))
-}
-
-/// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
-/// are, or why pacman could not.
-fn fetch(
-    context: &Context,
-    document: &Document,
-    plan: &Plan,
-    installed: &mut Installed,
-) -> Result<Result<usize, Failure>, Failure> {
-    let cache = &plan.config.cache;
-    installed::find_archives(&mut installed.subjects, cache)?;
-    let lacks = |subject: &&Subject| {
-        let signed = subject.signature || subject.offered_signature.is_some();
-        subject.archive.is_none() || !signed
-    };
-    let targets: Vec<String> = installed
-        .subjects
-        .iter()
-        .filter(lacks)
-        .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
-        .collect();
-    if targets.is_empty() {
-        return Ok(Ok(0));
-    }
-    let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
-    program.check()?;
-    let pacman = Pacman {
-        program: program.path,
-        config: plan.config.strict.clone(),
-        // What it refuses is judged here, and is to stay where it is until then.
-        strict: false,
-        offline: false,
-    };
-    let args = ["-Sw", "--noconfirm", "-dd"];
-    let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
-    if let Err(failure) = &ran
-        && matches!(
-            failure.code,
-            Code::Interrupted | Code::Permission | Code::Os
-        )
-    {
-        return Err(failure.clone());
-    }
-    installed::find_archives(&mut installed.subjects, cache)?;
-    Ok(ran.map(|_| targets.len()))
 }
 
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
