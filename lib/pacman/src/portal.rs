@@ -28,7 +28,10 @@ pub(crate) fn explain(root: &Root, conf: &Conf, packages: &[&str]) -> Option<Fai
     Some(
         Failure::new(
             Code::Network,
-            format!("a web page came in place of '{}'", message::escape(first)),
+            format!(
+                "fetching '{}': a web page came in its place",
+                message::escape(first)
+            ),
         )
         .hint(page::HINT),
     )
@@ -84,7 +87,10 @@ mod tests {
         let root = Root::open(&top.join("root")).unwrap();
         let failure = explain(&root, &conf, &["a.pkg"]).unwrap();
         assert_eq!(failure.code, Code::Network);
-        assert_eq!(failure.message, "a web page came in place of 'core.db'");
+        assert_eq!(
+            failure.message,
+            "fetching 'core.db': a web page came in its place"
+        );
         let there = |name: &str| sync.join(name).exists();
         assert!(!there("core.db") && !there("core.db.sig"));
         assert!(there("other.db") && there("extra.db") && there("extra.db.sig"));

@@ -438,7 +438,7 @@ impl<'a> Fetcher<'a> {
         let bar = self.bar(limit, to.bytes());
         while let Some(piece) = transfer.next()? {
             if to.bytes() == 0 && is_web_page(&piece) {
-                return Err(Fault::new(Code::Network, "a web page came in place of it")
+                return Err(Fault::new(Code::Network, "a web page came in its place")
                     .hint(page::HINT)
                     .into());
             }

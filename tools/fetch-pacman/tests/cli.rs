@@ -595,13 +595,13 @@ fn a_web_page_is_not_an_archive() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let server = Server::with(&[&package]);
     server.say(DB, Answer::File(page.clone()));
-    let words = ["a web page came in place of it", DB];
+    let words = ["a web page came in its place", DB];
     run(&mut lab.ask(&[&server.url])).bad(75, "network", &words);
 
     let server = Server::with(&[&package]);
     for answer in [Answer::File(page.clone()), Answer::CutSilently(page, 1000)] {
         server.say(&format!("/{}", package.file), answer);
-        let words = ["a web page came in place of it", &package.file];
+        let words = ["a web page came in its place", &package.file];
         run(&mut lab.ask(&[&server.url])).bad(75, "network", &words);
     }
     let empty = Server::new();
