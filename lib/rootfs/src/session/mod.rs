@@ -12,6 +12,7 @@
 //! As root the mounts are made first and the user namespace, which is only there to have a binfmt table of its own,
 //! comes after them: it maps every id to itself, and what root may mount stays mountable.
 
+mod certificates;
 mod command;
 mod init;
 mod watch;
@@ -29,6 +30,7 @@ use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Duration;
 use watch::Watch;
 use watchdog::Watchdog;
@@ -204,7 +206,8 @@ impl Inside {
         signal::check()?;
         let watchdog = self.watched.filter(|_| !job.terminal);
         let watchdog = watchdog.map(|(tool, limit)| Watchdog::new(tool, limit));
-        let (ended, time, _) = self.enter(Work::Exec(job), output, watchdog)?;
+        let work = Work::Exec(job, certificates::wanted(job)?);
+        let (ended, time, _) = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
@@ -299,7 +302,7 @@ impl Inside {
                     control: Some(control),
                     told: None,
                     result: Vec::new(),
-                    foreground: matches!(&work, Work::Exec(job) if job.terminal),
+                    foreground: matches!(&work, Work::Exec(job, _) if job.terminal),
                 };
                 let seen = watch.until_the_end(report, result, sink, watchdog);
                 // Closing the control pipe ends init, where it still lives.
@@ -346,7 +349,8 @@ type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
 
 /// What is done inside.
 enum Work<'a> {
-    Exec(&'a Job<'a>),
+    /// A command, and the file that its certificate authorities are in, where that is not the host's.
+    Exec(&'a Job<'a>, Option<PathBuf>),
     Call(Place, Call<'a>),
 }
 
