@@ -1,10 +1,12 @@
 //! Mirrors as they are: one of several that is down, slow or incomplete, one that is out of step with itself, a captive portal
 //! and a proxy in between. With every pacman, whose words differ.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use strapline_tests::{Answer, Lab, Mirror, Ran, Request, Server, Who, pacman_of};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use strapline_tests::{Answer, Lab, Mirror, Ran, Request, Server, Who, pacman_of, top};
 
 fn pacmans() -> [PathBuf; 3] {
     [
@@ -70,19 +72,24 @@ fn the_next_server_is_asked() {
 fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
     let mirror = Mirror::of("x86_64");
     for pacman in pacmans() {
-        // Keyring asks for the database, strap asks for it, and then again; only then nano is there. Or never.
-        for (there, status) in [(3, 0), (usize::MAX, 75)] {
+        // After it was asked for in vain, the databases are asked for again; and then it is there, or not.
+        for (comes, status) in [(true, 0), (false, 75)] {
             let lab = Lab::new(Who::Root);
-            let asked = Arc::new(AtomicUsize::new(0));
-            let count = Arc::clone(&asked);
+            let (missed, asked) = (
+                Arc::new(AtomicBool::new(false)),
+                Arc::new(AtomicUsize::new(0)),
+            );
+            let (miss, count) = (Arc::clone(&missed), Arc::clone(&asked));
             let server = Server::lying(&mirror.www(), move |request| {
-                if request.path.ends_with("/extra.db") {
+                if request.path.ends_with("/extra.db") && miss.load(Ordering::SeqCst) {
                     count.fetch_add(1, Ordering::SeqCst);
                 }
-                match is_nano(request) && count.load(Ordering::SeqCst) < there {
-                    true => Answer::Status(404, "<html>gone</html>"),
-                    false => Answer::Serve,
+                let there = comes && count.load(Ordering::SeqCst) > 0;
+                if !is_nano(request) || there {
+                    return Answer::Serve;
                 }
+                miss.store(true, Ordering::SeqCst);
+                Answer::Status(404, "<html>gone</html>")
             });
             let begin = begin(&mirror, &pacman, &[server.url()]);
             let ran = lab.sh(&format!(
@@ -92,7 +99,7 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
             let said = "strap: warning: 'nano-7.2-1-x86_64.pkg.tar.zst' is not on the mirror, whose database names it: \
                         fetching the databases anew";
             assert!(ran.stderr.contains(said), "{}", ran.stderr);
-            assert_eq!(asked.load(Ordering::SeqCst), 3);
+            assert_eq!(asked.load(Ordering::SeqCst), 1);
             if status == 0 {
                 continue;
             }
@@ -101,7 +108,7 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
             assert_eq!(error(&ran, "code"), "network");
             let ran = lab.sh("strap --state keyring.json --no-refresh nano");
             ran.failed(75, "which the database in the root names");
-            assert_eq!(asked.load(Ordering::SeqCst), 3, "it was told not to");
+            assert_eq!(asked.load(Ordering::SeqCst), 1, "it was told not to");
         }
     }
 }
@@ -219,4 +226,93 @@ fn fetch_pacman_goes_the_same_ways() {
     }
     fetch(&format!("http_proxy={} no_proxy=.invalid", proxy.url()))
         .failed(75, "fetch-pacman: fetching ");
+}
+
+/// A server that only those trust who name its authority, and which that is. It ends with the test's process.
+fn secure(lab: &Lab, mirror: &Mirror) -> (String, PathBuf, Child) {
+    let script = r#"
+set -e
+openssl req -x509 -nodes -newkey rsa:2048 -keyout ca.key -out ca.pem -subj '/CN=An authority' -days 30
+openssl req -nodes -newkey rsa:2048 -keyout server.key -out server.csr -subj /CN=localhost
+echo subjectAltName=DNS:localhost > extensions
+openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 30 -extfile extensions
+chmod a+r ca.pem
+"#;
+    let made = lab.sh(script);
+    assert_eq!(made.status, 0, "this test needs openssl: {}", made.stderr);
+    let serve = "import http.server, os, ssl, sys\n\
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)\n\
+        tls.load_cert_chain('server.pem', 'server.key')\n\
+        os.chdir(sys.argv[1])\n\
+        server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)\n\
+        server.socket = tls.wrap_socket(server.socket, server_side=True)\n\
+        print(server.server_port, flush=True)\n\
+        server.serve_forever()\n";
+    let mut server = Command::new("python3")
+        .args(["-c", serve])
+        .arg(mirror.www())
+        .current_dir(lab.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("python3 is there");
+    let mut port = String::new();
+    let mut out = BufReader::new(server.stdout.take().expect("a pipe"));
+    out.read_line(&mut port).expect("a port");
+    let url = format!("https://localhost:{}", port.trim());
+    (url, lab.path().join("ca.pem"), server)
+}
+
+#[test]
+fn a_private_authority_and_a_clock_that_is_behind() {
+    let mirror = Mirror::of("x86_64");
+    for who in [Who::Root, Who::User] {
+        let lab = Lab::new(who);
+        let (url, authority, mut server) = secure(&lab, &mirror);
+        let mut rans = Vec::new();
+        for pacman in pacmans() {
+            let begin = begin(&mirror, &pacman, &[&url]);
+            let pipe = format!("{begin} | strap nano | reap | unmount");
+            rans.push((
+                lab.sh(&pipe),
+                lab.sh(&format!(
+                    "export SSL_CERT_FILE={}; {pipe}",
+                    authority.display()
+                )),
+            ));
+        }
+        let missing = lab.sh(&format!(
+            "export SSL_CERT_FILE=./none; {}",
+            begin(&mirror, &pacmans()[0], &[&url])
+        ));
+        let clock = top().join("tests/clock.sh");
+        let fetch = lab.sh(&format!(
+            "mkroot other --arch x86_64 --distro {} > other.json; export SSL_CERT_FILE={}; \
+             unshare --map-root-user --mount sh {} 2020-02-20 fetch-pacman --state other.json --cache-dir fetched \
+             --server {url}/archlinuxcn/x86_64",
+            mirror.preset().display(),
+            authority.display(),
+            clock.display()
+        ));
+        server.kill().expect("our own child");
+        server.wait().expect("our own child");
+        for (without, with) in rans {
+            without.failed(75, "failed retrieving file 'core.db' from localhost");
+            drop(with.succeeded());
+        }
+        missing.failed(
+            69,
+            "keyring: using SSL_CERT_FILE './none': there is no such file",
+        );
+        if who == Who::Root {
+            fetch.failed(69, "fetch-pacman: fetching ");
+            assert!(
+                fetch
+                    .stderr
+                    .contains("this host's clock says 2020-02-20: if that is wrong, set it"),
+                "{}",
+                fetch.stderr
+            );
+        }
+    }
 }

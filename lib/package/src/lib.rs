@@ -18,6 +18,7 @@ pub mod localdb;
 pub mod name;
 pub mod pacman_log;
 pub mod page;
+pub mod pkginfo;
 mod sections;
 mod tape;
 #[cfg(test)]

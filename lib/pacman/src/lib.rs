@@ -6,6 +6,7 @@
 mod conf;
 mod databases;
 pub mod diagnosis;
+mod download;
 pub mod lock;
 mod mirror;
 pub mod output;

@@ -3,7 +3,7 @@
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
 use crate::output::Mark;
-use crate::run::{DOWNLOAD, Pacman};
+use crate::run::Pacman;
 use crate::{parts, records};
 use rootfs::Inside;
 use stage::{Code, Context, Failure, message, quote};
@@ -37,15 +37,15 @@ impl Pacman {
                 .collect();
             self.once(context, inside, what, &args, targets)
         };
+        let (refreshes, downloads) = (operation.contains('y'), operation.contains('w'));
         if self.offline {
             databases::restore(inside.root(), &conf)?;
-            if what == DOWNLOAD {
+            if downloads {
                 self.need_files(context, inside, &conf, args, targets)?;
             }
             return with(&operation.replace('y', "")).map_err(|(_, failure)| failure);
         }
-        let refreshes = operation.contains('y');
-        tidy(context, inside, what, &conf);
+        tidy(context, inside, downloads, &conf);
         let mut ran = with(operation);
         if let Err((marks, _)) = &ran
             && refreshes
@@ -59,7 +59,7 @@ impl Pacman {
         }
         // Not where the disk is full: it still is.
         if matches!(&ran, Err((_, failure)) if failure.code != Code::Failed)
-            && tidy(context, inside, what, &conf)
+            && tidy(context, inside, downloads, &conf)
         {
             ran = with(operation);
         }
@@ -102,7 +102,7 @@ impl Pacman {
             let signature = format!("{}.sig", entry.filename);
             if !there(&entry.filename) {
                 missing.push(entry.filename.clone());
-            } else if self.strict && !there(&signature) {
+            } else if self.keyring.is_some() && !there(&signature) {
                 // pacman fetches it also where the database has it.
                 missing.push(signature);
             }
@@ -115,8 +115,8 @@ impl Pacman {
 }
 
 /// Removes what an earlier run left in the cache and a download cannot go on with; says whether there was something.
-fn tidy(context: &Context, inside: &Inside, what: &str, conf: &Conf) -> bool {
-    if what != DOWNLOAD {
+fn tidy(context: &Context, inside: &Inside, downloads: bool, conf: &Conf) -> bool {
+    if !downloads {
         return false;
     }
     // Without databases, which are about to be fetched, there is nothing to compare with.

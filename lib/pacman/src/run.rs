@@ -15,8 +15,9 @@ pub struct Pacman {
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// Whether that verifies what it installs. Then a signature that it refuses is looked at, to say what is wrong.
-    pub strict: bool,
+    /// The keyring that it verifies by: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). What is refused is then
+    /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
+    pub keyring: Option<&'static str>,
     /// Whether it may ask no server: all that it needs must be in the cache.
     pub offline: bool,
 }
@@ -106,6 +107,10 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
+        if let Some(home) = self.keyring {
+            let home = inside.root().path().join(home);
+            args.extend(["--gpgdir".into(), home.into()]);
+        }
         args.extend(["--ask", ASK, "--config"].map(OsString::from));
         args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));

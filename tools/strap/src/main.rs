@@ -65,6 +65,8 @@ struct Strap {
 struct Plan {
     inside: Inside,
     pacman: Pacman,
+    /// Where packages are kept.
+    cache: PathBuf,
 }
 
 impl Stage for Strap {
@@ -110,10 +112,11 @@ impl Strap {
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
-                strict: !self.loose,
+                keyring: (!self.loose).then_some(pacman::diagnosis::gpg::AT),
                 offline: self.offline,
             },
             inside,
+            cache: config.cache,
         })
     }
 
@@ -170,17 +173,16 @@ impl Strap {
             refresh,
             again,
         };
-        let run = |phase: Phase| {
-            let (what, args) = (phase.name(), phase.arguments());
-            plan.pacman.run(context, &plan.inside, what, &args, targets)
-        };
-        let marks = run(phase(true))?;
+        let (pacman, inside) = (&plan.pacman, &plan.inside);
+        let args = phase(true).arguments();
+        let marks = pacman.download(context, inside, &plan.cache, &args, targets)?;
         if self.download_only {
             return Ok(marks);
         }
         let before = judge::log_length(plan.inside.root())?;
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
-        let marks = run(phase(false))?;
+        let args = phase(false).arguments();
+        let marks = pacman.run(context, inside, "install", &args, targets)?;
         let problems = judge::problems(plan.inside.root(), before, &marks)?;
         self.judge(context, problems)?;
         Ok(marks)

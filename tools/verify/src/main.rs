@@ -146,7 +146,7 @@ impl Verify {
             program: program.path,
             config: plan.config.strict.clone(),
             // What it refuses is judged here, and is to stay where it is until then.
-            strict: false,
+            keyring: None,
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
