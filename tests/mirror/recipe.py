@@ -278,6 +278,11 @@ def special_glibc(p, _job):
         p.backup.append("etc/locale.gen")
 
 
+def special_sudo(p, _job):
+    # Debian's maintainer script gives it this mode; visudo(8) wants it.
+    p.file("etc/sudoers", p.entries["etc/sudoers"][1], 0o440)
+
+
 def special_kernel(p, _job):
     """Debian's kernel, its files named as Arch names them: /boot/Image or /boot/vmlinuz-linux, and vmlinuz and pkgbase
     beside the modules, for the hooks."""
@@ -292,7 +297,8 @@ def special_kernel(p, _job):
     p.file(modules + "pkgbase", p.name + "\n")
 
 
-SPECIAL = {"linux-aarch64": special_kernel, "linux": special_kernel, "glibc": special_glibc, "pacman": special_pacman, "ca-certificates": special_ca_certificates,
+SPECIAL = {"linux-aarch64": special_kernel, "linux": special_kernel, "glibc": special_glibc, "sudo": special_sudo,
+           "pacman": special_pacman, "ca-certificates": special_ca_certificates,
            "kmod": special_kmod}
 
 

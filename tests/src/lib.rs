@@ -51,13 +51,15 @@ pub fn bin_dir() -> PathBuf {
 }
 
 /// Every program of the suite.
-pub const TOOLS: [&str; 10] = [
+pub const TOOLS: [&str; 12] = [
     "mkroot",
     "fetch-pacman",
     "mkconf",
     "keyring",
     "strap",
+    "configure",
     "verify",
+    "pack",
     "enter",
     "reap",
     "unmount",

@@ -473,7 +473,12 @@ fn the_root_of_another_user_is_not_entered() {
         let _begun = made.succeeded();
         fs::write(stranger.path().join("begun.json"), &made.stdout).expect("a file");
         let before = picture(&lab.path().join("root"));
-        for tool in ["keyring", "strap filesystem", "enter true"] {
+        for tool in [
+            "keyring",
+            "strap filesystem",
+            "configure --hostname a",
+            "enter true",
+        ] {
             let ran = stranger.sh(&format!("{tool} < begun.json"));
             let name = tool.split(' ').next().expect("a name");
             let message = format!("entering '{}/root': {why}", lab.path().display());
@@ -498,6 +503,7 @@ fn a_root_that_was_replaced_or_removed_is_not_worked_on() {
         "mkconf --cache-dir packages",
         "keyring",
         "strap filesystem",
+        "configure --hostname a",
         "enter true",
         "reap",
         "unmount",
@@ -632,6 +638,65 @@ fn what_strap_needs_is_asked_for_by_the_name_of_the_tool_that_makes_it() {
         );
     }
     assert!(!root.join("usr").exists() && !root.join("var/lib/pacman/sync").exists());
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Roots that are packed.
+
+#[test]
+fn what_leads_out_of_a_root_is_packed_as_what_it_is_and_never_followed() {
+    for who in [Who::Root, Who::User] {
+        let lab = Lab::new(who);
+        preset(&lab, "http://127.0.0.1:1");
+        fs::write(lab.path().join("outside"), "theirs").expect("our own directory");
+        let ran = lab.sh(
+            "mkroot root --distro ./preset.toml > begun.json && cd root && ln -s /etc/machine-id etc/machine-id \
+             && ln -s ../../outside etc/shadow && mkdir -p var/lib/dbus && mkfifo var/lib/dbus/machine-id \
+             && ln -s / usr",
+        );
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let ran = lab.sh("SOURCE_DATE_EPOCH=1 pack -o a.tar < begun.json");
+        drop(ran.succeeded());
+        let list = lab
+            .sh("tar -tvf a.tar | sed 's/^\\(.\\)[^:]*:[0-9]* /\\1 /'")
+            .stdout;
+        for line in [
+            "l etc/machine-id -> /etc/machine-id",
+            "l etc/shadow -> ../../outside",
+            "l usr -> /",
+            "p var/lib/dbus/machine-id",
+        ] {
+            assert!(list.lines().any(|l| l == line), "{line}: {list}");
+        }
+    }
+}
+
+#[test]
+fn a_root_whose_keyring_or_database_leads_out_of_it_is_not_packed() {
+    let lab = Lab::new(Who::Root);
+    preset(&lab, "http://127.0.0.1:1");
+    for (number, place, message) in [
+        (1, "etc/pacman.d/gnupg", "looking for secret keys in "),
+        (2, "etc/pacman.d", "looking for secret keys in "),
+        (3, "var/lib/pacman", "opening "),
+    ] {
+        let root = format!("root{number}");
+        drop(
+            lab.sh(&format!(
+                "mkroot {root} --distro ./preset.toml > {root}.json; cat {root}.json"
+            ))
+            .succeeded(),
+        );
+        let ran = lab.sh(&format!(
+            "rm -rf {root}/{place} && mkdir -p out && ln -s $PWD/out {root}/{place}"
+        ));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let ran = lab.sh(&format!("pack -o a.tar < {root}.json"));
+        let (said, _) = said(&ran);
+        assert!(said.contains(message) && said.contains(place), "{said}");
+        assert!([69, 71].contains(&ran.status), "{}", ran.stderr);
+        assert!(!lab.path().join("a.tar").exists());
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -347,6 +347,15 @@ impl Bench {
                 again: 5,
                 ..step("strap", PACKAGES.into())
             },
+            // A file whose name is taken has another for a moment, until it takes its place.
+            Step {
+                drafts: &[
+                    "root/etc/.fstab.new",
+                    "root/etc/.hosts.new",
+                    "root/etc/.shadow.new",
+                ],
+                ..step("configure", "--hostname alarm --fstab".into())
+            },
             // A daemon is left at the end, which must go, too.
             steady(
                 "enter",
@@ -682,12 +691,12 @@ fn strap_as_a_user() {
 
 #[test]
 fn what_needs_a_finished_root_as_root() {
-    kill_each(Who::Root, &["enter", "reap", "unmount"]);
+    kill_each(Who::Root, &["configure", "enter", "reap", "unmount"]);
 }
 
 #[test]
 fn what_needs_a_finished_root_as_a_user() {
-    kill_each(Who::User, &["enter", "reap", "unmount"]);
+    kill_each(Who::User, &["configure", "enter", "reap", "unmount"]);
 }
 
 // -- Mounts and processes on the host ---------------------------------------------------------------------------------

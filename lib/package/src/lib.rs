@@ -10,6 +10,7 @@
 //! different things in the same bytes, this refuses.
 
 pub mod archive;
+pub mod base64;
 pub mod db;
 pub mod decompress;
 pub mod digest;

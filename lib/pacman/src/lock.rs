@@ -44,10 +44,7 @@ const VERSION: &str = "ALPM_DB_VERSION";
 /// [`Code::Busy`] when another tool, or a pacman, works on the root.
 pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Failure> {
     let path = root.path().join(DATABASE);
-    let directory = root
-        .open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
-        .doing(Code::NotFound, || format!("opening {}", quote(&path)))
-        .map_err(|f| f.hint("make the skeleton with mkroot"))?;
+    let directory = open(root)?;
     let busy = |who: String| {
         Failure::new(Code::Busy, format!("locking {}: {who}", quote(&path)))
             .hint("wait until it has ended, and try again")
@@ -91,6 +88,57 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     })
 }
 
+/// Takes a share of the lock, for a tool that only reads: several may, and none that installs.
+///
+/// # Errors
+///
+/// [`Code::Busy`] when a tool that installs works on the root.
+pub fn share(root: &Root) -> Result<OwnedFd, Failure> {
+    let path = root.path().join(DATABASE);
+    let directory = open(root)?;
+    match flock(&directory, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(directory),
+        Err(Errno::WOULDBLOCK) => Err(Failure::new(
+            Code::Busy,
+            format!("locking {}: a strap works on this root", quote(&path)),
+        )
+        .hint("wait until it has ended, and try again")),
+        Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
+    }
+}
+
+/// Refuses a root in which a pacman was killed, or works that no lock of ours keeps away: what it installed may be there in
+/// part. For a tool that copies the root, under a share of the lock.
+///
+/// # Errors
+///
+/// [`Code::Failed`], with what repairs it.
+pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
+    for name in ["db.lck", KILLED] {
+        let below = format!("{DATABASE}/{name}");
+        if root
+            .open_below(&below, OFlags::PATH | OFlags::NOFOLLOW)
+            .is_ok()
+        {
+            let message = format!(
+                "{doing}: {} says that a pacman works in it, or was killed there",
+                quote(root.path().join(below))
+            );
+            return Err(Failure::new(Code::Failed, message)
+                .hint("run strap again: it repairs what a killed pacman left"));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the database directory.
+fn open(root: &Root) -> Result<OwnedFd, Failure> {
+    let path = root.path().join(DATABASE);
+    root.open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
+        .doing(Code::NotFound, || format!("opening {}", quote(&path)))
+        .map_err(|f| f.hint("make the skeleton with mkroot"))
+}
+
 /// Removes the database's version where a pacman was killed between making that file and writing it: every later one would
 /// say "database is incorrect version" and end. libalpm makes it anew where there is nothing else.
 fn remove_torn_version(root: &Root) -> Result<(), Failure> {
@@ -131,6 +179,29 @@ mod tests {
             left(""),
             "where there are packages, its loss is no accident of ours"
         );
+    }
+
+    #[test]
+    fn who_reads_shares_the_lock_and_sees_what_a_killed_pacman_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join(LOCAL)).unwrap();
+        let root = Root::open(&path).unwrap();
+        let context = Context::new("strap", true);
+        let shares = [share(&root).unwrap(), share(&root).unwrap()];
+        let busy = take(&root, &context, Purpose::Download).unwrap_err();
+        assert_eq!(busy.code, Code::Busy);
+        drop(shares);
+        let taken = take(&root, &context, Purpose::Download).unwrap();
+        assert_eq!(share(&root).unwrap_err().code, Code::Busy);
+        drop(taken);
+        refuse_unfinished(&root, "packing").unwrap();
+        for name in ["db.lck", KILLED] {
+            let lock = path.join(DATABASE).join(name);
+            fs::write(&lock, "").unwrap();
+            refuse_unfinished(&root, "packing").unwrap_err();
+            fs::remove_file(lock).unwrap();
+        }
     }
 
     #[test]

@@ -39,7 +39,9 @@ impl Pacman {
         };
         let (refreshes, downloads) = (operation.contains('y'), operation.contains('w'));
         if self.offline {
-            databases::restore(inside.root(), &conf)?;
+            if operation.starts_with("-S") {
+                databases::restore(inside.root(), &conf)?;
+            }
             if downloads {
                 self.need_files(context, inside, &conf, args, targets)?;
             }

@@ -209,9 +209,12 @@ fn look(
     let bytes = inside.call(Place::Host, || work(&gpg, keyring, places, &suspects))?;
     let found: Found =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
-    let no_good = suspects.iter().zip(&found.told);
-    let no_good = no_good.filter(|(_, told)| !told.is_valid());
-    let no_good: Vec<_> = no_good.map(|(s, _)| (s.place, s.file.clone())).collect();
+    let told = suspects.iter().zip(&found.told);
+    let (valid, refused): (Vec<_>, Vec<_>) = told.partition(|(_, told)| told.is_valid());
+    let mut no_good: Vec<_> = refused
+        .iter()
+        .map(|(s, _)| (s.place, s.file.clone()))
+        .collect();
     if no_good.is_empty()
         && let Some((file, failure)) = disguised(&suspects, &entries, places)
     {
@@ -221,10 +224,27 @@ fn look(
         });
     }
     let failure = judge(context, &suspects, &found, &entries);
+    let failure = failure.filter(|_| is_about_signatures(marks));
+    // What pacman named leaves the cache whatever we find of it, or the next run would meet it again.
+    let named = corrupted(marks);
+    let mut others = valid.iter().map(|(suspect, _)| suspect);
+    let other = others.find(|suspect| named.contains(&suspect.file.as_str()));
+    no_good.extend(named.iter().map(|file| (Where::Cache, (*file).to_owned())));
     Ok(Looked {
         no_good,
-        failure: failure.filter(|_| is_about_signatures(marks)),
+        failure: failure.or_else(|| other.map(|suspect| another_build(suspect))),
     })
+}
+
+/// Says that an archive is validly signed, by the signature beside it, and pacman goes by the one of the repository's database:
+/// a package that was built again under the same version, and a cache that has the old one.
+fn another_build(suspect: &Suspect) -> Failure {
+    let name = quote(&suspect.name);
+    Failure::new(
+        Code::NotVerified,
+        format!("checking {name}: it is another build of that version than the repository's database means"),
+    )
+    .hint(REMOVED)
 }
 
 /// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or

@@ -1,5 +1,6 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
+use crate::diagnosis::gpg::AT;
 use crate::output::{self, Mark, Reader, Show};
 use crate::{refused, words};
 use rootfs::session::{Output, environment};
@@ -9,13 +10,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pacman {
     /// The program.
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// The keyring that it verifies by: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). What is refused is then
+    /// The keyring that it verifies by: a path below the root, as [`AT`]. What is refused is then
     /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
     pub keyring: Option<&'static str>,
     /// Whether it may ask no server: all that it needs must be in the cache.
@@ -45,7 +46,10 @@ impl Pacman {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
-        if what != DOWNLOAD || show != Show::Raw {
+        let has_bar = args
+            .first()
+            .is_some_and(|operation| !operation.starts_with("-D"));
+        if has_bar && (what != DOWNLOAD || show != Show::Raw) {
             list.push("--noprogressbar".into());
         }
         let mut reader = Reader::new(show);
@@ -107,7 +111,8 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
-        if let Some(home) = self.keyring {
+        // The root's own is in the configuration.
+        if let Some(home) = self.keyring.filter(|home| *home != AT) {
             let home = inside.root().path().join(home);
             args.extend(["--gpgdir".into(), home.into()]);
         }

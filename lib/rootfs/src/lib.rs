@@ -10,6 +10,7 @@
 pub mod arch;
 pub mod attach;
 pub mod binfmt;
+pub mod file;
 pub mod idmap;
 pub mod mountinfo;
 pub mod occupants;
@@ -18,6 +19,7 @@ pub mod probe;
 pub mod root;
 pub mod session;
 mod sys;
+pub mod user;
 
 pub use arch::Arch;
 pub use binfmt::Binfmt;

@@ -27,7 +27,30 @@ pub struct Mount {
     pub nodes: Vec<String>,
 }
 
+/// Whose a mount of the plan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The kernel's: an API filesystem, or a tmpfs that is made anew each time.
+    Kernel,
+    /// The host's: a directory or file of it, bound.
+    Host,
+    /// The root's: a file system of its own, such as a `/boot` on a partition.
+    Root,
+}
+
 impl Mount {
+    /// Returns whose it is. What is not the root's is no part of it: it is not looked at, compared or copied.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        if api(false).iter().any(|m| m.at == self.at) {
+            Owner::Kernel
+        } else if matches!(&*self.kind, "bind" | "rbind") {
+            Owner::Host
+        } else {
+            Owner::Root
+        }
+    }
+
     fn api(at: &str, kind: &str, options: &[&str]) -> Self {
         Self {
             at: at.to_owned(),
@@ -143,6 +166,15 @@ mod tests {
             at,
             ["proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]
         );
+    }
+
+    #[test]
+    fn every_mount_has_an_owner() {
+        for rootless in [false, true] {
+            assert!(api(rootless).iter().all(|m| m.owner() == Owner::Kernel));
+        }
+        assert_eq!(Mount::api("srv", "rbind", &[]).owner(), Owner::Host);
+        assert_eq!(Mount::api("boot", "vfat", &[]).owner(), Owner::Root);
     }
 
     #[test]

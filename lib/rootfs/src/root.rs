@@ -132,21 +132,7 @@ impl Root {
     ///
     /// The system call's, `EINVAL` for what is no regular file, `EFBIG` for what is too long.
     pub fn read(&self, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
-        use std::io::Read;
-        let file = self.open_below(below, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-        let stat = rustix::fs::fstat(&file)?;
-        if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Err(Errno::INVAL);
-        }
-        let mut text = Vec::new();
-        std::fs::File::from(file)
-            .take(limit + 1)
-            .read_to_end(&mut text)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-        if text.len() as u64 > limit {
-            return Err(Errno::FBIG);
-        }
-        Ok(text)
+        read(self.fd.as_fd(), below, limit)
     }
 }
 
@@ -164,6 +150,45 @@ impl AsFd for Root {
 pub fn open_below(root: BorrowedFd<'_>, below: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let path = if below.is_empty() { "." } else { below };
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+}
+
+/// Opens what is at `path` as a program in the root would find it: symbolic links are followed, and lead no further than
+/// the root. For looking at what packages brought, which link to one another; never for what is written.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn open_within(
+    root: BorrowedFd<'_>,
+    path: impl rustix::path::Arg,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), within)
+}
+
+/// Reads a regular file below `root`; see [`Root::read`].
+///
+/// # Errors
+///
+/// As [`Root::read`].
+pub fn read(root: BorrowedFd<'_>, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
+    use std::io::Read;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = open_below(root, below, flags)?;
+    let stat = rustix::fs::fstat(&file)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(Errno::INVAL);
+    }
+    let mut text = Vec::new();
+    std::fs::File::from(file)
+        .take(limit + 1)
+        .read_to_end(&mut text)
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    if text.len() as u64 > limit {
+        return Err(Errno::FBIG);
+    }
+    Ok(text)
 }
 
 fn identity(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {

@@ -22,9 +22,28 @@ pub fn day(seconds: u64) -> String {
     format!("{:04}-{month:02}-{day:02}", era * 400 + year + next)
 }
 
+/// Returns a time in seconds since 1970 as RFC 3339 has it: `2026-11-22T10:08:18Z`.
+#[must_use]
+pub fn time(seconds: u64) -> String {
+    let of_day = seconds % DAY;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{}T{hour:02}:{minute:02}:{second:02}Z", day(seconds))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::day;
+    use super::{day, time};
+
+    #[test]
+    fn times() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (1_750_000_000, "2025-06-15T15:06:40Z"),
+        ] {
+            assert_eq!(time(seconds), text);
+        }
+    }
 
     #[test]
     fn days() {

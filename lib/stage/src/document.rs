@@ -224,7 +224,7 @@ impl Document {
     }
 
     /// Records a member that this tool owns. What the document has there and `value` does not know is kept: objects are
-    /// merged, and so are elements of arrays that have the same `at` or `name`.
+    /// merged, and so are elements of arrays that have the same `at`, `name` or `file`.
     pub fn record(&mut self, key: &str, value: &impl Serialize) {
         // A value of ours always serialises: views have string keys and no floats that JSON lacks.
         let new = serde_json::to_value(value).unwrap_or(Value::Null);
@@ -399,9 +399,11 @@ fn merge(old: &mut Value, new: Value) {
     }
 }
 
-/// Returns what tells an element of an array from the others: its place, or its name.
+/// Returns what tells an element of an array from the others: its place, its name, or its file.
 fn identity(value: &Value) -> Option<String> {
-    let key = ["at", "name"].into_iter().find_map(|key| value.get(key))?;
+    let key = ["at", "name", "file"]
+        .into_iter()
+        .find_map(|key| value.get(key))?;
     key.as_str().map(str::to_owned)
 }
 

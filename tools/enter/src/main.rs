@@ -4,17 +4,15 @@
 //! stands alone: the command has the terminal and the caller's input and output, and its exit status is ours, as
 //! with chroot(1) and env(1).
 
-mod user;
-
 use clap::Parser;
 use rootfs::session::environment;
+use rootfs::user::{self, User};
 use rootfs::{Ended, Inside, Job, Mount, Place, attach, plan};
 use rustix::fs::OFlags;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote, signal};
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use user::User;
 
 /// Run a command inside a root, with the mount plan around it
 #[derive(Debug, Parser)]

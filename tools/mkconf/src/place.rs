@@ -4,14 +4,16 @@
 //! trust. Modes are given in full and do not depend on the umask, because pacman never mends a directory that exists.
 
 use rootfs::Root;
+use rootfs::file::replace;
 use rootfs::root::open_below;
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid};
-use rustix::fs::{fchmod, fchown, fstat, linkat, mkdirat, open, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat,
+};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Below the root: what pacman wants to be there, with Arch's modes. pacman 7.1 resolves GPGDir and HookDir with
@@ -36,6 +38,9 @@ const NEW: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+/// A pacman.conf is for everybody to read.
+const MODE: u32 = 0o644;
 
 /// More than a pacman.conf ever was.
 const LONGEST: u64 = 1 << 20;
@@ -65,7 +70,7 @@ impl Made {
                     unlinkat(&parent, &name, AtFlags::empty()).unwrap_or_default();
                 }
                 Thing::File(parent, name, Some(before)) => {
-                    replace(&parent, &name, &before).unwrap_or_default();
+                    replace(parent.as_fd(), &name, &before, MODE, None).unwrap_or_default();
                 }
             }
         }
@@ -172,7 +177,7 @@ impl Made {
             return Ok(());
         }
         let parent = directory.try_clone().doing(Code::Os, doing)?;
-        replace(directory, &name, text.as_bytes()).doing(Code::Os, doing)?;
+        replace(directory.as_fd(), &name, text.as_bytes(), MODE, None).doing(Code::Os, doing)?;
         self.0.push(Thing::File(parent, name, before));
         Ok(())
     }
@@ -228,44 +233,4 @@ fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(LONGEST).read_to_end(&mut text)?;
     Ok(Some(text))
-}
-
-/// Writes a file without a name, which is gone when we are, and gives it one when it is whole. A name that is taken cannot
-/// be given, so there it stands beside for a moment and is renamed over; that name is fixed, so that what a run left that
-/// was killed in this moment is taken away by the next.
-fn replace(directory: &OwnedFd, name: &str, text: &[u8]) -> std::io::Result<()> {
-    let beside = format!(".{name}.new");
-    match unlinkat(directory, &beside, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let mode = Mode::from_raw_mode(0o644);
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let (file, named) = match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
-        Ok(file) => (file, false),
-        // Not every file system has files without a name.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
-            let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            (openat(directory, &beside, flags, mode)?, true)
-        }
-        Err(error) => return Err(error.into()),
-    };
-    let written = || -> std::io::Result<()> {
-        fchmod(&file, mode)?;
-        let mut file = File::from(file);
-        file.write_all(text)?;
-        file.sync_all()?;
-        if !named {
-            let from = format!("/proc/self/fd/{}", file.as_raw_fd());
-            let give = |name: &str| linkat(CWD, &from, directory, name, AtFlags::SYMLINK_FOLLOW);
-            match give(name) {
-                Ok(()) => return Ok(()),
-                Err(Errno::EXIST) => give(&beside)?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        renameat(directory, &beside, directory, name)?;
-        Ok(())
-    };
-    written().inspect_err(|_| unlinkat(directory, &beside, AtFlags::empty()).unwrap_or_default())
 }

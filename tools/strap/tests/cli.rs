@@ -271,24 +271,24 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
         (
             &["a", "b"][..],
             format!(
-                "-Syuw --noconfirm --needed --noprogressbar --config {strict} -- a b\n\
-                 -Su --noconfirm --needed --noprogressbar --config {strict} -- a b\n"
+                "-Syuw --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a b\n\
+                 -Su --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a b\n"
             ),
         ),
         (
             &["--loose", "--no-refresh", "a"],
             format!(
-                "-Sw --noconfirm --needed --noprogressbar --config {loose} -- a\n\
-                 -S --noconfirm --needed --noprogressbar --config {loose} -- a\n"
+                "-Sw --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n\
+                 -S --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n"
             ),
         ),
         (
             &["--download-only", "a"],
-            format!("-Syuw --noconfirm --needed --noprogressbar --config {strict} -- a\n"),
+            format!("-Syuw --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a\n"),
         ),
         (
             &["--download-only", "--no-refresh", "--loose", "a"],
-            format!("-Sw --noconfirm --needed --noprogressbar --config {loose} -- a\n"),
+            format!("-Sw --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n"),
         ),
     ] {
         let output = strap(args, &document);

@@ -6,13 +6,15 @@
 
 use crate::mtree::{Entry, Kind};
 use package::digest::Sha256Reader;
-use rootfs::{Mount, Root, plan};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, fstat, fstatfs, openat2, readlinkat};
+use rootfs::plan::Owner;
+use rootfs::root::open_within;
+use rootfs::{Mount, Root};
+use rustix::fs::{FileType, OFlags, Stat, fstat, fstatfs, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What was found of a package's files.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -59,25 +61,17 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// Returns the rules for a root with this plan, and which of its mounts are to be made: file systems of the root's
-    /// own, such as a `/boot`. `live` says that the plan is mounted on the host.
-    pub(crate) fn of(mounts: &[Mount], live: bool) -> (Self, Vec<Mount>) {
-        let api: BTreeSet<String> = plan::api(false).into_iter().map(|m| m.at).collect();
+    /// Returns the rules for a root with this plan. `live` says that the plan is mounted on the host.
+    pub(crate) fn of(mounts: &[Mount], live: bool) -> Self {
         let mut rules = Self::default();
-        let mut own = Vec::new();
         for mount in mounts {
-            if api.contains(&mount.at) {
-                if live {
-                    rules.covered.push(mount.at.clone());
-                }
-            } else if matches!(&*mount.kind, "bind" | "rbind") {
-                rules.covered.push(mount.at.clone());
-            } else {
-                rules.points.push(mount.at.clone());
-                own.push(mount.clone());
+            match mount.owner() {
+                Owner::Kernel if !live => {}
+                Owner::Kernel | Owner::Host => rules.covered.push(mount.at.clone()),
+                Owner::Root => rules.points.push(mount.at.clone()),
             }
         }
-        (rules, own)
+        rules
     }
 
     /// Adds the `NoExtract` patterns of a pacman.conf(5).
@@ -245,13 +239,7 @@ enum Look {
 fn look(root: &Root, entry: &Entry) -> Result<Look, Errno> {
     let open = |flags: OFlags| -> Result<OwnedFd, Errno> {
         let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&entry.path);
-        openat2(
-            root,
-            path,
-            flags | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
+        open_within(root.as_fd(), path, flags | OFlags::NOFOLLOW)
     };
     let differs = |what: &str| Ok(Look::Differs(what.to_owned()));
     let here = open(OFlags::PATH)?;
@@ -369,8 +357,7 @@ mod tests {
             mount("boot", "vfat"),
             mount("var/cache/pacman/pkg", "rbind"),
         ];
-        let (rules, own) = Rules::of(&mounts, false);
-        assert_eq!(own, mounts[2..3]);
+        let rules = Rules::of(&mounts, false);
         for (path, skipped) in [
             ("proc", false),
             ("boot", true),
@@ -381,7 +368,7 @@ mod tests {
         ] {
             assert_eq!(rules.skips(path), skipped, "{path}");
         }
-        let (rules, _) = Rules::of(&mounts, true);
+        let rules = Rules::of(&mounts, true);
         assert!(rules.skips("proc") && rules.skips("run/x"));
     }
 

@@ -17,10 +17,9 @@ use files::Rules;
 use installed::{Installed, Subject};
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
-use pacman::{Pacman, Patience};
-use rootfs::{IdMap, Inside, Mount, Place, Root};
-use rustix::fs::{FlockOperation, OFlags, flock};
-use rustix::io::Errno;
+use pacman::{Pacman, Patience, lock};
+use rootfs::{Inside, Place, Root};
+use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::OwnedFd;
@@ -173,14 +172,8 @@ impl Verify {
         }
         let config: Config = document.need("config", "mkconf")?;
         let inside = Inside::of(document)?;
-        let mounts: Vec<Mount> = document.need("mounts", "mkroot")?;
-        let mode = document.text("mode").unwrap_or_default();
-        let (rules, own) = Rules::of(&mounts, mode == "host");
-        let idmap: Option<IdMap> = match mode {
-            "user" => document.view("idmap")?,
-            _ => None,
-        };
-        let bare = Inside::new(Root::of(document)?, own, idmap, None)?;
+        let rules = Rules::of(inside.mounts(), document.text("mode") == Some("host"));
+        let bare = Inside::of(document)?.bare();
         let keyring = document.view("keyring")?;
         let gpg = if self.no_signatures {
             None
@@ -189,7 +182,7 @@ impl Verify {
             Some(Gpg::find()?)
         };
         Ok(Plan {
-            _lock: lock(inside.root())?,
+            _lock: lock::share(inside.root())?,
             inside,
             bare,
             rules,
@@ -253,25 +246,6 @@ fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
         failure.hint = Some(hint.replacen("strap that", &command, 1));
     }
     failure
-}
-
-/// Locks the root's database against a `strap`, which locks it for itself alone.
-fn lock(root: &Root) -> Result<OwnedFd, Failure> {
-    const DATABASE: &str = "var/lib/pacman";
-    let path = root.path().join(DATABASE);
-    let directory = root
-        .open_below(DATABASE, OFlags::RDONLY | OFlags::DIRECTORY)
-        .doing(Code::NotFound, || format!("opening {}", quote(&path)))
-        .map_err(|f| f.hint("make the skeleton with mkroot"))?;
-    match flock(&directory, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => Err(Failure::new(
-            Code::Busy,
-            format!("locking {}: a strap works on this root", quote(&path)),
-        )
-        .hint("wait until it has ended, and try again")),
-        Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
-    }
 }
 
 /// Says early that there is no keyring: gpg would say it of every package.

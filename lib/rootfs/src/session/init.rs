@@ -56,6 +56,9 @@ impl Init<'_> {
             children.as_raw_fd(),
         ];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
+        if let Work::Call(_, lent, _) = work {
+            keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
+        }
         sys::close_all_but(&keep);
         if !foreground {
             // A terminal's keys go to the tool, which hands them on as it sees fit.
@@ -215,7 +218,7 @@ impl Init<'_> {
         drop(control);
         let (place, terminal) = match &work {
             Work::Exec(job, _) => (job.place, job.terminal),
-            Work::Call(place, _) => (*place, false),
+            Work::Call(place, ..) => (*place, false),
         };
         let setup = || -> Result<(), Errno> {
             SigSet::empty()
@@ -238,7 +241,7 @@ impl Init<'_> {
             return 126;
         }
         match work {
-            Work::Call(_, function) => {
+            Work::Call(_, _, function) => {
                 let frame = match function() {
                     Ok(bytes) => Frame::Result(bytes),
                     Err(failure) => Frame::Failed(Told::of(failure)),

@@ -19,7 +19,7 @@ mod watch;
 mod watchdog;
 mod wire;
 
-use crate::plan::Mount;
+use crate::plan::{Mount, Owner};
 use crate::root::RootId;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
@@ -28,7 +28,7 @@ use nix::sys::signal::Signal;
 use rustix::io::Errno;
 use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -179,6 +179,21 @@ impl Inside {
         &self.root
     }
 
+    /// Returns the plan's mounts.
+    #[must_use]
+    pub fn mounts(&self) -> &[Mount] {
+        &self.mounts
+    }
+
+    /// Leaves of the plan only the file systems of the root's own: for tools that look at the root or copy it, and run
+    /// nothing of it. What the API filesystems would cover is then seen.
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.mounts.retain(|m| m.owner() == Owner::Root);
+        self.handler = None;
+        self
+    }
+
     /// Adds a mount to the plan, for this entry only.
     pub fn also_mount(&mut self, mount: Mount) {
         self.mounts.push(mount);
@@ -224,7 +239,25 @@ impl Inside {
         place: Place,
         work: impl FnOnce() -> Result<Vec<u8>, Failure>,
     ) -> Result<Vec<u8>, Failure> {
-        let (ended, _, result) = self.enter(Work::Call(place, Box::new(work)), None, None)?;
+        self.call_with(place, &[], work)
+    }
+
+    /// [`Inside::call`], for a function that uses descriptors of ours, such as a file that is written from inside and
+    /// belongs to the user outside. All others are closed there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Inside::call`].
+    pub fn call_with(
+        &self,
+        place: Place,
+        keep: &[BorrowedFd<'_>],
+        work: impl FnOnce() -> Result<Vec<u8>, Failure>,
+    ) -> Result<Vec<u8>, Failure> {
+        // As in run(): one that came before is not handed on.
+        signal::check()?;
+        let call = Work::Call(place, keep, Box::new(work));
+        let (ended, _, result) = self.enter(call, None, None)?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
@@ -351,7 +384,8 @@ type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
 enum Work<'a> {
     /// A command, and the file that its certificate authorities are in, where that is not the host's.
     Exec(&'a Job<'a>, Option<PathBuf>),
-    Call(Place, Call<'a>),
+    /// Where, with which descriptors of the tool's, and what.
+    Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
 }
 
 /// clone(2) copies one thread: with more, a lock could stay locked for ever in the copy.

@@ -37,7 +37,8 @@ impl Watch<'_> {
         };
         let mut open = [Some(report), Some(result), from];
         let mut lines = Vec::new();
-        let mut signals = signal::count();
+        // None had come when the entry began: who enters has looked.
+        let mut signals = 0;
         let mut buffer = vec![0; 1 << 16];
         while open.iter().any(Option::is_some) {
             let ready = wait_readable(&open, watchdog.as_ref().map(Watchdog::tick))?;
@@ -123,9 +124,11 @@ impl Watch<'_> {
 
     fn go(&self) -> Result<(), Failure> {
         match &self.control {
-            Some(control) => {
-                write_all(control.as_fd(), b"g").doing(Code::Os, || "speaking to init")
-            }
+            Some(control) => write_all(control.as_fd(), b"g").or_else(|e| {
+                // Init ends at once when it is told of a signal before it is told to go on.
+                signal::check()?;
+                Err(e).doing(Code::Os, || "speaking to init")
+            }),
             None => Ok(()),
         }
     }

@@ -1,19 +1,24 @@
-//! Who a command runs as: users and groups of the root, read from its own files and never from the host's.
+//! Who there is in a root: users and groups of the root, read from its own files and never from the host's.
 
-use rootfs::Root;
+use crate::Root;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 
 /// A user of the root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct User {
-    pub(crate) name: String,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
+pub struct User {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub uid: u32,
+    /// The id of its primary group.
+    pub gid: u32,
     /// Supplementary groups, the primary one among them.
-    pub(crate) groups: Vec<u32>,
-    pub(crate) home: String,
-    pub(crate) shell: String,
+    pub groups: Vec<u32>,
+    /// Its home directory, as the root's passwd(5) has it.
+    pub home: String,
+    /// Its shell, as there.
+    pub shell: String,
 }
 
 /// The longest passwd(5) or group(5) that is read.
@@ -24,7 +29,7 @@ const LIMIT: u64 = 16 << 20;
 /// # Errors
 ///
 /// [`Code::NotFound`] where the root has no such user, or what it has cannot be read.
-pub(crate) fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
+pub fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
     let doing = |file: &str| format!("reading {}", quote(root.path().join(file)));
     let passwd = root
         .read("etc/passwd", LIMIT)
@@ -51,8 +56,9 @@ pub(crate) fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
     })
 }
 
-/// Reads the texts of passwd(5) and group(5).
-fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {
+/// Looks a user up in the texts of passwd(5) and group(5), by name or by number.
+#[must_use]
+pub fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {
     let mut user = passwd.lines().find_map(|line| {
         let fields: Vec<_> = line.split(':').collect();
         let [name, _, uid, gid, _, home, shell] = fields[..] else {

@@ -1,0 +1,878 @@
+//! Which partitions an image has, what is in them, and what lies between them: the layout file of `mkdisk --layout`.
+//!
+//! ```toml
+//! [[blob]]                     # bytes at an offset, outside of all partitions: what a board's ROM loads
+//! file = "idbloader.img"       # relative to this file; or in_root = "/usr/lib/…", a file of the root
+//! offset = "32K"
+//!
+//! [[partition]]
+//! name = "boot"                # at most 36 characters
+//! type = "esp"                 # one of TYPES, "root" for the architecture's own, or a GUID
+//! offset = "16M"               # left out: behind the partition before, at a whole MiB
+//! size = "256M"                # or "auto": what is in it and headroom; the last one may have "rest"
+//! filesystem = "vfat"          # or "ext4"; or file = "…" or in_root = "…" for bytes; none of them: nothing
+//! at = "/boot"                 # what is below this directory of the root goes in there, and is not in the root's own
+//! ```
+//!
+//! A layout is read strictly: an unknown key, a partition over another or over a table is refused, since a board that does
+//! not boot says nothing about why. `configure --fstab` reads it too, to know which file systems there will be.
+
+use crate::ids::Ids;
+use crate::size;
+use rootfs::Arch;
+use serde::{Deserialize, Serialize};
+use stage::{Code, Doing, Failure, quote};
+use std::path::{Component, Path, PathBuf};
+
+/// Bytes in a sector: what offsets and sizes are whole numbers of.
+pub const SECTOR: u64 = 512;
+
+/// What partitions are aligned to where a layout does not say otherwise, in bytes.
+pub const ALIGNMENT: u64 = 1 << 20;
+
+/// Where the first byte is that is no table's: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
+pub const FIRST: u64 = 34 * SECTOR;
+
+/// How long the table's second copy at the end of the disk is, in bytes: 128 entries and header.
+pub const LAST: u64 = 33 * SECTOR;
+
+/// More than a layout file ever is, in bytes.
+const LONGEST: u64 = 1 << 20;
+
+/// Types that have a name, and their GUIDs (UEFI 2.10, 5.3.3; the Discoverable Partitions Specification; for `reserved`
+/// and `boot-loader`, `sfdisk --label gpt --list-types`).
+pub const TYPES: [(&str, &str); 11] = [
+    ("esp", "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"),
+    ("xbootldr", "bc13c2ff-59e6-4262-a352-b275fd6f7172"),
+    ("bios-boot", "21686148-6449-6e6f-744e-656564454649"),
+    ("linux", "0fc63daf-8483-4772-8e79-3d69d8477de4"),
+    ("reserved", "8da63339-0007-60c0-c436-083ac8230908"),
+    ("home", "933ac7e1-2eb4-4f13-b844-0e14e2aef915"),
+    ("srv", "3b8f8425-20e0-4f3b-907f-1a25a76f98e8"),
+    ("var", "4d21b016-b534-45c2-a9fb-5c16e091fd2d"),
+    ("tmp", "7ec6f557-3bc5-4aca-b293-16ef5df639d1"),
+    ("swap", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"),
+    ("data", "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"),
+];
+
+/// The types of root partitions by ELF's number for the architecture (Discoverable Partitions Specification): firmware and
+/// systemd-gpt-auto-generator(8) find the root by it.
+const ROOTS: [(u16, &str); 6] = [
+    (62, "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"),
+    (3, "44479540-f297-41b2-9af7-d131d5f0458a"),
+    (183, "b921b045-1df0-41c3-af44-4c6f280d3fae"),
+    (40, "69dad710-2ce4-4e3c-b16c-21a1d49abed3"),
+    (243, "72ec70a6-cf74-40e6-bd49-4bda08e8f224"),
+    (258, "77055800-792c-4f94-b39a-98c91b762bb6"),
+];
+
+/// Attributes of a partition that have a name, and their bits (UEFI 2.10, 5.3.3; Discoverable Partitions Specification).
+pub const ATTRIBUTES: [(&str, u32); 5] = [
+    ("required", 0),
+    ("legacy-boot", 2),
+    ("grow-file-system", 59),
+    ("read-only", 60),
+    ("no-auto", 63),
+];
+
+/// A disk's partitions and blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The partitions, in their order on the disk.
+    pub partitions: Vec<Partition>,
+    /// What lies outside of them.
+    pub blobs: Vec<Blob>,
+}
+
+/// A partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// Its name (`PARTLABEL`): no other has it.
+    pub name: String,
+    /// The GUID of its type, in lower case.
+    pub kind: String,
+    /// Where it begins, in bytes; `None` means behind the one before.
+    pub offset: Option<u64>,
+    /// How long it is.
+    pub size: Size,
+    /// With [`Size::Auto`] and [`Size::Rest`] no shorter than this, in bytes.
+    pub minimum: u64,
+    /// Its attributes, as the bits of the table.
+    pub attributes: u64,
+    /// Its GUID (`PARTUUID`), where the layout says one.
+    pub uuid: Option<String>,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// How long a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// As long as what is in it, and headroom.
+    Auto,
+    /// What is left of the disk; of a disk that is as large as what is in it, as [`Size::Auto`].
+    Rest,
+    /// That many bytes.
+    Bytes(u64),
+}
+
+/// What is in a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing.
+    Nothing,
+    /// The bytes of a file.
+    File(Source),
+    /// A file system.
+    FileSystem {
+        /// Of which type.
+        kind: FileSystemKind,
+        /// Where in the root it is mounted, as an absolute path; `None` for one that is empty.
+        at: Option<String>,
+        /// Its label.
+        label: Option<String>,
+    },
+}
+
+/// A type of file system that we can make.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileSystemKind {
+    /// ext4.
+    Ext4,
+    /// FAT32: what firmware reads.
+    Vfat,
+}
+
+/// Bytes at an offset of the disk, outside of all partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// What they are.
+    pub source: Source,
+    /// Where they begin, in bytes.
+    pub offset: u64,
+}
+
+/// A file that bytes come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Of the host.
+    Host(PathBuf),
+    /// Of the root: a path below it, without a slash at its beginning.
+    Root(String),
+}
+
+/// An element of `filesystems` in the document: what `configure` writes into fstab(5), and `mkdisk` makes.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct FileSystem {
+    /// Where it is mounted: an absolute path in the root.
+    pub at: String,
+    /// Its type, as mount(8) calls it.
+    #[serde(rename = "type")]
+    pub kind: FileSystemKind,
+    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
+    pub uuid: String,
+}
+
+impl Layout {
+    /// Returns the layout that is used where none is given: `/boot` as the EFI system partition, which boards' U-Boot reads
+    /// as well, and the root behind it.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where the architecture is unknown.
+    pub fn standard(arch: &str) -> Result<Self, Failure> {
+        Self::parse("the standard layout", STANDARD, Path::new("/"), arch)
+    }
+
+    /// Reads a layout file, for a root of that architecture.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where it cannot be read, or is not a layout.
+    pub fn read(path: &Path, arch: &str) -> Result<Self, Failure> {
+        use std::io::Read;
+        let doing = || format!("reading the layout {}", quote(path));
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text))
+            .doing(Code::Usage, doing)?;
+        if text.len() as u64 > LONGEST {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{}: it is longer than {LONGEST} bytes", doing()),
+            ));
+        }
+        let base = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&quote(path), &text, base, arch)
+    }
+
+    fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
+        let arch = Arch::named(arch)?;
+        let wrong =
+            |what: String| Failure::new(Code::Usage, format!("reading the layout {label}: {what}"));
+        let file: File = toml::from_str(text).map_err(|error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.unwrap_or("").matches('\n').count() + 1;
+            let what = error.message().trim().replace('\n', ", ");
+            wrong(format!("line {line}: {what}"))
+        })?;
+        let layout = file.check(base, arch).map_err(wrong)?;
+        layout.check().map_err(wrong)?;
+        Ok(layout)
+    }
+
+    /// Returns the file systems that are mounted, with their UUIDs, the root's first and those in others behind those.
+    #[must_use]
+    pub fn file_systems(&self, ids: &Ids) -> Vec<FileSystem> {
+        let mut found: Vec<FileSystem> = self
+            .partitions
+            .iter()
+            .filter_map(|p| match &p.content {
+                Content::FileSystem { kind, at, .. } => Some(FileSystem {
+                    at: at.clone()?,
+                    kind: *kind,
+                    uuid: p.file_system_id(ids),
+                }),
+                _ => None,
+            })
+            .collect();
+        found.sort_by(|a, b| a.at.cmp(&b.at));
+        found
+    }
+
+    /// Checks what is only wrong together.
+    fn check(&self) -> Result<(), String> {
+        let mut mounted: Vec<&str> = Vec::new();
+        for (n, partition) in self.partitions.iter().enumerate() {
+            let name = &partition.name;
+            if self.partitions[..n].iter().any(|p| p.name == *name) {
+                return Err(format!("two partitions have the name '{name}'"));
+            }
+            if partition.uuid.is_some()
+                && self.partitions[..n]
+                    .iter()
+                    .any(|p| p.uuid == partition.uuid)
+            {
+                return Err(format!("partition '{name}': another one has its uuid"));
+            }
+            if partition.size == Size::Rest && n + 1 != self.partitions.len() {
+                return Err(format!(
+                    "partition '{name}': only the last partition can have the rest of the disk"
+                ));
+            }
+            if let Content::FileSystem { at: Some(at), .. } = &partition.content {
+                if mounted.contains(&at.as_str()) {
+                    return Err(format!(
+                        "partition '{name}': another one is mounted at '{at}'"
+                    ));
+                }
+                mounted.push(at);
+            }
+        }
+        if !mounted.contains(&"/") {
+            return Err("no partition has at = \"/\": there is no root".to_owned());
+        }
+        if self.partitions.len() > 128 {
+            return Err("a partition table has room for 128 partitions".to_owned());
+        }
+        self.check_places()
+    }
+
+    /// Checks offsets as far as they are known: sizes that are measured are checked when they have been.
+    fn check_places(&self) -> Result<(), String> {
+        let mut end = FIRST;
+        let mut before = "the partition table";
+        for partition in &self.partitions {
+            let Partition {
+                name, offset, size, ..
+            } = partition;
+            let begin = offset.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
+            if begin < end {
+                return Err(format!(
+                    "partition '{name}': its offset {} is not behind the end of {before}, {}",
+                    size::show(begin),
+                    size::show(end)
+                ));
+            }
+            end = begin
+                + if let Size::Bytes(bytes) = size {
+                    *bytes
+                } else {
+                    SECTOR
+                };
+            before = name;
+        }
+        for blob in &self.blobs {
+            let offset = blob.offset;
+            if offset < FIRST {
+                return Err(format!(
+                    "blob '{}': its offset {} is in the partition table, which ends at {}",
+                    blob.source.show(),
+                    size::show(offset),
+                    size::show(FIRST)
+                ));
+            }
+            let over = self.partitions.iter().find(|p| {
+                let Some(begin) = p.offset else { return false };
+                let length = if let Size::Bytes(bytes) = p.size {
+                    bytes
+                } else {
+                    SECTOR
+                };
+                (begin..begin + length).contains(&offset)
+            });
+            if let Some(partition) = over {
+                return Err(format!(
+                    "blob '{}': its offset {} is in partition '{}'",
+                    blob.source.show(),
+                    size::show(offset),
+                    partition.name
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Partition {
+    /// Returns the UUID of the file system in it: the same for the same mount point, or, where it has none, name.
+    #[must_use]
+    pub fn file_system_id(&self, ids: &Ids) -> String {
+        let (kind, at) = match &self.content {
+            Content::FileSystem { kind, at, .. } => (*kind, at.as_deref()),
+            _ => (FileSystemKind::Ext4, None),
+        };
+        let name = format!("file system {}", at.unwrap_or(&self.name));
+        match kind {
+            FileSystemKind::Ext4 => ids.uuid(&name),
+            FileSystemKind::Vfat => ids.fat_serial(&name),
+        }
+    }
+
+    /// Returns its GUID: the layout's, or one that belongs to its name.
+    #[must_use]
+    pub fn id(&self, ids: &Ids) -> String {
+        match &self.uuid {
+            Some(uuid) => uuid.clone(),
+            None => ids.uuid(&format!("partition {}", self.name)),
+        }
+    }
+
+    /// Returns the name of its type, or its GUID where that has none. A root partition's is `root`.
+    #[must_use]
+    pub fn type_name(&self) -> &str {
+        let named = TYPES.iter().find(|(_, guid)| *guid == self.kind);
+        match named {
+            Some((name, _)) => name,
+            None if ROOTS.iter().any(|(_, guid)| *guid == self.kind) => "root",
+            None => &self.kind,
+        }
+    }
+}
+
+impl FileSystemKind {
+    /// Returns its name, as mount(8) has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Vfat => "vfat",
+        }
+    }
+
+    /// Checks a UUID that someone else wrote down, and returns it as we write it.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that says what is wrong with it.
+    pub fn check_id(self, text: &str) -> Result<String, String> {
+        match self {
+            Self::Ext4 => guid(text),
+            Self::Vfat => {
+                let upper = text.to_ascii_uppercase();
+                let hex = |t: &str| t.len() == 4 && t.bytes().all(|b| b.is_ascii_hexdigit());
+                match upper.split_once('-') {
+                    Some((a, b)) if hex(a) && hex(b) => Ok(upper),
+                    _ => Err(format!(
+                        "'{}' is no volume id of FAT, as 1A2B-3C4D",
+                        text.escape_default()
+                    )),
+                }
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Returns it for a message.
+    #[must_use]
+    pub fn show(&self) -> String {
+        match self {
+            Self::Host(path) => path.display().to_string(),
+            Self::Root(path) => format!("/{path} of the root"),
+        }
+    }
+}
+
+/// Boots by UEFI and on boards whose U-Boot looks for extlinux.conf: that takes the partition with `legacy-boot`.
+const STANDARD: &str = r#"
+[[partition]]
+name = "boot"
+type = "esp"
+attributes = ["legacy-boot"]
+size = "auto"
+minimum = "256M"
+filesystem = "vfat"
+at = "/boot"
+
+[[partition]]
+name = "root"
+type = "root"
+attributes = ["grow-file-system"]
+size = "rest"
+filesystem = "ext4"
+at = "/"
+"#;
+
+/// The file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    partition: Vec<PartitionTable>,
+    #[serde(default)]
+    blob: Vec<BlobTable>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartitionTable {
+    name: String,
+    #[serde(rename = "type")]
+    kind: String,
+    uuid: Option<String>,
+    offset: Option<Bytes>,
+    size: SizeText,
+    minimum: Option<Bytes>,
+    #[serde(default)]
+    attributes: Vec<String>,
+    filesystem: Option<FileSystemKind>,
+    label: Option<String>,
+    at: Option<String>,
+    file: Option<PathBuf>,
+    in_root: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BlobTable {
+    file: Option<PathBuf>,
+    in_root: Option<String>,
+    offset: Bytes,
+}
+
+/// A number of bytes that is a whole number of sectors.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct Bytes(u64);
+
+impl TryFrom<String> for Bytes {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let bytes = size::parse(&text)?;
+        if bytes % SECTOR != 0 {
+            return Err(format!(
+                "'{text}' is no whole number of sectors of {SECTOR} bytes"
+            ));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+struct SizeText(Size);
+
+impl TryFrom<String> for SizeText {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        Ok(Self(match text.as_str() {
+            "auto" => Size::Auto,
+            "rest" => Size::Rest,
+            _ => match Bytes::try_from(text)?.0 {
+                0 => return Err("a partition of size 0 is none".to_owned()),
+                bytes => Size::Bytes(bytes),
+            },
+        }))
+    }
+}
+
+impl File {
+    fn check(self, base: &Path, arch: Arch) -> Result<Layout, String> {
+        let partitions: Result<_, String> = self
+            .partition
+            .into_iter()
+            .map(|p| {
+                let name = p.name.escape_default().to_string();
+                p.check(base, arch)
+                    .map_err(|what| format!("partition '{name}': {what}"))
+            })
+            .collect();
+        let blobs: Result<_, String> = self
+            .blob
+            .into_iter()
+            .map(|b| {
+                let source =
+                    source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
+                Ok(Blob {
+                    source: source.ok_or("blob: it has neither file nor in_root")?,
+                    offset: b.offset.0,
+                })
+            })
+            .collect();
+        Ok(Layout {
+            partitions: partitions?,
+            blobs: blobs?,
+        })
+    }
+}
+
+impl PartitionTable {
+    fn check(self, base: &Path, arch: Arch) -> Result<Partition, String> {
+        // 36 UTF-16 units of a table's entry; a control character would be one in messages and in /dev/disk.
+        if self.name.is_empty() || self.name.encode_utf16().count() > 36 {
+            return Err("a name has 1 to 36 characters".to_owned());
+        }
+        if self.name.chars().any(|c| c.is_control() || c == '/') {
+            return Err("a name has no control character and no '/'".to_owned());
+        }
+        let source = source(base, self.file, self.in_root)?;
+        let at = self.at.map(mount_point).transpose()?;
+        let content = match (self.filesystem, source) {
+            (Some(_), Some(_)) => {
+                return Err("it has a file system, so no bytes of a file".to_owned());
+            }
+            (None, source) => {
+                if at.is_some() || self.label.is_some() {
+                    return Err("at and label are a file system's: add filesystem".to_owned());
+                }
+                source.map_or(Content::Nothing, Content::File)
+            }
+            (Some(kind), None) => {
+                let label = self.label.map(|l| label(kind, l)).transpose()?;
+                Content::FileSystem { kind, at, label }
+            }
+        };
+        if matches!(&content, Content::FileSystem { kind: FileSystemKind::Vfat, at: Some(at), .. } if at == "/")
+        {
+            return Err("FAT holds no owners and no links, so no root".to_owned());
+        }
+        if matches!(content, Content::Nothing) && self.size.0 == Size::Auto {
+            return Err(
+                "there is nothing in it whose size could be measured: give a size".to_owned(),
+            );
+        }
+        if self.minimum.is_some() && matches!(self.size.0, Size::Bytes(_)) {
+            return Err("minimum is for a size that is auto or rest".to_owned());
+        }
+        Ok(Partition {
+            kind: type_guid(&self.kind, arch)?,
+            name: self.name,
+            uuid: self.uuid.as_deref().map(guid).transpose()?,
+            offset: self.offset.map(|b| b.0),
+            size: self.size.0,
+            minimum: self.minimum.map_or(0, |b| b.0),
+            attributes: attributes(&self.attributes)?,
+            content,
+        })
+    }
+}
+
+fn source(
+    base: &Path,
+    file: Option<PathBuf>,
+    in_root: Option<String>,
+) -> Result<Option<Source>, String> {
+    match (file, in_root) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err("file and in_root are one too many".to_owned()),
+        (Some(file), None) if file.as_os_str().is_empty() => Err("file is empty".to_owned()),
+        (Some(file), None) => Ok(Some(Source::Host(base.join(file)))),
+        (None, Some(path)) => {
+            let below = plain(&path)
+                .ok_or("in_root is an absolute path without '..' in its plainest form")?;
+            if below.is_empty() {
+                return Err("in_root names a file, not the root".to_owned());
+            }
+            Ok(Some(Source::Root(below.to_owned())))
+        }
+    }
+}
+
+/// Returns what is behind the slash of an absolute path that is in its plainest form.
+fn plain(path: &str) -> Option<&str> {
+    let below = path.strip_prefix('/')?;
+    if below.is_empty() {
+        return Some(below);
+    }
+    let simple = Path::new(below)
+        .components()
+        .all(|c| matches!(c, Component::Normal(_)));
+    let same = below.split('/').all(|part| !part.is_empty() && part != ".");
+    (simple && same && !below.chars().any(char::is_control)).then_some(below)
+}
+
+/// fstab(5) has these in a line, so there is no white space in them.
+fn mount_point(at: String) -> Result<String, String> {
+    if plain(&at).is_none() || at.chars().any(|c| c.is_whitespace() || "\\#\"".contains(c)) {
+        return Err(format!(
+            "at is '{}', which is not an absolute path in its plainest form",
+            at.escape_default()
+        ));
+    }
+    Ok(at)
+}
+
+fn label(kind: FileSystemKind, text: String) -> Result<String, String> {
+    let (longest, fine): (usize, fn(char) -> bool) = match kind {
+        FileSystemKind::Ext4 => (16, |c| c.is_ascii_graphic()),
+        FileSystemKind::Vfat => (11, |c| {
+            c.is_ascii_uppercase() || c.is_ascii_digit() || "_-".contains(c)
+        }),
+    };
+    if text.is_empty() || text.len() > longest || !text.chars().all(fine) {
+        let what = match kind {
+            FileSystemKind::Ext4 => "16 letters, digits and signs",
+            FileSystemKind::Vfat => "11 capital letters, digits, '_' and '-'",
+        };
+        return Err(format!("a label of {} has at most {what}", kind.name()));
+    }
+    Ok(text)
+}
+
+fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
+    if text == "root" {
+        let found = ROOTS.iter().find(|(elf, _)| *elf == arch.elf);
+        return found
+            .map(|(_, guid)| (*guid).to_owned())
+            .ok_or_else(|| format!("{} has no type of root partition: use \"linux\"", arch.name));
+    }
+    match TYPES.iter().find(|(name, _)| *name == text) {
+        Some((_, guid)) => Ok((*guid).to_owned()),
+        None => guid(text).map_err(|_| {
+            let names: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
+            format!(
+                "'{}' is no type: give a GUID, or one of root, {}",
+                text.escape_default(),
+                names.join(", ")
+            )
+        }),
+    }
+}
+
+/// Reads a GUID, and returns it in lower case.
+fn guid(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let lengths: Vec<usize> = lower.split('-').map(str::len).collect();
+    let hex = lower.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
+    if lengths == [8, 4, 4, 4, 12] && hex && lower.bytes().any(|b| !b"0-".contains(&b)) {
+        Ok(lower)
+    } else {
+        Err(format!("'{}' is no UUID", text.escape_default()))
+    }
+}
+
+fn attributes(names: &[String]) -> Result<u64, String> {
+    let mut bits = 0;
+    for name in names {
+        let Some((_, bit)) = ATTRIBUTES.iter().find(|(known, _)| known == name) else {
+            let known: Vec<_> = ATTRIBUTES.iter().map(|(known, _)| *known).collect();
+            return Err(format!(
+                "'{}' is no attribute: there are {}",
+                name.escape_default(),
+                known.join(", ")
+            ));
+        };
+        bits |= 1 << bit;
+    }
+    Ok(bits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: &str =
+        "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
+
+    fn parse(text: &str) -> Result<Layout, Failure> {
+        Layout::parse("'x'", text, Path::new("/layouts"), "aarch64")
+    }
+
+    fn refused(text: &str) -> String {
+        let failure = parse(text).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        failure.message
+    }
+
+    #[test]
+    fn every_architecture_has_a_standard_layout_with_a_type_of_its_own() {
+        for arch in rootfs::arch::ALL {
+            let layout = Layout::standard(arch.name).unwrap();
+            let [boot, root] = &layout.partitions[..] else {
+                panic!("{layout:?}")
+            };
+            assert_eq!((boot.type_name(), root.type_name()), ("esp", "root"));
+            assert_eq!(root.attributes, 1 << 59);
+        }
+        let ids = Ids::new(Some(1), "x").unwrap();
+        let layout = Layout::standard("aarch64").unwrap();
+        let found = layout.file_systems(&ids);
+        assert_eq!(
+            (found[0].at.as_str(), found[0].kind),
+            ("/", FileSystemKind::Ext4)
+        );
+        assert_eq!(
+            (found[1].at.as_str(), found[1].kind),
+            ("/boot", FileSystemKind::Vfat)
+        );
+        for f in &found {
+            assert_eq!(f.kind.check_id(&f.uuid).unwrap(), f.uuid);
+        }
+        let text = serde_json::to_string(&found[1]).unwrap();
+        assert!(
+            text.starts_with(r#"{"at":"/boot","type":"vfat","uuid":""#),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_board_s_layout_is_read() {
+        let layout = parse(&format!(
+            "[[blob]]\nfile='idbloader.img'\noffset='32K'\n[[blob]]\nin_root='/boot/u-boot.itb'\noffset='8M'\n\
+             [[partition]]\nname='raw'\ntype='8DA63339-0007-60C0-C436-083AC8230908'\noffset='12M'\nsize='1M'\nfile='/x'\n\
+             attributes=['required','no-auto']\n{ROOT}"
+        ))
+        .unwrap();
+        assert_eq!(
+            layout.blobs[0].source,
+            Source::Host("/layouts/idbloader.img".into())
+        );
+        assert_eq!(
+            layout.blobs[1].source,
+            Source::Root("boot/u-boot.itb".into())
+        );
+        let raw = &layout.partitions[0];
+        assert_eq!((raw.type_name(), raw.attributes), ("reserved", 1 | 1 << 63));
+        assert_eq!(raw.content, Content::File(Source::Host("/x".into())));
+        assert_eq!(raw.size, Size::Bytes(1 << 20));
+    }
+
+    #[test]
+    fn what_is_no_layout_is_refused_with_its_reason() {
+        let add = |text: &str| format!("{ROOT}{text}\n");
+        let before = |text: &str| format!("{text}\n{ROOT}");
+        let cases = [
+            (String::new(), "there is no root"),
+            ("[[partition".to_owned(), "line 1: "),
+            (add("sze='1M'"), "unknown field `sze`"),
+            (before("[[partitions]]"), "unknown field `partitions`"),
+            (add("offset='1000'"), "no whole number of sectors"),
+            (
+                add("offset='1K'"),
+                "not behind the end of the partition table",
+            ),
+            (add("offset='x'"), "is no size"),
+            (add("minimum='x'"), "is no size"),
+            (add("type='linux'"), "duplicate key"),
+            (add("label='no spaces'"), "a label of ext4"),
+            (add("attributes=['x']"), "is no attribute"),
+            (add("uuid='0'"), "is no UUID"),
+            (
+                add("uuid='00000000-0000-0000-0000-000000000000'"),
+                "is no UUID",
+            ),
+            (add("file='x'"), "no bytes of a file"),
+            (add(ROOT), "only the last partition"),
+            (
+                before(&ROOT.replace("rest", "4M")),
+                "two partitions have the name",
+            ),
+            (
+                before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")),
+                "another one is mounted at '/'",
+            ),
+            (
+                ROOT.replace("type='root'", "type='boot'"),
+                "is no type: give a GUID, or one of root, esp",
+            ),
+            (ROOT.replace("ext4", "vfat"), "so no root"),
+            (ROOT.replace("ext4", "btrfs"), "unknown variant `btrfs`"),
+            (ROOT.replace("'/'", "'/x/../y'"), "plainest form"),
+            (ROOT.replace("'/'", "'/x y'"), "plainest form"),
+            (ROOT.replace("'/'", "'x'"), "plainest form"),
+            (ROOT.replace("name='root'", "name=''"), "1 to 36"),
+            (
+                ROOT.replace("name='root'", "name=\"a\\nb\""),
+                "control character",
+            ),
+            (ROOT.replace("rest", "0"), "size 0"),
+            (ROOT.replace("filesystem='ext4'\n", ""), "add filesystem"),
+            (
+                before("[[partition]]\nname='a'\ntype='linux'\nsize='auto'"),
+                "could be measured",
+            ),
+            (
+                before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nminimum='1M'"),
+                "minimum is for",
+            ),
+            (
+                before(
+                    "[[partition]]\nname='a'\ntype='linux'\nsize='1M'\noffset='2M'\n[[partition]]\nname='b'\ntype='linux'\nsize='1M'\noffset='2M'",
+                ),
+                "partition 'b': its offset 2M is not behind the end of a, 3M",
+            ),
+            (before("[[blob]]\noffset='1M'"), "neither file nor in_root"),
+            (
+                before("[[blob]]\nfile='x'\nin_root='/x'\noffset='1M'"),
+                "one too many",
+            ),
+            (
+                before("[[blob]]\nin_root='x'\noffset='1M'"),
+                "absolute path",
+            ),
+            (
+                before("[[blob]]\nin_root='/../x'\noffset='1M'"),
+                "absolute path",
+            ),
+            (
+                before("[[blob]]\nfile='x'\noffset='16K'"),
+                "in the partition table",
+            ),
+            (
+                format!("[[blob]]\nfile='x'\noffset='16M'\n{ROOT}offset='16M'\n"),
+                "is in partition 'root'",
+            ),
+        ];
+        for (text, expected) in cases {
+            let message = refused(&text);
+            assert!(message.contains(expected), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn ids_that_others_wrote_are_checked() {
+        assert_eq!(
+            FileSystemKind::Vfat.check_id("1a2b-3c4d").unwrap(),
+            "1A2B-3C4D"
+        );
+        for bad in ["", "1A2B3C4D", "1A2B-3C4", "1A2B-3C4G"] {
+            FileSystemKind::Vfat.check_id(bad).unwrap_err();
+        }
+        FileSystemKind::Ext4.check_id("1A2B-3C4D").unwrap_err();
+    }
+}

@@ -1,0 +1,304 @@
+//! The file that an image is written to: the user's own, outside of the root, there whole or not at all.
+//!
+//! It has no name until it is finished (`O_TMPFILE` of open(2)), so a program that is killed leaves nothing; what had the
+//! name before stays until then. Where a file system cannot do that, it is `.NAME.part` until it is finished, and a later run
+//! takes that over.
+
+use rootfs::Root;
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, linkat, openat, renameat, stat,
+    unlinkat,
+};
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, quote};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    directory: OwnedFd,
+    name: OsString,
+    file: File,
+    /// Whether the file has the name of [`Output::part`] by now.
+    named: bool,
+}
+
+impl Output {
+    /// Begins it. `given` is what the command line says after `-o`.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where that is no place for an image: `-`, what is no regular file, or below the root.
+    pub fn create(given: &Path, root: &Root) -> Result<Self, Failure> {
+        let doing = || format!("writing {}", quote(given));
+        let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
+        if given == Path::new("-") {
+            return Err(
+                usage("stdout carries the document, so the image cannot go there").hint(
+                    "name a file: '-o image.tar.zst'; what reads the pipe finds it in the document",
+                ),
+            );
+        }
+        let path = place(given)?;
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(usage("it is no name of a file"));
+        };
+        if path.to_str().is_none() {
+            return Err(usage(
+                "the path is not UTF-8, so the document cannot name it",
+            ));
+        }
+        let id = root.id()?;
+        for directory in above.ancestors() {
+            let stat = stat(directory).doing(Code::Os, doing)?;
+            if (stat.st_dev, stat.st_ino) == (id.dev, id.ino) {
+                return Err(
+                    usage("it is in the root that goes into it").hint("name a file outside of it")
+                );
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = rustix::fs::open(above, flags, Mode::empty()).doing(Code::Os, doing)?;
+        let name = name.to_owned();
+        let (file, named) = begin(&directory, &name).map_err(|e| explain(e, &path))?;
+        Ok(Self {
+            path,
+            directory,
+            name,
+            file: file.into(),
+            named,
+        })
+    }
+
+    /// Returns its absolute path, which is UTF-8.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the open file.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Gives it its name, once all of it is on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Os`]; then nothing is left of it, and what had the name before has it still.
+    pub fn finish(mut self) -> Result<PathBuf, Failure> {
+        self.publish().map_err(|e| explain(e, &self.path))?;
+        Ok(self.path.clone())
+    }
+
+    fn publish(&mut self) -> Result<(), Errno> {
+        fsync(&self.file)?;
+        // Two runs that finish at once: linkat(2) cannot replace, so each needs the name in between for itself.
+        flock(&self.directory, FlockOperation::LockExclusive)?;
+        let part = part(&self.name);
+        if !self.named {
+            remove(&self.directory, &part)?;
+            let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+            linkat(
+                rustix::fs::CWD,
+                file,
+                &self.directory,
+                &part,
+                AtFlags::SYMLINK_FOLLOW,
+            )?;
+            self.named = true;
+        }
+        renameat(&self.directory, &part, &self.directory, &self.name)?;
+        self.named = false;
+        fsync(&self.directory)
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        if self.named {
+            // What cannot be removed now is taken over by the next run.
+            remove(&self.directory, &part(&self.name)).unwrap_or_default();
+        }
+    }
+}
+
+/// Returns the absolute path of the file that a name means: where a link leads, or the name in its directory.
+fn place(given: &Path) -> Result<PathBuf, Failure> {
+    let doing = || format!("writing {}", quote(given));
+    let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
+    match given.canonicalize() {
+        Ok(path) => match path.metadata().doing(Code::Os, doing)? {
+            meta if meta.is_dir() => Err(usage("it is a directory")),
+            meta if !meta.is_file() => Err(usage("it is no regular file")),
+            _ => Ok(path),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if given.is_symlink() {
+                return Err(usage("it is a link to what is no file"));
+            }
+            let slash = given.as_os_str().as_bytes().ends_with(b"/");
+            let name = given.file_name().filter(|_| !slash);
+            let name = name.ok_or_else(|| usage("it is no name of a file"))?;
+            let above = match given.parent() {
+                Some(above) if above != Path::new("") => above,
+                _ => Path::new("."),
+            };
+            let above = above.canonicalize().map_err(|e| {
+                let code = match e.kind() {
+                    ErrorKind::PermissionDenied => Code::Permission,
+                    _ => Code::NotFound,
+                };
+                Failure::new(code, format!("{}: {}: {e}", doing(), quote(above)))
+            })?;
+            Ok(above.join(name))
+        }
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(e).doing(Code::Permission, doing),
+        Err(e) => Err(e).doing(Code::Os, doing),
+    }
+}
+
+/// Opens a file without a name, or with the name in between where the file system has none such. Returns which.
+fn begin(directory: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool), Errno> {
+    let mode = Mode::from_raw_mode(0o666);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
+        result => return result.map(|file| (file, false)),
+    }
+    let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW;
+    let file = openat(directory, part(name), flags, mode)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    ftruncate(&file, 0)?;
+    Ok((file, true))
+}
+
+/// Returns the name of the file while it is not finished.
+fn part(name: &OsStr) -> OsString {
+    let mut part = OsString::from(".");
+    part.push(name);
+    part.push(".part");
+    part
+}
+
+fn remove(directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    match unlinkat(directory, name, AtFlags::empty()) {
+        Err(Errno::NOENT) => Ok(()),
+        result => result,
+    }
+}
+
+fn explain(error: Errno, path: &Path) -> Failure {
+    let code = match error {
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => Code::Permission,
+        Errno::WOULDBLOCK => Code::Busy,
+        _ => Code::Os,
+    };
+    let failure = Failure::new(code, format!("writing {}: {error}", quote(path)));
+    match code {
+        Code::Busy => failure.hint("another run writes it: wait until it has ended"),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    struct Bench {
+        directory: tempfile::TempDir,
+        root: Root,
+    }
+
+    fn bench() -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join("root/etc")).unwrap();
+        Bench {
+            root: Root::open(&path.join("root")).unwrap(),
+            directory,
+        }
+    }
+
+    impl Bench {
+        fn at(&self, below: &str) -> PathBuf {
+            self.directory.path().canonicalize().unwrap().join(below)
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.directory.path()).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|e| e.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+
+        fn refused(&self, given: &str) -> Failure {
+            Output::create(&self.at(given), &self.root).unwrap_err()
+        }
+    }
+
+    #[test]
+    fn a_file_has_its_name_when_it_is_whole_and_not_before() {
+        let bench = bench();
+        fs::write(bench.at("image"), "old").unwrap();
+        fs::write(bench.at(".image.part"), "left by a run that was killed").unwrap();
+        let output = Output::create(&bench.at("image"), &bench.root).unwrap();
+        output.file().write_all(b"half").unwrap();
+        drop(output);
+        assert_eq!(fs::read(bench.at("image")).unwrap(), b"old");
+        let output = Output::create(&bench.at("image"), &bench.root).unwrap();
+        output.file().write_all(b"new").unwrap();
+        assert_eq!(output.finish().unwrap(), bench.at("image"));
+        assert_eq!(fs::read(bench.at("image")).unwrap(), b"new");
+        assert_eq!(bench.names(), ["image", "root"]);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_replaced_and_the_link_stays() {
+        let bench = bench();
+        fs::write(bench.at("old"), "old").unwrap();
+        symlink("old", bench.at("link")).unwrap();
+        let output = Output::create(&bench.at("link"), &bench.root).unwrap();
+        assert_eq!(output.path(), bench.at("old"));
+        output.finish().unwrap();
+        assert_eq!(fs::read(bench.at("old")).unwrap(), b"");
+        assert!(bench.at("link").is_symlink());
+    }
+
+    #[test]
+    fn what_is_no_place_for_an_image_is_refused() {
+        let bench = bench();
+        symlink("root/etc", bench.at("into")).unwrap();
+        symlink("nowhere", bench.at("dangling")).unwrap();
+        for (given, why) in [
+            ("root/x", "it is in the root that goes into it"),
+            ("root/etc/x", "it is in the root that goes into it"),
+            ("into/x", "it is in the root that goes into it"),
+            ("root", "it is a directory"),
+            ("new/", "it is no name of a file"),
+            ("dangling", "it is a link to what is no file"),
+        ] {
+            let failure = bench.refused(given);
+            assert_eq!(failure.code, Code::Usage, "{failure}");
+            assert!(failure.message.ends_with(why), "{failure}");
+        }
+        assert_eq!(bench.refused("none/x").code, Code::NotFound);
+        for given in ["-", "/dev/null", "/dev/full"] {
+            let failure = Output::create(Path::new(given), &bench.root).unwrap_err();
+            assert_eq!(failure.code, Code::Usage, "{failure}");
+        }
+        assert_eq!(bench.names(), ["dangling", "into", "root"]);
+    }
+}

@@ -1,0 +1,314 @@
+//! What goes into an image and what does not: a table, each rule with its reason, and what the command line says besides.
+//!
+//! An image is what other machines are made of. So what belongs to one machine or one moment stays out: caches, logs, locks,
+//! temporary files, what is secret and would then be everybody's. Directories stay where that is possible: packages own them,
+//! with modes that matter.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use stage::{Code, Doing, Failure};
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// How much of what a pattern matches is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// All of it, and what is below it.
+    All,
+    /// What is no directory.
+    Files,
+}
+
+/// What is left out of every image, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    /// Patterns, as [`Rules::new`] takes them.
+    pub paths: &'static [&'static str],
+    /// How much of it.
+    pub what: What,
+    /// The reason.
+    pub why: &'static str,
+}
+
+/// The rules. `pack(8)` has this table too.
+pub const LEFT_OUT: &[Rule] = &[
+    Rule {
+        paths: &["proc/*", "sys/*", "run/*"],
+        what: What::All,
+        why: "a file system of the running machine covers it: nobody ever sees it again",
+    },
+    Rule {
+        paths: &["tmp/*", "var/tmp/*"],
+        what: What::All,
+        why: "temporary files",
+    },
+    Rule {
+        paths: &["var/cache/**"],
+        what: What::Files,
+        why: "caches: what made them makes them again (hier(7)); ldconfig's has inode numbers in it",
+    },
+    Rule {
+        paths: &["var/cache/pacman/pkg/*"],
+        what: What::All,
+        why: "packages, and the directories of downloads that were cut off",
+    },
+    Rule {
+        paths: &["var/lib/pacman/sync/*"],
+        what: What::All,
+        why: "the repositories' databases of that day: 'pacman -Sy' fetches those of today",
+    },
+    Rule {
+        paths: &["var/log/**"],
+        what: What::Files,
+        why: "logs: they say when and where the root was made",
+    },
+    Rule {
+        paths: &["var/log/journal/*"],
+        what: What::All,
+        why: "journals, in a directory that is called after the machine's id",
+    },
+    Rule {
+        paths: &["etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old"],
+        what: What::All,
+        why: "what is left of a keyring that was being made",
+    },
+    Rule {
+        paths: &[
+            "etc/pacman.d/gnupg/random_seed",
+            "etc/pacman.d/gnupg/*~",
+            "etc/pacman.d/gnupg/*.lock",
+            "etc/pacman.d/gnupg/.#*",
+            "etc/pacman.d/gnupg/S.*",
+        ],
+        what: What::All,
+        why: "gpg's random numbers, backups, locks and sockets",
+    },
+    Rule {
+        paths: &[
+            "etc/passwd-",
+            "etc/group-",
+            "etc/shadow-",
+            "etc/gshadow-",
+            "etc/subuid-",
+            "etc/subgid-",
+            "etc/.pwd.lock",
+        ],
+        what: What::All,
+        why: "what the user databases were before the last change, old password hashes too, and their lock",
+    },
+    Rule {
+        paths: &[
+            "var/lib/systemd/random-seed",
+            "var/lib/systemd/credential.secret",
+            "boot/loader/random-seed",
+            "efi/loader/random-seed",
+            "boot/efi/loader/random-seed",
+        ],
+        what: What::All,
+        why: "secret, and another one on each machine (random-seed.service(8), systemd-creds(1))",
+    },
+    Rule {
+        paths: &["etc/.updated", "var/.updated"],
+        what: What::All,
+        why: "when systemd last looked at /usr; without it, it looks (systemd-update-done.service(8))",
+    },
+    Rule {
+        paths: &["lost+found", "*/lost+found"],
+        what: What::All,
+        why: "made by mkfs(8): a file system's, not the root's",
+    },
+];
+
+/// Decides what goes into an image.
+#[derive(Debug)]
+pub struct Rules {
+    exclude: GlobSet,
+    include: GlobSet,
+    all: GlobSet,
+    files: GlobSet,
+    /// The date that nothing in the image may be later than.
+    epoch: Option<u64>,
+}
+
+impl Rules {
+    /// Returns the rules of [`LEFT_OUT`], but for what matches `include`, and with what matches `exclude`, which comes first.
+    ///
+    /// A pattern is of a path from the root on, with or without the first slash. `*`, `?` and `[...]` do not match a slash,
+    /// `**` does, and `{a,b}` is either. What is left out takes along what is below it.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where one is no pattern, with the option that it is of.
+    pub fn new(
+        exclude: &[String],
+        include: &[String],
+        epoch: Option<u64>,
+    ) -> Result<Self, Failure> {
+        let builtin = |what| {
+            let rules = LEFT_OUT.iter().filter(move |rule| rule.what == what);
+            let patterns = rules.flat_map(|rule| rule.paths).map(|p| (*p).to_owned());
+            patterns.collect::<Vec<_>>()
+        };
+        Ok(Self {
+            exclude: globs(exclude, "--exclude")?,
+            include: globs(include, "--include")?,
+            all: globs(&builtin(What::All), "the rule")?,
+            files: globs(&builtin(What::Files), "the rule")?,
+            epoch,
+        })
+    }
+
+    /// Returns the date that nothing in the image may be later than, in seconds since 1970.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
+    /// Returns whether what is at `path` below the root stays out, and with it what is below.
+    #[must_use]
+    pub fn leaves_out(&self, path: &[u8], directory: bool) -> bool {
+        let path = Path::new(OsStr::from_bytes(path));
+        if self.exclude.is_match(path) {
+            return true;
+        }
+        let ruled = self.all.is_match(path) || (!directory && self.files.is_match(path));
+        ruled && !self.include.is_match(path)
+    }
+
+    /// Returns whether what is at `path`, or a directory above it, stays out.
+    #[must_use]
+    pub fn leaves_out_with_above(&self, path: &str) -> bool {
+        let above = path.match_indices('/').map(|(n, _)| &path[..n]);
+        above
+            .map(str::as_bytes)
+            .any(|directory| self.leaves_out(directory, true))
+            || self.leaves_out(path.as_bytes(), false)
+    }
+
+    /// Returns whether the command line asked for what is at `path` as it is.
+    #[must_use]
+    pub fn asks_for(&self, path: &[u8]) -> bool {
+        self.include.is_match(Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// Returns a time as the image has it: clamped to the date, so that what the run itself wrote has the same each time, and
+    /// what came out of packages keeps its own.
+    #[must_use]
+    pub fn clamp(&self, seconds: i64) -> i64 {
+        let last = self.epoch.and_then(|epoch| i64::try_from(epoch).ok());
+        last.map_or(seconds, |last| seconds.min(last))
+    }
+}
+
+/// Compiles patterns; `option` is where they come from, for a message.
+fn globs(patterns: &[String], option: &str) -> Result<GlobSet, Failure> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let doing = || format!("reading '{option} {pattern}'");
+        let plain = pattern.trim_start_matches('/').trim_end_matches('/');
+        if plain.is_empty() {
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{}: it names the root itself, or nothing", doing()),
+            ));
+        }
+        let glob = GlobBuilder::new(plain)
+            .literal_separator(true)
+            .backslash_escape(true)
+            .build()
+            .map_err(|e| Failure::new(Code::Usage, format!("{}: {}", doing(), e.kind())))?;
+        set.add(glob);
+    }
+    set.build()
+        .doing(Code::Usage, || format!("reading '{option}'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(exclude: &[&str], include: &[&str]) -> Result<Rules, Failure> {
+        let own = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        Rules::new(&own(exclude), &own(include), None)
+    }
+
+    #[test]
+    fn what_belongs_to_a_moment_or_a_machine_stays_out() {
+        let rules = rules(&[], &[]).unwrap();
+        for (path, directory, out) in [
+            ("", true, false),
+            ("tmp", true, false),
+            ("tmp/x", true, true),
+            ("var/cache", true, false),
+            ("var/cache/man", true, false),
+            ("var/cache/man/index.db", false, true),
+            ("var/cache/pacman/pkg", true, false),
+            ("var/cache/pacman/pkg/download-x", true, true),
+            ("var/log/journal", true, false),
+            ("var/log/journal/0123", true, true),
+            ("var/log/pacman.log", false, true),
+            ("var/lib/pacman/local", true, false),
+            ("var/lib/pacman/sync/core.db", false, true),
+            ("etc/passwd", false, false),
+            ("etc/passwd-", false, true),
+            ("etc/x.pacnew", false, false),
+            ("home/x/var/log/y", false, false),
+            ("boot/lost+found", true, true),
+            ("srv/x/lost+found", true, false),
+            ("dev/null", false, false),
+        ] {
+            assert_eq!(rules.leaves_out(path.as_bytes(), directory), out, "{path}");
+        }
+        assert!(rules.leaves_out_with_above("tmp/x/y"));
+        assert!(!rules.leaves_out_with_above("etc/x/y"));
+    }
+
+    #[test]
+    fn the_command_line_has_the_last_word() {
+        let rules = rules(
+            &["/usr/share/man/", "**/*.pyc", "var/log/b*"],
+            &["var/log/*.log", "/var/log/btmp"],
+        )
+        .unwrap();
+        for (path, out) in [
+            ("usr/share/man", true),
+            ("usr/share/manual", false),
+            ("x.pyc", true),
+            ("a/b/x.pyc", true),
+            ("var/log/pacman.log", false),
+            ("var/log/btmp", true),
+            ("var/log/x/y.log", true),
+        ] {
+            assert_eq!(rules.leaves_out(path.as_bytes(), false), out, "{path}");
+        }
+        assert!(rules.leaves_out(b"a/\xff\xfe.pyc", false), "not UTF-8");
+        assert!(rules.leaves_out_with_above("usr/share/man/man1/x"));
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused_with_its_option() {
+        for bad in ["", "/", "a[", "{a", "a**b[z-a]"] {
+            let failure = rules(&[bad], &[]).unwrap_err();
+            assert_eq!(failure.code, Code::Usage);
+            let beginning = format!("reading '--exclude {bad}': ");
+            assert!(failure.message.starts_with(&beginning), "{failure}");
+            rules(&[], &[bad]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn a_time_is_clamped_to_the_date_and_never_raised() {
+        let of = |epoch| Rules::new(&[], &[], epoch).unwrap();
+        assert_eq!(of(Some(100)).clamp(101), 100);
+        assert_eq!(of(Some(100)).clamp(-5), -5);
+        assert_eq!(of(None).clamp(101), 101);
+    }
+
+    #[test]
+    fn every_rule_has_a_reason_and_patterns_that_are_relative() {
+        for rule in LEFT_OUT {
+            assert!(!rule.why.is_empty() && !rule.paths.is_empty());
+            assert!(rule.paths.iter().all(|p| !p.starts_with('/')), "{rule:?}");
+        }
+    }
+}

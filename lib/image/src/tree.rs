@@ -1,0 +1,751 @@
+//! The tree of a root as an image gets it: every entry, in an order that is always the same, with the root's own ids.
+//!
+//! It is read inside (`Inside::bare`, then `Inside::call`): there ids are the root's own also for an ordinary user, and the
+//! kernel gives file capabilities as a machine will want them (version 2 of capabilities(7)). The tree is a detached copy of
+//! the root's mount, without what is mounted below it, so no API filesystem of the plan or the host is ever seen; file
+//! systems of the root's own, such as a `/boot`, are joined to it.
+//!
+//! What a root holds is hostile: names are bytes, no link is followed, a fifo or a device is never opened.
+
+use crate::mend;
+use crate::rules::Rules;
+use rootfs::plan::Owner;
+use rootfs::{Inside, Root, attach, mountinfo};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat,
+    lgetxattr, llistxattr, major, minor, openat2, readlinkat, statat,
+};
+use rustix::io::Errno;
+use stage::{Code, Doing, Failure, quote, signal};
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// How paths are resolved: never out of the tree, never over a link, never into another mount.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS)
+    .union(ResolveFlags::NO_XDEV);
+
+/// The largest file whose text is mended: more than any that there is a rule for.
+const MENDED_LIMIT: u64 = 16 << 20;
+
+/// The id that the kernel shows where an id map has none (user_namespaces(7)). It is also the root's own `nobody`.
+const OVERFLOW: u32 = 65_534;
+
+/// An extended attribute: its name and its value.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
+/// An entry of the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its path below the root, without a slash at either end; empty for the root.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits with set-uid, set-gid and sticky: the lowest 12 bits of `st_mode`.
+    pub mode: u32,
+    /// Its owner, as the root has it.
+    pub uid: u32,
+    /// Its group, as the root has it.
+    pub gid: u32,
+    /// When its content changed, in whole seconds since 1970, clamped to the rules' date.
+    pub mtime: i64,
+    /// Its extended attributes that are the root's business, by name, sorted: `security.capability`, `user.*`, and ACLs as
+    /// `system.posix_acl_*`, all as getxattr(2) gives them.
+    pub xattrs: Vec<Xattr>,
+    /// What it was when the tree was walked.
+    seen: Seen,
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Its size in the image, in bytes.
+        size: u64,
+        /// Its content, where it is another one in the image (see [`mend`]).
+        mended: Option<Vec<u8>>,
+    },
+    /// Another name of an earlier entry that is no directory: the index of that.
+    HardLink(usize),
+    /// A symbolic link, and where it leads.
+    Symlink(Vec<u8>),
+    /// A fifo.
+    Fifo,
+    /// A character device: major, minor.
+    Character(u32, u32),
+    /// A block device: major, minor.
+    Block(u32, u32),
+}
+
+/// What tells whether a file is still the one that was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    dev: u64,
+    ino: u64,
+    size: i64,
+    changed: (i64, i64),
+}
+
+impl Seen {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+            size: stat.st_size,
+            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
+        }
+    }
+}
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The entries: the root first, each directory before what is in it, the names of a directory in the order of their
+    /// bytes.
+    pub entries: Vec<Entry>,
+    /// Sockets, which no image can hold, by their paths below the root.
+    pub sockets: Vec<Vec<u8>>,
+}
+
+/// What must be known of the plan before the tree is opened, looked up outside.
+#[derive(Clone, Debug, Default)]
+pub struct Points {
+    /// Where file systems of the root's own are, below it.
+    pub own: Vec<String>,
+    /// Where something of the host's is bound: there the image has what the root itself has.
+    pub bound: Vec<String>,
+}
+
+impl Points {
+    /// Reads them from the plan, and refuses what is mounted below the root and is not in the plan: nobody could say whether
+    /// it belongs to the image.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] with the place where something else is mounted.
+    pub fn of(inside: &Inside) -> Result<Self, Failure> {
+        let mut points = Self::default();
+        for mount in inside.mounts() {
+            match mount.owner() {
+                Owner::Root => points.own.push(mount.at.clone()),
+                Owner::Host => points.bound.push(mount.at.clone()),
+                Owner::Kernel => {}
+            }
+        }
+        let root = inside.root().path();
+        for live in mountinfo::read()? {
+            let Ok(below) = live.target.strip_prefix(root) else {
+                continue;
+            };
+            // What is mounted below a file system of the root's own is none of the plan's, either.
+            let planned = |mount: &rootfs::Mount| match mount.owner() {
+                Owner::Root => below == Path::new(&mount.at),
+                Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
+            };
+            if !below.as_os_str().is_empty() && !inside.mounts().iter().any(planned) {
+                return Err(Failure::new(
+                    Code::Failed,
+                    format!(
+                        "looking at what is mounted below {}: {} is not in the mount plan, so it may or may not belong \
+                         into the image",
+                        quote(root),
+                        quote(&live.target)
+                    ),
+                )
+                .hint("unmount it, or make the root with 'mkroot --device' or '--bind', which put it into the plan"));
+            }
+        }
+        Ok(points)
+    }
+}
+
+/// The tree of a root, open. Made and used inside.
+#[derive(Debug)]
+pub struct Tree {
+    path: PathBuf,
+    root: OwnedFd,
+    /// The file systems of its own, by where they are.
+    points: Vec<(Vec<u8>, OwnedFd)>,
+}
+
+impl Tree {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Permission`] where the mount cannot be copied: an ordinary user may not see below what root has mounted.
+    pub fn open(root: &Root, points: &Points) -> Result<Self, Failure> {
+        let clone = |fd: BorrowedFd<'_>, at: &str| {
+            attach::clone_tree(fd, "", false).map_err(|e| {
+                let failure = Failure::new(
+                    Code::Permission,
+                    format!(
+                        "looking at {} without what is mounted below it: {e}",
+                        quote(root.path().join(at))
+                    ),
+                );
+                match e {
+                    Errno::INVAL => {
+                        failure.hint("unmount what root has mounted there: see findmnt")
+                    }
+                    _ => failure,
+                }
+            })
+        };
+        let mut own = Vec::new();
+        for at in &points.own {
+            let fd = root
+                .open_below(at, OFlags::PATH | OFlags::DIRECTORY)
+                .doing(Code::Os, || {
+                    format!("opening {}", quote(root.path().join(at)))
+                })?;
+            own.push((at.clone().into_bytes(), clone(fd.as_fd(), at)?));
+        }
+        // The innermost first.
+        own.sort_by_key(|(at, _)| std::cmp::Reverse(at.len()));
+        Ok(Self {
+            path: root.path().to_owned(),
+            root: clone(root.as_fd(), "")?,
+            points: own,
+        })
+    }
+
+    /// Lists what goes into the image.
+    ///
+    /// The process's working directory is changed: extended attributes of what cannot be opened are read by name.
+    ///
+    /// # Errors
+    ///
+    /// At the first entry that cannot be read, or cannot be in an image; and when a signal asked us to stop.
+    pub fn walk(&self, rules: &Rules) -> Result<Found, Failure> {
+        let mut walk = Walk {
+            tree: self,
+            rules,
+            found: Found::default(),
+            names: HashMap::new(),
+            buffer: vec![0; 1 << 16],
+        };
+        walk.all()?;
+        rustix::process::chdir("/").doing(Code::Os, || "changing to '/'")?;
+        Ok(walk.found)
+    }
+
+    /// Opens a regular file's content.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be opened, or is not the file any more that was seen.
+    pub fn content<'a>(&self, entry: &'a Entry) -> Result<Content<'a>, Failure> {
+        let Kind::File { size, mended } = &entry.kind else {
+            return Ok(Content::Text(&[]));
+        };
+        if let Some(text) = mended {
+            return Ok(Content::Text(text));
+        }
+        let doing = || format!("reading {}", self.show(&entry.path));
+        let file = self.open_file(&entry.path).doing(Code::Os, doing)?;
+        let reader = Reader {
+            file,
+            seen: entry.seen,
+            left: *size,
+            doing: doing(),
+        };
+        reader.is_the_same()?;
+        Ok(Content::File(reader))
+    }
+
+    /// Returns an entry's path as it stands in a message.
+    #[must_use]
+    pub fn show(&self, path: &[u8]) -> String {
+        quote(self.path.join(OsStr::from_bytes(path)))
+    }
+
+    /// Opens what is at `path`, on the file system that it is on.
+    fn open_at(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let point = self.points.iter().find_map(|(at, fd)| {
+            let rest = path.strip_prefix(at.as_slice())?;
+            match rest {
+                [] => Some((fd, rest)),
+                [b'/', rest @ ..] => Some((fd, rest)),
+                _ => None,
+            }
+        });
+        let (fd, rest) = point.unwrap_or((&self.root, path));
+        let rest = if rest.is_empty() { b"." } else { rest };
+        openat2(fd, rest, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
+    }
+
+    fn open_file(&self, path: &[u8]) -> Result<File, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        // Without leaving a trace in the root, where its owner is ours.
+        match self.open_at(path, flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => self.open_at(path, flags),
+            result => result,
+        }
+        .map(File::from)
+    }
+}
+
+/// What a regular file has in an image.
+#[derive(Debug)]
+pub enum Content<'a> {
+    /// What the root has.
+    File(Reader),
+    /// Another text.
+    Text(&'a [u8]),
+}
+
+/// Reads a file that must not change meanwhile.
+#[derive(Debug)]
+pub struct Reader {
+    file: File,
+    seen: Seen,
+    left: u64,
+    doing: String,
+}
+
+impl Reader {
+    /// Returns the file, to look for holes in it. Its offset is the reader's.
+    #[must_use]
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Sets the offset. What is read after it may go up to the end.
+    ///
+    /// # Errors
+    ///
+    /// lseek(2)'s.
+    pub fn seek(&mut self, offset: u64) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(offset))?;
+        let size = u64::try_from(self.seen.size).unwrap_or_default();
+        self.left = size.saturating_sub(offset);
+        Ok(())
+    }
+
+    /// Checks at the end that the file is still what it was at the beginning: else an image has half of one and half of the
+    /// other.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] where it changed.
+    pub fn is_the_same(&self) -> Result<(), Failure> {
+        let stat = fstat(&self.file).doing(Code::Os, || self.doing.clone())?;
+        if Seen::of(&stat) == self.seen {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Code::Failed,
+            format!("{}: it changed meanwhile", self.doing),
+        )
+        .hint("end what works in the root ('reap' names it), and try again"))
+    }
+}
+
+impl Read for Reader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let most = most.min(buffer.len());
+        let n = self.file.read(&mut buffer[..most])?;
+        if n == 0 && most > 0 {
+            let why = "it became shorter meanwhile";
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+        }
+        self.left -= n as u64;
+        Ok(n)
+    }
+}
+
+struct Walk<'a> {
+    tree: &'a Tree,
+    rules: &'a Rules,
+    found: Found,
+    /// The first name of each file that has more than one.
+    names: HashMap<(u64, u64), usize>,
+    /// As long as the longest list or value of extended attributes (xattr(7)).
+    buffer: Vec<u8>,
+}
+
+/// Where extended attributes are read: of what is open, or by a name in the working directory.
+#[derive(Clone, Copy)]
+enum Bearer<'a> {
+    Open(BorrowedFd<'a>),
+    Named(&'a CStr),
+}
+
+impl Walk<'_> {
+    /// Goes through the directories without recursion: how deep they are is the root's choice.
+    fn all(&mut self) -> Result<(), Failure> {
+        let top = self.directory(Vec::new())?;
+        // Of each directory on the way what is left of it, the last first.
+        let mut left = vec![vec![(top, false)]];
+        while let Some(list) = left.last_mut() {
+            let Some((entry, shared)) = list.pop() else {
+                left.pop();
+                continue;
+            };
+            signal::check()?;
+            let directory = (entry.kind == Kind::Directory).then(|| entry.path.clone());
+            self.add(entry, shared);
+            if let Some(path) = directory {
+                left.push(self.children(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds an entry; one that has been seen under another name is a link to that. `shared` says that it has more than one.
+    fn add(&mut self, mut entry: Entry, shared: bool) {
+        if shared {
+            let id = (entry.seen.dev, entry.seen.ino);
+            match self.names.get(&id) {
+                Some(first) => entry.kind = Kind::HardLink(*first),
+                None => {
+                    self.names.insert(id, self.found.entries.len());
+                }
+            }
+        }
+        self.found.entries.push(entry);
+    }
+
+    /// Returns what is in a directory and goes into the image, each with whether it has more names, the last first.
+    fn children(&mut self, above: &[u8]) -> Result<Vec<(Entry, bool)>, Failure> {
+        let reading = || format!("reading {}", self.tree.show(above));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.tree.open_at(above, flags).doing(Code::Os, reading)?;
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&fd).doing(Code::Os, reading)? {
+            let name = entry.doing(Code::Os, reading)?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        rustix::process::fchdir(&fd).doing(Code::Os, reading)?;
+        names.sort_unstable_by(|a, b| b.cmp(a));
+        let mut children = Vec::new();
+        for name in names {
+            let mut path = above.to_vec();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.to_bytes());
+            children.extend(self.child(fd.as_fd(), &name, path)?);
+        }
+        Ok(children)
+    }
+
+    /// Returns one of a directory's, unless it stays out.
+    fn child(
+        &mut self,
+        above: BorrowedFd<'_>,
+        name: &CStr,
+        path: Vec<u8>,
+    ) -> Result<Option<(Entry, bool)>, Failure> {
+        let reading = |path: &[u8]| format!("reading {}", self.tree.show(path));
+        let stat =
+            statat(above, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, || reading(&path))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if self.rules.leaves_out(&path, kind.is_dir()) {
+            return Ok(None);
+        }
+        let device = (major(stat.st_rdev), minor(stat.st_rdev));
+        let kind = match kind {
+            FileType::Directory => return Ok(Some((self.directory(path)?, false))),
+            FileType::Socket => {
+                self.found.sockets.push(path);
+                return Ok(None);
+            }
+            FileType::RegularFile => self.file(&path, &stat)?,
+            FileType::Symlink => {
+                let target = readlinkat(above, name, Vec::new());
+                Kind::Symlink(target.doing(Code::Os, || reading(&path))?.into_bytes())
+            }
+            FileType::Fifo => Kind::Fifo,
+            FileType::CharacterDevice => Kind::Character(device.0, device.1),
+            FileType::BlockDevice => Kind::Block(device.0, device.1),
+            _ => {
+                let why = format!("{}: it is of a kind that no image can hold", reading(&path));
+                return Err(Failure::new(Code::Failed, why));
+            }
+        };
+        let entry = self.entry(path, kind, &stat, Bearer::Named(name))?;
+        Ok(Some((entry, stat.st_nlink > 1)))
+    }
+
+    /// Returns a directory, on a file system of its own as that has it.
+    fn directory(&mut self, path: Vec<u8>) -> Result<Entry, Failure> {
+        let reading = || format!("reading {}", self.tree.show(&path));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.tree.open_at(&path, flags).doing(Code::Os, reading)?;
+        let stat = fstat(&fd).doing(Code::Os, reading)?;
+        self.entry(path, Kind::Directory, &stat, Bearer::Open(fd.as_fd()))
+    }
+
+    /// Returns a regular file, with another text where it has one in an image.
+    fn file(&self, path: &[u8], stat: &Stat) -> Result<Kind, Failure> {
+        let size = u64::try_from(stat.st_size).unwrap_or_default();
+        let mend = mend::of(path, self.rules.epoch());
+        let mend = mend.filter(|_| size <= MENDED_LIMIT && !self.rules.asks_for(path));
+        let Some(mend) = mend else {
+            return Ok(Kind::File { size, mended: None });
+        };
+        let doing = || format!("reading {}", self.tree.show(path));
+        let file = self.tree.open_file(path).doing(Code::Os, doing)?;
+        let mut text = Vec::new();
+        file.take(MENDED_LIMIT)
+            .read_to_end(&mut text)
+            .doing(Code::Os, doing)?;
+        let mended = mend.apply(&text, self.rules.epoch());
+        let size = mended.as_ref().map_or(size, |text| text.len() as u64);
+        Ok(Kind::File { size, mended })
+    }
+
+    fn entry(
+        &mut self,
+        path: Vec<u8>,
+        kind: Kind,
+        stat: &Stat,
+        bearer: Bearer<'_>,
+    ) -> Result<Entry, Failure> {
+        if stat.st_uid == OVERFLOW && matches!(kind, Kind::Directory | Kind::File { .. }) {
+            self.check_owner(&path)?;
+        }
+        Ok(Entry {
+            xattrs: self.xattrs(&path, bearer)?,
+            path,
+            kind,
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            mtime: self.rules.clamp(stat.st_mtime),
+            seen: Seen::of(stat),
+        })
+    }
+
+    /// Refuses what belongs to an id of the host that the id map does not have, such as what root copied into an ordinary
+    /// user's root: the kernel shows it as nobody's, and so would the image. Only an owner whom the map has may be read
+    /// without a trace (`O_NOATIME` of open(2)).
+    fn check_owner(&self, path: &[u8]) -> Result<(), Failure> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOATIME;
+        match self.tree.open_at(path, flags) {
+            Err(Errno::PERM | Errno::ACCESS) => {
+                let show = self.tree.show(path);
+                Err(Failure::new(
+                    Code::Failed,
+                    format!("reading {show}: it belongs to a user of the host whom the root's id map does not have"),
+                )
+                .hint(format!("give it to the user that made the root: 'sudo chown $(id -u):$(id -g) {show}'")))
+            }
+            Err(e) => Err(e).doing(Code::Os, || format!("reading {}", self.tree.show(path))),
+            Ok(_) => Ok(()),
+        }
+    }
+
+    /// Returns the extended attributes that are the root's business, sorted.
+    fn xattrs(&mut self, path: &[u8], bearer: Bearer<'_>) -> Result<Vec<Xattr>, Failure> {
+        let doing = || {
+            format!(
+                "reading the extended attributes of {}",
+                self.tree.show(path)
+            )
+        };
+        let listed = match bearer {
+            Bearer::Open(fd) => flistxattr(fd, &mut *self.buffer),
+            Bearer::Named(name) => llistxattr(name, &mut *self.buffer),
+        };
+        let length = match listed {
+            Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            result => result.doing(Code::Os, doing)?,
+        };
+        let names = self.buffer[..length].split_inclusive(|b| *b == 0);
+        let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
+        let mut names: Vec<_> = names
+            .filter(|name| is_kept(name))
+            .map(CStr::to_owned)
+            .collect();
+        names.sort_unstable();
+        let mut found = Vec::new();
+        for name in names {
+            let read = match bearer {
+                Bearer::Open(fd) => fgetxattr(fd, &name, &mut *self.buffer),
+                Bearer::Named(file) => lgetxattr(file, &name, &mut *self.buffer),
+            };
+            let foreign = || {
+                let why = "it has file capabilities of another user namespace, which no machine would honour";
+                Failure::new(Code::Failed, format!("{}: {why}", doing()))
+                    .hint("set them again with 'enter ... setcap', or install the package again")
+            };
+            let length = match read {
+                Err(Errno::OVERFLOW) => return Err(foreign()),
+                result => result.doing(Code::Os, doing)?,
+            };
+            let value = self.buffer[..length].to_vec();
+            if name.as_bytes() == CAPABILITY && value.get(3) == Some(&CAPABILITY_OF_A_NAMESPACE) {
+                return Err(foreign());
+            }
+            found.push((name.into_bytes(), value));
+        }
+        Ok(found)
+    }
+}
+
+const CAPABILITY: &[u8] = b"security.capability";
+
+/// The highest byte of `magic_etc` in version 3 of file capabilities (linux/capability.h), which names a user namespace.
+const CAPABILITY_OF_A_NAMESPACE: u8 = 3;
+
+/// Returns whether an extended attribute goes into an image: what a package or an administrator gives a file. What labels
+/// and measures it (`security.selinux`, `security.ima`) is the host's policy's, `trusted.*` only the host's root can see, and
+/// what a container's file system keeps for itself is none of the root's.
+fn is_kept(name: &CStr) -> bool {
+    match name.to_bytes() {
+        CAPABILITY | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
+        name => {
+            let containers = [
+                &b"user.overlay."[..],
+                b"user.fuseoverlayfs.",
+                b"user.containers.",
+            ];
+            name.starts_with(b"user.") && !containers.iter().any(|c| name.starts_with(c))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    /// A tree without a namespace: what is tested here needs none.
+    fn tree(path: &Path) -> Tree {
+        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        Tree {
+            path: path.to_owned(),
+            root,
+            points: Vec::new(),
+        }
+    }
+
+    fn walk(path: &Path, epoch: Option<u64>) -> Result<Found, Failure> {
+        tree(path).walk(&Rules::new(&["secret".to_owned()], &[], epoch).unwrap())
+    }
+
+    /// The working directory is one for all threads, and a walk changes it: one test.
+    #[test]
+    fn a_walk() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let at = |below: &str| path.join(below);
+        for below in ["a/b", "a-b", "secret/x", "etc", "tmp/x", "var/log"] {
+            fs::create_dir_all(at(below)).unwrap();
+        }
+        fs::write(at("a/b/one"), "1").unwrap();
+        fs::hard_link(at("a/b/one"), at("a-b/two")).unwrap();
+        fs::write(at("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+        fs::write(at("var/log/x.log"), "x").unwrap();
+        fs::write(path.join(OsStr::from_bytes(b"a/\xff")), "").unwrap();
+        fs::set_permissions(at("a/b/one"), fs::Permissions::from_mode(0o4751)).unwrap();
+        symlink("/etc/passwd", at("link")).unwrap();
+        drop(UnixListener::bind(at("socket")).unwrap());
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("fifo"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+
+        let found = walk(&path, Some(1)).unwrap();
+        let paths: Vec<_> = found
+            .entries
+            .iter()
+            .map(|e| String::from_utf8_lossy(&e.path))
+            .collect();
+        let expected = [
+            "",
+            "a",
+            "a/b",
+            "a/b/one",
+            "a/\u{fffd}",
+            "a-b",
+            "a-b/two",
+            "etc",
+            "etc/machine-id",
+            "fifo",
+            "link",
+            "tmp",
+            "var",
+            "var/log",
+        ];
+        assert_eq!(paths, expected);
+        assert_eq!(found.sockets, [b"socket"]);
+        let of = |path: &str| {
+            found
+                .entries
+                .iter()
+                .find(|e| e.path == path.as_bytes())
+                .unwrap()
+        };
+        let one = of("a/b/one");
+        assert_eq!(
+            (one.mode, one.uid),
+            (0o4751, at("a").metadata().unwrap().uid())
+        );
+        assert!(found.entries.iter().all(|e| e.mtime == 1));
+        assert_eq!(of("a-b/two").kind, Kind::HardLink(3));
+        assert_eq!(of("link").kind, Kind::Symlink(b"/etc/passwd".to_vec()));
+        assert_eq!(of("fifo").kind, Kind::Fifo);
+
+        let tree = tree(&path);
+        let read = |entry: &Entry| -> Result<Vec<u8>, Failure> {
+            let mut text = Vec::new();
+            match tree.content(entry)? {
+                Content::Text(mended) => text.extend(mended),
+                Content::File(mut reader) => {
+                    reader.read_to_end(&mut text).doing(Code::Failed, || "")?;
+                    reader.is_the_same()?;
+                }
+            }
+            Ok(text)
+        };
+        assert_eq!(read(one).unwrap(), b"1");
+        assert_eq!(read(of("etc/machine-id")).unwrap(), b"uninitialized\n");
+        fs::write(at("a/b/one"), "1234").unwrap();
+        assert!(
+            read(one)
+                .unwrap_err()
+                .message
+                .ends_with("it changed meanwhile")
+        );
+        fs::remove_file(at("a/b/one")).unwrap();
+        symlink("/etc/passwd", at("a/b/one")).unwrap();
+        assert!(read(one).is_err(), "a link is not followed");
+    }
+
+    #[test]
+    fn attributes_that_are_the_roots_are_kept() {
+        for (name, kept) in [
+            (c"security.capability", true),
+            (c"system.posix_acl_access", true),
+            (c"user.x", true),
+            (c"user.overlay.opaque", false),
+            (c"trusted.overlay.opaque", false),
+            (c"security.selinux", false),
+            (c"security.ima", false),
+        ] {
+            assert_eq!(is_kept(name), kept, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `configure` on roots that the whole pipe made, with real foreign programs: what it was asked for is so when looked at
+//! from inside, a second run changes nothing, a killed one leaves nothing half done, and the keyring of the first boot
+//! verifies what pacman installs.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use strapline_tests::{Lab, Mirror, Ran, Server, Who};
+
+/// Everything that can be asked for of the mirror's root.
+const ALL: &str = "--hostname alarm.example.org --locale en_US.UTF-8 --locale C.UTF-8 --timezone Europe/Berlin \
+    --user ann:wheel,video --user bob --shell ann:/bin/bash --password-file ann:password \
+    --password-hash-file bob:hash --ssh-key ann:key.pub --sudo --enable ssh --enable getty@tty2 --fstab \
+    --resolv-conf 9.9.9.9 --first-boot-keyring";
+
+const PASSWORD: &str = "correct horse";
+const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+
+/// A root in a laboratory, with its document in `doc.json`.
+struct Bench {
+    lab: Lab,
+    server: Server,
+}
+
+impl Bench {
+    fn new(who: Who, arch: &str, packages: &str) -> Self {
+        let (mirror, lab) = (Mirror::of(arch), Lab::new(who));
+        let server = Server::of(&mirror.www());
+        for (file, text) in [("password", PASSWORD), ("hash", HASH), ("key.pub", KEY)] {
+            fs::write(lab.path().join(file), format!("{text}\n")).expect("our own directory");
+        }
+        let ran = lab.sh(&format!(
+            "mkroot root --arch {arch} --distro {preset} \
+             | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+             | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
+             | keyring | strap --quiet {packages} > doc.json; cat doc.json",
+            preset = mirror.preset().display(),
+            url = server.url(),
+        ));
+        drop(ran.succeeded());
+        Self { lab, server }
+    }
+
+    fn configure(&self, options: &str) -> Ran {
+        self.lab
+            .sh(&format!("configure --quiet --state doc.json {options}"))
+    }
+
+    /// What a shell in the root prints.
+    #[track_caller]
+    fn inside(&self, script: &str) -> String {
+        let file = self.lab.path().join("script");
+        fs::write(&file, script).expect("our own directory");
+        let ran = self
+            .lab
+            .sh("enter --state doc.json bash -ec \"$(cat script)\"");
+        assert_eq!(ran.status, 0, "{script}: {}", ran.stderr);
+        ran.stdout
+    }
+
+    fn root(&self) -> PathBuf {
+        self.lab.path().join("root")
+    }
+
+    /// All files of the root: which, how, whose, and when they were changed.
+    fn picture(&self) -> BTreeMap<PathBuf, [i64; 7]> {
+        let mut found = BTreeMap::new();
+        let mut left = vec![self.root()];
+        while let Some(path) = left.pop() {
+            let meta = fs::symlink_metadata(&path).expect("it is there");
+            if meta.is_dir() {
+                let entries = fs::read_dir(&path).expect("a directory");
+                left.extend(entries.map(|e| e.expect("an entry").path()));
+            }
+            let number = |n: u64| i64::try_from(n).expect("no file is so large");
+            let facts = [
+                number(meta.ino()),
+                meta.mode().into(),
+                meta.uid().into(),
+                meta.gid().into(),
+                number(meta.size()),
+                meta.mtime(),
+                meta.mtime_nsec(),
+            ];
+            found.insert(path, facts);
+        }
+        found
+    }
+}
+
+/// Compares two pictures, and names what differs.
+#[track_caller]
+fn same(before: &BTreeMap<PathBuf, [i64; 7]>, after: &BTreeMap<PathBuf, [i64; 7]>) {
+    let differs = |(path, facts): &(&PathBuf, &[i64; 7])| before.get(*path) != Some(facts);
+    let changed: Vec<&Path> = after
+        .iter()
+        .filter(differs)
+        .map(|(p, _)| p.as_path())
+        .collect();
+    assert_eq!(changed, Vec::<&Path>::new());
+    assert_eq!(before.len(), after.len(), "something is gone");
+}
+
+/// Returns the commands of a unit as systemd runs them (systemd.service(5)): `$$` is `$` and `%%` is `%`.
+fn commands_of(unit: &str) -> String {
+    let commands = unit.lines().filter_map(|line| {
+        let (key, command) = line.split_once('=')?;
+        let command = command.replace("$$", "$").replace("%%", "%");
+        match command.strip_prefix('-') {
+            Some(command) if key.starts_with("Exec") => Some(format!("{command} || true\n")),
+            _ => key.starts_with("Exec").then(|| format!("{command}\n")),
+        }
+    });
+    commands.collect()
+}
+
+fn everything(who: Who) {
+    let bench = Bench::new(who, "aarch64", "base archlinuxarm-keyring openssh sudo");
+    assert!(
+        bench.inside("passwd --status root").starts_with("root NP "),
+        "the mirror's root is open"
+    );
+    let mirror = format!("--mirror '{}/$arch/$repo'", bench.server.url());
+    let document = bench.configure(&format!("{ALL} {mirror}")).succeeded();
+    check_inside(&bench);
+    check_document(&document);
+
+    // Again, with the document that the first run read, and with the one that it wrote.
+    let before = bench.picture();
+    for input in [None, Some(&document)] {
+        if let Some(document) = input {
+            fs::write(bench.lab.path().join("doc.json"), document.to_string())
+                .expect("our own directory");
+        }
+        let ran = bench.configure(&format!("{ALL} {mirror}"));
+        assert_eq!(ran.stderr, "");
+        let again = ran.succeeded();
+        same(&before, &bench.picture());
+        assert_eq!(again["configured"]["changed"], json!({}));
+        assert_eq!(again["filesystems"], document["filesystems"]);
+    }
+    check_refusals(&bench);
+    same(&before, &bench.picture());
+    // What was changed is what is there to be changed.
+    drop(bench.lab.sh("verify --quiet --state doc.json").succeeded());
+    check_first_boot(&bench);
+    let ended = bench.lab.sh("reap --state doc.json | unmount");
+    drop(ended.succeeded());
+}
+
+fn check_inside(bench: &Bench) {
+    for (script, expected) in [
+        ("cat /etc/hostname", "alarm.example.org\n"),
+        ("getent hosts alarm | awk '{print $1}'", "127.0.1.1\n"),
+        ("locale -a | grep en_US", "en_US.utf8\n"),
+        ("cat /etc/locale.conf", "LANG=en_US.UTF-8\n"),
+        (
+            "readlink /etc/localtime",
+            "../usr/share/zoneinfo/Europe/Berlin\n",
+        ),
+        ("date --date @1700000000 +%Z", "CET\n"),
+        (
+            "id --name --groups --zero ann | tr '\\0' ' '",
+            "ann wheel video ",
+        ),
+        ("id --name --groups bob", "bob\n"),
+        ("getent passwd ann | cut -d: -f6,7", "/home/ann:/bin/bash\n"),
+        (
+            "stat -c '%U %G %a' /home/ann /home/ann/.bashrc",
+            "ann ann 700\nann ann 644\n",
+        ),
+        (
+            "stat -c '%U %a' /home/ann/.ssh /home/ann/.ssh/authorized_keys",
+            "ann 700\nann 600\n",
+        ),
+        ("passwd --status root | cut -d' ' -f2", "L\n"),
+        ("passwd --status ann | cut -d' ' -f2", "P\n"),
+        (
+            "printf 'correct horse\\0' | unix_chkpwd ann nonull; echo $?",
+            "0\n",
+        ),
+        (
+            "printf 'Tr0ub4dor&3\\0' | unix_chkpwd ann nonull || echo no",
+            "no\n",
+        ),
+        ("getent shadow bob | cut -d: -f2", &format!("{HASH}\n")),
+        (
+            "systemctl is-enabled ssh sshd getty@tty2 first-boot-keyring",
+            "enabled\nalias\nenabled\nenabled\n",
+        ),
+        (
+            "visudo -cq && stat -c '%u:%g:%a' /etc/sudoers.d/10-wheel",
+            "0:0:440\n",
+        ),
+        (
+            "sudo --list --other-user=ann 2> /dev/null | tail -n 1 | tr -d ' '",
+            "(ALL:ALL)ALL\n",
+        ),
+        ("stat -c %s:%a /etc/machine-id", "0:444\n"),
+        (
+            "findmnt --fstab --noheadings --output TARGET,FSTYPE --raw",
+            "/ ext4\n/boot vfat\n",
+        ),
+        ("pwck --read-only --quiet && grpck --read-only", ""),
+        ("find / -xdev -name '.*.new'", ""),
+    ] {
+        assert_eq!(bench.inside(script), expected, "{script}");
+    }
+    let unit =
+        "systemd-analyze verify --man=no /etc/systemd/system/first-boot-keyring.service 2>&1";
+    assert_eq!(bench.inside(unit), "");
+}
+
+fn check_document(document: &Value) {
+    let configured = &document["configured"];
+    for (member, value) in [
+        ("hostname", json!("alarm.example.org")),
+        ("locales", json!(["en_US.UTF-8", "C.UTF-8"])),
+        ("root", json!("locked")),
+        ("sudo", json!("wheel")),
+        ("units", json!(["ssh.service", "getty@tty2.service"])),
+        ("first_boot_keyring", json!(["archlinuxarm"])),
+        ("fstab", json!(["/", "/boot"])),
+    ] {
+        assert_eq!(configured[member], value);
+    }
+    let changed = configured["changed"].as_object().expect("an object");
+    let steps: Vec<&str> = changed.keys().map(String::as_str).collect();
+    let expected = "first_boot_keyring fstab hostname locales machine_id mirrors resolv_conf sudo timezone units users";
+    assert_eq!(steps.join(" "), expected);
+    assert!(
+        changed["units"]
+            .to_string()
+            .contains("/multi-user.target.wants/ssh.service")
+    );
+    assert!(changed["users"].to_string().contains("\"/home/bob\""));
+    let text = document.to_string();
+    for secret in [PASSWORD, HASH, "AAAAC3Nza"] {
+        assert!(!text.contains(secret));
+    }
+}
+
+/// What only the root's own programs know to be wrong.
+fn check_refusals(bench: &Bench) {
+    for (options, line) in [
+        ("--enable nosuch", "looking for the unit 'nosuch.service'"),
+        (
+            "--enable basic.target",
+            "enabling the unit 'basic.target': it has nothing to enable",
+        ),
+        (
+            "--locale xx_XX.UTF-8",
+            "looking for the locale 'xx_XX.UTF-8'",
+        ),
+        (
+            "--timezone Mars/Phobos",
+            "looking for the time zone 'Mars/Phobos'",
+        ),
+        ("--user eve:nosuch", "looking for the group 'nosuch'"),
+        ("--user users", "adding the user 'users': there is a group"),
+        ("--resolv-conf resolved", "the root has no systemd-resolved"),
+    ] {
+        bench
+            .configure(&format!("--hostname other {options}"))
+            .failed(69, line);
+    }
+}
+
+/// The unit's own conditions and commands, in a root without a keyring, and then pacman with signatures required.
+fn check_first_boot(bench: &Bench) {
+    let unit = bench.inside("cat /etc/systemd/system/first-boot-keyring.service");
+    let conditions = unit.lines().filter(|l| l.starts_with("Condition"));
+    let conditions: String = conditions.map(|l| format!(" '{l}'")).collect();
+    let would_run = || {
+        let ask =
+            format!("systemd-analyze condition {conditions} 2> /dev/null && echo yes || echo no");
+        bench.inside(&ask) == "yes\n"
+    };
+    assert!(!would_run(), "there is a keyring with a secret key");
+    drop(
+        bench
+            .lab
+            .sh("keyring --quiet --state doc.json --strip")
+            .succeeded(),
+    );
+    assert!(would_run(), "there is none any more");
+    let commands = commands_of(&unit);
+    assert_eq!(commands.lines().count(), 5, "{commands}");
+    // The power goes in the middle; then all of it is done again.
+    let (begun, _) = commands
+        .split_once("/usr/bin/pacman-key --populate")
+        .expect("it populates");
+    bench.inside(begun);
+    assert!(would_run(), "it was not done");
+    bench.inside(&format!("{commands}exit 0"));
+    assert!(!would_run(), "it is done");
+    let keys = bench
+        .inside("ls /etc/pacman.d/gnupg/private-keys-v1.d | wc -l; ls /etc/pacman.d | grep gnupg");
+    assert_eq!(keys, "1\ngnupg\n");
+    let strict = bench.inside("grep -x 'SigLevel = Required DatabaseOptional' /etc/pacman.conf");
+    assert!(!strict.is_empty());
+    bench.inside("pacman -Sy --noconfirm nano");
+    let validated = bench.inside("pacman -Qi nano | grep Validated");
+    assert!(validated.trim_end().ends_with(": Signature"), "{validated}");
+}
+
+#[test]
+fn everything_as_root() {
+    everything(Who::Root);
+}
+
+#[test]
+fn everything_as_an_ordinary_user() {
+    everything(Who::User);
+}
+
+/// Users are made of six files, a directory and a password: killed anywhere, the next run makes them whole.
+#[test]
+fn a_user_is_never_left_half_made() {
+    let bench = Bench::new(Who::Root, "x86_64", "base");
+    let mut killed = 0;
+    for number in 0..24_u64 {
+        let options = format!(
+            "--user u{number}:wheel,video --password-file u{number}:password --ssh-key u{number}:key.pub --shell u{number}:/bin/bash"
+        );
+        let mut child = bench
+            .lab
+            .command("configure")
+            .args(["--quiet", "--state", "doc.json"])
+            .args(options.split(' '))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("configure is built");
+        // Any moment will do: spread over the time that a run takes.
+        std::thread::sleep(Duration::from_millis(4 + 7 * number));
+        child.kill().expect("it is ours to kill");
+        let status = child.wait().expect("our own child");
+        killed += usize::from(!status.success());
+        drop(bench.configure(&options).succeeded());
+        let user = format!("u{number}");
+        let said = bench.inside(&format!(
+            "pwck --read-only --quiet; grpck --read-only; id --name --groups {user}; stat -c %U /home/{user}/.bashrc \
+             /home/{user}/.ssh/authorized_keys; passwd --status {user} | cut -d' ' -f2; find / -xdev -name '.*.new'"
+        ));
+        assert_eq!(
+            said,
+            format!("{user} wheel video\n{user}\n{user}\nP\n"),
+            "{number}"
+        );
+    }
+    assert!(
+        killed > 6,
+        "only {killed} runs were killed before they ended"
+    );
+}

@@ -1,0 +1,109 @@
+//! A user's home directory: a copy of skel that is made beside and gets its name when it is whole.
+
+use crate::step::Site;
+use crate::tree::Attributes;
+use rootfs::user::User;
+use stage::document::plain_below;
+use stage::{Code, Failure, quote};
+
+const SKEL: &str = "etc/skel";
+
+/// The mode of a home where login.defs(5) has no `HOME_MODE`.
+const MODE: u32 = 0o700;
+
+/// Returns a user's home as a path below the root.
+///
+/// # Errors
+///
+/// [`Code::Failed`] where it is no directory of the user's own.
+pub(crate) fn path(user: &User) -> Result<&str, Failure> {
+    let below = user.home.strip_prefix('/').unwrap_or_default();
+    if below.is_empty() || plain_below(below).is_err() {
+        return Err(Failure::new(
+            Code::Failed,
+            format!(
+                "looking for the home of '{}': {} is no directory of a user's own",
+                user.name,
+                quote(&user.home)
+            ),
+        ));
+    }
+    Ok(below)
+}
+
+/// Makes a user's home, where there is none.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(crate) fn make(site: &Site, user: &User) -> Result<(), Failure> {
+    let Site { tree, programs, .. } = site;
+    // A user of a package may well have none: "/" is not ours to fill.
+    let Ok(path) = path(user) else { return Ok(()) };
+    if tree.is_there(path) {
+        return Ok(());
+    }
+    let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let doing = format!("making the home of '{}'", user.name);
+    let beside = format!("{parent}/{}", rootfs::file::beside(name));
+    let at = format!("/{beside}");
+    programs.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
+    let ours = Attributes {
+        mode: 0o700,
+        owner: (0, 0),
+    };
+    tree.make_directory(&beside, ours)?;
+    if tree.stat(SKEL).is_some() {
+        let from = format!("/{SKEL}/.");
+        let args = ["-RP", "--preserve=mode,timestamps", "--", &from, &at];
+        programs.run("cp", &args, None, &doing)?;
+    }
+    let owner = format!("{}:{}", user.uid, user.gid);
+    programs.run("chown", &["-Rh", "--", &owner, &at], None, &doing)?;
+    let defs = tree.look("etc/login.defs").unwrap_or_default();
+    let mode = home_mode(&String::from_utf8_lossy(&defs)).unwrap_or(MODE);
+    programs.run("chmod", &[&format!("{mode:04o}"), &at], None, &doing)?;
+    tree.rename(&beside, name)?;
+    tree.note(path);
+    Ok(())
+}
+
+/// Reads `HOME_MODE` of login.defs(5).
+fn home_mode(text: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let mode = words.next() == Some("HOME_MODE");
+        let mode = words.next().filter(|_| mode)?;
+        u32::from_str_radix(mode, 8).ok().filter(|m| *m <= 0o777)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_is_that_of_login_defs() {
+        assert_eq!(
+            home_mode("#HOME_MODE 0755\nUMASK 022\nHOME_MODE\t0750\n"),
+            Some(0o750)
+        );
+        assert_eq!(home_mode("#HOME_MODE\t0700\n"), None);
+    }
+
+    #[test]
+    fn not_every_user_has_a_home_of_their_own() {
+        let user = |home: &str| User {
+            name: "a".into(),
+            uid: 1,
+            gid: 1,
+            groups: vec![1],
+            home: home.into(),
+            shell: "/bin/sh".into(),
+        };
+        assert_eq!(path(&user("/home/a")).unwrap(), "home/a");
+        for bad in ["/", "", "home/a", "/home/../etc", "/home//a"] {
+            path(&user(bad)).unwrap_err();
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! `--hostname`: hostname(5), and a line in hosts(5) that lets the machine find itself by its name.
+
+use crate::step::{Site, Step};
+use crate::text::joined;
+use stage::Failure;
+
+const NAME: &str = "etc/hostname";
+const HOSTS: &str = "etc/hosts";
+
+/// What ends a line of ours in hosts(5), and how it begins.
+const OURS: &str = "# configure";
+const ADDRESS: &str = "127.0.1.1";
+
+/// What hosts(5) has at least.
+const LOCAL: [&str; 2] = ["127.0.0.1 localhost", "::1 localhost"];
+
+/// The longest name that Linux takes, in bytes (`HOST_NAME_MAX`).
+const LONGEST: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct HostName(pub(crate) String);
+
+impl Step for HostName {
+    fn name(&self) -> &'static str {
+        "hostname"
+    }
+
+    fn check(&self, site: &Site) -> Result<(), Failure> {
+        site.tree.text(NAME)?;
+        site.tree.text(HOSTS).map(drop)
+    }
+
+    fn apply(&self, site: &Site) -> Result<(), Failure> {
+        let Site { tree, .. } = site;
+        tree.write(NAME, format!("{}\n", self.0).as_bytes(), 0o644)?;
+        let text = with_host(&tree.text(HOSTS)?, &self.0);
+        tree.write(HOSTS, text.as_bytes(), 0o644)
+    }
+}
+
+/// Checks a host name by hostname(7): labels of letters, digits and hyphens.
+///
+/// # Errors
+///
+/// Why it is none.
+pub(crate) fn check(name: &str) -> Result<(), String> {
+    if name.len() > LONGEST {
+        return Err(format!("it is longer than {LONGEST} bytes"));
+    }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return Err("it is empty, or begins, ends or goes on with a dot after a dot".into());
+        }
+        if label.len() > 63 {
+            return Err("a label is longer than 63 bytes".into());
+        }
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+        if !label.bytes().all(fine) {
+            return Err("it has more than letters, digits, '-' and '.'".into());
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err("a label begins or ends with '-'".into());
+        }
+    }
+    match name {
+        "localhost" => Err("that is every machine's name, and counts as none".into()),
+        _ => Ok(()),
+    }
+}
+
+/// Returns a hosts(5) in which the name is known. A line that somebody wrote and that knows it will do.
+fn with_host(text: &str, name: &str) -> String {
+    let is_ours = |line: &str| line.starts_with(ADDRESS) && line.ends_with(OURS);
+    let mut lines: Vec<&str> = text.lines().filter(|line| !is_ours(line)).collect();
+    if lines.is_empty() {
+        lines.extend(LOCAL);
+    }
+    let knows = |line: &&str| {
+        let entry = line.split('#').next().unwrap_or_default();
+        entry.split_whitespace().skip(1).any(|word| word == name)
+    };
+    if lines.iter().any(knows) {
+        return joined(&lines);
+    }
+    // The short name is an alias of the full one: the first is what `hostname --fqdn` says.
+    let names = match name.split_once('.') {
+        Some((short, _)) => format!("{name} {short}"),
+        None => name.to_owned(),
+    };
+    let ours = format!("{ADDRESS} {names} {OURS}");
+    let place = text.lines().position(is_ours).unwrap_or(lines.len());
+    lines.insert(place.min(lines.len()), &ours);
+    joined(&lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_by_hostname_7() {
+        for good in [
+            "a",
+            "alarm",
+            "Pi-4",
+            "db1.example.org",
+            "7",
+            &"a".repeat(63),
+        ] {
+            check(good).unwrap();
+        }
+        let long = format!("{}.{}", "a".repeat(40), "b".repeat(40));
+        for bad in [
+            "",
+            ".",
+            "a.",
+            ".a",
+            "a..b",
+            "-a",
+            "a-",
+            "a.-b",
+            "a_b",
+            "a b",
+            "a\n",
+            "ü",
+            "a/b",
+            "localhost",
+            &"a".repeat(64),
+            &long,
+        ] {
+            check(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn hosts_gets_one_line_of_ours_and_keeps_the_others() {
+        let local = "127.0.0.1 localhost\n::1 localhost\n";
+        let a = with_host(local, "a");
+        assert_eq!(a, format!("{local}127.0.1.1 a # configure\n"));
+        assert_eq!(with_host(&a, "a"), a);
+        let more = format!("{a}10.0.0.9 nas\n");
+        assert_eq!(
+            with_host(&more, "b.example.org"),
+            format!("{local}127.0.1.1 b.example.org b # configure\n10.0.0.9 nas\n")
+        );
+        assert_eq!(with_host(&more, "nas"), format!("{local}10.0.0.9 nas\n"));
+        assert_eq!(with_host("", "a"), a);
+    }
+}

@@ -1,0 +1,157 @@
+//! The formats, and what tells which one is meant.
+
+use clap::ValueEnum;
+use stage::{Code, Failure, quote};
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+/// A format: a tar archive, and how it is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Not compressed
+    #[value(name = "tar")]
+    Tar,
+    /// Compressed by Zstandard (RFC 8878)
+    #[value(name = "tar.zst")]
+    Zstd,
+    /// Compressed by LZMA2
+    #[value(name = "tar.xz")]
+    Xz,
+    /// Compressed by DEFLATE (RFC 1952)
+    #[value(name = "tar.gz")]
+    Gzip,
+    /// An image of the Open Container Initiative, in its layout, as one tar
+    #[value(name = "oci")]
+    Oci,
+}
+
+/// What names end with, and the format that they mean.
+const SUFFIXES: [(&str, Format); 7] = [
+    (".tar", Format::Tar),
+    (".tar.zst", Format::Zstd),
+    (".tzst", Format::Zstd),
+    (".tar.xz", Format::Xz),
+    (".txz", Format::Xz),
+    (".tar.gz", Format::Gzip),
+    (".tgz", Format::Gzip),
+];
+
+impl Format {
+    /// Returns the format that a file's name ends with.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where it ends with none.
+    pub(crate) fn of_name(path: &Path) -> Result<Self, Failure> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let found = SUFFIXES.iter().find(|(end, _)| name.ends_with(end));
+        found.map(|(_, format)| *format).ok_or_else(|| {
+            let message = format!(
+                "writing {}: its name does not say in which format",
+                quote(path)
+            );
+            Failure::new(Code::Usage, message)
+                .hint("end it with .tar, .tar.zst, .tar.xz or .tar.gz, or give --format")
+        })
+    }
+
+    /// Returns its word in the document.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::Zstd => "tar.zst",
+            Self::Xz => "tar.xz",
+            Self::Gzip => "tar.gz",
+            Self::Oci => "oci",
+        }
+    }
+
+    /// Returns the levels that it has. zstd's from 20 on need more memory to unpack than docker and others give it.
+    fn levels(self) -> Option<RangeInclusive<u32>> {
+        match self {
+            Self::Tar => None,
+            Self::Zstd => Some(1..=19),
+            Self::Xz => Some(0..=9),
+            Self::Gzip | Self::Oci => Some(1..=9),
+        }
+    }
+
+    /// Returns the level to compress with: the one asked for, or the format's own program's.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where the format has no such level.
+    pub(crate) fn level(self, asked: Option<u32>) -> Result<u32, Failure> {
+        let Some(asked) = asked else {
+            return Ok(match self {
+                Self::Tar => 0,
+                Self::Zstd => 3,
+                Self::Xz | Self::Gzip | Self::Oci => 6,
+            });
+        };
+        let refuse = |why: String| {
+            let word = self.word();
+            Err(Failure::new(
+                Code::Usage,
+                format!("reading '--level {asked}': {word} {why}"),
+            ))
+        };
+        match self.levels() {
+            None => refuse("is not compressed".to_owned()),
+            Some(levels) if !levels.contains(&asked) => refuse(format!(
+                "has the levels {} to {}",
+                levels.start(),
+                levels.end()
+            )),
+            Some(_) => Ok(asked),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_its_format() {
+        for (name, format) in [
+            ("a.tar", Some(Format::Tar)),
+            ("a.b.tar.zst", Some(Format::Zstd)),
+            ("a.tar.xz", Some(Format::Xz)),
+            ("a.txz", Some(Format::Xz)),
+            ("a.tgz", Some(Format::Gzip)),
+            ("a.zst", None),
+            ("a", None),
+            ("a.tar/b", None),
+            ("a.TAR", None),
+        ] {
+            assert_eq!(Format::of_name(Path::new(name)).ok(), format, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_level_is_one_of_the_formats() {
+        for (format, asked, level) in [
+            (Format::Tar, None, Some(0)),
+            (Format::Tar, Some(1), None),
+            (Format::Zstd, None, Some(3)),
+            (Format::Zstd, Some(19), Some(19)),
+            (Format::Zstd, Some(20), None),
+            (Format::Zstd, Some(0), None),
+            (Format::Xz, Some(0), Some(0)),
+            (Format::Xz, Some(10), None),
+            (Format::Gzip, Some(9), Some(9)),
+            (Format::Gzip, Some(0), None),
+        ] {
+            assert_eq!(format.level(asked).ok(), level, "{format:?} {asked:?}");
+        }
+    }
+
+    #[test]
+    fn words_are_those_of_the_command_line() {
+        for format in Format::value_variants() {
+            let value = format.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), format.word());
+        }
+    }
+}

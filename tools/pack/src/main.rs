@@ -1,0 +1,241 @@
+//! `pack` writes the root as a tar archive: the same bytes from the same root, whoever made it, wherever, and when.
+//!
+//! The tree is read inside, where owners and file capabilities are the root's own also for an ordinary user, and by the rules
+//! that every image has (`lib/image`). The archive is written outside, as the user's file, and is there whole or not at all.
+
+mod acl;
+mod archive;
+mod compress;
+mod format;
+mod gzip;
+mod member;
+mod oci;
+mod sparse;
+mod stream;
+
+use archive::{Task, Written};
+use clap::Parser;
+use format::Format;
+use image::tree::Points;
+use image::{Output, Rules, epoch};
+use pacman::{lock, secret};
+use rootfs::{Inside, Place};
+use serde_json::{Value, json};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::cell::OnceCell;
+use std::io::{IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Write the root as a reproducible tar archive, or as an image for containers
+///
+/// Caches, logs, sockets and what belongs to one machine stay out. With SOURCE_DATE_EPOCH set, the same packages give the
+/// same bytes.
+#[derive(Debug, Parser)]
+#[command(name = "pack", version, help_expected = true, max_term_width = 80)]
+#[command(
+    after_help = "Example:\n  ... | strap base | keyring --strip | pack -o alarm.tar.zst | reap | unmount"
+)]
+struct Pack {
+    /// The file to write, which ends with .tar, .tar.zst, .tar.xz or .tar.gz
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// The format, where the file's name does not say it
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    format: Option<Format>,
+
+    /// Leave out what matches GLOB, from the root on: usr/share/man, **/*.pyc
+    #[arg(long, value_name = "GLOB")]
+    exclude: Vec<String>,
+
+    /// Take what matches GLOB though a rule leaves it out or changes it: var/log/**
+    #[arg(long, value_name = "GLOB")]
+    include: Vec<String>,
+
+    /// How well to compress: 1 to 19 for zst, 0 to 9 for xz, 1 to 9 for gz and oci
+    #[arg(long, value_name = "N")]
+    level: Option<u32>,
+
+    /// Take a keyring that has its secret key
+    #[arg(long)]
+    keep_keyring: bool,
+
+    #[command(flatten)]
+    common: Common,
+
+    /// What was written, to be undone.
+    #[arg(skip)]
+    written: OnceCell<PathBuf>,
+}
+
+/// What is to be done, checked.
+#[derive(Debug)]
+struct Plan {
+    inside: Inside,
+    format: Format,
+    level: u32,
+    rules: Rules,
+    points: Points,
+    output: Output,
+    _lock: OwnedFd,
+}
+
+impl Stage for Pack {
+    const KIND: Kind = Kind::Make;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+
+    fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        let plan = self.plan(document)?;
+        for at in &plan.points.bound {
+            context.note(format_args!("'{at}' is bound from the host, and stays out"));
+        }
+        let begin = Instant::now();
+        let written = write(context, document, &plan).inspect_err(|_| clear_line(context))?;
+        context.waited(begin.elapsed());
+        let path = plan.output.finish()?;
+        self.written.set(path.clone()).unwrap_or_default();
+        let name = path.to_string_lossy().into_owned();
+        record(document, &name, plan.format, &written);
+        if let Some(text) = some(&written.sockets) {
+            context.note(format_args!("sockets stay out: {text}"));
+        }
+        if let Some(text) = some(&written.secrets) {
+            context.warn(format_args!(
+                "every machine that is made of it has the same secret key: {text}"
+            ));
+        }
+        context.note(format_args!(
+            "{}: {} entries, {} bytes",
+            quote(&path),
+            written.entries,
+            written.size
+        ));
+        Ok(())
+    }
+
+    fn undo(&self, context: &Context, _document: &Document) {
+        if let Some(path) = self.written.get()
+            && let Err(e) = std::fs::remove_file(path)
+        {
+            context.warn(format_args!("removing {}: {e}", quote(path)));
+        }
+    }
+}
+
+impl Pack {
+    /// Decides what to do, and checks all that can be checked before.
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+        let inside = Inside::of(document)?;
+        let root = inside.root();
+        let output = Output::create(&self.output, root)?;
+        let format = match self.format {
+            Some(format) => format,
+            None => Format::of_name(&self.output)?,
+        };
+        let level = format.level(self.level)?;
+        let rules = Rules::new(&self.exclude, &self.include, epoch::of_environment()?)?;
+        let doing = format!("packing {}", quote(root.path()));
+        let lock = lock::share(root)?;
+        lock::refuse_unfinished(root, &doing)?;
+        if !self.keep_keyring {
+            let keys = secret::keys(root).map_err(|f| f.while_doing(&doing))?;
+            if keys.iter().any(|key| !rules.leaves_out_with_above(key)) {
+                secret::refuse(root, &doing)?;
+            }
+        }
+        Ok(Plan {
+            _lock: lock,
+            points: Points::of(&inside)?,
+            inside: inside.bare(),
+            format,
+            level,
+            rules,
+            output,
+        })
+    }
+}
+
+/// Writes the archive's content.
+fn write(context: &Context, document: &Document, plan: &Plan) -> Result<Written, Failure> {
+    let task = Task {
+        document,
+        points: &plan.points,
+        rules: &plan.rules,
+        file: plan.output.file(),
+        path: plan.output.path(),
+        format: plan.format,
+        level: plan.level,
+        bar: !context.quiet && std::io::stderr().is_terminal(),
+    };
+    let keep = [plan.output.file().as_fd()];
+    let bytes = plan
+        .inside
+        .call_with(Place::Host, &keep, || archive::work(&task))?;
+    serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
+}
+
+/// Returns a list of paths in short, where there are any.
+fn some(paths: &[String]) -> Option<String> {
+    match paths {
+        [] => None,
+        [path] => Some(quote(path)),
+        [path, rest @ ..] => Some(format!("{} and {} more", quote(path), rest.len())),
+    }
+}
+
+/// Takes a progress bar away whose process was killed.
+fn clear_line(context: &Context) {
+    let mut stderr = std::io::stderr();
+    if !context.quiet && stderr.is_terminal() {
+        stderr.write_all(b"\r\x1b[K").unwrap_or_default();
+    }
+}
+
+/// Records an archive, in the place of an earlier one of that name.
+fn record(document: &mut Document, file: &str, format: Format, written: &Written) {
+    let mut archives: Vec<Value> = match document.get("archives") {
+        Some(Value::Array(archives)) => archives.clone(),
+        _ => Vec::new(),
+    };
+    archives.retain(|archive| archive["file"] != file);
+    archives.push(json!({
+        "file": file,
+        "format": format.word(),
+        "size": written.size,
+        "sha256": written.sha256,
+        "entries": written.entries,
+    }));
+    // What others put beside an archive of that name stays: the elements are merged by their file.
+    document.record("archives", &archives);
+}
+
+fn main() -> ExitCode {
+    rootfs::seal_descriptors();
+    stage::main::<Pack>()
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{mend, rules};
+
+    #[test]
+    fn the_page_has_every_rule() {
+        let page = include_str!("../../../man/pack.8");
+        let listed: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix(".It Pa "))
+            .flat_map(|line| line.split(" , "))
+            .collect();
+        let left_out = rules::LEFT_OUT.iter().flat_map(|rule| rule.paths).copied();
+        let ruled: Vec<_> = left_out
+            .chain(mend::MENDED.iter().map(|m| m.path))
+            .collect();
+        assert_eq!(listed, ruled);
+    }
+}
