@@ -67,6 +67,29 @@ pub const TOOLS: [&str; 13] = [
     "doctor",
 ];
 
+/// Returns the program of another Debian suite's pacman, `trixie` or `sid`, and unpacks it where it is not there yet. It
+/// stays between runs.
+///
+/// # Panics
+///
+/// Where it cannot be had: `mkpacman` says why.
+#[must_use]
+pub fn pacman_of(suite: &str) -> PathBuf {
+    let dir = top().join("build").join(format!("pacman-{suite}"));
+    // It has a lock of its own.
+    let out = Command::new(top().join("tests/mirror/mkpacman"))
+        .args(["--suite", suite])
+        .arg(&dir)
+        .output()
+        .expect("python3 is there");
+    assert!(
+        out.status.success(),
+        "unpacking pacman: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    dir.join("pacman")
+}
+
 /// The offline mirror of an architecture.
 #[derive(Clone, Debug)]
 pub struct Mirror {

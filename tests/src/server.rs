@@ -15,6 +15,8 @@ pub struct Request {
     pub path: String,
     /// The first byte that is wanted (`Range: bytes=N-`).
     pub from: Option<u64>,
+    /// The host that is wanted, where the client takes us for a proxy.
+    pub proxy_for: Option<String>,
 }
 
 /// What the server does with a request.
@@ -28,6 +30,8 @@ pub enum Answer {
     Truncate(u64),
     /// Sends this many bytes and then nothing more, until the client goes.
     Stall(u64),
+    /// Says nothing at all, until the client goes.
+    Silence,
     /// Redirects to this path.
     Redirect(String),
     /// Says 200 and sends this instead.
@@ -123,9 +127,18 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         return Ok(None);
     }
     let target = line.split(' ').nth(1).unwrap_or("/");
+    // RFC 9112 3.2.2: to a proxy the whole URL is sent.
+    let (proxy_for, target) = match target.strip_prefix("http://") {
+        Some(rest) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            (Some(host.to_owned()), path)
+        }
+        None => (None, target),
+    };
     let mut request = Request {
         path: decode(target.split('?').next().unwrap_or("/")),
         from: None,
+        proxy_for,
     };
     loop {
         let mut header = String::new();
@@ -185,11 +198,16 @@ fn answer(
         Answer::Truncate(after) => file(stream, tree, request, Some(after)).map(|()| false),
         Answer::Stall(after) => {
             file(stream, tree, request, Some(after))?;
-            // Until the client hangs up.
-            std::io::copy(reader, &mut std::io::sink())?;
-            Ok(false)
+            until_it_goes(reader)
         }
+        Answer::Silence => until_it_goes(reader),
     }
+}
+
+/// Waits until the client hangs up.
+fn until_it_goes(reader: &mut impl Read) -> std::io::Result<bool> {
+    std::io::copy(reader, &mut std::io::sink())?;
+    Ok(false)
 }
 
 fn plain(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {

@@ -17,6 +17,7 @@ mod error;
 pub mod localdb;
 pub mod name;
 pub mod pacman_log;
+pub mod page;
 pub mod pkginfo;
 mod sections;
 mod tape;

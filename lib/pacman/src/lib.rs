@@ -3,10 +3,16 @@
 //! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
 //! down and a signature that does not hold are not the same failure.
 
+mod conf;
+mod databases;
 pub mod diagnosis;
 mod download;
 pub mod lock;
+mod mirror;
 pub mod output;
+mod parts;
+pub mod patience;
+mod portal;
 pub mod records;
 mod refused;
 pub mod run;
@@ -14,4 +20,5 @@ pub mod secret;
 mod words;
 
 pub use output::Mark;
+pub use patience::Patience;
 pub use run::Pacman;

@@ -5,12 +5,14 @@
 //! said is the package, the key, what is the matter with it and what mends that. A clock that is wrong comes first: then
 //! all the rest follows from it.
 
+use crate::conf::Conf;
 use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::output::Mark;
-use crate::records;
+use crate::portal;
+use crate::records::{self, SYNC};
 use crate::run::Pacman;
 use package::db::Entry;
 use package::pkginfo;
@@ -22,9 +24,6 @@ use stage::{Code, Context, Doing, Failure, message, quote};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Where the root keeps the repositories' databases.
-const SYNC: &str = "var/lib/pacman/sync";
 
 /// Something that pacman refused, or that may be it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,10 +94,10 @@ struct Found {
     newest: Option<(u64, String)>,
 }
 
-/// Says why a strict pacman refused what it refused, in place of `failure`, which has pacman's words; and removes that: an
-/// archive, as pacman would have (see `ASK` in [`crate::run`]), and also where a key is missing, or the next run would find it
-/// in the cache and refuse it again, whatever the mirror has by then; and a database, which pacman would not fetch again from
-/// a mirror whose own is no newer. `asked` is what it was asked for: arguments and targets.
+/// Says what it was that pacman refused, in place of `failure`, which has pacman's words: a web page, or, where pacman is
+/// strict, a signature and what is wrong with it. And removes it: an archive, as pacman would have (see `ASK` in
+/// [`crate::run`]), and also where a key is missing, or the next run would find it in the cache and refuse it again, whatever
+/// the mirror has by then; and a database, which pacman would not fetch again from a mirror whose own is no newer. `asked` is what it was asked for: arguments and targets.
 pub(crate) fn explain(
     pacman: &Pacman,
     context: &Context,
@@ -110,16 +109,22 @@ pub(crate) fn explain(
     let could_not = |why: Failure| {
         context.warn(format_args!("finding out why pacman refused it: {why}"));
     };
-    let cache = match cache_of(&pacman.config) {
-        Ok(cache) => cache,
+    let conf = match Conf::read(&pacman.config) {
+        Ok(conf) => conf,
         Err(why) => {
             could_not(why);
             return failure;
         }
     };
+    if let Some(page) = portal::explain(inside.root(), &conf, &corrupted(marks)) {
+        return page;
+    }
+    let Some(cache) = &conf.cache else {
+        return failure;
+    };
     let places = Places {
         root: inside.root(),
-        cache: &cache,
+        cache,
     };
     let named = corrupted(marks).into_iter();
     let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
@@ -323,19 +328,6 @@ fn of_transaction(list: &[(String, String)], entries: &[&Entry]) -> Vec<Suspect>
     suspects.collect()
 }
 
-/// Reads the package cache out of a configuration that `mkconf` wrote.
-fn cache_of(config: &Path) -> Result<PathBuf, Failure> {
-    let doing = || format!("reading {}", quote(config));
-    let text = std::fs::read_to_string(config).doing(Code::Failed, doing)?;
-    let value = |line: &str| {
-        let (key, value) = line.split_once('=')?;
-        (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
-    };
-    text.lines()
-        .find_map(value)
-        .ok_or_else(|| Failure::new(Code::Failed, format!("{}: it has no CacheDir", doing())))
-}
-
 /// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
 fn work(
     program: &Gpg,
@@ -526,15 +518,5 @@ mod tests {
         let there = |name: &str| top.join(name).exists();
         assert!(!there("cache/a") && !there("cache/a.sig"));
         assert!(there("cache/b") && there("outside/core.db"));
-    }
-
-    #[test]
-    fn the_cache_is_the_configurations() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let text = b"[options]\n# CacheDir = /no\nCacheDir = /c d/\n";
-        std::io::Write::write_all(&mut file, text).unwrap();
-        assert_eq!(cache_of(file.path()).unwrap(), Path::new("/c d/"));
-        let failure = cache_of(Path::new("/dev/null")).unwrap_err();
-        assert!(failure.message.ends_with("it has no CacheDir"), "{failure}");
     }
 }

@@ -19,6 +19,8 @@ pub struct Pacman {
     /// The keyring that it verifies by: a path below the root, as [`AT`]. What is refused is then
     /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
     pub keyring: Option<&'static str>,
+    /// Whether it may ask no server: all that it needs must be in the cache.
+    pub offline: bool,
 }
 
 /// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
@@ -28,20 +30,19 @@ pub struct Pacman {
 const ASK: &str = "72"; // ALPM_QUESTION_CORRUPTED_PKG 8, ALPM_QUESTION_IMPORT_KEY 64
 
 impl Pacman {
-    /// Runs it inside the root's namespaces with `args` (pacman(8)) and `targets`; returns what its output said. `what`
-    /// completes "running pacman to".
+    /// Runs it, as [`Pacman::run`] says, and once.
     ///
     /// # Errors
     ///
-    /// When pacman fails: with its own words, and the code that fits them.
-    pub fn run(
+    /// When pacman fails: what its output said, and why.
+    pub(crate) fn once(
         &self,
         context: &Context,
         inside: &Inside,
         what: &str,
         args: &[&str],
         targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
+    ) -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
@@ -54,17 +55,20 @@ impl Pacman {
         let mut reader = Reader::new(show);
         let ended = self.start(context, inside, list, targets, &mut |bytes| {
             reader.take(bytes);
-        })?;
-        let marks = reader.finish(ended != Ended::Exited(0));
-        if ended == Ended::Exited(0) {
-            return Ok(marks);
-        }
-        let failure =
-            words::explain(&marks, ended).while_doing(format_args!("running pacman to {what}"));
-        let asked = (args, targets);
-        Err(refused::explain(
-            self, context, inside, asked, &marks, failure,
-        ))
+        });
+        let marks = reader.finish(ended != Ok(Ended::Exited(0)));
+        let doing = format_args!("running pacman to {what}");
+        let failure = match ended {
+            Ok(Ended::Exited(0)) => return Ok(marks),
+            Ok(ended) => {
+                let failure = words::explain(&marks, ended).while_doing(doing);
+                let asked = (args, targets);
+                refused::explain(self, context, inside, asked, &marks, failure)
+            }
+            Err(failure) if failure.code == Code::Hung => failure.while_doing(doing),
+            Err(failure) => failure,
+        };
+        Err((marks, failure))
     }
 
     /// Asks pacman what a run with `args` and `targets` would install: names and versions. It downloads nothing. What else

@@ -72,6 +72,14 @@ const WORDS: &[(&str, Code, Option<&str>)] = &[
             "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
         ),
     ),
+    // curl's, in 7.x and 8.x, for the same.
+    (
+        "Failure writing output to destination",
+        Code::Failed,
+        Some(
+            "the disk of the package cache may be full: free some space and run the same pipe again: it goes on where it stopped",
+        ),
+    ),
     (
         "exists in filesystem",
         Code::Failed,
@@ -193,6 +201,10 @@ mod tests {
                 Code::Network,
             ),
             ("could not extract /r/usr/x (Write failed)", Code::Failed),
+            (
+                "failed retrieving file 'a' from h : Failure writing output to destination, passed 9 returned 0",
+                Code::Failed,
+            ),
             ("problem occurred while installing x", Code::ChildFailed),
         ] {
             let failure = failure(&[words]);

@@ -10,6 +10,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 /// What a program printed and how it ended.
 #[derive(Debug)]
@@ -39,12 +40,25 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 ///
 /// When it cannot be run, or a signal stopped us. An exit status other than 0 is the caller's to judge.
 pub fn output(command: &mut Command) -> Result<Output, Failure> {
+    run(command, None)
+}
+
+/// Runs a program as [`output`] does, and kills it where it prints nothing for `limit`.
+///
+/// # Errors
+///
+/// As [`output`], and [`Code::Hung`].
+pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
+    run(command, Some(limit))
+}
+
+fn run(command: &mut Command, limit: Option<Duration>) -> Result<Output, Failure> {
     let name = crate::quote(command.get_program());
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()
         .doing(Code::Failed, || format!("running {name}"))?;
-    let result = collect(&mut child, &name);
+    let result = collect(&mut child, &name, limit);
     if result.is_err() {
         // Already failing: the first error is the one to report, and kill fails only when the child has ended.
         drop(child.kill());
@@ -58,19 +72,27 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
     })
 }
 
-/// Reads a child's stdout to its end, or until a signal asks us to stop.
-fn collect(child: &mut Child, name: &str) -> Result<Vec<u8>, Failure> {
+/// Reads a child's stdout to its end, or until a signal asks us to stop, or nothing comes for `limit`.
+fn collect(child: &mut Child, name: &str, limit: Option<Duration>) -> Result<Vec<u8>, Failure> {
     let mut stdout = Vec::new();
     let Some(mut pipe) = child.stdout.take() else {
         return Ok(stdout);
     };
     let mut buffer = [0; 1 << 14];
+    let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+        PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
+    });
     loop {
         let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
         if let Some(fd) = signal::descriptor() {
             fds.push(PollFd::new(fd, PollFlags::POLLIN));
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout) {
+            Ok(0) => {
+                let limit = limit.unwrap_or_default().as_secs_f64();
+                let why = format!("running {name}: nothing happened for {limit} s");
+                return Err(Failure::new(Code::Hung, why));
+            }
             Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check()?,
             Err(e) => return Err(e).doing(Code::Os, || format!("waiting for {name}")),
         }
@@ -116,6 +138,17 @@ mod tests {
         let out = output(command("sh").args(["-c", "cat; echo $LC_ALL; exit 3"])).unwrap();
         assert_eq!(out.stdout, b"C\n");
         assert_eq!(ended(out.status), "exit status 3");
+    }
+
+    #[test]
+    fn what_waits_for_ever_is_ended() {
+        let limit = Duration::from_millis(50);
+        let failure = output_within(command("sleep").arg("infinity"), limit).unwrap_err();
+        assert_eq!(failure.code, Code::Hung);
+        assert_eq!(
+            failure.message,
+            "running 'sleep': nothing happened for 0.05 s"
+        );
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum Code {
     Busy,
     /// The network or a server failed: may go away.
     Network,
+    /// A program that we ran did nothing any more, and was ended: may go away.
+    Hung,
     /// Needs root, a range of subordinate ids or a capability.
     Permission,
     /// A signal asked us to stop.
@@ -36,7 +38,7 @@ pub enum Code {
 
 impl Code {
     /// Every code, for tables in tests and man pages.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Usage,
         Self::BadDocument,
         Self::Failed,
@@ -47,6 +49,7 @@ impl Code {
         Self::Output,
         Self::Busy,
         Self::Network,
+        Self::Hung,
         Self::Permission,
         Self::Interrupted,
     ];
@@ -65,6 +68,7 @@ impl Code {
             Self::Output => "output",
             Self::Busy => "busy",
             Self::Network => "network",
+            Self::Hung => "hung",
             Self::Permission => "permission",
             Self::Interrupted => "interrupted",
         }
@@ -80,7 +84,7 @@ impl Code {
             Self::Failed | Self::ChildFailed | Self::NotVerified | Self::NotFound => 69,
             Self::Os => 71,
             Self::Output => 74,
-            Self::Busy | Self::Network => 75,
+            Self::Busy | Self::Network | Self::Hung => 75,
             Self::Permission => 77,
             Self::Interrupted => 130,
         }

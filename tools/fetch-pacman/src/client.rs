@@ -15,6 +15,8 @@ use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
     RANGE,
 };
+use rustls::CertificateError;
+use stage::date::day;
 use stage::{Code, Context, Doing, signal};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,7 +24,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -258,9 +260,22 @@ fn transfer(clients: &mut Clients, request: &mut Request) -> Result<(), Option<F
     let head = head(&response);
     request.to.send(Ok(Event::Head(head))).map_err(|()| None)?;
     let mut bytes = 0;
+    let mut pace = Pace::default();
     loop {
         let mut piece = vec![0; PIECE];
-        let n = match response.read(&mut piece) {
+        let begin = Instant::now();
+        let read = response.read(&mut piece);
+        let crawls = read
+            .as_ref()
+            .is_ok_and(|n| *n > 0 && pace.crawls(*n as u64, begin.elapsed(), clients.timeout));
+        if crawls {
+            let why = format!(
+                "too slow: less than {SLOWEST} bytes a second for {} s",
+                clients.timeout.as_secs()
+            );
+            return Err(Some(Fault::new(Code::Network, why)));
+        }
+        let n = match read {
             Ok(n) => n,
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             Err(e) => {
@@ -299,6 +314,30 @@ fn transfer(clients: &mut Clients, request: &mut Request) -> Result<(), Option<F
     }
 }
 
+/// How many bytes a second must come at least: with less, a package takes hours, and another server or another day is better.
+const SLOWEST: u64 = 1024;
+
+/// How fast a file comes. Only the time that is spent in waiting for it counts.
+#[derive(Debug, Default)]
+struct Pace {
+    bytes: u64,
+    time: Duration,
+}
+
+impl Pace {
+    /// Adds what came, and returns whether too little did in the last `limit`.
+    fn crawls(&mut self, bytes: u64, time: Duration, limit: Duration) -> bool {
+        self.bytes += bytes;
+        self.time += time;
+        if self.time < limit {
+            return false;
+        }
+        let slow = self.bytes < SLOWEST * self.time.as_secs();
+        *self = Self::default();
+        slow
+    }
+}
+
 /// Asks, and follows redirects. We do it ourselves so that TLS is set up only where a redirect leads to it, and so that
 /// none leads away from it.
 fn follow(clients: &mut Clients, request: &mut Request) -> Result<Response, Option<Fault>> {
@@ -317,8 +356,12 @@ fn follow(clients: &mut Clients, request: &mut Request) -> Result<Response, Opti
             // Who does not take the call, or takes it and is silent, will not do better at once.
             Some(if e.is_timeout() {
                 Fault::new(Code::Network, stalled(clients.timeout))
-            } else if impostor(&e) {
-                Fault::new(Code::NotVerified, cause(&e))
+            } else if let Some(why) = impostor(&e) {
+                let fault = Fault::new(Code::NotVerified, cause(&e));
+                match hint(why, SystemTime::now()) {
+                    Some(hint) => fault.hint(hint),
+                    None => fault,
+                }
             } else if e.is_connect() {
                 Fault::new(Code::Network, cause(&e))
             } else {
@@ -390,12 +433,12 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     inner.to_string()
 }
 
-/// Returns whether the other side could not prove who it is.
-fn impostor(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Returns why the other side could not prove who it is, where that is the matter.
+fn impostor<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref() {
-            return true;
+        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(why);
         }
         // An io::Error's source is not what it wraps, but the source of that.
         let wrapped = error
@@ -406,7 +449,28 @@ fn impostor(error: &(dyn std::error::Error + 'static)) -> bool {
             None => error.source(),
         };
     }
-    false
+    None
+}
+
+/// Returns what mends that a certificate is refused.
+fn hint(why: &CertificateError, now: SystemTime) -> Option<String> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    match why {
+        // Certificates live for months: a host without a battery for its clock wakes up in 1970.
+        CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. }
+        | CertificateError::Expired
+        | CertificateError::ExpiredContext { .. } => Some(format!(
+            "this host's clock says {}: if that is wrong, set it, with 'timedatectl set-ntp true' or 'date --utc --set'",
+            day(now)
+        )),
+        CertificateError::UnknownIssuer => Some(
+            "if the certificate is of an authority of your own, name its file: SSL_CERT_FILE=FILE, with those that are needed \
+             besides in it"
+                .to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// The HTTP clients, made when they are needed.
@@ -459,5 +523,33 @@ impl Clients {
             .build()
             .map_err(|e| failed(format!("setting up HTTP: {}", cause(&e))))?;
         Ok(client.insert(built).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crawl_is_known_by_the_time_that_was_waited() {
+        let (second, limit) = (Duration::from_secs(1), Duration::from_secs(3));
+        let mut pace = Pace::default();
+        assert!(!pace.crawls(SLOWEST, second, limit));
+        assert!(!pace.crawls(0, second, limit));
+        assert!(!pace.crawls(2 * SLOWEST, second, limit), "fast enough");
+        assert!(!pace.crawls(5 * SLOWEST, second, limit), "a new beginning");
+        assert!(!pace.crawls(1, 2 * second, limit));
+        assert!(!pace.crawls(1, Duration::ZERO, limit));
+        assert!(pace.crawls(1, 3 * second, limit));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_is_named() {
+        let now = UNIX_EPOCH + Duration::from_secs(86_400);
+        let hint = hint(&CertificateError::NotValidYet, now).unwrap();
+        assert!(
+            hint.starts_with("this host's clock says 1970-01-02:"),
+            "{hint}"
+        );
     }
 }

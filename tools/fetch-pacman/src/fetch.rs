@@ -12,6 +12,7 @@ use crate::server::Server;
 use crate::verify::{self, Evidence, Judge, Proof, Verified};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use package::db::{self, Entry, Limits};
+use package::page::{self, is_web_page};
 use stage::{Code, Context, Failure, quote, signal};
 use std::time::Duration;
 
@@ -438,6 +439,11 @@ impl<'a> Fetcher<'a> {
         }
         let bar = self.bar(limit, to.bytes());
         while let Some(piece) = transfer.next()? {
+            if to.bytes() == 0 && is_web_page(&piece) {
+                return Err(Fault::new(Code::Network, "a web page came in its place")
+                    .hint(page::HINT)
+                    .into());
+            }
             if to.bytes() + piece.len() as u64 > limit.bytes {
                 to.reset()?;
                 return Err(too_large(limit).into());

@@ -11,10 +11,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// More than a static pacman has: it is 11 MB.
 const LIMIT: u64 = 256 << 20;
+
+/// How long a program may take to say its version. An emulated one takes a second.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program that runs, and says that it is pacman.
 #[derive(Debug)]
@@ -140,11 +143,15 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
     let mut command = child::command(program);
     command.arg("--version");
     rootfs::tie_to_us(&mut command);
-    let output = child::output(&mut command);
+    let output = child::output_within(&mut command, PATIENCE);
     context.waited(begin.elapsed());
     let doing = || format!("running {} --version", quote(name));
     let output = output.map_err(|failure| match failure.code {
         Code::Interrupted => failure,
+        Code::Hung => {
+            let why = format!("nothing happened for {} s", PATIENCE.as_secs());
+            Failure::new(Code::Hung, format!("{}: {why}", doing()))
+        }
         _ => {
             // The path of a temporary file helps nobody.
             let reason = failure

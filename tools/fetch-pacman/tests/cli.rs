@@ -595,17 +595,14 @@ fn a_web_page_is_not_an_archive() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let server = Server::with(&[&package]);
     server.say(DB, Answer::File(page.clone()));
-    let words = ["not an archive: it begins with '<!DOCTYPE html>'", DB];
-    run(&mut lab.ask(&[&server.url])).bad(69, "failed", &words);
+    let words = ["a web page came in its place", DB];
+    run(&mut lab.ask(&[&server.url])).bad(75, "network", &words);
 
     let server = Server::with(&[&package]);
     for answer in [Answer::File(page.clone()), Answer::CutSilently(page, 1000)] {
         server.say(&format!("/{}", package.file), answer);
-        let words = [
-            "not an archive: it begins with '<!DOCTYPE html>'",
-            &package.file,
-        ];
-        run(&mut lab.ask(&[&server.url])).bad(69, "not-verified", &words);
+        let words = ["a web page came in its place", &package.file];
+        run(&mut lab.ask(&[&server.url])).bad(75, "network", &words);
     }
     let empty = Server::new();
     empty.say(DB, Answer::File(Vec::new()));

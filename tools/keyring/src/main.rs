@@ -18,6 +18,7 @@ use clap::Parser;
 use distro::Preset;
 use engine::Engine;
 use listing::Summary;
+use pacman::Patience;
 use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::Keyring;
@@ -71,6 +72,13 @@ struct Args {
         conflicts_with_all = ["populate", "package", "trust", "engine", "in_root"]
     )]
     strip: Option<Strip>,
+
+    /// Ask no server: take the databases and packages from the cache
+    #[arg(long)]
+    offline: bool,
+
+    #[command(flatten)]
+    patience: Patience,
 
     #[command(flatten)]
     common: Common,
@@ -130,7 +138,8 @@ impl Args {
             asked: &plan.asked,
         };
         pins.need_some(&plan.of)?;
-        let inside = Inside::of(document)?;
+        let mut inside = Inside::of(document)?;
+        self.patience.watch(context, &mut inside);
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, pins).and_then(|ring| {
@@ -138,7 +147,8 @@ impl Args {
             Ok((ring, summary))
         });
         let (ring, built) = made.inspect_err(|_| {
-            if let Some(fetched) = &fetched {
+            // What was in the cache before stays there.
+            if let Some(fetched) = fetched.as_ref().filter(|_| !self.offline) {
                 fetched.forget(context, inside.root());
             }
         })?;
@@ -269,7 +279,8 @@ impl Args {
             .hint("name the package with --package NAME"));
         }
         let packages = &plan.packages;
-        let fetched = source::download(context, document, inside, packages, &missing)?;
+        let fetched =
+            source::download(context, document, inside, packages, &missing, self.offline)?;
         Ok((rings, Some(fetched)))
     }
 }

@@ -31,13 +31,16 @@ pub(crate) fn output(
         from,
         into,
     };
-    let (ended, time) = inside.run(job, Some(output))?;
+    let ran = inside.run(job, Some(output));
+    if !matches!(ran, Ok((ended, _)) if ended.status() == 0) {
+        // Where even this cannot be written, the line that follows cannot be either.
+        std::io::stderr().write_all(&printed).unwrap_or(());
+    }
+    let (ended, time) = ran.map_err(|failure| hung(failure, job, doing))?;
     context.waited(time);
     if ended.status() == 0 {
         return Ok(printed);
     }
-    // Where even this cannot be written, the line that follows cannot be either.
-    std::io::stderr().write_all(&printed).unwrap_or(());
     Err(explain(ended, job, doing))
 }
 
@@ -55,12 +58,21 @@ pub(crate) fn run(
     if context.quiet {
         return output(context, inside, job, doing).map(drop);
     }
-    let (ended, time) = inside.run(job, None)?;
+    let ran = inside.run(job, None);
+    let (ended, time) = ran.map_err(|failure| hung(failure, job, doing))?;
     context.waited(time);
     if ended.status() == 0 {
         return Ok(());
     }
     Err(explain(ended, job, doing))
+}
+
+/// Says what it was that made no progress.
+fn hung(failure: Failure, job: &Job<'_>, doing: &str) -> Failure {
+    match failure.code {
+        Code::Hung => failure.while_doing(format_args!("{doing} {}", quote(job.program))),
+        _ => failure,
+    }
 }
 
 fn explain(ended: Ended, job: &Job<'_>, doing: &str) -> Failure {

@@ -57,6 +57,8 @@ pub(crate) struct Fetched {
     names: Vec<String>,
     cache: PathBuf,
     pub(crate) files: Vec<Files>,
+    /// Whether no server may be asked.
+    offline: bool,
 }
 
 /// Downloads the keyring packages with pacman, and takes the rings out of them.
@@ -73,13 +75,15 @@ pub(crate) fn download(
     inside: &Inside,
     packages: &[String],
     names: &[&str],
+    offline: bool,
 ) -> Result<Fetched, Failure> {
-    let cache = pacman(context, document, inside, None, packages)?;
+    let cache = pacman(context, document, inside, None, packages, offline)?;
     let mut fetched = Fetched {
         packages: packages.to_vec(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         cache,
         files: Vec::new(),
+        offline,
     };
     match fetched.read(inside.root()) {
         Ok(files) => fetched.files = files,
@@ -99,6 +103,7 @@ fn pacman(
     inside: &Inside,
     home: Option<&'static str>,
     packages: &[String],
+    offline: bool,
 ) -> Result<PathBuf, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
@@ -107,6 +112,7 @@ fn pacman(
         program: program.path,
         config,
         keyring,
+        offline,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
@@ -138,7 +144,14 @@ impl Fetched {
         home: &'static str,
     ) -> Result<(), Failure> {
         // With the databases anew: where those must be signed, their signatures have not been fetched yet.
-        let proven = pacman(context, document, inside, Some(home), &self.packages);
+        let proven = pacman(
+            context,
+            document,
+            inside,
+            Some(home),
+            &self.packages,
+            self.offline,
+        );
         proven.map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(format!(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \

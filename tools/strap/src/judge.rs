@@ -142,6 +142,28 @@ fn unfinished_in(log: &[u8], killed: bool) -> Option<Vec<String>> {
     open.filter(|_| killed || !complete)
 }
 
+/// Returns the package whose post_install may not have run to its end: the log ends with its installation, as libalpm
+/// writes that line just before. Installing it again as it is would run its post_upgrade.
+///
+/// # Errors
+///
+/// When the log cannot be read.
+pub(crate) fn interrupted(root: &Root) -> Result<Option<String>, Failure> {
+    Ok(interrupted_in(&read_log(root)?))
+}
+
+fn interrupted_in(log: &[u8]) -> Option<String> {
+    let mut last = None;
+    for event in pacman_log::events(log) {
+        match event {
+            Event::Installed { name, .. } => last = Some(name),
+            Event::ScriptletOutput { .. } => {}
+            _ => last = None,
+        }
+    }
+    last
+}
+
 /// Returns what is installed as the log has it: versions by name.
 ///
 /// # Errors
@@ -400,6 +422,23 @@ mod tests {
         let older = "[x] [ALPM] transaction started\n[x] [ALPM] downgraded nano (8-1 -> 7-1)\n";
         let nano = Some(vec!["nano".into()]);
         assert_eq!(unfinished_in(older.as_bytes(), false), nano);
+    }
+
+    #[test]
+    fn only_the_last_one_may_have_been_interrupted_in_its_post_install() {
+        let nano = Some("nano".to_owned());
+        assert_eq!(interrupted_in(LOG.as_bytes()), nano);
+        let words = format!("{LOG}[x] [ALPM-SCRIPTLET] working\n");
+        assert_eq!(interrupted_in(words.as_bytes()), nano);
+        for then in [
+            "running '20-a.hook'...",
+            "transaction completed",
+            "upgraded vim (1-1 -> 2-1)",
+        ] {
+            let log = format!("{LOG}[x] [ALPM] {then}\n");
+            assert_eq!(interrupted_in(log.as_bytes()), None, "{then}");
+        }
+        assert_eq!(interrupted_in(b""), None);
     }
 
     #[test]

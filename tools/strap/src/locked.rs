@@ -202,9 +202,13 @@ pub(crate) fn fetch(
         .map(|one| format!("{}/{}", one.repo, one.package.name))
         .collect();
     let args = ["-Sw", "--noconfirm", "-dd"];
-    let downloaded = workshop
-        .pacman(pacman, "download.conf")
-        .download(context, inside, cache, &args, &targets);
+    // Offline what is absent is named below.
+    let downloaded = match pacman.offline {
+        true => Ok(Vec::new()),
+        false => workshop
+            .pacman(pacman, "download.conf")
+            .download(context, inside, cache, &args, &targets),
+    };
     let mut absent = Vec::new();
     let mut differ = Vec::new();
     for one in wanted {

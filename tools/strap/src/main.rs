@@ -15,7 +15,7 @@ use clap::Parser;
 use locked::{Locked, Workshop};
 use pacman::diagnosis::archive::Cache;
 use pacman::lock::{self, Purpose};
-use pacman::{Mark, Pacman, records};
+use pacman::{Mark, Pacman, Patience, records};
 use phase::Phase;
 use rootfs::Inside;
 use rustix::fs::{Mode, OFlags};
@@ -58,9 +58,16 @@ struct Strap {
     #[arg(long)]
     no_refresh: bool,
 
+    /// Ask no server: take the databases and packages from the cache
+    #[arg(long)]
+    offline: bool,
+
     /// Do not fail when a scriptlet of PKG fails, or the hook of that name
     #[arg(long, value_name = "PKG")]
     allow_failed_scriptlet: Vec<String>,
+
+    #[command(flatten)]
+    patience: Patience,
 
     #[command(flatten)]
     common: Common,
@@ -85,7 +92,8 @@ impl Stage for Strap {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(document)?;
+        let mut plan = self.plan(document)?;
+        self.patience.watch(context, &mut plan.inside);
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = match &plan.lock {
@@ -130,6 +138,7 @@ impl Strap {
                 program: program.path,
                 config: file.clone(),
                 keyring: (!self.loose).then_some(pacman::diagnosis::gpg::AT),
+                offline: self.offline,
             },
             inside,
             cache: config.cache,
@@ -151,7 +160,8 @@ impl Strap {
                 .map(drop);
         };
         let root = plan.inside.root();
-        let torn = torn::clear(root, &judge::logged(root)?)?;
+        let interrupted = judge::interrupted(root)?;
+        let torn = torn::clear(root, &judge::logged(root)?, interrupted.as_deref())?;
         let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
         names.retain(|name| !torn.lost.contains(name));
         context.warn(format_args!(
@@ -187,7 +197,8 @@ impl Strap {
         let mut torn: BTreeSet<String> = BTreeSet::new();
         let again = unfinished.is_some() && !self.download_only;
         if again {
-            let found = torn::clear(root, &judge::logged(root)?)?;
+            let interrupted = judge::interrupted(root)?;
+            let found = torn::clear(root, &judge::logged(root)?, interrupted.as_deref())?;
             torn.extend(unfinished.into_iter().flatten().chain(found.doubtful));
             context.warn("an earlier transaction ended half way: its packages are installed again");
         }

@@ -1,7 +1,7 @@
 //! What a pacman that was killed left of the package that it worked on.
 //!
 //! libalpm (`commit_single_pkg`) removes the old package's record, makes the new one's directory, extracts the files,
-//! writes `desc`, then `files`, then its line in the log. A record without `desc` counts as installed all the same: the
+//! writes `desc`, then `files`, then its line in the log, and runs its scriptlet. A record without `desc` counts as installed all the same: the
 //! next pacman says that it cannot open the file, leaves the package as it is, half of it missing, and exits 0 (6.0.2).
 
 use package::localdb;
@@ -17,18 +17,23 @@ use std::path::Path;
 /// The packages that are not what the log, or their record, says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Torn {
-    /// Without a record by now: the one that was being installed.
+    /// Without a record by now: the one that was being installed. It is installed anew, with its post_install.
     pub(crate) lost: BTreeSet<String>,
     /// With a whole record that pacman did not live to log: its end may be missing, and its scriptlet did not run.
     pub(crate) doubtful: BTreeSet<String>,
 }
 
-/// Finds them, and removes the records that are not whole. `logged` is what is installed as the log has it, by name.
+/// Finds them, and removes the records that are not whole, and that of `interrupted`, whose post_install may not have run to
+/// its end. `logged` is what is installed as the log has it, by name.
 ///
 /// # Errors
 ///
 /// When a record cannot be read or removed.
-pub(crate) fn clear(root: &Root, logged: &BTreeMap<String, String>) -> Result<Torn, Failure> {
+pub(crate) fn clear(
+    root: &Root,
+    logged: &BTreeMap<String, String>,
+    interrupted: Option<&str>,
+) -> Result<Torn, Failure> {
     let mut torn = Torn::default();
     let mut whole = BTreeSet::new();
     for record in names_in(root, LOCAL)? {
@@ -36,7 +41,7 @@ pub(crate) fn clear(root: &Root, logged: &BTreeMap<String, String>) -> Result<To
         let Some((name, version)) = split(&record) else {
             continue;
         };
-        if !is_whole(root, &record) {
+        if !is_whole(root, &record) || interrupted == Some(name) {
             remove(root, &record).doing(Code::Os, || {
                 format!("removing {}", quote(root.path().join(LOCAL).join(&record)))
             })?;
@@ -169,6 +174,7 @@ mod tests {
         let local = path.join(LOCAL);
         for (record, files) in [
             ("bash-5-1", &["desc", "files", "mtree"][..]),
+            ("gawk-5-1", &["desc", "files", "mtree", "install"]),
             ("glibc-2-1", &["mtree", "install"]),
             ("nano-7-1", &["desc"]),
             ("vim-9-1", &["desc", "files"]),
@@ -182,14 +188,24 @@ mod tests {
             }
         }
         fs::write(local.join("ALPM_DB_VERSION"), "9\n").unwrap();
-        let logged = [("bash", "5-1"), ("zlib", "1-1"), ("sed", "4-1")];
+        let logged = [
+            ("bash", "5-1"),
+            ("gawk", "5-1"),
+            ("zlib", "1-1"),
+            ("sed", "4-1"),
+        ];
         let logged = logged.map(|(n, v)| (n.to_owned(), v.to_owned()));
-        let torn = clear(&Root::open(&path).unwrap(), &BTreeMap::from(logged)).unwrap();
+        let torn = clear(
+            &Root::open(&path).unwrap(),
+            &BTreeMap::from(logged),
+            Some("gawk"),
+        )
+        .unwrap();
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         assert_eq!(
             torn,
             Torn {
-                lost: set(&["glibc", "nano", "zlib"]),
+                lost: set(&["gawk", "glibc", "nano", "zlib"]),
                 doubtful: set(&["sed", "vim"]),
             }
         );

@@ -17,7 +17,7 @@ use files::Rules;
 use installed::{Installed, Subject};
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
-use pacman::{Pacman, lock};
+use pacman::{Pacman, Patience, lock};
 use rootfs::{Inside, Place, Root};
 use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
@@ -43,6 +43,13 @@ struct Verify {
     /// Do not compare the installed files
     #[arg(long)]
     no_files: bool,
+
+    /// Ask no server: an archive that is not in the cache is not fetched again
+    #[arg(long)]
+    offline: bool,
+
+    #[command(flatten)]
+    patience: Patience,
 
     #[command(flatten)]
     common: Common,
@@ -72,12 +79,13 @@ impl Stage for Verify {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
+        self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let mut installed = installed::read(root)?;
         let last = transaction::last(root)?;
         let mut fetched = Ok(0);
         if plan.gpg.is_some() {
-            fetched = fetch(context, document, &plan, &mut installed)?;
+            fetched = self.fetch(context, document, &plan, &mut installed)?;
         }
         self.rules(&mut plan)?;
         let found = self.check(context, document, &plan, &installed)?;
@@ -107,6 +115,53 @@ impl Stage for Verify {
 }
 
 impl Verify {
+    /// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
+    /// are, or why pacman could not.
+    fn fetch(
+        &self,
+        context: &Context,
+        document: &Document,
+        plan: &Plan,
+        installed: &mut Installed,
+    ) -> Result<Result<usize, Failure>, Failure> {
+        let cache = &plan.config.cache;
+        installed::find_archives(&mut installed.subjects, cache)?;
+        let lacks = |subject: &&Subject| {
+            let signed = subject.signature || subject.offered_signature.is_some();
+            subject.archive.is_none() || !signed
+        };
+        let targets: Vec<String> = installed
+            .subjects
+            .iter()
+            .filter(lacks)
+            .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+            .collect();
+        if targets.is_empty() || self.offline {
+            return Ok(Ok(0));
+        }
+        let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
+        program.check()?;
+        let pacman = Pacman {
+            program: program.path,
+            config: plan.config.strict.clone(),
+            // What it refuses is judged here, and is to stay where it is until then.
+            keyring: None,
+            offline: false,
+        };
+        let args = ["-Sw", "--noconfirm", "-dd"];
+        let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+        if let Err(failure) = &ran
+            && matches!(
+                failure.code,
+                Code::Interrupted | Code::Permission | Code::Os
+            )
+        {
+            return Err(failure.clone());
+        }
+        installed::find_archives(&mut installed.subjects, cache)?;
+        Ok(ran.map(|_| targets.len()))
+    }
+
     /// Decides what to do, and checks all that can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         if self.no_signatures && self.no_files {
@@ -210,51 +265,6 @@ fn check_keyring(root: &Root) -> Result<(), Failure> {
         ),
     )
     .hint("put 'keyring' before 'verify', or give --no-signatures"))
-}
-
-/// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
-/// are, or why pacman could not.
-fn fetch(
-    context: &Context,
-    document: &Document,
-    plan: &Plan,
-    installed: &mut Installed,
-) -> Result<Result<usize, Failure>, Failure> {
-    let cache = &plan.config.cache;
-    installed::find_archives(&mut installed.subjects, cache)?;
-    let lacks = |subject: &&Subject| {
-        let signed = subject.signature || subject.offered_signature.is_some();
-        subject.archive.is_none() || !signed
-    };
-    let targets: Vec<String> = installed
-        .subjects
-        .iter()
-        .filter(lacks)
-        .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
-        .collect();
-    if targets.is_empty() {
-        return Ok(Ok(0));
-    }
-    let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
-    program.check()?;
-    let pacman = Pacman {
-        program: program.path,
-        config: plan.config.strict.clone(),
-        // What it refuses is judged here, and is to stay where it is until then.
-        keyring: None,
-    };
-    let args = ["-Sw", "--noconfirm", "-dd"];
-    let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
-    if let Err(failure) = &ran
-        && matches!(
-            failure.code,
-            Code::Interrupted | Code::Permission | Code::Os
-        )
-    {
-        return Err(failure.clone());
-    }
-    installed::find_archives(&mut installed.subjects, cache)?;
-    Ok(ran.map(|_| targets.len()))
 }
 
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {

@@ -29,11 +29,11 @@ mod end;
 #[cfg(test)]
 mod ground;
 mod holders;
-mod proc;
+pub(crate) mod proc;
 mod process;
 mod scan;
 mod subject;
-mod text;
+pub(crate) mod text;
 
 pub use agents::KEYRING;
 pub use end::{Outcome, end};

@@ -35,13 +35,13 @@ pub(super) fn look_at(at: impl AsFd, path: impl rustix::path::Arg) -> Result<See
 }
 
 /// Opens a directory to look at what is in it.
-pub(super) fn open_dir(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_dir(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
 }
 
 /// Returns the names in a directory that are numbers: processes, threads, descriptors.
-pub(super) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, Errno> {
+pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, Errno> {
     let mut numbers = Vec::new();
     for entry in Dir::new(open_dir(at, path)?)? {
         let entry = entry?;
@@ -52,7 +52,7 @@ pub(super) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
 }
 
 /// Reads a file. Its size is not known before, and a call of read(2) costs more here than a buffer.
-pub(super) fn read_at(at: impl AsFd, path: &str) -> Result<Vec<u8>, Errno> {
+pub(crate) fn read_at(at: impl AsFd, path: &str) -> Result<Vec<u8>, Errno> {
     let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 1 << 13];
     let mut length = 0;

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// The fields of `/proc/PID/stat` that we want.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) comm: String,
-    state: u8,
-    pub(super) parent: i32,
+pub(crate) struct Stat {
+    pub(crate) comm: String,
+    pub(crate) state: u8,
+    pub(crate) parent: i32,
     flags: u64,
+    /// The processor's time that it and the children that it reaped have had, in ticks of sysconf(_SC_CLK_TCK).
+    pub(crate) ticks: u64,
     pub(super) threads: u64,
     pub(super) start_time: u64,
 }
@@ -24,7 +26,7 @@ impl Stat {
     const KERNEL_THREAD: u64 = 0x0020_0000;
 
     /// Parses the line. The name may have blanks and parentheses, so its end is the last one.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|&b| b == b'(')?;
         let close = text.iter().rposition(|&b| b == b')')?;
         let comm = String::from_utf8_lossy(text.get(open + 1..close)?).into_owned();
@@ -37,13 +39,14 @@ impl Stat {
             state: *fields.first()?.as_bytes().first()?,
             parent: fields.get(1)?.parse().ok()?,
             flags: number(9)?,
+            ticks: (14..=17).map(number).sum::<Option<u64>>()?,
             threads: number(20)?,
             start_time: number(22)?,
         })
     }
 
     /// Returns whether this thread has ended. It is the first one of its process, and others may live on.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 
@@ -144,6 +147,7 @@ mod tests {
                 state: b'S',
                 parent: 7,
                 flags: 4_194_560,
+                ticks: 5 + 6 + 7 + 8,
                 threads: 3,
                 start_time: 987_654,
             };

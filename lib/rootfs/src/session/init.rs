@@ -2,7 +2,7 @@
 //! reaps, and takes along what is left.
 
 use super::wire::{Frame, Told, tell};
-use super::{Inside, Place, Work, command, explain_clone};
+use super::{Inside, Place, Work, certificates, command, explain_clone};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, Root, attach, binfmt, mountinfo};
@@ -44,7 +44,7 @@ impl Init<'_> {
     /// Cuts what ties us to the tool, and makes the namespaces what they are to be.
     fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
         let doing = || "preparing the namespaces";
-        let foreground = matches!(work, Work::Exec(job) if job.terminal);
+        let foreground = matches!(work, Work::Exec(job, _) if job.terminal);
         signal::detach();
         die_with_parent()?;
         reset_signals()?;
@@ -85,6 +85,9 @@ impl Init<'_> {
             None => f,
         })?;
         let root = self.mount_plan()?;
+        if let Work::Exec(_, Some(file)) = work {
+            certificates::cover(file)?;
+        }
         if self.inside.handler.is_some() && self.inside.idmap.is_none() {
             nix::sched::unshare(
                 nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
@@ -214,7 +217,7 @@ impl Init<'_> {
         } = self;
         drop(control);
         let (place, terminal) = match &work {
-            Work::Exec(job) => (job.place, job.terminal),
+            Work::Exec(job, _) => (job.place, job.terminal),
             Work::Call(place, ..) => (*place, false),
         };
         let setup = || -> Result<(), Errno> {
@@ -246,7 +249,7 @@ impl Init<'_> {
                 tell(result.as_fd(), &frame);
                 0
             }
-            Work::Exec(job) => {
+            Work::Exec(job, _) => {
                 drop((result, output));
                 let errno = command::exec(job);
                 tell(report.as_fd(), &Frame::NotRun(errno.raw_os_error()));

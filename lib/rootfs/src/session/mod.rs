@@ -12,9 +12,11 @@
 //! As root the mounts are made first and the user namespace, which is only there to have a binfmt table of its own,
 //! comes after them: it maps every id to itself, and what root may mount stays mountable.
 
+mod certificates;
 mod command;
 mod init;
 mod watch;
+mod watchdog;
 mod wire;
 
 use crate::plan::{Mount, Owner};
@@ -24,12 +26,14 @@ use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use stage::{Code, Document, Doing, Failure, quote, signal};
+use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Duration;
-use watch::{Watch, wait_for};
+use watch::Watch;
+use watchdog::Watchdog;
 use wire::Frame;
 
 /// Where a command runs.
@@ -103,6 +107,8 @@ pub struct Inside {
     mounts: Vec<Mount>,
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
+    /// The tool, and how long a command of it may make no progress.
+    watched: Option<(&'static str, Duration)>,
 }
 
 impl Inside {
@@ -163,6 +169,7 @@ impl Inside {
             mounts,
             idmap,
             handler,
+            watched: None,
         })
     }
 
@@ -192,12 +199,19 @@ impl Inside {
         self.mounts.push(mount);
     }
 
+    /// Has every command from now on ended that makes no progress for `limit`; zero is no limit. One that has the terminal
+    /// waits for a person, and is left alone.
+    pub fn watch(&mut self, context: &Context, limit: Duration) {
+        self.watched = (!limit.is_zero()).then_some((context.tool, limit));
+    }
+
     /// Runs a command. `output`, where there is one, is given what it prints on stdout and stderr, through `tty` if that
     /// is a terminal's other side; else our stderr is.
     ///
     /// # Errors
     ///
-    /// When the root cannot be entered, or a signal asked us to stop. How the command ended is no error.
+    /// When the root cannot be entered, or a signal asked us to stop; [`Code::Hung`] when [`Inside::watch`] was asked for and
+    /// the command made no progress. How it ended is no error.
     pub fn run(
         &self,
         job: &Job<'_>,
@@ -205,7 +219,10 @@ impl Inside {
     ) -> Result<(Ended, Duration), Failure> {
         // One that came before is not handed on to the command, which would run to its end.
         signal::check()?;
-        let (ended, time, _) = self.enter(Work::Exec(job), output)?;
+        let watchdog = self.watched.filter(|_| !job.terminal);
+        let watchdog = watchdog.map(|(tool, limit)| Watchdog::new(tool, limit));
+        let work = Work::Exec(job, certificates::wanted(job)?);
+        let (ended, time, _) = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
@@ -240,7 +257,7 @@ impl Inside {
         // As in run(): one that came before is not handed on.
         signal::check()?;
         let call = Work::Call(place, keep, Box::new(work));
-        let (ended, _, result) = self.enter(call, None)?;
+        let (ended, _, result) = self.enter(call, None, None)?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
@@ -280,6 +297,7 @@ impl Inside {
         &self,
         work: Work<'_>,
         output: Option<Output<'_>>,
+        watchdog: Option<Watchdog>,
     ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;
@@ -317,14 +335,22 @@ impl Inside {
                     control: Some(control),
                     told: None,
                     result: Vec::new(),
-                    foreground: matches!(&work, Work::Exec(job) if job.terminal),
+                    foreground: matches!(&work, Work::Exec(job, _) if job.terminal),
                 };
-                let seen = watch.until_the_end(report, result, sink);
+                let seen = watch.until_the_end(report, result, sink, watchdog);
                 // Closing the control pipe ends init, where it still lives.
                 watch.control = None;
-                let status = wait_for(pid);
-                seen.map_err(|f| f.while_doing(doing()))?;
-                watch.conclude(status).map_err(|f| f.while_doing(doing()))
+                match seen {
+                    Ok(Some(hung)) => Err(watch::end(pid, hung)),
+                    Ok(None) => watch
+                        .conclude(watch::wait_for(pid))
+                        .map_err(|f| f.while_doing(doing())),
+                    Err(failure) => {
+                        // The first failure is the one to report.
+                        drop(watch::wait_for(pid));
+                        Err(failure.while_doing(doing()))
+                    }
+                }
             }
         }
     }
@@ -356,7 +382,8 @@ type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
 
 /// What is done inside.
 enum Work<'a> {
-    Exec(&'a Job<'a>),
+    /// A command, and the file that its certificate authorities are in, where that is not the host's.
+    Exec(&'a Job<'a>, Option<PathBuf>),
     /// Where, with which descriptors of the tool's, and what.
     Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
 }

@@ -1,7 +1,7 @@
 //! The tool's side of an entry: it writes the id maps, passes signals and output on, and says at the end how it went.
 
 use super::wire::{Frame, write_all};
-use super::{Ended, Inside, Sink};
+use super::{Ended, Inside, Sink, Watchdog};
 use crate::idmap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -22,13 +22,15 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Serves init until it has closed everything: maps, signals, output, results.
+    /// Serves init until it has closed everything: maps, signals, output, results. Returns a failure of the watchdog's
+    /// where nothing happened any more; then all of it still lives.
     pub(super) fn until_the_end(
         &mut self,
         report: OwnedFd,
         result: OwnedFd,
         sink: Option<(Sink<'_>, OwnedFd)>,
-    ) -> Result<(), Failure> {
+        mut watchdog: Option<Watchdog>,
+    ) -> Result<Option<Failure>, Failure> {
         let (mut sink, from) = match sink {
             Some((sink, from)) => (Some(sink), Some(from)),
             None => (None, None),
@@ -39,8 +41,18 @@ impl Watch<'_> {
         let mut signals = 0;
         let mut buffer = vec![0; 1 << 16];
         while open.iter().any(Option::is_some) {
-            let ready = wait_readable(&open)?;
+            let ready = wait_readable(&open, watchdog.as_ref().map(Watchdog::tick))?;
             self.pass_signals(&mut signals);
+            match (&mut watchdog, ready) {
+                (Some(dog), Some(ready)) if ready.contains(&true) => dog.output(),
+                (Some(dog), None) => {
+                    if let Some(hung) = dog.waited(self.pid) {
+                        return Ok(Some(hung));
+                    }
+                }
+                _ => {}
+            }
+            let ready = ready.unwrap_or_default();
             for (i, slot) in open.iter_mut().enumerate() {
                 let Some(fd) = slot.as_ref().filter(|_| ready[i]) else {
                     continue;
@@ -70,7 +82,7 @@ impl Watch<'_> {
                 self.answer(frame)?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Hands signals on: the first as INT, which pacman takes as "finish this package", the next as TERM, then KILL.
@@ -155,8 +167,11 @@ impl Watch<'_> {
     }
 }
 
-/// Waits until one of `open` can be read or a signal has come.
-fn wait_readable(open: &[Option<OwnedFd>; 3]) -> Result<[bool; 3], Failure> {
+/// Waits until one of `open` can be read or a signal has come. None where neither did in that time.
+fn wait_readable(
+    open: &[Option<OwnedFd>; 3],
+    time: Option<Duration>,
+) -> Result<Option<[bool; 3]>, Failure> {
     let mut ready = [false; 3];
     let mut fds = Vec::new();
     let mut which = Vec::new();
@@ -169,14 +184,18 @@ fn wait_readable(open: &[Option<OwnedFd>; 3]) -> Result<[bool; 3], Failure> {
     if let Some(fd) = signal::descriptor() {
         fds.push(PollFd::new(fd, PollFlags::POLLIN));
     }
-    match poll(&mut fds, PollTimeout::NONE) {
+    let timeout = time.map_or(PollTimeout::NONE, |time| {
+        PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut fds, timeout) {
+        Ok(0) => Ok(None),
         Ok(_) => {
             for (fd, i) in fds.iter().zip(which) {
                 ready[i] = fd.any().unwrap_or(true);
             }
-            Ok(ready)
+            Ok(Some(ready))
         }
-        Err(nix::errno::Errno::EINTR) => Ok(ready),
+        Err(nix::errno::Errno::EINTR) => Ok(Some(ready)),
         Err(e) => Err(e).doing(Code::Os, || "waiting for what runs inside"),
     }
 }
@@ -187,5 +206,39 @@ pub(super) fn wait_for(pid: i32) -> Result<WaitStatus, Failure> {
             Err(nix::errno::Errno::EINTR) => {}
             result => return result.doing(Code::Os, || "waiting for the namespace to end"),
         }
+    }
+}
+
+/// How long the kernel may take to end what was killed.
+const DEATH: Duration = Duration::from_secs(10);
+
+/// Ends an entry in which nothing happens any more: the kernel kills all that is inside with init. What sleeps in the
+/// kernel and cannot be woken outlives that, and then it is said and not waited for.
+pub(super) fn end(pid: i32, hung: Failure) -> Failure {
+    let gone = || -> Result<bool, Errno> {
+        let init = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
+        let pidfd = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())?;
+        rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)?;
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(DEATH).unwrap_or(PollTimeout::MAX);
+        loop {
+            match poll(&mut fds, timeout) {
+                Ok(n) => return Ok(n > 0),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(Errno::from_raw_os_error(e as i32)),
+            }
+        }
+    };
+    let why = match gone() {
+        Ok(true) => match wait_for(pid) {
+            Ok(_) => return hung,
+            Err(failure) => failure.message,
+        },
+        Ok(false) => format!("it lives on after {} s", DEATH.as_secs()),
+        Err(e) => e.to_string(),
+    };
+    Failure {
+        message: format!("{}; killing it: {why}", hung.message),
+        ..hung
     }
 }

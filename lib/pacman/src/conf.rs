@@ -1,0 +1,56 @@
+//! What a pacman.conf(5) that `mkconf` wrote says, as far as it is wanted here.
+
+use stage::{Code, Doing, Failure, quote};
+use std::path::{Path, PathBuf};
+
+/// As much of it as is wanted here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Conf {
+    /// `CacheDir`; none where it is left to pacman.
+    pub(crate) cache: Option<PathBuf>,
+    /// The repositories, in order.
+    pub(crate) repos: Vec<String>,
+}
+
+impl Conf {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub(crate) fn read(config: &Path) -> Result<Self, Failure> {
+        let doing = || format!("reading {}", quote(config));
+        let text = std::fs::read_to_string(config).doing(Code::Failed, doing)?;
+        let value = |line: &str| {
+            let (key, value) = line.split_once('=')?;
+            (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
+        };
+        let section = |line: &str| {
+            let name = line.trim().strip_prefix('[')?.strip_suffix(']')?;
+            (name != "options").then(|| name.to_owned())
+        };
+        Ok(Self {
+            cache: text.lines().find_map(value),
+            repos: text.lines().filter_map(section).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cache_and_the_repositories_are_the_configurations() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let text = b"[options]\n# CacheDir = /no\nCacheDir = /c d/\n[core]\nServer = x\n[extra]\n";
+        std::io::Write::write_all(&mut file, text).unwrap();
+        let expected = Conf {
+            cache: Some("/c d/".into()),
+            repos: vec!["core".into(), "extra".into()],
+        };
+        assert_eq!(Conf::read(file.path()).unwrap(), expected);
+        let empty = Conf::read(Path::new("/dev/null")).unwrap();
+        assert_eq!((empty.cache, empty.repos.len()), (None, 0));
+    }
+}
