@@ -262,7 +262,7 @@ fn of_transaction(list: &[(String, String)], entries: &[&Entry]) -> Vec<Suspect>
 /// Reads the package cache out of a configuration that `mkconf` wrote.
 fn cache_of(config: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("reading {}", quote(config));
-    let text = std::fs::read_to_string(config).doing(Code::Failed, doing)?;
+    let text = stage::file::read_text(config)?;
     let value = |line: &str| {
         let (key, value) = line.split_once('=')?;
         (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
@@ -465,7 +465,8 @@ mod tests {
         let text = b"[options]\n# CacheDir = /no\nCacheDir = /c d/\n";
         std::io::Write::write_all(&mut file, text).unwrap();
         assert_eq!(cache_of(file.path()).unwrap(), Path::new("/c d/"));
-        let failure = cache_of(Path::new("/dev/null")).unwrap_err();
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        let failure = cache_of(empty.path()).unwrap_err();
         assert!(failure.message.ends_with("it has no CacheDir"), "{failure}");
     }
 }
