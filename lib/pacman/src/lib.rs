@@ -6,6 +6,7 @@
 pub mod diagnosis;
 pub mod lock;
 pub mod output;
+mod places;
 pub mod records;
 mod refused;
 pub mod run;

@@ -1,7 +1,7 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
 use crate::output::{self, Mark, Reader, Show};
-use crate::{refused, words};
+use crate::{places, refused, words};
 use rootfs::session::{Output, environment};
 use rootfs::{Ended, Inside, Job, Place};
 use stage::{Code, Context, Doing, Failure};
@@ -102,6 +102,7 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
+        places::check(inside.root())?;
         args.extend(["--ask", ASK, "--config"].map(OsString::from));
         args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));
