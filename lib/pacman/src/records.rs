@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// The database of installed packages, below the root.
 pub const LOCAL: &str = "var/lib/pacman/local";
-const SYNC: &str = "var/lib/pacman/sync";
+pub(crate) const SYNC: &str = "var/lib/pacman/sync";
 
 /// The longest record or database that is read: more than any distribution has.
 const LIMIT: u64 = 256 << 20;
