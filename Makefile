@@ -27,7 +27,7 @@ export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host demo root test bench check install clean-demo help
+.PHONY: all build host demo root test bench check fuzz install clean-demo help
 
 all: build
 
@@ -71,6 +71,15 @@ check:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny check bans licenses sources
+
+# One format, with libFuzzer: fuzz/README.md. What it makes of the corpus stays out of the source tree.
+TARGET  ?= document
+SECONDS ?= 60
+fuzz:
+	@command -v cargo-fuzz > /dev/null || { echo "make: cargo-fuzz is missing: cargo install cargo-fuzz --locked, and a nightly toolchain" >&2; exit 1; }
+	mkdir -p fuzz/target/corpus/$(TARGET)
+	cargo +nightly fuzz run --sanitizer none $(TARGET) fuzz/target/corpus/$(TARGET) fuzz/corpus/$(TARGET) -- \
+	  -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -print_final_stats=1
 
 bench: build
 	tests/bench/run

@@ -17,7 +17,7 @@ fn pacmans() -> [PathBuf; 3] {
 }
 
 /// The pipe up to a keyring, with these servers.
-fn begin(mirror: &Mirror, pacman: &PathBuf, servers: &[&str]) -> String {
+fn begin(mirror: &Mirror, pacman: &Path, servers: &[&str]) -> String {
     let servers: String = servers
         .iter()
         .map(|url| format!(" --server '{url}/$arch/$repo'"))

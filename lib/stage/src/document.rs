@@ -385,7 +385,7 @@ fn merge(old: &mut Value, new: Value) {
             *old = new
                 .into_iter()
                 .map(
-                    |value| match identity(&value).and_then(|id| before.shift_remove(&id)) {
+                    |value| match identity(&value).and_then(|id| before.swap_remove(&id)) {
                         Some(mut slot) => {
                             merge(&mut slot, value);
                             slot

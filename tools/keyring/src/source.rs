@@ -235,7 +235,7 @@ fn from_archive(
     for entry in offered {
         let path = cache.join(&entry.filename);
         let doing = || format!("reading {}", quote(&path));
-        let mut file = match File::open(&path) {
+        let mut file = match stage::file::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e).doing(Code::Failed, doing),

@@ -6,9 +6,9 @@
 
 use crate::files::{self, Files, Rules};
 use crate::installed::{LIMIT, Subject};
-use crate::mtree;
 use package::archive::extract_members;
 use package::digest::sha256_hex;
+use package::mtree;
 use pacman::diagnosis::archive::{self, Cache};
 use pacman::diagnosis::gpg::{self, Gpg, Home};
 use pacman::diagnosis::listing::Keys;

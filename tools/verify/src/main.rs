@@ -7,7 +7,6 @@
 mod check;
 mod files;
 mod installed;
-mod mtree;
 mod report;
 mod transaction;
 
@@ -198,7 +197,7 @@ impl Verify {
         let config = &plan.config.strict;
         // Without it, pacman would have no patterns either.
         plan.rules
-            .add_config(&std::fs::read_to_string(config).unwrap_or_default());
+            .add_config(&stage::file::read_text(config).unwrap_or_default());
         let root = plan.inside.root();
         for name in pacman::records::names_in(root, TMPFILES)? {
             if let Ok(text) = root.read(&format!("{TMPFILES}/{name}"), 1 << 20) {
