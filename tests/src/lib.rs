@@ -6,6 +6,7 @@
 
 pub mod lab;
 pub mod server;
+pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
 pub use server::{Answer, Request, Server};
