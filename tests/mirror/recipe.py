@@ -14,6 +14,8 @@ from pathlib import Path
 
 from mirrorlib import Package
 
+HERE = Path(__file__).resolve().parent
+
 # ---------------------------------------------------------------- the distributions
 
 # One row for each architecture: whose mirror it looks like, and what differs between the two.
@@ -41,7 +43,7 @@ BUNDLES = {
     "procps-ng": ["procps", "libproc2-0"],
     "util-linux": ["util-linux", "util-linux-extra", "mount", "bsdutils", "bsdextrautils"],
     "util-linux-libs": ["libblkid1", "libmount1", "libsmartcols1", "libuuid1", "libfdisk1"],
-    "systemd": ["systemd", "libsystemd-shared", "libnss-systemd"],
+    "systemd": ["systemd", "libsystemd-shared", "libnss-systemd", "udev", "systemd-boot-efi"],
     "systemd-libs": ["libsystemd0", "libudev1"],
     "openssh": ["openssh-server", "openssh-client", "openssh-sftp-server"],
     "vim": ["vim-tiny", "vim-common"],
@@ -61,6 +63,7 @@ BUNDLES = {
     "gettext": ["gettext-base"],
     "iputils": ["iputils-ping"],
     "openldap": ["libldap-2.5-0", "libldap2"],
+    "busybox": ["busybox-static"],
 }
 # Debian machinery an Arch root does not have; a dependency on one counts as satisfied.
 IGNORED = {"debconf", "debconf-2.0", "cdebconf", "dpkg", "install-info", "init-system-helpers",
@@ -76,6 +79,11 @@ BASE_SMALL = ["bash", "coreutils", "gnupg", "gpg", "gpg-agent", "gpgconf", "dirm
 BASE_FULL = BASE_SMALL + ["bzip2", "xz-utils", "zstd", "locales", "systemd", "kmod", "file",
                           "iproute2", "iputils-ping", "pciutils", "libarchive-tools", "curl"]
 EXTRA_DEBS = ["vim-tiny", "nano", "sudo", "openssh-server", "kmod", "tar"]
+# --boot: a kernel and what it needs to find its root, in the place of the stand-ins. The kernel for clouds is the small
+# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, and chance.
+BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
+BOOT_KERNEL = "linux-image-cloud-"
+BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/")
 
 # Debian leaves these to update-alternatives in a maintainer script, which never runs here.
 SYMLINKS = {
@@ -84,12 +92,14 @@ SYMLINKS = {
     "vim": {"usr/bin/vim": "vim.tiny", "usr/bin/vi": "vim.tiny"},
     "pinentry": {"usr/bin/pinentry": "pinentry-curses"},
     "debianutils": {"usr/bin/which": "which.debianutils"},
+    "systemd": {"usr/bin/init": "../lib/systemd/systemd", "usr/bin/poweroff": "systemctl"},
 }
 PROVIDES = {"bash": ["sh"], "gawk": ["awk"], "shadow": ["login"]}
 EXTRA_DEPENDS = {"pacman": ["bash", "coreutils", "gnupg", "gawk", "grep", "sed", "gettext",
                             "pacman-mirrorlist"],
                  "glibc": ["filesystem"], "pam": ["pambase"],
                  "shadow": ["pambase"], "ca-certificates": ["bash", "debianutils"],
+                 "linux": ["kmod", "mkinitcpio"], "linux-aarch64": ["kmod", "mkinitcpio"],
                  "systemd": ["bash", "util-linux"], "openssh": ["bash", "shadow"], "util-linux": ["bash"]}
 DROP_DEPENDS = {("glibc", "gcc-libs"), ("libdevmapper1.02.1", "dmsetup")}   # keep cycles out
 SKIP_TREES = ("usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/lintian/",
@@ -268,18 +278,32 @@ def special_glibc(p, _job):
         p.backup.append("etc/locale.gen")
 
 
-SPECIAL = {"glibc": special_glibc, "pacman": special_pacman, "ca-certificates": special_ca_certificates,
+def special_kernel(p, _job):
+    """Debian's kernel, its files named as Arch names them: /boot/Image or /boot/vmlinuz-linux, and vmlinuz and pkgbase
+    beside the modules, for the hooks."""
+    image, = (n for n in p.entries if n.startswith("boot/vmlinuz-"))
+    modules = f"usr/lib/modules/{image.removeprefix('boot/vmlinuz-')}/"
+    _, data = p.entries[image]
+    for path in [n for n in p.entries if n.startswith("boot/") or n.startswith(modules + "kernel/")
+                 and n.endswith(".ko") and not n.removeprefix(modules + "kernel/").startswith(BOOT_MODULES)]:
+        del p.entries[path]
+    p.file("boot/Image" if p.arch == "aarch64" else "boot/vmlinuz-linux", data)
+    p.file(modules + "vmlinuz", data)
+    p.file(modules + "pkgbase", p.name + "\n")
+
+
+SPECIAL = {"linux-aarch64": special_kernel, "linux": special_kernel, "glibc": special_glibc, "pacman": special_pacman, "ca-certificates": special_ca_certificates,
            "kmod": special_kmod}
 
 
 # ---------------------------------------------------------------- packages with no .deb behind them
 
-def handmade(arch, base, keys, url):
+def handmade(arch, base, keys, url, boot):
     """[(repository, Package)] of all that is not converted; `base` is what base depends on."""
     d = DISTROS[arch]
     out = [("core", p) for p in (
         filesystem(arch), pambase(), keyring(d["name"], d["title"], keys), mirrorlist(url),
-        linux(arch), firmware(), mkinitcpio(),
+        *([] if boot else [linux(arch)]), firmware(), booting_mkinitcpio() if boot else mkinitcpio(),
         meta("base", base | {"filesystem", "pambase"}, "Minimal package set to define a basic install"))]
     out += [(r, meta(f"{r}-meta", [], f"An empty package, so that [{r}] is not empty"))
             for r in d["repos"] if r not in ("core", "extra")]
@@ -309,7 +333,8 @@ def filesystem(arch):
     groups = [("root", 0), ("bin", 1), ("daemon", 2), ("sys", 3), ("tty", 5), ("mem", 8), ("mail", 12),
               ("wheel", 998), ("shadow", 42), ("utmp", 997), ("adm", 999), ("disk", 6), ("lp", 7), ("kmem", 9),
               ("dialout", 20), ("cdrom", 24), ("floppy", 25), ("audio", 29), ("video", 44), ("staff", 50),
-              ("users", 984), ("nobody", 65534)]
+              ("users", 984), ("kvm", 992), ("input", 994), ("render", 989), ("sgx", 987), ("tape", 26),
+              ("nobody", 65534)]
     p.file("etc/passwd", "".join(f"{n}:x:{u}:{u}::{home}:{sh}\n" for n, u, home, sh in users))
     p.file("etc/shadow", "".join(f"{n}:{'' if n == 'root' else '!*'}:14871::::::\n" for n, *_ in users), 0o600)
     p.file("etc/group", "".join(f"{n}:x:{g}:\n" for n, g in groups))
@@ -390,6 +415,14 @@ def mkinitcpio():
 
 def meta(name, depend, desc):
     return Package(name, "3", desc=desc, depend=depend)
+
+
+def booting_mkinitcpio():
+    p = Package("mkinitcpio", "38", desc="A stand-in whose image finds a virtual disk and mounts its root",
+                depend=["bash", "busybox", "coreutils", "gzip", "findutils", "gawk", "kmod", "libarchive"])
+    p.file("usr/lib/initcpio/init", (HERE / "init").read_text(), 0o755)
+    p.file("usr/bin/mkinitcpio", (HERE / "mkinitcpio").read_text(), 0o755)
+    return p
 
 
 # ---------------------------------------------------------------- archlinuxcn

@@ -4,6 +4,7 @@
 //! Nothing here stands in for a part of the real thing: pacman, gpg, QEMU and the kernel are the host's own. What is
 //! missing makes a test fail, with what to install.
 
+pub mod gpg;
 pub mod lab;
 pub mod server;
 pub mod trial;
@@ -80,11 +81,37 @@ impl Mirror {
     /// Where it cannot be made: `mkmirror` says why.
     #[must_use]
     pub fn of(arch: &str) -> Self {
+        Self::made(&format!("mirror-{arch}"), &["--arch", arch])
+    }
+
+    /// Returns one whose kernel and initramfs boot.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mirror::of`].
+    #[must_use]
+    pub fn that_boots(arch: &str) -> Self {
+        Self::made(&format!("mirror-boot-{arch}"), &["--boot", "--arch", arch])
+    }
+
+    /// Returns the mirror for `arch` that is made of another suite of Debian's, such as `trixie`: the programs in it are
+    /// newer.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mirror::of`].
+    #[must_use]
+    pub fn of_suite(arch: &str, suite: &str) -> Self {
+        let args = ["--arch", arch, "--suite", suite];
+        Self::made(&format!("mirror-{arch}-{suite}"), &args)
+    }
+
+    fn made(name: &str, options: &[&str]) -> Self {
         static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
         let guard = LOCK.get_or_init(Default::default).lock();
-        let dir = top().join("build").join(format!("mirror-{arch}"));
+        let dir = top().join("build").join(name);
         let out = Command::new(top().join("tests/mirror/mkmirror"))
-            .args(["--arch", arch])
+            .args(options)
             .arg(&dir)
             .output()
             .expect("python3 is there");

@@ -8,7 +8,7 @@
 //! unsigned packages of a private repository have no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
 use crate::sections::{self, Arity};
-use crate::{Error, Result, digest, name, tape, version};
+use crate::{Error, Result, base64, digest, name, tape, version};
 use std::collections::HashSet;
 use std::io::Read;
 use std::ops::ControlFlow;
@@ -57,7 +57,7 @@ impl Entry {
     /// Returns the detached signature, if there is one: the bytes of `FILENAME.sig`.
     #[must_use]
     pub fn signature(&self) -> Option<Vec<u8>> {
-        base64(self.pgpsig.as_deref()?)
+        base64::decode(self.pgpsig.as_deref()?)
     }
 }
 
@@ -215,7 +215,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
                 let hash = checked(digest::is_sha256(text))?;
                 entry.sha256 = Some(hash.to_ascii_lowercase());
             }
-            b"PGPSIG" => entry.pgpsig = Some(checked(base64(text).is_some())?),
+            b"PGPSIG" => entry.pgpsig = Some(checked(base64::decode(text).is_some())?),
             b"DEPENDS" => entry.depends.push(lossy()),
             b"PROVIDES" => entry.provides.push(lossy()),
             b"GROUPS" => entry.groups.push(lossy()),
@@ -242,33 +242,6 @@ fn arity(key: &[u8]) -> Option<Arity> {
         b"DEPENDS" | b"PROVIDES" | b"GROUPS" => Some(Arity::List),
         _ => None,
     }
-}
-
-/// Decodes Base64 (RFC 4648) on one line, as `base64 -w0` writes it for repo-add.
-fn base64(text: &str) -> Option<Vec<u8>> {
-    let digits = text.trim_end_matches('=').as_bytes();
-    if digits.is_empty() || !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
-        return None;
-    }
-    let mut out = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut count) = (0_u32, 0);
-    for digit in digits {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xffff;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count) as u8);
-        }
-    }
-    Some(out)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 //! different things in the same bytes, this refuses.
 
 pub mod archive;
+pub mod base64;
 pub mod db;
 pub mod decompress;
 pub mod digest;
@@ -17,6 +18,7 @@ mod error;
 pub mod localdb;
 pub mod name;
 pub mod pacman_log;
+pub mod pkginfo;
 mod sections;
 mod tape;
 #[cfg(test)]

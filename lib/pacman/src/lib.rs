@@ -4,6 +4,7 @@
 //! down and a signature that does not hold are not the same failure.
 
 pub mod diagnosis;
+mod download;
 pub mod lock;
 pub mod output;
 pub mod records;

@@ -1,6 +1,7 @@
 //! What is installed and what is offered, from pacman's own records in the root: the local database says what and how it was validated, the repository
 //! databases from which archive.
 
+use package::localdb::Reason;
 use package::{db, localdb};
 use rootfs::Root;
 use rustix::fs::{Dir, OFlags};
@@ -50,6 +51,11 @@ pub fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
             repo: archive.map(|(repo, _)| (*repo).clone()),
             file: archive.map(|(_, entry)| entry.filename.clone()),
             sha256: archive.and_then(|(_, entry)| entry.sha256.clone()),
+            pgpsig: archive.and_then(|(_, entry)| entry.pgpsig.clone()),
+            reason: Some(match known.reason {
+                Reason::Explicit => "explicit".to_owned(),
+                Reason::Dependency => "dependency".to_owned(),
+            }),
             verified: known.validation.iter().any(|v| v == "pgp"),
             name: known.name,
             version: known.version,

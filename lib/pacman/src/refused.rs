@@ -13,6 +13,7 @@ use crate::output::Mark;
 use crate::records;
 use crate::run::Pacman;
 use package::db::Entry;
+use package::pkginfo;
 use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
@@ -123,13 +124,13 @@ pub(crate) fn explain(
     let named = corrupted(marks).into_iter();
     let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
     let mut said = failure;
-    if pacman.strict && said.code == Code::NotVerified {
-        match look(pacman, context, inside, asked, marks, &places) {
+    if let Some(keyring) = pacman.keyring
+        && said.code == Code::NotVerified
+    {
+        match look(pacman, keyring, context, inside, asked, marks, &places) {
             Ok(looked) => {
                 no_good = looked.no_good;
-                if is_about_signatures(marks) {
-                    said = looked.failure.unwrap_or(said);
-                }
+                said = looked.failure.unwrap_or(said);
             }
             Err(why) => could_not(why),
         }
@@ -176,6 +177,7 @@ struct Looked {
 
 fn look(
     pacman: &Pacman,
+    keyring: &str,
     context: &Context,
     inside: &Inside,
     (args, targets): (&[&str], &[String]),
@@ -199,14 +201,76 @@ fn look(
         suspects = of_transaction(&list, &entries);
     }
     let gpg = Gpg::find()?;
-    let bytes = inside.call(Place::Host, || work(&gpg, places, &suspects))?;
+    let bytes = inside.call(Place::Host, || work(&gpg, keyring, places, &suspects))?;
     let found: Found =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
-    let no_good = suspects.iter().zip(&found.told);
-    let no_good = no_good.filter(|(_, told)| !told.is_valid());
+    let told = suspects.iter().zip(&found.told);
+    let (valid, refused): (Vec<_>, Vec<_>) = told.partition(|(_, told)| told.is_valid());
+    let mut no_good: Vec<_> = refused
+        .iter()
+        .map(|(s, _)| (s.place, s.file.clone()))
+        .collect();
+    if no_good.is_empty()
+        && let Some((file, failure)) = disguised(&suspects, &entries, places)
+    {
+        return Ok(Looked {
+            failure: Some(failure),
+            no_good: vec![(Where::Cache, file)],
+        });
+    }
+    let failure = judge(context, &suspects, &found, &entries);
+    let failure = failure.filter(|_| is_about_signatures(marks));
+    // What pacman named leaves the cache whatever we find of it, or the next run would meet it again.
+    let named = corrupted(marks);
+    let mut others = valid.iter().map(|(suspect, _)| suspect);
+    let other = others.find(|suspect| named.contains(&suspect.file.as_str()));
+    no_good.extend(named.iter().map(|file| (Where::Cache, (*file).to_owned())));
     Ok(Looked {
-        no_good: no_good.map(|(s, _)| (s.place, s.file.clone())).collect(),
-        failure: judge(context, &suspects, &found, &entries),
+        no_good,
+        failure: failure.or_else(|| other.map(|suspect| another_build(suspect))),
+    })
+}
+
+/// Says that an archive is validly signed, by the signature beside it, and pacman goes by the one of the repository's database:
+/// a package that was built again under the same version, and a cache that has the old one.
+fn another_build(suspect: &Suspect) -> Failure {
+    let name = quote(&suspect.name);
+    Failure::new(
+        Code::NotVerified,
+        format!("checking {name}: it is another build of that version than the repository's database means"),
+    )
+    .hint(REMOVED)
+}
+
+/// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
+/// corrupted package" and no more, and only when it is to be installed: its signature holds.
+fn disguised(
+    suspects: &[Suspect],
+    entries: &[&Entry],
+    places: &Places<'_>,
+) -> Option<(String, Failure)> {
+    let directory = places.open(Where::Cache).ok()?;
+    let cache = Cache {
+        directory: directory.as_fd(),
+        path: places.cache,
+    };
+    suspects.iter().find_map(|suspect| {
+        let entry = entries.iter().find(|e| e.filename == suspect.file)?;
+        // One that cannot be read is damaged, as pacman says.
+        let is = pkginfo::of_archive(cache.open(&suspect.file)?).ok()?;
+        if (&is.name, &is.version) == (&entry.name, &entry.version) {
+            return None;
+        }
+        let message = format!(
+            "checking {}: it is package {} {}, validly signed, and should be {} {}",
+            quote(&entry.name),
+            quote(&is.name),
+            is.version,
+            quote(&entry.name),
+            entry.version
+        );
+        let failure = Failure::new(Code::NotVerified, message).hint(REMOVED);
+        Some((suspect.file.clone(), failure))
     })
 }
 
@@ -273,7 +337,12 @@ fn cache_of(config: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
-fn work(program: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<u8>, Failure> {
+fn work(
+    program: &Gpg,
+    keyring: &str,
+    places: &Places<'_>,
+    suspects: &[Suspect],
+) -> Result<Vec<u8>, Failure> {
     // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
     let places = Places {
         root: &Root::open(places.root.path())?,
@@ -281,7 +350,7 @@ fn work(program: &Gpg, places: &Places<'_>, suspects: &[Suspect]) -> Result<Vec<
     };
     let open = |suspect: &Suspect| places.open(suspect.place);
     let directories: Vec<_> = suspects.iter().map(open).collect();
-    let home = Home::copy(program, places.root, gpg::scratch()?)?;
+    let home = Home::copy(program, places.root, keyring, gpg::scratch()?)?;
     let keys = home.keys()?;
     let judge = Judge {
         home: &home,

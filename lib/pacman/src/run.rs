@@ -9,14 +9,15 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 /// The pacman to run, and with which configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pacman {
     /// The program.
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// Whether that verifies what it installs. Then a signature that it refuses is looked at, to say what is wrong.
-    pub strict: bool,
+    /// The keyring that it verifies by: a path below the root, as [`AT`](crate::diagnosis::gpg::AT). What is refused is then
+    /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
+    pub keyring: Option<&'static str>,
 }
 
 /// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
@@ -43,7 +44,10 @@ impl Pacman {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
-        if what != DOWNLOAD || show != Show::Raw {
+        let has_bar = args
+            .first()
+            .is_some_and(|operation| !operation.starts_with("-D"));
+        if has_bar && (what != DOWNLOAD || show != Show::Raw) {
             list.push("--noprogressbar".into());
         }
         let mut reader = Reader::new(show);
@@ -102,6 +106,10 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
+        if let Some(home) = self.keyring {
+            let home = inside.root().path().join(home);
+            args.extend(["--gpgdir".into(), home.into()]);
+        }
         args.extend(["--ask", ASK, "--config"].map(OsString::from));
         args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));

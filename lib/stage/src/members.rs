@@ -100,6 +100,12 @@ pub struct Package {
     /// SHA-256 of its archive, in hex, as the repository's database says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The archive's detached signature, in Base64 (RFC 4648) as a repository's database has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pgpsig: Option<String>,
+    /// Why it is installed: `explicit`, somebody asked for it, or `dependency`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database).
     pub verified: bool,
 }

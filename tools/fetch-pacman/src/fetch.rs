@@ -211,7 +211,9 @@ impl<'a> Fetcher<'a> {
             None => promised(&entry).map_err(in_package)?,
         };
         let (whole, part) = self.package(server, &entry, sha256).map_err(in_package)?;
-        let verified = verify::package(self.context, whole, sha256, evidence);
+        let meant = (entry.name.as_str(), entry.version.as_str());
+        let meant = wanted.pin.is_none().then_some(meant);
+        let verified = verify::package(self.context, whole, sha256, evidence, meant);
         let verified = self.keep_if(verified, part).map_err(in_package)?;
         // With the keys that it was verified by, it can be verified again without a server.
         if let Some(keyring) = &keyring

@@ -45,8 +45,10 @@ pub(crate) fn fetch(
         .hint("run it once without --offline")
     })?;
     let sha256 = origin.sha256.clone();
+    let meant = (origin.name.as_str(), origin.version.as_str());
+    let meant = fetch.pin.is_none().then_some(meant);
     let verified = evidence(context, cache, fetch, proof, &sha256)
-        .and_then(|evidence| verify::package(context, whole, &sha256, evidence));
+        .and_then(|evidence| verify::package(context, whole, &sha256, evidence, meant));
     let verified = verified.map_err(|stop| match stop {
         Stop::Own(failure) => failure,
         Stop::Server(fault) => {

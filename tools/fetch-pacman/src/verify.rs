@@ -8,8 +8,10 @@ use crate::fault::{Fault, Stop};
 use crate::gpg::{Gpg, Report};
 use crate::ring::{self, Ring};
 use crate::status::{Finding, Verdict};
-use stage::{Code, Context, date};
+use package::pkginfo;
+use stage::{Code, Context, Doing, date, quote};
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A package that may be used, and by what its origin was checked.
@@ -58,11 +60,16 @@ pub(crate) enum Evidence<'a> {
 }
 
 /// Checks a whole package against what it should hash to, and against its signature.
+///
+/// `meant` is the name and version that it must have itself. A signature says that its maker made this package, and not
+/// that it is the one that was asked for: whoever offers it chooses among all that the same key has ever signed. A hash
+/// that the user knows says which one it is; then there is none.
 pub(crate) fn package(
     context: &Context,
     whole: Whole,
     sha256: &str,
     evidence: Evidence<'_>,
+    meant: Option<(&str, &str)>,
 ) -> Result<Verified, Stop> {
     if whole.sha256 != sha256 {
         let why = differs(&whole.sha256, sha256);
@@ -76,6 +83,9 @@ pub(crate) fn package(
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.unwrap_or_default().as_secs();
             let by = signer(&report, &judge.pins, &ring.name, now)?;
+            if let Some((name, version)) = meant {
+                is_the_one(&whole.file, name, version)?;
+            }
             Trust::Signature { by, signature }
         }
         Evidence::Sha256 => Trust::Sha256,
@@ -85,6 +95,24 @@ pub(crate) fn package(
         file: whole.file,
         trust,
     })
+}
+
+/// Compares what a package says that it is with what it should be.
+fn is_the_one(mut file: &File, name: &str, version: &str) -> Result<(), Stop> {
+    file.seek(SeekFrom::Start(0))
+        .doing(Code::Os, || "reading the package")?;
+    let fault = |why: String| Fault::new(Code::NotVerified, why);
+    let is = pkginfo::of_archive(file).map_err(|e| fault(e.to_string()))?;
+    if (&*is.name, &*is.version) == (name, version) {
+        return Ok(());
+    }
+    let why = format!(
+        "it is package {} {}, validly signed, and should be {} {version}",
+        quote(&is.name),
+        is.version,
+        quote(name)
+    );
+    Err(fault(why).into())
 }
 
 /// Returns what is wrong with a hash, in words.

@@ -1306,6 +1306,37 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
     }
 }
 
+/// What the key has signed, and what it was asked for, are two things.
+#[test]
+fn a_validly_signed_package_in_the_place_of_another_is_not_it() {
+    let as_entry = |package: &Package| Package {
+        name: "pacman-static".into(),
+        version: "6.0.2-2".into(),
+        ..package.clone()
+    };
+    let other = Package::of("pacman-static-git", "7.0-1", Format::Zst, &program("7.0"));
+    let old = Package::new("6.0.2-1", Format::Zst);
+    for (package, is) in [
+        (
+            &other,
+            "it is package 'pacman-static-git' 7.0-1, validly signed",
+        ),
+        (
+            &old,
+            "it is package 'pacman-static' 6.0.2-1, validly signed",
+        ),
+    ] {
+        let lab = Lab::new();
+        let server = Server::with(&[&as_entry(package)]);
+        let ran = run(&mut placing(&lab, &server));
+        refused(&lab, &ran, &[is, "and should be 'pacman-static' 6.0.2-2"]);
+        // Who knows the hash knows which one it is.
+        let mut known = lab.ask(&[&server.url]);
+        known.args(["--sha256", &package.hash()]);
+        run(&mut known).good();
+    }
+}
+
 #[test]
 fn a_key_that_is_in_the_ring_and_not_pinned_does_not_count() {
     let keys = keys();

@@ -22,9 +22,12 @@ use std::path::Path;
 /// Where it is, below the root.
 pub(crate) const AT: &str = "etc/pacman.d/gnupg";
 
+/// Where the new one is until it takes its place, below the root. It is there only while this program runs, or after it
+/// was killed.
+pub(crate) const BESIDE: &str = "etc/pacman.d/gnupg.new";
+
 const PARENT: &str = "etc/pacman.d";
 const NAME: &str = "gnupg";
-/// Where the new one is written. It is there only while this program runs, or after it was killed.
 const NEW: &str = "gnupg.new";
 /// Where the old one waits on a file system that cannot exchange two names.
 const OLD: &str = "gnupg.old";
@@ -287,26 +290,22 @@ impl Home {
         *mode = 0o644;
     }
 
-    /// Writes the home beside the one of the root, to disk, and lets it take its place: whatever kills us, the root has
-    /// the old one or the new one.
+    /// Writes the home to disk, at [`BESIDE`].
     ///
     /// # Errors
     ///
-    /// When it cannot be written; then the old one is still there.
-    pub(crate) fn publish(&self, root: &Root) -> Result<(), Failure> {
-        let path = root.path().join(AT);
+    /// When it cannot be written.
+    pub(crate) fn write_beside(&self, root: &Root) -> Result<(), Failure> {
+        let path = root.path().join(BESIDE);
         let parent = root
             .open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
             .doing(Code::NotFound, || {
                 format!("opening {}", quote(root.path().join(PARENT)))
             })
             .map_err(|f| f.hint("mkroot makes it"))?;
-        remove(parent.as_fd(), NEW).doing(Code::Os, || {
-            format!("removing {}", quote(root.path().join(PARENT).join(NEW)))
-        })?;
+        remove(parent.as_fd(), NEW).doing(Code::Os, || format!("removing {}", quote(&path)))?;
         self.write(parent.as_fd())
-            .and_then(|()| put_in_place(parent.as_fd()))
-            .doing(Code::Os, || format!("writing {}", quote(path)))
+            .doing(Code::Os, || format!("writing {}", quote(&path)))
     }
 
     fn write(&self, parent: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -351,6 +350,20 @@ impl Home {
         // All are written before the first is synced: one commit of the journal does for most of them.
         open.iter().try_for_each(fsync)
     }
+}
+
+/// Lets the home that was written beside the root's take its place in one step: whatever kills us, the root has the old
+/// one or the new one.
+///
+/// # Errors
+///
+/// The system call's; then the old one is still there, by one of its names.
+pub(crate) fn take_place(root: &Root) -> Result<(), Failure> {
+    root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
+        .and_then(|parent| put_in_place(parent.as_fd()))
+        .doing(Code::Os, || {
+            format!("writing {}", quote(root.path().join(AT)))
+        })
 }
 
 /// Gives the new home its name, and removes the old one.
@@ -644,7 +657,8 @@ mod tests {
         std::fs::remove_file(scratch.join("private-keys-v1.d/A.key")).unwrap();
         home.take_over(&scratch, Some((2, 2, 40))).unwrap();
         assert!(home.has_keys() && !Home::default().has_keys());
-        home.publish(&root).unwrap();
+        home.write_beside(&root).unwrap();
+        take_place(&root).unwrap();
         let names: Vec<_> = home.files.keys().map(String::as_str).collect();
         assert_eq!(
             names,
@@ -686,7 +700,8 @@ mod tests {
         std::fs::create_dir_all(parent.join(NEW).join("a/b")).unwrap();
         let home = Home::read(&root).unwrap();
         assert!(home.files.contains_key("pubring.gpg"));
-        home.publish(&root).unwrap();
+        home.write_beside(&root).unwrap();
+        take_place(&root).unwrap();
         let left: Vec<_> = std::fs::read_dir(&parent)
             .unwrap()
             .map(|e| e.unwrap().file_name())

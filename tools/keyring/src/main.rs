@@ -17,7 +17,9 @@ mod trust;
 use clap::Parser;
 use distro::Preset;
 use engine::Engine;
+use listing::Summary;
 use rootfs::{Inside, Root};
+use source::Fetched;
 use stage::members::Keyring;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
 use std::cell::Cell;
@@ -129,15 +131,17 @@ impl Args {
         };
         pins.need_some(&plan.of)?;
         let inside = Inside::of(document)?;
-        let ring = trust::decide(self.rings(context, document, &inside, &plan)?, pins)?;
-        let built = if self.in_root {
-            self.made.set(!home::is_there(inside.root()));
-            in_root::build(context, &inside, &ring)?
-        } else {
-            let built = self.engine.build(context, document, &inside, &ring)?;
-            self.made.set(built.made);
-            built.summary
-        };
+        let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
+        files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
+        let made = trust::decide(files, pins).and_then(|ring| {
+            let summary = self.make(context, document, &inside, &ring, fetched.as_ref())?;
+            Ok((ring, summary))
+        });
+        let (ring, built) = made.inspect_err(|_| {
+            if let Some(fetched) = &fetched {
+                fetched.forget(context, inside.root());
+            }
+        })?;
         record(document, inside.root(), &ring);
         context.note(format_args!(
             "{}: {} trusted, {} valid, {} disabled",
@@ -201,6 +205,33 @@ impl Args {
         })
     }
 
+    /// Makes the keyring of a ring, and lets it take its place when the packages that it is from have been checked by it.
+    fn make(
+        &self,
+        context: &Context,
+        document: &Document,
+        inside: &Inside,
+        ring: &Ring,
+        fetched: Option<&Fetched>,
+    ) -> Result<Summary, Failure> {
+        let root = inside.root();
+        if self.in_root {
+            self.made.set(!home::is_there(root));
+            return in_root::build(context, inside, ring);
+        }
+        let beside = || {
+            let built = self.engine.build(context, document, inside, ring)?;
+            if let Some(fetched) = fetched {
+                fetched.prove(context, document, inside, home::BESIDE)?;
+            }
+            home::take_place(root)?;
+            Ok(built)
+        };
+        let built = beside().inspect_err(|_| home::sweep(root))?;
+        self.made.set(built.made);
+        Ok(built.summary)
+    }
+
     /// Gets the rings: from the root where the package is installed, the others from the mirror.
     fn rings(
         &self,
@@ -208,7 +239,7 @@ impl Args {
         document: &Document,
         inside: &Inside,
         plan: &Plan,
-    ) -> Result<Vec<Files>, Failure> {
+    ) -> Result<(Vec<Files>, Option<Fetched>), Failure> {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
@@ -218,7 +249,7 @@ impl Args {
             }
         }
         if missing.is_empty() {
-            return Ok(rings);
+            return Ok((rings, None));
         }
         if self.in_root {
             return Err(Failure::new(
@@ -238,10 +269,8 @@ impl Args {
             .hint("name the package with --package NAME"));
         }
         let packages = &plan.packages;
-        rings.extend(source::download(
-            context, document, inside, packages, &missing,
-        )?);
-        Ok(rings)
+        let fetched = source::download(context, document, inside, packages, &missing)?;
+        Ok((rings, Some(fetched)))
     }
 }
 

@@ -4,9 +4,9 @@ use crate::trust::Files;
 use package::archive::extract_members;
 use package::db::Entry;
 use package::digest::Sha256Reader;
+use package::pkginfo;
 use package::version::vercmp;
 use pacman::lock::{self, Purpose};
-use pacman::run::DOWNLOAD;
 use pacman::{Pacman, records};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
@@ -14,7 +14,7 @@ use stage::members::{self, Config};
 use stage::{Code, Context, Document, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Where a keyring package puts its files.
 const DIRECTORY: &str = "usr/share/pacman/keyrings";
@@ -50,10 +50,19 @@ pub(crate) fn installed(root: &Root, name: &str) -> Result<Option<Files>, Failur
     }))
 }
 
+/// Keyring packages in the cache, and the rings that were taken out of them.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    packages: Vec<String>,
+    names: Vec<String>,
+    cache: PathBuf,
+    pub(crate) files: Vec<Files>,
+}
+
 /// Downloads the keyring packages with pacman, and takes the rings out of them.
 ///
 /// pacman runs without signatures here: there is no keyring yet to check one by. What the package brings is trusted no
-/// further than the pinned fingerprints reach.
+/// further than the pinned fingerprints reach, and [`Fetched::prove`] makes up for it when there is one.
 ///
 /// # Errors
 ///
@@ -64,43 +73,140 @@ pub(crate) fn download(
     inside: &Inside,
     packages: &[String],
     names: &[&str],
-) -> Result<Vec<Files>, Failure> {
+) -> Result<Fetched, Failure> {
+    let cache = pacman(context, document, inside, None, packages)?;
+    let mut fetched = Fetched {
+        packages: packages.to_vec(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        cache,
+        files: Vec::new(),
+    };
+    match fetched.read(inside.root()) {
+        Ok(files) => fetched.files = files,
+        Err(failure) => {
+            fetched.forget(context, inside.root());
+            return Err(failure);
+        }
+    }
+    Ok(fetched)
+}
+
+/// Has pacman fetch the keyring packages: with a keyring's home strictly, checked by that, and without one unchecked.
+/// Returns where its cache is.
+fn pacman(
+    context: &Context,
+    document: &Document,
+    inside: &Inside,
+    home: Option<&'static str>,
+    packages: &[String],
+) -> Result<PathBuf, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
-    let pacman = Pacman {
+    let pacman = |config, keyring| Pacman {
         program: program.path,
-        config: config.loose,
-        strict: false,
+        config,
+        keyring,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
-    let lock = lock::take(inside.root(), context, Purpose::Download)?;
-    pacman.run(context, inside, DOWNLOAD, &args, packages)?;
-    drop(lock);
-    let offered = records::offered(inside.root())?;
-    let entries: Vec<Entry> = offered.into_iter().map(|(_, entry)| entry).collect();
-    let mut rings: Vec<Files> = Vec::new();
-    for package in packages {
-        let left: Vec<&str> = names
-            .iter()
-            .copied()
-            .filter(|name| rings.iter().all(|r| r.name != *name))
-            .collect();
-        rings.extend(from_archive(&entries, &config.cache, package, &left)?);
+    let _lock = lock::take(inside.root(), context, Purpose::Download)?;
+    if home.is_some() {
+        let what = format!("check {} by the keys in it", packages.join(", "));
+        pacman(config.strict, home).run(context, inside, &what, &args, packages)?;
+    } else {
+        pacman(config.loose, None).download(context, inside, &config.cache, &args, packages)?;
     }
-    for name in names {
-        if rings.iter().all(|r| r.name != *name) {
+    Ok(config.cache)
+}
+
+impl Fetched {
+    /// Has pacman check the packages by the keyring that was built of them and lies at `home`, as strictly as every other
+    /// package will be.
+    ///
+    /// That a keyring brings its own judge is no circle: who is believed was decided by pinned fingerprints alone. What is
+    /// found here is what a mirror changed without a key that they vouch for, such as a list of revoked keys with a line
+    /// less.
+    ///
+    /// # Errors
+    ///
+    /// When pacman does not take one of them, or has another than the one that the rings are from.
+    pub(crate) fn prove(
+        &self,
+        context: &Context,
+        document: &Document,
+        inside: &Inside,
+        home: &'static str,
+    ) -> Result<(), Failure> {
+        // With the databases anew: where those must be signed, their signatures have not been fetched yet.
+        let proven = pacman(context, document, inside, Some(home), &self.packages);
+        proven.map_err(|failure| match failure.code {
+            Code::NotVerified => failure.hint(format!(
+                "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \
+                 check, 'strap --loose {}' before this",
+                self.packages.join(" ")
+            )),
+            _ => failure,
+        })?;
+        if self.read(inside.root())? != self.files {
             return Err(Failure::new(
-                Code::NotFound,
+                Code::NotVerified,
                 format!(
-                    "looking for the ring '{name}': it is not in {}",
-                    packages.join(", ")
+                    "reading {}: the mirror has another one than a moment ago",
+                    self.packages.join(", ")
                 ),
             )
-            .hint("name the package that has it with --package, or another ring with --populate"));
+            .hint("try again"));
+        }
+        Ok(())
+    }
+
+    /// Removes the archives from the cache, which other roots use too: pacman would find there what it did not fetch.
+    pub(crate) fn forget(&self, context: &Context, root: &Root) {
+        let offered = records::offered(root).unwrap_or_default();
+        let ours = |entry: &&Entry| self.packages.contains(&entry.name);
+        for entry in offered.iter().map(|(_, entry)| entry).filter(ours) {
+            for end in ["", ".sig"] {
+                let path = self.cache.join(format!("{}{end}", entry.filename));
+                match std::fs::remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        context.warn(format_args!("removing {}: {e}", quote(&path)));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
-    Ok(rings)
+
+    /// Takes the rings out of the archives.
+    fn read(&self, root: &Root) -> Result<Vec<Files>, Failure> {
+        let offered = records::offered(root)?;
+        let entries: Vec<Entry> = offered.into_iter().map(|(_, entry)| entry).collect();
+        let mut rings: Vec<Files> = Vec::new();
+        for package in &self.packages {
+            let left: Vec<&str> = self
+                .names
+                .iter()
+                .map(String::as_str)
+                .filter(|name| rings.iter().all(|r| r.name != *name))
+                .collect();
+            rings.extend(from_archive(&entries, &self.cache, package, &left)?);
+        }
+        for name in &self.names {
+            if rings.iter().all(|r| r.name != *name) {
+                return Err(Failure::new(
+                    Code::NotFound,
+                    format!(
+                        "looking for the ring '{name}': it is not in {}",
+                        self.packages.join(", ")
+                    ),
+                )
+                .hint(
+                    "name the package that has it with --package, or another ring with --populate",
+                ));
+            }
+        }
+        Ok(rings)
+    }
 }
 
 /// Takes the rings out of a package in the cache. The package is the newest that a repository has; where pacman took
@@ -132,6 +238,23 @@ fn from_archive(
                 .hint("remove it from the cache and run again"));
             }
             file.rewind().doing(Code::Os, doing)?;
+        }
+        // What the database calls it proves nothing: it may be another, or an old one, that was validly signed.
+        let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE)))
+            .doing(Code::Failed, doing)?;
+        if (&is.name, &is.version) != (&entry.name, &entry.version) {
+            return Err(Failure::new(
+                Code::NotVerified,
+                format!(
+                    "{}: it is package {} {}, and should be {} {}",
+                    doing(),
+                    quote(&is.name),
+                    is.version,
+                    quote(&entry.name),
+                    entry.version
+                ),
+            )
+            .hint("the mirror is not to be trusted: try another one, with mkconf --server URL"));
         }
         return extract(&mut file, names).doing(Code::Failed, doing);
     }

@@ -46,7 +46,9 @@ impl Strip {
         // Also where nothing changes: what gpg left beside it (backups have keys in them) and what a run of ours left that was
         // cut off goes when the new one takes its place.
         if home::is_there(root) || before != Home::default() {
-            home.publish(root).inspect_err(|_| home::sweep(root))?;
+            home.write_beside(root)
+                .and_then(|()| home::take_place(root))
+                .inspect_err(|_| home::sweep(root))?;
         }
         home::remove_beside(root)?;
         match secret::keys(root)?.first() {

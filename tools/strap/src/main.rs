@@ -7,15 +7,17 @@
 //! failed, or never ran, is a failure of ours, with the package's name.
 
 mod judge;
+mod locked;
 mod phase;
 mod torn;
 
 use clap::Parser;
+use locked::{Locked, Workshop};
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Pacman, records};
 use phase::Phase;
 use rootfs::Inside;
-use stage::members::Config;
+use stage::members::{Config, Package};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -30,8 +32,16 @@ use std::process::ExitCode;
 )]
 struct Strap {
     /// The packages or groups to install
-    #[arg(value_name = "PKG", required = true)]
+    #[arg(value_name = "PKG", required_unless_present = "locked")]
     packages: Vec<String>,
+
+    /// Install just what FILE says, the document of a finished root, or nothing
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["packages", "loose", "no_refresh"]
+    )]
+    locked: Option<PathBuf>,
 
     /// Verify nothing: use the loose configuration, as the seed procedure does for its base
     #[arg(long)]
@@ -58,6 +68,10 @@ struct Strap {
 struct Plan {
     inside: Inside,
     pacman: Pacman,
+    /// Where packages are kept.
+    cache: PathBuf,
+    /// What is to be installed, where a lock says it.
+    lock: Option<Vec<Locked>>,
 }
 
 impl Stage for Strap {
@@ -71,7 +85,10 @@ impl Stage for Strap {
         let plan = self.plan(document)?;
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
-        let result = self.apply(context, &plan, unfinished);
+        let result = match &plan.lock {
+            Some(locked) => self.apply_lock(context, &plan, locked, unfinished),
+            None => self.apply(context, &plan, unfinished),
+        };
         drop(lock);
         // Also after a failure: what is installed is installed.
         let recorded = self.record(&plan, document);
@@ -88,6 +105,13 @@ impl Strap {
         let program: stage::members::Pacman = document.need("pacman", "fetch-pacman")?;
         let config: Config = document.need("config", "mkconf")?;
         let inside = Inside::of(document)?;
+        let lock = match &self.locked {
+            Some(path) => Some(locked::read(
+                path,
+                document.text("arch").unwrap_or_default(),
+            )?),
+            None => None,
+        };
         program.check()?;
         let file = if self.loose {
             &config.loose
@@ -102,9 +126,11 @@ impl Strap {
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
-                strict: !self.loose,
+                keyring: (!self.loose).then_some(pacman::diagnosis::gpg::AT),
             },
             inside,
+            cache: config.cache,
+            lock,
         })
     }
 
@@ -146,6 +172,88 @@ impl Strap {
         torn::mend(root, &self.transact(context, plan, true, &lost)?)
     }
 
+    /// Installs what a lock says; and first repairs what an earlier transaction left.
+    fn apply_lock(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        lock: &[Locked],
+        unfinished: Option<Vec<String>>,
+    ) -> Result<(), Failure> {
+        let root = plan.inside.root();
+        let mut torn: BTreeSet<String> = BTreeSet::new();
+        let again = unfinished.is_some() && !self.download_only;
+        if again {
+            let found = torn::clear(root, &judge::logged(root)?)?;
+            torn.extend(unfinished.into_iter().flatten().chain(found.doubtful));
+            context.warn("an earlier transaction ended half way: its packages are installed again");
+        }
+        let mut wanted = locked::missing(lock, &records::packages(root)?)?;
+        let is_torn = |one: &&Locked| torn.contains(&one.package.name);
+        let repaired: Vec<_> = lock.iter().filter(is_torn).collect();
+        wanted.extend(
+            repaired
+                .into_iter()
+                .filter(|one| !wanted.contains(one))
+                .collect::<Vec<_>>(),
+        );
+        if !wanted.is_empty() {
+            let workshop = Workshop::make(&plan.pacman.config, &wanted)?;
+            let result = self.install_locked(context, plan, &workshop, &wanted, again);
+            // The first failure is the one to report; what stays is removed by the next run.
+            let cleared = workshop.clear();
+            result.and(cleared)?;
+        }
+        if self.download_only {
+            return Ok(());
+        }
+        self.set_reasons(context, plan, lock)
+    }
+
+    fn install_locked(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        workshop: &Workshop,
+        wanted: &[&Locked],
+        again: bool,
+    ) -> Result<(), Failure> {
+        let (inside, cache) = (&plan.inside, &plan.cache);
+        locked::fetch(context, &plan.pacman, inside, workshop, cache, wanted)?;
+        if self.download_only {
+            return Ok(());
+        }
+        let (pacman, files) = workshop.installing(&plan.pacman, cache, wanted);
+        let mut args = vec!["-U", "--noconfirm", "--asdeps"];
+        if again {
+            args.extend(["--overwrite", "*"]);
+        }
+        let before = judge::log_length(inside.root())?;
+        let marks = pacman.run(context, inside, "install", &args, &files)?;
+        if again {
+            torn::mend(inside.root(), &marks)?;
+        }
+        self.judge(context, judge::problems(inside.root(), before, &marks)?)
+    }
+
+    /// Marks the packages that somebody asked for, where that is not done: to pacman all files are alike.
+    fn set_reasons(&self, context: &Context, plan: &Plan, lock: &[Locked]) -> Result<(), Failure> {
+        let explicit = locked::explicit(lock);
+        let installed = records::packages(plan.inside.root())?;
+        let unmarked = installed.into_iter().filter(|package| {
+            explicit.contains(&package.name) && package.reason.as_deref() == Some("dependency")
+        });
+        let names: Vec<String> = unmarked.map(|package| package.name).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let args = ["-D", "--asexplicit", "--quiet"];
+        let what = "mark what was asked for";
+        plan.pacman
+            .run(context, &plan.inside, what, &args, &names)
+            .map(drop)
+    }
+
     /// One transaction: downloads, commits, and judges. `again` is for repairs.
     fn transact(
         &self,
@@ -160,17 +268,16 @@ impl Strap {
             refresh,
             again,
         };
-        let run = |phase: Phase| {
-            let (what, args) = (phase.name(), phase.arguments());
-            plan.pacman.run(context, &plan.inside, what, &args, targets)
-        };
-        let marks = run(phase(true))?;
+        let (pacman, inside) = (&plan.pacman, &plan.inside);
+        let args = phase(true).arguments();
+        let marks = pacman.download(context, inside, &plan.cache, &args, targets)?;
         if self.download_only {
             return Ok(marks);
         }
         let before = judge::log_length(plan.inside.root())?;
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
-        let marks = run(phase(false))?;
+        let args = phase(false).arguments();
+        let marks = pacman.run(context, inside, "install", &args, targets)?;
         let problems = judge::problems(plan.inside.root(), before, &marks)?;
         self.judge(context, problems)?;
         Ok(marks)
@@ -198,12 +305,31 @@ impl Strap {
     }
 
     fn record(&self, plan: &Plan, document: &mut Document) -> Result<(), Failure> {
-        let packages = records::packages(plan.inside.root())?;
+        let mut packages = records::packages(plan.inside.root())?;
+        match &plan.lock {
+            Some(lock) => locked::complete(&mut packages, lock),
+            None => signatures(&mut packages, &plan.cache),
+        }
         if !packages.is_empty() {
-            document.forget_in_each("packages", &["repo", "file", "sha256"]);
+            let known = ["repo", "file", "sha256", "pgpsig", "reason"];
+            document.forget_in_each("packages", &known);
             document.record("packages", &packages);
         }
         Ok(())
+    }
+}
+
+/// Completes what is recorded of verified packages with the signatures beside their archives: not every repository has them
+/// in its database. One that cannot be read is not recorded; a lock does without.
+fn signatures(packages: &mut [Package], cache: &Path) {
+    let lacks = |package: &&mut Package| package.verified && package.pgpsig.is_none();
+    for package in packages.iter_mut().filter(lacks) {
+        let file = package
+            .file
+            .as_ref()
+            .map(|file| cache.join(format!("{file}.sig")));
+        let bytes = file.and_then(|file| std::fs::read(file).ok());
+        package.pgpsig = bytes.map(|bytes| package::base64::encode(&bytes));
     }
 }
 

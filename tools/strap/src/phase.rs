@@ -28,15 +28,6 @@ impl Phase {
         }
         args
     }
-
-    /// Returns what the run is for, as it completes "running pacman to".
-    pub(crate) fn name(&self) -> &'static str {
-        if self.download {
-            pacman::run::DOWNLOAD
-        } else {
-            "install"
-        }
-    }
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     let mut found = Found::default();
     let home = match task.gpg {
         Some(program) => {
-            let home = Home::copy(program, &root, gpg::scratch()?)?;
+            let home = Home::copy(program, &root, gpg::AT, gpg::scratch()?)?;
             let keys = home.keys()?;
             Some((home, keys))
         }

@@ -267,7 +267,7 @@ fn fetch(
         program: program.path,
         config: plan.config.strict.clone(),
         // What it refuses is judged here, and is to stay where it is until then.
-        strict: false,
+        keyring: None,
     };
     let args = ["-Sw", "--noconfirm", "-dd"];
     let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);

@@ -99,19 +99,19 @@ pub struct Home<'a> {
 }
 
 impl<'a> Home<'a> {
-    /// Copies the keyring of a root to `scratch`, a directory that is not there yet.
+    /// Copies the keyring of a root, which is at `below` in it (as [`AT`]), to `scratch`, a directory that is not there yet.
     ///
     /// # Errors
     ///
     /// [`Code::NotVerified`] where the root has no keyring, and when it cannot be copied.
-    pub fn copy(gpg: &'a Gpg, root: &Root, scratch: &Path) -> Result<Self, Failure> {
-        let at = root.path().join(AT);
+    pub fn copy(gpg: &'a Gpg, root: &Root, below: &str, scratch: &Path) -> Result<Self, Failure> {
+        let at = root.path().join(below);
         let mut builder = std::fs::DirBuilder::new();
         let made = builder.mode(0o700).create(scratch);
         made.doing(Code::Os, || format!("making {}", quote(scratch)))?;
         let mut keys = 0;
         for name in FILES {
-            let bytes = match root.read(&format!("{AT}/{name}"), LIMIT) {
+            let bytes = match root.read(&format!("{below}/{name}"), LIMIT) {
                 Ok(bytes) => bytes,
                 Err(Errno::NOENT) => continue,
                 Err(e) => {

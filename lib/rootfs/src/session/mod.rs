@@ -363,8 +363,8 @@ fn explain_clone(error: Errno, user: bool) -> Failure {
     }
 }
 
-/// The environment that programs inside get: the little that is the same on every machine, and the proxies and terminal
-/// of this one.
+/// The environment that programs inside get: the little that is the same on every machine, the proxies and terminal of this
+/// one, and the date of what is to come out the same each time (mkinitcpio, among others, goes by it).
 ///
 /// The messages are English and the file names UTF-8. Under plain `C`, libarchive cannot convert a name such as
 /// `Főtanúsítvány.crt`, and pacman then silently leaves out the rest of that package (seen with 6.0.2).
@@ -383,6 +383,7 @@ pub fn environment() -> Vec<(OsString, OsString)> {
     for key in [
         "TERM",
         "NO_COLOR",
+        "SOURCE_DATE_EPOCH",
         "http_proxy",
         "https_proxy",
         "ftp_proxy",

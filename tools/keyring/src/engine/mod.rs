@@ -38,11 +38,11 @@ pub(crate) struct Built {
 }
 
 impl Engine {
-    /// Builds the keyring of the root.
+    /// Builds the keyring beside the one of the root, at [`home::BESIDE`].
     ///
     /// # Errors
     ///
-    /// When it cannot be built, or is not what was to be built. The root then has the keyring it had.
+    /// When it cannot be built, or is not what was to be built.
     pub(crate) fn build(
         self,
         context: &Context,
@@ -88,7 +88,7 @@ fn native(inside: &Inside, ring: &Ring) -> Result<Option<Built>, Failure> {
         ));
     }
     home.fill(new.files, gpg);
-    home.publish(root).inspect_err(|_| home::sweep(root))?;
+    home.write_beside(root)?;
     Ok(Some(Built {
         made,
         summary,

@@ -4,12 +4,13 @@
 #![allow(dead_code, reason = "each test program uses what it needs of them")]
 
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{OnceLock, RwLock};
+pub(crate) use strapline_tests::gpg::{all, gpg, kill_agent, primaries, run, short};
 use tempfile::TempDir;
 
 /// Held for reading by every run, and for writing by the test that looks for what a run left.
@@ -33,46 +34,6 @@ pub(crate) struct Keys {
 /// A ring of the test's own keys.
 pub(crate) fn ring(name: &str) -> &'static [u8] {
     &keys().rings[name]
-}
-
-pub(crate) fn run(command: &mut Command) -> String {
-    let out = command.stdin(Stdio::null()).output().unwrap();
-    let err = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{command:?}: {err}");
-    String::from_utf8(out.stdout).unwrap()
-}
-
-pub(crate) fn gpg(home: &Path) -> Command {
-    let mut command = Command::new("gpg");
-    command.env("LC_ALL", "C").arg("--homedir").arg(home);
-    command.args(["--batch", "--quiet", "--no-permission-warning", "--no-tty"]);
-    command
-}
-
-/// Ends the agent that gpg started for this home, and no other.
-pub(crate) fn kill_agent(home: &Path) {
-    let mut command = Command::new("gpgconf");
-    run(command.arg("--homedir").arg(home).args(["--kill", "all"]));
-}
-
-/// A directory with a path that is short enough for an agent's socket.
-pub(crate) fn short() -> TempDir {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("k").tempdir_in("/tmp").unwrap()
-}
-
-pub(crate) fn primaries(list: &str) -> BTreeSet<String> {
-    let primary = |l: &str| l.starts_with("pub:") || l.starts_with("sec:");
-    let lines: Vec<_> = list.lines().collect();
-    lines
-        .windows(2)
-        .filter(|w| primary(w[0]))
-        .map(|w| w[1].split(':').nth(9).unwrap().to_owned())
-        .collect()
-}
-
-pub(crate) fn all(home: &Path) -> BTreeSet<String> {
-    primaries(&run(gpg(home).args(["--with-colons", "--list-keys"])))
 }
 
 pub(crate) fn make_key(home: &Path, name: &str, dates: &str) -> String {

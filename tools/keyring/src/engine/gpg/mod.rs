@@ -10,7 +10,7 @@
 mod calls;
 
 use super::{Built, warnings};
-use crate::home::{self, Home};
+use crate::home::Home;
 use crate::listing;
 use crate::trust::Ring;
 pub(super) use calls::Gpg;
@@ -18,15 +18,14 @@ use rootfs::{Inside, Place, Root};
 use stage::{Code, Document, Doing, Failure, quote};
 use std::time::Instant;
 
-/// Builds the keyring of the root.
+/// Builds the keyring beside the one of the root.
 ///
 /// # Errors
 ///
-/// When gpg fails, or what it built is not what was to be built. The root then has the keyring it had.
+/// When gpg fails, or what it built is not what was to be built.
 pub(super) fn build(document: &Document, inside: &Inside, ring: &Ring) -> Result<Built, Failure> {
     let gpg = Gpg::find()?;
-    let result = inside.call(Place::Host, || work(document, ring, &gpg));
-    let bytes = result.inspect_err(|_| home::sweep(inside.root()))?;
+    let bytes = inside.call(Place::Host, || work(document, ring, &gpg))?;
     serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was done inside")
 }
 
@@ -54,7 +53,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg) -> Result<Vec<u8>, Failure>
         )
         .hint("remove use-keyboxd from '/etc/gnupg/common.conf', or use --in-root"));
     }
-    home.publish(&root)?;
+    home.write_beside(&root)?;
     let built = Built {
         made,
         summary,

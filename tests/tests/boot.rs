@@ -1,0 +1,168 @@
+//! What `mkdisk` makes boots: as a board does (U-Boot and extlinux.conf) and as a PC does (UEFI and systemd-boot), in a
+//! virtual machine without a network, and without acceleration, which not every machine has.
+//!
+//! A unit of the test's says on the serial console what the machine finds, and switches it off: so the test waits for the
+//! machine, and for nothing else.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use strapline_tests::{Lab, Mirror, Server, Who, lab};
+
+/// The most that a boot may take, in seconds. On two idle processors it takes one minute.
+const LIMIT: &str = "1500";
+
+/// What the machine runs: a line for each question. `KEY` is the packagers'.
+const REPORT: &str = r#"#!/bin/bash
+exec > /dev/console 2>&1
+say() { printf '\nboot-test: %s: %s\n' "$1" "$2"; }
+say hostname "$(cat /proc/sys/kernel/hostname)"
+say machine "$(uname -m)"
+say packages "$(pacman -Q | wc -l)"
+say secret-keys "$(ls /etc/pacman.d/gnupg/private-keys-v1.d | wc -l)"
+say packager "$(gpg --homedir /etc/pacman.d/gnupg --with-colons --list-keys KEY 2> /dev/null | sed -n 's/^pub:\(.\).*/\1/p')"
+say keyring "$(systemctl show --property Result --value first-boot-keyring.service)"
+say root "$(findmnt --noheadings --output FSTYPE,UUID /)"
+say boot "$(ls /boot > /dev/null; findmnt --noheadings --output FSTYPE,UUID /boot)"
+say failed "$(systemctl --failed --no-legend --plain | wc -l)"
+say machine-id "$(wc -c < /etc/machine-id)"
+say end "of report"
+systemctl poweroff
+"#;
+
+const UNIT: &str = "[Unit]
+Description=Say what this machine finds, and switch it off
+After=first-boot-keyring.service systemd-user-sessions.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/local/bin/report
+
+[Install]
+WantedBy=multi-user.target
+";
+
+/// A kind of machine.
+struct Machine {
+    arch: &'static str,
+    /// The packages of its keyring and its kernel.
+    packages: &'static str,
+    console: &'static str,
+    qemu: &'static str,
+}
+
+const BOARD: Machine = Machine {
+    arch: "aarch64",
+    packages: "archlinuxarm-keyring linux-aarch64",
+    console: "ttyAMA0",
+    qemu: "qemu-system-aarch64 -machine virt -cpu cortex-a72 -bios /usr/lib/u-boot/qemu_arm64/u-boot.bin",
+};
+
+const PC: Machine = Machine {
+    arch: "x86_64",
+    packages: "archlinux-keyring linux",
+    console: "ttyS0",
+    qemu: "qemu-system-x86_64 -machine q35 -cpu max \
+        -drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
+        -drive if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+};
+
+/// Makes an image with the whole pipe, boots it twice, and checks what the machine says.
+fn boots(machine: &Machine, who: Who) {
+    let (mirror, lab) = (Mirror::that_boots(machine.arch), Lab::new(who));
+    let server = Server::of(&mirror.www());
+    let report = REPORT.replace("KEY", &mirror.key("/builder"));
+    for (name, text) in [("report", report.as_str()), ("boot-test.service", UNIT)] {
+        std::fs::write(lab.path().join(name), text).expect("our own directory");
+    }
+    let image = lab.sh(&format!(
+        "mkroot root --arch {arch} --distro {preset} \
+         | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+         | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
+         | keyring --quiet | strap --quiet base {packages} \
+         | enter --bind $PWD:/mnt -- sh -c 'install -m 755 -D /mnt/report /usr/local/bin/report \
+             && install -m 644 /mnt/boot-test.service /etc/systemd/system/' \
+         | configure --hostname booted --fstab --first-boot-keyring --enable boot-test \
+         | keyring --strip | mkdisk --quiet -o disk.img --cmdline console={console} \
+         | reap | unmount",
+        arch = machine.arch,
+        preset = mirror.preset().display(),
+        url = server.url(),
+        packages = machine.packages,
+        console = machine.console,
+    ));
+    let receipt = image.succeeded();
+    let count = receipt["packages"].as_array().map(Vec::len);
+    let uuid = |at: &str| -> String {
+        let partitions = receipt["disks"][0]["partitions"].as_array();
+        let mut partitions = partitions.into_iter().flatten();
+        let found = partitions.find(|p| p["at"] == at).expect(at);
+        found["filesystem"]["uuid"]
+            .as_str()
+            .expect("a UUID")
+            .to_owned()
+    };
+    let expected = [
+        ("hostname", "booted".to_owned()),
+        ("machine", machine.arch.to_owned()),
+        ("packages", count.expect("packages").to_string()),
+        // The one that the machine made, and the packagers' key is valid by it.
+        ("secret-keys", "1".to_owned()),
+        ("packager", "f".to_owned()),
+        ("keyring", "success".to_owned()),
+        ("root", format!("ext4 {}", uuid("/"))),
+        ("boot", format!("vfat {}", uuid("/boot"))),
+        ("failed", "0".to_owned()),
+        // 32 digits and the end of the line.
+        ("machine-id", "33".to_owned()),
+        ("end", "of report".to_owned()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value));
+    // The second time there is nothing to make.
+    for _ in 0..2 {
+        let said = boot(&lab, machine, &lab.path().join("disk.img"));
+        assert_eq!(said, BTreeMap::from(expected.clone()));
+    }
+}
+
+/// Runs the machine until it switches itself off; returns what it said.
+fn boot(lab: &Lab, machine: &Machine, image: &Path) -> BTreeMap<String, String> {
+    let mut qemu = Command::new("timeout");
+    qemu.args(["--kill-after=10", LIMIT])
+        .args(machine.qemu.split_whitespace())
+        .args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-nic", "none"])
+        .args(["-nographic", "-no-reboot", "-device", "virtio-rng-pci"])
+        .args(["-device", "virtio-blk-pci,drive=disk", "-drive"])
+        .arg(format!(
+            "if=none,id=disk,format=raw,file={}",
+            image.display()
+        ))
+        .current_dir(lab.path())
+        .stdin(std::process::Stdio::null());
+    let ran = lab::run(&mut qemu);
+    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
+    let lines = ran.stdout.lines().filter_map(|line| {
+        let (key, value) = line.trim().strip_prefix("boot-test: ")?.split_once(": ")?;
+        Some((
+            key.to_owned(),
+            value.split_whitespace().collect::<Vec<_>>().join(" "),
+        ))
+    });
+    let said: BTreeMap<String, String> = lines.collect();
+    assert!(
+        said.contains_key("end"),
+        "it did not come to an end:\n{}",
+        ran.stdout
+    );
+    said
+}
+
+#[test]
+fn a_board_boots_what_an_ordinary_user_made() {
+    boots(&BOARD, Who::User);
+}
+
+#[test]
+fn a_pc_boots() {
+    boots(&PC, Who::Root);
+}

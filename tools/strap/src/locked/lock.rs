@@ -1,0 +1,189 @@
+//! The lock: what a finished document says that was installed, read as the order to install just that.
+//!
+//! A signature says who made a package, and every package that a distribution ever signed has a good one: a mirror that
+//! offers an old one, with a hole in it that is known by now, passes. A lock says which one, by its SHA-256.
+
+use package::digest::is_sha256;
+use package::{base64, name};
+use stage::members::Package;
+use stage::{Code, Document, Doing, Failure, quote};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// A package that is to be installed, and the archive that it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Locked {
+    /// What the lock says of it.
+    pub(crate) package: Package,
+    /// The repository that had it.
+    pub(crate) repo: String,
+    /// The archive's file name.
+    pub(crate) file: String,
+    /// Its SHA-256, in lower-case hex.
+    pub(crate) sha256: String,
+}
+
+/// Reads a lock for a root of this architecture.
+///
+/// # Errors
+///
+/// [`Code::Usage`] where there is no such file, or it is no lock for this root; [`Code::BadDocument`] where it is no document.
+pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
+    let doing = || format!("reading the lock {}", quote(path));
+    let text = std::fs::read(path).doing(Code::Usage, doing)?;
+    let document = Document::parse(&text, &quote(path))?;
+    let unfit = |why: String| Failure::new(Code::Usage, format!("{}: {why}", doing()));
+    if let Some(tool) = document.failed_tool() {
+        return Err(unfit(format!(
+            "it is of a root that was not finished: {tool} failed"
+        )));
+    }
+    match document.text("arch") {
+        Some(of) if of == arch => {}
+        Some(of) => return Err(unfit(format!("it is for {of}, and the root is for {arch}"))),
+        None => return Err(unfit("it does not say for which architecture it is".into())),
+    }
+    let packages: Vec<Package> = document.view("packages")?.unwrap_or_default();
+    if packages.is_empty() {
+        return Err(unfit("it has no packages".into()).hint("give the document of a finished root"));
+    }
+    let mut names = BTreeSet::new();
+    let mut locked = Vec::new();
+    for package in packages {
+        let shown = quote(&package.name);
+        if !names.insert(package.name.clone()) {
+            return Err(unfit(format!("{shown} is in it twice")));
+        }
+        locked.push(check(package).map_err(|why| unfit(format!("{shown}: {why}")))?);
+    }
+    Ok(locked)
+}
+
+/// Takes a package whose every text can be what it should be: they become names of files and texts of a database.
+fn check(package: Package) -> Result<Locked, String> {
+    let missing = |what: &str| {
+        format!(
+            "it does not say its {what}: no repository offered it any more when it was written down"
+        )
+    };
+    let need = |value: &Option<String>, what| value.clone().ok_or_else(|| missing(what));
+    let (repo, file) = (
+        need(&package.repo, "repository")?,
+        need(&package.file, "file")?,
+    );
+    let sha256 = need(&package.sha256, "SHA-256")?;
+    let signature = package.pgpsig.as_deref();
+    for (what, value, good) in [
+        ("name", &package.name, name::is_name(&package.name)),
+        (
+            "version",
+            &package.version,
+            name::is_version(&package.version),
+        ),
+        ("architecture", &package.arch, name::is_arch(&package.arch)),
+        ("repository", &repo, name::is_name(&repo)),
+        ("file", &file, name::is_filename(&file)),
+        ("SHA-256", &sha256, is_sha256(&sha256)),
+    ] {
+        if !good {
+            return Err(format!("its {what} is none: {}", quote(value)));
+        }
+    }
+    if signature.is_some_and(|text| base64::decode(text).is_none()) {
+        return Err("its signature is none".into());
+    }
+    Ok(Locked {
+        repo,
+        file,
+        sha256: sha256.to_ascii_lowercase(),
+        package,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const HASH: &str = "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD";
+
+    fn package() -> Value {
+        json!({"name": "a", "version": "1:2-1", "arch": "any", "repo": "core", "file": "a-1:2-1-any.pkg.tar.zst",
+               "sha256": HASH, "verified": true})
+    }
+
+    fn lock(document: &Value) -> Result<Vec<Locked>, Failure> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), document.to_string()).unwrap();
+        read(file.path(), "aarch64")
+    }
+
+    #[test]
+    fn a_finished_document_is_a_lock() {
+        let locked =
+            lock(&json!({"strapline": 1, "arch": "aarch64", "packages": [package()]})).unwrap();
+        assert_eq!(locked.len(), 1);
+        assert_eq!(
+            (locked[0].repo.as_str(), locked[0].sha256.as_str()),
+            ("core", &*HASH.to_lowercase())
+        );
+    }
+
+    #[test]
+    fn what_is_no_lock_for_this_root_is_refused_with_the_reason() {
+        let with = |key: &str, value: Value| {
+            let mut package = package();
+            package[key] = value;
+            json!({"strapline": 1, "arch": "aarch64", "packages": [package]})
+        };
+        let without = |key: &str| {
+            let mut package = package();
+            package.as_object_mut().unwrap().remove(key);
+            json!({"strapline": 1, "arch": "aarch64", "packages": [package]})
+        };
+        for (document, why) in [
+            (
+                json!({"strapline": 1, "arch": "x86_64", "packages": [package()]}),
+                "it is for x86_64, and the root",
+            ),
+            (
+                json!({"strapline": 1, "packages": [package()]}),
+                "for which architecture",
+            ),
+            (
+                json!({"strapline": 1, "arch": "aarch64"}),
+                "it has no packages",
+            ),
+            (
+                json!({"strapline": 1, "arch": "aarch64", "packages": [package(), package()]}),
+                "'a' is in it twice",
+            ),
+            (without("sha256"), "'a': it does not say its SHA-256"),
+            (without("repo"), "'a': it does not say its repository"),
+            (with("file", "../a".into()), "'a': its file is none: '../a'"),
+            (
+                with("sha256", "00".into()),
+                "'a': its SHA-256 is none: '00'",
+            ),
+            (with("name", "-a".into()), "'-a': its name is none"),
+            (with("version", "1\n%NAME%".into()), "its version is none"),
+            (with("pgpsig", "no".into()), "its signature is none"),
+        ] {
+            let failure = lock(&document).unwrap_err();
+            assert!(failure.message.contains(why), "{failure}");
+            assert_eq!(failure.code, Code::Usage, "{failure}");
+        }
+        let failed = json!({"strapline": 1, "arch": "aarch64", "packages": [package()],
+            "error": {"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []}});
+        assert!(
+            lock(&failed)
+                .unwrap_err()
+                .message
+                .ends_with("it is of a root that was not finished: strap failed")
+        );
+        assert_eq!(
+            read(Path::new("/no/such"), "x").unwrap_err().code,
+            Code::Usage
+        );
+    }
+}
