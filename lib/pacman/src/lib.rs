@@ -11,6 +11,7 @@ pub mod records;
 mod refused;
 pub mod run;
 pub mod secret;
+pub mod turn;
 mod words;
 
 pub use output::Mark;

@@ -6,6 +6,7 @@
 //! that says what failed; and the same command works again, and makes what it always makes.
 //!
 //! `STRAPLINE_TORTURE=1` does them all (`make torture`); a larger number every n-th. By default it is a sample.
+//! `STRAPLINE_TORTURE_TOOL=NAME` does one tool only.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
@@ -326,7 +327,9 @@ fn subject<'a>(bench: &'a Bench, tool: &str, mode: &str) -> Subject<'a> {
 fn sweep(bench: &Bench, mode: &str, tools: &[(&str, usize)]) {
     bench.up_to(tools[0].0);
     for (tool, sample) in tools {
-        subject(bench, tool, mode).sweep(*sample);
+        if std::env::var("STRAPLINE_TORTURE_TOOL").map_or(true, |only| only == *tool) {
+            subject(bench, tool, mode).sweep(*sample);
+        }
         let end = Ready::new(&bench.lab, &subject(bench, tool, mode).command).run(None);
         assert!(matches!(end, End::Itself(0, _)), "{tool}: {end:?}");
         // What enter prints is its command's, and doctor's findings are no document.

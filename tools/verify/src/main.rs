@@ -18,6 +18,7 @@ use installed::{Installed, Subject};
 use pacman::Pacman;
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
+use pacman::turn;
 use rootfs::{IdMap, Inside, Mount, Place, Root};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
@@ -270,7 +271,9 @@ fn fetch(
         keyring: None,
     };
     let args = ["-Sw", "--noconfirm", "-dd"];
+    let turn = turn::take(context, cache)?;
     let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+    drop(turn);
     if let Err(failure) = &ran
         && matches!(
             failure.code,
