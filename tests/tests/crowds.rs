@@ -197,7 +197,6 @@ struct Used {
     mounts: Vec<String>,
     loops: Vec<String>,
     processes: Vec<String>,
-    descriptors: usize,
     /// Those of the user that runs the cycles: `/proc/key-users`.
     keys: Option<String>,
     /// inotify instances of this process.
@@ -214,7 +213,6 @@ impl Used {
             mounts: strapline_tests::lab::Host::look().mounts_below(lab.path()),
             loops: strapline_tests::trial::loops(lab.path()),
             processes: strapline_tests::lab::processes_below(lab.path()),
-            descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
             keys: keys(uid).filter(|_| who != Who::Root),
             inotify: inotify(),
         }

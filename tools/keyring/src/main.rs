@@ -18,6 +18,7 @@ use clap::Parser;
 use distro::Preset;
 use engine::Engine;
 use listing::Summary;
+use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::Keyring;
@@ -131,6 +132,9 @@ impl Args {
         };
         pins.need_some(&plan.of)?;
         let inside = Inside::of(document)?;
+        // From the first look to the last rename: what is made beside the keyring is one run's, and what is there of an
+        // earlier one is a dead one's.
+        let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, pins).and_then(|ring| {
@@ -296,6 +300,7 @@ fn record(document: &mut Document, root: &Root, ring: &Ring) {
 /// Takes the keys out of the keyring again. Nothing runs for it, but a root is only ever worked on by the user whose it is.
 fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Result<(), Failure> {
     let inside = Inside::of(document)?;
+    let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     let changed = strip.apply(inside.root())?;
     strip.record(document, inside.root())?;
     context.note(match (changed, strip) {
