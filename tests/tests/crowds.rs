@@ -237,17 +237,17 @@ fn inotify() -> usize {
         .count()
 }
 
-/// Kilobytes that this machine has left, and how many mount namespaces the kernel holds.
+/// Kilobytes that this machine has left, and how many mounts the kernel holds in all namespaces.
 fn machine() -> (u64, Option<u64>) {
     let memory = fs::read_to_string("/proc/meminfo").unwrap();
     let free = memory.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
     let free = free.and_then(|l| l.split_whitespace().next()?.parse().ok());
     let slabs = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
-    let namespaces = slabs
+    let mounts = slabs
         .lines()
-        .find_map(|l| l.strip_prefix("mnt_namespace "))
+        .find_map(|l| l.strip_prefix("mnt_cache "))
         .and_then(|l| l.split_whitespace().next()?.parse().ok());
-    (free.unwrap_or(0), namespaces)
+    (free.unwrap_or(0), mounts)
 }
 
 fn cycle(who: Who, host: &str) {
@@ -272,7 +272,7 @@ fn cycle(who: Who, host: &str) {
     }
     assert_eq!(before, Used::now(&lab, who), "after {} cycles", cycles());
     eprintln!(
-        "{} cycles as {who:?} {host}: {:?}; kB available and mount namespaces before {machine_before:?}, after {:?}",
+        "{} cycles as {who:?} {host}: {:?}; kB available and mounts of the kernel before {machine_before:?}, after {:?}",
         cycles(),
         begin.elapsed(),
         machine()

@@ -140,7 +140,10 @@ impl Subject<'_> {
         let good = self.good();
         let points = self.points(&good.calls, every(sample));
         let mut score = Score::default();
-        for (call, fault) in &points {
+        for (n, (call, fault)) in points.iter().enumerate() {
+            if n > 0 && n.is_multiple_of(100) {
+                eprintln!("{}: {n} of {} points", self.name, points.len());
+            }
             let when = format!("{}: {fault} at {call}", self.name);
             self.restore();
             let run = self.run(Some((call, *fault)));
@@ -155,9 +158,10 @@ impl Subject<'_> {
             }] += 1;
             let wrong = self.wrong(&run, *fault, &good);
             if !wrong.is_empty() {
-                score
-                    .wrong
-                    .push(format!("{when}:\n    {}", wrong.join("\n    ")));
+                let wrong = format!("{when}:\n    {}", wrong.join("\n    "));
+                // At once: the whole may take hours.
+                eprintln!("{wrong}");
+                score.wrong.push(wrong);
             }
         }
         self.restore();
@@ -404,6 +408,60 @@ fn strap_as_root() {
 #[test]
 fn strap_as_a_user() {
     sweep(&bench(Who::User, "x86_64"), "", &[("strap", 800)]);
+}
+
+/// What a killed or failed `mkroot --host` leaves: all mounts or none; then the same again works, and all goes.
+#[test]
+fn mounts_on_the_host_are_all_or_none() {
+    let bench = Bench::new(Who::Root, "x86_64", "--host");
+    bench.keep();
+    let all = bench.mount();
+    bench.unmount("undisturbed");
+    let subject = subject(&bench, "mkroot", " --host");
+    let calls = subject.run(None).calls;
+    bench.unmount("undisturbed");
+    let (mut score, mut mounted) = (Score::default(), 0);
+    for (call, fault) in subject.points(&calls, every(60)) {
+        let when = format!("{}: {fault} at {call}", subject.name);
+        bench.restore();
+        let run = subject.run(Some((call, fault)));
+        score.injections += usize::from(run.hit.is_some());
+        bench.check_no_process(&when, false);
+        let mounts = bench.mounts();
+        if !(mounts.is_empty() || mounts == all) {
+            score
+                .wrong
+                .push(format!("{when}: a part is mounted: {mounts:?}"));
+        }
+        if (run.status == 0 && mounts != all)
+            || (STATUSES.contains(&run.status) && !mounts.is_empty())
+        {
+            score.wrong.push(format!(
+                "{when}: exit status {} and {} mounts: {}",
+                run.status,
+                mounts.len(),
+                bench.stderr()
+            ));
+        }
+        mounted += usize::from(!mounts.is_empty());
+        let end = Ready::new(&bench.lab, &subject.command).run(None);
+        if !matches!(end, End::Itself(0, _)) || bench.mounts() != all {
+            score.wrong.push(format!(
+                "{when}: the second run: {end:?} {}",
+                bench.stderr()
+            ));
+        }
+        bench.unmount(&when);
+    }
+    bench.restore();
+    eprintln!(
+        "{}: {} calls, {} injections (all was mounted {mounted} times), {} leaks and lies",
+        subject.name,
+        calls.len(),
+        score.injections,
+        score.wrong.len()
+    );
+    assert!(score.wrong.is_empty(), "{}", score.wrong.join("\n"));
 }
 
 /// What comes after `strap`.
