@@ -293,7 +293,10 @@ impl Supervised {
             ),
             // Its call is never answered, so that it is never made.
             Fault::Kill => {
-                let pid = i32::try_from(request.pid).ok().and_then(Pid::from_raw);
+                // A request has a thread's id.
+                let status = fs::read_to_string(format!("/proc/{}/status", request.pid));
+                let process = status.ok().and_then(|text| field(&text, "Tgid:"));
+                let pid = process.and_then(Pid::from_raw);
                 let pidfd = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty()));
                 // Still the same process, as the request is still valid.
                 if let Some(Ok(pidfd)) = pidfd
@@ -314,7 +317,8 @@ impl Supervised {
     fn look(&mut self, request: &ScmpNotifReq) -> Option<Call> {
         let proc = PathBuf::from(format!("/proc/{}", request.pid));
         let exe = fs::read_link(proc.join("exe")).ok()?;
-        let first = u64::from(request.pid) == u64::from(self.child.id());
+        let status = fs::read_to_string(proc.join("status")).ok()?;
+        let first = field(&status, "Tgid:") == i32::try_from(self.child.id()).ok();
         let ours = exe.starts_with(&self.bin);
         self.begun |= first && ours;
         if !self.begun {
@@ -325,7 +329,6 @@ impl Supervised {
         if is_loader(&what) {
             return None;
         }
-        let status = fs::read_to_string(proc.join("status")).unwrap_or_default();
         let inside = status
             .lines()
             .find_map(|l| l.strip_prefix("NSpid:"))
@@ -348,6 +351,12 @@ impl Supervised {
             args: request.data.args,
         })
     }
+}
+
+/// Returns a number of `/proc/PID/status`.
+fn field(status: &str, name: &str) -> Option<i32> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim().parse().ok()
 }
 
 /// Says what a call is about: the path that it names, or what its descriptor is.
