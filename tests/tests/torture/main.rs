@@ -79,7 +79,8 @@ impl Subject<'_> {
         command.args(["-c", &script]);
         supervisor::run(&command, &bin_dir(), &mut |call| {
             fault
-                .filter(|(at, _)| at.key == call.key)
+                // Threads may have made another call of this name first: then this point is not met.
+                .filter(|(at, fault)| at.key == call.key && faults::of(call).contains(fault))
                 .map(|(_, fault)| fault)
         })
     }
@@ -235,7 +236,10 @@ impl Subject<'_> {
             if matches!(fault, Fault::Error(nix::errno::Errno::EIO)) && hit.ends_with("sync") {
                 wrong.push("what is not on the disk counts as done".into());
             }
-            wrong.extend(self.bench.differs(&good.after));
+            // That a cache could not be filled is a warning: the work is done, and the next run fills it.
+            let warned = stderr.contains(": warning: writing '");
+            let differs = self.bench.differs(&good.after).into_iter();
+            wrong.extend(differs.filter(|what| !(warned && what.starts_with("'cache/"))));
         } else if !says_why(&stderr, self.step.tool) {
             wrong.push("no line says what failed".into());
         }
