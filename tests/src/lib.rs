@@ -8,6 +8,7 @@ pub mod formats;
 pub mod gpg;
 pub mod lab;
 pub mod server;
+pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
 pub use server::{Answer, Request, Server};

@@ -18,6 +18,7 @@ pub mod records;
 mod refused;
 pub mod run;
 pub mod secret;
+pub mod turn;
 mod words;
 
 pub use output::Mark;

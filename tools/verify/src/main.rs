@@ -16,7 +16,7 @@ use files::Rules;
 use installed::{Installed, Subject};
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
-use pacman::{Pacman, Patience, lock};
+use pacman::{Pacman, Patience, lock, turn};
 use rootfs::{Inside, Place, Root};
 use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
@@ -148,7 +148,9 @@ impl Verify {
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
+        let turn = turn::take(context, cache)?;
         let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+        drop(turn);
         if let Err(failure) = &ran
             && matches!(
                 failure.code,
