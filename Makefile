@@ -75,7 +75,7 @@ torture: host
 	mkdir -p build
 	for test in torture crowds; do \
 	  STRAPLINE_TORTURE=1 STRAPLINE_CYCLES=1000 $(if $(SUDO),env $(RUNNER)="sudo -E") \
-	    cargo test -p strapline-tests --test $$test -- --nocapture 2>&1 || echo "make: $$test failed"; \
+	    cargo test -p strapline-tests --test $$test -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: $$test failed"; \
 	done | tee build/torture.log
 	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
 	  END { print n + 0 " injections, " l + 0 " leaks" }' build/torture.log

@@ -108,6 +108,7 @@ const NANO: &str = "7.2-1";
 const OLD_NANO: &str = "6.4-1";
 const NOT_NANO: &str = "checking 'nano': it is not what the key …mkmirror Build System… signed";
 const LOST: &str = "failed retrieving file";
+const GONE: &str = "the mirror has no '";
 const UNSIGNED: &str = "the package has no signature";
 const BAD: &str = "the package or its signature was altered";
 const UNPINNED: &str = "which is not pinned";
@@ -123,7 +124,7 @@ const ROWS: &[Row] = &[
     row(Database, Altered, "db-wrong-hash", unverified("fetch-pacman", "its SHA-256 is ")),
     row(Database, Removed, "extra-removed", Refused("keyring", "network", LOST)),
     row(Database, Removed, "cn-removed", Refused("fetch-pacman", "not-found", "archlinuxcn.db': HTTP status 404")),
-    row(Database, Older, "extra-old", Refused("strap", "network", LOST)),
+    row(Database, Older, "extra-old", Refused("strap", "network", GONE)),
     row(Database, Swapped, "extra-swapped", Refused("strap", "not-found", "target not found: nano")),
     row(Database, Swapped, "cn-swapped", Refused("fetch-pacman", "not-found", "it has no package 'pacman-static'")),
     // Signed, with DatabaseRequired.
@@ -140,7 +141,7 @@ const ROWS: &[Row] = &[
     row(Package, Altered, "nano-bad-signature", unverified("strap", NOT_NANO)),
     row(Package, Altered, "nano-stranger-key", unverified("strap", "checking 'nano': …, which is not in the keyring")),
     row(Package, Altered, "nano-retired-key", unverified("strap", "checking 'nano': …Retired…, which is disabled: the distribution revoked it")),
-    row(Package, Removed, "nano-removed", Refused("strap", "network", LOST)),
+    row(Package, Removed, "nano-removed", Refused("strap", "network", GONE)),
     row(Package, Older, "nano-old-archive", unverified("strap", "checking 'nano': it is package 'nano' 6.4-1, validly signed, and should be 'nano' 7.2-1")),
     row(Package, Swapped, "nano-swapped", unverified("strap", "checking 'nano': it is package 'sudo' …, validly signed, and should be 'nano' 7.2-1")),
     // A signature.
@@ -160,7 +161,7 @@ const ROWS: &[Row] = &[
     row(KeyringPackage, Altered, "keyring-revoked-dropped", unverified("keyring", "checking 'archlinux-keyring': it is not what the key ")),
     row(KeyringPackage, Altered, "keyring-revoked-unsigned", unverified("keyring", "the mirror has no signature for 'archlinux-keyring-")),
     row(KeyringPackage, Altered, "keyring-builder-revoked", unverified("keyring", "checking 'archlinux-keyring': …, which is disabled: the distribution revoked it")),
-    row(KeyringPackage, Removed, "keyring-removed", Refused("keyring", "network", LOST)),
+    row(KeyringPackage, Removed, "keyring-removed", Refused("keyring", "network", GONE)),
     row(KeyringPackage, Removed, "keyring-unsigned", unverified("keyring", "the mirror has no signature for 'archlinux-keyring-")),
     row(KeyringPackage, Older, "keyring-old-archive", unverified("keyring", "it is package 'archlinux-keyring' 20200101-1")),
     row(KeyringPackage, Swapped, "keyring-swapped", unverified("keyring", "it is package 'nano' 7.2-1, and should be")),
@@ -260,7 +261,13 @@ const TAKEN: [(What, &str, &str, bool); 4] = [
 ];
 
 /// Kinds that other tests look at: what runs in the root, and what only a lock is about.
-const ELSEWHERE: [&str; 3] = ["scriptlet-fails", "hook-fails", "nano-rebuilt"];
+const ELSEWHERE: [&str; 5] = [
+    "scriptlet-fails",
+    "scriptlet-waits",
+    "scriptlet-works",
+    "hook-fails",
+    "nano-rebuilt",
+];
 
 /// Old and validly signed: no signature tells it from what is new, and it goes in. strapline(7) says so, and what tells.
 #[test]

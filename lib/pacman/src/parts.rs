@@ -1,7 +1,7 @@
 //! What an earlier run left in the package cache and pacman cannot go on with.
 //!
-//! An archive that is shorter than the database says is one of a full disk: 6.0.2 gives it its name all the same, and refuses
-//! it later for its signature.
+//! An archive that is shorter than the database says and ends early is one of a full disk: 6.0.2 gives it its name all the
+//! same, and refuses it later for its signature. One that is whole is another build, and may be the one of a lock.
 //!
 //! pacman appends to `FILE.part`, by the length of that alone. One that is as long as the whole, of a pacman that was killed
 //! before it renamed it, or longer, of another file of that name, has nothing to be appended: the server says 416, pacman
@@ -9,7 +9,9 @@
 
 use crate::conf::Conf;
 use package::db::Entry;
+use package::decompress;
 use rustix::fs::{AtFlags, CWD, statat, unlinkat};
+use std::path::Path;
 
 /// Removes both among the packages that the repositories offer; returns their names.
 pub(crate) fn remove(conf: &Conf, offered: &[(String, Entry)]) -> Vec<String> {
@@ -28,7 +30,8 @@ pub(crate) fn remove(conf: &Conf, offered: &[(String, Entry)]) -> Vec<String> {
         let archive = entry.filename.clone();
         let found = [
             is(&part, |size, whole| size >= whole).then_some(part),
-            is(&archive, |size, whole| size < whole).then_some(archive),
+            (is(&archive, |size, whole| size < whole) && is_cut_off(&cache.join(&archive)))
+                .then_some(archive),
         ];
         let found = found.into_iter().flatten();
         // What cannot be removed is met by pacman, which says so.
@@ -36,6 +39,17 @@ pub(crate) fn remove(conf: &Conf, offered: &[(String, Entry)]) -> Vec<String> {
             .extend(found.filter(|name| unlinkat(CWD, cache.join(name), AtFlags::empty()).is_ok()));
     }
     removed
+}
+
+/// Returns whether an archive ends before its end, or is none. What cannot be read is for pacman to say.
+fn is_cut_off(path: &Path) -> bool {
+    let Ok(file) = stage::file::open(path) else {
+        return false;
+    };
+    match decompress::reader(file) {
+        Ok(mut reader) => std::io::copy(&mut reader, &mut std::io::sink()).is_err(),
+        Err(_) => true,
+    }
 }
 
 #[cfg(test)]
