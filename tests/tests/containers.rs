@@ -20,7 +20,7 @@ fn pipe(mirror: &Mirror, arch: &str) -> String {
         "mkroot root --quiet --arch {arch} --distro {preset} \
          | fetch-pacman --quiet --use $(command -v pacman) \
          | mkconf --quiet --server 'file://{www}/$arch/$repo' --cache-dir $PWD/packages \
-         | keyring --quiet | strap --quiet bash | reap --quiet | unmount --quiet",
+         | keyring --quiet | strap --quiet bash coreutils | reap --quiet | unmount --quiet",
         preset = mirror.preset().display(),
         www = mirror.www().display(),
     )
@@ -38,13 +38,14 @@ fn works(shape: &str, arch: &str) {
     assert!(packages.iter().all(|p| p["verified"] == true), "{shape}");
     std::fs::write(lab.path().join("receipt.json"), receipt.to_string())
         .expect("our own directory");
-    // Programs of the root run in it, with a /proc and the owners that packages say.
+    // Programs of the root run in it, with a /proc, and any owner can be given to a file.
     let inside = "enter --state receipt.json bash -c \
-                  'read -r name < /proc/self/comm; echo $name $UID $(stat -c %u:%g:%a /tmp /etc/shadow)'";
+                  'touch /root/of; chown 60000:81 /root/of; read -r name < /proc/self/comm; \
+                  echo $name $UID $(stat -c %u:%g:%a /root/of /etc/shadow)'";
     let ran = contained(&lab, shape, inside);
     assert_eq!(
         (ran.status, ran.stdout.trim()),
-        (0, "bash 0 0:0:1777 0:0:600"),
+        (0, "bash 0 60000:81:644 0:0:600"),
         "{shape}: {}",
         ran.stderr
     );
