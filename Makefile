@@ -3,6 +3,7 @@
 #   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
 #                aarch64 root through the whole pipe, enters it and prints what it is
 #   make test    everything
+#   make torture a fault at every system call, which takes hours
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -27,7 +28,7 @@ export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host demo root test bench check install clean-demo help
+.PHONY: all build host demo root test torture bench check fuzz install clean-demo help
 
 all: build
 
@@ -66,11 +67,32 @@ test: host
 	cargo build --workspace --all-targets
 	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace
 
+# A fault at every system call of every tool (hours: `make test` does a sample), and 1 000 cycles in each mode.
+torture: host
+	cargo build --workspace --all-targets
+	mkdir -p build
+	for test in torture crowds; do \
+	  STRAPLINE_TORTURE=1 STRAPLINE_CYCLES=1000 $(if $(SUDO),env $(RUNNER)="sudo -E") \
+	    cargo test -p strapline-tests --test $$test -- --nocapture 2>&1 || echo "make: $$test failed"; \
+	done | tee build/torture.log
+	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
+	  END { print n + 0 " injections, " l + 0 " leaks" }' build/torture.log
+	@! grep -q '^make: .* failed$$' build/torture.log
+
 # Formatting, lints, licences and sources.
 check:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo deny check bans licenses sources
+
+# One format, with libFuzzer: fuzz/README.md. What it makes of the corpus stays out of the source tree.
+TARGET  ?= document
+SECONDS ?= 60
+fuzz:
+	@command -v cargo-fuzz > /dev/null || { echo "make: cargo-fuzz is missing: cargo install cargo-fuzz --locked, and a nightly toolchain" >&2; exit 1; }
+	mkdir -p fuzz/target/corpus/$(TARGET)
+	cargo +nightly fuzz run --sanitizer none $(TARGET) fuzz/target/corpus/$(TARGET) fuzz/corpus/$(TARGET) -- \
+	  -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -print_final_stats=1
 
 bench: build
 	tests/bench/run

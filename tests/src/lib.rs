@@ -4,9 +4,11 @@
 //! Nothing here stands in for a part of the real thing: pacman, gpg, QEMU and the kernel are the host's own. What is
 //! missing makes a test fail, with what to install.
 
+pub mod formats;
 pub mod gpg;
 pub mod lab;
 pub mod server;
+pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
 pub use server::{Answer, Request, Server};

@@ -2,7 +2,7 @@
 //! and a proxy in between. With every pacman, whose words differ.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ fn pacmans() -> [PathBuf; 3] {
 }
 
 /// The pipe up to a keyring, with these servers.
-fn begin(mirror: &Mirror, pacman: &PathBuf, servers: &[&str]) -> String {
+fn begin(mirror: &Mirror, pacman: &Path, servers: &[&str]) -> String {
     let servers: String = servers
         .iter()
         .map(|url| format!(" --server '{url}/$arch/$repo'"))

@@ -38,6 +38,9 @@ const PACMAN_FROM: &str = "archlinuxcn";
 /// More than anyone needs; a preset that extends itself must end.
 const DEEPEST: usize = 8;
 
+/// The longest preset that is read, in bytes; the longest of ours has some thousands.
+const LONGEST: u64 = 1 << 20;
+
 /// A distribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preset {
@@ -176,6 +179,15 @@ impl Preset {
         Self::load_at(name_or_path, None, 0)
     }
 
+    /// Read a preset from its text; `label` is what messages call it. What it extends is built in, or beside the
+    /// working directory.
+    ///
+    /// # Errors
+    /// As [`Preset::load`].
+    pub fn parse(label: &str, text: &str) -> Result<Self, Error> {
+        Self::merge(label, label.to_owned(), text, None, 0)
+    }
+
     /// The names of the presets that are built in, in order.
     pub fn names() -> impl Iterator<Item = &'static str> {
         builtin::PRESETS.iter().map(|(name, _)| *name)
@@ -230,7 +242,7 @@ impl Preset {
             message: format!("reading preset '{}': {error}", label.escape_default()),
             hint: None,
         };
-        let text = std::fs::read_to_string(&path).map_err(|error| unreadable(&error))?;
+        let text = read(&path).map_err(|error| unreadable(&error))?;
         let absolute = std::path::absolute(&path).map_err(|error| unreadable(&error))?;
         let reference = absolute
             .to_str()
@@ -366,6 +378,23 @@ impl Source {
             )
         })
     }
+}
+
+/// Read a preset's file. A document names it, too, so that it may be a fifo or a device: those never end.
+fn read(path: &Path) -> std::io::Result<String> {
+    use std::io::{Error, ErrorKind, Read};
+    let refuse = |why: String| Error::new(ErrorKind::InvalidInput, why);
+    if !path.metadata()?.is_file() {
+        return Err(refuse("it is no regular file".to_owned()));
+    }
+    let mut text = String::new();
+    std::fs::File::open(path)?
+        .take(LONGEST + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(refuse(format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(text)
 }
 
 /// Only the `[pacman]` of that preset is read: the preset itself extends one that comes here for its pacman.

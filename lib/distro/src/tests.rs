@@ -115,6 +115,21 @@ fn a_refusal_lists_what_there_is() {
         error.to_string(),
         "reading preset 'no/such.toml': No such file or directory (os error 2)"
     );
+    // A document names presets, too: what never ends is not read.
+    let dir = tempfile::tempdir().unwrap();
+    let long = dir.path().join("long.toml");
+    std::fs::File::create(&long)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    for (path, why) in [
+        ("/dev/zero", "it is no regular file"),
+        (long.to_str().unwrap(), "it is longer than 1048576 bytes"),
+    ] {
+        let error = Preset::load(path).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unreadable);
+        assert!(error.to_string().ends_with(why), "{error}");
+    }
 }
 
 #[test]

@@ -15,6 +15,7 @@ pub mod decompress;
 pub mod digest;
 mod error;
 pub mod localdb;
+pub mod mtree;
 pub mod name;
 pub mod pacman_log;
 pub mod page;

@@ -1,15 +1,15 @@
 //! What a pacman.conf(5) that `mkconf` wrote says, as far as it is wanted here.
 
-use stage::{Code, Doing, Failure, quote};
+use stage::Failure;
 use std::path::{Path, PathBuf};
 
 /// As much of it as is wanted here.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Conf {
+pub struct Conf {
     /// `CacheDir`; none where it is left to pacman.
-    pub(crate) cache: Option<PathBuf>,
+    pub cache: Option<PathBuf>,
     /// The repositories, in order.
-    pub(crate) repos: Vec<String>,
+    pub repos: Vec<String>,
 }
 
 impl Conf {
@@ -18,9 +18,8 @@ impl Conf {
     /// # Errors
     ///
     /// When it cannot be read.
-    pub(crate) fn read(config: &Path) -> Result<Self, Failure> {
-        let doing = || format!("reading {}", quote(config));
-        let text = std::fs::read_to_string(config).doing(Code::Failed, doing)?;
+    pub fn read(config: &Path) -> Result<Self, Failure> {
+        let text = stage::file::read_text(config)?;
         let value = |line: &str| {
             let (key, value) = line.split_once('=')?;
             (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
@@ -50,7 +49,8 @@ mod tests {
             repos: vec!["core".into(), "extra".into()],
         };
         assert_eq!(Conf::read(file.path()).unwrap(), expected);
-        let empty = Conf::read(Path::new("/dev/null")).unwrap();
+        let empty = tempfile::NamedTempFile::new().unwrap();
+        let empty = Conf::read(empty.path()).unwrap();
         assert_eq!((empty.cache, empty.repos.len()), (None, 0));
     }
 }

@@ -6,6 +6,7 @@
 
 use crate::output::Mark;
 use crate::run::{DOWNLOAD, Pacman};
+use crate::turn;
 use rootfs::Inside;
 use stage::{Code, Context, Failure, quote};
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ impl Pacman {
     ///
     /// # Errors
     ///
-    /// As [`Pacman::run`].
+    /// As [`Pacman::run`], and [`turn::take`].
     pub fn download(
         &self,
         context: &Context,
@@ -28,6 +29,7 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
+        let _turn = turn::take(context, cache)?;
         let before = names(cache);
         let result = self.run(context, inside, DOWNLOAD, args, targets);
         let Err(failure) = &result else { return result };

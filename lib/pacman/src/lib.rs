@@ -3,7 +3,7 @@
 //! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
 //! down and a signature that does not hold are not the same failure.
 
-mod conf;
+pub mod conf;
 mod databases;
 pub mod diagnosis;
 mod download;
@@ -12,11 +12,13 @@ mod mirror;
 pub mod output;
 mod parts;
 pub mod patience;
+mod places;
 mod portal;
 pub mod records;
 mod refused;
 pub mod run;
 pub mod secret;
+pub mod turn;
 mod words;
 
 pub use output::Mark;

@@ -65,6 +65,11 @@ impl Show {
 /// The longest line that is looked at; pacman's own are far shorter.
 const LINE: usize = 4096;
 
+/// How much is remembered of what a scriptlet can say as often as it likes: marks, and bytes that are held back. A
+/// transaction has a mark for each package and each hook.
+const MARKS: usize = 20_000;
+const HELD: usize = 1 << 20;
+
 impl Reader {
     /// Returns a reader that passes on what is to be shown.
     pub fn new(show: Show) -> Self {
@@ -107,7 +112,10 @@ impl Reader {
             Show::Errors => line.starts_with("error:") || line.starts_with("warning:"),
         };
         match self.show {
-            Show::Errors if wanted => self.held += &format!("{line}\n"),
+            Show::Errors if wanted && self.held.len() < HELD => {
+                self.held += &format!("{line}\n");
+            }
+            Show::Errors => {}
             _ if wanted => pass(format!("{line}\n").as_bytes()),
             _ => {}
         }
@@ -116,8 +124,16 @@ impl Reader {
         }
         let mark = mark(&line, self.in_hooks);
         // A progress bar writes the same line many times.
-        if mark.is_some() && mark.as_ref() != self.marks.last() {
-            self.marks.extend(mark);
+        if mark.is_none() || mark.as_ref() == self.marks.last() {
+            return;
+        }
+        match self.marks.len() {
+            0..MARKS => self.marks.extend(mark),
+            // What is forgotten must not be taken for what did not happen.
+            MARKS => self.marks.push(Mark::CommandFailed(
+                "command said more than can be remembered".to_owned(),
+            )),
+            _ => {}
         }
     }
 }
@@ -248,6 +264,19 @@ mod tests {
                 ]
             );
         }
+    }
+
+    #[test]
+    fn who_never_stops_talking_takes_no_memory_and_hides_nothing() {
+        let mut reader = Reader::new(Show::Errors);
+        for n in 0..2 * MARKS {
+            reader.take(format!("error: {n:0100}\n").as_bytes());
+        }
+        reader.take(b"error: command failed to execute correctly\n");
+        assert!(reader.held.len() < HELD + LINE);
+        let marks = reader.finish(false);
+        assert_eq!(marks.len(), MARKS + 1);
+        assert!(matches!(marks.last(), Some(Mark::CommandFailed(_))));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::diagnosis::gpg::AT;
 use crate::output::{self, Mark, Reader, Show};
-use crate::{refused, words};
+use crate::{places, refused, words};
 use rootfs::session::{Output, environment};
 use rootfs::{Ended, Inside, Job, Place};
 use stage::{Code, Context, Doing, Failure};
@@ -116,6 +116,7 @@ impl Pacman {
             let home = inside.root().path().join(home);
             args.extend(["--gpgdir".into(), home.into()]);
         }
+        places::check(inside.root())?;
         args.extend(["--ask", ASK, "--config"].map(OsString::from));
         args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));

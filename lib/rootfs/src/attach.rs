@@ -245,10 +245,29 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> Result<Ow
 ///
 /// The system call's.
 pub fn bind_on_itself(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let tree = clone_tree(dir, "", true)?;
-    mount_setattr(tree.as_fd(), 0, libc::MS_PRIVATE, true)?;
+    let tree = private_copy(dir)?;
     put(tree.as_fd(), dir)?;
     Ok(tree)
+}
+
+/// Returns a detached copy of the mount that a directory is on, from there on and with what is mounted below, private.
+pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let tree = clone_tree(dir, "", true)?;
+    mount_setattr(tree.as_fd(), 0, libc::MS_PRIVATE, true)?;
+    Ok(tree)
+}
+
+/// Makes a mount, and all that is mounted below it, read-only. Device nodes and sockets stay usable.
+pub(crate) fn make_read_only(path: &Path) -> Result<(), Errno> {
+    let mount = directory(path)?;
+    let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+    mount_setattr(mount.as_fd(), set, 0, true)
+}
+
+/// Opens a directory of the host, to mount on it.
+pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, path, flags, Mode::empty())
 }
 
 /// Attaches a detached tree on a directory; for the tools that mount on the host.

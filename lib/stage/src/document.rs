@@ -9,6 +9,7 @@ use crate::{Code, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use std::collections::{HashMap, VecDeque};
 use std::path::{Component, Path};
 
 /// The protocol's major version: the value of the `strapline` member. Additive change never bumps it.
@@ -378,21 +379,23 @@ fn merge(old: &mut Value, new: Value) {
             }
         }
         (Value::Array(old), Value::Array(new)) => {
-            let mut before: Map<String, Value> = std::mem::take(old)
-                .into_iter()
-                .filter_map(|v| Some((identity(&v)?, v)))
-                .collect();
+            // Two mounts may be at one place: each then is merged with the one that it was, in their order.
+            let mut before: HashMap<String, VecDeque<Value>> = HashMap::new();
+            for value in std::mem::take(old) {
+                if let Some(id) = identity(&value) {
+                    before.entry(id).or_default().push_back(value);
+                }
+            }
+            let mut known = |value: &Value| before.get_mut(&identity(value)?)?.pop_front();
             *old = new
                 .into_iter()
-                .map(
-                    |value| match identity(&value).and_then(|id| before.shift_remove(&id)) {
-                        Some(mut slot) => {
-                            merge(&mut slot, value);
-                            slot
-                        }
-                        None => value,
-                    },
-                )
+                .map(|value| match known(&value) {
+                    Some(mut slot) => {
+                        merge(&mut slot, value);
+                        slot
+                    }
+                    None => value,
+                })
                 .collect();
         }
         (slot, new) => *slot = new,
@@ -556,6 +559,21 @@ mod tests {
             );
         }
         assert!(Document::parse(b"\xff", "stdin").is_err());
+    }
+
+    #[test]
+    fn two_elements_of_one_place_stay_apart() {
+        let mut document = Document::new();
+        document.record(
+            "mounts",
+            &json!([{ "at": "x" }, { "at": "x", "source": "/y" }]),
+        );
+        let before = document.line();
+        document.record(
+            "mounts",
+            &json!([{ "at": "x" }, { "at": "x", "source": "/y" }]),
+        );
+        assert_eq!(document.line(), before);
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod child;
 pub mod date;
 pub mod document;
 pub mod failure;
+pub mod file;
 pub mod members;
 pub mod message;
 pub mod run;

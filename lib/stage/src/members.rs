@@ -3,10 +3,9 @@
 //! A view never carries unknown members: [`crate::Document::record`] merges a view into what is there, so that what we
 //! do not know survives.
 
-use crate::{Code, Doing, Failure, quote};
+use crate::{Code, Doing, Failure, file, quote};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -33,7 +32,7 @@ impl Pacman {
     pub fn check(&self) -> Result<(), Failure> {
         let doing = || format!("checking {}", quote(&self.path));
         let again = "run fetch-pacman again";
-        let mut file = File::open(&self.path).map_err(|e| match e.kind() {
+        let mut file = file::open(&self.path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => {
                 Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint(again)
             }

@@ -5,13 +5,15 @@
 //! whoever waits polls [`descriptor`] beside what it waits for. Children get the default dispositions back on
 //! execve(2), so a terminal's ^C ends pacman, and the stage reports it.
 
-use crate::{Code, Failure};
+use crate::{Code, Doing, Failure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 static PIPE: OnceLock<UnixStream> = OnceLock::new();
 static SEEN: AtomicUsize = AtomicUsize::new(0);
@@ -99,6 +101,23 @@ pub fn check() -> Result<(), Failure> {
         return Err(interruption());
     }
     Ok(())
+}
+
+/// Waits that long, or until a signal asks this stage to stop: between two looks at what somebody else does.
+///
+/// # Errors
+///
+/// [`Code::Interrupted`] on a signal.
+pub fn wait(time: Duration) -> Result<(), Failure> {
+    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    let mut fds: Vec<_> = descriptor()
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .into_iter()
+        .collect();
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => check(),
+        Err(e) => Err(e).doing(Code::Os, || "waiting"),
+    }
 }
 
 /// Returns the failure that says that a signal ended the work.

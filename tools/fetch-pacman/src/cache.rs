@@ -9,7 +9,6 @@
 //! used.
 
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use package::{digest::Sha256Reader, version::vercmp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -256,7 +255,7 @@ impl Cache {
                         context.note(format_args!("waiting for another run that fetches it"));
                         said = true;
                     }
-                    wait(Duration::from_millis(100))?;
+                    signal::wait(Duration::from_millis(100))?;
                 }
                 Err((_, e)) => {
                     return Err(e).doing(Code::Os, || format!("locking {}", quote(&path)));
@@ -295,19 +294,6 @@ fn is_at(file: &File, path: &Path) -> bool {
     match (file.metadata(), std::fs::symlink_metadata(path)) {
         (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
         _ => false,
-    }
-}
-
-/// Waits that long, or until a signal asks us to stop.
-pub(crate) fn wait(time: Duration) -> Result<(), Failure> {
-    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    let mut fds: Vec<_> = signal::descriptor()
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .into_iter()
-        .collect();
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check(),
-        Err(e) => Err(e).doing(Code::Os, || "waiting"),
     }
 }
 

@@ -4,7 +4,7 @@
 //! behind has other versions, and a package without the database that names it has nothing to be held against. The same
 //! goes for the signature and the keys: a server that has bad ones is left for the next.
 
-use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Part, Whole, wait};
+use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Part, Whole};
 use crate::client::Asker;
 use crate::fault::{Fault, Stop};
 use crate::ring::{self, Ring};
@@ -378,7 +378,7 @@ impl<'a> Fetcher<'a> {
                         quote(crate::server::shown(url)),
                         fault.reason
                     ));
-                    wait(*pause)?;
+                    signal::wait(*pause)?;
                 }
                 _ => return Err(stop),
             }

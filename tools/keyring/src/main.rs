@@ -19,6 +19,7 @@ use distro::Preset;
 use engine::Engine;
 use listing::Summary;
 use pacman::Patience;
+use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::Keyring;
@@ -140,6 +141,9 @@ impl Args {
         pins.need_some(&plan.of)?;
         let mut inside = Inside::of(document)?;
         self.patience.watch(context, &mut inside);
+        // From the first look to the last rename: what is made beside the keyring is one run's, and what is there of an
+        // earlier one is a dead one's.
+        let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, pins).and_then(|ring| {
@@ -307,6 +311,7 @@ fn record(document: &mut Document, root: &Root, ring: &Ring) {
 /// Takes the keys out of the keyring again. Nothing runs for it, but a root is only ever worked on by the user whose it is.
 fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Result<(), Failure> {
     let inside = Inside::of(document)?;
+    let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     let changed = strip.apply(inside.root())?;
     strip.record(document, inside.root())?;
     context.note(match (changed, strip) {

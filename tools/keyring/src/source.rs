@@ -6,7 +6,7 @@ use package::db::Entry;
 use package::digest::Sha256Reader;
 use package::pkginfo;
 use package::version::vercmp;
-use pacman::lock::{self, Purpose};
+use pacman::turn;
 use pacman::{Pacman, records};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
@@ -115,9 +115,10 @@ fn pacman(
         offline,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
-    let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     if home.is_some() {
         let what = format!("check {} by the keys in it", packages.join(", "));
+        // Its signatures may not be in the cache yet.
+        let _turn = turn::take(context, &config.cache)?;
         pacman(config.strict, home).run(context, inside, &what, &args, packages)?;
     } else {
         pacman(config.loose, None).download(context, inside, &config.cache, &args, packages)?;
@@ -235,7 +236,7 @@ fn from_archive(
     for entry in offered {
         let path = cache.join(&entry.filename);
         let doing = || format!("reading {}", quote(&path));
-        let mut file = match File::open(&path) {
+        let mut file = match stage::file::open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => return Err(e).doing(Code::Failed, doing),

@@ -111,8 +111,13 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
             .doing(Code::Permission, || "making a mount namespace")?;
         build_here(root, plan)
     };
-    let joined = std::thread::scope(|scope| scope.spawn(there).join());
-    joined.unwrap_or_else(|_| Err(Failure::new(Code::Os, "building the mounts: a panic")))
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, there)
+            .doing(Code::Os, || "building the mounts: starting a thread")?;
+        let panicked = |_| Err(Failure::new(Code::Os, "building the mounts: a panic"));
+        thread.join().unwrap_or_else(panicked)
+    })
 }
 
 fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {

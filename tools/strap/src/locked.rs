@@ -11,7 +11,8 @@ use database::For;
 pub(crate) use lock::{Locked, read};
 use package::digest::Sha256Reader;
 use pacman::Pacman;
-use rootfs::Inside;
+use pacman::conf::Conf;
+use rootfs::{Inside, Root};
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, message, quote};
 use std::collections::BTreeMap;
@@ -22,7 +23,8 @@ use std::path::{Path, PathBuf};
 /// How many packages a line names.
 const NAMES: usize = 5;
 
-/// Where pacman works by a lock: beside the configuration, only while this program runs or after it was killed.
+/// Where pacman works by a lock: in the package cache, which is all of the host that it may write, by a name that follows
+/// from the root. It is there only while this program runs, or after it was killed.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     path: PathBuf,
@@ -34,14 +36,15 @@ impl Workshop {
     /// # Errors
     ///
     /// When it cannot be made, or the configuration lacks a repository of the lock's.
-    pub(crate) fn make(strict: &Path, wanted: &[&Locked]) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(strict)
-            .doing(Code::Failed, || format!("reading {}", quote(strict)))?;
-        let repositories = database::repositories(&text);
-        if let Some(one) = wanted
-            .iter()
-            .find(|one| !repositories.contains(&one.repo.as_str()))
-        {
+    pub(crate) fn make(
+        root: &Root,
+        strict: &Path,
+        cache: &Path,
+        wanted: &[&Locked],
+    ) -> Result<Self, Failure> {
+        let text = stage::file::read_text(strict)?;
+        let repositories = Conf::read(strict)?.repos;
+        if let Some(one) = wanted.iter().find(|one| !repositories.contains(&one.repo)) {
             return Err(Failure::new(
                 Code::NotFound,
                 format!(
@@ -53,7 +56,8 @@ impl Workshop {
             )
             .hint("write it with the mkconf options that the lock was made with"));
         }
-        let path = strict.with_file_name("locked");
+        let id = root.id()?;
+        let path = cache.join(format!("locked-{}-{}", id.dev, id.ino));
         let workshop = Self { path };
         workshop.clear()?;
         let doing = || format!("making {}", quote(&workshop.path));
@@ -62,8 +66,13 @@ impl Workshop {
         Ok(workshop)
     }
 
-    fn fill(&self, strict: &str, repositories: &[&str], wanted: &[&Locked]) -> std::io::Result<()> {
-        std::fs::create_dir(&self.path)?;
+    fn fill(
+        &self,
+        strict: &str,
+        repositories: &[String],
+        wanted: &[&Locked],
+    ) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.path)?;
         for directory in ["sync", "local"] {
             std::fs::create_dir(self.path.join(directory))?;
         }
@@ -463,7 +472,9 @@ mod tests {
         std::fs::write(&strict, "[options]\nDBPath = /x/\n[core]\n[extra]\n").unwrap();
         let lock = [locked("a", "1-1")];
         let all: Vec<&Locked> = lock.iter().collect();
-        let workshop = Workshop::make(&strict, &all).unwrap();
+        let root = Root::open(&place.path().canonicalize().unwrap()).unwrap();
+        let cache = place.path().join("cache");
+        let workshop = Workshop::make(&root, &strict, &cache, &all).unwrap();
         for name in [
             "sync/core.db",
             "sync/extra.db",
@@ -475,11 +486,11 @@ mod tests {
         }
         // What pacman makes there, and a run that was killed.
         std::fs::write(workshop.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
-        let again = Workshop::make(&strict, &all).unwrap();
+        let again = Workshop::make(&root, &strict, &cache, &all).unwrap();
         again.clear().unwrap();
         assert!(!again.path.exists());
         std::fs::write(&strict, "[options]\n[aur]\n").unwrap();
-        let failure = Workshop::make(&strict, &all).unwrap_err();
+        let failure = Workshop::make(&root, &strict, &cache, &all).unwrap_err();
         assert!(
             failure
                 .message

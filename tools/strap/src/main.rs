@@ -212,7 +212,7 @@ impl Strap {
                 .collect::<Vec<_>>(),
         );
         if !wanted.is_empty() {
-            let workshop = Workshop::make(&plan.pacman.config, &wanted)?;
+            let workshop = Workshop::make(root, &plan.pacman.config, &plan.cache, &wanted)?;
             let result = self.install_locked(context, plan, &workshop, &wanted, again);
             // The first failure is the one to report; what stays is removed by the next run.
             let cleared = workshop.clear();

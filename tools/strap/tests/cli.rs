@@ -237,10 +237,10 @@ fn a_pacman_that_fails_is_a_failure_in_its_own_words_and_nothing_is_left() {
     );
 }
 
-/// A pacman that does nothing but say how it was called, in a file beside it.
+/// A pacman that does nothing but say how it was called, in a file of the root: all else is read-only to it.
 fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
     let program = std::path::PathBuf::from(document["pacman"]["path"].as_str().unwrap());
-    let calls = program.with_file_name("calls");
+    let calls = program.with_file_name("root").join("calls");
     let script = format!(
         "#!/bin/sh\necho \"$@\" >>{0}\nread -r line && echo input >>{0}\nexit 0\n",
         calls.display()

@@ -6,9 +6,9 @@
 
 use crate::files::{self, Files, Rules};
 use crate::installed::{LIMIT, Subject};
-use crate::mtree;
 use package::archive::extract_members;
 use package::digest::sha256_hex;
+use package::mtree;
 use pacman::diagnosis::archive::{self, Cache};
 use pacman::diagnosis::gpg::{self, Gpg, Home};
 use pacman::diagnosis::listing::Keys;
@@ -142,11 +142,16 @@ impl Checker<'_> {
             }
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            workers.into_iter().try_for_each(|worker| {
+            // Where a limit on threads is reached, fewer do it, and this one alone if need be.
+            let others: Vec<_> = (1..threads)
+                .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, worker).ok())
+                .collect();
+            let own = worker();
+            let joined = others.into_iter().try_for_each(|worker| {
                 let died = || Failure::new(Code::Os, "checking packages: a thread died");
                 worker.join().map_err(|_| died())?
-            })
+            });
+            own.and(joined)
         })?;
         Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
     }

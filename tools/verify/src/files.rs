@@ -4,8 +4,8 @@
 //! The work is done inside, where owners are the root's own ids, and nothing of the plan is mounted over the root. Paths
 //! are resolved in the root, as a program there would see them, and never out of it.
 
-use crate::mtree::{Entry, Kind};
 use package::digest::Sha256Reader;
+use package::mtree::{Entry, Kind};
 use rootfs::plan::Owner;
 use rootfs::root::open_within;
 use rootfs::{Mount, Root};

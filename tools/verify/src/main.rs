@@ -7,7 +7,6 @@
 mod check;
 mod files;
 mod installed;
-mod mtree;
 mod report;
 mod transaction;
 
@@ -17,7 +16,7 @@ use files::Rules;
 use installed::{Installed, Subject};
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
-use pacman::{Pacman, Patience, lock};
+use pacman::{Pacman, Patience, lock, turn};
 use rootfs::{Inside, Place, Root};
 use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
@@ -149,7 +148,9 @@ impl Verify {
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
+        let turn = turn::take(context, cache)?;
         let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
+        drop(turn);
         if let Err(failure) = &ran
             && matches!(
                 failure.code,
@@ -198,7 +199,7 @@ impl Verify {
         let config = &plan.config.strict;
         // Without it, pacman would have no patterns either.
         plan.rules
-            .add_config(&std::fs::read_to_string(config).unwrap_or_default());
+            .add_config(&stage::file::read_text(config).unwrap_or_default());
         let root = plan.inside.root();
         for name in pacman::records::names_in(root, TMPFILES)? {
             if let Ok(text) = root.read(&format!("{TMPFILES}/{name}"), 1 << 20) {

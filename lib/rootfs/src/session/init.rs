@@ -85,7 +85,8 @@ impl Init<'_> {
             Some(hint) => f.hint(hint),
             None => f,
         })?;
-        let root = self.mount_plan()?;
+        let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
+        let root = self.mount_plan(of_the_host)?;
         if let Work::Exec(_, Some(file)) = work {
             certificates::cover(file)?;
         }
@@ -145,12 +146,19 @@ impl Init<'_> {
             .doing(Code::Os, || "opening the root")
     }
 
-    /// Mounts the plan, but for what `mkroot --host` has mounted already.
-    fn mount_plan(&self) -> Result<OwnedFd, Failure> {
+    /// Mounts the plan, but for what `mkroot --host` has mounted already. `read_only` says whether all else is to be.
+    fn mount_plan(&self, read_only: bool) -> Result<OwnedFd, Failure> {
         let path = self.inside.root.path();
+        let doing = || format!("binding {} on itself", quote(path));
         let below = self.open_root()?;
-        let root = attach::bind_on_itself(below.as_fd())
-            .doing(Code::Os, || format!("binding {} on itself", quote(path)))?;
+        let root = attach::private_copy(below.as_fd()).doing(Code::Os, doing)?;
+        let below = if read_only {
+            self.protect_the_host()?;
+            self.open_root()?
+        } else {
+            below
+        };
+        attach::attach_tree(root.as_fd(), below.as_fd()).doing(Code::Os, doing)?;
         let live = mountinfo::read()?;
         let plan: Vec<Mount> = self
             .inside
@@ -161,6 +169,35 @@ impl Init<'_> {
             .collect();
         attach::attach_plan(root.as_fd(), path, &plan)?;
         Ok(root)
+    }
+
+    /// Makes all that is mounted here read-only but the package cache. The root is attached later, as it was.
+    ///
+    /// pacman opens its log, its databases and its keyring by paths, and so it follows what links a root has there. It
+    /// also takes packages apart by paths. What all of that can lead to is decided here, and not by pacman.
+    fn protect_the_host(&self) -> Result<(), Failure> {
+        let cache = self.inside.cache.as_deref();
+        // A cache in the root is as writable as that.
+        let cache = cache.filter(|c| !mountinfo::is_at_or_below(c, self.inside.root.path()));
+        let copy = match cache {
+            Some(cache) => {
+                let doing = || format!("opening the package cache {}", quote(cache));
+                // As pacman would, which cannot any more.
+                std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
+                let directory = attach::directory(cache).doing(Code::Failed, doing)?;
+                let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
+                Some((cache, copy))
+            }
+            None => None,
+        };
+        attach::make_read_only(Path::new("/"))
+            .doing(Code::Permission, || "making the host read-only, inside")?;
+        if let Some((cache, copy)) = copy {
+            let doing = || format!("binding {} on itself", quote(cache));
+            let directory = attach::directory(cache).doing(Code::Os, doing)?;
+            attach::attach_tree(copy.as_fd(), directory.as_fd()).doing(Code::Os, doing)?;
+        }
+        Ok(())
     }
 
     /// Runs the command, reaps, passes signals on, and says how it ended.

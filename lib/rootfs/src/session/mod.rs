@@ -27,6 +27,7 @@ use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
+use stage::members::Config;
 use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -40,7 +41,9 @@ use wire::Frame;
 /// Where a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// With the host's file system and the plan mounted below the root: for programs of the host, such as pacman.
+    /// With the host's file system and the plan mounted below the root: for programs of the host, such as pacman. Where one
+    /// is run, all but the root and the package cache is mounted read-only: a symbolic link in the root leads it to the
+    /// host's files, too.
     Host,
     /// Chrooted into the root.
     Root,
@@ -110,6 +113,8 @@ pub struct Inside {
     handler: Option<(Arch, Binfmt)>,
     /// The tool, and how long a command of it may make no progress.
     watched: Option<(&'static str, Duration)>,
+    /// What a program of the host may write besides the root: the package cache.
+    cache: Option<PathBuf>,
 }
 
 impl Inside {
@@ -149,7 +154,11 @@ impl Inside {
                 .hint("run this with sudo"));
             }
         };
-        Self::new(root, mounts, idmap, handler)
+        let cache = document.view::<Config>("config")?.map(|c| c.cache);
+        Ok(Self {
+            cache,
+            ..Self::new(root, mounts, idmap, handler)?
+        })
     }
 
     /// Puts it together from parts: for the tool that makes them. `idmap` is for an ordinary user; `handler` for a
@@ -171,6 +180,7 @@ impl Inside {
             idmap,
             handler,
             watched: None,
+            cache: None,
         })
     }
 

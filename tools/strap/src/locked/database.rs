@@ -75,14 +75,6 @@ pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
     text
 }
 
-/// Returns the repositories of a configuration, in order.
-pub(super) fn repositories(configuration: &str) -> Vec<&str> {
-    let sections = configuration
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix('[')?.strip_suffix(']'));
-    sections.filter(|name| *name != "options").collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +134,6 @@ mod tests {
 
     #[test]
     fn configurations() {
-        assert_eq!(repositories(STRICT), ["core", "extra"]);
         let download = configuration(STRICT, For::Download("/x/locked"));
         assert_eq!(
             download,

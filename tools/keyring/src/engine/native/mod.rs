@@ -22,6 +22,7 @@ use pgp::types::KeyDetails;
 pub(crate) use signature::Sha1Until;
 use stage::{Code, Failure};
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use trustdb::Trust;
 
 /// Where gpg's agent keeps secret keys.
@@ -214,7 +215,8 @@ fn list(blocks: &[Block], trust: &BTreeMap<Print, Trust>, now: u32) -> Vec<Key> 
         .collect()
 }
 
-/// Does one thing to each of many, on all processors.
+/// Does one thing to each of many, on all processors. Where a limit on threads is reached, fewer do it, and this one alone if
+/// need be.
 ///
 /// # Errors
 ///
@@ -226,32 +228,23 @@ fn in_parallel<T: Send, R: Send>(
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(16);
-    // In turns, as keys that lie side by side are alike, and large ones too.
-    let mut shares: Vec<Vec<(usize, T)>> = Vec::new();
-    shares.resize_with(threads, Vec::new);
-    for (i, item) in all.into_iter().enumerate() {
-        shares[i % threads].push((i, item));
-    }
-    let one = &one;
-    let run = |share: Vec<(usize, T)>| {
-        share
-            .into_iter()
-            .map(|(i, t)| (i, one(t)))
+    let queue = Mutex::new(all.into_iter().enumerate());
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let run = || {
+        std::iter::from_fn(next)
+            .map(|(i, item)| (i, one(item)))
             .collect::<Vec<_>>()
     };
-    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
-        let handles: Vec<_> = shares
-            .into_iter()
-            .map(|share| scope.spawn(move || run(share)))
+    let mut done = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, run).ok())
             .collect();
-        let joined = handles
-            .into_iter()
-            .map(|h| h.join().map_err(|_| "a thread ended early"));
-        joined.collect::<Result<Vec<_>, _>>()
-    })?
-    .into_iter()
-    .flatten()
-    .collect();
+        let mut done = run();
+        for other in others {
+            done.extend(other.join().map_err(|_| "a thread ended early")?);
+        }
+        Ok::<_, String>(done)
+    })?;
     done.sort_by_key(|(i, _)| *i);
     Ok(done.into_iter().map(|(_, r)| r).collect())
 }

@@ -180,4 +180,26 @@ mod tests {
         }
         assert_eq!(parse(b"no ring at all\n"), Ok(Vec::new()));
     }
+
+    /// As the fuzz target of that name has it.
+    #[test]
+    fn what_a_fuzzer_found_is_read_and_written_as_the_same() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
+        let mut count = 0;
+        for kind in ["corpus", "findings"] {
+            let Ok(entries) = std::fs::read_dir(top.join(kind).join("openpgp")) else {
+                continue;
+            };
+            for entry in entries {
+                let Ok(packets) = parse(&std::fs::read(entry.unwrap().path()).unwrap()) else {
+                    continue;
+                };
+                let mut written = Vec::new();
+                packets.iter().for_each(|p| p.write(&mut written));
+                assert_eq!(parse(&written), Ok(packets));
+                count += 1;
+            }
+        }
+        assert!(count >= 3, "{count}");
+    }
 }

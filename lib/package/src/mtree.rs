@@ -10,12 +10,31 @@ use std::io::Read;
 const TEXT: u64 = 256 << 20;
 const ENTRIES: usize = 2_000_000;
 
+/// How much of memory the entries may take besides what is the same for all, in bytes. A `/set` of one long word would
+/// otherwise be there again for each entry after it.
+const KEPT: usize = 256 << 20;
+
+/// The keys that are looked at. Of others nothing is remembered: `/set` can have millions.
+const KEYS: [&[u8]; 8] = [
+    b"type",
+    b"mode",
+    b"uid",
+    b"gid",
+    b"size",
+    b"sha256digest",
+    b"sha256",
+    b"link",
+];
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     #[default]
+    /// A regular file, and what the text says no kind of.
     File,
+    /// A directory.
     Directory,
+    /// A symbolic link.
     Link,
     /// A device, a fifo or a socket: only its kind is compared.
     Other,
@@ -23,18 +42,23 @@ pub(crate) enum Kind {
 
 /// One file of a package. What the text does not say is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Its path below the root.
-    pub(crate) path: Vec<u8>,
-    pub(crate) kind: Kind,
-    pub(crate) mode: Option<u32>,
-    pub(crate) uid: Option<u32>,
-    pub(crate) gid: Option<u32>,
-    pub(crate) size: Option<u64>,
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Its permissions.
+    pub mode: Option<u32>,
+    /// Its owner.
+    pub uid: Option<u32>,
+    /// Its group.
+    pub gid: Option<u32>,
+    /// Its size in bytes.
+    pub size: Option<u64>,
     /// SHA-256 of what is in it, in lower-case hex.
-    pub(crate) sha256: Option<String>,
+    pub sha256: Option<String>,
     /// Where a symbolic link leads.
-    pub(crate) link: Option<Vec<u8>>,
+    pub link: Option<Vec<u8>>,
 }
 
 /// Reads a compressed `.MTREE`.
@@ -42,9 +66,9 @@ pub(crate) struct Entry {
 /// # Errors
 ///
 /// The reason, where it is none or is cut off.
-pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
+pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let mut text = Vec::new();
-    let reader = package::decompress::reader(bytes).map_err(|e| e.to_string())?;
+    let reader = crate::decompress::reader(bytes).map_err(|e| e.to_string())?;
     let read = reader.take(TEXT + 1).read_to_end(&mut text);
     read.map_err(|e| e.to_string())?;
     if text.len() as u64 > TEXT {
@@ -53,8 +77,14 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     parse(&text)
 }
 
-fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
-    let mut entries = Vec::new();
+/// Parses the text of an `.MTREE`.
+///
+/// # Errors
+///
+/// The number of the line that is none, and the reason.
+pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut kept = 0;
     let mut defaults: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
     if !text.starts_with(b"#mtree") {
         return Err("it does not begin with '#mtree'".into());
@@ -71,6 +101,7 @@ fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
             Some(at) => (&word[..at], &word[at + 1..]),
             None => (word, &b""[..]),
         });
+        let pairs = pairs.filter(|(key, _)| KEYS.contains(key));
         match first {
             b"/set" => defaults.extend(pairs),
             b"/unset" => pairs.for_each(|(key, _)| {
@@ -80,7 +111,9 @@ fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
                 let mut values = defaults.clone();
                 values.extend(pairs);
                 let entry = entry(path, &values).map_err(|why| bad(&why))?;
-                if entries.len() >= ENTRIES {
+                kept += entry.path.len() + entry.link.as_ref().map_or(0, Vec::len);
+                kept += entry.sha256.as_ref().map_or(0, String::len);
+                if entries.len() >= ENTRIES || kept > KEPT {
                     return Err(bad("too many entries"));
                 }
                 entries.push(entry);
@@ -242,6 +275,23 @@ mod tests {
         }
         assert!(read(b"").is_err());
         assert!(read(b"#mtree\n").is_err());
+    }
+
+    #[test]
+    fn what_is_set_for_all_costs_once() {
+        // Each line would take as long as all that was set, and each entry as much memory as the longest word of it.
+        let mut text = b"#mtree\n/set".to_vec();
+        for n in 0..200_000 {
+            text.extend(format!(" k{n}=v").into_bytes());
+        }
+        text.extend(b"\n./a".repeat(200_000));
+        let begin = std::time::Instant::now();
+        assert_eq!(parse(&text).unwrap().len(), 200_000);
+        assert!(begin.elapsed().as_secs() < 60, "{:?}", begin.elapsed());
+        let mut text = b"#mtree\n/set link=".to_vec();
+        text.extend(vec![b'x'; 1 << 20]);
+        text.extend(b"\n./a".repeat(1000));
+        assert_eq!(parse(&text).unwrap_err(), "line 258: too many entries");
     }
 
     #[test]

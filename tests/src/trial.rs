@@ -1,0 +1,572 @@
+//! A whole pipe laid out step by step, for tests that stop one step in the middle and look at what is left: its files are
+//! kept as they were before the step, brought back, and compared with what the step makes when nobody disturbs it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "all of this is part of a test"
+)]
+
+use crate::{Lab, Mirror, Server, Who, lab};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to end the namespaces of a tool that is no more.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is installed: little, but with a scriptlet (bash's) and two packages that come before any shell.
+const PACKAGES: &str = "filesystem bash";
+
+/// Waits until something happens on `fds`, or the time is over; says which.
+pub fn wait(fds: &mut [PollFd<'_>], time: Duration) -> bool {
+    let end = Instant::now() + time;
+    loop {
+        let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap();
+        match poll(fds, Some(&left)) {
+            Ok(n) => return n > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => panic!("poll: {e}"),
+        }
+    }
+}
+
+// -- One run of one tool ----------------------------------------------------------------------------------------------
+
+/// A tool that waits to be started: its user, its directory and its files are what they will be, and only execve(2) is
+/// left to do.
+#[derive(Debug)]
+pub struct Ready(Child);
+
+/// How a run ended.
+#[derive(Debug)]
+pub enum End {
+    /// By itself: with this status, after this time.
+    Itself(i32, Duration),
+    /// By our SIGKILL.
+    Killed,
+}
+
+impl Ready {
+    /// Makes it ready: `command` is a tool with its arguments. Its output goes to files below `.trial`.
+    #[must_use]
+    pub fn new(lab: &Lab, command: &str) -> Self {
+        let script =
+            format!("echo; read -r go; exec </dev/null >.trial/out.json 2>.trial/err {command}");
+        let mut child = lab
+            .command("sh")
+            .args(["-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        assert_eq!(line, "\n", "the shell before '{command}'");
+        Self(child)
+    }
+
+    /// Starts it, and kills it after that time, where it still runs.
+    pub fn run(mut self, kill: Option<Duration>) -> End {
+        let pid = Pid::from_child(&self.0);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let mut stdin = self.0.stdin.take().unwrap();
+        stdin.write_all(b"\n").unwrap();
+        let begin = Instant::now();
+        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+        let ended = wait(&mut fds, kill.unwrap_or(Duration::from_secs(120)));
+        let time = begin.elapsed();
+        if !ended {
+            pidfd_send_signal(pidfd.as_fd(), Signal::KILL).unwrap();
+        }
+        let status = self.0.wait().unwrap();
+        match status.signal() {
+            Some(9) if !ended => End::Killed,
+            Some(n) => panic!("ended by signal {n}"),
+            None => End::Itself(status.code().unwrap(), time),
+        }
+    }
+}
+
+/// What a file is, as far as a second run must make it the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its kind and permissions.
+    pub mode: u32,
+    /// User and group.
+    pub owner: (u32, u32),
+    /// Bytes, where it is a regular file.
+    pub size: u64,
+}
+
+/// Files by their path.
+pub type Tree = BTreeMap<PathBuf, File>;
+
+/// Returns everything at or below `dir`, by its path from there. Sizes are only those of regular files. A name that is
+/// a new key's fingerprint in every run is called by its number.
+#[must_use]
+pub fn tree(dir: &Path) -> Tree {
+    fn walk(at: &Path, called: &Path, into: &mut Tree) {
+        let mut names: Vec<_> = fs::read_dir(at)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        let mut keys = 0;
+        for name in names {
+            let path = at.join(&name);
+            let meta = path.symlink_metadata().unwrap();
+            let kind = meta.file_type();
+            assert!(!kind.is_socket(), "a socket is left: {}", path.display());
+            let text = name.to_string_lossy();
+            let called = match text.split_once('.') {
+                Some((key, "key" | "rev")) if key.len() == 40 => {
+                    keys += 1;
+                    called.join(format!("KEY{keys}"))
+                }
+                _ => called.join(&name),
+            };
+            let file = File {
+                mode: meta.mode(),
+                owner: (meta.uid(), meta.gid()),
+                size: if kind.is_file() { meta.len() } else { 0 },
+            };
+            if kind.is_dir() {
+                walk(&path, &called, into);
+            }
+            into.insert(called, file);
+        }
+    }
+    let mut found = Tree::new();
+    walk(dir, Path::new(""), &mut found);
+    found
+}
+
+/// Returns what of a process is left: those that are somewhere below `dir`, and those in mount namespaces of their own
+/// that have something of `dir` mounted. Mounts of the host are in copies of its namespace too, so with those the
+/// latter says nothing.
+#[must_use]
+pub fn processes(dir: &Path, with_namespaces: bool) -> Vec<String> {
+    let mut found = lab::processes_below(dir);
+    if !with_namespaces {
+        return found;
+    }
+    let own = fs::read_link("/proc/self/ns/mnt").unwrap();
+    let text = dir.to_string_lossy();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let path = entry.path();
+        // What cannot be read has ended.
+        if fs::read_link(path.join("ns/mnt")).is_ok_and(|ns| ns != own)
+            && fs::read_to_string(path.join("mountinfo")).is_ok_and(|m| m.contains(&*text))
+        {
+            found.push(format!("{} has mounts", path.display()));
+        }
+    }
+    found
+}
+
+/// Returns the loop devices whose file is below `dir`.
+#[must_use]
+pub fn loops(dir: &Path) -> Vec<String> {
+    let devices = fs::read_dir("/sys/block").unwrap().flatten();
+    let file = |path: PathBuf| fs::read_to_string(path.join("loop/backing_file")).ok();
+    devices
+        .filter_map(|d| file(d.path()))
+        .filter(|f| Path::new(f.trim()).starts_with(dir))
+        .collect()
+}
+
+/// Returns the names of the host's binfmt handlers.
+#[must_use]
+pub fn binfmt() -> Vec<String> {
+    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter();
+    let names = entries.flatten().flatten().map(|e| e.file_name());
+    let mut names: Vec<_> = names.map(|n| n.to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// pacman's own lock, which a killed one leaves. The next strap takes it away.
+pub const LOCK: &str = "root/var/lib/pacman/db.lck";
+/// What that becomes where it is not the repairing run that finds it.
+pub const KILLED: &str = "root/var/lib/pacman/db.lck.killed";
+
+// -- The bench --------------------------------------------------------------------------------------------------------
+
+/// One step of the pipe.
+#[derive(Debug)]
+pub struct Step {
+    /// The program.
+    pub tool: &'static str,
+    /// Its arguments, as sh(1) reads them.
+    pub args: String,
+    /// Whether it changes the root, so that every trial needs it as it was.
+    pub changes: bool,
+    /// Below which a killed run may leave what it had begun: somebody else's files, whose next run repairs them.
+    pub excused: &'static [&'static str],
+    /// What a killed run may leave under a name of its own, and the next one takes away: a directory cannot be without a
+    /// name (as a file can, `O_TMPFILE`) until it takes the place of another.
+    pub drafts: &'static [&'static str],
+    /// How many killed runs are followed by one that must work. Each is, where it costs little.
+    pub again: usize,
+}
+
+/// A laboratory with a whole pipe in it, and what its files were before and after each step.
+#[derive(Debug)]
+pub struct Bench {
+    /// Where it is laid out.
+    pub lab: Lab,
+    /// Who runs it.
+    pub who: Who,
+    /// The pipe.
+    pub steps: Vec<Step>,
+    binfmt: Vec<String>,
+    _server: Server,
+}
+
+/// What trials change. `.trial` has what a run prints; all else in the laboratory is the harness's.
+pub const WORK: [&str; 4] = ["root", "root.strapline", "cache", "packages"];
+
+impl Bench {
+    /// Lays out a pipe for a root of `arch`; `options` are more of mkroot's.
+    #[must_use]
+    pub fn new(who: Who, arch: &str, options: &str) -> Self {
+        let (mirror, lab) = (Mirror::of(arch), Lab::new(who));
+        let server = Server::of(&mirror.www());
+        let (preset, url) = (mirror.preset(), server.url().to_owned());
+        let step = |tool, args: String| Step {
+            tool,
+            args,
+            changes: true,
+            excused: &[],
+            drafts: &[],
+            again: 1,
+        };
+        let steady = |tool, args: &str| Step {
+            changes: false,
+            ..step(tool, args.into())
+        };
+        let steps = vec![
+            step(
+                "mkroot",
+                format!("root {options} --arch {arch} --distro {}", preset.display()),
+            ),
+            Step {
+                excused: &["cache/partial"],
+                ..step(
+                    "fetch-pacman",
+                    format!("--server {url}/archlinuxcn/x86_64 --cache-dir $PWD/cache"),
+                )
+            },
+            step(
+                "mkconf",
+                format!("--server '{url}/$arch/$repo' --cache-dir $PWD/packages"),
+            ),
+            Step {
+                excused: &["packages", "root/var/lib/pacman/sync", LOCK, KILLED],
+                drafts: &["root/etc/pacman.d/gnupg.new"],
+                again: 2,
+                ..step("keyring", String::new())
+            },
+            Step {
+                excused: &["packages", "root"],
+                again: 5,
+                ..step("strap", PACKAGES.into())
+            },
+            // A file whose name is taken has another for a moment, until it takes its place.
+            Step {
+                drafts: &[
+                    "root/etc/.fstab.new",
+                    "root/etc/.hosts.new",
+                    "root/etc/.shadow.new",
+                ],
+                ..step("configure", "--hostname alarm --fstab".into())
+            },
+            // A daemon is left at the end, which must go, too.
+            steady(
+                "enter",
+                "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) & for ((i = 0; i < 20000; i++)); do :; done'",
+            ),
+            steady("reap", ""),
+            steady("unmount", ""),
+        ];
+        let out = lab.sh("mkdir .trial .snap");
+        assert_eq!(out.status, 0, "{out:?}");
+        Self {
+            lab,
+            who,
+            steps,
+            binfmt: binfmt(),
+            _server: server,
+        }
+    }
+
+    /// Returns which step is `tool`'s.
+    #[must_use]
+    pub fn place(&self, tool: &str) -> usize {
+        self.steps.iter().position(|s| s.tool == tool).unwrap()
+    }
+
+    /// Runs the steps before `tool`, each to its end, and keeps what they made.
+    pub fn up_to(&self, tool: &str) {
+        let place = self.place(tool);
+        for i in 0..place {
+            match Ready::new(&self.lab, &self.command(i)).run(None) {
+                End::Itself(0, _) => self.host("cp .trial/out.json .snap/document.json"),
+                end => panic!("{}: {end:?}\n{}", self.steps[i].tool, self.stderr()),
+            }
+        }
+        self.keep();
+    }
+
+    /// Runs a script as root of the host.
+    pub fn host(&self, script: &str) {
+        let out = Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(self.lab.path())
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{script}: {out:?}");
+    }
+
+    /// Keeps the files as they are now.
+    pub fn keep(&self) {
+        self.host(&format!(
+            "rm -rf .snap/work; mkdir .snap/work
+             for f in {}; do [ ! -e $f ] || cp -a --reflink=auto $f .snap/work/; done",
+            WORK.join(" ")
+        ));
+    }
+
+    /// Makes the files what they were when they were kept. The root stays the same directory, as documents know it.
+    pub fn restore(&self) {
+        self.host(&format!(
+            "for f in {}; do
+                [ ! -e $f ] || find $f -xdev -mindepth 1 -delete
+                if [ -e .snap/work/$f ]; then
+                    mkdir -p $f; cp -a --reflink=auto .snap/work/$f/. $f/
+                elif [ -e $f ]; then rmdir $f
+                fi
+             done",
+            WORK.join(" ")
+        ));
+    }
+
+    /// Returns a step's command line, with the document of the steps before it as a file.
+    #[must_use]
+    pub fn command(&self, step: usize) -> String {
+        let Step { tool, args, .. } = &self.steps[step];
+        match step {
+            0 => format!("{tool} {args}"),
+            _ => format!("{tool} --state .snap/document.json {args}"),
+        }
+    }
+
+    /// The pipe from `step` on, as a person would start it again.
+    #[must_use]
+    pub fn rest(&self, step: usize) -> String {
+        let first = self.command(step);
+        let rest = self.steps[step + 1..]
+            .iter()
+            .map(|s| format!(" | {} {}", s.tool, s.args));
+        // enter in a pipe is a stage; with --state it is a command.
+        let first = match first.strip_prefix("enter --state .snap/document.json") {
+            Some(args) => format!("enter {args} <.snap/document.json"),
+            None => first,
+        };
+        first + &rest.collect::<String>()
+    }
+
+    /// Returns what the last run said.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(self.lab.path().join(".trial/err")).unwrap_or_default()
+    }
+
+    /// What is there, without what is the harness's.
+    #[must_use]
+    pub fn look(&self) -> Tree {
+        let mut all = tree(self.lab.path());
+        all.retain(|path, _| {
+            ![".trial", ".snap", ".etc"]
+                .iter()
+                .any(|own| path.starts_with(own))
+        });
+        all
+    }
+
+    /// Runs a step to its end, and returns how long that takes and what is then there.
+    #[must_use]
+    pub fn measure(&self, step: usize) -> (Duration, Tree) {
+        let mut times = Vec::new();
+        let mut after = Tree::new();
+        for _ in 0..3 {
+            if self.steps[step].changes {
+                self.restore();
+            }
+            match Ready::new(&self.lab, &self.command(step)).run(None) {
+                End::Itself(0, time) => times.push(time),
+                end => panic!("{}: {end:?}\n{}", self.steps[step].tool, self.stderr()),
+            }
+            after = self.look();
+        }
+        times.sort();
+        (times[1], after)
+    }
+
+    /// No process, no mount, no loop device, no handler.
+    pub fn check_nothing_is_left(&self, when: &str) {
+        let dir = self.lab.path();
+        self.check_no_process(when, true);
+        let mounts = lab::Host::look().mounts_below(dir);
+        assert!(mounts.is_empty(), "{when}: mounts are left: {mounts:#?}");
+        assert_eq!(loops(dir), Vec::<String>::new(), "{when}");
+        assert_eq!(self.binfmt, binfmt(), "{when}");
+    }
+
+    /// No process. Those that hold mounts of ours in other namespaces count where nothing is mounted on the host.
+    pub fn check_no_process(&self, when: &str, with_namespaces: bool) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = processes(self.lab.path(), with_namespaces);
+            if left.is_empty() {
+                return;
+            }
+            assert!(
+                Instant::now() < end,
+                "{when}: processes are left: {left:#?}"
+            );
+            wait(&mut [], Duration::from_millis(1));
+        }
+    }
+
+    /// Returns what was not there before, and is not there after the whole step either.
+    #[must_use]
+    pub fn strangers(&self, step: &Step, known: &[&Tree]) -> Vec<PathBuf> {
+        let mut found = self.look();
+        found.retain(|path, _| {
+            !step.excused.iter().any(|e| path.starts_with(e))
+                && !known.iter().any(|k| k.contains_key(path))
+        });
+        found.into_keys().collect()
+    }
+
+    /// Asks the pacman of a repaired root whether each package has all its files; returns what it has to say.
+    #[must_use]
+    pub fn ask_pacman(&self) -> Option<String> {
+        let ran = self.lab.sh(
+            "strap --quiet --state .trial/out.json pacman >.trial/asked.json \
+             && enter --state .trial/asked.json -- pacman -Qkq",
+        );
+        (ran.status != 0 || !ran.stdout.is_empty()).then(|| format!("pacman -Qk: {ran:?}"))
+    }
+
+    /// Runs a step's command again, which must work, and make what it makes when nobody disturbs it. Returns what is wrong.
+    #[must_use]
+    pub fn again(&self, command: &str, after: &Tree) -> Vec<String> {
+        let end = Ready::new(&self.lab, command).run(None);
+        if !matches!(end, End::Itself(0, _)) {
+            return vec![format!("the second run: {end:?}\n{}", self.stderr())];
+        }
+        let mut wrong = self.differs(after);
+        if !wrong.is_empty() {
+            wrong.insert(0, "after a second run:".into());
+            wrong.push(self.stderr());
+        }
+        wrong
+    }
+
+    /// Returns in what the files now differ from what they should be.
+    #[must_use]
+    pub fn differs(&self, after: &Tree) -> Vec<String> {
+        let now = self.look();
+        let paths: BTreeSet<_> = after.keys().chain(now.keys()).collect();
+        let mut wrong: Vec<_> = paths
+            .into_iter()
+            .map(|path| (path, after.get(path), now.get(path)))
+            .filter(|(path, should, is)| !same(path, *should, *is))
+            .map(|(path, should, is)| {
+                let path = path.display();
+                format!("'{path}' is {is:?}, and not {should:?}")
+            })
+            .collect();
+        if wrong.len() > 5 {
+            let n = wrong.len() - 5;
+            wrong.truncate(5);
+            wrong.push(format!("and {n} more"));
+        }
+        wrong
+    }
+
+    /// Returns the mounts on the host below the laboratory.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<String> {
+        lab::Host::look().mounts_below(self.lab.path())
+    }
+
+    /// Runs `mkroot --host` to its end; returns what is mounted then.
+    pub fn mount(&self) -> Vec<String> {
+        let end = Ready::new(&self.lab, &self.command(0)).run(None);
+        assert!(
+            matches!(end, End::Itself(0, _)),
+            "{end:?} {}",
+            self.stderr()
+        );
+        self.host("cp .trial/out.json .snap/document.json");
+        let mounts = self.mounts();
+        assert!(mounts.len() >= 8, "{mounts:?}");
+        mounts
+    }
+
+    /// Takes down what is mounted, as a person would who has nothing but the directory.
+    pub fn unmount(&self, when: &str) {
+        let ran = self.lab.sh("unmount --new --quiet root");
+        assert_eq!(ran.status, 0, "{when}: {ran:?}");
+        assert_eq!(ran.stderr, "", "{when}");
+        assert_eq!(self.mounts(), Vec::<String>::new(), "{when}");
+    }
+
+    /// Runs a command to its end between `before` and `after`, a few times, and returns how long it takes.
+    #[must_use]
+    pub fn time(&self, command: &str, before: impl Fn(), after: impl Fn()) -> Duration {
+        let mut times = Vec::new();
+        for _ in 0..3 {
+            before();
+            match Ready::new(&self.lab, command).run(None) {
+                End::Itself(0, time) => times.push(time),
+                end => panic!("{command}: {end:?}\n{}", self.stderr()),
+            }
+            after();
+        }
+        times.sort();
+        times[1]
+    }
+}
+
+/// Says whether a file is what it should be. A log, a date and a cache may differ.
+#[must_use]
+pub fn same(path: &Path, should: Option<&File>, is: Option<&File>) -> bool {
+    let (Some(should), Some(is)) = (should, is) else {
+        return path.starts_with("packages")
+            || path.starts_with("cache/partial")
+            || path == Path::new(KILLED);
+    };
+    let any_size = [
+        "root/var/log/pacman.log",
+        "root/etc/pacman.d/gnupg",
+        "cache",
+    ]
+    .iter()
+    .any(|p| path.starts_with(p));
+    should.mode == is.mode && should.owner == is.owner && (any_size || should.size == is.size)
+}

@@ -1,0 +1,488 @@
+//! A fault at every system call: each tool is run once and its calls are counted; then it is run again for each call and each
+//! thing that can go wrong with it, and for each call is killed there.
+//!
+//! After every one: no process, mount, loop device, handler or file is left, nothing outside is touched, an exit status of
+//! 0 means that the work is done as ever, another one is in the table, with one document that says the same and one line
+//! that says what failed; and the same command works again, and makes what it always makes.
+//!
+//! `STRAPLINE_TORTURE=1` does them all (`make torture`); a larger number every n-th. By default it is a sample.
+//! `STRAPLINE_TORTURE_TOOL=NAME` does one tool only.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+mod faults;
+mod supervisor;
+
+use faults::Fault;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use strapline_tests::trial::{Bench, End, Ready, Step, Tree};
+use strapline_tests::{Who, bin_dir};
+use supervisor::{Call, Run};
+
+/// The exit statuses of the suite.
+const STATUSES: [i32; 8] = [64, 65, 69, 71, 74, 75, 77, 130];
+
+/// What of the document is another in every run: times, and the directory that mkroot makes.
+const CHANGING: [&str; 2] = ["steps", "root_id"];
+
+/// One tool, in one mode.
+struct Subject<'a> {
+    bench: &'a Bench,
+    step: &'a Step,
+    name: String,
+    /// The command line, as sh(1) reads it.
+    command: String,
+    /// Whether what comes out on stdout is a document.
+    document: bool,
+    /// What the calls of programs that the tool starts are worth: every how many-th point of theirs is taken; 0 for none.
+    others: usize,
+}
+
+/// What a run that nobody disturbed made.
+struct Good {
+    before: Tree,
+    after: Tree,
+    document: Value,
+    calls: Vec<Call>,
+}
+
+/// How a sweep went.
+#[derive(Debug, Default)]
+struct Score {
+    injections: usize,
+    /// How many of the runs ended well, said that they failed, and were killed.
+    ends: [usize; 3],
+    missed: usize,
+    wrong: Vec<String>,
+}
+
+/// Returns every how many-th point is taken.
+fn every(sample: usize) -> usize {
+    match std::env::var("STRAPLINE_TORTURE") {
+        Ok(n) => n.parse().expect("STRAPLINE_TORTURE is a number"),
+        Err(_) => sample,
+    }
+}
+
+impl Subject<'_> {
+    /// Runs it with a fault, or without one.
+    fn run(&self, fault: Option<(&Call, Fault)>) -> Run {
+        let script = format!(
+            "exec </dev/null >.trial/out.json 2>.trial/err {}",
+            self.command
+        );
+        let mut command = self.bench.lab.command("sh");
+        command.args(["-c", &script]);
+        supervisor::run(&command, &bin_dir(), &mut |call| {
+            fault
+                // Threads may have made another call of this name first: then this point is not met.
+                .filter(|(at, fault)| at.key == call.key && faults::of(call).contains(fault))
+                .map(|(_, fault)| fault)
+        })
+    }
+
+    fn restore(&self) {
+        if self.step.changes {
+            self.bench.restore();
+        }
+    }
+
+    fn stdout(&self) -> String {
+        let path = self.bench.lab.path().join(".trial/out.json");
+        String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+    }
+
+    /// Runs it undisturbed. A second time, so that what only a first run does, does not count.
+    fn good(&self) -> Good {
+        let before = self.bench.look();
+        let mut good = None;
+        for _ in 0..2 {
+            self.restore();
+            let run = self.run(None);
+            assert_eq!(run.status, 0, "{}: {}", self.name, self.bench.stderr());
+            assert_eq!(run.left, None, "{}", self.name);
+            self.bench.check_nothing_is_left(&self.name);
+            good = Some(run);
+        }
+        Good {
+            before,
+            after: self.bench.look(),
+            document: self.bench_document(),
+            calls: good.map(|run| run.calls).unwrap_or_default(),
+        }
+    }
+
+    fn bench_document(&self) -> Value {
+        if !self.document {
+            return Value::Null;
+        }
+        serde_json::from_str(&self.stdout()).expect("a document")
+    }
+
+    /// Returns the faults of a run: of our own programs' calls all, of others' a few.
+    fn points<'a>(&self, calls: &'a [Call], every: usize) -> Vec<(&'a Call, Fault)> {
+        let all = |ours: bool| {
+            let calls = calls.iter().filter(move |call| call.ours == ours);
+            calls.flat_map(|call| faults::of(call).into_iter().map(move |fault| (call, fault)))
+        };
+        let mut points: Vec<_> = all(true).step_by(every).collect();
+        if self.others > 0 {
+            points.extend(all(false).step_by(every.saturating_mul(self.others)));
+        }
+        points
+    }
+
+    /// Does them all.
+    fn sweep(&self, sample: usize) {
+        let good = self.good();
+        let points = self.points(&good.calls, every(sample));
+        let mut score = Score::default();
+        for (n, (call, fault)) in points.iter().enumerate() {
+            if n > 0 && n.is_multiple_of(100) {
+                eprintln!("{}: {n} of {} points", self.name, points.len());
+            }
+            let when = format!("{}: {fault} at {call}", self.name);
+            self.restore();
+            let run = self.run(Some((call, *fault)));
+            match &run.hit {
+                Some(_) => score.injections += 1,
+                None => score.missed += 1,
+            }
+            score.ends[match run.status {
+                0 => 0,
+                137 => 2,
+                _ => 1,
+            }] += 1;
+            let wrong = self.wrong(&run, *fault, &good);
+            if !wrong.is_empty() {
+                let wrong = format!("{when}:\n    {}", wrong.join("\n    "));
+                // At once: the whole may take hours.
+                eprintln!("{wrong}");
+                score.wrong.push(wrong);
+            }
+        }
+        self.restore();
+        let [well, said, killed] = score.ends;
+        eprintln!(
+            "{}: {} calls, {} injections ({well} made no difference, {said} were said, {killed} killed it), \
+             {} runs without the call, {} leaks and lies",
+            self.name,
+            good.calls.len(),
+            score.injections,
+            score.missed,
+            score.wrong.len()
+        );
+        assert!(score.wrong.is_empty(), "{}", score.wrong.join("\n"));
+        assert!(
+            score.missed * 20 <= points.len().max(20),
+            "{}: {} of {} points were not met: runs differ too much",
+            self.name,
+            score.missed,
+            points.len()
+        );
+    }
+
+    /// Returns what is wrong after a run.
+    fn wrong(&self, run: &Run, fault: Fault, good: &Good) -> Vec<String> {
+        let bench = self.bench;
+        let mut wrong: Vec<_> = run.left.iter().cloned().collect();
+        let (stdout, stderr) = (self.stdout(), bench.stderr());
+        let clean = || bench.check_nothing_is_left("after it");
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(clean)) {
+            wrong.push(text(&*panic));
+        }
+        wrong.extend(self.strangers(good));
+        let killed = run.status == 128 + 9;
+        if killed {
+            if fault != Fault::KillTool && !run.hit.as_ref().is_some_and(|call| call.first) {
+                wrong.push("the tool died of it".into());
+            }
+        } else {
+            wrong.extend(self.lies(run, fault, good, &stdout));
+        }
+        wrong.extend(bench.again(&self.command, &good.after));
+        if !wrong.is_empty() {
+            wrong.push(format!("exit status {}: {stderr}", run.status));
+        }
+        wrong
+    }
+
+    fn strangers(&self, good: &Good) -> Vec<String> {
+        let all = self
+            .bench
+            .strangers(self.step, &[&good.before, &good.after]);
+        all.into_iter()
+            .filter(|path| !self.step.drafts.iter().any(|d| path.starts_with(d)))
+            .map(|path| format!("'{}' is left", path.display()))
+            .collect()
+    }
+
+    /// Compares what a run says with what it did.
+    fn lies(&self, run: &Run, fault: Fault, good: &Good, stdout: &str) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let stderr = self.bench.stderr();
+        if stderr.contains("panicked") {
+            wrong.push("it panicked".into());
+        }
+        if run.status != 0 && !STATUSES.contains(&run.status) {
+            wrong.push(format!("exit status {}", run.status));
+        }
+        if run.status == 0 {
+            let hit = run.hit.as_ref().map_or("", |call| &call.key.name);
+            if matches!(fault, Fault::Error(nix::errno::Errno::EIO)) && hit.ends_with("sync") {
+                wrong.push("what is not on the disk counts as done".into());
+            }
+            // That a cache could not be filled is a warning: the work is done, and the next run fills it.
+            let warned = stderr.contains(": warning: writing '");
+            let differs = self.bench.differs(&good.after).into_iter();
+            wrong.extend(differs.filter(|what| !(warned && what.starts_with("'cache/"))));
+        } else if !says_why(&stderr, self.step.tool) {
+            wrong.push("no line says what failed".into());
+        }
+        if self.document {
+            wrong.extend(document_lies(run, good, stdout));
+        }
+        wrong
+    }
+}
+
+fn text(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .unwrap_or_else(|| "a leak".into())
+}
+
+/// Whether one line is the tool's own, and neither a warning nor a hint: `tool: doing what: reason`.
+fn says_why(stderr: &str, tool: &str) -> bool {
+    stderr.lines().any(|line| {
+        line.strip_prefix(tool)
+            .and_then(|rest| rest.strip_prefix(": "))
+            .is_some_and(|rest| {
+                rest.contains(": ") && !rest.starts_with("hint: ") && !rest.starts_with("warning: ")
+            })
+    })
+}
+
+/// Compares the document with the exit status, and that of a success with that of other successes.
+fn document_lies(run: &Run, good: &Good, stdout: &str) -> Vec<String> {
+    let document: Value = match serde_json::from_str(stdout) {
+        Ok(document) => document,
+        // It is stdout itself that failed.
+        Err(_) if run.status == 74 => return Vec::new(),
+        Err(e) => return vec![format!("no document on stdout ({e}): «{stdout}»")],
+    };
+    if run.status == 74 {
+        return Vec::new();
+    }
+    let exit = document["error"]["exit"].as_i64().unwrap_or(0);
+    if exit != i64::from(run.status) {
+        return vec![format!(
+            "exit status {} and {exit} in the document",
+            run.status
+        )];
+    }
+    let mut wrong = Vec::new();
+    if run.status == 0
+        && let (Some(is), Some(should)) = (document.as_object(), good.document.as_object())
+    {
+        let keys: BTreeSet<_> = is.keys().chain(should.keys()).collect();
+        for key in keys {
+            if !CHANGING.contains(&key.as_str()) && plain(is.get(key)) != plain(should.get(key)) {
+                wrong.push(format!(
+                    "the document's {key} is {:?}, and not {:?}",
+                    is.get(key),
+                    should.get(key)
+                ));
+            }
+        }
+    }
+    wrong
+}
+
+/// Returns a member as text. An emulator that is not found on one way to it is found on the other.
+fn plain(member: Option<&Value>) -> Option<String> {
+    member.map(|value| value.to_string().replace("\"/usr/bin/qemu", "\"/bin/qemu"))
+}
+
+// -- The tools --------------------------------------------------------------------------------------------------------
+
+/// Returns what is swept of one step of a pipe.
+fn subject<'a>(bench: &'a Bench, tool: &str, mode: &str) -> Subject<'a> {
+    let place = bench.place(tool);
+    let step = &bench.steps[place];
+    let command = match tool {
+        // With --state it is a command and no stage.
+        "enter" => format!("enter {} <.snap/document.json", step.args),
+        "doctor" => format!("doctor --json {}", step.args),
+        _ => bench.command(place),
+    };
+    Subject {
+        bench,
+        step,
+        name: format!("{tool} as {:?}{mode}", bench.who),
+        command,
+        document: tool != "doctor",
+        others: 20,
+    }
+}
+
+/// Sweeps the steps of a pipe one after another; each begins where the one before leaves off.
+fn sweep(bench: &Bench, mode: &str, tools: &[(&str, usize)]) {
+    bench.up_to(tools[0].0);
+    for (tool, sample) in tools {
+        if std::env::var("STRAPLINE_TORTURE_TOOL").map_or(true, |only| only == *tool) {
+            subject(bench, tool, mode).sweep(*sample);
+        }
+        let end = Ready::new(&bench.lab, &subject(bench, tool, mode).command).run(None);
+        assert!(matches!(end, End::Itself(0, _)), "{tool}: {end:?}");
+        // What enter prints is its command's, and doctor's findings are no document.
+        if !["enter", "doctor"].contains(tool) {
+            bench.host("cp .trial/out.json .snap/document.json");
+        }
+        bench.keep();
+    }
+}
+
+/// As little as there can be, with something to run: the pipe is what is tried, and not pacman.
+const PACKAGES: &str = "filesystem bash";
+
+/// Lays out a whole pipe.
+fn bench(who: Who, arch: &str) -> Bench {
+    let mut bench = Bench::new(who, arch, "");
+    let step = |tool, args: &str| Step {
+        tool,
+        args: args.into(),
+        changes: false,
+        excused: &[],
+        drafts: &[],
+        again: 1,
+    };
+    let (strap, enter) = (bench.place("strap"), bench.place("enter"));
+    bench.steps[strap].args = PACKAGES.into();
+    bench.steps[enter] = step("enter", "-- bash -c :");
+    bench.steps.insert(enter, step("verify", ""));
+    bench
+        .steps
+        .push(step("doctor", &format!("--arch {arch} --root root")));
+    bench
+}
+
+#[test]
+fn mkroot_to_mkconf_as_root() {
+    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    sweep(&bench(Who::Root, "x86_64"), "", &tools);
+}
+
+#[test]
+fn mkroot_to_mkconf_as_a_user() {
+    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    sweep(&bench(Who::User, "x86_64"), "", &tools);
+}
+
+#[test]
+fn a_table_of_handlers_of_its_own_as_root() {
+    sweep(&bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+}
+
+#[test]
+fn a_table_of_handlers_of_its_own_as_a_user() {
+    sweep(&bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+}
+
+#[test]
+fn keyring_as_root() {
+    sweep(&bench(Who::Root, "x86_64"), "", &[("keyring", 500)]);
+}
+
+#[test]
+fn keyring_as_a_user() {
+    sweep(&bench(Who::User, "x86_64"), "", &[("keyring", 500)]);
+}
+
+#[test]
+fn strap_as_root() {
+    sweep(&bench(Who::Root, "x86_64"), "", &[("strap", 800)]);
+}
+
+#[test]
+fn strap_as_a_user() {
+    sweep(&bench(Who::User, "x86_64"), "", &[("strap", 800)]);
+}
+
+/// What a killed or failed `mkroot --host` leaves: all mounts or none; then the same again works, and all goes.
+#[test]
+fn mounts_on_the_host_are_all_or_none() {
+    let bench = Bench::new(Who::Root, "x86_64", "--host");
+    bench.keep();
+    let all = bench.mount();
+    bench.unmount("undisturbed");
+    let subject = subject(&bench, "mkroot", " --host");
+    let calls = subject.run(None).calls;
+    bench.unmount("undisturbed");
+    let (mut score, mut mounted) = (Score::default(), 0);
+    for (call, fault) in subject.points(&calls, every(60)) {
+        let when = format!("{}: {fault} at {call}", subject.name);
+        bench.restore();
+        let run = subject.run(Some((call, fault)));
+        score.injections += usize::from(run.hit.is_some());
+        bench.check_no_process(&when, false);
+        let mounts = bench.mounts();
+        if !(mounts.is_empty() || mounts == all) {
+            score
+                .wrong
+                .push(format!("{when}: a part is mounted: {mounts:?}"));
+        }
+        if (run.status == 0 && mounts != all)
+            || (STATUSES.contains(&run.status) && !mounts.is_empty())
+        {
+            score.wrong.push(format!(
+                "{when}: exit status {} and {} mounts: {}",
+                run.status,
+                mounts.len(),
+                bench.stderr()
+            ));
+        }
+        mounted += usize::from(!mounts.is_empty());
+        let end = Ready::new(&bench.lab, &subject.command).run(None);
+        if !matches!(end, End::Itself(0, _)) || bench.mounts() != all {
+            score.wrong.push(format!(
+                "{when}: the second run: {end:?} {}",
+                bench.stderr()
+            ));
+        }
+        bench.unmount(&when);
+    }
+    bench.restore();
+    eprintln!(
+        "{}: {} calls, {} injections (all was mounted {mounted} times), {} leaks and lies",
+        subject.name,
+        calls.len(),
+        score.injections,
+        score.wrong.len()
+    );
+    assert!(score.wrong.is_empty(), "{}", score.wrong.join("\n"));
+}
+
+/// What comes after `strap`.
+const FINISHED: [(&str, usize); 5] = [
+    ("verify", 150),
+    ("enter", 60),
+    ("reap", 60),
+    ("unmount", 60),
+    ("doctor", 200),
+];
+
+#[test]
+fn what_needs_a_finished_root_as_root() {
+    sweep(&bench(Who::Root, "x86_64"), "", &FINISHED);
+}
+
+#[test]
+fn what_needs_a_finished_root_as_a_user() {
+    sweep(&bench(Who::User, "x86_64"), "", &FINISHED);
+}
