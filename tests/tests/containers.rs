@@ -116,3 +116,20 @@ fn rootless_podman_with_the_hosts_network_and_all_privileges_is_enough() {
 fn a_container_without_ids_is_told_to_get_some() {
     refused("podman-poor", "range of ids");
 }
+
+#[test]
+fn no_name_in_a_shared_directory_can_be_guessed() {
+    let lab = Lab::new(Who::Root);
+    // The same process id each time, and a refusal that says where the trial was.
+    let name = || {
+        let ran = contained(&lab, "docker", "exec doctor");
+        let (_, rest) = ran
+            .stdout
+            .split_once("/strapline-doctor-")
+            .expect("a place");
+        rest.chars().take_while(|c| *c != '\'').collect::<String>()
+    };
+    let (first, second) = (name(), name());
+    assert!(first.len() >= 6, "{first}");
+    assert_ne!(first, second);
+}
