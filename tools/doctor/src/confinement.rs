@@ -46,8 +46,9 @@ impl Confinement {
             // Debian's own, until Debian 12.
             "kernel.unprivileged_userns_clone",
         ];
-        // Root needs user namespaces only for a binfmt table of its own.
-        let zero = all[..if root { 2 } else { 4 }]
+        let of_status = Self::of_status(&status);
+        // Root that may mount needs user namespaces only for a binfmt table of its own.
+        let zero = all[..if root && of_status.sys_admin { 2 } else { 4 }]
             .iter()
             .copied()
             .find(|name| switch(name).as_deref() == Some("0"));
@@ -60,7 +61,7 @@ impl Confinement {
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
             chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
             nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
-            ..Self::of_status(&status)
+            ..of_status
         }
     }
 
