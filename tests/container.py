@@ -3,15 +3,14 @@
 
 The restrictions are the real ones, made of what the kernel has for them: namespaces, a bounding set, a seccomp(2) filter and
 masked places below /proc and /sys, as moby (profiles/seccomp/default.json, daemon/pkg/oci/defaults.go) and podman set them.
-What is left out is what strapline never meets: the image (the root is the host's), the network, cgroups' limits, and
-AppArmor, which needs a kernel that has it.
+Left out are the image (the root is the host's), limits of cgroups, and AppArmor, which needs a kernel that has it.
 
-  docker         root with docker's 14 capabilities, its filter, and masked places
-  unconfined     the same without the filter: --security-opt seccomp=unconfined
-  sys-admin      docker's, with --cap-add SYS_ADMIN, to which its filter is tied
-  privileged     every capability, no filter, nothing masked: --privileged
-  podman         podman's, rootless: as docker's, in a user namespace with the ids 0 to 65535
-  podman-poor    the same for a user without subordinate ids: root is the only one
+  docker             root with docker's 14 capabilities, its filter, and masked places
+  unconfined         the same without the filter: --security-opt seccomp=unconfined
+  sys-admin          docker's, with --cap-add SYS_ADMIN, to which its filter is tied
+  privileged         every capability, no filter, nothing masked: --privileged
+  podman             podman's, rootless: as docker's, in a user namespace with the ids 0 to 65535
+  podman-poor        without the filter, for a user without subordinate ids: root is the only one
   podman-unconfined  podman's without the filter: --security-opt seccomp=unconfined
   podman-privileged  podman's with --privileged --network host, and so with the host's /sys
 

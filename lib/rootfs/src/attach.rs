@@ -68,10 +68,11 @@ pub fn apparmor_profile() -> Option<String> {
     })
 }
 
-/// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`).
+/// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`). Ubuntu's profile for user namespaces is
+/// none of a container's: it comes with the namespace, and its switch is what mends it.
 fn enforced(text: &str) -> Option<String> {
     let name = text.trim_matches(['\n', '\0']).strip_suffix(" (enforce)")?;
-    Some(name.to_owned())
+    (name != "unprivileged_userns").then(|| name.to_owned())
 }
 
 /// What AppArmor forbids here, where it is known. Ubuntu 23.10 and later let an ordinary program make a user namespace,
@@ -382,12 +383,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_profile_that_only_watches_is_none() {
+    fn a_profile_that_only_watches_or_is_ubuntus_own_is_none() {
         let held = |text| enforced(text).unwrap_or_default();
         assert_eq!(held("docker-default (enforce)\n"), "docker-default");
         for text in [
             "unconfined\n",
             "docker-default (complain)\n",
+            "unprivileged_userns (enforce)\n",
             "system_u:system_r:container_t:s0\0",
             "",
         ] {
