@@ -28,7 +28,7 @@ export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host demo root test torture bench check fuzz install clean-demo help
+.PHONY: all build host-demo host demo root test torture bench check fuzz install clean-demo help
 
 all: build
 
@@ -36,13 +36,15 @@ build:
 	@command -v cargo > /dev/null || { echo "make: cargo is missing: install Rust 1.88 or later, as rust-lang.org says" >&2; exit 1; }
 	cargo build --workspace --bins --profile $(PROFILE)
 
-# What the host needs beside Rust and make: programs that the suite runs, and those that its tests and mirror need.
+# What the host needs beside Rust and make: programs that the suite runs, and those that its mirror and its tests need.
+host-demo:
+	tests/host-packages --install demo
 host:
 	tests/host-packages --install
 
 # The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
 DEMO := build/demo
-demo: host build
+demo: host-demo build
 	tests/mirror/mkmirror build/mirror-aarch64
 	mkdir -p $(DEMO)
 	with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \

@@ -870,7 +870,7 @@ impl Lie {
 fn what_a_server_does_wrong_to_fetch_pacman_is_named() {
     let database = "archlinuxcn.db";
     let package = "pacman-static-6.0.2-10-x86_64.pkg.tar.zst";
-    let page = "reading archive: not an archive: it begins with '<html><body>Please log in</body>'";
+    let page = "a web page came in its place";
     let broke = "the connection broke after 100 bytes: end of file before message length reached";
     let silent = "the connection broke after 100 bytes: nothing came for 1 s";
     let circle = "redirected more than 10 times";
@@ -886,8 +886,8 @@ fn what_a_server_does_wrong_to_fetch_pacman_is_named() {
         (Lie::Missing, package, "not-found", missing),
         (Lie::Truncated, database, "network", broke),
         (Lie::Truncated, package, "network", broke),
-        (Lie::Html, database, "failed", page),
-        (Lie::Html, package, "not-verified", page),
+        (Lie::Html, database, "network", page),
+        (Lie::Html, package, "network", page),
         (Lie::Loop, database, "network", circle),
         (Lie::Loop, package, "network", circle),
         (Lie::Stalled, database, "network", silent),
@@ -902,6 +902,7 @@ fn what_a_server_does_wrong_to_fetch_pacman_is_named() {
         );
         let message = format!("fetching '{url}/archlinuxcn/x86_64/{about}': {why}");
         let hint = match code {
+            _ if why == page => package::page::HINT,
             "network" => "try again: what has arrived is kept; or name another --server URL",
             "not-found" => "see --server, --repo and --package",
             "not-verified" => {
@@ -935,8 +936,10 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
     let circle = "Maximum (10) redirects followed".to_owned();
     let nobody = "Failed to connect to 127.0.0.1 port 1 after 0 ms: Couldn't connect to server";
     let lost = |file: &str, why: &str| format!("failed retrieving file '{file}' from HOST : {why}");
-    let page = "could not open file ROOT/var/lib/pacman/sync/core.db: Unrecognized archive format"
-        .to_owned();
+    let page = |file: &str| format!("fetching '{file}': a web page came in its place");
+    let gone = format!(
+        "the mirror has no '{FILE}', which its database names, also after fetching that anew"
+    );
     let cases = [
         (
             Lie::Unreachable,
@@ -957,20 +960,11 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
             lost("core.db", &rest("core.db")),
         ),
         (Lie::Loop, "core.db", "network", lost("core.db", &circle)),
-        (Lie::Html, "core.db", "network", page),
-        (Lie::Missing, FILE, "network", lost(FILE, &missing)),
+        (Lie::Html, "core.db", "network", page("core.db")),
+        (Lie::Missing, FILE, "network", gone),
         (Lie::Truncated, FILE, "network", lost(FILE, &rest(FILE))),
         (Lie::Loop, FILE, "network", lost(FILE, &circle)),
-        (
-            Lie::Html,
-            FILE,
-            "not-verified",
-            format!(
-                "checking 'filesystem': it is not what the key {} (mkmirror Build System \
-                 <builder@mkmirror.invalid>) signed",
-                Mirror::of("x86_64").key("/builder")
-            ),
-        ),
+        (Lie::Html, FILE, "network", page(FILE)),
         (
             Lie::Missing,
             SIGNATURE,
@@ -996,17 +990,18 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
         let host = url.trim_start_matches("http://");
         let again_or_another = "try again, or another mirror: mkconf --server URL";
         let (what, hint) = match (*code, *lie) {
+            (_, Lie::Html) => ("", package::page::HINT),
+            (_, Lie::Missing) if *about == FILE => (
+                "running pacman to download: ",
+                "it is being brought up to date, or is broken: try later, or add another with mkconf --server URL",
+            ),
             ("network", _) => (
                 "running pacman to download: exit status 1: ",
                 again_or_another,
             ),
-            (_, Lie::Missing) => (
+            _ => (
                 "running pacman to download: ",
                 "nothing was installed; try another mirror: mkconf --server URL",
-            ),
-            _ => (
-                "",
-                "nothing was installed; run it again, which fetches it again, or try another mirror: mkconf --server URL",
             ),
         };
         // Both databases are asked for at once: either may be the first that fails.
@@ -1076,17 +1071,15 @@ fn what_a_server_does_wrong_to_the_keyring_is_named() {
         let again = "mkconf --cache-dir packages < begun.json";
         let ran = lab.sh(&format!("{again} | keyring | strap bash | reap | unmount"));
         // What strap says of the same lie: the words are its test's.
-        let code = match (lie, about) {
-            (Lie::Html, PACKAGE) => "not-verified",
-            _ => "network",
-        };
         let (message, hint) = said(&ran);
-        let document = failed(&ran, "keyring", code, &message, &hint);
-        assert!(
-            message.starts_with("running pacman to download: exit status 1: "),
-            "{message}"
-        );
-        assert!(hint.contains("try again, or another mirror"), "{hint}");
+        let document = failed(&ran, "keyring", "network", &message, &hint);
+        let begins = match (lie, about) {
+            (Lie::Html, _) => "fetching '",
+            (Lie::Missing, PACKAGE) => "running pacman to download: the mirror has no '",
+            _ => "running pacman to download: exit status 1: ",
+        };
+        assert!(message.starts_with(begins), "{message}");
+        assert!(hint.contains("another"), "{hint}");
         assert_eq!(document.get("keyring"), None);
         let home = lab.path().join("root/etc/pacman.d/gnupg");
         assert_eq!(

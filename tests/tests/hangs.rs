@@ -66,7 +66,8 @@ fn a_pacman_that_is_stopped() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let wrapper = lab.path().join("pacman");
-    let stopped = lab.path().join("stopped");
+    // Of the host, pacman may write in the package cache only.
+    let stopped = lab.path().join("packages/stopped");
     let text = format!(
         "#!/bin/sh\ncase $1 in -Su) [ -e {0} ] || {{ : > {0}; kill -STOP $$; }} ;; esac\n\
          exec /usr/bin/pacman \"$@\"\n",

@@ -8,7 +8,7 @@ mod databases;
 pub mod diagnosis;
 mod download;
 pub mod lock;
-mod mirror;
+pub mod mirror;
 pub mod output;
 mod parts;
 pub mod patience;

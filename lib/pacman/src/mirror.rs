@@ -161,6 +161,12 @@ fn gone(marks: &[Mark]) -> Option<&str> {
     })
 }
 
+/// Returns whether a failure is that a server answered, and has a file no more: that does not go away.
+#[must_use]
+pub fn is_gone(failure: &Failure) -> bool {
+    failure.message.contains("the mirror has no '") || failure.message.ends_with(" 404")
+}
+
 /// Says that a mirror has not what its databases name.
 fn out_of_step(file: &str, refreshed: bool) -> Failure {
     let file = message::escape(file);

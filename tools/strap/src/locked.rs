@@ -12,6 +12,7 @@ pub(crate) use lock::{Locked, read};
 use package::digest::Sha256Reader;
 use pacman::Pacman;
 use pacman::conf::Conf;
+use pacman::mirror::is_gone;
 use rootfs::{Inside, Root};
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, message, quote};
@@ -258,7 +259,7 @@ fn outcome(absent: &[String], differ: &[String], failure: Option<Failure>) -> Re
     if !absent.is_empty() {
         // That a server has it no more does not go away; that it does not answer may.
         let code = match &failure {
-            Some(failure) if !failure.message.contains(" 404") => failure.code,
+            Some(failure) if !is_gone(failure) => failure.code,
             _ => Code::NotFound,
         };
         let what = format!("not to be had: {}", list(absent));
