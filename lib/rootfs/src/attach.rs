@@ -57,8 +57,32 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
     }
 }
 
-/// Ubuntu 23.10 and later let an ordinary program make a user namespace, but take its capabilities away.
+/// Returns the AppArmor profile that we are held to, such as docker's `docker-default`, which forbids mounts also to who
+/// has the capability for it. None where there is no AppArmor, or it only watches.
+#[must_use]
+pub fn apparmor_profile() -> Option<String> {
+    // With several security modules the first is AppArmor's own, since Linux 5.8.
+    ["apparmor/current", "current"].iter().find_map(|name| {
+        let text = std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?;
+        enforced(&text)
+    })
+}
+
+/// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`). Ubuntu's profile for user namespaces is
+/// none of a container's: it comes with the namespace, and its switch is what mends it.
+fn enforced(text: &str) -> Option<String> {
+    let name = text.trim_matches(['\n', '\0']).strip_suffix(" (enforce)")?;
+    (name != "unprivileged_userns").then(|| name.to_owned())
+}
+
+/// What AppArmor forbids here, where it is known. Ubuntu 23.10 and later let an ordinary program make a user namespace,
+/// but take its capabilities away; a container's profile forbids mounts.
 pub(crate) fn apparmor_hint() -> Option<&'static str> {
+    if apparmor_profile().is_some() {
+        return Some(
+            "an AppArmor profile holds us: run the container with --security-opt apparmor=unconfined",
+        );
+    }
     let switch = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
     let on = std::fs::read_to_string(switch).is_ok_and(|s| s.trim() == "1");
     on.then_some(
@@ -357,6 +381,21 @@ pub fn unique_mount_id(dir: BorrowedFd<'_>, path: &str) -> Result<Option<u64>, E
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_that_only_watches_or_is_ubuntus_own_is_none() {
+        let held = |text| enforced(text).unwrap_or_default();
+        assert_eq!(held("docker-default (enforce)\n"), "docker-default");
+        for text in [
+            "unconfined\n",
+            "docker-default (complain)\n",
+            "unprivileged_userns (enforce)\n",
+            "system_u:system_r:container_t:s0\0",
+            "",
+        ] {
+            assert_eq!(enforced(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn options_are_the_mounts_or_the_filesystems() {

@@ -163,6 +163,24 @@ pub fn main<S: Stage>() -> ExitCode {
     hand_on(&context, &document, || stage.undo(&context, &document))
 }
 
+/// Refuses to work for another user than the one who started us. Who installs a tool set-uid or set-gid (execve(2)) gives
+/// everybody the rights of its owner: command lines and documents name programs to run and directories to write to.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where our effective ids are not our real ones.
+pub fn refuse_set_uid() -> Result<(), Failure> {
+    use nix::unistd::{getegid, geteuid, getgid, getuid};
+    if getuid() == geteuid() && getgid() == getegid() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Permission,
+        "starting: this program is installed set-uid or set-gid, and does not work that way",
+    )
+    .hint("take the bits away with 'chmod ug-s', and use sudo where root is needed"))
+}
+
 /// Returns the tool's name, as clap has it.
 fn tool_name<S: clap::Parser>() -> &'static str {
     // Leaked once a process: a name is wanted for as long as the process lives.
@@ -232,6 +250,7 @@ pub fn read_state(common: &Common) -> Result<Document, Failure> {
 
 /// Reads the document's text to its end, before anything is touched.
 fn read(common: &Common) -> Result<Input, Failure> {
+    refuse_set_uid()?;
     if common.new {
         return Ok(Input::Nothing("not read (--new)"));
     }

@@ -18,6 +18,8 @@ pub(crate) struct Confinement {
     pub(crate) no_new_privs: bool,
     /// Whether AppArmor takes the capabilities of an ordinary user's namespace away.
     pub(crate) apparmor: bool,
+    /// The AppArmor profile that we are held to, such as a container's.
+    pub(crate) profile: Option<String>,
     /// A switch or limit below `/proc/sys` that is 0 and forbids what we need.
     pub(crate) zero: Option<&'static str>,
     /// Whether we run in a chroot(2).
@@ -44,8 +46,9 @@ impl Confinement {
             // Debian's own, until Debian 12.
             "kernel.unprivileged_userns_clone",
         ];
-        // Root needs user namespaces only for a binfmt table of its own.
-        let zero = all[..if root { 2 } else { 4 }]
+        let of_status = Self::of_status(&status);
+        // Root that may mount needs user namespaces only for a binfmt table of its own.
+        let zero = all[..if root && of_status.sys_admin { 2 } else { 4 }]
             .iter()
             .copied()
             .find(|name| switch(name).as_deref() == Some("0"));
@@ -53,11 +56,12 @@ impl Confinement {
         Self {
             root,
             zero,
+            profile: rootfs::attach::apparmor_profile(),
             apparmor: switch(APPARMOR).as_deref() == Some("1"),
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
             chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
             nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
-            ..Self::of_status(&status)
+            ..of_status
         }
     }
 
@@ -85,26 +89,42 @@ impl Confinement {
                 format!("'{name}' is 0"),
                 format!("{sudo}sysctl -w {name}={value}"),
             )
+        } else if self.seccomp != 0 && !self.sys_admin {
+            let fix = match self.profile {
+                None => {
+                    "run the container with --security-opt seccomp=unconfined (--privileged is not needed)"
+                }
+                Some(_) => {
+                    "run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+                     (--privileged is not needed)"
+                }
+            };
+            (
+                "a seccomp filter is on: this is a container that forbids namespaces".to_owned(),
+                fix.to_owned(),
+            )
+        } else if let Some(profile) = &self.profile {
+            (
+                format!(
+                    "the AppArmor profile '{profile}' holds us, and a container's forbids mounts"
+                ),
+                "run the container with --security-opt apparmor=unconfined".to_owned(),
+            )
         } else if self.root && !self.sys_admin {
             (
-                "root here has not the capability SYS_ADMIN: this is a container that forbids mounts".to_owned(),
-                "run the container with --cap-add SYS_ADMIN --security-opt apparmor=unconfined, or as an ordinary user \
-                 with --security-opt seccomp=unconfined"
+                "root here has not the capability SYS_ADMIN, and may not make a user namespace, in which it would have it"
                     .to_owned(),
+                "run the container with --privileged".to_owned(),
             )
-        } else if self.root && self.nested && self.seccomp == 0 {
+        } else if self.root && self.nested {
             (
-                "root here is root of a user namespace, which may mount a new sysfs only with a network namespace of its \
-                 own, and a new proc only where nothing hides parts of the old"
-                    .to_owned(),
-                "give the container a network of its own and an unmasked /proc and /sys (podman: --security-opt \
-                 unmask=ALL), or run on the host"
-                    .to_owned(),
+                "root here is root of a user namespace, which may mount only what the container shows it whole".to_owned(),
+                "run the container with --security-opt unmask=ALL (podman), or on the host".to_owned(),
             )
         } else if self.seccomp != 0 {
             (
-                "a seccomp filter is on: this is a container that forbids namespaces".to_owned(),
-                "run the container with --security-opt seccomp=unconfined (--privileged is not needed)".to_owned(),
+                "a seccomp filter is on: this is a container that forbids mounts".to_owned(),
+                "run the container with --security-opt seccomp=unconfined".to_owned(),
             )
         } else if !self.root && self.no_new_privs {
             (
@@ -275,8 +295,37 @@ mod tests {
                     seccomp: 2,
                     ..user()
                 },
+                "seccomp",
+                "--security-opt seccomp=unconfined (",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    ..user()
+                },
                 "SYS_ADMIN",
-                "--cap-add SYS_ADMIN",
+                "--privileged",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    seccomp: 2,
+                    profile: Some("docker-default".to_owned()),
+                    ..user()
+                },
+                "seccomp",
+                "seccomp=unconfined --security-opt apparmor=unconfined",
+            ),
+            (
+                Confinement {
+                    root: true,
+                    sys_admin: true,
+                    seccomp: 2,
+                    profile: Some("docker-default".to_owned()),
+                    ..user()
+                },
+                "'docker-default'",
+                "--security-opt apparmor=unconfined",
             ),
             (
                 Confinement {

@@ -186,10 +186,12 @@ fn main() -> ExitCode {
     if let Err(e) = signal::catch() {
         context.warn(format_args!("catching signals: {e}"));
     }
-    let result = parse().and_then(|parsed| match parsed {
-        Ok(args) => args.run(&context),
-        Err(help) => print(&help).map(|()| true),
-    });
+    let result = stage::run::refuse_set_uid()
+        .and_then(|()| parse())
+        .and_then(|parsed| match parsed {
+            Ok(args) => args.run(&context),
+            Err(help) => print(&help).map(|()| true),
+        });
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(Code::Failed.exit()),

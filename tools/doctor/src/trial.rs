@@ -7,7 +7,6 @@
 use rootfs::{Arch, Binfmt, IdMap, Inside, Root, plan};
 use stage::{Code, Doing, Failure, quote};
 use std::fs::{DirBuilder, remove_dir};
-use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -131,29 +130,23 @@ impl Ground {
         let doing = || format!("making a temporary directory in {}", quote(place));
         // A root is opened without following symbolic links.
         let place = place.canonicalize().doing(Code::Os, doing)?;
+        // No name that a neighbour could guess and take first; and it is removed by us, directory by directory, never
+        // with all that is below it.
+        let directory = tempfile::Builder::new()
+            .prefix("strapline-doctor-")
+            .tempdir_in(place)
+            .doing(Code::Os, doing)?;
+        let ground = Self {
+            path: directory.keep(),
+        };
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
-        for n in 0..16 {
-            let path = place.join(format!("strapline-doctor-{}-{n}", std::process::id()));
-            match builder.create(&path) {
-                Ok(()) => {
-                    let ground = Self { path };
-                    for name in SKELETON {
-                        builder
-                            .create(ground.path.join(name))
-                            .doing(Code::Os, doing)?;
-                    }
-                    return Ok(ground);
-                }
-                // Left by a run that was killed, or somebody else's: not ours to take.
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).doing(Code::Os, doing),
-            }
+        for name in SKELETON {
+            builder
+                .create(ground.path.join(name))
+                .doing(Code::Os, doing)?;
         }
-        Err(Failure::new(
-            Code::Os,
-            format!("{}: every name is taken", doing()),
-        ))
+        Ok(ground)
     }
 
     fn run(

@@ -120,7 +120,8 @@ impl Stage for Args {
 /// Makes the directories and writes the files.
 fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
     made.in_root(root)?;
-    made.directory(&plan.cache, "--cache-dir")?;
+    let cache = made.directory(&plan.cache, "--cache-dir")?;
+    place::closed(&cache, &plan.cache)?;
     let directory = made.directory(&plan.out_dir, "--out-dir")?;
     place::ours(&directory, &plan.out_dir)?;
     let config = Config {

@@ -209,6 +209,31 @@ pub(crate) fn ours(directory: &OwnedFd, path: &Path) -> Result<(), Failure> {
     .hint("give a directory of your own with --out-dir DIR"))
 }
 
+/// Refuses a package cache to which anyone may write: between the look at a signature and the unpacking, the owner of an
+/// archive could put something else in it. That the directory is sticky changes nothing, since what lies there already may
+/// be anyone's.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where anyone may write there.
+pub(crate) fn closed(cache: &OwnedFd, path: &Path) -> Result<(), Failure> {
+    let stat = fstat(cache).doing(Code::Os, || format!("reading the mode of {}", quote(path)))?;
+    if !Mode::from_raw_mode(stat.st_mode & 0o7777).contains(Mode::WOTH) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::Permission,
+        format!(
+            "using the package cache {}: anyone may write to it",
+            quote(path)
+        ),
+    )
+    .hint(format!(
+        "run 'chmod o-w {}', or give another place with --cache-dir DIR",
+        path.display()
+    )))
+}
+
 fn refused(doing: &str, at: &Path, error: Errno) -> Failure {
     let message = format!("{doing} {}: {error}", quote(at));
     match error {

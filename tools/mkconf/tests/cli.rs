@@ -306,6 +306,24 @@ fn a_directory_where_anyone_could_swap_the_files_is_refused() {
 }
 
 #[test]
+fn a_package_cache_that_anyone_may_write_to_is_refused() {
+    let ground = Ground::new();
+    let cache = ground.path("cache/packages");
+    fs::create_dir_all(&cache).unwrap();
+    for (mode, status) in [(0o777, 77), (0o1777, 77), (0o775, 0)] {
+        fs::set_permissions(&cache, fs::Permissions::from_mode(mode)).unwrap();
+        let before = ground.tree();
+        let output = ground.run(&[]);
+        assert_eq!(output.status.code(), Some(status), "{mode:o}");
+        if status != 0 {
+            let stderr = text(&output.stderr);
+            assert!(stderr.contains("anyone may write to it"), "{stderr}");
+            assert_eq!(ground.tree(), before);
+        }
+    }
+}
+
+#[test]
 fn another_directory_in_the_place_of_the_root_is_refused() {
     let ground = Ground::new();
     let mut document: Value = serde_json::from_str(&ground.document()).unwrap();

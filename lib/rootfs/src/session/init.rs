@@ -2,7 +2,7 @@
 //! reaps, and takes along what is left.
 
 use super::wire::{Frame, Told, tell};
-use super::{Inside, Place, Work, certificates, command, explain_clone};
+use super::{Ids, Inside, Place, Work, certificates, command, explain_clone};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, Root, attach, binfmt, mountinfo};
@@ -23,6 +23,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) struct Init<'a> {
     pub(super) inside: &'a Inside,
+    pub(super) ids: Ids<'a>,
     pub(super) control: OwnedFd,
     pub(super) report: OwnedFd,
     pub(super) result: OwnedFd,
@@ -66,7 +67,7 @@ impl Init<'_> {
         }
         std::env::set_current_dir("/").doing(Code::Os, doing)?;
         self.ask(&Frame::Ready)?;
-        if self.inside.idmap.is_some() {
+        if matches!(self.ids, Ids::Subordinate(_)) {
             drop_groups()?;
             // Changing credentials clears the parent-death signal (PR_SET_PDEATHSIG(2const)).
             die_with_parent()?;
@@ -89,11 +90,11 @@ impl Init<'_> {
         if let Work::Exec(_, Some(file)) = work {
             certificates::cover(file)?;
         }
-        if self.inside.handler.is_some() && self.inside.idmap.is_none() {
+        if self.inside.handler.is_some() && self.ids == Ids::Same {
             nix::sched::unshare(
                 nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
             )
-            .map_err(|e| explain_clone(Errno::from_raw_os_error(e as i32), true))?;
+            .map_err(|e| explain_clone(Errno::from_raw_os_error(e as i32), Ids::Identity))?;
             die_with_parent()?;
             self.ask(&Frame::Map)?;
         }

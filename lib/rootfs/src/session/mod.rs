@@ -10,7 +10,8 @@
 //! moment leaves no process and no mount.
 //!
 //! As root the mounts are made first and the user namespace, which is only there to have a binfmt table of its own,
-//! comes after them: it maps every id to itself, and what root may mount stays mountable.
+//! comes after them: it maps every id to itself, and what root may mount stays mountable. Root that may not mount, such
+//! as a container's, has the user namespace first, in which it may.
 
 mod certificates;
 mod command;
@@ -319,16 +320,22 @@ impl Inside {
             Some(Output { sink, from, into }) => (Some((sink, from)), Some(into)),
             None => (None, None),
         };
+        let ids = match &self.idmap {
+            Some(map) => Ids::Subordinate(map),
+            None if may_mount() => Ids::Same,
+            None => Ids::Identity,
+        };
         let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
-        if self.idmap.is_some() {
+        if ids != Ids::Same {
             flags |= libc::CLONE_NEWUSER;
         }
         // SAFETY: need_one_thread() has looked.
         match unsafe { sys::clone(flags) } {
-            Err(e) => Err(explain_clone(e, self.idmap.is_some()).while_doing(doing())),
+            Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
             Ok(Cloned::Child) => {
                 let init = Init {
                     inside: self,
+                    ids,
                     control: control_theirs,
                     report: report_theirs,
                     result: result_theirs,
@@ -340,7 +347,7 @@ impl Inside {
             Ok(Cloned::Parent(pid)) => {
                 drop((control_theirs, report_theirs, result_theirs, written));
                 let mut watch = Watch {
-                    inside: self,
+                    ids,
                     pid,
                     control: Some(control),
                     told: None,
@@ -364,6 +371,27 @@ impl Inside {
             }
         }
     }
+}
+
+/// Whether the namespaces begin with one for users, and what ids there are in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ids<'a> {
+    /// No user namespace: we are root, and may mount.
+    Same,
+    /// Every id is itself. For root without the capability `SYS_ADMIN`, as in a container, which has it in a user
+    /// namespace of its own.
+    Identity,
+    /// An ordinary user's subordinate ids.
+    Subordinate(&'a IdMap),
+}
+
+/// Returns whether we may mount and make namespaces as we are (capabilities(7), `CAP_SYS_ADMIN`). Where the kernel does
+/// not say, trying will.
+fn may_mount() -> bool {
+    use rustix::thread::{CapabilitySet, capabilities};
+    capabilities(None).map_or(true, |sets| {
+        sets.effective.contains(CapabilitySet::SYS_ADMIN)
+    })
 }
 
 /// What is given each piece of a command's output.
@@ -412,7 +440,7 @@ fn need_one_thread() -> Result<(), Failure> {
 }
 
 /// Says why namespaces cannot be made, and what permits them.
-fn explain_clone(error: Errno, user: bool) -> Failure {
+fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
     let failure = Failure::new(Code::Permission, format!("making namespaces: {error}"));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let seccomp = status
@@ -425,11 +453,15 @@ fn explain_clone(error: Errno, user: bool) -> Failure {
         Errno::PERM if seccomp => failure.hint(
             "this container forbids namespaces: run it with --security-opt seccomp=unconfined",
         ),
-        Errno::PERM if user => failure.hint(
-            attach::apparmor_hint()
-                .unwrap_or("user namespaces are forbidden here, or we are in a chroot: 'doctor' says more; root needs none"),
-        ),
-        Errno::PERM => failure.hint("root without the capability SYS_ADMIN: run the pipeline as an ordinary user"),
+        Errno::PERM => failure.hint(match (attach::apparmor_hint(), ids) {
+            (Some(hint), _) => hint,
+            (None, Ids::Subordinate(_)) => {
+                "user namespaces are forbidden here, or we are in a chroot: 'doctor' says more; root needs none"
+            }
+            (None, _) => {
+                "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot"
+            }
+        }),
         error => Failure::new(Code::Os, format!("making namespaces: {error}")),
     }
 }

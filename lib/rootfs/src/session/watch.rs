@@ -1,7 +1,7 @@
 //! The tool's side of an entry: it writes the id maps, passes signals and output on, and says at the end how it went.
 
 use super::wire::{Frame, write_all};
-use super::{Ended, Inside, Sink, Watchdog};
+use super::{Ended, Ids, Sink, Watchdog};
 use crate::idmap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// What the tool knows of an entry while it waits.
 pub(super) struct Watch<'a> {
-    pub(super) inside: &'a Inside,
+    pub(super) ids: Ids<'a>,
     pub(super) pid: i32,
     pub(super) control: Option<OwnedFd>,
     pub(super) told: Option<Frame>,
@@ -105,8 +105,10 @@ impl Watch<'_> {
     fn answer(&mut self, frame: Frame) -> Result<(), Failure> {
         match frame {
             Frame::Ready => {
-                if let Some(map) = &self.inside.idmap {
-                    map.write(self.pid)?;
+                match self.ids {
+                    Ids::Same => {}
+                    Ids::Identity => idmap::write_identity(self.pid)?,
+                    Ids::Subordinate(map) => map.write(self.pid)?,
                 }
                 self.go()
             }
