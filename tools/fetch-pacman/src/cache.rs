@@ -8,6 +8,7 @@
 //! Nothing in here is believed because it is here: a package is hashed, and its signature checked, each time that it is
 //! used.
 
+use crate::draft::Draft;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use package::{digest::Sha256Reader, version::vercmp};
 use serde::{Deserialize, Serialize};
@@ -223,12 +224,10 @@ impl Cache {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         let doing = || format!("writing {}", quote(path));
         let dir = self.0.join("packages-by-hash");
-        let mut temp = tempfile::NamedTempFile::new_in(dir).doing(Code::Os, doing)?;
-        temp.write_all(bytes).doing(Code::Os, doing)?;
-        temp.persist(path)
-            .map_err(|e| e.error)
-            .doing(Code::Os, doing)?;
-        Ok(())
+        // Without a name until it is whole: a run that is killed leaves nothing of it.
+        let draft = Draft::new_in(&dir).doing(Code::Os, doing)?;
+        draft.file().write_all(bytes).doing(Code::Os, doing)?;
+        draft.put(path).doing(Code::Os, doing)
     }
 
     /// Opens the beginning of a package, for this process alone. Waits for another that has it.

@@ -55,6 +55,11 @@ impl Draft {
         &self.file
     }
 
+    /// Puts it in place, over what is there.
+    pub(crate) fn put(self, to: &Path) -> Result<()> {
+        put(&self.file, self.name, to)
+    }
+
     /// Puts everything on the disk and makes it executable.
     pub(crate) fn runnable(self) -> Result<Runnable> {
         self.file.set_permissions(Permissions::from_mode(0o755))?;
@@ -78,20 +83,25 @@ impl Runnable {
 
     /// Puts it in place, over what is there.
     pub(crate) fn put(self, to: &Path) -> Result<()> {
-        if let Some(name) = self.name {
-            return name.persist(to).map_err(|e| e.error);
-        }
-        if link(&self.file, to).is_ok() {
-            return Ok(());
-        }
-        // link(2) does not replace: a name for the moment, and rename(2), which does.
-        let dir = to.parent().unwrap_or(Path::new("/"));
-        let (_, name) = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .make_in(dir, |path| link(&self.file, path))?
-            .into_parts();
-        name.persist(to).map_err(|e| e.error)
+        put(&self.file, self.name, to)
     }
+}
+
+/// Gives a file its name, over what has it.
+fn put(file: &File, name: Option<TempPath>, to: &Path) -> Result<()> {
+    if let Some(name) = name {
+        return name.persist(to).map_err(|e| e.error);
+    }
+    if link(file, to).is_ok() {
+        return Ok(());
+    }
+    // link(2) does not replace: a name for the moment, and rename(2), which does.
+    let dir = to.parent().unwrap_or(Path::new("/"));
+    let (_, name) = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .make_in(dir, |path| link(file, path))?
+        .into_parts();
+    name.persist(to).map_err(|e| e.error)
 }
 
 /// Returns a path of an open file. It names this process, so that it also holds in a child: the interpreter of a script
