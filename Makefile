@@ -67,7 +67,7 @@ root: build
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER
 test: host
 	cargo build --workspace --all-targets
-	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace
+	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace --no-fail-fast
 
 # A fault at every system call of every tool (hours: `make test` does a sample), and 1 000 cycles in each mode.
 torture: host

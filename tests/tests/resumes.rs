@@ -158,7 +158,7 @@ fn disk_full(pacman: &Path) {
     let server = Server::of(&mirror.www());
     // Of packages in the cache, then of the root, each a file system of its own that is gone with the script.
     let script = format!(
-        "set -u\nmkdir packages disk\nmount -t tmpfs -o size=2m tmpfs packages\nmount -t tmpfs -o size=24m tmpfs disk\n\
+        "set -u\nmkdir packages disk\nmount -t tmpfs -o size=2m,mode=755 tmpfs packages\nmount -t tmpfs -o size=24m,mode=755 tmpfs disk\n\
          {} > keyring.json || exit 1\n\
          strap --state keyring.json bash coreutils > cache.json; echo $? > cache.status\n\
          mount -o remount,size=100m packages\n\
