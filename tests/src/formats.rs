@@ -5,6 +5,8 @@
 //! read again as the same. The fuzz targets (`fuzz/`) call them with what a fuzzer thinks of, and `tests/formats.rs` with
 //! what is kept of that, so that a host without a nightly toolchain checks it too.
 
+use image::ids::Ids;
+use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
 use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::diagnosis::listing;
@@ -21,10 +23,11 @@ use std::path::Path;
 pub type Check = fn(&[u8]);
 
 /// All of them, by the name of the fuzz target and of the directories of its corpus and its findings.
-pub const ALL: [(&str, Check); 11] = [
+pub const ALL: [(&str, Check); 12] = [
     ("archive", archive),
     ("db", db),
     ("document", document),
+    ("layout", layout),
     ("listing", listing),
     ("localdb", localdb),
     ("log", log),
@@ -438,5 +441,66 @@ pub fn preset(text: &[u8]) {
                 assert_eq!(distro::check::strict_siglevel(above, own), Ok(()));
             }
         }
+    }
+}
+
+/// The layout of a disk.
+///
+/// # Panics
+///
+/// Where something does not hold that tools rely on.
+pub fn layout(text: &[u8]) {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return;
+    };
+    let layout = match Layout::parse("x", text, Path::new("/base"), "aarch64") {
+        Ok(layout) => layout,
+        Err(failure) => return assert_eq!(failure.code, Code::Usage),
+    };
+    assert!(layout.partitions.len() <= 128);
+    let mut end = FIRST;
+    let (mut names, mut places) = (HashSet::new(), HashSet::new());
+    for (n, partition) in layout.partitions.iter().enumerate() {
+        assert!(names.insert(&partition.name) && partition.name.encode_utf16().count() <= 36);
+        assert!(!partition.name.contains(char::is_control) && !partition.name.contains('/'));
+        let begin = partition.offset.unwrap_or(end);
+        assert!(begin >= end && begin % SECTOR == 0);
+        end = begin;
+        match partition.size {
+            Size::Bytes(bytes) => end += bytes,
+            Size::Rest => assert_eq!(n + 1, layout.partitions.len()),
+            Size::Auto => assert!(partition.content != Content::Nothing),
+        }
+        match &partition.content {
+            Content::FileSystem { at: Some(at), .. } => {
+                assert!(places.insert(at.as_str()));
+                assert!(at == "/" || plain_absolute(at) == Ok(()), "{at}");
+                assert!(!at.contains(char::is_whitespace), "{at}");
+            }
+            Content::File(source) => plain_source(source),
+            _ => {}
+        }
+    }
+    assert!(places.contains("/"));
+    for blob in &layout.blobs {
+        assert!(blob.offset >= FIRST && blob.offset % SECTOR == 0);
+        plain_source(&blob.source);
+    }
+    // No two of the identities that a disk has are the same.
+    let Ok(ids) = Ids::new(Some(0), "x") else {
+        panic!("a time of one's own is taken");
+    };
+    let unique: HashSet<String> = layout.partitions.iter().map(|p| p.id(&ids)).collect();
+    assert_eq!(unique.len(), layout.partitions.len());
+    let systems = layout.file_systems(&ids);
+    assert_eq!(systems.len(), places.len());
+    assert_eq!(systems[0].at, "/");
+}
+
+/// Checks that a file of the root is below it.
+fn plain_source(source: &Source) {
+    match source {
+        Source::Root(path) => assert_eq!(plain_below(path), Ok(()), "{path}"),
+        Source::Host(path) => assert!(path.is_absolute()),
     }
 }

@@ -207,7 +207,12 @@ impl Layout {
         Self::parse(&quote(path), &text, base, arch)
     }
 
-    fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
+    /// Reads the text of a layout file: `label` is its name in messages, and relative files are below `base`.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where it is no layout, or the architecture is unknown.
+    pub fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
         let arch = Arch::named(arch)?;
         let wrong =
             |what: String| Failure::new(Code::Usage, format!("reading the layout {label}: {what}"));
