@@ -1,8 +1,10 @@
 //! What SECURITY.md says: that each test it names is there, and what a namespace gives and does not.
 
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use strapline_tests::{Lab, Mirror, TOOLS, Who, bin_dir, lab, top};
 
@@ -77,13 +79,13 @@ fn a_tool_that_is_installed_set_uid_works_for_nobody() {
     }
 }
 
-/// A root with bash and coreutils, and its document in `receipt.json`.
+/// A root with bash, coreutils and util-linux, and its document in `receipt.json`.
 fn root(lab: &Lab, mirror: &Mirror) {
     let ran = lab.sh(&format!(
         "mkroot root --quiet --arch x86_64 --distro {preset} \
          | fetch-pacman --quiet --use $(command -v pacman) \
          | mkconf --quiet --server 'file://{www}/$arch/$repo' --cache-dir $PWD/packages \
-         | keyring --quiet | strap --quiet bash coreutils > receipt.json; cat receipt.json",
+         | keyring --quiet | strap --quiet bash coreutils util-linux > receipt.json; cat receipt.json",
         preset = mirror.preset().display(),
         www = mirror.www().display(),
     ));
@@ -131,24 +133,108 @@ fn what_the_namespaces_give_and_what_they_do_not() {
     }
 }
 
+/// Two files of the host: the caller's, and one that only root may read.
+fn files_of_the_host(lab: &Lab, who: Who) -> (PathBuf, PathBuf) {
+    let (theirs, roots) = (lab.path().join("theirs"), lab.path().join("roots"));
+    fs::write(&theirs, "theirs").expect("our own directory");
+    fs::write(&roots, "roots").expect("our own directory");
+    fs::set_permissions(&roots, fs::Permissions::from_mode(0o600)).expect("our own file");
+    if who == Who::User {
+        std::os::unix::fs::chown(&theirs, Some(lab::UID), Some(lab::UID)).expect("root may");
+    }
+    (theirs, roots)
+}
+
+/// Scripts that lead out of a chroot(2), and print a file there.
+fn ways_out(file: &Path) -> Vec<(&'static str, String)> {
+    let file = file.display();
+    let libraries = "usr/lib/x86_64-linux-gnu";
+    let loader = format!("{libraries}/ld-linux-x86-64.so.2 --library-path {libraries}");
+    vec![
+        ("the root of init", format!("cat /proc/1/root{file}")),
+        // Of a directory that is outside of a chroot, all above it can be reached.
+        (
+            "another chroot",
+            format!("nsenter --root=/tmp --wd=/ {loader} usr/bin/cat ../../../../../..{file}"),
+        ),
+    ]
+}
+
 #[test]
-fn a_chroot_is_no_boundary_and_what_is_beyond_it_is_what_the_caller_may() {
+fn a_program_of_the_root_reaches_nothing_else_of_the_host() {
+    // aarch64 has a handler of its own: as root it is in a user namespace then, and otherwise in none.
+    for (who, arch) in [
+        (Who::Root, "x86_64"),
+        (Who::User, "x86_64"),
+        (Who::Root, "aarch64"),
+        (Who::User, "aarch64"),
+    ] {
+        let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+        root(&lab, &mirror);
+        if arch == "aarch64" {
+            let ran = lab.sh("mkroot other --quiet --arch aarch64 --distro archlinuxarm");
+            let binfmt = ran.succeeded()["binfmt"].clone();
+            assert_eq!(binfmt["kind"], "private", "{binfmt}");
+            let receipt = fs::read(lab.path().join("receipt.json")).expect("a document");
+            let mut receipt: Value = serde_json::from_slice(&receipt).expect("a document");
+            receipt["arch"] = "aarch64".into();
+            receipt["binfmt"] = binfmt;
+            fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own file");
+        }
+        let (theirs, _) = files_of_the_host(&lab, who);
+        let ways = ways_out(&theirs);
+        if (who, arch) == (Who::Root, "x86_64") {
+            let ran = lab.sh(&format!("chroot root bash -c '{}'", ways[1].1));
+            assert_eq!(ran.stdout, "theirs", "no way out: {ran:?}");
+        }
+        for (way, script) in ways {
+            let said = inside(&lab, &format!("{{ {script}; }} 2>&1 || true"));
+            assert!(
+                said != "theirs" && !said.is_empty(),
+                "{who:?}, {arch}: {way}: {said}"
+            );
+        }
+        // The tool itself is on the host, and its owner could write to it.
+        let exe = inside(&lab, "readlink /proc/1/exe || true");
+        let traces = who == Who::Root && arch == "x86_64";
+        assert_eq!(!exe.is_empty(), traces, "{who:?}, {arch}: {exe}");
+        // Nothing else is mounted there than what the plan has.
+        let mounts = inside(&lab, "cat /proc/self/mountinfo");
+        let host: Vec<_> = mounts.lines().filter(|l| l.contains("/var/tmp")).collect();
+        assert!(host.len() <= 1, "{who:?}, {arch}: {host:?}");
+    }
+}
+
+#[test]
+fn a_hook_runs_in_a_chroot_and_what_is_beyond_it_is_what_the_caller_may() {
     for who in [Who::Root, Who::User] {
         let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
         root(&lab, &mirror);
-        let (theirs, roots) = (lab.path().join("theirs"), lab.path().join("roots"));
-        fs::write(&theirs, "theirs").expect("our own directory");
-        fs::write(&roots, "roots").expect("our own directory");
-        fs::set_permissions(&roots, fs::Permissions::from_mode(0o600)).expect("our own file");
-        if who == Who::User {
-            std::os::unix::fs::chown(&theirs, Some(lab::UID), Some(lab::UID)).expect("root may");
-        }
-        // The way out that needs no program: the first process of the namespace is not in the chroot.
-        let read = |path: &std::path::Path| {
-            let script = format!("cat /proc/1/root{} 2>&1 || true", path.display());
-            inside(&lab, &script)
-        };
-        assert_eq!(read(&theirs), "theirs", "{who:?}");
-        assert_eq!(read(&roots) == "roots", who == Who::Root, "{who:?}");
+        let (theirs, roots) = files_of_the_host(&lab, who);
+        // pacman, which runs hooks and scriptlets, has the host's file system, and so has init.
+        let script = format!(
+            "for f in {} {}; do cat /proc/1/root$f; echo; done >/out 2>&1; true",
+            theirs.display(),
+            roots.display()
+        );
+        let hook = format!(
+            "[Trigger]\nOperation = Install\nType = Package\nTarget = *\n\n\
+             [Action]\nWhen = PostTransaction\nExec = /usr/bin/bash -c '{script}'\n"
+        );
+        let write = format!(
+            "mkdir -p /etc/pacman.d/hooks; cat > /etc/pacman.d/hooks/out.hook <<'END'\n{hook}END"
+        );
+        inside(&lab, &write);
+        drop(
+            lab.sh("strap --quiet --state receipt.json grep")
+                .succeeded(),
+        );
+        let said = inside(&lab, "cat /out");
+        assert!(said.lines().any(|l| l == "theirs"), "{who:?}: {said}");
+        assert_eq!(
+            said.lines().any(|l| l == "roots"),
+            who == Who::Root,
+            "{who:?}: {said}"
+        );
     }
 }

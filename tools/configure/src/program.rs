@@ -1,4 +1,4 @@
-//! Programs of the root, run chrooted in it. A password goes to one on its stdin, never in its arguments.
+//! Programs of the root, run in it. A password goes to one on its stdin, never in its arguments.
 
 use rootfs::session::environment;
 use stage::{Code, Doing, Failure, child, quote};
@@ -72,7 +72,7 @@ impl Programs {
 fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(environment());
-    // We are chrooted: systemctl(1) sees that by way of /proc, and believes this without.
+    // There is no systemd to talk to, and systemctl(1) believes this.
     command.env("SYSTEMD_OFFLINE", "1");
     command
 }

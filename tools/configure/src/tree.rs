@@ -1,8 +1,9 @@
 //! The root as a program in it sees it: what is read, and what is written and remembered as changed.
 //!
-//! The work is done chrooted, so that owners are right for an ordinary user too. That alone keeps nothing in: in a hostile
-//! root a file may be a symbolic link to `/proc/1/root`, which is the host. So all that is written is opened beneath the
-//! root's descriptor and over no symbolic link, and what is only looked at over links that stay in the root.
+//! The work is done inside, so that owners are right for an ordinary user too. That alone keeps nothing in where it has to be
+//! a chroot(2): in a hostile root a file may be a symbolic link into `/proc`, and from there to the host. So all that is
+//! written is opened beneath the root's descriptor and over no symbolic link, and what is only looked at over links that
+//! stay in the root.
 
 use rootfs::file::replace;
 use rootfs::root::{open_below, open_within, read};

@@ -492,7 +492,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
 
 #[test]
 fn a_root_that_leads_out_is_refused_and_nothing_is_followed() {
-    // Chrooted, an absolute link leads nowhere. This one does: to init's root, which is the host's.
+    // In a chroot(2) an absolute link leads nowhere. This one does: to init's root, which may be the host's.
     let escape = |path: &Path| format!("/proc/1/root{}", path.canonicalize().unwrap().display());
     let proc = json!([{"at": "proc", "type": "proc", "options": ["nosuid", "noexec", "nodev"]}]);
     for place in [

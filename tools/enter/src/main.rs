@@ -108,6 +108,8 @@ impl Enter {
         let mut env = environment();
         env.retain(|(key, _)| key != "LC_ALL");
         env.push(("LANG".into(), "C.UTF-8".into()));
+        // systemctl(1) would take a root of its own without systemd for a system that failed to boot.
+        env.push(("SYSTEMD_OFFLINE".into(), "1".into()));
         if let Some(user) = user {
             env.retain(|(key, _)| key != "HOME");
             for (key, value) in [

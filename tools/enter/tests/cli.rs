@@ -223,7 +223,12 @@ fn the_environment_is_made_anew_and_no_descriptor_comes_along() {
         !said.contains("SECRET") && !said.contains("LD_PRELOAD_X"),
         "{said}"
     );
-    for line in ["HOME=/root", "LANG=C.UTF-8", "TERM=dumb"] {
+    for line in [
+        "HOME=/root",
+        "LANG=C.UTF-8",
+        "SYSTEMD_OFFLINE=1",
+        "TERM=dumb",
+    ] {
         assert!(said.lines().any(|l| l == line), "{line} in {said}");
     }
     // ls has the directory itself open.

@@ -1,4 +1,4 @@
-//! `--in-root`: the root's own pacman-key builds the keyring, chrooted, as it would on a running system.
+//! `--in-root`: the root's own pacman-key builds the keyring, inside, as it would on a running system.
 //!
 //! Slower, and under an emulator much slower; for a distribution whose pacman-key does what nobody else's does, and to
 //! compare. What counts as trusted is the same, and so is the judgement at the end, by the root's own gpg.

@@ -55,7 +55,7 @@ struct Args {
     #[arg(long, value_name = "ENGINE", value_enum, default_value_t)]
     engine: Engine,
 
-    /// Run the root's own pacman-key, chrooted
+    /// Run the root's own pacman-key, inside
     #[arg(long, conflicts_with = "engine")]
     in_root: bool,
 

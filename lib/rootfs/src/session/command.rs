@@ -6,17 +6,18 @@ use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::ffi::{CString, OsString};
 use std::io::Write;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Connects stdin to `/dev/null`, and stdout and stderr to `output` or both to stderr.
-pub(super) fn stdio(output: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
-    let null = rustix::fs::open(
-        "/dev/null",
-        rustix::fs::OFlags::RDONLY,
-        rustix::fs::Mode::empty(),
-    )?;
-    rustix::stdio::dup2_stdin(&null)?;
+/// Opens the host's `/dev/null`: what is at that place in a root may be anything.
+pub(super) fn null() -> Result<OwnedFd, Errno> {
+    use rustix::fs::{Mode, OFlags, open};
+    open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Connects stdin to `null`, and stdout and stderr to `output` or both to stderr.
+pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    rustix::stdio::dup2_stdin(null)?;
     match output {
         Some(fd) => {
             rustix::stdio::dup2_stdout(fd)?;
@@ -81,7 +82,7 @@ fn candidates(job: &Job<'_>) -> Vec<CString> {
         .collect()
 }
 
-/// Runs the probe program, chrooted.
+/// Runs the probe program.
 pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = format!("/tmp/.strapline-probe-{}", std::process::id());

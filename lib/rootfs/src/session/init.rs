@@ -2,7 +2,7 @@
 //! reaps, and takes along what is left.
 
 use super::wire::{Frame, Told, tell};
-use super::{Ids, Inside, Place, Work, certificates, command, explain_clone};
+use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, Root, attach, binfmt, mountinfo};
@@ -85,6 +85,7 @@ impl Init<'_> {
             Some(hint) => f.hint(hint),
             None => f,
         })?;
+        let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
         let root = self.mount_plan(of_the_host)?;
         if let Work::Exec(_, Some(file)) = work {
@@ -102,14 +103,17 @@ impl Init<'_> {
             Some((arch, handler)) => Some(register(*arch, handler)?),
             None => None,
         };
-        // A new mount namespace is a copy: what was open is of the old one.
-        let root = if table.is_some() {
-            self.open_root()?
-        } else {
-            root
-        };
+        if work.place() == Place::Root {
+            // A new mount namespace is a copy: what was open is of the old one.
+            let root = if table.is_some() {
+                self.open_root()?
+            } else {
+                root
+            };
+            leave::the_host(root.as_fd())?;
+        }
         Ok(Prepared {
-            root,
+            null,
             children,
             _table: table,
         })
@@ -254,21 +258,13 @@ impl Init<'_> {
             ..
         } = self;
         drop(control);
-        let (place, terminal) = match &work {
-            Work::Exec(job, _) => (job.place, job.terminal),
-            Work::Call(place, ..) => (*place, false),
-        };
+        let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
         let setup = || -> Result<(), Errno> {
             SigSet::empty()
                 .thread_set_mask()
                 .map_err(|e| Errno::from_raw_os_error(e as i32))?;
             if !terminal {
-                command::stdio(output.as_ref().map(AsFd::as_fd))?;
-            }
-            if place == Place::Root {
-                rustix::process::fchdir(&prepared.root)?;
-                rustix::process::chroot(".")?;
-                rustix::process::chdir("/")?;
+                command::stdio(prepared.null.as_fd(), output.as_ref().map(AsFd::as_fd))?;
             }
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             Ok(())
@@ -300,7 +296,8 @@ impl Init<'_> {
 /// What init holds while the command runs.
 #[derive(Debug)]
 struct Prepared {
-    root: OwnedFd,
+    /// The host's `/dev/null`.
+    null: OwnedFd,
     children: SignalFd,
     /// The private binfmt table: it lives as long as this.
     _table: Option<OwnedFd>,

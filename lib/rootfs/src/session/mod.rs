@@ -12,10 +12,13 @@
 //! As root the mounts are made first and the user namespace, which is only there to have a binfmt table of its own,
 //! comes after them: it maps every id to itself, and what root may mount stays mountable. Root that may not mount, such
 //! as a container's, has the user namespace first, in which it may.
+//!
+//! What runs of the root's own gets the root as the whole file system of the namespace; see `leave.rs`.
 
 mod certificates;
 mod command;
 mod init;
+mod leave;
 mod watch;
 mod watchdog;
 mod wire;
@@ -45,7 +48,7 @@ pub enum Place {
     /// is run, all but the root and the package cache is mounted read-only: a symbolic link in the root leads it to the
     /// host's files, too.
     Host,
-    /// Chrooted into the root.
+    /// In the root, and with nothing else of the host's file system: for programs of the root.
     Root,
 }
 
@@ -424,6 +427,15 @@ enum Work<'a> {
     Exec(&'a Job<'a>, Option<PathBuf>),
     /// Where, with which descriptors of the tool's, and what.
     Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
+}
+
+impl Work<'_> {
+    fn place(&self) -> Place {
+        match self {
+            Self::Exec(job, _) => job.place,
+            Self::Call(place, ..) => *place,
+        }
+    }
 }
 
 /// clone(2) copies one thread: with more, a lock could stay locked for ever in the copy.
