@@ -93,6 +93,30 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
         let ran = lab.sh(&format!("{begun} > begun.json; cat begun.json"));
         drop(ran.succeeded());
         drop(server);
+        // The option says so of itself, and names what the cache lacks or has another of, and leaves that.
+        let file = |name: &str| {
+            let packages = receipt["packages"].as_array().expect("packages");
+            let package = packages.iter().find(|p| p["name"] == name).expect(name);
+            lab.path()
+                .join("cache")
+                .join(package["file"].as_str().expect("a file"))
+        };
+        let nano = fs::read(file("nano")).expect("it is in the cache");
+        let bash = fs::read(file("bash")).expect("it is in the cache");
+        let offline = || lab.sh("strap --quiet --state begun.json --offline --locked receipt.json");
+        fs::remove_file(file("nano")).expect("our own file");
+        offline().failed(69, "installing what is locked: not to be had: 'nano' ");
+        fs::write(file("nano"), &nano).expect("our own directory");
+        fs::write(file("bash"), &nano).expect("our own file");
+        offline().failed(
+            69,
+            "installing what is locked: the cache has another archive of 'bash' ",
+        );
+        assert!(fs::read(file("bash")).expect("it was left") == nano);
+        assert!(is_empty(&lab, "third"));
+        fs::write(file("bash"), &bash).expect("our own file");
+        assert_eq!(packages(&offline().succeeded()), packages(&receipt));
+        // And without it.
         let ran = lab.sh("strap --quiet --state begun.json --locked receipt.json");
         assert_eq!(packages(&ran.succeeded()), packages(&receipt));
     }

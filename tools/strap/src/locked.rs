@@ -199,7 +199,7 @@ pub(crate) fn fetch(
 ) -> Result<(), Failure> {
     // What lies there by the name of another would be taken for it.
     for one in wanted {
-        if compare(cache, one)? == Compared::Differs {
+        if !pacman.offline && compare(cache, one)? == Compared::Differs {
             context.warn(format_args!(
                 "{} in the cache is another than the locked one, and is fetched again",
                 quote(&one.file)
@@ -227,16 +227,26 @@ pub(crate) fn fetch(
             Compared::Same => sign(cache, one)?,
             Compared::Absent => absent.push(shown),
             Compared::Differs => {
-                remove(&cache.join(&one.file))?;
+                // Offline there is no other, and who wants this one may have to go far for it.
+                if !pacman.offline {
+                    remove(&cache.join(&one.file))?;
+                }
                 differ.push(shown);
             }
         }
     }
-    outcome(&absent, &differ, downloaded.err())
+    let source = if pacman.offline { "cache" } else { "mirror" };
+    outcome(source, &absent, &differ, downloaded.err())
 }
 
-/// Says how fetching ended: what is not the locked one, what is not there, and pacman's own failure where there is one.
-fn outcome(absent: &[String], differ: &[String], failure: Option<Failure>) -> Result<(), Failure> {
+/// Says how fetching ended: what the `source` has in the place of the locked one, what is not there, and pacman's own failure
+/// where there is one.
+fn outcome(
+    source: &str,
+    absent: &[String],
+    differ: &[String],
+    failure: Option<Failure>,
+) -> Result<(), Failure> {
     const DOING: &str = "installing what is locked";
     let because = |what: String| match &failure {
         Some(failure) => format!("{DOING}: {what}: {}", failure.message),
@@ -252,9 +262,13 @@ fn outcome(absent: &[String], differ: &[String], failure: Option<Failure>) -> Re
         differ
     };
     if !differ.is_empty() {
-        let what = format!("the mirror has another archive of {}", list(differ));
-        return Err(Failure::new(Code::NotVerified, because(what))
-            .hint("nothing was installed; try another mirror: mkconf --server URL"));
+        let what = format!("the {source} has another archive of {}", list(differ));
+        return Err(
+            Failure::new(Code::NotVerified, because(what)).hint(match source {
+                "cache" => "nothing was installed; without --offline the locked one is fetched",
+                _ => "nothing was installed; try another mirror: mkconf --server URL",
+            }),
+        );
     }
     if !absent.is_empty() {
         // That a server has it no more does not go away; that it does not answer may.
@@ -421,7 +435,7 @@ mod tests {
         let nano: &[String] = &["'nano' 1-1".to_owned()];
         let none: &[String] = &[];
         let failed = |code, text: &str| Some(Failure::new(code, text));
-        assert_eq!(outcome(none, none, None), Ok(()));
+        assert_eq!(outcome("mirror", none, none, None), Ok(()));
         for (absent, differ, failure, code, words) in [
             (
                 nano,
@@ -460,7 +474,7 @@ mod tests {
             ),
             (none, none, failed(Code::Busy, "later"), Code::Busy, "later"),
         ] {
-            let failure = outcome(absent, differ, failure).unwrap_err();
+            let failure = outcome("mirror", absent, differ, failure).unwrap_err();
             assert_eq!(failure.code, code, "{failure}");
             assert!(failure.message.ends_with(words), "{failure}");
         }
