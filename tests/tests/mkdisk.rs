@@ -264,24 +264,3 @@ fn an_image_of_a_board_as_root() {
         .succeeded();
     check(&bench.path("large.img"), &large);
 }
-
-#[test]
-fn the_same_image_whoever_made_the_root_and_wherever() {
-    let make = |who, root: &str| {
-        let bench = Bench::new(who, "x86_64", root, "base openssh");
-        bench.strip();
-        let document = bench.mkdisk("-o disk.img --bootloader none").succeeded();
-        check(&bench.path("disk.img"), &document);
-        let sum = document["disks"][0]["sha256"].clone();
-        (bench, sum)
-    };
-    let (root, first) = make(Who::Root, "root");
-    let (user, second) = make(Who::User, "another-directory");
-    if first != second {
-        let differ = Command::new("cmp")
-            .arg(root.path("disk.img"))
-            .arg(user.path("disk.img"))
-            .output();
-        panic!("{differ:?}");
-    }
-}

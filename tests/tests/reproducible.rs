@@ -1,11 +1,13 @@
-//! The same packages give the same archive: made in different directories, by root and by an ordinary user, at different
-//! times. Where two archives differ, the test names the members and what is different.
+//! The same packages give the same archive, and the same lock the same archive and disk: made in different directories, by
+//! root and by an ordinary user, at different times. Where two differ, the test names the paths and what is different.
 
+use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use strapline_tests::{Lab, Mirror, Server, Who};
+use std::process::Command;
+use strapline_tests::{Lab, Mirror, Server, Who, lab, top};
 
 /// After the packages were built, and before today.
 const EPOCH: u64 = 1_750_000_000;
@@ -141,4 +143,132 @@ fn check_that_rules_are_needed(one: &Lab, other: &Lab) {
 #[test]
 fn root_and_an_ordinary_user_make_the_same_archive() {
     compare("x86_64", "base archlinux-keyring nano sudo openssh");
+}
+
+/// The pipe from a mirror, as `strap` and what comes behind it are said.
+fn pipe(mirror: &Mirror, server: &Server, root: &str, rest: &str) -> String {
+    format!(
+        "export SOURCE_DATE_EPOCH={EPOCH}; mkroot {root} --arch x86_64 --distro {preset} \
+         | fetch-pacman --quiet --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+         | mkconf --quiet --server '{url}/$arch/$repo' --cache-dir $PWD/packages | keyring --quiet | {rest}",
+        preset = mirror.preset().display(),
+        url = server.url(),
+    )
+}
+
+/// What is made of a lock: everything that does not ask for random numbers, as the salt of a password does.
+const REST: &str = "strap --quiet --locked lock.json \
+    | configure --hostname same --locale C.UTF-8 --timezone Europe/Berlin --user ann:wheel --ssh-key ann:key.pub --sudo \
+        --enable ssh --fstab --resolv-conf 9.9.9.9 --first-boot-keyring \
+    | keyring --strip | pack --quiet -o image.tar | mkdisk --quiet -o disk.img --cmdline console=ttyS0 | reap | unmount";
+
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+
+/// Names what is different in the file systems of two disks; the places of the bytes where all files are the same.
+fn differences_of_disks(one: (&Lab, &Value), other: (&Lab, &Value)) -> Vec<String> {
+    let [a, b] = [one, other].map(|(lab, document)| files_of(lab, document));
+    let mut found: Vec<_> = a
+        .iter()
+        .filter(|(path, what)| b.get(*path) != Some(*what))
+        .map(|(path, what)| format!("{path}: {what} and {:?}", b.get(path)))
+        .collect();
+    let only = b.keys().filter(|path| !a.contains_key(*path));
+    found.extend(only.map(|path| format!("{path}: only in the second")));
+    let images = [one, other].map(|(lab, _)| lab.path().join("disk.img"));
+    let cmp = lab::run(
+        Command::new("sh")
+            .args(["-c", "cmp -l \"$@\" | head -n 20", "sh"])
+            .args(images),
+    );
+    found.push(cmp.stdout);
+    found
+}
+
+/// Returns what is on the partitions of a disk, by path.
+fn files_of(lab: &Lab, document: &Value) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for partition in document["disks"][0]["partitions"]
+        .as_array()
+        .expect("partitions")
+    {
+        let at = partition["at"].as_str().unwrap_or("?");
+        // Not every kernel has FAT.
+        let put = match partition["filesystem"]["type"].as_str() {
+            Some("vfat") => "mcopy -s -m -n -i disk.img@@$1 '::*' $3",
+            _ => "mount -o loop,ro,offset=$1,sizelimit=$2 disk.img $3",
+        };
+        let script = format!(
+            "mkdir -p $3; {put}; cd $3; find . -mindepth 1 -printf '%p\\t%y %m %U:%G %s %T@ %l ' \
+             \\( -type f -exec sha256sum {{}} \\; -o -printf '\\n' \\)"
+        );
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+            &script,
+            "sh",
+        ]);
+        command.args(["start", "size"].map(|key| partition[key].to_string()));
+        command.arg(partition["name"].as_str().expect("a name"));
+        let ran = lab::run(command.current_dir(lab.path()));
+        assert_eq!(ran.status, 0, "{ran:?}");
+        for line in ran.stdout.lines() {
+            let (path, what) = line.split_once('\t').expect("a path");
+            found.insert(format!("{at}: {path}"), what.to_owned());
+        }
+    }
+    found
+}
+
+/// A root with a kernel, once made by root a hundred days from now, and once by an ordinary user today.
+#[test]
+fn one_lock_makes_one_archive_and_one_disk_whoever_makes_them_and_when() {
+    let mirror = Mirror::that_boots("x86_64");
+    let server = Server::of(&mirror.www());
+    let first = Lab::new(Who::User);
+    let rest = "strap --quiet base archlinux-keyring linux nano sudo openssh";
+    let lock = first.sh(&pipe(&mirror, &server, "first", rest)).succeeded();
+    let made = [(Who::Root, "root"), (Who::User, "some/where/else")].map(|(who, root)| {
+        let lab = Lab::new(who);
+        fs::write(lab.path().join("lock.json"), lock.to_string()).expect("our own directory");
+        fs::write(lab.path().join("key.pub"), KEY).expect("our own directory");
+        let script = pipe(&mirror, &server, root, REST);
+        fs::write(lab.path().join("script"), script).expect("our own directory");
+        let ran = match who {
+            Who::Root => lab.sh(&format!(
+                "umask 077; unshare --mount --propagation private sh {}/tests/clock.sh $(date -d '100 days' +%F) sh ./script",
+                top().display()
+            )),
+            _ => lab.sh("mkdir -p some/where; umask 002; sh ./script"),
+        };
+        let document = ran.succeeded();
+        (lab, document)
+    });
+    let [(root, from_root), (user, from_user)] = &made;
+    let sum = |document: &Value, what: &str| document[what][0]["sha256"].clone();
+    assert!(sum(from_root, "archives").is_string() && sum(from_root, "disks").is_string());
+    if sum(from_root, "archives") != sum(from_user, "archives") {
+        let paths = [root, user].map(|lab| lab.path().join("image.tar"));
+        let found = differences(&paths[0], &paths[1]);
+        panic!("the archives differ:\n{}", found.join("\n"));
+    }
+    if sum(from_root, "disks") != sum(from_user, "disks") {
+        let found = differences_of_disks((root, from_root), (user, from_user));
+        panic!("the disks differ:\n{}", found.join("\n"));
+    }
+    // What is compared is what is there, and the comparison sees it.
+    let found = differences_of_disks((root, from_root), (user, from_user));
+    assert_eq!(found, [""]);
+    let files = files_of(root, from_root);
+    for path in [
+        "/boot: ./vmlinuz-linux",
+        "/: ./usr/bin/bash",
+        "/: ./home/ann",
+    ] {
+        assert!(files.contains_key(path), "{path}");
+    }
 }
