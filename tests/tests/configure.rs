@@ -120,6 +120,30 @@ fn commands_of(unit: &str) -> String {
     commands.collect()
 }
 
+/// A program of the root that waits for nobody is given up with its name, and the next run does the work.
+#[test]
+fn a_program_that_does_nothing_any_more_is_given_up() {
+    for who in [Who::Root, Who::User] {
+        let bench = Bench::new(who, "x86_64", "bash coreutils shadow");
+        bench.inside(
+            "cp /usr/bin/chpasswd /usr/bin/true-one; printf '#!/bin/bash\\nexec sleep infinity\\n' > /usr/bin/chpasswd",
+        );
+        let options = "--user ann --password-file ann:password";
+        let ran = bench.configure(&format!("{options} --timeout 2"));
+        ran.failed(75, "nothing happened for 2 s: ");
+        assert_eq!(ran.document()["error"]["code"], "hung");
+        assert!(
+            ran.stderr.contains("'sleep infinity' sleeps in "),
+            "{}",
+            ran.stderr
+        );
+        bench.inside("mv /usr/bin/true-one /usr/bin/chpasswd");
+        drop(bench.configure(options).succeeded());
+        let status = bench.inside("passwd --status ann");
+        assert!(status.starts_with("ann P "), "{status}");
+    }
+}
+
 fn everything(who: Who) {
     let bench = Bench::new(who, "aarch64", "base archlinuxarm-keyring openssh sudo");
     assert!(

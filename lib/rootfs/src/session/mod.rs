@@ -213,8 +213,8 @@ impl Inside {
         self.mounts.push(mount);
     }
 
-    /// Has every command from now on ended that makes no progress for `limit`; zero is no limit. One that has the terminal
-    /// waits for a person, and is left alone.
+    /// Has every command and function from now on ended that makes no progress for `limit`; zero is no limit. One that has
+    /// the terminal waits for a person, and is left alone.
     pub fn watch(&mut self, context: &Context, limit: Duration) {
         self.watched = (!limit.is_zero()).then_some((context.tool, limit));
     }
@@ -233,8 +233,7 @@ impl Inside {
     ) -> Result<(Ended, Duration), Failure> {
         // One that came before is not handed on to the command, which would run to its end.
         signal::check()?;
-        let watchdog = self.watched.filter(|_| !job.terminal);
-        let watchdog = watchdog.map(|(tool, limit)| Watchdog::new(tool, limit));
+        let watchdog = self.watchdog().filter(|_| !job.terminal);
         let work = Work::Exec(job, certificates::wanted(job)?);
         let (ended, time, _) = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
@@ -271,7 +270,7 @@ impl Inside {
         // As in run(): one that came before is not handed on.
         signal::check()?;
         let call = Work::Call(place, keep, Box::new(work));
-        let (ended, _, result) = self.enter(call, None, None)?;
+        let (ended, _, result) = self.enter(call, None, self.watchdog())?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
@@ -291,6 +290,11 @@ impl Inside {
                 "working inside: an answer that makes no sense",
             )),
         }
+    }
+
+    fn watchdog(&self) -> Option<Watchdog> {
+        let (tool, limit) = self.watched?;
+        Some(Watchdog::new(tool, limit))
     }
 
     /// Proves that programs of the root's architecture run inside, by running one.
