@@ -17,7 +17,7 @@ use pacman::diagnosis::archive::Cache;
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Pacman, Patience, records};
 use phase::Phase;
-use rootfs::Inside;
+use rootfs::{Inside, Root};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use stage::members::{Config, Package};
@@ -245,6 +245,7 @@ impl Strap {
         }
         let before = judge::log_length(inside.root())?;
         let marks = pacman.run(context, inside, "install", &args, &files)?;
+        whole(inside.root(), &marks)?;
         if again {
             torn::mend(inside.root(), &marks)?;
         }
@@ -293,6 +294,7 @@ impl Strap {
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let args = phase(false).arguments();
         let marks = pacman.run(context, inside, "install", &args, targets)?;
+        whole(inside.root(), &marks)?;
         let problems = judge::problems(plan.inside.root(), before, &marks)?;
         self.judge(context, problems)?;
         Ok(marks)
@@ -331,6 +333,14 @@ impl Strap {
             document.record("packages", &packages);
         }
         Ok(())
+    }
+}
+
+/// Fails where pacman left out files, and has the next run install what this one did.
+fn whole(root: &Root, marks: &[Mark]) -> Result<(), Failure> {
+    match judge::not_extracted(marks) {
+        Some(failure) => lock::mark_torn(root).and(Err(failure)),
+        None => Ok(()),
     }
 }
 
