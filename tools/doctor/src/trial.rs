@@ -217,11 +217,16 @@ fn clear(place: &Path) {
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        // Nothing was written in it but on mounts that are gone: what cannot be removed is not there.
-        for name in SKELETON {
-            remove_dir(self.path.join(name)).unwrap_or(());
+        // Nothing was written in it but on mounts that are gone: what cannot be removed is not there, or a disk failed.
+        // Then once more, and after that it is for the next doctor.
+        for _ in 0..2 {
+            for name in SKELETON {
+                remove_dir(self.path.join(name)).unwrap_or(());
+            }
+            if remove_dir(&self.path).is_ok() {
+                return;
+            }
         }
-        remove_dir(&self.path).unwrap_or(());
     }
 }
 
