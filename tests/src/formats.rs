@@ -345,6 +345,7 @@ pub fn output(bytes: &[u8]) {
         | Mark::CommandFailed(text)
         | Mark::SavedBeside(text)
         | Mark::Corrupted(text)
+        | Mark::NotExtracted(text, _)
         | Mark::Error(text)) = mark;
         assert!(
             text.len() <= LINE && !text.contains(char::is_control),

@@ -39,6 +39,19 @@ pub fn wait(fds: &mut [PollFd<'_>], time: Duration) -> bool {
     }
 }
 
+/// Returns a command of the laboratory's user whose temporary files are below it, where they are seen, and whose images
+/// are the same whenever they are made.
+#[must_use]
+pub fn command(lab: &Lab, program: &str) -> Command {
+    let mut command = lab.command(program);
+    command
+        .env("TMPDIR", lab.path().join(TMPDIR))
+        .env("SOURCE_DATE_EPOCH", "1000000000");
+    command
+}
+
+const TMPDIR: &str = "tmp";
+
 // -- One run of one tool ----------------------------------------------------------------------------------------------
 
 /// A tool that waits to be started: its user, its directory and its files are what they will be, and only execve(2) is
@@ -61,8 +74,7 @@ impl Ready {
     pub fn new(lab: &Lab, command: &str) -> Self {
         let script =
             format!("echo; read -r go; exec </dev/null >.trial/out.json 2>.trial/err {command}");
-        let mut child = lab
-            .command("sh")
+        let mut child = self::command(lab, "sh")
             .args(["-c", &script])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -163,11 +175,14 @@ pub fn processes(dir: &Path, with_namespaces: bool) -> Vec<String> {
     }
     let own = fs::read_link("/proc/self/ns/mnt").unwrap();
     let text = dir.to_string_lossy();
+    let neighbour = dir.join(NEIGHBOUR);
+    let neighbour = neighbour.to_string_lossy();
+    let ours = |line: &str| line.contains(&*text) && !line.contains(&*neighbour);
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
         // What cannot be read has ended.
         if fs::read_link(path.join("ns/mnt")).is_ok_and(|ns| ns != own)
-            && fs::read_to_string(path.join("mountinfo")).is_ok_and(|m| m.contains(&*text))
+            && fs::read_to_string(path.join("mountinfo")).is_ok_and(|m| m.lines().any(ours))
         {
             found.push(format!("{} has mounts", path.display()));
         }
@@ -201,6 +216,165 @@ pub const LOCK: &str = "root/var/lib/pacman/db.lck";
 /// What that becomes where it is not the repairing run that finds it.
 pub const KILLED: &str = "root/var/lib/pacman/db.lck.killed";
 
+// -- What is not ours -------------------------------------------------------------------------------------------------
+
+/// The neighbour's directory: its name begins like that of the root beside it.
+const NEIGHBOUR: &str = "root2";
+
+/// Somebody else's files, mount and process right beside the root, all of it laid out like a root that is in use.
+#[derive(Debug)]
+struct Neighbour {
+    dir: PathBuf,
+    mount: PathBuf,
+    before: Vec<String>,
+    /// cat(1), as another user. It ends with its stdin, so at the latest with this program.
+    process: Child,
+}
+
+impl Neighbour {
+    fn new(lab: &Path) -> Self {
+        let dir = lab.join(NEIGHBOUR);
+        let mount = dir.join("proc");
+        for path in ["proc", "etc/pacman.d/gnupg", "tmp"] {
+            fs::create_dir_all(dir.join(path)).unwrap();
+        }
+        fs::write(dir.join("etc/pacman.d/gnupg/secret"), "another's\n").unwrap();
+        fs::write(dir.join("etc/passwd"), "another's, too\n").unwrap();
+        let out = run_host(
+            "mount",
+            &["-t", "tmpfs", "another", &mount.to_string_lossy()],
+        );
+        assert_eq!(out, "");
+        fs::write(mount.join("mounted"), "on it\n").unwrap();
+        let mut process = Command::new("cat");
+        process.current_dir(&dir).stdin(Stdio::piped());
+        // nobody's
+        let process = std::os::unix::process::CommandExt::uid(&mut process, 65_534);
+        let process = process.spawn().unwrap();
+        let mut neighbour = Self {
+            dir,
+            mount,
+            before: Vec::new(),
+            process,
+        };
+        neighbour.before = neighbour.look();
+        neighbour
+    }
+
+    /// All that can be seen of its files but when they were last read, and its mount.
+    fn look(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let mut todo = vec![self.dir.clone()];
+        while let Some(path) = todo.pop() {
+            let meta = path.symlink_metadata().unwrap();
+            let content = if meta.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
+            if meta.is_dir() {
+                let mut below: Vec<_> = fs::read_dir(&path)
+                    .unwrap()
+                    .map(|e| e.unwrap().path())
+                    .collect();
+                below.sort();
+                todo.extend(below);
+            }
+            all.push(format!(
+                "'{}' of device {} inode {} mode {:o} owner {}:{} changed {}.{}: {}",
+                path.display(),
+                meta.dev(),
+                meta.ino(),
+                meta.mode(),
+                meta.uid(),
+                meta.gid(),
+                meta.ctime(),
+                meta.ctime_nsec(),
+                String::from_utf8_lossy(&content).trim()
+            ));
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let dir = self.dir.to_string_lossy();
+        all.extend(
+            mounts
+                .lines()
+                .filter(|l| l.contains(&*dir))
+                .map(str::to_owned),
+        );
+        all
+    }
+
+    /// Whether a line of [`processes`] is about its process.
+    fn is_in(&self, line: &str) -> bool {
+        line.split(' ').next() == Some(&*self.process.id().to_string())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        if !state.contains("(cat) S ") {
+            return Err(format!(
+                "another's process does not wait for its input any more: {state}"
+            ));
+        }
+        let now = self.look();
+        match now.iter().zip(&self.before).find(|(is, was)| is != was) {
+            Some((is, was)) => Err(format!("of another: it was {was}, and is {is}")),
+            None if now.len() != self.before.len() => Err(format!(
+                "of another: it was {:?}, and is {now:?}",
+                self.before
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        let ended = self.process.wait();
+        let out = run_host("umount", &[&self.mount.to_string_lossy()]);
+        if !std::thread::panicking() {
+            assert!(ended.is_ok() && out.is_empty(), "{ended:?} {out}");
+        }
+    }
+}
+
+/// Runs a program of the host's, and returns what is wrong.
+fn run_host(program: &str, args: &[&str]) -> String {
+    match Command::new(program).args(args).output() {
+        Ok(out) if out.status.success() => String::new(),
+        out => format!("{program} {args:?}: {out:?}"),
+    }
+}
+
+/// Returns what is called like a temporary file of one of our tools where all users have theirs, is `who`'s, and in use no more:
+/// who uses one has it locked.
+#[must_use]
+pub fn drafts(who: Who) -> Vec<PathBuf> {
+    let uid = if who == Who::Root { 0 } else { lab::UID };
+    let places = ["/tmp", "/var/tmp", "/run", "/dev/shm"].map(fs::read_dir);
+    let paths = places.into_iter().flatten().flatten().flatten();
+    let ours = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let prefixes = ["strapline-", ".strapline-", ".pacman-"];
+        prefixes.iter().any(|p| name.starts_with(p)) && !name.starts_with("strapline-test-")
+    };
+    let unused = |path: &PathBuf| {
+        fs::File::open(path).is_ok_and(|file| {
+            file.metadata().is_ok_and(|meta| meta.uid() == uid)
+                && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+                    .is_ok()
+        })
+    };
+    let mut found: Vec<_> = paths
+        .map(|e| e.path())
+        .filter(ours)
+        .filter(unused)
+        .collect();
+    found.sort();
+    found
+}
+
 // -- The bench --------------------------------------------------------------------------------------------------------
 
 /// One step of the pipe.
@@ -210,8 +384,8 @@ pub struct Step {
     pub tool: &'static str,
     /// Its arguments, as sh(1) reads them.
     pub args: String,
-    /// Whether it changes the root, so that every trial needs it as it was.
-    pub changes: bool,
+    /// Which of [`WORK`] it changes, so that every trial needs that as it was.
+    pub changes: &'static [&'static str],
     /// Below which a killed run may leave what it had begun: somebody else's files, whose next run repairs them.
     pub excused: &'static [&'static str],
     /// What a killed run may leave under a name of its own, and the next one takes away: a directory cannot be without a
@@ -224,6 +398,8 @@ pub struct Step {
 /// A laboratory with a whole pipe in it, and what its files were before and after each step.
 #[derive(Debug)]
 pub struct Bench {
+    /// Goes first, as it has a mount in the laboratory.
+    neighbour: Neighbour,
     /// Where it is laid out.
     pub lab: Lab,
     /// Who runs it.
@@ -231,11 +407,16 @@ pub struct Bench {
     /// The pipe.
     pub steps: Vec<Step>,
     binfmt: Vec<String>,
+    /// What had names like our tools' temporary files before.
+    drafts: Vec<PathBuf>,
     _server: Server,
 }
 
 /// What trials change. `.trial` has what a run prints; all else in the laboratory is the harness's.
-pub const WORK: [&str; 4] = ["root", "root.strapline", "cache", "packages"];
+pub const WORK: [&str; 5] = ["root", "root.strapline", "cache", "packages", IMAGES];
+
+/// Where images of the root are written.
+pub const IMAGES: &str = "images";
 
 impl Bench {
     /// Lays out a pipe for a root of `arch`; `options` are more of mkroot's.
@@ -247,13 +428,13 @@ impl Bench {
         let step = |tool, args: String| Step {
             tool,
             args,
-            changes: true,
+            changes: &WORK,
             excused: &[],
             drafts: &[],
             again: 1,
         };
         let steady = |tool, args: &str| Step {
-            changes: false,
+            changes: &[],
             ..step(tool, args.into())
         };
         let steps = vec![
@@ -300,13 +481,15 @@ impl Bench {
             steady("reap", ""),
             steady("unmount", ""),
         ];
-        let out = lab.sh("mkdir .trial .snap");
+        let out = lab.sh(&format!("mkdir .trial .snap {IMAGES} {TMPDIR}"));
         assert_eq!(out.status, 0, "{out:?}");
         Self {
+            neighbour: Neighbour::new(lab.path()),
             lab,
             who,
             steps,
             binfmt: binfmt(),
+            drafts: drafts(who),
             _server: server,
         }
     }
@@ -350,6 +533,14 @@ impl Bench {
 
     /// Makes the files what they were when they were kept. The root stays the same directory, as documents know it.
     pub fn restore(&self) {
+        self.restore_only(&WORK);
+    }
+
+    /// Makes a part of [`WORK`] what it was.
+    pub fn restore_only(&self, work: &[&str]) {
+        if work.is_empty() {
+            return;
+        }
         self.host(&format!(
             "for f in {}; do
                 [ ! -e $f ] || find $f -xdev -mindepth 1 -delete
@@ -358,7 +549,7 @@ impl Bench {
                 elif [ -e $f ]; then rmdir $f
                 fi
              done",
-            WORK.join(" ")
+            work.join(" ")
         ));
     }
 
@@ -398,7 +589,7 @@ impl Bench {
     pub fn look(&self) -> Tree {
         let mut all = tree(self.lab.path());
         all.retain(|path, _| {
-            ![".trial", ".snap", ".etc"]
+            ![".trial", ".snap", ".etc", NEIGHBOUR]
                 .iter()
                 .any(|own| path.starts_with(own))
         });
@@ -411,9 +602,7 @@ impl Bench {
         let mut times = Vec::new();
         let mut after = Tree::new();
         for _ in 0..3 {
-            if self.steps[step].changes {
-                self.restore();
-            }
+            self.restore_only(self.steps[step].changes);
             match Ready::new(&self.lab, &self.command(step)).run(None) {
                 End::Itself(0, time) => times.push(time),
                 end => panic!("{}: {end:?}\n{}", self.steps[step].tool, self.stderr()),
@@ -424,21 +613,44 @@ impl Bench {
         (times[1], after)
     }
 
-    /// No process, no mount, no loop device, no handler.
+    /// No process, no mount, no loop device, no handler, no temporary file; and the neighbour's are there.
     pub fn check_nothing_is_left(&self, when: &str) {
         let dir = self.lab.path();
         self.check_no_process(when, true);
-        let mounts = lab::Host::look().mounts_below(dir);
+        let mounts = self.mounts();
         assert!(mounts.is_empty(), "{when}: mounts are left: {mounts:#?}");
         assert_eq!(loops(dir), Vec::<String>::new(), "{when}");
         assert_eq!(self.binfmt, binfmt(), "{when}");
+        // Another test's tool may be at work, and about to lock or remove its own.
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let mut left = drafts(self.who);
+            left.retain(|path| !self.drafts.contains(path));
+            if left.is_empty() {
+                break;
+            }
+            assert!(
+                Instant::now() < end,
+                "{when}: temporary files are left: {left:?}"
+            );
+            wait(&mut [], Duration::from_millis(20));
+        }
+        self.check_neighbour(when);
+    }
+
+    /// What is right beside the root, and another's, is as it was.
+    pub fn check_neighbour(&self, when: &str) {
+        if let Err(what) = self.neighbour.check() {
+            panic!("{when}: {what}");
+        }
     }
 
     /// No process. Those that hold mounts of ours in other namespaces count where nothing is mounted on the host.
     pub fn check_no_process(&self, when: &str, with_namespaces: bool) {
         let end = Instant::now() + PATIENCE;
         loop {
-            let left = processes(self.lab.path(), with_namespaces);
+            let mut left = processes(self.lab.path(), with_namespaces);
+            left.retain(|line| !self.neighbour.is_in(line));
             if left.is_empty() {
                 return;
             }
@@ -511,7 +723,9 @@ impl Bench {
     /// Returns the mounts on the host below the laboratory.
     #[must_use]
     pub fn mounts(&self) -> Vec<String> {
-        lab::Host::look().mounts_below(self.lab.path())
+        let mut mounts = lab::Host::look().mounts_below(self.lab.path());
+        mounts.retain(|at| Path::new(at) != self.neighbour.mount);
+        mounts
     }
 
     /// Runs `mkroot --host` to its end; returns what is mounted then.
@@ -550,6 +764,48 @@ impl Bench {
         }
         times.sort();
         times[1]
+    }
+}
+
+/// A process that lives in the root, and ends when it is asked to.
+#[derive(Debug)]
+pub struct Tenant(Child);
+
+impl Tenant {
+    /// Starts it, and waits until it is there.
+    #[must_use]
+    pub fn new(bench: &Bench) -> Self {
+        let mut child = Command::new("python3")
+            .args([
+                "-c",
+                "import os, signal; os.chroot('root'); os.chdir('/'); print(flush=True); signal.pause()",
+            ])
+            .current_dir(bench.lab.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        Self(child)
+    }
+
+    /// Whether it has not ended yet.
+    pub fn lives(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until it has ended, by SIGTERM or SIGKILL and nothing else.
+    pub fn ended(mut self, when: &str) {
+        if self.lives() {
+            let pidfd = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
+            let ended = wait(&mut [PollFd::new(&pidfd, PollFlags::IN)], PATIENCE);
+            assert!(ended, "{when}: what lives in the root lives on");
+        }
+        let by = self.0.wait().unwrap().signal();
+        assert!(matches!(by, Some(9 | 15)), "{when}: ended by {by:?}");
     }
 }
 

@@ -5,15 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use strapline_tests::Who;
-use strapline_tests::trial::{Bench, End, KILLED, LOCK, PATIENCE, Ready, wait};
+use strapline_tests::trial::{Bench, End, KILLED, LOCK, Ready, Tenant};
 
 /// How often each tool is killed, as each user.
 const MOMENTS: usize = 50;
@@ -114,9 +109,7 @@ fn kill(bench: &Bench, tool: &str) {
     let mut killing = Killing::new(&name, duration);
     let (mut left, mut wrong) = (0, Vec::new());
     let ready = || {
-        if step.changes {
-            bench.restore();
-        }
+        bench.restore_only(step.changes);
         Ready::new(&bench.lab, &bench.command(place))
     };
     while let Some(when) = killing.next(ready) {
@@ -144,7 +137,7 @@ fn kill(bench: &Bench, tool: &str) {
         wrong.len(),
         wrong.join("\n")
     );
-    if step.changes {
+    if !step.changes.is_empty() {
         ready().run(Some(duration / 2));
         bench.check_nothing_is_left(&name);
     }
@@ -311,40 +304,6 @@ fn unmount_goes_on_where_a_killed_one_ended() {
     eprintln!("{killing}, {part} times half way, nothing left after a second run");
 }
 
-/// A process that lives in the root, and ends when it is asked to.
-struct Tenant(Child);
-
-impl Tenant {
-    fn new(bench: &Bench) -> Self {
-        let mut child = Command::new("python3")
-            .args([
-                "-c",
-                "import os, signal; os.chroot('root'); os.chdir('/'); print(flush=True); signal.pause()",
-            ])
-            .current_dir(bench.lab.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        Self(child)
-    }
-
-    /// Waits until it has ended, by SIGTERM or SIGKILL and nothing else.
-    fn ended(mut self, when: &str) {
-        if self.0.try_wait().unwrap().is_none() {
-            let pidfd = pidfd_open(Pid::from_child(&self.0), PidfdFlags::empty()).unwrap();
-            let ended = wait(&mut [PollFd::new(&pidfd, PollFlags::IN)], PATIENCE);
-            assert!(ended, "{when}: what lives in the root lives on");
-        }
-        let by = self.0.wait().unwrap().signal();
-        assert!(matches!(by, Some(9 | 15)), "{when}: ended by {by:?}");
-    }
-}
-
 #[test]
 fn reap_goes_on_where_a_killed_one_ended() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
@@ -364,7 +323,7 @@ fn reap_goes_on_where_a_killed_one_ended() {
     };
     while let Some(when) = killing.next(ready) {
         let mut tenant = tenant.take().unwrap();
-        before += usize::from(tenant.0.try_wait().unwrap().is_none());
+        before += usize::from(tenant.lives());
         let end = Ready::new(&bench.lab, &command).run(None);
         assert!(
             matches!(end, End::Itself(0, _)),

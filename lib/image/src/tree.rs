@@ -349,6 +349,12 @@ impl Reader {
         Ok(())
     }
 
+    /// Returns what is said where it could not be read.
+    #[must_use]
+    pub fn failed(&self, why: &io::Error) -> Failure {
+        Failure::new(Code::Os, format!("{}: {why}", self.doing))
+    }
+
     /// Checks at the end that the file is still what it was at the beginning: else an image has half of one and half of the
     /// other.
     ///

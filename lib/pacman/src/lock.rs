@@ -6,7 +6,7 @@
 
 use crate::records::{LOCAL, names_in};
 use rootfs::{Root, occupants};
-use rustix::fs::{AtFlags, FlockOperation, OFlags, flock, renameat, unlinkat};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
 use std::os::fd::OwnedFd;
@@ -54,13 +54,8 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
         Err(Errno::WOULDBLOCK) => return Err(busy("another tool works on this root".into())),
         Err(e) => return Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
     }
-    let there = |name: &str| {
-        let path = format!("{DATABASE}/{name}");
-        root.open_below(&path, OFlags::PATH | OFlags::NOFOLLOW)
-            .is_ok()
-    };
-    let locked = there("db.lck");
-    let stale = locked || there(KILLED);
+    let locked = is_there(root, "db.lck")?;
+    let stale = locked || is_there(root, KILLED)?;
     let doing = || format!("removing {}", quote(path.join("db.lck")));
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
@@ -79,7 +74,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
         ));
     }
     remove_torn_version(root)?;
-    if there(KILLED) && purpose == Purpose::Install {
+    if purpose == Purpose::Install && is_there(root, KILLED)? {
         unlinkat(&directory, KILLED, AtFlags::empty()).doing(Code::Os, doing)?;
     }
     Ok(Lock {
@@ -115,20 +110,48 @@ pub fn share(root: &Root) -> Result<OwnedFd, Failure> {
 /// [`Code::Failed`], with what repairs it.
 pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
     for name in ["db.lck", KILLED] {
-        let below = format!("{DATABASE}/{name}");
-        if root
-            .open_below(&below, OFlags::PATH | OFlags::NOFOLLOW)
-            .is_ok()
-        {
+        if is_there(root, name)? {
             let message = format!(
                 "{doing}: {} says that a pacman works in it, or was killed there",
-                quote(root.path().join(below))
+                quote(root.path().join(DATABASE).join(name))
             );
             return Err(Failure::new(Code::Failed, message)
                 .hint("run strap again: it repairs what a killed pacman left"));
         }
     }
     Ok(())
+}
+
+/// Has the next run that installs repair the last transaction, as if its pacman had been killed: it says that it is complete,
+/// and it is not.
+///
+/// # Errors
+///
+/// When that cannot be written down.
+pub fn mark_torn(root: &Root) -> Result<(), Failure> {
+    let doing = || {
+        let path = root.path().join(DATABASE).join(KILLED);
+        format!("making {}", quote(path))
+    };
+    let directory = open(root)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file =
+        openat(&directory, KILLED, flags, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;
+    fsync(&file)
+        .and_then(|()| fsync(&directory))
+        .doing(Code::Os, doing)
+}
+
+/// Returns whether there is something of this name in the database directory.
+fn is_there(root: &Root, name: &str) -> Result<bool, Failure> {
+    let below = format!("{DATABASE}/{name}");
+    match root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e).doing(Code::Os, || {
+            format!("opening {}", quote(root.path().join(below)))
+        }),
+    }
 }
 
 /// Opens the database directory.

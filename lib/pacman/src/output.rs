@@ -24,6 +24,8 @@ pub enum Mark {
     SavedBeside(String),
     /// This file in the cache is not what it should be: an absolute path.
     Corrupted(String),
+    /// This file of a package is not there, or not all of it, and why: pacman calls that a warning, and goes on.
+    NotExtracted(String, String),
     /// Any other error, in pacman's words.
     Error(String),
 }
@@ -177,6 +179,9 @@ fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
             Mark::Error(error.to_owned())
         });
     }
+    if let Some(rest) = line.strip_prefix("warning: warning given when extracting ") {
+        return not_extracted(rest);
+    }
     if let Some((file, new)) = line
         .strip_prefix("warning: ")
         .and_then(|l| l.split_once(" installed as "))
@@ -207,6 +212,25 @@ fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
     Some(Mark::Package(name.to_owned()))
 }
 
+/// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
+/// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
+/// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
+fn not_extracted(text: &str) -> Option<Mark> {
+    // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
+    const OF_METADATA: [&str; 7] = [
+        "Can't set ",
+        "Can't restore ",
+        "Can't update ",
+        "Cannot restore ",
+        "Failed to set ",
+        "Failed to restore ",
+        "Invalid extended attribute",
+    ];
+    let (file, reason) = text.strip_suffix(')')?.split_once(" (")?;
+    let harmless = OF_METADATA.iter().any(|begin| reason.starts_with(begin));
+    (!harmless).then(|| Mark::NotExtracted(file.to_owned(), reason.to_owned()))
+}
+
 /// Makes a terminal for pacman: our side and its side. It is as wide as ours, so that progress bars fit.
 ///
 /// # Errors
@@ -232,6 +256,25 @@ pub fn terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_extracted_is_no_mere_warning() {
+        for (reason, is) in [
+            ("Could not chdir /r/usr", true),
+            ("Write failed", true),
+            ("Can't create '/r/usr/x'", true),
+            ("Can't set permissions to 0644", false),
+            ("Can't set user=0/group=0 for /r/x", false),
+            (
+                "Cannot restore extended attributes on this file system.",
+                false,
+            ),
+        ] {
+            let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
+            let expected = Mark::NotExtracted("/r/usr/x".into(), reason.into());
+            assert_eq!(mark(&line, false), is.then_some(expected), "{reason}");
+        }
+    }
 
     #[test]
     fn what_matters_is_seen_in_order_however_it_comes() {

@@ -261,8 +261,8 @@ fn disguised(
     };
     suspects.iter().find_map(|suspect| {
         let entry = entries.iter().find(|e| e.filename == suspect.file)?;
-        // One that cannot be read is damaged, as pacman says.
-        let is = pkginfo::of_archive(cache.open(&suspect.file)?).ok()?;
+        // One that cannot be read is damaged, as pacman says, whose word is then the last.
+        let is = pkginfo::of_archive(cache.open(&suspect.file).ok()??).ok()?;
         if (&is.name, &is.version) == (&entry.name, &entry.version) {
             return None;
         }

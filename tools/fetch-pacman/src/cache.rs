@@ -9,8 +9,10 @@
 //! used.
 
 use crate::draft::Draft;
-use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use package::{digest::Sha256Reader, version::vercmp};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stage::{Code, Context, Doing, Failure, quote, signal};
@@ -245,18 +247,20 @@ impl Cache {
                 .custom_flags(OFlag::O_NOFOLLOW.bits())
                 .open(&path)
                 .doing(Code::Os, doing)?;
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // It ends when the file is closed, which cannot fail as to unlock it can.
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Whoever had it may have made a package of it, or removed it: then it is not this file any more.
-                Ok(file) if is_at(&file, &path) => return Part::new(file, path),
-                Ok(_) => {}
-                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                Ok(()) if is_at(&file, &path) => return Part::new(file, path),
+                // Interrupted: once more.
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => {
                     if !said {
                         context.note(format_args!("waiting for another run that fetches it"));
                         said = true;
                     }
                     signal::wait(Duration::from_millis(100))?;
                 }
-                Err((_, e)) => {
+                Err(e) => {
                     return Err(e).doing(Code::Os, || format!("locking {}", quote(&path)));
                 }
             }
@@ -298,7 +302,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// The beginning of a package, and the hash of what there is of it.
 pub(crate) struct Part {
-    file: Flock<File>,
+    file: File,
     path: PathBuf,
     hash: Sha256,
     bytes: u64,
@@ -314,7 +318,7 @@ impl std::fmt::Debug for Part {
 }
 
 impl Part {
-    fn new(file: Flock<File>, path: PathBuf) -> Result<Self, Failure> {
+    fn new(file: File, path: PathBuf) -> Result<Self, Failure> {
         let mut part = Self {
             file,
             path,
@@ -382,7 +386,7 @@ impl Part {
     /// Returns why this cannot be an archive, where it cannot.
     pub(crate) fn no_archive(&mut self) -> Option<String> {
         self.file.seek(SeekFrom::Start(0)).ok()?;
-        let found = package::decompress::reader(&mut *self.file).err();
+        let found = package::decompress::reader(&mut self.file).err();
         self.file.seek(SeekFrom::Start(self.bytes)).ok()?;
         found.map(|e| e.to_string())
     }

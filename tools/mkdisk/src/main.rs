@@ -131,8 +131,8 @@ impl Stage for Args {
         for at in &points.bound {
             context.note(format_args!("'{at}' is bound from the host, and stays out"));
         }
+        let title = title(root)?;
         let output = Output::create(&self.output, root)?;
-        let title = title(root);
         let task = Task {
             document,
             plan: &plan,
@@ -194,7 +194,7 @@ impl Args {
         plan::resize_boot(&mut layout, self.boot)?;
         // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
         // the distribution may be where a preset lies.
-        let salt = format!("{} {} {}", title(root), arch.name, host_name(root));
+        let salt = format!("{} {} {}", title(root)?, arch.name, host_name(root)?);
         let ids = Ids::new(epoch, &salt)?;
         Ok(Plan {
             size: match self.size {
@@ -262,16 +262,39 @@ fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
 }
 
 /// Returns the root's host name; empty where it has none.
-fn host_name(root: &Root) -> String {
-    let text = root.read("etc/hostname", 4096).unwrap_or_default();
-    String::from_utf8_lossy(&text).trim().to_owned()
+fn host_name(root: &Root) -> Result<String, Failure> {
+    let text = said(root, "etc/hostname")?.unwrap_or_default();
+    Ok(text.trim().to_owned())
 }
 
 /// Returns the system's name.
-fn title(root: &Root) -> String {
-    let paths = ["etc/os-release", "usr/lib/os-release"];
-    let text = paths.into_iter().find_map(|p| root.read(p, 1 << 16).ok());
-    boot::title(&String::from_utf8_lossy(&text.unwrap_or_default()))
+fn title(root: &Root) -> Result<String, Failure> {
+    let text = match said(root, "etc/os-release")? {
+        Some(text) => Some(text),
+        None => said(root, "usr/lib/os-release")?,
+    };
+    Ok(boot::title(&text.unwrap_or_default()))
+}
+
+/// Returns what a short file of the root says, where it is one: a link or a device says nothing. What the disk does not give is a
+/// failure: the image would be another one than it should be.
+fn said(root: &Root, path: &str) -> Result<Option<String>, Failure> {
+    use rustix::io::Errno;
+    match root.read(path, 1 << 16) {
+        Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
+        Err(
+            Errno::NOENT
+            | Errno::NOTDIR
+            | Errno::LOOP
+            | Errno::XDEV
+            | Errno::INVAL
+            | Errno::NXIO
+            | Errno::FBIG,
+        ) => Ok(None),
+        Err(e) => Err(e).doing(Code::Os, || {
+            format!("reading {}", quote(root.path().join(path)))
+        }),
+    }
 }
 
 fn now() -> u64 {
@@ -350,4 +373,27 @@ fn summary(path: &Path, plan: &Plan, done: &Done) -> String {
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
     stage::main::<Args>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_root_says_of_itself_is_read_or_it_is_a_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        let root = Root::open(&path).unwrap();
+        assert_eq!(host_name(&root).unwrap(), "");
+        std::fs::create_dir(path.join("etc")).unwrap();
+        std::fs::write(path.join("etc/hostname"), "alarm\n").unwrap();
+        assert_eq!(host_name(&root).unwrap(), "alarm");
+        std::fs::remove_file(path.join("etc/hostname")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", path.join("etc/hostname")).unwrap();
+        assert_eq!(host_name(&root).unwrap(), "", "a link is not followed");
+        // Longer than any name of a file: neither there nor not there.
+        let failure = said(&root, &"x".repeat(300)).unwrap_err();
+        assert_eq!(failure.code, Code::Os);
+        assert!(failure.message.starts_with("reading '"), "{failure:?}");
+    }
 }

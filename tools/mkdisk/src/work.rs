@@ -393,10 +393,13 @@ impl Read for Bytes<'_> {
 
 /// Reads; at the end, the file must still be what it was.
 fn read(reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Failure> {
-    match reader.read(buffer) {
-        Ok(0) if !buffer.is_empty() => reader.is_the_same().map(|()| 0),
-        Ok(n) => Ok(n),
-        Err(e) => Err(Failure::new(Code::Os, e)),
+    loop {
+        match reader.read(buffer) {
+            Ok(0) if !buffer.is_empty() => return reader.is_the_same().map(|()| 0),
+            Ok(n) => return Ok(n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(reader.failed(&e)),
+        }
     }
 }
 

@@ -94,6 +94,35 @@ fn read_log(root: &Root) -> Result<Vec<u8>, Failure> {
     }
 }
 
+/// Returns the failure where pacman left out a file of a package, or a part of it, and called that a warning.
+pub(crate) fn not_extracted(marks: &[Mark]) -> Option<Failure> {
+    let mut package = None;
+    let mut left_out = Vec::new();
+    for mark in marks {
+        match mark {
+            Mark::Package(name) => package = Some(name),
+            Mark::NotExtracted(file, why) => left_out.push((package, file, why)),
+            _ => {}
+        }
+    }
+    let (package, file, why) = left_out.first()?;
+    let of = package.map_or(String::new(), |name| {
+        format!(" of '{}'", message::escape(name))
+    });
+    let more = match left_out.len() - 1 {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    let line = format!(
+        "extracting '{}'{of}: {}{more}",
+        message::escape(file),
+        message::escape(why)
+    );
+    Some(Failure::new(Code::Failed, line).hint(
+        "dmesg says what the disk answered; strap again installs the packages of this run anew",
+    ))
+}
+
 /// Returns the packages that the last transaction had installed when it ended half way: their scriptlets may not have
 /// run. `None` where it did not. `killed` says that pacman left its lock: it holds that until the last hook has run,
 /// which is after the log says that the transaction is complete.
@@ -245,8 +274,11 @@ fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
                     why: why.clone(),
                 })
             }
-            Mark::CommandFailed(_) | Mark::SavedBeside(_) | Mark::Corrupted(_) | Mark::Error(_) => {
-            }
+            Mark::CommandFailed(_)
+            | Mark::SavedBeside(_)
+            | Mark::Corrupted(_)
+            | Mark::NotExtracted(..)
+            | Mark::Error(_) => {}
         }
     }
     found
@@ -335,6 +367,25 @@ mod tests {
 [2026-11-22T10:00:01+0000] [ALPM-SCRIPTLET] call to execv failed (Exec format error)
 [2026-11-22T10:00:01+0000] [ALPM] installed nano (7-1)
 ";
+
+    #[test]
+    fn a_file_that_was_left_out_is_a_failure_with_its_package() {
+        let left_out = |file: &str| Mark::NotExtracted(file.into(), "Write failed".into());
+        let mut marks = vec![
+            Mark::Package("glibc".into()),
+            Mark::Package("bash".into()),
+            left_out("/r/usr/bin/bash"),
+        ];
+        let failure = not_extracted(&marks).unwrap();
+        assert_eq!(
+            failure.message,
+            "extracting '/r/usr/bin/bash' of 'bash': Write failed"
+        );
+        marks.push(left_out("/r/usr/bin/sh"));
+        let failure = not_extracted(&marks).unwrap();
+        assert!(failure.message.ends_with("Write failed (and 1 more)"));
+        assert_eq!(not_extracted(&marks[..2]), None);
+    }
 
     #[test]
     fn a_command_that_could_not_start_belongs_to_the_package_before_it() {

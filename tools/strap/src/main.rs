@@ -17,10 +17,11 @@ use pacman::diagnosis::archive::Cache;
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Pacman, Patience, records};
 use phase::Phase;
-use rootfs::Inside;
+use rootfs::{Inside, Root};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use stage::members::{Config, Package};
-use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -244,6 +245,7 @@ impl Strap {
         }
         let before = judge::log_length(inside.root())?;
         let marks = pacman.run(context, inside, "install", &args, &files)?;
+        whole(inside.root(), &marks)?;
         if again {
             torn::mend(inside.root(), &marks)?;
         }
@@ -292,6 +294,7 @@ impl Strap {
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let args = phase(false).arguments();
         let marks = pacman.run(context, inside, "install", &args, targets)?;
+        whole(inside.root(), &marks)?;
         let problems = judge::problems(plan.inside.root(), before, &marks)?;
         self.judge(context, problems)?;
         Ok(marks)
@@ -322,7 +325,7 @@ impl Strap {
         let mut packages = records::packages(plan.inside.root())?;
         match &plan.lock {
             Some(lock) => locked::complete(&mut packages, lock),
-            None => signatures(&mut packages, &plan.cache),
+            None => signatures(&mut packages, &plan.cache)?,
         }
         if !packages.is_empty() {
             let known = ["repo", "file", "sha256", "pgpsig", "reason"];
@@ -333,12 +336,26 @@ impl Strap {
     }
 }
 
+/// Fails where pacman left out files, and has the next run install what this one did.
+fn whole(root: &Root, marks: &[Mark]) -> Result<(), Failure> {
+    match judge::not_extracted(marks) {
+        Some(failure) => lock::mark_torn(root).and(Err(failure)),
+        None => Ok(()),
+    }
+}
+
 /// Completes what is recorded of verified packages with the signatures beside their archives: not every repository has them
-/// in its database. One that cannot be read is not recorded; a lock does without.
-fn signatures(packages: &mut [Package], path: &Path) {
+/// in its database. One that is not there is not recorded; a lock does without.
+fn signatures(packages: &mut [Package], path: &Path) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(directory) = rustix::fs::open(path, flags, Mode::empty()) else {
-        return;
+    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => {
+            return Err(e).doing(Code::Os, || {
+                format!("opening the package cache {}", quote(path))
+            });
+        }
     };
     let cache = Cache {
         directory: directory.as_fd(),
@@ -346,9 +363,12 @@ fn signatures(packages: &mut [Package], path: &Path) {
     };
     let lacks = |package: &&mut Package| package.verified && package.pgpsig.is_none();
     for package in packages.iter_mut().filter(lacks) {
-        let bytes = package.file.as_ref().and_then(|file| cache.signature(file));
-        package.pgpsig = bytes.map(|bytes| package::db::encode_signature(&bytes));
+        if let Some(file) = &package.file {
+            let bytes = cache.signature(file)?;
+            package.pgpsig = bytes.map(|bytes| package::db::encode_signature(&bytes));
+        }
     }
+    Ok(())
 }
 
 /// Refuses what pacman would take for an option, and what cannot be the name of a package or group.

@@ -4,7 +4,7 @@
 //! archive's signature holds, its own `.MTREE` and `.PKGINFO` are the measure, and the record in the root is a file that
 //! is compared like any other.
 
-use crate::files::{self, Files, Rules};
+use crate::files::{self, Files, Rules, is_absent, is_other};
 use crate::installed::{LIMIT, Subject};
 use package::archive::extract_members;
 use package::digest::sha256_hex;
@@ -18,7 +18,7 @@ use pacman::records::LOCAL;
 use rootfs::Root;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure};
+use stage::{Code, Document, Doing, Failure, quote};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Seek};
@@ -74,13 +74,16 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     let begin = Instant::now();
     // Opened before the tmpfs is there: both may be below what that covers.
     let root = Root::of(task.document)?;
-    let cache = openat(
-        CWD,
-        task.cache,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .ok();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let cache = match openat(CWD, task.cache, flags, Mode::empty()) {
+        Ok(cache) => Some(cache),
+        Err(e) if is_absent(e) => None,
+        Err(e) => {
+            return Err(e).doing(Code::Os, || {
+                format!("opening the package cache {}", quote(task.cache))
+            });
+        }
+    };
     let mut found = Found::default();
     let home = match task.gpg {
         Some(program) => {
@@ -174,9 +177,15 @@ impl Checker<'_> {
                             format!("it is another package's: that of '{name}' {version}");
                         diagnosis.hint = Some(OTHER.to_owned());
                     }
-                    Err(why) => {
+                    Err(Unread::Archive(why)) => {
                         diagnosis.verdict = Verdict::Bad;
                         diagnosis.why = format!("it is signed and cannot be read: {why}");
+                    }
+                    Err(Unread::Disk(e)) => {
+                        return Err(e).doing(Code::Os, || {
+                            let archive = subject.archive.as_deref().unwrap_or_default();
+                            format!("reading {}", quote(self.task.cache.join(archive)))
+                        });
                     }
                 }
             }
@@ -212,6 +221,7 @@ impl Checker<'_> {
         let at = |file: &str| format!("{LOCAL}/{}/{file}", subject.record);
         let record = self.root.read(&at("mtree"), LIMIT);
         let mut forged = Vec::new();
+        let mut unread = Files::default();
         let mut backup: BTreeSet<String> = subject.backup.iter().cloned().collect();
         let bytes = match (head, record) {
             (
@@ -226,11 +236,16 @@ impl Checker<'_> {
                 match record {
                     Ok(record) if record == signed => {}
                     Ok(_) => forged.push((at("mtree"), "content")),
-                    Err(_) => forged.push((at("mtree"), "gone or unreadable")),
+                    Err(e) if is_other(e) => forged.push((at("mtree"), "gone or no file")),
+                    Err(e) => unread.add_unread(at("mtree"), e),
                 }
                 signed
             }
             (_, Ok(record)) => record,
+            (_, Err(e)) if !is_other(e) => {
+                unread.add_unread(at("mtree"), e);
+                return Ok(unread);
+            }
             (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
         };
         let Ok(entries) = mtree::read(&bytes) else {
@@ -239,14 +254,15 @@ impl Checker<'_> {
         };
         // The scriptlet runs again when the package is upgraded or removed.
         let scriptlet = entries.iter().find(|entry| entry.path == b".INSTALL");
-        let install = self.root.read(&at("install"), LIMIT).ok();
-        match (scriptlet, install) {
-            (Some(entry), Some(text)) if entry.sha256 == Some(sha256_hex(&text)) => {}
-            (None, None) => {}
+        match (scriptlet, self.root.read(&at("install"), LIMIT)) {
+            (Some(entry), Ok(text)) if entry.sha256 == Some(sha256_hex(&text)) => {}
+            (None, Err(e)) if is_absent(e) => {}
+            (_, Err(e)) if !is_other(e) => unread.add_unread(at("install"), e),
             _ => forged.push((at("install"), "content")),
         }
         let mut files = files::compare(self.root, &entries, &backup, rules);
         files.changed.extend(changes(forged).changed);
+        files.unread.extend(unread.unread);
         Ok(files)
     }
 }
@@ -264,11 +280,31 @@ fn changes(list: Vec<(String, &str)>) -> Files {
 
 const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
 
+/// Why an archive was not read.
+enum Unread {
+    /// It is none.
+    Archive(String),
+    /// The system call's.
+    Disk(std::io::Error),
+}
+
+impl From<package::Error> for Unread {
+    fn from(error: package::Error) -> Self {
+        match error {
+            // What a decompressor says has no number.
+            package::Error::Read { source, .. } if source.raw_os_error().is_some() => {
+                Self::Disk(source)
+            }
+            other => Self::Archive(other.to_string()),
+        }
+    }
+}
+
 /// Reads what an archive says of itself. Its signature has been checked.
-fn read_head(mut archive: File) -> Result<Head, String> {
+fn read_head(mut archive: File) -> Result<Head, Unread> {
     let mut extract = |names: &[&str]| {
-        archive.rewind().map_err(|e| e.to_string())?;
-        Ok::<_, String>(extract_members(BufReader::new(&archive), names, HEAD))
+        archive.rewind().map_err(Unread::Disk)?;
+        Ok::<_, Unread>(extract_members(BufReader::new(&archive), names, HEAD))
     };
     let mut members = match extract(&[".MTREE", ".PKGINFO"])? {
         // What makepkg of before 4.1 made has none.
@@ -276,8 +312,7 @@ fn read_head(mut archive: File) -> Result<Head, String> {
             extract(&[".PKGINFO"])?
         }
         other => other,
-    }
-    .map_err(|e| e.to_string())?;
+    }?;
     let info = members.remove(".PKGINFO").unwrap_or_default();
     let info = String::from_utf8_lossy(&info);
     let values = |key: &str| -> Vec<String> {

@@ -25,25 +25,38 @@ pub(crate) struct Files {
     pub(crate) missing: Vec<String>,
     /// Those that are there to be changed, and were.
     pub(crate) configuration: Vec<String>,
+    /// Those that could not be read, and why not. Nobody knows what they are.
+    pub(crate) unread: Vec<Change>,
 }
 
-/// A file that is not what was installed.
+/// A file that is not what was installed, or of which that is not known.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Change {
     /// Its path below the root.
     pub(crate) path: String,
-    /// What is different: `type`, `content`, `size`, `target`, `mode`, `owner`, `group`, or a failure to look.
+    /// What is different: `type`, `content`, `size`, `target`, `mode`, `owner`, `group`, or why it could not be read.
     pub(crate) what: String,
 }
 
 impl Files {
     /// Returns the word that stands in the document.
     pub(crate) fn word(&self) -> &'static str {
-        match (self.changed.is_empty(), self.missing.is_empty()) {
-            (true, true) => "intact",
-            (true, false) => "missing",
-            (false, _) => "changed",
+        match (
+            self.changed.is_empty(),
+            self.missing.is_empty(),
+            self.unread.is_empty(),
+        ) {
+            (true, true, true) => "intact",
+            (true, true, false) => "unread",
+            (true, false, _) => "missing",
+            (false, _, _) => "changed",
         }
+    }
+
+    /// Adds one that could not be read.
+    pub(crate) fn add_unread(&mut self, path: String, why: Errno) {
+        let what = why.to_string();
+        self.unread.push(Change { path, what });
     }
 }
 
@@ -183,6 +196,21 @@ fn one(pattern: &[u8], byte: u8) -> Option<usize> {
     }
 }
 
+/// Returns whether an error says that there is no such file.
+pub(crate) fn is_absent(error: Errno) -> bool {
+    matches!(error, Errno::NOENT | Errno::NOTDIR)
+}
+
+/// Returns whether an error says what is there: not there, not a file, longer than any is. Every other one says that it
+/// could not be read.
+pub(crate) fn is_other(error: Errno) -> bool {
+    is_absent(error)
+        || matches!(
+            error,
+            Errno::INVAL | Errno::FBIG | Errno::LOOP | Errno::NXIO | Errno::XDEV
+        )
+}
+
 /// Compares the files of a package. `backup` are those that are there to be changed.
 pub(crate) fn compare(
     root: &Root,
@@ -203,7 +231,7 @@ pub(crate) fn compare(
         let what = match look(root, entry) {
             Ok(Look::Same) => continue,
             Ok(Look::Differs(what)) => what,
-            Err(Errno::NOENT | Errno::NOTDIR) => {
+            Err(e) if is_absent(e) => {
                 // libalpm has a slash at the end of a directory, so `usr/share/doc/*` is that of itself too.
                 let mut name = path.to_string();
                 if entry.kind == Kind::Directory {
@@ -214,7 +242,12 @@ pub(crate) fn compare(
                 }
                 continue;
             }
-            Err(e) => e.to_string(),
+            // No package brings links that lead in a circle.
+            Err(Errno::LOOP) => "a loop of links".to_owned(),
+            Err(e) => {
+                files.add_unread(path.into_owned(), e);
+                continue;
+            }
         };
         let by_tmpfiles = entry.kind == Kind::Directory
             && matches!(&*what, "mode" | "owner" | "group")
@@ -448,6 +481,53 @@ mod tests {
             (files.word(), files.missing),
             ("missing", vec!["out/passwd".to_owned(), "none".to_owned()])
         );
+    }
+
+    /// An ordinary user may not read a file of mode 0. Root may, so it becomes somebody else for that: in a thread of
+    /// its own, as file system ids are each thread's.
+    fn as_nobody(look: impl FnOnce() -> Files + Send) -> Files {
+        std::thread::scope(|scope| {
+            let nobody = || {
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+                look()
+            };
+            scope.spawn(nobody).join().unwrap()
+        })
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_no_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let mut entries = Vec::new();
+        for name in ["config", "program"] {
+            fs::write(path.join(name), "data").unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o000)).unwrap();
+            entries.push(Entry {
+                path: name.into(),
+                kind: Kind::File,
+                mode: Some(0),
+                size: Some(4),
+                sha256: Some(sha256_hex("data")),
+                ..Entry::default()
+            });
+        }
+        let root = Root::open(&path).unwrap();
+        let backup = BTreeSet::from(["config".to_owned()]);
+        let files = as_nobody(|| compare(&root, &entries, &backup, &Rules::default()));
+        let unread = |path: &str| Change {
+            path: path.into(),
+            what: Errno::ACCESS.to_string(),
+        };
+        assert_eq!(
+            files,
+            Files {
+                unread: vec![unread("config"), unread("program")],
+                ..Files::default()
+            }
+        );
+        assert_eq!(files.word(), "unread");
     }
 
     #[test]

@@ -196,14 +196,23 @@ impl Verify {
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
         const TMPFILES: &str = "usr/lib/tmpfiles.d";
-        let config = &plan.config.strict;
-        // Without it, pacman would have no patterns either.
-        plan.rules
-            .add_config(&stage::file::read_text(config).unwrap_or_default());
+        match stage::file::read_text(&plan.config.strict) {
+            Ok(text) => plan.rules.add_config(&text),
+            // Without it, pacman would have no patterns either.
+            Err(failure) if failure.code == Code::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
         let root = plan.inside.root();
         for name in pacman::records::names_in(root, TMPFILES)? {
-            if let Ok(text) = root.read(&format!("{TMPFILES}/{name}"), 1 << 20) {
-                plan.rules.add_tmpfiles(&text);
+            let path = format!("{TMPFILES}/{name}");
+            match root.read(&path, 1 << 20) {
+                Ok(text) => plan.rules.add_tmpfiles(&text),
+                Err(e) if files::is_other(e) => {}
+                Err(e) => {
+                    return Err(e).doing(Code::Os, || {
+                        format!("reading {}", quote(root.path().join(path)))
+                    });
+                }
             }
         }
         Ok(())
@@ -251,12 +260,17 @@ fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
 
 /// Says early that there is no keyring: gpg would say it of every package.
 fn check_keyring(root: &Root) -> Result<(), Failure> {
-    let there = ["pubring.gpg", "pubring.kbx"].iter().any(|file| {
+    for file in ["pubring.gpg", "pubring.kbx"] {
         let path = format!("{AT}/{file}");
-        root.open_below(&path, OFlags::PATH).is_ok()
-    });
-    if there {
-        return Ok(());
+        match root.open_below(&path, OFlags::PATH) {
+            Ok(_) => return Ok(()),
+            Err(e) if files::is_other(e) => {}
+            Err(e) => {
+                return Err(e).doing(Code::Os, || {
+                    format!("opening {}", quote(root.path().join(path)))
+                });
+            }
+        }
     }
     Err(Failure::new(
         Code::NotVerified,

@@ -1,7 +1,7 @@
 //! What was found, for people and for the document.
 
 use crate::check::Checked;
-use crate::files::Files;
+use crate::files::{Change, Files};
 use crate::installed::Subject;
 use crate::transaction::Last;
 use pacman::diagnosis::report::{Problem, problems};
@@ -41,10 +41,12 @@ struct Record<'a> {
     missing: &'a [String],
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     configuration: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unread: Vec<Value>,
 }
 
 /// The words of `packages[].files`.
-const FILES: [&str; 4] = ["intact", "changed", "missing", "unknown"];
+const FILES: [&str; 5] = ["intact", "changed", "missing", "unread", "unknown"];
 
 /// Writes it down in the document.
 pub(crate) fn record(
@@ -93,6 +95,7 @@ pub(crate) fn record(
         "changed",
         "missing",
         "configuration",
+        "unread",
     ];
     document.forget_in_each("packages", &found);
     document.record("packages", &packages);
@@ -108,7 +111,11 @@ fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
     let files = checked.files.as_ref();
     let none: &[String] = &[];
     let cap = |list: &'a [String]| &list[..list.len().min(PATHS)];
-    let changed = files.map_or(&[][..], |f| f.changed.as_slice());
+    let each = |list: &[Change]| -> Vec<Value> {
+        let some = list.iter().take(PATHS);
+        some.map(|c| json!({"path": c.path, "what": c.what}))
+            .collect()
+    };
     Record {
         name: &subject.name,
         version: &subject.version,
@@ -124,13 +131,10 @@ fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
             (None, Some(_)) => Some("unknown"),
             (None, None) => None,
         },
-        changed: changed
-            .iter()
-            .take(PATHS)
-            .map(|c| json!({"path": c.path, "what": c.what}))
-            .collect(),
+        changed: files.map_or(Vec::new(), |f| each(&f.changed)),
         missing: cap(files.map_or(none, |f| &f.missing)),
         configuration: cap(files.map_or(none, |f| &f.configuration)),
+        unread: files.map_or(Vec::new(), |f| each(&f.unread)),
     }
 }
 
@@ -163,7 +167,10 @@ pub(crate) fn judge(
         message: line,
         hint,
     };
-    for problem in signatures.into_iter().chain(changed(subjects, checked)) {
+    let (unread, changed): (Vec<_>, Vec<_>) = changed(subjects, checked)
+        .into_iter()
+        .partition(|problem| problem.word == UNREAD);
+    for problem in signatures.into_iter().chain(changed) {
         failures.push(fail(problem.line("verifying"), problem.hint));
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
@@ -179,6 +186,13 @@ pub(crate) fn judge(
             "verifying the last transaction: it was begun and not completed".to_owned(),
             again(),
         ));
+    }
+    // Last, as it is the least that can be said.
+    for problem in unread {
+        failures.push(Failure {
+            code: Code::Os,
+            ..fail(problem.line("verifying"), problem.hint)
+        });
     }
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
@@ -204,6 +218,9 @@ fn signatures<'a>(subjects: &'a [Subject], checked: &'a [Checked]) -> Vec<Proble
     problems(told.filter_map(|(subject, c)| Some((subject.name.as_str(), c.signature.as_ref()?))))
 }
 
+/// The word for a package of which files could not be read, while those that could are right.
+const UNREAD: &str = "unread";
+
 /// Says which files of which package are not what was installed.
 fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
     let mut problems = Vec::new();
@@ -219,7 +236,11 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
             .missing
             .iter()
             .map(|path| format!("'{}' is missing", message::escape(path)));
-        let all: Vec<String> = changed.chain(missing).collect();
+        let unread = files.unread.iter().map(|c| {
+            let path = message::escape(&c.path);
+            format!("'{path}' cannot be read ({})", c.what)
+        });
+        let all: Vec<String> = changed.chain(missing).chain(unread).collect();
         let mut why = all[..all.len().min(NAMES)].join(", ");
         if all.len() > NAMES {
             why += &format!(" and {} more", all.len() - NAMES);
@@ -228,10 +249,14 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
             packages: vec![&subject.name],
             word: files.word(),
             why,
-            hint: Some(format!(
-                "install it again, with 'pacman -S {}' inside, or begin with a new root",
-                message::escape(&subject.name)
-            )),
+            hint: Some(if files.word() == UNREAD {
+                "dmesg says what the disk answered; verify again when that is mended".to_owned()
+            } else {
+                format!(
+                    "install it again, with 'pacman -S {}' inside, or begin with a new root",
+                    message::escape(&subject.name)
+                )
+            }),
         });
     }
     problems
@@ -282,6 +307,42 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_could_not_be_read_is_an_error_of_its_own_and_comes_last() {
+        let unread = Files {
+            unread: vec![Change {
+                path: "etc/x".into(),
+                what: "Input/output error (os error 5)".into(),
+            }],
+            ..Files::default()
+        };
+        let mut checked = vec![signed("valid", ""); 2];
+        checked[1].files = Some(unread);
+        let subjects = ["a", "b"].map(subject);
+        let (first, rest) = judge(&subjects, &checked, &[], Last::Complete, NOW).unwrap();
+        let line = "verifying 'b': 'etc/x' cannot be read (Input/output error (os error 5))";
+        assert_eq!((first.code, first.message.as_str()), (Code::Os, line));
+        assert!(rest.is_empty() && first.hint.is_some_and(|hint| hint.contains("dmesg")));
+        let mut document = Document::default();
+        record(&mut document, &subjects, &checked, Last::Complete, 0);
+        let found = &document.get("packages").unwrap()[1];
+        assert_eq!(
+            (&found["files"], &found["verified"]),
+            (&json!("unread"), &json!(false))
+        );
+        assert_eq!(found["unread"][0]["path"], "etc/x");
+        assert_eq!(document.get("verify").unwrap()["files"]["unread"], 1);
+        checked[0].files = Some(Files {
+            missing: vec!["1".into()],
+            ..Files::default()
+        });
+        let (first, rest) = judge(&subjects, &checked, &[], Last::Complete, NOW).unwrap();
+        assert_eq!(
+            (first.code, rest.as_slice()),
+            (Code::NotVerified, &[line.to_owned()][..])
+        );
+    }
+
     const NOW: u64 = 1_795_305_600;
 
     #[test]
@@ -295,7 +356,7 @@ mod tests {
                 what: "content".into(),
             }],
             missing: ["1", "2", "3"].map(str::to_owned).to_vec(),
-            configuration: Vec::new(),
+            ..Files::default()
         });
         let judge = |now, last| judge(&subjects, &checked, &["t-1-1".into()], last, now).unwrap();
         let (first, rest) = judge(NOW, Last::Unfinished);

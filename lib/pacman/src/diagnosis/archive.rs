@@ -2,6 +2,7 @@
 
 use super::{Diagnosis, Judge, Verdict};
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -23,21 +24,42 @@ pub struct Cache<'a> {
 impl Cache<'_> {
     /// Opens a plain file in it. What else may lie there under that name is not opened: a device would be used by that, and
     /// a fifo would not answer.
-    #[must_use]
-    pub fn open(&self, name: &str) -> Option<File> {
+    ///
+    /// # Errors
+    ///
+    /// When it is there, and nobody can say what it is. That it is not there is no error.
+    pub fn open(&self, name: &str) -> Result<Option<File>, Failure> {
+        let doing = || format!("opening {}", quote(self.path.join(name)));
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = openat(self.directory, name, flags, Mode::empty()).ok()?;
-        let file = File::from(file);
-        file.metadata().is_ok_and(|m| m.is_file()).then_some(file)
+        let file = match openat(self.directory, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            // No device is behind it, nobody listens on it.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::NODEV) => {
+                return Ok(None);
+            }
+            Err(e) => return Err(e).doing(Code::Os, doing),
+        };
+        let kind = file.metadata().doing(Code::Os, doing)?;
+        Ok(kind.is_file().then_some(file))
     }
 
     /// Reads the signature beside an archive.
-    #[must_use]
-    pub fn signature(&self, name: &str) -> Option<Vec<u8>> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::open`], and when it cannot be read.
+    pub fn signature(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let name = format!("{name}.sig");
+        let Some(file) = self.open(&name)? else {
+            return Ok(None);
+        };
         let mut bytes = Vec::new();
-        let file = self.open(&format!("{name}.sig"))?;
-        file.take(SIGNATURE).read_to_end(&mut bytes).ok()?;
-        Some(bytes)
+        file.take(SIGNATURE)
+            .read_to_end(&mut bytes)
+            .doing(Code::Os, || {
+                format!("reading {}", quote(self.path.join(name)))
+            })?;
+        Ok(Some(bytes))
     }
 
     /// Looks at the signatures of the archive `name`: that beside it, and `offered`, that in the repository's database. One
@@ -45,17 +67,17 @@ impl Cache<'_> {
     ///
     /// # Errors
     ///
-    /// When gpg cannot be run. What it finds is no error.
+    /// When gpg cannot be run, or a file cannot be read. What gpg finds is no error.
     pub fn judge(
         &self,
         judge: &Judge<'_>,
         name: &str,
         offered: Option<&Vec<u8>>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
-        let Some(mut file) = self.open(name) else {
+        let Some(mut file) = self.open(name)? else {
             return Ok((no_archive(), None));
         };
-        let beside = self.signature(name);
+        let beside = self.signature(name)?;
         let mut signatures: Vec<&Vec<u8>> = beside.iter().chain(offered).collect();
         signatures.dedup();
         let mut first = None;

@@ -5,8 +5,10 @@
 //! directory that it was started for.
 
 use super::proc::{Seen, look_at};
+use super::process::is_ours;
 use crate::root::{RootId, open_below};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -22,11 +24,21 @@ pub(super) fn is_agent(comm: &str) -> bool {
 }
 
 /// Returns the root's keyring directory. Where it is a symbolic link, or cannot be reached, there is none.
-pub(super) fn keyring_of(root: &Path) -> Option<RootId> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = openat(CWD, root, flags, Mode::empty()).ok()?;
-    let keyring = open_below(root.as_fd(), KEYRING, flags).ok()?;
-    Some(look_at(&keyring, "").ok()?.id)
+///
+/// # Errors
+///
+/// [`is_ours`]: then there may be one.
+pub(super) fn keyring_of(root: &Path) -> Result<Option<RootId>, Errno> {
+    let look = || {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, root, flags, Mode::empty())?;
+        let keyring = open_below(root.as_fd(), KEYRING, flags)?;
+        Ok(look_at(&keyring, "")?.id)
+    };
+    match look() {
+        Err(e) if is_ours(e) => Err(e),
+        looked => Ok(looked.ok()),
+    }
 }
 
 /// Returns whether an agent was started for this keyring: `--homedir` of its command line is that directory, as the
@@ -83,13 +95,13 @@ mod tests {
     fn a_keyring_that_is_a_link_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        assert_eq!(keyring_of(&root), None);
+        assert_eq!(keyring_of(&root), Ok(None));
         let keyring = root.join(KEYRING);
         std::fs::create_dir_all(&keyring).unwrap();
         let seen = look_at(CWD, keyring.as_path()).unwrap();
-        assert_eq!(keyring_of(&root), Some(seen.id));
+        assert_eq!(keyring_of(&root), Ok(Some(seen.id)));
         std::fs::remove_dir(&keyring).unwrap();
         std::os::unix::fs::symlink("/etc", &keyring).unwrap();
-        assert_eq!(keyring_of(&root), None);
+        assert_eq!(keyring_of(&root), Ok(None));
     }
 }

@@ -62,7 +62,7 @@ pub fn end(
             Err(e) => return Err(e).doing(Code::Os, || format!("holding process {occupant}")),
         };
         // From here on the pidfd is this one process; only now does it help to ask whether it is the right one.
-        if scanner.is_still(&occupant) {
+        if scanner.is_still(&occupant)? {
             held.push((occupant, fd));
         }
     }
@@ -134,7 +134,7 @@ mod tests {
     fn as_if_all_lived_there(root: &Path, pid: i32) -> (RootId, Occupant) {
         let id = id(Path::new("/"));
         let scanner = Scanner::new(root, id).unwrap();
-        let occupant = scanner.examine(pid).occupant.unwrap();
+        let occupant = scanner.examine(pid).unwrap().occupant.unwrap();
         assert!(occupant.lives);
         (id, occupant)
     }

@@ -32,6 +32,8 @@ pub(super) struct Process<'a> {
     /// Whether it is in our mount namespace, once that was asked.
     here: Option<bool>,
     denied: bool,
+    /// What kept us from looking that is no fault of its: see [`is_ours`].
+    failed: Option<Errno>,
 }
 
 impl<'a> Process<'a> {
@@ -66,9 +68,10 @@ impl<'a> Process<'a> {
             elsewhere: false,
             here: None,
             denied: false,
+            failed: None,
         };
         process.find_uses();
-        Ok(Some(process))
+        process.failed.map_or(Ok(Some(process)), Err)
     }
 
     /// Returns whether there are parts that we may not look at.
@@ -76,15 +79,21 @@ impl<'a> Process<'a> {
         self.denied
     }
 
-    /// Returns the process where it uses the root, and has not ended meanwhile.
-    pub(super) fn occupant(self, spared: bool) -> Option<Occupant> {
+    /// Returns the process where it uses the root.
+    ///
+    /// # Errors
+    ///
+    /// The system call's; see [`is_gone`].
+    pub(super) fn occupant(mut self, spared: bool) -> Result<Option<Occupant>, Errno> {
         if self.uses.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let uid = text::uid(&read_at(&self.dir, "status").ok()?)?;
+        let Some(uid) = text::uid(&read_at(&self.dir, "status")?) else {
+            return Ok(None);
+        };
         let cmdline = self.cmdline();
         let arguments = cmdline.split(|&b| b == 0);
-        Some(Occupant {
+        Ok(Some(Occupant {
             pid: self.pid,
             start_time: self.stat.start_time,
             uid,
@@ -97,7 +106,7 @@ impl<'a> Process<'a> {
             elsewhere: self.elsewhere && !self.lives,
             uses: self.uses,
             comm: self.stat.comm,
-        })
+        }))
     }
 
     /// Finds every use. The first ones are the most telling.
@@ -192,7 +201,8 @@ impl<'a> Process<'a> {
         // Where we may not see its root, it is likely ours, and then we may not end it either.
         let as_ours = self.root.is_none() || self.root == self.scanner.own_root;
         if let Some(keyring) = self.scanner.keyring
-            && agents::was_started_for(keyring, &self.dir, &self.cmdline(), as_ours)
+            && let cmdline = self.cmdline()
+            && agents::was_started_for(keyring, &self.dir, &cmdline, as_ours)
         {
             self.lives = true;
             let keyring = self.scanner.root.join(KEYRING);
@@ -257,8 +267,9 @@ impl<'a> Process<'a> {
     }
 
     /// Returns the command line, which the process may have rewritten to anything.
-    fn cmdline(&self) -> Vec<u8> {
-        let mut text = read_at(&self.dir, "cmdline").unwrap_or_default();
+    fn cmdline(&mut self) -> Vec<u8> {
+        let text = read_at(&self.dir, "cmdline");
+        let mut text = self.noted(text).unwrap_or_default();
         while text.last() == Some(&0) {
             text.pop();
         }
@@ -267,7 +278,12 @@ impl<'a> Process<'a> {
 
     /// Returns what was seen, and keeps in mind that something was not. What is gone is not there to be seen.
     fn noted<T>(&mut self, result: Result<T, Errno>) -> Option<T> {
-        result.inspect_err(|&e| self.denied |= !is_gone(e)).ok()
+        match result {
+            Ok(seen) => return Some(seen),
+            Err(e) if is_ours(e) => self.failed = Some(e),
+            Err(e) => self.denied |= !is_gone(e),
+        }
+        None
     }
 }
 
@@ -276,21 +292,32 @@ pub(super) fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::SRCH)
 }
 
+/// Returns whether an error says that we ran out of something, or were interrupted: the process has nothing to do with it, and
+/// who goes on would have seen less than there is.
+pub(super) fn is_ours(error: Errno) -> bool {
+    matches!(
+        error,
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR
+    )
+}
+
 /// Opens the directory of a thread that lives on after the first one has ended.
 fn living_thread(process: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
     if stat.threads < 2 {
         return Ok(None);
     }
     for tid in numbers::<u32>(process, "task")? {
-        let Ok(thread) = open_dir(process, &format!("task/{tid}")) else {
-            continue;
+        let looked = || {
+            let thread = open_dir(process, &format!("task/{tid}"))?;
+            let stat = read_at(&thread, "stat")?;
+            Ok((thread, stat))
         };
-        let stat = read_at(&thread, "stat").ok();
-        if stat
-            .and_then(|t| Stat::parse(&t))
-            .is_some_and(|s| !s.is_over())
-        {
-            return Ok(Some(thread));
+        match looked() {
+            Ok((thread, stat)) if Stat::parse(&stat).is_some_and(|s| !s.is_over()) => {
+                return Ok(Some(thread));
+            }
+            Err(e) if is_ours(e) => return Err(e),
+            _ => {}
         }
     }
     Ok(None)

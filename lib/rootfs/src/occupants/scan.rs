@@ -1,12 +1,13 @@
 //! A look at all processes, and what is the same for all of them: the root, our mounts, the bound sockets.
 
 use super::proc::{Seen, look_at, numbers, read_at};
-use super::process::{Process, is_gone};
+use super::process::{Process, is_gone, is_ours};
 use super::text::{self, Stat, escape_newlines, user_name};
 use super::{Occupant, Scan, agents};
 use crate::mountinfo;
 use crate::root::RootId;
 use rustix::fs::CWD;
+use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -62,19 +63,25 @@ impl Scanner {
             .collect();
         devices.insert(id.dev);
         // Without /proc/net/unix the kernel has no unix sockets, or shows us none.
-        let sockets = std::fs::read("/proc/net/unix").unwrap_or_default();
+        let sockets = match std::fs::read("/proc/net/unix") {
+            Err(e) if Errno::from_io_error(&e).is_some_and(is_ours) => {
+                return Err(e).doing(Code::Os, || "reading '/proc/net/unix'");
+            }
+            sockets => sockets.unwrap_or_default(),
+        };
         Ok(Self {
             root: root.to_owned(),
             root_in_maps: escape_newlines(root),
             id,
-            keyring: agents::keyring_of(root),
+            keyring: agents::keyring_of(root)
+                .doing(Code::Os, || "looking for the keyring of the root")?,
             mounts: mounts.iter().map(|m| m.id).collect(),
             devices,
             sockets: text::sockets(&sockets, root),
             own_root: look_at(CWD, "/").ok(),
             own_namespace: look_at(CWD, "/proc/self/ns/mnt").ok(),
             own_pid,
-            spared: spared(),
+            spared: spared()?,
         })
     }
 
@@ -84,7 +91,7 @@ impl Scanner {
         pids.sort_unstable();
         let mut scan = Scan::default();
         for pid in pids {
-            let look = self.examine(pid);
+            let look = self.examine(pid)?;
             scan.occupants.extend(look.occupant);
             scan.unreadable += usize::from(look.unreadable);
         }
@@ -100,41 +107,51 @@ impl Scanner {
     }
 
     /// Returns whether the process that has this pid now is still that one, and still lives in the root.
-    pub(super) fn is_still(&self, occupant: &Occupant) -> bool {
-        let now = self.examine(occupant.pid).occupant;
-        now.is_some_and(|now| now.lives && now.start_time == occupant.start_time)
+    pub(super) fn is_still(&self, occupant: &Occupant) -> Result<bool, Failure> {
+        let now = self.examine(occupant.pid)?.occupant;
+        Ok(now.is_some_and(|now| now.lives && now.start_time == occupant.start_time))
     }
 
     /// Looks at one process.
-    pub(super) fn examine(&self, pid: i32) -> Look {
+    pub(super) fn examine(&self, pid: i32) -> Result<Look, Failure> {
         if pid == self.own_pid {
-            return Look::default();
+            return Ok(Look::default());
         }
         // Whoever is spared cannot spoil the proof that nobody lives there.
         let spared = self.spared.contains(&pid);
-        match Process::look(self, pid) {
-            Ok(Some(process)) => Look {
+        let looked = Process::look(self, pid).and_then(|process| match process {
+            Some(process) => Ok(Look {
                 unreadable: process.is_denied() && !spared,
-                occupant: process.occupant(spared),
-            },
-            Ok(None) => Look::default(),
-            Err(e) => Look {
+                occupant: process.occupant(spared)?,
+            }),
+            None => Ok(Look::default()),
+        });
+        match looked {
+            Ok(look) => Ok(look),
+            // What was not seen for that reason may well live there.
+            Err(e) if is_ours(e) => Err(e).doing(Code::Os, || format!("looking at process {pid}")),
+            Err(e) => Ok(Look {
                 unreadable: !is_gone(e) && !spared,
                 occupant: None,
-            },
+            }),
         }
     }
 }
 
 /// Returns PID 1 and our ancestors.
-fn spared() -> HashSet<i32> {
+fn spared() -> Result<HashSet<i32>, Failure> {
     let mut spared = HashSet::from([1]);
     let mut pid = rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get());
     while pid > 0 && spared.insert(pid) {
-        let stat = read_at(CWD, &format!("/proc/{pid}/stat")).ok();
+        let stat = match read_at(CWD, &format!("/proc/{pid}/stat")) {
+            Err(e) if is_ours(e) => {
+                return Err(e).doing(Code::Os, || format!("reading '/proc/{pid}/stat'"));
+            }
+            stat => stat.ok(),
+        };
         pid = stat.and_then(|t| Stat::parse(&t)).map_or(0, |s| s.parent);
     }
-    spared
+    Ok(spared)
 }
 
 #[cfg(test)]
@@ -193,7 +210,7 @@ mod tests {
         let scanner = Scanner::new(&root, id(Path::new("/"))).unwrap();
         let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
         for pid in [1, parent] {
-            let look = scanner.examine(pid);
+            let look = scanner.examine(pid).unwrap();
             assert!(!look.unreadable);
             if let Some(occupant) = look.occupant {
                 assert!(!occupant.lives, "{occupant}");
@@ -208,7 +225,7 @@ mod tests {
         let mut child = start(&root, "true");
         child.end_but_do_not_reap();
         let scanner = Scanner::new(&root, id(Path::new("/"))).unwrap();
-        let look = scanner.examine(child.pid());
+        let look = scanner.examine(child.pid()).unwrap();
         assert!(look.occupant.is_none() && !look.unreadable);
     }
 
@@ -240,7 +257,7 @@ mod tests {
         while !stat().is_over() {
             std::thread::yield_now();
         }
-        let look = scanner.examine(pid);
+        let look = scanner.examine(pid).unwrap();
         // SAFETY: the child that was forked above.
         unsafe {
             libc::kill(pid, libc::SIGKILL);
