@@ -41,6 +41,7 @@ use image::layout::FileSystem;
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
+use pacman::Patience;
 use pacman::lock::{self, Purpose};
 use plan::Plan;
 use program::Programs;
@@ -134,6 +135,9 @@ struct Args {
     first_boot_keyring: bool,
 
     #[command(flatten)]
+    patience: Patience,
+
+    #[command(flatten)]
     common: Common,
 }
 
@@ -162,7 +166,8 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = plan::plan(self, document)?;
         let mut configured = Configured::of(document)?;
-        let inside = Inside::of(document)?;
+        let mut inside = Inside::of(document)?;
+        self.patience.watch(context, &mut inside);
         let fstab = match &plan.fstab {
             Some(source) => {
                 let name = plan.hostname.as_ref().or(configured.hostname.as_ref());

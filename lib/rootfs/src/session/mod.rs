@@ -210,8 +210,8 @@ impl Inside {
         self.mounts.push(mount);
     }
 
-    /// Has every command from now on ended that makes no progress for `limit`; zero is no limit. One that has the terminal
-    /// waits for a person, and is left alone.
+    /// Has every command from now on ended that makes no progress for `limit`, and every function that works chrooted; zero
+    /// is no limit. A command that has the terminal waits for a person, and is left alone.
     pub fn watch(&mut self, context: &Context, limit: Duration) {
         self.watched = (!limit.is_zero()).then_some((context.tool, limit));
     }
@@ -244,7 +244,7 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// The function's, and as [`Inside::run`].
+    /// The function's, and as [`Inside::run`]; [`Code::Hung`] only at [`Place::Root`].
     pub fn call(
         &self,
         place: Place,
@@ -267,17 +267,21 @@ impl Inside {
     ) -> Result<Vec<u8>, Failure> {
         // As in run(): one that came before is not handed on.
         signal::check()?;
+        // Who works chrooted runs programs of the root.
+        let watched = self.watched.filter(|_| place == Place::Root);
+        let watchdog = watched.map(|(tool, limit)| Watchdog::new(tool, limit));
         let call = Work::Call(place, keep, Box::new(work));
-        let (ended, _, result) = self.enter(call, None, None)?;
+        let doing = || format!("working inside {}", quote(self.root.path()));
+        let told = self.enter(call, None, watchdog).map_err(|f| match f.code {
+            Code::Hung => f.while_doing(doing()),
+            _ => f,
+        });
+        let (ended, _, result) = told?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
                 Code::Os,
-                format!(
-                    "working inside {}: {}",
-                    quote(self.root.path()),
-                    ended.words()
-                ),
+                format!("{}: {}", doing(), ended.words()),
             ));
         }
         match serde_json::from_slice(&result) {
