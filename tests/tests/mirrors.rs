@@ -279,10 +279,18 @@ fn a_private_authority_and_a_clock_that_is_behind() {
                     "export SSL_CERT_FILE={}; {pipe}",
                     authority.display()
                 )),
+                lab.sh(&format!(
+                    "mkdir -p authorities; cp ca.pem authorities; ln -sf ca.pem authorities/0a0b0c0d.0; rm -rf packages
+                     mkdir -p nobody; export SSL_CERT_DIR=$PWD/nobody:$PWD/authorities; {pipe}"
+                )),
             ));
         }
         let missing = lab.sh(&format!(
             "export SSL_CERT_FILE=./none; {}",
+            begin(&mirror, &pacmans()[0], &[&url])
+        ));
+        let nobody = lab.sh(&format!(
+            "export SSL_CERT_DIR=./nobody; {}",
             begin(&mirror, &pacmans()[0], &[&url])
         ));
         let clock = top().join("tests/clock.sh");
@@ -296,10 +304,15 @@ fn a_private_authority_and_a_clock_that_is_behind() {
         ));
         server.kill().expect("our own child");
         server.wait().expect("our own child");
-        for (without, with) in rans {
+        for (without, with, with_directory) in rans {
             without.failed(75, "failed retrieving file 'core.db' from localhost");
             drop(with.succeeded());
+            drop(with_directory.succeeded());
         }
+        nobody.failed(
+            69,
+            "keyring: using SSL_CERT_DIR './nobody': no file in it has a certificate",
+        );
         missing.failed(
             69,
             "keyring: using SSL_CERT_FILE './none': there is no such file",

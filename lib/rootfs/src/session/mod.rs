@@ -24,6 +24,7 @@ use crate::plan::{Mount, Owner};
 use crate::root::RootId;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
+use certificates::Authorities;
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
@@ -424,8 +425,8 @@ type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
 
 /// What is done inside.
 enum Work<'a> {
-    /// A command, and the file that its certificate authorities are in, where that is not the host's.
-    Exec(&'a Job<'a>, Option<PathBuf>),
+    /// A command, and where its certificate authorities are, where that is not the host's file.
+    Exec(&'a Job<'a>, Option<Authorities>),
     /// Where, with which descriptors of the tool's, and what.
     Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
 }
