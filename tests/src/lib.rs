@@ -7,10 +7,12 @@
 pub mod formats;
 pub mod gpg;
 pub mod lab;
+pub mod proxy;
 pub mod server;
 pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
+pub use proxy::Proxy;
 pub use server::{Answer, Request, Server};
 
 use std::path::{Path, PathBuf};

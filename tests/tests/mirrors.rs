@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use strapline_tests::{Answer, Lab, Mirror, Ran, Request, Server, Who, pacman_of, top};
+use strapline_tests::{Answer, Lab, Mirror, Proxy, Ran, Request, Server, Who, pacman_of, top};
 
 fn pacmans() -> [PathBuf; 3] {
     [
@@ -234,7 +234,7 @@ fn secure(lab: &Lab, mirror: &Mirror) -> (String, PathBuf, Child) {
 set -e
 openssl req -x509 -nodes -newkey rsa:2048 -keyout ca.key -out ca.pem -subj '/CN=An authority' -days 30
 openssl req -nodes -newkey rsa:2048 -keyout server.key -out server.csr -subj /CN=localhost
-echo subjectAltName=DNS:localhost > extensions
+echo subjectAltName=DNS:localhost,DNS:mirror.invalid > extensions
 openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 30 -extfile extensions
 chmod a+r ca.pem
 "#;
@@ -279,10 +279,18 @@ fn a_private_authority_and_a_clock_that_is_behind() {
                     "export SSL_CERT_FILE={}; {pipe}",
                     authority.display()
                 )),
+                lab.sh(&format!(
+                    "mkdir -p authorities; cp ca.pem authorities; ln -sf ca.pem authorities/0a0b0c0d.0; rm -rf packages
+                     mkdir -p nobody; export SSL_CERT_DIR=$PWD/nobody:$PWD/authorities; {pipe}"
+                )),
             ));
         }
         let missing = lab.sh(&format!(
             "export SSL_CERT_FILE=./none; {}",
+            begin(&mirror, &pacmans()[0], &[&url])
+        ));
+        let nobody = lab.sh(&format!(
+            "export SSL_CERT_DIR=./nobody; {}",
             begin(&mirror, &pacmans()[0], &[&url])
         ));
         let clock = top().join("tests/clock.sh");
@@ -296,10 +304,15 @@ fn a_private_authority_and_a_clock_that_is_behind() {
         ));
         server.kill().expect("our own child");
         server.wait().expect("our own child");
-        for (without, with) in rans {
+        for (without, with, with_directory) in rans {
             without.failed(75, "failed retrieving file 'core.db' from localhost");
             drop(with.succeeded());
+            drop(with_directory.succeeded());
         }
+        nobody.failed(
+            69,
+            "keyring: using SSL_CERT_DIR './nobody': no file in it has a certificate",
+        );
         missing.failed(
             69,
             "keyring: using SSL_CERT_FILE './none': there is no such file",
@@ -315,4 +328,89 @@ fn a_private_authority_and_a_clock_that_is_behind() {
             );
         }
     }
+}
+
+/// Through a proxy, TLS is the client's and the mirror's own (`CONNECT`): the proxy learns a name and a port.
+#[test]
+fn https_through_a_proxy() {
+    let mirror = Mirror::of("x86_64");
+    let lab = Lab::new(Who::User);
+    let (direct, authority, mut server) = secure(&lab, &mirror);
+    let address = direct.replace("https://localhost", "127.0.0.1");
+    let proxy = Proxy::to(Some(address.parse().expect("an address")));
+    let refusing = Proxy::to(None);
+    // No name server knows it: who gets there has asked the proxy.
+    let nowhere = "https://mirror.invalid";
+    let run = |environment: &str, command: &str| {
+        lab.sh(&format!(
+            "export SSL_CERT_FILE={} {environment}; {command}",
+            authority.display()
+        ))
+    };
+    let fetch = |environment: &str, url: &str| {
+        run(
+            environment,
+            &format!(
+                "mkroot other --arch x86_64 --distro {} > other.json; \
+                 fetch-pacman --state other.json --cache-dir $(mktemp -d -p .) --server {url}/archlinuxcn/x86_64",
+                mirror.preset().display()
+            ),
+        )
+    };
+    let mut through = Vec::new();
+    for variable in ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+        let before = proxy.asked().len();
+        let ran = fetch(&format!("{variable}={}", proxy.url()), nowhere);
+        through.push((ran, proxy.asked().len() - before));
+    }
+    let refused = fetch(&format!("https_proxy={}", refusing.url()), nowhere);
+    for pacman in pacmans() {
+        let begin = begin(&mirror, &pacman, &[nowhere]);
+        let before = proxy.asked().len();
+        let ran = run(
+            &format!("https_proxy={}", proxy.url()),
+            &format!("{begin} | strap nano | reap | unmount"),
+        );
+        through.push((ran, proxy.asked().len() - before));
+    }
+    // What is not to go through it does not, by name and by domain.
+    let before = proxy.asked().len();
+    let mut directly = Vec::new();
+    let mut lost = Vec::new();
+    for list in ["localhost", "example.org,localhost", "*"] {
+        let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
+        directly.push(fetch(&environment, &direct));
+        let begin = begin(&mirror, &pacmans()[0], &[&direct]);
+        directly.push(run(
+            &environment,
+            &format!("{begin} | strap vim | reap | unmount"),
+        ));
+    }
+    for list in ["mirror.invalid", ".invalid"] {
+        let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
+        lost.push(fetch(&environment, nowhere));
+        let begin = begin(&mirror, &pacmans()[0], &[nowhere]);
+        lost.push(run(&environment, &format!("rm -r packages; {begin}")));
+    }
+    let passed_by = proxy.asked().len() - before;
+    server.kill().expect("our own child");
+    server.wait().expect("our own child");
+    for (ran, asked) in through {
+        drop(ran.succeeded());
+        assert!(asked > 0, "{}", ran.stderr);
+    }
+    let asked = proxy.asked();
+    assert!(
+        asked.iter().all(|host| host == "mirror.invalid:443"),
+        "{asked:?}"
+    );
+    refused.failed(75, "fetch-pacman: fetching ");
+    assert!(!refusing.asked().is_empty());
+    for ran in directly {
+        drop(ran.succeeded());
+    }
+    for ran in lost {
+        assert_eq!(ran.status, 75, "{}", ran.stderr);
+    }
+    assert_eq!(passed_by, 0);
 }

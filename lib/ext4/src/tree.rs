@@ -73,8 +73,8 @@ pub struct Tree {
     pub(crate) nodes: Vec<Node>,
 }
 
-/// The largest file with blocks of 4 KiB and extents: 2^32 blocks, less one.
-const LARGEST: u64 = ((1 << 32) - 1) * crate::BLOCK;
+/// The largest file that is written, in bytes: four blocks of 340 extents, each of a group's 128 MiB less its tables.
+const LARGEST: u64 = 160 << 30;
 
 /// More names than this no file can have (the kernel's `EXT4_LINK_MAX`).
 const LINKS: u32 = 65000;
@@ -166,7 +166,7 @@ impl Tree {
                 ));
             }
             Kind::File(size) if *size > LARGEST => {
-                return Err(Unfit("a file of more than 16 TiB".to_owned()));
+                return Err(Unfit("a file of more than 160 GiB".to_owned()));
             }
             Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor)
                 if *major >= 1 << 12 || *minor >= 1 << 20 =>

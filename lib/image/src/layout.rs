@@ -248,6 +248,10 @@ impl Layout {
 
     /// Checks what is only wrong together.
     fn check(&self) -> Result<(), String> {
+        // First: each name is compared with all before it.
+        if self.partitions.len() > 128 {
+            return Err("a partition table has room for 128 partitions".to_owned());
+        }
         let mut mounted: Vec<&str> = Vec::new();
         for (n, partition) in self.partitions.iter().enumerate() {
             let name = &partition.name;
@@ -277,9 +281,6 @@ impl Layout {
         }
         if !mounted.contains(&"/") {
             return Err("no partition has at = \"/\": there is no root".to_owned());
-        }
-        if self.partitions.len() > 128 {
-            return Err("a partition table has room for 128 partitions".to_owned());
         }
         self.check_places()
     }

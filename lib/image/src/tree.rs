@@ -34,6 +34,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
 /// The largest file whose text is mended: more than any that there is a rule for.
 const MENDED_LIMIT: u64 = 16 << 20;
 
+/// The longest path that the kernel takes, in bytes (`PATH_MAX`, less its NUL).
+const LONGEST_PATH: usize = 4095;
+
 /// The id that the kernel shows where an id map has none (user_namespaces(7)). It is also the root's own `nobody`.
 const OVERFLOW: u32 = 65_534;
 
@@ -479,6 +482,16 @@ impl Walk<'_> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.rules.leaves_out(&path, kind.is_dir()) {
             return Ok(None);
+        }
+        if path.len() > LONGEST_PATH {
+            let begins = path.split(|b| *b == b'/').next().unwrap_or(&path);
+            let begins = self.tree.show(begins);
+            let why = format!(
+                "reading {begins}: the path of a file in it is longer than {LONGEST_PATH} bytes, so no program could open it"
+            );
+            return Err(
+                Failure::new(Code::Failed, why).hint("remove it, or leave it out with --exclude")
+            );
         }
         let device = (major(stat.st_rdev), minor(stat.st_rdev));
         let kind = match kind {

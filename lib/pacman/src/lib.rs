@@ -10,6 +10,7 @@ mod download;
 pub mod lock;
 pub mod mirror;
 pub mod output;
+pub mod pair;
 mod parts;
 pub mod patience;
 mod places;

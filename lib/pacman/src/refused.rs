@@ -11,13 +11,14 @@ use crate::diagnosis::gpg::{self, Gpg, Home};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::output::Mark;
+use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
 use crate::run::Pacman;
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Inside, Place, Root};
-use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Doing, Failure, message, quote};
@@ -70,17 +71,14 @@ impl Places<'_> {
 
     /// Removes a file and its signature.
     fn remove(&self, context: &Context, place: Where, file: &str) {
-        for name in [file, &format!("{file}.sig")] {
-            let gone = self
-                .open(place)
-                .and_then(|directory| unlinkat(&directory, name, AtFlags::empty()));
-            match gone {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => {
-                    let path = quote(self.path(place).join(name));
-                    context.warn(format_args!("removing {path}: {e}"));
-                }
-            }
+        let shown = self.path(place);
+        let gone = match self.open(place) {
+            Ok(directory) => pair::remove_at(directory.as_fd(), &shown, file),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&shown))),
+        };
+        if let Err(failure) = gone {
+            context.warn(failure.message);
         }
     }
 }

@@ -109,6 +109,10 @@ impl Step for Accounts {
             }
         }
         let commands = self.commands(&texts);
+        // A device or a fifo there would keep useradd(8) for ever.
+        for path in SETTINGS {
+            tree.read(path)?;
+        }
         for command in &commands {
             need_program(tree, &command[0], "shadow")?;
         }

@@ -45,6 +45,8 @@ pub(crate) fn make(site: &Site, user: &User) -> Result<(), Failure> {
     }
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let doing = format!("making the home of '{}'", user.name);
+    // Programs of the root follow links, and by way of /proc out of it.
+    tree.attributes(parent)?;
     let beside = format!("{parent}/{}", rootfs::file::beside(name));
     let at = format!("/{beside}");
     programs.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;

@@ -218,8 +218,10 @@ impl Tree {
             rustix::process::getegid().as_raw(),
         );
         let owner = (owner != us).then_some(owner);
-        replace(parent.as_fd(), name, bytes, mode, owner)
-            .doing(Code::Os, || format!("writing {}", self.quote(path)))
+        replace(parent.as_fd(), name, bytes, mode, owner).map_err(|e| {
+            let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
+            self.refused("writing", path, error)
+        })
     }
 
     /// Makes a symbolic link lead there, in place of whatever file or link was at that path.
@@ -341,6 +343,9 @@ impl Tree {
                 format!("{doing}: it is, or is behind, a symbolic link, which is not followed"),
             ),
             Errno::INVAL => Failure::new(Code::Failed, format!("{doing}: it is no plain file")),
+            Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::FBIG => {
+                Failure::new(Code::Failed, format!("{doing}: {error}"))
+            }
             Errno::NOENT => Failure::new(Code::NotFound, format!("{doing}: {error}")),
             error => Failure::new(Code::Os, format!("{doing}: {error}")),
         }

@@ -13,6 +13,7 @@ use package::digest::Sha256Reader;
 use pacman::Pacman;
 use pacman::conf::Conf;
 use pacman::mirror::is_gone;
+use pacman::pair;
 use rootfs::{Inside, Root};
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, message, quote};
@@ -204,7 +205,7 @@ pub(crate) fn fetch(
                 "{} in the cache is another than the locked one, and is fetched again",
                 quote(&one.file)
             ));
-            remove(&cache.join(&one.file))?;
+            pair::remove(cache, &one.file)?;
         }
     }
     let targets: Vec<String> = wanted
@@ -229,7 +230,7 @@ pub(crate) fn fetch(
             Compared::Differs => {
                 // Offline there is no other, and who wants this one may have to go far for it.
                 if !pacman.offline {
-                    remove(&cache.join(&one.file))?;
+                    pair::remove(cache, &one.file)?;
                 }
                 differ.push(shown);
             }
@@ -343,18 +344,6 @@ fn sign(cache: &Path, one: &Locked) -> Result<(), Failure> {
     std::fs::write(&path, signature).doing(Code::Os, || format!("writing {}", quote(&path)))
 }
 
-fn remove(archive: &Path) -> Result<(), Failure> {
-    let mut signature = archive.to_owned().into_os_string();
-    signature.push(".sig");
-    for file in [archive, Path::new(&signature)] {
-        match std::fs::remove_file(file) {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
-            result => result.doing(Code::Os, || format!("removing {}", quote(file)))?,
-        }
-    }
-    Ok(())
-}
-
 /// Returns the first few of a list, for a line, and how many more there are.
 fn list(all: &[String]) -> String {
     let shown: Vec<String> = all
@@ -425,9 +414,6 @@ mod tests {
         assert_eq!(std::fs::read(at(".sig")).unwrap(), b"fo");
         std::fs::write(at(""), "x").unwrap();
         assert_eq!(compare(cache.path(), &one).unwrap(), Compared::Differs);
-        remove(&at("")).unwrap();
-        assert!(!at("").exists() && !at(".sig").exists());
-        remove(&at("")).unwrap();
     }
 
     #[test]

@@ -88,8 +88,8 @@ impl Init<'_> {
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
         let root = self.mount_plan(of_the_host)?;
-        if let Work::Exec(_, Some(file)) = work {
-            certificates::cover(file)?;
+        if let Work::Exec(_, Some(authorities)) = work {
+            certificates::cover(authorities)?;
         }
         if self.inside.handler.is_some() && self.ids == Ids::Same {
             nix::sched::unshare(

@@ -27,6 +27,7 @@ use crate::plan::{Mount, Owner};
 use crate::root::RootId;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
+use certificates::Authorities;
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
@@ -213,8 +214,8 @@ impl Inside {
         self.mounts.push(mount);
     }
 
-    /// Has every command and function from now on ended that makes no progress for `limit`; zero is no limit. One that has
-    /// the terminal waits for a person, and is left alone.
+    /// Has every command from now on ended that makes no progress for `limit`, and every function that works in the root's
+    /// place; zero is no limit. A command that has the terminal waits for a person, and is left alone.
     pub fn watch(&mut self, context: &Context, limit: Duration) {
         self.watched = (!limit.is_zero()).then_some((context.tool, limit));
     }
@@ -246,7 +247,7 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// The function's, and as [`Inside::run`].
+    /// The function's, and as [`Inside::run`]; [`Code::Hung`] only at [`Place::Root`].
     pub fn call(
         &self,
         place: Place,
@@ -269,17 +270,20 @@ impl Inside {
     ) -> Result<Vec<u8>, Failure> {
         // As in run(): one that came before is not handed on.
         signal::check()?;
+        // Who works there runs programs of the root.
+        let watchdog = self.watchdog().filter(|_| place == Place::Root);
         let call = Work::Call(place, keep, Box::new(work));
-        let (ended, _, result) = self.enter(call, None, self.watchdog())?;
+        let doing = || format!("working inside {}", quote(self.root.path()));
+        let told = self.enter(call, None, watchdog).map_err(|f| match f.code {
+            Code::Hung => f.while_doing(doing()),
+            _ => f,
+        });
+        let (ended, _, result) = told?;
         if result.is_empty() {
             signal::check()?;
             return Err(Failure::new(
                 Code::Os,
-                format!(
-                    "working inside {}: {}",
-                    quote(self.root.path()),
-                    ended.words()
-                ),
+                format!("{}: {}", doing(), ended.words()),
             ));
         }
         match serde_json::from_slice(&result) {
@@ -427,8 +431,8 @@ type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
 
 /// What is done inside.
 enum Work<'a> {
-    /// A command, and the file that its certificate authorities are in, where that is not the host's.
-    Exec(&'a Job<'a>, Option<PathBuf>),
+    /// A command, and where its certificate authorities are, where that is not the host's file.
+    Exec(&'a Job<'a>, Option<Authorities>),
     /// Where, with which descriptors of the tool's, and what.
     Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
 }
