@@ -9,6 +9,7 @@ pub mod gpg;
 pub mod lab;
 pub mod proxy;
 pub mod server;
+pub mod small;
 pub mod trial;
 
 pub use lab::{Lab, Ran, Who};

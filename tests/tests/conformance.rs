@@ -920,6 +920,144 @@ fn a_wrong_command_line_is_a_failure_that_is_handed_on() {
     assert_eq!(names(lab.path()), Vec::<String>::new());
 }
 
+/// Values that make no sense, and options that exclude one another: a tool, its arguments, and what it says. A document is
+/// read to its end and handed on all the same, and nothing is made.
+const SENSELESS: &[(&str, &[&str], &str)] = &[
+    (
+        "fetch-pacman",
+        &["--timeout", "0"],
+        "invalid value '0' for '--timeout <SECONDS>': 0 is not in 1..=86400",
+    ),
+    (
+        "fetch-pacman",
+        &["--sha256", "xyz"],
+        "invalid value 'xyz' for '--sha256 <HEX>': not a SHA-256: 64 hexadecimal digits",
+    ),
+    (
+        "fetch-pacman",
+        &["--trust", "1234"],
+        "invalid value '1234' for '--trust <FINGERPRINT>': '1234' is not a fingerprint: 40 hexadecimal digits, upper case",
+    ),
+    (
+        "fetch-pacman",
+        &["--use", "pacman", "--offline"],
+        "the argument '--use <FILE>' cannot be used with '--offline'",
+    ),
+    (
+        "keyring",
+        &["--timeout", "86401"],
+        "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400",
+    ),
+    (
+        "keyring",
+        &["--strip", "--in-root"],
+        "the argument '--strip[=<WHAT>]' cannot be used with '--in-root'",
+    ),
+    (
+        "strap",
+        &["--timeout", "x", "base"],
+        "invalid value 'x' for '--timeout <SECONDS>': invalid digit found in string",
+    ),
+    (
+        "strap",
+        &["--locked", "lock.json", "--loose"],
+        "the argument '--locked <FILE>' cannot be used with '--loose'",
+    ),
+    (
+        "strap",
+        &["--locked", "lock.json", "base"],
+        "the argument '--locked <FILE>' cannot be used with '[PKG]...'",
+    ),
+    (
+        "strap",
+        &["--offline", "--download-only"],
+        "the following required arguments were not provided: <PKG>...",
+    ),
+    (
+        "configure",
+        &["--timeout", "1.5"],
+        "invalid value '1.5' for '--timeout <SECONDS>': invalid digit found in string",
+    ),
+    (
+        "configure",
+        &["--layout", "x"],
+        "the following required arguments were not provided: --fstab",
+    ),
+    (
+        "verify",
+        &["--timeout", "86401"],
+        "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400",
+    ),
+    (
+        "pack",
+        &[],
+        "the following required arguments were not provided: --output <FILE>",
+    ),
+    (
+        "pack",
+        &["-o", "a.tar", "--format", "zip"],
+        "invalid value 'zip' for '--format <FORMAT>' [possible values: tar, tar.zst, tar.xz, tar.gz, oci]",
+    ),
+    (
+        "mkdisk",
+        &[],
+        "the following required arguments were not provided: --output <FILE>",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--size", "7"],
+        "invalid value '7' for '--size <SIZE|auto>': '7' is no whole number of sectors of 512 bytes",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--boot", "0"],
+        "invalid value '0' for '--boot <SIZE|auto>': '0' is no whole number of sectors of 512 bytes",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--headroom", "2000%"],
+        "invalid value '2000%' for '--headroom <SIZE|PERCENT%>': a share is a whole number of percent, up to 1000%",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--bootloader", "grub"],
+        "invalid value 'grub' for '--bootloader <NAME>' [possible values: auto, extlinux, systemd-boot, none]",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--cmdline", "root=x"],
+        "invalid value 'root=x' for '--cmdline <TEXT>': root= is the image's own, and it says it itself",
+    ),
+    (
+        "mkdisk",
+        &["-o", "a.img", "--dtb", "../x"],
+        "invalid value '../x' for '--dtb <PATH>': it is a path below the directory of devicetrees, as rockchip/rk3588s-orangepi-5.dtb",
+    ),
+    (
+        "reap",
+        &["--timeout", "3601"],
+        "invalid value '3601' for '--timeout <SECONDS>': 3601 is not in 0..=3600",
+    ),
+];
+
+#[test]
+fn a_value_that_makes_no_sense_is_a_failure_that_is_handed_on() {
+    let lab = Lab::new(Who::Root);
+    let upstream = json!({"strapline": 1, "root": lab.path().join("root"), "org.example.x": [1]});
+    for (tool, args, message) in SENSELESS {
+        let hint = format!("see '{tool} --help'");
+        let said = Said {
+            code: "usage",
+            exit: 64,
+            message,
+            hint: Some(&hint),
+        };
+        let ran = run(&lab, tool, args, upstream.to_string().as_bytes());
+        said.is(&args.join(" "), tool, &ran, &upstream);
+    }
+    assert_eq!(names(lab.path()), Vec::<String>::new());
+}
+
 #[test]
 fn help_and_version_are_no_document_and_no_failure() {
     let lab = Lab::new(Who::Root);

@@ -18,6 +18,9 @@ use strapline_tests::{Lab, Mirror, Ran, Server, Who, top};
 /// waits for ever.
 const PATIENCE: u32 = 120;
 
+/// What stands in every file of the host's that is not to be read into a root, an image, a document or a message.
+const SENTINEL: &str = "only-the-host-knows";
+
 // ---------------------------------------------------------------------------------------------------------------------
 // What is the host's.
 
@@ -36,13 +39,13 @@ struct Outside {
 impl Outside {
     fn new(lab: &Lab, who: Who) -> Self {
         // The ordinary user's own: what only root's permissions protect proves nothing.
-        let ran = lab.sh(
-            "set -e; umask 022; mkdir outside; cd outside; mkdir local gnupg pts shm
-             echo 'root:x:0:0::/root:/bin/sh' >passwd; echo 'root:*:1::::::' >shadow; chmod 600 shadow
-             echo log >log; : >linked; echo db >db; echo hook >x.hook; chmod 700 gnupg
-             for file in pubring.gpg trustdb.gpg gpg.conf; do echo theirs >gnupg/$file; done
-             touch -d 2001-01-01 * gnupg/*",
-        );
+        let ran = lab.sh(&format!(
+            "set -e; umask 022; mkdir outside; cd outside; mkdir local gnupg pts shm .ann.new skel
+             echo 'root:x:0:0:{SENTINEL}:/root:/bin/sh' >passwd; echo 'root:*{SENTINEL}:1::::::' >shadow; chmod 600 shadow
+             for file in log db x.hook .ann.new/file skel/file; do echo {SENTINEL} >$file; done; : >linked; chmod 700 gnupg
+             for file in pubring.gpg trustdb.gpg gpg.conf; do echo {SENTINEL} >gnupg/$file; done
+             touch -d 2001-01-01 * gnupg/* skel/* .ann.new/* .ann.new",
+        ));
         assert_eq!(ran.status, 0, "{ran:?}");
         let dir = lab.path().join("outside");
         setxattr(
@@ -145,14 +148,17 @@ fn picture(dir: &Path) -> Vec<Row> {
         let length = lgetxattr(&path, "user.sentinel", &mut value[..]).unwrap_or(0);
         value.truncate(length);
         let time = |seconds: i64, nanos: i64| seconds as u64 * 1_000_000_000 + nanos as u64;
+        // Its name in the root is the root's, and may go.
+        let linked = path.ends_with("linked");
+        let of_names = |number| if linked { 0 } else { number };
         let numbers = [
             u64::from(meta.mode()),
             u64::from(meta.uid()),
             u64::from(meta.gid()),
-            meta.nlink(),
+            of_names(meta.nlink()),
             meta.size(),
             time(meta.mtime(), meta.mtime_nsec()),
-            time(meta.ctime(), meta.ctime_nsec()),
+            of_names(time(meta.ctime(), meta.ctime_nsec())),
             meta.ino(),
         ];
         rows.push((path, numbers, content, value));
@@ -164,12 +170,45 @@ fn picture(dir: &Path) -> Vec<Row> {
 // ---------------------------------------------------------------------------------------------------------------------
 // A root to play tricks on, and the tools.
 
+/// What a root must have, beside what the mirror's packages bring, for everything that `configure` and `mkdisk` can be asked
+/// for: commands of sh(1), run in its directory. Only names and first bytes of files matter here.
+const FURNISH: &str = r#"
+    mkdir -p boot etc/sudoers.d etc/skel etc/systemd/system usr/share/zoneinfo usr/lib/systemd/system usr/lib/systemd/boot/efi
+    for f in boot/vmlinuz-linux boot/initramfs-linux.img usr/lib/systemd/boot/efi/systemd-bootx64.efi; do echo x >$f; done
+    tar -xf ../packages/archlinux-keyring-*.pkg.tar.xz usr/share/pacman/keyrings
+    echo TZif >usr/share/zoneinfo/UTC; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
+    echo 'Include = /etc/pacman.d/mirrorlist' >etc/pacman.conf; echo '@includedir /etc/sudoers.d' >etc/sudoers
+    for f in sudo pacman-key gpg ../lib/systemd/systemd ../lib/systemd/systemd-resolved; do [ -e usr/bin/$f ] || cp usr/bin/true usr/bin/$f; done
+    printf '#!/bin/bash\nu=/etc/systemd/system/x.service\ncase $1 in enable) ln -sf /usr/lib/systemd/system/x.service $u ;; *) [ -e $u ] && echo enabled || echo disabled ;; esac\n' >usr/bin/systemctl
+    chmod 755 usr/bin/systemctl
+"#;
+
+/// All that `configure` can be asked for there, but for a mirror.
+const CONFIGURE: &str = "--hostname alarm --locale C.UTF-8 --timezone UTC --keymap de --user ann:wheel --shell ann:/bin/bash \
+    --password-file ann:password --password-hash-file root:hash --ssh-key ann:key.pub --sudo --enable x --fstab \
+    --resolv-conf resolved --first-boot-keyring";
+
+/// What no trick is about, and most of the bytes.
+const LEFT_OUT: &str = "--exclude 'usr/lib/**/*.so*' --exclude 'usr/bin/[a-mo-z]*'";
+
+/// The tools that make images, with as much of the root in them as can be.
+const IMAGES: [&str; 2] = [
+    "pack --state doc.json -o packed.tar --keep-keyring --include 'var/**'",
+    "mkdisk --state doc.json -o disk.img --keep-keyring --include 'var/**' --headroom 1M",
+];
+
+const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
+const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+
 /// A good root in a laboratory, `good` with its document `good.json`, and the same as `root` with `doc.json` to play on.
 struct Bench {
     lab: Lab,
     mirror: Mirror,
     server: Server,
     good: Value,
+    /// What the good root was when it was made.
+    inventory: String,
 }
 
 impl Bench {
@@ -180,19 +219,44 @@ impl Bench {
             "mkroot root --arch x86_64 --distro {preset} \
              | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
              | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
-             | keyring | strap filesystem bash coreutils",
+             | keyring | strap filesystem bash coreutils shadow",
             preset = mirror.preset().display(),
             url = server.url(),
         ));
         let good = ran.succeeded();
-        let bench = Self {
+        for (file, text) in [
+            ("password", "correct horse"),
+            ("hash", HASH),
+            ("key.pub", KEY),
+        ] {
+            fs::write(lab.path().join(file), format!("{text}\n")).unwrap();
+        }
+        let mut bench = Self {
             lab,
             mirror,
             server,
             good,
+            inventory: String::new(),
         };
+        bench.inside(&format!("cd root; {FURNISH}"));
         bench.inside("mv root good");
+        bench.inventory = bench.inventory();
         bench
+    }
+
+    fn inventory(&self) -> String {
+        let found = self.inside(r"find good -printf '%p %y %m %U:%G %s %T@ %l\n' | sort");
+        found.stdout
+    }
+
+    /// Checks that the good root is what it was, so that each trick was played on a good one, and removes all.
+    fn end(&self) {
+        assert_eq!(
+            self.inventory(),
+            self.inventory,
+            "something wrote into the good root"
+        );
+        self.inside("rm -rf --one-file-system root good packages-*");
     }
 
     /// Runs a script as who owns the root, with the root's ids: root, or root of the user's namespace.
@@ -205,9 +269,10 @@ impl Bench {
         ran
     }
 
-    /// Makes the root a copy of the good one.
+    /// Makes the root a copy of the good one. The files of `/usr` are other names of the good ones: nothing writes into
+    /// those, and [`Bench::end`] sees to it.
     fn restore(&self) {
-        self.inside("rm -rf --one-file-system root; cp -a --reflink=auto good root");
+        self.inside("rm -rf --one-file-system root; cp -al good root; cd root; rm -rf etc var; cp -a ../good/etc ../good/var .");
         let meta = fs::metadata(self.lab.path().join("root")).unwrap();
         let mut document = self.good.clone();
         document["root_id"] = json!({ "dev": meta.dev(), "ino": meta.ino() });
@@ -230,6 +295,17 @@ impl Bench {
         ran
     }
 
+    /// Checks that nothing that only the host knows is in the root or an image, and removes the images.
+    #[track_caller]
+    fn hides(&self, what: &str) {
+        // What has not changed since it was restored was read of no host.
+        let found = self.inside(&format!(
+            "find root packed.tar disk.img -xdev -cnewer doc.json -type f -size -200M -exec grep -lF {SENTINEL} {{}} + || :
+             rm -f packed.tar disk.img"
+        ));
+        assert_eq!(found.stdout, "", "{what}: it read the host's files");
+    }
+
     /// Every tool, as it is run over a root that is there.
     fn tools(&self) -> Vec<String> {
         let (preset, url) = (self.mirror.preset(), self.server.url());
@@ -243,6 +319,10 @@ impl Bench {
             "verify --state doc.json".to_owned(),
             "enter true < doc.json".to_owned(),
             "enter --user nobody true < doc.json".to_owned(),
+            format!("configure --state doc.json {CONFIGURE} --mirror '{url}/$arch/$repo'"),
+            // Less of what is in no trick: the time is the disk's.
+            format!("{} {LEFT_OUT}", IMAGES[0]),
+            format!("{} --boot 40M {LEFT_OUT}", IMAGES[1]),
             "doctor --root root".to_owned(),
             "reap --state doc.json".to_owned(),
             "unmount --state doc.json".to_owned(),
@@ -261,6 +341,12 @@ fn sane(ran: &Ran, alone: bool, what: &str) {
         ran.status,
         ran.stderr
     );
+    for text in [&ran.stdout, &ran.stderr] {
+        assert!(
+            !text.contains(SENTINEL),
+            "{what}: it read the host's files: {text}"
+        );
+    }
     let driving = |c: char| c.is_control() && c != '\n';
     assert!(!ran.stderr.contains(driving), "{what}: {:?}", ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.stderr);
@@ -330,7 +416,7 @@ const TRICKS: &[(&str, &str)] = &[
     ("the files of packages lead out", "mv usr/share x; ln -s $OUT usr/share; rm -rf usr/bin/nano; ln -s $OUT/passwd usr/bin/nano"),
     ("resolv.conf leads out", "ln -sf $OUT/new etc/resolv.conf; ln -sf $OUT/passwd etc/hostname; ln -sf $OUT/log etc/ld.so.cache"),
     ("tmpfiles never end", "mkdir -p usr/lib/tmpfiles.d; ln -s /dev/zero usr/lib/tmpfiles.d/a.conf; mkfifo usr/lib/tmpfiles.d/b.conf"),
-    ("a program is set-uid", "cp usr/bin/bash usr/local/bin/; chmod 6755 usr/local/bin/bash usr/bin/true"),
+    ("a program is set-uid", "cp usr/bin/bash usr/local/bin/; cp usr/bin/true x; mv x usr/bin/true; chmod 6755 usr/local/bin/bash usr/bin/true"),
     (
         "names drive a terminal",
         r#"for d in var/lib/pacman/local var/lib/pacman/sync etc etc/pacman.d/gnupg etc/pacman.d/hooks usr/lib/tmpfiles.d; do mkdir -p $d
@@ -383,6 +469,7 @@ fn every_tool_over_every_trick(who: Who) {
         assert_eq!(ran.status, 0, "{tool}: {}", ran.stderr);
         outside.check(&tool);
     }
+    bench.hides("no trick");
     let of_root = if who == Who::Root {
         TRICKS_OF_ROOT
     } else {
@@ -413,10 +500,11 @@ fn every_tool_over_every_trick(who: Who) {
                 "{what}: ended a bystander"
             );
         }
+        bench.hides(name);
         in_the_way.kill().unwrap();
         in_the_way.wait().unwrap();
     }
-    bench.inside("rm -rf --one-file-system root good");
+    bench.end();
 }
 
 #[test]
@@ -427,6 +515,453 @@ fn a_hostile_root_harms_nobody_as_root() {
 #[test]
 fn a_hostile_root_harms_nobody_as_a_user() {
     every_tool_over_every_trick(Who::User);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What only `configure` reads and writes, each in the place of a file of its own.
+
+/// What lies there in place of what should. HOST is the host's directory as a link in the root can name it: what works
+/// chrooted is led there by no other name.
+const IN_PLACE: &[(&str, &str)] = &[
+    ("leads to the host", "ln -s $HOST/passwd $AT"),
+    ("never ends", "ln -s /proc/1/root/dev/zero $AT"),
+    ("is to be made on the host", "ln -s $HOST/new $AT"),
+    ("leads to a directory of the host's", "ln -s $HOST/skel $AT"),
+    ("is a fifo", "mkfifo $AT"),
+    ("is a directory", "mkdir $AT"),
+    ("is another file's name", "ln $OUT/linked $AT"),
+    ("is a terabyte of nothing", "truncate -s 1T $AT"),
+    (
+        "drives a terminal",
+        r"printf 'root::0:0:\033]0;x\007:/:\n\377\376\0%%wheel\n@includedir /etc/sudoers.d\n' >$AT",
+    ),
+];
+
+/// Where: below the root.
+const PLACES: &[&str] = &[
+    "etc/hostname",
+    "etc/hosts",
+    "etc/locale.gen",
+    "etc/locale.conf",
+    "etc/localtime",
+    "etc/vconsole.conf",
+    "etc/passwd",
+    "etc/shadow",
+    "etc/group",
+    "etc/gshadow",
+    "etc/subuid",
+    "etc/subgid",
+    "etc/login.defs",
+    "etc/default/useradd",
+    "etc/shells",
+    "etc/skel",
+    "etc/skel/x",
+    "etc/sudoers",
+    "etc/sudoers.d/10-wheel",
+    "etc/sudoers.d/.10-wheel.new",
+    "etc/systemd/system/first-boot-keyring.service",
+    "etc/systemd/system/multi-user.target.wants",
+    "etc/fstab",
+    "etc/.fstab.new",
+    "etc/pacman.conf",
+    "etc/pacman.d/mirrorlist",
+    "etc/resolv.conf",
+    "etc/machine-id",
+    "home",
+    "home/ann",
+    "home/.ann.new",
+];
+
+/// What keeps every program of the root: the loader opens it before anything else.
+#[test]
+fn a_program_of_the_root_that_waits_is_given_up() {
+    for who in [Who::Root, Who::User] {
+        let bench = Bench::new(who);
+        bench.restore();
+        bench.inside("mkfifo root/etc/ld.so.preload");
+        let ran = bench.run(
+            "configure --state doc.json --timeout 2 --user ann",
+            "it waits",
+        );
+        ran.failed(75, "root': nothing happened for ");
+        assert_eq!(ran.document()["error"]["code"], "hung");
+        bench.end();
+    }
+}
+
+fn configure_with_anything_in_place(who: Who) {
+    let bench = Bench::new(who);
+    let mut outside = Outside::new(&bench.lab, who);
+    bench.restore();
+    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
+    let server = bench.server.url();
+    let tool = format!("configure --state doc.json {CONFIGURE} --mirror '{server}/$arch/$repo'");
+    // What keeps an ordinary user's programs in is the same code: two of each are enough to see that.
+    let kinds = if who == Who::Root {
+        IN_PLACE
+    } else {
+        &IN_PLACE[..2]
+    };
+    for place in PLACES {
+        for (what, play) in kinds {
+            let what = format!("{place} {what}");
+            if !what.contains(&only) {
+                continue;
+            }
+            bench.inside(&format!(
+                "rm -rf root/etc root/home; cp -a good/etc good/home root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
+                 cd root; AT={place}; rm -rf $AT; mkdir -p $(dirname $AT); {play}"
+            ));
+            outside.look_again();
+            let ran = bench.run(&tool, &what);
+            eprintln!(
+                "{what}: {}: {}",
+                ran.status,
+                ran.stderr.lines().last().unwrap_or_default()
+            );
+            outside.check(&what);
+            bench.hides(&what);
+        }
+    }
+    bench.end();
+}
+
+#[test]
+fn configure_is_led_nowhere_as_root() {
+    configure_with_anything_in_place(Who::Root);
+}
+
+#[test]
+fn configure_is_led_nowhere_as_a_user() {
+    configure_with_anything_in_place(Who::User);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What images cannot hold, or only just.
+
+/// What lies in a directory of the root's: commands of sh(1) that are run in it. BOOT is the root's `/boot`.
+const CONTENTS: &[(&str, &str)] = &[
+    (
+        "a terabyte of nothing",
+        "truncate -s 1T x; truncate -s 8000000000000 y",
+    ),
+    (
+        "a terabyte with something in it",
+        "for n in 0 500000000 1000000000; do printf x | dd of=x bs=1 seek=${n}001 conv=notrunc status=none; done",
+    ),
+    (
+        "thousands of holes",
+        r#"perl -e 'open F, ">x"; for (0..5000) { seek F, $_ * 16384, 0; print F "x" } truncate F, 1 << 30'"#,
+    ),
+    (
+        "sockets",
+        r#"python3 -c 'import socket; [socket.socket(socket.AF_UNIX).bind(n) for n in (b"s", b"\x1b]0;x\x07", b"\xff")]'"#,
+    ),
+    (
+        "attributes of all names",
+        r#"python3 -c '
+import os
+open("x", "w"); os.mkdir("d")
+for n in (b"user.a", b"user.\n\x1b]0;x\x07", b"user.\xff\xfe", b"user." + b"n" * 200, b"user.SCHILY.xattr.x", b"user. "):
+    for f in ("x", "d"):
+        try: os.setxattr(f, n, b"\x00\n\xff")
+        except OSError as e: raise SystemExit(f"{n}: {e}")'"#,
+    ),
+    (
+        "an attribute that ends early",
+        r#"python3 -c 'import os; open("x", "w"); os.setxattr("x", b"user.a=b", b"x")'"#,
+    ),
+    (
+        "an attribute as long as can be",
+        r#"python3 -c '
+import os
+open("x", "w")
+for size in range(65536, 0, -64):
+    try: os.setxattr("x", b"user.x", b"x" * size)
+    except OSError: continue
+    break'"#,
+    ),
+    (
+        "names as long as can be",
+        r#"n=$(printf '%0255d' 0); : >"$n"; ln -s "$(printf '%04095d' 0)" l; mkdir "a$n" 2>/dev/null || mkdir "${n%0}a"
+         perl -e '$n = "d" x 255; for (1..14) { mkdir $n or die; chdir $n or die } open F, ">x"'"#,
+    ),
+    (
+        "a path longer than can be said",
+        r#"perl -e '$n = "d" x 255; for (1..40) { mkdir $n or die; chdir $n or die } open F, ">x"'"#,
+    ),
+    (
+        "names that are none",
+        r#"for n in a "A" "-rf" "$(printf 'a\nb')" "$(printf '\033]0;x\007')" "$(printf '\377\376')" 'a\b' ' ' '*' '"'; do : >"$n"; done"#,
+    ),
+    (
+        "times before and after all times",
+        "touch -d @-9999999999 x; touch -d @99999999999 y; touch -d @-1.5 z; touch -h -d @-2147483649 .; ln -s x l; touch -h -d @4294967297 l",
+    ),
+    (
+        "a file with many names",
+        r#"perl -e 'open F, ">x"; for (1..20000) { link "x", "l$_" or die $! }'"#,
+    ),
+    (
+        "many small files",
+        r#"perl -e 'for (1..20000) { open F, ">f$_" or die }'"#,
+    ),
+    (
+        "nobody may read",
+        ": >x; chmod 0 x; mkdir d; : >d/x; chmod 0 d",
+    ),
+    (
+        "a kernel that is none",
+        "cd $BOOT; rm -f vmlinuz-linux; mkfifo vmlinuz-linux; mkfifo Image; ln -s $OUT/passwd vmlinuz",
+    ),
+    (
+        "a kernel that leads out",
+        "cd $BOOT; ln -sf $OUT/passwd vmlinuz-linux; ln -sf $HOST/passwd initramfs-linux.img",
+    ),
+    (
+        "a kernel's name is a configuration",
+        r#"cd $BOOT; for n in "$(printf 'vmlinuz-x\noptions init=/x')" 'vmlinuz-a b' 'vmlinuz-../../x' vmlinuz- "$(printf 'vmlinuz-\377')"; do echo >"$n" || :; done"#,
+    ),
+    (
+        "a boot directory that leads out",
+        "rm -r $BOOT; ln -s $HOST $BOOT",
+    ),
+    (
+        "a boot directory that is a fifo",
+        "rm -r $BOOT; mkfifo $BOOT",
+    ),
+    (
+        "a boot configuration that leads out",
+        "mkdir -p $BOOT/loader; ln -s $HOST/passwd $BOOT/loader/loader.conf; ln -s $HOST $BOOT/loader/entries; ln -s $HOST $BOOT/EFI",
+    ),
+    ("what FAT cannot say", r#"cd $BOOT; : >'a:b'"#),
+    (
+        "what FAT says twice",
+        "cd $BOOT; : >readme; : >README; mkdir Efi efi",
+    ),
+    (
+        "FAT's names as long as can be",
+        r#"cd $BOOT; : >"$(printf '%0255d' 0)""#,
+    ),
+    (
+        "FAT's names without UTF-8",
+        r#"cd $BOOT; : >"$(printf '\377')""#,
+    ),
+    ("more than FAT can hold", "cd $BOOT; truncate -s 5G x"),
+    (
+        "links where FAT has none",
+        "cd $BOOT; ln -s vmlinuz-linux l; ln vmlinuz-linux h",
+    ),
+    (
+        "a name of the system that never ends",
+        "ln -sf /dev/zero ../etc/os-release; ln -sf /dev/zero ../usr/lib/os-release",
+    ),
+    (
+        "a name of the system that drives a terminal",
+        r#"rm -f ../etc/os-release; printf 'PRETTY_NAME="\033]0;x\007"\nNAME=x\noptions init=/x\n' >../etc/os-release"#,
+    ),
+];
+
+/// Those that only root can do.
+const CONTENTS_OF_ROOT: &[(&str, &str)] = &[
+    (
+        "devices",
+        "mknod a c 4095 1048575; mknod b b 8 0; mknod c c 0 0",
+    ),
+    (
+        "owners that are none",
+        ": >x; chown 4294967294:4294967294 x; mkdir d; chown 2097152:2097152 d",
+    ),
+    (
+        "attributes of the kernel's",
+        r#"python3 -c '
+import os
+open("x", "w")
+for n in ("security.x", "trusted.x", "trusted.overlay.opaque"): os.setxattr("x", n, b"y")'"#,
+    ),
+    (
+        "capabilities of another namespace",
+        r#"python3 -c '
+import os
+open("x", "w")
+os.setxattr("x", "security.capability", bytes([1, 0, 0, 3]) + bytes(16) + bytes([7, 0, 0, 0]))'"#,
+    ),
+];
+
+/// Layouts that nobody means well with. `mkdisk` and `configure --fstab` read them.
+fn layouts(lab: &Lab) -> Vec<(&'static str, Vec<u8>)> {
+    let root = "[[partition]]\nname = \"root\"\ntype = \"root\"\nsize = \"rest\"\nfilesystem = \"ext4\"\nat = \"/\"\n";
+    let with = |more: &str| format!("{more}\n{root}").into_bytes();
+    let blob = |more: &str| with(&format!("[[blob]]\noffset = \"32K\"\n{more}"));
+    let part = |more: &str| {
+        with(&format!(
+            "[[partition]]\nname = \"p\"\ntype = \"linux\"\n{more}"
+        ))
+    };
+    let at = |name: &str| format!("file = {:?}", lab.path().join(name).display().to_string());
+    let many = |n: usize| {
+        (0..n).map(|n| format!("[[partition]]\nname = \"p{n}\"\ntype = \"linux\"\nsize = \"1M\"\n"))
+    };
+    vec![
+        ("a fifo", blob(&at("fifo"))),
+        ("a device without an end", blob("file = \"/dev/zero\"")),
+        ("a disk", blob("file = \"/dev/sda\"")),
+        ("memory", blob("file = \"/proc/kcore\"")),
+        ("a directory", blob(&at("outside"))),
+        ("a name with a NUL", blob("file = \"a\\u0000b\"")),
+        (
+            "the host's out of the root",
+            blob("in_root = \"/proc/1/root/etc/passwd\""),
+        ),
+        ("above the root", blob("in_root = \"/../../etc/passwd\"")),
+        ("a link of the root's", blob("in_root = \"/trick/link\"")),
+        ("a fifo of the root's", blob("in_root = \"/trick/fifo\"")),
+        (
+            "a socket of the root's",
+            part("in_root = \"/trick/socket\"\nsize = \"auto\""),
+        ),
+        (
+            "nothing but a hole of the root's",
+            part("in_root = \"/trick/sparse\"\nsize = \"auto\""),
+        ),
+        (
+            "a blob over the table",
+            with("[[blob]]\noffset = \"512\"\nfile = \"key.pub\""),
+        ),
+        (
+            "an offset beyond all numbers",
+            with("[[blob]]\noffset = \"16777215T\"\nfile = \"key.pub\""),
+        ),
+        (
+            "an offset beyond most numbers",
+            part("offset = \"8388607T\"\nsize = \"8388607T\""),
+        ),
+        (
+            "a size beyond all numbers",
+            part("size = \"99999999999999999999E\""),
+        ),
+        (
+            "a partition of all there is",
+            part("size = \"8388607T\"\nfilesystem = \"ext4\""),
+        ),
+        ("a partition of nothing", part("size = \"0\"")),
+        (
+            "FAT without room",
+            part("size = \"512\"\nfilesystem = \"vfat\"\nat = \"/boot\""),
+        ),
+        ("too many partitions", with(&many(129).collect::<String>())),
+        (
+            "many thousands of partitions",
+            with(&many(10_000).collect::<String>()),
+        ),
+        (
+            "a name that drives a terminal",
+            part("size = \"1M\"\n")
+                .iter()
+                .copied()
+                .chain(*b"[[partition]]\nname = \"\\u001b]0;x\"\ntype = \"linux\"\n")
+                .collect(),
+        ),
+        (
+            "a place outside",
+            part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/../../etc\""),
+        ),
+        (
+            "a place in a link",
+            part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/trick/link\""),
+        ),
+        (
+            "tables in tables",
+            with(&format!(
+                "x = {}{}",
+                "[".repeat(100_000),
+                "]".repeat(100_000)
+            )),
+        ),
+        (
+            "a table twice",
+            [
+                with(""),
+                b"[[partition]]\nname = \"root\"\nname = \"root\"\n".to_vec(),
+            ]
+            .concat(),
+        ),
+        ("no UTF-8", [with(""), b"\xff".to_vec()].concat()),
+        ("more than a layout ever is", with(&"#".repeat(2 << 20))),
+        ("nothing", Vec::new()),
+    ]
+}
+
+fn images_of_anything(who: Who) {
+    let bench = Bench::new(who);
+    let mut outside = Outside::new(&bench.lab, who);
+    bench.restore();
+    // No program of it is run here.
+    bench.inside("rm -r root/usr/bin root/usr/share; find root/usr/lib -name '*.so*' -delete");
+    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
+    let of_root = if who == Who::Root {
+        CONTENTS_OF_ROOT
+    } else {
+        &[]
+    };
+    let play = |play: &str| {
+        bench.inside(&format!(
+            "rm -rf root/trick root/boot root/etc; cp -a good/boot good/etc root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
+             BOOT=$PWD/root/boot; mkdir root/trick; cd root/trick; {play}"
+        ));
+    };
+    let mut run = |tool: &str, what: &str| {
+        let ran = bench.run(tool, what);
+        eprintln!(
+            "{what}: {tool}: {}: {}",
+            ran.status,
+            ran.stderr.lines().last().unwrap_or_default()
+        );
+        outside.check(what);
+    };
+    for (name, commands) in CONTENTS
+        .iter()
+        .chain(of_root)
+        .filter(|(name, _)| name.contains(&only))
+    {
+        play(commands);
+        for tool in [IMAGES[0], &format!("{} --boot 40M", IMAGES[1])] {
+            run(tool, name);
+        }
+        bench.hides(name);
+    }
+    play(
+        "ln -s $HOST/passwd link; mkfifo fifo; truncate -s 64M sparse; mkfifo ../../fifo
+          python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'",
+    );
+    for (name, text) in layouts(&bench.lab) {
+        let name = format!("layout: {name}");
+        if !name.contains(&only) {
+            continue;
+        }
+        fs::write(bench.lab.path().join("layout.toml"), text).unwrap();
+        for tool in [
+            &format!("{} --bootloader none", IMAGES[1]),
+            "configure --state doc.json --fstab",
+        ] {
+            run(&format!("{tool} --layout layout.toml"), &name);
+        }
+        bench.hides(&name);
+    }
+    for layout in ["outside", "/dev/zero", "/dev/null", "nosuch"] {
+        run(&format!("{} --layout {layout}", IMAGES[1]), layout);
+    }
+    bench.end();
+}
+
+#[test]
+fn an_image_of_anything_harms_nobody_as_root() {
+    images_of_anything(Who::Root);
+}
+
+#[test]
+fn an_image_of_anything_harms_nobody_as_a_user() {
+    images_of_anything(Who::User);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -462,6 +997,9 @@ fn every_hostile_package(who: Who) {
         let mirror = hostile_mirror(&bench.lab, kind);
         let server = Server::of(&mirror.www());
         bench.restore();
+        if kind.starts_with("ring") {
+            bench.inside("rm -r root/usr/share/pacman/keyrings");
+        }
         outside.look_again();
         let run = |tool: &str| {
             let ran = bench.run(tool, kind);
@@ -502,7 +1040,7 @@ fn every_hostile_package(who: Who) {
             _ => {}
         }
     }
-    bench.inside("rm -rf --one-file-system root good packages-*");
+    bench.end();
 }
 
 #[test]
@@ -582,6 +1120,10 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
     let passwd = at("outside/passwd");
     let mount = |kind: &str, source: &str, options: &[&str]| json!([{ "at": "mnt", "type": kind, "source": source, "options": options }]);
     let hostile = "\u{1b}]0;x\u{7}\u{202e}\n--config";
+    let at_root = |ids: &[&str]| {
+        let file_system = |id| json!({ "at": "/", "type": "ext4", "uuid": id });
+        json!(ids.iter().map(file_system).collect::<Vec<_>>())
+    };
     vec![
         ("/root", json!(outside)),
         ("/root", json!(link)),
@@ -691,6 +1233,50 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
             json!([{ "name": "../../x", "version": hostile, "arch": "any", "file": "../../../etc/passwd", "verified": true }]),
         ),
         ("/packages", json!(vec![json!({ "name": "x" }); 300_000])),
+        ("/filesystems", json!(7)),
+        ("/filesystems", json!([])),
+        ("/filesystems", at_root(&[hostile])),
+        (
+            "/filesystems",
+            at_root(&["00000000-0000-0000-0000-000000000000 / x\n/dev/sda"]),
+        ),
+        ("/filesystems", at_root(&["../../x", "/proc/1/root"])),
+        (
+            "/filesystems",
+            json!([{ "at": "/", "type": "btrfs", "uuid": "x" }]),
+        ),
+        (
+            "/filesystems",
+            json!([{ "at": hostile, "type": "ext4", "uuid": "9c2b3a51-5f0e-4f19-8f3c-0a3a3f2b7d10" }]),
+        ),
+        (
+            "/filesystems",
+            json!(vec![
+                json!({ "at": "/../..", "type": "vfat", "uuid": "0000-0000" });
+                100_000
+            ]),
+        ),
+        ("/configured", json!([])),
+        ("/configured", json!({ "hostname": 7, "users": {} })),
+        (
+            "/configured",
+            json!({ "hostname": hostile, "users": [{ "name": hostile }], "locales": [hostile], "fstab": ["../.."],
+                    "changed": { "users": ["../../etc/passwd"], hostile: hostile }, "first_boot_keyring": [hostile] }),
+        ),
+        (
+            "/configured",
+            json!({ "users": vec![json!({ "name": "root" }); 300_000], "locales": vec!["x"; 20_000] }),
+        ),
+        ("/archives", json!({ "file": passwd })),
+        (
+            "/archives",
+            json!([7, null, { "file": passwd }, { "file": hostile, "sha256": [] }]),
+        ),
+        ("/disks", json!("x")),
+        (
+            "/disks",
+            json!([7, null, { "file": passwd, "partitions": hostile }, { "file": [] }]),
+        ),
         (
             "/steps",
             json!([{ "tool": hostile, "started": "x" }, 7, null]),
@@ -731,6 +1317,9 @@ fn every_hostile_document(who: Who) {
             "strap x",
             "verify",
             "enter true",
+            "configure --hostname x",
+            "pack -o packed.tar",
+            "mkdisk -o disk.img",
             "reap",
             "unmount",
         ];
@@ -767,7 +1356,8 @@ fn every_hostile_document(who: Who) {
         {
             let tool = match tool.starts_with("mkroot") {
                 true => format!("{tool} < doc.json"),
-                false => tool.clone(),
+                // What is in the images is no document's doing.
+                false => tool.replace(LEFT_OUT, &format!("{LEFT_OUT} --exclude 'usr/share/**'")),
             };
             let what = format!("{shown}: {tool}");
             let ran = bench.run(&tool, &shown);
@@ -779,7 +1369,7 @@ fn every_hostile_document(who: Who) {
             outside.check(&what);
         }
     }
-    bench.inside("rm -rf --one-file-system root good");
+    bench.end();
 }
 
 #[test]

@@ -7,22 +7,16 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command};
+use strapline_tests::small::{self, Ran};
 use tempfile::TempDir;
 
 const M: u64 = 1 << 20;
 
 struct Lab {
     directory: TempDir,
-    document: Value,
-}
-
-struct Ran {
-    status: i32,
-    stderr: String,
     document: Value,
 }
 
@@ -88,21 +82,13 @@ impl Lab {
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mkdisk"));
-        command
-            .args(args)
-            .current_dir(self.path())
-            .env_remove("SOURCE_DATE_EPOCH")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(args);
+        small::prepare(&mut command, &self.path());
         command
     }
 
     fn start(&self, command: &mut Command, document: &Value) -> Child {
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(document.to_string().as_bytes()).unwrap();
-        child
+        small::start(command, document)
     }
 
     fn finish(&self, command: &mut Command, document: &Value) -> Ran {
@@ -134,12 +120,7 @@ impl Lab {
     }
 
     fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.path()).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
+        small::names(&self.path())
     }
 
     /// Copies a partition out of an image and returns its path.
@@ -165,27 +146,6 @@ impl Lab {
             }
         }
         path
-    }
-}
-
-impl Ran {
-    fn of(out: &Output) -> Self {
-        Self {
-            status: out.status.code().unwrap(),
-            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-            document: serde_json::from_slice(&out.stdout).unwrap_or_default(),
-        }
-    }
-
-    #[track_caller]
-    fn failed(&self, code: &str, line: &str) {
-        assert!(
-            self.stderr.lines().any(|l| l.contains(line)),
-            "no «{line}» in: {}",
-            self.stderr
-        );
-        assert_eq!(self.document["error"]["code"], code, "{}", self.stderr);
-        assert_eq!(self.document["error"]["exit"], self.status);
     }
 }
 

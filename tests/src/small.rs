@@ -1,0 +1,94 @@
+//! How the tests of one tool run the built program on a small root of their own: with a document on stdin, and what it left.
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+/// What a run left.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit status.
+    pub status: i32,
+    /// What came out on stderr.
+    pub stderr: String,
+    /// The document on stdout; null where there is none.
+    pub document: Value,
+}
+
+impl Ran {
+    /// Reads what a program left that ended by itself.
+    ///
+    /// # Panics
+    ///
+    /// Where a signal ended it.
+    #[must_use]
+    pub fn of(out: &Output) -> Self {
+        Self {
+            status: out.status.code().expect("it ended by itself"),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+            document: serde_json::from_slice(&out.stdout).unwrap_or_default(),
+        }
+    }
+
+    /// Checks that it failed with this code, this line on stderr and its own exit status in the document.
+    ///
+    /// # Panics
+    ///
+    /// Where it did not.
+    #[track_caller]
+    pub fn failed(&self, code: &str, line: &str) {
+        assert!(
+            self.stderr.lines().any(|l| l.contains(line)),
+            "no «{line}» in: {}",
+            self.stderr
+        );
+        assert_eq!(self.document["error"]["code"], code, "{}", self.stderr);
+        assert_eq!(self.document["error"]["exit"], self.status);
+    }
+}
+
+/// Has a command run in a directory, with pipes and without a date.
+pub fn prepare(command: &mut Command, directory: &Path) {
+    command
+        .current_dir(directory)
+        .env_remove("SOURCE_DATE_EPOCH")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+}
+
+/// Starts a command that was prepared, with this document.
+///
+/// # Panics
+///
+/// Where it cannot be started, or does not read.
+#[must_use]
+pub fn start(command: &mut Command, document: &Value) -> Child {
+    let mut child = command.spawn().expect("the program is built");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin
+        .write_all(document.to_string().as_bytes())
+        .expect("it reads");
+    child
+}
+
+/// Returns the names in a directory, sorted.
+///
+/// # Panics
+///
+/// Where it cannot be read.
+#[must_use]
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("our own directory");
+    let mut names: Vec<_> = entries
+        .map(|e| {
+            e.expect("an entry")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    names.sort();
+    names
+}
