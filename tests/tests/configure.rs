@@ -122,7 +122,7 @@ fn commands_of(unit: &str) -> String {
 
 /// A program of the root that waits for nobody is given up with its name, and the next run does the work.
 #[test]
-fn a_program_that_does_nothing_any_more_is_given_up() {
+fn a_program_that_waits_or_talks_for_ever_is_given_up() {
     for who in [Who::Root, Who::User] {
         let bench = Bench::new(who, "x86_64", "bash coreutils shadow");
         bench.inside(
@@ -137,6 +137,10 @@ fn a_program_that_does_nothing_any_more_is_given_up() {
             "{}",
             ran.stderr
         );
+        // One that never stops is no better, and costs no memory.
+        bench.inside("printf '#!/bin/bash\\nexec yes\\n' > /usr/bin/chpasswd");
+        let ran = bench.configure(options);
+        ran.failed(69, "'chpasswd' printed more than 16777216 bytes");
         bench.inside("mv /usr/bin/true-one /usr/bin/chpasswd");
         drop(bench.configure(options).succeeded());
         let status = bench.inside("passwd --status ann");

@@ -2,8 +2,8 @@
 
 use rootfs::session::environment;
 use stage::{Code, Doing, Failure, child, quote};
-use std::io::{ErrorKind, Write};
-use std::process::{Command, Output, Stdio};
+use std::io::{ErrorKind, PipeReader, Read, Write, pipe};
+use std::process::{Command, ExitStatus, Stdio};
 
 /// Runs programs.
 #[derive(Clone, Copy, Debug)]
@@ -26,23 +26,22 @@ impl Programs {
         doing: &str,
     ) -> Result<(), Failure> {
         let mut command = command(program, args);
-        if self.quiet {
-            command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        }
-        let out = finish(command, input, doing)?;
-        if out.status.success() {
+        let printed = match self.quiet {
+            true => Some(capture(&mut command, doing)?),
+            false => None,
+        };
+        let (status, text) = finish(command, input, printed, doing)?;
+        if status.success() {
             return Ok(());
         }
-        for bytes in [&out.stdout, &out.stderr] {
-            // Where even this cannot be written, the line that follows cannot be either.
-            std::io::stderr().write_all(bytes).unwrap_or(());
-        }
+        // Where even this cannot be written, the line that follows cannot be either.
+        std::io::stderr().write_all(&text).unwrap_or(());
         Err(Failure::new(
             Code::ChildFailed,
             format!(
                 "{doing}: running {}: {}",
                 quote(program),
-                child::ended(out.status)
+                child::ended(status)
             ),
         ))
     }
@@ -60,12 +59,10 @@ impl Programs {
         doing: &str,
     ) -> Result<(String, Option<i32>), Failure> {
         let mut command = command(program, args);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let out = finish(command, input, doing)?;
-        Ok((
-            String::from_utf8_lossy(&out.stdout).into_owned(),
-            out.status.code(),
-        ))
+        let printed = capture(&mut command, doing)?;
+        command.stderr(Stdio::null());
+        let (status, text) = finish(command, input, Some(printed), doing)?;
+        Ok((String::from_utf8_lossy(&text).into_owned(), status.code()))
     }
 }
 
@@ -77,7 +74,22 @@ fn command(program: &str, args: &[&str]) -> Command {
     command
 }
 
-fn finish(mut command: Command, input: Option<&[u8]>, doing: &str) -> Result<Output, Failure> {
+/// Has what a program prints on stdout and stderr come to us.
+fn capture(command: &mut Command, doing: &str) -> Result<PipeReader, Failure> {
+    let making = || format!("{doing}: making a pipe");
+    let (ours, out) = pipe().doing(Code::Os, making)?;
+    let err = out.try_clone().doing(Code::Os, making)?;
+    command.stdout(out).stderr(err);
+    Ok(ours)
+}
+
+/// Runs a program to its end; returns how it ended, and what it printed, where that comes to us.
+fn finish(
+    mut command: Command,
+    input: Option<&[u8]>,
+    printed: Option<PipeReader>,
+    doing: &str,
+) -> Result<(ExitStatus, Vec<u8>), Failure> {
     let program = quote(command.get_program());
     command.stdin(if input.is_some() {
         Stdio::piped()
@@ -91,11 +103,33 @@ fn finish(mut command: Command, input: Option<&[u8]>, doing: &str) -> Result<Out
         };
         Failure::new(code, format!("{doing}: running {program}: {e}"))
     })?;
+    // It has our copies of the pipe's other side.
+    drop(command);
     if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
         // One that hangs up early says why with its exit status.
         pipe.write_all(input).unwrap_or(());
     }
-    child
-        .wait_with_output()
-        .doing(Code::Os, || format!("{doing}: waiting for {program}"))
+    let mut text = Vec::new();
+    if let Some(printed) = printed {
+        let read = printed.take(child::LIMIT + 1).read_to_end(&mut text);
+        read.doing(Code::Os, || {
+            format!("{doing}: reading what {program} prints")
+        })?;
+    }
+    let endless = text.len() as u64 > child::LIMIT;
+    if endless {
+        // It may have ended meanwhile.
+        child.kill().unwrap_or(());
+    }
+    let status = child
+        .wait()
+        .doing(Code::Os, || format!("{doing}: waiting for {program}"))?;
+    if endless {
+        let what = format!(
+            "{doing}: {program} printed more than {} bytes",
+            child::LIMIT
+        );
+        return Err(Failure::new(Code::ChildFailed, what));
+    }
+    Ok((status, text))
 }

@@ -259,6 +259,7 @@ impl Init<'_> {
         } = self;
         drop(control);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
+        let function = matches!(&work, Work::Call(..));
         let setup = || -> Result<(), Errno> {
             SigSet::empty()
                 .thread_set_mask()
@@ -267,6 +268,9 @@ impl Init<'_> {
                 command::stdio(prepared.null.as_fd(), output.as_ref().map(AsFd::as_fd))?;
             }
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            if function {
+                ignore_broken_pipes()?;
+            }
             Ok(())
         };
         if let Err(e) = setup() {
@@ -343,6 +347,17 @@ fn reset_signals() -> Result<(), Failure> {
         unsafe { sigaction(signal, &default) }.doing(Code::Os, || "resetting signals")?;
     }
     Ok(())
+}
+
+/// A program that does not read what it is given must not end the function that gives it. std gives its children the default
+/// again.
+fn ignore_broken_pipes() -> Result<(), Errno> {
+    use nix::sys::signal::{SigHandler, signal};
+    // SAFETY: ignoring a signal runs no code of ours.
+    match unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) } {
+        Ok(_) => Ok(()),
+        Err(e) => Err(Errno::from_raw_os_error(e as i32)),
+    }
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {
