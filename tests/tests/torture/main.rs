@@ -178,7 +178,8 @@ impl Subject<'_> {
             score.missed,
             score.wrong.len()
         );
-        if score.missed * 20 > points.len().max(20) {
+        // reap looks at all processes of the host, and they come and go: so do its calls.
+        if self.step.tool != "reap" && score.missed * 20 > points.len().max(20) {
             score.wrong.push(format!(
                 "{}: {} of {} points were not met: runs differ too much",
                 self.name,
