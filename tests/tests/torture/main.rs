@@ -434,13 +434,13 @@ fn a_table_of_handlers_of_its_own_as_a_user() {
 
 #[test]
 fn keyring_and_strap_as_root() {
-    let tools = [("keyring", 1000), ("strap", 1600)];
+    let tools = [("keyring", 1500), ("strap", 2400)];
     sweep(&bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
-    let tools = [("keyring", 1000), ("strap", 1600)];
+    let tools = [("keyring", 1500), ("strap", 2400)];
     sweep(&bench(Who::User, "x86_64"), "", &tools);
 }
 
@@ -505,7 +505,7 @@ fn mounts_on_the_host_are_all_or_none() {
 fn what_is_on_the_host_is_undone_or_it_is_said() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     bench.keep();
-    for (tool, sample) in [("unmount", 60), ("reap", 400)] {
+    for (tool, sample) in [("unmount", 60), ("reap", 600)] {
         let all = bench.mount();
         let subject = subject(&bench, tool, " --host");
         let tenant = (tool == "reap").then(|| Tenant::new(&bench));
@@ -571,9 +571,9 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
 /// What comes after `strap`.
 const FINISHED: [(&str, usize); 8] = [
     ("configure", 100),
-    ("verify", 1500),
-    ("pack", 800),
-    ("mkdisk", 800),
+    ("verify", 3000),
+    ("pack", 1600),
+    ("mkdisk", 2400),
     ("enter", 60),
     ("reap", 400),
     ("unmount", 60),
