@@ -3,7 +3,7 @@
 #   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
 #                aarch64 root through the whole pipe, enters it and prints what it is
 #   make test    everything
-#   make torture a fault at every system call, which takes hours
+#   make torture a fault at every system call, which takes days (STRAPLINE_TORTURE=N: every N-th)
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -69,12 +69,13 @@ test: host
 	cargo build --workspace --all-targets
 	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace --no-fail-fast
 
-# A fault at every system call of every tool (hours: `make test` does a sample), and 1 000 cycles in each mode.
+# A fault at every system call of every tool (days: `make test` does a sample, STRAPLINE_TORTURE=N every N-th), and 1 000
+# cycles in each mode.
 torture: host
 	cargo build --workspace --all-targets
 	mkdir -p build
 	for test in torture crowds; do \
-	  STRAPLINE_TORTURE=1 STRAPLINE_CYCLES=1000 $(if $(SUDO),env $(RUNNER)="sudo -E") \
+	  STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),1) STRAPLINE_CYCLES=$(or $(STRAPLINE_CYCLES),1000) $(if $(SUDO),env $(RUNNER)="sudo -E") \
 	    cargo test -p strapline-tests --test $$test -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: $$test failed"; \
 	done | tee build/torture.log
 	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \

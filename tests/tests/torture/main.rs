@@ -6,7 +6,7 @@
 //! that says what failed; and the same command works again, and makes what it always makes.
 //!
 //! `STRAPLINE_TORTURE=1` does them all (`make torture`); a larger number every n-th. By default it is a sample.
-//! `STRAPLINE_TORTURE_TOOL=NAME` does one tool only.
+//! `STRAPLINE_TORTURE_TOOL=NAME,...` does these tools only.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
@@ -136,8 +136,8 @@ impl Subject<'_> {
         points
     }
 
-    /// Does them all.
-    fn sweep(&self, sample: usize) {
+    /// Does them all, and returns what is wrong.
+    fn sweep(&self, sample: usize) -> Vec<String> {
         let good = self.good();
         let points = self.points(&good.calls, every(sample));
         let mut score = Score::default();
@@ -178,14 +178,16 @@ impl Subject<'_> {
             score.missed,
             score.wrong.len()
         );
-        assert!(score.wrong.is_empty(), "{}", score.wrong.join("\n"));
-        assert!(
-            score.missed * 20 <= points.len().max(20),
-            "{}: {} of {} points were not met: runs differ too much",
-            self.name,
-            score.missed,
-            points.len()
-        );
+        // reap looks at all processes of the host, and they come and go: so do its calls.
+        if self.step.tool != "reap" && score.missed * 20 > points.len().max(20) {
+            score.wrong.push(format!(
+                "{}: {} of {} points were not met: runs differ too much",
+                self.name,
+                score.missed,
+                points.len()
+            ));
+        }
+        score.wrong
     }
 
     /// Returns what is wrong after a run.
@@ -309,9 +311,17 @@ fn document_lies(run: &Run, good: &Good, stdout: &str) -> Vec<String> {
     wrong
 }
 
-/// Returns a member as text. An emulator that is not found on one way to it is found on the other.
+/// Returns a member as text, as far as it is the same in every run. An emulator that is not found on one way to it is found on
+/// the other. How many processes of others cannot be looked at is another number at any time, as others come and go; that
+/// a process was passed over for want of something of our own is no such number, but an error.
 fn plain(member: Option<&Value>) -> Option<String> {
-    member.map(|value| value.to_string().replace("\"/usr/bin/qemu", "\"/bin/qemu"))
+    member.map(|value| {
+        let mut value = value.clone();
+        if let Some(members) = value.as_object_mut() {
+            members.remove("unreadable");
+        }
+        value.to_string().replace("\"/usr/bin/qemu", "\"/bin/qemu")
+    })
 }
 
 // -- The tools --------------------------------------------------------------------------------------------------------
@@ -339,9 +349,14 @@ fn subject<'a>(bench: &'a Bench, tool: &str, mode: &str) -> Subject<'a> {
 /// Sweeps the steps of a pipe one after another; each begins where the one before leaves off.
 fn sweep(bench: &Bench, mode: &str, tools: &[(&str, usize)]) {
     bench.up_to(tools[0].0);
+    let wanted = |tool: &str| match std::env::var("STRAPLINE_TORTURE_TOOL") {
+        Ok(only) => only.split(',').any(|one| one == tool),
+        Err(_) => true,
+    };
+    let mut wrong = Vec::new();
     for (tool, sample) in tools {
-        if std::env::var("STRAPLINE_TORTURE_TOOL").map_or(true, |only| only == *tool) {
-            subject(bench, tool, mode).sweep(*sample);
+        if wanted(tool) {
+            wrong.extend(subject(bench, tool, mode).sweep(*sample));
         }
         let end = Ready::new(&bench.lab, &subject(bench, tool, mode).command).run(None);
         assert!(matches!(end, End::Itself(0, _)), "{tool}: {end:?}");
@@ -419,13 +434,13 @@ fn a_table_of_handlers_of_its_own_as_a_user() {
 
 #[test]
 fn keyring_and_strap_as_root() {
-    let tools = [("keyring", 500), ("strap", 800)];
+    let tools = [("keyring", 1500), ("strap", 2400)];
     sweep(&bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
-    let tools = [("keyring", 500), ("strap", 800)];
+    let tools = [("keyring", 1500), ("strap", 2400)];
     sweep(&bench(Who::User, "x86_64"), "", &tools);
 }
 
@@ -490,7 +505,7 @@ fn mounts_on_the_host_are_all_or_none() {
 fn what_is_on_the_host_is_undone_or_it_is_said() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     bench.keep();
-    for (tool, sample) in [("unmount", 60), ("reap", 400)] {
+    for (tool, sample) in [("unmount", 60), ("reap", 600)] {
         let all = bench.mount();
         let subject = subject(&bench, tool, " --host");
         let tenant = (tool == "reap").then(|| Tenant::new(&bench));
@@ -556,11 +571,11 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
 /// What comes after `strap`.
 const FINISHED: [(&str, usize); 8] = [
     ("configure", 100),
-    ("verify", 150),
-    ("pack", 100),
-    ("mkdisk", 100),
+    ("verify", 3000),
+    ("pack", 1600),
+    ("mkdisk", 2400),
     ("enter", 60),
-    ("reap", 60),
+    ("reap", 400),
     ("unmount", 60),
     ("doctor", 200),
 ];

@@ -33,8 +33,8 @@ use strapline_tests::trial::PATIENCE;
 /// How long a tool may take that has met a fault.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// How long where that is another's program: pacman then goes on for ever in some places (libalpm's `_alpm_sha256_file`
-/// goes on at the end of a file while errno is EINTR, which nobody resets), and a person loses patience sooner.
+/// How long where that is another's program: pacman then goes on for ever in some places, and a person loses patience sooner.
+/// libalpm reads `while (read(…) > 0 || errno == EINTR)`: once interrupted, it never sees the end of the file.
 const LIMIT_OF_OTHERS: Duration = Duration::from_secs(60);
 
 /// How long it may take to end a program that it runs, when it is asked to: after that it is asked again.

@@ -62,8 +62,12 @@ pub fn end(
             Err(e) => return Err(e).doing(Code::Os, || format!("holding process {occupant}")),
         };
         // From here on the pidfd is this one process; only now does it help to ask whether it is the right one.
-        if scanner.is_still(&occupant)? {
-            held.push((occupant, fd));
+        match scanner.is_still(&occupant) {
+            Ok(true) => held.push((occupant, fd)),
+            Ok(false) => {}
+            Err(failure) if held.is_empty() => return Err(failure),
+            // There are more of them than descriptors: these first, and the caller looks again.
+            Err(_) => break,
         }
     }
     if !patience.is_zero() {
