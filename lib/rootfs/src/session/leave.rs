@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{DumpableBehavior, chdir, chroot, fchdir, pivot_root, set_dumpable_behavior};
 use stage::{Code, Doing, Failure};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 /// Makes `root`, which is the root of a mount, the `/` of this process and its namespace.
 ///
@@ -28,9 +28,7 @@ pub(super) fn the_host(root: BorrowedFd<'_>) -> Result<(), Failure> {
 
 fn change_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
     // Where a user namespace came after the mounts, those are locked (mount_namespaces(7)), but a copy of them is not.
-    let copy = attach::private_copy(root)?;
-    attach::attach_tree(copy.as_fd(), root)?;
-    fchdir(&copy)?;
+    fchdir(&attach::bind_on_itself(root)?)?;
     match pivot_root(".", ".") {
         // The host's is below the root now. It has mounts on it, and goes with them: it is this namespace's copy.
         Ok(()) => unmount(".", UnmountFlags::DETACH)?,
