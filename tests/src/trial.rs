@@ -347,6 +347,24 @@ fn run_host(program: &str, args: &[&str]) -> String {
     }
 }
 
+/// Looks again and again, until nothing is left of what `look` finds; after [`PATIENCE`] that is a failure which names it.
+fn soon_empty<T: std::fmt::Debug>(
+    when: &str,
+    what: &str,
+    pause: Duration,
+    look: impl Fn() -> Vec<T>,
+) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let left = look();
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < end, "{when}: {what} are left: {left:#?}");
+        wait(&mut [], pause);
+    }
+}
+
 /// Returns what is called like a temporary file of one of our tools where all users have theirs, is `who`'s, and in use no more:
 /// who uses one has it locked.
 #[must_use]
@@ -625,19 +643,11 @@ impl Bench {
         assert_eq!(loops(dir), Vec::<String>::new(), "{when}");
         assert_eq!(self.binfmt, binfmt(), "{when}");
         // Another test's tool may be at work, and about to lock or remove its own.
-        let end = Instant::now() + PATIENCE;
-        loop {
+        soon_empty(when, "temporary files", Duration::from_millis(20), || {
             let mut left = drafts(self.who);
             left.retain(|path| !self.drafts.contains(path));
-            if left.is_empty() {
-                break;
-            }
-            assert!(
-                Instant::now() < end,
-                "{when}: temporary files are left: {left:?}"
-            );
-            wait(&mut [], Duration::from_millis(20));
-        }
+            left
+        });
         self.check_neighbour(when);
     }
 
@@ -650,19 +660,11 @@ impl Bench {
 
     /// No process. Those that hold mounts of ours in other namespaces count where nothing is mounted on the host.
     pub fn check_no_process(&self, when: &str, with_namespaces: bool) {
-        let end = Instant::now() + PATIENCE;
-        loop {
+        soon_empty(when, "processes", Duration::from_millis(1), || {
             let mut left = processes(self.lab.path(), with_namespaces);
             left.retain(|line| !self.neighbour.is_in(line));
-            if left.is_empty() {
-                return;
-            }
-            assert!(
-                Instant::now() < end,
-                "{when}: processes are left: {left:#?}"
-            );
-            wait(&mut [], Duration::from_millis(1));
-        }
+            left
+        });
     }
 
     /// Returns what was not there before, and is not there after the whole step either.
