@@ -104,7 +104,7 @@ impl Pacman {
             let signature = format!("{}.sig", entry.filename);
             if !there(&entry.filename) {
                 missing.push(entry.filename.clone());
-            } else if self.keyring.is_some() && !there(&signature) {
+            } else if self.verifies && !there(&signature) {
                 // pacman fetches it also where the database has it.
                 missing.push(signature);
             }

@@ -7,7 +7,7 @@
 
 use crate::conf::Conf;
 use crate::diagnosis::archive::Cache;
-use crate::diagnosis::gpg::{self, Gpg, Home};
+use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::output::Mark;
@@ -127,7 +127,7 @@ pub(crate) fn explain(
     let named = corrupted(marks).into_iter();
     let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
     let mut said = failure;
-    if let Some(keyring) = pacman.keyring
+    if let Some(keyring) = inside.gpgdir().filter(|_| pacman.verifies)
         && said.code == Code::NotVerified
     {
         match look(pacman, keyring, context, inside, asked, marks, &places) {
@@ -135,7 +135,11 @@ pub(crate) fn explain(
                 no_good = looked.no_good;
                 said = looked.failure.unwrap_or(said);
             }
-            Err(why) => could_not(why),
+            Err(why) => {
+                // What nobody examined is no finding, and stays where it is.
+                no_good.clear();
+                could_not(why);
+            }
         }
     }
     for (place, file) in no_good {
@@ -180,7 +184,7 @@ struct Looked {
 
 fn look(
     pacman: &Pacman,
-    keyring: &str,
+    keyring: &Path,
     context: &Context,
     inside: &Inside,
     (args, targets): (&[&str], &[String]),
@@ -329,7 +333,7 @@ fn of_transaction(list: &[(String, String)], entries: &[&Entry]) -> Vec<Suspect>
 /// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
 fn work(
     program: &Gpg,
-    keyring: &str,
+    keyring: &Path,
     places: &Places<'_>,
     suspects: &[Suspect],
 ) -> Result<Vec<u8>, Failure> {
@@ -340,7 +344,8 @@ fn work(
     };
     let open = |suspect: &Suspect| places.open(suspect.place);
     let directories: Vec<_> = suspects.iter().map(open).collect();
-    let home = Home::copy(program, places.root, keyring, gpg::scratch()?)?;
+    let kept = Kept::read(keyring)?;
+    let home = Home::lay_out(program, kept.files(), gpg::scratch()?)?;
     let keys = home.keys()?;
     let judge = Judge {
         home: &home,

@@ -1,9 +1,9 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
-use crate::diagnosis::gpg::AT;
+use crate::diagnosis::gpg;
 use crate::output::{self, Mark, Reader, Show};
 use crate::{places, refused, words};
-use rootfs::session::{Output, environment};
+use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place};
 use stage::{Code, Context, Doing, Failure};
 use std::ffi::OsString;
@@ -16,9 +16,9 @@ pub struct Pacman {
     pub program: PathBuf,
     /// The pacman.conf(5).
     pub config: PathBuf,
-    /// The keyring that it verifies by: a path below the root, as [`AT`]. What is refused is then
-    /// looked at, to say what is wrong, and removed. `None` leaves both to the configuration and the caller.
-    pub keyring: Option<&'static str>,
+    /// Whether it verifies, by the home of [`Inside::gpgdir`]. What it refuses is then examined by the same home, to say what
+    /// is wrong, and removed.
+    pub verifies: bool,
     /// Whether it may ask no server: all that it needs must be in the cache.
     pub offline: bool,
 }
@@ -111,9 +111,9 @@ impl Pacman {
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
-        // The root's own is in the configuration.
-        if let Some(home) = self.keyring.filter(|home| *home != AT) {
-            let home = inside.root().path().join(home);
+        // Whatever the configuration says: gpg runs what the configuration in its home names, and the root's own home is
+        // the root's to write.
+        if let Some(home) = inside.gpgdir() {
             args.extend(["--gpgdir".into(), home.into()]);
         }
         places::check(inside.root())?;
@@ -123,7 +123,7 @@ impl Pacman {
         let job = Job {
             program: self.program.as_os_str(),
             args,
-            env: environment(),
+            env: gpg::environment(),
             place: Place::Host,
             user: None,
             terminal: false,

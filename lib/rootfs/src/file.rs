@@ -1,13 +1,39 @@
 //! A file that is replaced whole: a reader, also one after a crash, sees what was there before or all of the new.
 
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, linkat, openat, renameat,
-    unlinkat,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat,
+    renameat, unlinkat,
 };
 use rustix::io::Errno;
+use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+/// Refuses a directory in which another user could replace our files: a configuration, a keyring or a package there is
+/// believed by programs that may run as root.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where it is another user's, or where everybody may write to it (a sticky directory is as good as
+/// one's own).
+pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
+    let stat =
+        fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let anyone = mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX);
+    let owner = stat.st_uid;
+    let why = if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        format!("it belongs to user {owner}")
+    } else if anyone {
+        "anyone may write in it".to_owned()
+    } else {
+        return Ok(());
+    };
+    let message = format!("writing in {}: {why}", quote(path));
+    Err(Failure::new(Code::Permission, message))
+}
 
 /// Replaces the file `name` in a directory, or makes it, with this mode whatever the umask, and these owners (user, group)
 /// where they are not to be our own. What lay there is not followed.

@@ -11,6 +11,7 @@ pub mod arch;
 pub mod attach;
 pub mod binfmt;
 pub mod file;
+pub mod gnupg;
 pub mod idmap;
 pub mod mountinfo;
 pub mod occupants;

@@ -65,6 +65,20 @@ pub struct Config {
     pub loose: PathBuf,
     /// Absolute path of the package cache.
     pub cache: PathBuf,
+    /// Absolute path of the GnuPG home that packages are verified by: a directory of the host, which `keyring` fills.
+    /// Documents of before 0.2 have none, see [`Config::gpgdir`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpgdir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Returns the GnuPG home that packages are verified by, which is beside the configuration where the document does not
+    /// say.
+    #[must_use]
+    pub fn gpgdir(&self) -> PathBuf {
+        let beside = || self.strict.with_file_name("gnupg");
+        self.gpgdir.clone().unwrap_or_else(beside)
+    }
 }
 
 /// `keyring`: pacman's keyring in the root. Written by `keyring`.
@@ -76,9 +90,19 @@ pub struct Keyring {
     pub populated: Vec<String>,
     /// The fingerprints that give trust, in upper-case hex.
     pub trusted: Vec<String>,
+    /// The keys that are valid in it and by none of those: the root's own keyring was extended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended: Vec<String>,
     /// What was taken out of it again: `all` keys, or the `secret` one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stripped: Option<String>,
+}
+
+/// `strap`: how packages got into the root. Written by `strap`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Strap {
+    /// Whether a transaction verified nothing.
+    pub loose: bool,
 }
 
 /// An element of `packages`: a package that is installed. Written by `strap`.

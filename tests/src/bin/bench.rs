@@ -60,8 +60,8 @@ fn start_up() {
     }
 }
 
-/// What builds a keyring, for Arch Linux's ring and for one of Arch Linux ARM's shape: the native engine, the host's gpg,
-/// the host's pacman-key, and the root's own pacman-key, emulated.
+/// What builds a keyring, for Arch Linux's ring and for one of Arch Linux ARM's shape: keyring, the host's pacman-key, and the
+/// root's own pacman-key, emulated.
 fn keyrings() {
     let mirror = Mirror::of("aarch64");
     let emulated = Emulated::new(&mirror);
@@ -72,20 +72,19 @@ fn keyrings() {
     println!("\nthe keyring, best of 3, s");
     for (name, from) in rings {
         let from = from.as_path();
-        let times = |engine| (0..3).map(move |_| keyring(name, from, engine));
-        let best = |engine| times(engine).min().unwrap_or_default().as_secs_f64();
-        let (native, gpg) = (best("native"), best("gpg"));
+        let times = (0..3).map(|_| keyring(name, from));
+        let ours = times.min().unwrap_or_default().as_secs_f64();
         let theirs = pacman_key(name, from).as_secs_f64();
-        println!("  {name:14} native {native:6.3}   gpg {gpg:6.2}   pacman-key {theirs:6.2}");
-        println!("  {:14} native / pacman-key {:.3}", "", native / theirs);
+        println!("  {name:14} keyring {ours:6.3}   pacman-key {theirs:6.2}");
+        println!("  {:14} keyring / pacman-key {:.3}", "", ours / theirs);
         let emulated = emulated.pacman_key(name, from).as_secs_f64();
         println!("  {:14} pacman-key, emulated {emulated:6.2}", "");
-        println!("  {:14} native / emulated {:.4}", "", native / emulated);
+        println!("  {:14} keyring / emulated {:.4}", "", ours / emulated);
     }
 }
 
 /// How long `keyring` takes in a new root that has the ring.
-fn keyring(name: &str, from: &Path, engine: &str) -> Duration {
+fn keyring(name: &str, from: &Path) -> Duration {
     let dir = tempfile::tempdir_in("/var/tmp").expect("room below /var/tmp");
     let (root, preset) = (dir.path().join("root"), dir.path().join("bench.toml"));
     let read = |end: &str| std::fs::read(from.join(format!("{name}{end}"))).expect("the ring");
@@ -117,12 +116,7 @@ fn keyring(name: &str, from: &Path, engine: &str) -> Duration {
         std::fs::write(rings.join(format!("{name}{end}")), read(end)).expect("a file");
     }
     let mut keyring = Command::new(bin_dir().join("keyring"));
-    time(
-        keyring
-            .arg("--state")
-            .arg(&state)
-            .args(["--engine", engine]),
-    )
+    time(keyring.arg("--state").arg(&state))
 }
 
 /// How long the host's pacman-key takes, `--init` and `--populate`. The directory of the rings is written into it.

@@ -1,14 +1,18 @@
-//! pacman's GnuPG home in a root: what is in it, and how a new one takes its place.
+//! The files of a keyring, and how a new keyring replaces the one that is there.
 //!
-//! What is there was written by whoever had the root, and gpg *runs* what a home's configuration names (`agent-program`
-//! in gpg.conf, `pinentry-program` in gpg-agent.conf). So the configuration is text to us, which is kept and completed,
-//! and never a file that a program of the host reads; only keys and trust go to the host's gpg.
+//! There are two of each keyring. One is below the root, `etc/pacman.d/gnupg`, for the programs of the root: pacman there
+//! finds it, and pacman-key there can add to it. The other one is the document's `config.gpgdir`, a directory of the host
+//! beside the root: pacman and gpg of the host verify by it, and no program of the root writes to it. What lies in the root
+//! is never read back as trust, but with `--extend`.
 
+use package::digest::sha256_hex;
+use pacman::diagnosis::gpg::{EXTENDED, OWN};
 use rootfs::Root;
-use rootfs::root::{BENEATH, open_below};
+use rootfs::gnupg;
+use rootfs::root::BENEATH;
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, fsync, mkdirat, openat,
-    openat2, renameat_with, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, fsync, mkdirat, openat,
+    openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -16,26 +20,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Where it is, below the root.
+/// Where it is below the root.
 pub(crate) const AT: &str = "etc/pacman.d/gnupg";
-
-/// Where the new one is until it takes its place, below the root. It is there only while this program runs, or after it
-/// was killed.
-pub(crate) const BESIDE: &str = "etc/pacman.d/gnupg.new";
 
 const PARENT: &str = "etc/pacman.d";
 const NAME: &str = "gnupg";
-const NEW: &str = "gnupg.new";
-/// Where the old one waits on a file system that cannot exchange two names.
-const OLD: &str = "gnupg.old";
 
-/// The most that a home may have: many times what any has, and few enough to be held in memory.
-const BYTES: u64 = 256 << 20;
-const FILES: usize = 4096;
-const DEPTH: usize = 3;
+/// Where a keyring of the root's that this pipeline did not build is kept, in the same directory.
+const SET_ASIDE: &str = "gnupg.set-aside";
+
+/// The longest list beside the root, and the longest secret key, in bytes.
+const SHORT: u64 = 1 << 20;
+
+/// How deep a directory is that we remove: what is deeper is none of gpg's.
+const DEPTH: usize = 4;
+
+/// The directory of secret keys, and what their names end in.
+const PRIVATE: &str = "private-keys-v1.d/";
+const KEY: &str = ".key";
 
 /// What gpg works with, and the mode that pacman-key gives it: a file's name, or a directory and what its files end in.
 const KEYS: [(&str, &str, u32); 7] = [
@@ -45,7 +49,7 @@ const KEYS: [(&str, &str, u32); 7] = [
     ("", "secring.gpg", 0o600),
     // gpg's own mark that secring.gpg needs no migration.
     ("", ".gpg-v21-migrated", 0o644),
-    ("private-keys-v1.d/", ".key", 0o600),
+    (PRIVATE, KEY, 0o600),
     ("openpgp-revocs.d/", ".rev", 0o600),
 ];
 
@@ -60,187 +64,33 @@ const GPG_CONF: [&str; 6] = [
 ];
 
 /// What it puts in gpg-agent.conf.
-const AGENT_CONF: [&str; 1] = ["disable-scdaemon"];
+const AGENT_CONF: &str = "disable-scdaemon\n";
 
-/// The files of a home: path, content and mode.
+/// The files of a keyring: path, content and mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Home {
     files: BTreeMap<String, (Vec<u8>, u32)>,
-    /// Paths of the old home that are not kept, for a warning.
-    pub(crate) skipped: Vec<String>,
 }
 
 impl Home {
-    /// Reads what the root has: nothing, where there is no home yet.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read, or is larger than any home.
-    pub(crate) fn read(root: &Root) -> Result<Self, Failure> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let opened = match root.open_below(AT, flags) {
-            // An exchange that was cut off in the middle: see `put_in_place`.
-            Err(Errno::NOENT) => root.open_below(&format!("{PARENT}/{OLD}"), flags),
-            result => result,
-        };
-        let path = quote(root.path().join(AT));
-        let directory = match opened {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(Self::default()),
-            Err(Errno::LOOP | Errno::NOTDIR) => {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!("opening {path}: it is no plain directory"),
-                )
-                .hint("remove it: nothing is followed out of a root"));
-            }
-            Err(e) => return Err(e).doing(Code::Os, || format!("opening {path}")),
-        };
+    /// Returns a keyring without keys: the configuration that pacman-key writes, for this gpg.
+    pub(crate) fn without_keys(gpg: Option<(u32, u32, u32)>) -> Self {
+        let old = gpg.is_some_and(|version| version < (2, 2, 17));
+        let options = &GPG_CONF[..GPG_CONF.len() - usize::from(old)];
         let mut home = Self::default();
-        home.read_below(&directory, "", 0)
-            .doing(Code::Os, || format!("reading {path}"))?;
-        Ok(home)
+        home.add("gpg.conf", (options.join("\n") + "\n").into_bytes(), 0o644);
+        home.add("gpg-agent.conf", AGENT_CONF.into(), 0o644);
+        home
     }
 
-    /// Returns whether there was anything to keep.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
-    /// Drops all but gpg's configuration: keys, trust, and what gpg noted of signatures that it saw.
-    pub(crate) fn keep_configuration(&mut self) {
-        let is_configuration = |path: &str| path.ends_with(".conf") && !path.contains('/');
-        self.files.retain(|path, _| is_configuration(path));
-    }
-
-    /// Drops the secret keys, and what is of use with them only.
-    pub(crate) fn drop_secrets(&mut self) {
-        let is_secret = |path: &str| {
-            path == "secring.gpg"
-                || path.starts_with("private-keys-v1.d/")
-                || path.starts_with("openpgp-revocs.d/")
-        };
-        self.files.retain(|path, _| !is_secret(path));
-    }
-
-    /// Returns the files that gpg works with.
-    pub(crate) fn keys(&self) -> BTreeMap<String, Vec<u8>> {
-        let files = self.files.iter();
-        files
-            .filter(|(path, _)| mode_of_key(path).is_some())
-            .map(|(path, (bytes, _))| (path.clone(), bytes.clone()))
-            .collect()
-    }
-
-    fn read_below(&mut self, directory: &OwnedFd, at: &str, depth: usize) -> Result<(), Errno> {
-        for entry in Dir::read_from(directory)? {
-            let entry = entry?;
-            let name = match entry.file_name().to_str() {
-                Ok("." | "..") => continue,
-                Ok(name) => name,
-                Err(_) => {
-                    self.skipped
-                        .push(format!("{at}{}", entry.file_name().to_string_lossy()));
-                    continue;
-                }
-            };
-            let path = format!("{at}{name}");
-            if is_left_over(name) || entry.file_type() == FileType::Socket {
-                continue;
-            }
-            // To open a device is to use it.
-            if !matches!(
-                entry.file_type(),
-                FileType::RegularFile | FileType::Directory | FileType::Unknown
-            ) {
-                self.skipped.push(path);
-                continue;
-            }
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
-            let file = match openat2(
-                directory,
-                name,
-                flags | OFlags::CLOEXEC,
-                Mode::empty(),
-                BENEATH,
-            ) {
-                Ok(file) => file,
-                Err(Errno::LOOP | Errno::NXIO) => {
-                    self.skipped.push(path);
-                    continue;
-                }
-                Err(e) => return Err(e),
-            };
-            let stat = fstat(&file)?;
-            match FileType::from_raw_mode(stat.st_mode) {
-                FileType::Directory if depth < DEPTH => {
-                    self.read_below(&file, &format!("{path}/"), depth + 1)?;
-                }
-                FileType::RegularFile => self.read_file(path, file, stat.st_mode & 0o777)?,
-                _ => self.skipped.push(path),
-            }
-        }
-        Ok(())
-    }
-
-    fn read_file(&mut self, path: String, file: OwnedFd, mode: u32) -> Result<(), Errno> {
-        let have: u64 = self
-            .files
-            .values()
-            .map(|(bytes, _)| bytes.len() as u64)
-            .sum();
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take((BYTES - have.min(BYTES)) + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-        if have + bytes.len() as u64 > BYTES || self.files.len() >= FILES {
-            return Err(Errno::FBIG);
-        }
-        self.files.insert(path, (bytes, mode));
-        Ok(())
-    }
-
-    /// Makes the scratch home that gpg works in: the keys and the trust, and no configuration.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub(crate) fn lay_out(&self, scratch: &Path) -> std::io::Result<()> {
-        let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700);
-        builder.create(scratch)?;
-        // pacman-key makes these two first, and so gpg takes pubring.gpg for its ring and not a pubring.kbx.
-        for name in ["pubring.gpg", "secring.gpg"] {
-            File::create(scratch.join(name))?;
-        }
-        for (path, (bytes, _)) in &self.files {
-            if mode_of_key(path).is_none() {
-                continue;
-            }
-            let to = scratch.join(path);
-            if let Some(directory) = to.parent().filter(|d| !d.is_dir()) {
-                builder.create(directory)?;
-            }
-            let mut file = std::fs::OpenOptions::new();
-            file.write(true).create(true).truncate(true).mode(0o600);
-            file.open(&to)?.write_all(bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Takes over what gpg made of the scratch home, and completes the configuration.
+    /// Returns what gpg made in its scratch home, with the configuration that pacman-key writes.
     ///
     /// # Errors
     ///
     /// When it cannot be read.
-    pub(crate) fn take_over(
-        &mut self,
-        scratch: &Path,
-        gpg: Option<(u32, u32, u32)>,
-    ) -> std::io::Result<()> {
-        let mut files = BTreeMap::new();
-        for directory in ["", "private-keys-v1.d/", "openpgp-revocs.d/"] {
+    pub(crate) fn of_scratch(scratch: &Path, gpg: (u32, u32, u32)) -> std::io::Result<Self> {
+        let mut home = Self::without_keys(Some(gpg));
+        for directory in ["", PRIVATE, "openpgp-revocs.d/"] {
             let entries = match std::fs::read_dir(scratch.join(directory)) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 entries => entries?,
@@ -248,97 +98,66 @@ impl Home {
             for entry in entries {
                 let entry = entry?;
                 let path = format!("{directory}{}", entry.file_name().to_string_lossy());
-                if mode_of_key(&path).is_some() && entry.file_type()?.is_file() {
-                    files.insert(path, std::fs::read(entry.path())?);
+                if let Some(mode) = mode_of(&path).filter(|_| entry.path().is_file()) {
+                    home.add(&path, std::fs::read(entry.path())?, mode);
                 }
             }
         }
-        self.fill(files, gpg);
-        Ok(())
+        Ok(home)
     }
 
-    /// Takes these for the files that gpg works with, and completes the configuration. Without a gpg here, the one that
-    /// is to come is no old one.
-    pub(crate) fn fill(&mut self, files: BTreeMap<String, Vec<u8>>, gpg: Option<(u32, u32, u32)>) {
-        self.files.retain(|path, _| mode_of_key(path).is_none());
-        for (path, bytes) in files {
-            if let Some(mode) = mode_of_key(&path) {
-                self.files.insert(path, (bytes, mode));
-            }
-        }
-        let old = gpg.is_some_and(|version| version < (2, 2, 17));
-        self.complete("gpg.conf", &GPG_CONF[..GPG_CONF.len() - usize::from(old)]);
-        self.complete("gpg-agent.conf", &AGENT_CONF);
-    }
-
-    /// Returns whether there are keys in it. A gpg since 2.4 that is told to use keyboxd keeps them elsewhere, where no
-    /// pacman looks.
-    pub(crate) fn has_keys(&self) -> bool {
-        let full = |name| {
-            self.files
-                .get(name)
-                .is_some_and(|(bytes, _)| !bytes.is_empty())
+    /// Returns the keyring that goes beside the root: the public keys, the trust, and what is known of both.
+    pub(crate) fn beside_root(
+        files: &[(&'static str, Vec<u8>)],
+        own: &BTreeSet<String>,
+        extended: &[String],
+    ) -> Self {
+        let lines = |list: &mut dyn Iterator<Item = &String>| -> Vec<u8> {
+            list.map(|line| format!("{line}\n"))
+                .collect::<String>()
+                .into()
         };
-        full("pubring.gpg") || full("pubring.kbx")
-    }
-
-    fn complete(&mut self, name: &str, options: &[&str]) {
-        let (text, mode) = self.files.entry(name.to_owned()).or_default();
-        for option in options {
-            add_option(text, option);
+        let mut home = Self::default();
+        home.add("gpg.conf", gnupg::CONFIGURATION.into(), 0o644);
+        home.add(OWN, lines(&mut own.iter()), 0o644);
+        if !extended.is_empty() {
+            home.add(EXTENDED, lines(&mut extended.iter()), 0o644);
         }
-        *mode = 0o644;
+        for (name, bytes) in files {
+            home.add(name, bytes.clone(), 0o644);
+        }
+        home
     }
 
-    /// Writes the home to disk, at [`BESIDE`].
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub(crate) fn write_beside(&self, root: &Root) -> Result<(), Failure> {
-        let path = root.path().join(BESIDE);
-        let parent = root
-            .open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
-            .doing(Code::NotFound, || {
-                format!("opening {}", quote(root.path().join(PARENT)))
-            })
-            .map_err(|f| f.hint("mkroot makes it"))?;
-        remove(parent.as_fd(), NEW).doing(Code::Os, || format!("removing {}", quote(&path)))?;
-        self.write(parent.as_fd())
-            .doing(Code::Os, || format!("writing {}", quote(&path)))
+    /// Adds the public keys and the trust of another keyring.
+    pub(crate) fn add_public(&mut self, files: Vec<(&'static str, Vec<u8>)>) {
+        for (name, bytes) in files {
+            self.add(name, bytes, 0o644);
+        }
     }
 
-    fn write(&self, parent: BorrowedFd<'_>) -> Result<(), Errno> {
-        let directory = |name: &str, within: BorrowedFd<'_>| {
+    fn add(&mut self, path: &str, bytes: Vec<u8>, mode: u32) {
+        self.files.insert(path.to_owned(), (bytes, mode));
+    }
+
+    fn write(&self, parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+        let directory = |within: BorrowedFd<'_>, name: &str| {
             mkdirat(within, name, Mode::from_raw_mode(0o700))?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             openat(within, name, flags, Mode::empty())
         };
-        let top = directory(NEW, parent)?;
-        let mut made: BTreeSet<&str> = BTreeSet::new();
+        let top = directory(parent, name)?;
+        let mut below: BTreeMap<&str, OwnedFd> = BTreeMap::new();
         let mut open = Vec::new();
         for (path, (bytes, mode)) in &self.files {
-            let (below, name) = path.rsplit_once('/').unwrap_or(("", path));
-            let mut end = 0;
-            while end < below.len() {
-                end = below[end + 1..]
-                    .find('/')
-                    .map_or(below.len(), |n| n + end + 1);
-                let part = &below[..end];
-                if made.insert(part) {
-                    let (up, name) = part.rsplit_once('/').unwrap_or(("", part));
-                    let up = open_below(top.as_fd(), up, OFlags::RDONLY | OFlags::DIRECTORY)?;
-                    open.push(directory(name, up.as_fd())?);
-                }
+            let (at, name) = path.rsplit_once('/').unwrap_or(("", path));
+            if !at.is_empty() && !below.contains_key(at) {
+                below.insert(at, directory(top.as_fd(), at)?);
             }
-            let within = open_below(top.as_fd(), below, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            let within = below.get(at).unwrap_or(&top);
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let file = openat(
-                &within,
-                name,
-                flags | OFlags::CLOEXEC,
-                Mode::from_raw_mode(0o600),
-            )?;
+            let flags = flags | OFlags::CLOEXEC;
+            let file = openat(within, name, flags, Mode::from_raw_mode(0o600))?;
             let mut file = File::from(file);
             file.write_all(bytes)
                 .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
@@ -346,122 +165,380 @@ impl Home {
             open.push(OwnedFd::from(file));
         }
         fchmod(&top, Mode::from_raw_mode(0o755))?;
+        open.extend(below.into_values());
         open.push(top);
         // All are written before the first is synced: one commit of the journal does for most of them.
         open.iter().try_for_each(fsync)
     }
 }
 
-/// Lets the home that was written beside the root's take its place in one step: whatever kills us, the root has the old
-/// one or the new one.
-///
-/// # Errors
-///
-/// The system call's; then the old one is still there, by one of its names.
-pub(crate) fn take_place(root: &Root) -> Result<(), Failure> {
-    root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
-        .and_then(|parent| put_in_place(parent.as_fd()))
-        .doing(Code::Os, || {
-            format!("writing {}", quote(root.path().join(AT)))
+/// Where a keyring is or goes: a directory, and a name in it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    parent: OwnedFd,
+    path: PathBuf,
+    name: String,
+}
+
+impl Place {
+    /// Opens the place below the root.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`] where the root has no `etc/pacman.d`; a link there is not followed.
+    pub(crate) fn in_root(root: &Root) -> Result<Self, Failure> {
+        let path = root.path().join(AT);
+        let doing = || format!("opening {}", quote(root.path().join(PARENT)));
+        let parent = root
+            .open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
+            .doing(Code::NotFound, doing)
+            .map_err(|failure| failure.hint("mkroot makes it"))?;
+        let place = Self {
+            parent,
+            path,
+            name: NAME.to_owned(),
+        };
+        match place.kind(NAME) {
+            Err(Errno::NOENT) | Ok(FileType::Directory) => Ok(place),
+            Ok(_) => Err(Failure::new(
+                Code::Failed,
+                format!("opening {}: it is not a directory", quote(&place.path)),
+            )
+            .hint("remove it: no link is followed out of a root")),
+            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&place.path))),
+        }
+    }
+
+    /// Opens the place beside the root, and makes its directory where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Permission`] where that is another user's, or everybody may write to it.
+    pub(crate) fn beside_root(gpgdir: &Path) -> Result<Self, Failure> {
+        let directory = gpgdir.parent().unwrap_or(Path::new("/"));
+        let doing = || format!("opening {}", quote(directory));
+        match std::fs::create_dir(directory) {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(e).doing(Code::Failed, || format!("making {}", quote(directory)));
+            }
+            _ => {}
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let parent = openat(CWD, directory, flags, Mode::empty()).doing(Code::Failed, doing)?;
+        rootfs::file::check_owner(parent.as_fd(), directory)?;
+        let name = gpgdir.file_name().unwrap_or_default().to_string_lossy();
+        Ok(Self {
+            parent,
+            path: gpgdir.to_owned(),
+            name: name.into_owned(),
         })
-}
-
-/// Gives the new home its name, and removes the old one.
-fn put_in_place(parent: BorrowedFd<'_>) -> Result<(), Errno> {
-    match renameat_with(parent, NEW, parent, NAME, RenameFlags::EXCHANGE) {
-        Ok(()) => {}
-        Err(Errno::NOENT) => renameat_with(parent, NEW, parent, NAME, RenameFlags::NOREPLACE)?,
-        // Not every file system can exchange: between the two calls the old one is found by its other name.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            remove(parent, OLD)?;
-            match renameat_with(parent, NAME, parent, OLD, RenameFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(e),
-            }
-            renameat_with(parent, NEW, parent, NAME, RenameFlags::empty())?;
-        }
-        Err(e) => return Err(e),
     }
-    fsync(parent)?;
-    remove(parent, NEW)?;
-    remove(parent, OLD)
-}
 
-/// Removes what a run that was cut off left beside the home.
-pub(crate) fn sweep(root: &Root) {
-    if let Ok(parent) = root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY) {
-        // What stays is removed by the next run, which needs the name.
-        remove(parent.as_fd(), NEW).unwrap_or(());
+    /// Returns where the new keyring lies before [`Place::replace`].
+    pub(crate) fn new_path(&self) -> PathBuf {
+        self.path.with_file_name(self.new_name())
     }
-}
 
-/// Removes what runs that were cut off left beside the home, also the old one where there is no new one.
-///
-/// # Errors
-///
-/// When that cannot be removed.
-pub(crate) fn remove_beside(root: &Root) -> Result<(), Failure> {
-    let parent = match root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => return Ok(()),
-        result => result.doing(Code::Os, || {
-            format!("opening {}", quote(root.path().join(PARENT)))
-        })?,
-    };
-    for name in [NEW, OLD] {
-        remove(parent.as_fd(), name).doing(Code::Os, || {
-            format!("removing {}", quote(root.path().join(PARENT).join(name)))
-        })?;
+    fn new_name(&self) -> String {
+        format!("{}.new", self.name)
     }
-    Ok(())
-}
 
-/// Returns whether the root has something where its home is to be.
-pub(crate) fn is_there(root: &Root) -> bool {
-    !matches!(root.open_below(AT, OFlags::PATH), Err(Errno::NOENT))
-}
+    fn old_name(&self) -> String {
+        format!("{}.old", self.name)
+    }
 
-/// Removes a home that was made in this run, where there was none before.
-///
-/// # Errors
-///
-/// The system call's.
-pub(crate) fn unmake(root: &Root) -> Result<(), Errno> {
-    let parent = root.open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)?;
-    remove(parent.as_fd(), NAME)
-}
+    fn kind(&self, name: &str) -> Result<FileType, Errno> {
+        let stat = statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(stat.st_mode))
+    }
 
-/// Removes the sockets that a killed agent left in the root's home, and nothing else.
-///
-/// # Errors
-///
-/// The system call's.
-pub(crate) fn remove_sockets(root: &Root) -> Result<(), Errno> {
-    let home = match root.open_below(AT, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Err(Errno::NOENT) => return Ok(()),
-        result => result?,
-    };
-    for entry in Dir::read_from(&home)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.to_bytes().starts_with(b"S.") {
-            let stat = rustix::fs::statat(&home, name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
-                unlinkat(&home, name, AtFlags::empty())?;
-            }
+    /// Returns whether there is a keyring.
+    pub(crate) fn is_there(&self) -> bool {
+        self.kind(&self.name).is_ok()
+    }
+
+    /// Returns whether there is nothing in the keyring, as in one that mkroot or mkconf made.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub(crate) fn is_empty(&self) -> Result<bool, Failure> {
+        let entries = self.open(&self.name).and_then(|directory| {
+            let mut entries = Dir::read_from(&directory)?;
+            let is_entry = |entry: &Result<rustix::fs::DirEntry, Errno>| {
+                !matches!(entry, Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b".."))
+            };
+            entries.find(is_entry).transpose()
+        });
+        entries
+            .map(|entry| entry.is_none())
+            .doing(Code::Failed, || format!("reading {}", quote(&self.path)))
+    }
+
+    /// Reads the public keys and the trust, as [`gnupg::read_keys`]; nothing where there is no keyring.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub(crate) fn read_public(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        self.read_public_of(&self.name)
+    }
+
+    /// [`Place::read_public`] of the new keyring.
+    ///
+    /// # Errors
+    ///
+    /// As [`Place::read_public`].
+    pub(crate) fn read_new_public(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        self.read_public_of(&self.new_name())
+    }
+
+    fn read_public_of(&self, name: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        let doing = || {
+            format!(
+                "reading the keyring {}",
+                quote(self.path.with_file_name(name))
+            )
+        };
+        match self.open(name) {
+            Ok(directory) => gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing),
+            Err(Errno::NOENT) => Ok(Vec::new()),
+            Err(e) => Err(e).doing(Code::Failed, doing),
         }
     }
-    Ok(())
+
+    fn open(&self, name: &str) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat2(&self.parent, name, flags, Mode::empty(), BENEATH)
+    }
+
+    /// Returns the SHA-256 of the secret keys of the keyring at `name`: which machine's it is.
+    fn secret_keys_of(&self, name: &str) -> Result<BTreeSet<String>, Errno> {
+        let mut hashes = BTreeSet::new();
+        let directory = match self.open(&format!("{name}/{}", PRIVATE.trim_end_matches('/'))) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(hashes),
+            Err(e) => return Err(e),
+        };
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            if entry.file_name().to_bytes().ends_with(KEY.as_bytes()) {
+                let bytes = read_short(directory.as_fd(), entry.file_name())?;
+                hashes.insert(sha256_hex(&bytes));
+            }
+        }
+        Ok(hashes)
+    }
+
+    /// Returns the SHA-256 of the secret keys of the new keyring.
+    ///
+    /// # Errors
+    ///
+    /// When they cannot be read.
+    pub(crate) fn new_secret_keys(&self) -> Result<BTreeSet<String>, Failure> {
+        self.secret_keys_of(&self.new_name())
+            .doing(Code::Os, || format!("reading {}", quote(self.new_path())))
+    }
+
+    /// Returns the SHA-256 of the secret keys of the keyring that is there; none where they cannot be read, as those of a
+    /// keyring that is not ours may be.
+    pub(crate) fn secret_keys(&self) -> BTreeSet<String> {
+        self.secret_keys_of(&self.name).unwrap_or_default()
+    }
+
+    /// Returns what the keyring beside the root has noted of the root's own keys: see [`OWN`].
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be read.
+    pub(crate) fn known_own_keys(&self) -> Result<BTreeSet<String>, Failure> {
+        let doing = || format!("reading {}", quote(self.path.join(OWN)));
+        let bytes = match self.open(&self.name) {
+            Err(Errno::NOENT) => return Ok(BTreeSet::new()),
+            opened => opened.and_then(|directory| {
+                let name = std::ffi::CString::new(OWN).map_err(|_| Errno::INVAL)?;
+                read_short(directory.as_fd(), &name)
+            }),
+        };
+        match bytes {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
+                .lines()
+                .map(str::to_owned)
+                .collect()),
+            Err(Errno::NOENT) => Ok(BTreeSet::new()),
+            Err(e) => Err(e).doing(Code::Failed, doing),
+        }
+    }
+
+    /// Writes the new keyring beside the old one.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub(crate) fn write_new(&self, home: &Home) -> Result<(), Failure> {
+        let name = self.new_name();
+        remove(self.parent.as_fd(), &name)
+            .doing(Code::Os, || format!("removing {}", quote(self.new_path())))?;
+        home.write(self.parent.as_fd(), &name)
+            .doing(Code::Os, || format!("writing {}", quote(self.new_path())))
+    }
+
+    /// Lets the new keyring take its place in one step: whatever kills us, the old one is there or the new one.
+    ///
+    /// # Errors
+    ///
+    /// The system call's; then the old one is still there.
+    pub(crate) fn replace(&self) -> Result<(), Failure> {
+        self.exchange()
+            .doing(Code::Os, || format!("writing {}", quote(&self.path)))
+    }
+
+    fn exchange(&self) -> Result<(), Errno> {
+        let (parent, name) = (self.parent.as_fd(), self.name.as_str());
+        let (new, old) = (self.new_name(), self.old_name());
+        let rename = |from: &str, to: &str, flags| renameat_with(parent, from, parent, to, flags);
+        match rename(&new, name, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => rename(&new, name, RenameFlags::NOREPLACE)?,
+            // Not every file system can exchange two names, and overlayfs exchanges no directory of a lower layer; nor does it
+            // rename one, so the old one is removed there.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::XDEV) => {
+                remove(parent, &old)?;
+                match rename(name, &old, RenameFlags::empty()) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::XDEV) => remove(parent, name)?,
+                    Err(e) => return Err(e),
+                }
+                rename(&new, name, RenameFlags::empty())?;
+            }
+            Err(e) => return Err(e),
+        }
+        fsync(parent)?;
+        remove(parent, &new)?;
+        remove(parent, &old)
+    }
+
+    /// Removes the new keyring again, and what a run that was killed left.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub(crate) fn remove_new(&self) -> Result<(), Failure> {
+        for name in [self.new_name(), self.old_name()] {
+            remove(self.parent.as_fd(), &name).doing(Code::Os, || {
+                format!("removing {}", quote(self.path.with_file_name(&name)))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Removes the keyring.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub(crate) fn remove(&self) -> Result<(), Failure> {
+        remove(self.parent.as_fd(), &self.name)
+            .doing(Code::Os, || format!("removing {}", quote(&self.path)))
+    }
+
+    /// Removes what was set aside, with the secret keys in it.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub(crate) fn remove_set_aside(&self) -> Result<(), Failure> {
+        for name in set_aside_names() {
+            remove(self.parent.as_fd(), &name).doing(Code::Os, || {
+                format!("removing {}", quote(self.path.with_file_name(&name)))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Moves the keyring out of the way, and returns where it is now.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] where all names for that are taken; the system call's.
+    pub(crate) fn set_aside(&self) -> Result<PathBuf, Failure> {
+        for name in set_aside_names() {
+            let to = self.path.with_file_name(&name);
+            let (parent, flags) = (&self.parent, RenameFlags::NOREPLACE);
+            match renameat_with(parent, &self.name, parent, &name, flags) {
+                Ok(()) => return Ok(to),
+                Err(Errno::EXIST) => {}
+                Err(e) => {
+                    return Err(e).doing(Code::Os, || {
+                        format!("moving {} to {}", quote(&self.path), quote(&to))
+                    });
+                }
+            }
+        }
+        Err(Failure::new(
+            Code::Failed,
+            format!(
+                "moving {} out of the way: {} keyrings were set aside already",
+                quote(&self.path),
+                SET_ASIDES
+            ),
+        )
+        .hint("look through what is there, and remove what nobody needs"))
+    }
+
+    /// Removes the sockets that a killed agent left, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub(crate) fn remove_sockets(&self) -> Result<(), Errno> {
+        let home = match self.open(&self.name) {
+            Err(Errno::NOENT) => return Ok(()),
+            result => result?,
+        };
+        for entry in Dir::read_from(&home)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b"S.") {
+                let stat = statat(&home, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
+                    unlinkat(&home, name, AtFlags::empty())?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Removes a directory of ours, by descriptors: no symbolic link is followed, and a mount point stops it.
+/// How many keyrings can be set aside.
+const SET_ASIDES: usize = 9;
+
+fn set_aside_names() -> impl Iterator<Item = String> {
+    (1..=SET_ASIDES).map(|n| match n {
+        1 => SET_ASIDE.to_owned(),
+        n => format!("{SET_ASIDE}-{n}"),
+    })
+}
+
+/// Reads a short plain file.
+fn read_short(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<Vec<u8>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(directory, name, flags, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::INVAL);
+    }
+    let mut bytes = Vec::new();
+    File::from(file)
+        .take(SHORT)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(bytes)
+}
+
+/// Removes a directory of a keyring, by descriptors: no symbolic link is followed, and a mount point stops it.
 fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-    remove_at(
-        parent,
-        std::ffi::CString::new(name)
-            .map_err(|_| Errno::INVAL)?
-            .as_c_str(),
-        DEPTH + 1,
-    )
+    let name = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
+    remove_at(parent, &name, DEPTH)
 }
 
 fn remove_at(parent: BorrowedFd<'_>, name: &std::ffi::CStr, depth: usize) -> Result<(), Errno> {
@@ -486,8 +563,8 @@ fn remove_at(parent: BorrowedFd<'_>, name: &std::ffi::CStr, depth: usize) -> Res
     unlinkat(parent, name, AtFlags::REMOVEDIR)
 }
 
-/// Returns the mode of a file that gpg works with; `None` for what it has no business with here.
-fn mode_of_key(path: &str) -> Option<u32> {
+/// Returns the mode of a file that gpg works with; `None` for any other.
+fn mode_of(path: &str) -> Option<u32> {
     KEYS.iter().find_map(|(directory, end, mode)| {
         let found = match path.strip_prefix(directory) {
             Some(name) if directory.is_empty() => name == *end,
@@ -498,232 +575,152 @@ fn mode_of_key(path: &str) -> Option<u32> {
     })
 }
 
-/// Returns whether a file is what gpg leaves behind: backups, locks, sockets, the random seed of another machine.
-fn is_left_over(name: &str) -> bool {
-    name.ends_with('~')
-        || name.ends_with(".lock")
-        || name.starts_with(".#lk")
-        || name.starts_with("S.")
-        || name == "random_seed"
-}
-
-/// Adds a line unless the option is there, or is there behind a `#`: what pacman-key's `add_gpg_conf_option` does.
-fn add_option(text: &mut Vec<u8>, option: &str) {
-    let there = text.split(|b| *b == b'\n').any(|line| {
-        let line = String::from_utf8_lossy(line);
-        let line = line.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '#');
-        line.strip_prefix(option).is_some_and(|rest| {
-            rest.is_empty() || rest.starts_with(|c: char| c.is_ascii_whitespace())
-        })
-    });
-    if there {
-        return;
-    }
-    if text.last().is_some_and(|b| *b != b'\n') {
-        text.push(b'\n');
-    }
-    text.extend_from_slice(option.as_bytes());
-    text.push(b'\n');
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    /// A home with all that there can be of keys in it, beside one that a run left that was cut off.
-    fn full() -> (tempfile::TempDir, Root) {
-        let (guard, root) = root();
-        for (at, text) in [
-            ("gnupg/pubring.gpg", "p"),
-            ("gnupg/pubring.gpg~", "p"),
-            ("gnupg/trustdb.gpg", "t"),
-            ("gnupg/tofu.db", "x"),
-            ("gnupg/gpg.conf", "c"),
-            ("gnupg/secring.gpg", "s"),
-            ("gnupg/secring.gpg~", "s"),
-            ("gnupg/private-keys-v1.d/A.key", "s"),
-            ("gnupg/private-keys-v1.d/A.key~", "s"),
-            ("gnupg/openpgp-revocs.d/A.rev", "r"),
-            ("gnupg.new/private-keys-v1.d/B.key", "s"),
-        ] {
-            let path = root.path().join(PARENT).join(at);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-        (guard, root)
-    }
-
-    fn left(root: &Root) -> Vec<String> {
-        let home = Home::read(root).unwrap();
-        home.files.keys().cloned().collect()
-    }
-
-    #[test]
-    fn a_stripped_home_has_no_secret_key_anywhere() {
-        use crate::strip::Strip;
-        for (strip, expected) in [
-            (Strip::All, &["gpg.conf"][..]),
-            (
-                Strip::Secret,
-                &["gpg.conf", "pubring.gpg", "tofu.db", "trustdb.gpg"],
-            ),
-        ] {
-            let (_guard, root) = full();
-            assert_eq!(pacman::secret::keys(&root).unwrap().len(), 5);
-            assert!(strip.apply(&root).unwrap());
-            assert_eq!(left(&root), expected);
-            assert_eq!(pacman::secret::keys(&root).unwrap().len(), 0);
-            let beside = root.path().join(PARENT).read_dir().unwrap().count();
-            assert_eq!(beside, 1);
-            // And again, there is nothing to do.
-            assert!(!strip.apply(&root).unwrap());
-            assert_eq!(left(&root), expected);
-        }
-        // A root that has no keyring at all.
-        let (_guard, root) = root();
-        assert!(!Strip::All.apply(&root).unwrap());
-        assert!(!root.path().join(AT).exists());
-    }
-
     fn root() -> (tempfile::TempDir, Root) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        std::fs::create_dir_all(path.join(PARENT)).unwrap();
-        let root = Root::open(&path).unwrap();
-        (directory, root)
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(path.join(PARENT)).unwrap();
+        (dir, Root::open(&path).unwrap())
     }
 
-    #[test]
-    fn options_are_added_once_and_a_comment_counts() {
-        let mut text = b"  # lock-never\nno-greetings\nkeyserver-options timeout=10 \nx".to_vec();
-        for option in [
-            "lock-never",
-            "no-greeting",
-            "keyserver-options timeout=10",
-            "no-greeting",
-        ] {
-            add_option(&mut text, option);
-        }
-        let expected =
-            "  # lock-never\nno-greetings\nkeyserver-options timeout=10 \nx\nno-greeting\n";
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
     }
 
-    #[test]
-    fn what_is_there_is_kept_but_for_what_is_left_over() {
-        let (_guard, root) = root();
-        let at = root.path().join(AT);
-        std::fs::create_dir_all(at.join("private-keys-v1.d")).unwrap();
-        std::fs::create_dir_all(at.join("crls.d/deep")).unwrap();
+    fn scratch(dir: &Path) -> PathBuf {
+        let scratch = dir.join("scratch");
+        fs::create_dir_all(scratch.join(PRIVATE)).unwrap();
         for name in [
             "pubring.gpg",
-            "pubring.gpg~",
-            "x.lock",
-            "random_seed",
-            "crls.d/deep/x",
+            "trustdb.gpg",
+            "secring.gpg",
             "private-keys-v1.d/A.key",
+            // None of these is for the root.
+            "gpg.conf",
+            "common.conf",
+            "random_seed",
+            "pubring.gpg~",
+            "private-keys-v1.d/x",
         ] {
-            std::fs::write(at.join(name), name).unwrap();
+            fs::write(scratch.join(name), name).unwrap();
         }
-        std::fs::write(at.join("gpg.conf"), "agent-program /evil\n").unwrap();
-        symlink("/etc/shadow", at.join("trustdb.gpg")).unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(at.join("S.gpg-agent")).unwrap();
-        let mut home = Home::read(&root).unwrap();
-        assert_eq!(home.skipped, ["trustdb.gpg"]);
-        let names: Vec<_> = home.files.keys().map(String::as_str).collect();
-        assert_eq!(
-            names,
-            [
-                "crls.d/deep/x",
-                "gpg.conf",
-                "private-keys-v1.d/A.key",
-                "pubring.gpg"
-            ]
-        );
+        scratch
+    }
 
-        assert_eq!(home.keys().len(), 2);
-
-        // The host's gpg gets the keys, and no configuration.
-        let scratch = root.path().join("k");
-        home.lay_out(&scratch).unwrap();
-        assert!(!scratch.join("gpg.conf").exists() && !scratch.join("crls.d").exists());
+    #[test]
+    fn only_what_gpg_works_with_reaches_the_root() {
+        let (guard, root) = root();
+        let home = Home::of_scratch(&scratch(guard.path()), (2, 2, 40)).unwrap();
+        let place = Place::in_root(&root).unwrap();
+        place.write_new(&home).unwrap();
+        place.replace().unwrap();
+        let at = root.path().join(AT);
         assert_eq!(
-            std::fs::read(scratch.join("pubring.gpg")).unwrap(),
-            b"pubring.gpg"
-        );
-        std::fs::write(scratch.join("trustdb.gpg"), "trust").unwrap();
-        std::fs::write(scratch.join("tofu.db"), "").unwrap();
-        std::fs::remove_file(scratch.join("private-keys-v1.d/A.key")).unwrap();
-        home.take_over(&scratch, Some((2, 2, 40))).unwrap();
-        assert!(home.has_keys() && !Home::default().has_keys());
-        home.write_beside(&root).unwrap();
-        take_place(&root).unwrap();
-        let names: Vec<_> = home.files.keys().map(String::as_str).collect();
-        assert_eq!(
-            names,
+            names(&at),
             [
-                "crls.d/deep/x",
                 "gpg-agent.conf",
                 "gpg.conf",
+                "private-keys-v1.d",
                 "pubring.gpg",
                 "secring.gpg",
                 "trustdb.gpg"
             ]
         );
-        let conf = std::fs::read_to_string(at.join("gpg.conf")).unwrap();
-        assert!(
-            conf.starts_with("agent-program /evil\nno-greeting\n"),
-            "{conf}"
-        );
+        assert_eq!(names(&at.join(PRIVATE)), ["A.key"]);
+        let conf = fs::read_to_string(at.join("gpg.conf")).unwrap();
+        assert!(conf.starts_with("no-greeting\n") && conf.ends_with("no-self-sigs-only\n"));
         let mode = |name: &str| at.join(name).metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!(
-            [
-                mode(""),
-                mode("pubring.gpg"),
-                mode("secring.gpg"),
-                mode("crls.d")
-            ],
+            ["", "pubring.gpg", "secring.gpg", "private-keys-v1.d"].map(mode),
             [0o755, 0o644, 0o600, 0o700]
         );
-        assert!(!at.join("S.gpg-agent").exists() && !root.path().join(PARENT).join(NEW).exists());
-        // And what was published is read back.
-        assert_eq!(Home::read(&root).unwrap().files, home.files);
+        let hash = BTreeSet::from([sha256_hex(b"private-keys-v1.d/A.key")]);
+        assert_eq!(place.secret_keys(), hash);
+        // An old gpg fails over an option that it does not know.
+        let old = Home::without_keys(Some((2, 2, 12)));
+        let conf = String::from_utf8(old.files["gpg.conf"].0.clone()).unwrap();
+        assert!(!conf.contains("self-sigs-only"), "{conf}");
     }
 
     #[test]
-    fn an_exchange_that_was_cut_off_is_found_again() {
+    fn a_new_keyring_replaces_the_old_one_with_all_that_was_in_it() {
+        let (guard, root) = root();
+        let place = Place::in_root(&root).unwrap();
+        let at = root.path().join(AT);
+        fs::create_dir_all(at.join("a/b")).unwrap();
+        fs::write(at.join("common.conf"), "use-keyboxd\n").unwrap();
+        // What a run that was killed left, is no obstacle.
+        fs::create_dir(root.path().join(PARENT).join("gnupg.new")).unwrap();
+        fs::create_dir(root.path().join(PARENT).join("gnupg.old")).unwrap();
+        let home = Home::of_scratch(&scratch(guard.path()), (2, 4, 7)).unwrap();
+        place.write_new(&home).unwrap();
+        assert_eq!(place.new_secret_keys().unwrap().len(), 1);
+        place.replace().unwrap();
+        assert!(!at.join("common.conf").exists() && !at.join("a").exists());
+        assert_eq!(names(&root.path().join(PARENT)), [NAME]);
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_as_it_is() {
         let (_guard, root) = root();
-        let parent = root.path().join(PARENT);
-        std::fs::create_dir_all(parent.join(OLD)).unwrap();
-        std::fs::write(parent.join(OLD).join("pubring.gpg"), "old").unwrap();
-        std::fs::create_dir_all(parent.join(NEW).join("a/b")).unwrap();
-        let home = Home::read(&root).unwrap();
-        assert!(home.files.contains_key("pubring.gpg"));
-        home.write_beside(&root).unwrap();
-        take_place(&root).unwrap();
-        let left: Vec<_> = std::fs::read_dir(&parent)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
-        assert_eq!(left, [NAME]);
-        unmake(&root).unwrap();
-        assert!(Home::read(&root).unwrap().is_empty());
+        let place = Place::in_root(&root).unwrap();
+        for n in 1..=2 {
+            fs::create_dir(root.path().join(AT)).unwrap();
+            fs::write(root.path().join(AT).join("x"), n.to_string()).unwrap();
+            let to = place.set_aside().unwrap();
+            assert_eq!(fs::read_to_string(to.join("x")).unwrap(), n.to_string());
+        }
+        assert_eq!(
+            names(&root.path().join(PARENT)),
+            [SET_ASIDE, "gnupg.set-aside-2"]
+        );
+        place.remove_set_aside().unwrap();
+        assert_eq!(names(&root.path().join(PARENT)), [""; 0]);
     }
 
     #[test]
     fn a_link_in_its_place_is_not_followed() {
         let (_guard, root) = root();
         let outside = tempfile::tempdir().unwrap();
-        std::fs::write(outside.path().join("keep"), "").unwrap();
+        fs::write(outside.path().join("keep"), "").unwrap();
         symlink(outside.path(), root.path().join(AT)).unwrap();
-        let failure = Home::read(&root).unwrap_err();
+        let failure = Place::in_root(&root).unwrap_err();
         assert!(
-            failure.message.ends_with("it is no plain directory"),
+            failure.message.ends_with("it is not a directory"),
             "{failure}"
         );
-        remove_sockets(&root).unwrap_err();
-        unmake(&root).unwrap();
         assert!(outside.path().join("keep").exists());
+    }
+
+    #[test]
+    fn the_keyring_beside_the_root_has_no_secret_and_no_foreign_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        let gpgdir = dir.path().canonicalize().unwrap().join("out/gnupg");
+        let place = Place::beside_root(&gpgdir).unwrap();
+        let own = BTreeSet::from(["aa".to_owned()]);
+        let keys = [("pubring.gpg", b"keys".to_vec())];
+        place
+            .write_new(&Home::beside_root(&keys, &own, &["F".to_owned()]))
+            .unwrap();
+        place.replace().unwrap();
+        assert_eq!(names(&gpgdir), [EXTENDED, "gpg.conf", OWN, "pubring.gpg"]);
+        assert_eq!(place.known_own_keys().unwrap(), own);
+        let conf = fs::read_to_string(gpgdir.join("gpg.conf")).unwrap();
+        assert_eq!(conf, gnupg::CONFIGURATION);
+        // Not where another user could replace it.
+        let parent = gpgdir.parent().unwrap();
+        fs::set_permissions(parent, fs::Permissions::from_mode(0o777)).unwrap();
+        let failure = Place::beside_root(&gpgdir).unwrap_err();
+        assert_eq!(failure.code, Code::Permission, "{failure}");
     }
 }

@@ -1,14 +1,14 @@
 //! `--in-root`: the root's own pacman-key builds the keyring, inside, as it would on a running system.
 //!
 //! Slower, and under an emulator much slower; for a distribution whose pacman-key does what nobody else's does, and to
-//! compare. What counts as trusted is the same, and so is the judgement at the end, by the root's own gpg.
+//! compare. What counts as trusted is the same. The root's programs are not believed: the keyring that packages are verified by
+//! is the one that the host's gpg built, and what they made is checked by that.
 
-use crate::home;
-use crate::listing::{self, Summary};
-use crate::program::{args, output, run};
+use crate::home::{self, Place};
+use crate::program::{args, run};
 use crate::trust::Ring;
 use rootfs::session::environment;
-use rootfs::{Inside, Job, Place};
+use rootfs::{Inside, Job};
 use stage::{Code, Context, Doing, Failure, quote};
 use std::ffi::{OsStr, OsString};
 
@@ -26,21 +26,15 @@ const OWNER_TRUST: &str = "printf '%s:4:\\n' \"$@\" \
 /// # Errors
 ///
 /// When the root has no pacman-key, when it fails, or when the keyring is not what was to be built.
-pub(crate) fn build(context: &Context, inside: &Inside, ring: &Ring) -> Result<Summary, Failure> {
+pub(crate) fn build(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failure> {
     let built = populate(context, inside, ring);
-    let listed = built.and_then(|()| list(context, inside));
     // The agents ended with the namespaces; one that had to be killed leaves its sockets, and tar(1) would warn of them.
-    home::remove_sockets(inside.root()).doing(Code::Os, || {
+    let place = Place::in_root(inside.root())?;
+    place.remove_sockets().doing(Code::Os, || {
         let path = inside.root().path().join(home::AT);
         format!("removing stale sockets in {}", quote(path))
     })?;
-    let (public, secret) = listed?;
-    for key in listing::marginal(ring, &public) {
-        context.warn(format_args!(
-            "{key} is only marginally valid, so packages signed by it are refused"
-        ));
-    }
-    listing::judge(ring, &public, &secret)
+    built
 }
 
 fn populate(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failure> {
@@ -81,42 +75,12 @@ fn pacman_key(context: &Context, inside: &Inside, arguments: &[&str]) -> Result<
     })
 }
 
-fn list(
-    context: &Context,
-    inside: &Inside,
-) -> Result<(Vec<listing::Key>, Vec<listing::Key>), Failure> {
-    let ask = |what: &str| -> Result<Vec<listing::Key>, Failure> {
-        let list = args(&[
-            "--homedir",
-            GPGDIR,
-            "--no-permission-warning",
-            "--batch",
-            "--no-tty",
-            "--quiet",
-            "--no-auto-check-trustdb",
-            // stdout and stderr come to us in one pipe: messages could land within a line.
-            "--logger-file",
-            "/dev/null",
-            "--with-colons",
-            what,
-        ]);
-        output(
-            context,
-            inside,
-            &job("gpg", list),
-            "listing the keyring with",
-        )
-        .map(|text| listing::parse(&text))
-    };
-    Ok((ask("--list-keys")?, ask("--list-secret-keys")?))
-}
-
 fn job<'a>(program: &'a str, args: Vec<OsString>) -> Job<'a> {
     Job {
         program: OsStr::new(program),
         args,
         env: environment(),
-        place: Place::Root,
+        place: rootfs::Place::Root,
         user: None,
         terminal: false,
     }

@@ -2,10 +2,10 @@
 //! checked.
 //!
 //! The keys come from a mirror that nothing vouches for, so what counts is the fingerprints that are pinned in the
-//! distribution's preset or given with `--trust`. The keyring is written by this program and not by the root's: that takes
-//! half a second at most where pacman-key takes ten, emulated a hundred, and the root needs no program yet.
+//! distribution's preset or given with `--trust`. The host's gpg builds the keyring, and the root needs no program yet:
+//! the root's own pacman-key would take ten times as long, emulated a hundred times.
 
-mod engine;
+mod build;
 mod home;
 mod in_root;
 mod listing;
@@ -14,17 +14,18 @@ mod source;
 mod strip;
 mod trust;
 
+use build::Built;
 use clap::Parser;
 use distro::Preset;
-use engine::Engine;
-use listing::Summary;
+use home::{Home, Place};
 use pacman::Patience;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
 use source::Fetched;
-use stage::members::Keyring;
-use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
+use stage::members::{self, Config, Keyring};
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
 use trust::{Files, Pins, Ring};
@@ -51,12 +52,15 @@ struct Args {
     #[arg(long, value_name = "FINGERPRINT")]
     trust: Vec<String>,
 
-    /// Who builds the keyring
-    #[arg(long, value_name = "ENGINE", value_enum, default_value_t)]
-    engine: Engine,
+    /// Keep what the root's own keyring trusts, too
+    ///
+    /// By default a keyring that this pipeline did not build is set aside and gives no trust. Every key that is valid by it
+    /// alone is named, and 'verify' reports it.
+    #[arg(long, conflicts_with = "in_root")]
+    extend: bool,
 
     /// Run the root's own pacman-key, inside
-    #[arg(long, conflicts_with = "engine")]
+    #[arg(long)]
     in_root: bool,
 
     /// Take the keys out again, for an image
@@ -70,7 +74,7 @@ struct Args {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "all",
-        conflicts_with_all = ["populate", "package", "trust", "engine", "in_root"]
+        conflicts_with_all = ["populate", "package", "trust", "extend", "in_root"]
     )]
     strip: Option<Strip>,
 
@@ -84,7 +88,7 @@ struct Args {
     #[command(flatten)]
     common: Common,
 
-    /// Whether this run made the keyring's directory, for undo.
+    /// Whether this run made the root's keyring where there was none, for undo.
     #[arg(skip)]
     made: Cell<bool>,
 }
@@ -121,8 +125,8 @@ impl Stage for Args {
             return;
         }
         let undone = Root::of(document).and_then(|root| {
-            home::unmake(&root)
-                .map_err(|e| Failure::new(Code::Os, format!("removing the keyring again: {e}")))
+            Place::beside_root(&gpgdir(document, &root)?)?.remove()?;
+            Place::in_root(&root)?.remove()
         });
         if let Err(failure) = undone {
             context.report(&failure);
@@ -147,8 +151,8 @@ impl Args {
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, pins).and_then(|ring| {
-            let summary = self.make(context, document, &inside, &ring, fetched.as_ref())?;
-            Ok((ring, summary))
+            let built = self.make(context, document, &inside, &ring, fetched.as_ref())?;
+            Ok((ring, built))
         });
         let (ring, built) = made.inspect_err(|_| {
             // What was in the cache before stays there.
@@ -156,13 +160,14 @@ impl Args {
                 fetched.forget(context, inside.root());
             }
         })?;
-        record(document, inside.root(), &ring);
+        record(document, inside.root(), &ring, &built);
+        let trusted = ring.trusted.len() - built.dead.len();
         context.note(format_args!(
             "{}: {} trusted, {} valid, {} disabled",
             plan.of,
-            count(ring.trusted.len()),
-            built.valid,
-            built.disabled
+            count(trusted),
+            built.summary.valid,
+            built.summary.disabled
         ));
         Ok(())
     }
@@ -227,23 +232,61 @@ impl Args {
         inside: &Inside,
         ring: &Ring,
         fetched: Option<&Fetched>,
-    ) -> Result<Summary, Failure> {
-        let root = inside.root();
-        if self.in_root {
-            self.made.set(!home::is_there(root));
-            return in_root::build(context, inside, ring);
+    ) -> Result<Built, Failure> {
+        if self.extend {
+            refuse_after_loose(document)?;
         }
-        let beside = || {
-            let built = self.engine.build(context, document, inside, ring)?;
+        let root = inside.root();
+        let gpgdir = gpgdir(document, root)?;
+        let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
+        let build = || {
+            let built = build::build(context, document, inside, ring, self.extend)?;
+            let mut own = in_root.new_secret_keys()?;
+            own.insert(built.own.clone());
+            // Those of before, too: we may be killed before the root's keyring is replaced.
+            own.extend(beside.known_own_keys()?);
+            let files = in_root.read_new_public()?;
+            beside.write_new(&Home::beside_root(&files, &own, &built.extended))?;
             if let Some(fetched) = fetched {
-                fetched.prove(context, document, inside, home::BESIDE)?;
+                let mut inside = Inside::of(document)?.with_gpgdir(beside.new_path());
+                self.patience.watch(context, &mut inside);
+                fetched.prove(context, document, &inside)?;
             }
-            home::take_place(root)?;
-            Ok(built)
+            Ok((built, own))
         };
-        let built = beside().inspect_err(|_| home::sweep(root))?;
-        self.made.set(built.made);
-        Ok(built.summary)
+        let (built, mut own) = build().inspect_err(|_| {
+            // What stays is removed by the next run, which needs the names.
+            drop(in_root.remove_new().and(beside.remove_new()));
+        })?;
+        let is_ours = || !in_root.secret_keys().is_disjoint(&own);
+        let was_there = in_root.is_there();
+        if is_ours() && !self.extend && in_root.read_public()? != beside.read_public()? {
+            context.note(
+                "the root's keyring was changed since it was built: what was added to it is not in the new one",
+            );
+        }
+        if was_there && !is_ours() && !in_root.is_empty()? {
+            let to = in_root.set_aside()?;
+            context.warn(format_args!(
+                "the root's keyring was not built by this pipeline: it gives no trust, and is kept as {}",
+                quote(&to)
+            ));
+        }
+        beside.replace()?;
+        self.made.set(!was_there);
+        if !self.in_root {
+            in_root.replace()?;
+            return Ok(built);
+        }
+        in_root.remove_new()?;
+        in_root.remove()?;
+        in_root::build(context, inside, ring)?;
+        let (summary, key) = build::check_foreign(document, inside, ring, &gpgdir)?;
+        own.insert(key);
+        own.extend(in_root.secret_keys());
+        beside.write_new(&Home::beside_root(&beside.read_public()?, &own, &[]))?;
+        beside.replace()?;
+        Ok(Built { summary, ..built })
     }
 
     /// Gets the rings: from the root where the package is installed, the others from the mirror.
@@ -297,14 +340,43 @@ fn unusable(error: distro::Error) -> Failure {
     }
 }
 
-fn record(document: &mut Document, root: &Root, ring: &Ring) {
+/// Returns the GnuPG home beside the root: where the document's configuration says, or where mkconf would say.
+fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
+    let config: Option<Config> = document.view("config")?;
+    Ok(match config {
+        Some(config) => config.gpgdir(),
+        None => {
+            let mut beside = root.path().as_os_str().to_owned();
+            beside.push(".strapline");
+            PathBuf::from(beside).join("gnupg")
+        }
+    })
+}
+
+/// Refuses to extend a keyring to which packages that nobody verified could have written.
+fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
+    let strap: Option<members::Strap> = document.view("strap")?;
+    if !strap.is_some_and(|strap| strap.loose) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Code::NotVerified,
+        "extending the root's keyring: packages were installed without verification ('strap --loose'), and could have \
+         changed it",
+    )
+    .hint("leave --extend out: the keyring is then built from the pins alone"))
+}
+
+fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
+    let is_alive = |key: &&String| built.dead.iter().all(|(dead, _)| dead != *key);
     let keyring = Keyring {
         dir: root.path().join(home::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
-        trusted: ring.trusted.clone(),
+        trusted: ring.trusted.iter().filter(is_alive).cloned().collect(),
+        extended: built.extended.clone(),
         stripped: None,
     };
-    let knows = ["dir", "populated", "trusted", "stripped"];
+    let knows = ["dir", "populated", "trusted", "extended", "stripped"];
     document.record_anew("keyring", &knows, &keyring);
 }
 

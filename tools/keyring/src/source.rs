@@ -77,7 +77,7 @@ pub(crate) fn download(
     names: &[&str],
     offline: bool,
 ) -> Result<Fetched, Failure> {
-    let cache = pacman(context, document, inside, None, packages, offline)?;
+    let cache = pacman(context, document, inside, false, packages, offline)?;
     let mut fetched = Fetched {
         packages: packages.to_vec(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
@@ -95,39 +95,39 @@ pub(crate) fn download(
     Ok(fetched)
 }
 
-/// Has pacman fetch the keyring packages: with a keyring's home strictly, checked by that, and without one unchecked.
-/// Returns where its cache is.
+/// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
+/// cache is.
 fn pacman(
     context: &Context,
     document: &Document,
     inside: &Inside,
-    home: Option<&'static str>,
+    verifies: bool,
     packages: &[String],
     offline: bool,
 ) -> Result<PathBuf, Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
-    let pacman = |config, keyring| Pacman {
+    let pacman = |config| Pacman {
         program: program.path,
         config,
-        keyring,
+        verifies,
         offline,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
-    if home.is_some() {
+    if verifies {
         let what = format!("check {} by the keys in it", packages.join(", "));
         // Its signatures may not be in the cache yet.
         let _turn = turn::take(context, &config.cache)?;
-        pacman(config.strict, home).run(context, inside, &what, &args, packages)?;
+        pacman(config.strict).run(context, inside, &what, &args, packages)?;
     } else {
-        pacman(config.loose, None).download(context, inside, &config.cache, &args, packages)?;
+        pacman(config.loose).download(context, inside, &config.cache, &args, packages)?;
     }
     Ok(config.cache)
 }
 
 impl Fetched {
-    /// Has pacman check the packages by the keyring that was built of them and lies at `home`, as strictly as every other
+    /// Has pacman check the packages by the keyring that was built of them, the home of `inside`, as strictly as every other
     /// package will be.
     ///
     /// That a keyring brings its own judge is no circle: who is believed was decided by pinned fingerprints alone. What is
@@ -142,14 +142,13 @@ impl Fetched {
         context: &Context,
         document: &Document,
         inside: &Inside,
-        home: &'static str,
     ) -> Result<(), Failure> {
         // With the databases anew: where those must be signed, their signatures have not been fetched yet.
         let proven = pacman(
             context,
             document,
             inside,
-            Some(home),
+            true,
             &self.packages,
             self.offline,
         );

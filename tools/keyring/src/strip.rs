@@ -5,7 +5,7 @@
 //! boot (pacman-key(8), `--init` and `--populate`, from the keyring package that it has; no network). A container has no
 //! first boot: there the public keys and the trust in them may stay, and packages can still be verified.
 
-use crate::home::{self, Home};
+use crate::home::{self, Home, Place};
 use clap::ValueEnum;
 use pacman::secret;
 use rootfs::Root;
@@ -30,29 +30,30 @@ impl Strip {
         }
     }
 
-    /// Takes it out, and proves that no secret key is left. Returns whether there was anything.
+    /// Takes it out, and proves that no secret key is left. Returns whether there was anything. What was set aside goes, too: an
+    /// image carries no keyring that nobody uses.
     ///
     /// # Errors
     ///
     /// When the keyring cannot be read or written; then it is as it was.
     pub(crate) fn apply(self, root: &Root) -> Result<bool, Failure> {
-        let mut home = Home::read(root)?;
-        let before = home.clone();
-        match self {
-            Self::All => home.keep_configuration(),
-            Self::Secret => home.drop_secrets(),
+        let place = match Place::in_root(root) {
+            Err(failure) if failure.code == Code::NotFound => return Ok(false),
+            place => place?,
+        };
+        let secrets = !secret::keys(root)?.is_empty();
+        let public = place.read_public()?;
+        if place.is_there() {
+            let mut home = Home::without_keys(None);
+            if self == Self::Secret {
+                home.add_public(public.clone());
+            }
+            place.write_new(&home).and_then(|()| place.replace())?;
         }
-        let changed = home != before || !secret::keys(root)?.is_empty();
-        // Also where nothing changes: what gpg left beside it (backups have keys in them) and what a run of ours left that was
-        // cut off goes when the new one takes its place.
-        if home::is_there(root) || before != Home::default() {
-            home.write_beside(root)
-                .and_then(|()| home::take_place(root))
-                .inspect_err(|_| home::sweep(root))?;
-        }
-        home::remove_beside(root)?;
+        place.remove_new()?;
+        place.remove_set_aside()?;
         match secret::keys(root)?.first() {
-            None => Ok(changed),
+            None => Ok(secrets || (self == Self::All && !public.is_empty())),
             Some(path) => Err(Failure::new(
                 Code::Failed,
                 format!(
@@ -70,6 +71,7 @@ impl Strip {
             dir: root.path().join(home::AT),
             populated: Vec::new(),
             trusted: Vec::new(),
+            extended: Vec::new(),
             stripped: None,
         });
         let keyring = Keyring {

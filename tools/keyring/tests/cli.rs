@@ -51,11 +51,24 @@ fn the_keyring_is_the_one_that_pacman_key_makes() {
     );
     let step = &ran.document["steps"][0];
     assert!(step["child_seconds"].as_f64().unwrap() > 0.0);
-    eprintln!("native, with the download: {} s", step["seconds"]);
     let last = ran.stderr.lines().last().unwrap();
     assert_eq!(
         last,
         "keyring: Test Linux: 3 keys trusted, 4 valid, 1 disabled"
+    );
+    // Beside the root is the same, without a secret key; and what pacman of the host is told is ours.
+    let keyring = |name: &str| fs::read(lab.gpgdir().join(name)).unwrap();
+    for name in ["pubring.gpg", "trustdb.gpg"] {
+        assert_eq!(keyring(name), fs::read(lab.home().join(name)).unwrap());
+    }
+    let mut names: Vec<_> = fs::read_dir(lab.gpgdir())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["gpg.conf", "own-keys", "pubring.gpg", "trustdb.gpg"]
     );
     // Nothing beside the home, and nothing from inside.
     let beside: Vec<_> = fs::read_dir(lab.root.join("etc/pacman.d"))
@@ -120,12 +133,18 @@ fn pinned_keys_that_are_not_there() {
     ring.keys = helpers::ring("two");
     let lab = Lab::new(&ring).install(&ring);
     let missing = &keys().masters[2];
-    lab.run(&[]).bad(
-        69,
-        "not-verified",
-        &format!("trusting {missing}: the ring has no such key"),
+    let ran = lab.run(&[]).good();
+    assert_eq!(
+        ran.warnings(),
+        [
+            format!("the pinned key {missing} gives no trust: no ring has it"),
+            marginal(&keys().builder)
+        ]
     );
-    assert!(!lab.home().exists());
+    assert_eq!(
+        ran.document["keyring"]["trusted"].as_array().unwrap().len(),
+        2
+    );
     // It does not speak of it any more: then two are left, and that is that.
     ring.trusted = ring
         .trusted
@@ -137,12 +156,7 @@ fn pinned_keys_that_are_not_there() {
     let ran = lab.run(&[]).good();
     // Which is one too few for the builder.
     let builder = &keys().builder;
-    assert!(
-        ran.stderr
-            .contains(&format!("{builder} is only marginally valid")),
-        "{}",
-        ran.stderr
-    );
+    assert_eq!(ran.warnings(), [marginal(builder)]);
     // None is left.
     ring.trusted.clear();
     let ran = Lab::new(&ring).install(&ring).run(&[]);
@@ -155,7 +169,7 @@ fn pinned_keys_that_are_not_there() {
     let ring = Ring::good();
     let lab = Lab::new(&ring).install(&ring);
     let ran = lab.run(&["--trust", &keys().extra]);
-    ran.bad(69, "not-verified", "the ring has no such key");
+    ran.bad(69, "not-verified", ": no ring has it");
     // And one that is there gives trust: the builder, the workaround for rings that leave it marginal.
     let ran = lab.run(&["--trust", &keys().builder.to_lowercase()]).good();
     assert_eq!(
@@ -167,14 +181,39 @@ fn pinned_keys_that_are_not_there() {
 }
 
 #[test]
-fn a_master_that_expired_is_named_with_the_day() {
+fn a_master_that_expired_gives_no_trust_and_is_named_with_the_day() {
     let mut ring = Ring::good();
     ring.keys = helpers::ring("expired");
     ring.trusted = format!("{}:4:\n{}:4:\n", keys().masters[0], keys().expired);
     ring.pinned.push(keys().expired.clone());
     let lab = Lab::new(&ring).install(&ring);
-    let why = format!("trusting {}: it expired on 2021-01-01", keys().expired);
-    lab.run(&[]).bad(69, "not-verified", &why);
+    let expired = &keys().expired;
+    let ran = lab.run(&[]).good();
+    assert_eq!(
+        ran.warnings(),
+        [
+            format!("the pinned key {expired} gives no trust: it expired on 2021-01-01"),
+            marginal(&keys().builder)
+        ]
+    );
+    assert_eq!(
+        ran.document["keyring"]["trusted"],
+        json!([keys().masters[0]])
+    );
+    let verdict = &verdicts(lab.copy().path())[expired];
+    assert_eq!(verdict, &("e".into(), "-".into(), false, false));
+    // Where it is the only one, there is nobody to trust.
+    let only = Ring {
+        trusted: format!("{expired}:4:\n"),
+        ..ring.clone()
+    };
+    let why = format!(
+        "trusting {expired}: it expired on 2021-01-01, and no other pinned key gives trust"
+    );
+    Lab::new(&only)
+        .install(&only)
+        .run(&[])
+        .bad(69, "not-verified", &why);
     // Revoked, it is not trusted, and it is disabled.
     ring.revoked = keys().expired.clone();
     lab.install(&ring).run(&[]).good();
@@ -189,54 +228,175 @@ fn a_root_with_a_long_path() {
     assert_eq!(verdicts(lab.copy().path()).len(), 5);
 }
 
-#[test]
-fn a_keyring_that_is_there_is_kept() {
-    let ring = Ring::good();
-    let lab = Lab::new(&ring).install(&ring);
-    lab.run(&[]).good();
-    let first = lab.copy();
-    let own = own_key(first.path());
-    kill_agent(first.path());
-
-    // Somebody adds a key and a line, and somebody else a program for the host's gpg to run, a link and a socket.
-    let home = first.path();
+/// Puts into a copy of the root's keyring what a malicious package or user could: a key that the keyring's own key signed, and
+/// everything by which gpg can be told to run a program. Returns the keyring's own key.
+fn infect(lab: &Lab, marker: &Path) -> String {
+    let home = lab.copy();
+    let home = home.path();
     let extra = lab.directory.path().join("extra.gpg");
     fs::write(&extra, &keys().rings["extra"]).unwrap();
     run(gpg(home).arg("--import").arg(&extra));
+    run(gpg(home).args(["--yes", "--quick-lsign-key", &keys().extra]));
+    run(gpg(home).args(["--yes", "--check-trustdb"]));
+    assert_eq!(verdicts(home)[&keys().extra].0, "f");
+    let own = own_key(home);
+    kill_agent(home);
     let evil = lab.directory.path().join("evil");
-    let marker = lab.directory.path().join("marker");
     fs::write(&evil, format!("#!/bin/sh\ntouch {}\n", marker.display())).unwrap();
     fs::set_permissions(&evil, fs::Permissions::from_mode(0o755)).unwrap();
-    kill_agent(home);
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(home.join("."))
-        .arg(lab.home()));
+    let program = evil.display();
     let mut conf = fs::read_to_string(home.join("gpg.conf")).unwrap();
-    conf.push_str(&format!("agent-program {}\n", evil.display()));
-    fs::write(lab.home().join("gpg.conf"), &conf).unwrap();
-    symlink("/etc/passwd", lab.home().join("link")).unwrap();
+    conf.push_str(&format!(
+        "agent-program {program}\nphoto-viewer \"{program}\"\nverify-options show-photos\n\
+         list-options show-photos\n"
+    ));
+    fs::write(home.join("gpg.conf"), conf).unwrap();
+    fs::write(
+        home.join("gpg-agent.conf"),
+        format!("pinentry-program {program}\nscdaemon-program {program}\n"),
+    )
+    .unwrap();
+    fs::write(
+        home.join("common.conf"),
+        format!("use-keyboxd\nkeyboxd-program {program}\n"),
+    )
+    .unwrap();
+    symlink("/etc/passwd", home.join("link")).unwrap();
+    fs::remove_dir_all(lab.home()).unwrap();
+    run(Command::new("cp").arg("-a").arg(home).arg(lab.home()));
     drop(std::os::unix::net::UnixListener::bind(lab.home().join("S.gpg-agent")).unwrap());
+    own
+}
 
+/// The names in the root's `etc/pacman.d`.
+fn beside(lab: &Lab) -> Vec<String> {
+    let entries = fs::read_dir(lab.root.join("etc/pacman.d")).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_was_added_to_our_own_keyring_gives_no_trust() {
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    lab.run(&[]).good();
+    let marker = lab.directory.path().join("marker");
+    drop(infect(&lab, &marker));
     let ran = lab.run(&[]).good();
     assert!(
         ran.stderr
-            .contains("'etc/pacman.d/gnupg/link' is no regular file"),
+            .contains("what was added to it is not in the new one"),
         "{}",
         ran.stderr
     );
-    assert!(!marker.exists(), "the host's gpg read the root's gpg.conf");
-    assert_eq!(
-        fs::read_to_string(lab.home().join("gpg.conf")).unwrap(),
-        conf
+    assert!(
+        !marker.exists(),
+        "a program of the host read the root's configuration"
     );
-    fs::write(lab.home().join("gpg.conf"), "").unwrap();
-    let second = lab.copy();
-    assert_eq!(own_key(second.path()), own);
-    let verdicts = verdicts(second.path());
-    assert_eq!(verdicts.len(), 6);
-    assert_eq!(verdicts[&keys().extra].0, "-");
-    assert!(fs::symlink_metadata(lab.home().join("S.gpg-agent")).is_err());
+    // Nothing of it is left, and it needs no place of its own: we had built it.
+    assert_eq!(beside(&lab), ["gnupg"]);
+    let verdicts = verdicts(lab.copy().path());
+    assert_eq!(verdicts.len(), 5);
+    assert!(!verdicts.contains_key(&keys().extra));
+    for file in ["common.conf", "link", "S.gpg-agent"] {
+        assert!(
+            fs::symlink_metadata(lab.home().join(file)).is_err(),
+            "{file}"
+        );
+    }
+    let conf = fs::read_to_string(lab.home().join("gpg.conf")).unwrap();
+    assert!(!conf.contains("program"), "{conf}");
+}
+
+#[test]
+fn a_keyring_that_we_did_not_build_is_set_aside() {
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    lab.run(&[]).good();
+    let marker = lab.directory.path().join("marker");
+    let theirs = infect(&lab, &marker);
+    // As in a root that came from somewhere: what is beside it is not there.
+    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    let ran = lab.run(&[]).good();
+    let set_aside = lab.root.join("etc/pacman.d/gnupg.set-aside");
+    assert_eq!(
+        ran.warnings(),
+        [format!(
+            "the root's keyring was not built by this pipeline: it gives no trust, and is kept as '{}'",
+            set_aside.display()
+        )]
+    );
+    assert!(
+        !marker.exists(),
+        "a program of the host read the root's configuration"
+    );
+    assert!(set_aside.join("common.conf").exists());
+    assert_eq!(ran.document["keyring"].get("extended"), None);
+    let copy = lab.copy();
+    assert_ne!(own_key(copy.path()), theirs);
+    assert!(!verdicts(copy.path()).contains_key(&keys().extra));
+    // An image has neither of them.
+    lab.run(&["--strip"]).good();
+    assert_eq!(beside(&lab), ["gnupg"]);
+    // Nor can it be made to stay by filling all the names.
+    for n in 1..=9 {
+        let name = if n == 1 {
+            String::new()
+        } else {
+            format!("-{n}")
+        };
+        fs::create_dir(lab.root.join(format!("etc/pacman.d/gnupg.set-aside{name}"))).unwrap();
+    }
+    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    lab.run(&[])
+        .bad(69, "failed", "9 keyrings were set aside already");
+}
+
+#[test]
+fn a_keyring_is_extended_only_where_that_is_asked_for_and_what_it_adds_is_named() {
+    let ring = Ring::good();
+    let mut lab = Lab::new(&ring).install(&ring);
+    lab.run(&[]).good();
+    let marker = lab.directory.path().join("marker");
+    let theirs = infect(&lab, &marker);
+    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    let ran = lab.run(&["--extend"]).good();
+    assert!(
+        !marker.exists(),
+        "a program of the host read the root's configuration"
+    );
+    let extended: Vec<String> =
+        serde_json::from_value(ran.document["keyring"]["extended"].clone()).unwrap();
+    let keys_of = |names: &[String]| -> Vec<String> {
+        let mut keys: Vec<_> = names.iter().map(|n| n[..40].to_owned()).collect();
+        keys.sort();
+        keys
+    };
+    let mut expected = vec![theirs, keys().extra.clone()];
+    expected.sort();
+    assert_eq!(keys_of(&extended), expected);
+    for key in &extended {
+        let warning =
+            format!("the key {key} is valid by the root's own keyring alone, and by no pinned key");
+        assert!(ran.warnings().contains(&warning), "{}", ran.stderr);
+    }
+    let list = run(gpg(lab.copy().path()).args(["--with-colons", "--list-keys", &keys().extra]));
+    assert!(list.contains("\npub:f:"), "{list}");
+    // Where nobody has verified what could have written to it, it is not.
+    lab.document["strap"] = json!({"loose": true});
+    lab.run(&["--extend"]).bad(
+        69,
+        "not-verified",
+        "packages were installed without verification",
+    );
+    lab.run(&[]).good();
+    // There is nothing to add where there is none.
+    let lab = Lab::new(&ring).install(&ring);
+    let ran = lab.run(&["--extend"]).good();
+    assert_eq!(ran.document["keyring"].get("extended"), None);
 }
 
 #[test]
@@ -245,7 +405,7 @@ fn a_link_in_the_keyrings_place_leads_nowhere() {
     let lab = Lab::new(&ring).install(&ring);
     let outside = tempfile::tempdir().unwrap();
     symlink(outside.path(), lab.home()).unwrap();
-    lab.run(&[]).bad(69, "failed", "it is no plain directory");
+    lab.run(&[]).bad(69, "failed", "it is not a directory");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
     // A link in a ring's place does not either.
     let lab = Lab::new(&ring).install(&ring);
@@ -261,12 +421,7 @@ fn a_host_without_gpg() {
     let ring = Ring::good();
     let lab = Lab::new(&ring).install(&ring);
     let empty = tempfile::tempdir().unwrap();
-    // None is needed, for a ring that is installed.
-    Ran::of(lab.command(&[]).env("PATH", empty.path())).good();
-    assert_eq!(verdicts(lab.copy().path()).len(), 5);
-    let lab = Lab::new(&ring).install(&ring);
-    let args = ["--engine", "gpg"];
-    let ran = Ran::of(lab.command(&args).env("PATH", empty.path()));
+    let ran = Ran::of(lab.command(&[]).env("PATH", empty.path()));
     ran.bad(
         69,
         "not-found",

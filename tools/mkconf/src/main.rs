@@ -122,12 +122,16 @@ fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
     made.in_root(root)?;
     let cache = made.directory(&plan.cache, "--cache-dir")?;
     place::closed(&cache, &plan.cache)?;
+    place::ours(&cache, &plan.cache, "--cache-dir")?;
     let directory = made.directory(&plan.out_dir, "--out-dir")?;
-    place::ours(&directory, &plan.out_dir)?;
+    place::ours(&directory, &plan.out_dir, "--out-dir")?;
+    let gpgdir = plan.out_dir.join(plan::GPGDIR);
+    made.directory(&gpgdir, "--out-dir")?;
     let config = Config {
         strict: plan.out_dir.join("pacman-strict.conf"),
         loose: plan.out_dir.join("pacman-loose.conf"),
         cache: plan.cache.clone(),
+        gpgdir: Some(gpgdir),
     };
     for (path, level) in [
         (&config.strict, Level::Strict),

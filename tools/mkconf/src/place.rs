@@ -4,7 +4,7 @@
 //! trust. Modes are given in full and do not depend on the umask, because pacman never mends a directory that exists.
 
 use rootfs::Root;
-use rootfs::file::replace;
+use rootfs::file::{check_owner, replace};
 use rootfs::root::open_below;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat,
@@ -183,30 +183,15 @@ impl Made {
     }
 }
 
-/// Refuses a directory in which someone else could put another pacman.conf in the place of ours: what it says is
-/// believed by a pacman that may run as root.
+/// Refuses a directory in which another user could replace what we write there or what pacman takes from there: pacman,
+/// which may run as root, believes it.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where it is someone else's or anyone may write there.
-pub(crate) fn ours(directory: &OwnedFd, path: &Path) -> Result<(), Failure> {
-    let stat =
-        fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
-    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
-    let anyone = mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX);
-    let owner = stat.st_uid;
-    let why = if owner != 0 && owner != rustix::process::geteuid().as_raw() {
-        format!("it belongs to user {owner}")
-    } else if anyone {
-        "anyone may write in it".to_owned()
-    } else {
-        return Ok(());
-    };
-    Err(Failure::new(
-        Code::Permission,
-        format!("writing in {}: {why}", quote(path)),
-    )
-    .hint("give a directory of your own with --out-dir DIR"))
+/// As [`rootfs::file::check_owner`], with the option that names another.
+pub(crate) fn ours(directory: &OwnedFd, path: &Path, option: &str) -> Result<(), Failure> {
+    check_owner(directory.as_fd(), path)
+        .map_err(|failure| failure.hint(format!("give a directory of your own with {option} DIR")))
 }
 
 /// Refuses a package cache to which anyone may write: between the look at a signature and the unpacking, the owner of an

@@ -8,6 +8,9 @@ use stage::members::Pacman;
 use stage::{Code, Document, Failure, quote};
 use std::path::{Path, PathBuf};
 
+/// The GnuPG home in the directory of the files: pacman's GPGDir, which `keyring` fills.
+pub(crate) const GPGDIR: &str = "gnupg";
+
 /// What will be written, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
@@ -88,6 +91,14 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         None => PathBuf::from(format!("{root_text}.strapline")),
     };
     writable_path("the directory of the files", &out_dir)?;
+    if out_dir.starts_with(root) {
+        return Err(usage(format!(
+            "the directory of the files {} is in the root",
+            quote(&out_dir)
+        ))
+        .hint("programs of the root could change what pacman reads there: give an --out-dir outside of it"));
+    }
+    let gpgdir = writable_path("the keyring", &out_dir.join(GPGDIR))?;
 
     let mut set: Vec<Setting> = Vec::new();
     for text in &args.set {
@@ -107,6 +118,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
             title: preset.title.clone(),
             root: root_text,
             cache: cache_text,
+            gpgdir,
             architecture: arch.architecture.clone(),
             siglevel: preset.siglevel.clone(),
             version: pacman.and_then(|pacman| Version::parse(&pacman.version)),

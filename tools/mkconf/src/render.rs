@@ -23,6 +23,8 @@ pub(crate) struct Conf {
     pub(crate) root: String,
     /// The package cache: as the root.
     pub(crate) cache: String,
+    /// The GnuPG home: as the root.
+    pub(crate) gpgdir: String,
     /// `Architecture`, in order.
     pub(crate) architecture: Vec<String>,
     /// `SigLevel` of the strict file.
@@ -130,8 +132,8 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
         ),
         line(
             "GPGDir",
-            below("etc/pacman.d/gnupg/"),
-            "the root's own keys decide, not the host's",
+            format!("{}/", conf.gpgdir),
+            "beside the root: gpg runs what the configuration in its home names, and what the root has is the root's",
         ),
         line(
             "HookDir",
@@ -327,7 +329,7 @@ const REFUSED: [(&str, &str, &str); 10] = [
     ),
     (
         "GPGDir",
-        "keyring makes the keys in the root",
+        "keyring fills the directory beside the files",
         "leave it out",
     ),
     (
@@ -372,6 +374,7 @@ mod tests {
             title: "Test".to_owned(),
             root: "/srv/target".to_owned(),
             cache: "/cache".to_owned(),
+            gpgdir: "/srv/target.strapline/gnupg".to_owned(),
             architecture: vec!["x86_64".to_owned(), "x86_64_v3".to_owned()],
             siglevel: "Required DatabaseOptional".to_owned(),
             version: Some(Version(7, 1)),

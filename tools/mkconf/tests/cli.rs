@@ -105,7 +105,12 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     let document = document(&output);
     assert_eq!(
         document["config"],
-        json!({"strict": strict, "loose": loose, "cache": ground.path("cache/packages")})
+        json!({
+            "strict": strict,
+            "loose": loose,
+            "cache": ground.path("cache/packages"),
+            "gpgdir": ground.path("target.strapline/gnupg"),
+        })
     );
     assert_eq!(document["org.example.mine"], json!({"kept": true}));
     assert_eq!(document["steps"][0]["tool"], "mkconf");
@@ -118,6 +123,7 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
         assert!(ground.path("target").join(at).is_dir(), "{at}");
     }
     assert!(ground.path("cache/packages").is_dir());
+    assert!(ground.path("target.strapline/gnupg").is_dir());
     let lines = |path: &Path| fs::read_to_string(path).unwrap();
     assert!(lines(&strict).contains("\nSigLevel = Required DatabaseOptional\n"));
     assert!(lines(&loose).contains("\nSigLevel = Never\n"));
@@ -595,7 +601,7 @@ fn pacman_reads_back_what_we_mean() {
             ("DBPath", "/srv/target/var/lib/pacman/"),
             ("CacheDir", "/var/cache/strapline/"),
             ("LogFile", "/srv/target/var/log/pacman.log"),
-            ("GPGDir", "/srv/target/etc/pacman.d/gnupg/"),
+            ("GPGDir", "/srv/target.strapline/gnupg/"),
             ("HookDir", "/srv/target/etc/pacman.d/hooks/"),
         ] {
             assert_eq!(options[key], [value], "{name} {key}");

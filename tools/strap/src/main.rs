@@ -14,6 +14,7 @@ mod torn;
 use clap::Parser;
 use locked::{Locked, Workshop};
 use pacman::diagnosis::archive::Cache;
+use pacman::diagnosis::gpg::Kept;
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Pacman, Patience, records};
 use phase::Phase;
@@ -102,6 +103,9 @@ impl Stage for Strap {
             None => self.apply(context, &plan, unfinished),
         };
         drop(lock);
+        if self.loose && !self.download_only {
+            document.record("strap", &stage::members::Strap { loose: true });
+        }
         // Also after a failure: what is installed is installed.
         let recorded = self.record(&plan, document);
         result.and(recorded)
@@ -132,13 +136,14 @@ impl Strap {
         };
         check_config(file)?;
         if !self.loose {
-            check_keyring(&inside)?;
+            // Without a keyring pacman fails late and with other words.
+            Kept::read(&config.gpgdir())?;
         }
         Ok(Plan {
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
-                keyring: (!self.loose).then_some(pacman::diagnosis::gpg::AT),
+                verifies: !self.loose,
                 offline: self.offline,
             },
             inside,
@@ -397,27 +402,6 @@ fn check_config(file: &Path) -> Result<(), Failure> {
         .hint("write it again with mkconf"));
     }
     Ok(())
-}
-
-/// A strict transaction without a keyring fails late and with pacman's words; say it early and in ours.
-fn check_keyring(inside: &Inside) -> Result<(), Failure> {
-    let home = PathBuf::from("etc/pacman.d/gnupg");
-    let there = ["pubring.gpg", "pubring.kbx"].iter().any(|file| {
-        let path = home.join(file);
-        path.to_str()
-            .is_some_and(|p| inside.root().open_below(p, OFlags::PATH).is_ok())
-    });
-    if there {
-        return Ok(());
-    }
-    Err(Failure::new(
-        Code::NotVerified,
-        format!(
-            "looking for the keyring {}: there is none, so nothing could be verified",
-            quote(inside.root().path().join(home))
-        ),
-    )
-    .hint("put 'keyring' before 'strap', or verify nothing with --loose"))
 }
 
 fn main() -> ExitCode {

@@ -38,6 +38,7 @@ fn root() -> (tempfile::TempDir, Value) {
         "root/var/lib/pacman",
         "root/var/log",
         "root/etc/pacman.d/gnupg",
+        "gnupg",
     ] {
         std::fs::create_dir_all(top.join(below)).unwrap();
     }
@@ -172,7 +173,7 @@ fn strict_without_a_keyring_is_refused_before_pacman_runs() {
         &document,
         69,
         "not-verified",
-        "so nothing could be verified",
+        "so nothing can be verified",
     );
     std::fs::remove_file(document["config"]["loose"].as_str().unwrap()).unwrap();
     let output = strap(&["--loose", "nano"], &document);
@@ -265,30 +266,34 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
             .to_string()
     };
     let (strict, loose) = (conf("strict.conf"), conf("loose.conf"));
-    let keyring = dir.path().join("root/etc/pacman.d/gnupg/pubring.gpg");
-    std::fs::write(keyring, "").unwrap();
+    let keyring = conf("gnupg");
+    std::fs::write(dir.path().join("gnupg/pubring.gpg"), "keys").unwrap();
     for (args, expected) in [
         (
             &["a", "b"][..],
             format!(
-                "-Syuw --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a b\n\
-                 -Su --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a b\n"
+                "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n\
+                 -Su --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n"
             ),
         ),
         (
             &["--loose", "--no-refresh", "a"],
             format!(
-                "-Sw --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n\
-                 -S --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n"
+                "-Sw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n\
+                 -S --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n"
             ),
         ),
         (
             &["--download-only", "a"],
-            format!("-Syuw --noconfirm --needed --noprogressbar --ask 72 --config {strict} -- a\n"),
+            format!(
+                "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a\n"
+            ),
         ),
         (
             &["--download-only", "--no-refresh", "--loose", "a"],
-            format!("-Sw --noconfirm --needed --noprogressbar --ask 72 --config {loose} -- a\n"),
+            format!(
+                "-Sw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n"
+            ),
         ),
     ] {
         let output = strap(args, &document);
@@ -299,6 +304,11 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
         let mut after: Value = serde_json::from_slice(&output.stdout).unwrap();
         let steps = after.as_object_mut().unwrap().remove("steps").unwrap();
         assert_eq!(steps[0]["tool"], "strap");
+        let members = after.as_object_mut().unwrap();
+        // A transaction that verified nothing is on record, and a download is none.
+        let loose = args.contains(&"--loose") && !args.contains(&"--download-only");
+        let expected = loose.then(|| json!({"loose": true}));
+        assert_eq!(members.remove("strap"), expected, "{args:?}");
         assert_eq!(after, document, "nothing is installed: {args:?}");
     }
 }

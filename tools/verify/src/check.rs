@@ -10,8 +10,8 @@ use package::archive::extract_members;
 use package::digest::sha256_hex;
 use package::mtree;
 use pacman::diagnosis::archive::{self, Cache};
-use pacman::diagnosis::gpg::{self, Gpg, Home};
-use pacman::diagnosis::listing::Keys;
+use pacman::diagnosis::gpg::{self, Gpg, Home, Kept};
+use pacman::diagnosis::listing::{Key, Keys};
 use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
 use pacman::records::LOCAL;
@@ -42,16 +42,16 @@ pub(crate) struct Task<'a> {
     pub(crate) gpg: Option<&'a Gpg>,
     /// What files are compared by, where they are.
     pub(crate) rules: Option<&'a Rules>,
-    /// The fingerprints that are known to give trust, where the document says.
-    pub(crate) trusted: Option<&'a [String]>,
+    /// The keyring beside the root.
+    pub(crate) gpgdir: &'a Path,
 }
 
 /// What was found, in the order of the packages.
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Found {
     pub(crate) packages: Vec<Checked>,
-    /// What a person should know.
-    pub(crate) warnings: Vec<String>,
+    /// The keys that are valid, beside the root or in it, though no pinned key vouches for them.
+    pub(crate) strangers: Vec<String>,
     /// How long that took.
     pub(crate) seconds: f64,
 }
@@ -87,20 +87,22 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     let mut found = Found::default();
     let home = match task.gpg {
         Some(program) => {
-            let home = Home::copy(program, &root, gpg::AT, gpg::scratch()?)?;
+            let kept = Kept::read(task.gpgdir)?;
+            let in_root = read_keyring_in_root(&root)?;
+            let scratch = gpg::scratch()?;
+            let home = Home::lay_out(program, kept.files(), scratch)?;
             let keys = home.keys()?;
+            found.strangers = kept.extended().to_vec();
+            if !in_root.is_empty() && in_root != kept.files() {
+                let theirs =
+                    Home::lay_out(program, &in_root, &scratch.with_extension("root"))?.keys()?;
+                let strangers = theirs.strangers(&keys, kept.own());
+                found.strangers.extend(strangers.into_iter().map(Key::name));
+            }
             Some((home, keys))
         }
         None => None,
     };
-    if let (Some((_, keys)), Some(trusted)) = (&home, task.trusted) {
-        for key in keys.strangers(trusted) {
-            found.warnings.push(format!(
-                "the keyring trusts the key {}, which 'keyring' did not put there: what it vouches for counts",
-                key.name()
-            ));
-        }
-    }
     let checker = Checker {
         task,
         root: &root,
@@ -110,6 +112,24 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     found.packages = checker.all()?;
     found.seconds = begin.elapsed().as_secs_f64();
     serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
+}
+
+/// Reads the keyring that the root's own pacman goes by; nothing where there are no keys.
+fn read_keyring_in_root(root: &Root) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let doing = || format!("reading {}", quote(root.path().join(gpg::AT)));
+    let directory = match root.open_below(gpg::AT, OFlags::RDONLY | OFlags::DIRECTORY) {
+        Ok(directory) => directory,
+        Err(e) if is_absent(e) => return Ok(Vec::new()),
+        Err(e) => return Err(e).doing(Code::Failed, doing),
+    };
+    let mut files = rootfs::gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
+    if files
+        .iter()
+        .all(|(name, bytes)| *name == "trustdb.gpg" || bytes.is_empty())
+    {
+        files.clear();
+    }
+    Ok(files)
 }
 
 struct Checker<'a> {

@@ -14,11 +14,10 @@ use check::{Found, Task};
 use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
-use pacman::diagnosis::gpg::{AT, Gpg};
+use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
-use rootfs::{Inside, Place, Root};
-use rustix::fs::OFlags;
+use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::OwnedFd;
@@ -98,7 +97,18 @@ impl Stage for Verify {
             }
             context.warn(&failure.message);
         }
-        match report::judge(&subjects, &found.packages, &torn, last, now()) {
+        let mut strangers = found.strangers.iter().map(|key| {
+            let message = format!("checking the keyring: {key} is valid, and by no pinned key");
+            Failure::new(Code::NotVerified, message).hint(
+                "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
+            )
+        });
+        let judged = report::judge(&subjects, &found.packages, &torn, last, now())
+            .or_else(|| strangers.next().map(|first| (first, Vec::new())));
+        for stranger in strangers {
+            context.warn(stranger.message);
+        }
+        match judged {
             None => {
                 note(context, document, &subjects, &found);
                 Ok(())
@@ -144,7 +154,7 @@ impl Verify {
             program: program.path,
             config: plan.config.strict.clone(),
             // What it refuses is judged here, and is to stay where it is until then.
-            keyring: None,
+            verifies: false,
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
@@ -179,7 +189,13 @@ impl Verify {
         let gpg = if self.no_signatures {
             None
         } else {
-            check_keyring(inside.root())?;
+            // Early: gpg would say it of every package.
+            Kept::read(&config.gpgdir()).map_err(|failure| match failure.code {
+                Code::NotVerified => {
+                    failure.hint("put 'keyring' before 'verify', or give --no-signatures")
+                }
+                _ => failure,
+            })?;
             Some(Gpg::find()?)
         };
         Ok(Plan {
@@ -225,21 +241,19 @@ impl Verify {
         plan: &Plan,
         installed: &Installed,
     ) -> Result<Found, Failure> {
+        let gpgdir = plan.config.gpgdir();
         let task = Task {
             document,
             subjects: &installed.subjects,
             cache: &plan.config.cache,
             gpg: plan.gpg.as_ref(),
             rules: (!self.no_files).then_some(&plan.rules),
-            trusted: plan.keyring.as_ref().map(|k| k.trusted.as_slice()),
+            gpgdir: &gpgdir,
         };
         let bytes = plan.bare.call(Place::Host, || check::work(task))?;
         let found: Found =
             serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
         context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
-        for warning in &found.warnings {
-            context.warn(warning);
-        }
         for (subject, checked) in installed.subjects.iter().zip(&found.packages) {
             if let Some(why) = &checked.unknown {
                 context.warn(format_args!("'{}': {why}", subject.name));
@@ -256,30 +270,6 @@ fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
         failure.hint = Some(hint.replacen("strap that", &command, 1));
     }
     failure
-}
-
-/// Says early that there is no keyring: gpg would say it of every package.
-fn check_keyring(root: &Root) -> Result<(), Failure> {
-    for file in ["pubring.gpg", "pubring.kbx"] {
-        let path = format!("{AT}/{file}");
-        match root.open_below(&path, OFlags::PATH) {
-            Ok(_) => return Ok(()),
-            Err(e) if files::is_other(e) => {}
-            Err(e) => {
-                return Err(e).doing(Code::Os, || {
-                    format!("opening {}", quote(root.path().join(path)))
-                });
-            }
-        }
-    }
-    Err(Failure::new(
-        Code::NotVerified,
-        format!(
-            "looking for the keyring {}: there is none, so no signature can be checked",
-            quote(root.path().join(AT))
-        ),
-    )
-    .hint("put 'keyring' before 'verify', or give --no-signatures"))
 }
 
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {

@@ -1,27 +1,24 @@
-//! The host's gpg as the judge of signatures, by a root's keyring.
+//! The host's gpg as the judge of signatures.
 //!
-//! gpg is what pacman asks, through gpgme, so gpg's verdict is pacman's. But what a root has is not ours to trust, and
-//! gpg *runs* what a home's configuration names. So only the public keys and the trust are copied, to a scratch home that
-//! has no configuration; secret keys stay where they are.
+//! gpg is what pacman asks, through GPGME, so gpg's verdict is pacman's. gpg *runs* what a home's configuration names, so
+//! it works in a scratch home ([`rootfs::gnupg`]): keys and trust are copied as data, the configuration is ours, and secret
+//! keys stay where they are.
 
 use super::listing::{self, Certificate, Keys};
-use rootfs::Root;
-use rootfs::session::environment;
+use rootfs::gnupg;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, child, quote};
+use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// pacman's keyring, below a root.
+/// pacman's keyring below a root, which is for the programs of the root.
 pub const AT: &str = "etc/pacman.d/gnupg";
-
-/// What is copied of it, and the most that each may have.
-const FILES: [&str; 3] = ["pubring.gpg", "pubring.kbx", "trustdb.gpg"];
-const LIMIT: u64 = 256 << 20;
 
 /// The host's gpg.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +27,43 @@ pub struct Gpg {
     version: (u32, u32, u32),
 }
 
+/// Finds gpg in the caller's `PATH`; `None` where there is none.
+fn search() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_program = |path: &PathBuf| {
+        path.metadata()
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(&path)
+        .filter(|directory| directory.is_absolute())
+        // A link is followed now: inside, the link may be hidden (NixOS has it in /run).
+        .filter_map(|directory| directory.join("gpg").canonicalize().ok())
+        .find(is_program)
+}
+
+/// The environment of a program of the host that starts gpg by itself, as pacman does: what is found there is the gpg that
+/// [`Gpg::find`] finds, also where that is in no directory that every host has (Nix, Guix, /opt).
+#[must_use]
+pub fn environment() -> Vec<(OsString, OsString)> {
+    let mut environment = rootfs::session::environment();
+    let program = search();
+    if let Some(directory) = program.as_deref().and_then(Path::parent) {
+        for (_, value) in environment.iter_mut().filter(|(key, _)| key == "PATH") {
+            let mut path = directory.as_os_str().to_owned();
+            path.push(":");
+            path.push(&value);
+            *value = path;
+        }
+    }
+    environment
+}
+
 impl Gpg {
     /// Finds gpg on the host.
     ///
     /// # Errors
     ///
-    /// [`Code::NotFound`] where there is none.
+    /// [`Code::NotFound`] where there is none, or one from before 2.1.
     pub fn find() -> Result<Self, Failure> {
         let missing = |why: &str| {
             Failure::new(
@@ -44,24 +72,34 @@ impl Gpg {
             )
             .hint("sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2)")
         };
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let is_program = |path: &PathBuf| {
-            path.metadata()
-                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-        };
-        let program = std::env::split_paths(&path)
-            .filter(|directory| directory.is_absolute())
-            // A link is followed now: inside, the link may be hidden (NixOS has it in /run).
-            .filter_map(|directory| directory.join("gpg").canonicalize().ok())
-            .find(is_program)
-            .ok_or_else(|| missing("there is none in PATH"))?;
+        let program = search().ok_or_else(|| missing("there is none in PATH"))?;
         let mut command = child::command(&program);
         command.arg("--version");
         rootfs::tie_to_us(&mut command);
         let out = child::output(&mut command)?;
         let version = version(&String::from_utf8_lossy(&out.stdout))
             .ok_or_else(|| missing(&format!("{} does not say its version", quote(&program))))?;
+        if version < (2, 1, 0) {
+            return Err(missing("it is older than 2.1"));
+        }
         Ok(Self { program, version })
+    }
+
+    /// Returns its version.
+    #[must_use]
+    pub fn version(&self) -> (u32, u32, u32) {
+        self.version
+    }
+
+    /// Returns a command of gpg in a home that [`rootfs::gnupg::lay_out`] made. Nobody is there to be asked.
+    #[must_use]
+    pub fn command(&self, home: &Path) -> Command {
+        let mut command = child::command(&self.program);
+        command.env_clear().envs(environment());
+        command.arg("--homedir").arg(home);
+        command.args(["--no-options", "--no-permission-warning", "--lock-never"]);
+        command.args(["--batch", "--no-tty", "--quiet", "--pinentry-mode=cancel"]);
+        command
     }
 }
 
@@ -81,16 +119,98 @@ fn version(text: &str) -> Option<(u32, u32, u32)> {
 ///
 /// When it cannot be mounted.
 pub fn scratch() -> Result<&'static Path, Failure> {
-    const TMPFS: &str = "/run";
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", TMPFS, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
-        format!("mounting a tmpfs on '{TMPFS}', inside")
-    })?;
+    gnupg::hide_host_configuration()?;
+    gnupg::mount_tmpfs(Path::new("/run"))?;
     Ok(Path::new("/run/k"))
 }
 
-/// A scratch home with the public keys and the trust of a root's keyring. It is made inside, on a file system that ends
-/// with the namespaces.
+/// A file of the home that `keyring` fills beside a root: the SHA-256 of the secret keys and the fingerprints that are the
+/// root's own, one a line.
+pub const OWN: &str = "own-keys";
+
+/// Another one: the names of the keys that are valid though no pinned key vouches for them, one a line.
+pub const EXTENDED: &str = "extended-keys";
+
+/// The longest of both, in bytes.
+const LIST: u64 = 1 << 20;
+
+/// A home that is kept, open: its keys and its trust are read before [`scratch`] covers what may be above it.
+#[derive(Debug)]
+pub struct Kept {
+    path: PathBuf,
+    files: Vec<(&'static str, Vec<u8>)>,
+    own: Vec<String>,
+    extended: Vec<String>,
+}
+
+impl Kept {
+    /// Reads the keys and the trust of a home that `keyring` filled.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`] where there are no keys, and when it cannot be read.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        let none = || {
+            let message = format!(
+                "looking for the keyring {}: there is none, so nothing can be verified",
+                quote(path)
+            );
+            Failure::new(Code::NotVerified, message).hint("put 'keyring' before this tool")
+        };
+        let doing = || format!("reading the keyring {}", quote(path));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory: OwnedFd = match openat(CWD, path, flags, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Err(none()),
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
+        let files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
+        let is_keys = |(name, bytes): &(&str, Vec<u8>)| *name != "trustdb.gpg" && !bytes.is_empty();
+        if !files.iter().any(is_keys) {
+            return Err(none());
+        }
+        let lines = |name: &str| -> Result<Vec<String>, Failure> {
+            let bytes = match rootfs::root::read(directory.as_fd(), name, LIST) {
+                Err(Errno::NOENT) => Vec::new(),
+                read => read.doing(Code::Failed, doing)?,
+            };
+            let text = String::from_utf8_lossy(&bytes);
+            Ok(text.lines().map(str::to_owned).collect())
+        };
+        Ok(Self {
+            own: lines(OWN)?,
+            extended: lines(EXTENDED)?,
+            path: path.to_owned(),
+            files,
+        })
+    }
+
+    /// Returns where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the SHA-256 of the secret keys and the fingerprints that are the root's own.
+    #[must_use]
+    pub fn own(&self) -> &[String] {
+        &self.own
+    }
+
+    /// Returns the names of the keys that are valid though no pinned key vouches for them.
+    #[must_use]
+    pub fn extended(&self) -> &[String] {
+        &self.extended
+    }
+
+    /// Returns its files: name and content.
+    #[must_use]
+    pub fn files(&self) -> &[(&'static str, Vec<u8>)] {
+        &self.files
+    }
+}
+
+/// A scratch home with public keys and trust. It is made inside, on a file system that ends with the namespaces.
 #[derive(Debug)]
 pub struct Home<'a> {
     gpg: &'a Gpg,
@@ -99,41 +219,17 @@ pub struct Home<'a> {
 }
 
 impl<'a> Home<'a> {
-    /// Copies the keyring of a root, which is at `below` in it (as [`AT`]), to `scratch`, a directory that is not there yet.
+    /// Lays out these files at `scratch`, a directory that is not there yet.
     ///
     /// # Errors
     ///
-    /// [`Code::NotVerified`] where the root has no keyring, and when it cannot be copied.
-    pub fn copy(gpg: &'a Gpg, root: &Root, below: &str, scratch: &Path) -> Result<Self, Failure> {
-        let at = root.path().join(below);
-        let mut builder = std::fs::DirBuilder::new();
-        let made = builder.mode(0o700).create(scratch);
-        made.doing(Code::Os, || format!("making {}", quote(scratch)))?;
-        let mut keys = 0;
-        for name in FILES {
-            let bytes = match root.read(&format!("{below}/{name}"), LIMIT) {
-                Ok(bytes) => bytes,
-                Err(Errno::NOENT) => continue,
-                Err(e) => {
-                    return Err(e)
-                        .doing(Code::Failed, || format!("reading {}", quote(at.join(name))));
-                }
-            };
-            if name != "trustdb.gpg" {
-                keys += bytes.len();
-            }
-            write(&scratch.join(name), &bytes)?;
-        }
-        if keys == 0 {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!(
-                    "looking for the keyring {}: there is none, so nothing can be verified",
-                    quote(&at)
-                ),
-            )
-            .hint("put 'keyring' before this tool"));
-        }
+    /// When it cannot be written.
+    pub fn lay_out(
+        gpg: &'a Gpg,
+        files: &[(&'static str, Vec<u8>)],
+        scratch: &Path,
+    ) -> Result<Self, Failure> {
+        gnupg::lay_out(scratch, files)?;
         Ok(Self {
             gpg,
             path: scratch.to_owned(),
@@ -148,19 +244,8 @@ impl<'a> Home<'a> {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = child::command(&self.gpg.program);
-        command.env_clear().envs(environment());
-        command.arg("--homedir").arg(&self.path);
-        command.args([
-            "--no-options",
-            "--no-permission-warning",
-            "--batch",
-            "--no-tty",
-            "--quiet",
-            "--lock-never",
-            "--logger-file=/dev/null",
-        ]);
-        command.args(args);
+        let mut command = self.gpg.command(&self.path);
+        command.arg("--logger-file=/dev/null").args(args);
         command
     }
 
@@ -183,9 +268,8 @@ impl<'a> Home<'a> {
         let keys = Keys::parse(&out.stdout);
         if keys.list.is_empty() {
             return Err(
-                Failure::new(Code::Failed, format!("{}: gpg sees none", doing())).hint(
-                    "remove use-keyboxd from '/etc/gnupg/common.conf'; is it a keyring at all?",
-                ),
+                Failure::new(Code::Failed, format!("{}: gpg finds none in it", doing()))
+                    .hint("run 'keyring' again, which makes it from nothing"),
             );
         }
         Ok(keys)

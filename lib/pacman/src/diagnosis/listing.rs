@@ -39,7 +39,7 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// Parses what `gpg --with-colons --list-keys` prints.
+    /// Parses what `gpg --with-colons --list-keys` prints, or `--list-secret-keys`.
     #[must_use]
     pub fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
@@ -55,7 +55,7 @@ impl Keys {
             let letter = |n: usize| field(n).chars().next().unwrap_or('-');
             match field(0) {
                 "tru" => keys.needed = field(5).parse().unwrap_or(keys.needed),
-                "pub" => {
+                "pub" | "sec" => {
                     keys.list.push(Key {
                         validity: letter(1),
                         owner_trust: letter(8),
@@ -66,7 +66,7 @@ impl Keys {
                     });
                     primary = true;
                 }
-                "sub" => primary = false,
+                "sub" | "ssb" => primary = false,
                 "fpr" => {
                     let Some(key) = keys.list.last_mut() else {
                         continue;
@@ -103,21 +103,19 @@ impl Keys {
         })
     }
 
-    /// Returns the keys that give trust though none of `known` is theirs. The keyring's own, which is ultimately
-    /// trusted, is not among them as long as it is alone.
+    /// Returns the keys that are believed to be whose they say, and may be used.
+    pub fn valid(&self) -> impl Iterator<Item = &Key> {
+        let is_valid = |key: &&Key| matches!(key.validity, 'f' | 'u') && !key.disabled;
+        self.list.iter().filter(is_valid)
+    }
+
+    /// Returns the keys that are valid here, though not in `reference`, and that are none of `own`.
     #[must_use]
-    pub fn strangers<'a>(&'a self, known: &[String]) -> Vec<&'a Key> {
-        let gives = |k: &&Key| matches!(k.owner_trust, 'm' | 'f' | 'u') && !k.disabled;
-        let mut strangers: Vec<&Key> = self
-            .list
-            .iter()
-            .filter(gives)
-            .filter(|k| !known.contains(&k.fingerprint))
-            .collect();
-        if strangers.iter().filter(|k| k.owner_trust == 'u').count() == 1 {
-            strangers.retain(|k| k.owner_trust != 'u');
-        }
-        strangers
+    pub fn strangers<'a>(&'a self, reference: &Self, own: &[String]) -> Vec<&'a Key> {
+        self.valid()
+            .filter(|key| !own.contains(&key.fingerprint))
+            .filter(|key| reference.valid().all(|k| k.fingerprint != key.fingerprint))
+            .collect()
     }
 }
 
@@ -237,24 +235,28 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_trust_unasked() {
-        let key = |fingerprint: &str, owner_trust| Key {
+    fn strangers_are_valid_here_and_not_in_the_reference() {
+        let key = |fingerprint: &str, validity| Key {
             fingerprint: fingerprint.into(),
-            owner_trust,
+            validity,
             ..Key::default()
         };
-        let mut keys = Keys {
-            list: vec![key("own", 'u'), key(A, 'm'), key(B, 'f'), key("C", '-')],
-            needed: 3,
-        };
-        let names = |keys: &Keys| -> Vec<String> {
-            let strangers = keys.strangers(&[A.to_owned()]);
+        let keys = |list| Keys { list, needed: 3 };
+        let reference = keys(vec![key("own", 'u'), key(A, 'f'), key(B, 'm')]);
+        let mut here = reference.clone();
+        here.list.push(key("C", '-'));
+        let names = |here: &Keys, own: &[String]| -> Vec<String> {
+            let strangers = here.strangers(&reference, own);
             strangers.iter().map(|k| k.fingerprint.clone()).collect()
         };
-        assert_eq!(names(&keys), [B]);
-        // Two that are ultimately trusted: nobody can tell which is the keyring's own.
-        keys.list.push(key("D", 'u'));
-        assert_eq!(names(&keys), ["own", B, "D"]);
+        assert_eq!(names(&here, &[]), [""; 0]);
+        // One that is valid by something else, a new one, and one that says that it is the keyring's own.
+        here.list[2].validity = 'f';
+        here.list.extend([key("D", 'f'), key("E", 'u')]);
+        assert_eq!(names(&here, &[]), [B, "D", "E"]);
+        assert_eq!(names(&here, &["E".to_owned()]), [B, "D"]);
+        here.list[4].disabled = true;
+        assert_eq!(names(&here, &["E".to_owned()]), [B]);
     }
 
     #[test]

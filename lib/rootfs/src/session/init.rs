@@ -5,7 +5,7 @@ use super::wire::{Frame, Told, tell};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
-use crate::{Arch, Binfmt, Root, attach, binfmt, mountinfo};
+use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -87,7 +87,17 @@ impl Init<'_> {
         })?;
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
+        let gpgdir = self.inside.gpgdir.as_deref().filter(|_| of_the_host);
+        if let Some(gpgdir) = gpgdir {
+            gnupg::make(gpgdir)?;
+        }
         let root = self.mount_plan(of_the_host)?;
+        if of_the_host {
+            gnupg::hide_host_configuration()?;
+        }
+        if let Some(gpgdir) = gpgdir {
+            gnupg::cover(gpgdir)?;
+        }
         if let Work::Exec(_, Some(authorities)) = work {
             certificates::cover(authorities)?;
         }

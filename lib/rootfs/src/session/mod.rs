@@ -36,7 +36,7 @@ use stage::{Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use watch::Watch;
 use watchdog::Watchdog;
@@ -119,6 +119,8 @@ pub struct Inside {
     watched: Option<(&'static str, Duration)>,
     /// What a program of the host may write besides the root: the package cache.
     cache: Option<PathBuf>,
+    /// The GnuPG home that a program of the host is given a copy of, at the same path.
+    gpgdir: Option<PathBuf>,
 }
 
 impl Inside {
@@ -158,9 +160,10 @@ impl Inside {
                 .hint("run this with sudo"));
             }
         };
-        let cache = document.view::<Config>("config")?.map(|c| c.cache);
+        let config = document.view::<Config>("config")?;
         Ok(Self {
-            cache,
+            gpgdir: config.as_ref().map(Config::gpgdir),
+            cache: config.map(|c| c.cache),
             ..Self::new(root, mounts, idmap, handler)?
         })
     }
@@ -185,6 +188,7 @@ impl Inside {
             handler,
             watched: None,
             cache: None,
+            gpgdir: None,
         })
     }
 
@@ -207,6 +211,19 @@ impl Inside {
         self.mounts.retain(|m| m.owner() == Owner::Root);
         self.handler = None;
         self
+    }
+
+    /// Gives programs of the host another GnuPG home than the document's.
+    #[must_use]
+    pub fn with_gpgdir(mut self, gpgdir: PathBuf) -> Self {
+        self.gpgdir = Some(gpgdir);
+        self
+    }
+
+    /// Returns the GnuPG home that programs of the host are given a copy of; `None` where the document has no `config`.
+    #[must_use]
+    pub fn gpgdir(&self) -> Option<&Path> {
+        self.gpgdir.as_deref()
     }
 
     /// Adds a mount to the plan, for this entry only.

@@ -111,7 +111,15 @@ pub(crate) struct Lab {
     pub(crate) document: Value,
 }
 
+/// The warning about a key that too few sign.
+pub(crate) fn marginal(key: &str) -> String {
+    format!(
+        "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
+    )
+}
+
 /// What a keyring package says.
+#[derive(Clone)]
 pub(crate) struct Ring<'a> {
     pub(crate) keys: &'a [u8],
     pub(crate) trusted: String,
@@ -241,6 +249,18 @@ impl Lab {
         self.root.join("etc/pacman.d/gnupg")
     }
 
+    /// The keyring beside the root.
+    pub(crate) fn gpgdir(&self) -> PathBuf {
+        let top = self.root.parent().unwrap();
+        match self.document["config"]["strict"].as_str() {
+            Some(strict) => Path::new(strict).with_file_name("gnupg"),
+            None => top.join(format!(
+                "{}.strapline/gnupg",
+                self.root.file_name().unwrap().to_str().unwrap()
+            )),
+        }
+    }
+
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let state = self.directory.path().join("state.json");
         fs::write(&state, self.document.to_string()).unwrap();
@@ -318,6 +338,15 @@ impl Ran {
         assert_eq!(self.status, 0, "{}", self.stderr);
         assert!(self.document.get("error").is_none(), "{}", self.document);
         self
+    }
+
+    /// Its warnings, without the prefix.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let lines = self.stderr.lines();
+        lines
+            .filter_map(|line| line.strip_prefix("keyring: warning: "))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// A failure: its exit status, its word, and one line with its hint.

@@ -1,0 +1,184 @@
+//! The GnuPG home that programs of the host get inside: keys and trust as data, and our own configuration.
+//!
+//! gpg *runs* what a configuration names (`photo-viewer`, `agent-program`, `keyboxd-program` ...), and everything that calls
+//! gpg has it read the configuration in its home: pacman too, through GPGME. So a home that a root or a mirror could have
+//! written to is never given to a program of the host. What it gets is a tmpfs that ends with the namespaces, with copies of
+//! the few files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty
+//! directory: a `use-keyboxd` there would have gpg look for keys elsewhere, and `--no-options` does not stop it.
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use stage::{Code, Doing, Failure, quote};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+/// The files of a home that hold keys and trust.
+pub const FILES: [&str; 3] = ["pubring.gpg", "pubring.kbx", "trustdb.gpg"];
+
+/// The most that one of them may have, in bytes: a hundred times Arch Linux's.
+const LIMIT: u64 = 256 << 20;
+
+/// The gpg.conf(5) of every home that a program of the host uses: nothing is started, asked or fetched.
+pub const CONFIGURATION: &str = "no-greeting\n\
+    no-permission-warning\n\
+    lock-never\n\
+    no-autostart\n\
+    no-auto-key-retrieve\n";
+
+/// gpg's configuration of the whole host.
+const HOST: &str = "/etc/gnupg";
+
+/// Reads the keys and the trust from a home that is open as `directory`. What is not there is left out; a link or another
+/// kind of file is an error, and is not followed.
+///
+/// # Errors
+///
+/// The system call's; [`Errno::FBIG`] for a file that is larger than any keyring.
+pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Errno> {
+    let mut files = Vec::new();
+    for name in FILES {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match openat(directory, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e),
+        };
+        let number = |e: io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+        if !file.metadata().map_err(number)?.is_file() {
+            return Err(Errno::INVAL);
+        }
+        let mut bytes = Vec::new();
+        file.take(LIMIT + 1)
+            .read_to_end(&mut bytes)
+            .map_err(number)?;
+        if bytes.len() as u64 > LIMIT {
+            return Err(Errno::FBIG);
+        }
+        files.push((name, bytes));
+    }
+    Ok(files)
+}
+
+/// Makes the directory `home`, which must not be there, and lays out a home in it: these files, and [`CONFIGURATION`].
+///
+/// # Errors
+///
+/// [`Code::Os`] where it cannot be written.
+pub fn lay_out<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure> {
+    DirBuilder::new()
+        .mode(0o700)
+        .create(home)
+        .doing(Code::Os, || format!("making {}", quote(home)))?;
+    fill(home, files)
+}
+
+/// Lays out a home in a directory that is there and empty.
+fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = home.join(name);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|mut file| file.write_all(bytes))
+            .doing(Code::Os, || format!("writing {}", quote(&path)))
+    };
+    for (name, bytes) in files {
+        write(name, bytes.as_ref())?;
+    }
+    write("gpg.conf", CONFIGURATION.as_bytes())
+}
+
+/// Mounts an empty tmpfs over a directory, in the namespaces that we are in.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where it cannot be mounted.
+pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
+        format!("mounting a tmpfs on {}, inside", quote(at))
+    })
+}
+
+/// Covers the host's own configuration of gpg, in the namespaces that we are in.
+///
+/// # Errors
+///
+/// As [`mount_tmpfs`].
+pub fn hide_host_configuration() -> Result<(), Failure> {
+    let host = Path::new(HOST);
+    match host.is_dir() {
+        true => mount_tmpfs(host),
+        false => Ok(()),
+    }
+}
+
+/// Makes the directory of a home where there is none: pacman 7.1 fails where its GPGDir is missing.
+///
+/// # Errors
+///
+/// When it cannot be made.
+pub(crate) fn make(home: &Path) -> Result<(), Failure> {
+    match DirBuilder::new().mode(0o700).create(home) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(e).doing(Code::Failed, || format!("making {}", quote(home)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Covers a home of the host by a tmpfs with copies of its keys and its trust, in the namespaces that we are in: what runs
+/// there can alter nothing that is kept, and reads no configuration but ours.
+///
+/// # Errors
+///
+/// When it cannot be read or mounted.
+pub(crate) fn cover(home: &Path) -> Result<(), Failure> {
+    let doing = || format!("copying the keyring {}", quote(home));
+    let directory = crate::attach::directory(home).doing(Code::Os, doing)?;
+    let files = read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
+    mount_tmpfs(home)?;
+    fill(home, &files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_keys_and_trust_are_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("from");
+        fs::create_dir(&from).unwrap();
+        for name in ["pubring.kbx", "trustdb.gpg", "gpg.conf", "common.conf", "x"] {
+            fs::write(from.join(name), name).unwrap();
+        }
+        fs::create_dir(from.join("private-keys-v1.d")).unwrap();
+        let open = File::open(&from).unwrap();
+        let files = read_keys(open.as_fd()).unwrap();
+        let home = dir.path().join("home");
+        lay_out(&home, &files).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&home)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["gpg.conf", "pubring.kbx", "trustdb.gpg"]);
+        assert_eq!(
+            fs::read_to_string(home.join("gpg.conf")).unwrap(),
+            CONFIGURATION
+        );
+
+        fs::remove_file(from.join("trustdb.gpg")).unwrap();
+        symlink("/etc/passwd", from.join("trustdb.gpg")).unwrap();
+        assert_eq!(read_keys(open.as_fd()), Err(Errno::LOOP));
+        fs::remove_file(from.join("trustdb.gpg")).unwrap();
+        nix::unistd::mkfifo(&from.join("trustdb.gpg"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(read_keys(open.as_fd()), Err(Errno::INVAL));
+    }
+}
