@@ -18,7 +18,7 @@ use rootfs::{Inside, Root, gnupg};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Document, Doing, Failure, child, quote};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// What gpg is told of the root's own key: as pacman-key does, but for its kind.
@@ -291,7 +291,9 @@ impl<'a> Scratch<'a> {
     fn import(&self, ring: &Ring) -> Result<(), Failure> {
         let mut args = vec!["--status-fd=1".to_owned(), "--import".to_owned()];
         for (i, (_, keys)) in ring.keys.iter().enumerate() {
-            args.push(self.write(&format!("ring{i}"), keys)?);
+            let file = self.ring_file(i);
+            std::fs::write(&file, keys).doing(Code::Os, || format!("writing {}", quote(&file)))?;
+            args.push(file.to_string_lossy().into_owned());
         }
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let (out, ended) = self.attempt(&args)?;
@@ -310,6 +312,26 @@ impl<'a> Scratch<'a> {
                 ),
             )),
         }
+    }
+
+    /// Lists the keys of the rings that were made later than it is by this host's clock: gpg imports none of them.
+    fn show_new_keys(&self, ring: &Ring) -> Result<Vec<Key>, Failure> {
+        let files: Vec<String> = (0..ring.keys.len())
+            .map(|n| self.ring_file(n).to_string_lossy().into_owned())
+            .collect();
+        let mut args = vec!["--with-colons", "--import-options=show-only", "--import"];
+        args.extend(files.iter().map(String::as_str));
+        let now = now()?;
+        // It fails over what it would not import.
+        let (out, _) = self.attempt(&args)?;
+        let mut keys = Keys::parse(&out).list;
+        keys.retain(|key| key.created > now);
+        Ok(keys)
+    }
+
+    /// Returns where the keys of a ring are written for gpg.
+    fn ring_file(&self, n: usize) -> PathBuf {
+        self.path.with_extension(format!("ring{n}"))
     }
 
     /// Imports all keys of another home with their local signatures, and its owner trust.
@@ -340,7 +362,12 @@ impl<'a> Scratch<'a> {
         args.extend(ring.trusted.iter().map(String::as_str));
         // It fails where one is not there; which one, the list says.
         let (out, _) = self.attempt(&args)?;
-        let keys = Keys::parse(&out).list;
+        let mut keys = Keys::parse(&out).list;
+        let is_there = |key: &String| keys.iter().any(|k| k.fingerprint == *key);
+        if !ring.trusted.iter().all(is_there) {
+            // A key that was made later than it is by this clock is not imported. What the rings have of it, gpg shows.
+            keys.extend(self.show_new_keys(ring)?);
+        }
         let mut dead = listing::dead_pins(ring, &keys, now()?)?;
         for fingerprint in &ring.trusted {
             if dead.iter().any(|(key, _)| key == fingerprint) {
