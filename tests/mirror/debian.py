@@ -1,6 +1,6 @@
 """Debian's archive: a private apt, the dependencies of packages, and their .debs, each verified.
 
-What mkmirror makes a mirror of, and mkpacman unpacks.
+What mkmirror makes a mirror of, mkpacman unpacks, and mkpacman-static builds from.
 """
 import hashlib
 import re
@@ -24,17 +24,17 @@ class Apt:
     """A private apt, of a foreign architecture where that is wanted, in a folder of its own.
 
     `fresh` asks for lists that have not expired. Sid's do after a week, and an archive that is a copy of some day has no
-    newer ones; the signature is checked all the same.
+    newer ones; the signature is checked all the same. `kind` is deb-src where source packages are wanted.
     """
 
-    def __init__(self, d, deb_arch, sources, fresh=True):
-        self.dir, self.debs = d / "apt", d / "debs"
+    def __init__(self, d, deb_arch, sources, fresh=True, kind="deb"):
+        self.dir, self.debs, self.index = d / "apt", d / "debs", {"deb": "Packages", "deb-src": "Sources"}[kind]
         for sub in ("state/lists/partial", "cache/archives/partial", "etc"):
             (self.dir / sub).mkdir(parents=True, exist_ok=True)
         self.debs.mkdir(exist_ok=True)
         (self.dir / "state/status").touch()
         (self.dir / "etc/sources.list").write_text("".join(
-            f"deb [signed-by={DEBIAN_KEYRING}] {uri} {suite} main\n" for uri, suite in sources))
+            f"{kind} [signed-by={DEBIAN_KEYRING}] {uri} {suite} main\n" for uri, suite in sources))
         self.options = [x for k, v in {
             "Dir::State": self.dir / "state", "Dir::State::status": self.dir / "state/status",
             "Dir::Cache": self.dir / "cache", "Dir::Etc": self.dir / "etc",
@@ -56,7 +56,17 @@ class Apt:
             print(f"warning: {e}; going on with the lists of an earlier run", file=sys.stderr, flush=True)
 
     def lists(self):
-        return sorted((self.dir / "state/lists").glob("*_Packages"))
+        return sorted((self.dir / "state/lists").glob(f"*_{self.index}"))
+
+    def unpack_sources(self, names, into):
+        """Unpack source packages, patched as Debian has them, each into a directory of its name. apt compares each file
+        with its hash in the signed index, those of an earlier run too."""
+        source = ["apt-get", *self.options, "source", "--only-source"]
+        run("downloading sources", *source, "--download-only", *names, cwd=self.debs)
+        # In a directory without them, as it leaves out what is there.
+        told = run("asking apt for the files of the sources", *source, "--print-uris", *names, cwd=self.dir / "etc")
+        for dsc in re.findall(r"^'\S+' (\S+\.dsc) ", told, re.M):
+            run(f"unpacking '{self.debs / dsc}'", "dpkg-source", "-x", self.debs / dsc, into / dsc.partition("_")[0])
 
     def local(self, stanza):
         version = stanza["Version"].replace(":", "%3a")
