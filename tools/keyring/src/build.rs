@@ -102,7 +102,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
     let scratch = Scratch::make(gpg, scratch)?;
     let own = scratch.make_own_key()?;
     scratch.import(ring)?;
-    let dead = scratch.sign(ring, &own)?;
+    let mut dead = scratch.sign(ring, &own)?;
     scratch.set_owner_trust(ring, &dead)?;
     scratch.check_trust()?;
     let mut public = scratch.list("--list-keys")?;
@@ -119,7 +119,10 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
     }
     let secret = scratch.list("--list-secret-keys")?;
     let seconds = begin.elapsed().as_secs_f64();
-    let trusted: Vec<&String> = alive(ring, &dead).collect();
+    // gpg may sign a key and believe none of its names all the same.
+    let invalid = listing::invalid_pins(alive(ring, &dead), &public.list);
+    dead.extend(invalid);
+    let trusted: Vec<&String> = need_one(ring, &dead)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
     let warnings = listing::marginal(ring, &public.list)
         .into_iter()
@@ -199,6 +202,23 @@ fn list(gpg: &Gpg, files: &[(&'static str, Vec<u8>)], scratch: &Path) -> Result<
 fn alive<'a>(ring: &'a Ring, dead: &[(String, String)]) -> impl Iterator<Item = &'a String> {
     let is_alive = |key: &&String| dead.iter().all(|(other, _)| other != *key);
     ring.trusted.iter().filter(is_alive)
+}
+
+/// Returns the pinned keys that give trust.
+///
+/// # Errors
+///
+/// [`Code::NotVerified`] where none does, with the first and the reason.
+fn need_one<'a>(ring: &'a Ring, dead: &[(String, String)]) -> Result<Vec<&'a String>, Failure> {
+    let alive: Vec<&String> = alive(ring, dead).collect();
+    match dead.first() {
+        Some((key, why)) if alive.is_empty() => Err(Failure::new(
+            Code::NotVerified,
+            format!("trusting {key}: {why}, and no other pinned key gives trust"),
+        )
+        .hint("a newer keyring package may have keys that do")),
+        _ => Ok(alive),
+    }
 }
 
 /// A home of gpg's on a file system that ends with the namespaces, and the calls that fill it.
@@ -385,15 +405,7 @@ impl<'a> Scratch<'a> {
                 dead.push((fingerprint.clone(), format!("gpg does not sign it: {why}")));
             }
         }
-        if alive(ring, &dead).next().is_none()
-            && let Some((key, why)) = dead.first()
-        {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!("trusting {key}: {why}, and no other pinned key gives trust"),
-            )
-            .hint("a newer keyring package may have keys that do"));
-        }
+        need_one(ring, &dead)?;
         Ok(dead)
     }
 

@@ -43,6 +43,20 @@ pub(crate) fn dead_pins(
     Ok(dead)
 }
 
+/// Returns the pinned keys that gpg signed and does not take for valid all the same, and why not: those of which no name has a
+/// good self-signature, say.
+pub(crate) fn invalid_pins<'a>(
+    pins: impl Iterator<Item = &'a String>,
+    keys: &[Key],
+) -> Vec<(String, String)> {
+    let why = |pin: &String| match keys.iter().find(|key| key.fingerprint == *pin) {
+        Some(key) => unfit(key),
+        None => Some("it is not in the keyring".to_owned()),
+    };
+    pins.filter_map(|pin| Some((pin.clone(), why(pin)?)))
+        .collect()
+}
+
 /// What was built, in numbers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
