@@ -2,9 +2,8 @@
 
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
-use crate::output::Mark;
+use crate::english::{Mark, Refusal};
 use crate::run::Pacman;
-use crate::words::is_not_on_server;
 use crate::{parts, records};
 use rootfs::Inside;
 use stage::{Cause, Code, Context, Failure, message, quote};
@@ -153,12 +152,12 @@ fn not_cached(cache: &Path, first: &str, more: usize) -> Failure {
 /// Returns the package that the mirror does not have: 404, or for `file://` no such file. A signature is another matter.
 fn gone(marks: &[Mark]) -> Option<&str> {
     marks.iter().find_map(|mark| {
-        let Mark::Error(text) = mark else { return None };
-        let (file, why) = text
-            .strip_prefix("failed retrieving file '")?
-            .split_once("' ")?;
-        (file.contains(".pkg.tar") && !file.ends_with(".sig") && is_not_on_server(why))
-            .then_some(file)
+        let Mark::NotRetrieved(lost) = mark else {
+            return None;
+        };
+        let file = lost.file.as_str();
+        let is_package = file.contains(".pkg.tar") && !file.ends_with(".sig");
+        (is_package && lost.why == Refusal::NotThere).then_some(file)
     })
 }
 
@@ -190,10 +189,16 @@ fn out_of_step(file: &str, refreshed: bool) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::english;
 
     #[test]
     fn a_package_that_is_gone_and_what_only_looks_like_it() {
-        let gone = |text: &str| gone(&[Mark::Error(text.into())]).map(str::to_owned);
+        let gone = |text: &str| {
+            let marks: Vec<_> = english::read(&format!("error: {text}"))
+                .into_iter()
+                .collect();
+            gone(&marks).map(str::to_owned)
+        };
         let file = "nano-7-1-any.pkg.tar.zst";
         let lost =
             |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");

@@ -93,7 +93,11 @@ impl Stage for Verify {
         report::record(document, &subjects, &found.packages, last, count);
         // A server that does not answer may do so later; one that has no signature may not.
         if let Err(failure) = fetched {
-            if failure.code == Code::Network && failure.cause != Some(Cause::NotOnServer) {
+            let no_answer = match failure.cause {
+                Some(Cause::Unauthorized | Cause::Certificate) => true,
+                cause => failure.code == Code::Network && cause != Some(Cause::NotOnServer),
+            };
+            if no_answer {
                 return Err(failure);
             }
             context.warn(&failure.message);
