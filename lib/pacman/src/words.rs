@@ -45,6 +45,9 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
         message += &format!(": the hook '{}'", message::escape(hook));
     }
     message += &list(&reasons);
+    if reasons.is_empty() && matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
+        message += &corrupted(marks);
+    }
     let mut failure = Failure::new(worst.code(), message);
     failure.cause = worst.cause();
     let hint = of_reasons(marks, worst, &reasons).or(worst.hint());
@@ -96,6 +99,22 @@ fn reasons(marks: &[Mark], trouble: Trouble) -> Vec<(Reason, &str)> {
         _ => None,
     });
     list.collect()
+}
+
+/// Returns the names of the files that pacman asked whether to remove.
+fn corrupted(marks: &[Mark]) -> String {
+    let files = marks.iter().filter_map(|mark| match mark {
+        Mark::Corrupted(path) => path.rsplit('/').next(),
+        _ => None,
+    });
+    let names: Vec<String> = files
+        .map(|file| format!("'{}'", message::escape(file)))
+        .collect();
+    match names.split_first() {
+        None => String::new(),
+        Some((first, [])) => format!(": {first}"),
+        Some((first, rest)) => format!(": {first} (and {} more)", rest.len()),
+    }
 }
 
 fn list(reasons: &[(Reason, &str)]) -> String {
