@@ -9,8 +9,9 @@ use image::ids::Ids;
 use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
 use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
+use pacman::Mark;
 use pacman::diagnosis::listing;
-use pacman::output::{Mark, Reader, Show};
+use pacman::output::{Reader, Show};
 use rootfs::{Binfmt, IdMap, Mount, mountinfo, root::RootId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -340,13 +341,18 @@ pub fn output(bytes: &[u8]) {
     let marks = read(usize::from(*size).max(1));
     assert_eq!(marks, read(LONGEST));
     for mark in &marks {
-        let (Mark::Package(text)
-        | Mark::Hook(text)
-        | Mark::CommandFailed(text)
-        | Mark::SavedBeside(text)
-        | Mark::Corrupted(text)
-        | Mark::NotExtracted(text, _)
-        | Mark::Error(text)) = mark;
+        let text = match mark {
+            Mark::Package(text)
+            | Mark::Hook(_, text)
+            | Mark::CommandFailed(text)
+            | Mark::SavedBeside(text)
+            | Mark::Corrupted(text)
+            | Mark::NotExtracted(text, _)
+            | Mark::Error(_, text)
+            | Mark::Reason(_, text)
+            | Mark::Ignored(text) => text,
+            Mark::NotRetrieved(lost) => &lost.text,
+        };
         assert!(
             text.len() <= LINE && !text.contains(char::is_control),
             "{text:?}"

@@ -70,7 +70,7 @@ pub enum Event {
         /// Its file name, such as `20-systemd-sysusers.hook`.
         name: String,
     },
-    /// A scriptlet or hook printed this, or libalpm in its place (`call to execv failed (…)`).
+    /// A scriptlet or hook printed this, as it is, or libalpm in its place (`call to execv failed (…)`).
     ScriptletOutput {
         /// The line.
         line: String,
@@ -100,7 +100,7 @@ pub fn events(log: &[u8]) -> impl Iterator<Item = Event> + '_ {
 #[must_use]
 pub fn event(line: &[u8]) -> Event {
     let line = String::from_utf8_lossy(&line[..line.len().min(LINE)]);
-    parse(line.trim_end_matches(['\r', '\n'])).unwrap_or(Event::Other)
+    parse(line.trim_end_matches('\n')).unwrap_or(Event::Other)
 }
 
 fn parse(line: &str) -> Option<Event> {
@@ -292,7 +292,7 @@ mod tests {
             }
         };
         assert_eq!(text(b"\x1b[2Ja\xff\0"), "\u{1b}[2Ja\u{fffd}\0");
-        assert_eq!(text(b"progress\r"), "progress");
+        assert_eq!(text(b"progress\r"), "progress\r");
         assert!(text(&vec![b'x'; 10 << 20]).len() < LINE);
         assert!(text(&vec![0xff; 10 << 20]).len() < 3 * LINE);
         for at in 0..40 {

@@ -4,7 +4,7 @@
 //! one has: a broken download, or what was refused when it was to be installed. It is removed when it is met, and pacman
 //! fails, though all that is asked for could be had. So it is asked again.
 
-use crate::output::Mark;
+use crate::english::Mark;
 use crate::run::{DOWNLOAD, Pacman};
 use crate::turn;
 use rootfs::Inside;

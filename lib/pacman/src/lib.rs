@@ -7,6 +7,7 @@ pub mod conf;
 mod databases;
 pub mod diagnosis;
 mod download;
+pub mod english;
 pub mod lock;
 pub mod mirror;
 pub mod output;
@@ -22,6 +23,6 @@ pub mod secret;
 pub mod turn;
 mod words;
 
-pub use output::Mark;
+pub use english::Mark;
 pub use patience::Patience;
 pub use run::Pacman;

@@ -2,11 +2,11 @@
 
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
-use crate::output::Mark;
+use crate::english::{Mark, Refusal};
 use crate::run::Pacman;
 use crate::{parts, records};
 use rootfs::Inside;
-use stage::{Code, Context, Failure, message, quote};
+use stage::{Cause, Code, Context, Failure, message, quote};
 use std::path::Path;
 
 impl Pacman {
@@ -60,7 +60,7 @@ impl Pacman {
             ran = with(&operation.replacen('y', "yy", 1));
         }
         // Not where the disk is full: it still is.
-        if matches!(&ran, Err((_, failure)) if failure.code != Code::Failed)
+        if matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
             && tidy(context, inside, downloads, &conf)
         {
             ran = with(operation);
@@ -152,19 +152,19 @@ fn not_cached(cache: &Path, first: &str, more: usize) -> Failure {
 /// Returns the package that the mirror does not have: 404, or for `file://` no such file. A signature is another matter.
 fn gone(marks: &[Mark]) -> Option<&str> {
     marks.iter().find_map(|mark| {
-        let Mark::Error(text) = mark else { return None };
-        let (file, why) = text
-            .strip_prefix("failed retrieving file '")?
-            .split_once("' ")?;
-        let absent = why.ends_with(" 404") || why.contains("Couldn't open file");
-        (file.contains(".pkg.tar") && !file.ends_with(".sig") && absent).then_some(file)
+        let Mark::NotRetrieved(lost) = mark else {
+            return None;
+        };
+        let file = lost.file.as_str();
+        let is_package = file.contains(".pkg.tar") && !file.ends_with(".sig");
+        (is_package && lost.why == Refusal::NotThere).then_some(file)
     })
 }
 
 /// Returns whether a failure is that a server answered, and has a file no more: that does not go away.
 #[must_use]
 pub fn is_gone(failure: &Failure) -> bool {
-    failure.message.contains("the mirror has no '") || failure.message.ends_with(" 404")
+    failure.cause == Some(Cause::NotOnServer)
 }
 
 /// Says that a mirror has not what its databases name.
@@ -175,22 +175,30 @@ fn out_of_step(file: &str, refreshed: bool) -> Failure {
             Code::Network,
             format!("the mirror has no '{file}', which its database names, also after fetching that anew"),
         )
+        .cause(Cause::NotOnServer)
         .hint("it is being brought up to date, or is broken: try later, or add another with mkconf --server URL");
     }
     Failure::new(
         Code::Network,
         format!("the mirror has no '{file}', which the database in the root names"),
     )
+    .cause(Cause::NotOnServer)
     .hint("that is older than the mirror: have it refreshed")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::english;
 
     #[test]
     fn a_package_that_is_gone_and_what_only_looks_like_it() {
-        let gone = |text: &str| gone(&[Mark::Error(text.into())]).map(str::to_owned);
+        let gone = |text: &str| {
+            let marks: Vec<_> = english::read(&format!("error: {text}"))
+                .into_iter()
+                .collect();
+            gone(&marks).map(str::to_owned)
+        };
         let file = "nano-7-1-any.pkg.tar.zst";
         let lost =
             |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");

@@ -3,6 +3,7 @@
 //! pacman says on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
 //! order. So it gets one of ours (pty(7)), and what comes out of it goes to stderr.
 
+use crate::english::{self, Mark};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{
@@ -11,30 +12,10 @@ use rustix::termios::{
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
-/// A thing in pacman's output that matters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mark {
-    /// It works on this package.
-    Package(String),
-    /// It runs a hook, whose description this is.
-    Hook(String),
-    /// A scriptlet or hook failed, in pacman's words.
-    CommandFailed(String),
-    /// It kept this configuration file and wrote its own beside it, as `FILE.pacnew`.
-    SavedBeside(String),
-    /// This file in the cache is not what it should be: an absolute path.
-    Corrupted(String),
-    /// This file of a package is not there, or not all of it, and why: pacman calls that a warning, and goes on.
-    NotExtracted(String, String),
-    /// Any other error, in pacman's words.
-    Error(String),
-}
-
 /// Reads pacman's output piece by piece.
 #[derive(Debug, Default)]
 pub struct Reader {
     line: Vec<u8>,
-    in_hooks: bool,
     show: Show,
     held: String,
     marks: Vec<Mark>,
@@ -88,7 +69,9 @@ impl Reader {
         }
         for byte in bytes {
             match byte {
-                b'\n' | b'\r' => self.end_of_line(),
+                b'\n' => self.end_of_line(true),
+                // A progress bar writes the same line many times.
+                b'\r' => self.end_of_line(false),
                 byte if self.line.len() < LINE => self.line.push(*byte),
                 _ => {}
             }
@@ -97,40 +80,34 @@ impl Reader {
 
     /// Returns what was seen. Where pacman `failed`, what was held back is shown now.
     pub fn finish(mut self, failed: bool) -> Vec<Mark> {
-        self.end_of_line();
+        self.end_of_line(true);
         if failed {
             pass(self.held.as_bytes());
         }
         self.marks
     }
 
-    fn end_of_line(&mut self) {
+    /// Reads a line; one that is not the `last` that is written in its place is shown and means nothing.
+    fn end_of_line(&mut self, last: bool) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         let line = without_escapes(&line);
-        let wanted = match self.show {
-            Show::Raw => false,
-            Show::Lines => !line.is_empty(),
-            Show::Errors => line.starts_with("error:") || line.starts_with("warning:"),
-        };
+        let mark = english::read(&line).filter(|_| last);
         match self.show {
-            Show::Errors if wanted && self.held.len() < HELD => {
-                self.held += &format!("{line}\n");
+            Show::Raw => {}
+            Show::Lines if line.is_empty() => {}
+            Show::Lines => pass(format!("{line}\n").as_bytes()),
+            Show::Errors => {
+                let wanted = line.starts_with("error:") || line.starts_with("warning:");
+                let wanted = wanted || matches!(mark, Some(Mark::Reason(..)));
+                if wanted && self.held.len() < HELD {
+                    self.held += &format!("{line}\n");
+                }
             }
-            Show::Errors => {}
-            _ if wanted => pass(format!("{line}\n").as_bytes()),
-            _ => {}
         }
-        if line.starts_with(":: ") {
-            self.in_hooks = line.contains("hooks...");
-        }
-        let mark = mark(&line, self.in_hooks);
-        // A progress bar writes the same line many times.
-        if mark.is_none() || mark.as_ref() == self.marks.last() {
-            return;
-        }
+        let Some(mark) = mark else { return };
         match self.marks.len() {
-            0..MARKS => self.marks.extend(mark),
+            0..MARKS => self.marks.push(mark),
             // What is forgotten must not be taken for what did not happen.
             MARKS => self.marks.push(Mark::CommandFailed(
                 "command said more than can be remembered".to_owned(),
@@ -138,6 +115,15 @@ impl Reader {
             _ => {}
         }
     }
+}
+
+/// Returns what a line that a scriptlet printed reads as in pacman's output, where pacman prints it as it is: nothing of it is
+/// pacman's.
+#[must_use]
+pub fn reads_as(line: &str) -> Vec<Mark> {
+    let mut reader = Reader::new(Show::Errors);
+    reader.take(line.as_bytes());
+    reader.finish(false)
 }
 
 /// Returns a line without control sequences (ECMA-48) and other control characters: pacman hides and shows the cursor,
@@ -170,67 +156,6 @@ fn pass(bytes: &[u8]) {
     std::io::stderr().lock().write_all(bytes).unwrap_or(());
 }
 
-/// Returns what a line of output (in the C locale) means, where it matters.
-fn mark(line: &str, in_hooks: bool) -> Option<Mark> {
-    if let Some(error) = line.strip_prefix("error: ") {
-        return Some(if error.starts_with("command ") {
-            Mark::CommandFailed(error.to_owned())
-        } else {
-            Mark::Error(error.to_owned())
-        });
-    }
-    if let Some(rest) = line.strip_prefix("warning: warning given when extracting ") {
-        return not_extracted(rest);
-    }
-    if let Some((file, new)) = line
-        .strip_prefix("warning: ")
-        .and_then(|l| l.split_once(" installed as "))
-    {
-        return (new.strip_suffix(".pacnew") == Some(file))
-            .then(|| Mark::SavedBeside(file.to_owned()));
-    }
-    if let Some((file, _)) = line
-        .strip_prefix(":: File ")
-        .and_then(|l| l.split_once(" is corrupted ("))
-    {
-        return Some(Mark::Corrupted(file.to_owned()));
-    }
-    let counted = line.strip_prefix('(').and_then(|rest| {
-        let (count, text) = rest.split_once(')')?;
-        let digits = |b: u8| b.is_ascii_digit() || b == b'/' || b == b' ';
-        count.bytes().all(digits).then(|| text.trim_start())
-    });
-    if let (Some(text), true) = (counted, in_hooks) {
-        return Some(Mark::Hook(text.split("  ").next()?.trim_end().to_owned()));
-    }
-    let text = counted.unwrap_or(line);
-    let (verb, rest) = text.split_once(' ')?;
-    if !["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb) {
-        return None;
-    }
-    let name = rest.split_whitespace().next()?.trim_end_matches("...");
-    Some(Mark::Package(name.to_owned()))
-}
-
-/// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
-/// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
-/// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
-fn not_extracted(text: &str) -> Option<Mark> {
-    // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
-    const OF_METADATA: [&str; 7] = [
-        "Can't set ",
-        "Can't restore ",
-        "Can't update ",
-        "Cannot restore ",
-        "Failed to set ",
-        "Failed to restore ",
-        "Invalid extended attribute",
-    ];
-    let (file, reason) = text.strip_suffix(')')?.split_once(" (")?;
-    let harmless = OF_METADATA.iter().any(|begin| reason.starts_with(begin));
-    (!harmless).then(|| Mark::NotExtracted(file.to_owned(), reason.to_owned()))
-}
-
 /// Makes a terminal for pacman: our side and its side. It is as wide as ours, so that progress bars fit.
 ///
 /// # Errors
@@ -258,25 +183,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_extracted_is_no_mere_warning() {
-        for (reason, is) in [
-            ("Could not chdir /r/usr", true),
-            ("Write failed", true),
-            ("Can't create '/r/usr/x'", true),
-            ("Can't set permissions to 0644", false),
-            ("Can't set user=0/group=0 for /r/x", false),
-            (
-                "Cannot restore extended attributes on this file system.",
-                false,
-            ),
-        ] {
-            let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
-            let expected = Mark::NotExtracted("/r/usr/x".into(), reason.into());
-            assert_eq!(mark(&line, false), is.then_some(expected), "{reason}");
-        }
-    }
-
-    #[test]
     fn what_matters_is_seen_in_order_however_it_comes() {
         let text = ":: Processing package changes...\ninstalling filesystem...\ninstalling bash...\n\
                     error: command failed to execute correctly\n\
@@ -299,11 +205,14 @@ mod tests {
                     package("bash"),
                     Mark::CommandFailed("command failed to execute correctly".into()),
                     package("glibc"),
-                    Mark::Hook("Creating system user accounts...".into()),
+                    Mark::Hook(1, "Creating system user accounts...".into()),
                     Mark::CommandFailed("command terminated by signal 9: Killed".into()),
                     Mark::SavedBeside("/r/etc/hosts".into()),
                     Mark::Corrupted("/c/a b.pkg.tar.zst".into()),
-                    Mark::Error("failed to commit transaction (download library error)".into()),
+                    Mark::Error(
+                        english::Trouble::Retrieval,
+                        "failed to commit transaction (download library error)".into()
+                    ),
                 ]
             );
         }
@@ -335,6 +244,9 @@ mod tests {
         let mut reader = Reader::new(Show::Errors);
         reader.take(&[0xff; 10_000]);
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
-        assert_eq!(reader.finish(false), [Mark::Hook(String::new())]);
+        assert_eq!(
+            reader.finish(false),
+            [Mark::Hook(1, String::new()), Mark::Hook(1, String::new())]
+        );
     }
 }

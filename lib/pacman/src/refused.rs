@@ -10,7 +10,7 @@ use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
-use crate::output::Mark;
+use crate::english::Mark;
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
@@ -153,11 +153,7 @@ pub(crate) fn explain(
 fn is_about_signatures(marks: &[Mark]) -> bool {
     marks.iter().any(|mark| match mark {
         Mark::Corrupted(_) => true,
-        Mark::Error(text) => {
-            !text.starts_with("failed ") && text.contains("signature")
-                || text.contains("(PGP signature)")
-                || text.contains("required key missing")
-        }
+        Mark::Error(trouble, _) => trouble.is_about_signatures(),
         _ => false,
     })
 }
@@ -286,7 +282,7 @@ fn disguised(
 fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
     let refused = marks
         .iter()
-        .any(|mark| matches!(mark, Mark::Error(text) if text.contains("corrupted database")));
+        .any(|mark| matches!(mark, Mark::Error(trouble, _) if trouble.is_about_a_database()));
     if !refused {
         return Ok(Vec::new());
     }
@@ -424,6 +420,11 @@ fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::english::{self, Trouble};
+
+    fn error(text: &str) -> Mark {
+        english::read(&format!("error: {text}")).unwrap()
+    }
 
     #[test]
     fn a_path_in_the_output_is_no_more_than_a_name_in_the_cache() {
@@ -434,7 +435,7 @@ mod tests {
             mark("/"),
             mark("/c/.."),
             mark("/c/b\nc"),
-            Mark::Error("/c/d".into()),
+            Mark::Error(Trouble::Other, "/c/d".into()),
         ];
         assert_eq!(corrupted(&marks), ["passwd", "a-1-1-any.pkg.tar.zst"]);
         let entry = Entry {
@@ -470,11 +471,7 @@ mod tests {
             ("nano: signature from \"X\" is unknown trust", true),
             ("required key missing from keyring", true),
         ] {
-            assert_eq!(
-                is_about_signatures(&[Mark::Error(text.into())]),
-                expected,
-                "{text}"
-            );
+            assert_eq!(is_about_signatures(&[error(text)]), expected, "{text}");
         }
     }
 
@@ -487,16 +484,15 @@ mod tests {
         for name in ["core.db", "core.db.sig", "extra.db", "extra.files"] {
             std::fs::write(sync.join(name), "").unwrap();
         }
-        let refused = Mark::Error(
-            "failed to synchronize all databases (invalid or corrupted database (PGP signature))"
-                .into(),
+        let refused = error(
+            "failed to synchronize all databases (invalid or corrupted database (PGP signature))",
         );
         let files = |marks: &[Mark]| -> Vec<String> {
             let suspects = databases(&root, marks).unwrap();
             suspects.into_iter().map(|s| s.file).collect()
         };
         assert_eq!(files(&[refused]), ["core.db"]);
-        assert_eq!(files(&[Mark::Error("target not found: x".into())]), [""; 0]);
+        assert_eq!(files(&[error("target not found: x")]), [""; 0]);
     }
 
     #[test]

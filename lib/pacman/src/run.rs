@@ -1,10 +1,12 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
 use crate::diagnosis::gpg;
-use crate::output::{self, Mark, Reader, Show};
+use crate::english::{Mark, Trouble};
+use crate::output::{self, Reader, Show};
 use crate::{places, refused, words};
+use package::pacman_log::{self, Event};
 use rootfs::session::Output;
-use rootfs::{Ended, Inside, Job, Place};
+use rootfs::{Ended, Inside, Job, Place, Root};
 use stage::{Code, Context, Doing, Failure};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -61,7 +63,8 @@ impl Pacman {
         let failure = match ended {
             Ok(Ended::Exited(0)) => return Ok(marks),
             Ok(ended) => {
-                let failure = words::explain(&marks, ended).while_doing(doing);
+                let hook = ended_by_hook(inside.root(), &marks);
+                let failure = words::explain(&marks, ended, hook.as_deref()).while_doing(doing);
                 let asked = (args, targets);
                 refused::explain(self, context, inside, asked, &marks, failure)
             }
@@ -134,6 +137,23 @@ impl Pacman {
         context.waited(time);
         Ok(ended)
     }
+}
+
+/// Returns the hook that ended the transaction: the last that the log names. What is in the output a hook may have printed.
+fn ended_by_hook(root: &Root, marks: &[Mark]) -> Option<String> {
+    const LOG: (&str, u64) = ("var/log/pacman.log", 64 << 20);
+    let by_hook =
+        |mark: &Mark| matches!(mark, Mark::Error(Trouble::Hook | Trouble::HookUnready, _));
+    if !marks.iter().any(by_hook) {
+        return None;
+    }
+    // Without a log the message has no name.
+    let log = root.read(LOG.0, LOG.1).ok()?;
+    let names = pacman_log::events(&log).filter_map(|event| match event {
+        Event::RunningHook { name } => Some(name),
+        _ => None,
+    });
+    names.last()
 }
 
 /// What [`Pacman::run`] calls a run that only downloads.

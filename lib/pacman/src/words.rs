@@ -1,158 +1,173 @@
-//! What pacman's failure is, by its words; its exit status is 1 for all of them.
+//! What pacman's failure is, by what it said ([`crate::english`]); its exit status is 1 for all of them.
 
-use crate::output::Mark;
+use crate::english::{Mark, NotRetrieved, Reason, Refusal, Trouble};
 use rootfs::Ended;
 use stage::{Code, Failure, message};
 
-/// Words of an error, the code of a failure that says them, and what mends it. What is more particular comes first.
-const WORDS: &[(&str, Code, Option<&str>)] = &[
-    (
-        "keyring is not writable",
-        Code::NotVerified,
-        Some("put 'keyring' before 'strap'"),
-    ),
-    (
-        "unknown trust",
-        Code::NotVerified,
-        Some("the key is in the keyring but not trusted: a newer keyring package may mend it"),
-    ),
-    (
-        "marginal trust",
-        Code::NotVerified,
-        Some("too few masters vouch for the key: a newer keyring package may mend it"),
-    ),
-    (
-        "required key missing",
-        Code::NotVerified,
-        Some("the signing key is missing or expired: a newer keyring package may mend it"),
-    ),
-    (
-        "missing required signature",
-        Code::NotVerified,
-        Some("the mirror offers it unsigned: try another mirror: mkconf --server URL"),
-    ),
-    (
-        "key \"",
-        Code::NotVerified,
-        Some("the key that signed it may not be used: a newer keyring package may mend it"),
-    ),
-    (
-        "(PGP signature)",
-        Code::NotVerified,
-        Some("its signature does not hold: nothing was installed"),
-    ),
-    (
-        "invalid or corrupted",
-        Code::NotVerified,
-        Some(
-            "the mirror sent something else than its database promises: try again, or another mirror",
-        ),
-    ),
-    // A database that is a web page: then every package of it is "not found".
-    (
-        "Unrecognized archive format",
-        Code::Network,
-        Some("try again, or another mirror: mkconf --server URL"),
-    ),
-    (
-        "target not found",
-        Code::NotFound,
-        Some("look at the spelling, and at the repositories of mkconf"),
-    ),
-    (
-        "No space left",
-        Code::Failed,
-        Some("free some space and run the same pipe again: it goes on where it stopped"),
-    ),
-    // libarchive's words for a file that could not be written whole; the reason gets lost in pacman (6.0.2).
-    (
-        "(Write failed)",
-        Code::Failed,
-        Some(
-            "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
-        ),
-    ),
-    // curl's, in 7.x and 8.x, for the same.
-    (
-        "Failure writing output to destination",
-        Code::Failed,
-        Some(
-            "the disk of the package cache may be full: free some space and run the same pipe again: it goes on where it stopped",
-        ),
-    ),
-    (
-        "exists in filesystem",
-        Code::Failed,
-        Some("a file is there that no package owns: remove it, or begin with a new root"),
-    ),
-    (
-        "failed retrieving file",
-        Code::Network,
-        Some("try again, or another mirror: mkconf --server URL"),
-    ),
-    (
-        "failed to synchronize",
-        Code::Network,
-        Some("try again, or another mirror: mkconf --server URL"),
-    ),
-    (
-        "failed to update",
-        Code::Network,
-        Some("try again, or another mirror: mkconf --server URL"),
-    ),
-    ("unable to lock database", Code::Busy, None),
-];
+/// How many of a list of reasons stand in the message.
+const REASONS: usize = 3;
 
-/// Finds the failure in what pacman said.
+/// Finds the failure in what pacman said. `hook` is the one that the log names last, where a hook ended the transaction.
 #[must_use]
-pub(crate) fn explain(marks: &[Mark], ended: Ended) -> Failure {
-    let errors: Vec<&str> = marks
+pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failure {
+    let lost: Vec<&NotRetrieved> = marks
         .iter()
-        .filter_map(|m| match m {
-            Mark::Error(text) => Some(text.as_str()),
+        .filter_map(|mark| match mark {
+            Mark::NotRetrieved(lost) => Some(lost),
             _ => None,
         })
         .collect();
-    if let Some(failure) = unsigned(&errors) {
+    let worst = marks.iter().filter_map(trouble).min();
+    // What could not be fetched says more than that something could not be.
+    let is_retrieval = worst.is_none_or(|worst| worst >= Trouble::Retrieval);
+    if let Some(lost) = most_lasting(&lost).filter(|_| is_retrieval) {
+        return not_retrieved(marks, lost, ended);
+    }
+    let Some(worst) = worst else {
+        return Failure::new(Code::ChildFailed, ended.words());
+    };
+    let reasons = reasons(marks, worst);
+    let mut of_it = marks.iter().filter_map(|mark| match mark {
+        Mark::Error(trouble, text) if *trouble == worst => Some(text),
+        _ => None,
+    });
+    // The list stands below the last of them; where there is none, the first is the most particular, or all there is.
+    let text = match worst {
+        Trouble::Other => of_it.next_back(),
+        _ if !reasons.is_empty() => of_it.next_back(),
+        _ => of_it.next(),
+    };
+    let mut message = ended.words();
+    for part in text.into_iter().map(String::as_str) {
+        message += &format!(": {}", message::escape(part));
+    }
+    if let (Trouble::Hook | Trouble::HookUnready, Some(hook)) = (worst, hook) {
+        message += &format!(": the hook '{}'", message::escape(hook));
+    }
+    message += &list(&reasons);
+    if reasons.is_empty() && matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
+        message += &corrupted(marks);
+    }
+    let mut failure = Failure::new(worst.code(), message);
+    failure.cause = worst.cause();
+    let hint = of_reasons(marks, worst, &reasons).or(worst.hint());
+    failure.hint = hint.map(str::to_owned);
+    failure
+}
+
+fn trouble(mark: &Mark) -> Option<Trouble> {
+    match mark {
+        Mark::Error(trouble, _) => Some(*trouble),
+        _ => None,
+    }
+}
+
+/// Returns the file that says how it is with all that could not be fetched: a full disk first, then what may go away, as then
+/// the whole may; and else what is least likely to.
+fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
+    let first = |why| lost.iter().find(|one| one.why == why);
+    let last = || lost.iter().max_by_key(|one| one.why);
+    let chosen = first(Refusal::NoSpace).or_else(|| first(Refusal::Trouble));
+    let worst = chosen.or_else(last)?.why;
+    first(worst).copied()
+}
+
+fn not_retrieved(marks: &[Mark], lost: &NotRetrieved, ended: Ended) -> Failure {
+    if let Some(failure) = unsigned(marks) {
         return failure;
     }
-    let said = WORDS
-        .iter()
-        .find(|(words, ..)| errors.iter().any(|e| e.contains(words)));
-    let (code, hint) = said.map_or((Code::ChildFailed, None), |(_, code, hint)| (*code, *hint));
-    let line = said
-        .and_then(|(words, ..)| errors.iter().find(|e| e.contains(words)))
-        .or(errors.last());
-    let message = match line {
-        Some(line) => format!("{}: {}", ended.words(), message::escape(line)),
-        None => ended.words(),
+    let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
+    let mut failure = Failure::new(lost.why.code(), message).hint(lost.why.hint());
+    failure.cause = lost.why.cause();
+    failure
+}
+
+/// Returns the list that pacman printed below an error.
+fn reasons(marks: &[Mark], trouble: Trouble) -> Vec<(Reason, &str)> {
+    let fits = |reason| match trouble {
+        Trouble::FileConflict => matches!(reason, Reason::FileExists | Reason::FileOfTwo),
+        Trouble::Conflict => reason == Reason::Conflict,
+        Trouble::Dependency => reason == Reason::Dependency,
+        Trouble::Architecture => reason == Reason::Architecture,
+        Trouble::PackageSignature | Trouble::Damaged => reason == Reason::Damaged,
+        _ => false,
     };
-    let failure = Failure::new(code, message);
-    match hint {
-        Some(hint) => failure.hint(hint),
-        None => failure,
+    let last = |mark: &Mark| self::trouble(mark) == Some(trouble);
+    let below = marks.iter().rposition(last).map_or(0, |at| at + 1);
+    let list = marks[below..].iter().filter_map(|mark| match mark {
+        Mark::Reason(reason, text) if fits(*reason) => Some((*reason, text.as_str())),
+        _ => None,
+    });
+    list.collect()
+}
+
+/// Returns the names of the files that pacman asked whether to remove.
+fn corrupted(marks: &[Mark]) -> String {
+    let files = marks.iter().filter_map(|mark| match mark {
+        Mark::Corrupted(path) => path.rsplit('/').next(),
+        _ => None,
+    });
+    let names: Vec<String> = files
+        .map(|file| format!("'{}'", message::escape(file)))
+        .collect();
+    match names.split_first() {
+        None => String::new(),
+        Some((first, [])) => format!(": {first}"),
+        Some((first, rest)) => format!(": {first} (and {} more)", rest.len()),
+    }
+}
+
+fn list(reasons: &[(Reason, &str)]) -> String {
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> = reasons
+        .iter()
+        .take(REASONS)
+        .map(|(_, text)| message::escape(text).to_string())
+        .collect();
+    let more = match reasons.len().saturating_sub(REASONS) {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    };
+    format!(": {}{more}", shown.join("; "))
+}
+
+/// Returns what mends it, where that is not the same for all of a kind.
+fn of_reasons(
+    marks: &[Mark],
+    trouble: Trouble,
+    reasons: &[(Reason, &str)],
+) -> Option<&'static str> {
+    match trouble {
+        Trouble::FileConflict => Some(match reasons.first() {
+            Some((Reason::FileOfTwo, _)) => {
+                "two packages have the same file: leave one of them out"
+            }
+            _ => "a file is there that no package owns: remove it, or begin with a new root",
+        }),
+        Trouble::Dependency if marks.iter().any(|mark| matches!(mark, Mark::Ignored(_))) => Some(
+            "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
+        ),
+        _ => None,
     }
 }
 
 /// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
 /// trying again would help.
-fn unsigned(errors: &[&str]) -> Option<Failure> {
-    let mut files = errors
-        .iter()
-        .filter_map(|e| e.strip_prefix("failed retrieving file '"));
+fn unsigned(marks: &[Mark]) -> Option<Failure> {
     let mut names = Vec::new();
-    let all = files.all(|rest| {
-        let Some((name, why)) = rest.split_once("' ") else {
-            return false;
+    for mark in marks {
+        let Mark::NotRetrieved(lost) = mark else {
+            continue;
         };
-        let Some(signed) = name.strip_suffix(".sig") else {
-            return false;
-        };
+        let signed = lost.file.strip_suffix(".sig")?;
+        if lost.why != Refusal::NotThere {
+            return None;
+        }
         names.push(signed);
-        // curl's words for an HTTP status, and for a `file://` that is not there.
-        why.ends_with(" 404") || why.contains("Couldn't open file")
-    });
-    let first = *names.first().filter(|_| all)?;
+    }
+    let first = *names.first()?;
     names.sort_unstable();
     names.dedup();
     let more = match names.len() - 1 {
@@ -174,10 +189,17 @@ fn unsigned(errors: &[&str]) -> Option<Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::english;
+    use stage::Cause;
 
     fn failure(errors: &[&str]) -> Failure {
-        let marks: Vec<_> = errors.iter().map(|e| Mark::Error((*e).into())).collect();
-        explain(&marks, Ended::Exited(1))
+        let lines = errors.iter().map(|error| format!("error: {error}"));
+        said(&lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    fn said(output: &str) -> Failure {
+        let marks: Vec<_> = output.lines().filter_map(english::read).collect();
+        explain(&marks, Ended::Exited(1), None)
     }
 
     #[test]
@@ -212,7 +234,7 @@ mod tests {
             assert_eq!(failure.message, format!("exit status 1: {words}"));
         }
         assert_eq!(
-            explain(&[], Ended::Signalled(9)).message,
+            explain(&[], Ended::Signalled(9), None).message,
             "killed by signal 9 (SIGKILL)"
         );
     }
@@ -266,5 +288,82 @@ mod tests {
         }
         // Which leaves a failure that has nothing to do with files.
         assert_eq!(failure(&["target not found: nono"]).code, Code::NotFound);
+    }
+
+    #[test]
+    fn the_list_below_an_error_is_in_the_message() {
+        for (output, message, hint) in [
+            (
+                "error: failed to commit transaction (conflicting files)\n\
+                 plain: /r/usr/share/plain exists in filesystem\nErrors occurred, no packages were upgraded.",
+                "failed to commit transaction (conflicting files): plain: /r/usr/share/plain exists in filesystem",
+                "a file is there that no package owns: remove it, or begin with a new root",
+            ),
+            (
+                "error: failed to commit transaction (conflicting files)\n\
+                 /r/same exists in both 'two' and 'three'\na: /r/b exists in filesystem\n\
+                 a: /r/c exists in filesystem\na: /r/d exists in filesystem",
+                "failed to commit transaction (conflicting files): /r/same exists in both 'two' and 'three'; \
+                 a: /r/b exists in filesystem; a: /r/c exists in filesystem (and 1 more)",
+                "two packages have the same file: leave one of them out",
+            ),
+            (
+                ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected\n\
+                 error: failed to prepare transaction (conflicting dependencies)\n\n:: a and b are in conflict",
+                "failed to prepare transaction (conflicting dependencies): a and b are in conflict",
+                "leave one of them out; one that is installed must be removed first",
+            ),
+            (
+                "warning: ignoring package needed-1-1\n\
+                 error: failed to prepare transaction (could not satisfy dependencies)\n\
+                 :: unable to satisfy dependency 'virt' required by wants",
+                "failed to prepare transaction (could not satisfy dependencies): \
+                 unable to satisfy dependency 'virt' required by wants",
+                "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
+            ),
+        ] {
+            let failure = said(output);
+            assert_eq!(failure.message, format!("exit status 1: {message}"));
+            assert_eq!(failure.hint.as_deref(), Some(hint));
+            assert_eq!(failure.code, Code::Failed);
+        }
+        // Where a scriptlet prints what looks like one, it stands before the error.
+        let failure = said(
+            "other: /etc/passwd exists in filesystem\nerror: failed to commit transaction (conflicting files)\n\
+             a: /r/b exists in filesystem",
+        );
+        assert!(!failure.message.contains("other"), "{failure}");
+    }
+
+    #[test]
+    fn what_may_go_away_is_told_from_what_does_not() {
+        let lost = |why: &str| format!("failed retrieving file 'core.db' from h : {why}");
+        let status = |n: u16| lost(&format!("The requested URL returned error: {n}"));
+        let certificate = lost("SSL certificate problem: self-signed certificate");
+        let down = lost("Could not resolve host: h");
+        for (errors, code, cause) in [
+            (vec![status(401)], Code::Failed, Some(Cause::Unauthorized)),
+            (
+                vec![status(404), status(403)],
+                Code::Failed,
+                Some(Cause::Unauthorized),
+            ),
+            (
+                vec![certificate.clone()],
+                Code::Failed,
+                Some(Cause::Certificate),
+            ),
+            (vec![status(404)], Code::Network, Some(Cause::NotOnServer)),
+            (vec![down.clone()], Code::Network, None),
+            (vec![status(503)], Code::Network, None),
+            // One of two mirrors may come back.
+            (vec![certificate, down, status(403)], Code::Network, None),
+        ] {
+            let mut errors: Vec<&str> = errors.iter().map(String::as_str).collect();
+            errors.push("failed to synchronize all databases (failed to retrieve some files)");
+            let failure = failure(&errors);
+            assert_eq!((failure.code, failure.cause), (code, cause), "{errors:?}");
+            assert!(failure.hint.is_some());
+        }
     }
 }

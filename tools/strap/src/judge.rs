@@ -1,11 +1,14 @@
 //! What pacman's exit status does not say: which scriptlets and hooks failed, or never ran.
 //!
-//! Two witnesses: pacman's output, which says that a command failed, in order with the packages; and pacman's log, which
-//! says that a command could not even be started. Both are a root's content, so they are text and no more.
+//! Two witnesses. pacman's output says that a command failed, after it has named the package or hook; what scriptlets print
+//! stands in between, and may look the same. pacman's log tells the two apart: it names each package and hook, and each line
+//! that a scriptlet printed is marked as one. Both are a root's content, so they are text and no more.
 
 use package::localdb;
 use package::pacman_log::{self, Event};
 use pacman::Mark;
+use pacman::english::{self, NotStarted};
+use pacman::output::reads_as;
 use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
 use rustix::io::Errno;
@@ -26,6 +29,8 @@ pub(crate) struct Problem {
     owner: Owner,
     /// Why, in the words of pacman or the kernel.
     why: String,
+    /// Why it could not even be started, where that is so.
+    not_started: Option<NotStarted>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +52,7 @@ impl Problem {
 
     /// Returns what may mend it.
     pub(crate) fn hint(&self) -> String {
-        if self.why.contains("Exec format error") {
+        if self.not_started == Some(NotStarted::WrongFormat) {
             return "this host cannot run the root's programs: 'doctor' says what is missing"
                 .to_owned();
         }
@@ -233,15 +238,7 @@ pub(crate) fn problems(
 ) -> Result<Vec<Problem>, Failure> {
     let log = read_log(root)?;
     let events: Vec<_> = pacman_log::events(log.get(before..).unwrap_or_default()).collect();
-    let started = not_started(&events);
     let mut found = failed(marks, &events);
-    // The log knows why a command could not be started; the output only that it failed.
-    for (owner, why) in started {
-        match found.iter_mut().find(|p| p.owner == owner) {
-            Some(problem) => problem.why = why,
-            None => found.push(Problem { owner, why }),
-        }
-    }
     if !found.is_empty() {
         let shell = shell_package(root)?;
         found.retain(|p| !is_before_shell(p, &events, shell.as_deref()));
@@ -249,60 +246,144 @@ pub(crate) fn problems(
     Ok(found)
 }
 
-/// Reads the output: a failed command belongs to the package or hook that pacman named last.
-fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
-    // The output has a hook's description, the log its file: the n-th of one is the n-th of the other.
-    let hooks: Vec<_> = events
-        .iter()
-        .filter_map(|e| match e {
-            Event::RunningHook { name } => Some(name.clone()),
-            _ => None,
-        })
-        .collect();
-    let (mut owner, mut seen) = (Owner::Unknown, 0);
-    let mut found: Vec<Problem> = Vec::new();
-    for mark in marks {
-        match mark {
-            Mark::Package(name) => owner = Owner::Package(name.clone()),
-            Mark::Hook(description) => {
-                owner = Owner::Hook(hooks.get(seen).unwrap_or(description).clone());
-                seen += 1;
-            }
-            Mark::CommandFailed(why) if !found.iter().any(|p| p.owner == owner) => {
-                found.push(Problem {
-                    owner: owner.clone(),
-                    why: why.clone(),
-                })
-            }
-            Mark::CommandFailed(_)
-            | Mark::SavedBeside(_)
-            | Mark::Corrupted(_)
-            | Mark::NotExtracted(..)
-            | Mark::Error(_) => {}
-        }
-    }
-    found
+/// What pacman prints when it begins with a package or hook. A hook's number stands in the output and its file in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Begin {
+    Package(String),
+    Hook(u32),
 }
 
-/// Reads the log for commands that could not be started.
-fn not_started(events: &[Event]) -> Vec<(Owner, String)> {
-    let mut owner = Owner::Unknown;
-    let mut found: Vec<(Owner, String)> = Vec::new();
+impl Begin {
+    fn of(mark: &Mark) -> Option<Self> {
+        match mark {
+            Mark::Package(name) => Some(Self::Package(name.clone())),
+            Mark::Hook(number, _) => Some(Self::Hook(*number)),
+            _ => None,
+        }
+    }
+}
+
+/// A package or hook that the log has.
+struct Turn {
+    owner: Owner,
+    begin: Begin,
+    /// Which of the lines of the output that read as `begin` is pacman's own: before it there are those that scriptlets
+    /// printed before the log has this one, and pacman's for others of the same number.
+    nth: usize,
+    /// How many lines that read as a failed command scriptlets printed from the line in the log on to that of the next.
+    forged: usize,
+    /// What libalpm, or a scriptlet in its name, said of a command that could not be started.
+    not_started: Option<(NotStarted, String)>,
+}
+
+/// Reads the log for who had their turn, in order.
+///
+/// pacman prints that it begins with a package, runs pre_install, logs the package, and runs post_install; it logs a hook,
+/// prints it, and runs it. So what scriptlets printed before the log has the package or hook cannot stand behind pacman's
+/// own line for it but for what its own pre_install printed, and all of these lines are in the log.
+fn turns(events: &[Event]) -> (Vec<Turn>, usize) {
+    let mut turns: Vec<Turn> = Vec::new();
+    let mut printed: Vec<Begin> = Vec::new();
+    let (mut hooks, mut early) = (0, 0);
     for event in events {
-        match event {
+        let owner = match event {
             Event::Installed { name, .. }
             | Event::Reinstalled { name, .. }
             | Event::Upgraded { name, .. }
-            | Event::Downgraded { name, .. } => owner = Owner::Package(name.clone()),
-            Event::RunningHook { name } => owner = Owner::Hook(name.clone()),
-            Event::ScriptletOutput { line }
-                if line.starts_with("call to execv failed")
-                    && !found.iter().any(|(o, _)| *o == owner) =>
-            {
-                found.push((owner.clone(), line.clone()));
+            | Event::Downgraded { name, .. } => Owner::Package(name.clone()),
+            Event::RunningHook { name } => Owner::Hook(name.clone()),
+            // The hooks before are counted by themselves.
+            Event::TransactionStarted => {
+                hooks = 0;
+                continue;
             }
-            _ => {}
+            Event::ScriptletOutput { line } => {
+                let marks = reads_as(line);
+                printed.extend(marks.iter().filter_map(Begin::of));
+                let failed = |mark: &&Mark| matches!(mark, Mark::CommandFailed(_));
+                let forged = marks.iter().filter(failed).count();
+                match turns.last_mut() {
+                    Some(turn) => {
+                        turn.forged += forged;
+                        let why = english::not_started(line).map(|why| (why, line.clone()));
+                        turn.not_started = why.or(turn.not_started.take());
+                    }
+                    None => early += forged,
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        let begin = match &owner {
+            Owner::Package(name) => Begin::Package(name.clone()),
+            _ => {
+                hooks += 1;
+                Begin::Hook(hooks)
+            }
+        };
+        let nth = 1 + printed.iter().filter(|b| **b == begin).count();
+        printed.push(begin.clone());
+        turns.push(Turn {
+            owner,
+            begin,
+            nth,
+            forged: 0,
+            not_started: None,
+        });
+    }
+    (turns, early)
+}
+
+/// Reads the output: a failed command belongs to the package or hook that pacman named last.
+fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
+    let (turns, early) = turns(events);
+    // The failures in the turn of each, and what comes before the first.
+    let mut said: Vec<Vec<&String>> = vec![Vec::new(); turns.len() + 1];
+    let mut seen: Vec<(Begin, usize)> = Vec::new();
+    let mut now = 0;
+    for mark in marks {
+        if let Mark::CommandFailed(why) = mark {
+            said[now].push(why);
         }
+        let Some(begin) = Begin::of(mark) else {
+            continue;
+        };
+        let nth = match seen.iter_mut().find(|(b, _)| *b == begin) {
+            Some((_, n)) => {
+                *n += 1;
+                *n
+            }
+            None => {
+                seen.push((begin.clone(), 1));
+                1
+            }
+        };
+        let next = turns[now..]
+            .iter()
+            .position(|turn| turn.begin == begin && turn.nth == nth);
+        now += next.map_or(0, |next| next + 1);
+    }
+    let mut found = Vec::new();
+    let mut forged = early;
+    for (n, said) in said.iter().enumerate() {
+        let turn = n.checked_sub(1).map(|n| &turns[n]);
+        forged += turn.map_or(0, |turn| turn.forged);
+        // What pre_install of the next one printed stands in its turn.
+        let printed = forged.min(said.len());
+        forged -= printed;
+        let Some(why) = said[printed..].first() else {
+            continue;
+        };
+        let not_started = turn.and_then(|turn| turn.not_started.clone());
+        found.push(Problem {
+            owner: turn.map_or(Owner::Unknown, |turn| turn.owner.clone()),
+            // The log knows why a command could not be started; the output only that it failed.
+            why: match &not_started {
+                Some((_, line)) => line.clone(),
+                None => (*why).clone(),
+            },
+            not_started: not_started.map(|(why, _)| why),
+        });
     }
     found
 }
@@ -323,7 +404,7 @@ fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> 
     let (Some(owner), Some(shell)) = (owner, shell) else {
         return false;
     };
-    owner < shell && problem.why.contains("No such file or directory")
+    owner < shell && problem.not_started == Some(NotStarted::NoFile)
 }
 
 /// Returns the package that owns the shell that scriptlets run in.
@@ -387,22 +468,90 @@ mod tests {
         assert_eq!(not_extracted(&marks[..2]), None);
     }
 
+    /// What pacman prints and logs, as `output` and `log`, and the packages that are said to have failed.
+    fn owners(output: &str, log: &str) -> Vec<String> {
+        let log: String = log.split('\n').map(|l| format!("[x] [{l}\n")).collect();
+        let found = failed(&reads_as(output), &events(&log));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    const FAILED: &str = "command failed to execute correctly";
+
     #[test]
     fn a_command_that_could_not_start_belongs_to_the_package_before_it() {
-        let package = |n: &str| Owner::Package(n.into());
-        assert_eq!(
-            not_started(&events(LOG)),
-            [
-                (
-                    package("glibc"),
-                    "call to execv failed (No such file or directory)".into()
-                ),
-                (
-                    package("bash"),
-                    "call to execv failed (Exec format error)".into()
-                )
-            ]
+        let output = format!(
+            "installing glibc...\ncall to execv failed (No such file or directory)\nerror: {FAILED}\n\
+             installing bash...\ncall to execv failed (Exec format error)\nerror: {FAILED}\ninstalling nano...\n"
         );
+        let found = failed(&reads_as(&output), &events(LOG));
+        let expected = [
+            ("glibc", NotStarted::NoFile, "No such file or directory"),
+            ("bash", NotStarted::WrongFormat, "Exec format error"),
+        ];
+        let expected = expected.map(|(name, not_started, why)| Problem {
+            owner: Owner::Package(name.into()),
+            why: format!("call to execv failed ({why})"),
+            not_started: Some(not_started),
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_scriptlet_cannot_name_another() {
+        let a = format!("running the scriptlet of 'a': {FAILED}");
+        let b = format!("running the scriptlet of 'b': {FAILED}");
+        // It names the next one, one that came before, and itself.
+        let log = "ALPM] installed z (1)\nALPM] installed a (1)\nALPM-SCRIPTLET] installing b...\n\
+                   ALPM-SCRIPTLET] installing z...\nALPM] installed b (1)";
+        let output = format!(
+            "installing z...\ninstalling a...\ninstalling b...\ninstalling z...\nerror: {FAILED}\ninstalling b...\n"
+        );
+        assert_eq!(owners(&output, log), vec![a.clone()]);
+        // pre_install of b prints what is to be mistaken for its own beginning, and fails: b it is.
+        let log = "ALPM] installed a (1)\nALPM-SCRIPTLET] installing b...\nALPM] installed b (1)";
+        let output =
+            format!("installing a...\ninstalling b...\ninstalling b...\nerror: {FAILED}\n");
+        assert_eq!(owners(&output, log), vec![b.clone()]);
+        // It prints what pacman says of one that failed: with status 0 none did; with another it did, once.
+        let log = format!(
+            "ALPM] installed a (1)\nALPM-SCRIPTLET] error: {FAILED}\nALPM] installed b (1)"
+        );
+        let output = format!("installing a...\nerror: {FAILED}\ninstalling b...\n");
+        assert_eq!(owners(&output, &log), [""; 0]);
+        let output =
+            format!("installing a...\nerror: {FAILED}\nerror: {FAILED}\ninstalling b...\n");
+        assert_eq!(owners(&output, &log), vec![a.clone()]);
+        // Its pre_install does, before pacman has logged it.
+        let output = format!("installing a...\ninstalling b...\nerror: {FAILED}\n");
+        assert_eq!(owners(&output, &log), [""; 0]);
+        // Carriage returns and control sequences, and what looks like a hook.
+        let forged = "\u{1b}[2K\rinstalling b...\u{1b}[0m";
+        let log = format!(
+            "ALPM] installed a (1)\nALPM-SCRIPTLET] {forged}\nALPM-SCRIPTLET] installing b...\r\n\
+             ALPM-SCRIPTLET] :: Running post-transaction hooks...\nALPM-SCRIPTLET] (1/1) Hook\n\
+             ALPM] installed b (1)\nALPM] transaction completed\nALPM] running '1.hook'..."
+        );
+        let own = format!(
+            "installing a...\n{forged}\ninstalling b...\r\n:: Running post-transaction hooks...\n(1/1) Hook\n"
+        );
+        let end = "installing b...\n:: Running post-transaction hooks...\n(1/1) Hook\n";
+        let output = format!("{own}error: {FAILED}\n{end}");
+        assert_eq!(owners(&output, &log), [a]);
+        let hook = format!("running the hook '1.hook': {FAILED}");
+        assert_eq!(
+            owners(&format!("{own}{end}error: {FAILED}\n"), &log),
+            [hook]
+        );
+        let output = format!("{own}installing b...\nerror: {FAILED}\n(1/1) Hook\n");
+        assert_eq!(owners(&output, &log), [b]);
+    }
+
+    #[test]
+    fn what_a_scriptlet_says_of_another_program_is_no_failure() {
+        let log = "ALPM] installed a (1)\nALPM-SCRIPTLET] call to execv failed (Exec format error)\n\
+                   ALPM] installed b (1)";
+        let output = "installing a...\ncall to execv failed (Exec format error)\ninstalling b...\n";
+        assert_eq!(owners(output, log), [""; 0]);
     }
 
     #[test]
@@ -410,6 +559,7 @@ mod tests {
         let problem = |owner: &str, why: &str| Problem {
             owner: Owner::Package(owner.into()),
             why: why.into(),
+            not_started: english::not_started(why),
         };
         let none = "call to execv failed (No such file or directory)";
         let events = events(LOG);
@@ -424,7 +574,7 @@ mod tests {
             Some("bash")
         ));
         assert!(!is_before_shell(
-            &problem("glibc", "Exec format error"),
+            &problem("glibc", "call to execv failed (Exec format error)"),
             &events,
             Some("bash")
         ));
@@ -447,8 +597,8 @@ mod tests {
         let log = events("[x] [ALPM] running '20-a.hook'...\n[x] [ALPM] running '30-b.hook'...\n");
         let marks = [
             Mark::Package("bash".into()),
-            Mark::Hook("Doing A...".into()),
-            Mark::Hook("Doing B...".into()),
+            Mark::Hook(1, "Doing A...".into()),
+            Mark::Hook(2, "Doing B...".into()),
             Mark::CommandFailed("command failed to execute correctly".into()),
         ];
         let found = failed(&marks, &log);

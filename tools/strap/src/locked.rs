@@ -360,6 +360,7 @@ fn list(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stage::Cause;
 
     fn locked(name: &str, version: &str) -> Locked {
         Locked {
@@ -433,7 +434,7 @@ mod tests {
             (
                 nano,
                 none,
-                failed(Code::Network, "x: error: 404"),
+                failed(Code::Network, "x: error: 404").map(|f| f.cause(Cause::NotOnServer)),
                 Code::NotFound,
                 "'nano' 1-1: x: error: 404",
             ),

@@ -1,0 +1,762 @@
+//! pacman's English: each line that pacman 6.0 to 7.1, and the curl and libarchive in it, print in the C locale and that
+//! something here goes by, with what it means. No other module compares pacman's words.
+//!
+//! What scriptlets print stands on the same terminal. So nothing here is proof of what a scriptlet could have said:
+//! `strap` goes by pacman's log for that.
+
+use stage::{Cause, Code};
+
+/// A line of pacman's output that matters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// It works on this package.
+    Package(String),
+    /// It runs the hook of this number in its list, whose description this is.
+    Hook(u32, String),
+    /// A scriptlet or hook failed, in pacman's words.
+    CommandFailed(String),
+    /// It kept this configuration file and wrote its own beside it, as `FILE.pacnew`.
+    SavedBeside(String),
+    /// This file in the cache is not what it should be: an absolute path.
+    Corrupted(String),
+    /// This file of a package is not there, or not all of it, and why: pacman calls that a warning, and goes on.
+    NotExtracted(String, String),
+    /// A server did not give this file.
+    NotRetrieved(NotRetrieved),
+    /// Any other error.
+    Error(Trouble, String),
+    /// What an error before it means: the packages and files that are in each other's way. Without the `:: `.
+    Reason(Reason, String),
+    /// A package that the configuration ignores was left out.
+    Ignored(String),
+}
+
+/// A file that could not be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotRetrieved {
+    /// Its name.
+    pub file: String,
+    /// Why.
+    pub why: Refusal,
+    /// pacman's words, with the server and the reason.
+    pub text: String,
+}
+
+/// Why a server did not give a file. What may go away is least: the worst of several servers is what counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Refusal {
+    /// It does not answer, or breaks off: may go away.
+    Trouble,
+    /// It has no such file.
+    NotThere,
+    /// It wants a login, or does not serve us.
+    Unauthorized,
+    /// Its certificate is not accepted.
+    Certificate,
+    /// What came could not be written.
+    NoSpace,
+}
+
+/// What a list after an error is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A file of a package is there already and no package has it.
+    FileExists,
+    /// Two packages have the same file.
+    FileOfTwo,
+    /// Two packages exclude each other.
+    Conflict,
+    /// A package needs what is not there.
+    Dependency,
+    /// A package is for other machines.
+    Architecture,
+    /// A package's file is not what it should be.
+    Damaged,
+}
+
+/// What an error of pacman's is. The more particular comes first: it is what is said where there are several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the table below says each")]
+pub enum Trouble {
+    Locked,
+    Configuration,
+    KeyringNotWritable,
+    NoKeyring,
+    UnknownTrust,
+    MarginalTrust,
+    KeyMissing,
+    Unsigned,
+    KeyUnusable,
+    Signature,
+    DatabaseSignature,
+    PackageSignature,
+    DatabaseUnreadable,
+    DatabaseDamaged,
+    Damaged,
+    NotFound,
+    NoSpace,
+    ReadOnly,
+    FileConflict,
+    Conflict,
+    HookUnready,
+    Hook,
+    Architecture,
+    Dependency,
+    NotPermitted,
+    NoServer,
+    Retrieval,
+    Other,
+}
+
+/// What an error is for: its words, the code of a failure that says it, and what mends it.
+struct Row {
+    trouble: Trouble,
+    words: &'static [&'static str],
+    code: Code,
+    hint: Option<&'static str>,
+}
+
+const fn row(
+    trouble: Trouble,
+    words: &'static [&'static str],
+    code: Code,
+    hint: Option<&'static str>,
+) -> Row {
+    Row {
+        trouble,
+        words,
+        code,
+        hint,
+    }
+}
+
+const MIRROR: Option<&str> = Some("try again, or another mirror: mkconf --server URL");
+
+/// The errors: src/pacman/*.c and lib/libalpm/*.c, and libarchive's words in some of them.
+const ROWS: &[Row] = &[
+    row(
+        Trouble::Locked,
+        &["unable to lock database"],
+        Code::Busy,
+        None,
+    ),
+    row(
+        Trouble::Configuration,
+        &["config file ", "failed to resolve path"],
+        Code::Failed,
+        Some("run mkconf again, which writes what this pacman accepts"),
+    ),
+    row(
+        Trouble::KeyringNotWritable,
+        &["keyring is not writable"],
+        Code::NotVerified,
+        Some("put 'keyring' before 'strap'"),
+    ),
+    row(
+        Trouble::NoKeyring,
+        &["Public keyring not found"],
+        Code::NotVerified,
+        Some("put 'keyring' before 'strap'"),
+    ),
+    row(
+        Trouble::UnknownTrust,
+        &["unknown trust", "should never be trusted"],
+        Code::NotVerified,
+        Some("the key is in the keyring but not trusted: a newer keyring package may mend it"),
+    ),
+    row(
+        Trouble::MarginalTrust,
+        &["marginal trust"],
+        Code::NotVerified,
+        Some("too few masters vouch for the key: a newer keyring package may mend it"),
+    ),
+    row(
+        Trouble::KeyMissing,
+        &["required key missing"],
+        Code::NotVerified,
+        Some("the signing key is missing or expired: a newer keyring package may mend it"),
+    ),
+    row(
+        Trouble::Unsigned,
+        &["missing required signature", "missing PGP signature"],
+        Code::NotVerified,
+        Some("the mirror offers it unsigned: try another mirror: mkconf --server URL"),
+    ),
+    row(
+        Trouble::KeyUnusable,
+        &["key \""],
+        Code::NotVerified,
+        Some("the key that signed it may not be used: a newer keyring package may mend it"),
+    ),
+    row(
+        Trouble::Signature,
+        &[
+            "signature from \"",
+            "signature format",
+            "invalid PGP signature",
+        ],
+        Code::NotVerified,
+        Some("its signature does not hold: nothing was installed"),
+    ),
+    row(
+        Trouble::DatabaseSignature,
+        &["corrupted database (PGP signature)"],
+        Code::NotVerified,
+        Some("its signature does not hold: nothing was installed"),
+    ),
+    row(
+        Trouble::PackageSignature,
+        &["(PGP signature)"],
+        Code::NotVerified,
+        Some("its signature does not hold: nothing was installed"),
+    ),
+    // A database that is a web page: then every package of it is "not found".
+    row(
+        Trouble::DatabaseUnreadable,
+        &["Unrecognized archive format", "could not read db '"],
+        Code::Network,
+        MIRROR,
+    ),
+    row(
+        Trouble::DatabaseDamaged,
+        &["invalid or corrupted database"],
+        Code::NotVerified,
+        Some("the mirror sent something else than a database: try again, or another mirror"),
+    ),
+    row(
+        Trouble::Damaged,
+        &[
+            "invalid or corrupted",
+            "missing package metadata",
+            "could not fully load metadata",
+            "package filename is not valid",
+        ],
+        Code::NotVerified,
+        Some(
+            "the mirror sent something else than its database promises: try again, or another mirror",
+        ),
+    ),
+    row(
+        Trouble::NotFound,
+        &[
+            "target not found",
+            "database not found",
+            "could not find or read package",
+            "' was not found",
+        ],
+        Code::NotFound,
+        Some("look at the spelling, and at the repositories of mkconf"),
+    ),
+    row(
+        Trouble::NoSpace,
+        &[
+            "No space left",
+            " too full: ",
+            "not enough free disk space",
+            // libarchive's for a file that could not be written whole; the reason gets lost in pacman (6.0.2).
+            "(Write failed)",
+        ],
+        Code::Failed,
+        Some(
+            "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
+        ),
+    ),
+    row(
+        Trouble::ReadOnly,
+        &["is mounted read only", "Read-only file system"],
+        Code::Failed,
+        Some("the root, or the package cache, is on a file system that is mounted read-only"),
+    ),
+    row(
+        Trouble::FileConflict,
+        &["(conflicting files)"],
+        Code::Failed,
+        None,
+    ),
+    row(
+        Trouble::Conflict,
+        &[
+            "(conflicting dependencies)",
+            "unresolvable package conflicts",
+        ],
+        Code::Failed,
+        Some("leave one of them out; one that is installed must be removed first"),
+    ),
+    row(
+        Trouble::HookUnready,
+        &["unable to run hook "],
+        Code::Failed,
+        Some("the hook needs a package that is not there: strap that first"),
+    ),
+    row(
+        Trouble::Hook,
+        &["failed to run transaction hooks"],
+        Code::ChildFailed,
+        Some(
+            "nothing was installed: the hook ends the transaction where it fails (AbortOnFail); look at what it printed",
+        ),
+    ),
+    row(
+        Trouble::Architecture,
+        &["package architecture is not valid"],
+        Code::Failed,
+        Some("the package is for other machines than the root: look at the repositories of mkconf"),
+    ),
+    row(
+        Trouble::Dependency,
+        &["(could not satisfy dependencies)"],
+        Code::Failed,
+        Some("no repository has it: look at the repositories of mkconf (--repo NAME=URL adds one)"),
+    ),
+    row(
+        Trouble::NotPermitted,
+        &["unless you are root", "(permission denied)"],
+        Code::Permission,
+        None,
+    ),
+    row(
+        Trouble::NoServer,
+        &["no servers configured"],
+        Code::Failed,
+        Some("give the repository a server: mkconf --server URL"),
+    ),
+    row(
+        Trouble::Retrieval,
+        &[
+            "failed to synchronize",
+            "failed to update",
+            "failed to retrieve",
+            "download library error",
+            "invalid url for server",
+        ],
+        Code::Network,
+        MIRROR,
+    ),
+];
+
+impl Trouble {
+    /// Returns what an error's text is about.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let is = |row: &&Row| row.words.iter().any(|words| text.contains(words));
+        ROWS.iter().find(is).map_or(Self::Other, |row| row.trouble)
+    }
+
+    /// Returns whether pacman had a signature to judge, and did not take it.
+    #[must_use]
+    pub fn is_about_signatures(self) -> bool {
+        (Self::UnknownTrust..=Self::PackageSignature).contains(&self)
+    }
+
+    /// Returns whether a repository's database was refused.
+    #[must_use]
+    pub fn is_about_a_database(self) -> bool {
+        matches!(self, Self::DatabaseSignature | Self::DatabaseDamaged)
+    }
+
+    /// Returns the code of a failure that says it.
+    #[must_use]
+    pub fn code(self) -> Code {
+        self.row().map_or(Code::ChildFailed, |row| row.code)
+    }
+
+    /// Returns what mends it.
+    #[must_use]
+    pub fn hint(self) -> Option<&'static str> {
+        self.row().and_then(|row| row.hint)
+    }
+
+    /// Returns the cause that callers decide by.
+    #[must_use]
+    pub fn cause(self) -> Option<Cause> {
+        (self == Self::NoSpace).then_some(Cause::NoSpace)
+    }
+
+    fn row(self) -> Option<&'static Row> {
+        ROWS.iter().find(|row| row.trouble == self)
+    }
+}
+
+impl Refusal {
+    /// Reads curl's words, of 7.x and 8.x.
+    fn of(why: &str) -> Self {
+        const STATUS: &str = "The requested URL returned error: ";
+        if let Some((_, status)) = why.split_once(STATUS) {
+            return match status.get(..3) {
+                Some("401" | "403" | "407" | "451") => Self::Unauthorized,
+                Some("404" | "410") => Self::NotThere,
+                _ => Self::Trouble,
+            };
+        }
+        let is = |words: &[&str]| words.iter().any(|words| why.contains(words));
+        if is(&["Couldn't open file", "Could not open file"]) {
+            Self::NotThere
+        } else if is(&["Failure writing output to destination", "No space left"]) {
+            Self::NoSpace
+        } else if is(&[
+            "SSL certificate",
+            "SSL: certificate",
+            "SSL: no alternative certificate",
+            "SSL: unable to obtain",
+            "SSL peer certificate",
+            "SSL CA cert",
+            "setting certificate",
+            "certificate verify failed",
+        ]) {
+            Self::Certificate
+        } else {
+            Self::Trouble
+        }
+    }
+
+    /// Returns the code of a failure that says it.
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::Trouble | Self::NotThere => Code::Network,
+            Self::Unauthorized | Self::Certificate | Self::NoSpace => Code::Failed,
+        }
+    }
+
+    /// Returns what mends it.
+    #[must_use]
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Trouble | Self::NotThere => "try again, or another mirror: mkconf --server URL",
+            Self::Unauthorized => {
+                "the server, or the proxy, wants a login or does not let this host in: another mirror: mkconf --server URL"
+            }
+            Self::Certificate => {
+                "look at this host's clock and certificate authorities (ca-certificates; SSL_CERT_FILE=FILE names others), \
+                 or take another mirror: mkconf --server URL"
+            }
+            Self::NoSpace => {
+                "the disk of the package cache may be full: free some space and run the same pipe again: it goes on where it \
+                 stopped"
+            }
+        }
+    }
+
+    /// Returns the cause that callers decide by.
+    #[must_use]
+    pub fn cause(self) -> Option<Cause> {
+        match self {
+            Self::Trouble => None,
+            Self::NotThere => Some(Cause::NotOnServer),
+            Self::Unauthorized => Some(Cause::Unauthorized),
+            Self::Certificate => Some(Cause::Certificate),
+            Self::NoSpace => Some(Cause::NoSpace),
+        }
+    }
+}
+
+/// Why a scriptlet or hook could not be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotStarted {
+    /// There is no such file, or not the program that interprets it.
+    NoFile,
+    /// It is no program of this machine.
+    WrongFormat,
+    /// Anything else.
+    Other,
+}
+
+/// Returns why a command was not started, where libalpm says that in its output.
+#[must_use]
+pub fn not_started(line: &str) -> Option<NotStarted> {
+    let why = line.strip_prefix("call to execv failed (")?;
+    Some(match why.strip_suffix(')') {
+        Some("No such file or directory") => NotStarted::NoFile,
+        Some("Exec format error") => NotStarted::WrongFormat,
+        _ => NotStarted::Other,
+    })
+}
+
+/// Returns what a line of output means, where it matters. `line` is without what drives a terminal.
+#[must_use]
+pub fn read(line: &str) -> Option<Mark> {
+    let line = after_question(line);
+    if let Some(error) = line.strip_prefix("error: ") {
+        return Some(of_error(error));
+    }
+    if let Some(warning) = line.strip_prefix("warning: ") {
+        return of_warning(warning);
+    }
+    if let Some(text) = line.strip_prefix(":: ") {
+        if let Some((file, _)) = text
+            .strip_prefix("File ")
+            .and_then(|text| text.split_once(" is corrupted ("))
+        {
+            return Some(Mark::Corrupted(file.to_owned()));
+        }
+        return of_list(text).map(|reason| Mark::Reason(reason, text.to_owned()));
+    }
+    if let Some(reason) = of_files(line) {
+        return Some(Mark::Reason(reason, line.to_owned()));
+    }
+    of_progress(line)
+}
+
+/// Returns what follows a question: pacman answers it itself, and goes on in the same line where stdout is no terminal.
+fn after_question(line: &str) -> &str {
+    let rest = ["? [y/N] ", "? [Y/n] "]
+        .iter()
+        .find_map(|question| line.split_once(question));
+    match rest {
+        Some((_, rest)) if rest.starts_with("error: ") || rest.starts_with("warning: ") => rest,
+        _ => line,
+    }
+}
+
+fn of_error(text: &str) -> Mark {
+    // `command failed to execute correctly`, `command terminated by signal 9: Killed`.
+    if text.starts_with("command ") {
+        return Mark::CommandFailed(text.to_owned());
+    }
+    // `failed retrieving file 'core.db' from HOST : WHY`; HOST is `disk` for file://.
+    let retrieved = text
+        .strip_prefix("failed retrieving file '")
+        .and_then(|rest| rest.split_once("' "));
+    match retrieved {
+        Some((file, why)) => Mark::NotRetrieved(NotRetrieved {
+            file: file.to_owned(),
+            why: Refusal::of(why),
+            text: text.to_owned(),
+        }),
+        None => Mark::Error(Trouble::of(text), text.to_owned()),
+    }
+}
+
+fn of_warning(text: &str) -> Option<Mark> {
+    if let Some(rest) = text.strip_prefix("warning given when extracting ") {
+        return not_extracted(rest);
+    }
+    if let Some(package) = text.strip_prefix("ignoring package ") {
+        let words = package.split_whitespace().count();
+        return (words == 1).then(|| Mark::Ignored(package.to_owned()));
+    }
+    let (file, new) = text.split_once(" installed as ")?;
+    (new.strip_suffix(".pacnew") == Some(file)).then(|| Mark::SavedBeside(file.to_owned()))
+}
+
+/// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
+/// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
+/// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
+fn not_extracted(text: &str) -> Option<Mark> {
+    // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
+    const OF_METADATA: [&str; 7] = [
+        "Can't set ",
+        "Can't restore ",
+        "Can't update ",
+        "Cannot restore ",
+        "Failed to set ",
+        "Failed to restore ",
+        "Invalid extended attribute",
+    ];
+    let (file, reason) = text.strip_suffix(')')?.split_once(" (")?;
+    let harmless = OF_METADATA.iter().any(|begin| reason.starts_with(begin));
+    (!harmless).then(|| Mark::NotExtracted(file.to_owned(), reason.to_owned()))
+}
+
+/// Reads a line that begins with `:: ` after "failed to prepare transaction".
+fn of_list(text: &str) -> Option<Reason> {
+    if text.starts_with("package ") && text.ends_with(" does not have a valid architecture") {
+        return Some(Reason::Architecture);
+    }
+    let breaks = ["installing ", "removing "]
+        .iter()
+        .any(|verb| text.starts_with(verb) && text.contains(" breaks dependency '"));
+    if breaks || text.starts_with("unable to satisfy dependency '") {
+        return Some(Reason::Dependency);
+    }
+    // `a-1-1 and b-1-1 are in conflict (b<2)`; 6.0 has no versions. With a full stop it is a question.
+    let (names, rest) = text.split_once(" are in conflict")?;
+    let ends = rest.is_empty() || rest.starts_with(" (") && rest.ends_with(')');
+    (ends && names.contains(" and ")).then_some(Reason::Conflict)
+}
+
+/// Reads a line without a mark after "failed to commit transaction".
+fn of_files(line: &str) -> Option<Reason> {
+    if line.starts_with('/') && line.contains(" exists in both '") && line.ends_with('\'') {
+        return Some(Reason::FileOfTwo);
+    }
+    if line.contains(": /") {
+        if line.ends_with(" exists in filesystem") {
+            return Some(Reason::FileExists);
+        }
+        if line.contains(" exists in filesystem (owned by ") && line.ends_with(')') {
+            return Some(Reason::FileOfTwo);
+        }
+    }
+    line.ends_with(" is invalid or corrupted")
+        .then_some(Reason::Damaged)
+}
+
+/// Reads `installing bash...`, `( 3/10) installing bash  [###] 100%` and `( 3/10) Creating users...`.
+fn of_progress(line: &str) -> Option<Mark> {
+    let counted = line.strip_prefix('(').and_then(|rest| {
+        let (count, text) = rest.split_once(')')?;
+        let (number, all) = count.split_once('/')?;
+        let number: u32 = number.trim_start().parse().ok()?;
+        all.bytes()
+            .all(|b| b.is_ascii_digit() || b == b' ')
+            .then(|| (number, text.trim_start()))
+    });
+    let text = counted.map_or(line, |(_, text)| text);
+    if let Some((verb, rest)) = text.split_once(' ')
+        && ["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb)
+        && let Some(name) = rest.split_whitespace().next()
+    {
+        return Some(Mark::Package(name.trim_end_matches("...").to_owned()));
+    }
+    let (number, text) = counted?;
+    let description = text.split("  ").next()?.trim_end();
+    Some(Mark::Hook(number, description.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_extracted_is_no_mere_warning() {
+        for (reason, is) in [
+            ("Could not chdir /r/usr", true),
+            ("Write failed", true),
+            ("Can't create '/r/usr/x'", true),
+            ("Can't set permissions to 0644", false),
+            ("Can't set user=0/group=0 for /r/x", false),
+            (
+                "Cannot restore extended attributes on this file system.",
+                false,
+            ),
+        ] {
+            let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
+            let expected = Mark::NotExtracted("/r/usr/x".into(), reason.into());
+            assert_eq!(read(&line), is.then_some(expected), "{reason}");
+        }
+    }
+
+    #[test]
+    fn each_list_that_pacman_prints_has_a_kind() {
+        for (line, reason) in [
+            (
+                "plain: /r/usr/share/a b exists in filesystem",
+                Reason::FileExists,
+            ),
+            (
+                "three: /r/usr/share/same exists in filesystem (owned by two)",
+                Reason::FileOfTwo,
+            ),
+            (
+                "/r/usr/same exists in both 'two' and 'three'",
+                Reason::FileOfTwo,
+            ),
+            (":: fights and plain are in conflict", Reason::Conflict),
+            (
+                ":: versus-1-1 and plain-1-1 are in conflict (plain<2)",
+                Reason::Conflict,
+            ),
+            (
+                ":: unable to satisfy dependency 'x>=3' required by lacks",
+                Reason::Dependency,
+            ),
+            (
+                ":: installing a (2-1) breaks dependency 'a=1' required by b",
+                Reason::Dependency,
+            ),
+            (
+                ":: removing a breaks dependency 'a' required by b",
+                Reason::Dependency,
+            ),
+            (
+                ":: package x-1-1-aarch64 does not have a valid architecture",
+                Reason::Architecture,
+            ),
+            (
+                "x-1-1-any.pkg.tar.zst is invalid or corrupted",
+                Reason::Damaged,
+            ),
+        ] {
+            let text = line.strip_prefix(":: ").unwrap_or(line);
+            let expected = Some(Mark::Reason(reason, text.to_owned()));
+            assert_eq!(read(line), expected, "{line}");
+        }
+        for other in [
+            ":: fights-1-1 and plain-1-1 are in conflict. Remove plain? [y/N] ",
+            ":: Synchronizing package databases...",
+            "it exists in filesystem",
+            "checking for file conflicts...",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_error_behind_a_question_is_an_error() {
+        let line = ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected";
+        let text = "unresolvable package conflicts detected".to_owned();
+        assert_eq!(read(line), Some(Mark::Error(Trouble::Conflict, text)));
+    }
+
+    #[test]
+    fn why_a_server_gave_nothing() {
+        let status = "The requested URL returned error: ";
+        for (why, expected) in [
+            (format!("{status}401"), Refusal::Unauthorized),
+            (format!("{status}403 Forbidden"), Refusal::Unauthorized),
+            (format!("{status}407"), Refusal::Unauthorized),
+            (format!("{status}404"), Refusal::NotThere),
+            (format!("{status}410"), Refusal::NotThere),
+            (format!("{status}429"), Refusal::Trouble),
+            (format!("{status}503"), Refusal::Trouble),
+            ("Couldn't open file /x".into(), Refusal::NotThere),
+            (
+                "SSL certificate problem: self-signed certificate".into(),
+                Refusal::Certificate,
+            ),
+            (
+                "SSL: no alternative certificate subject name matches target ipv4 address '127.0.0.1'".into(),
+                Refusal::Certificate,
+            ),
+            (
+                "Failure writing output to destination, passed 9 returned 0".into(),
+                Refusal::NoSpace,
+            ),
+            ("Could not resolve host: nosuch.invalid".into(), Refusal::Trouble),
+            ("Couldn't connect to server".into(), Refusal::Trouble),
+            (
+                "Operation too slow. Less than 1 bytes/sec transferred the last 10 seconds".into(),
+                Refusal::Trouble,
+            ),
+        ] {
+            let line = format!("error: failed retrieving file 'core.db' from h : {why}");
+            let Some(Mark::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {
+                panic!("{line}");
+            };
+            assert_eq!((file.as_str(), is), ("core.db", expected), "{why}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_error_has_one_row_in_the_order_of_what_is_said() {
+        let kinds: Vec<_> = ROWS.iter().map(|row| row.trouble).collect();
+        assert!(kinds.is_sorted_by(|a, b| a < b), "{kinds:?}");
+        for row in ROWS {
+            for words in row.words {
+                assert_eq!(Trouble::of(words), row.trouble, "{words}");
+            }
+        }
+        let last = (Trouble::Other.code(), Trouble::Other.hint());
+        assert_eq!(last, (Code::ChildFailed, None));
+    }
+
+    #[test]
+    fn why_a_command_could_not_be_started() {
+        let why = |text: &str| not_started(&format!("call to execv failed ({text})"));
+        assert_eq!(why("Exec format error"), Some(NotStarted::WrongFormat));
+        assert_eq!(why("No such file or directory"), Some(NotStarted::NoFile));
+        assert_eq!(why("Permission denied"), Some(NotStarted::Other));
+        assert_eq!(not_started("No such file or directory"), None);
+    }
+}
