@@ -4,10 +4,14 @@
 //! It is how to go back and verify what went in before there was a keyring, and how to see that a root is still what was
 //! installed. It changes nothing in the root; what it finds is in the document, package by package.
 
+mod acl;
 mod check;
 mod files;
+mod fnmatch;
 mod installed;
+mod names;
 mod report;
+mod tmpfiles;
 mod transaction;
 
 use check::{Found, Task};
@@ -195,25 +199,11 @@ impl Verify {
 
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
-        const TMPFILES: &str = "usr/lib/tmpfiles.d";
         match stage::file::read_text(&plan.config.strict) {
             Ok(text) => plan.rules.add_config(&text),
             // Without it, pacman would have no patterns either.
             Err(failure) if failure.code == Code::NotFound => {}
             Err(failure) => return Err(failure),
-        }
-        let root = plan.inside.root();
-        for name in pacman::records::names_in(root, TMPFILES)? {
-            let path = format!("{TMPFILES}/{name}");
-            match root.read(&path, 1 << 20) {
-                Ok(text) => plan.rules.add_tmpfiles(&text),
-                Err(e) if files::is_other(e) => {}
-                Err(e) => {
-                    return Err(e).doing(Code::Os, || {
-                        format!("reading {}", quote(root.path().join(path)))
-                    });
-                }
-            }
         }
         Ok(())
     }
