@@ -4,9 +4,10 @@ use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
 use crate::output::Mark;
 use crate::run::Pacman;
+use crate::words::is_not_on_server;
 use crate::{parts, records};
 use rootfs::Inside;
-use stage::{Code, Context, Failure, message, quote};
+use stage::{Cause, Code, Context, Failure, message, quote};
 use std::path::Path;
 
 impl Pacman {
@@ -60,7 +61,7 @@ impl Pacman {
             ran = with(&operation.replacen('y', "yy", 1));
         }
         // Not where the disk is full: it still is.
-        if matches!(&ran, Err((_, failure)) if failure.code != Code::Failed)
+        if matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
             && tidy(context, inside, downloads, &conf)
         {
             ran = with(operation);
@@ -156,15 +157,15 @@ fn gone(marks: &[Mark]) -> Option<&str> {
         let (file, why) = text
             .strip_prefix("failed retrieving file '")?
             .split_once("' ")?;
-        let absent = why.ends_with(" 404") || why.contains("Couldn't open file");
-        (file.contains(".pkg.tar") && !file.ends_with(".sig") && absent).then_some(file)
+        (file.contains(".pkg.tar") && !file.ends_with(".sig") && is_not_on_server(why))
+            .then_some(file)
     })
 }
 
 /// Returns whether a failure is that a server answered, and has a file no more: that does not go away.
 #[must_use]
 pub fn is_gone(failure: &Failure) -> bool {
-    failure.message.contains("the mirror has no '") || failure.message.ends_with(" 404")
+    failure.cause == Some(Cause::NotOnServer)
 }
 
 /// Says that a mirror has not what its databases name.
@@ -175,12 +176,14 @@ fn out_of_step(file: &str, refreshed: bool) -> Failure {
             Code::Network,
             format!("the mirror has no '{file}', which its database names, also after fetching that anew"),
         )
+        .cause(Cause::NotOnServer)
         .hint("it is being brought up to date, or is broken: try later, or add another with mkconf --server URL");
     }
     Failure::new(
         Code::Network,
         format!("the mirror has no '{file}', which the database in the root names"),
     )
+    .cause(Cause::NotOnServer)
     .hint("that is older than the mirror: have it refreshed")
 }
 

@@ -2,7 +2,7 @@
 
 use crate::output::Mark;
 use rootfs::Ended;
-use stage::{Code, Failure, message};
+use stage::{Cause, Code, Failure, message};
 
 /// Words of an error, the code of a failure that says them, and what mends it. What is more particular comes first.
 const WORDS: &[(&str, Code, Option<&str>)] = &[
@@ -127,11 +127,32 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended) -> Failure {
         Some(line) => format!("{}: {}", ended.words(), message::escape(line)),
         None => ended.words(),
     };
-    let failure = Failure::new(code, message);
+    let mut failure = Failure::new(code, message);
+    failure.cause = line.and_then(|line| cause(line));
     match hint {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
+}
+
+/// Returns whether curl says that a server does not have a file: by an HTTP status, or for `file://`.
+pub(crate) fn is_not_on_server(why: &str) -> bool {
+    why.ends_with(" 404") || why.contains("Couldn't open file")
+}
+
+/// Returns the cause that an error of pacman's shows.
+fn cause(line: &str) -> Option<Cause> {
+    const FULL: [&str; 3] = [
+        "No space left",
+        "(Write failed)",
+        "Failure writing output to destination",
+    ];
+    if line.starts_with("failed retrieving file") && is_not_on_server(line) {
+        return Some(Cause::NotOnServer);
+    }
+    FULL.iter()
+        .any(|words| line.contains(words))
+        .then_some(Cause::NoSpace)
 }
 
 /// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
@@ -149,8 +170,7 @@ fn unsigned(errors: &[&str]) -> Option<Failure> {
             return false;
         };
         names.push(signed);
-        // curl's words for an HTTP status, and for a `file://` that is not there.
-        why.ends_with(" 404") || why.contains("Couldn't open file")
+        is_not_on_server(why)
     });
     let first = *names.first().filter(|_| all)?;
     names.sort_unstable();

@@ -14,7 +14,7 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use stage::document::is_name;
-use stage::{Code, Failure, quote};
+use stage::{Cause, Code, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -49,7 +49,7 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
             .hint(format!("make the skeleton with 'mkroot {}'", root.display())),
         Errno::PERM | Errno::ACCESS => match apparmor_hint() {
             Some(hint) => Failure::new(Code::Permission, message).hint(hint),
-            None => Failure::new(Code::Permission, message).hint(
+            None => Failure::new(Code::Permission, message).cause(Cause::SeeDoctor).hint(
                 "where a container or a security module forbids mounts, 'doctor' says which and how to permit them",
             ),
         },

@@ -4,7 +4,7 @@
 //! stderr for the second; a child that inherited them ate the document or put its own text before it. What runs inside
 //! the root goes through `lib/rootfs` instead, with namespaces of its own.
 
-use crate::{Code, Doing, Failure, signal};
+use crate::{Cause, Code, Doing, Failure, signal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
 use std::io::Read;
@@ -54,10 +54,13 @@ pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output, F
 
 fn run(command: &mut Command, limit: Option<Duration>) -> Result<Output, Failure> {
     let name = crate::quote(command.get_program());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .doing(Code::Failed, || format!("running {name}"))?;
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| {
+        let failure = Failure::new(Code::Failed, format!("running {name}: {e}"));
+        match e.raw_os_error() {
+            Some(number) => failure.cause(Cause::System(number)),
+            None => failure,
+        }
+    })?;
     let result = collect(&mut child, &name, limit);
     if result.is_err() {
         // Already failing: the first error is the one to report, and kill fails only when the child has ended.

@@ -6,8 +6,8 @@
 
 use crate::members::Step;
 use crate::{Code, Failure};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, VecDeque};
 use std::path::{Component, Path};
@@ -55,14 +55,10 @@ impl Document {
                 "it is empty: the tool before this one printed nothing".into()
             ));
         }
-        let value: Value = serde_json::from_str(text).map_err(|e| {
-            bad(match e.to_string() {
-                s if s.starts_with("trailing characters") => {
-                    format!("more than one document, or text after it ({s})")
-                }
-                s => format!("not JSON: {s}"),
-            })
-        })?;
+        let mut json = serde_json::Deserializer::from_str(text);
+        let value = Value::deserialize(&mut json).map_err(|e| bad(format!("not JSON: {e}")))?;
+        json.end()
+            .map_err(|e| bad(format!("more than one document, or text after it ({e})")))?;
         let Value::Object(map) = value else {
             return Err(bad("not a JSON object".into()));
         };

@@ -3,7 +3,9 @@
 //! The exit statuses are the few of sysexits(3) that a caller can act on. Ours crosses several processes, so it must
 //! not collide with 1 and 2, which children and shells use for everything. The reason itself lives in the message.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::Display;
+use std::io;
 
 /// What kind of failure it is: a stable word, and the exit status that goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,27 @@ impl Code {
     }
 }
 
+/// What a failure comes from, where a caller decides by it. The message is for people: no program logic reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// A server answered, and does not have the file: HTTP 404 or 410, or for `file://` no such file.
+    NotOnServer,
+    /// A server wants a login, or does not serve us: HTTP 401, 403 or 407.
+    Unauthorized,
+    /// A server's TLS certificate is not accepted.
+    Certificate,
+    /// A file system is full.
+    NoSpace,
+    /// The keyring does not have the key that signed, or it does not vouch for it: a newer keyring package may.
+    OldKeyring,
+    /// The kernel refused for a reason that `doctor` finds out; the hint says no more than that.
+    SeeDoctor,
+    /// A system call failed with this error number, as of errno(3).
+    System(i32),
+}
+
 /// A failure: one line that a person can act on, the code a program can, and, where there is one, the cure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -100,6 +123,8 @@ pub struct Failure {
     pub message: String,
     /// What mends it: a command where there is one.
     pub hint: Option<String>,
+    /// What it comes from, where a caller decides by it.
+    pub cause: Option<Cause>,
 }
 
 impl Failure {
@@ -109,6 +134,7 @@ impl Failure {
             code,
             message: message.to_string(),
             hint: None,
+            cause: None,
         }
     }
 
@@ -117,6 +143,22 @@ impl Failure {
     pub fn hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(hint.to_string());
         self
+    }
+
+    /// Says what it comes from.
+    #[must_use]
+    pub fn cause(mut self, cause: Cause) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    /// Returns the failure that an error of std::io carries, as put there by [`io::Error::other`].
+    ///
+    /// # Errors
+    ///
+    /// The error itself, where it carries none.
+    pub fn of_io(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast()
     }
 
     /// Puts what was being done before the message.

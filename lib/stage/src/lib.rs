@@ -17,6 +17,6 @@ pub mod run;
 pub mod signal;
 
 pub use document::Document;
-pub use failure::{Code, Doing, Failure};
+pub use failure::{Cause, Code, Doing, Failure};
 pub use message::quote;
 pub use run::{Common, Context, Kind, Stage, main};

@@ -180,8 +180,7 @@ pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Rel
             let finding = Finding::fail(NAME, format!("{kind}: {failure}"));
             match (confinement.cause(release.sudo()), &failure.hint) {
                 (Some((why, fix)), _) => finding.why(why).fix(fix),
-                // Some hints of the library send people here.
-                (None, Some(hint)) if !hint.contains("'doctor'") => finding
+                (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => finding
                     .why("this is the first step of every tool")
                     .fix(hint),
                 (None, _) => finding

@@ -2,11 +2,12 @@
 
 use crate::draft::Draft;
 use crate::verify::Verified;
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use package::archive::extract_member;
 use package::digest::Sha256Reader;
 use sha2::{Digest, Sha256};
-use stage::{Code, Context, Doing, Failure, child, quote};
+use stage::{Cause, Code, Context, Doing, Failure, child, quote};
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -153,24 +154,21 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
             Failure::new(Code::Hung, format!("{}: {why}", doing()))
         }
         _ => {
-            // The path of a temporary file helps nobody.
-            let reason = failure
-                .message
-                .rsplit_once("': ")
-                .map_or("", |(_, why)| why);
-            let failure = Failure::new(Code::ChildFailed, format!("{}: {reason}", doing()));
-            if reason.starts_with("Permission denied") {
-                return failure
-                    .hint("is the file system mounted noexec? then put it elsewhere with -o FILE");
-            }
-            if reason.starts_with("Exec format error") {
-                let hint = format!(
+            let Some(Cause::System(number)) = failure.cause else {
+                return failure.while_doing(doing());
+            };
+            // Said anew: the path of a temporary file helps nobody.
+            let error = std::io::Error::from_raw_os_error(number);
+            let failure = Failure::new(Code::ChildFailed, format!("{}: {error}", doing()));
+            match Errno::from_raw(number) {
+                Errno::EACCES => failure
+                    .hint("is the file system mounted noexec? then put it elsewhere with -o FILE"),
+                Errno::ENOEXEC => failure.hint(format!(
                     "it is not a program of this host, which is {}",
                     std::env::consts::ARCH
-                );
-                return failure.hint(hint);
+                )),
+                _ => failure,
             }
-            failure
         }
     })?;
     let fail = |why: String| Failure::new(Code::ChildFailed, format!("{}: {why}", doing()));

@@ -238,7 +238,7 @@ pub(crate) fn copy(
     while copied <= size {
         let n = from
             .read(&mut buffer)
-            .map_err(|e| Failure::new(Code::Os, e))?;
+            .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::new(Code::Os, e)))?;
         if n == 0 {
             break;
         }

@@ -19,7 +19,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure};
-use std::cell::RefCell;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -215,11 +215,8 @@ impl Job<'_> {
                         label: label.as_deref(),
                         time: plan.time.cast_signed(),
                     };
-                    let stash = RefCell::default();
                     let to = (*image, place.start, place.size);
-                    let written =
-                        fat::write(items, at, &volume, to, |item| self.open(item, &bar, &stash));
-                    written.map_err(|f| stash.take().unwrap_or(f))?;
+                    fat::write(items, at, &volume, to, |item| self.open(item, &bar))?;
                 }
                 Filling::Ext4(ext4) => self.write_ext4(ext4, &partition.name, place, &bar)?,
             }
@@ -239,13 +236,9 @@ impl Job<'_> {
     ) -> Result<(), Failure> {
         let plan = ext4::Plan::new(&ext4.tree, &ext4.options, place.size / ext4::BLOCK)
             .map_err(|_| arrange::too_small(name, place.size, place.size + 1))?;
-        let stash = RefCell::default();
         let written = plan.write(self.task.image, place.start, |node| {
             let item = &ext4.items[ext4.item_of[&node]];
-            self.open(item, bar, &stash).map_err(|failure| {
-                stash.replace(Some(failure));
-                io::Error::other("see the stash")
-            })
+            self.open(item, bar).map_err(io::Error::other)
         });
         written.map_err(|error| {
             let path = |node: NodeId| {
@@ -255,35 +248,27 @@ impl Job<'_> {
                     item.map(|i| i.path.as_slice()).unwrap_or_default(),
                 )
             };
-            let doing = match &error {
-                ext4::WriteError::Writing(_) => format!("writing partition '{name}'"),
-                ext4::WriteError::Reading(node, _) | ext4::WriteError::Changed(node) => {
-                    format!("reading {}", path(*node))
+            let failed =
+                |doing, why: &dyn Display| Failure::new(Code::Os, format!("{doing}: {why}"));
+            match error {
+                ext4::WriteError::Writing(e) => failed(format!("writing partition '{name}'"), &e),
+                ext4::WriteError::Changed(node) => {
+                    failed(format!("reading {}", path(node)), &error)
                 }
-            };
-            stash
-                .take()
-                .unwrap_or_else(|| Failure::new(Code::Os, format!("{doing}: {error}")))
+                ext4::WriteError::Reading(node, e) => Failure::of_io(e)
+                    .unwrap_or_else(|e| failed(format!("reading {}", path(node)), &e)),
+            }
         })
     }
 
-    /// Opens what is in a file. What goes wrong while it is read is left in `stash`, whole.
-    fn open<'b>(
-        &'b self,
-        item: &'b Item,
-        bar: &'b ProgressBar,
-        stash: &'b RefCell<Option<Failure>>,
-    ) -> Result<Bytes<'b>, Failure> {
+    /// Opens what is in a file. What goes wrong while it is read is a [`Failure`] inside of the error.
+    fn open<'b>(&'b self, item: &'b Item, bar: &'b ProgressBar) -> Result<Bytes<'b>, Failure> {
         let content = match &item.what {
             What::File(_, Body::Made(text)) => Content::Text(text),
             What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n])?,
             _ => Content::Text(&[]),
         };
-        Ok(Bytes {
-            content,
-            bar,
-            stash,
-        })
+        Ok(Bytes { content, bar })
     }
 
     /// Returns the entry of a file of the root that the layout names.
@@ -322,12 +307,10 @@ impl Job<'_> {
     fn copy(&self, source: &Source, size: u64, offset: u64) -> Result<(), Failure> {
         let doing = || format!("copying '{}'", source.show());
         let bar = ProgressBar::hidden();
-        let stash = RefCell::default();
         let mut from: Box<dyn Read + '_> = match source {
             Source::Root(path) => Box::new(Bytes {
                 content: self.tree.content(self.entry(path)?)?,
                 bar: &bar,
-                stash: &stash,
             }),
             Source::Host(_) => {
                 let Some(host) = self.host_file(source) else {
@@ -345,7 +328,7 @@ impl Job<'_> {
         };
         let copied = fat::copy(&mut from, put, size).map_err(|f| f.while_doing(doing()));
         drop(from);
-        match copied.map_err(|f| stash.take().unwrap_or(f))? {
+        match copied? {
             n if n == size => Ok(()),
             _ => Err(Failure::new(
                 Code::Failed,
@@ -373,18 +356,13 @@ impl Job<'_> {
 struct Bytes<'a> {
     content: Content<'a>,
     bar: &'a ProgressBar,
-    stash: &'a RefCell<Option<Failure>>,
 }
 
 impl Read for Bytes<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = match &mut self.content {
             Content::Text(text) => text.read(buffer)?,
-            Content::File(reader) => read(reader, buffer)
-                .inspect_err(|failure| {
-                    self.stash.replace(Some(failure.clone()));
-                })
-                .map_err(|f| io::Error::other(f.message))?,
+            Content::File(reader) => read(reader, buffer).map_err(io::Error::other)?,
         };
         self.bar.inc(n as u64);
         Ok(n)

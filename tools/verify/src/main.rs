@@ -24,7 +24,7 @@ use pacman::{Pacman, Patience, lock, turn};
 use rootfs::{Inside, Place, Root};
 use rustix::fs::OFlags;
 use stage::members::{self, Config, Keyring};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -97,7 +97,7 @@ impl Stage for Verify {
         report::record(document, &subjects, &found.packages, last, count);
         // A server that does not answer may do so later; one that has no signature may not.
         if let Err(failure) = fetched {
-            if failure.code == Code::Network && !failure.message.contains(" 404") {
+            if failure.code == Code::Network && failure.cause != Some(Cause::NotOnServer) {
                 return Err(failure);
             }
             context.warn(&failure.message);
@@ -239,13 +239,16 @@ impl Verify {
     }
 }
 
-/// Names the keyring package in a hint, where the document says which it is.
-fn with_command(mut failure: Failure, keyring: Option<&Keyring>) -> Failure {
-    if let (Some(hint), Some([name])) = (&failure.hint, keyring.map(|k| k.populated.as_slice())) {
-        let command = format!("strap that ('strap {name}-keyring')");
-        failure.hint = Some(hint.replacen("strap that", &command, 1));
+/// Adds the command to the hint where a newer keyring package helps and the document says which that is.
+fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
+    let keyrings = keyring.map(|keyring| keyring.populated.as_slice());
+    match (&failure.hint, failure.cause, keyrings) {
+        (Some(hint), Some(Cause::OldKeyring), Some([name])) => {
+            let hint = format!("{hint} ('strap {name}-keyring')");
+            failure.hint(hint)
+        }
+        _ => failure,
     }
-    failure
 }
 
 /// Says early that there is no keyring: gpg would say it of every package.

@@ -5,10 +5,10 @@ use crate::files::{Change, Files};
 use crate::installed::Subject;
 use crate::transaction::Last;
 use pacman::diagnosis::report::{Problem, problems};
-use pacman::diagnosis::{self, Verdict};
+use pacman::diagnosis::{self, Verdict, Vouched};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use stage::{Code, Document, Failure, message};
+use stage::{Cause, Code, Document, Failure, message};
 use std::collections::BTreeMap;
 
 /// How many files stand in a line, how many lines on stderr, and how many paths of one package in the document.
@@ -166,12 +166,16 @@ pub(crate) fn judge(
         code: Code::NotVerified,
         message: line,
         hint,
+        cause: None,
     };
     let (unread, changed): (Vec<_>, Vec<_>) = changed(subjects, checked)
         .into_iter()
         .partition(|problem| problem.word == UNREAD);
     for problem in signatures.into_iter().chain(changed) {
-        failures.push(fail(problem.line("verifying"), problem.hint));
+        failures.push(Failure {
+            cause: wants_newer_keyring(problem.word).then_some(Cause::OldKeyring),
+            ..fail(problem.line("verifying"), problem.hint)
+        });
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
     for record in torn {
@@ -210,6 +214,17 @@ pub(crate) fn judge(
         lines.push(format!("and {left} more: they are in the document"));
     }
     Some((first, lines))
+}
+
+/// Returns whether a newer keyring package may have the key that a verdict's word is about, or vouch for it.
+fn wants_newer_keyring(word: &str) -> bool {
+    let words = [
+        Verdict::UnknownKey,
+        Verdict::Expired(None),
+        Verdict::Marginal(Vouched::default()),
+        Verdict::Untrusted(Vouched::default()),
+    ];
+    words.iter().any(|verdict| verdict.word() == word)
 }
 
 /// Groups what is wrong with signatures.

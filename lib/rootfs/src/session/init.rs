@@ -12,7 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote, signal};
+use stage::{Cause, Code, Doing, Failure, quote, signal};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -322,6 +322,7 @@ fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
         match e {
             Errno::NOENT => failure.hint("run mkroot again: the emulator that it found is gone"),
             _ => failure
+                .cause(Cause::SeeDoctor)
                 .hint("a table of one's own needs Linux 6.7; 'doctor' says how to use the host's"),
         }
     })

@@ -32,7 +32,7 @@ use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
 use stage::members::Config;
-use stage::{Code, Context, Document, Doing, Failure, quote, signal};
+use stage::{Cause, Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -473,15 +473,15 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
         Errno::PERM if seccomp => failure.hint(
             "this container forbids namespaces: run it with --security-opt seccomp=unconfined",
         ),
-        Errno::PERM => failure.hint(match (attach::apparmor_hint(), ids) {
-            (Some(hint), _) => hint,
-            (None, Ids::Subordinate(_)) => {
-                "user namespaces are forbidden here, or we are in a chroot: 'doctor' says more; root needs none"
-            }
-            (None, _) => {
-                "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot"
-            }
-        }),
+        Errno::PERM => match (attach::apparmor_hint(), ids) {
+            (Some(hint), _) => failure.hint(hint),
+            (None, Ids::Subordinate(_)) => failure.cause(Cause::SeeDoctor).hint(
+                "user namespaces are forbidden here, or we are in a chroot: 'doctor' says more; root needs none",
+            ),
+            (None, _) => failure.hint(
+                "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot",
+            ),
+        },
         error => Failure::new(Code::Os, format!("making namespaces: {error}")),
     }
 }

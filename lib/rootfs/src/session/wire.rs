@@ -2,7 +2,7 @@
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Failure};
+use stage::{Cause, Code, Failure};
 use std::os::fd::BorrowedFd;
 
 /// What init and the command tell the tool, one JSON value a line.
@@ -28,6 +28,7 @@ pub(super) struct Told {
     code: String,
     message: String,
     hint: Option<String>,
+    cause: Option<Cause>,
 }
 
 impl Told {
@@ -36,6 +37,7 @@ impl Told {
             code: failure.code.word().to_owned(),
             message: failure.message,
             hint: failure.hint,
+            cause: failure.cause,
         }
     }
 
@@ -45,6 +47,7 @@ impl Told {
             code: code.unwrap_or(Code::Os),
             message: self.message,
             hint: self.hint,
+            cause: self.cause,
         }
     }
 }
