@@ -170,16 +170,17 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     for is_glob in [false, true] {
         let of_kind = (0..groups.len()).filter(|n| groups[*n].is_glob == is_glob);
         for place in of_kind {
-            // What is above it comes before it, the topmost first.
+            // What it is below comes before it: the nearest path that there is, of two the one that is no pattern, and what
+            // that is below.
             let path = &groups[place].path;
-            let above = path.match_indices('/').filter(|(at, _)| *at > 0);
-            for (at, _) in above {
-                for is_glob in [false, true] {
-                    if let Some(n) = places.get(&(is_glob, &path[..at]))
-                        && done.insert(*n)
-                    {
-                        sorted.push(*n);
-                    }
+            let above = path.rmatch_indices('/').map(|(at, _)| &path[..at]);
+            let mut parents: Vec<usize> = above
+                .filter_map(|path| places.get(&(false, path)).or(places.get(&(true, path))))
+                .copied()
+                .collect();
+            while let Some(parent) = parents.pop() {
+                if done.insert(parent) {
+                    sorted.push(parent);
                 }
             }
             if done.insert(place) {
@@ -391,12 +392,7 @@ fn split(line: &str) -> Option<(Vec<String>, &str)> {
                 break rest.len();
             };
             match (letter, quote) {
-                ('\\', _) => match letters.next()?.1 {
-                    's' => word.push(' '),
-                    't' => word.push('\t'),
-                    letter @ ('\\' | '"' | '\'') => word.push(letter),
-                    _ => return None,
-                },
+                ('\\', _) => word.push(letters.next()?.1),
                 (letter, Some(open)) if letter == open => quote = None,
                 ('"' | '\'', None) => quote = Some(letter),
                 (letter, None) if letter.is_ascii_whitespace() => break at,
@@ -480,3 +476,6 @@ fn braces(pattern: &str) -> Vec<String> {
     }
     done
 }
+
+#[cfg(test)]
+mod tests;
