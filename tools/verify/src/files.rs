@@ -294,7 +294,12 @@ pub(crate) fn settle(root: &Root, packages: &mut [Compared], speaks: impl Fn(usi
             continue;
         }
         files.configuration.retain(|path| *path != pending.path);
-        files.add_changed(pending.path, difference(&pending.is, &pending.expected));
+        let nearest = std::iter::once(&pending.expected)
+            .chain(&results)
+            .map(|state| differences(&pending.is, state))
+            .min_by_key(Vec::len);
+        let what = nearest.and_then(|list| list.first().copied());
+        files.add_changed(pending.path, what.unwrap_or("mode"));
     }
 }
 
@@ -344,17 +349,17 @@ fn is_narrower(is: &State, was: &State) -> bool {
         && (is.acl.is_none() || is.acl == was.acl)
 }
 
-/// Says what is different.
-fn difference(is: &State, expected: &State) -> &'static str {
-    if is.mode != expected.mode {
-        "mode"
-    } else if is.uid != expected.uid {
-        "owner"
-    } else if is.gid != expected.gid {
-        "group"
-    } else {
-        "acl"
-    }
+/// Says what is different, in the order in which it matters.
+fn differences(is: &State, expected: &State) -> Vec<&'static str> {
+    let acls = (&is.acl, &is.default_acl) != (&expected.acl, &expected.default_acl);
+    let all = [
+        ("mode", is.mode != expected.mode),
+        ("owner", is.uid != expected.uid),
+        ("group", is.gid != expected.gid),
+        ("acl", acls),
+    ];
+    let different = all.into_iter().filter(|(_, differs)| *differs);
+    different.map(|(what, _)| what).collect()
 }
 
 /// What was found of a file.

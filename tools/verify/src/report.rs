@@ -184,9 +184,10 @@ pub(crate) fn judge(
             !explained
         });
     }
-    let (unreadable, signatures): (Vec<_>, Vec<_>) = signatures
+    let not_known = [Verdict::NoArchive, Verdict::Unreadable].map(|verdict| verdict.word());
+    let (not_known, signatures): (Vec<_>, Vec<_>) = signatures
         .into_iter()
-        .partition(|problem| problem.word == Verdict::Unreadable.word());
+        .partition(|problem| not_known.contains(&problem.word));
     let fail = |line: String, hint: Option<String>| Failure {
         hint,
         ..Failure::new(Code::NotVerified, line)
@@ -220,7 +221,7 @@ pub(crate) fn judge(
         failure.message += &format!("; {are} not verified");
         failure
     }));
-    for problem in unreadable {
+    for problem in not_known {
         failures.push(fail(problem.line("verifying"), problem.hint));
     }
     failures.extend(beside.log);
@@ -273,7 +274,7 @@ const UNREAD: &str = "unread";
 
 /// Says which files of which package are not what was installed.
 fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem<'_>> = Vec::new();
     for (subject, checked) in subjects.iter().zip(checked) {
         let Some(files) = checked.files.as_ref().filter(|f| f.word() != "intact") else {
             continue;
@@ -295,11 +296,22 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         if all.len() > NAMES {
             why += &format!(" and {} more", all.len() - NAMES);
         }
+        let word = files.word();
+        // A directory may be of many packages.
+        let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
+        if let Some(problem) = problems.iter_mut().find(same) {
+            problem.packages.push(&subject.name);
+            problem.hint = Some(
+                "give it the owner, mode and ACL that its packages say: pacman does not alter a directory that is there"
+                    .to_owned(),
+            );
+            continue;
+        }
         problems.push(Problem {
             packages: vec![&subject.name],
-            word: files.word(),
+            word,
             why,
-            hint: Some(if files.word() == UNREAD {
+            hint: Some(if word == UNREAD {
                 "dmesg says what the disk answered; verify again when that is mended".to_owned()
             } else {
                 format!(
