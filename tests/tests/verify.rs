@@ -93,6 +93,33 @@ impl Bench {
         document
     }
 
+    /// Alters the owner, mode or ACL of what is in the root, checks that it is found, and puts it back as it was.
+    #[track_caller]
+    fn altered_mode(&self, below: &str, alter: impl FnOnce(&Path), line: &str) {
+        let kept = self.must(&format!("cd root; getfacl -n '{below}'"));
+        alter(&self.path("root").join(below));
+        let ran = self.verify("--no-signatures");
+        ran.failed(69, line);
+        assert_eq!(ran.document()["error"]["code"], "not-verified");
+        self.put_back(&kept);
+    }
+
+    /// The same, where it is no finding. Returns the document.
+    #[track_caller]
+    fn unaltered(&self, below: &str, alter: impl FnOnce(&Path)) -> Value {
+        let kept = self.must(&format!("cd root; getfacl -n '{below}'"));
+        alter(&self.path("root").join(below));
+        let ran = self.verify("--no-signatures");
+        assert_eq!(ran.stderr, "");
+        self.put_back(&kept);
+        ran.succeeded()
+    }
+
+    fn put_back(&self, kept: &str) {
+        fs::write(self.path("acl"), kept).expect("ours");
+        self.must("cd root; setfacl --restore=../acl");
+    }
+
     /// Runs a script that must succeed. An agent that gpg starts ends with it.
     #[track_caller]
     fn must(&self, script: &str) -> String {
@@ -436,7 +463,7 @@ fn sha1_instead_of(bench: &Bench, builder: &str, home: &str) -> String {
          {GPG} --homedir {home} --yes --delete-keys {builder}
          {GPG} --homedir s --export {builder} | {GPG} --homedir {home} --import
          {GPG} --homedir {home} --check-trustdb
-         rm -r s",
+         rm -rf s",
         sign(one, ""),
         sign(two, ""),
         sign(three, "--cert-digest-algo SHA1 --allow-weak-key-signatures"),
@@ -624,4 +651,207 @@ fn what_a_mirror_altered_went_in_loose_and_is_found() {
             assert_eq!(package(&ran.document(), "nano")["signature"], word);
         }
     }
+}
+
+/// What rules of packages, a scriptlet and another package make of a file, and what is nobody's.
+#[test]
+fn rules_are_compared_by_their_value() {
+    for who in [Who::Root, Who::User] {
+        let packages = "base libutempter ruled shared-two shared-one";
+        let bench = Bench::new(who, Mirror::of("x86_64"), packages);
+        // The real systemd-tmpfiles has applied them, as a hook of systemd's.
+        let modes = bench.lab.sh(
+            "enter --state doc.json -- stat -c '%a %U %G %n' /usr/lib/utempter/utempter /var/lib/ruled /var/lib/ruled/tree/data \
+             /usr/lib/ruled/helper /usr/lib/ruled/one.sh /etc/ruled/app.ini /var/log/ruled/old/log /usr/lib/ruled/boot \
+             /var/log/journal /usr/share/shared > modes",
+        );
+        assert_eq!(modes.status, 0, "{}", modes.stderr);
+        assert_eq!(
+            fs::read_to_string(bench.path("modes")).expect("ours"),
+            "2755 root utmp /usr/lib/utempter/utempter\n750 daemon daemon /var/lib/ruled\n\
+             660 root daemon /var/lib/ruled/tree/data\n711 root root /usr/lib/ruled/helper\n\
+             2755 root wheel /usr/lib/ruled/one.sh\n660 root wheel /etc/ruled/app.ini\n660 root root /var/log/ruled/old/log\n\
+             755 root root /usr/lib/ruled/boot\n2755 root systemd-journal /var/log/journal\n755 root root /usr/share/shared\n"
+        );
+        bench.good();
+        if who == Who::User {
+            continue;
+        }
+        let is = |path: &str, what: &str| format!(": '{path}' is changed ({what})");
+        let mode = |mode| {
+            move |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(mode)).expect("ours")
+        };
+        let owner = |uid, gid| move |p: &Path| lchown(p, uid, gid).expect("ours");
+        let acl = |options: &'static str| {
+            let bench = &bench;
+            move |p: &Path| drop(bench.must(&format!("setfacl {options} '{}'", p.display())))
+        };
+        // Neither the package's value nor the rule's.
+        for (path, set) in [
+            ("usr/lib/utempter/utempter", 0o6755),
+            ("usr/lib/utempter/utempter", 0o2775),
+            ("var/lib/ruled", 0o770),
+            ("var/lib/ruled/tree/data", 0o666),
+            ("usr/lib/ruled/helper", 0o777),
+            ("var/spool/ruled", 0o777),
+            ("etc/ruled/app.ini", 0o666),
+            ("var/log/journal", 0o2777),
+            ("root", 0o777),
+            ("var", 0o777),
+            ("home", 0o777),
+            ("usr/bin", 0o777),
+            ("etc/passwd", 0o666),
+            ("etc/shadow", 0o644),
+        ] {
+            bench.altered_mode(path, mode(set), &is(path, "mode"));
+        }
+        bench.altered_mode("root", owner(Some(1000), None), &is("root", "owner"));
+        bench.altered_mode(
+            "etc/passwd",
+            owner(Some(1000), None),
+            &is("etc/passwd", "owner"),
+        );
+        bench.altered_mode(
+            "var/lib/ruled",
+            owner(None, Some(0)),
+            &is("var/lib/ruled", "group"),
+        );
+        bench.altered_mode("usr/lib", acl("-m d:u:1000:rwx"), &is("usr/lib", "acl"));
+        bench.altered_mode("root", acl("-m u:1000:r-x"), &is("root", "acl"));
+        bench.altered_mode(
+            "var/log/ruled",
+            acl("-m g:998:r-x"),
+            &is("var/log/ruled", "acl"),
+        );
+        bench.altered_mode(
+            "usr/share/shared",
+            mode(0o751),
+            "'usr/share/shared' is changed (mode)",
+        );
+        // The package's own value is right, the rule applied or not; so is the value at boot, and that of the other package.
+        for (path, set) in [
+            ("usr/lib/ruled/helper", 0o755),
+            ("usr/lib/ruled/boot", 0o700),
+            ("usr/share/shared", 0o750),
+        ] {
+            bench.unaltered(path, mode(set));
+        }
+        // Configuration may be kept from others, and no more.
+        let document = bench.unaltered("etc/passwd", mode(0o600));
+        let changed = package(&document, "filesystem")["configuration"].clone();
+        assert!(
+            changed
+                .as_array()
+                .is_some_and(|list| list.contains(&"etc/passwd".into())),
+            "{changed}"
+        );
+        // Who owns a rule, and whether it is what the package brought.
+        let rules = "root/usr/lib/tmpfiles.d";
+        let line = is("usr/bin", "mode");
+        for directory in [rules, "root/etc/tmpfiles.d", "root/run/tmpfiles.d"] {
+            let own = |_: &Path| {
+                fs::create_dir_all(bench.path(directory)).expect("ours");
+                fs::write(
+                    bench.path(directory).join("own.conf"),
+                    "z /usr/bin 0777 - - -\nd /usr/bin 0777\n",
+                )
+                .expect("ours");
+                mode(0o777)(&bench.path("root/usr/bin"));
+            };
+            bench.altered_mode("usr/bin", own, &line);
+            fs::remove_file(bench.path(directory).join("own.conf")).expect("ours");
+        }
+        let more = |p: &Path| {
+            let text = fs::read_to_string(p).expect("ours") + "z /usr/bin 0777 - - -\n";
+            fs::write(p, text).expect("ours");
+            mode(0o777)(&bench.path("root/usr/bin"));
+        };
+        bench.altered(&format!("{rules}/ruled.conf"), more, &line);
+        mode(0o755)(&bench.path("root/usr/bin"));
+        // An administrator's file of the same name permits nothing, and takes no rule away.
+        bench.must(
+            "mkdir -p root/etc/tmpfiles.d; ln -s /dev/null root/etc/tmpfiles.d/libutempter.conf",
+        );
+        bench.good();
+        bench.must("rm root/etc/tmpfiles.d/libutempter.conf");
+        bench.good();
+    }
+}
+
+/// A scriptlet is a program: nothing says what it may change.
+#[test]
+fn what_a_scriptlet_changes_is_found() {
+    let bench = Bench::new(Who::Root, Mirror::of("x86_64"), "base scripted");
+    let document =
+        bench.bad("verify: verifying 'scripted': 'usr/lib/scripted/tool' is changed (mode)");
+    assert_eq!(document["verify"]["files"]["changed"], 1);
+}
+
+/// A package that the mirror does not have any more is one package.
+#[test]
+fn a_package_that_the_mirror_lacks_costs_no_other_one() {
+    let bench = Bench::new(Who::Root, Mirror::of("x86_64"), "base nano sudo");
+    let count = package_count(&bench);
+    let place = tempfile::tempdir().expect("a directory");
+    let mirror = Mirror::of("x86_64").tampered(&place.path().join("mirror"), "nano-removed");
+    let lacking = Server::of(&mirror.www());
+    bench.must(&format!(
+        "sed -i 's,{},{},' root.strapline/pacman-strict.conf",
+        bench.server.url(),
+        lacking.url()
+    ));
+    let empty = "rm -rf packages/*";
+    bench.must(&format!("{empty}; chmod 777 root/home"));
+    let ran = bench.verify("");
+    ran.failed(
+        69,
+        "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)",
+    );
+    // What is known to be wrong comes first, and everything is said.
+    let nano = "verify: warning: verifying 'nano': its archive is not in the cache, and no repository has that version";
+    assert!(ran.stderr.contains(nano), "{}", ran.stderr);
+    let document = ran.document();
+    let verify = &document["verify"];
+    assert_eq!(
+        [
+            &verify["signatures"]["valid"],
+            &verify["signatures"]["no-archive"],
+            &verify["fetched"]
+        ],
+        [&Value::from(count - 1), &1.into(), &Value::from(count - 1)]
+    );
+    assert_eq!(package(&document, "nano")["signature"], "no-archive");
+    assert_eq!(package(&document, "nano")["files"], "intact");
+    bench.must("chmod 755 root/home");
+    bench.bad("verify: verifying 'nano': its archive is not in the cache");
+    // Two of them, of three that are not in the cache.
+    let other = Mirror {
+        dir: place.path().join("mirror"),
+    };
+    bench.must(&format!(
+        "{empty} && rm {}/www/x86_64/*/sudo-*.pkg.tar.*[!g]",
+        other.dir.display()
+    ));
+    let document = bench.bad("verify: verifying 'nano', 'sudo': its archive is not in the cache");
+    assert_eq!(document["verify"]["signatures"]["valid"], count - 2);
+    // Nobody answers: that is no finding, and may be another day.
+    bench.must(&format!(
+        "{empty}; sed -i 's,127.0.0.1:[0-9]*,127.0.0.1:1,' root.strapline/pacman-strict.conf"
+    ));
+    let ran = bench.verify("");
+    ran.failed(75, "verify: running pacman to download: ");
+    assert!(
+        ran.stderr
+            .contains(&format!("; {count} packages are not verified")),
+        "{}",
+        ran.stderr
+    );
+    assert!(!ran.stderr.contains("--loose"), "{}", ran.stderr);
+    assert_eq!(ran.document()["verify"]["files"]["intact"], count);
+    bench.must("chmod 777 root/home");
+    let ran = bench.verify("");
+    ran.failed(
+        69,
+        "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)",
+    );
 }

@@ -37,6 +37,8 @@ pub enum Verdict {
     Marginal(Vouched),
     /// Nobody who is trusted vouches for the key.
     Untrusted(Vouched),
+    /// The archive cannot be read here: what it is, is not known.
+    Unreadable,
 }
 
 /// How many trusted keys vouch for a key.
@@ -52,7 +54,7 @@ pub struct Vouched {
 
 impl Verdict {
     /// Every word, in the order of a table.
-    pub const WORDS: [&str; 10] = [
+    pub const WORDS: [&str; 11] = [
         "valid",
         "missing",
         "no-archive",
@@ -63,6 +65,7 @@ impl Verdict {
         "disabled",
         "marginal",
         "untrusted",
+        "unreadable",
     ];
 
     /// Returns the word that stands in a document.
@@ -79,6 +82,7 @@ impl Verdict {
             Self::Disabled => 7,
             Self::Marginal(_) => 8,
             Self::Untrusted(_) => 9,
+            Self::Unreadable => 10,
         };
         Self::WORDS[n]
     }
@@ -232,7 +236,7 @@ fn explain(
     let by = format!("it is signed by the key {name}");
     let (why, hint) = match verdict {
         Verdict::Valid => return (String::new(), None),
-        Verdict::Missing | Verdict::NoArchive => return (by, None),
+        Verdict::Missing | Verdict::NoArchive | Verdict::Unreadable => return (by, None),
         Verdict::Bad => (
             format!("it is not what the key {name} signed"),
             FETCH_AGAIN.to_owned(),
@@ -364,7 +368,13 @@ mod tests {
             assert!(hint.is_some(), "{verdict:?}");
             words.push(verdict.word());
         }
-        words.extend([Verdict::Valid, Verdict::Missing, Verdict::NoArchive].map(|v| v.word()));
+        let without = [
+            Verdict::Valid,
+            Verdict::Missing,
+            Verdict::NoArchive,
+            Verdict::Unreadable,
+        ];
+        words.extend(without.map(|v| v.word()));
         words.sort_unstable();
         let mut all = Verdict::WORDS;
         all.sort_unstable();

@@ -4,7 +4,7 @@
 //! archive's signature holds, its own `.MTREE` and `.PKGINFO` are the measure, and the record in the root is a file that
 //! is compared like any other.
 
-use crate::files::{self, Files, Rules, is_absent, is_other};
+use crate::files::{self, Compared, Files, Rules, is_absent, is_other};
 use crate::installed::{LIMIT, Subject};
 use package::archive::extract_members;
 use package::digest::sha256_hex;
@@ -109,7 +109,19 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
         cache: cache.as_ref(),
         home: home.as_ref().map(|(home, keys)| (home, keys)),
     };
-    found.packages = checker.all()?;
+    let all = checker.all()?;
+    let speaks: Vec<bool> = all.iter().map(|one| one.speaks).collect();
+    let (mut packages, mut compared): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .map(|one| (one.checked, one.compared))
+        .unzip();
+    files::settle(&root, &mut compared, |n| speaks[n]);
+    for (checked, compared) in packages.iter_mut().zip(compared) {
+        if let Some(files) = &mut checked.files {
+            *files = compared.files;
+        }
+    }
+    found.packages = packages;
     found.seconds = begin.elapsed().as_secs_f64();
     serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
 }
@@ -149,10 +161,12 @@ struct Head {
 
 impl Checker<'_> {
     /// Checks all packages, as many at a time as there are processors: gpg hashes one archive while we hash files.
-    fn all(&self) -> Result<Vec<Checked>, Failure> {
+    fn all(&self) -> Result<Vec<One>, Failure> {
         let next = AtomicUsize::new(0);
         let subjects = self.task.subjects;
-        let results = Mutex::new(vec![Checked::default(); subjects.len()]);
+        let mut results = Vec::new();
+        results.resize_with(subjects.len(), One::default);
+        let results = Mutex::new(results);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let worker = || -> Result<(), Failure> {
             loop {
@@ -160,8 +174,8 @@ impl Checker<'_> {
                 let Some(subject) = subjects.get(n) else {
                     return Ok(());
                 };
-                let checked = self.one(subject)?;
-                results.lock().unwrap_or_else(PoisonError::into_inner)[n] = checked;
+                let one = self.one(subject)?;
+                results.lock().unwrap_or_else(PoisonError::into_inner)[n] = one;
             }
         };
         std::thread::scope(|scope| {
@@ -179,8 +193,11 @@ impl Checker<'_> {
         Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn one(&self, subject: &Subject) -> Result<Checked, Failure> {
-        let mut checked = Checked::default();
+    fn one(&self, subject: &Subject) -> Result<One, Failure> {
+        let mut one = One {
+            speaks: self.home.is_none(),
+            ..One::default()
+        };
         let mut head = None;
         if let Some((home, keys)) = self.home {
             let judge = Judge { home, keys };
@@ -188,6 +205,7 @@ impl Checker<'_> {
             if let (Verdict::Valid, Some(archive)) = (&diagnosis.verdict, archive) {
                 match read_head(archive) {
                     Ok(read) if read.is == (subject.name.clone(), subject.version.clone()) => {
+                        one.speaks = read.mtree.is_some();
                         head = Some(read);
                     }
                     Ok(read) => {
@@ -198,29 +216,35 @@ impl Checker<'_> {
                         diagnosis.hint = Some(OTHER.to_owned());
                     }
                     Err(Unread::Archive(why)) => {
-                        diagnosis.verdict = Verdict::Bad;
-                        diagnosis.why = format!("it is signed and cannot be read: {why}");
+                        diagnosis.verdict = Verdict::Unreadable;
+                        diagnosis.why = format!(
+                            "its archive is validly signed and cannot be read here, so its files were compared with the \
+                             root's own record of it: {why}"
+                        );
+                        diagnosis.hint = Some(FORMATS.to_owned());
                     }
-                    Err(Unread::Disk(e)) => {
-                        return Err(e).doing(Code::Os, || {
-                            let archive = subject.archive.as_deref().unwrap_or_default();
-                            format!("reading {}", quote(self.task.cache.join(archive)))
-                        });
+                    Err(Unread::Disk(why)) => {
+                        diagnosis.verdict = Verdict::Unreadable;
+                        diagnosis.why = format!("its archive cannot be read here: {why}");
+                        diagnosis.hint = Some(DISK.to_owned());
                     }
                 }
             }
-            checked.signature = Some(diagnosis.into());
+            one.checked.signature = Some(diagnosis.into());
         }
         if let Some(rules) = self.task.rules {
             match self.files(subject, head, rules) {
-                Ok(files) => checked.files = Some(files),
-                Err(why) => checked.unknown = Some(why),
+                Ok(compared) => {
+                    one.checked.files = Some(Files::default());
+                    one.compared = compared;
+                }
+                Err(why) => one.checked.unknown = Some(why),
             }
         }
-        Ok(checked)
+        Ok(one)
     }
 
-    /// Looks at the signatures of a package's archive.
+    /// Checks the signatures of a package's archive.
     fn signature(
         &self,
         subject: &Subject,
@@ -237,11 +261,16 @@ impl Checker<'_> {
     }
 
     /// Compares the files of a package; says why, where there is nothing to compare them with.
-    fn files(&self, subject: &Subject, head: Option<Head>, rules: &Rules) -> Result<Files, String> {
+    fn files(
+        &self,
+        subject: &Subject,
+        head: Option<Head>,
+        rules: &Rules,
+    ) -> Result<Compared, String> {
         let at = |file: &str| format!("{LOCAL}/{}/{file}", subject.record);
         let record = self.root.read(&at("mtree"), LIMIT);
-        let mut forged = Vec::new();
-        let mut unread = Files::default();
+        // Of pacman's record.
+        let mut own = Files::default();
         let mut backup: BTreeSet<String> = subject.backup.iter().cloned().collect();
         let bytes = match (head, record) {
             (
@@ -255,49 +284,50 @@ impl Checker<'_> {
                 backup = listed;
                 match record {
                     Ok(record) if record == signed => {}
-                    Ok(_) => forged.push((at("mtree"), "content")),
-                    Err(e) if is_other(e) => forged.push((at("mtree"), "gone or no file")),
-                    Err(e) => unread.add_unread(at("mtree"), e),
+                    Ok(_) => own.add_changed(at("mtree"), "content"),
+                    Err(e) if is_other(e) => own.add_changed(at("mtree"), "gone or no file"),
+                    Err(e) => own.add_unread(at("mtree"), e),
                 }
                 signed
             }
             (_, Ok(record)) => record,
             (_, Err(e)) if !is_other(e) => {
-                unread.add_unread(at("mtree"), e);
-                return Ok(unread);
+                own.add_unread(at("mtree"), e);
+                return Ok(Compared::of(own));
             }
             (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
         };
         let Ok(entries) = mtree::read(&bytes) else {
-            forged.push((at("mtree"), "unreadable"));
-            return Ok(changes(forged));
+            own.add_changed(at("mtree"), "unreadable");
+            return Ok(Compared::of(own));
         };
         // The scriptlet runs again when the package is upgraded or removed.
         let scriptlet = entries.iter().find(|entry| entry.path == b".INSTALL");
         match (scriptlet, self.root.read(&at("install"), LIMIT)) {
             (Some(entry), Ok(text)) if entry.sha256 == Some(sha256_hex(&text)) => {}
             (None, Err(e)) if is_absent(e) => {}
-            (_, Err(e)) if !is_other(e) => unread.add_unread(at("install"), e),
-            _ => forged.push((at("install"), "content")),
+            (_, Err(e)) if !is_other(e) => own.add_unread(at("install"), e),
+            _ => own.add_changed(at("install"), "content"),
         }
-        let mut files = files::compare(self.root, &entries, &backup, rules);
-        files.changed.extend(changes(forged).changed);
-        files.unread.extend(unread.unread);
-        Ok(files)
+        let mut compared = files::compare(self.root, &entries, &backup, rules);
+        compared.files.changed.extend(own.changed);
+        compared.files.unread.extend(own.unread);
+        Ok(compared)
     }
 }
 
-fn changes(list: Vec<(String, &str)>) -> Files {
-    let change = |(path, what): (String, &str)| files::Change {
-        path,
-        what: what.to_owned(),
-    };
-    Files {
-        changed: list.into_iter().map(change).collect(),
-        ..Files::default()
-    }
+/// What was found of a package, and what is to be decided when all have been compared.
+#[derive(Debug, Default)]
+struct One {
+    checked: Checked,
+    compared: Compared,
+    /// Whether what it says counts for other packages' files: what is known to be signed does, and all where nobody asked.
+    speaks: bool,
 }
 
+const FORMATS: &str =
+    "zstd, xz, gzip and none are read here: install a build of it that is packed with one of these";
+const DISK: &str = "dmesg says what the disk answered; verify again when that is mended";
 const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
 
 /// Why an archive was not read.

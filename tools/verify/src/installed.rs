@@ -42,8 +42,8 @@ pub(crate) struct Subject {
 pub(crate) struct Installed {
     /// The packages, by name.
     pub(crate) subjects: Vec<Subject>,
-    /// Records that are cut off: pacman was killed over them.
-    pub(crate) torn: Vec<String>,
+    /// Records that say nothing of their packages, and why: pacman was killed over one, or it cannot be read.
+    pub(crate) torn: Vec<(String, String)>,
 }
 
 /// Reads it.
@@ -65,19 +65,26 @@ pub(crate) fn read(root: &Root) -> Result<Installed, Failure> {
         }
         let path = |file: &str| format!("{LOCAL}/{record}/{file}");
         let read = |file: &str| match root.read(&path(file), LIMIT) {
-            Ok(text) => Ok(Some(text)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(e) => Err(e).doing(Code::Failed, || {
-                format!("reading {}", quote(root.path().join(path(file))))
-            }),
+            Ok(text) => Ok(text),
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                Err("its record is cut off: pacman ended over it".to_owned())
+            }
+            Err(e) => Err(format!(
+                "its record has a '{file}' that cannot be read: {e}"
+            )),
         };
-        let (Some(desc), Some(files)) = (read("desc")?, read("files")?) else {
-            installed.torn.push(record);
-            continue;
+        let known = read("desc").and_then(|desc| {
+            let known =
+                localdb::desc(&desc).map_err(|e| format!("its record makes no sense: {e}"))?;
+            Ok((desc, read("files")?, known))
+        });
+        let (desc, files, known) = match known {
+            Ok(known) => known,
+            Err(why) => {
+                installed.torn.push((record, why));
+                continue;
+            }
         };
-        let known = localdb::desc(&desc).doing(Code::Failed, || {
-            format!("reading {}", quote(root.path().join(path("desc"))))
-        })?;
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
         installed.subjects.push(Subject {
             arch: known.arch.unwrap_or_else(|| "any".to_owned()),

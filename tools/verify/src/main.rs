@@ -4,10 +4,14 @@
 //! It is how to go back and verify what went in before there was a keyring, and how to see that a root is still what was
 //! installed. It changes nothing in the root; what it finds is in the document, package by package.
 
+mod acl;
 mod check;
 mod files;
+mod fnmatch;
 mod installed;
+mod names;
 mod report;
+mod tmpfiles;
 mod transaction;
 
 use check::{Found, Task};
@@ -17,12 +21,14 @@ use installed::{Installed, Subject};
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
+use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring};
-use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use transaction::Last;
 
 /// Check what is installed in a root: signatures, files and the last transaction
 ///
@@ -68,6 +74,15 @@ struct Plan {
     _lock: OwnedFd,
 }
 
+/// What came of fetching archives.
+#[derive(Debug, Default)]
+struct Fetched {
+    /// How many packages it was done for.
+    count: usize,
+    /// Why it was given up.
+    failure: Option<Failure>,
+}
+
 impl Stage for Verify {
     const KIND: Kind = Kind::Make;
 
@@ -80,34 +95,31 @@ impl Stage for Verify {
         self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let mut installed = installed::read(root)?;
-        let last = transaction::last(root)?;
-        let mut fetched = Ok(0);
+        let (last, log) = match transaction::last(root) {
+            Ok(last) => (last, None),
+            Err(failure) => (Last::Unknown, Some(failure)),
+        };
+        let mut fetched = Fetched::default();
         if plan.gpg.is_some() {
             fetched = self.fetch(context, document, &plan, &mut installed)?;
         }
         self.rules(&mut plan)?;
         let found = self.check(context, document, &plan, &installed)?;
-        let count = fetched.as_ref().copied().unwrap_or_default();
         let Installed { subjects, torn } = installed;
-        report::record(document, &subjects, &found.packages, last, count);
-        // A server that does not answer may do so later; one that has no signature may not.
-        if let Err(failure) = fetched {
-            let no_answer = match failure.cause {
-                Some(Cause::Unauthorized | Cause::Certificate) => true,
-                cause => failure.code == Code::Network && cause != Some(Cause::NotOnServer),
-            };
-            if no_answer {
-                return Err(failure);
-            }
-            context.warn(&failure.message);
-        }
+        report::record(document, &subjects, &found.packages, last, fetched.count);
+        let beside = Beside {
+            torn: &torn,
+            last,
+            fetch: fetched.failure,
+            log,
+        };
         let mut strangers = found.strangers.iter().map(|key| {
             let message = format!("checking the keyring: {key} is valid, and by no pinned key");
             Failure::new(Code::NotVerified, message).hint(
                 "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
             )
         });
-        let judged = report::judge(&subjects, &found.packages, &torn, last, now())
+        let judged = report::judge(&subjects, &found.packages, beside, now())
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
         for stranger in strangers {
             context.warn(stranger.message);
@@ -128,53 +140,66 @@ impl Stage for Verify {
 }
 
 impl Verify {
-    /// Has pacman fetch again what is not in the cache and what a repository still offers. Returns how many packages that
-    /// are, or why pacman could not.
+    /// Has pacman fetch again what is not in the cache and what a repository still offers.
+    ///
+    /// pacman ends at the first file that a server does not have. So what is left is then asked for in two halves, and
+    /// those again, until the packages that nobody has are alone and all others are there. What else goes wrong, such as a
+    /// network that is down, would go wrong for each of them, and ends it.
+    ///
+    /// # Errors
+    ///
+    /// When pacman cannot be run, or a signal came.
     fn fetch(
         &self,
         context: &Context,
         document: &Document,
         plan: &Plan,
         installed: &mut Installed,
-    ) -> Result<Result<usize, Failure>, Failure> {
+    ) -> Result<Fetched, Failure> {
         let cache = &plan.config.cache;
         installed::find_archives(&mut installed.subjects, cache)?;
-        let lacks = |subject: &&Subject| {
-            let signed = subject.signature || subject.offered_signature.is_some();
-            subject.archive.is_none() || !signed
-        };
-        let targets: Vec<String> = installed
-            .subjects
-            .iter()
-            .filter(lacks)
-            .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
-            .collect();
-        if targets.is_empty() || self.offline {
-            return Ok(Ok(0));
+        let wanted = targets(&installed.subjects);
+        let mut fetched = Fetched::default();
+        if wanted.is_empty() || self.offline {
+            return Ok(fetched);
         }
         let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
         program.check()?;
         let pacman = Pacman {
             program: program.path,
             config: plan.config.strict.clone(),
-            // What it refuses is judged here, and is to stay where it is until then.
+            // What it refuses is checked here, and is to stay where it is until then.
             verifies: false,
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
         let turn = turn::take(context, cache)?;
-        let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &targets);
-        drop(turn);
-        if let Err(failure) = &ran
-            && matches!(
-                failure.code,
-                Code::Interrupted | Code::Permission | Code::Os
-            )
-        {
-            return Err(failure.clone());
+        let mut sets = vec![wanted.clone()];
+        while let Some(set) = sets.pop() {
+            let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &set);
+            let Err(failure) = ran else { continue };
+            match failure.code {
+                Code::Interrupted | Code::Permission | Code::Os => return Err(failure),
+                Code::NotVerified | Code::NotFound => {}
+                _ if failure.cause == Some(Cause::NotOnServer) => {}
+                _ => {
+                    fetched.failure = Some(failure);
+                    break;
+                }
+            }
+            installed::find_archives(&mut installed.subjects, cache)?;
+            let mut left = targets(&installed.subjects);
+            left.retain(|target| set.contains(target));
+            if set.len() > 1 && !left.is_empty() {
+                let second = left.split_off(left.len() / 2);
+                sets.extend([second, left].into_iter().filter(|half| !half.is_empty()));
+            }
         }
+        drop(turn);
         installed::find_archives(&mut installed.subjects, cache)?;
-        Ok(ran.map(|_| targets.len()))
+        let left = targets(&installed.subjects);
+        fetched.count = wanted.len() - left.len();
+        Ok(fetched)
     }
 
     /// Decides what to do, and checks all that can be checked before.
@@ -215,25 +240,11 @@ impl Verify {
 
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
-        const TMPFILES: &str = "usr/lib/tmpfiles.d";
         match stage::file::read_text(&plan.config.strict) {
             Ok(text) => plan.rules.add_config(&text),
             // Without it, pacman would have no patterns either.
             Err(failure) if failure.code == Code::NotFound => {}
             Err(failure) => return Err(failure),
-        }
-        let root = plan.inside.root();
-        for name in pacman::records::names_in(root, TMPFILES)? {
-            let path = format!("{TMPFILES}/{name}");
-            match root.read(&path, 1 << 20) {
-                Ok(text) => plan.rules.add_tmpfiles(&text),
-                Err(e) if files::is_other(e) => {}
-                Err(e) => {
-                    return Err(e).doing(Code::Os, || {
-                        format!("reading {}", quote(root.path().join(path)))
-                    });
-                }
-            }
         }
         Ok(())
     }
@@ -265,6 +276,18 @@ impl Verify {
         }
         Ok(found)
     }
+}
+
+/// Names the packages that have no archive or no signature in the cache, and that a repository offers, as pacman takes it.
+fn targets(subjects: &[Subject]) -> Vec<String> {
+    let lacks = |subject: &&Subject| {
+        let signed = subject.signature || subject.offered_signature.is_some();
+        subject.archive.is_none() || !signed
+    };
+    let lacking = subjects.iter().filter(lacks);
+    lacking
+        .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+        .collect()
 }
 
 /// Adds the command to the hint where a newer keyring package helps and the document says which that is.

@@ -149,24 +149,48 @@ fn is_verified(subject: &Subject, checked: &Checked) -> bool {
     }
 }
 
+/// What there is to say besides what was found of each package.
+#[derive(Debug)]
+pub(crate) struct Beside<'a> {
+    /// Records that are not whole, and why.
+    pub(crate) torn: &'a [(String, String)],
+    pub(crate) last: Last,
+    /// Why archives could not be fetched.
+    pub(crate) fetch: Option<Failure>,
+    /// Why the log could not be read.
+    pub(crate) log: Option<Failure>,
+}
+
 /// Returns what is wrong, the worst first: its failure, with how many more there are, and a line for each of those.
+///
+/// What is known to be wrong comes before what nobody could find out. Where archives could not be fetched, that is why
+/// they and their signatures are not there, and it is said once.
 pub(crate) fn judge(
     subjects: &[Subject],
     checked: &[Checked],
-    torn: &[String],
-    last: Last,
+    beside: Beside<'_>,
     now: u64,
 ) -> Option<(Failure, Vec<String>)> {
-    let signatures = signatures(subjects, checked);
+    let mut signatures = signatures(subjects, checked);
     let mut failures = Vec::new();
     let cause = clock(subjects, checked, now).filter(|_| !signatures.is_empty());
     let by_clock = cause.is_some();
     failures.extend(cause);
+    let mut not_fetched = 0;
+    if beside.fetch.is_some() {
+        signatures.retain(|problem| {
+            let explained = LACKING.contains(&problem.word);
+            not_fetched += if explained { problem.packages.len() } else { 0 };
+            !explained
+        });
+    }
+    let not_known = [Verdict::NoArchive, Verdict::Unreadable].map(|verdict| verdict.word());
+    let (not_known, signatures): (Vec<_>, Vec<_>) = signatures
+        .into_iter()
+        .partition(|problem| not_known.contains(&problem.word));
     let fail = |line: String, hint: Option<String>| Failure {
-        code: Code::NotVerified,
-        message: line,
         hint,
-        cause: None,
+        ..Failure::new(Code::NotVerified, line)
     };
     let (unread, changed): (Vec<_>, Vec<_>) = changed(subjects, checked)
         .into_iter()
@@ -178,20 +202,29 @@ pub(crate) fn judge(
         });
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
-    for record in torn {
+    for (record, why) in beside.torn {
         let record = message::escape(record);
-        failures.push(fail(
-            format!("verifying '{record}': its record is cut off: pacman ended over it"),
-            again(),
-        ));
+        failures.push(fail(format!("verifying '{record}': {why}"), again()));
     }
-    if last == Last::Unfinished {
+    if beside.last == Last::Unfinished {
         failures.push(fail(
             "verifying the last transaction: it was begun and not completed".to_owned(),
             again(),
         ));
     }
     // Last, as it is the least that can be said.
+    failures.extend(beside.fetch.filter(|_| not_fetched > 0).map(|mut failure| {
+        let are = match not_fetched {
+            1 => "1 package is".to_owned(),
+            n => format!("{n} packages are"),
+        };
+        failure.message += &format!("; {are} not verified");
+        failure
+    }));
+    for problem in not_known {
+        failures.push(fail(problem.line("verifying"), problem.hint));
+    }
+    failures.extend(beside.log);
     for problem in unread {
         failures.push(Failure {
             code: Code::Os,
@@ -227,6 +260,9 @@ fn wants_newer_keyring(word: &str) -> bool {
     words.iter().any(|verdict| verdict.word() == word)
 }
 
+/// The words for a package of which something is not in the cache.
+const LACKING: [&str; 2] = ["no-archive", "missing"];
+
 /// Groups what is wrong with signatures.
 fn signatures<'a>(subjects: &'a [Subject], checked: &'a [Checked]) -> Vec<Problem<'a>> {
     let told = subjects.iter().zip(checked);
@@ -238,7 +274,7 @@ const UNREAD: &str = "unread";
 
 /// Says which files of which package are not what was installed.
 fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
-    let mut problems = Vec::new();
+    let mut problems: Vec<Problem<'_>> = Vec::new();
     for (subject, checked) in subjects.iter().zip(checked) {
         let Some(files) = checked.files.as_ref().filter(|f| f.word() != "intact") else {
             continue;
@@ -260,11 +296,22 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         if all.len() > NAMES {
             why += &format!(" and {} more", all.len() - NAMES);
         }
+        let word = files.word();
+        // A directory may be of many packages.
+        let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
+        if let Some(problem) = problems.iter_mut().find(same) {
+            problem.packages.push(&subject.name);
+            problem.hint = Some(
+                "give it the owner, mode and ACL that its packages say: pacman does not alter a directory that is there"
+                    .to_owned(),
+            );
+            continue;
+        }
         problems.push(Problem {
             packages: vec![&subject.name],
-            word: files.word(),
+            word,
             why,
-            hint: Some(if files.word() == UNREAD {
+            hint: Some(if word == UNREAD {
                 "dmesg says what the disk answered; verify again when that is mended".to_owned()
             } else {
                 format!(
@@ -334,7 +381,7 @@ mod tests {
         let mut checked = vec![signed("valid", ""); 2];
         checked[1].files = Some(unread);
         let subjects = ["a", "b"].map(subject);
-        let (first, rest) = judge(&subjects, &checked, &[], Last::Complete, NOW).unwrap();
+        let (first, rest) = judge(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
         let line = "verifying 'b': 'etc/x' cannot be read (Input/output error (os error 5))";
         assert_eq!((first.code, first.message.as_str()), (Code::Os, line));
         assert!(rest.is_empty() && first.hint.is_some_and(|hint| hint.contains("dmesg")));
@@ -351,14 +398,66 @@ mod tests {
             missing: vec!["1".into()],
             ..Files::default()
         });
-        let (first, rest) = judge(&subjects, &checked, &[], Last::Complete, NOW).unwrap();
+        let (first, rest) = judge(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
         assert_eq!(
             (first.code, rest.as_slice()),
             (Code::NotVerified, &[line.to_owned()][..])
         );
     }
 
+    fn beside(torn: &[(String, String)], last: Last) -> Beside<'_> {
+        Beside {
+            torn,
+            last,
+            fetch: None,
+            log: None,
+        }
+    }
+
     const NOW: u64 = 1_795_305_600;
+
+    #[test]
+    fn what_is_wrong_comes_before_what_is_not_known() {
+        let subjects = ["a", "b", "c"].map(subject);
+        let mut checked = vec![
+            signed("no-archive", "n"),
+            signed("valid", ""),
+            signed("missing", "m"),
+        ];
+        let judge = |checked: &[Checked]| {
+            let beside = Beside {
+                fetch: Some(Failure::new(Code::Network, "fetching: no route").hint("h")),
+                log: Some(Failure::new(Code::Failed, "reading the log: x")),
+                ..beside(&[], Last::Complete)
+            };
+            let (first, rest) = judge(&subjects, checked, beside, NOW).unwrap();
+            (first.code, first.message, rest)
+        };
+        let down = "fetching: no route; 2 packages are not verified";
+        let log = "reading the log: x".to_owned();
+        assert_eq!(
+            judge(&checked),
+            (
+                Code::Network,
+                format!("{down} (and 1 more)"),
+                vec![log.clone()]
+            )
+        );
+        checked[1] = signed("unreadable", "no");
+        let unread = "verifying 'b': no".to_owned();
+        let rest = vec![unread, log.clone()];
+        assert_eq!(
+            judge(&checked),
+            (Code::Network, format!("{down} (and 2 more)"), rest)
+        );
+        checked[1] = signed("bad", "it is not");
+        let (code, first, rest) = judge(&checked);
+        assert_eq!(
+            (code, first.as_str()),
+            (Code::NotVerified, "verifying 'b': it is not (and 2 more)")
+        );
+        assert_eq!(rest, [down.to_owned(), log]);
+    }
 
     #[test]
     fn one_cause_is_one_line_and_the_clock_comes_first() {
@@ -373,7 +472,8 @@ mod tests {
             missing: ["1", "2", "3"].map(str::to_owned).to_vec(),
             ..Files::default()
         });
-        let judge = |now, last| judge(&subjects, &checked, &["t-1-1".into()], last, now).unwrap();
+        let torn = [("t-1-1".to_owned(), "its record is cut off".to_owned())];
+        let judge = |now, last| judge(&subjects, &checked, beside(&torn, last), now).unwrap();
         let (first, rest) = judge(NOW, Last::Unfinished);
         assert_eq!(
             first.message,
@@ -387,7 +487,7 @@ mod tests {
             rest,
             [
                 "verifying 'e': 'usr/x' is changed (content), '1' is missing, '2' is missing and 1 more",
-                "verifying 't-1-1': its record is cut off: pacman ended over it",
+                "verifying 't-1-1': its record is cut off",
                 "verifying the last transaction: it was begun and not completed",
             ]
         );
@@ -405,9 +505,9 @@ mod tests {
     fn all_is_well() {
         let (subjects, checked) = ([subject("a")], [signed("valid", "")]);
         for last in [Last::Complete, Last::Unknown] {
-            assert_eq!(judge(&subjects, &checked, &[], last, NOW), None);
+            assert_eq!(judge(&subjects, &checked, beside(&[], last), NOW), None);
             // A clock that is behind is no failure by itself.
-            assert_eq!(judge(&subjects, &checked, &[], last, 0), None);
+            assert_eq!(judge(&subjects, &checked, beside(&[], last), 0), None);
         }
     }
 

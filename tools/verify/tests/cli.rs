@@ -142,6 +142,21 @@ impl Lab {
         }
     }
 
+    /// Replaces the archive by what `pack` returns, signed by a new key that is trusted.
+    fn sign(&self, pack: impl FnOnce() -> Vec<u8>) -> TempDir {
+        let archive = self.cache.join(ARCHIVE);
+        fs::write(&archive, pack()).unwrap();
+        let (home, _) = signer();
+        let signature = self.cache.join(format!("{ARCHIVE}.sig"));
+        fs::remove_file(signature).unwrap();
+        gpg(home.path(), &["--detach-sign", &archive.to_string_lossy()]);
+        for name in ["pubring.kbx", "trustdb.gpg"] {
+            let into = self.root.join("etc/pacman.d/gnupg").join(name);
+            fs::copy(home.path().join(name), into).unwrap();
+        }
+        home
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let state = self.directory.path().join("state.json");
         fs::write(&state, self.document.to_string()).unwrap();
@@ -394,4 +409,117 @@ fn its_own_failure_is_forgotten_when_it_runs_again() {
     let document = lab.run(&[]).good();
     assert_eq!(document["packages"][0].get("changed"), None);
     assert_eq!(document["packages"][0]["verified"], true);
+}
+
+/// An archive that its signer packed as we cannot read it is not what somebody altered.
+#[test]
+fn a_signed_archive_in_another_format_is_unreadable_and_not_bad() {
+    let lab = Lab::new();
+    let archive = lab.cache.join(ARCHIVE);
+    // bzip2, lz4 and nothing at all.
+    for bytes in [&b"BZh91AY&SY"[..], b"\x04\x22\x4d\x18", b"hello"] {
+        let home = lab.sign(|| bytes.to_vec());
+        let line = "verifying 'hello': its archive is validly signed and cannot be read here, so its files were compared with";
+        let ran = lab.run(&[]);
+        assert!(
+            !ran.stderr.contains("remove it") && !ran.stderr.contains("--loose"),
+            "{}",
+            ran.stderr
+        );
+        let document = ran.bad(69, "not-verified", line);
+        let hello = &document["packages"][0];
+        assert_eq!(
+            [&hello["signature"], &hello["files"], &hello["verified"]],
+            [&json!("unreadable"), &json!("intact"), &json!(false)]
+        );
+        let signatures = &document["verify"]["signatures"];
+        assert_eq!([&signatures["unreadable"], &signatures["bad"]], [1, 0]);
+        assert!(archive.exists());
+        // What is wrong all the same is found, and comes first.
+        fs::write(lab.root.join(FILE), "hallo").unwrap();
+        let line = "verifying 'hello': 'usr/share/hello' is changed (content)";
+        drop(lab.run(&[]).bad(69, "not-verified", line));
+        fs::write(lab.root.join(FILE), "hello").unwrap();
+        drop(home);
+    }
+}
+
+/// A record that says nothing of its package is one package's.
+#[test]
+fn an_odd_record_refuses_no_other_package() {
+    let lab = Lab::new();
+    for (name, desc, why) in [
+        ("odd-1-1", &b"%NAME%\n\n"[..], "its record makes no sense: "),
+        ("none-1-1", b"\xff\0", "its record makes no sense: "),
+        (
+            "cut-1-1",
+            b"%NAME%\ncut\n\n%VERSION%\n1-1\n\n",
+            "its record is cut off",
+        ),
+    ] {
+        let record = lab.root.join("var/lib/pacman/local").join(name);
+        fs::create_dir(&record).unwrap();
+        fs::write(record.join("desc"), desc).unwrap();
+        let line = format!("verifying '{name}': {why}");
+        let document = lab.run(&[]).bad(69, "not-verified", &line);
+        assert_eq!(document["packages"][0]["signature"], "valid", "{name}");
+        assert_eq!(document["packages"][0]["verified"], true, "{name}");
+        fs::rename(&record, lab.directory.path().join(name)).unwrap();
+    }
+    // A link in place of a file: nobody knows what it says.
+    let record = lab.root.join("var/lib/pacman/local/link-1-1");
+    fs::create_dir(&record).unwrap();
+    symlink("../hello-1-1/desc", record.join("desc")).unwrap();
+    let line = "verifying 'link-1-1': its record has a 'desc' that cannot be read: ";
+    drop(lab.run(&[]).bad(69, "not-verified", line));
+    fs::rename(&record, lab.directory.path().join("link")).unwrap();
+    // A log that cannot be read says nothing of packages.
+    fs::create_dir(lab.root.join("var/log/pacman.log")).unwrap();
+    let document = lab.run(&[]).bad(69, "failed", "reading '");
+    assert_eq!(document["packages"][0]["verified"], true);
+    fs::write(lab.root.join(FILE), "hallo").unwrap();
+    let line = "verifying 'hello': 'usr/share/hello' is changed (content) (and 1 more)";
+    drop(lab.run(&[]).bad(69, "not-verified", line));
+}
+
+/// What may be done to a packaged file, a directory and a configuration file, and what not.
+#[test]
+fn modes_owners_and_acls() {
+    let lab = Lab::new();
+    let file = lab.root.join(FILE);
+    let set =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, was, mode) in [
+        ("usr", 0o755, 0o775),
+        ("usr", 0o755, 0o700),
+        (FILE, 0o644, 0o640),
+    ] {
+        set(&lab.root.join(path), mode);
+        let line = format!("verifying 'hello': '{path}' is changed (mode)");
+        drop(lab.run(&[]).bad(69, "not-verified", &line));
+        set(&lab.root.join(path), was);
+    }
+    let acl = |options: &[&str]| {
+        let status = Command::new("setfacl")
+            .args(options)
+            .arg(&file)
+            .status()
+            .unwrap();
+        assert!(status.success());
+    };
+    // The mask is what the group may: the mode stays the same.
+    acl(&["-m", "u:1000:r--"]);
+    let line = "verifying 'hello': 'usr/share/hello' is changed (acl)";
+    drop(lab.run(&[]).bad(69, "not-verified", line));
+    acl(&["-b"]);
+    drop(lab.run(&[]).good());
+    // Rules that no package owns.
+    for directory in ["usr/lib/tmpfiles.d", "etc/tmpfiles.d", "run/tmpfiles.d"] {
+        fs::create_dir_all(lab.root.join(directory)).unwrap();
+        let rules = format!("z /{FILE} 0666 1000 - -\nz /usr 0777\n");
+        fs::write(lab.root.join(directory).join("x.conf"), rules).unwrap();
+    }
+    nix::unistd::chown(&file, Some(1000.into()), None).unwrap();
+    let line = "verifying 'hello': 'usr/share/hello' is changed (owner)";
+    drop(lab.run(&[]).bad(69, "not-verified", line));
 }

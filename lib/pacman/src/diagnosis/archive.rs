@@ -62,37 +62,67 @@ impl Cache<'_> {
         Ok(Some(bytes))
     }
 
-    /// Looks at the signatures of the archive `name`: that beside it, and `offered`, that in the repository's database. One
-    /// that holds is enough. Returns the archive too, where one does.
+    /// Checks the signatures of the archive `name`: that beside it, and `offered`, that in the repository's database. One
+    /// that holds is enough. Returns the archive too, where one does. A file that cannot be read is
+    /// [`Verdict::Unreadable`]: it is no finding against the package.
     ///
     /// # Errors
     ///
-    /// When gpg cannot be run, or a file cannot be read. What gpg finds is no error.
+    /// When gpg cannot be run. What gpg finds is no error.
     pub fn judge(
         &self,
         judge: &Judge<'_>,
         name: &str,
         offered: Option<&Vec<u8>>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
-        let Some(mut file) = self.open(name)? else {
-            return Ok((no_archive(), None));
+        let opened = self
+            .open(name)
+            .and_then(|file| Ok((file, self.signature(name)?)));
+        let (file, beside) = match opened {
+            Ok((Some(file), beside)) => (file, beside),
+            Ok((None, _)) => return Ok((no_archive(), None)),
+            Err(failure) => return Ok((unreadable(&failure.message), None)),
         };
-        let beside = self.signature(name)?;
         let mut signatures: Vec<&Vec<u8>> = beside.iter().chain(offered).collect();
         signatures.dedup();
         let mut first = None;
         for signature in signatures {
-            let doing = || format!("reading {}", quote(self.path.join(name)));
-            file.rewind().doing(Code::Os, doing)?;
-            let data = file.try_clone().doing(Code::Os, doing)?;
+            let data = match file
+                .try_clone()
+                .and_then(|mut data| data.rewind().map(|()| data))
+            {
+                Ok(data) => data,
+                Err(e) => return Ok((unreadable(&e.to_string()), None)),
+            };
             let diagnosis = judge.diagnose(&judge.home.verify(signature, data)?);
             if diagnosis.verdict == Verdict::Valid {
                 return Ok((diagnosis, Some(file)));
             }
             first.get_or_insert(diagnosis);
         }
-        Ok((first.unwrap_or_else(no_signature), None))
+        let diagnosis = first.unwrap_or_else(no_signature);
+        // gpg does not tell data that it could not read from data that was altered.
+        if diagnosis.verdict == Verdict::Bad
+            && let Err(e) = read_through(&file)
+        {
+            return Ok((unreadable(&e.to_string()), None));
+        }
+        Ok((diagnosis, None))
     }
+}
+
+fn read_through(mut file: &File) -> std::io::Result<u64> {
+    file.rewind()?;
+    std::io::copy(&mut file, &mut std::io::sink())
+}
+
+/// What is said of a package whose archive or signature is there and cannot be read.
+fn unreadable(why: &str) -> Diagnosis {
+    Diagnosis::without(
+        Verdict::Unreadable,
+        format!("its archive cannot be read here: {why}"),
+        "dmesg says what the disk answered; verify again when that is mended",
+    )
 }
 
 /// What is said of a package whose archive is not there.
@@ -100,7 +130,7 @@ impl Cache<'_> {
 pub fn no_archive() -> Diagnosis {
     Diagnosis::without(
         Verdict::NoArchive,
-        "its archive is not in the cache, and no repository offers that version any more",
+        "its archive is not in the cache, and no repository has that version any more",
         "bring it up to date with strap, or put its archive and signature into the cache",
     )
 }
