@@ -9,6 +9,7 @@ pub mod diagnosis;
 mod download;
 pub mod lock;
 pub mod mirror;
+pub mod origin;
 pub mod output;
 pub mod pair;
 mod parts;
@@ -22,6 +23,7 @@ pub mod secret;
 pub mod turn;
 mod words;
 
+pub use origin::Origin;
 pub use output::Mark;
 pub use patience::Patience;
-pub use run::Pacman;
+pub use run::{Pacman, Planned};

@@ -14,12 +14,13 @@ use check::{Found, Task};
 use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
+use pacman::conf::Conf;
 use pacman::diagnosis::gpg::{AT, Gpg};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
 use rootfs::{Inside, Place, Root};
 use rustix::fs::OFlags;
-use stage::members::{self, Config, Keyring};
+use stage::members::{self, Config, Keyring, Package};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -80,7 +81,9 @@ impl Stage for Verify {
         let mut plan = self.plan(document)?;
         self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
-        let mut installed = installed::read(root)?;
+        let recorded: Vec<Package> = document.view("packages")?.unwrap_or_default();
+        let repos = Conf::read(&plan.config.strict)?.repos;
+        let mut installed = installed::read(context, root, &recorded, &repos)?;
         let last = transaction::last(root)?;
         let mut fetched = Ok(0);
         if plan.gpg.is_some() {
@@ -133,7 +136,7 @@ impl Verify {
             .subjects
             .iter()
             .filter(lacks)
-            .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+            .filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.name)))
             .collect();
         if targets.is_empty() || self.offline {
             return Ok(Ok(0));

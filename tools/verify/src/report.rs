@@ -121,7 +121,7 @@ fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
         version: &subject.version,
         arch: &subject.arch,
         repo: subject.repo.as_deref(),
-        file: subject.file.as_deref().or(subject.archive.as_deref()),
+        file: subject.file.as_deref(),
         sha256: subject.sha256.as_deref(),
         verified: is_verified(subject, checked),
         signature: signature.map(|s| s.word.as_str()),

@@ -1,0 +1,217 @@
+//! What the receipt says of each package is what pacman installed; and what was installed is there.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, pacman_of};
+
+/// The pacmans that people have: 6.0 of Debian 12, which is this host's, 7.0 and 7.1.
+fn pacmans() -> [PathBuf; 3] {
+    [
+        "/usr/bin/pacman".into(),
+        pacman_of("trixie"),
+        pacman_of("sid"),
+    ]
+}
+
+/// A mirror with more in it, a server for it, and the pipe up to a keyring.
+struct Stage {
+    mirror: Mirror,
+    server: Server,
+    pacman: PathBuf,
+}
+
+impl Stage {
+    fn new(lab: &Lab, name: &str, pacman: &Path, description: &Value) -> Self {
+        let mirror = Mirror::of("x86_64").extended(&lab.path().join(name), description);
+        let server = Server::of(&mirror.www());
+        let pacman = pacman.to_owned();
+        Self {
+            mirror,
+            server,
+            pacman,
+        }
+    }
+
+    fn begin(&self, root: &str) -> String {
+        format!(
+            "mkroot {root} --arch x86_64 --distro {} | fetch-pacman --quiet --use {} \
+             | mkconf --quiet --server '{}/$arch/$repo' --cache-dir $PWD/packages-{root} | keyring --quiet",
+            self.mirror.preset().display(),
+            self.pacman.display(),
+            self.server.url()
+        )
+    }
+
+    /// Runs the pipe with these stages behind it.
+    fn run(&self, lab: &Lab, root: &str, stages: &str) -> Ran {
+        lab.sh(&format!("{} | {stages}", self.begin(root)))
+    }
+
+    /// The SHA-256 of an archive as the mirror has it.
+    fn sha256(&self, repo: &str, file: &str) -> String {
+        let path = self.mirror.www().join("x86_64").join(repo).join(file);
+        package::digest::sha256_hex(fs::read(&path).expect("the mirror has it"))
+    }
+}
+
+fn package(name: &str, text: &str) -> Value {
+    json!({"name": name, "version": "1", "files": {format!("usr/share/{name}/build"): text}})
+}
+
+fn of<'a>(document: &'a Value, name: &str) -> &'a Value {
+    let packages = document["packages"].as_array().expect("packages");
+    packages.iter().find(|p| p["name"] == name).expect(name)
+}
+
+/// What is recorded of a package's archive.
+fn record(document: &Value, name: &str) -> [Value; 4] {
+    let package = of(document, name);
+    ["repo", "file", "sha256", "pgpsig"].map(|key| package[key].clone())
+}
+
+fn build(lab: &Lab, root: &str, name: &str) -> String {
+    let path = lab
+        .path()
+        .join(root)
+        .join(format!("usr/share/{name}/build"));
+    fs::read_to_string(path).expect("it is installed")
+}
+
+/// Checks that the document has of `name` what this repository of the mirror has, and the root its files.
+#[track_caller]
+fn is_from(stage: &Stage, lab: &Lab, root: &str, document: &Value, name: &str, repo: &str) {
+    let file = format!("{name}-1-1-any.pkg.tar.zst");
+    let [r, f, sha256, pgpsig] = record(document, name);
+    assert_eq!((r, f), (repo.into(), file.clone().into()), "{name}");
+    assert_eq!(sha256, stage.sha256(repo, &file), "{name}");
+    let signature = stage
+        .mirror
+        .www()
+        .join("x86_64")
+        .join(repo)
+        .join(format!("{file}.sig"));
+    let signature = package::db::encode_signature(&fs::read(signature).expect("it is signed"));
+    assert_eq!(pgpsig, signature, "{name}");
+    assert_eq!(build(lab, root, name), repo, "{name}");
+}
+
+/// Two repositories with the same names, versions and file names, and other bytes. In the order of directories, hashes or the
+/// alphabet either may come first; in that of the configuration `zeta` does.
+fn two_builds() -> Value {
+    let packages = |repo: &str| {
+        json!([
+            package("hello", repo),
+            package("world", repo),
+            {"name": "needs", "version": "1", "depend": ["hello", "provided"],
+             "files": {"usr/share/needs/build": repo}},
+            {"name": "gives", "version": "1", "provides": ["provided"], "files": {"usr/share/gives/build": repo}},
+            {"name": "one", "version": "1", "groups": ["both"], "files": {"usr/share/one/build": repo}},
+            {"name": "two", "version": "1", "groups": ["both"], "files": {"usr/share/two/build": repo}},
+        ])
+    };
+    json!({"first": ["zeta"], "last": ["alpha"],
+           "repos": {"zeta": {"packages": packages("zeta")}, "alpha": {"packages": packages("alpha")}}})
+}
+
+#[test]
+fn the_repository_the_file_and_the_hash_are_of_what_pacman_installed() {
+    for (pacman, who) in pacmans().iter().zip([Who::Root, Who::User, Who::Root]) {
+        let lab = Lab::new(who);
+        let stage = Stage::new(&lab, "mirror", pacman, &two_builds());
+        let ran = stage.run(&lab, "root", "strap --quiet needs alpha/world both");
+        let receipt = ran.succeeded();
+        for name in ["needs", "hello", "gives", "one", "two"] {
+            is_from(&stage, &lab, "root", &receipt, name, "zeta");
+        }
+        is_from(&stage, &lab, "root", &receipt, "world", "alpha");
+        // A lock of it installs those bytes.
+        fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own directory");
+        let ran = stage.run(
+            &lab,
+            "second",
+            "strap --quiet --locked receipt.json | verify --quiet",
+        );
+        let second = ran.succeeded();
+        for name in ["needs", "hello", "gives", "one", "two", "world"] {
+            assert_eq!(record(&second, name), record(&receipt, name), "{name}");
+            assert_eq!(
+                build(&lab, "second", name),
+                build(&lab, "root", name),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_database_that_the_configuration_does_not_name_is_not_read() {
+    let lab = Lab::new(Who::Root);
+    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let begun = stage.run(&lab, "root", "cat > begun.json");
+    assert_eq!(begun.status, 0, "{}", begun.stderr);
+    let sync = lab.path().join("root/var/lib/pacman/sync");
+    fs::create_dir_all(&sync).expect("our own root");
+    for repo in ["0", "aaa", "zzz"] {
+        let from = stage.mirror.www().join("x86_64/alpha/alpha.db");
+        fs::copy(from, sync.join(format!("{repo}.db"))).expect("our own root");
+    }
+    // One that cannot even be read does not matter either.
+    fs::write(sync.join("rubbish.db"), "<html>").expect("our own root");
+    let ran = lab.sh("strap --quiet --state begun.json hello | verify --quiet");
+    is_from(&stage, &lab, "root", &ran.succeeded(), "hello", "zeta");
+}
+
+#[test]
+fn what_is_unchanged_keeps_its_record_when_the_repository_builds_its_version_again() {
+    let lab = Lab::new(Who::Root);
+    let described = |text: &str| {
+        let packages = json!([package("hello", text), package("world", text)]);
+        json!({"last": ["own"], "repos": {"own": {"packages": packages}}})
+    };
+    let old = Stage::new(&lab, "old", &pacmans()[0], &described("own"));
+    let ran = old.run(&lab, "root", "strap --quiet hello");
+    let first = ran.succeeded();
+    is_from(&old, &lab, "root", &first, "hello", "own");
+    let new = Stage::new(&lab, "new", &pacmans()[0], &described("new"));
+    assert_ne!(
+        old.sha256("own", "hello-1-1-any.pkg.tar.zst"),
+        new.sha256("own", "hello-1-1-any.pkg.tar.zst")
+    );
+    fs::write(lab.path().join("first.json"), first.to_string()).expect("our own directory");
+    let server = format!("{}/$arch/$repo", new.server.url());
+    let ran = lab.sh(&format!(
+        "mkconf --quiet --state first.json --server '{server}' --cache-dir $PWD/packages-root \
+         | strap --quiet world"
+    ));
+    let second = ran.succeeded();
+    assert_eq!(record(&second, "hello"), record(&first, "hello"));
+    assert_eq!(build(&lab, "root", "hello"), "own");
+    assert_eq!(build(&lab, "root", "world"), "new");
+    assert_eq!(
+        record(&second, "world")[2],
+        new.sha256("own", "world-1-1-any.pkg.tar.zst")
+    );
+    // A lock of the first is another build than what a root from the new mirror has; nothing is installed over it.
+    let ran = new.run(
+        &lab,
+        "other",
+        "strap --quiet hello | strap --quiet --locked first.json",
+    );
+    ran.failed(69, "'hello' 1-1 is another build than the locked one");
+    assert_eq!(build(&lab, "other", "hello"), "new");
+    // What somebody installs by hand in between is no more what was recorded: that is left out, never guessed. (As if the run
+    // before had been a minute ago: pacman writes down seconds.)
+    let loose = second["config"]["loose"].as_str().expect("a configuration");
+    let by_hand = lab.sh(&format!(
+        "pacman --config {loose} -U --noconfirm packages-root/world-1-1-any.pkg.tar.zst"
+    ));
+    assert_eq!(by_hand.status, 0, "{}", by_hand.stderr);
+    let mut earlier = second.clone();
+    for step in earlier["steps"].as_array_mut().expect("steps") {
+        step["started"] = json!(step["started"].as_f64().expect("a time") - 60.0);
+    }
+    fs::write(lab.path().join("earlier.json"), earlier.to_string()).expect("our own directory");
+    let third = lab.sh("strap --quiet --state earlier.json sed").succeeded();
+    assert_eq!(record(&third, "world"), [(); 4].map(|()| Value::Null));
+}
