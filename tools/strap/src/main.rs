@@ -22,7 +22,7 @@ use phase::Phase;
 use receipt::Receipt;
 use rootfs::Inside;
 use rustix::fs::OFlags;
-use stage::members::Config;
+use stage::members::{Config, Package};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -290,13 +290,16 @@ impl Strap {
     /// Marks what was asked for and was there before, as a dependency: `--needed` leaves such a package as it is.
     fn mark_explicit(&self, context: &Context, plan: &Plan) -> Result<(), Failure> {
         let (installed, _) = records::installed(plan.inside.root())?;
+        let has = |reason: &str, name: &str| {
+            let is = |p: &Package| p.reason.as_deref() == Some(reason);
+            let mut packages = installed.iter().map(|one| &one.package);
+            packages.any(|p| is(p) && (p.name == name || name.is_empty()))
+        };
         let is_explicit = |target: &String| {
             let (_, name) = target.rsplit_once('/').unwrap_or(("", target));
-            installed.iter().any(|one| {
-                one.package.name == name && one.package.reason.as_deref() == Some("explicit")
-            })
+            has("explicit", name)
         };
-        if self.packages.iter().all(is_explicit) {
+        if !has("dependency", "") || self.packages.iter().all(is_explicit) {
             return Ok(());
         }
         // A group, what something provides, or a package with a version: pacman says which packages these are.

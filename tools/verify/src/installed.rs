@@ -1,6 +1,5 @@
 //! What is installed, from pacman's own records in the root, and which archive in the cache each package came from.
 
-use package::digest::Sha256Reader;
 use package::{db, localdb};
 use pacman::records::{LOCAL, names_in, offered};
 use rootfs::Root;
@@ -154,25 +153,12 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
     }
     for subject in subjects {
         subject.archive = archive(subject, &names);
-        // Another build of that version is not what was installed, and proves nothing of it.
-        if let (Some(file), Some(recorded)) = (&subject.archive, &subject.sha256)
-            && !is_of(&cache.join(file), recorded).doing(Code::Failed, doing)?
-        {
-            subject.archive = None;
-        }
         subject.signature = subject
             .archive
             .as_ref()
             .is_some_and(|file| names.contains(&format!("{file}.sig")));
     }
     Ok(())
-}
-
-/// Returns whether a file has this SHA-256.
-fn is_of(path: &Path, sha256: &str) -> std::io::Result<bool> {
-    let mut reader = Sha256Reader::new(stage::file::open(path)?);
-    reader.drain()?;
-    Ok(reader.finish().eq_ignore_ascii_case(sha256))
 }
 
 /// Finds a package's archive among the names in the cache: as the document calls it, as the repository does, or as makepkg.
