@@ -215,3 +215,99 @@ fn what_is_unchanged_keeps_its_record_when_the_repository_builds_its_version_aga
     let third = lab.sh("strap --quiet --state earlier.json sed").succeeded();
     assert_eq!(record(&third, "world"), [(); 4].map(|()| Value::Null));
 }
+
+/// Entries as real repositories have them, and what pacman 6.0 to 7.1 make of each: none keeps another package back.
+#[test]
+fn an_odd_entry_of_a_database_fails_only_where_it_is_wanted() {
+    for pacman in pacmans() {
+        let lab = Lab::new(Who::Root);
+        let desc = |name: &str, version: &str, file: &str| {
+            format!("%FILENAME%\n{file}\n\n%NAME%\n{name}\n\n%VERSION%\n{version}\n\n")
+        };
+        let hello = "hello-1-1-any.pkg.tar.zst";
+        let description = json!({"last": ["own"], "repos": {
+            "own": {
+                "packages": [
+                    package("hello", "own"),
+                    {"name": "strange", "version": ".1\u{e9}", "files": {"usr/share/strange/build": "own"}},
+                ],
+                "odd": {
+                    "moved-1-1": desc("other", "1-1", hello),
+                    "older-1-1": desc("older", "2-1", hello),
+                    "nofile-1-1": "%NAME%\nnofile\n\n%VERSION%\n1-1\n\n",
+                    "empty-1-1": "",
+                    "crlf-1-1": desc("crlf", "1-1", hello).replace('\n', "\r\n"),
+                    "dashes-1-2-3-1": desc("dashes", "1-2-3-1", hello),
+                },
+            },
+            "core": {"odd": {"empty-1-1": "", "archlinux-keyring-0-1": "%NAME%\nx\n"}},
+        }});
+        let stage = Stage::new(&lab, "mirror", &pacman, &description);
+        let ran = stage.run(&lab, "root", "strap hello strange bash | tee doc.json | verify");
+        let receipt = ran.succeeded();
+        is_from(&stage, &lab, "root", &receipt, "hello", "own");
+        assert_eq!(of(&receipt, "strange")["version"], ".1\u{e9}-1");
+        assert_eq!(record(&receipt, "strange")[0], "own");
+        assert_eq!(record(&receipt, "bash")[0], "core");
+        for odd in ["nofile", "empty", "crlf", "moved"] {
+            let ran = lab.sh(&format!("strap --quiet --state doc.json {odd}"));
+            assert_ne!(ran.status, 0, "{odd}");
+            // What is there is on record all the same.
+            assert_eq!(record(&ran.document(), "hello"), record(&receipt, "hello"));
+        }
+    }
+}
+
+#[test]
+fn the_keyring_is_out_of_the_archive_that_pacman_took() {
+    let lab = Lab::new(Who::Root);
+    // Overlays carry the distribution's keyring package, by the same name, version and file name, as another build.
+    let mirror = Mirror::of("x86_64");
+    let core = mirror.www().join("x86_64/core");
+    let entries = package::db::read(
+        fs::File::open(core.join("core.db")).expect("the mirror has it"),
+        package::db::Limits::default(),
+    );
+    let database = entries.expect("the mirror's own");
+    let own = package::db::newest(&database.entries, "archlinux-keyring").expect("it is in core");
+    let (version, rel) = own.version.rsplit_once('-').expect("a release");
+    let overlay = json!({"packages": [{"name": "archlinux-keyring", "version": version, "rel": rel,
+        "files": {"usr/share/pacman/keyrings/other.gpg": "none"}}]});
+    for place in ["last", "first"] {
+        let description = json!({place: ["aaa"], "repos": {"aaa": overlay}});
+        let stage = Stage::new(&lab, place, &pacmans()[0], &description);
+        let ran = stage.run(&lab, &format!("root-{place}"), "strap --quiet bash");
+        match place {
+            "last" => assert_eq!(record(&ran.succeeded(), "bash")[0], "core"),
+            _ => ran.failed(69, "looking for the ring 'archlinux'"),
+        }
+    }
+}
+
+#[test]
+fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
+    let lab = Lab::new(Who::Root);
+    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let ran = stage.run(
+        &lab,
+        "root",
+        "strap --quiet needs one | tee first.json | strap --quiet zeta/hello both provided sh",
+    );
+    let second = ran.succeeded();
+    let first = fs::read_to_string(lab.path().join("first.json")).expect("a document");
+    let first: Value = serde_json::from_str(&first).expect("a document");
+    let reasons = |document: &Value| {
+        ["needs", "one", "hello", "gives", "two", "bash", "glibc"].map(|name| {
+            let packages = document["packages"].as_array().expect("packages");
+            let package = packages.iter().find(|p| p["name"] == name);
+            let reason = package.map(|p| p["reason"].as_str().expect("a reason").to_owned());
+            reason.unwrap_or_default()
+        })
+    };
+    let (e, d) = ("explicit", "dependency");
+    assert_eq!(reasons(&first)[..4], [e, e, d, d]);
+    assert_eq!(reasons(&second), [e, e, e, e, e, e, d]);
+    let pacman = lab.sh("pacman -Qqe --dbpath root/var/lib/pacman");
+    let explicit: Vec<_> = pacman.stdout.lines().collect();
+    assert_eq!(explicit, ["bash", "gives", "hello", "needs", "one", "two"]);
+}
