@@ -243,7 +243,11 @@ fn an_odd_entry_of_a_database_fails_only_where_it_is_wanted() {
             "core": {"odd": {"empty-1-1": "", "archlinux-keyring-0-1": "%NAME%\nx\n"}},
         }});
         let stage = Stage::new(&lab, "mirror", &pacman, &description);
-        let ran = stage.run(&lab, "root", "strap hello strange bash | tee doc.json | verify");
+        let ran = stage.run(
+            &lab,
+            "root",
+            "strap hello strange bash | tee doc.json | verify",
+        );
         let receipt = ran.succeeded();
         is_from(&stage, &lab, "root", &receipt, "hello", "own");
         assert_eq!(of(&receipt, "strange")["version"], ".1\u{e9}-1");

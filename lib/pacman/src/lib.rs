@@ -7,6 +7,7 @@ pub mod conf;
 mod databases;
 pub mod diagnosis;
 mod download;
+pub mod locale;
 pub mod lock;
 pub mod mirror;
 pub mod origin;
