@@ -315,3 +315,92 @@ fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
     let explicit: Vec<_> = pacman.stdout.lines().collect();
     assert_eq!(explicit, ["bash", "gives", "hello", "needs", "one", "two"]);
 }
+
+/// Without it a pacman that is linked to glibc stops at the first name that is not ASCII and exits 0.
+const WITHOUT_LOCALE: &str =
+    "unshare --mount --propagation private sh -ec 'mount -t tmpfs t /usr/lib/locale; ";
+
+#[test]
+fn files_that_pacman_left_out_are_a_failure_with_the_package_and_the_next_run_installs_it_again() {
+    for pacman in pacmans() {
+        let lab = Lab::new(Who::Root);
+        let description = json!({"last": ["own"], "repos": {"own": {"packages": [
+            {"name": "hello", "version": "1", "files": {
+                "usr/share/hello/build": "own", "usr/share/hello/caf\u{e9}": "1", "usr/share/hello/last": "2"}},
+            package("world", "own"),
+        ]}}});
+        let stage = Stage::new(&lab, "mirror", &pacman, &description);
+        let begun = stage.run(&lab, "root", "cat > begun.json");
+        assert_eq!(begun.status, 0, "{}", begun.stderr);
+        let ran = lab.sh(&format!(
+            "{WITHOUT_LOCALE} strap --quiet --state begun.json hello world' | tee failed.json"
+        ));
+        let document = ran.document();
+        let message = document["error"]["message"].as_str().expect(&ran.stderr);
+        assert_eq!(
+            message,
+            "installing 'hello': 2 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'"
+        );
+        assert_eq!(document["error"]["exit"], 69);
+        assert!(!lab.path().join("root/usr/share/hello/last").exists());
+        // It is refused when it is chosen, too.
+        let ran = lab.sh(&format!(
+            "{WITHOUT_LOCALE} fetch-pacman --new --use {}'",
+            pacman.display()
+        ));
+        ran.failed(69, "it leaves out files whose names are not ASCII");
+        let ran = lab.sh("strap --quiet --state begun.json world | tee good.json | verify --quiet");
+        let receipt = ran.succeeded();
+        assert_eq!(build(&lab, "root", "hello"), "own");
+        assert!(lab.path().join("root/usr/share/hello/last").exists());
+        assert_eq!(record(&receipt, "hello")[0], "own");
+    }
+}
+
+#[test]
+fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() {
+    let lab = Lab::new(Who::Root);
+    let description = json!({"last": ["own"], "repos": {"own": {"packages": [
+        package("hello", "own"),
+        {"name": "cleans", "version": "1", "depend": ["bash", "coreutils"],
+         "files": {"usr/share/cleans/build": "own", "usr/share/cleans/doc": "x"},
+         "install": "post_install() {\n  rm usr/share/cleans/doc\n}\n"},
+        {"name": "big", "version": "1", "files": {"usr/share/big/build": "own", "usr/share/big/data": "x".repeat(6 << 20)}},
+    ]}}});
+    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &description);
+    let begun = stage.run(&lab, "root", "cat > begun.json");
+    assert_eq!(begun.status, 0, "{}", begun.stderr);
+    // A place that nobody can write to.
+    let script = "set -u; trap 'chattr -i root/usr/share/hello' EXIT; mkdir -p root/usr/share/hello; \
+                  chattr +i root/usr/share/hello; strap --quiet --state begun.json hello";
+    let ran = lab.sh(script);
+    ran.failed(69, "extracting '");
+    assert!(ran.stderr.contains(" of 'hello': "), "{}", ran.stderr);
+    drop(lab.sh("strap --quiet --state begun.json sed").succeeded());
+    assert_eq!(build(&lab, "root", "hello"), "own");
+    // What a scriptlet removes is missed like what was never written; NoExtract says that it is meant.
+    let ran = lab.sh("strap --quiet --state begun.json cleans");
+    ran.failed(
+        69,
+        "installing 'cleans': 1 of its 5 files are not there, such as 'usr/share/cleans/doc'",
+    );
+    assert_eq!(build(&lab, "root", "cleans"), "own");
+    let ran = lab.sh(&format!(
+        "mkconf --quiet --state begun.json --server '{}/$arch/$repo' --cache-dir $PWD/packages-root \
+         --set NoExtract=usr/share/cleans/doc | strap --quiet --allow-failed-scriptlet cleans sed",
+        stage.server.url()
+    ));
+    drop(ran.succeeded());
+    // A disk that is full.
+    let ran = lab.sh(
+        "unshare --mount --propagation private sh -ec 'mkdir -p root/usr/share/big; \
+         mount -t tmpfs -o size=1m t root/usr/share/big; strap --quiet --state begun.json big'",
+    );
+    assert_eq!(ran.status, 69, "{}", ran.stderr);
+    let document = ran.document();
+    let message = document["error"]["message"].as_str().expect("an error");
+    // pacman itself says so, and fails.
+    assert!(message.contains("usr/share/big/data"), "{message}");
+    drop(lab.sh("strap --quiet --state begun.json sed").succeeded());
+    assert_eq!(build(&lab, "root", "big"), "own");
+}
