@@ -404,3 +404,30 @@ fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() 
     drop(lab.sh("strap --quiet --state begun.json sed").succeeded());
     assert_eq!(build(&lab, "root", "big"), "own");
 }
+
+#[test]
+fn what_a_killed_pacman_left_is_installed_again_with_its_own_record_and_reason() {
+    let lab = Lab::new(Who::Root);
+    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let ran = stage.run(&lab, "root", "strap --quiet needs one alpha/world");
+    let first = ran.succeeded();
+    fs::write(lab.path().join("first.json"), first.to_string()).expect("our own directory");
+    // As a pacman leaves it that is killed over a package: a record without its `desc`, and its lock.
+    let database = lab.path().join("root/var/lib/pacman");
+    for record in ["hello-1-1", "one-1-1"] {
+        fs::remove_file(database.join("local").join(record).join("desc")).expect("our own root");
+    }
+    fs::write(database.join("db.lck"), "").expect("our own root");
+    let ran = lab.sh("strap --quiet --state first.json sed | verify --quiet");
+    let second = ran.succeeded();
+    for (name, reason) in [
+        ("hello", "dependency"),
+        ("one", "explicit"),
+        ("needs", "explicit"),
+    ] {
+        assert_eq!(of(&second, name)["reason"], reason, "{name}");
+        is_from(&stage, &lab, "root", &second, name, "zeta");
+    }
+    // It was of the transaction too, and is installed from where its name is found first now.
+    is_from(&stage, &lab, "root", &second, "world", "zeta");
+}

@@ -18,7 +18,7 @@ use locked::{Locked, Workshop};
 use pacman::conf::NoExtract;
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Origin, Pacman, Patience, Planned, records};
-use phase::Phase;
+use phase::{Again, Phase};
 use receipt::Receipt;
 use rootfs::Inside;
 use rustix::fs::OFlags;
@@ -167,7 +167,7 @@ impl Strap {
         // A download changes nothing that is installed; what was torn stays as it is, to be seen by the run that repairs.
         match unfinished.filter(|_| !self.download_only) {
             Some(names) => self.repair(context, plan, receipt, names)?,
-            None => drop(self.transact(context, plan, receipt, false, &self.packages)?),
+            None => drop(self.transact(context, plan, receipt, Again::No, &self.packages)?),
         }
         if self.download_only {
             return Ok(());
@@ -184,6 +184,8 @@ impl Strap {
         names: Vec<String>,
     ) -> Result<(), Failure> {
         let root = plan.inside.root();
+        // A record that is removed takes the reason along.
+        let asked = receipt.explicit(root)?;
         let interrupted = judge::interrupted(root)?;
         let torn = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
         let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
@@ -194,22 +196,20 @@ impl Strap {
         ));
         let mut targets = self.packages.clone();
         targets.extend(names);
-        torn::mend(
-            root,
-            &self.transact(context, plan, receipt, true, &targets)?,
-        )?;
+        let again = Again::Repair;
+        let marks = self.transact(context, plan, receipt, again, &targets)?;
+        torn::mend(root, &marks)?;
         // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
         // no package would own, would be in the way of the next one that asks.
         let there = torn::names(root)?;
-        let lost: Vec<_> = torn
-            .lost
-            .into_iter()
-            .filter(|name| !there.contains(name))
-            .collect();
-        if lost.is_empty() {
-            return Ok(());
+        let lost: Vec<_> = torn.lost.difference(&there).cloned().collect();
+        if !lost.is_empty() {
+            let again = Again::Dependencies;
+            let marks = self.transact(context, plan, receipt, again, &lost)?;
+            torn::mend(root, &marks)?;
         }
-        torn::mend(root, &self.transact(context, plan, receipt, true, &lost)?)
+        let asked: Vec<_> = torn.lost.intersection(&asked).cloned().collect();
+        mark(context, plan, &dependencies(plan, &asked)?)
     }
 
     /// Installs what a lock says; and first repairs what an earlier transaction left.
@@ -311,13 +311,13 @@ impl Strap {
         mark(context, plan, &dependencies(plan, &names)?)
     }
 
-    /// One transaction: downloads, commits, and judges. `again` is for repairs.
+    /// One transaction: downloads, commits, and judges.
     fn transact(
         &self,
         context: &Context,
         plan: &Plan,
         receipt: &mut Receipt,
-        again: bool,
+        again: Again,
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
         let refresh = !self.no_refresh;

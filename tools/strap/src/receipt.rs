@@ -9,7 +9,7 @@ use pacman::{Origin, Planned};
 use rootfs::Root;
 use stage::members::{Package, Step};
 use stage::{Document, Failure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of where packages come from.
 #[derive(Debug, Default)]
@@ -46,6 +46,19 @@ impl Receipt {
             let origin = origins.iter().find(is_of).cloned();
             self.done.insert(name, (version, origin));
         }
+    }
+
+    /// Returns the packages that somebody asked for, as the local database or an earlier run has it.
+    ///
+    /// # Errors
+    ///
+    /// When the local database cannot be read.
+    pub(crate) fn explicit(&self, root: &Root) -> Result<BTreeSet<String>, Failure> {
+        let (installed, _) = records::installed(root)?;
+        let there = installed.into_iter().map(|one| one.package);
+        let all = there.chain(self.earlier.values().cloned());
+        let asked = all.filter(|package| package.reason.as_deref() == Some("explicit"));
+        Ok(asked.map(|package| package.name).collect())
     }
 
     /// Returns what is installed, each package with what is known of its archive, and what of the local database makes no
