@@ -51,12 +51,17 @@ pub(crate) fn check(
     patterns: &NoExtract,
     packages: &[(String, String)],
 ) -> Result<(), Failure> {
+    let covered: Vec<&str> = mounts
+        .iter()
+        .filter(|mount| mount.owner() != Owner::Root)
+        .map(|mount| mount.at.as_str())
+        .collect();
     // Inside, as an ordinary user has directories there that only root of the root may look into.
     let bytes = bare.call(Place::Host, || {
         let root = Root::open(bare.root().path())?;
         let mut all = Vec::new();
         for (record, package) in packages {
-            let missing = missing(&root, record, package, mounts, patterns)?;
+            let missing = missing(&root, record, package, &covered, patterns)?;
             all.extend((!missing.paths.is_empty()).then_some(missing));
         }
         serde_json::to_vec(&all).doing(Code::Os, || "saying what was found")
@@ -95,7 +100,7 @@ fn missing(
     root: &Root,
     record: &str,
     package: &str,
-    mounts: &[Mount],
+    covered: &[&str],
     patterns: &NoExtract,
 ) -> Result<Missing, Failure> {
     let list = format!("{LOCAL}/{record}/files");
@@ -112,7 +117,7 @@ fn missing(
     let mut directory: Option<(&[u8], Result<OwnedFd, Errno>)> = None;
     for file in files {
         let path = file.strip_suffix(b"/").unwrap_or(file);
-        if is_covered(path, mounts) || patterns.has(file) {
+        if is_covered(path, covered) || patterns.has(file) {
             continue;
         }
         let (parent, name) = match path.iter().rposition(|b| *b == b'/') {
@@ -147,14 +152,13 @@ fn missing(
     Ok(missing)
 }
 
-/// Returns whether what is written there goes into something that is mounted while pacman runs, and is not the root's.
-fn is_covered(path: &[u8], mounts: &[Mount]) -> bool {
-    let covers = |mount: &Mount| {
-        let rest = path.strip_prefix(mount.at.as_bytes());
-        mount.owner() != Owner::Root
-            && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+/// Returns whether a path is at or below one of `covered`: there something is mounted while pacman runs that is not the root's.
+fn is_covered(path: &[u8], covered: &[&str]) -> bool {
+    let covers = |at: &&str| {
+        let rest = path.strip_prefix(at.as_bytes());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
     };
-    mounts.iter().any(covers)
+    covered.iter().any(covers)
 }
 
 #[cfg(test)]
@@ -182,10 +186,9 @@ mod tests {
              usr/lib/x/caf\u{e9}\nusr/lib/y/\nusr/lib/y/a\nusr/out/theirs\nusr/share/man/x\n\n%BACKUP%\netc/z\t0\n",
         )
         .unwrap();
-        let mounts: Vec<Mount> = rootfs::plan::api(false);
         let root = Root::open(&path).unwrap();
         let patterns = NoExtract::of("NoExtract = usr/share/man/*\n");
-        let found = missing(&root, "x-1-1", "x", &mounts, &patterns).unwrap();
+        let found = missing(&root, "x-1-1", "x", &["run", "dev/pts"], &patterns).unwrap();
         assert_eq!(
             found.paths,
             [
