@@ -143,10 +143,13 @@ const LIMITS: db::Limits = db::Limits {
 /// Where something does not hold that tools rely on.
 pub fn db(bytes: &[u8]) {
     let bytes = tape(bytes);
-    let Ok(entries) = db::read(&bytes[..], LIMITS) else {
+    let Ok(db::Database { entries, odd }) = db::read(&bytes[..], LIMITS) else {
         return;
     };
-    assert!(entries.len() as u64 <= LIMITS.entries);
+    assert!((entries.len() + odd.len()) as u64 <= LIMITS.entries);
+    for odd in &odd {
+        assert!(!odd.to_string().contains(char::is_control));
+    }
     let mut seen = HashSet::new();
     for entry in &entries {
         assert!(name::is_name(&entry.name));

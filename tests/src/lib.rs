@@ -176,6 +176,35 @@ impl Mirror {
         }
     }
 
+    /// Returns a copy of it with more packages and repositories, as `tests/mirror/extend` has them described.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be made.
+    #[must_use]
+    pub fn extended(&self, into: &Path, description: &serde_json::Value) -> Self {
+        use std::io::Write;
+        let mut child = Command::new(top().join("tests/mirror/extend"))
+            .args([&self.dir, into])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is there");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        let text = description.to_string();
+        stdin.write_all(text.as_bytes()).expect("it reads");
+        drop(stdin);
+        let out = child.wait_with_output().expect("our own child");
+        assert!(
+            out.status.success(),
+            "extending the mirror: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        Self {
+            dir: into.to_owned(),
+        }
+    }
+
     /// Returns the fingerprint of one of its keys, by its role as a JSON pointer: `/builder`, `/masters/0`, `/stranger`.
     ///
     /// # Panics

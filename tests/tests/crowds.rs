@@ -59,7 +59,10 @@ fn check_cache(mirror: &Mirror, lab: &Lab) {
     for repo in ["core", "extra"] {
         let file = mirror.www().join(format!("x86_64/{repo}/{repo}.db"));
         let text = fs::read(file).unwrap();
-        for entry in db::read(text.as_slice(), Limits::default()).unwrap() {
+        for entry in db::read(text.as_slice(), Limits::default())
+            .unwrap()
+            .entries
+        {
             hashes.insert(entry.filename.clone(), entry.sha256.clone());
         }
     }

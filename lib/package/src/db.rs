@@ -7,11 +7,13 @@
 //! Like libalpm this ignores keys it does not know and does without those it can do without: the
 //! unsigned packages of a private repository have no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
+use crate::error::printable;
 use crate::sections::{self, Arity};
 use crate::{Error, Result, digest, name, tape, version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::collections::HashSet;
+use std::fmt;
 use std::io::Read;
 use std::ops::ControlFlow;
 use tar::EntryType;
@@ -104,16 +106,51 @@ impl Limits {
     }
 }
 
-/// Reads a database, in its order.
+/// What a database has.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Database {
+    /// The packages, in the database's order.
+    pub entries: Vec<Entry>,
+    /// The entries that name no package that could be installed.
+    pub odd: Vec<Odd>,
+}
+
+/// An entry that was left out: pacman (6.0 to 7.1) goes on without it too, and fails only where it is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Odd {
+    /// Its directory, which is `NAME-VERSION` to pacman.
+    pub directory: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl Odd {
+    /// Returns whether pacman would know it as the package `name`: by its directory.
+    #[must_use]
+    pub fn is_of(&self, name: &str) -> bool {
+        let mut parts = self.directory.rsplitn(3, '-');
+        parts.nth(2) == Some(name)
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (directory, reason) = (printable(&self.directory), printable(&self.reason));
+        write!(f, "entry '{directory}': {reason}")
+    }
+}
+
+/// Reads a database.
 ///
-/// Members other than `NAME-VERSION/desc` (file lists, the `depends` of before pacman 4.2) are skipped.
+/// Members other than `NAME-VERSION/desc` (file lists, the `depends` of before pacman 4.2) are skipped. An entry that lacks
+/// what every entry has, or has what none may have, is left out of the packages and named in [`Database::odd`].
 ///
 /// # Errors
 ///
-/// When reading fails, the database is cut off, malformed or over a limit, or an entry lacks what
-/// every entry has or has what none may have. The error names the entry.
-pub fn read(input: impl Read, limits: Limits) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+/// When reading fails, or the database itself is cut off, malformed or over a limit.
+pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
+    let mut database = Database::default();
+    let mut count = 0;
     let mut seen = HashSet::new();
     let mut kept = 0;
     tape::walk(DOING, input, limits.total, |head, data| {
@@ -132,23 +169,35 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Vec<Entry>> {
         if head.kind != EntryType::Regular || head.sparse {
             return Err(refuse("not a regular file"));
         }
-        Limits::check("entries", entries.len() as u64 + 1, limits.entries)?;
+        count += 1;
+        Limits::check("entries", count, limits.entries)?;
         let doing = format!("{DOING}: member '{}'", head.shown());
         let text = tape::body(&doing, "bytes", data, head.size, limits.desc)?;
-        let entry = parse(&text).map_err(|why| refuse(&why))?;
-        // As libalpm: pacman looks an entry up by this directory.
-        if directory != format!("{}-{}", entry.name, entry.version).as_bytes() {
-            return Err(refuse("%NAME% and %VERSION% are not its directory's"));
+        let entry = parse(&text).and_then(|entry| {
+            // As libalpm: pacman looks an entry up by this directory.
+            if directory != format!("{}-{}", entry.name, entry.version).as_bytes() {
+                return Err("%NAME% and %VERSION% are not its directory's".to_owned());
+            }
+            if !seen.insert(directory.to_vec()) {
+                return Err("a second one of this path".to_owned());
+            }
+            Ok(entry)
+        });
+        match entry {
+            Ok(entry) => {
+                kept += weight(&entry);
+                database.entries.push(entry);
+            }
+            Err(reason) => {
+                let directory = String::from_utf8_lossy(directory).into_owned();
+                kept += (directory.len() + reason.len()) as u64 + OVERHEAD;
+                database.odd.push(Odd { directory, reason });
+            }
         }
-        if !seen.insert(directory.to_vec()) {
-            return Err(refuse("a second one of this path"));
-        }
-        kept += weight(&entry);
         Limits::check("bytes of entries", kept, limits.kept)?;
-        entries.push(entry);
         Ok(ControlFlow::Continue(()))
     })?;
-    Ok(entries)
+    Ok(database)
 }
 
 /// Returns the newest entry of exactly that name. Of two that are equally new the first counts.
@@ -275,9 +324,9 @@ mod tests {
         )
     }
 
-    fn one(text: impl AsRef<[u8]>) -> Result<Vec<Entry>> {
+    fn one(text: impl AsRef<[u8]>) -> Database {
         let tar = Tape::new().file("x-1-1/desc", text).done();
-        read(&tar[..], Limits::default())
+        read(&tar[..], Limits::default()).unwrap()
     }
 
     fn database() -> Vec<u8> {
@@ -299,7 +348,7 @@ mod tests {
     fn every_format() {
         for format in FORMATS {
             let db = compress(format, &database());
-            let entries = read(&db[..], Limits::default()).unwrap();
+            let entries = read(&db[..], Limits::default()).unwrap().entries;
             let [bash, x] = &entries[..] else {
                 panic!("{entries:?}")
             };
@@ -356,7 +405,10 @@ mod tests {
     #[test]
     fn an_empty_database() {
         let db = compress(Format::Gzip, &Tape::new().done());
-        assert_eq!(read(&db[..], Limits::default()).unwrap(), []);
+        assert_eq!(
+            read(&db[..], Limits::default()).unwrap(),
+            Database::default()
+        );
         assert!(matches!(
             read(&b""[..], Limits::default()),
             Err(Error::Empty)
@@ -364,12 +416,13 @@ mod tests {
     }
 
     #[test]
-    fn refused_entries() {
+    fn one_odd_entry_is_left_out_with_its_reason_and_the_others_stay() {
         let x = |more: &str| desc("x", "1-1", more);
         let replace = |a: &str, b: &str| x("").replace(a, b);
         let file = "x-1-1-any.pkg.tar.xz";
         let table = [
             (String::new(), "no %NAME%"),
+            (x("").replace('\n', "\r\n"), "no %NAME%"),
             (replace("%NAME%", "%NOME%"), "no %NAME%"),
             (replace("%VERSION%", "%V%"), "no %VERSION%"),
             (replace("%FILENAME%", "%F%"), "no %FILENAME%"),
@@ -410,10 +463,21 @@ mod tests {
             (x("%NAME%\nx\n"), "%NAME% twice"),
         ];
         for (text, reason) in table {
-            let e = one(&text).unwrap_err().to_string();
-            let start = "reading repository database: member 'x-1-1/desc': ";
-            assert!(e.starts_with(start), "{e}");
-            assert!(e.contains(reason), "{e} should say {reason}");
+            let tar = Tape::new()
+                .file("a-1-1/desc", desc("a", "1-1", ""))
+                .file("x-1-1/desc", &text)
+                .file("z-.1\u{e9}-1/desc", desc("z", ".1\u{e9}-1", ""))
+                .done();
+            let database = read(&tar[..], Limits::default()).unwrap();
+            let names: Vec<_> = database.entries.iter().map(|e| &*e.name).collect();
+            assert_eq!(names, ["a", "z"], "{text}");
+            let [odd] = &database.odd[..] else {
+                panic!("{:?}", database.odd)
+            };
+            let shown = odd.to_string();
+            assert!(shown.starts_with("entry 'x-1-1': "), "{shown}");
+            assert!(shown.contains(reason), "{shown} should say {reason}");
+            assert!(odd.is_of("x") && !odd.is_of("x-1") && !odd.is_of("a"));
         }
     }
 
@@ -421,14 +485,14 @@ mod tests {
     fn not_utf8() {
         let mut text = desc("x", "1-1", "%DESC%\n").into_bytes();
         text.extend(b"caf\xe9\n\n%DEPENDS%\na\xff\n");
-        assert_eq!(one(text).unwrap()[0].depends, ["a\u{fffd}"]);
+        assert_eq!(one(text).entries[0].depends, ["a\u{fffd}"]);
         let text = desc("x", "1-1", "").into_bytes();
         for at in 0..text.len() {
             let mut bad = text.clone();
             bad[at] = 0xff;
-            if let Ok(entries) = one(bad) {
-                assert_eq!((&*entries[0].name, &*entries[0].version), ("x", "1-1"));
-                assert!(entries[0].filename.is_ascii());
+            for entry in one(bad).entries {
+                assert_eq!((&*entry.name, &*entry.version), ("x", "1-1"));
+                assert!(entry.filename.is_ascii());
             }
         }
     }
@@ -436,10 +500,10 @@ mod tests {
     #[test]
     fn values_that_look_like_keys() {
         let text = desc("x", "1-1", "%DESC%\n%SHA256SUM%\nabc\n\n%BASE%\nb\n");
-        let entry = &one(text).unwrap()[0];
+        let entry = &one(text).entries[0];
         assert_eq!((&entry.sha256, entry.base.as_deref()), (&None, Some("b")));
         let text = desc("x", "1-1", "%DEPENDS%\n%PGPSIG%\nb\n");
-        let entry = &one(text).unwrap()[0];
+        let entry = &one(text).entries[0];
         assert_eq!(entry.depends, ["%PGPSIG%", "b"]);
         assert_eq!(entry.pgpsig, None);
     }
@@ -455,13 +519,12 @@ mod tests {
                 Tape::new().member(EntryType::Symlink, "x-1-1/desc", 0, b""),
                 "not a regular file",
             ),
-            (
-                Tape::new()
-                    .file("x-1-1/desc", &good)
-                    .file("./x-1-1/desc", &good),
-                "a second one",
-            ),
         ];
+        let twice = Tape::new()
+            .file("x-1-1/desc", &good)
+            .file("./x-1-1/desc", &good);
+        let database = read(&twice.done()[..], Limits::default()).unwrap();
+        assert_eq!((database.entries.len(), database.odd.len()), (1, 1));
         for (tape, reason) in table {
             let e = read(&tape.done()[..], Limits::default()).unwrap_err();
             assert!(e.to_string().contains(reason), "{e} should say {reason}");
@@ -604,7 +667,7 @@ mod tests {
             run("repo-add", directory, &["-q", &db, &format!("./{package}")]);
             let file = std::fs::File::open(directory.join("r.db")).unwrap();
             std::fs::remove_file(directory.join("r.db")).unwrap();
-            let entries = read(file, Limits::default()).unwrap();
+            let entries = read(file, Limits::default()).unwrap().entries;
             let expected = Entry {
                 name: "hello".into(),
                 version: "1:2.0-3".into(),

@@ -36,6 +36,8 @@ pub struct Installed {
     pub install_date: Option<u64>,
     /// `%REASON%`
     pub reason: Reason,
+    /// `%INSTALLED_DB%`: the repository that it was installed from. No pacman up to 7.1 writes it.
+    pub repo: Option<String>,
 }
 
 /// Parses a `desc`.
@@ -45,7 +47,9 @@ pub struct Installed {
 /// When it has no name or version, or not a good one.
 pub fn desc(text: &[u8]) -> Result<Installed> {
     let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"BASE" | b"ARCH" | b"INSTALLDATE" | b"REASON" => Some(Arity::One),
+        b"NAME" | b"VERSION" | b"BASE" | b"ARCH" | b"INSTALLDATE" | b"REASON" | b"INSTALLED_DB" => {
+            Some(Arity::One)
+        }
         b"VALIDATION" => Some(Arity::List),
         _ => None,
     };
@@ -67,6 +71,7 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
             b"ARCH" => installed.arch = Some(checked(name::is_arch)?),
             b"VALIDATION" => installed.validation.push(value.into_owned()),
             b"INSTALLDATE" => installed.install_date = value.parse().ok(),
+            b"INSTALLED_DB" => installed.repo = Some(value.into_owned()),
             b"REASON" if value == "1" => installed.reason = Reason::Dependency,
             _ => {}
         }
@@ -82,14 +87,21 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
 
 /// Parses a `files`: the paths below the root, directories with a slash at their end.
 ///
-/// What is not UTF-8 is replaced, so such a path can be shown but not opened.
+/// What is not UTF-8 is replaced, so such a path can be shown but not opened: [`paths`] has the bytes.
 #[must_use]
 pub fn files(text: &[u8]) -> Vec<String> {
+    let lossy = |path: &&[u8]| String::from_utf8_lossy(path).into_owned();
+    paths(text).iter().map(lossy).collect()
+}
+
+/// [`files`], as the bytes that they are.
+#[must_use]
+pub fn paths(text: &[u8]) -> Vec<&[u8]> {
     let mut paths = Vec::new();
     let arity = |key: &[u8]| (key == b"FILES").then_some(Arity::List);
     let done: std::result::Result<(), std::convert::Infallible> =
         sections::read(text, arity, |_, path| {
-            paths.push(String::from_utf8_lossy(path).into_owned());
+            paths.push(path);
             Ok(())
         });
     match done {
@@ -118,6 +130,7 @@ mod tests {
             validation: vec!["sha256".into(), "pgp".into()],
             install_date: Some(1_700_000_000),
             reason: Reason::Dependency,
+            repo: None,
         };
         assert_eq!(desc(BASH).unwrap(), expected);
         let short = desc(b"%NAME%\nx\n%VERSION%\n1-1").unwrap();

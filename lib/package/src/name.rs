@@ -1,8 +1,12 @@
 //! The alphabets of what becomes a file name, an argument or part of a URL.
 //!
 //! PKGBUILD(5): a package name is made of alphanumerics and any of `@ . _ + -`, and does not start
-//! with a hyphen or a dot; a version has no slash and no whitespace. makepkg enforces both, and
-//! ASCII. libalpm does not check again, so a hostile database could name `../../x` or `--help`.
+//! with a hyphen or a dot. libalpm does not check again, so a hostile database could name `../../x`
+//! or `--help`.
+//!
+//! Versions and file names are wider than what makepkg makes: repositories have versions such as `.1-1`
+//! or `1é-1`, which pacman 6.0 to 7.1 install. What they may not have is what leads to another
+//! directory, drives a terminal or ends a word.
 
 /// The longest name that a file system takes.
 const LONGEST: usize = 255;
@@ -20,10 +24,16 @@ pub fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"@._+-".contains(&b))
 }
 
+/// Returns whether `c` can stand in a word on a terminal: no space, no control character, nothing that
+/// changes the order in which others are read.
+fn is_visible(c: char) -> bool {
+    c.is_ascii_graphic() || !c.is_ascii() && !c.is_whitespace() && c.escape_debug().count() == 1
+}
+
 /// Returns whether that is a full version, `[epoch:]pkgver[-pkgrel]`.
 #[must_use]
 pub fn is_version(text: &str) -> bool {
-    is_file_name(text) && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+    !text.is_empty() && text.len() <= LONGEST && text.chars().all(|c| is_visible(c) && c != '/')
 }
 
 /// Returns whether that is an architecture, such as `any` or `x86_64_v3`.
@@ -39,10 +49,7 @@ pub fn is_arch(text: &str) -> bool {
 /// not to be taken for an option.
 #[must_use]
 pub fn is_filename(text: &str) -> bool {
-    is_file_name(text)
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !b"/\\".contains(&b))
+    is_file_name(text) && text.chars().all(|c| is_visible(c) && !"/\\".contains(c))
 }
 
 #[cfg(test)]
@@ -70,10 +77,21 @@ mod tests {
             "2~rc1-1",
             "20240419-2",
             "1",
+            ".1-1",
+            "1\u{e9}-1",
         ] {
             assert!(is_version(good), "{good}");
         }
-        for bad in ["", "-1", ".1", "1/2", "1 2", "1\t", "1\u{7f}", "1\u{e9}"] {
+        for bad in [
+            "",
+            "1/2",
+            "1 2",
+            "1\t",
+            "1\u{7f}",
+            "1\u{202e}",
+            "1\u{a0}",
+            "1\u{9b}",
+        ] {
             assert!(!is_version(bad), "{bad}");
         }
     }
@@ -93,6 +111,7 @@ mod tests {
         for good in [
             "bash-5.2.15-2-aarch64.pkg.tar.xz",
             "x-1:2-1-any.pkg.tar.zst",
+            "x-1\u{e9}-1-any.pkg.tar.zst",
         ] {
             assert!(is_filename(good), "{good}");
         }

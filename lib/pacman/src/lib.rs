@@ -8,8 +8,10 @@ mod databases;
 pub mod diagnosis;
 mod download;
 pub mod english;
+pub mod locale;
 pub mod lock;
 pub mod mirror;
+pub mod origin;
 pub mod output;
 pub mod pair;
 mod parts;
@@ -24,5 +26,6 @@ pub mod turn;
 mod words;
 
 pub use english::Mark;
+pub use origin::Origin;
 pub use patience::Patience;
-pub use run::Pacman;
+pub use run::{Pacman, Planned};

@@ -3,7 +3,7 @@
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
 use crate::english::{Mark, Refusal};
-use crate::run::Pacman;
+use crate::run::{Beside, Pacman};
 use crate::{parts, records};
 use rootfs::Inside;
 use stage::{Cause, Code, Context, Failure, message, quote};
@@ -28,6 +28,19 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
+        self.run_beside(context, inside, what, args, targets, &|| {})
+    }
+
+    /// [`Pacman::run`], and `beside` while pacman runs.
+    pub(crate) fn run_beside(
+        &self,
+        context: &Context,
+        inside: &Inside,
+        what: &str,
+        args: &[&str],
+        targets: &[String],
+        beside: Beside<'_>,
+    ) -> Result<Vec<Mark>, Failure> {
         let conf = Conf::read(&self.config)?;
         let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
         let with = |operation: &str| -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
@@ -35,7 +48,7 @@ impl Pacman {
                 .into_iter()
                 .chain(rest.iter().copied())
                 .collect();
-            self.once(context, inside, what, &args, targets)
+            self.once(context, inside, what, &args, targets, beside)
         };
         let (refreshes, downloads) = (operation.contains('y'), operation.contains('w'));
         if self.offline {
@@ -90,20 +103,13 @@ impl Pacman {
         let Some(cache) = &conf.cache else {
             return Ok(());
         };
-        let offered = records::offered(inside.root())?;
-        // Of what it cannot resolve pacman says nothing here; the run itself will.
-        let list = self.preview(context, inside, args, targets)?;
         let mut missing = Vec::new();
-        for (name, version) in list {
-            let of_it =
-                |(_, e): &&(String, package::db::Entry)| e.name == name && e.version == version;
-            let Some((_, entry)) = offered.iter().find(of_it) else {
-                continue;
-            };
+        // Of what it cannot resolve pacman says nothing here; the run itself will.
+        for planned in self.preview(context, inside, args, targets)? {
             let there = |file: &str| cache.join(file).is_file();
-            let signature = format!("{}.sig", entry.filename);
-            if !there(&entry.filename) {
-                missing.push(entry.filename.clone());
+            let signature = format!("{}.sig", planned.file);
+            if !there(&planned.file) {
+                missing.push(planned.file);
             } else if self.verifies && !there(&signature) {
                 // pacman fetches it also where the database has it.
                 missing.push(signature);
@@ -122,8 +128,8 @@ fn tidy(context: &Context, inside: &Inside, downloads: bool, conf: &Conf) -> boo
         return false;
     }
     // Without databases, which are about to be fetched, there is nothing to compare with.
-    let offered = records::offered(inside.root()).unwrap_or_default();
-    let removed = parts::remove(conf, &offered);
+    let offered = records::offered(inside.root(), &conf.repos).unwrap_or_default();
+    let removed = parts::remove(conf, &offered.entries);
     for name in &removed {
         context.warn(format_args!(
             "'{}' is what an interrupted run left in the cache: it is fetched anew",

@@ -1,14 +1,13 @@
-//! What is installed and what is offered, from pacman's own records in the root: the local database says what and how it was validated, the repository
-//! databases from which archive.
+//! What is installed and what is offered, from pacman's own records in the root: the local database, and the databases of the
+//! repositories that a configuration names.
 
-use package::localdb::Reason;
-use package::{db, localdb};
+use package::localdb::{self, Reason};
+use package::{db, name};
 use rootfs::Root;
 use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 use stage::members::Package;
-use stage::{Code, Doing, Failure, quote};
-use std::collections::BTreeMap;
+use stage::{Code, Doing, Failure, message, quote};
 
 /// The database of installed packages, below the root.
 pub const LOCAL: &str = "var/lib/pacman/local";
@@ -18,71 +17,102 @@ pub(crate) const SYNC: &str = "var/lib/pacman/sync";
 /// The longest record or database that is read: more than any distribution has.
 const LIMIT: u64 = 256 << 20;
 
-/// Returns the installed packages by name; none where there is no database yet.
+/// An installed package, as the local database has it.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// The package. Which archive it came from is not on record there, so that is left out.
+    pub package: Package,
+    /// The name of its directory in [`LOCAL`].
+    pub record: String,
+    /// When it was installed, in seconds since 1970.
+    pub time: Option<u64>,
+    /// The repository that it came from, where this pacman writes that down.
+    pub repo: Option<String>,
+}
+
+/// Returns the installed packages by name; none where there is no database yet. A record that makes no sense does not keep
+/// the others back: it is the second value.
 ///
 /// # Errors
 ///
-/// When a database cannot be read or makes no sense.
-pub fn packages(root: &Root) -> Result<Vec<Package>, Failure> {
-    let offered = offered(root)?;
-    let mut by_name = BTreeMap::new();
-    for (repo, entry) in &offered {
-        let key = (entry.name.as_str(), entry.version.as_str());
-        by_name.entry(key).or_insert((repo, entry));
-    }
-    let mut packages = Vec::new();
-    for name in names_in(root, LOCAL)? {
-        let path = format!("{LOCAL}/{name}/desc");
+/// When the database cannot be read.
+pub fn installed(root: &Root) -> Result<(Vec<Installed>, Option<Failure>), Failure> {
+    let (mut packages, mut odd) = (Vec::new(), None);
+    for record in names_in(root, LOCAL)? {
+        let path = format!("{LOCAL}/{record}/desc");
+        let doing = || format!("reading {}", quote(root.path().join(&path)));
         let text = match root.read(&path, LIMIT) {
             Ok(text) => text,
             // `ALPM_DB_VERSION`, or what a pacman that was killed left behind.
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(e) => {
-                return Err(e).doing(Code::Failed, || {
-                    format!("reading {}", quote(root.path().join(path)))
-                });
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
+        let known = match localdb::desc(&text).doing(Code::Failed, doing) {
+            Ok(known) => known,
+            Err(failure) => {
+                odd.get_or_insert(failure);
+                continue;
             }
         };
-        let known = localdb::desc(&text).doing(Code::Failed, || {
-            format!("reading {}", quote(root.path().join(path)))
-        })?;
-        let archive = by_name.get(&(known.name.as_str(), known.version.as_str()));
-        packages.push(Package {
-            arch: known.arch.unwrap_or_else(|| "any".to_owned()),
-            repo: archive.map(|(repo, _)| (*repo).clone()),
-            file: archive.map(|(_, entry)| entry.filename.clone()),
-            sha256: archive.and_then(|(_, entry)| entry.sha256.clone()),
-            pgpsig: archive.and_then(|(_, entry)| entry.pgpsig.clone()),
-            reason: Some(match known.reason {
-                Reason::Explicit => "explicit".to_owned(),
-                Reason::Dependency => "dependency".to_owned(),
-            }),
-            verified: known.validation.iter().any(|v| v == "pgp"),
-            name: known.name,
-            version: known.version,
+        packages.push(Installed {
+            package: Package {
+                arch: known.arch.unwrap_or_else(|| "any".to_owned()),
+                repo: None,
+                file: None,
+                sha256: None,
+                pgpsig: None,
+                reason: Some(match known.reason {
+                    Reason::Explicit => "explicit".to_owned(),
+                    Reason::Dependency => "dependency".to_owned(),
+                }),
+                verified: known.validation.iter().any(|v| v == "pgp"),
+                name: known.name,
+                version: known.version,
+            },
+            record,
+            time: known.install_date,
+            repo: known.repo,
         });
     }
-    packages.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(packages)
+    packages.sort_by(|a, b| a.package.name.cmp(&b.package.name));
+    Ok((packages, odd))
 }
 
-/// Returns what the repositories offer, as their databases in the root say: repository and entry.
+/// What repositories offer, as their databases in the root say.
+#[derive(Debug, Default)]
+pub struct Offers {
+    /// Repository and entry, in the order of the repositories.
+    pub entries: Vec<(String, db::Entry)>,
+    /// The entries that were left out, each with its database and the reason: text for a warning.
+    pub odd: Vec<String>,
+}
+
+/// Returns what these repositories offer: those of a configuration, in its order, which is the order in which pacman looks
+/// for a package. A database in the root that is of none of them is a left-over, and is not read.
 ///
 /// # Errors
 ///
 /// When a database cannot be read or makes no sense.
-pub fn offered(root: &Root) -> Result<Vec<(String, db::Entry)>, Failure> {
-    let mut offers = Vec::new();
-    for file in names_in(root, SYNC)? {
-        let Some(repo) = file.strip_suffix(".db") else {
-            continue;
-        };
-        let path = format!("{SYNC}/{file}");
+pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
+    let mut offers = Offers::default();
+    for repo in repos.iter().filter(|repo| name::is_name(repo)) {
+        let path = format!("{SYNC}/{repo}.db");
         let doing = || format!("reading {}", quote(root.path().join(&path)));
-        let bytes = root.read(&path, LIMIT).doing(Code::Failed, doing)?;
-        let entries =
+        let bytes = match root.read(&path, LIMIT) {
+            Ok(bytes) => bytes,
+            Err(Errno::NOENT) => continue,
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
+        let database =
             db::read(bytes.as_slice(), db::Limits::default()).doing(Code::Failed, doing)?;
-        offers.extend(entries.into_iter().map(|entry| (repo.to_owned(), entry)));
+        let odd = database.odd.iter();
+        offers.odd.extend(
+            odd.map(|odd| format!("'{}.db': {odd}: it is left out", message::escape(repo))),
+        );
+        let entries = database.entries.into_iter();
+        offers
+            .entries
+            .extend(entries.map(|entry| (repo.clone(), entry)));
     }
     Ok(offers)
 }

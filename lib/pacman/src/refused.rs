@@ -14,7 +14,7 @@ use crate::english::Mark;
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
-use crate::run::Pacman;
+use crate::run::{Pacman, Planned};
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Inside, Place, Root};
@@ -190,7 +190,7 @@ fn look(
     let mut suspects = databases(places.root, marks)?;
     // A database that is refused is not read: it is what is looked at.
     let offered = if suspects.is_empty() {
-        records::offered(places.root)?
+        records::offered(places.root, &Conf::read(&pacman.config)?.repos)?.entries
     } else {
         Vec::new()
     };
@@ -201,7 +201,7 @@ fn look(
     if suspects.is_empty() {
         // A key that is missing: pacman does not say of which package.
         let list = pacman.preview(context, inside, args, targets)?;
-        suspects = of_transaction(&list, &entries);
+        suspects = of_transaction(&list, &offered);
     }
     let gpg = Gpg::find()?;
     let bytes = inside.call(Place::Host, || work(&gpg, keyring, places, &suspects))?;
@@ -311,11 +311,13 @@ fn archives(files: &[&str], entries: &[&Entry]) -> Vec<Suspect> {
     suspects.collect()
 }
 
-/// Returns the archives of a whole transaction, by names and versions.
-fn of_transaction(list: &[(String, String)], entries: &[&Entry]) -> Vec<Suspect> {
-    let entry = |(name, version): &(String, String)| {
-        let mut entries = entries.iter();
-        entries.find(|e| e.name == *name && e.version == *version)
+/// Returns the archives of a whole transaction.
+fn of_transaction(list: &[Planned], offered: &[(String, Entry)]) -> Vec<Suspect> {
+    let entry = |planned: &Planned| {
+        let is_of = |(repo, entry): &&(String, Entry)| {
+            (repo, &entry.name, &entry.filename) == (&planned.repo, &planned.name, &planned.file)
+        };
+        offered.iter().find(is_of).map(|(_, entry)| entry)
     };
     let suspects = list.iter().filter_map(entry).map(|entry| Suspect {
         name: entry.name.clone(),

@@ -4,6 +4,7 @@ use crate::diagnosis::gpg;
 use crate::english::{Mark, Trouble};
 use crate::output::{self, Reader, Show};
 use crate::{places, refused, words};
+use package::name;
 use package::pacman_log::{self, Event};
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
@@ -25,6 +26,9 @@ pub struct Pacman {
     pub offline: bool,
 }
 
+/// What is done while pacman runs, in a thread of its own. It is not done where pacman says nothing.
+pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
+
 /// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
 /// `alpm_question_type_t`, the same in pacman 5 to 7): whether a file that is corrupted is removed from the cache, where we
 /// want to look at it first, and whether a key that is missing is fetched from a keyserver. No key gets into a keyring but
@@ -32,7 +36,7 @@ pub struct Pacman {
 const ASK: &str = "72"; // ALPM_QUESTION_CORRUPTED_PKG 8, ALPM_QUESTION_IMPORT_KEY 64
 
 impl Pacman {
-    /// Runs it, as [`Pacman::run`] says, and once.
+    /// Runs it, as [`Pacman::run`] says, and once; `beside` is done while it runs.
     ///
     /// # Errors
     ///
@@ -44,6 +48,7 @@ impl Pacman {
         what: &str,
         args: &[&str],
         targets: &[String],
+        beside: Beside<'_>,
     ) -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
@@ -55,8 +60,18 @@ impl Pacman {
             list.push("--noprogressbar".into());
         }
         let mut reader = Reader::new(show);
-        let ended = self.start(context, inside, list, targets, &mut |bytes| {
-            reader.take(bytes);
+        // A program with two threads makes no namespaces, so the second one begins when pacman runs, and ends before anything
+        // else is run.
+        let ended = std::thread::scope(|scope| {
+            let mut thread = None;
+            let ended = self.start(context, inside, list, targets, &mut |bytes| {
+                thread.get_or_insert_with(|| scope.spawn(beside));
+                reader.take(bytes);
+            });
+            match thread.map(std::thread::ScopedJoinHandle::join) {
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                _ => ended,
+            }
         });
         let marks = reader.finish(ended != Ok(Ended::Exited(0)));
         let doing = format_args!("running pacman to {what}");
@@ -74,35 +89,31 @@ impl Pacman {
         Err((marks, failure))
     }
 
-    /// Asks pacman what a run with `args` and `targets` would install: names and versions. It downloads nothing. What else
-    /// it says on lines of its own is among them.
+    /// Asks pacman what a run with `args` and `targets` would install, and from where: the order of the repositories, what
+    /// satisfies a dependency and what replaces what is pacman's to decide. It downloads nothing.
     ///
     /// # Errors
     ///
-    /// When it cannot be run. Of one that fails there are no lines.
-    pub(crate) fn preview(
+    /// When it cannot be run. Of one that fails there is nothing.
+    pub fn preview(
         &self,
         context: &Context,
         inside: &Inside,
         args: &[&str],
         targets: &[String],
-    ) -> Result<Vec<(String, String)>, Failure> {
+    ) -> Result<Vec<Planned>, Failure> {
         let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
         let mut list: Vec<OsString> =
             vec![format!("{}p", operation.replace(['y', 'w'], "")).into()];
         list.extend(rest.iter().map(OsString::from));
-        list.extend(["--print-format", "%n %v"].map(OsString::from));
+        list.extend(["--print-format", PLANNED].map(OsString::from));
         let mut text = Vec::new();
         self.start(context, inside, list, targets, &mut |bytes| {
             text.extend_from_slice(bytes);
         })?;
         let text = String::from_utf8_lossy(&text);
-        let pair = |line: &str| {
-            let line = output::without_escapes(line);
-            let (name, version) = line.split_once(' ')?;
-            Some((name.to_owned(), version.to_owned()))
-        };
-        Ok(text.lines().filter_map(pair).collect())
+        let lines = text.lines().map(output::without_escapes);
+        Ok(lines.filter_map(|line| planned(&line)).collect())
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.
@@ -156,5 +167,74 @@ fn ended_by_hook(root: &Root, marks: &[Mark]) -> Option<String> {
     names.last()
 }
 
+/// A package that pacman would install.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The repository that pacman takes it from.
+    pub repo: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The file name of its archive.
+    pub file: String,
+}
+
+/// How pacman is to print a [`Planned`] (pacman(8), `--print-format`): what pacman 6.0 knows, which has `%l`, the location, and
+/// no word for the file name alone. The first word tells such a line from what pacman says besides.
+const PLANNED: &str = "strapline-plan %r %n %v %l";
+
+fn planned(line: &str) -> Option<Planned> {
+    let mut words = line.split(' ');
+    let mut next = |good: fn(&str) -> bool| words.next().filter(|word| good(word));
+    next(|word| word == "strapline-plan")?;
+    let (repo, name) = (next(name::is_name)?, next(name::is_name)?);
+    let version = next(name::is_version)?;
+    let (_, file) = next(|_| true)?.rsplit_once('/')?;
+    let planned = Planned {
+        repo: repo.to_owned(),
+        name: name.to_owned(),
+        version: version.to_owned(),
+        file: file.to_owned(),
+    };
+    (words.next().is_none() && name::is_filename(file)).then_some(planned)
+}
+
 /// What [`Pacman::run`] calls a run that only downloads.
 pub const DOWNLOAD: &str = "download";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_told_from_what_else_pacman_says() {
+        let file = "x-1:2-1-any.pkg.tar.zst";
+        for (location, good) in [
+            (format!("http://h/core/os/{file}"), true),
+            (format!("file:///cache/{file}"), true),
+            (file.to_owned(), false),
+            (format!("/a {file}"), false),
+            ("/".to_owned(), false),
+        ] {
+            let expected = Planned {
+                repo: "core".into(),
+                name: "x".into(),
+                version: "1:2-1".into(),
+                file: file.into(),
+            };
+            let line = format!("strapline-plan core x 1:2-1 {location}");
+            assert_eq!(planned(&line), good.then_some(expected), "{line}");
+        }
+        for line in [
+            "",
+            "warning: x-1-1 is up to date -- skipping",
+            "core x 1-1 /x",
+            "strapline-plan core ../x 1-1 /x",
+            "strapline-plan core x 1/1 /x",
+            "strapline-plan core x 1-1",
+        ] {
+            assert_eq!(planned(line), None, "{line}");
+        }
+    }
+}

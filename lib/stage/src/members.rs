@@ -114,13 +114,13 @@ pub struct Package {
     pub version: String,
     /// Its architecture: pacman's word, or `any`.
     pub arch: String,
-    /// The repository that offers this version, where one still does.
+    /// The repository that it was installed from. This and the next three only as far as they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
     /// The file name of its archive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// SHA-256 of its archive, in hex, as the repository's database says.
+    /// SHA-256 of the archive that was installed, in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The archive's detached signature, in Base64 (RFC 4648) as a repository's database has it.

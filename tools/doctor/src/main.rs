@@ -122,6 +122,11 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     let means = Means::here(target, host, kernel::version(&kernel_release));
     let trials = Trials::run(host, target, means.interpreter.as_deref(), &trial_ids);
     let works = trials.native.worked();
+    let pacman = Program::find("pacman");
+    // What cannot be tried is no finding: fetch-pacman --use says why.
+    let names = pacman
+        .as_ref()
+        .and_then(|program| pacman::locale::reads_all_names(&program.path).ok()?);
     vec![
         kernel::kernel(&kernel_release, !means.native, works),
         confinement::namespaces(&trials.native, &confinement, &release),
@@ -135,7 +140,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
         emulator::host_binfmt(&means, &trials, &release),
         programs::gpg(Program::find("gpg").as_ref(), &release),
         programs::agent(Program::find("gpg-agent").as_ref(), &release),
-        programs::pacman(Program::find("pacman").as_ref()),
+        programs::pacman(pacman.as_ref(), names, &release),
         place::directory(place, sudo),
         place::filesystem(place),
         place::mount_options(place, sudo),

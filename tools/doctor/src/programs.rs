@@ -110,11 +110,20 @@ pub(crate) fn agent(program: Option<&Program>, release: &Release) -> Finding {
     }
 }
 
-/// Says which pacman the host has. It needs none.
-pub(crate) fn pacman(program: Option<&Program>) -> Finding {
+/// Says which pacman the host has. It needs none. `names` says whether it reads all names of files, where that is known.
+pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &Release) -> Finding {
     const NAME: &str = "pacman";
     match needed(NAME, program, "", String::new()) {
         Err(_) => Finding::ok(NAME, "none of the host's: fetch-pacman gets one"),
+        Ok((path, version)) if names == Some(false) => {
+            let found = format!("{version}, {}; without the locale C.UTF-8", quote(path));
+            Finding::warn(NAME, found)
+                .why(
+                    "a pacman that is linked to glibc leaves out files whose names are not ASCII where the host has no \
+                     such locale, and says nothing: fetch-pacman --use refuses it",
+                )
+                .fix(release.install(Need::Locale))
+        }
         Ok((path, version)) => Finding::ok(
             NAME,
             format!("{version}, {}; fetch-pacman --use takes it", quote(path)),
@@ -154,7 +163,15 @@ mod tests {
         assert_eq!(finding.status, Status::Fail);
         assert_eq!(finding.fix.unwrap(), "sudo apt-get install gnupg");
         assert_eq!(agent(None, &release).status, Status::Warn);
-        assert_eq!(pacman(None).status, Status::Ok);
+        assert_eq!(pacman(None, None, &release).status, Status::Ok);
+        let own = program(Ok("Pacman v6.0.2"));
+        assert_eq!(pacman(Some(&own), Some(true), &release).status, Status::Ok);
+        let finding = pacman(Some(&own), Some(false), &release);
+        assert_eq!(finding.status, Status::Warn);
+        assert_eq!(
+            finding.fix.as_deref(),
+            Some("sudo apt-get install --reinstall libc-bin")
+        );
         let broken = program(Err("exit status 127"));
         let finding = gpg(Some(&broken), &release);
         assert_eq!(finding.found, "'/usr/bin/x' does not run: exit status 127");

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     Gpg,
     /// `gpg-agent`.
     Agent,
+    /// The locale C.UTF-8.
+    Locale,
 }
 
 /// How packages are named and installed.
@@ -93,6 +95,7 @@ impl Release {
                     Need::Emulator | Need::Registration => "qemu-user-static",
                     Need::Uidmap => "uidmap",
                     Need::Gpg | Need::Agent => "gnupg",
+                    Need::Locale => "--reinstall libc-bin",
                 },
             ),
             Family::Debian => (
@@ -101,6 +104,7 @@ impl Release {
                     Need::Emulator | Need::Registration => "qemu-user qemu-user-binfmt",
                     Need::Uidmap => "uidmap",
                     Need::Gpg | Need::Agent => "gnupg",
+                    Need::Locale => "--reinstall libc-bin",
                 },
             ),
             Family::Fedora => (
@@ -109,6 +113,7 @@ impl Release {
                     Need::Emulator | Need::Registration => "qemu-user-static",
                     Need::Uidmap => "shadow-utils",
                     Need::Gpg | Need::Agent => "gnupg2",
+                    Need::Locale => "glibc-common",
                 },
             ),
             Family::Arch => (
@@ -118,6 +123,7 @@ impl Release {
                     Need::Registration => "qemu-user-static-binfmt",
                     Need::Uidmap => "shadow",
                     Need::Gpg | Need::Agent => "gnupg",
+                    Need::Locale => "glibc",
                 },
             ),
             Family::Other => {
@@ -128,6 +134,7 @@ impl Release {
                     }
                     Need::Uidmap => "newuidmap and newgidmap (shadow), set-uid root",
                     Need::Gpg | Need::Agent => "GnuPG, with gpg and gpg-agent",
+                    Need::Locale => return format!("{sudo}localedef -i POSIX -f UTF-8 C.UTF-8"),
                 };
                 return format!("install {what}, as this distribution has it");
             }

@@ -11,7 +11,7 @@ use crate::ring::{self, Ring};
 use crate::server::Server;
 use crate::verify::{self, Evidence, Judge, Proof, Verified};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use package::db::{self, Entry, Limits};
+use package::db::{self, Database, Entry, Limits};
 use package::page::{self, is_web_page};
 use stage::{Code, Context, Failure, quote, signal};
 use std::time::Duration;
@@ -185,13 +185,17 @@ impl<'a> Fetcher<'a> {
         wanted: &Wanted<'_>,
     ) -> Result<(Verified, Origin), (String, Stop)> {
         let db = format!("{}.db", wanted.repo);
-        let found = self.database(server, &db).and_then(|entries| {
-            let entry = db::newest(&entries, wanted.package).cloned();
+        let found = self.database(server, &db).and_then(|database| {
+            let entry = db::newest(&database.entries, wanted.package).cloned();
             let entry = entry.ok_or_else(|| {
-                let why = format!("it has no package {}", quote(wanted.package));
+                let is_of = |odd: &&db::Odd| odd.is_of(wanted.package);
+                let why = match database.odd.iter().find(is_of) {
+                    Some(odd) => odd.to_string(),
+                    None => format!("it has no package {}", quote(wanted.package)),
+                };
                 Fault::new(Code::NotFound, why)
             })?;
-            Ok((entries, entry))
+            Ok((database.entries, entry))
         });
         let (entries, entry) = found.map_err(|stop| (db, stop))?;
         let file = entry.filename.clone();
@@ -296,7 +300,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Asks a server for its database.
-    fn database(&mut self, server: &Server, file: &str) -> Result<Vec<Entry>, Stop> {
+    fn database(&mut self, server: &Server, file: &str) -> Result<Database, Stop> {
         let mut bytes = Vec::new();
         let limit = Limit {
             bytes: LARGEST_DB,
@@ -304,8 +308,13 @@ impl<'a> Fetcher<'a> {
             bar: None,
         };
         self.download(&server.file(file), &mut bytes, &limit)?;
-        let entries = db::read(bytes.as_slice(), Limits::default());
-        Ok(entries.map_err(|e| Fault::new(Code::Failed, e.to_string()))?)
+        let database = db::read(bytes.as_slice(), Limits::default())
+            .map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
+        for odd in &database.odd {
+            self.context
+                .warn(format_args!("'{file}': {odd}: it is left out"));
+        }
+        Ok(database)
     }
 
     /// Returns the package of an entry, its hash being right, from the cache if it is there; else with the part that it

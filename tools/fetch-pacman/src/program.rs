@@ -130,9 +130,17 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
     let file = File::open(path).doing(Code::Os, doing)?;
     let mut hash = Sha256Reader::new(file);
     hash.drain().doing(Code::Os, doing)?;
+    let version = version(context, path, path)?;
+    if pacman::locale::reads_all_names(path)? == Some(false) {
+        return Err(fail(
+            Code::Failed,
+            "it leaves out files whose names are not ASCII: this host lacks the locale C.UTF-8",
+        )
+        .hint("'doctor' says what installs it; or leave out --use: the pacman that is fetched needs none"));
+    }
     Ok(Program {
         path: path.to_owned(),
-        version: version(context, path, path)?,
+        version,
         sha256: hash.finish(),
         new: false,
     })

@@ -157,7 +157,7 @@ impl Args {
         let (ring, built) = made.inspect_err(|_| {
             // What was in the cache before stays there.
             if let Some(fetched) = fetched.as_ref().filter(|_| !self.offline) {
-                fetched.forget(context, inside.root());
+                fetched.forget(context);
             }
         })?;
         record(document, inside.root(), &ring, &built);

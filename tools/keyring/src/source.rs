@@ -2,12 +2,9 @@
 
 use crate::trust::Files;
 use package::archive::extract_members;
-use package::db::Entry;
-use package::digest::Sha256Reader;
 use package::pkginfo;
-use package::version::vercmp;
 use pacman::turn;
-use pacman::{Pacman, records};
+use pacman::{Pacman, Planned};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
 use stage::members::{self, Config};
@@ -56,6 +53,8 @@ pub(crate) struct Fetched {
     packages: Vec<String>,
     names: Vec<String>,
     cache: PathBuf,
+    /// What pacman took for the packages.
+    planned: Vec<Planned>,
     pub(crate) files: Vec<Files>,
     /// Whether no server may be asked.
     offline: bool,
@@ -77,18 +76,19 @@ pub(crate) fn download(
     names: &[&str],
     offline: bool,
 ) -> Result<Fetched, Failure> {
-    let cache = pacman(context, document, inside, false, packages, offline)?;
+    let (cache, planned) = pacman(context, document, inside, false, packages, offline)?;
     let mut fetched = Fetched {
         packages: packages.to_vec(),
         names: names.iter().map(|name| (*name).to_owned()).collect(),
         cache,
+        planned,
         files: Vec::new(),
         offline,
     };
-    match fetched.read(inside.root()) {
+    match fetched.read(&fetched.planned) {
         Ok(files) => fetched.files = files,
         Err(failure) => {
-            fetched.forget(context, inside.root());
+            fetched.forget(context);
             return Err(failure);
         }
     }
@@ -96,7 +96,7 @@ pub(crate) fn download(
 }
 
 /// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
-/// cache is.
+/// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration.
 fn pacman(
     context: &Context,
     document: &Document,
@@ -104,7 +104,7 @@ fn pacman(
     verifies: bool,
     packages: &[String],
     offline: bool,
-) -> Result<PathBuf, Failure> {
+) -> Result<(PathBuf, Vec<Planned>), Failure> {
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
@@ -115,15 +115,20 @@ fn pacman(
         offline,
     };
     let args = ["-Syw", "--noconfirm", "-dd"];
-    if verifies {
+    let pacman = if verifies {
         let what = format!("check {} by the keys in it", packages.join(", "));
+        let pacman = pacman(config.strict);
         // Its signatures may not be in the cache yet.
         let _turn = turn::take(context, &config.cache)?;
-        pacman(config.strict).run(context, inside, &what, &args, packages)?;
+        pacman.run(context, inside, &what, &args, packages)?;
+        pacman
     } else {
-        pacman(config.loose).download(context, inside, &config.cache, &args, packages)?;
-    }
-    Ok(config.cache)
+        let pacman = pacman(config.loose);
+        pacman.download(context, inside, &config.cache, &args, packages)?;
+        pacman
+    };
+    let planned = pacman.preview(context, inside, &args, packages)?;
+    Ok((config.cache, planned))
 }
 
 impl Fetched {
@@ -152,7 +157,7 @@ impl Fetched {
             &self.packages,
             self.offline,
         );
-        proven.map_err(|failure| match failure.code {
+        let (_, planned) = proven.map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(format!(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \
                  check, 'strap --loose {}' before this",
@@ -160,7 +165,7 @@ impl Fetched {
             )),
             _ => failure,
         })?;
-        if self.read(inside.root())? != self.files {
+        if self.read(&planned)? != self.files {
             return Err(Failure::new(
                 Code::NotVerified,
                 format!(
@@ -174,12 +179,10 @@ impl Fetched {
     }
 
     /// Removes the archives from the cache, which other roots use too: pacman would find there what it did not fetch.
-    pub(crate) fn forget(&self, context: &Context, root: &Root) {
-        let offered = records::offered(root).unwrap_or_default();
-        let ours = |entry: &&Entry| self.packages.contains(&entry.name);
-        for entry in offered.iter().map(|(_, entry)| entry).filter(ours) {
+    pub(crate) fn forget(&self, context: &Context) {
+        for planned in &self.planned {
             for end in ["", ".sig"] {
-                let path = self.cache.join(format!("{}{end}", entry.filename));
+                let path = self.cache.join(format!("{}{end}", planned.file));
                 match std::fs::remove_file(&path) {
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                         context.warn(format_args!("removing {}: {e}", quote(&path)));
@@ -191,9 +194,7 @@ impl Fetched {
     }
 
     /// Takes the rings out of the archives.
-    fn read(&self, root: &Root) -> Result<Vec<Files>, Failure> {
-        let offered = records::offered(root)?;
-        let entries: Vec<Entry> = offered.into_iter().map(|(_, entry)| entry).collect();
+    fn read(&self, planned: &[Planned]) -> Result<Vec<Files>, Failure> {
         let mut rings: Vec<Files> = Vec::new();
         for package in &self.packages {
             let left: Vec<&str> = self
@@ -202,7 +203,7 @@ impl Fetched {
                 .map(String::as_str)
                 .filter(|name| rings.iter().all(|r| r.name != *name))
                 .collect();
-            rings.extend(from_archive(&entries, &self.cache, package, &left)?);
+            rings.extend(from_archive(planned, &self.cache, package, &left)?);
         }
         for name in &self.names {
             if rings.iter().all(|r| r.name != *name) {
@@ -222,40 +223,21 @@ impl Fetched {
     }
 }
 
-/// Takes the rings out of a package in the cache. The package is the newest that a repository has; where pacman took
-/// another, by the order of the repositories, the next one that is there.
+/// Takes the rings out of the package in the cache that pacman took. pacman has compared its hash with the database's.
 fn from_archive(
-    entries: &[Entry],
+    planned: &[Planned],
     cache: &Path,
     package: &str,
     names: &[&str],
 ) -> Result<Vec<Files>, Failure> {
-    let mut offered: Vec<&Entry> = entries.iter().filter(|e| e.name == package).collect();
-    offered.sort_by(|a, b| vercmp(&b.version, &a.version));
-    for entry in offered {
-        let path = cache.join(&entry.filename);
+    if let Some(planned) = planned.iter().find(|planned| planned.name == package) {
+        let path = cache.join(&planned.file);
         let doing = || format!("reading {}", quote(&path));
-        let mut file = match stage::file::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err(e).doing(Code::Failed, doing),
-        };
-        if let Some(expected) = &entry.sha256 {
-            let mut reader = Sha256Reader::new((&mut file).take(ARCHIVE));
-            reader.drain().doing(Code::Os, doing)?;
-            if reader.finish() != *expected {
-                return Err(Failure::new(
-                    Code::NotVerified,
-                    format!("{}: its SHA-256 is not that of the database", doing()),
-                )
-                .hint("remove it from the cache and run again"));
-            }
-            file.rewind().doing(Code::Os, doing)?;
-        }
+        let mut file = stage::file::open(&path).doing(Code::Failed, doing)?;
         // What the database calls it proves nothing: it may be another, or an old one, that was validly signed.
         let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE)))
             .doing(Code::Failed, doing)?;
-        if (&is.name, &is.version) != (&entry.name, &entry.version) {
+        if (&is.name, &is.version) != (&planned.name, &planned.version) {
             return Err(Failure::new(
                 Code::NotVerified,
                 format!(
@@ -263,8 +245,8 @@ fn from_archive(
                     doing(),
                     quote(&is.name),
                     is.version,
-                    quote(&entry.name),
-                    entry.version
+                    quote(&planned.name),
+                    planned.version
                 ),
             )
             .hint("the mirror is not to be trusted: try another one, with mkconf --server URL"));

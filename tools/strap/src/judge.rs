@@ -198,13 +198,14 @@ fn interrupted_in(log: &[u8]) -> Option<String> {
     last
 }
 
-/// Returns what is installed as the log has it: versions by name.
+/// Returns what is installed as the log has it from this length on: versions by name.
 ///
 /// # Errors
 ///
 /// When the log cannot be read.
-pub(crate) fn logged(root: &Root) -> Result<BTreeMap<String, String>, Failure> {
-    Ok(logged_in(&read_log(root)?))
+pub(crate) fn logged(root: &Root, from: usize) -> Result<BTreeMap<String, String>, Failure> {
+    let log = read_log(root)?;
+    Ok(logged_in(log.get(from..).unwrap_or_default()))
 }
 
 fn logged_in(log: &[u8]) -> BTreeMap<String, String> {

@@ -10,14 +10,14 @@ mod lock;
 use database::For;
 pub(crate) use lock::{Locked, read};
 use package::digest::Sha256Reader;
-use pacman::Pacman;
 use pacman::conf::Conf;
 use pacman::mirror::is_gone;
 use pacman::pair;
+use pacman::{Origin, Pacman, Planned};
 use rootfs::{Inside, Root};
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, message, quote};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -144,11 +144,11 @@ impl Workshop {
     }
 }
 
-/// Returns what of the lock is still to be installed.
+/// Returns what of the lock is still to be installed: also what is there in that version and nobody knows from which archive.
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where the root has a package that the lock has not, or has of another version.
+/// [`Code::Failed`] where the root has a package that the lock has not, or has another version or build of.
 pub(crate) fn missing<'a>(
     locked: &'a [Locked],
     installed: &[Package],
@@ -157,18 +157,27 @@ pub(crate) fn missing<'a>(
         .iter()
         .map(|one| (one.package.name.as_str(), one))
         .collect();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut there) = (Vec::new(), BTreeSet::new());
     for package in installed {
         let name = quote(&package.name);
-        match by_name.get(package.name.as_str()) {
-            None => wrong.push(format!("{name} {} is not locked", package.version)),
-            Some(one) if one.package.version != package.version => {
+        match (by_name.get(package.name.as_str()), &package.sha256) {
+            (None, _) => wrong.push(format!("{name} {} is not locked", package.version)),
+            (Some(one), _) if one.package.version != package.version => {
                 wrong.push(format!(
                     "{name} is {} and locked is {}",
                     package.version, one.package.version
                 ));
             }
-            Some(_) => {}
+            (Some(one), Some(is)) if one.sha256 != *is => {
+                let version = &package.version;
+                wrong.push(format!(
+                    "{name} {version} is another build than the locked one"
+                ));
+            }
+            (Some(_), Some(_)) => {
+                there.insert(package.name.as_str());
+            }
+            (Some(_), None) => {}
         }
     }
     if !wrong.is_empty() {
@@ -181,8 +190,8 @@ pub(crate) fn missing<'a>(
         )
         .hint("begin with a new root"));
     }
-    let is_there = |one: &&Locked| installed.iter().any(|p| p.name == one.package.name);
-    Ok(locked.iter().filter(|one| !is_there(one)).collect())
+    let wanted = |one: &&Locked| !there.contains(one.package.name.as_str());
+    Ok(locked.iter().filter(wanted).collect())
 }
 
 /// Fills the cache with the archives of the lock, and compares each with it.
@@ -294,19 +303,41 @@ pub(crate) fn explicit(locked: &[Locked]) -> Vec<String> {
     asked.map(|one| one.package.name.clone()).collect()
 }
 
-/// Completes what is recorded of installed packages with what the lock says of their archives: no database in the root does.
-pub(crate) fn complete(packages: &mut [Package], locked: &[Locked]) {
-    for package in packages {
-        let of = |one: &&Locked| {
-            one.package.name == package.name && one.package.version == package.version
-        };
-        if let Some(one) = locked.iter().find(of) {
-            package.repo = Some(one.repo.clone());
-            package.file = Some(one.file.clone());
-            package.sha256 = Some(one.sha256.clone());
-            package.pgpsig.clone_from(&one.package.pgpsig);
-        }
+/// Returns what pacman is going to install.
+pub(crate) fn planned(wanted: &[&Locked]) -> Vec<Planned> {
+    let planned = wanted.iter().map(|one| Planned {
+        repo: one.repo.clone(),
+        name: one.package.name.clone(),
+        version: one.package.version.clone(),
+        file: one.file.clone(),
+    });
+    planned.collect()
+}
+
+/// Fails where what pacman installed is not what was locked: somebody changed the cache after it was compared.
+///
+/// # Errors
+///
+/// [`Code::NotVerified`], with the names.
+pub(crate) fn prove(wanted: &[&Locked], origins: &[Origin]) -> Result<(), Failure> {
+    let differs = |one: &&&Locked| {
+        let origin = origins.iter().find(|o| o.planned.name == one.package.name);
+        let is = origin.and_then(|origin| origin.sha256.as_ref());
+        is != Some(&one.sha256)
+    };
+    let differ: Vec<String> = wanted
+        .iter()
+        .filter(differs)
+        .map(|one| quote(&one.package.name))
+        .collect();
+    if differ.is_empty() {
+        return Ok(());
     }
+    let message = format!(
+        "installing what is locked: the cache was changed while it was installed: {}",
+        list(&differ)
+    );
+    Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
 }
 
 /// Whether the cache has an archive.
@@ -392,7 +423,27 @@ mod tests {
             of.iter().map(|one| one.package.name.clone()).collect()
         };
         assert_eq!(names(missing(&lock, &[]).unwrap()), ["a", "b"]);
-        assert_eq!(names(missing(&lock, &has(&[("a", "1-1")])).unwrap()), ["b"]);
+        // Of what nobody knows from which archive it is, the locked one is installed.
+        assert_eq!(
+            names(missing(&lock, &has(&[("a", "1-1")])).unwrap()),
+            ["a", "b"]
+        );
+        let built = |hash: &str| {
+            let mut list = has(&[("a", "1-1")]);
+            list[0].sha256 = Some(hash.to_owned());
+            list
+        };
+        assert_eq!(
+            names(missing(&lock, &built(&lock[0].sha256)).unwrap()),
+            ["b"]
+        );
+        let failure = missing(&lock, &built("00")).unwrap_err();
+        assert!(
+            failure
+                .message
+                .ends_with("'a' 1-1 is another build than the locked one"),
+            "{failure}"
+        );
         let failure = missing(&lock, &has(&[("a", "2-1"), ("c", "1-1")])).unwrap_err();
         assert!(
             failure

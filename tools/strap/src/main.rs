@@ -6,25 +6,25 @@
 //! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
 //! failed, or never ran, is a failure of ours, with the package's name.
 
+mod count;
 mod judge;
 mod locked;
 mod phase;
+mod receipt;
 mod torn;
 
 use clap::Parser;
 use locked::{Locked, Workshop};
-use pacman::diagnosis::archive::Cache;
+use pacman::conf::NoExtract;
 use pacman::diagnosis::gpg::Kept;
 use pacman::lock::{self, Purpose};
-use pacman::{Mark, Pacman, Patience, records};
-use phase::Phase;
-use rootfs::{Inside, Root};
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use pacman::{Mark, Origin, Pacman, Patience, Planned, records};
+use phase::{Again, Phase};
+use receipt::Receipt;
+use rootfs::Inside;
 use stage::members::{Config, Package};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,9 +79,13 @@ struct Strap {
 #[derive(Debug)]
 struct Plan {
     inside: Inside,
+    /// How the root is looked at: with nothing mounted over what pacman put there.
+    bare: Inside,
     pacman: Pacman,
     /// Where packages are kept.
     cache: PathBuf,
+    /// What pacman is told to leave out.
+    left_out: NoExtract,
     /// What is to be installed, where a lock says it.
     lock: Option<Vec<Locked>>,
 }
@@ -95,19 +99,20 @@ impl Stage for Strap {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
+        let mut receipt = Receipt::of(document)?;
         self.patience.watch(context, &mut plan.inside);
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = match &plan.lock {
-            Some(locked) => self.apply_lock(context, &plan, locked, unfinished),
-            None => self.apply(context, &plan, unfinished),
+            Some(locked) => self.apply_lock(context, &plan, &mut receipt, locked, unfinished),
+            None => self.apply(context, &plan, &mut receipt, unfinished),
         };
-        drop(lock);
         if self.loose && !self.download_only {
             document.record("strap", &stage::members::Strap { loose: true });
         }
         // Also after a failure: what is installed is installed.
-        let recorded = self.record(&plan, document);
+        let recorded = record(&plan, &receipt, document);
+        drop(lock);
         result.and(recorded)
     }
 }
@@ -139,7 +144,10 @@ impl Strap {
             // Without a keyring pacman fails late and with other words.
             Kept::read(&config.gpgdir())?;
         }
+        let left_out = NoExtract::of(&stage::file::read_text(file)?);
         Ok(Plan {
+            bare: Inside::of(document)?.bare(),
+            left_out,
             pacman: Pacman {
                 program: program.path,
                 config: file.clone(),
@@ -157,17 +165,33 @@ impl Strap {
         &self,
         context: &Context,
         plan: &Plan,
+        receipt: &mut Receipt,
         unfinished: Option<Vec<String>>,
     ) -> Result<(), Failure> {
         // A download changes nothing that is installed; what was torn stays as it is, to be seen by the run that repairs.
-        let Some(names) = unfinished.filter(|_| !self.download_only) else {
-            return self
-                .transact(context, plan, false, &self.packages)
-                .map(drop);
-        };
+        match unfinished.filter(|_| !self.download_only) {
+            Some(names) => self.repair(context, plan, receipt, names)?,
+            None => drop(self.transact(context, plan, receipt, Again::No, &self.packages)?),
+        }
+        if self.download_only {
+            return Ok(());
+        }
+        self.mark_explicit(context, plan)
+    }
+
+    /// Installs, and first of all what an earlier transaction left half way.
+    fn repair(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        receipt: &mut Receipt,
+        names: Vec<String>,
+    ) -> Result<(), Failure> {
         let root = plan.inside.root();
+        // A record that is removed takes the reason along.
+        let asked = receipt.explicit(root)?;
         let interrupted = judge::interrupted(root)?;
-        let torn = torn::clear(root, &judge::logged(root)?, interrupted.as_deref())?;
+        let torn = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
         let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
         names.retain(|name| !torn.lost.contains(name));
         context.warn(format_args!(
@@ -176,19 +200,20 @@ impl Strap {
         ));
         let mut targets = self.packages.clone();
         targets.extend(names);
-        torn::mend(root, &self.transact(context, plan, true, &targets)?)?;
+        let again = Again::Repair;
+        let marks = self.transact(context, plan, receipt, again, &targets)?;
+        torn::mend(root, &marks)?;
         // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
         // no package would own, would be in the way of the next one that asks.
         let there = torn::names(root)?;
-        let lost: Vec<_> = torn
-            .lost
-            .into_iter()
-            .filter(|name| !there.contains(name))
-            .collect();
-        if lost.is_empty() {
-            return Ok(());
+        let lost: Vec<_> = torn.lost.difference(&there).cloned().collect();
+        if !lost.is_empty() {
+            let again = Again::Dependencies;
+            let marks = self.transact(context, plan, receipt, again, &lost)?;
+            torn::mend(root, &marks)?;
         }
-        torn::mend(root, &self.transact(context, plan, true, &lost)?)
+        let asked: Vec<_> = torn.lost.intersection(&asked).cloned().collect();
+        mark(context, plan, &dependencies(plan, &asked)?)
     }
 
     /// Installs what a lock says; and first repairs what an earlier transaction left.
@@ -196,6 +221,7 @@ impl Strap {
         &self,
         context: &Context,
         plan: &Plan,
+        receipt: &mut Receipt,
         lock: &[Locked],
         unfinished: Option<Vec<String>>,
     ) -> Result<(), Failure> {
@@ -204,11 +230,11 @@ impl Strap {
         let again = unfinished.is_some() && !self.download_only;
         if again {
             let interrupted = judge::interrupted(root)?;
-            let found = torn::clear(root, &judge::logged(root)?, interrupted.as_deref())?;
+            let found = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
             torn.extend(unfinished.into_iter().flatten().chain(found.doubtful));
             context.warn("an earlier transaction ended half way: its packages are installed again");
         }
-        let mut wanted = locked::missing(lock, &records::packages(root)?)?;
+        let mut wanted = locked::missing(lock, &receipt.packages(root)?.0)?;
         let is_torn = |one: &&Locked| torn.contains(&one.package.name);
         let repaired: Vec<_> = lock.iter().filter(is_torn).collect();
         wanted.extend(
@@ -219,7 +245,7 @@ impl Strap {
         );
         if !wanted.is_empty() {
             let workshop = Workshop::make(root, &plan.pacman.config, &plan.cache, &wanted)?;
-            let result = self.install_locked(context, plan, &workshop, &wanted, again);
+            let result = self.install_locked(context, plan, receipt, &workshop, &wanted, again);
             // The first failure is the one to report; what stays is removed by the next run.
             let cleared = workshop.clear();
             result.and(cleared)?;
@@ -234,6 +260,7 @@ impl Strap {
         &self,
         context: &Context,
         plan: &Plan,
+        receipt: &mut Receipt,
         workshop: &Workshop,
         wanted: &[&Locked],
         again: bool,
@@ -248,39 +275,53 @@ impl Strap {
         if again {
             args.extend(["--overwrite", "*"]);
         }
-        let before = judge::log_length(inside.root())?;
-        let marks = pacman.run(context, inside, "install", &args, &files)?;
-        whole(inside.root(), &marks)?;
+        let what = locked::planned(wanted);
+        let (origins, marks) =
+            self.commit(context, plan, receipt, &pacman, (&args, &files), what)?;
+        locked::prove(wanted, &origins)?;
         if again {
             torn::mend(inside.root(), &marks)?;
         }
-        self.judge(context, judge::problems(inside.root(), before, &marks)?)
+        Ok(())
     }
 
-    /// Marks the packages that somebody asked for, where that is not done: to pacman all files are alike.
+    /// Marks the packages of a lock that somebody asked for: to pacman all files are alike.
     fn set_reasons(&self, context: &Context, plan: &Plan, lock: &[Locked]) -> Result<(), Failure> {
         let explicit = locked::explicit(lock);
-        let installed = records::packages(plan.inside.root())?;
-        let unmarked = installed.into_iter().filter(|package| {
-            explicit.contains(&package.name) && package.reason.as_deref() == Some("dependency")
-        });
-        let names: Vec<String> = unmarked.map(|package| package.name).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let args = ["-D", "--asexplicit", "--quiet"];
-        let what = "mark what was asked for";
-        plan.pacman
-            .run(context, &plan.inside, what, &args, &names)
-            .map(drop)
+        mark(context, plan, &dependencies(plan, &explicit)?)
     }
 
-    /// One transaction: downloads, commits, and judges. `again` is for repairs.
+    /// Marks what was asked for and was there before, as a dependency: `--needed` leaves such a package as it is.
+    fn mark_explicit(&self, context: &Context, plan: &Plan) -> Result<(), Failure> {
+        let (installed, _) = records::installed(plan.inside.root())?;
+        let has = |reason: &str, name: &str| {
+            let is = |p: &Package| p.reason.as_deref() == Some(reason);
+            let mut packages = installed.iter().map(|one| &one.package);
+            packages.any(|p| is(p) && (p.name == name || name.is_empty()))
+        };
+        let is_explicit = |target: &String| {
+            let (_, name) = target.rsplit_once('/').unwrap_or(("", target));
+            has("explicit", name)
+        };
+        if !has("dependency", "") || self.packages.iter().all(is_explicit) {
+            return Ok(());
+        }
+        // A group, what something provides, or a package with a version: pacman says which packages these are.
+        let args = ["-S", "--noconfirm", "-dd"];
+        let asked = plan
+            .pacman
+            .preview(context, &plan.inside, &args, &self.packages)?;
+        let names: Vec<String> = asked.into_iter().map(|planned| planned.name).collect();
+        mark(context, plan, &dependencies(plan, &names)?)
+    }
+
+    /// One transaction: downloads, commits, and judges.
     fn transact(
         &self,
         context: &Context,
         plan: &Plan,
-        again: bool,
+        receipt: &mut Receipt,
+        again: Again,
         targets: &[String],
     ) -> Result<Vec<Mark>, Failure> {
         let refresh = !self.no_refresh;
@@ -295,14 +336,39 @@ impl Strap {
         if self.download_only {
             return Ok(marks);
         }
-        let before = judge::log_length(plan.inside.root())?;
-        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let args = phase(false).arguments();
-        let marks = pacman.run(context, inside, "install", &args, targets)?;
-        whole(inside.root(), &marks)?;
-        let problems = judge::problems(plan.inside.root(), before, &marks)?;
-        self.judge(context, problems)?;
+        let planned = pacman.preview(context, inside, &args, targets)?;
+        let (_, marks) = self.commit(context, plan, receipt, pacman, (&args, targets), planned)?;
         Ok(marks)
+    }
+
+    /// Has pacman install what is in the cache, writes down what it installed, and judges.
+    fn commit(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        receipt: &mut Receipt,
+        pacman: &Pacman,
+        (args, targets): (&[&str], &[String]),
+        planned: Vec<Planned>,
+    ) -> Result<(Vec<Origin>, Vec<Mark>), Failure> {
+        let root = plan.inside.root();
+        let before = judge::log_length(root)?;
+        let (origins, ran) =
+            pacman.install(context, &plan.inside, &plan.cache, args, targets, planned);
+        // Of a transaction that failed too: what it installed by then is installed.
+        let installed = judge::logged(root, before)?;
+        receipt.add(installed.clone(), &origins);
+        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
+        let marks = ran?;
+        if let Err(failure) = whole(context, plan, &marks, &installed) {
+            // The next run installs what this one did.
+            lock::mark_torn(root)?;
+            return Err(failure);
+        }
+        let problems = judge::problems(root, before, &marks)?;
+        self.judge(context, problems)?;
+        Ok((origins, marks))
     }
 
     /// Turns scriptlets and hooks that failed into a failure, but for those that the user allowed.
@@ -325,55 +391,62 @@ impl Strap {
         };
         Err(Failure::new(Code::ChildFailed, format!("{first}{more}")).hint(first.hint()))
     }
-
-    fn record(&self, plan: &Plan, document: &mut Document) -> Result<(), Failure> {
-        let mut packages = records::packages(plan.inside.root())?;
-        match &plan.lock {
-            Some(lock) => locked::complete(&mut packages, lock),
-            None => signatures(&mut packages, &plan.cache)?,
-        }
-        if !packages.is_empty() {
-            let known = ["repo", "file", "sha256", "pgpsig", "reason"];
-            document.forget_in_each("packages", &known);
-            document.record("packages", &packages);
-        }
-        Ok(())
-    }
 }
 
-/// Fails where pacman left out files, and has the next run install what this one did.
-fn whole(root: &Root, marks: &[Mark]) -> Result<(), Failure> {
-    match judge::not_extracted(marks) {
-        Some(failure) => lock::mark_torn(root).and(Err(failure)),
-        None => Ok(()),
+/// Writes down what is installed.
+fn record(plan: &Plan, receipt: &Receipt, document: &mut Document) -> Result<(), Failure> {
+    let (packages, odd) = receipt.packages(plan.inside.root())?;
+    if !packages.is_empty() {
+        let known = ["repo", "file", "sha256", "pgpsig", "reason"];
+        document.forget_in_each("packages", &known);
+        document.record("packages", &packages);
     }
+    odd.map_or(Ok(()), Err)
 }
 
-/// Completes what is recorded of verified packages with the signatures beside their archives: not every repository has them
-/// in its database. One that is not there is not recorded; a lock does without.
-fn signatures(packages: &mut [Package], path: &Path) -> Result<(), Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(e) => {
-            return Err(e).doing(Code::Os, || {
-                format!("opening the package cache {}", quote(path))
-            });
-        }
-    };
-    let cache = Cache {
-        directory: directory.as_fd(),
-        path,
-    };
-    let lacks = |package: &&mut Package| package.verified && package.pgpsig.is_none();
-    for package in packages.iter_mut().filter(lacks) {
-        if let Some(file) = &package.file {
-            let bytes = cache.signature(file)?;
-            package.pgpsig = bytes.map(|bytes| package::db::encode_signature(&bytes));
-        }
+/// Returns those of `names` that are installed as dependencies.
+fn dependencies(plan: &Plan, names: &[String]) -> Result<Vec<String>, Failure> {
+    let (installed, _) = records::installed(plan.inside.root())?;
+    let packages = installed.into_iter().map(|one| one.package);
+    let found = packages
+        .filter(|p| names.contains(&p.name) && p.reason.as_deref() == Some("dependency"))
+        .map(|package| package.name);
+    Ok(found.collect())
+}
+
+/// Has pacman mark packages as asked for.
+fn mark(context: &Context, plan: &Plan, names: &[String]) -> Result<(), Failure> {
+    if names.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let args = ["-D", "--asexplicit", "--quiet"];
+    let what = "mark what was asked for";
+    plan.pacman
+        .run(context, &plan.inside, what, &args, names)
+        .map(drop)
+}
+
+/// Fails where files of what was installed are not there: pacman calls that a warning, or says nothing.
+fn whole(
+    context: &Context,
+    plan: &Plan,
+    marks: &[Mark],
+    installed: &BTreeMap<String, String>,
+) -> Result<(), Failure> {
+    if let Some(failure) = judge::not_extracted(marks) {
+        return Err(failure);
+    }
+    let (there, _) = records::installed(plan.inside.root())?;
+    let packages: Vec<(String, String)> = there
+        .into_iter()
+        .filter(|one| installed.contains_key(&one.package.name))
+        .map(|one| (one.record, one.package.name))
+        .collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let mounts = plan.inside.mounts();
+    count::check(context, &plan.bare, mounts, &plan.left_out, &packages)
 }
 
 /// Refuses what pacman would take for an option, and what cannot be the name of a package or group.

@@ -1,5 +1,16 @@
 //! The two runs of pacman, and what each is asked for.
 
+/// Whether an earlier transaction ended half way, and what is installed of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// None did.
+    No,
+    /// What it installed. Files that no package owns are its, and are taken over.
+    Repair,
+    /// The same, of packages whose record is gone: that somebody asked for one is not known.
+    Dependencies,
+}
+
 /// One run of pacman.
 #[derive(Debug)]
 pub(crate) struct Phase {
@@ -7,8 +18,8 @@ pub(crate) struct Phase {
     pub(crate) download: bool,
     /// Whether the repository databases are refreshed first (when downloading).
     pub(crate) refresh: bool,
-    /// Whether an earlier transaction ended half way: then files that no package owns are its, and are taken over.
-    pub(crate) again: bool,
+    /// Whether it repairs.
+    pub(crate) again: Again,
 }
 
 impl Phase {
@@ -21,10 +32,10 @@ impl Phase {
             (false, false) => "-S",
         }];
         args.push("--noconfirm");
-        if self.again {
-            args.extend(["--overwrite", "*"]);
-        } else {
-            args.push("--needed");
+        match self.again {
+            Again::No => args.push("--needed"),
+            Again::Repair => args.extend(["--overwrite", "*"]),
+            Again::Dependencies => args.extend(["--overwrite", "*", "--asdeps"]),
         }
         args
     }
@@ -45,8 +56,13 @@ mod tests {
             .arguments()
             .join(" ")
         };
-        assert_eq!(phase(true, true, false), "-Syuw --noconfirm --needed");
-        assert_eq!(phase(false, true, false), "-Su --noconfirm --needed");
-        assert_eq!(phase(false, false, true), "-S --noconfirm --overwrite *");
+        let (no, repair, dependencies) = (Again::No, Again::Repair, Again::Dependencies);
+        assert_eq!(phase(true, true, no), "-Syuw --noconfirm --needed");
+        assert_eq!(phase(false, true, no), "-Su --noconfirm --needed");
+        assert_eq!(phase(false, false, repair), "-S --noconfirm --overwrite *");
+        assert_eq!(
+            phase(false, false, dependencies),
+            "-S --noconfirm --overwrite * --asdeps"
+        );
     }
 }

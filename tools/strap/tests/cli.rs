@@ -254,7 +254,7 @@ fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn pacman_is_called_once_to_download_and_once_to_install() {
+fn pacman_is_called_to_download_to_say_what_it_installs_and_to_install() {
     let (dir, mut document) = root();
     let calls = with_a_pacman_that_tells(&mut document);
     let conf = |name: &str| {
@@ -266,6 +266,7 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
             .to_string()
     };
     let (strict, loose) = (conf("strict.conf"), conf("loose.conf"));
+    let format = "--print-format strapline-plan %r %n %v %l";
     let keyring = conf("gnupg");
     std::fs::write(dir.path().join("gnupg/pubring.gpg"), "keys").unwrap();
     for (args, expected) in [
@@ -273,6 +274,7 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
             &["a", "b"][..],
             format!(
                 "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n\
+                 -Sup --noconfirm --needed {format} --gpgdir {keyring} --ask 72 --config {strict} -- a b\n\
                  -Su --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n"
             ),
         ),
@@ -280,6 +282,7 @@ fn pacman_is_called_once_to_download_and_once_to_install() {
             &["--loose", "--no-refresh", "a"],
             format!(
                 "-Sw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n\
+                 -Sp --noconfirm --needed {format} --gpgdir {keyring} --ask 72 --config {loose} -- a\n\
                  -S --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n"
             ),
         ),

@@ -1,10 +1,11 @@
 //! What is installed, from pacman's own records in the root, and which archive in the cache each package came from.
 
-use package::localdb;
+use package::{db, localdb};
 use pacman::records::{LOCAL, names_in, offered};
 use rootfs::Root;
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote};
+use stage::members::Package;
+use stage::{Code, Context, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -25,11 +26,13 @@ pub(crate) struct Subject {
     pub(crate) built: u64,
     /// The files that pacman treats as configuration, as the record says.
     pub(crate) backup: Vec<String>,
-    /// The repository that offers this version, and what it says of it.
+    /// Which archive it was installed from, as the document says; nothing where that does not.
     pub(crate) repo: Option<String>,
     pub(crate) file: Option<String>,
     pub(crate) sha256: Option<String>,
-    /// The signature in the repository's database.
+    /// The repository that an archive of this version can be fetched from, and its name there.
+    pub(crate) offered: Option<(String, String)>,
+    /// The signature that the document has, or else the repository's database.
     pub(crate) offered_signature: Option<Vec<u8>>,
     /// The archive's name, where it is in the cache.
     pub(crate) archive: Option<String>,
@@ -46,15 +49,23 @@ pub(crate) struct Installed {
     pub(crate) torn: Vec<(String, String)>,
 }
 
-/// Reads it.
+/// Reads it. `recorded` is what the document says of the packages, `repos` are the repositories of the configuration.
 ///
 /// # Errors
 ///
 /// When a database cannot be read or makes no sense.
-pub(crate) fn read(root: &Root) -> Result<Installed, Failure> {
-    let offers = offered(root)?;
+pub(crate) fn read(
+    context: &Context,
+    root: &Root,
+    recorded: &[Package],
+    repos: &[String],
+) -> Result<Installed, Failure> {
+    let offers = offered(root, repos)?;
+    for odd in &offers.odd {
+        context.warn(odd);
+    }
     let mut by_name = BTreeMap::new();
-    for (repo, entry) in &offers {
+    for (repo, entry) in &offers.entries {
         let key = (entry.name.as_str(), entry.version.as_str());
         by_name.entry(key).or_insert((repo, entry));
     }
@@ -85,7 +96,11 @@ pub(crate) fn read(root: &Root) -> Result<Installed, Failure> {
                 continue;
             }
         };
+        let recorded = recorded
+            .iter()
+            .find(|p| (&p.name, &p.version) == (&known.name, &known.version));
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
+        let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
         installed.subjects.push(Subject {
             arch: known.arch.unwrap_or_else(|| "any".to_owned()),
             verified: known.validation.iter().any(|v| v == "pgp"),
@@ -97,10 +112,11 @@ pub(crate) fn read(root: &Root) -> Result<Installed, Failure> {
                 .iter()
                 .filter_map(|line| Some(line.split_once('\t')?.0.to_owned()))
                 .collect(),
-            repo: offer.map(|(repo, _)| (*repo).clone()),
-            file: offer.map(|(_, entry)| entry.filename.clone()),
-            sha256: offer.and_then(|(_, entry)| entry.sha256.clone()),
-            offered_signature: offer.and_then(|(_, entry)| entry.signature()),
+            repo: recorded.and_then(|p| p.repo.clone()),
+            file: recorded.and_then(|p| p.file.clone()),
+            sha256: recorded.and_then(|p| p.sha256.clone()),
+            offered: offer.map(|(repo, entry)| ((*repo).clone(), entry.filename.clone())),
+            offered_signature: signature.or_else(|| offer?.1.signature()),
             name: known.name,
             version: known.version,
             record,
@@ -152,9 +168,11 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
     Ok(())
 }
 
-/// Finds a package's archive among the names in the cache: as the repository calls it, or as makepkg does.
+/// Finds a package's archive among the names in the cache: as the document calls it, as the repository does, or as makepkg.
 fn archive(subject: &Subject, names: &BTreeSet<String>) -> Option<String> {
-    if let Some(file) = subject.file.as_ref().filter(|file| names.contains(*file)) {
+    let offered = subject.offered.as_ref().map(|(_, file)| file);
+    let known = subject.file.iter().chain(offered);
+    if let Some(file) = known.into_iter().find(|file| names.contains(*file)) {
         return Some(file.clone());
     }
     let stem = format!(

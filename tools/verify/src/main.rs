@@ -18,12 +18,13 @@ use check::{Found, Task};
 use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
+use pacman::conf::Conf;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Config, Keyring};
+use stage::members::{self, Config, Keyring, Package};
 use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -94,7 +95,9 @@ impl Stage for Verify {
         let mut plan = self.plan(document)?;
         self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
-        let mut installed = installed::read(root)?;
+        let recorded: Vec<Package> = document.view("packages")?.unwrap_or_default();
+        let repos = Conf::read(&plan.config.strict)?.repos;
+        let mut installed = installed::read(context, root, &recorded, &repos)?;
         let (last, log) = match transaction::last(root) {
             Ok(last) => (last, None),
             Err(failure) => (Last::Unknown, Some(failure)),
@@ -286,7 +289,7 @@ fn targets(subjects: &[Subject]) -> Vec<String> {
     };
     let lacking = subjects.iter().filter(lacks);
     lacking
-        .filter_map(|s| Some(format!("{}/{}", s.repo.as_ref()?, s.name)))
+        .filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.name)))
         .collect()
 }
 

@@ -4,7 +4,7 @@ use crate::check::Checked;
 use crate::files::{Change, Files};
 use crate::installed::Subject;
 use crate::transaction::Last;
-use pacman::diagnosis::report::{Problem, problems};
+use pacman::diagnosis::report::{Problem, Told, problems};
 use pacman::diagnosis::{self, Verdict, Vouched};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -106,6 +106,12 @@ fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
     checked.iter().filter_map(|c| c.files.as_ref())
 }
 
+/// Returns whether the archive that was looked at is validly signed, and the root's files are those that it has.
+fn is_proven(checked: &Checked) -> bool {
+    let intact = checked.files.as_ref().is_some_and(|f| f.word() == "intact");
+    intact && checked.signature.as_ref().is_some_and(Told::is_valid)
+}
+
 fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
     let signature = checked.signature.as_ref();
     let files = checked.files.as_ref();
@@ -121,7 +127,11 @@ fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
         version: &subject.version,
         arch: &subject.arch,
         repo: subject.repo.as_deref(),
-        file: subject.file.as_deref().or(subject.archive.as_deref()),
+        // Where the document does not know, an archive that holds and that all files are of is the one.
+        file: subject
+            .file
+            .as_deref()
+            .or_else(|| subject.archive.as_deref().filter(|_| is_proven(checked))),
         sha256: subject.sha256.as_deref(),
         verified: is_verified(subject, checked),
         signature: signature.map(|s| s.word.as_str()),
@@ -343,7 +353,6 @@ fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure>
 mod tests {
     use super::*;
     use crate::files::Change;
-    use pacman::diagnosis::report::Told;
 
     fn subject(name: &str) -> Subject {
         Subject {

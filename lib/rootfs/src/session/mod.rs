@@ -37,7 +37,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use watch::Watch;
 use watchdog::Watchdog;
 use wire::Frame;
@@ -463,16 +463,24 @@ impl Work<'_> {
     }
 }
 
-/// clone(2) copies one thread: with more, a lock could stay locked for ever in the copy.
+/// clone(2) copies one thread: with more, a lock could stay locked for ever in the copy. A thread that was joined runs
+/// nothing any more, and is on the list until the kernel has taken it off, which is after it told who waited: that is waited
+/// for, for at most a second.
 fn need_one_thread() -> Result<(), Failure> {
-    let tasks =
-        std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
-    match tasks.count() {
-        1 => Ok(()),
-        n => Err(Failure::new(
-            Code::Os,
-            format!("making namespaces: this program has {n} threads, and must have one"),
-        )),
+    let begin = Instant::now();
+    loop {
+        let tasks =
+            std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
+        match tasks.count() {
+            1 => return Ok(()),
+            _ if begin.elapsed() < Duration::from_secs(1) => std::thread::yield_now(),
+            n => {
+                return Err(Failure::new(
+                    Code::Os,
+                    format!("making namespaces: this program has {n} threads, and must have one"),
+                ));
+            }
+        }
     }
 }
 

@@ -112,7 +112,7 @@ mod tests {
         ];
         let all: Vec<&Locked> = all.iter().collect();
         let bytes = of("core", &all).unwrap();
-        let entries = db::read(&bytes[..], db::Limits::default()).unwrap();
+        let entries = db::read(&bytes[..], db::Limits::default()).unwrap().entries;
         let read: Vec<_> = entries
             .iter()
             .map(|e| (e.name.as_str(), e.filename.as_str(), e.signature()))
@@ -128,6 +128,7 @@ mod tests {
         assert!(
             db::read(&of("aur", &all).unwrap()[..], db::Limits::default())
                 .unwrap()
+                .entries
                 .is_empty()
         );
     }

@@ -1,0 +1,98 @@
+//! Whether a pacman can read the names of files that are not ASCII.
+//!
+//! libarchive turns the names in an archive into those of the locale. Programs get `LC_ALL=C.UTF-8` from us; a pacman that is
+//! linked to glibc needs that locale from the host, and where the host has none it stops extracting a package at the first
+//! such name, says nothing and exits 0. A static one with musl needs none. So it is tried, with a package in which nothing
+//! else can be wrong.
+
+use stage::{Code, Doing, Failure, child};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// How long a program may take for it. An emulated one takes a second.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Returns whether `program` reads the name of such a file; `None` where it does not read that package without such a file
+/// either, so that the name is not what is in its way.
+///
+/// # Errors
+///
+/// When it cannot be tried.
+pub fn reads_all_names(program: &Path) -> Result<Option<bool>, Failure> {
+    let reads_it = reads(program, "caf\u{e9}")?;
+    Ok(match reads_it {
+        true => Some(true),
+        false => reads(program, "cafe")?.then_some(false),
+    })
+}
+
+/// Has it list a package that has this one file.
+fn reads(program: &Path, name: &str) -> Result<bool, Failure> {
+    let doing = || "making a package to try pacman with";
+    let dir = tempfile::tempdir().doing(Code::Os, doing)?;
+    let file = dir.path().join("try-1-1-any.pkg.tar");
+    std::fs::write(&file, package(name).doing(Code::Os, doing)?).doing(Code::Os, doing)?;
+    let mut command = child::command(program);
+    command.env("LC_ALL", "C.UTF-8").stderr(Stdio::null());
+    command.args(["--config", "/dev/null"]);
+    for option in ["--root", "--dbpath", "--gpgdir"] {
+        command.arg(option).arg(dir.path());
+    }
+    command.arg("-Qlp").arg(&file);
+    rootfs::tie_to_us(&mut command);
+    let output = child::output_within(&mut command, PATIENCE)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let listed = text.lines().any(|line| line.ends_with(&format!("/{name}")));
+    Ok(output.status.success() && listed)
+}
+
+/// Returns a package without an `.MTREE`, so that pacman reads the archive's own names. The name is in a header of pax(5), as
+/// makepkg writes one that is not ASCII: libarchive takes that for UTF-8.
+fn package(name: &str) -> std::io::Result<Vec<u8>> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |kind: tar::EntryType, path: &str, text: &str| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(0o644);
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, path, text.as_bytes())
+    };
+    let info = "pkgname = try\npkgver = 1-1\narch = any\n";
+    add(tar::EntryType::Regular, ".PKGINFO", info)?;
+    // Its length counts itself: two digits, a space, and the newline.
+    let record = format!("path={name}\n");
+    let record = format!("{} {record}", record.len() + 3);
+    add(tar::EntryType::XHeader, "PaxHeaders/name", &record)?;
+    add(tar::EntryType::Regular, "name", "")?;
+    tar.into_inner()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hosts_own_reads_all_names_without_the_locale_none_and_another_program_says_nothing() {
+        let host = Path::new("/usr/bin/pacman");
+        assert_eq!(reads_all_names(host).unwrap(), Some(true));
+        let dir = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            // By another process: a file that a child of another test still has open for writing cannot be run.
+            let command = format!("printf '{text}' > {0}; chmod +x {0}", path.display());
+            let ran = std::process::Command::new("sh")
+                .args(["-c", &command])
+                .status();
+            assert!(ran.unwrap().success());
+            path
+        };
+        let without = script(
+            "without",
+            "#!/bin/sh\\nexport LC_ALL=none.UTF-8\\nexec /usr/bin/pacman \"$@\"\\n",
+        );
+        assert_eq!(reads_all_names(&without).unwrap(), Some(false));
+        let other = script("other", "#!/bin/sh\\nexit 0\\n");
+        assert_eq!(reads_all_names(&other).unwrap(), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! Where the packages of a transaction come from: pacman says so before it installs, and their archives are hashed while it
+//! does.
+//!
+//! A name and a version do not say which archive was installed: two repositories may offer both, and one repository may build
+//! the same version again. So pacman is asked, with the arguments that it is then run with, and what is recorded is the hash
+//! of the file that lay in the cache from before pacman opened it until it had ended.
+
+use crate::conf::Conf;
+use crate::english::Mark;
+use crate::records;
+use crate::run::{Pacman, Planned};
+use package::db::{self, Entry};
+use package::digest::Sha256Reader;
+use rootfs::{Inside, Root};
+use stage::{Context, Failure, quote, signal};
+use std::fs::Metadata;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// The longest detached signature that is read, in bytes: gpg's have a few hundred.
+const SIGNATURE: u64 = 1 << 20;
+
+/// What a transaction may have installed, and from which archive. What could not be found out is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// What pacman was going to install.
+    pub planned: Planned,
+    /// SHA-256 of its archive, in hex.
+    pub sha256: Option<String>,
+    /// The signature in the repository's database, in Base64: pacman goes by that where there is one.
+    pub offered: Option<String>,
+    /// The signature beside the archive, in Base64.
+    pub beside: Option<String>,
+}
+
+/// What tells a file from one that was put in its place, or written to.
+type Stamp = (u64, u64, u64, i64, i64);
+
+fn stamp(is: &Metadata) -> Stamp {
+    let modified = (is.mtime(), is.mtime_nsec());
+    (is.dev(), is.ino(), is.len(), modified.0, modified.1)
+}
+
+impl Pacman {
+    /// Runs a transaction that installs `planned` out of `cache`, as [`Pacman::run`] does. Returns also what the archives are:
+    /// of a transaction that failed too, as it may have installed some of them by then.
+    pub fn install(
+        &self,
+        context: &Context,
+        inside: &Inside,
+        cache: &Path,
+        args: &[&str],
+        targets: &[String],
+        planned: Vec<Planned>,
+    ) -> (Vec<Origin>, Result<Vec<Mark>, Failure>) {
+        let conf = match Conf::read(&self.config) {
+            Ok(conf) => conf,
+            Err(failure) => return (Vec::new(), Err(failure)),
+        };
+        // What is installed by path has no database that pacman would ask.
+        let repos = match args.first() {
+            Some(operation) if operation.starts_with("-S") => conf.repos,
+            _ => Vec::new(),
+        };
+        let stamp_of = |planned: &Planned| {
+            let is = std::fs::metadata(cache.join(&planned.file)).ok()?;
+            Some(stamp(&is))
+        };
+        let before: Vec<Option<Stamp>> = planned.iter().map(stamp_of).collect();
+        let root = inside.root();
+        let traced = Mutex::new(None);
+        let trace = || {
+            let found = trace(root, cache, &repos, &planned);
+            *traced.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        };
+        let result = self.run_beside(context, inside, "install", args, targets, &trace);
+        let traced = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let Traced {
+            mut origins,
+            warnings,
+        } = traced.unwrap_or_default();
+        for warning in warnings {
+            context.warn(warning);
+        }
+        for (origin, before) in origins.iter_mut().zip(before) {
+            // Another run that shares the cache may have put another build there meanwhile.
+            if before.is_none() || stamp_of(&origin.planned) != before {
+                (origin.sha256, origin.beside) = (None, None);
+            }
+        }
+        (origins, result)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Traced {
+    origins: Vec<Origin>,
+    warnings: Vec<String>,
+}
+
+/// Finds out what the archives are.
+fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Traced {
+    let mut traced = Traced::default();
+    let named: Vec<String> = repos
+        .iter()
+        .filter(|repo| planned.iter().any(|p| p.repo == **repo))
+        .cloned()
+        .collect();
+    let offers = records::offered(root, &named).unwrap_or_else(|failure| {
+        traced.warnings.push(failure.to_string());
+        records::Offers::default()
+    });
+    traced.warnings.extend(offers.odd);
+    for planned in planned {
+        let is_of = |(repo, entry): &&(String, Entry)| {
+            (repo, &entry.name, &entry.version, &entry.filename)
+                == (
+                    &planned.repo,
+                    &planned.name,
+                    &planned.version,
+                    &planned.file,
+                )
+        };
+        let offer = offers.entries.iter().find(is_of);
+        let path = cache.join(&planned.file);
+        let mut known = |path: &Path, result: io::Result<String>| match result {
+            Ok(text) => Some(text),
+            Err(e) if e.kind() == ErrorKind::NotFound => None,
+            Err(e) => {
+                let warning = format!("reading {}: {e}: it is left out of the record", quote(path));
+                traced.warnings.push(warning);
+                None
+            }
+        };
+        let sha256 = known(&path, sha256(&path));
+        let mut beside = path.into_os_string();
+        beside.push(".sig");
+        let beside = known(Path::new(&beside), signature(Path::new(&beside)));
+        traced.origins.push(Origin {
+            planned: planned.clone(),
+            sha256,
+            offered: offer.and_then(|(_, entry)| entry.pgpsig.clone()),
+            beside,
+        });
+    }
+    traced
+}
+
+/// Hashes a file, and gives up where a signal asks us to stop.
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut reader = Sha256Reader::new(stage::file::open(path)?);
+    let mut buffer = vec![0; 1 << 18];
+    while reader.read(&mut buffer)? > 0 {
+        if signal::interrupted() {
+            return Err(io::Error::other("a signal asked us to stop"));
+        }
+    }
+    Ok(reader.finish())
+}
+
+fn signature(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    stage::file::open(path)?
+        .take(SIGNATURE)
+        .read_to_end(&mut bytes)?;
+    Ok(db::encode_signature(&bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::SYNC;
+
+    fn desc(name: &str, signature: &str) -> String {
+        format!(
+            "%FILENAME%\n{name}-1-1-any.pkg.tar\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%PGPSIG%\n{signature}\n"
+        )
+    }
+
+    fn database(entries: &[(&str, &str)]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, text) in entries {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(text.len() as u64);
+            let path = format!("{name}-1-1/desc");
+            tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn what_is_recorded_is_of_the_repository_that_pacman_named_and_of_the_file_in_the_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().canonicalize().unwrap();
+        let sync = top.join("root").join(SYNC);
+        std::fs::create_dir_all(&sync).unwrap();
+        for (repo, signature) in [("a", "AAAA"), ("b", "BBBB"), ("left-over", "CCCC")] {
+            let text = desc("x", signature);
+            let entries = [("x", text.as_str()), ("odd", "")];
+            std::fs::write(sync.join(format!("{repo}.db")), database(&entries)).unwrap();
+        }
+        std::fs::write(top.join("x-1-1-any.pkg.tar"), "abc").unwrap();
+        std::fs::write(top.join("x-1-1-any.pkg.tar.sig"), "f").unwrap();
+        let planned = |repo: &str, name: &str| Planned {
+            repo: repo.into(),
+            name: name.into(),
+            version: "1-1".into(),
+            file: format!("{name}-1-1-any.pkg.tar"),
+        };
+        let root = Root::open(&top.join("root")).unwrap();
+        let repos = ["a".to_owned(), "b".to_owned()];
+        let list = ["b", "left-over"].map(|repo| planned(repo, "x"));
+        let list = [list[0].clone(), list[1].clone(), planned("a", "none")];
+        let traced = trace(&root, &top, &repos, &list);
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let is: Vec<_> = traced
+            .origins
+            .iter()
+            .map(|o| {
+                (
+                    o.sha256.as_deref(),
+                    o.offered.as_deref(),
+                    o.beside.as_deref(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            is,
+            [
+                (Some(abc), Some("BBBB"), Some("Zg==")),
+                (Some(abc), None, Some("Zg==")),
+                (None, None, None),
+            ]
+        );
+        assert_eq!(traced.warnings.len(), 2, "{:?}", traced.warnings);
+        assert!(traced.warnings[0].starts_with("'a.db': entry 'odd-1-1': no %NAME%"));
+    }
+}

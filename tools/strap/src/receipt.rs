@@ -1,0 +1,214 @@
+//! What the document says of the installed packages: each with the archive that it was installed from.
+//!
+//! The local database says what is installed, [`Origin`] from which archive this run did that, and the document from which
+//! archive an earlier run did. What none of them knows is left out: that a repository offers the same name and version now
+//! proves nothing.
+
+use pacman::records::{self, Installed};
+use pacman::{Origin, Planned};
+use rootfs::Root;
+use stage::members::{Package, Step};
+use stage::{Document, Failure};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known of where packages come from.
+#[derive(Debug, Default)]
+pub(crate) struct Receipt {
+    /// What earlier runs recorded.
+    earlier: BTreeMap<String, Package>,
+    /// When the last of them had ended, in seconds since 1970.
+    end: Option<f64>,
+    /// What this run installed: version and origin, where that is known.
+    done: BTreeMap<String, (String, Option<Origin>)>,
+}
+
+impl Receipt {
+    /// Reads what earlier runs recorded.
+    ///
+    /// # Errors
+    ///
+    /// When the document's members are not what they should be.
+    pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
+        let packages: Vec<Package> = document.view("packages")?.unwrap_or_default();
+        let steps: Vec<Step> = document.view("steps")?.unwrap_or_default();
+        let straps = steps.iter().filter(|step| step.tool == "strap");
+        Ok(Self {
+            earlier: packages.into_iter().map(|p| (p.name.clone(), p)).collect(),
+            end: straps.map(|s| s.started + s.seconds).reduce(f64::max),
+            done: BTreeMap::new(),
+        })
+    }
+
+    /// Takes in what a transaction did, as the log has it, and where its packages came from.
+    pub(crate) fn add(&mut self, installed: BTreeMap<String, String>, origins: &[Origin]) {
+        for (name, version) in installed {
+            let is_of = |o: &&Origin| (&o.planned.name, &o.planned.version) == (&name, &version);
+            let origin = origins.iter().find(is_of).cloned();
+            self.done.insert(name, (version, origin));
+        }
+    }
+
+    /// Returns the packages that somebody asked for, as the local database or an earlier run has it.
+    ///
+    /// # Errors
+    ///
+    /// When the local database cannot be read.
+    pub(crate) fn explicit(&self, root: &Root) -> Result<BTreeSet<String>, Failure> {
+        let (installed, _) = records::installed(root)?;
+        let there = installed.into_iter().map(|one| one.package);
+        let all = there.chain(self.earlier.values().cloned());
+        let asked = all.filter(|package| package.reason.as_deref() == Some("explicit"));
+        Ok(asked.map(|package| package.name).collect())
+    }
+
+    /// Returns what is installed, each package with what is known of its archive, and what of the local database makes no
+    /// sense.
+    ///
+    /// # Errors
+    ///
+    /// When the local database cannot be read.
+    pub(crate) fn packages(&self, root: &Root) -> Result<(Vec<Package>, Option<Failure>), Failure> {
+        let (installed, odd) = records::installed(root)?;
+        let packages = installed.into_iter().map(|one| self.complete(one));
+        Ok((packages.collect(), odd))
+    }
+
+    fn complete(&self, installed: Installed) -> Package {
+        let Installed {
+            mut package,
+            time,
+            repo,
+            ..
+        } = installed;
+        match self.done.get(&package.name) {
+            Some((version, Some(origin))) if *version == package.version => {
+                let Planned { repo, file, .. } = origin.planned.clone();
+                package.repo = Some(repo);
+                package.file = Some(file);
+                package.sha256.clone_from(&origin.sha256);
+                let beside = origin.beside.as_ref().filter(|_| package.verified);
+                package.pgpsig = origin.offered.as_ref().or(beside).cloned();
+            }
+            Some(_) => {}
+            None => {
+                // What somebody installed again since is another archive, as far as anybody knows.
+                let since = |time: u64| self.end.is_some_and(|end| time as f64 > end);
+                if let Some(known) = self.earlier.get(&package.name)
+                    && known.version == package.version
+                    && !time.is_some_and(since)
+                {
+                    package.repo.clone_from(&known.repo);
+                    package.file.clone_from(&known.file);
+                    package.sha256.clone_from(&known.sha256);
+                    package.pgpsig.clone_from(&known.pgpsig);
+                }
+            }
+        }
+        // Where pacman writes down the repository too, the two must agree.
+        if let Some(is) = repo
+            && package.repo.as_ref().is_some_and(|known| *known != is)
+        {
+            (package.file, package.sha256, package.pgpsig) = (None, None, None);
+            package.repo = Some(is);
+        }
+        package
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn installed_package(name: &str, time: u64) -> Installed {
+        Installed {
+            package: Package {
+                name: name.into(),
+                version: "1-1".into(),
+                arch: "any".into(),
+                repo: None,
+                file: None,
+                sha256: None,
+                pgpsig: None,
+                reason: None,
+                verified: true,
+            },
+            record: format!("{name}-1-1"),
+            time: Some(time),
+            repo: None,
+        }
+    }
+
+    fn receipt() -> Receipt {
+        let package = |name: &str, version: &str| {
+            json!({"name": name, "version": version, "arch": "any", "repo": "old", "file": "f", "sha256": "00",
+                   "verified": true})
+        };
+        let document = json!({"strapline": 1, "packages": [package("a", "1-1"), package("b", "2-1")],
+            "steps": [{"tool": "strap", "version": "0", "started": 100.5, "seconds": 2.0, "child_seconds": 0.0},
+                      {"tool": "verify", "version": "0", "started": 900.0, "seconds": 2.0, "child_seconds": 0.0}]});
+        let document = Document::parse(document.to_string().as_bytes(), "a test").unwrap();
+        Receipt::of(&document).unwrap()
+    }
+
+    fn origin(name: &str, version: &str) -> Origin {
+        Origin {
+            planned: Planned {
+                repo: "new".into(),
+                name: name.into(),
+                version: version.into(),
+                file: "g".into(),
+            },
+            sha256: Some("11".into()),
+            offered: None,
+            beside: Some("Zg==".into()),
+        }
+    }
+
+    #[test]
+    fn what_is_unchanged_keeps_its_record_and_what_nobody_knows_is_left_out() {
+        let receipt = receipt();
+        for (name, time, repo) in [
+            ("a", 102, Some("old")),
+            // Installed again after the last run, by somebody else.
+            ("a", 103, None),
+            // Another version, and one that no run knows.
+            ("b", 102, None),
+            ("c", 102, None),
+        ] {
+            let package = receipt.complete(installed_package(name, time));
+            assert_eq!(package.repo.as_deref(), repo, "{name} {time}");
+            assert_eq!(package.sha256.is_some(), repo.is_some());
+        }
+    }
+
+    #[test]
+    fn what_this_run_installed_has_its_own_origin_and_never_an_earlier_one() {
+        let mut receipt = receipt();
+        let versions = |list: &[(&str, &str)]| {
+            let pair = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());
+            list.iter().map(pair).collect()
+        };
+        receipt.add(versions(&[("a", "1-1")]), &[origin("a", "2-1")]);
+        let package = receipt.complete(installed_package("a", 102));
+        assert_eq!((package.repo, package.sha256), (None, None));
+        receipt.add(versions(&[("a", "1-1")]), &[origin("a", "1-1")]);
+        let package = receipt.complete(installed_package("a", 102));
+        assert_eq!(
+            (package.repo.as_deref(), package.sha256.as_deref()),
+            (Some("new"), Some("11"))
+        );
+        assert_eq!(package.pgpsig.as_deref(), Some("Zg=="));
+        // A signature that lies beside an archive says nothing where pacman checked none.
+        let mut loose = installed_package("a", 102);
+        loose.package.verified = false;
+        assert_eq!(receipt.complete(loose).pgpsig, None);
+        let mut other = installed_package("a", 102);
+        other.repo = Some("third".into());
+        let package = receipt.complete(other);
+        assert_eq!(
+            (package.repo.as_deref(), package.sha256),
+            (Some("third"), None)
+        );
+    }
+}
