@@ -184,6 +184,7 @@ mod tests {
         for (name, text) in entries {
             let mut header = tar::Header::new_ustar();
             header.set_size(text.len() as u64);
+            header.set_mode(0o644);
             let path = format!("{name}-1-1/desc");
             tar.append_data(&mut header, path, text.as_bytes()).unwrap();
         }
@@ -214,6 +215,7 @@ mod tests {
         let list = ["b", "left-over"].map(|repo| planned(repo, "x"));
         let list = [list[0].clone(), list[1].clone(), planned("a", "none")];
         let traced = trace(&root, &top, &repos, &list);
+        assert_eq!(traced.warnings.len(), 2, "{:?}", traced.warnings);
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         let is: Vec<_> = traced
             .origins
@@ -234,7 +236,7 @@ mod tests {
                 (None, None, None),
             ]
         );
-        assert_eq!(traced.warnings.len(), 2, "{:?}", traced.warnings);
+
         assert!(traced.warnings[0].starts_with("'a.db': entry 'odd-1-1': no %NAME%"));
     }
 }

@@ -151,7 +151,7 @@ impl Lab {
         fs::remove_file(signature).unwrap();
         gpg(home.path(), &["--detach-sign", &archive.to_string_lossy()]);
         for name in ["pubring.kbx", "trustdb.gpg"] {
-            let into = self.root.join("etc/pacman.d/gnupg").join(name);
+            let into = self.gpgdir().join(name);
             fs::copy(home.path().join(name), into).unwrap();
         }
         home
