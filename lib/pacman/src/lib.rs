@@ -8,6 +8,7 @@ mod databases;
 pub mod diagnosis;
 mod download;
 pub mod english;
+pub mod fnmatch;
 pub mod locale;
 pub mod lock;
 pub mod mirror;

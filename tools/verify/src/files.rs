@@ -8,11 +8,11 @@
 //! are resolved in the root, as a program there would see them, and never out of it.
 
 use crate::acl::{self, Acl};
-use crate::fnmatch::matches;
 use crate::names::Names;
 use crate::tmpfiles::{self, State};
 use package::digest::{Sha256Reader, sha256_hex};
 use package::mtree::{Entry, Kind};
+use pacman::fnmatch::matches;
 use rootfs::plan::Owner;
 use rootfs::root::open_within;
 use rootfs::{Mount, Root};

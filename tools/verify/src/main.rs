@@ -7,7 +7,6 @@
 mod acl;
 mod check;
 mod files;
-mod fnmatch;
 mod installed;
 mod names;
 mod report;

@@ -6,9 +6,9 @@
 //! owner and mode that they give.
 
 use crate::acl::{self, Acl, Wanted};
-use crate::fnmatch;
 use crate::names::Names;
 use package::mtree::Kind;
+use pacman::fnmatch;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where rules are, what comes first overrides files of the same name in what follows.

@@ -1,7 +1,8 @@
 //! Patterns of fnmatch(3) without flags: `*` and `?` match a slash too, as in libalpm's `NoExtract`.
 
 /// Compares a text with a pattern of fnmatch(3) without flags: `*` and `?` match a slash too.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+#[must_use]
+pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where the last star was, and how much of the text it took.
     let mut star: Option<(usize, usize)> = None;
