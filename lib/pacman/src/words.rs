@@ -10,6 +10,9 @@ const REASONS: usize = 3;
 /// Finds the failure in what pacman said. `hook` is the one that the log names last, where a hook ended the transaction.
 #[must_use]
 pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failure {
+    if let Some(failure) = unsigned(marks) {
+        return failure;
+    }
     let lost: Vec<&NotRetrieved> = marks
         .iter()
         .filter_map(|mark| match mark {
@@ -21,7 +24,7 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
     // What could not be fetched says more than that something could not be.
     let is_retrieval = worst.is_none_or(|worst| worst >= Trouble::Retrieval);
     if let Some(lost) = most_lasting(&lost).filter(|_| is_retrieval) {
-        return not_retrieved(marks, lost, ended);
+        return not_retrieved(lost, ended);
     }
     let Some(worst) = worst else {
         return Failure::new(Code::ChildFailed, ended.words());
@@ -72,10 +75,7 @@ fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
     first(worst).copied()
 }
 
-fn not_retrieved(marks: &[Mark], lost: &NotRetrieved, ended: Ended) -> Failure {
-    if let Some(failure) = unsigned(marks) {
-        return failure;
-    }
+fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
     let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
     let mut failure = Failure::new(lost.why.code(), message).hint(lost.why.hint());
     failure.cause = lost.why.cause();
@@ -262,6 +262,15 @@ mod tests {
                 vec![lost("a.sig", status)],
                 Code::NotVerified,
                 "no signature for 'a'",
+            ),
+            (
+                // A database; pacman then says what it lacks by the repository's name.
+                vec![
+                    lost("core.db.sig", status),
+                    "core: missing required signature".into(),
+                ],
+                Code::NotVerified,
+                "no signature for 'core.db'",
             ),
             (
                 // Two servers, two files.
