@@ -146,6 +146,29 @@ pub fn is_at_or_below(path: &Path, root: &Path) -> bool {
     path.strip_prefix(root).is_ok()
 }
 
+/// Returns the path of a place below `root`; the empty place is the root itself.
+#[must_use]
+pub fn join(root: &Path, at: &str) -> PathBuf {
+    match at {
+        "" => root.to_owned(),
+        at => root.join(at),
+    }
+}
+
+/// Returns the mounts that are one of `these`, or are mounted on one of them, directly or not.
+#[must_use]
+pub fn grown_on(mounts: &[Mount], these: &HashSet<u64>) -> HashSet<u64> {
+    let tree = Tree::new(mounts);
+    let mut found = HashSet::new();
+    let mut todo: Vec<u64> = these.iter().copied().collect();
+    while let Some(id) = todo.pop() {
+        if found.insert(id) {
+            todo.extend(tree.children(Some(id)).iter().map(|&i| tree.mounts[i].id));
+        }
+    }
+    found
+}
+
 /// Returns whether what is mounted below this mount appears in other mounts too, perhaps of other namespaces.
 #[must_use]
 pub fn is_shared(mount: &Mount) -> bool {

@@ -264,6 +264,15 @@ impl Document {
         self.0.get("error")?.get("tool").and_then(Value::as_str)
     }
 
+    /// Returns whether a making stage was refused because somebody else works on the root. What runs there is then none of
+    /// this pipeline's.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        let undoing = matches!(self.failed_tool(), Some("reap" | "unmount"));
+        let code = self.0.get("error").and_then(|error| error.get("code"));
+        !undoing && code.and_then(Value::as_str) == Some(Code::Busy.word())
+    }
+
     /// Records a failure. The first one stays, since it is the cause; later ones go to `error.also`.
     pub fn fail(&mut self, tool: &str, failure: &Failure) {
         let mut error = json!({
@@ -623,6 +632,18 @@ mod tests {
         other.forget_failures_of("strap");
         assert_eq!(other.failed(), Some(75));
         assert_eq!(other.failed_tool(), Some("unmount"));
+    }
+
+    #[test]
+    fn a_pipeline_was_refused_where_a_making_stage_found_the_root_busy() {
+        let failed = |tool: &str, code| {
+            let mut document = Document::new();
+            document.fail(tool, &Failure::new(code, "m"));
+            document.refused()
+        };
+        assert!(failed("strap", Code::Busy) && failed("mkroot", Code::Busy));
+        assert!(!failed("reap", Code::Busy) && !failed("unmount", Code::Busy));
+        assert!(!failed("strap", Code::Network) && !Document::new().refused());
     }
 
     #[test]

@@ -228,9 +228,7 @@ impl Mkroot {
         extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
-            let mounted = host::mount(&root, &plan.mounts)?;
-            self.done.borrow_mut().mounted = mounted;
-            document.record("host", &host::record(&root, &plan.mounts)?);
+            self.mount(context, plan, &root, document)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a handler of their own; for a chroot(8) of yours the host needs one \
@@ -240,6 +238,34 @@ impl Mkroot {
             }
         }
         self.record(plan, &root, &binfmt, document)
+    }
+
+    /// Mounts the plan on the host, and records what it mounted. What was mounted before is only this pipeline's where its
+    /// document says so.
+    fn mount(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        root: &Root,
+        document: &mut Document,
+    ) -> Result<(), Failure> {
+        match host::mount(root, &plan.mounts)? {
+            Some((before, private)) => {
+                self.done.borrow_mut().mounted = Some(before);
+                let live = host::record(root, &plan.mounts, private)?;
+                document.record_anew("host", &["boot_id", "mounts"], &live);
+            }
+            None if rootfs::live::claimed(document)?.is_empty() => {
+                context.warn(format_args!(
+                    "{} is mounted already, and not by this pipeline: its unmount leaves that; 'unmount {}' takes it down",
+                    quote(root.path()),
+                    root.path().display()
+                ));
+                document.remove("host");
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Makes the root's directory if it is not there, and opens it.
@@ -265,7 +291,7 @@ impl Mkroot {
             }
             Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
         };
-        let root = Root::open(path)?;
+        let root = Root::open(path)?.shared()?;
         let mut done = self.done.borrow_mut();
         done.directory = Some(path.to_owned());
         done.made = made;
@@ -297,7 +323,8 @@ impl Mkroot {
             (false, None) => "root",
         };
         document.record("root", &json!(plan.root));
-        document.record("root_id", &root.id()?);
+        let members = ["dev", "ino", "fs", "handle", "birth"];
+        document.record_anew("root_id", &members, &root.identity()?);
         document.record("arch", &json!(plan.arch.name));
         if let Some(distro) = &plan.distro {
             document.record("distro", &json!(distro));

@@ -122,8 +122,11 @@ fn the_document_says_what_is_planned() {
             let document = ground.mkroot(&format!("--arch {arch}"));
             let root = ground.path("root");
             let meta = fs::metadata(&root).unwrap();
-            let (document, steps) = without_steps(document);
+            let (mut document, steps) = without_steps(document);
             assert_eq!(steps, ["mkroot"]);
+            // What of these there is depends on the file system that the test is on.
+            let id = document["root_id"].as_object_mut().unwrap();
+            id.retain(|member, _| !["fs", "handle", "birth"].contains(&member.as_str()));
             let mut expected = json!({
                 "strapline": 1,
                 "root": root,
@@ -629,7 +632,11 @@ fn mounts_on_the_host_are_made_once_recorded_and_refused_when_half_gone() {
     ids.dedup();
     assert_eq!(ids.len(), 8, "each mount has an id of its own");
     assert_eq!(&second["host"], live);
-    assert_eq!(&third["host"], live);
+    assert_eq!(
+        third.get("host"),
+        None,
+        "what another run mounted is not its own"
+    );
 }
 
 /// Runs a script as root in a new mount namespace, in an empty directory; `$mkroot` is the program.

@@ -77,6 +77,42 @@ fn who_lives_there_ends_and_who_only_uses_it_is_named() {
 }
 
 #[test]
+fn nobody_ends_while_a_tool_works_on_the_root_or_where_the_pipeline_was_refused() {
+    let ground = run(r#"
+        furnish
+        start lives chroot "$T" sh -c "$stay"
+        start tool flock --shared --no-fork "$T" sh -c "$stay"
+        step first reap "$T"
+        echo '{"strapline":1,"root":"'"$T"'"}' >"$D/in"
+        step document reap <"$D/in"
+        kill "$pid"; wait "$pid" || :
+        echo '{"strapline":1,"root":"'"$T"'","error":{"tool":"strap","code":"busy","message":"m","exit":75,"also":[]}}' >"$D/in"
+        step refused reap <"$D/in"
+        echo '{"strapline":1,"error":{"tool":"mkroot","code":"busy","message":"m","exit":75,"also":[]}}' >"$D/in"
+        step early reap "$T" <"$D/in"
+        is_alive "$(cat "$D/lives.pid")"
+        step person reap "$T"
+    "#);
+    let pid = ground.pid("tool");
+    let lines = [
+        format!("reap: locking the root 'ROOT': in use by {pid} sh (user root)"),
+        format!("reap: hint: wait until it has ended, or end it with 'kill {pid}', and try again"),
+    ];
+    for name in ["first", "document"] {
+        let document = ground.step(name, 75, &[&lines[0], &lines[1]]);
+        assert_eq!(document["error"]["code"], "busy");
+    }
+    let refused = "reap: this pipeline was refused, as another works on 'ROOT': nothing is ended";
+    ground.step("refused", 75, &[refused]);
+    ground.step("early", 75, &[refused]);
+    let line = format!(
+        "reap: ended {} sh (user root): lives in 'ROOT'",
+        ground.pid("lives")
+    );
+    ground.step("person", 0, &[&line]);
+}
+
+#[test]
 fn a_root_below_the_root_is_the_root_too() {
     let ground = run(r#"
         mkdir "$T/var"
@@ -414,8 +450,8 @@ fn roots_that_cannot_be_meant_are_refused_and_nobody_ends() {
         69,
         "failed",
         &[
-            "reap: opening the root 'ROOT': it is not the directory that the document means",
-            "reap: hint: it was replaced since: run the pipeline from mkroot on",
+            "reap: opening the root 'ROOT': it is an empty directory, and not the one that the document means",
+            "reap: hint: mount the file system that the root is on; where there is none any more, begin again with mkroot",
         ],
     );
     assert_eq!(ground.read("long.status"), "64\n");

@@ -115,7 +115,7 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, (PathBuf, bool)>
 }
 
 /// Returns the effective user id of the text of `/proc/PID/status`.
-pub(super) fn uid(status: &[u8]) -> Option<u32> {
+pub(crate) fn uid(status: &[u8]) -> Option<u32> {
     let line = status
         .split(|&b| b == b'\n')
         .find_map(|line| line.strip_prefix(b"Uid:"))?;
@@ -124,7 +124,7 @@ pub(super) fn uid(status: &[u8]) -> Option<u32> {
 }
 
 /// Returns a user's name by the text of a passwd(5) file. getpwuid(3) would load modules and ask servers.
-pub(super) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
+pub(crate) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
     passwd.split(|&b| b == b'\n').find_map(|line| {
         let line = std::str::from_utf8(line).ok()?;
         let mut fields = line.split(':');
