@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_off_neither_panics_nor_hangs() {
-        let mut text = vec![0_u8; 64];
+        let mut text = [0_u8; 64];
         for seed in 0..=255_u8 {
             for (i, byte) in text.iter_mut().enumerate() {
                 *byte = seed

@@ -282,9 +282,9 @@ impl<'a> Process<'a> {
             let here = self.is_here();
             // Overlayfs may show the device of a layer.
             let is_it = |now: Seen| now.id.ino == inode;
-            if !self.scanner.devices.contains(&device)
-                && !(here && look_at(CWD, path.as_path()).is_ok_and(is_it))
-            {
+            let there = self.scanner.devices.contains(&device)
+                || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
+            if !there {
                 continue;
             }
             self.elsewhere |= !here;
