@@ -2,7 +2,9 @@
 //! are mounted again or copied, and what a root must not take over from the place where it is made.
 
 use std::fs;
-use strapline_tests::{Lab, Mirror, Ran, Server, Who};
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::process::Command;
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, bin_dir};
 
 /// The pipe up to a keyring, into `root`.
 fn begin(mirror: &Mirror, server: &Server, options: &str) -> String {
@@ -223,4 +225,165 @@ fn a_copy_in_memory_is_another_root_and_an_empty_mount_point_is_none() {
          umount fs",
     );
     assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+// -- What a root must not take over from its place --------------------------------------------------------------------
+
+#[test]
+fn a_root_inherits_no_acl_group_or_attribute() {
+    for who in [Who::Root, Who::User] {
+        inherits_nothing(who);
+    }
+}
+
+fn inherits_nothing(who: Who) {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+    let server = Server::of(&mirror.www());
+    let place = lab.path();
+    let give = |args: &[&str]| {
+        let ran =
+            strapline_tests::lab::run(Command::new(args[0]).args(&args[1..]).current_dir(place));
+        ok(&ran);
+        ran.stdout
+    };
+    give(&["setfacl", "-d", "-m", "u:1234:rwx,g:1234:rwx", "."]);
+    // The directory is there, and has what its maker gave it.
+    give(&["mkdir", "root"]);
+    give(&["setfattr", "-n", "user.note", "-v", "mine", "root"]);
+    give(&["chgrp", "1234", "root"]);
+    give(&["chmod", "2775", "root"]);
+    if who == Who::User {
+        give(&["chown", &strapline_tests::lab::UID.to_string(), "root"]);
+    }
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash >made.json",
+        begin(&mirror, &server, "")
+    )));
+    let acls = give(&[
+        "getfacl",
+        "--recursive",
+        "--skip-base",
+        "--absolute-names",
+        "root",
+    ]);
+    assert_eq!(acls, "");
+    let attributes = give(&[
+        "getfattr",
+        "--recursive",
+        "--physical",
+        "-h",
+        "-d",
+        "-m",
+        "user",
+        "root",
+    ]);
+    assert_eq!(attributes, "");
+    assert_eq!(give(&["find", "root", "-gid", "1234"]), "");
+    let root = place.join("root").metadata().expect("a root");
+    let own = if who == Who::Root {
+        0
+    } else {
+        strapline_tests::lab::UID
+    };
+    assert_eq!(
+        (root.mode() & 0o7777, root.uid(), root.gid()),
+        (0o755, own, own)
+    );
+    ok(&lab.sh("verify <made.json >verified.json"));
+    // verify looks at files, at directories, and at what these hand on.
+    give(&["setfacl", "-m", "u:1234:rwx", "root/usr/bin/bash"]);
+    give(&["setfacl", "-d", "-m", "u:1234:rwx", "root/usr/lib"]);
+    let ran = lab.sh("verify <made.json");
+    assert_eq!(ran.status, 69, "{ran:?}");
+    for path in ["usr/bin/bash", "usr/lib"] {
+        assert!(
+            ran.stderr.contains(&format!("{path}' is changed (acl)")),
+            "{path}: {ran:?}"
+        );
+    }
+}
+
+#[test]
+fn a_root_of_other_ids_is_refused_by_mkroot() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let server = Server::of(&mirror.www());
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash >made.json",
+        begin(&mirror, &server, "")
+    )));
+    let preset = mirror.preset();
+    let again = format!("mkroot root --distro {} >again.json", preset.display());
+    ok(&lab.sh(&again));
+    let refused = |ran: &Ran, what: &str| {
+        assert_eq!(ran.status, 77, "{ran:?}");
+        assert!(ran.stderr.contains(what), "{what}: {ran:?}");
+        let hint = format!(
+            "'sudo rm -r --one-file-system {}/root'",
+            lab.path().display()
+        );
+        assert!(
+            ran.stderr.contains("hint: work on it as who made it") && ran.stderr.contains(&hint),
+            "{ran:?}"
+        );
+    };
+    // Root is another user.
+    let mut command = Command::new(bin_dir().join("mkroot"));
+    let as_root = command
+        .args(["--new", "root", "--distro"])
+        .arg(&preset)
+        .current_dir(lab.path());
+    let user = format!("root' belongs to user {}", strapline_tests::lab::UID);
+    refused(&strapline_tests::lab::run(as_root), &user);
+    // And so is who has other subordinate ids: one file is enough.
+    let file = lab.path().join("root/usr/bin/bash");
+    let before = file.metadata().expect("a shell");
+    lchown(&file, None, Some(2_000_000_005)).expect("root may");
+    refused(&lab.sh(&again), "usr/bin/bash' belongs to group 2000000005");
+    lchown(&file, Some(2_000_000_006), Some(before.gid())).expect("root may");
+    refused(&lab.sh(&again), "usr/bin/bash' belongs to user 2000000006");
+    lchown(&file, Some(before.uid()), None).expect("root may");
+    ok(&lab.sh(&again));
+}
+
+// -- The root is believed ---------------------------------------------------------------------------------------------
+
+#[test]
+fn mkroot_believes_the_root_and_refuses_what_contradicts_it() {
+    let lab = Lab::new(Who::Root);
+    ok(&lab.sh("mkroot root --arch aarch64 >first.json"));
+    // As pacman and the distribution's packages leave it.
+    ok(&lab.sh(
+        "mkdir -p root/var/lib/pacman/local/filesystem-1-1 root/usr/lib
+         printf '%%NAME%%\\nfilesystem\\n\\n%%VERSION%%\\n1-1\\n\\n%%ARCH%%\\naarch64\\n' >root/var/lib/pacman/local/filesystem-1-1/desc
+         printf 'NAME=\"Arch Linux ARM\"\\nID=archarm\\nID_LIKE=arch\\n' >root/usr/lib/os-release",
+    ));
+    let document = lab.sh("mkroot root").succeeded();
+    assert_eq!(
+        (&document["arch"], &document["distro"]),
+        (&"aarch64".into(), &"archlinuxarm".into())
+    );
+    lab.sh("mkroot root --arch x86_64")
+        .failed(64, "its packages are of aarch64");
+    lab.sh("mkroot root --distro archlinux")
+        .failed(64, "it is archlinuxarm");
+    ok(&lab.sh("mkroot root --arch aarch64 --distro archlinuxarm"));
+    // A distribution that we do not know is not taken for the host's.
+    ok(&lab.sh("sed -i s/ID=archarm/ID=own/ root/usr/lib/os-release"));
+    lab.sh("mkroot root")
+        .failed(64, "no preset is known for 'own'");
+    // The hint of a copied root leads here, and here it is what it was.
+    ok(&lab
+        .sh("sed -i s/ID=own/ID=archarm/ root/usr/lib/os-release; mv root away; cp -a away root"));
+    let ran = lab.sh("mkconf --out-dir $PWD/conf <first.json");
+    ran.failed(69, "it is not the directory that the document means");
+    assert!(
+        ran.stderr
+            .contains("begins a new document for it, and keeps what is installed"),
+        "{ran:?}"
+    );
+    let document = lab.sh("mkroot root").succeeded();
+    assert_eq!(
+        (&document["arch"], &document["distro"]),
+        (&"aarch64".into(), &"archlinuxarm".into())
+    );
 }

@@ -71,6 +71,8 @@ pub(crate) struct Rules {
     noextract: Vec<String>,
     /// Directories that systemd-tmpfiles gives an owner and a mode.
     tmpfiles: BTreeSet<String>,
+    /// Those that it gives an ACL.
+    acls: BTreeSet<String>,
 }
 
 impl Rules {
@@ -108,6 +110,8 @@ impl Rules {
                 && kind.starts_with(['d', 'D', 'e', 'v', 'q', 'Q', 'z', 'Z', 'm'])
             {
                 self.tmpfiles.insert(path.trim_matches('/').to_owned());
+            } else if let Some(path) = tmpfiles_acl(line) {
+                self.acls.insert(path.trim_matches('/').to_owned());
             }
         }
     }
@@ -252,6 +256,7 @@ pub(crate) fn compare(
         let by_tmpfiles = entry.kind == Kind::Directory
             && matches!(&*what, "mode" | "owner" | "group")
             && rules.tmpfiles.contains(&*path);
+        let by_tmpfiles = by_tmpfiles || what == ACL && rules.acls.contains(&*path);
         if backup.contains(&*path) || by_tmpfiles {
             files.configuration.push(path.into_owned());
         } else {
@@ -308,6 +313,11 @@ fn look(root: &Root, entry: &Entry) -> Result<Look, Errno> {
             return differs("content");
         }
     }
+    if matches!(kind, Kind::File | Kind::Directory)
+        && has_acl(&open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?)
+    {
+        return differs(ACL);
+    }
     let owner = |is: u32, was: Option<u32>| was.is_some_and(|was| was != is);
     let mode = |was: u32| was & 0o7777 != stat.st_mode & 0o7777;
     let what = if kind != Kind::Link && entry.mode.is_some_and(mode) {
@@ -323,6 +333,28 @@ fn look(root: &Root, entry: &Entry) -> Result<Look, Errno> {
         return Ok(Look::Same);
     }
     differs(what)
+}
+
+/// What differs where a file has an ACL: packages bring none, and a default one of the place that a root was made in is handed
+/// on to every file.
+const ACL: &str = "acl";
+
+/// Returns the path of a tmpfiles.d(5) line that sets an ACL.
+fn tmpfiles_acl(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    words
+        .next()?
+        .starts_with(['a', 'A'])
+        .then(|| words.next())?
+}
+
+/// Returns whether a file has an ACL of its own, or hands one on.
+fn has_acl(file: &OwnedFd) -> bool {
+    let has = |name: &str| {
+        let read = rustix::fs::fgetxattr(file, name, &mut [0_u8; 64][..]);
+        matches!(read, Ok(_) | Err(Errno::RANGE))
+    };
+    has("system.posix_acl_access") || has("system.posix_acl_default")
 }
 
 fn size_of(stat: &Stat) -> u64 {
