@@ -173,10 +173,10 @@ fn picture(dir: &Path) -> Vec<Row> {
 /// What a root must have, beside what the mirror's packages bring, for everything that `configure` and `mkdisk` can be asked
 /// for: commands of sh(1), run in its directory. Only names and first bytes of files matter here.
 const FURNISH: &str = r#"
-    mkdir -p boot etc/sudoers.d etc/skel etc/systemd/system usr/share/zoneinfo usr/lib/systemd/system usr/lib/systemd/boot/efi
+    mkdir -p boot etc/sudoers.d etc/skel etc/systemd/system usr/share/zoneinfo usr/share/kbd/keymaps usr/lib/systemd/system usr/lib/systemd/boot/efi
     for f in boot/vmlinuz-linux boot/initramfs-linux.img usr/lib/systemd/boot/efi/systemd-bootx64.efi; do echo x >$f; done
     tar -xf ../packages/archlinux-keyring-*.pkg.tar.xz usr/share/pacman/keyrings
-    echo TZif >usr/share/zoneinfo/UTC; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
+    echo TZif >usr/share/zoneinfo/UTC; echo x >usr/share/kbd/keymaps/de.map; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
     echo 'Include = /etc/pacman.d/mirrorlist' >etc/pacman.conf; echo '@includedir /etc/sudoers.d' >etc/sudoers
     for f in sudo pacman-key gpg ../lib/systemd/systemd ../lib/systemd/systemd-resolved; do [ -e usr/bin/$f ] || cp usr/bin/true usr/bin/$f; done
     printf '#!/bin/bash\nu=/etc/systemd/system/x.service\ncase $1 in enable) ln -sf /usr/lib/systemd/system/x.service $u ;; *) [ -e $u ] && echo enabled || echo disabled ;; esac\n' >usr/bin/systemctl

@@ -122,7 +122,7 @@ fn text(field: &[u8]) -> String {
 
 /// Undoes the kernel's escapes: a backslash and three octal digits for a blank, a tab, a newline and a backslash, and
 /// for `#` in a source.
-fn decode(field: &[u8]) -> OsString {
+pub(crate) fn decode(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {

@@ -5,11 +5,12 @@
 //! write before anything is touched, and what a path leads to is checked again where it is opened.
 
 use crate::members::Step;
-use crate::{Code, Failure};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use crate::{Code, Failure, quote};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::path::{Component, Path};
 
 /// The protocol's major version: the value of the `strapline` member. Additive change never bumps it.
@@ -63,6 +64,8 @@ impl Document {
                 s => format!("not JSON: {s}"),
             })
         })?;
+        // It is JSON, so what is wrong now is that.
+        serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
         let Value::Object(map) = value else {
             return Err(bad("not a JSON object".into()));
         };
@@ -366,6 +369,69 @@ impl Document {
     }
 }
 
+/// JSON in which no object has two members of one name: programs differ in which of them counts.
+struct Unique;
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Unique, A::Error> {
+        while elements.next_element::<Unique>()?.is_some() {}
+        Ok(Unique)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = members.next_key::<String>()? {
+            members.next_value::<Unique>()?;
+            if seen.contains(&key) {
+                let key = quote(&key);
+                return Err(serde::de::Error::custom(format!(
+                    "it has the member {key} twice"
+                )));
+            }
+            seen.insert(key);
+        }
+        Ok(Unique)
+    }
+}
+
 fn missing(key: &str, tool: &str) -> Failure {
     Failure::new(
         Code::BadDocument,
@@ -599,6 +665,38 @@ mod tests {
             "{\"org.x\":1,\"strapline\":1,\"pacman\":{\"path\":\"/q\",\"org.x\":2,\"version\":\"7\"},\
              \"mounts\":[{\"at\":\"sys\",\"org.x\":4},{\"at\":\"dev\"}]}\n"
         );
+    }
+
+    #[test]
+    fn numbers_of_others_stay_what_they_are() {
+        let text = "{\"strapline\":1,\"org.x\":[18446744073709551616,123456789012345678901234567890,-9223372036854775809,\
+                    0.1000,1e+400,1e-7],\"root_id\":{\"dev\":1,\"ino\":36893488147419103232}}\n";
+        let document = parse(text).unwrap();
+        assert_eq!(document.line(), text);
+        #[derive(Deserialize)]
+        struct Id {
+            ino: u64,
+        }
+        let seen = document.view::<Id>("root_id");
+        assert_eq!(
+            seen.map(|id| id.map(|id| id.ino)).unwrap_err().code,
+            Code::BadDocument
+        );
+    }
+
+    #[test]
+    fn two_members_of_one_name_are_refused_at_every_level() {
+        for (text, name) in [
+            (r#"{"strapline":1,"root":"/a","root":"/b"}"#, "root"),
+            (r#"{"strapline":1,"root":"/a","strapline":1}"#, "strapline"),
+            (r#"{"strapline":1,"org.x":[{"a":{"b":1,"\u0062":2}}]}"#, "b"),
+        ] {
+            let failure = parse(text).unwrap_err();
+            assert_eq!(failure.code, Code::BadDocument);
+            let why = format!("it has the member '{name}' twice");
+            assert!(failure.message.contains(&why), "{failure}");
+        }
+        parse(r#"{"strapline":1,"a":{"x":1},"b":{"x":1}}"#).unwrap();
     }
 
     #[test]
