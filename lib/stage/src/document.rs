@@ -267,13 +267,18 @@ impl Document {
         self.0.get("error")?.get("tool").and_then(Value::as_str)
     }
 
+    /// Returns whether a making stage failed. One that undoes may have had nothing to read, and have worked from a directory.
+    #[must_use]
+    pub fn failed_making(&self) -> bool {
+        self.failed().is_some() && !matches!(self.failed_tool(), Some("reap" | "unmount"))
+    }
+
     /// Returns whether a making stage was refused because somebody else works on the root. What runs there is then none of
     /// this pipeline's.
     #[must_use]
     pub fn refused(&self) -> bool {
-        let undoing = matches!(self.failed_tool(), Some("reap" | "unmount"));
         let code = self.0.get("error").and_then(|error| error.get("code"));
-        !undoing && code.and_then(Value::as_str) == Some(Code::Busy.word())
+        self.failed_making() && code.and_then(Value::as_str) == Some(Code::Busy.word())
     }
 
     /// Records a failure. The first one stays, since it is the cause; later ones go to `error.also`.

@@ -121,7 +121,8 @@ impl Stage for Unmount {
         // Our working directory may be in there, and no descriptor of ours is any more.
         std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
         let before = document.clone();
-        let scope = match before.root().is_none() && before.failed().is_none() {
+        // Where a making tool failed before there was a root, nothing of this pipeline is mounted.
+        let scope = match before.root().is_none() && !before.failed_making() {
             true => Scope::All,
             false => Scope::Claimed(&before),
         };

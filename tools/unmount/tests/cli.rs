@@ -115,6 +115,11 @@ fn what_another_mounted_stays_and_is_named() {
         echo '{"strapline":1,"error":{"tool":"mkroot","code":"busy","message":"m","exit":75,"also":[]}}' >"$D/in"
         step refused unmount "$T" <"$D/in"
         mounted refused
+        # A pipeline that was killed: reap had nothing to read, and said so.
+        echo '{"strapline":1,"error":{"tool":"reap","code":"bad-document","message":"m","exit":65,"also":[]}}' >"$D/in"
+        step killed unmount --quiet "$T" <"$D/in"
+        mounted killed
+        mount -t tmpfs users "$T/boot"
         step person unmount "$T"
         mounted person
     "#);
@@ -144,6 +149,8 @@ fn what_another_mounted_stays_and_is_named() {
         let boot = format!("{}/boot\n", ground.root().display());
         assert_eq!(ground.read(&format!("{name}.mounts")), boot);
     }
+    ground.step("killed", 65, &[]);
+    assert_eq!(ground.read("killed.mounts"), "");
     ground.step(
         "person",
         0,
