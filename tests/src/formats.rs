@@ -12,7 +12,7 @@ use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::Mark;
 use pacman::diagnosis::listing;
 use pacman::output::{Reader, Show};
-use rootfs::{Binfmt, IdMap, Mount, mountinfo, root::RootId};
+use rootfs::{Binfmt, IdMap, Mount, identity::Identity, mountinfo};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use stage::document::{plain_absolute, plain_below};
@@ -77,7 +77,7 @@ pub fn document(text: &[u8]) {
     if let Some(pacman) = view::<members::Pacman>(&document, "pacman") {
         assert_eq!(plain_absolute(&pacman.path.to_string_lossy()), Ok(()));
     }
-    view::<RootId>(&document, "root_id");
+    view::<Identity>(&document, "root_id");
     view::<IdMap>(&document, "idmap");
     view::<Binfmt>(&document, "binfmt");
     view::<members::Keyring>(&document, "keyring");

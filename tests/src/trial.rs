@@ -221,14 +221,51 @@ pub const KILLED: &str = "root/var/lib/pacman/db.lck.killed";
 /// The neighbour's directory: its name begins like that of the root beside it.
 const NEIGHBOUR: &str = "root2";
 
-/// Somebody else's files, mount and process right beside the root, all of it laid out like a root that is in use.
+/// Somebody else's files, mount and processes right beside the root, all of it laid out like a root that is in use.
 #[derive(Debug)]
 struct Neighbour {
     dir: PathBuf,
     mount: PathBuf,
     before: Vec<String>,
-    /// cat(1), as another user. It ends with its stdin, so at the latest with this program.
-    process: Child,
+    /// cat(1), as another user, and those of [`SAME_NAMES`]. Each ends with its stdin, so at the latest with this program.
+    processes: Vec<Child>,
+}
+
+/// A directory whose name is what the kernel shows for a root that was removed.
+const ODD: &str = "root (deleted)";
+
+/// Processes that by the text of a path would be in the root, and are not: one in a root that was removed before this one was
+/// made, one in a directory of the name [`ODD`], and an agent in another mount namespace, for the keyring of a root that has
+/// this one's path there.
+const SAME_NAMES: [&str; 3] = [
+    "os.mkdir('root'); os.chdir('root'); os.rmdir(lab + '/root'); os.chroot('.')",
+    "os.mkdir('root (deleted)'); os.chroot('root (deleted)'); os.chdir('/')",
+    "subprocess.run(['mount', '-t', 'tmpfs', 'agent', lab], check=True); \
+     os.makedirs(sys.argv[2]); \
+     agent = socket.socket(socket.AF_UNIX); agent.bind(sys.argv[2] + '/S.gpg-agent'); agent.listen(); \
+     open('/proc/self/comm', 'w').write('gpg-agent')",
+];
+
+/// Starts one of them, and waits until it is where it is to be.
+fn start_same_name(lab: &Path, script: &str) -> Child {
+    let script = format!(
+        "import os, socket, subprocess, sys; lab = os.getcwd(); {script}; print(flush=True); sys.stdin.read()"
+    );
+    let keyring = lab.join("root/etc/pacman.d/gnupg");
+    let mut child = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "python3", "-c"])
+        .args([&script, "--homedir"])
+        .arg(keyring)
+        .current_dir(lab)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.as_mut().unwrap();
+    BufReader::new(stdout).read_line(&mut line).unwrap();
+    assert_eq!(line, "\n", "{script}");
+    child
 }
 
 impl Neighbour {
@@ -250,12 +287,16 @@ impl Neighbour {
         process.current_dir(&dir).stdin(Stdio::piped());
         // nobody's
         let process = std::os::unix::process::CommandExt::uid(&mut process, 65_534);
-        let process = process.spawn().unwrap();
+        let mut processes: Vec<_> = SAME_NAMES
+            .iter()
+            .map(|script| start_same_name(lab, script))
+            .collect();
+        processes.push(process.spawn().unwrap());
         let mut neighbour = Self {
             dir,
             mount,
             before: Vec::new(),
-            process,
+            processes,
         };
         neighbour.before = neighbour.look();
         neighbour
@@ -304,17 +345,23 @@ impl Neighbour {
         all
     }
 
-    /// Whether a line of [`processes`] is about its process.
+    /// Whether a line of [`processes`] is about one of its processes.
     fn is_in(&self, line: &str) -> bool {
-        line.split(' ').next() == Some(&*self.process.id().to_string())
+        let line = line.strip_prefix("/proc/").unwrap_or(line);
+        let pid = line.split(' ').next().and_then(|word| word.parse().ok());
+        self.processes
+            .iter()
+            .any(|process| pid == Some(process.id()))
     }
 
     fn check(&self) -> Result<(), String> {
-        let state = fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        if !state.contains("(cat) S ") {
-            return Err(format!(
-                "another's process does not wait for its input any more: {state}"
-            ));
+        for process in &self.processes {
+            let state = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+            if !state.contains(") S ") {
+                return Err(format!(
+                    "another's process does not wait for its input any more: {state}"
+                ));
+            }
         }
         let now = self.look();
         match now.iter().zip(&self.before).find(|(is, was)| is != was) {
@@ -330,8 +377,14 @@ impl Neighbour {
 
 impl Drop for Neighbour {
     fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let ended = self.process.wait();
+        let ended: Result<Vec<_>, _> = self
+            .processes
+            .iter_mut()
+            .map(|process| {
+                drop(process.stdin.take());
+                process.wait()
+            })
+            .collect();
         let out = run_host("umount", &[&self.mount.to_string_lossy()]);
         if !std::thread::panicking() {
             assert!(ended.is_ok() && out.is_empty(), "{ended:?} {out}");
@@ -610,7 +663,7 @@ impl Bench {
     pub fn look(&self) -> Tree {
         let mut all = tree(self.lab.path());
         all.retain(|path, _| {
-            ![".trial", ".snap", ".etc", NEIGHBOUR]
+            ![".trial", ".snap", ".etc", NEIGHBOUR, ODD]
                 .iter()
                 .any(|own| path.starts_with(own))
         });

@@ -435,8 +435,7 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
         "permission",
         "looking for subordinate ids of 'strapper' in '/etc/subuid': no range of 65535 or more, without which the owners \
          of files would be wrong",
-        "run 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 strapper', with a range that no other \
-         user has, or run the pipeline as root",
+        "run 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 strapper', or run the pipeline as root",
     );
     assert!(!lab.path().join("root").exists());
     let ran = lab.sh("mkroot root --host");
@@ -510,7 +509,8 @@ fn a_root_that_was_replaced_or_removed_is_not_worked_on() {
     ];
     let opening = format!("opening the root '{}'", here.display());
     let not_found = format!("{opening}: No such file or directory (os error 2)");
-    let another = format!("{opening}: it is not the directory that the document means");
+    let another =
+        format!("{opening}: it is an empty directory, and not the one that the document means");
     for (there, code, message) in [
         ("nothing", "not-found", &not_found),
         ("a directory", "failed", &another),

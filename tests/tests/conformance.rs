@@ -617,7 +617,7 @@ fn what_a_tool_does_not_know_survives_at_every_level() {
         survived("success", row, &document, &one_line(&ran));
         // A failure does not lose them either, nor the members that are ours.
         let mut replaced = document.clone();
-        replaced["root_id"]["ino"] = json!(1);
+        replaced["root_id"] = json!({ "dev": 1, "ino": 1 });
         let (args, exit) = row.fails;
         let ran = run(&bench.lab, row.tool, args, replaced.to_string().as_bytes());
         assert_eq!(ran.status, exit, "{}: {ran:?}", row.tool);

@@ -173,10 +173,10 @@ fn picture(dir: &Path) -> Vec<Row> {
 /// What a root must have, beside what the mirror's packages bring, for everything that `configure` and `mkdisk` can be asked
 /// for: commands of sh(1), run in its directory. Only names and first bytes of files matter here.
 const FURNISH: &str = r#"
-    mkdir -p boot etc/sudoers.d etc/skel etc/systemd/system usr/share/zoneinfo usr/lib/systemd/system usr/lib/systemd/boot/efi
+    mkdir -p boot etc/sudoers.d etc/skel etc/systemd/system usr/share/zoneinfo usr/share/kbd/keymaps usr/lib/systemd/system usr/lib/systemd/boot/efi
     for f in boot/vmlinuz-linux boot/initramfs-linux.img usr/lib/systemd/boot/efi/systemd-bootx64.efi; do echo x >$f; done
     tar -xf ../packages/archlinux-keyring-*.pkg.tar.xz usr/share/pacman/keyrings
-    echo TZif >usr/share/zoneinfo/UTC; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
+    echo TZif >usr/share/zoneinfo/UTC; echo x >usr/share/kbd/keymaps/de.map; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
     echo 'Include = /etc/pacman.d/mirrorlist' >etc/pacman.conf; echo '@includedir /etc/sudoers.d' >etc/sudoers
     for f in sudo pacman-key gpg ../lib/systemd/systemd ../lib/systemd/systemd-resolved; do [ -e usr/bin/$f ] || cp usr/bin/true usr/bin/$f; done
     printf '#!/bin/bash\nu=/etc/systemd/system/x.service\ncase $1 in enable) ln -sf /usr/lib/systemd/system/x.service $u ;; *) [ -e $u ] && echo enabled || echo disabled ;; esac\n' >usr/bin/systemctl
@@ -1078,7 +1078,8 @@ fn texts(root: &str) -> Vec<(&'static str, Vec<u8>)> {
             "the root drives a terminal",
             root_is("/srv/\\u001b]0;x\\u0007"),
         ),
-        ("the last of two roots counts", with(r#""root":"/""#)),
+        ("two roots, the last the host's", with(r#""root":"/""#)),
+        ("two roots, the last a good one", with(r#""root":"/srv/x""#)),
         (
             "an array of 64 MiB",
             with(&format!("\"packages\":[{}0]", "0,".repeat(32 << 20))),
@@ -1090,7 +1091,7 @@ fn texts(root: &str) -> Vec<(&'static str, Vec<u8>)> {
         ),
         ("half a character", with(r#""x":"\ud800""#)),
         ("no UTF-8", [&root_is("/srv/x")[..], b"\xff"].concat()),
-        ("a number out of range", with(r#""x":1e999"#)),
+        ("a number that is none", with(r#""x":1e"#)),
         (
             "a mount above the root",
             with(r#""mounts":[{"at":"../../etc","type":"tmpfs"}]"#),

@@ -263,8 +263,10 @@ fn mkroot_with_mounts_on_the_host_mounts_all_or_nothing() {
     }
     bench.restore();
     Ready::new(&bench.lab, &command).run(Some(duration / 2));
+    // Where the killed one had mounted all, that is nobody's, and stays for a person to take down.
     let rest = bench.lab.sh(&bench.rest(0));
     assert_eq!(rest.status, 0, "{rest:?}");
+    bench.unmount("after the whole pipe");
     bench.check_nothing_is_left("the whole pipe");
     eprintln!("{killing}, all was mounted {mounted} times, and never a part");
 }

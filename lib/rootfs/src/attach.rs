@@ -378,6 +378,16 @@ pub fn unique_mount_id(dir: BorrowedFd<'_>, path: &str) -> Result<Option<u64>, E
     Ok((found.stx_mask & MNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id))
 }
 
+/// Returns the number by which [`crate::mountinfo`] has the mount with this unique id (Linux 6.8). None where it is not
+/// mounted in this namespace.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn mount_with_unique_id(id: u64) -> Result<Option<u64>, Errno> {
+    crate::sys::mount_with_unique_id(id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

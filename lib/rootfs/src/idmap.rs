@@ -29,27 +29,29 @@ impl IdMap {
     pub fn of_user(uid: u32, gid: u32) -> Result<Self, Failure> {
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = name_of(&passwd, uid);
-        let find = |file: &str| {
+        let find = |file: &str, own: u32| {
             let text = fs::read_to_string(file).unwrap_or_default();
-            range_in(&text, uid, name.as_deref()).ok_or_else(|| {
-                let who = name.clone().unwrap_or_else(|| uid.to_string());
-                Failure::new(
-                    Code::Permission,
-                    format!(
-                        "looking for subordinate ids of '{who}' in '{file}': no range of {NEEDED} or more, without \
-                         which the owners of files would be wrong"
-                    ),
-                )
-                .hint(format!(
-                    "run 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {who}', with a range \
-                     that no other user has, or run the pipeline as root"
-                ))
-            })
+            let who = name.clone().unwrap_or_else(|| uid.to_string());
+            let looking = format!("looking for subordinate ids of '{who}' in '{file}'");
+            let reason = match range_in(&text, uid, name.as_deref(), own) {
+                Ok(start) => return Ok(start),
+                Err(None) => format!(
+                    "no range of {NEEDED} or more, without which the owners of files would be wrong"
+                ),
+                Err(Some(start)) => format!(
+                    "the range from {start} on has the user's own id {own} in it, which cannot be mapped twice"
+                ),
+            };
+            let (first, last) = free_range();
+            Err(Failure::new(Code::Permission, format!("{looking}: {reason}")).hint(format!(
+                "run 'sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}', or run the pipeline \
+                 as root"
+            )))
         };
         let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
         Ok(Self {
-            uid: map(uid, find("/etc/subuid")?),
-            gid: map(gid, find("/etc/subgid")?),
+            uid: map(uid, find("/etc/subuid", uid)?),
+            gid: map(gid, find("/etc/subgid", gid)?),
         })
     }
 
@@ -158,16 +160,52 @@ pub fn name_of(passwd: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// Returns where the first range of subuid(5) starts that is this user's and long enough.
-fn range_in(text: &str, uid: u32, name: Option<&str>) -> Option<u64> {
-    text.lines().find_map(|line| {
+/// Returns where the first range of subuid(5) starts that is this user's and long enough, and has not the `own` id in it.
+/// The error is where one starts that has.
+fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, Option<u64>> {
+    let mut with_own = None;
+    for line in text.lines() {
         let mut fields = line.trim().split(':');
-        let owner = fields.next()?;
-        let start = fields.next()?.parse().ok()?;
-        let count: u64 = fields.next()?.parse().ok()?;
+        let owner = fields.next();
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        let (Some(owner), Some(start), Some(count)) = (owner, number(), number()) else {
+            continue;
+        };
         let mine = Some(owner) == name || owner.parse() == Ok(uid);
-        (mine && count >= NEEDED).then_some(start)
-    })
+        if !mine || count < NEEDED {
+            continue;
+        }
+        if !(start..start.saturating_add(NEEDED)).contains(&u64::from(own)) {
+            return Ok(start);
+        }
+        with_own.get_or_insert(start);
+    }
+    Err(with_own)
+}
+
+/// How long the ranges are that useradd(8) gives.
+const LENGTH: u64 = 65_536;
+
+/// Returns the first and the last id of a range that no line of subuid(5) and subgid(5) has.
+#[must_use]
+pub fn free_range() -> (u64, u64) {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let first = free_in(&[&read("/etc/subuid"), &read("/etc/subgid")]);
+    (first, first + LENGTH - 1)
+}
+
+/// Returns the first id from 100000 on, in steps of useradd(8)'s ranges, behind all ranges in the files.
+fn free_in(files: &[&str]) -> u64 {
+    const FIRST: u64 = 100_000;
+    let ends = files.iter().flat_map(|text| text.lines()).filter_map(|l| {
+        let mut fields = l.trim().split(':').skip(1);
+        let start: u64 = fields.next()?.parse().ok()?;
+        start.checked_add(fields.next()?.parse().ok()?)
+    });
+    // Ids are of 32 bits: what is behind them is no range.
+    let ends = ends.filter(|end| *end <= u64::from(u32::MAX));
+    let end = ends.max().unwrap_or(0).max(FIRST);
+    FIRST + (end - FIRST).div_ceil(LENGTH) * LENGTH
 }
 
 #[cfg(test)]
@@ -183,8 +221,30 @@ mod tests {
             (1003, Some("bob"), Some(400_000)),
             (1004, Some("eve"), None),
         ] {
-            assert_eq!(range_in(text, uid, name), start);
+            assert_eq!(range_in(text, uid, name, uid).ok(), start);
         }
+    }
+
+    #[test]
+    fn a_range_with_the_users_own_id_is_passed_over_and_named() {
+        let text = "ann:500:65536\nann:0:65536\nbob:500:65536\nbob:200000:65536\n";
+        assert_eq!(range_in(text, 1001, Some("ann"), 1001), Err(Some(500)));
+        assert_eq!(range_in(text, 1002, Some("bob"), 1002), Ok(200_000));
+        assert_eq!(range_in(text, 1003, Some("eve"), 1003), Err(None));
+    }
+
+    #[test]
+    fn a_free_range_is_behind_all_others() {
+        assert_eq!(free_in(&["", ""]), 100_000);
+        assert_eq!(
+            free_in(&["ann:100000:65536\n", "bob:165536:65536"]),
+            231_072
+        );
+        assert_eq!(free_in(&["ann:100000:1000\n"]), 165_536);
+        assert_eq!(
+            free_in(&["x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1"]),
+            100_000
+        );
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn text(field: &[u8]) -> String {
 
 /// Undoes the kernel's escapes: a backslash and three octal digits for a blank, a tab, a newline and a backslash, and
 /// for `#` in a source.
-fn decode(field: &[u8]) -> OsString {
+pub(crate) fn decode(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {
@@ -144,6 +144,29 @@ fn decode(field: &[u8]) -> OsString {
 #[must_use]
 pub fn is_at_or_below(path: &Path, root: &Path) -> bool {
     path.strip_prefix(root).is_ok()
+}
+
+/// Returns the path of a place below `root`; the empty place is the root itself.
+#[must_use]
+pub fn join(root: &Path, at: &str) -> PathBuf {
+    match at {
+        "" => root.to_owned(),
+        at => root.join(at),
+    }
+}
+
+/// Returns the mounts that are one of `these`, or are mounted on one of them, directly or not.
+#[must_use]
+pub fn grown_on(mounts: &[Mount], these: &HashSet<u64>) -> HashSet<u64> {
+    let tree = Tree::new(mounts);
+    let mut found = HashSet::new();
+    let mut todo: Vec<u64> = these.iter().copied().collect();
+    while let Some(id) = todo.pop() {
+        if found.insert(id) {
+            todo.extend(tree.children(Some(id)).iter().map(|&i| tree.mounts[i].id));
+        }
+    }
+    found
 }
 
 /// Returns whether what is mounted below this mount appears in other mounts too, perhaps of other namespaces.

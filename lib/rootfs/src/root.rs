@@ -4,6 +4,8 @@
 //! path below the root is resolved by openat2(2) with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and
 //! `RESOLVE_NO_MAGICLINKS` (Linux 5.6), from the descriptor, never from the string.
 
+use crate::hold::{self, Want};
+use crate::identity::Identity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -11,7 +13,8 @@ use stage::{Code, Document, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Which directory a path meant when `mkroot` saw it: `root_id` in the document.
+/// Which file it is among those that there are now. The device number does not outlive a mount: for a document there is
+/// [`Identity`].
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct RootId {
     /// The device number, as stat(2) has it.
@@ -25,6 +28,8 @@ pub struct RootId {
 pub struct Root {
     path: PathBuf,
     fd: OwnedFd,
+    /// Our share of the lock, see [`crate::hold`].
+    lock: Option<OwnedFd>,
 }
 
 /// How paths below a root are resolved.
@@ -64,6 +69,7 @@ impl Root {
         let root = Self {
             path: path.to_owned(),
             fd,
+            lock: None,
         };
         if root.id()? == id_of_host()? {
             return Err(Failure::new(
@@ -74,26 +80,69 @@ impl Root {
         Ok(root)
     }
 
-    /// Opens the root that the document means, and checks that it is still the same directory.
+    /// Opens the root that the document means, checks that it is still the same directory, and holds a share of its lock:
+    /// until this is dropped, nobody undoes anything there.
     ///
     /// # Errors
     ///
     /// As [`Root::open`], and [`Code::Failed`] where the path means another directory by now.
     pub fn of(document: &Document) -> Result<Self, Failure> {
+        Self::meant(document)?.shared()
+    }
+
+    /// Holds a share of the lock from now on: nobody undoes anything there.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Interrupted`] on a signal while somebody undoes.
+    pub fn shared(mut self) -> Result<Self, Failure> {
+        self.lock = Some(hold::take(&self, Want::Share)?);
+        Ok(self)
+    }
+
+    /// Takes the lock to undo. What is returned holds it, and keeps no mount busy for who may unmount one.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Busy`] where a tool works on the root.
+    pub fn lock_alone(&self) -> Result<OwnedFd, Failure> {
+        hold::take(self, Want::Alone)
+    }
+
+    /// Opens the root that the document means, and checks that it is still the same directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Root::of`].
+    pub(crate) fn meant(document: &Document) -> Result<Self, Failure> {
         let root = Self::open(document.need_root()?)?;
-        if let Some(id) = document.view::<RootId>("root_id")?
-            && id != root.id()?
+        if let Some(meant) = document.view::<Identity>("root_id")?
+            && !meant.is(&root.identity()?)
         {
-            return Err(Failure::new(
-                Code::Failed,
-                format!(
-                    "opening the root {}: it is not the directory that the document means",
-                    quote(&root.path)
-                ),
-            )
-            .hint("it was replaced since: run the pipeline from mkroot on"));
+            return Err(root.another());
         }
         Ok(root)
+    }
+
+    /// Returns the failure of a path that means another directory than the document does.
+    fn another(&self) -> Failure {
+        let doing = format!("opening the root {}", quote(&self.path));
+        let empty = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        if empty {
+            return Failure::new(
+                Code::Failed,
+                format!("{doing}: it is an empty directory, and not the one that the document means"),
+            )
+            .hint("mount the file system that the root is on; where there is none any more, begin again with mkroot");
+        }
+        Failure::new(
+            Code::Failed,
+            format!("{doing}: it is not the directory that the document means"),
+        )
+        .hint(format!(
+            "it was copied, restored or replaced: 'mkroot {}' begins a new document for it, and keeps what is installed",
+            self.path.display()
+        ))
     }
 
     /// Returns the path.
@@ -109,6 +158,20 @@ impl Root {
     /// [`Code::Os`] when fstat(2) fails.
     pub fn id(&self) -> Result<RootId, Failure> {
         identity(self.fd.as_fd(), "").map_err(|e| {
+            Failure::new(
+                Code::Os,
+                format!("reading what {} is: {e}", quote(&self.path)),
+            )
+        })
+    }
+
+    /// Returns what tells the directory from all others, for a document.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Os`] when a system call fails.
+    pub fn identity(&self) -> Result<Identity, Failure> {
+        Identity::of(self.fd.as_fd()).map_err(|e| {
             Failure::new(
                 Code::Os,
                 format!("reading what {} is: {e}", quote(&self.path)),

@@ -203,3 +203,131 @@ pub(crate) unsafe fn fork() -> Result<Cloned, Errno> {
     // SAFETY: the caller's.
     unsafe { clone(0) }
 }
+
+/// Returns the type and the bytes of a directory's handle (name_to_handle_at(2)). None where its file system gives none.
+pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
+    /// A `file_handle` with room for the longest one, `MAX_HANDLE_SZ`.
+    #[repr(C)]
+    struct Handle {
+        length: libc::c_uint,
+        kind: libc::c_int,
+        bytes: [u8; 128],
+    }
+    // Overlayfs gives a handle only where it need not be opened again (Linux 6.6).
+    for flags in [
+        libc::AT_EMPTY_PATH,
+        libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID,
+    ] {
+        let mut handle = Handle {
+            length: 128,
+            kind: 0,
+            bytes: [0; 128],
+        };
+        let mut mount: libc::c_int = 0;
+        // SAFETY: the descriptor is borrowed for the call, the path is a constant C string, the handle has the layout of
+        // `file_handle` and the room that it says, and the kernel writes no more than that.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_name_to_handle_at,
+                directory.as_raw_fd(),
+                c"".as_ptr(),
+                &raw mut handle,
+                &raw mut mount,
+                flags,
+            )
+        };
+        if result == 0 {
+            let length = usize::try_from(handle.length).unwrap_or_default();
+            return Some((handle.kind, handle.bytes.get(..length)?.to_vec()));
+        }
+    }
+    None
+}
+
+/// Returns the kind of the file system that a directory is on (statfs(2), `f_type`), and the bytes of its id.
+pub(crate) fn file_system_id(directory: BorrowedFd<'_>) -> Result<(i64, [u8; 8]), Errno> {
+    // SAFETY: a struct of integers, for which zero is a value.
+    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is borrowed for the call, and the kernel writes one `statfs`.
+    if unsafe { libc::fstatfs(directory.as_raw_fd(), &raw mut stat) } != 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: `fsid_t` is two integers of 32 bits without padding, which libc keeps to itself; every value of their bytes
+    // is one of an array of bytes.
+    let id = unsafe { std::mem::transmute::<libc::fsid_t, [u8; 8]>(stat.f_fsid) };
+    Ok((stat.f_type as i64, id))
+}
+
+/// Returns a file system's UUID (`FS_IOC_GETFSUUID`, Linux 6.9). None where it has none, or the kernel does not say.
+pub(crate) fn file_system_uuid(directory: &std::os::fd::OwnedFd) -> Option<Vec<u8>> {
+    /// `fsuuid2` of linux/fs.h.
+    #[repr(C)]
+    struct Uuid {
+        length: u8,
+        bytes: [u8; 16],
+    }
+    /// `_IOR(0x15, 0, struct fsuuid2)`.
+    const GET_UUID: u64 = 0x8011_1500;
+    let mut uuid = Uuid {
+        length: 0,
+        bytes: [0; 16],
+    };
+    // SAFETY: the descriptor is borrowed for the call, and the kernel writes one `fsuuid2`.
+    let result = unsafe { libc::ioctl(directory.as_raw_fd(), GET_UUID as _, &raw mut uuid) };
+    let bytes = uuid.bytes.get(..usize::from(uuid.length))?;
+    (result == 0 && bytes.iter().any(|b| *b != 0)).then(|| bytes.to_vec())
+}
+
+/// Returns the number by which `/proc/self/mountinfo` has the mount of a unique id (statmount(2), Linux 6.8). None where it
+/// is not mounted in this namespace.
+pub(crate) fn mount_with_unique_id(id: u64) -> Result<Option<u64>, Errno> {
+    /// The same number on every architecture: it is newer than 424.
+    const SYS_STATMOUNT: libc::c_long = 457;
+    /// `STATMOUNT_MNT_BASIC`.
+    const BASIC: u64 = 2;
+    /// `mnt_id_req` of linux/mount.h, as its first version has it.
+    #[repr(C)]
+    struct Request {
+        size: u32,
+        spare: u32,
+        id: u64,
+        mask: u64,
+    }
+    /// The beginning of `statmount` of linux/mount.h, and room for the rest.
+    #[repr(C)]
+    struct Answer {
+        head: [u8; 56],
+        old_id: u32,
+        old_parent: u32,
+        rest: [u64; 64],
+    }
+    let request = Request {
+        size: 24,
+        spare: 0,
+        id,
+        mask: BASIC,
+    };
+    let mut answer = Answer {
+        head: [0; 56],
+        old_id: 0,
+        old_parent: 0,
+        rest: [0; 64],
+    };
+    // SAFETY: the request is as long as it says, and the kernel writes no more than the length that we give it.
+    let result = unsafe {
+        libc::syscall(
+            SYS_STATMOUNT,
+            &raw const request,
+            &raw mut answer,
+            size_of::<Answer>(),
+            0 as libc::c_uint,
+        )
+    };
+    match result {
+        0 => Ok(Some(u64::from(answer.old_id))),
+        _ => match last_errno() {
+            Errno::NOENT => Ok(None),
+            e => Err(e),
+        },
+    }
+}

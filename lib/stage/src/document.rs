@@ -5,11 +5,12 @@
 //! write before anything is touched, and what a path leads to is checked again where it is opened.
 
 use crate::members::Step;
-use crate::{Code, Failure};
-use serde::de::DeserializeOwned;
+use crate::{Code, Failure, quote};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
 use std::path::{Component, Path};
 
 /// The protocol's major version: the value of the `strapline` member. Additive change never bumps it.
@@ -59,6 +60,8 @@ impl Document {
         let value = Value::deserialize(&mut json).map_err(|e| bad(format!("not JSON: {e}")))?;
         json.end()
             .map_err(|e| bad(format!("more than one document, or text after it ({e})")))?;
+        // It is JSON, so what is wrong now is that.
+        serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
         let Value::Object(map) = value else {
             return Err(bad("not a JSON object".into()));
         };
@@ -260,6 +263,20 @@ impl Document {
         self.0.get("error")?.get("tool").and_then(Value::as_str)
     }
 
+    /// Returns whether a making stage failed. One that undoes may have had nothing to read, and have worked from a directory.
+    #[must_use]
+    pub fn failed_making(&self) -> bool {
+        self.failed().is_some() && !matches!(self.failed_tool(), Some("reap" | "unmount"))
+    }
+
+    /// Returns whether a making stage was refused because somebody else works on the root. What runs there is then none of
+    /// this pipeline's.
+    #[must_use]
+    pub fn refused(&self) -> bool {
+        let code = self.0.get("error").and_then(|error| error.get("code"));
+        self.failed_making() && code.and_then(Value::as_str) == Some(Code::Busy.word())
+    }
+
     /// Records a failure. The first one stays, since it is the cause; later ones go to `error.also`.
     pub fn fail(&mut self, tool: &str, failure: &Failure) {
         let mut error = json!({
@@ -350,6 +367,69 @@ impl Document {
         let mut text = serde_json::to_string_pretty(&self.0).unwrap_or_default();
         text.push('\n');
         text
+    }
+}
+
+/// JSON in which no object has two members of one name: programs differ in which of them counts.
+struct Unique;
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Unique;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_unit<E>(self) -> Result<Unique, E> {
+        Ok(Unique)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Unique, A::Error> {
+        while elements.next_element::<Unique>()?.is_some() {}
+        Ok(Unique)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+        let mut seen = HashSet::new();
+        while let Some(key) = members.next_key::<String>()? {
+            members.next_value::<Unique>()?;
+            if seen.contains(&key) {
+                let key = quote(&key);
+                return Err(serde::de::Error::custom(format!(
+                    "it has the member {key} twice"
+                )));
+            }
+            seen.insert(key);
+        }
+        Ok(Unique)
     }
 }
 
@@ -589,6 +669,38 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_others_stay_what_they_are() {
+        let text = "{\"strapline\":1,\"org.x\":[18446744073709551616,123456789012345678901234567890,-9223372036854775809,\
+                    0.1000,1e+400,1e-7],\"root_id\":{\"dev\":1,\"ino\":36893488147419103232}}\n";
+        let document = parse(text).unwrap();
+        assert_eq!(document.line(), text);
+        #[derive(Deserialize)]
+        struct Id {
+            ino: u64,
+        }
+        let seen = document.view::<Id>("root_id");
+        assert_eq!(
+            seen.map(|id| id.map(|id| id.ino)).unwrap_err().code,
+            Code::BadDocument
+        );
+    }
+
+    #[test]
+    fn two_members_of_one_name_are_refused_at_every_level() {
+        for (text, name) in [
+            (r#"{"strapline":1,"root":"/a","root":"/b"}"#, "root"),
+            (r#"{"strapline":1,"root":"/a","strapline":1}"#, "strapline"),
+            (r#"{"strapline":1,"org.x":[{"a":{"b":1,"\u0062":2}}]}"#, "b"),
+        ] {
+            let failure = parse(text).unwrap_err();
+            assert_eq!(failure.code, Code::BadDocument);
+            let why = format!("it has the member '{name}' twice");
+            assert!(failure.message.contains(&why), "{failure}");
+        }
+        parse(r#"{"strapline":1,"a":{"x":1},"b":{"x":1}}"#).unwrap();
+    }
+
+    #[test]
     fn what_is_recorded_anew_does_not_mix_with_an_earlier_run() {
         let mut document =
             parse(r#"{"strapline":1,"reap":{"ended":[{"name":"a"}],"sockets":["s"],"org.x":1}}"#)
@@ -619,6 +731,18 @@ mod tests {
         other.forget_failures_of("strap");
         assert_eq!(other.failed(), Some(75));
         assert_eq!(other.failed_tool(), Some("unmount"));
+    }
+
+    #[test]
+    fn a_pipeline_was_refused_where_a_making_stage_found_the_root_busy() {
+        let failed = |tool: &str, code| {
+            let mut document = Document::new();
+            document.fail(tool, &Failure::new(code, "m"));
+            document.refused()
+        };
+        assert!(failed("strap", Code::Busy) && failed("mkroot", Code::Busy));
+        assert!(!failed("reap", Code::Busy) && !failed("unmount", Code::Busy));
+        assert!(!failed("strap", Code::Network) && !Document::new().refused());
     }
 
     #[test]

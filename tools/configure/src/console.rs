@@ -24,11 +24,15 @@ impl Step for KeyMap {
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.tree.text(CONF)?;
         if site.tree.stat(KEYMAPS).is_none() {
-            site.warn(format!(
-                "the root has no kbd, so nobody can say whether there is a keymap '{}'",
-                self.0
-            ));
-            return Ok(());
+            return Err(Failure::new(
+                Code::NotFound,
+                format!(
+                    "looking for the keymap '{}': {} is not there, and without kbd no keymap is ever loaded",
+                    self.0,
+                    site.tree.quote(KEYMAPS)
+                ),
+            )
+            .hint("install it first: 'strap kbd'"));
         }
         if find(&site.tree, KEYMAPS, &self.0, DEPTH) {
             return Ok(());

@@ -62,6 +62,14 @@ pub(crate) fn check(name: &str) -> Result<(), String> {
             return Err("a label begins or ends with '-'".into());
         }
     }
+    // As the resolver reads addresses (inet_aton(3)): also '0x7f.1'. No top-level domain is a number.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    if last.bytes().all(|b| b.is_ascii_digit())
+        || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    {
+        return Err("it ends with a number, so it would be taken for an address".into());
+    }
     match name {
         "localhost" => Err("that is every machine's name, and counts as none".into()),
         _ => Ok(()),
@@ -104,7 +112,7 @@ mod tests {
             "alarm",
             "Pi-4",
             "db1.example.org",
-            "7",
+            "7up",
             &"a".repeat(63),
         ] {
             check(good).unwrap();
@@ -125,6 +133,11 @@ mod tests {
             "ü",
             "a/b",
             "localhost",
+            "127.0.0.1",
+            "10.1",
+            "42",
+            "0x7f.0x1",
+            "host.0",
             &"a".repeat(64),
             &long,
         ] {

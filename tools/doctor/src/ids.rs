@@ -15,8 +15,8 @@ pub(crate) struct User {
     pub(crate) uid: u32,
     /// Its name, where passwd(5) has one.
     pub(crate) name: Option<String>,
-    /// The first id that no range of subuid(5) or subgid(5) has.
-    pub(crate) free: u64,
+    /// The first and the last id of a range that nobody has.
+    pub(crate) free: (u64, u64),
 }
 
 impl User {
@@ -26,28 +26,13 @@ impl User {
         Self {
             uid,
             name: rootfs::idmap::name_of(&read("/etc/passwd"), uid),
-            free: free_in(&[&read("/etc/subuid"), &read("/etc/subgid")]),
+            free: rootfs::idmap::free_range(),
         }
     }
 }
 
 /// Where the ranges are written down.
 const SUBIDS: &str = "'/etc/subuid' and '/etc/subgid'";
-
-/// How long the ranges are that useradd(8) gives.
-const LENGTH: u64 = 65_536;
-
-/// Returns the first id from 100000 on, in steps of useradd(8)'s ranges, behind all ranges in the files.
-fn free_in(files: &[&str]) -> u64 {
-    const FIRST: u64 = 100_000;
-    let ends = files.iter().flat_map(|text| text.lines()).filter_map(|l| {
-        let mut fields = l.trim().split(':').skip(1);
-        let start: u64 = fields.next()?.parse().ok()?;
-        start.checked_add(fields.next()?.parse().ok()?)
-    });
-    let end = ends.max().unwrap_or(0).max(FIRST);
-    FIRST + (end - FIRST).div_ceil(LENGTH) * LENGTH
-}
 
 /// Judges the ranges. `None` in the map stands for root, which needs none.
 pub(crate) fn subuid(
@@ -74,7 +59,7 @@ pub(crate) fn subuid(
         Ok(Some(_)) | Err(_) => {}
     }
     let sudo = release.sudo();
-    let (first, last) = (user.free, user.free + LENGTH - 1);
+    let (first, last) = user.free;
     let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
     match &user.name {
         Some(name) => {
@@ -194,25 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn a_free_range_is_behind_all_others() {
-        assert_eq!(free_in(&["", ""]), 100_000);
-        assert_eq!(
-            free_in(&["ann:100000:65536\n", "bob:165536:65536"]),
-            231_072
-        );
-        assert_eq!(free_in(&["ann:100000:1000\n"]), 165_536);
-        assert_eq!(
-            free_in(&["x\n:::\nann:5:5\na:18446744073709551615:9"]),
-            100_000
-        );
-    }
-
-    #[test]
     fn the_command_gives_this_user_a_range_that_is_free() {
         let user = User {
             uid: 1001,
             name: Some("ann".into()),
-            free: 165_536,
+            free: (165_536, 231_071),
         };
         let finding = subuid(&missing(), &user, &release());
         assert_eq!(finding.status, Status::Fail);
@@ -233,7 +204,7 @@ mod tests {
         let user = User {
             uid: 1001,
             name: Some("ann".into()),
-            free: 0,
+            free: (0, 0),
         };
         let map = IdMap {
             uid: vec![[0, 1001, 1], [1, 100_000, 65_535]],

@@ -4,31 +4,13 @@
 //! of it or nothing, whenever we are killed. Where the root's file system is shared with other namespaces (as systemd has
 //! it), a private bind of the root on itself comes first: else each of the mounts would appear in all of them.
 
-use rootfs::{Mount, Root, attach, mountinfo};
+use rootfs::live::{Live, LiveMount};
+use rootfs::{Mount, Root, attach, live, mountinfo};
 use rustix::fs::OFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use serde::Serialize;
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-
-/// `host` in the document: what is mounted on the host, and in which boot. Removed by `unmount`.
-#[derive(Debug, Serialize)]
-pub(crate) struct Live {
-    /// Which boot it was (proc(5), `random/boot_id`): mounts do not outlive it.
-    boot_id: String,
-    /// The mounts, in the order they were made.
-    mounts: Vec<LiveMount>,
-}
-
-/// One mount of the host.
-#[derive(Debug, Serialize)]
-struct LiveMount {
-    at: String,
-    /// The kernel's id of it that is never used again (Linux 6.8), as a string, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-}
 
 /// What of the mounts at the root's path is not ours: the root may be a file system that the user mounted there.
 #[derive(Clone, Copy, Debug)]
@@ -41,12 +23,15 @@ impl Before {
 }
 
 /// Mounts the plan on the host, or finds that it is mounted, and returns none; else what was there before, for
-/// [`take_down`].
+/// [`take_down`], and the private bind that was made first, where one was.
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
-pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failure> {
+pub(crate) fn mount(
+    root: &Root,
+    plan: &[Mount],
+) -> Result<Option<(Before, Option<LiveMount>)>, Failure> {
     let all = mountinfo::read()?;
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
@@ -71,34 +56,37 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Before>, Failu
         )));
     }
     let before = Before::count(&all, root.path());
-    let private = is_shared(&all, root.path());
-    if private {
-        bind_privately(root).doing(Code::Os, || {
+    let private = if is_shared(&all, root.path()) {
+        let bind = bind_privately(root).doing(Code::Os, || {
             format!("binding {} on itself", quote(root.path()))
         })?;
-    }
+        Some(live::mount_of(bind.as_fd(), "")?)
+    } else {
+        None
+    };
     let attached = build(root, plan).and_then(|tree| {
         let below = Root::open(root.path())?;
         attach::attach_tree(tree.as_fd(), below.as_fd()).doing(Code::Os, || {
             format!("attaching the mounts on {}", quote(root.path()))
         })
     });
-    if attached.is_err() && private {
+    if attached.is_err() && private.is_some() {
         take_down(root.path(), before)?;
     }
-    attached.map(|()| Some(before))
+    attached.map(|()| Some((before, private)))
 }
 
 /// Binds the root on itself, private. A mount that is attached below a shared one becomes shared by that
 /// (mount_namespaces(7)), whatever it was before, so it is made private again once it is there.
-fn bind_privately(root: &Root) -> Result<(), rustix::io::Errno> {
+fn bind_privately(root: &Root) -> Result<OwnedFd, rustix::io::Errno> {
     let bind = attach::bind_on_itself(root.as_fd())?;
     // By the descriptor: the mount that we made, and no other that has come over it.
     mount_change(
         format!("/proc/self/fd/{}", bind.as_raw_fd()),
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
-    .inspect_err(|_| unmount(root.path(), UnmountFlags::DETACH).unwrap_or(()))
+    .inspect_err(|_| unmount(root.path(), UnmountFlags::DETACH).unwrap_or(()))?;
+    Ok(bind)
 }
 
 /// Builds the tree in a namespace of our own and returns it detached.
@@ -148,29 +136,26 @@ pub(crate) fn take_down(root: &Path, before: Before) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the record of what is mounted.
+/// Returns the record of what was mounted: the private bind, where there is one, and what is on it.
 ///
 /// # Errors
 ///
 /// When the kernel does not say.
-pub(crate) fn record(root: &Root, plan: &[Mount]) -> Result<Live, Failure> {
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-        .doing(Code::Os, || "reading '/proc/sys/kernel/random/boot_id'")?;
+pub(crate) fn record(
+    root: &Root,
+    plan: &[Mount],
+    private: Option<LiveMount>,
+) -> Result<Live, Failure> {
     let top = Root::open(root.path())?;
-    let mut mounts = Vec::new();
+    let mut mounts: Vec<_> = private.into_iter().collect();
     for at in std::iter::once("").chain(plan.iter().map(|m| m.at.as_str())) {
         let place = top.open_below(at, OFlags::PATH).doing(Code::Os, || {
             format!("opening {}", quote(root.path().join(at)))
         })?;
-        let id = attach::unique_mount_id(place.as_fd(), "")
-            .doing(Code::Os, || "reading a mount's id")?;
-        mounts.push(LiveMount {
-            at: at.to_owned(),
-            id: id.map(|id| id.to_string()),
-        });
+        mounts.push(live::mount_of(place.as_fd(), at)?);
     }
     Ok(Live {
-        boot_id: boot_id.trim().to_owned(),
+        boot_id: live::boot_id()?,
         mounts,
     })
 }

@@ -3,12 +3,14 @@
 //! Nothing is mounted by default: the plan is data, and every tool after this one mounts it for itself, in namespaces of
 //! its own. What `mkroot` says will work is tried here: a program of the root's architecture is run inside.
 
+mod existing;
 mod extra;
 mod host;
 mod skeleton;
 
 use clap::Parser;
 use distro::Preset;
+use existing::Existing;
 use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
 use serde_json::json;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
@@ -133,11 +135,19 @@ impl Mkroot {
                 ),
             ));
         }
+        let existing = Existing::read(&root)?;
+        let found = existing.as_ref();
         let arch = match self.arch.as_deref().or(document.text("arch")) {
             Some(name) => Arch::named(name)?,
-            None => Arch::host()?,
+            None => match found.map(|e| e.arch(&root)).transpose()?.flatten() {
+                Some(arch) => arch,
+                None => Arch::host()?,
+            },
         };
-        let distro = self.distro(document, arch)?;
+        if let Some(existing) = found {
+            existing.check_arch(&root, arch)?;
+        }
+        let distro = self.distro(document, arch, &root, found)?;
         let me = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
@@ -176,9 +186,25 @@ impl Mkroot {
     }
 
     /// Returns the distribution, checked to have the architecture.
-    fn distro(&self, document: &Document, arch: Arch) -> Result<Option<String>, Failure> {
-        let name = match self.distro.as_deref().or(document.text("distro")) {
+    fn distro(
+        &self,
+        document: &Document,
+        arch: Arch,
+        root: &Path,
+        existing: Option<&Existing>,
+    ) -> Result<Option<String>, Failure> {
+        let asked = self.distro.as_deref().or(document.text("distro"));
+        if let (Some(existing), Some(asked)) = (existing, asked) {
+            existing.check_distribution(root, asked)?;
+        }
+        let fits = |name: &&str| Preset::load(name).is_ok_and(|p| p.arch(arch.name).is_ok());
+        let of_root = existing.and_then(|e| Some((e, e.distributions()?)));
+        let name = match asked {
             Some(name) => name,
+            None if let Some((existing, names)) = &of_root => {
+                let name = names.iter().find(|name| fits(name));
+                name.ok_or_else(|| existing.unknown(root))?
+            }
             None => match arch.name {
                 "x86_64" => "archlinux",
                 "aarch64" | "armv7h" => "archlinuxarm",
@@ -221,6 +247,9 @@ impl Mkroot {
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
         );
+        if skeleton::has_packages(&root) {
+            existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
+        }
         self.done
             .borrow_mut()
             .skeleton
@@ -228,9 +257,7 @@ impl Mkroot {
         extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
-            let mounted = host::mount(&root, &plan.mounts)?;
-            self.done.borrow_mut().mounted = mounted;
-            document.record("host", &host::record(&root, &plan.mounts)?);
+            self.mount(context, plan, &root, document)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a handler of their own; for a chroot(8) of yours the host needs one \
@@ -240,6 +267,34 @@ impl Mkroot {
             }
         }
         self.record(plan, &root, &binfmt, document)
+    }
+
+    /// Mounts the plan on the host, and records what it mounted. What was mounted before is only this pipeline's where its
+    /// document says so.
+    fn mount(
+        &self,
+        context: &Context,
+        plan: &Plan,
+        root: &Root,
+        document: &mut Document,
+    ) -> Result<(), Failure> {
+        match host::mount(root, &plan.mounts)? {
+            Some((before, private)) => {
+                self.done.borrow_mut().mounted = Some(before);
+                let live = host::record(root, &plan.mounts, private)?;
+                document.record_anew("host", &["boot_id", "mounts"], &live);
+            }
+            None if rootfs::live::claimed(document)?.is_empty() => {
+                context.warn(format_args!(
+                    "{} is mounted already, and not by this pipeline: its unmount leaves that; 'unmount {}' takes it down",
+                    quote(root.path()),
+                    root.path().display()
+                ));
+                document.remove("host");
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Makes the root's directory if it is not there, and opens it.
@@ -265,7 +320,7 @@ impl Mkroot {
             }
             Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
         };
-        let root = Root::open(path)?;
+        let root = Root::open(path)?.shared()?;
         let mut done = self.done.borrow_mut();
         done.directory = Some(path.to_owned());
         done.made = made;
@@ -297,7 +352,8 @@ impl Mkroot {
             (false, None) => "root",
         };
         document.record("root", &json!(plan.root));
-        document.record("root_id", &root.id()?);
+        let members = ["dev", "ino", "fs", "handle", "birth"];
+        document.record_anew("root_id", &members, &root.identity()?);
         document.record("arch", &json!(plan.arch.name));
         if let Some(distro) = &plan.distro {
             document.record("distro", &json!(distro));

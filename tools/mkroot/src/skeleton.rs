@@ -2,14 +2,19 @@
 //!
 //! libalpm never mends a directory that exists: it warns, and leaves the mode. So each is made with the mode that Arch's
 //! `filesystem` package gives it, whatever the umask, and made below a descriptor, so that a symbolic link that lies in
-//! the way leads nowhere.
+//! the way leads nowhere. What a directory inherits from the one that it is made in goes for the same reason: a default
+//! ACL and a set-gid group would be handed on to every file of every package. Flags of chattr(1), such as compression, are
+//! inherited too, and stay: they change no right, and no archive has them.
 
 use rootfs::Root;
 use rootfs::root::open_below;
-use rustix::fs::{AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, mkdirat,
+    unlinkat,
+};
 use rustix::io::Errno;
 use stage::{Code, Failure, quote};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 /// What is made, parents first: path below the root and mode. `dev/pts` and the like are made on the mounts.
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -82,11 +87,29 @@ fn make_one(
                 Some(Gid::from_raw(gid)),
             )?;
         }
-        if stat.st_mode & 0o7777 != mode {
+        // Before the mode: with an ACL the mode's bits for the group are the ACL's mask.
+        remove_attributes(&directory)?;
+        if fstat(&directory)?.st_mode & 0o7777 != mode {
             fchmod(&directory, Mode::from_raw_mode(mode))?;
         }
     }
     Ok(made)
+}
+
+/// Removes the ACLs and the user's extended attributes of a directory. Those of a security module are the host's policy.
+fn remove_attributes(directory: &OwnedFd) -> Result<(), Errno> {
+    let mut names = vec![0; 1 << 16];
+    let length = match flistxattr(directory, &mut names[..]) {
+        // The file system has none.
+        Err(Errno::NOTSUP) => return Ok(()),
+        length => length?,
+    };
+    for name in names[..length].split(|&b| b == 0) {
+        if name.starts_with(b"system.posix_acl_") || name.starts_with(b"user.") {
+            fremovexattr(directory, name)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the directories that [`make`] made, where they are still empty.
@@ -101,7 +124,8 @@ pub(crate) fn remove(root: &Root, made: &[&str]) {
     }
 }
 
-fn has_packages(root: &Root) -> bool {
+/// Returns whether packages are installed in the root.
+pub(crate) fn has_packages(root: &Root) -> bool {
     root.open_below("var/lib/pacman/local", OFlags::PATH | OFlags::DIRECTORY)
         .is_ok()
 }

@@ -122,8 +122,11 @@ fn the_document_says_what_is_planned() {
             let document = ground.mkroot(&format!("--arch {arch}"));
             let root = ground.path("root");
             let meta = fs::metadata(&root).unwrap();
-            let (document, steps) = without_steps(document);
+            let (mut document, steps) = without_steps(document);
             assert_eq!(steps, ["mkroot"]);
+            // What of these there is depends on the file system that the test is on.
+            let id = document["root_id"].as_object_mut().unwrap();
+            id.retain(|member, _| !["fs", "handle", "birth"].contains(&member.as_str()));
             let mut expected = json!({
                 "strapline": 1,
                 "root": root,
@@ -363,8 +366,9 @@ fn a_user_without_subordinate_ids_is_refused_with_the_cure() {
         &[
             "looking for subordinate ids of 'strapper' in '/etc/subuid': no range of 65535 or more, without which the \
              owners of files would be wrong",
-            "run 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 strapper', with a range that no \
-             other user has, or run the pipeline as root",
+            // Behind what the test's users have.
+            "run 'sudo usermod --add-subuids 1900119712-1900185247 --add-subgids 1900119712-1900185247 strapper', or run \
+             the pipeline as root",
         ],
     );
     assert!(!ground.path("root").exists());
@@ -629,7 +633,11 @@ fn mounts_on_the_host_are_made_once_recorded_and_refused_when_half_gone() {
     ids.dedup();
     assert_eq!(ids.len(), 8, "each mount has an id of its own");
     assert_eq!(&second["host"], live);
-    assert_eq!(&third["host"], live);
+    assert_eq!(
+        third.get("host"),
+        None,
+        "what another run mounted is not its own"
+    );
 }
 
 /// Runs a script as root in a new mount namespace, in an empty directory; `$mkroot` is the program.

@@ -81,6 +81,18 @@ impl Stage for Reap {
             context.note("no root was made: there is nothing to do");
             return Ok(());
         };
+        if document.refused() {
+            context.note(format_args!(
+                "this pipeline was refused, as another works on {}: nothing is ended",
+                quote(root.path())
+            ));
+            return Ok(());
+        }
+        // Until we have ended: no tool begins what we would take for left over.
+        let _lock = match self.dry_run {
+            true => None,
+            false => Some(root.lock_alone()?),
+        };
         let (path, id) = (root.path().to_owned(), root.id()?);
         let mut record = Record::default();
         let result = if self.dry_run {

@@ -3,9 +3,10 @@
 //! By default each tool mounts for itself, in a namespace that ends with it, and then there is nothing to do here but to
 //! say so. The work comes from `mkroot --host` and from mounts that the user made.
 //!
-//! What is mounted is what the kernel says, never what the document says: the document is old by the time that it is
-//! read, and a mount that is not in it keeps the root busy all the same. After each step the kernel is asked again, so
-//! what was unmounted by propagation, stacked twice or half taken down by an earlier run makes no difference.
+//! A document says which mounts are its pipeline's, and these go, with all that was mounted on them; what others mounted
+//! there stays, and is named. From a directory alone all goes that the kernel lists there. After each round the kernel is
+//! asked again, so what was unmounted by propagation, stacked twice or half taken down by an earlier run makes no
+//! difference. Nothing goes while another tool works on the root.
 
 mod busy;
 mod place;
@@ -13,7 +14,7 @@ mod place;
 use clap::Parser;
 use place::Place;
 use rootfs::mountinfo::{self, Mount};
-use rootfs::occupants;
+use rootfs::{live, occupants};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use serde_json::{Map, Value, json};
@@ -24,7 +25,7 @@ use std::time::Duration;
 
 /// Take down what is mounted at or below the root, and prove that nothing is left
 ///
-/// The deepest mount goes first. It stops at the first one that is in use and names who uses it; run it again to go on.
+/// With a document, what its own mkroot --host mounted, and what is mounted on that; with DIR alone, everything. The deepest mount goes first. It stops at the first one that is in use and names who uses it; run it again to go on.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -55,6 +56,12 @@ const WITHOUT_DATA: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "devtmpfs"]
 /// How many more tries there are than mounts: who mounts as fast as we unmount is not to keep us for ever.
 const SPARE_TRIES: usize = 16;
 
+/// How often the kernel is asked what is left: each round takes down all that it listed.
+const ROUNDS: usize = 16;
+
+/// How many of others' mounts a message names.
+const NAMED: usize = 5;
+
 /// How often, and after how long, a mount is tried again that is in use by nobody.
 const UNSEEN_TRIES: usize = 25;
 const UNSEEN_WAIT: Duration = Duration::from_millis(20);
@@ -65,6 +72,33 @@ struct Record {
     unmounted: Vec<String>,
     detached: Vec<String>,
     left: Vec<String>,
+    /// Mounts below the root that are not this pipeline's.
+    others: Vec<String>,
+}
+
+/// Which mounts are to go.
+#[derive(Clone, Copy, Debug)]
+enum Scope<'a> {
+    /// All that there are: there is a directory, and no pipeline.
+    All,
+    /// Those that this document claims, and what is mounted on them.
+    Claimed(&'a Document),
+}
+
+impl Scope<'_> {
+    /// Returns the mounts that are to go, in an order in which they can, and those that are others'.
+    fn split<'m>(
+        self,
+        mounts: &'m [Mount],
+        root: &Path,
+    ) -> Result<(Vec<&'m Mount>, Vec<&'m Mount>), Failure> {
+        let all = mountinfo::below(mounts, root);
+        let Self::Claimed(document) = self else {
+            return Ok((all, Vec::new()));
+        };
+        let ours = mountinfo::grown_on(mounts, &live::claimed(document)?);
+        Ok(all.into_iter().partition(|mount| ours.contains(&mount.id)))
+    }
 }
 
 impl Stage for Unmount {
@@ -79,21 +113,42 @@ impl Stage for Unmount {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let root = occupants::subject(&meant(document), self.dir.as_deref())?;
-        let Some(root) = root.map(|root| root.path().to_owned()) else {
+        let Some(opened) = occupants::subject(&meant(document), self.dir.as_deref())? else {
             context.note("no root was made: there is nothing to do");
             return Ok(());
         };
+        let root = opened.path().to_owned();
         // Our working directory may be in there, and no descriptor of ours is any more.
         std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
+        let before = document.clone();
+        // Where a making tool failed before there was a root, nothing of this pipeline is mounted.
+        let scope = match before.root().is_none() && !before.failed_making() {
+            true => Scope::All,
+            false => Scope::Claimed(&before),
+        };
         if self.dry_run {
-            return look(context, &root, document);
+            drop(opened);
+            return look(context, scope, &root, document);
         }
+        let lock = opened.lock_alone()?;
+        // The lock is on no mount of ours, and this is.
+        drop(opened);
         let mut record = Record::resumed(document);
-        let result = self.take_down(context, &root, &mut record);
-        if result.is_err() {
+        let mut result = self.take_down(context, scope, &root, &mut record);
+        drop(lock);
+        let looked = mountinfo::read().and_then(|now| {
+            let (left, others) = scope.split(&now, &root)?;
+            Ok((below(&left, &root), below(&others, &root)))
+        });
+        match looked {
             // What is left is what the next run is about.
-            record.left = mountinfo::read().map_or_else(|_| Vec::new(), |m| below(&m, &root));
+            Ok((left, others)) => (record.left, record.others) = (left, others),
+            Err(failure) => result = result.and(Err(failure)),
+        }
+        // The file system that the root is on is at the root itself.
+        record.others.retain(|at| !at.is_empty());
+        if !record.others.is_empty() {
+            warn_of_others(context, &root, &record.others);
         }
         record.write(document);
         result?;
@@ -107,28 +162,42 @@ impl Unmount {
     fn take_down(
         &self,
         context: &Context,
+        scope: Scope<'_>,
         root: &Path,
         record: &mut Record,
     ) -> Result<(), Failure> {
         let before = record.unmounted.len();
+        let mut rounds = 0;
         let mut tries = None;
-        let mut was_there = true;
+        let what;
         loop {
             let mounts = mountinfo::read()?;
-            let list = mountinfo::below(&mounts, root);
-            let Some(&next) = list.first() else {
+            let (list, others) = scope.split(&mounts, root)?;
+            let Some(&first) = list.first() else {
+                what = if others.is_empty() {
+                    "nothing"
+                } else {
+                    "nothing of this pipeline"
+                };
                 break;
             };
             let left: &mut usize = tries.get_or_insert(list.len() + SPARE_TRIES);
-            if *left == 0 {
-                return Err(given_up(next, was_there));
+            let mut was_there = false;
+            for mount in list {
+                if *left == 0 {
+                    return Err(given_up(mount, was_there));
+                }
+                *left -= 1;
+                was_there |= self.one(context, root, mount, record)?;
             }
-            *left -= 1;
-            was_there = self.one(context, root, next, record)?;
+            rounds += 1;
+            if rounds == ROUNDS {
+                return Err(given_up(first, was_there));
+            }
         }
         let place = format!("at or below {}", quote(root));
         match record.unmounted.len() - before {
-            0 => context.note(format_args!("nothing is mounted {place}")),
+            0 => context.note(format_args!("{what} is mounted {place}")),
             1 => context.note(format_args!("unmounted 1 mount {place}")),
             n => context.note(format_args!("unmounted {n} mounts {place}")),
         }
@@ -221,9 +290,14 @@ fn meant(document: &Document) -> Document {
 }
 
 /// Says what would be unmounted.
-fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), Failure> {
+fn look(
+    context: &Context,
+    scope: Scope<'_>,
+    root: &Path,
+    document: &mut Document,
+) -> Result<(), Failure> {
     let mounts = mountinfo::read()?;
-    let list = mountinfo::below(&mounts, root);
+    let (list, _) = scope.split(&mounts, root)?;
     for mount in &list {
         context.note(format_args!("would unmount {}", quote(&mount.target)));
     }
@@ -233,9 +307,26 @@ fn look(context: &Context, root: &Path, document: &mut Document) -> Result<(), F
             quote(root)
         ));
     }
-    let would = json!({ "would_unmount": below(&mounts, root) });
+    let would = json!({ "would_unmount": below(&list, root) });
     document.record_anew("unmount", &["would_unmount"], &would);
     Ok(())
+}
+
+/// Names what stays mounted, since this pipeline did not mount it.
+fn warn_of_others(context: &Context, root: &Path, others: &[String]) {
+    let mut names: Vec<_> = others
+        .iter()
+        .take(NAMED)
+        .map(|at| quote(root.join(at)))
+        .collect();
+    if others.len() > NAMED {
+        names.push(format!("{} more", others.len() - NAMED));
+    }
+    context.warn(format_args!(
+        "not mounted by this pipeline, and left: {}; 'unmount --new {}' takes all down",
+        names.join(", "),
+        root.display()
+    ));
 }
 
 fn warn_of_detached(context: &Context, mount: &Mount) {
@@ -252,10 +343,9 @@ fn warn_of_detached(context: &Context, mount: &Mount) {
     }
 }
 
-/// Returns the mounts at or below the root, in the order in which they are taken down.
-fn below(mounts: &[Mount], root: &Path) -> Vec<String> {
-    let list = mountinfo::below(mounts, root);
-    list.iter().map(|m| relative(&m.target, root)).collect()
+/// Returns the places of mounts, below the root.
+fn below(mounts: &[&Mount], root: &Path) -> Vec<String> {
+    mounts.iter().map(|m| relative(&m.target, root)).collect()
 }
 
 fn relative(target: &Path, root: &Path) -> String {
@@ -286,7 +376,7 @@ impl Record {
         Self {
             unmounted: list("unmounted"),
             detached: list("detached"),
-            left: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -296,7 +386,10 @@ impl Record {
         if !self.detached.is_empty() {
             said["detached"] = json!(self.detached);
         }
-        let knows = ["unmounted", "detached", "left", "would_unmount"];
+        if !self.others.is_empty() {
+            said["others"] = json!(self.others);
+        }
+        let knows = ["unmounted", "detached", "left", "others", "would_unmount"];
         document.record_anew("unmount", &knows, &said);
     }
 }

@@ -50,7 +50,7 @@ fn the_record_of_live_mounts_goes_with_the_last_of_them() {
     let ground = run(r#"
         mount_all
         id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
-        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"',"mode":"host","host":{"mounts":[]},"org.x":1}' >"$D/in"
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"',"mode":"host","host":'"$(claims)"',"org.x":1}' >"$D/in"
         step first unmount --quiet <"$D/in"
         step again unmount --quiet --state "$D/first.out"
     "#);
@@ -67,7 +67,7 @@ fn a_root_that_was_itself_a_mount_can_be_unmounted_again() {
     let ground = run(r#"
         mount -t tmpfs t "$T"
         id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
-        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"'}' >"$D/in"
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"',"host":'"$(claims)"'}' >"$D/in"
         step first unmount <"$D/in"
         step again unmount --state "$D/first.out"
         step other unmount <"$D/in"
@@ -86,11 +86,114 @@ fn a_root_that_was_itself_a_mount_can_be_unmounted_again() {
         "other",
         69,
         &[
-            "unmount: opening the root 'ROOT': it is not the directory that the document means",
-            "unmount: hint: it was replaced since: run the pipeline from mkroot on",
+            "unmount: opening the root 'ROOT': it is an empty directory, and not the one that the document means",
+            "unmount: hint: mount the file system that the root is on; where there is none any more, begin again with mkroot",
         ],
     );
     assert_eq!(other["error"]["code"], "failed");
+}
+
+#[test]
+fn what_another_mounted_stays_and_is_named() {
+    let ground = run(r#"
+        mkdir -p "$T/boot" "$T/proc"
+        mount -t tmpfs users "$T/boot"
+        mount -t proc proc "$T/proc"
+        mounted all
+        echo '{"strapline":1,"root":"'"$T"'"}' >"$D/in"
+        step none unmount <"$D/in"
+        mounted none
+        echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims | sed 's/{"at":"boot[^}]*},//')"'}' >"$D/in"
+        mount -t tmpfs more "$T/proc"
+        step ours unmount <"$D/in"
+        mounted ours
+        # Another boot's mounts are not these, whatever their numbers.
+        echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims | sed 's/"boot_id":"./"boot_id":"x/')"'}' >"$D/in"
+        step reboot unmount --quiet <"$D/in"
+        mounted reboot
+        # Who was refused before there was a root has mounted nothing, and may name it for all that.
+        echo '{"strapline":1,"error":{"tool":"mkroot","code":"busy","message":"m","exit":75,"also":[]}}' >"$D/in"
+        step refused unmount "$T" <"$D/in"
+        mounted refused
+        # A pipeline that was killed: reap had nothing to read, and said so.
+        echo '{"strapline":1,"error":{"tool":"reap","code":"bad-document","message":"m","exit":65,"also":[]}}' >"$D/in"
+        step killed unmount --quiet "$T" <"$D/in"
+        mounted killed
+        mount -t tmpfs users "$T/boot"
+        step person unmount "$T"
+        mounted person
+    "#);
+    let left = |names: &str| {
+        format!(
+            "unmount: warning: not mounted by this pipeline, and left: {names}; 'unmount --new ROOT' takes all down"
+        )
+    };
+    let nothing = "unmount: nothing of this pipeline is mounted at or below 'ROOT'";
+    let both = ground.read("all.mounts");
+    let document = ground.step("none", 0, &[nothing, &left("'ROOT/proc', 'ROOT/boot'")]);
+    assert_eq!(
+        document["unmount"],
+        json!({"unmounted": [], "left": [], "others": ["proc", "boot"]})
+    );
+    assert_eq!(ground.read("none.mounts"), both);
+    let boot = left("'ROOT/boot'");
+    let document = ground.step(
+        "ours",
+        0,
+        &["unmount: unmounted 2 mounts at or below 'ROOT'", &boot],
+    );
+    assert_eq!(document["unmount"]["unmounted"], json!(["proc", "proc"]));
+    ground.step("reboot", 0, &[&boot]);
+    ground.step("refused", 75, &[nothing, &boot]);
+    for name in ["ours", "reboot", "refused"] {
+        let boot = format!("{}/boot\n", ground.root().display());
+        assert_eq!(ground.read(&format!("{name}.mounts")), boot);
+    }
+    ground.step("killed", 65, &[]);
+    assert_eq!(ground.read("killed.mounts"), "");
+    ground.step(
+        "person",
+        0,
+        &["unmount: unmounted 1 mount at or below 'ROOT'"],
+    );
+    assert_eq!(ground.read("person.mounts"), "");
+}
+
+#[test]
+fn nothing_goes_while_a_tool_works_on_the_root() {
+    let ground = run(r#"
+        mount -t tmpfs t "$T"
+        mkdir "$T/a"; mount -t tmpfs a "$T/a"
+        mounted all
+        # As every tool does while it works.
+        start tool flock --shared --no-fork "$T" sh -c "$stay"
+        step first unmount "$T"
+        echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims)"'}' >"$D/in"
+        step claimed unmount <"$D/in"
+        step look unmount --quiet --dry-run "$T"
+        mounted busy
+        kill "$pid"; wait "$pid" || :
+        step second unmount "$T"
+        mounted after
+    "#);
+    let pid = ground.pid("tool");
+    let lines = [
+        format!("unmount: locking the root 'ROOT': in use by {pid} sh (user root)"),
+        format!(
+            "unmount: hint: wait until it has ended, or end it with 'kill {pid}', and try again"
+        ),
+    ];
+    for name in ["first", "claimed"] {
+        let document = ground.step(name, 75, &[&lines[0], &lines[1]]);
+        assert_eq!(document["error"]["code"], "busy");
+    }
+    assert_eq!(ground.read("busy.mounts"), ground.read("all.mounts"));
+    ground.step(
+        "second",
+        0,
+        &["unmount: unmounted 2 mounts at or below 'ROOT'"],
+    );
+    assert_eq!(ground.read("after.mounts"), "");
 }
 
 #[test]
@@ -172,7 +275,7 @@ fn who_is_in_the_way_is_named_and_the_next_run_goes_on() {
         cd "$T/dev"
         start user sh -c "$stay"
         cd /
-        echo '{"strapline":1,"root":"'"$T"'","host":{"mounts":[]}}' >"$D/in"
+        echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims)"'}' >"$D/in"
         step first unmount <"$D/in"
         mounted half
         kill "$pid"; wait "$pid" || :
@@ -456,7 +559,7 @@ fn roots_that_cannot_be_meant_are_refused() {
 fn a_failed_document_keeps_its_error_while_the_work_is_done() {
     let ground = run(r#"
         mount_all
-        echo '{"strapline":1,"root":"'"$T"'","error":{"tool":"strap","code":"child-failed","message":"m","exit":69,"also":[]}}' >"$D/in"
+        echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims)"',"error":{"tool":"strap","code":"child-failed","message":"m","exit":69,"also":[]}}' >"$D/in"
         step first unmount <"$D/in"
         mounted after
         mount -t tmpfs t "$T"

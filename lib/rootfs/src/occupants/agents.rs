@@ -1,14 +1,18 @@
 //! Agents of GnuPG that run outside of the root and serve the root's keyring.
 //!
 //! Such an agent has nothing open in the root, and yet its sockets keep the mount busy. Its name alone says nothing: the
-//! user's own agents have the same. So it must be bound to this very keyring, by a socket that listens there, or by the
-//! directory that it was started for.
+//! user's own agents have the same. So it must be bound to this very keyring: by a socket that listens on a file there, or
+//! by the watch that gpg-agent has on its home. The directory on its command line is a name, which may have meant another
+//! one when it was started: who has no more than that is named, and not ended.
 
-use super::proc::{Seen, look_at};
+use super::diag;
+use super::proc::{Seen, look_at, open_dir, read_at};
 use super::process::is_ours;
-use crate::root::{RootId, open_below};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use crate::mountinfo::Mount;
+use crate::root::{RootId, open_below, open_within};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -23,38 +27,112 @@ pub(super) fn is_agent(comm: &str) -> bool {
     AGENTS.contains(&comm)
 }
 
-/// Returns the root's keyring directory. Where it is a symbolic link, or cannot be reached, there is none.
-///
-/// # Errors
-///
-/// [`is_ours`]: then there may be one.
-pub(super) fn keyring_of(root: &Path) -> Result<Option<RootId>, Errno> {
-    let look = || {
+/// The root's keyring, as agents are bound to it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Home {
+    pub(super) id: RootId,
+    /// The device of its file system, as [`diag::device`] has it.
+    dev: u32,
+    /// The inode numbers of the sockets that listen on a file in it.
+    pub(super) sockets: HashSet<u64>,
+}
+
+impl Home {
+    /// Looks at the root's keyring. Where it is a symbolic link, or cannot be reached, there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`is_ours`]: then there may be one.
+    pub(super) fn of(root: &Path, mounts: &[Mount]) -> Result<Option<Self>, Errno> {
+        match Self::look(root, mounts) {
+            Err(e) if is_ours(e) => Err(e),
+            looked => Ok(looked.ok()),
+        }
+    }
+
+    fn look(root: &Path, mounts: &[Mount]) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, root, flags, Mode::empty())?;
         let keyring = open_below(root.as_fd(), KEYRING, flags)?;
-        Ok(look_at(&keyring, "")?.id)
-    };
-    match look() {
-        Err(e) if is_ours(e) => Err(e),
-        looked => Ok(looked.ok()),
+        let seen = look_at(&keyring, "")?;
+        let mount = mounts.iter().find(|m| Some(m.id) == seen.mount);
+        let (major, minor) = mount.map_or_else(
+            || {
+                (
+                    rustix::fs::major(seen.id.dev),
+                    rustix::fs::minor(seen.id.dev),
+                )
+            },
+            |mount| mount.dev,
+        );
+        let dev = diag::device(major, minor);
+        // Who may not read it cannot be shown who serves it.
+        let files = match open_dir(&keyring, ".").and_then(|d| sockets_in(&d)) {
+            Err(e) if is_ours(e) => return Err(e),
+            files => files.unwrap_or_default(),
+        };
+        let mut sockets = HashSet::new();
+        if !files.is_empty() {
+            let bound = diag::listening()?.into_iter();
+            let here = bound.filter(|b| b.dev == dev && files.contains(&b.ino));
+            sockets.extend(here.map(|b| b.socket));
+        }
+        Ok(Self {
+            id: seen.id,
+            dev,
+            sockets,
+        })
+    }
+
+    /// Returns whether an agent was started for this keyring: `--homedir` of its command line leads there, as the process
+    /// sees it whose directory of `/proc` is `process`.
+    pub(super) fn is_named_by(&self, process: &OwnedFd, cmdline: &[u8]) -> bool {
+        let leads_there = |seen: Result<Seen, _>| seen.is_ok_and(|seen| seen.id == self.id);
+        match homedir(cmdline) {
+            Some([]) | None => false,
+            Some(path @ [b'/', ..]) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let within = openat(process, "root", flags, Mode::empty())
+                    .and_then(|root| open_within(root.as_fd(), path, flags));
+                leads_there(within.and_then(|home| look_at(&home, "")))
+                    // Where we may not see its root, it is likely ours, and then we may not end it either.
+                    || leads_there(look_at(CWD, path)) && look_at(process, "root").is_err()
+            }
+            Some(path) => leads_there(look_at(process, [b"cwd/", path].concat())),
+        }
+    }
+
+    /// Returns whether a descriptor of a process watches this directory: gpg-agent ends when its home is removed. See
+    /// proc_pid_fdinfo(5).
+    pub(super) fn is_watched_by(&self, process: &OwnedFd, descriptor: u32) -> bool {
+        let text = read_at(process, &format!("fdinfo/{descriptor}")).unwrap_or_default();
+        let is_it = |line: &str| {
+            let field = |key: &str| {
+                let word = line.split(' ').find_map(|word| word.strip_prefix(key))?;
+                u64::from_str_radix(word, 16).ok()
+            };
+            line.starts_with("inotify ")
+                && field("ino:") == Some(self.id.ino)
+                && field("sdev:") == Some(u64::from(self.dev))
+        };
+        String::from_utf8_lossy(&text).lines().any(is_it)
     }
 }
 
-/// Returns whether an agent was started for this keyring: `--homedir` of its command line is that directory, as the
-/// process whose directory of `/proc` is `process` sees it. `as_ours` says whether its absolute paths mean what ours do.
-pub(super) fn was_started_for(
-    keyring: RootId,
-    process: &OwnedFd,
-    cmdline: &[u8],
-    as_ours: bool,
-) -> bool {
-    let leads_there = |seen: Result<Seen, _>| seen.is_ok_and(|seen| seen.id == keyring);
-    match homedir(cmdline) {
-        Some([]) | None => false,
-        Some(path @ [b'/', ..]) => as_ours && leads_there(look_at(CWD, path)),
-        Some(path) => leads_there(look_at(process, [b"cwd/", path].concat())),
+/// Returns the lower halves of the inode numbers of the sockets in a directory.
+fn sockets_in(directory: &OwnedFd) -> Result<HashSet<u32>, Errno> {
+    let mut found = HashSet::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let stat = statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+        if let Ok(stat) = stat
+            && FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+        {
+            // The kernel tells no more of it.
+            found.insert(stat.st_ino as u32);
+        }
     }
+    Ok(found)
 }
 
 /// Returns the value of `--homedir`. GnuPG takes the last one.
@@ -95,13 +173,14 @@ mod tests {
     fn a_keyring_that_is_a_link_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().canonicalize().unwrap();
-        assert_eq!(keyring_of(&root), Ok(None));
+        let id = || Home::of(&root, &[]).unwrap().map(|home| home.id);
+        assert_eq!(id(), None);
         let keyring = root.join(KEYRING);
         std::fs::create_dir_all(&keyring).unwrap();
         let seen = look_at(CWD, keyring.as_path()).unwrap();
-        assert_eq!(keyring_of(&root), Ok(Some(seen.id)));
+        assert_eq!(id(), Some(seen.id));
         std::fs::remove_dir(&keyring).unwrap();
         std::os::unix::fs::symlink("/etc", &keyring).unwrap();
-        assert_eq!(keyring_of(&root), Ok(None));
+        assert_eq!(id(), None);
     }
 }

@@ -3,9 +3,11 @@
 //! No scan of processes finds these, and `umount` says no more than "target is busy".
 
 use super::text::path_below;
+use crate::mountinfo::decode;
 use stage::quote;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// What keeps a mount busy though no process does.
@@ -80,11 +82,21 @@ fn handlers(root: &Path) -> Vec<Holder> {
 
 fn swaps(root: &Path) -> Vec<Holder> {
     let text = std::fs::read("/proc/swaps").unwrap_or_default();
+    swap_files(&text, root)
+        .into_iter()
+        .map(Holder::Swap)
+        .collect()
+}
+
+/// Parses `/proc/swaps`: the files at or below `root`. A blank in a name is an octal escape.
+fn swap_files(text: &[u8], root: &Path) -> Vec<PathBuf> {
     let names = text
         .split(|&b| b == b'\n')
+        .skip(1)
         .filter_map(|line| line.split(|&b| b == b' ' || b == b'\t').next());
-    let files = names.filter_map(|name| path_below(name, root));
-    files.map(Holder::Swap).collect()
+    names
+        .filter_map(|name| path_below(decode(name).as_bytes(), root))
+        .collect()
 }
 
 /// Returns what is in the file `below` each entry of a directory, with the entry's name. Empty means the entry itself.
@@ -121,6 +133,23 @@ fn interpreter_kept_open(text: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_swap_file_below_a_path_with_a_blank_is_found() {
+        let text = b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+            /srv/my\\040root/swap\\040file                  file\t\t8\t\t0\t\t-2\n\
+            /srv/my\\011root/swap file\t8\t0\t-3\n\
+            /dev/vda2 partition\t8\t0\t-3\n\
+            /srv/my\\040root/gone\\040(deleted) file\t8\t0\t-4\n";
+        let found = |root: &str| swap_files(text, Path::new(root));
+        let expected = ["/srv/my root/swap file", "/srv/my root/gone (deleted)"].map(PathBuf::from);
+        assert_eq!(found("/srv/my root"), expected);
+        assert_eq!(
+            found("/srv/my\troot"),
+            [PathBuf::from("/srv/my\troot/swap")]
+        );
+        assert_eq!(found("/srv/my"), [""; 0].map(PathBuf::from));
+    }
 
     #[test]
     fn only_a_handler_with_the_flag_f_keeps_its_interpreter_open() {

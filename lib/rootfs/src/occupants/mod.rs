@@ -8,14 +8,15 @@
 //!
 //! A process lives in a root when one of these holds:
 //!
-//! 1. Its root directory is the root: the device and inode number of `/proc/PID/root`, by stat(2) through the link, are
-//!    the root's. This holds in every mount namespace.
-//! 2. Its root directory is below the root: the text of the link says so, and the mount that it is on
-//!    (`STATX_MNT_ID`) is one of our own mount namespace, so that the text means what it says.
-//! 3. It is an agent of GnuPG that runs outside of the root and serves the root's keyring: its name is `gpg-agent`,
-//!    `dirmngr`, `scdaemon` or `keyboxd`, and it listens on a unix socket that is bound in `ROOT/etc/pacman.d/gnupg`, or
-//!    was started with `--homedir` of that directory, by device and inode number. Such an agent has nothing open in the
-//!    root, and yet its sockets keep the mount busy.
+//! 1. Its root directory is the root or below it: `/proc/PID/root` is opened, and it or a directory above it has the
+//!    root's device and inode number. This holds in every mount namespace, and whatever the names are.
+//! 2. It is an agent of GnuPG in our own mount namespace that serves the root's keyring from outside of the root: its name
+//!    is `gpg-agent`, `dirmngr`, `scdaemon` or `keyboxd`, and it listens on a socket whose file is in
+//!    `ROOT/etc/pacman.d/gnupg`, or watches that directory, by device and inode number. Such an agent has nothing open in
+//!    the root, and yet its sockets keep the mount busy.
+//!
+//! A path's text proves nothing: an older chroot in a directory that a mount hides now has the same, and so has a process
+//! in a directory that was removed and made again. What cannot be proven is named, and never ended.
 //!
 //! Who merely uses a path there, by a working directory, an open file, a mapped file, a bound socket, does not live
 //! there: it may be the user's editor. It is named, and never ended. We ourselves, our ancestors, PID 1 and kernel
@@ -25,6 +26,7 @@
 //! which root all of that is about.
 
 mod agents;
+mod diag;
 mod end;
 #[cfg(test)]
 mod ground;

@@ -4,9 +4,13 @@
 //! A path that begins at `/proc/PID` would lead to the next one.
 
 use crate::root::RootId;
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, statx};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2,
+    readlinkat, statx,
+};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, OwnedFd};
+use std::collections::HashMap;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
 /// What a path leads to.
@@ -32,6 +36,86 @@ pub(super) fn look_at(at: impl AsFd, path: impl rustix::path::Arg) -> Result<See
             .contains(StatxFlags::MNT_ID)
             .then_some(stat.stx_mnt_id),
     })
+}
+
+/// How many directories lie above one another at most: a path has no more bytes.
+const DEPTH: usize = 4096;
+
+/// Returns whether a directory is at or below another one, by the way up. That goes over mounts, whichever mount namespace they
+/// are of, and ends at the root of that, or at ours. `parents` has the mount that each of ours is on.
+///
+/// The kernel's `..` leads onto whatever is mounted over the directory above: that has the place of the one above, and is
+/// another directory. So it is only compared where it is known to be the same.
+///
+/// # Errors
+///
+/// The system call's, or `EXDEV`: then it is not known.
+pub(super) fn is_below(
+    directory: &OwnedFd,
+    above: RootId,
+    parents: &HashMap<u64, u64>,
+) -> Result<bool, Errno> {
+    let mut seen = look_at(directory, "")?;
+    let mut at = directory
+        .try_clone()
+        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let (mut compare, mut known) = (true, true);
+    for _ in 0..DEPTH {
+        if compare && seen.id == above {
+            return Ok(true);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let (up, crossed) = match openat2(&at, "..", flags, Mode::empty(), ResolveFlags::NO_XDEV) {
+            Ok(up) => (up, false),
+            Err(Errno::XDEV) => (open_path(&at, "..")?, true),
+            Err(e) => return Err(e),
+        };
+        let next = look_at(&up, "")?;
+        if next == seen {
+            return if known { Ok(false) } else { Err(Errno::XDEV) };
+        }
+        compare = !crossed || leads_straight(&at, seen, &up, next, parents)?;
+        known &= compare || next.id != above || !may_be_covered(&at, seen, above)?;
+        (at, seen) = (up, next);
+    }
+    Err(Errno::NAMETOOLONG)
+}
+
+/// Returns whether `up`, on another mount than `at`, is the directory above it, and not what is mounted over that.
+fn leads_straight(
+    at: &OwnedFd,
+    seen: Seen,
+    up: &OwnedFd,
+    next: Seen,
+    parents: &HashMap<u64, u64>,
+) -> Result<bool, Errno> {
+    if is_mount_root(at)? {
+        let parent = seen.mount.and_then(|mount| parents.get(&mount));
+        return Ok(parent.is_some() && parent == next.mount.as_ref());
+    }
+    // A bind of a directory on itself is the same one: it has the same below it.
+    let text = readlinkat(CWD, format!("/proc/self/fd/{}", at.as_raw_fd()), Vec::new())?;
+    let name = text.as_bytes().rsplit(|&b| b == b'/').next();
+    let name = name.filter(|name| !name.is_empty());
+    Ok(name.is_some_and(|name| look_at(up, name).is_ok_and(|now| now.id == seen.id)))
+}
+
+/// Returns whether the directory above, which another mount covers, may be `root`.
+fn may_be_covered(at: &OwnedFd, seen: Seen, root: RootId) -> Result<bool, Errno> {
+    Ok(seen.id.dev == root.dev || is_mount_root(at)?)
+}
+
+/// Returns whether a directory is the root of the mount that it is seen on.
+fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(directory, "", flags, StatxFlags::empty())?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Opens a directory only to ask what it is and what is above it.
+pub(super) fn open_path(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(at, path, flags, Mode::empty())
 }
 
 /// Opens a directory to look at what is in it.

@@ -1,10 +1,13 @@
 //! One process, and how it uses the root.
 //!
-//! A link of `/proc` has a text and a target. The target, by device and inode number, is the truth, but says nothing
-//! about what is below what; the text does, but means something to us only where it is of our own mount namespace. So
-//! the text is asked first, since that is cheap, and believed only where the target is on a mount of ours.
+//! A link of `/proc` has a text and a target. The text is a name: the directory that it means now may be another one, which
+//! was mounted over that of the process, or made after it was removed. So the target is opened, and of a directory every one
+//! above it is compared with the root by device and inode number: that is how a process is known to live there. The text
+//! only says, since that is cheap, whether a working directory or an open file is worth a look. Of a file nothing leads
+//! upwards: it is the one that its name leads to now, or on a mount that is seen there; who has no more than such a file
+//! open is named, and never ended.
 
-use super::proc::{Seen, look_at, numbers, open_dir, read_at};
+use super::proc::{Seen, is_below, look_at, numbers, open_dir, open_path, read_at};
 use super::scan::Scanner;
 use super::text::{self, Stat, mapped, path_below, socket_inode};
 use super::{KEYRING, Occupant, Use, agents};
@@ -112,15 +115,15 @@ impl<'a> Process<'a> {
     /// Finds every use. The first ones are the most telling.
     fn find_uses(&mut self) {
         self.root();
-        if let Some((path, _)) = self.link("cwd") {
+        if let Some(path) = self.link("cwd") {
             self.uses.push(Use::Cwd(path));
         }
-        if let Some((path, _)) = self.link("exe") {
+        if let Some(path) = self.link("exe") {
             self.uses.push(Use::Exe(path));
         }
-        let listens_in_keyring = self.descriptors();
+        let serves_keyring = self.descriptors();
         if agents::is_agent(&self.stat.comm) {
-            self.agent(listens_in_keyring);
+            self.agent(serves_keyring);
         }
         if self.stat.threads > 1 {
             self.threads();
@@ -131,90 +134,129 @@ impl<'a> Process<'a> {
 
     /// Looks at the root directory.
     fn root(&mut self) {
-        let seen = look_at(&self.dir, "root");
-        self.root = self.noted(seen);
-        let Some(root) = self.root else {
+        let opened = open_path(&self.dir, "root").and_then(|root| Ok((look_at(&root, "")?, root)));
+        let Some((seen, root)) = self.noted(opened) else {
             return;
         };
-        if root.id == self.scanner.id {
-            self.lives = true;
-            self.uses.push(Use::Root(self.scanner.root.clone()));
-        } else if self.root != self.scanner.own_root
-            && let Some((path, here)) = self.link("root")
-        {
-            self.lives = here;
-            self.uses.push(Use::Root(path));
+        self.root = Some(seen);
+        if self.root == self.scanner.own_root && seen.id != self.scanner.id {
+            return;
+        }
+        match is_below(&root, self.scanner.id, &self.scanner.parents) {
+            Ok(true) => {
+                self.lives = true;
+                let path = self
+                    .text_below("root")
+                    .filter(|_| seen.id != self.scanner.id);
+                let path = path.unwrap_or_else(|| self.scanner.root.clone());
+                self.uses.push(Use::Root(path));
+            }
+            Ok(false) => {}
+            Err(e) => {
+                let path = self.text_below("root");
+                self.uses.extend(path.map(Use::Root));
+                self.noted::<()>(Err(e));
+            }
         }
     }
 
-    /// Follows a link where its text says that it leads to the root. Returns where to, and whether that is on a mount of
-    /// our own mount namespace; else it is on one of another, of a filesystem that is mounted at the root.
-    fn link(&mut self, name: &str) -> Option<(PathBuf, bool)> {
+    /// Returns the text of a link where it says that it leads to the root, or below it.
+    fn text_below(&mut self, name: &str) -> Option<PathBuf> {
         let text = readlinkat(&self.dir, name, Vec::new());
         let text = self.noted(text)?;
-        let path = path_below(text.as_bytes(), &self.scanner.root)?;
-        // In another mount namespace the same text may mean another directory.
+        path_below(text.as_bytes(), &self.scanner.root)
+    }
+
+    /// Follows a link where its text says that it leads to the root. Returns where to, unless that is another place of that
+    /// name.
+    fn link(&mut self, name: &str) -> Option<PathBuf> {
+        let path = self.text_below(name)?;
         let seen = look_at(&self.dir, name);
         let seen = self.noted(seen)?;
         let here = match seen.mount {
             Some(mount) => self.scanner.mounts.contains(&mount),
             None => self.is_here(),
         };
-        if !here && !self.scanner.devices.contains(&seen.id.dev) {
+        let leads_there = match open_path(&self.dir, name) {
+            Ok(directory) => is_below(&directory, self.scanner.id, &self.scanner.parents),
+            Err(Errno::NOTDIR) => Ok(self.is_file_there(&path, seen, here)),
+            Err(e) => Err(e),
+        };
+        // What we may not look at is named.
+        if !self.noted(leads_there).unwrap_or(true) {
             return None;
         }
         self.elsewhere |= !here;
-        Some((path, here))
+        Some(path)
     }
 
-    /// Looks at the descriptors, and returns whether one listens in the root's keyring.
+    /// Returns whether a file that has a name below the root is there: it is the one that the name leads to now, or, where
+    /// its name is gone, on a mount that is seen there.
+    fn is_file_there(&self, path: &Path, seen: Seen, here: bool) -> bool {
+        if look_at(CWD, path).is_ok_and(|now| now.id == seen.id) {
+            return true;
+        }
+        match seen.mount.filter(|_| here) {
+            Some(mount) => self.scanner.visible.contains(&mount),
+            None => self.scanner.devices.contains(&seen.id.dev),
+        }
+    }
+
+    /// Looks at the descriptors, and returns whether one binds it to the root's keyring.
     fn descriptors(&mut self) -> bool {
-        let mut listens = false;
+        let mut serves = false;
         // The kernel keeps a socket's name as bind(2) got it: it means something to us only with our root.
         let same_names = self.root.is_some() && self.root == self.scanner.own_root;
-        let keyring = self.scanner.root.join(KEYRING);
+        let is_agent = agents::is_agent(&self.stat.comm);
         for n in self.numbers::<u32>("fd") {
             let link = format!("fd/{n}");
             let text = readlinkat(&self.dir, &link, Vec::new());
             let Some(text) = self.noted(text) else {
                 continue;
             };
+            let keyring = self.scanner.keyring.as_ref();
             if let Some(inode) = socket_inode(text.as_bytes()) {
-                if same_names && let Some((path, listening)) = self.scanner.sockets.get(&inode) {
-                    listens |= *listening && path.starts_with(&keyring);
-                    if !self.has(path) {
-                        self.uses.push(Use::Socket(path.clone()));
-                    }
+                serves |= keyring.is_some_and(|k| k.sockets.contains(&inode));
+                if same_names
+                    && let Some((path, _)) = self.scanner.sockets.get(&inode)
+                    && !self.has(path)
+                {
+                    self.uses.push(Use::Socket(path.clone()));
                 }
+            } else if is_agent && text.as_bytes() == b"anon_inode:inotify" {
+                serves |= keyring.is_some_and(|k| k.is_watched_by(&self.dir, n));
             } else if path_below(text.as_bytes(), &self.scanner.root).is_some()
-                && let Some((path, _)) = self.link(&link)
+                && let Some(path) = self.link(&link)
             {
                 self.uses.push(Use::Fd(n, path));
             }
         }
-        listens
+        serves
     }
 
-    /// Decides whether an agent of GnuPG serves the root's keyring from outside.
-    fn agent(&mut self, listens_in_keyring: bool) {
-        self.lives |= listens_in_keyring;
-        // Where we may not see its root, it is likely ours, and then we may not end it either.
-        let as_ours = self.root.is_none() || self.root == self.scanner.own_root;
-        if let Some(keyring) = self.scanner.keyring
-            && let cmdline = self.cmdline()
-            && agents::was_started_for(keyring, &self.dir, &cmdline, as_ours)
-        {
-            self.lives = true;
-            let keyring = self.scanner.root.join(KEYRING);
-            self.uses.push(Use::Keyring(keyring));
+    /// Decides whether an agent of GnuPG serves the root's keyring from outside: `proven` says that it is bound to it. One
+    /// in another mount namespace is another's, and is named.
+    fn agent(&mut self, proven: bool) {
+        let Some(keyring) = &self.scanner.keyring else {
+            return;
+        };
+        let cmdline = self.cmdline();
+        if !proven && !keyring.is_named_by(&self.dir, &cmdline) {
+            return;
         }
+        let here = self.is_here();
+        self.lives |= proven && here;
+        // Where we may not ask, it is not said.
+        self.elsewhere |= !here && look_at(&self.dir, "ns/mnt").is_ok();
+        let keyring = self.scanner.root.join(KEYRING);
+        self.uses.push(Use::Keyring(keyring));
     }
 
     /// Looks at threads that have directories of their own (`unshare(CLONE_FS)`).
     fn threads(&mut self) {
         for tid in self.numbers::<i32>("task") {
             for name in ["cwd", "root"] {
-                if let Some((path, _)) = self.link(&format!("task/{tid}/{name}"))
+                if let Some(path) = self.link(&format!("task/{tid}/{name}"))
                     && !self.has(&path)
                 {
                     self.uses.push(Use::Thread(tid, path));
@@ -228,7 +270,7 @@ impl<'a> Process<'a> {
         let text = read_at(&self.dir, "maps");
         let text = self.noted(text).unwrap_or_default();
         for line in text.split(|&b| b == b'\n') {
-            let Some((device, path)) = mapped(line) else {
+            let Some((device, inode, path)) = mapped(line) else {
                 continue;
             };
             let Some(path) = path_below(path, &self.scanner.root_in_maps) else {
@@ -237,12 +279,15 @@ impl<'a> Process<'a> {
             if self.has(&path) || self.uses.len() >= USES {
                 continue;
             }
-            if !self.is_here() {
-                if !self.scanner.devices.contains(&device) {
-                    continue;
-                }
-                self.elsewhere = true;
+            let here = self.is_here();
+            // Overlayfs may show the device of a layer.
+            let is_it = |now: Seen| now.id.ino == inode;
+            let there = self.scanner.devices.contains(&device)
+                || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
+            if !there {
+                continue;
             }
+            self.elsewhere |= !here;
             self.uses.push(Use::Map(path));
         }
     }

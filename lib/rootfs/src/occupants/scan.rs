@@ -19,10 +19,14 @@ pub(super) struct Scanner {
     pub(super) root_in_maps: PathBuf,
     pub(super) id: RootId,
     /// The root's keyring, where there is one.
-    pub(super) keyring: Option<RootId>,
+    pub(super) keyring: Option<agents::Home>,
     /// The ids of our mounts.
     pub(super) mounts: HashSet<u64>,
-    /// The devices of what is mounted at or below the root, and the root's own.
+    /// The mount that each of them is on.
+    pub(super) parents: HashMap<u64, u64>,
+    /// Those of them that are at or below the root and not hidden, and the one that the root is on.
+    pub(super) visible: HashSet<u64>,
+    /// The devices of these, and the root's own.
     pub(super) devices: HashSet<u64>,
     /// Bound unix sockets with a name at or below the root, by inode: the name, and whether it listens.
     pub(super) sockets: HashMap<u64, (PathBuf, bool)>,
@@ -56,9 +60,15 @@ impl Scanner {
             .hint("mount it anew: mount -t proc proc /proc"));
         }
         let mounts = mountinfo::read()?;
+        let own = look_at(CWD, root).ok().and_then(|seen| seen.mount);
+        let grown = mountinfo::grown_on(&mounts, &own.into_iter().collect());
+        let is_visible = |m: &&mountinfo::Mount| {
+            Some(m.id) == own || grown.contains(&m.id) && mountinfo::is_at_or_below(&m.target, root)
+        };
+        let visible: HashSet<u64> = mounts.iter().filter(is_visible).map(|m| m.id).collect();
         let mut devices: HashSet<u64> = mounts
             .iter()
-            .filter(|m| mountinfo::is_at_or_below(&m.target, root))
+            .filter(|m| visible.contains(&m.id))
             .map(|m| rustix::fs::makedev(m.dev.0, m.dev.1))
             .collect();
         devices.insert(id.dev);
@@ -73,9 +83,11 @@ impl Scanner {
             root: root.to_owned(),
             root_in_maps: escape_newlines(root),
             id,
-            keyring: agents::keyring_of(root)
+            keyring: agents::Home::of(root, &mounts)
                 .doing(Code::Os, || "looking for the keyring of the root")?,
             mounts: mounts.iter().map(|m| m.id).collect(),
+            parents: mounts.iter().map(|m| (m.id, m.parent)).collect(),
+            visible,
             devices,
             sockets: text::sockets(&sockets, root),
             own_root: look_at(CWD, "/").ok(),

@@ -31,7 +31,7 @@ pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, 
             None => document.need_root().map(|_| None),
         };
     }
-    let meant = match Root::of(document) {
+    let meant = match Root::meant(document) {
         Err(f) if f.code == Code::NotFound && named.is_none() && failed => return Ok(None),
         result => not_the_hosts(result.map_err(without_mkroot)?)?,
     };

@@ -69,14 +69,16 @@ pub(super) fn escape_newlines(path: &Path) -> PathBuf {
     PathBuf::from(OsStr::from_bytes(&parts.join(&b"\\012"[..])))
 }
 
-/// Returns the device and the path of a line of `maps`: `7f… r-xp 00000000 fe:00 12 /x`.
-pub(super) fn mapped(line: &[u8]) -> Option<(u64, &[u8])> {
+/// Returns the device, the inode number and the path of a line of `maps`: `7f… r-xp 00000000 fe:00 12 /x`.
+pub(super) fn mapped(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     let slash = line.iter().position(|&b| b == b'/')?;
-    let device = line.split(|&b| b == b' ').nth(3)?;
+    let mut fields = line.split(|&b| b == b' ').skip(3);
+    let (device, inode) = (fields.next()?, fields.next()?);
     let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
     let hex = |text| u32::from_str_radix(text, 16).ok();
     Some((
         rustix::fs::makedev(hex(major)?, hex(minor)?),
+        std::str::from_utf8(inode).ok()?.parse().ok()?,
         &line[slash..],
     ))
 }
@@ -115,7 +117,7 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, (PathBuf, bool)>
 }
 
 /// Returns the effective user id of the text of `/proc/PID/status`.
-pub(super) fn uid(status: &[u8]) -> Option<u32> {
+pub(crate) fn uid(status: &[u8]) -> Option<u32> {
     let line = status
         .split(|&b| b == b'\n')
         .find_map(|line| line.strip_prefix(b"Uid:"))?;
@@ -124,7 +126,7 @@ pub(super) fn uid(status: &[u8]) -> Option<u32> {
 }
 
 /// Returns a user's name by the text of a passwd(5) file. getpwuid(3) would load modules and ask servers.
-pub(super) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
+pub(crate) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
     passwd.split(|&b| b == b'\n').find_map(|line| {
         let line = std::str::from_utf8(line).ok()?;
         let mut fields = line.split(':');
@@ -207,7 +209,10 @@ mod tests {
         assert_eq!(user_name(passwd, 9), None);
         let line = b"7f00-7f01 r-xp 00000000 fe:0a 12   /t/a b\\012 (deleted)";
         let path = &b"/t/a b\\012 (deleted)"[..];
-        assert_eq!(mapped(line), Some((rustix::fs::makedev(0xfe, 0xa), path)));
+        assert_eq!(
+            mapped(line),
+            Some((rustix::fs::makedev(0xfe, 0xa), 12, path))
+        );
         assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 00:00 0 [heap]"), None);
         assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 0000 0 /t"), None);
         assert_eq!(mapped(b"/"), None);

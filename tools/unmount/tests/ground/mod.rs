@@ -50,6 +50,14 @@ mount_all() {
     mount -t tmpfs shm "$T/dev/shm"
     mount -t tmpfs run "$T/run"
 }
+# What mkroot --host writes down of all that is mounted there now.
+claims() {
+    printf '{"boot_id":"%s","mounts":[' "$(cat /proc/sys/kernel/random/boot_id)"
+    awk -v t="$T" '$5 == t || index($5, t "/") == 1 {
+        printf "%s{\"at\":\"%s\",\"number\":%s}", comma, substr($5, length(t) + 2), $1; comma = ","
+    }' /proc/self/mountinfo
+    printf ']}'
+}
 mounted() { grep -F " $T" /proc/self/mountinfo | cut -d' ' -f5 >"$D/$1.mounts" || :; }
 is_alive() { kill -0 "$1"; }
 "#;

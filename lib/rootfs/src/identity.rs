@@ -1,0 +1,157 @@
+//! What tells a directory from all others, and still does after a reboot: `root_id` in the document.
+//!
+//! A device number is the kernel's for as long as the file system is mounted; with another mount, loop device or disk it is
+//! another. What stays is what the file system itself has written down: its UUID, the directory's handle
+//! (name_to_handle_at(2), the inode number and a generation) and when the directory was made (statx(2), `stx_btime`). No
+//! program can give a copy these: a copy made by cp(1), tar(1) or a snapshot is another directory.
+//!
+//! Not every file system has each, so each is compared where both sides have it.
+
+use crate::sys;
+use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use std::os::fd::BorrowedFd;
+
+/// What tells a directory from all others.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// The device number, as stat(2) has it. It does not outlive the mount.
+    dev: u64,
+    /// The inode number.
+    ino: u64,
+    /// The file system's own id, in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fs: Option<String>,
+    /// The directory's handle: the type in decimal, a colon, and the handle in hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    handle: Option<String>,
+    /// When it was made: seconds since 1970-01-01 UTC, and nine digits after the point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    birth: Option<String>,
+}
+
+/// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: of these statfs(2) gives an id that is made from the UUID. Of others it is
+/// made from the device number.
+const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
+
+impl Identity {
+    /// Asks what a directory is.
+    pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let want = StatxFlags::INO | StatxFlags::BTIME;
+        let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
+        let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        let birth = stat.stx_btime;
+        Ok(Self {
+            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+            ino: stat.stx_ino,
+            fs: file_system(directory)?,
+            handle: sys::handle(directory).map(|(kind, bytes)| format!("{kind}:{}", hex(&bytes))),
+            birth: has_birth.then(|| format!("{}.{:09}", birth.tv_sec, birth.tv_nsec)),
+        })
+    }
+
+    /// Returns whether the directory that was seen `now` is this one.
+    pub(crate) fn is(&self, now: &Self) -> bool {
+        let both = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
+        let fs = both(&self.fs, &now.fs);
+        let birth = both(&self.birth, &now.birth);
+        let handle = both(&self.handle, &now.handle);
+        if [fs, birth, handle].contains(&Some(false)) {
+            return false;
+        }
+        // The first directory of a file system has the same handle on each of its kind.
+        let same_fs = fs.or(birth).unwrap_or(self.dev == now.dev);
+        same_fs && handle.unwrap_or(self.ino == now.ino)
+    }
+}
+
+/// Returns the file system's own id, where it has one that outlives its mount.
+fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
+    let (kind, id) = sys::file_system_id(directory)?;
+    if ID_IS_OF_UUID.contains(&kind) {
+        return Ok(Some(hex(&id)));
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let opened = crate::root::open_below(directory, "", flags);
+    Ok(opened
+        .ok()
+        .and_then(|d| sys::file_system_uuid(&d))
+        .map(|id| hex(&id)))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn of(path: &std::path::Path) -> Identity {
+        let file = std::fs::File::open(path).unwrap();
+        Identity::of(file.as_fd()).unwrap()
+    }
+
+    #[test]
+    fn a_directory_is_itself_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::create_dir(&a).unwrap();
+        let first = of(&a);
+        assert!(first.is(&of(&a)));
+        std::fs::rename(&a, &b).unwrap();
+        assert!(first.is(&of(&b)), "its name is no part of it");
+        std::fs::create_dir(&a).unwrap();
+        assert!(!first.is(&of(&a)));
+        std::fs::remove_dir(&b).unwrap();
+        std::fs::remove_dir(&a).unwrap();
+        std::fs::create_dir(&a).unwrap();
+        assert!(
+            !first.is(&of(&a)),
+            "the inode number may be given away again"
+        );
+    }
+
+    #[test]
+    fn what_both_have_is_compared() {
+        let text = |value: &str| Some(value.to_owned());
+        let full = Identity {
+            dev: 1,
+            ino: 2,
+            fs: text("f"),
+            handle: text("1:aa"),
+            birth: text("3.000000004"),
+        };
+        let old = Identity {
+            fs: None,
+            handle: None,
+            birth: None,
+            ..full.clone()
+        };
+        let with = |change: &dyn Fn(&mut Identity)| {
+            let mut other = full.clone();
+            change(&mut other);
+            other
+        };
+        assert!(old.is(&full), "a document of an earlier version");
+        assert!(!old.is(&with(&|o| o.dev = 9)) && !old.is(&with(&|o| o.ino = 9)));
+        assert!(full.is(&with(&|o| o.dev = 9)), "mounted again");
+        assert!(
+            full.is(&with(&|o| (o.dev, o.ino) = (9, 9))),
+            "overlayfs gives other numbers"
+        );
+        assert!(full.is(&with(&|o| (o.dev, o.fs) = (9, None))));
+        assert!(full.is(&with(&|o| (o.dev, o.handle) = (9, None))));
+        for change in [
+            &(|o: &mut Identity| o.fs = text("g")) as &dyn Fn(&mut Identity),
+            &|o| o.handle = text("1:ab"),
+            &|o| o.birth = text("3.000000005"),
+            &|o| (o.handle, o.ino) = (None, 9),
+            &|o| (o.fs, o.birth, o.dev) = (None, None, 9),
+        ] {
+            assert!(!full.is(&with(change)));
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What a pipeline has mounted on the host: `host` in the document, written by `mkroot --host`, removed by `unmount`.
+//!
+//! A mount is another pipeline's as long as this document does not say that it is ours, by a number that the kernel gives
+//! no other mount. A path says nothing about who mounted there.
+
+use crate::{attach, mountinfo};
+use rustix::fs::{AtFlags, StatxFlags, statx};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+use stage::{Code, Document, Doing, Failure};
+use std::collections::HashSet;
+use std::os::fd::BorrowedFd;
+
+/// What is mounted on the host, and in which boot.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Live {
+    /// Which boot it was (proc(5), `random/boot_id`): mounts do not outlive it.
+    #[serde(default)]
+    pub boot_id: String,
+    /// The mounts, in the order they were made.
+    #[serde(default)]
+    pub mounts: Vec<LiveMount>,
+}
+
+/// One mount of the host.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+pub struct LiveMount {
+    /// Its place below the root; the empty one is the root itself.
+    pub at: String,
+    /// The kernel's id of it that is never used again (Linux 6.8), as a string, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its number in mountinfo, which the kernel gives away again. Compared where there is no id, together with the place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+}
+
+/// Returns which boot of this system it is.
+///
+/// # Errors
+///
+/// When the kernel does not say.
+pub fn boot_id() -> Result<String, Failure> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).doing(Code::Os, || format!("reading '{path}'"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Returns the mount that a file is on, as one at this place.
+///
+/// # Errors
+///
+/// When the kernel does not say.
+pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<LiveMount, Failure> {
+    let doing = || "reading a mount's id";
+    let id = attach::unique_mount_id(file, "").doing(Code::Os, doing)?;
+    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).doing(Code::Os, doing)?;
+    let has_number = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    Ok(LiveMount {
+        at: at.to_owned(),
+        id: id.map(|id| id.to_string()),
+        number: has_number.then_some(stat.stx_mnt_id),
+    })
+}
+
+/// Returns which mounts of this system the document claims: their numbers in mountinfo, now.
+///
+/// # Errors
+///
+/// [`Code::BadDocument`] where `host` is not of that shape; when the kernel does not say what is mounted.
+pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
+    let live: Live = document.view("host")?.unwrap_or_default();
+    let mut claimed = HashSet::new();
+    if live.mounts.is_empty() || live.boot_id != boot_id()? {
+        return Ok(claimed);
+    }
+    let root = document.need_root()?;
+    let all = mountinfo::read()?;
+    for mount in live.mounts {
+        let id = mount.id.as_ref().and_then(|id| id.parse().ok());
+        let known = match (id, &mount.id) {
+            (Some(id), _) => match attach::mount_with_unique_id(id) {
+                Ok(number) => Some(number),
+                // A container may not ask.
+                Err(Errno::NOSYS | Errno::PERM) => None,
+                Err(e) => return Err(e).doing(Code::Os, || format!("looking for the mount {id}")),
+            },
+            (None, Some(_)) => Some(None),
+            (None, None) => None,
+        };
+        let by_number = || {
+            let target = mountinfo::join(root, &mount.at);
+            let is_it = |m: &&mountinfo::Mount| Some(m.id) == mount.number && m.target == target;
+            all.iter().find(is_it).map(|m| m.id)
+        };
+        claimed.extend(known.unwrap_or_else(by_number));
+    }
+    Ok(claimed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn a_mount_is_claimed_by_its_id_and_of_this_boot_only() {
+        let file = std::fs::File::open("/").unwrap();
+        let mount = mount_of(file.as_fd(), "").unwrap();
+        let number = mount.number.unwrap();
+        let claims = |boot_id: &str, mount: &LiveMount| {
+            let mut document = Document::new();
+            document.record("root", &"/srv/target");
+            let live = Live {
+                boot_id: boot_id.to_owned(),
+                mounts: vec![mount.clone()],
+            };
+            document.record("host", &live);
+            claimed(&document).unwrap().into_iter().collect::<Vec<_>>()
+        };
+        let boot = boot_id().unwrap();
+        let known = mount.id.is_some();
+        assert_eq!(
+            claims(&boot, &mount),
+            if known { vec![number] } else { vec![] }
+        );
+        let none: [u64; 0] = [];
+        assert_eq!(claims("another", &mount), none);
+        let by_number = LiveMount {
+            id: None,
+            ..mount.clone()
+        };
+        assert_eq!(
+            claims(&boot, &by_number),
+            none,
+            "it is not mounted at that place"
+        );
+        let gone = LiveMount {
+            id: Some(u64::MAX.to_string()),
+            ..mount.clone()
+        };
+        let bad = LiveMount {
+            id: Some("x".into()),
+            ..mount
+        };
+        assert_eq!(
+            (claims(&boot, &gone), claims(&boot, &bad)),
+            (vec![], vec![])
+        );
+        assert_eq!(claimed(&Document::new()).unwrap(), HashSet::new());
+    }
+}

@@ -1,0 +1,389 @@
+//! Whose a root is, and whose what runs and is mounted there: a second pipeline on the root of a running one, roots that
+//! are mounted again or copied, and what a root must not take over from the place where it is made.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, lchown};
+use std::process::Command;
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, bin_dir};
+
+/// The pipe up to a keyring, into `root`.
+fn begin(mirror: &Mirror, server: &Server, options: &str) -> String {
+    let (preset, url) = (mirror.preset(), server.url());
+    format!(
+        "mkroot root {options} --arch x86_64 --distro {p} | fetch-pacman --use /usr/bin/pacman \
+         | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages | keyring",
+        p = preset.display()
+    )
+}
+
+/// Returns the mounts below the laboratory's root.
+fn mounts(lab: &Lab) -> Vec<String> {
+    strapline_tests::lab::Host::look().mounts_below(&lab.path().join("root"))
+}
+
+#[track_caller]
+fn ok(ran: &Ran) {
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+// -- A second pipeline ------------------------------------------------------------------------------------------------
+
+/// What a stage does that waits in the root until it is told to go on: a program that lives there.
+const WAIT: &str = "enter -- sh -c 'echo ready >/ready; read -r line </go'";
+
+#[test]
+fn a_second_pipeline_undoes_nothing_of_a_running_one() {
+    for (who, options) in [(Who::Root, ""), (Who::Root, "--host"), (Who::User, "")] {
+        second_pipeline(who, options);
+    }
+}
+
+fn second_pipeline(who: Who, options: &str) {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+    let server = Server::of(&mirror.www());
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash coreutils >made.json",
+        begin(&mirror, &server, "")
+    )));
+    ok(&lab.sh("mkfifo root/ready root/go"));
+    // The first one works in the root, and has more to do behind it.
+    let first = format!(
+        "{} | {WAIT} | configure --hostname alarm | reap | unmount >first.json",
+        begin(&mirror, &server, options)
+    );
+    let mut first = lab
+        .command("sh")
+        .args(["-c", &first])
+        .spawn()
+        .expect("sh is there");
+    ok(&lab.sh("read -r line <root/ready"));
+    let before = mounts(&lab);
+    assert_eq!(before.is_empty(), options.is_empty(), "{before:#?}");
+    // Each way in which a second one ends: refused, with what it undoes then.
+    let second = format!(
+        "{} | strap bash | reap | unmount",
+        begin(&mirror, &server, options)
+    );
+    let named = "locking the root";
+    for undo in [
+        &*second,
+        "reap --new root",
+        "unmount --new root",
+        "reap <made.json",
+        "unmount <made.json",
+    ] {
+        let ran = lab.sh(undo);
+        assert_eq!(ran.status, 75, "{undo}: {ran:?}");
+        assert!(
+            ran.stderr.contains(named) && ran.stderr.contains(" enter (user "),
+            "{ran:?}"
+        );
+        assert_eq!(ran.document()["error"]["code"], "busy", "{undo}");
+        assert_eq!(mounts(&lab), before, "{undo}");
+        assert_eq!(first.try_wait().expect("a child"), None, "{undo}");
+    }
+    ok(&lab.sh("echo >root/go"));
+    let status = first.wait().expect("a child");
+    let document = fs::read_to_string(lab.path().join("first.json")).expect("a document");
+    assert!(status.success(), "{document}");
+    assert_eq!(mounts(&lab), Vec::<String>::new());
+}
+
+#[test]
+fn a_second_pipeline_between_two_steps_takes_no_mounts() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let server = Server::of(&mirror.www());
+    let first = begin(&mirror, &server, "--host");
+    let steps: Vec<_> = first.split(" | ").collect();
+    ok(&lab.sh(&format!("{} >step.json", steps[0])));
+    let all = mounts(&lab);
+    assert!(all.len() >= 8, "{all:#?}");
+    for step in &steps[1..] {
+        // Nobody works there: the second one does all it wants, and leaves what is not its own.
+        let ran = lab.sh(&format!("{first} | reap | unmount"));
+        ok(&ran);
+        assert!(
+            ran.stderr
+                .contains("is mounted already, and not by this pipeline"),
+            "{ran:?}"
+        );
+        assert!(
+            ran.stderr
+                .contains("not mounted by this pipeline, and left: "),
+            "{ran:?}"
+        );
+        assert_eq!(mounts(&lab), all, "before {step}");
+        ok(&lab.sh(&format!(
+            "{step} <step.json >next.json && mv next.json step.json"
+        )));
+    }
+    ok(&lab.sh("reap <step.json | unmount >end.json"));
+    assert_eq!(mounts(&lab), Vec::<String>::new());
+}
+
+// -- The same root under another number -------------------------------------------------------------------------------
+
+/// Runs a script as root in a mount namespace of its own.
+fn alone(lab: &Lab, script: &str) -> Ran {
+    let mut command = lab.command("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-ec", script]);
+    strapline_tests::lab::run(&mut command)
+}
+
+/// A root on a file system that is unmounted and mounted again; `$make` makes it, `$again` mounts it on the directory `fs`.
+fn mounted_again(make: &str, again: &str) {
+    let lab = Lab::new(Who::Root);
+    let ran = alone(
+        &lab,
+        &format!(
+            "mkdir fs other
+             trap 'umount -q fs other || :; losetup -D -j /nowhere 2>/dev/null || :; for l in $(losetup -nO NAME -j image -j spare); do losetup -d $l; done' EXIT
+             {make}
+             mkroot fs/root --arch x86_64 >doc.json
+             mkroot fs --arch x86_64 >top.json 2>/dev/null || :
+             before=$(stat -c %d fs/root)
+             umount fs
+             {again}
+             echo \"$before $(stat -c %d fs/root)\" >&2
+             reap --quiet --state doc.json >reaped.json
+             mkconf --out-dir $PWD/conf --cache-dir $PWD/packages <doc.json 2>err.mkconf || cat err.mkconf >&2
+             # A copy is another directory, and so is one that was made anew.
+             cp -a fs/root fs/copy; mv fs/root fs/away; mv fs/copy fs/root
+             status=0; reap --state doc.json >refused.json 2>refused.err || status=$?
+             test $status = 69
+             grep -q \"hint: .*'mkroot $PWD/fs/root' begins a new document\" refused.err
+             rm -r fs/root; mv fs/away fs/root
+             reap --quiet --state doc.json >reaped.json"
+        ),
+    );
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let numbers: Vec<_> = ran
+        .stderr
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split(' ')
+        .map(str::to_owned)
+        .collect();
+    assert_ne!(
+        numbers.first(),
+        numbers.get(1),
+        "the device number is the same: {ran:?}"
+    );
+}
+
+#[test]
+fn ext4_on_another_loop_device() {
+    mounted_again(
+        "truncate -s 64M image; mkfs.ext4 -q image; mount -o loop image fs",
+        "truncate -s 1M spare; losetup -f spare; losetup -f spare; mount -o loop image fs",
+    );
+}
+
+#[test]
+fn btrfs_mounted_again() {
+    mounted_again(
+        "truncate -s 128M image; mkfs.btrfs -q image; mount -o loop image fs",
+        "mount -t tmpfs x other; mkdir other/x; mount -t tmpfs y other/x; mount -o loop image fs; umount other/x",
+    );
+}
+
+#[test]
+fn xfs_on_another_loop_device() {
+    mounted_again(
+        "truncate -s 320M image; mkfs.xfs -q image; mount -o loop image fs",
+        "truncate -s 1M spare; losetup -f spare; losetup -f spare; mount -o loop image fs",
+    );
+}
+
+#[test]
+fn overlay_mounted_again() {
+    let overlay = "mount -t overlay -o lowerdir=layers/l,upperdir=layers/u,workdir=layers/w o fs";
+    mounted_again(
+        &format!(
+            "mkdir -p layers; mount -t tmpfs layers layers; mkdir layers/l layers/u layers/w; {overlay}"
+        ),
+        &format!("mount -t tmpfs x other; {overlay}"),
+    );
+}
+
+#[test]
+fn a_copy_in_memory_is_another_root_and_an_empty_mount_point_is_none() {
+    let lab = Lab::new(Who::Root);
+    let ran = alone(
+        &lab,
+        "mkdir fs
+         mount -t tmpfs a fs
+         mkroot fs --arch x86_64 >doc.json
+         mkdir kept; cp -a fs/. kept/
+         umount fs
+         status=0; reap --state doc.json >/dev/null 2>empty.err || status=$?; test $status = 69
+         grep -q 'hint: mount the file system that the root is on' empty.err
+         mount -t tmpfs a fs; cp -a kept/. fs/
+         status=0; reap --state doc.json >/dev/null 2>copy.err || status=$?; test $status = 69
+         grep -q \"hint: .*'mkroot $PWD/fs' begins a new document\" copy.err
+         umount fs",
+    );
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+// -- What a root must not take over from its place --------------------------------------------------------------------
+
+#[test]
+fn a_root_inherits_no_acl_group_or_attribute() {
+    for who in [Who::Root, Who::User] {
+        inherits_nothing(who);
+    }
+}
+
+fn inherits_nothing(who: Who) {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+    let server = Server::of(&mirror.www());
+    let place = lab.path();
+    let give = |args: &[&str]| {
+        let ran =
+            strapline_tests::lab::run(Command::new(args[0]).args(&args[1..]).current_dir(place));
+        ok(&ran);
+        ran.stdout
+    };
+    give(&["setfacl", "-d", "-m", "u:1234:rwx,g:1234:rwx", "."]);
+    // The directory is there, and has what its maker gave it.
+    give(&["mkdir", "root"]);
+    give(&["setfattr", "-n", "user.note", "-v", "mine", "root"]);
+    give(&["chgrp", "1234", "root"]);
+    give(&["chmod", "2775", "root"]);
+    if who == Who::User {
+        give(&["chown", &strapline_tests::lab::UID.to_string(), "root"]);
+    }
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash >made.json",
+        begin(&mirror, &server, "")
+    )));
+    let acls = give(&[
+        "getfacl",
+        "--recursive",
+        "--skip-base",
+        "--absolute-names",
+        "root",
+    ]);
+    assert_eq!(acls, "");
+    let attributes = give(&[
+        "getfattr",
+        "--recursive",
+        "--physical",
+        "-h",
+        "-d",
+        "-m",
+        "user",
+        "root",
+    ]);
+    assert_eq!(attributes, "");
+    assert_eq!(give(&["find", "root", "-gid", "1234"]), "");
+    let root = place.join("root").metadata().expect("a root");
+    let own = if who == Who::Root {
+        0
+    } else {
+        strapline_tests::lab::UID
+    };
+    assert_eq!(
+        (root.mode() & 0o7777, root.uid(), root.gid()),
+        (0o755, own, own)
+    );
+    ok(&lab.sh("verify <made.json >verified.json"));
+    // verify looks at files, at directories, and at what these hand on.
+    give(&["setfacl", "-m", "u:1234:rwx", "root/usr/bin/bash"]);
+    give(&["setfacl", "-d", "-m", "u:1234:rwx", "root/usr/lib"]);
+    let ran = lab.sh("verify <made.json");
+    assert_eq!(ran.status, 69, "{ran:?}");
+    for path in ["usr/bin/bash", "usr/lib"] {
+        assert!(
+            ran.stderr.contains(&format!("{path}' is changed (acl)")),
+            "{path}: {ran:?}"
+        );
+    }
+}
+
+#[test]
+fn a_root_of_other_ids_is_refused_by_mkroot() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let server = Server::of(&mirror.www());
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash >made.json",
+        begin(&mirror, &server, "")
+    )));
+    let preset = mirror.preset();
+    let again = format!("mkroot root --distro {} >again.json", preset.display());
+    ok(&lab.sh(&again));
+    let refused = |ran: &Ran, what: &str| {
+        assert_eq!(ran.status, 77, "{ran:?}");
+        assert!(ran.stderr.contains(what), "{what}: {ran:?}");
+        let hint = format!(
+            "'sudo rm -r --one-file-system {}/root'",
+            lab.path().display()
+        );
+        assert!(
+            ran.stderr.contains("hint: work on it as who made it") && ran.stderr.contains(&hint),
+            "{ran:?}"
+        );
+    };
+    // Root is another user.
+    let mut command = Command::new(bin_dir().join("mkroot"));
+    let as_root = command
+        .args(["--new", "root", "--distro"])
+        .arg(&preset)
+        .current_dir(lab.path());
+    let user = format!("root' belongs to user {}", strapline_tests::lab::UID);
+    refused(&strapline_tests::lab::run(as_root), &user);
+    // And so is who has other subordinate ids: one file is enough.
+    let file = lab.path().join("root/usr/bin/bash");
+    let before = file.metadata().expect("a shell");
+    lchown(&file, None, Some(2_000_000_005)).expect("root may");
+    refused(&lab.sh(&again), "usr/bin/bash' belongs to group 2000000005");
+    lchown(&file, Some(2_000_000_006), Some(before.gid())).expect("root may");
+    refused(&lab.sh(&again), "usr/bin/bash' belongs to user 2000000006");
+    lchown(&file, Some(before.uid()), None).expect("root may");
+    ok(&lab.sh(&again));
+}
+
+// -- The root is believed ---------------------------------------------------------------------------------------------
+
+#[test]
+fn mkroot_believes_the_root_and_refuses_what_contradicts_it() {
+    let lab = Lab::new(Who::Root);
+    ok(&lab.sh("mkroot root --arch aarch64 >first.json"));
+    // As pacman and the distribution's packages leave it.
+    ok(&lab.sh(
+        "mkdir -p root/var/lib/pacman/local/filesystem-1-1 root/usr/lib
+         printf '%%NAME%%\\nfilesystem\\n\\n%%VERSION%%\\n1-1\\n\\n%%ARCH%%\\naarch64\\n' >root/var/lib/pacman/local/filesystem-1-1/desc
+         printf 'NAME=\"Arch Linux ARM\"\\nID=archarm\\nID_LIKE=arch\\n' >root/usr/lib/os-release",
+    ));
+    let document = lab.sh("mkroot root").succeeded();
+    assert_eq!(
+        (&document["arch"], &document["distro"]),
+        (&"aarch64".into(), &"archlinuxarm".into())
+    );
+    lab.sh("mkroot root --arch x86_64")
+        .failed(64, "its packages are of aarch64");
+    lab.sh("mkroot root --distro archlinux")
+        .failed(64, "it is archlinuxarm");
+    ok(&lab.sh("mkroot root --arch aarch64 --distro archlinuxarm"));
+    // A distribution that we do not know is not taken for the host's.
+    ok(&lab.sh("sed -i s/ID=archarm/ID=own/ root/usr/lib/os-release"));
+    lab.sh("mkroot root")
+        .failed(64, "no preset is known for 'own'");
+    // The hint of a copied root leads here, and here it is what it was.
+    ok(&lab
+        .sh("sed -i s/ID=own/ID=archarm/ root/usr/lib/os-release; mv root away; cp -a away root"));
+    let ran = lab.sh("mkconf --out-dir $PWD/conf <first.json");
+    ran.failed(69, "it is not the directory that the document means");
+    assert!(
+        ran.stderr
+            .contains("begins a new document for it, and keeps what is installed"),
+        "{ran:?}"
+    );
+    let document = lab.sh("mkroot root").succeeded();
+    assert_eq!(
+        (&document["arch"], &document["distro"]),
+        (&"aarch64".into(), &"archlinuxarm".into())
+    );
+}
