@@ -614,10 +614,10 @@ fn what_strap_needs_is_asked_for_by_the_name_of_the_tool_that_makes_it() {
     }
     let root = lab.path().join("root");
     let message = format!(
-        "looking for the keyring '{}/etc/pacman.d/gnupg': there is none, so nothing could be verified",
+        "looking for the keyring '{}.strapline/gnupg': there is none, so nothing can be verified",
         root.display()
     );
-    let hint = "put 'keyring' before 'strap', or verify nothing with --loose";
+    let hint = "put 'keyring' before this tool";
     failed(&strap(&begun, ""), "strap", "not-verified", &message, hint);
     for (options, name) in [("", "strict"), ("--loose", "loose")] {
         let file = lab

@@ -480,8 +480,8 @@ fn what_is_not_what_was_signed_is_named() {
     assert_eq!(made.status, 0, "{}", made.stderr);
     const STRICT: &str =
         "sed -i 's/^SigLevel.*/SigLevel = PackageRequired DatabaseNever TrustedOnly/' $CONF
-        mkdir -p root/etc/pacman.d/gnupg; chmod 700 root/etc/pacman.d/gnupg
-        gpg -q --batch --no-autostart --homedir root/etc/pacman.d/gnupg --import ../a.gpg";
+        chmod 700 root.strapline/gnupg; : > root.strapline/gnupg/pubring.gpg
+        gpg -q --batch --no-autostart --homedir root.strapline/gnupg --import ../a.gpg";
     let rows = [
         row(
             "",

@@ -265,7 +265,8 @@ impl Args {
                 "the root's keyring was changed since it was built: what was added to it is not in the new one",
             );
         }
-        if was_there && !is_ours() && !in_root.is_empty()? {
+        let was_empty = was_there && in_root.is_empty()?;
+        if was_there && !is_ours() && !was_empty {
             let to = in_root.set_aside()?;
             context.warn(format_args!(
                 "the root's keyring was not built by this pipeline: it gives no trust, and is kept as {}",
@@ -273,7 +274,7 @@ impl Args {
             ));
         }
         beside.replace()?;
-        self.made.set(!was_there);
+        self.made.set(!was_there || was_empty);
         if !self.in_root {
             in_root.replace()?;
             return Ok(built);
