@@ -18,8 +18,8 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(who: Who) -> Self {
-        let (lab, mirror) = (Lab::new(who), Mirror::of("x86_64"));
+    fn new() -> Self {
+        let (lab, mirror) = (Lab::new(Who::Root), Mirror::of("x86_64"));
         let server = Server::of(&mirror.www());
         Self {
             lab,
@@ -79,12 +79,11 @@ impl Bench {
 /// distribution's own, and one of them has a picture.
 #[test]
 fn no_program_of_the_host_reads_the_roots_gpg_conf() {
-    for who in [Who::Root, Who::User] {
-        let bench = Bench::new(who);
-        drop(bench.pipe("keyring | strap filesystem ncurses").succeeded());
-        let evil = bench.evil();
-        let builder = bench.mirror.key("/builder");
-        bench.must(&format!(
+    let bench = Bench::new();
+    drop(bench.pipe("keyring | strap filesystem ncurses").succeeded());
+    let evil = bench.evil();
+    let builder = bench.mirror.key("/builder");
+    bench.must(&format!(
             "mkdir -m 700 k && cp -a {keys}/gnupg/. k/ && rm -f k/S.*
              {PICTURE}
              printf 'addphoto\\n%s\\ny\\nsave\\n' $PWD/picture.jpg \
@@ -100,37 +99,36 @@ fn no_program_of_the_host_reads_the_roots_gpg_conf() {
              printf '%s\\n' use-keyboxd 'keyboxd-program {evil}' > $home/common.conf",
             keys = bench.mirror.dir.join("keys").display(),
         ));
-        // The trap works: gpg in that home runs it.
-        bench.must(&format!(
-            "cp -a root/etc/pacman.d/gnupg trap && rm -f trap/S.* trap/common.conf
+    // The trap works: gpg in that home runs it.
+    bench.must(&format!(
+        "cp -a root/etc/pacman.d/gnupg trap && rm -f trap/S.* trap/common.conf
              set -- packages/ncurses-*.zst
              {GPG} --homedir trap --verify \"$1.sig\" \"$1\" 2> said || :
              test -e marker && rm marker"
-        ));
-        for command in [
-            "strap --state doc.json --download-only nano",
-            "strap --state doc.json nano",
-            "rm -r packages; verify --state doc.json",
-            "keyring --state doc.json",
-            "keyring --state doc.json --extend",
-            "verify --state doc.json --offline",
-        ] {
-            let ran = bench.lab.sh(command);
-            drop(ran.succeeded());
-            bench.nothing_ran(command);
-        }
-        let ran = bench.lab.sh("keyring --state doc.json --strip");
+    ));
+    for command in [
+        "strap --state doc.json --download-only nano",
+        "strap --state doc.json nano",
+        "rm -r packages; verify --state doc.json",
+        "keyring --state doc.json --extend",
+        "keyring --state doc.json",
+        "verify --state doc.json --offline",
+    ] {
+        let ran = bench.lab.sh(command);
         drop(ran.succeeded());
-        bench.nothing_ran("keyring --strip");
-        assert!(!bench.path("root/etc/pacman.d/gnupg/common.conf").exists());
+        bench.nothing_ran(command);
     }
+    let ran = bench.lab.sh("keyring --state doc.json --strip");
+    drop(ran.succeeded());
+    bench.nothing_ran("keyring --strip");
+    assert!(!bench.path("root/etc/pacman.d/gnupg/common.conf").exists());
 }
 
 /// A mirror alters one package, which brings a keyring in which the attacker is trusted, and all else by which a file of a
 /// package can gain something. It goes in loose; then the keyring is built from the pins, and verify finds it.
 #[test]
 fn a_package_that_went_in_loose_brings_no_trust_along() {
-    let bench = Bench::new(Who::Root);
+    let bench = Bench::new();
     let evil = bench.evil();
     bench.must(&format!(
         "mkdir -m 700 x
@@ -139,7 +137,6 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
          echo $key > attacker
          mkdir -m 700 home
          : > home/pubring.gpg
-         for file in m.gpg x.gpg; do :; done
          {GPG} --homedir x --export-secret-keys > x.gpg
          {GPG} --homedir home --import x.gpg
          {GPG} --homedir home --import {keys}/archlinux.gpg || :
@@ -147,9 +144,9 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
          {GPG} --homedir home --check-trustdb
          printf 'keyboxd-program {evil}\\nuse-keyboxd\\n' > home/common.conf
          printf 'photo-viewer \"{evil}\"\\nverify-options show-photos\\n' > home/gpg.conf
-         cp -al {www} www
+         cp -a {www} www
          cd www/x86_64/core
-         old=$(ls filesystem-*.pkg.tar.*[^g])
+         old=$(ls filesystem-*.pkg.tar.*[!g])
          mkdir ../../../p && bsdtar -xf $old -C ../../../p
          cp --remove-destination $old ../../../honest.pkg
          rm $old $old.sig
@@ -220,7 +217,7 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
 /// What another keyring of the root's trusts is named, in the document too, and verify does not call it clean.
 #[test]
 fn a_keyring_that_was_extended_is_no_clean_one() {
-    let bench = Bench::new(Who::Root);
+    let bench = Bench::new();
     drop(bench.pipe("keyring | strap ncurses").succeeded());
     let stranger = bench.mirror.key("/stranger");
     let home = "root/etc/pacman.d/gnupg";
@@ -253,12 +250,12 @@ fn a_keyring_that_was_extended_is_no_clean_one() {
 /// The host's own configuration of gpg is not read inside, where it would have gpg look for keys elsewhere.
 #[test]
 fn the_hosts_configuration_of_gpg_does_not_matter() {
-    let bench = Bench::new(Who::Root);
-    // gpg 2.2 knows no common.conf; an option that no gpg knows is as good.
+    let bench = Bench::new();
+    // gpg 2.2 reads neither file; those after it would end over them.
     let evil = "mount -t tmpfs tmpfs /etc/gnupg; echo no-such-option > /etc/gnupg/gpg.conf; \
                 printf 'use-keyboxd\\nno-such-option\\n' > /etc/gnupg/common.conf";
     let script = format!(
-        "mkdir -p /etc/gnupg; {evil}; gpg --version > /dev/null 2>&1 && exit 9
+        "mkdir -p /etc/gnupg; {evil}
          keyring --state doc.json | strap ncurses | verify"
     );
     drop(bench.pipe("cat"));
