@@ -78,6 +78,10 @@ pub fn end(
     held = signal(held, Signal::KILL, &mut outcome)?;
     held = wait(held, KILL_WAIT, &mut outcome.killed)?;
     outcome.stuck = held.into_iter().map(|(occupant, _)| occupant).collect();
+    // In the order in which they began, which does not depend on which of them ended first.
+    for list in [&mut outcome.ended, &mut outcome.killed] {
+        list.sort_by_key(|occupant| (occupant.start_time, occupant.pid));
+    }
     Ok(outcome)
 }
 
