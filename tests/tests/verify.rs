@@ -432,7 +432,7 @@ fn signers(bench: &Bench) {
     with(delete, "unknown-key", &line);
     bench.altered(
         home,
-        |path| fs::remove_dir_all(path).expect("ours"),
+        |_| drop(bench.must(&format!("rm -r {home}"))),
         "verify: looking for the keyring '",
     );
     // Trust that nobody asked for, in the root's own keyring, counts for nothing here, and is said. What the root has for gpg to

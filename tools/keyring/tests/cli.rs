@@ -262,7 +262,7 @@ fn infect(lab: &Lab, marker: &Path) -> String {
     )
     .unwrap();
     symlink("/etc/passwd", home.join("link")).unwrap();
-    fs::remove_dir_all(lab.home()).unwrap();
+    run(Command::new("rm").arg("-r").arg(lab.home()));
     run(Command::new("cp").arg("-a").arg(home).arg(lab.home()));
     drop(std::os::unix::net::UnixListener::bind(lab.home().join("S.gpg-agent")).unwrap());
     own
@@ -319,7 +319,7 @@ fn a_keyring_that_we_did_not_build_is_set_aside() {
     let marker = lab.directory.path().join("marker");
     let theirs = infect(&lab, &marker);
     // As in a root that came from somewhere: what is beside it is not there.
-    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    run(Command::new("rm").arg("-r").arg(lab.gpgdir()));
     let ran = lab.run(&[]).good();
     let set_aside = lab.root.join("etc/pacman.d/gnupg.set-aside");
     assert_eq!(
@@ -350,7 +350,7 @@ fn a_keyring_that_we_did_not_build_is_set_aside() {
         };
         fs::create_dir(lab.root.join(format!("etc/pacman.d/gnupg.set-aside{name}"))).unwrap();
     }
-    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    run(Command::new("rm").arg("-r").arg(lab.gpgdir()));
     lab.run(&[])
         .bad(69, "failed", "9 keyrings were set aside already");
 }
@@ -362,7 +362,7 @@ fn a_keyring_is_extended_only_where_that_is_asked_for_and_what_it_adds_is_named(
     lab.run(&[]).good();
     let marker = lab.directory.path().join("marker");
     let theirs = infect(&lab, &marker);
-    fs::remove_dir_all(lab.gpgdir()).unwrap();
+    run(Command::new("rm").arg("-r").arg(lab.gpgdir()));
     let ran = lab.run(&["--extend"]).good();
     assert!(
         !marker.exists(),
