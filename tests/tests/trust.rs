@@ -56,12 +56,14 @@ impl Bench {
         ran.stdout
     }
 
-    /// Makes `evil`, a program that leaves the file `marker`, and returns its path.
+    /// Makes `evil`, a program that leaves the file `marker`, and returns its path. Where pacman is run only the root and the
+    /// cache can be written to, so it leaves one there, too.
     fn evil(&self) -> String {
         let evil = self.path("evil");
         self.must(&format!(
-            "printf '#!/bin/sh\\ntouch {}\\n' > evil && chmod 755 evil",
-            self.path("marker").display()
+            "printf '#!/bin/sh\\ntouch {lab}/marker\\n[ ! -d {lab}/root ] || touch {lab}/root/marker\\n' > evil
+             chmod 755 evil; [ ! -d root ] || cp -a evil root/evil",
+            lab = self.lab.path().display()
         ));
         evil.display().to_string()
     }
@@ -69,7 +71,7 @@ impl Bench {
     #[track_caller]
     fn nothing_ran(&self, when: &str) {
         assert!(
-            !self.path("marker").exists(),
+            !self.path("marker").exists() && !self.path("root/marker").exists(),
             "a program that the root's configuration names ran on the host: {when}"
         );
     }
@@ -104,8 +106,17 @@ fn no_program_of_the_host_reads_the_roots_gpg_conf() {
         "cp -a root/etc/pacman.d/gnupg trap && rm -f trap/S.* trap/common.conf
              set -- packages/ncurses-*.zst
              {GPG} --homedir trap --verify \"$1.sig\" \"$1\" 2> said || :
-             test -e marker && rm marker"
+             test -e marker && rm marker root/marker"
     ));
+    // And a gpg that reads an option that it does not know ends over it.
+    bench.must("cp -a root/etc/pacman.d/gnupg/gpg.conf evil.conf; echo no-such-option > root/etc/pacman.d/gnupg/gpg.conf");
+    for command in [
+        "strap --state doc.json --download-only sed",
+        "rm -r packages; verify --state doc.json",
+    ] {
+        drop(bench.lab.sh(command).succeeded());
+    }
+    bench.must("cp evil.conf root/etc/pacman.d/gnupg/gpg.conf");
     for command in [
         "strap --state doc.json --download-only nano",
         "strap --state doc.json nano",
