@@ -528,7 +528,7 @@ impl Bench {
             ),
             Step {
                 excused: &["packages", "root/var/lib/pacman/sync", LOCK, KILLED],
-                drafts: &["root/etc/pacman.d/gnupg.new"],
+                drafts: &["root/etc/pacman.d/gnupg.new", "root.strapline/gnupg.new"],
                 again: 2,
                 ..step("keyring", String::new())
             },
@@ -878,6 +878,7 @@ pub fn same(path: &Path, should: Option<&File>, is: Option<&File>) -> bool {
     let any_size = [
         "root/var/log/pacman.log",
         "root/etc/pacman.d/gnupg",
+        "root.strapline/gnupg",
         "cache",
     ]
     .iter()

@@ -257,7 +257,9 @@ impl Bench {
             "something wrote into the good root"
         );
         // What somebody has mounted there is not our pipeline's, and it has left it.
-        self.inside("unmount --new root > unmounted; rm -rf --one-file-system root good packages-*");
+        self.inside(
+            "unmount --new root > unmounted; rm -rf --one-file-system root good packages-*",
+        );
     }
 
     /// Runs a script as who owns the root, with the root's ids: root, or root of the user's namespace.

@@ -5,7 +5,8 @@
 //! is then found in the root, or a dead pacman's, and goes.
 
 use crate::records::{LOCAL, names_in};
-use rootfs::{Root, occupants};
+use rootfs::Root;
+use rootfs::occupants::{self, Use};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -59,7 +60,10 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     let doing = || format!("removing {}", quote(path.join("db.lck")));
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
-        if let Some(user) = scan.occupants.first() {
+        // An agent that serves a keyring there is no pacman, and holds no lock.
+        let is_agent = |uses: &[Use]| uses.iter().all(|used| matches!(used, Use::Keyring(_)));
+        let mut others = scan.occupants.iter();
+        if let Some(user) = others.find(|occupant| !is_agent(&occupant.uses)) {
             return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
         }
         // Where nothing is installed, nothing can be half installed.
