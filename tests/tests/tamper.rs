@@ -293,8 +293,11 @@ fn what_was_once_good_is_taken() {
 #[test]
 fn a_lock_leaves_the_mirror_no_choice() {
     let ground = Ground::new();
-    let (finished, ran) = ground.against(&ROWS[0]);
-    went_in(&finished, &ran);
+    // A root from nothing: of what was there before, its document does not know from which archives it is.
+    let finished = Lab::new(Who::Root);
+    let server = Server::of(&ground.good.www());
+    let ran = finished.sh(&pipe(&ground.good, &server, "", "", "nano"));
+    drop(ran.succeeded());
     for (kind, line) in [
         (
             "nano-old",

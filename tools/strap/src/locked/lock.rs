@@ -62,9 +62,7 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
 /// Takes a package whose every text can be what it should be: they become names of files and texts of a database.
 fn check(package: Package) -> Result<Locked, String> {
     let missing = |what: &str| {
-        format!(
-            "it does not say its {what}: no repository offered it any more when it was written down"
-        )
+        format!("it does not say its {what}: no run that this document knows of installed it")
     };
     let need = |value: &Option<String>, what| value.clone().ok_or_else(|| missing(what));
     let (repo, file) = (
