@@ -6,12 +6,12 @@
 //! the few files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty
 //! directory: a `use-keyboxd` there would have gpg look for keys elsewhere, and `--no-options` does not stop it.
 
-use rustix::fs::{Mode, OFlags, openat};
+use crate::root;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, quote};
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
@@ -41,24 +41,11 @@ const HOST: &str = "/etc/gnupg";
 pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Errno> {
     let mut files = Vec::new();
     for name in FILES {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match openat(directory, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => continue,
+        match root::read(directory, name, LIMIT) {
+            Ok(bytes) => files.push((name, bytes)),
+            Err(Errno::NOENT) => {}
             Err(e) => return Err(e),
-        };
-        let number = |e: io::Error| Errno::from_io_error(&e).unwrap_or(Errno::IO);
-        if !file.metadata().map_err(number)?.is_file() {
-            return Err(Errno::INVAL);
         }
-        let mut bytes = Vec::new();
-        file.take(LIMIT + 1)
-            .read_to_end(&mut bytes)
-            .map_err(number)?;
-        if bytes.len() as u64 > LIMIT {
-            return Err(Errno::FBIG);
-        }
-        files.push((name, bytes));
     }
     Ok(files)
 }
@@ -159,7 +146,7 @@ mod tests {
             fs::write(from.join(name), name).unwrap();
         }
         fs::create_dir(from.join("private-keys-v1.d")).unwrap();
-        let open = File::open(&from).unwrap();
+        let open = fs::File::open(&from).unwrap();
         let files = read_keys(open.as_fd()).unwrap();
         let home = dir.path().join("home");
         lay_out(&home, &files).unwrap();

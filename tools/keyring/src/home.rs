@@ -9,16 +9,16 @@ use package::digest::sha256_hex;
 use pacman::diagnosis::gpg::{EXTENDED, OWN};
 use rootfs::Root;
 use rootfs::gnupg;
-use rootfs::root::BENEATH;
+use rootfs::root::{self, BENEATH};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fstat, fsync, mkdirat, openat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fsync, mkdirat, openat,
     openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -323,7 +323,8 @@ impl Place {
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
             if entry.file_name().to_bytes().ends_with(KEY.as_bytes()) {
-                let bytes = read_short(directory.as_fd(), entry.file_name())?;
+                let name = entry.file_name().to_str().map_err(|_| Errno::INVAL)?;
+                let bytes = root::read(directory.as_fd(), name, SHORT)?;
                 hashes.insert(sha256_hex(&bytes));
             }
         }
@@ -353,13 +354,7 @@ impl Place {
     /// When that cannot be read.
     pub(crate) fn known_own_keys(&self) -> Result<BTreeSet<String>, Failure> {
         let doing = || format!("reading {}", quote(self.path.join(OWN)));
-        let bytes = match self.open(&self.name) {
-            Err(Errno::NOENT) => return Ok(BTreeSet::new()),
-            opened => opened.and_then(|directory| {
-                let name = std::ffi::CString::new(OWN).map_err(|_| Errno::INVAL)?;
-                read_short(directory.as_fd(), &name)
-            }),
-        };
+        let bytes = root::read(self.parent.as_fd(), &format!("{}/{OWN}", self.name), SHORT);
         match bytes {
             Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
                 .lines()
@@ -518,21 +513,6 @@ fn set_aside_names() -> impl Iterator<Item = String> {
         1 => SET_ASIDE.to_owned(),
         n => format!("{SET_ASIDE}-{n}"),
     })
-}
-
-/// Reads a short plain file.
-fn read_short(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<Vec<u8>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(directory, name, flags, Mode::empty())?;
-    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-        return Err(Errno::INVAL);
-    }
-    let mut bytes = Vec::new();
-    File::from(file)
-        .take(SHORT)
-        .read_to_end(&mut bytes)
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    Ok(bytes)
 }
 
 /// Removes a directory of a keyring, by descriptors: no symbolic link is followed, and a mount point stops it.
