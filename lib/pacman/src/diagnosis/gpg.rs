@@ -45,9 +45,13 @@ fn search() -> Option<PathBuf> {
 /// [`Gpg::find`] finds, also where that is in no directory that every host has (Nix, Guix, /opt).
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
+    environment_of(search().as_deref())
+}
+
+/// [`environment`], for a gpg that was found already.
+fn environment_of(program: Option<&Path>) -> Vec<(OsString, OsString)> {
     let mut environment = rootfs::session::environment();
-    let program = search();
-    if let Some(directory) = program.as_deref().and_then(Path::parent) {
+    if let Some(directory) = program.and_then(Path::parent) {
         for (_, value) in environment.iter_mut().filter(|(key, _)| key == "PATH") {
             let mut path = directory.as_os_str().to_owned();
             path.push(":");
@@ -95,7 +99,9 @@ impl Gpg {
     #[must_use]
     pub fn command(&self, home: &Path) -> Command {
         let mut command = child::command(&self.program);
-        command.env_clear().envs(environment());
+        command
+            .env_clear()
+            .envs(environment_of(Some(&self.program)));
         command.arg("--homedir").arg(home);
         command.args(["--no-options", "--no-permission-warning", "--lock-never"]);
         command.args(["--batch", "--no-tty", "--quiet", "--pinentry-mode=cancel"]);
