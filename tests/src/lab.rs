@@ -184,6 +184,20 @@ impl Lab {
         run(self.command("sh").args(["-c", script]))
     }
 
+    /// Runs a script of sh(1) as root, which must succeed, and returns what it printed. An agent that gpg starts ends with it.
+    ///
+    /// # Panics
+    ///
+    /// Where it fails.
+    #[must_use]
+    #[track_caller]
+    pub fn run_script(&self, script: &str) -> String {
+        fs::write(self.path.join("script"), script).expect("our own directory");
+        let ran = self.sh("exec unshare --pid --fork --kill-child sh -eu script");
+        assert_eq!(ran.status, 0, "{script}\n{}", ran.stderr);
+        ran.stdout
+    }
+
     /// Writes the files that make the ordinary user known, and returns their directory.
     fn user_files(&self) -> PathBuf {
         let dir = self.path.join(".etc");

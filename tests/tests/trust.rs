@@ -48,12 +48,7 @@ impl Bench {
     /// Runs a script that must succeed. An agent that gpg starts ends with it.
     #[track_caller]
     fn must(&self, script: &str) -> String {
-        fs::write(self.path("script"), script).expect("our own directory");
-        let ran = self
-            .lab
-            .sh("exec unshare --pid --fork --kill-child sh -eu script");
-        assert_eq!(ran.status, 0, "{script}\n{}", ran.stderr);
-        ran.stdout
+        self.lab.run_script(script)
     }
 
     /// Makes `evil`, a program that leaves the file `marker`, and returns its path. Where pacman is run only the root and the
