@@ -140,13 +140,17 @@ impl Made {
                 flags
             };
             let next = match openat(&here, &name, flags, Mode::empty()) {
-                Err(Errno::NOENT) => {
-                    mkdirat(&here, &name, DIRECTORY).map_err(|error| failed(&at, error))?;
-                    let next = openat(&here, &name, NEW, Mode::empty())
-                        .and_then(|new| fchmod(&new, DIRECTORY).map(|()| new));
-                    self.0.push(Thing::Directory(here, name));
-                    next
-                }
+                Err(Errno::NOENT) => match mkdirat(&here, &name, DIRECTORY) {
+                    Ok(()) => {
+                        let next = openat(&here, &name, NEW, Mode::empty())
+                            .and_then(|new| fchmod(&new, DIRECTORY).map(|()| new));
+                        self.0.push(Thing::Directory(here, name));
+                        next
+                    }
+                    // Another run with the same cache made it since: it is that run's to remove.
+                    Err(Errno::EXIST) => openat(&here, &name, flags, Mode::empty()),
+                    Err(error) => Err(error),
+                },
                 next => next,
             };
             here = next.map_err(|error| failed(&at, error))?;
@@ -243,4 +247,38 @@ fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(LONGEST).read_to_end(&mut text)?;
     Ok(Some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::sync::Barrier;
+
+    use super::{Made, Thing};
+
+    /// Two runs begin at once with a cache that is not there: both get it, and one of them made it.
+    #[test]
+    fn two_runs_make_the_same_directory() {
+        let scratch = tempfile::tempdir().unwrap();
+        let together = Barrier::new(2);
+        for round in 0..500 {
+            let path = scratch.path().join(format!("{round}/packages"));
+            let run = || {
+                let mut made = Made::default();
+                together.wait();
+                let directory = made.directory(&path, "--cache-dir").unwrap();
+                let inode = rustix::fs::fstat(directory.as_fd()).unwrap().st_ino;
+                let packages = made.0.iter().filter(
+                    |thing| matches!(thing, Thing::Directory(_, name) if name == "packages"),
+                );
+                (inode, packages.count())
+            };
+            let (a, b) = std::thread::scope(|scope| {
+                let other = scope.spawn(run);
+                (run(), other.join().unwrap())
+            });
+            assert_eq!(a.0, b.0, "the same directory");
+            assert_eq!(a.1 + b.1, 1, "made once");
+        }
+    }
 }
