@@ -2,7 +2,6 @@
 //!
 //! * `packages-by-hash/SHA256.pkg`: a whole package, `SHA256.json`: what it is, where it came from, and what the members
 //!   of it that were extracted hash to, and `SHA256.sig`: the signature that it was verified by.
-//! * `partial/SHA256.part`: the beginning of one. It is never taken for the whole: only its hash makes it a package.
 //! * `pacman/SHA256/…`: the program of that package.
 //!
 //! Nothing in here is believed because it is here: a package is hashed, and its signature checked, each time that it is
@@ -11,17 +10,14 @@
 use crate::draft::Draft;
 use nix::fcntl::OFlag;
 use package::{digest::Sha256Reader, version::vercmp};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use stage::{Code, Context, Doing, Failure, quote, signal};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// The largest signature that libalpm takes.
 pub(crate) const LARGEST_SIGNATURE: u64 = 16 << 10;
@@ -67,7 +63,7 @@ pub(crate) struct Cache(PathBuf);
 impl Cache {
     /// Opens a cache, and makes what is missing of it.
     pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
-        for part in ["packages-by-hash", "partial", "pacman"] {
+        for part in ["packages-by-hash", "pacman"] {
             make(&dir.join(part))?;
         }
         let mode = std::fs::metadata(dir)
@@ -232,50 +228,24 @@ impl Cache {
         draft.put(path).doing(Code::Os, doing)
     }
 
-    /// Opens the beginning of a package, for this process alone. Waits for another that has it.
-    pub(crate) fn part(&self, context: &Context, sha256: &str) -> Result<Part, Failure> {
-        let path = self.0.join("partial").join(format!("{sha256}.part"));
-        let mut said = false;
-        loop {
-            let doing = || format!("opening {}", quote(&path));
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o644)
-                .custom_flags(OFlag::O_NOFOLLOW.bits())
-                .open(&path)
-                .doing(Code::Os, doing)?;
-            // It ends when the file is closed, which cannot fail as to unlock it can.
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // Whoever had it may have made a package of it, or removed it: then it is not this file any more.
-                Ok(()) if is_at(&file, &path) => return Part::new(file, path),
-                // Interrupted: once more.
-                Ok(()) | Err(Errno::INTR) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    if !said {
-                        context.note(format_args!("waiting for another run that fetches it"));
-                        said = true;
-                    }
-                    signal::wait(Duration::from_millis(100))?;
-                }
-                Err(e) => {
-                    return Err(e).doing(Code::Os, || format!("locking {}", quote(&path)));
-                }
-            }
-        }
+    /// Begins a download. Nothing of it stays if it is not kept.
+    pub(crate) fn download(&self) -> Result<Download, Failure> {
+        let dir = self.0.join("packages-by-hash");
+        let draft =
+            Draft::new_in(&dir).doing(Code::Os, || format!("writing in {}", quote(&dir)))?;
+        Ok(Download {
+            dir,
+            draft,
+            hash: Sha256::new(),
+        })
     }
 
-    /// Makes a package of what is in a part, which must be the whole of it.
-    pub(crate) fn keep(&self, mut part: Part) -> Result<(), Failure> {
-        let sha256 = part.sha256();
-        let path = self.package(&sha256);
+    /// Makes a package of a download, which must be the whole of it.
+    pub(crate) fn keep(&self, download: Download, sha256: &str) -> Result<(), Failure> {
+        let path = self.package(sha256);
         let doing = || format!("writing {}", quote(&path));
-        part.file.sync_all().doing(Code::Os, doing)?;
-        std::fs::rename(&part.path, &path).doing(Code::Os, doing)?;
-        part.kept = true;
-        Ok(())
+        download.draft.file().sync_all().doing(Code::Os, doing)?;
+        download.draft.put(&path).doing(Code::Os, doing)
     }
 }
 
@@ -292,113 +262,35 @@ fn make(dir: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Returns whether that open file is still the one at that path.
-fn is_at(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
-        _ => false,
-    }
-}
-
-/// The beginning of a package, and the hash of what there is of it.
-pub(crate) struct Part {
-    file: File,
-    path: PathBuf,
+/// A package on its way into the cache.
+#[derive(Debug)]
+pub(crate) struct Download {
+    dir: PathBuf,
+    draft: Draft,
     hash: Sha256,
-    bytes: u64,
-    kept: bool,
 }
 
-impl std::fmt::Debug for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Part {
-    fn new(file: File, path: PathBuf) -> Result<Self, Failure> {
-        let mut part = Self {
-            file,
-            path,
-            hash: Sha256::new(),
-            bytes: 0,
-            kept: false,
-        };
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let n = match part.file.read(&mut buffer) {
-                Ok(0) => return Ok(part),
-                Ok(n) => n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                Err(e) => {
-                    return Err(e).doing(Code::Os, || format!("reading {}", quote(&part.path)));
-                }
-            };
-            part.hash.update(&buffer[..n]);
-            part.bytes += n as u64;
-        }
-    }
-
-    /// Returns how much there is.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Returns the hash of what there is.
-    pub(crate) fn sha256(&self) -> String {
-        format!("{:x}", self.hash.clone().finalize())
-    }
-
-    /// Returns what there is as a package that is not kept yet.
-    pub(crate) fn whole(&self) -> Result<Whole, Failure> {
-        let file = self.file.try_clone();
-        Ok(Whole {
-            file: file.doing(Code::Os, || format!("opening {}", quote(&self.path)))?,
-            sha256: self.sha256(),
-        })
-    }
-
+impl Download {
     /// Adds to the end.
     pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let written = self.file.write_all(bytes);
-        if let Err(e) = written {
-            let failure = Failure::new(Code::Os, format!("writing {}: {e}", quote(&self.path)));
-            // What a failed write left behind is not in the hash: the next run hashes what is there.
-            return Err(failure.hint("make room, or choose another place with --cache-dir DIR"));
-        }
+        let written = self.draft.file().write_all(bytes);
+        written.map_err(|e| {
+            Failure::new(Code::Os, format!("writing in {}: {e}", quote(&self.dir)))
+                .hint("make room, or choose another place with --cache-dir DIR")
+        })?;
         self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
         Ok(())
     }
 
-    /// Begins again from nothing.
-    pub(crate) fn reset(&mut self) -> Result<(), Failure> {
-        let doing = || format!("emptying {}", quote(&self.path));
-        self.file.set_len(0).doing(Code::Os, doing)?;
-        self.file.seek(SeekFrom::Start(0)).doing(Code::Os, doing)?;
-        self.hash = Sha256::new();
-        self.bytes = 0;
-        Ok(())
-    }
-
-    /// Returns why this cannot be an archive, where it cannot.
-    pub(crate) fn no_archive(&mut self) -> Option<String> {
-        self.file.seek(SeekFrom::Start(0)).ok()?;
-        let found = package::decompress::reader(&mut self.file).err();
-        self.file.seek(SeekFrom::Start(self.bytes)).ok()?;
-        found.map(|e| e.to_string())
-    }
-}
-
-impl Drop for Part {
-    /// Leaves nothing behind that says nothing. It still has the lock, so nobody else has begun to use it.
-    fn drop(&mut self) {
-        if self.bytes == 0 && !self.kept {
-            // A file that stays is empty, and the next run uses it.
-            drop(std::fs::remove_file(&self.path));
-        }
+    /// Returns it as a package that is not kept yet, at its beginning.
+    pub(crate) fn whole(&self) -> Result<Whole, Failure> {
+        let doing = || "reading a package that was downloaded";
+        let mut file = self.draft.file().try_clone().doing(Code::Os, doing)?;
+        file.rewind().doing(Code::Os, doing)?;
+        Ok(Whole {
+            file,
+            sha256: format!("{:x}", self.hash.clone().finalize()),
+        })
     }
 }
 

@@ -1,29 +1,22 @@
 //! Asking a server for a file, over HTTP or from a directory.
 //!
 //! reqwest's blocking calls cannot be interrupted by a signal, and its runtime waits for a name look-up that hangs when
-//! it is dropped. So one thread of our own holds it, and sends what arrives through a channel with a socket beside it
-//! that poll(2) takes together with [`stage::signal::descriptor`]. A signal is then answered at once, and the thread
-//! ends with the process.
-//!
-//! TLS is set up by us and only for https: reqwest's own verifier fails on a host without certificates even where the
-//! server is plain http, which is just the host that a bootstrap runs on.
+//! it is dropped. So a thread of our own makes the calls and sends what arrives through a channel; who waits for that
+//! looks at [`signal`] ten times a second. The thread ends with the process.
 
 use crate::fault::{Fault, Stop};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use reqwest::Url;
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED, LOCATION,
-    RANGE,
-};
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::redirect::{Attempt, Policy};
 use rustls::CertificateError;
 use stage::date::day;
 use stage::{Code, Context, Doing, signal};
+use std::cell::OnceCell;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
+use std::io::{ErrorKind, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a server may take to accept a connection.
@@ -36,52 +29,26 @@ const REDIRECTS: usize = 10;
 const PIECE: usize = 1 << 16;
 const WAITING: usize = 8;
 
+/// How long a signal may wait for an answer.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// What a server says before the first byte of the file.
 #[derive(Debug)]
 pub(crate) struct Head {
-    /// The status: 200, 206, 404 and so on.
+    /// The status: 200, 404 and so on.
     pub(crate) status: u16,
     /// The status in words.
     pub(crate) words: String,
-    /// Where in the file the body begins.
-    pub(crate) start: u64,
-    /// How long the body is, where the server says so.
+    /// How long the file is, where the server says so.
     pub(crate) length: Option<u64>,
-    /// What `If-Range` takes, to continue this very file later.
-    pub(crate) validator: Option<String>,
 }
 
 /// What the thread that downloads has to tell.
 #[derive(Debug)]
 pub(crate) enum Event {
-    Warning(String),
     Head(Head),
     Piece(Vec<u8>),
     End,
-}
-
-/// What is wanted from the thread that downloads.
-#[derive(Debug)]
-struct Request {
-    url: String,
-    from: u64,
-    validator: Option<String>,
-    to: Reply,
-}
-
-/// The end of a transfer that the thread has: one byte on `wake` follows each event in `events`.
-#[derive(Debug)]
-struct Reply {
-    events: SyncSender<Result<Event, Fault>>,
-    wake: UnixStream,
-}
-
-impl Reply {
-    /// Sends an event; fails where nobody wants it any more.
-    fn send(&mut self, event: Result<Event, Fault>) -> Result<(), ()> {
-        self.events.send(event).map_err(drop)?;
-        self.wake.write_all(&[0]).map_err(drop)
-    }
 }
 
 /// What asks servers. Nothing is set up before it is needed.
@@ -89,17 +56,14 @@ impl Reply {
 pub(crate) struct Asker<'a> {
     context: &'a Context,
     timeout: Duration,
-    thread: Option<Sender<Request>>,
+    client: OnceCell<Client>,
 }
 
 /// A file on its way.
 #[derive(Debug)]
 pub(crate) enum Transfer {
     /// From a thread that downloads it.
-    Remote {
-        events: Receiver<Result<Event, Fault>>,
-        wake: UnixStream,
-    },
+    Remote(Receiver<Result<Event, Fault>>),
     /// From a directory of this host.
     Local(File),
 }
@@ -109,57 +73,77 @@ impl<'a> Asker<'a> {
         Self {
             context,
             timeout,
-            thread: None,
+            client: OnceCell::new(),
         }
     }
 
-    /// Asks for a file from byte `from` on, and returns what the server says of it.
-    pub(crate) fn get(
-        &mut self,
-        url: &str,
-        from: u64,
-        validator: Option<&str>,
-    ) -> Result<(Head, Transfer), Stop> {
+    /// Asks for a file, and returns what the server says of it.
+    pub(crate) fn get(&self, url: &str) -> Result<(Head, Transfer), Stop> {
         if let Some(path) = url.strip_prefix("file://") {
-            return local(path, from);
+            return local(path);
         }
-        let os = || "starting the download";
-        let (events, receiver) = sync_channel(WAITING);
-        let (ours, theirs) = UnixStream::pair().doing(Code::Os, os)?;
-        let request = Request {
-            url: url.to_owned(),
-            from,
-            validator: validator.map(str::to_owned),
-            to: Reply {
-                events,
-                wake: theirs,
-            },
-        };
-        let thread = match &self.thread {
-            Some(thread) => thread,
+        let url = Url::parse(url).map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            let why = format!(
+                "'{}' is not spoken here: http, https and file are",
+                url.scheme()
+            );
+            return Err(Fault::new(Code::Failed, why).into());
+        }
+        let client = match self.client.get() {
+            Some(client) => client.clone(),
             None => {
-                let (sender, requests) = channel();
-                let timeout = self.timeout;
-                std::thread::Builder::new()
-                    .name("download".into())
-                    .spawn(move || serve(&requests, timeout))
-                    .doing(Code::Os, os)?;
-                self.thread.insert(sender)
+                let client = self.client(url.scheme() == "https")?;
+                self.client.get_or_init(|| client).clone()
             }
         };
-        // Where the thread is gone, so is the other end of the wake socket: the transfer says so.
-        drop(thread.send(request));
-        let mut transfer = Transfer::Remote {
-            events: receiver,
-            wake: ours,
-        };
-        loop {
-            match transfer.event()? {
-                Event::Warning(text) => self.context.warn(text),
-                Event::Head(head) => return Ok((head, transfer)),
-                Event::Piece(_) | Event::End => return Err(lost().into()),
+        let (events, receiver) = sync_channel(WAITING);
+        let timeout = self.timeout;
+        std::thread::Builder::new()
+            .name("download".into())
+            .spawn(move || {
+                if let Err(Some(fault)) = download(&client, url, &events, timeout) {
+                    // Where nobody wants the download any more, nobody wants to know why it failed.
+                    drop(events.send(Err(fault)));
+                }
+            })
+            .doing(Code::Os, || "starting the download")?;
+        let mut transfer = Transfer::Remote(receiver);
+        match transfer.event()? {
+            Event::Head(head) => Ok((head, transfer)),
+            Event::Piece(_) | Event::End => Err(lost().into()),
+        }
+    }
+
+    /// Makes the client. TLS is set up by us: reqwest's own verifier fails on a host without certificates, which is just the
+    /// host that a bootstrap runs on.
+    fn client(&self, https: bool) -> Result<Client, Stop> {
+        let failed = |why: String| Fault::new(Code::Failed, why);
+        let mut roots = rustls::RootCertStore::empty();
+        let found = rustls_native_certs::load_native_certs();
+        if roots.add_parsable_certificates(found.certs).0 == 0 {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            if https {
+                let text = "this host has no certificate authorities: using those of this program";
+                self.context.warn(text);
             }
         }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|e| failed(format!("setting up TLS: {e}")))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        // With a configuration of ours nobody else sets it, and HTTP/2 is silently lost.
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let built = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(Policy::custom(redirect))
+            .user_agent(concat!("strapline/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT.min(self.timeout))
+            .timeout(self.timeout)
+            .build();
+        Ok(built.map_err(|e| failed(format!("setting up HTTP: {}", cause(&e))))?)
     }
 }
 
@@ -178,31 +162,22 @@ impl Transfer {
         match self.event()? {
             Event::Piece(piece) => Ok(Some(piece)),
             Event::End => Ok(None),
-            Event::Warning(_) | Event::Head(_) => Err(lost().into()),
+            Event::Head(_) => Err(lost().into()),
         }
     }
 
     /// Waits for what the thread has to tell, or for a signal.
     fn event(&mut self) -> Result<Event, Stop> {
-        let Self::Remote { events, wake } = self else {
+        let Self::Remote(events) = self else {
             return Err(lost().into());
         };
         loop {
-            let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
-            if let Some(fd) = signal::descriptor() {
-                fds.push(PollFd::new(fd, PollFlags::POLLIN));
+            signal::check()?;
+            match events.recv_timeout(LOOK) {
+                Ok(event) => return Ok(event?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(lost().into()),
             }
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check()?,
-                Err(e) => return Err(e).doing(Code::Os, || "waiting for a server")?,
-            }
-            if fds[0].any().unwrap_or(true) {
-                break;
-            }
-        }
-        match wake.read(&mut [0]) {
-            Ok(1) => Ok(events.recv().unwrap_or_else(|_| Err(lost()))?),
-            _ => Err(lost().into()),
         }
     }
 }
@@ -213,7 +188,7 @@ fn lost() -> Fault {
 }
 
 /// Opens a file of a `file://` server as if it were downloaded.
-fn local(path: &str, from: u64) -> Result<(Head, Transfer), Stop> {
+fn local(path: &str) -> Result<(Head, Transfer), Stop> {
     let fault = |e: std::io::Error| {
         let code = match e.kind() {
             ErrorKind::NotFound => Code::NotFound,
@@ -226,91 +201,87 @@ fn local(path: &str, from: u64) -> Result<(Head, Transfer), Stop> {
     if !meta.is_file() {
         return Err(Fault::new(Code::Failed, "not a regular file").into());
     }
-    let mut file = File::open(path).map_err(fault)?;
-    let start = from.min(meta.len());
-    file.seek(SeekFrom::Start(start)).map_err(fault)?;
     let head = Head {
-        status: if start > 0 { 206 } else { 200 },
+        status: 200,
         words: String::new(),
-        start,
-        length: Some(meta.len() - start),
-        validator: None,
+        length: Some(meta.len()),
     };
-    Ok((head, Transfer::Local(file)))
+    Ok((head, Transfer::Local(File::open(path).map_err(fault)?)))
 }
 
-/// The thread's work: one request after the other, on connections that stay open between them.
-fn serve(requests: &Receiver<Request>, timeout: Duration) {
-    let mut clients = Clients {
-        timeout,
-        plain: None,
-        secure: None,
-    };
-    for mut request in requests {
-        if let Err(Some(fault)) = transfer(&mut clients, &mut request) {
-            // Where nobody wants the download any more, nobody wants to know why it failed.
-            request.to.send(Err(fault)).unwrap_or_default();
-        }
-    }
-}
-
-/// Downloads one file. `Err(None)` says that nobody wants it any more.
-fn transfer(clients: &mut Clients, request: &mut Request) -> Result<(), Option<Fault>> {
-    let mut response = follow(clients, request)?;
-    let head = head(&response);
-    request.to.send(Ok(Event::Head(head))).map_err(|()| None)?;
+/// The thread's work. `Err(None)` says that nobody wants the file any more.
+fn download(
+    client: &Client,
+    url: Url,
+    events: &SyncSender<Result<Event, Fault>>,
+    timeout: Duration,
+) -> Result<(), Option<Fault>> {
+    let send = |event| events.send(Ok(event)).map_err(|_| None);
+    let mut response = client.get(url).send().map_err(|e| refused(&e, timeout))?;
+    send(Event::Head(head(&response)))?;
     let mut bytes = 0;
     let mut pace = Pace::default();
     loop {
         let mut piece = vec![0; PIECE];
         let begin = Instant::now();
-        let read = response.read(&mut piece);
-        let crawls = read
-            .as_ref()
-            .is_ok_and(|n| *n > 0 && pace.crawls(*n as u64, begin.elapsed(), clients.timeout));
-        if crawls {
+        let n = match response.read(&mut piece) {
+            Ok(0) => return send(Event::End),
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Some(broken(&e, bytes, timeout))),
+        };
+        if pace.crawls(n as u64, begin.elapsed(), timeout) {
             let why = format!(
                 "too slow: less than {SLOWEST} bytes a second for {} s",
-                clients.timeout.as_secs()
+                timeout.as_secs()
             );
             return Err(Some(Fault::new(Code::Network, why)));
         }
-        let n = match read {
-            Ok(n) => n,
-            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-            Err(e) => {
-                let timed_out = e
-                    .get_ref()
-                    .and_then(|e| e.downcast_ref::<reqwest::Error>())
-                    .is_some_and(reqwest::Error::is_timeout);
-                let why = if timed_out {
-                    stalled(clients.timeout)
-                } else {
-                    cause(&e)
-                };
-                let fault = Fault::new(
-                    Code::Network,
-                    format!("the connection broke after {bytes} bytes: {why}"),
-                );
-                // A server that sent something before it fell silent is worth another try.
-                return Err(Some(if timed_out && bytes == 0 {
-                    fault
-                } else {
-                    fault.again()
-                }));
-            }
+        piece.truncate(n);
+        bytes += n;
+        send(Event::Piece(piece))?;
+    }
+}
+
+/// Why a server gave no answer.
+fn refused(error: &reqwest::Error, timeout: Duration) -> Fault {
+    // Who does not take the call, or takes it and is silent, will not do better at once.
+    if error.is_timeout() {
+        return Fault::new(Code::Network, stalled(timeout));
+    }
+    if let Some(why) = impostor(error) {
+        let fault = Fault::new(Code::NotVerified, cause(error));
+        return match hint(why, SystemTime::now()) {
+            Some(hint) => fault.hint(hint),
+            None => fault,
         };
-        let event = if n == 0 {
-            Event::End
-        } else {
-            piece.truncate(n);
-            bytes += n;
-            Event::Piece(piece)
-        };
-        request.to.send(Ok(event)).map_err(|()| None)?;
-        if n == 0 {
-            return Ok(());
-        }
+    }
+    if error.is_redirect() {
+        // A mirror in the middle of a move may stop redirecting; one that leads away from https will not.
+        let away = find::<Unencrypted>(error).is_some();
+        let code = if away { Code::Failed } else { Code::Network };
+        return Fault::new(code, cause(error));
+    }
+    let fault = Fault::new(Code::Network, cause(error));
+    match error.is_connect() {
+        true => fault,
+        false => fault.again(),
+    }
+}
+
+/// Why the body ended before its end.
+fn broken(error: &std::io::Error, bytes: usize, timeout: Duration) -> Fault {
+    let timed_out = find::<reqwest::Error>(error).is_some_and(reqwest::Error::is_timeout);
+    let why = match timed_out {
+        true => stalled(timeout),
+        false => cause(error),
+    };
+    let why = format!("the connection broke after {bytes} bytes: {why}");
+    let fault = Fault::new(Code::Network, why);
+    // A server that sent something before it fell silent is worth another try.
+    match timed_out && bytes == 0 {
+        true => fault,
+        false => fault.again(),
     }
 }
 
@@ -338,86 +309,43 @@ impl Pace {
     }
 }
 
-/// Asks, and follows redirects. We do it ourselves so that TLS is set up only where a redirect leads to it, and so that
-/// none leads away from it.
-fn follow(clients: &mut Clients, request: &mut Request) -> Result<Response, Option<Fault>> {
-    let failed = |why: String| Some(Fault::new(Code::Failed, why));
-    let mut url = reqwest::Url::parse(&request.url).map_err(|e| failed(e.to_string()))?;
-    for _ in 0..=REDIRECTS {
-        let client = clients.get(url.scheme(), &mut request.to)?;
-        let mut asked = client.get(url.clone());
-        if request.from > 0 {
-            asked = asked.header(RANGE, format!("bytes={}-", request.from));
-            if let Some(validator) = &request.validator {
-                asked = asked.header(IF_RANGE, validator);
-            }
-        }
-        let response = asked.send().map_err(|e| {
-            // Who does not take the call, or takes it and is silent, will not do better at once.
-            Some(if e.is_timeout() {
-                Fault::new(Code::Network, stalled(clients.timeout))
-            } else if let Some(why) = impostor(&e) {
-                let fault = Fault::new(Code::NotVerified, cause(&e));
-                match hint(why, SystemTime::now()) {
-                    Some(hint) => fault.hint(hint),
-                    None => fault,
-                }
-            } else if e.is_connect() {
-                Fault::new(Code::Network, cause(&e))
-            } else {
-                Fault::new(Code::Network, cause(&e)).again()
-            })
-        })?;
-        if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-            return Ok(response);
-        }
-        let to = text(response.headers(), LOCATION)
-            .ok_or_else(|| failed("a redirect that leads nowhere".into()))?;
-        let next = url
-            .join(&to)
-            .map_err(|e| failed(format!("a redirect to '{to}': {e}")))?;
-        if url.scheme() == "https" && next.scheme() != "https" {
-            return Err(failed(format!(
-                "a redirect from https to '{}', which is not encrypted",
-                crate::server::shown(next.as_str())
-            )));
-        }
-        url = next;
+/// A redirect from https to what is not encrypted.
+#[derive(Debug)]
+struct Unencrypted(String);
+
+impl std::fmt::Display for Unencrypted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "a redirect from https to '{}', which is not encrypted",
+            self.0
+        )
     }
-    // A mirror in the middle of a move: it may go away.
-    Err(Some(Fault::new(
-        Code::Network,
-        format!("redirected more than {REDIRECTS} times"),
-    )))
+}
+
+impl std::error::Error for Unencrypted {}
+
+/// Follows redirects, but none away from https.
+fn redirect(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let before = attempt.previous();
+    if before.len() > REDIRECTS {
+        return attempt.error(format!("redirected more than {REDIRECTS} times"));
+    }
+    let secure = before.last().is_some_and(|url| url.scheme() == "https");
+    if secure && attempt.url().scheme() != "https" {
+        let to = crate::server::shown(attempt.url().as_str());
+        return attempt.error(Unencrypted(to));
+    }
+    attempt.follow()
 }
 
 fn head(response: &Response) -> Head {
-    let headers = response.headers();
-    let status = response.status();
-    // "bytes 100-199/200"; what cannot be read is taken for a start that nobody asked for.
-    let start = || {
-        let range = text(headers, CONTENT_RANGE)?;
-        let (first, _) = range.strip_prefix("bytes ")?.split_once('-')?;
-        first.parse().ok()
-    };
+    let length = response.headers().get(CONTENT_LENGTH);
     Head {
-        status: status.as_u16(),
-        words: status.to_string(),
-        start: if status.as_u16() == 206 {
-            start().unwrap_or(u64::MAX)
-        } else {
-            0
-        },
-        length: text(headers, CONTENT_LENGTH).and_then(|n| n.parse().ok()),
-        // A weak ETag says nothing about bytes: RFC 9110 13.1.5 forbids it here.
-        validator: text(headers, ETAG)
-            .filter(|tag| tag.starts_with('"'))
-            .or_else(|| text(headers, LAST_MODIFIED)),
+        status: response.status().as_u16(),
+        words: response.status().to_string(),
+        length: length.and_then(|text| text.to_str().ok()?.parse().ok()),
     }
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().map(str::to_owned)
 }
 
 fn stalled(timeout: Duration) -> String {
@@ -433,12 +361,14 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
     inner.to_string()
 }
 
-/// Returns why the other side could not prove who it is, where that is the matter.
-fn impostor<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+/// Returns the first error of this type, of those that led to `error`.
+fn find<'a, E: std::error::Error + 'static>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
-            return Some(why);
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
         }
         // An io::Error's source is not what it wraps, but the source of that.
         let wrapped = error
@@ -450,6 +380,14 @@ fn impostor<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Cert
         };
     }
     None
+}
+
+/// Returns why the other side could not prove who it is, where that is the matter.
+fn impostor<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    match find(error)? {
+        rustls::Error::InvalidCertificate(why) => Some(why),
+        _ => None,
+    }
 }
 
 /// Returns what mends that a certificate is refused.
@@ -470,59 +408,6 @@ fn hint(why: &CertificateError, now: SystemTime) -> Option<String> {
                 .to_owned(),
         ),
         _ => None,
-    }
-}
-
-/// The HTTP clients, made when they are needed.
-struct Clients {
-    timeout: Duration,
-    plain: Option<Client>,
-    secure: Option<Client>,
-}
-
-impl Clients {
-    fn get(&mut self, scheme: &str, warn: &mut Reply) -> Result<Client, Option<Fault>> {
-        let failed = |why: String| Some(Fault::new(Code::Failed, why));
-        let client = match scheme {
-            "https" => &mut self.secure,
-            "http" => &mut self.plain,
-            _ => {
-                return Err(failed(format!(
-                    "'{scheme}' is not spoken here: http, https and file are"
-                )));
-            }
-        };
-        if let Some(client) = client {
-            return Ok(client.clone());
-        }
-        let mut roots = rustls::RootCertStore::empty();
-        // Reading the host's certificates takes 3 ms, so only who needs them reads them.
-        if scheme == "https" {
-            let found = rustls_native_certs::load_native_certs();
-            if roots.add_parsable_certificates(found.certs).0 == 0 {
-                roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-                let text = "this host has no certificate authorities: using those of this program";
-                warn.send(Ok(Event::Warning(text.into())))
-                    .map_err(|()| None)?;
-            }
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| failed(format!("setting up TLS: {e}")))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        // With a configuration of ours nobody else sets it, and HTTP/2 is silently lost.
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let built = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("strapline/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT.min(self.timeout))
-            .timeout(self.timeout)
-            .build()
-            .map_err(|e| failed(format!("setting up HTTP: {}", cause(&e))))?;
-        Ok(client.insert(built).clone())
     }
 }
 

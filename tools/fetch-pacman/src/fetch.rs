@@ -1,10 +1,10 @@
-//! From a list of servers to one package that is proven: next server, another try, and on from where it broke off.
+//! From a list of servers to one package that is proven: the next server, and another try at the same.
 //!
 //! Each server is asked for its own database, and then for the package that this database names: a mirror that is
 //! behind has other versions, and a package without the database that names it has nothing to be held against. The same
 //! goes for the signature and the keys: a server that has bad ones is left for the next.
 
-use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Part, Whole};
+use crate::cache::{Cache, Download, LARGEST_SIGNATURE, Origin, Whole};
 use crate::client::Asker;
 use crate::fault::{Fault, Stop};
 use crate::ring::{self, Ring};
@@ -43,62 +43,19 @@ pub(crate) struct Wanted<'a> {
 
 /// Something that a download goes into.
 trait Sink {
-    fn bytes(&self) -> u64;
-    fn reset(&mut self) -> Result<(), Failure>;
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure>;
-    /// Whether it may be continued where it broke off: only what has a hash may be put together from parts.
-    fn resumes(&self) -> bool;
-    /// Whether it could be cut off, where the server does not say how long it is.
-    fn cut_off(&mut self) -> bool {
-        false
-    }
 }
 
 impl Sink for Vec<u8> {
-    fn bytes(&self) -> u64 {
-        self.len() as u64
-    }
-
-    fn reset(&mut self) -> Result<(), Failure> {
-        self.clear();
-        Ok(())
-    }
-
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.extend_from_slice(bytes);
         Ok(())
     }
-
-    fn resumes(&self) -> bool {
-        false
-    }
 }
 
-/// A part of a package, and how long the whole is, if the database says so.
-struct Packed<'a> {
-    part: &'a mut Part,
-    size: Option<u64>,
-}
-
-impl Sink for Packed<'_> {
-    fn bytes(&self) -> u64 {
-        self.part.bytes()
-    }
-
-    fn reset(&mut self) -> Result<(), Failure> {
-        self.part.reset()
-    }
-
+impl Sink for Download {
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.part.put(bytes)
-    }
-
-    fn resumes(&self) -> bool {
-        true
-    }
-
-    fn cut_off(&mut self) -> bool {
-        self.size.is_some_and(|size| self.part.bytes() < size) && self.part.no_archive().is_none()
+        Self::put(self, bytes)
     }
 }
 
@@ -114,8 +71,8 @@ pub(crate) struct Fetcher<'a> {
 struct Limit {
     bytes: u64,
     why: &'static str,
-    /// Whether it takes long enough for a progress bar; and how large it is, where that is known.
-    bar: Option<(String, Option<u64>)>,
+    /// Of a package: its file name, and its size where that is known. It takes long enough for a progress bar.
+    package: Option<(String, Option<u64>)>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -128,7 +85,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// Returns a package that is proven, from the first server that has one, or from the cache.
-    pub(crate) fn fetch(&mut self, wanted: &Wanted<'_>) -> Result<(Verified, Origin), Failure> {
+    pub(crate) fn fetch(&self, wanted: &Wanted<'_>) -> Result<(Verified, Origin), Failure> {
         let mut worst: Option<Fault> = None;
         let mut last = String::new();
         for server in wanted.servers {
@@ -168,7 +125,7 @@ impl<'a> Fetcher<'a> {
         }
         Err(match worst.code {
             Code::Network => {
-                failure.hint("try again: what has arrived is kept; or name another --server URL")
+                failure.hint("try again, or name another --server URL")
             }
             Code::NotFound => failure.hint("see --server, --repo and --package"),
             Code::NotVerified => failure.hint(
@@ -180,7 +137,7 @@ impl<'a> Fetcher<'a> {
 
     /// Asks one server for all that is needed. An error comes with the file that was asked for.
     fn ask(
-        &mut self,
+        &self,
         server: &Server,
         wanted: &Wanted<'_>,
     ) -> Result<(Verified, Origin), (String, Stop)> {
@@ -215,11 +172,12 @@ impl<'a> Fetcher<'a> {
             Some(pin) => pin,
             None => promised(&entry).map_err(in_package)?,
         };
-        let (whole, part) = self.package(server, &entry, sha256).map_err(in_package)?;
+        let (whole, new) = self.package(server, &entry, sha256).map_err(in_package)?;
         let meant = (entry.name.as_str(), entry.version.as_str());
         let meant = wanted.pin.is_none().then_some(meant);
         let verified = verify::package(self.context, whole, sha256, evidence, meant);
-        let verified = self.keep_if(verified, part).map_err(in_package)?;
+        let verified = verified.map_err(in_package)?;
+        self.keep(new, sha256).map_err(in_package)?;
         // With the keys that it was verified by, it can be verified again without a server.
         if let Some(keyring) = &keyring
             && let Err(failure) = self.cache.note(keyring, None)
@@ -229,30 +187,27 @@ impl<'a> Fetcher<'a> {
         Ok((verified, origin(&entry, wanted.repo, sha256, server)))
     }
 
-    /// Keeps what was downloaded if what was made of it is good; else nothing of it stays.
-    fn keep_if<T>(&self, made: Result<T, Stop>, part: Option<Part>) -> Result<T, Stop> {
-        match part {
-            Some(part) if made.is_ok() => self.cache.keep(part)?,
-            Some(mut part) => part.reset()?,
-            None => {}
+    /// Keeps a package that was downloaded, now that it is known to be good.
+    fn keep(&self, new: Option<Download>, sha256: &str) -> Result<(), Stop> {
+        match new {
+            Some(download) => Ok(self.cache.keep(download, sha256)?),
+            None => Ok(()),
         }
-        made
     }
 
     /// Returns a package's signature: the database's copy, or else the file beside the package.
-    fn signature(&mut self, server: &Server, entry: &Entry) -> Result<Vec<u8>, (String, Stop)> {
+    fn signature(&self, server: &Server, entry: &Entry) -> Result<Vec<u8>, (String, Stop)> {
         if let Some(signature) = entry.signature() {
             return Ok(signature);
         }
         let file = format!("{}.sig", entry.filename);
-        let mut bytes = Vec::new();
         let limit = Limit {
             bytes: LARGEST_SIGNATURE,
             why: "that a signature may have",
-            bar: None,
+            package: None,
         };
-        match self.download(&server.file(&file), &mut bytes, &limit) {
-            Ok(_) => Ok(bytes),
+        match self.download(&server.file(&file), &limit, &|| Ok(Vec::new())) {
+            Ok(bytes) => Ok(bytes),
             Err(Stop::Server(fault)) if fault.code == Code::NotFound => {
                 let why = format!(
                     "the package has no signature: {}, and the database has no %PGPSIG%",
@@ -268,7 +223,7 @@ impl<'a> Fetcher<'a> {
     /// Returns the keys to check a signature with: the user's, or else those of the keyring package of the repository,
     /// and what that is.
     fn ring(
-        &mut self,
+        &self,
         server: &Server,
         entries: &[Entry],
         judge: &Judge,
@@ -293,21 +248,21 @@ impl<'a> Fetcher<'a> {
             stop => (entry.filename.clone(), stop),
         };
         let sha256 = promised(entry).map_err(in_package)?;
-        let (whole, part) = self.package(server, entry, sha256).map_err(in_package)?;
+        let (whole, new) = self.package(server, entry, sha256).map_err(in_package)?;
         let ring = Ring::of_package(self.context, &judge.gpg, &whole.file, repo);
-        let ring = self.keep_if(ring, part).map_err(in_package)?;
+        let ring = ring.map_err(in_package)?;
+        self.keep(new, sha256).map_err(in_package)?;
         Ok((ring, Some(origin(entry, repo, sha256, server))))
     }
 
     /// Asks a server for its database.
-    fn database(&mut self, server: &Server, file: &str) -> Result<Database, Stop> {
-        let mut bytes = Vec::new();
+    fn database(&self, server: &Server, file: &str) -> Result<Database, Stop> {
         let limit = Limit {
             bytes: LARGEST_DB,
             why: "that a database may have",
-            bar: None,
+            package: None,
         };
-        self.download(&server.file(file), &mut bytes, &limit)?;
+        let bytes = self.download(&server.file(file), &limit, &|| Ok(Vec::new()))?;
         let database = db::read(bytes.as_slice(), Limits::default())
             .map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
         for odd in &database.odd {
@@ -317,68 +272,47 @@ impl<'a> Fetcher<'a> {
         Ok(database)
     }
 
-    /// Returns the package of an entry, its hash being right, from the cache if it is there; else with the part that it
-    /// is, to be kept if all else is right too.
+    /// Returns the package of an entry, its hash being right: from the cache if it is there, else as a download, to be kept
+    /// if all else is right too.
     fn package(
-        &mut self,
+        &self,
         server: &Server,
         entry: &Entry,
         sha256: &str,
-    ) -> Result<(Whole, Option<Part>), Stop> {
-        if let Some(whole) = self.cache.find(self.context, sha256)? {
-            return Ok((whole, None));
-        }
-        let mut part = self.cache.part(self.context, sha256)?;
-        // The run that had the part may have completed it while we waited.
+    ) -> Result<(Whole, Option<Download>), Stop> {
         if let Some(whole) = self.cache.find(self.context, sha256)? {
             return Ok((whole, None));
         }
         let limit = Limit {
             bytes: entry.csize.unwrap_or(LARGEST_PACKAGE).min(LARGEST_PACKAGE),
             why: "that the database promises",
-            bar: Some((entry.filename.clone(), entry.csize)),
+            package: Some((entry.filename.clone(), entry.csize)),
         };
-        if part.bytes() > limit.bytes {
-            part.reset()?;
-        }
         let url = server.file(&entry.filename);
-        let mut tries = 0;
-        while part.sha256() != sha256 {
-            // A part that is as long as the whole and is not it has nothing to be continued.
-            if entry.csize == Some(part.bytes()) {
-                part.reset()?;
-            }
-            tries += 1;
-            let mut sink = Packed {
-                part: &mut part,
-                size: entry.csize,
+        let download = self.download(&url, &limit, &|| self.cache.download())?;
+        let whole = download.whole()?;
+        if whole.sha256 != sha256 {
+            let why = match package::decompress::reader(&whole.file) {
+                Err(e) => e.to_string(),
+                Ok(_) => verify::differs(&whole.sha256, sha256),
             };
-            let pieced = self.download(&url, &mut sink, &limit)?;
-            let is = part.sha256();
-            if is == sha256 {
-                break;
-            }
-            let why = part
-                .no_archive()
-                .unwrap_or_else(|| verify::differs(&is, sha256));
-            part.reset()?;
-            // The first half may be of another run, or of another server, and wrong: then the second cannot mend it.
-            if !pieced || tries > 1 {
-                return Err(Fault::new(Code::NotVerified, why).into());
-            }
+            return Err(Fault::new(Code::NotVerified, why).into());
         }
-        Ok((part.whole()?, Some(part)))
+        Ok((whole, Some(download)))
     }
 
-    /// Downloads a file, with as many tries as it is worth. Returns whether it is of several pieces.
-    fn download(&mut self, url: &str, to: &mut dyn Sink, limit: &Limit) -> Result<bool, Stop> {
-        let mut validator = None;
+    /// Downloads a file, with as many tries as it is worth. Each begins with an empty `W`.
+    fn download<W: Sink>(
+        &self,
+        url: &str,
+        limit: &Limit,
+        new: &dyn Fn() -> Result<W, Failure>,
+    ) -> Result<W, Stop> {
         let mut pauses = PAUSES.iter();
-        let mut pieced = false;
         loop {
-            let stop = match self.attempt(url, to, limit, &mut validator, &mut pieced) {
-                Ok(()) => return Ok(pieced),
+            let stop = match self.attempt(url, limit, new()?) {
                 Err(stop) => stop,
+                done => return done,
             };
             match (&stop, pauses.next()) {
                 (Stop::Server(fault), Some(pause)) if fault.again => {
@@ -394,83 +328,49 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Tries once to download a file, or what is missing of it.
-    fn attempt(
-        &mut self,
-        url: &str,
-        to: &mut dyn Sink,
-        limit: &Limit,
-        validator: &mut Option<String>,
-        pieced: &mut bool,
-    ) -> Result<(), Stop> {
-        if !to.resumes() {
-            to.reset()?;
+    /// Tries once to download a file.
+    fn attempt<W: Sink>(&self, url: &str, limit: &Limit, mut to: W) -> Result<W, Stop> {
+        let (head, mut transfer) = self.asker.get(url)?;
+        if head.status != 200 {
+            let why = format!("HTTP status {}", head.words);
+            return Err(match head.status {
+                404 | 410 => Fault::new(Code::NotFound, why),
+                408 | 425 | 429 | 500 | 502..=504 => Fault::new(Code::Network, why).again(),
+                501 | 505.. => Fault::new(Code::Network, why),
+                _ => Fault::new(Code::Failed, why),
+            }
+            .into());
         }
-        let from = to.bytes();
-        let (head, mut transfer) = self.asker.get(url, from, validator.as_deref())?;
-        match head.status {
-            206 if head.start == from && from > 0 => *pieced = true,
-            // A server that cannot send parts, or whose file is another one by now, sends all of it.
-            200 => {
-                *pieced = false;
-                to.reset()?;
-            }
-            // It has no more than we have, and that is not the whole: another file.
-            206 | 416 => {
-                to.reset()?;
-                return Err(
-                    Fault::new(Code::Network, "it sent another part than asked for")
-                        .again()
-                        .into(),
-                );
-            }
-            status => {
-                let fault = Fault::new(
-                    match status {
-                        404 | 410 => Code::NotFound,
-                        408 | 425 | 429 | 500.. => Code::Network,
-                        _ => Code::Failed,
-                    },
-                    format!("HTTP status {}", head.words),
-                );
-                return Err(match status {
-                    408 | 425 | 429 | 500 | 502..=504 => fault.again(),
-                    _ => fault,
-                }
-                .into());
-            }
-        }
-        *validator = head.validator;
-        let room = limit.bytes.saturating_sub(to.bytes());
-        if head.length.is_some_and(|length| length > room) {
-            to.reset()?;
+        if head.length.is_some_and(|length| length > limit.bytes) {
             return Err(too_large(limit).into());
         }
-        let bar = self.bar(limit, to.bytes());
+        let bar = self.bar(limit);
+        let mut bytes = 0;
         while let Some(piece) = transfer.next()? {
-            if to.bytes() == 0 && is_web_page(&piece) {
+            if bytes == 0 && is_web_page(&piece) {
                 return Err(Fault::new(Code::Network, "a web page came in its place")
                     .hint(page::HINT)
                     .into());
             }
-            if to.bytes() + piece.len() as u64 > limit.bytes {
-                to.reset()?;
+            bytes += piece.len() as u64;
+            if bytes > limit.bytes {
                 return Err(too_large(limit).into());
             }
             to.put(&piece)?;
-            bar.set_position(to.bytes());
+            bar.set_position(bytes);
         }
         bar.finish_and_clear();
-        if head.length.is_none() && to.cut_off() {
-            let why = format!("the connection ended after {} bytes", to.bytes());
+        let size = limit.package.as_ref().and_then(|(_, size)| *size);
+        if head.length.is_none() && size.is_some_and(|size| bytes < size) {
+            let why = format!("the connection ended after {bytes} bytes");
             return Err(Fault::new(Code::Network, why).again().into());
         }
-        Ok(())
+        Ok(to)
     }
 
     /// Returns a progress bar. It draws on a terminal only, and clears itself away when it is dropped.
-    fn bar(&self, limit: &Limit, from: u64) -> ProgressBar {
-        let Some((name, size)) = limit.bar.as_ref().filter(|_| !self.context.quiet) else {
+    fn bar(&self, limit: &Limit) -> ProgressBar {
+        let Some((name, size)) = limit.package.as_ref().filter(|_| !self.context.quiet) else {
             return ProgressBar::hidden();
         };
         let bar = match size {
@@ -486,8 +386,6 @@ impl<'a> Fetcher<'a> {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.set_message(name.clone());
-        bar.set_position(from);
-        bar.reset_eta();
         bar.with_finish(indicatif::ProgressFinish::AndClear)
     }
 }

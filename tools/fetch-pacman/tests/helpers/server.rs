@@ -16,8 +16,6 @@ use std::sync::{Arc, Mutex};
 pub(crate) enum Answer {
     /// A file, or the part of it that was asked for.
     File(Vec<u8>),
-    /// A file, always from its beginning.
-    NoRange(Vec<u8>),
     /// That many bytes of what was asked for, under the length of it all, and then the connection ends.
     Cut(Vec<u8>, usize),
     /// As [`Answer::Cut`], but HTTP/1.0 without a length: nothing in HTTP says that it is not the whole.
@@ -32,18 +30,11 @@ pub(crate) enum Answer {
     Endless,
 }
 
-/// A request: its path, and its `Range` and `If-Range` where it has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
-    pub(crate) path: String,
-    pub(crate) range: Option<String>,
-    pub(crate) if_range: Option<String>,
-}
-
 #[derive(Debug, Default)]
 struct State {
     answers: HashMap<String, Vec<Answer>>,
-    asked: Vec<Asked>,
+    /// The paths of the requests.
+    asked: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -137,23 +128,14 @@ impl Server {
         state.answers.insert(path.to_owned(), answers);
     }
 
-    /// Returns what it was asked so far.
-    pub(crate) fn asked(&self) -> Vec<Asked> {
+    /// Returns the paths that it was asked for.
+    pub(crate) fn paths(&self) -> Vec<String> {
         self.state.lock().unwrap().asked.clone()
     }
 
-    /// Returns the paths that it was asked for.
-    pub(crate) fn paths(&self) -> Vec<String> {
-        self.asked().into_iter().map(|asked| asked.path).collect()
-    }
-
-    /// Returns the ranges that it was asked for of this path.
-    pub(crate) fn ranges(&self, path: &str) -> Vec<Option<String>> {
-        let asked = self.asked().into_iter();
-        asked
-            .filter(|asked| asked.path == path)
-            .map(|asked| asked.range)
-            .collect()
+    /// Returns how often it was asked for this path.
+    pub(crate) fn times(&self, path: &str) -> usize {
+        self.paths().iter().filter(|asked| *asked == path).count()
     }
 }
 
@@ -190,91 +172,41 @@ fn request(stream: &mut dyn Stream) -> std::io::Result<String> {
 
 fn serve(out: &mut dyn Stream, state: &Mutex<State>) -> std::io::Result<()> {
     let request = request(out)?;
-    let mut lines = request.lines();
-    let mut asked = Asked {
-        path: lines.next().unwrap().split(' ').nth(1).unwrap().to_owned(),
-        range: None,
-        if_range: None,
-    };
-    for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
-        if name.eq_ignore_ascii_case("range") {
-            asked.range = Some(value.to_owned());
-        } else if name.eq_ignore_ascii_case("if-range") {
-            asked.if_range = Some(value.to_owned());
-        }
-    }
-    let from: usize = asked
-        .range
-        .as_deref()
-        .and_then(|range| {
-            range
-                .strip_prefix("bytes=")?
-                .strip_suffix('-')?
-                .parse()
-                .ok()
-        })
-        .unwrap_or(0);
+    let line = request.lines().next().unwrap();
+    let path = line.split(' ').nth(1).unwrap();
     let answer = {
         let mut state = state.lock().unwrap();
-        state.asked.push(asked.clone());
-        match state.answers.get_mut(&asked.path) {
+        state.asked.push(path.to_owned());
+        match state.answers.get_mut(path) {
             None => Answer::Status("404 Not Found"),
             Some(answers) if answers.len() > 1 => answers.remove(0),
             Some(answers) => answers[0].clone(),
         }
     };
-    let part = |bytes: &[u8]| {
-        let rest = bytes.get(from..).unwrap_or_default().to_vec();
-        let (status, range) = match from {
-            0 => ("200 OK", String::new()),
-            _ if rest.is_empty() => ("416 Range Not Satisfiable", String::new()),
-            _ => (
-                "206 Partial Content",
-                format!(
-                    "Content-Range: bytes {from}-{}/{}\r\n",
-                    bytes.len() - 1,
-                    bytes.len()
-                ),
-            ),
-        };
-        let head = format!(
-            "HTTP/1.1 {status}\r\n{range}ETag: \"tag\"\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-            rest.len()
-        );
-        (head, rest)
+    let head = |bytes: &[u8]| {
+        let length = bytes.len();
+        format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n")
     };
     match answer {
         Answer::File(bytes) => {
-            let (head, body) = part(&bytes);
-            out.write_all(head.as_bytes())?;
-            out.write_all(&body)
-        }
-        Answer::NoRange(bytes) => {
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
-                bytes.len()
-            );
-            out.write_all(head.as_bytes())?;
+            out.write_all(head(&bytes).as_bytes())?;
             out.write_all(&bytes)
         }
         Answer::Cut(bytes, n) => {
-            let (head, body) = part(&bytes);
-            out.write_all(head.as_bytes())?;
-            out.write_all(&body[..n.min(body.len())])
+            out.write_all(head(&bytes).as_bytes())?;
+            out.write_all(&bytes[..n.min(bytes.len())])
         }
         Answer::CutSilently(bytes, n) => {
-            let (head, body) = part(&bytes);
-            for line in head.split_inclusive("\r\n") {
+            for line in head(&bytes).split_inclusive("\r\n") {
                 if !line.starts_with("Content-Length") {
                     out.write_all(line.replace("HTTP/1.1", "HTTP/1.0").as_bytes())?;
                 }
             }
-            out.write_all(&body[..n.min(body.len())])
+            out.write_all(&bytes[..n.min(bytes.len())])
         }
         Answer::Stall(bytes, n) => {
-            let (head, body) = part(&bytes);
-            out.write_all(head.as_bytes())?;
-            out.write_all(&body[..n.min(body.len())])?;
+            out.write_all(head(&bytes).as_bytes())?;
+            out.write_all(&bytes[..n.min(bytes.len())])?;
             // Ends when the client hangs up.
             std::io::copy(out, &mut std::io::sink()).map(drop)
         }
