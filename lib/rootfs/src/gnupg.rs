@@ -50,6 +50,16 @@ pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>
     Ok(files)
 }
 
+/// Returns whether there is a key in files that [`read_keys`] returned. A keybox without one is a header of 32 bytes.
+#[must_use]
+pub fn has_keys(files: &[(&'static str, Vec<u8>)]) -> bool {
+    files.iter().any(|(name, bytes)| match *name {
+        "pubring.gpg" => !bytes.is_empty(),
+        "pubring.kbx" => bytes.len() > 32,
+        _ => false,
+    })
+}
+
 /// Makes the directory `home`, which must not be there, and lays out a home in it: these files, and [`CONFIGURATION`].
 ///
 /// # Errors

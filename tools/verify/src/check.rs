@@ -135,10 +135,7 @@ fn read_keyring_in_root(root: &Root) -> Result<Vec<(&'static str, Vec<u8>)>, Fai
         Err(e) => return Err(e).doing(Code::Failed, doing),
     };
     let mut files = rootfs::gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
-    if files
-        .iter()
-        .all(|(name, bytes)| *name == "trustdb.gpg" || bytes.is_empty())
-    {
+    if !rootfs::gnupg::has_keys(&files) {
         files.clear();
     }
     Ok(files)

@@ -18,6 +18,7 @@ use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
 use pacman::conf::Conf;
+use pacman::conf::NoExtract;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
@@ -243,7 +244,7 @@ impl Verify {
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
         match stage::file::read_text(&plan.config.strict) {
-            Ok(text) => plan.rules.add_config(&text),
+            Ok(text) => plan.rules.noextract = NoExtract::of(&text),
             // Without it, pacman would have no patterns either.
             Err(failure) if failure.code == Code::NotFound => {}
             Err(failure) => return Err(failure),
