@@ -337,6 +337,39 @@ fn the_hosts_configuration_of_gpg_does_not_matter() {
     }
 }
 
+/// What there is in the place of the root's keyring, and gpg cannot list, is named, and the packages are looked at all the same.
+#[test]
+fn a_keyring_in_the_root_that_cannot_be_read_is_named() {
+    let bench = Bench::new();
+    drop(bench.pipe("keyring | strap ncurses").succeeded());
+    let home = "root/etc/pacman.d/gnupg";
+    for (script, line) in [
+        (
+            "mkdir public-keys.d",
+            "checking the keyring: the root's has keys in a database of keyboxd's",
+        ),
+        (
+            "rmdir public-keys.d; cp pubring.gpg kept; head -c 999 /dev/zero > pubring.gpg",
+            "checking the keyring: the root's is none: listing the keys",
+        ),
+    ] {
+        bench.must(&format!("cd {home}; {script}"));
+        let ran = bench.sh("verify --state doc.json");
+        ran.failed(69, line);
+        let document = ran.document();
+        let packages = document["packages"].as_array().expect("packages");
+        assert!(
+            packages.iter().all(|p| p["signature"] == "valid"),
+            "{packages:?}"
+        );
+    }
+    // gpg leaves a keybox with a header alone where it looked for one; it is none.
+    bench.must(&format!(
+        "cd {home}; rm pubring.gpg; {GPG} --homedir . --list-keys; test -s pubring.kbx"
+    ));
+    drop(bench.sh("verify --state doc.json").succeeded());
+}
+
 /// A directory for the configuration of the host's gpg, in a mount namespace.
 const HOST: &str = "mkdir -p /etc/gnupg; mount -t tmpfs tmpfs /etc/gnupg";
 

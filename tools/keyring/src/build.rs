@@ -94,7 +94,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
     let before = match extend {
-        true => place.read_public()?,
+        true => place.read_to_extend()?,
         false => Vec::new(),
     };
     let scratch = gpg::scratch()?;

@@ -296,6 +296,92 @@ fn no_verdict_differs_on_a_ring_of_all_kinds() {
     }
 }
 
+/// A home that gpg itself made has a pubring.kbx, and no pubring.gpg.
+#[test]
+fn a_keyring_of_either_gpg_is_extended_by_either() {
+    let newer = strapline_tests::gpg_of("trixie");
+    let hosts = [None, Some(newer.as_path())].map(|gpg| Host { day: None, gpg });
+    let ring = Ring::good();
+    for (theirs, ours) in hosts.iter().flat_map(|a| hosts.iter().map(move |b| (a, b))) {
+        let home = short();
+        let gpg = |args: &[&str]| {
+            let mut command = theirs.command(Path::new("gpg"));
+            command.arg("--homedir").arg(home.path());
+            run(command
+                .args(["--batch", "--quiet", "--yes", "--passphrase="])
+                .args(args))
+        };
+        gpg(&[
+            "--quick-gen-key",
+            "theirs@test.invalid",
+            "ed25519",
+            "sign",
+            "never",
+        ]);
+        let extra = home.path().join("extra");
+        fs::write(&extra, helpers::ring("extra")).unwrap();
+        gpg(&["--import", extra.to_str().unwrap()]);
+        gpg(&["--quick-lsign-key", &keys().extra]);
+        gpg(&["--check-trustdb"]);
+        let mut expected = vec![own_key(home.path()), keys().extra.clone()];
+        expected.sort();
+        kill_agent(home.path());
+        assert!(home.path().join("pubring.kbx").exists());
+        assert!(!home.path().join("pubring.gpg").exists());
+
+        let lab = Lab::new(&ring).install(&ring);
+        run(Command::new("cp")
+            .arg("-a")
+            .arg(home.path())
+            .arg(lab.home()));
+        let given = lab.command(&["--extend"]);
+        let mut command = ours.command(Path::new(given.get_program()));
+        let ran = helpers::Ran::of(command.args(given.get_args()).stdin(Stdio::null())).good();
+        let extended = ran.document["keyring"]["extended"].as_array().unwrap();
+        let mut extended: Vec<_> = extended
+            .iter()
+            .map(|name| name.as_str().unwrap()[..40].to_owned())
+            .collect();
+        extended.sort();
+        assert_eq!(extended, expected, "{theirs:?}, {ours:?}");
+        assert_eq!(verdicts(lab.copy().path())[&keys().extra].0, "f");
+    }
+}
+
+/// What keyboxd keeps nobody else reads: it is not passed over in silence.
+#[test]
+fn a_keyring_of_keyboxds_is_not_extended() {
+    let newer = strapline_tests::gpg_of("trixie");
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    let home = short();
+    let keyboxd = newer.join("keyboxd");
+    let text = format!("use-keyboxd\nkeyboxd-program {}\n", keyboxd.display());
+    fs::write(home.path().join("common.conf"), text).unwrap();
+    let extra = home.path().join("extra");
+    fs::write(&extra, helpers::ring("extra")).unwrap();
+    let host = Host {
+        day: None,
+        gpg: Some(&newer),
+    };
+    // It ends with the process namespace.
+    let script =
+        "exec unshare --pid --fork --kill-child gpg --homedir $0 --batch --quiet --import $0/extra";
+    let mut import = host.command(Path::new("sh"));
+    run(import.arg("-c").arg(script).arg(home.path()));
+    assert!(home.path().join("public-keys.d/pubring.db").exists());
+    run(Command::new("cp")
+        .arg("-a")
+        .arg(home.path())
+        .arg(lab.home()));
+    let ran = lab.run(&["--extend"]);
+    ran.bad(69, "failed", "keys in it are in a database of keyboxd's");
+    assert!(lab.home().join("public-keys.d").exists());
+    // From nothing it is built all the same.
+    lab.run(&[]).good();
+    assert!(!lab.home().join("public-keys.d").exists());
+}
+
 #[test]
 fn pacman_takes_three_masters_and_refuses_two() {
     let good = Ring::good();

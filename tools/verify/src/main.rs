@@ -116,8 +116,8 @@ impl Stage for Verify {
             fetch: fetched.failure,
             log,
         };
-        let mut strangers = found.strangers.iter().map(|key| {
-            let message = format!("checking the keyring: {key} is valid, and by no pinned key");
+        let mut strangers = found.strangers.iter().map(|what| {
+            let message = format!("checking the keyring: {what}");
             Failure::new(Code::NotVerified, message).hint(
                 "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
             )
