@@ -393,3 +393,65 @@ fn a_common_conf_that_keeps_gpg_from_its_keys_is_named() {
         assert_eq!(ran.document()["error"]["code"], "child-failed");
     }
 }
+
+/// Has the host's gpg in /opt alone, in a mount namespace. Its gpg-agent stays where this gpg starts it.
+const IN_OPT: &str = r#"mount -t tmpfs tmpfs /opt; mkdir -p /opt/gnupg/bin; : > none
+cp /usr/bin/gpg /opt/gnupg/bin; cp /usr/bin/gpgconf /opt/gnupg/conf
+for program in gpg gpgconf; do mount --bind none /usr/bin/$program; done
+"#;
+
+/// And a gpgconf beside it, which pacman asks where it is.
+const WITH_GPGCONF: &str = r#"PATH=/opt/gnupg/bin:$PATH
+printf '#!/bin/sh\n/opt/gnupg/conf "$@" | sed s,:/usr/bin/gpg$,:/opt/gnupg/bin/gpg,\n' > /opt/gnupg/bin/gpgconf
+chmod 755 /opt/gnupg/bin/gpgconf
+"#;
+
+#[test]
+fn a_gpg_in_no_usual_place_is_used_by_all() {
+    for pacman in ["", "fetch-pacman --use /usr/bin/pacman | "] {
+        let bench = Bench::new();
+        let script = format!("{IN_OPT}{WITH_GPGCONF}");
+        let rest = format!("{pacman}keyring | strap ncurses | verify");
+        drop(bench.pipe_after(&script, &rest).succeeded());
+    }
+}
+
+/// What nobody can look at is no finding: no package is to blame, none leaves the cache, and nobody is told to do without.
+#[test]
+fn where_there_is_no_gpg_that_works_no_package_is_to_blame() {
+    let bench = Bench::new();
+    drop(bench.pipe("keyring | strap ncurses").succeeded());
+    // The gpgconf that lies there says that gpg is in /usr/bin.
+    let wrong = "cp /opt/gnupg/conf /opt/gnupg/bin/gpgconf; PATH=/opt/gnupg/bin:$PATH";
+    let none = "looking for gpg on this host: there is none in PATH";
+    let not_there = "GPGME error: Invalid crypto engine";
+    for (script, command, line) in [
+        (wrong, "strap --state doc.json nano", not_there),
+        (wrong, "keyring --state doc.json", not_there),
+        ("", "strap --state doc.json nano", none),
+        ("", "keyring --state doc.json", none),
+        ("", "verify --state doc.json", none),
+        ("", "fetch-pacman --new --cache-dir other", none),
+    ] {
+        let before = bench.must("ls packages");
+        let ran = bench.sh(&format!("{IN_OPT}{script}\n{command}"));
+        ran.failed(69, line);
+        assert_eq!(ran.document()["error"]["code"], "not-found", "{ran:?}");
+        for word in ["--loose", "--unsigned", "--no-signatures"] {
+            assert!(!ran.stderr.contains(word), "{}", ran.stderr);
+        }
+        let after = bench.must("ls packages");
+        let gone: Vec<_> = before
+            .lines()
+            .filter(|file| !after.lines().any(|f| f == *file))
+            .collect();
+        assert_eq!(gone, Vec::<&str>::new(), "{command}");
+    }
+    // What pacman fetched and could not look at is there, and is good.
+    assert!(bench.must("ls packages").contains("nano-"));
+    drop(
+        bench
+            .sh("strap --state doc.json --offline nano")
+            .succeeded(),
+    );
+}
