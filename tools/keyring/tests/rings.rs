@@ -112,22 +112,24 @@ impl Reference {
     fn populate(&self, day: Day, from: &Path, ring: &str) -> PathBuf {
         let home = self.home("g");
         run(Command::new("rm").arg("-rf").arg(&home));
-        let mut cp = Command::new("cp");
-        run(cp.arg("-a").arg(self.home("init")).arg(&home));
+        copy_home(&self.home("init"), &home);
         self.run(day, "g", from, &["--populate", ring]);
         kill_agent(&home);
         home
     }
 }
 
+/// Copies a home into a directory, and not its sockets: an agent that was told to end may be about to remove them.
+fn copy_home(from: &Path, to: &Path) {
+    let script = "mkdir -p \"$1\" && tar -C \"$0\" --exclude='./S.*' -c . | tar -C \"$1\" -x";
+    run(Command::new("sh").args(["-c", script]).arg(from).arg(to));
+}
+
 /// What gpg says of each key, its names and subkeys, as far as the own key has no part in it: validity, owner trust of those
 /// that are valid, whether it is disabled, whether it is signed locally.
 fn judge(host: Host<'_>, home: &Path) -> BTreeMap<String, (String, bool, bool, BTreeSet<String>)> {
     let copy = short();
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(home.join("."))
-        .arg(copy.path()));
+    copy_home(home, copy.path());
     let list = {
         let mut list = host.command(Path::new("gpg"));
         list.arg("--homedir").arg(copy.path());
@@ -330,10 +332,7 @@ fn a_keyring_of_either_gpg_is_extended_by_either() {
         assert!(!home.path().join("pubring.gpg").exists());
 
         let lab = Lab::new(&ring).install(&ring);
-        run(Command::new("cp")
-            .arg("-a")
-            .arg(home.path())
-            .arg(lab.home()));
+        copy_home(home.path(), &lab.home());
         let given = lab.command(&["--extend"]);
         let mut command = ours.command(Path::new(given.get_program()));
         let ran = helpers::Ran::of(command.args(given.get_args()).stdin(Stdio::null())).good();
@@ -370,10 +369,7 @@ fn a_keyring_of_keyboxds_is_not_extended() {
     let mut import = host.command(Path::new("sh"));
     run(import.arg("-c").arg(script).arg(home.path()));
     assert!(home.path().join("public-keys.d/pubring.db").exists());
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(home.path())
-        .arg(lab.home()));
+    copy_home(home.path(), &lab.home());
     let ran = lab.run(&["--extend"]);
     ran.bad(69, "failed", "keys in it are in a database of keyboxd's");
     assert!(lab.home().join("public-keys.d").exists());
