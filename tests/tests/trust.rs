@@ -219,7 +219,7 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
          echo $key:6: | {GPG} --homedir home --import-ownertrust
          {GPG} --homedir home --check-trustdb
          printf 'keyboxd-program {evil}\\nuse-keyboxd\\n' > home/common.conf
-         printf 'photo-viewer \"{evil}\"\\nverify-options show-photos\\n' > home/gpg.conf
+         printf 'no-permission-warning\\nphoto-viewer \"{evil}\"\\nverify-options show-photos\\n' > home/gpg.conf
          cp -a {www} www
          cd www/x86_64/core
          old=$(ls filesystem-*.pkg.tar.*[!g])
@@ -227,7 +227,11 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
          cp --remove-destination $old ../../../honest.pkg
          rm $old $old.sig
          cd ../../../p
-         mkdir -p -m 755 etc/pacman.d/gnupg/private-keys-v1.d etc/pacman.d/hooks etc/tmpfiles.d usr/local/bin
+         mkdir -p -m 755 etc/pacman.d/gnupg/private-keys-v1.d etc/pacman.d/hooks etc/tmpfiles.d usr/local/bin usr/lib
+         printf '%s\\n' '#include <stdlib.h>' \
+           '__attribute__((constructor)) static void door(void) {{ if (system(\"exec {evil}\")) return; }}' \
+           | cc -shared -fPIC -o usr/lib/door.so -xc -
+         echo /usr/lib/door.so > etc/ld.so.preload
          cp ../home/pubring.gpg ../home/trustdb.gpg ../home/gpg.conf ../home/common.conf etc/pacman.d/gnupg/
          cp ../home/private-keys-v1.d/*.key etc/pacman.d/gnupg/private-keys-v1.d/
          printf 'z /usr 0777\\n' > etc/tmpfiles.d/door.conf
@@ -255,6 +259,11 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
     drop(ran.succeeded());
     assert_eq!(ran.document()["strap"]["loose"], true);
     assert!(bench.path("root/etc/tmpfiles.d/door.conf").exists());
+    // The programs of the root load what ld.so.preload names.
+    let loaded = bench.must(
+        "lib=usr/lib/x86_64-linux-gnu; chroot root $lib/ld-linux-x86-64.so.2 --list $lib/libc.so.6",
+    );
+    assert!(loaded.contains("/usr/lib/door.so"), "{loaded}");
     let ran = bench.sh("keyring --state doc.json");
     drop(ran.succeeded());
     fs::write(bench.path("doc.json"), &ran.stdout).expect("our own directory");
