@@ -78,7 +78,8 @@ impl Gpg {
         };
         let program = search().ok_or_else(|| missing("there is none in PATH"))?;
         let mut command = child::command(&program);
-        command.arg("--version");
+        // Without a home of the caller's, of whose options gpg would complain on our stderr.
+        command.args(["--version", "--homedir", "/nonexistent"]);
         rootfs::tie_to_us(&mut command);
         let out = child::output(&mut command)?;
         let version = version(&String::from_utf8_lossy(&out.stdout))
