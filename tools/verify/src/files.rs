@@ -629,8 +629,10 @@ mod tests {
             entry("usr/share/doc/x", Kind::File),
             entry("usr/share/docs", Kind::Directory),
         ];
-        let mut rules = Rules::default();
-        rules.noextract = NoExtract::of("NoExtract = usr/share/doc/*\n");
+        let rules = Rules {
+            noextract: NoExtract::of("NoExtract = usr/share/doc/*\n"),
+            ..Rules::default()
+        };
         let files = files_of(&root, &entries, &BTreeSet::new(), &rules);
         assert_eq!(files.missing, ["usr/share/docs"]);
     }
