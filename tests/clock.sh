@@ -7,6 +7,8 @@ set -eu
 library=$(ls /usr/lib/*/faketime/libfaketime.so.1) || { echo "clock.sh: hint: apt-get install libfaketime" >&2; exit 1; }
 day=$1
 shift
+# What a process that was killed has left in there would be taken for its own by another with that number.
+mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/new /mnt/work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/mnt/new,workdir=/mnt/work /etc

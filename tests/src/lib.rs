@@ -95,6 +95,16 @@ pub fn pacman_of(suite: &str) -> PathBuf {
     dir.join("pacman")
 }
 
+/// Returns the directory of another Debian suite's gpg, as [`pacman_of`] has it, for `tests/gpg.sh`.
+///
+/// # Panics
+///
+/// As [`pacman_of`].
+#[must_use]
+pub fn gpg_of(suite: &str) -> PathBuf {
+    pacman_of(suite).with_file_name("gpg")
+}
+
 /// The offline mirror of an architecture.
 #[derive(Clone, Debug)]
 pub struct Mirror {

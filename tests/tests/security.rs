@@ -1,12 +1,12 @@
 //! What SECURITY.md says: that each test it names is there, and what a namespace gives and does not.
 
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use strapline_tests::{Lab, Mirror, TOOLS, Who, bin_dir, lab, top};
+use strapline_tests::{Lab, Mirror, Server, TOOLS, Who, bin_dir, lab, top};
 
 /// Returns each `FILE.rs::TEST` of a text.
 fn references(text: &str) -> BTreeSet<(String, String)> {
@@ -235,6 +235,139 @@ fn a_hook_runs_in_a_chroot_and_what_is_beyond_it_is_what_the_caller_may() {
             said.lines().any(|l| l == "roots"),
             who == Who::Root,
             "{who:?}: {said}"
+        );
+    }
+}
+
+/// Programs of the host that the tools start. What else runs is the tools themselves, which read as data, and the root's.
+const OF_THE_HOST: [&str; 10] = [
+    "pacman",
+    "pacman-static",
+    "gpg",
+    "gpg-agent",
+    "gpgconf",
+    "gpgsm",
+    "keyboxd",
+    "dirmngr",
+    "newuidmap",
+    "newgidmap",
+];
+
+/// Runs a script in the laboratory and returns which files the programs of the host opened to read.
+fn opened(lab: &Lab, script: &str) -> BTreeSet<(String, PathBuf)> {
+    let (log, inner) = (lab.path().join("opened"), lab.command("sh"));
+    // It is root that traces: newuidmap(1) would not be set-uid otherwise.
+    let mut command = Command::new("strace");
+    command.args(["--follow-forks", "--decode-fds=path", "--successful-only"]);
+    command.arg("--trace=execve,open,openat,openat2");
+    command.arg("--output").arg(&log).arg(inner.get_program());
+    command.args(inner.get_args()).args(["-c", script]);
+    command.current_dir(lab.path());
+    for (key, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    drop(lab::run(&mut command).succeeded());
+    let log = fs::read_to_string(&log).expect("apt-get install strace");
+    // What each process is since it was started. Before that it is one of ours.
+    let mut programs: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut opened = BTreeSet::new();
+    for line in log.lines() {
+        let (pid, call) = line.split_once(' ').expect("a process and its call");
+        let call = call.trim_start();
+        if let Some(call) = call.strip_prefix("execve(\"") {
+            let path = call.split('"').next().unwrap_or_default();
+            programs.insert(pid, path.rsplit('/').next().unwrap_or_default());
+        } else if call.starts_with("+++") {
+            programs.remove(pid);
+        } else if call.contains("O_RDONLY")
+            && !["O_DIRECTORY", "O_PATH"].iter().any(|f| call.contains(f))
+        {
+            let program = programs.get(pid).filter(|p| OF_THE_HOST.contains(p));
+            let path = call
+                .rsplit_once('<')
+                .and_then(|(_, path)| path.strip_suffix('>'));
+            opened.extend(
+                program
+                    .zip(path)
+                    .map(|(p, path)| (p.to_string(), path.into())),
+            );
+        }
+    }
+    opened
+}
+
+/// Makes files of the root by which a program could be told what to do, were it to take them for its own.
+const TEMPT: &str = "cd root; mkdir -p etc/gnupg etc/ssl root/.gnupg
+for dir in etc/gnupg root/.gnupg etc/pacman.d/gnupg; do
+    for file in gpg common gpg-agent dirmngr gpgsm; do echo '#' >> $dir/$file.conf; done
+done
+for file in etc/pacman.conf etc/netrc root/.netrc etc/resolv.conf etc/hosts etc/nsswitch.conf etc/gpgconf.conf \
+    etc/ssl/openssl.cnf etc/subuid etc/subgid; do echo '#' >> $file; done";
+
+/// Returns whether a program may open a file of the laboratory: our own configuration, and what is data to it.
+fn is_data(program: &str, path: &Path) -> bool {
+    let places: &[&str] = match program {
+        "gpg" => &[
+            "root.strapline/gnupg",
+            "root.strapline/gnupg.new",
+            "other/partial",
+            "packages",
+        ],
+        "pacman-static" => &[
+            "root.strapline/pacman-loose.conf",
+            "root.strapline/pacman-strict.conf",
+            "root/var/lib/pacman/local",
+            "root/var/lib/pacman/sync",
+            "packages",
+        ],
+        _ => &[],
+    };
+    places.iter().any(|place| path.starts_with(place))
+}
+
+/// Line by line what SECURITY.md says of the programs of the host: what they open of the root and of what the mirror sent is data.
+#[test]
+fn programs_of_the_host_open_no_configuration_of_the_roots() {
+    for who in [Who::Root, Who::User] {
+        let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
+        let server = Server::of(&mirror.www());
+        let ran = lab.sh(&format!(
+            "mkroot root --quiet --arch x86_64 --distro {preset} \
+             | fetch-pacman --quiet --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+             | mkconf --quiet --server '{url}/$arch/$repo' --cache-dir $PWD/packages \
+             | keyring --quiet | strap --quiet bash > doc; cat doc; {TEMPT}",
+            preset = mirror.preset().display(),
+            url = server.url(),
+        ));
+        drop(ran.succeeded());
+        let all = opened(
+            &lab,
+            "fetch-pacman --new --quiet --cache-dir other --server $(grep -o 'http://[0-9.:]*' doc | head -n 1)/archlinuxcn/x86_64 > doc2
+             rm -r root.strapline/gnupg; keyring --quiet --state doc | strap --quiet sed > doc2
+             rm -r packages; verify --quiet --state doc2",
+        );
+        let strange: Vec<_> = all
+            .iter()
+            .filter_map(|(program, path)| {
+                let path = path.strip_prefix(lab.path()).ok()?;
+                (!is_data(program, path)).then_some((program, path))
+            })
+            .collect();
+        assert_eq!(strange, [], "{who:?}");
+        let was_opened = |program: &str, path: PathBuf| all.contains(&(program.to_owned(), path));
+        let here = |path: &str| lab.path().join(path);
+        assert!(was_opened("gpg", here("root.strapline/gnupg/gpg.conf")));
+        assert!(was_opened("gpg-agent", "/run/k/gpg-agent.conf".into()));
+        assert!(was_opened(
+            "pacman-static",
+            here("root.strapline/pacman-strict.conf")
+        ));
+        assert_eq!(
+            was_opened("newuidmap", "/etc/subuid".into()),
+            who == Who::User
         );
     }
 }

@@ -80,6 +80,7 @@ pub enum Reason {
 pub enum Trouble {
     Locked,
     Configuration,
+    NoEngine,
     KeyringNotWritable,
     NoKeyring,
     UnknownTrust,
@@ -145,6 +146,15 @@ const ROWS: &[Row] = &[
         &["config file ", "failed to resolve path"],
         Code::Failed,
         Some("run mkconf again, which writes what this pacman accepts"),
+    ),
+    // Of each signature it then says that it is missing: nobody has looked at it.
+    row(
+        Trouble::NoEngine,
+        &["GPGME error: Invalid crypto engine"],
+        Code::NotFound,
+        Some(
+            "pacman asks the gpgconf in PATH where gpg is, and finds none that works there: look at 'gpgconf --list-components'",
+        ),
     ),
     row(
         Trouble::KeyringNotWritable,

@@ -10,7 +10,7 @@ use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
-use crate::english::Mark;
+use crate::english::{Mark, Trouble};
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
@@ -124,7 +124,10 @@ pub(crate) fn explain(
         root: inside.root(),
         cache,
     };
-    let named = corrupted(marks).into_iter();
+    // Where pacman has no gpg, it looked at nothing of what it names.
+    let no_engine = |mark: &Mark| matches!(mark, Mark::Error(Trouble::NoEngine, _));
+    let looked = !marks.iter().any(no_engine);
+    let named = corrupted(marks).into_iter().filter(|_| looked);
     let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
     let mut said = failure;
     if let Some(keyring) = inside.gpgdir().filter(|_| pacman.verifies)

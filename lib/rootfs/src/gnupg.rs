@@ -7,6 +7,7 @@
 //! directory: a `use-keyboxd` there would have gpg look for keys elsewhere, and `--no-options` does not stop it.
 
 use crate::root;
+use rustix::fs::{AtFlags, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, quote};
@@ -48,6 +49,23 @@ pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>
         }
     }
     Ok(files)
+}
+
+/// Returns whether a home has keys that [`read_keys`] does not see: those of keyboxd, in a database that nothing else reads. gpg
+/// uses it where the home's common.conf says `use-keyboxd`.
+#[must_use]
+pub fn has_database(directory: BorrowedFd<'_>) -> bool {
+    statat(directory, "public-keys.d", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+}
+
+/// Returns whether there is a key in files that [`read_keys`] returned. A keybox without one is a header of 32 bytes.
+#[must_use]
+pub fn has_keys(files: &[(&'static str, Vec<u8>)]) -> bool {
+    files.iter().any(|(name, bytes)| match *name {
+        "pubring.gpg" => !bytes.is_empty(),
+        "pubring.kbx" => bytes.len() > 32,
+        _ => false,
+    })
 }
 
 /// Makes the directory `home`, which must not be there, and lays out a home in it: these files, and [`CONFIGURATION`].

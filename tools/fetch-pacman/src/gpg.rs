@@ -14,11 +14,11 @@
 
 use crate::status::{self, Finding};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use pacman::diagnosis::gpg;
 use stage::{Code, Context, Doing, Failure, child};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
@@ -44,7 +44,7 @@ const ALWAYS: [&str; 14] = [
 
 /// gpg of this host.
 #[derive(Clone, Debug)]
-pub(crate) struct Gpg(PathBuf);
+pub(crate) struct Gpg(gpg::Gpg);
 
 /// What gpg says of a file and its signature.
 #[derive(Debug)]
@@ -56,28 +56,21 @@ pub(crate) struct Report {
 }
 
 impl Gpg {
-    /// Finds gpg in `PATH`.
-    pub(crate) fn find() -> Result<Self, Failure> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let runs = |file: &PathBuf| {
-            std::fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        };
-        std::env::split_paths(&path)
-            .filter(|dir| dir.is_absolute())
-            .map(|dir| dir.join("gpg"))
-            .find(runs)
-            .map(Self)
-            .ok_or_else(|| {
-                Failure::new(
-                    Code::NotFound,
-                    "looking for gpg, which checks the signature: there is none in PATH",
-                )
-                .hint(
-                    "sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2); or take the package by its hash \
-                     alone with --unsigned",
-                )
-            })
+    /// Finds gpg in `PATH`, and tries it on an empty ring. Since 2.3 it reads the host's common.conf whatever it is told: that
+    /// may have it look for keys elsewhere, and then a good package seems to be signed by nobody.
+    pub(crate) fn find(context: &Context) -> Result<Self, Failure> {
+        let gpg = Self(gpg::Gpg::find()?);
+        let empty = memory(&[])?;
+        let mut command = gpg.command(&empty);
+        command.arg("--list-keys");
+        let ran = run(context, command)?;
+        if ran.good {
+            return Ok(gpg);
+        }
+        let message = format!("trying gpg on an empty ring: {}", ran.complaint);
+        Err(Failure::new(Code::ChildFailed, message).hint(
+            "a 'use-keyboxd' or an unknown option in the host's '/etc/gnupg/common.conf' does that: take it out",
+        ))
     }
 
     /// Returns the keys of a ring as they can be given to [`Gpg::verify`], or why there are none.
@@ -127,7 +120,7 @@ impl Gpg {
     }
 
     fn command(&self, keyring: &File) -> Command {
-        let mut command = child::command(&self.0);
+        let mut command = self.0.without_home();
         command.args(ALWAYS).arg("--keyring").arg(handle(keyring));
         command
     }

@@ -339,7 +339,7 @@ fn prepare(context: &Context, wish: &Wish) -> Result<Proof, Failure> {
         Wish::Sha256 => return Ok(Proof::Sha256),
         Wish::Hash => return Ok(Proof::Hash),
     };
-    let gpg = Gpg::find()?;
+    let gpg = Gpg::find(context)?;
     let ring = match files.as_slice() {
         [] => None,
         files => Some(Ring::of_files(context, &gpg, files)?),

@@ -67,10 +67,10 @@ pub(crate) fn build(
     document: &Document,
     inside: &Inside,
     ring: &Ring,
+    gpg: &Gpg,
     extend: bool,
 ) -> Result<Built, Failure> {
-    let gpg = Gpg::find()?;
-    let bytes = inside.call(rootfs::Place::Host, || work(document, ring, &gpg, extend))?;
+    let bytes = inside.call(rootfs::Place::Host, || work(document, ring, gpg, extend))?;
     let built: Built =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was done inside")?;
     for (key, why) in &built.dead {
@@ -94,7 +94,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
     let before = match extend {
-        true => place.read_public()?,
+        true => place.read_to_extend()?,
         false => Vec::new(),
     };
     let scratch = gpg::scratch()?;
@@ -157,16 +157,16 @@ pub(crate) fn check_foreign(
     document: &Document,
     inside: &Inside,
     ring: &Ring,
+    gpg: &Gpg,
     gpgdir: &Path,
 ) -> Result<(Summary, String), Failure> {
-    let gpg = Gpg::find()?;
     let bytes = inside.call(rootfs::Place::Host, || {
         let root = Root::of(document)?;
         let theirs = Place::in_root(&root)?.read_public()?;
         let ours = Kept::read(gpgdir)?;
         let scratch = gpg::scratch()?;
-        let reference = list(&gpg, ours.files(), scratch)?;
-        let public = list(&gpg, &theirs, &scratch.with_extension("theirs"))?;
+        let reference = list(gpg, ours.files(), scratch)?;
+        let public = list(gpg, &theirs, &scratch.with_extension("theirs"))?;
         let (own, strangers): (Vec<_>, Vec<_>) = public
             .strangers(&reference, &[])
             .into_iter()

@@ -284,6 +284,25 @@ impl Place {
         self.read_public_of(&self.name)
     }
 
+    /// [`Place::read_public`], of a keyring that is to be extended.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] where its keys are in a database of keyboxd's.
+    pub(crate) fn read_to_extend(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+        let has_database = |directory: OwnedFd| gnupg::has_database(directory.as_fd());
+        if self.open(&self.name).is_ok_and(has_database) {
+            let message = format!(
+                "extending the keyring {}: keys in it are in a database of keyboxd's ('public-keys.d'), which only that reads",
+                quote(&self.path)
+            );
+            return Err(Failure::new(Code::Failed, message).hint(
+                "leave --extend out, and name the keys that are to be trusted with --trust",
+            ));
+        }
+        self.read_public()
+    }
+
     /// [`Place::read_public`] of the new keyring.
     ///
     /// # Errors

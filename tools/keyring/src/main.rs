@@ -19,6 +19,7 @@ use clap::Parser;
 use distro::Preset;
 use home::{Home, Place};
 use pacman::Patience;
+use pacman::diagnosis::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
 use source::Fetched;
@@ -143,6 +144,7 @@ impl Args {
             asked: &plan.asked,
         };
         pins.need_some(&plan.of)?;
+        let gpg = Gpg::find()?;
         let mut inside = Inside::of(document)?;
         self.patience.watch(context, &mut inside);
         // From the first look to the last rename: what is made beside the keyring is one run's, and what is there of an
@@ -151,12 +153,13 @@ impl Args {
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, pins).and_then(|ring| {
-            let built = self.make(context, document, &inside, &ring, fetched.as_ref())?;
+            let built = self.make(context, document, &inside, &ring, &gpg, fetched.as_ref())?;
             Ok((ring, built))
         });
-        let (ring, built) = made.inspect_err(|_| {
-            // What was in the cache before stays there.
-            if let Some(fetched) = fetched.as_ref().filter(|_| !self.offline) {
+        let (ring, built) = made.inspect_err(|failure| {
+            // What was in the cache before stays there, and what nobody looked at, for want of a gpg.
+            let stays = self.offline || failure.code == Code::NotFound;
+            if let Some(fetched) = fetched.as_ref().filter(|_| !stays) {
                 fetched.forget(context);
             }
         })?;
@@ -231,6 +234,7 @@ impl Args {
         document: &Document,
         inside: &Inside,
         ring: &Ring,
+        gpg: &Gpg,
         fetched: Option<&Fetched>,
     ) -> Result<Built, Failure> {
         if self.extend {
@@ -240,7 +244,7 @@ impl Args {
         let gpgdir = gpgdir(document, root)?;
         let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
         let build = || {
-            let built = build::build(context, document, inside, ring, self.extend)?;
+            let built = build::build(context, document, inside, ring, gpg, self.extend)?;
             let mut own = in_root.new_secret_keys()?;
             own.insert(built.own.clone());
             // Those of before, too: we may be killed before the root's keyring is replaced.
@@ -282,7 +286,7 @@ impl Args {
         in_root.remove_new()?;
         in_root.remove()?;
         in_root::build(context, inside, ring)?;
-        let (summary, key) = build::check_foreign(document, inside, ring, &gpgdir)?;
+        let (summary, key) = build::check_foreign(document, inside, ring, gpg, &gpgdir)?;
         own.insert(key);
         own.extend(in_root.secret_keys());
         beside.write_new(&Home::beside_root(&beside.read_public()?, &own, &[]))?;

@@ -2,7 +2,8 @@
 //!
 //! The rings are random ones, made with real gpg by tests/mirror/rings (expired, revoked, designated revokers, names that come and
 //! go, duplicate and shuffled blocks ...), Arch Linux's real one, and the one of all kinds in `strapline_tests::gpg`. Each is
-//! judged today, and some on days of the rings' own time. `STRAPLINE_RINGS=200` takes that many random ones.
+//! judged today, and some on days of the rings' own time; with the host's gpg, and with the 2.4 of Debian trixie in its place,
+//! for us, for pacman-key and for the look at both. `STRAPLINE_RINGS=200` takes that many random ones.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
@@ -22,29 +23,54 @@ const FEW: usize = 10;
 /// A day on which programs believe to be; `None` is today.
 type Day = Option<&'static str>;
 
-/// Returns a command that runs `program` on that day, with all that it starts.
-fn on(day: Day, program: &Path) -> Command {
-    let Some(day) = day else {
-        return Command::new(program);
-    };
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh"]);
-    command.arg(strapline_tests::top().join("tests/clock.sh"));
-    command.arg(day).arg(program);
-    command
+/// A host on which programs run: its day, and the directory of its gpg; `None` is this one's.
+#[derive(Clone, Copy, Debug)]
+struct Host<'a> {
+    day: Day,
+    gpg: Option<&'a Path>,
+}
+
+impl Host<'_> {
+    /// Returns a command that runs `program` there, with all that it starts.
+    fn command(self, program: &Path) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "env"]);
+        let script = |name: &str| strapline_tests::top().join("tests").join(name);
+        if let Some(gpg) = self.gpg {
+            command.arg("sh").arg(script("gpg.sh")).arg(gpg);
+        }
+        if let Some(day) = self.day {
+            command.arg("sh").arg(script("clock.sh")).arg(day);
+        }
+        command.arg(program);
+        command
+    }
 }
 
 /// What `pacman-key --init` makes, once.
 struct Reference {
     top: TempDir,
     script: String,
+    /// The gpg that it is made and compared with.
+    gpg: Option<PathBuf>,
 }
 
 impl Reference {
-    fn new() -> Self {
+    /// One for this host's gpg, and one for a newer gpg.
+    fn both() -> [Self; 2] {
+        [None, Some(strapline_tests::gpg_of("trixie"))].map(Self::new)
+    }
+
+    fn new(gpg: Option<PathBuf>) -> Self {
         let top = short();
         let script = fs::read_to_string(which("pacman-key")).unwrap();
-        let reference = Self { top, script };
+        let reference = Self { top, script, gpg };
+        let version = run(reference
+            .host(None)
+            .command(Path::new("gpg"))
+            .arg("--version"));
+        let is_newer = version.starts_with("gpg (GnuPG) 2.4.");
+        assert!(reference.gpg.is_none() || is_newer, "{version}");
         // Before all days on which a ring is judged: gpg signs with no key of the future.
         reference.run(
             Some("2018-06-01"),
@@ -54,6 +80,11 @@ impl Reference {
         );
         kill_agent(&reference.home("init"));
         reference
+    }
+
+    fn host(&self, day: Day) -> Host<'_> {
+        let gpg = self.gpg.as_deref();
+        Host { day, gpg }
     }
 
     fn home(&self, name: &str) -> PathBuf {
@@ -71,7 +102,7 @@ impl Reference {
         let (program, conf) = (self.home("pacman-key"), self.home("pacman.conf"));
         fs::write(&program, script).unwrap();
         fs::write(&conf, "[options]\n").unwrap();
-        let mut command = on(day, Path::new("bash"));
+        let mut command = self.host(day).command(Path::new("bash"));
         command.arg(&program).arg("--config").arg(&conf);
         command.arg("--gpgdir").arg(self.home(name)).args(args);
         run(command.stdin(Stdio::null()));
@@ -81,29 +112,31 @@ impl Reference {
     fn populate(&self, day: Day, from: &Path, ring: &str) -> PathBuf {
         let home = self.home("g");
         run(Command::new("rm").arg("-rf").arg(&home));
-        let mut cp = Command::new("cp");
-        run(cp.arg("-a").arg(self.home("init")).arg(&home));
+        copy_home(&self.home("init"), &home);
         self.run(day, "g", from, &["--populate", ring]);
         kill_agent(&home);
         home
     }
 }
 
+/// Copies a home into a directory, and not its sockets: an agent that was told to end may be about to remove them.
+fn copy_home(from: &Path, to: &Path) {
+    let script = "mkdir -p \"$1\" && tar -C \"$0\" --exclude='./S.*' -c . | tar -C \"$1\" -x";
+    run(Command::new("sh").args(["-c", script]).arg(from).arg(to));
+}
+
 /// What gpg says of each key, its names and subkeys, as far as the own key has no part in it: validity, owner trust of those
 /// that are valid, whether it is disabled, whether it is signed locally.
-fn judge(day: Day, home: &Path) -> BTreeMap<String, (String, bool, bool, BTreeSet<String>)> {
+fn judge(host: Host<'_>, home: &Path) -> BTreeMap<String, (String, bool, bool, BTreeSet<String>)> {
     let copy = short();
-    run(Command::new("cp")
-        .arg("-a")
-        .arg(home.join("."))
-        .arg(copy.path()));
-    let own = own_key(copy.path());
+    copy_home(home, copy.path());
     let list = {
-        let mut list = on(day, Path::new("gpg"));
+        let mut list = host.command(Path::new("gpg"));
         list.arg("--homedir").arg(copy.path());
         list.args(["--batch", "--no-tty", "--quiet", "--no-permission-warning"]);
         run(list.args(["--with-colons", "--check-signatures"]))
     };
+    let own = own_key(copy.path());
     kill_agent(copy.path());
     let mut found = BTreeMap::new();
     let mut entry = (String::new(), false, false, BTreeSet::new());
@@ -176,15 +209,16 @@ fn compare(reference: &Reference, day: Day, from: &Path, name: &str) -> usize {
     let text = |end: &str| String::from_utf8(read(end)).unwrap();
     let bytes = read(".gpg");
     let ring = ring_of(&bytes, &text("-trusted"), &text("-revoked"));
-    let what = format!("{}, on {day:?}", from.display());
+    let host = reference.host(day);
+    let what = format!("{}, on {host:?}", from.display());
     let lab = Lab::new(&ring).install(&ring);
     let given = lab.command(&[]);
-    let mut command = on(day, Path::new(given.get_program()));
+    let mut command = host.command(Path::new(given.get_program()));
     let out = command.args(given.get_args()).stdin(Stdio::null()).output();
     let out = out.unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
     let theirs = judge(
-        day,
+        host,
         &reference.populate(day, &without_revoked(&lab, &ring), "test"),
     );
     // Where no master is alive there is nothing to trust, and pacman-key says so of each.
@@ -197,7 +231,7 @@ fn compare(reference: &Reference, day: Day, from: &Path, name: &str) -> usize {
         return 0;
     }
     assert_eq!(out.status.code(), Some(0), "{what}: {stderr}");
-    let ours = judge(day, &lab.home());
+    let ours = judge(host, &lab.home());
     for (key, theirs) in &theirs {
         let ours = ours.get(key);
         assert_eq!(ours, Some(theirs), "{what}: {key}");
@@ -217,14 +251,15 @@ fn no_verdict_differs_on_random_rings() {
     run(Command::new(make)
         .args(["20261129", &count.to_string()])
         .arg(rings.path()));
-    let reference = Reference::new();
     let mut keys = 0;
-    for n in 0..count {
-        let from = rings.path().join(format!("{n:03}"));
-        keys += compare(&reference, None, &from, "x");
-        // On days when some of the keys and signatures had not ended yet.
-        if n % 5 == 0 {
-            keys += compare(&reference, Some("2018-06-15"), &from, "x");
+    for reference in Reference::both() {
+        for n in 0..count {
+            let from = rings.path().join(format!("{n:03}"));
+            keys += compare(&reference, None, &from, "x");
+            // On days when some of the keys and signatures had not ended yet.
+            if n % 5 == 0 {
+                keys += compare(&reference, Some("2018-06-15"), &from, "x");
+            }
         }
     }
     assert!(keys > count, "{keys} keys in {count} rings");
@@ -233,11 +268,12 @@ fn no_verdict_differs_on_random_rings() {
 
 #[test]
 fn no_verdict_differs_on_the_ring_of_arch_linux() {
-    let reference = Reference::new();
     let from = Path::new("/usr/share/keyrings");
-    // Today, and soon after it was published.
-    for day in [None, Some("2023-12-01")] {
-        assert!(compare(&reference, day, from, "archlinux") > 150);
+    for reference in Reference::both() {
+        // Today, and soon after it was published.
+        for day in [None, Some("2023-12-01")] {
+            assert!(compare(&reference, day, from, "archlinux") > 150);
+        }
     }
 }
 
@@ -255,10 +291,91 @@ fn no_verdict_differs_on_a_ring_of_all_kinds() {
     ] {
         fs::write(dir.path().join(format!("odd{end}")), text).unwrap();
     }
-    let reference = Reference::new();
-    for day in [None, Some("2018-06-15")] {
-        assert!(compare(&reference, day, dir.path(), "odd") >= odd.expected.len());
+    for reference in Reference::both() {
+        for day in [None, Some("2018-06-15")] {
+            assert!(compare(&reference, day, dir.path(), "odd") >= odd.expected.len());
+        }
     }
+}
+
+/// A home that gpg itself made has a pubring.kbx, and no pubring.gpg.
+#[test]
+fn a_keyring_of_either_gpg_is_extended_by_either() {
+    let newer = strapline_tests::gpg_of("trixie");
+    let hosts = [None, Some(newer.as_path())].map(|gpg| Host { day: None, gpg });
+    let ring = Ring::good();
+    for (theirs, ours) in hosts.iter().flat_map(|a| hosts.iter().map(move |b| (a, b))) {
+        let home = short();
+        let gpg = |args: &[&str]| {
+            let mut command = theirs.command(Path::new("gpg"));
+            command.arg("--homedir").arg(home.path());
+            run(command
+                .args(["--batch", "--quiet", "--yes", "--passphrase="])
+                .args(args))
+        };
+        gpg(&[
+            "--quick-gen-key",
+            "theirs@test.invalid",
+            "ed25519",
+            "sign",
+            "never",
+        ]);
+        let extra = home.path().join("extra");
+        fs::write(&extra, helpers::ring("extra")).unwrap();
+        gpg(&["--import", extra.to_str().unwrap()]);
+        gpg(&["--quick-lsign-key", &keys().extra]);
+        gpg(&["--check-trustdb"]);
+        let mut expected = vec![own_key(home.path()), keys().extra.clone()];
+        expected.sort();
+        kill_agent(home.path());
+        assert!(home.path().join("pubring.kbx").exists());
+        assert!(!home.path().join("pubring.gpg").exists());
+
+        let lab = Lab::new(&ring).install(&ring);
+        copy_home(home.path(), &lab.home());
+        let given = lab.command(&["--extend"]);
+        let mut command = ours.command(Path::new(given.get_program()));
+        let ran = helpers::Ran::of(command.args(given.get_args()).stdin(Stdio::null())).good();
+        let extended = ran.document["keyring"]["extended"].as_array().unwrap();
+        let mut extended: Vec<_> = extended
+            .iter()
+            .map(|name| name.as_str().unwrap()[..40].to_owned())
+            .collect();
+        extended.sort();
+        assert_eq!(extended, expected, "{theirs:?}, {ours:?}");
+        assert_eq!(verdicts(lab.copy().path())[&keys().extra].0, "f");
+    }
+}
+
+/// What keyboxd keeps nobody else reads: it is not passed over in silence.
+#[test]
+fn a_keyring_of_keyboxds_is_not_extended() {
+    let newer = strapline_tests::gpg_of("trixie");
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    let home = short();
+    let keyboxd = newer.join("keyboxd");
+    let text = format!("use-keyboxd\nkeyboxd-program {}\n", keyboxd.display());
+    fs::write(home.path().join("common.conf"), text).unwrap();
+    let extra = home.path().join("extra");
+    fs::write(&extra, helpers::ring("extra")).unwrap();
+    let host = Host {
+        day: None,
+        gpg: Some(&newer),
+    };
+    // It ends with the process namespace.
+    let script =
+        "exec unshare --pid --fork --kill-child gpg --homedir $0 --batch --quiet --import $0/extra";
+    let mut import = host.command(Path::new("sh"));
+    run(import.arg("-c").arg(script).arg(home.path()));
+    assert!(home.path().join("public-keys.d/pubring.db").exists());
+    copy_home(home.path(), &lab.home());
+    let ran = lab.run(&["--extend"]);
+    ran.bad(69, "failed", "keys in it are in a database of keyboxd's");
+    assert!(lab.home().join("public-keys.d").exists());
+    // From nothing it is built all the same.
+    lab.run(&[]).good();
+    assert!(!lab.home().join("public-keys.d").exists());
 }
 
 #[test]

@@ -102,7 +102,8 @@ pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
 fn probe_filesystem(device: &Path) -> Result<String, Failure> {
     let mut command = stage::child::command("blkid");
     command
-        .args(["--output", "value", "--match-tag", "TYPE"])
+        // By probing, and not from the cache of the host.
+        .args(["--probe", "--output", "value", "--match-tag", "TYPE"])
         .arg(device);
     rootfs::tie_to_us(&mut command);
     let out = stage::child::output(&mut command)?;

@@ -15,7 +15,7 @@ use pacman::diagnosis::listing::{Key, Keys};
 use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
 use pacman::records::LOCAL;
-use rootfs::Root;
+use rootfs::{Root, gnupg};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure, quote};
@@ -50,7 +50,7 @@ pub(crate) struct Task<'a> {
 #[derive(Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Found {
     pub(crate) packages: Vec<Checked>,
-    /// The keys that are valid, beside the root or in it, though no pinned key vouches for them.
+    /// What gives trust, beside the root or in it, and is by no pinned key: keys that are valid, and what cannot be read.
     pub(crate) strangers: Vec<String>,
     /// How long that took.
     pub(crate) seconds: f64,
@@ -92,12 +92,26 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
             let scratch = gpg::scratch()?;
             let home = Home::lay_out(program, kept.files(), scratch)?;
             let keys = home.keys()?;
-            found.strangers = kept.extended().to_vec();
-            if !in_root.is_empty() && in_root != kept.files() {
-                let theirs =
-                    Home::lay_out(program, &in_root, &scratch.with_extension("root"))?.keys()?;
-                let strangers = theirs.strangers(&keys, kept.own());
-                found.strangers.extend(strangers.into_iter().map(Key::name));
+            let mut strangers = kept.extended().to_vec();
+            if !in_root.files.is_empty() && in_root.files != kept.files() {
+                let scratch = scratch.with_extension("root");
+                match Home::lay_out(program, &in_root.files, &scratch)?.keys() {
+                    Ok(theirs) => {
+                        let valid = theirs.strangers(&keys, kept.own());
+                        strangers.extend(valid.into_iter().map(Key::name));
+                    }
+                    // What the root has made of it keeps nobody from looking at the packages.
+                    Err(failure) if matches!(failure.code, Code::ChildFailed | Code::Failed) => {
+                        let why = failure.message;
+                        found.strangers.push(format!("the root's is none: {why}"));
+                    }
+                    Err(failure) => return Err(failure),
+                }
+            }
+            let is_valid = |key: &String| format!("{key} is valid, and by no pinned key");
+            found.strangers.extend(strangers.iter().map(is_valid));
+            if in_root.has_database {
+                found.strangers.push(DATABASE.to_owned());
             }
             Some((home, keys))
         }
@@ -126,22 +140,34 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
 }
 
-/// Reads the keyring that the root's own pacman goes by; nothing where there are no keys.
-fn read_keyring_in_root(root: &Root) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+const DATABASE: &str =
+    "the root's has keys in a database of keyboxd's ('public-keys.d'), which only that reads";
+
+/// The keyring that the root's own pacman goes by.
+#[derive(Default)]
+struct InRoot {
+    /// Its keys and its trust; nothing where there are no keys.
+    files: Vec<(&'static str, Vec<u8>)>,
+    /// Whether it has others.
+    has_database: bool,
+}
+
+/// Reads the keyring that the root's own pacman goes by.
+fn read_keyring_in_root(root: &Root) -> Result<InRoot, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(gpg::AT)));
     let directory = match root.open_below(gpg::AT, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(directory) => directory,
-        Err(e) if is_absent(e) => return Ok(Vec::new()),
+        Err(e) if is_absent(e) => return Ok(InRoot::default()),
         Err(e) => return Err(e).doing(Code::Failed, doing),
     };
-    let mut files = rootfs::gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
-    if files
-        .iter()
-        .all(|(name, bytes)| *name == "trustdb.gpg" || bytes.is_empty())
-    {
+    let mut files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
+    if !gnupg::has_keys(&files) {
         files.clear();
     }
-    Ok(files)
+    Ok(InRoot {
+        files,
+        has_database: gnupg::has_database(directory.as_fd()),
+    })
 }
 
 struct Checker<'a> {

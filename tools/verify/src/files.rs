@@ -12,7 +12,7 @@ use crate::names::Names;
 use crate::tmpfiles::{self, State};
 use package::digest::{Sha256Reader, sha256_hex};
 use package::mtree::{Entry, Kind};
-use pacman::fnmatch::matches;
+use pacman::conf::NoExtract;
 use rootfs::plan::Owner;
 use rootfs::root::open_within;
 use rootfs::{Mount, Root};
@@ -81,8 +81,8 @@ pub(crate) struct Rules {
     covered: Vec<String>,
     /// Covered by a file system of their own: what is below them is the root's.
     points: Vec<String>,
-    /// Never extracted: patterns of pacman.conf(5), `NoExtract`.
-    noextract: Vec<String>,
+    /// Never extracted.
+    pub(crate) noextract: NoExtract,
 }
 
 impl Rules {
@@ -99,39 +99,12 @@ impl Rules {
         rules
     }
 
-    /// Adds the `NoExtract` patterns of a pacman.conf(5).
-    pub(crate) fn add_config(&mut self, text: &str) {
-        for line in text.lines() {
-            let Some((key, value)) = line.split_once('=') else {
-                continue;
-            };
-            if key.trim() == "NoExtract" {
-                let patterns = value.split_whitespace().map(str::to_owned);
-                self.noextract.extend(patterns);
-            }
-        }
-    }
-
     fn skips(&self, path: &str) -> bool {
         let at_or_below = |at: &String| {
             path.strip_prefix(at.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         self.covered.iter().any(at_or_below) || self.points.iter().any(|at| at == path)
-    }
-
-    /// Returns whether pacman was told not to extract that. As in libalpm, the last pattern that matches decides, and
-    /// `!` takes one back.
-    fn not_extracted(&self, path: &str) -> bool {
-        let mut matched = false;
-        for pattern in &self.noextract {
-            match pattern.strip_prefix('!') {
-                Some(inverted) if matches(inverted.as_bytes(), path.as_bytes()) => matched = false,
-                None if matches(pattern.as_bytes(), path.as_bytes()) => matched = true,
-                _ => {}
-            }
-        }
-        matched
     }
 }
 
@@ -209,7 +182,7 @@ pub(crate) fn compare(
                 if entry.kind == Kind::Directory {
                     name.push('/');
                 }
-                if !rules.not_extracted(&name) {
+                if !rules.noextract.has(name.as_bytes()) {
                     files.missing.push(path.into_owned());
                 }
                 continue;
@@ -488,17 +461,6 @@ mod tests {
     }
 
     #[test]
-    fn patterns_of_noextract() {
-        let mut rules = Rules::default();
-        rules.add_config(
-            "[options]\nNoExtract = usr/share/locale/* !usr/share/locale/de/*\nNoExtract=x\n",
-        );
-        assert!(rules.not_extracted("usr/share/locale/fr/y"));
-        assert!(!rules.not_extracted("usr/share/locale/de/y"));
-        assert!(rules.not_extracted("x"));
-    }
-
-    #[test]
     fn what_the_plan_covers_is_not_looked_at() {
         let mount = |at: &str, kind: &str| Mount {
             at: at.into(),
@@ -667,8 +629,10 @@ mod tests {
             entry("usr/share/doc/x", Kind::File),
             entry("usr/share/docs", Kind::Directory),
         ];
-        let mut rules = Rules::default();
-        rules.add_config("NoExtract = usr/share/doc/*\n");
+        let rules = Rules {
+            noextract: NoExtract::of("NoExtract = usr/share/doc/*\n"),
+            ..Rules::default()
+        };
         let files = files_of(&root, &entries, &BTreeSet::new(), &rules);
         assert_eq!(files.missing, ["usr/share/docs"]);
     }

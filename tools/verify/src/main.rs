@@ -18,6 +18,7 @@ use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
 use pacman::conf::Conf;
+use pacman::conf::NoExtract;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
@@ -115,8 +116,8 @@ impl Stage for Verify {
             fetch: fetched.failure,
             log,
         };
-        let mut strangers = found.strangers.iter().map(|key| {
-            let message = format!("checking the keyring: {key} is valid, and by no pinned key");
+        let mut strangers = found.strangers.iter().map(|what| {
+            let message = format!("checking the keyring: {what}");
             Failure::new(Code::NotVerified, message).hint(
                 "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
             )
@@ -243,7 +244,7 @@ impl Verify {
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
         match stage::file::read_text(&plan.config.strict) {
-            Ok(text) => plan.rules.add_config(&text),
+            Ok(text) => plan.rules.noextract = NoExtract::of(&text),
             // Without it, pacman would have no patterns either.
             Err(failure) if failure.code == Code::NotFound => {}
             Err(failure) => return Err(failure),

@@ -78,7 +78,8 @@ impl Gpg {
         };
         let program = search().ok_or_else(|| missing("there is none in PATH"))?;
         let mut command = child::command(&program);
-        command.arg("--version");
+        // Without a home of the caller's, of whose options gpg would complain on our stderr.
+        command.args(["--version", "--homedir", "/nonexistent"]);
         rootfs::tie_to_us(&mut command);
         let out = child::output(&mut command)?;
         let version = version(&String::from_utf8_lossy(&out.stdout))
@@ -95,13 +96,20 @@ impl Gpg {
         self.version
     }
 
-    /// Returns a command of gpg in a home that [`rootfs::gnupg::lay_out`] made. Nobody is there to be asked.
+    /// Returns a command of gpg that has no home yet, in the environment that programs of the host get.
     #[must_use]
-    pub fn command(&self, home: &Path) -> Command {
+    pub fn without_home(&self) -> Command {
         let mut command = child::command(&self.program);
         command
             .env_clear()
             .envs(environment_of(Some(&self.program)));
+        command
+    }
+
+    /// Returns a command of gpg in a home that [`rootfs::gnupg::lay_out`] made. Nobody is there to be asked.
+    #[must_use]
+    pub fn command(&self, home: &Path) -> Command {
+        let mut command = self.without_home();
         command.arg("--homedir").arg(home);
         command.args(["--no-options", "--no-permission-warning", "--lock-never"]);
         command.args(["--batch", "--no-tty", "--quiet", "--pinentry-mode=cancel"]);
@@ -171,8 +179,7 @@ impl Kept {
             Err(e) => return Err(e).doing(Code::Failed, doing),
         };
         let files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
-        let is_keys = |(name, bytes): &(&str, Vec<u8>)| *name != "trustdb.gpg" && !bytes.is_empty();
-        if !files.iter().any(is_keys) {
+        if !gnupg::has_keys(&files) {
             return Err(none());
         }
         let lines = |name: &str| -> Result<Vec<String>, Failure> {
