@@ -29,6 +29,8 @@ pub enum Mark {
     Reason(Reason, String),
     /// A package that the configuration ignores was left out.
     Ignored(String),
+    /// A repository was left out, as the root has no database of it.
+    NoDatabase(String),
 }
 
 /// A file that could not be fetched.
@@ -213,7 +215,12 @@ const ROWS: &[Row] = &[
     // A database that is a web page: then every package of it is "not found".
     row(
         Trouble::DatabaseUnreadable,
-        &["Unrecognized archive format", "could not read db '"],
+        // The second is `could not open file PATH/t.db: truncated gzip input`.
+        &[
+            "Unrecognized archive format",
+            ".db: ",
+            "could not read db '",
+        ],
         Code::Network,
         MIRROR,
     ),
@@ -450,6 +457,16 @@ impl Refusal {
     }
 }
 
+/// Returns the repository whose database an error of [`Trouble::DatabaseUnreadable`] is about.
+#[must_use]
+pub fn unreadable(text: &str) -> Option<&str> {
+    if let Some(rest) = text.strip_prefix("could not read db '") {
+        return rest.split('\'').next();
+    }
+    let (path, _) = text.split_once(".db: ")?;
+    path.rsplit('/').next()
+}
+
 /// Why a scriptlet or hook could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStarted {
@@ -535,6 +552,9 @@ fn of_warning(text: &str) -> Option<Mark> {
         let words = package.split_whitespace().count();
         return (words == 1).then(|| Mark::Ignored(package.to_owned()));
     }
+    if text.starts_with("database file for '") && text.contains("' does not exist") {
+        return Some(Mark::NoDatabase(text.to_owned()));
+    }
     let (file, new) = text.split_once(" installed as ")?;
     (new.strip_suffix(".pacnew") == Some(file)).then(|| Mark::SavedBeside(file.to_owned()))
 }
@@ -617,6 +637,34 @@ fn of_progress(line: &str) -> Option<Mark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_cannot_be_read_has_a_name() {
+        for (text, repo) in [
+            (
+                "could not read db 'core' (Truncated tar archive)",
+                Some("core"),
+            ),
+            (
+                "could not open file /r/var/lib/pacman/sync/core.db: truncated gzip input",
+                Some("core"),
+            ),
+            (
+                "could not open file /r/core.db: Unrecognized archive format",
+                Some("core"),
+            ),
+            (
+                "could not open file /c/x.pkg.tar: Unrecognized archive format",
+                None,
+            ),
+        ] {
+            assert_eq!(Trouble::of(text), Trouble::DatabaseUnreadable, "{text}");
+            assert_eq!(unreadable(text), repo, "{text}");
+        }
+        let text = "database file for 't' does not exist (use '-Sy' to download)";
+        let mark = read(&format!("warning: {text}"));
+        assert_eq!(mark, Some(Mark::NoDatabase(text.to_owned())));
+    }
 
     #[test]
     fn what_was_not_extracted_is_no_mere_warning() {

@@ -10,7 +10,7 @@ use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
-use crate::english::Mark;
+use crate::english::{self, Mark, Trouble};
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
@@ -95,7 +95,8 @@ struct Found {
 /// Says what it was that pacman refused, in place of `failure`, which has pacman's words: a web page, or, where pacman is
 /// strict, a signature and what is wrong with it. And removes it: an archive, as pacman would have (see `ASK` in
 /// [`crate::run`]), and also where a key is missing, or the next run would find it in the cache and refuse it again, whatever
-/// the mirror has by then; and a database, which pacman would not fetch again from a mirror whose own is no newer. `asked` is what it was asked for: arguments and targets.
+/// the mirror has by then; and a database, also one that cannot be read, which pacman would not fetch again from a mirror whose
+/// own is no newer. `asked` is what it was asked for: arguments and targets.
 pub(crate) fn explain(
     pacman: &Pacman,
     context: &Context,
@@ -142,6 +143,7 @@ pub(crate) fn explain(
             }
         }
     }
+    no_good.extend(unreadable(&conf.repos, marks));
     for (place, file) in no_good {
         places.remove(context, place, &file);
     }
@@ -295,6 +297,20 @@ fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
         offered: None,
     });
     Ok(suspects.collect())
+}
+
+/// Returns the databases that pacman could not read, of the repositories of the configuration.
+fn unreadable(repos: &[String], marks: &[Mark]) -> impl Iterator<Item = (Where, String)> {
+    let is_named = |repo: &&String| {
+        marks.iter().any(|mark| {
+            matches!(mark, Mark::Error(Trouble::DatabaseUnreadable, text)
+                if english::unreadable(text) == Some(repo.as_str()))
+        })
+    };
+    let named: Vec<_> = repos.iter().filter(is_named).collect();
+    named
+        .into_iter()
+        .map(|repo| (Where::Sync, format!("{repo}.db")))
 }
 
 /// Returns the archives that pacman named.

@@ -48,6 +48,9 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
         message += &format!(": the hook '{}'", message::escape(hook));
     }
     message += &list(&reasons);
+    if let Some(text) = no_database(marks).filter(|_| worst == Trouble::NotFound) {
+        message += &format!(": {}", message::escape(text));
+    }
     if reasons.is_empty() && matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
         message += &corrupted(marks);
     }
@@ -149,8 +152,19 @@ fn of_reasons(
         Trouble::Dependency if marks.iter().any(|mark| matches!(mark, Mark::Ignored(_))) => Some(
             "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
         ),
+        Trouble::NotFound if no_database(marks).is_some() => Some(
+            "it may be in a repository whose database the root does not have: leave --no-refresh out",
+        ),
         _ => None,
     }
+}
+
+/// Returns what pacman says of a repository that it has no database of.
+fn no_database(marks: &[Mark]) -> Option<&str> {
+    marks.iter().find_map(|mark| match mark {
+        Mark::NoDatabase(text) => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 /// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
@@ -226,6 +240,10 @@ mod tests {
             (
                 "failed retrieving file 'a' from h : Failure writing output to destination, passed 9 returned 0",
                 Code::Failed,
+            ),
+            (
+                "could not open file /r/var/lib/pacman/sync/t.db: truncated gzip input",
+                Code::Network,
             ),
             ("problem occurred while installing x", Code::ChildFailed),
         ] {
