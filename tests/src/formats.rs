@@ -353,8 +353,7 @@ pub fn output(bytes: &[u8]) {
             | Mark::NotExtracted(text, _)
             | Mark::Error(_, text)
             | Mark::Reason(_, text)
-            | Mark::Ignored(text)
-            | Mark::NoDatabase(text) => text,
+            | Mark::Ignored(text) => text,
             Mark::NotRetrieved(lost) => &lost.text,
         };
         assert!(

@@ -242,6 +242,7 @@ fn said(ran: &Ran, row: &Row, what: &str) {
 
 const FAILED: (i32, &str) = (69, "failed");
 const NETWORK: (i32, &str) = (75, "network");
+const NOT_FOUND: (i32, &str) = (69, "not-found");
 const NOT_VERIFIED: (i32, &str) = (69, "not-verified");
 
 #[test]
@@ -345,7 +346,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
         row(
             "",
             "nosuch",
-            (69, "not-found"),
+            NOT_FOUND,
             &["target not found: nosuch"],
             "look at the spelling",
         ),
@@ -409,6 +410,7 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
     for (name, script) in [
         ("rubbish", "echo rubbish"),
         ("cut", "head -c 200 repo/t.db"),
+        ("empty", ":"),
     ] {
         let made = lab.sh(&format!("mkdir {name} && {script} > {name}/t.db"));
         assert_eq!(made.status, 0, "{}", made.stderr);
@@ -416,6 +418,10 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
     let server = |name: &str| format!("--server {}", Server::of(&lab.path().join(name)).url());
     const RUBBISH: &[&str] = &["could not read db 't' ("];
     const CUT: &[&str] = &["could not open file ", "/sync/t.db: truncated gzip input"];
+    const LACKS: &[&str] = &[
+        "target not found: plain",
+        "the root has no database of the repository 't'",
+    ];
     const HERE: &str = "--no-refresh plain";
     const MENDS: &str = "another mirror";
     let rows = [
@@ -428,6 +434,10 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
             ..row("", "plain", NETWORK, CUT, MENDS)
         },
         Row {
+            mkconf: server("empty"),
+            ..row("", "plain", NOT_FOUND, LACKS, MENDS)
+        },
+        Row {
             each: "mkdir -p root/var/lib/pacman/sync; cp ../rubbish/t.db root/var/lib/pacman/sync",
             ..row("", HERE, NETWORK, RUBBISH, MENDS)
         },
@@ -435,20 +445,11 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
             each: "mkdir -p root/var/lib/pacman/sync; cp ../cut/t.db root/var/lib/pacman/sync",
             ..row("", HERE, NETWORK, CUT, MENDS)
         },
-        row(
-            "",
-            HERE,
-            (69, "not-found"),
-            &[
-                "target not found: plain",
-                "database file for 't' does not exist",
-            ],
-            "leave --no-refresh out",
-        ),
+        row("", HERE, NOT_FOUND, LACKS, "leave --no-refresh out"),
         row(
             "",
             "--offline plain",
-            (69, "not-found"),
+            NOT_FOUND,
             &["/sync/t.db': it is not there"],
             "without --offline",
         ),
@@ -456,7 +457,7 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
     check(&lab, &repo, &rows);
     // What could not be read is gone, and another mirror mends it.
     for (m, _) in pacmans().iter().enumerate() {
-        for n in 0..4 {
+        for n in 0..5 {
             let ran = lab.sh(&format!(
                 "cd {m}-{n} && mkconf -q --state document.json --server file://{} --cache-dir $PWD/cache | strap -q --loose plain",
                 repo.display()
@@ -731,6 +732,9 @@ const SIGNERS: &str = "mkdir -m 700 g; export GNUPGHOME=$PWD/g
     of gone > small-revoked
 ";
 
+/// A lock that means rubbish.
+const LOCK: &str = r#"printf '{"strapline":1,"arch":"x86_64","packages":[{"name":"plain","version":"1-1","arch":"any","repo":"t","file":"plain-1-1-any.pkg.tar.gz","sha256":"%s","reason":"explicit","verified":true}]}' $(sha256sum < ../rubbish | cut -c 1-64) > lock.json"#;
+
 #[test]
 fn a_signer_who_may_not_sign_is_named_with_the_reason() {
     let lab = Lab::new(Who::Root);
@@ -758,7 +762,8 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
         sign 20190101 stranger fights
         sign 20190101 ended needed
         sign 20190101 gone trigger
-        sign 20190101 good versus --default-sig-expire 2019-06-01"
+        sign 20190101 good versus --default-sig-expire 2019-06-01
+        echo rubbish > rubbish; on 20190101 -u good@test -o rubbish.sig --detach-sign rubbish"
     )));
     let (begin, end) = PRESET
         .split_once("[[keyring.trusted]]")
@@ -770,6 +775,17 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
         .map(|key| format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"x\"\ndate = \"2018-01-01\"\n"))
         .collect();
     let preset = format!("{begin}{pins}[arch.{end}");
+    // An archive that a lock means and that is none: pacman -U is what is run.
+    let locked = Row {
+        each: "cp ../rubbish cache/plain-1-1-any.pkg.tar.gz; cp ../rubbish.sig cache/plain-1-1-any.pkg.tar.gz.sig",
+        ..row(
+            LOCK,
+            "--offline --locked lock.json",
+            NOT_VERIFIED,
+            &["/cache/plain-1-1-any.pkg.tar.gz'"],
+            "try again",
+        )
+    };
     let of = |name, says, hint| row("", name, NOT_VERIFIED, says, hint);
     let rows = [
         of(
@@ -814,6 +830,7 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
             &["checking 'versus': ", " (good <good@test>)"],
             "a newer keyring package mends it",
         ),
+        locked,
     ];
     let keyring = "keyring --state document.json > new.json && mv new.json document.json";
     check_as(&lab, &repo, (&preset, keyring, ""), &rows);

@@ -29,8 +29,6 @@ pub enum Mark {
     Reason(Reason, String),
     /// A package that the configuration ignores was left out.
     Ignored(String),
-    /// A repository was left out, as the root has no database of it.
-    NoDatabase(String),
 }
 
 /// A file that could not be fetched.
@@ -235,6 +233,8 @@ const ROWS: &[Row] = &[
         &[
             "invalid or corrupted",
             "missing package metadata",
+            // Of a file that is to be installed.
+            "': libarchive error",
             "could not fully load metadata",
             "package filename is not valid",
         ],
@@ -552,9 +552,6 @@ fn of_warning(text: &str) -> Option<Mark> {
         let words = package.split_whitespace().count();
         return (words == 1).then(|| Mark::Ignored(package.to_owned()));
     }
-    if text.starts_with("database file for '") && text.contains("' does not exist") {
-        return Some(Mark::NoDatabase(text.to_owned()));
-    }
     let (file, new) = text.split_once(" installed as ")?;
     (new.strip_suffix(".pacnew") == Some(file)).then(|| Mark::SavedBeside(file.to_owned()))
 }
@@ -661,9 +658,6 @@ mod tests {
             assert_eq!(Trouble::of(text), Trouble::DatabaseUnreadable, "{text}");
             assert_eq!(unreadable(text), repo, "{text}");
         }
-        let text = "database file for 't' does not exist (use '-Sy' to download)";
-        let mark = read(&format!("warning: {text}"));
-        assert_eq!(mark, Some(Mark::NoDatabase(text.to_owned())));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::run::{Pacman, Planned};
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Inside, Place, Root};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Doing, Failure, message, quote};
@@ -118,6 +118,11 @@ pub(crate) fn explain(
     if let Some(page) = portal::explain(inside.root(), &conf, &corrupted(marks)) {
         return page;
     }
+    let absent = match failure.code {
+        Code::NotFound => absent(inside.root(), &conf.repos),
+        _ => Vec::new(),
+    };
+    let failure = without_databases(&absent, failure);
     let Some(cache) = &conf.cache else {
         return failure;
     };
@@ -143,7 +148,8 @@ pub(crate) fn explain(
             }
         }
     }
-    no_good.extend(unreadable(&conf.repos, marks));
+    let databases = absent.into_iter().chain(unreadable(&conf.repos, marks));
+    no_good.extend(databases.map(|repo| (Where::Sync, format!("{repo}.db"))));
     for (place, file) in no_good {
         places.remove(context, place, &file);
     }
@@ -299,18 +305,43 @@ fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
     Ok(suspects.collect())
 }
 
-/// Returns the databases that pacman could not read, of the repositories of the configuration.
-fn unreadable(repos: &[String], marks: &[Mark]) -> impl Iterator<Item = (Where, String)> {
+/// Returns the repositories whose databases pacman could not read.
+fn unreadable<'a>(repos: &'a [String], marks: &[Mark]) -> Vec<&'a String> {
     let is_named = |repo: &&String| {
         marks.iter().any(|mark| {
             matches!(mark, Mark::Error(Trouble::DatabaseUnreadable, text)
                 if english::unreadable(text) == Some(repo.as_str()))
         })
     };
-    let named: Vec<_> = repos.iter().filter(is_named).collect();
-    named
-        .into_iter()
-        .map(|repo| (Where::Sync, format!("{repo}.db")))
+    repos.iter().filter(is_named).collect()
+}
+
+/// Returns the repositories that the root has no database of, or an empty file: pacman goes on without them, and to it an empty
+/// file is a database without packages.
+fn absent<'a>(root: &Root, repos: &'a [String]) -> Vec<&'a String> {
+    let sync = root.open_below(SYNC, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC);
+    let is_absent = |repo: &&String| {
+        let look = |directory: &OwnedFd| {
+            statat(directory, format!("{repo}.db"), AtFlags::SYMLINK_NOFOLLOW)
+        };
+        match sync.as_ref().map_err(|e| *e).and_then(look) {
+            Ok(found) => found.st_size == 0,
+            Err(e) => e == Errno::NOENT,
+        }
+    };
+    repos.iter().filter(is_absent).collect()
+}
+
+/// Says which database is not there, where a package was not found.
+fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
+    let Some(repo) = absent.first() else {
+        return failure;
+    };
+    failure.message += &format!(
+        "; the root has no database of the repository {}",
+        quote(*repo)
+    );
+    failure.hint("leave --no-refresh out; where it was, the mirror sent an empty file: try another mirror: mkconf --server URL")
 }
 
 /// Returns the archives that pacman named.

@@ -48,9 +48,6 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
         message += &format!(": the hook '{}'", message::escape(hook));
     }
     message += &list(&reasons);
-    if let Some(text) = no_database(marks).filter(|_| worst == Trouble::NotFound) {
-        message += &format!(": {}", message::escape(text));
-    }
     if reasons.is_empty() && matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
         message += &corrupted(marks);
     }
@@ -152,19 +149,8 @@ fn of_reasons(
         Trouble::Dependency if marks.iter().any(|mark| matches!(mark, Mark::Ignored(_))) => Some(
             "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
         ),
-        Trouble::NotFound if no_database(marks).is_some() => Some(
-            "it may be in a repository whose database the root does not have: leave --no-refresh out",
-        ),
         _ => None,
     }
-}
-
-/// Returns what pacman says of a repository that it has no database of.
-fn no_database(marks: &[Mark]) -> Option<&str> {
-    marks.iter().find_map(|mark| match mark {
-        Mark::NoDatabase(text) => Some(text.as_str()),
-        _ => None,
-    })
 }
 
 /// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
