@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -433,18 +432,17 @@ def booting_mkinitcpio():
 
 # ---------------------------------------------------------------- archlinuxcn
 
-def archlinuxcn(keys):
-    """[(Package, archive type)]: pacman-static in two versions, near misses of its name, the keyring.
+def archlinuxcn(keys, exe):
+    """[(Package, archive type)]: pacman-static, which is the program `exe`, in two versions, near misses of its name, the keyring.
 
     10 is newer than 9 although it sorts before it, and the newer one is not in the older one's
     format, so a reader must compare as pacman does and go by %FILENAME%, not by habit.
     """
-    exe = Path(shutil.which("pacman"))
     version = re.search(r"Pacman v([0-9.]+)", subprocess.run(
         [exe, "--version"], stdout=subprocess.PIPE, check=True).stdout.decode()).group(1)
 
     def static(name, rel, content, version=version):
-        p = Package(name, version, "x86_64", "Statically-compiled pacman (stand-in: the host's own)", rel=rel)
+        p = Package(name, version, "x86_64", "Statically-compiled pacman, or what stands in for one", rel=rel)
         p.file("usr/bin/pacman-static", content, 0o755)
         for decoy in ("usr/bin/pacman-conf-static", "usr/bin/testpkg-static", "usr/bin/vercmp-static",
                       "opt/usr/bin/pacman-static"):
@@ -455,5 +453,5 @@ def archlinuxcn(keys):
     decoy = "#!/bin/sh\necho 'a package of another name' >&2\nexit 1\n"
     near_miss = static("pacman-static-git", 1, decoy, "99.0")
     near_miss.provides = ["pacman-static=99.0"]
-    return [(static("pacman-static", 10, exe.read_bytes()), "zst"), (static("pacman-static", 9, old), "xz"),
+    return [(static("pacman-static", 10, Path(exe).read_bytes()), "zst"), (static("pacman-static", 9, old), "xz"),
             (near_miss, "zst"), (keyring("archlinuxcn", "Arch Linux CN", keys), "xz")]

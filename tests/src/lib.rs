@@ -105,6 +105,28 @@ pub fn gpg_of(suite: &str) -> PathBuf {
     pacman_of(suite).with_file_name("gpg")
 }
 
+/// Returns the static pacman that `tests/mirror/mkpacman-static` builds, and builds it where it is not there yet, which takes
+/// 200 s of a processor. It stays between runs.
+///
+/// # Panics
+///
+/// Where it cannot be built: `mkpacman-static` says why.
+#[must_use]
+pub fn static_pacman() -> PathBuf {
+    let dir = top().join("build/pacman-static");
+    // It has a lock of its own.
+    let out = Command::new(top().join("tests/mirror/mkpacman-static"))
+        .arg(&dir)
+        .output()
+        .expect("python3 is there");
+    assert!(
+        out.status.success(),
+        "building pacman: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    dir.join("pacman-static")
+}
+
 /// The offline mirror of an architecture.
 #[derive(Clone, Debug)]
 pub struct Mirror {
@@ -144,6 +166,24 @@ impl Mirror {
     pub fn of_suite(arch: &str, suite: &str) -> Self {
         let args = ["--arch", arch, "--suite", suite];
         Self::made(&format!("mirror-{arch}-{suite}"), &args)
+    }
+
+    /// Returns one of few packages whose pacman-static is static: [`static_pacman`].
+    ///
+    /// # Panics
+    ///
+    /// As [`Mirror::of`].
+    #[must_use]
+    pub fn with_static_pacman(arch: &str) -> Self {
+        let pacman = static_pacman();
+        let args = [
+            "--arch",
+            arch,
+            "--small",
+            "--pacman",
+            &pacman.to_string_lossy(),
+        ];
+        Self::made(&format!("mirror-static-{arch}"), &args)
     }
 
     fn made(name: &str, options: &[&str]) -> Self {

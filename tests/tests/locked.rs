@@ -246,3 +246,42 @@ fn a_lock_that_is_none_is_refused() {
     ran.failed(64, "cannot be used with");
     assert!(Path::new(&lab.path().join("root")).exists() && is_empty(&lab, "root"));
 }
+
+/// mkroot over a root that is there, and then strap: of what was there before nobody knows the archives.
+#[test]
+fn a_document_that_was_begun_anew_over_an_old_root_is_no_lock() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    drop(original(&lab, &mirror));
+    let server = Server::of(&mirror.www());
+    let from = (&mirror, server.url());
+    // From an empty cache, as what is there is not fetched again.
+    let ran = strap(&lab, "original", "other-cache", from, "sed");
+    let anew = ran.succeeded();
+    let of = |name: &str| {
+        let packages = anew["packages"].as_array().expect("packages");
+        packages.iter().find(|p| p["name"] == name).expect(name)
+    };
+    assert_eq!(of("bash").get("sha256"), None);
+    assert!(of("sed")["sha256"].is_string());
+    fs::write(lab.path().join("anew.json"), anew.to_string()).expect("our own directory");
+    let ran = strap(&lab, "second", "cache", from, "--locked anew.json");
+    let unknown = anew["packages"].as_array().expect("packages").iter();
+    let first = unknown
+        .filter_map(|p| p["sha256"].is_null().then_some(&p["name"]))
+        .next();
+    let first = first.and_then(Value::as_str).expect("one");
+    ran.failed(
+        64,
+        &format!("reading the lock 'anew.json': '{first}': it does not say its repository"),
+    );
+    let hint = ran.document()["error"]["hint"].clone();
+    let hint = hint.as_str().expect("a hint");
+    assert!(
+        hint.contains("begun anew over an old root is no lock"),
+        "{hint}"
+    );
+    assert!(is_empty(&lab, "second"));
+    // The first one still is one.
+    let ran = strap(&lab, "third", "cache", from, "--locked receipt.json");
+    drop(ran.succeeded());
+}

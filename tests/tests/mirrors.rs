@@ -2,6 +2,7 @@
 //! and a proxy in between. With every pacman, whose words differ.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -111,6 +112,74 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
             assert_eq!(asked.load(Ordering::SeqCst), 1, "it was told not to");
         }
     }
+}
+
+/// The databases are newer than those that the root has, and the archive that these name is gone.
+#[test]
+fn a_mirror_that_moved_on() {
+    let mirror = Mirror::of("x86_64");
+    for pacman in pacmans() {
+        let lab = Lab::new(Who::Root);
+        let moved = mirror.tampered(&lab.path().join("moved"), "nano-newer");
+        // One address, whatever is behind it.
+        let point_to = |mirror: &Mirror| {
+            drop(std::fs::remove_file(lab.path().join("www")));
+            symlink(mirror.www(), lab.path().join("www")).expect("our own directory");
+        };
+        point_to(&mirror);
+        let server = Server::of(&lab.path().join("www"));
+        let begin = begin(&mirror, &pacman, &[server.url()]);
+        let ran = lab.sh(&format!(
+            "for at in a b c; do mkdir $at; done; (cd a; {begin} | strap nano) > receipt.json && (cd b; {begin}) > b.json \
+             && (cd c; {begin}) > c.json && cat receipt.json"
+        ));
+        let receipt = ran.succeeded();
+        let count = receipt["packages"]
+            .as_array()
+            .map(Vec::len)
+            .expect("packages");
+        let file = "nano-7.2-1-x86_64.pkg.tar.zst";
+        point_to(&moved);
+        // The databases that the root has lead nowhere; what follows is of today.
+        let ran = lab.sh("strap --state b.json --no-refresh nano");
+        ran.failed(
+            75,
+            &format!("the mirror has no '{file}', which the database in the root names"),
+        );
+        let ran = lab.sh("strap --state b.json nano").succeeded();
+        assert_eq!(version(&ran, "nano"), "7.3-1");
+        // A lock is about what is no more.
+        let ran = lab.sh("strap --state c.json --locked receipt.json");
+        ran.failed(69, "installing what is locked: not to be had: 'nano' 7.2-1");
+        assert_eq!(error(&ran, "code"), "not-found");
+        assert!(!lab.path().join("c/root/usr/bin/bash").exists());
+        // It costs verify one package, by the old databases and by those of today.
+        for before in [
+            "",
+            "strap --state receipt.json --quiet --download-only sed > /dev/null && ",
+        ] {
+            let ran = lab.sh(&format!(
+                "{before}rm a/packages/*.pkg.* && verify --state receipt.json"
+            ));
+            ran.failed(69, "verify: verifying 'nano': its archive is not in the cache, and no repository has that version");
+            let signatures = &ran.document()["verify"]["signatures"];
+            assert_eq!(
+                (&signatures["valid"], &signatures["no-archive"]),
+                (&(count - 1).into(), &1.into())
+            );
+        }
+        // An upgrade mends it.
+        let ran = lab
+            .sh("strap --state receipt.json sed | verify")
+            .succeeded();
+        assert_eq!(version(&ran, "nano"), "7.3-1");
+    }
+}
+
+fn version(document: &serde_json::Value, name: &str) -> String {
+    let packages = document["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|p| p["name"] == name).expect(name);
+    package["version"].as_str().expect("a version").to_owned()
 }
 
 #[test]

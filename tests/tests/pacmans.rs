@@ -1,11 +1,12 @@
 //! The whole pipe with each pacman that people have: 6.0 of Debian 12, which is this host's, 7.0 of trixie and 7.1 of sid, the
-//! real programs with their own libraries (tests/mirror/mkpacman).
+//! real programs with their own libraries (tests/mirror/mkpacman); and with a static one, as archlinuxcn has it
+//! (tests/mirror/mkpacman-static).
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use strapline_tests::{Lab, Mirror, Server, Who, pacman_of};
+use strapline_tests::{Lab, Mirror, Server, Who, pacman_of, small, static_pacman};
 
 /// A pacman, and what its version begins with. Sid's moves on.
 type Row = (fn() -> PathBuf, &'static [&'static str]);
@@ -93,6 +94,89 @@ fn the_pipe_as_an_ordinary_user_with_each() {
     for row in PACMANS {
         whole_pipe(Who::User, row);
     }
+}
+
+/// A package with a name that is not ASCII, and one behind it.
+fn with_hello(mirror: &Mirror, lab: &Lab) -> Mirror {
+    let hello = json!({"name": "hello", "version": "1",
+        "files": {"usr/share/hello/a": "1", "usr/share/hello/caf\u{e9}": "2", "usr/share/hello/last": "3"}});
+    let description = json!({"repos": {"extra": {"packages": [hello]}}});
+    mirror.extended(&lab.path().join("mirror"), &description)
+}
+
+/// The kind of pacman that fetch-pacman is for: it needs nothing of the host's, not even a locale. The root is of another
+/// architecture.
+#[test]
+fn the_pipe_with_a_static_one_that_is_fetched() {
+    let mirror = Mirror::with_static_pacman("aarch64");
+    for who in [Who::User, Who::Root] {
+        let lab = Lab::new(who);
+        let mirror = with_hello(&mirror, &lab);
+        let server = Server::of(&mirror.www());
+        let pipe = format!(
+            "mkroot root --arch aarch64 --distro {} | fetch-pacman --cache-dir fetched --server {url}/archlinuxcn/x86_64 \
+             | mkconf --server '{url}/$arch/$repo' --cache-dir $PWD/packages | keyring \
+             | strap base archlinuxarm-keyring | strap nano hello | verify | reap | unmount",
+            mirror.preset().display(),
+            url = server.url()
+        );
+        fs::write(lab.path().join("pipe"), pipe).expect("our own directory");
+        let without = "mount -t tmpfs t /usr/lib/locale && exec sh ./pipe";
+        let ran = match who {
+            Who::Root => lab.sh(&format!(
+                "unshare --mount --propagation private sh -c '{without}'"
+            )),
+            _ => lab.sh("sh ./pipe"),
+        };
+        let receipt = ran.succeeded();
+        let program = receipt["pacman"]["path"].as_str().expect("a path");
+        let headers = lab.sh(&format!("readelf -lW '{program}'"));
+        assert!(
+            headers.stdout.contains("LOAD") && !headers.stdout.contains("INTERP"),
+            "{}",
+            headers.stdout
+        );
+        let packages = receipt["packages"].as_array().expect("packages");
+        let verified = packages.iter().filter(|p| p["verified"] == true).count();
+        assert_eq!((verified, packages.len() > 40), (packages.len(), true));
+        let hello = lab.path().join("root/usr/share/hello");
+        assert_eq!(small::names(&hello), ["a", "caf\u{e9}", "last"]);
+    }
+}
+
+/// Linked with musl, a pacman in the locale C changes such a name and exits 0, and no two of its words say so.
+#[test]
+fn a_static_one_that_loses_names_is_refused_and_what_it_lost_is_missed() {
+    let lab = Lab::new(Who::Root);
+    let mirror = with_hello(&Mirror::of("x86_64"), &lab);
+    let server = Server::of(&mirror.www());
+    let program = lab.path().join("pacman");
+    let text = format!(
+        "#!/bin/sh\n[ ! -e {}/lose ] || export LC_ALL=C\nexec {} \"$@\"\n",
+        lab.path().display(),
+        static_pacman().display()
+    );
+    fs::write(&program, text).expect("our own directory");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own file");
+    let begin = begin(&mirror, &server, &program);
+    assert_eq!(
+        lab.sh(&format!("{begin} > begun.json && touch lose"))
+            .status,
+        0
+    );
+    let ran = lab.sh("strap --state begun.json --quiet hello");
+    ran.failed(
+        69,
+        "installing 'hello': 1 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'",
+    );
+    let ran = lab.sh(&format!("fetch-pacman --new --use {}", program.display()));
+    ran.failed(69, "it leaves out files whose names are not ASCII");
+    // It does not where it is asked to work as we have it work.
+    drop(
+        lab.sh("rm lose && strap --state begun.json --quiet sed | verify")
+            .succeeded(),
+    );
+    assert!(lab.path().join("root/usr/share/hello/caf\u{e9}").exists());
 }
 
 #[test]

@@ -264,8 +264,8 @@ fn an_odd_entry_of_a_database_fails_only_where_it_is_wanted() {
 
 #[test]
 fn the_keyring_is_out_of_the_archive_that_pacman_took() {
-    let lab = Lab::new(Who::Root);
-    // Overlays carry the distribution's keyring package, by the same name, version and file name, as another build.
+    // Overlays carry the distribution's keyring package, by the same name, version and file name, as another build. Each of
+    // the two databases once has the one that pacman takes: whichever is read first, it is once the wrong one.
     let mirror = Mirror::of("x86_64");
     let core = mirror.www().join("x86_64/core");
     let entries = package::db::read(
@@ -275,15 +275,30 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
     let database = entries.expect("the mirror's own");
     let own = package::db::newest(&database.entries, "archlinux-keyring").expect("it is in core");
     let (version, rel) = own.version.rsplit_once('-').expect("a release");
-    let overlay = json!({"packages": [{"name": "archlinux-keyring", "version": version, "rel": rel,
+    let (_, ext) = own.filename.rsplit_once('.').expect("a suffix");
+    let other = json!({"packages": [{"name": "archlinux-keyring", "version": version, "rel": rel, "ext": ext,
         "files": {"usr/share/pacman/keyrings/other.gpg": "none"}}]});
-    for place in ["last", "first"] {
-        let description = json!({place: ["aaa"], "repos": {"aaa": overlay}});
-        let stage = Stage::new(&lab, place, &pacmans()[0], &description);
-        let ran = stage.run(&lab, &format!("root-{place}"), "strap --quiet bash");
-        match place {
-            "last" => assert_eq!(record(&ran.succeeded(), "bash")[0], "core"),
-            _ => ran.failed(69, "looking for the ring 'archlinux'"),
+    let same = json!({"packages": [{"copy": format!("core/{}", own.filename)}]});
+    for (name, description) in [
+        ("core", json!({"last": ["aaa"], "repos": {"aaa": other}})),
+        (
+            "aaa",
+            json!({"first": ["aaa"], "repos": {"aaa": same, "core": other}}),
+        ),
+        ("none", json!({"first": ["aaa"], "repos": {"aaa": other}})),
+    ] {
+        let lab = Lab::new(Who::Root);
+        let stage = Stage::new(&lab, "mirror", &pacmans()[0], &description);
+        let archive = |repo: &str| stage.sha256(repo, &own.filename);
+        assert_ne!(archive("aaa"), archive("core"));
+        let ran = stage.run(&lab, "root", "strap --quiet bash archlinux-keyring");
+        match name {
+            "none" => ran.failed(69, "looking for the ring 'archlinux'"),
+            repo => {
+                let [of, file, sha256, _] = record(&ran.succeeded(), "archlinux-keyring");
+                assert_eq!((of, file), (repo.into(), own.filename.as_str().into()));
+                assert_eq!(sha256, archive(repo));
+            }
         }
     }
 }

@@ -137,6 +137,8 @@ fn repository(dir: &Path, name: &str, version: &str, packages: &[Package<'_>]) {
 struct Row {
     /// Options of mkconf.
     mkconf: String,
+    /// A script before each run of strap.
+    each: &'static str,
     /// A script between mkconf and strap. `$CONF` is the configuration.
     before: &'static str,
     /// What strap is asked for.
@@ -158,6 +160,7 @@ fn row(
 ) -> Row {
     Row {
         mkconf: String::new(),
+        each: "",
         before,
         strap,
         status,
@@ -169,8 +172,12 @@ fn row(
 
 /// Runs the rows with each pacman, each twice: as it is, and with -q. `root` is where the root is to be.
 fn check(lab: &Lab, repo: &Path, rows: &[Row]) {
-    let preset = lab.path().join("small.toml");
-    fs::write(&preset, PRESET).expect("our own directory");
+    check_as(lab, repo, (PRESET, ":", "--loose"), rows);
+}
+
+/// The same with a preset of its own, a script that follows mkconf, and options of strap's.
+fn check_as(lab: &Lab, repo: &Path, (preset, then, options): (&str, &str, &str), rows: &[Row]) {
+    fs::write(lab.path().join("small.toml"), preset).expect("our own directory");
     for (m, pacman) in pacmans().iter().enumerate() {
         for (n, row) in rows.iter().enumerate() {
             let dir = format!("{m}-{n}");
@@ -180,11 +187,10 @@ fn check(lab: &Lab, repo: &Path, rows: &[Row]) {
             };
             let script = format!(
                 "mkdir {dir} && cd {dir} && REPO={} && export REPO \
-                 && mkroot root --arch x86_64 --distro {} | fetch-pacman --use {} \
+                 && mkroot root --arch x86_64 --distro ../small.toml | fetch-pacman --use {} \
                     | mkconf {server} {} --cache-dir $PWD/cache > document.json \
-                 && CONF=root.strapline/pacman-loose.conf && {{ {}\n}}",
+                 && CONF=root.strapline/pacman-loose.conf && {then} && {{ {}\n}}",
                 repo.display(),
-                preset.display(),
                 pacman.display(),
                 row.mkconf,
                 if row.before.is_empty() {
@@ -197,8 +203,8 @@ fn check(lab: &Lab, repo: &Path, rows: &[Row]) {
             assert_eq!(made.status, 0, "{script}: {}", made.stderr);
             for quiet in ["", "-q"] {
                 let command = format!(
-                    "cd {dir} && strap --loose {quiet} --state document.json {}",
-                    row.strap
+                    "cd {dir}; {}\nstrap {options} {quiet} --state document.json {}",
+                    row.each, row.strap
                 );
                 said(
                     &lab.sh(&command),
@@ -236,6 +242,7 @@ fn said(ran: &Ran, row: &Row, what: &str) {
 
 const FAILED: (i32, &str) = (69, "failed");
 const NETWORK: (i32, &str) = (75, "network");
+const NOT_FOUND: (i32, &str) = (69, "not-found");
 const NOT_VERIFIED: (i32, &str) = (69, "not-verified");
 
 #[test]
@@ -339,9 +346,16 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
         row(
             "",
             "nosuch",
-            (69, "not-found"),
+            NOT_FOUND,
             &["target not found: nosuch"],
             "look at the spelling",
+        ),
+        row(
+            "",
+            "./plain-1-1-any.pkg.tar.gz",
+            (64, "usage"),
+            &["installing './plain-1-1-any.pkg.tar.gz': that is a file"],
+            "mkconf --repo NAME=file://DIR",
         ),
         row(
             "sed -i 's/^SigLevel.*/SigLevel = Sometimes/' $CONF",
@@ -385,6 +399,196 @@ fn a_disk_that_is_full_is_named() {
             .status,
         0
     );
+}
+
+#[test]
+fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
+    let lab = Lab::new(Who::Root);
+    let repo = lab.path().join("repo");
+    repository(&repo, "t", "1-1", PACKAGES);
+    // Each of them is newer than what the mirror has, which pacman would not fetch in its place.
+    for (name, script) in [
+        ("rubbish", "echo rubbish"),
+        ("cut", "head -c 200 repo/t.db"),
+        ("empty", ":"),
+    ] {
+        let made = lab.sh(&format!("mkdir {name} && {script} > {name}/t.db"));
+        assert_eq!(made.status, 0, "{}", made.stderr);
+    }
+    let server = |name: &str| format!("--server {}", Server::of(&lab.path().join(name)).url());
+    const RUBBISH: &[&str] = &["could not read db 't' ("];
+    const CUT: &[&str] = &["could not open file ", "/sync/t.db: truncated gzip input"];
+    const LACKS: &[&str] = &[
+        "target not found: plain",
+        "the root has no database of the repository 't'",
+    ];
+    const HERE: &str = "--no-refresh plain";
+    const MENDS: &str = "another mirror";
+    let rows = [
+        Row {
+            mkconf: server("rubbish"),
+            ..row("", "plain", NETWORK, RUBBISH, MENDS)
+        },
+        Row {
+            mkconf: server("cut"),
+            ..row("", "plain", NETWORK, CUT, MENDS)
+        },
+        Row {
+            mkconf: server("empty"),
+            ..row("", "plain", NOT_FOUND, LACKS, MENDS)
+        },
+        Row {
+            each: "mkdir -p root/var/lib/pacman/sync; cp ../rubbish/t.db root/var/lib/pacman/sync",
+            ..row("", HERE, NETWORK, RUBBISH, MENDS)
+        },
+        Row {
+            each: "mkdir -p root/var/lib/pacman/sync; cp ../cut/t.db root/var/lib/pacman/sync",
+            ..row("", HERE, NETWORK, CUT, MENDS)
+        },
+        row("", HERE, NOT_FOUND, LACKS, "leave --no-refresh out"),
+        row(
+            "",
+            "--offline plain",
+            NOT_FOUND,
+            &["/sync/t.db': it is not there"],
+            "without --offline",
+        ),
+    ];
+    check(&lab, &repo, &rows);
+    // What could not be read is gone, and another mirror mends it.
+    for (m, _) in pacmans().iter().enumerate() {
+        for n in 0..5 {
+            let ran = lab.sh(&format!(
+                "cd {m}-{n} && mkconf -q --state document.json --server file://{} --cache-dir $PWD/cache | strap -q --loose plain",
+                repo.display()
+            ));
+            drop(ran.succeeded());
+        }
+    }
+}
+
+#[test]
+fn a_server_that_says_no_more_is_named_with_the_file() {
+    let lab = Lab::new(Who::Root);
+    let repo = lab.path().join("repo");
+    repository(&repo, "t", "1-1", PACKAGES);
+    let server = Server::lying(&repo, |request| match request.path.contains(".pkg.tar") {
+        true => Answer::Stall(10),
+        false => Answer::Serve,
+    });
+    let at = |strap, says, hint| Row {
+        mkconf: format!("--server {}", server.url()),
+        ..row("", strap, NETWORK, says, hint)
+    };
+    let says: &[&str] = &[
+        "'plain-1-1-any.pkg.tar.gz' from 127.0.0.1",
+        "Operation too slow",
+    ];
+    check(&lab, &repo, &[at("plain", says, "another mirror")]);
+}
+
+/// The first of those that provide it, in the order of the repository, with or without a word.
+#[test]
+fn a_choice_is_made_and_shown() {
+    let lab = Lab::new(Who::Root);
+    let repo = lab.path().join("repo");
+    let provides: &[Package<'_>] = &[
+        ("one", "provides = virtual", &[], ""),
+        ("other", "provides = virtual", &[], ""),
+        ("wants", "depend = virtual", &[], ""),
+    ];
+    repository(&repo, "t", "1-1", provides);
+    fs::write(lab.path().join("small.toml"), PRESET).expect("our own directory");
+    for pacman in pacmans() {
+        for (quiet, shown) in [("", true), ("-q", false)] {
+            let ran = lab.sh(&format!(
+                "rm -rf root root.strapline; mkroot root --arch x86_64 --distro small.toml | fetch-pacman --use {} \
+                 | mkconf --server file://{} --cache-dir $PWD/cache | strap --loose {quiet} wants",
+                pacman.display(),
+                repo.display()
+            ));
+            let document = ran.succeeded();
+            let packages = document["packages"].as_array().expect("packages");
+            let names: Vec<_> = packages.iter().map(|p| &p["name"]).collect();
+            assert_eq!(names, ["one", "wants"]);
+            for line in [
+                ":: There are 2 providers available for virtual:",
+                "   1) one  2) other",
+            ] {
+                assert_eq!(
+                    ran.stderr.lines().any(|l| l == line),
+                    shown,
+                    "{}",
+                    ran.stderr
+                );
+            }
+        }
+    }
+}
+
+/// A pacman of somebody's that works in the root, here by waiting for an answer, holds the database's lock.
+#[test]
+fn a_pacman_that_works_in_the_root_is_named() {
+    let lab = Lab::new(Who::Root);
+    let repo = lab.path().join("repo");
+    repository(&repo, "t", "1-1", PACKAGES);
+    fs::write(lab.path().join("small.toml"), PRESET).expect("our own directory");
+    for pacman in pacmans() {
+        let made = lab.sh(&format!(
+            "rm -rf root root.strapline; mkroot root --arch x86_64 --distro small.toml | fetch-pacman --use {} \
+             | mkconf --server file://{} --cache-dir $PWD/cache > document.json",
+            pacman.display(),
+            repo.display()
+        ));
+        assert_eq!(made.status, 0, "{}", made.stderr);
+        let mut other = lab
+            .command(&pacman)
+            .args([
+                "--config",
+                "root.strapline/pacman-loose.conf",
+                "-Sy",
+                "plain",
+            ])
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("pacman is there");
+        // Where it asks.
+        let out = other.stderr.take().expect("a pipe");
+        let mut said = Vec::new();
+        for byte in std::io::Read::bytes(out) {
+            said.push(byte.expect("pacman asks"));
+            if said.ends_with(b"[Y/n] ") {
+                break;
+            }
+        }
+        for quiet in ["", "-q"] {
+            let ran = lab.sh(&format!(
+                "strap --loose {quiet} --state document.json plain"
+            ));
+            let database = lab.path().join("root/var/lib/pacman");
+            ran.failed(
+                75,
+                &format!("locking '{}': {} ", database.display(), other.id()),
+            );
+            let error = &ran.document()["error"];
+            assert_eq!(error["code"], "busy");
+            assert!(
+                error["hint"]
+                    .as_str()
+                    .is_some_and(|hint| hint.starts_with("wait until it has ended"))
+            );
+        }
+        other.kill().expect("our own child");
+        drop(other.wait());
+        // A lock of a pacman that is no more is nobody's.
+        drop(
+            lab.sh("strap --loose -q --state document.json plain")
+                .succeeded(),
+        );
+    }
 }
 
 #[test]
@@ -513,6 +717,123 @@ fn what_is_not_what_was_signed_is_named() {
         ),
     ];
     check(&lab, &repo, &rows);
+}
+
+/// Makes a keyring and its package, and signs packages: each of the keys is at fault in another way.
+const SIGNERS: &str = "mkdir -m 700 g; export GNUPGHOME=$PWD/g
+    on() { day=$1; shift; gpg -q --batch --no-tty --yes --pinentry-mode loopback --passphrase '' --faked-system-time=${day}T120000! \"$@\"; }
+    of() { gpg -q --with-colons --list-keys \"$1@test\" | sed -n '/^fpr/{s/^fpr:*\\([0-9A-F]*\\):/\\1/p;q}'; }
+    for n in m1 m2 m3 good two none gone stranger; do on 20180101 --quick-gen-key \"$n <$n@test>\" ed25519 cert,sign never; done
+    on 20180101 --quick-gen-key 'ended <ended@test>' ed25519 cert,sign 2020-01-01
+    for m in m1 m2 m3; do for n in good gone ended; do on 20180201 -u $m@test --quick-sign-key $(of $n); done; done
+    for m in m1 m2; do on 20180201 -u $m@test --quick-sign-key $(of two); done
+    gpg -q --batch --armor --export $(for n in m1 m2 m3 good two none gone ended; do echo $n@test; done) > small.gpg
+    for n in m1 m2 m3; do echo $(of $n):4:; done > small-trusted
+    of gone > small-revoked
+";
+
+/// A lock that means rubbish.
+const LOCK: &str = r#"printf '{"strapline":1,"arch":"x86_64","packages":[{"name":"plain","version":"1-1","arch":"any","repo":"t","file":"plain-1-1-any.pkg.tar.gz","sha256":"%s","reason":"explicit","verified":true}]}' $(sha256sum < ../rubbish | cut -c 1-64) > lock.json"#;
+
+#[test]
+fn a_signer_who_may_not_sign_is_named_with_the_reason() {
+    let lab = Lab::new(Who::Root);
+    let repo = lab.path().join("repo");
+    drop(lab.run_script(SIGNERS));
+    let read = |name: &str| fs::read_to_string(lab.path().join(name)).expect("gpg does its work");
+    let [keys, trusted, revoked] = ["small.gpg", "small-trusted", "small-revoked"].map(read);
+    let ring: &[(&str, &str)] = &[
+        ("usr/share/pacman/keyrings/small.gpg", &keys),
+        ("usr/share/pacman/keyrings/small-trusted", &trusted),
+        ("usr/share/pacman/keyrings/small-revoked", &revoked),
+    ];
+    let mut packages = PACKAGES.to_vec();
+    packages.push(("small-keyring", "", ring, ""));
+    repository(&repo, "t", "1-1", &packages);
+    let (on, _) = SIGNERS[SIGNERS.find("export").expect("it is there")..]
+        .split_once("    for n in m1")
+        .expect("the functions come first");
+    drop(lab.run_script(&format!(
+        "{on}
+        sign() {{ file=repo/$3-1-1-any.pkg.tar.gz; day=$1; n=$2; shift 3; on $day -u $n@test \"$@\" -o $file.sig --detach-sign $file; }}
+        sign 20190101 good small-keyring
+        sign 20190101 two two
+        sign 20190101 none three
+        sign 20190101 stranger fights
+        sign 20190101 ended needed
+        sign 20190101 gone trigger
+        sign 20190101 good versus --default-sig-expire 2019-06-01
+        echo rubbish > rubbish; on 20190101 -u good@test -o rubbish.sig --detach-sign rubbish"
+    )));
+    let (begin, end) = PRESET
+        .split_once("[[keyring.trusted]]")
+        .expect("it is there");
+    let (_, end) = end.split_once("[arch.").expect("it is there");
+    let pins: String = trusted
+        .lines()
+        .filter_map(|line| line.strip_suffix(":4:"))
+        .map(|key| format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"x\"\ndate = \"2018-01-01\"\n"))
+        .collect();
+    let preset = format!("{begin}{pins}[arch.{end}");
+    // An archive that a lock means and that is none: pacman -U is what is run.
+    let locked = Row {
+        each: "cp ../rubbish cache/plain-1-1-any.pkg.tar.gz; cp ../rubbish.sig cache/plain-1-1-any.pkg.tar.gz.sig",
+        ..row(
+            LOCK,
+            "--offline --locked lock.json",
+            NOT_VERIFIED,
+            &["/cache/plain-1-1-any.pkg.tar.gz'"],
+            "try again",
+        )
+    };
+    let of = |name, says, hint| row("", name, NOT_VERIFIED, says, hint);
+    let rows = [
+        of(
+            "two",
+            &[
+                "checking 'two': ",
+                " (two <two@test>), for which 2 trusted keys vouch where 3 must",
+            ],
+            "'keyring --trust ",
+        ),
+        of(
+            "three",
+            &[
+                "checking 'three': ",
+                " (none <none@test>), for which no trusted key vouches where 3 must",
+            ],
+            "'keyring --trust ",
+        ),
+        of(
+            "fights",
+            &["checking 'fights': ", ", which is not in the keyring"],
+            "a newer keyring package mends it",
+        ),
+        of(
+            "needed",
+            &[
+                "checking 'needed': ",
+                " (ended <ended@test>), which expired on 2020-01-01",
+            ],
+            "a newer keyring package mends it",
+        ),
+        of(
+            "trigger",
+            &[
+                "checking 'trigger': ",
+                " (gone <gone@test>), which is disabled",
+            ],
+            "take no package by that key",
+        ),
+        of(
+            "versus",
+            &["checking 'versus': ", " (good <good@test>)"],
+            "a newer keyring package mends it",
+        ),
+        locked,
+    ];
+    let keyring = "keyring --state document.json > new.json && mv new.json document.json";
+    check_as(&lab, &repo, (&preset, keyring, ""), &rows);
 }
 
 /// A server that speaks TLS, with a certificate that nobody vouches for.

@@ -164,6 +164,9 @@ const ROWS: &[Row] = &[
     row(KeyringPackage, Removed, "keyring-removed", Refused("keyring", "network", GONE)),
     row(KeyringPackage, Removed, "keyring-unsigned", unverified("keyring", "the mirror has no signature for 'archlinux-keyring-")),
     row(KeyringPackage, Older, "keyring-old-archive", unverified("keyring", "it is package 'archlinux-keyring' 20200101-1")),
+    // Master keys that ended: they give no trust, and what is left of the others decides.
+    row(KeyringPackage, Older, "keyring-aged-one", unverified("keyring", "checking 'archlinux-keyring': …, for which 2 trusted keys vouch where 3 must")),
+    row(KeyringPackage, Older, "keyring-aged", unverified("keyring", "…: it expired on 20…: it expired on 20…: it expired on 20…, and no other pinned key gives trust")),
     row(KeyringPackage, Swapped, "keyring-swapped", unverified("keyring", "it is package 'nano' 7.2-1, and should be")),
     // The program that checks all that comes after it.
     row(PacmanStatic, Altered, "static-altered-unsigned", unverified("fetch-pacman", UNSIGNED)),
@@ -248,7 +251,7 @@ fn nothing_altered_gets_in() {
         failed.len()
     );
     assert_eq!(failed, BTreeSet::new());
-    assert_eq!((ROWS.len(), refused), (54, 48));
+    assert_eq!((ROWS.len(), refused), (56, 50));
 }
 
 /// Kinds that are validly signed and old; what goes in then: the version of nano, and whether that is altered.
@@ -260,8 +263,10 @@ const TAKEN: [(What, &str, &str, bool); 4] = [
     (KeyringPackage, "keyring-old", NANO, true),
 ];
 
-/// Kinds that other tests look at: what runs in the root, and what only a lock is about.
-const ELSEWHERE: [&str; 5] = [
+/// Kinds that other tests look at: what runs in the root, what only a lock is about, what is no lie.
+const ELSEWHERE: [&str; 7] = [
+    "keyring-aged-two",
+    "nano-newer",
     "scriptlet-fails",
     "scriptlet-waits",
     "scriptlet-works",
@@ -286,6 +291,35 @@ fn what_was_once_good_is_taken() {
             "6.0.2-10"
         };
         assert_eq!(document["pacman"]["package"]["version"], old, "{kind}");
+    }
+}
+
+/// As rings of some years have them, and presets that pin what these name: keys that ended are named, and the rest decides.
+#[test]
+fn an_aged_ring_is_taken_without_its_dead_keys() {
+    let lab = Lab::new(Who::Root);
+    let aged = Mirror::of("x86_64").tampered(&lab.path().join("mirror"), "keyring-aged-two");
+    let server = Server::of(&aged.www());
+    let ran = lab.sh(&pipe(&aged, &server, "", "", "nano"));
+    went_in(&lab, &ran);
+    let document = ran.document();
+    let trusted = document["keyring"]["trusted"].as_array();
+    let trusted: BTreeSet<&str> = trusted
+        .expect("keys")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let masters = [0, 1, 2].map(|n| aged.key(&format!("/masters/{n}")));
+    assert_eq!(trusted, masters.iter().map(String::as_str).collect());
+    let dead: Vec<&str> = ran
+        .stderr
+        .lines()
+        .filter_map(|l| l.strip_prefix("keyring: warning: the pinned key "))
+        .collect();
+    assert_eq!(dead.len(), 2, "{}", ran.stderr);
+    for day in ["2019-01-26", "2020-05-05"] {
+        let line = format!(" gives no trust: it expired on {day}");
+        assert!(dead.iter().any(|l| l.ends_with(&line)), "{dead:?}");
     }
 }
 

@@ -223,7 +223,12 @@ const ROWS: &[Row] = &[
     // A database that is a web page: then every package of it is "not found".
     row(
         Trouble::DatabaseUnreadable,
-        &["Unrecognized archive format", "could not read db '"],
+        // The second is `could not open file PATH/t.db: truncated gzip input`.
+        &[
+            "Unrecognized archive format",
+            ".db: ",
+            "could not read db '",
+        ],
         Code::Network,
         MIRROR,
     ),
@@ -238,6 +243,8 @@ const ROWS: &[Row] = &[
         &[
             "invalid or corrupted",
             "missing package metadata",
+            // Of a file that is to be installed.
+            "': libarchive error",
             "could not fully load metadata",
             "package filename is not valid",
         ],
@@ -460,6 +467,16 @@ impl Refusal {
     }
 }
 
+/// Returns the repository whose database an error of [`Trouble::DatabaseUnreadable`] is about.
+#[must_use]
+pub fn unreadable(text: &str) -> Option<&str> {
+    if let Some(rest) = text.strip_prefix("could not read db '") {
+        return rest.split('\'').next();
+    }
+    let (path, _) = text.split_once(".db: ")?;
+    path.rsplit('/').next()
+}
+
 /// Why a scriptlet or hook could not be started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotStarted {
@@ -627,6 +644,31 @@ fn of_progress(line: &str) -> Option<Mark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_database_that_cannot_be_read_has_a_name() {
+        for (text, repo) in [
+            (
+                "could not read db 'core' (Truncated tar archive)",
+                Some("core"),
+            ),
+            (
+                "could not open file /r/var/lib/pacman/sync/core.db: truncated gzip input",
+                Some("core"),
+            ),
+            (
+                "could not open file /r/core.db: Unrecognized archive format",
+                Some("core"),
+            ),
+            (
+                "could not open file /c/x.pkg.tar: Unrecognized archive format",
+                None,
+            ),
+        ] {
+            assert_eq!(Trouble::of(text), Trouble::DatabaseUnreadable, "{text}");
+            assert_eq!(unreadable(text), repo, "{text}");
+        }
+    }
 
     #[test]
     fn what_was_not_extracted_is_no_mere_warning() {

@@ -10,7 +10,7 @@ use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
-use crate::english::{Mark, Trouble};
+use crate::english::{self, Mark, Trouble};
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
@@ -18,7 +18,7 @@ use crate::run::{Pacman, Planned};
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Inside, Place, Root};
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Doing, Failure, message, quote};
@@ -95,7 +95,8 @@ struct Found {
 /// Says what it was that pacman refused, in place of `failure`, which has pacman's words: a web page, or, where pacman is
 /// strict, a signature and what is wrong with it. And removes it: an archive, as pacman would have (see `ASK` in
 /// [`crate::run`]), and also where a key is missing, or the next run would find it in the cache and refuse it again, whatever
-/// the mirror has by then; and a database, which pacman would not fetch again from a mirror whose own is no newer. `asked` is what it was asked for: arguments and targets.
+/// the mirror has by then; and a database, also one that cannot be read, which pacman would not fetch again from a mirror whose
+/// own is no newer. `asked` is what it was asked for: arguments and targets.
 pub(crate) fn explain(
     pacman: &Pacman,
     context: &Context,
@@ -117,6 +118,11 @@ pub(crate) fn explain(
     if let Some(page) = portal::explain(inside.root(), &conf, &corrupted(marks)) {
         return page;
     }
+    let absent = match failure.code {
+        Code::NotFound => absent(inside.root(), &conf.repos),
+        _ => Vec::new(),
+    };
+    let failure = without_databases(&absent, failure);
     let Some(cache) = &conf.cache else {
         return failure;
     };
@@ -145,6 +151,8 @@ pub(crate) fn explain(
             }
         }
     }
+    let databases = absent.into_iter().chain(unreadable(&conf.repos, marks));
+    no_good.extend(databases.map(|repo| (Where::Sync, format!("{repo}.db"))));
     for (place, file) in no_good {
         places.remove(context, place, &file);
     }
@@ -298,6 +306,45 @@ fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
         offered: None,
     });
     Ok(suspects.collect())
+}
+
+/// Returns the repositories whose databases pacman could not read.
+fn unreadable<'a>(repos: &'a [String], marks: &[Mark]) -> Vec<&'a String> {
+    let is_named = |repo: &&String| {
+        marks.iter().any(|mark| {
+            matches!(mark, Mark::Error(Trouble::DatabaseUnreadable, text)
+                if english::unreadable(text) == Some(repo.as_str()))
+        })
+    };
+    repos.iter().filter(is_named).collect()
+}
+
+/// Returns the repositories that the root has no database of, or an empty file: pacman goes on without them, and to it an empty
+/// file is a database without packages.
+fn absent<'a>(root: &Root, repos: &'a [String]) -> Vec<&'a String> {
+    let sync = root.open_below(SYNC, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC);
+    let is_absent = |repo: &&String| {
+        let look = |directory: &OwnedFd| {
+            statat(directory, format!("{repo}.db"), AtFlags::SYMLINK_NOFOLLOW)
+        };
+        match sync.as_ref().map_err(|e| *e).and_then(look) {
+            Ok(found) => found.st_size == 0,
+            Err(e) => e == Errno::NOENT,
+        }
+    };
+    repos.iter().filter(is_absent).collect()
+}
+
+/// Says which database is not there, where a package was not found.
+fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
+    let Some(repo) = absent.first() else {
+        return failure;
+    };
+    failure.message += &format!(
+        "; the root has no database of the repository {}",
+        quote(*repo)
+    );
+    failure.hint("leave --no-refresh out; where it was, the mirror sent an empty file: try another mirror: mkconf --server URL")
 }
 
 /// Returns the archives that pacman named.

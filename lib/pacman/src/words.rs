@@ -227,6 +227,10 @@ mod tests {
                 "failed retrieving file 'a' from h : Failure writing output to destination, passed 9 returned 0",
                 Code::Failed,
             ),
+            (
+                "could not open file /r/var/lib/pacman/sync/t.db: truncated gzip input",
+                Code::Network,
+            ),
             ("problem occurred while installing x", Code::ChildFailed),
         ] {
             let failure = failure(&[words]);

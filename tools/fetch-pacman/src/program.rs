@@ -60,6 +60,7 @@ pub(crate) fn place(
     // The package's hash was compared before there was a `Verified`: from here on the file may run.
     let runnable = draft.runnable().map_err(failed)?;
     let version = version(context, &runnable.path(), to)?;
+    check_names(&runnable.path(), to)?;
 
     let new = std::fs::symlink_metadata(to).is_err();
     runnable.put(to).map_err(failed)?;
@@ -100,9 +101,11 @@ pub(crate) fn same(
     if is().as_deref() != Some(sha256) {
         return Ok(None);
     }
+    let version = version(context, to, to)?;
+    check_names(to, to)?;
     Ok(Some(Program {
         path: to.to_owned(),
-        version: version(context, to, to)?,
+        version,
         sha256: sha256.to_owned(),
         new: false,
     }))
@@ -131,19 +134,25 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
     let mut hash = Sha256Reader::new(file);
     hash.drain().doing(Code::Os, doing)?;
     let version = version(context, path, path)?;
-    if pacman::locale::reads_all_names(path)? == Some(false) {
-        return Err(fail(
-            Code::Failed,
-            "it leaves out files whose names are not ASCII: this host lacks the locale C.UTF-8",
-        )
-        .hint("'doctor' says what installs it; or leave out --use: the pacman that is fetched needs none"));
-    }
+    check_names(path, path)?;
     Ok(Program {
         path: path.to_owned(),
         version,
         sha256: hash.finish(),
         new: false,
     })
+}
+
+/// Refuses a program that leaves out files, or names them otherwise. `name` is what it will be called.
+fn check_names(program: &Path, name: &Path) -> Result<(), Failure> {
+    match pacman::locale::reads_all_names(program)? {
+        Some(false) => Err(Failure::new(
+            Code::Failed,
+            format!("using {}: it leaves out files whose names are not ASCII", quote(name)),
+        )
+        .hint("where it is linked to glibc, this host lacks the locale C.UTF-8: 'doctor' says what installs it")),
+        _ => Ok(()),
+    }
 }
 
 /// Asks a program for its version. `name` is what it will be called.

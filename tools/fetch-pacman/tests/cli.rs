@@ -760,6 +760,22 @@ fn a_program_that_is_no_pacman_is_not_put_in_place() {
     }
 }
 
+/// With glibc or musl: in the locale C a pacman leaves out a file with such a name, or gives it another.
+#[test]
+fn a_pacman_that_loses_names_is_not_put_in_place() {
+    let lab = Lab::new();
+    let out = lab.path("pacman");
+    let body = script("export LC_ALL=C; exec /usr/bin/pacman \"$@\"");
+    let server = Server::with(&[&Package::of("pacman-static", "1-1", Format::Zst, &body)]);
+    let run = run(lab.ask(&[&server.url]).arg("-o").arg(&out));
+    let message = format!(
+        "using '{}': it leaves out files whose names are not ASCII",
+        out.display()
+    );
+    run.bad(69, "failed", &[&message]);
+    assert_eq!(names(&lab.path("")), ["cache"]);
+}
+
 #[test]
 fn using_what_is_there() {
     let lab = Lab::new();

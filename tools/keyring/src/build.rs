@@ -208,17 +208,24 @@ fn alive<'a>(ring: &'a Ring, dead: &[(String, String)]) -> impl Iterator<Item = 
 ///
 /// # Errors
 ///
-/// [`Code::NotVerified`] where none does, with the first and the reason.
+/// [`Code::NotVerified`] where none does, with each and the reason.
 fn need_one<'a>(ring: &'a Ring, dead: &[(String, String)]) -> Result<Vec<&'a String>, Failure> {
     let alive: Vec<&String> = alive(ring, dead).collect();
-    match dead.first() {
-        Some((key, why)) if alive.is_empty() => Err(Failure::new(
-            Code::NotVerified,
-            format!("trusting {key}: {why}, and no other pinned key gives trust"),
-        )
-        .hint("a newer keyring package may have keys that do")),
-        _ => Ok(alive),
+    if dead.is_empty() || !alive.is_empty() {
+        return Ok(alive);
     }
+    let each: Vec<String> = dead
+        .iter()
+        .map(|(key, why)| format!("{key}: {why}"))
+        .collect();
+    Err(Failure::new(
+        Code::NotVerified,
+        format!(
+            "trusting {}, and no other pinned key gives trust",
+            each.join("; ")
+        ),
+    )
+    .hint("a newer keyring package may have keys that do"))
 }
 
 /// A home of gpg's on a file system that ends with the namespaces, and the calls that fill it.

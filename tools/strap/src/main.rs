@@ -461,6 +461,14 @@ fn check_name(name: &str) -> Result<(), Failure> {
             format!("installing {}: that is no name of a package", quote(name)),
         ));
     }
+    // To pacman the first part of a path is a repository.
+    if name.starts_with(['.', '/']) || name.contains(".pkg.tar") {
+        return Err(Failure::new(
+            Code::Usage,
+            format!("installing {}: that is a file, and packages come from repositories", quote(name)),
+        )
+        .hint("make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR"));
+    }
     Ok(())
 }
 
@@ -499,7 +507,17 @@ mod tests {
         ] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"] {
+        let files = [
+            "./a",
+            "../a/b",
+            "/a",
+            "a-1-1-any.pkg.tar.zst",
+            "a/b.pkg.tar",
+        ];
+        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"]
+            .into_iter()
+            .chain(files)
+        {
             assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
         }
     }

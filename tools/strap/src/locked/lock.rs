@@ -23,6 +23,10 @@ pub(crate) struct Locked {
     pub(crate) sha256: String,
 }
 
+/// What to do where the archives are not known.
+const ANEW: &str = "a document that was begun anew over an old root is no lock: give the one that the root was made with, or \
+                    make a new root and keep its document";
+
 /// Reads a lock for a root of this architecture.
 ///
 /// # Errors
@@ -54,7 +58,16 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
         if !names.insert(package.name.clone()) {
             return Err(unfit(format!("{shown} is in it twice")));
         }
-        locked.push(check(package).map_err(|why| unfit(format!("{shown}: {why}")))?);
+        let is_known = [&package.repo, &package.file, &package.sha256]
+            .iter()
+            .all(|of_archive| of_archive.is_some());
+        locked.push(check(package).map_err(|why| {
+            let failure = unfit(format!("{shown}: {why}"));
+            match is_known {
+                true => failure,
+                false => failure.hint(ANEW),
+            }
+        })?);
     }
     Ok(locked)
 }
@@ -170,6 +183,12 @@ mod tests {
             let failure = lock(&document).unwrap_err();
             assert!(failure.message.contains(why), "{failure}");
             assert_eq!(failure.code, Code::Usage, "{failure}");
+            let is_unknown = why.contains("does not say its");
+            assert_eq!(
+                failure.hint.as_deref() == Some(ANEW),
+                is_unknown,
+                "{failure}"
+            );
         }
         let failed = json!({"strapline": 1, "arch": "aarch64", "packages": [package()],
             "error": {"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []}});
