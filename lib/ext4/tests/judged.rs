@@ -17,8 +17,11 @@ const OPTIONS: fn() -> Options = || Options {
     time: 1_700_000_000,
 };
 
+/// Offsets and lengths.
+type Pieces = &'static [(u64, u64)];
+
 /// Files with holes: at each end, between pieces that meet in a block, nothing else, and more than fit into an inode.
-const SPARSE: [(&str, usize, &[(u64, u64)]); 5] = [
+const SPARSE: [(&str, usize, Pieces); 5] = [
     ("hole-first", 300_000, &[(200_000, 100_000)]),
     ("hole-last", 300_001, &[(0, 4097)]),
     (

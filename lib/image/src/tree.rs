@@ -61,6 +61,8 @@ pub struct Entry {
     /// Its extended attributes that are the root's business, by name, sorted: `security.capability`, `user.*`, and ACLs as
     /// `system.posix_acl_*`, all as getxattr(2) gives them.
     pub xattrs: Vec<Xattr>,
+    /// Whether it takes less room than its size, so that [`crate::sparse`] may find holes in it.
+    pub sparse: bool,
     /// What it was when the tree was walked.
     seen: Seen,
 }
@@ -77,6 +79,7 @@ impl Entry {
             gid: 0,
             mtime: 0,
             xattrs: Vec::new(),
+            sparse: false,
             seen: Seen::default(),
         }
     }
@@ -563,6 +566,7 @@ impl Walk<'_> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: self.rules.clamp(stat.st_mtime),
+            sparse: stat.st_blocks < stat.st_size / 512,
             seen: Seen::of(stat),
         })
     }

@@ -14,14 +14,14 @@ use ext4::NodeId;
 use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
 use image::rules::is_secret;
 use image::tree::{Points, Reader};
-use image::{Content, Entry, Kind, Rules, Tree};
+use image::{Content, Entry, Kind, Rules, Tree, sparse};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 /// What is to be done.
@@ -54,6 +54,8 @@ pub(crate) struct Done {
     /// The disk's size, and the start and size of each partition, in bytes.
     pub(crate) size: u64,
     pub(crate) partitions: Vec<(u64, u64)>,
+    /// How many bytes all files have, without the holes of those on ext4.
+    pub(crate) content: u64,
     /// For people.
     pub(crate) notes: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
@@ -81,6 +83,7 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     }
     let done = Done {
         size: places.size,
+        content: fillings.iter().map(Filling::content).sum(),
         partitions: places
             .partitions
             .iter()
@@ -161,11 +164,28 @@ impl Job<'_> {
                         label: label.clone().unwrap_or_default(),
                         time: self.task.plan.time,
                     };
-                    Filling::Ext4(Ext4::new(at, options, items)?)
+                    Filling::Ext4(Ext4::new(at, options, items, |item| self.data(item))?)
                 }
             });
         }
         Ok((fillings, booting.notes))
+    }
+
+    /// Returns the pieces of a file that has holes.
+    fn data(&self, item: &Item) -> Result<Option<Vec<sparse::Piece>>, Failure> {
+        let What::File(size, Body::Root(n)) = item.what else {
+            return Ok(None);
+        };
+        let entry = &self.entries[n];
+        if !entry.sparse {
+            return Ok(None);
+        }
+        match self.tree.content(entry)? {
+            Content::File(reader) => {
+                sparse::data(reader.file(), size).map_err(|e| reader.failed(&e))
+            }
+            Content::Text(_) => Ok(None),
+        }
     }
 
     /// Measures, and gives each partition its place.
@@ -205,7 +225,10 @@ impl Job<'_> {
         {
             match filling {
                 Filling::Nothing => {}
-                Filling::Bytes(source, size) => self.copy(source, *size, place.start)?,
+                Filling::Bytes(source, size) => {
+                    self.copy(source, *size, place.start)?;
+                    bar.inc(*size);
+                }
                 Filling::Fat(at, items) => {
                     let Holds::FileSystem { label, .. } = &partition.content else {
                         continue;
@@ -366,6 +389,16 @@ impl Read for Bytes<'_> {
         };
         self.bar.inc(n as u64);
         Ok(n)
+    }
+}
+
+impl Seek for Bytes<'_> {
+    /// Goes to where a piece begins: only a file has holes.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match (&mut self.content, to) {
+            (Content::File(reader), SeekFrom::Start(at)) => reader.seek(at).map(|()| at),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The tree as a stream of tar members: headers, contents, and the end.
 
 use crate::member::{BLOCK, Member};
-use crate::sparse::{self, Piece};
+use image::sparse::{self, Piece};
 use image::tree::Reader;
 use image::{Content, Entry, Kind, Tree};
 use indicatif::ProgressBar;
