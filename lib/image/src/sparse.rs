@@ -22,8 +22,8 @@ pub type Piece = (u64, u64);
 ///
 /// # Errors
 ///
-/// When the file cannot be read. That it became shorter is seen when it is stored.
-pub fn data(file: &File, size: u64) -> io::Result<Option<Vec<Piece>>> {
+/// When the file cannot be read; that it became shorter is seen when it is stored. A signal's is a [`stage::Failure`] inside.
+pub(crate) fn data(file: &File, size: u64) -> io::Result<Option<Vec<Piece>>> {
     if size < SHORTEST {
         return Ok(None);
     }
@@ -73,6 +73,7 @@ pub fn stored(file: &File, size: u64) -> io::Result<Vec<Piece>> {
 fn look(file: &File, mut at: u64, end: u64, size: u64, pieces: &mut Vec<Piece>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     while at < end {
+        stage::signal::check().map_err(io::Error::other)?;
         let most = usize::try_from(size - at).unwrap_or(usize::MAX);
         let piece = buffer.len().min(most);
         file.read_exact_at(&mut buffer[..piece], at)?;

@@ -9,6 +9,7 @@
 
 use crate::mend;
 use crate::rules::Rules;
+use crate::sparse::{self, Piece};
 use rootfs::plan::Owner;
 use rootfs::{Inside, Root, attach, mountinfo};
 use rustix::fs::{
@@ -337,7 +338,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Returns the file, to look for holes in it. Its offset is the reader's.
+    /// Returns the pieces of a file of this size that have data; `None` where it has no holes. Sets the offset anywhere.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, and when a signal asked us to stop.
+    pub fn data(&self, size: u64) -> Result<Option<Vec<Piece>>, Failure> {
+        let pieces = sparse::data(&self.file, size);
+        pieces.map_err(|e| Failure::of_io(e).unwrap_or_else(|e| self.failed(&e)))
+    }
+
+    /// Returns the file. Its offset is the reader's.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file

@@ -12,7 +12,6 @@ use crate::content::{Item, What, show, split_path};
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 const SECTOR: u64 = 512;
@@ -197,17 +196,18 @@ pub(crate) struct Volume<'a> {
     pub(crate) time: i64,
 }
 
-/// Writes the file system at byte `base` of the image, where there are only zeros. `open` gives what is in a file.
+/// Writes the file system at byte `base` of the image, where there are only zeros. `copy` writes what is in a file to an offset of
+/// the image.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or is not as long any more as it was, or the image cannot be written.
-pub(crate) fn write<'a, R: Read>(
+/// Those of `copy`, and when the image cannot be written.
+pub(crate) fn write<'a>(
     items: &'a [Item],
     at: &str,
     volume: &Volume<'_>,
     (image, base, size): (&File, u64, u64),
-    mut open: impl FnMut(&'a Item) -> Result<R, Failure>,
+    mut copy: impl FnMut(&'a Item, u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let doing = || format!("writing the FAT file system of {}", stage::quote(at));
     let full = || Failure::new(Code::Failed, format!("{}: it is full", doing()));
@@ -232,46 +232,14 @@ pub(crate) fn write<'a, R: Read>(
         let offset = places.offset(places.first[n]);
         match &item.what {
             What::File(0, _) => {}
-            What::File(size, _) => {
-                let writing = || format!("writing {}", show(at, &item.path));
-                let mut content = open(item)?;
-                let copied = copy(&mut content, |done, bytes| put(offset + done, bytes), *size)
-                    .map_err(|e| e.while_doing(writing()))?;
-                if copied != *size {
-                    let why = format!("{}: it changed while it was read", writing());
-                    return Err(Failure::new(Code::Failed, why));
-                }
+            What::File(..) => {
+                let doing = || format!("writing {}", show(at, &item.path));
+                copy(item, base + offset).map_err(|e| e.while_doing(doing()))?;
             }
             _ => put(offset, &places.directory(items, n, volume))?,
         }
     }
     Ok(())
-}
-
-/// Copies all of it, at most one piece more than `size`, and returns how much that was. Zeros are left out.
-pub(crate) fn copy(
-    from: &mut impl Read,
-    mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
-    size: u64,
-) -> Result<u64, Failure> {
-    let mut buffer = vec![0; 1 << 18];
-    let zeros = vec![0; buffer.len()];
-    let mut copied = 0;
-    while copied <= size {
-        let n = from
-            .read(&mut buffer)
-            .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::new(Code::Os, e)))?;
-        if n == 0 {
-            break;
-        }
-        // What is beyond the size belongs to the next file.
-        let room = usize::try_from(size - copied).unwrap_or(usize::MAX).min(n);
-        if buffer[..room] != zeros[..room] {
-            put(copied, &buffer[..room])?;
-        }
-        copied += n as u64;
-    }
-    Ok(copied)
 }
 
 /// Where everything is.
@@ -583,6 +551,7 @@ fn date_time(seconds: i64) -> (u16, u16) {
 mod tests {
     use super::*;
     use crate::content::Body;
+    use std::io::Read;
     use std::process::Command;
 
     fn item(path: &str, what: What) -> Item {
@@ -622,9 +591,20 @@ mod tests {
             time: 1_700_000_000,
         };
         let place = (image.as_file(), 0, size);
-        write(items, "/boot", &volume, place, |item| match item.what {
-            What::File(size, _) => Ok(item.path.chain(std::io::repeat(7)).take(size)),
-            _ => panic!("{item:?}"),
+        write(items, "/boot", &volume, place, |item, offset| {
+            let What::File(size, _) = item.what else {
+                panic!("{item:?}");
+            };
+            let mut content = Vec::new();
+            item.path
+                .chain(std::io::repeat(7))
+                .take(size)
+                .read_to_end(&mut content)
+                .unwrap();
+            image
+                .as_file()
+                .write_all_at(&content, offset)
+                .doing(Code::Os, || "")
         })
         .unwrap();
         image

@@ -33,7 +33,7 @@ use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote}
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -151,8 +151,7 @@ impl Stage for Args {
         let done: Done =
             serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
         let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
-            let sum = sha256(output.file(), done.size);
-            Some(sum.doing(Code::Os, || format!("reading {}", quote(output.path())))?)
+            Some(sha256(output.file(), done.size)?)
         } else {
             None
         };
@@ -342,26 +341,25 @@ fn now() -> u64 {
 const MOST_ZEROS: u64 = 4 << 30;
 
 /// Hashes a file of that size. Its holes are not read.
-fn sha256(file: &File, size: u64) -> std::io::Result<String> {
-    use std::os::unix::fs::FileExt;
+fn sha256(file: &File, size: u64) -> Result<String, Failure> {
+    let reading = || "reading the image";
     let mut hash = Sha256::new();
     let (zeros, mut buffer) = (vec![0; 1 << 20], vec![0; 1 << 20]);
     let mut at = 0;
     // The end is a piece of nothing, with a hole before it.
-    for (begin, length) in sparse::stored(file, size)?.into_iter().chain([(size, 0)]) {
+    let pieces = sparse::stored(file, size).doing(Code::Os, reading)?;
+    for (begin, length) in pieces.into_iter().chain([(size, 0)]) {
         while at < begin + length {
-            let (end, hole) = if at < begin {
-                (begin, true)
-            } else {
-                (begin + length, false)
-            };
+            stage::signal::check()?;
+            let end = if at < begin { begin } else { begin + length };
             let n = usize::try_from(end - at)
                 .unwrap_or(usize::MAX)
                 .min(zeros.len());
-            if hole {
+            if at < begin {
                 hash.update(&zeros[..n]);
             } else {
-                file.read_exact_at(&mut buffer[..n], at)?;
+                let read = file.read_exact_at(&mut buffer[..n], at);
+                read.doing(Code::Os, reading)?;
                 hash.update(&buffer[..n]);
             }
             at += n as u64;

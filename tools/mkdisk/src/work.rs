@@ -18,7 +18,7 @@ use image::{Content, Entry, Kind, Rules, Tree, sparse};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure};
+use stage::{Code, Document, Doing, Failure, signal};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -181,9 +181,7 @@ impl Job<'_> {
             return Ok(None);
         }
         match self.tree.content(entry)? {
-            Content::File(reader) => {
-                sparse::data(reader.file(), size).map_err(|e| reader.failed(&e))
-            }
+            Content::File(reader) => reader.data(size),
             Content::Text(_) => Ok(None),
         }
     }
@@ -226,8 +224,7 @@ impl Job<'_> {
             match filling {
                 Filling::Nothing => {}
                 Filling::Bytes(source, size) => {
-                    self.copy(source, *size, place.start)?;
-                    bar.inc(*size);
+                    self.copy(source, *size, place.start, &bar)?;
                 }
                 Filling::Fat(at, items) => {
                     let Holds::FileSystem { label, .. } = &partition.content else {
@@ -239,13 +236,18 @@ impl Job<'_> {
                         time: plan.time.cast_signed(),
                     };
                     let to = (*image, place.start, place.size);
-                    fat::write(items, at, &volume, to, |item| self.open(item, &bar))?;
+                    fat::write(items, at, &volume, to, |item, offset| match item.what {
+                        What::File(size, _) => {
+                            self.copy_content(self.open(item)?, size, offset, &bar)
+                        }
+                        _ => Ok(()),
+                    })?;
                 }
                 Filling::Ext4(ext4) => self.write_ext4(ext4, &partition.name, place, &bar)?,
             }
         }
         for blob in &plan.layout.blobs {
-            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset)?;
+            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset, &bar)?;
         }
         Ok(())
     }
@@ -261,7 +263,8 @@ impl Job<'_> {
             .map_err(|_| arrange::too_small(name, place.size, place.size + 1))?;
         let written = plan.write(self.task.image, place.start, |node| {
             let item = &ext4.items[ext4.item_of[&node]];
-            self.open(item, bar).map_err(io::Error::other)
+            let content = self.open(item).map_err(io::Error::other)?;
+            Ok(Bytes { content, bar })
         });
         written.map_err(|error| {
             let path = |node: NodeId| {
@@ -284,14 +287,13 @@ impl Job<'_> {
         })
     }
 
-    /// Opens what is in a file. What goes wrong while it is read is a [`Failure`] inside of the error.
-    fn open<'b>(&'b self, item: &'b Item, bar: &'b ProgressBar) -> Result<Bytes<'b>, Failure> {
-        let content = match &item.what {
-            What::File(_, Body::Made(text)) => Content::Text(text),
-            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n])?,
-            _ => Content::Text(&[]),
-        };
-        Ok(Bytes { content, bar })
+    /// Opens what is in a file.
+    fn open<'b>(&'b self, item: &'b Item) -> Result<Content<'b>, Failure> {
+        match &item.what {
+            What::File(_, Body::Made(text)) => Ok(Content::Text(text)),
+            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n]),
+            _ => Ok(Content::Text(&[])),
+        }
     }
 
     /// Returns the entry of a file of the root that the layout names.
@@ -326,38 +328,82 @@ impl Job<'_> {
         }
     }
 
-    /// Copies a file's bytes to an offset of the disk.
-    fn copy(&self, source: &Source, size: u64, offset: u64) -> Result<(), Failure> {
-        let doing = || format!("copying '{}'", source.show());
-        let bar = ProgressBar::hidden();
-        let mut from: Box<dyn Read + '_> = match source {
-            Source::Root(path) => Box::new(Bytes {
-                content: self.tree.content(self.entry(path)?)?,
-                bar: &bar,
-            }),
-            Source::Host(_) => {
-                let Some(host) = self.host_file(source) else {
-                    return Ok(());
-                };
-                Box::new(At {
-                    file: &host.file,
-                    at: 0,
-                })
+    /// Copies what the layout names to an offset of the disk.
+    fn copy(
+        &self,
+        source: &Source,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let copied = match source {
+            Source::Root(path) => {
+                self.copy_content(self.tree.content(self.entry(path)?)?, size, offset, bar)
             }
+            Source::Host(_) => match self.host_file(source) {
+                Some(host) => self.copy_file(&host.file, size, offset, bar),
+                None => Ok(()),
+            },
         };
-        let put = |done: u64, bytes: &[u8]| {
-            let written = self.task.image.write_all_at(bytes, offset + done);
-            written.doing(Code::Os, doing)
-        };
-        let copied = fat::copy(&mut from, put, size).map_err(|f| f.while_doing(doing()));
-        drop(from);
-        match copied? {
-            n if n == size => Ok(()),
-            _ => Err(Failure::new(
-                Code::Failed,
-                format!("{}: it changed while it was read", doing()),
-            )),
+        copied.map_err(|f| f.while_doing(format!("copying '{}'", source.show())))
+    }
+
+    fn copy_content(
+        &self,
+        content: Content<'_>,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        match content {
+            Content::Text(text) => self
+                .task
+                .image
+                .write_all_at(text, offset)
+                .doing(Code::Os, || "writing the image"),
+            Content::File(reader) => {
+                self.copy_file(reader.file(), size, offset, bar)?;
+                reader.is_the_same()
+            }
         }
+    }
+
+    /// Copies a file to an offset of the image, where there are only zeros: holes are not read, and zeros not written.
+    fn copy_file(
+        &self,
+        file: &File,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let reading = || "reading it";
+        let mut buffer = vec![0; 1 << 18];
+        let zeros = buffer.clone();
+        for (begin, length) in sparse::stored(file, size).doing(Code::Os, reading)? {
+            let (mut at, end) = (begin, begin + length);
+            while at < end {
+                signal::check()?;
+                let most = usize::try_from(end - at)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
+                let n = file
+                    .read_at(&mut buffer[..most], at)
+                    .doing(Code::Os, reading)?;
+                if n == 0 {
+                    break;
+                }
+                if buffer[..n] != zeros[..n] {
+                    let written = self.task.image.write_all_at(&buffer[..n], offset + at);
+                    written.doing(Code::Os, || "writing the image")?;
+                }
+                bar.inc(n as u64);
+                at += n as u64;
+            }
+        }
+        if file.metadata().doing(Code::Os, reading)?.len() == size {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Failed, "it changed while it was read"))
     }
 
     /// Returns a progress bar over the content of all files. It draws on a terminal only.
@@ -375,7 +421,7 @@ impl Job<'_> {
     }
 }
 
-/// A file's bytes, on their way.
+/// A file's bytes, on their way. What goes wrong while they are read is a [`Failure`] inside of the error.
 struct Bytes<'a> {
     content: Content<'a>,
     bar: &'a ProgressBar,
@@ -383,6 +429,7 @@ struct Bytes<'a> {
 
 impl Read for Bytes<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        signal::check().map_err(io::Error::other)?;
         let n = match &mut self.content {
             Content::Text(text) => text.read(buffer)?,
             Content::File(reader) => read(reader, buffer).map_err(io::Error::other)?,
@@ -411,20 +458,6 @@ fn read(reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Failure> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(reader.failed(&e)),
         }
-    }
-}
-
-/// A file that is read from its beginning, whatever its offset.
-struct At<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buffer, self.at)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }
 

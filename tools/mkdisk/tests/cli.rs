@@ -758,6 +758,8 @@ fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
         &[5, 40 * M, 40 * M + 9000, 299 * M],
     );
     hole("usr/bin/only", 200 * M, &[]);
+    // FAT has no holes, and the zeros are there.
+    hole("boot/between", 30 * M, &[5, 20 * M]);
     let document = lab.good(&["-o", "disk.img"]);
     // The boot partition has 256 MiB, and the rest is headroom.
     let size = document["disks"][0]["size"].as_u64().unwrap();
@@ -787,6 +789,13 @@ fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
             text(&lab.path()),
         ],
     );
+
+    let fat = lab.partition("disk.img", &document, 0);
+    tool(
+        "mcopy",
+        &["-i", text(&fat), "::between", text(&lab.at("copied"))],
+    );
+    assert!(fs::read(lab.at("copied")).unwrap() == fs::read(lab.root("boot/between")).unwrap());
 
     let document = lab.good(&["-o", "large.img", "--size", "64G"]);
     let disk = &document["disks"][0];
