@@ -26,6 +26,9 @@ const FEWEST: u64 = 65_525 + 16;
 /// Sectors before the tables, as mkfs.fat(8) has them.
 const RESERVED: u64 = 32;
 
+/// The largest file system, in bytes: clusters of 4 KiB are numbered by 28 bits.
+pub(crate) const LARGEST_SYSTEM: u64 = 0x0fff_fff4 * 4096;
+
 /// The largest directory, in bytes: its entries are numbered by 16 bits.
 const MOST: u64 = 65_536 * 32;
 

@@ -14,7 +14,7 @@ use ext4::NodeId;
 use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
 use image::rules::is_secret;
 use image::tree::{Points, Reader};
-use image::{Content, Entry, Kind, Rules, Tree, sparse};
+use image::{Content, Entry, Kind, Rules, Tree, size, sparse};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
@@ -203,6 +203,13 @@ impl Job<'_> {
             .zip(&needs)
             .zip(plan.layout.partitions.iter().zip(&places.partitions))
         {
+            if matches!(filling, Filling::Fat(..)) && place.size > fat::LARGEST_SYSTEM {
+                let (name, size) = (&partition.name, size::show(place.size));
+                let why = format!(
+                    "arranging the disk: partition '{name}' of {size} is too large for FAT32"
+                );
+                return Err(Failure::new(Code::Failed, why).hint("give it less than 1T"));
+            }
             if !filling.fits(place.size) {
                 return Err(arrange::too_small(&partition.name, place.size, need.least));
             }

@@ -315,6 +315,17 @@ fn a_size_that_is_too_small_is_refused_with_one_that_does() {
         "e2fsck",
         &["-fn", text(&lab.partition("b.img", &document, 1))],
     );
+    // FAT32 has no numbers for more clusters.
+    for (boot, size) in [("1T", "2T"), ("2T", "3T"), ("7T", "8T")] {
+        lab.finish(
+            &mut lab.command(&["-o", "d.img", "--boot", boot, "--size", size]),
+            &lab.document,
+        )
+        .failed(
+            "failed",
+            &format!("partition 'boot' of {boot} is too large for FAT32"),
+        );
+    }
     let roomy = lab.good(&["-o", "c.img", "--headroom", "300M"]);
     let size = |document: &Value| {
         document["disks"][0]["partitions"][1]["size"]
