@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 /// What a run left.
@@ -45,6 +45,16 @@ impl Ran {
         );
         assert_eq!(self.document["error"]["code"], code, "{}", self.stderr);
         assert_eq!(self.document["error"]["exit"], self.status);
+    }
+}
+
+/// Returns a program that cargo built for its tests, or that of `STRAPLINE_BIN_DIR`.
+#[must_use]
+pub fn program(built: &str) -> PathBuf {
+    let built = Path::new(built);
+    match (std::env::var_os("STRAPLINE_BIN_DIR"), built.file_name()) {
+        (Some(dir), Some(name)) => Path::new(&dir).join(name),
+        _ => built.to_owned(),
     }
 }
 

@@ -94,81 +94,99 @@ fn time(seconds: i64) -> (u32, u32) {
     (low, low32((epoch & 3).cast_unsigned()))
 }
 
+/// Blocks of a file, from its block `first` on. What lies between two of these is a hole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extent {
+    pub(crate) first: u64,
+    pub(crate) run: Run,
+}
+
 /// Where a file's blocks are.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Extents {
-    pub(crate) runs: Vec<Run>,
-    /// The blocks that have the extents, where there are more than an inode holds.
-    pub(crate) leaves: Vec<u64>,
+    pub(crate) list: Vec<Extent>,
+    /// The blocks of the tree of extents, where there are more than an inode holds: the leaves, then what is above them.
+    pub(crate) tree: Vec<u64>,
 }
 
 impl Extents {
-    /// Takes `count` blocks, and those that say where they are. `None` where there is no room.
-    pub(crate) fn take(allocator: &mut Allocator, count: u64) -> Option<Self> {
-        let runs = allocator.take(count)?;
-        let mut leaves = Vec::new();
-        if runs.len() > IN_INODE {
-            for _ in runs.chunks(IN_BLOCK) {
-                leaves.push(allocator.one()?);
+    /// Takes blocks for the pieces of a file, each its first block and how many, and those that say where they are. `None`
+    /// where there is no room.
+    pub(crate) fn take(allocator: &mut Allocator, pieces: &[(u64, u64)]) -> Option<Self> {
+        let mut list = Vec::new();
+        for (first, count) in pieces {
+            let mut first = *first;
+            for run in allocator.take(*count)? {
+                list.push(Extent { first, run });
+                first += run.length;
             }
         }
-        // Four blocks of 340 extents of up to 128 MiB: a file of 160 GiB in one piece.
-        (leaves.len() <= IN_INODE).then_some(Self { runs, leaves })
+        let (mut tree, mut count) = (Vec::new(), list.len());
+        while count > IN_INODE {
+            count = count.div_ceil(IN_BLOCK);
+            for _ in 0..count {
+                tree.push(allocator.one()?);
+            }
+        }
+        Some(Self { list, tree })
+    }
+
+    /// Returns how many blocks of the file there are.
+    pub(crate) fn data(&self) -> u64 {
+        self.list.iter().map(|e| e.run.length).sum()
     }
 
     /// Returns how many blocks it is about, with its own.
     pub(crate) fn blocks(&self) -> u64 {
-        self.runs.iter().map(|r| r.length).sum::<u64>() + self.leaves.len() as u64
+        self.data() + self.tree.len() as u64
     }
 
     /// Returns the field of the inode, and the blocks with their numbers. `seed` is the inode's.
     pub(crate) fn encode(&self, seed: u32) -> (Vec<u8>, Vec<(u64, Vec<u8>)>) {
+        let (mut level, mut depth) = (self.list.iter().map(extent).collect::<Vec<_>>(), 0);
+        let (mut numbers, mut blocks) = (self.tree.iter(), Vec::new());
+        while level.len() > IN_INODE {
+            let mut above = Vec::new();
+            for (entries, at) in level.chunks(IN_BLOCK).zip(&mut numbers) {
+                let mut block = vec![0; BLOCK as usize];
+                fill(&mut block, IN_BLOCK, entries, depth);
+                let end = EXTENT * (IN_BLOCK + 1);
+                let sum = chain(seed, &block[..end]);
+                block.le32(end, sum);
+                blocks.push((*at, block));
+                // The file's block that it begins with, and where it is.
+                let mut entry = [0; EXTENT];
+                entry.put(0, &entries[0][..4]);
+                entry.le32(4, low32(*at));
+                entry.le16(8, low16(*at >> 32));
+                above.push(entry);
+            }
+            (level, depth) = (above, depth + 1);
+        }
         let mut fork = vec![0; FORK];
-        if self.leaves.is_empty() {
-            fill(&mut fork, IN_INODE, &self.runs, &mut 0);
-            return (fork, Vec::new());
-        }
-        header(&mut fork, self.leaves.len(), IN_INODE, 1);
-        let mut first = 0;
-        let mut blocks = Vec::new();
-        for (n, (leaf, runs)) in self
-            .leaves
-            .iter()
-            .zip(self.runs.chunks(IN_BLOCK))
-            .enumerate()
-        {
-            let at = EXTENT * (n + 1);
-            fork.le32(at, first);
-            fork.le32(at + 4, low32(*leaf));
-            fork.le16(at + 8, low16(*leaf >> 32));
-            let mut block = vec![0; BLOCK as usize];
-            fill(&mut block, IN_BLOCK, runs, &mut first);
-            let end = EXTENT * (IN_BLOCK + 1);
-            let sum = chain(seed, &block[..end]);
-            block.le32(end, sum);
-            blocks.push((*leaf, block));
-        }
+        fill(&mut fork, IN_INODE, &level, depth);
         (fork, blocks)
     }
 }
 
-fn header(table: &mut [u8], entries: usize, most: usize, depth: u16) {
-    table.le16(0, 0xf30a);
-    table.le16(2, low16(entries as u64));
-    table.le16(4, low16(most as u64));
-    table.le16(6, depth);
+fn extent(extent: &Extent) -> [u8; EXTENT] {
+    let Extent { first, run } = extent;
+    let mut raw = [0; EXTENT];
+    raw.le32(0, low32(*first));
+    raw.le16(4, low16(run.length));
+    raw.le16(6, low16(run.begin >> 32));
+    raw.le32(8, low32(run.begin));
+    raw
 }
 
-/// Puts extents into a table. `first` is the file's block that comes next.
-fn fill(table: &mut [u8], most: usize, runs: &[Run], first: &mut u32) {
-    header(table, runs.len(), most, 0);
-    for (n, run) in runs.iter().enumerate() {
-        let at = EXTENT * (n + 1);
-        table.le32(at, *first);
-        table.le16(at + 4, low16(run.length));
-        table.le16(at + 6, low16(run.begin >> 32));
-        table.le32(at + 8, low32(run.begin));
-        *first += low32(run.length);
+/// Puts a header and its entries into a table that has room for `most`.
+fn fill(table: &mut [u8], most: usize, entries: &[[u8; EXTENT]], depth: u16) {
+    table.le16(0, 0xf30a);
+    table.le16(2, low16(entries.len() as u64));
+    table.le16(4, low16(most as u64));
+    table.le16(6, depth);
+    for (n, entry) in entries.iter().enumerate() {
+        table.put(EXTENT * (n + 1), entry);
     }
 }
 
@@ -189,15 +207,22 @@ mod tests {
     }
 
     #[test]
-    fn more_than_four_runs_get_a_block() {
+    fn more_than_four_extents_get_a_tree() {
         let shape = Geometry::new(40 * 32768, 100).unwrap();
         let mut all = Allocator::new(shape);
-        let small = Extents::take(&mut all, 4 * 30000).unwrap();
-        assert!(small.leaves.is_empty() && small.blocks() == 120_000);
-        let large = Extents::take(&mut all, 20 * 32768).unwrap();
-        assert_eq!(large.leaves.len(), 1);
+        let small = Extents::take(&mut all, &[(0, 4 * 30000)]).unwrap();
+        assert!(small.tree.is_empty() && small.blocks() == 120_000);
+        let large = Extents::take(&mut all, &[(0, 20 * 32768)]).unwrap();
+        assert_eq!(large.tree.len(), 1);
         let (fork, blocks) = large.encode(0);
         assert_eq!((fork.len(), blocks.len()), (FORK, 1));
-        assert_eq!(blocks[0].0, large.leaves[0]);
+        assert_eq!(blocks[0].0, large.tree[0]);
+        // Every other block is a hole: 5000 extents, in 15 leaves, below one more.
+        let pieces: Vec<_> = (0..5000).map(|n| (2 * n + 1, 1)).collect();
+        let holes = Extents::take(&mut all, &pieces).unwrap();
+        assert_eq!((holes.data(), holes.blocks()), (5000, 5016));
+        let (fork, blocks) = holes.encode(0);
+        assert_eq!((fork[2], fork[6], blocks.len()), (1, 2, 16));
+        assert_eq!(fork[12], 1, "the first block is a hole");
     }
 }

@@ -5,13 +5,13 @@ use crate::checksum::chain;
 use crate::directory::{self, Entry};
 use crate::field::{Fields, low32};
 use crate::geometry::{ADDRESSES, DESCRIPTOR, FIRST_INODE, Geometry, INODE, PER_GROUP};
-use crate::inode::{self, EXTENTS, Extents, FORK, Inode};
+use crate::inode::{self, EXTENTS, Extent, Extents, FORK, Inode};
 use crate::superblock::{self, Group, Totals};
 use crate::tree::{Kind, Node, NodeId, Tree};
 use crate::{BLOCK, xattr};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 /// Inodes with a number of their own.
@@ -173,7 +173,7 @@ impl<'a> Plan<'a> {
     /// # Errors
     ///
     /// When a file cannot be read, is not as long as was said, or the image cannot be written.
-    pub fn write<R: Read>(
+    pub fn write<R: Read + Seek>(
         &self,
         file: &File,
         base: u64,
@@ -224,7 +224,7 @@ impl<'a> Plan<'a> {
             Kind::Symlink(target) if target.len() < FORK => inode.fork.put(0, target),
             Kind::Symlink(target) => {
                 self.map(&place.data, &mut inode, seed, out)?;
-                out.write(place.data.runs[0].begin, target)?;
+                out.write(place.data.list[0].run.begin, target)?;
             }
             Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor) => {
                 device(&mut inode.fork, *major, *minor);
@@ -234,7 +234,7 @@ impl<'a> Plan<'a> {
         if node.kind == Kind::Directory {
             let names = self.directory(n, seed, node.size() / BLOCK);
             let mut rest = &names[..];
-            for run in &place.data.runs {
+            for Extent { run, .. } in &place.data.list {
                 let (now, later) = rest.split_at(usize_of(run.length * BLOCK));
                 out.write(run.begin, now)?;
                 rest = later;
@@ -292,14 +292,14 @@ impl<'a> Plan<'a> {
             table.reserve(number);
         }
         if let Some(journal) = &self.journal {
-            let count = journal.blocks() - journal.leaves.len() as u64;
+            let count = journal.data();
             let mut inode = Inode {
                 size: count * BLOCK,
                 blocks: journal.blocks(),
                 ..own.clone()
             };
             self.map(journal, &mut inode, inode::seed(self.seed, JOURNAL), out)?;
-            out.write(journal.runs[0].begin, &superblock::journal(count))?;
+            out.write(journal.list[0].run.begin, &superblock::journal(count))?;
             table.record(JOURNAL, &inode, out)?;
         } else {
             table.reserve(JOURNAL);
@@ -346,7 +346,7 @@ impl<'a> Plan<'a> {
             journal: self.journal.as_ref().map(|j| {
                 (
                     j.encode(inode::seed(self.seed, JOURNAL)).0,
-                    j.runs.iter().map(|r| r.length).sum::<u64>() * BLOCK,
+                    j.data() * BLOCK,
                 )
             }),
         };
@@ -391,32 +391,40 @@ impl<'a> Plan<'a> {
         &self,
         id: NodeId,
         size: u64,
-        content: &mut impl Read,
+        content: &mut (impl Read + Seek),
         out: &Out<'_>,
     ) -> Result<(), WriteError> {
         let mut buffer = vec![0; 1 << 20];
-        let mut left = size;
-        for run in &self.places[id.0].data.runs {
-            let mut at = run.begin * BLOCK;
-            let mut room = (run.length * BLOCK).min(left);
+        let reading = |e| WriteError::Reading(id, e);
+        // How far the content is read.
+        let mut read = 0;
+        for Extent { first, run } in &self.places[id.0].data.list {
+            let begin = first * BLOCK;
+            if begin != read {
+                content.seek(SeekFrom::Start(begin)).map_err(reading)?;
+            }
+            read = size.min(begin + run.length * BLOCK);
+            let (mut at, mut room) = (run.begin * BLOCK, read.saturating_sub(begin));
             while room > 0 {
                 let want = usize_of(room).min(buffer.len());
                 let piece = &mut buffer[..want];
                 content.read_exact(piece).map_err(|e| match e.kind() {
                     io::ErrorKind::UnexpectedEof => WriteError::Changed(id),
-                    _ => WriteError::Reading(id, e),
+                    _ => reading(e),
                 })?;
                 out.write_at(at, piece).map_err(WriteError::Writing)?;
                 at += want as u64;
                 room -= want as u64;
-                left -= want as u64;
             }
+        }
+        if read != size {
+            content.seek(SeekFrom::Start(size)).map_err(reading)?;
         }
         // One byte more would be another file than the one that was measured.
         match content.read(&mut buffer[..1]) {
             Ok(0) => Ok(()),
             Ok(_) => Err(WriteError::Changed(id)),
-            Err(e) => Err(WriteError::Reading(id, e)),
+            Err(e) => Err(reading(e)),
         }
     }
 }
@@ -424,11 +432,14 @@ impl<'a> Plan<'a> {
 impl Node {
     /// Takes the blocks that a node needs.
     fn place(&self, allocator: &mut Allocator) -> Option<Place> {
-        let count = match &self.kind {
+        let whole = match &self.kind {
             Kind::Symlink(target) if target.len() < FORK => 0,
             _ => self.size().div_ceil(BLOCK),
         };
-        let data = Extents::take(allocator, count)?;
+        let data = match &self.pieces {
+            Some(pieces) => Extents::take(allocator, pieces)?,
+            None => Extents::take(allocator, &[(0, whole)])?,
+        };
         let attributes = match &self.xattrs.block {
             Some(_) => allocator.one()?,
             None => 0,
@@ -569,7 +580,7 @@ fn take_journal(allocator: &mut Allocator, blocks: u64) -> Result<Option<Extents
     }
     while count >= SMALLEST_JOURNAL {
         let mut trial = allocator.clone();
-        if let Some(journal) = Extents::take(&mut trial, count) {
+        if let Some(journal) = Extents::take(&mut trial, &[(0, count)]) {
             *allocator = trial;
             return Ok(Some(journal));
         }

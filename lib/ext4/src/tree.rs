@@ -1,6 +1,6 @@
 //! What goes into the file system: names, owners, modes, and how long each file is; not what is in it.
 
-use crate::xattr;
+use crate::{BLOCK, xattr};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -65,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) entries: BTreeMap<Vec<u8>, usize>,
     /// Of a directory: the one that it is in.
     pub(crate) parent: usize,
+    /// Of a file with holes: the blocks that have data, each the first one and how many.
+    pub(crate) pieces: Option<Vec<(u64, u64)>>,
 }
 
 /// A tree of files.
@@ -73,8 +75,8 @@ pub struct Tree {
     pub(crate) nodes: Vec<Node>,
 }
 
-/// The largest file that is written, in bytes: four blocks of 340 extents, each of a group's 128 MiB less its tables.
-const LARGEST: u64 = 160 << 30;
+/// The largest file, in bytes: its blocks are numbered by 32 bits.
+const LARGEST: u64 = (1 << 44) - BLOCK;
 
 /// More names than this no file can have (the kernel's `EXT4_LINK_MAX`).
 const LINKS: u32 = 65000;
@@ -140,6 +142,20 @@ impl Tree {
         Ok(())
     }
 
+    /// Makes holes of all but these pieces of a file, which are in order: each its offset and length, in bytes.
+    pub fn set_data(&mut self, file: NodeId, pieces: &[(u64, u64)]) {
+        let mut blocks: Vec<(u64, u64)> = Vec::new();
+        for (at, length) in pieces {
+            let (first, end) = (at / BLOCK, (at + length).div_ceil(BLOCK));
+            match blocks.last_mut() {
+                // Two that meet, or are in one block.
+                Some((begin, count)) if first <= *begin + *count => *count = end - *begin,
+                _ => blocks.push((first, end - first)),
+            }
+        }
+        self.nodes[file.0].pieces = Some(blocks);
+    }
+
     fn check_name(&self, parent: NodeId, name: &[u8]) -> Result<(), Unfit> {
         let what = if name.is_empty() || name == b"." || name == b".." {
             "no name of a file"
@@ -160,13 +176,13 @@ impl Tree {
     fn push(&mut self, meta: Meta, kind: Kind, parent: usize) -> Result<NodeId, Unfit> {
         match &kind {
             // With its NUL it must fit into a block.
-            Kind::Symlink(target) if target.is_empty() || target.len() as u64 >= crate::BLOCK => {
+            Kind::Symlink(target) if target.is_empty() || target.len() as u64 >= BLOCK => {
                 return Err(Unfit(
                     "a link to nothing, or to more than 4095 bytes".to_owned(),
                 ));
             }
             Kind::File(size) if *size > LARGEST => {
-                return Err(Unfit("a file of more than 160 GiB".to_owned()));
+                return Err(Unfit("a file of 16 TiB or more".to_owned()));
             }
             Kind::CharacterDevice(major, minor) | Kind::BlockDevice(major, minor)
                 if *major >= 1 << 12 || *minor >= 1 << 20 =>
@@ -188,6 +204,7 @@ impl Tree {
             links: 1,
             entries: BTreeMap::new(),
             parent,
+            pieces: None,
         });
         Ok(NodeId(self.nodes.len() - 1))
     }

@@ -17,6 +17,33 @@ const OPTIONS: fn() -> Options = || Options {
     time: 1_700_000_000,
 };
 
+/// Offsets and lengths.
+type Pieces = &'static [(u64, u64)];
+
+/// Files with holes: at each end, between pieces that meet in a block, nothing else, and more than fit into an inode.
+const SPARSE: [(&str, usize, Pieces); 5] = [
+    ("hole-first", 300_000, &[(200_000, 100_000)]),
+    ("hole-last", 300_001, &[(0, 4097)]),
+    (
+        "hole-between",
+        300_000,
+        &[(0, 10), (8000, 300), (8400, 1), (299_999, 1)],
+    ),
+    ("hole-only", 300_000, &[]),
+    (
+        "holes",
+        300_000,
+        &[
+            (1, 1),
+            (10_000, 1),
+            (50_000, 1),
+            (90_000, 1),
+            (130_000, 1),
+            (170_000, 1),
+        ],
+    ),
+];
+
 /// A tree, and what is in its files.
 struct Sample {
     tree: Tree,
@@ -60,6 +87,17 @@ impl Sample {
         node
     }
 
+    /// A file that has data at these offsets, each of these many bytes, and holes around it.
+    fn sparse(&mut self, parent: NodeId, name: &str, size: usize, pieces: &[(u64, u64)]) -> NodeId {
+        let mut content = vec![0; size];
+        for (at, length) in pieces {
+            content[*at as usize..(at + length) as usize].fill(b'x');
+        }
+        let node = self.file(parent, name, meta(0o644), content);
+        self.tree.set_data(node, pieces);
+        node
+    }
+
     fn other(&mut self, parent: NodeId, name: &str, kind: Kind) -> NodeId {
         self.tree
             .add(parent, name.as_bytes(), meta(0o755), kind)
@@ -76,8 +114,11 @@ impl Sample {
         }
         let mut holes = bytes(64 << 10);
         holes[8192..40960].fill(0);
-        all.file(usr, "holes", meta(0o600), holes);
+        all.file(usr, "zeros-inside", meta(0o600), holes);
         all.file(usr, "empty-inside", meta(0o600), vec![0; 50_000]);
+        for (name, size, pieces) in SPARSE {
+            all.sparse(usr, name, size, pieces);
+        }
         let many = all.other(usr, "many", Kind::Directory);
         for n in 0..1500 {
             all.file(
@@ -347,13 +388,43 @@ fn a_file_over_many_groups_has_a_block_of_extents() {
     file.set_len(blocks * BLOCK).unwrap();
     plan.write(&file, 0, |n| {
         assert_eq!(n, node);
-        Ok(std::io::repeat(0).take(size))
+        let zeros = tempfile::tempfile()?;
+        zeros.set_len(size)?;
+        Ok(zeros)
     })
     .unwrap();
     fsck(&path);
     let said = run("debugfs", &["-R", "stat /large"], &path);
     assert!(said.contains("(ETB0)"), "{said}");
     assert!(path.metadata().unwrap().blocks() < 10_000);
+}
+
+/// 4000 pieces of a file: a tree of extents with two levels.
+#[test]
+fn a_file_with_thousands_of_holes_takes_no_blocks_for_them() {
+    let (guard, path) = scratch();
+    let mut sample = Sample::new();
+    let root = sample.tree.root();
+    let size = 70 << 20;
+    let pieces: Vec<_> = (0..4000).map(|n| (n * 16_384 + 5000, 5)).collect();
+    let node = sample.sparse(root, "sparse", size, &pieces);
+    let blocks = sample.smallest(0);
+    assert!(blocks < 8000, "{blocks} blocks, without a hole");
+    sample.write(&path, blocks);
+    fsck(&path);
+    let said = run("debugfs", &["-R", "stat /sparse"], &path);
+    // 4000 of data, 12 leaves and one block above them.
+    assert!(
+        said.contains(&format!("Blockcount: {}", 4013 * 8)),
+        "{said}"
+    );
+    let to = guard.path().join("dumped");
+    run(
+        "debugfs",
+        &["-R", &format!("dump /sparse {}", to.display())],
+        &path,
+    );
+    assert!(std::fs::read(&to).unwrap() == sample.content[&node]);
 }
 
 /// The kernel mounts the image in a namespace of its own and changes it, and what it leaves is clean. Only root can
@@ -412,6 +483,16 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
         let mut file = File::open(out.join(format!("usr/file{n}"))).unwrap();
         file.read_to_end(&mut read).unwrap();
         assert!(read == bytes(size), "file{n}");
+    }
+    for (name, size, pieces) in SPARSE {
+        let read = std::fs::read(out.join("usr").join(name)).unwrap();
+        let is = |n: usize| {
+            pieces
+                .iter()
+                .any(|(at, length)| (*at..at + length).contains(&(n as u64)))
+        };
+        let expected: Vec<u8> = (0..size).map(|n| if is(n) { b'x' } else { 0 }).collect();
+        assert!(read == expected, "{name}");
     }
     let attribute = |file: &str, name: &str| {
         let mut value = vec![0; 4096];

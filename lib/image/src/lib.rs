@@ -14,6 +14,7 @@ pub mod mend;
 pub mod output;
 pub mod rules;
 pub mod size;
+pub mod sparse;
 pub mod tree;
 
 pub use layout::Layout;

@@ -9,6 +9,7 @@
 
 use crate::mend;
 use crate::rules::Rules;
+use crate::sparse::{self, Piece};
 use rootfs::plan::Owner;
 use rootfs::{Inside, Root, attach, mountinfo};
 use rustix::fs::{
@@ -61,6 +62,8 @@ pub struct Entry {
     /// Its extended attributes that are the root's business, by name, sorted: `security.capability`, `user.*`, and ACLs as
     /// `system.posix_acl_*`, all as getxattr(2) gives them.
     pub xattrs: Vec<Xattr>,
+    /// Whether it takes less room than its size, so that [`crate::sparse`] may find holes in it.
+    pub sparse: bool,
     /// What it was when the tree was walked.
     seen: Seen,
 }
@@ -77,6 +80,7 @@ impl Entry {
             gid: 0,
             mtime: 0,
             xattrs: Vec::new(),
+            sparse: false,
             seen: Seen::default(),
         }
     }
@@ -334,7 +338,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Returns the file, to look for holes in it. Its offset is the reader's.
+    /// Returns the pieces of a file of this size that have data; `None` where it has no holes. Sets the offset anywhere.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read, and when a signal asked us to stop.
+    pub fn data(&self, size: u64) -> Result<Option<Vec<Piece>>, Failure> {
+        let pieces = sparse::data(&self.file, size);
+        pieces.map_err(|e| Failure::of_io(e).unwrap_or_else(|e| self.failed(&e)))
+    }
+
+    /// Returns the file. Its offset is the reader's.
     #[must_use]
     pub fn file(&self) -> &File {
         &self.file
@@ -563,6 +577,7 @@ impl Walk<'_> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: self.rules.clamp(stat.st_mtime),
+            sparse: stat.st_blocks < stat.st_size / 512,
             seen: Seen::of(stat),
         })
     }

@@ -91,12 +91,15 @@ pub(crate) fn apparmor_hint() -> Option<&'static str> {
     )
 }
 
+/// The option of a bind that goes on a symbolic link, where there is one, and hides it: mount(8)'s.
+pub const ON_A_LINK: &str = "X-mount.nocanonicalize=target";
+
 fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
     // What is bound may be a file (a device node, resolv.conf); every other mount goes on a directory.
-    let kind = if mount.kind == "bind" {
-        OFlags::PATH
-    } else {
-        OFlags::PATH | OFlags::DIRECTORY
+    let kind = match &*mount.kind {
+        "bind" if mount.options.iter().any(|o| o == ON_A_LINK) => OFlags::PATH | OFlags::NOFOLLOW,
+        "bind" => OFlags::PATH,
+        _ => OFlags::PATH | OFlags::DIRECTORY,
     };
     let target = match open_below(root, &mount.at, kind) {
         Err(Errno::NOENT) if is_on_our_own(&mount.at) => {

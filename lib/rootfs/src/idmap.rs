@@ -186,26 +186,40 @@ fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, O
 /// How long the ranges are that useradd(8) gives.
 const LENGTH: u64 = 65_536;
 
-/// Returns the first and the last id of a range that no line of subuid(5) and subgid(5) has.
+/// Returns the first and the last id of a range that nobody has: no line of subuid(5) and subgid(5), and no user or group, we
+/// among them.
 #[must_use]
 pub fn free_range() -> (u64, u64) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let first = free_in(&[&read("/etc/subuid"), &read("/etc/subgid")]);
+    let ranges = ["/etc/subuid", "/etc/subgid"].map(read);
+    let mut names = ["/etc/passwd", "/etc/group"].map(read).concat();
+    names.push_str(&format!(
+        "\n::{}:\n::{}:",
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw()
+    ));
+    let first = free_in(&ranges.concat(), &names);
     (first, first + LENGTH - 1)
 }
 
-/// Returns the first id from 100000 on, in steps of useradd(8)'s ranges, behind all ranges in the files.
-fn free_in(files: &[&str]) -> u64 {
+/// Returns where the first such range begins, from 100000 on, in steps of useradd(8)'s. `names` is passwd(5) and group(5).
+fn free_in(ranges: &str, names: &str) -> u64 {
     const FIRST: u64 = 100_000;
-    let ends = files.iter().flat_map(|text| text.lines()).filter_map(|l| {
-        let mut fields = l.trim().split(':').skip(1);
-        let start: u64 = fields.next()?.parse().ok()?;
-        start.checked_add(fields.next()?.parse().ok()?)
-    });
-    // Ids are of 32 bits: what is behind them is no range.
-    let ends = ends.filter(|end| *end <= u64::from(u32::MAX));
-    let end = ends.max().unwrap_or(0).max(FIRST);
-    FIRST + (end - FIRST).div_ceil(LENGTH) * LENGTH
+    let number = |line: &str, n: usize| line.trim().split(':').nth(n)?.parse::<u64>().ok();
+    let ranges = ranges
+        .lines()
+        .filter_map(|l| Some((number(l, 1)?, number(l, 2)?)));
+    let ids = names.lines().filter_map(|l| Some((number(l, 2)?, 1)));
+    let mut taken: Vec<_> = ranges.chain(ids).collect();
+    taken.sort_unstable();
+    let mut first = FIRST;
+    for (start, count) in taken {
+        let end = start.saturating_add(count);
+        if start < first + LENGTH && end > first && end <= u64::from(u32::MAX) + 1 {
+            first = FIRST + (end - FIRST).div_ceil(LENGTH) * LENGTH;
+        }
+    }
+    first
 }
 
 #[cfg(test)]
@@ -234,17 +248,30 @@ mod tests {
     }
 
     #[test]
-    fn a_free_range_is_behind_all_others() {
-        assert_eq!(free_in(&["", ""]), 100_000);
-        assert_eq!(
-            free_in(&["ann:100000:65536\n", "bob:165536:65536"]),
-            231_072
-        );
-        assert_eq!(free_in(&["ann:100000:1000\n"]), 165_536);
-        assert_eq!(
-            free_in(&["x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1"]),
-            100_000
-        );
+    fn a_free_range_is_nobodys() {
+        for (ranges, names, first) in [
+            ("", "", 100_000),
+            ("ann:100000:65536\nbob:165536:65536", "", 231_072),
+            ("ann:100000:1000\n", "", 165_536),
+            ("bob:231072:65536\nann:100000:65536\n", "", 165_536),
+            // Podman's manual gives this to `containers`, and there is nothing behind it.
+            ("containers:2147483647:2147483648\n", "", 100_000),
+            (
+                "x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1",
+                "",
+                100_000,
+            ),
+            ("ann:0:100001\n", "", 165_536),
+            // Users and groups, such as a domain's.
+            ("", "eve:x:165535:100:::\n", 165_536),
+            (
+                "ann:165536:65536\n",
+                "eve:x:100000:\nusers:x:231073:\n",
+                296_608,
+            ),
+        ] {
+            assert_eq!(free_in(ranges, names), first, "{ranges}{names}");
+        }
     }
 
     #[test]

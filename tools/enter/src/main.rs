@@ -8,7 +8,7 @@ use clap::Parser;
 use rootfs::session::environment;
 use rootfs::user::{self, User};
 use rootfs::{Ended, Inside, Job, Mount, Place, attach, plan};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote, signal};
 use std::ffi::OsString;
 use std::path::Path;
@@ -77,7 +77,7 @@ impl Enter {
             let mount = bind(&inside, text)?;
             inside.also_mount(mount);
         }
-        if let Some(mount) = name_servers(&inside) {
+        if let Some(mount) = name_servers(context, &inside) {
             inside.also_mount(mount);
         }
         let user = match &self.user {
@@ -140,25 +140,52 @@ fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
     Ok(mount)
 }
 
-/// The host's name servers, for this command: as arch-chroot(8) does. The root's own file stays as it is.
-fn name_servers(inside: &Inside) -> Option<Mount> {
-    let at = "etc/resolv.conf";
-    let source = Path::new("/").join(at).canonicalize().ok()?;
-    let file = inside
-        .root()
-        .open_below(at, OFlags::PATH | OFlags::NOFOLLOW)
-        .ok()?;
-    let stat = rustix::fs::fstat(&file).ok()?;
-    if !source.is_file() || !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
-        return None;
+/// The host's name servers, for this command: as arch-chroot(8) does. They hide what the root has, a file or a link that may
+/// lead to what is made at boot only; the root itself stays as it is, so there must be something to hide.
+fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
+    match hosts_servers().and_then(|source| can_hide(inside).map(|()| source)) {
+        Ok(source) => Some(Mount {
+            at: SERVERS.to_owned(),
+            kind: "bind".to_owned(),
+            source: Some(source),
+            options: vec!["ro".to_owned(), attach::ON_A_LINK.to_owned()],
+            nodes: Vec::new(),
+        }),
+        Err(why) => {
+            context.note(format_args!(
+                "the command has no name servers of the host: {why}"
+            ));
+            None
+        }
     }
-    Some(Mount {
-        at: at.to_owned(),
-        kind: "bind".to_owned(),
-        source: Some(source.to_str()?.to_owned()),
-        options: vec!["ro".to_owned()],
-        nodes: Vec::new(),
-    })
+}
+
+const SERVERS: &str = "etc/resolv.conf";
+
+/// Returns the path of the host's file, or why there is none.
+fn hosts_servers() -> Result<String, String> {
+    let path = Path::new("/").join(SERVERS);
+    let file = path.canonicalize();
+    let file = file.map_err(|e| format!("opening {}: {e}", quote(&path)))?;
+    let text = file.to_str().filter(|_| file.is_file());
+    text.map(str::to_owned)
+        .ok_or_else(|| format!("{} is no file", quote(&path)))
+}
+
+/// Says why the root has nothing that they could hide.
+fn can_hide(inside: &Inside) -> Result<(), String> {
+    let path = quote(inside.root().path().join(SERVERS));
+    let found = inside
+        .root()
+        .open_below(SERVERS, OFlags::PATH | OFlags::NOFOLLOW);
+    match found
+        .and_then(rustix::fs::fstat)
+        .map(|stat| FileType::from_raw_mode(stat.st_mode))
+    {
+        Ok(FileType::RegularFile | FileType::Symlink) => Ok(()),
+        Ok(_) => Err(format!("{path} is neither a file nor a link")),
+        Err(e) => Err(format!("looking for {path}, which they would hide: {e}")),
+    }
 }
 
 /// Runs with the caller's terminal: no document comes out, and the exit status is the command's.

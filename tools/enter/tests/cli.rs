@@ -504,20 +504,81 @@ fn a_root_that_is_anothers_or_another_is_not_entered() {
 }
 
 #[test]
-fn name_servers_are_lent_only_to_a_root_that_has_a_file_for_them() {
+fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
+    let hosts = fs::read_to_string("/etc/resolv.conf").unwrap();
+    for ground in grounds(&["cat"]) {
+        let root = ground.path("root");
+        let file = root.join("etc/resolv.conf");
+        let state = || {
+            let list = "cd root && find . -printf '%p %i %m %l %s %TY%Tj%TT\\n' | sort && cat etc/resolv.conf; true";
+            Ran::of(
+                Command::new("sh")
+                    .args(["-c", list])
+                    .current_dir(ground.path("")),
+                "",
+            )
+            .out
+        };
+        fs::write(root.join("etc/motd"), "linked\n").unwrap();
+        fs::write(&file, "own\n").unwrap();
+        for target in [
+            "",
+            "/run/systemd/resolve/stub-resolv.conf",
+            "../run/systemd/resolve/stub-resolv.conf",
+            "/run/NetworkManager/resolv.conf",
+            "/nowhere/at/all",
+            "motd",
+            "/etc",
+            "resolv.conf",
+            "../../../../../../../../etc/shadow",
+        ] {
+            if !target.is_empty() {
+                fs::remove_file(&file).unwrap();
+                symlink(target, &file).unwrap();
+            }
+            let before = state();
+            assert_eq!(
+                ground.enter(&["cat", "/etc/resolv.conf"]),
+                ran(0, &hosts, ""),
+                "{target}"
+            );
+            let write = ground.enter(&["sh", "-c", "echo bad >/etc/resolv.conf"]);
+            assert!(
+                write.err.contains("Read-only file system"),
+                "{target}: {write:?}"
+            );
+            assert_eq!(state(), before, "{target}");
+        }
+        ground.nothing_is_left();
+    }
+}
+
+#[test]
+fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
     for ground in grounds(&["cat"]) {
         let file = ground.path("root/etc/resolv.conf");
-        let cat = ["cat", "/etc/resolv.conf"];
-        assert_eq!(ground.enter(&cat).status, 1);
-        assert!(!file.exists(), "none is made");
-        fs::write(&file, "own\n").unwrap();
-        let write = ground.enter(&["sh", "-c", "echo bad >/etc/resolv.conf"]);
-        assert_eq!(fs::read_to_string(&file).unwrap(), "own\n", "{write:?}");
-        // A link is systemd-resolved's: where it leads is the root's business.
+        let none = |why: &str| {
+            let line = format!("enter: the command has no name servers of the host: {why}\n");
+            assert_eq!(ground.enter(&["sh", "-c", "exit 3"]), ran(3, "", &line));
+        };
         fs::remove_file(&file).unwrap();
-        symlink("motd", &file).unwrap();
-        fs::write(ground.path("root/etc/motd"), "linked\n").unwrap();
-        assert_eq!(ground.enter(&cat), ran(0, "linked\n", ""));
+        none(&format!(
+            "looking for '{}', which they would hide: No such file or directory (os error 2)",
+            file.display()
+        ));
+        assert!(!file.exists(), "none is made");
+        fs::create_dir(&file).unwrap();
+        none(&format!(
+            "'{}' is neither a file nor a link",
+            file.display()
+        ));
+        // No link is followed on the way.
+        fs::rename(ground.path("root/etc"), ground.path("root/other")).unwrap();
+        symlink("other", ground.path("root/etc")).unwrap();
+        none(&format!(
+            "looking for '{}', which they would hide: Too many levels of symbolic links (os error 40)",
+            file.display()
+        ));
     }
 }
 

@@ -11,12 +11,13 @@ use rootfs::Root;
 use rootfs::gnupg;
 use rootfs::root::{self, BENEATH};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, fchmod, fsync, mkdirat, openat,
-    openat2, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, fsync,
+    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -479,7 +480,12 @@ impl Place {
         for name in set_aside_names() {
             let to = self.path.with_file_name(&name);
             let (parent, flags) = (&self.parent, RenameFlags::NOREPLACE);
-            match renameat_with(parent, &self.name, parent, &name, flags) {
+            let renamed = match renameat_with(parent, &self.name, parent, &name, flags) {
+                // Overlayfs renames no directory of a lower layer.
+                Err(Errno::XDEV) => move_each(parent.as_fd(), &self.name, &name),
+                renamed => renamed,
+            };
+            match renamed {
                 Ok(()) => return Ok(to),
                 Err(Errno::EXIST) => {}
                 Err(e) => {
@@ -534,13 +540,49 @@ fn set_aside_names() -> impl Iterator<Item = String> {
     })
 }
 
+/// Moves a directory by moving what is in it into a new one that has its owner and mode. Nothing may have the new name.
+fn move_each(parent: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
+    let name = |name: &str| CString::new(name).map_err(|_| Errno::INVAL);
+    move_at((parent, &name(from)?), (parent, &name(to)?), DEPTH)
+}
+
+type Entry<'a> = (BorrowedFd<'a>, &'a CStr);
+
+fn move_at(from: Entry<'_>, to: Entry<'_>, depth: usize) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let open = |(at, name): Entry<'_>| openat2(at, name, flags, Mode::empty(), BENEATH);
+    let (old, stat) = open(from).and_then(|old| fstat(&old).map(|stat| (old, stat)))?;
+    mkdirat(to.0, to.1, Mode::RWXU)?;
+    let new = open(to)?;
+    for entry in Dir::read_from(&old)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        match renameat_with(&old, name, &new, name, RenameFlags::NOREPLACE) {
+            Err(Errno::XDEV) if depth > 0 => {
+                move_at((old.as_fd(), name), (new.as_fd(), name), depth - 1)?;
+            }
+            renamed => renamed?,
+        }
+    }
+    fchown(
+        &new,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
+    fchmod(&new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    unlinkat(from.0, from.1, AtFlags::REMOVEDIR)
+}
+
 /// Removes a directory of a keyring, by descriptors: no symbolic link is followed, and a mount point stops it.
 fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-    let name = std::ffi::CString::new(name).map_err(|_| Errno::INVAL)?;
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     remove_at(parent, &name, DEPTH)
 }
 
-fn remove_at(parent: BorrowedFd<'_>, name: &std::ffi::CStr, depth: usize) -> Result<(), Errno> {
+fn remove_at(parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = match openat2(parent, name, flags, Mode::empty(), BENEATH) {
         Ok(directory) => directory,

@@ -12,7 +12,6 @@ use crate::content::{Item, What, show, split_path};
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 const SECTOR: u64 = 512;
@@ -27,6 +26,12 @@ const FEWEST: u64 = 65_525 + 16;
 /// Sectors before the tables, as mkfs.fat(8) has them.
 const RESERVED: u64 = 32;
 
+/// The largest file system, in bytes: clusters of 4 KiB are numbered by 28 bits.
+pub(crate) const LARGEST_SYSTEM: u64 = 0x0fff_fff4 * 4096;
+
+/// The largest directory, in bytes: its entries are numbered by 16 bits.
+const MOST: u64 = 65_536 * 32;
+
 /// The largest file, in bytes.
 const LARGEST: u64 = u32::MAX as u64;
 
@@ -38,14 +43,26 @@ pub(crate) fn check(items: &[Item], at: &str) -> Result<(), Failure> {
         if let Err(why) = fits(item) {
             return Err(refused(at, &item.path, &why));
         }
-        let folded = String::from_utf8_lossy(&item.path).to_uppercase();
-        if let Some(other) = names.insert(folded, &item.path) {
+        if let Some(other) = names.insert(folded(&item.path), &item.path) {
             let other = show(at, other);
             let why = format!("its name differs from that of {other} in case only");
             return Err(refused(at, &item.path, &why));
         }
     }
-    Ok(())
+    let mut directories: Vec<_> = directories(items).into_iter().collect();
+    directories.sort_unstable();
+    match directories.into_iter().find(|(_, bytes)| *bytes > MOST) {
+        Some((path, _)) => {
+            let why = "it has more names than a directory of 2 MiB holds, which is FAT's largest";
+            Err(refused(at, path, why))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Returns what FAT takes for the same name, whatever the case.
+fn folded(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_uppercase()
 }
 
 fn refused(at: &str, path: &[u8], why: &str) -> Failure {
@@ -104,30 +121,37 @@ fn fits(item: &Item) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns how many clusters of that size the items need.
-fn clusters(items: &[Item], cluster: u64) -> u64 {
+/// Returns how many bytes each directory has.
+fn directories(items: &[Item]) -> HashMap<&[u8], u64> {
     let mut bytes: HashMap<&[u8], u64> = HashMap::new();
-    let mut all = 0;
     for item in items {
         // The directory itself: '.' and '..', and in the top one a label.
         if item.what == What::Directory {
-            *bytes.entry(&item.path).or_default() += 64;
-        }
-        if let What::File(size, _) = item.what {
-            all += size.div_ceil(cluster);
+            *bytes.entry(&item.path).or_default() += if item.path.is_empty() { 32 } else { 64 };
         }
         if !item.path.is_empty() {
             let (above, name) = split_path(&item.path);
             let name = String::from_utf8_lossy(name);
             // One entry, and as many as the long name needs.
-            let entries = 1 + name.encode_utf16().count().div_ceil(13) as u64;
-            *bytes.entry(above).or_default() += 32 * entries;
+            let long = match itself(&name) {
+                Some(_) => 0,
+                None => name.encode_utf16().count().div_ceil(13) as u64,
+            };
+            *bytes.entry(above).or_default() += 32 * (1 + long);
         }
     }
-    all + bytes
-        .values()
-        .map(|b| b.div_ceil(cluster).max(1))
-        .sum::<u64>()
+    bytes
+}
+
+/// Returns how many clusters of that size the items need.
+fn clusters(items: &[Item], cluster: u64) -> u64 {
+    let files = items.iter().map(|item| match item.what {
+        What::File(size, _) => size.div_ceil(cluster),
+        _ => 0,
+    });
+    let directories = directories(items);
+    let directories = directories.values().map(|b| b.div_ceil(cluster).max(1));
+    files.sum::<u64>() + directories.sum::<u64>()
 }
 
 /// Returns the sectors of each of the two tables: four bytes for each cluster and for two more. They are a multiple of eight,
@@ -175,17 +199,18 @@ pub(crate) struct Volume<'a> {
     pub(crate) time: i64,
 }
 
-/// Writes the file system at byte `base` of the image, where there are only zeros. `open` gives what is in a file.
+/// Writes the file system at byte `base` of the image, where there are only zeros. `copy` writes what is in a file to an offset of
+/// the image.
 ///
 /// # Errors
 ///
-/// When a file cannot be read or is not as long any more as it was, or the image cannot be written.
-pub(crate) fn write<'a, R: Read>(
+/// Those of `copy`, and when the image cannot be written.
+pub(crate) fn write<'a>(
     items: &'a [Item],
     at: &str,
     volume: &Volume<'_>,
     (image, base, size): (&File, u64, u64),
-    mut open: impl FnMut(&'a Item) -> Result<R, Failure>,
+    mut copy: impl FnMut(&'a Item, u64) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let doing = || format!("writing the FAT file system of {}", stage::quote(at));
     let full = || Failure::new(Code::Failed, format!("{}: it is full", doing()));
@@ -210,46 +235,14 @@ pub(crate) fn write<'a, R: Read>(
         let offset = places.offset(places.first[n]);
         match &item.what {
             What::File(0, _) => {}
-            What::File(size, _) => {
-                let writing = || format!("writing {}", show(at, &item.path));
-                let mut content = open(item)?;
-                let copied = copy(&mut content, |done, bytes| put(offset + done, bytes), *size)
-                    .map_err(|e| e.while_doing(writing()))?;
-                if copied != *size {
-                    let why = format!("{}: it changed while it was read", writing());
-                    return Err(Failure::new(Code::Failed, why));
-                }
+            What::File(..) => {
+                let doing = || format!("writing {}", show(at, &item.path));
+                copy(item, base + offset).map_err(|e| e.while_doing(doing()))?;
             }
             _ => put(offset, &places.directory(items, n, volume))?,
         }
     }
     Ok(())
-}
-
-/// Copies all of it, at most one piece more than `size`, and returns how much that was. Zeros are left out.
-pub(crate) fn copy(
-    from: &mut impl Read,
-    mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
-    size: u64,
-) -> Result<u64, Failure> {
-    let mut buffer = vec![0; 1 << 18];
-    let zeros = vec![0; buffer.len()];
-    let mut copied = 0;
-    while copied <= size {
-        let n = from
-            .read(&mut buffer)
-            .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::new(Code::Os, e)))?;
-        if n == 0 {
-            break;
-        }
-        // What is beyond the size belongs to the next file.
-        let room = usize::try_from(size - copied).unwrap_or(usize::MAX).min(n);
-        if buffer[..room] != zeros[..room] {
-            put(copied, &buffer[..room])?;
-        }
-        copied += n as u64;
-    }
-    Ok(copied)
 }
 
 /// Where everything is.
@@ -373,12 +366,15 @@ impl<'a> Places<'a> {
             raw.extend(entry(b".          ", 0x10, self.first[n], 0, item.mtime));
             raw.extend(entry(b"..         ", 0x10, above, 0, item.mtime));
         }
-        let mut taken = HashSet::new();
-        for below in self.below.get(item.path.as_slice()).into_iter().flatten() {
+        let below = self.below.get(item.path.as_slice());
+        let below = || below.into_iter().flatten();
+        let names = below().map(|n| split_path(&items[*n].path).1);
+        let mut shorts = ShortNames::new(names);
+        for below in below() {
             let (name, item) = (split_path(&items[*below].path).1, &items[*below]);
             let name = String::from_utf8_lossy(name);
-            let short = short_name(&name, &mut taken);
-            if shown(&short) != name {
+            let short = shorts.of(&name);
+            if itself(&name).is_none() {
                 raw.extend(long_name(&name, &short));
             }
             let (kind, size) = match item.what {
@@ -417,8 +413,52 @@ fn entry(name: &[u8; 11], attributes: u8, cluster: u64, size: u64, time: i64) ->
     raw
 }
 
-/// Returns the name of eight and three characters: the name itself where it is one, else one that no other has.
-fn short_name(name: &str, taken: &mut HashSet<[u8; 11]>) -> [u8; 11] {
+/// The names of eight and three characters of a directory. No two are the same, and none is what a file of it is called: FAT
+/// looks for a name among both, whatever their case.
+struct ShortNames {
+    /// What has been given out, and what files are called, in upper case.
+    taken: HashSet<String>,
+    /// The number that was last tried for what names begin with.
+    last: HashMap<(Vec<u8>, Vec<u8>), u32>,
+}
+
+impl ShortNames {
+    fn new<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
+        Self {
+            taken: names.map(folded).collect(),
+            last: HashMap::new(),
+        }
+    }
+
+    /// Returns a file's: its name where it is one, else one that no other file has.
+    fn of(&mut self, name: &str) -> [u8; 11] {
+        if let Some(short) = itself(name) {
+            return short;
+        }
+        let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+        let simple = |text: &str, most: usize| -> Vec<u8> {
+            let kept = text.bytes().filter(u8::is_ascii_alphanumeric);
+            kept.map(|b| b.to_ascii_uppercase()).take(most).collect()
+        };
+        let (base, extension) = (simple(base, 6), simple(extension, 3));
+        let n = self
+            .last
+            .entry((base.clone(), extension.clone()))
+            .or_default();
+        loop {
+            *n += 1;
+            let tail = format!("~{n}").into_bytes();
+            let kept = base.len().min(8 - tail.len());
+            let short = padded(&[&base[..kept], &tail].concat(), &extension);
+            if self.taken.insert(shown(&short)) {
+                return short;
+            }
+        }
+    }
+}
+
+/// Returns a name as a name of eight and three characters, where it is one.
+fn itself(name: &str) -> Option<[u8; 11]> {
     let fits = |text: &str, most: usize| {
         let plain = |b: u8| {
             b.is_ascii_uppercase() || b.is_ascii_digit() || b"_-~!#$%&'()@^{}`".contains(&b)
@@ -426,37 +466,15 @@ fn short_name(name: &str, taken: &mut HashSet<[u8; 11]>) -> [u8; 11] {
         text.len() <= most && text.bytes().all(plain)
     };
     let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
-    let padded = |base: &[u8], extension: &[u8]| {
-        let mut short = [b' '; 11];
-        short[..base.len()].copy_from_slice(base);
-        short[8..8 + extension.len()].copy_from_slice(extension);
-        short
-    };
-    let itself = !base.is_empty() && fits(base, 8) && fits(extension, 3) && !name.ends_with('.');
-    if itself {
-        let short = padded(base.as_bytes(), extension.as_bytes());
-        if taken.insert(short) {
-            return short;
-        }
-    }
-    let simple = |text: &str| -> Vec<u8> {
-        let kept = text.bytes().filter(u8::is_ascii_alphanumeric);
-        kept.map(|b| b.to_ascii_uppercase()).collect()
-    };
-    let (base, extension) = (simple(base), simple(extension));
-    let mut n = 1;
-    loop {
-        let tail = format!("~{n}").into_bytes();
-        let kept = base.len().min(8 - tail.len());
-        let short = padded(
-            &[&base[..kept], &tail].concat(),
-            &extension[..extension.len().min(3)],
-        );
-        if taken.insert(short) {
-            return short;
-        }
-        n += 1;
-    }
+    let is_short = !base.is_empty() && fits(base, 8) && fits(extension, 3) && !name.ends_with('.');
+    is_short.then(|| padded(base.as_bytes(), extension.as_bytes()))
+}
+
+fn padded(base: &[u8], extension: &[u8]) -> [u8; 11] {
+    let mut short = [b' '; 11];
+    short[..base.len()].copy_from_slice(base);
+    short[8..8 + extension.len()].copy_from_slice(extension);
+    short
 }
 
 /// Returns a short name as it is shown where there is no long one.
@@ -536,6 +554,7 @@ fn date_time(seconds: i64) -> (u16, u16) {
 mod tests {
     use super::*;
     use crate::content::Body;
+    use std::io::Read;
     use std::process::Command;
 
     fn item(path: &str, what: What) -> Item {
@@ -565,6 +584,7 @@ mod tests {
         items
     }
 
+    /// Writes them; each file has its path in it, and sevens.
     fn written(items: &[Item], size: u64) -> tempfile::NamedTempFile {
         let image = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         image.as_file().set_len(size).unwrap();
@@ -574,9 +594,20 @@ mod tests {
             time: 1_700_000_000,
         };
         let place = (image.as_file(), 0, size);
-        write(items, "/boot", &volume, place, |item| match item.what {
-            What::File(size, _) => Ok(std::io::repeat(7).take(size)),
-            _ => panic!("{item:?}"),
+        write(items, "/boot", &volume, place, |item, offset| {
+            let What::File(size, _) = item.what else {
+                panic!("{item:?}");
+            };
+            let mut content = Vec::new();
+            item.path
+                .chain(std::io::repeat(7))
+                .take(size)
+                .read_to_end(&mut content)
+                .unwrap();
+            image
+                .as_file()
+                .write_all_at(&content, offset)
+                .doing(Code::Os, || "")
         })
         .unwrap();
         image
@@ -589,13 +620,7 @@ mod tests {
             let size = smallest(&items, spare, 1 << 20);
             assert!(cluster_for(&items, size).is_some());
             let image = written(&items, size);
-            let out = Command::new("/usr/sbin/fsck.vfat")
-                .arg("-n")
-                .arg(image.path())
-                .output();
-            let out = out.expect("fsck.vfat: install dosfstools");
-            let said = String::from_utf8_lossy(&out.stdout);
-            assert!(out.status.success() && said.lines().count() == 2, "{said}");
+            fsck(&image);
             let out = Command::new("mdir")
                 .args(["-/", "-b", "-i"])
                 .arg(image.path())
@@ -606,6 +631,113 @@ mod tests {
             assert_eq!(names.lines().count(), 304, "{names}");
             assert!(names.contains("::/initramfs-linux.img"), "{names}");
         }
+    }
+
+    /// Runs one of mtools on an image, and returns what it says.
+    fn mtools(program: &str, image: &tempfile::NamedTempFile, path: &str) -> Vec<u8> {
+        let mut command = Command::new(program);
+        let out = command
+            .arg("-i")
+            .arg(image.path())
+            .arg(format!("::{path}"))
+            .output();
+        let out = out.expect("install mtools");
+        assert!(out.status.success(), "{program} {path}: {out:?}");
+        out.stdout
+    }
+
+    fn fsck(image: &tempfile::NamedTempFile) {
+        let out = Command::new("/usr/sbin/fsck.vfat")
+            .arg("-n")
+            .arg(image.path())
+            .output();
+        let out = out.expect("fsck.vfat: install dosfstools");
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert!(out.status.success() && said.lines().count() == 2, "{said}");
+    }
+
+    #[test]
+    fn each_file_is_found_by_its_name_whatever_the_others_are_called() {
+        let mut names: Vec<String> = [
+            "A b",
+            "AB~1",
+            "ab~2",
+            "Ab+",
+            "BOOT",
+            "long name.img",
+            "LONGNA~1.IMG",
+            "LONGNA~2.img",
+            "longname.img",
+            "~1",
+            "+",
+            ".x",
+            "~1.X",
+            "EDIT~9",
+            "e di t",
+            "e d it",
+            "ed i t",
+            "e.d.it",
+        ]
+        .map(str::to_owned)
+        .into();
+        // Names of few letters and many tildes, so that they often meet.
+        let parts = [
+            "A", "b", "~1", "~2", "~", "+", " ", ".", "C", "\u{e9}", "abcdef",
+        ];
+        let mut random = 1u64;
+        let mut next = |most: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % most
+        };
+        for _ in 0..300 {
+            let count = 1 + next(5);
+            names.push((0..count).map(|_| parts[next(parts.len())]).collect());
+        }
+        let mut items = vec![item("", What::Directory), item("A b~1", What::Directory)];
+        for name in &names {
+            for path in [name.clone(), format!("A b~1/{name}")] {
+                let size = path.len() as u64;
+                items.push(file(&path, size));
+                if check(&items, "/boot").is_err() {
+                    items.pop();
+                }
+            }
+        }
+        assert!(items.len() > 300, "{}", items.len());
+        let image = written(&items, smallest(&items, 0, 1 << 20));
+        fsck(&image);
+        for item in items.iter().filter(|i| i.what != What::Directory) {
+            let path = std::str::from_utf8(&item.path).unwrap();
+            assert_eq!(mtools("mtype", &image, path), item.path, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_more_than_fat_has_is_refused() {
+        // With '.' and '..' it has 65536 entries: as many as there can be. Long names have two.
+        let mut items = vec![item("", What::Directory), item("D", What::Directory)];
+        items.extend((0..65_530).map(|n| file(&format!("D/{n:X}"), 0)));
+        items.extend([file("D/x", 0), file("D/y", 0)]);
+        check(&items, "/boot").unwrap();
+        let image = written(&items, smallest(&items, 0, 1 << 20));
+        fsck(&image);
+        let said = mtools("mdir", &image, "D");
+        assert!(String::from_utf8_lossy(&said).contains("65534 files"));
+        for more in [file("D/Z", 0), file("D/z", 0), item("D/Z", What::Directory)] {
+            items.push(more);
+            let failure = check(&items, "/boot").unwrap_err();
+            let begins = "putting '/boot/D' into a FAT file system: it has more names than";
+            assert!(failure.message.starts_with(begins), "{failure}");
+            items.pop();
+        }
+        // The top has no '.' and '..', and may have a label.
+        let mut items = vec![item("", What::Directory)];
+        items.extend((0..65_535).map(|n| file(&format!("{n:X}"), 0)));
+        check(&items, "/boot").unwrap();
+        items.push(file("Z", 0));
+        check(&items, "/boot").unwrap_err();
     }
 
     #[test]
@@ -682,16 +814,41 @@ mod tests {
     }
 
     #[test]
-    fn short_names_are_unique() {
-        let mut taken = HashSet::new();
-        let mut of = |name| shown(&short_name(name, &mut taken));
-        assert_eq!(of("IMAGE"), "IMAGE");
-        assert_eq!(of("UPPER.TXT"), "UPPER.TXT");
-        assert_eq!(of("Image.gz"), "IMAGE~1.GZ");
-        assert_eq!(of("initramfs-linux.img"), "INITRA~1.IMG");
-        assert_eq!(of("initramfs-linux-fallback.img"), "INITRA~2.IMG");
-        assert_eq!(of(".x"), "~1.X");
-        assert_eq!(of("\u{fc}\u{fc}"), "~1");
-        assert_eq!(of("a.tar.gz"), "ATAR~1.GZ");
+    fn short_names_are_unique_and_no_file_s_name() {
+        let names = [
+            "IMAGE",
+            "UPPER.TXT",
+            "Image.gz",
+            "initramfs-linux.img",
+            "initramfs-linux-fallback.img",
+            ".x",
+            "\u{fc}\u{fc}",
+            "a.tar.gz",
+            "A b",
+            "AB~1",
+            "x y",
+            "xy~1",
+            "x+y",
+            "XY~3",
+        ];
+        let mut shorts = ShortNames::new(names.iter().map(|n| n.as_bytes()));
+        let of = names.map(|name| shown(&shorts.of(name)));
+        let expected = [
+            "IMAGE",
+            "UPPER.TXT",
+            "IMAGE~1.GZ",
+            "INITRA~1.IMG",
+            "INITRA~2.IMG",
+            "~1.X",
+            "~1",
+            "ATAR~1.GZ",
+            "AB~2",
+            "AB~1",
+            "XY~2",
+            "XY1~1",
+            "XY~4",
+            "XY~3",
+        ];
+        assert_eq!(of, expected);
     }
 }

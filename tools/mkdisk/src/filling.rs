@@ -6,6 +6,7 @@ use crate::fat;
 use crate::plan::Headroom;
 use ext4::NodeId;
 use image::layout::{ALIGNMENT, Source};
+use image::sparse::Piece;
 use stage::{Code, Failure};
 use std::collections::HashMap;
 
@@ -31,19 +32,22 @@ pub(crate) struct Ext4 {
     pub(crate) items: Vec<Item>,
     /// Which item a node is.
     pub(crate) item_of: HashMap<NodeId, usize>,
+    /// How many bytes all files have, without their holes.
+    content: u64,
 }
 
 impl Ext4 {
     /// Makes the tree of a file system that is mounted at `at`. The top comes first in `items`, and each directory before what
-    /// is in it.
+    /// is in it. `data` gives the pieces of a file that has holes.
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] with the path of what ext4 has no place for.
+    /// [`Code::Failed`] with the path of what ext4 has no place for; those of `data`.
     pub(crate) fn new(
         at: String,
         options: ext4::Options,
         items: Vec<Item>,
+        data: impl Fn(&Item) -> Result<Option<Vec<Piece>>, Failure>,
     ) -> Result<Self, Failure> {
         let refused = |item: &Item, why: &dyn std::fmt::Display| {
             let path = show(&at, &item.path);
@@ -57,7 +61,7 @@ impl Ext4 {
         let mut tree = ext4::Tree::new(top).map_err(|e| refused(&items[0], &e))?;
         let mut directories: HashMap<&[u8], NodeId> = HashMap::from([(&b""[..], tree.root())]);
         let mut nodes = vec![tree.root()];
-        let mut item_of = HashMap::new();
+        let (mut item_of, mut content) = (HashMap::new(), 0);
         for (n, item) in items.iter().enumerate().skip(1) {
             let (above, name) = split_path(&item.path);
             let above = directories.get(above);
@@ -70,6 +74,13 @@ impl Ext4 {
             };
             let node = added.map_err(|e| refused(item, &e))?;
             item_of.entry(node).or_insert(n);
+            content += match data(item)? {
+                Some(pieces) => {
+                    tree.set_data(node, &pieces);
+                    pieces.iter().map(|(_, length)| length).sum()
+                }
+                None => size(item),
+            };
             if item.what == What::Directory {
                 directories.insert(&item.path, node);
             }
@@ -82,26 +93,20 @@ impl Ext4 {
             options,
             items,
             item_of,
+            content,
         })
     }
 }
 
 impl Filling {
-    fn items(&self) -> &[Item] {
-        match self {
-            Self::Fat(_, items) => items,
-            Self::Ext4(ext4) => &ext4.items,
-            Self::Nothing | Self::Bytes(..) => &[],
-        }
-    }
-
     /// Returns how many bytes all files have.
     pub(crate) fn content(&self) -> u64 {
-        let size = |item: &Item| match item.what {
-            What::File(size, _) => size,
-            _ => 0,
-        };
-        self.items().iter().map(size).sum()
+        match self {
+            Self::Nothing => 0,
+            Self::Bytes(_, size) => *size,
+            Self::Fat(_, items) => items.iter().map(size).sum(),
+            Self::Ext4(ext4) => ext4.content,
+        }
     }
 
     /// Returns how large the partition called `name` must be for it.
@@ -152,6 +157,13 @@ impl Filling {
                 ext4::Plan::new(&ext4.tree, &ext4.options, size / ext4::BLOCK).is_ok()
             }
         }
+    }
+}
+
+fn size(item: &Item) -> u64 {
+    match item.what {
+        What::File(size, _) => size,
+        _ => 0,
     }
 }
 

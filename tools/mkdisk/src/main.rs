@@ -22,7 +22,7 @@ use clap::Parser;
 use image::ids::Ids;
 use image::layout::{Content, Layout, Source};
 use image::tree::Points;
-use image::{Output, Rules, epoch, size};
+use image::{Output, Rules, epoch, size, sparse};
 use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
 use rootfs::{Arch, Inside, Place, Root};
@@ -33,7 +33,7 @@ use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote}
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -114,6 +114,7 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let epoch = epoch::of_environment()?;
         let rules = Rules::new(&self.exclude, &self.include, epoch)?;
+        check_name(&self.output)?;
         check_output(&self.output)?;
         let inside = Inside::of(document)?.bare();
         let root = inside.root();
@@ -149,12 +150,15 @@ impl Stage for Args {
         let answer = inside.call_with(Place::Host, &lent, || work::work(&task))?;
         let done: Done =
             serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
-        let sha256 = sha256(output.file())
-            .doing(Code::Os, || format!("reading {}", quote(output.path())))?;
+        let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
+            Some(sha256(output.file(), done.size)?)
+        } else {
+            None
+        };
         stage::signal::check()?;
         let path = output.finish()?;
         self.made.replace(Some(path.clone()));
-        record(document, disk(&path, &sha256, &plan, &done));
+        record(document, &disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
                 "every machine that is made of it has the same secret keys: {} of them, such as {}",
@@ -211,6 +215,36 @@ impl Args {
             time: epoch.unwrap_or_else(now),
         })
     }
+}
+
+/// Refuses a name by which others take the image for what it is not, with the program that makes that of it.
+fn check_name(path: &Path) -> Result<(), Failure> {
+    let end = path.extension().unwrap_or_default().to_ascii_lowercase();
+    let end = end.to_string_lossy();
+    let plain = match path.file_stem().map(Path::new) {
+        Some(stem) if stem.extension().is_some() => path.with_extension(""),
+        _ => path.with_extension("img"),
+    };
+    let (image, file) = (plain.display(), path.display());
+    let convert =
+        |format: &str| format!(", and then 'qemu-img convert -O {format} {image} {file}'");
+    let then = match &*end {
+        "zst" | "zstd" => format!(", and then 'zstd {image}'"),
+        "gz" => format!(", and then 'gzip {image}'"),
+        "bz2" => format!(", and then 'bzip2 {image}'"),
+        "xz" | "lz4" | "lzop" => format!(", and then '{end} {image}'"),
+        "zip" => format!(", and then 'zip {file} {image}'"),
+        "qcow" | "qcow2" | "vmdk" | "vdi" | "vhdx" => convert(&end),
+        "vhd" | "vpc" => convert("vpc"),
+        "iso" | "ova" | "wim" | "7z" | "rar" | "lzma" | "tar" | "tgz" | "txz" | "tzst" | "cpio"
+        | "squashfs" | "erofs" => String::new(),
+        _ => return Ok(()),
+    };
+    let why = format!(
+        "writing {}: a raw disk image is no .{end} file",
+        quote(path)
+    );
+    Err(Failure::new(Code::Usage, why).hint(format!("'-o {image}'{then}")))
 }
 
 /// A disk is not for us to write on: it may be the one that this machine runs from.
@@ -302,23 +336,40 @@ fn now() -> u64 {
     since.unwrap_or_default().as_secs()
 }
 
-fn sha256(file: &File) -> std::io::Result<String> {
-    use std::os::unix::fs::FileExt;
-    let (mut hash, mut at) = (Sha256::new(), 0);
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        match file.read_at(&mut buffer, at)? {
-            0 => return Ok(format!("{:x}", hash.finalize())),
-            n => {
+/// The most bytes that are in no file and are hashed all the same. What is empty is zeros, and a hash has no shorter way through
+/// them: of a large disk for a small root it would take longer than all else.
+const MOST_ZEROS: u64 = 4 << 30;
+
+/// Hashes a file of that size. Its holes are not read.
+fn sha256(file: &File, size: u64) -> Result<String, Failure> {
+    let reading = || "reading the image";
+    let mut hash = Sha256::new();
+    let (zeros, mut buffer) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    let mut at = 0;
+    // The end is a piece of nothing, with a hole before it.
+    let pieces = sparse::stored(file, size).doing(Code::Os, reading)?;
+    for (begin, length) in pieces.into_iter().chain([(size, 0)]) {
+        while at < begin + length {
+            stage::signal::check()?;
+            let end = if at < begin { begin } else { begin + length };
+            let n = usize::try_from(end - at)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
+            if at < begin {
+                hash.update(&zeros[..n]);
+            } else {
+                let read = file.read_exact_at(&mut buffer[..n], at);
+                read.doing(Code::Os, reading)?;
                 hash.update(&buffer[..n]);
-                at += n as u64;
             }
+            at += n as u64;
         }
     }
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 /// Returns the element of `disks`.
-fn disk(path: &Path, sha256: &str, plan: &Plan, done: &Done) -> Value {
+fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Value {
     let layout = &plan.layout;
     let partitions = layout.partitions.iter().zip(&done.partitions);
     let partitions: Vec<Value> = partitions
@@ -340,19 +391,31 @@ fn disk(path: &Path, sha256: &str, plan: &Plan, done: &Done) -> Value {
             value
         })
         .collect();
-    json!({"file": path, "size": done.size, "sha256": sha256, "partitions": partitions})
+    let mut disk = json!({"file": path, "size": done.size, "partitions": partitions});
+    if let Some(sha256) = sha256 {
+        disk["sha256"] = json!(sha256);
+    }
+    disk
 }
 
 /// Puts it in the place of what an earlier run said of that file; what others said of it there stays.
-fn record(document: &mut Document, disk: Value) {
+fn record(document: &mut Document, disk: &Value) {
     let mut disks: Vec<Value> = match document.get("disks") {
         Some(Value::Array(disks)) => disks.clone(),
         _ => Vec::new(),
     };
-    let known = disks.iter_mut().find(|d| d.get("file") == disk.get("file"));
-    match (known, disk) {
-        (Some(Value::Object(known)), Value::Object(new)) => known.extend(new),
-        (_, disk) => disks.push(disk),
+    let is_it = |d: &Value| d.get("file") == disk.get("file");
+    if !disks.iter().any(is_it) {
+        disks.push(disk.clone());
+    }
+    // Of the old image, and the new one may have none.
+    for known in disks.iter_mut().filter(|d| is_it(d)) {
+        known.as_object_mut().map(|d| d.remove("sha256"));
+    }
+    document.remove("disks");
+    document.record("disks", &disks);
+    for known in disks.iter_mut().filter(|d| is_it(d)) {
+        *known = disk.clone();
     }
     document.record("disks", &disks);
 }

@@ -14,14 +14,14 @@ use ext4::NodeId;
 use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
 use image::rules::is_secret;
 use image::tree::{Points, Reader};
-use image::{Content, Entry, Kind, Rules, Tree};
+use image::{Content, Entry, Kind, Rules, Tree, size, sparse};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure};
+use stage::{Code, Document, Doing, Failure, signal};
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 
 /// What is to be done.
@@ -54,6 +54,8 @@ pub(crate) struct Done {
     /// The disk's size, and the start and size of each partition, in bytes.
     pub(crate) size: u64,
     pub(crate) partitions: Vec<(u64, u64)>,
+    /// How many bytes all files have, without the holes of those on ext4.
+    pub(crate) content: u64,
     /// For people.
     pub(crate) notes: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
@@ -81,6 +83,7 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     }
     let done = Done {
         size: places.size,
+        content: fillings.iter().map(Filling::content).sum(),
         partitions: places
             .partitions
             .iter()
@@ -161,11 +164,26 @@ impl Job<'_> {
                         label: label.clone().unwrap_or_default(),
                         time: self.task.plan.time,
                     };
-                    Filling::Ext4(Ext4::new(at, options, items)?)
+                    Filling::Ext4(Ext4::new(at, options, items, |item| self.data(item))?)
                 }
             });
         }
         Ok((fillings, booting.notes))
+    }
+
+    /// Returns the pieces of a file that has holes.
+    fn data(&self, item: &Item) -> Result<Option<Vec<sparse::Piece>>, Failure> {
+        let What::File(size, Body::Root(n)) = item.what else {
+            return Ok(None);
+        };
+        let entry = &self.entries[n];
+        if !entry.sparse {
+            return Ok(None);
+        }
+        match self.tree.content(entry)? {
+            Content::File(reader) => reader.data(size),
+            Content::Text(_) => Ok(None),
+        }
     }
 
     /// Measures, and gives each partition its place.
@@ -185,6 +203,13 @@ impl Job<'_> {
             .zip(&needs)
             .zip(plan.layout.partitions.iter().zip(&places.partitions))
         {
+            if matches!(filling, Filling::Fat(..)) && place.size > fat::LARGEST_SYSTEM {
+                let (name, size) = (&partition.name, size::show(place.size));
+                let why = format!(
+                    "arranging the disk: partition '{name}' of {size} is too large for FAT32"
+                );
+                return Err(Failure::new(Code::Failed, why).hint("give it less than 1T"));
+            }
             if !filling.fits(place.size) {
                 return Err(arrange::too_small(&partition.name, place.size, need.least));
             }
@@ -205,7 +230,9 @@ impl Job<'_> {
         {
             match filling {
                 Filling::Nothing => {}
-                Filling::Bytes(source, size) => self.copy(source, *size, place.start)?,
+                Filling::Bytes(source, size) => {
+                    self.copy(source, *size, place.start, &bar)?;
+                }
                 Filling::Fat(at, items) => {
                     let Holds::FileSystem { label, .. } = &partition.content else {
                         continue;
@@ -216,13 +243,18 @@ impl Job<'_> {
                         time: plan.time.cast_signed(),
                     };
                     let to = (*image, place.start, place.size);
-                    fat::write(items, at, &volume, to, |item| self.open(item, &bar))?;
+                    fat::write(items, at, &volume, to, |item, offset| match item.what {
+                        What::File(size, _) => {
+                            self.copy_content(self.open(item)?, size, offset, &bar)
+                        }
+                        _ => Ok(()),
+                    })?;
                 }
                 Filling::Ext4(ext4) => self.write_ext4(ext4, &partition.name, place, &bar)?,
             }
         }
         for blob in &plan.layout.blobs {
-            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset)?;
+            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset, &bar)?;
         }
         Ok(())
     }
@@ -238,7 +270,8 @@ impl Job<'_> {
             .map_err(|_| arrange::too_small(name, place.size, place.size + 1))?;
         let written = plan.write(self.task.image, place.start, |node| {
             let item = &ext4.items[ext4.item_of[&node]];
-            self.open(item, bar).map_err(io::Error::other)
+            let content = self.open(item).map_err(io::Error::other)?;
+            Ok(Bytes { content, bar })
         });
         written.map_err(|error| {
             let path = |node: NodeId| {
@@ -261,14 +294,13 @@ impl Job<'_> {
         })
     }
 
-    /// Opens what is in a file. What goes wrong while it is read is a [`Failure`] inside of the error.
-    fn open<'b>(&'b self, item: &'b Item, bar: &'b ProgressBar) -> Result<Bytes<'b>, Failure> {
-        let content = match &item.what {
-            What::File(_, Body::Made(text)) => Content::Text(text),
-            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n])?,
-            _ => Content::Text(&[]),
-        };
-        Ok(Bytes { content, bar })
+    /// Opens what is in a file.
+    fn open<'b>(&'b self, item: &'b Item) -> Result<Content<'b>, Failure> {
+        match &item.what {
+            What::File(_, Body::Made(text)) => Ok(Content::Text(text)),
+            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n]),
+            _ => Ok(Content::Text(&[])),
+        }
     }
 
     /// Returns the entry of a file of the root that the layout names.
@@ -303,38 +335,82 @@ impl Job<'_> {
         }
     }
 
-    /// Copies a file's bytes to an offset of the disk.
-    fn copy(&self, source: &Source, size: u64, offset: u64) -> Result<(), Failure> {
-        let doing = || format!("copying '{}'", source.show());
-        let bar = ProgressBar::hidden();
-        let mut from: Box<dyn Read + '_> = match source {
-            Source::Root(path) => Box::new(Bytes {
-                content: self.tree.content(self.entry(path)?)?,
-                bar: &bar,
-            }),
-            Source::Host(_) => {
-                let Some(host) = self.host_file(source) else {
-                    return Ok(());
-                };
-                Box::new(At {
-                    file: &host.file,
-                    at: 0,
-                })
+    /// Copies what the layout names to an offset of the disk.
+    fn copy(
+        &self,
+        source: &Source,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let copied = match source {
+            Source::Root(path) => {
+                self.copy_content(self.tree.content(self.entry(path)?)?, size, offset, bar)
             }
+            Source::Host(_) => match self.host_file(source) {
+                Some(host) => self.copy_file(&host.file, size, offset, bar),
+                None => Ok(()),
+            },
         };
-        let put = |done: u64, bytes: &[u8]| {
-            let written = self.task.image.write_all_at(bytes, offset + done);
-            written.doing(Code::Os, doing)
-        };
-        let copied = fat::copy(&mut from, put, size).map_err(|f| f.while_doing(doing()));
-        drop(from);
-        match copied? {
-            n if n == size => Ok(()),
-            _ => Err(Failure::new(
-                Code::Failed,
-                format!("{}: it changed while it was read", doing()),
-            )),
+        copied.map_err(|f| f.while_doing(format!("copying '{}'", source.show())))
+    }
+
+    fn copy_content(
+        &self,
+        content: Content<'_>,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        match content {
+            Content::Text(text) => self
+                .task
+                .image
+                .write_all_at(text, offset)
+                .doing(Code::Os, || "writing the image"),
+            Content::File(reader) => {
+                self.copy_file(reader.file(), size, offset, bar)?;
+                reader.is_the_same()
+            }
         }
+    }
+
+    /// Copies a file to an offset of the image, where there are only zeros: holes are not read, and zeros not written.
+    fn copy_file(
+        &self,
+        file: &File,
+        size: u64,
+        offset: u64,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let reading = || "reading it";
+        let mut buffer = vec![0; 1 << 18];
+        let zeros = buffer.clone();
+        for (begin, length) in sparse::stored(file, size).doing(Code::Os, reading)? {
+            let (mut at, end) = (begin, begin + length);
+            while at < end {
+                signal::check()?;
+                let most = usize::try_from(end - at)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
+                let n = file
+                    .read_at(&mut buffer[..most], at)
+                    .doing(Code::Os, reading)?;
+                if n == 0 {
+                    break;
+                }
+                if buffer[..n] != zeros[..n] {
+                    let written = self.task.image.write_all_at(&buffer[..n], offset + at);
+                    written.doing(Code::Os, || "writing the image")?;
+                }
+                bar.inc(n as u64);
+                at += n as u64;
+            }
+        }
+        if file.metadata().doing(Code::Os, reading)?.len() == size {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Failed, "it changed while it was read"))
     }
 
     /// Returns a progress bar over the content of all files. It draws on a terminal only.
@@ -352,7 +428,7 @@ impl Job<'_> {
     }
 }
 
-/// A file's bytes, on their way.
+/// A file's bytes, on their way. What goes wrong while they are read is a [`Failure`] inside of the error.
 struct Bytes<'a> {
     content: Content<'a>,
     bar: &'a ProgressBar,
@@ -360,12 +436,23 @@ struct Bytes<'a> {
 
 impl Read for Bytes<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        signal::check().map_err(io::Error::other)?;
         let n = match &mut self.content {
             Content::Text(text) => text.read(buffer)?,
             Content::File(reader) => read(reader, buffer).map_err(io::Error::other)?,
         };
         self.bar.inc(n as u64);
         Ok(n)
+    }
+}
+
+impl Seek for Bytes<'_> {
+    /// Goes to where a piece begins: only a file has holes.
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match (&mut self.content, to) {
+            (Content::File(reader), SeekFrom::Start(at)) => reader.seek(at).map(|()| at),
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }
 
@@ -378,20 +465,6 @@ fn read(reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Failure> {
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             Err(e) => return Err(reader.failed(&e)),
         }
-    }
-}
-
-/// A file that is read from its beginning, whatever its offset.
-struct At<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.file.read_at(buffer, self.at)?;
-        self.at += n as u64;
-        Ok(n)
     }
 }
 

@@ -81,7 +81,7 @@ impl Lab {
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mkdisk"));
+        let mut command = Command::new(small::program(env!("CARGO_BIN_EXE_mkdisk")));
         command.args(args);
         small::prepare(&mut command, &self.path());
         command
@@ -315,6 +315,17 @@ fn a_size_that_is_too_small_is_refused_with_one_that_does() {
         "e2fsck",
         &["-fn", text(&lab.partition("b.img", &document, 1))],
     );
+    // FAT32 has no numbers for more clusters.
+    for (boot, size) in [("1T", "2T"), ("2T", "3T"), ("7T", "8T")] {
+        lab.finish(
+            &mut lab.command(&["-o", "d.img", "--boot", boot, "--size", size]),
+            &lab.document,
+        )
+        .failed(
+            "failed",
+            &format!("partition 'boot' of {boot} is too large for FAT32"),
+        );
+    }
     let roomy = lab.good(&["-o", "c.img", "--headroom", "300M"]);
     let size = |document: &Value| {
         document["disks"][0]["partitions"][1]["size"]
@@ -697,6 +708,173 @@ fn what_is_no_place_for_an_image_is_refused() {
     ] {
         lab.bad(&["-o", "x.img", option, value], "usage", line);
     }
+}
+
+#[test]
+fn a_name_that_says_otherwise_is_refused_with_the_program_that_makes_it_true() {
+    let lab = Lab::new();
+    for (name, hint) in [
+        ("x.img.zst", "'-o x.img', and then 'zstd x.img'"),
+        ("x.img.xz", "'-o x.img', and then 'xz x.img'"),
+        ("x.IMG.GZ", "'-o x.IMG', and then 'gzip x.IMG'"),
+        ("x.raw.bz2", "'-o x.raw', and then 'bzip2 x.raw'"),
+        (
+            "x.qcow2",
+            "'-o x.img', and then 'qemu-img convert -O qcow2 x.img x.qcow2'",
+        ),
+        (
+            "x.vmdk",
+            "'-o x.img', and then 'qemu-img convert -O vmdk x.img x.vmdk'",
+        ),
+        (
+            "x.vhd",
+            "'-o x.img', and then 'qemu-img convert -O vpc x.img x.vhd'",
+        ),
+        (
+            "x.vdi",
+            "'-o x.img', and then 'qemu-img convert -O vdi x.img x.vdi'",
+        ),
+        ("x.iso", "'-o x.img'"),
+        ("root.tar", "'-o root.img'"),
+    ] {
+        let ran = lab.bad(
+            &["-o", name],
+            "usage",
+            &format!("writing '{name}': a raw disk image is no ."),
+        );
+        assert_eq!(ran.document["error"]["hint"], hint, "{name}");
+    }
+    for name in ["x", "x.img", "x.raw", "x.2026-11", "zst", "iso", ".zst"] {
+        drop(lab.good(&["-o", name]));
+    }
+}
+
+/// What is in no file takes no room, neither in the image nor, where it is a file's hole, in its file system.
+#[test]
+fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
+    let lab = Lab::new();
+    let stored = |name: &str| lab.at(name).metadata().unwrap().blocks() * 512;
+    let hole = |name: &str, size: u64, pieces: &[u64]| {
+        let file = File::create(lab.root(name)).unwrap();
+        file.set_len(size).unwrap();
+        for at in pieces {
+            file.write_all_at(b"data", *at).unwrap();
+        }
+    };
+    hole("usr/bin/first", 200 * M, &[199 * M + 77]);
+    hole("usr/bin/last", 200 * M + 1, &[0]);
+    hole(
+        "usr/bin/between",
+        300 * M,
+        &[5, 40 * M, 40 * M + 9000, 299 * M],
+    );
+    hole("usr/bin/only", 200 * M, &[]);
+    // FAT has no holes, and the zeros are there.
+    hole("boot/between", 30 * M, &[5, 20 * M]);
+    let document = lab.good(&["-o", "disk.img"]);
+    // The boot partition has 256 MiB, and the rest is headroom.
+    let size = document["disks"][0]["size"].as_u64().unwrap();
+    assert!(size < 400 * M, "{size}");
+    assert!(stored("disk.img") < 2 * M, "{}", stored("disk.img"));
+    let ext4 = lab.partition("disk.img", &document, 1);
+    tool("e2fsck", &["-fn", text(&ext4)]);
+    for (name, blocks) in [("first", 8), ("last", 8), ("between", 40), ("only", 0)] {
+        let said = tool(
+            "debugfs",
+            &["-R", &format!("stat /usr/bin/{name}"), text(&ext4)],
+        );
+        assert!(
+            said.contains(&format!("Blockcount: {blocks}\n")),
+            "{name}: {said}"
+        );
+    }
+    // The kernel reads what the root has.
+    let same = "mkdir at && mount -o loop,ro partition1 at && diff -r at/usr/bin root/usr/bin && umount at && rmdir at";
+    tool(
+        "unshare",
+        &[
+            "-m",
+            "sh",
+            "-c",
+            &format!("cd \"$0\" && {same}"),
+            text(&lab.path()),
+        ],
+    );
+
+    let fat = lab.partition("disk.img", &document, 0);
+    tool(
+        "mcopy",
+        &["-i", text(&fat), "::between", text(&lab.at("copied"))],
+    );
+    assert!(fs::read(lab.at("copied")).unwrap() == fs::read(lab.root("boot/between")).unwrap());
+
+    let document = lab.good(&["-o", "large.img", "--size", "64G"]);
+    let disk = &document["disks"][0];
+    assert_eq!(
+        (&disk["size"], disk.get("sha256")),
+        (&json!(64u64 << 30), None)
+    );
+    assert!(stored("large.img") < 16 * M, "{}", stored("large.img"));
+    // What an earlier run said of the file does not stay.
+    let ran = lab.finish(
+        &mut lab.command(&["-o", "disk.img", "--size", "64G"]),
+        &lab.good(&["-o", "disk.img"]),
+    );
+    assert_eq!(
+        ran.document["disks"][0].get("sha256"),
+        None,
+        "{}",
+        ran.stderr
+    );
+    tool("sgdisk", &["--verify", text(&lab.at("large.img"))]);
+}
+
+/// Each file has what it had, by its name, whatever FAT calls it besides.
+#[test]
+fn short_names_of_fat_meet_no_file() {
+    let lab = Lab::new();
+    let names = [
+        "A b",
+        "AB~1",
+        "c d",
+        "cd~1",
+        "EFGHIJ~1.TXT",
+        "efghijklm.txt",
+        "efghijkno.txt",
+    ];
+    for name in names {
+        lab.put(&format!("root/boot/{name}"), name);
+        lab.put(&format!("root/boot/some where/{name}"), name);
+    }
+    lab.put("root/boot/SOMEWH~1", "no directory");
+    let document = lab.good(&["-o", "disk.img"]);
+    let fat = lab.partition("disk.img", &document, 0);
+    tool("fsck.vfat", &["-n", text(&fat)]);
+    for name in names {
+        for path in [name.to_owned(), format!("some where/{name}")] {
+            assert_eq!(
+                tool("mtype", &["-i", text(&fat), &format!("::{path}")]),
+                name,
+                "{path}"
+            );
+        }
+    }
+    let said = tool("mtype", &["-i", text(&fat), "::SOMEWH~1"]);
+    assert_eq!(said, "no directory");
+}
+
+#[test]
+fn a_directory_that_fat_has_no_room_for_is_refused_with_its_path() {
+    let lab = Lab::new();
+    fs::create_dir(lab.root("boot/many")).unwrap();
+    for n in 0..65_535 {
+        fs::write(lab.root(&format!("boot/many/{n:X}")), "").unwrap();
+    }
+    lab.bad(
+        &["-o", "disk.img"],
+        "failed",
+        "putting '/boot/many' into a FAT file system: it has more names than",
+    );
 }
 
 #[test]

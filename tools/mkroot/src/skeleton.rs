@@ -9,8 +9,8 @@
 use rootfs::Root;
 use rootfs::root::open_below;
 use rustix::fs::{
-    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, mkdirat,
-    unlinkat,
+    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, fstatfs,
+    mkdirat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Failure, quote};
@@ -43,6 +43,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
 ///
 /// At the first directory that cannot be made. What was made before is removed again.
 pub(crate) fn make(root: &Root, owner: (u32, u32)) -> Result<Vec<&'static str>, Failure> {
+    copy_up(root).map_err(|e| explain(root, "", e))?;
     let installed = has_packages(root);
     let mut made = Vec::new();
     for (path, mode) in DIRECTORIES {
@@ -57,6 +58,21 @@ pub(crate) fn make(root: &Root, owner: (u32, u32)) -> Result<Vec<&'static str>, 
         }
     }
     Ok(made)
+}
+
+/// Overlayfs makes a directory of a lower layer anew when something in it is written first, and it is another one then: now, so
+/// that the document means the new one. Where nothing can be written, it stays as it is.
+fn copy_up(root: &Root) -> Result<(), Errno> {
+    const OVERLAYFS: u64 = 0x794c_7630;
+    let directory = open_below(root.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    if fstatfs(&directory)?.f_type as u64 != OVERLAYFS {
+        return Ok(());
+    }
+    let mode = Mode::from_raw_mode(fstat(&directory)?.st_mode & 0o7777);
+    match fchmod(&directory, mode) {
+        Err(Errno::ROFS) => Ok(()),
+        result => result,
+    }
 }
 
 /// Makes or mends one directory; says whether it was made.

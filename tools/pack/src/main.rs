@@ -10,7 +10,6 @@ mod format;
 mod gzip;
 mod member;
 mod oci;
-mod sparse;
 mod stream;
 
 use archive::{Task, Written};

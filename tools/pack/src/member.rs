@@ -5,7 +5,7 @@
 //! them.
 
 use crate::acl;
-use crate::sparse::Piece;
+use image::sparse::Piece;
 use image::{Entry, Kind};
 use std::io;
 use tar::{EntryType, Header};

@@ -1,7 +1,7 @@
 //! The tree as a stream of tar members: headers, contents, and the end.
 
 use crate::member::{BLOCK, Member};
-use crate::sparse::{self, Piece};
+use image::sparse::Piece;
 use image::tree::Reader;
 use image::{Content, Entry, Kind, Tree};
 use indicatif::ProgressBar;
@@ -69,7 +69,7 @@ impl<W: Write> Stream<'_, W> {
         let Kind::File { size, .. } = entry.kind else {
             return Ok(());
         };
-        let pieces = sparse::data(reader.file(), size).map_err(|e| self.reading(entry, &e))?;
+        let pieces = reader.data(size)?;
         self.begin_member(entry, pieces.as_deref())?;
         let whole = [(0, size)];
         let pieces = pieces.as_deref().unwrap_or(&whole);

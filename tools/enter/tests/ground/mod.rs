@@ -224,6 +224,7 @@ impl Ground {
             std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
         }
         let etc = root.join("etc");
+        fs::write(etc.join("resolv.conf"), "").unwrap();
         fs::write(
             etc.join("passwd"),
             "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",

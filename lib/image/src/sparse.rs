@@ -1,71 +1,79 @@
-//! Holes of files, as an archive has them.
+//! Holes of files, as an image has them.
 //!
 //! The file system says whether a file has holes; where they are is found in the content, since a file system with other
-//! blocks has other holes for the same file, and the archive must be the same.
+//! blocks has other holes for the same file, and the image must be the same.
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 /// What is looked at for zeros, in bytes: the usual block of file systems.
 const BLOCK: u64 = 4096;
 
-/// The shortest hole that an archive has. Many programs have a block or two of zeros in them, and are not sparse.
+/// The shortest hole that an image has. Many programs have a block or two of zeros in them, and are not sparse.
 const SHORTEST: u64 = 16 * BLOCK;
 
 /// A piece of a file that has data: offset and length.
-pub(crate) type Piece = (u64, u64);
+pub type Piece = (u64, u64);
 
 /// Returns what of a file has data, in order; `None` where it is to be stored whole.
 ///
 /// # Errors
 ///
-/// When the file cannot be read. That it became shorter is seen when it is stored.
-pub(crate) fn data(file: &std::fs::File, size: u64) -> io::Result<Option<Vec<Piece>>> {
+/// When the file cannot be read; that it became shorter is seen when it is stored. A signal's is a [`stage::Failure`] inside.
+pub(crate) fn data(file: &File, size: u64) -> io::Result<Option<Vec<Piece>>> {
     if size < SHORTEST {
         return Ok(None);
     }
-    match seek(file, SeekFrom::Hole(0)) {
-        Ok(hole) if hole < size => {}
-        Ok(_) => return Ok(None),
-        // A file system that knows no holes.
-        Err(Errno::INVAL | Errno::NXIO | Errno::OPNOTSUPP) => return Ok(None),
-        Err(e) => return Err(e.into()),
+    let stored = stored(file, size)?;
+    if stored == [(0, size)] {
+        return Ok(None);
     }
     let mut pieces: Vec<Piece> = Vec::new();
-    let mut at = 0;
-    while let Some(begin) = next_data(file, at)? {
-        let end = seek(file, SeekFrom::Hole(begin))?.min(size);
-        if begin >= end {
-            break;
-        }
-        look(file, begin / BLOCK * BLOCK, end, size, &mut pieces)?;
-        at = end;
+    for (begin, length) in stored {
+        look(
+            file,
+            begin / BLOCK * BLOCK,
+            begin + length,
+            size,
+            &mut pieces,
+        )?;
     }
     let full: u64 = pieces.iter().map(|(_, length)| length).sum();
     Ok((full < size).then_some(pieces))
 }
 
-/// Returns where the next data is at or after an offset.
-fn next_data(file: &std::fs::File, at: u64) -> io::Result<Option<u64>> {
-    match seek(file, SeekFrom::Data(at)) {
-        Ok(begin) => Ok(Some(begin)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(e) => Err(e.into()),
+/// Returns what of a file the file system has stored, in order: all of it where that knows no holes. The rest reads as zeros.
+///
+/// # Errors
+///
+/// lseek(2)'s.
+pub fn stored(file: &File, size: u64) -> io::Result<Vec<Piece>> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < size {
+        let begin = match seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            Err(Errno::NXIO) => break,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            Err(e) => return Err(e.into()),
+        };
+        let end = seek(file, SeekFrom::Hole(begin))?.min(size);
+        if begin >= end {
+            break;
+        }
+        pieces.push((begin, end - begin));
+        at = end;
     }
+    Ok(pieces)
 }
 
 /// Adds the blocks from `at` to `end` that are not all zeros.
-fn look(
-    file: &std::fs::File,
-    mut at: u64,
-    end: u64,
-    size: u64,
-    pieces: &mut Vec<Piece>,
-) -> io::Result<()> {
+fn look(file: &File, mut at: u64, end: u64, size: u64, pieces: &mut Vec<Piece>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     while at < end {
+        stage::signal::check().map_err(io::Error::other)?;
         let most = usize::try_from(size - at).unwrap_or(usize::MAX);
         let piece = buffer.len().min(most);
         file.read_exact_at(&mut buffer[..piece], at)?;
@@ -97,7 +105,6 @@ fn add(pieces: &mut Vec<Piece>, at: u64, length: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     fn file(size: u64, data: &[(u64, u64)]) -> (tempfile::NamedTempFile, u64) {
         let file = tempfile::NamedTempFile::new().unwrap();
