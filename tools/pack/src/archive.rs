@@ -27,6 +27,10 @@ pub(crate) struct Task<'a> {
     pub(crate) path: &'a Path,
     pub(crate) format: Format,
     pub(crate) level: u32,
+    /// What an image is called.
+    pub(crate) name: &'a str,
+    /// Whether holes are stored as holes.
+    pub(crate) sparse: bool,
     /// Whether a bar shows how far it is.
     pub(crate) bar: bool,
 }
@@ -44,6 +48,8 @@ pub(crate) struct Written {
     pub(crate) sockets: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
     pub(crate) secrets: Vec<String>,
+    /// What docker and podman would take for a mark that a file is deleted, as paths.
+    pub(crate) marks: Vec<String>,
 }
 
 /// Does it, and returns [`Written`] as JSON.
@@ -54,17 +60,18 @@ pub(crate) struct Written {
 pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     let tree = Tree::open(&Root::of(task.document)?, task.points)?;
     let found = tree.walk(task.rules)?;
+    let writing = format!("writing {}", quote(task.path));
     let size = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => size,
         _ => 0,
     };
     let bar = bar(task, found.entries.iter().map(size).sum());
-    let writing = format!("writing {}", quote(task.path));
     let source = Source {
         tree: &tree,
         entries: &found.entries,
         bar: &bar,
         writing: &writing,
+        sparse: task.sparse,
     };
     let (size, sha256) = match task.format {
         Format::Oci => oci::write(task, source)?,
@@ -77,12 +84,14 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     bar.finish_and_clear();
     let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
     let secrets = found.entries.iter().map(|entry| &entry.path);
+    let marks = found.entries.iter().filter(|e| oci::mark(e).is_some());
     let written = Written {
         size,
         sha256,
         entries: found.entries.len() as u64,
         sockets: found.sockets.iter().map(text).collect(),
         secrets: secrets.filter(|p| is_secret(p)).map(text).collect(),
+        marks: marks.map(|entry| text(&entry.path)).collect(),
     };
     serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
 }

@@ -1,10 +1,11 @@
-//! Holes of files, as an archive has them.
+//! Holes of files: where they are, so that they are not read, and which of them an archive has.
 //!
-//! The file system says whether a file has holes; where they are is found in the content, since a file system with other
-//! blocks has other holes for the same file, and the archive must be the same.
+//! For an archive the file system says only whether a file has holes; where they are is found in the content, since a file
+//! system with other blocks has other holes for the same file, and the archive must be the same.
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
@@ -17,53 +18,59 @@ const SHORTEST: u64 = 16 * BLOCK;
 /// A piece of a file that has data: offset and length.
 pub(crate) type Piece = (u64, u64);
 
-/// Returns what of a file has data, in order; `None` where it is to be stored whole.
+/// Returns where the file system has data of a file, in order: all else reads as zeros.
 ///
 /// # Errors
 ///
-/// When the file cannot be read. That it became shorter is seen when it is stored.
-pub(crate) fn data(file: &std::fs::File, size: u64) -> io::Result<Option<Vec<Piece>>> {
-    if size < SHORTEST {
-        return Ok(None);
-    }
-    match seek(file, SeekFrom::Hole(0)) {
-        Ok(hole) if hole < size => {}
-        Ok(_) => return Ok(None),
-        // A file system that knows no holes.
-        Err(Errno::INVAL | Errno::NXIO | Errno::OPNOTSUPP) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    }
+/// When the file cannot be looked at. That it became shorter is seen when it is stored.
+pub(crate) fn extents(file: &File, size: u64) -> io::Result<Vec<Piece>> {
     let mut pieces: Vec<Piece> = Vec::new();
     let mut at = 0;
-    while let Some(begin) = next_data(file, at)? {
+    while at < size {
+        let begin = match seek(file, SeekFrom::Data(at)) {
+            Ok(begin) => begin,
+            // The rest is a hole.
+            Err(Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(vec![(0, size)]),
+            Err(e) => return Err(e.into()),
+        };
         let end = seek(file, SeekFrom::Hole(begin))?.min(size);
         if begin >= end {
             break;
         }
-        look(file, begin / BLOCK * BLOCK, end, size, &mut pieces)?;
+        pieces.push((begin, end - begin));
         at = end;
+    }
+    Ok(pieces)
+}
+
+/// Returns what of a file is stored as a sparse one, in order; `None` where it is to be stored whole.
+///
+/// # Errors
+///
+/// When the file cannot be read.
+pub(crate) fn data(file: &File, size: u64) -> io::Result<Option<Vec<Piece>>> {
+    let extents = extents(file, size)?;
+    if size < SHORTEST || extents == [(0, size)] {
+        return Ok(None);
+    }
+    let mut pieces: Vec<Piece> = Vec::new();
+    for (begin, length) in extents {
+        look(
+            file,
+            begin / BLOCK * BLOCK,
+            begin + length,
+            size,
+            &mut pieces,
+        )?;
     }
     let full: u64 = pieces.iter().map(|(_, length)| length).sum();
     Ok((full < size).then_some(pieces))
 }
 
-/// Returns where the next data is at or after an offset.
-fn next_data(file: &std::fs::File, at: u64) -> io::Result<Option<u64>> {
-    match seek(file, SeekFrom::Data(at)) {
-        Ok(begin) => Ok(Some(begin)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
 /// Adds the blocks from `at` to `end` that are not all zeros.
-fn look(
-    file: &std::fs::File,
-    mut at: u64,
-    end: u64,
-    size: u64,
-    pieces: &mut Vec<Piece>,
-) -> io::Result<()> {
+fn look(file: &File, mut at: u64, end: u64, size: u64, pieces: &mut Vec<Piece>) -> io::Result<()> {
     let mut buffer = vec![0; 1 << 18];
     while at < end {
         let most = usize::try_from(size - at).unwrap_or(usize::MAX);
@@ -97,7 +104,6 @@ fn add(pieces: &mut Vec<Piece>, at: u64, length: u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs::File;
 
     fn file(size: u64, data: &[(u64, u64)]) -> (tempfile::NamedTempFile, u64) {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -136,6 +142,14 @@ mod tests {
         check(8 * M - 1, &[(8 * M - 2, 1)], Some(&[(8 * M - 4096, 4095)]));
         check(8 * M, &[(0, 8 * M - 8192)], None);
         check(1000, &[], None);
+    }
+
+    #[test]
+    fn holes_at_either_end_are_no_extents() {
+        let (file, size) = file(8 * M, &[(M, 1 << 16), (3 * M, 1 << 16)]);
+        let found = extents(file.as_file(), size).unwrap();
+        assert_eq!(found, [(M, 1 << 16), (3 * M, 1 << 16)]);
+        assert_eq!(extents(file.as_file(), M).unwrap(), []);
     }
 
     #[test]
