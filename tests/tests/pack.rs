@@ -306,6 +306,12 @@ fn holes_are_kept_where_that_is_asked_for_and_cost_nothing() {
             "{unpack}: {stat}"
         );
     }
+    // Nor do they cost room where they are not compressed.
+    let ran = lab.sh(
+        "truncate -s 256M root/srv/last && pack --state begun.json -q --exclude srv/huge -o a.tar > /dev/null \
+         && tar -tvf a.tar | grep -c ' 268435456 .* srv/last$' && test $(stat -c %b a.tar) -lt 10000 && rm root/srv/last",
+    );
+    assert_eq!((ran.status, &*ran.stdout), (0, "1\n"), "{}", ran.stderr);
     // As zeros they have the same length for who reads sizes of more than 8 GiB in the one way or in the other.
     drop(pack(&lab, "-o dense.tar.zst"));
     let ran = lab.sh(
