@@ -315,8 +315,8 @@ fn holes_are_kept_where_that_is_asked_for_and_cost_nothing() {
     // As zeros they have the same length for who reads sizes of more than 8 GiB in the one way or in the other.
     drop(pack(&lab, "-o dense.tar.zst"));
     let ran = lab.sh(
-        "mkfifo other && { bsdtar -tvf other > bsdtar & } && zstd -dc dense.tar.zst | tee other | tar -tvf - > tar && wait \
-         && cat tar bsdtar | grep -c ' 9663676419 .* srv/huge$'",
+        "zstd -dc dense.tar.zst | head -c 1M > begin; { tar -tvf begin; bsdtar -tvf begin; } 2> cut_off \
+         | grep -c ' 9663676419 .* srv/huge$'",
     );
     assert_eq!((ran.status, ran.stdout.trim()), (0, "2"), "{}", ran.stderr);
     let ran = lab.sh("pack --state begun.json --sparse --format oci -o a.oci");
