@@ -13,4 +13,5 @@ shift 2
 name=$(basename "$distro" .toml)-$arch
 
 mkroot "$name.root" --arch "$arch" --distro "$distro" | fetch-pacman | mkconf | keyring | strap "$@" \
-    | keyring --strip=secret | pack --format oci -o "$name.oci.tar" | reap | unmount > "$name.json"
+    | keyring --strip=secret | pack --format oci --name "$(basename "$distro" .toml):$arch" -o "$name.oci.tar" \
+    | reap | unmount > "$name.json"

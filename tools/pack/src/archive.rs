@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// What is to be written.
@@ -27,6 +27,10 @@ pub(crate) struct Task<'a> {
     pub(crate) path: &'a Path,
     pub(crate) format: Format,
     pub(crate) level: u32,
+    /// What an image is called.
+    pub(crate) name: &'a str,
+    /// Whether holes are stored as holes.
+    pub(crate) sparse: bool,
     /// Whether a bar shows how far it is.
     pub(crate) bar: bool,
 }
@@ -44,6 +48,8 @@ pub(crate) struct Written {
     pub(crate) sockets: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
     pub(crate) secrets: Vec<String>,
+    /// What docker and podman would take for a mark that a file is deleted, as paths.
+    pub(crate) marks: Vec<String>,
 }
 
 /// Does it, and returns [`Written`] as JSON.
@@ -54,53 +60,67 @@ pub(crate) struct Written {
 pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     let tree = Tree::open(&Root::of(task.document)?, task.points)?;
     let found = tree.walk(task.rules)?;
+    let writing = format!("writing {}", quote(task.path));
     let size = |entry: &Entry| match entry.kind {
         Kind::File { size, .. } => size,
         _ => 0,
     };
     let bar = bar(task, found.entries.iter().map(size).sum());
-    let writing = format!("writing {}", quote(task.path));
     let source = Source {
         tree: &tree,
         entries: &found.entries,
         bar: &bar,
         writing: &writing,
+        sparse: task.sparse,
     };
     let (size, sha256) = match task.format {
         Format::Oci => oci::write(task, source)?,
         _ => {
             let encoder = stream(source, encoder(task, source)?)?;
             let out = encoder.finish().doing(Code::Os, || source.writing)?;
+            // The last of it may be a hole.
+            let sized = task.file.set_len(out.size);
+            sized.doing(Code::Os, || source.writing)?;
             (out.size, out.hex())
         }
     };
     bar.finish_and_clear();
     let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
     let secrets = found.entries.iter().map(|entry| &entry.path);
+    let marks = found.entries.iter().filter(|e| oci::mark(e).is_some());
     let written = Written {
         size,
         sha256,
         entries: found.entries.len() as u64,
         sockets: found.sockets.iter().map(text).collect(),
         secrets: secrets.filter(|p| is_secret(p)).map(text).collect(),
+        marks: marks.map(|entry| text(&entry.path)).collect(),
     };
     serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
 }
+
+/// How much is compressed, and looked at for zeros, at a time.
+const PIECE: usize = 1 << 20;
 
 /// Begins to compress into the file, from where it is.
 pub(crate) fn encoder<'a>(
     task: &Task<'a>,
     source: Source<'_>,
-) -> Result<Encoder<Hashed<&'a File>>, Failure> {
+) -> Result<Encoder<Hashed<Hollow<'a>>>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Encoder::new(Hashed::new(task.file), task.format, task.level, threads)
-        .doing(Code::Os, || source.writing)
+    Encoder::new(
+        Hashed::new(Hollow(task.file)),
+        task.format,
+        task.level,
+        threads,
+    )
+    .doing(Code::Os, || source.writing)
 }
 
 /// Streams the tree into `out`, and returns that.
 pub(crate) fn stream<W: Write>(source: Source<'_>, out: W) -> Result<W, Failure> {
     // Pieces of one size: what is written is then the same also where a compressor looks at how it is given.
-    let mut out = BufWriter::with_capacity(1 << 20, out);
+    let mut out = BufWriter::with_capacity(PIECE, out);
     source.stream(&mut out)?;
     out.into_inner()
         .map_err(io::IntoInnerError::into_error)
@@ -120,6 +140,23 @@ fn bar(task: &Task<'_>, size: u64) -> ProgressBar {
     let name = task.path.file_name().unwrap_or_default();
     bar.set_message(stage::message::escape(&name.to_string_lossy()));
     bar.with_finish(indicatif::ProgressFinish::AndClear)
+}
+
+/// A file that is written in order, in which the zeros of files with holes take no room where they are not compressed.
+pub(crate) struct Hollow<'a>(&'a File);
+
+impl Write for Hollow<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() < PIECE || bytes.iter().any(|b| *b != 0) {
+            return self.0.write(bytes);
+        }
+        self.0.seek(SeekFrom::Current(PIECE as i64))?;
+        Ok(PIECE)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Hashes and counts what goes through it.

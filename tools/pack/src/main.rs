@@ -58,6 +58,14 @@ struct Pack {
     #[arg(long, value_name = "N")]
     level: Option<u32>,
 
+    /// What the image is called, with --format oci: NAME or NAME:TAG, by default after the distribution
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// Store holes of files as holes, which tar and bsdtar unpack, and docker and busybox do not
+    #[arg(long)]
+    sparse: bool,
+
     /// Take a keyring that has its secret key
     #[arg(long)]
     keep_keyring: bool,
@@ -76,6 +84,7 @@ struct Plan {
     inside: Inside,
     format: Format,
     level: u32,
+    name: String,
     rules: Rules,
     points: Points,
     output: Output,
@@ -95,7 +104,9 @@ impl Stage for Pack {
             context.note(format_args!("'{at}' is bound from the host, and stays out"));
         }
         let begin = Instant::now();
-        let written = write(context, document, &plan).inspect_err(|_| clear_line(context))?;
+        let written = self
+            .write(context, document, &plan)
+            .inspect_err(|_| clear_line(context))?;
         context.waited(begin.elapsed());
         let path = plan.output.finish()?;
         self.written.set(path.clone()).unwrap_or_default();
@@ -107,6 +118,11 @@ impl Stage for Pack {
         if let Some(text) = some(&written.secrets) {
             context.warn(format_args!(
                 "every machine that is made of it has the same secret key: {text}"
+            ));
+        }
+        if let Some(text) = some(&written.marks) {
+            context.warn(format_args!(
+                "'docker import' and 'podman import' lose what is in the archive: {text}"
             ));
         }
         context.note(format_args!(
@@ -138,6 +154,20 @@ impl Pack {
             None => Format::of_name(&self.output)?,
         };
         let level = format.level(self.level)?;
+        let name = oci::name(self.name.as_deref(), document.text("distro"))?;
+        let only = |option: &str, why: &str| {
+            Failure::new(Code::Usage, format!("reading '{option}': {why}"))
+        };
+        match format {
+            Format::Oci if self.sparse => {
+                return Err(only("--sparse", "no program takes it in an image's layer"));
+            }
+            Format::Oci => {}
+            _ if self.name.is_some() => {
+                return Err(only("--name", "only an image has a name").hint("give --format oci"));
+            }
+            _ => {}
+        }
         let rules = Rules::new(&self.exclude, &self.include, epoch::of_environment()?)?;
         let doing = format!("packing {}", quote(root.path()));
         let lock = lock::share(root)?;
@@ -151,29 +181,37 @@ impl Pack {
             inside: inside.bare(),
             format,
             level,
+            name,
             rules,
             output,
         })
     }
-}
 
-/// Writes the archive's content.
-fn write(context: &Context, document: &Document, plan: &Plan) -> Result<Written, Failure> {
-    let task = Task {
-        document,
-        points: &plan.points,
-        rules: &plan.rules,
-        file: plan.output.file(),
-        path: plan.output.path(),
-        format: plan.format,
-        level: plan.level,
-        bar: !context.quiet && std::io::stderr().is_terminal(),
-    };
-    let keep = [plan.output.file().as_fd()];
-    let bytes = plan
-        .inside
-        .call_with(Place::Host, &keep, || archive::work(&task))?;
-    serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
+    /// Writes the archive's content.
+    fn write(
+        &self,
+        context: &Context,
+        document: &Document,
+        plan: &Plan,
+    ) -> Result<Written, Failure> {
+        let task = Task {
+            document,
+            points: &plan.points,
+            rules: &plan.rules,
+            file: plan.output.file(),
+            path: plan.output.path(),
+            format: plan.format,
+            level: plan.level,
+            name: &plan.name,
+            sparse: self.sparse,
+            bar: !context.quiet && std::io::stderr().is_terminal(),
+        };
+        let keep = [plan.output.file().as_fd()];
+        let bytes = plan
+            .inside
+            .call_with(Place::Host, &keep, || archive::work(&task))?;
+        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
+    }
 }
 
 /// Returns a list of paths in short, where there are any.

@@ -18,6 +18,12 @@ const PREFIX: usize = 155;
 const LARGEST_ID: u32 = 0o7_777_777;
 const LARGEST: u64 = 0o77_777_777_777;
 
+/// The longest records that Go's archive/tar (`maxSpecialFileSize`) and libarchive read.
+const LARGEST_EXTENSION: usize = 1 << 20;
+
+/// What tar(1) writes for `=` and `%` in a name of an attribute, and reads as that; others take it as it is.
+const ESCAPES: [&str; 2] = ["%3D", "%25"];
+
 /// How long a block of an archive is.
 pub(crate) const BLOCK: usize = 512;
 
@@ -73,7 +79,11 @@ impl Member {
     }
 
     /// Returns the member that has the records, where there are any: its header and its content.
-    pub(crate) fn extension(&self) -> Option<(Header, Vec<u8>)> {
+    ///
+    /// # Errors
+    ///
+    /// When there is more than programs read.
+    pub(crate) fn extension(&self) -> io::Result<Option<(Header, Vec<u8>)>> {
         let mut text = Vec::new();
         for (key, value) in &self.records {
             let rest = key.len() + value.len() + 3;
@@ -95,7 +105,12 @@ impl Member {
         header.set_mtime(0);
         header.set_size(text.len() as u64);
         header.set_cksum();
-        (!text.is_empty()).then_some((header, text))
+        if text.len() > LARGEST_EXTENSION {
+            return Err(io::Error::other(
+                "its extended attributes are more than the 1 MiB that docker and bsdtar read of a file",
+            ));
+        }
+        Ok((!text.is_empty()).then_some((header, text)))
     }
 
     fn record(&mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
@@ -216,11 +231,11 @@ impl Member {
         }
         let name = std::str::from_utf8(name)
             .ok()
-            .filter(|name| !name.contains('='))
+            .filter(|name| !name.contains('=') && !ESCAPES.iter().any(|e| name.contains(e)))
             .ok_or_else(|| {
                 let name = String::from_utf8_lossy(name);
                 io::Error::other(format!(
-                    "it has the extended attribute '{name}', whose name no archive can hold"
+                    "it has the extended attribute '{name}', whose name programs read in different ways"
                 ))
             })?;
         self.record(format!("SCHILY.xattr.{name}"), value);
@@ -276,15 +291,47 @@ mod tests {
                 records: Vec::new(),
                 map: Vec::new(),
             };
-            assert!(member.extension().is_none());
+            assert!(member.extension().unwrap().is_none());
             member.record("path", vec![b'x'; length]);
-            let (header, text) = member.extension().unwrap();
+            let (header, text) = member.extension().unwrap().unwrap();
             assert_eq!(header.size().unwrap(), text.len() as u64);
             let mut extensions = tar::PaxExtensions::new(&text);
             let extension = extensions.next().unwrap().unwrap();
             assert_eq!(extension.key().unwrap(), "path");
             assert_eq!(extension.value_bytes().len(), length);
             assert!(extensions.next().is_none());
+        }
+    }
+
+    #[test]
+    fn records_are_no_longer_than_programs_read() {
+        let mut entry = Entry::unseen(b"x", Kind::Fifo);
+        for (length, fits) in [(1 << 19, true), ((1 << 19) + 1, false)] {
+            // With their own lengths and names they are 1 MiB.
+            let value = vec![b'v'; length - "524288 SCHILY.xattr.user.a=\n".len()];
+            entry.xattrs = vec![
+                (b"user.a".to_vec(), value.clone()),
+                (b"user.b".to_vec(), value),
+            ];
+            let member = Member::of(&entry, b"", None).unwrap();
+            assert_eq!(member.extension().is_ok(), fits, "{length}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_programs_read_in_different_ways_is_refused() {
+        for (name, fits) in [
+            (&b"user.a"[..], true),
+            (b"user.a%", true),
+            (b"user.a%2d", true),
+            (b"user.a=b", false),
+            (b"user.a%3Db", false),
+            (b"user.a%25", false),
+            (b"user.\xff", false),
+        ] {
+            let mut entry = Entry::unseen(b"x", Kind::Fifo);
+            entry.xattrs = vec![(name.to_vec(), Vec::new())];
+            assert_eq!(Member::of(&entry, b"", None).is_ok(), fits, "{name:?}");
         }
     }
 

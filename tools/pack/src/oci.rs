@@ -1,5 +1,6 @@
 //! An image in the Open Container Initiative's layout, as one tar archive: what `podman load`, `skopeo copy oci-archive:` and
-//! docker from 25 on take. It says what a bare archive cannot: the architecture, and what to run.
+//! `docker load` take; docker before 25 by its own list, `manifest.json`. It says what a bare archive cannot: the architecture,
+//! what to run, and a name.
 //!
 //! The layer is written first and in place, where its name, which is its hash, and its size are known only afterwards: its
 //! header is filled in at the end. So no second copy of it is ever on the disk.
@@ -7,7 +8,9 @@
 use crate::archive::{self, Hashed, Task};
 use crate::member::BLOCK;
 use crate::stream::{END, Source, padding};
+use image::{Entry, Kind};
 use oci_spec::OciSpecError;
+use oci_spec::distribution::Reference;
 use oci_spec::image::{
     ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest,
     HistoryBuilder, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType,
@@ -15,6 +18,7 @@ use oci_spec::image::{
 };
 use rootfs::session::environment;
 use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use stage::{Code, Doing, Failure, date};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -29,9 +33,10 @@ const BLOBS: &str = "blobs/sha256/";
 ///
 /// # Errors
 ///
-/// As streaming the tree; and when the file cannot be written or read back.
+/// As streaming the tree; when it has what a layer would lose; and when the file cannot be written or read back.
 pub(crate) fn write(task: &Task<'_>, source: Source<'_>) -> Result<(u64, String), Failure> {
     let doing = || source.writing;
+    refuse_marks(source)?;
     let mut file = task.file;
     for directory in ["blobs/", BLOBS] {
         file.write_all(header(task, directory, EntryType::Directory, 0).as_bytes())
@@ -132,7 +137,7 @@ impl Image<'_> {
             .size(blob.size)
             .digest(blob.digest()?)
             .platform(self.platform()?)
-            .annotations([(ANNOTATION_REF_NAME.to_owned(), self.name())])
+            .annotations([(ANNOTATION_REF_NAME.to_owned(), self.task.name.to_owned())])
             .build()?;
         let index = ImageIndexBuilder::default()
             .schema_version(SCHEMA_VERSION)
@@ -142,10 +147,17 @@ impl Image<'_> {
         let layout = OciLayoutBuilder::default()
             .image_layout_version("1.0.0")
             .build()?;
+        let place = |blob: &Blob| format!("{BLOBS}{}", blob.hash);
+        let list = json!([{
+            "Config": place(&Blob::of(&config)),
+            "RepoTags": [self.task.name],
+            "Layers": [place(layer)],
+        }]);
         Ok(vec![
-            (format!("{BLOBS}{}", Blob::of(&config).hash), config),
-            (format!("{BLOBS}{}", blob.hash), manifest),
+            (place(&Blob::of(&config)), config),
+            (place(&blob), manifest),
             ("index.json".to_owned(), text(&index)?),
+            ("manifest.json".to_owned(), text(&list)?),
             ("oci-layout".to_owned(), text(&layout)?),
         ])
     }
@@ -206,17 +218,6 @@ impl Image<'_> {
             other => (Arch::from(other), None),
         }
     }
-
-    /// Returns what the image is called: after the distribution, where its name is one that an image may have.
-    fn name(&self) -> String {
-        let name = self.task.document.text("distro").unwrap_or_default();
-        let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-        if !name.is_empty() && name.bytes().all(fits) {
-            name.to_owned()
-        } else {
-            "root".to_owned()
-        }
-    }
 }
 
 /// What a container runs that is told nothing else, where the root has it.
@@ -224,4 +225,111 @@ const SHELL: &str = "usr/bin/bash";
 
 fn text(document: &impl Serialize) -> Result<Vec<u8>, OciSpecError> {
     Ok(serde_json::to_vec(document)?)
+}
+
+/// Returns what an image is called, with a tag: what was asked for, else after the distribution where its name is one that an
+/// image may have.
+///
+/// # Errors
+///
+/// [`Code::Usage`] where an image cannot have the name that was asked for.
+pub(crate) fn name(asked: Option<&str>, distro: Option<&str>) -> Result<String, Failure> {
+    match asked {
+        Some(name) => tagged(name).map_err(|why| {
+            Failure::new(Code::Usage, format!("reading '--name {name}': {why}"))
+                .hint("it is like 'alarm', 'alarm:aarch64' or 'registry.example.org/alarm:1.0'")
+        }),
+        None => Ok(distro
+            .and_then(|distro| tagged(distro).ok())
+            .unwrap_or_else(|| "root:latest".to_owned())),
+    }
+}
+
+/// Returns a name with its tag.
+fn tagged(name: &str) -> Result<String, String> {
+    let reference = Reference::from_str(name).map_err(|e| e.to_string())?;
+    match reference.tag() {
+        // The library takes letters of every script for some of a tag's.
+        Some(tag) if reference.digest().is_none() && name.is_ascii() => {
+            let end = format!(":{tag}");
+            Ok(format!("{}{end}", name.strip_suffix(&end).unwrap_or(name)))
+        }
+        _ => Err("invalid reference format".to_owned()),
+    }
+}
+
+fn refuse_marks(source: Source<'_>) -> Result<(), Failure> {
+    let mut marks = source.entries.iter().filter_map(|e| Some((e, mark(e)?)));
+    marks.next().map_or(Ok(()), |(entry, what)| {
+        let show = source.tree.show(&entry.path);
+        let why = format!("packing {show}: {what} is the mark of a deleted file in a layer of an image, so it would be lost");
+        Err(Failure::new(Code::Failed, why)
+            .hint("remove it, leave it out with --exclude, or write another format than oci"))
+    })
+}
+
+/// Returns what of an entry makes it a mark that a file is deleted, for programs that unpack a layer: they do not unpack it
+/// (image-spec, layer.md), or their file system hides it (overlayfs).
+pub(crate) fn mark(entry: &Entry) -> Option<&'static str> {
+    let name = entry.path.rsplit(|b| *b == b'/').next();
+    match entry.kind {
+        _ if name.is_some_and(|name| name.starts_with(b".wh.")) => {
+            Some("a name that begins with '.wh.'")
+        }
+        Kind::Character(0, 0) => Some("the character device 0:0"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_gets_a_tag_and_no_wrong_one() {
+        for (asked, distro, name) in [
+            (None, Some("archlinuxarm"), Some("archlinuxarm:latest")),
+            (None, Some("my-arch_2.x"), Some("my-arch_2.x:latest")),
+            (None, Some("My Arch"), Some("root:latest")),
+            (None, None, Some("root:latest")),
+            (Some("alarm"), Some("x"), Some("alarm:latest")),
+            (Some("alarm:Aarch64"), None, Some("alarm:Aarch64")),
+            (Some("latest"), None, Some("latest:latest")),
+            (
+                Some("r:5000/a/latest"),
+                None,
+                Some("r:5000/a/latest:latest"),
+            ),
+            (Some("r.org:5000/b:1"), None, Some("r.org:5000/b:1")),
+            (Some(""), Some("x"), None),
+            (Some("Alarm"), None, None),
+            (Some("alarm:"), None, None),
+            (Some("alarm:\u{e9}"), None, None),
+            (Some("a b"), None, None),
+        ] {
+            assert_eq!(
+                super::name(asked, distro).ok().as_deref(),
+                name,
+                "{asked:?}"
+            );
+        }
+        let digest = format!("alarm@sha256:{}", "0".repeat(64));
+        assert!(super::name(Some(&digest), None).is_err());
+    }
+
+    #[test]
+    fn what_a_layer_would_lose_is_known() {
+        for (path, kind, lost) in [
+            (&b"a/.wh.x"[..], Kind::Fifo, true),
+            (b".wh..wh..opq", Kind::Directory, true),
+            (b"a.wh.x", Kind::Fifo, false),
+            (b"a/.wh", Kind::Fifo, false),
+            (b"null", Kind::Character(1, 3), false),
+            (b"x", Kind::Character(0, 0), true),
+            (b"x", Kind::Block(0, 0), false),
+        ] {
+            let found = mark(&Entry::unseen(path, kind));
+            assert_eq!(found.is_some(), lost, "{path:?}");
+        }
+    }
 }

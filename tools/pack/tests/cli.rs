@@ -212,6 +212,40 @@ fn each_format_is_written_and_the_document_says_what() {
 }
 
 #[test]
+fn an_image_says_its_name_to_those_who_read_the_one_list_or_the_other() {
+    let lab = Lab::new();
+    for (args, name) in [
+        (&[][..], "root:latest"),
+        (&["--name", "alarm"], "alarm:latest"),
+        (
+            &["--name", "r.example:5000/alarm:2"],
+            "r.example:5000/alarm:2",
+        ),
+    ] {
+        drop(lab.good(&[&["-o", "a", "--format", "oci"], args].concat()));
+        let read = |member: &str| -> Value {
+            serde_json::from_str(&lab.tar(&["-xOf", "a", member])).unwrap()
+        };
+        let (index, list) = (read("index.json"), read("manifest.json"));
+        let annotations = &index["manifests"][0]["annotations"];
+        assert_eq!(annotations["org.opencontainers.image.ref.name"], name);
+        assert_eq!(list[0]["RepoTags"], json!([name]));
+        // Both lists name the same blobs, which are there.
+        let blob = |digest: &Value| format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"));
+        let manifest = read(&blob(&index["manifests"][0]["digest"]));
+        assert_eq!(list[0]["Config"], blob(&manifest["config"]["digest"]));
+        assert_eq!(
+            list[0]["Layers"],
+            json!([blob(&manifest["layers"][0]["digest"])])
+        );
+        let members = lab.members("a");
+        for blob in [&list[0]["Config"], &list[0]["Layers"][0]] {
+            assert!(members.iter().any(|member| blob == member), "{blob}");
+        }
+    }
+}
+
+#[test]
 fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own() {
     let lab = Lab::new();
     let mut document = lab.good(&["-o", "a.tar"]);
@@ -304,6 +338,18 @@ fn wrong_options_are_refused() {
         ),
         (&["--format", "tar.gz", "--level", "x"], "invalid value 'x'"),
         (&["--format", "zip"], "invalid value 'zip'"),
+        (
+            &["--name", "x"],
+            "reading '--name': only an image has a name",
+        ),
+        (
+            &["--format", "oci", "--name", "Alarm"],
+            "reading '--name Alarm': ",
+        ),
+        (
+            &["--format", "oci", "--sparse"],
+            "reading '--sparse': no program takes it in an image's layer",
+        ),
         (
             &["--exclude", "a["],
             "reading '--exclude a[': unclosed character class",
