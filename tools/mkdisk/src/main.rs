@@ -25,6 +25,7 @@ use image::tree::Points;
 use image::{Output, Rules, epoch, size};
 use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
+use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::{Value, json};
@@ -101,7 +102,7 @@ struct Args {
     common: Common,
 
     #[arg(skip)]
-    made: RefCell<Option<PathBuf>>,
+    made: RefCell<Option<Placed>>,
 }
 
 impl Stage for Args {
@@ -152,8 +153,8 @@ impl Stage for Args {
         let sha256 = sha256(output.file())
             .doing(Code::Os, || format!("reading {}", quote(output.path())))?;
         stage::signal::check()?;
-        let path = output.finish()?;
-        self.made.replace(Some(path.clone()));
+        let path = output.path().to_owned();
+        self.made.replace(Some(output.finish()?));
         record(document, disk(&path, &sha256, &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
@@ -170,10 +171,10 @@ impl Stage for Args {
     }
 
     fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(path) = self.made.take()
-            && let Err(e) = std::fs::remove_file(&path)
+        if let Some(made) = self.made.take()
+            && let Err(e) = made.remove()
         {
-            context.warn(format_args!("removing {}: {e}", quote(&path)));
+            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
         }
     }
 }
