@@ -207,6 +207,25 @@ fn mounts_that_another_works_on_are_not_undone() {
     }
 }
 
+#[test]
+fn mounts_that_another_one_hides_are_not_the_roots() {
+    let lab = Lab::new(Who::Root);
+    let ran = alone(
+        &lab,
+        "mkroot root --host >older.json
+         mount -t tmpfs over root
+         mkroot root --host >made.json 2>made.err; test ! -s made.err
+         test -e root/proc/self
+         unmount --quiet <made.json >unmounted.json
+         test ! -e root/proc/self && mountpoint -q root
+         umount root
+         test -e root/proc/self
+         unmount --quiet <older.json >unmounted.json
+         ! grep -F \" $PWD/root\" /proc/self/mountinfo",
+    );
+    ok(&ran);
+}
+
 // -- The same root under another number -------------------------------------------------------------------------------
 
 /// Runs a script as root in a mount namespace of its own.

@@ -19,7 +19,11 @@ use std::path::Path;
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
 pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<LiveMount>>, Failure> {
-    let all = mountinfo::read()?;
+    let mut all = mountinfo::read()?;
+    // What another mount hides is not mounted there.
+    let top = live::mount_of(root.as_fd(), "")?;
+    let seen = mountinfo::grown_on(&all, &top.number.into_iter().collect());
+    all.retain(|m| seen.contains(&m.id));
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
         .iter()
