@@ -7,12 +7,14 @@
 pub mod formats;
 pub mod gpg;
 pub mod lab;
+pub mod neighbours;
 pub mod proxy;
 pub mod server;
 pub mod small;
 pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
+pub use neighbours::Neighbours;
 pub use proxy::Proxy;
 pub use server::{Answer, Request, Server};
 

@@ -7,6 +7,7 @@
     reason = "all of this is part of a test"
 )]
 
+use crate::neighbours::{self, Neighbours};
 use crate::{Lab, Mirror, Server, Who, lab};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -175,9 +176,9 @@ pub fn processes(dir: &Path, with_namespaces: bool) -> Vec<String> {
     }
     let own = fs::read_link("/proc/self/ns/mnt").unwrap();
     let text = dir.to_string_lossy();
-    let neighbour = dir.join(NEIGHBOUR);
-    let neighbour = neighbour.to_string_lossy();
-    let ours = |line: &str| line.contains(&*text) && !line.contains(&*neighbour);
+    let theirs = dir.join(neighbours::NAMES[0]);
+    let theirs = theirs.to_string_lossy();
+    let ours = |line: &str| line.contains(&*text) && !line.contains(&*theirs);
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         let path = entry.path();
         // What cannot be read has ended.
@@ -215,190 +216,6 @@ pub fn binfmt() -> Vec<String> {
 pub const LOCK: &str = "root/var/lib/pacman/db.lck";
 /// What that becomes where it is not the repairing run that finds it.
 pub const KILLED: &str = "root/var/lib/pacman/db.lck.killed";
-
-// -- What is not ours -------------------------------------------------------------------------------------------------
-
-/// The neighbour's directory: its name begins like that of the root beside it.
-const NEIGHBOUR: &str = "root2";
-
-/// Somebody else's files, mount and processes right beside the root, all of it laid out like a root that is in use.
-#[derive(Debug)]
-struct Neighbour {
-    dir: PathBuf,
-    mount: PathBuf,
-    before: Vec<String>,
-    /// cat(1), as another user, and those of [`SAME_NAMES`]. Each ends with its stdin, so at the latest with this program.
-    processes: Vec<Child>,
-}
-
-/// A directory whose name is what the kernel shows for a root that was removed.
-const ODD: &str = "root (deleted)";
-
-/// Processes that by the text of a path would be in the root, and are not: one in a root that was removed before this one was
-/// made, one in a directory of the name [`ODD`], and an agent in another mount namespace, for the keyring of a root that has
-/// this one's path there.
-const SAME_NAMES: [&str; 3] = [
-    "os.mkdir('root'); os.chdir('root'); os.rmdir(lab + '/root'); os.chroot('.')",
-    "os.mkdir('root (deleted)'); os.chroot('root (deleted)'); os.chdir('/')",
-    "subprocess.run(['mount', '-t', 'tmpfs', 'agent', lab], check=True); \
-     os.makedirs(sys.argv[2]); \
-     agent = socket.socket(socket.AF_UNIX); agent.bind(sys.argv[2] + '/S.gpg-agent'); agent.listen(); \
-     open('/proc/self/comm', 'w').write('gpg-agent')",
-];
-
-/// Starts one of them, and waits until it is where it is to be.
-fn start_same_name(lab: &Path, script: &str) -> Child {
-    let script = format!(
-        "import os, socket, subprocess, sys; lab = os.getcwd(); {script}; print(flush=True); sys.stdin.read()"
-    );
-    let keyring = lab.join("root/etc/pacman.d/gnupg");
-    let mut child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "python3", "-c"])
-        .args([&script, "--homedir"])
-        .arg(keyring)
-        .current_dir(lab)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let stdout = child.stdout.as_mut().unwrap();
-    BufReader::new(stdout).read_line(&mut line).unwrap();
-    assert_eq!(line, "\n", "{script}");
-    child
-}
-
-impl Neighbour {
-    fn new(lab: &Path) -> Self {
-        let dir = lab.join(NEIGHBOUR);
-        let mount = dir.join("proc");
-        for path in ["proc", "etc/pacman.d/gnupg", "tmp"] {
-            fs::create_dir_all(dir.join(path)).unwrap();
-        }
-        fs::write(dir.join("etc/pacman.d/gnupg/secret"), "another's\n").unwrap();
-        fs::write(dir.join("etc/passwd"), "another's, too\n").unwrap();
-        let out = run_host(
-            "mount",
-            &["-t", "tmpfs", "another", &mount.to_string_lossy()],
-        );
-        assert_eq!(out, "");
-        fs::write(mount.join("mounted"), "on it\n").unwrap();
-        let mut process = Command::new("cat");
-        process.current_dir(&dir).stdin(Stdio::piped());
-        // nobody's
-        let process = std::os::unix::process::CommandExt::uid(&mut process, 65_534);
-        let mut processes: Vec<_> = SAME_NAMES
-            .iter()
-            .map(|script| start_same_name(lab, script))
-            .collect();
-        processes.push(process.spawn().unwrap());
-        let mut neighbour = Self {
-            dir,
-            mount,
-            before: Vec::new(),
-            processes,
-        };
-        neighbour.before = neighbour.look();
-        neighbour
-    }
-
-    /// All that can be seen of its files but when they were last read, and its mount.
-    fn look(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        let mut todo = vec![self.dir.clone()];
-        while let Some(path) = todo.pop() {
-            let meta = path.symlink_metadata().unwrap();
-            let content = if meta.is_file() {
-                fs::read(&path).unwrap()
-            } else {
-                Vec::new()
-            };
-            if meta.is_dir() {
-                let mut below: Vec<_> = fs::read_dir(&path)
-                    .unwrap()
-                    .map(|e| e.unwrap().path())
-                    .collect();
-                below.sort();
-                todo.extend(below);
-            }
-            all.push(format!(
-                "'{}' of device {} inode {} mode {:o} owner {}:{} changed {}.{}: {}",
-                path.display(),
-                meta.dev(),
-                meta.ino(),
-                meta.mode(),
-                meta.uid(),
-                meta.gid(),
-                meta.ctime(),
-                meta.ctime_nsec(),
-                String::from_utf8_lossy(&content).trim()
-            ));
-        }
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let dir = self.dir.to_string_lossy();
-        all.extend(
-            mounts
-                .lines()
-                .filter(|l| l.contains(&*dir))
-                .map(str::to_owned),
-        );
-        all
-    }
-
-    /// Whether a line of [`processes`] is about one of its processes.
-    fn is_in(&self, line: &str) -> bool {
-        let line = line.strip_prefix("/proc/").unwrap_or(line);
-        let pid = line.split(' ').next().and_then(|word| word.parse().ok());
-        self.processes
-            .iter()
-            .any(|process| pid == Some(process.id()))
-    }
-
-    fn check(&self) -> Result<(), String> {
-        for process in &self.processes {
-            let state = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-            if !state.contains(") S ") {
-                return Err(format!(
-                    "another's process does not wait for its input any more: {state}"
-                ));
-            }
-        }
-        let now = self.look();
-        match now.iter().zip(&self.before).find(|(is, was)| is != was) {
-            Some((is, was)) => Err(format!("of another: it was {was}, and is {is}")),
-            None if now.len() != self.before.len() => Err(format!(
-                "of another: it was {:?}, and is {now:?}",
-                self.before
-            )),
-            None => Ok(()),
-        }
-    }
-}
-
-impl Drop for Neighbour {
-    fn drop(&mut self) {
-        let ended: Result<Vec<_>, _> = self
-            .processes
-            .iter_mut()
-            .map(|process| {
-                drop(process.stdin.take());
-                process.wait()
-            })
-            .collect();
-        let out = run_host("umount", &[&self.mount.to_string_lossy()]);
-        if !std::thread::panicking() {
-            assert!(ended.is_ok() && out.is_empty(), "{ended:?} {out}");
-        }
-    }
-}
-
-/// Runs a program of the host's, and returns what is wrong.
-fn run_host(program: &str, args: &[&str]) -> String {
-    match Command::new(program).args(args).output() {
-        Ok(out) if out.status.success() => String::new(),
-        out => format!("{program} {args:?}: {out:?}"),
-    }
-}
 
 /// Looks again and again, until nothing is left of what `look` finds; after [`PATIENCE`] that is a failure which names it.
 fn soon_empty<T: std::fmt::Debug>(
@@ -469,8 +286,8 @@ pub struct Step {
 /// A laboratory with a whole pipe in it, and what its files were before and after each step.
 #[derive(Debug)]
 pub struct Bench {
-    /// Goes first, as it has a mount in the laboratory.
-    neighbour: Neighbour,
+    /// They go first, as they have a mount in the laboratory.
+    pub neighbours: Neighbours,
     /// Where it is laid out.
     pub lab: Lab,
     /// Who runs it.
@@ -554,7 +371,7 @@ impl Bench {
         let out = lab.sh(&format!("mkdir .trial .snap {IMAGES} {TMPDIR}"));
         assert_eq!(out.status, 0, "{out:?}");
         Self {
-            neighbour: Neighbour::new(lab.path()),
+            neighbours: Neighbours::beside(lab.path()),
             lab,
             who,
             on_the_host: options.contains("--host"),
@@ -572,13 +389,16 @@ impl Bench {
     }
 
     /// Runs the steps before `tool`, each to its end, and keeps what they made.
-    pub fn up_to(&self, tool: &str) {
+    pub fn up_to(&mut self, tool: &str) {
         let place = self.place(tool);
         for i in 0..place {
             match Ready::new(&self.lab, &self.command(i)).run(None) {
                 End::Itself(0, _) => self.host("cp .trial/out.json .snap/document.json"),
                 end => panic!("{}: {end:?}\n{}", self.steps[i].tool, self.stderr()),
             }
+        }
+        if place > 0 {
+            self.neighbours.use_the_root();
         }
         self.keep();
     }
@@ -660,8 +480,9 @@ impl Bench {
     pub fn look(&self) -> Tree {
         let mut all = tree(self.lab.path());
         all.retain(|path, _| {
-            ![".trial", ".snap", ".etc", NEIGHBOUR, ODD]
+            ![".trial", ".snap", ".etc"]
                 .iter()
+                .chain(&neighbours::NAMES)
                 .any(|own| path.starts_with(own))
         });
         all
@@ -684,7 +505,7 @@ impl Bench {
         (times[1], after)
     }
 
-    /// No process, no mount, no loop device, no handler, no temporary file; and the neighbour's are there.
+    /// No process, no mount, no loop device, no handler, no temporary file; and the neighbours are there.
     pub fn check_nothing_is_left(&self, when: &str) {
         let dir = self.lab.path();
         self.check_no_process(when, !self.on_the_host);
@@ -698,21 +519,14 @@ impl Bench {
             left.retain(|path| !self.drafts.contains(path));
             left
         });
-        self.check_neighbour(when);
-    }
-
-    /// What is right beside the root, and another's, is as it was.
-    pub fn check_neighbour(&self, when: &str) {
-        if let Err(what) = self.neighbour.check() {
-            panic!("{when}: {what}");
-        }
+        self.neighbours.unharmed(when);
     }
 
     /// No process. Those that hold mounts of ours in other namespaces count where nothing is mounted on the host.
     pub fn check_no_process(&self, when: &str, with_namespaces: bool) {
         soon_empty(when, "processes", Duration::from_millis(1), || {
             let mut left = processes(self.lab.path(), with_namespaces);
-            left.retain(|line| !self.neighbour.is_in(line));
+            left.retain(|line| !self.neighbours.has(line));
             left
         });
     }
@@ -779,7 +593,8 @@ impl Bench {
     #[must_use]
     pub fn mounts(&self) -> Vec<String> {
         let mut mounts = lab::Host::look().mounts_below(self.lab.path());
-        mounts.retain(|at| Path::new(at) != self.neighbour.mount);
+        let theirs = self.lab.path().join(neighbours::NAMES[0]);
+        mounts.retain(|at| !Path::new(at).starts_with(&theirs));
         mounts
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use strapline_tests::{Lab, Mirror, Server, Who};
+use strapline_tests::{Lab, Mirror, Neighbours, Server, Who};
 
 /// How many pipes there are at once.
 const CROWD: usize = 20;
@@ -84,6 +84,7 @@ fn check_cache(mirror: &Mirror, lab: &Lab) {
 fn different_targets(who: Who) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::of(&mirror.www());
+    let neighbours = Neighbours::beside(lab.path());
     let begin = Instant::now();
     let crowd = (0..CROWD).map(|i| {
         let name = format!("root{i}");
@@ -100,6 +101,7 @@ fn different_targets(who: Who) {
         );
     }
     check_cache(&mirror, &lab);
+    neighbours.unharmed("at the end");
     eprintln!("{CROWD} pipes as {who:?}: {:?}", begin.elapsed());
 }
 
@@ -117,6 +119,7 @@ fn pipes_with_one_cache_and_different_targets_all_succeed_as_a_user() {
 fn of_pipes_with_one_target_those_that_come_too_soon_are_refused() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
+    let neighbours = Neighbours::beside(lab.path());
     let crowd =
         (0..CROWD).map(|i| start(&lab, &pipe(&mirror, &server, "root", &format!("run{i}"))));
     wait(crowd.collect());
@@ -143,6 +146,7 @@ fn of_pipes_with_one_target_those_that_come_too_soon_are_refused() {
         pipe(&mirror, &server, "root", "last")
     ));
     assert_eq!(last.status, 0, "{}", read(&lab, "last.err"));
+    neighbours.unharmed("at the end");
 }
 
 #[test]
@@ -256,6 +260,7 @@ fn machine() -> (u64, Option<u64>) {
 fn cycle(who: Who, host: &str) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::of(&mirror.www());
+    let neighbours = Neighbours::beside(lab.path());
     let whole = pipe(&mirror, &server, "root", "whole").replace("strap filesystem", "strap bash");
     let whole = lab.sh(&format!("{whole}; exit $(cat whole.status)"));
     assert_eq!(whole.status, 0, "{}", read(&lab, "whole.err"));
@@ -274,6 +279,7 @@ fn cycle(who: Who, host: &str) {
         one();
     }
     assert_eq!(before, Used::now(&lab, who), "after {} cycles", cycles());
+    neighbours.unharmed("after all cycles");
     eprintln!(
         "{} cycles as {who:?} {host}: {:?}; kB available and mounts of the kernel before {machine_before:?}, after {:?}",
         cycles(),

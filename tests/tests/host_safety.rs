@@ -8,10 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use strapline_tests::{Answer, Lab, Mirror, Server, Who, lab};
+use strapline_tests::{Answer, Lab, Mirror, Neighbours, Server, Who, lab};
 
 /// How long the kernel may take to end what is left of a namespace.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -40,11 +38,11 @@ fn pipe(mirror: &Mirror, server: &Server, options: &str, packages: &str) -> Stri
 }
 
 #[track_caller]
-fn nothing_is_left(lab: &Lab, but: &[i32]) {
+fn nothing_is_left(lab: &Lab, neighbours: Option<&Neighbours>) {
     let begin = Instant::now();
     loop {
         let mut left = lab::processes_below(lab.path());
-        left.retain(|p| !but.iter().any(|pid| p.starts_with(&format!("{pid} "))));
+        left.retain(|p| !neighbours.is_some_and(|n| n.has(p)));
         if left.is_empty() {
             break;
         }
@@ -56,140 +54,19 @@ fn nothing_is_left(lab: &Lab, but: &[i32]) {
     assert_eq!(mounts, Vec::<String>::new());
 }
 
-// -- What is the host's -----------------------------------------------------------------------------------------------
-
-/// When a process started, in ticks: with its pid, what it is.
-fn start_time(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19).map(str::to_owned)
-}
-
-/// What the kernel says of a mount: its id, its peers, everything.
-fn mount_line(at: &Path) -> Option<String> {
-    let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let at = at.to_string_lossy();
-    all.lines()
-        .find(|l| l.split(' ').nth(4) == Some(&*at))
-        .map(str::to_owned)
-}
-
-/// Things of the host that a careless tool would hit: it has a gpg-agent, which the seed procedure killed by its name; a
-/// mount beside the root; and a process whose working directory is the root's parent.
-struct Bystanders {
-    home: tempfile::TempDir,
-    agent: i32,
-    process: Child,
-    mount: PathBuf,
-    before: (Option<String>, Option<String>, Option<String>),
-}
-
-impl Bystanders {
-    fn new(lab: &Lab) -> Self {
-        // Short: a socket's path has at most 107 bytes. Its mode is 0700, as gpg wants it.
-        let home = tempfile::Builder::new()
-            .prefix("gpg-")
-            .tempdir_in("/tmp")
-            .unwrap();
-        let agent = Command::new("gpg-agent")
-            .arg("--homedir")
-            .arg(home.path())
-            .args(["--daemon", "--quiet"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(agent.unwrap().success(), "gpg-agent does not start");
-        let mount = lab.path().join("hostmount");
-        fs::create_dir(&mount).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "bystander"])
-            .arg(&mount)
-            .status();
-        assert!(mounted.unwrap().success());
-        let process = Command::new("sleep")
-            .arg("1000")
-            .current_dir(lab.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut all = Self {
-            agent: agent_pid(home.path()).unwrap(),
-            home,
-            process,
-            mount,
-            before: (None, None, None),
-        };
-        all.before = all.now();
-        assert!(all.before.0.is_some() && all.before.1.is_some() && all.before.2.is_some());
-        all
-    }
-
-    fn pid(&self) -> i32 {
-        i32::try_from(self.process.id()).unwrap()
-    }
-
-    fn now(&self) -> (Option<String>, Option<String>, Option<String>) {
-        (
-            start_time(self.agent),
-            start_time(self.pid()),
-            mount_line(&self.mount),
-        )
-    }
-
-    #[track_caller]
-    fn check(&mut self) {
-        assert_eq!(self.now(), self.before);
-        assert_eq!(self.process.try_wait().unwrap(), None, "our process ended");
-        assert_eq!(agent_pid(self.home.path()), Some(self.agent));
-    }
-}
-
-impl Drop for Bystanders {
-    /// They go also where a test fails, so that it leaves nothing on the host.
-    fn drop(&mut self) {
-        drop((self.process.kill(), self.process.wait()));
-        let unmounted = Command::new("umount").arg(&self.mount).status();
-        let ended = Command::new("gpg-connect-agent")
-            .arg("--homedir")
-            .arg(self.home.path())
-            .args(["--no-autostart", "killagent", "/bye"])
-            .stdout(Stdio::null())
-            .status();
-        if !std::thread::panicking() {
-            assert!(unmounted.unwrap().success());
-            assert!(ended.unwrap().success());
-        }
-    }
-}
-
-/// Asks an agent who it is; `None` where none answers.
-fn agent_pid(home: &Path) -> Option<i32> {
-    let out = Command::new("gpg-connect-agent")
-        .arg("--homedir")
-        .arg(home)
-        .args(["--no-autostart", "GETINFO pid", "/bye"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    text.lines()
-        .find_map(|l| l.strip_prefix("D ")?.parse().ok())
-}
-
 // -- Bystanders -------------------------------------------------------------------------------------------------------
 
 fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::of(&mirror.www());
-    let mut host = Bystanders::new(&lab);
+    let neighbours = Neighbours::beside(lab.path());
     let pipe = pipe(&mirror, &server, "", "filesystem bash gnupg");
     let ran = lab.sh(&format!(
         "{pipe} | tee root.json | enter -- {LEAVE} | reap | unmount"
     ));
     assert_eq!(ran.succeeded()["mode"], mode(who));
-    nothing_is_left(&lab, &[host.pid()]);
-    host.check();
+    nothing_is_left(&lab, Some(&neighbours));
+    neighbours.unharmed("after the pipe");
     // A real agent, for the root's own keyring, that has begun its work: it takes its sockets along.
     let agent = "bash -c 'cd /etc/pacman.d/gnupg && gpg-agent --homedir $PWD --daemon && \
                  gpg-connect-agent --homedir $PWD --no-autostart /bye'";
@@ -202,16 +79,16 @@ fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
             "{command} took {:?}",
             begin.elapsed()
         );
-        nothing_is_left(&lab, &[host.pid()]);
-        host.check();
+        nothing_is_left(&lab, Some(&neighbours));
+        neighbours.unharmed(command);
     }
     let sockets = lab.sh("find root -type s");
     assert_eq!(sockets.stdout, "", "sockets are left");
     for undo in ["reap --new root", "unmount --new root"] {
         assert_eq!(lab.sh(undo).status, 0, "{undo}");
-        host.check();
+        neighbours.unharmed(undo);
     }
-    host.check();
+    neighbours.unharmed("at the end");
 }
 
 fn mode(who: Who) -> &'static str {
@@ -235,7 +112,7 @@ fn a_whole_pipe_as_a_user_touches_nothing_of_the_hosts() {
 fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let mut host = Bystanders::new(&lab);
+    let neighbours = Neighbours::beside(lab.path());
     let pipe = pipe(&mirror, &server, "--host", "filesystem bash gnupg");
     let ran = lab.sh(&format!("{pipe} | enter -- {LEAVE} >live.json"));
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -244,9 +121,10 @@ fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
         "chroot root {LEAVE} && chroot root gpg-agent --homedir /etc/pacman.d/gnupg --daemon"
     ));
     assert_eq!(ran.status, 0, "{ran:?}");
-    let living = lab::processes_below(&lab.path().join("root"));
+    let mut living = lab::processes_below(&lab.path().join("root"));
+    living.retain(|line| !neighbours.has(line));
     assert_eq!(living.len(), 2, "{living:#?}");
-    host.check();
+    neighbours.unharmed("at the end");
     let ran = lab.sh("reap --state live.json | unmount");
     let document = ran.succeeded();
     let ended = document["reap"]["ended"].as_array().unwrap();
@@ -256,10 +134,10 @@ fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
         .collect();
     names.sort_unstable();
     assert_eq!(names, ["bash", "gpg-agent"]);
-    nothing_is_left(&lab, &[host.pid()]);
-    host.check();
+    nothing_is_left(&lab, Some(&neighbours));
+    neighbours.unharmed("at the end");
     assert_eq!(lab.sh("find root -type s").stdout, "", "sockets are left");
-    host.check();
+    neighbours.unharmed("at the end");
 }
 
 // -- Ctrl-C -----------------------------------------------------------------------------------------------------------
@@ -275,7 +153,7 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
             Answer::Serve
         }
     });
-    let mut host = Bystanders::new(&lab);
+    let neighbours = Neighbours::beside(lab.path());
     let pipe = pipe(&mirror, &server, "", "filesystem bash");
     // The shell outlives it, as an interactive one does; what it runs has the signal's default again.
     let script = format!(
@@ -327,8 +205,8 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
         "{}",
         read("err")
     );
-    nothing_is_left(&lab, &[host.pid()]);
-    host.check();
+    nothing_is_left(&lab, Some(&neighbours));
+    neighbours.unharmed("at the end");
     // And from there it goes on.
     let honest = Server::of(&mirror.www());
     let url = honest.url();
@@ -336,7 +214,7 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
         "mkconf --state end.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"
     ));
     assert_eq!(ran.status, 130, "a failed document passes: {ran:?}");
-    host.check();
+    neighbours.unharmed("at the end");
     eprintln!("{who:?}: all had ended {took:?} after Ctrl-C");
 }
 
@@ -373,7 +251,7 @@ fn a_callers_lock_is_free_when_the_tool_has_ended() {
         fds,
         "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n"
     );
-    nothing_is_left(&lab, &[]);
+    nothing_is_left(&lab, None);
 }
 
 // -- Propagation ------------------------------------------------------------------------------------------------------

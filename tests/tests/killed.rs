@@ -157,7 +157,7 @@ fn kill(bench: &Bench, tool: &str) {
 // -- The tests --------------------------------------------------------------------------------------------------------
 
 fn kill_each(who: Who, tools: &[&str]) {
-    let bench = Bench::new(who, "x86_64", "");
+    let mut bench = Bench::new(who, "x86_64", "");
     bench.up_to(tools[0]);
     for (i, tool) in tools.iter().enumerate() {
         kill(&bench, tool);

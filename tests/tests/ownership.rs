@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, lchown};
 use std::process::Command;
-use strapline_tests::{Lab, Mirror, Ran, Server, Who, bin_dir};
+use strapline_tests::{Lab, Mirror, Neighbours, Ran, Server, Who, bin_dir};
 
 /// The pipe up to a keyring, into `root`.
 fn begin(mirror: &Mirror, server: &Server, options: &str) -> String {
@@ -28,97 +28,202 @@ fn ok(ran: &Ran) {
 
 // -- A second pipeline ------------------------------------------------------------------------------------------------
 
-/// What a stage does that waits in the root until it is told to go on: a program that lives there.
-const WAIT: &str = "enter -- sh -c 'echo ready >/ready; read -r line </go'";
+/// A stage that hands on what it got, and waits before: nothing of the pipe is at work.
+const BETWEEN: &str =
+    "sh -c 'handed=$(cat); echo ready >ready; read -r line <go; printf \"%s\\n\" \"$handed\"'";
+
+/// A command in the root that waits until it is told to go on.
+const WITHIN: &str = "echo ready >/ready; read -r line </go";
+
+/// Has pacman run it at the end of a transaction, as it runs the scriptlets of packages.
+const HOOK: &str = "[Trigger]\nOperation = Install\nType = Package\nTarget = coreutils\n\
+                    [Action]\nWhen = PostTransaction\nExec = /usr/bin/bash -c 'WITHIN'\n";
 
 #[test]
-fn a_second_pipeline_undoes_nothing_of_a_running_one() {
-    for (who, options) in [(Who::Root, ""), (Who::Root, "--host"), (Who::User, "")] {
-        second_pipeline(who, options);
-    }
+fn a_second_pipeline_at_each_step_of_one_in_mode_root() {
+    second_pipeline(Who::Root, "");
 }
 
+#[test]
+fn a_second_pipeline_at_each_step_of_one_with_mounts_on_the_host() {
+    second_pipeline(Who::Root, "--host");
+}
+
+#[test]
+fn a_second_pipeline_at_each_step_of_one_of_a_user() {
+    second_pipeline(Who::User, "");
+}
+
+/// Stops a pipeline between all its stages and in the middle of two of them, and each time runs a whole second one on its root.
 fn second_pipeline(who: Who, options: &str) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::of(&mirror.www());
+    let neighbours = Neighbours::beside(lab.path());
+    let begin = |options| begin(&mirror, &server, options);
     ok(&lab.sh(&format!(
-        "{} | strap filesystem bash coreutils >made.json",
-        begin(&mirror, &server, "")
+        "{} | strap filesystem bash >made.json
+         mkfifo ready go root/ready root/go; mkdir -p root/etc/pacman.d/hooks",
+        begin("")
     )));
-    ok(&lab.sh("mkfifo root/ready root/go"));
-    // The first one works in the root, and has more to do behind it.
-    let first = format!(
-        "{} | {WAIT} | configure --hostname alarm | reap | unmount >first.json",
-        begin(&mirror, &server, options)
-    );
+    let hook = HOOK.replace("WITHIN", WITHIN);
+    fs::write(lab.path().join("hook"), hook).expect("our own directory");
+    ok(&lab.sh("cp hook root/etc/pacman.d/hooks/wait.hook"));
+    let enter = format!("enter -- sh -c '{WITHIN}'");
+    let first = begin(options);
+    let mut stages: Vec<_> = first.split(" | ").collect();
+    stages.extend(["strap coreutils", &enter, "configure --hostname alarm"]);
+    stages.extend(["reap", "unmount"]);
+    let first = format!("{} >first.json", stages.join(&format!(" | {BETWEEN} | ")));
     let mut first = lab
-        .command("sh")
-        .args(["-c", &first])
+        .command("timeout")
+        .args(["300", "sh", "-c", &first])
         .spawn()
-        .expect("sh is there");
-    ok(&lab.sh("read -r line <root/ready"));
-    let before = mounts(&lab);
+        .expect("timeout is there");
+    let second = format!("{} | strap bash | reap | unmount", begin(options));
+    for stage in &stages[..stages.len() - 1] {
+        let tool = stage.split(' ').next().unwrap_or_default();
+        if ["strap", "enter"].contains(&tool) {
+            ok(&lab.sh("read -r line <root/ready"));
+            refused(&lab, tool, &second, options);
+            ok(&lab.sh("echo >root/go"));
+        }
+        ok(&lab.sh("read -r line <ready"));
+        let before = mounts(&lab);
+        assert_eq!(before.is_empty(), options.is_empty(), "{before:#?}");
+        // Nobody works there: the second one does all it wants, and leaves what is not its own.
+        let ran = lab.sh(&second);
+        ok(&ran);
+        let left = "not mounted by this pipeline, and left: ";
+        assert_eq!(ran.stderr.contains(left), !options.is_empty(), "{ran:?}");
+        assert_eq!(mounts(&lab), before, "after {tool}");
+        neighbours.unharmed(tool);
+        ok(&lab.sh("echo >go"));
+    }
+    let status = first.wait().expect("a child");
+    let document = fs::read_to_string(lab.path().join("first.json")).expect("a document");
+    assert!(status.success(), "{document}");
+    assert_eq!(mounts(&lab), Vec::<String>::new());
+    // It is whole.
+    ok(&lab.sh("verify <first.json >verified.json"));
+    neighbours.unharmed("at the end");
+}
+
+/// Each way in which a second pipeline ends while `tool` of the first works in the root: refused, with the name of that, and
+/// nothing is undone.
+fn refused(lab: &Lab, tool: &str, second: &str, options: &str) {
+    let before = mounts(lab);
     assert_eq!(before.is_empty(), options.is_empty(), "{before:#?}");
-    // Each way in which a second one ends: refused, with what it undoes then.
-    let second = format!(
-        "{} | strap bash | reap | unmount",
-        begin(&mirror, &server, options)
-    );
-    let named = "locking the root";
     for undo in [
-        &*second,
+        second,
         "reap --new root",
         "unmount --new root",
         "reap <made.json",
         "unmount <made.json",
     ] {
         let ran = lab.sh(undo);
-        assert_eq!(ran.status, 75, "{undo}: {ran:?}");
-        assert!(
-            ran.stderr.contains(named) && ran.stderr.contains(" enter (user "),
-            "{ran:?}"
-        );
+        ran.failed(75, "locking ");
+        assert!(ran.stderr.contains(&format!(" {tool} (user ")), "{ran:?}");
         assert_eq!(ran.document()["error"]["code"], "busy", "{undo}");
-        assert_eq!(mounts(&lab), before, "{undo}");
-        assert_eq!(first.try_wait().expect("a child"), None, "{undo}");
+        assert_eq!(mounts(lab), before, "{undo} while {tool} works");
     }
-    ok(&lab.sh("echo >root/go"));
-    let status = first.wait().expect("a child");
-    let document = fs::read_to_string(lab.path().join("first.json")).expect("a document");
-    assert!(status.success(), "{document}");
-    assert_eq!(mounts(&lab), Vec::<String>::new());
+}
+
+/// The stages that make something that has a name, what that is, and what another run has of it.
+const MADE: [(&str, &str); 4] = [
+    (
+        "mkconf --server 'URL/$arch/$repo' --cache-dir $PWD/packages --out-dir $PWD/conf",
+        "conf/pacman-strict.conf",
+    ),
+    ("pack -o image.tar", "image.tar"),
+    ("mkdisk -o image.raw --bootloader none", "image.raw"),
+    (
+        "fetch-pacman --server URL/archlinuxcn/x86_64 --cache-dir $PWD/cache -o pacman",
+        "pacman",
+    ),
+];
+
+#[test]
+fn what_another_has_made_its_own_is_not_undone() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let server = Server::of(&mirror.www());
+    let neighbours = Neighbours::beside(lab.path());
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem | keyring --strip=secret >made.json; mkfifo full",
+        begin(&mirror, &server, "")
+    )));
+    for (stage, made) in MADE {
+        let stage = stage.replace("URL", server.url());
+        // The first has done its work, and nobody takes its document.
+        ok(&lab.sh(&format!(
+            "exec 3<>full; head -c 65536 /dev/zero >full
+             {stage} <made.json >full 2>err 3<&- & first=$!
+             until grep -q pipe_write /proc/$first/wchan; do [ -e /proc/$first/exe ] || exit 1; done
+             {stage} <made.json >second.json 2>second.err || {{ cat second.err >&2; exit 1; }}
+             before=$(stat -c %i {made})
+             exec 3<&-
+             status=0; wait $first || status=$?
+             test $status = 74 || {{ cat err >&2; exit 1; }}
+             test $before = $(stat -c %i {made})"
+        )));
+        neighbours.unharmed(&stage);
+    }
 }
 
 #[test]
-fn a_second_pipeline_between_two_steps_takes_no_mounts() {
+fn mounts_that_another_works_on_are_not_undone() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let first = begin(&mirror, &server, "--host");
-    let steps: Vec<_> = first.split(" | ").collect();
-    ok(&lab.sh(&format!("{} >step.json", steps[0])));
-    let all = mounts(&lab);
-    assert!(all.len() >= 8, "{all:#?}");
-    for step in &steps[1..] {
-        // Nobody works there: the second one does all it wants, and leaves what is not its own.
-        let ran = lab.sh(&format!("{first} | reap | unmount"));
-        ok(&ran);
-        assert!(
-            ran.stderr
-                .contains("is mounted already, and not by this pipeline"),
-            "{ran:?}"
-        );
-        assert!(
-            ran.stderr
-                .contains("not mounted by this pipeline, and left: "),
-            "{ran:?}"
-        );
-        assert_eq!(mounts(&lab), all, "before {step}");
+    ok(&lab.sh(&format!(
+        "{} | strap filesystem bash >made.json; mkfifo full root/ready root/go",
+        begin(&mirror, &server, "")
+    )));
+    // The first has mounted all, and nobody takes its document; then another works there, or mounts something over it.
+    for (second, end, why) in [
+        (
+            format!("enter --state made.json -- sh -c '{WITHIN}' 3<&- & read -r line <root/ready"),
+            "echo >root/go; wait",
+            "in use by ",
+        ),
+        (
+            "mount -t tmpfs over root".to_owned(),
+            "umount root",
+            "another mount hides it",
+        ),
+    ] {
         ok(&lab.sh(&format!(
-            "{step} <step.json >next.json && mv next.json step.json"
+            "exec 3<>full; head -c 65536 /dev/zero >full
+             mkroot root --host --arch x86_64 --distro {} >full 2>err 3<&- & first=$!
+             until grep -q pipe_write /proc/$first/wchan; do [ -e /proc/$first/exe ] || exit 1; done
+             {second}
+             grep -F \" $PWD/root\" /proc/self/mountinfo >before
+             exec 3<&-
+             status=0; wait $first || status=$?
+             grep -F \" $PWD/root\" /proc/self/mountinfo | cmp - before; same=$?
+             {end}
+             unmount --new --quiet root >/dev/null || exit 1
+             test $status = 74 && test $same = 0 && grep -q '{why}' err || {{ cat err >&2; exit 1; }}",
+            mirror.preset().display()
         )));
     }
-    ok(&lab.sh("reap <step.json | unmount >end.json"));
-    assert_eq!(mounts(&lab), Vec::<String>::new());
+}
+
+#[test]
+fn mounts_that_another_one_hides_are_not_the_roots() {
+    let lab = Lab::new(Who::Root);
+    let ran = alone(
+        &lab,
+        "mkroot root --host >older.json
+         mount -t tmpfs over root
+         mkroot root --host >made.json 2>made.err; test ! -s made.err
+         test -e root/proc/self
+         unmount --quiet <made.json >unmounted.json
+         test ! -e root/proc/self && mountpoint -q root
+         umount root
+         test -e root/proc/self
+         unmount --quiet <older.json >unmounted.json
+         ! grep -F \" $PWD/root\" /proc/self/mountinfo",
+    );
+    ok(&ran);
 }
 
 // -- The same root under another number -------------------------------------------------------------------------------
@@ -193,6 +298,16 @@ fn xfs_on_another_loop_device() {
     mounted_again(
         "truncate -s 320M image; mkfs.xfs -q image; mount -o loop image fs",
         "truncate -s 1M spare; losetup -f spare; losetup -f spare; mount -o loop image fs",
+    );
+}
+
+/// It is mounted elsewhere, and bound where it was.
+#[test]
+fn a_bind_of_what_is_mounted_elsewhere() {
+    mounted_again(
+        "truncate -s 64M image; mkfs.ext4 -q image; mount -o loop image fs",
+        "truncate -s 1M spare; losetup -f spare; mkdir elsewhere; mount -o loop image elsewhere; mount --bind elsewhere fs
+         umount elsewhere",
     );
 }
 

@@ -5,6 +5,7 @@
 //! takes that over.
 
 use rootfs::Root;
+use rootfs::file::Placed;
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, linkat, openat, renameat, stat,
     unlinkat,
@@ -88,17 +89,16 @@ impl Output {
         &self.file
     }
 
-    /// Gives it its name, once all of it is on the disk.
+    /// Gives it its name, once all of it is on the disk, and returns it.
     ///
     /// # Errors
     ///
     /// [`Code::Os`]; then nothing is left of it, and what had the name before has it still.
-    pub fn finish(mut self) -> Result<PathBuf, Failure> {
-        self.publish().map_err(|e| explain(e, &self.path))?;
-        Ok(self.path.clone())
+    pub fn finish(mut self) -> Result<Placed, Failure> {
+        self.publish().map_err(|e| explain(e, &self.path))
     }
 
-    fn publish(&mut self) -> Result<(), Errno> {
+    fn publish(&mut self) -> Result<Placed, Errno> {
         fsync(&self.file)?;
         // Two runs that finish at once: linkat(2) cannot replace, so each needs the name in between for itself.
         flock(&self.directory, FlockOperation::LockExclusive)?;
@@ -117,7 +117,11 @@ impl Output {
         }
         renameat(&self.directory, &part, &self.directory, &self.name)?;
         self.named = false;
-        fsync(&self.directory)
+        fsync(&self.directory)?;
+        // Without our lock on it.
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = openat(&self.directory, ".", flags, Mode::empty())?;
+        Placed::of(directory, &self.name)
     }
 }
 
@@ -260,7 +264,7 @@ mod tests {
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"old");
         let output = Output::create(&bench.at("image"), &bench.root).unwrap();
         output.file().write_all(b"new").unwrap();
-        assert_eq!(output.finish().unwrap(), bench.at("image"));
+        output.finish().unwrap();
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"new");
         assert_eq!(bench.names(), ["image", "root"]);
     }

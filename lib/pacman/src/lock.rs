@@ -5,8 +5,8 @@
 //! is then found in the root, or a dead pacman's, and goes.
 
 use crate::records::{LOCAL, names_in};
-use rootfs::Root;
 use rootfs::occupants::{self, Use};
+use rootfs::{Root, hold};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -52,7 +52,10 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     };
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Err(busy("another tool works on this root".into())),
+        Err(Errno::WOULDBLOCK) => {
+            let who = hold::who(&directory);
+            return Err(busy(format!("another tool works on this root: {who}")));
+        }
         Err(e) => return Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
     }
     let locked = is_there(root, "db.lck")?;
@@ -60,10 +63,11 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     let doing = || format!("removing {}", quote(path.join("db.lck")));
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
-        // An agent that serves a keyring there is no pacman, and holds no lock.
-        let is_agent = |uses: &[Use]| uses.iter().all(|used| matches!(used, Use::Keyring(_)));
+        // A pacman has its lock open until it has ended, or lives in there. Who merely uses the root holds no lock.
+        let lock = path.join("db.lck");
+        let may_hold = |used: &Use| matches!(used, Use::Root(_)) || used.path() == lock;
         let mut others = scan.occupants.iter();
-        if let Some(user) = others.find(|occupant| !is_agent(&occupant.uses)) {
+        if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
             return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
         }
         // Where nothing is installed, nothing can be half installed.
@@ -99,7 +103,11 @@ pub fn share(root: &Root) -> Result<OwnedFd, Failure> {
         Ok(()) => Ok(directory),
         Err(Errno::WOULDBLOCK) => Err(Failure::new(
             Code::Busy,
-            format!("locking {}: a strap works on this root", quote(&path)),
+            format!(
+                "locking {}: a strap works on this root: {}",
+                quote(&path),
+                hold::who(&directory)
+            ),
         )
         .hint("wait until it has ended, and try again")),
         Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),

@@ -2,13 +2,14 @@
 
 use rustix::fs::{
     Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat,
-    renameat, unlinkat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 /// Refuses a directory in which another user could replace our files: a configuration, a keyring or a package there is
@@ -80,6 +81,82 @@ pub fn replace(
         Ok(())
     };
     written().inspect_err(|_| unlinkat(directory, &beside, AtFlags::empty()).unwrap_or_default())
+}
+
+/// A file that got its name by this run, to be taken away again: as long as no other run has put another one in its place, or
+/// made it its own by [`claim`].
+#[derive(Debug)]
+pub struct Placed {
+    directory: OwnedFd,
+    name: OsString,
+    seen: Seen,
+}
+
+/// The device, the inode number, and when the inode was last changed (inode(7)).
+type Seen = (u64, u64, i64, i64);
+
+impl Placed {
+    /// Returns the file that has this name now.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn of(directory: OwnedFd, name: impl Into<OsString>) -> Result<Self, Errno> {
+        let name = name.into();
+        let seen = Self::look(&directory, &name)?;
+        Ok(Self {
+            directory,
+            name,
+            seen,
+        })
+    }
+
+    fn look(directory: &OwnedFd, name: &OsStr) -> Result<Seen, Errno> {
+        let is = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        #[allow(clippy::cast_possible_wrap, reason = "nanoseconds are few")]
+        let nanoseconds = is.st_ctime_nsec as i64;
+        Ok((is.st_dev, is.st_ino, is.st_ctime, nanoseconds))
+    }
+
+    /// Returns its directory and its name, where it is this run's alone still.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn still(&self) -> Result<Option<(BorrowedFd<'_>, &OsStr)>, Errno> {
+        match Self::look(&self.directory, &self.name) {
+            Ok(now) if now == self.seen => Ok(Some((self.directory.as_fd(), &self.name))),
+            Ok(_) | Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Removes it, where it is this run's alone still.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn remove(&self) -> Result<(), Errno> {
+        match self.still()? {
+            Some((directory, name)) => unlinkat(directory, name, AtFlags::empty()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Makes a file, which is as it should be and so stays, this run's too: whoever made it does not take it away any more.
+/// Nothing but the time of its last change is another after that.
+///
+/// # Errors
+///
+/// The system call's.
+pub fn claim(file: impl AsFd) -> Result<(), Errno> {
+    let mode = fstat(&file)?.st_mode & 0o7777;
+    match fchmod(&file, Mode::from_raw_mode(mode)) {
+        // Who may not write to it has not made it.
+        Err(Errno::PERM | Errno::ROFS) => Ok(()),
+        result => result,
+    }
 }
 
 /// Returns the name that `name` has while it is not yet in its place.

@@ -18,6 +18,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stage::{Code, Doing, Failure, quote, signal};
 use std::os::fd::{AsFd, OwnedFd};
 
+/// A holder of another PID namespace.
+const UNSEEN: &str = "a process that cannot be seen from here";
+
 /// How many holders a message names.
 const NAMED: usize = 3;
 
@@ -65,18 +68,16 @@ pub(crate) fn take(root: &Root, want: Want) -> Result<OwnedFd, Failure> {
             Err(Errno::INTR) => continue,
             Err(e) => return Err(e).doing(Code::Os, doing),
         }
-        let Some(holders) = holders(root)? else {
-            return Err(busy(
-                root,
-                "a process that cannot be seen from here".into(),
-                None,
-            ));
+        let Some(holders) = holders(&root)? else {
+            return Err(busy(root, UNSEEN.into(), None));
         };
         if want == Want::Alone && holders.iter().any(|h| !h.alone) {
             return Err(named(root, &holders));
         }
         for holder in &holders {
-            wait_for(holder.pid, want).map_err(|f| f.while_doing(doing()))?;
+            if let Some(process) = process_of(root, holder)? {
+                wait_for(&process, want).map_err(|f| f.while_doing(doing()))?;
+            }
         }
     }
 }
@@ -94,20 +95,35 @@ fn open(root: &Root, want: Want) -> Result<OwnedFd, Errno> {
     open_below(root.as_fd(), "", flags)
 }
 
+/// Returns a descriptor of the process that holds the lock. None where it does no more: its pid may be another's by now.
+///
+/// # Errors
+///
+/// [`Code::Busy`] where it has ended, and left the lock to a process that it started.
+fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> {
+    let pid = Pid::from_raw(holder.pid).ok_or(Errno::SRCH);
+    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let still = holders(root)?.unwrap_or_default().contains(holder);
+    match process {
+        _ if !still => Ok(None),
+        Ok(process) => Ok(Some(process)),
+        Err(Errno::SRCH) => {
+            let who = format!(
+                "a process that process {}, which has ended, started",
+                holder.pid
+            );
+            Err(busy(root, who, None))
+        }
+        Err(e) => Err(e).doing(Code::Os, || "waiting for its holder"),
+    }
+}
+
 /// Waits until one that undoes has ended.
-fn wait_for(pid: i32, want: Want) -> Result<(), Failure> {
-    let Some(pid) = Pid::from_raw(pid) else {
-        return Ok(());
-    };
-    let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => pidfd,
-        Err(Errno::SRCH) => return Ok(()),
-        Err(e) => return Err(e).doing(Code::Os, || "waiting for its holder"),
-    };
+fn wait_for(process: &OwnedFd, want: Want) -> Result<(), Failure> {
     loop {
         // One that undoes is not stopped by a signal.
         let stop = signal::descriptor().filter(|_| want == Want::Share);
-        let mut fds = vec![PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         fds.extend(stop.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
@@ -122,29 +138,37 @@ fn wait_for(pid: i32, want: Want) -> Result<(), Failure> {
     }
 }
 
+/// Returns, in words, who holds a lock of the kernel's on this directory.
+#[must_use]
+pub fn who(directory: &OwnedFd) -> String {
+    match holders(directory) {
+        Ok(Some(holders)) if !holders.is_empty() => names(holders.iter().map(|h| h.pid)),
+        _ => UNSEEN.to_owned(),
+    }
+}
+
 /// Returns who holds the lock, by `/proc/locks`. None where somebody does whom it does not show: a process of another PID
 /// namespace. An empty list means that it is free again.
-fn holders(root: &Root) -> Result<Option<Vec<Holder>>, Failure> {
+fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     let text =
         std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
-    let (dev, ino) = locked_as(root)?;
+    let (dev, ino) = locked_as(directory)?;
     let found = parse(&text, dev, ino);
     if found.is_empty() {
         // Nobody any more, or nobody that is shown.
-        let directory = open_below(root.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
-        let free =
-            directory.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
+        let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
+        let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
         return Ok(free.then(Vec::new));
     }
     Ok(Some(found))
 }
 
-/// Returns the device and inode number by which `/proc/locks` has the root: the device is the file system's own, which
+/// Returns the device and inode number by which `/proc/locks` has a directory: the device is the file system's own, which
 /// stat(2) does not show for btrfs.
-fn locked_as(root: &Root) -> Result<((u32, u32), u64), Failure> {
-    let doing = || format!("reading what {} is", quote(root.path()));
+fn locked_as(directory: &impl AsFd) -> Result<((u32, u32), u64), Failure> {
+    let doing = || "looking for the holder of a lock";
     let want = StatxFlags::INO | StatxFlags::MNT_ID;
-    let seen = statx(root.as_fd(), "", AtFlags::EMPTY_PATH, want).doing(Code::Os, doing)?;
+    let seen = statx(directory, "", AtFlags::EMPTY_PATH, want).doing(Code::Os, doing)?;
     let mounts = mountinfo::read()?;
     let mount = mounts.iter().find(|m| m.id == seen.stx_mnt_id);
     let dev = mount.map_or((seen.stx_dev_major, seen.stx_dev_minor), |m| m.dev);
@@ -170,16 +194,18 @@ fn parse(text: &str, dev: (u32, u32), ino: u64) -> Vec<Holder> {
 /// Returns the failure that names those who work on the root.
 fn named(root: &Root, holders: &[Holder]) -> Failure {
     let working: Vec<_> = holders.iter().filter(|h| !h.alone).map(|h| h.pid).collect();
-    let mut names: Vec<_> = working
-        .iter()
-        .take(NAMED)
-        .map(|pid| describe(*pid))
-        .collect();
-    if working.len() > NAMED {
-        names.push(format!("{} more", working.len() - NAMED));
-    }
     let pids: Vec<_> = working.iter().map(i32::to_string).collect();
-    busy(root, names.join(", "), Some(pids.join(" ")))
+    busy(root, names(working.into_iter()), Some(pids.join(" ")))
+}
+
+/// Returns the first few processes, for a message.
+fn names(pids: impl ExactSizeIterator<Item = i32>) -> String {
+    let more = pids.len().saturating_sub(NAMED);
+    let mut names: Vec<_> = pids.take(NAMED).map(describe).collect();
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
 }
 
 fn busy(root: &Root, who: String, pids: Option<String>) -> Failure {
@@ -235,6 +261,33 @@ mod tests {
         );
         drop(shares);
         drop(take(&root(dir.path()), Want::Alone).unwrap());
+    }
+
+    #[test]
+    fn a_lock_whose_taker_has_ended_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        // flock(1) is killed, and what it started has the lock still.
+        let mut script = std::process::Command::new("sh")
+            .args(["-c", "exec flock . sh -c 'echo; exec cat'"])
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = std::io::BufReader::new(script.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut stdout, &mut String::new()).unwrap();
+        let stdin = script.stdin.take().unwrap();
+        script.kill().unwrap();
+        script.wait().unwrap();
+        for want in [Want::Share, Want::Alone] {
+            let failure = take(&root(dir.path()), want).unwrap_err();
+            assert_eq!(failure.code, Code::Busy);
+            let who = format!("that process {}, which has ended, started", script.id());
+            assert!(failure.message.contains(&who), "{failure}");
+        }
+        drop(stdin);
+        std::io::Read::read_to_end(&mut stdout, &mut Vec::new()).unwrap();
+        take(&root(dir.path()), Want::Alone).unwrap();
     }
 
     #[test]

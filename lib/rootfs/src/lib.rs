@@ -12,7 +12,7 @@ pub mod attach;
 pub mod binfmt;
 pub mod file;
 pub mod gnupg;
-mod hold;
+pub mod hold;
 pub mod identity;
 pub mod idmap;
 pub mod live;

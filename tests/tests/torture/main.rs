@@ -347,8 +347,9 @@ fn subject<'a>(bench: &'a Bench, tool: &str, mode: &str) -> Subject<'a> {
 }
 
 /// Sweeps the steps of a pipe one after another; each begins where the one before leaves off.
-fn sweep(bench: &Bench, mode: &str, tools: &[(&str, usize)]) {
+fn sweep(mut bench: Bench, mode: &str, tools: &[(&str, usize)]) {
     bench.up_to(tools[0].0);
+    let bench = &bench;
     let wanted = |tool: &str| match std::env::var("STRAPLINE_TORTURE_TOOL") {
         Ok(only) => only.split(',').any(|one| one == tool),
         Err(_) => true,
@@ -413,35 +414,35 @@ fn bench(who: Who, arch: &str) -> Bench {
 #[test]
 fn mkroot_to_mkconf_as_root() {
     let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
-    sweep(&bench(Who::Root, "x86_64"), "", &tools);
+    sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn mkroot_to_mkconf_as_a_user() {
     let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
-    sweep(&bench(Who::User, "x86_64"), "", &tools);
+    sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_root() {
-    sweep(&bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 60)]);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_a_user() {
-    sweep(&bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 60)]);
 }
 
 #[test]
 fn keyring_and_strap_as_root() {
     let tools = [("keyring", 1500), ("strap", 2400)];
-    sweep(&bench(Who::Root, "x86_64"), "", &tools);
+    sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
     let tools = [("keyring", 1500), ("strap", 2400)];
-    sweep(&bench(Who::User, "x86_64"), "", &tools);
+    sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
 /// What a killed or failed `mkroot --host` leaves: all mounts or none; then the same again works, and all goes.
@@ -461,7 +462,7 @@ fn mounts_on_the_host_are_all_or_none() {
         let run = subject.run(Some((call, fault)));
         score.injections += usize::from(run.hit.is_some());
         bench.check_no_process(&when, false);
-        bench.check_neighbour(&when);
+        bench.neighbours.unharmed(&when);
         let mounts = bench.mounts();
         if !(mounts.is_empty() || mounts == all) {
             score
@@ -544,7 +545,7 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
             if !wrong.is_empty() {
                 wrong.push(format!("exit status {}: {}", run.status, bench.stderr()));
             }
-            bench.check_neighbour(&when);
+            bench.neighbours.unharmed(&when);
             let end = Ready::new(&bench.lab, &subject.command).run(None);
             if !matches!(end, End::Itself(0, _)) {
                 wrong.push(format!("the second run: {end:?} {}", bench.stderr()));
@@ -582,10 +583,10 @@ const FINISHED: [(&str, usize); 8] = [
 
 #[test]
 fn what_needs_a_finished_root_as_root() {
-    sweep(&bench(Who::Root, "x86_64"), "", &FINISHED);
+    sweep(bench(Who::Root, "x86_64"), "", &FINISHED);
 }
 
 #[test]
 fn what_needs_a_finished_root_as_a_user() {
-    sweep(&bench(Who::User, "x86_64"), "", &FINISHED);
+    sweep(bench(Who::User, "x86_64"), "", &FINISHED);
 }

@@ -23,6 +23,8 @@ use fetch::{Fetcher, Wanted};
 use gpg::Gpg;
 use program::Program;
 use ring::Ring;
+use rootfs::file::Placed;
+use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 use server::Server;
 use stage::members::Pacman;
@@ -104,7 +106,7 @@ struct FetchPacman {
 
     /// What this run put where nothing was, to be removed again if the document cannot be handed on.
     #[arg(skip)]
-    placed: OnceCell<PathBuf>,
+    placed: OnceCell<Placed>,
 }
 
 /// What is to be done.
@@ -162,7 +164,7 @@ impl Stage for FetchPacman {
         let done = apply(context, &plan)?;
         if self.output.is_some() && done.program.new {
             // Set once: a stage runs once.
-            drop(self.placed.set(done.program.path.clone()));
+            drop(self.placed.set(placed(&done.program.path)?));
         }
         record(document, &done);
         context.note(format_args!(
@@ -174,12 +176,21 @@ impl Stage for FetchPacman {
     }
 
     fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(path) = self.placed.get()
-            && let Err(e) = std::fs::remove_file(path)
+        if let (Some(placed), Some(path)) = (self.placed.get(), &self.output)
+            && let Err(e) = placed.remove()
         {
             context.warn(format_args!("removing {}: {e}", quote(path)));
         }
     }
+}
+
+/// Returns what was put at this path.
+fn placed(path: &Path) -> Result<Placed, Failure> {
+    let above = path.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(above, flags, Mode::empty())
+        .and_then(|directory| Placed::of(directory, path.file_name().unwrap_or_default()))
+        .doing(Code::Os, || format!("opening {}", quote(path)))
 }
 
 /// Works out what to do from the command line, and from the document what that leaves open.

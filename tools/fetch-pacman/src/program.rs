@@ -94,6 +94,7 @@ pub(crate) fn same(
         if !meta.is_file() || meta.permissions().mode() & 0o7777 != 0o755 {
             return None;
         }
+        rootfs::file::claim(&file).ok()?;
         let mut hash = Sha256Reader::new(file);
         hash.drain().ok()?;
         Some(hash.finish())

@@ -126,6 +126,8 @@ impl Stage for Args {
             return;
         }
         let undone = Root::of(document).and_then(|root| {
+            // Whoever works with it by now keeps it.
+            let _lock = lock::take(&root, context, Purpose::Download)?;
             Place::beside_root(&gpgdir(document, &root)?)?.remove()?;
             Place::in_root(&root)?.remove()
         });

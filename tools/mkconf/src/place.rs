@@ -4,7 +4,7 @@
 //! trust. Modes are given in full and do not depend on the umask, because pacman never mends a directory that exists.
 
 use rootfs::Root;
-use rootfs::file::{check_owner, replace};
+use rootfs::file::{Placed, check_owner, claim, replace};
 use rootfs::root::open_below;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat,
@@ -39,6 +39,12 @@ const NEW: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
+/// How a file that may be anything is opened to read it.
+const READ: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
 /// A pacman.conf is for everybody to read.
 const MODE: u32 = 0o644;
 
@@ -53,25 +59,27 @@ pub(crate) struct Made(Vec<Thing>);
 enum Thing {
     /// A directory, by its parent and its name.
     Directory(OwnedFd, String),
-    /// A file, by its directory and its name, and what was there before.
-    File(OwnedFd, String, Option<Vec<u8>>),
+    /// A file, and what was there before.
+    File(Placed, Option<Vec<u8>>),
 }
 
 impl Made {
-    /// Takes back what was made, last first. A directory that is in use by now stays; what cannot be taken back does
-    /// no harm, and this runs when there is an error to report already.
+    /// Takes back what was made, last first. A directory that is in use by now stays, and all where another run has made a
+    /// file its own; what cannot be taken back does no harm, and this runs when there is an error to report already.
     pub(crate) fn undo(&mut self) {
         for thing in self.0.drain(..).rev() {
             match thing {
                 Thing::Directory(parent, name) => {
                     unlinkat(&parent, &name, AtFlags::REMOVEDIR).unwrap_or_default();
                 }
-                Thing::File(parent, name, None) => {
-                    unlinkat(&parent, &name, AtFlags::empty()).unwrap_or_default();
-                }
-                Thing::File(parent, name, Some(before)) => {
-                    replace(parent.as_fd(), &name, &before, MODE, None).unwrap_or_default();
-                }
+                Thing::File(file, before) => match (file.still(), before) {
+                    (Ok(Some(_)), None) => file.remove().unwrap_or_default(),
+                    (Ok(Some((parent, name))), Some(before)) => {
+                        replace(parent, &name.to_string_lossy(), &before, MODE, None)
+                            .unwrap_or_default();
+                    }
+                    _ => return,
+                },
             }
         }
     }
@@ -158,7 +166,8 @@ impl Made {
         Ok(here)
     }
 
-    /// Writes a file whole: a reader sees what was there before, or all of the new.
+    /// Writes a file whole: a reader sees what was there before, or all of the new. What is the same already stays, and is this
+    /// run's, too: no other that undoes takes it away.
     ///
     /// # Errors
     ///
@@ -178,11 +187,14 @@ impl Made {
         let before =
             read(directory, &name).doing(Code::Os, || format!("reading {}", quote(path)))?;
         if before.as_deref() == Some(text.as_bytes()) {
-            return Ok(());
+            return openat(directory, &name, READ, Mode::empty())
+                .and_then(claim)
+                .doing(Code::Os, doing);
         }
         let parent = directory.try_clone().doing(Code::Os, doing)?;
         replace(directory.as_fd(), &name, text.as_bytes(), MODE, None).doing(Code::Os, doing)?;
-        self.0.push(Thing::File(parent, name, before));
+        let file = Placed::of(parent, name).doing(Code::Os, doing)?;
+        self.0.push(Thing::File(file, before));
         Ok(())
     }
 }
@@ -234,8 +246,7 @@ fn refused(doing: &str, at: &Path, error: Errno) -> Failure {
 }
 
 fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match openat(directory, name, flags, Mode::empty()) {
+    let file = match openat(directory, name, READ, Mode::empty()) {
         Ok(file) => File::from(file),
         // What else lies there is replaced, not followed and not kept.
         Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),

@@ -25,6 +25,7 @@ use image::tree::Points;
 use image::{Output, Rules, epoch, size, sparse};
 use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
+use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::{Value, json};
@@ -101,7 +102,7 @@ struct Args {
     common: Common,
 
     #[arg(skip)]
-    made: RefCell<Option<PathBuf>>,
+    made: RefCell<Option<Placed>>,
 }
 
 impl Stage for Args {
@@ -156,8 +157,8 @@ impl Stage for Args {
             None
         };
         stage::signal::check()?;
-        let path = output.finish()?;
-        self.made.replace(Some(path.clone()));
+        let path = output.path().to_owned();
+        self.made.replace(Some(output.finish()?));
         record(document, &disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
@@ -174,10 +175,10 @@ impl Stage for Args {
     }
 
     fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(path) = self.made.take()
-            && let Err(e) = std::fs::remove_file(&path)
+        if let Some(made) = self.made.take()
+            && let Err(e) = made.remove()
         {
-            context.warn(format_args!("removing {}: {e}", quote(&path)));
+            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
         }
     }
 }

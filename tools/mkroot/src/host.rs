@@ -12,27 +12,18 @@ use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// What of the mounts at the root's path is not ours: the root may be a file system that the user mounted there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Before(usize);
-
-impl Before {
-    fn count(all: &[mountinfo::Mount], root: &Path) -> Self {
-        Self(all.iter().filter(|m| m.target == root).count())
-    }
-}
-
-/// Mounts the plan on the host, or finds that it is mounted, and returns none; else what was there before, for
-/// [`take_down`], and the private bind that was made first, where one was.
+/// Mounts the plan on the host, or finds that it is mounted, and returns none; else the mounts that it made
+/// at the root itself, the topmost last: the tree, and under it a private bind where that was needed.
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
-pub(crate) fn mount(
-    root: &Root,
-    plan: &[Mount],
-) -> Result<Option<(Before, Option<LiveMount>)>, Failure> {
-    let all = mountinfo::read()?;
+pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<LiveMount>>, Failure> {
+    let mut all = mountinfo::read()?;
+    // What another mount hides is not mounted there.
+    let top = live::mount_of(root.as_fd(), "")?;
+    let seen = mountinfo::grown_on(&all, &top.number.into_iter().collect());
+    all.retain(|m| seen.contains(&m.id));
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
         .iter()
@@ -55,25 +46,29 @@ pub(crate) fn mount(
             root.path().display()
         )));
     }
-    let before = Before::count(&all, root.path());
-    let private = if is_shared(&all, root.path()) {
+    let mut made = Vec::new();
+    if is_shared(&all, root.path()) {
         let bind = bind_privately(root).doing(Code::Os, || {
             format!("binding {} on itself", quote(root.path()))
         })?;
-        Some(live::mount_of(bind.as_fd(), "")?)
-    } else {
-        None
-    };
+        made.push(live::mount_of(bind.as_fd(), "")?);
+    }
     let attached = build(root, plan).and_then(|tree| {
         let below = Root::open(root.path())?;
+        let top = live::mount_of(tree.as_fd(), "")?;
         attach::attach_tree(tree.as_fd(), below.as_fd()).doing(Code::Os, || {
             format!("attaching the mounts on {}", quote(root.path()))
-        })
+        })?;
+        Ok(top)
     });
-    if attached.is_err() && private.is_some() {
-        take_down(root.path(), before)?;
+    match attached {
+        Ok(top) => made.push(top),
+        Err(failure) => {
+            take_down(root.path(), &made)?;
+            return Err(failure);
+        }
     }
-    attached.map(|()| Some((before, private)))
+    Ok(Some(made))
 }
 
 /// Binds the root on itself, private. A mount that is attached below a shared one becomes shared by that
@@ -121,34 +116,35 @@ fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
     attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
 }
 
-/// Takes down the tree that [`mount`] attached: the topmost at the root's path, with what is below it, and the private
-/// bind under it; what was there `before` stays. They are detached at once, whoever looks at them: nobody was told of
-/// them yet, and a detached file system is written out all the same.
+/// Takes down what [`mount`] made, with what is below it. It is detached at once, whoever looks at it: nobody was told of it
+/// yet, and a detached file system is written out all the same.
 ///
 /// # Errors
 ///
-/// When umount2(2) fails.
-pub(crate) fn take_down(root: &Path, before: Before) -> Result<(), Failure> {
-    while Before::count(&mountinfo::read()?, root).0 > before.0 {
-        unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-            .doing(Code::Os, || format!("unmounting {}", quote(root)))?;
+/// [`Code::Busy`] where another's mount has come over it, which stays; when umount2(2) fails.
+pub(crate) fn take_down(root: &Path, made: &[LiveMount]) -> Result<(), Failure> {
+    let doing = || format!("unmounting {}", quote(root));
+    for ours in made.iter().rev() {
+        let top = Root::open(root)?;
+        if live::mount_of(top.as_fd(), "")? != *ours {
+            let message = format!("{}: another mount hides it", doing());
+            return Err(Failure::new(Code::Busy, message)
+                .hint(format!("'unmount --new {}' takes all down", root.display())));
+        }
+        unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).doing(Code::Os, doing)?;
     }
     Ok(())
 }
 
-/// Returns the record of what was mounted: the private bind, where there is one, and what is on it.
+/// Returns the record of what was mounted: what [`mount`] made at the root itself, and what is on it.
 ///
 /// # Errors
 ///
 /// When the kernel does not say.
-pub(crate) fn record(
-    root: &Root,
-    plan: &[Mount],
-    private: Option<LiveMount>,
-) -> Result<Live, Failure> {
+pub(crate) fn record(root: &Root, plan: &[Mount], made: &[LiveMount]) -> Result<Live, Failure> {
     let top = Root::open(root.path())?;
-    let mut mounts: Vec<_> = private.into_iter().collect();
-    for at in std::iter::once("").chain(plan.iter().map(|m| m.at.as_str())) {
+    let mut mounts = made.to_vec();
+    for at in plan.iter().map(|m| m.at.as_str()) {
         let place = top.open_below(at, OFlags::PATH).doing(Code::Os, || {
             format!("opening {}", quote(root.path().join(at)))
         })?;

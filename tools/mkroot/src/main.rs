@@ -11,6 +11,7 @@ mod skeleton;
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
+use rootfs::live::LiveMount;
 use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
 use serde_json::json;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
@@ -67,8 +68,8 @@ struct Done {
     made: bool,
     skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
-    /// What was mounted at the root before its mounts came, where they did.
-    mounted: Option<host::Before>,
+    /// What was mounted at the root itself.
+    mounted: Vec<LiveMount>,
 }
 
 /// What is to be made.
@@ -103,20 +104,21 @@ impl Stage for Mkroot {
         let Some(path) = &done.directory else {
             return;
         };
-        let undone = match done.mounted {
-            Some(before) => host::take_down(path, before),
-            None => Ok(()),
-        };
-        match undone.and_then(|()| Root::open(path)) {
-            Ok(root) => {
-                extra::remove(&root, &done.points);
-                skeleton::remove(&root, &done.skeleton);
+        let undone = || {
+            // Whoever works there by now keeps what is there.
+            let _lock = Root::open(path)?.lock_alone()?;
+            host::take_down(path, &done.mounted)?;
+            let root = Root::open(path)?;
+            extra::remove(&root, &done.points);
+            skeleton::remove(&root, &done.skeleton);
+            if done.made {
+                // Only removed where it is empty again.
+                std::fs::remove_dir(path).unwrap_or(());
             }
-            Err(failure) => context.report(&failure),
-        }
-        if done.made {
-            // Only removed where it is empty again.
-            std::fs::remove_dir(path).unwrap_or(());
+            Ok(())
+        };
+        if let Err(failure) = undone() {
+            context.report(&failure);
         }
     }
 }
@@ -279,9 +281,9 @@ impl Mkroot {
         document: &mut Document,
     ) -> Result<(), Failure> {
         match host::mount(root, &plan.mounts)? {
-            Some((before, private)) => {
-                self.done.borrow_mut().mounted = Some(before);
-                let live = host::record(root, &plan.mounts, private)?;
+            Some(made) => {
+                self.done.borrow_mut().mounted.clone_from(&made);
+                let live = host::record(root, &plan.mounts, &made)?;
                 document.record_anew("host", &["boot_id", "mounts"], &live);
             }
             None if rootfs::live::claimed(document)?.is_empty() => {

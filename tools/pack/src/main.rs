@@ -18,6 +18,7 @@ use format::Format;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
+use rootfs::file::Placed;
 use rootfs::{Inside, Place};
 use serde_json::{Value, json};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
@@ -75,7 +76,7 @@ struct Pack {
 
     /// What was written, to be undone.
     #[arg(skip)]
-    written: OnceCell<PathBuf>,
+    written: OnceCell<Placed>,
 }
 
 /// What is to be done, checked.
@@ -108,8 +109,9 @@ impl Stage for Pack {
             .write(context, document, &plan)
             .inspect_err(|_| clear_line(context))?;
         context.waited(begin.elapsed());
-        let path = plan.output.finish()?;
-        self.written.set(path.clone()).unwrap_or_default();
+        let path = plan.output.path().to_owned();
+        // Set once: a stage runs once.
+        drop(self.written.set(plan.output.finish()?));
         let name = path.to_string_lossy().into_owned();
         record(document, &name, plan.format, &written);
         if let Some(text) = some(&written.sockets) {
@@ -135,10 +137,10 @@ impl Stage for Pack {
     }
 
     fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(path) = self.written.get()
-            && let Err(e) = std::fs::remove_file(path)
+        if let Some(written) = self.written.get()
+            && let Err(e) = written.remove()
         {
-            context.warn(format_args!("removing {}: {e}", quote(path)));
+            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
         }
     }
 }

@@ -225,6 +225,35 @@ fn mounts_that_are_stacked_or_half_gone_all_go() {
 }
 
 #[test]
+fn the_time_grows_as_the_number_of_mounts_does() {
+    let ground = run(r#"
+        python3 - "$T" >"$D/seconds" <<'END'
+import ctypes, os, resource, subprocess, sys
+libc, root = ctypes.CDLL(None), sys.argv[1]
+def seconds(mounts):
+    for i in range(mounts):
+        at = f"{root}/{i}"
+        os.makedirs(at, exist_ok=True)
+        assert libc.mount(b"t", at.encode(), b"tmpfs", 0, None) == 0
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["unmount", "--new", root], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert root + "/" not in open("/proc/self/mountinfo").read()
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+print(seconds(500), seconds(4001))
+END
+    "#);
+    let seconds = ground.read("seconds");
+    let mut seconds = seconds
+        .split_whitespace()
+        .map(|n| n.parse::<f64>().unwrap());
+    let (few, many) = (seconds.next().unwrap(), seconds.next().unwrap());
+    // Eight times as many: 64 times as long where each takes a look at all others.
+    assert!(many < 24.0 * few, "500: {few} s, 4001: {many} s");
+    eprintln!("500: {few} s, 4001: {many} s");
+}
+
+#[test]
 fn two_that_work_at_the_same_time_do_not_fail_for_it() {
     let ground = run(r#"
         for i in 0 1 2 3 4 5 6 7 8 9; do
