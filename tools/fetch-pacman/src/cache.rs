@@ -328,6 +328,7 @@ impl Part {
         };
         let mut buffer = vec![0; 1 << 16];
         loop {
+            signal::check()?;
             let n = match part.file.read(&mut buffer) {
                 Ok(0) => return Ok(part),
                 Ok(n) => n,

@@ -307,6 +307,7 @@ fn sha256(file: &File) -> std::io::Result<String> {
     let (mut hash, mut at) = (Sha256::new(), 0);
     let mut buffer = vec![0; 1 << 20];
     loop {
+        stage::signal::check().map_err(std::io::Error::other)?;
         match file.read_at(&mut buffer, at)? {
             0 => return Ok(format!("{:x}", hash.finalize())),
             n => {
