@@ -126,16 +126,10 @@ fn caught() -> Option<&'static Caught> {
 }
 
 /// Calls `f` with the signals that asked us to stop so far, in the order in which they were seen. The same one that came
-/// twice between two looks is one.
+/// twice between two looks is one. The pipe is left as it is: another thread may wait for it.
 fn seen<T>(f: impl FnOnce(&[i32]) -> T) -> T {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(Caught { flags, pipe }) = caught() {
-        let (mut pipe, mut bytes) = (pipe, [0; 64]);
-        // To its end, and before the flags: what comes in between is found now, and wakes once more.
-        while match pipe.read(&mut bytes) {
-            Ok(n) => n > 0,
-            Err(e) => e.kind() == ErrorKind::Interrupted,
-        } {}
+    if let Some(Caught { flags, .. }) = caught() {
         let raised = flags
             .iter()
             .filter(|(_, f)| f.swap(false, Ordering::SeqCst));
@@ -144,9 +138,18 @@ fn seen<T>(f: impl FnOnce(&[i32]) -> T) -> T {
     f(&seen)
 }
 
-/// Returns the signals that asked us to stop beyond the first `known`.
+/// Returns the signals that asked us to stop beyond the first `known`. Empties the pipe: for the one that waits on, though
+/// it was asked to stop.
 #[must_use]
 pub fn beyond(known: usize) -> Vec<i32> {
+    if let Some(Caught { pipe, .. }) = caught() {
+        let (mut pipe, mut bytes) = (pipe, [0; 64]);
+        // Before the flags: what comes in between is found now, and wakes once more.
+        while match pipe.read(&mut bytes) {
+            Ok(n) => n > 0,
+            Err(e) => e.kind() == ErrorKind::Interrupted,
+        } {}
+    }
     seen(|seen| seen.get(known..).unwrap_or_default().to_vec())
 }
 
@@ -165,7 +168,7 @@ pub fn interrupted() -> bool {
     seen(|seen| !seen.is_empty())
 }
 
-/// Returns a descriptor that is readable when a signal arrived since [`interrupted`] was last asked, for poll(2).
+/// Returns a descriptor that is readable when a signal arrived since [`beyond`] was last asked, for poll(2).
 #[must_use]
 pub fn descriptor() -> Option<BorrowedFd<'static>> {
     caught().map(|caught| caught.pipe.as_fd())
