@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
@@ -255,6 +256,8 @@ const TABLE: &[(Leader, Event, bool)] = &[
 /// A root with packages, a package whose scriptlet waits, and a document that strap goes on from.
 struct Bench {
     lab: Lab,
+    /// A directory of the root, by the mount that is below those of the pipe: what is opened by it keeps none of them busy.
+    var: File,
     _server: Server,
     mkroot: String,
 }
@@ -273,6 +276,7 @@ impl Bench {
         ));
         drop(ran.succeeded());
         Self {
+            var: File::open(lab.path().join("root/var")).unwrap(),
             lab,
             _server: server,
             mkroot: format!("{mkroot} {options}"),
@@ -308,15 +312,13 @@ impl Bench {
     /// Waits until somebody inside reads from the gate, and returns what opens it. Before that, a shell that has just made it
     /// waits for mkfifo(1), and takes no SIGINT.
     fn gate(&self) -> File {
-        let gate = self.lab.path().join("root/var/gate");
-        let mut options = File::options();
-        options.write(true).custom_flags(nix::libc::O_NONBLOCK);
         let mut opened = None;
         until("reading from the gate", || {
-            opened = options.open(&gate).ok();
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            opened = openat(&self.var, "gate", flags, Mode::empty()).ok();
             opened.is_some()
         });
-        opened.unwrap()
+        opened.unwrap().into()
     }
 
     /// Checks what came of it.
@@ -470,9 +472,9 @@ fn a_limit_on_files_is_a_failed_write_and_no_end() {
             "strap --state ready.json waits",
             "pack --state ready.json -o root.tar",
         ] {
-            let ran = bench
-                .lab
-                .sh(&format!("(ulimit -f 0; exec {command}) | reap | unmount"));
+            let ran = bench.lab.sh(&format!(
+                "(ulimit -f 0; exec env --default-signal=XFSZ {command}) | reap | unmount"
+            ));
             let document = ran.document();
             let tool = command.split(' ').next();
             assert_eq!(document["error"]["tool"].as_str(), tool, "{who:?}: {ran:?}");
