@@ -5,6 +5,7 @@
 
 use crate::{Error, Result};
 use flate2::read::MultiGzDecoder;
+use stage::signal::Heeding;
 use std::io::{self, Cursor, Read};
 use xz2::read::XzDecoder;
 use xz2::stream::{CONCATENATED, Stream};
@@ -72,7 +73,7 @@ fn is_tar(head: &[u8]) -> bool {
 /// Reads ahead: what is left in `input` afterwards is less than what was not needed. Give a
 /// `&mut R` to go on with the rest, as [`Sha256Reader::drain`](crate::digest::Sha256Reader::drain)
 /// does. Concatenated streams are read as one. Input that ends early is an error of the reader that
-/// is returned, as long as it is read to its end.
+/// is returned, as long as it is read to its end. A signal that asks this process to stop is one, too.
 ///
 /// # Errors
 ///
@@ -93,7 +94,7 @@ pub fn reader<'a, R: Read + 'a>(mut input: R) -> Result<Box<dyn Read + 'a>> {
         return Err(Error::NotAnArchive { begins });
     };
     let input = Cursor::new(head).chain(input);
-    Ok(match format {
+    let decoder: Box<dyn Read + 'a> = match format {
         Format::Gzip => Box::new(MultiGzDecoder::new(input)),
         Format::Xz => {
             // What XzDecoder::new_multi_decoder does, but with a limit.
@@ -110,7 +111,9 @@ pub fn reader<'a, R: Read + 'a>(mut input: R) -> Result<Box<dyn Read + 'a>> {
             Box::new(decoder)
         }
         Format::Tar => Box::new(input),
-    })
+    };
+    // Here, and not below: little may become much.
+    Ok(Box::new(Heeding(decoder)))
 }
 
 #[cfg(test)]

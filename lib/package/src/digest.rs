@@ -1,6 +1,7 @@
 //! SHA-256 of what passes.
 
 use sha2::{Digest, Sha256};
+use stage::signal::Heeding;
 use std::fmt;
 use std::io::{self, Read};
 
@@ -9,7 +10,7 @@ use std::io::{self, Read};
 /// One pass is enough: hash below the decompressor, [`drain`](Self::drain) what the decompressor
 /// did not need, compare [`finish`](Self::finish), and only then use what came out.
 pub struct Sha256Reader<R> {
-    inner: R,
+    inner: Heeding<R>,
     hash: Sha256,
     bytes: u64,
 }
@@ -26,7 +27,7 @@ impl<R: Read> Sha256Reader<R> {
     /// Returns a reader that hashes what it reads from `inner`.
     pub fn new(inner: R) -> Self {
         Self {
-            inner,
+            inner: Heeding(inner),
             hash: Sha256::new(),
             bytes: 0,
         }
@@ -38,7 +39,7 @@ impl<R: Read> Sha256Reader<R> {
     ///
     /// # Errors
     ///
-    /// When reading fails.
+    /// When reading fails, and when a signal asks this process to stop.
     pub fn drain(&mut self) -> io::Result<u64> {
         io::copy(self, &mut io::sink())
     }

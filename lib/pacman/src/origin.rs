@@ -12,7 +12,7 @@ use crate::run::{Pacman, Planned};
 use package::db::{self, Entry};
 use package::digest::Sha256Reader;
 use rootfs::{Inside, Root};
-use stage::{Context, Failure, quote, signal};
+use stage::{Context, Failure, quote};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -151,12 +151,7 @@ fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Tr
 /// Hashes a file, and gives up where a signal asks us to stop.
 fn sha256(path: &Path) -> io::Result<String> {
     let mut reader = Sha256Reader::new(stage::file::open(path)?);
-    let mut buffer = vec![0; 1 << 18];
-    while reader.read(&mut buffer)? > 0 {
-        if signal::interrupted() {
-            return Err(io::Error::other("a signal asked us to stop"));
-        }
-    }
+    reader.drain()?;
     Ok(reader.finish())
 }
 

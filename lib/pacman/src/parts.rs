@@ -11,6 +11,7 @@ use crate::conf::Conf;
 use package::db::Entry;
 use package::decompress;
 use rustix::fs::{AtFlags, CWD, statat, unlinkat};
+use stage::signal;
 use std::path::Path;
 
 /// Removes both among the packages that the repositories offer; returns their names.
@@ -47,7 +48,10 @@ fn is_cut_off(path: &Path) -> bool {
         return false;
     };
     match decompress::reader(file) {
-        Ok(mut reader) => std::io::copy(&mut reader, &mut std::io::sink()).is_err(),
+        // What a signal cut short says nothing of the archive.
+        Ok(mut reader) => {
+            std::io::copy(&mut reader, &mut std::io::sink()).is_err() && !signal::interrupted()
+        }
         Err(_) => true,
     }
 }

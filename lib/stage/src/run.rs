@@ -10,8 +10,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{IsTerminal, Read, Write};
+use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -129,7 +130,11 @@ enum Input {
 #[must_use]
 pub fn main<S: Stage>() -> ExitCode {
     let tool = tool_name::<S>();
-    if let Err(e) = signal::catch() {
+    let caught = match S::KIND {
+        Kind::Undo => signal::endure(),
+        _ => signal::catch(),
+    };
+    if let Err(e) = caught {
         message::line(tool, format_args!("warning: catching signals: {e}"));
     }
     let stage = match S::try_parse() {
@@ -193,11 +198,8 @@ fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Resu
     let started = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let result = if S::KIND != Kind::Undo && signal::interrupted() {
-        Err(signal::interruption())
-    } else {
-        stage.run(context, document)
-    };
+    let worked = signal::check().and_then(|()| stage.run(context, document));
+    let result = worked.map_err(|failure| after_signals(failure, signal::interrupted()));
     document.step(&Step {
         tool: context.tool.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -206,6 +208,19 @@ fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Resu
         child_seconds: context.waited.get().as_secs_f64(),
     });
     result
+}
+
+/// Returns a failure as one of the signal's that asked us to stop, where it may come from that: what we read was cut short,
+/// and a terminal's keys reach the programs that we run, too.
+fn after_signals(failure: Failure, interrupted: bool) -> Failure {
+    match failure.code {
+        Code::Failed | Code::ChildFailed | Code::Os | Code::Network if interrupted => Failure {
+            code: Code::Interrupted,
+            hint: None,
+            ..failure
+        },
+        _ => failure,
+    }
 }
 
 /// Makes the document to work on. With it comes a failure that is to be recorded after the work: an undoing stage that
@@ -255,10 +270,13 @@ fn read(common: &Common) -> Result<Input, Failure> {
         return Ok(Input::Nothing("not read (--new)"));
     }
     if let Some(path) = &common.state {
-        let mut file = File::open(path).doing(Code::Usage, || {
+        // A FIFO that nobody opens must not keep us here.
+        let mut options = File::options();
+        options.read(true).custom_flags(nix::libc::O_NONBLOCK);
+        let mut file = options.open(path).doing(Code::Usage, || {
             format!("opening the document {}", quote(path))
         })?;
-        let text = read_to_end(&mut file, &quote(path))?;
+        let text = read_to_end(&mut file, &quote(path), true)?;
         return Ok(Input::Text(text, quote(path)));
     }
     read_stdin()
@@ -273,7 +291,7 @@ fn read_stdin() -> Result<Input, Failure> {
         return Ok(Input::Nothing("/dev/null"));
     }
     Ok(Input::Text(
-        read_to_end(&mut stdin, "stdin")?,
+        read_to_end(&mut stdin, "stdin", false)?,
         "stdin".to_owned(),
     ))
 }
@@ -285,29 +303,35 @@ fn is_dev_null(fd: BorrowedFd<'_>) -> bool {
     })
 }
 
-/// Reads to the end. A signal does not cut it short: the stage before got it too, and its document is the one that
-/// must not be lost. A second signal does.
-fn read_to_end(from: &mut (impl Read + AsFd), origin: &str) -> Result<Vec<u8>, Failure> {
+/// Reads to the end, whatever signals come: the stage before got them too and ends, and its document is the one that must
+/// not be lost. Only of a file (`heeds`) nothing is lost where a signal ends the wait.
+fn read_to_end(
+    from: &mut (impl Read + AsFd),
+    origin: &str,
+    heeds: bool,
+) -> Result<Vec<u8>, Failure> {
     let doing = || format!("reading the document on {origin}");
     let mut text = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let mut fds = vec![PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-        if let Some(fd) = signal::descriptor() {
-            fds.push(PollFd::new(fd, PollFlags::POLLIN));
-        }
+        let stop = signal::descriptor().filter(|_| heeds);
+        fds.extend(stop.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e).doing(Code::Os, doing),
         }
         let ready = fds[0].any().unwrap_or(true);
-        if signal::count() > 1 {
-            return Err(signal::interruption().while_doing(doing()));
+        if heeds {
+            signal::check().map_err(|f| f.while_doing(doing()))?;
         }
         if !ready {
             continue;
         }
-        let n = from.read(&mut buffer).doing(Code::BadDocument, doing)?;
+        let n = match from.read(&mut buffer) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => continue,
+            result => result.doing(Code::BadDocument, doing)?,
+        };
         if n == 0 {
             return Ok(text);
         }

@@ -617,7 +617,7 @@ fn a_signal_ends_the_command_and_all_that_it_began() {
     for ground in grounds(&["setsid", "sleep"]) {
         for (alone, signal, status) in [
             (true, Signal::TERM, 143),
-            (true, Signal::HUP, 143),
+            (true, Signal::HUP, 129),
             (true, Signal::KILL, 137),
             (false, Signal::INT, 130),
             (false, Signal::TERM, 130),

@@ -969,3 +969,36 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing() {
         }
     }
 }
+
+#[test]
+fn a_signal_ends_it_also_where_most_of_the_disk_is_empty() {
+    for size in ["64G", "3T"] {
+        let lab = Lab::new();
+        let mut command = lab.command(&["-o", "disk.img", "--size", size]);
+        let mut child = lab.start(&mut command, &lab.document);
+        let files = PathBuf::from(format!("/proc/{}/fd", child.id()));
+        let ready = || {
+            let open = fs::read_dir(&files).into_iter().flatten().flatten();
+            let mut sizes = open.filter_map(|f| f.path().metadata().ok());
+            // The image has its whole length: what follows is all the reading.
+            sizes.any(|m| m.is_file() && m.len() >= 64 << 30)
+        };
+        while !ready() {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended before it began");
+            std::thread::yield_now();
+        }
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+        let begin = std::time::Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if begin.elapsed().as_secs() > 20 {
+                child.kill().unwrap();
+                panic!("{size}: it reads on");
+            }
+            std::thread::yield_now();
+        }
+        let out = child.wait_with_output().unwrap();
+        Ran::of(&out).failed("interrupted", "interrupted by a signal");
+        assert_eq!(lab.names(), ["root"], "{size}");
+    }
+}

@@ -1,7 +1,7 @@
 //! Init's side of an entry: PID 1 of the new namespace. It makes the namespaces what they are to be, runs the command,
 //! reaps, and takes along what is left.
 
-use super::wire::{Frame, Told, tell};
+use super::wire::{Frame, GO, Told, tell};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
@@ -137,7 +137,7 @@ impl Init<'_> {
         loop {
             match rustix::io::read(&self.control, &mut word) {
                 Err(Errno::INTR) => {}
-                Ok(1) if word == *b"g" => return Ok(()),
+                Ok(1) if word == [GO] => return Ok(()),
                 _ => sys::exit_now(1),
             }
         }
@@ -270,6 +270,7 @@ impl Init<'_> {
         drop(control);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
         let function = matches!(&work, Work::Call(..));
+        let pacman = matches!(&work, Work::Exec(job, _) if job.place == Place::Host);
         let setup = || -> Result<(), Errno> {
             SigSet::empty()
                 .thread_set_mask()
@@ -279,7 +280,12 @@ impl Init<'_> {
             }
             rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if function {
-                ignore_broken_pipes()?;
+                // Of a program that does not read what it is given; std gives its children the default again.
+                ignore(&[Signal::SIGPIPE])?;
+            }
+            if function || pacman {
+                // pacman that is ended by its limit on files leaves a package half way, and its lock.
+                ignore(&[Signal::SIGXFSZ])?;
             }
             Ok(())
         };
@@ -343,32 +349,34 @@ fn die_with_parent() -> Result<(), Failure> {
         .doing(Code::Os, || "asking to die with the tool")
 }
 
-/// Gives up the handlers that we have as a copy of the tool: they would write into the tool's pipe.
+/// Gives up the handlers that we have as a copy of the tool: they would write into the tool's pipe. What the tool's caller
+/// ignores stays ignored; what Rust ignores and what we wait for does not.
 fn reset_signals() -> Result<(), Failure> {
     use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in [
-        Signal::SIGINT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-        Signal::SIGQUIT,
-        Signal::SIGPIPE,
-    ] {
+    let fixed = |s: &Signal| matches!(s, Signal::SIGKILL | Signal::SIGSTOP);
+    for signal in Signal::iterator().filter(|s| !fixed(s)) {
+        let doing = || "resetting signals";
         // SAFETY: the default disposition runs no code of ours.
-        unsafe { sigaction(signal, &default) }.doing(Code::Os, || "resetting signals")?;
+        let old = unsafe { sigaction(signal, &default) }.doing(Code::Os, doing)?;
+        let ours = matches!(signal, Signal::SIGPIPE | Signal::SIGCHLD);
+        if matches!(old.handler(), SigHandler::SigIgn) && !ours {
+            // SAFETY: ignoring a signal runs no code of ours.
+            unsafe { sigaction(signal, &old) }.doing(Code::Os, doing)?;
+        }
     }
     Ok(())
 }
 
-/// A program that does not read what it is given must not end the function that gives it. std gives its children the default
-/// again.
-fn ignore_broken_pipes() -> Result<(), Errno> {
+/// Has a write that cannot succeed fail, and not end the process.
+fn ignore(signals: &[Signal]) -> Result<(), Errno> {
     use nix::sys::signal::{SigHandler, signal};
-    // SAFETY: ignoring a signal runs no code of ours.
-    match unsafe { signal(Signal::SIGPIPE, SigHandler::SigIgn) } {
-        Ok(_) => Ok(()),
-        Err(e) => Err(Errno::from_raw_os_error(e as i32)),
+    for one in signals {
+        // SAFETY: ignoring a signal runs no code of ours.
+        unsafe { signal(*one, SigHandler::SigIgn) }
+            .map_err(|e| Errno::from_raw_os_error(e as i32))?;
     }
+    Ok(())
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {
@@ -419,7 +427,7 @@ fn reap_until(
     }
 }
 
-/// Does what the tool says: `i`, `t`, `k` for INT, TERM and KILL to everything here. Silence means that it is dead.
+/// Does what the tool says: hands signals on to everything here. Silence means that it is dead.
 fn obey(control: BorrowedFd<'_>) {
     let mut bytes = [0; 16];
     let n = match rustix::io::read(control, &mut bytes) {
@@ -428,12 +436,11 @@ fn obey(control: BorrowedFd<'_>) {
         Err(_) => return,
     };
     for byte in &bytes[..n] {
-        let signal = match byte {
-            b'i' => Signal::SIGINT,
-            b't' => Signal::SIGTERM,
-            _ => Signal::SIGKILL,
-        };
-        // ESRCH: everything has ended by itself.
-        kill(Pid::from_raw(-1), signal).unwrap_or(());
+        // What is stopped takes no signal. ESRCH: everything has ended by itself.
+        for signal in [Signal::try_from(i32::from(*byte)), Ok(Signal::SIGCONT)] {
+            signal
+                .and_then(|s| kill(Pid::from_raw(-1), s))
+                .unwrap_or(());
+        }
     }
 }

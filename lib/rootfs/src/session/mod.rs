@@ -38,7 +38,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use watch::Watch;
+use watch::{Heed, Watch};
 use watchdog::Watchdog;
 use wire::Frame;
 
@@ -374,13 +374,18 @@ impl Inside {
             }
             Ok(Cloned::Parent(pid)) => {
                 drop((control_theirs, report_theirs, result_theirs, written));
+                let heed = match &work {
+                    Work::Exec(job, _) if job.terminal => Heed::Alone,
+                    Work::Exec(job, _) if job.place == Place::Host => Heed::Finishes,
+                    _ => Heed::Ends,
+                };
                 let mut watch = Watch {
                     ids,
                     pid,
                     control: Some(control),
                     told: None,
                     result: Vec::new(),
-                    foreground: matches!(&work, Work::Exec(job, _) if job.terminal),
+                    heed,
                 };
                 let seen = watch.until_the_end(report, result, sink, watchdog);
                 // Closing the control pipe ends init, where it still lives.

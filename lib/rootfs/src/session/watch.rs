@@ -1,6 +1,6 @@
 //! The tool's side of an entry: it writes the id maps, passes signals and output on, and says at the end how it went.
 
-use super::wire::{Frame, write_all};
+use super::wire::{Frame, GO, write_all};
 use super::{Ended, Ids, Sink, Watchdog};
 use crate::idmap;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +18,19 @@ pub(super) struct Watch<'a> {
     pub(super) control: Option<OwnedFd>,
     pub(super) told: Option<Frame>,
     pub(super) result: Vec<u8>,
-    pub(super) foreground: bool,
+    pub(super) heed: Heed,
+}
+
+/// What a command makes of a signal that asks us to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Heed {
+    /// It has a terminal, and a person at it: it gets what comes, and what it does then is its own affair.
+    Alone,
+    /// It gets what comes, or TERM for what would have it dump its memory into the root; killed where somebody insists.
+    Ends,
+    /// pacman: it takes INT as "finish this package", and any other but HUP would end it in the middle of one. Killed where
+    /// somebody insists.
+    Finishes,
 }
 
 impl Watch<'_> {
@@ -85,17 +97,17 @@ impl Watch<'_> {
         Ok(None)
     }
 
-    /// Hands signals on: the first as INT, which pacman takes as "finish this package", the next as TERM, then KILL.
+    /// Hands signals on.
     fn pass_signals(&mut self, seen: &mut usize) {
-        let now = signal::count();
-        while *seen < now {
+        for signal in signal::beyond(*seen) {
             *seen += 1;
-            let byte = if self.foreground {
-                b't'
-            } else {
-                b"itk"[(*seen - 1).min(2)]
+            let signal = match self.heed {
+                Heed::Ends | Heed::Finishes if signal::insisted() => libc::SIGKILL,
+                Heed::Finishes => libc::SIGINT,
+                Heed::Ends if ![libc::SIGHUP, libc::SIGINT].contains(&signal) => libc::SIGTERM,
+                Heed::Alone | Heed::Ends => signal,
             };
-            if let Some(control) = &self.control {
+            if let (Some(control), Ok(byte)) = (&self.control, u8::try_from(signal)) {
                 // Init that is gone needs no signal.
                 write_all(control.as_fd(), &[byte]).unwrap_or(());
             }
@@ -126,7 +138,7 @@ impl Watch<'_> {
 
     fn go(&self) -> Result<(), Failure> {
         match &self.control {
-            Some(control) => write_all(control.as_fd(), b"g").or_else(|e| {
+            Some(control) => write_all(control.as_fd(), &[GO]).or_else(|e| {
                 // Init ends at once when it is told of a signal before it is told to go on.
                 signal::check()?;
                 Err(e).doing(Code::Os, || "speaking to init")

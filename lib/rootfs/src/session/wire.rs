@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use stage::{Cause, Code, Failure};
 use std::os::fd::BorrowedFd;
 
+/// What the tool tells init: to go on. Any other byte is the number of a signal that it hands on.
+pub(super) const GO: u8 = 0xff;
+
 /// What init and the command tell the tool, one JSON value a line.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum Frame {
