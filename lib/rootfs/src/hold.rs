@@ -286,7 +286,10 @@ mod tests {
             assert!(failure.message.contains(&who), "{failure}");
         }
         drop(stdin);
-        std::io::Read::read_to_end(&mut stdout, &mut Vec::new()).unwrap();
+        // It ends, and gives back the lock after its output: this waits for it.
+        let directory = std::fs::File::open(dir.path()).unwrap();
+        flock(&directory, FlockOperation::LockExclusive).unwrap();
+        drop(directory);
         take(&root(dir.path()), Want::Alone).unwrap();
     }
 

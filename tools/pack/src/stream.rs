@@ -89,7 +89,9 @@ impl<W: Write> Stream<'_, W> {
         let dense = sparse.is_none();
         let pieces = match sparse {
             Some(pieces) => pieces,
-            None => image::sparse::stored(reader.file(), size).map_err(|e| self.reading(entry, &e))?,
+            None => {
+                image::sparse::stored(reader.file(), size).map_err(|e| self.reading(entry, &e))?
+            }
         };
         let data: u64 = pieces.iter().map(|(_, length)| length).sum();
         self.holes = self.holes.saturating_add(size.saturating_sub(data));
