@@ -479,7 +479,13 @@ fn a_limit_on_files_is_a_failed_write_and_no_end() {
             let tool = command.split(' ').next();
             assert_eq!(document["error"]["tool"].as_str(), tool, "{who:?}: {ran:?}");
             assert_eq!(document["error"]["exit"], ran.status, "{who:?}: {ran:?}");
+            assert!(!ran.stdout.contains("SIGXFSZ"), "{who:?}: {ran:?}");
             nothing_is_left(&bench.lab, command);
         }
+        // The document itself goes to a file that may not hold it.
+        let ran = bench
+            .lab
+            .sh("ulimit -f 1; exec env --default-signal=XFSZ reap --state ready.json >part.json");
+        assert_eq!(ran.status, 74, "{who:?}: {ran:?}");
     }
 }
