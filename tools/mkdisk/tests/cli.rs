@@ -972,7 +972,8 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing() {
 
 #[test]
 fn a_signal_ends_it_also_where_most_of_the_disk_is_empty() {
-    for size in ["64G", "3T"] {
+    // The one is hashed, of the other the tables take their time.
+    for size in ["4G", "3T"] {
         let lab = Lab::new();
         let mut command = lab.command(&["-o", "disk.img", "--size", size]);
         let mut child = lab.start(&mut command, &lab.document);
@@ -980,8 +981,8 @@ fn a_signal_ends_it_also_where_most_of_the_disk_is_empty() {
         let ready = || {
             let open = fs::read_dir(&files).into_iter().flatten().flatten();
             let mut sizes = open.filter_map(|f| f.path().metadata().ok());
-            // The image has its whole length: what follows is all the reading.
-            sizes.any(|m| m.is_file() && m.len() >= 64 << 30)
+            // The image has its whole length, or will have it soon.
+            sizes.any(|m| m.is_file() && m.len() >= 4 << 30)
         };
         while !ready() {
             assert_eq!(child.try_wait().unwrap(), None, "it ended before it began");
