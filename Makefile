@@ -63,11 +63,12 @@ root: build
 	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
 	@tests/show-receipt $(ROOT).json
 
-# Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user.
+# Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user. What the
+# caller ignores (nohup, a background job) the tools would ignore too.
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER
 test: host
 	cargo build --workspace --all-targets
-	$(if $(SUDO),env $(RUNNER)="sudo -E") cargo test --workspace --no-fail-fast
+	env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --workspace --no-fail-fast
 
 # A fault at every system call of every tool (days: `make test` does a sample, STRAPLINE_TORTURE=N every N-th), and 1 000
 # cycles in each mode.
@@ -75,8 +76,8 @@ torture: host
 	cargo build --workspace --all-targets
 	mkdir -p build
 	for test in torture crowds; do \
-	  STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),1) STRAPLINE_CYCLES=$(or $(STRAPLINE_CYCLES),1000) $(if $(SUDO),env $(RUNNER)="sudo -E") \
-	    cargo test -p strapline-tests --test $$test -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: $$test failed"; \
+	  STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),1) STRAPLINE_CYCLES=$(or $(STRAPLINE_CYCLES),1000) $(if $(SUDO),$(RUNNER)="sudo -E") \
+	    env --default-signal cargo test -p strapline-tests --test $$test -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: $$test failed"; \
 	done | tee build/torture.log
 	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
 	  END { print n + 0 " injections, " l + 0 " leaks" }' build/torture.log
