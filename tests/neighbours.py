@@ -87,7 +87,7 @@ def elsewhere():
 
 def another():
     """Another user's process, beside the root."""
-    os.chdir(LAB + "/root2")
+    os.chdir(LAB + "/rooted")
     os.setgid(65534)
     os.setuid(65534)
 

@@ -19,7 +19,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// What of a laboratory is theirs, by name: that of their directory begins like the name of the root beside it.
 pub const NAMES: [&str; 2] = [DIRECTORY, "root (deleted)"];
-const DIRECTORY: &str = "root2";
+const DIRECTORY: &str = "rooted";
 
 /// The neighbours of the root `root` of a laboratory. They end with this, and at the latest with this program.
 #[derive(Debug)]

@@ -903,7 +903,7 @@ fn what_a_server_does_wrong_to_fetch_pacman_is_named() {
         let message = format!("fetching '{url}/archlinuxcn/x86_64/{about}': {why}");
         let hint = match code {
             _ if why == page => package::page::HINT,
-            "network" => "try again: what has arrived is kept; or name another --server URL",
+            "network" => "try again, or name another --server URL",
             "not-found" => "see --server, --repo and --package",
             "not-verified" => {
                 "nothing of it was run; name another --server URL, or try again when the mirror has settled"
@@ -1171,11 +1171,13 @@ fn two_straps_do_not_work_on_one_root_and_a_dead_lock_goes() {
     fs::write(lab.path().join("begun.json"), begun.succeeded().to_string()).expect("a file");
     let database = lab.path().join("root/var/lib/pacman");
     let ran = lab.sh(&format!(
-        "exec flock root/var/lib/pacman sh -c 'strap {PACKAGES} < begun.json'"
+        "echo $$ >pid; exec flock root/var/lib/pacman sh -c 'strap {PACKAGES} < begun.json'"
     ));
+    let holder = fs::read_to_string(lab.path().join("pid")).expect("our own file");
     let message = format!(
-        "locking '{}': another tool works on this root",
-        database.display()
+        "locking '{}': another tool works on this root: {} flock (user root)",
+        database.display(),
+        holder.trim()
     );
     let hint = "wait until it has ended, and try again";
     failed(&ran, "strap", "busy", &message, hint);

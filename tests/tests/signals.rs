@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use strapline_tests::lab::{Host, processes_below};
 use strapline_tests::trial::{KILLED, LOCK};
-use strapline_tests::{Lab, Mirror, Server, Who};
+use strapline_tests::{Answer, Lab, Mirror, Server, Who};
 
 /// What takes longer does not end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -137,8 +139,12 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Event {
-    /// This key, so often.
+    /// This key, so often, while pacman works.
     Key(u8, usize),
+    /// This key, so often, while something else works.
+    Keys(u8, usize),
+    /// SIGTERM to timeout(1), which started the pipe.
+    Timeout,
     /// ^Z, and later `fg`.
     Stop,
     /// The terminal's other side is closed.
@@ -163,6 +169,14 @@ impl Event {
                     });
                 }
             }
+            Self::Keys(key, times) => {
+                for _ in 0..times {
+                    terminal.press(key);
+                    until("taking a signal", || settled(job));
+                }
+            }
+            // The job's first process.
+            Self::Timeout => kill_process(job, Signal::TERM).unwrap(),
             Self::Stop => {
                 terminal.press(b'Z' - b'@');
                 let stopped = |job| {
@@ -258,7 +272,9 @@ struct Bench {
     lab: Lab,
     /// A directory of the root, by the mount that is below those of the pipe: what is opened by it keeps none of them busy.
     var: File,
-    _server: Server,
+    server: Server,
+    /// Whether the server says nothing any more.
+    silent: Arc<AtomicBool>,
     mkroot: String,
 }
 
@@ -266,7 +282,14 @@ impl Bench {
     fn new(who: Who, options: &str) -> Self {
         let lab = Lab::new(who);
         let mirror = Mirror::of("x86_64").tampered(&lab.path().join("m"), "scriptlet-waits");
-        let server = Server::of(&mirror.www());
+        let silent = Arc::<AtomicBool>::default();
+        let says_nothing = Arc::clone(&silent);
+        let server = Server::lying(&mirror.www(), move |_| {
+            match says_nothing.load(Ordering::Relaxed) {
+                true => Answer::Silence,
+                false => Answer::Serve,
+            }
+        });
         let (preset, url) = (mirror.preset(), server.url());
         let mkroot = format!("mkroot root --arch x86_64 --distro {}", preset.display());
         let ran = lab.sh(&format!(
@@ -278,7 +301,8 @@ impl Bench {
         Self {
             var: File::open(lab.path().join("root/var")).unwrap(),
             lab,
-            _server: server,
+            server,
+            silent,
             mkroot: format!("{mkroot} {options}"),
         }
     }
@@ -324,35 +348,49 @@ impl Bench {
     /// Checks what came of it.
     #[track_caller]
     fn check(&self, terminal: Terminal, interrupted: bool, leader_lives: bool, what: &str) {
-        let (status, document) = end(&self.lab, terminal, what);
-        let error = &document["error"];
-        let is = (&error["tool"], &error["code"], &error["exit"]);
-        let (should, exit) = match interrupted {
-            true => (
-                (&json!("strap"), &json!("interrupted"), &json!(130)),
-                Some(130),
-            ),
-            false => ((&Value::Null, &Value::Null, &Value::Null), Some(0)),
-        };
-        assert_eq!(is, should, "{what}: {error}");
-        assert_eq!(status, exit.filter(|_| leader_lives), "{what}");
+        let exit = leader_lives.then_some(if interrupted { 130 } else { 0 });
+        let document = self.check_tool("strap", terminal, interrupted, exit, what);
         let list = |member: &str, key: &str| -> Vec<String> {
             let list = document[member].as_array().into_iter().flatten();
             let words = list.filter_map(|one| one[key].as_str());
             words.map(str::to_owned).collect()
         };
-        let steps = list("steps", "tool");
-        assert!(
-            steps.ends_with(&["strap", "reap", "unmount"].map(str::to_owned)),
-            "{what}: {steps:?}"
-        );
         for name in ["bash", "waits"] {
             assert!(
                 list("packages", "name").contains(&name.to_owned()),
                 "{what}: no {name}"
             );
         }
+    }
+
+    /// Checks what came of a pipe of this tool and those that undo, and returns its document. `exit` is its exit status, where
+    /// somebody lived to see it.
+    #[track_caller]
+    fn check_tool(
+        &self,
+        tool: &str,
+        terminal: Terminal,
+        interrupted: bool,
+        exit: Option<i32>,
+        what: &str,
+    ) -> Value {
+        let (status, document) = end(&self.lab, terminal, what);
+        let error = &document["error"];
+        let is = (&error["tool"], &error["code"], &error["exit"]);
+        let should = match interrupted {
+            true => (&json!(tool), &json!("interrupted"), &json!(130)),
+            false => (&Value::Null, &Value::Null, &Value::Null),
+        };
+        assert_eq!(is, should, "{what}: {error}");
+        assert_eq!(status, exit, "{what}");
+        let steps = document["steps"].as_array().into_iter().flatten();
+        let steps: Vec<_> = steps.filter_map(|step| step["tool"].as_str()).collect();
+        assert!(
+            steps.ends_with(&[tool, "reap", "unmount"]),
+            "{what}: {steps:?}"
+        );
         nothing_is_left(&self.lab, what);
+        document
     }
 }
 
@@ -415,6 +453,195 @@ fn as_root() {
 #[test]
 fn as_a_user() {
     table(Who::User, "");
+}
+
+// -- Every other tool that makes, at its work -------------------------------------------------------------------------
+
+/// What holds a tool, and how that is seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hold {
+    /// A program of the root reads from the gate.
+    Gate,
+    /// The server says nothing: it was asked.
+    Server,
+    /// Much to do: it has a file open that is as long.
+    Work(u64),
+}
+
+/// Each tool with the command that is held, and what it would have made.
+const HELD: &[(&str, &str, Hold, &str)] = &[
+    (
+        "fetch-pacman",
+        "--server $URL/archlinuxcn/x86_64 --cache-dir $PWD/fetched -o pacman",
+        Hold::Server,
+        "pacman",
+    ),
+    ("keyring", "", Hold::Server, "root.strapline/gnupg.new"),
+    (
+        "configure",
+        "--locale de_DE.UTF-8",
+        Hold::Gate,
+        "root/etc/locale.conf",
+    ),
+    (
+        "enter",
+        "-- sh -c 'read -r line </var/gate; touch /var/done'",
+        Hold::Gate,
+        "root/var/done",
+    ),
+    ("verify", "", Hold::Server, "packages/bash.part"),
+    (
+        "pack",
+        "-o root.tar --keep-keyring",
+        Hold::Work(HOLE),
+        "root.tar",
+    ),
+    (
+        "mkdisk",
+        "-o disk.img --size 3T --keep-keyring --bootloader none",
+        Hold::Work(1 << 40),
+        "disk.img",
+    ),
+];
+
+/// The length of a file of the root that is one hole.
+const HOLE: u64 = 60 << 30;
+
+const EVENTS: &[(Leader, Event)] = &[
+    (Leader::Shell, Event::Keys(INT, 1)),
+    (Leader::Shell, Event::Keys(INT, 2)),
+    (Leader::Script, Event::Keys(INT, 1)),
+    (Leader::Shell, Event::Close),
+    (Leader::Shell, Event::LeaderDies),
+    (Leader::Shell, Event::Kill(&[Signal::QUIT])),
+    (Leader::Shell, Event::Kill(&[Signal::INT, Signal::HUP])),
+    (Leader::Shell, Event::Timeout),
+];
+
+impl Bench {
+    /// Lays out what holds the tools, in the root and beside it.
+    fn prepare(&self) {
+        let script = format!(
+            "rm -rf packages fetched; mkdir -p root/etc; mkfifo -m 666 root/var/gate; truncate -s {HOLE} root/0; \
+             echo '#de_DE.UTF-8 UTF-8' >root/etc/locale.gen; \
+             printf '#!/bin/sh\nread -r line </var/gate\n' >root/usr/bin/locale-gen; chmod 755 root/usr/bin/locale-gen; \
+             chown --reference=root root/0 root/var/gate root/etc root/etc/locale.gen root/usr/bin/locale-gen"
+        );
+        let mut command = std::process::Command::new("sh");
+        command.args(["-ec", &script]).current_dir(self.lab.path());
+        assert!(command.status().unwrap().success());
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Runs one cell of the table.
+    fn hold(
+        &self,
+        (tool, args, hold, makes): (&str, &str, Hold, &str),
+        (leader, event): (Leader, Event),
+    ) {
+        let what = format!("{tool} {args}: {leader:?}, {event:?}");
+        fs::remove_file(self.lab.path().join("status")).unwrap_or_default();
+        let args = args.replace("$URL", self.server.url());
+        let mut pipe = format!(
+            "{} --state ready.json 2>err.mkroot | {tool} {args} 2>err.tool | reap | unmount >doc.json",
+            self.mkroot
+        );
+        if event == Event::Timeout {
+            fs::write(self.lab.path().join("pipe"), pipe).unwrap();
+            pipe = "timeout 3600 sh pipe".to_owned();
+        }
+        let asked = self.server.requests().len();
+        // Inside, there is no session of ours.
+        let hole = self.lab.path().join("root/0").metadata().unwrap();
+        let hole = (hole.dev(), hole.ino());
+        let mut terminal = Terminal::start(&self.lab, leader, &pipe);
+        let mut gate = None;
+        until(&format!("{what}: its work"), || {
+            let err = || fs::read_to_string(self.lab.path().join("err.tool")).unwrap_or_default();
+            assert_eq!(
+                terminal.leader.try_wait().unwrap(),
+                None,
+                "{what}: {}",
+                err()
+            );
+            match hold {
+                Hold::Server => self.server.requests().len() > asked,
+                Hold::Work(length) => is_open(length, hole, Pid::from_child(&terminal.leader)),
+                Hold::Gate => {
+                    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                    gate = openat(&self.var, "gate", flags, Mode::empty()).ok();
+                    gate.is_some()
+                }
+            }
+        });
+        event.happen(&mut terminal, &self.lab);
+        let exit = match event {
+            Event::Close | Event::LeaderDies => None,
+            // timeout(1) sends it to the shell, too, whose status it then has.
+            Event::Timeout => Some(128 + 15),
+            _ => (leader == Leader::Shell).then_some(130),
+        };
+        self.check_tool(tool, terminal, true, exit, &what);
+        drop(gate);
+        assert!(
+            !self.lab.path().join(makes).exists(),
+            "{what}: '{makes}' is there"
+        );
+    }
+}
+
+/// Returns whether a process has such a file open: one that is as long and is this one, or is open in this session.
+fn is_open(length: u64, hole: (u64, u64), session: Pid) -> bool {
+    let of_session = members(SESSION, session);
+    let open = |entry: fs::DirEntry| {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            return false;
+        };
+        let ours = of_session.iter().any(|(member, _)| *member == pid);
+        let files = fs::read_dir(entry.path().join("fd"));
+        let metas = files.into_iter().flatten().flatten();
+        let mut metas = metas.filter_map(|file| file.path().metadata().ok());
+        metas.any(|m| m.is_file() && m.len() >= length && (ours || (m.dev(), m.ino()) == hole))
+    };
+    fs::read_dir("/proc").unwrap().flatten().any(open)
+}
+
+fn held(who: Who, options: &str) {
+    let bench = Bench::new(who, options);
+    bench.prepare();
+    let mut wrong = Vec::new();
+    // What is mounted on the host is not to go into a disk: mkdisk refuses it.
+    let refused = |tool: &str| tool == "mkdisk" && options == "--host";
+    for &row in HELD.iter().filter(|(tool, ..)| !refused(tool)) {
+        for &event in EVENTS {
+            let cell = std::panic::AssertUnwindSafe(|| bench.hold(row, event));
+            if let Err(why) = std::panic::catch_unwind(cell) {
+                wrong.push(why.downcast_ref::<String>().cloned().unwrap_or_default());
+                bench.clear();
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} cells:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn each_tool_with_mounts_on_the_host() {
+    held(Who::Root, "--host");
+}
+
+#[test]
+fn each_tool_as_root() {
+    held(Who::Root, "");
+}
+
+#[test]
+fn each_tool_as_a_user() {
+    held(Who::User, "");
 }
 
 // -- What was ignored at the start ------------------------------------------------------------------------------------

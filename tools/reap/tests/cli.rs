@@ -317,16 +317,22 @@ fn who_lives_in_another_directory_of_that_name_lives_on() {
 fn an_agent_that_cannot_be_proven_to_serve_the_keyring_is_named_and_lives_on() {
     let ground = run_with_keyring(
         r#"
+        # Those of this keyring: other tests have agents, too.
+        agents() {
+            for p in $(pids gpg-agent); do
+                tr '\0' ' ' <"/proc/$p/cmdline" | grep -qF -- "--homedir $keyring " && echo "$p"
+            done
+        }
         # One of an older keyring, which a mount hides now.
         gpg-agent --homedir "$keyring" --daemon >/dev/null 2>&1
-        pids gpg-agent >"$D/older.pid"
+        agents >"$D/older.pid"
         mount -t tmpfs new "$T"
         mkdir -p "$keyring"; chmod 700 "$keyring"
         step older reap --timeout 0 "$T"
         is_alive "$(cat "$D/older.pid")"
         # And one in another mount namespace.
         unshare --mount gpg-agent --homedir "$keyring" --daemon >/dev/null 2>&1
-        for p in $(pids gpg-agent); do [ "$p" = "$(cat "$D/older.pid")" ] || echo "$p" >"$D/elsewhere.pid"; done
+        for p in $(agents); do [ "$p" = "$(cat "$D/older.pid")" ] || echo "$p" >"$D/elsewhere.pid"; done
         [ -S "$keyring/S.gpg-agent" ]
         step elsewhere reap --timeout 0 "$T"
         is_alive "$(cat "$D/older.pid")"
