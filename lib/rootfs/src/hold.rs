@@ -21,6 +21,9 @@ use std::os::fd::{AsFd, OwnedFd};
 /// A holder of another PID namespace.
 const UNSEEN: &str = "a process that cannot be seen from here";
 
+/// How long one that undoes waits for another, in milliseconds.
+const PATIENCE: u16 = if cfg!(test) { 1_000 } else { 60_000 };
+
 /// How many holders a message names.
 const NAMED: usize = 3;
 
@@ -75,8 +78,12 @@ pub(crate) fn take(root: &Root, want: Want) -> Result<OwnedFd, Failure> {
             return Err(named(root, &holders));
         }
         for holder in &holders {
-            if let Some(process) = process_of(root, holder)? {
-                wait_for(&process, want).map_err(|f| f.while_doing(doing()))?;
+            let Some(process) = process_of(root, holder)? else {
+                continue;
+            };
+            if !wait_for(&process, want).map_err(|f| f.while_doing(doing()))? {
+                let pid = holder.pid;
+                return Err(busy(root, describe(pid), Some(pid.to_string())));
             }
         }
     }
@@ -118,19 +125,24 @@ fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> 
     }
 }
 
-/// Waits until one that undoes has ended.
-fn wait_for(process: &OwnedFd, want: Want) -> Result<(), Failure> {
+/// Waits until one that undoes has ended, and returns whether it has. One that undoes is not stopped by a signal: it gives up
+/// after [`PATIENCE`], since the holder may be anybody.
+fn wait_for(process: &OwnedFd, want: Want) -> Result<bool, Failure> {
     loop {
-        // One that undoes is not stopped by a signal.
         let stop = signal::descriptor().filter(|_| want == Want::Share);
         let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         fds.extend(stop.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
+        let limit = match want {
+            Want::Alone => PollTimeout::from(PATIENCE),
+            Want::Share => PollTimeout::NONE,
+        };
+        match poll(&mut fds, limit) {
+            Ok(0) => return Ok(false),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(e) => return Err(e).doing(Code::Os, || "waiting for its holder"),
         }
         if fds.first().and_then(PollFd::any) == Some(true) {
-            return Ok(());
+            return Ok(true);
         }
         if want == Want::Share {
             signal::check()?;
@@ -261,6 +273,27 @@ mod tests {
         );
         drop(shares);
         drop(take(&root(dir.path()), Want::Alone).unwrap());
+    }
+
+    #[test]
+    fn a_strangers_lock_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut stranger = std::process::Command::new("flock")
+            .args([".", "sh", "-c", "echo; exec cat"])
+            .current_dir(dir.path())
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = std::io::BufReader::new(stranger.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut stdout, &mut String::new()).unwrap();
+        let failure = take(&root(dir.path()), Want::Alone).unwrap_err();
+        assert_eq!(failure.code, Code::Busy);
+        let who = format!("{} flock", stranger.id());
+        assert!(failure.message.contains(&who), "{failure}");
+        drop(stranger.stdin.take());
+        stranger.wait().unwrap();
+        take(&root(dir.path()), Want::Alone).unwrap();
     }
 
     #[test]

@@ -158,11 +158,9 @@ impl Fetched {
             self.offline,
         );
         let (_, planned) = proven.map_err(|failure| match failure.code {
-            Code::NotVerified => failure.hint(format!(
-                "it is not as its distribution signed it: try another mirror, with mkconf --server URL; or, without a \
-                 check, 'strap --loose {}' before this",
-                self.packages.join(" ")
-            )),
+            Code::NotVerified => failure.hint(
+                "it is not as its distribution signed it: try another mirror, with mkconf --server URL",
+            ),
             _ => failure,
         })?;
         if self.read(&planned)? != self.files {
