@@ -289,7 +289,12 @@ fn ext4_on_another_loop_device() {
 fn btrfs_mounted_again() {
     mounted_again(
         "truncate -s 128M image; mkfs.btrfs -q image; mount -o loop image fs",
-        "mount -t tmpfs x other; mkdir other/x; mount -t tmpfs y other/x; mount -o loop image fs; umount other/x",
+        // The lowest free number is given: the old one is taken by another file system before.
+        "n=0; until [ $n -gt 0 ] && [ $(stat -c %d other/$n) -ge $before ]; do
+             [ $n -gt 0 ] || mount -t tmpfs x other
+             n=$((n + 1)); mkdir other/$n; mount -t tmpfs y other/$n
+         done
+         mount -o loop image fs; umount -q other/*",
     );
 }
 

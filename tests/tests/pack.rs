@@ -46,7 +46,7 @@ fn make(who: Who) -> Lab {
     let ran = lab.sh(
         "umask 022; mkroot root --arch $(uname -m) --distro archlinux --bind /usr:usr -q > begun.json \
          && for link in bin sbin lib lib64; do ln -s usr/$link root/$link; done \
-         && enter --state begun.json --bind $PWD/make:tmp/make -- sh /tmp/make; cat begun.json",
+         && enter --quiet --state begun.json --bind $PWD/make:tmp/make -- sh /tmp/make; cat begun.json",
     );
     drop(ran.succeeded());
     assert_eq!(ran.stderr, "");
@@ -67,7 +67,7 @@ fn pack(lab: &Lab, options: &str) -> String {
 /// What `LOOK` says of the root itself, as it is inside.
 fn expected(lab: &Lab) -> String {
     fs::write(lab.path().join("look"), LOOK).expect("our own directory");
-    let ran = lab.sh("enter --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
+    let ran = lab.sh("enter --quiet --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
     assert_eq!(ran.status, 0, "{}", ran.stdout);
     ran.stdout
 }

@@ -5,7 +5,9 @@
 //! such name, says nothing and exits 0. A static one with musl needs none. So it is tried, with a package in which nothing
 //! else can be wrong.
 
+use rustix::fs::{Mode, OFlags, open};
 use stage::{Code, Doing, Failure, child};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,32 +16,55 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Returns whether `program` reads the name of such a file; `None` where it does not read that package without such a file
-/// either, so that the name is not what is in its way.
+/// either, so that the name is not what is in its way. It works in `directory`, where what it needs stays; without one, in one
+/// that goes.
 ///
 /// # Errors
 ///
 /// When it cannot be tried.
-pub fn reads_all_names(program: &Path) -> Result<Option<bool>, Failure> {
-    let reads_it = reads(program, "caf\u{e9}")?;
-    Ok(match reads_it {
+pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Option<bool>, Failure> {
+    let mut temporary = None;
+    let directory = match directory {
+        Some(directory) => directory,
+        None => temporary
+            .insert(tempfile::tempdir().doing(Code::Os, MAKING)?)
+            .path(),
+    };
+    let reads = |name| reads(program, directory, name);
+    // Once more where only the other succeeds: two runs may be making the database at the same moment.
+    Ok(match reads(NAME)? {
         true => Some(true),
-        false => reads(program, "cafe")?.then_some(false),
+        false if reads("cafe")? => Some(reads(NAME)?),
+        false => None,
     })
 }
 
+/// A name that is not ASCII.
+const NAME: &str = "caf\u{e9}";
+
+const MAKING: fn() -> &'static str = || "making a package to try pacman with";
+
 /// Has it list a package that has this one file.
-fn reads(program: &Path, name: &str) -> Result<bool, Failure> {
-    let doing = || "making a package to try pacman with";
-    let dir = tempfile::tempdir().doing(Code::Os, doing)?;
-    let file = dir.path().join("try-1-1-any.pkg.tar");
-    std::fs::write(&file, package(name).doing(Code::Os, doing)?).doing(Code::Os, doing)?;
+fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> {
+    let file = format!(
+        "{}-1-1-any.pkg.tar",
+        if name.is_ascii() { "ascii" } else { "other" }
+    );
+    let bytes = package(name).doing(Code::Os, MAKING)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = open(directory, flags, Mode::empty()).doing(Code::Os, MAKING)?;
+    let there = rootfs::root::read(opened.as_fd(), &file, bytes.len() as u64);
+    if there.ok().as_ref() != Some(&bytes) {
+        rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None)
+            .doing(Code::Os, MAKING)?;
+    }
     let mut command = child::command(program);
     command.env("LC_ALL", "C.UTF-8").stderr(Stdio::null());
     command.args(["--config", "/dev/null"]);
     for option in ["--root", "--dbpath", "--gpgdir"] {
-        command.arg(option).arg(dir.path());
+        command.arg(option).arg(directory);
     }
-    command.arg("-Qlp").arg(&file);
+    command.arg("-Qlp").arg(directory.join(file));
     rootfs::tie_to_us(&mut command);
     let output = child::output_within(&mut command, PATIENCE)?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -75,7 +100,7 @@ mod tests {
     #[test]
     fn the_hosts_own_reads_all_names_without_the_locale_none_and_another_program_says_nothing() {
         let host = Path::new("/usr/bin/pacman");
-        assert_eq!(reads_all_names(host).unwrap(), Some(true));
+        assert_eq!(reads_all_names(host, None).unwrap(), Some(true));
         let dir = tempfile::tempdir().unwrap();
         let script = |name: &str, text: &str| {
             let path = dir.path().join(name);
@@ -91,8 +116,8 @@ mod tests {
             "without",
             "#!/bin/sh\\nexport LC_ALL=none.UTF-8\\nexec /usr/bin/pacman \"$@\"\\n",
         );
-        assert_eq!(reads_all_names(&without).unwrap(), Some(false));
+        assert_eq!(reads_all_names(&without, None).unwrap(), Some(false));
         let other = script("other", "#!/bin/sh\\nexit 0\\n");
-        assert_eq!(reads_all_names(&other).unwrap(), None);
+        assert_eq!(reads_all_names(&other, None).unwrap(), None);
     }
 }

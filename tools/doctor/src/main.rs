@@ -126,7 +126,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     // What cannot be tried is no finding: fetch-pacman --use says why.
     let names = pacman
         .as_ref()
-        .and_then(|program| pacman::locale::reads_all_names(&program.path).ok()?);
+        .and_then(|program| pacman::locale::reads_all_names(&program.path, None).ok()?);
     vec![
         kernel::kernel(&kernel_release, !means.native, works),
         confinement::namespaces(&trials.native, &confinement, &release),

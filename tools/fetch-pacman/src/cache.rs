@@ -3,6 +3,7 @@
 //! * `packages-by-hash/SHA256.pkg`: a whole package, `SHA256.json`: what it is, where it came from, and what the members
 //!   of it that were extracted hash to, and `SHA256.sig`: the signature that it was verified by.
 //! * `pacman/SHA256/…`: the program of that package.
+//! * `trial/`: a database and a package to try a pacman with.
 //!
 //! Nothing in here is believed because it is here: a package is hashed, and its signature checked, each time that it is
 //! used.
@@ -105,6 +106,13 @@ impl Cache {
         let dir = self.0.join("pacman").join(sha256);
         make(&dir)?;
         Ok(dir.join(name))
+    }
+
+    /// Returns a directory where a program is tried. It stays: a run that is killed leaves nothing elsewhere.
+    pub(crate) fn trial(&self) -> Result<PathBuf, Failure> {
+        let dir = self.0.join("trial");
+        make(&dir)?;
+        Ok(dir)
     }
 
     /// Returns the package of that hash, if it is there and still is what it was. One that is not is removed.

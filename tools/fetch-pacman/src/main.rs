@@ -320,14 +320,15 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
             cache.program(&origin.sha256, name)?
         }
     };
+    let trial = cache.trial()?;
     // Decompressing takes longer than all the rest: a program that this package is known to have needs none.
     let same = match cache.member(&origin.sha256, &fetch.member) {
-        Some(sha256) => program::same(context, &verified, &to, &sha256)?,
+        Some(sha256) => program::same(context, &verified, &to, &sha256, &trial)?,
         None => None,
     };
     let program = match same {
         Some(program) => program,
-        None => program::place(context, verified, &fetch.member, &to)?,
+        None => program::place(context, verified, &fetch.member, &to, &trial)?,
     };
     // The program is there and good: a note that cannot be written costs only time, later.
     let mut noted = cache.note(&origin, Some((&fetch.member, &program.sha256)));

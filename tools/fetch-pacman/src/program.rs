@@ -36,6 +36,7 @@ pub(crate) fn place(
     mut verified: Verified,
     member: &str,
     to: &Path,
+    trial: &Path,
 ) -> Result<Program, Failure> {
     let failed = |e: std::io::Error| write_failure(&e, to);
     // In the same directory, so that it can be put in place as one, and not executable.
@@ -60,7 +61,7 @@ pub(crate) fn place(
     // The package's hash was compared before there was a `Verified`: from here on the file may run.
     let runnable = draft.runnable().map_err(failed)?;
     let version = version(context, &runnable.path(), to)?;
-    check_names(&runnable.path(), to)?;
+    check_names(&runnable.path(), to, Some(trial))?;
 
     let new = std::fs::symlink_metadata(to).is_err();
     runnable.put(to).map_err(failed)?;
@@ -81,6 +82,7 @@ pub(crate) fn same(
     _: &Verified,
     to: &Path,
     sha256: &str,
+    trial: &Path,
 ) -> Result<Option<Program>, Failure> {
     let is = || {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
@@ -103,7 +105,7 @@ pub(crate) fn same(
         return Ok(None);
     }
     let version = version(context, to, to)?;
-    check_names(to, to)?;
+    check_names(to, to, Some(trial))?;
     Ok(Some(Program {
         path: to.to_owned(),
         version,
@@ -135,7 +137,7 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
     let mut hash = Sha256Reader::new(file);
     hash.drain().doing(Code::Os, doing)?;
     let version = version(context, path, path)?;
-    check_names(path, path)?;
+    check_names(path, path, None)?;
     Ok(Program {
         path: path.to_owned(),
         version,
@@ -144,9 +146,10 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
     })
 }
 
-/// Refuses a program that leaves out files, or names them otherwise. `name` is what it will be called.
-fn check_names(program: &Path, name: &Path) -> Result<(), Failure> {
-    match pacman::locale::reads_all_names(program)? {
+/// Refuses a program that leaves out files, or names them otherwise. `name` is what it will be called, `trial` a directory where it
+/// is tried.
+fn check_names(program: &Path, name: &Path, trial: Option<&Path>) -> Result<(), Failure> {
+    match pacman::locale::reads_all_names(program, trial)? {
         Some(false) => Err(Failure::new(
             Code::Failed,
             format!("using {}: it leaves out files whose names are not ASCII", quote(name)),
