@@ -67,7 +67,8 @@ fn pack(lab: &Lab, options: &str) -> String {
 /// What `LOOK` says of the root itself, as it is inside.
 fn expected(lab: &Lab) -> String {
     fs::write(lab.path().join("look"), LOOK).expect("our own directory");
-    let ran = lab.sh("enter --quiet --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
+    let ran =
+        lab.sh("enter --quiet --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
     assert_eq!(ran.status, 0, "{}", ran.stdout);
     ran.stdout
 }

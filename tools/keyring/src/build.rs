@@ -118,6 +118,7 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
         extended = strangers.into_iter().map(Key::name).collect();
     }
     let secret = scratch.list("--list-secret-keys")?;
+    scratch.write_ring()?;
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and believe none of its names all the same.
     let invalid = listing::invalid_pins(alive(ring, &dead), &public.list);
@@ -237,8 +238,8 @@ struct Scratch<'a> {
 impl<'a> Scratch<'a> {
     /// Makes an empty one.
     fn make(gpg: &'a Gpg, path: &'a Path) -> Result<Self, Failure> {
-        // As pacman-key does, and so gpg takes pubring.gpg for its ring and not a pubring.kbx.
-        Self::lay_out(gpg, path, &[("pubring.gpg", b""), ("secring.gpg", b"")])
+        // As pacman-key does. Without a pubring.gpg gpg makes a pubring.kbx, in which it finds keys six times as fast.
+        Self::lay_out(gpg, path, &[("secring.gpg", b"")])
     }
 
     /// Makes one with these files.
@@ -339,6 +340,16 @@ impl<'a> Scratch<'a> {
                 ),
             )),
         }
+    }
+
+    /// Makes a pubring.gpg of the keybox, with what gpg has noted of signatures: pacman-key knows no other.
+    fn write_ring(&self) -> Result<(), Failure> {
+        let doing = "writing the keyring";
+        let bytes = self.run(doing, &["--export-options=backup", "--export"])?;
+        let [ring, keybox] = ["pubring.gpg", "pubring.kbx"].map(|name| self.path.join(name));
+        std::fs::write(&ring, bytes)
+            .and_then(|()| std::fs::remove_file(&keybox))
+            .doing(Code::Os, || format!("{doing} {}", quote(&ring)))
     }
 
     /// Lists the keys of the rings that were made later than it is by this host's clock: gpg imports none of them.
