@@ -34,6 +34,7 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("var/lib", 0o755),
     ("var/lib/pacman", 0o755),
     ("var/log", 0o755),
+    ("var/tmp", 0o1777),
 ];
 
 /// Makes what is missing, and returns what was made, parents first. What is there is mended as long as no package is

@@ -67,6 +67,7 @@ fn skeleton(owner: u32) -> Vec<(String, u32, u32, u32)> {
         ("var/lib", 0o755),
         ("var/lib/pacman", 0o755),
         ("var/log", 0o755),
+        ("var/tmp", 0o1777),
     ]
     .map(|(path, mode)| (path.to_owned(), 0o040_000 | mode, owner, owner))
     .to_vec()
