@@ -827,7 +827,12 @@ fn a_killed_run_leaves_no_temporary_file() {
     let asked: i32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    kill(Pid::from_raw(asked), Signal::SIGKILL).unwrap();
+    // It ends with the tool by itself, sooner or later than this.
+    let ended = kill(Pid::from_raw(asked), Signal::SIGKILL);
+    assert!(
+        matches!(ended, Ok(()) | Err(nix::errno::Errno::ESRCH)),
+        "{ended:?}"
+    );
     assert_eq!(names(&lab.path("bin")), Vec::<String>::new());
 }
 
