@@ -84,17 +84,20 @@ pub const TOOLS: [&str; 13] = [
 pub fn pacman_of(suite: &str) -> PathBuf {
     let dir = top().join("build").join(format!("pacman-{suite}"));
     // It has a lock of its own.
-    let out = Command::new(top().join("tests/mirror/mkpacman"))
-        .args(["--suite", suite])
-        .arg(&dir)
-        .output()
-        .expect("python3 is there");
-    assert!(
-        out.status.success(),
-        "unpacking pacman: {}",
-        String::from_utf8_lossy(&out.stderr)
+    let mut command = Command::new(top().join("tests/mirror/mkpacman"));
+    succeed(
+        "unpacking pacman",
+        command.args(["--suite", suite]).arg(&dir),
     );
     dir.join("pacman")
+}
+
+/// Runs a program that makes something for the tests.
+#[track_caller]
+fn succeed(what: &str, command: &mut Command) {
+    let out = command.output().expect("python3 is there");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{what}: {said}");
 }
 
 /// Returns the directory of another Debian suite's gpg, as [`pacman_of`] has it, for `tests/gpg.sh`.
@@ -117,15 +120,8 @@ pub fn gpg_of(suite: &str) -> PathBuf {
 pub fn static_pacman() -> PathBuf {
     let dir = top().join("build/pacman-static");
     // It has a lock of its own.
-    let out = Command::new(top().join("tests/mirror/mkpacman-static"))
-        .arg(&dir)
-        .output()
-        .expect("python3 is there");
-    assert!(
-        out.status.success(),
-        "building pacman: {}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let mut command = Command::new(top().join("tests/mirror/mkpacman-static"));
+    succeed("building pacman", command.arg(&dir));
     dir.join("pacman-static")
 }
 
@@ -192,17 +188,9 @@ impl Mirror {
         static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
         let guard = LOCK.get_or_init(Default::default).lock();
         let dir = top().join("build").join(name);
-        let out = Command::new(top().join("tests/mirror/mkmirror"))
-            .args(options)
-            .arg(&dir)
-            .output()
-            .expect("python3 is there");
+        let mut command = Command::new(top().join("tests/mirror/mkmirror"));
+        succeed("making the mirror", command.args(options).arg(&dir));
         drop(guard);
-        assert!(
-            out.status.success(),
-            "making the mirror: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
         Self { dir }
     }
 
@@ -213,15 +201,10 @@ impl Mirror {
     /// Where it cannot be made.
     #[must_use]
     pub fn tampered(&self, into: &Path, kind: &str) -> Self {
-        let out = Command::new(top().join("tests/mirror/tamper"))
-            .args([&self.dir, into])
-            .arg(kind)
-            .output()
-            .expect("python3 is there");
-        assert!(
-            out.status.success(),
-            "changing the mirror: {}",
-            String::from_utf8_lossy(&out.stderr)
+        let mut command = Command::new(top().join("tests/mirror/tamper"));
+        succeed(
+            "changing the mirror",
+            command.args([&self.dir, into]).arg(kind),
         );
         Self {
             dir: into.to_owned(),
