@@ -11,6 +11,7 @@ pub mod neighbours;
 pub mod proxy;
 pub mod server;
 pub mod small;
+pub mod tier;
 pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
