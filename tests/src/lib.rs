@@ -93,6 +93,24 @@ pub fn pacman_of(suite: &str) -> PathBuf {
     dir.join("pacman")
 }
 
+/// The host's own pacman.
+pub const PACMAN: &str = "/usr/bin/pacman";
+
+/// Returns the pacmans that a test is about: 6.0, 7.0 and 7.1; by day one of them, see [`tier::in_turn`].
+///
+/// # Panics
+///
+/// As [`pacman_of`].
+#[must_use]
+pub fn pacmans() -> Vec<PathBuf> {
+    let make: [fn() -> PathBuf; 3] = [
+        || PACMAN.into(),
+        || pacman_of("trixie"),
+        || pacman_of("sid"),
+    ];
+    tier::in_turn(make).iter().map(|make| make()).collect()
+}
+
 /// Runs a program that makes something for the tests.
 #[track_caller]
 fn succeed(what: &str, command: &mut Command) {

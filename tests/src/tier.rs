@@ -22,3 +22,17 @@ pub fn sample<T>(
 pub fn times(day: usize, night: usize) -> usize {
     if soak() { night } else { day }
 }
+
+/// Returns all of `items`, or by day the one whose turn it is: another in other tests.
+#[must_use]
+pub fn in_turn<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
+    let items: Vec<T> = items.into_iter().collect();
+    if soak() || items.is_empty() {
+        return items;
+    }
+    // The test's name is its thread's.
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or_default().bytes();
+    let turn = name.fold(0, |sum, byte| sum + usize::from(byte)) % items.len();
+    items.into_iter().skip(turn).take(1).collect()
+}

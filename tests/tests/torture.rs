@@ -404,35 +404,35 @@ fn bench(who: Who, arch: &str) -> Bench {
 
 #[test]
 fn mkroot_to_mkconf_as_root() {
-    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn mkroot_to_mkconf_as_a_user() {
-    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_root() {
-    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 150)]);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_a_user() {
-    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 150)]);
 }
 
 #[test]
 fn keyring_and_strap_as_root() {
-    let tools = [("keyring", 1500), ("strap", 2400)];
+    let tools = [("keyring", 4000), ("strap", 8000)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
-    let tools = [("keyring", 1500), ("strap", 2400)];
+    let tools = [("keyring", 4000), ("strap", 8000)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
@@ -447,7 +447,7 @@ fn mounts_on_the_host_are_all_or_none() {
     let calls = subject.run(None).calls;
     bench.unmount("undisturbed");
     let (mut score, mut mounted) = (Score::default(), 0);
-    for (call, fault) in subject.points(&calls, every(60)) {
+    for (call, fault) in subject.points(&calls, every(150)) {
         let when = format!("{}: {fault} at {call}", subject.name);
         bench.restore();
         let run = subject.run(Some((call, fault)));
@@ -497,7 +497,7 @@ fn mounts_on_the_host_are_all_or_none() {
 fn what_is_on_the_host_is_undone_or_it_is_said() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     bench.keep();
-    for (tool, sample) in [("unmount", 60), ("reap", 600)] {
+    for (tool, sample) in [("unmount", 120), ("reap", 2000)] {
         let all = bench.mount();
         let subject = subject(&bench, tool, " --host");
         let tenant = (tool == "reap").then(|| Tenant::new(&bench));
@@ -562,14 +562,14 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
 
 /// What comes after `strap`.
 const FINISHED: [(&str, usize); 8] = [
-    ("configure", 100),
-    ("verify", 3000),
-    ("pack", 1600),
-    ("mkdisk", 2400),
-    ("enter", 60),
-    ("reap", 400),
-    ("unmount", 60),
-    ("doctor", 200),
+    ("configure", 250),
+    ("verify", 8000),
+    ("pack", 4000),
+    ("mkdisk", 6000),
+    ("enter", 150),
+    ("reap", 1500),
+    ("unmount", 100),
+    ("doctor", 600),
 ];
 
 #[test]
