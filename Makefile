@@ -2,8 +2,10 @@
 #
 #   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
 #                aarch64 root through the whole pipe, enters it and prints what it is
-#   make test    everything
-#   make torture a fault at every system call, which takes days (STRAPLINE_TORTURE=N: every N-th)
+#   make check   formatting, lints, documentation, licences, and the tests of each tool and library: before each commit
+#   make test    whole pipelines, on samples: before a pull request
+#   make soak    the same on whole tables, 50 kills of each tool, boots, and a fault at every 100th system call: a night
+#                (STRAPLINE_TORTURE=N: at every N-th; 1 takes days)
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -28,7 +30,7 @@ export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host-demo host demo root test torture bench check fuzz install clean-demo help
+.PHONY: all build host-demo host demo root check test soak bench fuzz install clean-demo help
 
 all: build
 
@@ -66,28 +68,31 @@ root: build
 # Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user. What the
 # caller ignores (nohup, a background job) the tools would ignore too.
 RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER
-test: host
-	cargo build --workspace --all-targets
-	env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --workspace --no-fail-fast
+# Twice as many at once as processors: half of their time is spent on waiting.
+TEST := RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
 
-# A fault at every system call of every tool (days: `make test` does a sample, STRAPLINE_TORTURE=N every N-th), and 1 000
-# cycles in each mode.
-torture: host
-	cargo build --workspace --all-targets
-	mkdir -p build
-	for test in torture crowds; do \
-	  STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),1) STRAPLINE_CYCLES=$(or $(STRAPLINE_CYCLES),1000) $(if $(SUDO),$(RUNNER)="sudo -E") \
-	    env --default-signal cargo test -p strapline-tests --test $$test -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: $$test failed"; \
-	done | tee build/torture.log
-	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
-	  END { print n + 0 " injections, " l + 0 " leaks" }' build/torture.log
-	@! grep -q '^make: .* failed$$' build/torture.log
-
-# Formatting, lints, licences and sources.
-check:
+# What `make test` runs is not among it.
+check: host
+	@command -v cargo-deny > /dev/null || { echo "make: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	cargo deny check bans licenses sources
+	$(TEST) --workspace --exclude strapline-tests
+
+test: host
+	cargo build --workspace --bins
+	$(TEST) -p strapline-tests
+
+# The whole of what `make test` has samples of.
+soak: host
+	cargo build --workspace --bins
+	mkdir -p build
+	{ STRAPLINE_SOAK=1 STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),100) $(TEST) -p strapline-tests -p keyring \
+	    -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: a test failed"; } | tee build/soak.log
+	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
+	  END { print n + 0 " injections, " l + 0 " leaks" }' build/soak.log
+	@! grep -q '^make: a test failed$$' build/soak.log
 
 # One format, with libFuzzer: fuzz/README.md. What it makes of the corpus stays out of the source tree.
 TARGET  ?= document

@@ -11,6 +11,7 @@ pub mod neighbours;
 pub mod proxy;
 pub mod server;
 pub mod small;
+pub mod tier;
 pub mod trial;
 
 pub use lab::{Lab, Ran, Who};
@@ -90,6 +91,24 @@ pub fn pacman_of(suite: &str) -> PathBuf {
         command.args(["--suite", suite]).arg(&dir),
     );
     dir.join("pacman")
+}
+
+/// The host's own pacman.
+pub const PACMAN: &str = "/usr/bin/pacman";
+
+/// Returns the pacmans that a test is about: 6.0, 7.0 and 7.1; by day one of them, see [`tier::in_turn`].
+///
+/// # Panics
+///
+/// As [`pacman_of`].
+#[must_use]
+pub fn pacmans() -> Vec<PathBuf> {
+    let make: [fn() -> PathBuf; 3] = [
+        || PACMAN.into(),
+        || pacman_of("trixie"),
+        || pacman_of("sid"),
+    ];
+    tier::in_turn(make).iter().map(|make| make()).collect()
 }
 
 /// Runs a program that makes something for the tests.

@@ -10,11 +10,10 @@
 use crate::neighbours::{self, Neighbours};
 use crate::{Lab, Mirror, Server, Who, lab};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -53,63 +52,13 @@ pub fn command(lab: &Lab, program: &str) -> Command {
 
 const TMPDIR: &str = "tmp";
 
-// -- One run of one tool ----------------------------------------------------------------------------------------------
-
-/// A tool that waits to be started: its user, its directory and its files are what they will be, and only execve(2) is
-/// left to do.
-#[derive(Debug)]
-pub struct Ready(Child);
-
-/// How a run ended.
-#[derive(Debug)]
-pub enum End {
-    /// By itself: with this status, after this time.
-    Itself(i32, Duration),
-    /// By our SIGKILL.
-    Killed,
+/// Returns a script that becomes a tool with its arguments; what it prints goes to files below `.trial`.
+#[must_use]
+pub fn redirected(command: &str) -> String {
+    format!("exec </dev/null >.trial/out.json 2>.trial/err {command}")
 }
 
-impl Ready {
-    /// Makes it ready: `command` is a tool with its arguments. Its output goes to files below `.trial`.
-    #[must_use]
-    pub fn new(lab: &Lab, command: &str) -> Self {
-        let script =
-            format!("echo; read -r go; exec </dev/null >.trial/out.json 2>.trial/err {command}");
-        let mut child = self::command(lab, "sh")
-            .args(["-c", &script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "\n", "the shell before '{command}'");
-        Self(child)
-    }
-
-    /// Starts it, and kills it after that time, where it still runs.
-    pub fn run(mut self, kill: Option<Duration>) -> End {
-        let pid = Pid::from_child(&self.0);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-        let mut stdin = self.0.stdin.take().unwrap();
-        stdin.write_all(b"\n").unwrap();
-        let begin = Instant::now();
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        let ended = wait(&mut fds, kill.unwrap_or(Duration::from_secs(120)));
-        let time = begin.elapsed();
-        if !ended {
-            pidfd_send_signal(pidfd.as_fd(), Signal::KILL).unwrap();
-        }
-        let status = self.0.wait().unwrap();
-        match status.signal() {
-            Some(9) if !ended => End::Killed,
-            Some(n) => panic!("ended by signal {n}"),
-            None => End::Itself(status.code().unwrap(), time),
-        }
-    }
-}
+// -- What is there -----------------------------------------------------------------------------------------------------
 
 /// What a file is, as far as a second run must make it the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,7 +312,7 @@ impl Bench {
             // A daemon is left at the end, which must go, too.
             steady(
                 "enter",
-                "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) & for ((i = 0; i < 20000; i++)); do :; done'",
+                "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) &'",
             ),
             steady("reap", ""),
             steady("unmount", ""),
@@ -392,15 +341,24 @@ impl Bench {
     pub fn up_to(&mut self, tool: &str) {
         let place = self.place(tool);
         for i in 0..place {
-            match Ready::new(&self.lab, &self.command(i)).run(None) {
-                End::Itself(0, _) => self.host("cp .trial/out.json .snap/document.json"),
-                end => panic!("{}: {end:?}\n{}", self.steps[i].tool, self.stderr()),
+            match self.run(&self.command(i)) {
+                0 => self.host("cp .trial/out.json .snap/document.json"),
+                status => panic!("{}: {status}\n{}", self.steps[i].tool, self.stderr()),
             }
         }
         if place > 0 {
             self.neighbours.use_the_root();
         }
         self.keep();
+    }
+
+    /// Runs a tool with its arguments to its end, and returns its exit status. What it prints goes to files below `.trial`.
+    #[must_use]
+    pub fn run(&self, command: &str) -> i32 {
+        let mut shell = self::command(&self.lab, "sh");
+        let status = shell.args(["-c", &redirected(command)]).status().unwrap();
+        let by = status.signal().unwrap_or(0);
+        status.code().unwrap_or(128 + by)
     }
 
     /// Runs a script as root of the host.
@@ -488,23 +446,6 @@ impl Bench {
         all
     }
 
-    /// Runs a step to its end, and returns how long that takes and what is then there.
-    #[must_use]
-    pub fn measure(&self, step: usize) -> (Duration, Tree) {
-        let mut times = Vec::new();
-        let mut after = Tree::new();
-        for _ in 0..3 {
-            self.restore_only(self.steps[step].changes);
-            match Ready::new(&self.lab, &self.command(step)).run(None) {
-                End::Itself(0, time) => times.push(time),
-                end => panic!("{}: {end:?}\n{}", self.steps[step].tool, self.stderr()),
-            }
-            after = self.look();
-        }
-        times.sort();
-        (times[1], after)
-    }
-
     /// No process, no mount, no loop device, no handler, no temporary file; and the neighbours are there.
     pub fn check_nothing_is_left(&self, when: &str) {
         let dir = self.lab.path();
@@ -555,9 +496,9 @@ impl Bench {
     /// Runs a step's command again, which must work, and make what it makes when nobody disturbs it. Returns what is wrong.
     #[must_use]
     pub fn again(&self, command: &str, after: &Tree) -> Vec<String> {
-        let end = Ready::new(&self.lab, command).run(None);
-        if !matches!(end, End::Itself(0, _)) {
-            return vec![format!("the second run: {end:?}\n{}", self.stderr())];
+        let status = self.run(command);
+        if status != 0 {
+            return vec![format!("the second run: {status}\n{}", self.stderr())];
         }
         let mut wrong = self.differs(after);
         if !wrong.is_empty() {
@@ -600,12 +541,8 @@ impl Bench {
 
     /// Runs `mkroot --host` to its end; returns what is mounted then.
     pub fn mount(&self) -> Vec<String> {
-        let end = Ready::new(&self.lab, &self.command(0)).run(None);
-        assert!(
-            matches!(end, End::Itself(0, _)),
-            "{end:?} {}",
-            self.stderr()
-        );
+        let status = self.run(&self.command(0));
+        assert_eq!(status, 0, "{}", self.stderr());
         self.host("cp .trial/out.json .snap/document.json");
         let mounts = self.mounts();
         assert!(mounts.len() >= 8, "{mounts:?}");
@@ -618,22 +555,6 @@ impl Bench {
         assert_eq!(ran.status, 0, "{when}: {ran:?}");
         assert_eq!(ran.stderr, "", "{when}");
         assert_eq!(self.mounts(), Vec::<String>::new(), "{when}");
-    }
-
-    /// Runs a command to its end between `before` and `after`, a few times, and returns how long it takes.
-    #[must_use]
-    pub fn time(&self, command: &str, before: impl Fn(), after: impl Fn()) -> Duration {
-        let mut times = Vec::new();
-        for _ in 0..3 {
-            before();
-            match Ready::new(&self.lab, command).run(None) {
-                End::Itself(0, time) => times.push(time),
-                end => panic!("{command}: {end:?}\n{}", self.stderr()),
-            }
-            after();
-        }
-        times.sort();
-        times[1]
     }
 }
 

@@ -157,12 +157,16 @@ fn boot(lab: &Lab, machine: &Machine, image: &Path) -> BTreeMap<String, String> 
     said
 }
 
+/// By day: `mkdisk::an_image_of_a_board_as_root`.
 #[test]
+#[ignore = "soak: boots a machine twice"]
 fn a_board_boots_what_an_ordinary_user_made() {
     boots(&BOARD, Who::User);
 }
 
+/// By day: `tools/mkdisk/tests/cli.rs` looks at what the firmware reads.
 #[test]
+#[ignore = "soak: boots a machine twice"]
 fn a_pc_boots() {
     boots(&PC, Who::Root);
 }

@@ -2,14 +2,14 @@
 //! from inside, a second run changes nothing, a killed one leaves nothing half done, and the keyring of the first boot
 //! verifies what pacman installs.
 
+use crate::faults::Fault;
+use crate::supervisor;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-use strapline_tests::{Lab, Mirror, Ran, Server, Who};
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, tier};
 
 /// Everything that can be asked for of the mirror's root.
 const ALL: &str = "--hostname alarm.example.org --locale en_US.UTF-8 --locale C.UTF-8 --timezone Europe/Berlin \
@@ -352,26 +352,28 @@ fn everything_as_an_ordinary_user() {
 #[test]
 fn a_user_is_never_left_half_made() {
     let bench = Bench::new(Who::Root, "x86_64", "base");
-    let mut killed = 0;
-    for number in 0..24_u64 {
-        let options = format!(
+    assert_eq!(bench.lab.sh("mkdir .trial tmp").status, 0);
+    let options = |number| {
+        format!(
             "--user u{number}:wheel,video --password-file u{number}:password --ssh-key u{number}:key.pub --shell u{number}:/bin/bash"
-        );
-        let mut child = bench
-            .lab
-            .command("configure")
-            .args(["--quiet", "--state", "doc.json"])
-            .args(options.split(' '))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("configure is built");
-        // Any moment will do: spread over the time that a run takes.
-        std::thread::sleep(Duration::from_millis(4 + 7 * number));
-        child.kill().expect("it is ours to kill");
-        let status = child.wait().expect("our own child");
-        killed += usize::from(!status.success());
-        drop(bench.configure(&options).succeeded());
+        )
+    };
+    let run = |number, kill: Option<usize>| {
+        let command = format!("configure --quiet --state doc.json {}", options(number));
+        let mut call = 0;
+        supervisor::run_tool(&bench.lab, &command, &mut |_| {
+            call += 1;
+            (Some(call) == kill).then_some(Fault::KillTool)
+        })
+    };
+    // Any moment will do: spread over the calls that a run makes.
+    let moments = tier::times(8, 24);
+    let calls = run(moments, None).calls.len();
+    let mut killed = 0;
+    for number in 0..moments {
+        let status = run(number, Some(calls * (number + 1) / (moments + 1))).status;
+        killed += usize::from(status == 137);
+        drop(bench.configure(&options(number)).succeeded());
         let user = format!("u{number}");
         let said = bench.inside(&format!(
             "pwck --read-only --quiet; grpck --read-only; id --name --groups {user}; stat -c %U /home/{user}/.bashrc \
@@ -384,7 +386,7 @@ fn a_user_is_never_left_half_made() {
         );
     }
     assert!(
-        killed > 6,
-        "only {killed} runs were killed before they ended"
+        killed > moments / 2,
+        "{killed} of {moments} runs were killed"
     );
 }

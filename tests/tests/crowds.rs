@@ -8,10 +8,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use strapline_tests::{Lab, Mirror, Neighbours, Server, Who};
+use strapline_tests::{Lab, Mirror, Neighbours, Server, Who, tier};
 
 /// How many pipes there are at once.
-const CROWD: usize = 20;
+fn crowd() -> usize {
+    tier::times(6, 20)
+}
 
 /// How long all of them may take together: a deadlock is longer.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -86,12 +88,12 @@ fn different_targets(who: Who) {
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
     let begin = Instant::now();
-    let crowd = (0..CROWD).map(|i| {
+    let pipes = (0..crowd()).map(|i| {
         let name = format!("root{i}");
         start(&lab, &pipe(&mirror, &server, &name, &name))
     });
-    wait(crowd.collect());
-    for i in 0..CROWD {
+    wait(pipes.collect());
+    for i in 0..crowd() {
         let status = read(&lab, &format!("root{i}.status"));
         assert_eq!(
             status.trim(),
@@ -102,7 +104,7 @@ fn different_targets(who: Who) {
     }
     check_cache(&mirror, &lab);
     neighbours.unharmed("at the end");
-    eprintln!("{CROWD} pipes as {who:?}: {:?}", begin.elapsed());
+    eprintln!("{} pipes as {who:?}: {:?}", crowd(), begin.elapsed());
 }
 
 #[test]
@@ -120,11 +122,11 @@ fn of_pipes_with_one_target_those_that_come_too_soon_are_refused() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
-    let crowd =
-        (0..CROWD).map(|i| start(&lab, &pipe(&mirror, &server, "root", &format!("run{i}"))));
-    wait(crowd.collect());
+    let pipes =
+        (0..crowd()).map(|i| start(&lab, &pipe(&mirror, &server, "root", &format!("run{i}"))));
+    wait(pipes.collect());
     let mut ends: BTreeMap<String, usize> = BTreeMap::new();
-    for i in 0..CROWD {
+    for i in 0..crowd() {
         let status = read(&lab, &format!("run{i}.status")).trim().to_owned();
         let errors = read(&lab, &format!("run{i}.err"));
         assert!(["0", "75"].contains(&&*status), "{status}: {errors}");
@@ -140,7 +142,7 @@ fn of_pipes_with_one_target_those_that_come_too_soon_are_refused() {
     }
     assert!(ends.contains_key("0"), "nobody got through: {ends:?}");
     check_cache(&mirror, &lab);
-    eprintln!("{CROWD} pipes with one target: {ends:?}");
+    eprintln!("{} pipes with one target: {ends:?}", crowd());
     let last = lab.sh(&format!(
         "{}; exit $(cat last.status)",
         pipe(&mirror, &server, "root", "last")
@@ -190,11 +192,11 @@ fn a_lock_dies_with_its_holder() {
 
 // -- One after another ------------------------------------------------------------------------------------------------
 
-/// How often a root is made, entered and left: by default as often as CI has time for (`make torture`: 1 000 times).
+/// How often a root is made, entered and left.
 fn cycles() -> usize {
     match std::env::var("STRAPLINE_CYCLES") {
         Ok(n) => n.parse().expect("STRAPLINE_CYCLES is a number"),
-        Err(_) => 30,
+        Err(_) => tier::times(10, 1000),
     }
 }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use strapline_tests::{Lab, Mirror, Ran, Server, Who, top};
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, tier, top};
 
 /// How long a tool may take over any trick, in seconds: on a busy machine, without optimisation. What waits for a fifo
 /// waits for ever.
@@ -20,6 +20,25 @@ const PATIENCE: u32 = 120;
 
 /// What stands in every file of the host's that is not to be read into a root, an image, a document or a message.
 const SENTINEL: &str = "only-the-host-knows";
+
+/// Returns the rows of a table whose name has `STRAPLINE_TRICK` in it; by day every `stride`-th of all, and others as a user
+/// than as root.
+fn chosen<T>(
+    rows: impl IntoIterator<Item = T>,
+    who: Who,
+    stride: usize,
+    name: impl Fn(&T) -> String,
+) -> Vec<T> {
+    match std::env::var("STRAPLINE_TRICK") {
+        Ok(only) => rows
+            .into_iter()
+            .filter(|row| name(row).contains(&only))
+            .collect(),
+        Err(_) => {
+            tier::sample(rows, stride, if who == Who::Root { 0 } else { stride / 2 }).collect()
+        }
+    }
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What is the host's.
@@ -478,12 +497,8 @@ fn every_tool_over_every_trick(who: Who) {
     } else {
         &[]
     };
-    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
-    for (name, play) in TRICKS
-        .iter()
-        .chain(of_root)
-        .filter(|(name, _)| name.contains(&only))
-    {
+    let all = TRICKS.iter().chain(of_root);
+    for (name, play) in chosen(all, who, 6, |(name, _)| (*name).to_owned()) {
         bench.restore();
         bench.inside(&format!("OUT=$PWD/outside; cd root; {play}"));
         outside.look_again();
@@ -596,7 +611,6 @@ fn configure_with_anything_in_place(who: Who) {
     let bench = Bench::new(who);
     let mut outside = Outside::new(&bench.lab, who);
     bench.restore();
-    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
     let server = bench.server.url();
     let tool = format!("configure --state doc.json {CONFIGURE} --mirror '{server}/$arch/$repo'");
     // What keeps an ordinary user's programs in is the same code: two of each are enough to see that.
@@ -605,26 +619,26 @@ fn configure_with_anything_in_place(who: Who) {
     } else {
         &IN_PLACE[..2]
     };
-    for place in PLACES {
-        for (what, play) in kinds {
-            let what = format!("{place} {what}");
-            if !what.contains(&only) {
-                continue;
-            }
-            bench.inside(&format!(
-                "rm -rf root/etc root/home; cp -a good/etc good/home root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
-                 cd root; AT={place}; rm -rf $AT; mkdir -p $(dirname $AT); {play}"
-            ));
-            outside.look_again();
-            let ran = bench.run(&tool, &what);
-            eprintln!(
-                "{what}: {}: {}",
-                ran.status,
-                ran.stderr.lines().last().unwrap_or_default()
-            );
-            outside.check(&what);
-            bench.hides(&what);
-        }
+    let all = PLACES.iter().flat_map(|place| {
+        kinds
+            .iter()
+            .map(move |(what, play)| (place, format!("{place} {what}"), play))
+    });
+    // No divisor of the number of kinds, so that each is tried somewhere.
+    for (place, what, play) in chosen(all, who, 10, |(_, what, _)| what.clone()) {
+        bench.inside(&format!(
+            "rm -rf root/etc root/home; cp -a good/etc good/home root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
+             cd root; AT={place}; rm -rf $AT; mkdir -p $(dirname $AT); {play}"
+        ));
+        outside.look_again();
+        let ran = bench.run(&tool, &what);
+        eprintln!(
+            "{what}: {}: {}",
+            ran.status,
+            ran.stderr.lines().last().unwrap_or_default()
+        );
+        outside.check(&what);
+        bench.hides(&what);
     }
     bench.end();
 }
@@ -901,7 +915,6 @@ fn images_of_anything(who: Who) {
     bench.restore();
     // No program of it is run here.
     bench.inside("rm -r root/usr/bin root/usr/share; find root/usr/lib -name '*.so*' -delete");
-    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
     let of_root = if who == Who::Root {
         CONTENTS_OF_ROOT
     } else {
@@ -922,11 +935,8 @@ fn images_of_anything(who: Who) {
         );
         outside.check(what);
     };
-    for (name, commands) in CONTENTS
-        .iter()
-        .chain(of_root)
-        .filter(|(name, _)| name.contains(&only))
-    {
+    let all = CONTENTS.iter().chain(of_root);
+    for (name, commands) in chosen(all, who, 4, |(name, _)| (*name).to_owned()) {
         play(commands);
         for tool in [IMAGES[0], &format!("{} --boot 40M", IMAGES[1])] {
             run(tool, name);
@@ -937,11 +947,9 @@ fn images_of_anything(who: Who) {
         "ln -s $HOST/passwd link; mkfifo fifo; truncate -s 64M sparse; mkfifo ../../fifo
           python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"socket\")'",
     );
-    for (name, text) in layouts(&bench.lab) {
-        let name = format!("layout: {name}");
-        if !name.contains(&only) {
-            continue;
-        }
+    let name = |name: &str| format!("layout: {name}");
+    for (layout, text) in chosen(layouts(&bench.lab), who, 4, |(layout, _)| name(layout)) {
+        let name = name(layout);
         fs::write(bench.lab.path().join("layout.toml"), text).unwrap();
         for tool in [
             &format!("{} --bootloader none", IMAGES[1]),
@@ -995,8 +1003,7 @@ fn every_hostile_package(who: Who) {
         .output()
         .unwrap();
     let kinds = String::from_utf8(kinds.stdout).unwrap();
-    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
-    for kind in kinds.lines().filter(|kind| kind.contains(&only)) {
+    for kind in chosen(kinds.lines(), who, 2, |kind| (*kind).to_owned()) {
         let mirror = hostile_mirror(&bench.lab, kind);
         let server = Server::of(&mirror.www());
         bench.restore();
@@ -1311,7 +1318,7 @@ fn every_hostile_document(who: Who) {
     assert_eq!(ran.status, 0, "{ran:?}");
     bench.restore();
     let root = bench.lab.path().join("root").display().to_string();
-    for (name, text) in texts(&root) {
+    for (name, text) in chosen(texts(&root), who, 2, |(name, _)| (*name).to_owned()) {
         fs::write(bench.lab.path().join("doc.json"), text).unwrap();
         let tools = [
             "mkroot new",
@@ -1341,12 +1348,15 @@ fn every_hostile_document(who: Who) {
     bench.restore();
     let text = fs::read_to_string(bench.lab.path().join("doc.json")).unwrap();
     let good: Value = serde_json::from_str(&text).unwrap();
-    let only = std::env::var("STRAPLINE_TRICK").unwrap_or_default();
-    for (pointer, value) in changes(&bench.lab) {
-        let shown: String = format!("{pointer} {value}").chars().take(120).collect();
-        if !shown.contains(&only) {
-            continue;
-        }
+    let shown = |(pointer, value): &(&str, Value)| {
+        format!("{pointer} {value}")
+            .chars()
+            .take(120)
+            .collect::<String>()
+    };
+    for change in chosen(changes(&bench.lab), who, 6, shown) {
+        let shown = shown(&change);
+        let (pointer, value) = change;
         let mut document = good.clone();
         match document.pointer_mut(pointer) {
             Some(there) => *there = value,

@@ -1,118 +1,133 @@
 //! SIGKILL of every tool at many moments: nothing may be left, and the same pipe must then go on.
 //!
-//! Each step is first run to its end, which says how long it takes and what it makes. Then it is killed at moments that
-//! are spread over that time. The moments are pseudo-random from a fixed seed; a failure says which one it was.
+//! Each step is first run to its end, which says what it makes and how many system calls it and its programs make. Then it is
+//! killed when the n-th of them comes. The numbers are pseudo-random from a fixed seed; a failure says which one it was.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
+use crate::faults::Fault;
+use crate::supervisor::{self, Run};
 use std::path::Path;
-use std::time::Duration;
-use strapline_tests::Who;
-use strapline_tests::trial::{Bench, End, KILLED, LOCK, Ready, Tenant};
+use strapline_tests::trial::{Bench, KILLED, LOCK, Tenant};
+use strapline_tests::{Who, tier};
 
 /// How often each tool is killed, as each user.
-const MOMENTS: usize = 50;
+fn moments() -> usize {
+    tier::times(5, 50)
+}
 
 // -- Moments ----------------------------------------------------------------------------------------------------------
 
-/// Marsaglia's xorshift: the same moments in every run.
+/// The moments of one tool: each falls in a run, or does not count, as programs do not make the same calls each time.
 #[derive(Debug)]
-struct Moments(u64);
-
-impl Moments {
-    fn seeded(name: &str) -> Self {
-        // FNV-1a: any number that is not 0 and differs from tool to tool.
-        Self(name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        }))
-    }
-
-    /// Returns a moment before `end`.
-    fn before(&mut self, end: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        #[allow(clippy::cast_precision_loss, reason = "any fraction will do")]
-        let fraction = (self.0 >> 11) as f64 / (1u64 << 53) as f64;
-        end.mul_f64(fraction)
-    }
-}
-
-/// The moments of one tool: each falls in a run, or does not count. A run that ended before its moment says that runs
-/// take less time now than they did.
-#[derive(Debug)]
-struct Killing {
+struct Killing<'a> {
+    bench: &'a Bench,
     name: String,
-    moments: Moments,
-    duration: Duration,
+    command: String,
+    /// The state of Marsaglia's xorshift: the same moments in every run.
+    random: u64,
+    calls: usize,
     tries: usize,
     killed: usize,
 }
 
-impl Killing {
-    fn new(name: &str, duration: Duration) -> Self {
+impl<'a> Killing<'a> {
+    /// Runs the command once, which must end well, and counts its calls.
+    fn new(bench: &'a Bench, name: &str, command: &str) -> Self {
+        let run = supervisor::run_tool(&bench.lab, command, &mut |_| None);
+        assert_eq!(run.status, 0, "{name}: {}", bench.stderr());
         Self {
+            bench,
             name: name.to_owned(),
-            moments: Moments::seeded(name),
-            duration,
+            command: command.to_owned(),
+            // FNV-1a: any number that is not 0 and differs from tool to tool.
+            random: name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+            }),
+            calls: run.calls.len(),
             tries: 0,
             killed: 0,
         }
     }
 
+    /// Runs it, and kills the tool at one of its calls or its programs'.
+    fn run(&self, call: usize) -> Run {
+        let mut before = 0;
+        let run = supervisor::run_tool(&self.bench.lab, &self.command, &mut |_| {
+            before += 1;
+            (before == call + 1).then_some(Fault::KillTool)
+        });
+        assert_eq!(run.left, None, "{}, call {call}", self.name);
+        run
+    }
+
     /// Runs and kills; returns a text that says when that was. `None` when all moments are over.
-    fn next(&mut self, ready: impl FnOnce() -> Ready) -> Option<String> {
-        if self.killed == MOMENTS {
+    fn next(&mut self) -> Option<String> {
+        if self.killed == moments() {
             return None;
         }
         self.tries += 1;
         assert!(
-            self.tries <= 4 * MOMENTS,
+            self.tries <= 4 * moments(),
             "{}: {} of {} runs ended before they were killed",
             self.name,
             self.tries - self.killed,
             self.tries
         );
-        let moment = self.moments.before(self.duration);
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let call = usize::try_from(self.random % self.calls as u64).unwrap();
         let when = format!(
-            "{}, try {}: {moment:?} of {:?}",
-            self.name, self.tries, self.duration
+            "{}, try {}: call {call} of {}",
+            self.name, self.tries, self.calls
         );
-        match ready().run(Some(moment)) {
-            End::Killed => self.killed += 1,
-            End::Itself(0, time) => self.duration = (self.duration + time) / 2,
-            end => panic!("{when}: {end:?}"),
+        let status = self.run(call).status;
+        match status {
+            137 => self.killed += 1,
+            0 => {}
+            _ => panic!("{when}: {status}"),
         }
         Some(when)
     }
+
+    /// Whether this was the last moment.
+    fn is_over(&self) -> bool {
+        self.killed == moments()
+    }
 }
 
-impl std::fmt::Display for Killing {
+impl std::fmt::Display for Killing<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (killed, calls) = (self.killed, self.calls);
         write!(
             f,
-            "{}: killed {} times within {:?}",
-            self.name, self.killed, self.duration
+            "{}: killed {killed} times within {calls} calls",
+            self.name
         )
     }
 }
 
-// -- Killing ---
+// -- Killing ----------------------------------------------------------------------------------------------------------
 
 /// Kills `tool` at all its moments. The steps before it have run.
 fn kill(bench: &Bench, tool: &str) {
     let place = bench.place(tool);
     let step = &bench.steps[place];
     let before = bench.look();
-    let (duration, after) = bench.measure(place);
     let name = format!("{tool} as {:?}", bench.who);
-    let mut killing = Killing::new(&name, duration);
+    let command = bench.command(place);
+    // Twice: what only a first run does, does not count.
+    assert_eq!(bench.run(&command), 0, "{name}: {}", bench.stderr());
+    bench.restore_only(step.changes);
+    let mut killing = Killing::new(bench, &name, &command);
+    let after = bench.look();
     let (mut left, mut wrong) = (0, Vec::new());
-    let ready = || {
+    loop {
         bench.restore_only(step.changes);
-        Ready::new(&bench.lab, &bench.command(place))
-    };
-    while let Some(when) = killing.next(ready) {
+        let Some(when) = killing.next() else {
+            break;
+        };
         bench.check_nothing_is_left(&when);
         let (drafts, strangers): (Vec<_>, Vec<_>) = bench
             .strangers(step, &[&before, &after])
@@ -123,9 +138,10 @@ fn kill(bench: &Bench, tool: &str) {
             .iter()
             .map(|path| format!("'{}' is left", path.display()))
             .collect();
-        if !drafts.is_empty() || killing.tries.is_multiple_of(step.again) {
-            found.extend(bench.again(&bench.command(place), &after));
-            if tool == "strap" && killing.tries.is_multiple_of(25) {
+        let last = killing.is_over();
+        if !drafts.is_empty() || last || killing.tries.is_multiple_of(step.again) {
+            found.extend(bench.again(&command, &after));
+            if tool == "strap" && (last || killing.tries.is_multiple_of(25)) {
                 found.extend(bench.ask_pacman());
             }
         }
@@ -138,7 +154,7 @@ fn kill(bench: &Bench, tool: &str) {
         wrong.join("\n")
     );
     if !step.changes.is_empty() {
-        ready().run(Some(duration / 2));
+        killing.run(killing.calls / 2);
         bench.check_nothing_is_left(&name);
     }
     let rest = bench.lab.sh(&bench.rest(place));
@@ -166,9 +182,8 @@ fn kill_each(who: Who, tools: &[&str]) {
         }
         // The next tool begins where this one leaves off.
         bench.restore();
-        let place = bench.place(tool);
-        let end = Ready::new(&bench.lab, &bench.command(place)).run(None);
-        assert!(matches!(end, End::Itself(0, _)), "{tool}: {end:?}");
+        let status = bench.run(&bench.command(bench.place(tool)));
+        assert_eq!(status, 0, "{tool}: {}", bench.stderr());
         // What enter prints on stdout is its command's.
         if *tool != "enter" {
             bench.host("cp .trial/out.json .snap/document.json");
@@ -177,54 +192,30 @@ fn kill_each(who: Who, tools: &[&str]) {
     }
 }
 
+/// All that makes and undoes. Two tests each, as two may run at once.
+const PIPE: [&[&str]; 2] = [
+    &["mkroot", "fetch-pacman", "mkconf", "keyring"],
+    &["strap", "configure", "enter", "reap", "unmount"],
+];
+
 #[test]
-fn mkroot_and_fetch_pacman_as_root() {
-    kill_each(Who::Root, &["mkroot", "fetch-pacman"]);
+fn up_to_keyring_as_root() {
+    kill_each(Who::Root, PIPE[0]);
 }
 
 #[test]
-fn mkroot_and_fetch_pacman_as_a_user() {
-    kill_each(Who::User, &["mkroot", "fetch-pacman"]);
+fn up_to_keyring_as_a_user() {
+    kill_each(Who::User, PIPE[0]);
 }
 
 #[test]
-fn mkconf_as_root() {
-    kill_each(Who::Root, &["mkconf"]);
+fn strap_and_after_as_root() {
+    kill_each(Who::Root, PIPE[1]);
 }
 
 #[test]
-fn mkconf_as_a_user() {
-    kill_each(Who::User, &["mkconf"]);
-}
-
-#[test]
-fn keyring_as_root() {
-    kill_each(Who::Root, &["keyring"]);
-}
-
-#[test]
-fn keyring_as_a_user() {
-    kill_each(Who::User, &["keyring"]);
-}
-
-#[test]
-fn strap_as_root() {
-    kill_each(Who::Root, &["strap"]);
-}
-
-#[test]
-fn strap_as_a_user() {
-    kill_each(Who::User, &["strap"]);
-}
-
-#[test]
-fn what_needs_a_finished_root_as_root() {
-    kill_each(Who::Root, &["configure", "enter", "reap", "unmount"]);
-}
-
-#[test]
-fn what_needs_a_finished_root_as_a_user() {
-    kill_each(Who::User, &["configure", "enter", "reap", "unmount"]);
+fn strap_and_after_as_a_user() {
+    kill_each(Who::User, PIPE[1]);
 }
 
 // -- Mounts and processes on the host ---------------------------------------------------------------------------------
@@ -235,15 +226,16 @@ fn mkroot_with_mounts_on_the_host_mounts_all_or_nothing() {
     bench.keep();
     let all = bench.mount();
     bench.unmount("unkilled");
+    bench.restore();
     let command = bench.command(0);
-    let duration = bench.time(&command, || bench.restore(), || bench.unmount("unkilled"));
-    let mut killing = Killing::new("mkroot --host", duration);
+    let mut killing = Killing::new(&bench, "mkroot --host", &command);
+    bench.unmount("unkilled");
     let mut mounted = 0;
-    let ready = || {
+    loop {
         bench.restore();
-        Ready::new(&bench.lab, &command)
-    };
-    while let Some(when) = killing.next(ready) {
+        let Some(when) = killing.next() else {
+            break;
+        };
         bench.check_no_process(&when, false);
         let mounts = bench.mounts();
         assert!(
@@ -252,17 +244,12 @@ fn mkroot_with_mounts_on_the_host_mounts_all_or_nothing() {
         );
         mounted += usize::from(!mounts.is_empty());
         // Mounted or not, it goes on from here.
-        let end = Ready::new(&bench.lab, &command).run(None);
-        assert!(
-            matches!(end, End::Itself(0, _)),
-            "{when}: the second run: {end:?}\n{}",
-            bench.stderr()
-        );
+        let status = bench.run(&command);
+        assert_eq!(status, 0, "{when}: the second run: {}", bench.stderr());
         assert_eq!(bench.mounts(), all, "{when}: after a second run");
         bench.unmount(&when);
     }
-    bench.restore();
-    Ready::new(&bench.lab, &command).run(Some(duration / 2));
+    killing.run(killing.calls / 2);
     // Where the killed one had mounted all, that is nobody's, and stays for a person to take down.
     let rest = bench.lab.sh(&bench.rest(0));
     assert_eq!(rest.status, 0, "{rest:?}");
@@ -276,33 +263,23 @@ fn unmount_goes_on_where_a_killed_one_ended() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     let all = bench.mount();
     let command = bench.command(bench.place("unmount"));
-    let remount = || {
-        if bench.mounts().is_empty() {
-            bench.mount();
-        }
-    };
-    let duration = bench.time(&command, remount, || {
-        assert_eq!(bench.mounts(), Vec::<String>::new());
-    });
-    let mut killing = Killing::new("unmount", duration);
+    let mut killing = Killing::new(&bench, "unmount", &command);
+    assert_eq!(bench.mounts(), Vec::<String>::new());
     let mut part = 0;
-    let ready = || {
+    loop {
         bench.mount();
-        Ready::new(&bench.lab, &command)
-    };
-    while let Some(when) = killing.next(ready) {
+        let Some(when) = killing.next() else {
+            break;
+        };
         bench.check_no_process(&when, false);
         let mounts = bench.mounts();
         assert!(mounts.iter().all(|m| all.contains(m)), "{when}: {mounts:?}");
         part += usize::from(!mounts.is_empty() && mounts != all);
-        let end = Ready::new(&bench.lab, &command).run(None);
-        assert!(
-            matches!(end, End::Itself(0, _)),
-            "{when}: the second run: {end:?}\n{}",
-            bench.stderr()
-        );
+        let status = bench.run(&command);
+        assert_eq!(status, 0, "{when}: the second run: {}", bench.stderr());
         bench.check_nothing_is_left(&when);
     }
+    bench.unmount("at the end");
     eprintln!("{killing}, {part} times half way, nothing left after a second run");
 }
 
@@ -311,27 +288,20 @@ fn reap_goes_on_where_a_killed_one_ended() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     bench.mount();
     let command = bench.command(bench.place("reap"));
-    let tenant = std::cell::Cell::new(None);
-    let duration = bench.time(
-        &command,
-        || tenant.set(Some(Tenant::new(&bench))),
-        || tenant.take().unwrap().ended("unkilled"),
-    );
-    let mut killing = Killing::new("reap", duration);
+    let tenant = Tenant::new(&bench);
+    let mut killing = Killing::new(&bench, "reap", &command);
+    tenant.ended("unkilled");
     let mut before = 0;
-    let ready = || {
-        tenant.set(Some(Tenant::new(&bench)));
-        Ready::new(&bench.lab, &command)
-    };
-    while let Some(when) = killing.next(ready) {
-        let mut tenant = tenant.take().unwrap();
+    loop {
+        let mut tenant = Tenant::new(&bench);
+        let Some(when) = killing.next() else {
+            assert_eq!(bench.run(&command), 0, "{}", bench.stderr());
+            tenant.ended("at the end");
+            break;
+        };
         before += usize::from(tenant.lives());
-        let end = Ready::new(&bench.lab, &command).run(None);
-        assert!(
-            matches!(end, End::Itself(0, _)),
-            "{when}: the second run: {end:?}\n{}",
-            bench.stderr()
-        );
+        let status = bench.run(&command);
+        assert_eq!(status, 0, "{when}: the second run: {}", bench.stderr());
         tenant.ended(&when);
         bench.check_no_process(&when, false);
     }

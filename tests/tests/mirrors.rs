@@ -7,15 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use strapline_tests::{Answer, Lab, Mirror, Proxy, Ran, Request, Server, Who, pacman_of, top};
-
-fn pacmans() -> [PathBuf; 3] {
-    [
-        "/usr/bin/pacman".into(),
-        pacman_of("trixie"),
-        pacman_of("sid"),
-    ]
-}
+use strapline_tests::{
+    Answer, Lab, Mirror, PACMAN, Proxy, Ran, Request, Server, Who, pacmans, top,
+};
 
 /// The pipe up to a keyring, with these servers.
 fn begin(mirror: &Mirror, pacman: &Path, servers: &[&str]) -> String {
@@ -356,11 +350,11 @@ fn a_private_authority_and_a_clock_that_is_behind() {
         }
         let missing = lab.sh(&format!(
             "export SSL_CERT_FILE=./none; {}",
-            begin(&mirror, &pacmans()[0], &[&url])
+            begin(&mirror, Path::new(PACMAN), &[&url])
         ));
         let nobody = lab.sh(&format!(
             "export SSL_CERT_DIR=./nobody; {}",
-            begin(&mirror, &pacmans()[0], &[&url])
+            begin(&mirror, Path::new(PACMAN), &[&url])
         ));
         let clock = top().join("tests/clock.sh");
         let fetch = lab.sh(&format!(
@@ -450,7 +444,7 @@ fn https_through_a_proxy() {
     for list in ["localhost", "example.org,localhost", "*"] {
         let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
         directly.push(fetch(&environment, &direct));
-        let begin = begin(&mirror, &pacmans()[0], &[&direct]);
+        let begin = begin(&mirror, Path::new(PACMAN), &[&direct]);
         directly.push(run(
             &environment,
             &format!("{begin} | strap vim | reap | unmount"),
@@ -459,7 +453,7 @@ fn https_through_a_proxy() {
     for list in ["mirror.invalid", ".invalid"] {
         let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
         lost.push(fetch(&environment, nowhere));
-        let begin = begin(&mirror, &pacmans()[0], &[nowhere]);
+        let begin = begin(&mirror, Path::new(PACMAN), &[nowhere]);
         lost.push(run(&environment, &format!("rm -r packages; {begin}")));
     }
     let passed_by = proxy.asked().len() - before;

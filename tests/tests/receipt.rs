@@ -3,17 +3,9 @@
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use strapline_tests::{Lab, Mirror, Ran, Server, Who, pacman_of};
+use strapline_tests::{Lab, Mirror, PACMAN, Ran, Server, Who, pacmans};
 
 /// The pacmans that people have: 6.0 of Debian 12, which is this host's, 7.0 and 7.1.
-fn pacmans() -> [PathBuf; 3] {
-    [
-        "/usr/bin/pacman".into(),
-        pacman_of("trixie"),
-        pacman_of("sid"),
-    ]
-}
-
 /// A mirror with more in it, a server for it, and the pipe up to a keyring.
 struct Stage {
     mirror: Mirror,
@@ -116,7 +108,7 @@ fn two_builds() -> Value {
 
 #[test]
 fn the_repository_the_file_and_the_hash_are_of_what_pacman_installed() {
-    for (pacman, who) in pacmans().iter().zip([Who::Root, Who::User, Who::Root]) {
+    for (pacman, who) in pacmans().iter().zip([Who::User, Who::Root, Who::Root]) {
         let lab = Lab::new(who);
         let stage = Stage::new(&lab, "mirror", pacman, &two_builds());
         let ran = stage.run(&lab, "root", "strap --quiet needs alpha/world both");
@@ -147,7 +139,7 @@ fn the_repository_the_file_and_the_hash_are_of_what_pacman_installed() {
 #[test]
 fn a_database_that_the_configuration_does_not_name_is_not_read() {
     let lab = Lab::new(Who::Root);
-    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let begun = stage.run(&lab, "root", "cat > begun.json");
     assert_eq!(begun.status, 0, "{}", begun.stderr);
     let sync = lab.path().join("root/var/lib/pacman/sync");
@@ -169,11 +161,11 @@ fn what_is_unchanged_keeps_its_record_when_the_repository_builds_its_version_aga
         let packages = json!([package("hello", text), package("world", text)]);
         json!({"last": ["own"], "repos": {"own": {"packages": packages}}})
     };
-    let old = Stage::new(&lab, "old", &pacmans()[0], &described("own"));
+    let old = Stage::new(&lab, "old", Path::new(PACMAN), &described("own"));
     let ran = old.run(&lab, "root", "strap --quiet hello");
     let first = ran.succeeded();
     is_from(&old, &lab, "root", &first, "hello", "own");
-    let new = Stage::new(&lab, "new", &pacmans()[0], &described("new"));
+    let new = Stage::new(&lab, "new", Path::new(PACMAN), &described("new"));
     assert_ne!(
         old.sha256("own", "hello-1-1-any.pkg.tar.zst"),
         new.sha256("own", "hello-1-1-any.pkg.tar.zst")
@@ -288,7 +280,7 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
         ("none", json!({"first": ["aaa"], "repos": {"aaa": other}})),
     ] {
         let lab = Lab::new(Who::Root);
-        let stage = Stage::new(&lab, "mirror", &pacmans()[0], &description);
+        let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &description);
         let archive = |repo: &str| stage.sha256(repo, &own.filename);
         assert_ne!(archive("aaa"), archive("core"));
         let ran = stage.run(&lab, "root", "strap --quiet bash archlinux-keyring");
@@ -306,7 +298,7 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
 #[test]
 fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
     let lab = Lab::new(Who::Root);
-    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let ran = stage.run(
         &lab,
         "root",
@@ -382,7 +374,7 @@ fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() 
          "install": "post_install() {\n  rm usr/share/cleans/doc\n}\n"},
         {"name": "big", "version": "1", "files": {"usr/share/big/build": "own", "usr/share/big/data": "x".repeat(6 << 20)}},
     ]}}});
-    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &description);
+    let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &description);
     let begun = stage.run(&lab, "root", "cat > begun.json");
     assert_eq!(begun.status, 0, "{}", begun.stderr);
     // A place that nobody can write to.
@@ -423,7 +415,7 @@ fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() 
 #[test]
 fn what_a_killed_pacman_left_is_installed_again_with_its_own_record_and_reason() {
     let lab = Lab::new(Who::Root);
-    let stage = Stage::new(&lab, "mirror", &pacmans()[0], &two_builds());
+    let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let ran = stage.run(&lab, "root", "strap --quiet needs one alpha/world");
     let first = ran.succeeded();
     fs::write(lab.path().join("first.json"), first.to_string()).expect("our own directory");

@@ -5,17 +5,9 @@
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use strapline_tests::{Answer, Lab, Mirror, Ran, Server, Who, pacman_of};
-
-fn pacmans() -> [PathBuf; 3] {
-    [
-        "/usr/bin/pacman".into(),
-        pacman_of("trixie"),
-        pacman_of("sid"),
-    ]
-}
+use strapline_tests::{Answer, Lab, Mirror, Ran, Server, Who, pacmans};
 
 /// A distribution of one repository.
 const PRESET: &str = r#"

@@ -2,10 +2,10 @@
 //! without any network where all is there already. What SIGKILL leaves is killed.rs's.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use strapline_tests::{Answer, Lab, Mirror, Request, Server, Who, pacman_of};
+use strapline_tests::{Answer, Lab, Mirror, Request, Server, Who, pacmans};
 
 /// The pipe up to a keyring, into `root`.
 fn begin(mirror: &Mirror, url: &str, root: &str, packages: &str, pacman: &Path) -> String {
@@ -15,15 +15,6 @@ fn begin(mirror: &Mirror, url: &str, root: &str, packages: &str, pacman: &Path) 
         mirror.preset().display(),
         pacman.display()
     )
-}
-
-/// Every pacman that there is.
-fn pacmans() -> [PathBuf; 3] {
-    [
-        "/usr/bin/pacman".into(),
-        pacman_of("trixie"),
-        pacman_of("sid"),
-    ]
 }
 
 /// The archive of a package in the mirror, its name and its length.

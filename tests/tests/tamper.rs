@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use strapline_tests::{Answer, Lab, Mirror, Ran, Server, Who};
+use strapline_tests::{Answer, Lab, Mirror, Ran, Server, Who, tier};
 
 /// What is lied about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,13 +224,14 @@ fn every_kind_of_tampering_has_a_row() {
 #[test]
 fn nothing_altered_gets_in() {
     let ground = Ground::new();
+    let rows: Vec<&Row> = tier::sample(ROWS, 3, 0).collect();
     let next = AtomicUsize::new(0);
     let failed = Mutex::new(BTreeSet::new());
     thread::scope(|scope| {
         // Twice as many as processors: half of the time is spent on waiting for the disk.
         for _ in 0..2 * thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
-                while let Some(row) = ROWS.get(next.fetch_add(1, Ordering::Relaxed)) {
+                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
                     // All rows are run, and all that fail are named.
                     if catch_unwind(AssertUnwindSafe(|| ground.run(row))).is_err() {
                         eprintln!("that was {}", row.name());
@@ -245,11 +246,7 @@ fn nothing_altered_gets_in() {
         .iter()
         .filter(|r| matches!(r.fate, Refused(..)))
         .count();
-    eprintln!(
-        "{} rows, {refused} refused, {} got in",
-        ROWS.len(),
-        failed.len()
-    );
+    eprintln!("{} rows, {} got in", rows.len(), failed.len());
     assert_eq!(failed, BTreeSet::new());
     assert_eq!((ROWS.len(), refused), (56, 50));
 }

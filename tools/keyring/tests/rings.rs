@@ -17,9 +17,6 @@ use std::process::{Command, Stdio};
 use strapline_tests::gpg::Odd;
 use tempfile::TempDir;
 
-/// How many random rings are tried by day.
-const FEW: usize = 10;
-
 /// A day on which programs believe to be; `None` is today.
 type Day = Option<&'static str>;
 
@@ -244,7 +241,7 @@ fn compare(reference: &Reference, day: Day, from: &Path, name: &str) -> usize {
 fn no_verdict_differs_on_random_rings() {
     let count = match std::env::var("STRAPLINE_RINGS") {
         Ok(count) => count.parse().unwrap(),
-        Err(_) => FEW,
+        Err(_) => strapline_tests::tier::times(3, 50),
     };
     let rings = tempfile::tempdir().unwrap();
     let make = strapline_tests::top().join("tests/mirror/rings");

@@ -1,7 +1,7 @@
 //! What can go wrong with which system call. A fault is one that the kernel may answer with, by the call's man page or by
 //! what is below it (a full disk, a broken one, a limit).
 
-use super::supervisor::Call;
+use crate::supervisor::Call;
 use nix::errno::Errno;
 
 /// What is done to a call.

@@ -5,23 +5,20 @@
 //! 0 means that the work is done as ever, another one is in the table, with one document that says the same and one line
 //! that says what failed; and the same command works again, and makes what it always makes.
 //!
-//! `STRAPLINE_TORTURE=1` does them all (`make torture`); a larger number every n-th. By default it is a sample.
+//! `make soak STRAPLINE_TORTURE=1` does them all, in days; a larger number every n-th. `make test` does a sample.
 //! `STRAPLINE_TORTURE_TOOL=NAME,...` does these tools only.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
-mod faults;
-mod supervisor;
-
-use faults::Fault;
+use crate::faults::{self, Fault};
+use crate::supervisor::{self, Call, Run};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use strapline_tests::trial::{self, Bench, End, Ready, Step, Tenant, Tree};
-use strapline_tests::{Who, bin_dir};
-use supervisor::{Call, Run};
+use strapline_tests::Who;
+use strapline_tests::trial::{self, Bench, Step, Tenant, Tree};
 
 /// The exit statuses of the suite.
 const STATUSES: [i32; 8] = [64, 65, 69, 71, 74, 75, 77, 130];
@@ -62,10 +59,10 @@ struct Score {
     wrong: Vec<String>,
 }
 
-/// Returns every how many-th point is taken.
+/// Returns every how many-th point is taken: never fewer than by day.
 fn every(sample: usize) -> usize {
     match std::env::var("STRAPLINE_TORTURE") {
-        Ok(n) => n.parse().expect("STRAPLINE_TORTURE is a number"),
+        Ok(n) => sample.min(n.parse().expect("STRAPLINE_TORTURE is a number")),
         Err(_) => sample,
     }
 }
@@ -73,13 +70,7 @@ fn every(sample: usize) -> usize {
 impl Subject<'_> {
     /// Runs it with a fault, or without one.
     fn run(&self, fault: Option<(&Call, Fault)>) -> Run {
-        let script = format!(
-            "exec </dev/null >.trial/out.json 2>.trial/err {}",
-            self.command
-        );
-        let mut command = trial::command(&self.bench.lab, "sh");
-        command.args(["-c", &script]);
-        supervisor::run(&command, &bin_dir(), &mut |call| {
+        supervisor::run_tool(&self.bench.lab, &self.command, &mut |call| {
             fault
                 // Threads may have made another call of this name first: then this point is not met.
                 .filter(|(at, fault)| at.key == call.key && faults::of(call).contains(fault))
@@ -359,8 +350,8 @@ fn sweep(mut bench: Bench, mode: &str, tools: &[(&str, usize)]) {
         if wanted(tool) {
             wrong.extend(subject(bench, tool, mode).sweep(*sample));
         }
-        let end = Ready::new(&bench.lab, &subject(bench, tool, mode).command).run(None);
-        assert!(matches!(end, End::Itself(0, _)), "{tool}: {end:?}");
+        let status = bench.run(&subject(bench, tool, mode).command);
+        assert_eq!(status, 0, "{tool}: {}", bench.stderr());
         // What enter prints is its command's, and doctor's findings are no document.
         if !["enter", "doctor"].contains(tool) {
             bench.host("cp .trial/out.json .snap/document.json");
@@ -413,35 +404,35 @@ fn bench(who: Who, arch: &str) -> Bench {
 
 #[test]
 fn mkroot_to_mkconf_as_root() {
-    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn mkroot_to_mkconf_as_a_user() {
-    let tools = [("mkroot", 60), ("fetch-pacman", 120), ("mkconf", 60)];
+    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_root() {
-    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 150)]);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_a_user() {
-    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 60)]);
+    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 150)]);
 }
 
 #[test]
 fn keyring_and_strap_as_root() {
-    let tools = [("keyring", 1500), ("strap", 2400)];
+    let tools = [("keyring", 4000), ("strap", 8000)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
-    let tools = [("keyring", 1500), ("strap", 2400)];
+    let tools = [("keyring", 4000), ("strap", 8000)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
@@ -456,7 +447,7 @@ fn mounts_on_the_host_are_all_or_none() {
     let calls = subject.run(None).calls;
     bench.unmount("undisturbed");
     let (mut score, mut mounted) = (Score::default(), 0);
-    for (call, fault) in subject.points(&calls, every(60)) {
+    for (call, fault) in subject.points(&calls, every(150)) {
         let when = format!("{}: {fault} at {call}", subject.name);
         bench.restore();
         let run = subject.run(Some((call, fault)));
@@ -480,10 +471,10 @@ fn mounts_on_the_host_are_all_or_none() {
             ));
         }
         mounted += usize::from(!mounts.is_empty());
-        let end = Ready::new(&bench.lab, &subject.command).run(None);
-        if !matches!(end, End::Itself(0, _)) || bench.mounts() != all {
+        let status = bench.run(&subject.command);
+        if status != 0 || bench.mounts() != all {
             score.wrong.push(format!(
-                "{when}: the second run: {end:?} {}",
+                "{when}: the second run: {status} {}",
                 bench.stderr()
             ));
         }
@@ -506,7 +497,7 @@ fn mounts_on_the_host_are_all_or_none() {
 fn what_is_on_the_host_is_undone_or_it_is_said() {
     let bench = Bench::new(Who::Root, "x86_64", "--host");
     bench.keep();
-    for (tool, sample) in [("unmount", 60), ("reap", 600)] {
+    for (tool, sample) in [("unmount", 120), ("reap", 2000)] {
         let all = bench.mount();
         let subject = subject(&bench, tool, " --host");
         let tenant = (tool == "reap").then(|| Tenant::new(&bench));
@@ -546,9 +537,9 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
                 wrong.push(format!("exit status {}: {}", run.status, bench.stderr()));
             }
             bench.neighbours.unharmed(&when);
-            let end = Ready::new(&bench.lab, &subject.command).run(None);
-            if !matches!(end, End::Itself(0, _)) {
-                wrong.push(format!("the second run: {end:?} {}", bench.stderr()));
+            let status = bench.run(&subject.command);
+            if status != 0 {
+                wrong.push(format!("the second run: {status} {}", bench.stderr()));
             }
             if let Some(tenant) = tenant {
                 tenant.ended(&when);
@@ -571,14 +562,14 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
 
 /// What comes after `strap`.
 const FINISHED: [(&str, usize); 8] = [
-    ("configure", 100),
-    ("verify", 3000),
-    ("pack", 1600),
-    ("mkdisk", 2400),
-    ("enter", 60),
-    ("reap", 400),
-    ("unmount", 60),
-    ("doctor", 200),
+    ("configure", 250),
+    ("verify", 8000),
+    ("pack", 4000),
+    ("mkdisk", 6000),
+    ("enter", 150),
+    ("reap", 1500),
+    ("unmount", 100),
+    ("doctor", 600),
 ];
 
 #[test]

@@ -7,7 +7,7 @@
 //!
 //! A filter stays with who takes it on, so that is the process that becomes the command, before it does.
 
-use super::faults::{self, Fault};
+use crate::faults::{self, Fault};
 use libseccomp::{
     ScmpAction, ScmpFilterContext, ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, ScmpSyscall,
     notify_id_valid, set_api,
@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
-use strapline_tests::trial::PATIENCE;
+use strapline_tests::trial::{self, PATIENCE};
+use strapline_tests::{Lab, bin_dir};
 
 /// How long a tool may take that has met a fault.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -105,11 +106,7 @@ struct Supervised {
 
 /// Runs a command to its end, and that of all that it starts. Every call of a program below `bin` is put to `decide`, and
 /// those of programs that it starts.
-pub(crate) fn run(
-    command: &Command,
-    bin: &Path,
-    decide: &mut dyn FnMut(&Call) -> Option<Fault>,
-) -> Run {
+fn run(command: &Command, bin: &Path, decide: &mut dyn FnMut(&Call) -> Option<Fault>) -> Run {
     // libseccomp asks the kernel what it can only where it loads a filter; notifications are its level 6 (Linux 5.0).
     static ONCE: Once = Once::new();
     ONCE.call_once(|| set_api(6).expect("libseccomp 2.5"));
@@ -132,6 +129,17 @@ pub(crate) fn run(
     };
     supervised.serve(decide);
     supervised.run
+}
+
+/// Runs a tool of a laboratory with its arguments, as [`trial::Bench::run`] does, and puts its calls to `decide`.
+pub(crate) fn run_tool(
+    lab: &Lab,
+    command: &str,
+    decide: &mut dyn FnMut(&Call) -> Option<Fault>,
+) -> Run {
+    let mut shell = trial::command(lab, "sh");
+    shell.args(["-c", &trial::redirected(command)]);
+    run(&shell, &bin_dir(), decide)
 }
 
 /// What tells [`takes_on_the_filter`] the command that it becomes: a JSON array of words.

@@ -1,0 +1,41 @@
+//! Whole pipelines: all of these tests are one program, so that what they share is linked once, and is built once where tests
+//! share it. One file of them is `cargo test -p strapline-tests --test suite signals::`.
+//!
+//! Tests run at the same time in threads of this process: what is a process's own (its directory, environment, umask, signals,
+//! namespaces) a test changes in a child only.
+
+mod bad_input;
+mod boot;
+mod causes;
+mod configure;
+mod conformance;
+mod containers;
+mod crowds;
+mod examples;
+mod faults;
+mod formats;
+mod hangs;
+mod host_safety;
+mod hostile;
+mod killed;
+mod layers;
+mod locked;
+mod man;
+mod mirrors;
+mod mkdisk;
+mod ownership;
+mod pack;
+mod pacmans;
+mod pipeline;
+mod receipt;
+mod refusals;
+mod reproducible;
+mod resumes;
+mod security;
+mod signals;
+mod supervisor;
+mod tamper;
+mod torture;
+mod trixie;
+mod trust;
+mod verify;
