@@ -10,7 +10,7 @@ use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
 use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::Mark;
-use pacman::diagnosis::listing;
+use pacman::gpg::listing;
 use pacman::output::{Reader, Show};
 use rootfs::{Binfmt, IdMap, Mount, identity::Identity, mountinfo};
 use serde::Serialize;

@@ -5,12 +5,11 @@
 //! much. So the key is looked up, and what is said names the key, the reason and what mends it.
 
 pub mod archive;
-pub mod gpg;
-pub mod listing;
 pub mod report;
 
-use crate::diagnosis::gpg::{Good, Home, Signature, State};
-use crate::diagnosis::listing::{Key, Keys};
+use crate::gpg::Home;
+use crate::gpg::listing::{Key, Keys};
+use crate::gpg::status::{Signature, State, Trust};
 use stage::date::day;
 use stage::{Code, Failure, message};
 
@@ -155,7 +154,7 @@ impl Judge<'_> {
             Some(key) => key.name(),
             None => signature.key.clone(),
         };
-        let (why, hint) = explain(&verdict, &name, key.is_some(), self.home.version());
+        let (why, hint) = explain(&verdict, &name, key.is_some(), self.home.gpg().version());
         Diagnosis {
             verdict,
             key: Some(key.map_or_else(|| signature.key.clone(), |k| k.fingerprint.clone())),
@@ -166,14 +165,14 @@ impl Judge<'_> {
     }
 
     fn verdict(&self, signature: &Signature, key: Option<&Key>) -> Verdict {
-        match signature.state {
-            State::Bad => return Verdict::Bad,
+        let trust = match signature.state {
+            State::Bad | State::Unusable(_) => return Verdict::Bad,
             State::NoKey => return Verdict::UnknownKey,
             State::KeyRevoked => return Verdict::Revoked,
-            State::KeyExpired => return Verdict::Expired(key.and_then(|k| k.expires)),
+            State::KeyExpired(_) => return Verdict::Expired(key.and_then(|k| k.expires)),
             State::Expired(on) => return Verdict::Expired(on),
-            State::Good(_) => {}
-        }
+            State::Good(trust) => trust,
+        };
         let Some(key) = key else {
             return Verdict::UnknownKey;
         };
@@ -181,11 +180,11 @@ impl Judge<'_> {
         if key.disabled {
             return Verdict::Disabled;
         }
-        match (signature.state, key.validity) {
-            (State::Good(Good::Trusted), _) => Verdict::Valid,
+        match (trust, key.validity) {
+            (Trust::Full, _) => Verdict::Valid,
             (_, 'r') => Verdict::Revoked,
             (_, 'e') => Verdict::Expired(key.expires),
-            (State::Good(Good::Marginal), _) => Verdict::Marginal(self.vouched(key)),
+            (Trust::Marginal, _) => Verdict::Marginal(self.vouched(key)),
             _ => Verdict::Untrusted(self.vouched(key)),
         }
     }

@@ -9,6 +9,7 @@ pub mod diagnosis;
 mod download;
 pub mod english;
 pub mod fnmatch;
+pub mod gpg;
 pub mod locale;
 pub mod lock;
 pub mod mirror;

@@ -7,10 +7,10 @@
 
 use crate::conf::Conf;
 use crate::diagnosis::archive::Cache;
-use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::english::{self, Mark, Trouble};
+use crate::gpg::{self, Gpg, Home, StoredKeyring};
 use crate::pair;
 use crate::portal;
 use crate::records::{self, SYNC};
@@ -392,8 +392,8 @@ fn work(
     };
     let open = |suspect: &Suspect| places.open(suspect.place);
     let directories: Vec<_> = suspects.iter().map(open).collect();
-    let kept = Kept::read(keyring)?;
-    let home = Home::lay_out(program, kept.files(), gpg::scratch()?)?;
+    let stored = StoredKeyring::read(keyring)?;
+    let home = Home::create(program, gpg::mount_scratch()?, &stored.files)?;
     let keys = home.keys()?;
     let judge = Judge {
         home: &home,

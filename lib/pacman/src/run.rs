@@ -1,7 +1,7 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
-use crate::diagnosis::gpg;
 use crate::english::{Mark, Trouble};
+use crate::gpg;
 use crate::output::{self, Reader, Show};
 use crate::{places, refused, words};
 use package::name;

@@ -1,29 +1,28 @@
-//! What was downloaded before, by what it is and not by what it is called.
+//! The cache of packages, by their hash.
 //!
-//! * `packages-by-hash/SHA256.pkg`: a whole package, `SHA256.json`: what it is, where it came from, and what the members
-//!   of it that were extracted hash to, and `SHA256.sig`: the signature that it was verified by.
+//! * `packages-by-hash/SHA256.pkg`: a package, `SHA256.json`: its name and origin, and the hashes of the members that were
+//!   extracted, and `SHA256.sig`: the signature that it was verified by.
 //! * `pacman/SHA256/…`: the program of that package.
 //! * `trial/`: a database and a package to try a pacman with.
 //!
-//! Nothing in here is believed because it is here: a package is hashed, and its signature checked, each time that it is
-//! used.
+//! Nothing is trusted because it is here: a package's hash and signature are checked each time that it is used.
 
 use crate::draft::Draft;
 use nix::fcntl::OFlag;
-use package::{digest::Sha256Reader, version::vercmp};
+use package::digest::{Sha256Reader, sha256_hex};
+use package::version::vercmp;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use stage::{Code, Context, Doing, Failure, quote};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The largest signature that libalpm takes.
 pub(crate) const LARGEST_SIGNATURE: u64 = 16 << 10;
 
-/// What a package is, as the database said when it was fetched.
+/// What a package is, by the database that it was fetched with.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Origin {
     /// The package's name.
@@ -40,7 +39,7 @@ pub(crate) struct Origin {
     pub(crate) server: String,
 }
 
-/// What is in `SHA256.json`.
+/// The content of `SHA256.json`.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Card {
     #[serde(flatten)]
@@ -50,25 +49,30 @@ struct Card {
     members: BTreeMap<String, String>,
 }
 
-/// Bytes that are all there, and what they hash to. What they should hash to is for [`crate::verify`] to say.
+/// A package whose hash is the expected one.
 #[derive(Debug)]
-pub(crate) struct Whole {
+pub(crate) struct Package {
     pub(crate) file: File,
-    pub(crate) sha256: String,
+    /// Where it is not in the cache yet.
+    draft: Option<Draft>,
 }
 
 /// The directory of a cache.
 #[derive(Debug)]
-pub(crate) struct Cache(PathBuf);
+pub(crate) struct Cache {
+    top: PathBuf,
+    packages: PathBuf,
+}
 
 impl Cache {
-    /// Opens a cache, and makes what is missing of it.
+    /// Opens a cache, and makes its directories.
     pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
         for part in ["packages-by-hash", "pacman"] {
-            make(&dir.join(part))?;
+            make_dir(&dir.join(part))?;
         }
+        let doing = || format!("opening cache {}", quote(dir));
         let mode = std::fs::metadata(dir)
-            .doing(Code::Os, || format!("looking at cache {}", quote(dir)))?
+            .doing(Code::Os, doing)?
             .permissions()
             .mode();
         // Between the check of a hash and the use of a file, anyone could put another there.
@@ -78,77 +82,96 @@ impl Cache {
                 Failure::new(Code::Permission, why).hint(format!("chmod o-w {}", quote(dir)))
             );
         }
-        let dir = dir
-            .canonicalize()
-            .doing(Code::Os, || format!("looking for cache {}", quote(dir)))?;
+        let top = dir.canonicalize().doing(Code::Os, doing)?;
         // Paths in it end up in the document.
-        if dir.to_str().is_none() {
-            let why = format!("using cache {}: the path is not UTF-8", quote(&dir));
+        if top.to_str().is_none() {
+            let why = format!("using cache {}: the path is not UTF-8", quote(&top));
             return Err(Failure::new(Code::Usage, why));
         }
-        Ok(Self(dir))
+        let packages = top.join("packages-by-hash");
+        Ok(Self { top, packages })
     }
 
-    fn package(&self, sha256: &str) -> PathBuf {
-        self.0
-            .join("packages-by-hash")
-            .join(format!("{sha256}.pkg"))
+    fn path(&self, sha256: &str, extension: &str) -> PathBuf {
+        self.packages.join(format!("{sha256}.{extension}"))
     }
 
-    fn origin(&self, sha256: &str) -> PathBuf {
-        self.0
-            .join("packages-by-hash")
-            .join(format!("{sha256}.json"))
-    }
-
-    /// Returns where the program of a package goes by default.
+    /// Returns the default path of a package's program.
     pub(crate) fn program(&self, sha256: &str, name: &str) -> Result<PathBuf, Failure> {
-        let dir = self.0.join("pacman").join(sha256);
-        make(&dir)?;
+        let dir = self.top.join("pacman").join(sha256);
+        make_dir(&dir)?;
         Ok(dir.join(name))
     }
 
-    /// Returns a directory where a program is tried. It stays: a run that is killed leaves nothing elsewhere.
+    /// Returns a directory to try a program in. It is never removed, so a killed run leaves nothing elsewhere.
     pub(crate) fn trial(&self) -> Result<PathBuf, Failure> {
-        let dir = self.0.join("trial");
-        make(&dir)?;
+        let dir = self.top.join("trial");
+        make_dir(&dir)?;
         Ok(dir)
     }
 
-    /// Returns the package of that hash, if it is there and still is what it was. One that is not is removed.
-    pub(crate) fn find(&self, context: &Context, sha256: &str) -> Result<Option<Whole>, Failure> {
-        let path = self.package(sha256);
+    /// Returns the package with that hash. One that was damaged is removed.
+    pub(crate) fn find(&self, context: &Context, sha256: &str) -> Result<Option<Package>, Failure> {
+        let path = self.path(sha256, "pkg");
         let doing = || format!("reading {}", quote(&path));
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(&path);
-        let mut file = match file {
+        let file = match open(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            other => other.doing(Code::Os, doing)?,
+            file => file.doing(Code::Os, doing)?,
         };
-        let mut hash = Sha256Reader::new(&mut file);
+        let mut hash = Sha256Reader::new(&file);
         hash.drain().doing(Code::Os, doing)?;
-        let is = hash.finish();
-        if is != sha256 {
-            context.warn(format_args!(
-                "{} was damaged: it is not used, and removed",
-                quote(&path)
-            ));
-            std::fs::remove_file(&path).doing(Code::Os, || format!("removing {}", quote(&path)))?;
-            return Ok(None);
+        if hash.finish() == sha256 {
+            let draft = None;
+            return Ok(Some(Package { file, draft }));
         }
-        Ok(Some(Whole { file, sha256: is }))
+        context.warn(format_args!("{} was damaged: removing it", quote(&path)));
+        std::fs::remove_file(&path).doing(Code::Os, || format!("removing {}", quote(&path)))?;
+        Ok(None)
+    }
+
+    /// Writes a package that was downloaded. It gets its name in the cache by [`Cache::keep`].
+    pub(crate) fn add(&self, bytes: &[u8], sha256: &str) -> Result<Package, Failure> {
+        let is = sha256_hex(bytes);
+        if is != sha256 {
+            let why = match package::decompress::reader(bytes) {
+                Err(e) => e.to_string(),
+                Ok(_) => format!("its SHA-256 is {is}, and should be {sha256}"),
+            };
+            return Err(Failure::new(Code::NotVerified, why));
+        }
+        let write = || {
+            let mut draft = Draft::new_in(&self.packages)?;
+            draft.file.write_all(bytes)?;
+            draft.file.rewind()?;
+            let file = draft.file.try_clone()?;
+            let draft = Some(draft);
+            Ok(Package { file, draft })
+        };
+        write().map_err(|e: io::Error| {
+            let why = format!("writing in {}: {e}", quote(&self.packages));
+            Failure::new(Code::Os, why)
+                .hint("make room, or choose another place with --cache-dir DIR")
+        })
+    }
+
+    /// Keeps a package that was verified.
+    pub(crate) fn keep(&self, package: Package, sha256: &str) -> Result<(), Failure> {
+        let Some(draft) = package.draft else {
+            return Ok(());
+        };
+        let path = self.path(sha256, "pkg");
+        let kept = draft.file.sync_all().and_then(|()| draft.persist(&path));
+        kept.doing(Code::Os, || format!("writing {}", quote(&path)))
     }
 
     fn card(&self, sha256: &str) -> Option<Card> {
-        let text = std::fs::read(self.origin(sha256)).ok()?;
+        let text = std::fs::read(self.path(sha256, "json")).ok()?;
         let card: Card = serde_json::from_slice(&text).ok()?;
         (card.origin.sha256 == sha256).then_some(card)
     }
 
     /// Returns where a package in the cache came from.
-    pub(crate) fn origin_of(&self, sha256: &str) -> Option<Origin> {
+    pub(crate) fn origin(&self, sha256: &str) -> Option<Origin> {
         Some(self.card(sha256)?.origin)
     }
 
@@ -159,62 +182,43 @@ impl Cache {
 
     /// Returns the newest package of that name and repository.
     pub(crate) fn newest(&self, repo: &str, name: &str) -> Result<Option<Origin>, Failure> {
-        let dir = self.0.join("packages-by-hash");
-        let doing = || format!("reading {}", quote(&dir));
-        let mut best: Option<Origin> = None;
-        for entry in std::fs::read_dir(&dir).doing(Code::Os, doing)? {
+        let doing = || format!("reading {}", quote(&self.packages));
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.packages).doing(Code::Os, doing)? {
             let file = entry.doing(Code::Os, doing)?.file_name();
-            let origin = file
-                .to_str()
-                .and_then(|file| file.strip_suffix(".json"))
-                .and_then(|sha256| self.origin_of(sha256))
-                .filter(|o| o.repo == repo && o.name == name && self.package(&o.sha256).is_file());
-            if let Some(origin) = origin
-                && best
-                    .as_ref()
-                    .is_none_or(|best| vercmp(&origin.version, &best.version).is_gt())
-            {
-                best = Some(origin);
-            }
+            let sha256 = file.to_str().and_then(|file| file.strip_suffix(".json"));
+            let origin = sha256.and_then(|sha256| self.origin(sha256));
+            found.extend(origin.filter(|o| {
+                o.repo == repo && o.name == name && self.path(&o.sha256, "pkg").is_file()
+            }));
         }
-        Ok(best)
+        Ok(found
+            .into_iter()
+            .max_by(|a, b| vercmp(&a.version, &b.version)))
     }
 
-    /// Notes where a package in the cache came from, and what a member of it hashes to.
-    pub(crate) fn note(
+    /// Records where a package in the cache came from, and the hash of a member.
+    pub(crate) fn record(
         &self,
         origin: &Origin,
         member: Option<(&str, &str)>,
     ) -> Result<(), Failure> {
-        let path = self.origin(&origin.sha256);
-        let doing = || format!("writing {}", quote(&path));
-        let mut members = self
-            .card(&origin.sha256)
-            .map_or_else(BTreeMap::new, |card| card.members);
-        if let Some((member, is)) = member {
-            members.insert(member.to_owned(), is.to_owned());
-        }
+        let card = self.card(&origin.sha256);
+        let mut members = card.map(|card| card.members).unwrap_or_default();
+        members.extend(member.map(|(member, sha256)| (member.to_owned(), sha256.to_owned())));
         let origin = origin.clone();
-        let mut text = serde_json::to_vec(&Card { origin, members }).doing(Code::Os, doing)?;
+        let path = self.path(&origin.sha256, "json");
+        let mut text = serde_json::to_vec(&Card { origin, members })
+            .doing(Code::Os, || format!("writing {}", quote(&path)))?;
         text.push(b'\n');
         self.write(&path, &text)
     }
 
-    fn signature_path(&self, sha256: &str) -> PathBuf {
-        self.0
-            .join("packages-by-hash")
-            .join(format!("{sha256}.sig"))
-    }
-
-    /// Returns the signature that a package in the cache was verified by, if there is one.
+    /// Returns the signature that a package in the cache was verified by.
     pub(crate) fn signature(&self, sha256: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let path = self.signature_path(sha256);
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits())
-            .open(&path);
+        let path = self.path(sha256, "sig");
         let mut bytes = Vec::new();
-        match file.and_then(|file| file.take(LARGEST_SIGNATURE).read_to_end(&mut bytes)) {
+        match open(&path).and_then(|file| file.take(LARGEST_SIGNATURE).read_to_end(&mut bytes)) {
             Ok(_) => Ok(Some(bytes)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e).doing(Code::Os, || format!("reading {}", quote(&path))),
@@ -222,43 +226,29 @@ impl Cache {
     }
 
     /// Keeps the signature that a package was verified by.
-    pub(crate) fn sign(&self, sha256: &str, signature: &[u8]) -> Result<(), Failure> {
-        self.write(&self.signature_path(sha256), signature)
+    pub(crate) fn keep_signature(&self, sha256: &str, signature: &[u8]) -> Result<(), Failure> {
+        self.write(&self.path(sha256, "sig"), signature)
     }
 
-    /// Writes a small file beside the packages, as a whole.
+    /// Replaces a small file beside the packages.
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-        let doing = || format!("writing {}", quote(path));
-        let dir = self.0.join("packages-by-hash");
-        // Without a name until it is whole: a run that is killed leaves nothing of it.
-        let draft = Draft::new_in(&dir).doing(Code::Os, doing)?;
-        draft.file().write_all(bytes).doing(Code::Os, doing)?;
-        draft.put(path).doing(Code::Os, doing)
-    }
-
-    /// Begins a download. Nothing of it stays if it is not kept.
-    pub(crate) fn download(&self) -> Result<Download, Failure> {
-        let dir = self.0.join("packages-by-hash");
-        let draft =
-            Draft::new_in(&dir).doing(Code::Os, || format!("writing in {}", quote(&dir)))?;
-        Ok(Download {
-            dir,
-            draft,
-            hash: Sha256::new(),
-        })
-    }
-
-    /// Makes a package of a download, which must be the whole of it.
-    pub(crate) fn keep(&self, download: Download, sha256: &str) -> Result<(), Failure> {
-        let path = self.package(sha256);
-        let doing = || format!("writing {}", quote(&path));
-        download.draft.file().sync_all().doing(Code::Os, doing)?;
-        download.draft.put(&path).doing(Code::Os, doing)
+        Draft::new_in(&self.packages)
+            .and_then(|mut draft| {
+                draft.file.write_all(bytes)?;
+                draft.persist(path)
+            })
+            .doing(Code::Os, || format!("writing {}", quote(path)))
     }
 }
 
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(flags.bits()).open(path)
+}
+
 /// Makes a directory and those above it.
-fn make(dir: &Path) -> Result<(), Failure> {
+fn make_dir(dir: &Path) -> Result<(), Failure> {
     let made = DirBuilder::new().recursive(true).mode(0o755).create(dir);
     made.map_err(|e| {
         let code = match e.kind() {
@@ -270,39 +260,7 @@ fn make(dir: &Path) -> Result<(), Failure> {
     })
 }
 
-/// A package on its way into the cache.
-#[derive(Debug)]
-pub(crate) struct Download {
-    dir: PathBuf,
-    draft: Draft,
-    hash: Sha256,
-}
-
-impl Download {
-    /// Adds to the end.
-    pub(crate) fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let written = self.draft.file().write_all(bytes);
-        written.map_err(|e| {
-            Failure::new(Code::Os, format!("writing in {}: {e}", quote(&self.dir)))
-                .hint("make room, or choose another place with --cache-dir DIR")
-        })?;
-        self.hash.update(bytes);
-        Ok(())
-    }
-
-    /// Returns it as a package that is not kept yet, at its beginning.
-    pub(crate) fn whole(&self) -> Result<Whole, Failure> {
-        let doing = || "reading a package that was downloaded";
-        let mut file = self.draft.file().try_clone().doing(Code::Os, doing)?;
-        file.rewind().doing(Code::Os, doing)?;
-        Ok(Whole {
-            file,
-            sha256: format!("{:x}", self.hash.clone().finalize()),
-        })
-    }
-}
-
-/// Returns where the cache is when nobody says.
+/// Returns the default directory of the cache.
 pub(crate) fn default_dir(
     root: bool,
     xdg: Option<PathBuf>,
@@ -316,11 +274,8 @@ pub(crate) fn default_dir(
         .filter(|dir| dir.is_absolute())
         .or_else(|| Some(home.filter(|dir| dir.is_absolute())?.join(".cache")));
     base.map(|base| base.join("strapline")).ok_or_else(|| {
-        Failure::new(
-            Code::Usage,
-            "choosing a cache: neither XDG_CACHE_HOME nor HOME is set",
-        )
-        .hint("give one with --cache-dir DIR")
+        let why = "choosing a cache: neither XDG_CACHE_HOME nor HOME is set";
+        Failure::new(Code::Usage, why).hint("give one with --cache-dir DIR")
     })
 }
 

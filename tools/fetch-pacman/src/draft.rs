@@ -1,7 +1,7 @@
-//! A file that is written and tried out before anyone sees it.
+//! A file that is written, and tried out, before it has its name.
 //!
-//! It has no name until it is put in place, so whatever ends this program, SIGKILL too, takes it away. Where the file
-//! system cannot do that (NFS, FUSE), it is a hidden file beside its destination instead.
+//! Whatever ends this program, SIGKILL too, removes it. Where the file system has no files without a name (NFS, FUSE), it is a
+//! hidden file beside its destination instead.
 
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::Mode;
@@ -12,20 +12,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
-/// How hidden files are called, before they are put in place.
+/// The prefix of hidden files.
 const PREFIX: &str = ".pacman-";
 
-/// A file that only its owner can read and write, and nobody can run.
+/// A file that only its owner can read and write, until it is made executable.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    file: File,
-    name: Option<TempPath>,
-}
-
-/// A file that can be run, and not be written any more.
-#[derive(Debug)]
-pub(crate) struct Runnable {
-    file: File,
+    pub(crate) file: File,
     name: Option<TempPath>,
 }
 
@@ -34,87 +27,57 @@ impl Draft {
     pub(crate) fn new_in(dir: &Path) -> Result<Self> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         if let Ok(fd) = open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-            return Ok(Self {
-                file: fd.into(),
-                name: None,
-            });
+            let file = fd.into();
+            return Ok(Self { file, name: None });
         }
-        // Also where the directory is not there or not ours: this says why.
-        let (file, name) = tempfile::Builder::new()
-            .prefix(PREFIX)
-            .tempfile_in(dir)?
-            .into_parts();
-        Ok(Self {
-            file,
-            name: Some(name),
-        })
+        // Also where the directory does not exist or is not ours: the error says so.
+        let draft = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir)?;
+        let (file, name) = draft.into_parts();
+        let name = Some(name);
+        Ok(Self { file, name })
     }
 
-    /// Returns the file, to be written.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Puts it in place, over what is there.
-    pub(crate) fn put(self, to: &Path) -> Result<()> {
-        put(&self.file, self.name, to)
-    }
-
-    /// Puts everything on the disk and makes it executable.
-    pub(crate) fn runnable(self) -> Result<Runnable> {
+    /// Syncs it, and makes it executable and read-only: execve(2) fails with ETXTBSY as long as someone could write to it.
+    pub(crate) fn into_executable(self) -> Result<Self> {
         self.file.set_permissions(Permissions::from_mode(0o755))?;
         self.file.sync_all()?;
-        // execve(2) fails with ETXTBSY as long as someone could write to it: the writing end closes here.
-        Ok(Runnable {
-            file: File::open(handle(&self.file))?,
-            name: self.name,
-        })
+        let file = File::open(self.path())?;
+        Ok(Self { file, ..self })
     }
-}
 
-impl Runnable {
-    /// Returns a path that runs it, as long as this is there.
+    /// Returns a path of it, as long as this exists. It names this process, so that it is also valid in a child: the
+    /// interpreter of a script opens the script again.
     pub(crate) fn path(&self) -> PathBuf {
         match &self.name {
             Some(name) => name.to_path_buf(),
-            None => handle(&self.file),
+            None => format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into(),
         }
     }
 
-    /// Puts it in place, over what is there.
-    pub(crate) fn put(self, to: &Path) -> Result<()> {
-        put(&self.file, self.name, to)
+    /// Gives it its name, and replaces the file that has it.
+    pub(crate) fn persist(mut self, to: &Path) -> Result<()> {
+        let name = match self.name.take() {
+            Some(name) => name,
+            None if self.link(to).is_ok() => return Ok(()),
+            // link(2) does not replace: a name for the moment, and rename(2), which does.
+            None => {
+                let dir = to.parent().unwrap_or(Path::new("/"));
+                let mut builder = tempfile::Builder::new();
+                let linked = builder
+                    .prefix(PREFIX)
+                    .make_in(dir, |path| self.link(path))?;
+                linked.into_temp_path()
+            }
+        };
+        name.persist(to).map_err(|e| e.error)
     }
-}
 
-/// Gives a file its name, over what has it.
-fn put(file: &File, name: Option<TempPath>, to: &Path) -> Result<()> {
-    if let Some(name) = name {
-        return name.persist(to).map_err(|e| e.error);
+    /// Gives it a name that nothing has.
+    fn link(&self, to: &Path) -> Result<()> {
+        let cwd = nix::fcntl::AT_FDCWD;
+        nix::unistd::linkat(cwd, &self.path(), cwd, to, AtFlags::AT_SYMLINK_FOLLOW)?;
+        Ok(())
     }
-    if link(file, to).is_ok() {
-        return Ok(());
-    }
-    // link(2) does not replace: a name for the moment, and rename(2), which does.
-    let dir = to.parent().unwrap_or(Path::new("/"));
-    let (_, name) = tempfile::Builder::new()
-        .prefix(PREFIX)
-        .make_in(dir, |path| link(file, path))?
-        .into_parts();
-    name.persist(to).map_err(|e| e.error)
-}
-
-/// Returns a path of an open file. It names this process, so that it also holds in a child: the interpreter of a script
-/// opens the script again.
-fn handle(file: &File) -> PathBuf {
-    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into()
-}
-
-/// Gives a file a name, if nothing has it.
-fn link(file: &File, to: &Path) -> Result<()> {
-    let cwd = nix::fcntl::AT_FDCWD;
-    nix::unistd::linkat(cwd, &handle(file), cwd, to, AtFlags::AT_SYMLINK_FOLLOW)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -129,10 +92,8 @@ mod tests {
             return Draft::new_in(dir).unwrap();
         }
         let (file, name) = tempfile::NamedTempFile::new_in(dir).unwrap().into_parts();
-        Draft {
-            file,
-            name: Some(name),
-        }
+        let name = Some(name);
+        Draft { file, name }
     }
 
     fn count(dir: &Path) -> usize {
@@ -140,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_before_it_is_in_place_and_replaces_what_is_there() {
+    fn it_runs_before_it_has_its_name_and_replaces_the_file_that_had_it() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("x");
         for old in [false, true] {
@@ -150,17 +111,14 @@ mod tests {
                 } else {
                     drop(std::fs::remove_file(&to));
                 }
-                let draft = draft(dir.path(), named);
-                let mode = draft.file().metadata().unwrap().permissions().mode();
+                let mut draft = draft(dir.path(), named);
+                let mode = draft.file.metadata().unwrap().permissions().mode();
                 assert_eq!(mode & 0o777, 0o600);
-                draft
-                    .file()
-                    .write_all(b"#!/bin/sh\necho it runs\n")
-                    .unwrap();
-                let runnable = draft.runnable().unwrap();
-                let said = Command::new(runnable.path()).output().unwrap();
-                assert_eq!(said.stdout, b"it runs\n");
-                runnable.put(&to).unwrap();
+                draft.file.write_all(b"#!/bin/sh\necho it runs\n").unwrap();
+                let draft = draft.into_executable().unwrap();
+                let output = Command::new(draft.path()).output().unwrap();
+                assert_eq!(output.stdout, b"it runs\n");
+                draft.persist(&to).unwrap();
                 assert_eq!(Command::new(&to).output().unwrap().stdout, b"it runs\n");
                 assert_eq!(count(dir.path()), 1);
             }
@@ -168,10 +126,10 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_when_it_is_not_wanted() {
+    fn it_is_removed_when_it_gets_no_name() {
         let dir = tempfile::tempdir().unwrap();
         for named in [false, true] {
-            drop(draft(dir.path(), named).runnable().unwrap());
+            drop(draft(dir.path(), named).into_executable().unwrap());
         }
         assert_eq!(count(dir.path()), 0);
         assert!(Draft::new_in(&dir.path().join("no")).is_err());

@@ -1,270 +1,223 @@
-//! From a list of servers to one package that is proven: the next server, and another try at the same.
+//! From a list of servers, or the cache, to one package that is verified.
 //!
 //! Each server is asked for its own database, and then for the package that this database names: a mirror that is
-//! behind has other versions, and a package without the database that names it has nothing to be held against. The same
-//! goes for the signature and the keys: a server that has bad ones is left for the next.
+//! behind has other versions. Where its package, signature or keys are not good, the next server is asked.
 
-use crate::cache::{Cache, Download, LARGEST_SIGNATURE, Origin, Whole};
-use crate::client::Asker;
-use crate::fault::{Fault, Stop};
-use crate::ring::{self, Ring};
+use crate::Fetch;
+use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Package};
+use crate::http::{Expected, HttpClient};
+use crate::keyring::{Keyring, OTHER_KEYS, UNSIGNED, package_name};
 use crate::server::Server;
-use crate::verify::{self, Evidence, Judge, Proof, Verified};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::verify::{Proof, Verified, Verifier, verify};
 use package::db::{self, Database, Entry, Limits};
-use package::page::{self, is_web_page};
 use stage::{Code, Context, Failure, quote, signal};
-use std::time::Duration;
-
-/// How long to wait before each further try at the same server.
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
 
 /// The largest database: Arch's extra has 8 MB.
 const LARGEST_DB: u64 = 64 << 20;
 
-/// The largest package where the database does not say: pacman-static has 8 MB.
+/// The largest package: pacman-static has 8 MB.
 const LARGEST_PACKAGE: u64 = 256 << 20;
 
-/// What to fetch.
-#[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) servers: &'a [Server],
-    pub(crate) repo: &'a str,
-    pub(crate) package: &'a str,
-    /// The hash to hold the package against instead of the database's.
-    pub(crate) pin: Option<&'a str>,
-    /// What to ask of it beside its hash.
-    pub(crate) proof: &'a Proof,
-}
+/// A hint where the cache does not have all that is needed.
+const ONLINE: &str =
+    "run it once without --offline, or take the package by its hash alone with --unsigned";
 
-/// Something that a download goes into.
-trait Sink {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure>;
-}
-
-impl Sink for Vec<u8> {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-impl Sink for Download {
-    fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        Self::put(self, bytes)
-    }
-}
-
-/// Fetches databases and packages.
+/// Fetches the package of a plan.
 #[derive(Debug)]
 pub(crate) struct Fetcher<'a> {
     context: &'a Context,
     cache: &'a Cache,
-    asker: Asker<'a>,
-}
-
-/// What one download may be, and how it is shown.
-struct Limit {
-    bytes: u64,
-    why: &'static str,
-    /// Of a package: its file name, and its size where that is known. It takes long enough for a progress bar.
-    package: Option<(String, Option<u64>)>,
+    plan: &'a Fetch,
+    /// None where no signature is required.
+    verifier: Option<&'a Verifier>,
+    client: HttpClient<'a>,
 }
 
 impl<'a> Fetcher<'a> {
-    pub(crate) fn new(context: &'a Context, cache: &'a Cache, timeout: Duration) -> Self {
+    pub(crate) fn new(
+        context: &'a Context,
+        cache: &'a Cache,
+        plan: &'a Fetch,
+        verifier: Option<&'a Verifier>,
+    ) -> Self {
+        let client = HttpClient::new(context, plan.timeout);
         Self {
             context,
             cache,
-            asker: Asker::new(context, timeout),
+            plan,
+            verifier,
+            client,
         }
     }
 
-    /// Returns a package that is proven, from the first server that has one, or from the cache.
-    pub(crate) fn fetch(&self, wanted: &Wanted<'_>) -> Result<(Verified, Origin), Failure> {
-        let mut worst: Option<Fault> = None;
-        let mut last = String::new();
-        for server in wanted.servers {
+    /// Returns the package, from the first server that has a good one.
+    pub(crate) fn fetch(&self, servers: &[Server]) -> Result<(Verified, Origin), Failure> {
+        let mut failures = Vec::new();
+        for server in servers {
             signal::check()?;
-            let (file, fault) = match self.ask(server, wanted) {
-                Ok(found) => return Ok(found),
-                Err((_, Stop::Own(failure))) => return Err(failure),
-                Err((file, Stop::Server(fault))) => (file, fault),
-            };
-            let url = quote(format!("{}/{file}", server.shown()));
-            last = format!("fetching {url}: {}", fault.reason);
-            if wanted.servers.len() > 1 {
-                self.context.warn(&last);
-            }
-            if worst
-                .as_ref()
-                .is_none_or(|worst| fault.weight() > worst.weight())
-            {
-                worst = Some(fault);
+            match self.fetch_from(server) {
+                Err(failure) if !is_ours(&failure) => {
+                    if servers.len() > 1 {
+                        self.context.warn(&failure.message);
+                    }
+                    failures.push(failure);
+                }
+                result => return result,
             }
         }
-        let Some(worst) = worst else {
+        // Of equal ones the first.
+        let worst = failures.into_iter().rev().max_by_key(severity);
+        let Some(mut worst) = worst else {
             return Err(Failure::new(Code::NotFound, "fetching: no server to ask"));
         };
-        let message = match wanted.servers.len() {
-            1 => last,
-            n => format!(
-                "fetching package {} of {}: all of {n} servers failed; the gravest: {}",
-                quote(wanted.package),
-                quote(wanted.repo),
-                worst.reason
-            ),
-        };
-        let failure = Failure::new(worst.code, message);
-        if let Some(hint) = worst.hint {
-            return Err(failure.hint(hint));
+        if servers.len() > 1 {
+            worst = worst.while_doing(format_args!(
+                "fetching package {} of {}: all of {} servers failed; the most severe failure",
+                quote(&self.plan.package),
+                quote(&self.plan.repo),
+                servers.len()
+            ));
         }
-        Err(match worst.code {
-            Code::Network => {
-                failure.hint("try again, or name another --server URL")
+        let hint = match worst.code {
+            Code::Network => "try again, or name another --server URL",
+            Code::NotFound => "see --server, --repo and --package",
+            Code::NotVerified => {
+                "nothing of it was run; name another --server URL, or try again when the mirror has settled"
             }
-            Code::NotFound => failure.hint("see --server, --repo and --package"),
-            Code::NotVerified => failure.hint(
-                "nothing of it was run; name another --server URL, or try again when the mirror has settled",
-            ),
-            _ => failure,
-        })
+            _ => return Err(worst),
+        };
+        let hint = worst.hint.take().unwrap_or_else(|| hint.to_owned());
+        Err(worst.hint(hint))
     }
 
-    /// Asks one server for all that is needed. An error comes with the file that was asked for.
-    fn ask(
-        &self,
-        server: &Server,
-        wanted: &Wanted<'_>,
-    ) -> Result<(Verified, Origin), (String, Stop)> {
-        let db = format!("{}.db", wanted.repo);
-        let found = self.database(server, &db).and_then(|database| {
-            let entry = db::newest(&database.entries, wanted.package).cloned();
-            let entry = entry.ok_or_else(|| {
-                let is_of = |odd: &&db::Odd| odd.is_of(wanted.package);
-                let why = match database.odd.iter().find(is_of) {
-                    Some(odd) => odd.to_string(),
-                    None => format!("it has no package {}", quote(wanted.package)),
-                };
-                Fault::new(Code::NotFound, why)
-            })?;
-            Ok((database.entries, entry))
-        });
-        let (entries, entry) = found.map_err(|stop| (db, stop))?;
-        let file = entry.filename.clone();
-        let in_package = |stop| (file.clone(), stop);
-
-        // What proves comes first, being small: where it is missing, the package is not fetched at all.
-        let (evidence, keyring) = match wanted.proof {
-            Proof::Sha256 => (Evidence::Sha256, None),
-            Proof::Hash => (Evidence::Hash, None),
-            Proof::Signature(judge) => {
-                let signature = self.signature(server, &entry)?;
-                let (ring, from) = self.ring(server, &entries, judge, wanted.repo)?;
-                (Evidence::Signature(judge, signature, ring), from)
+    /// Asks one server for all that is needed.
+    fn fetch_from(&self, server: &Server) -> Result<(Verified, Origin), Failure> {
+        let db = format!("{}.db", self.plan.repo);
+        let database = self.database(server, &db)?;
+        let entry = find_entry(&database, &self.plan.package).map_err(at(server, &db))?;
+        // The signature and the keys come first, being small: where they are missing, the package is not downloaded.
+        let signed = match self.verifier {
+            None => None,
+            Some(verifier) => {
+                let signature = self.signature(server, entry)?;
+                let (keyring, origin) = self.keyring(server, &database, &db, verifier)?;
+                Some((verifier, signature, keyring, origin))
             }
         };
-        let sha256 = match wanted.pin {
+        let at_file = at(server, &entry.filename);
+        let sha256 = match &self.plan.pin {
             Some(pin) => pin,
-            None => promised(&entry).map_err(in_package)?,
+            None => expected_sha256(entry).map_err(&at_file)?,
         };
-        let (whole, new) = self.package(server, &entry, sha256).map_err(in_package)?;
-        let meant = (entry.name.as_str(), entry.version.as_str());
-        let meant = wanted.pin.is_none().then_some(meant);
-        let verified = verify::package(self.context, whole, sha256, evidence, meant);
-        let verified = verified.map_err(in_package)?;
-        self.keep(new, sha256).map_err(in_package)?;
+        let package = self.package(server, entry, sha256)?;
+        let mut keyring_origin = None;
+        let proof = signed
+            .as_ref()
+            .map(|(verifier, signature, keyring, origin)| {
+                keyring_origin.clone_from(origin);
+                Proof {
+                    verifier,
+                    keyring,
+                    signature: signature.clone(),
+                }
+            });
+        let identity = (entry.name.as_str(), entry.version.as_str());
+        let identity = self.plan.pin.is_none().then_some(identity);
+        let verified = verify(self.context, &package, proof, identity).map_err(&at_file)?;
+        self.cache.keep(package, sha256)?;
         // With the keys that it was verified by, it can be verified again without a server.
-        if let Some(keyring) = &keyring
-            && let Err(failure) = self.cache.note(keyring, None)
+        if let Some(origin) = &keyring_origin
+            && let Err(failure) = self.cache.record(origin, None)
         {
             self.context.warn(failure);
         }
-        Ok((verified, origin(&entry, wanted.repo, sha256, server)))
+        Ok((verified, self.origin(server, entry, sha256)))
     }
 
-    /// Keeps a package that was downloaded, now that it is known to be good.
-    fn keep(&self, new: Option<Download>, sha256: &str) -> Result<(), Stop> {
-        match new {
-            Some(download) => Ok(self.cache.keep(download, sha256)?),
-            None => Ok(()),
+    fn origin(&self, server: &Server, entry: &Entry, sha256: &str) -> Origin {
+        Origin {
+            name: entry.name.clone(),
+            version: entry.version.clone(),
+            repo: self.plan.repo.clone(),
+            file: entry.filename.clone(),
+            sha256: sha256.to_owned(),
+            server: server.shown(),
         }
     }
 
-    /// Returns a package's signature: the database's copy, or else the file beside the package.
-    fn signature(&self, server: &Server, entry: &Entry) -> Result<Vec<u8>, (String, Stop)> {
+    /// Returns a package's signature: the one in the database, or else the file beside the package.
+    fn signature(&self, server: &Server, entry: &Entry) -> Result<Vec<u8>, Failure> {
         if let Some(signature) = entry.signature() {
             return Ok(signature);
         }
         let file = format!("{}.sig", entry.filename);
-        let limit = Limit {
-            bytes: LARGEST_SIGNATURE,
-            why: "that a signature may have",
-            package: None,
+        let expected = Expected {
+            limit: LARGEST_SIGNATURE,
+            limit_reason: "that a signature may have",
+            size: None,
         };
-        match self.download(&server.file(&file), &limit, &|| Ok(Vec::new())) {
-            Ok(bytes) => Ok(bytes),
-            Err(Stop::Server(fault)) if fault.code == Code::NotFound => {
+        let result = self.client.download(&server.file(&file), expected, None);
+        let result = result.map_err(|failure| match failure.code {
+            Code::NotFound => {
                 let why = format!(
-                    "the package has no signature: {}, and the database has no %PGPSIG%",
-                    fault.reason
+                    "the package has no signature: {failure}, and the database has no %PGPSIG%"
                 );
-                let fault = Fault::new(Code::NotVerified, why).hint(UNSIGNED);
-                Err((file, fault.into()))
+                Failure::new(Code::NotVerified, why).hint(UNSIGNED)
             }
-            Err(stop) => Err((file, stop)),
-        }
+            _ => failure,
+        });
+        result.map_err(at(server, &file))
     }
 
-    /// Returns the keys to check a signature with: the user's, or else those of the keyring package of the repository,
-    /// and what that is.
-    fn ring(
+    /// Returns the keys to check a signature with: the user's, or else those of the repository's keyring package, and the
+    /// origin of that.
+    fn keyring(
         &self,
         server: &Server,
-        entries: &[Entry],
-        judge: &Judge,
-        repo: &str,
-    ) -> Result<(Ring, Option<Origin>), (String, Stop)> {
-        if let Some(ring) = &judge.ring {
-            return Ok((ring.clone(), None));
+        database: &Database,
+        db: &str,
+        verifier: &Verifier,
+    ) -> Result<(Keyring, Option<Origin>), Failure> {
+        if let Some(keyring) = &verifier.keyring {
+            return Ok((keyring.clone(), None));
         }
-        let name = ring::package(repo);
-        let Some(entry) = db::newest(entries, &name) else {
+        let repo = &self.plan.repo;
+        let name = package_name(repo);
+        let Some(entry) = db::newest(&database.entries, &name) else {
             let why = format!(
                 "it has no package {}, from which the key of the signature is taken",
                 quote(&name)
             );
-            let fault = Fault::new(Code::NotVerified, why).hint(ring::INSTEAD);
-            return Err((format!("{repo}.db"), fault.into()));
+            let failure = Failure::new(Code::NotVerified, why).hint(OTHER_KEYS);
+            return Err(at(server, db)(failure));
         };
-        let in_package = |stop| match stop {
-            Stop::Server(fault) if fault.code == Code::NotFound => {
-                (entry.filename.clone(), fault.hint(ring::INSTEAD).into())
-            }
-            stop => (entry.filename.clone(), stop),
-        };
-        let sha256 = promised(entry).map_err(in_package)?;
-        let (whole, new) = self.package(server, entry, sha256).map_err(in_package)?;
-        let ring = Ring::of_package(self.context, &judge.gpg, &whole.file, repo);
-        let ring = ring.map_err(in_package)?;
-        self.keep(new, sha256).map_err(in_package)?;
-        Ok((ring, Some(origin(entry, repo, sha256, server))))
+        let at_file = at(server, &entry.filename);
+        let sha256 = expected_sha256(entry).map_err(&at_file)?;
+        let package = self.package(server, entry, sha256);
+        let package = package.map_err(|failure| match failure.code {
+            Code::NotFound => failure.hint(OTHER_KEYS),
+            _ => failure,
+        })?;
+        let keyring = Keyring::from_package(self.context, &verifier.gpg, &package.file, repo);
+        let keyring = keyring.map_err(&at_file)?;
+        self.cache.keep(package, sha256)?;
+        Ok((keyring, Some(self.origin(server, entry, sha256))))
     }
 
-    /// Asks a server for its database.
-    fn database(&self, server: &Server, file: &str) -> Result<Database, Stop> {
-        let limit = Limit {
-            bytes: LARGEST_DB,
-            why: "that a database may have",
-            package: None,
+    /// Downloads a server's database.
+    fn database(&self, server: &Server, file: &str) -> Result<Database, Failure> {
+        let expected = Expected {
+            limit: LARGEST_DB,
+            limit_reason: "that a database may have",
+            size: None,
         };
-        let bytes = self.download(&server.file(file), &limit, &|| Ok(Vec::new()))?;
-        let database = db::read(bytes.as_slice(), Limits::default())
-            .map_err(|e| Fault::new(Code::Failed, e.to_string()))?;
+        let bytes = self.client.download(&server.file(file), expected, None);
+        let database = bytes
+            .and_then(|bytes| {
+                let database = db::read(bytes.as_slice(), Limits::default());
+                database.map_err(|e| Failure::new(Code::Failed, e))
+            })
+            .map_err(at(server, file))?;
         for odd in &database.odd {
             self.context
                 .warn(format_args!("'{file}': {odd}: it is left out"));
@@ -272,151 +225,140 @@ impl<'a> Fetcher<'a> {
         Ok(database)
     }
 
-    /// Returns the package of an entry, its hash being right: from the cache if it is there, else as a download, to be kept
-    /// if all else is right too.
-    fn package(
-        &self,
-        server: &Server,
-        entry: &Entry,
-        sha256: &str,
-    ) -> Result<(Whole, Option<Download>), Stop> {
-        if let Some(whole) = self.cache.find(self.context, sha256)? {
-            return Ok((whole, None));
+    /// Returns the package of an entry, from the cache or the server.
+    fn package(&self, server: &Server, entry: &Entry, sha256: &str) -> Result<Package, Failure> {
+        if let Some(package) = self.cache.find(self.context, sha256)? {
+            return Ok(package);
         }
-        let limit = Limit {
-            bytes: entry.csize.unwrap_or(LARGEST_PACKAGE).min(LARGEST_PACKAGE),
-            why: "that the database promises",
-            package: Some((entry.filename.clone(), entry.csize)),
+        let (file, size) = (&entry.filename, entry.csize);
+        let expected = Expected {
+            limit: size.unwrap_or(LARGEST_PACKAGE).min(LARGEST_PACKAGE),
+            limit_reason: "that the database promises",
+            size,
         };
-        let url = server.file(&entry.filename);
-        let download = self.download(&url, &limit, &|| self.cache.download())?;
-        let whole = download.whole()?;
-        if whole.sha256 != sha256 {
-            let why = match package::decompress::reader(&whole.file) {
-                Err(e) => e.to_string(),
-                Ok(_) => verify::differs(&whole.sha256, sha256),
-            };
-            return Err(Fault::new(Code::NotVerified, why).into());
-        }
-        Ok((whole, Some(download)))
+        let bytes = self
+            .client
+            .download(&server.file(file), expected, Some(file));
+        bytes
+            .and_then(|bytes| self.cache.add(&bytes, sha256))
+            .map_err(at(server, file))
     }
 
-    /// Downloads a file, with as many tries as it is worth. Each begins with an empty `W`.
-    fn download<W: Sink>(
-        &self,
-        url: &str,
-        limit: &Limit,
-        new: &dyn Fn() -> Result<W, Failure>,
-    ) -> Result<W, Stop> {
-        let mut pauses = PAUSES.iter();
+    /// Returns the newest package in the cache, or the one with the hash that was asked for.
+    pub(crate) fn fetch_cached(&self) -> Result<(Verified, Origin), Failure> {
+        let (package, origin) = self.find_cached()?.ok_or_else(|| {
+            let message = format!(
+                "looking for package {} of {} in cache {}: it is not there",
+                quote(&self.plan.package),
+                quote(&self.plan.repo),
+                quote(&self.plan.cache)
+            );
+            Failure::new(Code::NotFound, message).hint("run it once without --offline")
+        })?;
+        let verified = self.verify_cached(&package, &origin);
+        let verified = verified.map_err(|failure| {
+            if is_ours(&failure) {
+                return failure;
+            }
+            let hint = failure.hint.clone().unwrap_or_else(|| ONLINE.to_owned());
+            let doing = format!("checking {} in the cache", quote(&origin.file));
+            failure.while_doing(doing).hint(hint)
+        })?;
+        Ok((verified, origin))
+    }
+
+    fn find_cached(&self) -> Result<Option<(Package, Origin)>, Failure> {
         loop {
-            let stop = match self.attempt(url, limit, new()?) {
-                Err(stop) => stop,
-                done => return done,
+            let origin = match &self.plan.pin {
+                Some(sha256) => self.cache.origin(sha256),
+                None => self.cache.newest(&self.plan.repo, &self.plan.package)?,
             };
-            match (&stop, pauses.next()) {
-                (Stop::Server(fault), Some(pause)) if fault.again => {
-                    self.context.note(format_args!(
-                        "fetching {}: {}: trying again",
-                        quote(crate::server::shown(url)),
-                        fault.reason
-                    ));
-                    signal::wait(*pause)?;
-                }
-                _ => return Err(stop),
+            let Some(origin) = origin else {
+                return Ok(None);
+            };
+            match self.cache.find(self.context, &origin.sha256)? {
+                Some(package) => return Ok(Some((package, origin))),
+                None if self.plan.pin.is_some() => return Ok(None),
+                // It was damaged and is removed now: the next newest is as good.
+                None => {}
             }
         }
     }
 
-    /// Tries once to download a file.
-    fn attempt<W: Sink>(&self, url: &str, limit: &Limit, mut to: W) -> Result<W, Stop> {
-        let (head, mut transfer) = self.asker.get(url)?;
-        if head.status != 200 {
-            let why = format!("HTTP status {}", head.words);
-            return Err(match head.status {
-                404 | 410 => Fault::new(Code::NotFound, why),
-                408 | 425 | 429 | 500 | 502..=504 => Fault::new(Code::Network, why).again(),
-                501 | 505.. => Fault::new(Code::Network, why),
-                _ => Fault::new(Code::Failed, why),
-            }
-            .into());
-        }
-        if head.length.is_some_and(|length| length > limit.bytes) {
-            return Err(too_large(limit).into());
-        }
-        let bar = self.bar(limit);
-        let mut bytes = 0;
-        while let Some(piece) = transfer.next()? {
-            if bytes == 0 && is_web_page(&piece) {
-                return Err(Fault::new(Code::Network, "a web page came in its place")
-                    .hint(page::HINT)
-                    .into());
-            }
-            bytes += piece.len() as u64;
-            if bytes > limit.bytes {
-                return Err(too_large(limit).into());
-            }
-            to.put(&piece)?;
-            bar.set_position(bytes);
-        }
-        bar.finish_and_clear();
-        let size = limit.package.as_ref().and_then(|(_, size)| *size);
-        if head.length.is_none() && size.is_some_and(|size| bytes < size) {
-            let why = format!("the connection ended after {bytes} bytes");
-            return Err(Fault::new(Code::Network, why).again().into());
-        }
-        Ok(to)
-    }
-
-    /// Returns a progress bar. It draws on a terminal only, and clears itself away when it is dropped.
-    fn bar(&self, limit: &Limit) -> ProgressBar {
-        let Some((name, size)) = limit.package.as_ref().filter(|_| !self.context.quiet) else {
-            return ProgressBar::hidden();
+    /// Checks a package in the cache by the signature and the keys there.
+    fn verify_cached(&self, package: &Package, origin: &Origin) -> Result<Verified, Failure> {
+        let missing = |what: &str| Failure::new(Code::NotVerified, format!("{what} is not there"));
+        let identity = (origin.name.as_str(), origin.version.as_str());
+        let identity = self.plan.pin.is_none().then_some(identity);
+        let Some(verifier) = self.verifier else {
+            return verify(self.context, package, None, identity);
         };
-        let bar = match size {
-            Some(size) => ProgressBar::new(*size),
-            None => ProgressBar::no_length(),
+        let signature = self.cache.signature(&origin.sha256)?;
+        let signature = signature.ok_or_else(|| missing("its signature"))?;
+        let keyring = match &verifier.keyring {
+            Some(keyring) => keyring.clone(),
+            None => {
+                let repo = &self.plan.repo;
+                let name = package_name(repo);
+                let keys = match self.cache.newest(repo, &name)? {
+                    Some(origin) => self.cache.find(self.context, &origin.sha256)?,
+                    None => None,
+                };
+                let keys = keys.ok_or_else(|| missing(&format!("package {}", quote(&name))))?;
+                Keyring::from_package(self.context, &verifier.gpg, &keys.file, repo)?
+            }
         };
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-        let template = match size {
-            Some(_) => "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-            None => "{msg} {bytes} {bytes_per_sec}",
+        let proof = Proof {
+            verifier,
+            keyring: &keyring,
+            signature,
         };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_message(name.clone());
-        bar.with_finish(indicatif::ProgressFinish::AndClear)
+        verify(self.context, package, Some(proof), identity)
     }
 }
 
-/// What permits a package without a signature.
-const UNSIGNED: &str =
-    "name another --server URL, or take the package by its hash alone with --unsigned";
-
-/// Returns the hash that the database has for a package.
-fn promised(entry: &Entry) -> Result<&str, Stop> {
-    entry.sha256.as_deref().ok_or_else(|| {
-        let why = "the database has no %SHA256SUM% to hold it against, and there is no --sha256";
-        Fault::new(Code::NotVerified, why).into()
+/// Returns the newest package of that name in a database.
+fn find_entry<'a>(database: &'a Database, package: &str) -> Result<&'a Entry, Failure> {
+    db::newest(&database.entries, package).ok_or_else(|| {
+        let why = match database.odd.iter().find(|odd| odd.is_of(package)) {
+            Some(odd) => odd.to_string(),
+            None => format!("it has no package {}", quote(package)),
+        };
+        Failure::new(Code::NotFound, why)
     })
 }
 
-/// Returns what a package is, as the database says.
-fn origin(entry: &Entry, repo: &str, sha256: &str, server: &Server) -> Origin {
-    Origin {
-        name: entry.name.clone(),
-        version: entry.version.clone(),
-        repo: repo.to_owned(),
-        file: entry.filename.clone(),
-        sha256: sha256.to_owned(),
-        server: server.shown(),
+/// Returns the hash that the database has of a package.
+fn expected_sha256(entry: &Entry) -> Result<&String, Failure> {
+    entry.sha256.as_ref().ok_or_else(|| {
+        let why = "the database has no %SHA256SUM% of it, and there is no --sha256";
+        Failure::new(Code::NotVerified, why)
+    })
+}
+
+/// Puts the URL of a file before the failure of a server.
+fn at(server: &Server, file: &str) -> impl Fn(Failure) -> Failure {
+    let url = quote(format!("{}/{file}", server.shown()));
+    move |failure| match is_ours(&failure) {
+        true => failure,
+        false => failure.while_doing(format_args!("fetching {url}")),
     }
 }
 
-fn too_large(limit: &Limit) -> Fault {
-    Fault::new(
-        Code::NotVerified,
-        format!("larger than the {} bytes {}", limit.bytes, limit.why),
+/// Returns whether we failed, or this host, so that no other server helps.
+fn is_ours(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        Code::Os | Code::ChildFailed | Code::Permission | Code::Interrupted
     )
+}
+
+/// Orders the failures of servers: what is wrong, what may be temporary, what is missing.
+fn severity(failure: &Failure) -> u8 {
+    match failure.code {
+        Code::NotVerified => 3,
+        Code::Network => 2,
+        Code::NotFound => 0,
+        _ => 1,
+    }
 }

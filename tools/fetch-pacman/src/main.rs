@@ -1,31 +1,27 @@
-//! `fetch-pacman`: gets a static pacman for this host, and proves it before it runs.
+//! `fetch-pacman`: downloads a static pacman for this host, and verifies it before it runs.
 //!
 //! The usual one-liner, `wget | tar -xO | install`, leaves an empty executable and exit status 0 when the file has
-//! another compression than it had last month, and runs as root whatever a mirror sent. Here a package is found by the
-//! repository's database, compared with its hash as a whole, its signature checked against a pinned key, and only then
-//! made executable.
+//! another compression than last month, and runs as root whatever a mirror sent. Here a package is found in the
+//! repository's database, its hash is compared, its signature checked by a pinned key, and only then is the program in it made
+//! executable.
 
 mod cache;
-mod client;
 mod draft;
-mod fault;
 mod fetch;
-mod gpg;
-mod offline;
+mod http;
+mod keyring;
 mod program;
-mod ring;
 mod server;
-mod status;
 mod verify;
 
 use cache::{Cache, Origin};
-use fetch::{Fetcher, Wanted};
-use gpg::Gpg;
+use fetch::Fetcher;
+use keyring::Keyring;
 use program::Program;
-use ring::Ring;
 use rootfs::file::Placed;
 use rustix::fs::{Mode, OFlags};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use server::Server;
 use stage::members::Pacman;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
@@ -33,7 +29,7 @@ use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
-use verify::{Judge, Proof, Trust};
+use verify::Verifier;
 
 /// Find the newest static pacman in a repository, prove it and extract the one program
 ///
@@ -109,46 +105,38 @@ struct FetchPacman {
     placed: OnceCell<Placed>,
 }
 
-/// What is to be done.
+/// What to do.
 #[derive(Debug)]
 enum Plan {
-    /// Take the pacman that is there.
+    /// Use a pacman that is there.
     Use(PathBuf),
-    /// Get one.
     Fetch(Box<Fetch>),
 }
 
 #[derive(Debug)]
 struct Fetch {
-    /// None where only the cache may be asked.
+    /// None: take the package from the cache.
     servers: Option<Vec<Server>>,
     repo: String,
     package: String,
     member: String,
+    /// The hash that the user knows.
     pin: Option<String>,
-    proof: Wish,
+    /// The keys that may sign, and files that have them; None: no signature is required.
+    signature: Option<(Vec<String>, Vec<PathBuf>)>,
     output: Option<PathBuf>,
     cache: PathBuf,
     timeout: Duration,
-}
-
-/// What is to be asked of a package beside its hash.
-#[derive(Debug)]
-enum Wish {
-    /// A signature of one of these keys, which are in these files or in the repository's keyring package.
-    Signature(Vec<String>, Vec<PathBuf>),
-    /// Nothing: the hash is the user's.
-    Sha256,
-    /// Nothing: the user said so.
-    Hash,
 }
 
 /// What was done.
 #[derive(Debug)]
 struct Done {
     program: Program,
-    /// What was fetched, and by what it was checked. None for a program that was there.
-    origin: Option<(Origin, Trust)>,
+    /// What it was checked by, as the document has it.
+    trust: &'static str,
+    /// The package that was fetched, and the key that signed it.
+    package: Option<(Origin, Option<String>)>,
 }
 
 impl Stage for FetchPacman {
@@ -164,7 +152,7 @@ impl Stage for FetchPacman {
         let done = apply(context, &plan)?;
         if self.output.is_some() && done.program.new {
             // Set once: a stage runs once.
-            drop(self.placed.set(placed(&done.program.path)?));
+            drop(self.placed.set(find_placed(&done.program.path)?));
         }
         record(document, &done);
         context.note(format_args!(
@@ -184,8 +172,8 @@ impl Stage for FetchPacman {
     }
 }
 
-/// Returns what was put at this path.
-fn placed(path: &Path) -> Result<Placed, Failure> {
+/// Returns the file that was put at this path, for undo.
+fn find_placed(path: &Path) -> Result<Placed, Failure> {
     let above = path.parent().unwrap_or(Path::new("/"));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(above, flags, Mode::empty())
@@ -193,15 +181,15 @@ fn placed(path: &Path) -> Result<Placed, Failure> {
         .doing(Code::Os, || format!("opening {}", quote(path)))
 }
 
-/// Works out what to do from the command line, and from the document what that leaves open.
+/// Decides what to do, by the command line, and by the document's distribution where that leaves it open.
 fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
     if let Some(path) = &args.existing {
-        return Ok(Plan::Use(settle(path)?));
+        return Ok(Plan::Use(resolve(path)?));
     }
     let preset = server::preset(document.text("distro"))?;
     let source = &preset.pacman;
     let arch = server::pacman_arch(std::env::consts::ARCH);
-    let repo = args.repo.clone().unwrap_or_else(|| source.repo.clone());
+    let repo = args.repo.as_ref().unwrap_or(&source.repo);
     let servers = if args.offline {
         None
     } else {
@@ -209,11 +197,8 @@ fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
             [] => server::servers(&preset, arch)?,
             given => given,
         };
-        Some(
-            urls.iter()
-                .map(|url| Server::expand(url, &repo, arch))
-                .collect(),
-        )
+        let servers = urls.iter().map(|url| Server::expand(url, repo, arch));
+        Some(servers.collect())
     };
     let env = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = match &args.cache_dir {
@@ -223,43 +208,42 @@ fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
             cache::default_dir(root, env("XDG_CACHE_HOME"), env("HOME"))?
         }
     };
+    let package = args.package.as_ref().unwrap_or(&source.package);
+    let member = args.member.as_ref().unwrap_or(&source.member);
     Ok(Plan::Fetch(Box::new(Fetch {
         servers,
-        repo,
-        package: args
-            .package
-            .clone()
-            .unwrap_or_else(|| source.package.clone()),
-        member: args.member.clone().unwrap_or_else(|| source.member.clone()),
+        repo: repo.clone(),
+        package: package.clone(),
+        member: member.clone(),
         pin: args.sha256.clone(),
-        proof: wish(args, source),
-        output: args.output.as_deref().map(settle).transpose()?,
+        signature: required_signature(args, source),
+        output: args.output.as_deref().map(resolve).transpose()?,
         cache: std::path::absolute(&cache).doing(Code::Os, || "choosing a cache")?,
         timeout: Duration::from_secs(args.timeout),
     })))
 }
 
-/// Decides what to ask of a package, from the command line and the pins of the preset.
-fn wish(args: &FetchPacman, source: &distro::Source) -> Wish {
-    // A hash that the user knows says all that a signature could; who asks for both gets both.
-    let asks = !args.trust.is_empty() || !args.keyring.is_empty();
-    if args.sha256.is_some() && !asks {
-        return Wish::Sha256;
+/// Returns the keys that must have signed, and the files that have them.
+fn required_signature(
+    args: &FetchPacman,
+    source: &distro::Source,
+) -> Option<(Vec<String>, Vec<PathBuf>)> {
+    // A hash that the user knows proves all that a signature could; with options for both, both are checked.
+    let names_keys = !args.trust.is_empty() || !args.keyring.is_empty();
+    if args.unsigned || (args.sha256.is_some() && !names_keys) {
+        return None;
     }
-    if args.unsigned {
-        return Wish::Hash;
-    }
-    let pinned = source.trusted.iter().map(|pin| pin.fingerprint.clone());
-    let pins = pinned.chain(args.trust.iter().cloned()).collect();
-    Wish::Signature(pins, args.keyring.clone())
+    let pinned = source.trusted.iter().map(|pin| &pin.fingerprint);
+    let pins = pinned.chain(&args.trust).cloned().collect();
+    Some((pins, args.keyring.clone()))
 }
 
-/// Looks whether it can be done, before anything is touched.
+/// Checks that it can be done, before anything is changed.
 fn check(plan: &Plan) -> Result<(), Failure> {
     let Plan::Fetch(fetch) = plan else {
         return Ok(());
     };
-    if let Wish::Signature(pins, _) = &fetch.proof
+    if let Some((pins, _)) = &fetch.signature
         && pins.is_empty()
     {
         return Err(Failure::new(
@@ -277,7 +261,7 @@ fn check(plan: &Plan) -> Result<(), Failure> {
         return Err(Failure::new(
             Code::Usage,
             format!(
-                "writing {}: it is there and not a regular file",
+                "writing {}: it exists and is not a regular file",
                 quote(output)
             ),
         )
@@ -286,33 +270,25 @@ fn check(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Does it.
 fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
     let fetch = match plan {
         Plan::Fetch(fetch) => fetch,
         Plan::Use(path) => {
             return Ok(Done {
                 program: program::inspect(context, path)?,
-                origin: None,
+                trust: "host",
+                package: None,
             });
         }
     };
-    let proof = prepare(context, &fetch.proof)?;
+    let verifier = make_verifier(context, fetch)?;
     let cache = Cache::open(&fetch.cache)?;
+    let fetcher = Fetcher::new(context, &cache, fetch, verifier.as_ref());
     let (verified, origin) = match &fetch.servers {
-        None => offline::fetch(context, &cache, fetch, &proof)?,
-        Some(servers) => {
-            let wanted = Wanted {
-                servers,
-                repo: &fetch.repo,
-                package: &fetch.package,
-                pin: fetch.pin.as_deref(),
-                proof: &proof,
-            };
-            Fetcher::new(context, &cache, fetch.timeout).fetch(&wanted)?
-        }
+        None => fetcher.fetch_cached()?,
+        Some(servers) => fetcher.fetch(servers)?,
     };
-    let trust = verified.trust.clone();
+    let signature = verified.signature.clone();
     let to = match &fetch.output {
         Some(path) => path.clone(),
         None => {
@@ -320,51 +296,55 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
             cache.program(&origin.sha256, name)?
         }
     };
-    let trial = cache.trial()?;
-    // Decompressing takes longer than all the rest: a program that this package is known to have needs none.
-    let same = match cache.member(&origin.sha256, &fetch.member) {
-        Some(sha256) => program::same(context, &verified, &to, &sha256, &trial)?,
+    // Decompressing takes longer than all the rest.
+    let reused = match cache.member(&origin.sha256, &fetch.member) {
+        Some(sha256) => program::reuse(context, &verified, &to, &sha256)?,
         None => None,
     };
-    let program = match same {
+    let program = match reused {
         Some(program) => program,
-        None => program::place(context, verified, &fetch.member, &to, &trial)?,
+        None => program::extract(context, verified, &fetch.member, &to, &cache.trial()?)?,
     };
-    // The program is there and good: a note that cannot be written costs only time, later.
-    let mut noted = cache.note(&origin, Some((&fetch.member, &program.sha256)));
-    if let Trust::Signature { signature, .. } = &trust {
-        noted = noted.and(cache.sign(&origin.sha256, signature));
+    // The program is good: a cache that cannot be written costs only time, later.
+    let mut recorded = cache.record(&origin, Some((&fetch.member, &program.sha256)));
+    if let Some((_, signature)) = &signature {
+        recorded = recorded.and(cache.keep_signature(&origin.sha256, signature));
     }
-    if let Err(failure) = noted {
+    if let Err(failure) = recorded {
         context.warn(failure);
     }
+    let trust = match (&signature, &fetch.pin) {
+        (Some(_), _) => "signature",
+        (None, Some(_)) => "sha256",
+        (None, None) => "hash",
+    };
     Ok(Done {
         program,
-        origin: Some((origin, trust)),
+        trust,
+        package: Some((origin, signature.map(|(key, _)| key))),
     })
 }
 
-/// Finds what the proof needs of this host.
-fn prepare(context: &Context, wish: &Wish) -> Result<Proof, Failure> {
-    let (pins, files) = match wish {
-        Wish::Signature(pins, files) => (pins, files),
-        Wish::Sha256 => return Ok(Proof::Sha256),
-        Wish::Hash => return Ok(Proof::Hash),
+/// Finds gpg and reads the user's keys, where a signature is required.
+fn make_verifier(context: &Context, fetch: &Fetch) -> Result<Option<Verifier>, Failure> {
+    let Some((pins, files)) = &fetch.signature else {
+        return Ok(None);
     };
-    let gpg = Gpg::find(context)?;
-    let ring = match files.as_slice() {
+    let gpg = keyring::find_gpg(context)?;
+    let keyring = match files.as_slice() {
         [] => None,
-        files => Some(Ring::of_files(context, &gpg, files)?),
+        files => Some(Keyring::from_files(context, &gpg, files)?),
     };
-    Ok(Proof::Signature(Judge {
+    Ok(Some(Verifier {
         gpg,
         pins: pins.clone(),
-        ring,
+        keyring,
     }))
 }
 
-/// The members of `pacman.package`.
-const ORIGIN: [&str; 7] = [
+/// Our members of `pacman`, and of `pacman.package`.
+const MEMBERS: [&str; 5] = ["path", "version", "sha256", "trust", "package"];
+const PACKAGE: [&str; 7] = [
     "name",
     "version",
     "repo",
@@ -374,45 +354,39 @@ const ORIGIN: [&str; 7] = [
     "signed_by",
 ];
 
-/// Writes down what was done.
-fn record(document: &mut Document, done: &Done) {
-    // The member is ours, but others may have added to it; what we said of an earlier package does not hold any more.
-    let old = document.get("pacman").cloned();
-    document.remove("pacman");
-    if let Some(serde_json::Value::Object(mut old)) = old {
-        if let Some(package) = old.get_mut("package").and_then(|p| p.as_object_mut()) {
-            package.retain(|key, _| !ORIGIN.contains(&key.as_str()));
-            if package.is_empty() {
-                old.shift_remove("package");
-            }
-        }
-        document.record("pacman", &old);
-    }
-    document.record(
-        "pacman",
-        &Pacman {
-            path: done.program.path.clone(),
-            version: done.program.version.clone(),
-            sha256: done.program.sha256.clone(),
-            trust: match &done.origin {
-                None => "host",
-                Some((_, Trust::Signature { .. })) => "signature",
-                Some((_, Trust::Sha256)) => "sha256",
-                Some((_, Trust::Hash)) => "hash",
-            }
-            .to_owned(),
-        },
-    );
-    if let Some((origin, trust)) = &done.origin {
-        document.record("pacman", &json!({ "package": origin }));
-        if let Trust::Signature { by, .. } = trust {
-            document.record("pacman", &json!({ "package": { "signed_by": by } }));
-        }
-    }
+#[derive(Serialize)]
+struct Record {
+    #[serde(flatten)]
+    pacman: Pacman,
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    package: Map<String, Value>,
 }
 
-/// Returns the absolute path of a file whose directory must be there, without `..` and symbolic links on the way.
-fn settle(path: &Path) -> Result<PathBuf, Failure> {
+/// Records the program in the document, in place of an earlier one. Members of others stay.
+fn record(document: &mut Document, done: &Done) {
+    let old = document.get("pacman").and_then(|old| old.get("package"));
+    let mut package = old.and_then(Value::as_object).cloned().unwrap_or_default();
+    package.retain(|key, _| !PACKAGE.contains(&key.as_str()));
+    if let Some((origin, signed_by)) = &done.package {
+        let origin = serde_json::to_value(origin).unwrap_or_default();
+        package.extend(origin.as_object().cloned().unwrap_or_default());
+        package.extend(
+            signed_by
+                .clone()
+                .map(|key| ("signed_by".into(), key.into())),
+        );
+    }
+    let pacman = Pacman {
+        path: done.program.path.clone(),
+        version: done.program.version.clone(),
+        sha256: done.program.sha256.clone(),
+        trust: done.trust.to_owned(),
+    };
+    document.record_anew("pacman", &MEMBERS, &Record { pacman, package });
+}
+
+/// Returns the absolute path of a file whose directory must exist, without `..` and symbolic links before its name.
+fn resolve(path: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("looking for the directory of {}", quote(path));
     let name = path
         .file_name()
@@ -443,7 +417,7 @@ fn url(value: &str) -> Result<String, String> {
 fn package_name(value: &str) -> Result<String, String> {
     match package::name::is_name(value) {
         true => Ok(value.to_owned()),
-        false => Err("not the name of a package".to_owned()),
+        false => Err("invalid package name".to_owned()),
     }
 }
 

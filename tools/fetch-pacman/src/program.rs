@@ -1,4 +1,4 @@
-//! The program itself: out of its package, proven to run, and put in place.
+//! The program: extracted from its package, tried, and put in place.
 
 use crate::draft::Draft;
 use crate::verify::Verified;
@@ -6,10 +6,10 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use package::archive::extract_member;
 use package::digest::Sha256Reader;
-use sha2::{Digest, Sha256};
 use stage::{Cause, Code, Context, Doing, Failure, child, quote};
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 /// More than a static pacman has: it is 11 MB.
 const LIMIT: u64 = 256 << 20;
 
-/// How long a program may take to say its version. An emulated one takes a second.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a program may take to print its version. An emulated one takes a second.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A program that runs, and says that it is pacman.
+/// A program that runs, and prints that it is pacman.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
@@ -30,41 +30,35 @@ pub(crate) struct Program {
     pub(crate) new: bool,
 }
 
-/// Takes the one member out of a verified package and puts it at `to`, once it has shown that it runs.
-pub(crate) fn place(
+/// Extracts a member of a verified package to `to`, after a try whether it runs. `trial` is a directory to try it in.
+pub(crate) fn extract(
     context: &Context,
     mut verified: Verified,
     member: &str,
     to: &Path,
     trial: &Path,
 ) -> Result<Program, Failure> {
-    let failed = |e: std::io::Error| write_failure(&e, to);
-    // In the same directory, so that it can be put in place as one, and not executable.
+    let failed = |e: std::io::Error| explain_write_error(&e, to);
     let dir = to.parent().unwrap_or(Path::new("/"));
-    let draft = Draft::new_in(dir).map_err(failed)?;
+    let mut draft = Draft::new_in(dir).map_err(failed)?;
     verified
         .file
-        .seek(SeekFrom::Start(0))
+        .rewind()
         .doing(Code::Os, || "reading the package")?;
-    let mut out = Hashed {
-        file: draft.file(),
-        hash: Sha256::new(),
-    };
-    extract_member(&mut verified.file, member, &mut out, LIMIT).map_err(|e| match e {
+    extract_member(&mut verified.file, member, &mut draft.file, LIMIT).map_err(|e| match e {
         package::Error::Write { source, .. } => failed(source),
         package::Error::NotFound { .. } => Failure::new(Code::NotFound, e)
             .hint("name the file of the package that is pacman with --member PATH"),
         _ => Failure::new(Code::Failed, e),
     })?;
-    let sha256 = format!("{:x}", out.hash.finalize());
-
-    // The package's hash was compared before there was a `Verified`: from here on the file may run.
-    let runnable = draft.runnable().map_err(failed)?;
-    let version = version(context, &runnable.path(), to)?;
-    check_names(&runnable.path(), to, Some(trial))?;
+    // It is from a `Verified`: from here on it may run.
+    let draft = draft.into_executable().map_err(failed)?;
+    let sha256 = sha256_of(&draft.file).map_err(failed)?;
+    let version = version(context, &draft.path(), to)?;
+    check_names(&draft.path(), to, Some(trial))?;
 
     let new = std::fs::symlink_metadata(to).is_err();
-    runnable.put(to).map_err(failed)?;
+    draft.persist(to).map_err(failed)?;
     File::open(dir)
         .and_then(|dir| dir.sync_all())
         .doing(Code::Os, || format!("writing directory {}", quote(dir)))?;
@@ -76,45 +70,44 @@ pub(crate) fn place(
     })
 }
 
-/// Returns the program at `to` if it is the one that was extracted from this package before, and still runs.
-pub(crate) fn same(
+/// Returns the program at `to` if it is the one that was extracted from this package before. File names were tried then, so
+/// only its version is asked for again.
+pub(crate) fn reuse(
     context: &Context,
     _: &Verified,
     to: &Path,
     sha256: &str,
-    trial: &Path,
 ) -> Result<Option<Program>, Failure> {
-    let is = || {
+    let hash = || {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut options = OpenOptions::new();
-        let file = options
-            .read(true)
-            .custom_flags(flags.bits())
-            .open(to)
-            .ok()?;
+        let file = options.read(true).custom_flags(flags.bits()).open(to);
+        let file = file.ok()?;
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.permissions().mode() & 0o7777 != 0o755 {
             return None;
         }
         rootfs::file::claim(&file).ok()?;
-        let mut hash = Sha256Reader::new(file);
-        hash.drain().ok()?;
-        Some(hash.finish())
+        sha256_of(file).ok()
     };
-    if is().as_deref() != Some(sha256) {
+    if hash().as_deref() != Some(sha256) {
         return Ok(None);
     }
-    let version = version(context, to, to)?;
-    check_names(to, to, Some(trial))?;
     Ok(Some(Program {
         path: to.to_owned(),
-        version,
+        version: version(context, to, to)?,
         sha256: sha256.to_owned(),
         new: false,
     }))
 }
 
-/// Looks at a pacman that is already there.
+fn sha256_of(file: impl Read) -> std::io::Result<String> {
+    let mut hash = Sha256Reader::new(file);
+    hash.drain()?;
+    Ok(hash.finish())
+}
+
+/// Checks a pacman that is already there.
 pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure> {
     let doing = || format!("using {}", quote(path));
     let fail = |code, why: &str| Failure::new(code, format!("{}: {why}", doing()));
@@ -133,21 +126,21 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
             quote(path)
         )));
     }
-    let file = File::open(path).doing(Code::Os, doing)?;
-    let mut hash = Sha256Reader::new(file);
-    hash.drain().doing(Code::Os, doing)?;
+    let sha256 = File::open(path)
+        .and_then(sha256_of)
+        .doing(Code::Os, doing)?;
     let version = version(context, path, path)?;
     check_names(path, path, None)?;
     Ok(Program {
         path: path.to_owned(),
         version,
-        sha256: hash.finish(),
+        sha256,
         new: false,
     })
 }
 
-/// Refuses a program that leaves out files, or names them otherwise. `name` is what it will be called, `trial` a directory where it
-/// is tried.
+/// Refuses a program that skips or renames files with names that are not ASCII. `name` is its path in messages, `trial` a
+/// directory to try it in.
 fn check_names(program: &Path, name: &Path, trial: Option<&Path>) -> Result<(), Failure> {
     match pacman::locale::reads_all_names(program, trial)? {
         Some(false) => Err(Failure::new(
@@ -159,28 +152,26 @@ fn check_names(program: &Path, name: &Path, trial: Option<&Path>) -> Result<(), 
     }
 }
 
-/// Asks a program for its version. `name` is what it will be called.
+/// Runs a program for its version. `name` is its path in messages.
 fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Failure> {
     let begin = Instant::now();
     let mut command = child::command(program);
     command.arg("--version");
     rootfs::tie_to_us(&mut command);
-    let output = child::output_within(&mut command, PATIENCE);
+    let output = child::output_within(&mut command, VERSION_TIMEOUT);
     context.waited(begin.elapsed());
-    let doing = || format!("running {} --version", quote(name));
-    let output = output.map_err(|failure| match failure.code {
-        Code::Interrupted => failure,
-        Code::Hung => {
-            let why = format!("nothing happened for {} s", PATIENCE.as_secs());
-            Failure::new(Code::Hung, format!("{}: {why}", doing()))
+    let doing = format!("running {} --version", quote(name));
+    let fail = |code, why: &dyn Display| Failure::new(code, format!("{doing}: {why}"));
+    let output = output.map_err(|failure| match (failure.code, failure.cause) {
+        (Code::Interrupted, _) => failure,
+        (Code::Hung, _) => {
+            let why = format!("nothing happened for {} s", VERSION_TIMEOUT.as_secs());
+            fail(Code::Hung, &why)
         }
-        _ => {
-            let Some(Cause::System(number)) = failure.cause else {
-                return failure.while_doing(doing());
-            };
-            // Said anew: the path of a temporary file helps nobody.
+        // Not the failure's own message, which names a temporary file.
+        (_, Some(Cause::System(number))) => {
             let error = std::io::Error::from_raw_os_error(number);
-            let failure = Failure::new(Code::ChildFailed, format!("{}: {error}", doing()));
+            let failure = fail(Code::ChildFailed, &error);
             match Errno::from_raw(number) {
                 Errno::EACCES => failure
                     .hint("is the file system mounted noexec? then put it elsewhere with -o FILE"),
@@ -191,27 +182,27 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
                 _ => failure,
             }
         }
+        _ => failure.while_doing(&doing),
     })?;
-    let fail = |why: String| Failure::new(Code::ChildFailed, format!("{}: {why}", doing()));
     if !output.status.success() {
-        return Err(fail(child::ended(output.status)));
+        return Err(fail(Code::ChildFailed, &child::ended(output.status)));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    if text.trim().is_empty() {
-        return Err(fail("it printed nothing".into()));
-    }
-    banner(&text).map(str::to_owned).ok_or_else(|| {
-        let line = text
-            .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or_default();
-        let line: String = line.trim().chars().take(80).collect();
-        fail(format!("no pacman: it printed '{line}'"))
-    })
+    let Some(version) = parse_banner(&text) else {
+        let why = match text.trim().lines().next() {
+            None => "it printed nothing".to_owned(),
+            Some(line) => {
+                let line: String = line.trim().chars().take(80).collect();
+                format!("not a pacman: it printed '{line}'")
+            }
+        };
+        return Err(fail(Code::ChildFailed, &why));
+    };
+    Ok(version.to_owned())
 }
 
 /// Returns the version in pacman's banner: `Pacman v6.0.2 - libalpm v13.0.2`, drawn beside a picture.
-fn banner(text: &str) -> Option<&str> {
+fn parse_banner(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("Pacman v")?;
     let (version, rest) = rest.split_once(' ')?;
     let known = |c: char| c.is_ascii_alphanumeric() || "._+~-".contains(c);
@@ -219,7 +210,7 @@ fn banner(text: &str) -> Option<&str> {
     (good && rest.starts_with("- libalpm v")).then_some(version)
 }
 
-fn write_failure(error: &std::io::Error, to: &Path) -> Failure {
+fn explain_write_error(error: &std::io::Error, to: &Path) -> Failure {
     let code = match error.kind() {
         ErrorKind::PermissionDenied => Code::Permission,
         _ => Code::Os,
@@ -230,24 +221,6 @@ fn write_failure(error: &std::io::Error, to: &Path) -> Failure {
             failure.hint("make room, or put it elsewhere with -o FILE")
         }
         _ => failure,
-    }
-}
-
-/// A file, and the hash of what is written to it.
-struct Hashed<'a> {
-    file: &'a File,
-    hash: Sha256,
-}
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = self.file.write(bytes)?;
-        self.hash.update(&bytes[..n]);
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
     }
 }
 
@@ -269,7 +242,7 @@ mod tests {
             "7.0.0.r6.gc685ae6-1",
             "6.1.0+git",
         ] {
-            assert_eq!(banner(&banner_of(version)), Some(version));
+            assert_eq!(parse_banner(&banner_of(version)), Some(version));
         }
         for text in [
             "",
@@ -280,7 +253,7 @@ mod tests {
             "Pacman v6.0.2\u{1b}[2J - libalpm v13",
             "Pacman v6.0.2 of someone",
         ] {
-            assert_eq!(banner(text), None, "{text:?}");
+            assert_eq!(parse_banner(text), None, "{text:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Where to look: the command line's words, the preset's where it has none.
+//! Where a pacman is: as the command line says, or else the preset.
 
 use distro::{ErrorKind, Preset};
 use stage::{Code, Failure};
@@ -29,12 +29,12 @@ impl Server {
 
     /// Returns the URL without a password, as messages and documents have it.
     pub(crate) fn shown(&self) -> String {
-        shown(&self.0)
+        without_password(&self.0)
     }
 }
 
-/// Returns a URL without what stands before an `@`: documents are copied into logs, and hold no secrets.
-pub(crate) fn shown(url: &str) -> String {
+/// Returns a URL without user and password: documents are copied into logs, and contain no secrets.
+pub(crate) fn without_password(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return url.to_owned();
     };
@@ -106,7 +106,7 @@ mod tests {
             ("https://h/a@b", "https://h/a@b"),
             ("file:///srv/a@b", "file:///srv/a@b"),
         ] {
-            assert_eq!(shown(url), out);
+            assert_eq!(without_password(url), out);
         }
     }
 

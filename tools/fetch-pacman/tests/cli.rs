@@ -237,7 +237,7 @@ fn output_goes_where_it_is_told_and_replaces_what_is_there() {
     assert_eq!(fs::read(lab.path("victim")).unwrap(), b"v");
 
     let run1 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("bin")));
-    run1.bad(64, "usage", &["it is there and not a regular file"]);
+    run1.bad(64, "usage", &["it exists and is not a regular file"]);
     let run2 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("no/pacman")));
     run2.bad(
         69,
@@ -301,6 +301,25 @@ fn a_program_that_is_in_place_is_not_unpacked_again_unless_it_changed() {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o775)).unwrap();
         assert_eq!(version(&run(&mut tool)), "6.0.2");
     }
+}
+
+/// What was tried when it was extracted is not tried again; its version, which the document needs, is asked for.
+#[test]
+fn a_program_that_is_in_place_is_started_once() {
+    let lab = Lab::new();
+    let log = lab.path("log");
+    let body = format!(
+        "echo \"$1\" >> {}; exec /usr/bin/pacman \"$@\"",
+        log.display()
+    );
+    let package = Package::of("pacman-static", "1-1", Format::Zst, &script(&body));
+    let server = Server::with(&[&package]);
+    let mut tool = lab.ask(&[&server.url]);
+    version(&run(&mut tool));
+    assert!(fs::read_to_string(&log).unwrap().lines().count() > 1);
+    fs::remove_file(&log).unwrap();
+    run(&mut tool).good();
+    assert_eq!(fs::read_to_string(&log).unwrap(), "--version\n");
 }
 
 #[test]
@@ -711,8 +730,8 @@ fn a_directory_can_be_a_server() {
     assert_eq!(version(&run(&mut lab.ask(&[&url]))), "6.0.2");
     fs::remove_file(dir.join("archlinuxcn.db")).unwrap();
     fs::create_dir(dir.join("archlinuxcn.db")).unwrap();
-    run(&mut lab.ask(&[&url])).bad(69, "failed", &["not a regular file"]);
-    run(&mut lab.ask(&["ftp://h/x"])).bad(69, "failed", &["'ftp' is not spoken here"]);
+    run(&mut lab.ask(&[&url])).bad(69, "failed", &["regular file"]);
+    run(&mut lab.ask(&["ftp://h/x"])).bad(69, "failed", &["'ftp' is not supported"]);
 }
 
 #[test]
@@ -747,7 +766,7 @@ fn a_program_that_is_no_pacman_is_not_put_in_place() {
     for (body, words) in [
         (script("echo broken >&2; exit 3"), "exit status 3"),
         (script("exit 0"), "it printed nothing"),
-        (script("echo GNU tar"), "no pacman: it printed 'GNU tar'"),
+        (script("echo GNU tar"), "not a pacman: it printed 'GNU tar'"),
         (script("kill -9 $$"), "killed by signal 9 (SIGKILL)"),
         (Vec::new(), "Exec format error"),
         (b"\x7fELF of another machine".to_vec(), "Exec format error"),
@@ -791,7 +810,7 @@ fn using_what_is_there() {
     let plain = tool(&there);
     plain.bad(69, "failed", &["it is not executable"]);
     assert!(plain.stderr.contains("chmod +x"));
-    tool(&lab.path("")).bad(69, "failed", &["not a regular file"]);
+    tool(&lab.path("")).bad(69, "failed", &["regular file"]);
     fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
     assert_eq!(version(&tool(&there)), "6.0.2");
     let relative = run(bare().args(["--use", "./pacman"]).current_dir(lab.path("")));
@@ -799,7 +818,7 @@ fn using_what_is_there() {
     tool(Path::new("/bin/true")).bad(
         69,
         "child-failed",
-        &["/true' --version: no pacman: it printed 'true"],
+        &["/true' --version: not a pacman: it printed 'true"],
     );
     let both = run(bare().args(["--use", "/usr/bin/pacman", "--offline"]));
     both.bad(64, "usage", &["cannot be used with"]);
@@ -1487,7 +1506,7 @@ fn keys_can_be_from_files() {
         .arg(&text));
     plain.bad(69, "not-verified", &["which is not pinned"]);
     with(&[&junk]).bad(69, "failed", &["no keys in it: gpg: "]);
-    with(&[&lab.path("")]).bad(69, "failed", &["not a regular file"]);
+    with(&[&lab.path("")]).bad(69, "failed", &["regular file"]);
     with(&[&lab.path("no")]).bad(69, "not-found", &["reading keyring", "No such file"]);
 }
 

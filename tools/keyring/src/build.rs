@@ -1,27 +1,26 @@
-//! Building the keyring: the host's gpg turns the rings into a GnuPG home, in namespaces of our own.
+//! Building the keyring: the host's gpg imports the rings into a GnuPG home, in namespaces of our own.
 //!
 //! The steps are those of `pacman-key --init` and `--populate`, and so is the result. What differs is the time: the trust
-//! database is checked once at the end and not after every step, all owner trust and all disabled keys go in with one call,
+//! database is checked once at the end and not after every step, all owner trust and all disabled keys are set by one call,
 //! and the root's own key is Ed25519, made in milliseconds where RSA-4096 takes seconds. That key is the root's alone and
-//! signs nothing but these keys; every gpg since 2.1 knows the kind.
+//! signs nothing but these keys; every gpg since 2.1 knows its type.
 //!
-//! gpg works in a scratch home of two letters, on a tmpfs that nobody else sees: an agent's socket may have a path of 108
-//! bytes and a root's own is often longer, and what gpg leaves (backups, locks, sockets, the agent itself) ends with the
-//! namespaces. The keyring is built from nothing each time. The files reach the root when all of them are there and checked.
+//! gpg works in a scratch home, on a tmpfs that nobody else sees, with a short path: that of an agent's socket may have 108
+//! bytes. What gpg leaves (backups, locks, sockets, the agent itself) ends with the namespaces. The keyring is built from
+//! nothing each time. Its files are copied to the root when all of them are complete and checked.
 
-use crate::home::{Home, Place};
+use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
 use crate::trust::Ring;
-use pacman::diagnosis::gpg::{self, Gpg, Kept};
-use pacman::diagnosis::listing::{Key, Keys};
-use rootfs::{Inside, Root, gnupg};
+use pacman::gpg::listing::{Key, Keys};
+use pacman::gpg::{self, Gpg, Home, StoredKeyring};
+use rootfs::{Inside, Root};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Context, Document, Doing, Failure, child, quote};
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use stage::{Code, Context, Document, Doing, Failure, quote};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What gpg is told of the root's own key: as pacman-key does, but for its kind.
+/// The parameters of the root's own key: those of pacman-key, but for its type.
 const OWN_KEY: &str = "Key-Type: EDDSA\n\
     Key-Curve: ed25519\n\
     Key-Usage: sign\n\
@@ -31,37 +30,36 @@ const OWN_KEY: &str = "Key-Type: EDDSA\n\
     %no-protection\n\
     %commit\n";
 
-/// The agent's configuration: it is started by gpg, and ends with the namespaces.
-const AGENT: &str = "disable-scdaemon\nallow-loopback-pinentry\npinentry-program /bin/false\n";
+/// The agent's configuration: gpg starts it, and it ends with the namespaces.
+const AGENT_CONF: &str = "disable-scdaemon\nallow-loopback-pinentry\npinentry-program /bin/false\n";
 
-/// Owner trust as gpg's trust database has it (g10/trustdb.h): marginal, and the mark of a disabled key. What edit-key's
-/// `disable` sets one by one goes in by the same door as owner trust, all at once.
+/// Owner trust as gpg's trust database has it (g10/trustdb.h): marginal, and the flag of a disabled key. edit-key's
+/// `disable` sets that for one key; importing owner trust sets it for all at once.
 const MARGINAL: u8 = 4;
 const DISABLED: u8 = 128;
 
 /// What was built.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Built {
-    /// What it is, in numbers.
     pub(crate) summary: Summary,
     /// The fingerprint of the root's own key.
     pub(crate) own: String,
     /// The pinned keys that give no trust, and why not.
     pub(crate) dead: Vec<(String, String)>,
-    /// The keys that are valid and would not be by the pins alone: those of the keyring that was extended.
+    /// The keys that are valid only by the keyring that was extended.
     pub(crate) extended: Vec<String>,
-    /// What a person should know.
-    pub(crate) warnings: Vec<String>,
+    /// The keys that sign packages and are only marginally valid.
+    pub(crate) marginal: Vec<String>,
     /// How long gpg worked, in seconds.
     pub(crate) seconds: f64,
 }
 
-/// Builds the keyring beside the one of the root: where [`Place::new_path`] says. With `extend`, the keys and the trust of the
-/// one that is there are added.
+/// Builds the keyring beside the one of the root: at [`Place::new_path`]. With `extend`, the keys and the trust of the present
+/// one are added.
 ///
 /// # Errors
 ///
-/// When gpg fails, or what it built is not what was to be built.
+/// When gpg fails, or the keyring is not as it must be.
 pub(crate) fn build(
     context: &Context,
     document: &Document,
@@ -70,14 +68,19 @@ pub(crate) fn build(
     gpg: &Gpg,
     extend: bool,
 ) -> Result<Built, Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || work(document, ring, gpg, extend))?;
+    let bytes = inside.call(rootfs::Place::Host, || {
+        let built = build_inside(document, ring, gpg, extend)?;
+        serde_json::to_vec(&built).doing(Code::Os, || "reporting what was built")
+    })?;
     let built: Built =
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was done inside")?;
+        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was built inside")?;
     for (key, why) in &built.dead {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
-    for warning in &built.warnings {
-        context.warn(warning);
+    for key in &built.marginal {
+        context.warn(format_args!(
+            "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
+        ));
     }
     for key in &built.extended {
         context.warn(format_args!(
@@ -88,72 +91,66 @@ pub(crate) fn build(
     Ok(built)
 }
 
-/// The work inside.
-fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec<u8>, Failure> {
-    // Opened before the tmpfs is there: the root may be below what that covers.
+fn build_inside(
+    document: &Document,
+    ring: &Ring,
+    gpg: &Gpg,
+    extend: bool,
+) -> Result<Built, Failure> {
+    // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
     let before = match extend {
         true => place.read_to_extend()?,
         false => Vec::new(),
     };
-    let scratch = gpg::scratch()?;
+    let scratch = gpg::mount_scratch()?;
     let begin = Instant::now();
-    let scratch = Scratch::make(gpg, scratch)?;
-    let own = scratch.make_own_key()?;
-    scratch.import(ring)?;
-    let mut dead = scratch.sign(ring, &own)?;
-    scratch.set_owner_trust(ring, &dead)?;
-    scratch.check_trust()?;
-    let mut public = scratch.list("--list-keys")?;
+    // secring.gpg as pacman-key makes it. Without a pubring.gpg gpg makes a pubring.kbx, in which it finds keys six times as
+    // fast.
+    let files = [("secring.gpg", ""), ("gpg-agent.conf", AGENT_CONF)];
+    let home = Home::create(gpg, scratch, &files)?;
+    let own = make_own_key(&home)?;
+    let rings = import(&home, ring)?;
+    let mut dead = sign(&home, ring, &rings, &own)?;
+    set_owner_trust(&home, ring, &dead)?;
+    let mut public = home.list("--list-keys")?;
     let mut extended = Vec::new();
     if !before.is_empty() {
         let by_pins = public;
-        scratch.import_home(&before)?;
-        // Once more: what is disabled by the rings stays disabled.
-        scratch.set_owner_trust(ring, &dead)?;
-        scratch.check_trust()?;
-        public = scratch.list("--list-keys")?;
+        import_home(&home, &before)?;
+        // Again: what the rings disable stays disabled.
+        set_owner_trust(&home, ring, &dead)?;
+        public = home.list("--list-keys")?;
         let strangers = public.strangers(&by_pins, &[]);
         extended = strangers.into_iter().map(Key::name).collect();
     }
-    let secret = scratch.list("--list-secret-keys")?;
-    scratch.write_ring()?;
+    let secret = home.list("--list-secret-keys")?;
+    write_pubring(&home)?;
     let seconds = begin.elapsed().as_secs_f64();
-    // gpg may sign a key and believe none of its names all the same.
-    let invalid = listing::invalid_pins(alive(ring, &dead), &public.list);
-    dead.extend(invalid);
-    let trusted: Vec<&String> = need_one(ring, &dead)?;
+    // gpg may sign a key and accept none of its names.
+    dead.extend(listing::invalid_pins(alive(ring, &dead), &public.list));
+    let trusted = need_one_alive(ring, &dead)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
-    let warnings = listing::marginal(ring, &public.list)
-        .into_iter()
-        .map(|key| {
-            format!(
-                "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
-            )
-        })
-        .collect();
-    let home = Home::of_scratch(scratch.path, gpg.version())
-        .doing(Code::Os, || format!("reading {}", quote(scratch.path)))?;
-    place.write_new(&home)?;
-    let built = Built {
+    let files = KeyringFiles::from_scratch(scratch, gpg.version())
+        .doing(Code::Os, || format!("reading {}", quote(scratch)))?;
+    place.write_new(&files)?;
+    Ok(Built {
         summary,
         own,
         dead,
         extended,
-        warnings,
+        marginal: listing::marginal(ring, &public.list),
         seconds,
-    };
-    serde_json::to_vec(&built).doing(Code::Os, || "saying what was done")
+    })
 }
 
-/// Checks a keyring that programs of the root have made, by the host's gpg and a copy of the keys and the trust: every trusted
-/// key is there and valid, and nothing else is valid that is not by the keyring at `gpgdir`, but for one key of its own.
-/// Returns what it is in numbers, and that key.
+/// Checks a keyring that programs of the root made, by the host's gpg on a copy of the keys and the trust: every trusted key
+/// is valid, and no other key that is not valid in the keyring at `gpgdir`, except for one of its own. Returns that key too.
 ///
 /// # Errors
 ///
-/// [`Code::NotVerified`] where it is not what was to be built.
+/// [`Code::NotVerified`] where it is not as it must be.
 pub(crate) fn check_foreign(
     document: &Document,
     inside: &Inside,
@@ -163,11 +160,12 @@ pub(crate) fn check_foreign(
 ) -> Result<(Summary, String), Failure> {
     let bytes = inside.call(rootfs::Place::Host, || {
         let root = Root::of(document)?;
-        let theirs = Place::in_root(&root)?.read_public()?;
-        let ours = Kept::read(gpgdir)?;
-        let scratch = gpg::scratch()?;
-        let reference = list(gpg, ours.files(), scratch)?;
-        let public = list(gpg, &theirs, &scratch.with_extension("theirs"))?;
+        let theirs = Place::in_root(&root)?.read_public(Which::Present)?;
+        let ours = StoredKeyring::read(gpgdir)?;
+        let scratch = gpg::mount_scratch()?;
+        let reference = Home::create(gpg, scratch, &ours.files)?.list("--list-keys")?;
+        let scratch = scratch.with_extension("theirs");
+        let public = Home::create(gpg, &scratch, &theirs)?.list("--list-keys")?;
         let (own, strangers): (Vec<_>, Vec<_>) = public
             .strangers(&reference, &[])
             .into_iter()
@@ -182,21 +180,16 @@ pub(crate) fn check_foreign(
             )
             .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
         }
-        // Dead ones were named when ours was built.
+        // The others were named when ours was built.
         let is_alive = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
         let trusted: Vec<&String> = ring.trusted.iter().filter(is_alive).collect();
         let own: Vec<Key> = own.into_iter().cloned().collect();
         let summary = listing::check(&trusted, &ring.revoked, &public.list, &own)?;
         let own = own.first().map(|key| key.fingerprint.clone());
         serde_json::to_vec(&(summary, own.unwrap_or_default()))
-            .doing(Code::Os, || "saying what was found")
+            .doing(Code::Os, || "reporting what was found")
     })?;
     serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")
-}
-
-/// Lists the public keys of a home, in a copy of it.
-fn list(gpg: &Gpg, files: &[(&'static str, Vec<u8>)], scratch: &Path) -> Result<Keys, Failure> {
-    Scratch::lay_out(gpg, scratch, files)?.list("--list-keys")
 }
 
 /// Returns the pinned keys that give trust.
@@ -209,266 +202,170 @@ fn alive<'a>(ring: &'a Ring, dead: &[(String, String)]) -> impl Iterator<Item = 
 ///
 /// # Errors
 ///
-/// [`Code::NotVerified`] where none does, with each and the reason.
-fn need_one<'a>(ring: &'a Ring, dead: &[(String, String)]) -> Result<Vec<&'a String>, Failure> {
+/// [`Code::NotVerified`] where none does, with the reason of each.
+fn need_one_alive<'a>(
+    ring: &'a Ring,
+    dead: &[(String, String)],
+) -> Result<Vec<&'a String>, Failure> {
     let alive: Vec<&String> = alive(ring, dead).collect();
     if dead.is_empty() || !alive.is_empty() {
         return Ok(alive);
     }
-    let each: Vec<String> = dead
+    let reasons: Vec<String> = dead
         .iter()
         .map(|(key, why)| format!("{key}: {why}"))
         .collect();
-    Err(Failure::new(
-        Code::NotVerified,
-        format!(
-            "trusting {}, and no other pinned key gives trust",
-            each.join("; ")
-        ),
-    )
-    .hint("a newer keyring package may have keys that do"))
+    let message = format!(
+        "trusting {}, and no other pinned key gives trust",
+        reasons.join("; ")
+    );
+    Err(Failure::new(Code::NotVerified, message)
+        .hint("a newer keyring package may have keys that do"))
 }
 
-/// A home of gpg's on a file system that ends with the namespaces, and the calls that fill it.
-struct Scratch<'a> {
-    gpg: &'a Gpg,
-    path: &'a Path,
-}
-
-impl<'a> Scratch<'a> {
-    /// Makes an empty one.
-    fn make(gpg: &'a Gpg, path: &'a Path) -> Result<Self, Failure> {
-        // As pacman-key does. Without a pubring.gpg gpg makes a pubring.kbx, in which it finds keys six times as fast.
-        Self::lay_out(gpg, path, &[("secring.gpg", b"")])
-    }
-
-    /// Makes one with these files.
-    fn lay_out<B: AsRef<[u8]>>(
-        gpg: &'a Gpg,
-        path: &'a Path,
-        files: &[(&str, B)],
-    ) -> Result<Self, Failure> {
-        gnupg::lay_out(path, files)?;
-        let agent = path.join("gpg-agent.conf");
-        std::fs::write(&agent, AGENT).doing(Code::Os, || format!("writing {}", quote(&agent)))?;
-        Ok(Self { gpg, path })
-    }
-
-    /// Runs gpg and returns what it prints, and whether it says that all went well. Of its messages the last is kept.
-    fn attempt(&self, args: &[&str]) -> Result<(Vec<u8>, Result<(), String>), Failure> {
-        let log = self.path.with_extension("log");
-        let file = File::create(&log).doing(Code::Os, || format!("making {}", quote(&log)))?;
-        let mut command = self.gpg.command(self.path);
-        command.arg("--no-auto-check-trustdb").args(args);
-        let out = child::output(command.stderr(file))?;
-        if out.status.success() {
-            return Ok((out.stdout, Ok(())));
-        }
-        let text = std::fs::read(&log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let last = text.lines().rev().find(|line| !line.trim().is_empty());
-        let why = match last {
-            Some(line) => {
-                let line = line.strip_prefix("gpg: ").unwrap_or(line);
-                line.trim_end_matches('.').to_owned()
-            }
-            None => child::ended(out.status),
-        };
-        Ok((out.stdout, Err(why)))
-    }
-
-    fn run(&self, doing: &str, args: &[&str]) -> Result<Vec<u8>, Failure> {
-        match self.attempt(args)? {
-            (out, Ok(())) => Ok(out),
-            (_, Err(why)) => Err(Failure::new(
-                Code::ChildFailed,
-                format!("{doing}: gpg: {why}"),
-            )),
-        }
-    }
-
-    /// Lists keys: `what` is gpg's command for that.
-    fn list(&self, what: &str) -> Result<Keys, Failure> {
-        let doing = "listing the keys of the keyring";
-        let out = self.run(doing, &["--with-colons", what])?;
-        Ok(Keys::parse(&out))
-    }
-
-    /// Writes a file beside the home, and returns its path as an argument.
-    fn write(&self, extension: &str, bytes: impl AsRef<[u8]>) -> Result<String, Failure> {
-        let file = self.path.with_extension(extension);
-        std::fs::write(&file, bytes).doing(Code::Os, || format!("writing {}", quote(&file)))?;
-        Ok(file.to_string_lossy().into_owned())
-    }
-
-    /// Makes the root's own key, and returns its fingerprint.
-    fn make_own_key(&self) -> Result<String, Failure> {
-        let doing = "making the keyring's own key";
-        let file = self.write("params", OWN_KEY)?;
-        let out = self.run(doing, &["--status-fd=1", "--gen-key", &file])?;
-        let out = String::from_utf8_lossy(&out);
-        created_key(&out).map(str::to_owned).ok_or_else(|| {
-            Failure::new(
-                Code::ChildFailed,
-                format!("{doing}: gpg does not say which key it made"),
-            )
-        })
-    }
-
-    /// Imports the rings. gpg's exit status also says that some key of hundreds is odd, so what it did is asked for.
-    fn import(&self, ring: &Ring) -> Result<(), Failure> {
-        let mut args = vec!["--status-fd=1".to_owned(), "--import".to_owned()];
-        for (i, (_, keys)) in ring.keys.iter().enumerate() {
-            let file = self.ring_file(i);
-            std::fs::write(&file, keys).doing(Code::Os, || format!("writing {}", quote(&file)))?;
-            args.push(file.to_string_lossy().into_owned());
-        }
-        let args: Vec<_> = args.iter().map(String::as_str).collect();
-        let (out, ended) = self.attempt(&args)?;
-        let read = import_count(&String::from_utf8_lossy(&out));
-        let names: Vec<_> = ring.keys.iter().map(|(name, _)| name.as_str()).collect();
-        match (read, ended) {
-            (Some(1..), _) => Ok(()),
-            (_, ended) => Err(Failure::new(
-                Code::ChildFailed,
-                format!(
-                    "importing the ring '{}': gpg: {}",
-                    names.join("', '"),
-                    ended
-                        .err()
-                        .unwrap_or_else(|| "there is no key in it".into())
-                ),
-            )),
-        }
-    }
-
-    /// Makes a pubring.gpg of the keybox, with what gpg has noted of signatures: pacman-key knows no other.
-    fn write_ring(&self) -> Result<(), Failure> {
-        let doing = "writing the keyring";
-        let bytes = self.run(doing, &["--export-options=backup", "--export"])?;
-        let [ring, keybox] = ["pubring.gpg", "pubring.kbx"].map(|name| self.path.join(name));
-        std::fs::write(&ring, bytes)
-            .and_then(|()| std::fs::remove_file(&keybox))
-            .doing(Code::Os, || format!("{doing} {}", quote(&ring)))
-    }
-
-    /// Lists the keys of the rings that were made later than it is by this host's clock: gpg imports none of them.
-    fn show_new_keys(&self, ring: &Ring) -> Result<Vec<Key>, Failure> {
-        let files: Vec<String> = (0..ring.keys.len())
-            .map(|n| self.ring_file(n).to_string_lossy().into_owned())
-            .collect();
-        let mut args = vec!["--with-colons", "--import-options=show-only", "--import"];
-        args.extend(files.iter().map(String::as_str));
-        let now = now()?;
-        // It fails over what it would not import.
-        let (out, _) = self.attempt(&args)?;
-        let mut keys = Keys::parse(&out).list;
-        keys.retain(|key| key.created > now);
-        Ok(keys)
-    }
-
-    /// Returns where the keys of a ring are written for gpg.
-    fn ring_file(&self, n: usize) -> PathBuf {
-        self.path.with_extension(format!("ring{n}"))
-    }
-
-    /// Imports all keys of another home with their local signatures, and its owner trust.
-    fn import_home(&self, files: &[(&'static str, Vec<u8>)]) -> Result<(), Failure> {
-        let doing = "extending the root's keyring";
-        let path = self.path.with_extension("before");
-        let other = Scratch::lay_out(self.gpg, &path, files)?;
-        let keys = other.run(
-            doing,
-            &["--export-options", "export-local-sigs", "--export"],
-        )?;
-        let trust = other.run(doing, &["--export-ownertrust"])?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let keys = self.write("keys", keys)?;
-        let args = ["--import-options", "import-local-sigs", "--import", &keys];
-        // One key of many may be odd; what is there afterwards, the list says.
-        drop(self.attempt(&args)?);
-        let trust = self.write("trust", trust)?;
-        self.run(doing, &["--import-ownertrust", &trust]).map(drop)
-    }
-
-    /// Signs the pinned keys locally. Returns those that cannot be, as they expired, were revoked or are not in the rings, with the
-    /// reason: they give no trust.
-    fn sign(&self, ring: &Ring, own: &str) -> Result<Vec<(String, String)>, Failure> {
-        let mut args = vec!["--with-colons", "--list-keys", "--"];
-        args.extend(ring.trusted.iter().map(String::as_str));
-        // It fails where one is not there; which one, the list says.
-        let (out, _) = self.attempt(&args)?;
-        let mut keys = Keys::parse(&out).list;
-        let is_there = |key: &String| keys.iter().any(|k| k.fingerprint == *key);
-        if !ring.trusted.iter().all(is_there) {
-            // A key that was made later than it is by this clock is not imported. What the rings have of it, gpg shows.
-            keys.extend(self.show_new_keys(ring)?);
-        }
-        let mut dead = listing::dead_pins(ring, &keys, now()?)?;
-        for fingerprint in &ring.trusted {
-            if dead.iter().any(|(key, _)| key == fingerprint) {
-                continue;
-            }
-            // It takes primary keys only: a hostile key that has a pinned one as its subkey is refused.
-            let args = [
-                "--yes",
-                "--local-user",
-                own,
-                "--quick-lsign-key",
-                fingerprint,
-            ];
-            if let (_, Err(why)) = self.attempt(&args)? {
-                dead.push((fingerprint.clone(), format!("gpg does not sign it: {why}")));
-            }
-        }
-        need_one(ring, &dead)?;
-        Ok(dead)
-    }
-
-    /// Sets the owner trust of the pinned keys, and disables the revoked ones.
-    fn set_owner_trust(&self, ring: &Ring, dead: &[(String, String)]) -> Result<(), Failure> {
-        let trusted = alive(ring, dead).map(|key| format!("{key}:{MARGINAL}:\n"));
-        let revoked = ring
-            .revoked
-            .iter()
-            .map(|key| format!("{key}:{DISABLED}:\n"));
-        let text: String = trusted.chain(revoked).collect();
-        let file = self.write("owners", text)?;
-        self.run("setting owner trust", &["--import-ownertrust", &file])
-            .map(drop)
-    }
-
-    /// Has gpg compute which keys are valid.
-    fn check_trust(&self) -> Result<(), Failure> {
-        self.run("checking the trust database", &["--yes", "--check-trustdb"])
-            .map(drop)
+/// Runs gpg, and returns what it printed.
+fn run(home: &Home<'_>, doing: &str, args: &[&str]) -> Result<Vec<u8>, Failure> {
+    let out = home.run(args)?;
+    match out.success {
+        true => Ok(out.stdout),
+        false => Err(gpg_failed(doing, &out.error)),
     }
 }
 
-/// The time in seconds since 1970.
-fn now() -> Result<u64, Failure> {
-    SystemTime::now()
+fn gpg_failed(doing: &str, why: &str) -> Failure {
+    Failure::new(Code::ChildFailed, format!("{doing}: gpg: {why}"))
+}
+
+/// Writes a file beside the home, and returns its path as an argument.
+fn write(home: &Home<'_>, extension: &str, bytes: impl AsRef<[u8]>) -> Result<String, Failure> {
+    let file = home.path().with_extension(extension);
+    std::fs::write(&file, bytes).doing(Code::Os, || format!("writing {}", quote(&file)))?;
+    Ok(file.to_string_lossy().into_owned())
+}
+
+/// Makes the root's own key, and returns its fingerprint.
+fn make_own_key(home: &Home<'_>) -> Result<String, Failure> {
+    let doing = "making the keyring's own key";
+    let file = write(home, "params", OWN_KEY)?;
+    let out = run(home, doing, &["--status-fd=1", "--gen-key", &file])?;
+    // KEY_CREATED TYPE FINGERPRINT
+    let key = status_field(&out, "KEY_CREATED", 1);
+    key.ok_or_else(|| gpg_failed(doing, "it does not report which key it made"))
+}
+
+/// Imports the rings, and returns the files that they were written to. gpg's exit status also reports that one key of hundreds
+/// is unusual, so what counts is how many it read.
+fn import(home: &Home<'_>, ring: &Ring) -> Result<Vec<String>, Failure> {
+    let rings = ring.keys.iter().enumerate();
+    let files: Vec<String> = rings
+        .map(|(n, (_, keys))| write(home, &format!("ring{n}"), keys))
+        .collect::<Result<_, _>>()?;
+    let mut args = vec!["--status-fd=1", "--import"];
+    args.extend(files.iter().map(String::as_str));
+    let out = home.run(&args)?;
+    // IMPORT_RES COUNT ...
+    let count = status_field(&out.stdout, "IMPORT_RES", 0);
+    if count.is_some_and(|count| count != "0") {
+        return Ok(files);
+    }
+    let names: Vec<_> = ring.keys.iter().map(|(name, _)| name.as_str()).collect();
+    let why = match out.success {
+        true => "there is no key in it",
+        false => &out.error,
+    };
+    let doing = format!("importing the ring '{}'", names.join("', '"));
+    Err(gpg_failed(&doing, why))
+}
+
+/// Returns a field of a status line (doc/DETAILS of GnuPG).
+fn status_field(out: &[u8], keyword: &str, field: usize) -> Option<String> {
+    let text = String::from_utf8_lossy(out);
+    let mut lines = text.lines().filter_map(|line| {
+        line.strip_prefix("[GNUPG:] ")?
+            .strip_prefix(keyword)?
+            .strip_prefix(' ')
+    });
+    lines.next()?.split(' ').nth(field).map(str::to_owned)
+}
+
+/// Replaces the keybox by a pubring.gpg, with gpg's notes on signatures: pacman-key knows no other.
+fn write_pubring(home: &Home<'_>) -> Result<(), Failure> {
+    let doing = "writing the keyring";
+    let bytes = run(home, doing, &["--export-options=backup", "--export"])?;
+    let [ring, keybox] = ["pubring.gpg", "pubring.kbx"].map(|name| home.path().join(name));
+    std::fs::write(&ring, bytes)
+        .and_then(|()| std::fs::remove_file(&keybox))
+        .doing(Code::Os, || format!("{doing} {}", quote(&ring)))
+}
+
+/// Imports all keys of another home with their local signatures, and its owner trust.
+fn import_home(home: &Home<'_>, files: &[(&'static str, Vec<u8>)]) -> Result<(), Failure> {
+    let doing = "extending the root's keyring";
+    let other = Home::create(home.gpg(), &home.path().with_extension("before"), files)?;
+    let export = ["--export-options", "export-local-sigs", "--export"];
+    let keys = run(&other, doing, &export)?;
+    let trust = run(&other, doing, &["--export-ownertrust"])?;
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let keys = write(home, "keys", keys)?;
+    // One key of many may be unusual; the list shows which keys there are.
+    home.run(&["--import-options", "import-local-sigs", "--import", &keys])?;
+    let trust = write(home, "trust", trust)?;
+    run(home, doing, &["--import-ownertrust", &trust]).map(drop)
+}
+
+/// Signs the pinned keys locally. Returns those that cannot be signed, with the reason: they give no trust.
+fn sign(
+    home: &Home<'_>,
+    ring: &Ring,
+    rings: &[String],
+    own: &str,
+) -> Result<Vec<(String, String)>, Failure> {
+    let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map(|since| since.as_secs())
-        .doing(Code::Os, || "reading the clock, which is before 1970")
+        .doing(Code::Os, || "reading the clock, which is before 1970")?
+        .as_secs();
+    let out = home.run(&["--with-colons", "--list-keys"])?;
+    let mut keys = Keys::parse(&out.stdout).list;
+    let is_there = |key: &String| keys.iter().any(|k| k.fingerprint == *key);
+    if !ring.trusted.iter().all(is_there) {
+        // gpg imports no key that was made later than now by this host's clock, but shows it.
+        let mut args = vec!["--with-colons", "--import-options=show-only", "--import"];
+        args.extend(rings.iter().map(String::as_str));
+        let shown = Keys::parse(&home.run(&args)?.stdout).list;
+        keys.extend(shown.into_iter().filter(|key| key.created > now));
+    }
+    let mut dead = listing::dead_pins(ring, &keys, now)?;
+    for key in &ring.trusted {
+        if dead.iter().any(|(other, _)| other == key) {
+            continue;
+        }
+        // It takes primary keys only: a hostile key with a pinned one as its subkey is refused.
+        let out = home.run(&["--yes", "--local-user", own, "--quick-lsign-key", key])?;
+        if !out.success {
+            dead.push((key.clone(), format!("gpg does not sign it: {}", out.error)));
+        }
+    }
+    need_one_alive(ring, &dead)?;
+    Ok(dead)
 }
 
-/// Returns the fingerprint in `[GNUPG:] KEY_CREATED TYPE FINGERPRINT` (doc/DETAILS).
-fn created_key(text: &str) -> Option<&str> {
-    let mut lines = text
-        .lines()
-        .filter_map(|l| l.strip_prefix("[GNUPG:] KEY_CREATED "));
-    lines.next()?.split(' ').nth(1)
-}
-
-/// Returns how many keys gpg read, from `[GNUPG:] IMPORT_RES` (doc/DETAILS).
-fn import_count(text: &str) -> Option<u32> {
-    let mut lines = text
-        .lines()
-        .filter_map(|l| l.strip_prefix("[GNUPG:] IMPORT_RES "));
-    lines.next()?.split(' ').next()?.parse().ok()
+/// Sets the owner trust of the pinned keys, disables the revoked ones, and has gpg compute which keys are valid.
+fn set_owner_trust(home: &Home<'_>, ring: &Ring, dead: &[(String, String)]) -> Result<(), Failure> {
+    let trusted = alive(ring, dead).map(|key| format!("{key}:{MARGINAL}:\n"));
+    let revoked = ring
+        .revoked
+        .iter()
+        .map(|key| format!("{key}:{DISABLED}:\n"));
+    let file = write(home, "owners", trusted.chain(revoked).collect::<String>())?;
+    run(home, "setting owner trust", &["--import-ownertrust", &file])?;
+    run(
+        home,
+        "checking the trust database",
+        &["--yes", "--check-trustdb"],
+    )
+    .map(drop)
 }
 
 #[cfg(test)]
@@ -476,14 +373,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gpgs_status_lines() {
+    fn status_lines() {
+        let field = |text: &str, keyword, n| status_field(text.as_bytes(), keyword, n);
         let text = "[GNUPG:] IMPORT_OK 1 ABC\n[GNUPG:] IMPORT_RES 5 0 5 0 0 0 0 0 0 0 0 0 0 0 0\n";
-        assert_eq!(import_count(text), Some(5));
-        assert_eq!(import_count("[GNUPG:] NODATA 1\n"), None);
-        assert_eq!(
-            created_key("[GNUPG:] KEY_CONSIDERED X 0\n[GNUPG:] KEY_CREATED P ABC\n"),
-            Some("ABC")
-        );
-        assert_eq!(created_key("gpg: KEY_CREATED P ABC\n"), None);
+        assert_eq!(field(text, "IMPORT_RES", 0).as_deref(), Some("5"));
+        assert_eq!(field("[GNUPG:] NODATA 1\n", "IMPORT_RES", 0), None);
+        let text = "[GNUPG:] KEY_CONSIDERED X 0\n[GNUPG:] KEY_CREATED P ABC\n";
+        assert_eq!(field(text, "KEY_CREATED", 1).as_deref(), Some("ABC"));
+        assert_eq!(field("gpg: KEY_CREATED P ABC\n", "KEY_CREATED", 1), None);
     }
 }

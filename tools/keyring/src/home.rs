@@ -1,60 +1,58 @@
-//! The files of a keyring, and how a new keyring replaces the one that is there.
+//! The files of a keyring, and how a new keyring replaces the present one.
 //!
 //! There are two of each keyring. One is below the root, `etc/pacman.d/gnupg`, for the programs of the root: pacman there
-//! finds it, and pacman-key there can add to it. The other one is the document's `config.gpgdir`, a directory of the host
-//! beside the root: pacman and gpg of the host verify by it, and no program of the root writes to it. What lies in the root
-//! is never read back as trust, but with `--extend`.
+//! uses it, and pacman-key there can add to it. The other one is the document's `config.gpgdir`, a directory of the host
+//! beside the root: pacman and gpg of the host verify by it, and no program of the root writes to it. Only with `--extend` is
+//! the one in the root read as trust.
 
 use package::digest::sha256_hex;
-use pacman::diagnosis::gpg::{EXTENDED, OWN};
-use rootfs::Root;
-use rootfs::gnupg;
-use rootfs::root::{self, BENEATH};
+use pacman::gpg::{AT, EXTENDED, OWN};
+use pacman::secret::PRIVATE;
+use rootfs::root::{self, BENEATH, open_below};
+use rootfs::{Root, gnupg};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, fsync,
     mkdirat, openat, openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Where it is below the root.
-pub(crate) const AT: &str = "etc/pacman.d/gnupg";
-
+/// The directory of [`AT`], and the name in it.
 const PARENT: &str = "etc/pacman.d";
 const NAME: &str = "gnupg";
 
-/// Where a keyring of the root's that this pipeline did not build is kept, in the same directory.
+/// The name of a keyring that this pipeline did not build, in the same directory.
 const SET_ASIDE: &str = "gnupg.set-aside";
 
-/// The longest list beside the root, and the longest secret key, in bytes.
-const SHORT: u64 = 1 << 20;
+/// How many keyrings can be set aside.
+const SET_ASIDES: usize = 9;
 
-/// How deep a directory is that we remove: what is deeper is none of gpg's.
+/// The largest list beside the root, and the largest secret key, in bytes.
+const LIMIT: u64 = 1 << 20;
+
+/// How deep a directory is that we move or remove: gpg makes none that is deeper.
 const DEPTH: usize = 4;
 
-/// The directory of secret keys, and what their names end in.
-const PRIVATE: &str = "private-keys-v1.d/";
-const KEY: &str = ".key";
-
-/// What gpg works with, and the mode that pacman-key gives it: a file's name, or a directory and what its files end in.
-const KEYS: [(&str, &str, u32); 7] = [
-    ("", "pubring.gpg", 0o644),
-    ("", "pubring.kbx", 0o644),
-    ("", "trustdb.gpg", 0o644),
-    ("", "secring.gpg", 0o600),
-    // gpg's own mark that secring.gpg needs no migration.
-    ("", ".gpg-v21-migrated", 0o644),
-    (PRIVATE, KEY, 0o600),
-    ("openpgp-revocs.d/", ".rev", 0o600),
+/// The files of gpg's home that the root gets, with the modes that pacman-key gives them. The last one is gpg's mark that
+/// secring.gpg needs no migration.
+const FILES: [(&str, u32); 4] = [
+    ("pubring.gpg", 0o644),
+    ("trustdb.gpg", 0o644),
+    ("secring.gpg", 0o600),
+    (".gpg-v21-migrated", 0o644),
 ];
 
-/// What pacman-key --init puts in gpg.conf. `no-self-sigs-only` is known since gpg 2.2.17.
+/// The directories of gpg's home that the root gets, and what the names of their files end in.
+const DIRECTORIES: [(&str, &str); 2] = [(PRIVATE, ".key"), ("openpgp-revocs.d", ".rev")];
+
+/// The gpg.conf of pacman-key --init. gpg knows `no-self-sigs-only` since 2.2.17.
 const GPG_CONF: [&str; 6] = [
     "no-greeting",
     "no-permission-warning",
@@ -64,101 +62,95 @@ const GPG_CONF: [&str; 6] = [
     "keyserver-options no-self-sigs-only",
 ];
 
-/// What it puts in gpg-agent.conf.
+/// Its gpg-agent.conf.
 const AGENT_CONF: &str = "disable-scdaemon\n";
+
+/// Keys and trust: names and contents, as [`gnupg::read_keys`] returns them.
+pub(crate) type PublicFiles = Vec<(&'static str, Vec<u8>)>;
 
 /// The files of a keyring: path, content and mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Home {
-    files: BTreeMap<String, (Vec<u8>, u32)>,
-}
+pub(crate) struct KeyringFiles(BTreeMap<String, (Vec<u8>, u32)>);
 
-impl Home {
-    /// Returns a keyring without keys: the configuration that pacman-key writes, for this gpg.
+impl KeyringFiles {
+    /// Returns a keyring without keys: the configuration that pacman-key writes, for this version of gpg.
     pub(crate) fn without_keys(gpg: Option<(u32, u32, u32)>) -> Self {
         let old = gpg.is_some_and(|version| version < (2, 2, 17));
         let options = &GPG_CONF[..GPG_CONF.len() - usize::from(old)];
-        let mut home = Self::default();
-        home.add("gpg.conf", (options.join("\n") + "\n").into_bytes(), 0o644);
-        home.add("gpg-agent.conf", AGENT_CONF.into(), 0o644);
-        home
+        let mut files = Self::default();
+        files.add("gpg.conf", (options.join("\n") + "\n").into_bytes(), 0o644);
+        files.add("gpg-agent.conf", AGENT_CONF.into(), 0o644);
+        files
     }
 
     /// Returns what gpg made in its scratch home, with the configuration that pacman-key writes.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read.
-    pub(crate) fn of_scratch(scratch: &Path, gpg: (u32, u32, u32)) -> std::io::Result<Self> {
-        let mut home = Self::without_keys(Some(gpg));
-        for directory in ["", PRIVATE, "openpgp-revocs.d/"] {
-            let entries = match std::fs::read_dir(scratch.join(directory)) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                entries => entries?,
-            };
-            for entry in entries {
+    pub(crate) fn from_scratch(scratch: &Path, gpg: (u32, u32, u32)) -> std::io::Result<Self> {
+        let mut files = Self::without_keys(Some(gpg));
+        for (name, mode) in FILES {
+            let path = scratch.join(name);
+            if path.is_file() {
+                files.add(name, std::fs::read(path)?, mode);
+            }
+        }
+        for (directory, end) in DIRECTORIES {
+            let path = scratch.join(directory);
+            let entries = path.is_dir().then(|| std::fs::read_dir(path)).transpose()?;
+            for entry in entries.into_iter().flatten() {
                 let entry = entry?;
-                let path = format!("{directory}{}", entry.file_name().to_string_lossy());
-                if let Some(mode) = mode_of(&path).filter(|_| entry.path().is_file()) {
-                    home.add(&path, std::fs::read(entry.path())?, mode);
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if name.ends_with(end) {
+                    let bytes = std::fs::read(entry.path())?;
+                    files.add(&format!("{directory}/{name}"), bytes, 0o600);
                 }
             }
         }
-        Ok(home)
+        Ok(files)
     }
 
-    /// Returns the keyring that goes beside the root: the public keys, the trust, and what is known of both.
+    /// Returns the keyring beside the root: the public keys, the trust, and our lists.
     pub(crate) fn beside_root(
-        files: &[(&'static str, Vec<u8>)],
+        public: PublicFiles,
         own: &BTreeSet<String>,
         extended: &[String],
     ) -> Self {
-        let lines = |list: &mut dyn Iterator<Item = &String>| -> Vec<u8> {
-            list.map(|line| format!("{line}\n"))
-                .collect::<String>()
-                .into()
-        };
-        let mut home = Self::default();
-        home.add("gpg.conf", gnupg::CONFIGURATION.into(), 0o644);
-        home.add(OWN, lines(&mut own.iter()), 0o644);
+        let mut files = Self::default();
+        files.add("gpg.conf", gnupg::CONFIGURATION.into(), 0o644);
+        let own: String = own.iter().map(|line| format!("{line}\n")).collect();
+        files.add(OWN, own.into(), 0o644);
         if !extended.is_empty() {
-            home.add(EXTENDED, lines(&mut extended.iter()), 0o644);
+            files.add(EXTENDED, (extended.join("\n") + "\n").into(), 0o644);
         }
-        for (name, bytes) in files {
-            home.add(name, bytes.clone(), 0o644);
-        }
-        home
+        files.add_public(public);
+        files
     }
 
     /// Adds the public keys and the trust of another keyring.
-    pub(crate) fn add_public(&mut self, files: Vec<(&'static str, Vec<u8>)>) {
-        for (name, bytes) in files {
+    pub(crate) fn add_public(&mut self, public: PublicFiles) {
+        for (name, bytes) in public {
             self.add(name, bytes, 0o644);
         }
     }
 
     fn add(&mut self, path: &str, bytes: Vec<u8>, mode: u32) {
-        self.files.insert(path.to_owned(), (bytes, mode));
+        self.0.insert(path.to_owned(), (bytes, mode));
     }
 
     fn write(&self, parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-        let directory = |within: BorrowedFd<'_>, name: &str| {
-            mkdirat(within, name, Mode::from_raw_mode(0o700))?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(within, name, flags, Mode::empty())
+        let make_directory = |within: BorrowedFd<'_>, name: &str| {
+            mkdirat(within, name, Mode::RWXU)?;
+            open_below(within, name, OFlags::RDONLY | OFlags::DIRECTORY)
         };
-        let top = directory(parent, name)?;
+        let top = make_directory(parent, name)?;
         let mut below: BTreeMap<&str, OwnedFd> = BTreeMap::new();
         let mut open = Vec::new();
-        for (path, (bytes, mode)) in &self.files {
-            let (at, name) = path.rsplit_once('/').unwrap_or(("", path));
-            if !at.is_empty() && !below.contains_key(at) {
-                below.insert(at, directory(top.as_fd(), at)?);
+        for (path, (bytes, mode)) in &self.0 {
+            let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+            if !directory.is_empty() && !below.contains_key(directory) {
+                below.insert(directory, make_directory(top.as_fd(), directory)?);
             }
-            let within = below.get(at).unwrap_or(&top);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let flags = flags | OFlags::CLOEXEC;
-            let file = openat(within, name, flags, Mode::from_raw_mode(0o600))?;
+            let within = below.get(directory).unwrap_or(&top);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(within, name, flags, Mode::RUSR | Mode::WUSR)?;
             let mut file = File::from(file);
             file.write_all(bytes)
                 .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
@@ -168,56 +160,55 @@ impl Home {
         fchmod(&top, Mode::from_raw_mode(0o755))?;
         open.extend(below.into_values());
         open.push(top);
-        // All are written before the first is synced: one commit of the journal does for most of them.
+        // All are written before the first is synced: one commit of the journal is enough for most of them.
         open.iter().try_for_each(fsync)
     }
 }
 
-/// Where a keyring is or goes: a directory, and a name in it.
+/// Which keyring at a [`Place`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    Present,
+    /// The new one, before [`Place::replace`].
+    New,
+    /// The present one, while a new one replaces it in two steps.
+    Old,
+}
+
+/// Where a keyring is: a directory, and a name in it.
 #[derive(Debug)]
 pub(crate) struct Place {
     parent: OwnedFd,
     path: PathBuf,
-    name: String,
 }
 
 impl Place {
-    /// Opens the place below the root.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::NotFound`] where the root has no `etc/pacman.d`; a link there is not followed.
+    /// Opens the place below the root. [`Code::NotFound`] where the root has no `etc/pacman.d`; a link there is not followed.
     pub(crate) fn in_root(root: &Root) -> Result<Self, Failure> {
         let path = root.path().join(AT);
-        let doing = || format!("opening {}", quote(root.path().join(PARENT)));
         let parent = root
             .open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
-            .doing(Code::NotFound, doing)
+            .doing(Code::NotFound, || {
+                format!("opening {}", quote(root.path().join(PARENT)))
+            })
             .map_err(|failure| failure.hint("mkroot makes it"))?;
-        let place = Self {
-            parent,
-            path,
-            name: NAME.to_owned(),
-        };
-        match place.kind(NAME) {
+        let place = Self { parent, path };
+        let stat = statat(&place.parent, NAME, AtFlags::SYMLINK_NOFOLLOW);
+        let doing = || format!("opening {}", quote(&place.path));
+        match stat.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Err(Errno::NOENT) | Ok(FileType::Directory) => Ok(place),
-            Ok(_) => Err(Failure::new(
-                Code::Failed,
-                format!("opening {}: it is not a directory", quote(&place.path)),
-            )
-            .hint("remove it: no link is followed out of a root")),
-            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&place.path))),
+            Ok(_) => Err(
+                Failure::new(Code::Failed, format!("{}: it is not a directory", doing()))
+                    .hint("remove it: no link is followed out of a root"),
+            ),
+            Err(e) => Err(e).doing(Code::Os, doing),
         }
     }
 
-    /// Opens the place beside the root, and makes its directory where there is none.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Permission`] where that is another user's, or everybody may write to it.
+    /// Opens the place beside the root, and makes its directory. [`Code::Permission`] where that is another user's, or
+    /// everybody may write to it.
     pub(crate) fn beside_root(gpgdir: &Path) -> Result<Self, Failure> {
         let directory = gpgdir.parent().unwrap_or(Path::new("/"));
-        let doing = || format!("opening {}", quote(directory));
         match std::fs::create_dir(directory) {
             Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
                 return Err(e).doing(Code::Failed, || format!("making {}", quote(directory)));
@@ -225,74 +216,75 @@ impl Place {
             _ => {}
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let parent = openat(CWD, directory, flags, Mode::empty()).doing(Code::Failed, doing)?;
+        let parent = openat(CWD, directory, flags, Mode::empty())
+            .doing(Code::Failed, || format!("opening {}", quote(directory)))?;
         rootfs::file::check_owner(parent.as_fd(), directory)?;
-        let name = gpgdir.file_name().unwrap_or_default().to_string_lossy();
-        Ok(Self {
-            parent,
-            path: gpgdir.to_owned(),
-            name: name.into_owned(),
-        })
+        let path = gpgdir.to_owned();
+        Ok(Self { parent, path })
     }
 
-    /// Returns where the new keyring lies before [`Place::replace`].
-    pub(crate) fn new_path(&self) -> PathBuf {
-        self.path.with_file_name(self.new_name())
+    /// Returns the path of a keyring here.
+    pub(crate) fn path(&self, which: Which) -> PathBuf {
+        self.path.with_file_name(self.name(which))
     }
 
-    fn new_name(&self) -> String {
-        format!("{}.new", self.name)
+    fn name(&self, which: Which) -> String {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        match which {
+            Which::Present => name.into_owned(),
+            Which::New => format!("{name}.new"),
+            Which::Old => format!("{name}.old"),
+        }
     }
 
-    fn old_name(&self) -> String {
-        format!("{}.old", self.name)
-    }
-
-    fn kind(&self, name: &str) -> Result<FileType, Errno> {
-        let stat = statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(FileType::from_raw_mode(stat.st_mode))
+    /// Opens what is at `below` a keyring; `None` where it does not exist.
+    fn open(&self, which: Which, below: &str) -> Result<Option<OwnedFd>, Errno> {
+        let path = format!("{}/{below}", self.name(which));
+        match open_below(
+            self.parent.as_fd(),
+            &path,
+            OFlags::RDONLY | OFlags::DIRECTORY,
+        ) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Returns whether there is a keyring.
     pub(crate) fn is_there(&self) -> bool {
-        self.kind(&self.name).is_ok()
+        let name = self.name(Which::Present);
+        statat(&self.parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
-    /// Returns whether there is nothing in the keyring, as in one that mkroot or mkconf made.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read.
-    pub(crate) fn is_empty(&self) -> Result<bool, Failure> {
-        let entries = self.open(&self.name).and_then(|directory| {
-            let mut entries = Dir::read_from(&directory)?;
-            let is_entry = |entry: &Result<rustix::fs::DirEntry, Errno>| {
-                !matches!(entry, Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b".."))
+    /// Returns whether there is a keyring with a file in it; those that mkroot and mkconf make are empty.
+    pub(crate) fn has_files(&self) -> Result<bool, Failure> {
+        let has_files = || -> Result<bool, Errno> {
+            let Some(directory) = self.open(Which::Present, "")? else {
+                return Ok(false);
             };
-            entries.find(is_entry).transpose()
-        });
-        entries
-            .map(|entry| entry.is_none())
-            .doing(Code::Failed, || format!("reading {}", quote(&self.path)))
+            Ok(!entries(&directory)?.is_empty())
+        };
+        has_files().doing(Code::Failed, || format!("reading {}", quote(&self.path)))
     }
 
     /// Reads the public keys and the trust, as [`gnupg::read_keys`]; nothing where there is no keyring.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be read.
-    pub(crate) fn read_public(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
-        self.read_public_of(&self.name)
+    pub(crate) fn read_public(&self, which: Which) -> Result<PublicFiles, Failure> {
+        let directory = self.open(which, "");
+        let files = directory.and_then(|directory| match directory {
+            Some(directory) => gnupg::read_keys(directory.as_fd()),
+            None => Ok(Vec::new()),
+        });
+        let doing = || format!("reading the keyring {}", quote(self.path(which)));
+        files.doing(Code::Failed, doing)
     }
 
-    /// [`Place::read_public`], of a keyring that is to be extended.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Failed`] where its keys are in a database of keyboxd's.
-    pub(crate) fn read_to_extend(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
-        let has_database = |directory: OwnedFd| gnupg::has_database(directory.as_fd());
-        if self.open(&self.name).is_ok_and(has_database) {
+    /// [`Place::read_public`], of a keyring that is to be extended. [`Code::Failed`] where its keys are in a database of
+    /// keyboxd's.
+    pub(crate) fn read_to_extend(&self) -> Result<PublicFiles, Failure> {
+        if let Ok(Some(directory)) = self.open(Which::Present, "")
+            && gnupg::has_database(directory.as_fd())
+        {
             let message = format!(
                 "extending the keyring {}: keys in it are in a database of keyboxd's ('public-keys.d'), which only that reads",
                 quote(&self.path)
@@ -301,237 +293,142 @@ impl Place {
                 "leave --extend out, and name the keys that are to be trusted with --trust",
             ));
         }
-        self.read_public()
+        self.read_public(Which::Present)
     }
 
-    /// [`Place::read_public`] of the new keyring.
-    ///
-    /// # Errors
-    ///
-    /// As [`Place::read_public`].
-    pub(crate) fn read_new_public(&self) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
-        self.read_public_of(&self.new_name())
-    }
-
-    fn read_public_of(&self, name: &str) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
-        let doing = || {
-            format!(
-                "reading the keyring {}",
-                quote(self.path.with_file_name(name))
-            )
-        };
-        match self.open(name) {
-            Ok(directory) => gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing),
-            Err(Errno::NOENT) => Ok(Vec::new()),
-            Err(e) => Err(e).doing(Code::Failed, doing),
-        }
-    }
-
-    fn open(&self, name: &str) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat2(&self.parent, name, flags, Mode::empty(), BENEATH)
-    }
-
-    /// Returns the SHA-256 of the secret keys of the keyring at `name`: which machine's it is.
-    fn secret_keys_of(&self, name: &str) -> Result<BTreeSet<String>, Errno> {
-        let mut hashes = BTreeSet::new();
-        let directory = match self.open(&format!("{name}/{}", PRIVATE.trim_end_matches('/'))) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(hashes),
-            Err(e) => return Err(e),
-        };
-        for entry in Dir::read_from(&directory)? {
-            let entry = entry?;
-            if entry.file_name().to_bytes().ends_with(KEY.as_bytes()) {
-                let name = entry.file_name().to_str().map_err(|_| Errno::INVAL)?;
-                let bytes = root::read(directory.as_fd(), name, SHORT)?;
-                hashes.insert(sha256_hex(&bytes));
+    /// Returns the SHA-256 of the secret keys: they show which machine's keyring it is.
+    pub(crate) fn secret_keys(&self, which: Which) -> Result<BTreeSet<String>, Failure> {
+        let hashes = || -> Result<BTreeSet<String>, Errno> {
+            let mut hashes = BTreeSet::new();
+            if let Some(directory) = self.open(which, PRIVATE)? {
+                for name in entries(&directory)? {
+                    if name.to_bytes().ends_with(b".key") {
+                        let name = name.to_str().map_err(|_| Errno::INVAL)?;
+                        hashes.insert(sha256_hex(root::read(directory.as_fd(), name, LIMIT)?));
+                    }
+                }
             }
-        }
-        Ok(hashes)
+            Ok(hashes)
+        };
+        hashes().doing(Code::Os, || format!("reading {}", quote(self.path(which))))
     }
 
-    /// Returns the SHA-256 of the secret keys of the new keyring.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be read.
-    pub(crate) fn new_secret_keys(&self) -> Result<BTreeSet<String>, Failure> {
-        self.secret_keys_of(&self.new_name())
-            .doing(Code::Os, || format!("reading {}", quote(self.new_path())))
-    }
-
-    /// Returns the SHA-256 of the secret keys of the keyring that is there; none where they cannot be read, as those of a
-    /// keyring that is not ours may be.
-    pub(crate) fn secret_keys(&self) -> BTreeSet<String> {
-        self.secret_keys_of(&self.name).unwrap_or_default()
-    }
-
-    /// Returns what the keyring beside the root has noted of the root's own keys: see [`OWN`].
-    ///
-    /// # Errors
-    ///
-    /// When that cannot be read.
+    /// Returns what the keyring beside the root has recorded of the root's own keys: see [`OWN`].
     pub(crate) fn known_own_keys(&self) -> Result<BTreeSet<String>, Failure> {
-        let doing = || format!("reading {}", quote(self.path.join(OWN)));
-        let bytes = root::read(self.parent.as_fd(), &format!("{}/{OWN}", self.name), SHORT);
-        match bytes {
-            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes)
-                .lines()
-                .map(str::to_owned)
-                .collect()),
-            Err(Errno::NOENT) => Ok(BTreeSet::new()),
-            Err(e) => Err(e).doing(Code::Failed, doing),
-        }
+        let name = format!("{}/{OWN}", self.name(Which::Present));
+        let bytes = match root::read(self.parent.as_fd(), &name, LIMIT) {
+            Err(Errno::NOENT) => Vec::new(),
+            read => read.doing(Code::Failed, || {
+                format!("reading {}", quote(self.path.join(OWN)))
+            })?,
+        };
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(text.lines().map(str::to_owned).collect())
     }
 
-    /// Writes the new keyring beside the old one.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub(crate) fn write_new(&self, home: &Home) -> Result<(), Failure> {
-        let name = self.new_name();
-        remove(self.parent.as_fd(), &name)
-            .doing(Code::Os, || format!("removing {}", quote(self.new_path())))?;
-        home.write(self.parent.as_fd(), &name)
-            .doing(Code::Os, || format!("writing {}", quote(self.new_path())))
+    /// Writes the new keyring beside the present one.
+    pub(crate) fn write_new(&self, files: &KeyringFiles) -> Result<(), Failure> {
+        let name = self.name(Which::New);
+        self.remove([name.clone()])?;
+        files.write(self.parent.as_fd(), &name).doing(Code::Os, || {
+            format!("writing {}", quote(self.path(Which::New)))
+        })
     }
 
-    /// Lets the new keyring take its place in one step: whatever kills us, the old one is there or the new one.
-    ///
-    /// # Errors
-    ///
-    /// The system call's; then the old one is still there.
+    /// Replaces the present keyring by the new one, in one step where the file system can do that.
     pub(crate) fn replace(&self) -> Result<(), Failure> {
         self.exchange()
-            .doing(Code::Os, || format!("writing {}", quote(&self.path)))
+            .doing(Code::Os, || format!("writing {}", quote(&self.path)))?;
+        self.remove_unfinished()
     }
 
     fn exchange(&self) -> Result<(), Errno> {
-        let (parent, name) = (self.parent.as_fd(), self.name.as_str());
-        let (new, old) = (self.new_name(), self.old_name());
+        let parent = self.parent.as_fd();
+        let [name, new, old] = [Which::Present, Which::New, Which::Old].map(|w| self.name(w));
         let rename = |from: &str, to: &str, flags| renameat_with(parent, from, parent, to, flags);
-        match rename(&new, name, RenameFlags::EXCHANGE) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => rename(&new, name, RenameFlags::NOREPLACE)?,
+        match rename(&new, &name, RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => rename(&new, &name, RenameFlags::NOREPLACE)?,
             // Not every file system can exchange two names, and overlayfs exchanges no directory of a lower layer; nor does it
-            // rename one, so the old one is removed there.
+            // rename one, so the present one is removed there.
             Err(Errno::INVAL | Errno::NOSYS | Errno::XDEV) => {
-                remove(parent, &old)?;
-                match rename(name, &old, RenameFlags::empty()) {
+                remove_at(parent, &*old, DEPTH)?;
+                match rename(&name, &old, RenameFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => {}
-                    Err(Errno::XDEV) => remove(parent, name)?,
+                    Err(Errno::XDEV) => remove_at(parent, &*name, DEPTH)?,
                     Err(e) => return Err(e),
                 }
-                rename(&new, name, RenameFlags::empty())?;
+                rename(&new, &name, RenameFlags::empty())?;
             }
-            Err(e) => return Err(e),
+            exchanged => exchanged?,
         }
-        fsync(parent)?;
-        remove(parent, &new)?;
-        remove(parent, &old)
+        fsync(parent)
     }
 
-    /// Removes the new keyring again, and what a run that was killed left.
-    ///
-    /// # Errors
-    ///
-    /// The system call's.
-    pub(crate) fn remove_new(&self) -> Result<(), Failure> {
-        for name in [self.new_name(), self.old_name()] {
-            remove(self.parent.as_fd(), &name).doing(Code::Os, || {
-                format!("removing {}", quote(self.path.with_file_name(&name)))
-            })?;
-        }
-        Ok(())
+    /// Removes the new keyring, and what a killed run left.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), Failure> {
+        self.remove([Which::New, Which::Old].map(|which| self.name(which)))
     }
 
     /// Removes the keyring.
-    ///
-    /// # Errors
-    ///
-    /// The system call's.
-    pub(crate) fn remove(&self) -> Result<(), Failure> {
-        remove(self.parent.as_fd(), &self.name)
-            .doing(Code::Os, || format!("removing {}", quote(&self.path)))
+    pub(crate) fn remove_present(&self) -> Result<(), Failure> {
+        self.remove([self.name(Which::Present)])
     }
 
-    /// Removes what was set aside, with the secret keys in it.
-    ///
-    /// # Errors
-    ///
-    /// The system call's.
+    /// Removes the keyrings that were set aside, with the secret keys in them.
     pub(crate) fn remove_set_aside(&self) -> Result<(), Failure> {
-        for name in set_aside_names() {
-            remove(self.parent.as_fd(), &name).doing(Code::Os, || {
-                format!("removing {}", quote(self.path.with_file_name(&name)))
-            })?;
-        }
-        Ok(())
+        self.remove(set_aside_names())
     }
 
-    /// Moves the keyring out of the way, and returns where it is now.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Failed`] where all names for that are taken; the system call's.
+    fn remove(&self, names: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+        names.into_iter().try_for_each(|name| {
+            remove_at(self.parent.as_fd(), &*name, DEPTH).doing(Code::Os, || {
+                format!("removing {}", quote(self.path.with_file_name(&name)))
+            })
+        })
+    }
+
+    /// Renames the keyring to a free name beside it, and returns its path.
     pub(crate) fn set_aside(&self) -> Result<PathBuf, Failure> {
+        let (parent, from) = (self.parent.as_fd(), self.name(Which::Present));
         for name in set_aside_names() {
             let to = self.path.with_file_name(&name);
-            let (parent, flags) = (&self.parent, RenameFlags::NOREPLACE);
-            let renamed = match renameat_with(parent, &self.name, parent, &name, flags) {
+            let renamed = match renameat_with(parent, &from, parent, &name, RenameFlags::NOREPLACE)
+            {
                 // Overlayfs renames no directory of a lower layer.
-                Err(Errno::XDEV) => move_each(parent.as_fd(), &self.name, &name),
+                Err(Errno::XDEV) => move_at((parent, &*from), (parent, &*name), DEPTH),
                 renamed => renamed,
             };
             match renamed {
                 Ok(()) => return Ok(to),
                 Err(Errno::EXIST) => {}
                 Err(e) => {
-                    return Err(e).doing(Code::Os, || {
-                        format!("moving {} to {}", quote(&self.path), quote(&to))
-                    });
+                    let doing = || format!("moving {} to {}", quote(&self.path), quote(&to));
+                    return Err(e).doing(Code::Os, doing);
                 }
             }
         }
-        Err(Failure::new(
-            Code::Failed,
-            format!(
-                "moving {} out of the way: {} keyrings were set aside already",
-                quote(&self.path),
-                SET_ASIDES
-            ),
-        )
-        .hint("look through what is there, and remove what nobody needs"))
+        let message = format!(
+            "setting {} aside: {SET_ASIDES} keyrings were set aside already",
+            quote(&self.path)
+        );
+        Err(Failure::new(Code::Failed, message).hint("remove those that nobody needs"))
     }
 
-    /// Removes the sockets that a killed agent left, and nothing else.
-    ///
-    /// # Errors
-    ///
-    /// The system call's.
+    /// Removes the sockets that a killed agent left.
     pub(crate) fn remove_sockets(&self) -> Result<(), Errno> {
-        let home = match self.open(&self.name) {
-            Err(Errno::NOENT) => return Ok(()),
-            result => result?,
+        let Some(home) = self.open(Which::Present, "")? else {
+            return Ok(());
         };
-        for entry in Dir::read_from(&home)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            if name.to_bytes().starts_with(b"S.") {
-                let stat = statat(&home, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
-                    unlinkat(&home, name, AtFlags::empty())?;
-                }
+        for name in entries(&home)? {
+            let stat = statat(&home, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+            if is_socket && name.to_bytes().starts_with(b"S.") {
+                unlinkat(&home, &*name, AtFlags::empty())?;
             }
         }
         Ok(())
     }
 }
-
-/// How many keyrings can be set aside.
-const SET_ASIDES: usize = 9;
 
 fn set_aside_names() -> impl Iterator<Item = String> {
     (1..=SET_ASIDES).map(|n| match n {
@@ -540,80 +437,57 @@ fn set_aside_names() -> impl Iterator<Item = String> {
     })
 }
 
-/// Moves a directory by moving what is in it into a new one that has its owner and mode. Nothing may have the new name.
-fn move_each(parent: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), Errno> {
-    let name = |name: &str| CString::new(name).map_err(|_| Errno::INVAL);
-    move_at((parent, &name(from)?), (parent, &name(to)?), DEPTH)
+/// Returns the names in a directory.
+fn entries(directory: &OwnedFd) -> Result<Vec<CString>, Errno> {
+    let names = Dir::read_from(directory)?.map(|entry| Ok(entry?.file_name().to_owned()));
+    let is_entry = |name: &Result<CString, Errno>| !matches!(name, Ok(name) if matches!(name.to_bytes(), b"." | b".."));
+    names.filter(is_entry).collect()
 }
 
-type Entry<'a> = (BorrowedFd<'a>, &'a CStr);
-
-fn move_at(from: Entry<'_>, to: Entry<'_>, depth: usize) -> Result<(), Errno> {
+fn open_directory(parent: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |(at, name): Entry<'_>| openat2(at, name, flags, Mode::empty(), BENEATH);
-    let (old, stat) = open(from).and_then(|old| fstat(&old).map(|stat| (old, stat)))?;
+    openat2(parent, name, flags, Mode::empty(), BENEATH)
+}
+
+/// Moves a directory: makes a new one with its owner and mode, and moves its entries. Nothing may have the new name.
+fn move_at<N: Arg + Copy>(
+    from: (BorrowedFd<'_>, N),
+    to: (BorrowedFd<'_>, N),
+    depth: usize,
+) -> Result<(), Errno> {
+    let old = open_directory(from.0, from.1)?;
     mkdirat(to.0, to.1, Mode::RWXU)?;
-    let new = open(to)?;
-    for entry in Dir::read_from(&old)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        match renameat_with(&old, name, &new, name, RenameFlags::NOREPLACE) {
+    let new = open_directory(to.0, to.1)?;
+    for name in entries(&old)? {
+        match renameat_with(&old, &*name, &new, &*name, RenameFlags::NOREPLACE) {
             Err(Errno::XDEV) if depth > 0 => {
-                move_at((old.as_fd(), name), (new.as_fd(), name), depth - 1)?;
+                move_at((old.as_fd(), &*name), (new.as_fd(), &*name), depth - 1)?;
             }
             renamed => renamed?,
         }
     }
-    fchown(
-        &new,
-        Some(Uid::from_raw(stat.st_uid)),
-        Some(Gid::from_raw(stat.st_gid)),
-    )?;
+    let stat = fstat(&old)?;
+    let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    fchown(&new, Some(owner.0), Some(owner.1))?;
     fchmod(&new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     unlinkat(from.0, from.1, AtFlags::REMOVEDIR)
 }
 
 /// Removes a directory of a keyring, by descriptors: no symbolic link is followed, and a mount point stops it.
-fn remove(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
-    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
-    remove_at(parent, &name, DEPTH)
-}
-
-fn remove_at(parent: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = match openat2(parent, name, flags, Mode::empty(), BENEATH) {
+fn remove_at<N: Arg + Copy>(parent: BorrowedFd<'_>, name: N, depth: usize) -> Result<(), Errno> {
+    let directory = match open_directory(parent, name) {
         Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => return unlinkat(parent, name, AtFlags::empty()),
         Err(e) => return Err(e),
     };
-    for entry in Dir::read_from(&directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
+    for name in entries(&directory)? {
         if depth == 0 {
             return Err(Errno::NOTEMPTY);
         }
-        remove_at(directory.as_fd(), name, depth - 1)?;
+        remove_at(directory.as_fd(), &*name, depth - 1)?;
     }
     unlinkat(parent, name, AtFlags::REMOVEDIR)
-}
-
-/// Returns the mode of a file that gpg works with; `None` for any other.
-fn mode_of(path: &str) -> Option<u32> {
-    KEYS.iter().find_map(|(directory, end, mode)| {
-        let found = match path.strip_prefix(directory) {
-            Some(name) if directory.is_empty() => name == *end,
-            Some(name) => !name.contains('/') && name.ends_with(end),
-            None => false,
-        };
-        found.then_some(*mode)
-    })
 }
 
 #[cfg(test)]
@@ -661,7 +535,7 @@ mod tests {
     #[test]
     fn only_what_gpg_works_with_reaches_the_root() {
         let (guard, root) = root();
-        let home = Home::of_scratch(&scratch(guard.path()), (2, 2, 40)).unwrap();
+        let home = KeyringFiles::from_scratch(&scratch(guard.path()), (2, 2, 40)).unwrap();
         let place = Place::in_root(&root).unwrap();
         place.write_new(&home).unwrap();
         place.replace().unwrap();
@@ -686,10 +560,10 @@ mod tests {
             [0o755, 0o644, 0o600, 0o700]
         );
         let hash = BTreeSet::from([sha256_hex(b"private-keys-v1.d/A.key")]);
-        assert_eq!(place.secret_keys(), hash);
+        assert_eq!(place.secret_keys(Which::Present).unwrap(), hash);
         // An old gpg fails over an option that it does not know.
-        let old = Home::without_keys(Some((2, 2, 12)));
-        let conf = String::from_utf8(old.files["gpg.conf"].0.clone()).unwrap();
+        let old = KeyringFiles::without_keys(Some((2, 2, 12)));
+        let conf = String::from_utf8(old.0["gpg.conf"].0.clone()).unwrap();
         assert!(!conf.contains("self-sigs-only"), "{conf}");
     }
 
@@ -703,9 +577,9 @@ mod tests {
         // What a run that was killed left, is no obstacle.
         fs::create_dir(root.path().join(PARENT).join("gnupg.new")).unwrap();
         fs::create_dir(root.path().join(PARENT).join("gnupg.old")).unwrap();
-        let home = Home::of_scratch(&scratch(guard.path()), (2, 4, 7)).unwrap();
+        let home = KeyringFiles::from_scratch(&scratch(guard.path()), (2, 4, 7)).unwrap();
         place.write_new(&home).unwrap();
-        assert_eq!(place.new_secret_keys().unwrap().len(), 1);
+        assert_eq!(place.secret_keys(Which::New).unwrap().len(), 1);
         place.replace().unwrap();
         assert!(!at.join("common.conf").exists() && !at.join("a").exists());
         assert_eq!(names(&root.path().join(PARENT)), [NAME]);
@@ -749,9 +623,9 @@ mod tests {
         let gpgdir = dir.path().canonicalize().unwrap().join("out/gnupg");
         let place = Place::beside_root(&gpgdir).unwrap();
         let own = BTreeSet::from(["aa".to_owned()]);
-        let keys = [("pubring.gpg", b"keys".to_vec())];
+        let keys = vec![("pubring.gpg", b"keys".to_vec())];
         place
-            .write_new(&Home::beside_root(&keys, &own, &["F".to_owned()]))
+            .write_new(&KeyringFiles::beside_root(keys, &own, &["F".to_owned()]))
             .unwrap();
         place.replace().unwrap();
         assert_eq!(names(&gpgdir), [EXTENDED, "gpg.conf", OWN, "pubring.gpg"]);

@@ -1,22 +1,23 @@
 //! `--in-root`: the root's own pacman-key builds the keyring, inside, as it would on a running system.
 //!
-//! Slower, and under an emulator much slower; for a distribution whose pacman-key does what nobody else's does, and to
-//! compare. What counts as trusted is the same. The root's programs are not believed: the keyring that packages are verified by
-//! is the one that the host's gpg built, and what they made is checked by that.
+//! Slower, and under an emulator much slower; for a distribution whose pacman-key differs from all others, and to compare. The
+//! same keys are trusted. The root's programs are not: packages are verified by the keyring that the host's gpg built, and what
+//! they made is checked by that.
 
-use crate::home::{self, Place};
-use crate::program::{args, run};
+use crate::home::Place;
 use crate::trust::Ring;
-use rootfs::session::environment;
-use rootfs::{Inside, Job};
+use rootfs::session::{Output, environment};
+use rootfs::{Ended, Inside, Job};
+use rustix::pipe::{PipeFlags, pipe_with};
 use stage::{Code, Context, Doing, Failure, quote};
 use std::ffi::{OsStr, OsString};
+use std::io::Write;
 
 /// The keyring as the root sees it.
 const GPGDIR: &str = "/etc/pacman.d/gnupg";
 
-/// Sets the owner trust that pacman-key has no word for. Its arguments are fingerprints; pacman-key is a bash script
-/// that calls gpg, so both are there.
+/// Sets marginal owner trust, for which pacman-key has no option. Its arguments are fingerprints; pacman-key is a bash script
+/// that calls gpg, so both exist.
 const OWNER_TRUST: &str = "printf '%s:4:\\n' \"$@\" \
     | gpg --homedir /etc/pacman.d/gnupg --no-permission-warning --batch --quiet --import-ownertrust \
     && pacman-key --gpgdir /etc/pacman.d/gnupg --updatedb";
@@ -25,49 +26,43 @@ const OWNER_TRUST: &str = "printf '%s:4:\\n' \"$@\" \
 ///
 /// # Errors
 ///
-/// When the root has no pacman-key, when it fails, or when the keyring is not what was to be built.
+/// When the root has no pacman-key, or it fails.
 pub(crate) fn build(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failure> {
     let built = populate(context, inside, ring);
-    // The agents ended with the namespaces; one that had to be killed leaves its sockets, and tar(1) would warn of them.
+    // The agents ended with the namespaces; one that was killed leaves its sockets, and tar(1) would warn of them.
     let place = Place::in_root(inside.root())?;
     place.remove_sockets().doing(Code::Os, || {
-        let path = inside.root().path().join(home::AT);
+        let path = inside.root().path().join(pacman::gpg::AT);
         format!("removing stale sockets in {}", quote(path))
     })?;
     built
 }
 
 fn populate(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failure> {
-    pacman_key(context, inside, &["--init"])?;
-    let names = ring.keys.iter().map(|(name, _)| name.as_str());
-    let populate: Vec<&str> = ["--populate"].into_iter().chain(names).collect();
-    pacman_key(context, inside, &populate)?;
+    pacman_key(context, inside, "--init", &[])?;
+    let names: Vec<&str> = ring.keys.iter().map(|(name, _)| name.as_str()).collect();
+    pacman_key(context, inside, "--populate", &names)?;
     if ring.asked.is_empty() {
         return Ok(());
     }
-    let keys = ring.asked.iter().map(String::as_str);
-    let sign: Vec<&str> = ["--lsign-key"].into_iter().chain(keys.clone()).collect();
-    pacman_key(context, inside, &sign)?;
-    let shell = ["-c", OWNER_TRUST, "bash"].into_iter().chain(keys);
-    let shell: Vec<&str> = shell.collect();
-    run(
-        context,
-        inside,
-        &job("bash", args(&shell)),
-        "setting owner trust with",
-    )
+    let keys: Vec<&str> = ring.asked.iter().map(String::as_str).collect();
+    pacman_key(context, inside, "--lsign-key", &keys)?;
+    let args = [&["-c", OWNER_TRUST, "bash"], &*keys].concat();
+    run(context, inside, "bash", &args, "setting owner trust with")
 }
 
-fn pacman_key(context: &Context, inside: &Inside, arguments: &[&str]) -> Result<(), Failure> {
-    let mut list = args(&["--gpgdir", GPGDIR]);
-    list.extend(args(arguments));
+fn pacman_key(
+    context: &Context,
+    inside: &Inside,
+    operation: &str,
+    targets: &[&str],
+) -> Result<(), Failure> {
+    let args = [&["--gpgdir", GPGDIR, operation], targets].concat();
     let doing = format!(
-        "populating the keyring of {} ({})",
-        quote(inside.root().path()),
-        arguments[0]
+        "populating the keyring of {} ({operation}): running",
+        quote(inside.root().path())
     );
-    let job = job("pacman-key", list);
-    run(context, inside, &job, &format!("{doing}: running")).map_err(|failure| match failure.code {
+    run(context, inside, "pacman-key", &args, &doing).map_err(|failure| match failure.code {
         Code::NotFound => failure.hint(
             "the root needs pacman and gnupg first: leave --in-root out, or strap --loose them",
         ),
@@ -75,13 +70,46 @@ fn pacman_key(context: &Context, inside: &Inside, arguments: &[&str]) -> Result<
     })
 }
 
-fn job<'a>(program: &'a str, args: Vec<OsString>) -> Job<'a> {
-    Job {
+/// Runs a program of the root. What it prints goes to stderr: with `--quiet` only when it failed.
+fn run(
+    context: &Context,
+    inside: &Inside,
+    program: &str,
+    args: &[&str],
+    doing: &str,
+) -> Result<(), Failure> {
+    let job = Job {
         program: OsStr::new(program),
-        args,
+        args: args.iter().map(OsString::from).collect(),
         env: environment(),
         place: rootfs::Place::Root,
         user: None,
         terminal: false,
+    };
+    let doing = format!("{doing} {}", quote(program));
+    let mut printed = Vec::new();
+    let mut keep = |bytes: &[u8]| printed.extend_from_slice(bytes);
+    let output = if context.quiet {
+        let (from, into) = pipe_with(PipeFlags::CLOEXEC).doing(Code::Os, || "making a pipe")?;
+        let sink = &mut keep;
+        Some(Output { sink, from, into })
+    } else {
+        None
+    };
+    let ran = inside.run(&job, output);
+    if !matches!(ran, Ok((ended, _)) if ended.status() == 0) {
+        // Where this cannot be written, the line that follows cannot be either.
+        std::io::stderr().write_all(&printed).unwrap_or(());
     }
+    let (ended, time) = ran.map_err(|failure| match failure.code {
+        Code::Hung => failure.while_doing(&doing),
+        _ => failure,
+    })?;
+    context.waited(time);
+    let code = match ended {
+        _ if ended.status() == 0 => return Ok(()),
+        Ended::NotRun(_) if ended.status() == 127 => Code::NotFound,
+        _ => Code::ChildFailed,
+    };
+    Err(Failure::new(code, format!("{doing}: {}", ended.words())))
 }

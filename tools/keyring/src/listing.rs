@@ -1,11 +1,11 @@
-//! What gpg says that a keyring holds, and whether that is what was to be built.
+//! Checks of a keyring, as gpg lists it.
 //!
-//! pacman-key and gpg exit 0 with no secret key, with a key that could not be signed, with a builder key that stays
+//! pacman-key and gpg exit with 0 without a secret key, with a key that could not be signed, with a builder's key that stays
 //! marginal. So the result is listed and checked.
 
 use crate::trust::Ring;
 use pacman::diagnosis;
-use pacman::diagnosis::listing::Key;
+use pacman::gpg::listing::Key;
 use serde::{Deserialize, Serialize};
 use stage::date::day;
 use stage::{Code, Failure};
@@ -15,8 +15,8 @@ use stage::{Code, Failure};
 ///
 /// # Errors
 ///
-/// [`Code::NotVerified`] where one that the command line names is in no ring, or where the clock is behind the day on which a pinned key was made: what is signed before that counts
-/// for nothing when the clock is right again.
+/// [`Code::NotVerified`] where one that the command line names is in no ring, or where the clock is behind the day on which a
+/// pinned key was made: signatures from before that day are invalid when the clock is right again.
 pub(crate) fn dead_pins(
     ring: &Ring,
     keys: &[Key],
@@ -38,26 +38,23 @@ pub(crate) fn dead_pins(
         if let Some(clock) = diagnosis::clock(now, (key.created, &made)) {
             return Err(clock);
         }
-        dead.extend(dead_because(key).map(|why| (fingerprint.clone(), why)));
+        dead.extend(why_dead(key).map(|why| (fingerprint.clone(), why)));
     }
     Ok(dead)
 }
 
-/// Returns the pinned keys that gpg signed and does not take for valid all the same, and why not: those of which no name has a
-/// good self-signature, say.
+/// Returns the pinned keys that gpg signed and that are not valid all the same, and why not: no name of theirs may have a good
+/// self-signature.
 pub(crate) fn invalid_pins<'a>(
     pins: impl Iterator<Item = &'a String>,
     keys: &[Key],
 ) -> Vec<(String, String)> {
-    let why = |pin: &String| match keys.iter().find(|key| key.fingerprint == *pin) {
-        Some(key) => unfit(key),
-        None => Some("it is not in the keyring".to_owned()),
-    };
-    pins.filter_map(|pin| Some((pin.clone(), why(pin)?)))
+    let find = |pin: &String| keys.iter().find(|key| key.fingerprint == *pin);
+    pins.filter_map(|pin| Some((pin.clone(), why_no_trust(find(pin))?)))
         .collect()
 }
 
-/// What was built, in numbers.
+/// Numbers of a keyring.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
     /// How many keys are fully valid, without the ring's own.
@@ -66,12 +63,12 @@ pub(crate) struct Summary {
     pub(crate) disabled: usize,
 }
 
-/// Checks a keyring: every key of `trusted` is there, valid and trusted; every key of `revoked` that is there is disabled;
-/// there is a secret key to sign with. `public` and `secret` are what gpg lists.
+/// Checks a keyring: every key of `trusted` is valid and trusted, every key of `revoked` that it has is disabled, and it has a
+/// secret key to sign with. `public` and `secret` are what gpg lists.
 ///
 /// # Errors
 ///
-/// At the first of these that is not so, with the key and the reason.
+/// At the first check that fails, with the key and the reason.
 pub(crate) fn check(
     trusted: &[&String],
     revoked: &[String],
@@ -85,25 +82,20 @@ pub(crate) fn check(
             format!("checking the keyring that was built: {why}"),
         ))
     };
-    let own = secret.iter().filter_map(|s| find(&s.fingerprint));
-    if own.clone().all(|k| k.validity != 'u') {
+    let mut own = secret.iter().filter_map(|s| find(&s.fingerprint));
+    if own.all(|k| k.validity != 'u') {
         return wrong(
             Code::Failed,
             "it has no secret key of its own, so nothing could be signed".into(),
         );
     }
     for fingerprint in trusted {
-        let why = match find(fingerprint) {
-            None => "it is not in the ring".to_owned(),
-            Some(key) => match unfit(key) {
-                None => continue,
-                Some(why) => why,
-            },
-        };
-        return wrong(
-            Code::NotVerified,
-            format!("the trusted key {fingerprint}: {why}"),
-        );
+        if let Some(why) = why_no_trust(find(fingerprint)) {
+            return wrong(
+                Code::NotVerified,
+                format!("the trusted key {fingerprint}: {why}"),
+            );
+        }
     }
     for fingerprint in revoked {
         if find(fingerprint).is_some_and(|key| !key.disabled) {
@@ -122,9 +114,12 @@ pub(crate) fn check(
     })
 }
 
-/// Returns why a key cannot give trust, where it cannot.
-fn unfit(key: &Key) -> Option<String> {
-    if let Some(why) = dead_because(key) {
+/// Returns why a key gives no trust.
+fn why_no_trust(key: Option<&Key>) -> Option<String> {
+    let Some(key) = key else {
+        return Some("it is not in the keyring".to_owned());
+    };
+    if let Some(why) = why_dead(key) {
         return Some(why);
     }
     match (key.validity, key.owner_trust) {
@@ -134,8 +129,8 @@ fn unfit(key: &Key) -> Option<String> {
     }
 }
 
-/// Returns why a key cannot be used by anybody, where that is so: gpg does not sign such a key.
-fn dead_because(key: &Key) -> Option<String> {
+/// Returns why gpg does not sign a key.
+fn why_dead(key: &Key) -> Option<String> {
     match key.validity {
         _ if key.disabled => Some("it is disabled".to_owned()),
         'e' => {
@@ -148,9 +143,9 @@ fn dead_because(key: &Key) -> Option<String> {
     }
 }
 
-/// Returns the keys that the packagers sign with and that stay one step below valid, where no other key is valid than
-/// the trusted ones themselves: packages would then all be refused as of unknown trust.
-pub(crate) fn marginal<'a>(ring: &Ring, public: &'a [Key]) -> Vec<&'a str> {
+/// Returns the keys that are only marginally valid, where no key is valid but the trusted ones themselves: pacman would then
+/// refuse all packages, as of unknown trust.
+pub(crate) fn marginal(ring: &Ring, public: &[Key]) -> Vec<String> {
     let others = || {
         public
             .iter()
@@ -160,7 +155,7 @@ pub(crate) fn marginal<'a>(ring: &Ring, public: &'a [Key]) -> Vec<&'a str> {
         return Vec::new();
     }
     let marginal = others().filter(|k| k.validity == 'm' && !k.disabled);
-    marginal.map(|k| k.fingerprint.as_str()).collect()
+    marginal.map(|k| k.fingerprint.clone()).collect()
 }
 
 #[cfg(test)]
@@ -180,7 +175,7 @@ mod tests {
         }
     }
 
-    fn judge(ring: &Ring, public: &[Key], secret: &[Key]) -> Result<Summary, Failure> {
+    fn check_ring(ring: &Ring, public: &[Key], secret: &[Key]) -> Result<Summary, Failure> {
         let trusted: Vec<&String> = ring.trusted.iter().collect();
         check(&trusted, &ring.revoked, public, secret)
     }
@@ -201,7 +196,7 @@ mod tests {
             ..key(B, 'r', '-')
         };
         let public = [own.clone(), key(A, 'f', 'm'), off];
-        let summary = judge(&ring(), &public, &[key(OWN, 'u', '-')]).unwrap();
+        let summary = check_ring(&ring(), &public, &[key(OWN, 'u', '-')]).unwrap();
         assert_eq!(
             summary,
             Summary {
@@ -210,7 +205,7 @@ mod tests {
             }
         );
         // A revoked key that is not in the ring needs not be disabled.
-        assert!(judge(&ring(), &public[..2], &[own]).is_ok());
+        assert!(check_ring(&ring(), &public[..2], &[own]).is_ok());
     }
 
     #[test]
@@ -224,7 +219,7 @@ mod tests {
             (
                 vec![own.clone()],
                 Code::NotVerified,
-                "it is not in the ring",
+                "it is not in the keyring",
             ),
             (
                 vec![own.clone(), key(A, '-', 'm')],
@@ -254,7 +249,7 @@ mod tests {
             ),
         ];
         for (public, code, words) in table {
-            let failure = judge(&ring(), &public, std::slice::from_ref(&own)).unwrap_err();
+            let failure = check_ring(&ring(), &public, std::slice::from_ref(&own)).unwrap_err();
             assert!(failure.message.contains(words), "{failure}");
             assert_eq!(failure.code, code, "{failure}");
         }

@@ -1,15 +1,13 @@
-//! `keyring` builds pacman's keyring in the root, so that the first package already is installed with its signature
-//! checked.
+//! `keyring` builds pacman's keyring in the root, so that the signature of the first package is already checked.
 //!
-//! The keys come from a mirror that nothing vouches for, so what counts is the fingerprints that are pinned in the
-//! distribution's preset or given with `--trust`. The host's gpg builds the keyring, and the root needs no program yet:
-//! the root's own pacman-key would take ten times as long, emulated a hundred times.
+//! The keys come from a mirror, which proves nothing: trust comes from the fingerprints that are pinned in the distribution's
+//! preset or given with `--trust`. The host's gpg builds the keyring, and the root needs no program yet: the root's own
+//! pacman-key would take ten times as long, emulated a hundred times.
 
 mod build;
 mod home;
 mod in_root;
 mod listing;
-mod program;
 mod source;
 mod strip;
 mod trust;
@@ -17,15 +15,16 @@ mod trust;
 use build::Built;
 use clap::Parser;
 use distro::Preset;
-use home::{Home, Place};
+use home::{KeyringFiles, Place, Which};
 use pacman::Patience;
-use pacman::diagnosis::gpg::Gpg;
+use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
@@ -94,17 +93,15 @@ struct Args {
     made: Cell<bool>,
 }
 
-/// What is to be done.
+/// What to build.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
-    /// What is built, in words.
-    of: String,
+    /// Its title in messages.
+    title: String,
+    /// The names of the rings.
     names: Vec<String>,
     packages: Vec<String>,
-    /// The fingerprints of the preset.
-    pinned: Vec<String>,
-    /// Those of the command line.
-    asked: Vec<String>,
+    pins: Pins,
 }
 
 impl Stage for Args {
@@ -126,10 +123,10 @@ impl Stage for Args {
             return;
         }
         let undone = Root::of(document).and_then(|root| {
-            // Whoever works with it by now keeps it.
+            // Another run that uses it by now keeps it.
             let _lock = lock::take(&root, context, Purpose::Download)?;
-            Place::beside_root(&gpgdir(document, &root)?)?.remove()?;
-            Place::in_root(&root)?.remove()
+            Place::beside_root(&gpgdir(document, &root)?)?.remove_present()?;
+            Place::in_root(&root)?.remove_present()
         });
         if let Err(failure) = undone {
             context.report(&failure);
@@ -141,49 +138,44 @@ impl Args {
     /// Builds the keyring.
     fn build(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
-        let pins = Pins {
-            preset: &plan.pinned,
-            asked: &plan.asked,
-        };
-        pins.need_some(&plan.of)?;
+        plan.pins.need_some(&plan.title)?;
         let gpg = Gpg::find()?;
         let mut inside = Inside::of(document)?;
         self.patience.watch(context, &mut inside);
-        // From the first look to the last rename: what is made beside the keyring is one run's, and what is there of an
-        // earlier one is a dead one's.
+        // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
-        let made = trust::decide(files, pins).and_then(|ring| {
+        let made = trust::decide(files, &plan.pins).and_then(|ring| {
             let built = self.make(context, document, &inside, &ring, &gpg, fetched.as_ref())?;
             Ok((ring, built))
         });
         let (ring, built) = made.inspect_err(|failure| {
-            // What was in the cache before stays there, and what nobody looked at, for want of a gpg.
+            // Packages that were in the cache before stay there, and those that nobody checked, for want of gpg.
             let stays = self.offline || failure.code == Code::NotFound;
             if let Some(fetched) = fetched.as_ref().filter(|_| !stays) {
-                fetched.forget(context);
+                fetched.remove(context);
             }
         })?;
         record(document, inside.root(), &ring, &built);
-        let trusted = ring.trusted.len() - built.dead.len();
+        let trusted = match ring.trusted.len() - built.dead.len() {
+            1 => "1 key".to_owned(),
+            n => format!("{n} keys"),
+        };
         context.note(format_args!(
-            "{}: {} trusted, {} valid, {} disabled",
-            plan.of,
-            count(trusted),
-            built.summary.valid,
-            built.summary.disabled
+            "{}: {trusted} trusted, {} valid, {} disabled",
+            plan.title, built.summary.valid, built.summary.disabled
         ));
         Ok(())
     }
 
-    /// Decides what to build, from the command line and the document. Touches nothing.
+    /// Decides what to build, from the command line and the document. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         for name in self.populate.iter().chain(&self.package) {
             if !package::name::is_name(name) {
                 return Err(Failure::new(
                     Code::Usage,
-                    format!("'{name}' is not the name of a ring or a package"),
+                    format!("'{name}': invalid name of a ring or package"),
                 ));
             }
         }
@@ -194,20 +186,16 @@ impl Args {
                 .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
             asked.push(key);
         }
-        let preset = match document.text("distro") {
-            Some(name) => Some(Preset::load(name).map_err(unusable)?),
-            None => None,
-        };
-        let keyring = preset
-            .as_ref()
-            .map(|p| p.keyring.clone())
-            .unwrap_or_default();
-        let or = |given: &Vec<String>, default: Vec<String>| {
-            if given.is_empty() {
-                default
-            } else {
-                given.clone()
-            }
+        let preset = document.text("distro").map(Preset::load).transpose();
+        let preset = preset.map_err(|error| Failure {
+            hint: error.hint().map(str::to_owned),
+            ..Failure::new(Code::Failed, &error)
+        })?;
+        let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
+        let keyring = keyring.unwrap_or_default();
+        let or = |given: &Vec<String>, default: Vec<String>| match given.is_empty() {
+            true => default,
+            false => given.clone(),
         };
         let names = or(&self.populate, keyring.populate);
         if names.is_empty() {
@@ -220,16 +208,19 @@ impl Args {
             )
             .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
         }
+        let pinned = keyring.trusted.into_iter().map(|pin| pin.fingerprint);
         Ok(Plan {
-            of: preset.map_or_else(|| names.join(", "), |p| p.title),
+            title: preset.map_or_else(|| names.join(", "), |p| p.title),
             names,
             packages: or(&self.package, keyring.packages),
-            pinned: keyring.trusted.into_iter().map(|p| p.fingerprint).collect(),
-            asked,
+            pins: Pins {
+                preset: pinned.collect(),
+                asked,
+            },
         })
     }
 
-    /// Makes the keyring of a ring, and lets it take its place when the packages that it is from have been checked by it.
+    /// Builds the keyring of a ring. It replaces the present one when the packages that the ring is from have been checked by it.
     fn make(
         &self,
         context: &Context,
@@ -247,56 +238,74 @@ impl Args {
         let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
         let build = || {
             let built = build::build(context, document, inside, ring, gpg, self.extend)?;
-            let mut own = in_root.new_secret_keys()?;
+            let mut own = in_root.secret_keys(Which::New)?;
             own.insert(built.own.clone());
             // Those of before, too: we may be killed before the root's keyring is replaced.
             own.extend(beside.known_own_keys()?);
-            let files = in_root.read_new_public()?;
-            beside.write_new(&Home::beside_root(&files, &own, &built.extended))?;
+            let public = in_root.read_public(Which::New)?;
+            beside.write_new(&KeyringFiles::beside_root(public, &own, &built.extended))?;
             if let Some(fetched) = fetched {
-                let mut inside = Inside::of(document)?.with_gpgdir(beside.new_path());
+                let mut inside = Inside::of(document)?.with_gpgdir(beside.path(Which::New));
                 self.patience.watch(context, &mut inside);
-                fetched.prove(context, document, &inside)?;
+                fetched.verify(context, document, &inside)?;
             }
             Ok((built, own))
         };
-        let (built, mut own) = build().inspect_err(|_| {
-            // What stays is removed by the next run, which needs the names.
-            drop(in_root.remove_new().and(beside.remove_new()));
+        let (built, own) = build().inspect_err(|_| {
+            // The next run removes what stays.
+            drop(in_root.remove_unfinished().and(beside.remove_unfinished()));
         })?;
-        let is_ours = || !in_root.secret_keys().is_disjoint(&own);
-        let was_there = in_root.is_there();
-        if is_ours() && !self.extend && in_root.read_public()? != beside.read_public()? {
-            context.note(
-                "the root's keyring was changed since it was built: what was added to it is not in the new one",
-            );
-        }
-        let was_empty = was_there && in_root.is_empty()?;
-        if was_there && !is_ours() && !was_empty {
-            let to = in_root.set_aside()?;
-            context.warn(format_args!(
-                "the root's keyring was not built by this pipeline: it gives no trust, and is kept as {}",
-                quote(&to)
-            ));
-        }
+        let had_files = in_root.has_files()?;
+        self.keep_foreign(context, &in_root, &beside, &own)?;
         beside.replace()?;
-        self.made.set(!was_there || was_empty);
+        self.made.set(!had_files);
         if !self.in_root {
             in_root.replace()?;
             return Ok(built);
         }
-        in_root.remove_new()?;
-        in_root.remove()?;
+        in_root.remove_unfinished()?;
+        in_root.remove_present()?;
         in_root::build(context, inside, ring)?;
         let (summary, key) = build::check_foreign(document, inside, ring, gpg, &gpgdir)?;
+        let mut own = own;
         own.insert(key);
-        own.extend(in_root.secret_keys());
-        beside.write_new(&Home::beside_root(&beside.read_public()?, &own, &[]))?;
+        own.extend(in_root.secret_keys(Which::Present).unwrap_or_default());
+        let public = beside.read_public(Which::Present)?;
+        beside.write_new(&KeyringFiles::beside_root(public, &own, &[]))?;
         beside.replace()?;
         Ok(Built { summary, ..built })
     }
 
-    /// Gets the rings: from the root where the package is installed, the others from the mirror.
+    /// Sets the root's keyring aside where this pipeline did not build it, and reports changes to one that it built.
+    fn keep_foreign(
+        &self,
+        context: &Context,
+        in_root: &Place,
+        beside: &Place,
+        own: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        // The secret keys of a keyring that is not ours may be unreadable.
+        let secret = in_root.secret_keys(Which::Present).unwrap_or_default();
+        if secret.is_disjoint(own) {
+            if in_root.has_files()? {
+                let to = in_root.set_aside()?;
+                context.warn(format_args!(
+                    "the root's keyring was not built by this pipeline: it gives no trust, and is kept as {}",
+                    quote(&to)
+                ));
+            }
+            return Ok(());
+        }
+        let present = |place: &Place| place.read_public(Which::Present);
+        if !self.extend && present(in_root)? != present(beside)? {
+            context.note(
+                "the root's keyring was changed since it was built: the new one does not contain the changes",
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads the rings in the root, and downloads the others.
     fn rings(
         &self,
         context: &Context,
@@ -307,43 +316,31 @@ impl Args {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
-            match source::installed(inside.root(), name)? {
+            match source::read_installed(inside.root(), name)? {
                 Some(files) => rings.push(files),
-                None => missing.push(name.as_str()),
+                None => missing.push(name.clone()),
             }
         }
-        if missing.is_empty() {
+        let Some(first) = missing.first() else {
             return Ok((rings, None));
-        }
+        };
         if self.in_root {
             return Err(Failure::new(
                 Code::NotFound,
-                format!("the root has no ring '{}' for its pacman-key", missing[0]),
+                format!("the root has no ring '{first}' for its pacman-key"),
             )
-            .hint("its keyring package is to be installed first: leave --in-root out, or strap --loose it"));
+            .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
         }
         if plan.packages.is_empty() {
             return Err(Failure::new(
                 Code::Usage,
-                format!(
-                    "the root has no ring '{}', and no package is known that has it",
-                    missing[0]
-                ),
+                format!("the root has no ring '{first}', and no package is known that has it"),
             )
             .hint("name the package with --package NAME"));
         }
-        let packages = &plan.packages;
-        let fetched =
-            source::download(context, document, inside, packages, &missing, self.offline)?;
+        let packages = plan.packages.clone();
+        let fetched = source::download(context, document, inside, packages, missing, self.offline)?;
         Ok((rings, Some(fetched)))
-    }
-}
-
-fn unusable(error: distro::Error) -> Failure {
-    let failure = Failure::new(Code::Failed, &error);
-    match error.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
     }
 }
 
@@ -374,10 +371,11 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
     .hint("leave --extend out: the keyring is then built from the pins alone"))
 }
 
+/// Records the keyring in the document.
 fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
     let is_alive = |key: &&String| built.dead.iter().all(|(dead, _)| dead != *key);
     let keyring = Keyring {
-        dir: root.path().join(home::AT),
+        dir: root.path().join(pacman::gpg::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
         trusted: ring.trusted.iter().filter(is_alive).cloned().collect(),
         extended: built.extended.clone(),
@@ -387,25 +385,18 @@ fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
     document.record_anew("keyring", &knows, &keyring);
 }
 
-/// Takes the keys out of the keyring again. Nothing runs for it, but a root is only ever worked on by the user whose it is.
+/// Strips the keyring. Nothing runs for it, but only the user whose root it is may work on it.
 fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Result<(), Failure> {
     let inside = Inside::of(document)?;
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     let changed = strip.apply(inside.root())?;
     strip.record(document, inside.root())?;
     context.note(match (changed, strip) {
-        (false, _) => "there was nothing to take out of the keyring",
-        (true, Strip::All) => "all keys are out of the keyring: pacman-key makes it anew",
-        (true, Strip::Secret) => "the secret key is out of the keyring",
+        (false, _) => "there is nothing to remove from the keyring",
+        (true, Strip::All) => "removed all keys from the keyring: pacman-key makes a new one",
+        (true, Strip::Secret) => "removed the secret key from the keyring",
     });
     Ok(())
-}
-
-fn count(keys: usize) -> String {
-    match keys {
-        1 => "1 key".to_owned(),
-        n => format!("{n} keys"),
-    }
 }
 
 fn main() -> ExitCode {

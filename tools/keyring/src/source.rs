@@ -1,4 +1,4 @@
-//! Where the rings come from: the keyring package that is installed in the root, or else one that pacman downloads.
+//! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
 use crate::trust::Files;
 use package::archive::extract_members;
@@ -20,21 +20,25 @@ const DIRECTORY: &str = "usr/share/pacman/keyrings";
 const RING: u64 = 64 << 20;
 const ARCHIVE: u64 = 256 << 20;
 
-/// Reads the ring that is installed in the root; `None` where it is not.
+/// What the names of a ring's files end in: keys, master keys, revoked keys.
+const ENDS: [&str; 3] = [".gpg", "-trusted", "-revoked"];
+
+fn path(name: &str, end: &str) -> String {
+    format!("{DIRECTORY}/{name}{end}")
+}
+
+/// Reads the ring that is installed in the root; `None` where there is none.
 ///
 /// # Errors
 ///
-/// When it is there and cannot be read.
-pub(crate) fn installed(root: &Root, name: &str) -> Result<Option<Files>, Failure> {
-    let read = |end: &str| {
-        let below = format!("{DIRECTORY}/{name}{end}");
-        match root.read(&below, RING) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(e) => Err(e).doing(Code::Failed, || {
-                format!("reading {}", quote(root.path().join(&below)))
-            }),
-        }
+/// When it cannot be read.
+pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<Files>, Failure> {
+    let read = |end: &str| match root.read(&path(name, end), RING) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(e) => Err(e).doing(Code::Failed, || {
+            format!("reading {}", quote(root.path().join(path(name, end))))
+        }),
     };
     let Some(keys) = read(".gpg")? else {
         return Ok(None);
@@ -53,17 +57,17 @@ pub(crate) struct Fetched {
     packages: Vec<String>,
     names: Vec<String>,
     cache: PathBuf,
-    /// What pacman took for the packages.
+    /// The archives that pacman took.
     planned: Vec<Planned>,
     pub(crate) files: Vec<Files>,
     /// Whether no server may be asked.
     offline: bool,
 }
 
-/// Downloads the keyring packages with pacman, and takes the rings out of them.
+/// Downloads the keyring packages with pacman, and extracts the rings.
 ///
-/// pacman runs without signatures here: there is no keyring yet to check one by. What the package brings is trusted no
-/// further than the pinned fingerprints reach, and [`Fetched::prove`] makes up for it when there is one.
+/// pacman checks no signatures here: there is no keyring yet. The packages are trusted no further than the pinned fingerprints
+/// reach, and [`Fetched::verify`] checks them when there is a keyring.
 ///
 /// # Errors
 ///
@@ -72,26 +76,21 @@ pub(crate) fn download(
     context: &Context,
     document: &Document,
     inside: &Inside,
-    packages: &[String],
-    names: &[&str],
+    packages: Vec<String>,
+    names: Vec<String>,
     offline: bool,
 ) -> Result<Fetched, Failure> {
-    let (cache, planned) = pacman(context, document, inside, false, packages, offline)?;
+    let (cache, planned) = pacman(context, document, inside, false, &packages, offline)?;
     let mut fetched = Fetched {
-        packages: packages.to_vec(),
-        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        packages,
+        names,
         cache,
         planned,
         files: Vec::new(),
         offline,
     };
-    match fetched.read(&fetched.planned) {
-        Ok(files) => fetched.files = files,
-        Err(failure) => {
-            fetched.forget(context);
-            return Err(failure);
-        }
-    }
+    let files = fetched.read(&fetched.planned);
+    fetched.files = files.inspect_err(|_| fetched.remove(context))?;
     Ok(fetched)
 }
 
@@ -132,52 +131,42 @@ fn pacman(
 }
 
 impl Fetched {
-    /// Has pacman check the packages by the keyring that was built of them, the home of `inside`, as strictly as every other
-    /// package will be.
+    /// Has pacman check the packages by the keyring that was built from them, the home of `inside`, as strictly as all other
+    /// packages later.
     ///
-    /// That a keyring brings its own judge is no circle: who is believed was decided by pinned fingerprints alone. What is
-    /// found here is what a mirror changed without a key that they vouch for, such as a list of revoked keys with a line
-    /// less.
+    /// That a package is checked by its own keys is no circle: the pinned fingerprints alone decide which keys are trusted. It
+    /// finds what a mirror changed without one of these keys, such as a list of revoked keys with a line less.
     ///
     /// # Errors
     ///
-    /// When pacman does not take one of them, or has another than the one that the rings are from.
-    pub(crate) fn prove(
+    /// When pacman refuses one of them, or takes another one than before.
+    pub(crate) fn verify(
         &self,
         context: &Context,
         document: &Document,
         inside: &Inside,
     ) -> Result<(), Failure> {
-        // With the databases anew: where those must be signed, their signatures have not been fetched yet.
-        let proven = pacman(
-            context,
-            document,
-            inside,
-            true,
-            &self.packages,
-            self.offline,
-        );
-        let (_, planned) = proven.map_err(|failure| match failure.code {
+        // With -y again: where databases must be signed, their signatures have not been downloaded yet.
+        let packages = &self.packages;
+        let taken = pacman(context, document, inside, true, packages, self.offline);
+        let (_, planned) = taken.map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL",
             ),
             _ => failure,
         })?;
         if self.read(&planned)? != self.files {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!(
-                    "reading {}: the mirror has another one than a moment ago",
-                    self.packages.join(", ")
-                ),
-            )
-            .hint("try again"));
+            let message = format!(
+                "reading {}: the mirror has another one than a moment ago",
+                packages.join(", ")
+            );
+            return Err(Failure::new(Code::NotVerified, message).hint("try again"));
         }
         Ok(())
     }
 
-    /// Removes the archives from the cache, which other roots use too: pacman would find there what it did not fetch.
-    pub(crate) fn forget(&self, context: &Context) {
+    /// Removes the archives from the cache, which other roots use too.
+    pub(crate) fn remove(&self, context: &Context) {
         for planned in &self.planned {
             for end in ["", ".sig"] {
                 let path = self.cache.join(format!("{}{end}", planned.file));
@@ -191,102 +180,88 @@ impl Fetched {
         }
     }
 
-    /// Takes the rings out of the archives.
+    /// Reads the rings in the archives. The first package that has one counts.
     fn read(&self, planned: &[Planned]) -> Result<Vec<Files>, Failure> {
         let mut rings: Vec<Files> = Vec::new();
+        let mut missing: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for package in &self.packages {
-            let left: Vec<&str> = self
-                .names
-                .iter()
-                .map(String::as_str)
-                .filter(|name| rings.iter().all(|r| r.name != *name))
-                .collect();
-            rings.extend(from_archive(planned, &self.cache, package, &left)?);
+            rings.extend(read_archive(planned, &self.cache, package, &missing)?);
+            missing.retain(|name| rings.iter().all(|ring| ring.name != *name));
         }
-        for name in &self.names {
-            if rings.iter().all(|r| r.name != *name) {
-                return Err(Failure::new(
-                    Code::NotFound,
-                    format!(
-                        "looking for the ring '{name}': it is not in {}",
-                        self.packages.join(", ")
-                    ),
-                )
-                .hint(
-                    "name the package that has it with --package, or another ring with --populate",
-                ));
-            }
+        if let Some(name) = missing.first() {
+            let packages = self.packages.join(", ");
+            let message = format!("looking for the ring '{name}': it is not in {packages}");
+            return Err(Failure::new(Code::NotFound, message).hint(
+                "name the package that has it with --package, or another ring with --populate",
+            ));
         }
         Ok(rings)
     }
 }
 
-/// Takes the rings out of the package in the cache that pacman took. pacman has compared its hash with the database's.
-fn from_archive(
+/// Reads the rings in the archive that pacman took. pacman has compared its hash with the database's.
+fn read_archive(
     planned: &[Planned],
     cache: &Path,
     package: &str,
     names: &[&str],
 ) -> Result<Vec<Files>, Failure> {
-    if let Some(planned) = planned.iter().find(|planned| planned.name == package) {
-        let path = cache.join(&planned.file);
-        let doing = || format!("reading {}", quote(&path));
-        let mut file = stage::file::open(&path).doing(Code::Failed, doing)?;
-        // What the database calls it proves nothing: it may be another, or an old one, that was validly signed.
-        let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE)))
-            .doing(Code::Failed, doing)?;
-        if (&is.name, &is.version) != (&planned.name, &planned.version) {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!(
-                    "{}: it is package {} {}, and should be {} {}",
-                    doing(),
-                    quote(&is.name),
-                    is.version,
-                    quote(&planned.name),
-                    planned.version
-                ),
-            )
-            .hint("the mirror is not to be trusted: try another one, with mkconf --server URL"));
-        }
-        return extract(&mut file, names).doing(Code::Failed, doing);
-    }
-    Err(Failure::new(
-        Code::NotFound,
-        format!(
+    let Some(planned) = planned.iter().find(|planned| planned.name == package) else {
+        let message = format!(
             "looking for the package '{package}' in {}: pacman did not put it there",
             quote(cache)
-        ),
-    ))
+        );
+        return Err(Failure::new(Code::NotFound, message));
+    };
+    let path = cache.join(&planned.file);
+    let doing = || format!("reading {}", quote(&path));
+    let mut file = stage::file::open(&path).doing(Code::Failed, doing)?;
+    // The name in the database proves nothing: it may be another, or an old one, that was validly signed.
+    let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE)))
+        .doing(Code::Failed, doing)?;
+    if (&is.name, &is.version) != (&planned.name, &planned.version) {
+        let message = format!(
+            "{}: it is package {} {}, and should be {} {}",
+            doing(),
+            quote(&is.name),
+            is.version,
+            quote(&planned.name),
+            planned.version
+        );
+        return Err(Failure::new(Code::NotVerified, message)
+            .hint("the mirror is not to be trusted: try another one, with mkconf --server URL"));
+    }
+    extract(&mut file, names).doing(Code::Failed, doing)
 }
 
-/// Takes the rings of these names out of an archive. Not every ring has every file.
+/// Extracts the rings of these names. Not every ring has every file.
 fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error> {
-    let path = |name: &str, end: &str| format!("{DIRECTORY}/{name}{end}");
-    let mut wanted: Vec<String> = names
-        .iter()
-        .flat_map(|name| [".gpg", "-trusted", "-revoked"].map(|end| path(name, end)))
-        .collect();
-    let mut found = loop {
-        let list: Vec<&str> = wanted.iter().map(String::as_str).collect();
+    let mut read = |paths: &[String]| {
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         file.rewind().map_err(|source| package::Error::Read {
             doing: "reading package archive".into(),
             source,
         })?;
-        match extract_members(BufReader::new((&mut *file).take(ARCHIVE)), &list, RING) {
-            Err(package::Error::NotFound { members }) => wanted.retain(|w| !members.contains(w)),
-            result => break result?,
-        }
+        extract_members(BufReader::new((&mut *file).take(ARCHIVE)), &paths, RING)
     };
-    Ok(names
+    let paths = names
         .iter()
-        .filter_map(|name| {
-            Some(Files {
-                name: (*name).to_owned(),
-                keys: found.remove(&path(name, ".gpg"))?,
-                trusted: found.remove(&path(name, "-trusted")),
-                revoked: found.remove(&path(name, "-revoked")),
-            })
+        .flat_map(|name| ENDS.map(|end| path(name, end)));
+    let mut paths: Vec<String> = paths.collect();
+    let mut found = match read(&paths) {
+        Err(package::Error::NotFound { members }) => {
+            paths.retain(|path| !members.contains(path));
+            read(&paths)
+        }
+        found => found,
+    }?;
+    let rings = names.iter().filter_map(|name| {
+        Some(Files {
+            name: (*name).to_owned(),
+            keys: found.remove(&path(name, ".gpg"))?,
+            trusted: found.remove(&path(name, "-trusted")),
+            revoked: found.remove(&path(name, "-revoked")),
         })
-        .collect())
+    });
+    Ok(rings.collect())
 }

@@ -1,18 +1,18 @@
-//! `--strip`: takes out of a root's keyring what no image may carry.
+//! `--strip`: removes from a root's keyring what no image may contain.
 //!
-//! The keyring's own secret key is that of one machine: whoever has it can sign any key, and every machine that has the same
-//! keyring believes it. So it goes, and with it what is worth nothing without it, for a machine that makes its own at first
-//! boot (pacman-key(8), `--init` and `--populate`, from the keyring package that it has; no network). A container has no
-//! first boot: there the public keys and the trust in them may stay, and packages can still be verified.
+//! The keyring's own secret key is that of one machine: whoever has it can sign any key, and every machine with the same
+//! keyring trusts that. Without it the rest is worth nothing to a machine that makes its own at first boot (pacman-key(8),
+//! `--init` and `--populate`, from the keyring package that it has; no network). A container has no first boot: there the
+//! public keys and the trust in them may stay, and packages can still be verified.
 
-use crate::home::{self, Home, Place};
+use crate::home::{KeyringFiles, Place, Which};
 use clap::ValueEnum;
-use pacman::secret;
+use pacman::{gpg, secret};
 use rootfs::Root;
 use stage::members::Keyring;
 use stage::{Code, Document, Failure, quote};
 
-/// What is taken out.
+/// What is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Strip {
     /// All keys, and the trust in them: the machine makes a keyring of its own
@@ -22,66 +22,58 @@ pub(crate) enum Strip {
 }
 
 impl Strip {
-    /// Returns its word, as it stands in the document.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::All => "all",
-            Self::Secret => "secret",
-        }
-    }
-
-    /// Takes it out, and proves that no secret key is left. Returns whether there was anything. What was set aside goes, too: an
-    /// image carries no keyring that nobody uses.
+    /// Removes it, and checks that no secret key is left. Keyrings that were set aside are removed, too. Returns whether there
+    /// was anything.
     ///
     /// # Errors
     ///
-    /// When the keyring cannot be read or written; then it is as it was.
+    /// When the keyring cannot be read or written; then it is unchanged.
     pub(crate) fn apply(self, root: &Root) -> Result<bool, Failure> {
         let place = match Place::in_root(root) {
             Err(failure) if failure.code == Code::NotFound => return Ok(false),
             place => place?,
         };
         let secrets = !secret::keys(root)?.is_empty();
-        let public = place.read_public()?;
+        let public = place.read_public(Which::Present)?;
+        let has_keys = secrets || (self == Self::All && !public.is_empty());
         if place.is_there() {
-            let mut home = Home::without_keys(None);
+            let mut files = KeyringFiles::without_keys(None);
             if self == Self::Secret {
-                home.add_public(public.clone());
+                files.add_public(public);
             }
-            place.write_new(&home).and_then(|()| place.replace())?;
+            place.write_new(&files)?;
+            place.replace()?;
         }
-        place.remove_new()?;
+        place.remove_unfinished()?;
         place.remove_set_aside()?;
         match secret::keys(root)?.first() {
-            None => Ok(secrets || (self == Self::All && !public.is_empty())),
-            Some(path) => Err(Failure::new(
-                Code::Failed,
-                format!(
-                    "stripping the keyring: {} is still there",
-                    quote(root.path().join(path))
-                ),
-            )),
+            None => Ok(has_keys),
+            Some(path) => {
+                let path = quote(root.path().join(path));
+                let message = format!("stripping the keyring: {path} is still there");
+                Err(Failure::new(Code::Failed, message))
+            }
         }
     }
 
-    /// Writes it down in the document.
+    /// Records it in the document.
     pub(crate) fn record(self, document: &mut Document, root: &Root) -> Result<(), Failure> {
         let known: Option<Keyring> = document.view("keyring")?;
-        let known = known.unwrap_or_else(|| Keyring {
-            dir: root.path().join(home::AT),
+        let mut keyring = known.unwrap_or_else(|| Keyring {
+            dir: root.path().join(gpg::AT),
             populated: Vec::new(),
             trusted: Vec::new(),
             extended: Vec::new(),
             stripped: None,
         });
-        let keyring = Keyring {
-            trusted: match self {
-                Self::All => Vec::new(),
-                Self::Secret => known.trusted,
-            },
-            stripped: Some(self.word().to_owned()),
-            ..known
+        let word = match self {
+            Self::All => {
+                keyring.trusted.clear();
+                "all"
+            }
+            Self::Secret => "secret",
         };
+        keyring.stripped = Some(word.to_owned());
         document.record("keyring", &keyring);
         Ok(())
     }

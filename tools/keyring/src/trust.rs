@@ -34,21 +34,18 @@ pub(crate) struct Ring {
     pub(crate) revoked: Vec<String>,
 }
 
-/// What may give trust.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pins<'a> {
-    /// By the distribution's preset.
-    pub(crate) preset: &'a [String],
-    /// By `--trust`.
-    pub(crate) asked: &'a [String],
+/// The fingerprints that may give trust.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Pins {
+    /// Those of the distribution's preset.
+    pub(crate) preset: Vec<String>,
+    /// Those of `--trust`.
+    pub(crate) asked: Vec<String>,
 }
 
-impl Pins<'_> {
-    fn has(&self, fingerprint: &str) -> bool {
-        self.preset
-            .iter()
-            .chain(self.asked)
-            .any(|p| p == fingerprint)
+impl Pins {
+    fn has(&self, fingerprint: &String) -> bool {
+        self.preset.contains(fingerprint) || self.asked.contains(fingerprint)
     }
 
     /// Fails where nothing is pinned at all: then no ring can be trusted, so none needs to be fetched.
@@ -56,11 +53,11 @@ impl Pins<'_> {
     /// # Errors
     ///
     /// [`Code::NotVerified`], with what to do.
-    pub(crate) fn need_some(&self, of: &str) -> Result<(), Failure> {
+    pub(crate) fn need_some(&self, title: &str) -> Result<(), Failure> {
         if self.preset.is_empty() && self.asked.is_empty() {
             return Err(Failure::new(
                 Code::NotVerified,
-                format!("building the keyring of {of}: no key is pinned that could give trust"),
+                format!("building the keyring of {title}: no key is pinned that could give trust"),
             )
             .hint("look up whose keys they are, and name each with --trust FINGERPRINT"));
         }
@@ -73,7 +70,7 @@ impl Pins<'_> {
 /// # Errors
 ///
 /// [`Code::NotVerified`] where a key would give trust that is not pinned, or none is left that does.
-pub(crate) fn decide(rings: Vec<Files>, pins: Pins<'_>) -> Result<Ring, Failure> {
+pub(crate) fn decide(rings: Vec<Files>, pins: &Pins) -> Result<Ring, Failure> {
     let mut ring = Ring::default();
     let mut revoked = BTreeSet::new();
     for files in &rings {
@@ -113,7 +110,7 @@ pub(crate) fn decide(rings: Vec<Files>, pins: Pins<'_>) -> Result<Ring, Failure>
             "the keyring may be newer than this program, or another's: if its owners publish that key, add --trust {key}"
         )));
     }
-    for key in pins.asked {
+    for key in &pins.asked {
         if revoked.contains(key) {
             return Err(Failure::new(
                 Code::NotVerified,
@@ -178,11 +175,7 @@ mod tests {
     fn run(trusted: &str, revoked: &str, preset: &[&str], asked: &[&str]) -> Result<Ring, Failure> {
         let owned = |list: &[&str]| list.iter().map(|k| (*k).to_owned()).collect::<Vec<_>>();
         let (preset, asked) = (owned(preset), owned(asked));
-        let pins = Pins {
-            preset: &preset,
-            asked: &asked,
-        };
-        decide(files(trusted, revoked), pins)
+        decide(files(trusted, revoked), &Pins { preset, asked })
     }
 
     #[test]
@@ -245,10 +238,6 @@ mod tests {
             );
         }
         assert!(run(&format!("{A}:4:"), "D6D055F927843F1C", &[A], &[]).is_err());
-        let pins = Pins {
-            preset: &[],
-            asked: &[],
-        };
-        assert!(pins.need_some("x").is_err());
+        assert!(Pins::default().need_some("x").is_err());
     }
 }

@@ -288,7 +288,7 @@ fn what_was_added_to_our_own_keyring_gives_no_trust() {
     let ran = lab.run(&[]).good();
     assert!(
         ran.stderr
-            .contains("what was added to it is not in the new one"),
+            .contains("the new one does not contain the changes"),
         "{}",
         ran.stderr
     );
@@ -577,7 +577,7 @@ fn an_image_carries_no_secret_key() {
     assert_eq!(ran.document["keyring"]["stripped"], "all");
     let again = lab.run(&["--strip=all"]).good();
     assert!(
-        again.stderr.contains("nothing to take out"),
+        again.stderr.contains("nothing to remove"),
         "{}",
         again.stderr
     );
@@ -597,7 +597,7 @@ fn command_lines_that_are_refused() {
     };
     let lab = Lab::new(&ring);
     for (args, message) in [
-        (["--populate", "../x"], "'../x' is not the name"),
+        (["--populate", "../x"], "'../x': invalid name"),
         (["--package", "-x"], "unexpected argument"),
         (["--trust", "6AC6A4C2"], "is not a fingerprint"),
         (["--strip", "--in-root"], "cannot be used with"),

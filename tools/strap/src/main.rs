@@ -16,7 +16,7 @@ mod torn;
 use clap::Parser;
 use locked::{Locked, Workshop};
 use pacman::conf::NoExtract;
-use pacman::diagnosis::gpg::{Gpg, Kept};
+use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::lock::{self, Purpose};
 use pacman::{Mark, Origin, Pacman, Patience, Planned, records};
 use phase::{Again, Phase};
@@ -142,7 +142,7 @@ impl Strap {
         check_config(file)?;
         if !self.loose {
             // Without a keyring or a gpg pacman fails late and with other words.
-            Kept::read(&config.gpgdir())?;
+            StoredKeyring::read(&config.gpgdir())?;
             Gpg::find()?;
         }
         let left_out = NoExtract::of(&stage::file::read_text(file)?);

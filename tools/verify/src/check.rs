@@ -10,10 +10,10 @@ use package::archive::extract_members;
 use package::digest::sha256_hex;
 use package::mtree;
 use pacman::diagnosis::archive::{self, Cache};
-use pacman::diagnosis::gpg::{self, Gpg, Home, Kept};
-use pacman::diagnosis::listing::{Key, Keys};
 use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
+use pacman::gpg::listing::{Key, Keys};
+use pacman::gpg::{self, Gpg, Home, StoredKeyring};
 use pacman::records::LOCAL;
 use rootfs::{Root, gnupg};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -87,17 +87,17 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
     let mut found = Found::default();
     let home = match task.gpg {
         Some(program) => {
-            let kept = Kept::read(task.gpgdir)?;
+            let stored = StoredKeyring::read(task.gpgdir)?;
             let in_root = read_keyring_in_root(&root)?;
-            let scratch = gpg::scratch()?;
-            let home = Home::lay_out(program, kept.files(), scratch)?;
+            let scratch = gpg::mount_scratch()?;
+            let home = Home::create(program, scratch, &stored.files)?;
             let keys = home.keys()?;
-            let mut strangers = kept.extended().to_vec();
-            if !in_root.files.is_empty() && in_root.files != kept.files() {
+            let mut strangers = stored.extended.clone();
+            if !in_root.files.is_empty() && in_root.files != stored.files {
                 let scratch = scratch.with_extension("root");
-                match Home::lay_out(program, &in_root.files, &scratch)?.keys() {
+                match Home::create(program, &scratch, &in_root.files)?.keys() {
                     Ok(theirs) => {
-                        let valid = theirs.strangers(&keys, kept.own());
+                        let valid = theirs.strangers(&keys, &stored.own);
                         strangers.extend(valid.into_iter().map(Key::name));
                     }
                     // What the root has made of it keeps nobody from looking at the packages.

@@ -19,7 +19,7 @@ use files::Rules;
 use installed::{Installed, Subject};
 use pacman::conf::Conf;
 use pacman::conf::NoExtract;
-use pacman::diagnosis::gpg::{Gpg, Kept};
+use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
 use report::Beside;
@@ -222,7 +222,7 @@ impl Verify {
             None
         } else {
             // Early: gpg would say it of every package.
-            Kept::read(&config.gpgdir()).map_err(|failure| match failure.code {
+            StoredKeyring::read(&config.gpgdir()).map_err(|failure| match failure.code {
                 Code::NotVerified => {
                     failure.hint("put 'keyring' before 'verify', or give --no-signatures")
                 }

@@ -1,4 +1,4 @@
-//! What gpg says that a keyring holds: `--with-colons`, the format of doc/DETAILS in gpg's sources.
+//! The keys of a keyring, as `gpg --with-colons` lists them (doc/DETAILS of GnuPG).
 
 /// A key as gpg lists it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,13 +103,13 @@ impl Keys {
         })
     }
 
-    /// Returns the keys that are believed to be whose they say, and may be used.
+    /// Returns the keys that are valid, fully or ultimately, and not disabled.
     pub fn valid(&self) -> impl Iterator<Item = &Key> {
         let is_valid = |key: &&Key| matches!(key.validity, 'f' | 'u') && !key.disabled;
         self.list.iter().filter(is_valid)
     }
 
-    /// Returns the keys that are valid here, though not in `reference`, and that are none of `own`.
+    /// Returns the keys that are valid here, neither valid in `reference` nor in `own`.
     #[must_use]
     pub fn strangers<'a>(&'a self, reference: &Self, own: &[String]) -> Vec<&'a Key> {
         self.valid()
@@ -119,18 +119,18 @@ impl Keys {
     }
 }
 
-/// A signature on a key.
+/// A certificate: the signature of a key on a user id of another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Who made it: a long key id.
+    /// The long key id of the key that made it.
     pub by: String,
     /// Whether gpg accepts it.
     pub good: bool,
-    /// Whether it is made with SHA-1.
+    /// Whether it is over a SHA-1.
     pub sha1: bool,
 }
 
-/// Parses what `gpg --with-colons --check-signatures` prints of one key: the signatures on its user ids.
+/// Parses what `gpg --with-colons --check-signatures` prints of one key.
 #[must_use]
 pub fn certificates(text: &[u8]) -> Vec<Certificate> {
     let text = String::from_utf8_lossy(text);
