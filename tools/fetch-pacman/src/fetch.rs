@@ -411,6 +411,7 @@ fn origin(entry: &Entry, repo: &str, sha256: &str, server: &Server) -> Origin {
         file: entry.filename.clone(),
         sha256: sha256.to_owned(),
         server: server.shown(),
+        signed_by: None,
     }
 }
 

@@ -25,9 +25,8 @@ use program::Program;
 use ring::Ring;
 use rootfs::file::Placed;
 use rustix::fs::{Mode, OFlags};
-use serde_json::json;
 use server::Server;
-use stage::members::Pacman;
+use stage::members::{Pacman, PacmanPackage};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -198,7 +197,7 @@ fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
     if let Some(path) = &args.existing {
         return Ok(Plan::Use(settle(path)?));
     }
-    let preset = server::preset(document.text("distro"))?;
+    let preset = server::preset(document.distro())?;
     let source = &preset.pacman;
     let arch = server::pacman_arch(std::env::consts::ARCH);
     let repo = args.repo.clone().unwrap_or_else(|| source.repo.clone());
@@ -363,52 +362,24 @@ fn prepare(context: &Context, wish: &Wish) -> Result<Proof, Failure> {
     }))
 }
 
-/// The members of `pacman.package`.
-const ORIGIN: [&str; 7] = [
-    "name",
-    "version",
-    "repo",
-    "file",
-    "sha256",
-    "server",
-    "signed_by",
-];
-
 /// Writes down what was done.
 fn record(document: &mut Document, done: &Done) {
-    // The member is ours, but others may have added to it; what we said of an earlier package does not hold any more.
-    let old = document.get("pacman").cloned();
-    document.remove("pacman");
-    if let Some(serde_json::Value::Object(mut old)) = old {
-        if let Some(package) = old.get_mut("package").and_then(|p| p.as_object_mut()) {
-            package.retain(|key, _| !ORIGIN.contains(&key.as_str()));
-            if package.is_empty() {
-                old.shift_remove("package");
-            }
-        }
-        document.record("pacman", &old);
-    }
-    document.record(
-        "pacman",
-        &Pacman {
-            path: done.program.path.clone(),
-            version: done.program.version.clone(),
-            sha256: done.program.sha256.clone(),
-            trust: match &done.origin {
-                None => "host",
-                Some((_, Trust::Signature { .. })) => "signature",
-                Some((_, Trust::Sha256)) => "sha256",
-                Some((_, Trust::Hash)) => "hash",
-            }
-            .to_owned(),
-        },
-    );
-    if let Some((origin, trust)) = &done.origin {
-        document.record("pacman", &json!({ "package": origin }));
-        if let Trust::Signature { by, .. } = trust {
-            document.record("pacman", &json!({ "package": { "signed_by": by } }));
-        }
-    }
+    let (trust, by) = match &done.origin {
+        None => ("host", None),
+        Some((_, Trust::Signature { by, .. })) => ("signature", Some(by.clone())),
+        Some((_, Trust::Sha256)) => ("sha256", None),
+        Some((_, Trust::Hash)) => ("hash", None),
+    };
+    document.write(&Pacman {
+        path: done.program.path.clone(),
+        version: done.program.version.clone(),
+        sha256: done.program.sha256.clone(),
+        trust: trust.to_owned(),
+        package: done.origin.as_ref().map(|(origin, _)| PacmanPackage {
+            signed_by: by,
+            ..origin.clone()
+        }),
+    });
 }
 
 /// Returns the absolute path of a file whose directory must be there, without `..` and symbolic links on the way.

@@ -194,7 +194,7 @@ impl Args {
                 .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
             asked.push(key);
         }
-        let preset = match document.text("distro") {
+        let preset = match document.distro() {
             Some(name) => Some(Preset::load(name).map_err(unusable)?),
             None => None,
         };
@@ -349,7 +349,7 @@ fn unusable(error: distro::Error) -> Failure {
 
 /// Returns the GnuPG home beside the root: where the document's configuration says, or where mkconf would say.
 fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
-    let config: Option<Config> = document.view("config")?;
+    let config: Option<Config> = document.get();
     Ok(match config {
         Some(config) => config.gpgdir(),
         None => {
@@ -362,7 +362,7 @@ fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
 
 /// Refuses to extend a keyring to which packages that nobody verified could have written.
 fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
-    let strap: Option<members::Strap> = document.view("strap")?;
+    let strap: Option<members::Strap> = document.get();
     if !strap.is_some_and(|strap| strap.loose) {
         return Ok(());
     }
@@ -383,8 +383,7 @@ fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
         extended: built.extended.clone(),
         stripped: None,
     };
-    let knows = ["dir", "populated", "trusted", "extended", "stripped"];
-    document.record_anew("keyring", &knows, &keyring);
+    document.write(&keyring);
 }
 
 /// Takes the keys out of the keyring again. Nothing runs for it, but a root is only ever worked on by the user whose it is.

@@ -66,7 +66,7 @@ impl Strip {
 
     /// Writes it down in the document.
     pub(crate) fn record(self, document: &mut Document, root: &Root) -> Result<(), Failure> {
-        let known: Option<Keyring> = document.view("keyring")?;
+        let known: Option<Keyring> = document.get();
         let known = known.unwrap_or_else(|| Keyring {
             dir: root.path().join(home::AT),
             populated: Vec::new(),
@@ -82,7 +82,7 @@ impl Strip {
             stripped: Some(self.word().to_owned()),
             ..known
         };
-        document.record("keyring", &keyring);
+        document.write(&keyring);
         Ok(())
     }
 }
