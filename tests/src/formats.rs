@@ -12,10 +12,9 @@ use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::Mark;
 use pacman::gpg::listing;
 use pacman::output::{Reader, Show};
-use rootfs::{Binfmt, IdMap, Mount, identity::Identity, mountinfo};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use rootfs::mountinfo;
 use stage::document::{plain_absolute, plain_below};
+use stage::members::Member;
 use stage::{Code, Document, Failure, members, message};
 use std::collections::HashSet;
 use std::path::Path;
@@ -60,7 +59,7 @@ pub fn document(text: &[u8]) {
     }
     same(&document, &again(&document.line()));
     same(&document, &again(&document.pretty()));
-    for mount in view::<Vec<Mount>>(&document, "mounts").unwrap_or_default() {
+    for mount in get::<Vec<members::Mount>>(&document).unwrap_or_default() {
         assert_eq!(plain_below(&mount.at), Ok(()));
         assert!(
             mount
@@ -69,20 +68,24 @@ pub fn document(text: &[u8]) {
                 .all(|node| stage::document::is_name(node))
         );
     }
-    if let Some(config) = view::<members::Config>(&document, "config") {
+    if let Some(config) = get::<members::Config>(&document) {
         for path in [&config.strict, &config.loose, &config.cache] {
             assert_eq!(plain_absolute(&path.to_string_lossy()), Ok(()));
         }
     }
-    if let Some(pacman) = view::<members::Pacman>(&document, "pacman") {
+    if let Some(pacman) = get::<members::Pacman>(&document) {
         assert_eq!(plain_absolute(&pacman.path.to_string_lossy()), Ok(()));
     }
-    view::<Identity>(&document, "root_id");
-    view::<IdMap>(&document, "idmap");
-    view::<Binfmt>(&document, "binfmt");
-    view::<members::Keyring>(&document, "keyring");
-    view::<Vec<members::Package>>(&document, "packages");
-    view::<Vec<members::Step>>(&document, "steps");
+    get::<members::Identity>(&document);
+    get::<members::IdMap>(&document);
+    get::<members::Binfmt>(&document);
+    get::<members::Keyring>(&document);
+    get::<Vec<members::Package>>(&document);
+    get::<Vec<members::VerifiedPackage>>(&document);
+    get::<members::Configured>(&document);
+    get::<Vec<members::Disk>>(&document);
+    get::<Vec<members::Step>>(&document);
+    get::<members::ErrorRecord>(&document);
 
     // A failure is recorded in any document, and forgotten again.
     let mut failed = document.clone();
@@ -110,19 +113,18 @@ fn same(a: &Document, b: &Document) {
     assert_eq!(a.line(), b.line());
 }
 
-/// Takes a view, and checks that recording it changes nothing of what it knows.
-fn view<T: DeserializeOwned + Serialize>(document: &Document, key: &str) -> Option<T> {
-    let view: T = document.view(key).ok()??;
-    let mut recorded = document.clone();
-    recorded.record(key, &view);
-    let recorded = again(&recorded.line());
-    let read: T = match recorded.need(key, "x") {
+/// Reads a member, and checks that what is written of it is read as the same.
+fn get<T: Member>(document: &Document) -> Option<T> {
+    let member: T = document.get()?;
+    let mut written = document.clone();
+    written.write(&member);
+    let read: T = match again(&written.line()).need() {
         Ok(read) => read,
-        Err(failure) => panic!("what is recorded is refused: {failure}"),
+        Err(failure) => panic!("what is written is refused: {failure}"),
     };
-    let json = |view: &T| serde_json::to_value(view).unwrap_or_default();
-    assert_eq!(json(&view), json(&read), "\"{key}\"");
-    Some(view)
+    let json = |member: &T| serde_json::to_value(member).unwrap_or_default();
+    assert_eq!(json(&member), json(&read), "\"{}\"", T::NAME);
+    Some(member)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

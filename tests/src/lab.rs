@@ -46,7 +46,10 @@ impl Ran {
     #[must_use]
     pub fn document(&self) -> Value {
         match serde_json::from_str(&self.stdout) {
-            Ok(document) => document,
+            Ok(document) => {
+                crate::schema::check(&document);
+                document
+            }
             Err(e) => panic!("no document on stdout ({e}): {self:?}"),
         }
     }

@@ -9,6 +9,7 @@ pub mod gpg;
 pub mod lab;
 pub mod neighbours;
 pub mod proxy;
+pub mod schema;
 pub mod server;
 pub mod small;
 pub mod tier;

@@ -27,7 +27,7 @@ impl Ran {
         Self {
             status: out.status.code().expect("it ended by itself"),
             stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-            document: serde_json::from_slice(&out.stdout).unwrap_or_default(),
+            document: document(&out.stdout),
         }
     }
 
@@ -46,6 +46,15 @@ impl Ran {
         assert_eq!(self.document["error"]["code"], code, "{}", self.stderr);
         assert_eq!(self.document["error"]["exit"], self.status);
     }
+}
+
+/// Reads what came out on stdout: a document of the schema, or nothing of the kind, which is null.
+fn document(stdout: &[u8]) -> Value {
+    let document: Value = serde_json::from_slice(stdout).unwrap_or_default();
+    if document.is_object() {
+        crate::schema::check(&document);
+    }
+    document
 }
 
 /// Returns a program that cargo built for its tests, or that of `STRAPLINE_BIN_DIR`.

@@ -325,12 +325,12 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
         (
             "null root",
             b"{\"strapline\":1,\"root\":null}",
-            "\"root\" is not a string".into(),
+            "\"root\": invalid type: null, expected a string".into(),
         ),
         (
             "the host's root",
             b"{\"strapline\":1,\"root\":\"/\"}",
-            "\"root\" is '/', the host's own root".into(),
+            "\"root\": the path is '/', the host's own root".into(),
         ),
         (
             "relative root",
@@ -349,7 +349,7 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
         ),
         (
             "mount with ..",
-            b"{\"strapline\":1,\"mounts\":[{\"at\":\"proc\"},{\"at\":\"../etc\"}]}",
+            b"{\"strapline\":1,\"mounts\":[{\"at\":\"proc\",\"type\":\"proc\"},{\"at\":\"../etc\"}]}",
             not_plain("mounts[1].at"),
         ),
         (
@@ -365,22 +365,22 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
         (
             "architecture with a path in it",
             b"{\"strapline\":1,\"arch\":\"../x\"}",
-            "\"arch\" is not the name of an architecture".into(),
+            "\"arch\": not the name of an architecture".into(),
         ),
         (
             "unknown mode",
             b"{\"strapline\":1,\"mode\":\"bare\"}",
-            "\"mode\" is 'bare', not root, user or host".into(),
+            "\"mode\": unknown variant `bare`, expected one of `root`, `user`, `host`".into(),
         ),
         (
             "an error that says success",
             b"{\"strapline\":1,\"error\":{\"exit\":0}}",
-            "\"error.exit\" is not an exit status between 1 and 255".into(),
+            "\"error.exit\": not an exit status between 1 and 255".into(),
         ),
         (
             "a later error that is none",
             b"{\"strapline\":1,\"error\":{\"exit\":75,\"also\":[{\"exit\":69},5]}}",
-            "\"error.also[1].exit\" is not an exit status between 1 and 255".into(),
+            "\"error.also[1]\": invalid type: number, expected an object".into(),
         ),
         (
             "17 MiB",

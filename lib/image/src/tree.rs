@@ -159,7 +159,7 @@ impl Points {
     pub fn of(inside: &Inside) -> Result<Self, Failure> {
         let mut points = Self::default();
         for mount in inside.mounts() {
-            match mount.owner() {
+            match Owner::of(mount) {
                 Owner::Root => points.own.push(mount.at.clone()),
                 Owner::Host => points.bound.push(mount.at.clone()),
                 Owner::Kernel => {}
@@ -171,7 +171,7 @@ impl Points {
                 continue;
             };
             // What is mounted below a file system of the root's own is none of the plan's, either.
-            let planned = |mount: &rootfs::Mount| match mount.owner() {
+            let planned = |mount: &rootfs::Mount| match Owner::of(mount) {
                 Owner::Root => below == Path::new(&mount.at),
                 Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
             };

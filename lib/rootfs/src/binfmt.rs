@@ -8,52 +8,11 @@ use crate::Arch;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
-use serde::{Deserialize, Serialize};
+pub use stage::members::Binfmt;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-
-/// How programs of the root's architecture are run: `binfmt` in the document.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Binfmt {
-    /// `native`: by the kernel. `private`: by a handler that we register in our user namespace. `host`: by the host's.
-    pub kind: String,
-    /// The emulator, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interpreter: Option<PathBuf>,
-    /// The handler's flags: `O`pen binary, `C`redentials (for set-uid programs), `P`reserve argv\[0\], `F`ix binary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub flags: Option<String>,
-}
-
-impl Binfmt {
-    /// Returns the handling of programs that the kernel runs itself.
-    #[must_use]
-    pub fn native() -> Self {
-        Self {
-            kind: "native".to_owned(),
-            interpreter: None,
-            flags: None,
-        }
-    }
-
-    /// Returns a handler of our own with this emulator.
-    #[must_use]
-    pub fn private(interpreter: PathBuf) -> Self {
-        Self {
-            kind: "private".to_owned(),
-            interpreter: Some(interpreter),
-            flags: Some("OCPF".to_owned()),
-        }
-    }
-
-    /// Returns whether a handler must be registered in our own user namespace.
-    #[must_use]
-    pub fn is_private(&self) -> bool {
-        self.kind == "private"
-    }
-}
 
 /// Where the emulators are: Debian's and Arch's place, then a local one.
 const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];

@@ -10,60 +10,26 @@
 use crate::sys;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use stage::members::Identity;
 use std::os::fd::BorrowedFd;
-
-/// What tells a directory from all others.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Identity {
-    /// The device number, as stat(2) has it. It does not outlive the mount.
-    dev: u64,
-    /// The inode number.
-    ino: u64,
-    /// The file system's own id, in hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    fs: Option<String>,
-    /// The directory's handle: the type in decimal, a colon, and the handle in hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    handle: Option<String>,
-    /// When it was made: seconds since 1970-01-01 UTC, and nine digits after the point.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    birth: Option<String>,
-}
 
 /// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: of these statfs(2) gives an id that is made from the UUID. Of others it is
 /// made from the device number.
 const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 
-impl Identity {
-    /// Asks what a directory is.
-    pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let want = StatxFlags::INO | StatxFlags::BTIME;
-        let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
-        let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-        let birth = stat.stx_btime;
-        Ok(Self {
-            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            ino: stat.stx_ino,
-            fs: file_system(directory)?,
-            handle: sys::handle(directory).map(|(kind, bytes)| format!("{kind}:{}", hex(&bytes))),
-            birth: has_birth.then(|| format!("{}.{:09}", birth.tv_sec, birth.tv_nsec)),
-        })
-    }
-
-    /// Returns whether the directory that was seen `now` is this one.
-    pub(crate) fn is(&self, now: &Self) -> bool {
-        let both = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
-        let fs = both(&self.fs, &now.fs);
-        let birth = both(&self.birth, &now.birth);
-        let handle = both(&self.handle, &now.handle);
-        if [fs, birth, handle].contains(&Some(false)) {
-            return false;
-        }
-        // The first directory of a file system has the same handle on each of its kind.
-        let same_fs = fs.or(birth).unwrap_or(self.dev == now.dev);
-        same_fs && handle.unwrap_or(self.ino == now.ino)
-    }
+/// Asks what a directory is.
+pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
+    let want = StatxFlags::INO | StatxFlags::BTIME;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
+    let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    let birth = stat.stx_btime;
+    Ok(Identity {
+        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        ino: stat.stx_ino,
+        fs: file_system(directory)?,
+        handle: sys::handle(directory).map(|(kind, bytes)| format!("{kind}:{}", hex(&bytes))),
+        birth: has_birth.then(|| format!("{}.{:09}", birth.tv_sec, birth.tv_nsec)),
+    })
 }
 
 /// Returns the file system's own id, where it has one that outlives its mount.
@@ -91,7 +57,7 @@ mod tests {
 
     fn of(path: &std::path::Path) -> Identity {
         let file = std::fs::File::open(path).unwrap();
-        Identity::of(file.as_fd()).unwrap()
+        super::of(file.as_fd()).unwrap()
     }
 
     #[test]

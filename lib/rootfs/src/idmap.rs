@@ -4,91 +4,72 @@
 //! namespace with a single id is refused: pacman gives up on every foreign owner there with no more than a warning, and
 //! exits 0.
 
-use serde::{Deserialize, Serialize};
+use stage::members::IdMap;
 use stage::{Code, Doing, Failure, child};
 use std::fs;
 
 /// How many ids a root needs, from 0 on: Arch's packages use ids up to 65534 (`nobody`).
 pub const NEEDED: u64 = 65_535;
 
-/// Maps of ids: each element is the first id inside, the first outside, and how many. `idmap` in the document.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-pub struct IdMap {
-    /// User ids.
-    pub uid: Vec<[u64; 3]>,
-    /// Group ids.
-    pub gid: Vec<[u64; 3]>,
+/// Returns the map for this ordinary user: root inside is the user, and the rest comes from its subordinate ids.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where the user has no range that is long enough, with the command that gives it one.
+pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = name_of(&passwd, uid);
+    let find = |file: &str, own: u32| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let who = name.clone().unwrap_or_else(|| uid.to_string());
+        let looking = format!("looking for subordinate ids of '{who}' in '{file}'");
+        let reason = match range_in(&text, uid, name.as_deref(), own) {
+            Ok(start) => return Ok(start),
+            Err(None) => format!(
+                "no range of {NEEDED} or more, without which the owners of files would be wrong"
+            ),
+            Err(Some(start)) => format!(
+                "the range from {start} on has the user's own id {own} in it, which cannot be mapped twice"
+            ),
+        };
+        let (first, last) = free_range();
+        Err(Failure::new(Code::Permission, format!("{looking}: {reason}")).hint(format!(
+            "run 'sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}', or run the pipeline \
+             as root"
+        )))
+    };
+    let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
+    Ok(IdMap {
+        uid: map(uid, find("/etc/subuid", uid)?),
+        gid: map(gid, find("/etc/subgid", gid)?),
+    })
 }
 
-impl IdMap {
-    /// Returns the map for this ordinary user: root inside is the user, and the rest comes from its subordinate ids.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Permission`] where the user has no range that is long enough, with the command that gives it one.
-    pub fn of_user(uid: u32, gid: u32) -> Result<Self, Failure> {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let name = name_of(&passwd, uid);
-        let find = |file: &str, own: u32| {
-            let text = fs::read_to_string(file).unwrap_or_default();
-            let who = name.clone().unwrap_or_else(|| uid.to_string());
-            let looking = format!("looking for subordinate ids of '{who}' in '{file}'");
-            let reason = match range_in(&text, uid, name.as_deref(), own) {
-                Ok(start) => return Ok(start),
-                Err(None) => format!(
-                    "no range of {NEEDED} or more, without which the owners of files would be wrong"
-                ),
-                Err(Some(start)) => format!(
-                    "the range from {start} on has the user's own id {own} in it, which cannot be mapped twice"
-                ),
-            };
-            let (first, last) = free_range();
-            Err(Failure::new(Code::Permission, format!("{looking}: {reason}")).hint(format!(
-                "run 'sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}', or run the pipeline \
-                 as root"
-            )))
-        };
-        let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
-        Ok(Self {
-            uid: map(uid, find("/etc/subuid", uid)?),
-            gid: map(gid, find("/etc/subgid", gid)?),
-        })
-    }
-
-    /// Gives the user namespace of process `pid` these maps, by the set-uid helpers of package `uidmap`.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Permission`] when a helper is missing or refuses.
-    pub fn write(&self, pid: i32) -> Result<(), Failure> {
-        for (program, map) in [("newuidmap", &self.uid), ("newgidmap", &self.gid)] {
-            let mut command = child::command(program);
-            command.arg(pid.to_string());
-            command.args(map.iter().flatten().map(u64::to_string));
-            let out = child::output(&mut command).map_err(|failure| {
-                Failure::new(Code::Permission, failure.message)
-                    .hint("install it: 'sudo apt-get install uidmap', or run the pipeline as root")
-            })?;
-            if !out.status.success() {
-                return Err(Failure::new(
-                    Code::Permission,
-                    format!("running '{program}': {}", child::ended(out.status)),
-                )
-                .hint(
-                    "the ids of the document must be this user's in /etc/subuid and /etc/subgid, and no_new_privs unset",
-                ));
-            }
+/// Gives the user namespace of process `pid` these maps, by the set-uid helpers of package `uidmap`.
+///
+/// # Errors
+///
+/// [`Code::Permission`] when a helper is missing or refuses.
+pub(crate) fn write(ids: &IdMap, pid: i32) -> Result<(), Failure> {
+    for (program, map) in [("newuidmap", &ids.uid), ("newgidmap", &ids.gid)] {
+        let mut command = child::command(program);
+        command.arg(pid.to_string());
+        command.args(map.iter().flatten().map(u64::to_string));
+        let out = child::output(&mut command).map_err(|failure| {
+            Failure::new(Code::Permission, failure.message)
+                .hint("install it: 'sudo apt-get install uidmap', or run the pipeline as root")
+        })?;
+        if !out.status.success() {
+            return Err(Failure::new(
+                Code::Permission,
+                format!("running '{program}': {}", child::ended(out.status)),
+            )
+            .hint(
+                "the ids of the document must be this user's in /etc/subuid and /etc/subgid, and no_new_privs unset",
+            ));
         }
-        Ok(())
     }
-
-    /// Returns whether root inside is the user `uid` outside.
-    #[must_use]
-    pub fn is_of(&self, uid: u32) -> bool {
-        self.uid
-            .first()
-            .is_some_and(|m| m[0] == 0 && m[1] == u64::from(uid) && m[2] == 1)
-    }
+    Ok(())
 }
 
 /// Checks that root here has the ids that a root needs: root of a user namespace may have no more than one.

@@ -27,8 +27,8 @@ pub mod user;
 
 pub use arch::Arch;
 pub use binfmt::Binfmt;
-pub use idmap::IdMap;
 pub use plan::Mount;
 pub use root::Root;
 pub use session::{Ended, Inside, Job, Place};
+pub use stage::members::IdMap;
 pub use sys::{seal_descriptors, tie_to_us};

@@ -6,34 +6,10 @@
 use crate::{attach, mountinfo};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
+use stage::members::{Host, HostMount};
 use stage::{Code, Document, Doing, Failure};
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
-
-/// What is mounted on the host, and in which boot.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Live {
-    /// Which boot it was (proc(5), `random/boot_id`): mounts do not outlive it.
-    #[serde(default)]
-    pub boot_id: String,
-    /// The mounts, in the order they were made.
-    #[serde(default)]
-    pub mounts: Vec<LiveMount>,
-}
-
-/// One mount of the host.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-pub struct LiveMount {
-    /// Its place below the root; the empty one is the root itself.
-    pub at: String,
-    /// The kernel's id of it that is never used again (Linux 6.8), as a string, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// Its number in mountinfo, which the kernel gives away again. Compared where there is no id, together with the place.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub number: Option<u64>,
-}
 
 /// Returns which boot of this system it is.
 ///
@@ -51,12 +27,12 @@ pub fn boot_id() -> Result<String, Failure> {
 /// # Errors
 ///
 /// When the kernel does not say.
-pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<LiveMount, Failure> {
+pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<HostMount, Failure> {
     let doing = || "reading a mount's id";
     let id = attach::unique_mount_id(file, "").doing(Code::Os, doing)?;
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).doing(Code::Os, doing)?;
     let has_number = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
-    Ok(LiveMount {
+    Ok(HostMount {
         at: at.to_owned(),
         id: id.map(|id| id.to_string()),
         number: has_number.then_some(stat.stx_mnt_id),
@@ -67,9 +43,9 @@ pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<LiveMount, Failure> {
 ///
 /// # Errors
 ///
-/// [`Code::BadDocument`] where `host` is not of that shape; when the kernel does not say what is mounted.
+/// When the kernel does not say what is mounted.
 pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
-    let live: Live = document.view("host")?.unwrap_or_default();
+    let live: Host = document.get().unwrap_or_default();
     let mut claimed = HashSet::new();
     if live.mounts.is_empty() || live.boot_id != boot_id()? {
         return Ok(claimed);
@@ -101,6 +77,7 @@ pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stage::members::Root;
     use std::os::fd::AsFd;
 
     #[test]
@@ -108,14 +85,14 @@ mod tests {
         let file = std::fs::File::open("/").unwrap();
         let mount = mount_of(file.as_fd(), "").unwrap();
         let number = mount.number.unwrap();
-        let claims = |boot_id: &str, mount: &LiveMount| {
+        let claims = |boot_id: &str, mount: &HostMount| {
             let mut document = Document::new();
-            document.record("root", &"/srv/target");
-            let live = Live {
+            document.write(&Root("/srv/target".into()));
+            let live = Host {
                 boot_id: boot_id.to_owned(),
                 mounts: vec![mount.clone()],
             };
-            document.record("host", &live);
+            document.write(&live);
             claimed(&document).unwrap().into_iter().collect::<Vec<_>>()
         };
         let boot = boot_id().unwrap();
@@ -126,7 +103,7 @@ mod tests {
         );
         let none: [u64; 0] = [];
         assert_eq!(claims("another", &mount), none);
-        let by_number = LiveMount {
+        let by_number = HostMount {
             id: None,
             ..mount.clone()
         };
@@ -135,11 +112,11 @@ mod tests {
             none,
             "it is not mounted at that place"
         );
-        let gone = LiveMount {
+        let gone = HostMount {
             id: Some(u64::MAX.to_string()),
             ..mount.clone()
         };
-        let bad = LiveMount {
+        let bad = HostMount {
             id: Some("x".into()),
             ..mount
         };

@@ -3,29 +3,10 @@
 //! The options are the seed procedure's. What differs, and why: `/dev` is a tmpfs with bound nodes, never the host's
 //! devtmpfs, which is one for the whole machine, so that a file made in the root's `/dev` appeared in the host's.
 
-use serde::{Deserialize, Serialize};
 use stage::document::plain_below;
+pub use stage::members::Mount;
 use stage::{Code, Failure};
 use std::path::Path;
-
-/// One mount of the plan: an element of `mounts` in the document.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Mount {
-    /// Where, relative to the root. Empty for the root itself.
-    pub at: String,
-    /// The kind: a filesystem's name, `bind` (one mount) or `rbind` (with what is mounted below it).
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// What is mounted: an absolute path of the host for binds, a device for filesystems that need one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub source: Option<String>,
-    /// Options as of mount(8).
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub options: Vec<String>,
-    /// For a `/dev` of our own: the device nodes of the host that are bound into it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nodes: Vec<String>,
-}
 
 /// Whose a mount of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,26 +19,16 @@ pub enum Owner {
     Root,
 }
 
-impl Mount {
-    /// Returns whose it is. What is not the root's is no part of it: it is not looked at, compared or copied.
+impl Owner {
+    /// Returns whose a mount is. What is not the root's is no part of it: it is not looked at, compared or copied.
     #[must_use]
-    pub fn owner(&self) -> Owner {
-        if api(false).iter().any(|m| m.at == self.at) {
-            Owner::Kernel
-        } else if matches!(&*self.kind, "bind" | "rbind") {
-            Owner::Host
+    pub fn of(mount: &Mount) -> Self {
+        if api(false).iter().any(|m| m.at == mount.at) {
+            Self::Kernel
+        } else if matches!(&*mount.kind, "bind" | "rbind") {
+            Self::Host
         } else {
-            Owner::Root
-        }
-    }
-
-    fn api(at: &str, kind: &str, options: &[&str]) -> Self {
-        Self {
-            at: at.to_owned(),
-            kind: kind.to_owned(),
-            source: None,
-            options: options.iter().map(|o| (*o).to_owned()).collect(),
-            nodes: Vec::new(),
+            Self::Root
         }
     }
 }
@@ -81,27 +52,27 @@ pub fn api(rootless: bool) -> Vec<Mount> {
     let sys = if rootless {
         Mount {
             source: Some("/sys".to_owned()),
-            ..Mount::api("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"])
+            ..Mount::new("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"])
         }
     } else {
-        Mount::api("sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
+        Mount::new("sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
     };
     vec![
-        Mount::api("proc", "proc", &["nosuid", "noexec", "nodev"]),
+        Mount::new("proc", "proc", &["nosuid", "noexec", "nodev"]),
         sys,
         Mount {
             nodes: NODES.iter().map(|n| (*n).to_owned()).collect(),
-            ..Mount::api("dev", "tmpfs", &["nosuid", "noexec", "mode=0755"])
+            ..Mount::new("dev", "tmpfs", &["nosuid", "noexec", "mode=0755"])
         },
         // gid 5 is tty in Arch's filesystem package, as in Debian's.
-        Mount::api(
+        Mount::new(
             "dev/pts",
             "devpts",
             &["nosuid", "noexec", "mode=0620", "gid=5", "ptmxmode=0666"],
         ),
-        Mount::api("dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
-        Mount::api("run", "tmpfs", &["nosuid", "nodev", "mode=0755"]),
-        Mount::api(
+        Mount::new("dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
+        Mount::new("run", "tmpfs", &["nosuid", "nodev", "mode=0755"]),
+        Mount::new(
             "tmp",
             "tmpfs",
             &["nosuid", "nodev", "strictatime", "mode=1777"],
@@ -128,7 +99,7 @@ pub fn bind(text: &str) -> Result<Mount, Failure> {
         .ok_or_else(|| usage("the path is not UTF-8".into()))?;
     Ok(Mount {
         source: Some(source.to_owned()),
-        ..Mount::api(&at, kind, &[])
+        ..Mount::new(&at, kind, &[])
     })
 }
 
@@ -171,10 +142,10 @@ mod tests {
     #[test]
     fn every_mount_has_an_owner() {
         for rootless in [false, true] {
-            assert!(api(rootless).iter().all(|m| m.owner() == Owner::Kernel));
+            assert!(api(rootless).iter().all(|m| Owner::of(m) == Owner::Kernel));
         }
-        assert_eq!(Mount::api("srv", "rbind", &[]).owner(), Owner::Host);
-        assert_eq!(Mount::api("boot", "vfat", &[]).owner(), Owner::Root);
+        assert_eq!(Owner::of(&Mount::new("srv", "rbind", &[])), Owner::Host);
+        assert_eq!(Owner::of(&Mount::new("boot", "vfat", &[])), Owner::Root);
     }
 
     #[test]

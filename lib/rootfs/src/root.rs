@@ -5,10 +5,11 @@
 //! `RESOLVE_NO_MAGICLINKS` (Linux 5.6), from the descriptor, never from the string.
 
 use crate::hold::{self, Want};
-use crate::identity::Identity;
+use crate::identity;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use stage::members::Identity;
 use stage::{Code, Document, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -116,7 +117,7 @@ impl Root {
     /// As [`Root::of`].
     pub(crate) fn meant(document: &Document) -> Result<Self, Failure> {
         let root = Self::open(document.need_root()?)?;
-        if let Some(meant) = document.view::<Identity>("root_id")?
+        if let Some(meant) = document.get::<Identity>()
             && !meant.is(&root.identity()?)
         {
             return Err(root.another());
@@ -171,7 +172,7 @@ impl Root {
     ///
     /// [`Code::Os`] when a system call fails.
     pub fn identity(&self) -> Result<Identity, Failure> {
-        Identity::of(self.fd.as_fd()).map_err(|e| {
+        identity::of(self.fd.as_fd()).map_err(|e| {
             Failure::new(
                 Code::Os,
                 format!("reading what {} is: {e}", quote(&self.path)),

@@ -13,6 +13,7 @@ pub mod failure;
 pub mod file;
 pub mod members;
 pub mod message;
+mod path;
 pub mod run;
 pub mod signal;
 

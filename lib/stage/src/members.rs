@@ -1,26 +1,426 @@
-//! Typed views of the members that more than one tool reads. `strapline-document(5)` has the table of who writes what.
+//! The members of a document: one type each, with the tools that write it.
 //!
-//! A view never carries unknown members: [`crate::Document::record`] merges a view into what is there, so that what we
-//! do not know survives.
+//! Everything that is said of a member comes from here: `Document::parse` checks each by reading it, `docs/schema.json`
+//! and the table of `strapline-document(5)` are made from these types (and tests hold both to them).
+//!
+//! A type has no place for unknown members: `Document::write` changes only what the type knows, so all else survives.
+//! Words that may become more with a later version are strings, so that an older tool still reads the document.
 
+use crate::path::{is_name, is_word, plain_absolute, plain_below};
 use crate::{Code, Doing, Failure, file, quote};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-/// `pacman`: the pacman program to use. Written by `fetch-pacman`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+/// The tools that write a member of everybody's.
+const EVERY_TOOL: &[&str] = &["every tool"];
+
+/// A member of the document.
+pub trait Member: Serialize + DeserializeOwned {
+    /// Its name.
+    const NAME: &'static str;
+    /// The tools that write it. The first is the one that a pipeline lacks where the member is missing.
+    const OWNERS: &'static [&'static str];
+}
+
+macro_rules! members {
+    ($($name:literal: $type:ty, $owners:expr;)+) => {
+        $(impl Member for $type {
+            const NAME: &'static str = $name;
+            const OWNERS: &'static [&'static str] = $owners;
+        })+
+
+        /// Reads a member as its types have it, and says which part of it is wrong.
+        pub(crate) fn check(name: &str, value: &Value) -> Result<(), String> {
+            $(if name == $name {
+                read::<$type>(value)?;
+            })+
+            Ok(())
+        }
+
+        /// Returns each member's name, owners and schema.
+        fn all(generator: &mut SchemaGenerator) -> Vec<(&'static str, &'static [&'static str], Value)> {
+            vec![$(($name, $owners, generator.subschema_for::<$type>().into())),+]
+        }
+    };
+}
+
+members! {
+    "strapline": Version, EVERY_TOOL;
+    "root": Root, &["mkroot"];
+    "root_id": Identity, &["mkroot"];
+    "arch": Arch, &["mkroot", "mkconf"];
+    "distro": Distro, &["mkroot", "mkconf"];
+    "mode": Mode, &["mkroot"];
+    "idmap": IdMap, &["mkroot"];
+    "mounts": Vec<Mount>, &["mkroot"];
+    "binfmt": Binfmt, &["mkroot"];
+    "host": Host, &["mkroot", "unmount"];
+    "pacman": Pacman, &["fetch-pacman"];
+    "config": Config, &["mkconf"];
+    "strap": Strap, &["strap"];
+    "keyring": Keyring, &["keyring"];
+    "packages": Vec<Package>, &["strap", "verify"];
+    "packages": Vec<VerifiedPackage>, &["strap", "verify"];
+    "configured": Configured, &["configure"];
+    "filesystems": Vec<FileSystem>, &["configure"];
+    "verify": Verify, &["verify"];
+    "archives": Vec<Archive>, &["pack"];
+    "disks": Vec<Disk>, &["mkdisk"];
+    "reap": Reap, &["reap"];
+    "unmount": Unmount, &["unmount"];
+    "steps": Vec<Step>, EVERY_TOOL;
+    "error": ErrorRecord, EVERY_TOOL;
+}
+
+/// Returns the JSON Schema (draft 2020-12) of a document. `x-written-by` names the tools that write a member.
+#[must_use]
+pub fn schema() -> Value {
+    let mut generator = SchemaGenerator::default();
+    let mut properties = Map::new();
+    for (name, owners, mut schema) in all(&mut generator) {
+        // Of one with two types, two tools write their parts.
+        if let Some(first) = properties.remove(name) {
+            schema["items"] = json!({"allOf": [first["items"], schema["items"]]});
+        }
+        schema["x-written-by"] = json!(owners);
+        properties.insert(name.to_owned(), schema);
+    }
+    let mut schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "strapline-document(5)",
+        "type": "object",
+        "required": ["strapline"],
+        "properties": properties,
+        "$defs": generator.take_definitions(true),
+    });
+    forbid_null(&mut schema);
+    schema
+}
+
+/// Takes null out of the types of a schema: a member that is not there is left out.
+fn forbid_null(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Array(types)) = members.get_mut("type") {
+                types.retain(|kind| kind != "null");
+                if let [one] = &types[..] {
+                    members["type"] = one.clone();
+                }
+            }
+            if let Some(Value::Array(choices)) = members.get_mut("anyOf") {
+                choices.retain(|choice| choice["type"] != "null");
+                if let [Value::Object(one)] = &choices[..] {
+                    let one = one.clone();
+                    members.shift_remove("anyOf");
+                    members.extend(one);
+                }
+            }
+            if members.get("default") == Some(&Value::Null) {
+                members.shift_remove("default");
+            }
+            members.values_mut().for_each(forbid_null);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(forbid_null),
+        _ => {}
+    }
+}
+
+/// Reads a member. The error says which part of it is wrong, and what was expected.
+pub(crate) fn read<T: Member>(value: &Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = match e.path().to_string() {
+            path if path == "." => String::new(),
+            path if path.starts_with('[') => path,
+            path => format!(".{path}"),
+        };
+        let why = e.inner().to_string();
+        match why.split_once("expected struct ") {
+            Some((why, _)) => format!("\"{}{path}\": {why}expected an object", T::NAME),
+            None => format!("\"{}{path}\": {why}", T::NAME),
+        }
+    })
+}
+
+fn checked<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    check: impl FnOnce(&str) -> Result<(), String>,
+) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    check(&text).map_err(D::Error::custom)?;
+    Ok(text)
+}
+
+fn absolute<'de, D: Deserializer<'de>, T: From<PathBuf>>(deserializer: D) -> Result<T, D::Error> {
+    checked(deserializer, plain_absolute).map(|path| PathBuf::from(path).into())
+}
+
+fn root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let root: PathBuf = absolute(deserializer)?;
+    match root.parent() {
+        Some(_) => Ok(root),
+        None => Err(D::Error::custom("the path is '/', the host's own root")),
+    }
+}
+
+fn below<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked(deserializer, plain_below)
+}
+
+fn arch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked(deserializer, |text| match is_word(text) {
+        true => Ok(()),
+        false => Err("not the name of an architecture".to_owned()),
+    })
+}
+
+fn nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let nodes: Vec<String> = Vec::deserialize(deserializer)?;
+    match nodes.iter().find(|node| !is_name(node)) {
+        Some(node) => Err(D::Error::custom(format!(
+            "{} is not a name in /dev",
+            quote(node)
+        ))),
+        None => Ok(nodes),
+    }
+}
+
+fn exit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u8, D::Error> {
+    match u8::deserialize(deserializer) {
+        Ok(exit @ 1..) => Ok(exit),
+        _ => Err(D::Error::custom("not an exit status between 1 and 255")),
+    }
+}
+
+/// The major version of the protocol, which is how a document is recognised.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Version(#[schemars(range(min = 1, max = 1))] pub u64);
+
+/// The directory that the pipeline works on.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Root(
+    #[serde(deserialize_with = "root")]
+    #[schemars(with = "String", regex(pattern = "^/."))]
+    pub PathBuf,
+);
+
+/// Which directory the root is. Where both sides have one of the strings, it decides.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Identity {
+    /// The device number, as stat(2) has it. It does not outlive the mount.
+    pub dev: u64,
+    /// The inode number.
+    pub ino: u64,
+    /// The file system's own id, in hex.
+    pub fs: Option<String>,
+    /// The directory's handle: the type in decimal, a colon, and the handle in hex.
+    pub handle: Option<String>,
+    /// When it was made: seconds since 1970-01-01 UTC, and nine digits after the point.
+    pub birth: Option<String>,
+}
+
+impl Identity {
+    /// Returns whether the directory that was seen `now` is this one.
+    #[must_use]
+    pub fn is(&self, now: &Self) -> bool {
+        let both = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
+        let fs = both(&self.fs, &now.fs);
+        let birth = both(&self.birth, &now.birth);
+        let handle = both(&self.handle, &now.handle);
+        if [fs, birth, handle].contains(&Some(false)) {
+            return false;
+        }
+        // The first directory of a file system has the same handle on each of its kind.
+        let same_fs = fs.or(birth).unwrap_or(self.dev == now.dev);
+        same_fs && handle.unwrap_or(self.ino == now.ino)
+    }
+}
+
+/// The root's architecture, in pacman's words.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Arch(
+    #[serde(deserialize_with = "arch")]
+    #[schemars(with = "String", regex(pattern = "^[A-Za-z0-9_-]{1,63}$"))]
+    pub String,
+);
+
+/// The distribution: the name of a preset, or the absolute path of a preset file.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Distro(pub String);
+
+/// How the root is entered.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// By root, in mount and PID namespaces.
+    Root,
+    /// By an ordinary user, in a user namespace as well.
+    User,
+    /// As `root`, and the plan is also mounted on the host.
+    Host,
+}
+
+/// In mode `user`: maps of ids, each the first id inside, the first outside, and how many.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct IdMap {
+    /// User ids. The first element maps root inside to the user.
+    pub uid: Vec<[u64; 3]>,
+    /// Group ids.
+    pub gid: Vec<[u64; 3]>,
+}
+
+impl IdMap {
+    /// Returns whether root inside is the user `uid` outside.
+    #[must_use]
+    pub fn is_of(&self, uid: u32) -> bool {
+        self.uid.first() == Some(&[0, u64::from(uid), 1])
+    }
+}
+
+/// A mount around a program in the root.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Where, relative to the root. Empty for the root itself.
+    #[serde(deserialize_with = "below")]
+    #[schemars(regex(pattern = "^($|[^/])"))]
+    pub at: String,
+    /// A file system's name, `bind` (one mount) or `rbind` (with what is mounted below it).
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The absolute path of the host that is bound, or the device.
+    pub source: Option<String>,
+    /// Options of mount(8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// For `dev`: the device nodes of the host that are bound into it.
+    #[serde(
+        default,
+        deserialize_with = "nodes",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub nodes: Vec<String>,
+}
+
+impl Mount {
+    /// Returns a mount without a source.
+    #[must_use]
+    pub fn new(at: &str, kind: &str, options: &[&str]) -> Self {
+        Self {
+            at: at.to_owned(),
+            kind: kind.to_owned(),
+            source: None,
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
+/// How programs of the root's architecture are run.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Binfmt {
+    /// `native`: by the kernel. `private`: by a handler that each entry registers in its user namespace. `host`: by the
+    /// host's handler.
+    pub kind: String,
+    /// The emulator.
+    pub interpreter: Option<PathBuf>,
+    /// The handler's flags, as binfmt_misc has them.
+    pub flags: Option<String>,
+}
+
+impl Binfmt {
+    /// Returns the handling of programs that the kernel runs itself.
+    #[must_use]
+    pub fn native() -> Self {
+        Self {
+            kind: "native".to_owned(),
+            interpreter: None,
+            flags: None,
+        }
+    }
+
+    /// Returns a handler of our own with this emulator: `O`pen binary, `C`redentials (for set-uid programs), `P`reserve
+    /// argv\[0\], `F`ix binary.
+    #[must_use]
+    pub fn private(interpreter: PathBuf) -> Self {
+        Self {
+            kind: "private".to_owned(),
+            interpreter: Some(interpreter),
+            flags: Some("OCPF".to_owned()),
+        }
+    }
+
+    /// Returns whether a handler must be registered in our own user namespace.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.kind == "private"
+    }
+}
+
+/// What `mkroot --host` mounted. `unmount` removes it once nothing of it is mounted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Host {
+    /// The boot it was mounted in (proc(5), `random/boot_id`): mounts do not outlive it.
+    pub boot_id: String,
+    /// The mounts, in the order they were made.
+    pub mounts: Vec<HostMount>,
+}
+
+/// A mount of the host.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct HostMount {
+    /// Where, relative to the root. Empty for the root itself.
+    pub at: String,
+    /// The kernel's id of it, which is never used again (Linux 6.8).
+    pub id: Option<String>,
+    /// Its number in mountinfo, which the kernel uses again. Compared where there is no id, together with the place.
+    pub number: Option<u64>,
+}
+
+/// The pacman to run, a program of the host.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Pacman {
-    /// Absolute path of the program.
+    /// The program's path.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(with = "String", regex(pattern = "^/"))]
     pub path: PathBuf,
     /// Its version, as `pacman --version` says it, without the `v`.
     pub version: String,
-    /// SHA-256 of the program, in hex.
+    /// SHA-256 of the program, in hex, which is compared before it is run.
     pub sha256: String,
     /// What its origin was checked by: `signature` (of a pinned key), `sha256` (of the command line), `hash` (the
     /// repository's own, where that was permitted), `host` (a program of this host).
     pub trust: String,
+    /// The package that it was fetched from.
+    pub package: Option<PacmanPackage>,
+}
+
+/// The package that pacman was fetched from, as the database described it.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct PacmanPackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The repository.
+    pub repo: String,
+    /// The file name.
+    pub file: String,
+    /// SHA-256 of the file, in hex.
+    pub sha256: String,
+    /// The server that had it.
+    pub server: String,
+    /// The fingerprint of the primary key that signed it, where a signature was checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_by: Option<String>,
 }
 
 impl Pacman {
@@ -56,18 +456,25 @@ impl Pacman {
     }
 }
 
-/// `config`: the pacman.conf(5) files. Written by `mkconf`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+/// The pacman.conf(5) files, and what they refer to.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Config {
-    /// Absolute path of the file that verifies every package.
+    /// The file that verifies every package.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(with = "String", regex(pattern = "^/"))]
     pub strict: PathBuf,
-    /// Absolute path of the file that verifies none.
+    /// The file that verifies none.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(with = "String", regex(pattern = "^/"))]
     pub loose: PathBuf,
-    /// Absolute path of the package cache.
+    /// The package cache.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(with = "String", regex(pattern = "^/"))]
     pub cache: PathBuf,
-    /// Absolute path of the GnuPG home that packages are verified by: a directory of the host, which `keyring` fills.
-    /// Documents of before 0.2 have none, see [`Config::gpgdir`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The GnuPG home that packages are verified by: a directory of the host, which `keyring` fills. Documents of before
+    /// 0.2 have none, see [`Config::gpgdir`].
+    #[serde(default, deserialize_with = "absolute")]
+    #[schemars(with = "Option<String>", regex(pattern = "^/"))]
     pub gpgdir: Option<PathBuf>,
 }
 
@@ -81,32 +488,33 @@ impl Config {
     }
 }
 
-/// `keyring`: pacman's keyring in the root. Written by `keyring`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Keyring {
-    /// Absolute path of the GnuPG home directory.
-    pub dir: PathBuf,
-    /// The rings that were populated.
-    pub populated: Vec<String>,
-    /// The fingerprints that give trust, in upper-case hex.
-    pub trusted: Vec<String>,
-    /// The keys that are valid in it and by none of those: the root's own keyring was extended.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub extended: Vec<String>,
-    /// What was taken out of it again: `all` keys, or the `secret` one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stripped: Option<String>,
-}
-
-/// `strap`: how packages got into the root. Written by `strap`.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+/// How packages got into the root.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Strap {
     /// Whether a transaction verified nothing.
     pub loose: bool,
 }
 
-/// An element of `packages`: a package that is installed. Written by `strap`.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+/// pacman's keyring in the root.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Keyring {
+    /// The GnuPG home directory.
+    #[serde(deserialize_with = "absolute")]
+    #[schemars(with = "String", regex(pattern = "^/"))]
+    pub dir: PathBuf,
+    /// The names of the rings that were populated.
+    pub populated: Vec<String>,
+    /// The fingerprints that give trust, in upper-case hex.
+    pub trusted: Vec<String>,
+    /// Where the root's own keyring was kept: the keys that are valid by that alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended: Vec<String>,
+    /// Where keys were taken out of it again: `all`, or the `secret` one.
+    pub stripped: Option<String>,
+}
+
+/// A package that is installed.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Package {
     /// Its name.
     pub name: String,
@@ -114,36 +522,298 @@ pub struct Package {
     pub version: String,
     /// Its architecture: pacman's word, or `any`.
     pub arch: String,
-    /// The repository that it was installed from. This and the next three only as far as they are known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The repository that it was installed from.
     pub repo: Option<String>,
     /// The file name of its archive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// SHA-256 of the archive that was installed, in hex.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The archive's detached signature, in Base64 (RFC 4648) as a repository's database has it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pgpsig: Option<String>,
-    /// Why it is installed: `explicit`, somebody asked for it, or `dependency`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// `explicit` where somebody asked for it, or `dependency`.
     pub reason: Option<String>,
-    /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database).
+    /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database), or
+    /// `verify` has since.
     pub verified: bool,
 }
 
-/// An element of `steps`: one tool's run. Written by the run loop of every stage.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+/// A package that is installed, with what `verify` found.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct VerifiedPackage {
+    /// Its name.
+    pub name: String,
+    /// Its version, `[epoch:]pkgver-pkgrel`.
+    pub version: String,
+    /// Its architecture: pacman's word, or `any`.
+    pub arch: String,
+    /// The repository that it was installed from.
+    pub repo: Option<String>,
+    /// The file name of its archive.
+    pub file: Option<String>,
+    /// SHA-256 of the archive that was installed, in hex.
+    pub sha256: Option<String>,
+    /// Whether it was signed by somebody trusted.
+    pub verified: bool,
+    /// What its signature is: `valid`, or what is wrong.
+    pub signature: Option<String>,
+    /// The fingerprint of the key that signed it.
+    pub key: Option<String>,
+    /// What its files are: `intact`, `changed`, `missing`, `unread` or `unknown`.
+    pub files: Option<String>,
+    /// Files that are changed; up to 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<ChangedFile>,
+    /// Paths of files that are missing; up to 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// Paths of configuration files that are changed; up to 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub configuration: Vec<String>,
+    /// Files that could not be read; up to 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<ChangedFile>,
+}
+
+/// A file of a package, and what is different.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct ChangedFile {
+    /// Its path below the root.
+    pub path: String,
+    /// What is different: `type`, `content`, `size`, `target`, `mode`, `owner`, `group`, `acl`, or why it could not be
+    /// read.
+    pub what: String,
+}
+
+/// What the root was configured to be, by all runs. No password, no hash and no key is in it.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Configured {
+    /// The host's name.
+    pub hostname: Option<String>,
+    /// The locales; the first is `LANG`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub locales: Vec<String>,
+    /// The time zone.
+    pub timezone: Option<String>,
+    /// The console's keymap.
+    pub keymap: Option<String>,
+    /// The users.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<ConfiguredUser>,
+    /// root's account: `locked`, or `password` where it has one.
+    pub root: Option<String>,
+    /// The group that may use sudo.
+    pub sudo: Option<String>,
+    /// The units that are enabled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<String>,
+    /// The mount points in fstab(5).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fstab: Vec<String>,
+    /// The mirrors.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<String>,
+    /// How names are resolved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolv_conf: Vec<String>,
+    /// The rings that the first boot populates.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub first_boot_keyring: Vec<String>,
+    /// What the last run changed: arrays of paths in the root, by the step that changed them.
+    pub changed: Map<String, Value>,
+}
+
+/// A user that something was asked for.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct ConfiguredUser {
+    /// The user's name.
+    pub name: String,
+    /// The user's supplementary groups.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The login shell.
+    pub shell: Option<String>,
+    /// Whether a password was set.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub password: bool,
+    /// Whether keys of ssh were added.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ssh_key: bool,
+}
+
+/// A file system that an image is to have.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct FileSystem {
+    /// Where it is mounted: an absolute path in the root.
+    pub at: String,
+    /// Its type, as mount(8) calls it: `ext4` or `vfat`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
+    pub uuid: String,
+}
+
+/// Counts of what `verify` found.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Verify {
+    /// How many packages are installed.
+    pub packages: usize,
+    /// How the last transaction ended: `complete`, `unfinished` or `unknown`.
+    pub transaction: String,
+    /// How many archives were fetched again.
+    pub fetched: usize,
+    /// How many packages have each word of `signature`.
+    pub signatures: Option<Map<String, Value>>,
+    /// How many packages have each word of `files`.
+    pub files: Option<Map<String, Value>>,
+    /// How many configuration files were changed.
+    pub configuration: Option<usize>,
+}
+
+/// An archive that was written.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Archive {
+    /// Its absolute path.
+    pub file: String,
+    /// Its format.
+    pub format: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: String,
+    /// How many members it has.
+    pub entries: u64,
+}
+
+/// A disk image that was written.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// Its absolute path.
+    pub file: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The partitions, in their order.
+    pub partitions: Vec<DiskPartition>,
+    /// Its SHA-256, in hex.
+    pub sha256: Option<String>,
+}
+
+/// A partition of a disk image.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct DiskPartition {
+    /// Its name.
+    pub name: String,
+    /// Its type: a GUID.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Where it begins, in bytes.
+    pub start: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The file system on it.
+    pub filesystem: Option<DiskFileSystem>,
+    /// The path in the root where it is mounted.
+    pub at: Option<String>,
+}
+
+/// The file system on a partition.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct DiskFileSystem {
+    /// Its type, as mount(8) calls it.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its UUID.
+    pub uuid: String,
+}
+
+/// What `reap` found and did.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Reap {
+    /// The processes that were ended.
+    pub ended: Vec<Process>,
+    /// The processes that a dry run found.
+    pub would_end: Option<Vec<Process>>,
+    /// The processes that only use the root.
+    pub in_the_way: Vec<Process>,
+    /// The names of the stale sockets that were removed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sockets: Vec<String>,
+    /// How many processes the kernel did not let us look at.
+    pub unreadable: Option<usize>,
+}
+
+/// A process.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// Its program's name.
+    pub program: String,
+    /// Its user's name.
+    pub user: String,
+    /// How it uses the root.
+    pub how: Option<String>,
+}
+
+/// What `unmount` found and did: paths relative to the root, the empty one for the root itself.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Unmount {
+    /// What was unmounted, in that order.
+    pub unmounted: Option<Vec<String>>,
+    /// What is still mounted.
+    pub left: Option<Vec<String>>,
+    /// What was only detached.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub detached: Vec<String>,
+    /// What is mounted below the root and is not this pipeline's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<String>,
+    /// What a dry run found.
+    pub would_unmount: Option<Vec<String>>,
+}
+
+/// One tool's run.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Serialize)]
 pub struct Step {
     /// The tool's name.
     pub tool: String,
     /// The tool's version.
+    #[serde(default)]
     pub version: String,
     /// When its work began: seconds since 1970-01-01 UTC.
+    #[serde(default)]
     pub started: f64,
     /// How long it worked, in seconds; waiting for its input does not count.
+    #[serde(default)]
     pub seconds: f64,
     /// How much of that it waited for pacman or another program that does the work, in seconds.
+    #[serde(default)]
     pub child_seconds: f64,
+}
+
+/// Why a tool failed.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct ErrorRecord {
+    /// The tool's name.
+    #[serde(default)]
+    pub tool: String,
+    /// A word of the table of exit statuses.
+    #[serde(default)]
+    pub code: String,
+    /// What failed and why, as on stderr, without the tool's name.
+    #[serde(default)]
+    pub message: String,
+    /// The exit status.
+    #[serde(deserialize_with = "exit")]
+    #[schemars(range(min = 1, max = 255))]
+    pub exit: u8,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// What failed after that, in order.
+    pub also: Option<Vec<ErrorRecord>>,
 }

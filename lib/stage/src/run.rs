@@ -151,7 +151,7 @@ pub fn main<S: Stage>() -> ExitCode {
         Err(failure) => return hand_on_failure(&context, Document::new(), &failure),
     };
     // An error in a document from a file may be this tool's own, of an earlier run: running it again is the cure.
-    let again = stage.common().state.is_some() && document.failed_tool() == Some(tool);
+    let again = stage.common().state.is_some() && document.failed_tool().as_deref() == Some(tool);
     if let Some(exit) = document.failed()
         && S::KIND != Kind::Undo
         && !again

@@ -7,6 +7,7 @@ use image::epoch;
 use image::ids::Ids;
 use image::layout::{FileSystem, FileSystemKind, Layout};
 use rootfs::{Mount, Root, mountinfo};
+use stage::members;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::path::{Path, PathBuf};
 
@@ -79,11 +80,21 @@ fn escape(word: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Fstab {
     entries: Vec<Entry>,
-    /// The file systems that `mkdisk` makes, for the document.
-    pub(crate) planned: Vec<FileSystem>,
+    /// The file systems that `mkdisk` makes.
+    planned: Vec<FileSystem>,
 }
 
 impl Fstab {
+    /// Returns the file systems that `mkdisk` makes, for the document.
+    pub(crate) fn record(&self) -> Vec<members::FileSystem> {
+        let record = |file_system: &FileSystem| members::FileSystem {
+            at: file_system.at.clone(),
+            kind: file_system.kind.name().to_owned(),
+            uuid: file_system.uuid.clone(),
+        };
+        self.planned.iter().map(record).collect()
+    }
+
     /// Returns the mount points.
     pub(crate) fn places(&self) -> Vec<String> {
         self.entries.iter().map(|e| e.at.clone()).collect()
@@ -114,10 +125,10 @@ impl Fstab {
                 });
             }
             Source::Layout(file) => {
-                let arch: String = document.need("arch", "mkroot")?;
+                let arch = document.need_arch()?;
                 match file {
-                    Some(file) => Layout::read(file, &arch)?,
-                    None => Layout::standard(&arch)?,
+                    Some(file) => Layout::read(file, arch)?,
+                    None => Layout::standard(arch)?,
                 }
             }
         };
@@ -128,16 +139,13 @@ impl Fstab {
             Err(_) => String::new(),
         };
         // What was said once stays so, or an image that is made already would not find its file systems.
-        let said: Vec<FileSystem> = document.view("filesystems")?.unwrap_or_default();
+        let said: Vec<members::FileSystem> = document.get().unwrap_or_default();
         for file_system in &mut planned {
-            let same = |f: &&FileSystem| f.at == file_system.at && f.kind == file_system.kind;
+            let kind = file_system.kind;
+            let same = |f: &&members::FileSystem| f.at == file_system.at && f.kind == kind.name();
             if let Some(said) = said.iter().find(same) {
-                file_system.uuid = said
-                    .kind
-                    .check_id(&said.uuid)
-                    .doing(Code::BadDocument, || {
-                        format!("reading \"filesystems\" of the document: {}", said.at)
-                    })?;
+                let doing = || format!("reading \"filesystems\" of the document: {}", said.at);
+                file_system.uuid = kind.check_id(&said.uuid).doing(Code::BadDocument, doing)?;
             } else if let Some(uuid) = uuid_in(&text, file_system) {
                 file_system.uuid = uuid;
             }

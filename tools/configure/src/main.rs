@@ -37,7 +37,6 @@ use console::KeyMap;
 use first_boot::FirstBootKeyring;
 use fstab::Fstab;
 use host_name::HostName;
-use image::layout::FileSystem;
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
@@ -45,10 +44,10 @@ use pacman::Patience;
 use pacman::lock::{self, Purpose};
 use plan::Plan;
 use program::Programs;
-use record::Configured;
 use rootfs::{Inside, Place};
 use secret::Secret;
 use serde::{Deserialize, Serialize};
+use stage::members::Configured;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -165,7 +164,7 @@ impl Stage for Args {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = plan::plan(self, document)?;
-        let mut configured = Configured::of(document)?;
+        let mut configured: Configured = document.get().unwrap_or_default();
         let mut inside = Inside::of(document)?;
         self.patience.watch(context, &mut inside);
         let fstab = match &plan.fstab {
@@ -178,10 +177,7 @@ impl Stage for Args {
             None => None,
         };
         let places = fstab.as_ref().map(Fstab::places).unwrap_or_default();
-        let planned: Vec<FileSystem> = fstab
-            .as_ref()
-            .map(|f| f.planned.clone())
-            .unwrap_or_default();
+        let planned = fstab.as_ref().map(Fstab::record).unwrap_or_default();
         let steps = steps(&plan, accounts(&plan)?, fstab);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &steps)?;
@@ -190,11 +186,11 @@ impl Stage for Args {
             context.warn(warning);
         }
         if !planned.is_empty() {
-            document.record("filesystems", &planned);
+            document.write(&planned);
         }
         let count: usize = done.changed.values().map(Vec::len).sum();
-        configured.add(&plan, places, done.root, done.changed);
-        configured.record(document);
+        record::add(&mut configured, &plan, places, done.root, done.changed);
+        document.write(&configured);
         context.note(match count {
             0 => "nothing was to change".to_owned(),
             1 => "1 file changed".to_owned(),

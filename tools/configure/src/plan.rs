@@ -78,7 +78,7 @@ pub(crate) fn plan(args: &Args, document: &Document) -> Result<Plan, Failure> {
         plan.resolver = Some(resolver);
     }
     if args.fstab {
-        let mounts: Vec<Mount> = document.need("mounts", "mkroot")?;
+        let mounts: Vec<Mount> = document.need()?;
         plan.fstab = Some(fstab::Source::of(args.layout.as_deref(), &mounts));
     }
     if args.first_boot_keyring {
@@ -176,10 +176,10 @@ fn once<'a>(option: &str, names: impl Iterator<Item = &'a String>) -> Result<(),
 
 /// Returns the rings that `keyring` populated, else those of the distribution.
 fn rings(document: &Document) -> Result<Vec<String>, Failure> {
-    let keyring: Option<Keyring> = document.view("keyring")?;
+    let keyring: Option<Keyring> = document.get();
     let mut names = keyring.map(|k| k.populated).unwrap_or_default();
     if names.is_empty()
-        && let Some(distro) = document.text("distro")
+        && let Some(distro) = document.distro()
     {
         let preset = Preset::load(distro).map_err(|e| Failure::new(Code::Failed, e))?;
         names = preset.keyring.populate;

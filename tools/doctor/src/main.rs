@@ -24,7 +24,7 @@ use ids::{Helper, User};
 use place::Place;
 use programs::Program;
 use release::Release;
-use rootfs::{Arch, IdMap};
+use rootfs::{Arch, idmap};
 use stage::run::write_out;
 use stage::{Code, Context, Failure, signal};
 use std::io::ErrorKind;
@@ -114,9 +114,9 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     let confinement = Confinement::here(root);
     // Root of a namespace with too few ids can still try the rest.
     let (idmap, trial_ids) = if root {
-        (rootfs::idmap::check_root().map(|()| None), Ok(None))
+        (idmap::check_root().map(|()| None), Ok(None))
     } else {
-        let idmap = IdMap::of_user(uid, gid).map(Some);
+        let idmap = idmap::of_user(uid, gid).map(Some);
         (idmap.clone(), idmap)
     };
     let means = Means::here(target, host, kernel::version(&kernel_release));

@@ -145,11 +145,8 @@ fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
 fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
     match hosts_servers().and_then(|source| can_hide(inside).map(|()| source)) {
         Ok(source) => Some(Mount {
-            at: SERVERS.to_owned(),
-            kind: "bind".to_owned(),
             source: Some(source),
-            options: vec!["ro".to_owned(), attach::ON_A_LINK.to_owned()],
-            nodes: Vec::new(),
+            ..Mount::new(SERVERS, "bind", &["ro", attach::ON_A_LINK])
         }),
         Err(why) => {
             context.note(format_args!(

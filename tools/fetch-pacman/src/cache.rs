@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use package::digest::{Sha256Reader, sha256_hex};
 use package::version::vercmp;
 use serde::{Deserialize, Serialize};
+pub(crate) use stage::members::PacmanPackage as Origin;
 use stage::{Code, Context, Doing, Failure, quote};
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -21,23 +22,6 @@ use std::path::{Path, PathBuf};
 
 /// The largest signature that libalpm takes.
 pub(crate) const LARGEST_SIGNATURE: u64 = 16 << 10;
-
-/// What a package is, by the database that it was fetched with.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(crate) struct Origin {
-    /// The package's name.
-    pub(crate) name: String,
-    /// Its version.
-    pub(crate) version: String,
-    /// The repository.
-    pub(crate) repo: String,
-    /// The file name.
-    pub(crate) file: String,
-    /// SHA-256 of the file.
-    pub(crate) sha256: String,
-    /// The server that had it.
-    pub(crate) server: String,
-}
 
 /// The content of `SHA256.json`.
 #[derive(Clone, Debug, Deserialize, Serialize)]

@@ -20,10 +20,8 @@ use keyring::Keyring;
 use program::Program;
 use rootfs::file::Placed;
 use rustix::fs::{Mode, OFlags};
-use serde::Serialize;
-use serde_json::{Map, Value};
 use server::Server;
-use stage::members::Pacman;
+use stage::members::{Pacman, PacmanPackage};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -186,7 +184,7 @@ fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
     if let Some(path) = &args.existing {
         return Ok(Plan::Use(resolve(path)?));
     }
-    let preset = server::preset(document.text("distro"))?;
+    let preset = server::preset(document.distro())?;
     let source = &preset.pacman;
     let arch = server::pacman_arch(std::env::consts::ARCH);
     let repo = args.repo.as_ref().unwrap_or(&source.repo);
@@ -342,24 +340,18 @@ fn make_verifier(context: &Context, fetch: &Fetch) -> Result<Option<Verifier>, F
     }))
 }
 
-/// Our members of `pacman`, and of `pacman.package`.
-const MEMBERS: [&str; 5] = ["path", "version", "sha256", "trust", "package"];
-const PACKAGE: [&str; 7] = [
-    "name",
-    "version",
-    "repo",
-    "file",
-    "sha256",
-    "server",
-    "signed_by",
-];
-
-#[derive(Serialize)]
-struct Record {
-    #[serde(flatten)]
-    pacman: Pacman,
-    #[serde(skip_serializing_if = "Map::is_empty")]
-    package: Map<String, Value>,
+/// Records the program in the document, in place of an earlier one. Members of others stay.
+fn record(document: &mut Document, done: &Done) {
+    document.write(&Pacman {
+        path: done.program.path.clone(),
+        version: done.program.version.clone(),
+        sha256: done.program.sha256.clone(),
+        trust: done.trust.to_owned(),
+        package: done.package.as_ref().map(|(origin, signed_by)| PacmanPackage {
+            signed_by: signed_by.clone(),
+            ..origin.clone()
+        }),
+    });
 }
 
 /// Records the program in the document, in place of an earlier one. Members of others stay.

@@ -186,7 +186,7 @@ impl Args {
                 .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
             asked.push(key);
         }
-        let preset = document.text("distro").map(Preset::load).transpose();
+        let preset = document.distro().map(Preset::load).transpose();
         let preset = preset.map_err(|error| Failure {
             hint: error.hint().map(str::to_owned),
             ..Failure::new(Code::Failed, &error)
@@ -346,7 +346,7 @@ impl Args {
 
 /// Returns the GnuPG home beside the root: where the document's configuration says, or where mkconf would say.
 fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
-    let config: Option<Config> = document.view("config")?;
+    let config: Option<Config> = document.get();
     Ok(match config {
         Some(config) => config.gpgdir(),
         None => {
@@ -359,7 +359,7 @@ fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
 
 /// Refuses to extend a keyring to which packages that nobody verified could have written.
 fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
-    let strap: Option<members::Strap> = document.view("strap")?;
+    let strap: Option<members::Strap> = document.get();
     if !strap.is_some_and(|strap| strap.loose) {
         return Ok(());
     }
@@ -381,8 +381,7 @@ fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
         extended: built.extended.clone(),
         stripped: None,
     };
-    let knows = ["dir", "populated", "trusted", "extended", "stripped"];
-    document.record_anew("keyring", &knows, &keyring);
+    document.write(&keyring);
 }
 
 /// Strips the keyring. Nothing runs for it, but only the user whose root it is may work on it.

@@ -104,8 +104,8 @@ fn pacman(
     packages: &[String],
     offline: bool,
 ) -> Result<(PathBuf, Vec<Planned>), Failure> {
-    let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
-    let config: Config = document.need("config", "mkconf")?;
+    let program: members::Pacman = document.need()?;
+    let config: Config = document.need()?;
     program.check()?;
     let pacman = |config| Pacman {
         program: program.path,

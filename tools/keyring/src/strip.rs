@@ -58,7 +58,7 @@ impl Strip {
 
     /// Records it in the document.
     pub(crate) fn record(self, document: &mut Document, root: &Root) -> Result<(), Failure> {
-        let known: Option<Keyring> = document.view("keyring")?;
+        let known: Option<Keyring> = document.get();
         let mut keyring = known.unwrap_or_else(|| Keyring {
             dir: root.path().join(gpg::AT),
             populated: Vec::new(),
@@ -74,7 +74,7 @@ impl Strip {
             Self::Secret => "secret",
         };
         keyring.stripped = Some(word.to_owned());
-        document.record("keyring", &keyring);
+        document.write(&keyring);
         Ok(())
     }
 }

@@ -17,7 +17,7 @@ use place::Made;
 use plan::{Host, Plan};
 use render::Level;
 use rootfs::Root;
-use stage::members::Config;
+use stage::members::{Arch, Config, Distro};
 use stage::run::{read_state, write_out};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, message, quote};
 use std::cell::RefCell;
@@ -144,11 +144,12 @@ fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
 
 /// Records what was written. The distribution and the architecture are mkroot's: they are only filled in.
 fn record(document: &mut Document, plan: &Plan, config: &Config) {
-    document.record("config", config);
-    for (key, value) in [("distro", &plan.distro), ("arch", &plan.arch)] {
-        if document.get(key).is_none() {
-            document.record(key, value);
-        }
+    document.write(config);
+    if document.distro().is_none() {
+        document.write(&Distro(plan.distro.clone()));
+    }
+    if document.arch().is_none() {
+        document.write(&Arch(plan.arch.clone()));
     }
 }
 

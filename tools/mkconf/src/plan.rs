@@ -112,7 +112,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         set.retain(|known| known.key != setting.key);
         set.push(setting);
     }
-    let pacman: Option<Pacman> = document.view("pacman")?;
+    let pacman: Option<Pacman> = document.get();
     Ok(Plan {
         conf: Conf {
             title: preset.title.clone(),
@@ -135,7 +135,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 /// The preset that the document names, or else the command line. They must not differ: keyring, later in the pipe,
 /// would trust another distribution's keys.
 fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
-    let of_document = document.text("distro");
+    let of_document = document.distro();
     let Some(wanted) = args.distro.as_deref().or(of_document) else {
         let names: Vec<_> = Preset::names().collect();
         return Err(
@@ -182,7 +182,7 @@ fn arch<'a>(
     document: &Document,
     preset: &'a Preset,
 ) -> Result<&'a distro::Arch, Failure> {
-    let of_document = document.text("arch");
+    let of_document = document.arch();
     if let (Some(given), Some(known)) = (args.arch.as_deref(), of_document)
         && given != known
     {

@@ -28,8 +28,8 @@ use plan::{Given, Headroom, Plan};
 use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
 use rustix::fs::{FileType, Mode, OFlags};
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::RefCell;
 use std::fs::File;
@@ -119,8 +119,7 @@ impl Stage for Args {
         check_output(&self.output)?;
         let inside = Inside::of(document)?.bare();
         let root = inside.root();
-        let arch: String = document.need("arch", "mkroot")?;
-        let arch = Arch::named(&arch)?;
+        let arch = Arch::named(document.need_arch()?)?;
         let plan = self.plan(document, root, arch, epoch)?;
         let doing = format!("making a disk of {}", quote(root.path()));
         let _lock = lock::share(root)?;
@@ -159,7 +158,7 @@ impl Stage for Args {
         stage::signal::check()?;
         let path = output.path().to_owned();
         self.made.replace(Some(output.finish()?));
-        record(document, &disk(&path, sha256.as_deref(), &plan, &done));
+        record(document, disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
                 "every machine that is made of it has the same secret keys: {} of them, such as {}",
@@ -369,56 +368,47 @@ fn sha256(file: &File, size: u64) -> Result<String, Failure> {
     Ok(format!("{:x}", hash.finalize()))
 }
 
-/// Returns the element of `disks`.
-fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Value {
+/// Returns the record of the disk.
+fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Disk {
     let layout = &plan.layout;
     let partitions = layout.partitions.iter().zip(&done.partitions);
-    let partitions: Vec<Value> = partitions
+    let partitions = partitions
         .zip(&plan.file_systems)
         .map(|((partition, (start, size)), id)| {
-            let mut value = json!({
-                "name": partition.name,
-                "type": partition.kind,
-                "uuid": partition.id(&plan.ids),
-                "start": start,
-                "size": size,
-            });
-            if let Content::FileSystem { kind, at, .. } = &partition.content {
-                value["filesystem"] = json!({"type": kind.name(), "uuid": id});
-                if let Some(at) = at {
-                    value["at"] = json!(at);
+            let (filesystem, at) = match &partition.content {
+                Content::FileSystem { kind, at, .. } => {
+                    let kind = kind.name().to_owned();
+                    let uuid = id.clone();
+                    (Some(DiskFileSystem { kind, uuid }), at.clone())
                 }
+                _ => (None, None),
+            };
+            DiskPartition {
+                name: partition.name.clone(),
+                kind: partition.kind.clone(),
+                uuid: partition.id(&plan.ids),
+                start: *start,
+                size: *size,
+                filesystem,
+                at,
             }
-            value
-        })
-        .collect();
-    let mut disk = json!({"file": path, "size": done.size, "partitions": partitions});
-    if let Some(sha256) = sha256 {
-        disk["sha256"] = json!(sha256);
+        });
+    Disk {
+        file: path.to_owned(),
+        size: done.size,
+        partitions: partitions.collect(),
+        sha256: sha256.map(str::to_owned),
     }
-    disk
 }
 
-/// Puts it in the place of what an earlier run said of that file; what others said of it there stays.
-fn record(document: &mut Document, disk: &Value) {
-    let mut disks: Vec<Value> = match document.get("disks") {
-        Some(Value::Array(disks)) => disks.clone(),
-        _ => Vec::new(),
-    };
-    let is_it = |d: &Value| d.get("file") == disk.get("file");
-    if !disks.iter().any(is_it) {
-        disks.push(disk.clone());
+/// Records a disk, in the place of an earlier one of that name.
+fn record(document: &mut Document, disk: Disk) {
+    let mut disks: Vec<Disk> = document.get().unwrap_or_default();
+    match disks.iter_mut().find(|known| known.file == disk.file) {
+        Some(known) => *known = disk,
+        None => disks.push(disk),
     }
-    // Of the old image, and the new one may have none.
-    for known in disks.iter_mut().filter(|d| is_it(d)) {
-        known.as_object_mut().map(|d| d.remove("sha256"));
-    }
-    document.remove("disks");
-    document.record("disks", &disks);
-    for known in disks.iter_mut().filter(|d| is_it(d)) {
-        *known = disk.clone();
-    }
-    document.record("disks", &disks);
+    document.write(&disks);
 }
 
 fn summary(path: &Path, plan: &Plan, done: &Done) -> String {

@@ -4,10 +4,10 @@
 //! of it or nothing, whenever we are killed. Where the root's file system is shared with other namespaces (as systemd has
 //! it), a private bind of the root on itself comes first: else each of the mounts would appear in all of them.
 
-use rootfs::live::{Live, LiveMount};
 use rootfs::{Mount, Root, attach, live, mountinfo};
 use rustix::fs::OFlags;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use stage::members::{Host, HostMount};
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
@@ -18,7 +18,7 @@ use std::path::Path;
 /// # Errors
 ///
 /// [`Code::Busy`] where only a part of it is mounted; nothing is mounted after a failure.
-pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<LiveMount>>, Failure> {
+pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<HostMount>>, Failure> {
     let mut all = mountinfo::read()?;
     // What another mount hides is not mounted there.
     let top = live::mount_of(root.as_fd(), "")?;
@@ -122,7 +122,7 @@ fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
 /// # Errors
 ///
 /// [`Code::Busy`] where another's mount has come over it, which stays; when umount2(2) fails.
-pub(crate) fn take_down(root: &Path, made: &[LiveMount]) -> Result<(), Failure> {
+pub(crate) fn take_down(root: &Path, made: &[HostMount]) -> Result<(), Failure> {
     let doing = || format!("unmounting {}", quote(root));
     for ours in made.iter().rev() {
         let top = Root::open(root)?;
@@ -141,7 +141,7 @@ pub(crate) fn take_down(root: &Path, made: &[LiveMount]) -> Result<(), Failure> 
 /// # Errors
 ///
 /// When the kernel does not say.
-pub(crate) fn record(root: &Root, plan: &[Mount], made: &[LiveMount]) -> Result<Live, Failure> {
+pub(crate) fn record(root: &Root, plan: &[Mount], made: &[HostMount]) -> Result<Host, Failure> {
     let top = Root::open(root.path())?;
     let mut mounts = made.to_vec();
     for at in plan.iter().map(|m| m.at.as_str()) {
@@ -150,7 +150,7 @@ pub(crate) fn record(root: &Root, plan: &[Mount], made: &[LiveMount]) -> Result<
         })?;
         mounts.push(live::mount_of(place.as_fd(), at)?);
     }
-    Ok(Live {
+    Ok(Host {
         boot_id: live::boot_id()?,
         mounts,
     })

@@ -11,9 +11,8 @@ mod skeleton;
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
-use rootfs::live::LiveMount;
-use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
-use serde_json::json;
+use rootfs::{Arch, Binfmt, Inside, Mount, Root, attach, binfmt, plan};
+use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::RefCell;
 use std::os::fd::AsFd;
@@ -69,7 +68,7 @@ struct Done {
     skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
     /// What was mounted at the root itself.
-    mounted: Vec<LiveMount>,
+    mounted: Vec<HostMount>,
 }
 
 /// What is to be made.
@@ -139,7 +138,7 @@ impl Mkroot {
         }
         let existing = Existing::read(&root)?;
         let found = existing.as_ref();
-        let arch = match self.arch.as_deref().or(document.text("arch")) {
+        let arch = match self.arch.as_deref().or(document.arch()) {
             Some(name) => Arch::named(name)?,
             None => match found.map(|e| e.arch(&root)).transpose()?.flatten() {
                 Some(arch) => arch,
@@ -164,7 +163,7 @@ impl Mkroot {
             .hint(format!("use sudo, or leave {flag} out")));
         }
         let idmap = if rootless {
-            Some(IdMap::of_user(me.0, me.1)?)
+            Some(rootfs::idmap::of_user(me.0, me.1)?)
         } else {
             rootfs::idmap::check_root()?;
             None
@@ -195,7 +194,7 @@ impl Mkroot {
         root: &Path,
         existing: Option<&Existing>,
     ) -> Result<Option<String>, Failure> {
-        let asked = self.distro.as_deref().or(document.text("distro"));
+        let asked = self.distro.as_deref().or(document.distro());
         if let (Some(existing), Some(asked)) = (existing, asked) {
             existing.check_distribution(root, asked)?;
         }
@@ -284,7 +283,7 @@ impl Mkroot {
             Some(made) => {
                 self.done.borrow_mut().mounted.clone_from(&made);
                 let live = host::record(root, &plan.mounts, &made)?;
-                document.record_anew("host", &["boot_id", "mounts"], &live);
+                document.write(&live);
             }
             None if rootfs::live::claimed(document)?.is_empty() => {
                 context.warn(format_args!(
@@ -292,7 +291,7 @@ impl Mkroot {
                     quote(root.path()),
                     root.path().display()
                 ));
-                document.remove("host");
+                document.remove::<Host>();
             }
             None => {}
         }
@@ -349,24 +348,23 @@ impl Mkroot {
         document: &mut Document,
     ) -> Result<(), Failure> {
         let mode = match (plan.host, &plan.idmap) {
-            (true, _) => "host",
-            (false, Some(_)) => "user",
-            (false, None) => "root",
+            (true, _) => Mode::Host,
+            (false, Some(_)) => Mode::User,
+            (false, None) => Mode::Root,
         };
-        document.record("root", &json!(plan.root));
-        let members = ["dev", "ino", "fs", "handle", "birth"];
-        document.record_anew("root_id", &members, &root.identity()?);
-        document.record("arch", &json!(plan.arch.name));
+        document.write(&RootPath(plan.root.clone()));
+        document.write(&root.identity()?);
+        document.write(&ArchName(plan.arch.name.to_owned()));
         if let Some(distro) = &plan.distro {
-            document.record("distro", &json!(distro));
+            document.write(&Distro(distro.clone()));
         }
-        document.record("mode", &json!(mode));
+        document.write(&mode);
         match &plan.idmap {
-            Some(map) => document.record("idmap", map),
-            None => document.remove("idmap"),
+            Some(map) => document.write(map),
+            None => document.remove::<IdMap>(),
         }
-        document.record("mounts", &plan.mounts);
-        document.record_anew("binfmt", &["kind", "interpreter", "flags"], binfmt);
+        document.write(&plan.mounts);
+        document.write(binfmt);
         Ok(())
     }
 }

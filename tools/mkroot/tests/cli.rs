@@ -179,7 +179,7 @@ fn a_second_run_changes_nothing() {
 #[test]
 fn what_others_put_into_the_document_stays() {
     let ground = ground();
-    let input = r#"{"strapline":1,"org.example":{"a":[1]},"binfmt":{"org.x":2},"idmap":{"uid":[],"gid":[]}}"#;
+    let input = r#"{"strapline":1,"org.example":{"a":[1]},"binfmt":{"org.x":2,"kind":"private","flags":"OCPF"},"idmap":{"uid":[],"gid":[]}}"#;
     let document = ground.run(MKROOT, &["root"], input).done();
     assert_eq!(document["org.example"], json!({"a": [1]}));
     assert_eq!(document["binfmt"], json!({"org.x": 2, "kind": "native"}));

@@ -20,7 +20,7 @@ use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
 use rootfs::file::Placed;
 use rootfs::{Inside, Place};
-use serde_json::{Value, json};
+use stage::members::Archive;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::io::{IsTerminal, Write};
@@ -156,7 +156,7 @@ impl Pack {
             None => Format::of_name(&self.output)?,
         };
         let level = format.level(self.level)?;
-        let name = oci::name(self.name.as_deref(), document.text("distro"))?;
+        let name = oci::name(self.name.as_deref(), document.distro())?;
         let only = |option: &str, why: &str| {
             Failure::new(Code::Usage, format!("reading '{option}': {why}"))
         };
@@ -235,20 +235,16 @@ fn clear_line(context: &Context) {
 
 /// Records an archive, in the place of an earlier one of that name.
 fn record(document: &mut Document, file: &str, format: Format, written: &Written) {
-    let mut archives: Vec<Value> = match document.get("archives") {
-        Some(Value::Array(archives)) => archives.clone(),
-        _ => Vec::new(),
-    };
-    archives.retain(|archive| archive["file"] != file);
-    archives.push(json!({
-        "file": file,
-        "format": format.word(),
-        "size": written.size,
-        "sha256": written.sha256,
-        "entries": written.entries,
-    }));
-    // What others put beside an archive of that name stays: the elements are merged by their file.
-    document.record("archives", &archives);
+    let mut archives: Vec<Archive> = document.get().unwrap_or_default();
+    archives.retain(|archive| archive.file != file);
+    archives.push(Archive {
+        file: file.to_owned(),
+        format: format.word().to_owned(),
+        size: written.size,
+        sha256: written.sha256.clone(),
+        entries: written.entries,
+    });
+    document.write(&archives);
 }
 
 fn main() -> ExitCode {

@@ -208,7 +208,7 @@ impl Image<'_> {
 
     /// Returns the architecture and its variant in the words of Go, which are the images' (image-spec, image-index.md).
     fn arch(&self) -> (Arch, Option<&'static str>) {
-        match self.task.document.text("arch").unwrap_or_default() {
+        match self.task.document.arch().unwrap_or_default() {
             "x86_64" => (Arch::Amd64, None),
             "x86_64_v3" => (Arch::Amd64, Some("v3")),
             "aarch64" => (Arch::ARM64, Some("v8")),

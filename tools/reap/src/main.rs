@@ -11,7 +11,7 @@ mod sockets;
 use clap::Parser;
 use rootfs::occupants::{self, Occupant, Outcome, Scan};
 use rootfs::root::RootId;
-use serde_json::{Map, Value, json};
+use stage::members::{Process, Reap as Record};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -55,16 +55,6 @@ const POLITE_ROUNDS: usize = 2;
 /// How many processes in the way get a line; the document has them all.
 const LINES: usize = 20;
 
-/// What happened: `reap` in the document.
-#[derive(Debug, Default)]
-struct Record {
-    ended: Vec<Value>,
-    would_end: Option<Vec<Value>>,
-    in_the_way: Vec<Value>,
-    sockets: Vec<String>,
-    unreadable: usize,
-}
-
 impl Stage for Reap {
     const KIND: Kind = Kind::Undo;
 
@@ -101,7 +91,7 @@ impl Stage for Reap {
             self.reap(context, &path, id, &mut record)
                 .map(|()| record.sockets = sockets::remove_stale(context, &root))
         };
-        record.write(document);
+        document.write(&record);
         result
     }
 }
@@ -135,27 +125,27 @@ impl Reap {
             }
             clean = false;
             if rounds == ROUNDS {
-                record.note_in_the_way(&scan);
+                record_in_the_way(record, &scan);
                 return Err(still_there(root, &living, "they are started anew")
                     .hint("something outside of the root starts them: end that first"));
             }
-            let patience = if rounds < POLITE_ROUNDS {
+            let timeout = if rounds < POLITE_ROUNDS {
                 Duration::from_secs(self.timeout)
             } else {
                 Duration::ZERO
             };
             rounds += 1;
-            let outcome = occupants::end(root, id, living, patience)?;
-            record.note_ended(context, root, &outcome, patience);
+            let outcome = occupants::end(root, id, living, timeout)?;
+            record_ended(record, context, root, &outcome, timeout);
             if !outcome.stuck.is_empty() {
-                record.note_in_the_way(&scan);
+                record_in_the_way(record, &scan);
                 return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
                     "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
                 ));
             }
             denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
         };
-        record.note_in_the_way(&last);
+        record_in_the_way(record, &last);
         warn_of_others(context, &last);
         // Who lives there still was denied; the others of those have ended since.
         let left: Vec<Occupant> = last.living().cloned().collect();
@@ -177,8 +167,8 @@ impl Reap {
 /// Says what would be ended.
 fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
     let scan = occupants::find(root, id)?;
-    record.note_in_the_way(&scan);
-    record.would_end = Some(scan.living().map(entry).collect());
+    record_in_the_way(record, &scan);
+    record.would_end = Some(scan.living().map(process).collect());
     for occupant in scan.living() {
         context.note(format_args!("would end {}", lives(occupant, root)));
     }
@@ -238,61 +228,41 @@ fn names(occupants: &[Occupant], root: Option<&Path>) -> String {
     names.join(", ")
 }
 
-fn entry(occupant: &Occupant) -> Value {
-    json!({"pid": occupant.pid, "program": occupant.comm, "user": occupant.user})
+fn process(occupant: &Occupant) -> Process {
+    Process {
+        pid: occupant.pid,
+        program: occupant.comm.clone(),
+        user: occupant.user.clone(),
+        how: None,
+    }
 }
 
-impl Record {
-    fn note_ended(
-        &mut self,
-        context: &Context,
-        root: &Path,
-        outcome: &Outcome,
-        patience: Duration,
-    ) {
-        let killed = match patience.as_secs() {
-            0 => String::new(),
-            n => format!("; killed, since SIGTERM did not end it in {n} s"),
-        };
-        for (occupants, how) in [(&outcome.ended, ""), (&outcome.killed, &killed)] {
-            for occupant in occupants {
-                context.note(format_args!("ended {}{how}", lives(occupant, root)));
-                self.ended.push(entry(occupant));
-            }
+fn record_ended(
+    record: &mut Record,
+    context: &Context,
+    root: &Path,
+    outcome: &Outcome,
+    timeout: Duration,
+) {
+    let killed = match timeout.as_secs() {
+        0 => String::new(),
+        n => format!("; killed, since SIGTERM did not end it in {n} s"),
+    };
+    for (occupants, how) in [(&outcome.ended, ""), (&outcome.killed, &killed)] {
+        for occupant in occupants {
+            context.note(format_args!("ended {}{how}", lives(occupant, root)));
+            record.ended.push(process(occupant));
         }
     }
+}
 
-    fn note_in_the_way(&mut self, scan: &Scan) {
-        self.unreadable = scan.unreadable;
-        self.in_the_way = scan
-            .in_the_way()
-            .map(|occupant| {
-                let mut entry = entry(occupant);
-                entry["how"] = json!(occupant.how());
-                entry
-            })
-            .collect();
-    }
-
-    /// Writes the record over that of an earlier run. What others put there stays.
-    fn write(self, document: &mut Document) {
-        let sockets = Some(self.sockets).filter(|s| !s.is_empty());
-        let members = [
-            ("ended", Some(json!(self.ended))),
-            ("would_end", self.would_end.map(Value::from)),
-            ("in_the_way", Some(json!(self.in_the_way))),
-            ("sockets", sockets.map(Value::from)),
-            (
-                "unreadable",
-                (self.unreadable > 0).then(|| json!(self.unreadable)),
-            ),
-        ];
-        let knows = members.each_ref().map(|(key, _)| *key);
-        let said = members
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-        document.record_anew("reap", &knows, &said.collect::<Map<_, _>>());
-    }
+fn record_in_the_way(record: &mut Record, scan: &Scan) {
+    record.unreadable = Some(scan.unreadable).filter(|n| *n > 0);
+    let with_use = |occupant: &Occupant| Process {
+        how: Some(occupant.how()),
+        ..process(occupant)
+    };
+    record.in_the_way = scan.in_the_way().map(with_use).collect();
 }
 
 fn main() -> ExitCode {

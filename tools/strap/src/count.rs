@@ -53,7 +53,7 @@ pub(crate) fn check(
 ) -> Result<(), Failure> {
     let covered: Vec<&str> = mounts
         .iter()
-        .filter(|mount| mount.owner() != Owner::Root)
+        .filter(|mount| Owner::of(mount) != Owner::Root)
         .map(|mount| mount.at.as_str())
         .collect();
     // Inside, as an ordinary user has directories there that only root of the root may look into.

@@ -108,7 +108,7 @@ impl Stage for Strap {
             None => self.apply(context, &plan, &mut receipt, unfinished),
         };
         if self.loose && !self.download_only {
-            document.record("strap", &stage::members::Strap { loose: true });
+            document.write(&stage::members::Strap { loose: true });
         }
         // Also after a failure: what is installed is installed.
         let recorded = record(&plan, &receipt, document);
@@ -123,14 +123,11 @@ impl Strap {
         for name in &self.packages {
             check_name(name)?;
         }
-        let program: stage::members::Pacman = document.need("pacman", "fetch-pacman")?;
-        let config: Config = document.need("config", "mkconf")?;
+        let program: stage::members::Pacman = document.need()?;
+        let config: Config = document.need()?;
         let inside = Inside::of(document)?;
         let lock = match &self.locked {
-            Some(path) => Some(locked::read(
-                path,
-                document.text("arch").unwrap_or_default(),
-            )?),
+            Some(path) => Some(locked::read(path, document.arch().unwrap_or_default())?),
             None => None,
         };
         program.check()?;
@@ -398,9 +395,7 @@ impl Strap {
 fn record(plan: &Plan, receipt: &Receipt, document: &mut Document) -> Result<(), Failure> {
     let (packages, odd) = receipt.packages(plan.inside.root())?;
     if !packages.is_empty() {
-        let known = ["repo", "file", "sha256", "pgpsig", "reason"];
-        document.forget_in_each("packages", &known);
-        document.record("packages", &packages);
+        document.write(&packages);
     }
     odd.map_or(Ok(()), Err)
 }

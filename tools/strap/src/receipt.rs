@@ -29,8 +29,8 @@ impl Receipt {
     ///
     /// When the document's members are not what they should be.
     pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
-        let packages: Vec<Package> = document.view("packages")?.unwrap_or_default();
-        let steps: Vec<Step> = document.view("steps")?.unwrap_or_default();
+        let packages: Vec<Package> = document.get().unwrap_or_default();
+        let steps: Vec<Step> = document.get().unwrap_or_default();
         let straps = steps.iter().filter(|step| step.tool == "strap");
         Ok(Self {
             earlier: packages.into_iter().map(|p| (p.name.clone(), p)).collect(),

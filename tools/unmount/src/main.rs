@@ -17,7 +17,7 @@ use rootfs::mountinfo::{self, Mount};
 use rootfs::{live, occupants};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use serde_json::{Map, Value, json};
+use stage::members::{Host, Identity, Unmount as Record};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -65,16 +65,6 @@ const NAMED: usize = 5;
 /// How often, and after how long, a mount is tried again that is in use by nobody.
 const UNSEEN_TRIES: usize = 25;
 const UNSEEN_WAIT: Duration = Duration::from_millis(20);
-
-/// What happened: `unmount` in the document. Paths are below the root; the empty one is the root itself.
-#[derive(Debug, Default)]
-struct Record {
-    unmounted: Vec<String>,
-    detached: Vec<String>,
-    left: Vec<String>,
-    /// Mounts below the root that are not this pipeline's.
-    others: Vec<String>,
-}
 
 /// Which mounts are to go.
 #[derive(Clone, Copy, Debug)]
@@ -133,7 +123,7 @@ impl Stage for Unmount {
         let lock = opened.lock_alone()?;
         // The lock is on no mount of ours, and this is.
         drop(opened);
-        let mut record = Record::resumed(document);
+        let mut record = resumed(document);
         let mut result = self.take_down(context, scope, &root, &mut record);
         drop(lock);
         let looked = mountinfo::read().and_then(|now| {
@@ -142,7 +132,7 @@ impl Stage for Unmount {
         });
         match looked {
             // What is left is what the next run is about.
-            Ok((left, others)) => (record.left, record.others) = (left, others),
+            Ok((left, others)) => (record.left, record.others) = (Some(left), others),
             Err(failure) => result = result.and(Err(failure)),
         }
         // The file system that the root is on is at the root itself.
@@ -150,9 +140,9 @@ impl Stage for Unmount {
         if !record.others.is_empty() {
             warn_of_others(context, &root, &record.others);
         }
-        record.write(document);
+        document.write(&record);
         result?;
-        document.remove("host");
+        document.remove::<Host>();
         Ok(())
     }
 }
@@ -166,7 +156,7 @@ impl Unmount {
         root: &Path,
         record: &mut Record,
     ) -> Result<(), Failure> {
-        let before = record.unmounted.len();
+        let before = record.unmounted.iter().flatten().count();
         let mut rounds = 0;
         let mut tries = None;
         let what;
@@ -196,7 +186,7 @@ impl Unmount {
             }
         }
         let place = format!("at or below {}", quote(root));
-        match record.unmounted.len() - before {
+        match record.unmounted.iter().flatten().count() - before {
             0 => context.note(format_args!("{what} is mounted {place}")),
             1 => context.note(format_args!("unmounted 1 mount {place}")),
             n => context.note(format_args!("unmounted {n} mounts {place}")),
@@ -232,7 +222,7 @@ impl Unmount {
                     warn_of_detached(context, mount);
                     record.detached.push(at.clone());
                 }
-                record.unmounted.push(at);
+                record.unmounted.get_or_insert_default().push(at);
                 Ok(true)
             }
             Err(Errno::INVAL | Errno::NOENT) if !place.is(mount) => Ok(false),
@@ -281,10 +271,12 @@ fn given_up(mount: &Mount, was_there: bool) -> Failure {
 /// rightly means another directory than it did.
 fn meant(document: &Document) -> Document {
     let mut meant = document.clone();
-    let unmounted = document.get("unmount").and_then(|u| u.get("unmounted"));
-    let unmounted = unmounted.and_then(Value::as_array);
-    if unmounted.is_some_and(|list| list.iter().any(|at| at == "")) {
-        meant.remove("root_id");
+    let record = document.get::<Record>().unwrap_or_default();
+    if record
+        .unmounted
+        .is_some_and(|list| list.contains(&String::new()))
+    {
+        meant.remove::<Identity>();
     }
     meant
 }
@@ -307,8 +299,10 @@ fn look(
             quote(root)
         ));
     }
-    let would = json!({ "would_unmount": below(&list, root) });
-    document.record_anew("unmount", &["would_unmount"], &would);
+    document.write(&Record {
+        would_unmount: Some(below(&list, root)),
+        ..document.get().unwrap_or_default()
+    });
     Ok(())
 }
 
@@ -353,45 +347,18 @@ fn relative(target: &Path, root: &Path) -> String {
     below.to_string_lossy().into_owned()
 }
 
-/// Returns what an earlier run recorded.
-fn recorded(document: &Document) -> Map<String, Value> {
-    match document.get("unmount") {
-        Some(Value::Object(map)) => map.clone(),
-        _ => Map::new(),
+/// Begins a record: where an earlier run stopped half way, this one goes on with what it has unmounted.
+fn resumed(document: &Document) -> Record {
+    let earlier = document.get::<Record>().unwrap_or_default();
+    let mut record = Record {
+        unmounted: Some(Vec::new()),
+        ..Record::default()
+    };
+    if earlier.left.is_some_and(|left| !left.is_empty()) {
+        record.unmounted = Some(earlier.unmounted.unwrap_or_default());
+        record.detached = earlier.detached;
     }
-}
-
-impl Record {
-    /// Begins a record: where an earlier run stopped half way, this one goes on with what it has unmounted.
-    fn resumed(document: &Document) -> Self {
-        let map = recorded(document);
-        let list = |key: &str| -> Vec<String> {
-            let list = map.get(key).and_then(Value::as_array);
-            let list = list.into_iter().flatten().filter_map(Value::as_str);
-            list.map(str::to_owned).collect()
-        };
-        if list("left").is_empty() {
-            return Self::default();
-        }
-        Self {
-            unmounted: list("unmounted"),
-            detached: list("detached"),
-            ..Self::default()
-        }
-    }
-
-    /// Writes the record over that of an earlier run. What others put there stays.
-    fn write(self, document: &mut Document) {
-        let mut said = json!({ "unmounted": self.unmounted, "left": self.left });
-        if !self.detached.is_empty() {
-            said["detached"] = json!(self.detached);
-        }
-        if !self.others.is_empty() {
-            said["others"] = json!(self.others);
-        }
-        let knows = ["unmounted", "detached", "left", "others", "would_unmount"];
-        document.record_anew("unmount", &knows, &said);
-    }
+    record
 }
 
 fn main() -> ExitCode {
@@ -411,23 +378,16 @@ mod tests {
         let mut document = parse(
             r#"{"strapline":1,"unmount":{"unmounted":["proc"],"left":["dev"],"org.x":1,"would_unmount":[]}}"#,
         );
-        let mut record = Record::resumed(&document);
-        record.unmounted.push("dev".into());
-        record.write(&mut document);
-        let expected = json!({"unmounted": ["proc", "dev"], "left": [], "org.x": 1});
-        assert_eq!(document.get("unmount"), Some(&expected));
+        let mut record = resumed(&document);
+        record.unmounted.as_mut().unwrap().push("dev".into());
+        record.left = Some(Vec::new());
+        document.write(&record);
+        assert_eq!(
+            document.line(),
+            "{\"strapline\":1,\"unmount\":{\"unmounted\":[\"proc\",\"dev\"],\"left\":[],\"org.x\":1}}\n"
+        );
         // All was down: the next run is a new one.
-        Record::resumed(&document).write(&mut document);
-        assert_eq!(document.get("unmount").unwrap()["unmounted"], json!([]));
-        for odd in [
-            r#"{"unmounted":7,"left":"x"}"#,
-            "[]",
-            "7",
-            r#"{"left":[7]}"#,
-        ] {
-            let document = parse(&format!(r#"{{"strapline":1,"unmount":{odd}}}"#));
-            assert!(Record::resumed(&document).unmounted.is_empty());
-        }
+        assert_eq!(resumed(&document).unmounted, Some(Vec::new()));
     }
 
     #[test]
@@ -435,8 +395,8 @@ mod tests {
         let text =
             r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
         let still = parse(&text.replace("AT", ""));
-        assert!(meant(&still).get("root_id").is_some());
+        assert!(meant(&still).get::<Identity>().is_some());
         let gone = parse(&text.replace("AT", ",\"\""));
-        assert!(meant(&gone).get("root_id").is_none());
+        assert!(meant(&gone).get::<Identity>().is_none());
     }
 }

@@ -19,6 +19,7 @@ use rootfs::{Mount, Root};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
+use stage::members::ChangedFile as Change;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,16 +35,6 @@ pub(crate) struct Files {
     pub(crate) configuration: Vec<String>,
     /// Those that could not be read, and why not. Nobody knows what they are.
     pub(crate) unread: Vec<Change>,
-}
-
-/// A file that is not what was installed, or of which that is not known.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub(crate) struct Change {
-    /// Its path below the root.
-    pub(crate) path: String,
-    /// What is different: `type`, `content`, `size`, `target`, `mode`, `owner`, `group`, `acl`, or why it could not be
-    /// read.
-    pub(crate) what: String,
 }
 
 impl Files {
@@ -90,7 +81,7 @@ impl Rules {
     pub(crate) fn of(mounts: &[Mount], live: bool) -> Self {
         let mut rules = Self::default();
         for mount in mounts {
-            match mount.owner() {
+            match Owner::of(mount) {
                 Owner::Kernel if !live => {}
                 Owner::Kernel | Owner::Host => rules.covered.push(mount.at.clone()),
                 Owner::Root => rules.points.push(mount.at.clone()),

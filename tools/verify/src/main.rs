@@ -24,7 +24,7 @@ use pacman::run::DOWNLOAD;
 use pacman::{Pacman, Patience, lock, turn};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Config, Keyring, Package};
+use stage::members::{self, Config, Keyring, Mode, Package};
 use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -95,7 +95,7 @@ impl Stage for Verify {
         let mut plan = self.plan(document)?;
         self.patience.watch(context, &mut plan.inside);
         let root = plan.inside.root();
-        let recorded: Vec<Package> = document.view("packages")?.unwrap_or_default();
+        let recorded: Vec<Package> = document.get().unwrap_or_default();
         let repos = Conf::read(&plan.config.strict)?.repos;
         let mut installed = installed::read(context, root, &recorded, &repos)?;
         let (last, log) = match transaction::last(root) {
@@ -166,7 +166,7 @@ impl Verify {
         if wanted.is_empty() || self.offline {
             return Ok(fetched);
         }
-        let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
+        let program: members::Pacman = document.need()?;
         program.check()?;
         let pacman = Pacman {
             program: program.path,
@@ -213,11 +213,11 @@ impl Verify {
                 "--no-signatures and --no-files leave nothing to verify",
             ));
         }
-        let config: Config = document.need("config", "mkconf")?;
+        let config: Config = document.need()?;
         let inside = Inside::of(document)?;
-        let rules = Rules::of(inside.mounts(), document.text("mode") == Some("host"));
+        let rules = Rules::of(inside.mounts(), document.get() == Some(Mode::Host));
         let bare = Inside::of(document)?.bare();
-        let keyring = document.view("keyring")?;
+        let keyring = document.get();
         let gpg = if self.no_signatures {
             None
         } else {
@@ -306,18 +306,16 @@ fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
 }
 
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
-    let count = |member: &str, word: &str| {
-        let verify = document.get("verify")?;
-        verify.get(member)?.get(word)?.as_u64()
-    };
+    let verify: Option<members::Verify> = document.get();
+    let (signatures, files) = verify.map_or((None, None), |v| (v.signatures, v.files));
     let mut parts = vec![match subjects.len() {
         1 => "1 package".to_owned(),
         n => format!("{n} packages"),
     }];
-    if let Some(valid) = count("signatures", "valid") {
+    if let Some(valid) = signatures.as_ref().and_then(|s| s.get("valid")) {
         parts.push(format!("{valid} validly signed"));
     }
-    if let Some(intact) = count("files", "intact") {
+    if let Some(intact) = files.as_ref().and_then(|f| f.get("intact")) {
         parts.push(format!("{intact} intact"));
     }
     let changed: Vec<&String> = found

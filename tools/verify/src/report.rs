@@ -1,49 +1,19 @@
 //! What was found, for people and for the document.
 
 use crate::check::Checked;
-use crate::files::{Change, Files};
+use crate::files::Files;
 use crate::installed::Subject;
 use crate::transaction::Last;
 use pacman::diagnosis::report::{Problem, Told, problems};
 use pacman::diagnosis::{self, Verdict, Vouched};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
+use stage::members::{VerifiedPackage, Verify};
 use stage::{Cause, Code, Document, Failure, message};
-use std::collections::BTreeMap;
 
 /// How many files stand in a line, how many lines on stderr, and how many paths of one package in the document.
 const NAMES: usize = 3;
 const LINES: usize = 20;
 const PATHS: usize = 100;
-
-/// An element of `packages` in the document: what `strap` wrote, and what was found.
-#[derive(Debug, Serialize)]
-struct Record<'a> {
-    name: &'a str,
-    version: &'a str,
-    arch: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repo: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sha256: Option<&'a str>,
-    verified: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signature: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    files: Option<&'static str>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    changed: Vec<Value>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    missing: &'a [String],
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    configuration: &'a [String],
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unread: Vec<Value>,
-}
 
 /// The words of `packages[].files`.
 const FILES: [&str; 5] = ["intact", "changed", "missing", "unread", "unknown"];
@@ -56,50 +26,29 @@ pub(crate) fn record(
     last: Last,
     fetched: usize,
 ) {
-    let packages: Vec<Record<'_>> = subjects
+    let packages: Vec<VerifiedPackage> = subjects
         .iter()
         .zip(checked)
         .map(|(subject, checked)| record_of(subject, checked))
         .collect();
-    let count = |words: &[&'static str], of: &dyn Fn(&Record<'_>) -> Option<String>| -> Value {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        for word in packages.iter().filter_map(of) {
-            *counts.entry(word).or_default() += 1;
-        }
-        // Every word, also those that do not occur: an earlier run may have counted some.
-        let all = words
-            .iter()
-            .map(|w| ((*w).to_owned(), json!(counts.get(*w).unwrap_or(&0))));
-        Value::Object(all.collect::<Map<_, _>>())
+    let count = |words: &[&str], of: fn(&VerifiedPackage) -> Option<&String>| {
+        let found: Vec<&String> = packages.iter().filter_map(of).collect();
+        let number = |word: &str| json!(found.iter().filter(|w| **w == word).count());
+        // Every word, also those that do not occur.
+        let all = words.iter().map(|w| ((*w).to_owned(), number(w)));
+        (!found.is_empty()).then(|| all.collect::<Map<_, _>>())
     };
-    let mut verify = json!({
-        "packages": packages.len(),
-        "transaction": last.word(),
-        "fetched": fetched,
+    document.write(&packages);
+    let changed: usize = files(checked).map(|f| f.configuration.len()).sum();
+    let file_counts = count(&FILES, |p| p.files.as_ref());
+    document.write(&Verify {
+        packages: packages.len(),
+        transaction: last.word().to_owned(),
+        fetched,
+        signatures: count(&Verdict::WORDS, |p| p.signature.as_ref()),
+        configuration: file_counts.as_ref().map(|_| changed),
+        files: file_counts,
     });
-    if packages.iter().any(|p| p.signature.is_some()) {
-        verify["signatures"] = count(&Verdict::WORDS, &|p| p.signature.map(str::to_owned));
-    }
-    if packages.iter().any(|p| p.files.is_some()) {
-        verify["files"] = count(&FILES, &|p| p.files.map(str::to_owned));
-        let changed: usize = files(checked).map(|f| f.configuration.len()).sum();
-        verify["configuration"] = json!(changed);
-    }
-    let found = [
-        "repo",
-        "file",
-        "sha256",
-        "signature",
-        "key",
-        "files",
-        "changed",
-        "missing",
-        "configuration",
-        "unread",
-    ];
-    document.forget_in_each("packages", &found);
-    document.record("packages", &packages);
-    document.record("verify", &verify);
 }
 
 fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
@@ -112,39 +61,38 @@ fn is_proven(checked: &Checked) -> bool {
     intact && checked.signature.as_ref().is_some_and(Told::is_valid)
 }
 
-fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
+/// Returns the first of a list, as many as the document has.
+fn first<T: Clone>(files: Option<&Files>, list: fn(&Files) -> &Vec<T>) -> Vec<T> {
+    let list = files.map(list).into_iter().flatten();
+    list.take(PATHS).cloned().collect()
+}
+
+fn record_of(subject: &Subject, checked: &Checked) -> VerifiedPackage {
     let signature = checked.signature.as_ref();
     let files = checked.files.as_ref();
-    let none: &[String] = &[];
-    let cap = |list: &'a [String]| &list[..list.len().min(PATHS)];
-    let each = |list: &[Change]| -> Vec<Value> {
-        let some = list.iter().take(PATHS);
-        some.map(|c| json!({"path": c.path, "what": c.what}))
-            .collect()
-    };
-    Record {
-        name: &subject.name,
-        version: &subject.version,
-        arch: &subject.arch,
-        repo: subject.repo.as_deref(),
+    VerifiedPackage {
+        name: subject.name.clone(),
+        version: subject.version.clone(),
+        arch: subject.arch.clone(),
+        repo: subject.repo.clone(),
         // Where the document does not know, an archive that holds and that all files are of is the one.
         file: subject
             .file
-            .as_deref()
-            .or_else(|| subject.archive.as_deref().filter(|_| is_proven(checked))),
-        sha256: subject.sha256.as_deref(),
+            .clone()
+            .or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
+        sha256: subject.sha256.clone(),
         verified: is_verified(subject, checked),
-        signature: signature.map(|s| s.word.as_str()),
-        key: signature.and_then(|s| s.key.as_deref()),
+        signature: signature.map(|s| s.word.clone()),
+        key: signature.and_then(|s| s.key.clone()),
         files: match (files, &checked.unknown) {
-            (Some(files), _) => Some(files.word()),
-            (None, Some(_)) => Some("unknown"),
+            (Some(files), _) => Some(files.word().to_owned()),
+            (None, Some(_)) => Some("unknown".to_owned()),
             (None, None) => None,
         },
-        changed: files.map_or(Vec::new(), |f| each(&f.changed)),
-        missing: cap(files.map_or(none, |f| &f.missing)),
-        configuration: cap(files.map_or(none, |f| &f.configuration)),
-        unread: files.map_or(Vec::new(), |f| each(&f.unread)),
+        changed: first(files, |f| &f.changed),
+        missing: first(files, |f| &f.missing),
+        configuration: first(files, |f| &f.configuration),
+        unread: first(files, |f| &f.unread),
     }
 }
 
@@ -352,7 +300,7 @@ fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::Change;
+    use stage::members::ChangedFile as Change;
 
     fn subject(name: &str) -> Subject {
         Subject {
@@ -396,13 +344,13 @@ mod tests {
         assert!(rest.is_empty() && first.hint.is_some_and(|hint| hint.contains("dmesg")));
         let mut document = Document::default();
         record(&mut document, &subjects, &checked, Last::Complete, 0);
-        let found = &document.get("packages").unwrap()[1];
+        let found = &document.value("packages").unwrap()[1];
         assert_eq!(
             (&found["files"], &found["verified"]),
             (&json!("unread"), &json!(false))
         );
         assert_eq!(found["unread"][0]["path"], "etc/x");
-        assert_eq!(document.get("verify").unwrap()["files"]["unread"], 1);
+        assert_eq!(document.value("verify").unwrap()["files"]["unread"], 1);
         checked[0].files = Some(Files {
             missing: vec!["1".into()],
             ..Files::default()
@@ -568,8 +516,8 @@ mod tests {
         );
         let packages = json!([{"name": "a", "org.x": 1, "version": "1-1", "arch": "any", "verified": true,
             "signature": "valid", "key": "K", "files": "intact"}]);
-        assert_eq!(document.get("packages"), Some(&packages));
-        let verify = document.get("verify").unwrap();
+        assert_eq!(document.value("packages"), Some(&packages));
+        let verify = document.value("verify").unwrap();
         assert_eq!(
             (&verify["org.x"], &verify["fetched"]),
             (&json!(2), &json!(1))

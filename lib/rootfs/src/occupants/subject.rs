@@ -6,6 +6,7 @@
 use super::proc::look_at;
 use crate::root::Root;
 use rustix::fs::CWD;
+use stage::members::Step;
 use stage::{Code, Document, Failure, quote};
 use std::path::Path;
 
@@ -24,7 +25,7 @@ pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, 
         return match named {
             Some(named) => Ok(Some(named)),
             None if failed => Ok(None),
-            None if document.get("steps").is_none() => Err(Failure::new(
+            None if document.get::<Vec<Step>>().is_none() => Err(Failure::new(
                 Code::Usage,
                 "finding the root: there is neither a document nor DIR",
             )),

@@ -31,7 +31,7 @@ use certificates::Authorities;
 use init::Init;
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use stage::members::Config;
+use stage::members::{Config, Mode};
 use stage::{Cause, Code, Context, Document, Doing, Failure, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -131,20 +131,19 @@ impl Inside {
     /// [`Code::BadDocument`] where a member is missing, [`Code::Permission`] where the document is another user's.
     pub fn of(document: &Document) -> Result<Self, Failure> {
         let root = Root::of(document)?;
-        let mode: String = document.need("mode", "mkroot")?;
-        let mounts: Vec<Mount> = document.need("mounts", "mkroot")?;
-        let binfmt: Binfmt = document.need("binfmt", "mkroot")?;
-        let arch: String = document.need("arch", "mkroot")?;
-        let idmap: Option<IdMap> = document.view("idmap")?;
+        let mode: Mode = document.need()?;
+        let mounts: Vec<Mount> = document.need()?;
+        let binfmt: Binfmt = document.need()?;
+        let arch = document.need_arch()?;
         let handler = if binfmt.is_private() {
-            Some((Arch::named(&arch)?, binfmt))
+            Some((Arch::named(arch)?, binfmt))
         } else {
             None
         };
         let me = rustix::process::geteuid().as_raw();
-        let idmap = match (mode.as_str(), me, idmap) {
-            ("user", me, Some(map)) if map.is_of(me) => Some(map),
-            ("user", _, _) => {
+        let idmap = match (mode, me, document.get::<IdMap>()) {
+            (Mode::User, me, Some(map)) if map.is_of(me) => Some(map),
+            (Mode::User, _, _) => {
                 return Err(Failure::new(
                     Code::Permission,
                     format!("entering {}: it is another user's root", quote(root.path())),
@@ -160,7 +159,7 @@ impl Inside {
                 .hint("run this with sudo"));
             }
         };
-        let config = document.view::<Config>("config")?;
+        let config = document.get::<Config>();
         Ok(Self {
             gpgdir: config.as_ref().map(Config::gpgdir),
             cache: config.map(|c| c.cache),
@@ -208,7 +207,7 @@ impl Inside {
     /// nothing of it. What the API filesystems would cover is then seen.
     #[must_use]
     pub fn bare(mut self) -> Self {
-        self.mounts.retain(|m| m.owner() == Owner::Root);
+        self.mounts.retain(|m| Owner::of(m) == Owner::Root);
         self.handler = None;
         self
     }

@@ -120,7 +120,7 @@ impl Watch<'_> {
                 match self.ids {
                     Ids::Same => {}
                     Ids::Identity => idmap::write_identity(self.pid)?,
-                    Ids::Subordinate(map) => map.write(self.pid)?,
+                    Ids::Subordinate(map) => idmap::write(map, self.pid)?,
                 }
                 self.go()
             }

@@ -42,12 +42,12 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
             "it is of a root that was not finished: {tool} failed"
         )));
     }
-    match document.text("arch") {
+    match document.arch() {
         Some(of) if of == arch => {}
         Some(of) => return Err(unfit(format!("it is for {of}, and the root is for {arch}"))),
         None => return Err(unfit("it does not say for which architecture it is".into())),
     }
-    let packages: Vec<Package> = document.view("packages")?.unwrap_or_default();
+    let packages: Vec<Package> = document.get().unwrap_or_default();
     if packages.is_empty() {
         return Err(unfit("it has no packages".into()).hint("give the document of a finished root"));
     }
