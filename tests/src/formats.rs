@@ -9,7 +9,7 @@ use image::ids::Ids;
 use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
 use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
-use pacman::Mark;
+use pacman::OutputEvent;
 use pacman::diagnosis::listing;
 use pacman::output::{Reader, Show};
 use rootfs::{Binfmt, IdMap, Mount, identity::Identity, mountinfo};
@@ -345,16 +345,16 @@ pub fn output(bytes: &[u8]) {
     assert_eq!(marks, read(LONGEST));
     for mark in &marks {
         let text = match mark {
-            Mark::Package(text)
-            | Mark::Hook(_, text)
-            | Mark::CommandFailed(text)
-            | Mark::SavedBeside(text)
-            | Mark::Corrupted(text)
-            | Mark::NotExtracted(text, _)
-            | Mark::Error(_, text)
-            | Mark::Reason(_, text)
-            | Mark::Ignored(text) => text,
-            Mark::NotRetrieved(lost) => &lost.text,
+            OutputEvent::Package(text)
+            | OutputEvent::Hook(_, text)
+            | OutputEvent::CommandFailed(text)
+            | OutputEvent::SavedBeside(text)
+            | OutputEvent::Corrupted(text)
+            | OutputEvent::NotExtracted(text, _)
+            | OutputEvent::Error(_, text)
+            | OutputEvent::Reason(_, text)
+            | OutputEvent::Ignored(text) => text,
+            OutputEvent::NotRetrieved(lost) => &lost.text,
         };
         assert!(
             text.len() <= LINE && !text.contains(char::is_control),

@@ -4,9 +4,9 @@
 //! one has: a broken download, or what was refused when it was to be installed. It is removed when it is met, and pacman
 //! fails, though all that is asked for could be had. So it is asked again.
 
-use crate::english::Mark;
+use crate::cache_lock;
+use crate::english::OutputEvent;
 use crate::run::{DOWNLOAD, Pacman};
-use crate::turn;
 use rootfs::Inside;
 use stage::{Code, Context, Failure, quote};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ impl Pacman {
     ///
     /// # Errors
     ///
-    /// As [`Pacman::run`], and [`turn::take`].
+    /// As [`Pacman::run`], and [`cache_lock::take`].
     pub fn download(
         &self,
         context: &Context,
@@ -28,8 +28,8 @@ impl Pacman {
         cache: &Path,
         args: &[&str],
         targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
-        let _turn = turn::take(context, cache)?;
+    ) -> Result<Vec<OutputEvent>, Failure> {
+        let _turn = cache_lock::take(context, cache)?;
         let before = names(cache);
         let result = self.run(context, inside, DOWNLOAD, args, targets);
         let Err(failure) = &result else { return result };

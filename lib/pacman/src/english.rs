@@ -8,7 +8,7 @@ use stage::{Cause, Code};
 
 /// A line of pacman's output that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum OutputEvent {
     /// It works on this package.
     Package(String),
     /// It runs the hook of this number in its list, whose description this is.
@@ -501,7 +501,7 @@ pub fn not_started(line: &str) -> Option<NotStarted> {
 
 /// Returns what a line of output means, where it matters. `line` is without what drives a terminal.
 #[must_use]
-pub fn read(line: &str) -> Option<Mark> {
+pub fn read(line: &str) -> Option<OutputEvent> {
     let line = after_question(line);
     if let Some(error) = line.strip_prefix("error: ") {
         return Some(of_error(error));
@@ -514,12 +514,12 @@ pub fn read(line: &str) -> Option<Mark> {
             .strip_prefix("File ")
             .and_then(|text| text.split_once(" is corrupted ("))
         {
-            return Some(Mark::Corrupted(file.to_owned()));
+            return Some(OutputEvent::Corrupted(file.to_owned()));
         }
-        return of_list(text).map(|reason| Mark::Reason(reason, text.to_owned()));
+        return of_list(text).map(|reason| OutputEvent::Reason(reason, text.to_owned()));
     }
     if let Some(reason) = of_files(line) {
-        return Some(Mark::Reason(reason, line.to_owned()));
+        return Some(OutputEvent::Reason(reason, line.to_owned()));
     }
     of_progress(line)
 }
@@ -535,41 +535,41 @@ fn after_question(line: &str) -> &str {
     }
 }
 
-fn of_error(text: &str) -> Mark {
+fn of_error(text: &str) -> OutputEvent {
     // `command failed to execute correctly`, `command terminated by signal 9: Killed`.
     if text.starts_with("command ") {
-        return Mark::CommandFailed(text.to_owned());
+        return OutputEvent::CommandFailed(text.to_owned());
     }
     // `failed retrieving file 'core.db' from HOST : WHY`; HOST is `disk` for file://.
     let retrieved = text
         .strip_prefix("failed retrieving file '")
         .and_then(|rest| rest.split_once("' "));
     match retrieved {
-        Some((file, why)) => Mark::NotRetrieved(NotRetrieved {
+        Some((file, why)) => OutputEvent::NotRetrieved(NotRetrieved {
             file: file.to_owned(),
             why: Refusal::of(why),
             text: text.to_owned(),
         }),
-        None => Mark::Error(Trouble::of(text), text.to_owned()),
+        None => OutputEvent::Error(Trouble::of(text), text.to_owned()),
     }
 }
 
-fn of_warning(text: &str) -> Option<Mark> {
+fn of_warning(text: &str) -> Option<OutputEvent> {
     if let Some(rest) = text.strip_prefix("warning given when extracting ") {
         return not_extracted(rest);
     }
     if let Some(package) = text.strip_prefix("ignoring package ") {
         let words = package.split_whitespace().count();
-        return (words == 1).then(|| Mark::Ignored(package.to_owned()));
+        return (words == 1).then(|| OutputEvent::Ignored(package.to_owned()));
     }
     let (file, new) = text.split_once(" installed as ")?;
-    (new.strip_suffix(".pacnew") == Some(file)).then(|| Mark::SavedBeside(file.to_owned()))
+    (new.strip_suffix(".pacnew") == Some(file)).then(|| OutputEvent::SavedBeside(file.to_owned()))
 }
 
 /// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
 /// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
 /// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
-fn not_extracted(text: &str) -> Option<Mark> {
+fn not_extracted(text: &str) -> Option<OutputEvent> {
     // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
     const OF_METADATA: [&str; 7] = [
         "Can't set ",
@@ -582,7 +582,7 @@ fn not_extracted(text: &str) -> Option<Mark> {
     ];
     let (file, reason) = text.strip_suffix(')')?.split_once(" (")?;
     let harmless = OF_METADATA.iter().any(|begin| reason.starts_with(begin));
-    (!harmless).then(|| Mark::NotExtracted(file.to_owned(), reason.to_owned()))
+    (!harmless).then(|| OutputEvent::NotExtracted(file.to_owned(), reason.to_owned()))
 }
 
 /// Reads a line that begins with `:: ` after "failed to prepare transaction".
@@ -620,7 +620,7 @@ fn of_files(line: &str) -> Option<Reason> {
 }
 
 /// Reads `installing bash...`, `( 3/10) installing bash  [###] 100%` and `( 3/10) Creating users...`.
-fn of_progress(line: &str) -> Option<Mark> {
+fn of_progress(line: &str) -> Option<OutputEvent> {
     let counted = line.strip_prefix('(').and_then(|rest| {
         let (count, text) = rest.split_once(')')?;
         let (number, all) = count.split_once('/')?;
@@ -634,11 +634,13 @@ fn of_progress(line: &str) -> Option<Mark> {
         && ["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb)
         && let Some(name) = rest.split_whitespace().next()
     {
-        return Some(Mark::Package(name.trim_end_matches("...").to_owned()));
+        return Some(OutputEvent::Package(
+            name.trim_end_matches("...").to_owned(),
+        ));
     }
     let (number, text) = counted?;
     let description = text.split("  ").next()?.trim_end();
-    Some(Mark::Hook(number, description.to_owned()))
+    Some(OutputEvent::Hook(number, description.to_owned()))
 }
 
 #[cfg(test)]
@@ -684,7 +686,7 @@ mod tests {
             ),
         ] {
             let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
-            let expected = Mark::NotExtracted("/r/usr/x".into(), reason.into());
+            let expected = OutputEvent::NotExtracted("/r/usr/x".into(), reason.into());
             assert_eq!(read(&line), is.then_some(expected), "{reason}");
         }
     }
@@ -731,7 +733,7 @@ mod tests {
             ),
         ] {
             let text = line.strip_prefix(":: ").unwrap_or(line);
-            let expected = Some(Mark::Reason(reason, text.to_owned()));
+            let expected = Some(OutputEvent::Reason(reason, text.to_owned()));
             assert_eq!(read(line), expected, "{line}");
         }
         for other in [
@@ -748,7 +750,10 @@ mod tests {
     fn an_error_behind_a_question_is_an_error() {
         let line = ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected";
         let text = "unresolvable package conflicts detected".to_owned();
-        assert_eq!(read(line), Some(Mark::Error(Trouble::Conflict, text)));
+        assert_eq!(
+            read(line),
+            Some(OutputEvent::Error(Trouble::Conflict, text))
+        );
     }
 
     #[test]
@@ -783,7 +788,7 @@ mod tests {
             ),
         ] {
             let line = format!("error: failed retrieving file 'core.db' from h : {why}");
-            let Some(Mark::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {
+            let Some(OutputEvent::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {
                 panic!("{line}");
             };
             assert_eq!((file.as_str(), is), ("core.db", expected), "{why}");

@@ -2,9 +2,9 @@
 
 use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
-use crate::english::{Mark, Refusal};
+use crate::english::{OutputEvent, Refusal};
 use crate::run::{Beside, Pacman};
-use crate::{parts, records};
+use crate::{partial_downloads, records};
 use rootfs::Inside;
 use stage::{Cause, Code, Context, Failure, message, quote};
 use std::path::Path;
@@ -27,7 +27,7 @@ impl Pacman {
         what: &str,
         args: &[&str],
         targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
+    ) -> Result<Vec<OutputEvent>, Failure> {
         self.run_beside(context, inside, what, args, targets, &|| {})
     }
 
@@ -40,10 +40,10 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
         beside: Beside<'_>,
-    ) -> Result<Vec<Mark>, Failure> {
+    ) -> Result<Vec<OutputEvent>, Failure> {
         let conf = Conf::read(&self.config)?;
         let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
-        let with = |operation: &str| -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
+        let with = |operation: &str| -> Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)> {
             let args: Vec<&str> = [operation]
                 .into_iter()
                 .chain(rest.iter().copied())
@@ -129,7 +129,7 @@ fn tidy(context: &Context, inside: &Inside, downloads: bool, conf: &Conf) -> boo
     }
     // Without databases, which are about to be fetched, there is nothing to compare with.
     let offered = records::offered(inside.root(), &conf.repos).unwrap_or_default();
-    let removed = parts::remove(conf, &offered.entries);
+    let removed = partial_downloads::remove(conf, &offered.entries);
     for name in &removed {
         context.warn(format_args!(
             "'{}' is what an interrupted run left in the cache: it is fetched anew",
@@ -156,9 +156,9 @@ fn not_cached(cache: &Path, first: &str, more: usize) -> Failure {
 }
 
 /// Returns the package that the mirror does not have: 404, or for `file://` no such file. A signature is another matter.
-fn gone(marks: &[Mark]) -> Option<&str> {
+fn gone(marks: &[OutputEvent]) -> Option<&str> {
     marks.iter().find_map(|mark| {
-        let Mark::NotRetrieved(lost) = mark else {
+        let OutputEvent::NotRetrieved(lost) = mark else {
             return None;
         };
         let file = lost.file.as_str();

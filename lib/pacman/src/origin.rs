@@ -6,7 +6,7 @@
 //! of the file that lay in the cache from before pacman opened it until it had ended.
 
 use crate::conf::Conf;
-use crate::english::Mark;
+use crate::english::OutputEvent;
 use crate::records;
 use crate::run::{Pacman, Planned};
 use package::db::{self, Entry};
@@ -54,7 +54,7 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
         planned: Vec<Planned>,
-    ) -> (Vec<Origin>, Result<Vec<Mark>, Failure>) {
+    ) -> (Vec<Origin>, Result<Vec<OutputEvent>, Failure>) {
         let conf = match Conf::read(&self.config) {
             Ok(conf) => conf,
             Err(failure) => return (Vec::new(), Err(failure)),

@@ -3,7 +3,7 @@
 //! pacman says on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
 //! order. So it gets one of ours (pty(7)), and what comes out of it goes to stderr.
 
-use crate::english::{self, Mark};
+use crate::english::{self, OutputEvent};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{
@@ -18,7 +18,7 @@ pub struct Reader {
     line: Vec<u8>,
     show: Show,
     held: String,
-    marks: Vec<Mark>,
+    marks: Vec<OutputEvent>,
 }
 
 /// How much of pacman's output people get to see.
@@ -79,7 +79,7 @@ impl Reader {
     }
 
     /// Returns what was seen. Where pacman `failed`, what was held back is shown now.
-    pub fn finish(mut self, failed: bool) -> Vec<Mark> {
+    pub fn finish(mut self, failed: bool) -> Vec<OutputEvent> {
         self.end_of_line(true);
         if failed {
             pass(self.held.as_bytes());
@@ -99,7 +99,7 @@ impl Reader {
             Show::Lines => pass(format!("{line}\n").as_bytes()),
             Show::Errors => {
                 let wanted = line.starts_with("error:") || line.starts_with("warning:");
-                let wanted = wanted || matches!(mark, Some(Mark::Reason(..)));
+                let wanted = wanted || matches!(mark, Some(OutputEvent::Reason(..)));
                 if wanted && self.held.len() < HELD {
                     self.held += &format!("{line}\n");
                 }
@@ -109,7 +109,7 @@ impl Reader {
         match self.marks.len() {
             0..MARKS => self.marks.push(mark),
             // What is forgotten must not be taken for what did not happen.
-            MARKS => self.marks.push(Mark::CommandFailed(
+            MARKS => self.marks.push(OutputEvent::CommandFailed(
                 "command said more than can be remembered".to_owned(),
             )),
             _ => {}
@@ -120,7 +120,7 @@ impl Reader {
 /// Returns what a line that a scriptlet printed reads as in pacman's output, where pacman prints it as it is: nothing of it is
 /// pacman's.
 #[must_use]
-pub fn reads_as(line: &str) -> Vec<Mark> {
+pub fn reads_as(line: &str) -> Vec<OutputEvent> {
     let mut reader = Reader::new(Show::Errors);
     reader.take(line.as_bytes());
     reader.finish(false)
@@ -197,19 +197,19 @@ mod tests {
             for piece in text.as_bytes().chunks(size) {
                 reader.take(piece);
             }
-            let package = |n: &str| Mark::Package(n.into());
+            let package = |n: &str| OutputEvent::Package(n.into());
             assert_eq!(
                 reader.finish(false),
                 [
                     package("filesystem"),
                     package("bash"),
-                    Mark::CommandFailed("command failed to execute correctly".into()),
+                    OutputEvent::CommandFailed("command failed to execute correctly".into()),
                     package("glibc"),
-                    Mark::Hook(1, "Creating system user accounts...".into()),
-                    Mark::CommandFailed("command terminated by signal 9: Killed".into()),
-                    Mark::SavedBeside("/r/etc/hosts".into()),
-                    Mark::Corrupted("/c/a b.pkg.tar.zst".into()),
-                    Mark::Error(
+                    OutputEvent::Hook(1, "Creating system user accounts...".into()),
+                    OutputEvent::CommandFailed("command terminated by signal 9: Killed".into()),
+                    OutputEvent::SavedBeside("/r/etc/hosts".into()),
+                    OutputEvent::Corrupted("/c/a b.pkg.tar.zst".into()),
+                    OutputEvent::Error(
                         english::Trouble::Retrieval,
                         "failed to commit transaction (download library error)".into()
                     ),
@@ -228,7 +228,7 @@ mod tests {
         assert!(reader.held.len() < HELD + LINE);
         let marks = reader.finish(false);
         assert_eq!(marks.len(), MARKS + 1);
-        assert!(matches!(marks.last(), Some(Mark::CommandFailed(_))));
+        assert!(matches!(marks.last(), Some(OutputEvent::CommandFailed(_))));
     }
 
     #[test]
@@ -246,7 +246,10 @@ mod tests {
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
         assert_eq!(
             reader.finish(false),
-            [Mark::Hook(1, String::new()), Mark::Hook(1, String::new())]
+            [
+                OutputEvent::Hook(1, String::new()),
+                OutputEvent::Hook(1, String::new())
+            ]
         );
     }
 }

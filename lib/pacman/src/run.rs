@@ -1,9 +1,9 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
 use crate::diagnosis::gpg;
-use crate::english::{Mark, Trouble};
+use crate::english::{OutputEvent, Trouble};
 use crate::output::{self, Reader, Show};
-use crate::{places, refused, words};
+use crate::{error_text, preflight, signature_report};
 use package::name;
 use package::pacman_log::{self, Event};
 use rootfs::session::Output;
@@ -49,7 +49,7 @@ impl Pacman {
         args: &[&str],
         targets: &[String],
         beside: Beside<'_>,
-    ) -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
+    ) -> Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)> {
         let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(context.quiet);
@@ -79,9 +79,10 @@ impl Pacman {
             Ok(Ended::Exited(0)) => return Ok(marks),
             Ok(ended) => {
                 let hook = ended_by_hook(inside.root(), &marks);
-                let failure = words::explain(&marks, ended, hook.as_deref()).while_doing(doing);
+                let failure =
+                    error_text::explain(&marks, ended, hook.as_deref()).while_doing(doing);
                 let asked = (args, targets);
-                refused::explain(self, context, inside, asked, &marks, failure)
+                signature_report::explain(self, context, inside, asked, &marks, failure)
             }
             Err(failure) if failure.code == Code::Hung => failure.while_doing(doing),
             Err(failure) => failure,
@@ -130,7 +131,7 @@ impl Pacman {
         if let Some(home) = inside.gpgdir() {
             args.extend(["--gpgdir".into(), home.into()]);
         }
-        places::check(inside.root())?;
+        preflight::check(inside.root())?;
         args.extend(["--ask", ASK, "--config"].map(OsString::from));
         args.extend([self.config.clone().into(), "--".into()]);
         args.extend(targets.iter().map(OsString::from));
@@ -151,10 +152,14 @@ impl Pacman {
 }
 
 /// Returns the hook that ended the transaction: the last that the log names. What is in the output a hook may have printed.
-fn ended_by_hook(root: &Root, marks: &[Mark]) -> Option<String> {
+fn ended_by_hook(root: &Root, marks: &[OutputEvent]) -> Option<String> {
     const LOG: (&str, u64) = ("var/log/pacman.log", 64 << 20);
-    let by_hook =
-        |mark: &Mark| matches!(mark, Mark::Error(Trouble::Hook | Trouble::HookUnready, _));
+    let by_hook = |mark: &OutputEvent| {
+        matches!(
+            mark,
+            OutputEvent::Error(Trouble::Hook | Trouble::HookUnready, _)
+        )
+    };
     if !marks.iter().any(by_hook) {
         return None;
     }

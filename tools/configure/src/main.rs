@@ -41,7 +41,7 @@ use image::layout::FileSystem;
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
-use pacman::Patience;
+use pacman::Timeout;
 use pacman::lock::{self, Purpose};
 use plan::Plan;
 use program::Programs;
@@ -135,7 +135,7 @@ struct Args {
     first_boot_keyring: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -167,7 +167,7 @@ impl Stage for Args {
         let plan = plan::plan(self, document)?;
         let mut configured = Configured::of(document)?;
         let mut inside = Inside::of(document)?;
-        self.patience.watch(context, &mut inside);
+        self.timeout.watch(context, &mut inside);
         let fstab = match &plan.fstab {
             Some(source) => {
                 let name = plan.hostname.as_ref().or(configured.hostname.as_ref());

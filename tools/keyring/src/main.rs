@@ -18,7 +18,7 @@ use build::Built;
 use clap::Parser;
 use distro::Preset;
 use home::{Home, Place};
-use pacman::Patience;
+use pacman::Timeout;
 use pacman::diagnosis::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
@@ -84,7 +84,7 @@ struct Args {
     offline: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -148,7 +148,7 @@ impl Args {
         pins.need_some(&plan.of)?;
         let gpg = Gpg::find()?;
         let mut inside = Inside::of(document)?;
-        self.patience.watch(context, &mut inside);
+        self.timeout.watch(context, &mut inside);
         // From the first look to the last rename: what is made beside the keyring is one run's, and what is there of an
         // earlier one is a dead one's.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
@@ -255,7 +255,7 @@ impl Args {
             beside.write_new(&Home::beside_root(&files, &own, &built.extended))?;
             if let Some(fetched) = fetched {
                 let mut inside = Inside::of(document)?.with_gpgdir(beside.new_path());
-                self.patience.watch(context, &mut inside);
+                self.timeout.watch(context, &mut inside);
                 fetched.prove(context, document, &inside)?;
             }
             Ok((built, own))

@@ -3,7 +3,7 @@
 use crate::trust::Files;
 use package::archive::extract_members;
 use package::pkginfo;
-use pacman::turn;
+use pacman::cache_lock;
 use pacman::{Pacman, Planned};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
@@ -119,7 +119,7 @@ fn pacman(
         let what = format!("check {} by the keys in it", packages.join(", "));
         let pacman = pacman(config.strict);
         // Its signatures may not be in the cache yet.
-        let _turn = turn::take(context, &config.cache)?;
+        let _turn = cache_lock::take(context, &config.cache)?;
         pacman.run(context, inside, &what, &args, packages)?;
         pacman
     } else {

@@ -6,7 +6,7 @@
 
 use package::localdb;
 use package::pacman_log::{self, Event};
-use pacman::Mark;
+use pacman::OutputEvent;
 use pacman::english::{self, NotStarted};
 use pacman::output::reads_as;
 use pacman::records::{LOCAL, names_in};
@@ -100,13 +100,13 @@ fn read_log(root: &Root) -> Result<Vec<u8>, Failure> {
 }
 
 /// Returns the failure where pacman left out a file of a package, or a part of it, and called that a warning.
-pub(crate) fn not_extracted(marks: &[Mark]) -> Option<Failure> {
+pub(crate) fn not_extracted(marks: &[OutputEvent]) -> Option<Failure> {
     let mut package = None;
     let mut left_out = Vec::new();
     for mark in marks {
         match mark {
-            Mark::Package(name) => package = Some(name),
-            Mark::NotExtracted(file, why) => left_out.push((package, file, why)),
+            OutputEvent::Package(name) => package = Some(name),
+            OutputEvent::NotExtracted(file, why) => left_out.push((package, file, why)),
             _ => {}
         }
     }
@@ -235,7 +235,7 @@ fn logged_in(log: &[u8]) -> BTreeMap<String, String> {
 pub(crate) fn problems(
     root: &Root,
     before: usize,
-    marks: &[Mark],
+    marks: &[OutputEvent],
 ) -> Result<Vec<Problem>, Failure> {
     let log = read_log(root)?;
     let events: Vec<_> = pacman_log::events(log.get(before..).unwrap_or_default()).collect();
@@ -255,17 +255,17 @@ enum Begin {
 }
 
 impl Begin {
-    fn of(mark: &Mark) -> Option<Self> {
+    fn of(mark: &OutputEvent) -> Option<Self> {
         match mark {
-            Mark::Package(name) => Some(Self::Package(name.clone())),
-            Mark::Hook(number, _) => Some(Self::Hook(*number)),
+            OutputEvent::Package(name) => Some(Self::Package(name.clone())),
+            OutputEvent::Hook(number, _) => Some(Self::Hook(*number)),
             _ => None,
         }
     }
 }
 
 /// A package or hook that the log has.
-struct Turn {
+struct CacheLock {
     owner: Owner,
     begin: Begin,
     /// Which of the lines of the output that read as `begin` is pacman's own: before it there are those that scriptlets
@@ -282,8 +282,8 @@ struct Turn {
 /// pacman prints that it begins with a package, runs pre_install, logs the package, and runs post_install; it logs a hook,
 /// prints it, and runs it. So what scriptlets printed before the log has the package or hook cannot stand behind pacman's
 /// own line for it but for what its own pre_install printed, and all of these lines are in the log.
-fn turns(events: &[Event]) -> (Vec<Turn>, usize) {
-    let mut turns: Vec<Turn> = Vec::new();
+fn turns(events: &[Event]) -> (Vec<CacheLock>, usize) {
+    let mut turns: Vec<CacheLock> = Vec::new();
     let mut printed: Vec<Begin> = Vec::new();
     let (mut hooks, mut early) = (0, 0);
     for event in events {
@@ -301,7 +301,7 @@ fn turns(events: &[Event]) -> (Vec<Turn>, usize) {
             Event::ScriptletOutput { line } => {
                 let marks = reads_as(line);
                 printed.extend(marks.iter().filter_map(Begin::of));
-                let failed = |mark: &&Mark| matches!(mark, Mark::CommandFailed(_));
+                let failed = |mark: &&OutputEvent| matches!(mark, OutputEvent::CommandFailed(_));
                 let forged = marks.iter().filter(failed).count();
                 match turns.last_mut() {
                     Some(turn) => {
@@ -324,7 +324,7 @@ fn turns(events: &[Event]) -> (Vec<Turn>, usize) {
         };
         let nth = 1 + printed.iter().filter(|b| **b == begin).count();
         printed.push(begin.clone());
-        turns.push(Turn {
+        turns.push(CacheLock {
             owner,
             begin,
             nth,
@@ -336,14 +336,14 @@ fn turns(events: &[Event]) -> (Vec<Turn>, usize) {
 }
 
 /// Reads the output: a failed command belongs to the package or hook that pacman named last.
-fn failed(marks: &[Mark], events: &[Event]) -> Vec<Problem> {
+fn failed(marks: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
     let (turns, early) = turns(events);
     // The failures in the turn of each, and what comes before the first.
     let mut said: Vec<Vec<&String>> = vec![Vec::new(); turns.len() + 1];
     let mut seen: Vec<(Begin, usize)> = Vec::new();
     let mut now = 0;
     for mark in marks {
-        if let Mark::CommandFailed(why) = mark {
+        if let OutputEvent::CommandFailed(why) = mark {
             said[now].push(why);
         }
         let Some(begin) = Begin::of(mark) else {
@@ -452,10 +452,10 @@ mod tests {
 
     #[test]
     fn a_file_that_was_left_out_is_a_failure_with_its_package() {
-        let left_out = |file: &str| Mark::NotExtracted(file.into(), "Write failed".into());
+        let left_out = |file: &str| OutputEvent::NotExtracted(file.into(), "Write failed".into());
         let mut marks = vec![
-            Mark::Package("glibc".into()),
-            Mark::Package("bash".into()),
+            OutputEvent::Package("glibc".into()),
+            OutputEvent::Package("bash".into()),
             left_out("/r/usr/bin/bash"),
         ];
         let failure = not_extracted(&marks).unwrap();
@@ -597,10 +597,10 @@ mod tests {
     fn a_failed_hook_is_named_by_its_file() {
         let log = events("[x] [ALPM] running '20-a.hook'...\n[x] [ALPM] running '30-b.hook'...\n");
         let marks = [
-            Mark::Package("bash".into()),
-            Mark::Hook(1, "Doing A...".into()),
-            Mark::Hook(2, "Doing B...".into()),
-            Mark::CommandFailed("command failed to execute correctly".into()),
+            OutputEvent::Package("bash".into()),
+            OutputEvent::Hook(1, "Doing A...".into()),
+            OutputEvent::Hook(2, "Doing B...".into()),
+            OutputEvent::CommandFailed("command failed to execute correctly".into()),
         ];
         let found = failed(&marks, &log);
         assert_eq!(found.len(), 1);

@@ -12,7 +12,7 @@ pub(crate) use lock::{Locked, read};
 use package::digest::Sha256Reader;
 use pacman::conf::Conf;
 use pacman::mirror::is_gone;
-use pacman::pair;
+use pacman::signature_pair;
 use pacman::{Origin, Pacman, Planned};
 use rootfs::{Inside, Root};
 use stage::members::Package;
@@ -28,11 +28,11 @@ const NAMES: usize = 5;
 /// Where pacman works by a lock: in the package cache, which is all of the host that it may write, by a name that follows
 /// from the root. It is there only while this program runs, or after it was killed.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct LockedRepository {
     path: PathBuf,
 }
 
-impl Workshop {
+impl LockedRepository {
     /// Makes it: databases that have `wanted`, and the two configurations.
     ///
     /// # Errors
@@ -203,7 +203,7 @@ pub(crate) fn fetch(
     context: &Context,
     pacman: &Pacman,
     inside: &Inside,
-    workshop: &Workshop,
+    workshop: &LockedRepository,
     cache: &Path,
     wanted: &[&Locked],
 ) -> Result<(), Failure> {
@@ -214,7 +214,7 @@ pub(crate) fn fetch(
                 "{} in the cache is another than the locked one, and is fetched again",
                 quote(&one.file)
             ));
-            pair::remove(cache, &one.file)?;
+            signature_pair::remove(cache, &one.file)?;
         }
     }
     let targets: Vec<String> = wanted
@@ -239,7 +239,7 @@ pub(crate) fn fetch(
             Compared::Differs => {
                 // Offline there is no other, and who wants this one may have to go far for it.
                 if !pacman.offline {
-                    pair::remove(cache, &one.file)?;
+                    signature_pair::remove(cache, &one.file)?;
                 }
                 differ.push(shown);
             }
@@ -527,7 +527,7 @@ mod tests {
         let all: Vec<&Locked> = lock.iter().collect();
         let root = Root::open(&place.path().canonicalize().unwrap()).unwrap();
         let cache = place.path().join("cache");
-        let workshop = Workshop::make(&root, &strict, &cache, &all).unwrap();
+        let workshop = LockedRepository::make(&root, &strict, &cache, &all).unwrap();
         for name in [
             "sync/core.db",
             "sync/extra.db",
@@ -539,11 +539,11 @@ mod tests {
         }
         // What pacman makes there, and a run that was killed.
         std::fs::write(workshop.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
-        let again = Workshop::make(&root, &strict, &cache, &all).unwrap();
+        let again = LockedRepository::make(&root, &strict, &cache, &all).unwrap();
         again.clear().unwrap();
         assert!(!again.path.exists());
         std::fs::write(&strict, "[options]\n[aur]\n").unwrap();
-        let failure = Workshop::make(&root, &strict, &cache, &all).unwrap_err();
+        let failure = LockedRepository::make(&root, &strict, &cache, &all).unwrap_err();
         assert!(
             failure
                 .message

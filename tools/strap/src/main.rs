@@ -7,18 +7,18 @@
 //! failed, or never ran, is a failure of ours, with the package's name.
 
 mod count;
+mod interrupted;
 mod judge;
 mod locked;
 mod phase;
 mod receipt;
-mod torn;
 
 use clap::Parser;
-use locked::{Locked, Workshop};
+use locked::{Locked, LockedRepository};
 use pacman::conf::NoExtract;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::lock::{self, Purpose};
-use pacman::{Mark, Origin, Pacman, Patience, Planned, records};
+use pacman::{Origin, OutputEvent, Pacman, Planned, Timeout, records};
 use phase::{Again, Phase};
 use receipt::Receipt;
 use rootfs::Inside;
@@ -69,7 +69,7 @@ struct Strap {
     allow_failed_scriptlet: Vec<String>,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -100,7 +100,7 @@ impl Stage for Strap {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
         let mut receipt = Receipt::of(document)?;
-        self.patience.watch(context, &mut plan.inside);
+        self.timeout.watch(context, &mut plan.inside);
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
         let result = match &plan.lock {
@@ -192,7 +192,7 @@ impl Strap {
         // A record that is removed takes the reason along.
         let asked = receipt.explicit(root)?;
         let interrupted = judge::interrupted(root)?;
-        let torn = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
+        let torn = interrupted::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
         let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
         names.retain(|name| !torn.lost.contains(name));
         context.warn(format_args!(
@@ -203,15 +203,15 @@ impl Strap {
         targets.extend(names);
         let again = Again::Repair;
         let marks = self.transact(context, plan, receipt, again, &targets)?;
-        torn::mend(root, &marks)?;
+        interrupted::mend(root, &marks)?;
         // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
         // no package would own, would be in the way of the next one that asks.
-        let there = torn::names(root)?;
+        let there = interrupted::names(root)?;
         let lost: Vec<_> = torn.lost.difference(&there).cloned().collect();
         if !lost.is_empty() {
             let again = Again::Dependencies;
             let marks = self.transact(context, plan, receipt, again, &lost)?;
-            torn::mend(root, &marks)?;
+            interrupted::mend(root, &marks)?;
         }
         let asked: Vec<_> = torn.lost.intersection(&asked).cloned().collect();
         mark(context, plan, &dependencies(plan, &asked)?)
@@ -231,7 +231,7 @@ impl Strap {
         let again = unfinished.is_some() && !self.download_only;
         if again {
             let interrupted = judge::interrupted(root)?;
-            let found = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
+            let found = interrupted::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
             torn.extend(unfinished.into_iter().flatten().chain(found.doubtful));
             context.warn("an earlier transaction ended half way: its packages are installed again");
         }
@@ -245,7 +245,7 @@ impl Strap {
                 .collect::<Vec<_>>(),
         );
         if !wanted.is_empty() {
-            let workshop = Workshop::make(root, &plan.pacman.config, &plan.cache, &wanted)?;
+            let workshop = LockedRepository::make(root, &plan.pacman.config, &plan.cache, &wanted)?;
             let result = self.install_locked(context, plan, receipt, &workshop, &wanted, again);
             // The first failure is the one to report; what stays is removed by the next run.
             let cleared = workshop.clear();
@@ -262,7 +262,7 @@ impl Strap {
         context: &Context,
         plan: &Plan,
         receipt: &mut Receipt,
-        workshop: &Workshop,
+        workshop: &LockedRepository,
         wanted: &[&Locked],
         again: bool,
     ) -> Result<(), Failure> {
@@ -281,7 +281,7 @@ impl Strap {
             self.commit(context, plan, receipt, &pacman, (&args, &files), what)?;
         locked::prove(wanted, &origins)?;
         if again {
-            torn::mend(inside.root(), &marks)?;
+            interrupted::mend(inside.root(), &marks)?;
         }
         Ok(())
     }
@@ -324,7 +324,7 @@ impl Strap {
         receipt: &mut Receipt,
         again: Again,
         targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
+    ) -> Result<Vec<OutputEvent>, Failure> {
         let refresh = !self.no_refresh;
         let phase = |download| Phase {
             download,
@@ -352,7 +352,7 @@ impl Strap {
         pacman: &Pacman,
         (args, targets): (&[&str], &[String]),
         planned: Vec<Planned>,
-    ) -> Result<(Vec<Origin>, Vec<Mark>), Failure> {
+    ) -> Result<(Vec<Origin>, Vec<OutputEvent>), Failure> {
         let root = plan.inside.root();
         let before = judge::log_length(root)?;
         let (origins, ran) =
@@ -362,7 +362,7 @@ impl Strap {
         receipt.add(installed.clone(), &origins);
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let marks = ran?;
-        if let Err(failure) = whole(context, plan, &marks, &installed) {
+        if let Err(failure) = ensure_extracted(context, plan, &marks, &installed) {
             // The next run installs what this one did.
             lock::mark_torn(root)?;
             return Err(failure);
@@ -428,10 +428,10 @@ fn mark(context: &Context, plan: &Plan, names: &[String]) -> Result<(), Failure>
 }
 
 /// Fails where files of what was installed are not there: pacman calls that a warning, or says nothing.
-fn whole(
+fn ensure_extracted(
     context: &Context,
     plan: &Plan,
-    marks: &[Mark],
+    marks: &[OutputEvent],
     installed: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
     if let Some(failure) = judge::not_extracted(marks) {

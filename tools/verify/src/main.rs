@@ -21,7 +21,7 @@ use pacman::conf::Conf;
 use pacman::conf::NoExtract;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::run::DOWNLOAD;
-use pacman::{Pacman, Patience, lock, turn};
+use pacman::{Pacman, Timeout, cache_lock, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring, Package};
@@ -54,7 +54,7 @@ struct Verify {
     offline: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -93,7 +93,7 @@ impl Stage for Verify {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
-        self.patience.watch(context, &mut plan.inside);
+        self.timeout.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.view("packages")?.unwrap_or_default();
         let repos = Conf::read(&plan.config.strict)?.repos;
@@ -176,7 +176,7 @@ impl Verify {
             offline: false,
         };
         let args = ["-Sw", "--noconfirm", "-dd"];
-        let turn = turn::take(context, cache)?;
+        let turn = cache_lock::take(context, cache)?;
         let mut sets = vec![wanted.clone()];
         while let Some(set) = sets.pop() {
             let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &set);

@@ -5,7 +5,7 @@
 //! next pacman says that it cannot open the file, leaves the package as it is, half of it missing, and exits 0 (6.0.2).
 
 use package::localdb;
-use pacman::Mark;
+use pacman::OutputEvent;
 use pacman::records::{LOCAL, names_in};
 use rootfs::Root;
 use rustix::fs::{AtFlags, OFlags, renameat, unlinkat};
@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// The packages that are not what the log, or their record, says.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Torn {
+pub(crate) struct InterruptedTransaction {
     /// Without a record by now: the one that was being installed. It is installed anew, with its post_install.
     pub(crate) lost: BTreeSet<String>,
     /// With a whole record that pacman did not live to log: its end may be missing, and its scriptlet did not run.
@@ -33,8 +33,8 @@ pub(crate) fn clear(
     root: &Root,
     logged: &BTreeMap<String, String>,
     interrupted: Option<&str>,
-) -> Result<Torn, Failure> {
-    let mut torn = Torn::default();
+) -> Result<InterruptedTransaction, Failure> {
+    let mut torn = InterruptedTransaction::default();
     let mut whole = BTreeSet::new();
     for record in names_in(root, LOCAL)? {
         // `ALPM_DB_VERSION` is no record.
@@ -69,9 +69,9 @@ const LONGEST: u64 = 16 << 20;
 /// # Errors
 ///
 /// When a file cannot be put in its place.
-pub(crate) fn mend(root: &Root, marks: &[Mark]) -> Result<(), Failure> {
+pub(crate) fn mend(root: &Root, marks: &[OutputEvent]) -> Result<(), Failure> {
     for mark in marks {
-        let Mark::SavedBeside(file) = mark else {
+        let OutputEvent::SavedBeside(file) = mark else {
             continue;
         };
         let below = Path::new(file).strip_prefix(root.path()).ok();
@@ -159,7 +159,7 @@ mod tests {
             let file = path.join("etc").join(name);
             fs::write(&file, old).unwrap();
             fs::write(file.with_extension("pacnew"), new).unwrap();
-            Mark::SavedBeside(file.to_str().unwrap().to_owned())
+            OutputEvent::SavedBeside(file.to_str().unwrap().to_owned())
         });
         mend(&Root::open(&path).unwrap(), &marks).unwrap();
         let read = |name: &str| fs::read_to_string(path.join("etc").join(name)).unwrap();
@@ -204,7 +204,7 @@ mod tests {
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         assert_eq!(
             torn,
-            Torn {
+            InterruptedTransaction {
                 lost: set(&["gawk", "glibc", "nano", "zlib"]),
                 doubtful: set(&["sed", "vim"]),
             }

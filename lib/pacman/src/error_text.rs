@@ -1,6 +1,6 @@
 //! What pacman's failure is, by what it said ([`crate::english`]); its exit status is 1 for all of them.
 
-use crate::english::{Mark, NotRetrieved, Reason, Refusal, Trouble};
+use crate::english::{NotRetrieved, OutputEvent, Reason, Refusal, Trouble};
 use rootfs::Ended;
 use stage::{Code, Failure, message};
 
@@ -9,14 +9,14 @@ const REASONS: usize = 3;
 
 /// Finds the failure in what pacman said. `hook` is the one that the log names last, where a hook ended the transaction.
 #[must_use]
-pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failure {
+pub(crate) fn explain(marks: &[OutputEvent], ended: Ended, hook: Option<&str>) -> Failure {
     if let Some(failure) = unsigned(marks) {
         return failure;
     }
     let lost: Vec<&NotRetrieved> = marks
         .iter()
         .filter_map(|mark| match mark {
-            Mark::NotRetrieved(lost) => Some(lost),
+            OutputEvent::NotRetrieved(lost) => Some(lost),
             _ => None,
         })
         .collect();
@@ -31,7 +31,7 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
     };
     let reasons = reasons(marks, worst);
     let mut of_it = marks.iter().filter_map(|mark| match mark {
-        Mark::Error(trouble, text) if *trouble == worst => Some(text),
+        OutputEvent::Error(trouble, text) if *trouble == worst => Some(text),
         _ => None,
     });
     // The list stands below the last of them; where there is none, the first is the most particular, or all there is.
@@ -58,9 +58,9 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
     failure
 }
 
-fn trouble(mark: &Mark) -> Option<Trouble> {
+fn trouble(mark: &OutputEvent) -> Option<Trouble> {
     match mark {
-        Mark::Error(trouble, _) => Some(*trouble),
+        OutputEvent::Error(trouble, _) => Some(*trouble),
         _ => None,
     }
 }
@@ -83,7 +83,7 @@ fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
 }
 
 /// Returns the list that pacman printed below an error.
-fn reasons(marks: &[Mark], trouble: Trouble) -> Vec<(Reason, &str)> {
+fn reasons(marks: &[OutputEvent], trouble: Trouble) -> Vec<(Reason, &str)> {
     let fits = |reason| match trouble {
         Trouble::FileConflict => matches!(reason, Reason::FileExists | Reason::FileOfTwo),
         Trouble::Conflict => reason == Reason::Conflict,
@@ -92,19 +92,19 @@ fn reasons(marks: &[Mark], trouble: Trouble) -> Vec<(Reason, &str)> {
         Trouble::PackageSignature | Trouble::Damaged => reason == Reason::Damaged,
         _ => false,
     };
-    let last = |mark: &Mark| self::trouble(mark) == Some(trouble);
+    let last = |mark: &OutputEvent| self::trouble(mark) == Some(trouble);
     let below = marks.iter().rposition(last).map_or(0, |at| at + 1);
     let list = marks[below..].iter().filter_map(|mark| match mark {
-        Mark::Reason(reason, text) if fits(*reason) => Some((*reason, text.as_str())),
+        OutputEvent::Reason(reason, text) if fits(*reason) => Some((*reason, text.as_str())),
         _ => None,
     });
     list.collect()
 }
 
 /// Returns the names of the files that pacman asked whether to remove.
-fn corrupted(marks: &[Mark]) -> String {
+fn corrupted(marks: &[OutputEvent]) -> String {
     let files = marks.iter().filter_map(|mark| match mark {
-        Mark::Corrupted(path) => path.rsplit('/').next(),
+        OutputEvent::Corrupted(path) => path.rsplit('/').next(),
         _ => None,
     });
     let names: Vec<String> = files
@@ -135,7 +135,7 @@ fn list(reasons: &[(Reason, &str)]) -> String {
 
 /// Returns what mends it, where that is not the same for all of a kind.
 fn of_reasons(
-    marks: &[Mark],
+    marks: &[OutputEvent],
     trouble: Trouble,
     reasons: &[(Reason, &str)],
 ) -> Option<&'static str> {
@@ -146,19 +146,25 @@ fn of_reasons(
             }
             _ => "a file is there that no package owns: remove it, or begin with a new root",
         }),
-        Trouble::Dependency if marks.iter().any(|mark| matches!(mark, Mark::Ignored(_))) => Some(
-            "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
-        ),
+        Trouble::Dependency
+            if marks
+                .iter()
+                .any(|mark| matches!(mark, OutputEvent::Ignored(_))) =>
+        {
+            Some(
+                "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
+            )
+        }
         _ => None,
     }
 }
 
 /// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
 /// trying again would help.
-fn unsigned(marks: &[Mark]) -> Option<Failure> {
+fn unsigned(marks: &[OutputEvent]) -> Option<Failure> {
     let mut names = Vec::new();
     for mark in marks {
-        let Mark::NotRetrieved(lost) = mark else {
+        let OutputEvent::NotRetrieved(lost) = mark else {
             continue;
         };
         let signed = lost.file.strip_suffix(".sig")?;

@@ -5,16 +5,16 @@
 //! said is the package, the key, what is the matter with it and what mends that. A clock that is wrong comes first: then
 //! all the rest follows from it.
 
+use crate::captive_portal;
 use crate::conf::Conf;
 use crate::diagnosis::archive::Cache;
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
-use crate::english::{self, Mark, Trouble};
-use crate::pair;
-use crate::portal;
+use crate::english::{self, OutputEvent, Trouble};
 use crate::records::{self, SYNC};
 use crate::run::{Pacman, Planned};
+use crate::signature_pair;
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Inside, Place, Root};
@@ -73,7 +73,7 @@ impl Places<'_> {
     fn remove(&self, context: &Context, place: Where, file: &str) {
         let shown = self.path(place);
         let gone = match self.open(place) {
-            Ok(directory) => pair::remove_at(directory.as_fd(), &shown, file),
+            Ok(directory) => signature_pair::remove_at(directory.as_fd(), &shown, file),
             Err(Errno::NOENT) => Ok(()),
             Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&shown))),
         };
@@ -102,7 +102,7 @@ pub(crate) fn explain(
     context: &Context,
     inside: &Inside,
     asked: (&[&str], &[String]),
-    marks: &[Mark],
+    marks: &[OutputEvent],
     failure: Failure,
 ) -> Failure {
     let could_not = |why: Failure| {
@@ -115,7 +115,7 @@ pub(crate) fn explain(
             return failure;
         }
     };
-    if let Some(page) = portal::explain(inside.root(), &conf, &corrupted(marks)) {
+    if let Some(page) = captive_portal::explain(inside.root(), &conf, &corrupted(marks)) {
         return page;
     }
     let absent = match failure.code {
@@ -131,7 +131,7 @@ pub(crate) fn explain(
         cache,
     };
     // Where pacman has no gpg, it looked at nothing of what it names.
-    let no_engine = |mark: &Mark| matches!(mark, Mark::Error(Trouble::NoEngine, _));
+    let no_engine = |mark: &OutputEvent| matches!(mark, OutputEvent::Error(Trouble::NoEngine, _));
     let looked = !marks.iter().any(no_engine);
     let named = corrupted(marks).into_iter().filter(|_| looked);
     let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
@@ -161,19 +161,19 @@ pub(crate) fn explain(
 
 /// Returns whether pacman had signatures to judge. Where the mirror has none for a file that is new in the cache, its own
 /// words say enough.
-fn is_about_signatures(marks: &[Mark]) -> bool {
+fn is_about_signatures(marks: &[OutputEvent]) -> bool {
     marks.iter().any(|mark| match mark {
-        Mark::Corrupted(_) => true,
-        Mark::Error(trouble, _) => trouble.is_about_signatures(),
+        OutputEvent::Corrupted(_) => true,
+        OutputEvent::Error(trouble, _) => trouble.is_about_signatures(),
         _ => false,
     })
 }
 
 /// Returns the archives that pacman named as corrupted: their file names only. Whatever else is in pacman's output may be a
 /// scriptlet's, and a path from there is nothing to be opened, let alone removed.
-fn corrupted(marks: &[Mark]) -> Vec<&str> {
+fn corrupted(marks: &[OutputEvent]) -> Vec<&str> {
     let files = marks.iter().filter_map(|mark| match mark {
-        Mark::Corrupted(path) => Path::new(path).file_name()?.to_str(),
+        OutputEvent::Corrupted(path) => Path::new(path).file_name()?.to_str(),
         _ => None,
     });
     files
@@ -195,7 +195,7 @@ fn look(
     context: &Context,
     inside: &Inside,
     (args, targets): (&[&str], &[String]),
-    marks: &[Mark],
+    marks: &[OutputEvent],
     places: &Places<'_>,
 ) -> Result<Looked, Failure> {
     let mut suspects = databases(places.root, marks)?;
@@ -290,10 +290,10 @@ fn disguised(
 
 /// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
 /// database (PGP signature))`, `database 'core' is not valid (…)`.
-fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
-    let refused = marks
-        .iter()
-        .any(|mark| matches!(mark, Mark::Error(trouble, _) if trouble.is_about_a_database()));
+fn databases(root: &Root, marks: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
+    let refused = marks.iter().any(
+        |mark| matches!(mark, OutputEvent::Error(trouble, _) if trouble.is_about_a_database()),
+    );
     if !refused {
         return Ok(Vec::new());
     }
@@ -309,10 +309,10 @@ fn databases(root: &Root, marks: &[Mark]) -> Result<Vec<Suspect>, Failure> {
 }
 
 /// Returns the repositories whose databases pacman could not read.
-fn unreadable<'a>(repos: &'a [String], marks: &[Mark]) -> Vec<&'a String> {
+fn unreadable<'a>(repos: &'a [String], marks: &[OutputEvent]) -> Vec<&'a String> {
     let is_named = |repo: &&String| {
         marks.iter().any(|mark| {
-            matches!(mark, Mark::Error(Trouble::DatabaseUnreadable, text)
+            matches!(mark, OutputEvent::Error(Trouble::DatabaseUnreadable, text)
                 if english::unreadable(text) == Some(repo.as_str()))
         })
     };
@@ -474,20 +474,20 @@ mod tests {
     use super::*;
     use crate::english::{self, Trouble};
 
-    fn error(text: &str) -> Mark {
+    fn error(text: &str) -> OutputEvent {
         english::read(&format!("error: {text}")).unwrap()
     }
 
     #[test]
     fn a_path_in_the_output_is_no_more_than_a_name_in_the_cache() {
-        let mark = |path: &str| Mark::Corrupted(path.into());
+        let mark = |path: &str| OutputEvent::Corrupted(path.into());
         let marks = [
             mark("/etc/passwd"),
             mark("/c/a-1-1-any.pkg.tar.zst"),
             mark("/"),
             mark("/c/.."),
             mark("/c/b\nc"),
-            Mark::Error(Trouble::Other, "/c/d".into()),
+            OutputEvent::Error(Trouble::Other, "/c/d".into()),
         ];
         assert_eq!(corrupted(&marks), ["passwd", "a-1-1-any.pkg.tar.zst"]);
         let entry = Entry {
@@ -539,7 +539,7 @@ mod tests {
         let refused = error(
             "failed to synchronize all databases (invalid or corrupted database (PGP signature))",
         );
-        let files = |marks: &[Mark]| -> Vec<String> {
+        let files = |marks: &[OutputEvent]| -> Vec<String> {
             let suspects = databases(&root, marks).unwrap();
             suspects.into_iter().map(|s| s.file).collect()
         };
