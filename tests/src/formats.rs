@@ -7,10 +7,10 @@
 
 use image::ids::Ids;
 use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
-use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
 use pacman::diagnosis::listing;
+use pacman::english::log::{self as pacman_log, Before, Event};
 use pacman::output::{Reader, Show};
 use rootfs::{Binfmt, IdMap, Mount, identity::Identity, mountinfo};
 use serde::Serialize;
@@ -304,15 +304,12 @@ pub fn log(text: &[u8]) {
     for event in pacman_log::events(text) {
         count += 1;
         let line = match &event {
-            Event::Command { line } => format!("[PACMAN] Running '{line}'"),
-            Event::Installed { name, version } => format!("[ALPM] installed {name} ({version})"),
-            Event::Removed { name, version } => format!("[ALPM] removed {name} ({version})"),
-            Event::Upgraded { name, from, to } => {
-                format!("[ALPM] upgraded {name} ({from} -> {to})")
-            }
+            Event::Installed {
+                name,
+                version,
+                before: Before::Absent,
+            } => format!("[ALPM] installed {name} ({version})"),
             Event::RunningHook { name } => format!("[ALPM] running '{name}'..."),
-            Event::Warning { message } => format!("[ALPM] warning: {message}"),
-            Event::Error { message } => format!("[ALPM] error: {message}"),
             Event::ScriptletOutput { line } => format!("[ALPM-SCRIPTLET] {line}"),
             _ => continue,
         };

@@ -18,7 +18,7 @@ pub struct Reader {
     line: Vec<u8>,
     show: Show,
     held: String,
-    marks: Vec<OutputEvent>,
+    events: Vec<OutputEvent>,
 }
 
 /// How much of pacman's output people get to see.
@@ -50,7 +50,7 @@ const LINE: usize = 4096;
 
 /// How much is remembered of what a scriptlet can say as often as it likes: marks, and bytes that are held back. A
 /// transaction has a mark for each package and each hook.
-const MARKS: usize = 20_000;
+const EVENTS: usize = 20_000;
 const HELD: usize = 1 << 20;
 
 impl Reader {
@@ -84,7 +84,7 @@ impl Reader {
         if failed {
             pass(self.held.as_bytes());
         }
-        self.marks
+        self.events
     }
 
     /// Reads a line; one that is not the `last` that is written in its place is shown and means nothing.
@@ -92,24 +92,24 @@ impl Reader {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         let line = without_escapes(&line);
-        let mark = english::read(&line).filter(|_| last);
+        let event = english::read(&line).filter(|_| last);
         match self.show {
             Show::Raw => {}
             Show::Lines if line.is_empty() => {}
             Show::Lines => pass(format!("{line}\n").as_bytes()),
             Show::Errors => {
-                let wanted = line.starts_with("error:") || line.starts_with("warning:");
-                let wanted = wanted || matches!(mark, Some(OutputEvent::Reason(..)));
+                let is_reason = matches!(event, Some(OutputEvent::Reason(..)));
+                let wanted = english::is_message(&line) || is_reason;
                 if wanted && self.held.len() < HELD {
                     self.held += &format!("{line}\n");
                 }
             }
         }
-        let Some(mark) = mark else { return };
-        match self.marks.len() {
-            0..MARKS => self.marks.push(mark),
+        let Some(event) = event else { return };
+        match self.events.len() {
+            0..EVENTS => self.events.push(event),
             // What is forgotten must not be taken for what did not happen.
-            MARKS => self.marks.push(OutputEvent::CommandFailed(
+            EVENTS => self.events.push(OutputEvent::CommandFailed(
                 "command said more than can be remembered".to_owned(),
             )),
             _ => {}
@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn who_never_stops_talking_takes_no_memory_and_hides_nothing() {
         let mut reader = Reader::new(Show::Errors);
-        for n in 0..2 * MARKS {
+        for n in 0..2 * EVENTS {
             reader.take(format!("error: {n:0100}\n").as_bytes());
         }
         reader.take(b"error: command failed to execute correctly\n");
         assert!(reader.held.len() < HELD + LINE);
-        let marks = reader.finish(false);
-        assert_eq!(marks.len(), MARKS + 1);
-        assert!(matches!(marks.last(), Some(OutputEvent::CommandFailed(_))));
+        let events = reader.finish(false);
+        assert_eq!(events.len(), EVENTS + 1);
+        assert!(matches!(events.last(), Some(OutputEvent::CommandFailed(_))));
     }
 
     #[test]

@@ -1,49 +1,50 @@
-//! What an earlier run left in the package cache and pacman cannot go on with.
+//! Files in the package cache that an earlier run left and that pacman cannot continue.
 //!
-//! An archive that is shorter than the database says and ends early is one of a full disk: 6.0.2 gives it its name all the
-//! same, and refuses it later for its signature. One that is whole is another build, and may be the one of a lock.
+//! An archive that is shorter than the database says and is truncated was written to a full disk: pacman 6.0.2 renames it to its
+//! final name all the same, and refuses it later for its signature. One that is complete is another build, and may be a lock's.
 //!
-//! pacman appends to `FILE.part`, by the length of that alone. One that is as long as the whole, of a pacman that was killed
-//! before it renamed it, or longer, of another file of that name, has nothing to be appended: the server says 416, pacman
-//! takes that for success and then misses the file ("wrong or NULL argument passed", 6.0.2), in every later run too.
+//! pacman appends to `FILE.part`, by the length of that alone. To one that is as long as the archive (pacman was killed before it
+//! renamed it) or longer (another file of that name) there is nothing to append: the server says 416, pacman takes that for
+//! success and then misses the file ("wrong or NULL argument passed", 6.0.2), in every later run too.
 
-use crate::conf::Conf;
 use package::db::Entry;
 use package::decompress;
 use rustix::fs::{AtFlags, CWD, statat, unlinkat};
 use stage::signal;
 use std::path::Path;
 
-/// Removes both among the packages that the repositories offer; returns their names.
-pub(crate) fn remove(conf: &Conf, offered: &[(String, Entry)]) -> Vec<String> {
-    let Some(cache) = &conf.cache else {
-        return Vec::new();
+/// Removes them, as far as they are packages that the repositories offer; returns their names.
+pub(crate) fn remove(cache: &Path, offered: &[(String, Entry)]) -> Vec<String> {
+    let size = |name: &str| {
+        let stat = statat(CWD, cache.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        u64::try_from(stat.st_size).ok()
     };
     let mut removed = Vec::new();
     for (_, entry) in offered {
-        let Some(whole) = entry.csize else { continue };
-        let part = format!("{}.part", entry.filename);
-        let is = |name: &str, hopeless: fn(u64, u64) -> bool| {
-            let stat = statat(CWD, cache.join(name), AtFlags::SYMLINK_NOFOLLOW);
-            let size = stat.ok().and_then(|s| u64::try_from(s.st_size).ok());
-            size.is_some_and(|size| hopeless(size, whole))
+        let Some(complete) = entry.csize else {
+            continue;
         };
         let archive = entry.filename.clone();
+        let part = format!("{archive}.part");
+        let has_all = size(&part).is_some_and(|size| size >= complete);
+        let is_short = size(&archive).is_some_and(|size| size < complete);
         let found = [
-            is(&part, |size, whole| size >= whole).then_some(part),
-            (is(&archive, |size, whole| size < whole) && is_cut_off(&cache.join(&archive)))
-                .then_some(archive),
+            has_all.then_some(part),
+            (is_short && is_truncated(&cache.join(&archive))).then_some(archive),
         ];
-        let found = found.into_iter().flatten();
         // What cannot be removed is met by pacman, which says so.
-        removed
-            .extend(found.filter(|name| unlinkat(CWD, cache.join(name), AtFlags::empty()).is_ok()));
+        removed.extend(
+            found
+                .into_iter()
+                .flatten()
+                .filter(|name| unlinkat(CWD, cache.join(name), AtFlags::empty()).is_ok()),
+        );
     }
     removed
 }
 
-/// Returns whether an archive ends before its end, or is none. What cannot be read is for pacman to say.
-fn is_cut_off(path: &Path) -> bool {
+/// Returns whether an archive is truncated, or is none. What cannot be read is for pacman to say.
+fn is_truncated(path: &Path) -> bool {
     let Ok(file) = stage::file::open(path) else {
         return false;
     };
@@ -79,15 +80,11 @@ mod tests {
         for (name, size) in [("none", 10), ("longer", 3)] {
             fs::write(dir.path().join(name), vec![0; size]).unwrap();
         }
-        let conf = Conf {
-            cache: Some(dir.path().to_owned()),
-            repos: Vec::new(),
-        };
         assert_eq!(
-            remove(&conf, &offered),
+            remove(dir.path(), &offered),
             ["whole.part", "longer.part", "longer"]
         );
-        assert_eq!(remove(&conf, &offered), [""; 0]);
+        assert_eq!(remove(dir.path(), &offered), [""; 0]);
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("none") && left("half.part") && left("unknown.part"));
     }

@@ -1,30 +1,27 @@
-//! The places in a root that pacman opens by their paths, from the host.
+//! Checks the files of a root that pacman opens by their paths, from the host.
 //!
-//! pacman itself is not in the root: only scriptlets and hooks are. So where a root has a symbolic link, pacman is led to
-//! the host's file, where it has a fifo, pacman waits for ever, and a device never ends. Nothing of the host can be written
-//! then ([`rootfs::Place::Host`]), but what pacman reads would be the host's, and a log that is not written is a failed
-//! scriptlet that is not seen. Such a root is refused before pacman runs, with a word about where.
+//! pacman itself is not in the root: only scriptlets and hooks are. So a symbolic link of the root leads pacman to the host's file,
+//! at a fifo pacman waits for ever, and a device never ends. Nothing of the host can be written then ([`rootfs::Place::Host`]), but
+//! what pacman reads would be the host's, and a log that is not written is a failed scriptlet that is not seen. Such a root is
+//! refused before pacman runs.
 
-use crate::records::{LOCAL, SYNC};
+use crate::records::{LOCAL, LOG, SYNC};
 use rootfs::Root;
 use rootfs::root::BENEATH;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, readlinkat, statat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::ffi::CStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 /// Directories whose entries are files that pacman reads, or directories of such.
 const DATABASES: [&str; 2] = [LOCAL, SYNC];
 
-/// Directories whose entries are hooks. Of those, a link to `/dev/null` is how one is disabled (alpm-hooks(5)).
+/// Directories whose entries are hooks.
 const HOOKS: [&str; 2] = ["etc/pacman.d/hooks", "usr/share/libalpm/hooks"];
 
 const OTHERS: [&str; 2] = ["etc/pacman.d/gnupg", "var/log"];
-
-/// pacman's log.
-const LOG: &str = "var/log/pacman.log";
 
 /// The longest record or database that pacman is given: more than any distribution has, in bytes.
 const LONGEST: u64 = 1 << 30;
@@ -33,140 +30,105 @@ const LONGEST: u64 = 1 << 30;
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] with the place.
+/// [`Code::Failed`] with the path.
 pub(crate) fn check(root: &Root) -> Result<(), Failure> {
     for at in OTHERS {
         directory(root, at)?;
     }
     for at in DATABASES {
-        let Some(opened) = directory(root, at)? else {
-            continue;
-        };
-        let here = Place { root, at };
-        here.each(opened.as_fd(), &mut |name, kind| match kind {
-            FileType::Directory => {
-                let below = open(opened.as_fd(), name).doing(Code::Failed, || here.doing(name))?;
-                let inner = here.join(name);
-                let inner = Place { root, at: &inner };
-                // Deeper down, nothing is read.
-                inner.each(below.as_fd(), &mut |name, kind| match kind {
-                    FileType::Directory => Ok(()),
-                    kind => inner.file(below.as_fd(), name, kind),
-                })
-            }
-            kind => here.file(opened.as_fd(), name, kind),
-        })?;
+        if let Some(opened) = directory(root, at)? {
+            check_files(root, &opened, Path::new(at), Kind::Databases)?;
+        }
     }
     for at in HOOKS {
-        let Some(opened) = directory(root, at)? else {
-            continue;
-        };
-        let here = Place { root, at };
-        here.each(opened.as_fd(), &mut |name, kind| match kind {
-            FileType::Directory => Ok(()),
-            FileType::Symlink if is_harmless(root, opened.as_fd(), name, &here) => Ok(()),
-            kind => here.file(opened.as_fd(), name, kind),
-        })?;
+        if let Some(opened) = directory(root, at)? {
+            check_files(root, &opened, Path::new(at), Kind::Hooks)?;
+        }
     }
-    log(root)
+    check_log(root)
+}
+
+/// What the files of a directory are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Files, and directories of [`Kind::Records`].
+    Databases,
+    /// Files; in deeper directories nothing is read.
+    Records,
+    /// The same, and links are allowed that stay in the root, or that disable a hook (alpm-hooks(5)).
+    Hooks,
 }
 
 /// Opens a directory; `None` where there is none.
 fn directory(root: &Root, at: &str) -> Result<Option<OwnedFd>, Failure> {
-    let here = Place { root, at };
+    let path = root.path().join(at);
     match root.open_below(at, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(opened) => Ok(Some(opened)),
         Err(Errno::NOENT) => Ok(None),
-        Err(Errno::LOOP) => Err(here.refuse(c"", "a part of the path is a symbolic link")),
-        Err(Errno::NOTDIR) => Err(here.refuse(c"", "it is no directory")),
-        Err(e) => Err(e).doing(Code::Failed, || here.doing(c"")),
+        Err(Errno::LOOP) => Err(refuse(&path, "a part of the path is a symbolic link")),
+        Err(Errno::NOTDIR) => Err(refuse(&path, "it is not a directory")),
+        Err(e) => Err(e).doing(Code::Failed, || doing(&path)),
     }
 }
 
-/// Looks at the log, which is written to: another name of the same file may be outside.
-fn log(root: &Root) -> Result<(), Failure> {
-    let here = Place { root, at: LOG };
+fn check_files(root: &Root, directory: &OwnedFd, at: &Path, files: Kind) -> Result<(), Failure> {
+    let above = root.path().join(at);
+    for entry in Dir::read_from(directory).doing(Code::Os, || doing(&above))? {
+        let entry = entry.doing(Code::Os, || doing(&above))?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let path = above.join(&*name.to_string_lossy());
+        let is = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let is = is.doing(Code::Os, || doing(&path))?;
+        match FileType::from_raw_mode(is.st_mode) {
+            FileType::RegularFile if u64::try_from(is.st_size).is_ok_and(|n| n < LONGEST) => {}
+            FileType::RegularFile => {
+                return Err(refuse(&path, "it is larger than any that pacman has there"));
+            }
+            FileType::Directory if files == Kind::Databases => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let below = openat2(directory, name, flags, Mode::empty(), BENEATH);
+                let below = below.doing(Code::Failed, || doing(&path))?;
+                let at = at.join(&*name.to_string_lossy());
+                check_files(root, &below, &at, Kind::Records)?;
+            }
+            FileType::Directory => {}
+            FileType::Symlink if files == Kind::Hooks && is_harmless(root, directory, name, at) => {
+            }
+            kind => return Err(refuse(&path, words(kind))),
+        }
+    }
+    Ok(())
+}
+
+/// Checks the log, which is written to: another name of the same file may be outside.
+fn check_log(root: &Root) -> Result<(), Failure> {
+    let path = root.path().join(LOG);
     let found = match root.open_below(LOG, OFlags::PATH | OFlags::NOFOLLOW) {
-        Ok(found) => found,
         Err(Errno::NOENT) => return Ok(()),
-        Err(e) => return Err(e).doing(Code::Failed, || here.doing(c"")),
+        found => found.doing(Code::Failed, || doing(&path))?,
     };
-    let is = statat(&found, "", AtFlags::EMPTY_PATH).doing(Code::Os, || here.doing(c""))?;
+    let is = statat(&found, "", AtFlags::EMPTY_PATH).doing(Code::Os, || doing(&path))?;
     match FileType::from_raw_mode(is.st_mode) {
         FileType::RegularFile if is.st_nlink == 1 => Ok(()),
-        FileType::RegularFile => Err(here.refuse(
-            c"",
+        FileType::RegularFile => Err(refuse(
+            &path,
             "it is a hard link, and what is written to it changes the other file, too",
         )),
-        kind => Err(here.refuse(c"", words(kind))),
+        kind => Err(refuse(&path, words(kind))),
     }
 }
 
-/// A place below a root, for messages.
-struct Place<'a> {
-    root: &'a Root,
-    at: &'a str,
+fn doing(path: &Path) -> String {
+    format!("checking {}", quote(path))
 }
 
-impl Place<'_> {
-    fn join(&self, name: &CStr) -> String {
-        match name.to_bytes() {
-            [] => self.at.to_owned(),
-            name => format!("{}/{}", self.at, String::from_utf8_lossy(name)),
-        }
-    }
-
-    fn path(&self, name: &CStr) -> PathBuf {
-        self.root.path().join(self.join(name))
-    }
-
-    fn doing(&self, name: &CStr) -> String {
-        format!("looking at {}", quote(self.path(name)))
-    }
-
-    fn refuse(&self, name: &CStr, why: &str) -> Failure {
-        let message = format!("{}: {why}", self.doing(name));
-        Failure::new(Code::Failed, message)
-            .hint("pacman would not stay in the root, or not come back: remove it, and run again")
-    }
-
-    /// Calls `visit` with each name in a directory and what it is.
-    fn each(
-        &self,
-        directory: BorrowedFd<'_>,
-        visit: &mut dyn FnMut(&CStr, FileType) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        for entry in Dir::read_from(directory).doing(Code::Os, || self.doing(c""))? {
-            let entry = entry.doing(Code::Os, || self.doing(c""))?;
-            let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let kind = match entry.file_type() {
-                FileType::Unknown => {
-                    let is = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
-                    let is = is.doing(Code::Os, || self.doing(name))?;
-                    FileType::from_raw_mode(is.st_mode)
-                }
-                kind => kind,
-            };
-            visit(name, kind)?;
-        }
-        Ok(())
-    }
-
-    /// Refuses what is no regular file, or a giant.
-    fn file(&self, directory: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<(), Failure> {
-        if kind != FileType::RegularFile {
-            return Err(self.refuse(name, words(kind)));
-        }
-        let is = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
-        let is = is.doing(Code::Os, || self.doing(name))?;
-        match u64::try_from(is.st_size) {
-            Ok(0..LONGEST) => Ok(()),
-            _ => Err(self.refuse(name, "it is larger than any that pacman has there")),
-        }
-    }
+fn refuse(path: &Path, why: &str) -> Failure {
+    let message = format!("{}: {why}", doing(path));
+    Failure::new(Code::Failed, message)
+        .hint("pacman would leave the root, or not come back: remove it, and run again")
 }
 
 fn words(kind: FileType) -> &'static str {
@@ -175,25 +137,21 @@ fn words(kind: FileType) -> &'static str {
         FileType::Fifo => "it is a fifo",
         FileType::CharacterDevice | FileType::BlockDevice => "it is a device",
         FileType::Socket => "it is a socket",
-        _ => "it is no regular file",
+        _ => "it is not a regular file",
     }
 }
 
-fn open(directory: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat2(directory, name, flags, Mode::empty(), BENEATH)
-}
-
-/// Returns whether a link of a hook is to `/dev/null`, or to a file of the root by a path that leads there from the host as
-/// well.
-fn is_harmless(root: &Root, directory: BorrowedFd<'_>, name: &CStr, here: &Place<'_>) -> bool {
+/// Returns whether a link of a hook is to `/dev/null`, which disables it, or to a file of the root by a path that leads there from
+/// the host as well.
+fn is_harmless(root: &Root, directory: &OwnedFd, name: &CStr, at: &Path) -> bool {
     let target = readlinkat(directory, name, Vec::new());
     if target.is_ok_and(|target| target.to_bytes() == b"/dev/null") {
         return true;
     }
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    openat2(root, here.join(name), flags, Mode::empty(), resolve)
+    let path = at.join(&*name.to_string_lossy());
+    openat2(root, path, flags, Mode::empty(), resolve)
         .and_then(|found| statat(&found, "", AtFlags::EMPTY_PATH))
         .is_ok_and(|is| FileType::from_raw_mode(is.st_mode).is_file())
 }

@@ -1,16 +1,76 @@
 //! A file and its detached signature, `FILE.sig` beside it: one of them without the other, or with another's, is refused.
 
+use crate::diagnosis::archive::Cache;
+use crate::records::SYNC;
+use rootfs::Root;
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use stage::{Code, Context, Doing, Failure, quote};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+/// A directory where pacman has files with signatures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Directory {
+    /// The package cache.
+    Cache,
+    /// The repository databases in the root.
+    Sync,
+}
+
+/// Where these directories are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Directories<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) cache: &'a Path,
+}
+
+impl Directories<'_> {
+    pub(crate) fn path(&self, directory: Directory) -> PathBuf {
+        match directory {
+            Directory::Cache => self.cache.to_owned(),
+            Directory::Sync => self.root.path().join(SYNC),
+        }
+    }
+
+    pub(crate) fn open(&self, directory: Directory) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        match directory {
+            Directory::Cache => open(self.cache, flags, Mode::empty()),
+            Directory::Sync => self.root.open_below(SYNC, flags),
+        }
+    }
+
+    /// Opens a regular file in one of them, where there is one.
+    pub(crate) fn file(&self, directory: Directory, name: &str) -> Option<File> {
+        let opened = self.open(directory).ok()?;
+        let cache = Cache {
+            directory: opened.as_fd(),
+            path: &self.path(directory),
+        };
+        cache.open(name).ok()?
+    }
+
+    /// Removes a file and its signature.
+    pub(crate) fn remove(&self, context: &Context, directory: Directory, file: &str) {
+        let path = self.path(directory);
+        let removed = match self.open(directory) {
+            Ok(opened) => remove_at(opened.as_fd(), &path, file),
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&path))),
+        };
+        if let Err(failure) = removed {
+            context.warn(failure.message);
+        }
+    }
+}
 
 /// Removes a file and its signature, as far as they are there.
 ///
 /// # Errors
 ///
-/// [`Code::Os`] where one of them cannot be removed; the other is gone by then all the same.
+/// [`Code::Os`] where one of them cannot be removed; the other is removed all the same.
 pub fn remove(directory: &Path, file: &str) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = open(directory, flags, Mode::empty())
@@ -18,15 +78,10 @@ pub fn remove(directory: &Path, file: &str) -> Result<(), Failure> {
     remove_at(opened.as_fd(), directory, file)
 }
 
-/// [`remove`], in a directory that is open; `shown` is its path.
-pub(crate) fn remove_at(
-    directory: BorrowedFd<'_>,
-    shown: &Path,
-    file: &str,
-) -> Result<(), Failure> {
+fn remove_at(directory: BorrowedFd<'_>, path: &Path, file: &str) -> Result<(), Failure> {
     let remove = |name: &str| match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(e).doing(Code::Os, || format!("removing {}", quote(shown.join(name)))),
+        Err(e) => Err(e).doing(Code::Os, || format!("removing {}", quote(path.join(name)))),
     };
     let first = remove(file);
     first.and(remove(&format!("{file}.sig")))

@@ -1,84 +1,48 @@
-//! What pacman refused, and why: its words name a package and not the reason, or a key and not the package.
+//! Which file pacman refused, and why: its messages name a package and not the reason, or a key and not the package.
 //!
-//! "Unknown trust" is what pacman 6 and 7 say of a key that expired, of one that too few masters signed and of one that
-//! nobody did. So the files that it refused are looked at again, by the root's keyring ([`crate::diagnosis`]), and what is
-//! said is the package, the key, what is the matter with it and what mends that. A clock that is wrong comes first: then
-//! all the rest follows from it.
+//! pacman 6 and 7 say "unknown trust" of a key that expired, of one that too few masters signed and of one that nobody signed.
+//! So the files that it refused are checked again, with the root's keyring ([`crate::diagnosis`]), and the message names the
+//! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
-use crate::captive_portal;
-use crate::conf::Conf;
-use crate::diagnosis::archive::Cache;
+use crate::diagnosis::archive::{self, Cache};
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::english::{self, OutputEvent, Trouble};
+use crate::operation::Operation;
 use crate::records::{self, SYNC};
 use crate::run::{Pacman, Planned};
-use crate::signature_pair;
+use crate::signature_pair::{Directories, Directory};
+use crate::{and_more, captive_portal};
 use package::db::Entry;
 use package::pkginfo;
-use rootfs::{Inside, Place, Root};
-use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
+use rootfs::{Place, Root};
+use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Doing, Failure, message, quote};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Something that pacman refused, or that may be it.
+/// A file that pacman refused, or may have refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Suspect {
     /// The package, or the database of a repository.
     name: String,
-    /// Its file's name, and where that is.
     file: String,
-    place: Where,
+    directory: Directory,
     /// Its signature in the repository's database.
     offered: Option<Vec<u8>>,
 }
 
-/// Where a file is that pacman refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Where {
-    /// In the package cache.
-    Cache,
-    /// Among the root's repository databases.
-    Sync,
-}
-
-/// The directories of both.
-struct Places<'a> {
-    root: &'a Root,
-    cache: &'a Path,
-}
-
-impl Places<'_> {
-    fn path(&self, place: Where) -> PathBuf {
-        match place {
-            Where::Cache => self.cache.to_owned(),
-            Where::Sync => self.root.path().join(SYNC),
-        }
-    }
-
-    fn open(&self, place: Where) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match place {
-            Where::Cache => open(self.cache, flags, Mode::empty()),
-            Where::Sync => self.root.open_below(SYNC, flags),
-        }
-    }
-
-    /// Removes a file and its signature.
-    fn remove(&self, context: &Context, place: Where, file: &str) {
-        let shown = self.path(place);
-        let gone = match self.open(place) {
-            Ok(directory) => signature_pair::remove_at(directory.as_fd(), &shown, file),
-            Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&shown))),
-        };
-        if let Err(failure) = gone {
-            context.warn(failure.message);
+impl Suspect {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            name: entry.name.clone(),
+            file: entry.filename.clone(),
+            directory: Directory::Cache,
+            offered: entry.signature(),
         }
     }
 }
@@ -92,77 +56,78 @@ struct Found {
     newest: Option<(u64, String)>,
 }
 
-/// Says what it was that pacman refused, in place of `failure`, which has pacman's words: a web page, or, where pacman is
-/// strict, a signature and what is wrong with it. And removes it: an archive, as pacman would have (see `ASK` in
-/// [`crate::run`]), and also where a key is missing, or the next run would find it in the cache and refuse it again, whatever
-/// the mirror has by then; and a database, also one that cannot be read, which pacman would not fetch again from a mirror whose
-/// own is no newer. `asked` is what it was asked for: arguments and targets.
+/// Files, each in its directory.
+type Files = Vec<(Directory, String)>;
+
+/// Returns why pacman refused a file, in place of `failure`, which has pacman's words: a web page, or, where pacman verifies, a
+/// signature and what is wrong with it. The file is removed: an archive, as pacman would have, and also where a key is missing,
+/// or the next run would find it in the cache and refuse it again, whatever the mirror has by then; and a database, also one that
+/// cannot be read, which pacman would not download again from a mirror whose own is no newer.
 pub(crate) fn explain(
-    pacman: &Pacman,
-    context: &Context,
-    inside: &Inside,
-    asked: (&[&str], &[String]),
-    marks: &[OutputEvent],
-    failure: Failure,
+    pacman: &Pacman<'_>,
+    operation: Operation,
+    targets: &[String],
+    events: &[OutputEvent],
+    mut failure: Failure,
 ) -> Failure {
-    let could_not = |why: Failure| {
-        context.warn(format_args!("finding out why pacman refused it: {why}"));
+    let (context, root) = (pacman.context, pacman.inside.root());
+    let places = Directories {
+        root,
+        cache: pacman.cache,
     };
-    let conf = match Conf::read(&pacman.config) {
-        Ok(conf) => conf,
-        Err(why) => {
-            could_not(why);
-            return failure;
-        }
-    };
-    if let Some(page) = captive_portal::explain(inside.root(), &conf, &corrupted(marks)) {
+    let named = corrupted(events);
+    if let Some(page) = captive_portal::explain(context, &places, &pacman.repos, &named) {
         return page;
     }
-    let absent = match failure.code {
-        Code::NotFound => absent(inside.root(), &conf.repos),
-        _ => Vec::new(),
+    let mut databases = unreadable(&pacman.repos, events);
+    if failure.code == Code::NotFound {
+        let absent = absent(root, &pacman.repos);
+        failure = without_databases(&absent, failure);
+        databases.extend(absent);
+    }
+    // Where pacman has no gpg, it has checked nothing of what it names.
+    let no_engine = |event: &OutputEvent| matches!(event, OutputEvent::Error(Trouble::NoEngine, _));
+    let mut refused = match events.iter().any(no_engine) {
+        true => Files::new(),
+        false => in_cache(&named),
     };
-    let failure = without_databases(&absent, failure);
-    let Some(cache) = &conf.cache else {
-        return failure;
-    };
-    let places = Places {
-        root: inside.root(),
-        cache,
-    };
-    // Where pacman has no gpg, it looked at nothing of what it names.
-    let no_engine = |mark: &OutputEvent| matches!(mark, OutputEvent::Error(Trouble::NoEngine, _));
-    let looked = !marks.iter().any(no_engine);
-    let named = corrupted(marks).into_iter().filter(|_| looked);
-    let mut no_good: Vec<_> = named.map(|file| (Where::Cache, file.to_owned())).collect();
-    let mut said = failure;
-    if let Some(keyring) = inside.gpgdir().filter(|_| pacman.verifies)
-        && said.code == Code::NotVerified
+    if let Some(keyring) = pacman.inside.gpgdir().filter(|_| pacman.verifies)
+        && failure.code == Code::NotVerified
     {
-        match look(pacman, keyring, context, inside, asked, marks, &places) {
-            Ok(looked) => {
-                no_good = looked.no_good;
-                said = looked.failure.unwrap_or(said);
+        match examine(pacman, keyring, operation, targets, events, &places) {
+            Ok((files, reason)) => {
+                refused = files;
+                failure = reason.unwrap_or(failure);
             }
             Err(why) => {
                 // What nobody examined is no finding, and stays where it is.
-                no_good.clear();
-                could_not(why);
+                refused.clear();
+                context.warn(format_args!("finding out why pacman refused it: {why}"));
             }
         }
     }
-    let databases = absent.into_iter().chain(unreadable(&conf.repos, marks));
-    no_good.extend(databases.map(|repo| (Where::Sync, format!("{repo}.db"))));
-    for (place, file) in no_good {
-        places.remove(context, place, &file);
+    refused.extend(
+        databases
+            .into_iter()
+            .map(|repo| (Directory::Sync, format!("{repo}.db"))),
+    );
+    for (directory, file) in refused {
+        places.remove(context, directory, &file);
     }
-    said
+    failure
 }
 
-/// Returns whether pacman had signatures to judge. Where the mirror has none for a file that is new in the cache, its own
+fn in_cache(files: &[&str]) -> Files {
+    let files = files
+        .iter()
+        .map(|file| (Directory::Cache, (*file).to_owned()));
+    files.collect()
+}
+
+/// Returns whether pacman had signatures to check. Where the mirror has none for a file that is new in the cache, its own
 /// words say enough.
-fn is_about_signatures(marks: &[OutputEvent]) -> bool {
-    marks.iter().any(|mark| match mark {
+fn is_about_signatures(events: &[OutputEvent]) -> bool {
+    events.iter().any(|event| match event {
         OutputEvent::Corrupted(_) => true,
         OutputEvent::Error(trouble, _) => trouble.is_about_signatures(),
         _ => false,
@@ -170,9 +135,9 @@ fn is_about_signatures(marks: &[OutputEvent]) -> bool {
 }
 
 /// Returns the archives that pacman named as corrupted: their file names only. Whatever else is in pacman's output may be a
-/// scriptlet's, and a path from there is nothing to be opened, let alone removed.
-fn corrupted(marks: &[OutputEvent]) -> Vec<&str> {
-    let files = marks.iter().filter_map(|mark| match mark {
+/// scriptlet's, and a path from there is never opened, let alone removed.
+fn corrupted(events: &[OutputEvent]) -> Vec<&str> {
+    let files = events.iter().filter_map(|event| match event {
         OutputEvent::Corrupted(path) => Path::new(path).file_name()?.to_str(),
         _ => None,
     });
@@ -181,106 +146,86 @@ fn corrupted(marks: &[OutputEvent]) -> Vec<&str> {
         .collect()
 }
 
-/// What [`look`] found.
-struct Looked {
-    /// What to say; nothing, where no signature is at fault.
-    failure: Option<Failure>,
-    /// The files that are refused.
-    no_good: Vec<(Where, String)>,
-}
-
-fn look(
-    pacman: &Pacman,
+/// Checks the signatures of what pacman may have refused. Returns the files that are no good, and the reason; none, where no
+/// signature is at fault.
+fn examine(
+    pacman: &Pacman<'_>,
     keyring: &Path,
-    context: &Context,
-    inside: &Inside,
-    (args, targets): (&[&str], &[String]),
-    marks: &[OutputEvent],
-    places: &Places<'_>,
-) -> Result<Looked, Failure> {
-    let mut suspects = databases(places.root, marks)?;
-    // A database that is refused is not read: it is what is looked at.
-    let offered = if suspects.is_empty() {
-        records::offered(places.root, &Conf::read(&pacman.config)?.repos)?.entries
-    } else {
-        Vec::new()
+    operation: Operation,
+    targets: &[String],
+    events: &[OutputEvent],
+    places: &Directories<'_>,
+) -> Result<(Files, Option<Failure>), Failure> {
+    let mut suspects = databases(places.root, events)?;
+    // A database that is refused is not read: it is what is checked.
+    let offered = match suspects.is_empty() {
+        true => records::offered(places.root, &pacman.repos)?.entries,
+        false => Vec::new(),
     };
+    let named = corrupted(events);
     let entries: Vec<&Entry> = offered.iter().map(|(_, entry)| entry).collect();
     if suspects.is_empty() {
-        suspects = archives(&corrupted(marks), &entries);
+        suspects = archives(&named, &entries);
     }
     if suspects.is_empty() {
         // A key that is missing: pacman does not say of which package.
-        let list = pacman.preview(context, inside, args, targets)?;
-        suspects = of_transaction(&list, &offered);
+        suspects = of_transaction(&pacman.preview(operation, targets)?, &offered);
     }
     let gpg = Gpg::find()?;
-    let bytes = inside.call(Place::Host, || work(&gpg, keyring, places, &suspects))?;
+    let check = || check_inside(&gpg, keyring, places, &suspects);
+    let bytes = pacman.inside.call(Place::Host, check)?;
     let found: Found =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
     let told = suspects.iter().zip(&found.told);
     let (valid, refused): (Vec<_>, Vec<_>) = told.partition(|(_, told)| told.is_valid());
-    let mut no_good: Vec<_> = refused
-        .iter()
-        .map(|(s, _)| (s.place, s.file.clone()))
-        .collect();
-    if no_good.is_empty()
-        && let Some((file, failure)) = disguised(&suspects, &entries, places)
+    if refused.is_empty()
+        && let Some((file, failure)) = find_disguised(&suspects, &entries, places)
     {
-        return Ok(Looked {
-            failure: Some(failure),
-            no_good: vec![(Where::Cache, file)],
-        });
+        return Ok((vec![(Directory::Cache, file)], Some(failure)));
     }
-    let failure = judge(context, &suspects, &found, &entries);
-    let failure = failure.filter(|_| is_about_signatures(marks));
     // What pacman named leaves the cache whatever we find of it, or the next run would meet it again.
-    let named = corrupted(marks);
-    let mut others = valid.iter().map(|(suspect, _)| suspect);
-    let other = others.find(|suspect| named.contains(&suspect.file.as_str()));
-    no_good.extend(named.iter().map(|file| (Where::Cache, (*file).to_owned())));
-    Ok(Looked {
-        no_good,
-        failure: failure.or_else(|| other.map(|suspect| another_build(suspect))),
-    })
+    let mut files = in_cache(&named);
+    files.extend(refused.iter().map(|(s, _)| (s.directory, s.file.clone())));
+    let reason = reason(pacman.context, &suspects, &found, &entries);
+    let reason = reason.filter(|_| is_about_signatures(events));
+    let mut valid = valid.iter().map(|(suspect, _)| suspect);
+    let other = valid.find(|suspect| named.contains(&suspect.file.as_str()));
+    Ok((
+        files,
+        reason.or_else(|| other.map(|suspect| another_build(&suspect.name))),
+    ))
 }
 
-/// Says that an archive is validly signed, by the signature beside it, and pacman goes by the one of the repository's database:
-/// a package that was built again under the same version, and a cache that has the old one.
-fn another_build(suspect: &Suspect) -> Failure {
-    let name = quote(&suspect.name);
-    Failure::new(
-        Code::NotVerified,
-        format!("checking {name}: it is another build of that version than the repository's database means"),
-    )
-    .hint(REMOVED)
+/// Says that an archive is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a
+/// package that was built again under the same version, and a cache that has the old one.
+fn another_build(name: &str) -> Failure {
+    let name = quote(name);
+    let message = format!(
+        "checking {name}: it is another build of that version than the repository's database means"
+    );
+    Failure::new(Code::NotVerified, message).hint(REMOVED)
 }
 
 /// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
-/// corrupted package" and no more, and only when it is to be installed: its signature holds.
-fn disguised(
+/// corrupted package" and no more, and only when it is to be installed: its signature is valid.
+fn find_disguised(
     suspects: &[Suspect],
     entries: &[&Entry],
-    places: &Places<'_>,
+    places: &Directories<'_>,
 ) -> Option<(String, Failure)> {
-    let directory = places.open(Where::Cache).ok()?;
-    let cache = Cache {
-        directory: directory.as_fd(),
-        path: places.cache,
-    };
     suspects.iter().find_map(|suspect| {
         let entry = entries.iter().find(|e| e.filename == suspect.file)?;
-        // One that cannot be read is damaged, as pacman says, whose word is then the last.
-        let is = pkginfo::of_archive(cache.open(&suspect.file).ok()??).ok()?;
+        // One that cannot be read is corrupted, as pacman says, whose word is then the last.
+        let file = places.file(Directory::Cache, &suspect.file)?;
+        let is = pkginfo::of_archive(file).ok()?;
         if (&is.name, &is.version) == (&entry.name, &entry.version) {
             return None;
         }
         let message = format!(
-            "checking {}: it is package {} {}, validly signed, and should be {} {}",
+            "checking {0}: it is package {1} {2}, validly signed, and should be {0} {3}",
             quote(&entry.name),
             quote(&is.name),
             is.version,
-            quote(&entry.name),
             entry.version
         );
         let failure = Failure::new(Code::NotVerified, message).hint(REMOVED);
@@ -290,44 +235,41 @@ fn disguised(
 
 /// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
 /// database (PGP signature))`, `database 'core' is not valid (…)`.
-fn databases(root: &Root, marks: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
-    let refused = marks.iter().any(
-        |mark| matches!(mark, OutputEvent::Error(trouble, _) if trouble.is_about_a_database()),
-    );
-    if !refused {
+fn databases(root: &Root, events: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
+    let is_refusal = |event: &OutputEvent| matches!(event, OutputEvent::Error(trouble, _) if trouble.is_about_a_database());
+    if !events.iter().any(is_refusal) {
         return Ok(Vec::new());
     }
     let names = records::names_in(root, SYNC)?;
-    let signed = names.iter().filter_map(|name| name.strip_suffix(".db.sig"));
-    let suspects = signed.map(|repo| Suspect {
-        name: format!("{repo}.db"),
-        file: format!("{repo}.db"),
-        place: Where::Sync,
-        offered: None,
-    });
+    let signed = names.iter().filter_map(|name| name.strip_suffix(".sig"));
+    let suspects = signed
+        .filter(|name| name.ends_with(".db"))
+        .map(|name| Suspect {
+            name: name.to_owned(),
+            file: name.to_owned(),
+            directory: Directory::Sync,
+            offered: None,
+        });
     Ok(suspects.collect())
 }
 
 /// Returns the repositories whose databases pacman could not read.
-fn unreadable<'a>(repos: &'a [String], marks: &[OutputEvent]) -> Vec<&'a String> {
-    let is_named = |repo: &&String| {
-        marks.iter().any(|mark| {
-            matches!(mark, OutputEvent::Error(Trouble::DatabaseUnreadable, text)
-                if english::unreadable(text) == Some(repo.as_str()))
-        })
-    };
+fn unreadable<'a>(repos: &'a [String], events: &[OutputEvent]) -> Vec<&'a String> {
+    let named = events.iter().filter_map(|event| match event {
+        OutputEvent::Error(Trouble::DatabaseUnreadable, text) => english::unreadable(text),
+        _ => None,
+    });
+    let named: Vec<&str> = named.collect();
+    let is_named = |repo: &&String| named.contains(&repo.as_str());
     repos.iter().filter(is_named).collect()
 }
 
 /// Returns the repositories that the root has no database of, or an empty file: pacman goes on without them, and to it an empty
 /// file is a database without packages.
 fn absent<'a>(root: &Root, repos: &'a [String]) -> Vec<&'a String> {
-    let sync = root.open_below(SYNC, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC);
     let is_absent = |repo: &&String| {
-        let look = |directory: &OwnedFd| {
-            statat(directory, format!("{repo}.db"), AtFlags::SYMLINK_NOFOLLOW)
-        };
-        match sync.as_ref().map_err(|e| *e).and_then(look) {
+        let opened = root.open_below(&format!("{SYNC}/{repo}.db"), OFlags::PATH);
+        match opened.and_then(|file| statat(&file, "", AtFlags::EMPTY_PATH)) {
             Ok(found) => found.st_size == 0,
             Err(e) => e == Errno::NOENT,
         }
@@ -344,53 +286,51 @@ fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
         "; the root has no database of the repository {}",
         quote(*repo)
     );
-    failure.hint("leave --no-refresh out; where it was, the mirror sent an empty file: try another mirror: mkconf --server URL")
+    failure.hint("leave --no-refresh out; if it was not given, the mirror sent an empty file: try another mirror: mkconf --server URL")
 }
 
 /// Returns the archives that pacman named.
 fn archives(files: &[&str], entries: &[&Entry]) -> Vec<Suspect> {
     let suspects = files.iter().map(|file| {
         let entry = entries.iter().find(|entry| entry.filename == *file);
-        Suspect {
-            name: entry.map_or_else(|| (*file).to_owned(), |entry| entry.name.clone()),
-            file: (*file).to_owned(),
-            place: Where::Cache,
-            offered: entry.and_then(|entry| entry.signature()),
-        }
+        entry.map_or_else(
+            || Suspect {
+                name: (*file).to_owned(),
+                file: (*file).to_owned(),
+                directory: Directory::Cache,
+                offered: None,
+            },
+            |entry| Suspect::of(entry),
+        )
     });
     suspects.collect()
 }
 
 /// Returns the archives of a whole transaction.
 fn of_transaction(list: &[Planned], offered: &[(String, Entry)]) -> Vec<Suspect> {
-    let entry = |planned: &Planned| {
+    let entries = list.iter().filter_map(|planned| {
         let is_of = |(repo, entry): &&(String, Entry)| {
             (repo, &entry.name, &entry.filename) == (&planned.repo, &planned.name, &planned.file)
         };
-        offered.iter().find(is_of).map(|(_, entry)| entry)
-    };
-    let suspects = list.iter().filter_map(entry).map(|entry| Suspect {
-        name: entry.name.clone(),
-        file: entry.filename.clone(),
-        place: Where::Cache,
-        offered: entry.signature(),
+        offered.iter().find(is_of)
     });
-    suspects.collect()
+    entries.map(|(_, entry)| Suspect::of(entry)).collect()
 }
 
-/// Looks at the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
-fn work(
+/// Checks the signatures, inside: gpg's scratch home is on a file system that ends with the namespaces.
+fn check_inside(
     program: &Gpg,
     keyring: &Path,
-    places: &Places<'_>,
+    places: &Directories<'_>,
     suspects: &[Suspect],
 ) -> Result<Vec<u8>, Failure> {
     // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
-    let places = Places {
-        root: &Root::open(places.root.path())?,
+    let root = Root::open(places.root.path())?;
+    let places = Directories {
+        root: &root,
         ..*places
     };
-    let open = |suspect: &Suspect| places.open(suspect.place);
+    let open = |suspect: &Suspect| places.open(suspect.directory);
     let directories: Vec<_> = suspects.iter().map(open).collect();
     let kept = Kept::read(keyring)?;
     let home = Home::lay_out(program, kept.files(), gpg::scratch()?)?;
@@ -402,12 +342,12 @@ fn work(
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
         let Ok(directory) = directory else {
-            told.push(diagnosis::archive::no_archive().into());
+            told.push(archive::no_archive().into());
             continue;
         };
         let cache = Cache {
             directory: directory.as_fd(),
-            path: &places.path(suspect.place),
+            path: &places.path(suspect.directory),
         };
         let (diagnosis, _) = cache.judge(&judge, &suspect.file, suspect.offered.as_ref())?;
         told.push(diagnosis.into());
@@ -420,8 +360,8 @@ fn work(
     serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
 }
 
-/// Says what is wrong: the clock, where it is, or the first problem with a signature; the others are warnings.
-fn judge(
+/// Returns what is wrong: the clock, where it is, or the first problem with a signature; the others are warnings.
+fn reason(
     context: &Context,
     suspects: &[Suspect],
     found: &Found,
@@ -436,14 +376,8 @@ fn judge(
     for problem in rest {
         context.warn(problem.line("checking"));
     }
-    let more = match rest.len() {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    };
-    let failure = Failure::new(
-        Code::NotVerified,
-        format!("{}{more}", first.line("checking")),
-    );
+    let line = first.line("checking");
+    let failure = Failure::new(Code::NotVerified, line + &and_more(rest.len()));
     let removed = first.word == Verdict::Bad.word();
     Some(match &first.hint {
         Some(_) if removed => failure.hint(REMOVED),
@@ -452,8 +386,8 @@ fn judge(
     })
 }
 
-/// What mends a file that is not what was signed: [`explain`] has removed it.
-const REMOVED: &str = "nothing was installed; run it again, which fetches it again, or try another mirror: mkconf --server URL";
+/// What to do about a file that is not what was signed: [`explain`] has removed it.
+const REMOVED: &str = "nothing was installed; run it again, which downloads the file again, or try another mirror: mkconf --server URL";
 
 /// Says that the clock is behind what is known to be past: a key that was made, a package that was built.
 fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
@@ -480,28 +414,28 @@ mod tests {
 
     #[test]
     fn a_path_in_the_output_is_no_more_than_a_name_in_the_cache() {
-        let mark = |path: &str| OutputEvent::Corrupted(path.into());
-        let marks = [
-            mark("/etc/passwd"),
-            mark("/c/a-1-1-any.pkg.tar.zst"),
-            mark("/"),
-            mark("/c/.."),
-            mark("/c/b\nc"),
+        let event = |path: &str| OutputEvent::Corrupted(path.into());
+        let events = [
+            event("/etc/passwd"),
+            event("/c/a-1-1-any.pkg.tar.zst"),
+            event("/"),
+            event("/c/.."),
+            event("/c/b\nc"),
             OutputEvent::Error(Trouble::Other, "/c/d".into()),
         ];
-        assert_eq!(corrupted(&marks), ["passwd", "a-1-1-any.pkg.tar.zst"]);
+        assert_eq!(corrupted(&events), ["passwd", "a-1-1-any.pkg.tar.zst"]);
         let entry = Entry {
             name: "a".into(),
             filename: "a-1-1-any.pkg.tar.zst".into(),
             ..Entry::default()
         };
-        let found: Vec<_> = archives(&corrupted(&marks), &[&entry])
+        let found: Vec<_> = archives(&corrupted(&events), &[&entry])
             .into_iter()
-            .map(|s| (s.name, s.file, s.place))
+            .map(|s| (s.name, s.file, s.directory))
             .collect();
         let archive = "a-1-1-any.pkg.tar.zst";
         let expected = [("passwd", "passwd"), ("a", archive)]
-            .map(|(name, file)| (name.to_owned(), file.to_owned(), Where::Cache));
+            .map(|(name, file)| (name.to_owned(), file.to_owned(), Directory::Cache));
         assert_eq!(found, expected);
     }
 
@@ -539,8 +473,8 @@ mod tests {
         let refused = error(
             "failed to synchronize all databases (invalid or corrupted database (PGP signature))",
         );
-        let files = |marks: &[OutputEvent]| -> Vec<String> {
-            let suspects = databases(&root, marks).unwrap();
+        let files = |events: &[OutputEvent]| -> Vec<String> {
+            let suspects = databases(&root, events).unwrap();
             suspects.into_iter().map(|s| s.file).collect()
         };
         assert_eq!(files(&[refused]), ["core.db"]);
@@ -559,13 +493,13 @@ mod tests {
         }
         std::os::unix::fs::symlink(top.join("outside"), top.join("root").join(SYNC)).unwrap();
         let root = Root::open(&top.join("root")).unwrap();
-        let places = Places {
+        let places = Directories {
             root: &root,
             cache: &top.join("cache"),
         };
         let context = Context::new("test", true);
-        places.remove(&context, Where::Cache, "a");
-        places.remove(&context, Where::Sync, "core.db");
+        places.remove(&context, Directory::Cache, "a");
+        places.remove(&context, Directory::Sync, "core.db");
         let there = |name: &str| top.join(name).exists();
         assert!(!there("cache/a") && !there("cache/a.sig"));
         assert!(there("cache/b") && there("outside/core.db"));
