@@ -7,9 +7,9 @@
 
 use image::ids::Ids;
 use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
-use package::pacman_log::{self, Event};
 use package::{archive, db, digest, localdb, mtree, name, version};
-use pacman::Mark;
+use pacman::OutputEvent;
+use pacman::english::log::{self as pacman_log, Before, Event};
 use pacman::gpg::listing;
 use pacman::output::{Reader, Show};
 use rootfs::mountinfo;
@@ -306,15 +306,12 @@ pub fn log(text: &[u8]) {
     for event in pacman_log::events(text) {
         count += 1;
         let line = match &event {
-            Event::Command { line } => format!("[PACMAN] Running '{line}'"),
-            Event::Installed { name, version } => format!("[ALPM] installed {name} ({version})"),
-            Event::Removed { name, version } => format!("[ALPM] removed {name} ({version})"),
-            Event::Upgraded { name, from, to } => {
-                format!("[ALPM] upgraded {name} ({from} -> {to})")
-            }
+            Event::Installed {
+                name,
+                version,
+                before: Before::Absent,
+            } => format!("[ALPM] installed {name} ({version})"),
             Event::RunningHook { name } => format!("[ALPM] running '{name}'..."),
-            Event::Warning { message } => format!("[ALPM] warning: {message}"),
-            Event::Error { message } => format!("[ALPM] error: {message}"),
             Event::ScriptletOutput { line } => format!("[ALPM-SCRIPTLET] {line}"),
             _ => continue,
         };
@@ -347,16 +344,16 @@ pub fn output(bytes: &[u8]) {
     assert_eq!(marks, read(LONGEST));
     for mark in &marks {
         let text = match mark {
-            Mark::Package(text)
-            | Mark::Hook(_, text)
-            | Mark::CommandFailed(text)
-            | Mark::SavedBeside(text)
-            | Mark::Corrupted(text)
-            | Mark::NotExtracted(text, _)
-            | Mark::Error(_, text)
-            | Mark::Reason(_, text)
-            | Mark::Ignored(text) => text,
-            Mark::NotRetrieved(lost) => &lost.text,
+            OutputEvent::Package(text)
+            | OutputEvent::Hook(_, text)
+            | OutputEvent::CommandFailed(text)
+            | OutputEvent::SavedBeside(text)
+            | OutputEvent::Corrupted(text)
+            | OutputEvent::NotExtracted(text, _)
+            | OutputEvent::Error(_, text)
+            | OutputEvent::Reason(_, text)
+            | OutputEvent::Ignored(text) => text,
+            OutputEvent::NotRetrieved(lost) => &lost.text,
         };
         assert!(
             text.len() <= LINE && !text.contains(char::is_control),

@@ -56,7 +56,10 @@ fn a_scriptlet_that_waits_for_nobody() {
         assert!(ran.document()["packages"].is_array());
         let ran = lab.sh("strap --state keyring.json waits");
         drop(ran.succeeded());
-        assert!(ran.stderr.contains("an earlier transaction ended half way"));
+        assert!(
+            ran.stderr
+                .contains("an earlier transaction was interrupted")
+        );
         assert!(lab.path().join("root/var/waits.done").exists());
     }
 }

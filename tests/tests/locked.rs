@@ -105,7 +105,7 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
         let bash = fs::read(file("bash")).expect("it is in the cache");
         let offline = || lab.sh("strap --quiet --state begun.json --offline --locked receipt.json");
         fs::remove_file(file("nano")).expect("our own file");
-        offline().failed(69, "installing what is locked: not to be had: 'nano' ");
+        offline().failed(69, "installing what is locked: not available: 'nano' ");
         fs::write(file("nano"), &nano).expect("our own directory");
         fs::write(file("bash"), &nano).expect("our own file");
         offline().failed(
@@ -144,7 +144,7 @@ fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
     ran.failed(
         69,
         &format!(
-            "installing what is locked: not to be had: 'nano' {}",
+            "installing what is locked: not available: 'nano' {}",
             version("nano")
         ),
     );
@@ -277,7 +277,7 @@ fn a_document_that_was_begun_anew_over_an_old_root_is_no_lock() {
     let hint = ran.document()["error"]["hint"].clone();
     let hint = hint.as_str().expect("a hint");
     assert!(
-        hint.contains("begun anew over an old root is no lock"),
+        hint.contains("begun again over an old root is not a lock"),
         "{hint}"
     );
     assert!(is_empty(&lab, "second"));

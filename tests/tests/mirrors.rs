@@ -92,14 +92,14 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
             ));
             assert_eq!(ran.status, status, "{}", ran.stderr);
             let said = "strap: warning: 'nano-7.2-1-x86_64.pkg.tar.zst' is not on the mirror, whose database names it: \
-                        fetching the databases anew";
+                        downloading the databases again";
             assert!(ran.stderr.contains(said), "{}", ran.stderr);
             assert_eq!(asked.load(Ordering::SeqCst), 1);
             if status == 0 {
                 continue;
             }
             ran.failed(75, "strap: running pacman to download: the mirror has no 'nano-7.2-1-x86_64.pkg.tar.zst', which its \
-                            database names, also after fetching that anew");
+                            database names, also after downloading that again");
             assert_eq!(error(&ran, "code"), "network");
             let ran = lab.sh("strap --state keyring.json --no-refresh nano");
             ran.failed(75, "which the database in the root names");
@@ -144,7 +144,7 @@ fn a_mirror_that_moved_on() {
         assert_eq!(version(&ran, "nano"), "7.3-1");
         // A lock is about what is no more.
         let ran = lab.sh("strap --state c.json --locked receipt.json");
-        ran.failed(69, "installing what is locked: not to be had: 'nano' 7.2-1");
+        ran.failed(69, "installing what is locked: not available: 'nano' 7.2-1");
         assert_eq!(error(&ran, "code"), "not-found");
         assert!(!lab.path().join("c/root/usr/bin/bash").exists());
         // It costs verify one package, by the old databases and by those of today.

@@ -319,7 +319,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "foreign",
             FAILED,
             &["package foreign-1-1-aarch64 does not have a valid architecture"],
-            "for other machines",
+            "for another architecture",
         ),
         row(
             "strap --loose -q --state document.json aborts > /dev/null",
@@ -340,7 +340,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "nosuch",
             NOT_FOUND,
             &["target not found: nosuch"],
-            "look at the spelling",
+            "check the spelling",
         ),
         row(
             "",
@@ -705,7 +705,7 @@ fn what_is_not_what_was_signed_is_named() {
             "needed",
             NOT_VERIFIED,
             &["needed: signature from \"A <a@example>\" is invalid"],
-            "does not hold",
+            "is not valid",
         ),
     ];
     check(&lab, &repo, &rows);

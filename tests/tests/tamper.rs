@@ -332,7 +332,7 @@ fn a_lock_leaves_the_mirror_no_choice() {
     for (kind, line) in [
         (
             "nano-old",
-            "installing what is locked: not to be had: 'nano' 7.2-1",
+            "installing what is locked: not available: 'nano' 7.2-1",
         ),
         (
             "keyring-old",
@@ -376,7 +376,7 @@ fn what_lies_broken_in_the_cache_is_fetched_again() {
     drop(lab.sh("rm -r root root.strapline"));
     let ran = ground.pipe(&lab, &ground.honest, row, "");
     went_in(&lab, &ran);
-    let warned = |line: &&str| line.ends_with("was in the cache before and is fetched again");
+    let warned = |line: &&str| line.ends_with("was in the cache before and is downloaded again");
     let warned: Vec<_> = ran.stderr.lines().filter(warned).collect();
     let [keyring, strap] = warned[..] else {
         panic!("{}", ran.stderr)

@@ -402,6 +402,36 @@ fn bench(who: Who, arch: &str) -> Bench {
     bench
 }
 
+/// libarchive gives directories their modes when the whole package is extracted, and the next pacman leaves those that it finds.
+#[test]
+fn directories_of_a_killed_pacman_get_their_modes() {
+    for who in [Who::Root, Who::User] {
+        let mut bench = bench(who, "x86_64");
+        bench.up_to("strap");
+        // mkroot has made them with their modes: here pacman is to make them.
+        bench.host("rmdir root/root root/var/tmp");
+        bench.keep();
+        let place = bench.place("strap");
+        bench.steps[place].changes = &trial::WORK;
+        let subject = subject(&bench, "strap", "");
+        let good = subject.good();
+        let mode = |name: &str| bench.look()[std::path::Path::new(name)].mode & 0o7777;
+        assert_eq!((mode("root/root"), mode("root/var/tmp")), (0o750, 0o1777));
+        let made = |call: &Call| {
+            !call.ours && call.key.name.starts_with("mkdir") && call.what.ends_with("var/tmp")
+        };
+        let made = good.calls.iter().position(made).expect("pacman makes it");
+        let mut next = good.calls[made + 1..].iter().filter(|call| !call.ours);
+        let next = next.next().expect("pacman goes on");
+        subject.restore();
+        let run = subject.run(Some((next, Fault::Kill)));
+        assert!(run.hit.is_some() && run.status != 0, "{run:?}");
+        assert_ne!(mode("root/var/tmp"), 0o1777, "pacman was killed too late");
+        assert_eq!(bench.again(&subject.command, &good.after), [""; 0]);
+        drop(bench.lab.sh("verify --state .trial/out.json").succeeded());
+    }
+}
+
 #[test]
 fn mkroot_to_mkconf_as_root() {
     let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];

@@ -17,7 +17,6 @@ mod error;
 pub mod localdb;
 pub mod mtree;
 pub mod name;
-pub mod pacman_log;
 pub mod page;
 pub mod pkginfo;
 mod sections;

@@ -1,16 +1,16 @@
-//! What a pacman.conf(5) that `mkconf` wrote says, as far as it is wanted here.
+//! What a pacman.conf(5) that `mkconf` wrote says, as far as it is needed here.
 
 use crate::fnmatch::matches;
 use stage::Failure;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// As much of it as is wanted here.
-#[derive(Debug, PartialEq, Eq)]
+/// A configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conf {
-    /// `CacheDir`; none where it is left to pacman.
-    pub cache: Option<PathBuf>,
     /// The repositories, in order.
     pub repos: Vec<String>,
+    /// The files that are not extracted.
+    pub noextract: NoExtract,
 }
 
 impl Conf {
@@ -18,20 +18,16 @@ impl Conf {
     ///
     /// # Errors
     ///
-    /// When it cannot be read.
+    /// [`stage::Code::NotFound`] where there is no such file; when it cannot be read.
     pub fn read(config: &Path) -> Result<Self, Failure> {
         let text = stage::file::read_text(config)?;
-        let value = |line: &str| {
-            let (key, value) = line.split_once('=')?;
-            (key.trim() == "CacheDir").then(|| PathBuf::from(value.trim()))
-        };
         let section = |line: &str| {
             let name = line.trim().strip_prefix('[')?.strip_suffix(']')?;
             (name != "options").then(|| name.to_owned())
         };
         Ok(Self {
-            cache: text.lines().find_map(value),
             repos: text.lines().filter_map(section).collect(),
+            noextract: NoExtract::of(&text),
         })
     }
 }
@@ -89,17 +85,15 @@ mod tests {
     }
 
     #[test]
-    fn the_cache_and_the_repositories_are_the_configurations() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let text = b"[options]\n# CacheDir = /no\nCacheDir = /c d/\n[core]\nServer = x\n[extra]\n";
-        std::io::Write::write_all(&mut file, text).unwrap();
-        let expected = Conf {
-            cache: Some("/c d/".into()),
-            repos: vec!["core".into(), "extra".into()],
-        };
-        assert_eq!(Conf::read(file.path()).unwrap(), expected);
-        let empty = tempfile::NamedTempFile::new().unwrap();
-        let empty = Conf::read(empty.path()).unwrap();
-        assert_eq!((empty.cache, empty.repos.len()), (None, 0));
+    fn the_repositories_are_the_sections_but_the_options() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            "[options]\nNoExtract = x\n[core]\nServer = x\n[extra]\n",
+        )
+        .unwrap();
+        let conf = Conf::read(file.path()).unwrap();
+        assert_eq!(conf.repos, ["core", "extra"]);
+        assert!(conf.noextract.has(b"x"));
     }
 }

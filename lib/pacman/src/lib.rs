@@ -1,33 +1,44 @@
-//! Running pacman on a root, and reading what it says and what it keeps there: what `strap` and `keyring` have in common.
+//! Running pacman on a root, and reading what it prints and what it keeps there: what `strap`, `keyring` and `verify` have in
+//! common.
 //!
-//! pacman's exit status is 0 or 1, and its words are for people. Here its words become codes, so that a mirror that is
-//! down and a signature that does not hold are not the same failure.
+//! pacman's exit status is 0 or 1, and its messages are for people. Here they become codes, so that a mirror that is down and a
+//! signature that is not valid are not the same failure.
 
+pub mod cache_lock;
+mod captive_portal;
 pub mod conf;
 mod databases;
 pub mod diagnosis;
-mod download;
 pub mod english;
+mod error_text;
 pub mod fnmatch;
 pub mod gpg;
 pub mod locale;
 pub mod lock;
-pub mod mirror;
+mod mirror;
+pub mod operation;
 pub mod origin;
 pub mod output;
-pub mod pair;
-mod parts;
-pub mod patience;
-mod places;
-mod portal;
+mod partial_downloads;
+mod preflight;
 pub mod records;
-mod refused;
 pub mod run;
 pub mod secret;
-pub mod turn;
-mod words;
+pub mod signature_pair;
+mod signature_report;
+pub mod timeout;
 
-pub use english::Mark;
+pub use english::OutputEvent;
+pub use operation::Operation;
 pub use origin::Origin;
-pub use patience::Patience;
 pub use run::{Pacman, Planned};
+pub use timeout::Timeout;
+
+/// Returns how many more there are than those that a message names: nothing for none.
+#[must_use]
+pub fn and_more(n: usize) -> String {
+    match n {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    }
+}

@@ -1,8 +1,8 @@
 //! One writer in a root at a time, and a lock that dies with its holder.
 //!
 //! pacman's own lock, `db.lck`, is a file that stays when pacman is killed, and then stops every later run. So we hold a
-//! lock of the kernel's on the database directory (flock(2)); while it is ours, a `db.lck` can only be a stranger's, who
-//! is then found in the root, or a dead pacman's, and goes.
+//! lock of the kernel's on the database directory (flock(2)); while we hold it, a `db.lck` can only belong to a pacman that others
+//! started, which is then found in the root, or to one that was killed, and is removed.
 
 use crate::records::{LOCAL, names_in};
 use rootfs::occupants::{self, Use};
@@ -29,7 +29,7 @@ const KILLED: &str = "db.lck.killed";
 /// What the lock is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To download: what a killed pacman left half installed stays for another to repair.
+    /// To download: what a killed pacman left incomplete stays for another run to repair.
     Download,
     /// To install, and to repair first what a killed pacman left.
     Install,
@@ -44,44 +44,34 @@ const VERSION: &str = "ALPM_DB_VERSION";
 ///
 /// [`Code::Busy`] when another tool, or a pacman, works on the root.
 pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Failure> {
-    let path = root.path().join(DATABASE);
-    let directory = open(root)?;
-    let busy = |who: String| {
-        Failure::new(Code::Busy, format!("locking {}: {who}", quote(&path)))
-            .hint("wait until it has ended, and try again")
-    };
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let who = hold::who(&directory);
-            return Err(busy(format!("another tool works on this root: {who}")));
-        }
-        Err(e) => return Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
-    }
+    let directory = flock_database(root, FlockOperation::NonBlockingLockExclusive)?;
+    let lock = root.path().join(DATABASE).join("db.lck");
     let locked = is_there(root, "db.lck")?;
     let stale = locked || is_there(root, KILLED)?;
-    let doing = || format!("removing {}", quote(path.join("db.lck")));
+    let doing = || format!("removing {}", quote(&lock));
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
         // A pacman has its lock open until it has ended, or lives in there. Who merely uses the root holds no lock.
-        let lock = path.join("db.lck");
         let may_hold = |used: &Use| matches!(used, Use::Root(_)) || used.path() == lock;
         let mut others = scan.occupants.iter();
         if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
-            return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
+            return Err(busy(
+                root,
+                format_args!("{} {} {}", user.pid, user.comm, user.how()),
+            ));
         }
-        // Where nothing is installed, nothing can be half installed.
-        if names_in(root, LOCAL)?.iter().all(|name| name == VERSION) {
-            unlinkat(&directory, "db.lck", AtFlags::empty()).doing(Code::Os, doing)?;
-        } else {
-            renameat(&directory, "db.lck", &directory, KILLED).doing(Code::Os, doing)?;
-        }
+        // Where nothing is installed, nothing can be incomplete.
+        let removed = match names_in(root, LOCAL)?.iter().all(|name| name == VERSION) {
+            true => unlinkat(&directory, "db.lck", AtFlags::empty()),
+            false => renameat(&directory, "db.lck", &directory, KILLED),
+        };
+        removed.doing(Code::Os, doing)?;
         context.warn(format_args!(
-            "removed the lock {} of a pacman that is no more",
-            quote(path.join("db.lck"))
+            "removed the stale lock {} of a pacman that was killed",
+            quote(&lock)
         ));
     }
-    remove_torn_version(root)?;
+    remove_empty_version(root)?;
     if purpose == Purpose::Install && is_there(root, KILLED)? {
         unlinkat(&directory, KILLED, AtFlags::empty()).doing(Code::Os, doing)?;
     }
@@ -97,21 +87,31 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
 ///
 /// [`Code::Busy`] when a tool that installs works on the root.
 pub fn share(root: &Root) -> Result<OwnedFd, Failure> {
-    let path = root.path().join(DATABASE);
+    flock_database(root, FlockOperation::NonBlockingLockShared)
+}
+
+fn flock_database(root: &Root, operation: FlockOperation) -> Result<OwnedFd, Failure> {
     let directory = open(root)?;
-    match flock(&directory, FlockOperation::NonBlockingLockShared) {
+    match flock(&directory, operation) {
         Ok(()) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => Err(Failure::new(
-            Code::Busy,
-            format!(
-                "locking {}: a strap works on this root: {}",
-                quote(&path),
-                hold::who(&directory)
-            ),
-        )
-        .hint("wait until it has ended, and try again")),
-        Err(e) => Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
+        Err(Errno::WOULDBLOCK) => {
+            let who = hold::who(&directory);
+            Err(busy(
+                root,
+                format_args!("another tool works on this root: {who}"),
+            ))
+        }
+        Err(e) => Err(e).doing(Code::Os, || locking(root)),
     }
+}
+
+fn locking(root: &Root) -> String {
+    format!("locking {}", quote(root.path().join(DATABASE)))
+}
+
+fn busy(root: &Root, who: std::fmt::Arguments<'_>) -> Failure {
+    Failure::new(Code::Busy, format!("{}: {who}", locking(root)))
+        .hint("wait until it has ended, and try again")
 }
 
 /// Refuses a root in which a pacman was killed, or works that no lock of ours keeps away: what it installed may be there in
@@ -176,7 +176,7 @@ fn open(root: &Root) -> Result<OwnedFd, Failure> {
 
 /// Removes the database's version where a pacman was killed between making that file and writing it: every later one would
 /// say "database is incorrect version" and end. libalpm makes it anew where there is nothing else.
-fn remove_torn_version(root: &Root) -> Result<(), Failure> {
+fn remove_empty_version(root: &Root) -> Result<(), Failure> {
     let doing = || format!("removing {}", quote(root.path().join(LOCAL).join(VERSION)));
     let empty = root
         .read(&format!("{LOCAL}/{VERSION}"), 64)

@@ -1,20 +1,24 @@
 //! A run of pacman that needs a mirror: one that is out of step with itself, and none at all (`--offline`).
+//!
+//! A cache outlives the mirror that it was filled from, and is shared between roots. What one mirror sent can lie in it by the
+//! name of what another one has: a broken download, or a package that is refused when it is installed. It is removed when it is
+//! met, and pacman fails, though all that is asked for could be downloaded. So it is asked again.
 
-use crate::conf::Conf;
 use crate::databases::{self, ONLINE};
-use crate::english::{Mark, Refusal};
+use crate::english::{OutputEvent, Refusal};
+use crate::operation::{Action, Operation, Refresh};
 use crate::run::{Beside, Pacman};
-use crate::{parts, records};
-use rootfs::Inside;
-use stage::{Cause, Code, Context, Failure, message, quote};
+use crate::{and_more, cache_lock, partial_downloads, records};
+use stage::{Cause, Code, Failure, message, quote};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::Path;
 
-impl Pacman {
-    /// Runs it inside the root's namespaces with `args` (pacman(8), the operation first) and `targets`; returns what its output
-    /// said. `what` completes "running pacman to".
+impl Pacman<'_> {
+    /// Runs it inside the root's namespaces; returns what its output said.
     ///
-    /// It is run once more where that mends it: where a package is gone from the mirror that its databases still name, they
-    /// are fetched anew; where the beginning of a download cannot be gone on with, it is removed.
+    /// It is run once more where that helps: where a package is gone from the mirror that its databases still name, they are
+    /// downloaded again; where a partial download cannot be continued, it is removed.
     ///
     /// # Errors
     ///
@@ -22,143 +26,149 @@ impl Pacman {
     /// [`Code::NotFound`] where it is [`Pacman::offline`] and a file is missing.
     pub fn run(
         &self,
-        context: &Context,
-        inside: &Inside,
-        what: &str,
-        args: &[&str],
+        operation: Operation,
         targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
-        self.run_beside(context, inside, what, args, targets, &|| {})
+    ) -> Result<Vec<OutputEvent>, Failure> {
+        self.run_beside(operation, targets, &|| {})
+    }
+
+    /// Runs pacman to fill the cache, and once more where it failed because of what was in the cache before, which it has then
+    /// removed. What was downloaded in this run and is refused is not asked for again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::run`], and [`cache_lock::take`].
+    pub fn download(
+        &self,
+        operation: Operation,
+        targets: &[String],
+    ) -> Result<Vec<OutputEvent>, Failure> {
+        let _lock = cache_lock::take(self.context, self.cache)?;
+        let before = names(self.cache);
+        let result = self.run(operation, targets);
+        let Err(failure) = &result else { return result };
+        let after = names(self.cache);
+        let Some(removed) = before.difference(&after).next() else {
+            return result;
+        };
+        if failure.code != Code::NotVerified {
+            return result;
+        }
+        self.context.warn(format_args!(
+            "{}: {} was in the cache before and is downloaded again",
+            failure.message,
+            quote(self.cache.join(removed))
+        ));
+        self.run(operation, targets)
     }
 
     /// [`Pacman::run`], and `beside` while pacman runs.
     pub(crate) fn run_beside(
         &self,
-        context: &Context,
-        inside: &Inside,
-        what: &str,
-        args: &[&str],
+        operation: Operation,
         targets: &[String],
         beside: Beside<'_>,
-    ) -> Result<Vec<Mark>, Failure> {
-        let conf = Conf::read(&self.config)?;
-        let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
-        let with = |operation: &str| -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
-            let args: Vec<&str> = [operation]
-                .into_iter()
-                .chain(rest.iter().copied())
-                .collect();
-            self.once(context, inside, what, &args, targets, beside)
+    ) -> Result<Vec<OutputEvent>, Failure> {
+        let refresh = |refresh| Operation {
+            refresh,
+            ..operation
         };
-        let (refreshes, downloads) = (operation.contains('y'), operation.contains('w'));
         if self.offline {
-            if operation.starts_with("-S") {
-                databases::restore(inside.root(), &conf)?;
+            if operation.is_sync() {
+                databases::restore(self.inside.root(), self.cache, &self.repos)?;
             }
-            if downloads {
-                self.need_files(context, inside, &conf, args, targets)?;
+            if operation.action == Action::Download {
+                self.need_files(operation, targets)?;
             }
-            return with(&operation.replace('y', "")).map_err(|(_, failure)| failure);
+            let ran = self.once(refresh(Refresh::No), targets, beside);
+            return ran.map_err(|(_, failure)| failure);
         }
-        tidy(context, inside, downloads, &conf);
-        let mut ran = with(operation);
-        if let Err((marks, _)) = &ran
+        let refreshes = operation.refresh != Refresh::No;
+        self.remove_partial_downloads(operation);
+        let mut ran = self.once(operation, targets, beside);
+        if let Err((events, _)) = &ran
             && refreshes
-            && let Some(file) = gone(marks)
+            && let Some(file) = missing_package(events)
         {
-            context.warn(format_args!(
-                "'{}' is not on the mirror, whose database names it: fetching the databases anew",
+            self.context.warn(format_args!(
+                "'{}' is not on the mirror, whose database names it: downloading the databases again",
                 message::escape(file)
             ));
-            ran = with(&operation.replacen('y', "yy", 1));
+            ran = self.once(refresh(Refresh::All), targets, beside);
         }
         // Not where the disk is full: it still is.
         if matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
-            && tidy(context, inside, downloads, &conf)
+            && self.remove_partial_downloads(operation)
         {
-            ran = with(operation);
+            ran = self.once(operation, targets, beside);
         }
-        let marks = ran.map_err(|(marks, failure)| match gone(&marks) {
-            Some(file) => {
-                out_of_step(file, refreshes).while_doing(format_args!("running pacman to {what}"))
-            }
+        let events = ran.map_err(|(events, failure)| match missing_package(&events) {
+            Some(file) => out_of_step(file, refreshes)
+                .while_doing(format_args!("running pacman to {}", operation.purpose())),
             None => failure,
         })?;
         // What is not kept is missed only by a later --offline, which says so.
-        if refreshes && let Err(failure) = databases::keep(inside.root(), &conf) {
-            context.warn(failure);
+        let keep = || databases::keep(self.inside.root(), self.cache, &self.repos);
+        if refreshes && let Err(failure) = keep() {
+            self.context.warn(failure);
         }
-        Ok(marks)
+        Ok(events)
     }
 
-    /// Looks whether all that is to be installed is in the cache, so that pacman will ask no server for it.
-    fn need_files(
-        &self,
-        context: &Context,
-        inside: &Inside,
-        conf: &Conf,
-        args: &[&str],
-        targets: &[String],
-    ) -> Result<(), Failure> {
-        let Some(cache) = &conf.cache else {
-            return Ok(());
-        };
+    /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.
+    fn need_files(&self, operation: Operation, targets: &[String]) -> Result<(), Failure> {
         let mut missing = Vec::new();
         // Of what it cannot resolve pacman says nothing here; the run itself will.
-        for planned in self.preview(context, inside, args, targets)? {
-            let there = |file: &str| cache.join(file).is_file();
+        for planned in self.preview(operation, targets)? {
+            let there = |file: &str| self.cache.join(file).is_file();
             let signature = format!("{}.sig", planned.file);
             if !there(&planned.file) {
                 missing.push(planned.file);
             } else if self.verifies && !there(&signature) {
-                // pacman fetches it also where the database has it.
+                // pacman downloads it also where the database has it.
                 missing.push(signature);
             }
         }
-        match missing.split_first() {
-            None => Ok(()),
-            Some((first, rest)) => Err(not_cached(cache, first, rest.len())),
-        }
-    }
-}
-
-/// Removes what an earlier run left in the cache and a download cannot go on with; says whether there was something.
-fn tidy(context: &Context, inside: &Inside, downloads: bool, conf: &Conf) -> bool {
-    if !downloads {
-        return false;
-    }
-    // Without databases, which are about to be fetched, there is nothing to compare with.
-    let offered = records::offered(inside.root(), &conf.repos).unwrap_or_default();
-    let removed = parts::remove(conf, &offered.entries);
-    for name in &removed {
-        context.warn(format_args!(
-            "'{}' is what an interrupted run left in the cache: it is fetched anew",
-            message::escape(name)
-        ));
-    }
-    !removed.is_empty()
-}
-
-fn not_cached(cache: &Path, first: &str, more: usize) -> Failure {
-    let more = match more {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    };
-    Failure::new(
-        Code::NotFound,
-        format!(
-            "looking for '{}'{more} in {}: it is not there, and no server is asked",
+        let Some((first, rest)) = missing.split_first() else {
+            return Ok(());
+        };
+        let message = format!(
+            "looking for '{}'{} in {}: it is not there, and no server is asked",
             message::escape(first),
-            quote(cache)
-        ),
-    )
-    .hint(ONLINE)
+            and_more(rest.len()),
+            quote(self.cache)
+        );
+        Err(Failure::new(Code::NotFound, message).hint(ONLINE))
+    }
+
+    /// Removes what an earlier run left in the cache and a download cannot continue; says whether there was something.
+    fn remove_partial_downloads(&self, operation: Operation) -> bool {
+        if operation.action != Action::Download {
+            return false;
+        }
+        // Without databases, which are about to be downloaded, there is nothing to compare with.
+        let offered = records::offered(self.inside.root(), &self.repos).unwrap_or_default();
+        let removed = partial_downloads::remove(self.cache, &offered.entries);
+        for name in &removed {
+            self.context.warn(format_args!(
+                "'{}' was left in the cache by an interrupted run: it is downloaded again",
+                message::escape(name)
+            ));
+        }
+        !removed.is_empty()
+    }
+}
+
+/// Returns the names in a directory; none where it cannot be read, as pacman will then say itself.
+fn names(directory: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.flatten().map(|entry| entry.file_name()).collect()
 }
 
 /// Returns the package that the mirror does not have: 404, or for `file://` no such file. A signature is another matter.
-fn gone(marks: &[Mark]) -> Option<&str> {
-    marks.iter().find_map(|mark| {
-        let Mark::NotRetrieved(lost) = mark else {
+fn missing_package(events: &[OutputEvent]) -> Option<&str> {
+    events.iter().find_map(|event| {
+        let OutputEvent::NotRetrieved(lost) = event else {
             return None;
         };
         let file = lost.file.as_str();
@@ -167,29 +177,24 @@ fn gone(marks: &[Mark]) -> Option<&str> {
     })
 }
 
-/// Returns whether a failure is that a server answered, and has a file no more: that does not go away.
-#[must_use]
-pub fn is_gone(failure: &Failure) -> bool {
-    failure.cause == Some(Cause::NotOnServer)
-}
-
-/// Says that a mirror has not what its databases name.
+/// Says that a mirror does not have what its databases name.
 fn out_of_step(file: &str, refreshed: bool) -> Failure {
     let file = message::escape(file);
-    if refreshed {
-        return Failure::new(
-            Code::Network,
-            format!("the mirror has no '{file}', which its database names, also after fetching that anew"),
-        )
+    let (message, hint) = match refreshed {
+        true => (
+            format!(
+                "the mirror has no '{file}', which its database names, also after downloading that again"
+            ),
+            "it is being updated, or is broken: try later, or add another with mkconf --server URL",
+        ),
+        false => (
+            format!("the mirror has no '{file}', which the database in the root names"),
+            "the database is older than the mirror: run strap without --no-refresh",
+        ),
+    };
+    Failure::new(Code::Network, message)
         .cause(Cause::NotOnServer)
-        .hint("it is being brought up to date, or is broken: try later, or add another with mkconf --server URL");
-    }
-    Failure::new(
-        Code::Network,
-        format!("the mirror has no '{file}', which the database in the root names"),
-    )
-    .cause(Cause::NotOnServer)
-    .hint("that is older than the mirror: have it refreshed")
+        .hint(hint)
 }
 
 #[cfg(test)]
@@ -200,10 +205,8 @@ mod tests {
     #[test]
     fn a_package_that_is_gone_and_what_only_looks_like_it() {
         let gone = |text: &str| {
-            let marks: Vec<_> = english::read(&format!("error: {text}"))
-                .into_iter()
-                .collect();
-            gone(&marks).map(str::to_owned)
+            let events = Vec::from_iter(english::read(&format!("error: {text}")));
+            missing_package(&events).map(str::to_owned)
         };
         let file = "nano-7-1-any.pkg.tar.zst";
         let lost =

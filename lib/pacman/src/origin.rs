@@ -5,14 +5,14 @@
 //! the same version again. So pacman is asked, with the arguments that it is then run with, and what is recorded is the hash
 //! of the file that lay in the cache from before pacman opened it until it had ended.
 
-use crate::conf::Conf;
-use crate::english::Mark;
+use crate::english::OutputEvent;
+use crate::operation::Operation;
 use crate::records;
 use crate::run::{Pacman, Planned};
 use package::db::{self, Entry};
 use package::digest::Sha256Reader;
-use rootfs::{Inside, Root};
-use stage::{Context, Failure, quote};
+use rootfs::Root;
+use stage::{Failure, quote};
 use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
@@ -43,46 +43,38 @@ fn stamp(is: &Metadata) -> Stamp {
     (is.dev(), is.ino(), is.len(), modified.0, modified.1)
 }
 
-impl Pacman {
-    /// Runs a transaction that installs `planned` out of `cache`, as [`Pacman::run`] does. Returns also what the archives are:
-    /// of a transaction that failed too, as it may have installed some of them by then.
+impl Pacman<'_> {
+    /// Runs a transaction that installs `planned`, as [`Pacman::run`] does. Returns also what the archives are: of a transaction
+    /// that failed too, as it may have installed some of them by then.
     pub fn install(
         &self,
-        context: &Context,
-        inside: &Inside,
-        cache: &Path,
-        args: &[&str],
+        operation: Operation,
         targets: &[String],
-        planned: Vec<Planned>,
-    ) -> (Vec<Origin>, Result<Vec<Mark>, Failure>) {
-        let conf = match Conf::read(&self.config) {
-            Ok(conf) => conf,
-            Err(failure) => return (Vec::new(), Err(failure)),
-        };
+        planned: &[Planned],
+    ) -> (Vec<Origin>, Result<Vec<OutputEvent>, Failure>) {
         // What is installed by path has no database that pacman would ask.
-        let repos = match args.first() {
-            Some(operation) if operation.starts_with("-S") => conf.repos,
-            _ => Vec::new(),
-        };
+        let is_used = |repo: &&String| planned.iter().any(|planned| planned.repo == **repo);
+        let repos = self
+            .repos
+            .iter()
+            .filter(is_used)
+            .filter(|_| operation.is_sync());
+        let repos: Vec<String> = repos.cloned().collect();
         let stamp_of = |planned: &Planned| {
-            let is = std::fs::metadata(cache.join(&planned.file)).ok()?;
+            let is = std::fs::metadata(self.cache.join(&planned.file)).ok()?;
             Some(stamp(&is))
         };
         let before: Vec<Option<Stamp>> = planned.iter().map(stamp_of).collect();
-        let root = inside.root();
-        let traced = Mutex::new(None);
+        let (root, cache) = (self.inside.root(), self.cache);
+        let traced = Mutex::new(Traced::default());
         let trace = || {
-            let found = trace(root, cache, &repos, &planned);
-            *traced.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            let found = trace(root, cache, &repos, planned);
+            *traced.lock().unwrap_or_else(PoisonError::into_inner) = found;
         };
-        let result = self.run_beside(context, inside, "install", args, targets, &trace);
-        let traced = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let Traced {
-            mut origins,
-            warnings,
-        } = traced.unwrap_or_default();
+        let result = self.run_beside(operation, targets, &trace);
+        let (mut origins, warnings) = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
-            context.warn(warning);
+            self.context.warn(warning);
         }
         for (origin, before) in origins.iter_mut().zip(before) {
             // Another run that shares the cache may have put another build there meanwhile.
@@ -94,28 +86,32 @@ impl Pacman {
     }
 }
 
-#[derive(Debug, Default)]
-struct Traced {
-    origins: Vec<Origin>,
-    warnings: Vec<String>,
-}
+/// The archives, and warnings.
+type Traced = (Vec<Origin>, Vec<String>);
 
 /// Finds out what the archives are.
 fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Traced {
-    let mut traced = Traced::default();
-    let named: Vec<String> = repos
-        .iter()
-        .filter(|repo| planned.iter().any(|p| p.repo == **repo))
-        .cloned()
-        .collect();
-    let offers = records::offered(root, &named).unwrap_or_else(|failure| {
-        traced.warnings.push(failure.to_string());
+    let mut warnings = Vec::new();
+    let offers = records::offered(root, repos).unwrap_or_else(|failure| {
+        warnings.push(failure.to_string());
         records::Offers::default()
     });
-    traced.warnings.extend(offers.odd);
-    for planned in planned {
+    warnings.extend(offers.odd);
+    let mut known = |path: &Path, result: io::Result<String>| {
+        let result = result.map(Some).or_else(|e| match e.kind() {
+            ErrorKind::NotFound => Ok(None),
+            _ => Err(e),
+        });
+        result.unwrap_or_else(|e| {
+            let path = quote(path);
+            warnings.push(format!("reading {path}: {e}: it is left out of the record"));
+            None
+        })
+    };
+    let origins = planned.iter().map(|planned| {
         let is_of = |(repo, entry): &&(String, Entry)| {
-            (repo, &entry.name, &entry.version, &entry.filename)
+            let offered = (repo, &entry.name, &entry.version, &entry.filename);
+            offered
                 == (
                     &planned.repo,
                     &planned.name,
@@ -125,31 +121,23 @@ fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Tr
         };
         let offer = offers.entries.iter().find(is_of);
         let path = cache.join(&planned.file);
-        let mut known = |path: &Path, result: io::Result<String>| match result {
-            Ok(text) => Some(text),
-            Err(e) if e.kind() == ErrorKind::NotFound => None,
-            Err(e) => {
-                let warning = format!("reading {}: {e}: it is left out of the record", quote(path));
-                traced.warnings.push(warning);
-                None
-            }
-        };
-        let sha256 = known(&path, sha256(&path));
-        let mut beside = path.into_os_string();
-        beside.push(".sig");
-        let beside = known(Path::new(&beside), signature(Path::new(&beside)));
-        traced.origins.push(Origin {
+        let beside = cache.join(format!("{}.sig", planned.file));
+        Origin {
             planned: planned.clone(),
-            sha256,
+            sha256: known(&path, sha256(&path)),
             offered: offer.and_then(|(_, entry)| entry.pgpsig.clone()),
-            beside,
-        });
-    }
-    traced
+            beside: known(&beside, signature(&beside)),
+        }
+    });
+    (origins.collect(), warnings)
 }
 
-/// Hashes a file, and gives up where a signal asks us to stop.
-fn sha256(path: &Path) -> io::Result<String> {
+/// Returns the SHA-256 of a file, in lower-case hex. It ends early where a signal asks us to stop.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn sha256(path: &Path) -> io::Result<String> {
     let mut reader = Sha256Reader::new(stage::file::open(path)?);
     reader.drain()?;
     Ok(reader.finish())
@@ -209,11 +197,10 @@ mod tests {
         let repos = ["a".to_owned(), "b".to_owned()];
         let list = ["b", "left-over"].map(|repo| planned(repo, "x"));
         let list = [list[0].clone(), list[1].clone(), planned("a", "none")];
-        let traced = trace(&root, &top, &repos, &list);
-        assert_eq!(traced.warnings.len(), 2, "{:?}", traced.warnings);
+        let (origins, warnings) = trace(&root, &top, &repos, &list);
+        assert_eq!(warnings.len(), 2, "{:?}", warnings);
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let is: Vec<_> = traced
-            .origins
+        let is: Vec<_> = origins
             .iter()
             .map(|o| {
                 (
@@ -232,6 +219,6 @@ mod tests {
             ]
         );
 
-        assert!(traced.warnings[0].starts_with("'a.db': entry 'odd-1-1': no %NAME%"));
+        assert!(warnings[0].starts_with("'a.db': entry 'odd-1-1': no %NAME%"));
     }
 }

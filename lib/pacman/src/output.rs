@@ -3,7 +3,7 @@
 //! pacman says on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
 //! order. So it gets one of ours (pty(7)), and what comes out of it goes to stderr.
 
-use crate::english::{self, Mark};
+use crate::english::{self, OutputEvent};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{
@@ -18,7 +18,7 @@ pub struct Reader {
     line: Vec<u8>,
     show: Show,
     held: String,
-    marks: Vec<Mark>,
+    events: Vec<OutputEvent>,
 }
 
 /// How much of pacman's output people get to see.
@@ -50,7 +50,7 @@ const LINE: usize = 4096;
 
 /// How much is remembered of what a scriptlet can say as often as it likes: marks, and bytes that are held back. A
 /// transaction has a mark for each package and each hook.
-const MARKS: usize = 20_000;
+const EVENTS: usize = 20_000;
 const HELD: usize = 1 << 20;
 
 impl Reader {
@@ -79,12 +79,12 @@ impl Reader {
     }
 
     /// Returns what was seen. Where pacman `failed`, what was held back is shown now.
-    pub fn finish(mut self, failed: bool) -> Vec<Mark> {
+    pub fn finish(mut self, failed: bool) -> Vec<OutputEvent> {
         self.end_of_line(true);
         if failed {
             pass(self.held.as_bytes());
         }
-        self.marks
+        self.events
     }
 
     /// Reads a line; one that is not the `last` that is written in its place is shown and means nothing.
@@ -92,24 +92,24 @@ impl Reader {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         let line = without_escapes(&line);
-        let mark = english::read(&line).filter(|_| last);
+        let event = english::read(&line).filter(|_| last);
         match self.show {
             Show::Raw => {}
             Show::Lines if line.is_empty() => {}
             Show::Lines => pass(format!("{line}\n").as_bytes()),
             Show::Errors => {
-                let wanted = line.starts_with("error:") || line.starts_with("warning:");
-                let wanted = wanted || matches!(mark, Some(Mark::Reason(..)));
+                let is_reason = matches!(event, Some(OutputEvent::Reason(..)));
+                let wanted = english::is_message(&line) || is_reason;
                 if wanted && self.held.len() < HELD {
                     self.held += &format!("{line}\n");
                 }
             }
         }
-        let Some(mark) = mark else { return };
-        match self.marks.len() {
-            0..MARKS => self.marks.push(mark),
+        let Some(event) = event else { return };
+        match self.events.len() {
+            0..EVENTS => self.events.push(event),
             // What is forgotten must not be taken for what did not happen.
-            MARKS => self.marks.push(Mark::CommandFailed(
+            EVENTS => self.events.push(OutputEvent::CommandFailed(
                 "command said more than can be remembered".to_owned(),
             )),
             _ => {}
@@ -120,7 +120,7 @@ impl Reader {
 /// Returns what a line that a scriptlet printed reads as in pacman's output, where pacman prints it as it is: nothing of it is
 /// pacman's.
 #[must_use]
-pub fn reads_as(line: &str) -> Vec<Mark> {
+pub fn reads_as(line: &str) -> Vec<OutputEvent> {
     let mut reader = Reader::new(Show::Errors);
     reader.take(line.as_bytes());
     reader.finish(false)
@@ -197,19 +197,19 @@ mod tests {
             for piece in text.as_bytes().chunks(size) {
                 reader.take(piece);
             }
-            let package = |n: &str| Mark::Package(n.into());
+            let package = |n: &str| OutputEvent::Package(n.into());
             assert_eq!(
                 reader.finish(false),
                 [
                     package("filesystem"),
                     package("bash"),
-                    Mark::CommandFailed("command failed to execute correctly".into()),
+                    OutputEvent::CommandFailed("command failed to execute correctly".into()),
                     package("glibc"),
-                    Mark::Hook(1, "Creating system user accounts...".into()),
-                    Mark::CommandFailed("command terminated by signal 9: Killed".into()),
-                    Mark::SavedBeside("/r/etc/hosts".into()),
-                    Mark::Corrupted("/c/a b.pkg.tar.zst".into()),
-                    Mark::Error(
+                    OutputEvent::Hook(1, "Creating system user accounts...".into()),
+                    OutputEvent::CommandFailed("command terminated by signal 9: Killed".into()),
+                    OutputEvent::SavedBeside("/r/etc/hosts".into()),
+                    OutputEvent::Corrupted("/c/a b.pkg.tar.zst".into()),
+                    OutputEvent::Error(
                         english::Trouble::Retrieval,
                         "failed to commit transaction (download library error)".into()
                     ),
@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn who_never_stops_talking_takes_no_memory_and_hides_nothing() {
         let mut reader = Reader::new(Show::Errors);
-        for n in 0..2 * MARKS {
+        for n in 0..2 * EVENTS {
             reader.take(format!("error: {n:0100}\n").as_bytes());
         }
         reader.take(b"error: command failed to execute correctly\n");
         assert!(reader.held.len() < HELD + LINE);
-        let marks = reader.finish(false);
-        assert_eq!(marks.len(), MARKS + 1);
-        assert!(matches!(marks.last(), Some(Mark::CommandFailed(_))));
+        let events = reader.finish(false);
+        assert_eq!(events.len(), EVENTS + 1);
+        assert!(matches!(events.last(), Some(OutputEvent::CommandFailed(_))));
     }
 
     #[test]
@@ -246,7 +246,10 @@ mod tests {
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
         assert_eq!(
             reader.finish(false),
-            [Mark::Hook(1, String::new()), Mark::Hook(1, String::new())]
+            [
+                OutputEvent::Hook(1, String::new()),
+                OutputEvent::Hook(1, String::new())
+            ]
         );
     }
 }

@@ -17,6 +17,26 @@ pub(crate) const SYNC: &str = "var/lib/pacman/sync";
 /// The longest record or database that is read: more than any distribution has.
 const LIMIT: u64 = 256 << 20;
 
+/// pacman's log, below the root.
+pub(crate) const LOG: &str = "var/log/pacman.log";
+
+/// The longest log that is read.
+const LOG_LIMIT: u64 = 64 << 20;
+
+/// Returns the text of pacman's log; an empty one where there is none.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn log(root: &Root) -> Result<Vec<u8>, Failure> {
+    match root.read(LOG, LOG_LIMIT) {
+        Err(Errno::NOENT) => Ok(Vec::new()),
+        read => read.doing(Code::Failed, || {
+            format!("reading {}", quote(root.path().join(LOG)))
+        }),
+    }
+}
+
 /// An installed package, as the local database has it.
 #[derive(Clone, Debug)]
 pub struct Installed {

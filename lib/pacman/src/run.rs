@@ -1,24 +1,33 @@
 //! Running pacman: where, with whose eyes on its output, and what an exit status other than 0 means.
 
-use crate::english::{Mark, Trouble};
+use crate::english::log::{self, Event};
+use crate::english::{OutputEvent, Trouble};
 use crate::gpg;
+use crate::operation::{self, Action, Operation};
 use crate::output::{self, Reader, Show};
-use crate::{places, refused, words};
+use crate::{error_text, preflight, records, signature_report};
 use package::name;
-use package::pacman_log::{self, Event};
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
 use stage::{Code, Context, Doing, Failure};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The pacman to run, and with which configuration.
+/// The pacman to run, where, and with which configuration.
 #[derive(Clone, Debug)]
-pub struct Pacman {
+pub struct Pacman<'a> {
+    /// The tool that runs it.
+    pub context: &'a Context,
+    /// The root that it works on.
+    pub inside: &'a Inside,
     /// The program.
-    pub program: PathBuf,
+    pub program: &'a Path,
     /// The pacman.conf(5).
     pub config: PathBuf,
+    /// The repositories of the configuration, in order.
+    pub repos: Vec<String>,
+    /// The package cache of the configuration.
+    pub cache: &'a Path,
     /// Whether it verifies, by the home of [`Inside::gpgdir`]. What it refuses is then examined by the same home, to say what
     /// is wrong, and removed.
     pub verifies: bool,
@@ -26,45 +35,30 @@ pub struct Pacman {
     pub offline: bool,
 }
 
+/// What pacman's output said, or that and why it failed.
+pub(crate) type Ran = Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)>;
+
 /// What is done while pacman runs, in a thread of its own. It is not done where pacman says nothing.
 pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
-/// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
-/// `alpm_question_type_t`, the same in pacman 5 to 7): whether a file that is corrupted is removed from the cache, where we
-/// want to look at it first, and whether a key that is missing is fetched from a keyserver. No key gets into a keyring but
-/// those that `keyring` put there.
-const ASK: &str = "72"; // ALPM_QUESTION_CORRUPTED_PKG 8, ALPM_QUESTION_IMPORT_KEY 64
-
-impl Pacman {
-    /// Runs it, as [`Pacman::run`] says, and once; `beside` is done while it runs.
-    ///
-    /// # Errors
-    ///
-    /// When pacman fails: what its output said, and why.
-    pub(crate) fn once(
-        &self,
-        context: &Context,
-        inside: &Inside,
-        what: &str,
-        args: &[&str],
-        targets: &[String],
-        beside: Beside<'_>,
-    ) -> Result<Vec<Mark>, (Vec<Mark>, Failure)> {
-        let mut list: Vec<OsString> = args.iter().map(OsString::from).collect();
+impl Pacman<'_> {
+    /// Runs it once; `beside` is done while it runs.
+    pub(crate) fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+        let mut args = operation.arguments();
         // Bars are for a person who waits for a download; lines keep the order of what failed and why.
-        let show = Show::on_stderr(context.quiet);
-        let has_bar = args
-            .first()
-            .is_some_and(|operation| !operation.starts_with("-D"));
-        if has_bar && (what != DOWNLOAD || show != Show::Raw) {
-            list.push("--noprogressbar".into());
-        }
+        let show = Show::on_stderr(self.context.quiet);
+        let bar = match operation.action {
+            Action::Download => show != Show::Raw,
+            Action::Install | Action::InstallFiles => true,
+            Action::MarkExplicit => false,
+        };
+        args.extend(bar.then(|| "--noprogressbar".to_owned()));
         let mut reader = Reader::new(show);
         // A program with two threads makes no namespaces, so the second one begins when pacman runs, and ends before anything
         // else is run.
         let ended = std::thread::scope(|scope| {
             let mut thread = None;
-            let ended = self.start(context, inside, list, targets, &mut |bytes| {
+            let ended = self.start(args, targets, &mut |bytes| {
                 thread.get_or_insert_with(|| scope.spawn(beside));
                 reader.take(bytes);
             });
@@ -73,42 +67,35 @@ impl Pacman {
                 _ => ended,
             }
         });
-        let marks = reader.finish(ended != Ok(Ended::Exited(0)));
-        let doing = format_args!("running pacman to {what}");
+        let events = reader.finish(ended != Ok(Ended::Exited(0)));
+        let doing = format_args!("running pacman to {}", operation.purpose());
         let failure = match ended {
-            Ok(Ended::Exited(0)) => return Ok(marks),
+            Ok(Ended::Exited(0)) => return Ok(events),
             Ok(ended) => {
-                let hook = ended_by_hook(inside.root(), &marks);
-                let failure = words::explain(&marks, ended, hook.as_deref()).while_doing(doing);
-                let asked = (args, targets);
-                refused::explain(self, context, inside, asked, &marks, failure)
+                let hook = failed_hook(self.inside.root(), &events);
+                let failure = error_text::failure(&events, ended, hook.as_deref());
+                let failure = failure.while_doing(doing);
+                signature_report::explain(self, operation, targets, &events, failure)
             }
             Err(failure) if failure.code == Code::Hung => failure.while_doing(doing),
             Err(failure) => failure,
         };
-        Err((marks, failure))
+        Err((events, failure))
     }
 
-    /// Asks pacman what a run with `args` and `targets` would install, and from where: the order of the repositories, what
-    /// satisfies a dependency and what replaces what is pacman's to decide. It downloads nothing.
+    /// Asks pacman what an operation would install, and from where: the order of the repositories, what satisfies a dependency
+    /// and what replaces what is pacman's to decide. It downloads nothing.
     ///
     /// # Errors
     ///
     /// When it cannot be run. Of one that fails there is nothing.
     pub fn preview(
         &self,
-        context: &Context,
-        inside: &Inside,
-        args: &[&str],
+        operation: Operation,
         targets: &[String],
     ) -> Result<Vec<Planned>, Failure> {
-        let (operation, rest) = args.split_first().unwrap_or((&"-S", &[]));
-        let mut list: Vec<OsString> =
-            vec![format!("{}p", operation.replace(['y', 'w'], "")).into()];
-        list.extend(rest.iter().map(OsString::from));
-        list.extend(["--print-format", PLANNED].map(OsString::from));
         let mut text = Vec::new();
-        self.start(context, inside, list, targets, &mut |bytes| {
+        self.start(operation.print_arguments(), targets, &mut |bytes| {
             text.extend_from_slice(bytes);
         })?;
         let text = String::from_utf8_lossy(&text);
@@ -119,21 +106,17 @@ impl Pacman {
     /// Starts it and waits for its end; `sink` gets what it prints.
     fn start(
         &self,
-        context: &Context,
-        inside: &Inside,
-        mut args: Vec<OsString>,
+        args: Vec<String>,
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
-        // Whatever the configuration says: gpg runs what the configuration in its home names, and the root's own home is
-        // the root's to write.
-        if let Some(home) = inside.gpgdir() {
-            args.extend(["--gpgdir".into(), home.into()]);
-        }
-        places::check(inside.root())?;
-        args.extend(["--ask", ASK, "--config"].map(OsString::from));
-        args.extend([self.config.clone().into(), "--".into()]);
-        args.extend(targets.iter().map(OsString::from));
+        preflight::check(self.inside.root())?;
+        let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+        args.extend(operation::common(
+            &self.config,
+            self.inside.gpgdir(),
+            targets,
+        ));
         let job = Job {
             program: self.program.as_os_str(),
             args,
@@ -144,23 +127,26 @@ impl Pacman {
         };
         let (from, into) = output::terminal().doing(Code::Os, || "making a terminal for pacman")?;
         let output = Output { sink, from, into };
-        let (ended, time) = inside.run(&job, Some(output))?;
-        context.waited(time);
+        let (ended, time) = self.inside.run(&job, Some(output))?;
+        self.context.waited(time);
         Ok(ended)
     }
 }
 
 /// Returns the hook that ended the transaction: the last that the log names. What is in the output a hook may have printed.
-fn ended_by_hook(root: &Root, marks: &[Mark]) -> Option<String> {
-    const LOG: (&str, u64) = ("var/log/pacman.log", 64 << 20);
-    let by_hook =
-        |mark: &Mark| matches!(mark, Mark::Error(Trouble::Hook | Trouble::HookUnready, _));
-    if !marks.iter().any(by_hook) {
+fn failed_hook(root: &Root, events: &[OutputEvent]) -> Option<String> {
+    let by_hook = |event: &OutputEvent| {
+        matches!(
+            event,
+            OutputEvent::Error(Trouble::Hook | Trouble::HookUnready, _)
+        )
+    };
+    if !events.iter().any(by_hook) {
         return None;
     }
     // Without a log the message has no name.
-    let log = root.read(LOG.0, LOG.1).ok()?;
-    let names = pacman_log::events(&log).filter_map(|event| match event {
+    let log = records::log(root).ok()?;
+    let names = log::events(&log).filter_map(|event| match event {
         Event::RunningHook { name } => Some(name),
         _ => None,
     });
@@ -180,10 +166,7 @@ pub struct Planned {
     pub file: String,
 }
 
-/// How pacman is to print a [`Planned`] (pacman(8), `--print-format`): what pacman 6.0 knows, which has `%l`, the location, and
-/// no word for the file name alone. The first word tells such a line from what pacman says besides.
-const PLANNED: &str = "strapline-plan %r %n %v %l";
-
+/// Reads a line of [`Operation::print_arguments`].
 fn planned(line: &str) -> Option<Planned> {
     let mut words = line.split(' ');
     let mut next = |good: fn(&str) -> bool| words.next().filter(|word| good(word));
@@ -199,9 +182,6 @@ fn planned(line: &str) -> Option<Planned> {
     };
     (words.next().is_none() && name::is_filename(file)).then_some(planned)
 }
-
-/// What [`Pacman::run`] calls a run that only downloads.
-pub const DOWNLOAD: &str = "download";
 
 #[cfg(test)]
 mod tests {

@@ -10,14 +10,14 @@ use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 
 /// Where pacman's GnuPG home may be, below the root: its own place, and those where `keyring` leaves one when it is killed.
-pub const HOMES: [&str; 3] = [
+const HOMES: [&str; 3] = [
     "etc/pacman.d/gnupg",
     "etc/pacman.d/gnupg.new",
     "etc/pacman.d/gnupg.old",
 ];
 
 /// The directory of a home where gpg since 2.1 keeps one file a key.
-pub const PRIVATE: &str = "private-keys-v1.d";
+const PRIVATE: &str = "private-keys-v1.d";
 
 /// Returns the files that hold a secret key of the root's keyring, as paths below the root, in order.
 ///
@@ -27,27 +27,19 @@ pub const PRIVATE: &str = "private-keys-v1.d";
 pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for home in HOMES {
-        look(root, home, is_secret_ring, &mut found)?;
-        look(root, &format!("{home}/{PRIVATE}"), |_| true, &mut found)?;
+        find(root, home, is_secret_ring, &mut found)?;
+        find(root, &format!("{home}/{PRIVATE}"), |_| true, &mut found)?;
     }
     found.sort_unstable();
     Ok(found)
 }
 
-/// Refuses a root whose keyring has a secret key. `doing` is what is being done, as `packing '/srv/target'`.
+/// Refuses a root whose keyring has a secret key in what an image takes from it. `doing` is what is being done, as
+/// `packing '/srv/target'`.
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where it has one, with what mends it; and as [`keys`].
-pub fn refuse(root: &Root, doing: &str) -> Result<(), Failure> {
-    refuse_in_image(root, doing, |_| false)
-}
-
-/// [`refuse`], for an image that some paths stay out of.
-///
-/// # Errors
-///
-/// As [`refuse`].
+/// [`Code::Failed`] where it has one, with a hint; and as [`keys`].
 pub fn refuse_in_image(
     root: &Root,
     doing: &str,
@@ -74,7 +66,7 @@ fn is_secret_ring(name: &str) -> bool {
 }
 
 /// Adds the files of a directory below the root that have something in them and a name that `wanted` takes.
-fn look(
+fn find(
     root: &Root,
     at: &str,
     wanted: impl Fn(&str) -> bool,
@@ -119,7 +111,7 @@ mod tests {
     fn a_secret_key_is_found_wherever_a_home_is_or_was() {
         let (_guard, root) = root();
         assert_eq!(keys(&root).unwrap(), Vec::<String>::new());
-        refuse(&root, "packing").unwrap();
+        refuse_in_image(&root, "packing", |_| false).unwrap();
         let expected = [
             "etc/pacman.d/gnupg.new/private-keys-v1.d/B.key~",
             "etc/pacman.d/gnupg/private-keys-v1.d/A.key",
@@ -139,7 +131,7 @@ mod tests {
             std::fs::write(path, text).unwrap();
         }
         assert_eq!(keys(&root).unwrap(), expected);
-        let failure = refuse(&root, "packing '/x'").unwrap_err();
+        let failure = refuse_in_image(&root, "packing '/x'", |_| false).unwrap_err();
         assert_eq!(failure.code, Code::Failed);
         assert!(failure.message.starts_with("packing '/x': "), "{failure}");
     }
@@ -150,6 +142,6 @@ mod tests {
         std::fs::create_dir_all(root.path().join("etc/pacman.d")).unwrap();
         symlink("/tmp", root.path().join("etc/pacman.d/gnupg")).unwrap();
         keys(&root).unwrap_err();
-        refuse(&root, "packing").unwrap_err();
+        refuse_in_image(&root, "packing", |_| false).unwrap_err();
     }
 }

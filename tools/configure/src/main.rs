@@ -40,7 +40,7 @@ use host_name::HostName;
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
-use pacman::Patience;
+use pacman::Timeout;
 use pacman::lock::{self, Purpose};
 use plan::Plan;
 use program::Programs;
@@ -134,7 +134,7 @@ struct Args {
     first_boot_keyring: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -166,7 +166,7 @@ impl Stage for Args {
         let plan = plan::plan(self, document)?;
         let mut configured: Configured = document.get().unwrap_or_default();
         let mut inside = Inside::of(document)?;
-        self.patience.watch(context, &mut inside);
+        self.timeout.watch(context, &mut inside);
         let fstab = match &plan.fstab {
             Some(source) => {
                 let name = plan.hostname.as_ref().or(configured.hostname.as_ref());

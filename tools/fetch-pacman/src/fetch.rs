@@ -142,6 +142,7 @@ impl<'a> Fetcher<'a> {
             file: entry.filename.clone(),
             sha256: sha256.to_owned(),
             server: server.shown(),
+            signed_by: None,
         }
     }
 

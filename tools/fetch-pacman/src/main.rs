@@ -347,34 +347,14 @@ fn record(document: &mut Document, done: &Done) {
         version: done.program.version.clone(),
         sha256: done.program.sha256.clone(),
         trust: done.trust.to_owned(),
-        package: done.package.as_ref().map(|(origin, signed_by)| PacmanPackage {
-            signed_by: signed_by.clone(),
-            ..origin.clone()
-        }),
+        package: done
+            .package
+            .as_ref()
+            .map(|(origin, signed_by)| PacmanPackage {
+                signed_by: signed_by.clone(),
+                ..origin.clone()
+            }),
     });
-}
-
-/// Records the program in the document, in place of an earlier one. Members of others stay.
-fn record(document: &mut Document, done: &Done) {
-    let old = document.get("pacman").and_then(|old| old.get("package"));
-    let mut package = old.and_then(Value::as_object).cloned().unwrap_or_default();
-    package.retain(|key, _| !PACKAGE.contains(&key.as_str()));
-    if let Some((origin, signed_by)) = &done.package {
-        let origin = serde_json::to_value(origin).unwrap_or_default();
-        package.extend(origin.as_object().cloned().unwrap_or_default());
-        package.extend(
-            signed_by
-                .clone()
-                .map(|key| ("signed_by".into(), key.into())),
-        );
-    }
-    let pacman = Pacman {
-        path: done.program.path.clone(),
-        version: done.program.version.clone(),
-        sha256: done.program.sha256.clone(),
-        trust: done.trust.to_owned(),
-    };
-    document.record_anew("pacman", &MEMBERS, &Record { pacman, package });
 }
 
 /// Returns the absolute path of a file whose directory must exist, without `..` and symbolic links before its name.

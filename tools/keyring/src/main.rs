@@ -16,7 +16,7 @@ use build::Built;
 use clap::Parser;
 use distro::Preset;
 use home::{KeyringFiles, Place, Which};
-use pacman::Patience;
+use pacman::Timeout;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
@@ -83,7 +83,7 @@ struct Args {
     offline: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -141,7 +141,7 @@ impl Args {
         plan.pins.need_some(&plan.title)?;
         let gpg = Gpg::find()?;
         let mut inside = Inside::of(document)?;
-        self.patience.watch(context, &mut inside);
+        self.timeout.watch(context, &mut inside);
         // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
@@ -246,7 +246,7 @@ impl Args {
             beside.write_new(&KeyringFiles::beside_root(public, &own, &built.extended))?;
             if let Some(fetched) = fetched {
                 let mut inside = Inside::of(document)?.with_gpgdir(beside.path(Which::New));
-                self.patience.watch(context, &mut inside);
+                self.timeout.watch(context, &mut inside);
                 fetched.verify(context, document, &inside)?;
             }
             Ok((built, own))

@@ -3,8 +3,9 @@
 use crate::trust::Files;
 use package::archive::extract_members;
 use package::pkginfo;
-use pacman::turn;
-use pacman::{Pacman, Planned};
+use pacman::conf::Conf;
+use pacman::operation::Refresh;
+use pacman::{Operation, Pacman, Planned, cache_lock};
 use rootfs::{Inside, Root};
 use rustix::io::Errno;
 use stage::members::{self, Config};
@@ -107,27 +108,33 @@ fn pacman(
     let program: members::Pacman = document.need()?;
     let config: Config = document.need()?;
     program.check()?;
-    let pacman = |config| Pacman {
-        program: program.path,
-        config,
+    let config_file = if verifies {
+        config.strict
+    } else {
+        config.loose
+    };
+    let pacman = Pacman {
+        context,
+        inside,
+        program: &program.path,
+        repos: Conf::read(&config_file)?.repos,
+        config: config_file,
+        cache: &config.cache,
         verifies,
         offline,
     };
-    let args = ["-Syw", "--noconfirm", "-dd"];
-    let pacman = if verifies {
-        let what = format!("check {} by the keys in it", packages.join(", "));
-        let pacman = pacman(config.strict);
+    let operation = Operation::download_targets(Refresh::Newer);
+    if verifies {
         // Its signatures may not be in the cache yet.
-        let _turn = turn::take(context, &config.cache)?;
-        pacman.run(context, inside, &what, &args, packages)?;
-        pacman
+        let _lock = cache_lock::take(context, &config.cache)?;
+        let ran = pacman.run(operation, packages);
+        let doing = || format!("checking {} by the keys in it", packages.join(", "));
+        ran.map_err(|failure| failure.while_doing(doing()))?;
     } else {
-        let pacman = pacman(config.loose);
-        pacman.download(context, inside, &config.cache, &args, packages)?;
-        pacman
-    };
-    let planned = pacman.preview(context, inside, &args, packages)?;
-    Ok((config.cache, planned))
+        pacman.download(operation, packages)?;
+    }
+    let planned = pacman.preview(operation, packages)?;
+    Ok((config.cache.clone(), planned))
 }
 
 impl Fetched {

@@ -497,7 +497,7 @@ fn a_root_that_pacman_works_in_or_was_killed_in_is_refused() {
     let lab = Lab::new();
     let database = File::open(lab.root().join("var/lib/pacman")).unwrap();
     flock(&database, FlockOperation::LockExclusive).unwrap();
-    lab.bad(&["-o", "a.tar"], "busy", "a strap works on this root");
+    lab.bad(&["-o", "a.tar"], "busy", "another tool works on this root");
     drop(database);
     for name in ["db.lck", "db.lck.killed"] {
         let below = format!("var/lib/pacman/{name}");

@@ -1,255 +1,281 @@
-//! `--locked`: installs just what the document of a finished root says, or nothing.
+//! `--locked`: installs exactly what the document of a finished root says, or nothing.
 //!
-//! pacman downloads by databases that are made of the lock ([`database`]), each archive's SHA-256 is compared with the
-//! lock's, and then pacman installs the archives as files. Nothing is resolved anew: what depends on what was resolved when
-//! the lock was made, and pacman refuses archives that do not fit each other all the same.
+//! pacman downloads by databases that are made of the lock ([`database`]), the SHA-256 of each archive is compared with the
+//! lock's, and then pacman installs the archives as files. Nothing is resolved again: dependencies were resolved when the lock was
+//! made, and pacman refuses archives that do not fit each other all the same.
 
 mod database;
 mod lock;
 
+use crate::transaction::Transaction;
 use database::For;
 pub(crate) use lock::{Locked, read};
-use package::digest::Sha256Reader;
-use pacman::conf::Conf;
-use pacman::mirror::is_gone;
-use pacman::pair;
-use pacman::{Origin, Pacman, Planned};
-use rootfs::{Inside, Root};
+use pacman::operation::{Action, Refresh};
+use pacman::{Operation, Origin, Pacman, Planned, origin, signature_pair};
 use stage::members::Package;
-use stage::{Code, Context, Doing, Failure, message, quote};
+use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// How many packages a line names.
 const NAMES: usize = 5;
 
-/// Where pacman works by a lock: in the package cache, which is all of the host that it may write, by a name that follows
-/// from the root. It is there only while this program runs, or after it was killed.
+/// What all failures were doing.
+const DOING: &str = "installing what is locked";
+
+/// The repositories of a lock: databases that have the wanted packages, and configurations. They are in a directory of the package
+/// cache, which is all of the host that pacman may write, by a name that is made of the root's identity. It is there only while
+/// this program runs, or after it was killed.
 #[derive(Debug)]
-pub(crate) struct Workshop {
+pub(crate) struct LockedRepository<'a> {
+    pacman: Pacman<'a>,
+    wanted: Vec<&'a Locked>,
     path: PathBuf,
 }
 
-impl Workshop {
-    /// Makes it: databases that have `wanted`, and the two configurations.
+impl<'a> LockedRepository<'a> {
+    /// Returns the repositories that have `wanted`.
     ///
     /// # Errors
     ///
-    /// When it cannot be made, or the configuration lacks a repository of the lock's.
-    pub(crate) fn make(
-        root: &Root,
-        strict: &Path,
-        cache: &Path,
-        wanted: &[&Locked],
-    ) -> Result<Self, Failure> {
-        let text = stage::file::read_text(strict)?;
-        let repositories = Conf::read(strict)?.repos;
-        if let Some(one) = wanted.iter().find(|one| !repositories.contains(&one.repo)) {
-            return Err(Failure::new(
-                Code::NotFound,
-                format!(
-                    "installing what is locked: {} is of the repository {}, which {} does not have",
-                    quote(&one.package.name),
-                    quote(&one.repo),
-                    quote(strict)
-                ),
-            )
-            .hint("write it with the mkconf options that the lock was made with"));
+    /// When the configuration lacks a repository of the lock's, or the root cannot be identified.
+    pub(crate) fn new(pacman: &Pacman<'a>, wanted: Vec<&'a Locked>) -> Result<Self, Failure> {
+        if let Some(one) = wanted.iter().find(|one| !pacman.repos.contains(&one.repo)) {
+            let message = format!(
+                "{DOING}: {} is of the repository {}, which {} does not have",
+                quote(&one.package.name),
+                quote(&one.repo),
+                quote(&pacman.config)
+            );
+            return Err(Failure::new(Code::NotFound, message)
+                .hint("write it with the mkconf options that the lock was made with"));
         }
-        let id = root.id()?;
-        let path = cache.join(format!("locked-{}-{}", id.dev, id.ino));
-        let workshop = Self { path };
-        workshop.clear()?;
-        let doing = || format!("making {}", quote(&workshop.path));
-        let made = workshop.fill(&text, &repositories, wanted);
-        made.doing(Code::Os, doing)?;
-        Ok(workshop)
+        let id = pacman.inside.root().id()?;
+        Ok(Self {
+            path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)),
+            pacman: pacman.clone(),
+            wanted,
+        })
     }
 
-    fn fill(
-        &self,
-        strict: &str,
-        repositories: &[String],
-        wanted: &[&Locked],
-    ) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.path)?;
-        for directory in ["sync", "local"] {
-            std::fs::create_dir(self.path.join(directory))?;
-        }
-        for repo in repositories {
-            let file = self.path.join("sync").join(format!("{repo}.db"));
-            std::fs::write(file, database::of(repo, wanted)?)?;
-        }
-        let path = self.path.to_string_lossy();
-        for (file, purpose) in [
-            ("download.conf", For::Download(&path)),
-            ("install.conf", For::Install),
-        ] {
-            std::fs::write(
-                self.path.join(file),
-                database::configuration(strict, purpose),
-            )?;
-        }
-        Ok(())
+    pub(crate) fn is_empty(&self) -> bool {
+        self.wanted.is_empty()
     }
 
-    /// Returns a pacman that goes by one of its configurations.
-    fn pacman(&self, like: &Pacman, file: &str) -> Pacman {
+    fn make(&self) -> Result<(), Failure> {
+        self.clear()?;
+        let strict = stage::file::read_text(&self.pacman.config)?;
+        let make = || -> io::Result<()> {
+            for directory in ["sync", "local"] {
+                std::fs::create_dir_all(self.path.join(directory))?;
+            }
+            for repo in &self.pacman.repos {
+                let database = database::of(repo, &self.wanted)?;
+                std::fs::write(self.path.join("sync").join(format!("{repo}.db")), database)?;
+            }
+            let path = self.path.to_string_lossy();
+            for (file, purpose) in [
+                ("download.conf", For::Download(&path)),
+                ("install.conf", For::Install),
+            ] {
+                let text = database::configuration(&strict, purpose);
+                std::fs::write(self.path.join(file), text)?;
+            }
+            Ok(())
+        };
+        make().doing(Code::Os, || format!("making {}", quote(&self.path)))
+    }
+
+    /// Returns a pacman with one of these configurations.
+    fn pacman(&self, file: &str) -> Pacman<'a> {
         Pacman {
             config: self.path.join(file),
-            ..like.clone()
+            ..self.pacman.clone()
         }
     }
 
-    /// Returns the pacman that installs archives of the lock, and their paths.
-    pub(crate) fn installing(
-        &self,
-        like: &Pacman,
-        cache: &Path,
-        wanted: &[&Locked],
-    ) -> (Pacman, Vec<String>) {
-        let path = |one: &&Locked| cache.join(&one.file).to_string_lossy().into_owned();
-        let paths = wanted.iter().map(path).collect();
-        (self.pacman(like, "install.conf"), paths)
+    /// Fills the cache with the wanted archives, and compares each with the lock.
+    ///
+    /// # Errors
+    ///
+    /// At the end, with the names of all that are not available, or are another archive.
+    pub(crate) fn download(&self) -> Result<(), Failure> {
+        self.make()?;
+        let (cache, offline) = (self.pacman.cache, self.pacman.offline);
+        // What is there by the name of another would be taken for it.
+        for one in &self.wanted {
+            if !offline && is_locked(cache, one)? == Some(false) {
+                self.pacman.context.warn(format_args!(
+                    "{} in the cache is another archive than the locked one, and is downloaded again",
+                    quote(&one.file)
+                ));
+                signature_pair::remove(cache, &one.file)?;
+            }
+        }
+        let name = |one: &&Locked| format!("{}/{}", one.repo, one.package.name);
+        let targets: Vec<String> = self.wanted.iter().map(name).collect();
+        let operation = Operation::download_targets(Refresh::No);
+        // Offline what is absent is named below.
+        let failure = match offline {
+            true => None,
+            false => self
+                .pacman("download.conf")
+                .download(operation, &targets)
+                .err(),
+        };
+        let (mut absent, mut differ) = (Vec::new(), Vec::new());
+        for one in &self.wanted {
+            let shown = format!("{} {}", quote(&one.package.name), one.package.version);
+            match is_locked(cache, one)? {
+                Some(true) => write_signature(cache, one)?,
+                None => absent.push(shown),
+                Some(false) => {
+                    // Offline there is no other, and this one may be hard to get.
+                    if !offline {
+                        signature_pair::remove(cache, &one.file)?;
+                    }
+                    differ.push(shown);
+                }
+            }
+        }
+        outcome(
+            if offline { "cache" } else { "mirror" },
+            &absent,
+            &differ,
+            failure,
+        )
     }
 
-    /// Removes it, by the names of what is made here, and of what pacman makes.
+    /// Returns the transaction that installs the archives.
+    pub(crate) fn transaction(&self, overwrite: bool) -> Transaction<'a> {
+        let path = |one: &&Locked| {
+            self.pacman
+                .cache
+                .join(&one.file)
+                .to_string_lossy()
+                .into_owned()
+        };
+        let planned = |one: &&Locked| Planned {
+            repo: one.repo.clone(),
+            name: one.package.name.clone(),
+            version: one.package.version.clone(),
+            file: one.file.clone(),
+        };
+        Transaction {
+            pacman: self.pacman("install.conf"),
+            operation: Operation {
+                action: Action::InstallFiles,
+                overwrite,
+                asdeps: true,
+                ..Operation::default()
+            },
+            targets: self.wanted.iter().map(path).collect(),
+            planned: self.wanted.iter().map(planned).collect(),
+        }
+    }
+
+    /// Fails where what pacman installed is not what was locked: somebody changed the cache after it was compared.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`], with the names.
+    pub(crate) fn check(&self, origins: &[Origin]) -> Result<(), Failure> {
+        let differs = |one: &&&Locked| {
+            let origin = origins.iter().find(|o| o.planned.name == one.package.name);
+            let is = origin.and_then(|origin| origin.sha256.as_ref());
+            is != Some(&one.sha256)
+        };
+        let differ = self.wanted.iter().filter(differs);
+        let differ: Vec<String> = differ.map(|one| quote(&one.package.name)).collect();
+        if differ.is_empty() {
+            return Ok(());
+        }
+        let message = format!(
+            "{DOING}: the cache was changed while it was installed: {}",
+            list(&differ)
+        );
+        Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
+    }
+
+    /// Removes the directory, by the names of what is made here, and of what pacman makes.
     ///
     /// # Errors
     ///
     /// When something else is in it.
     pub(crate) fn clear(&self) -> Result<(), Failure> {
-        let doing = || format!("removing {}", quote(&self.path));
-        let gone = |result: std::io::Result<()>| match result {
+        let gone = |result: io::Result<()>| match result {
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
             result => result,
         };
-        for directory in ["sync", "local", ""] {
-            let directory = self.path.join(directory);
-            let entries = match std::fs::read_dir(&directory) {
-                Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                entries => entries.doing(Code::Os, doing)?,
-            };
-            for entry in entries {
-                let entry = entry.doing(Code::Os, doing)?;
-                if entry.file_type().is_ok_and(|t| !t.is_dir()) {
-                    gone(std::fs::remove_file(entry.path())).doing(Code::Os, doing)?;
+        let clear = |directory: &Path| -> io::Result<()> {
+            for entry in std::fs::read_dir(directory)? {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    gone(std::fs::remove_file(entry.path()))?;
                 }
             }
-            gone(std::fs::remove_dir(&directory)).doing(Code::Os, doing)?;
+            std::fs::remove_dir(directory)
+        };
+        for directory in ["sync", "local", ""] {
+            let cleared = gone(clear(&self.path.join(directory)));
+            cleared.doing(Code::Os, || format!("removing {}", quote(&self.path)))?;
         }
         Ok(())
     }
 }
 
-/// Returns what of the lock is still to be installed: also what is there in that version and nobody knows from which archive.
+/// Returns what of the lock is still to be installed: what is not there, what is there in that version and nobody knows from which
+/// archive, and what is `incomplete`.
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where the root has a package that the lock has not, or has another version or build of.
+/// [`Code::Failed`] where the root has a package that the lock does not have, or has another version or build of.
 pub(crate) fn missing<'a>(
     locked: &'a [Locked],
     installed: &[Package],
+    incomplete: &BTreeSet<String>,
 ) -> Result<Vec<&'a Locked>, Failure> {
     let by_name: BTreeMap<&str, &Locked> = locked
         .iter()
         .map(|one| (one.package.name.as_str(), one))
         .collect();
     let (mut wrong, mut there) = (Vec::new(), BTreeSet::new());
-    for package in installed {
-        let name = quote(&package.name);
-        match (by_name.get(package.name.as_str()), &package.sha256) {
-            (None, _) => wrong.push(format!("{name} {} is not locked", package.version)),
-            (Some(one), _) if one.package.version != package.version => {
-                wrong.push(format!(
-                    "{name} is {} and locked is {}",
-                    package.version, one.package.version
-                ));
+    for Package {
+        name,
+        version,
+        sha256,
+        ..
+    } in installed
+    {
+        let shown = quote(name);
+        match (by_name.get(name.as_str()), sha256) {
+            (None, _) => wrong.push(format!("{shown} {version} is not locked")),
+            (Some(one), _) if one.package.version != *version => {
+                let locked = &one.package.version;
+                wrong.push(format!("{shown} is {version} and locked is {locked}"));
             }
             (Some(one), Some(is)) if one.sha256 != *is => {
-                let version = &package.version;
                 wrong.push(format!(
-                    "{name} {version} is another build than the locked one"
+                    "{shown} {version} is another build than the locked one"
                 ));
             }
-            (Some(_), Some(_)) => {
-                there.insert(package.name.as_str());
-            }
+            (Some(_), Some(_)) => drop(there.insert(name)),
             (Some(_), None) => {}
         }
     }
     if !wrong.is_empty() {
-        return Err(Failure::new(
-            Code::Failed,
-            format!(
-                "installing what is locked: the root has something else: {}",
-                list(&wrong)
-            ),
-        )
-        .hint("begin with a new root"));
+        let message = format!("{DOING}: the root has something else: {}", list(&wrong));
+        return Err(Failure::new(Code::Failed, message).hint("begin with a new root"));
     }
-    let wanted = |one: &&Locked| !there.contains(one.package.name.as_str());
+    let wanted = |one: &&Locked| {
+        let name = &one.package.name;
+        !there.contains(name) || incomplete.contains(name)
+    };
     Ok(locked.iter().filter(wanted).collect())
 }
 
-/// Fills the cache with the archives of the lock, and compares each with it.
-///
-/// # Errors
-///
-/// At the end, with the names of all that are not to be had, or are something else.
-pub(crate) fn fetch(
-    context: &Context,
-    pacman: &Pacman,
-    inside: &Inside,
-    workshop: &Workshop,
-    cache: &Path,
-    wanted: &[&Locked],
-) -> Result<(), Failure> {
-    // What lies there by the name of another would be taken for it.
-    for one in wanted {
-        if !pacman.offline && compare(cache, one)? == Compared::Differs {
-            context.warn(format_args!(
-                "{} in the cache is another than the locked one, and is fetched again",
-                quote(&one.file)
-            ));
-            pair::remove(cache, &one.file)?;
-        }
-    }
-    let targets: Vec<String> = wanted
-        .iter()
-        .map(|one| format!("{}/{}", one.repo, one.package.name))
-        .collect();
-    let args = ["-Sw", "--noconfirm", "-dd"];
-    // Offline what is absent is named below.
-    let downloaded = match pacman.offline {
-        true => Ok(Vec::new()),
-        false => workshop
-            .pacman(pacman, "download.conf")
-            .download(context, inside, cache, &args, &targets),
-    };
-    let mut absent = Vec::new();
-    let mut differ = Vec::new();
-    for one in wanted {
-        let shown = format!("{} {}", quote(&one.package.name), one.package.version);
-        match compare(cache, one)? {
-            Compared::Same => sign(cache, one)?,
-            Compared::Absent => absent.push(shown),
-            Compared::Differs => {
-                // Offline there is no other, and who wants this one may have to go far for it.
-                if !pacman.offline {
-                    pair::remove(cache, &one.file)?;
-                }
-                differ.push(shown);
-            }
-        }
-    }
-    let source = if pacman.offline { "cache" } else { "mirror" };
-    outcome(source, &absent, &differ, downloaded.err())
-}
-
-/// Says how fetching ended: what the `source` has in the place of the locked one, what is not there, and pacman's own failure
+/// Returns how downloading ended: what the `source` has in place of the locked one, what is not there, and pacman's own failure
 /// where there is one.
 fn outcome(
     source: &str,
@@ -257,12 +283,11 @@ fn outcome(
     differ: &[String],
     failure: Option<Failure>,
 ) -> Result<(), Failure> {
-    const DOING: &str = "installing what is locked";
     let because = |what: String| match &failure {
         Some(failure) => format!("{DOING}: {what}: {}", failure.message),
         None => format!("{DOING}: {what}"),
     };
-    // What pacman refused has left the cache by now.
+    // What pacman refused is removed from the cache by now.
     let refused = failure
         .as_ref()
         .is_some_and(|f| f.code == Code::NotVerified);
@@ -273,22 +298,21 @@ fn outcome(
     };
     if !differ.is_empty() {
         let what = format!("the {source} has another archive of {}", list(differ));
-        return Err(
-            Failure::new(Code::NotVerified, because(what)).hint(match source {
-                "cache" => "nothing was installed; without --offline the locked one is fetched",
-                _ => "nothing was installed; try another mirror: mkconf --server URL",
-            }),
-        );
+        let hint = match source {
+            "cache" => "nothing was installed; without --offline the locked one is downloaded",
+            _ => "nothing was installed; try another mirror: mkconf --server URL",
+        };
+        return Err(Failure::new(Code::NotVerified, because(what)).hint(hint));
     }
     if !absent.is_empty() {
-        // That a server has it no more does not go away; that it does not answer may.
+        // That a server does not have it any more does not go away; that it does not answer may.
         let code = match &failure {
-            Some(failure) if !is_gone(failure) => failure.code,
+            Some(failure) if failure.cause != Some(Cause::NotOnServer) => failure.code,
             _ => Code::NotFound,
         };
-        let what = format!("not to be had: {}", list(absent));
+        let what = format!("not available: {}", list(absent));
         return Err(Failure::new(code, because(what)).hint(
-            "nothing was installed; a cache that has them (mkconf --cache-dir), or a mirror that keeps old packages \
+            "nothing was installed; use a cache that has them (mkconf --cache-dir), or a mirror that keeps old packages \
              (mkconf --snapshot, --server)",
         ));
     }
@@ -303,71 +327,18 @@ pub(crate) fn explicit(locked: &[Locked]) -> Vec<String> {
     asked.map(|one| one.package.name.clone()).collect()
 }
 
-/// Returns what pacman is going to install.
-pub(crate) fn planned(wanted: &[&Locked]) -> Vec<Planned> {
-    let planned = wanted.iter().map(|one| Planned {
-        repo: one.repo.clone(),
-        name: one.package.name.clone(),
-        version: one.package.version.clone(),
-        file: one.file.clone(),
-    });
-    planned.collect()
-}
-
-/// Fails where what pacman installed is not what was locked: somebody changed the cache after it was compared.
-///
-/// # Errors
-///
-/// [`Code::NotVerified`], with the names.
-pub(crate) fn prove(wanted: &[&Locked], origins: &[Origin]) -> Result<(), Failure> {
-    let differs = |one: &&&Locked| {
-        let origin = origins.iter().find(|o| o.planned.name == one.package.name);
-        let is = origin.and_then(|origin| origin.sha256.as_ref());
-        is != Some(&one.sha256)
-    };
-    let differ: Vec<String> = wanted
-        .iter()
-        .filter(differs)
-        .map(|one| quote(&one.package.name))
-        .collect();
-    if differ.is_empty() {
-        return Ok(());
-    }
-    let message = format!(
-        "installing what is locked: the cache was changed while it was installed: {}",
-        list(&differ)
-    );
-    Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
-}
-
-/// Whether the cache has an archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Compared {
-    /// The locked one.
-    Same,
-    /// None of that name.
-    Absent,
-    /// Another one of that name.
-    Differs,
-}
-
-fn compare(cache: &Path, one: &Locked) -> Result<Compared, Failure> {
+/// Returns whether the archive of that name in the cache is the locked one; `None` where there is none.
+fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
     let path = cache.join(&one.file);
-    let doing = || format!("reading {}", quote(&path));
-    let file = match File::open(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Compared::Absent),
-        file => file.doing(Code::Failed, doing)?,
-    };
-    let mut reader = Sha256Reader::new(file);
-    reader.drain().doing(Code::Os, doing)?;
-    Ok(match reader.finish() == one.sha256 {
-        true => Compared::Same,
-        false => Compared::Differs,
-    })
+    match origin::sha256(&path) {
+        Ok(is) => Ok(Some(is == one.sha256)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).doing(Code::Failed, || format!("reading {}", quote(&path))),
+    }
 }
 
-/// Puts the signature of the lock beside an archive that has none: pacman takes an archive's from there only.
-fn sign(cache: &Path, one: &Locked) -> Result<(), Failure> {
+/// Puts the signature of the lock beside an archive that has none: pacman reads an archive's from there only.
+fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
     let path = cache.join(format!("{}.sig", one.file));
     let Some(signature) = database::signature(one).filter(|_| !path.exists()) else {
         return Ok(());
@@ -377,21 +348,19 @@ fn sign(cache: &Path, one: &Locked) -> Result<(), Failure> {
 
 /// Returns the first few of a list, for a line, and how many more there are.
 fn list(all: &[String]) -> String {
-    let shown: Vec<String> = all
-        .iter()
-        .take(NAMES)
-        .map(|text| message::escape(text))
-        .collect();
+    let shown = all.iter().take(NAMES).map(|text| message::escape(text));
+    let shown = shown.collect::<Vec<_>>().join(", ");
     match all.len().saturating_sub(NAMES) {
-        0 => shown.join(", "),
-        n => format!("{} and {n} more", shown.join(", ")),
+        0 => shown,
+        n => format!("{shown} and {n} more"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use stage::Cause;
+    use rootfs::{Inside, Root};
+    use stage::Context;
 
     fn locked(name: &str, version: &str) -> Locked {
         Locked {
@@ -419,13 +388,14 @@ mod tests {
         let has = |list: &[(&str, &str)]| -> Vec<Package> {
             list.iter().map(|(n, v)| locked(n, v).package).collect()
         };
+        let none = BTreeSet::new();
         let names = |of: Vec<&Locked>| -> Vec<String> {
             of.iter().map(|one| one.package.name.clone()).collect()
         };
-        assert_eq!(names(missing(&lock, &[]).unwrap()), ["a", "b"]);
+        assert_eq!(names(missing(&lock, &[], &none).unwrap()), ["a", "b"]);
         // Of what nobody knows from which archive it is, the locked one is installed.
         assert_eq!(
-            names(missing(&lock, &has(&[("a", "1-1")])).unwrap()),
+            names(missing(&lock, &has(&[("a", "1-1")]), &none).unwrap()),
             ["a", "b"]
         );
         let built = |hash: &str| {
@@ -434,17 +404,17 @@ mod tests {
             list
         };
         assert_eq!(
-            names(missing(&lock, &built(&lock[0].sha256)).unwrap()),
+            names(missing(&lock, &built(&lock[0].sha256), &none).unwrap()),
             ["b"]
         );
-        let failure = missing(&lock, &built("00")).unwrap_err();
+        let failure = missing(&lock, &built("00"), &none).unwrap_err();
         assert!(
             failure
                 .message
                 .ends_with("'a' 1-1 is another build than the locked one"),
             "{failure}"
         );
-        let failure = missing(&lock, &has(&[("a", "2-1"), ("c", "1-1")])).unwrap_err();
+        let failure = missing(&lock, &has(&[("a", "2-1"), ("c", "1-1")]), &none).unwrap_err();
         assert!(
             failure
                 .message
@@ -459,13 +429,13 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let one = locked("a", "1-1");
         let at = |end: &str| cache.path().join(format!("{}{end}", one.file));
-        assert_eq!(compare(cache.path(), &one).unwrap(), Compared::Absent);
+        assert_eq!(is_locked(cache.path(), &one).unwrap(), None);
         std::fs::write(at(""), "").unwrap();
-        assert_eq!(compare(cache.path(), &one).unwrap(), Compared::Same);
-        sign(cache.path(), &one).unwrap();
+        assert_eq!(is_locked(cache.path(), &one).unwrap(), Some(true));
+        write_signature(cache.path(), &one).unwrap();
         assert_eq!(std::fs::read(at(".sig")).unwrap(), b"fo");
         std::fs::write(at(""), "x").unwrap();
-        assert_eq!(compare(cache.path(), &one).unwrap(), Compared::Differs);
+        assert_eq!(is_locked(cache.path(), &one).unwrap(), Some(false));
     }
 
     #[test]
@@ -480,7 +450,7 @@ mod tests {
                 none,
                 None,
                 Code::NotFound,
-                "not to be had: 'nano' 1-1",
+                "not available: 'nano' 1-1",
             ),
             (
                 nano,
@@ -494,7 +464,7 @@ mod tests {
                 none,
                 failed(Code::Network, "refused"),
                 Code::Network,
-                "not to be had: 'nano' 1-1: refused",
+                "not available: 'nano' 1-1: refused",
             ),
             (
                 nano,
@@ -519,15 +489,25 @@ mod tests {
     }
 
     #[test]
-    fn a_workshop_is_made_and_removed_and_has_databases_of_all_repositories() {
+    fn the_repository_has_databases_of_all_repositories_and_goes() {
         let place = tempfile::tempdir().unwrap();
-        let strict = place.path().join("pacman-strict.conf");
-        std::fs::write(&strict, "[options]\nDBPath = /x/\n[core]\n[extra]\n").unwrap();
-        let lock = [locked("a", "1-1")];
-        let all: Vec<&Locked> = lock.iter().collect();
+        let config = place.path().join("pacman-strict.conf");
+        std::fs::write(&config, "[options]\nDBPath = /x/\n[core]\n[extra]\n").unwrap();
         let root = Root::open(&place.path().canonicalize().unwrap()).unwrap();
-        let cache = place.path().join("cache");
-        let workshop = Workshop::make(&root, &strict, &cache, &all).unwrap();
+        let inside = Inside::new(root, Vec::new(), None, None).unwrap();
+        let mut pacman = Pacman {
+            context: &Context::new("strap", true),
+            inside: &inside,
+            program: Path::new("/none"),
+            config,
+            repos: vec!["core".into(), "extra".into()],
+            cache: &place.path().join("cache"),
+            verifies: true,
+            offline: false,
+        };
+        let lock = [locked("a", "1-1")];
+        let repository = LockedRepository::new(&pacman, lock.iter().collect()).unwrap();
+        repository.make().unwrap();
         for name in [
             "sync/core.db",
             "sync/extra.db",
@@ -535,21 +515,17 @@ mod tests {
             "download.conf",
             "install.conf",
         ] {
-            assert!(workshop.path.join(name).exists(), "{name}");
+            assert!(repository.path.join(name).exists(), "{name}");
         }
         // What pacman makes there, and a run that was killed.
-        std::fs::write(workshop.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
-        let again = Workshop::make(&root, &strict, &cache, &all).unwrap();
-        again.clear().unwrap();
-        assert!(!again.path.exists());
-        std::fs::write(&strict, "[options]\n[aur]\n").unwrap();
-        let failure = Workshop::make(&root, &strict, &cache, &all).unwrap_err();
-        assert!(
-            failure
-                .message
-                .contains("'a' is of the repository 'core', which "),
-            "{failure}"
-        );
+        std::fs::write(repository.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
+        repository.make().unwrap();
+        repository.clear().unwrap();
+        assert!(!repository.path.exists());
+        pacman.repos = vec!["aur".into()];
+        let failure = LockedRepository::new(&pacman, lock.iter().collect()).unwrap_err();
+        let message = "'a' is of the repository 'core', which ";
+        assert!(failure.message.contains(message), "{failure}");
         assert_eq!(failure.code, Code::NotFound);
     }
 }

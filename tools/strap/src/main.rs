@@ -1,32 +1,32 @@
-//! `strap` installs packages into the root: pacman downloads, then pacman commits.
+//! `strap` installs packages into the root, in one line: resolve, download, install, check, record.
 //!
-//! Two runs of pacman and not one: a pacman that still holds its downloads open when it runs scriptlets can hang for
-//! ever (7.x with curl 8.20 and later), and what is downloaded once need not be again.
+//! pacman runs twice, to download and to install: a pacman that still holds its downloads open when it runs scriptlets can hang
+//! for ever (7.x with curl 8.20 and later), and what is downloaded once need not be downloaded again.
 //!
 //! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
 //! failed, or never ran, is a failure of ours, with the package's name.
 
-mod count;
-mod judge;
+mod files;
+mod interrupted;
 mod locked;
-mod phase;
 mod receipt;
-mod torn;
+mod scriptlets;
+mod transaction;
 
 use clap::Parser;
-use locked::{Locked, Workshop};
-use pacman::conf::NoExtract;
+use interrupted::InterruptedTransaction;
+use locked::{Locked, LockedRepository};
+use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::lock::{self, Purpose};
-use pacman::{Mark, Origin, Pacman, Patience, Planned, records};
-use phase::{Again, Phase};
+use pacman::{Pacman, Timeout};
 use receipt::Receipt;
 use rootfs::Inside;
-use stage::members::{Config, Package};
-use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use stage::members::Config;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, members, quote};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use transaction::{Installer, Targets};
 
 /// Install packages into a root with pacman, and say honestly how it went
 #[derive(Debug, Parser)]
@@ -69,24 +69,24 @@ struct Strap {
     allow_failed_scriptlet: Vec<String>,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
 }
 
-/// What is to be done, checked.
+/// What is needed to install, checked.
 #[derive(Debug)]
 struct Plan {
     inside: Inside,
-    /// How the root is looked at: with nothing mounted over what pacman put there.
+    /// How the root's files are checked: with nothing mounted over what pacman put there.
     bare: Inside,
-    pacman: Pacman,
-    /// Where packages are kept.
+    program: PathBuf,
+    /// The configuration that is used.
+    config: PathBuf,
+    conf: Conf,
     cache: PathBuf,
-    /// What pacman is told to leave out.
-    left_out: NoExtract,
-    /// What is to be installed, where a lock says it.
+    /// The packages of the lock, where there is one.
     lock: Option<Vec<Locked>>,
 }
 
@@ -99,19 +99,29 @@ impl Stage for Strap {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
-        let mut receipt = Receipt::of(document)?;
-        self.patience.watch(context, &mut plan.inside);
-        let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
-        let unfinished = judge::unfinished(plan.inside.root(), lock.stale)?;
-        let result = match &plan.lock {
-            Some(locked) => self.apply_lock(context, &plan, &mut receipt, locked, unfinished),
-            None => self.apply(context, &plan, &mut receipt, unfinished),
+        self.timeout.watch(context, &mut plan.inside);
+        let mut installer = Installer {
+            options: self,
+            plan: &plan,
+            pacman: Pacman {
+                context,
+                inside: &plan.inside,
+                program: &plan.program,
+                config: plan.config.clone(),
+                repos: plan.conf.repos.clone(),
+                cache: &plan.cache,
+                verifies: !self.loose,
+                offline: self.offline,
+            },
+            receipt: Receipt::of(document)?,
         };
+        let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
+        let result = self.install(&mut installer, lock.stale);
         if self.loose && !self.download_only {
-            document.write(&stage::members::Strap { loose: true });
+            document.write(&members::Strap { loose: true });
         }
         // Also after a failure: what is installed is installed.
-        let recorded = record(&plan, &receipt, document);
+        let recorded = installer.receipt.record(plan.inside.root(), document);
         drop(lock);
         result.and(recorded)
     }
@@ -123,326 +133,86 @@ impl Strap {
         for name in &self.packages {
             check_name(name)?;
         }
-        let program: stage::members::Pacman = document.need()?;
+        let program: members::Pacman = document.need()?;
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
-        let lock = match &self.locked {
-            Some(path) => Some(locked::read(path, document.arch().unwrap_or_default())?),
-            None => None,
-        };
+        let arch = document.arch().unwrap_or_default();
+        let lock = self.locked.as_ref().map(|path| locked::read(path, arch));
+        let lock = lock.transpose()?;
         program.check()?;
-        let file = if self.loose {
-            &config.loose
-        } else {
-            &config.strict
+        let gpgdir = config.gpgdir();
+        let file = match self.loose {
+            true => config.loose,
+            false => config.strict,
         };
-        check_config(file)?;
+        let conf = Conf::read(&file).map_err(|failure| match failure.code {
+            Code::NotFound => failure.hint("write it again with mkconf"),
+            _ => failure,
+        })?;
         if !self.loose {
             // Without a keyring or a gpg pacman fails late and with other words.
-            StoredKeyring::read(&config.gpgdir())?;
+            StoredKeyring::read(&gpgdir)?;
             Gpg::find()?;
         }
-        let left_out = NoExtract::of(&stage::file::read_text(file)?);
         Ok(Plan {
             bare: Inside::of(document)?.bare(),
-            left_out,
-            pacman: Pacman {
-                program: program.path,
-                config: file.clone(),
-                verifies: !self.loose,
-                offline: self.offline,
-            },
             inside,
+            program: program.path,
+            config: file,
+            conf,
             cache: config.cache,
             lock,
         })
     }
 
-    /// Installs; and first repairs what an earlier transaction left.
-    fn apply(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        unfinished: Option<Vec<String>>,
-    ) -> Result<(), Failure> {
-        // A download changes nothing that is installed; what was torn stays as it is, to be seen by the run that repairs.
-        match unfinished.filter(|_| !self.download_only) {
-            Some(names) => self.repair(context, plan, receipt, names)?,
-            None => drop(self.transact(context, plan, receipt, Again::No, &self.packages)?),
-        }
-        if self.download_only {
-            return Ok(());
-        }
-        self.mark_explicit(context, plan)
-    }
-
-    /// Installs, and first of all what an earlier transaction left half way.
-    fn repair(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        names: Vec<String>,
-    ) -> Result<(), Failure> {
+    /// Installs the targets, and with them again what an earlier transaction left incomplete. `stale` says that a pacman was
+    /// killed.
+    fn install(&self, installer: &mut Installer<'_>, stale: bool) -> Result<(), Failure> {
+        let (plan, context) = (installer.plan, installer.pacman.context);
         let root = plan.inside.root();
+        // A download changes nothing that is installed: what is incomplete is left to the run that repairs it.
+        let interrupted = match self.download_only {
+            true => None,
+            false => interrupted::find(root, stale)?,
+        };
         // A record that is removed takes the reason along.
-        let asked = receipt.explicit(root)?;
-        let interrupted = judge::interrupted(root)?;
-        let torn = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
-        let mut names: BTreeSet<_> = names.into_iter().chain(torn.doubtful).collect();
-        names.retain(|name| !torn.lost.contains(name));
-        context.warn(format_args!(
-            "an earlier transaction ended half way: {} of its packages are installed again",
-            names.len() + torn.lost.len()
-        ));
-        let mut targets = self.packages.clone();
-        targets.extend(names);
-        let again = Again::Repair;
-        let marks = self.transact(context, plan, receipt, again, &targets)?;
-        torn::mend(root, &marks)?;
-        // As a dependency, it is there by now. What nobody asked for any more is installed all the same: its files, which
-        // no package would own, would be in the way of the next one that asks.
-        let there = torn::names(root)?;
-        let lost: Vec<_> = torn.lost.difference(&there).cloned().collect();
-        if !lost.is_empty() {
-            let again = Again::Dependencies;
-            let marks = self.transact(context, plan, receipt, again, &lost)?;
-            torn::mend(root, &marks)?;
+        let asked = installer.receipt.explicit(root)?;
+        let repair = interrupted.is_some();
+        let InterruptedTransaction { lost, incomplete } = match interrupted {
+            Some(logged) => interrupted::clear(&plan.bare, logged)?,
+            None => InterruptedTransaction::default(),
+        };
+        if repair {
+            context.warn(format_args!(
+                "an earlier transaction was interrupted: {} of its packages are installed again",
+                incomplete.len() + lost.len()
+            ));
         }
-        let asked: Vec<_> = torn.lost.intersection(&asked).cloned().collect();
-        mark(context, plan, &dependencies(plan, &asked)?)
-    }
-
-    /// Installs what a lock says; and first repairs what an earlier transaction left.
-    fn apply_lock(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        lock: &[Locked],
-        unfinished: Option<Vec<String>>,
-    ) -> Result<(), Failure> {
-        let root = plan.inside.root();
-        let mut torn: BTreeSet<String> = BTreeSet::new();
-        let again = unfinished.is_some() && !self.download_only;
-        if again {
-            let interrupted = judge::interrupted(root)?;
-            let found = torn::clear(root, &judge::logged(root, 0)?, interrupted.as_deref())?;
-            torn.extend(unfinished.into_iter().flatten().chain(found.doubtful));
-            context.warn("an earlier transaction ended half way: its packages are installed again");
-        }
-        let mut wanted = locked::missing(lock, &receipt.packages(root)?.0)?;
-        let is_torn = |one: &&Locked| torn.contains(&one.package.name);
-        let repaired: Vec<_> = lock.iter().filter(is_torn).collect();
-        wanted.extend(
-            repaired
-                .into_iter()
-                .filter(|one| !wanted.contains(one))
-                .collect::<Vec<_>>(),
-        );
-        if !wanted.is_empty() {
-            let workshop = Workshop::make(root, &plan.pacman.config, &plan.cache, &wanted)?;
-            let result = self.install_locked(context, plan, receipt, &workshop, &wanted, again);
-            // The first failure is the one to report; what stays is removed by the next run.
-            let cleared = workshop.clear();
-            result.and(cleared)?;
-        }
+        let targets = match &plan.lock {
+            Some(lock) => {
+                let (installed, _) = installer.receipt.packages(root)?;
+                let wanted = locked::missing(lock, &installed, &incomplete)?;
+                Targets::Locked(LockedRepository::new(&installer.pacman, wanted)?)
+            }
+            None => Targets::Names(self.packages.iter().chain(&incomplete).cloned().collect()),
+        };
+        installer.transact(&targets, repair)?;
         if self.download_only {
             return Ok(());
         }
-        self.set_reasons(context, plan, lock)
-    }
-
-    fn install_locked(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        workshop: &Workshop,
-        wanted: &[&Locked],
-        again: bool,
-    ) -> Result<(), Failure> {
-        let (inside, cache) = (&plan.inside, &plan.cache);
-        locked::fetch(context, &plan.pacman, inside, workshop, cache, wanted)?;
-        if self.download_only {
-            return Ok(());
+        if let Some(lock) = &plan.lock {
+            // To pacman all files are alike.
+            return installer.mark_explicit(&locked::explicit(lock));
         }
-        let (pacman, files) = workshop.installing(&plan.pacman, cache, wanted);
-        let mut args = vec!["-U", "--noconfirm", "--asdeps"];
-        if again {
-            args.extend(["--overwrite", "*"]);
-        }
-        let what = locked::planned(wanted);
-        let (origins, marks) =
-            self.commit(context, plan, receipt, &pacman, (&args, &files), what)?;
-        locked::prove(wanted, &origins)?;
-        if again {
-            torn::mend(inside.root(), &marks)?;
-        }
-        Ok(())
+        // A dependency is there by now. What nobody asked for any more is installed all the same: its files, which no package
+        // would own, would conflict with the next package that has them.
+        let there = interrupted::names(root)?;
+        let absent: Vec<_> = lost.difference(&there).cloned().collect();
+        installer.transact(&Targets::Dependencies(absent), true)?;
+        let mut explicit: Vec<_> = lost.intersection(&asked).cloned().collect();
+        explicit.extend(installer.named(&self.packages)?);
+        installer.mark_explicit(&explicit)
     }
-
-    /// Marks the packages of a lock that somebody asked for: to pacman all files are alike.
-    fn set_reasons(&self, context: &Context, plan: &Plan, lock: &[Locked]) -> Result<(), Failure> {
-        let explicit = locked::explicit(lock);
-        mark(context, plan, &dependencies(plan, &explicit)?)
-    }
-
-    /// Marks what was asked for and was there before, as a dependency: `--needed` leaves such a package as it is.
-    fn mark_explicit(&self, context: &Context, plan: &Plan) -> Result<(), Failure> {
-        let (installed, _) = records::installed(plan.inside.root())?;
-        let has = |reason: &str, name: &str| {
-            let is = |p: &Package| p.reason.as_deref() == Some(reason);
-            let mut packages = installed.iter().map(|one| &one.package);
-            packages.any(|p| is(p) && (p.name == name || name.is_empty()))
-        };
-        let is_explicit = |target: &String| {
-            let (_, name) = target.rsplit_once('/').unwrap_or(("", target));
-            has("explicit", name)
-        };
-        if !has("dependency", "") || self.packages.iter().all(is_explicit) {
-            return Ok(());
-        }
-        // A group, what something provides, or a package with a version: pacman says which packages these are.
-        let args = ["-S", "--noconfirm", "-dd"];
-        let asked = plan
-            .pacman
-            .preview(context, &plan.inside, &args, &self.packages)?;
-        let names: Vec<String> = asked.into_iter().map(|planned| planned.name).collect();
-        mark(context, plan, &dependencies(plan, &names)?)
-    }
-
-    /// One transaction: downloads, commits, and judges.
-    fn transact(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        again: Again,
-        targets: &[String],
-    ) -> Result<Vec<Mark>, Failure> {
-        let refresh = !self.no_refresh;
-        let phase = |download| Phase {
-            download,
-            refresh,
-            again,
-        };
-        let (pacman, inside) = (&plan.pacman, &plan.inside);
-        let args = phase(true).arguments();
-        let marks = pacman.download(context, inside, &plan.cache, &args, targets)?;
-        if self.download_only {
-            return Ok(marks);
-        }
-        let args = phase(false).arguments();
-        let planned = pacman.preview(context, inside, &args, targets)?;
-        let (_, marks) = self.commit(context, plan, receipt, pacman, (&args, targets), planned)?;
-        Ok(marks)
-    }
-
-    /// Has pacman install what is in the cache, writes down what it installed, and judges.
-    fn commit(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        receipt: &mut Receipt,
-        pacman: &Pacman,
-        (args, targets): (&[&str], &[String]),
-        planned: Vec<Planned>,
-    ) -> Result<(Vec<Origin>, Vec<Mark>), Failure> {
-        let root = plan.inside.root();
-        let before = judge::log_length(root)?;
-        let (origins, ran) =
-            pacman.install(context, &plan.inside, &plan.cache, args, targets, planned);
-        // Of a transaction that failed too: what it installed by then is installed.
-        let installed = judge::logged(root, before)?;
-        receipt.add(installed.clone(), &origins);
-        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
-        let marks = ran?;
-        if let Err(failure) = whole(context, plan, &marks, &installed) {
-            // The next run installs what this one did.
-            lock::mark_torn(root)?;
-            return Err(failure);
-        }
-        let problems = judge::problems(root, before, &marks)?;
-        self.judge(context, problems)?;
-        Ok((origins, marks))
-    }
-
-    /// Turns scriptlets and hooks that failed into a failure, but for those that the user allowed.
-    fn judge(&self, context: &Context, problems: Vec<judge::Problem>) -> Result<(), Failure> {
-        let (allowed, failed): (Vec<_>, Vec<_>) = problems
-            .into_iter()
-            .partition(|p| self.allow_failed_scriptlet.iter().any(|name| p.is_of(name)));
-        for problem in allowed {
-            context.warn(format_args!("{problem} (allowed)"));
-        }
-        let Some(first) = failed.first() else {
-            return Ok(());
-        };
-        for problem in failed.iter().skip(1) {
-            context.warn(problem);
-        }
-        let more = match failed.len() - 1 {
-            0 => String::new(),
-            n => format!(" (and {n} more)"),
-        };
-        Err(Failure::new(Code::ChildFailed, format!("{first}{more}")).hint(first.hint()))
-    }
-}
-
-/// Writes down what is installed.
-fn record(plan: &Plan, receipt: &Receipt, document: &mut Document) -> Result<(), Failure> {
-    let (packages, odd) = receipt.packages(plan.inside.root())?;
-    if !packages.is_empty() {
-        document.write(&packages);
-    }
-    odd.map_or(Ok(()), Err)
-}
-
-/// Returns those of `names` that are installed as dependencies.
-fn dependencies(plan: &Plan, names: &[String]) -> Result<Vec<String>, Failure> {
-    let (installed, _) = records::installed(plan.inside.root())?;
-    let packages = installed.into_iter().map(|one| one.package);
-    let found = packages
-        .filter(|p| names.contains(&p.name) && p.reason.as_deref() == Some("dependency"))
-        .map(|package| package.name);
-    Ok(found.collect())
-}
-
-/// Has pacman mark packages as asked for.
-fn mark(context: &Context, plan: &Plan, names: &[String]) -> Result<(), Failure> {
-    if names.is_empty() {
-        return Ok(());
-    }
-    let args = ["-D", "--asexplicit", "--quiet"];
-    let what = "mark what was asked for";
-    plan.pacman
-        .run(context, &plan.inside, what, &args, names)
-        .map(drop)
-}
-
-/// Fails where files of what was installed are not there: pacman calls that a warning, or says nothing.
-fn whole(
-    context: &Context,
-    plan: &Plan,
-    marks: &[Mark],
-    installed: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
-    if let Some(failure) = judge::not_extracted(marks) {
-        return Err(failure);
-    }
-    let (there, _) = records::installed(plan.inside.root())?;
-    let packages: Vec<(String, String)> = there
-        .into_iter()
-        .filter(|one| installed.contains_key(&one.package.name))
-        .map(|one| (one.record, one.package.name))
-        .collect();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    let mounts = plan.inside.mounts();
-    count::check(context, &plan.bare, mounts, &plan.left_out, &packages)
 }
 
 /// Refuses what pacman would take for an option, and what cannot be the name of a package or group.
@@ -450,33 +220,16 @@ fn check_name(name: &str) -> Result<(), Failure> {
     let good = name
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
+    let refuse =
+        |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
     if name.is_empty() || name.starts_with('-') || !good {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("installing {}: that is no name of a package", quote(name)),
-        ));
+        return Err(refuse("invalid package name"));
     }
     // To pacman the first part of a path is a repository.
     if name.starts_with(['.', '/']) || name.contains(".pkg.tar") {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("installing {}: that is a file, and packages come from repositories", quote(name)),
-        )
-        .hint("make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR"));
-    }
-    Ok(())
-}
-
-fn check_config(file: &Path) -> Result<(), Failure> {
-    if !file.is_file() {
-        return Err(Failure::new(
-            Code::NotFound,
-            format!(
-                "looking for the configuration {}: there is no such file",
-                quote(file)
-            ),
-        )
-        .hint("write it again with mkconf"));
+        return Err(refuse("this is a file, and packages come from repositories").hint(
+            "make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR",
+        ));
     }
     Ok(())
 }

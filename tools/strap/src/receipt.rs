@@ -73,6 +73,21 @@ impl Receipt {
         Ok((packages.collect(), odd))
     }
 
+    /// Records what is installed in the document.
+    ///
+    /// # Errors
+    ///
+    /// When the local database cannot be read, or a record makes no sense: the others are recorded all the same.
+    pub(crate) fn record(&self, root: &Root, document: &mut Document) -> Result<(), Failure> {
+        let (packages, odd) = self.packages(root)?;
+        if !packages.is_empty() {
+            let known = ["repo", "file", "sha256", "pgpsig", "reason"];
+            document.forget_in_each("packages", &known);
+            document.record("packages", &packages);
+        }
+        odd.map_or(Ok(()), Err)
+    }
+
     fn complete(&self, installed: Installed) -> Package {
         let Installed {
             mut package,

@@ -111,7 +111,7 @@ fn a_command_line_without_packages_is_refused_and_the_document_goes_on() {
         &document,
         64,
         "usage",
-        "installing 'a b': that is no name of a package",
+        "installing 'a b': invalid package name",
     );
     let output = strap(&["--", "--root=/"], &document);
     refused(
@@ -119,7 +119,7 @@ fn a_command_line_without_packages_is_refused_and_the_document_goes_on() {
         &document,
         64,
         "usage",
-        "installing '--root=/': that is no name",
+        "installing '--root=/': invalid package name",
     );
 }
 
@@ -182,7 +182,7 @@ fn strict_without_a_keyring_is_refused_before_pacman_runs() {
         &document,
         69,
         "not-found",
-        "loose.conf': there is no such file",
+        "loose.conf': No such file or directory",
     );
 }
 
@@ -347,7 +347,7 @@ fn a_root_that_another_tool_works_on_is_busy() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         format!(
-            "strap: warning: removed the lock '{}/db.lck' of a pacman that is no more\n",
+            "strap: warning: removed the stale lock '{}/db.lck' of a pacman that was killed\n",
             database.display()
         )
     );

@@ -18,10 +18,9 @@ use clap::Parser;
 use files::Rules;
 use installed::{Installed, Subject};
 use pacman::conf::Conf;
-use pacman::conf::NoExtract;
 use pacman::gpg::{Gpg, StoredKeyring};
-use pacman::run::DOWNLOAD;
-use pacman::{Pacman, Patience, lock, turn};
+use pacman::operation::Refresh;
+use pacman::{Operation, Pacman, Timeout, cache_lock, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring, Mode, Package};
@@ -54,7 +53,7 @@ struct Verify {
     offline: bool,
 
     #[command(flatten)]
-    patience: Patience,
+    timeout: Timeout,
 
     #[command(flatten)]
     common: Common,
@@ -93,7 +92,7 @@ impl Stage for Verify {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
-        self.patience.watch(context, &mut plan.inside);
+        self.timeout.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.get().unwrap_or_default();
         let repos = Conf::read(&plan.config.strict)?.repos;
@@ -168,18 +167,23 @@ impl Verify {
         }
         let program: members::Pacman = document.need()?;
         program.check()?;
+        let config = plan.config.strict.clone();
         let pacman = Pacman {
-            program: program.path,
-            config: plan.config.strict.clone(),
+            context,
+            inside: &plan.inside,
+            program: &program.path,
+            repos: Conf::read(&config)?.repos,
+            config,
+            cache,
             // What it refuses is checked here, and is to stay where it is until then.
             verifies: false,
             offline: false,
         };
-        let args = ["-Sw", "--noconfirm", "-dd"];
-        let turn = turn::take(context, cache)?;
+        let operation = Operation::download_targets(Refresh::No);
+        let turn = cache_lock::take(context, cache)?;
         let mut sets = vec![wanted.clone()];
         while let Some(set) = sets.pop() {
-            let ran = pacman.run(context, &plan.inside, DOWNLOAD, &args, &set);
+            let ran = pacman.run(operation, &set);
             let Err(failure) = ran else { continue };
             match failure.code {
                 Code::Interrupted | Code::Permission | Code::Os => return Err(failure),
@@ -243,8 +247,8 @@ impl Verify {
 
     /// Reads what else decides which files count.
     fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
-        match stage::file::read_text(&plan.config.strict) {
-            Ok(text) => plan.rules.noextract = NoExtract::of(&text),
+        match Conf::read(&plan.config.strict) {
+            Ok(conf) => plan.rules.noextract = conf.noextract,
             // Without it, pacman would have no patterns either.
             Err(failure) if failure.code == Code::NotFound => {}
             Err(failure) => return Err(failure),

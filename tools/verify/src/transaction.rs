@@ -1,17 +1,13 @@
 //! Whether pacman's last transaction is whole. Which scriptlets failed is the business of `strap`, which saw them fail.
 
-use package::pacman_log::{self, Event};
+use pacman::english::log::{self, Event};
+use pacman::records;
 use rootfs::Root;
 use rustix::fs::OFlags;
-use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote};
+use stage::Failure;
 
-/// The log and the lock, below the root.
-const LOG: &str = "var/log/pacman.log";
+/// pacman's lock, below the root.
 const LOCK: &str = "var/lib/pacman/db.lck";
-
-/// The longest log that is read.
-const LIMIT: u64 = 64 << 20;
 
 /// What became of the last transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +37,7 @@ impl Last {
 ///
 /// When the log cannot be read.
 pub(crate) fn last(root: &Root) -> Result<Last, Failure> {
-    let log = match root.read(LOG, LIMIT) {
-        Ok(log) => log,
-        Err(Errno::NOENT) => Vec::new(),
-        Err(e) => {
-            return Err(e).doing(Code::Failed, || {
-                format!("reading {}", quote(root.path().join(LOG)))
-            });
-        }
-    };
+    let log = records::log(root)?;
     // pacman holds its lock until the last hook has run, which is after the log says that all is complete.
     let locked = root
         .open_below(LOCK, OFlags::PATH | OFlags::NOFOLLOW)
@@ -62,7 +50,7 @@ pub(crate) fn last(root: &Root) -> Result<Last, Failure> {
 
 fn last_in(log: &[u8]) -> Last {
     let mut last = Last::Unknown;
-    for event in pacman_log::events(log) {
+    for event in log::events(log) {
         match event {
             Event::TransactionStarted => last = Last::Unfinished,
             Event::TransactionCompleted => last = Last::Complete,

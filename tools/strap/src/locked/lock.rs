@@ -1,7 +1,7 @@
 //! The lock: what a finished document says that was installed, read as the order to install just that.
 //!
-//! A signature says who made a package, and every package that a distribution ever signed has a good one: a mirror that
-//! offers an old one, with a hole in it that is known by now, passes. A lock says which one, by its SHA-256.
+//! A signature says who made a package, and every package that a distribution ever signed has a valid one: a mirror that
+//! offers an old one, with a known vulnerability, passes. A lock says which one, by its SHA-256.
 
 use package::digest::is_sha256;
 use package::{db, name};
@@ -24,23 +24,22 @@ pub(crate) struct Locked {
 }
 
 /// What to do where the archives are not known.
-const ANEW: &str = "a document that was begun anew over an old root is no lock: give the one that the root was made with, or \
-                    make a new root and keep its document";
+const UNKNOWN: &str = "a document that was begun again over an old root is not a lock: give the one that the root was made with, or \
+                       make a new root and keep its document";
 
 /// Reads a lock for a root of this architecture.
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] where there is no such file, or it is no lock for this root; [`Code::BadDocument`] where it is no document.
+/// [`Code::Usage`] where there is no such file, or it is not a lock for this root; [`Code::BadDocument`] where it is not a
+/// document.
 pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
     let doing = || format!("reading the lock {}", quote(path));
     let text = std::fs::read(path).doing(Code::Usage, doing)?;
     let document = Document::parse(&text, &quote(path))?;
     let unfit = |why: String| Failure::new(Code::Usage, format!("{}: {why}", doing()));
     if let Some(tool) = document.failed_tool() {
-        return Err(unfit(format!(
-            "it is of a root that was not finished: {tool} failed"
-        )));
+        return Err(unfit(format!("its root was not finished: {tool} failed")));
     }
     match document.arch() {
         Some(of) if of == arch => {}
@@ -58,55 +57,46 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
         if !names.insert(package.name.clone()) {
             return Err(unfit(format!("{shown} is in it twice")));
         }
-        let is_known = [&package.repo, &package.file, &package.sha256]
-            .iter()
-            .all(|of_archive| of_archive.is_some());
-        locked.push(check(package).map_err(|why| {
-            let failure = unfit(format!("{shown}: {why}"));
-            match is_known {
-                true => failure,
-                false => failure.hint(ANEW),
-            }
+        locked.push(check(package).map_err(|why| match why {
+            Unfit::Unknown(what) => unfit(format!(
+                "{shown}: it does not say its {what}: no run that this document knows of installed it"
+            ))
+            .hint(UNKNOWN),
+            Unfit::Invalid(what) => unfit(format!("{shown}: invalid {what}")),
         })?);
     }
     Ok(locked)
 }
 
-/// Takes a package whose every text can be what it should be: they become names of files and texts of a database.
-fn check(package: Package) -> Result<Locked, String> {
-    let missing = |what: &str| {
-        format!("it does not say its {what}: no run that this document knows of installed it")
-    };
-    let need = |value: &Option<String>, what| value.clone().ok_or_else(|| missing(what));
-    let (repo, file) = (
-        need(&package.repo, "repository")?,
-        need(&package.file, "file")?,
-    );
-    let sha256 = need(&package.sha256, "SHA-256")?;
-    let signature = package.pgpsig.as_deref();
-    for (what, value, good) in [
-        ("name", &package.name, name::is_name(&package.name)),
-        (
-            "version",
-            &package.version,
-            name::is_version(&package.version),
-        ),
-        ("architecture", &package.arch, name::is_arch(&package.arch)),
-        ("repository", &repo, name::is_name(&repo)),
-        ("file", &file, name::is_filename(&file)),
-        ("SHA-256", &sha256, is_sha256(&sha256)),
-    ] {
-        if !good {
-            return Err(format!("its {what} is none: {}", quote(value)));
+/// Why a package cannot be locked.
+enum Unfit {
+    /// The document does not have this.
+    Unknown(&'static str),
+    /// What it has is not this.
+    Invalid(String),
+}
+
+/// Takes a package whose every text is valid: they become names of files and texts of a database.
+fn check(package: Package) -> Result<Locked, Unfit> {
+    type Check = fn(&str) -> bool;
+    let check = |what, value: Option<&String>, is_valid: Check| {
+        let value = value.ok_or(Unfit::Unknown(what))?;
+        match is_valid(value) {
+            true => Ok(value.clone()),
+            false => Err(Unfit::Invalid(format!("{what}: {}", quote(value)))),
         }
-    }
-    if signature.is_some_and(|text| db::decode_signature(text).is_none()) {
-        return Err("its signature is none".into());
+    };
+    check("name", Some(&package.name), name::is_name)?;
+    check("version", Some(&package.version), name::is_version)?;
+    check("architecture", Some(&package.arch), name::is_arch)?;
+    if let Some(signature) = &package.pgpsig {
+        let is_signature = |text: &str| db::decode_signature(text).is_some();
+        check("signature", Some(signature), is_signature)?;
     }
     Ok(Locked {
-        repo,
-        file,
-        sha256: sha256.to_ascii_lowercase(),
+        repo: check("repository", package.repo.as_ref(), name::is_name)?,
+        file: check("file", package.file.as_ref(), name::is_filename)?,
+        sha256: check("SHA-256", package.sha256.as_ref(), is_sha256)?.to_ascii_lowercase(),
         package,
     })
 }
@@ -171,21 +161,18 @@ mod tests {
             ),
             (without("sha256"), "'a': it does not say its SHA-256"),
             (without("repo"), "'a': it does not say its repository"),
-            (with("file", "../a".into()), "'a': its file is none: '../a'"),
-            (
-                with("sha256", "00".into()),
-                "'a': its SHA-256 is none: '00'",
-            ),
-            (with("name", "-a".into()), "'-a': its name is none"),
-            (with("version", "1\n%NAME%".into()), "its version is none"),
-            (with("pgpsig", "no".into()), "its signature is none"),
+            (with("file", "../a".into()), "'a': invalid file: '../a'"),
+            (with("sha256", "00".into()), "'a': invalid SHA-256: '00'"),
+            (with("name", "-a".into()), "'-a': invalid name"),
+            (with("version", "1\n%NAME%".into()), "invalid version"),
+            (with("pgpsig", "no".into()), "invalid signature"),
         ] {
             let failure = lock(&document).unwrap_err();
             assert!(failure.message.contains(why), "{failure}");
             assert_eq!(failure.code, Code::Usage, "{failure}");
             let is_unknown = why.contains("does not say its");
             assert_eq!(
-                failure.hint.as_deref() == Some(ANEW),
+                failure.hint.as_deref() == Some(UNKNOWN),
                 is_unknown,
                 "{failure}"
             );
@@ -196,7 +183,7 @@ mod tests {
             lock(&failed)
                 .unwrap_err()
                 .message
-                .ends_with("it is of a root that was not finished: strap failed")
+                .ends_with("its root was not finished: strap failed")
         );
         assert_eq!(
             read(Path::new("/no/such"), "x").unwrap_err().code,

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The turn, as long as this lives.
 #[derive(Debug)]
-pub struct Turn {
+pub struct CacheLock {
     _cache: OwnedFd,
 }
 
@@ -30,11 +30,15 @@ pub struct Turn {
 /// # Errors
 ///
 /// [`Code::Busy`] when another has it and gets nowhere, [`Code::Interrupted`] on a signal.
-pub fn take(context: &Context, cache: &Path) -> Result<Option<Turn>, Failure> {
+pub fn take(context: &Context, cache: &Path) -> Result<Option<CacheLock>, Failure> {
     wait_for(context, cache, PATIENCE)
 }
 
-fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Option<Turn>, Failure> {
+fn wait_for(
+    context: &Context,
+    cache: &Path,
+    patience: Duration,
+) -> Result<Option<CacheLock>, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let doing = || format!("locking {}", quote(cache));
     let directory = match openat(CWD, cache, flags, Mode::empty()) {
@@ -45,7 +49,7 @@ fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Optio
     let mut seen: Option<(Vec<(std::ffi::OsString, u64)>, Instant)> = None;
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(Turn { _cache: directory })),
+            Ok(()) => return Ok(Some(CacheLock { _cache: directory })),
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
             Err(Errno::NOTSUP | Errno::NOSYS) => {
                 context.warn(format_args!(

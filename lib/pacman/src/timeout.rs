@@ -6,13 +6,13 @@ use std::time::Duration;
 
 /// The option of every tool that runs pacman, or another program inside that may wait for somebody who never comes.
 #[derive(Clone, Copy, Debug, clap::Args)]
-pub struct Patience {
+pub struct Timeout {
     /// Give up a program inside that did nothing for SECONDS; 0 never does
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(0..=86400))]
     timeout: u64,
 }
 
-impl Patience {
+impl Timeout {
     /// Has what runs inside watched.
     pub fn watch(self, context: &Context, inside: &mut Inside) {
         inside.watch(context, Duration::from_secs(self.timeout));

@@ -1,10 +1,9 @@
 //! What pacman did, from its log: `var/log/pacman.log`.
 //!
-//! pacman's exit status is 0 when every scriptlet failed, so the log is the only witness. A line is
-//! `[TIME] [WHO] TEXT`; libalpm writes as `ALPM`, what scriptlets and hooks print goes in as
-//! `ALPM-SCRIPTLET`, line by line, and the program writes as `PACMAN`. Packages choose what their
-//! scriptlets print, so the texts can hold terminal escapes and anything else; escape them before
-//! they are shown.
+//! pacman's exit status is 0 when every scriptlet failed, so the log is the only witness. A line is `[TIME] [WHO] TEXT`; libalpm
+//! writes as `ALPM`, what scriptlets and hooks print is logged as `ALPM-SCRIPTLET`, line by line, and the program writes as
+//! `PACMAN`. Packages choose what their scriptlets print, so the texts can hold terminal escapes and anything else; escape them
+//! before they are shown.
 
 /// The most bytes of a line that are kept.
 const LINE: usize = 4096;
@@ -13,57 +12,23 @@ const LINE: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// `[PACMAN] Running '…'`: a run of pacman begins.
-    Command {
-        /// The command line, without its quotes.
-        line: String,
-    },
     /// Packages are about to be changed.
     TransactionStarted,
     /// All packages have been changed; hooks may follow.
     TransactionCompleted,
-    /// Not all packages have been changed.
-    TransactionFailed,
-    /// A signal ended the transaction.
-    TransactionInterrupted,
     /// A package was installed.
     Installed {
         /// Its name.
         name: String,
-        /// Its version.
+        /// The version that is installed now.
         version: String,
-    },
-    /// A package was replaced by a newer version.
-    Upgraded {
-        /// Its name.
-        name: String,
-        /// The version that was installed.
-        from: String,
-        /// The version that is installed.
-        to: String,
-    },
-    /// A package was replaced by an older version.
-    Downgraded {
-        /// Its name.
-        name: String,
-        /// The version that was installed.
-        from: String,
-        /// The version that is installed.
-        to: String,
-    },
-    /// A package was replaced by the same version.
-    Reinstalled {
-        /// Its name.
-        name: String,
-        /// Its version.
-        version: String,
+        /// What it was before.
+        before: Before,
     },
     /// A package was removed.
     Removed {
         /// Its name.
         name: String,
-        /// Its version.
-        version: String,
     },
     /// A hook runs; what it prints follows as [`Event::ScriptletOutput`].
     RunningHook {
@@ -75,17 +40,18 @@ pub enum Event {
         /// The line.
         line: String,
     },
-    /// libalpm warns.
-    Warning {
-        /// Of what.
-        message: String,
-    },
-    /// libalpm failed at something.
-    Error {
-        /// At what.
-        message: String,
-    },
     /// Anything else, also lines that have another form.
+    Other,
+}
+
+/// What a package was before it was installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Not installed.
+    Absent,
+    /// Installed, in the same version.
+    Same,
+    /// Installed, in another version.
     Other,
 }
 
@@ -96,7 +62,7 @@ pub fn events(log: &[u8]) -> impl Iterator<Item = Event> + '_ {
         .map(event)
 }
 
-/// Returns what one line says. What is not UTF-8 is replaced; a long line is cut off.
+/// Returns what one line says. What is not UTF-8 is replaced; a long line is truncated.
 #[must_use]
 pub fn event(line: &[u8]) -> Event {
     let line = String::from_utf8_lossy(&line[..line.len().min(LINE)]);
@@ -110,67 +76,54 @@ fn parse(line: &str) -> Option<Event> {
     match who {
         "ALPM" => alpm(text),
         "ALPM-SCRIPTLET" => Some(Event::ScriptletOutput { line: text.into() }),
-        "PACMAN" => {
-            let line = text.strip_prefix("Running '")?.strip_suffix('\'')?.into();
-            Some(Event::Command { line })
-        }
         _ => None,
     }
 }
 
 fn alpm(text: &str) -> Option<Event> {
-    match text {
-        "transaction started" => return Some(Event::TransactionStarted),
-        "transaction completed" => return Some(Event::TransactionCompleted),
-        "transaction failed" => return Some(Event::TransactionFailed),
-        "transaction interrupted" => return Some(Event::TransactionInterrupted),
-        _ => {}
-    }
     let (verb, rest) = text.split_once(' ')?;
-    match verb {
-        "running" => {
-            let name = rest.strip_prefix('\'')?.strip_suffix("'...")?.into();
+    match (verb, rest) {
+        ("transaction", "started") => return Some(Event::TransactionStarted),
+        ("transaction", "completed") => return Some(Event::TransactionCompleted),
+        ("running", hook) => {
+            let name = hook.strip_prefix('\'')?.strip_suffix("'...")?.into();
             return Some(Event::RunningHook { name });
-        }
-        "warning:" => {
-            let message = rest.into();
-            return Some(Event::Warning { message });
-        }
-        "error:" => {
-            let message = rest.into();
-            return Some(Event::Error { message });
         }
         _ => {}
     }
     let (name, version) = rest.split_once(" (")?;
-    let (name, version) = (name.to_owned(), version.strip_suffix(')')?.to_owned());
-    let change = || {
-        let (from, to) = version.split_once(" -> ")?;
-        Some((from.to_owned(), to.to_owned()))
+    let (name, version) = (name.to_owned(), version.strip_suffix(')')?);
+    let (version, before) = match verb {
+        "removed" => return Some(Event::Removed { name }),
+        "installed" => (version, Before::Absent),
+        "reinstalled" => (version, Before::Same),
+        "upgraded" | "downgraded" => (version.split_once(" -> ")?.1, Before::Other),
+        _ => return None,
     };
-    match verb {
-        "installed" => Some(Event::Installed { name, version }),
-        "reinstalled" => Some(Event::Reinstalled { name, version }),
-        "removed" => Some(Event::Removed { name, version }),
-        "upgraded" => change().map(|(from, to)| Event::Upgraded { name, from, to }),
-        "downgraded" => change().map(|(from, to)| Event::Downgraded { name, from, to }),
-        _ => None,
-    }
+    Some(Event::Installed {
+        name,
+        version: version.to_owned(),
+        before,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn package(name: &str, version: &str) -> (String, String) {
-        (name.into(), version.into())
+    fn installed(name: &str, version: &str, before: Before) -> Event {
+        let (name, version) = (name.into(), version.into());
+        Event::Installed {
+            name,
+            version,
+            before,
+        }
     }
 
     #[test]
     fn a_transaction() {
         let log = b"\
 [2026-11-22T10:00:00+0000] [PACMAN] Running 'pacman -r /srv/root -Sy base'\n\
-[2026-11-22T10:00:00+0000] [PACMAN] synchronizing package lists\n\
 [2026-11-22T10:00:01+0000] [ALPM] transaction started\n\
 [2026-11-22T10:00:01+0000] [ALPM] installed bash (5.2.15-2)\n\
 [2026-11-22T10:00:01+0000] [ALPM-SCRIPTLET] call to execv failed (Exec format error)\n\
@@ -179,67 +132,31 @@ mod tests {
 [2026-11-22T10:00:01+0000] [ALPM] reinstalled iana-etc (20240305-1)\n\
 [2026-11-22T10:00:01+0000] [ALPM] removed gcc-libs (13.2-1)\n\
 [2026-11-22T10:00:01+0000] [ALPM] warning: /etc/passwd installed as /etc/passwd.pacnew\n\
-[2026-11-22T10:00:01+0000] [ALPM] error: could not extract usr/bin/x (No space left on device)\n\
 [2026-11-22T10:00:02+0000] [ALPM] transaction completed\n\
 [2026-11-22T10:00:02+0000] [ALPM] running '20-systemd-sysusers.hook'...\n\
-[2026-11-22T10:00:02+0000] [ALPM-SCRIPTLET] Creating group 'sys' with GID 3.\n";
-        let (name, version) = package("bash", "5.2.15-2");
-        let installed = Event::Installed { name, version };
-        let (name, version) = package("iana-etc", "20240305-1");
-        let reinstalled = Event::Reinstalled { name, version };
-        let (name, version) = package("gcc-libs", "13.2-1");
-        let removed = Event::Removed { name, version };
+[2014-01-19 10:00] [ALPM] transaction completed\n";
         let expected = [
-            Event::Command {
-                line: "pacman -r /srv/root -Sy base".into(),
-            },
             Event::Other,
             Event::TransactionStarted,
-            installed,
+            installed("bash", "5.2.15-2", Before::Absent),
             Event::ScriptletOutput {
                 line: "call to execv failed (Exec format error)".into(),
             },
-            Event::Upgraded {
-                name: "zlib".into(),
-                from: "1:1.3-1".into(),
-                to: "1:1.3.1-1".into(),
+            installed("zlib", "1:1.3.1-1", Before::Other),
+            installed("zlib", "1:1.3-1", Before::Other),
+            installed("iana-etc", "20240305-1", Before::Same),
+            Event::Removed {
+                name: "gcc-libs".into(),
             },
-            Event::Downgraded {
-                name: "zlib".into(),
-                from: "1:1.3.1-1".into(),
-                to: "1:1.3-1".into(),
-            },
-            reinstalled,
-            removed,
-            Event::Warning {
-                message: "/etc/passwd installed as /etc/passwd.pacnew".into(),
-            },
-            Event::Error {
-                message: "could not extract usr/bin/x (No space left on device)".into(),
-            },
+            Event::Other,
             Event::TransactionCompleted,
             Event::RunningHook {
                 name: "20-systemd-sysusers.hook".into(),
             },
-            Event::ScriptletOutput {
-                line: "Creating group 'sys' with GID 3.".into(),
-            },
+            // The time as pacman wrote it before 5.2.
+            Event::TransactionCompleted,
         ];
         assert_eq!(events(log).collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn how_a_transaction_can_end() {
-        for (text, expected) in [
-            ("failed", Event::TransactionFailed),
-            ("interrupted", Event::TransactionInterrupted),
-            ("completed", Event::TransactionCompleted),
-            ("completed ", Event::Other),
-        ] {
-            // The time as pacman wrote it before 5.2.
-            let line = format!("[2014-01-19 10:00] [ALPM] transaction {text}");
-            assert_eq!(event(line.as_bytes()), expected, "{line}");
-        }
     }
 
     #[test]
@@ -260,7 +177,8 @@ mod tests {
             "[x] [ALPM] running 'x",
             "[x] [OTHER] transaction completed",
             "[x] [PACMAN] transaction completed",
-            "[x] [PACMAN] Running x",
+            "[x] [ALPM] transaction failed",
+            "[x] [ALPM] transaction completed ",
             "transaction completed",
             " [x] [ALPM] transaction completed",
         ] {

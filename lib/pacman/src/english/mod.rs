@@ -1,14 +1,16 @@
-//! pacman's English: each line that pacman 6.0 to 7.1, and the curl and libarchive in it, print in the C locale and that
-//! something here goes by, with what it means. No other module compares pacman's words.
+//! pacman's English: each line that pacman 6.0 to 7.1, and the curl and libarchive in it, print in the C locale, or write into
+//! pacman's log ([`log`]), and what it means. No other module compares pacman's words.
 //!
-//! What scriptlets print stands on the same terminal. So nothing here is proof of what a scriptlet could have said:
-//! `strap` goes by pacman's log for that.
+//! What scriptlets print is on the same terminal. So nothing here proves what a scriptlet could have printed: `strap` uses
+//! pacman's log for that.
+
+pub mod log;
 
 use stage::{Cause, Code};
 
 /// A line of pacman's output that matters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mark {
+pub enum OutputEvent {
     /// It works on this package.
     Package(String),
     /// It runs the hook of this number in its list, whose description this is.
@@ -74,289 +76,113 @@ pub enum Reason {
     Damaged,
 }
 
-/// What an error of pacman's is. The more particular comes first: it is what is said where there are several.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the table below says each")]
-pub enum Trouble {
-    Locked,
-    Configuration,
-    NoEngine,
-    KeyringNotWritable,
-    NoKeyring,
-    UnknownTrust,
-    MarginalTrust,
-    KeyMissing,
-    Unsigned,
-    KeyUnusable,
-    Signature,
-    DatabaseSignature,
-    PackageSignature,
-    DatabaseUnreadable,
-    DatabaseDamaged,
-    Damaged,
-    NotFound,
-    NoSpace,
-    ReadOnly,
-    FileConflict,
-    Conflict,
-    HookUnready,
-    Hook,
-    Architecture,
-    Dependency,
-    NotPermitted,
-    NoServer,
-    Retrieval,
-    Other,
-}
-
-/// What an error is for: its words, the code of a failure that says it, and what mends it.
-struct Row {
-    trouble: Trouble,
-    words: &'static [&'static str],
-    code: Code,
-    hint: Option<&'static str>,
-}
-
-const fn row(
-    trouble: Trouble,
-    words: &'static [&'static str],
-    code: Code,
-    hint: Option<&'static str>,
-) -> Row {
-    Row {
-        trouble,
-        words,
-        code,
-        hint,
+impl Reason {
+    /// Returns whether pacman lists such reasons below this error.
+    #[must_use]
+    pub fn is_below(self, trouble: Trouble) -> bool {
+        match self {
+            Self::FileExists | Self::FileOfTwo => trouble == Trouble::FileConflict,
+            Self::Conflict => trouble == Trouble::Conflict,
+            Self::Dependency => trouble == Trouble::Dependency,
+            Self::Architecture => trouble == Trouble::Architecture,
+            Self::Damaged => matches!(trouble, Trouble::PackageSignature | Trouble::Damaged),
+        }
     }
 }
 
-const MIRROR: Option<&str> = Some("try again, or another mirror: mkconf --server URL");
+const MIRROR: &str = "try again, or another mirror: mkconf --server URL";
+const INVALID: &str = "its signature is not valid: nothing was installed";
+const NO_SPACE: &str = "the disk may be full: free some space and run the same pipe again: it goes on where it stopped";
 
-/// The errors: src/pacman/*.c and lib/libalpm/*.c, and libarchive's words in some of them.
-const ROWS: &[Row] = &[
-    row(
-        Trouble::Locked,
-        &["unable to lock database"],
-        Code::Busy,
-        None,
-    ),
-    row(
-        Trouble::Configuration,
-        &["config file ", "failed to resolve path"],
-        Code::Failed,
-        Some("run mkconf again, which writes what this pacman accepts"),
-    ),
-    // Of each signature it then says that it is missing: nobody has looked at it.
-    row(
-        Trouble::NoEngine,
-        &["GPGME error: Invalid crypto engine"],
-        Code::NotFound,
-        Some(
-            "pacman asks the gpgconf in PATH where gpg is, and finds none that works there: look at 'gpgconf --list-components'",
-        ),
-    ),
-    row(
-        Trouble::KeyringNotWritable,
-        &["keyring is not writable"],
-        Code::NotVerified,
-        Some("put 'keyring' before 'strap'"),
-    ),
-    row(
-        Trouble::NoKeyring,
-        &["Public keyring not found"],
-        Code::NotVerified,
-        Some("put 'keyring' before 'strap'"),
-    ),
-    row(
-        Trouble::UnknownTrust,
-        &["unknown trust", "should never be trusted"],
-        Code::NotVerified,
-        Some("the key is in the keyring but not trusted: a newer keyring package may mend it"),
-    ),
-    row(
-        Trouble::MarginalTrust,
-        &["marginal trust"],
-        Code::NotVerified,
-        Some("too few masters vouch for the key: a newer keyring package may mend it"),
-    ),
-    row(
-        Trouble::KeyMissing,
-        &["required key missing"],
-        Code::NotVerified,
-        Some("the signing key is missing or expired: a newer keyring package may mend it"),
-    ),
-    row(
-        Trouble::Unsigned,
-        &["missing required signature", "missing PGP signature"],
-        Code::NotVerified,
-        Some("the mirror offers it unsigned: try another mirror: mkconf --server URL"),
-    ),
-    row(
-        Trouble::KeyUnusable,
-        &["key \""],
-        Code::NotVerified,
-        Some("the key that signed it may not be used: a newer keyring package may mend it"),
-    ),
-    row(
-        Trouble::Signature,
-        &[
-            "signature from \"",
-            "signature format",
-            "invalid PGP signature",
-        ],
-        Code::NotVerified,
-        Some("its signature does not hold: nothing was installed"),
-    ),
-    row(
-        Trouble::DatabaseSignature,
-        &["corrupted database (PGP signature)"],
-        Code::NotVerified,
-        Some("its signature does not hold: nothing was installed"),
-    ),
-    row(
-        Trouble::PackageSignature,
-        &["(PGP signature)"],
-        Code::NotVerified,
-        Some("its signature does not hold: nothing was installed"),
-    ),
-    // A database that is a web page: then every package of it is "not found".
-    row(
-        Trouble::DatabaseUnreadable,
-        // The second is `could not open file PATH/t.db: truncated gzip input`.
-        &[
-            "Unrecognized archive format",
-            ".db: ",
-            "could not read db '",
-        ],
-        Code::Network,
-        MIRROR,
-    ),
-    row(
-        Trouble::DatabaseDamaged,
-        &["invalid or corrupted database"],
-        Code::NotVerified,
-        Some("the mirror sent something else than a database: try again, or another mirror"),
-    ),
-    row(
-        Trouble::Damaged,
-        &[
-            "invalid or corrupted",
-            "missing package metadata",
-            // Of a file that is to be installed.
-            "': libarchive error",
-            "could not fully load metadata",
-            "package filename is not valid",
-        ],
-        Code::NotVerified,
-        Some(
-            "the mirror sent something else than its database promises: try again, or another mirror",
-        ),
-    ),
-    row(
-        Trouble::NotFound,
-        &[
-            "target not found",
-            "database not found",
-            "could not find or read package",
-            "' was not found",
-        ],
-        Code::NotFound,
-        Some("look at the spelling, and at the repositories of mkconf"),
-    ),
-    row(
-        Trouble::NoSpace,
-        &[
-            "No space left",
-            " too full: ",
-            "not enough free disk space",
-            // libarchive's for a file that could not be written whole; the reason gets lost in pacman (6.0.2).
-            "(Write failed)",
-        ],
-        Code::Failed,
-        Some(
-            "the disk may be full: free some space and run the same pipe again: it goes on where it stopped",
-        ),
-    ),
-    row(
-        Trouble::ReadOnly,
-        &["is mounted read only", "Read-only file system"],
-        Code::Failed,
-        Some("the root, or the package cache, is on a file system that is mounted read-only"),
-    ),
-    row(
-        Trouble::FileConflict,
-        &["(conflicting files)"],
-        Code::Failed,
-        None,
-    ),
-    row(
-        Trouble::Conflict,
-        &[
-            "(conflicting dependencies)",
-            "unresolvable package conflicts",
-        ],
-        Code::Failed,
-        Some("leave one of them out; one that is installed must be removed first"),
-    ),
-    row(
-        Trouble::HookUnready,
-        &["unable to run hook "],
-        Code::Failed,
-        Some("the hook needs a package that is not there: strap that first"),
-    ),
-    row(
-        Trouble::Hook,
-        &["failed to run transaction hooks"],
-        Code::ChildFailed,
-        Some(
-            "nothing was installed: the hook ends the transaction where it fails (AbortOnFail); look at what it printed",
-        ),
-    ),
-    row(
-        Trouble::Architecture,
-        &["package architecture is not valid"],
-        Code::Failed,
-        Some("the package is for other machines than the root: look at the repositories of mkconf"),
-    ),
-    row(
-        Trouble::Dependency,
-        &["(could not satisfy dependencies)"],
-        Code::Failed,
-        Some("no repository has it: look at the repositories of mkconf (--repo NAME=URL adds one)"),
-    ),
-    row(
-        Trouble::NotPermitted,
-        &["unless you are root", "(permission denied)"],
-        Code::Permission,
-        None,
-    ),
-    row(
-        Trouble::NoServer,
-        &["no servers configured"],
-        Code::Failed,
-        Some("give the repository a server: mkconf --server URL"),
-    ),
-    row(
-        Trouble::Retrieval,
-        &[
-            "failed to synchronize",
-            "failed to update",
-            "failed to retrieve",
-            "download library error",
-            "invalid url for server",
-        ],
-        Code::Network,
-        MIRROR,
-    ),
-];
+/// Makes [`Trouble`] of a table: of each error its name, the code of a failure that says it, its words, and what to do about it,
+/// empty where there is no general advice.
+macro_rules! troubles {
+    ($($name:ident: $code:ident, [$($words:literal),+], $hint:expr;)+) => {
+        /// What an error of pacman's is. The more particular comes first: it is what is said where there are several.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[allow(missing_docs, reason = "the table says each")]
+        pub enum Trouble { $($name,)+ Other }
+
+        impl Trouble {
+            const ALL: &[Self] = &[$(Self::$name),+];
+
+            fn row(self) -> (Code, &'static [&'static str], &'static str) {
+                match self {
+                    $(Self::$name => (Code::$code, &[$($words),+], $hint),)+
+                    Self::Other => (Code::ChildFailed, &[], ""),
+                }
+            }
+        }
+    };
+}
+
+// Of src/pacman/*.c and lib/libalpm/*.c, and libarchive's words in some of them.
+troubles! {
+    Locked: Busy, ["unable to lock database"], "";
+    Configuration: Failed, ["config file ", "failed to resolve path"],
+        "run mkconf again, which writes what this pacman accepts";
+    // Of each signature it then says that it is missing: nobody has checked it.
+    NoEngine: NotFound, ["GPGME error: Invalid crypto engine"],
+        "pacman asks the gpgconf in PATH where gpg is, and finds none that works there: see 'gpgconf --list-components'";
+    NoKeyring: NotVerified, ["keyring is not writable", "Public keyring not found"],
+        "put 'keyring' before 'strap'";
+    UnknownTrust: NotVerified, ["unknown trust", "should never be trusted"],
+        "the key is in the keyring but not trusted: a newer keyring package may help";
+    MarginalTrust: NotVerified, ["marginal trust"],
+        "too few masters vouch for the key: a newer keyring package may help";
+    KeyMissing: NotVerified, ["required key missing"],
+        "the signing key is missing or expired: a newer keyring package may help";
+    Unsigned: NotVerified, ["missing required signature", "missing PGP signature"],
+        "the mirror offers it unsigned: try another mirror: mkconf --server URL";
+    KeyUnusable: NotVerified, ["key \""],
+        "the key that signed it may not be used: a newer keyring package may help";
+    Signature: NotVerified, ["signature from \"", "signature format", "invalid PGP signature"],
+        INVALID;
+    DatabaseSignature: NotVerified, ["corrupted database (PGP signature)"], INVALID;
+    PackageSignature: NotVerified, ["(PGP signature)"], INVALID;
+    // A database that is a web page: then every package of it is "not found". `could not open file PATH/t.db: truncated gzip
+    // input` is another.
+    DatabaseUnreadable: Network, ["Unrecognized archive format", ".db: ", "could not read db '"],
+        MIRROR;
+    DatabaseDamaged: NotVerified, ["invalid or corrupted database"],
+        "the mirror sent something else than a database: try again, or another mirror";
+    // "libarchive error" is of a file that is to be installed.
+    Damaged: NotVerified, ["invalid or corrupted", "missing package metadata",
+        "': libarchive error", "could not fully load metadata", "package filename is not valid"],
+        "the mirror sent something else than its database promises: try again, or another mirror";
+    NotFound: NotFound, ["target not found", "database not found",
+        "could not find or read package", "' was not found"],
+        "check the spelling, and the repositories of mkconf";
+    // "(Write failed)" is libarchive's for a file that could not be written completely; the reason gets lost in pacman (6.0.2).
+    NoSpace: Failed, ["No space left", " too full: ", "not enough free disk space", "(Write failed)"],
+        NO_SPACE;
+    ReadOnly: Failed, ["is mounted read only", "Read-only file system"],
+        "the root, or the package cache, is on a file system that is mounted read-only";
+    FileConflict: Failed, ["(conflicting files)"], "";
+    Conflict: Failed, ["(conflicting dependencies)", "unresolvable package conflicts"],
+        "leave one of them out; one that is installed must be removed first";
+    HookUnready: Failed, ["unable to run hook "],
+        "the hook needs a package that is not there: strap that first";
+    Hook: ChildFailed, ["failed to run transaction hooks"],
+        "nothing was installed: the hook ends the transaction where it fails (AbortOnFail); see what it printed";
+    Architecture: Failed, ["package architecture is not valid"],
+        "the package is for another architecture than the root: check the repositories of mkconf";
+    Dependency: Failed, ["(could not satisfy dependencies)"],
+        "no repository has it: check the repositories of mkconf (--repo NAME=URL adds one)";
+    NotPermitted: Permission, ["unless you are root", "(permission denied)"], "";
+    NoServer: Failed, ["no servers configured"],
+        "give the repository a server: mkconf --server URL";
+    Retrieval: Network, ["failed to synchronize", "failed to update",
+        "failed to retrieve", "download library error", "invalid url for server"],
+        MIRROR;
+}
 
 impl Trouble {
     /// Returns what an error's text is about.
     #[must_use]
     pub fn of(text: &str) -> Self {
-        let is = |row: &&Row| row.words.iter().any(|words| text.contains(words));
-        ROWS.iter().find(is).map_or(Self::Other, |row| row.trouble)
+        let is = |trouble: &&Self| trouble.row().1.iter().any(|words| text.contains(words));
+        Self::ALL.iter().find(is).copied().unwrap_or(Self::Other)
     }
 
     /// Returns whether pacman had a signature to judge, and did not take it.
@@ -374,13 +200,13 @@ impl Trouble {
     /// Returns the code of a failure that says it.
     #[must_use]
     pub fn code(self) -> Code {
-        self.row().map_or(Code::ChildFailed, |row| row.code)
+        self.row().0
     }
 
-    /// Returns what mends it.
+    /// Returns what to do about it.
     #[must_use]
     pub fn hint(self) -> Option<&'static str> {
-        self.row().and_then(|row| row.hint)
+        Some(self.row().2).filter(|hint| !hint.is_empty())
     }
 
     /// Returns the cause that callers decide by.
@@ -388,14 +214,34 @@ impl Trouble {
     pub fn cause(self) -> Option<Cause> {
         (self == Self::NoSpace).then_some(Cause::NoSpace)
     }
-
-    fn row(self) -> Option<&'static Row> {
-        ROWS.iter().find(|row| row.trouble == self)
-    }
 }
 
+/// What curl says, 7.x and 8.x, where it is not an HTTP status.
+const CURL: [(Refusal, &[&str]); 3] = [
+    (
+        Refusal::NotThere,
+        &["Couldn't open file", "Could not open file"],
+    ),
+    (
+        Refusal::NoSpace,
+        &["Failure writing output to destination", "No space left"],
+    ),
+    (
+        Refusal::Certificate,
+        &[
+            "SSL certificate",
+            "SSL: certificate",
+            "SSL: no alternative certificate",
+            "SSL: unable to obtain",
+            "SSL peer certificate",
+            "SSL CA cert",
+            "setting certificate",
+            "certificate verify failed",
+        ],
+    ),
+];
+
 impl Refusal {
-    /// Reads curl's words, of 7.x and 8.x.
     fn of(why: &str) -> Self {
         const STATUS: &str = "The requested URL returned error: ";
         if let Some((_, status)) = why.split_once(STATUS) {
@@ -405,25 +251,8 @@ impl Refusal {
                 _ => Self::Trouble,
             };
         }
-        let is = |words: &[&str]| words.iter().any(|words| why.contains(words));
-        if is(&["Couldn't open file", "Could not open file"]) {
-            Self::NotThere
-        } else if is(&["Failure writing output to destination", "No space left"]) {
-            Self::NoSpace
-        } else if is(&[
-            "SSL certificate",
-            "SSL: certificate",
-            "SSL: no alternative certificate",
-            "SSL: unable to obtain",
-            "SSL peer certificate",
-            "SSL CA cert",
-            "setting certificate",
-            "certificate verify failed",
-        ]) {
-            Self::Certificate
-        } else {
-            Self::Trouble
-        }
+        let is = |(_, words): &&(_, &[&str])| words.iter().any(|words| why.contains(words));
+        CURL.iter().find(is).map_or(Self::Trouble, |row| row.0)
     }
 
     /// Returns the code of a failure that says it.
@@ -435,22 +264,19 @@ impl Refusal {
         }
     }
 
-    /// Returns what mends it.
+    /// Returns what to do about it.
     #[must_use]
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Trouble | Self::NotThere => "try again, or another mirror: mkconf --server URL",
+            Self::Trouble | Self::NotThere => MIRROR,
             Self::Unauthorized => {
                 "the server, or the proxy, wants a login or does not let this host in: another mirror: mkconf --server URL"
             }
             Self::Certificate => {
-                "look at this host's clock and certificate authorities (ca-certificates; SSL_CERT_FILE=FILE names others), \
+                "check this host's clock and certificate authorities (ca-certificates; SSL_CERT_FILE=FILE names others), \
                  or take another mirror: mkconf --server URL"
             }
-            Self::NoSpace => {
-                "the disk of the package cache may be full: free some space and run the same pipe again: it goes on where it \
-                 stopped"
-            }
+            Self::NoSpace => NO_SPACE,
         }
     }
 
@@ -499,9 +325,15 @@ pub fn not_started(line: &str) -> Option<NotStarted> {
     })
 }
 
+/// Returns whether a line is an error or a warning.
+#[must_use]
+pub fn is_message(line: &str) -> bool {
+    line.starts_with("error:") || line.starts_with("warning:")
+}
+
 /// Returns what a line of output means, where it matters. `line` is without what drives a terminal.
 #[must_use]
-pub fn read(line: &str) -> Option<Mark> {
+pub fn read(line: &str) -> Option<OutputEvent> {
     let line = after_question(line);
     if let Some(error) = line.strip_prefix("error: ") {
         return Some(of_error(error));
@@ -514,12 +346,12 @@ pub fn read(line: &str) -> Option<Mark> {
             .strip_prefix("File ")
             .and_then(|text| text.split_once(" is corrupted ("))
         {
-            return Some(Mark::Corrupted(file.to_owned()));
+            return Some(OutputEvent::Corrupted(file.to_owned()));
         }
-        return of_list(text).map(|reason| Mark::Reason(reason, text.to_owned()));
+        return of_list(text).map(|reason| OutputEvent::Reason(reason, text.to_owned()));
     }
     if let Some(reason) = of_files(line) {
-        return Some(Mark::Reason(reason, line.to_owned()));
+        return Some(OutputEvent::Reason(reason, line.to_owned()));
     }
     of_progress(line)
 }
@@ -530,46 +362,46 @@ fn after_question(line: &str) -> &str {
         .iter()
         .find_map(|question| line.split_once(question));
     match rest {
-        Some((_, rest)) if rest.starts_with("error: ") || rest.starts_with("warning: ") => rest,
+        Some((_, rest)) if is_message(rest) => rest,
         _ => line,
     }
 }
 
-fn of_error(text: &str) -> Mark {
+fn of_error(text: &str) -> OutputEvent {
     // `command failed to execute correctly`, `command terminated by signal 9: Killed`.
     if text.starts_with("command ") {
-        return Mark::CommandFailed(text.to_owned());
+        return OutputEvent::CommandFailed(text.to_owned());
     }
     // `failed retrieving file 'core.db' from HOST : WHY`; HOST is `disk` for file://.
     let retrieved = text
         .strip_prefix("failed retrieving file '")
         .and_then(|rest| rest.split_once("' "));
     match retrieved {
-        Some((file, why)) => Mark::NotRetrieved(NotRetrieved {
+        Some((file, why)) => OutputEvent::NotRetrieved(NotRetrieved {
             file: file.to_owned(),
             why: Refusal::of(why),
             text: text.to_owned(),
         }),
-        None => Mark::Error(Trouble::of(text), text.to_owned()),
+        None => OutputEvent::Error(Trouble::of(text), text.to_owned()),
     }
 }
 
-fn of_warning(text: &str) -> Option<Mark> {
+fn of_warning(text: &str) -> Option<OutputEvent> {
     if let Some(rest) = text.strip_prefix("warning given when extracting ") {
         return not_extracted(rest);
     }
     if let Some(package) = text.strip_prefix("ignoring package ") {
         let words = package.split_whitespace().count();
-        return (words == 1).then(|| Mark::Ignored(package.to_owned()));
+        return (words == 1).then(|| OutputEvent::Ignored(package.to_owned()));
     }
     let (file, new) = text.split_once(" installed as ")?;
-    (new.strip_suffix(".pacnew") == Some(file)).then(|| Mark::SavedBeside(file.to_owned()))
+    (new.strip_suffix(".pacnew") == Some(file)).then(|| OutputEvent::SavedBeside(file.to_owned()))
 }
 
 /// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
 /// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
 /// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
-fn not_extracted(text: &str) -> Option<Mark> {
+fn not_extracted(text: &str) -> Option<OutputEvent> {
     // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
     const OF_METADATA: [&str; 7] = [
         "Can't set ",
@@ -582,7 +414,7 @@ fn not_extracted(text: &str) -> Option<Mark> {
     ];
     let (file, reason) = text.strip_suffix(')')?.split_once(" (")?;
     let harmless = OF_METADATA.iter().any(|begin| reason.starts_with(begin));
-    (!harmless).then(|| Mark::NotExtracted(file.to_owned(), reason.to_owned()))
+    (!harmless).then(|| OutputEvent::NotExtracted(file.to_owned(), reason.to_owned()))
 }
 
 /// Reads a line that begins with `:: ` after "failed to prepare transaction".
@@ -620,7 +452,7 @@ fn of_files(line: &str) -> Option<Reason> {
 }
 
 /// Reads `installing bash...`, `( 3/10) installing bash  [###] 100%` and `( 3/10) Creating users...`.
-fn of_progress(line: &str) -> Option<Mark> {
+fn of_progress(line: &str) -> Option<OutputEvent> {
     let counted = line.strip_prefix('(').and_then(|rest| {
         let (count, text) = rest.split_once(')')?;
         let (number, all) = count.split_once('/')?;
@@ -634,11 +466,13 @@ fn of_progress(line: &str) -> Option<Mark> {
         && ["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb)
         && let Some(name) = rest.split_whitespace().next()
     {
-        return Some(Mark::Package(name.trim_end_matches("...").to_owned()));
+        return Some(OutputEvent::Package(
+            name.trim_end_matches("...").to_owned(),
+        ));
     }
     let (number, text) = counted?;
     let description = text.split("  ").next()?.trim_end();
-    Some(Mark::Hook(number, description.to_owned()))
+    Some(OutputEvent::Hook(number, description.to_owned()))
 }
 
 #[cfg(test)]
@@ -684,7 +518,7 @@ mod tests {
             ),
         ] {
             let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
-            let expected = Mark::NotExtracted("/r/usr/x".into(), reason.into());
+            let expected = OutputEvent::NotExtracted("/r/usr/x".into(), reason.into());
             assert_eq!(read(&line), is.then_some(expected), "{reason}");
         }
     }
@@ -731,7 +565,7 @@ mod tests {
             ),
         ] {
             let text = line.strip_prefix(":: ").unwrap_or(line);
-            let expected = Some(Mark::Reason(reason, text.to_owned()));
+            let expected = Some(OutputEvent::Reason(reason, text.to_owned()));
             assert_eq!(read(line), expected, "{line}");
         }
         for other in [
@@ -748,7 +582,10 @@ mod tests {
     fn an_error_behind_a_question_is_an_error() {
         let line = ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected";
         let text = "unresolvable package conflicts detected".to_owned();
-        assert_eq!(read(line), Some(Mark::Error(Trouble::Conflict, text)));
+        assert_eq!(
+            read(line),
+            Some(OutputEvent::Error(Trouble::Conflict, text))
+        );
     }
 
     #[test]
@@ -783,7 +620,7 @@ mod tests {
             ),
         ] {
             let line = format!("error: failed retrieving file 'core.db' from h : {why}");
-            let Some(Mark::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {
+            let Some(OutputEvent::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {
                 panic!("{line}");
             };
             assert_eq!((file.as_str(), is), ("core.db", expected), "{why}");
@@ -791,12 +628,10 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_error_has_one_row_in_the_order_of_what_is_said() {
-        let kinds: Vec<_> = ROWS.iter().map(|row| row.trouble).collect();
-        assert!(kinds.is_sorted_by(|a, b| a < b), "{kinds:?}");
-        for row in ROWS {
-            for words in row.words {
-                assert_eq!(Trouble::of(words), row.trouble, "{words}");
+    fn words_are_of_the_first_error_that_has_them() {
+        for trouble in Trouble::ALL {
+            for words in trouble.row().1 {
+                assert_eq!(Trouble::of(words), *trouble, "{words}");
             }
         }
         let last = (Trouble::Other.code(), Trouble::Other.hint());

@@ -1,27 +1,27 @@
-//! What pacman's failure is, by what it said ([`crate::english`]); its exit status is 1 for all of them.
+//! Why pacman failed, by what it printed ([`crate::english`]); its exit status is 1 for all reasons.
 
-use crate::english::{Mark, NotRetrieved, Reason, Refusal, Trouble};
+use crate::and_more;
+use crate::english::{NotRetrieved, OutputEvent, Reason, Refusal, Trouble};
 use rootfs::Ended;
 use stage::{Code, Failure, message};
 
-/// How many of a list of reasons stand in the message.
+/// How many of a list of reasons are in the message.
 const REASONS: usize = 3;
 
-/// Finds the failure in what pacman said. `hook` is the one that the log names last, where a hook ended the transaction.
+/// Returns the failure that pacman's output tells of. `hook` is the one that the log names last, where a hook ended the
+/// transaction.
 #[must_use]
-pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failure {
-    if let Some(failure) = unsigned(marks) {
+pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) -> Failure {
+    let lost = events.iter().filter_map(|event| match event {
+        OutputEvent::NotRetrieved(lost) => Some(lost),
+        _ => None,
+    });
+    let lost: Vec<&NotRetrieved> = lost.collect();
+    if let Some(failure) = unsigned(&lost) {
         return failure;
     }
-    let lost: Vec<&NotRetrieved> = marks
-        .iter()
-        .filter_map(|mark| match mark {
-            Mark::NotRetrieved(lost) => Some(lost),
-            _ => None,
-        })
-        .collect();
-    let worst = marks.iter().filter_map(trouble).min();
-    // What could not be fetched says more than that something could not be.
+    let worst = events.iter().filter_map(trouble).min();
+    // What could not be downloaded says more than that something could not be.
     let is_retrieval = worst.is_none_or(|worst| worst >= Trouble::Retrieval);
     if let Some(lost) = most_lasting(&lost).filter(|_| is_retrieval) {
         return not_retrieved(lost, ended);
@@ -29,9 +29,9 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
     let Some(worst) = worst else {
         return Failure::new(Code::ChildFailed, ended.words());
     };
-    let reasons = reasons(marks, worst);
-    let mut of_it = marks.iter().filter_map(|mark| match mark {
-        Mark::Error(trouble, text) if *trouble == worst => Some(text),
+    let reasons = reasons(events, worst);
+    let mut of_it = events.iter().filter_map(|event| match event {
+        OutputEvent::Error(trouble, text) if *trouble == worst => Some(text),
         _ => None,
     });
     // The list stands below the last of them; where there is none, the first is the most particular, or all there is.
@@ -41,38 +41,42 @@ pub(crate) fn explain(marks: &[Mark], ended: Ended, hook: Option<&str>) -> Failu
         _ => of_it.next(),
     };
     let mut message = ended.words();
-    for part in text.into_iter().map(String::as_str) {
-        message += &format!(": {}", message::escape(part));
+    if let Some(text) = text {
+        message += &format!(": {}", message::escape(text));
     }
     if let (Trouble::Hook | Trouble::HookUnready, Some(hook)) = (worst, hook) {
         message += &format!(": the hook '{}'", message::escape(hook));
     }
-    message += &list(&reasons);
-    if reasons.is_empty() && matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
-        message += &corrupted(marks);
+    if !reasons.is_empty() {
+        let shown = reasons.iter().take(REASONS);
+        let shown: Vec<String> = shown.map(|(_, text)| message::escape(text)).collect();
+        let more = and_more(reasons.len().saturating_sub(REASONS));
+        message += &format!(": {}{more}", shown.join("; "));
+    } else if matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
+        message += &corrupted(events);
     }
     let mut failure = Failure::new(worst.code(), message);
     failure.cause = worst.cause();
-    let hint = of_reasons(marks, worst, &reasons).or(worst.hint());
+    let hint = hint_of_reasons(events, worst, &reasons).or(worst.hint());
     failure.hint = hint.map(str::to_owned);
     failure
 }
 
-fn trouble(mark: &Mark) -> Option<Trouble> {
-    match mark {
-        Mark::Error(trouble, _) => Some(*trouble),
+fn trouble(event: &OutputEvent) -> Option<Trouble> {
+    match event {
+        OutputEvent::Error(trouble, _) => Some(*trouble),
         _ => None,
     }
 }
 
-/// Returns the file that says how it is with all that could not be fetched: a full disk first, then what may go away, as then
-/// the whole may; and else what is least likely to.
+/// Returns the file that stands for all that could not be downloaded: a full disk first, then what may go away, as then the
+/// whole may; and else what is least likely to.
 fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
-    let first = |why| lost.iter().find(|one| one.why == why);
-    let last = || lost.iter().max_by_key(|one| one.why);
-    let chosen = first(Refusal::NoSpace).or_else(|| first(Refusal::Trouble));
-    let worst = chosen.or_else(last)?.why;
-    first(worst).copied()
+    let first = |why| lost.iter().find(|one| one.why == why).copied();
+    let last = || first(lost.iter().map(|one| one.why).max()?);
+    first(Refusal::NoSpace)
+        .or_else(|| first(Refusal::Trouble))
+        .or_else(last)
 }
 
 fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
@@ -83,106 +87,73 @@ fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
 }
 
 /// Returns the list that pacman printed below an error.
-fn reasons(marks: &[Mark], trouble: Trouble) -> Vec<(Reason, &str)> {
-    let fits = |reason| match trouble {
-        Trouble::FileConflict => matches!(reason, Reason::FileExists | Reason::FileOfTwo),
-        Trouble::Conflict => reason == Reason::Conflict,
-        Trouble::Dependency => reason == Reason::Dependency,
-        Trouble::Architecture => reason == Reason::Architecture,
-        Trouble::PackageSignature | Trouble::Damaged => reason == Reason::Damaged,
-        _ => false,
-    };
-    let last = |mark: &Mark| self::trouble(mark) == Some(trouble);
-    let below = marks.iter().rposition(last).map_or(0, |at| at + 1);
-    let list = marks[below..].iter().filter_map(|mark| match mark {
-        Mark::Reason(reason, text) if fits(*reason) => Some((*reason, text.as_str())),
+fn reasons(events: &[OutputEvent], trouble: Trouble) -> Vec<(Reason, &str)> {
+    let last = |event: &OutputEvent| self::trouble(event) == Some(trouble);
+    let below = events.iter().rposition(last).map_or(0, |at| at + 1);
+    let list = events[below..].iter().filter_map(|event| match event {
+        OutputEvent::Reason(reason, text) if reason.is_below(trouble) => {
+            Some((*reason, text.as_str()))
+        }
         _ => None,
     });
     list.collect()
 }
 
 /// Returns the names of the files that pacman asked whether to remove.
-fn corrupted(marks: &[Mark]) -> String {
-    let files = marks.iter().filter_map(|mark| match mark {
-        Mark::Corrupted(path) => path.rsplit('/').next(),
+fn corrupted(events: &[OutputEvent]) -> String {
+    let files = events.iter().filter_map(|event| match event {
+        OutputEvent::Corrupted(path) => path.rsplit('/').next(),
         _ => None,
     });
-    let names: Vec<String> = files
-        .map(|file| format!("'{}'", message::escape(file)))
-        .collect();
-    match names.split_first() {
-        None => String::new(),
-        Some((first, [])) => format!(": {first}"),
-        Some((first, rest)) => format!(": {first} (and {} more)", rest.len()),
-    }
+    let files: Vec<&str> = files.collect();
+    files.split_first().map_or(String::new(), |(first, rest)| {
+        format!(": '{}'{}", message::escape(first), and_more(rest.len()))
+    })
 }
 
-fn list(reasons: &[(Reason, &str)]) -> String {
-    if reasons.is_empty() {
-        return String::new();
-    }
-    let shown: Vec<String> = reasons
-        .iter()
-        .take(REASONS)
-        .map(|(_, text)| message::escape(text).to_string())
-        .collect();
-    let more = match reasons.len().saturating_sub(REASONS) {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    };
-    format!(": {}{more}", shown.join("; "))
-}
-
-/// Returns what mends it, where that is not the same for all of a kind.
-fn of_reasons(
-    marks: &[Mark],
+/// Returns what to do, where that is not the same for all errors of a kind.
+fn hint_of_reasons(
+    events: &[OutputEvent],
     trouble: Trouble,
     reasons: &[(Reason, &str)],
 ) -> Option<&'static str> {
-    match trouble {
-        Trouble::FileConflict => Some(match reasons.first() {
-            Some((Reason::FileOfTwo, _)) => {
-                "two packages have the same file: leave one of them out"
-            }
-            _ => "a file is there that no package owns: remove it, or begin with a new root",
-        }),
-        Trouble::Dependency if marks.iter().any(|mark| matches!(mark, Mark::Ignored(_))) => Some(
+    let ignores = |event: &OutputEvent| matches!(event, OutputEvent::Ignored(_));
+    match (trouble, reasons.first()) {
+        (Trouble::FileConflict, Some((Reason::FileOfTwo, _))) => {
+            Some("two packages have the same file: leave one of them out")
+        }
+        (Trouble::FileConflict, _) => {
+            Some("a file is there that no package owns: remove it, or begin with a new root")
+        }
+        (Trouble::Dependency, _) if events.iter().any(ignores) => Some(
             "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
         ),
         _ => None,
     }
 }
 
-/// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not get, as if
+/// Says that the mirror has the file and not its signature: to pacman that is one more file that it could not download, as if
 /// trying again would help.
-fn unsigned(marks: &[Mark]) -> Option<Failure> {
+fn unsigned(lost: &[&NotRetrieved]) -> Option<Failure> {
     let mut names = Vec::new();
-    for mark in marks {
-        let Mark::NotRetrieved(lost) = mark else {
-            continue;
-        };
+    for lost in lost {
         let signed = lost.file.strip_suffix(".sig")?;
         if lost.why != Refusal::NotThere {
             return None;
         }
         names.push(signed);
     }
-    let first = *names.first()?;
+    let first = message::escape(names.first()?);
     names.sort_unstable();
     names.dedup();
     let more = match names.len() - 1 {
         0 => String::new(),
         n => format!(" (and for {n} more)"),
     };
+    let message = format!("the mirror has no signature for '{first}'{more}");
     Some(
-        Failure::new(
-            Code::NotVerified,
-            format!(
-                "the mirror has no signature for '{}'{more}",
-                message::escape(first)
-            ),
-        )
-        .hint("nothing was installed; try another mirror: mkconf --server URL"),
+        Failure::new(Code::NotVerified, message)
+            .hint("nothing was installed; try another mirror: mkconf --server URL"),
     )
 }
 
@@ -198,8 +169,8 @@ mod tests {
     }
 
     fn said(output: &str) -> Failure {
-        let marks: Vec<_> = output.lines().filter_map(english::read).collect();
-        explain(&marks, Ended::Exited(1), None)
+        let events: Vec<_> = output.lines().filter_map(english::read).collect();
+        super::failure(&events, Ended::Exited(1), None)
     }
 
     #[test]
@@ -238,7 +209,7 @@ mod tests {
             assert_eq!(failure.message, format!("exit status 1: {words}"));
         }
         assert_eq!(
-            explain(&[], Ended::Signalled(9), None).message,
+            super::failure(&[], Ended::Signalled(9), None).message,
             "killed by signal 9 (SIGKILL)"
         );
     }

@@ -1,0 +1,196 @@
+//! One transaction: download, resolve, install, check.
+
+use crate::locked::LockedRepository;
+use crate::receipt::Receipt;
+use crate::{Plan, Strap, files, interrupted, scriptlets};
+use pacman::english::log;
+use pacman::operation::{Action, Refresh};
+use pacman::{Operation, OutputEvent, Pacman, Planned, records};
+use stage::Failure;
+
+/// What is to be installed.
+#[derive(Debug)]
+pub(crate) enum Targets<'a> {
+    /// Packages and groups, as pacman takes them.
+    Names(Vec<String>),
+    /// The same, as dependencies.
+    Dependencies(Vec<String>),
+    /// Packages of a lock.
+    Locked(LockedRepository<'a>),
+}
+
+/// What pacman is to install from the cache.
+#[derive(Debug)]
+pub(crate) struct Transaction<'a> {
+    pub(crate) pacman: Pacman<'a>,
+    pub(crate) operation: Operation,
+    pub(crate) targets: Vec<String>,
+    pub(crate) planned: Vec<Planned>,
+}
+
+/// Runs transactions.
+#[derive(Debug)]
+pub(crate) struct Installer<'a> {
+    pub(crate) options: &'a Strap,
+    pub(crate) plan: &'a Plan,
+    pub(crate) pacman: Pacman<'a>,
+    pub(crate) receipt: Receipt,
+}
+
+impl<'a> Installer<'a> {
+    /// Runs a transaction; with `--download-only`, its download. `repair` has pacman install again what is installed, and
+    /// overwrite files that no package owns.
+    ///
+    /// # Errors
+    ///
+    /// When pacman fails, or what it installed is incomplete.
+    pub(crate) fn transact(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
+        match targets {
+            Targets::Dependencies(names) if names.is_empty() => Ok(()),
+            Targets::Locked(repository) if repository.is_empty() => Ok(()),
+            Targets::Locked(repository) => {
+                let result = self.run(targets, repair);
+                // The first failure is the one to report; what stays is removed by the next run.
+                let cleared = repository.clear();
+                result.and(cleared)
+            }
+            _ => self.run(targets, repair),
+        }
+    }
+
+    fn run(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
+        self.download(targets, repair)?;
+        if self.options.download_only {
+            return Ok(());
+        }
+        let transaction = self.resolve(targets, repair)?;
+        let output = self.install(targets, &transaction)?;
+        match repair {
+            true => interrupted::restore_configuration(self.plan.inside.root(), &output),
+            false => Ok(()),
+        }
+    }
+
+    fn download(&self, targets: &Targets<'_>, repair: bool) -> Result<(), Failure> {
+        let operation = Operation {
+            action: Action::Download,
+            refresh: match self.options.no_refresh {
+                true => Refresh::No,
+                false => Refresh::Newer,
+            },
+            ..self.operation(targets, repair)
+        };
+        match targets {
+            Targets::Locked(repository) => repository.download(),
+            Targets::Names(names) | Targets::Dependencies(names) => {
+                self.pacman.download(operation, names).map(drop)
+            }
+        }
+    }
+
+    fn resolve(&self, targets: &Targets<'a>, repair: bool) -> Result<Transaction<'a>, Failure> {
+        let operation = self.operation(targets, repair);
+        match targets {
+            Targets::Locked(repository) => Ok(repository.transaction(repair)),
+            Targets::Names(names) | Targets::Dependencies(names) => Ok(Transaction {
+                pacman: self.pacman.clone(),
+                operation,
+                targets: names.clone(),
+                planned: self.pacman.preview(operation, names)?,
+            }),
+        }
+    }
+
+    /// Returns how packages of the repositories are installed.
+    fn operation(&self, targets: &Targets<'_>, repair: bool) -> Operation {
+        Operation {
+            upgrade: !self.options.no_refresh,
+            needed: !repair,
+            overwrite: repair,
+            asdeps: matches!(targets, Targets::Dependencies(_)),
+            ..Operation::default()
+        }
+    }
+
+    /// Has pacman install what is in the cache, adds that to the receipt, and checks it.
+    fn install(
+        &mut self,
+        targets: &Targets<'_>,
+        transaction: &Transaction<'_>,
+    ) -> Result<Vec<OutputEvent>, Failure> {
+        let root = self.plan.inside.root();
+        let before = records::log(root)?.len();
+        let Transaction {
+            pacman,
+            operation,
+            targets: names,
+            planned,
+        } = transaction;
+        let (origins, ran) = pacman.install(*operation, names, planned);
+        // Of a transaction that failed too: what it installed by then is installed.
+        let log = records::log(root)?;
+        let events: Vec<_> = log::events(log.get(before..).unwrap_or_default()).collect();
+        let installed = interrupted::installed(&events);
+        self.receipt.add(installed.clone(), &origins);
+        // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
+        let output = ran?;
+        files::ensure_extracted(pacman.context, self.plan, &output, &installed)?;
+        let allowed = &self.options.allow_failed_scriptlet;
+        scriptlets::check(pacman.context, root, &output, &events, allowed)?;
+        if let Targets::Locked(repository) = targets {
+            repository.check(&origins)?;
+        }
+        Ok(output)
+    }
+
+    /// Returns the packages that were named, where one of them may be marked as a dependency: `--needed` leaves a package that
+    /// was there before as it is.
+    ///
+    /// # Errors
+    ///
+    /// When pacman cannot be run, or the local database cannot be read.
+    pub(crate) fn named(&self, targets: &[String]) -> Result<Vec<String>, Failure> {
+        let (installed, _) = records::installed(self.plan.inside.root())?;
+        let has = |reason: &str, name: Option<&str>| {
+            let mut packages = installed.iter().map(|one| &one.package);
+            packages
+                .any(|p| p.reason.as_deref() == Some(reason) && name.is_none_or(|n| p.name == n))
+        };
+        let is_explicit = |target: &String| has("explicit", target.rsplit('/').next());
+        if !has("dependency", None) || targets.iter().all(is_explicit) {
+            return Ok(Vec::new());
+        }
+        // A group, what something provides, or a package with a version: pacman says which packages these are.
+        let operation = Operation {
+            nodeps: true,
+            ..Operation::default()
+        };
+        let planned = self.pacman.preview(operation, targets)?;
+        Ok(planned.into_iter().map(|planned| planned.name).collect())
+    }
+
+    /// Has pacman mark as explicitly installed those of these packages that are installed as dependencies.
+    ///
+    /// # Errors
+    ///
+    /// When pacman fails, or the local database cannot be read.
+    pub(crate) fn mark_explicit(&self, names: &[String]) -> Result<(), Failure> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let (installed, _) = records::installed(self.plan.inside.root())?;
+        let packages = installed.into_iter().map(|one| one.package);
+        let dependencies: Vec<String> = packages
+            .filter(|p| names.contains(&p.name) && p.reason.as_deref() == Some("dependency"))
+            .map(|package| package.name)
+            .collect();
+        if dependencies.is_empty() {
+            return Ok(());
+        }
+        let operation = Operation {
+            action: Action::MarkExplicit,
+            ..Operation::default()
+        };
+        self.pacman.run(operation, &dependencies).map(drop)
+    }
+}
