@@ -1006,12 +1006,12 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--size", "7"],
-        "invalid value '7' for '--size <SIZE|auto>': '7' is no whole number of sectors of 512 bytes",
+        "invalid value '7' for '--size <SIZE|auto>': '7' is not a multiple of 512 bytes",
     ),
     (
         "mkdisk",
         &["-o", "a.img", "--boot", "0"],
-        "invalid value '0' for '--boot <SIZE|auto>': '0' is no whole number of sectors of 512 bytes",
+        "invalid value '0' for '--boot <SIZE|auto>': '0' is not a multiple of 512 bytes",
     ),
     (
         "mkdisk",

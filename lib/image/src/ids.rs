@@ -67,6 +67,22 @@ impl Ids {
     }
 }
 
+/// Checks a UUID that is not all zeros, and returns it in lower case.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong with it.
+pub fn parse_uuid(text: &str) -> Result<String, String> {
+    let lower = text.to_ascii_lowercase();
+    let lengths: Vec<usize> = lower.split('-').map(str::len).collect();
+    let hex = lower.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
+    if lengths == [8, 4, 4, 4, 12] && hex && lower.bytes().any(|b| !b"0-".contains(&b)) {
+        Ok(lower)
+    } else {
+        Err(format!("'{}' is not a UUID", text.escape_default()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,8 @@
 //! A layout is read strictly: an unknown key, a partition over another or over a table is refused, since a board that does
 //! not boot says nothing about why. `configure --fstab` reads it too, to know which file systems there will be.
 
-use crate::ids::Ids;
+use crate::ids::{Ids, parse_uuid};
+pub use crate::kind::FileSystemKind;
 use crate::size;
 use rootfs::Arch;
 use serde::Deserialize;
@@ -132,16 +133,6 @@ pub enum Content {
         /// Its label.
         label: Option<String>,
     },
-}
-
-/// A type of file system that we can make.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-pub enum FileSystemKind {
-    /// ext4.
-    Ext4,
-    /// FAT32: what firmware reads.
-    Vfat,
 }
 
 /// Bytes at an offset of the disk, outside of all partitions.
@@ -341,6 +332,15 @@ impl Layout {
 }
 
 impl Partition {
+    /// Returns the type of its file system and where that is mounted, where it is.
+    #[must_use]
+    pub fn mounted(&self) -> Option<(FileSystemKind, &str)> {
+        match &self.content {
+            Content::FileSystem { kind, at, .. } => Some((*kind, at.as_deref()?)),
+            _ => None,
+        }
+    }
+
     /// Returns the UUID of the file system in it: the same for the same mount point, or, where it has none, name.
     #[must_use]
     pub fn file_system_id(&self, ids: &Ids) -> String {
@@ -348,11 +348,7 @@ impl Partition {
             Content::FileSystem { kind, at, .. } => (*kind, at.as_deref()),
             _ => (FileSystemKind::Ext4, None),
         };
-        let name = format!("file system {}", at.unwrap_or(&self.name));
-        match kind {
-            FileSystemKind::Ext4 => ids.uuid(&name),
-            FileSystemKind::Vfat => ids.fat_serial(&name),
-        }
+        kind.new_uuid(ids, &format!("file system {}", at.unwrap_or(&self.name)))
     }
 
     /// Returns its GUID: the layout's, or one that belongs to its name.
@@ -372,39 +368,6 @@ impl Partition {
             Some((name, _)) => name,
             None if ROOTS.iter().any(|(_, guid)| *guid == self.kind) => "root",
             None => &self.kind,
-        }
-    }
-}
-
-impl FileSystemKind {
-    /// Returns its name, as mount(8) has it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ext4 => "ext4",
-            Self::Vfat => "vfat",
-        }
-    }
-
-    /// Checks a UUID that someone else wrote down, and returns it as we write it.
-    ///
-    /// # Errors
-    ///
-    /// A sentence that says what is wrong with it.
-    pub fn check_id(self, text: &str) -> Result<String, String> {
-        match self {
-            Self::Ext4 => guid(text),
-            Self::Vfat => {
-                let upper = text.to_ascii_uppercase();
-                let hex = |t: &str| t.len() == 4 && t.bytes().all(|b| b.is_ascii_hexdigit());
-                match upper.split_once('-') {
-                    Some((a, b)) if hex(a) && hex(b) => Ok(upper),
-                    _ => Err(format!(
-                        "'{}' is no volume id of FAT, as 1A2B-3C4D",
-                        text.escape_default()
-                    )),
-                }
-            }
         }
     }
 }
@@ -567,11 +530,12 @@ impl PartitionTable {
                 source.map_or(Content::Nothing, Content::File)
             }
             (Some(kind), None) => {
-                let label = self.label.map(|l| label(kind, l)).transpose()?;
+                let label = self.label;
+                label.as_deref().map_or(Ok(()), |l| kind.check_label(l))?;
                 Content::FileSystem { kind, at, label }
             }
         };
-        if matches!(&content, Content::FileSystem { kind: FileSystemKind::Vfat, at: Some(at), .. } if at == "/")
+        if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root())
         {
             return Err("FAT holds no owners and no links, so no root".to_owned());
         }
@@ -586,7 +550,7 @@ impl PartitionTable {
         Ok(Partition {
             kind: type_guid(&self.kind, arch)?,
             name: self.name,
-            uuid: self.uuid.as_deref().map(guid).transpose()?,
+            uuid: self.uuid.as_deref().map(parse_uuid).transpose()?,
             offset: self.offset.map(|b| b.0),
             size: self.size.0,
             minimum: self.minimum.map_or(0, |b| b.0),
@@ -641,23 +605,6 @@ fn mount_point(at: String) -> Result<String, String> {
     Ok(at)
 }
 
-fn label(kind: FileSystemKind, text: String) -> Result<String, String> {
-    let (longest, fine): (usize, fn(char) -> bool) = match kind {
-        FileSystemKind::Ext4 => (16, |c| c.is_ascii_graphic()),
-        FileSystemKind::Vfat => (11, |c| {
-            c.is_ascii_uppercase() || c.is_ascii_digit() || "_-".contains(c)
-        }),
-    };
-    if text.is_empty() || text.len() > longest || !text.chars().all(fine) {
-        let what = match kind {
-            FileSystemKind::Ext4 => "16 letters, digits and signs",
-            FileSystemKind::Vfat => "11 capital letters, digits, '_' and '-'",
-        };
-        return Err(format!("a label of {} has at most {what}", kind.name()));
-    }
-    Ok(text)
-}
-
 fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
     if text == "root" {
         let found = ROOTS.iter().find(|(elf, _)| *elf == arch.elf);
@@ -667,7 +614,7 @@ fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
     }
     match TYPES.iter().find(|(name, _)| *name == text) {
         Some((_, guid)) => Ok((*guid).to_owned()),
-        None => guid(text).map_err(|_| {
+        None => parse_uuid(text).map_err(|_| {
             let names: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
             format!(
                 "'{}' is no type: give a GUID, or one of root, {}",
@@ -675,18 +622,6 @@ fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
                 names.join(", ")
             )
         }),
-    }
-}
-
-/// Reads a GUID, and returns it in lower case.
-fn guid(text: &str) -> Result<String, String> {
-    let lower = text.to_ascii_lowercase();
-    let lengths: Vec<usize> = lower.split('-').map(str::len).collect();
-    let hex = lower.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-    if lengths == [8, 4, 4, 4, 12] && hex && lower.bytes().any(|b| !b"0-".contains(&b)) {
-        Ok(lower)
-    } else {
-        Err(format!("'{}' is no UUID", text.escape_default()))
     }
 }
 
@@ -790,10 +725,10 @@ mod tests {
             (add("type='linux'"), "duplicate key"),
             (add("label='no spaces'"), "a label of ext4"),
             (add("attributes=['x']"), "is no attribute"),
-            (add("uuid='0'"), "is no UUID"),
+            (add("uuid='0'"), "is not a UUID"),
             (
                 add("uuid='00000000-0000-0000-0000-000000000000'"),
-                "is no UUID",
+                "is not a UUID",
             ),
             (add("file='x'"), "no bytes of a file"),
             (add(ROOT), "only the last partition"),

@@ -7,17 +7,26 @@
 //! [`Rules`] says what goes into an image, [`Tree`] reads the root by them, from inside, and [`Output`] is the file that
 //! the image is written to, outside.
 
+mod bytes;
 pub mod epoch;
+mod ext4;
+mod fat;
+pub mod filesystem;
 pub mod ids;
+pub mod kind;
 pub mod layout;
 pub mod mend;
+pub mod node;
 pub mod output;
+pub mod progress;
+pub mod reader;
 pub mod rules;
 pub mod size;
-pub mod sparse;
 pub mod tree;
 
+pub use filesystem::FileSystem;
 pub use layout::Layout;
+pub use node::{Content, Kind, Node, Xattr};
 pub use output::Output;
 pub use rules::Rules;
-pub use tree::{Content, Entry, Kind, Tree, Xattr};
+pub use tree::Tree;

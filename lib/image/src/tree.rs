@@ -8,8 +8,9 @@
 //! What a root holds is hostile: names are bytes, no link is followed, a fifo or a device is never opened.
 
 use crate::mend;
+use crate::node::{Content, Kind, Node, RootFile, Seen, Xattr};
+use crate::reader::Reader;
 use crate::rules::Rules;
-use crate::sparse::{self, Piece};
 use rootfs::plan::Owner;
 use rootfs::{Inside, Root, attach, mountinfo};
 use rustix::fs::{
@@ -21,7 +22,7 @@ use stage::{Code, Doing, Failure, quote, signal};
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -41,101 +42,12 @@ const LONGEST_PATH: usize = 4095;
 /// The id that the kernel shows where an id map has none (user_namespaces(7)). It is also the root's own `nobody`.
 const OVERFLOW: u32 = 65_534;
 
-/// An extended attribute: its name and its value.
-pub type Xattr = (Vec<u8>, Vec<u8>);
-
-/// An entry of the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its path below the root, without a slash at either end; empty for the root.
-    pub path: Vec<u8>,
-    /// What it is.
-    pub kind: Kind,
-    /// Permission bits with set-uid, set-gid and sticky: the lowest 12 bits of `st_mode`.
-    pub mode: u32,
-    /// Its owner, as the root has it.
-    pub uid: u32,
-    /// Its group, as the root has it.
-    pub gid: u32,
-    /// When its content changed, in whole seconds since 1970, clamped to the rules' date.
-    pub mtime: i64,
-    /// Its extended attributes that are the root's business, by name, sorted: `security.capability`, `user.*`, and ACLs as
-    /// `system.posix_acl_*`, all as getxattr(2) gives them.
-    pub xattrs: Vec<Xattr>,
-    /// Whether it takes less room than its size, so that [`crate::sparse`] may find holes in it.
-    pub sparse: bool,
-    /// What it was when the tree was walked.
-    seen: Seen,
-}
-
-impl Entry {
-    /// Returns an entry of root's that was never seen in a root: for tests of what works on entries.
-    #[must_use]
-    pub fn unseen(path: &[u8], kind: Kind) -> Self {
-        Self {
-            path: path.to_owned(),
-            kind,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            mtime: 0,
-            xattrs: Vec::new(),
-            sparse: false,
-            seen: Seen::default(),
-        }
-    }
-}
-
-/// What an entry is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A directory.
-    Directory,
-    /// A regular file.
-    File {
-        /// Its size in the image, in bytes.
-        size: u64,
-        /// Its content, where it is another one in the image (see [`mend`]).
-        mended: Option<Vec<u8>>,
-    },
-    /// Another name of an earlier entry that is no directory: the index of that.
-    HardLink(usize),
-    /// A symbolic link, and where it leads.
-    Symlink(Vec<u8>),
-    /// A fifo.
-    Fifo,
-    /// A character device: major, minor.
-    Character(u32, u32),
-    /// A block device: major, minor.
-    Block(u32, u32),
-}
-
-/// What tells whether a file is still the one that was seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    dev: u64,
-    ino: u64,
-    size: i64,
-    changed: (i64, i64),
-}
-
-impl Seen {
-    fn of(stat: &Stat) -> Self {
-        Self {
-            dev: stat.st_dev,
-            ino: stat.st_ino,
-            size: stat.st_size,
-            changed: (stat.st_ctime, stat.st_ctime_nsec as i64),
-        }
-    }
-}
-
 /// What a walk found.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// The entries: the root first, each directory before what is in it, the names of a directory in the order of their
+    /// The nodes: the root first, each directory before what is in it, the names of a directory in the order of their
     /// bytes.
-    pub entries: Vec<Entry>,
+    pub nodes: Vec<Node>,
     /// Sockets, which no image can hold, by their paths below the root.
     pub sockets: Vec<Vec<u8>>,
 }
@@ -263,28 +175,21 @@ impl Tree {
         Ok(walk.found)
     }
 
-    /// Opens a regular file's content.
+    /// Opens what is in a node: nothing where that is no regular file.
     ///
     /// # Errors
     ///
     /// Where it cannot be opened, or is not the file any more that was seen.
-    pub fn content<'a>(&self, entry: &'a Entry) -> Result<Content<'a>, Failure> {
-        let Kind::File { size, mended } = &entry.kind else {
-            return Ok(Content::Text(&[]));
-        };
-        if let Some(text) = mended {
-            return Ok(Content::Text(text));
+    pub fn open_content<'a>(&self, node: &'a Node) -> Result<Reader<'a>, Failure> {
+        match &node.kind {
+            Kind::File(Content::Text(text)) => Ok(Reader::of_text(text)),
+            Kind::File(Content::Root(file)) => {
+                let doing = format!("reading {}", self.show(&file.path));
+                let open = self.open_file(&file.path).doing(Code::Os, || &doing)?;
+                Reader::of_seen(open, file.seen, doing)
+            }
+            _ => Ok(Reader::of_text(&[])),
         }
-        let doing = || format!("reading {}", self.show(&entry.path));
-        let file = self.open_file(&entry.path).doing(Code::Os, doing)?;
-        let reader = Reader {
-            file,
-            seen: entry.seen,
-            left: *size,
-            doing: doing(),
-        };
-        reader.is_the_same()?;
-        Ok(Content::File(reader))
     }
 
     /// Returns an entry's path as it stands in a message.
@@ -319,98 +224,15 @@ impl Tree {
     }
 }
 
-/// What a regular file has in an image.
-#[derive(Debug)]
-pub enum Content<'a> {
-    /// What the root has.
-    File(Reader),
-    /// Another text.
-    Text(&'a [u8]),
-}
-
-/// Reads a file that must not change meanwhile.
-#[derive(Debug)]
-pub struct Reader {
-    file: File,
-    seen: Seen,
-    left: u64,
-    doing: String,
-}
-
-impl Reader {
-    /// Returns the pieces of a file of this size that have data; `None` where it has no holes. Sets the offset anywhere.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be read, and when a signal asked us to stop.
-    pub fn data(&self, size: u64) -> Result<Option<Vec<Piece>>, Failure> {
-        let pieces = sparse::data(&self.file, size);
-        pieces.map_err(|e| Failure::of_io(e).unwrap_or_else(|e| self.failed(&e)))
-    }
-
-    /// Returns the file. Its offset is the reader's.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Sets the offset. What is read after it may go up to the end.
-    ///
-    /// # Errors
-    ///
-    /// lseek(2)'s.
-    pub fn seek(&mut self, offset: u64) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(offset))?;
-        let size = u64::try_from(self.seen.size).unwrap_or_default();
-        self.left = size.saturating_sub(offset);
-        Ok(())
-    }
-
-    /// Returns what is said where it could not be read.
-    #[must_use]
-    pub fn failed(&self, why: &io::Error) -> Failure {
-        Failure::new(Code::Os, format!("{}: {why}", self.doing))
-    }
-
-    /// Checks at the end that the file is still what it was at the beginning: else an image has half of one and half of the
-    /// other.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Failed`] where it changed.
-    pub fn is_the_same(&self) -> Result<(), Failure> {
-        let stat = fstat(&self.file).doing(Code::Os, || self.doing.clone())?;
-        if Seen::of(&stat) == self.seen {
-            return Ok(());
-        }
-        Err(Failure::new(
-            Code::Failed,
-            format!("{}: it changed meanwhile", self.doing),
-        )
-        .hint("end what works in the root ('reap' names it), and try again"))
-    }
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let most = most.min(buffer.len());
-        let n = self.file.read(&mut buffer[..most])?;
-        if n == 0 && most > 0 {
-            let why = "it became shorter meanwhile";
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
-        }
-        self.left -= n as u64;
-        Ok(n)
-    }
-}
+/// A file by its device and inode numbers.
+type FileId = (u64, u64);
 
 struct Walk<'a> {
     tree: &'a Tree,
     rules: &'a Rules,
     found: Found,
     /// The first name of each file that has more than one.
-    names: HashMap<(u64, u64), usize>,
+    names: HashMap<FileId, usize>,
     /// As long as the longest list or value of extended attributes (xattr(7)).
     buffer: Vec<u8>,
 }
@@ -427,38 +249,37 @@ impl Walk<'_> {
     fn all(&mut self) -> Result<(), Failure> {
         let top = self.directory(Vec::new())?;
         // Of each directory on the way what is left of it, the last first.
-        let mut left = vec![vec![(top, false)]];
+        let mut left = vec![vec![(top, None)]];
         while let Some(list) = left.last_mut() {
-            let Some((entry, shared)) = list.pop() else {
+            let Some((node, id)) = list.pop() else {
                 left.pop();
                 continue;
             };
             signal::check()?;
-            let directory = (entry.kind == Kind::Directory).then(|| entry.path.clone());
-            self.add(entry, shared);
-            if let Some(path) = directory {
-                left.push(self.children(&path)?);
-            }
+            let below = match node.kind {
+                Kind::Directory => Some(self.children(&node.path)?),
+                _ => None,
+            };
+            self.add(node, id);
+            left.extend(below);
         }
         Ok(())
     }
 
-    /// Adds an entry; one that has been seen under another name is a link to that. `shared` says that it has more than one.
-    fn add(&mut self, mut entry: Entry, shared: bool) {
-        if shared {
-            let id = (entry.seen.dev, entry.seen.ino);
-            match self.names.get(&id) {
-                Some(first) => entry.kind = Kind::HardLink(*first),
-                None => {
-                    self.names.insert(id, self.found.entries.len());
-                }
+    /// Adds a node; one that has been seen under another name is a link to that.
+    fn add(&mut self, mut node: Node, id: Option<FileId>) {
+        let count = self.found.nodes.len();
+        if let Some(id) = id {
+            let first = *self.names.entry(id).or_insert(count);
+            if first != count {
+                node.kind = Kind::HardLink(first);
             }
         }
-        self.found.entries.push(entry);
+        self.found.nodes.push(node);
     }
 
-    /// Returns what is in a directory and goes into the image, each with whether it has more names, the last first.
-    fn children(&mut self, above: &[u8]) -> Result<Vec<(Entry, bool)>, Failure> {
+    /// Returns what is in a directory and goes into the image, the last first, each with its id where it has more names.
+    fn children(&mut self, above: &[u8]) -> Result<Vec<(Node, Option<FileId>)>, Failure> {
         let reading = || format!("reading {}", self.tree.show(above));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.tree.open_at(above, flags).doing(Code::Os, reading)?;
@@ -489,7 +310,7 @@ impl Walk<'_> {
         above: BorrowedFd<'_>,
         name: &CStr,
         path: Vec<u8>,
-    ) -> Result<Option<(Entry, bool)>, Failure> {
+    ) -> Result<Option<(Node, Option<FileId>)>, Failure> {
         let reading = |path: &[u8]| format!("reading {}", self.tree.show(path));
         let stat =
             statat(above, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, || reading(&path))?;
@@ -509,12 +330,12 @@ impl Walk<'_> {
         }
         let device = (major(stat.st_rdev), minor(stat.st_rdev));
         let kind = match kind {
-            FileType::Directory => return Ok(Some((self.directory(path)?, false))),
+            FileType::Directory => return Ok(Some((self.directory(path)?, None))),
             FileType::Socket => {
                 self.found.sockets.push(path);
                 return Ok(None);
             }
-            FileType::RegularFile => self.file(&path, &stat)?,
+            FileType::RegularFile => Kind::File(self.file(&path, &stat)?),
             FileType::Symlink => {
                 let target = readlinkat(above, name, Vec::new());
                 Kind::Symlink(target.doing(Code::Os, || reading(&path))?.into_bytes())
@@ -527,26 +348,33 @@ impl Walk<'_> {
                 return Err(Failure::new(Code::Failed, why));
             }
         };
-        let entry = self.entry(path, kind, &stat, Bearer::Named(name))?;
-        Ok(Some((entry, stat.st_nlink > 1)))
+        let id = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
+        let node = self.node(path, kind, &stat, Bearer::Named(name))?;
+        Ok(Some((node, id)))
     }
 
     /// Returns a directory, on a file system of its own as that has it.
-    fn directory(&mut self, path: Vec<u8>) -> Result<Entry, Failure> {
+    fn directory(&mut self, path: Vec<u8>) -> Result<Node, Failure> {
         let reading = || format!("reading {}", self.tree.show(&path));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.tree.open_at(&path, flags).doing(Code::Os, reading)?;
         let stat = fstat(&fd).doing(Code::Os, reading)?;
-        self.entry(path, Kind::Directory, &stat, Bearer::Open(fd.as_fd()))
+        self.node(path, Kind::Directory, &stat, Bearer::Open(fd.as_fd()))
     }
 
-    /// Returns a regular file, with another text where it has one in an image.
-    fn file(&self, path: &[u8], stat: &Stat) -> Result<Kind, Failure> {
+    /// Returns a regular file's content, which in an image may be another text.
+    fn file(&self, path: &[u8], stat: &Stat) -> Result<Content, Failure> {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
+        let root = || RootFile {
+            path: path.to_owned(),
+            size,
+            sparse: stat.st_blocks < stat.st_size / 512,
+            seen: Seen::of(stat),
+        };
         let mend = mend::of(path, self.rules.epoch());
         let mend = mend.filter(|_| size <= MENDED_LIMIT && !self.rules.asks_for(path));
         let Some(mend) = mend else {
-            return Ok(Kind::File { size, mended: None });
+            return Ok(Content::Root(root()));
         };
         let doing = || format!("reading {}", self.tree.show(path));
         let file = self.tree.open_file(path).doing(Code::Os, doing)?;
@@ -555,21 +383,20 @@ impl Walk<'_> {
             .read_to_end(&mut text)
             .doing(Code::Os, doing)?;
         let mended = mend.apply(&text, self.rules.epoch());
-        let size = mended.as_ref().map_or(size, |text| text.len() as u64);
-        Ok(Kind::File { size, mended })
+        Ok(mended.map_or_else(|| Content::Root(root()), Content::Text))
     }
 
-    fn entry(
+    fn node(
         &mut self,
         path: Vec<u8>,
         kind: Kind,
         stat: &Stat,
         bearer: Bearer<'_>,
-    ) -> Result<Entry, Failure> {
-        if stat.st_uid == OVERFLOW && matches!(kind, Kind::Directory | Kind::File { .. }) {
+    ) -> Result<Node, Failure> {
+        if stat.st_uid == OVERFLOW && matches!(kind, Kind::Directory | Kind::File(_)) {
             self.check_owner(&path)?;
         }
-        Ok(Entry {
+        Ok(Node {
             xattrs: self.xattrs(&path, bearer)?,
             path,
             kind,
@@ -577,8 +404,6 @@ impl Walk<'_> {
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: self.rules.clamp(stat.st_mtime),
-            sparse: stat.st_blocks < stat.st_size / 512,
-            seen: Seen::of(stat),
         })
     }
 
@@ -672,14 +497,14 @@ fn is_kept(name: &CStr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
 
     /// A tree without a namespace: what is tested here needs none.
-    fn tree(path: &Path) -> Tree {
+    pub(crate) fn tree(path: &Path) -> Tree {
         let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         Tree {
             path: path.to_owned(),
@@ -720,7 +545,7 @@ mod tests {
 
         let found = walk(&path, Some(1)).unwrap();
         let paths: Vec<_> = found
-            .entries
+            .nodes
             .iter()
             .map(|e| String::from_utf8_lossy(&e.path))
             .collect();
@@ -744,7 +569,7 @@ mod tests {
         assert_eq!(found.sockets, [b"socket"]);
         let of = |path: &str| {
             found
-                .entries
+                .nodes
                 .iter()
                 .find(|e| e.path == path.as_bytes())
                 .unwrap()
@@ -754,22 +579,20 @@ mod tests {
             (one.mode, one.uid),
             (0o4751, at("a").metadata().unwrap().uid())
         );
-        assert!(found.entries.iter().all(|e| e.mtime == 1));
+        assert!(found.nodes.iter().all(|e| e.mtime == 1));
         assert_eq!(of("a-b/two").kind, Kind::HardLink(3));
         assert_eq!(of("link").kind, Kind::Symlink(b"/etc/passwd".to_vec()));
         assert_eq!(of("fifo").kind, Kind::Fifo);
 
         let tree = tree(&path);
-        let read = |entry: &Entry| -> Result<Vec<u8>, Failure> {
+        let read = |node: &Node| -> Result<Vec<u8>, Failure> {
             let mut text = Vec::new();
-            match tree.content(entry)? {
-                Content::Text(mended) => text.extend(mended),
-                Content::File(mut reader) => {
-                    reader.read_to_end(&mut text).doing(Code::Failed, || "")?;
-                    reader.is_the_same()?;
-                }
-            }
-            Ok(text)
+            let reader = tree.open_content(node)?;
+            reader.copy(0..reader.size(), |_, bytes| {
+                text.extend_from_slice(bytes);
+                Ok(())
+            })?;
+            reader.check_unchanged().map(|()| text)
         };
         assert_eq!(read(one).unwrap(), b"1");
         assert_eq!(read(of("etc/machine-id")).unwrap(), b"uninitialized\n");
@@ -778,7 +601,7 @@ mod tests {
             read(one)
                 .unwrap_err()
                 .message
-                .ends_with("it changed meanwhile")
+                .ends_with("the file changed while it was read")
         );
         fs::remove_file(at("a/b/one")).unwrap();
         symlink("/etc/passwd", at("a/b/one")).unwrap();

@@ -17,7 +17,7 @@ const HOMES: [&str; 3] = [
 ];
 
 /// The directory of a home where gpg since 2.1 keeps one file a key.
-const PRIVATE: &str = "private-keys-v1.d";
+pub const PRIVATE: &str = "private-keys-v1.d";
 
 /// Returns the files that hold a secret key of the root's keyring, as paths below the root, in order.
 ///

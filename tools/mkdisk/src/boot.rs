@@ -4,13 +4,14 @@
 //! doc/develop/distro.rst); UEFI starts systemd-boot, which reads entries (the UAPI group's Boot Loader Specification, type 1).
 //! Which file is a kernel goes by the names that Arch's packages use.
 
-use crate::content::{Added, Body, is_below};
+use crate::content::is_below;
 use clap::ValueEnum;
-use image::layout::{Content, FileSystemKind, Layout};
-use image::{Entry, Kind};
+use image::kind::FileSystemKind;
+use image::layout::Layout;
+use image::{Content, Kind, Node};
 use rootfs::Arch;
 use stage::{Code, Failure};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Which boot loader is to be configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -38,12 +39,15 @@ pub(crate) struct Wish<'a> {
     pub(crate) root: [&'a str; 2],
     /// The system's name.
     pub(crate) title: &'a str,
+    /// The date of what is added, in seconds since 1970.
+    pub(crate) time: i64,
 }
 
 /// What is added, and what there is to say about it.
 #[derive(Debug, Default)]
 pub(crate) struct Booting {
-    pub(crate) added: Vec<Added>,
+    /// Files with paths of the root.
+    pub(crate) added: Vec<Node>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -71,7 +75,7 @@ const PLAIN: [&str; 4] = ["Image", "zImage", "vmlinuz", "Image.gz"];
 ///
 /// [`Code::NotFound`] where there is no kernel or no boot loader; [`Code::Failed`] where the layout does not permit one.
 pub(crate) fn plan(
-    entries: &[Entry],
+    nodes: &[Node],
     layout: &Layout,
     arch: Arch,
     wish: &Wish<'_>,
@@ -80,7 +84,7 @@ pub(crate) fn plan(
     if wish.loader == Loader::None {
         return Ok(booting);
     }
-    let tree = Tree::new(entries, layout);
+    let tree = Tree::new(nodes, layout);
     let own_entries = tree.has_files_in(ENTRIES);
     let own_extlinux = tree.file(EXTLINUX).is_some();
     let efi = tree.efi(arch);
@@ -106,30 +110,28 @@ pub(crate) fn plan(
         ));
     }
     let dtb = tree.check_dtb(&kernels, wish.dtb)?;
+    let entries = entries(&kernels, wish);
     if with_extlinux {
         if keep_extlinux {
-            booting.note(format!("'/{EXTLINUX}' of the root is kept as it is"));
+            let note = format!("'/{EXTLINUX}' of the root is kept as it is");
+            booting.notes.push(note);
         } else {
-            let text = extlinux(&kernels, tree.prefix(), dtb, wish);
-            booting.text(EXTLINUX, text);
+            let text = extlinux(&entries, tree.prefix(), dtb, wish);
+            booting.add(EXTLINUX, Content::Text(text.into()), wish);
         }
     }
     if with_systemd {
-        let (from, to) = efi?;
-        for target in to {
+        let (program, targets) = efi?;
+        for target in targets {
             if tree.file(&target).is_none() {
-                booting.added.push(Added {
-                    path: target,
-                    ..from.clone()
-                });
+                booting.add(&target, program.clone(), wish);
             }
         }
         if keep_entries {
-            booting.note(format!(
-                "the entries in '/{ENTRIES}' of the root are kept as they are"
-            ));
+            let note = format!("the entries in '/{ENTRIES}' of the root are kept as they are");
+            booting.notes.push(note);
         } else {
-            systemd_boot(&kernels, &tree, dtb, wish, &mut booting);
+            systemd_boot(&entries, &tree, dtb, wish, &mut booting);
         }
     }
     if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
@@ -138,21 +140,18 @@ pub(crate) fn plan(
             Some(_) => "its initramfs finds that",
             None => "it has no initramfs, and by itself finds nothing else",
         };
-        booting.note(format!("'/boot/{}' boots with {which}: {why}", kernel.file));
+        let note = format!("'/boot/{}' boots with {which}: {why}", kernel.file);
+        booting.notes.push(note);
     }
     Ok(booting)
 }
 
 impl Booting {
-    fn note(&mut self, text: String) {
-        self.notes.push(text);
-    }
-
-    fn text(&mut self, path: &str, text: String) {
-        self.added.push(Added {
-            path: path.to_owned(),
-            size: text.len() as u64,
-            body: Body::Made(text.into_bytes()),
+    fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
+        let node = Node::new(path.as_bytes(), Kind::File(content));
+        self.added.push(Node {
+            mtime: wish.time,
+            ..node
         });
     }
 }
@@ -160,30 +159,31 @@ impl Booting {
 /// The root's files, by their paths.
 struct Tree<'a> {
     layout: &'a Layout,
-    files: HashMap<&'a str, (usize, u64)>,
-    directories: Vec<&'a str>,
+    files: HashMap<&'a str, &'a Content>,
+    directories: HashSet<&'a str>,
 }
 
 impl<'a> Tree<'a> {
-    fn new(entries: &'a [Entry], layout: &'a Layout) -> Self {
+    fn new(nodes: &'a [Node], layout: &'a Layout) -> Self {
         let mut tree = Self {
             layout,
             files: HashMap::new(),
-            directories: Vec::new(),
+            directories: HashSet::new(),
         };
-        for (n, entry) in entries.iter().enumerate() {
-            let Ok(path) = std::str::from_utf8(&entry.path) else {
+        for node in nodes {
+            let Ok(path) = std::str::from_utf8(&node.path) else {
                 continue;
             };
-            match &entry.kind {
-                Kind::Directory => tree.directories.push(path),
-                Kind::File { size, .. } => {
-                    tree.files.insert(path, (n, *size));
+            let first = match node.kind {
+                Kind::HardLink(first) => &nodes[first],
+                _ => node,
+            };
+            match &first.kind {
+                Kind::Directory => {
+                    tree.directories.insert(path);
                 }
-                Kind::HardLink(first) => {
-                    if let Kind::File { size, .. } = entries[*first].kind {
-                        tree.files.insert(path, (*first, size));
-                    }
+                Kind::File(content) => {
+                    tree.files.insert(path, content);
                 }
                 _ => {}
             }
@@ -191,7 +191,7 @@ impl<'a> Tree<'a> {
         tree
     }
 
-    fn file(&self, path: &str) -> Option<(usize, u64)> {
+    fn file(&self, path: &str) -> Option<&'a Content> {
         self.files.get(path).copied()
     }
 
@@ -203,10 +203,6 @@ impl<'a> Tree<'a> {
         self.files.keys().any(below)
     }
 
-    fn directory(&self, path: &str) -> bool {
-        self.directories.contains(&path)
-    }
-
     /// Returns what comes before a name in `/boot` in a path on the partition that has it.
     fn prefix(&self) -> &'static str {
         let point = self.mounted().find(|(_, _, at)| *at == "/boot");
@@ -215,19 +211,15 @@ impl<'a> Tree<'a> {
 
     /// Returns the mounted file systems: their types of partition, their own types, and where.
     fn mounted(&self) -> impl Iterator<Item = (&'a str, FileSystemKind, &'a str)> + use<'a> {
-        self.layout
-            .partitions
-            .iter()
-            .filter_map(|p| match &p.content {
-                Content::FileSystem {
-                    kind, at: Some(at), ..
-                } => Some((p.type_name(), *kind, at.as_str())),
-                _ => None,
-            })
+        let partitions = self.layout.partitions.iter();
+        partitions.filter_map(|p| {
+            let (kind, at) = p.mounted()?;
+            Some((p.type_name(), kind, at))
+        })
     }
 
     /// Returns systemd-boot's program, and where it is to be.
-    fn efi(&self, arch: Arch) -> Result<(Added, [String; 2]), Failure> {
+    fn efi(&self, arch: Arch) -> Result<(Content, [String; 2]), Failure> {
         // What UEFI calls an architecture (UEFI 2.10, 3.5.1.1).
         let name = match arch.elf {
             62 => "x64",
@@ -267,19 +259,14 @@ impl<'a> Tree<'a> {
             format!("{esp}/EFI/systemd/systemd-boot{name}.efi"),
         ];
         let found = self.file(&from).or_else(|| self.file(&to[0]));
-        let Some((index, size)) = found else {
-            return Err(Failure::new(
+        let program = found.ok_or_else(|| {
+            Failure::new(
                 Code::NotFound,
                 format!("{doing}: the root has no '/{from}'"),
             )
-            .hint("put 'strap systemd' before this, or give --bootloader extlinux or none"));
-        };
-        let added = Added {
-            path: String::new(),
-            body: Body::Root(index),
-            size,
-        };
-        Ok((added, to))
+            .hint("put 'strap systemd' before this, or give --bootloader extlinux or none")
+        })?;
+        Ok((program.clone(), to))
     }
 
     /// Returns the kernels of `/boot`, Arch's default one first.
@@ -322,44 +309,39 @@ impl<'a> Tree<'a> {
             fallback: there(format!("initramfs-{package}-fallback.img")),
             dtbs: dtbs
                 .into_iter()
-                .find(|d| self.directory(&format!("boot/{d}"))),
+                .find(|d| self.directories.contains(&*format!("boot/{d}"))),
         }
     }
 
-    /// Checks that each kernel that has devicetrees has that one.
+    /// Checks that a kernel has that devicetree.
     fn check_dtb<'b>(
         &self,
         kernels: &[Kernel],
         dtb: Option<&'b str>,
     ) -> Result<Option<&'b str>, Failure> {
         let Some(dtb) = dtb else { return Ok(None) };
-        let of = |k: &Kernel| Some(format!("boot/{}/{dtb}", k.dtbs.as_ref()?));
-        let found = kernels
-            .iter()
-            .filter_map(of)
-            .any(|path| self.file(&path).is_some());
-        if found {
-            return Ok(Some(dtb));
+        let directories = kernels.iter().filter_map(|k| k.dtbs.as_ref());
+        let mut places = Vec::new();
+        for directory in directories {
+            if self.file(&format!("boot/{directory}/{dtb}")).is_some() {
+                return Ok(Some(dtb));
+            }
+            places.push(format!("'/boot/{directory}'"));
         }
-        let places: Vec<String> = kernels
-            .iter()
-            .filter_map(|k| Some(format!("'/boot/{}'", k.dtbs.as_ref()?)))
-            .collect();
         let why = match places.as_slice() {
             [] => "no kernel of the root has devicetrees".to_owned(),
             places => format!("it is not in {} of the root", places.join(" or ")),
         };
-        Err(Failure::new(
-            Code::NotFound,
-            format!("looking for the devicetree '{dtb}': {why}"),
-        )
-        .hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
+        let why = format!("looking for the devicetree '{dtb}': {why}");
+        Err(Failure::new(Code::NotFound, why)
+            .hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
     }
 
     /// Returns the microcode that a processor of x86 gets before anything else.
-    fn microcode(&self) -> impl Iterator<Item = &'static str> + '_ {
-        let names = ["amd-ucode.img", "intel-ucode.img"].into_iter();
-        names.filter(|name| self.file(&format!("boot/{name}")).is_some())
+    fn microcode(&self) -> Vec<&str> {
+        let mut names = vec!["amd-ucode.img", "intel-ucode.img"];
+        names.retain(|name| self.file(&format!("boot/{name}")).is_some());
+        names
     }
 }
 
@@ -388,90 +370,99 @@ fn cmdline(kernel: &Kernel, wish: &Wish<'_>) -> String {
     format!("{} rw{wait}{more}", root_argument(kernel, wish))
 }
 
-/// Returns extlinux.conf. Paths are of the partition that it is on.
-fn extlinux(kernels: &[Kernel], prefix: &str, dtb: Option<&str>, wish: &Wish<'_>) -> String {
-    let mut text = format!(
-        "# Made by mkdisk.\ndefault {}\ntimeout 30\n",
-        kernels[0].name
-    );
+/// A line of the boot loader's menu.
+struct MenuEntry<'a> {
+    name: String,
+    title: String,
+    kernel: &'a Kernel,
+    initramfs: Option<&'a str>,
+}
+
+/// Returns what the menu has: each kernel, and where it has one, its fallback initramfs.
+fn entries<'a>(kernels: &'a [Kernel], wish: &Wish<'_>) -> Vec<MenuEntry<'a>> {
+    let mut entries = Vec::new();
     for kernel in kernels {
-        let mut label = |name: &str, title: &str, initramfs: Option<&String>| {
-            text += &format!(
-                "\nlabel {name}\n  menu label {title}\n  linux {prefix}/{}\n",
-                kernel.file
-            );
-            if let Some(initramfs) = initramfs {
-                text += &format!("  initrd {prefix}/{initramfs}\n");
-            }
-            match (&kernel.dtbs, dtb) {
-                (Some(dtbs), Some(dtb)) => text += &format!("  fdt {prefix}/{dtbs}/{dtb}\n"),
-                (Some(dtbs), None) => text += &format!("  fdtdir {prefix}/{dtbs}\n"),
-                (None, _) => {}
-            }
-            text += &format!("  append {}\n", cmdline(kernel, wish));
+        let mut add = |name: String, note: &str, initramfs: Option<&'a String>| {
+            entries.push(MenuEntry {
+                name,
+                title: format!("{} ({}{note})", wish.title, kernel.name),
+                kernel,
+                initramfs: initramfs.map(String::as_str),
+            });
         };
-        let (name, title) = (&kernel.name, format!("{} ({})", wish.title, kernel.name));
-        label(name, &title, kernel.initramfs.as_ref());
+        add(kernel.name.clone(), "", kernel.initramfs.as_ref());
         if kernel.initramfs.is_some() && kernel.fallback.is_some() {
-            label(
-                &format!("{name}-fallback"),
-                &format!("{} ({name}, fallback initramfs)", wish.title),
-                kernel.fallback.as_ref(),
-            );
+            let name = format!("{}-fallback", kernel.name);
+            add(name, ", fallback initramfs", kernel.fallback.as_ref());
         }
+    }
+    entries
+}
+
+/// Returns extlinux.conf. Paths are of the partition that it is on.
+fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, dtb: Option<&str>, wish: &Wish<'_>) -> String {
+    let default = &entries[0].name;
+    let mut text = format!("# Made by mkdisk.\ndefault {default}\ntimeout 30\n");
+    for entry in entries {
+        let MenuEntry {
+            name,
+            title,
+            kernel,
+            initramfs,
+        } = entry;
+        let file = &kernel.file;
+        text += &format!("\nlabel {name}\n  menu label {title}\n  linux {prefix}/{file}\n");
+        if let Some(initramfs) = initramfs {
+            text += &format!("  initrd {prefix}/{initramfs}\n");
+        }
+        match (&kernel.dtbs, dtb) {
+            (Some(dtbs), Some(dtb)) => text += &format!("  fdt {prefix}/{dtbs}/{dtb}\n"),
+            (Some(dtbs), None) => text += &format!("  fdtdir {prefix}/{dtbs}\n"),
+            (None, _) => {}
+        }
+        text += &format!("  append {}\n", cmdline(kernel, wish));
     }
     text
 }
 
+/// Adds loader.conf, where the root has none, and the entries.
 fn systemd_boot(
-    kernels: &[Kernel],
+    entries: &[MenuEntry<'_>],
     tree: &Tree<'_>,
     dtb: Option<&str>,
     wish: &Wish<'_>,
     booting: &mut Booting,
 ) {
-    const CONF: &str = "boot/loader/loader.conf";
     // The loader's own configuration is on the partition that it starts from.
     let esp = tree.mounted().find(|(kind, _, _)| *kind == "esp");
-    let conf = match esp {
-        Some((_, _, at)) => format!("{}/loader/loader.conf", at.trim_start_matches('/')),
-        None => CONF.to_owned(),
-    };
+    let esp = esp.map_or("boot", |(_, _, at)| at.trim_start_matches('/'));
+    let conf = format!("{esp}/loader/loader.conf");
     if tree.file(&conf).is_none() {
-        let text = format!(
-            "# Made by mkdisk.\ndefault {}.conf\ntimeout 3\n",
-            kernels[0].name
-        );
-        booting.text(&conf, text);
+        let default = &entries[0].name;
+        let text = format!("# Made by mkdisk.\ndefault {default}.conf\ntimeout 3\n");
+        booting.add(&conf, Content::Text(text.into()), wish);
     }
-    for kernel in kernels {
-        let mut entry = |name: &str, title: &str, initramfs: Option<&String>| {
-            let mut text = format!(
-                "# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{}\n",
-                kernel.file
-            );
-            let images = tree
-                .microcode()
-                .map(str::to_owned)
-                .chain(initramfs.cloned());
-            for image in images {
-                text += &format!("initrd /{image}\n");
-            }
-            if let (Some(dtbs), Some(dtb)) = (&kernel.dtbs, dtb) {
-                text += &format!("devicetree /{dtbs}/{dtb}\n");
-            }
-            text += &format!("options {}\n", cmdline(kernel, wish));
-            booting.text(&format!("{ENTRIES}/{name}.conf"), text);
-        };
-        let (name, title) = (&kernel.name, format!("{} ({})", wish.title, kernel.name));
-        entry(name, &title, kernel.initramfs.as_ref());
-        if kernel.initramfs.is_some() && kernel.fallback.is_some() {
-            entry(
-                &format!("{name}-fallback"),
-                &format!("{} ({name}, fallback initramfs)", wish.title),
-                kernel.fallback.as_ref(),
-            );
+    for entry in entries {
+        let MenuEntry {
+            name,
+            title,
+            kernel,
+            initramfs,
+        } = entry;
+        let file = &kernel.file;
+        let mut text =
+            format!("# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{file}\n");
+        let mut images = tree.microcode();
+        images.extend(initramfs);
+        for image in images {
+            text += &format!("initrd /{image}\n");
         }
+        if let (Some(dtbs), Some(dtb)) = (&kernel.dtbs, dtb) {
+            text += &format!("devicetree /{dtbs}/{dtb}\n");
+        }
+        text += &format!("options {}\n", cmdline(kernel, wish));
+        let path = format!("{ENTRIES}/{name}.conf");
+        booting.add(&path, Content::Text(text.into()), wish);
     }
 }
 
@@ -532,17 +523,14 @@ pub(crate) fn check_dtb(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn tree(names: &[&str]) -> Vec<Entry> {
-        let mut entries = vec![Entry::unseen(b"boot", Kind::Directory)];
+    fn tree(names: &[&str]) -> Vec<Node> {
+        let mut entries = vec![Node::new(b"boot", Kind::Directory)];
         for name in names {
             let kind = match name.strip_suffix('/') {
                 Some(_) => Kind::Directory,
-                None => Kind::File {
-                    size: 1,
-                    mended: None,
-                },
+                None => Kind::File(Content::Text(b"x".to_vec())),
             };
-            entries.push(Entry::unseen(name.trim_end_matches('/').as_bytes(), kind));
+            entries.push(Node::new(name.trim_end_matches('/').as_bytes(), kind));
         }
         entries
     }
@@ -553,6 +541,7 @@ mod tests {
         dtb: None,
         root: ["FS", "PART"],
         title: "Arch",
+        time: 0,
     };
 
     fn planned(names: &[&str], arch: &str, wish: &Wish<'_>) -> Result<Booting, Failure> {
@@ -561,9 +550,9 @@ mod tests {
     }
 
     fn text(booting: &Booting, path: &str) -> String {
-        let added = booting.added.iter().find(|a| a.path == path);
-        match added.map(|a| &a.body) {
-            Some(Body::Made(text)) => String::from_utf8(text.clone()).unwrap(),
+        let added = booting.added.iter().find(|a| a.path_text() == path);
+        match added.map(|a| &a.kind) {
+            Some(Kind::File(Content::Text(text))) => String::from_utf8(text.clone()).unwrap(),
             other => panic!("{path}: {other:?} in {booting:?}"),
         }
     }
@@ -621,7 +610,7 @@ mod tests {
             "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
         ];
         let booting = planned(&names, "x86_64", &WISH).unwrap();
-        let paths: Vec<&str> = booting.added.iter().map(|a| a.path.as_str()).collect();
+        let paths: Vec<_> = booting.added.iter().map(Node::path_text).collect();
         assert_eq!(
             paths,
             [
@@ -634,11 +623,11 @@ mod tests {
             ]
         );
         assert_eq!(
-            text(&booting, paths[3]),
+            text(&booting, &paths[3]),
             "# Made by mkdisk.\ntitle Arch (linux)\nsort-key linux\nlinux /vmlinuz-linux\ninitrd /intel-ucode.img\ninitrd \
              /initramfs-linux.img\noptions root=UUID=FS rw\n"
         );
-        assert!(text(&booting, paths[5]).ends_with("options root=PARTUUID=PART rw rootwait\n"));
+        assert!(text(&booting, &paths[5]).ends_with("options root=PARTUUID=PART rw rootwait\n"));
         let failure = planned(&names[..5], "x86_64", &WISH).unwrap_err();
         assert_eq!(failure.code, Code::NotFound, "{failure}");
     }

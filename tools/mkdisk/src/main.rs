@@ -11,8 +11,6 @@
 mod arrange;
 mod boot;
 mod content;
-mod fat;
-mod filling;
 mod plan;
 mod table;
 mod work;
@@ -21,8 +19,9 @@ use boot::Loader;
 use clap::Parser;
 use image::ids::Ids;
 use image::layout::{Content, Layout, Source};
+use image::reader::Reader;
 use image::tree::Points;
-use image::{Output, Rules, epoch, size, sparse};
+use image::{Output, Rules, epoch, size};
 use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
 use rootfs::file::Placed;
@@ -34,7 +33,7 @@ use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote}
 use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -151,7 +150,7 @@ impl Stage for Args {
         let done: Done =
             serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
         let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
-            Some(sha256(output.file(), done.size)?)
+            Some(sha256(output.file())?)
         } else {
             None
         };
@@ -340,31 +339,16 @@ fn now() -> u64 {
 /// them: of a large disk for a small root it would take longer than all else.
 const MOST_ZEROS: u64 = 4 << 30;
 
-/// Hashes a file of that size. Its holes are not read.
-fn sha256(file: &File, size: u64) -> Result<String, Failure> {
-    let reading = || "reading the image";
+/// Hashes a file. Its holes are not read.
+fn sha256(file: &File) -> Result<String, Failure> {
+    let doing = "reading the image";
+    let file = file.try_clone().doing(Code::Os, || doing)?;
+    let reader = Reader::of_file(file, doing.to_owned())?;
     let mut hash = Sha256::new();
-    let (zeros, mut buffer) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    let mut at = 0;
-    // The end is a piece of nothing, with a hole before it.
-    let pieces = sparse::stored(file, size).doing(Code::Os, reading)?;
-    for (begin, length) in pieces.into_iter().chain([(size, 0)]) {
-        while at < begin + length {
-            stage::signal::check()?;
-            let end = if at < begin { begin } else { begin + length };
-            let n = usize::try_from(end - at)
-                .unwrap_or(usize::MAX)
-                .min(zeros.len());
-            if at < begin {
-                hash.update(&zeros[..n]);
-            } else {
-                let read = file.read_exact_at(&mut buffer[..n], at);
-                read.doing(Code::Os, reading)?;
-                hash.update(&buffer[..n]);
-            }
-            at += n as u64;
-        }
-    }
+    reader.copy_with_zeros(0..reader.size(), |bytes| {
+        hash.update(bytes);
+        Ok(())
+    })?;
     Ok(format!("{:x}", hash.finalize()))
 }
 

@@ -2,7 +2,7 @@
 
 use crate::boot::Loader;
 use image::ids::Ids;
-use image::layout::{Content, Layout, Partition, SECTOR, Size};
+use image::layout::{Layout, Partition, SECTOR, Size};
 use image::size;
 use stage::members::FileSystem;
 use stage::{Code, Document, Failure};
@@ -64,9 +64,7 @@ impl FromStr for Given {
         }
         let bytes = size::parse(text)?;
         if bytes == 0 || bytes % SECTOR != 0 {
-            return Err(format!(
-                "'{text}' is no whole number of sectors of {SECTOR} bytes"
-            ));
+            return Err(format!("'{text}' is not a multiple of {SECTOR} bytes"));
         }
         Ok(Self::Bytes(bytes))
     }
@@ -145,14 +143,11 @@ pub(crate) fn file_systems(
     }
     let mut found = Vec::new();
     for partition in &layout.partitions {
-        let Content::FileSystem {
-            kind, at: Some(at), ..
-        } = &partition.content
-        else {
+        let Some((kind, at)) = partition.mounted() else {
             found.push(made(partition));
             continue;
         };
-        let known = recorded.iter().find(|f| f.at == *at);
+        let known = recorded.iter().find(|f| f.at == at);
         let known = known.ok_or_else(|| {
             differs(format!(
                 "the layout has a partition for '{at}', and fstab does not"
@@ -177,7 +172,7 @@ pub(crate) fn file_systems(
 }
 
 fn mounted_at(partition: &Partition, point: &str) -> bool {
-    matches!(&partition.content, Content::FileSystem { at: Some(at), .. } if at == point)
+    partition.mounted().is_some_and(|(_, at)| at == point)
 }
 
 #[cfg(test)]

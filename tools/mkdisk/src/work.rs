@@ -3,26 +3,21 @@
 //! Everything is decided before the first byte is written; what is written is then a copy. The image comes open from outside,
 //! where it belongs to the user.
 
-use crate::arrange::{self, Arrangement};
+use crate::arrange::{self, Arrangement, Need};
 use crate::boot::{self, Wish};
-use crate::content::{self, Body, Item, What, show};
-use crate::fat;
-use crate::filling::{Ext4, Filling};
+use crate::content;
 use crate::plan::Plan;
 use crate::table;
-use ext4::NodeId;
-use image::layout::{Content as Holds, FileSystemKind, Partition, Source};
+use image::filesystem::{Options, Region};
+use image::layout::{Content as Holds, Partition, Source};
+use image::reader::Reader;
 use image::rules::is_secret;
-use image::tree::{Points, Reader};
-use image::{Content, Entry, Kind, Rules, Tree, size, sparse};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use image::tree::Points;
+use image::{FileSystem, Kind, Node, Rules, Tree, progress, size};
 use rootfs::{Arch, Root};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure, signal};
-use std::fmt::Display;
+use stage::{Code, Document, Doing, Failure};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -70,17 +65,16 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     let job = Job {
         task,
         tree: &tree,
-        entries: &found.entries,
+        nodes: &found.nodes,
     };
     let (fillings, mut notes) = job.fill()?;
     let places = job.arrange(&fillings)?;
     job.write(&fillings, &places)?;
-    match found.sockets.len() {
-        0 => {}
-        n => notes.push(format!(
-            "{n} sockets are left out: they are of programs that ran"
-        )),
+    if !found.sockets.is_empty() {
+        let n = found.sockets.len();
+        notes.push(format!("{n} sockets are left out"));
     }
+    let secrets = found.nodes.iter().filter(|node| is_secret(&node.path));
     let done = Done {
         size: places.size,
         content: fillings.iter().map(Filling::content).sum(),
@@ -90,396 +84,199 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
             .map(|p| (p.start, p.size))
             .collect(),
         notes,
-        secrets: found
-            .entries
-            .iter()
-            .filter(|e| is_secret(&e.path))
-            .map(|e| String::from_utf8_lossy(&e.path).into_owned())
-            .collect(),
+        secrets: secrets.map(Node::path_text).collect(),
     };
     serde_json::to_vec(&done).doing(Code::Os, || "handing on what was done inside")
+}
+
+/// What a partition gets.
+enum Filling<'a> {
+    Nothing,
+    /// The bytes of a file, and how many those are.
+    Bytes(&'a Source, u64),
+    FileSystem(Box<dyn FileSystem>),
+}
+
+impl Filling<'_> {
+    /// Returns how many bytes all files have.
+    fn content(&self) -> u64 {
+        match self {
+            Self::Nothing => 0,
+            Self::Bytes(_, size) => *size,
+            Self::FileSystem(fs) => fs.content(),
+        }
+    }
 }
 
 struct Job<'a> {
     task: &'a Task<'a>,
     tree: &'a Tree,
-    entries: &'a [Entry],
+    nodes: &'a [Node],
 }
 
-impl Job<'_> {
+impl<'a> Job<'a> {
     /// Decides what goes into each partition.
-    fn fill(&self) -> Result<(Vec<Filling>, Vec<String>), Failure> {
-        let Plan { layout, ids, .. } = self.task.plan;
-        let (root, root_id) = layout
-            .partitions
-            .iter()
-            .zip(&self.task.plan.file_systems)
-            .find(|(p, _)| mount_point(p) == Some("/"))
+    fn fill(&self) -> Result<(Vec<Filling<'a>>, Vec<String>), Failure> {
+        let plan = self.task.plan;
+        let partitions = || plan.layout.partitions.iter();
+        let is_root = |p: &Partition| p.mounted().is_some_and(|(_, at)| at == "/");
+        let (root, root_id) = partitions()
+            .zip(&plan.file_systems)
+            .find(|(p, _)| is_root(p))
             .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
-        let part_id = root.id(ids);
+        let part_id = root.id(&plan.ids);
+        let now = plan.time.cast_signed();
         let wish = Wish {
-            loader: self.task.plan.loader,
-            cmdline: self.task.plan.cmdline.as_deref(),
-            dtb: self.task.plan.dtb.as_deref(),
+            loader: plan.loader,
+            cmdline: plan.cmdline.as_deref(),
+            dtb: plan.dtb.as_deref(),
             root: [root_id, &part_id],
             title: self.task.title,
+            time: now,
         };
-        let booting = boot::plan(self.entries, layout, self.task.arch, &wish)?;
-        let points: Vec<String> = layout
-            .partitions
-            .iter()
-            .filter_map(|p| mount_point(p).map(str::to_owned))
-            .collect();
-        let now = self.task.plan.time.cast_signed();
-        let split = content::split(self.entries, &booting.added, &points, now)?;
+        let booting = boot::plan(self.nodes, &plan.layout, self.task.arch, &wish)?;
+        let mounted = partitions().filter_map(Partition::mounted);
+        let points: Vec<&str> = mounted.map(|(_, at)| at).collect();
+        let split = content::split(self.nodes, &booting.added, &points, now)?;
         let mut split = split.into_iter();
         let mut fillings = Vec::new();
-        for (n, partition) in layout.partitions.iter().enumerate() {
-            let items = match mount_point(partition) {
-                Some(_) => split.next().unwrap_or_default(),
-                None => vec![content::top(now)],
-            };
+        for (partition, id) in partitions().zip(&plan.file_systems) {
             fillings.push(match &partition.content {
                 Holds::Nothing => Filling::Nothing,
-                Holds::File(source) => Filling::Bytes(source.clone(), self.size_of(source)?),
-                Holds::FileSystem {
-                    kind: FileSystemKind::Vfat,
-                    at,
-                    ..
-                } => {
-                    let at = at.clone().unwrap_or_else(|| format!("/{}", partition.name));
-                    fat::check(&items, &at)?;
-                    Filling::Fat(at, items)
-                }
-                Holds::FileSystem {
-                    kind: FileSystemKind::Ext4,
-                    at,
-                    label,
-                } => {
-                    let at = at.clone().unwrap_or_else(|| format!("/{}", partition.name));
-                    let id = &self.task.plan.file_systems[n];
-                    let options = ext4::Options {
-                        uuid: uuid(id)?.into_bytes(),
-                        hash_seed: ids.bytes(&format!("hash seed {id}")),
-                        label: label.clone().unwrap_or_default(),
-                        time: self.task.plan.time,
+                Holds::File(source) => Filling::Bytes(source, self.size_of(source)?),
+                Holds::FileSystem { kind, at, label } => {
+                    let top = Node {
+                        mtime: now,
+                        ..Node::new(b"", Kind::Directory)
                     };
-                    Filling::Ext4(Ext4::new(at, options, items, |item| self.data(item))?)
+                    let nodes = at.as_ref().and_then(|_| split.next());
+                    let options = Options {
+                        at: at.clone().unwrap_or_else(|| format!("/{}", partition.name)),
+                        uuid: id.clone(),
+                        seed: plan.ids.bytes(&format!("hash seed {id}")),
+                        label: label.clone(),
+                        time: plan.time,
+                    };
+                    let nodes = nodes.unwrap_or_else(|| vec![top]);
+                    Filling::FileSystem(kind.make(nodes, options, self.tree)?)
                 }
             });
         }
         Ok((fillings, booting.notes))
     }
 
-    /// Returns the pieces of a file that has holes.
-    fn data(&self, item: &Item) -> Result<Option<Vec<sparse::Piece>>, Failure> {
-        let What::File(size, Body::Root(n)) = item.what else {
-            return Ok(None);
-        };
-        let entry = &self.entries[n];
-        if !entry.sparse {
-            return Ok(None);
-        }
-        match self.tree.content(entry)? {
-            Content::File(reader) => reader.data(size),
-            Content::Text(_) => Ok(None),
-        }
-    }
-
     /// Measures, and gives each partition its place.
-    fn arrange(&self, fillings: &[Filling]) -> Result<Arrangement, Failure> {
+    fn arrange(&self, fillings: &[Filling<'_>]) -> Result<Arrangement, Failure> {
         let plan = self.task.plan;
         let mut needs = Vec::new();
-        for (filling, partition) in fillings.iter().zip(&plan.layout.partitions) {
-            needs.push(filling.need(plan.headroom, &partition.name)?);
+        for filling in fillings {
+            let (least, roomy) = match filling {
+                Filling::FileSystem(fs) => {
+                    let spare = plan.headroom.of(fs.content());
+                    (fs.smallest(0)?, fs.smallest(spare)?)
+                }
+                other => (other.content(), other.content()),
+            };
+            needs.push(Need { least, roomy });
         }
-        let mut blobs = Vec::new();
-        for blob in &plan.layout.blobs {
-            blobs.push(self.size_of(&blob.source)?);
-        }
+        let blobs = plan.layout.blobs.iter().map(|b| self.size_of(&b.source));
+        let blobs = blobs.collect::<Result<Vec<_>, _>>()?;
         let places = arrange::arrange(&plan.layout, plan.size, &needs, &blobs)?;
-        for ((filling, need), (partition, place)) in fillings
-            .iter()
-            .zip(&needs)
-            .zip(plan.layout.partitions.iter().zip(&places.partitions))
-        {
-            if matches!(filling, Filling::Fat(..)) && place.size > fat::LARGEST_SYSTEM {
-                let (name, size) = (&partition.name, size::show(place.size));
-                let why = format!(
-                    "arranging the disk: partition '{name}' of {size} is too large for FAT32"
-                );
-                return Err(Failure::new(Code::Failed, why).hint("give it less than 1T"));
-            }
-            if !filling.fits(place.size) {
+        let partitions = plan.layout.partitions.iter().zip(&places.partitions);
+        for ((filling, need), (partition, place)) in fillings.iter().zip(&needs).zip(partitions) {
+            let fits = match filling {
+                Filling::FileSystem(fs) if place.size > fs.largest() => {
+                    let (name, size) = (&partition.name, size::show(place.size));
+                    let why = format!(
+                        "arranging the disk: partition '{name}' of {size} is too large for its file system"
+                    );
+                    let most = size::show(fs.largest() >> 20 << 20);
+                    return Err(
+                        Failure::new(Code::Failed, why).hint(format!("give it at most {most}"))
+                    );
+                }
+                Filling::FileSystem(fs) => fs.fits(place.size),
+                other => other.content() <= place.size,
+            };
+            if !fits {
                 return Err(arrange::too_small(&partition.name, place.size, need.least));
             }
         }
         Ok(places)
     }
 
-    fn write(&self, fillings: &[Filling], places: &Arrangement) -> Result<(), Failure> {
+    fn write(&self, fillings: &[Filling<'_>], places: &Arrangement) -> Result<(), Failure> {
         let Task { image, plan, .. } = self.task;
         let doing = || "writing the image";
         image.set_len(places.size).doing(Code::Os, doing)?;
         table::write(image, &plan.layout, places, &plan.ids)?;
-        let bar = self.bar(fillings);
-        for ((filling, place), (partition, id)) in fillings
-            .iter()
-            .zip(&places.partitions)
-            .zip(plan.layout.partitions.iter().zip(&plan.file_systems))
-        {
+        let content = fillings.iter().map(Filling::content).sum();
+        let bar = &progress::bar(!self.task.quiet, content, "disk");
+        let region = |start, size| Region {
+            image,
+            start,
+            size,
+            bar,
+        };
+        let partitions = plan.layout.partitions.iter().zip(&places.partitions);
+        for (filling, (partition, place)) in fillings.iter().zip(partitions) {
+            let to = region(place.start, place.size);
             match filling {
                 Filling::Nothing => {}
-                Filling::Bytes(source, size) => {
-                    self.copy(source, *size, place.start, &bar)?;
-                }
-                Filling::Fat(at, items) => {
-                    let Holds::FileSystem { label, .. } = &partition.content else {
-                        continue;
-                    };
-                    let volume = fat::Volume {
-                        serial: serial(id)?,
-                        label: label.as_deref(),
-                        time: plan.time.cast_signed(),
-                    };
-                    let to = (*image, place.start, place.size);
-                    fat::write(items, at, &volume, to, |item, offset| match item.what {
-                        What::File(size, _) => {
-                            self.copy_content(self.open(item)?, size, offset, &bar)
-                        }
-                        _ => Ok(()),
-                    })?;
-                }
-                Filling::Ext4(ext4) => self.write_ext4(ext4, &partition.name, place, &bar)?,
+                Filling::Bytes(source, size) => self.copy(source, *size, &to)?,
+                Filling::FileSystem(fs) => fs
+                    .write(&to, self.tree)
+                    .map_err(|f| f.while_doing(format!("filling '{}'", partition.name)))?,
             }
         }
         for blob in &plan.layout.blobs {
-            self.copy(&blob.source, self.size_of(&blob.source)?, blob.offset, &bar)?;
+            let size = self.size_of(&blob.source)?;
+            self.copy(&blob.source, size, &region(blob.offset, size))?;
         }
         Ok(())
     }
 
-    fn write_ext4(
-        &self,
-        ext4: &Ext4,
-        name: &str,
-        place: &arrange::Place,
-        bar: &ProgressBar,
-    ) -> Result<(), Failure> {
-        let plan = ext4::Plan::new(&ext4.tree, &ext4.options, place.size / ext4::BLOCK)
-            .map_err(|_| arrange::too_small(name, place.size, place.size + 1))?;
-        let written = plan.write(self.task.image, place.start, |node| {
-            let item = &ext4.items[ext4.item_of[&node]];
-            let content = self.open(item).map_err(io::Error::other)?;
-            Ok(Bytes { content, bar })
+    /// Returns the file of the root that the layout names.
+    fn find(&self, path: &str) -> Result<&Node, Failure> {
+        let found = self.nodes.iter().find(|n| n.path == path.as_bytes());
+        let found = found.map(|node| match node.kind {
+            Kind::HardLink(first) => &self.nodes[first],
+            _ => node,
         });
-        written.map_err(|error| {
-            let path = |node: NodeId| {
-                let item = ext4.item_of.get(&node).map(|n| &ext4.items[*n]);
-                show(
-                    &ext4.at,
-                    item.map(|i| i.path.as_slice()).unwrap_or_default(),
-                )
-            };
-            let failed =
-                |doing, why: &dyn Display| Failure::new(Code::Os, format!("{doing}: {why}"));
-            match error {
-                ext4::WriteError::Writing(e) => failed(format!("writing partition '{name}'"), &e),
-                ext4::WriteError::Changed(node) => {
-                    failed(format!("reading {}", path(node)), &error)
-                }
-                ext4::WriteError::Reading(node, e) => Failure::of_io(e)
-                    .unwrap_or_else(|e| failed(format!("reading {}", path(node)), &e)),
-            }
-        })
-    }
-
-    /// Opens what is in a file.
-    fn open<'b>(&'b self, item: &'b Item) -> Result<Content<'b>, Failure> {
-        match &item.what {
-            What::File(_, Body::Made(text)) => Ok(Content::Text(text)),
-            What::File(_, Body::Root(n)) => self.tree.content(&self.entries[*n]),
-            _ => Ok(Content::Text(&[])),
-        }
-    }
-
-    /// Returns the entry of a file of the root that the layout names.
-    fn entry(&self, path: &str) -> Result<&Entry, Failure> {
-        let found = self.entries.iter().find(|e| e.path == path.as_bytes());
-        let found = match found.map(|e| &e.kind) {
-            Some(Kind::HardLink(first)) => self.entries.get(*first),
-            _ => found,
-        };
         found
-            .filter(|e| matches!(e.kind, Kind::File { .. }))
+            .filter(|node| matches!(node.kind, Kind::File(_)))
             .ok_or_else(|| {
-                Failure::new(
-                    Code::NotFound,
-                    format!("looking for '/{path}' of the root, which the layout names: there is no such file, or it stays out of images"),
-                )
-                .hint("strap the package that has it, or name another file in the layout")
+                let why = format!(
+                    "looking for '/{path}' of the root, which the layout names: there is no such file, or it stays out of images"
+                );
+                Failure::new(Code::NotFound, why)
+                    .hint("strap the package that has it, or name another file in the layout")
             })
     }
 
-    fn host_file(&self, source: &Source) -> Option<&HostFile> {
-        self.task.files.iter().find(|f| f.source == *source)
+    fn host_file(&self, source: &Source) -> Result<&HostFile, Failure> {
+        let found = self.task.files.iter().find(|f| f.source == *source);
+        found.ok_or_else(|| Failure::new(Code::Os, format!("'{}' is not open", source.show())))
     }
 
     fn size_of(&self, source: &Source) -> Result<u64, Failure> {
         match source {
-            Source::Root(path) => match &self.entry(path)?.kind {
-                Kind::File { size, .. } => Ok(*size),
-                _ => Ok(0),
-            },
-            Source::Host(_) => Ok(self.host_file(source).map_or(0, |f| f.size)),
+            Source::Root(path) => Ok(self.find(path)?.size()),
+            Source::Host(_) => Ok(self.host_file(source)?.size),
         }
     }
 
-    /// Copies what the layout names to an offset of the disk.
-    fn copy(
-        &self,
-        source: &Source,
-        size: u64,
-        offset: u64,
-        bar: &ProgressBar,
-    ) -> Result<(), Failure> {
-        let copied = match source {
-            Source::Root(path) => {
-                self.copy_content(self.tree.content(self.entry(path)?)?, size, offset, bar)
+    /// Copies what the layout names.
+    fn copy(&self, source: &Source, size: u64, to: &Region<'_>) -> Result<(), Failure> {
+        let doing = format!("copying '{}'", source.show());
+        let reader = match source {
+            Source::Root(path) => self.tree.open_content(self.find(path)?)?,
+            Source::Host(_) => {
+                let file = self.host_file(source)?.file.try_clone();
+                Reader::of_file(file.doing(Code::Os, || &doing)?, doing)?
             }
-            Source::Host(_) => match self.host_file(source) {
-                Some(host) => self.copy_file(&host.file, size, offset, bar),
-                None => Ok(()),
-            },
         };
-        copied.map_err(|f| f.while_doing(format!("copying '{}'", source.show())))
+        to.copy(&reader, 0..size, 0)?;
+        reader.check_unchanged()
     }
-
-    fn copy_content(
-        &self,
-        content: Content<'_>,
-        size: u64,
-        offset: u64,
-        bar: &ProgressBar,
-    ) -> Result<(), Failure> {
-        match content {
-            Content::Text(text) => self
-                .task
-                .image
-                .write_all_at(text, offset)
-                .doing(Code::Os, || "writing the image"),
-            Content::File(reader) => {
-                self.copy_file(reader.file(), size, offset, bar)?;
-                reader.is_the_same()
-            }
-        }
-    }
-
-    /// Copies a file to an offset of the image, where there are only zeros: holes are not read, and zeros not written.
-    fn copy_file(
-        &self,
-        file: &File,
-        size: u64,
-        offset: u64,
-        bar: &ProgressBar,
-    ) -> Result<(), Failure> {
-        let reading = || "reading it";
-        let mut buffer = vec![0; 1 << 18];
-        let zeros = buffer.clone();
-        for (begin, length) in sparse::stored(file, size).doing(Code::Os, reading)? {
-            let (mut at, end) = (begin, begin + length);
-            while at < end {
-                signal::check()?;
-                let most = usize::try_from(end - at)
-                    .unwrap_or(usize::MAX)
-                    .min(buffer.len());
-                let n = file
-                    .read_at(&mut buffer[..most], at)
-                    .doing(Code::Os, reading)?;
-                if n == 0 {
-                    break;
-                }
-                if buffer[..n] != zeros[..n] {
-                    let written = self.task.image.write_all_at(&buffer[..n], offset + at);
-                    written.doing(Code::Os, || "writing the image")?;
-                }
-                bar.inc(n as u64);
-                at += n as u64;
-            }
-        }
-        if file.metadata().doing(Code::Os, reading)?.len() == size {
-            return Ok(());
-        }
-        Err(Failure::new(Code::Failed, "it changed while it was read"))
-    }
-
-    /// Returns a progress bar over the content of all files. It draws on a terminal only.
-    fn bar(&self, fillings: &[Filling]) -> ProgressBar {
-        if self.task.quiet {
-            return ProgressBar::hidden();
-        }
-        let bar = ProgressBar::new(fillings.iter().map(Filling::content).sum());
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-        let template = "disk {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.with_finish(indicatif::ProgressFinish::AndClear)
-    }
-}
-
-/// A file's bytes, on their way. What goes wrong while they are read is a [`Failure`] inside of the error.
-struct Bytes<'a> {
-    content: Content<'a>,
-    bar: &'a ProgressBar,
-}
-
-impl Read for Bytes<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        signal::check().map_err(io::Error::other)?;
-        let n = match &mut self.content {
-            Content::Text(text) => text.read(buffer)?,
-            Content::File(reader) => read(reader, buffer).map_err(io::Error::other)?,
-        };
-        self.bar.inc(n as u64);
-        Ok(n)
-    }
-}
-
-impl Seek for Bytes<'_> {
-    /// Goes to where a piece begins: only a file has holes.
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        match (&mut self.content, to) {
-            (Content::File(reader), SeekFrom::Start(at)) => reader.seek(at).map(|()| at),
-            _ => Err(io::ErrorKind::Unsupported.into()),
-        }
-    }
-}
-
-/// Reads; at the end, the file must still be what it was.
-fn read(reader: &mut Reader, buffer: &mut [u8]) -> Result<usize, Failure> {
-    loop {
-        match reader.read(buffer) {
-            Ok(0) if !buffer.is_empty() => return reader.is_the_same().map(|()| 0),
-            Ok(n) => return Ok(n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(reader.failed(&e)),
-        }
-    }
-}
-
-fn mount_point(partition: &Partition) -> Option<&str> {
-    match &partition.content {
-        Holds::FileSystem { at, .. } => at.as_deref(),
-        _ => None,
-    }
-}
-
-fn serial(text: &str) -> Result<u32, Failure> {
-    let number = u32::from_str_radix(&text.replace('-', ""), 16);
-    number.doing(Code::Usage, || format!("reading the volume id '{text}'"))
-}
-
-fn uuid(text: &str) -> Result<uuid::Uuid, Failure> {
-    uuid::Uuid::parse_str(text).doing(Code::Usage, || format!("reading the UUID '{text}'"))
 }

@@ -323,7 +323,7 @@ fn a_size_that_is_too_small_is_refused_with_one_that_does() {
         )
         .failed(
             "failed",
-            &format!("partition 'boot' of {boot} is too large for FAT32"),
+            &format!("partition 'boot' of {boot} is too large for its file system"),
         );
     }
     let roomy = lab.good(&["-o", "c.img", "--headroom", "300M"]);
@@ -462,7 +462,7 @@ fn layouts_that_do_not_fit_are_refused() {
                 "[[partition]]\nname='a'\ntype='linux'\nsize='auto'\nfilesystem='ext4'\nat='/linked'\n{root}"
             ),
             "failed",
-            "is no directory",
+            "is not a directory",
         ),
         (
             &format!(
@@ -512,13 +512,13 @@ fn what_fat_cannot_hold_is_refused_with_its_path() {
         lab.bad(&["-o", "disk.img"], "failed", why);
     };
     symlink("Image", lab.root("boot/vmlinuz")).unwrap();
-    refused("putting '/boot/vmlinuz' into a FAT file system: it is a symbolic link");
+    refused("adding '/boot/vmlinuz' to a FAT file system: it is a symbolic link");
     fs::remove_file(lab.root("boot/vmlinuz")).unwrap();
     lab.put("root/boot/IMAGE", "x");
     refused("in case only");
     fs::remove_file(lab.root("boot/IMAGE")).unwrap();
     lchown(lab.root("boot/Image"), Some(5), Some(5)).unwrap();
-    refused("putting '/boot/Image' into a FAT file system: it belongs to 5:5");
+    refused("adding '/boot/Image' to a FAT file system: it belongs to 5:5");
     lchown(lab.root("boot/Image"), Some(0), Some(0)).unwrap();
     fs::hard_link(lab.root("boot/Image"), lab.root("boot/copy")).unwrap();
     refused("a hard link");
@@ -533,7 +533,7 @@ fn what_fat_cannot_hold_is_refused_with_its_path() {
     let ran = lab.run(&["-o", "other.img"]);
     ran.failed(
         "failed",
-        "'/boot/huge' into a FAT file system: it is a file that is larger than 4 GiB",
+        "'/boot/huge' to a FAT file system: it is a file that is larger than 4 GiB",
     );
 }
 
@@ -655,7 +655,7 @@ fn the_file_systems_of_the_document_are_made_or_refused() {
         (
             json!([root, {"at": "/boot", "type": "vfat", "uuid": "x"}]),
             "bad-document",
-            "'x' is no volume id of FAT",
+            "'x' is not a FAT volume id",
         ),
         (json!("x"), "bad-document", "filesystems"),
     ] {
@@ -695,7 +695,7 @@ fn what_is_no_place_for_an_image_is_refused() {
     lab.bad(&["-o", "/dev/null"], "usage", "writing '/dev/null'");
     lab.bad(&[], "usage", "--output <FILE>");
     for (option, value, line) in [
-        ("--size", "0", "is no whole number of sectors"),
+        ("--size", "0", "is not a multiple of 512"),
         ("--size", "1.5G", "is no size"),
         ("--size", "9T", "is more than 8T"),
         ("--boot", "rest", "is no size"),
@@ -873,7 +873,7 @@ fn a_directory_that_fat_has_no_room_for_is_refused_with_its_path() {
     lab.bad(
         &["-o", "disk.img"],
         "failed",
-        "putting '/boot/many' into a FAT file system: it has more names than",
+        "adding '/boot/many' to a FAT file system: it has more names than",
     );
 }
 

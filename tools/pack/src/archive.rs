@@ -6,8 +6,7 @@ use crate::oci;
 use crate::stream::Source;
 use image::rules::is_secret;
 use image::tree::Points;
-use image::{Entry, Kind, Rules, Tree};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use image::{Node, Rules, Tree, progress};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -61,14 +60,12 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     let tree = Tree::open(&Root::of(task.document)?, task.points)?;
     let found = tree.walk(task.rules)?;
     let writing = format!("writing {}", quote(task.path));
-    let size = |entry: &Entry| match entry.kind {
-        Kind::File { size, .. } => size,
-        _ => 0,
-    };
-    let bar = bar(task, found.entries.iter().map(size).sum());
+    let name = task.path.file_name().unwrap_or_default();
+    let content = found.nodes.iter().map(Node::size).sum();
+    let bar = progress::bar(task.bar, content, &name.to_string_lossy());
     let source = Source {
         tree: &tree,
-        entries: &found.entries,
+        nodes: &found.nodes,
         bar: &bar,
         writing: &writing,
         sparse: task.sparse,
@@ -85,16 +82,18 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
         }
     };
     bar.finish_and_clear();
-    let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
-    let secrets = found.entries.iter().map(|entry| &entry.path);
-    let marks = found.entries.iter().filter(|e| oci::mark(e).is_some());
+    let paths = |want: fn(&Node) -> bool| {
+        let wanted = found.nodes.iter().filter(|node| want(node));
+        wanted.map(Node::path_text).collect()
+    };
+    let sockets = found.sockets.iter();
     let written = Written {
         size,
         sha256,
-        entries: found.entries.len() as u64,
-        sockets: found.sockets.iter().map(text).collect(),
-        secrets: secrets.filter(|p| is_secret(p)).map(text).collect(),
-        marks: marks.map(|entry| text(&entry.path)).collect(),
+        entries: found.nodes.len() as u64,
+        sockets: sockets.map(|p| String::from_utf8_lossy(p).into()).collect(),
+        secrets: paths(|node| is_secret(&node.path)),
+        marks: paths(|node| oci::mark(node).is_some()),
     };
     serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
 }
@@ -125,21 +124,6 @@ pub(crate) fn stream<W: Write>(source: Source<'_>, out: W) -> Result<W, Failure>
     out.into_inner()
         .map_err(io::IntoInnerError::into_error)
         .doing(Code::Os, || source.writing)
-}
-
-/// Returns a progress bar, which draws on a terminal only.
-fn bar(task: &Task<'_>, size: u64) -> ProgressBar {
-    if !task.bar {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-    let template = "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style.progress_chars("=> "));
-    }
-    let name = task.path.file_name().unwrap_or_default();
-    bar.set_message(stage::message::escape(&name.to_string_lossy()));
-    bar.with_finish(indicatif::ProgressFinish::AndClear)
 }
 
 /// A file that is written in order, in which the zeros of files with holes take no room where they are not compressed.

@@ -1,12 +1,12 @@
-//! One entry of the tree as a member of an archive: its ustar header, and the pax records for what that cannot hold (pax(1)
+//! One node of the tree as a member of an archive: its ustar header, and the pax records for what that cannot hold (pax(1)
 //! of POSIX; `SCHILY.*` of star(5); `GNU.sparse.*` of GNU tar's manual, "PAX Format, Version 1.0").
 //!
 //! Owners are numbers only: names would be looked up on the machine that unpacks. Times are whole seconds, as packages have
 //! them.
 
 use crate::acl;
-use image::sparse::Piece;
-use image::{Entry, Kind};
+use image::reader::Piece;
+use image::{Kind, Node};
 use std::io;
 use tar::{EntryType, Header};
 
@@ -41,36 +41,33 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Returns an entry as a member. `first` is the path of what a hard link is another name of, `pieces` what a sparse file
+    /// Returns a node as a member. `first` is the path of what a hard link is another name of, `pieces` what a sparse file
     /// has.
     ///
     /// # Errors
     ///
     /// When an extended attribute is one that no archive can hold.
-    pub(crate) fn of(entry: &Entry, first: &[u8], pieces: Option<&[Piece]>) -> io::Result<Self> {
+    pub(crate) fn of(node: &Node, first: &[u8], pieces: Option<&[Piece]>) -> io::Result<Self> {
         let mut member = Self {
             header: Header::new_ustar(),
             records: Vec::new(),
             map: Vec::new(),
         };
-        member.header.set_mode(entry.mode);
-        member.set_ids(entry.uid, entry.gid);
-        member.set_time(entry.mtime);
-        member.set_kind(entry, first)?;
-        let size = match &entry.kind {
-            Kind::File { size, .. } => *size,
-            _ => 0,
-        };
+        member.header.set_mode(node.mode);
+        member.set_ids(node.uid, node.gid);
+        member.set_time(node.mtime);
+        member.set_kind(node, first)?;
+        let size = node.size();
         match pieces {
-            Some(pieces) => member.set_sparse(&entry.path, size, pieces),
+            Some(pieces) => member.set_sparse(&node.path, size, pieces),
             None => {
-                member.set_path(&name(entry));
+                member.set_path(&name(node));
                 member.set_size(size);
             }
         }
         // A hard link has what it is a link to.
-        if !matches!(entry.kind, Kind::HardLink(_)) {
-            for (name, value) in &entry.xattrs {
+        if !matches!(node.kind, Kind::HardLink(_)) {
+            for (name, value) in &node.xattrs {
                 member.set_xattr(name, value)?;
             }
         }
@@ -144,10 +141,10 @@ impl Member {
         }
     }
 
-    fn set_kind(&mut self, entry: &Entry, first: &[u8]) -> io::Result<()> {
-        let kind = match &entry.kind {
+    fn set_kind(&mut self, node: &Node, first: &[u8]) -> io::Result<()> {
+        let kind = match &node.kind {
             Kind::Directory => EntryType::Directory,
-            Kind::File { .. } => EntryType::Regular,
+            Kind::File(_) => EntryType::Regular,
             Kind::HardLink(_) => EntryType::Link,
             Kind::Symlink(_) => EntryType::Symlink,
             Kind::Fifo => EntryType::Fifo,
@@ -155,7 +152,7 @@ impl Member {
             Kind::Block(..) => EntryType::Block,
         };
         self.header.set_entry_type(kind);
-        match &entry.kind {
+        match &node.kind {
             Kind::HardLink(_) => self.set_target(first),
             Kind::Symlink(target) => self.set_target(target),
             Kind::Character(major, minor) | Kind::Block(major, minor) => {
@@ -256,13 +253,13 @@ impl Member {
     }
 }
 
-/// Returns an entry's name in the archive: a directory's ends with a slash, and the root is `./`.
-fn name(entry: &Entry) -> Vec<u8> {
-    let mut name = entry.path.clone();
+/// Returns a node's name in the archive: a directory's ends with a slash, and the root is `./`.
+fn name(node: &Node) -> Vec<u8> {
+    let mut name = node.path.clone();
     if name.is_empty() {
         name.push(b'.');
     }
-    if entry.kind == Kind::Directory {
+    if node.kind == Kind::Directory {
         name.push(b'/');
     }
     name
@@ -305,15 +302,15 @@ mod tests {
 
     #[test]
     fn records_are_no_longer_than_programs_read() {
-        let mut entry = Entry::unseen(b"x", Kind::Fifo);
+        let mut node = Node::new(b"x", Kind::Fifo);
         for (length, fits) in [(1 << 19, true), ((1 << 19) + 1, false)] {
             // With their own lengths and names they are 1 MiB.
             let value = vec![b'v'; length - "524288 SCHILY.xattr.user.a=\n".len()];
-            entry.xattrs = vec![
+            node.xattrs = vec![
                 (b"user.a".to_vec(), value.clone()),
                 (b"user.b".to_vec(), value),
             ];
-            let member = Member::of(&entry, b"", None).unwrap();
+            let member = Member::of(&node, b"", None).unwrap();
             assert_eq!(member.extension().is_ok(), fits, "{length}");
         }
     }
@@ -329,9 +326,9 @@ mod tests {
             (b"user.a%25", false),
             (b"user.\xff", false),
         ] {
-            let mut entry = Entry::unseen(b"x", Kind::Fifo);
-            entry.xattrs = vec![(name.to_vec(), Vec::new())];
-            assert_eq!(Member::of(&entry, b"", None).is_ok(), fits, "{name:?}");
+            let mut node = Node::new(b"x", Kind::Fifo);
+            node.xattrs = vec![(name.to_vec(), Vec::new())];
+            assert_eq!(Member::of(&node, b"", None).is_ok(), fits, "{name:?}");
         }
     }
 

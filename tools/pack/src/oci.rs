@@ -8,7 +8,7 @@
 use crate::archive::{self, Hashed, Task};
 use crate::member::BLOCK;
 use crate::stream::{END, Source, padding};
-use image::{Entry, Kind};
+use image::{Kind, Node};
 use oci_spec::OciSpecError;
 use oci_spec::distribution::Reference;
 use oci_spec::image::{
@@ -170,8 +170,8 @@ impl Image<'_> {
             .collect();
         env.push("LANG=C.UTF-8".to_owned());
         let mut config = ConfigBuilder::default().env(env);
-        let entries = &self.source.entries;
-        if entries.iter().any(|e| e.path == SHELL.as_bytes()) {
+        let nodes = &self.source.nodes;
+        if nodes.iter().any(|e| e.path == SHELL.as_bytes()) {
             config = config.cmd([format!("/{SHELL}")]);
         }
         let mut history = HistoryBuilder::default().created_by("strapline pack");
@@ -259,9 +259,9 @@ fn tagged(name: &str) -> Result<String, String> {
 }
 
 fn refuse_marks(source: Source<'_>) -> Result<(), Failure> {
-    let mut marks = source.entries.iter().filter_map(|e| Some((e, mark(e)?)));
-    marks.next().map_or(Ok(()), |(entry, what)| {
-        let show = source.tree.show(&entry.path);
+    let mut marks = source.nodes.iter().filter_map(|e| Some((e, mark(e)?)));
+    marks.next().map_or(Ok(()), |(node, what)| {
+        let show = source.tree.show(&node.path);
         let why = format!("packing {show}: {what} is the mark of a deleted file in a layer of an image, so it would be lost");
         Err(Failure::new(Code::Failed, why)
             .hint("remove it, leave it out with --exclude, or write another format than oci"))
@@ -270,9 +270,9 @@ fn refuse_marks(source: Source<'_>) -> Result<(), Failure> {
 
 /// Returns what of an entry makes it a mark that a file is deleted, for programs that unpack a layer: they do not unpack it
 /// (image-spec, layer.md), or their file system hides it (overlayfs).
-pub(crate) fn mark(entry: &Entry) -> Option<&'static str> {
-    let name = entry.path.rsplit(|b| *b == b'/').next();
-    match entry.kind {
+pub(crate) fn mark(node: &Node) -> Option<&'static str> {
+    let name = node.path.rsplit(|b| *b == b'/').next();
+    match node.kind {
         _ if name.is_some_and(|name| name.starts_with(b".wh.")) => {
             Some("a name that begins with '.wh.'")
         }
@@ -328,7 +328,7 @@ mod tests {
             (b"x", Kind::Character(0, 0), true),
             (b"x", Kind::Block(0, 0), false),
         ] {
-            let found = mark(&Entry::unseen(path, kind));
+            let found = mark(&Node::new(path, kind));
             assert_eq!(found.is_some(), lost, "{path:?}");
         }
     }

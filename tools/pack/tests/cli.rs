@@ -645,6 +645,6 @@ fn a_file_that_changes_while_it_is_read_is_no_half_of_an_archive() {
         fs::write(&z, "while it is read").unwrap();
     }
     let ran = Ran::of(&child.wait_with_output().unwrap());
-    ran.failed("failed", "/root/usr/z': it changed meanwhile");
+    ran.failed("failed", "/root/usr/z': the file changed while it was read");
     assert_eq!(lab.names(), ["root"]);
 }

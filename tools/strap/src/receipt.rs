@@ -81,9 +81,7 @@ impl Receipt {
     pub(crate) fn record(&self, root: &Root, document: &mut Document) -> Result<(), Failure> {
         let (packages, odd) = self.packages(root)?;
         if !packages.is_empty() {
-            let known = ["repo", "file", "sha256", "pgpsig", "reason"];
-            document.forget_in_each("packages", &known);
-            document.record("packages", &packages);
+            document.write(&packages);
         }
         odd.map_or(Ok(()), Err)
     }

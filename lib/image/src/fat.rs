@@ -1,18 +1,20 @@
 //! A FAT32 file system: what it can hold, how large it must be, and writing it, whole and once.
 //!
-//! The fatfs crate was tried first. 0.3.6, its last release, gives `.` and `..` long names, which fsck.fat(8) mends in every
-//! directory, and the top directory as `..` a number that it must not have. Written once, FAT is simple: each file is one
+//! By hand, since the fatfs crate gives `.` and `..` long names, which fsck.fat(8) repairs in every directory, and the top
+//! directory as `..` a number that it must not have (0.3.6, its last release). This goes when a release does not. mkfs.fat(8)
+//! makes an empty file system only, and mcopy(1) takes no dates and modes of a tree that is not on the disk. Written once, FAT is simple: each file is one
 //! chain of clusters that lie behind each other, in the order of the paths, so the image is a function of what is in it. The
 //! format is that of Microsoft's "FAT32 File System Specification" 1.03.
 //!
 //! FAT has names and bytes, no owners, links or devices: what would not be the same after it went through FAT is refused,
 //! with its path.
 
-use crate::content::{Item, What, show, split_path};
-use stage::{Code, Doing, Failure};
+use crate::bytes::Fields;
+use crate::filesystem::{FileSystem, Options, Region, STEP};
+use crate::node::{Kind, Node};
+use crate::tree::Tree;
+use stage::{Code, Failure};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
 const SECTOR: u64 = 512;
 
@@ -35,28 +37,114 @@ const MOST: u64 = 65_536 * 32;
 /// The largest file, in bytes.
 const LARGEST: u64 = u32::MAX as u64;
 
-/// Refuses what FAT cannot hold. `at` is where the file system is mounted.
-pub(crate) fn check(items: &[Item], at: &str) -> Result<(), Failure> {
-    // By what FAT takes for the same name.
-    let mut names: HashMap<String, &[u8]> = HashMap::new();
-    for item in items {
-        if let Err(why) = fits(item) {
-            return Err(refused(at, &item.path, &why));
+/// A FAT32 file system, all but its size.
+#[derive(Debug)]
+pub(crate) struct Fat {
+    options: Options,
+    nodes: Vec<Node>,
+}
+
+impl Fat {
+    /// Makes a file system of nodes: the top first, and each directory before what is in it.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] with the path of what FAT cannot hold.
+    pub(crate) fn new(nodes: Vec<Node>, options: Options) -> Result<Self, Failure> {
+        let refused = |path: &[u8], why: &str| {
+            let (path, at) = (options.show(path), stage::quote(&options.at));
+            let why = format!("adding {path} to a FAT file system: {why}");
+            Failure::new(Code::Failed, why).hint(format!(
+                "remove it from the root, or give a layout in which {at} is on ext4"
+            ))
+        };
+        // By what FAT takes for the same name.
+        let mut names: HashMap<String, &[u8]> = HashMap::new();
+        for node in &nodes {
+            check(node).map_err(|why| refused(&node.path, &why))?;
+            if let Some(other) = names.insert(folded(&node.path), &node.path) {
+                let other = options.show(other);
+                let why = format!("its name differs from that of {other} in case only");
+                return Err(refused(&node.path, &why));
+            }
         }
-        if let Some(other) = names.insert(folded(&item.path), &item.path) {
-            let other = show(at, other);
-            let why = format!("its name differs from that of {other} in case only");
-            return Err(refused(at, &item.path, &why));
-        }
-    }
-    let mut directories: Vec<_> = directories(items).into_iter().collect();
-    directories.sort_unstable();
-    match directories.into_iter().find(|(_, bytes)| *bytes > MOST) {
-        Some((path, _)) => {
+        let mut directories: Vec<_> = directories(&nodes).into_iter().collect();
+        directories.sort_unstable();
+        if let Some((path, _)) = directories.into_iter().find(|(_, bytes)| *bytes > MOST) {
             let why = "it has more names than a directory of 2 MiB holds, which is FAT's largest";
-            Err(refused(at, path, why))
+            return Err(refused(path, why));
         }
-        None => Ok(()),
+        Ok(Self { options, nodes })
+    }
+
+    /// Returns how many clusters of that size the nodes need.
+    fn clusters(&self, cluster: u64) -> u64 {
+        let files = self.nodes.iter().map(|node| node.size().div_ceil(cluster));
+        let directories = directories(&self.nodes);
+        let directories = directories.values().map(|b| b.div_ceil(cluster).max(1));
+        files.sum::<u64>() + directories.sum::<u64>()
+    }
+
+    /// Returns the size of clusters for a partition of `size` bytes; `None` where the nodes do not fit, or it is too small
+    /// for FAT32.
+    fn cluster_for(&self, size: u64) -> Option<u64> {
+        CLUSTERS.into_iter().find(|cluster| {
+            capacity(size, *cluster).is_some_and(|has| has >= FEWEST.max(self.clusters(*cluster)))
+        })
+    }
+}
+
+impl FileSystem for Fat {
+    fn content(&self) -> u64 {
+        self.nodes.iter().map(Node::size).sum()
+    }
+
+    fn smallest(&self, spare: u64) -> Result<u64, Failure> {
+        let of = |cluster: u64| {
+            let need = (self.clusters(cluster) + spare.div_ceil(cluster)).max(FEWEST);
+            let mut size = (need * cluster).next_multiple_of(STEP);
+            while capacity(size, cluster).is_none_or(|has| has < need) {
+                size += STEP;
+            }
+            size
+        };
+        Ok(CLUSTERS.into_iter().map(of).min().unwrap_or(u64::MAX))
+    }
+
+    fn fits(&self, size: u64) -> bool {
+        self.cluster_for(size).is_some()
+    }
+
+    fn largest(&self) -> u64 {
+        LARGEST_SYSTEM
+    }
+
+    fn write(&self, to: &Region<'_>, tree: &Tree) -> Result<(), Failure> {
+        let cluster = self.cluster_for(to.size);
+        let cluster =
+            cluster.ok_or_else(|| Failure::new(Code::Failed, "the file system is full"))?;
+        let places = Places::new(self, to.size, cluster);
+        let boot = places.boot_sector(to.start)?;
+        let info = places.info_sector();
+        for copy in [0, 6] {
+            to.write(copy * SECTOR, &boot)?;
+            to.write((copy + 1) * SECTOR, &info)?;
+        }
+        let table = places.table();
+        for copy in 0..2 {
+            to.write((RESERVED + copy * places.table_sectors) * SECTOR, &table)?;
+        }
+        for (n, node) in self.nodes.iter().enumerate() {
+            let offset = places.offset(places.first[n]);
+            if node.kind == Kind::Directory {
+                to.write(offset, &places.directory(n))?;
+            } else {
+                let content = tree.open_content(node)?;
+                to.copy(&content, 0..content.size(), offset)?;
+                content.check_unchanged()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -65,48 +153,35 @@ fn folded(name: &[u8]) -> String {
     String::from_utf8_lossy(name).to_uppercase()
 }
 
-fn refused(at: &str, path: &[u8], why: &str) -> Failure {
-    let path = show(at, path);
-    Failure::new(
-        Code::Failed,
-        format!("putting {path} into a FAT file system: {why}"),
-    )
-    .hint(format!(
-        "remove it from the root, or give a layout in which {} is on ext4",
-        stage::quote(at)
-    ))
-}
-
-fn fits(item: &Item) -> Result<(), String> {
-    let what = match &item.what {
-        What::Directory => "",
-        What::File(size, _) if *size > LARGEST => "a file that is larger than 4 GiB",
-        What::File(..) => "",
-        What::Link(_) => "another name of a file, a hard link",
-        What::Symlink(_) => "a symbolic link",
-        What::Fifo => "a fifo",
-        What::Character(..) | What::Block(..) => "a device",
+/// Checks that FAT can hold a node, or says why not.
+fn check(node: &Node) -> Result<(), String> {
+    let what = match &node.kind {
+        Kind::File(content) if content.size() > LARGEST => "a file that is larger than 4 GiB",
+        Kind::Directory | Kind::File(_) => "",
+        Kind::HardLink(_) => "another name of a file, a hard link",
+        Kind::Symlink(_) => "a symbolic link",
+        Kind::Fifo => "a fifo",
+        Kind::Character(..) | Kind::Block(..) => "a device",
     };
     if !what.is_empty() {
         return Err(format!("it is {what}, which FAT does not have"));
     }
-    if (item.uid, item.gid) != (0, 0) {
+    if (node.uid, node.gid) != (0, 0) {
         return Err(format!(
             "it belongs to {}:{}, and FAT has no owners",
-            item.uid, item.gid
+            node.uid, node.gid
         ));
     }
-    if item.mode & 0o6000 != 0 {
+    if node.mode & 0o6000 != 0 {
         return Err("it has set-uid or set-gid, which FAT does not have".to_owned());
     }
-    if let Some((name, _)) = item.xattrs.first() {
+    if let Some((name, _)) = node.xattrs.first() {
         return Err(format!(
             "it has the extended attribute '{}', and FAT has none",
             String::from_utf8_lossy(name).escape_default()
         ));
     }
-    let name = item.path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-    let Ok(name) = std::str::from_utf8(name) else {
+    let Ok(name) = std::str::from_utf8(node.split_path().1) else {
         return Err("its name is not UTF-8".to_owned());
     };
     if let Some(c) = name
@@ -116,24 +191,24 @@ fn fits(item: &Item) -> Result<(), String> {
         return Err(format!("its name has '{}' in it", c.escape_default()));
     }
     if name.ends_with(['.', ' ']) || name.starts_with(' ') || name.encode_utf16().count() > 255 {
-        return Err("FAT has no place for its name".to_owned());
+        return Err("its name begins with a space, ends with a space or a dot, or is longer than 255 characters".to_owned());
     }
     Ok(())
 }
 
 /// Returns how many bytes each directory has.
-fn directories(items: &[Item]) -> HashMap<&[u8], u64> {
+fn directories(nodes: &[Node]) -> HashMap<&[u8], u64> {
     let mut bytes: HashMap<&[u8], u64> = HashMap::new();
-    for item in items {
+    for node in nodes {
         // The directory itself: '.' and '..', and in the top one a label.
-        if item.what == What::Directory {
-            *bytes.entry(&item.path).or_default() += if item.path.is_empty() { 32 } else { 64 };
+        if node.kind == Kind::Directory {
+            *bytes.entry(&node.path).or_default() += if node.path.is_empty() { 32 } else { 64 };
         }
-        if !item.path.is_empty() {
-            let (above, name) = split_path(&item.path);
+        if !node.path.is_empty() {
+            let (above, name) = node.split_path();
             let name = String::from_utf8_lossy(name);
             // One entry, and as many as the long name needs.
-            let long = match itself(&name) {
+            let long = match short_form(&name) {
                 Some(_) => 0,
                 None => name.encode_utf16().count().div_ceil(13) as u64,
             };
@@ -141,17 +216,6 @@ fn directories(items: &[Item]) -> HashMap<&[u8], u64> {
         }
     }
     bytes
-}
-
-/// Returns how many clusters of that size the items need.
-fn clusters(items: &[Item], cluster: u64) -> u64 {
-    let files = items.iter().map(|item| match item.what {
-        What::File(size, _) => size.div_ceil(cluster),
-        _ => 0,
-    });
-    let directories = directories(items);
-    let directories = directories.values().map(|b| b.div_ceil(cluster).max(1));
-    files.sum::<u64>() + directories.sum::<u64>()
 }
 
 /// Returns the sectors of each of the two tables: four bytes for each cluster and for two more. They are a multiple of eight,
@@ -168,93 +232,17 @@ fn capacity(size: u64, cluster: u64) -> Option<u64> {
     Some(data / (cluster / SECTOR))
 }
 
-/// Returns the size of clusters for a partition of `size` bytes; `None` where the items do not fit, or it is too small for
-/// FAT32.
-pub(crate) fn cluster_for(items: &[Item], size: u64) -> Option<u64> {
-    CLUSTERS.into_iter().find(|cluster| {
-        capacity(size, *cluster)
-            .is_some_and(|has| has >= FEWEST && has >= clusters(items, *cluster))
-    })
-}
-
-/// Returns the smallest size, a multiple of `step`, that holds the items and leaves `spare` bytes.
-pub(crate) fn smallest(items: &[Item], spare: u64, step: u64) -> u64 {
-    let of = |cluster: u64| {
-        let need = (clusters(items, cluster) + spare.div_ceil(cluster)).max(FEWEST);
-        let mut size = (need * cluster).next_multiple_of(step);
-        while capacity(size, cluster).is_none_or(|has| has < need) {
-            size += step;
-        }
-        size
-    };
-    CLUSTERS.into_iter().map(of).min().unwrap_or(u64::MAX)
-}
-
-/// What a volume is called.
-#[derive(Debug)]
-pub(crate) struct Volume<'a> {
-    pub(crate) serial: u32,
-    pub(crate) label: Option<&'a str>,
-    /// When it was made, in seconds since 1970.
-    pub(crate) time: i64,
-}
-
-/// Writes the file system at byte `base` of the image, where there are only zeros. `copy` writes what is in a file to an offset of
-/// the image.
-///
-/// # Errors
-///
-/// Those of `copy`, and when the image cannot be written.
-pub(crate) fn write<'a>(
-    items: &'a [Item],
-    at: &str,
-    volume: &Volume<'_>,
-    (image, base, size): (&File, u64, u64),
-    mut copy: impl FnMut(&'a Item, u64) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let doing = || format!("writing the FAT file system of {}", stage::quote(at));
-    let full = || Failure::new(Code::Failed, format!("{}: it is full", doing()));
-    let cluster = cluster_for(items, size).ok_or_else(full)?;
-    let places = Places::new(items, volume, size, cluster);
-    let put = |offset: u64, bytes: &[u8]| {
-        image
-            .write_all_at(bytes, base + offset)
-            .doing(Code::Os, doing)
-    };
-    let boot = places.boot_sector(volume, base);
-    let info = places.info_sector();
-    for copy in [0, 6] {
-        put(copy * SECTOR, &boot)?;
-        put((copy + 1) * SECTOR, &info)?;
-    }
-    let table = places.table();
-    for copy in 0..2 {
-        put((RESERVED + copy * places.table_sectors) * SECTOR, &table)?;
-    }
-    for (n, item) in items.iter().enumerate() {
-        let offset = places.offset(places.first[n]);
-        match &item.what {
-            What::File(0, _) => {}
-            What::File(..) => {
-                let doing = || format!("writing {}", show(at, &item.path));
-                copy(item, base + offset).map_err(|e| e.while_doing(doing()))?;
-            }
-            _ => put(offset, &places.directory(items, n, volume))?,
-        }
-    }
-    Ok(())
-}
-
 /// Where everything is.
 struct Places<'a> {
+    fs: &'a Fat,
     sectors: u64,
     cluster: u64,
     table_sectors: u64,
-    /// The first cluster of each item, or 0 where it has none.
+    /// The first cluster of each node, or 0 where it has none.
     first: Vec<u64>,
     /// How many clusters each has.
     count: Vec<u64>,
-    /// What is in each directory, by index.
+    /// What is in each directory.
     below: HashMap<&'a [u8], Vec<usize>>,
     index: HashMap<&'a [u8], usize>,
     /// The first cluster that is free.
@@ -262,35 +250,37 @@ struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    /// The items fit: see [`cluster_for`].
-    fn new(items: &'a [Item], volume: &Volume<'_>, size: u64, cluster: u64) -> Self {
+    /// The nodes fit: see [`Fat::cluster_for`].
+    fn new(fs: &'a Fat, size: u64, cluster: u64) -> Self {
         let mut below: HashMap<&[u8], Vec<usize>> = HashMap::new();
         let mut index = HashMap::new();
-        for (n, item) in items.iter().enumerate() {
-            index.insert(item.path.as_slice(), n);
-            if !item.path.is_empty() {
-                below.entry(split_path(&item.path).0).or_default().push(n);
+        for (n, node) in fs.nodes.iter().enumerate() {
+            index.insert(node.path.as_slice(), n);
+            if !node.path.is_empty() {
+                below.entry(node.split_path().0).or_default().push(n);
             }
         }
         let sectors = size / SECTOR;
         let mut places = Self {
+            fs,
             sectors,
             cluster,
             table_sectors: table(sectors, cluster),
-            first: vec![0; items.len()],
-            count: vec![0; items.len()],
+            first: Vec::new(),
+            count: Vec::new(),
             below,
             index,
             next: 2,
         };
-        for (n, item) in items.iter().enumerate() {
-            let bytes = match item.what {
-                What::File(size, _) => size,
-                _ => places.directory(items, n, volume).len() as u64,
+        let bytes = directories(&fs.nodes);
+        for node in &fs.nodes {
+            let count = match node.kind {
+                Kind::Directory => bytes[node.path.as_slice()].div_ceil(cluster).max(1),
+                _ => node.size().div_ceil(cluster),
             };
-            places.count[n] = bytes.div_ceil(cluster);
-            places.first[n] = if bytes == 0 { 0 } else { places.next };
-            places.next += places.count[n];
+            places.first.push(if count == 0 { 0 } else { places.next });
+            places.count.push(count);
+            places.next += count;
         }
         places
     }
@@ -301,40 +291,39 @@ impl<'a> Places<'a> {
         data + cluster.saturating_sub(2) * self.cluster
     }
 
-    fn boot_sector(&self, volume: &Volume<'_>, base: u64) -> Vec<u8> {
+    fn boot_sector(&self, start: u64) -> Result<Vec<u8>, Failure> {
+        let options = &self.fs.options;
         let mut raw = vec![0; 512];
-        let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, b"\xeb\x58\x90mkdisk  ");
-        put(11, &le16(SECTOR));
-        put(13, &le16(self.cluster / SECTOR)[..1]);
-        put(14, &le16(RESERVED));
-        put(16, &[2]); // tables
-        put(21, &[0xf8]); // a fixed disk
-        put(24, &le16(63)); // a geometry, which nobody asks for any more
-        put(26, &le16(255));
-        put(28, &le32(base / SECTOR)); // sectors before the partition
-        put(32, &le32(self.sectors));
-        put(36, &le32(self.table_sectors));
-        put(44, &le32(2)); // the top directory's cluster
-        put(48, &le16(1)); // the information sector
-        put(50, &le16(6)); // the copy of this sector
-        put(64, &[0x80, 0, 0x29]);
-        put(67, &volume.serial.to_le_bytes());
-        put(71, &label(volume.label.unwrap_or("NO NAME")));
-        put(82, b"FAT32   ");
-        put(510, &[0x55, 0xaa]);
-        raw
+        raw.put(0, b"\xeb\x58\x90mkdisk  ");
+        raw.le16(11, SECTOR);
+        raw.put(13, &[(self.cluster / SECTOR) as u8]);
+        raw.le16(14, RESERVED);
+        raw.put(16, &[2]); // tables
+        raw.put(21, &[0xf8]); // a fixed disk
+        raw.le16(24, 63); // a geometry, which nobody asks for any more
+        raw.le16(26, 255);
+        raw.le32(28, (start / SECTOR).min(u32::MAX.into())); // sectors before the partition
+        raw.le32(32, self.sectors);
+        raw.le32(36, self.table_sectors);
+        raw.le32(44, 2); // the top directory's cluster
+        raw.le16(48, 1); // the information sector
+        raw.le16(50, 6); // the copy of this sector
+        raw.put(64, &[0x80, 0, 0x29]);
+        raw.le32(67, options.number()? as u64);
+        raw.put(71, &label(options.label.as_deref().unwrap_or("NO NAME")));
+        raw.put(82, b"FAT32   ");
+        raw.put(510, &[0x55, 0xaa]);
+        Ok(raw)
     }
 
     fn info_sector(&self) -> Vec<u8> {
         let all = (self.sectors - RESERVED - 2 * self.table_sectors) / (self.cluster / SECTOR);
         let mut raw = vec![0; 512];
-        let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, b"RRaA");
-        put(484, b"rrAa");
-        put(488, &le32(all + 2 - self.next));
-        put(492, &le32(self.next));
-        put(510, &[0x55, 0xaa]);
+        raw.put(0, b"RRaA");
+        raw.put(484, b"rrAa");
+        raw.le32(488, all + 2 - self.next);
+        raw.le32(492, self.next);
+        raw.put(510, &[0x55, 0xaa]);
         raw
     }
 
@@ -347,50 +336,44 @@ impl<'a> Places<'a> {
                 table.push(if n + 1 == *count { END } else { first + n + 1 });
             }
         }
-        table.into_iter().flat_map(le32).collect()
+        let bytes = |n: u64| n.to_le_bytes().into_iter().take(4);
+        table.into_iter().flat_map(bytes).collect()
     }
 
     /// Returns the entries of a directory.
-    fn directory(&self, items: &[Item], n: usize, volume: &Volume<'_>) -> Vec<u8> {
-        let item = &items[n];
+    fn directory(&self, n: usize) -> Vec<u8> {
+        let (nodes, options) = (&self.fs.nodes, &self.fs.options);
+        let node = &nodes[n];
         let mut raw = Vec::new();
-        if item.path.is_empty() {
-            if let Some(text) = volume.label {
-                raw.extend(entry(&label(text), 0x08, 0, 0, volume.time));
+        if node.path.is_empty() {
+            if let Some(text) = &options.label {
+                raw.extend(entry(&label(text), 0x08, 0, 0, options.time.cast_signed()));
             }
         } else {
             // The top directory is called 0 here, whatever its cluster.
-            let above = split_path(&item.path).0;
+            let above = node.split_path().0;
             let above = self.index.get(above).filter(|_| !above.is_empty());
             let above = above.map_or(0, |n| self.first[*n]);
-            raw.extend(entry(b".          ", 0x10, self.first[n], 0, item.mtime));
-            raw.extend(entry(b"..         ", 0x10, above, 0, item.mtime));
+            raw.extend(entry(b".          ", 0x10, self.first[n], 0, node.mtime));
+            raw.extend(entry(b"..         ", 0x10, above, 0, node.mtime));
         }
-        let below = self.below.get(item.path.as_slice());
+        let below = self.below.get(node.path.as_slice());
         let below = || below.into_iter().flatten();
-        let names = below().map(|n| split_path(&items[*n].path).1);
-        let mut shorts = ShortNames::new(names);
-        for below in below() {
-            let (name, item) = (split_path(&items[*below].path).1, &items[*below]);
-            let name = String::from_utf8_lossy(name);
+        let mut shorts = ShortNames::new(below().map(|n| nodes[*n].split_path().1));
+        for n in below() {
+            let node = &nodes[*n];
+            let name = String::from_utf8_lossy(node.split_path().1);
             let short = shorts.of(&name);
-            if itself(&name).is_none() {
+            if short_form(&name).is_none() {
                 raw.extend(long_name(&name, &short));
             }
-            let (kind, size) = match item.what {
-                What::File(size, _) => (0x20, size),
-                _ => (0x10, 0),
+            let kind = if node.kind == Kind::Directory {
+                0x10
+            } else {
+                0x20
             };
-            raw.extend(entry(&short, kind, self.first[*below], size, item.mtime));
+            raw.extend(entry(&short, kind, self.first[*n], node.size(), node.mtime));
         }
-        if raw.is_empty() {
-            raw.push(0);
-        }
-        raw.resize(
-            raw.len()
-                .next_multiple_of(usize::try_from(self.cluster).unwrap_or(512)),
-            0,
-        );
         raw
     }
 }
@@ -399,17 +382,16 @@ impl<'a> Places<'a> {
 fn entry(name: &[u8; 11], attributes: u8, cluster: u64, size: u64, time: i64) -> [u8; 32] {
     let (date, time) = date_time(time);
     let mut raw = [0; 32];
-    let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0, name);
-    put(11, &[attributes]);
+    raw.put(0, name);
+    raw.put(11, &[attributes]);
     for (time_at, date_at) in [(14, 16), (22, 24)] {
-        put(time_at, &time.to_le_bytes());
-        put(date_at, &date.to_le_bytes());
+        raw.le16(time_at, time);
+        raw.le16(date_at, date);
     }
-    put(18, &date.to_le_bytes()); // last accessed
-    put(20, &le16(cluster >> 16));
-    put(26, &le16(cluster & 0xffff));
-    put(28, &le32(size));
+    raw.le16(18, date); // last accessed
+    raw.le16(20, cluster >> 16);
+    raw.le16(26, cluster);
+    raw.le32(28, size);
     raw
 }
 
@@ -432,7 +414,7 @@ impl ShortNames {
 
     /// Returns a file's: its name where it is one, else one that no other file has.
     fn of(&mut self, name: &str) -> [u8; 11] {
-        if let Some(short) = itself(name) {
+        if let Some(short) = short_form(name) {
             return short;
         }
         let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -458,7 +440,7 @@ impl ShortNames {
 }
 
 /// Returns a name as a name of eight and three characters, where it is one.
-fn itself(name: &str) -> Option<[u8; 11]> {
+fn short_form(name: &str) -> Option<[u8; 11]> {
     let fits = |text: &str, most: usize| {
         let plain = |b: u8| {
             b.is_ascii_uppercase() || b.is_ascii_digit() || b"_-~!#$%&'()@^{}`".contains(&b)
@@ -520,16 +502,8 @@ fn label(text: &str) -> [u8; 11] {
     padded
 }
 
-fn le16(n: u64) -> [u8; 2] {
-    u16::try_from(n).unwrap_or(u16::MAX).to_le_bytes()
-}
-
-fn le32(n: u64) -> [u8; 4] {
-    u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes()
-}
-
 /// Returns a date and a time as FAT has them: from 1980 to 2107, in steps of two seconds, and of no time zone; ours are UTC.
-fn date_time(seconds: i64) -> (u16, u16) {
+fn date_time(seconds: i64) -> (u64, u64) {
     const FIRST: i64 = 315_532_800;
     const LAST: i64 = 4_354_819_199;
     let seconds = seconds.clamp(FIRST, LAST);
@@ -546,80 +520,91 @@ fn date_time(seconds: i64) -> (u16, u16) {
     let date = (year - 1980) << 9 | month << 5 | day;
     let (hours, minutes, twos) = (second / 3600, second / 60 % 60, second % 60 / 2);
     let time = hours << 11 | minutes << 5 | twos;
-    let small = |n: i64| u16::try_from(n).unwrap_or_default();
-    (small(date), small(time))
+    (date.cast_unsigned(), time.cast_unsigned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::Body;
+    use crate::node::{Content, RootFile, Seen};
+    use indicatif::ProgressBar;
     use std::io::Read;
+    use std::path::Path;
     use std::process::Command;
 
-    fn item(path: &str, what: What) -> Item {
-        Item {
-            path: path.as_bytes().to_vec(),
-            what,
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
+    fn node(path: &str, kind: Kind) -> Node {
+        Node {
             mtime: 1_700_000_000,
-            xattrs: Vec::new(),
+            ..Node::new(path.as_bytes(), kind)
         }
     }
 
-    fn file(path: &str, size: u64) -> Item {
-        item(path, What::File(size, Body::Made(Vec::new())))
+    /// A file that has its path in it, and sevens.
+    fn file(path: &str, size: u64) -> Node {
+        if size > 1 << 30 {
+            let seen = Seen::of(&rustix::fs::stat("/").unwrap());
+            let (path, sparse) = (path.into(), false);
+            let root = RootFile {
+                path,
+                size,
+                sparse,
+                seen,
+            };
+            return node("large", Kind::File(Content::Root(root)));
+        }
+        let mut text = Vec::new();
+        let content = path.as_bytes().chain(std::io::repeat(7));
+        content.take(size).read_to_end(&mut text).unwrap();
+        node(path, Kind::File(Content::Text(text)))
     }
 
-    fn sample() -> Vec<Item> {
-        let mut items = vec![item("", What::Directory), item("dtbs", What::Directory)];
-        items.extend(
+    fn fat(nodes: &[Node]) -> Fat {
+        Fat::new(nodes.to_vec(), options()).unwrap()
+    }
+
+    fn options() -> Options {
+        Options {
+            at: "/boot".to_owned(),
+            uuid: "1A2B-3C4D".to_owned(),
+            seed: [0; 16],
+            label: Some("BOOT".to_owned()),
+            time: 1_700_000_000,
+        }
+    }
+
+    fn sample() -> Vec<Node> {
+        let mut nodes = vec![node("", Kind::Directory), node("dtbs", Kind::Directory)];
+        nodes.extend(
             (0..300).map(|n| file(&format!("dtbs/rather-long-name-of-a-board-{n}.dtb"), n * 40)),
         );
-        items.push(file("Image", 5_000_000));
-        items.push(file("UPPER.TXT", 0));
-        items.push(file("initramfs-linux.img", 1 << 20));
-        items
+        nodes.push(file("Image", 5_000_000));
+        nodes.push(file("UPPER.TXT", 0));
+        nodes.push(file("initramfs-linux.img", 1 << 20));
+        nodes
     }
 
-    /// Writes them; each file has its path in it, and sevens.
-    fn written(items: &[Item], size: u64) -> tempfile::NamedTempFile {
+    fn written(fat: &Fat, size: u64) -> tempfile::NamedTempFile {
         let image = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         image.as_file().set_len(size).unwrap();
-        let volume = Volume {
-            serial: 0x1a2b_3c4d,
-            label: Some("BOOT"),
-            time: 1_700_000_000,
+        let to = Region {
+            image: image.as_file(),
+            start: 0,
+            size,
+            bar: &ProgressBar::hidden(),
         };
-        let place = (image.as_file(), 0, size);
-        write(items, "/boot", &volume, place, |item, offset| {
-            let What::File(size, _) = item.what else {
-                panic!("{item:?}");
-            };
-            let mut content = Vec::new();
-            item.path
-                .chain(std::io::repeat(7))
-                .take(size)
-                .read_to_end(&mut content)
-                .unwrap();
-            image
-                .as_file()
-                .write_all_at(&content, offset)
-                .doing(Code::Os, || "")
-        })
-        .unwrap();
+        fat.write(&to, &crate::tree::tests::tree(Path::new("/var/tmp")))
+            .unwrap();
         image
     }
 
     #[test]
     fn fsck_and_mtools_find_what_was_put_in_at_the_smallest_size() {
-        let items = sample();
+        let nodes = sample();
         for spare in [0, 200 << 20] {
-            let size = smallest(&items, spare, 1 << 20);
-            assert!(cluster_for(&items, size).is_some());
-            let image = written(&items, size);
+            let fat = fat(&nodes);
+            let size = fat.smallest(spare).unwrap();
+            assert!(fat.fits(size));
+            let image = written(&fat, size);
             fsck(&image);
             let out = Command::new("mdir")
                 .args(["-/", "-b", "-i"])
@@ -695,56 +680,58 @@ mod tests {
             let count = 1 + next(5);
             names.push((0..count).map(|_| parts[next(parts.len())]).collect());
         }
-        let mut items = vec![item("", What::Directory), item("A b~1", What::Directory)];
+        let mut nodes = vec![node("", Kind::Directory), node("A b~1", Kind::Directory)];
         for name in &names {
             for path in [name.clone(), format!("A b~1/{name}")] {
                 let size = path.len() as u64;
-                items.push(file(&path, size));
-                if check(&items, "/boot").is_err() {
-                    items.pop();
+                nodes.push(file(&path, size));
+                if Fat::new(nodes.clone(), options()).is_err() {
+                    nodes.pop();
                 }
             }
         }
-        assert!(items.len() > 300, "{}", items.len());
-        let image = written(&items, smallest(&items, 0, 1 << 20));
+        assert!(nodes.len() > 300, "{}", nodes.len());
+        let fat = fat(&nodes);
+        let image = written(&fat, fat.smallest(0).unwrap());
         fsck(&image);
-        for item in items.iter().filter(|i| i.what != What::Directory) {
-            let path = std::str::from_utf8(&item.path).unwrap();
-            assert_eq!(mtools("mtype", &image, path), item.path, "{path}");
+        for node in nodes.iter().filter(|n| n.kind != Kind::Directory) {
+            let path = std::str::from_utf8(&node.path).unwrap();
+            assert_eq!(mtools("mtype", &image, path), node.path, "{path}");
         }
     }
 
     #[test]
     fn a_directory_of_more_than_fat_has_is_refused() {
         // With '.' and '..' it has 65536 entries: as many as there can be. Long names have two.
-        let mut items = vec![item("", What::Directory), item("D", What::Directory)];
-        items.extend((0..65_530).map(|n| file(&format!("D/{n:X}"), 0)));
-        items.extend([file("D/x", 0), file("D/y", 0)]);
-        check(&items, "/boot").unwrap();
-        let image = written(&items, smallest(&items, 0, 1 << 20));
+        let mut nodes = vec![node("", Kind::Directory), node("D", Kind::Directory)];
+        nodes.extend((0..65_530).map(|n| file(&format!("D/{n:X}"), 0)));
+        nodes.extend([file("D/x", 0), file("D/y", 0)]);
+        let fat = fat(&nodes);
+        let image = written(&fat, fat.smallest(0).unwrap());
         fsck(&image);
         let said = mtools("mdir", &image, "D");
         assert!(String::from_utf8_lossy(&said).contains("65534 files"));
-        for more in [file("D/Z", 0), file("D/z", 0), item("D/Z", What::Directory)] {
-            items.push(more);
-            let failure = check(&items, "/boot").unwrap_err();
-            let begins = "putting '/boot/D' into a FAT file system: it has more names than";
+        for more in [file("D/Z", 0), file("D/z", 0), node("D/Z", Kind::Directory)] {
+            nodes.push(more);
+            let failure = Fat::new(nodes.clone(), options()).unwrap_err();
+            let begins = "adding '/boot/D' to a FAT file system: it has more names than";
             assert!(failure.message.starts_with(begins), "{failure}");
-            items.pop();
+            nodes.pop();
         }
         // The top has no '.' and '..', and may have a label.
-        let mut items = vec![item("", What::Directory)];
-        items.extend((0..65_535).map(|n| file(&format!("{n:X}"), 0)));
-        check(&items, "/boot").unwrap();
-        items.push(file("Z", 0));
-        check(&items, "/boot").unwrap_err();
+        let mut nodes = vec![node("", Kind::Directory)];
+        nodes.extend((0..65_535).map(|n| file(&format!("{n:X}"), 0)));
+        Fat::new(nodes.clone(), options()).unwrap();
+        nodes.push(file("Z", 0));
+        Fat::new(nodes.clone(), options()).unwrap_err();
     }
 
     #[test]
     fn the_image_depends_on_nothing_but_what_is_in_it() {
-        let items = sample();
-        let size = smallest(&items, 0, 1 << 20);
-        let read = || std::fs::read(written(&items, size).path()).unwrap();
+        let nodes = sample();
+        let fat = fat(&nodes);
+        let size = fat.smallest(0).unwrap();
+        let read = || std::fs::read(written(&fat, size).path()).unwrap();
         assert!(read() == read());
     }
 
@@ -755,30 +742,30 @@ mod tests {
             let Some(has) = capacity(size, cluster).filter(|has| *has >= FEWEST) else {
                 continue;
             };
-            let full = [item("", What::Directory), file("x", (has - 1) * cluster)];
-            assert_eq!(clusters(&full, cluster), has);
+            let full = fat(&[node("", Kind::Directory), file("x", (has - 1) * cluster)]);
+            assert_eq!(full.clusters(cluster), has);
             written(&full, size);
             let more = [
-                item("", What::Directory),
+                node("", Kind::Directory),
                 file("x", (has - 1) * cluster + 1),
             ];
-            assert_eq!(cluster_for(&more, size), None);
+            assert!(!fat(&more).fits(size));
         }
     }
 
     #[test]
     fn what_fat_cannot_hold_is_refused() {
-        let owned = |uid, mode, xattrs| Item {
+        let owned = |uid, mode, xattrs| Node {
             uid,
             mode,
             xattrs,
             ..file("x", 1)
         };
         for (bad, why) in [
-            (item("l", What::Symlink(b"x".to_vec())), "a symbolic link"),
-            (item("l", What::Link(0)), "a hard link"),
-            (item("l", What::Fifo), "a fifo"),
-            (item("l", What::Block(1, 1)), "a device"),
+            (node("l", Kind::Symlink(b"x".to_vec())), "a symbolic link"),
+            (node("l", Kind::HardLink(0)), "a hard link"),
+            (node("l", Kind::Fifo), "a fifo"),
+            (node("l", Kind::Block(1, 1)), "a device"),
             (file("large", 1 << 32), "larger than 4 GiB"),
             (owned(5, 0, Vec::new()), "belongs to 5:0"),
             (owned(0, 0o4755, Vec::new()), "set-uid"),
@@ -788,16 +775,16 @@ mod tests {
             ),
             (file("a/b:c", 1), "':' in it"),
             (file("a\nb", 1), "in it"),
-            (file("a.", 1), "no place"),
-            (file("a ", 1), "no place"),
+            (file("a.", 1), "a dot"),
+            (file("a ", 1), "ends with a space"),
             (file("IMAGE", 1), "in case only"),
         ] {
-            let items = [item("", What::Directory), file("Image", 1), bad];
-            let failure = check(&items, "/boot").unwrap_err();
+            let nodes = vec![node("", Kind::Directory), file("Image", 1), bad];
+            let failure = Fat::new(nodes.clone(), options()).unwrap_err();
             assert!(failure.message.contains(why), "{failure}");
-            assert!(failure.message.starts_with("putting '/boot/"), "{failure}");
+            assert!(failure.message.starts_with("adding '/boot/"), "{failure}");
         }
-        check(&sample(), "/boot").unwrap();
+        fat(&sample());
     }
 
     #[test]

@@ -1,21 +1,28 @@
-//! The judges of what this library writes: e2fsck(8), debugfs(8), resize2fs(8), and the kernel where it may be asked.
+//! What e2fsck(8), debugfs(8), resize2fs(8) and the kernel say of the file systems.
 
-#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
-
-use ext4::{BLOCK, Kind, Meta, NodeId, Options, Plan, Tree};
-use std::collections::HashMap;
+use super::Ext4;
+use super::geometry::BLOCK;
+use super::plan::Plan;
+use crate::filesystem::{FileSystem, Options, Region};
+use crate::node::{Content, Kind, Node};
+use crate::rules::Rules;
+use crate::tree::Tree;
+use indicatif::ProgressBar;
 use std::fs::File;
-use std::io::{Cursor, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::io::Read;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const OPTIONS: fn() -> Options = || Options {
-    uuid: *b"0123456789abcdef",
-    hash_seed: *b"fedcba9876543210",
-    label: "judged".to_owned(),
-    time: 1_700_000_000,
-};
+fn options() -> Options {
+    Options {
+        at: "/".to_owned(),
+        uuid: "30313233-3435-3637-3839-616263646566".to_owned(),
+        seed: *b"fedcba9876543210",
+        label: Some("judged".to_owned()),
+        time: 1_700_000_000,
+    }
+}
 
 /// Offsets and lengths.
 type Pieces = &'static [(u64, u64)];
@@ -32,31 +39,31 @@ const SPARSE: [(&str, usize, Pieces); 5] = [
     ("hole-only", 300_000, &[]),
     (
         "holes",
-        300_000,
+        900_000,
         &[
             (1, 1),
-            (10_000, 1),
-            (50_000, 1),
-            (90_000, 1),
-            (130_000, 1),
-            (170_000, 1),
+            (100_000, 1),
+            (250_000, 1),
+            (400_000, 1),
+            (550_000, 1),
+            (700_000, 1),
         ],
     ),
 ];
 
-/// A tree, and what is in its files.
+/// A tree, and the directory that has its files with holes.
 struct Sample {
-    tree: Tree,
-    content: HashMap<NodeId, Vec<u8>>,
+    nodes: Vec<Node>,
+    directory: tempfile::TempDir,
 }
 
-fn meta(permissions: u16) -> Meta {
-    Meta {
-        permissions,
+fn node(path: &str, mode: u32, kind: Kind) -> Node {
+    Node {
+        mode,
         uid: 70_000,
         gid: 12,
         mtime: 1_600_000_000,
-        xattrs: Vec::new(),
+        ..Node::new(path.as_bytes(), kind)
     }
 }
 
@@ -65,101 +72,88 @@ fn bytes(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n / 7 % 251) as u8).collect()
 }
 
+/// What is in a file that has data at these offsets, each of these many bytes, and holes around it.
+fn sparse_bytes(size: usize, pieces: &[(u64, u64)]) -> Vec<u8> {
+    let mut content = vec![0; size];
+    for (at, length) in pieces {
+        content[*at as usize..(at + length) as usize].fill(b'x');
+    }
+    content
+}
+
 impl Sample {
     fn new() -> Self {
-        let tree = Tree::new(Meta {
-            permissions: 0o755,
-            ..Meta::default()
-        });
         Self {
-            tree: tree.unwrap(),
-            content: HashMap::new(),
+            nodes: vec![Node::new(b"", Kind::Directory)],
+            directory: tempfile::tempdir_in("/var/tmp").unwrap(),
         }
     }
 
-    fn file(&mut self, parent: NodeId, name: &str, meta: Meta, content: Vec<u8>) -> NodeId {
-        let size = content.len() as u64;
-        let node = self
-            .tree
-            .add(parent, name.as_bytes(), meta, Kind::File(size))
-            .unwrap();
-        self.content.insert(node, content);
-        node
+    fn file(&mut self, path: &str, mode: u32, content: Vec<u8>) -> &mut Node {
+        let kind = Kind::File(Content::Text(content));
+        self.nodes.push(node(path, mode, kind));
+        self.nodes.last_mut().unwrap()
     }
 
-    /// A file that has data at these offsets, each of these many bytes, and holes around it.
-    fn sparse(&mut self, parent: NodeId, name: &str, size: usize, pieces: &[(u64, u64)]) -> NodeId {
-        let mut content = vec![0; size];
+    fn sparse(&mut self, path: &str, size: usize, pieces: &[(u64, u64)]) {
+        let name = path.replace('/', "_");
+        let file = File::create(self.directory.path().join(&name)).unwrap();
+        file.set_len(size as u64).unwrap();
         for (at, length) in pieces {
-            content[*at as usize..(at + length) as usize].fill(b'x');
+            file.write_all_at(&vec![b'x'; *length as usize], *at)
+                .unwrap();
         }
-        let node = self.file(parent, name, meta(0o644), content);
-        self.tree.set_data(node, pieces);
-        node
+        let rules = Rules::new(&[], &[], None).unwrap();
+        let found = self.tree().walk(&rules).unwrap().nodes;
+        let found = found.into_iter().find(|n| n.path == name.as_bytes());
+        self.nodes.push(node(path, 0o644, found.unwrap().kind));
     }
 
-    fn other(&mut self, parent: NodeId, name: &str, kind: Kind) -> NodeId {
-        self.tree
-            .add(parent, name.as_bytes(), meta(0o755), kind)
-            .unwrap()
+    fn other(&mut self, path: &str, kind: Kind) -> usize {
+        self.nodes.push(node(path, 0o755, kind));
+        self.nodes.len() - 1
     }
 
     /// All kinds of files, and the sizes at which something changes.
     fn of_everything() -> Self {
         let mut all = Self::new();
-        let root = all.tree.root();
-        let usr = all.other(root, "usr", Kind::Directory);
+        all.other("usr", Kind::Directory);
         for (n, size) in [0, 1, 4095, 4096, 4097, 3 << 20].into_iter().enumerate() {
-            all.file(usr, &format!("file{n}"), meta(0o644), bytes(size));
+            all.file(&format!("usr/file{n}"), 0o644, bytes(size));
         }
         let mut holes = bytes(64 << 10);
         holes[8192..40960].fill(0);
-        all.file(usr, "zeros-inside", meta(0o600), holes);
-        all.file(usr, "empty-inside", meta(0o600), vec![0; 50_000]);
+        all.file("usr/zeros-inside", 0o600, holes);
+        all.file("usr/empty-inside", 0o600, vec![0; 50_000]);
         for (name, size, pieces) in SPARSE {
-            all.sparse(usr, name, size, pieces);
+            all.sparse(&format!("usr/{name}"), size, pieces);
         }
-        let many = all.other(usr, "many", Kind::Directory);
+        all.other("usr/many", Kind::Directory);
         for n in 0..1500 {
-            all.file(
-                many,
-                &format!("a-rather-long-name-{n:05}"),
-                meta(0o644),
-                bytes(n % 3),
-            );
+            let path = format!("usr/many/a-rather-long-name-{n:05}");
+            all.file(&path, 0o644, bytes(n % 3));
         }
         for n in 0..300 {
-            all.other(many, &format!("directory{n}"), Kind::Directory);
+            all.other(&format!("usr/many/directory{n}"), Kind::Directory);
         }
-        let program = all.file(usr, "sudo", meta(0o4755), b"#!/bin/sh\n".to_vec());
-        all.tree.link(many, b"sudoedit", program).unwrap();
-        all.tree.link(root, b"visudo", program).unwrap();
+        all.file("usr/sudo", 0o4755, b"#!/bin/sh\n".to_vec());
+        let program = all.nodes.len() - 1;
+        all.other("usr/many/sudoedit", Kind::HardLink(program));
+        all.other("visudo", Kind::HardLink(program));
         for length in [1, 59, 60, 61, 4095] {
             let target = "t".repeat(length).into_bytes();
-            all.other(root, &format!("link{length}"), Kind::Symlink(target));
+            all.other(&format!("link{length}"), Kind::Symlink(target));
         }
-        all.other(root, "null", Kind::CharacterDevice(1, 3));
-        all.other(root, "large", Kind::CharacterDevice(1000, 70_000));
-        all.other(root, "loop0", Kind::BlockDevice(7, 0));
-        all.other(root, "fifo", Kind::Fifo);
-        all.other(root, "socket", Kind::Socket);
-        all.other(root, &"n".repeat(255), Kind::Directory);
-        let with = |xattrs: &[(&str, Vec<u8>)]| Meta {
-            xattrs: xattrs
-                .iter()
-                .map(|(name, value)| (name.as_bytes().to_vec(), value.clone()))
-                .collect(),
-            ..meta(0o755)
-        };
+        all.other("null", Kind::Character(1, 3));
+        all.other("large", Kind::Character(1000, 70_000));
+        all.other("loop0", Kind::Block(7, 0));
+        all.other("fifo", Kind::Fifo);
+        all.other(&"n".repeat(255), Kind::Directory);
         let capability = vec![
             1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
-        all.file(
-            usr,
-            "ping",
-            with(&[("security.capability", capability)]),
-            bytes(9),
-        );
+        all.file("usr/ping", 0o755, bytes(9)).xattrs =
+            vec![(b"security.capability".to_vec(), capability)];
         // user::rwx, user:1000:r--, group::r-x, mask::r-x, other::r-x
         let mut acl = 2u32.to_le_bytes().to_vec();
         for (tag, permissions, id) in [
@@ -173,36 +167,42 @@ impl Sample {
             acl.extend(permissions.to_le_bytes());
             acl.extend(id.to_le_bytes());
         }
-        let attributes = [
-            ("system.posix_acl_access", acl),
-            ("user.long", bytes(1000)),
-            ("user.empty", Vec::new()),
-            ("user.a", b"1".to_vec()),
+        all.file("usr/attributes", 0o755, bytes(5000)).xattrs = vec![
+            (b"system.posix_acl_access".to_vec(), acl),
+            (b"user.long".to_vec(), bytes(1000)),
+            (b"user.empty".to_vec(), Vec::new()),
+            (b"user.a".to_vec(), b"1".to_vec()),
         ];
-        all.file(usr, "attributes", with(&attributes), bytes(5000));
         all
     }
 
-    fn write(&self, path: &Path, blocks: u64) {
-        let options = OPTIONS();
-        let plan = Plan::new(&self.tree, &options, blocks).unwrap();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .unwrap();
-        file.set_len(blocks * BLOCK).unwrap();
-        plan.write(&file, 0, |node| Ok(Cursor::new(&self.content[&node])))
-            .unwrap();
+    fn tree(&self) -> Tree {
+        crate::tree::tests::tree(self.directory.path())
     }
 
+    fn ext4(&self) -> Ext4 {
+        Ext4::new(self.nodes.clone(), options(), &self.tree()).unwrap()
+    }
+
+    fn write(&self, path: &Path, blocks: u64) {
+        let file = File::create_new(path).unwrap();
+        file.set_len(blocks * BLOCK).unwrap();
+        let to = Region {
+            image: &file,
+            start: 0,
+            size: blocks * BLOCK,
+            bar: &ProgressBar::hidden(),
+        };
+        self.ext4().write(&to, &self.tree()).unwrap();
+    }
+
+    /// The smallest number of blocks that leaves so many.
     fn smallest(&self, spare: u64) -> u64 {
-        Plan::smallest(&self.tree, &OPTIONS(), spare, 256).unwrap()
+        self.ext4().smallest(spare * BLOCK).unwrap() / BLOCK
     }
 }
 
-/// Runs a judge, and returns what it says. Fails where that is not success.
+/// Runs a program on the image, and returns what it says. Fails where that is not success.
 fn run(program: &str, args: &[&str], path: &Path) -> String {
     let path_of_tools = "/usr/sbin:/sbin:/usr/bin:/bin";
     let output = Command::new(program)
@@ -263,13 +263,13 @@ fn e2fsck_has_nothing_to_say_whatever_the_size() {
 #[test]
 fn the_smallest_size_is_the_smallest() {
     let sample = Sample::of_everything();
-    let options = OPTIONS();
+    let ext4 = sample.ext4();
     for spare in [0, 1000, 100_000] {
         let smallest = sample.smallest(spare);
-        let plan = Plan::new(&sample.tree, &options, smallest).unwrap();
+        let plan = Plan::new(&ext4, smallest).unwrap();
         assert!(plan.free_blocks() >= spare);
-        let below = Plan::new(&sample.tree, &options, smallest - 256);
-        assert!(below.is_err() || below.unwrap().free_blocks() < spare);
+        let below = Plan::new(&ext4, smallest - 256);
+        assert!(below.is_none_or(|plan| plan.free_blocks() < spare));
     }
 }
 
@@ -350,24 +350,73 @@ fn debugfs_finds_every_byte_and_attribute() {
 }
 
 #[test]
+fn what_ext4_cannot_hold_is_refused() {
+    let long = "x".repeat(256);
+    for bad in [
+        node(&long, 0, Kind::Fifo),
+        node("usr", 0, Kind::Fifo),
+        node("lost+found", 0, Kind::Fifo),
+        node("fifo/x", 0, Kind::Fifo),
+        node("m", 0, Kind::Symlink(Vec::new())),
+        node("m", 0, Kind::Symlink(vec![b'x'; 4096])),
+        node("m", 0, Kind::Character(4096, 0)),
+        node("m", 0, Kind::Block(0, 1 << 20)),
+    ] {
+        let mut sample = Sample::new();
+        sample.other("usr", Kind::Directory);
+        sample.other("fifo", Kind::Fifo);
+        sample.nodes.push(bad);
+        Ext4::new(sample.nodes.clone(), options(), &sample.tree()).unwrap_err();
+    }
+    for mtime in [-(1 << 31) - 1, 1 << 34, i64::MIN, i64::MAX] {
+        let mut sample = Sample::new();
+        sample.nodes[0].mtime = mtime;
+        Ext4::new(sample.nodes.clone(), options(), &sample.tree()).unwrap_err();
+    }
+}
+
+#[test]
+fn a_file_has_at_most_65000_names() {
+    let mut sample = Sample::new();
+    let first = sample.other("0", Kind::Fifo);
+    for n in 1..65_000 {
+        sample.other(&n.to_string(), Kind::HardLink(first));
+    }
+    sample.ext4();
+    sample.other("65000", Kind::HardLink(first));
+    Ext4::new(sample.nodes.clone(), options(), &sample.tree()).unwrap_err();
+}
+
+#[test]
+fn a_directory_with_too_many_links_has_one() {
+    let (_guard, path) = scratch();
+    let mut sample = Sample::new();
+    for n in 0..65_000 {
+        sample.other(&n.to_string(), Kind::Directory);
+    }
+    sample.write(&path, sample.smallest(0));
+    let said = run("debugfs", &["-R", "stat /"], &path);
+    assert!(said.contains("Links: 1 "), "{said}");
+}
+
+#[test]
 fn a_file_that_changes_is_noticed() {
     let mut sample = Sample::new();
-    let root = sample.tree.root();
-    let node = sample.file(root, "file", meta(0o644), bytes(5000));
-    let options = OPTIONS();
-    let plan = Plan::new(&sample.tree, &options, 2000).unwrap();
-    for length in [4999, 5001] {
-        let file = tempfile::tempfile().unwrap();
-        let error = plan.write(&file, 0, |_| Ok(Cursor::new(bytes(length))));
-        assert!(
-            matches!(error, Err(ext4::WriteError::Changed(n)) if n == node),
-            "{length}"
-        );
-    }
+    sample.sparse("file", 100_000, &[(0, 5)]);
+    let ext4 = sample.ext4();
+    std::fs::write(sample.directory.path().join("file"), "other").unwrap();
     let file = tempfile::tempfile().unwrap();
-    let fails = || std::io::Error::other("no");
-    let error = plan.write::<File>(&file, 0, |_| Err(fails()));
-    assert!(matches!(error, Err(ext4::WriteError::Reading(..))));
+    let to = Region {
+        image: &file,
+        start: 0,
+        size: 2000 * BLOCK,
+        bar: &ProgressBar::hidden(),
+    };
+    let message = ext4.write(&to, &sample.tree()).unwrap_err().message;
+    assert!(
+        message.ends_with("the file changed while it was read"),
+        "{message}"
+    );
 }
 
 /// Nothing but zeros, so that it takes no room.
@@ -375,24 +424,13 @@ fn a_file_that_changes_is_noticed() {
 fn a_file_over_many_groups_has_a_block_of_extents() {
     let (_guard, path) = scratch();
     let mut sample = Sample::new();
-    let root = sample.tree.root();
-    let size = 1_500_000_001;
-    let node = sample
-        .tree
-        .add(root, b"large", meta(0o644), Kind::File(size))
-        .unwrap();
-    let options = OPTIONS();
-    let blocks = sample.smallest(0);
-    let plan = Plan::new(&sample.tree, &options, blocks).unwrap();
-    let file = File::create(&path).unwrap();
-    file.set_len(blocks * BLOCK).unwrap();
-    plan.write(&file, 0, |n| {
-        assert_eq!(n, node);
-        let zeros = tempfile::tempfile()?;
-        zeros.set_len(size)?;
-        Ok(zeros)
-    })
-    .unwrap();
+    sample.sparse("large", 1_500_000_001, &[]);
+    let Kind::File(Content::Root(file)) = &mut sample.nodes[1].kind else {
+        panic!("no file");
+    };
+    // Its holes are not kept.
+    file.sparse = false;
+    sample.write(&path, sample.smallest(0));
     fsck(&path);
     let said = run("debugfs", &["-R", "stat /large"], &path);
     assert!(said.contains("(ETB0)"), "{said}");
@@ -404,19 +442,19 @@ fn a_file_over_many_groups_has_a_block_of_extents() {
 fn a_file_with_thousands_of_holes_takes_no_blocks_for_them() {
     let (guard, path) = scratch();
     let mut sample = Sample::new();
-    let root = sample.tree.root();
-    let size = 70 << 20;
-    let pieces: Vec<_> = (0..4000).map(|n| (n * 16_384 + 5000, 5)).collect();
-    let node = sample.sparse(root, "sparse", size, &pieces);
+    let size = 300 << 20;
+    let pieces: Vec<_> = (0..4000).map(|n| (n * 73_728 + 5000, 5)).collect();
+    sample.sparse("sparse", size, &pieces);
     let blocks = sample.smallest(0);
     assert!(blocks < 8000, "{blocks} blocks, without a hole");
     sample.write(&path, blocks);
     fsck(&path);
     let said = run("debugfs", &["-R", "stat /sparse"], &path);
-    // 4000 of data, 12 leaves and one block above them.
+    // 4001 of data, as the first piece begins near the start of the file; 12 leaves and one block above them.
     assert!(
-        said.contains(&format!("Blockcount: {}", 4013 * 8)),
-        "{said}"
+        said.contains(&format!("Blockcount: {}", 4014 * 8)),
+        "{}",
+        said.lines().take(5).collect::<String>()
     );
     let to = guard.path().join("dumped");
     run(
@@ -424,7 +462,7 @@ fn a_file_with_thousands_of_holes_takes_no_blocks_for_them() {
         &["-R", &format!("dump /sparse {}", to.display())],
         &path,
     );
-    assert!(std::fs::read(&to).unwrap() == sample.content[&node]);
+    assert!(std::fs::read(&to).unwrap() == sparse_bytes(size, &pieces));
 }
 
 /// The kernel mounts the image in a namespace of its own and changes it, and what it leaves is clean. Only root can
@@ -471,7 +509,7 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
     );
     assert_eq!((sudo.nlink(), sudo.mtime()), (3, 1_600_000_000));
     assert_eq!(stat("visudo").ino(), sudo.ino());
-    assert!(stat("fifo").file_type().is_fifo() && stat("socket").file_type().is_socket());
+    assert!(stat("fifo").file_type().is_fifo());
     assert_eq!(stat("large").rdev(), rustix::fs::makedev(1000, 70_000));
     assert_eq!(stat("null").rdev(), rustix::fs::makedev(1, 3));
     for length in [1, 59, 60, 61, 4095] {
@@ -486,13 +524,7 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
     }
     for (name, size, pieces) in SPARSE {
         let read = std::fs::read(out.join("usr").join(name)).unwrap();
-        let is = |n: usize| {
-            pieces
-                .iter()
-                .any(|(at, length)| (*at..at + length).contains(&(n as u64)))
-        };
-        let expected: Vec<u8> = (0..size).map(|n| if is(n) { b'x' } else { 0 }).collect();
-        assert!(read == expected, "{name}");
+        assert!(read == sparse_bytes(size, pieces), "{name}");
     }
     let attribute = |file: &str, name: &str| {
         let mut value = vec![0; 4096];

@@ -1,9 +1,9 @@
 //! A directory's blocks: names in order, none of them over a block's end (kernel: `ext4/directory.rst`, linear).
 
-use crate::BLOCK;
-use crate::checksum::chain;
-use crate::field::{Fields, low16};
-use crate::tree::Kind;
+use super::checksum::chain;
+use super::geometry::BLOCK;
+use crate::bytes::Fields;
+use crate::node::Kind;
 
 /// Bytes of an entry without its name, and of the one at a block's end that has the checksum.
 const ENTRY: usize = 8;
@@ -33,7 +33,8 @@ pub(crate) fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
 pub(crate) struct Entry<'a> {
     pub(crate) inode: u32,
     pub(crate) name: &'a [u8],
-    pub(crate) kind: &'a Kind,
+    /// Its type, as a directory says it (`filetype`).
+    pub(crate) kind: u8,
 }
 
 /// Returns a directory's blocks, `count` of them: with names left empty beyond what there is. `seed` is the inode's.
@@ -67,37 +68,39 @@ fn block(entries: &[&Entry<'_>], seed: u32) -> Vec<u8> {
         } else {
             length
         };
-        block.le32(at, entry.inode);
-        block.le16(at + 4, low16(record as u64));
+        block.le32(at, entry.inode.into());
+        block.le16(at + 4, record as u64);
         block.put(
             at + 6,
             &[
                 u8::try_from(entry.name.len()).unwrap_or_default(),
-                type_of(entry.kind),
+                entry.kind,
             ],
         );
         block.put(at + ENTRY, entry.name);
         at += record;
     }
     if entries.is_empty() {
-        block.le16(4, low16(ROOM as u64));
+        block.le16(4, ROOM as u64);
     }
     let sum = chain(seed, &block[..ROOM]);
-    block.le16(ROOM + 4, low16(TAIL as u64));
+    block.le16(ROOM + 4, TAIL as u64);
     block.put(ROOM + 7, &[0xde]);
-    block.le32(ROOM + 8, sum);
+    block.le32(ROOM + 8, sum.into());
     block
 }
 
-/// The type of a file as a directory says it (`filetype`).
-fn type_of(kind: &Kind) -> u8 {
+/// The type of a directory.
+pub(crate) const DIRECTORY: u8 = 2;
+
+/// Returns the type of a file.
+pub(crate) fn type_of(kind: &Kind) -> u8 {
     match kind {
-        Kind::File(_) => 1,
-        Kind::Directory => 2,
-        Kind::CharacterDevice(..) => 3,
-        Kind::BlockDevice(..) => 4,
+        Kind::File(_) | Kind::HardLink(_) => 1,
+        Kind::Directory => DIRECTORY,
+        Kind::Character(..) => 3,
+        Kind::Block(..) => 4,
         Kind::Fifo => 5,
-        Kind::Socket => 6,
         Kind::Symlink(_) => 7,
     }
 }
@@ -116,18 +119,18 @@ mod tests {
                 Entry {
                     inode: 2,
                     name: b".",
-                    kind: &Kind::Directory,
+                    kind: DIRECTORY,
                 },
                 Entry {
                     inode: 2,
                     name: b"..",
-                    kind: &Kind::Directory,
+                    kind: DIRECTORY,
                 },
             ];
             entries.extend(names.iter().map(|name| Entry {
                 inode: 12,
                 name,
-                kind: &Kind::Fifo,
+                kind: 5,
             }));
             let expected = blocks(names.iter().map(Vec::as_slice));
             let all = encode(&entries, expected, 0);

@@ -4,8 +4,10 @@
 //! superblock, of all group descriptors and the blocks reserved for more of these; then come its two bitmaps and its part
 //! of the inodes; the rest is for files.
 
-use crate::BLOCK;
 use std::ops::Range;
+
+/// Bytes in a block.
+pub(crate) const BLOCK: u64 = 4096;
 
 /// Blocks in a group.
 pub(crate) const PER_GROUP: u64 = 8 * BLOCK;
@@ -16,6 +18,9 @@ pub(crate) const INODE: u64 = 256;
 
 /// The first inode that is not reserved: `lost+found`.
 pub(crate) const FIRST_INODE: u32 = 11;
+
+/// The inode of the journal.
+pub(crate) const JOURNAL: u32 = 8;
 
 /// Block numbers in a block.
 pub(crate) const ADDRESSES: u64 = BLOCK / 4;

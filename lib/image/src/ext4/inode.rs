@@ -1,10 +1,10 @@
 //! An inode of 256 bytes (kernel: `ext4/inodes.rst`), and the extents that say where its blocks are (`ext4/ifork.rst`).
 
-use crate::BLOCK;
-use crate::allocate::{Allocator, Run};
-use crate::checksum::chain;
-use crate::field::{Fields, low16, low32};
-use crate::geometry::INODE;
+use super::allocate::{Allocator, Run};
+use super::checksum::chain;
+use super::geometry::BLOCK;
+use super::geometry::INODE;
+use crate::bytes::Fields;
 
 /// Bytes behind an inode's own fields, which end with the project's id.
 pub(crate) const BEHIND: usize = INODE as usize - 160;
@@ -53,26 +53,26 @@ impl Inode {
     /// Encodes it as inode `number`. `seed` is the file system's.
     pub(crate) fn encode(&self, number: u32, seed: u32) -> [u8; INODE as usize] {
         let mut raw = [0; INODE as usize];
-        raw.le16(0x00, self.mode);
-        raw.le16(0x02, low16(u64::from(self.uid)));
-        raw.le32(0x04, low32(self.size));
+        raw.le16(0x00, self.mode.into());
+        raw.le16(0x02, u64::from(self.uid));
+        raw.le32(0x04, self.size);
         let (mtime, mtime_high) = time(self.mtime);
         let (made, made_high) = time(self.made);
         for at in [0x08, 0x0c, 0x10] {
             raw.le32(at, mtime);
         }
-        raw.le16(0x18, low16(u64::from(self.gid)));
-        raw.le16(0x1a, self.links);
+        raw.le16(0x18, u64::from(self.gid));
+        raw.le16(0x1a, self.links.into());
         // In sectors of 512 bytes.
         let sectors = self.blocks * (BLOCK / 512);
-        raw.le32(0x1c, low32(sectors));
-        raw.le32(0x20, self.flags);
+        raw.le32(0x1c, sectors);
+        raw.le32(0x20, self.flags.into());
         raw.put(0x28, &self.fork);
-        raw.le32(0x68, low32(self.attributes));
-        raw.le32(0x6c, low32(self.size >> 32));
-        raw.le16(0x74, low16(sectors >> 32));
-        raw.le16(0x78, low16(u64::from(self.uid >> 16)));
-        raw.le16(0x7a, low16(u64::from(self.gid >> 16)));
+        raw.le32(0x68, self.attributes);
+        raw.le32(0x6c, self.size >> 32);
+        raw.le16(0x74, sectors >> 32);
+        raw.le16(0x78, u64::from(self.uid >> 16));
+        raw.le16(0x7a, u64::from(self.gid >> 16));
         raw.le16(0x80, 32); // bytes of the fields from here on
         for at in [0x84, 0x88, 0x8c] {
             raw.le32(at, mtime_high);
@@ -81,17 +81,17 @@ impl Inode {
         raw.le32(0x94, made_high);
         raw.put(INODE as usize - BEHIND, &self.behind);
         let sum = chain(self::seed(seed, number), &raw);
-        raw.le16(0x7c, low16(u64::from(sum)));
-        raw.le16(0x82, low16(u64::from(sum >> 16)));
+        raw.le16(0x7c, u64::from(sum));
+        raw.le16(0x82, u64::from(sum >> 16));
         raw
     }
 }
 
 /// Splits a time into the low 32 bits of its seconds and the field with the two bits that are above those.
-fn time(seconds: i64) -> (u32, u32) {
-    let low = low32(seconds.cast_unsigned());
+fn time(seconds: i64) -> (u64, u64) {
+    let low = seconds as u32;
     let epoch = (seconds - i64::from(low.cast_signed())) >> 32;
-    (low, low32((epoch & 3).cast_unsigned()))
+    (low.into(), (epoch & 3).cast_unsigned())
 }
 
 /// Blocks of a file, from its block `first` on. What lies between two of these is a hole.
@@ -152,13 +152,13 @@ impl Extents {
                 fill(&mut block, IN_BLOCK, entries, depth);
                 let end = EXTENT * (IN_BLOCK + 1);
                 let sum = chain(seed, &block[..end]);
-                block.le32(end, sum);
+                block.le32(end, sum.into());
                 blocks.push((*at, block));
                 // The file's block that it begins with, and where it is.
                 let mut entry = [0; EXTENT];
                 entry.put(0, &entries[0][..4]);
-                entry.le32(4, low32(*at));
-                entry.le16(8, low16(*at >> 32));
+                entry.le32(4, *at);
+                entry.le16(8, *at >> 32);
                 above.push(entry);
             }
             (level, depth) = (above, depth + 1);
@@ -172,19 +172,19 @@ impl Extents {
 fn extent(extent: &Extent) -> [u8; EXTENT] {
     let Extent { first, run } = extent;
     let mut raw = [0; EXTENT];
-    raw.le32(0, low32(*first));
-    raw.le16(4, low16(run.length));
-    raw.le16(6, low16(run.begin >> 32));
-    raw.le32(8, low32(run.begin));
+    raw.le32(0, *first);
+    raw.le16(4, run.length);
+    raw.le16(6, run.begin >> 32);
+    raw.le32(8, run.begin);
     raw
 }
 
 /// Puts a header and its entries into a table that has room for `most`.
 fn fill(table: &mut [u8], most: usize, entries: &[[u8; EXTENT]], depth: u16) {
     table.le16(0, 0xf30a);
-    table.le16(2, low16(entries.len() as u64));
-    table.le16(4, low16(most as u64));
-    table.le16(6, depth);
+    table.le16(2, entries.len() as u64);
+    table.le16(4, most as u64);
+    table.le16(6, depth.into());
     for (n, entry) in entries.iter().enumerate() {
         table.put(EXTENT * (n + 1), entry);
     }
@@ -193,7 +193,7 @@ fn fill(table: &mut [u8], most: usize, entries: &[[u8; EXTENT]], depth: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::geometry::Geometry;
+    use crate::ext4::geometry::Geometry;
 
     #[test]
     fn times_beyond_32_bits_have_two_more() {

@@ -1,6 +1,6 @@
 //! Giving out blocks: one after the other, over the groups' own.
 
-use crate::geometry::Geometry;
+use super::geometry::Geometry;
 
 /// Blocks that lie behind each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,9 @@
 //! Extended attributes on the disk (kernel: `ext4/attributes.rst`): behind the inode where they fit, else in a block.
 
-use crate::checksum::chain;
-use crate::field::{Fields, low16, low32};
-use crate::tree::Unfit;
-use crate::{BLOCK, inode};
+use super::checksum::chain;
+use super::geometry::BLOCK;
+use super::inode::BEHIND;
+use crate::bytes::Fields;
 
 /// The namespaces, and the numbers that stand for them. The ACLs are names of their own.
 const SPACES: [(&[u8], u8); 6] = [
@@ -15,7 +15,7 @@ const SPACES: [(&[u8], u8); 6] = [
     (b"system.", 7),
 ];
 
-const MAGIC: u32 = 0xea02_0000;
+const MAGIC: u64 = 0xea02_0000;
 
 /// Bytes of a block's header, and of an entry without its name.
 const HEADER: usize = 32;
@@ -37,7 +37,7 @@ struct Attribute<'a> {
 }
 
 /// Encodes attributes.
-pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, Unfit> {
+pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, String> {
     if xattrs.is_empty() {
         return Ok(Encoded::default());
     }
@@ -50,8 +50,8 @@ pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, Unfit> {
     let need: usize = attributes.iter().map(Attribute::length).sum();
     let mut encoded = Encoded::default();
     // Four bytes of zeros end the entries.
-    if 4 + need + 4 <= inode::BEHIND {
-        let mut inline = vec![0; inode::BEHIND];
+    if 4 + need + 4 <= BEHIND {
+        let mut inline = vec![0; BEHIND];
         inline.le32(0, MAGIC);
         fill(&mut inline, 4, 4, &attributes);
         encoded.inline = inline;
@@ -61,12 +61,10 @@ pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, Unfit> {
         block.le32(0, MAGIC);
         block.le32(4, 1); // files that use it
         block.le32(8, 1); // blocks
-        block.le32(12, hash);
+        block.le32(12, hash.into());
         encoded.block = Some(block);
     } else {
-        return Err(Unfit(
-            "extended attributes that take more than a block of 4 KiB".to_owned(),
-        ));
+        return Err("its extended attributes take more than a block of 4 KiB".to_owned());
     }
     Ok(encoded)
 }
@@ -82,9 +80,9 @@ fn fill(table: &mut [u8], begin: usize, base: usize, attributes: &[Attribute<'_>
         table.put(at, &[low8(a.name.len()), a.space]);
         // An empty value has no place.
         let offset = if a.value.is_empty() { 0 } else { end - base };
-        table.le16(at + 2, low16(offset as u64));
-        table.le32(at + 8, low32(a.value.len() as u64));
-        table.le32(at + 12, hash);
+        table.le16(at + 2, offset as u64);
+        table.le32(at + 8, a.value.len() as u64);
+        table.le32(at + 12, hash.into());
         table.put(at + ENTRY, a.name);
         table.put(end, &a.value);
         at += ENTRY + a.name.len().next_multiple_of(4);
@@ -99,22 +97,25 @@ fn low8(n: usize) -> u8 {
 /// Puts the checksum into a block that is to be block number `at`.
 pub(crate) fn seal(block: &mut [u8], seed: u32, at: u64) {
     let sum = chain(chain(seed, &at.to_le_bytes()), block);
-    block.le32(16, sum);
+    block.le32(16, sum.into());
 }
 
-fn attribute<'a>(name: &'a [u8], value: &[u8]) -> Result<Attribute<'a>, Unfit> {
+fn attribute<'a>(name: &'a [u8], value: &[u8]) -> Result<Attribute<'a>, String> {
     let shown = || String::from_utf8_lossy(name).escape_default().to_string();
     let (prefix, space) = SPACES
         .iter()
         .find(|(prefix, _)| name.starts_with(prefix))
-        .ok_or_else(|| Unfit(format!("the extended attribute '{}'", shown())))?;
+        .ok_or_else(|| format!("the extended attribute '{}' is not supported", shown()))?;
     let rest = &name[prefix.len()..];
     let acl = matches!(space, 2 | 3);
     if rest.len() > 255 || acl != rest.is_empty() {
-        return Err(Unfit(format!("the extended attribute '{}'", shown())));
+        return Err(format!(
+            "the extended attribute '{}' is not supported",
+            shown()
+        ));
     }
     let value = if acl {
-        acl_on_disk(value).ok_or_else(|| Unfit(format!("the malformed ACL '{}'", shown())))?
+        acl_on_disk(value).ok_or_else(|| format!("the ACL '{}' is malformed", shown()))?
     } else {
         value.to_owned()
     };
@@ -166,7 +167,7 @@ impl Attribute<'_> {
 mod tests {
     use super::*;
 
-    fn one(name: &str, length: usize) -> Result<Encoded, Unfit> {
+    fn one(name: &str, length: usize) -> Result<Encoded, String> {
         encode(&[(name.as_bytes().to_vec(), vec![7; length])])
     }
 
