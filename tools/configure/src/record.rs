@@ -1,13 +1,12 @@
-//! What is configured, for the document: `configured`. No password, no hash and no key is in it.
+//! What is configured, for the document: `configured`. It has no password, no hash and no key.
 
-use crate::plan::{Plan, merge};
+use crate::Args;
+use crate::accounts::Accounts;
+use crate::text::{merge, unique};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use stage::{Document, Failure};
 use std::collections::BTreeMap;
-
-/// The member's name.
-const KEY: &str = "configured";
 
 /// `configured`: what this run and those before it made of the root, and what this run changed for that.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
@@ -25,7 +24,7 @@ pub(crate) struct Configured {
     users: Vec<User>,
     /// `locked` or `password`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    root: Option<String>,
+    pub(crate) root: Option<String>,
     /// The group that may use sudo.
     #[serde(skip_serializing_if = "Option::is_none")]
     sudo: Option<String>,
@@ -33,14 +32,14 @@ pub(crate) struct Configured {
     units: Vec<String>,
     /// Mount points.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    fstab: Vec<String>,
+    pub(crate) fstab: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     mirrors: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     resolv_conf: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    first_boot_keyring: Vec<String>,
-    /// Paths in the root, by the step that changed them; of this run only.
+    pub(crate) first_boot_keyring: Vec<String>,
+    /// Paths in the root, by the item that changed them; of this run only.
     changed: Map<String, Value>,
 }
 
@@ -56,73 +55,55 @@ struct User {
     /// Whether a password was set.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     password: bool,
-    /// Whether keys of ssh were added.
+    /// Whether ssh keys were added.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ssh_key: bool,
 }
 
 impl Configured {
-    /// Reads what earlier runs said.
+    /// Reads what earlier runs recorded, and adds what this one is asked for: a single value replaces an earlier one,
+    /// locales, users and units are added.
     ///
     /// # Errors
     ///
     /// [`stage::Code::BadDocument`] where that is of another shape.
-    pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
-        Ok(document.view(KEY)?.unwrap_or_default())
-    }
-
-    /// Adds what this run did: a single value takes the place of an earlier one, locales, users and units come to them.
-    pub(crate) fn add(
-        &mut self,
-        plan: &Plan,
-        fstab: Vec<String>,
-        root: Option<String>,
-        changed: BTreeMap<String, Vec<String>>,
-    ) {
-        let replace = |old: &mut Option<String>, new: Option<String>| {
-            if new.is_some() {
-                *old = new;
-            }
-        };
-        let replace_all = |old: &mut Vec<String>, new: Vec<String>| {
-            if !new.is_empty() {
-                *old = new;
-            }
-        };
-        replace(&mut self.hostname, plan.hostname.clone());
-        replace(&mut self.timezone, plan.timezone.clone());
-        replace(&mut self.keymap, plan.keymap.clone());
-        replace(&mut self.root, root);
-        replace(&mut self.sudo, plan.sudo.then(|| "wheel".to_owned()));
-        // The first one is the machine's own.
-        let before = std::mem::replace(&mut self.locales, plan.locales.clone());
-        merge(&mut self.locales, before);
-        merge(&mut self.units, plan.units.clone());
-        replace_all(&mut self.fstab, fstab);
-        replace_all(&mut self.mirrors, plan.mirrors.clone());
-        let resolver = plan.resolver.as_ref().map(|r| r.words());
-        replace_all(&mut self.resolv_conf, resolver.unwrap_or_default());
-        replace_all(
-            &mut self.first_boot_keyring,
-            plan.first_boot_keyring.clone().unwrap_or_default(),
-        );
-        for (name, groups) in &plan.users {
-            merge(&mut self.user(name).groups, groups.clone());
-        }
-        for (name, shell) in &plan.shells {
-            self.user(name).shell = Some(shell.clone());
-        }
-        for (name, _) in plan.passwords.iter().chain(&plan.hashes) {
-            self.user(name).password = true;
-        }
-        for (name, _) in &plan.keys {
-            self.user(name).ssh_key = true;
+    pub(crate) fn of(
+        document: &Document,
+        args: &Args,
+        accounts: &Accounts,
+    ) -> Result<Self, Failure> {
+        let mut before: Self = document.view("configured")?.unwrap_or_default();
+        // The first locale is the machine's own.
+        let mut locales = unique(&args.locale);
+        merge(&mut locales, &before.locales);
+        merge(&mut before.units, &args.enable);
+        for (name, account) in &accounts.users {
+            let user = before.user(name);
+            merge(&mut user.groups, &account.groups);
+            user.shell = account.shell.clone().or(user.shell.take());
+            user.password |= account.secret.is_some();
+            user.ssh_key |= !account.keys.is_empty();
         }
         // What others put there has a dot in its name (reverse DNS notation), and stays.
-        self.changed.retain(|name, _| name.contains('.'));
-        for (name, paths) in changed {
-            self.changed.insert(name, json!(paths));
-        }
+        before.changed.retain(|name, _| name.contains('.'));
+        // What is left out here stays in the document.
+        Ok(Self {
+            hostname: args
+                .hostname
+                .as_ref()
+                .map(|n| n.0.clone())
+                .or(before.hostname),
+            locales,
+            timezone: args.timezone.as_ref().map(|z| z.0.clone()),
+            keymap: args.keymap.as_ref().map(|k| k.0.clone()),
+            users: before.users,
+            sudo: args.sudo.then(|| "wheel".to_owned()),
+            units: before.units,
+            mirrors: unique(&args.mirror),
+            resolv_conf: args.resolv_conf.as_ref().map_or(Vec::new(), |r| r.words()),
+            changed: before.changed,
+            ..Self::default()
+        })
     }
 
     fn user(&mut self, name: &str) -> &mut User {
@@ -137,9 +118,17 @@ impl Configured {
         &mut self.users[place]
     }
 
-    /// Writes it down.
-    pub(crate) fn record(&self, document: &mut Document) {
-        document.record_anew(KEY, &["changed"], self);
+    /// Writes it into the document, with what this run changed.
+    pub(crate) fn record(
+        mut self,
+        document: &mut Document,
+        changed: BTreeMap<String, Vec<String>>,
+    ) {
+        let changed = changed
+            .into_iter()
+            .map(|(name, paths)| (name, json!(paths)));
+        self.changed.extend(changed);
+        document.record_anew("configured", &["changed"], &self);
     }
 }
 
@@ -156,16 +145,21 @@ mod tests {
             "x",
         )
         .unwrap();
-        let mut configured = Configured::of(&document).unwrap();
-        let plan = Plan {
-            locales: vec!["en_US.UTF-8".into()],
-            users: vec![("ann".into(), vec!["video".into()])],
-            hashes: vec![("root".into(), "/f".into())],
-            ..Plan::default()
-        };
+        let args = [
+            "configure",
+            "--locale",
+            "en_US.UTF-8",
+            "--user",
+            "ann:video",
+        ];
+        let args = <Args as clap::Parser>::try_parse_from(args).unwrap();
+        let mut accounts = Accounts::of(&args).unwrap();
+        let root = accounts.users.entry("root".into()).or_default();
+        root.secret = Some(crate::secret::Secret::Hash("$6$a$b".into()));
+        let mut configured = Configured::of(&document, &args, &accounts).unwrap();
+        configured.root = Some("password".into());
         let changed = [("users".to_owned(), vec!["/etc/shadow".to_owned()])].into();
-        configured.add(&plan, vec![], Some("password".into()), changed);
-        configured.record(&mut document);
+        configured.record(&mut document, changed);
         assert_eq!(
             document.get("configured").unwrap(),
             &serde_json::json!({"hostname": "a", "locales": ["en_US.UTF-8", "de_DE.UTF-8"],
