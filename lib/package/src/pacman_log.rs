@@ -1,10 +1,9 @@
 //! What pacman did, from its log: `var/log/pacman.log`.
 //!
-//! pacman's exit status is 0 when every scriptlet failed, so the log is the only witness. A line is
-//! `[TIME] [WHO] TEXT`; libalpm writes as `ALPM`, what scriptlets and hooks print goes in as
-//! `ALPM-SCRIPTLET`, line by line, and the program writes as `PACMAN`. Packages choose what their
-//! scriptlets print, so the texts can hold terminal escapes and anything else; escape them before
-//! they are shown.
+//! pacman's exit status is 0 when every scriptlet failed, so only the log tells. A line is
+//! `[TIME] [WHO] TEXT`; libalpm writes as `ALPM`, and what scriptlets and hooks print is logged as
+//! `ALPM-SCRIPTLET`, line by line. Packages choose what their scriptlets print, so the texts can
+//! have terminal escapes; escape them before they are printed.
 
 /// The most bytes of a line that are kept.
 const LINE: usize = 4096;
@@ -13,19 +12,10 @@ const LINE: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// `[PACMAN] Running '…'`: a run of pacman begins.
-    Command {
-        /// The command line, without its quotes.
-        line: String,
-    },
     /// Packages are about to be changed.
     TransactionStarted,
     /// All packages have been changed; hooks may follow.
     TransactionCompleted,
-    /// Not all packages have been changed.
-    TransactionFailed,
-    /// A signal ended the transaction.
-    TransactionInterrupted,
     /// A package was installed.
     Installed {
         /// Its name.
@@ -75,16 +65,6 @@ pub enum Event {
         /// The line.
         line: String,
     },
-    /// libalpm warns.
-    Warning {
-        /// Of what.
-        message: String,
-    },
-    /// libalpm failed at something.
-    Error {
-        /// At what.
-        message: String,
-    },
     /// Anything else, also lines that have another form.
     Other,
 }
@@ -110,10 +90,6 @@ fn parse(line: &str) -> Option<Event> {
     match who {
         "ALPM" => alpm(text),
         "ALPM-SCRIPTLET" => Some(Event::ScriptletOutput { line: text.into() }),
-        "PACMAN" => {
-            let line = text.strip_prefix("Running '")?.strip_suffix('\'')?.into();
-            Some(Event::Command { line })
-        }
         _ => None,
     }
 }
@@ -122,25 +98,12 @@ fn alpm(text: &str) -> Option<Event> {
     match text {
         "transaction started" => return Some(Event::TransactionStarted),
         "transaction completed" => return Some(Event::TransactionCompleted),
-        "transaction failed" => return Some(Event::TransactionFailed),
-        "transaction interrupted" => return Some(Event::TransactionInterrupted),
         _ => {}
     }
     let (verb, rest) = text.split_once(' ')?;
-    match verb {
-        "running" => {
-            let name = rest.strip_prefix('\'')?.strip_suffix("'...")?.into();
-            return Some(Event::RunningHook { name });
-        }
-        "warning:" => {
-            let message = rest.into();
-            return Some(Event::Warning { message });
-        }
-        "error:" => {
-            let message = rest.into();
-            return Some(Event::Error { message });
-        }
-        _ => {}
+    if verb == "running" {
+        let name = rest.strip_prefix('\'')?.strip_suffix("'...")?.into();
+        return Some(Event::RunningHook { name });
     }
     let (name, version) = rest.split_once(" (")?;
     let (name, version) = (name.to_owned(), version.strip_suffix(')')?.to_owned());
@@ -190,9 +153,7 @@ mod tests {
         let (name, version) = package("gcc-libs", "13.2-1");
         let removed = Event::Removed { name, version };
         let expected = [
-            Event::Command {
-                line: "pacman -r /srv/root -Sy base".into(),
-            },
+            Event::Other,
             Event::Other,
             Event::TransactionStarted,
             installed,
@@ -211,12 +172,8 @@ mod tests {
             },
             reinstalled,
             removed,
-            Event::Warning {
-                message: "/etc/passwd installed as /etc/passwd.pacnew".into(),
-            },
-            Event::Error {
-                message: "could not extract usr/bin/x (No space left on device)".into(),
-            },
+            Event::Other,
+            Event::Other,
             Event::TransactionCompleted,
             Event::RunningHook {
                 name: "20-systemd-sysusers.hook".into(),
@@ -226,20 +183,6 @@ mod tests {
             },
         ];
         assert_eq!(events(log).collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn how_a_transaction_can_end() {
-        for (text, expected) in [
-            ("failed", Event::TransactionFailed),
-            ("interrupted", Event::TransactionInterrupted),
-            ("completed", Event::TransactionCompleted),
-            ("completed ", Event::Other),
-        ] {
-            // The time as pacman wrote it before 5.2.
-            let line = format!("[2014-01-19 10:00] [ALPM] transaction {text}");
-            assert_eq!(event(line.as_bytes()), expected, "{line}");
-        }
     }
 
     #[test]
@@ -259,6 +202,9 @@ mod tests {
             "[x] [ALPM] upgraded bash (1)",
             "[x] [ALPM] running 'x",
             "[x] [OTHER] transaction completed",
+            "[x] [ALPM] transaction completed ",
+            "[x] [ALPM] transaction failed",
+            "[x] [ALPM] transaction interrupted",
             "[x] [PACMAN] transaction completed",
             "[x] [PACMAN] Running x",
             "transaction completed",
