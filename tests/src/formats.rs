@@ -157,8 +157,6 @@ pub fn db(bytes: &[u8]) {
         assert!(name::is_name(&entry.name));
         assert!(name::is_version(&entry.version));
         assert!(name::is_filename(&entry.filename));
-        assert!(entry.base.as_deref().is_none_or(name::is_name));
-        assert!(entry.arch.as_deref().is_none_or(name::is_arch));
         assert!(entry.sha256.as_deref().is_none_or(digest::is_sha256));
         assert_eq!(entry.signature().is_some(), entry.pgpsig.is_some());
         assert!(seen.insert((&entry.name, &entry.version)), "twice");
@@ -284,7 +282,6 @@ pub fn localdb(text: &[u8]) {
     if let Ok(installed) = localdb::desc(text) {
         assert!(name::is_name(&installed.name));
         assert!(name::is_version(&installed.version));
-        assert!(installed.base.as_deref().is_none_or(name::is_name));
         assert!(installed.arch.as_deref().is_none_or(name::is_arch));
     }
     let lines = text.split(|b| *b == b'\n').count();

@@ -527,7 +527,7 @@ fn records(bench: &Bench) {
     bench.altered(&format!("{local}/{record}"), configure, line);
     fs::write(&nano, before).expect("ours");
     // Cut off, by a pacman that was killed.
-    let line = format!("verify: verifying '{record}': its record is cut off");
+    let line = format!("verify: verifying '{record}': its record is incomplete");
     let cut = |path: &Path| fs::remove_file(path.join("desc")).expect("ours");
     bench.altered(&format!("{local}/{record}"), cut, &line);
     let log = |path: &Path| {

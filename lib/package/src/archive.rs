@@ -1,7 +1,7 @@
-//! Taking members out of a package, `NAME-VERSION-ARCH.pkg.tar.*`, in one pass.
+//! Extracting members of a package, `NAME-VERSION-ARCH.pkg.tar.*`, in one pass.
 //!
-//! What comes out is not yet to be trusted: the archive's hash or signature covers all of it, and
-//! is known only when all of it has been read. Give a `&mut` of a
+//! What is extracted cannot be trusted yet: the archive's hash or signature covers all of it, and
+//! is known only when all of it has been read. Pass a `&mut` of a
 //! [`Sha256Reader`](crate::digest::Sha256Reader), drain it, compare, and then use the member.
 
 use crate::tape::{self, Head};
@@ -13,13 +13,13 @@ use tar::EntryType;
 
 const DOING: &str = "reading package archive";
 
-/// The largest package, decompressed: it bounds the time that a small bomb can take. The largest of
+/// The largest package, decompressed: it bounds the time that a decompression bomb takes. The largest of
 /// Arch's packages have 5 to 6 GiB.
 const TOTAL: u64 = 32 << 30;
 
 const BUFFER: usize = 64 << 10;
 
-/// What was extracted.
+/// An extracted member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its size.
@@ -90,7 +90,7 @@ pub fn extract_members(
         if !wanted.is_empty() {
             check(head, left)?;
             left -= head.size;
-            let bytes = tape::body(DOING, "bytes of member", data, head.size, head.size)?;
+            let bytes = tape::read_body(DOING, "bytes", data, head.size, head.size)?;
             for name in wanted {
                 missing.remove(name);
                 found.insert(name.to_owned(), bytes.clone());
@@ -110,10 +110,10 @@ pub fn extract_members(
     })
 }
 
-/// Refuses what is not a regular file of that size.
+/// Refuses a member that is not a regular file, or larger than `limit`.
 fn check(head: &Head, limit: u64) -> Result<()> {
     let doing = || format!("{DOING}: member '{}'", head.shown());
-    // makepkg tells bsdtar not to look for holes, so a sparse member is no package's.
+    // makepkg writes no sparse members.
     if head.kind != EntryType::Regular || head.sparse {
         let what = match head.kind {
             EntryType::Link => "a hard link",
@@ -123,14 +123,10 @@ fn check(head: &Head, limit: u64) -> Result<()> {
             _ => "a special file",
         };
         let reason = format!("{what}, not a regular file");
-        return Err(Error::malformed(doing(), reason));
+        return Err(Error::malformed(&doing(), reason));
     }
     if head.size > limit {
-        return Err(Error::TooLarge {
-            doing: doing(),
-            what: "bytes",
-            limit,
-        });
+        return Err(Error::too_large(&doing(), "bytes", limit));
     }
     Ok(())
 }
@@ -159,7 +155,7 @@ mod tests {
     use super::*;
     use crate::decompress::Format;
     use crate::digest::{Sha256Reader, sha256_hex};
-    use crate::testing::{FORMATS, Random, Tape, compress};
+    use crate::tests::{FORMATS, Random, Tape, compress};
     use std::io;
 
     const MEMBER: &str = "usr/bin/pacman-static";

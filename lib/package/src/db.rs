@@ -1,14 +1,14 @@
 //! Repository databases: `REPO.db`, a compressed tar of `NAME-VERSION/desc`.
 //!
 //! alpm-repo-desc(5) describes the file; repo-add(8) writes it, libalpm's be_sync.c reads it.
-//! Databases are usually not signed, so all that can be said of an entry is what a mirror says:
-//! where a package would be, and which hash and signature to hold it against.
+//! Databases are usually not signed, so an entry is only what a mirror says: where a package would be, and which hash and
+//! signature to compare it with.
 //!
-//! Like libalpm this ignores keys it does not know and does without those it can do without: the
-//! unsigned packages of a private repository have no `%PGPSIG%`, old databases no `%SHA256SUM%`.
+//! Like libalpm this ignores unknown keys and does without optional ones: the unsigned packages of a private repository have
+//! no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
 use crate::error::printable;
-use crate::sections::{self, Arity};
+use crate::sections::{self, Arity, checked};
 use crate::{Error, Result, digest, name, tape, version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -20,13 +20,10 @@ use tar::EntryType;
 
 const DOING: &str = "reading repository database";
 
-/// How much of memory a value takes besides its text, roughly.
+/// How much memory a value takes besides its text, roughly.
 const OVERHEAD: u64 = 48;
 
-/// One package, as a repository describes it.
-///
-/// Names, versions, architectures and file names have been checked against their alphabets
-/// ([`crate::name`]); the other texts are as they came, with what is not UTF-8 replaced.
+/// One package, as a repository describes it. All values have been checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// `%NAME%`
@@ -35,26 +32,14 @@ pub struct Entry {
     pub version: String,
     /// `%FILENAME%`: one path component, relative to the database.
     pub filename: String,
-    /// `%BASE%`
-    pub base: Option<String>,
-    /// `%ARCH%`
-    pub arch: Option<String>,
     /// `%CSIZE%`: the size of the package file.
     pub csize: Option<u64>,
-    /// `%ISIZE%`: the size of what is installed.
-    pub isize: Option<u64>,
     /// `%BUILDDATE%`, in seconds since 1970.
     pub built: Option<u64>,
     /// `%SHA256SUM%` of the package file, in lower case.
     pub sha256: Option<String>,
     /// `%PGPSIG%`: the detached signature in Base64. It is `FILENAME.sig`, byte for byte.
     pub pgpsig: Option<String>,
-    /// `%DEPENDS%`
-    pub depends: Vec<String>,
-    /// `%PROVIDES%`
-    pub provides: Vec<String>,
-    /// `%GROUPS%`
-    pub groups: Vec<String>,
 }
 
 impl Entry {
@@ -65,7 +50,7 @@ impl Entry {
     }
 }
 
-/// How much a database may have before it is refused.
+/// The limits above which a database is refused.
 ///
 /// The largest in use (Arch's extra) has about 15,000 entries and 32 MB; with file lists
 /// (`extra.files`) it comes near the gibibyte.
@@ -77,8 +62,7 @@ pub struct Limits {
     pub desc: u64,
     /// How many bytes when decompressed.
     pub total: u64,
-    /// How many bytes of memory for the entries, roughly. A list of empty words takes many times
-    /// the memory that its text has.
+    /// How many bytes of memory for the entries, roughly.
     pub kept: u64,
 }
 
@@ -98,20 +82,16 @@ impl Limits {
         if is <= limit {
             return Ok(());
         }
-        Err(Error::TooLarge {
-            doing: DOING.into(),
-            what,
-            limit,
-        })
+        Err(Error::too_large(DOING, what, limit))
     }
 }
 
-/// What a database has.
+/// The content of a database.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Database {
     /// The packages, in the database's order.
     pub entries: Vec<Entry>,
-    /// The entries that name no package that could be installed.
+    /// The entries that were left out as invalid.
     pub odd: Vec<Odd>,
 }
 
@@ -172,16 +152,16 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
         count += 1;
         Limits::check("entries", count, limits.entries)?;
         let doing = format!("{DOING}: member '{}'", head.shown());
-        let text = tape::body(&doing, "bytes", data, head.size, limits.desc)?;
+        let text = tape::read_body(&doing, "bytes", data, head.size, limits.desc)?;
         let entry = parse(&text).and_then(|entry| {
             // As libalpm: pacman looks an entry up by this directory.
             if directory != format!("{}-{}", entry.name, entry.version).as_bytes() {
-                return Err("%NAME% and %VERSION% are not its directory's".to_owned());
+                return Err("%NAME% and %VERSION% differ from its directory".to_owned());
             }
-            if !seen.insert(directory.to_vec()) {
-                return Err("a second one of this path".to_owned());
+            match seen.insert(directory.to_vec()) {
+                true => Ok(entry),
+                false => Err("another entry has this path".to_owned()),
             }
-            Ok(entry)
         });
         match entry {
             Ok(entry) => {
@@ -218,101 +198,71 @@ pub fn newest<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
 /// Returns how much memory an entry takes, roughly.
 fn weight(entry: &Entry) -> u64 {
     let one = [&entry.name, &entry.version, &entry.filename];
-    let maybe = [&entry.base, &entry.arch, &entry.sha256, &entry.pgpsig];
-    let lists = [&entry.depends, &entry.provides, &entry.groups];
-    one.into_iter()
-        .chain(maybe.into_iter().flatten())
-        .chain(lists.into_iter().flatten())
-        .map(|text| text.len() as u64 + OVERHEAD)
-        .sum()
+    let maybe = [&entry.sha256, &entry.pgpsig].into_iter().flatten();
+    let all = one.into_iter().chain(maybe);
+    all.map(|text| text.len() as u64 + OVERHEAD).sum()
 }
 
 /// Parses the text of a `desc`.
 fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
     let mut entry = Entry::default();
     let mut keys = HashSet::new();
+    let arity = |key: &[u8]| match key {
+        b"NAME" | b"VERSION" | b"FILENAME" | b"CSIZE" | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => {
+            Some(Arity::One)
+        }
+        _ => None,
+    };
     sections::read(text, arity, |key, value| {
-        let lossy = || String::from_utf8_lossy(value).into_owned();
-        let text = std::str::from_utf8(value).unwrap_or_default();
-        let checked = |good: bool| {
-            let bad = || {
-                let key = String::from_utf8_lossy(key);
-                format!("%{key}%: '{}' is refused", lossy())
-            };
-            if good {
-                Ok(text.to_owned())
-            } else {
-                Err(bad())
-            }
-        };
-        let number = || {
-            let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-            let number = text.parse().ok().filter(|_| good);
-            checked(number.is_some()).map(|_| number)
-        };
-        if arity(key) == Some(Arity::One) && !keys.insert(key) {
+        let checked = |good: fn(&str) -> bool| checked(key, value, good);
+        if !keys.insert(key) {
             return Err(format!("%{}% twice", String::from_utf8_lossy(key)));
         }
         match key {
-            b"NAME" => entry.name = checked(name::is_name(text))?,
-            b"VERSION" => entry.version = checked(name::is_version(text))?,
-            b"FILENAME" => entry.filename = checked(name::is_filename(text))?,
-            b"BASE" => entry.base = Some(checked(name::is_name(text))?),
-            b"ARCH" => entry.arch = Some(checked(name::is_arch(text))?),
-            b"CSIZE" => entry.csize = number()?,
-            b"ISIZE" => entry.isize = number()?,
-            b"BUILDDATE" => entry.built = text.parse().ok(),
+            b"NAME" => entry.name = checked(name::is_name)?,
+            b"VERSION" => entry.version = checked(name::is_version)?,
+            b"FILENAME" => entry.filename = checked(name::is_filename)?,
+            b"CSIZE" => entry.csize = checked(|text| number(text).is_some()).map(|t| number(&t))?,
+            b"BUILDDATE" => entry.built = std::str::from_utf8(value).ok().and_then(number),
             b"SHA256SUM" => {
-                let hash = checked(digest::is_sha256(text))?;
-                entry.sha256 = Some(hash.to_ascii_lowercase());
+                entry.sha256 = Some(checked(digest::is_sha256)?.to_ascii_lowercase());
             }
-            b"PGPSIG" => entry.pgpsig = Some(checked(decode_signature(text).is_some())?),
-            b"DEPENDS" => entry.depends.push(lossy()),
-            b"PROVIDES" => entry.provides.push(lossy()),
-            b"GROUPS" => entry.groups.push(lossy()),
-            _ => {}
+            _ => entry.pgpsig = Some(checked(|text| decode_signature(text).is_some())?),
         }
         Ok(())
     })?;
-    for (key, value) in [
+    sections::required(&[
         ("NAME", &entry.name),
         ("VERSION", &entry.version),
         ("FILENAME", &entry.filename),
-    ] {
-        if value.is_empty() {
-            return Err(format!("no %{key}%"));
-        }
-    }
+    ])?;
     Ok(entry)
 }
 
-/// Reads a detached signature as `%PGPSIG%` has it: Base64 on one line, as `base64 -w0` writes it for repo-add. Nothing is no
-/// signature.
+/// Parses digits, and nothing but digits.
+fn number(text: &str) -> Option<u64> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits)
+}
+
+/// Decodes a detached signature of `%PGPSIG%`: Base64 on one line, as `base64 -w0` writes it for repo-add. An empty one is
+/// invalid.
 #[must_use]
 pub fn decode_signature(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok().filter(|bytes| !bytes.is_empty())
 }
 
-/// Writes a detached signature as `%PGPSIG%` has it.
+/// Encodes a detached signature for `%PGPSIG%`.
 #[must_use]
 pub fn encode_signature(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
-}
-
-fn arity(key: &[u8]) -> Option<Arity> {
-    match key {
-        b"NAME" | b"VERSION" | b"FILENAME" | b"BASE" | b"ARCH" | b"CSIZE" | b"ISIZE"
-        | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => Some(Arity::One),
-        b"DEPENDS" | b"PROVIDES" | b"GROUPS" => Some(Arity::List),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::decompress::Format;
-    use crate::testing::{FORMATS, Tape, compress};
+    use crate::tests::{FORMATS, Tape, compress};
     use std::process::Command;
 
     const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
@@ -356,16 +306,10 @@ mod tests {
                 name: "bash".into(),
                 version: "5.2.15-2".into(),
                 filename: "bash-5.2.15-2-any.pkg.tar.xz".into(),
-                base: Some("bash".into()),
-                arch: Some("aarch64".into()),
                 csize: Some(1854),
-                isize: Some(9000),
                 built: Some(1_700_000_000),
                 sha256: Some(HASH.into()),
                 pgpsig: Some("iQEzBAAB+/8=".into()),
-                depends: vec!["readline>=7".into(), "glibc".into()],
-                provides: vec!["sh".into()],
-                groups: vec![],
             };
             assert_eq!(*bash, expected);
             // What repo-add writes for an unsigned package.
@@ -409,14 +353,12 @@ mod tests {
             read(&db[..], Limits::default()).unwrap(),
             Database::default()
         );
-        assert!(matches!(
-            read(&b""[..], Limits::default()),
-            Err(Error::Empty)
-        ));
+        let error = read(&b""[..], Limits::default()).unwrap_err();
+        assert!(error.to_string().ends_with("it is empty"));
     }
 
     #[test]
-    fn one_odd_entry_is_left_out_with_its_reason_and_the_others_stay() {
+    fn an_invalid_entry_is_left_out_with_its_reason() {
         let x = |more: &str| desc("x", "1-1", more);
         let replace = |a: &str, b: &str| x("").replace(a, b);
         let file = "x-1-1-any.pkg.tar.xz";
@@ -427,39 +369,29 @@ mod tests {
             (replace("%VERSION%", "%V%"), "no %VERSION%"),
             (replace("%FILENAME%", "%F%"), "no %FILENAME%"),
             (replace(file, ""), "no %FILENAME%"),
-            (
-                replace(file, "../../etc/passwd"),
-                "'../../etc/passwd' is refused",
-            ),
-            (replace(file, "/etc/passwd"), "'/etc/passwd' is refused"),
-            (replace(file, "a/b"), "'a/b' is refused"),
-            (replace(file, ".."), "'..' is refused"),
-            (replace(file, ".hidden"), "'.hidden' is refused"),
-            (replace(file, "-o"), "'-o' is refused"),
-            (replace(file, "a\u{1b}[2J"), "'a\\u{1b}[2J' is refused"),
-            (
-                replace("%NAME%\nx", "%NAME%\n-x"),
-                "%NAME%: '-x' is refused",
-            ),
-            (
-                replace("%NAME%\nx", "%NAME%\nx y"),
-                "%NAME%: 'x y' is refused",
-            ),
+            (replace(file, "../../etc/passwd"), ": '../../etc/passwd'"),
+            (replace(file, "/etc/passwd"), ": '/etc/passwd'"),
+            (replace(file, "a/b"), ": 'a/b'"),
+            (replace(file, ".."), ": '..'"),
+            (replace(file, ".hidden"), ": '.hidden'"),
+            (replace(file, "-o"), ": '-o'"),
+            (replace(file, "a\u{1b}[2J"), ": 'a\\u{1b}[2J'"),
+            (replace("%NAME%\nx", "%NAME%\n-x"), "invalid %NAME%: '-x'"),
+            (replace("%NAME%\nx", "%NAME%\nx y"), "invalid %NAME%: 'x y'"),
             (
                 replace("%VERSION%\n1-1", "%VERSION%\n1/1"),
-                "%VERSION%: '1/1' is refused",
+                "invalid %VERSION%: '1/1'",
             ),
-            (replace("%NAME%\nx", "%NAME%\ny"), "not its directory's"),
+            (replace("%NAME%\nx", "%NAME%\ny"), "its directory"),
             (
                 replace("%VERSION%\n1-1", "%VERSION%\n2-1"),
-                "not its directory's",
+                "differ from its directory",
             ),
-            (x("%SHA256SUM%\nabc\n"), "%SHA256SUM%: 'abc' is refused"),
-            (x("%PGPSIG%\na b\n"), "%PGPSIG%: 'a b' is refused"),
-            (x("%PGPSIG%\niQEzB\n"), "%PGPSIG%: 'iQEzB' is refused"),
-            (x("%CSIZE%\n-1\n"), "%CSIZE%: '-1' is refused"),
+            (x("%SHA256SUM%\nabc\n"), "invalid %SHA256SUM%: 'abc'"),
+            (x("%PGPSIG%\na b\n"), "invalid %PGPSIG%: 'a b'"),
+            (x("%PGPSIG%\niQEzB\n"), "invalid %PGPSIG%: 'iQEzB'"),
+            (x("%CSIZE%\n-1\n"), "invalid %CSIZE%: '-1'"),
             (x("%CSIZE%\n99999999999999999999\n"), "%CSIZE%: '9"),
-            (x("%ARCH%\n../x\n"), "%ARCH%: '../x' is refused"),
             (x("%NAME%\nx\n"), "%NAME% twice"),
         ];
         for (text, reason) in table {
@@ -485,7 +417,7 @@ mod tests {
     fn not_utf8() {
         let mut text = desc("x", "1-1", "%DESC%\n").into_bytes();
         text.extend(b"caf\xe9\n\n%DEPENDS%\na\xff\n");
-        assert_eq!(one(text).entries[0].depends, ["a\u{fffd}"]);
+        assert_eq!(one(text).entries.len(), 1);
         let text = desc("x", "1-1", "").into_bytes();
         for at in 0..text.len() {
             let mut bad = text.clone();
@@ -499,13 +431,11 @@ mod tests {
 
     #[test]
     fn values_that_look_like_keys() {
-        let text = desc("x", "1-1", "%DESC%\n%SHA256SUM%\nabc\n\n%BASE%\nb\n");
+        let text = desc("x", "1-1", "%DESC%\n%SHA256SUM%\nabc\n\n%CSIZE%\n7\n");
         let entry = &one(text).entries[0];
-        assert_eq!((&entry.sha256, entry.base.as_deref()), (&None, Some("b")));
+        assert_eq!((&entry.sha256, entry.csize), (&None, Some(7)));
         let text = desc("x", "1-1", "%DEPENDS%\n%PGPSIG%\nb\n");
-        let entry = &one(text).entries[0];
-        assert_eq!(entry.depends, ["%PGPSIG%", "b"]);
-        assert_eq!(entry.pgpsig, None);
+        assert_eq!(one(text).entries[0].pgpsig, None);
     }
 
     #[test]
@@ -546,8 +476,8 @@ mod tests {
                 "more than 2048 bytes decompressed",
             ),
             (
-                Limits { kept: 700, ..all },
-                "more than 700 bytes of entries",
+                Limits { kept: 400, ..all },
+                "more than 400 bytes of entries",
             ),
         ];
         for (limits, reason) in table {
@@ -558,7 +488,7 @@ mod tests {
 
     #[test]
     fn bombs() {
-        // Small when compressed, and much when decompressed: a file, what follows the end, a list.
+        // Small when compressed, and large when decompressed: a file, what follows the end.
         let limits = Limits {
             total: 1 << 20,
             kept: 1 << 20,
@@ -568,13 +498,11 @@ mod tests {
         let file = Tape::new().file("x-1-1/files", &zeros).done();
         let mut after = Tape::new().done();
         after.extend(&zeros);
-        let list = desc("x", "1-1", &format!("%DEPENDS%\n{}", "a\n".repeat(100_000)));
-        let list = Tape::new().file("x-1-1/desc", list).done();
-        for tar in [file, after, list] {
+        for tar in [file, after] {
             let db = compress(Format::Gzip, &tar);
             assert!(db.len() < 100_000);
             let e = read(&db[..], limits).unwrap_err();
-            assert!(matches!(e, Error::TooLarge { .. }), "{e}");
+            assert!(e.to_string().contains("more than"), "{e}");
         }
     }
 
@@ -672,16 +600,10 @@ mod tests {
                 name: "hello".into(),
                 version: "1:2.0-3".into(),
                 filename: package.into(),
-                base: Some("hello-base".into()),
-                arch: Some("any".into()),
                 csize: Some(bytes.len() as u64),
-                isize: Some(12),
                 built: Some(1_700_000_000),
                 sha256: Some(digest::sha256_hex(&bytes)),
                 pgpsig: None,
-                depends: vec!["glibc>=2".into()],
-                provides: vec!["hi".into()],
-                groups: vec!["g".into()],
             };
             assert_eq!(entries, [expected]);
         }

@@ -1,26 +1,18 @@
-//! SHA-256 of what passes.
+//! SHA-256 of what is read.
 
 use sha2::{Digest, Sha256};
 use stage::signal::Heeding;
-use std::fmt;
 use std::io::{self, Read};
 
 /// A reader that hashes what is read through it.
 ///
-/// One pass is enough: hash below the decompressor, [`drain`](Self::drain) what the decompressor
-/// did not need, compare [`finish`](Self::finish), and only then use what came out.
+/// One pass is enough: hash below the decompressor, [`drain`](Self::drain) what the decompressor did not read, compare
+/// [`finish`](Self::finish), and only then use the result.
+#[derive(Debug)]
 pub struct Sha256Reader<R> {
     inner: Heeding<R>,
     hash: Sha256,
     bytes: u64,
-}
-
-impl<R> fmt::Debug for Sha256Reader<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sha256Reader")
-            .field("bytes", &self.bytes)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<R: Read> Sha256Reader<R> {
@@ -35,7 +27,7 @@ impl<R: Read> Sha256Reader<R> {
 
     /// Reads to the end, and returns how many bytes that were.
     ///
-    /// There is no limit: put a [`Read::take`] below where the sender is not trusted to end.
+    /// There is no limit: put a [`Read::take`] below where the sender may never end.
     ///
     /// # Errors
     ///
@@ -52,7 +44,7 @@ impl<R: Read> Sha256Reader<R> {
     /// Returns the hash of all that has passed, in lower-case hexadecimal.
     #[must_use]
     pub fn finish(self) -> String {
-        hex(&self.hash.finalize())
+        format!("{:x}", self.hash.finalize())
     }
 }
 
@@ -68,22 +60,13 @@ impl<R: Read> Read for Sha256Reader<R> {
 /// Returns the SHA-256 of these bytes, in lower-case hexadecimal.
 #[must_use]
 pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
-    hex(&Sha256::digest(bytes))
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Returns whether that is a SHA-256 in hexadecimal, of either case.
 #[must_use]
 pub fn is_sha256(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|b| [b >> 4, b & 15])
-        .map(|n| char::from(DIGITS[usize::from(n)]))
-        .collect()
 }
 
 #[cfg(test)]

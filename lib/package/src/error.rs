@@ -8,18 +8,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why something could not be read: what was being done, and the reason.
 ///
-/// The text is safe to show: whatever came out of the input is shortened, and its control
-/// characters are escaped.
+/// The text is safe to print: what comes from the input is shortened, and its control characters are escaped.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// There was no input at all.
-    Empty,
-    /// The input is no archive: a web page, a redirect, something else.
-    NotAnArchive {
-        /// Its first bytes.
-        begins: Vec<u8>,
-    },
     /// Reading or decompressing failed, or the input ended early.
     Read {
         /// What was being done.
@@ -34,70 +26,54 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
-    /// The input is not what it should be, or is refused.
+    /// The input is of another format, larger than the limit, or refused.
     Malformed {
         /// What was being done.
         doing: String,
         /// The reason.
         reason: String,
     },
-    /// The input is larger than the limit.
-    TooLarge {
-        /// What was being done.
-        doing: String,
-        /// What there is too much of.
-        what: &'static str,
-        /// How much there may be.
-        limit: u64,
-    },
-    /// The archive has no such members.
+    /// The archive lacks members.
     NotFound {
-        /// The members that were looked for and not found.
+        /// The members that were not found.
         members: Vec<String>,
     },
 }
 
 impl Error {
-    pub(crate) fn read(doing: impl Into<String>, source: io::Error) -> Self {
+    pub(crate) fn read(doing: &str, source: io::Error) -> Self {
         Self::Read {
             doing: doing.into(),
             source,
         }
     }
 
-    pub(crate) fn malformed(doing: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn malformed(doing: &str, reason: impl Into<String>) -> Self {
         Self::Malformed {
             doing: doing.into(),
             reason: reason.into(),
         }
     }
 
-    /// Returns an error for input that ended before it was complete.
-    pub(crate) fn ended(doing: impl Into<String>) -> Self {
-        Self::read(
-            doing,
-            io::Error::new(io::ErrorKind::UnexpectedEof, "the input ended early"),
-        )
+    /// Returns the error of input that has more than `limit` of something.
+    pub(crate) fn too_large(doing: &str, what: &str, limit: u64) -> Self {
+        Self::malformed(doing, format!("more than {limit} {what}"))
+    }
+
+    /// Returns the error of input that ended before it was complete.
+    pub(crate) fn ended(doing: &str) -> Self {
+        let kind = io::ErrorKind::UnexpectedEof;
+        Self::read(doing, io::Error::new(kind, "the input ended early"))
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => write!(f, "reading archive: it is empty"),
-            Self::NotAnArchive { begins } => write!(
-                f,
-                "reading archive: not an archive: it begins with '{}'",
-                printable(&String::from_utf8_lossy(begins))
-            ),
             // The tar crate quotes names and fields of the archive in its messages.
             Self::Read { doing, source } => {
-                write!(
-                    f,
-                    "{}: {}",
-                    printable(doing),
-                    printable(&source.to_string())
-                )
+                let source = source.to_string();
+                write!(f, "{}: {}", printable(doing), printable(&source))
             }
             Self::Write { member, source } => {
                 write!(f, "writing member '{}': {source}", printable(member))
@@ -105,16 +81,10 @@ impl fmt::Display for Error {
             Self::Malformed { doing, reason } => {
                 write!(f, "{}: {}", printable(doing), printable(reason))
             }
-            Self::TooLarge { doing, what, limit } => {
-                write!(f, "{}: more than {limit} {what}", printable(doing))
-            }
             Self::NotFound { members } => {
-                write!(f, "reading package archive: no member ")?;
-                for (i, member) in members.iter().enumerate() {
-                    let comma = if i == 0 { "" } else { ", " };
-                    write!(f, "{comma}'{}'", printable(member))?;
-                }
-                Ok(())
+                let quoted = members.iter().map(|m| format!("'{}'", printable(m)));
+                let quoted = quoted.collect::<Vec<_>>().join(", ");
+                write!(f, "reading package archive: no member {quoted}")
             }
         }
     }
@@ -129,11 +99,11 @@ impl std::error::Error for Error {
     }
 }
 
-/// The most characters of foreign text that a message repeats.
+/// How many characters of foreign text a message repeats.
 const SHOWN: usize = 200;
 
-/// Returns text that can do nothing to a terminal: short, and without control characters or
-/// characters that reorder what is read. Quotes stay as they are.
+/// Returns text that is harmless on a terminal: short, and without control characters or characters that change the order
+/// of reading. Quotes stay as they are.
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::new();
     for (n, c) in text.chars().enumerate() {
@@ -159,9 +129,6 @@ mod tests {
         let errors = [
             Error::read(evil, io::Error::other(evil)),
             Error::malformed(evil, evil),
-            Error::NotAnArchive {
-                begins: evil.as_bytes().to_vec(),
-            },
             Error::NotFound {
                 members: vec![evil.into(), "usr/bin/x".into()],
             },

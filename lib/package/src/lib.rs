@@ -1,13 +1,11 @@
-//! Reading what a mirror serves, as hostile input: repository databases, package archives, versions.
+//! Formats that a mirror serves, read as hostile input: repository databases, package archives, versions.
 //!
-//! Nothing here opens a file, speaks to a network or runs a program: a caller hands in a reader or
-//! bytes and gets owned values or an [`Error`]. Whoever controls a mirror (or the plain-HTTP way
-//! to it) chooses every byte, so every parser has a limit, checks names before it hands them out,
-//! and treats input that ends early as an error. What is read is still only as good as the hash or
-//! signature that the caller compares afterwards.
+//! Nothing here opens a file, uses a network or runs a program: a caller passes a reader or bytes and gets owned values or
+//! an [`Error`]. Whoever controls a mirror (or the plain-HTTP way to it) chooses every byte, so every parser has a limit,
+//! checks names before it returns them, and treats input that ends early as an error. What is read can be trusted only as
+//! far as the hash or signature that the caller compares afterwards.
 //!
-//! pacman is the measure: what libalpm reads, this reads, and where two parsers could see two
-//! different things in the same bytes, this refuses.
+//! What libalpm reads, this reads; where two parsers could see two different things in the same bytes, this refuses.
 
 pub mod archive;
 pub mod db;
@@ -22,7 +20,7 @@ pub mod pkginfo;
 mod sections;
 mod tape;
 #[cfg(test)]
-mod testing;
+mod tests;
 pub mod version;
 
 pub use error::{Error, Result};

@@ -1,9 +1,9 @@
-//! What is installed: the texts in `var/lib/pacman/local/NAME-VERSION/`.
+//! Installed packages: the texts in `var/lib/pacman/local/NAME-VERSION/`.
 //!
-//! libalpm's be_local.c writes and reads them. Opening the files is the caller's, who knows how to
-//! stay inside the root.
+//! libalpm's be_local.c writes and reads them. Opening the files is left to the caller, who knows how to stay inside the
+//! root.
 
-use crate::sections::{self, Arity};
+use crate::sections::{self, Arity, checked};
 use crate::{Error, Result, name};
 
 const DOING: &str = "reading local database";
@@ -11,7 +11,7 @@ const DOING: &str = "reading local database";
 /// Why a package is installed: `%REASON%`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reason {
-    /// Somebody asked for it.
+    /// A user asked for it.
     #[default]
     Explicit,
     /// Another package needs it.
@@ -25,14 +25,13 @@ pub struct Installed {
     pub name: String,
     /// `%VERSION%`, with epoch and release.
     pub version: String,
-    /// `%BASE%`
-    pub base: Option<String>,
     /// `%ARCH%`
     pub arch: Option<String>,
-    /// `%VALIDATION%`: how the package was checked when it was installed, of `none`, `md5`,
-    /// `sha256` and `pgp`.
+    /// `%BUILDDATE%`, in seconds since 1970.
+    pub built: Option<u64>,
+    /// `%VALIDATION%`: how the package was checked when it was installed, of `none`, `md5`, `sha256` and `pgp`.
     pub validation: Vec<String>,
-    /// `%INSTALLDATE%`, in seconds since the epoch.
+    /// `%INSTALLDATE%`, in seconds since 1970.
     pub install_date: Option<u64>,
     /// `%REASON%`
     pub reason: Reason,
@@ -44,69 +43,71 @@ pub struct Installed {
 ///
 /// # Errors
 ///
-/// When it has no name or version, or not a good one.
+/// When it has no valid name or version.
 pub fn desc(text: &[u8]) -> Result<Installed> {
     let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"BASE" | b"ARCH" | b"INSTALLDATE" | b"REASON" | b"INSTALLED_DB" => {
-            Some(Arity::One)
-        }
+        b"NAME" | b"VERSION" | b"ARCH" | b"BUILDDATE" | b"INSTALLDATE" | b"REASON"
+        | b"INSTALLED_DB" => Some(Arity::One),
         b"VALIDATION" => Some(Arity::List),
         _ => None,
     };
     let mut installed = Installed::default();
-    sections::read(text, arity, |key, value| {
-        let value = String::from_utf8_lossy(value);
-        let checked = |good: fn(&str) -> bool| {
-            if good(&value) {
-                return Ok(value.clone().into_owned());
-            }
-            let key = String::from_utf8_lossy(key);
-            let reason = format!("%{key}%: '{value}' is refused");
-            Err(Error::malformed(DOING, reason))
-        };
+    let read = sections::read(text, arity, |key, value| {
+        let text = String::from_utf8_lossy(value);
         match key {
-            b"NAME" => installed.name = checked(name::is_name)?,
-            b"VERSION" => installed.version = checked(name::is_version)?,
-            b"BASE" => installed.base = Some(checked(name::is_name)?),
-            b"ARCH" => installed.arch = Some(checked(name::is_arch)?),
-            b"VALIDATION" => installed.validation.push(value.into_owned()),
-            b"INSTALLDATE" => installed.install_date = value.parse().ok(),
-            b"INSTALLED_DB" => installed.repo = Some(value.into_owned()),
-            b"REASON" if value == "1" => installed.reason = Reason::Dependency,
+            b"NAME" => installed.name = checked(key, value, name::is_name)?,
+            b"VERSION" => installed.version = checked(key, value, name::is_version)?,
+            b"ARCH" => installed.arch = Some(checked(key, value, name::is_arch)?),
+            b"BUILDDATE" => installed.built = text.parse().ok(),
+            b"VALIDATION" => installed.validation.push(text.into_owned()),
+            b"INSTALLDATE" => installed.install_date = text.parse().ok(),
+            b"INSTALLED_DB" => installed.repo = Some(text.into_owned()),
+            b"REASON" if text == "1" => installed.reason = Reason::Dependency,
             _ => {}
         }
         Ok(())
-    })?;
-    for (key, value) in [("NAME", &installed.name), ("VERSION", &installed.version)] {
-        if value.is_empty() {
-            return Err(Error::malformed(DOING, format!("no %{key}%")));
-        }
-    }
+    });
+    let required = [("NAME", &installed.name), ("VERSION", &installed.version)];
+    read.and_then(|()| sections::required(&required))
+        .map_err(|reason| Error::malformed(DOING, reason))?;
     Ok(installed)
 }
 
 /// Parses a `files`: the paths below the root, directories with a slash at their end.
 ///
-/// What is not UTF-8 is replaced, so such a path can be shown but not opened: [`paths`] has the bytes.
+/// What is not UTF-8 is replaced, so such a path can be printed but not opened: [`paths`] has the bytes.
 #[must_use]
 pub fn files(text: &[u8]) -> Vec<String> {
-    let lossy = |path: &&[u8]| String::from_utf8_lossy(path).into_owned();
-    paths(text).iter().map(lossy).collect()
+    let paths = paths(text).into_iter();
+    paths
+        .map(|path| String::from_utf8_lossy(path).into())
+        .collect()
 }
 
-/// [`files`], as the bytes that they are.
+/// [`files`], as bytes.
 #[must_use]
 pub fn paths(text: &[u8]) -> Vec<&[u8]> {
-    let mut paths = Vec::new();
-    let arity = |key: &[u8]| (key == b"FILES").then_some(Arity::List);
-    let done: std::result::Result<(), std::convert::Infallible> =
-        sections::read(text, arity, |_, path| {
-            paths.push(path);
-            Ok(())
-        });
-    match done {
-        Ok(()) => paths,
-    }
+    list(text, b"FILES")
+}
+
+/// Parses a `files`: the configuration files, which pacman does not overwrite (`%BACKUP%`).
+#[must_use]
+pub fn backup(text: &[u8]) -> Vec<String> {
+    let entries = list(text, b"BACKUP")
+        .into_iter()
+        .map(String::from_utf8_lossy);
+    let path = |entry: std::borrow::Cow<'_, str>| Some(entry.split_once('\t')?.0.to_owned());
+    entries.filter_map(path).collect()
+}
+
+fn list<'a>(text: &'a [u8], key: &[u8]) -> Vec<&'a [u8]> {
+    let mut list = Vec::new();
+    let arity = |is: &[u8]| (is == key).then_some(Arity::List);
+    let Ok(()) = sections::read(text, arity, |_, value| {
+        list.push(value);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    list
 }
 
 #[cfg(test)]
@@ -125,8 +126,8 @@ mod tests {
         let expected = Installed {
             name: "bash".into(),
             version: "5.2.15-2".into(),
-            base: Some("bash".into()),
             arch: Some("aarch64".into()),
+            built: Some(1_670_000_000),
             validation: vec!["sha256".into(), "pgp".into()],
             install_date: Some(1_700_000_000),
             reason: Reason::Dependency,
@@ -144,12 +145,9 @@ mod tests {
         for (text, reason) in [
             (&b""[..], "no %NAME%"),
             (b"%NAME%\nx\n", "no %VERSION%"),
-            (b"%NAME%\n../x\n", "%NAME%: '../x' is refused"),
-            (b"%NAME%\n\xff\n", "%NAME%: '\u{fffd}' is refused"),
-            (
-                b"%NAME%\nx\n\n%VERSION%\n1/2\n",
-                "%VERSION%: '1/2' is refused",
-            ),
+            (b"%NAME%\n../x\n", "invalid %NAME%: '../x'"),
+            (b"%NAME%\n\xff\n", "invalid %NAME%: '\u{fffd}'"),
+            (b"%NAME%\nx\n\n%VERSION%\n1/2\n", "invalid %VERSION%: '1/2'"),
         ] {
             let e = desc(text).unwrap_err().to_string();
             assert_eq!(e, format!("reading local database: {reason}"));
@@ -168,6 +166,7 @@ mod tests {
     fn a_list_of_files() {
         let text = b"%FILES%\netc/\netc/bash.bashrc\ncaf\xe9\n\n%BACKUP%\netc/bash.bashrc\tabc\n";
         assert_eq!(files(text), ["etc/", "etc/bash.bashrc", "caf\u{fffd}"]);
+        assert_eq!(backup(text), ["etc/bash.bashrc"]);
         assert!(files(b"").is_empty());
         assert!(files(b"%FILES%").is_empty());
         assert!(files(b"\n\n%BACKUP%\nx\n").is_empty());

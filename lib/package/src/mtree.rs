@@ -1,7 +1,7 @@
-//! `.MTREE`, in which makepkg writes down every file of a package: the format is mtree(5), as bsdtar writes it.
+//! `.MTREE`, makepkg's list of the files of a package: the format is mtree(5), as bsdtar writes it.
 //!
-//! libalpm keeps it beside the record of an installed package, as it came. A line is a path and `key=value` words; `/set`
-//! gives what the lines after it have unless they say otherwise. Bytes that would be in the way are `\ooo`.
+//! libalpm keeps it unchanged beside the record of an installed package. A line is a path and `key=value` words; `/set` has
+//! defaults for the lines after it. Special bytes are `\ooo`. No kept crate reads it with a limit on memory.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -10,27 +10,20 @@ use std::io::Read;
 const TEXT: u64 = 256 << 20;
 const ENTRIES: usize = 2_000_000;
 
-/// How much of memory the entries may take besides what is the same for all, in bytes. A `/set` of one long word would
-/// otherwise be there again for each entry after it.
+/// How much memory the entries may take besides their fixed part, in bytes. A `/set` of one long word is repeated in each
+/// entry after it.
 const KEPT: usize = 256 << 20;
 
-/// The keys that are looked at. Of others nothing is remembered: `/set` can have millions.
-const KEYS: [&[u8]; 8] = [
-    b"type",
-    b"mode",
-    b"uid",
-    b"gid",
-    b"size",
-    b"sha256digest",
-    b"sha256",
-    b"link",
-];
+/// The keys that are used. Others are not kept: `/set` can have millions.
+#[rustfmt::skip]
+const KEYS: [&[u8]; 8] =
+    [b"type", b"mode", b"uid", b"gid", b"size", b"sha256digest", b"sha256", b"link"];
 
-/// What a file is.
+/// The type of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {
     #[default]
-    /// A regular file, and what the text says no kind of.
+    /// A regular file.
     File,
     /// A directory.
     Directory,
@@ -40,12 +33,12 @@ pub enum Kind {
     Other,
 }
 
-/// One file of a package. What the text does not say is not compared.
+/// One file of a package. What the text leaves out is not compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Entry {
     /// Its path below the root.
     pub path: Vec<u8>,
-    /// What it is.
+    /// Its type.
     pub kind: Kind,
     /// Its permissions.
     pub mode: Option<u32>,
@@ -55,7 +48,7 @@ pub struct Entry {
     pub gid: Option<u32>,
     /// Its size in bytes.
     pub size: Option<u64>,
-    /// SHA-256 of what is in it, in lower-case hex.
+    /// SHA-256 of its content, in lower-case hex.
     pub sha256: Option<String>,
     /// Where a symbolic link leads.
     pub link: Option<Vec<u8>>,
@@ -65,7 +58,7 @@ pub struct Entry {
 ///
 /// # Errors
 ///
-/// The reason, where it is none or is cut off.
+/// The reason, where it is invalid or cut off.
 pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
     let mut text = Vec::new();
     let reader = crate::decompress::reader(bytes).map_err(|e| e.to_string())?;
@@ -81,7 +74,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 ///
 /// # Errors
 ///
-/// The number of the line that is none, and the reason.
+/// The number of the invalid line, and the reason.
 pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut kept = 0;
@@ -140,7 +133,7 @@ fn entry(path: &[u8], values: &BTreeMap<&[u8], &[u8]>) -> Result<Entry, String> 
         None => Ok(None),
         Some(text) => match u64::from_str_radix(text, radix) {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(format!("{key}: '{text}' is no number")),
+            Err(_) => Err(format!("{key}: '{text}' is not a number")),
         },
     };
     let short = |key: &str, radix: u32| {
@@ -171,24 +164,19 @@ fn entry(path: &[u8], values: &BTreeMap<&[u8], &[u8]>) -> Result<Entry, String> 
 fn unescape(word: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(word.len());
     let mut rest = word;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after
-            .get(..3)
-            .filter(|digits| *first == b'\\' && digits.iter().all(|d| (b'0'..=b'7').contains(d)))
-            .and_then(|digits| {
-                let digit = |n: usize| u16::from(digits[n] - b'0');
-                u8::try_from(digit(0) * 64 + digit(1) * 8 + digit(2)).ok()
-            });
-        match octal {
-            Some(byte) => {
-                out.push(byte);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(*first);
-                rest = after;
-            }
-        }
+    while let [first, after @ ..] = rest {
+        let (byte, after) = match rest {
+            [
+                b'\\',
+                a @ b'0'..=b'3',
+                b @ b'0'..=b'7',
+                c @ b'0'..=b'7',
+                after @ ..,
+            ] => ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after),
+            _ => (*first, after),
+        };
+        out.push(byte);
+        rest = after;
     }
     out
 }
@@ -263,12 +251,12 @@ mod tests {
             (b"#mtree\n./a/../../b", "line 2: a path that leads out"),
             (b"#mtree\n.//a", "line 2: a path that leads out"),
             (b"#mtree\n./a\\000b", "line 2: a path that leads out"),
-            (b"#mtree\n./a mode=9", "line 2: mode: '9' is no number"),
+            (b"#mtree\n./a mode=9", "line 2: mode: '9' is not a number"),
             (
                 b"#mtree\n./a uid=4294967296",
                 "line 2: uid: it is too large",
             ),
-            (b"#mtree\n./a size=-1", "line 2: size: '-1' is no number"),
+            (b"#mtree\n./a size=-1", "line 2: size: '-1' is not a number"),
         ] {
             let why = parse(text).unwrap_err();
             assert!(why.starts_with(reason), "{why}");

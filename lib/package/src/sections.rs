@@ -1,8 +1,8 @@
 //! The format of `desc` and `files`: a `%KEY%` on a line, its values one a line, an empty line.
 //!
-//! As libalpm reads it (be_sync.c, be_local.c): a key that takes one value takes the next line,
-//! whatever it is, and a list goes on to the next empty line; what stands between is skipped. So is
-//! all of a key that is not asked for, lest a package's description be taken for a key.
+//! As libalpm reads it (be_sync.c, be_local.c): a key with one value takes the next line, whatever it is, and a list goes on
+//! to the next empty line; what stands between is skipped. So are the values of a key that is not asked for, lest a
+//! package's description be taken for a key.
 
 /// Whether a key takes one value or a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +21,9 @@ pub(crate) fn read<'a, E>(
 ) -> Result<(), E> {
     let mut lines = text.split(|b| *b == b'\n');
     while let Some(line) = lines.next() {
-        let key = line
-            .strip_prefix(b"%")
-            .and_then(|rest| rest.strip_suffix(b"%"));
-        let Some(key) = key else { continue };
+        let Some(key) = line.strip_prefix(b"%").and_then(|k| k.strip_suffix(b"%")) else {
+            continue;
+        };
         let arity = arity(key);
         let count = match arity {
             Some(Arity::One) => 1,
@@ -37,4 +36,27 @@ pub(crate) fn read<'a, E>(
         }
     }
     Ok(())
+}
+
+/// Returns a value that is text, and passes a check.
+pub(crate) fn checked(
+    key: &[u8],
+    value: &[u8],
+    good: impl Fn(&str) -> bool,
+) -> Result<String, String> {
+    match std::str::from_utf8(value) {
+        Ok(text) if good(text) => Ok(text.to_owned()),
+        _ => {
+            let [key, value] = [key, value].map(String::from_utf8_lossy);
+            Err(format!("invalid %{key}%: '{value}'"))
+        }
+    }
+}
+
+/// Fails for the first key without a value.
+pub(crate) fn required(values: &[(&str, &String)]) -> Result<(), String> {
+    match values.iter().find(|(_, value)| value.is_empty()) {
+        Some((key, _)) => Err(format!("no %{key}%")),
+        None => Ok(()),
+    }
 }

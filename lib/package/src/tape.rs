@@ -2,14 +2,13 @@
 //!
 //! The tar crate's own handling of extension headers is not used: it reads them into memory
 //! whatever their size, and splits them at newlines, which binary extended attributes (the
-//! capabilities of real packages) contain. So the crate gives the raw members, and this the few
-//! extensions that pacman's archives have: long names, and pax `path`.
+//! capabilities of real packages) contain. So the crate reads the raw members, and this the few
+//! extensions of pacman's archives: long names, and pax `path`. It may go when the crate has limits and parses such headers.
 
 use crate::{Error, Result, decompress};
 use std::cell::Cell;
 use std::io::{self, Read};
 use std::ops::ControlFlow;
-use std::rc::Rc;
 use tar::EntryType;
 
 /// The largest extension header. A path has at most 4096 bytes, an extended attribute 64 KiB.
@@ -45,28 +44,29 @@ pub(crate) fn normal(mut path: &[u8]) -> &[u8] {
     path
 }
 
-/// What a [`Meter`] saw, for whoever has lent the meter to a parser.
-#[derive(Debug, Default)]
-struct Seen {
-    end: Cell<bool>,
-    over: Cell<bool>,
+/// How far a [`Meter`] came: the tar crate, which owns that, does not tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    Middle,
+    End,
+    Limit,
 }
 
 /// A reader that stops at a limit, and tells the end from the limit.
-struct Meter<R> {
+struct Meter<'a, R> {
     inner: R,
     left: u64,
-    seen: Rc<Seen>,
+    reached: &'a Cell<Reached>,
 }
 
-impl<R: Read> Read for Meter<R> {
+impl<R: Read> Read for Meter<'_, R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         if n == 0 && !buf.is_empty() {
-            self.seen.end.set(true);
+            self.reached.set(Reached::End);
         }
         if n as u64 > self.left {
-            self.seen.over.set(true);
+            self.reached.set(Reached::Limit);
             return Err(io::Error::other("too large"));
         }
         self.left -= n as u64;
@@ -74,7 +74,7 @@ impl<R: Read> Read for Meter<R> {
     }
 }
 
-/// Looks at a member and its data, and says whether to go on.
+/// Uses a member and its data, and says whether to go on.
 type Visit<'a> = dyn FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>> + 'a;
 
 /// What the extension headers say of the member that follows them.
@@ -97,28 +97,22 @@ pub(crate) fn walk(
     total: u64,
     mut visit: impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let seen = Rc::new(Seen::default());
+    let reached = Cell::new(Reached::Middle);
     let meter = Meter {
         inner: decompress::reader(input)?,
         left: total,
-        seen: Rc::clone(&seen),
+        reached: &reached,
     };
-    match walk_meter(doing, meter, &seen, &mut visit) {
-        Err(_) if seen.over.get() => Err(Error::TooLarge {
-            doing: doing.into(),
-            what: "bytes decompressed",
-            limit: total,
-        }),
+    match walk_meter(doing, meter, &mut visit) {
+        Err(_) if reached.get() == Reached::Limit => {
+            Err(Error::too_large(doing, "bytes decompressed", total))
+        }
         result => result,
     }
 }
 
-fn walk_meter(
-    doing: &str,
-    meter: Meter<impl Read>,
-    seen: &Seen,
-    visit: &mut Visit<'_>,
-) -> Result<()> {
+fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -> Result<()> {
+    let reached = meter.reached;
     let read = |e| Error::read(doing, e);
     let mut archive = tar::Archive::new(meter);
     let mut pending = None;
@@ -132,30 +126,17 @@ fn walk_meter(
                 if std::mem::replace(&mut extensions.pax, true) {
                     return Err(Error::malformed(doing, "two pax headers for one member"));
                 }
-                let data = body(
-                    doing,
-                    "bytes of extension header",
-                    &mut entry,
-                    size,
-                    EXTENSION,
-                )?;
-                pax(doing, &data, extensions)?;
+                parse_pax(doing, &extension(doing, &mut entry, size)?, extensions)?;
                 continue;
             }
             EntryType::GNULongName => {
-                let data = body(
-                    doing,
-                    "bytes of extension header",
-                    &mut entry,
-                    size,
-                    EXTENSION,
-                )?;
+                let data = extension(doing, &mut entry, size)?;
                 let name = data.split(|b| *b == 0).next().unwrap_or_default();
                 let extensions: &mut Extensions = pending.get_or_insert_default();
                 set(doing, "path", &mut extensions.path, name.to_vec())?;
                 continue;
             }
-            // Where a link points to is never asked; a global header has a comment in it.
+            // The target of a link is never used; a global header has a comment.
             EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
             // More headers may follow this one, which only a reader of this type would skip.
             EntryType::GNUSparse => {
@@ -205,9 +186,9 @@ fn walk_meter(
             "an extension header without a member",
         ));
     }
-    // The tar crate takes the end of the input for the end of the archive. If the marker was read
-    // instead, nothing has yet seen the end of the input.
-    if seen.end.get() {
+    // The tar crate takes the end of the input for the end of the archive. If it read the marker
+    // instead, it has not reached the end of the input yet.
+    if reached.get() == Reached::End {
         return Err(Error::ended(doing));
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(read)?;
@@ -226,8 +207,12 @@ fn is_without_data(kind: EntryType) -> bool {
     )
 }
 
+fn extension(doing: &str, data: &mut dyn Read, size: u64) -> Result<Vec<u8>> {
+    read_body(doing, "bytes of extension header", data, size, EXTENSION)
+}
+
 /// Reads a member's data into memory.
-pub(crate) fn body(
+pub(crate) fn read_body(
     doing: &str,
     what: &'static str,
     data: &mut dyn Read,
@@ -235,13 +220,9 @@ pub(crate) fn body(
     limit: u64,
 ) -> Result<Vec<u8>> {
     if size > limit {
-        return Err(Error::TooLarge {
-            doing: doing.into(),
-            what,
-            limit,
-        });
+        return Err(Error::too_large(doing, what, limit));
     }
-    // The size is only a claim: memory grows with what comes.
+    // The size is only a claim: memory grows with the data.
     let mut out = Vec::new();
     data.take(size)
         .read_to_end(&mut out)
@@ -263,7 +244,7 @@ fn set<T>(doing: &str, what: &str, slot: &mut Option<T>, value: T) -> Result<()>
 }
 
 /// Parses a pax header: records `LENGTH KEY=VALUE\n`, the length that of the whole record.
-fn pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> {
+fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> {
     let bad = || Error::malformed(doing, "a malformed pax header");
     while !data.is_empty() {
         let space = data.iter().position(|b| *b == b' ').ok_or_else(bad)?;

@@ -109,7 +109,7 @@ fn without_zeros(mut number: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Random;
+    use crate::tests::Random;
     use std::process::Command;
 
     /// Each is older than all that follow it.

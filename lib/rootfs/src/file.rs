@@ -2,7 +2,7 @@
 
 use rustix::fs::{
     Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat,
-    renameat, statat, unlinkat,
+    renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -81,6 +81,21 @@ pub fn replace(
         Ok(())
     };
     written().inspect_err(|_| unlinkat(directory, &beside, AtFlags::empty()).unwrap_or_default())
+}
+
+/// Makes `name` in a directory a symbolic link to `target`, in place of a file or link of that name.
+///
+/// # Errors
+///
+/// The system call's. What was there before is there still.
+pub fn replace_link(directory: BorrowedFd<'_>, name: &str, target: &str) -> Result<(), Errno> {
+    let beside = beside(name);
+    match unlinkat(directory, &beside, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error),
+    }
+    symlinkat(target, directory, &beside)?;
+    renameat(directory, &beside, directory, name)
 }
 
 /// A file that got its name by this run, to be taken away again: as long as no other run has put another one in its place, or

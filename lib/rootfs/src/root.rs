@@ -237,9 +237,23 @@ pub fn open_within(
 ///
 /// As [`Root::read`].
 pub fn read(root: BorrowedFd<'_>, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
+    read_file(open_below(root, below, READ)?, limit)
+}
+
+/// Reads a regular file as [`Root::read`] does, at a path that [`open_within`] resolves.
+///
+/// # Errors
+///
+/// As [`Root::read`].
+pub fn read_within(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Vec<u8>, Errno> {
+    read_file(open_within(root, path, READ)?, limit)
+}
+
+/// How a file is opened that may be a fifo or a device: without waiting for anybody.
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+
+fn read_file(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
     use std::io::Read;
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = open_below(root, below, flags)?;
     let stat = rustix::fs::fstat(&file)?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
         return Err(Errno::INVAL);

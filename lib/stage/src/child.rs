@@ -7,9 +7,9 @@
 use crate::{Cause, Code, Doing, Failure, signal};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// What a program printed and how it ended.
@@ -22,7 +22,7 @@ pub struct Output {
 }
 
 /// How many bytes of a child's output are kept: more than any program that we ask prints.
-pub const LIMIT: u64 = 16 << 20;
+const LIMIT: u64 = 16 << 20;
 
 /// Returns a command with stdin from `/dev/null` and the messages of the C locale. Its stdout is ours to set.
 #[must_use]
@@ -40,7 +40,39 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 ///
 /// When it cannot be run, or a signal stopped us. An exit status other than 0 is the caller's to judge.
 pub fn output(command: &mut Command) -> Result<Output, Failure> {
-    run(command, None)
+    run(command, Io::default())
+}
+
+/// Runs a program as [`output`] does, with `input` on its stdin, where there is one. What it prints on stderr is returned
+/// among what it prints on stdout, and with `show` it is also copied to our stderr.
+///
+/// # Errors
+///
+/// As [`output`].
+pub fn transcript(
+    command: &mut Command,
+    input: Option<&[u8]>,
+    show: bool,
+) -> Result<Output, Failure> {
+    let io = Io {
+        input,
+        stderr: true,
+        show,
+        limit: None,
+    };
+    run(command, io)
+}
+
+/// What a program reads, and what becomes of what it prints.
+#[derive(Clone, Copy, Default)]
+struct Io<'a> {
+    input: Option<&'a [u8]>,
+    /// Whether its stderr is collected, too.
+    stderr: bool,
+    /// Whether what is collected is copied to our stderr.
+    show: bool,
+    /// How long it may print nothing.
+    limit: Option<Duration>,
 }
 
 /// Runs a program as [`output`] does, and kills it where it prints nothing for `limit`.
@@ -49,19 +81,41 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
 ///
 /// As [`output`], and [`Code::Hung`].
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
-    run(command, Some(limit))
+    let io = Io {
+        limit: Some(limit),
+        ..Io::default()
+    };
+    run(command, io)
 }
 
-fn run(command: &mut Command, limit: Option<Duration>) -> Result<Output, Failure> {
+fn run(command: &mut Command, io: Io<'_>) -> Result<Output, Failure> {
     let name = crate::quote(command.get_program());
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| {
+    let (pipe, write) = pipe().doing(Code::Os, || format!("making a pipe for {name}"))?;
+    if io.stderr {
+        let write = write.try_clone();
+        command.stderr(write.doing(Code::Os, || format!("making a pipe for {name}"))?);
+    }
+    if io.input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let spawned = command.stdout(write).spawn();
+    // The command has our copies of the pipe's other end.
+    command.stdout(Stdio::null());
+    if io.stderr {
+        command.stderr(Stdio::null());
+    }
+    let mut child = spawned.map_err(|e| {
         let failure = Failure::new(Code::Failed, format!("running {name}: {e}"));
         match e.raw_os_error() {
             Some(number) => failure.cause(Cause::System(number)),
             None => failure,
         }
     })?;
-    let result = collect(&mut child, &name, limit);
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), io.input) {
+        // A program that does not read it says why with its exit status.
+        drop(stdin.write_all(input));
+    }
+    let result = collect(pipe, &name, io);
     if result.is_err() {
         // Already failing: the first error is the one to report, and kill fails only when the child has ended.
         drop(child.kill());
@@ -75,14 +129,11 @@ fn run(command: &mut Command, limit: Option<Duration>) -> Result<Output, Failure
     })
 }
 
-/// Reads a child's stdout to its end, or until a signal asks us to stop, or nothing comes for `limit`.
-fn collect(child: &mut Child, name: &str, limit: Option<Duration>) -> Result<Vec<u8>, Failure> {
+/// Reads what a child prints to its end, or until a signal asks us to stop, or nothing comes for `limit`.
+fn collect(mut pipe: PipeReader, name: &str, io: Io<'_>) -> Result<Vec<u8>, Failure> {
     let mut stdout = Vec::new();
-    let Some(mut pipe) = child.stdout.take() else {
-        return Ok(stdout);
-    };
     let mut buffer = [0; 1 << 14];
-    let timeout = limit.map_or(PollTimeout::NONE, |limit| {
+    let timeout = io.limit.map_or(PollTimeout::NONE, |limit| {
         PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
     });
     loop {
@@ -92,7 +143,7 @@ fn collect(child: &mut Child, name: &str, limit: Option<Duration>) -> Result<Vec
         }
         match poll(&mut fds, timeout) {
             Ok(0) => {
-                let limit = limit.unwrap_or_default().as_secs_f64();
+                let limit = io.limit.unwrap_or_default().as_secs_f64();
                 let why = format!("running {name}: nothing happened for {limit} s");
                 return Err(Failure::new(Code::Hung, why));
             }
@@ -109,6 +160,9 @@ fn collect(child: &mut Child, name: &str, limit: Option<Duration>) -> Result<Vec
             return Ok(stdout);
         }
         stdout.extend_from_slice(&buffer[..n]);
+        if io.show {
+            drop(std::io::stderr().write_all(&buffer[..n]));
+        }
         if stdout.len() as u64 > LIMIT {
             return Err(Failure::new(
                 Code::ChildFailed,

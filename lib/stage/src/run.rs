@@ -345,6 +345,16 @@ fn read_to_end(
     }
 }
 
+/// Returns the failure of a command line that clap refuses: what it says up to the first empty line.
+pub fn usage_failure(tool: &str, error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let lines = text.lines().map(str::trim);
+    let first: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
+    let first = first.join(" ");
+    let reason = first.strip_prefix("error: ").unwrap_or(&first);
+    Failure::new(Code::Usage, reason).hint(format!("see '{tool} --help'"))
+}
+
 /// Answers a command line that clap does not take: help and version are no failure, and all else is handed on.
 fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
@@ -358,15 +368,7 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
         };
     }
     let context = Context::new(tool, false);
-    let text = error.render().to_string();
-    let first: Vec<_> = text
-        .lines()
-        .take_while(|line| !line.trim().is_empty())
-        .map(str::trim)
-        .collect();
-    let first = first.join(" ");
-    let reason = first.strip_prefix("error: ").unwrap_or(&first);
-    let failure = Failure::new(Code::Usage, reason).hint(format!("see '{tool} --help'"));
+    let failure = usage_failure(tool, error);
     // The document of the stage before must go on, so that an undoing stage after this one has it. Where the document was
     // to come from elsewhere, stdin may be anything, and stay open for ever.
     context.report(&failure);

@@ -1,27 +1,30 @@
-//! `--user` and what belongs to users: groups, shells, passwords, homes, keys of ssh; and root, who is locked unless a
-//! password was asked for.
+//! `--user` and what belongs to users: groups, shells, passwords, homes, ssh keys; and root, who is locked unless there is a
+//! password.
 //!
-//! The root's own useradd(8) and usermod(8) decide: ids, groups and defaults are its login.defs' and not ours. But they
-//! change six files one after the other, and one that is killed between two leaves half a user and its lock files. So they
-//! work on a copy (`--prefix`), and what came out is put in place here, each file whole, shadow(5) first and passwd(5) last.
-//! A user without a record in passwd(5) is none yet; one who has a record in shadow(5) all the same is what a run left that
+//! The root's own useradd(8) and usermod(8) decide: ids, groups and defaults are those of its login.defs. But they
+//! change six files one after the other, and a kill between two leaves half a user and lock files. So they
+//! work on a copy (`--prefix`), and the result is put in place here, each file atomically, shadow(5) first and passwd(5)
+//! last. A user without a record in passwd(5) does not exist yet; a record in shadow(5) without one is left by a run that
 //! was killed, and is made again.
 
 use crate::home;
+use crate::item::{Item, Site, lacks, not_found};
 use crate::records::{self, CHANGED, PASSWORD};
 use crate::secret::Secret;
-use crate::step::{Site, Step};
-use crate::text::joined;
+use crate::text::{joined, merge};
 use crate::tree::{Attributes, Tree};
+use crate::{Args, keys};
 use rootfs::user::{User, lookup};
-use stage::{Code, Failure};
-use std::collections::{BTreeMap, BTreeSet};
+use stage::{Code, Doing, Failure, quote};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const PASSWD: &str = "etc/passwd";
 const SHADOW: &str = "etc/shadow";
 const GROUP: &str = "etc/group";
 
-/// What useradd(8) changes, in the order in which it is put in place, and the mode of a file that was not there.
+/// What useradd(8) changes, in the order in which it is put in place, and the mode of a new file.
 const FILES: [(&str, u32); 6] = [
     (SHADOW, 0o600),
     ("etc/gshadow", 0o600),
@@ -34,32 +37,97 @@ const FILES: [(&str, u32); 6] = [
 /// What it reads besides.
 const SETTINGS: [&str; 3] = ["etc/login.defs", "etc/default/useradd", "etc/shells"];
 
-/// Where the copy is: on a tmpfs that ends with us. Below the root, and as programs in it say it.
+/// Where the copy is, on a tmpfs that ends with this run: below the root, and as a path of its programs.
 const COPY: &str = "run/configure";
 const PREFIX: &str = "/run/configure";
 
-/// A password that nothing hashes to, and that `passwd --unlock` does not turn into an empty one.
+/// A password that no hash matches, and that `passwd --unlock` does not turn into an empty one.
 const LOCKED: &str = "!*";
 
-/// What is to become of users.
+const DOING: &str = "configuring users";
+
+/// What was asked for a user.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// Whether the user is made where it does not exist.
+    pub(crate) make: bool,
+    /// Groups that the user becomes a member of.
+    pub(crate) groups: Vec<String>,
+    pub(crate) shell: Option<String>,
+    pub(crate) secret: Option<Secret>,
+    /// Lines of authorized_keys.
+    pub(crate) keys: Vec<String>,
+}
+
+/// Everything about users.
 #[derive(Debug, Default)]
 pub(crate) struct Accounts {
-    /// Users that there are to be, with groups that they are to be members of.
-    pub(crate) users: Vec<(String, Vec<String>)>,
-    /// By user.
-    pub(crate) shells: BTreeMap<String, String>,
-    /// By user.
-    pub(crate) secrets: BTreeMap<String, Secret>,
-    /// Lines of authorized_keys, by user.
-    pub(crate) keys: BTreeMap<String, Vec<String>>,
+    /// By name.
+    pub(crate) users: BTreeMap<String, Account>,
     /// When passwords change, in days since 1970. 0 would ask for a new one at once (shadow(5)).
-    pub(crate) today: u64,
+    today: u64,
 }
 
 /// The texts of [`FILES`].
 type Texts = BTreeMap<&'static str, String>;
 
-impl Step for Accounts {
+impl Accounts {
+    /// Collects it from the command line, and reads the files of passwords and keys.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where a file is invalid, or a user has two shells or passwords.
+    pub(crate) fn of(args: &Args) -> Result<Self, Failure> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let date = image::epoch::of_environment()?.unwrap_or(now);
+        let mut accounts = Self {
+            today: (date / 86_400).max(1),
+            ..Self::default()
+        };
+        let two = |option: &str, name: &str| {
+            let message = format!("{option}: given twice for the user '{name}'");
+            Failure::new(Code::Usage, message)
+        };
+        for (name, groups) in &args.user {
+            let account = accounts.user(name);
+            account.make = true;
+            merge(&mut account.groups, groups);
+        }
+        for (name, shell) in &args.shell {
+            if accounts.user(name).shell.replace(shell.clone()).is_some() {
+                return Err(two("--shell", name));
+            }
+        }
+        let plain = args.password_file.iter().map(|of| (of, false));
+        let hashes = args.password_hash_file.iter().map(|of| (of, true));
+        for ((name, file), is_hash) in plain.chain(hashes) {
+            let parse = if is_hash { Secret::hash } else { Secret::plain };
+            let secret = read_file(file, parse)?;
+            if accounts.user(name).secret.replace(secret).is_some() {
+                return Err(two("--password-file", name));
+            }
+        }
+        for (name, file) in &args.ssh_key {
+            let keys = read_file(file, keys::parse)?;
+            merge(&mut accounts.user(name).keys, &keys);
+        }
+        Ok(accounts)
+    }
+
+    fn user(&mut self, name: &str) -> &mut Account {
+        self.users.entry(name.to_owned()).or_default()
+    }
+}
+
+/// Reads a file of the command line.
+fn read_file<T>(file: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
+    let code = Code::Usage;
+    let text = stage::file::read_text(file).map_err(|failure| Failure { code, ..failure })?;
+    parse(&text).doing(code, || format!("reading {}", quote(file)))
+}
+
+impl Item for Accounts {
     fn name(&self) -> &'static str {
         "users"
     }
@@ -67,128 +135,115 @@ impl Step for Accounts {
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         let texts = read(tree)?;
-        let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
-        if passwd.is_empty() && !self.names().is_empty() {
-            return Err(
-                not_found(format!("reading {}: there is none", tree.quote(PASSWD)))
-                    .hint("strap base first"),
-            );
+        let [passwd, group, shadow] = [&texts[PASSWD], &texts[GROUP], &texts[SHADOW]];
+        if passwd.is_empty() && !self.users.is_empty() {
+            let message = format!("reading {}: there is none", tree.quote(PASSWD));
+            return Err(lacks(message, "base"));
         }
-        for (name, groups) in &self.users {
-            if let Some(missing) = groups.iter().find(|g| !records::has(group, g)) {
-                return Err(not_found(format!(
-                    "looking for the group '{missing}': {} has none",
-                    tree.quote(GROUP)
-                )));
-            }
-            let half = records::has(&texts[SHADOW], name);
-            if !records::has(passwd, name) && records::has(group, name) && !half {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!("adding the user '{name}': there is a group of this name that is not the user's"),
-                )
-                .hint("choose another name"));
+        for (name, account) in &self.users {
+            account.check(name, tree, &texts)?;
+            let half = records::has(shadow, name);
+            if account.make && !records::has(passwd, name) && records::has(group, name) && !half {
+                let message =
+                    format!("adding the user '{name}': there is a group of this name already");
+                return Err(Failure::new(Code::Failed, message).hint("choose another name"));
             }
         }
-        for (name, shell) in &self.shells {
-            if !tree.is_program(shell.trim_start_matches('/')) {
-                return Err(not_found(format!(
-                    "looking for the shell of '{name}': {} is no program of the root",
-                    tree.quote(shell.trim_start_matches('/'))
-                )));
-            }
-        }
-        for name in self.names() {
-            let asked = self.users.iter().any(|(user, _)| user == name);
-            if !asked && !records::has(passwd, name) {
-                return Err(not_found(format!(
-                    "looking for the user '{name}': {} has none",
-                    tree.quote(PASSWD)
-                ))
-                .hint(format!("add --user {name}")));
-            }
-        }
-        let commands = self.commands(&texts);
-        // A device or a fifo there would keep useradd(8) for ever.
+        // A device or a fifo there would block useradd(8) for ever.
         for path in SETTINGS {
             tree.read(path)?;
         }
+        let commands = self.commands(&texts);
         for command in &commands {
-            need_program(tree, &command[0], "shadow")?;
+            site.need(&command[0], "shadow", DOING)?;
         }
-        if self.secrets.values().any(|s| matches!(s, Secret::Plain(_))) {
-            need_program(tree, "chpasswd", "shadow")?;
+        let is_plain = |a: &Account| matches!(a.secret, Some(Secret::Plain(_)));
+        if self.users.values().any(is_plain) {
+            site.need("chpasswd", "shadow", DOING)?;
         }
-        if !commands.is_empty() || !self.users.is_empty() {
+        if !commands.is_empty() || self.users.values().any(|a| a.make) {
             for program in ["rm", "cp", "chown", "chmod"] {
-                need_program(tree, program, "coreutils")?;
-            }
-        }
-        for name in self.keys.keys() {
-            if let Some(user) = lookup(passwd, group, name) {
-                home::path(&user)?;
+                site.need(program, "coreutils", DOING)?;
             }
         }
         Ok(())
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, .. } = site;
-        let mut texts = read(tree)?;
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let mut texts = read(&site.tree)?;
         let commands = self.commands(&texts);
         if !commands.is_empty() {
             let edited = self.edit(site, &texts, &commands);
-            // The tmpfs goes with us; in mode host it is the root's for longer.
+            // The tmpfs ends with this run, but not in mode host.
             let removed = remove_copy(site);
             texts = edited?;
             removed?;
         }
-        self.passwords(&mut texts);
+        self.set_hashes(&mut texts);
         lock_root(&mut texts);
         for (path, mode) in FILES {
-            if !texts[path].is_empty() || tree.is_there(path) {
-                tree.write(path, texts[path].as_bytes(), mode)?;
+            if !texts[path].is_empty() || site.tree.exists(path) {
+                site.tree.write(path, &texts[path], mode)?;
             }
         }
-        warn_of_empty(site, &texts);
-        let user = |name: &str| lookup(&texts[PASSWD], &texts[GROUP], name);
-        for user in self.users.iter().filter_map(|(name, _)| user(name)) {
-            home::make(site, &user)?;
+        // Others without a password are the packages' or the user's own doing, but nobody should be surprised.
+        for name in records::names(&texts[SHADOW]) {
+            if records::field(&texts[SHADOW], name, PASSWORD) == Some("") {
+                let warning = format!("the user '{name}' has an empty password");
+                site.warnings.push(warning);
+            }
         }
-        for (name, secret) in &self.secrets {
-            if let Secret::Plain(password) = secret {
+        for (name, account) in &self.users {
+            let user = lookup(&texts[PASSWD], &texts[GROUP], name);
+            if let Some(user) = user.as_ref().filter(|_| account.make) {
+                home::make(site, user)?;
+            }
+            if let Some(Secret::Plain(password)) = &account.secret {
                 set_password(site, name, password)?;
             }
-        }
-        for (name, keys) in &self.keys {
-            if let Some(user) = user(name) {
-                authorize(tree, &user, keys)?;
+            if let Some(user) = user.filter(|_| !account.keys.is_empty()) {
+                authorize(&mut site.tree, &user, &account.keys)?;
             }
         }
         Ok(())
     }
 }
 
-impl Accounts {
-    /// Returns everybody whom something is asked for.
-    fn names(&self) -> BTreeSet<&str> {
-        let users = self.users.iter().map(|(name, _)| name);
-        users
-            .chain(self.shells.keys())
-            .chain(self.secrets.keys())
-            .chain(self.keys.keys())
-            .map(String::as_str)
-            .collect()
+impl Account {
+    /// Checks that what the user needs is in the root.
+    fn check(&self, name: &str, tree: &Tree, texts: &Texts) -> Result<(), Failure> {
+        let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
+        if let Some(missing) = self.groups.iter().find(|g| !records::has(group, g)) {
+            let file = tree.quote(GROUP);
+            let message = format!("looking for the group '{missing}': {file} has none");
+            return Err(not_found(message));
+        }
+        let shell = self.shell.as_ref().map(|s| s.trim_start_matches('/'));
+        if let Some(shell) = shell.filter(|shell| !tree.is_program(shell)) {
+            let shell = tree.quote(shell);
+            let message = format!("looking for the shell of '{name}': {shell} is not a program");
+            return Err(not_found(message));
+        }
+        if !self.make && !records::has(passwd, name) {
+            let file = tree.quote(PASSWD);
+            let message = format!("looking for the user '{name}': {file} has none");
+            return Err(not_found(message).hint(format!("add --user {name}")));
+        }
+        match lookup(passwd, group, name) {
+            Some(user) if !self.keys.is_empty() => home::path(&user).map(drop),
+            _ => Ok(()),
+        }
     }
+}
 
-    /// Returns the commands that make users what they are to be; none where they are.
+impl Accounts {
+    /// Returns the commands that make and change users; none where nothing is missing.
     fn commands(&self, texts: &Texts) -> Vec<Vec<String>> {
         let mut commands = Vec::new();
         let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
-        for name in self.names() {
-            let asked = self.users.iter().find(|(user, _)| user == name);
-            let there = lookup(passwd, group, name);
-            let mut words: Vec<&str> = match &there {
+        for (name, account) in &self.users {
+            let existing = lookup(passwd, group, name);
+            let mut words = match &existing {
                 None => vec![
                     "useradd",
                     "--prefix",
@@ -199,24 +254,19 @@ impl Accounts {
                 Some(_) => vec!["usermod", "--prefix", PREFIX],
             };
             let bare = words.len();
-            let missing = asked.into_iter().flat_map(|(_, groups)| groups);
-            let missing: Vec<&str> = missing
-                .filter(|of| !records::is_member(group, of, name))
-                .map(String::as_str)
-                .collect();
-            let missing = missing.join(",");
+            let groups = account.groups.iter().map(String::as_str);
+            let missing = groups.filter(|of| !records::is_member(group, of, name));
+            let missing = missing.collect::<Vec<_>>().join(",");
             if !missing.is_empty() {
-                if there.is_some() {
-                    words.push("--append");
-                }
+                words.extend(existing.as_ref().map(|_| "--append"));
                 words.extend(["--groups", &missing]);
             }
-            if let Some(shell) = self.shells.get(name)
-                && there.as_ref().is_none_or(|user| user.shell != *shell)
+            if let Some(shell) = &account.shell
+                && existing.as_ref().is_none_or(|user| user.shell != *shell)
             {
                 words.extend(["--shell", shell]);
             }
-            if there.is_none() || words.len() > bare {
+            if existing.is_none() || words.len() > bare {
                 words.extend(["--", name]);
                 commands.push(words.into_iter().map(str::to_owned).collect());
             }
@@ -224,215 +274,198 @@ impl Accounts {
         commands
     }
 
-    /// Runs the commands on a copy of the files, and returns what became of them.
+    /// Runs the commands on a copy of the files, and returns the result.
     fn edit(&self, site: &Site, texts: &Texts, commands: &[Vec<String>]) -> Result<Texts, Failure> {
-        let Site { tree, programs, .. } = site;
+        let tree = &site.tree;
         remove_copy(site)?;
-        let ours = |mode| Attributes {
-            mode,
-            owner: (0, 0),
-        };
         for directory in ["", "/etc", "/etc/default"] {
-            tree.make_directory(&format!("{COPY}{directory}"), ours(0o700))?;
+            tree.make_directory(&format!("{COPY}{directory}"), Attributes::of_root(0o700))?;
         }
         let mut texts = texts.clone();
-        for name in self.names() {
-            // What a run left that was killed; check() has seen to it that nobody else's group has this name.
+        for name in self.users.keys() {
+            // Left by a run that was killed; check() refuses a group that is somebody else's.
             if !records::has(&texts[PASSWD], name) && records::has(&texts[SHADOW], name) {
                 for text in texts.values_mut() {
                     *text = records::without(text, name);
                 }
             }
         }
+        let copy = |path: &str, bytes: &[u8]| {
+            tree.replace(&format!("{COPY}/{path}"), bytes, Attributes::of_root(0o600))
+        };
         for (path, text) in &texts {
-            if !text.is_empty() || tree.is_there(path) {
-                tree.put(&format!("{COPY}/{path}"), text.as_bytes(), ours(0o600))?;
+            if !text.is_empty() || tree.exists(path) {
+                copy(path, text.as_bytes())?;
             }
         }
         for path in SETTINGS {
-            if let Some(bytes) = tree.look(path) {
-                tree.put(&format!("{COPY}/{path}"), &bytes, ours(0o600))?;
+            if let Some(bytes) = tree.read_linked(path) {
+                copy(path, &bytes)?;
             }
         }
         for command in commands {
             let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
             let name = args.last().copied().unwrap_or_default();
-            programs.run(
+            site.run(
                 &command[0],
                 &args,
                 None,
                 &format!("making the user '{name}'"),
             )?;
         }
-        let copy = |(path, _)| Ok((path, tree.text(&format!("{COPY}/{path}"))?));
-        FILES.into_iter().map(copy).collect()
+        let result = |(path, _)| Ok((path, tree.text(&format!("{COPY}/{path}"))?));
+        FILES.into_iter().map(result).collect()
     }
 
     /// Puts hashes that were given into shadow(5).
-    fn passwords(&self, texts: &mut Texts) {
+    fn set_hashes(&self, texts: &mut Texts) {
         let today = self.today.to_string();
-        for (name, secret) in &self.secrets {
-            let Secret::Hash(hash) = secret else { continue };
-            if records::field(&texts[SHADOW], name, PASSWORD) != Some(hash) {
+        for (name, account) in &self.users {
+            if let Some(Secret::Hash(hash)) = &account.secret
+                && records::field(&texts[SHADOW], name, PASSWORD) != Some(hash)
+            {
                 set_hash(texts, name, hash);
-                edit(texts, SHADOW, |t| {
-                    records::with_field(t, name, CHANGED, &today)
-                });
+                set_field(texts, SHADOW, name, CHANGED, &today);
             }
         }
     }
 }
 
-/// Puts a hash into shadow(5), also for one who has no record there: who has one in passwd(5) gets it.
-fn set_hash(texts: &mut Texts, name: &str, hash: &str) {
-    if !records::has(&texts[SHADOW], name) {
-        edit(texts, SHADOW, |text| format!("{text}{name}:!*:::::::\n"));
+fn set_field(texts: &mut Texts, path: &str, name: &str, number: usize, value: &str) {
+    if let Some(text) = texts.get_mut(path) {
+        *text = records::with_field(text, name, number, value);
     }
-    edit(texts, SHADOW, |text| {
-        records::with_field(text, name, PASSWORD, hash)
-    });
+}
+
+/// Puts a hash into shadow(5), also for a user of passwd(5) without a record there.
+fn set_hash(texts: &mut Texts, name: &str, hash: &str) {
+    if !records::has(&texts[SHADOW], name)
+        && let Some(text) = texts.get_mut(SHADOW)
+    {
+        *text += &format!("{name}:!*:::::::\n");
+    }
+    set_field(texts, SHADOW, name, PASSWORD, hash);
     // In passwd(5), "x" is what sends login(1) to shadow(5); an empty field there would need no password at all.
-    edit(texts, PASSWD, |text| {
-        records::with_field(text, name, PASSWORD, "x")
-    });
+    set_field(texts, PASSWD, name, PASSWORD, "x");
 }
 
 /// Locks root where anybody could log in as root without a password: so Arch's `filesystem` ships it.
 fn lock_root(texts: &mut Texts) {
-    let open = [PASSWD, SHADOW]
-        .iter()
-        .any(|path| records::field(&texts[path], "root", PASSWORD) == Some(""));
-    if open {
+    let empty = |path| records::field(&texts[path], "root", PASSWORD) == Some("");
+    if [PASSWD, SHADOW].into_iter().any(empty) {
         set_hash(texts, "root", LOCKED);
     }
 }
 
-/// Says whether root has a password, for the document: `locked` or `password`; `None` where there is no root yet.
+/// Returns whether root has a password, for the document: `locked` or `password`; `None` where there is no root yet.
 pub(crate) fn root(tree: &Tree) -> Result<Option<String>, Failure> {
     let texts = read(tree)?;
-    let in_passwd = records::field(&texts[PASSWD], "root", PASSWORD);
+    let Some(in_passwd) = records::field(&texts[PASSWD], "root", PASSWORD) else {
+        return Ok(None);
+    };
     let hash = match in_passwd {
-        Some("x") => records::field(&texts[SHADOW], "root", PASSWORD),
+        "x" => records::field(&texts[SHADOW], "root", PASSWORD).unwrap_or(LOCKED),
         other => other,
     };
-    let word = |hash: &str| match hash {
-        hash if hash.starts_with(['!', '*']) => "locked",
-        _ => "password",
-    };
-    Ok(in_passwd.map(|_| hash.map_or("locked", word).to_owned()))
-}
-
-/// Others without a password are the packages' or the user's own doing, but nobody should be surprised.
-fn warn_of_empty(site: &Site, texts: &Texts) {
-    for name in records::names(&texts[SHADOW]) {
-        if records::field(&texts[SHADOW], name, PASSWORD) == Some("") {
-            site.warn(format!("the user '{name}' has an empty password"));
-        }
-    }
-}
-
-fn edit(texts: &mut Texts, path: &str, change: impl FnOnce(&str) -> String) {
-    if let Some(text) = texts.get_mut(path) {
-        *text = change(text);
-    }
+    let locked = hash.starts_with(['!', '*']);
+    let word = if locked { "locked" } else { "password" };
+    Ok(Some(word.to_owned()))
 }
 
 fn read(tree: &Tree) -> Result<Texts, Failure> {
-    FILES
-        .into_iter()
-        .map(|(path, _)| Ok((path, tree.text(path)?)))
-        .collect()
+    let text = |(path, _)| Ok((path, tree.text(path)?));
+    FILES.into_iter().map(text).collect()
 }
 
 fn remove_copy(site: &Site) -> Result<(), Failure> {
-    if !site.tree.is_there(COPY) {
+    if !site.tree.exists(COPY) {
         return Ok(());
     }
     let args = ["-rf", "--one-file-system", "--", PREFIX];
-    site.programs
-        .run("rm", &args, None, "removing the copy of the users' files")
+    site.run("rm", &args, None, "removing the copy of the users' files")
 }
 
-/// Has the root hash a password, unless it is the user's already.
-fn set_password(site: &Site, name: &str, password: &str) -> Result<(), Failure> {
+/// Lets the root hash a password, unless the user has it already.
+fn set_password(site: &mut Site, name: &str, password: &str) -> Result<(), Failure> {
     let doing = format!("setting the password of '{name}'");
-    if site.tree.has_program("unix_chkpwd") {
-        // PAM's own helper reads up to a NUL, and exits 0 where the password is right.
-        let input = format!("{password}\0");
-        let (_, status) = site.programs.ask(
-            "unix_chkpwd",
-            &[name, "nonull"],
-            Some(input.as_bytes()),
-            &doing,
-        )?;
-        if status == Some(0) {
-            return Ok(());
-        }
+    // PAM's own helper reads up to a NUL.
+    let input = format!("{password}\0");
+    if site.tree.has_program("unix_chkpwd")
+        && site.confirms("unix_chkpwd", &[name, "nonull"], &input, &doing)?
+    {
+        return Ok(());
     }
     let input = format!("{name}:{password}\n");
-    site.programs
-        .run("chpasswd", &[], Some(input.as_bytes()), &doing)?;
-    site.tree.note(SHADOW);
+    site.run("chpasswd", &[], Some(&input), &doing)?;
+    site.tree.mark_changed(SHADOW);
     Ok(())
 }
 
 /// Adds keys to a user's authorized_keys.
-fn authorize(tree: &Tree, user: &User, keys: &[String]) -> Result<(), Failure> {
-    let ours = |mode| Attributes {
+fn authorize(tree: &mut Tree, user: &User, keys: &[String]) -> Result<(), Failure> {
+    let owned = |mode| Attributes {
         mode,
         owner: (user.uid, user.gid),
     };
     let directory = format!("{}/.ssh", home::path(user)?);
-    tree.directory(&directory, ours(0o700))?;
+    if tree.make_directory(&directory, owned(0o700))? {
+        tree.mark_changed(&directory);
+    }
     let path = format!("{directory}/authorized_keys");
-    let text = tree.text(&path)?;
-    let mut lines: Vec<&str> = text.lines().collect();
-    for key in keys {
-        if !lines.contains(&key.as_str()) {
-            lines.push(key);
+    let mut lines: Vec<String> = tree.text(&path)?.lines().map(str::to_owned).collect();
+    merge(&mut lines, keys);
+    tree.write_as(&path, &joined(&lines), owned(0o600))
+}
+
+/// Parses `NAME[:GROUP,...]`.
+pub(crate) fn parse_user(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, groups) = text.split_once(':').unwrap_or((text, ""));
+    check_name(name)?;
+    let mut list = Vec::new();
+    for group in groups.split(',').filter(|_| !groups.is_empty()) {
+        // Groups of packages may have names that useradd(8) refuses.
+        let bad = |c: char| c.is_control() || c == ':';
+        if group.is_empty() || group.starts_with('-') || group.contains(bad) {
+            return Err(format!("invalid name of a group: '{group}'"));
         }
+        merge(&mut list, &[group.to_owned()]);
     }
-    let with = joined(&lines);
-    if with != text {
-        let attributes = tree.attributes(&path)?.unwrap_or(ours(0o600));
-        tree.put(&path, with.as_bytes(), attributes)?;
-        tree.note(&path);
-    }
-    Ok(())
+    Ok((name.to_owned(), list))
+}
+
+/// Parses `NAME:PATH` of a shell.
+pub(crate) fn parse_shell(text: &str) -> Result<(String, String), String> {
+    let (name, shell) = parse_pair(text)?;
+    stage::document::plain_absolute(shell)?;
+    Ok((name, shell.to_owned()))
+}
+
+/// Parses `NAME:FILE`.
+pub(crate) fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
+    parse_pair(text).map(|(name, file)| (name, file.into()))
+}
+
+fn parse_pair(text: &str) -> Result<(String, &str), String> {
+    let pair = text.split_once(':').filter(|(_, value)| !value.is_empty());
+    let (name, value) = pair.ok_or("not of the form NAME:VALUE")?;
+    check_name(name)?;
+    Ok((name.to_owned(), value))
 }
 
 /// Checks a name by the rules of useradd(8).
-///
-/// # Errors
-///
-/// Why it is none.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
+fn check_name(name: &str) -> Result<(), String> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     if !begins || !name.bytes().all(fine) {
         return Err(
-            "it is not lower-case letters, digits, '_' and '-', of which a letter or '_' is first"
+            "a name has lower-case letters, digits, '_' and '-', and begins with a letter or '_'"
                 .into(),
         );
     }
-    if name.len() > 32 {
-        return Err("it is longer than 32 bytes".into());
+    match name.len() {
+        0..=32 => Ok(()),
+        _ => Err("the name is longer than 32 bytes".into()),
     }
-    Ok(())
-}
-
-fn need_program(tree: &Tree, program: &str, package: &str) -> Result<(), Failure> {
-    if tree.has_program(program) {
-        return Ok(());
-    }
-    Err(
-        not_found(format!("looking for {program}: the root has none"))
-            .hint(format!("strap {package} first")),
-    )
-}
-
-fn not_found(message: String) -> Failure {
-    Failure::new(Code::NotFound, message)
 }
 
 #[cfg(test)]
@@ -486,15 +519,14 @@ mod tests {
     fn only_what_is_missing_is_asked_of_useradd_and_usermod() {
         let passwd = "root:x:0:0::/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n";
         let texts = texts(passwd, "", "wheel:x:998:ann\nvideo:x:44:\nann:x:1000:\n");
-        let mut accounts = Accounts {
-            users: vec![("ann".into(), vec!["wheel".into()])],
-            ..Accounts::default()
-        };
-        accounts.shells.insert("ann".into(), "/bin/bash".into());
+        let mut accounts = Accounts::default();
+        let ann = accounts.user("ann");
+        ann.groups.push("wheel".into());
+        ann.shell = Some("/bin/bash".into());
         assert_eq!(accounts.commands(&texts), Vec::<Vec<String>>::new());
-        accounts.users[0].1.push("video".into());
-        accounts.users.push(("bob".into(), vec!["wheel".into()]));
-        accounts.shells.insert("root".into(), "/bin/sh".into());
+        accounts.user("ann").groups.push("video".into());
+        accounts.user("bob").groups.push("wheel".into());
+        accounts.user("root").shell = Some("/bin/sh".into());
         let commands: Vec<String> = accounts
             .commands(&texts)
             .iter()
@@ -511,7 +543,7 @@ mod tests {
     }
 
     #[test]
-    fn what_root_is_is_said_in_a_word() {
+    fn root_is_locked_or_has_a_password() {
         for (passwd, shadow, word) in [
             (
                 "root:x:0:0::/root:/b\n",
@@ -529,6 +561,34 @@ mod tests {
             let (_guard, tree) = tree(&[(PASSWD, passwd), (SHADOW, shadow)]);
             assert_eq!(root(&tree).unwrap().as_deref(), word);
         }
+    }
+
+    #[test]
+    fn users_are_merged_and_have_one_shell_and_one_password() {
+        let of = |args: &[&str]| {
+            let args = std::iter::once(&"configure").chain(args);
+            Accounts::of(&<Args as clap::Parser>::try_parse_from(args).unwrap())
+        };
+        let accounts = of(&[
+            "--user",
+            "ann:wheel,video",
+            "--user",
+            "ann:wheel,audio",
+            "--user",
+            "bob",
+        ]);
+        let users = accounts.unwrap().users;
+        assert_eq!(users["ann"].groups, ["wheel", "video", "audio"]);
+        assert!(users["bob"].make && users["bob"].groups.is_empty());
+        let failure = of(&["--shell", "ann:/a", "--shell", "ann:/b"]).unwrap_err();
+        assert_eq!(failure.code, Code::Usage);
+        let twice = "--shell: given twice for the user 'ann'";
+        assert_eq!(failure.message, twice);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "$6$a$b").unwrap();
+        let of_ann = format!("ann:{}", file.path().display());
+        let failure = of(&["--password-file", &of_ann, "--password-hash-file", &of_ann]);
+        assert!(failure.unwrap_err().message.contains("given twice"));
     }
 
     #[test]

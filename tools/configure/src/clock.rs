@@ -1,7 +1,7 @@
 //! `--timezone`: localtime(5).
 
-use crate::step::{Site, Step};
-use stage::{Code, Failure};
+use crate::item::{Item, Site, lacks, not_found};
+use stage::Failure;
 
 const AT: &str = "etc/localtime";
 const ZONES: &str = "usr/share/zoneinfo";
@@ -9,56 +9,46 @@ const ZONES: &str = "usr/share/zoneinfo";
 /// What a compiled zone begins with (tzfile(5)): beside zones there are lists and tables.
 const MAGIC: &[u8] = b"TZif";
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct TimeZone(pub(crate) String);
 
-impl Step for TimeZone {
+impl TimeZone {
+    /// Parses the name of a time zone, which is a path below the zones.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        let fine = |b: u8| b.is_ascii_alphanumeric() || b"/_+-".contains(&b);
+        if name.split('/').any(str::is_empty) || !name.bytes().all(fine) {
+            return Err("not of the form AREA/PLACE".into());
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl Item for TimeZone {
     fn name(&self) -> &'static str {
         "timezone"
     }
 
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let path = format!("{ZONES}/{}", self.0);
-        let zone = site.tree.look(&path).unwrap_or_default();
+        let zone = site.tree.read_linked(&path).unwrap_or_default();
         if zone.starts_with(MAGIC) {
             return Ok(());
         }
-        let failure = Failure::new(
-            Code::NotFound,
-            format!(
-                "looking for the time zone '{}': {} is none",
-                self.0,
-                site.tree.quote(&path)
+        let path = site.tree.quote(&path);
+        let message = format!("looking for the time zone '{}': no zone at {path}", self.0);
+        Err(match site.tree.stat(ZONES) {
+            None => lacks(message, "tzdata"),
+            Some(_) => not_found(message).hint(
+                "a zone has a name as Europe/Berlin: 'timedatectl list-timezones' lists them",
             ),
-        );
-        Err(if site.tree.stat(ZONES).is_some() {
-            failure
-                .hint("zones are called as Europe/Berlin: 'timedatectl list-timezones' lists them")
-        } else {
-            failure.hint("strap tzdata first")
         })
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let relative = format!("../{ZONES}/{}", self.0);
-        // Absolute is as good (localtime(5)).
-        if site.tree.target(AT).as_deref() == Some(&format!("/{ZONES}/{}", self.0)) {
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        // An absolute link is as good (localtime(5)).
+        if site.tree.link_target(AT) == Some(format!("/{ZONES}/{}", self.0)) {
             return Ok(());
         }
-        site.tree.link(AT, &relative)
+        site.tree.link(AT, &format!("../{ZONES}/{}", self.0))
     }
-}
-
-/// Checks that a text can be the name of a time zone, which is a path below the zones.
-///
-/// # Errors
-///
-/// Why it is none.
-pub(crate) fn check(name: &str) -> Result<(), String> {
-    let fine = |b: u8| b.is_ascii_alphanumeric() || b"/_+-".contains(&b);
-    let parts = name.split('/').all(|part| !part.is_empty());
-    if !parts || !name.bytes().all(fine) {
-        return Err("it is not of the form AREA/PLACE".into());
-    }
-    Ok(())
 }

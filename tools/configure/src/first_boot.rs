@@ -1,68 +1,88 @@
 //! `--first-boot-keyring`: a unit that makes pacman's keyring on the machine itself, when it boots for the first time.
 //!
-//! The keyring of an image must have no secret key: everybody who has the image would have it, and with it could sign what
-//! every such machine installs (`keyring --strip` removes it). The machine makes its own, from the keys that the keyring
-//! package brought, without a network. The commands are pacman-key's own, as its manual names them; both do only what is
-//! missing.
+//! The keyring of an image must have no secret key: everybody who has the image would have it, and could sign packages for
+//! every such machine (`keyring --strip` removes it). The machine makes its own, from the keys of the keyring package,
+//! without a network. The commands are pacman-key's own, as its manual names them; both do only what is missing.
 
-use crate::step::{Site, Step};
-use stage::{Code, Failure};
-
-/// The unit's name.
-pub(crate) const NAME: &str = "first-boot-keyring.service";
+use crate::item::{Item, Site, lacks, not_found};
+use crate::tree::Attributes;
+use distro::Preset;
+use stage::members::Keyring;
+use stage::{Code, Document, Failure};
 
 const UNITS: &str = "etc/systemd/system";
 const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
+const NAME: &str = "first-boot-keyring.service";
 const RINGS: &str = "usr/share/pacman/keyrings";
+const DOING: &str = "making a keyring at first boot";
 
+/// The rings that a unit populates the keyring from.
 #[derive(Debug)]
 pub(crate) struct FirstBootKeyring(pub(crate) Vec<String>);
 
-impl Step for FirstBootKeyring {
+impl FirstBootKeyring {
+    /// Returns the rings that `keyring` populated, else those of the distribution.
+    pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
+        let keyring: Option<Keyring> = document.get();
+        let mut names = keyring.map(|k| k.populated).unwrap_or_default();
+        if names.is_empty()
+            && let Some(distro) = document.distro()
+        {
+            let preset = Preset::load(distro).map_err(|e| Failure::new(Code::Failed, e))?;
+            names = preset.keyring.populate;
+        }
+        if names.is_empty() {
+            let message = "--first-boot-keyring: the document names no distribution and no keyring";
+            return Err(Failure::new(Code::Usage, message).hint("put 'keyring' before 'configure'"));
+        }
+        // They become part of a unit's command line, and the document is untrusted.
+        let is_bad = |name: &&String| !stage::document::is_word(name) || name.starts_with('-');
+        match names.iter().find(is_bad) {
+            None => Ok(Self(names)),
+            Some(bad) => Err(Failure::new(
+                Code::BadDocument,
+                format!(
+                    "reading \"keyring.populated\" of the document: invalid name of a ring: '{bad}'"
+                ),
+            )),
+        }
+    }
+}
+
+impl Item for FirstBootKeyring {
     fn name(&self) -> &'static str {
         "first_boot_keyring"
     }
 
     fn check(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, .. } = site;
-        let missing = |what: String| {
-            Failure::new(
-                Code::NotFound,
-                format!("making a keyring at first boot: {what}"),
-            )
-        };
-        for (there, what, package) in [
-            (
-                tree.is_program("usr/lib/systemd/systemd"),
+        let tree = &site.tree;
+        if !tree.is_program("usr/lib/systemd/systemd") {
+            return Err(lacks(
+                format!("{DOING}: the root has no systemd"),
                 "systemd",
-                "systemd",
-            ),
-            (tree.has_program("pacman-key"), "pacman-key", "pacman"),
-            (tree.has_program("gpg"), "gpg", "gnupg"),
-        ] {
-            if !there {
-                return Err(missing(format!("the root has no {what}"))
-                    .hint(format!("strap {package} first")));
-            }
+            ));
         }
+        site.need("pacman-key", "pacman", DOING)?;
+        site.need("gpg", "gnupg", DOING)?;
         for ring in &self.0 {
             let path = format!("{RINGS}/{ring}.gpg");
             if tree.stat(&path).is_none() {
-                return Err(missing(format!("there is no {}", tree.quote(&path)))
-                    .hint(format!("strap the keyring package first: '{ring}-keyring'")));
+                return Err(
+                    not_found(format!("{DOING}: no {}", tree.quote(&path))).hint(format!(
+                        "install the keyring package first: '{ring}-keyring'"
+                    )),
+                );
             }
         }
         tree.read(&format!("{UNITS}/{NAME}")).map(drop)
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, .. } = site;
-        tree.write(&format!("{UNITS}/{NAME}"), unit(&self.0).as_bytes(), 0o644)?;
-        let directory = crate::tree::Attributes {
-            mode: 0o755,
-            owner: (0, 0),
-        };
-        tree.directory(WANTS, directory)?;
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let tree = &mut site.tree;
+        tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0), 0o644)?;
+        if tree.make_directory(WANTS, Attributes::of_root(0o755))? {
+            tree.mark_changed(WANTS);
+        }
         // As systemctl(1) links it.
         tree.link(&format!("{WANTS}/{NAME}"), &format!("/{UNITS}/{NAME}"))
     }
@@ -99,4 +119,24 @@ WantedBy=multi-user.target
 ",
         rings = rings.join(" ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_those_of_the_keyring_then_those_of_the_distribution() {
+        let of = |text: &str| {
+            let document = Document::parse(text.as_bytes(), "x").unwrap();
+            FirstBootKeyring::of(&document).map(|rings| rings.0)
+        };
+        let keyring = r#"{"strapline":1,"distro":"archlinux","keyring":{"dir":"/r","populated":["x"],"trusted":[]}}"#;
+        assert_eq!(of(keyring).unwrap(), ["x"]);
+        let distro = r#"{"strapline":1,"distro":"archlinux"}"#;
+        assert_eq!(of(distro).unwrap(), ["archlinux"]);
+        assert_eq!(of(r#"{"strapline":1}"#).unwrap_err().code, Code::Usage);
+        let bad = keyring.replace("[\"x\"]", "[\"x; reboot\"]");
+        assert_eq!(of(&bad).unwrap_err().code, Code::BadDocument);
+    }
 }

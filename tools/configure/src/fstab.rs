@@ -1,15 +1,16 @@
 //! `--fstab`: the lines of fstab(5) for the file systems that the plan mounts, or that `mkdisk` will make.
 //!
-//! Our lines are between two of ours, so that the next run finds them, and nobody else's are touched.
+//! They are between two comments, so that the next run finds them, and other lines stay.
 
-use crate::step::{Site, Step};
+use crate::item::{Item, Site};
+use crate::text::joined;
 use image::epoch;
 use image::ids::Ids;
 use image::layout::{FileSystem, FileSystemKind, Layout};
 use rootfs::{Mount, Root, mountinfo};
 use stage::members;
-use stage::{Code, Document, Doing, Failure, quote};
-use std::path::{Path, PathBuf};
+use stage::{Code, Context, Document, Doing, Failure, quote};
+use std::path::Path;
 
 const AT: &str = "etc/fstab";
 const BEGIN: &str = "# configure: begin";
@@ -17,32 +18,6 @@ const END: &str = "# configure: end";
 
 /// The longest fstab(5) that is read here.
 const LIMIT: u64 = 1 << 20;
-
-/// Which file systems there will be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Those of the plan that are on devices.
-    Devices(Vec<Mount>),
-    /// Those of a layout: of this file, or the standard one.
-    Layout(Option<PathBuf>),
-}
-
-impl Source {
-    /// Returns where file systems come from: a layout that was given, else devices of the plan, else the standard layout.
-    pub(crate) fn of(layout: Option<&Path>, mounts: &[Mount]) -> Self {
-        let on_devices: Vec<Mount> = mounts.iter().filter(|m| is_device(m)).cloned().collect();
-        match layout {
-            Some(file) => Self::Layout(Some(file.to_owned())),
-            None if on_devices.is_empty() => Self::Layout(None),
-            None => Self::Devices(on_devices),
-        }
-    }
-}
-
-fn is_device(mount: &Mount) -> bool {
-    let source = mount.source.as_deref().unwrap_or_default();
-    source.starts_with("/dev/") && !matches!(mount.kind.as_str(), "bind" | "rbind")
-}
 
 /// A line of fstab(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +30,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn line(&self) -> String {
-        // The root is checked first, and what is checked by a journal not at all (fsck(8)).
+        // The root is checked first, and what has a journal or snapshots not at all (fsck(8)).
         let pass = match (self.at.as_str(), self.kind.as_str()) {
             (_, "btrfs" | "xfs" | "f2fs" | "swap") => 0,
             ("/", _) => 1,
@@ -64,6 +39,41 @@ impl Entry {
         let [source, at, kind, options] =
             [&self.source, &self.at, &self.kind, &self.options].map(|word| escape(word));
         format!("{source} {at} {kind} {options} 0 {pass}")
+    }
+
+    fn of_file_system(file_system: &FileSystem) -> Self {
+        let options = match file_system.kind {
+            FileSystemKind::Ext4 => "rw,relatime",
+            // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
+            FileSystemKind::Vfat => "rw,relatime,umask=0077",
+        };
+        Self {
+            source: format!("UUID={}", file_system.uuid),
+            at: file_system.at.clone(),
+            kind: file_system.kind.name().to_owned(),
+            options: options.to_owned(),
+        }
+    }
+
+    fn of_device(mount: &Mount, context: &Context) -> Result<Self, Failure> {
+        let device = mount.source.as_deref().unwrap_or_default();
+        let uuid = uuid_of(device)?;
+        if uuid.is_none() {
+            context.warn(format_args!(
+                "blkid finds no UUID on {}, so fstab has its name on this host",
+                quote(device)
+            ));
+        }
+        let options = match mount.options.is_empty() {
+            true => "rw,relatime".to_owned(),
+            false => mount.options.join(","),
+        };
+        Ok(Self {
+            source: uuid.map_or(device.to_owned(), |uuid| format!("UUID={uuid}")),
+            at: format!("/{}", mount.at),
+            kind: mount.kind.clone(),
+            options,
+        })
     }
 }
 
@@ -76,7 +86,7 @@ fn escape(word: &str) -> String {
     word.chars().map(escape).collect()
 }
 
-/// Lines that are to be in fstab(5).
+/// Lines of fstab(5).
 #[derive(Debug)]
 pub(crate) struct Fstab {
     entries: Vec<Entry>,
@@ -96,68 +106,63 @@ impl Fstab {
     }
 
     /// Returns the mount points.
-    pub(crate) fn places(&self) -> Vec<String> {
+    pub(crate) fn mount_points(&self) -> Vec<String> {
         self.entries.iter().map(|e| e.at.clone()).collect()
     }
 
-    /// Finds out which UUIDs the file systems have or will have. `salt` tells the image from others of its date.
+    /// Finds the UUIDs of the file systems: those of a layout that is given, else of the plan's devices, else of the standard
+    /// layout. `salt` tells the image from others of its date.
     ///
     /// # Errors
     ///
-    /// When a layout cannot be read, or the document has ids that are none.
+    /// When a layout cannot be read, or the document has invalid ids.
     pub(crate) fn find(
-        source: &Source,
+        layout: Option<&Path>,
+        context: &Context,
         document: &Document,
         root: &Root,
         salt: &str,
-        mut warn: impl FnMut(String),
     ) -> Result<Self, Failure> {
-        let layout = match source {
-            Source::Devices(mounts) => {
-                let mut mounts = mounts.clone();
-                mounts.extend(root_device(root)?);
-                mounts.sort_by(|a, b| a.at.cmp(&b.at));
-                let entries: Result<_, _> =
-                    mounts.iter().map(|m| of_device(m, &mut warn)).collect();
-                return Ok(Self {
-                    entries: entries?,
-                    planned: Vec::new(),
-                });
-            }
-            Source::Layout(file) => {
-                let arch = document.need_arch()?;
-                match file {
-                    Some(file) => Layout::read(file, arch)?,
-                    None => Layout::standard(arch)?,
-                }
-            }
+        let mounts: Vec<Mount> = document.need()?;
+        let mut devices = devices(mounts);
+        if layout.is_none() && !devices.is_empty() {
+            devices.extend(root_device(root)?);
+            devices.sort_by(|a, b| a.at.cmp(&b.at));
+            let entries = devices.iter().map(|m| Entry::of_device(m, context));
+            return Ok(Self {
+                entries: entries.collect::<Result<_, _>>()?,
+                planned: Vec::new(),
+            });
+        }
+        let arch = document.need_arch()?;
+        let layout = match layout {
+            Some(file) => Layout::read(file, arch)?,
+            None => Layout::standard(arch)?,
         };
         let mut planned = layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?);
-        let text = match root.read(AT, LIMIT) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            // Whether it can be written is checked later; without it there is nothing that was said.
-            Err(_) => String::new(),
-        };
-        // What was said once stays so, or an image that is made already would not find its file systems.
-        let said: Vec<members::FileSystem> = document.get().unwrap_or_default();
+        // Whether it can be written is checked later; without it there are no earlier UUIDs.
+        let text = root.read(AT, LIMIT).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        // UUIDs of an earlier run stay, or an image that is made already would not find its file systems.
+        let recorded: Vec<members::FileSystem> = document.get().unwrap_or_default();
         for file_system in &mut planned {
             let kind = file_system.kind;
             let same = |f: &&members::FileSystem| f.at == file_system.at && f.kind == kind.name();
-            if let Some(said) = said.iter().find(same) {
-                let doing = || format!("reading \"filesystems\" of the document: {}", said.at);
-                file_system.uuid = kind.check_id(&said.uuid).doing(Code::BadDocument, doing)?;
+            if let Some(known) = recorded.iter().find(same) {
+                let doing = || format!("reading \"filesystems\" of the document: {}", known.at);
+                file_system.uuid = kind.check_id(&known.uuid).doing(Code::BadDocument, doing)?;
             } else if let Some(uuid) = uuid_in(&text, file_system) {
                 file_system.uuid = uuid;
             }
         }
         Ok(Self {
-            entries: planned.iter().map(of_planned).collect(),
+            entries: planned.iter().map(Entry::of_file_system).collect(),
             planned,
         })
     }
 }
 
-impl Step for Fstab {
+impl Item for Fstab {
     fn name(&self) -> &'static str {
         "fstab"
     }
@@ -167,88 +172,52 @@ impl Step for Fstab {
         let (before, _, after) = parts(&text);
         for line in before.iter().chain(&after) {
             let mut fields = line.split_whitespace();
-            let comment = fields.next().is_none_or(|source| source.starts_with('#'));
-            let at = fields.next().filter(|_| !comment);
-            if let Some(at) = at
+            let is_entry = fields.next().is_some_and(|s| !s.starts_with('#'));
+            if let Some(at) = fields.next().filter(|_| is_entry)
                 && self.entries.iter().any(|e| escape(&e.at) == at)
             {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!(
-                        "writing {}: somebody else's line mounts '{at}'",
-                        site.tree.quote(AT)
-                    ),
-                )
-                .hint("remove that line, or leave --fstab out"));
+                let file = site.tree.quote(AT);
+                let message = format!("writing {file}: another line mounts '{at}'");
+                return Err(Failure::new(Code::Failed, message)
+                    .hint("remove that line, or leave --fstab out"));
             }
         }
         Ok(())
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
         let text = with_block(&site.tree.text(AT)?, &self.entries);
-        site.tree.write(AT, text.as_bytes(), 0o644)
+        site.tree.write(AT, &text, 0o644)
     }
 }
 
-fn of_planned(file_system: &FileSystem) -> Entry {
-    let options = match file_system.kind {
-        FileSystemKind::Ext4 => "rw,relatime",
-        // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
-        FileSystemKind::Vfat => "rw,relatime,umask=0077",
-    };
-    Entry {
-        source: format!("UUID={}", file_system.uuid),
-        at: file_system.at.clone(),
-        kind: file_system.kind.name().to_owned(),
-        options: options.to_owned(),
-    }
+/// Returns the mounts of devices.
+fn devices(mut mounts: Vec<Mount>) -> Vec<Mount> {
+    mounts.retain(|mount| {
+        let source = mount.source.as_deref().unwrap_or_default();
+        source.starts_with("/dev/") && !matches!(mount.kind.as_str(), "bind" | "rbind")
+    });
+    mounts
 }
 
-fn of_device(mount: &Mount, warn: &mut impl FnMut(String)) -> Result<Entry, Failure> {
-    let device = mount.source.as_deref().unwrap_or_default();
-    let source = match uuid_of(device)? {
-        Some(uuid) => format!("UUID={uuid}"),
-        None => {
-            warn(format!(
-                "blkid finds no UUID on {}, so fstab has the name that it has here",
-                quote(device)
-            ));
-            device.to_owned()
-        }
-    };
-    let options = match mount.options.join(",") {
-        options if options.is_empty() => "rw,relatime".to_owned(),
-        options => options,
-    };
-    Ok(Entry {
-        source,
-        at: format!("/{}", mount.at),
-        kind: mount.kind.clone(),
-        options,
-    })
+/// Returns the device that is mounted at the root itself.
+fn root_device(root: &Root) -> Result<Vec<Mount>, Failure> {
+    let mounts = mountinfo::read()?.into_iter().rev();
+    let mount = mounts.filter(|m| m.target == root.path()).take(1);
+    let mount = mount.map(|m| Mount {
+        at: String::new(),
+        kind: m.fstype,
+        source: m.source.into_string().ok(),
+        options: Vec::new(),
+        nodes: Vec::new(),
+    });
+    Ok(devices(mount.collect()))
 }
 
-/// Returns the device that the root itself is on, where the root is a mount point of it.
-fn root_device(root: &Root) -> Result<Option<Mount>, Failure> {
-    let mounts = mountinfo::read()?;
-    let mount = mounts.into_iter().rev().find(|m| m.target == root.path());
-    Ok(mount.and_then(|m| {
-        let mount = Mount {
-            at: String::new(),
-            kind: m.fstype,
-            source: m.source.into_string().ok(),
-            options: Vec::new(),
-            nodes: Vec::new(),
-        };
-        is_device(&mount).then_some(mount)
-    }))
-}
-
-/// Asks blkid(8) of the host; `None` where it does not know, or may not look.
+/// Asks blkid(8) of the host; `None` where it finds none, or may not read the device.
 fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
     let mut command = stage::child::command("blkid");
-    // By probing, and not from the cache of the host, which would be written, too.
+    // By probing: not from the cache of the host, which would also be written.
     command.args([
         "--probe",
         "--output",
@@ -264,38 +233,32 @@ fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
     Ok((out.status.success() && !uuid.is_empty()).then_some(uuid))
 }
 
-/// Splits a text into what is before our lines, ours, and what is behind them.
+/// Splits a text into what is before our lines, ours, and what is after them.
 fn parts(text: &str) -> (Vec<&str>, Vec<&str>, Vec<&str>) {
-    let lines: Vec<&str> = text.lines().collect();
-    let begin = lines.iter().position(|l| *l == BEGIN);
+    let mut before: Vec<&str> = text.lines().collect();
+    let begin = before.iter().position(|l| *l == BEGIN);
     let end = begin.and_then(|begin| {
-        let end = lines[begin..].iter().position(|l| *l == END)?;
-        Some(begin + end)
+        let end = before[begin..].iter().position(|l| *l == END)?;
+        Some((begin, begin + end))
     });
-    match (begin, end) {
-        (Some(begin), Some(end)) => (
-            lines[..begin].to_vec(),
-            lines[begin + 1..end].to_vec(),
-            lines[end + 1..].to_vec(),
-        ),
-        _ => (lines, Vec::new(), Vec::new()),
-    }
+    let Some((begin, end)) = end else {
+        return (before, Vec::new(), Vec::new());
+    };
+    let after = before.split_off(end + 1);
+    let ours = before[begin + 1..end].to_vec();
+    before.truncate(begin);
+    (before, ours, after)
 }
 
 fn with_block(text: &str, entries: &[Entry]) -> String {
     let (before, _, after) = parts(text);
-    let ours = entries.iter().map(Entry::line);
-    let begin = std::iter::once(BEGIN.to_owned());
-    let end = std::iter::once(END.to_owned());
-    let lines: Vec<String> = before
-        .into_iter()
-        .map(str::to_owned)
-        .chain(begin)
-        .chain(ours)
-        .chain(end)
-        .chain(after.into_iter().map(str::to_owned))
-        .collect();
-    crate::text::joined(&lines)
+    let ours: Vec<String> = entries.iter().map(Entry::line).collect();
+    let mut lines = before;
+    lines.push(BEGIN);
+    lines.extend(ours.iter().map(String::as_str));
+    lines.push(END);
+    lines.extend(after);
+    joined(&lines)
 }
 
 /// Returns the UUID that our own lines have for a file system.
@@ -322,14 +285,14 @@ mod tests {
     }
 
     #[test]
-    fn our_lines_are_between_ours_and_the_rest_is_kept() {
+    fn our_lines_are_between_comments_and_others_are_kept() {
         let root = planned(
             "/",
             FileSystemKind::Ext4,
             "3335002d-56ca-8154-a907-7caebb1d31d3",
         );
         let boot = planned("/boot", FileSystemKind::Vfat, "1A2B-3C4D");
-        let entries = [of_planned(&root), of_planned(&boot)];
+        let entries = [Entry::of_file_system(&root), Entry::of_file_system(&boot)];
         let text = with_block("# fstab\n", &entries);
         assert_eq!(
             text,
@@ -360,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn devices_of_the_plan_come_before_the_standard_layout() {
+    fn bound_directories_are_no_devices() {
         let mount = |kind: &str, source: &str| Mount {
             at: "boot".into(),
             kind: kind.into(),
@@ -373,15 +336,6 @@ mod tests {
             mount("vfat", "/dev/loop0p1"),
             mount("bind", "/srv"),
         ];
-        assert_eq!(
-            Source::of(None, &plan),
-            Source::Devices(vec![plan[1].clone()])
-        );
-        assert_eq!(Source::of(None, &plan[..1]), Source::Layout(None));
-        let file = Path::new("/l.toml");
-        assert_eq!(
-            Source::of(Some(file), &plan),
-            Source::Layout(Some(file.into()))
-        );
+        assert_eq!(devices(plan.to_vec()), [plan[1].clone()]);
     }
 }

@@ -1,6 +1,6 @@
-//! A user's home directory: a copy of skel that is made beside and gets its name when it is whole.
+//! A user's home directory: a copy of skel that is made under another name, and renamed when it is complete.
 
-use crate::step::Site;
+use crate::item::Site;
 use crate::tree::Attributes;
 use rootfs::user::User;
 use stage::document::plain_below;
@@ -15,58 +15,45 @@ const MODE: u32 = 0o700;
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where it is no directory of the user's own.
+/// [`Code::Failed`] where it is not a directory of the user's own.
 pub(crate) fn path(user: &User) -> Result<&str, Failure> {
     let below = user.home.strip_prefix('/').unwrap_or_default();
     if below.is_empty() || plain_below(below).is_err() {
-        return Err(Failure::new(
-            Code::Failed,
-            format!(
-                "looking for the home of '{}': {} is no directory of a user's own",
-                user.name,
-                quote(&user.home)
-            ),
-        ));
+        let (name, home) = (&user.name, quote(&user.home));
+        let message = format!("looking for the home of '{name}': {home} is not a user's own");
+        return Err(Failure::new(Code::Failed, message));
     }
     Ok(below)
 }
 
 /// Makes a user's home, where there is none.
-///
-/// # Errors
-///
-/// When it cannot be made.
-pub(crate) fn make(site: &Site, user: &User) -> Result<(), Failure> {
-    let Site { tree, programs, .. } = site;
+pub(crate) fn make(site: &mut Site, user: &User) -> Result<(), Failure> {
     // A user of a package may well have none: "/" is not ours to fill.
     let Ok(path) = path(user) else { return Ok(()) };
-    if tree.is_there(path) {
+    if site.tree.exists(path) {
         return Ok(());
     }
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let doing = format!("making the home of '{}'", user.name);
     // Programs of the root follow links, and by way of /proc out of it.
-    tree.attributes(parent)?;
+    site.tree.attributes(parent)?;
     let beside = format!("{parent}/{}", rootfs::file::beside(name));
     let at = format!("/{beside}");
-    programs.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
-    let ours = Attributes {
-        mode: 0o700,
-        owner: (0, 0),
-    };
-    tree.make_directory(&beside, ours)?;
-    if tree.stat(SKEL).is_some() {
+    site.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
+    site.tree
+        .make_directory(&beside, Attributes::of_root(0o700))?;
+    if site.tree.stat(SKEL).is_some() {
         let from = format!("/{SKEL}/.");
         let args = ["-RP", "--preserve=mode,timestamps", "--", &from, &at];
-        programs.run("cp", &args, None, &doing)?;
+        site.run("cp", &args, None, &doing)?;
     }
     let owner = format!("{}:{}", user.uid, user.gid);
-    programs.run("chown", &["-Rh", "--", &owner, &at], None, &doing)?;
-    let defs = tree.look("etc/login.defs").unwrap_or_default();
+    site.run("chown", &["-Rh", "--", &owner, &at], None, &doing)?;
+    let defs = site.tree.read_linked("etc/login.defs").unwrap_or_default();
     let mode = home_mode(&String::from_utf8_lossy(&defs)).unwrap_or(MODE);
-    programs.run("chmod", &[&format!("{mode:04o}"), &at], None, &doing)?;
-    tree.rename(&beside, name)?;
-    tree.note(path);
+    site.run("chmod", &[&format!("{mode:04o}"), &at], None, &doing)?;
+    site.tree.rename(&beside, name)?;
+    site.tree.mark_changed(path);
     Ok(())
 }
 
@@ -74,9 +61,9 @@ pub(crate) fn make(site: &Site, user: &User) -> Result<(), Failure> {
 fn home_mode(text: &str) -> Option<u32> {
     text.lines().find_map(|line| {
         let mut words = line.split_whitespace();
-        let mode = words.next() == Some("HOME_MODE");
-        let mode = words.next().filter(|_| mode)?;
-        u32::from_str_radix(mode, 8).ok().filter(|m| *m <= 0o777)
+        words.next().filter(|key| *key == "HOME_MODE")?;
+        let mode = u32::from_str_radix(words.next()?, 8).ok();
+        mode.filter(|m| *m <= 0o777)
     })
 }
 
@@ -94,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn not_every_user_has_a_home_of_their_own() {
+    fn a_home_is_a_path_below_the_root() {
         let user = |home: &str| User {
             name: "a".into(),
             uid: 1,

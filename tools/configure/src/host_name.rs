@@ -1,26 +1,62 @@
 //! `--hostname`: hostname(5), and a line in hosts(5) that lets the machine find itself by its name.
 
-use crate::step::{Site, Step};
+use crate::item::{Item, Site};
 use crate::text::joined;
 use stage::Failure;
 
 const NAME: &str = "etc/hostname";
 const HOSTS: &str = "etc/hosts";
 
-/// What ends a line of ours in hosts(5), and how it begins.
+/// How a line of ours in hosts(5) ends, and how it begins.
 const OURS: &str = "# configure";
 const ADDRESS: &str = "127.0.1.1";
 
 /// What hosts(5) has at least.
 const LOCAL: [&str; 2] = ["127.0.0.1 localhost", "::1 localhost"];
 
-/// The longest name that Linux takes, in bytes (`HOST_NAME_MAX`).
+/// The longest name that Linux allows, in bytes (`HOST_NAME_MAX`).
 const LONGEST: usize = 64;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct HostName(pub(crate) String);
 
-impl Step for HostName {
+impl HostName {
+    /// Parses a host name of hostname(7): labels of letters, digits and hyphens.
+    pub(crate) fn parse(name: &str) -> Result<Self, String> {
+        if name.len() > LONGEST {
+            return Err(format!("longer than {LONGEST} bytes"));
+        }
+        for label in name.split('.') {
+            let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+            let why = match label {
+                "" => "an empty label",
+                label if label.len() > 63 => "a label is longer than 63 bytes",
+                label if !label.bytes().all(fine) => {
+                    "only letters, digits, '-' and '.' are allowed"
+                }
+                label if label.starts_with('-') || label.ends_with('-') => {
+                    "a label begins or ends with '-'"
+                }
+                _ => continue,
+            };
+            return Err(why.into());
+        }
+        // As the resolver reads addresses (inet_aton(3)): also '0x7f.1'. No top-level domain is a number.
+        let last = name.rsplit('.').next().unwrap_or_default();
+        let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+        if last.bytes().all(|b| b.is_ascii_digit())
+            || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+        {
+            return Err("it ends with a number, as an address does".into());
+        }
+        match name {
+            "localhost" => Err("that is every machine's name".into()),
+            _ => Ok(Self(name.to_owned())),
+        }
+    }
+}
+
+impl Item for HostName {
     fn name(&self) -> &'static str {
         "hostname"
     }
@@ -30,67 +66,29 @@ impl Step for HostName {
         site.tree.text(HOSTS).map(drop)
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, .. } = site;
-        tree.write(NAME, format!("{}\n", self.0).as_bytes(), 0o644)?;
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let tree = &mut site.tree;
+        tree.write(NAME, &format!("{}\n", self.0), 0o644)?;
         let text = with_host(&tree.text(HOSTS)?, &self.0);
-        tree.write(HOSTS, text.as_bytes(), 0o644)
+        tree.write(HOSTS, &text, 0o644)
     }
 }
 
-/// Checks a host name by hostname(7): labels of letters, digits and hyphens.
-///
-/// # Errors
-///
-/// Why it is none.
-pub(crate) fn check(name: &str) -> Result<(), String> {
-    if name.len() > LONGEST {
-        return Err(format!("it is longer than {LONGEST} bytes"));
-    }
-    for label in name.split('.') {
-        if label.is_empty() {
-            return Err("it is empty, or begins, ends or goes on with a dot after a dot".into());
-        }
-        if label.len() > 63 {
-            return Err("a label is longer than 63 bytes".into());
-        }
-        let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-        if !label.bytes().all(fine) {
-            return Err("it has more than letters, digits, '-' and '.'".into());
-        }
-        if label.starts_with('-') || label.ends_with('-') {
-            return Err("a label begins or ends with '-'".into());
-        }
-    }
-    // As the resolver reads addresses (inet_aton(3)): also '0x7f.1'. No top-level domain is a number.
-    let last = name.rsplit('.').next().unwrap_or_default();
-    let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
-    if last.bytes().all(|b| b.is_ascii_digit())
-        || hex.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
-    {
-        return Err("it ends with a number, so it would be taken for an address".into());
-    }
-    match name {
-        "localhost" => Err("that is every machine's name, and counts as none".into()),
-        _ => Ok(()),
-    }
-}
-
-/// Returns a hosts(5) in which the name is known. A line that somebody wrote and that knows it will do.
+/// Returns a hosts(5) that has the name, in a line of ours unless another line has it.
 fn with_host(text: &str, name: &str) -> String {
     let is_ours = |line: &str| line.starts_with(ADDRESS) && line.ends_with(OURS);
     let mut lines: Vec<&str> = text.lines().filter(|line| !is_ours(line)).collect();
     if lines.is_empty() {
         lines.extend(LOCAL);
     }
-    let knows = |line: &&str| {
+    let has_name = |line: &&str| {
         let entry = line.split('#').next().unwrap_or_default();
         entry.split_whitespace().skip(1).any(|word| word == name)
     };
-    if lines.iter().any(knows) {
+    if lines.iter().any(has_name) {
         return joined(&lines);
     }
-    // The short name is an alias of the full one: the first is what `hostname --fqdn` says.
+    // The short name is an alias of the full one: the first is what `hostname --fqdn` prints.
     let names = match name.split_once('.') {
         Some((short, _)) => format!("{name} {short}"),
         None => name.to_owned(),
@@ -115,7 +113,7 @@ mod tests {
             "7up",
             &"a".repeat(63),
         ] {
-            check(good).unwrap();
+            HostName::parse(good).unwrap();
         }
         let long = format!("{}.{}", "a".repeat(40), "b".repeat(40));
         for bad in [
@@ -141,7 +139,7 @@ mod tests {
             &"a".repeat(64),
             &long,
         ] {
-            check(bad).unwrap_err();
+            HostName::parse(bad).unwrap_err();
         }
     }
 

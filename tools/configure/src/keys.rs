@@ -10,12 +10,10 @@ const TYPES: [&str; 4] = ["ssh-", "ecdsa-sha2-", "sk-ssh-", "sk-ecdsa-sha2-"];
 ///
 /// # Errors
 ///
-/// Why it is no list of public keys.
+/// Why it is not a list of public keys.
 pub(crate) fn parse(text: &str) -> Result<Vec<String>, String> {
     if text.contains("PRIVATE KEY-----") {
-        return Err(
-            "it is a private key, which stays where it is: give the file that ends in .pub".into(),
-        );
+        return Err("it is a private key: give the file that ends in .pub".into());
     }
     let mut keys = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -24,18 +22,18 @@ pub(crate) fn parse(text: &str) -> Result<Vec<String>, String> {
             continue;
         }
         if !is_key(line) {
-            return Err(format!("line {number} is no public key"));
+            return Err(format!("line {number} is not a public key"));
         }
         keys.push(line.to_owned());
     }
     if keys.is_empty() {
-        return Err("there is no key in it".into());
+        return Err("it has no key".into());
     }
     Ok(keys)
 }
 
-/// A key is a type and, in base64, the key itself, which begins with the type again (RFC 4253, 6.6). Options may be before
-/// them, and a comment behind.
+/// A key is a type and, in base64, the key itself, which begins with the type again (RFC 4253, 6.6). Options may precede
+/// them, and a comment may follow.
 fn is_key(line: &str) -> bool {
     if line.chars().any(|c| c.is_control() && c != '\t') {
         return false;

@@ -1,10 +1,10 @@
-//! `configure` makes a root somebody's own: what an installation guide says to do in the chroot, as one stage.
+//! `configure` sets up the system in a root: what an installation guide does in the chroot, as one stage.
 //!
-//! What was asked for is first checked against the root, all of it, and only then is anything written. Each file is written
-//! whole and only where it differs, so that a run that was killed is mended by the next, and a run after that finds nothing
-//! to do. What has to run in the root runs there: its own locale-gen, useradd, systemctl.
+//! All that was asked for is checked against the root before anything is written. Each file is written atomically and only
+//! where it differs, so that the next run completes one that was killed, and a run after that changes nothing. Programs of
+//! the root run in it: its own locale-gen, useradd, systemctl.
 //!
-//! Two things are done without being asked, since an image without them is a hole: root is locked where root had no
+//! Two things are done without being asked, since an image without them is insecure: root is locked where root had no
 //! password, and there is no machine id in it.
 
 mod accounts;
@@ -14,17 +14,15 @@ mod first_boot;
 mod fstab;
 mod home;
 mod host_name;
+mod item;
 mod keys;
 mod locale;
 mod machine_id;
 mod mirror;
-mod plan;
-mod program;
 mod record;
 mod records;
 mod resolver;
 mod secret;
-mod step;
 mod sudo;
 mod text;
 mod tree;
@@ -37,99 +35,96 @@ use console::KeyMap;
 use first_boot::FirstBootKeyring;
 use fstab::Fstab;
 use host_name::HostName;
+use item::{Item, Site};
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
 use pacman::Timeout;
 use pacman::lock::{self, Purpose};
-use plan::Plan;
-use program::Programs;
+use resolver::Resolver;
 use rootfs::{Inside, Place};
-use secret::Secret;
 use serde::{Deserialize, Serialize};
-use stage::members::Configured;
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use step::{Site, Step};
+use std::time::{Duration, Instant};
 use sudo::Sudo;
+use text::unique;
 use tree::Tree;
 use units::Units;
 
-/// Make a root somebody's own: host name, locales, time zone, users, units, fstab
+/// Configure the system in a root: host name, locales, time zone, users, units, fstab
 ///
-/// All that is asked for is checked against the root before anything is written. Root is locked where root has no
-/// password, and the machine id is left for the first boot, whatever is asked for.
+/// Everything is checked against the root before anything is written. In any case root is locked where root has no
+/// password, and the machine id is left for the first boot.
 #[derive(Debug, Parser)]
 #[command(name = "configure", version, help_expected = true, max_term_width = 80)]
 #[command(
     after_help = "Example:\n  ... | strap base openssh sudo \\\n    | configure --hostname alarm --locale en_US.UTF-8 --timezone Europe/Berlin \\\n        --user ann:wheel --ssh-key ann:id_ed25519.pub --sudo --enable sshd"
 )]
 struct Args {
-    /// The machine's name, in hostname and hosts
-    #[arg(long, value_name = "NAME")]
-    hostname: Option<String>,
+    /// Set the host name, in hostname and hosts
+    #[arg(long, value_name = "NAME", value_parser = HostName::parse)]
+    hostname: Option<HostName>,
 
     /// Generate this locale; the first one is LANG
-    #[arg(long, value_name = "LOCALE")]
+    #[arg(long, value_name = "LOCALE", value_parser = locale::parse)]
     locale: Vec<String>,
 
-    /// The time zone, as Europe/Berlin
-    #[arg(long, value_name = "ZONE")]
-    timezone: Option<String>,
+    /// Set the time zone, as Europe/Berlin
+    #[arg(long, value_name = "ZONE", value_parser = TimeZone::parse)]
+    timezone: Option<TimeZone>,
 
-    /// The console's keymap
-    #[arg(long, value_name = "KEYMAP")]
-    keymap: Option<String>,
+    /// Set the console's keymap
+    #[arg(long, value_name = "KEYMAP", value_parser = KeyMap::parse)]
+    keymap: Option<KeyMap>,
 
-    /// There is to be this user, a member of these groups
-    #[arg(long, value_name = "NAME[:GROUP,...]")]
-    user: Vec<String>,
+    /// Create or update user NAME, a member of these groups
+    #[arg(long, value_name = "NAME[:GROUP,...]", value_parser = accounts::parse_user)]
+    user: Vec<(String, Vec<String>)>,
 
-    /// The user's shell
-    #[arg(long, value_name = "NAME:PATH")]
-    shell: Vec<String>,
+    /// Set NAME's shell
+    #[arg(long, value_name = "NAME:PATH", value_parser = accounts::parse_shell)]
+    shell: Vec<(String, String)>,
 
-    /// The user's password is the line of FILE
-    #[arg(long, value_name = "NAME:FILE")]
-    password_file: Vec<String>,
+    /// Read NAME's password from FILE
+    #[arg(long, value_name = "NAME:FILE", value_parser = accounts::parse_file)]
+    password_file: Vec<(String, PathBuf)>,
 
-    /// The hash of the user's password, as of crypt(5), is the line of FILE
-    #[arg(long, value_name = "NAME:FILE")]
-    password_hash_file: Vec<String>,
+    /// Read the hash of NAME's password, as of crypt(5), from FILE
+    #[arg(long, value_name = "NAME:FILE", value_parser = accounts::parse_file)]
+    password_hash_file: Vec<(String, PathBuf)>,
 
-    /// The user may log in by ssh with the public keys in FILE
-    #[arg(long, value_name = "NAME:FILE")]
-    ssh_key: Vec<String>,
+    /// Add the public keys in FILE to NAME's authorized_keys
+    #[arg(long, value_name = "NAME:FILE", value_parser = accounts::parse_file)]
+    ssh_key: Vec<(String, PathBuf)>,
 
-    /// Members of wheel may use sudo
+    /// Allow sudo to members of wheel
     #[arg(long)]
     sudo: bool,
 
     /// Start this unit at boot
-    #[arg(long, value_name = "UNIT")]
+    #[arg(long, value_name = "UNIT", value_parser = units::parse)]
     enable: Vec<String>,
 
     /// Write fstab, for the plan's devices or the disk that mkdisk makes
     #[arg(long)]
     fstab: bool,
 
-    /// The disk's layout, as mkdisk takes it [default: mkdisk's]
+    /// The disk's layout, as for mkdisk [default: mkdisk's]
     #[arg(long, value_name = "FILE", requires = "fstab")]
     layout: Option<PathBuf>,
 
-    /// The root's own mirror, with $repo and $arch in it
-    #[arg(long, value_name = "URL")]
+    /// Set the root's own mirror, a URL with $repo and $arch
+    #[arg(long, value_name = "URL", value_parser = mirror::parse)]
     mirror: Vec<String>,
 
     /// Link resolv.conf to systemd-resolved's, or name servers
-    #[arg(long, value_name = "resolved|ADDRESS,...")]
-    resolv_conf: Option<String>,
+    #[arg(long, value_name = "resolved|ADDRESS,...", value_parser = Resolver::parse)]
+    resolv_conf: Option<Resolver>,
 
-    /// The machine makes its pacman keyring when it boots first
+    /// Make the machine's pacman keyring when it boots first
     #[arg(long)]
     first_boot_keyring: bool,
 
@@ -140,18 +135,14 @@ struct Args {
     common: Common,
 }
 
-/// The most that a file of passwords or keys has, in bytes.
-const LIMIT: u64 = 1 << 20;
-
-/// What was done inside.
+/// The result of the work inside.
 #[derive(Debug, Deserialize, Serialize)]
 struct Done {
-    /// By step.
+    /// Paths by item.
     changed: BTreeMap<String, Vec<String>>,
-    /// What root is by now.
+    /// Whether root has a password.
     root: Option<String>,
     warnings: Vec<String>,
-    /// How long that took.
     seconds: f64,
 }
 
@@ -163,24 +154,32 @@ impl Stage for Args {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = plan::plan(self, document)?;
-        let mut configured: Configured = document.get().unwrap_or_default();
+        let accounts = Accounts::of(self)?;
+        let mut configured = record::configured(document, self, &accounts);
+        let keyring = match self.first_boot_keyring {
+            true => Some(FirstBootKeyring::of(document)?),
+            false => None,
+        };
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
-        let fstab = match &plan.fstab {
-            Some(source) => {
-                let name = plan.hostname.as_ref().or(configured.hostname.as_ref());
-                let salt = name.map_or("", String::as_str);
-                let warn = |text: String| context.warn(text);
-                Some(Fstab::find(source, document, inside.root(), salt, warn)?)
+        let fstab = match self.fstab {
+            true => {
+                let salt = configured.hostname.as_deref().unwrap_or_default();
+                let layout = self.layout.as_deref();
+                Some(Fstab::find(layout, context, document, inside.root(), salt)?)
             }
-            None => None,
+            false => None,
         };
-        let places = fstab.as_ref().map(Fstab::places).unwrap_or_default();
         let planned = fstab.as_ref().map(Fstab::record).unwrap_or_default();
-        let steps = steps(&plan, accounts(&plan)?, fstab);
+        if let Some(fstab) = &fstab {
+            configured.fstab = fstab.mount_points();
+        }
+        if let Some(keyring) = &keyring {
+            configured.first_boot_keyring.clone_from(&keyring.0);
+        }
+        let items = self.items(accounts, fstab, keyring);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-        let done = work(context, &inside, &steps)?;
+        let done = work(context, &inside, &items)?;
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
         for warning in &done.warnings {
             context.warn(warning);
@@ -189,10 +188,11 @@ impl Stage for Args {
             document.write(&planned);
         }
         let count: usize = done.changed.values().map(Vec::len).sum();
-        record::add(&mut configured, &plan, places, done.root, done.changed);
+        configured.root = done.root.or(configured.root);
+        configured.changed = record::changed(done.changed);
         document.write(&configured);
         context.note(match count {
-            0 => "nothing was to change".to_owned(),
+            0 => "nothing to change".to_owned(),
             1 => "1 file changed".to_owned(),
             n => format!("{n} files changed"),
         });
@@ -200,131 +200,98 @@ impl Stage for Args {
     }
 }
 
-/// Reads the files of passwords and keys, and the date.
-fn accounts(plan: &Plan) -> Result<Accounts, Failure> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs();
-    let date = image::epoch::of_environment()?.unwrap_or(now);
-    let mut accounts = Accounts {
-        today: (date / 86_400).max(1),
-        users: plan.users.clone(),
-        shells: plan.shells.iter().cloned().collect(),
-        ..Accounts::default()
-    };
-    for (name, file) in &plan.passwords {
-        let secret = read(file, Secret::plain)?;
-        accounts.secrets.insert(name.clone(), secret);
+impl Args {
+    /// Returns what is configured, in this order: what others depend on comes first.
+    fn items(
+        &self,
+        accounts: Accounts,
+        fstab: Option<Fstab>,
+        keyring: Option<FirstBootKeyring>,
+    ) -> Vec<Box<dyn Item>> {
+        fn item(item: impl Item + 'static) -> Box<dyn Item> {
+            Box::new(item)
+        }
+        let list = |values: &[String]| Some(unique(values)).filter(|list| !list.is_empty());
+        let items = [
+            Some(item(MachineId)),
+            self.hostname.clone().map(item),
+            list(&self.locale).map(|list| item(Locales(list))),
+            self.timezone.clone().map(item),
+            self.keymap.clone().map(item),
+            Some(item(accounts)),
+            self.sudo.then(|| item(Sudo)),
+            list(&self.enable).map(|list| item(Units(list))),
+            fstab.map(item),
+            list(&self.mirror).map(|list| item(Mirrors(list))),
+            self.resolv_conf.clone().map(item),
+            keyring.map(item),
+        ];
+        items.into_iter().flatten().collect()
     }
-    for (name, file) in &plan.hashes {
-        let secret = read(file, Secret::hash)?;
-        accounts.secrets.insert(name.clone(), secret);
-    }
-    for (name, file) in &plan.keys {
-        let keys = read(file, keys::parse)?;
-        plan::merge(accounts.keys.entry(name.clone()).or_default(), keys);
-    }
-    Ok(accounts)
 }
 
-fn read<T>(file: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
-    let doing = || format!("reading {}", quote(file));
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|file| file.take(LIMIT + 1).read_to_string(&mut text))
-        .doing(Code::Usage, doing)?;
-    if text.len() as u64 > LIMIT {
-        return Err(Failure::new(
-            Code::Usage,
-            format!("{}: it is longer than {LIMIT} bytes", doing()),
-        ));
-    }
-    parse(&text).doing(Code::Usage, doing)
-}
-
-/// Returns what is to be done, in this order: what others look up comes before them.
-fn steps(plan: &Plan, accounts: Accounts, fstab: Option<Fstab>) -> Vec<Box<dyn Step>> {
-    let mut steps: Vec<Box<dyn Step>> = vec![Box::new(MachineId)];
-    let mut add = |step: Box<dyn Step>| steps.push(step);
-    let Plan {
-        hostname,
-        locales,
-        timezone,
-        keymap,
-        sudo,
-        units,
-        mirrors,
-        resolver,
-        first_boot_keyring,
-        ..
-    } = plan.clone();
-    if let Some(name) = hostname {
-        add(Box::new(HostName(name)));
-    }
-    if !locales.is_empty() {
-        add(Box::new(Locales(locales)));
-    }
-    if let Some(zone) = timezone {
-        add(Box::new(TimeZone(zone)));
-    }
-    if let Some(keymap) = keymap {
-        add(Box::new(KeyMap(keymap)));
-    }
-    add(Box::new(accounts));
-    if sudo {
-        add(Box::new(Sudo));
-    }
-    if !units.is_empty() {
-        add(Box::new(Units(units)));
-    }
-    if let Some(fstab) = fstab {
-        add(Box::new(fstab));
-    }
-    if !mirrors.is_empty() {
-        add(Box::new(Mirrors(mirrors)));
-    }
-    if let Some(resolver) = resolver {
-        add(Box::new(resolver));
-    }
-    if let Some(rings) = first_boot_keyring {
-        add(Box::new(FirstBootKeyring(rings)));
-    }
-    steps
-}
-
-/// Goes inside and does it: first all checks, then all the rest.
-fn work(context: &Context, inside: &Inside, steps: &[Box<dyn Step>]) -> Result<Done, Failure> {
-    let shown = inside.root().path().to_owned();
+/// Enters the root, makes all checks, and then applies the items.
+fn work(context: &Context, inside: &Inside, items: &[Box<dyn Item>]) -> Result<Done, Failure> {
+    let host_path = inside.root().path().to_owned();
     let quiet = context.quiet;
     let bytes = inside.call(Place::Root, move || {
         let begin = Instant::now();
-        let site = Site {
-            tree: Tree::open(Path::new("/"), &shown)?,
-            programs: Programs { quiet },
-            warnings: Default::default(),
+        let mut site = Site {
+            tree: Tree::open(Path::new("/"), &host_path)?,
+            quiet,
+            warnings: Vec::new(),
         };
-        for step in steps {
-            step.check(&site)?;
+        for item in items {
+            item.check(&site)?;
         }
         let mut changed = BTreeMap::new();
-        for step in steps {
-            step.apply(&site)?;
+        for item in items {
+            item.apply(&mut site)?;
             let paths = site.tree.take_changed();
             if !paths.is_empty() {
-                changed.insert(step.name().to_owned(), paths);
+                changed.insert(item.name().to_owned(), paths);
             }
         }
         let done = Done {
             changed,
             root: accounts::root(&site.tree)?,
-            warnings: site.warnings.into_inner(),
+            warnings: site.warnings,
             seconds: begin.elapsed().as_secs_f64(),
         };
-        serde_json::to_vec(&done).doing(Code::Os, || "saying what was done inside")
+        serde_json::to_vec(&done).doing(Code::Os, || "returning the result from inside")
     })?;
-    serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was done inside")
+    serde_json::from_slice(&bytes).doing(Code::Os, || "reading the result from inside")
 }
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
     stage::main::<Args>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invalid_value_is_a_usage_error_that_names_the_option() {
+        for (option, value, why) in [
+            ("--hostname", "a_b", "only letters"),
+            ("--timezone", "../etc/passwd", "AREA/PLACE"),
+            ("--keymap", "a/b", "only letters"),
+            ("--locale", "a b", "LANGUAGE_COUNTRY.CHARSET"),
+            ("--user", "Ann", "lower-case"),
+            ("--user", "ann:a,,b", "invalid name of a group: ''"),
+            ("--shell", "ann", "not of the form NAME:VALUE"),
+            ("--shell", "ann:bash", "the path is not absolute"),
+            ("--ssh-key", ":x", "lower-case"),
+            ("--enable", "../x", "only letters"),
+            ("--mirror", "https://m.example.org/", "no $repo in it"),
+            ("--resolv-conf", "x", "neither 'resolved' nor"),
+        ] {
+            let error = Args::try_parse_from(["configure", option, value]).unwrap_err();
+            let text = error.to_string();
+            let begin = format!("error: invalid value '{value}' for '{option} <");
+            assert!(text.starts_with(&begin) && text.contains(why), "{text}");
+        }
+    }
 }

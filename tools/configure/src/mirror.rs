@@ -1,7 +1,7 @@
 //! `--mirror`: the root's own mirror list, which its pacman.conf(5) includes.
 
-use crate::step::{Site, Step};
-use stage::{Code, Failure};
+use crate::item::{Item, Site, lacks, not_found};
+use stage::Failure;
 
 const LIST: &str = "etc/pacman.d/mirrorlist";
 const CONF: &str = "etc/pacman.conf";
@@ -9,53 +9,44 @@ const CONF: &str = "etc/pacman.conf";
 #[derive(Debug)]
 pub(crate) struct Mirrors(pub(crate) Vec<String>);
 
-impl Step for Mirrors {
+impl Item for Mirrors {
     fn name(&self) -> &'static str {
         "mirrors"
     }
 
     fn check(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, .. } = site;
+        let tree = &site.tree;
         tree.read(LIST)?;
         if includes(&tree.text(CONF)?) {
             return Ok(());
         }
-        let failure = Failure::new(
-            Code::NotFound,
-            format!(
-                "setting the mirror: {} does not include /{LIST}",
-                tree.quote(CONF)
-            ),
-        );
-        Err(match tree.is_there(CONF) {
-            true => failure.hint("name the servers there yourself"),
-            false => failure.hint("strap pacman first"),
+        let conf = tree.quote(CONF);
+        let message = format!("setting the mirror: {conf} does not include /{LIST}");
+        Err(match tree.exists(CONF) {
+            true => not_found(message).hint("name the servers in that file yourself"),
+            false => lacks(message, "pacman"),
         })
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let servers: String = self
-            .0
-            .iter()
-            .map(|url| format!("Server = {url}\n"))
-            .collect();
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let servers = self.0.iter().map(|url| format!("Server = {url}\n"));
+        let servers: String = servers.collect();
         let text = format!("# Written by configure(8) of strapline.\n{servers}");
-        site.tree.write(LIST, text.as_bytes(), 0o644)
+        site.tree.write(LIST, &text, 0o644)
     }
 }
 
-/// Checks a server as pacman.conf(5) has them.
-///
-/// # Errors
-///
-/// Why it is none.
-pub(crate) fn check(url: &str) -> Result<(), String> {
+/// Parses a server of pacman.conf(5).
+pub(crate) fn parse(url: &str) -> Result<String, String> {
     distro::check::url(url)?;
     // One list is for all repositories. In a shell's double quotes `$repo` is a variable, and empty.
-    if url.contains("$repo") {
-        return Ok(());
+    match url.contains("$repo") {
+        true => Ok(url.to_owned()),
+        false => Err(
+            "no $repo in it: give it in single quotes, as 'https://mirror.example.org/$arch/$repo'"
+                .into(),
+        ),
     }
-    Err("it has no $repo in it: give it in single quotes, as 'https://mirror.example.org/$arch/$repo'".into())
 }
 
 fn includes(conf: &str) -> bool {
@@ -72,8 +63,8 @@ mod tests {
 
     #[test]
     fn a_server_has_the_repository_in_it() {
-        check("https://mirror.example.org/$arch/$repo").unwrap();
-        check("file:///srv/$repo/os/$arch").unwrap();
+        parse("https://mirror.example.org/$arch/$repo").unwrap();
+        parse("file:///srv/$repo/os/$arch").unwrap();
         for bad in [
             "",
             "mirror.example.org/$repo",
@@ -81,12 +72,12 @@ mod tests {
             "https:///$repo",
             "https://m/$repo x",
         ] {
-            check(bad).unwrap_err();
+            parse(bad).unwrap_err();
         }
     }
 
     #[test]
-    fn an_include_that_is_commented_out_is_none() {
+    fn a_commented_include_does_not_count() {
         assert!(includes("[core]\n Include=/etc/pacman.d/mirrorlist\n"));
         assert!(!includes("[core]\n#Include = /etc/pacman.d/mirrorlist\n"));
         assert!(!includes("[core]\nInclude = /etc/pacman.d/other\n"));

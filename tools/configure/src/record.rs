@@ -1,73 +1,59 @@
-//! What is configured, for the document: `configured`. No password, no hash and no key is in it.
+//! What is configured, for the document: `configured`. It has no password, no hash and no key.
 
-use crate::plan::{Plan, merge};
-use serde_json::json;
+use crate::Args;
+use crate::accounts::Accounts;
+use crate::text::{merge, unique};
+use serde_json::{Map, Value, json};
+use stage::Document;
 use stage::members::{Configured, ConfiguredUser};
 use std::collections::BTreeMap;
 
-/// Adds what this run did: a single value takes the place of an earlier one, locales, users and units come to them.
-pub(crate) fn add(
-    configured: &mut Configured,
-    plan: &Plan,
-    fstab: Vec<String>,
-    root: Option<String>,
-    changed: BTreeMap<String, Vec<String>>,
-) {
-    let replace = |old: &mut Option<String>, new: Option<String>| {
-        if new.is_some() {
-            *old = new;
-        }
-    };
-    let replace_all = |old: &mut Vec<String>, new: Vec<String>| {
-        if !new.is_empty() {
-            *old = new;
-        }
-    };
-    replace(&mut configured.hostname, plan.hostname.clone());
-    replace(&mut configured.timezone, plan.timezone.clone());
-    replace(&mut configured.keymap, plan.keymap.clone());
-    replace(&mut configured.root, root);
-    replace(&mut configured.sudo, plan.sudo.then(|| "wheel".to_owned()));
-    // The first one is the machine's own.
-    let before = std::mem::replace(&mut configured.locales, plan.locales.clone());
-    merge(&mut configured.locales, before);
-    merge(&mut configured.units, plan.units.clone());
-    replace_all(&mut configured.fstab, fstab);
-    replace_all(&mut configured.mirrors, plan.mirrors.clone());
-    let resolver = plan.resolver.as_ref().map(|r| r.words());
-    replace_all(&mut configured.resolv_conf, resolver.unwrap_or_default());
-    replace_all(
-        &mut configured.first_boot_keyring,
-        plan.first_boot_keyring.clone().unwrap_or_default(),
-    );
-    for (name, groups) in &plan.users {
-        merge(&mut user(configured, name).groups, groups.clone());
+/// Returns what earlier runs recorded, with what this one is asked for: a single value replaces an earlier one, locales,
+/// users and units are added.
+pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) -> Configured {
+    let mut before: Configured = document.get().unwrap_or_default();
+    // The first locale is the machine's own.
+    let mut locales = unique(&args.locale);
+    merge(&mut locales, &before.locales);
+    merge(&mut before.units, &args.enable);
+    for (name, account) in &accounts.users {
+        let user = user(&mut before.users, name);
+        merge(&mut user.groups, &account.groups);
+        user.shell = account.shell.clone().or(user.shell.take());
+        user.password |= account.secret.is_some();
+        user.ssh_key |= !account.keys.is_empty();
     }
-    for (name, shell) in &plan.shells {
-        user(configured, name).shell = Some(shell.clone());
+    let or = |new: Option<&String>, old| new.cloned().or(old);
+    let or_all = |new: Vec<String>, old| if new.is_empty() { old } else { new };
+    let resolver = args.resolv_conf.as_ref().map(|r| r.words());
+    Configured {
+        hostname: or(args.hostname.as_ref().map(|n| &n.0), before.hostname),
+        locales,
+        timezone: or(args.timezone.as_ref().map(|z| &z.0), before.timezone),
+        keymap: or(args.keymap.as_ref().map(|k| &k.0), before.keymap),
+        sudo: args.sudo.then(|| "wheel".to_owned()).or(before.sudo),
+        mirrors: or_all(unique(&args.mirror), before.mirrors),
+        resolv_conf: or_all(resolver.unwrap_or_default(), before.resolv_conf),
+        ..before
     }
-    for (name, _) in plan.passwords.iter().chain(&plan.hashes) {
-        user(configured, name).password = true;
-    }
-    for (name, _) in &plan.keys {
-        user(configured, name).ssh_key = true;
-    }
-    let changed = changed
-        .into_iter()
-        .map(|(name, paths)| (name, json!(paths)));
-    configured.changed = changed.collect();
 }
 
-fn user<'a>(configured: &'a mut Configured, name: &str) -> &'a mut ConfiguredUser {
-    let place = configured.users.iter().position(|user| user.name == name);
+fn user<'a>(users: &'a mut Vec<ConfiguredUser>, name: &str) -> &'a mut ConfiguredUser {
+    let place = users.iter().position(|user| user.name == name);
     let place = place.unwrap_or_else(|| {
-        configured.users.push(ConfiguredUser {
+        users.push(ConfiguredUser {
             name: name.to_owned(),
             ..ConfiguredUser::default()
         });
-        configured.users.len() - 1
+        users.len() - 1
     });
-    &mut configured.users[place]
+    &mut users[place]
+}
+
+/// Returns the paths in the root that this run changed, by the item that changed them.
+pub(crate) fn changed(changed: BTreeMap<String, Vec<String>>) -> Map<String, Value> {
+    let changed = changed.into_iter();
+    changed.map(|(name, paths)| (name, json!(paths))).collect()
 }
 
 #[cfg(test)]
@@ -84,21 +70,20 @@ mod tests {
             "x",
         )
         .unwrap();
-        let mut configured = document.get::<Configured>().unwrap();
-        let plan = Plan {
-            locales: vec!["en_US.UTF-8".into()],
-            users: vec![("ann".into(), vec!["video".into()])],
-            hashes: vec![("root".into(), "/f".into())],
-            ..Plan::default()
-        };
-        let changed = [("users".to_owned(), vec!["/etc/shadow".to_owned()])].into();
-        add(
-            &mut configured,
-            &plan,
-            vec![],
-            Some("password".into()),
-            changed,
-        );
+        let args = [
+            "configure",
+            "--locale",
+            "en_US.UTF-8",
+            "--user",
+            "ann:video",
+        ];
+        let args = <Args as clap::Parser>::try_parse_from(args).unwrap();
+        let mut accounts = Accounts::of(&args).unwrap();
+        let root = accounts.users.entry("root".into()).or_default();
+        root.secret = Some(crate::secret::Secret::Hash("$6$a$b".into()));
+        let mut configured = configured(&document, &args, &accounts);
+        configured.root = Some("password".into());
+        configured.changed = changed([("users".into(), vec!["/etc/shadow".into()])].into());
         document.write(&configured);
         assert_eq!(
             document.value("configured").unwrap(),

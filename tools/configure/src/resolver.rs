@@ -1,20 +1,20 @@
 //! `--resolv-conf`: resolv.conf(5), as a link to what systemd-resolved keeps, or with name servers.
 //!
-//! Without the option the file stays the packages'. systemd-resolved reads it where it is a file, and overwrites it never; a
+//! Without the option the file stays the packages'. systemd-resolved reads it where it is a file, and never overwrites it; a
 //! program that asks DNS itself finds resolved only by the link, which no package makes.
 
-use crate::step::{Site, Step};
-use stage::{Code, Failure};
+use crate::item::{Item, Site, lacks};
+use stage::Failure;
 use std::net::IpAddr;
 
 const AT: &str = "etc/resolv.conf";
 const STUB: &str = "../run/systemd/resolve/stub-resolv.conf";
 const PROGRAM: &str = "usr/lib/systemd/systemd-resolved";
 
-/// More than these resolv.conf(5) does not read (`MAXNS`).
+/// resolv.conf(5) has no more (`MAXNS`).
 const MOST: usize = 3;
 
-/// What resolv.conf(5) is to be.
+/// The content of resolv.conf(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Resolver {
     /// A link to the file of systemd-resolved.
@@ -24,11 +24,7 @@ pub(crate) enum Resolver {
 }
 
 impl Resolver {
-    /// Reads the option's value.
-    ///
-    /// # Errors
-    ///
-    /// Why it makes no sense.
+    /// Parses the option's value.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text == "resolved" {
             return Ok(Self::Resolved);
@@ -36,8 +32,8 @@ impl Resolver {
         let servers: Result<Vec<IpAddr>, _> = text.split(',').map(str::parse).collect();
         match servers {
             Ok(servers) if servers.len() <= MOST => Ok(Self::Servers(servers)),
-            Ok(_) => Err(format!("no more than {MOST} name servers are asked")),
-            Err(_) => Err("it is neither 'resolved' nor addresses with ',' between them".into()),
+            Ok(_) => Err(format!("more than {MOST} name servers")),
+            Err(_) => Err("neither 'resolved' nor addresses with ',' between them".into()),
         }
     }
 
@@ -50,7 +46,7 @@ impl Resolver {
     }
 }
 
-impl Step for Resolver {
+impl Item for Resolver {
     fn name(&self) -> &'static str {
         "resolv_conf"
     }
@@ -59,27 +55,23 @@ impl Step for Resolver {
         if *self != Self::Resolved || site.tree.is_program(PROGRAM) {
             return Ok(());
         }
-        Err(Failure::new(
-            Code::NotFound,
-            "linking resolv.conf: the root has no systemd-resolved",
-        )
-        .hint("strap systemd first, or give addresses of name servers"))
+        let message = "linking resolv.conf: the root has no systemd-resolved";
+        Err(lacks(message, "systemd"))
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let tree = &mut site.tree;
         let Self::Servers(servers) = self else {
-            return site.tree.link(AT, STUB);
+            return tree.link(AT, STUB);
         };
-        // A link is somebody's, and what it leads to is not ours to write.
-        if site.tree.target(AT).is_some() {
-            site.tree.remove(AT)?;
+        // A link is not followed: what it leads to belongs to somebody else.
+        if tree.link_target(AT).is_some() {
+            tree.remove(AT)?;
         }
-        let lines: String = servers
-            .iter()
-            .map(|s| format!("nameserver {s}\n"))
-            .collect();
+        let lines = servers.iter().map(|s| format!("nameserver {s}\n"));
+        let lines: String = lines.collect();
         let text = format!("# Written by configure(8) of strapline.\n{lines}");
-        site.tree.write(AT, text.as_bytes(), 0o644)
+        tree.write(AT, &text, 0o644)
     }
 }
 

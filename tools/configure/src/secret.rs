@@ -8,7 +8,7 @@ use std::fmt;
 pub(crate) enum Secret {
     /// The password itself; the root's own tools hash it.
     Plain(String),
-    /// Its hash, as crypt(5) has them.
+    /// Its hash, of crypt(5).
     Hash(String),
 }
 
@@ -21,7 +21,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// The longest password that PAM takes, in bytes (`PAM_MAX_RESP_SIZE`, less its end).
+/// The longest password that PAM accepts, in bytes (`PAM_MAX_RESP_SIZE`, less its end).
 const LONGEST: usize = 511;
 
 /// The methods of crypt(5) that are still strong: yescrypt, gost-yescrypt, scrypt, bcrypt, SHA-512 and SHA-256.
@@ -32,7 +32,7 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// Why it is none; never with what was in the file.
+    /// Why it is invalid; never with what is in the file.
     pub(crate) fn plain(text: &str) -> Result<Self, String> {
         let line = one_line(text)?;
         if line.len() > LONGEST {
@@ -45,7 +45,7 @@ impl Secret {
     ///
     /// # Errors
     ///
-    /// Why it is none; never with what was in the file.
+    /// Why it is invalid; never with what is in the file.
     pub(crate) fn hash(text: &str) -> Result<Self, String> {
         let line = one_line(text)?;
         let mut parts = line.split('$');
@@ -53,12 +53,12 @@ impl Secret {
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"./$=,-_".contains(&b);
         if before != Some("") || parts.count() < 2 || !line.bytes().all(fine) {
             return Err(
-                "it is no hash as of crypt(5): 'mkpasswd' and 'openssl passwd -6' make one".into(),
+                "it is not a hash of crypt(5): 'mkpasswd' and 'openssl passwd -6' make one".into(),
             );
         }
         if !METHODS.contains(&method) {
             return Err(
-                "its method is too weak, or not known: use yescrypt, bcrypt or SHA-512".into(),
+                "its method is too weak or unknown: use yescrypt, bcrypt or SHA-512".into(),
             );
         }
         Ok(Self::Hash(line.to_owned()))
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_strong_hashes_are_taken_and_nothing_is_shown() {
+    fn only_strong_hashes_are_accepted_and_nothing_is_shown() {
         for good in [
             "$6$salt$hash",
             "$y$j9T$salt$hash",

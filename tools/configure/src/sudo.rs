@@ -1,49 +1,46 @@
 //! `--sudo`: members of wheel may become root with their password, by a file of our own that sudoers(5) includes.
 
+use crate::item::{Item, Site, not_found};
 use crate::records;
-use crate::step::{Site, Step};
-use stage::{Code, Failure};
+use stage::Failure;
 
 const AT: &str = "etc/sudoers.d/10-wheel";
 const SUDOERS: &str = "etc/sudoers";
 const TEXT: &str = "# Written by configure(8) of strapline.\n%wheel ALL=(ALL:ALL) ALL\n";
+const DOING: &str = "allowing sudo to wheel";
 
 #[derive(Debug)]
 pub(crate) struct Sudo;
 
-impl Step for Sudo {
+impl Item for Sudo {
     fn name(&self) -> &'static str {
         "sudo"
     }
 
     fn check(&self, site: &Site) -> Result<(), Failure> {
-        let Site { tree, programs, .. } = site;
-        let doing = "letting wheel use sudo";
-        let missing = |what: String| Failure::new(Code::NotFound, format!("{doing}: {what}"));
-        if !tree.has_program("sudo") {
-            return Err(missing("the root has no sudo".into()).hint("strap sudo first"));
-        }
+        let tree = &site.tree;
+        site.need("sudo", "sudo", DOING)?;
         if !records::has(&tree.text("etc/group")?, "wheel") {
-            return Err(missing("the root has no group 'wheel'".into()));
+            return Err(not_found(format!("{DOING}: the root has no group 'wheel'")));
         }
         if !includes(&tree.text(SUDOERS)?) {
             let path = tree.quote(SUDOERS);
-            return Err(missing(format!("{path} does not include /etc/sudoers.d")));
+            let why = format!("{DOING}: {path} does not include /etc/sudoers.d");
+            return Err(not_found(why));
         }
         tree.read(AT)?;
         if tree.has_program("visudo") {
-            let args = ["-c", "-q", "-f", "-"];
-            programs.run("visudo", &args, Some(TEXT.as_bytes()), doing)?;
+            site.run("visudo", &["-c", "-q", "-f", "-"], Some(TEXT), DOING)?;
         }
         Ok(())
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        site.tree.write(AT, TEXT.as_bytes(), 0o440)
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        site.tree.write(AT, TEXT, 0o440)
     }
 }
 
-/// Returns whether a sudoers(5) includes the directory; its older word for that looks like a comment.
+/// Returns whether a sudoers(5) includes the directory; the older word for that looks like a comment.
 fn includes(text: &str) -> bool {
     text.lines().any(|line| {
         let mut words = line.split_whitespace();

@@ -1,4 +1,4 @@
-//! Small edits of configuration files that keep every line that is not ours.
+//! Small edits of configuration files that keep every other line.
 
 /// Returns shell-like `KEY=value` lines with this key set: in its place, or at the end. Of several lines with the key the
 /// last one counts, so the others go.
@@ -30,6 +30,22 @@ pub(crate) fn joined(lines: &[impl AsRef<str>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Adds what is not in the list yet, and keeps the order.
+pub(crate) fn merge(list: &mut Vec<String>, more: &[String]) {
+    for value in more {
+        if !list.contains(value) {
+            list.push(value.clone());
+        }
+    }
+}
+
+/// Returns a list without what is repeated.
+pub(crate) fn unique(list: &[String]) -> Vec<String> {
+    let mut unique = Vec::new();
+    merge(&mut unique, list);
+    unique
 }
 
 #[cfg(test)]

@@ -1,35 +1,38 @@
-//! The root as a program in it sees it: what is read, and what is written and remembered as changed.
+//! The root as a program in it sees it: what is read, and what is written and recorded as changed.
 //!
-//! The work is done inside, so that owners are right for an ordinary user too. That alone keeps nothing in where it has to be
+//! The work is done inside, so that owners are right for an ordinary user too. That alone is no confinement where inside is
 //! a chroot(2): in a hostile root a file may be a symbolic link into `/proc`, and from there to the host. So all that is
-//! written is opened beneath the root's descriptor and over no symbolic link, and what is only looked at over links that
+//! written is opened beneath the root's descriptor and over no symbolic link, and what is only read may be behind links that
 //! stay in the root.
 
-use rootfs::file::replace;
-use rootfs::root::{open_below, open_within, read};
+use rootfs::file::{replace, replace_link};
+use rootfs::root::{open_below, open_within, read, read_within};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, mkdirat,
-    openat, readlinkat, renameat, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat,
+    mkdirat, openat, readlinkat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
-use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// The longest file that is read: more than any configuration, and than a list of users.
+/// The longest file that is read: more than any configuration or list of users.
 const LIMIT: u64 = 16 << 20;
+
+/// How a directory is opened in which something is made, read, or only found.
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
+const PATH: OFlags = OFlags::PATH.union(OFlags::DIRECTORY);
 
 /// A root, and what was changed in it.
 #[derive(Debug)]
 pub(crate) struct Tree {
     fd: OwnedFd,
     /// The root's path on the host, for messages.
-    shown: PathBuf,
-    changed: RefCell<Vec<String>>,
+    host_path: PathBuf,
+    changed: Vec<String>,
 }
 
-/// Mode and owners of what is there.
+/// Mode and owners of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Attributes {
     /// The permission bits.
@@ -39,54 +42,52 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    fn of(stat: &Stat) -> Self {
-        Self {
-            mode: stat.st_mode & 0o7777,
-            owner: (stat.st_uid, stat.st_gid),
-        }
+    /// Returns those of a file of root.
+    pub(crate) fn of_root(mode: u32) -> Self {
+        let owner = (0, 0);
+        Self { mode, owner }
     }
 }
 
 impl Tree {
-    /// Opens the directory that is the root by now; `shown` is what the host calls it.
+    /// Opens the directory that is the root now; `host_path` is its path on the host.
     ///
     /// # Errors
     ///
     /// When it cannot be opened.
-    pub(crate) fn open(at: &Path, shown: &Path) -> Result<Self, Failure> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = openat(CWD, at, flags, Mode::empty())
-            .doing(Code::Os, || format!("opening {}", quote(shown)))?;
+    pub(crate) fn open(at: &Path, host_path: &Path) -> Result<Self, Failure> {
+        let fd = openat(CWD, at, PATH | OFlags::CLOEXEC, Mode::empty())
+            .doing(Code::Os, || format!("opening {}", quote(host_path)))?;
         Ok(Self {
             fd,
-            shown: shown.to_owned(),
-            changed: RefCell::default(),
+            host_path: host_path.to_owned(),
+            changed: Vec::new(),
         })
     }
 
     /// Returns how a path below the root stands in a message.
     pub(crate) fn quote(&self, path: &str) -> String {
-        quote(self.shown.join(path))
+        quote(self.host_path.join(path))
     }
 
-    /// Returns what was changed since it was asked last, as paths in the root, in order.
-    pub(crate) fn take_changed(&self) -> Vec<String> {
-        let mut changed = std::mem::take(&mut *self.changed.borrow_mut());
+    /// Returns what was changed since the last call, as sorted paths in the root.
+    pub(crate) fn take_changed(&mut self) -> Vec<String> {
+        let mut changed = std::mem::take(&mut self.changed);
         changed.sort();
         changed.dedup();
         changed
     }
 
-    /// Remembers that what is at this path was changed.
-    pub(crate) fn note(&self, path: &str) {
-        self.changed.borrow_mut().push(format!("/{path}"));
+    /// Records that what is at this path was changed.
+    pub(crate) fn mark_changed(&mut self, path: &str) {
+        self.changed.push(format!("/{path}"));
     }
 
     /// Reads a file; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] where it is no plain file, or cannot be read.
+    /// [`Code::Failed`] where it is not a regular file, or cannot be read.
     pub(crate) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Failure> {
         match read(self.fd.as_fd(), path, LIMIT) {
             Ok(bytes) => Ok(Some(bytes)),
@@ -99,24 +100,15 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// As [`Tree::read`], and where it is not UTF-8: it is to be written again, and nothing may get lost.
+    /// As [`Tree::read`], and where it is not UTF-8: it will be written again, and nothing may get lost.
     pub(crate) fn text(&self, path: &str) -> Result<String, Failure> {
         let bytes = self.read(path)?.unwrap_or_default();
         String::from_utf8(bytes).doing(Code::Failed, || format!("reading {}", self.quote(path)))
     }
 
-    /// Reads a file that packages brought, over links that stay in the root; `None` where there is none.
-    pub(crate) fn look(&self, path: &str) -> Option<Vec<u8>> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = open_within(self.fd.as_fd(), path, flags).ok()?;
-        let stat = fstat(&file).ok()?;
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            return None;
-        }
-        let mut bytes = Vec::new();
-        let mut file = std::io::Read::take(std::fs::File::from(file), LIMIT);
-        std::io::Read::read_to_end(&mut file, &mut bytes).ok()?;
-        Some(bytes)
+    /// Reads a file of a package, over links that stay in the root; `None` where it cannot be read.
+    pub(crate) fn read_linked(&self, path: &str) -> Option<Vec<u8>> {
+        read_within(self.fd.as_fd(), path, LIMIT).ok()
     }
 
     /// Returns what a path leads to, over links that stay in the root; `None` where that is nothing.
@@ -132,87 +124,87 @@ impl Tree {
         })
     }
 
-    /// Returns whether the root has a program of this name, where those that we run are looked for.
+    /// Returns whether the root has a program of this name, in the `PATH` of those that we run.
     pub(crate) fn has_program(&self, name: &str) -> bool {
         ["usr/local/bin", "usr/bin", "usr/sbin", "bin", "sbin"]
             .iter()
             .any(|directory| self.is_program(&format!("{directory}/{name}")))
     }
 
-    /// Returns the names in a directory that packages brought, and whether each is a directory; none where there is none.
+    /// Returns the names in a directory of a package, and whether each is a directory; none where there is no such directory.
     pub(crate) fn names(&self, path: &str) -> Vec<(String, bool)> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let Ok(directory) = open_within(self.fd.as_fd(), path, flags) else {
-            return Vec::new();
-        };
-        let entries = Dir::read_from(&directory).into_iter().flatten().flatten();
-        let mut names: Vec<_> = entries
-            .filter_map(|entry| {
-                let name = entry.file_name().to_str().ok()?;
-                let directory = entry.file_type() == FileType::Directory;
-                (!matches!(name, "." | "..")).then(|| (name.to_owned(), directory))
-            })
-            .collect();
+        let directory = open_within(self.fd.as_fd(), path, DIRECTORY);
+        let entries = directory.and_then(Dir::read_from).into_iter().flatten();
+        let names = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().to_str().ok()?;
+            let directory = entry.file_type() == FileType::Directory;
+            (!matches!(name, "." | "..")).then(|| (name.to_owned(), directory))
+        });
+        let mut names: Vec<_> = names.collect();
         names.sort();
         names
     }
 
-    /// Returns mode and owners of what is at a path; `None` where nothing is.
+    /// Returns mode and owners of a file; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// When it cannot be looked at.
+    /// When that cannot be known.
     pub(crate) fn attributes(&self, path: &str) -> Result<Option<Attributes>, Failure> {
-        match open_below(self.fd.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW) {
-            Ok(found) => fstat(&found)
-                .map(|stat| Some(Attributes::of(&stat)))
-                .map_err(|e| self.refused("looking at", path, e)),
+        let found = open_below(self.fd.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
+        match found.and_then(fstat) {
+            Ok(stat) => Ok(Some(Attributes {
+                mode: stat.st_mode & 0o7777,
+                owner: (stat.st_uid, stat.st_gid),
+            })),
             Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(self.refused("looking at", path, e)),
+            Err(e) => Err(self.refused("reading the mode of", path, e)),
         }
     }
 
     /// Returns where a symbolic link leads; `None` where there is none at that path.
-    pub(crate) fn target(&self, path: &str) -> Option<String> {
+    pub(crate) fn link_target(&self, path: &str) -> Option<String> {
         let (parent, name) = split(path);
-        let parent = open_below(self.fd.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY).ok()?;
+        let parent = open_below(self.fd.as_fd(), parent, PATH).ok()?;
         let target = readlinkat(&parent, name, Vec::new()).ok()?;
         target.into_string().ok()
     }
 
-    /// Makes a file be this, whole or not at all. One that is there keeps its mode and owners; one that is not gets this mode
-    /// and is root's. One that is this already is left alone, and so is its time.
+    /// Writes a file, whole or not at all. An existing one keeps its mode and owners; a new one is root's, with this mode.
+    /// One that has this content already is not written, and keeps its time.
     ///
     /// # Errors
     ///
-    /// When it cannot be written, or what is there is no plain file.
-    pub(crate) fn write(&self, path: &str, bytes: &[u8], mode: u32) -> Result<(), Failure> {
-        if self.read(path)?.as_deref() == Some(bytes) {
+    /// When it cannot be written, or what exists is not a regular file.
+    pub(crate) fn write(&mut self, path: &str, text: &str, mode: u32) -> Result<(), Failure> {
+        self.write_as(path, text, Attributes::of_root(mode))
+    }
+
+    /// Writes a file as [`Tree::write`] does; a new one gets these attributes.
+    pub(crate) fn write_as(
+        &mut self,
+        path: &str,
+        text: &str,
+        new: Attributes,
+    ) -> Result<(), Failure> {
+        if self.read(path)?.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
-        let there = self.attributes(path)?;
-        let attributes = there.unwrap_or(Attributes {
-            mode,
-            owner: (0, 0),
-        });
-        self.put(path, bytes, attributes)?;
-        self.note(path);
+        let attributes = self.attributes(path)?.unwrap_or(new);
+        self.replace(path, text.as_bytes(), attributes)?;
+        self.mark_changed(path);
         Ok(())
     }
 
-    /// Writes a file with these attributes, and does not remember that.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub(crate) fn put(
+    /// Replaces a file by one with these attributes, and does not record that.
+    pub(crate) fn replace(
         &self,
         path: &str,
         bytes: &[u8],
         Attributes { mode, owner }: Attributes,
     ) -> Result<(), Failure> {
         let (parent, name) = self.parent(path)?;
-        // Our own files are our own already: a test that is not root may not give files away, and need not.
+        // A test that is not root may not change owners, and need not.
         let us = (
             rustix::process::geteuid().as_raw(),
             rustix::process::getegid().as_raw(),
@@ -224,64 +216,35 @@ impl Tree {
         })
     }
 
-    /// Makes a symbolic link lead there, in place of whatever file or link was at that path.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be made.
-    pub(crate) fn link(&self, path: &str, target: &str) -> Result<(), Failure> {
-        if self.target(path).as_deref() == Some(target) {
+    /// Makes a symbolic link to `target`, in place of a file or link at that path.
+    pub(crate) fn link(&mut self, path: &str, target: &str) -> Result<(), Failure> {
+        if self.link_target(path).as_deref() == Some(target) {
             return Ok(());
         }
         let (parent, name) = self.parent(path)?;
-        let beside = rootfs::file::beside(name);
-        let made = match unlinkat(&parent, &beside, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => symlinkat(target, &parent, &beside)
-                .and_then(|()| renameat(&parent, &beside, &parent, name)),
-            Err(e) => Err(e),
-        };
+        let made = replace_link(parent.as_fd(), name, target);
         made.map_err(|e| self.refused("linking", path, e))?;
-        self.note(path);
+        self.mark_changed(path);
         Ok(())
     }
 
     /// Removes a file, where there is one.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be removed.
-    pub(crate) fn remove(&self, path: &str) -> Result<(), Failure> {
+    pub(crate) fn remove(&mut self, path: &str) -> Result<(), Failure> {
         let (parent, name) = split(path);
-        let parent = match open_below(self.fd.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY) {
-            Err(Errno::NOENT) => return Ok(()),
-            parent => parent.map_err(|e| self.refused("removing", path, e))?,
-        };
-        match unlinkat(&parent, name, AtFlags::empty()) {
-            Ok(()) => self.note(path),
+        let parent = open_below(self.fd.as_fd(), parent, PATH);
+        match parent.and_then(|parent| unlinkat(&parent, name, AtFlags::empty())) {
+            Ok(()) => self.mark_changed(path),
             Err(Errno::NOENT) => {}
             Err(e) => return Err(self.refused("removing", path, e)),
         }
         Ok(())
     }
 
-    /// Makes a directory with this mode and these owners, where there is none, and remembers that. One that is there stays as
-    /// it is.
+    /// Makes a directory with this mode and these owners, and returns whether there was none. An existing one stays as it is.
     ///
     /// # Errors
     ///
     /// When it cannot be made, or something else is there.
-    pub(crate) fn directory(&self, path: &str, attributes: Attributes) -> Result<(), Failure> {
-        if self.make_directory(path, attributes)? {
-            self.note(path);
-        }
-        Ok(())
-    }
-
-    /// Makes a directory as [`Tree::directory`] does, and says whether there was none.
-    ///
-    /// # Errors
-    ///
-    /// As [`Tree::directory`].
     pub(crate) fn make_directory(
         &self,
         path: &str,
@@ -294,8 +257,7 @@ impl Tree {
             Err(Errno::EXIST) => false,
             Err(e) => return Err(refused(e)),
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let directory = open_below(self.fd.as_fd(), path, flags).map_err(refused)?;
+        let directory = open_below(self.fd.as_fd(), path, DIRECTORY).map_err(refused)?;
         if !made {
             return Ok(false);
         }
@@ -309,46 +271,40 @@ impl Tree {
     }
 
     /// Gives a file or directory another name in the same directory, where nothing has that name.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be renamed.
     pub(crate) fn rename(&self, path: &str, name: &str) -> Result<(), Failure> {
         let (parent, old) = self.parent(path)?;
-        let flags = rustix::fs::RenameFlags::NOREPLACE;
-        rustix::fs::renameat_with(&parent, old, &parent, name, flags)
+        renameat_with(&parent, old, &parent, name, RenameFlags::NOREPLACE)
             .map_err(|e| self.refused("renaming", path, e))
     }
 
     /// Returns whether there is anything at a path, a dangling link too.
-    pub(crate) fn is_there(&self, path: &str) -> bool {
+    pub(crate) fn exists(&self, path: &str) -> bool {
         let (parent, name) = split(path);
-        open_below(self.fd.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY)
+        open_below(self.fd.as_fd(), parent, PATH)
             .is_ok_and(|parent| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
     }
 
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str), Failure> {
         let (parent, name) = split(path);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let parent = open_below(self.fd.as_fd(), parent, flags)
+        let parent = open_below(self.fd.as_fd(), parent, DIRECTORY)
             .map_err(|e| self.refused("opening", parent, e))?;
         Ok((parent, name))
     }
 
     fn refused(&self, doing: &str, path: &str, error: Errno) -> Failure {
-        let doing = format!("{doing} {}", self.quote(path));
-        match error {
-            Errno::LOOP | Errno::XDEV => Failure::new(
+        let (code, why) = match error {
+            Errno::LOOP | Errno::XDEV => (
                 Code::Failed,
-                format!("{doing}: it is, or is behind, a symbolic link, which is not followed"),
+                "it is, or is behind, a symbolic link, which is not followed".to_owned(),
             ),
-            Errno::INVAL => Failure::new(Code::Failed, format!("{doing}: it is no plain file")),
+            Errno::INVAL => (Code::Failed, "not a regular file".to_owned()),
             Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::FBIG => {
-                Failure::new(Code::Failed, format!("{doing}: {error}"))
+                (Code::Failed, error.to_string())
             }
-            Errno::NOENT => Failure::new(Code::NotFound, format!("{doing}: {error}")),
-            error => Failure::new(Code::Os, format!("{doing}: {error}")),
-        }
+            Errno::NOENT => (Code::NotFound, error.to_string()),
+            error => (Code::Os, error.to_string()),
+        };
+        Failure::new(code, format!("{doing} {}: {why}", self.quote(path)))
     }
 }
 
@@ -374,27 +330,27 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_the_same_already_is_left_alone() {
-        let (_guard, tree) = tree(&[("etc/a", "x")]);
-        tree.write("etc/a", b"x", 0o644).unwrap();
+    fn unchanged_files_are_not_written() {
+        let (_guard, mut tree) = tree(&[("etc/a", "x")]);
+        tree.write("etc/a", "x", 0o644).unwrap();
         assert_eq!(tree.take_changed(), Vec::<String>::new());
-        tree.write("etc/a", b"y", 0o644).unwrap();
+        tree.write("etc/a", "y", 0o644).unwrap();
         tree.link("etc/l", "a").unwrap();
         tree.link("etc/l", "a").unwrap();
         assert_eq!(tree.take_changed(), ["/etc/a", "/etc/l"]);
         assert_eq!(tree.text("etc/l").unwrap_err().code, Code::Failed);
         tree.link("etc/l", "b").unwrap();
-        assert_eq!(tree.target("etc/l").unwrap(), "b");
+        assert_eq!(tree.link_target("etc/l").unwrap(), "b");
     }
 
     #[test]
     fn nothing_is_written_through_a_link() {
-        let (guard, tree) = tree(&[("etc/hosts", "x"), ("out/hosts", "theirs")]);
+        let (guard, mut tree) = tree(&[("etc/hosts", "x"), ("out/hosts", "theirs")]);
         let out = guard.path().join("out");
         symlink(&out, guard.path().join("etc/pacman.d")).unwrap();
         symlink(out.join("hosts"), guard.path().join("etc/link")).unwrap();
         for path in ["etc/pacman.d/hosts", "etc/pacman.d/new", "etc/link"] {
-            let failure = tree.write(path, b"ours", 0o644).unwrap_err();
+            let failure = tree.write(path, "ours", 0o644).unwrap_err();
             assert!(failure.message.contains("symbolic link"), "{failure}");
             assert!(failure.message.contains("'/r/etc/"), "{failure}");
         }
@@ -408,16 +364,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_looked_at_may_be_behind_links_that_stay_in_the_root() {
+    fn reading_follows_links_that_stay_in_the_root() {
         let (guard, tree) = tree(&[("usr/bin/bash", "#!")]);
         symlink("usr/bin", guard.path().join("bin")).unwrap();
         symlink("/usr/bin/bash", guard.path().join("usr/bin/sh")).unwrap();
-        assert_eq!(tree.look("bin/sh").unwrap(), b"#!");
+        assert_eq!(tree.read_linked("bin/sh").unwrap(), b"#!");
         symlink(
             "../../../../../etc/passwd",
             guard.path().join("usr/bin/out"),
         )
         .unwrap();
-        assert_eq!(tree.look("usr/bin/out"), None);
+        assert_eq!(tree.read_linked("usr/bin/out"), None);
     }
 }

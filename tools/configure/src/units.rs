@@ -1,9 +1,9 @@
-//! `--enable`: units of systemd that are to start, enabled by the root's own systemctl.
+//! `--enable`: units of systemd, enabled by the root's own systemctl.
 //!
-//! systemctl succeeds where a unit has nothing to enable, and then nothing starts. So what it says of each unit is asked
-//! before.
+//! systemctl succeeds where a unit has nothing to enable, and then nothing starts. So the state of each unit is checked
+//! first.
 
-use crate::step::{Site, Step};
+use crate::item::{Item, Site, not_found};
 use crate::tree::Tree;
 use stage::{Code, Failure};
 use std::collections::BTreeSet;
@@ -19,45 +19,23 @@ const DIRECTORIES: [&str; 3] = [
 const OWN: &str = "etc/systemd/system";
 
 /// The types of units (systemd.unit(5)).
-const TYPES: [&str; 11] = [
-    "service",
-    "socket",
-    "device",
-    "mount",
-    "automount",
-    "swap",
-    "target",
-    "path",
-    "timer",
-    "slice",
-    "scope",
-];
+const TYPES: &str = "service socket device mount automount swap target path timer slice scope";
 
 #[derive(Debug)]
 pub(crate) struct Units(pub(crate) Vec<String>);
 
-impl Step for Units {
+impl Item for Units {
     fn name(&self) -> &'static str {
         "units"
     }
 
     fn check(&self, site: &Site) -> Result<(), Failure> {
-        if !site.tree.has_program("systemctl") {
-            return Err(
-                Failure::new(Code::NotFound, "enabling units: the root has no systemctl")
-                    .hint("strap systemd first"),
-            );
-        }
+        site.need("systemctl", "systemd", "enabling units")?;
         for unit in &self.0 {
-            if !is_there(&site.tree, unit) {
-                return Err(Failure::new(
-                    Code::NotFound,
-                    format!(
-                        "looking for the unit '{unit}': {} has none",
-                        site.tree.quote(DIRECTORIES[2])
-                    ),
-                )
-                .hint("strap the package that brings it first"));
+            if !exists(&site.tree, unit) {
+                let directory = site.tree.quote(DIRECTORIES[2]);
+                let message = format!("looking for the unit '{unit}': {directory} has none");
+                return Err(not_found(message).hint("install the package that brings it first"));
             }
             let state = state(site, unit)?;
             let why = match state.as_str() {
@@ -70,85 +48,72 @@ impl Step for Units {
                 "" => "systemctl does not say whether it is enabled",
                 other => other,
             };
-            return Err(Failure::new(
-                Code::Failed,
-                format!("enabling the unit '{unit}': {why}"),
-            ));
+            let message = format!("enabling the unit '{unit}': {why}");
+            return Err(Failure::new(Code::Failed, message));
         }
         Ok(())
     }
 
-    fn apply(&self, site: &Site) -> Result<(), Failure> {
-        let mut missing = Vec::new();
+    fn apply(&self, site: &mut Site) -> Result<(), Failure> {
+        let mut args = vec!["enable", "--no-reload", "--"];
+        let options = args.len();
         for unit in &self.0 {
             if !is_enabled(&site.tree, unit, &state(site, unit)?) {
-                missing.push(unit.as_str());
+                args.push(unit);
             }
         }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let before = links(&site.tree);
-        let mut args = vec!["enable", "--no-reload", "--"];
-        args.extend(missing);
-        site.programs
-            .run("systemctl", &args, None, "enabling units")?;
-        for link in links(&site.tree).difference(&before) {
-            site.tree.note(link);
+        if args.len() > options {
+            let before = links(&site.tree);
+            site.run("systemctl", &args, None, "enabling units")?;
+            for link in links(&site.tree).difference(&before) {
+                site.tree.mark_changed(link);
+            }
         }
         Ok(())
     }
 }
 
-/// Returns a unit's whole name: systemctl too takes one without a type for a service.
-///
-/// # Errors
-///
-/// Why it is none.
-pub(crate) fn full_name(name: &str) -> Result<String, String> {
+/// Parses the name of a unit, and returns its full name: as for systemctl, one without a type is a service.
+pub(crate) fn parse(name: &str) -> Result<String, String> {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b":_.@\\-".contains(&b);
     if name.is_empty() || name.starts_with(['-', '.', '@']) || !name.bytes().all(fine) {
-        return Err("it has more than letters, digits and ':-_.\\@'".into());
+        return Err("only letters, digits and ':-_.\\@' are allowed".into());
     }
-    let typed = name
-        .rsplit_once('.')
-        .is_some_and(|(_, kind)| TYPES.contains(&kind));
-    let name = if typed {
-        name.to_owned()
-    } else {
-        format!("{name}.service")
+    let kind = name.rsplit_once('.').map_or("", |(_, kind)| kind);
+    let name = match TYPES.split(' ').any(|known| known == kind) {
+        true => name.to_owned(),
+        false => format!("{name}.service"),
     };
-    if name.len() > 255 {
-        return Err("it is longer than 255 bytes".into());
+    match name.len() {
+        0..=255 => Ok(name),
+        _ => Err("longer than 255 bytes".into()),
     }
-    Ok(name)
 }
 
 /// Returns whether a unit, or the template that it is an instance of, is in the root.
-fn is_there(tree: &Tree, unit: &str) -> bool {
+fn exists(tree: &Tree, unit: &str) -> bool {
     let mut names = vec![unit.to_owned()];
     if let (Some((prefix, _)), Some((_, kind))) = (unit.split_once('@'), unit.rsplit_once('.')) {
         names.push(format!("{prefix}@.{kind}"));
     }
-    names.iter().any(|name| {
-        DIRECTORIES
-            .iter()
-            .any(|directory| tree.is_there(&format!("{directory}/{name}")))
-    })
+    let in_root = |name: &String| {
+        let mut paths = DIRECTORIES.iter().map(|at| format!("{at}/{name}"));
+        paths.any(|path| tree.exists(&path))
+    };
+    names.iter().any(in_root)
 }
 
-/// Returns what systemctl says of a unit: `enabled`, `disabled`, `static` …
+/// Returns what systemctl reports of a unit: `enabled`, `disabled`, `static` …
 fn state(site: &Site, unit: &str) -> Result<String, Failure> {
-    let doing = format!("asking for the state of the unit '{unit}'");
-    let args = ["is-enabled", "--", unit];
-    let (text, _) = site.programs.ask("systemctl", &args, None, &doing)?;
+    let doing = format!("reading the state of the unit '{unit}'");
+    let text = site.ask("systemctl", &["is-enabled", "--", unit], &doing)?;
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
-/// Returns whether that state means that the unit starts at boot. A name that a unit has beside its own is made by enabling
-/// that unit, unless a package brings it.
+/// Returns whether that state means that the unit starts at boot. An alias is made by enabling its unit, unless a package
+/// brings it.
 fn is_enabled(tree: &Tree, unit: &str, state: &str) -> bool {
-    state == "enabled" || state == "alias" && tree.is_there(&format!("{OWN}/{unit}"))
+    state == "enabled" || state == "alias" && tree.exists(&format!("{OWN}/{unit}"))
 }
 
 /// Returns what is below the directory of the administrator's units, two levels deep: links are no deeper.
@@ -172,11 +137,11 @@ mod tests {
     use crate::tree::tests::tree;
 
     #[test]
-    fn names_are_whole_and_cannot_be_paths_or_options() {
-        assert_eq!(full_name("sshd").unwrap(), "sshd.service");
-        assert_eq!(full_name("fstrim.timer").unwrap(), "fstrim.timer");
-        assert_eq!(full_name("getty@tty2").unwrap(), "getty@tty2.service");
-        assert_eq!(full_name("dbus-org.x").unwrap(), "dbus-org.x.service");
+    fn names_get_their_type_and_cannot_be_paths_or_options() {
+        assert_eq!(parse("sshd").unwrap(), "sshd.service");
+        assert_eq!(parse("fstrim.timer").unwrap(), "fstrim.timer");
+        assert_eq!(parse("getty@tty2").unwrap(), "getty@tty2.service");
+        assert_eq!(parse("dbus-org.x").unwrap(), "dbus-org.x.service");
         for bad in [
             "",
             "-f",
@@ -187,16 +152,16 @@ mod tests {
             "@x",
             &"a".repeat(250),
         ] {
-            full_name(bad).unwrap_err();
+            parse(bad).unwrap_err();
         }
     }
 
     #[test]
-    fn an_instance_is_there_where_its_template_is() {
+    fn an_instance_exists_where_its_template_does() {
         let (_guard, tree) = tree(&[("usr/lib/systemd/system/getty@.service", "")]);
-        assert!(is_there(&tree, "getty@tty2.service"));
-        assert!(is_there(&tree, "getty@.service"));
-        assert!(!is_there(&tree, "getty.service"));
-        assert!(!is_there(&tree, "getty@tty2.socket"));
+        assert!(exists(&tree, "getty@tty2.service"));
+        assert!(exists(&tree, "getty@.service"));
+        assert!(!exists(&tree, "getty.service"));
+        assert!(!exists(&tree, "getty@tty2.socket"));
     }
 }

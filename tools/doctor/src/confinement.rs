@@ -5,35 +5,38 @@ use crate::release::Release;
 use crate::trial::{self, Tried};
 use std::fs;
 
-/// What keeps this process in, as far as it can be read.
+/// The restrictions on this process that can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Confinement {
     /// Whether we are root.
     pub(crate) root: bool,
     /// Whether we have the capability `SYS_ADMIN`.
     pub(crate) sys_admin: bool,
-    /// What seccomp(2) does: 0 nothing, 1 strict, 2 filter.
+    /// The mode of seccomp(2): 0 off, 1 strict, 2 filter.
     pub(crate) seccomp: u32,
     /// Whether `no_new_privs` is set (prctl(2)).
     pub(crate) no_new_privs: bool,
     /// Whether AppArmor takes the capabilities of an ordinary user's namespace away.
     pub(crate) apparmor: bool,
-    /// The AppArmor profile that we are held to, such as a container's.
+    /// The AppArmor profile that confines us, such as a container's.
     pub(crate) profile: Option<String>,
     /// A switch or limit below `/proc/sys` that is 0 and forbids what we need.
     pub(crate) zero: Option<&'static str>,
     /// Whether we run in a chroot(2).
     pub(crate) chrooted: bool,
-    /// Whether we are in a user namespace that is not the host's first.
+    /// Whether we are in a user namespace other than the initial one.
     pub(crate) nested: bool,
 }
 
 /// AppArmor's switch, of Ubuntu 23.10 and later.
 const APPARMOR: &str = "kernel.apparmor_restrict_unprivileged_userns";
 
+const NO_NEW_PRIVS_FIX: &str = "start it without the option that sets it: NoNewPrivileges=yes of a service, \
+                                --security-opt no-new-privileges of a container, setpriv --no-new-privs";
+
 impl Confinement {
     /// Reads it from `/proc`.
-    pub(crate) fn here(root: bool) -> Self {
+    pub(crate) fn read(root: bool) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let switch = |name: &str| {
             let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
@@ -47,15 +50,13 @@ impl Confinement {
             "kernel.unprivileged_userns_clone",
         ];
         let of_status = Self::of_status(&status);
-        // Root that may mount needs user namespaces only for a binfmt table of its own.
-        let zero = all[..if root && of_status.sys_admin { 2 } else { 4 }]
-            .iter()
-            .copied()
-            .find(|name| switch(name).as_deref() == Some("0"));
+        // Root that may mount needs user namespaces only for a private binfmt table.
+        let needed = &all[..if root && of_status.sys_admin { 2 } else { 4 }];
+        let is_zero = |name: &&str| switch(name).as_deref() == Some("0");
         let mounts = rootfs::mountinfo::read();
         Self {
             root,
-            zero,
+            zero: needed.iter().copied().find(is_zero),
             profile: rootfs::attach::apparmor_profile(),
             apparmor: switch(APPARMOR).as_deref() == Some("1"),
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
@@ -65,7 +66,7 @@ impl Confinement {
         }
     }
 
-    /// Reads what proc_pid_status(5) says.
+    /// Reads the text of proc_pid_status(5).
     fn of_status(text: &str) -> Self {
         let field = |key: &str| {
             let line = text.lines().find_map(|l| l.strip_prefix(key));
@@ -81,159 +82,141 @@ impl Confinement {
         }
     }
 
-    /// Returns the likeliest cause of a refusal, and what mends it.
+    /// Returns the most likely cause of a refusal, and how to fix it.
     fn cause(&self, sudo: &str) -> Option<(String, String)> {
-        let cause = if let Some(name) = self.zero {
-            let value = if name.ends_with("_clone") { 1 } else { 15000 };
+        const UNCONFINED: &str = "run the container with --security-opt apparmor=unconfined";
+        let zero = self.zero.unwrap_or_default();
+        let value = if zero.ends_with("_clone") { 1 } else { 15000 };
+        let profile = self.profile.as_deref().unwrap_or_default();
+        let set_zero = format!("{sudo}sysctl -w {zero}={value}");
+        let set_apparmor = format!("{sudo}sysctl -w {APPARMOR}=0");
+        let causes: [(bool, String, &str); 11] = [
+            (self.zero.is_some(), format!("'{zero}' is 0"), &set_zero),
             (
-                format!("'{name}' is 0"),
-                format!("{sudo}sysctl -w {name}={value}"),
-            )
-        } else if self.seccomp != 0 && !self.sys_admin {
-            let fix = match self.profile {
-                None => {
-                    "run the container with --security-opt seccomp=unconfined (--privileged is not needed)"
-                }
-                Some(_) => {
-                    "run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
-                     (--privileged is not needed)"
-                }
-            };
+                self.seccomp != 0 && !self.sys_admin && self.profile.is_none(),
+                "a seccomp filter is active: this container forbids namespaces".into(),
+                "run the container with --security-opt seccomp=unconfined (--privileged is not needed)",
+            ),
             (
-                "a seccomp filter is on: this is a container that forbids namespaces".to_owned(),
-                fix.to_owned(),
-            )
-        } else if let Some(profile) = &self.profile {
+                self.seccomp != 0 && !self.sys_admin,
+                "a seccomp filter is active: this container forbids namespaces".into(),
+                "run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
+                 (--privileged is not needed)",
+            ),
             (
-                format!(
-                    "the AppArmor profile '{profile}' holds us, and a container's forbids mounts"
-                ),
-                "run the container with --security-opt apparmor=unconfined".to_owned(),
-            )
-        } else if self.root && !self.sys_admin {
+                self.profile.is_some(),
+                format!("the AppArmor profile '{profile}' confines us; a container's forbids mounts"),
+                UNCONFINED,
+            ),
             (
-                "root here has not the capability SYS_ADMIN, and may not make a user namespace, in which it would have it"
-                    .to_owned(),
-                "run the container with --privileged".to_owned(),
-            )
-        } else if self.root && self.nested {
+                self.root && !self.sys_admin,
+                "root lacks the capability SYS_ADMIN, and may not make a user namespace to get it".into(),
+                "run the container with --privileged",
+            ),
             (
-                "root here is root of a user namespace, which may mount only what the container shows it whole".to_owned(),
-                "run the container with --security-opt unmask=ALL (podman), or on the host".to_owned(),
-            )
-        } else if self.seccomp != 0 {
+                self.root && self.nested,
+                "root of a user namespace may mount only what the container shows as a whole".into(),
+                "run the container with --security-opt unmask=ALL (podman), or run on the host",
+            ),
             (
-                "a seccomp filter is on: this is a container that forbids mounts".to_owned(),
-                "run the container with --security-opt seccomp=unconfined".to_owned(),
-            )
-        } else if !self.root && self.no_new_privs {
+                self.seccomp != 0,
+                "a seccomp filter is active: this container forbids mounts".into(),
+                "run the container with --security-opt seccomp=unconfined",
+            ),
             (
-                "'no_new_privs' is set, under which newuidmap and newgidmap may not write a map"
-                    .to_owned(),
-                NO_NEW_PRIVS_FIX.to_owned(),
-            )
-        } else if !self.root && self.apparmor {
+                !self.root && self.no_new_privs,
+                "'no_new_privs' is set, so newuidmap and newgidmap may not write a map".into(),
+                NO_NEW_PRIVS_FIX,
+            ),
             (
-                "AppArmor takes the capabilities of an ordinary user's namespaces away".to_owned(),
-                format!("{sudo}sysctl -w {APPARMOR}=0"),
-            )
-        } else if self.root && self.chrooted {
+                !self.root && self.apparmor,
+                "AppArmor takes the capabilities of an ordinary user's namespaces away".into(),
+                &set_apparmor,
+            ),
             (
-                "we are in a chroot that is no mount point, so its mounts cannot be told from the host's".to_owned(),
-                "leave the chroot, or enter it anew by a mount point: mount --bind DIR DIR && chroot DIR".to_owned(),
-            )
-        } else if self.chrooted {
+                self.root && self.chrooted,
+                "this is a chroot that is no mount point, so its mounts cannot be told from the host's".into(),
+                "leave the chroot, or enter it by a mount point: mount --bind DIR DIR && chroot DIR",
+            ),
             (
-                "we are in a chroot, from which the kernel makes no user namespace".to_owned(),
-                "leave the chroot, or run the pipeline as root".to_owned(),
-            )
-        } else {
-            return None;
-        };
-        Some(cause)
+                self.chrooted,
+                "this is a chroot, in which the kernel allows no user namespace".into(),
+                "leave the chroot, or run the pipeline as root",
+            ),
+        ];
+        let found = causes.into_iter().find(|(holds, ..)| *holds);
+        found.map(|(_, why, fix)| (why, fix.to_owned()))
     }
 }
 
-const NO_NEW_PRIVS_FIX: &str = "start it outside of what set it: a service with NoNewPrivileges=yes, a container with \
-                                --security-opt no-new-privileges, setpriv --no-new-privs";
-
-/// Returns whether a map of user_namespaces(7) leaves ids out, as none but the host's first namespace has all.
+/// Returns whether a map of user_namespaces(7) leaves ids out: only the initial namespace has all.
 fn is_partial(map: &str) -> bool {
     !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-/// Judges whether a root can be entered at all.
+/// Checks whether a root can be entered at all.
 pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Release) -> Finding {
-    const NAME: &str = "namespaces";
-    let kind = if confinement.root {
-        "mount and PID namespaces, as root"
-    } else {
-        "user, mount and PID namespaces, as an ordinary user"
+    let kind = match confinement.root {
+        true => "mount and PID namespaces, as root",
+        false => "user, mount and PID namespaces, as an ordinary user",
     };
-    match tried {
-        Tried::Worked => Finding::ok(NAME, format!("{kind}: work")),
-        // What stands in the way is a finding of its own.
-        Tried::Not(why) => Finding::warn(NAME, format!("{kind}: not tried"))
-            .why(why)
-            .fix(trial::AGAIN),
-        Tried::Failed(failure) => {
-            let finding = Finding::fail(NAME, format!("{kind}: {failure}"));
-            match (confinement.cause(release.sudo()), &failure.hint) {
-                (Some((why, fix)), _) => finding.why(why).fix(fix),
-                (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => finding
-                    .why("this is the first step of every tool")
-                    .fix(hint),
-                (None, _) => finding
-                    .why("the kernel refused, and none of the causes that we know was found")
-                    .fix("try it as root, outside of every container and chroot"),
-            }
+    let failure = match tried {
+        Tried::Worked => return Finding::ok(format!("{kind}: work")),
+        // The reason is a finding of its own.
+        Tried::Not(why) => {
+            let finding = Finding::warn(format!("{kind}: not tried"));
+            return finding.why(why).fix(trial::AGAIN);
         }
+        Tried::Failed(failure) => failure,
+    };
+    let finding = Finding::fail(format!("{kind}: {failure}"));
+    match (confinement.cause(release.sudo), &failure.hint) {
+        (Some((why, fix)), _) => finding.why(why).fix(fix),
+        (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => finding
+            .why("this is the first step of every tool")
+            .fix(hint),
+        (None, _) => finding
+            .why("the kernel refused, and none of the known causes applies")
+            .fix("try it as root, outside of every container and chroot"),
     }
 }
 
-/// Judges AppArmor's restriction of user namespaces.
+/// Checks AppArmor's restriction of user namespaces.
 pub(crate) fn apparmor(works: bool, confinement: &Confinement, release: &Release) -> Finding {
-    const NAME: &str = "apparmor";
     match (confinement.apparmor, confinement.root, works) {
-        (false, ..) => Finding::ok(NAME, "does not restrict user namespaces"),
-        (true, true, _) => Finding::ok(
-            NAME,
-            "restricts the user namespaces of ordinary users, not root's",
-        ),
-        (true, false, true) => Finding::ok(NAME, "restricts user namespaces, but not ours"),
-        (true, false, false) => Finding::fail(NAME, format!("'{APPARMOR}' is 1"))
+        (false, ..) => Finding::ok("does not restrict user namespaces"),
+        (true, true, _) => {
+            Finding::ok("restricts the user namespaces of ordinary users, not root's")
+        }
+        (true, false, true) => Finding::ok("restricts user namespaces, but not ours"),
+        (true, false, false) => Finding::fail(format!("'{APPARMOR}' is 1"))
             .why(
                 "a user namespace can be made, but without capabilities: nothing can be mounted in it. Root is not \
                  restricted, nor is a program with an AppArmor profile that says 'userns,'",
             )
-            .fix(format!("{}sysctl -w {APPARMOR}=0", release.sudo())),
+            .fix(format!("{}sysctl -w {APPARMOR}=0", release.sudo)),
     }
 }
 
-/// Judges seccomp.
 pub(crate) fn seccomp(works: bool, confinement: &Confinement) -> Finding {
-    const NAME: &str = "seccomp";
     match (confinement.seccomp, works) {
-        (0, _) => Finding::ok(NAME, "no filter"),
-        (_, true) => Finding::ok(NAME, "a filter is on, and lets pass what is needed"),
-        (_, false) => Finding::warn(NAME, "a filter is on")
+        (0, _) => Finding::ok("no filter"),
+        (_, true) => Finding::ok("a filter is active, and allows what is needed"),
+        (_, false) => Finding::warn("a filter is active")
             .why("a container's filter may forbid namespaces and mounts")
             .fix("run the container with --security-opt seccomp=unconfined"),
     }
 }
 
-/// Judges `no_new_privs`.
 pub(crate) fn no_new_privs(confinement: &Confinement) -> Finding {
-    const NAME: &str = "no-new-privs";
-    match (confinement.no_new_privs, confinement.root) {
-        (false, _) => Finding::ok(NAME, "not set"),
-        (true, true) => Finding::warn(NAME, "set")
-            .why("set-uid programs in the root, such as sudo, work for nobody but root")
-            .fix(NO_NEW_PRIVS_FIX),
-        (true, false) => Finding::fail(NAME, "set")
-            .why("newuidmap and newgidmap are set-uid, and without that they may not map ids")
-            .fix(NO_NEW_PRIVS_FIX),
-    }
+    let finding = match (confinement.no_new_privs, confinement.root) {
+        (false, _) => return Finding::ok("not set"),
+        (true, true) => Finding::warn("set")
+            .why("set-uid programs in the root, such as sudo, work only for root"),
+        (true, false) => Finding::fail("set")
+            .why("newuidmap and newgidmap may not map ids, since they cannot be set-uid"),
+    };
+    finding.fix(NO_NEW_PRIVS_FIX)
 }
 
 #[cfg(test)]
@@ -270,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_of_a_refusal_has_its_cure() {
+    fn each_cause_of_a_refusal_has_its_fix() {
         for (confinement, why, fix) in [
             (
                 Confinement {
@@ -346,7 +329,7 @@ mod tests {
                 "no mount point",
                 "mount --bind DIR DIR",
             ),
-            (user(), "none of the causes", "as root"),
+            (user(), "none of the known causes", "as root"),
             (
                 Confinement {
                     seccomp: 2,
@@ -389,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_confines_us_matters_only_where_it_is_in_the_way() {
+    fn a_restriction_fails_only_where_namespaces_do_not_work() {
         let all = Confinement {
             apparmor: true,
             seccomp: 2,

@@ -1,4 +1,4 @@
-//! Programs of a foreign architecture: the emulator, a binfmt_misc table of our own, and the host's.
+//! Programs of a foreign architecture: the emulator, a private binfmt_misc table, and the host's.
 
 use crate::finding::Finding;
 use crate::ids::find_in_path;
@@ -11,7 +11,7 @@ use stage::quote;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What there is to run foreign programs with.
+/// What this host has to run foreign programs with.
 #[derive(Clone, Debug)]
 pub(crate) struct Means {
     /// The target.
@@ -20,11 +20,10 @@ pub(crate) struct Means {
     pub(crate) native: bool,
     /// The static emulator.
     pub(crate) interpreter: Option<PathBuf>,
-    /// An emulator that needs libraries, where there is only that.
+    /// An emulator that needs libraries, where there is no static one.
     pub(crate) dynamic: Option<PathBuf>,
     /// The host's handler.
     pub(crate) handler: Option<Handler>,
-    /// How a handler gets into the host's table.
     pub(crate) registrar: Registrar,
     /// Whether the kernel has binfmt_misc loaded.
     pub(crate) binfmt_misc: bool,
@@ -32,7 +31,7 @@ pub(crate) struct Means {
     pub(crate) kernel: (u32, u32),
 }
 
-/// How a handler gets into the host's table.
+/// What can add a handler to the host's table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Registrar {
     /// Whether Debian's update-binfmts(8) knows the emulator.
@@ -46,36 +45,28 @@ pub(crate) struct Registrar {
 }
 
 impl Means {
-    /// Looks for them.
-    pub(crate) fn here(arch: Arch, host: Arch, kernel: (u32, u32)) -> Self {
+    /// Reads them from the host.
+    pub(crate) fn read(arch: Arch, host: Arch, kernel: (u32, u32)) -> Self {
+        let names = ["-static", ""].map(|end| format!("qemu-{}{end}", arch.qemu));
         let interpreter = find_interpreter(arch);
-        let dynamic = match interpreter {
-            Some(_) => None,
-            None => [
-                format!("qemu-{}-static", arch.qemu),
-                format!("qemu-{}", arch.qemu),
-            ]
-            .iter()
-            .find_map(|name| find_in_path(name)),
+        let dynamic = || names.iter().find_map(|name| find_in_path(name));
+        let in_binfmt_d = |dir| {
+            names
+                .each_ref()
+                .map(|n| Path::new(dir).join(format!("{n}.conf")))
         };
-        let file = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/lib/binfmt.d"]
-            .iter()
-            .flat_map(|dir| {
-                ["-static", ""]
-                    .map(|end| Path::new(dir).join(format!("qemu-{}{end}.conf", arch.qemu)))
-            })
-            .find(|path| path.is_file());
+        let files = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/lib/binfmt.d"].map(in_binfmt_d);
         let known = format!("/var/lib/binfmts/qemu-{}", arch.qemu);
         Self {
             arch,
             native: arch.is_native_on(host),
+            dynamic: interpreter.is_none().then(dynamic).flatten(),
             interpreter,
-            dynamic,
             handler: host_handler(arch),
             registrar: Registrar {
                 update_binfmts: Path::new(&known).exists(),
                 systemd: Path::new("/run/systemd/system").is_dir(),
-                file,
+                file: files.into_iter().flatten().find(|path| path.is_file()),
                 mounted: Path::new(TABLE).join("register").exists(),
             },
             binfmt_misc: fs::read_to_string("/proc/filesystems")
@@ -84,53 +75,49 @@ impl Means {
         }
     }
 
-    fn not_needed(&self, name: &'static str) -> Finding {
-        let arch = self.arch.name;
-        Finding::ok(name, format!("not needed: {arch} is native here"))
+    fn not_needed(&self) -> Finding {
+        Finding::ok(format!("not needed: {} is native here", self.arch.name))
     }
 
     /// Returns the command that registers the emulator with the host.
     fn register(&self, release: &Release) -> String {
-        let sudo = release.sudo();
+        let sudo = release.sudo;
         match &self.registrar {
             Registrar {
                 update_binfmts: true,
                 ..
-            } => format!("{sudo}update-binfmts --enable qemu-{}", self.arch.qemu),
-            Registrar {
-                systemd: true,
-                file: Some(_),
-                ..
-            } => format!("{sudo}systemctl restart systemd-binfmt"),
+            } => {
+                format!("{sudo}update-binfmts --enable qemu-{}", self.arch.qemu)
+            }
+            Registrar { file: None, .. } => release.install(Need::Registration),
+            Registrar { systemd: true, .. } => format!("{sudo}systemctl restart systemd-binfmt"),
             Registrar {
                 file: Some(file),
                 mounted,
                 ..
             } => {
-                let mount = if *mounted {
-                    String::new()
-                } else {
-                    format!("mount -t binfmt_misc binfmt_misc {TABLE} && ")
+                let mount = match mounted {
+                    true => String::new(),
+                    false => format!("mount -t binfmt_misc binfmt_misc {TABLE} && "),
                 };
                 format!(
                     "{sudo}sh -c '{mount}cat {} > {TABLE}/register'",
                     file.display()
                 )
             }
-            Registrar { file: None, .. } => release.install(Need::Registration),
         }
     }
 
     /// Returns the command that registers the host's handler again, with all flags.
     fn register_again(&self, handler: &Handler, release: &Release) -> String {
-        let sudo = release.sudo();
+        let sudo = release.sudo;
         let Registrar { systemd, file, .. } = &self.registrar;
         let Some(file) = file else {
             return format!("register '{}' again, with the flags OCPF", handler.name);
         };
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
         let conf = file.display();
         if *systemd {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
             return format!(
                 "sed 's/:[A-Z]*$/:OCPF/' {conf} | {sudo}tee /etc/binfmt.d/{name}.new && {sudo}mv \
                  /etc/binfmt.d/{name}.new /etc/binfmt.d/{name} && {sudo}systemctl restart systemd-binfmt"
@@ -143,163 +130,137 @@ impl Means {
     }
 }
 
-/// Judges the emulator.
+/// Returns the fix where an emulator is installed, and does not work.
+fn reinstall(release: &Release) -> String {
+    let install = release.install(Need::Emulator);
+    format!("check that the emulator itself works, and reinstall it: {install}")
+}
+
+/// Checks the emulator.
 pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Finding {
-    const NAME: &str = "emulator";
     if means.native {
-        return means.not_needed(NAME);
+        return means.not_needed();
     }
     let arch = means.arch.name;
     let finding = match (&means.interpreter, &means.dynamic) {
-        (Some(path), _) => return Finding::ok(NAME, format!("{}, static", quote(path))),
+        (Some(path), _) => return Finding::ok(format!("{}, static", quote(path))),
         (None, _) if trials.host.worked() => {
-            return Finding::ok(NAME, format!("none, but programs of {arch} run here without"));
+            return Finding::ok(format!("none, but programs of {arch} run here without"));
         }
         (None, Some(path)) => {
-            Finding::fail(NAME, format!("only {}, which is not static", quote(path))).why(
-                "inside a root an emulator that needs libraries would look for them there, where there are none of \
-                 this host's",
-            )
+            Finding::fail(format!("only {}, which is not static", quote(path)))
+                .why("an emulator that needs libraries looks for them inside the root, which has none of this host's")
         }
-        (None, None) => Finding::fail(NAME, format!("none for {arch}"))
-            .why("scriptlets and hooks of packages are programs of the target: pacman would exit 0 with all of them failed"),
+        (None, None) => Finding::fail(format!("none for {arch}"))
+            .why("scriptlets and hooks are programs of the target: without it all fail, although pacman exits 0"),
     };
     finding.fix(release.install(Need::Emulator))
 }
 
-/// Judges the table of our own.
+/// Checks the private table.
 pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
-    const NAME: &str = "private-binfmt";
+    const NONE: &str = "Linux before 6.7 has none";
     if means.native {
-        return means.not_needed(NAME);
+        return means.not_needed();
     }
-    let arch = means.arch.name;
-    let why = "with a table of its own a pipeline runs foreign programs without anything being registered on the host";
+    let why = "with a private table a pipeline runs foreign programs without registering anything on the host";
+    let host = trials.host.worked();
+    let old = means.kernel < PRIVATE_TABLE;
     let failure = match &trials.private {
         Tried::Worked => {
-            return Finding::ok(NAME, format!("runs programs of {arch}, the host unchanged"));
+            let arch = means.arch.name;
+            return Finding::ok(format!(
+                "runs programs of {arch}, without changes to the host"
+            ));
         }
-        Tried::Not(reason) if trials.host.worked() => {
-            return Finding::ok(
-                NAME,
-                format!("not tried: {reason}; the host has what is needed"),
-            )
-            .why(why);
+        Tried::Not(reason) if host => {
+            let found = format!("not tried: {reason}; the host has what is needed");
+            return Finding::ok(found).why(why);
         }
         Tried::Not(reason) => {
-            return Finding::warn(NAME, format!("not tried: {reason}"))
-                .why(why)
-                .fix(trial::AGAIN);
+            let finding = Finding::warn(format!("not tried: {reason}"));
+            return finding.why(why).fix(trial::AGAIN);
         }
         Tried::Failed(failure) => failure,
     };
-    let old = means.kernel < PRIVATE_TABLE;
-    if trials.host.worked() {
-        let reason = if old {
-            "Linux before 6.7 has none".to_owned()
-        } else {
-            failure.to_string()
-        };
-        return Finding::ok(NAME, format!("{reason}; the host's handler is used")).why(why);
+    if host {
+        let reason = if old { NONE } else { &failure.message };
+        return Finding::ok(format!("{reason}; the host's handler is used")).why(why);
     }
     if old {
-        return Finding::warn(NAME, "Linux before 6.7 has none")
+        return Finding::warn(NONE)
             .why("a newer kernel needs nothing on the host; this one needs the host's handler")
-            .fix("mend what is said of host-binfmt, or use a newer kernel");
+            .fix("see the fix of host-binfmt, or use a newer kernel");
     }
-    let finding = Finding::fail(NAME, failure.to_string()).why(why);
-    if !means.binfmt_misc {
-        return finding.fix(format!("{}modprobe binfmt_misc", release.sudo()));
-    }
-    match &failure.hint {
-        Some(hint) => finding.fix(hint),
-        None => finding.fix(format!(
-            "see whether the emulator itself works, and install it anew: {}",
-            release.install(Need::Emulator)
-        )),
-    }
+    let finding = Finding::fail(&failure.message).why(why);
+    finding.fix(match &failure.hint {
+        _ if !means.binfmt_misc => format!("{}modprobe binfmt_misc", release.sudo),
+        Some(hint) => hint.clone(),
+        None => reinstall(release),
+    })
 }
 
-/// Judges the host's handler and its flags. It is needed only where a table of our own cannot be had.
+/// Checks the host's handler and its flags. It is needed only where a private table cannot be used.
 pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
-    const NAME: &str = "host-binfmt";
     if means.native {
-        return means.not_needed(NAME);
+        return means.not_needed();
     }
     let arch = means.arch.name;
-    let why = "without a handler programs of the target end with 'Exec format error'";
     let Some(handler) = &means.handler else {
-        let found = format!("no handler for {arch} in '{TABLE}'");
         if trials.host.worked() {
-            return Finding::ok(NAME, format!("not needed: this machine runs {arch} itself"));
+            return Finding::ok(format!("not needed: this machine runs {arch} itself"));
         }
-        // What is in the way of a table of our own is a finding of its own, and mended there.
-        let hopeful = matches!(trials.private, Tried::Not(_)) && means.kernel >= PRIVATE_TABLE;
-        if trials.private.worked() || hopeful {
-            return Finding::ok(NAME, format!("no handler for {arch}, and none is needed"));
+        // What prevents a private table is a finding of its own.
+        let not_tried = matches!(trials.private, Tried::Not(_));
+        if trials.private.worked() || not_tried && means.kernel >= PRIVATE_TABLE {
+            return Finding::ok(format!("no handler for {arch}, and none is needed"));
         }
-        let fix = if means.interpreter.is_none() {
-            release.install(Need::Emulator)
-        } else {
-            means.register(release)
-        };
-        return Finding::fail(NAME, found).why(why).fix(fix);
+        return Finding::fail(format!("no handler for {arch} in '{TABLE}'"))
+            .why("without a handler programs of the target end with 'Exec format error'")
+            .fix(match means.interpreter {
+                None => release.install(Need::Emulator),
+                Some(_) => means.register(release),
+            });
     };
     let missing = missing_flags(&handler.flags);
+    let (name, flags) = (&handler.name, &handler.flags);
     let found = format!(
-        "'{}' runs {} with flags {}",
-        handler.name,
-        quote(&handler.interpreter),
-        handler.flags
+        "'{name}' runs {} with flags {flags}",
+        quote(&handler.interpreter)
     );
-    let reasons: Vec<_> = missing.iter().map(|(_, why)| *why).collect();
-    let why = reasons.join("; ");
-    if trials.private.worked() {
-        let finding = Finding::ok(NAME, format!("{found}; a pipeline does not use it"));
-        return if missing.is_empty() {
-            finding
-        } else {
-            finding.why(why).fix(means.register_again(handler, release))
-        };
-    }
+    let why = missing.join("; ");
     let finding = match &trials.host {
-        Tried::Worked if missing.is_empty() => return Finding::ok(NAME, found),
-        Tried::Worked => Finding::warn(NAME, found).why(why),
-        Tried::Not(reason) if missing.iter().all(|(flag, _)| *flag != 'F') => {
-            return Finding::ok(NAME, format!("{found}; not tried: {reason}"));
+        _ if trials.private.worked() => {
+            let finding = Finding::ok(format!("{found}; a pipeline does not use it"));
+            if missing.is_empty() {
+                return finding;
+            }
+            finding.why(why)
         }
-        Tried::Not(_) => Finding::fail(NAME, found).why(why),
+        Tried::Worked if missing.is_empty() => return Finding::ok(found),
+        Tried::Worked => Finding::warn(found).why(why),
+        Tried::Not(reason) if flags.contains('F') => {
+            return Finding::ok(format!("{found}; not tried: {reason}"));
+        }
+        Tried::Not(_) => Finding::fail(found).why(why),
         Tried::Failed(failure) if missing.is_empty() => {
-            let fix = format!(
-                "see whether the emulator itself works, and install it anew: {}",
-                release.install(Need::Emulator)
-            );
-            return Finding::fail(NAME, found).why(failure.to_string()).fix(fix);
+            let finding = Finding::fail(found).why(failure.to_string());
+            return finding.fix(reinstall(release));
         }
-        Tried::Failed(failure) => Finding::fail(NAME, found).why(format!("{failure}: {why}")),
+        Tried::Failed(failure) => Finding::fail(found).why(format!("{failure}: {why}")),
     };
     finding.fix(means.register_again(handler, release))
 }
 
-/// Returns the flags that a handler lacks, each with what does not work without it.
-fn missing_flags(flags: &str) -> Vec<(char, &'static str)> {
-    [
-        (
-            'F',
-            "without F (fix binary) the kernel looks for the emulator inside the root, where it is not",
-        ),
-        (
-            'C',
-            "without C (credentials) set-uid programs such as sudo and passwd run without their rights",
-        ),
-        (
-            'P',
-            "without P (preserve argv[0]) programs that look at the name they are called by see another",
-        ),
-    ]
-    .into_iter()
-    .filter(|(flag, _)| !flags.contains(*flag))
-    .collect()
+/// Returns what does not work for each flag that a handler lacks.
+#[rustfmt::skip]
+fn missing_flags(flags: &str) -> Vec<&'static str> {
+    let all = [
+        ('F', "without F (fix binary) the kernel looks for the emulator inside the root, where it is not"),
+        ('C', "without C (credentials) set-uid programs such as sudo and passwd run without their rights"),
+        ('P', "without P (preserve argv[0]) programs that check the name they are called by see another"),
+    ];
+    all.iter().filter(|(flag, _)| !flags.contains(*flag)).map(|(_, why)| *why).collect()
 }
 
 #[cfg(test)]
@@ -398,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_flag_is_said_with_what_it_breaks() {
+    fn each_missing_flag_is_reported_with_its_effect() {
         for (flags, host, status, says, silent) in [
             ("PF", Tried::Worked, Status::Warn, "sudo", "inside the root"),
             ("OCF", Tried::Worked, Status::Warn, "argv[0]", "sudo"),
@@ -420,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_emulator_that_is_not_static_is_no_emulator() {
+    fn a_dynamic_emulator_does_not_count() {
         let means = Means {
             interpreter: None,
             dynamic: Some("/usr/bin/qemu-aarch64".into()),
@@ -443,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_that_registers_is_this_hosts() {
+    fn the_command_that_registers_depends_on_the_host() {
         let file = Some(PathBuf::from("/usr/lib/binfmt.d/qemu-aarch64.conf"));
         for (registrar, command) in [
             (

@@ -1,4 +1,4 @@
-//! Subordinate ids (subuid(5)), and the two set-uid programs that map them: what an ordinary user needs and root does not.
+//! Subordinate ids (subuid(5)), and the two set-uid programs that map them: an ordinary user needs both, root needs none.
 
 use crate::finding::Finding;
 use crate::release::{Need, Release};
@@ -8,78 +8,62 @@ use stage::{Failure, quote};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The user that looks for ids.
+/// The user who runs doctor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
-    /// Its user id.
     pub(crate) uid: u32,
     /// Its name, where passwd(5) has one.
     pub(crate) name: Option<String>,
-    /// The first and the last id of a range that nobody has.
+    /// The first and the last id of a range that is free.
     pub(crate) free: (u64, u64),
 }
 
 impl User {
-    /// Reads who we are.
-    pub(crate) fn here(uid: u32) -> Self {
-        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    pub(crate) fn read(uid: u32) -> Self {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         Self {
             uid,
-            name: rootfs::idmap::name_of(&read("/etc/passwd"), uid),
+            name: rootfs::idmap::name_of(&passwd, uid),
             free: rootfs::idmap::free_range(),
         }
     }
 }
 
-/// Where the ranges are written down.
-const SUBIDS: &str = "'/etc/subuid' and '/etc/subgid'";
-
-/// Judges the ranges. `None` in the map stands for root, which needs none.
+/// Checks the ranges. `None` in the map stands for root, which needs none.
 pub(crate) fn subuid(
     map: &Result<Option<IdMap>, Failure>,
     user: &User,
     release: &Release,
 ) -> Finding {
-    const NAME: &str = "subuid";
-    match map {
-        Ok(None) => return Finding::ok(NAME, "not needed by root"),
-        Ok(Some(map)) if user.name.is_some() => {
+    let sudo = release.sudo;
+    let (first, last) = user.free;
+    let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
+    match (map, &user.name) {
+        (Ok(None), _) => Finding::ok("not needed by root"),
+        (Ok(Some(map)), Some(_)) => {
             let range = |ids: &[[u64; 3]]| {
                 let ids = ids.iter().find(|m| m[0] == 1);
                 ids.map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
             };
-            let found = format!("users {}, groups {}", range(&map.uid), range(&map.gid));
-            return Finding::ok(NAME, found);
+            Finding::ok(format!("users {}, groups {}", range(&map.uid), range(&map.gid)))
         }
-        Err(failure) if user.uid == 0 => {
-            let finding = Finding::fail(NAME, &failure.message)
-                .why("without them the owners of files would be wrong, and pacman would exit 0 all the same");
-            return finding.fix(failure.hint.clone().unwrap_or_default());
-        }
-        Ok(Some(_)) | Err(_) => {}
-    }
-    let sudo = release.sudo();
-    let (first, last) = user.free;
-    let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
-    match &user.name {
-        Some(name) => {
-            let found = format!("'{name}' has no range of {NEEDED} ids in both of {SUBIDS}");
-            Finding::fail(NAME, found)
-                .why(
-                    "without a range for users and one for groups, the owners of files would be wrong, and pacman would \
-                     exit 0 all the same. Root needs none",
-                )
-                .fix(format!("{sudo}usermod {ranges} {}", shell(name)))
-        }
-        None => Finding::fail(
-            NAME,
-            format!("user {} has no name in '/etc/passwd'", user.uid),
+        (Err(failure), _) if user.uid == 0 => Finding::fail(&failure.message)
+            .why("without them the owners of files are wrong, although pacman exits 0")
+            .fix(failure.hint.clone().unwrap_or_default()),
+        (Err(_), Some(name)) => Finding::fail(format!(
+            "'{name}' has no range of {NEEDED} ids in both of '/etc/subuid' and '/etc/subgid'"
+        ))
+        .why(
+            "without a range for users and one for groups the owners of files are wrong, although pacman exits 0. Root \
+             needs none",
         )
-        .why("newuidmap maps ids only for a user with a name, and with ranges of its own")
-        .fix(format!(
-            "{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}",
-            uid = user.uid
-        )),
+        .fix(format!("{sudo}usermod {ranges} {}", shell(name))),
+        (_, None) => Finding::fail(format!("user {} has no name in '/etc/passwd'", user.uid))
+            .why("newuidmap maps ids only for a user with a name, and with ranges of its own")
+            .fix(format!(
+                "{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}",
+                uid = user.uid
+            )),
     }
 }
 
@@ -92,10 +76,9 @@ pub(crate) fn shell(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 
-/// A program that is to run with more rights than its caller's.
+/// A program that has to run with more rights than its caller's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Helper {
-    /// Its name.
     pub(crate) name: &'static str,
     /// Where it is, and whether its file gives it the rights.
     pub(crate) found: Option<(PathBuf, bool)>,
@@ -103,28 +86,28 @@ pub(crate) struct Helper {
 
 impl Helper {
     /// Looks for both programs in `PATH`.
-    pub(crate) fn both() -> [Self; 2] {
-        ["newuidmap", "newgidmap"].map(|name| Self {
-            name,
-            found: find_in_path(name).map(|path| {
+    pub(crate) fn find() -> [Self; 2] {
+        ["newuidmap", "newgidmap"].map(|name| {
+            let found = find_in_path(name).map(|path| {
                 let raised = may_raise(&path);
                 (path, raised)
-            }),
+            });
+            Self { name, found }
         })
     }
 }
 
 /// Returns where a program is, as a shell would find it.
 pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
+    let is_program = |file: &PathBuf| {
+        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
+    };
+    std::env::split_paths(&std::env::var_os("PATH")?)
         .map(|dir| dir.join(name))
-        .find(|file| {
-            rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
-        })
+        .find(is_program)
 }
 
-/// Returns whether a program's file is set-uid root or has capabilities (Fedora's and Arch's way).
+/// Returns whether a program's file is set-uid root or has capabilities (as on Fedora and Arch).
 fn may_raise(path: &Path) -> bool {
     const SET_UID: u32 = 0o4000;
     let set_uid = path
@@ -134,34 +117,33 @@ fn may_raise(path: &Path) -> bool {
     set_uid || rustix::fs::getxattr(path, "security.capability", &mut value[..]).is_ok()
 }
 
-/// Judges the programs that map ids.
+/// Checks the programs that map ids.
 pub(crate) fn newuidmap(root: bool, helpers: &[Helper], release: &Release) -> Finding {
-    const NAME: &str = "newuidmap";
     if root {
-        return Finding::ok(NAME, "not needed by root");
+        return Finding::ok("not needed by root");
     }
-    let missing: Vec<_> = helpers.iter().filter(|h| h.found.is_none()).collect();
+    let missing = helpers.iter().filter(|h| h.found.is_none());
+    let missing: Vec<_> = missing.map(|h| h.name).collect();
     if !missing.is_empty() {
-        let names: Vec<_> = missing.iter().map(|h| h.name).collect();
-        return Finding::fail(NAME, format!("not found: {}", names.join(", ")))
+        return Finding::fail(format!("not found: {}", missing.join(", ")))
             .why("only these set-uid programs may map a user's subordinate ids. Root needs none")
             .fix(release.install(Need::Uidmap));
     }
-    let mut paths = helpers.iter().filter_map(|h| h.found.as_ref());
-    if let Some((path, _)) = paths.clone().find(|(_, raised)| !raised) {
-        return Finding::fail(NAME, format!("{} is not set-uid root", quote(path)))
+    let found: Vec<_> = helpers.iter().filter_map(|h| h.found.as_ref()).collect();
+    let words: Vec<_> = found
+        .iter()
+        .map(|(p, _)| shell(&p.to_string_lossy()))
+        .collect();
+    match found.iter().find(|(_, raised)| !raised) {
+        Some((path, _)) => Finding::fail(format!("{} is not set-uid root", quote(path)))
             .why("without that it may not map ids; some container images strip it")
-            .fix(format!(
-                "{}chmod u+s {}",
-                release.sudo(),
-                paths
-                    .map(|(path, _)| shell(&path.to_string_lossy()))
-                    .collect::<Vec<_>>()
-                    .join(" ")
-            ));
+            .fix(format!("{}chmod u+s {}", release.sudo, words.join(" "))),
+        None => Finding::ok(
+            found
+                .first()
+                .map_or_else(String::new, |(path, _)| quote(path)),
+        ),
     }
-    let path = paths.next().map(|(path, _)| quote(path));
-    Finding::ok(NAME, path.unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -2,54 +2,44 @@
 
 use crate::finding::Finding;
 
-/// Returns major and minor of what uname(2) calls the release.
-pub(crate) fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+/// Returns the first two numbers of a version.
+pub(crate) fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit());
     let mut next = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0);
     (next(), next())
 }
 
-/// The calls that entering a root makes, and the version that brought each.
+/// The system calls that entering a root makes, and the version that introduced each.
+#[rustfmt::skip]
 const NEEDED: [((u32, u32), &str); 3] = [
-    (
-        (5, 2),
-        "the mount calls fsopen(2), open_tree(2) and move_mount(2)",
-    ),
+    ((5, 2), "the mount calls fsopen(2), open_tree(2) and move_mount(2)"),
     ((5, 6), "openat2(2)"),
     ((5, 12), "mount_setattr(2)"),
 ];
 
-/// The version that brought a binfmt_misc table to each user namespace.
+/// The version that introduced a binfmt_misc table for each user namespace.
 pub(crate) const PRIVATE_TABLE: (u32, u32) = (6, 7);
 
-/// Judges the version. `works` says that a root was entered all the same: a distribution's kernel may have what its
-/// version says it has not.
+/// Checks the version. `works` says that a root could be entered: a distribution may have backported what its version lacks.
 pub(crate) fn kernel(release: &str, foreign: bool, works: bool) -> Finding {
-    const NAME: &str = "kernel";
     let have = version(release);
     let found = format!("Linux {release}");
-    let missing = NEEDED.iter().find(|(since, _)| have < *since);
-    if let Some(((major, minor), call)) = missing {
-        if works {
-            return Finding::ok(
-                NAME,
-                format!("{found}, which has what Linux {major}.{minor} brought"),
-            );
-        }
-        return Finding::fail(NAME, found)
+    match NEEDED.iter().find(|(since, _)| have < *since) {
+        Some(((major, minor), _)) if works => Finding::ok(format!(
+            "{found}, which has the system calls of Linux {major}.{minor}"
+        )),
+        Some(((major, minor), call)) => Finding::fail(found)
             .why(format!(
-                "a root is entered with {call}, which came with Linux {major}.{minor}; all that is needed is in \
-                 Linux 5.12"
+                "entering a root needs {call}, new in Linux {major}.{minor}; Linux 5.12 has all that is needed"
             ))
-            .fix("install a newer kernel of this distribution and boot it, or use a newer host");
+            .fix("install a newer kernel of this distribution and boot it, or use a newer host"),
+        None if foreign && have < PRIVATE_TABLE => {
+            Finding::ok(format!("{found}, without private binfmt_misc tables")).why(
+                "foreign programs need the host's handler; since Linux 6.7 a private one will do",
+            )
+        }
+        None => Finding::ok(found),
     }
-    if foreign && have < PRIVATE_TABLE {
-        return Finding::ok(NAME, format!("{found}, without private binfmt_misc tables")).why(
-            "since Linux 6.7 a handler for foreign programs can be had without touching the host's table; before, \
-             the host's must do",
-        );
-    }
-    Finding::ok(NAME, found)
 }
 
 #[cfg(test)]
@@ -72,8 +62,8 @@ mod tests {
             ("5.4.0-200-generic", false, Status::Fail, "openat2(2)"),
             ("5.10.0-35-amd64", false, Status::Fail, "mount_setattr(2)"),
             ("5.10.0-35-amd64", true, Status::Ok, ""),
-            ("5.15.0", false, Status::Ok, "the host's must do"),
-            ("6.1.0", true, Status::Ok, "the host's must do"),
+            ("5.15.0", false, Status::Ok, "the host's handler"),
+            ("6.1.0", true, Status::Ok, "the host's handler"),
             ("6.7.0", true, Status::Ok, ""),
         ] {
             let finding = kernel(release, true, works);

@@ -1,309 +1,246 @@
-//! Where the root is to be: the directory, its filesystem, its mount, its space.
+//! Where the root will be: the directory, its file system, its mount, its space.
 
 use crate::finding::Finding;
 use crate::ids::shell;
 use rootfs::mountinfo::{self, Mount};
-use rustix::fs::{
-    Access, AtFlags, CWD, StatVfs, StatVfsMountFlags, StatxFlags, access, statvfs, statx,
-};
+use rustix::fs::{Access, AtFlags, CWD, StatVfsMountFlags, StatxFlags, access, statvfs, statx};
 use stage::{Code, Doing, Failure, quote};
 use std::path::{Path, PathBuf};
 
 /// What is known of the place.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
-    /// The root's path, made absolute.
+    /// The root's absolute path.
     pub(crate) path: PathBuf,
     /// Whether the user named it; else it is the current directory, in which a root would be made.
     pub(crate) named: bool,
-    /// The nearest directory on the way to it that is there.
+    /// The nearest existing directory on the way to it.
     pub(crate) nearest: PathBuf,
-    /// What is at the path.
     pub(crate) kind: Kind,
     /// Whether we may make files in the nearest directory.
     pub(crate) writable: bool,
-    /// The filesystem's kind and mount point, where the kernel says them.
+    /// The file system's type and mount point, where the kernel reports them.
     pub(crate) mount: Option<(String, PathBuf)>,
-    /// How it is mounted.
     pub(crate) flags: StatVfsMountFlags,
     /// Bytes that are free for us.
     pub(crate) bytes: u64,
-    /// Inodes that are free for us; none where the filesystem has no such limit.
+    /// Inodes that are free for us; none where the file system has no limit, as Btrfs, which reports 0 of 0.
     pub(crate) inodes: Option<u64>,
 }
 
 /// What is at the root's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// A directory.
     Directory,
-    /// The directory that this program has as its root.
+    /// The root directory of this program.
     HostRoot,
-    /// Something else.
+    /// Not a directory.
     Other,
-    /// Nothing, in a directory that is there.
+    /// Nothing, in a directory that exists.
     New,
-    /// Nothing, and the directory that it would be in is not there either.
+    /// Nothing, in a directory that does not exist either.
     NoParent,
 }
 
 impl Place {
-    /// Looks at the place. Without `root` it is the current directory.
+    /// Reads it. Without `root` it is the current directory.
     ///
     /// # Errors
     ///
-    /// When the current directory is gone, or the filesystem does not answer.
-    pub(crate) fn look(root: Option<&Path>) -> Result<Self, Failure> {
+    /// When the current directory is gone, or the file system does not answer.
+    pub(crate) fn read(root: Option<&Path>) -> Result<Self, Failure> {
         let here = std::env::current_dir().doing(Code::Os, || "finding the current directory")?;
         let path = root.map_or_else(|| here.clone(), |root| here.join(root));
         let there = path.ancestors().find(|p| p.exists()).unwrap_or(&here);
-        let doing = || format!("looking at {}", quote(there));
-        let steps = path.components().count() - there.components().count();
-        let full = there.canonicalize().doing(Code::Os, doing)?;
-        let kind = match steps {
-            0 if full == Path::new("/") => Kind::HostRoot,
-            0 if full.is_dir() => Kind::Directory,
+        let doing = || format!("examining {}", quote(there));
+        let nearest = there.canonicalize().doing(Code::Os, doing)?;
+        let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+        let kind = match rest.components().count() {
+            0 if nearest == Path::new("/") => Kind::HostRoot,
+            0 if nearest.is_dir() => Kind::Directory,
             0 => Kind::Other,
-            1 if full.is_dir() => Kind::New,
+            1 if nearest.is_dir() => Kind::New,
             _ => Kind::NoParent,
         };
-        let stat = statvfs(&full).doing(Code::Os, doing)?;
-        let rest = path.strip_prefix(there).unwrap_or(Path::new(""));
+        let stat = statvfs(&nearest).doing(Code::Os, doing)?;
         Ok(Self {
-            path: if steps == 0 {
-                full.clone()
-            } else {
-                full.join(rest)
-            },
+            path: nearest.components().chain(rest.components()).collect(),
             named: root.is_some(),
             kind,
-            writable: access(&full, Access::WRITE_OK | Access::EXEC_OK).is_ok(),
-            mount: mount_of(&full).map(|m| (m.fstype, m.target)),
+            writable: access(&nearest, Access::WRITE_OK | Access::EXEC_OK).is_ok(),
+            mount: mount_of(&nearest).map(|m| (m.fstype, m.target)),
             flags: stat.f_flag,
             bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
-            inodes: inodes(&stat),
-            nearest: full,
+            inodes: (stat.f_files > 0).then_some(stat.f_favail),
+            nearest,
         })
     }
 
-    /// Returns the command that mounts it anew with an option.
-    fn remount(&self, option: &str, sudo: &str) -> String {
-        let target = self.mount.as_ref().map_or(&*self.nearest, |(_, t)| t);
-        format!(
-            "{sudo}mount -o remount,{option} {}",
-            shell(&target.to_string_lossy())
-        )
+    /// Returns the mount point.
+    fn target(&self) -> &Path {
+        self.mount.as_ref().map_or(&self.nearest, |(_, t)| t)
     }
 }
 
-/// Returns the free inodes, where there is a limit: Btrfs says that there are 0 of 0.
-fn inodes(stat: &StatVfs) -> Option<u64> {
-    (stat.f_files > 0).then_some(stat.f_favail)
-}
-
-/// Finds the mount that a directory is on: by its id (Linux 5.8), else by the longest path.
+/// Returns the mount that a directory is on: by its id (Linux 5.8), else by the longest path.
 fn mount_of(dir: &Path) -> Option<Mount> {
     let all = mountinfo::read().ok()?;
-    let id = statx(CWD, dir, AtFlags::empty(), StatxFlags::MNT_ID)
-        .ok()
-        .filter(|s| s.stx_mask & StatxFlags::MNT_ID.bits() != 0)
-        .map(|s| s.stx_mnt_id);
-    let by_id = all.iter().position(|m| Some(m.id) == id);
-    let by_path = || {
-        let below = all
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| dir.starts_with(&m.target));
-        below
-            .max_by_key(|(_, m)| m.target.components().count())
-            .map(|(i, _)| i)
-    };
-    let index = by_id.or_else(by_path)?;
-    all.into_iter().nth(index)
+    let stat = statx(CWD, dir, AtFlags::empty(), StatxFlags::MNT_ID).ok();
+    let id = stat.filter(|s| s.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+    let by_id = id.and_then(|s| all.iter().find(|m| m.id == s.stx_mnt_id));
+    let above = all.iter().filter(|m| dir.starts_with(&m.target));
+    let by_path = above.max_by_key(|m| m.target.components().count());
+    by_id.or(by_path).cloned()
 }
 
-/// A longer path than this has no room for the sockets of gpg-agent below it (unix(7)): then gpg cannot be started
-/// there, and says so with status 0.
+/// A longer path has no room for the sockets of gpg-agent below it (unix(7)): gpg cannot be started there, and reports that
+/// with status 0.
 const LONG: usize = 67;
 
-/// Judges the directory.
 pub(crate) fn directory(place: &Place, sudo: &str) -> Finding {
-    const NAME: &str = "directory";
     let at = quote(&place.path);
-    if !place.named {
-        if place.writable {
-            return Finding::ok(
-                NAME,
-                format!("{at}, the current one; --root looks at another"),
-            );
-        }
-        return Finding::warn(NAME, format!("{at}: we may not make files here"))
-            .why("a root is made in a directory of its builder's own")
-            .fix("name the directory of the root with --root DIR");
-    }
-    let text = place.path.to_str();
-    if text.is_none_or(|t| t.chars().any(char::is_control)) {
-        return Finding::fail(
-            NAME,
-            format!("{at}: not UTF-8, or with a control character"),
-        )
-        .why("it could not be written down in the document")
-        .fix("choose another name");
-    }
     let length = place.path.as_os_str().len();
-    let name = shell(&place.path.to_string_lossy());
+    let is_text = |text: &str| !text.chars().any(char::is_control);
     match place.kind {
-        Kind::HostRoot => Finding::fail(NAME, format!("{at}: the host's own root"))
+        _ if !place.named && place.writable => {
+            Finding::ok(format!("{at}, the current one; --root names another"))
+        }
+        _ if !place.named => Finding::warn(format!("{at}: we may not make files here"))
+            .why("a root is made in a directory of its builder's own")
+            .fix("name the directory of the root with --root DIR"),
+        _ if !place.path.to_str().is_some_and(is_text) => {
+            Finding::fail(format!("{at}: not UTF-8, or with a control character"))
+                .why("it cannot be recorded in the document")
+                .fix("choose another name")
+        }
+        Kind::HostRoot => Finding::fail(format!("{at}: the host's own root"))
             .why("a pipeline never works on the system that it runs on")
             .fix("choose another directory"),
-        Kind::Other => Finding::fail(NAME, format!("{at}: not a directory"))
+        Kind::Other => Finding::fail(format!("{at}: not a directory"))
             .why("the root is made in a directory")
             .fix("choose another name"),
         Kind::NoParent => {
             let parent = place.path.parent().unwrap_or(&place.path);
-            Finding::fail(NAME, format!("{at}: {} is not there", quote(parent)))
-                .why("the root's directory is made where its parent is")
+            Finding::fail(format!("{at}: {} does not exist", quote(parent)))
+                .why("the root's directory is made in an existing directory")
                 .fix(format!("mkdir -p {}", shell(&parent.to_string_lossy())))
         }
-        Kind::Directory | Kind::New if !place.writable => {
+        _ if !place.writable => {
+            let name = shell(&place.path.to_string_lossy());
             let whose = quote(&place.nearest);
-            Finding::fail(NAME, format!("{at}: we may not make files in {whose}"))
+            Finding::fail(format!("{at}: we may not make files in {whose}"))
                 .why("a root and all in it must be its builder's own")
                 .fix(format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}"))
         }
-        Kind::Directory | Kind::New if length > LONG => Finding::ok(
-            NAME,
-            format!("{at}, a long path ({length} characters, more than {LONG})"),
-        )
+        _ if length > LONG => Finding::ok(format!(
+            "{at}, a long path ({length} characters, more than {LONG})"
+        ))
         .why(
-            "below a long path there is no room for the names of gpg-agent's sockets; 'keyring' works without an agent, \
-             but a pacman-key of one's own outside of the root does not",
+            "a long path leaves no room for the names of gpg-agent's sockets; 'keyring' works without an agent, but \
+             running pacman-key yourself outside of the root does not",
         ),
-        Kind::Directory => Finding::ok(NAME, format!("{at}, is there")),
-        Kind::New => Finding::ok(NAME, format!("{at}, can be made")),
+        Kind::Directory => Finding::ok(format!("{at}, exists")),
+        Kind::New => Finding::ok(format!("{at}, can be made")),
     }
 }
 
-/// Judges whether the filesystem can hold a root.
+/// Checks whether the file system can hold a root.
 pub(crate) fn filesystem(place: &Place) -> Finding {
-    const NAME: &str = "filesystem";
+    const ANOTHER: &str = "choose a directory on ext4, XFS, Btrfs or tmpfs";
     let Some((kind, target)) = &place.mount else {
-        return Finding::warn(NAME, "unknown")
-            .why("what cannot hold owners and modes cannot hold a root")
+        return Finding::warn("unknown")
+            .why("a file system without owners and modes cannot hold a root")
             .fix("run doctor outside of any chroot, with /proc mounted");
     };
     let found = format!("{kind}, mounted on {}", quote(target));
     match kind.as_str() {
         "vfat" | "msdos" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" | "hfs" | "hfsplus" | "9p"
-        | "cifs" | "smb3" | "drvfs" | "vboxsf" => Finding::fail(NAME, found)
+        | "cifs" | "smb3" | "drvfs" | "vboxsf" => Finding::fail(found)
             .why("it does not hold owners, modes and links as a root needs them")
-            .fix("choose a directory on ext4, XFS, Btrfs or tmpfs"),
-        // What containers without root have as their own root; it does hold them.
-        "fuse.fuse-overlayfs" => Finding::ok(NAME, found),
-        kind if kind.starts_with("fuse.") => Finding::fail(NAME, found)
+            .fix(ANOTHER),
+        // The root of containers without root; it does hold them.
+        "fuse.fuse-overlayfs" => Finding::ok(found),
+        kind if kind.starts_with("fuse.") => Finding::fail(found)
             .why("few such file systems hold owners, and most are closed to root")
-            .fix("choose a directory on ext4, XFS, Btrfs or tmpfs"),
-        "nfs" | "nfs4" => Finding::warn(NAME, found)
+            .fix(ANOTHER),
+        "nfs" | "nfs4" => Finding::warn(found)
             .why("a server that squashes root gives every file to nobody")
             .fix("choose a directory on a local disk, or export it with no_root_squash"),
-        _ => Finding::ok(NAME, found),
+        _ => Finding::ok(found),
     }
 }
 
-/// Judges how the filesystem is mounted.
 pub(crate) fn mount_options(place: &Place, sudo: &str) -> Finding {
-    const NAME: &str = "mount-options";
-    let named: Vec<_> = [
+    let named = [
         (StatVfsMountFlags::RDONLY, "ro"),
         (StatVfsMountFlags::NOEXEC, "noexec"),
         (StatVfsMountFlags::NOSUID, "nosuid"),
         (StatVfsMountFlags::NODEV, "nodev"),
-    ]
-    .into_iter()
-    .filter(|(flag, _)| place.flags.contains(*flag))
-    .map(|(_, name)| name)
-    .collect();
-    if named.is_empty() {
-        return Finding::ok(NAME, "none that matters");
-    }
-    let found = named.join(", ");
-    let has = |name| named.contains(&name);
-    if has("ro") {
-        Finding::fail(NAME, found)
+    ];
+    let set = named.iter().filter(|(flag, _)| place.flags.contains(*flag));
+    let set: Vec<&str> = set.map(|(_, name)| *name).collect();
+    let found = set.join(", ");
+    let target = shell(&place.target().to_string_lossy());
+    let remount = |option: &str| format!("{sudo}mount -o remount,{option} {target}");
+    match set.first() {
+        None => Finding::ok("none that matters"),
+        Some(&"ro") => Finding::fail(found)
             .why("nothing can be written there")
-            .fix(place.remount("rw", sudo))
-    } else if has("noexec") {
-        Finding::fail(NAME, found)
+            .fix(remount("rw")),
+        Some(&"noexec") => Finding::fail(found)
             .why(
-                "programs of the root could not run: pacman would exit 0 with every scriptlet failed. Or choose another \
+                "programs of the root cannot run: pacman exits 0 although every scriptlet failed. Or choose another \
                  directory",
             )
-            .fix(place.remount("exec", sudo))
-    } else if has("nosuid") {
-        Finding::warn(NAME, found)
+            .fix(remount("exec")),
+        Some(&"nosuid") => Finding::warn(found)
             .why(
-                "set-uid programs in the root, such as sudo, work for nobody but root; what is packed or booted from it \
-                 is right",
+                "set-uid programs in the root, such as sudo, work only for root; an image that is packed or booted from \
+                 it is correct",
             )
-            .fix(place.remount("suid", sudo))
-    } else {
-        Finding::ok(NAME, found).why("a root has a /dev of its own, so this does no harm")
+            .fix(remount("suid")),
+        Some(_) => Finding::ok(found).why("a root has a /dev of its own, so this does no harm"),
     }
 }
 
 const MIB: u64 = 1 << 20;
 
-/// Less than this holds no root at all: 110 packages of a small base are 205 MB, and they are kept a second time.
-const BYTES_NEEDED: u64 = 512 * MIB;
+/// Less than the first holds no root at all: 110 packages of a small base are 205 MB, and they are kept a second time. The
+/// second is a base with a kernel, and its packages.
+const BYTES: (u64, u64) = (512 * MIB, 2048 * MIB);
 
-/// A base with a kernel, and the packages that it came from.
-const BYTES_WANTED: u64 = 2048 * MIB;
+/// A base has about 30 000 files; with a kernel and its firmware it has more.
+const INODES: (u64, u64) = (20_000, 100_000);
 
-/// Judges the space.
+/// Returns a finding that fails below the first limit and warns below the second.
+fn enough(found: String, free: u64, (needed, wanted): (u64, u64)) -> Result<Finding, Finding> {
+    match free {
+        free if free >= wanted => Ok(Finding::ok(found)),
+        free if free >= needed => Err(Finding::warn(found)),
+        _ => Err(Finding::fail(found)),
+    }
+}
+
 pub(crate) fn space(place: &Place) -> Finding {
-    const NAME: &str = "space";
     let found = format!("{} MiB free", place.bytes / MIB);
-    let finding = match place.bytes {
-        BYTES_WANTED.. => return Finding::ok(NAME, found),
-        BYTES_NEEDED.. => Finding::warn(NAME, found),
-        _ => Finding::fail(NAME, found),
-    };
-    finding
-        .why("a base system and its packages take 1 to 2 GiB")
-        .fix(format!(
-            "make space on {}, or choose another directory",
-            quote(target(place))
-        ))
+    enough(found, place.bytes, BYTES).unwrap_or_else(|finding| {
+        let at = quote(place.target());
+        finding
+            .why("a base system and its packages take 1 to 2 GiB")
+            .fix(format!("free space on {at}, or choose another directory"))
+    })
 }
 
-/// A base has about 30 000 files.
-const INODES_NEEDED: u64 = 20_000;
-
-/// A base with a kernel and its firmware.
-const INODES_WANTED: u64 = 100_000;
-
-/// Judges the inodes.
-pub(crate) fn inodes_free(place: &Place) -> Finding {
-    const NAME: &str = "inodes";
+pub(crate) fn inodes(place: &Place) -> Finding {
     let Some(free) = place.inodes else {
-        return Finding::ok(NAME, "no limit");
+        return Finding::ok("no limit");
     };
-    let found = format!("{free} free");
-    let finding = match free {
-        INODES_WANTED.. => return Finding::ok(NAME, found),
-        INODES_NEEDED.. => Finding::warn(NAME, found),
-        _ => Finding::fail(NAME, found),
-    };
-    finding
-        .why("a base system has about 30000 files, and with a kernel and firmware more")
-        .fix(format!(
-            "remove files on {}, or choose another directory",
-            quote(target(place))
-        ))
-}
-
-fn target(place: &Place) -> &Path {
-    place.mount.as_ref().map_or(&place.nearest, |(_, t)| t)
+    enough(format!("{free} free"), free, INODES).unwrap_or_else(|finding| {
+        let at = quote(place.target());
+        finding
+            .why("a base system has about 30000 files, and more with a kernel and firmware")
+            .fix(format!("remove files on {at}, or choose another directory"))
+    })
 }
 
 #[cfg(test)]
@@ -333,7 +270,7 @@ mod tests {
             filesystem(&place),
             mount_options(&place, ""),
             space(&place),
-            inodes_free(&place),
+            inodes(&place),
         ] {
             assert_eq!(finding.status, Status::Ok, "{finding:?}");
         }
@@ -406,9 +343,9 @@ mod tests {
         };
         assert_eq!(space(&with(2047 * MIB, None)).status, Status::Warn);
         assert_eq!(space(&with(511 * MIB, None)).status, Status::Fail);
-        assert_eq!(inodes_free(&with(0, None)).status, Status::Ok);
-        assert_eq!(inodes_free(&with(0, Some(50_000))).status, Status::Warn);
-        assert_eq!(inodes_free(&with(0, Some(10))).status, Status::Fail);
+        assert_eq!(inodes(&with(0, None)).status, Status::Ok);
+        assert_eq!(inodes(&with(0, Some(50_000))).status, Status::Warn);
+        assert_eq!(inodes(&with(0, Some(10))).status, Status::Fail);
     }
 
     #[test]
@@ -430,16 +367,12 @@ mod tests {
             (
                 with(Kind::NoParent, true, "/a/b"),
                 Status::Fail,
-                "'/a' is not there",
+                "'/a' does not exist",
             ),
             (with(Kind::New, false, "/srv/x"), Status::Fail, "in '/srv'"),
             (with(Kind::New, true, "/srv/\n"), Status::Fail, "control"),
             (with(Kind::New, true, &long), Status::Ok, "a long path (85"),
-            (
-                with(Kind::Directory, true, "/srv/x"),
-                Status::Ok,
-                "is there",
-            ),
+            (with(Kind::Directory, true, "/srv/x"), Status::Ok, "exists"),
         ] {
             let finding = directory(&place, "");
             assert_eq!(finding.status, status, "{finding:?}");
@@ -455,19 +388,19 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_not_there_is_judged_by_what_is_above_it() {
+    fn a_missing_place_is_checked_by_its_nearest_parent() {
         let temp = tempfile::tempdir().unwrap();
         let base = temp.path().canonicalize().unwrap();
-        let new = Place::look(Some(&base.join("target"))).unwrap();
+        let new = Place::read(Some(&base.join("target"))).unwrap();
         assert_eq!((new.kind, &new.nearest), (Kind::New, &base));
         assert_eq!(new.path, base.join("target"));
-        let far = Place::look(Some(&base.join("a/b/c"))).unwrap();
+        let far = Place::read(Some(&base.join("a/b/c"))).unwrap();
         assert_eq!((far.kind, &far.nearest), (Kind::NoParent, &base));
-        let there = Place::look(Some(&base)).unwrap();
+        let there = Place::read(Some(&base)).unwrap();
         assert_eq!(there.kind, Kind::Directory);
         assert!(there.mount.is_some() && there.bytes > 0);
         assert_eq!(
-            Place::look(Some(Path::new("/"))).unwrap().kind,
+            Place::read(Some(Path::new("/"))).unwrap().kind,
             Kind::HostRoot
         );
     }

@@ -1,18 +1,18 @@
-//! Programs of the host that a pipeline runs: gpg, which judges signatures, and where it likes pacman.
+//! Programs of the host that a pipeline runs: gpg, which checks signatures, and optionally pacman.
 
 use crate::finding::Finding;
 use crate::ids::find_in_path;
+use crate::kernel;
 use crate::release::{Need, Release};
 use stage::{Failure, child, quote};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 
-/// A program of the host, and the version that it says it has.
+/// A program of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
-    /// Where it is.
     pub(crate) path: PathBuf,
-    /// What `--version` prints; why it could not be run.
+    /// What `--version` prints, or why it could not be run.
     pub(crate) says: Result<String, String>,
 }
 
@@ -21,7 +21,7 @@ impl Program {
     pub(crate) fn find(name: &str) -> Option<Self> {
         let path = find_in_path(name)?;
         let mut command = child::command(&path);
-        // It may complain about a home directory that is of no interest here.
+        // It may complain about a home directory, which does not matter here.
         command.arg("--version").stderr(Stdio::null());
         rootfs::tie_to_us(&mut command);
         let says = match child::output(&mut command) {
@@ -35,99 +35,62 @@ impl Program {
     }
 }
 
-/// Returns the first version in a text, as `2.2.40`: pacman puts a picture before it.
+/// Returns the first version in a text, as `2.2.40`: pacman prints a picture before it.
 fn version(text: &str) -> Option<&str> {
-    text.split_whitespace().find_map(|word| {
-        let word = word.trim_start_matches('v');
+    let number = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
+    let mut words = text.split_whitespace().map(|w| w.trim_start_matches('v'));
+    words.find(|word| {
         let mut parts = word.split('.');
-        let number = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
-        (number(parts.next()?) && number(parts.next()?)).then_some(word)
+        parts.next().is_some_and(number) && parts.next().is_some_and(number)
     })
 }
 
-/// Returns the first two numbers of a version.
-fn numbers(version: &str) -> (u32, u32) {
-    let mut parts = version
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|p| p.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
-}
-
-/// What a program that is needed says of itself, or the finding that it does not work.
-fn needed<'a>(
-    name: &'static str,
-    program: Option<&'a Program>,
-    why: &str,
-    install: String,
-) -> Result<(&'a Path, &'a str), Finding> {
-    let Some(program) = program else {
-        return Err(Finding::fail(name, "not found").why(why).fix(install));
-    };
+/// Returns the version of a program, and that with its path; or why it does not work.
+fn working(program: Option<&Program>) -> Result<(&str, String), String> {
+    let program = program.ok_or("not found")?;
     let at = quote(&program.path);
-    match &program.says {
-        Err(reason) => Err(Finding::fail(name, format!("{at} does not run: {reason}"))
-            .why(why)
-            .fix(install)),
-        Ok(text) => match version(text) {
-            Some(version) => Ok((&program.path, version)),
-            None => Err(Finding::fail(name, format!("{at} says no version"))
-                .why(why)
-                .fix(install)),
-        },
-    }
+    let says = program.says.as_deref();
+    let text = says.map_err(|reason| format!("{at} does not run: {reason}"))?;
+    let version = version(text).ok_or_else(|| format!("{at} prints no version"))?;
+    Ok((version, format!("{version}, {at}")))
 }
 
-/// Judges gpg.
 pub(crate) fn gpg(program: Option<&Program>, release: &Release) -> Finding {
-    const NAME: &str = "gpg";
-    let why = "signatures are checked by the host's gpg: without it no package would be taken";
-    match needed(NAME, program, why, release.install(Need::Gpg)) {
-        Err(finding) => finding,
-        Ok((path, version)) => {
-            let found = format!("{version}, {}", quote(path));
-            if numbers(version) < (2, 4) {
-                return Finding::ok(NAME, found);
-            }
-            Finding::ok(NAME, format!("{found}, rejects SHA-1")).why(
-                "from 2.4 on gpg does not count certifications made with SHA-1, so a key that only such ones vouch for \
-                 is not trusted: 'keyring' then signs the pinned keys itself",
-            )
-        }
-    }
-}
-
-/// Judges gpg-agent.
-pub(crate) fn agent(program: Option<&Program>, release: &Release) -> Finding {
-    const NAME: &str = "gpg-agent";
-    let why = "what has a secret key, such as a root's own pacman-key --init, needs it; checking signatures does not";
-    match needed(NAME, program, why, release.install(Need::Agent)) {
-        // Debian has it as a package of its own, and a pipeline can do without.
-        Err(finding) => Finding {
-            status: crate::finding::Status::Warn,
-            ..finding
-        },
-        Ok((path, version)) => Finding::ok(NAME, format!("{version}, {}", quote(path))),
-    }
-}
-
-/// Says which pacman the host has. It needs none. `names` says whether it reads all names of files, where that is known.
-pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &Release) -> Finding {
-    const NAME: &str = "pacman";
-    match needed(NAME, program, "", String::new()) {
-        Err(_) => Finding::ok(NAME, "none of the host's: fetch-pacman gets one"),
-        Ok((path, version)) if names == Some(false) => {
-            let found = format!("{version}, {}; without the locale C.UTF-8", quote(path));
-            Finding::warn(NAME, found)
-                .why(
-                    "a pacman that is linked to glibc leaves out files whose names are not ASCII where the host has no \
-                     such locale, and says nothing: fetch-pacman --use refuses it",
-                )
-                .fix(release.install(Need::Locale))
-        }
-        Ok((path, version)) => Finding::ok(
-            NAME,
-            format!("{version}, {}; fetch-pacman --use takes it", quote(path)),
+    match working(program) {
+        Err(found) => Finding::fail(found)
+            .why("the host's gpg checks signatures: without it no package is accepted")
+            .fix(release.install(Need::Gpg)),
+        Ok((version, found)) if kernel::version(version) < (2, 4) => Finding::ok(found),
+        Ok((_, found)) => Finding::ok(format!("{found}, rejects SHA-1")).why(
+            "gpg 2.4 and later ignore certifications made with SHA-1, so a key that has no others is not trusted: \
+             'keyring' then signs the pinned keys itself",
         ),
+    }
+}
+
+pub(crate) fn agent(program: Option<&Program>, release: &Release) -> Finding {
+    match working(program) {
+        // Debian has it as a package of its own, and a pipeline can do without.
+        Err(found) => Finding::warn(found)
+            .why("using a secret key, as pacman-key --init in the root does, needs it; checking signatures does not")
+            .fix(release.install(Need::Gpg)),
+        Ok((_, found)) => Finding::ok(found),
+    }
+}
+
+/// Reports the host's pacman. None is needed. `names` says whether it reads all names of files, where that is known.
+pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &Release) -> Finding {
+    match working(program) {
+        Err(_) => Finding::ok("none on the host: fetch-pacman gets one"),
+        Ok((_, found)) if names == Some(false) => Finding::warn(format!(
+            "{found}; without the locale C.UTF-8"
+        ))
+        .why(
+            "a pacman that is linked to glibc silently leaves out files whose names are not ASCII where the host has no \
+             such locale: fetch-pacman --use refuses it",
+        )
+        .fix(release.install(Need::Locale)),
+        Ok((_, found)) => Finding::ok(format!("{found}; fetch-pacman --use accepts it")),
     }
 }
 
@@ -153,7 +116,6 @@ mod tests {
         );
         assert_eq!(version("gpg (GnuPG) 2.5.0-beta1"), Some("2.5.0-beta1"));
         assert_eq!(version("hello"), None);
-        assert_eq!(numbers("2.5.0-beta1"), (2, 5));
     }
 
     #[test]

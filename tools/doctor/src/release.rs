@@ -1,9 +1,9 @@
-//! Which distribution this host is, and what installs things on it: os-release(5), read and never run.
+//! The host's distribution, from os-release(5), and the command that installs something on it.
 //!
-//! Debian's emulator is the reason why the release matters and not only the name: up to Debian 12 and Ubuntu 24.04 it is
-//! `qemu-user-static`, later `qemu-user`, and what registers it is a package of its own.
+//! The release matters and not only the name: Debian's emulator is `qemu-user-static` up to Debian 12 and Ubuntu 24.04, and
+//! `qemu-user` after that, with a package of its own for its registration.
 
-/// What a check may miss on the host.
+/// Something that a check may miss on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// A static QEMU user-mode emulator.
@@ -12,10 +12,8 @@ pub(crate) enum Need {
     Registration,
     /// `newuidmap` and `newgidmap`.
     Uidmap,
-    /// `gpg`.
+    /// `gpg` and `gpg-agent`.
     Gpg,
-    /// `gpg-agent`.
-    Agent,
     /// The locale C.UTF-8.
     Locale,
 }
@@ -32,30 +30,45 @@ enum Family {
     Other,
 }
 
-/// A distribution's release, and whether we are root on it.
+/// The command that installs each [`Need`], by [`Family`].
+#[rustfmt::skip]
+const INSTALL: [(&str, [&str; 5]); 5] = [
+    ("apt-get install ", ["qemu-user-static", "qemu-user-static", "uidmap", "gnupg", "--reinstall libc-bin"]),
+    ("apt-get install ", ["qemu-user qemu-user-binfmt", "qemu-user qemu-user-binfmt", "uidmap", "gnupg", "--reinstall libc-bin"]),
+    ("dnf install ", ["qemu-user-static", "qemu-user-static", "shadow-utils", "gnupg2", "glibc-common"]),
+    ("pacman -S ", ["qemu-user-static", "qemu-user-static-binfmt", "shadow", "gnupg", "glibc"]),
+    ("install with this distribution's package manager: ", [
+        "QEMU's statically linked user-mode emulators",
+        "the package that registers QEMU's user-mode emulators with binfmt_misc",
+        "newuidmap and newgidmap (shadow), set-uid root",
+        "GnuPG, with gpg and gpg-agent",
+        "",
+    ]),
+];
+
+/// A distribution's release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Release {
     family: Family,
-    sudo: &'static str,
+    /// What precedes a command that only root may run: empty for root.
+    pub(crate) sudo: &'static str,
 }
 
 impl Release {
     /// Reads what this host is.
-    pub(crate) fn here(root: bool) -> Self {
+    pub(crate) fn read(root: bool) -> Self {
         let text = ["/etc/os-release", "/usr/lib/os-release"]
             .iter()
             .find_map(|path| std::fs::read_to_string(path).ok());
         Self::parse(&text.unwrap_or_default(), root)
     }
 
-    /// Reads the text of an os-release file. `root` says that commands need no sudo.
+    /// Parses the text of an os-release file. `root` says that commands need no sudo.
     pub(crate) fn parse(text: &str, root: bool) -> Self {
         let field = |key: &str| {
-            let value = text.lines().find_map(|line| {
-                let (name, value) = line.split_once('=')?;
-                (name.trim() == key).then(|| value.trim().trim_matches(['"', '\'']))
-            });
-            value.unwrap_or("")
+            let mut pairs = text.lines().filter_map(|line| line.split_once('='));
+            let value = pairs.find(|(name, _)| name.trim() == key);
+            value.map_or("", |(_, value)| value.trim().trim_matches(['"', '\'']))
         };
         let id = field("ID");
         let version = version(field("VERSION_ID"));
@@ -74,92 +87,37 @@ impl Release {
                 })
                 .unwrap_or(Family::Other),
         };
-        Self {
-            family,
-            sudo: if root { "" } else { "sudo " },
+        let sudo = if root { "" } else { "sudo " };
+        Self { family, sudo }
+    }
+
+    /// Returns the command that installs what is missing, or a sentence where none is known.
+    pub(crate) fn install(&self, need: Need) -> String {
+        let (command, packages) = INSTALL[self.family as usize];
+        let sudo = self.sudo;
+        match (self.family, need) {
+            (Family::Other, Need::Locale) => {
+                format!("{sudo}localedef -i POSIX -f UTF-8 C.UTF-8")
+            }
+            (Family::Other, _) => format!("{command}{}", packages[need as usize]),
+            _ => format!("{sudo}{command}{}", packages[need as usize]),
         }
     }
-
-    /// Returns the word before a command that only root may run: empty for root.
-    pub(crate) fn sudo(&self) -> &'static str {
-        self.sudo
-    }
-
-    /// Returns the command that installs what is missing, or a sentence where we know none.
-    pub(crate) fn install(&self, need: Need) -> String {
-        let sudo = self.sudo;
-        let (command, packages) = match self.family {
-            Family::OldDebian => (
-                "apt-get install",
-                match need {
-                    Need::Emulator | Need::Registration => "qemu-user-static",
-                    Need::Uidmap => "uidmap",
-                    Need::Gpg | Need::Agent => "gnupg",
-                    Need::Locale => "--reinstall libc-bin",
-                },
-            ),
-            Family::Debian => (
-                "apt-get install",
-                match need {
-                    Need::Emulator | Need::Registration => "qemu-user qemu-user-binfmt",
-                    Need::Uidmap => "uidmap",
-                    Need::Gpg | Need::Agent => "gnupg",
-                    Need::Locale => "--reinstall libc-bin",
-                },
-            ),
-            Family::Fedora => (
-                "dnf install",
-                match need {
-                    Need::Emulator | Need::Registration => "qemu-user-static",
-                    Need::Uidmap => "shadow-utils",
-                    Need::Gpg | Need::Agent => "gnupg2",
-                    Need::Locale => "glibc-common",
-                },
-            ),
-            Family::Arch => (
-                "pacman -S",
-                match need {
-                    Need::Emulator => "qemu-user-static",
-                    Need::Registration => "qemu-user-static-binfmt",
-                    Need::Uidmap => "shadow",
-                    Need::Gpg | Need::Agent => "gnupg",
-                    Need::Locale => "glibc",
-                },
-            ),
-            Family::Other => {
-                let what = match need {
-                    Need::Emulator => "QEMU's statically linked user-mode emulators",
-                    Need::Registration => {
-                        "the package that registers QEMU's user-mode emulators with binfmt_misc"
-                    }
-                    Need::Uidmap => "newuidmap and newgidmap (shadow), set-uid root",
-                    Need::Gpg | Need::Agent => "GnuPG, with gpg and gpg-agent",
-                    Need::Locale => return format!("{sudo}localedef -i POSIX -f UTF-8 C.UTF-8"),
-                };
-                return format!("install {what}, as this distribution has it");
-            }
-        };
-        format!("{sudo}{command} {packages}")
-    }
 }
 
-/// A derivative has versions of its own; what it is made from says which names its packages have.
+/// A derivative has versions of its own; the codename of its base says which names its packages have.
 fn derived(text: &str) -> Family {
-    let old = [
+    const OLD: [&str; 7] = [
         "buster", "bullseye", "bookworm", "bionic", "focal", "jammy", "noble",
     ];
-    let named = text.lines().any(|line| {
-        line.split_once("_CODENAME=")
-            .is_some_and(|(_, name)| old.contains(&name.trim_matches(['"', '\''])))
-    });
-    if named {
-        Family::OldDebian
-    } else {
-        Family::Debian
+    let mut names = text.lines().filter_map(|l| l.split_once("_CODENAME="));
+    match names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\'']))) {
+        true => Family::OldDebian,
+        false => Family::Debian,
     }
 }
 
-/// Reads `24.04` or `12`.
+/// Parses `24.04` or `12`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -214,8 +172,8 @@ mod tests {
             ),
             (
                 "",
-                "install QEMU's statically linked user-mode emulators, as this distribution has it",
-                "install newuidmap and newgidmap (shadow), set-uid root, as this distribution has it",
+                "install with this distribution's package manager: QEMU's statically linked user-mode emulators",
+                "install with this distribution's package manager: newuidmap and newgidmap (shadow), set-uid root",
             ),
         ] {
             let release = Release::parse(text, false);
@@ -231,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_release_file_is_no_release() {
+    fn an_invalid_file_is_an_unknown_release() {
         for text in ["\n", "=\n", "ID\n", "ID=\n", "VERSION_ID=x.y\nID=debian"] {
             Release::parse(text, false);
         }

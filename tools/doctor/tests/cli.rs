@@ -389,7 +389,7 @@ fn a_chroot_is_named_and_a_mount_point_mends_it() {
     let output = enter("");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (_, found, fix) = finding(&output, "namespaces");
-    assert!(found.contains("we are in a chroot"), "{found}");
+    assert!(found.contains("this is a chroot"), "{found}");
     assert!(fix.contains("mount --bind DIR DIR"), "{fix}");
     let output = enter("mount --bind $D/jail $D/jail; cd $D/jail");
     let (status, found, _) = finding(&output, "namespaces");

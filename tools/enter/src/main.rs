@@ -1,7 +1,7 @@
 //! `enter` runs a command inside the root, with the plan mounted around it.
 //!
 //! In a pipe it is a stage like the others: the command has no input, and its output goes to stderr. With `--state` it
-//! stands alone: the command has the terminal and the caller's input and output, and its exit status is ours, as
+//! runs alone: the command has the terminal and the caller's input and output, and its exit status is ours, as
 //! with chroot(1) and env(1).
 
 use clap::Parser;
@@ -9,6 +9,7 @@ use rootfs::session::environment;
 use rootfs::user::{self, User};
 use rootfs::{Ended, Inside, Job, Mount, Place, attach, plan};
 use rustix::fs::{FileType, OFlags};
+use stage::run::{usage_failure, write_out};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote, signal};
 use std::ffi::OsString;
 use std::path::Path;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
     after_help = "Example:\n  enter --state root.json pacman -Qk\n  ... | strap base | enter -- locale-gen | unmount"
 )]
 struct Enter {
-    /// Bind SRC of the host at AT, which the root has, for this command only
+    /// Bind SRC of the host at AT, which must exist, for this command only
     #[arg(long, value_name = "SRC:AT")]
     bind: Vec<String>,
 
@@ -50,22 +51,18 @@ impl Stage for Enter {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let (ended, what) = self.enter(context, document, false)?;
-        match ended {
-            Ended::Exited(0) => Ok(()),
-            Ended::NotRun(e) => Err(Failure::new(
-                Code::NotFound,
-                format!("running {what} in the root: {e}"),
-            )),
-            ended => Err(Failure::new(
-                Code::ChildFailed,
-                format!("running {what} in the root: {}", ended.words()),
-            )),
-        }
+        let (code, why) = match ended {
+            Ended::Exited(0) => return Ok(()),
+            Ended::NotRun(e) => (Code::NotFound, e.to_string()),
+            ended => (Code::ChildFailed, ended.words()),
+        };
+        let message = format!("running {what} in the root: {why}");
+        Err(Failure::new(code, message))
     }
 }
 
 impl Enter {
-    /// Runs the command; returns how it ended, and what it is called in a message.
+    /// Runs the command, and returns how it ended, and its name for a message.
     fn enter(
         &self,
         context: &Context,
@@ -80,10 +77,8 @@ impl Enter {
         if let Some(mount) = name_servers(context, &inside) {
             inside.also_mount(mount);
         }
-        let user = match &self.user {
-            Some(name) => Some(user::find(inside.root(), name)?),
-            None => None,
-        };
+        let find = |name| user::find(inside.root(), name);
+        let user = self.user.as_deref().map(find).transpose()?;
         let shell = user.as_ref().map_or("/bin/bash", |u| u.shell.as_str());
         let mut words = self.command.clone();
         if words.is_empty() {
@@ -106,44 +101,44 @@ impl Enter {
 
     fn environment(&self, user: Option<&User>) -> Vec<(OsString, OsString)> {
         let mut env = environment();
-        env.retain(|(key, _)| key != "LC_ALL");
-        env.push(("LANG".into(), "C.UTF-8".into()));
-        // systemctl(1) would take a root of its own without systemd for a system that failed to boot.
-        env.push(("SYSTEMD_OFFLINE".into(), "1".into()));
-        if let Some(user) = user {
-            env.retain(|(key, _)| key != "HOME");
-            for (key, value) in [
-                ("HOME", &user.home),
-                ("USER", &user.name),
-                ("LOGNAME", &user.name),
-                ("SHELL", &user.shell),
-            ] {
-                env.push((key.into(), value.into()));
-            }
+        env.retain(|(key, _)| key != "LC_ALL" && (key != "HOME" || user.is_none()));
+        // systemctl(1) would take a root without a running systemd for a system that failed to boot.
+        let mut more = vec![("LANG", "C.UTF-8"), ("SYSTEMD_OFFLINE", "1")];
+        if let Some(User {
+            name, home, shell, ..
+        }) = user
+        {
+            more.extend(
+                [
+                    ("HOME", home),
+                    ("USER", name),
+                    ("LOGNAME", name),
+                    ("SHELL", shell),
+                ]
+                .map(|(k, v)| (k, v.as_str())),
+            );
         }
+        env.extend(more.into_iter().map(|(k, v)| (k.into(), v.into())));
         env
     }
 }
 
-/// Reads `SRC:AT`; AT must be there, since a command leaves no trace in the root but its own.
+/// Parses `SRC:AT`. AT must exist: it is not made, so that the root stays as it is.
 fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
     let mount = plan::bind(text)?;
-    let place = inside.root().path().join(&mount.at);
+    let root = inside.root();
     if !attach::is_on_our_own(&mount.at) {
-        inside
-            .root()
-            .open_below(&mount.at, OFlags::PATH)
-            .doing(Code::NotFound, || {
-                format!("binding '{text}' at {}", quote(place))
-            })?;
+        let found = root.open_below(&mount.at, OFlags::PATH);
+        let doing = || format!("binding '{text}' at {}", quote(root.path().join(&mount.at)));
+        found.doing(Code::NotFound, doing)?;
     }
     Ok(mount)
 }
 
-/// The host's name servers, for this command: as arch-chroot(8) does. They hide what the root has, a file or a link that may
-/// lead to what is made at boot only; the root itself stays as it is, so there must be something to hide.
+/// Returns the mount of the host's resolv.conf(5) over that of the root, as arch-chroot(8) does it. The root's may be a link to
+/// a file that is made at boot; it must exist, since the root stays as it is.
 fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
-    match hosts_servers().and_then(|source| can_hide(inside).map(|()| source)) {
+    match host_resolv_conf().and_then(|source| check_resolv_conf(inside).map(|()| source)) {
         Ok(source) => Some(Mount {
             source: Some(source),
             ..Mount::new(SERVERS, "bind", &["ro", attach::ON_A_LINK])
@@ -160,60 +155,49 @@ fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
 const SERVERS: &str = "etc/resolv.conf";
 
 /// Returns the path of the host's file, or why there is none.
-fn hosts_servers() -> Result<String, String> {
+fn host_resolv_conf() -> Result<String, String> {
     let path = Path::new("/").join(SERVERS);
     let file = path.canonicalize();
     let file = file.map_err(|e| format!("opening {}: {e}", quote(&path)))?;
     let text = file.to_str().filter(|_| file.is_file());
     text.map(str::to_owned)
-        .ok_or_else(|| format!("{} is no file", quote(&path)))
+        .ok_or_else(|| format!("{} is not a file", quote(&path)))
 }
 
-/// Says why the root has nothing that they could hide.
-fn can_hide(inside: &Inside) -> Result<(), String> {
-    let path = quote(inside.root().path().join(SERVERS));
-    let found = inside
-        .root()
-        .open_below(SERVERS, OFlags::PATH | OFlags::NOFOLLOW);
-    match found
+/// Fails where the root has no file or link to mount over.
+fn check_resolv_conf(inside: &Inside) -> Result<(), String> {
+    let root = inside.root();
+    let path = quote(root.path().join(SERVERS));
+    let stat = root
+        .open_below(SERVERS, OFlags::PATH | OFlags::NOFOLLOW)
         .and_then(rustix::fs::fstat)
-        .map(|stat| FileType::from_raw_mode(stat.st_mode))
-    {
-        Ok(FileType::RegularFile | FileType::Symlink) => Ok(()),
-        Ok(_) => Err(format!("{path} is neither a file nor a link")),
-        Err(e) => Err(format!("looking for {path}, which they would hide: {e}")),
+        .map_err(|e| format!("looking for {path} of the root, to mount over: {e}"))?;
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile | FileType::Symlink => Ok(()),
+        _ => Err(format!("{path} is neither a file nor a link")),
     }
 }
 
-/// Runs with the caller's terminal: no document comes out, and the exit status is the command's.
-fn alone() -> ExitCode {
-    let own = ExitCode::from(OWN_FAILURE);
-    let args = match Enter::try_parse() {
-        Ok(args) => args,
-        Err(e) if e.use_stderr() => {
-            let text = e.render().to_string();
-            let line = text.lines().next().unwrap_or_default();
-            message::line("enter", line.strip_prefix("error: ").unwrap_or(line));
-            message::line("enter", "hint: see 'enter --help'");
-            return own;
-        }
-        Err(e) => {
-            return match stage::run::write_out(e.render().to_string().as_bytes()) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(_) => own,
-            };
-        }
-    };
-    let context = Context::new("enter", args.common.quiet);
+/// Runs with the caller's terminal: no document is written, and the exit status is the command's.
+fn run_alone(parsed: Result<Enter, clap::Error>) -> ExitCode {
+    let quiet = parsed.as_ref().is_ok_and(|args| args.common.quiet);
+    let context = Context::new("enter", quiet);
     if let Err(e) = signal::catch_for_terminal() {
         context.warn(format_args!("catching signals: {e}"));
     }
-    let ran = stage::run::read_state(&args.common).and_then(|document| {
-        if let Some(tool) = document.failed_tool() {
-            context.warn(format_args!("the document says that {tool} failed"));
+    let ran = match parsed {
+        Ok(args) => stage::run::read_state(&args.common).and_then(|document| {
+            if let Some(tool) = document.failed_tool() {
+                context.warn(format_args!("the document records that {tool} failed"));
+            }
+            args.enter(&context, &document, true)
+        }),
+        Err(e) if e.use_stderr() => Err(usage_failure("enter", &e)),
+        Err(help) => {
+            let written = write_out(help.render().to_string().as_bytes());
+            return written.map_or(ExitCode::from(OWN_FAILURE), |()| ExitCode::SUCCESS);
         }
-        args.enter(&context, &document, true)
-    });
+    };
     match ran {
         Ok((ended, what)) => {
             if let Ended::NotRun(e) = ended {
@@ -223,24 +207,24 @@ fn alone() -> ExitCode {
         }
         Err(failure) => {
             context.report(&failure);
-            own
+            ExitCode::from(OWN_FAILURE)
         }
     }
 }
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
-    // After the command's name, '--state' is the command's own. Where the command line is wrong, nobody knows where that
-    // is, and the first look has to do.
-    let stands_alone = match Enter::try_parse() {
+    let parsed = Enter::try_parse();
+    // After the command's name, '--state' is the command's own. In an invalid command line the first word decides.
+    let alone = match &parsed {
         Ok(args) => args.common.state.is_some(),
         Err(_) => std::env::args_os()
             .skip(1)
             .take_while(|a| a != "--")
             .any(|a| a == "--state" || a.as_encoded_bytes().starts_with(b"--state=")),
     };
-    if stands_alone {
-        return alone();
+    match alone {
+        true => run_alone(parsed),
+        false => stage::main::<Enter>(),
     }
-    stage::main::<Enter>()
 }

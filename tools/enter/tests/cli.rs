@@ -468,7 +468,7 @@ fn a_document_with_an_error_is_entered_alone_and_passes_in_a_pipe() {
     document["error"] =
         json!({"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []});
     fs::write(ground.path("root.json"), document.to_string()).unwrap();
-    let warning = "enter: warning: the document says that strap failed\n";
+    let warning = "enter: warning: the document records that strap failed\n";
     assert_eq!(ground.enter(&["sh", "-c", "exit 7"]), ran(7, "", warning));
     let passed = ground.pipe(&["sh", "-c", "echo never"]);
     assert_eq!(passed, ran(69, &document.to_string(), ""));
@@ -563,7 +563,7 @@ fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
         };
         fs::remove_file(&file).unwrap();
         none(&format!(
-            "looking for '{}', which they would hide: No such file or directory (os error 2)",
+            "looking for '{}' of the root, to mount over: No such file or directory (os error 2)",
             file.display()
         ));
         assert!(!file.exists(), "none is made");
@@ -576,7 +576,7 @@ fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
         fs::rename(ground.path("root/etc"), ground.path("root/other")).unwrap();
         symlink("other", ground.path("root/etc")).unwrap();
         none(&format!(
-            "looking for '{}', which they would hide: Too many levels of symbolic links (os error 40)",
+            "looking for '{}' of the root, to mount over: Too many levels of symbolic links (os error 40)",
             file.display()
         ));
     }

@@ -1,5 +1,4 @@
-//! POSIX ACLs as acl(5) has them: read from a file, written in the arguments of tmpfiles.d(5), and what chmod(2) makes of
-//! them.
+//! POSIX ACLs of acl(5): read from a file or from an argument of tmpfiles.d(5), and changed as chmod(2) does.
 
 use crate::names::Names;
 use rustix::io::Errno;
@@ -18,18 +17,17 @@ const GROUP: u16 = 0x08;
 const MASK: u16 = 0x10;
 const OTHER: u16 = 0x20;
 
-/// The id of an entry that needs none.
+/// The id of an entry without one.
 const NO_ID: u32 = u32::MAX;
 
-/// The longest ACL that is read: as long as the kernel lets an attribute be.
+/// The longest ACL: the kernel's limit for an attribute, in bytes.
 const LONGEST: usize = 64 << 10;
 
 /// An ACL: permissions (read 4, write 2, execute 1) by tag and id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acl(BTreeMap<(u16, u32), u16>);
 
-/// What a rule says of an ACL: as an [`Acl`], and which of its entries give leave to execute only where somebody may
-/// execute already.
+/// The ACL of a rule, and which of its entries permit execution only where somebody may execute already (`X`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wanted {
     entries: Acl,
@@ -37,19 +35,20 @@ pub(crate) struct Wanted {
 }
 
 impl Acl {
-    /// Reads the ACL that a file has in the attribute `name`: none, where it has only its mode, or where the file system
-    /// knows no ACLs.
-    pub(crate) fn of(file: impl AsFd, name: &str) -> Result<Option<Self>, Errno> {
+    /// Reads the ACL that a file has in the attribute `name`: `None` where it has only its mode, or the file system has no
+    /// ACLs.
+    pub(crate) fn read(file: impl AsFd, name: &str) -> Result<Option<Self>, Errno> {
         let mut bytes = vec![0; 256];
-        let length = loop {
-            match rustix::fs::fgetxattr(&file, name, &mut bytes[..]) {
-                Ok(length) => break length,
-                Err(Errno::RANGE) if bytes.len() < LONGEST => bytes.resize(LONGEST, 0),
-                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
-                Err(e) => return Err(e),
-            }
-        };
-        Ok(Some(Self::parse(&bytes[..length]).ok_or(Errno::INVAL)?))
+        let mut found = rustix::fs::fgetxattr(&file, name, &mut bytes[..]);
+        if found == Err(Errno::RANGE) {
+            bytes.resize(LONGEST, 0);
+            found = rustix::fs::fgetxattr(&file, name, &mut bytes[..]);
+        }
+        match found {
+            Ok(length) => Self::parse(&bytes[..length]).ok_or(Errno::INVAL).map(Some),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Parses the kernel's format: a version, 2, and entries of tag, permissions and id, all little endian.
@@ -69,7 +68,7 @@ impl Acl {
         Some(Self(acl))
     }
 
-    /// Returns the ACL that a mode is.
+    /// Returns the ACL of a mode.
     pub(crate) fn of_mode(mode: u32) -> Self {
         let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
         Self(BTreeMap::from([
@@ -79,20 +78,14 @@ impl Acl {
         ]))
     }
 
-    /// Adds what is wanted to it, as systemd-tmpfiles(8) does: a mask where one is needed and there is none, and what the
-    /// owner, the group and others may by `mode`, where it does not say.
+    /// Adds what is wanted, as systemd-tmpfiles(8) does: a mask where one is needed and missing, and missing permissions of
+    /// the owner, the group and others from `mode`.
     pub(crate) fn add(&mut self, wanted: &Wanted, mode: u32, is_directory: bool) {
         let may_execute = is_directory || mode & 0o111 != 0;
         for (key, permissions) in &wanted.entries.0 {
             let without = wanted.conditional.contains(key) && !may_execute;
-            self.0.insert(
-                *key,
-                if without {
-                    permissions & 6
-                } else {
-                    *permissions
-                },
-            );
+            let allowed = if without { 6 } else { 7 };
+            self.0.insert(*key, permissions & allowed);
         }
         if self.is_extended() && !self.0.contains_key(&(MASK, NO_ID)) {
             let group = |key: &(u16, u32)| matches!(key.0, USER | GROUP_OBJ | GROUP);
@@ -105,14 +98,13 @@ impl Acl {
         }
     }
 
-    /// Returns whether it says more than a mode can.
+    /// Returns whether it has more than a mode.
     pub(crate) fn is_extended(&self) -> bool {
-        self.0
-            .keys()
-            .any(|(tag, _)| matches!(*tag, USER | GROUP | MASK))
+        let mut tags = self.0.keys().map(|(tag, _)| *tag);
+        tags.any(|tag| matches!(tag, USER | GROUP | MASK))
     }
 
-    /// Returns the mode that a file with this ACL has, without its upper bits.
+    /// Returns the mode of a file with this ACL, without the upper bits.
     pub(crate) fn mode(&self) -> u32 {
         let of = |tag: u16| self.0.get(&(tag, NO_ID)).copied();
         let group = of(MASK).or_else(|| of(GROUP_OBJ));
@@ -121,7 +113,7 @@ impl Acl {
             .fold(0, |mode, bits| mode << 3 | u32::from(bits.unwrap_or(0)))
     }
 
-    /// Does what chmod(2) does to it.
+    /// Changes it as chmod(2) does.
     pub(crate) fn set_mode(&mut self, mode: u32) {
         let group = match self.0.contains_key(&(MASK, NO_ID)) {
             true => MASK,
@@ -134,7 +126,7 @@ impl Acl {
     }
 }
 
-/// Parses the argument of a line of type `a`: the ACL of the file itself, and the one that a directory hands on.
+/// Parses the argument of a line of type `a`: the ACL of the file itself, and the default ACL of a directory.
 pub(crate) fn parse(argument: &str, names: &Names) -> Option<(Option<Wanted>, Option<Wanted>)> {
     let (mut access, mut default) = (None, None);
     for entry in argument.split(',').map(str::trim).filter(|e| !e.is_empty()) {
@@ -231,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_is_none() {
+    fn an_invalid_argument() {
         for argument in ["group:nobody:r", "x:ann:r", "u:ann:z", "u:ann:r:w", "user"] {
             assert_eq!(parse(argument, &names()), None, "{argument}");
         }

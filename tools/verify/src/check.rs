@@ -1,14 +1,15 @@
-//! The work inside: each package's archive against the keyring, and its files against the mtree of that archive.
+//! The work inside: checks each package's archive against the keyring, and its files against the mtree of that archive.
 //!
-//! What a root says of itself proves nothing: who changed a file could change pacman's record of it as well. So where an
-//! archive's signature holds, its own `.MTREE` and `.PKGINFO` are the measure, and the record in the root is a file that
-//! is compared like any other.
+//! A root's own records prove nothing: who changed a file could change pacman's record of it as well. So where an
+//! archive's signature is valid, its own `.MTREE` and `.PKGINFO` are the reference, and the record in the root is a file
+//! that is compared like any other.
 
 use crate::files::{self, Compared, Files, Rules, is_absent, is_other};
 use crate::installed::{LIMIT, Subject};
 use package::archive::extract_members;
 use package::digest::sha256_hex;
 use package::mtree;
+use package::pkginfo::{self, PkgInfo};
 use pacman::diagnosis::archive::{self, Cache};
 use pacman::diagnosis::report::Told;
 use pacman::diagnosis::{Diagnosis, Judge, Verdict};
@@ -28,10 +29,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// The most that the few members of an archive have that are read.
+/// The limit for the members of an archive that are read, in bytes.
 const HEAD: u64 = 64 << 20;
 
-/// What is to be checked.
+/// What is checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Task<'a> {
     pub(crate) document: &'a Document,
@@ -40,7 +41,7 @@ pub(crate) struct Task<'a> {
     pub(crate) cache: &'a Path,
     /// The host's gpg, where signatures are checked.
     pub(crate) gpg: Option<&'a Gpg>,
-    /// What files are compared by, where they are.
+    /// The rules that files are compared by, where they are compared.
     pub(crate) rules: Option<&'a Rules>,
     /// The keyring beside the root.
     pub(crate) gpgdir: &'a Path,
@@ -52,7 +53,7 @@ pub(crate) struct Found {
     pub(crate) packages: Vec<Checked>,
     /// What gives trust, beside the root or in it, and is by no pinned key: keys that are valid, and what cannot be read.
     pub(crate) strangers: Vec<String>,
-    /// How long that took.
+    /// How long the checks took.
     pub(crate) seconds: f64,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct Checked {
     pub(crate) unknown: Option<String>,
 }
 
-/// Does it, and returns [`Found`] as JSON.
+/// Makes all checks, and returns [`Found`] as JSON.
 ///
 /// # Errors
 ///
@@ -100,10 +101,12 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
                         let valid = theirs.strangers(&keys, &stored.own);
                         strangers.extend(valid.into_iter().map(Key::name));
                     }
-                    // What the root has made of it keeps nobody from looking at the packages.
+                    // An invalid keyring in the root does not prevent the check of packages.
                     Err(failure) if matches!(failure.code, Code::ChildFailed | Code::Failed) => {
                         let why = failure.message;
-                        found.strangers.push(format!("the root's is none: {why}"));
+                        found
+                            .strangers
+                            .push(format!("the root's is invalid: {why}"));
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -123,13 +126,8 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
         cache: cache.as_ref(),
         home: home.as_ref().map(|(home, keys)| (home, keys)),
     };
-    let all = checker.all()?;
-    let speaks: Vec<bool> = all.iter().map(|one| one.speaks).collect();
-    let (mut packages, mut compared): (Vec<_>, Vec<_>) = all
-        .into_iter()
-        .map(|one| (one.checked, one.compared))
-        .unzip();
-    files::settle(&root, &mut compared, |n| speaks[n]);
+    let (mut packages, mut compared): (Vec<_>, Vec<_>) = checker.check_all()?.into_iter().unzip();
+    files::decide_pending(&root, &mut compared);
     for (checked, compared) in packages.iter_mut().zip(compared) {
         if let Some(files) = &mut checked.files {
             *files = compared.files;
@@ -143,16 +141,16 @@ pub(crate) fn work(task: Task<'_>) -> Result<Vec<u8>, Failure> {
 const DATABASE: &str =
     "the root's has keys in a database of keyboxd's ('public-keys.d'), which only that reads";
 
-/// The keyring that the root's own pacman goes by.
+/// The keyring that the root's own pacman uses.
 #[derive(Default)]
 struct InRoot {
-    /// Its keys and its trust; nothing where there are no keys.
+    /// Its keys and its trust; empty where there are no keys.
     files: Vec<(&'static str, Vec<u8>)>,
     /// Whether it has others.
     has_database: bool,
 }
 
-/// Reads the keyring that the root's own pacman goes by.
+/// Reads the keyring that the root's own pacman uses.
 fn read_keyring_in_root(root: &Root) -> Result<InRoot, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(gpg::AT)));
     let directory = match root.open_below(gpg::AT, OFlags::RDONLY | OFlags::DIRECTORY) {
@@ -177,21 +175,19 @@ struct Checker<'a> {
     home: Option<(&'a Home<'a>, &'a Keys)>,
 }
 
-/// What an archive says of itself.
+/// The members of an archive that describe the package.
 struct Head {
     mtree: Option<Vec<u8>>,
-    backup: BTreeSet<String>,
-    /// Name and version.
-    is: (String, String),
+    info: PkgInfo,
 }
 
 impl Checker<'_> {
     /// Checks all packages, as many at a time as there are processors: gpg hashes one archive while we hash files.
-    fn all(&self) -> Result<Vec<One>, Failure> {
+    fn check_all(&self) -> Result<Vec<(Checked, Compared)>, Failure> {
         let next = AtomicUsize::new(0);
         let subjects = self.task.subjects;
         let mut results = Vec::new();
-        results.resize_with(subjects.len(), One::default);
+        results.resize_with(subjects.len(), Default::default);
         let results = Mutex::new(results);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let worker = || -> Result<(), Failure> {
@@ -200,12 +196,12 @@ impl Checker<'_> {
                 let Some(subject) = subjects.get(n) else {
                     return Ok(());
                 };
-                let one = self.one(subject)?;
+                let one = self.check(subject)?;
                 results.lock().unwrap_or_else(PoisonError::into_inner)[n] = one;
             }
         };
         std::thread::scope(|scope| {
-            // Where a limit on threads is reached, fewer do it, and this one alone if need be.
+            // Where a limit on threads is reached there are fewer, or only this one.
             let others: Vec<_> = (1..threads)
                 .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, worker).ok())
                 .collect();
@@ -219,59 +215,44 @@ impl Checker<'_> {
         Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn one(&self, subject: &Subject) -> Result<One, Failure> {
-        let mut one = One {
-            speaks: self.home.is_none(),
-            ..One::default()
-        };
+    fn check(&self, subject: &Subject) -> Result<(Checked, Compared), Failure> {
+        let mut checked = Checked::default();
+        let mut compared = Compared::default();
+        let mut trusted = self.home.is_none();
         let mut head = None;
         if let Some((home, keys)) = self.home {
             let judge = Judge { home, keys };
-            let (mut diagnosis, archive) = self.signature(subject, &judge)?;
+            let (mut diagnosis, archive) = self.check_signature(subject, &judge)?;
             if let (Verdict::Valid, Some(archive)) = (&diagnosis.verdict, archive) {
-                match read_head(archive) {
-                    Ok(read) if read.is == (subject.name.clone(), subject.version.clone()) => {
-                        one.speaks = read.mtree.is_some();
+                match read_head(archive, subject) {
+                    Ok(read) => {
+                        trusted = read.mtree.is_some();
                         head = Some(read);
                     }
-                    Ok(read) => {
-                        let (name, version) = read.is;
-                        diagnosis.verdict = Verdict::Bad;
-                        diagnosis.why =
-                            format!("it is another package's: that of '{name}' {version}");
-                        diagnosis.hint = Some(OTHER.to_owned());
-                    }
-                    Err(Unread::Archive(why)) => {
-                        diagnosis.verdict = Verdict::Unreadable;
-                        diagnosis.why = format!(
-                            "its archive is validly signed and cannot be read here, so its files were compared with the \
-                             root's own record of it: {why}"
-                        );
-                        diagnosis.hint = Some(FORMATS.to_owned());
-                    }
-                    Err(Unread::Disk(why)) => {
-                        diagnosis.verdict = Verdict::Unreadable;
-                        diagnosis.why = format!("its archive cannot be read here: {why}");
-                        diagnosis.hint = Some(DISK.to_owned());
+                    Err((verdict, why, hint)) => {
+                        diagnosis.verdict = verdict;
+                        diagnosis.why = why;
+                        diagnosis.hint = Some(hint.to_owned());
                     }
                 }
             }
-            one.checked.signature = Some(diagnosis.into());
+            checked.signature = Some(diagnosis.into());
         }
         if let Some(rules) = self.task.rules {
-            match self.files(subject, head, rules) {
-                Ok(compared) => {
-                    one.checked.files = Some(Files::default());
-                    one.compared = compared;
+            match self.compare_files(subject, head, rules) {
+                Ok(files) => {
+                    checked.files = Some(Files::default());
+                    compared = files;
                 }
-                Err(why) => one.checked.unknown = Some(why),
+                Err(why) => checked.unknown = Some(why),
             }
         }
-        Ok(one)
+        compared.trusted = trusted;
+        Ok((checked, compared))
     }
 
     /// Checks the signatures of a package's archive.
-    fn signature(
+    fn check_signature(
         &self,
         subject: &Subject,
         judge: &Judge<'_>,
@@ -286,8 +267,8 @@ impl Checker<'_> {
         cache.judge(judge, name, subject.offered_signature.as_ref())
     }
 
-    /// Compares the files of a package; says why, where there is nothing to compare them with.
-    fn files(
+    /// Compares the files of a package. The error says why there is nothing to compare them with.
+    fn compare_files(
         &self,
         subject: &Subject,
         head: Option<Head>,
@@ -302,12 +283,11 @@ impl Checker<'_> {
             (
                 Some(Head {
                     mtree: Some(signed),
-                    backup: listed,
-                    ..
+                    info,
                 }),
                 record,
             ) => {
-                backup = listed;
+                backup = info.backup.into_iter().collect();
                 match record {
                     Ok(record) if record == signed => {}
                     Ok(_) => own.add_changed(at("mtree"), "content"),
@@ -342,66 +322,51 @@ impl Checker<'_> {
     }
 }
 
-/// What was found of a package, and what is to be decided when all have been compared.
-#[derive(Debug, Default)]
-struct One {
-    checked: Checked,
-    compared: Compared,
-    /// Whether what it says counts for other packages' files: what is known to be signed does, and all where nobody asked.
-    speaks: bool,
-}
-
-const FORMATS: &str =
-    "zstd, xz, gzip and none are read here: install a build of it that is packed with one of these";
-const DISK: &str = "dmesg says what the disk answered; verify again when that is mended";
+const FORMATS: &str = "verify reads archives with zstd, xz, gzip or no compression: install a build with one of these";
+pub(crate) const DISK: &str = "dmesg has the disk's error; fix that, and verify again";
 const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
 
-/// Why an archive was not read.
-enum Unread {
-    /// It is none.
-    Archive(String),
-    /// The system call's.
-    Disk(std::io::Error),
-}
-
-impl From<package::Error> for Unread {
-    fn from(error: package::Error) -> Self {
-        match error {
-            // What a decompressor says has no number.
-            package::Error::Read { source, .. } if source.raw_os_error().is_some() => {
-                Self::Disk(source)
-            }
-            other => Self::Archive(other.to_string()),
+/// Reads the members of an archive, whose signature has been checked. The error is a verdict, the reason and a hint.
+fn read_head(
+    mut archive: File,
+    subject: &Subject,
+) -> Result<Head, (Verdict, String, &'static str)> {
+    let unreadable = |error: package::Error| match error {
+        // An error of a decompressor has no number.
+        package::Error::Read { source, .. } if source.raw_os_error().is_some() => {
+            let why = format!("its archive cannot be read here: {source}");
+            (Verdict::Unreadable, why, DISK)
         }
-    }
-}
-
-/// Reads what an archive says of itself. Its signature has been checked.
-fn read_head(mut archive: File) -> Result<Head, Unread> {
-    let mut extract = |names: &[&str]| {
-        archive.rewind().map_err(Unread::Disk)?;
-        Ok::<_, Unread>(extract_members(BufReader::new(&archive), names, HEAD))
+        other => {
+            let why = format!(
+                "its archive is validly signed and cannot be read here, so its files were compared with the root's own \
+                 record of it: {other}"
+            );
+            (Verdict::Unreadable, why, FORMATS)
+        }
     };
-    let mut members = match extract(&[".MTREE", ".PKGINFO"])? {
-        // What makepkg of before 4.1 made has none.
+    let mut extract = |names: &[&str]| {
+        archive.rewind().map_err(|source| package::Error::Read {
+            doing: "reading package archive".into(),
+            source,
+        })?;
+        extract_members(BufReader::new(&archive), names, HEAD)
+    };
+    let members = match extract(&[".MTREE", ".PKGINFO"]) {
+        // makepkg before 4.1 made none.
         Err(package::Error::NotFound { members }) if members == [".MTREE"] => {
-            extract(&[".PKGINFO"])?
+            extract(&[".PKGINFO"])
         }
         other => other,
-    }?;
-    let info = members.remove(".PKGINFO").unwrap_or_default();
-    let info = String::from_utf8_lossy(&info);
-    let values = |key: &str| -> Vec<String> {
-        let pairs = info.lines().filter_map(|line| line.split_once('='));
-        pairs
-            .filter(|(name, _)| name.trim() == key)
-            .map(|(_, value)| value.trim().to_owned())
-            .collect()
     };
-    let one = |key: &str| values(key).into_iter().next().unwrap_or_default();
-    Ok(Head {
-        mtree: members.remove(".MTREE"),
-        backup: values("backup").into_iter().collect(),
-        is: (one("pkgname"), one("pkgver")),
-    })
+    let mut members = members.map_err(unreadable)?;
+    let info = members.remove(".PKGINFO").unwrap_or_default();
+    let info = pkginfo::parse(&info).map_err(unreadable)?;
+    if (&info.name, &info.version) != (&subject.name, &subject.version) {
+        let (name, version) = (&info.name, &info.version);
+        let why = format!("it is another package's: that of '{name}' {version}");
+        return Err((Verdict::Bad, why, OTHER));
+    }
+    let mtree = members.remove(".MTREE");
+    Ok(Head { mtree, info })
 }

@@ -1,11 +1,10 @@
-//! The files of a package against what its mtree says of them, as `pacman -Qkk` does it, but by their content and not by
-//! their times.
+//! Compares the files of a package with its mtree, as `pacman -Qkk` does, but by their content and not by their times.
 //!
-//! Content is compared at once. An owner, a mode or an ACL that is not the mtree's is decided when all packages were read:
-//! another one may have the same directory, and the rules of tmpfiles.d(5) that packages bring may give another value.
+//! Content is compared at once. An owner, a mode or an ACL that differs is decided when all packages were read: another
+//! package may have the same directory, and packages' rules of tmpfiles.d(5) may set another value.
 //!
 //! The work is done inside, where owners are the root's own ids, and nothing of the plan is mounted over the root. Paths
-//! are resolved in the root, as a program there would see them, and never out of it.
+//! are resolved in the root, as a program there would see them, and never lead out of it.
 
 use crate::acl::{self, Acl};
 use crate::names::Names;
@@ -27,50 +26,44 @@ use std::os::fd::{AsFd, OwnedFd};
 /// What was found of a package's files.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Files {
-    /// Those that are not what was installed.
+    /// Those that differ from the package.
     pub(crate) changed: Vec<Change>,
-    /// Those that are not there.
+    /// Those that do not exist.
     pub(crate) missing: Vec<String>,
-    /// Those that are there to be changed, and were.
+    /// Configuration files that were changed.
     pub(crate) configuration: Vec<String>,
-    /// Those that could not be read, and why not. Nobody knows what they are.
+    /// Those that could not be read, and why not.
     pub(crate) unread: Vec<Change>,
 }
 
 impl Files {
     /// Returns the word that stands in the document.
     pub(crate) fn word(&self) -> &'static str {
-        match (
-            self.changed.is_empty(),
-            self.missing.is_empty(),
-            self.unread.is_empty(),
-        ) {
-            (true, true, true) => "intact",
-            (true, true, false) => "unread",
-            (true, false, _) => "missing",
-            (false, _, _) => "changed",
+        match self {
+            Self { changed, .. } if !changed.is_empty() => "changed",
+            Self { missing, .. } if !missing.is_empty() => "missing",
+            Self { unread, .. } if !unread.is_empty() => "unread",
+            _ => "intact",
         }
     }
 
-    /// Adds one that is not what was installed.
     pub(crate) fn add_changed(&mut self, path: String, what: &str) {
         let what = what.to_owned();
         self.changed.push(Change { path, what });
     }
 
-    /// Adds one that could not be read.
     pub(crate) fn add_unread(&mut self, path: String, why: Errno) {
         let what = why.to_string();
         self.unread.push(Change { path, what });
     }
 }
 
-/// Which paths are no package's business any more.
+/// Paths that are not compared.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    /// Covered by a mount, they and what is below them.
+    /// Covered by a mount, with all that is below them.
     covered: Vec<String>,
-    /// Covered by a file system of their own: what is below them is the root's.
+    /// Mount points of file systems of the root: what is below them is compared.
     points: Vec<String>,
     /// Never extracted.
     pub(crate) noextract: NoExtract,
@@ -104,8 +97,8 @@ pub(crate) fn is_absent(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::NOTDIR)
 }
 
-/// Returns whether an error says what is there: not there, not a file, longer than any is. Every other one says that it
-/// could not be read.
+/// Returns whether an error says that a file is missing, or not a regular file of a sensible length. Every other error says
+/// that it could not be read.
 pub(crate) fn is_other(error: Errno) -> bool {
     is_absent(error)
         || matches!(
@@ -114,20 +107,21 @@ pub(crate) fn is_other(error: Errno) -> bool {
         )
 }
 
-/// What the files of a package are, and what has to be known of all packages before the rest can be said.
+/// The comparison of a package's files, and what can be decided only when all packages are compared.
 #[derive(Debug, Default)]
 pub(crate) struct Compared {
     pub(crate) files: Files,
-    /// Files and directories whose owner, mode or ACL is not the mtree's.
+    /// Files and directories whose owner, mode or ACL differs from the mtree.
     pub(crate) pending: Vec<Pending>,
-    /// Directories that are as the mtree says.
+    /// Directories that match the mtree.
     pub(crate) directories: Vec<String>,
-    /// Files with rules that are as the mtree says, and their hashes.
+    /// Files with tmpfiles.d(5) rules that match the mtree, and their hashes.
     pub(crate) rules: Vec<(String, String)>,
+    /// Whether the package's records count for other packages' files: if it is validly signed, or signatures are not checked.
+    pub(crate) trusted: bool,
 }
 
 impl Compared {
-    /// Returns one where nothing is left open.
     pub(crate) fn of(files: Files) -> Self {
         Self {
             files,
@@ -136,18 +130,18 @@ impl Compared {
     }
 }
 
-/// A file whose owner, mode or ACL is not the mtree's.
+/// A file whose owner, mode or ACL differs from the mtree.
 #[derive(Debug)]
 pub(crate) struct Pending {
     path: String,
     kind: Kind,
     is: State,
     expected: State,
-    /// Whether it is there to be changed.
+    /// Whether it is a configuration file.
     is_backup: bool,
 }
 
-/// Compares the files of a package. `backup` are those that are there to be changed.
+/// Compares the files of a package. `backup` are its configuration files.
 pub(crate) fn compare(
     root: &Root,
     entries: &[Entry],
@@ -157,7 +151,7 @@ pub(crate) fn compare(
     let mut compared = Compared::default();
     let files = &mut compared.files;
     for entry in entries {
-        // What is of the package and not of the root: `.PKGINFO`, `.INSTALL`, `.CHANGELOG`.
+        // Members of the package that are not installed: `.PKGINFO`, `.INSTALL`, `.CHANGELOG`.
         if entry.path.starts_with(b".") {
             continue;
         }
@@ -165,7 +159,7 @@ pub(crate) fn compare(
         if rules.skips(&path) {
             continue;
         }
-        let found = match examine(root, entry) {
+        let found = match compare_file(root, entry) {
             Ok(found) => found,
             Err(e) if is_absent(e) => {
                 // libalpm has a slash at the end of a directory, so `usr/share/doc/*` is that of itself too.
@@ -179,14 +173,15 @@ pub(crate) fn compare(
                 continue;
             }
             // No package brings links that lead in a circle.
-            Err(Errno::LOOP) => Examined::differs("a loop of links"),
+            Err(Errno::LOOP) => (Some("a loop of links"), None),
             Err(e) => {
                 files.add_unread(path.into_owned(), e);
                 continue;
             }
         };
         let is_backup = backup.contains(&*path);
-        match found.content {
+        let (content, state) = found;
+        match content {
             Some(_) if is_backup => files.configuration.push(path.to_string()),
             Some(what) => {
                 files.add_changed(path.into_owned(), what);
@@ -194,7 +189,7 @@ pub(crate) fn compare(
             }
             None => {}
         }
-        if let Some((is, expected)) = found.state {
+        if let Some((is, expected)) = state {
             compared.pending.push(Pending {
                 path: path.into_owned(),
                 kind: entry.kind,
@@ -204,7 +199,7 @@ pub(crate) fn compare(
             });
         } else if entry.kind == Kind::Directory {
             compared.directories.push(path.into_owned());
-        } else if found.content.is_none()
+        } else if content.is_none()
             && let Some(hash) = &entry.sha256
             && is_rules(&path)
         {
@@ -221,18 +216,17 @@ fn is_rules(path: &str) -> bool {
     })
 }
 
-/// Decides what was left open, now that all packages have been compared. `speaks` says of a package whether what it says
-/// counts for the files of others.
-pub(crate) fn settle(root: &Root, packages: &mut [Compared], speaks: impl Fn(usize) -> bool) {
+/// Decides what is pending when all packages have been compared.
+pub(crate) fn decide_pending(root: &Root, packages: &mut [Compared]) {
     if packages.iter().all(|c| c.pending.is_empty()) {
         return;
     }
-    let rules = read_rules(root, packages, &speaks);
-    // A directory that several packages have is made once, as the first of them says: it has to be as one of them says.
+    let rules = read_rules(root, packages);
+    // pacman makes a directory of several packages once: it must be as one of them has it.
     let mut good: BTreeSet<String> = BTreeSet::new();
     let mut open = Vec::new();
     for (n, compared) in packages.iter_mut().enumerate() {
-        if speaks(n) {
+        if compared.trusted {
             good.extend(std::mem::take(&mut compared.directories));
         }
         for pending in std::mem::take(&mut compared.pending) {
@@ -240,7 +234,7 @@ pub(crate) fn settle(root: &Root, packages: &mut [Compared], speaks: impl Fn(usi
             let allowed = |state: &State| *state == pending.is;
             if !results.iter().any(allowed) {
                 open.push((n, pending, results));
-            } else if pending.kind == Kind::Directory && speaks(n) {
+            } else if pending.kind == Kind::Directory && compared.trusted {
                 good.insert(pending.path);
             }
         }
@@ -258,25 +252,20 @@ pub(crate) fn settle(root: &Root, packages: &mut [Compared], speaks: impl Fn(usi
             continue;
         }
         files.configuration.retain(|path| *path != pending.path);
-        let nearest = std::iter::once(&pending.expected)
-            .chain(&results)
-            .map(|state| differences(&pending.is, state))
-            .min_by_key(Vec::len);
+        let expected = std::iter::once(&pending.expected).chain(&results);
+        let differences = expected.map(|state| differences(&pending.is, state));
+        let nearest = differences.min_by_key(Vec::len);
         let what = nearest.and_then(|list| list.first().copied());
         files.add_changed(pending.path, what.unwrap_or("mode"));
     }
 }
 
-/// Reads the rules in the files that are what their packages brought.
-fn read_rules(
-    root: &Root,
-    packages: &[Compared],
-    speaks: impl Fn(usize) -> bool,
-) -> tmpfiles::Rules {
+/// Reads the rules in the files that match their packages.
+fn read_rules(root: &Root, packages: &[Compared]) -> tmpfiles::Rules {
     let mut files = Vec::new();
     for (package, compared) in packages.iter().enumerate() {
         for (path, hash) in &compared.rules {
-            // It was read before; what cannot be read now permits nothing.
+            // It was read before; a file that cannot be read now permits nothing.
             if let Ok(text) = root.read(path, RULES)
                 && sha256_hex(&text) == *hash
             {
@@ -284,7 +273,7 @@ fn read_rules(
                     path: path.clone(),
                     text: String::from_utf8_lossy(&text).into_owned(),
                     package,
-                    for_all: speaks(package),
+                    for_all: compared.trusted,
                 });
             }
         }
@@ -295,15 +284,15 @@ fn read_rules(
     tmpfiles::Rules::read(&files, &Names::read(root), machine)
 }
 
-/// The longest file with rules that is read.
+/// The longest file with rules that is read, in bytes.
 const RULES: u64 = 1 << 20;
 
-/// Returns whether nobody may do more with a file that is in state `is` than with one that is in state `was`.
+/// Returns whether nobody has more access to a file in state `is` than in state `was`.
 fn is_narrower(is: &State, was: &State) -> bool {
     let bits = |state: &State, shift: u32| state.mode >> shift & 7;
     let group = match is.gid == was.gid {
         true => bits(was, 3),
-        // They were others before.
+        // The new group was among the others before.
         false => bits(was, 0),
     };
     is.uid == was.uid
@@ -313,7 +302,7 @@ fn is_narrower(is: &State, was: &State) -> bool {
         && (is.acl.is_none() || is.acl == was.acl)
 }
 
-/// Says what is different, in the order in which it matters.
+/// Returns what is different, in the order in which it matters.
 fn differences(is: &State, expected: &State) -> Vec<&'static str> {
     let acls = (&is.acl, &is.default_acl) != (&expected.acl, &expected.default_acl);
     let all = [
@@ -326,24 +315,11 @@ fn differences(is: &State, expected: &State) -> Vec<&'static str> {
     different.map(|(what, _)| what).collect()
 }
 
-/// What was found of a file.
-struct Examined {
-    /// What of it is another than the mtree says, its attributes aside.
-    content: Option<&'static str>,
-    /// What its owner, its mode and its ACL are, and what they are by the mtree, where that is not the same.
-    state: Option<(State, State)>,
-}
+/// How a file differs from its mtree: in its content, and the found and the expected owner, mode and ACL, where these differ.
+type Difference = (Option<&'static str>, Option<(State, State)>);
 
-impl Examined {
-    fn differs(what: &'static str) -> Self {
-        Self {
-            content: Some(what),
-            state: None,
-        }
-    }
-}
-
-fn examine(root: &Root, entry: &Entry) -> Result<Examined, Errno> {
+/// Compares a file with its mtree.
+fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
     let open = |flags: OFlags| -> Result<OwnedFd, Errno> {
         let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&entry.path);
         open_within(root.as_fd(), path, flags | OFlags::NOFOLLOW)
@@ -357,7 +333,7 @@ fn examine(root: &Root, entry: &Entry) -> Result<Examined, Errno> {
         _ => Kind::Other,
     };
     if kind != entry.kind {
-        return Ok(Examined::differs("type"));
+        return Ok((Some("type"), None));
     }
     let mut content = None;
     let mut is = State {
@@ -366,7 +342,7 @@ fn examine(root: &Root, entry: &Entry) -> Result<Examined, Errno> {
         gid: stat.st_gid,
         ..State::default()
     };
-    // Those of a link are nobody's.
+    // Links have no permissions of their own.
     let mode = entry.mode.filter(|_| kind != Kind::Link);
     let expected = State {
         mode: mode.map_or(is.mode, |mode| mode & 0o7777),
@@ -384,16 +360,16 @@ fn examine(root: &Root, entry: &Entry) -> Result<Examined, Errno> {
         }
         Kind::File => {
             let file = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-            is.acl = Acl::of(&file, acl::ACCESS)?;
+            is.acl = Acl::read(&file, acl::ACCESS)?;
             content = compare_content(file, entry, &stat)?;
         }
         Kind::Directory => {
             match openat(&here, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
                 Ok(directory) => {
-                    is.acl = Acl::of(&directory, acl::ACCESS)?;
-                    is.default_acl = Acl::of(&directory, acl::DEFAULT)?;
+                    is.acl = Acl::read(&directory, acl::ACCESS)?;
+                    is.default_acl = Acl::read(&directory, acl::DEFAULT)?;
                 }
-                // That it cannot be read follows from what differs.
+                // It cannot be read because of the difference.
                 Err(_) if is != expected => {}
                 Err(e) => return Err(e),
             }
@@ -401,19 +377,17 @@ fn examine(root: &Root, entry: &Entry) -> Result<Examined, Errno> {
         Kind::Other => {}
     }
     let same = is == expected || has_no_owners(&here);
-    Ok(Examined {
-        content,
-        state: (!same).then_some((is, expected)),
-    })
+    Ok((content, (!same).then_some((is, expected))))
 }
 
-/// Says what is different in a file.
+/// Returns what is different in the content of a file.
 fn compare_content(
     file: OwnedFd,
     entry: &Entry,
     stat: &Stat,
 ) -> Result<Option<&'static str>, Errno> {
-    if entry.size.is_some_and(|size| size != size_of(stat)) {
+    let size = u64::try_from(stat.st_size).ok();
+    if entry.size.is_some() && entry.size != size {
         return Ok(Some("size"));
     }
     let Some(expected) = &entry.sha256 else {
@@ -426,11 +400,7 @@ fn compare_content(
     Ok((reader.finish() != *expected).then_some("content"))
 }
 
-fn size_of(stat: &Stat) -> u64 {
-    u64::try_from(stat.st_size).unwrap_or(0)
-}
-
-/// Returns whether a file is on a file system that keeps no owners and modes, as a `/boot` of EFI is: FAT and exFAT.
+/// Returns whether a file is on a file system without owners and modes, FAT or exFAT, as an EFI `/boot`.
 fn has_no_owners(file: &OwnedFd) -> bool {
     const FAT_AND_EXFAT: [u32; 2] = [0x4d44, 0x2011_bab0];
     // A number of another type on every architecture.
@@ -446,7 +416,8 @@ mod tests {
     /// Compares, with nobody else there.
     fn files_of(root: &Root, entries: &[Entry], backup: &BTreeSet<String>, rules: &Rules) -> Files {
         let mut compared = [compare(root, entries, backup, rules)];
-        settle(root, &mut compared, |_| true);
+        compared[0].trusted = true;
+        decide_pending(root, &mut compared);
         let [compared] = compared;
         compared.files
     }

@@ -1,4 +1,4 @@
-//! What is installed, from pacman's own records in the root, and which archive in the cache each package came from.
+//! The installed packages, from pacman's own records in the root, and the archive in the cache that each came from.
 
 use package::{db, localdb};
 use pacman::records::{LOCAL, names_in, offered};
@@ -20,19 +20,19 @@ pub(crate) struct Subject {
     pub(crate) arch: String,
     /// The name of its record's directory.
     pub(crate) record: String,
-    /// Whether pacman checked a signature when it was installed.
+    /// Whether pacman checked a signature when installing it.
     pub(crate) verified: bool,
     /// When it was built, in seconds since 1970.
     pub(crate) built: u64,
-    /// The files that pacman treats as configuration, as the record says.
+    /// The configuration files, from the record.
     pub(crate) backup: Vec<String>,
-    /// Which archive it was installed from, as the document says; nothing where that does not.
+    /// The archive it was installed from, where the document has that.
     pub(crate) repo: Option<String>,
     pub(crate) file: Option<String>,
     pub(crate) sha256: Option<String>,
     /// The repository that an archive of this version can be fetched from, and its name there.
     pub(crate) offered: Option<(String, String)>,
-    /// The signature that the document has, or else the repository's database.
+    /// The signature in the document, or else in the repository's database.
     pub(crate) offered_signature: Option<Vec<u8>>,
     /// The archive's name, where it is in the cache.
     pub(crate) archive: Option<String>,
@@ -40,20 +40,20 @@ pub(crate) struct Subject {
     pub(crate) signature: bool,
 }
 
-/// What the root's database says.
+/// The root's database of installed packages.
 #[derive(Debug, Default)]
 pub(crate) struct Installed {
     /// The packages, by name.
     pub(crate) subjects: Vec<Subject>,
-    /// Records that say nothing of their packages, and why: pacman was killed over one, or it cannot be read.
+    /// Invalid records, and why: pacman was killed while writing one, or it cannot be read.
     pub(crate) torn: Vec<(String, String)>,
 }
 
-/// Reads it. `recorded` is what the document says of the packages, `repos` are the repositories of the configuration.
+/// Reads it. `recorded` are the packages of the document, `repos` the repositories of the configuration.
 ///
 /// # Errors
 ///
-/// When a database cannot be read or makes no sense.
+/// When a database cannot be read or is invalid.
 pub(crate) fn read(
     context: &Context,
     root: &Root,
@@ -74,22 +74,7 @@ pub(crate) fn read(
         if record == "ALPM_DB_VERSION" {
             continue;
         }
-        let path = |file: &str| format!("{LOCAL}/{record}/{file}");
-        let read = |file: &str| match root.read(&path(file), LIMIT) {
-            Ok(text) => Ok(text),
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                Err("its record is cut off: pacman ended over it".to_owned())
-            }
-            Err(e) => Err(format!(
-                "its record has a '{file}' that cannot be read: {e}"
-            )),
-        };
-        let known = read("desc").and_then(|desc| {
-            let known =
-                localdb::desc(&desc).map_err(|e| format!("its record makes no sense: {e}"))?;
-            Ok((desc, read("files")?, known))
-        });
-        let (desc, files, known) = match known {
+        let (known, files) = match read_record(root, &record) {
             Ok(known) => known,
             Err(why) => {
                 installed.torn.push((record, why));
@@ -104,14 +89,8 @@ pub(crate) fn read(
         installed.subjects.push(Subject {
             arch: known.arch.unwrap_or_else(|| "any".to_owned()),
             verified: known.validation.iter().any(|v| v == "pgp"),
-            built: section(&desc, "BUILDDATE")
-                .first()
-                .and_then(|text| text.parse().ok())
-                .unwrap_or(0),
-            backup: section(&files, "BACKUP")
-                .iter()
-                .filter_map(|line| Some(line.split_once('\t')?.0.to_owned()))
-                .collect(),
+            built: known.built.unwrap_or(0),
+            backup: localdb::backup(&files),
             repo: recorded.and_then(|p| p.repo.clone()),
             file: recorded.and_then(|p| p.file.clone()),
             sha256: recorded.and_then(|p| p.sha256.clone()),
@@ -129,18 +108,21 @@ pub(crate) fn read(
     Ok(installed)
 }
 
-/// Returns the values of one key of a record.
-fn section(text: &[u8], key: &str) -> Vec<String> {
-    let text = String::from_utf8_lossy(text);
-    let head = format!("%{key}%");
-    let lines = text.lines().skip_while(|line| *line != head).skip(1);
-    lines
-        .take_while(|line| !line.is_empty())
-        .map(str::to_owned)
-        .collect()
+/// Reads the `desc` and `files` of a record.
+fn read_record(root: &Root, record: &str) -> Result<(localdb::Installed, Vec<u8>), String> {
+    let read = |file: &str| {
+        let text = root.read(&format!("{LOCAL}/{record}/{file}"), LIMIT);
+        text.map_err(|e| match e {
+            Errno::NOENT | Errno::NOTDIR => "its record is incomplete: pacman was killed".into(),
+            e => format!("its record has a '{file}' that cannot be read: {e}"),
+        })
+    };
+    let desc = read("desc")?;
+    let known = localdb::desc(&desc).map_err(|e| format!("its record is invalid: {e}"))?;
+    Ok((known, read("files")?))
 }
 
-/// Finds the archives in the cache. There may be none yet.
+/// Finds the archives in the cache, which may not exist yet.
 ///
 /// # Errors
 ///
@@ -160,15 +142,13 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
     }
     for subject in subjects {
         subject.archive = archive(subject, &names);
-        subject.signature = subject
-            .archive
-            .as_ref()
-            .is_some_and(|file| names.contains(&format!("{file}.sig")));
+        let is_signed = |file: &String| names.contains(&format!("{file}.sig"));
+        subject.signature = subject.archive.as_ref().is_some_and(is_signed);
     }
     Ok(())
 }
 
-/// Finds a package's archive among the names in the cache: as the document calls it, as the repository does, or as makepkg.
+/// Finds a package's archive among the names in the cache: by the name in the document, in the repository, or of makepkg.
 fn archive(subject: &Subject, names: &BTreeSet<String>) -> Option<String> {
     let offered = subject.offered.as_ref().map(|(_, file)| file);
     let known = subject.file.iter().chain(offered);
@@ -180,26 +160,14 @@ fn archive(subject: &Subject, names: &BTreeSet<String>) -> Option<String> {
         subject.name, subject.version, subject.arch
     );
     let mut named = names.range(stem.clone()..);
-    let found = named.find(|name| !name.ends_with(".sig") && !name.ends_with(".part"));
-    found
-        .filter(|name| {
-            name.strip_prefix(&stem)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-        .cloned()
+    let found = named.find(|name| !name.ends_with(".sig") && !name.ends_with(".part"))?;
+    let rest = found.strip_prefix(&stem)?;
+    (rest.is_empty() || rest.starts_with('.')).then(|| found.clone())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sections_of_a_record() {
-        let text = b"%FILES%\netc/\n\n%BACKUP%\netc/a\t0\netc/b c\t1\n\n%X%\n1\n";
-        assert_eq!(section(text, "BACKUP"), ["etc/a\t0", "etc/b c\t1"]);
-        assert_eq!(section(text, "NONE"), Vec::<String>::new());
-        assert_eq!(section(b"\xff\n%X%", "X"), Vec::<String>::new());
-    }
 
     #[test]
     fn the_archive_of_a_package() {

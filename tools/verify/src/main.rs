@@ -1,8 +1,8 @@
-//! `verify` checks what is installed: each package's archive against the keyring, its files against what that archive
-//! says of them, and that pacman's last transaction is whole.
+//! `verify` checks what is installed: each package's archive against the keyring, its files against that archive, and that
+//! pacman's last transaction is complete.
 //!
-//! It is how to go back and verify what went in before there was a keyring, and how to see that a root is still what was
-//! installed. It changes nothing in the root; what it finds is in the document, package by package.
+//! It verifies what was installed before there was a keyring, and whether a root is still what was installed. It changes
+//! nothing in the root; the result is in the document, package by package.
 
 mod acl;
 mod check;
@@ -32,8 +32,7 @@ use transaction::Last;
 
 /// Check what is installed in a root: signatures, files and the last transaction
 ///
-/// The archive of every package is checked against the root's keyring, and every installed file against what that
-/// archive says of it.
+/// The archive of every package is checked against the root's keyring, and every installed file against that archive.
 #[derive(Debug, Parser)]
 #[command(name = "verify", version, help_expected = true, max_term_width = 80)]
 #[command(
@@ -48,7 +47,7 @@ struct Verify {
     #[arg(long)]
     no_files: bool,
 
-    /// Ask no server: an archive that is not in the cache is not fetched again
+    /// Use no network: do not fetch archives that are not in the cache
     #[arg(long)]
     offline: bool,
 
@@ -59,27 +58,27 @@ struct Verify {
     common: Common,
 }
 
-/// What is to be done, checked.
+/// What is done, checked.
 #[derive(Debug)]
 struct Plan {
     /// How pacman enters the root, to fetch archives.
     inside: Inside,
-    /// How we do: with nothing mounted over what is to be looked at.
+    /// How the checks enter it: with nothing mounted over the root.
     bare: Inside,
     rules: Rules,
     config: Config,
     gpg: Option<Gpg>,
-    /// What `keyring` wrote down of the root's keyring.
+    /// The root's keyring, as `keyring` recorded it.
     keyring: Option<Keyring>,
     _lock: OwnedFd,
 }
 
-/// What came of fetching archives.
+/// The result of fetching archives.
 #[derive(Debug, Default)]
 struct Fetched {
-    /// How many packages it was done for.
+    /// How many packages got one.
     count: usize,
-    /// Why it was given up.
+    /// Why it was aborted.
     failure: Option<Failure>,
 }
 
@@ -97,10 +96,9 @@ impl Stage for Verify {
         let recorded: Vec<Package> = document.get().unwrap_or_default();
         let repos = Conf::read(&plan.config.strict)?.repos;
         let mut installed = installed::read(context, root, &recorded, &repos)?;
-        let (last, log) = match transaction::last(root) {
-            Ok(last) => (last, None),
-            Err(failure) => (Last::Unknown, Some(failure)),
-        };
+        let last = transaction::last(root);
+        let log = last.as_ref().err().cloned();
+        let last = last.unwrap_or(Last::Unknown);
         let mut fetched = Fetched::default();
         if plan.gpg.is_some() {
             fetched = self.fetch(context, document, &plan, &mut installed)?;
@@ -121,12 +119,12 @@ impl Stage for Verify {
                 "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
             )
         });
-        let judged = report::judge(&subjects, &found.packages, beside, now())
+        let failure = report::failure(&subjects, &found.packages, beside, now())
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
         for stranger in strangers {
             context.warn(stranger.message);
         }
-        match judged {
+        match failure {
             None => {
                 note(context, document, &subjects, &found);
                 Ok(())
@@ -142,11 +140,11 @@ impl Stage for Verify {
 }
 
 impl Verify {
-    /// Has pacman fetch again what is not in the cache and what a repository still offers.
+    /// Lets pacman fetch archives that are not in the cache and that a repository still offers.
     ///
-    /// pacman ends at the first file that a server does not have. So what is left is then asked for in two halves, and
-    /// those again, until the packages that nobody has are alone and all others are there. What else goes wrong, such as a
-    /// network that is down, would go wrong for each of them, and ends it.
+    /// pacman ends at the first file that a server does not have. So the rest is then fetched in two halves, and those
+    /// again, until only the packages that no server has are missing. Any other failure, such as a network that is down,
+    /// would be the same for each of them, and ends it.
     ///
     /// # Errors
     ///
@@ -209,7 +207,7 @@ impl Verify {
         Ok(fetched)
     }
 
-    /// Decides what to do, and checks all that can be checked before.
+    /// Decides what to do, and checks what can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         if self.no_signatures && self.no_files {
             return Err(Failure::new(
@@ -225,7 +223,7 @@ impl Verify {
         let gpg = if self.no_signatures {
             None
         } else {
-            // Early: gpg would say it of every package.
+            // Early: gpg would report it for every package.
             StoredKeyring::read(&config.gpgdir()).map_err(|failure| match failure.code {
                 Code::NotVerified => {
                     failure.hint("put 'keyring' before 'verify', or give --no-signatures")
@@ -285,7 +283,7 @@ impl Verify {
     }
 }
 
-/// Names the packages that have no archive or no signature in the cache, and that a repository offers, as pacman takes it.
+/// Returns pacman's targets for the packages without an archive or signature in the cache that a repository offers.
 fn targets(subjects: &[Subject]) -> Vec<String> {
     let lacks = |subject: &&Subject| {
         let signed = subject.signature || subject.offered_signature.is_some();
@@ -297,7 +295,7 @@ fn targets(subjects: &[Subject]) -> Vec<String> {
         .collect()
 }
 
-/// Adds the command to the hint where a newer keyring package helps and the document says which that is.
+/// Adds the command to the hint where a newer keyring package helps and the document names it.
 fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
     let keyrings = keyring.map(|keyring| keyring.populated.as_slice());
     match (&failure.hint, failure.cause, keyrings) {
@@ -322,13 +320,8 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
     if let Some(intact) = files.as_ref().and_then(|f| f.get("intact")) {
         parts.push(format!("{intact} intact"));
     }
-    let changed: Vec<&String> = found
-        .packages
-        .iter()
-        .filter_map(|c| c.files.as_ref())
-        .flat_map(|f| &f.configuration)
-        .collect();
-    match changed.len() {
+    let files = found.packages.iter().filter_map(|c| c.files.as_ref());
+    match files.map(|f| f.configuration.len()).sum() {
         0 => {}
         1 => parts.push("1 changed configuration".to_owned()),
         n => parts.push(format!("{n} changed configurations")),

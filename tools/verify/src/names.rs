@@ -1,4 +1,4 @@
-//! Users and groups of the root by name, from its own passwd(5) and group(5).
+//! The ids of users and groups of the root, from its own passwd(5) and group(5).
 
 use rootfs::Root;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// The longest passwd(5) or group(5) that is read.
 const LIMIT: u64 = 16 << 20;
 
-/// The ids that names have in the root.
+/// Ids by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
     users: BTreeMap<String, u32>,
@@ -14,7 +14,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// Reads them. A file that cannot be read has no names: a rule that has one then permits nothing.
+    /// Reads them. A file that cannot be read has no names: a rule with a name then permits nothing.
     pub(crate) fn read(root: &Root) -> Self {
         let text = |path| {
             let text = root.read(path, LIMIT).unwrap_or_default();
@@ -23,7 +23,7 @@ impl Names {
         Self::of(&text("etc/passwd"), &text("etc/group"))
     }
 
-    /// Returns those in the texts of passwd(5) and group(5). As for nss(5), the first line of a name counts.
+    /// Parses the texts of passwd(5) and group(5). As for nss(5), the first line of a name counts.
     pub(crate) fn of(passwd: &str, group: &str) -> Self {
         let ids = |text: &str| {
             let mut ids = BTreeMap::new();

@@ -1,6 +1,6 @@
-//! What was found, for people and for the document.
+//! Reports what was found, to people and in the document.
 
-use crate::check::Checked;
+use crate::check::{Checked, DISK};
 use crate::files::Files;
 use crate::installed::Subject;
 use crate::transaction::Last;
@@ -107,10 +107,10 @@ fn is_verified(subject: &Subject, checked: &Checked) -> bool {
     }
 }
 
-/// What there is to say besides what was found of each package.
+/// What was found besides the packages.
 #[derive(Debug)]
 pub(crate) struct Beside<'a> {
-    /// Records that are not whole, and why.
+    /// Invalid records, and why.
     pub(crate) torn: &'a [(String, String)],
     pub(crate) last: Last,
     /// Why archives could not be fetched.
@@ -119,21 +119,20 @@ pub(crate) struct Beside<'a> {
     pub(crate) log: Option<Failure>,
 }
 
-/// Returns what is wrong, the worst first: its failure, with how many more there are, and a line for each of those.
+/// Returns what is wrong, the worst first: a failure, with the number of others, and a line for each of those.
 ///
-/// What is known to be wrong comes before what nobody could find out. Where archives could not be fetched, that is why
-/// they and their signatures are not there, and it is said once.
-pub(crate) fn judge(
+/// What is known to be wrong comes before what could not be found out. Where archives could not be fetched, that is
+/// reported once, and not for each archive and signature that is missing because of it.
+pub(crate) fn failure(
     subjects: &[Subject],
     checked: &[Checked],
     beside: Beside<'_>,
     now: u64,
 ) -> Option<(Failure, Vec<String>)> {
     let mut signatures = signatures(subjects, checked);
-    let mut failures = Vec::new();
     let cause = clock(subjects, checked, now).filter(|_| !signatures.is_empty());
     let by_clock = cause.is_some();
-    failures.extend(cause);
+    let mut failures: Vec<Failure> = cause.into_iter().collect();
     let mut not_fetched = 0;
     if beside.fetch.is_some() {
         signatures.retain(|problem| {
@@ -143,20 +142,20 @@ pub(crate) fn judge(
         });
     }
     let not_known = [Verdict::NoArchive, Verdict::Unreadable].map(|verdict| verdict.word());
-    let (not_known, signatures): (Vec<_>, Vec<_>) = signatures
-        .into_iter()
-        .partition(|problem| not_known.contains(&problem.word));
+    let is_unknown = |problem: &Problem<'_>| not_known.contains(&problem.word);
+    let (not_known, signatures): (Vec<_>, Vec<_>) = signatures.into_iter().partition(is_unknown);
+    let is_unread = |problem: &Problem<'_>| problem.word == UNREAD;
+    let changed = changed(subjects, checked).into_iter();
+    let (unread, changed): (Vec<_>, Vec<_>) = changed.partition(is_unread);
     let fail = |line: String, hint: Option<String>| Failure {
         hint,
         ..Failure::new(Code::NotVerified, line)
     };
-    let (unread, changed): (Vec<_>, Vec<_>) = changed(subjects, checked)
-        .into_iter()
-        .partition(|problem| problem.word == UNREAD);
+    let of = |problem: Problem<'_>| fail(problem.line("verifying"), problem.hint);
     for problem in signatures.into_iter().chain(changed) {
         failures.push(Failure {
             cause: wants_newer_keyring(problem.word).then_some(Cause::OldKeyring),
-            ..fail(problem.line("verifying"), problem.hint)
+            ..of(problem)
         });
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
@@ -165,12 +164,10 @@ pub(crate) fn judge(
         failures.push(fail(format!("verifying '{record}': {why}"), again()));
     }
     if beside.last == Last::Unfinished {
-        failures.push(fail(
-            "verifying the last transaction: it was begun and not completed".to_owned(),
-            again(),
-        ));
+        let line = "verifying the last transaction: it was begun and not completed";
+        failures.push(fail(line.to_owned(), again()));
     }
-    // Last, as it is the least that can be said.
+    // From here on it is what could not be found out.
     failures.extend(beside.fetch.filter(|_| not_fetched > 0).map(|mut failure| {
         let are = match not_fetched {
             1 => "1 package is".to_owned(),
@@ -179,29 +176,25 @@ pub(crate) fn judge(
         failure.message += &format!("; {are} not verified");
         failure
     }));
-    for problem in not_known {
-        failures.push(fail(problem.line("verifying"), problem.hint));
-    }
+    failures.extend(not_known.into_iter().map(of));
     failures.extend(beside.log);
-    for problem in unread {
-        failures.push(Failure {
-            code: Code::Os,
-            ..fail(problem.line("verifying"), problem.hint)
-        });
-    }
+    failures.extend(unread.into_iter().map(|problem| Failure {
+        code: Code::Os,
+        ..of(problem)
+    }));
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
-    let rest: Vec<String> = failures.map(|f| f.message).collect();
-    if !rest.is_empty() {
-        first.message += &format!(" (and {} more)", rest.len());
+    let mut lines: Vec<String> = failures.map(|f| f.message).collect();
+    if !lines.is_empty() {
+        first.message += &format!(" (and {} more)", lines.len());
     }
     if by_clock {
-        // What the rest is, shows when the clock is right.
-        return Some((first, Vec::new()));
+        // The rest can be trusted when the clock is right.
+        lines.clear();
     }
-    let left = rest.len().saturating_sub(LINES);
-    let mut lines: Vec<String> = rest.into_iter().take(LINES).collect();
-    if left > 0 {
+    if lines.len() > LINES {
+        let left = lines.len() - LINES;
+        lines.truncate(LINES);
         lines.push(format!("and {left} more: they are in the document"));
     }
     Some((first, lines))
@@ -218,71 +211,63 @@ fn wants_newer_keyring(word: &str) -> bool {
     words.iter().any(|verdict| verdict.word() == word)
 }
 
-/// The words for a package of which something is not in the cache.
+/// The words for a package whose archive or signature is not in the cache.
 const LACKING: [&str; 2] = ["no-archive", "missing"];
 
-/// Groups what is wrong with signatures.
+/// Groups the packages whose signatures are not valid.
 fn signatures<'a>(subjects: &'a [Subject], checked: &'a [Checked]) -> Vec<Problem<'a>> {
     let told = subjects.iter().zip(checked);
     problems(told.filter_map(|(subject, c)| Some((subject.name.as_str(), c.signature.as_ref()?))))
 }
 
-/// The word for a package of which files could not be read, while those that could are right.
+/// The word for a package with files that could not be read, and no others that differ.
 const UNREAD: &str = "unread";
 
-/// Says which files of which package are not what was installed.
+/// Groups the packages whose files differ.
 fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
     let mut problems: Vec<Problem<'_>> = Vec::new();
     for (subject, checked) in subjects.iter().zip(checked) {
         let Some(files) = checked.files.as_ref().filter(|f| f.word() != "intact") else {
             continue;
         };
-        let changed = files.changed.iter().map(|c| {
-            let path = message::escape(&c.path);
-            format!("'{path}' is changed ({})", c.what)
-        });
-        let missing = files
-            .missing
-            .iter()
-            .map(|path| format!("'{}' is missing", message::escape(path)));
-        let unread = files.unread.iter().map(|c| {
-            let path = message::escape(&c.path);
-            format!("'{path}' cannot be read ({})", c.what)
-        });
+        let line = |path: &str, what: &str| format!("'{}' {what}", message::escape(path));
+        let changed = files.changed.iter();
+        let changed = changed.map(|c| line(&c.path, &format!("is changed ({})", c.what)));
+        let missing = files.missing.iter().map(|path| line(path, "is missing"));
+        let unread = files.unread.iter();
+        let unread = unread.map(|c| line(&c.path, &format!("cannot be read ({})", c.what)));
         let all: Vec<String> = changed.chain(missing).chain(unread).collect();
         let mut why = all[..all.len().min(NAMES)].join(", ");
         if all.len() > NAMES {
             why += &format!(" and {} more", all.len() - NAMES);
         }
         let word = files.word();
-        // A directory may be of many packages.
+        // A directory may belong to many packages.
         let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
         if let Some(problem) = problems.iter_mut().find(same) {
             problem.packages.push(&subject.name);
-            problem.hint = Some(
-                "give it the owner, mode and ACL that its packages say: pacman does not alter a directory that is there"
-                    .to_owned(),
-            );
+            let hint = "set its owner, mode and ACL as in its packages: pacman does not alter an existing directory";
+            problem.hint = Some(hint.to_owned());
             continue;
         }
+        let hint = match word {
+            UNREAD => DISK.to_owned(),
+            _ => format!(
+                "reinstall it, with 'pacman -S {}' inside, or begin with a new root",
+                message::escape(&subject.name)
+            ),
+        };
         problems.push(Problem {
             packages: vec![&subject.name],
             word,
             why,
-            hint: Some(if word == UNREAD {
-                "dmesg says what the disk answered; verify again when that is mended".to_owned()
-            } else {
-                format!(
-                    "install it again, with 'pacman -S {}' inside, or begin with a new root",
-                    message::escape(&subject.name)
-                )
-            }),
+            hint: Some(hint),
         });
     }
     problems
 }
 
-/// Says that the clock is behind what is known to be past.
+/// Returns the failure of a clock that is behind a time that is known to be past.
 fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure> {
     let built = subjects
         .iter()
@@ -338,7 +323,7 @@ mod tests {
         let mut checked = vec![signed("valid", ""); 2];
         checked[1].files = Some(unread);
         let subjects = ["a", "b"].map(subject);
-        let (first, rest) = judge(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
+        let (first, rest) = failure(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
         let line = "verifying 'b': 'etc/x' cannot be read (Input/output error (os error 5))";
         assert_eq!((first.code, first.message.as_str()), (Code::Os, line));
         assert!(rest.is_empty() && first.hint.is_some_and(|hint| hint.contains("dmesg")));
@@ -355,7 +340,7 @@ mod tests {
             missing: vec!["1".into()],
             ..Files::default()
         });
-        let (first, rest) = judge(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
+        let (first, rest) = failure(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
         assert_eq!(
             (first.code, rest.as_slice()),
             (Code::NotVerified, &[line.to_owned()][..])
@@ -381,19 +366,19 @@ mod tests {
             signed("valid", ""),
             signed("missing", "m"),
         ];
-        let judge = |checked: &[Checked]| {
+        let failure = |checked: &[Checked]| {
             let beside = Beside {
                 fetch: Some(Failure::new(Code::Network, "fetching: no route").hint("h")),
                 log: Some(Failure::new(Code::Failed, "reading the log: x")),
                 ..beside(&[], Last::Complete)
             };
-            let (first, rest) = judge(&subjects, checked, beside, NOW).unwrap();
+            let (first, rest) = failure(&subjects, checked, beside, NOW).unwrap();
             (first.code, first.message, rest)
         };
         let down = "fetching: no route; 2 packages are not verified";
         let log = "reading the log: x".to_owned();
         assert_eq!(
-            judge(&checked),
+            failure(&checked),
             (
                 Code::Network,
                 format!("{down} (and 1 more)"),
@@ -404,11 +389,11 @@ mod tests {
         let unread = "verifying 'b': no".to_owned();
         let rest = vec![unread, log.clone()];
         assert_eq!(
-            judge(&checked),
+            failure(&checked),
             (Code::Network, format!("{down} (and 2 more)"), rest)
         );
         checked[1] = signed("bad", "it is not");
-        let (code, first, rest) = judge(&checked);
+        let (code, first, rest) = failure(&checked);
         assert_eq!(
             (code, first.as_str()),
             (Code::NotVerified, "verifying 'b': it is not (and 2 more)")
@@ -430,8 +415,8 @@ mod tests {
             ..Files::default()
         });
         let torn = [("t-1-1".to_owned(), "its record is cut off".to_owned())];
-        let judge = |now, last| judge(&subjects, &checked, beside(&torn, last), now).unwrap();
-        let (first, rest) = judge(NOW, Last::Unfinished);
+        let failure = |now, last| failure(&subjects, &checked, beside(&torn, last), now).unwrap();
+        let (first, rest) = failure(NOW, Last::Unfinished);
         assert_eq!(
             first.message,
             "verifying 'a', 'b', 'c' and 1 more: it expired (and 3 more)"
@@ -448,7 +433,7 @@ mod tests {
                 "verifying the last transaction: it was begun and not completed",
             ]
         );
-        let (first, rest) = judge(1_000_000_000, Last::Complete);
+        let (first, rest) = failure(1_000_000_000, Last::Complete);
         assert!(
             first
                 .message
@@ -462,9 +447,9 @@ mod tests {
     fn all_is_well() {
         let (subjects, checked) = ([subject("a")], [signed("valid", "")]);
         for last in [Last::Complete, Last::Unknown] {
-            assert_eq!(judge(&subjects, &checked, beside(&[], last), NOW), None);
+            assert_eq!(failure(&subjects, &checked, beside(&[], last), NOW), None);
             // A clock that is behind is no failure by itself.
-            assert_eq!(judge(&subjects, &checked, beside(&[], last), 0), None);
+            assert_eq!(failure(&subjects, &checked, beside(&[], last), 0), None);
         }
     }
 

@@ -1,9 +1,8 @@
-//! What the rules of tmpfiles.d(5) that packages bring make of the owner, mode and ACL of a packaged file.
+//! The owner, mode and ACL that packages' rules of tmpfiles.d(5) give a packaged file.
 //!
-//! systemd-tmpfiles(8) runs as a hook of systemd's and at boot, so a file that a rule names differs from what its package
-//! says, and is right. The rules are read in its order, and applied to what the package says; whoever compares accepts the
-//! result and nothing else. Lines that make, empty, copy or remove files, or write into them, say nothing here but the
-//! owner and mode that they give.
+//! systemd-tmpfiles(8) runs as a hook of systemd's and at boot, so a file that a rule names may differ from its package.
+//! The rules are read in its order, and applied to the package's values; only the result is accepted. Of lines that make,
+//! empty, copy or remove files, or write into them, only the owner and mode count here.
 
 use crate::acl::{self, Acl, Wanted};
 use crate::names::Names;
@@ -11,7 +10,7 @@ use package::mtree::Kind;
 use pacman::fnmatch;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Where rules are, what comes first overrides files of the same name in what follows.
+/// Where rules are. A file overrides those of the same name in later directories.
 pub(crate) const DIRECTORIES: [&str; 4] = [
     "etc/tmpfiles.d",
     "run/tmpfiles.d",
@@ -19,7 +18,7 @@ pub(crate) const DIRECTORIES: [&str; 4] = [
     "usr/lib/tmpfiles.d",
 ];
 
-/// How many paths the braces of one rule may name.
+/// The limit for the paths that the braces of one rule name.
 const BRACES: usize = 1000;
 
 /// The owner, the mode and the ACLs of a file.
@@ -28,9 +27,9 @@ pub(crate) struct State {
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Its ACL, where that says more than the mode.
+    /// Its ACL, where that has more than the mode.
     pub(crate) acl: Option<Acl>,
-    /// The ACL that a directory hands on.
+    /// The default ACL of a directory.
     pub(crate) default_acl: Option<Acl>,
 }
 
@@ -40,14 +39,14 @@ pub(crate) struct File {
     /// Its path below the root.
     pub(crate) path: String,
     pub(crate) text: String,
-    /// The package that it is of: a number of the caller's.
+    /// Its package: a number of the caller's.
     pub(crate) package: usize,
-    /// Whether it speaks for other packages' files as well.
+    /// Whether it applies to other packages' files as well.
     pub(crate) for_all: bool,
 }
 
 /// A line.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Rule {
     kind: char,
     /// Only applied at boot.
@@ -55,7 +54,7 @@ struct Rule {
     /// `+`.
     append: bool,
     mode: Option<u32>,
-    /// `~`: bits that the file lacks are not given.
+    /// `~`: bits that the file lacks are not set.
     masked: bool,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -84,38 +83,32 @@ pub(crate) struct Rules {
 impl Rules {
     /// Reads the rules in `files`. `machine` is the root's machine id, where it has one.
     pub(crate) fn read(files: &[File], names: &Names, machine: Option<&str>) -> Self {
-        let mut by_name: BTreeMap<&str, (usize, &File)> = BTreeMap::new();
-        for file in files {
-            let Some((directory, name)) = file.path.rsplit_once('/') else {
-                continue;
-            };
-            let Some(rank) = DIRECTORIES.iter().position(|d| *d == directory) else {
-                continue;
-            };
-            let entry = by_name.entry(name).or_insert((rank, file));
-            if rank < entry.0 {
-                *entry = (rank, file);
+        let mut by_name: BTreeMap<&str, &File> = BTreeMap::new();
+        for at in DIRECTORIES {
+            for file in files {
+                if let Some((directory, name)) = file.path.rsplit_once('/')
+                    && directory == at
+                {
+                    by_name.entry(name).or_insert(file);
+                }
             }
         }
         let mut lines = Vec::new();
-        for (_, file) in by_name.into_values() {
-            let parsed = file.text.lines().filter_map(|l| parse(l, names, machine));
-            lines.extend(parsed.map(|(path, rule)| {
-                let rule = Rule {
-                    package: file.package,
-                    for_all: file.for_all,
-                    ..rule
-                };
-                (path, rule)
-            }));
+        for file in by_name.into_values() {
+            for line in file.text.lines() {
+                if let Some((path, mut rule)) = parse(line, names, machine) {
+                    (rule.package, rule.for_all) = (file.package, file.for_all);
+                    lines.push((path, rule));
+                }
+            }
         }
         Self {
             orders: [false, true].map(|boot| order(&lines, boot)),
         }
     }
 
-    /// Returns what a file of `package` at `path` may be by the rules, where the package says that it is `before`: with and
-    /// without what is applied at boot only, once and again, and also as on a file system without ACLs.
+    /// Returns the states that the rules may give a file of `package` at `path`, whose package has `before`: with and
+    /// without lines for boot only, applied once and twice, and also as on a file system without ACLs.
     pub(crate) fn results(
         &self,
         package: usize,
@@ -139,7 +132,7 @@ impl Rules {
     }
 }
 
-/// Puts lines in the order of systemd-tmpfiles: what is no pattern first, and each path after those that it is below.
+/// Puts lines in the order of systemd-tmpfiles: paths before patterns, and each path after those that it is below.
 fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: BTreeMap<(bool, &str), usize> = BTreeMap::new();
@@ -170,8 +163,7 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     for is_glob in [false, true] {
         let of_kind = (0..groups.len()).filter(|n| groups[*n].is_glob == is_glob);
         for place in of_kind {
-            // What it is below comes before it: the nearest path that there is, of two the one that is no pattern, and what
-            // that is below.
+            // The paths that it is below come before it, of a path and an equal pattern the path.
             let path = &groups[place].path;
             let above = path.rmatch_indices('/').map(|(at, _)| &path[..at]);
             let mut parents: Vec<usize> = above
@@ -210,33 +202,11 @@ impl Group {
 impl Rule {
     /// Returns whether it makes what it names, so that there can be only one for a path.
     fn owns(&self) -> bool {
-        matches!(
-            self.kind,
-            'f' | 'F'
-                | 'd'
-                | 'D'
-                | 'e'
-                | 'v'
-                | 'q'
-                | 'Q'
-                | 'p'
-                | 'L'
-                | 'c'
-                | 'b'
-                | 'C'
-                | 'w'
-                | 'x'
-                | 'X'
-                | 'r'
-                | 'R'
-        )
+        "fFdDevqQpLcbCwxXrR".contains(self.kind)
     }
 
     fn takes_patterns(&self) -> bool {
-        matches!(
-            self.kind,
-            'w' | 'e' | 'x' | 'X' | 'r' | 'R' | 'z' | 'Z' | 'm' | 't' | 'T' | 'h' | 'H' | 'a' | 'A'
-        )
+        "wexXrRzZmtThHaA".contains(self.kind)
     }
 
     fn is_recursive(&self) -> bool {
@@ -295,9 +265,8 @@ impl Rule {
     }
 }
 
-/// Returns what `~` makes of a mode: no class gets a permission that nobody had, and only directories the upper bits.
-fn mask(mode: u32, old: u32, kind: Kind) -> u32 {
-    let mut mode = mode;
+/// Returns a mode with `~`: nobody gets a permission that nobody had, and only directories get the upper bits.
+fn mask(mut mode: u32, old: u32, kind: Kind) -> u32 {
     for bits in [0o111, 0o222, 0o444] {
         if old & bits == 0 {
             mode &= !bits;
@@ -309,8 +278,8 @@ fn mask(mode: u32, old: u32, kind: Kind) -> u32 {
     mode
 }
 
-/// Parses a line. None comes of an empty one, a comment, one that makes no sense, and one with a name or a `%` that only the
-/// running system knows.
+/// Parses a line. `None` for an empty or invalid one, a comment, and one with a name or a specifier that only the running
+/// system knows.
 fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Rule)> {
     let line = line.trim();
     if line.is_empty() || line.starts_with(['#', ';']) {
@@ -324,16 +293,7 @@ fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Ru
     let mut kind = fields.first()?.chars();
     let mut rule = Rule {
         kind: kind.next()?,
-        boot: false,
-        append: false,
-        mode: None,
-        masked: false,
-        uid: None,
-        gid: None,
-        acl: None,
-        default_acl: None,
-        package: 0,
-        for_all: false,
+        ..Rule::default()
     };
     for modifier in kind {
         match modifier {
@@ -347,11 +307,8 @@ fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Ru
     if !path.starts_with('/') {
         return None;
     }
-    let parts: Vec<&str> = path
-        .split('/')
-        .filter(|p| !p.is_empty() && *p != ".")
-        .collect();
-    let path = format!("/{}", parts.join("/"));
+    let parts = path.split('/').filter(|p| !p.is_empty() && *p != ".");
+    let path: String = parts.flat_map(|part| ["/", part]).collect();
     if let Some(text) = field(2) {
         let digits = text.trim_start_matches(['~', ':']);
         let prefixes = &text[..text.len() - digits.len()];
@@ -362,13 +319,13 @@ fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Ru
         rule.masked = prefixes.contains('~');
         rule.mode = (!prefixes.contains(':')).then_some(mode);
     }
-    // With a colon, what is there already keeps its own.
+    // With a colon, existing files keep their own.
     let id = |text: Option<&str>, find: &dyn Fn(&str) -> Option<u32>| match text {
         None => Some(None),
-        Some(text) => match text.strip_prefix(':') {
-            Some(text) => find(text).map(|_| None),
-            None => find(text).map(Some),
-        },
+        Some(text) => {
+            let id = find(text.strip_prefix(':').unwrap_or(text))?;
+            Some((!text.starts_with(':')).then_some(id))
+        }
     };
     rule.uid = id(field(3), &|name| names.user(name))?;
     rule.gid = id(field(4), &|name| names.group(name))?;
@@ -408,7 +365,7 @@ fn split(line: &str) -> Option<(Vec<String>, &str)> {
     Some((fields, rest))
 }
 
-/// Replaces what stands for something else after a `%`. What only a running system has is not known.
+/// Replaces specifiers. Those that only a running system has are unknown.
 fn expand(text: &str, machine: Option<&str>) -> Option<String> {
     let mut out = String::new();
     let mut letters = text.chars();
@@ -435,8 +392,8 @@ fn expand(text: &str, machine: Option<&str>) -> Option<String> {
     Some(out)
 }
 
-/// Compares a path with a pattern of glob(7): stars stay in one directory, names with a dot at their front are meant only
-/// by patterns with one. `below` also takes what is below a directory that matches.
+/// Compares a path with a pattern of glob(7): stars stay in one directory, and only a pattern that begins with a dot matches
+/// a name that does. With `below`, what is below a matching directory matches as well.
 fn matches(pattern: &str, path: &str, below: bool) -> bool {
     let names: Vec<&str> = path.split('/').collect();
     braces(pattern).iter().any(|pattern| {
@@ -460,7 +417,7 @@ fn braces(pattern: &str) -> Vec<String> {
         if done.len() + left.len() > BRACES {
             break;
         }
-        // The innermost ones first: they have none in them.
+        // The innermost ones first.
         let inner = pattern.find('}').and_then(|end| {
             let begin = pattern[..end].rfind('{')?;
             Some((begin, end))

@@ -456,12 +456,12 @@ fn a_signed_archive_in_another_format_is_unreadable_and_not_bad() {
 fn an_odd_record_refuses_no_other_package() {
     let lab = Lab::new();
     for (name, desc, why) in [
-        ("odd-1-1", &b"%NAME%\n\n"[..], "its record makes no sense: "),
-        ("none-1-1", b"\xff\0", "its record makes no sense: "),
+        ("odd-1-1", &b"%NAME%\n\n"[..], "its record is invalid: "),
+        ("none-1-1", b"\xff\0", "its record is invalid: "),
         (
             "cut-1-1",
             b"%NAME%\ncut\n\n%VERSION%\n1-1\n\n",
-            "its record is cut off",
+            "its record is incomplete",
         ),
     ] {
         let record = lab.root.join("var/lib/pacman/local").join(name);

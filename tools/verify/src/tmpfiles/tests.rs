@@ -108,8 +108,8 @@ fn state(path: &Path, kind: Kind) -> State {
     };
     if kind != Kind::Link {
         let file = open(path, OFlags::RDONLY, Mode::empty()).unwrap();
-        state.acl = Acl::of(&file, acl::ACCESS).unwrap();
-        state.default_acl = Acl::of(&file, acl::DEFAULT).unwrap();
+        state.acl = Acl::read(&file, acl::ACCESS).unwrap();
+        state.default_acl = Acl::read(&file, acl::DEFAULT).unwrap();
     }
     state
 }
