@@ -7,8 +7,8 @@
 
 use crate::conf::Conf;
 use crate::diagnosis::archive::Cache;
-use crate::diagnosis::report::{Told, problems};
-use crate::diagnosis::{self, Judge, Verdict};
+use crate::diagnosis::report::problems;
+use crate::diagnosis::{self, Diagnosis, Verdict, Verifier};
 use crate::english::{self, Mark, Trouble};
 use crate::gpg::{self, Gpg, Home, StoredKeyring};
 use crate::pair;
@@ -87,7 +87,7 @@ impl Places<'_> {
 #[derive(Debug, Deserialize, Serialize)]
 struct Found {
     /// In the order of the suspects.
-    told: Vec<Told>,
+    told: Vec<Diagnosis>,
     /// The newest key of the keyring: when it was made, and its name.
     newest: Option<(u64, String)>,
 }
@@ -395,22 +395,22 @@ fn work(
     let stored = StoredKeyring::read(keyring)?;
     let home = Home::create(program, gpg::mount_scratch()?, &stored.files)?;
     let keys = home.keys()?;
-    let judge = Judge {
+    let verifier = Verifier {
         home: &home,
         keys: &keys,
     };
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
         let Ok(directory) = directory else {
-            told.push(diagnosis::archive::no_archive().into());
+            told.push(diagnosis::archive::no_archive());
             continue;
         };
         let cache = Cache {
             directory: directory.as_fd(),
             path: &places.path(suspect.place),
         };
-        let (diagnosis, _) = cache.judge(&judge, &suspect.file, suspect.offered.as_ref())?;
-        told.push(diagnosis.into());
+        let (diagnosis, _) = cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?;
+        told.push(diagnosis);
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
     let found = Found {

@@ -12,8 +12,18 @@ use crate::verify::{Proof, Verified, Verifier, verify};
 use package::db::{self, Database, Entry, Limits};
 use stage::{Code, Context, Failure, quote, signal};
 
-/// The largest database: Arch's extra has 8 MB.
-const LARGEST_DB: u64 = 64 << 20;
+/// A database: Arch's extra has 8 MB.
+const DATABASE: Expected = Expected {
+    limit: 64 << 20,
+    limit_reason: "that a database may have",
+    size: None,
+};
+
+const SIGNATURE: Expected = Expected {
+    limit: LARGEST_SIGNATURE,
+    limit_reason: "that a signature may have",
+    size: None,
+};
 
 /// The largest package: pacman-static has 8 MB.
 const LARGEST_PACKAGE: u64 = 256 << 20;
@@ -25,31 +35,15 @@ const ONLINE: &str =
 /// Fetches the package of a plan.
 #[derive(Debug)]
 pub(crate) struct Fetcher<'a> {
-    context: &'a Context,
-    cache: &'a Cache,
-    plan: &'a Fetch,
+    pub(crate) context: &'a Context,
+    pub(crate) cache: &'a Cache,
+    pub(crate) plan: &'a Fetch,
     /// None where no signature is required.
-    verifier: Option<&'a Verifier>,
-    client: HttpClient<'a>,
+    pub(crate) verifier: Option<&'a Verifier>,
+    pub(crate) client: HttpClient<'a>,
 }
 
-impl<'a> Fetcher<'a> {
-    pub(crate) fn new(
-        context: &'a Context,
-        cache: &'a Cache,
-        plan: &'a Fetch,
-        verifier: Option<&'a Verifier>,
-    ) -> Self {
-        let client = HttpClient::new(context, plan.timeout);
-        Self {
-            context,
-            cache,
-            plan,
-            verifier,
-            client,
-        }
-    }
-
+impl Fetcher<'_> {
     /// Returns the package, from the first server that has a good one.
     pub(crate) fn fetch(&self, servers: &[Server]) -> Result<(Verified, Origin), Failure> {
         let mut failures = Vec::new();
@@ -96,42 +90,44 @@ impl<'a> Fetcher<'a> {
         let database = self.database(server, &db)?;
         let entry = find_entry(&database, &self.plan.package).map_err(at(server, &db))?;
         // The signature and the keys come first, being small: where they are missing, the package is not downloaded.
-        let signed = match self.verifier {
-            None => None,
-            Some(verifier) => {
-                let signature = self.signature(server, entry)?;
-                let (keyring, origin) = self.keyring(server, &database, &db, verifier)?;
-                Some((verifier, signature, keyring, origin))
-            }
-        };
+        let (mut proof, mut keyring_origin) = (None, None);
+        if let Some(verifier) = self.verifier {
+            let signature = self.signature(server, entry)?;
+            let keyring;
+            (keyring, keyring_origin) = self.keyring(server, &database, &db, verifier)?;
+            proof = Some(Proof {
+                verifier,
+                keyring,
+                signature,
+            });
+        }
         let at_file = at(server, &entry.filename);
         let sha256 = match &self.plan.pin {
             Some(pin) => pin,
             None => expected_sha256(entry).map_err(&at_file)?,
         };
         let package = self.package(server, entry, sha256)?;
-        let mut keyring_origin = None;
-        let proof = signed
-            .as_ref()
-            .map(|(verifier, signature, keyring, origin)| {
-                keyring_origin.clone_from(origin);
-                Proof {
-                    verifier,
-                    keyring,
-                    signature: signature.clone(),
-                }
-            });
-        let identity = (entry.name.as_str(), entry.version.as_str());
-        let identity = self.plan.pin.is_none().then_some(identity);
-        let verified = verify(self.context, &package, proof, identity).map_err(&at_file)?;
+        let origin = self.origin(server, entry, sha256);
+        let verified = self.verify(&package, proof, &origin).map_err(&at_file)?;
         self.cache.keep(package, sha256)?;
         // With the keys that it was verified by, it can be verified again without a server.
-        if let Some(origin) = &keyring_origin
-            && let Err(failure) = self.cache.record(origin, None)
+        if let Some(keyring) = keyring_origin
+            && let Err(failure) = self.cache.record(&keyring, None)
         {
             self.context.warn(failure);
         }
-        Ok((verified, self.origin(server, entry, sha256)))
+        Ok((verified, origin))
+    }
+
+    fn verify(
+        &self,
+        package: &Package,
+        proof: Option<Proof<'_>>,
+        origin: &Origin,
+    ) -> Result<Verified, Failure> {
+        let identity = (origin.name.as_str(), origin.version.as_str());
+        let identity = self.plan.pin.is_none().then_some(identity);
+        verify(self.context, package, proof, identity)
     }
 
     fn origin(&self, server: &Server, entry: &Entry, sha256: &str) -> Origin {
@@ -151,12 +147,7 @@ impl<'a> Fetcher<'a> {
             return Ok(signature);
         }
         let file = format!("{}.sig", entry.filename);
-        let expected = Expected {
-            limit: LARGEST_SIGNATURE,
-            limit_reason: "that a signature may have",
-            size: None,
-        };
-        let result = self.client.download(&server.file(&file), expected, None);
+        let result = self.client.download(&server.file(&file), SIGNATURE, None);
         let result = result.map_err(|failure| match failure.code {
             Code::NotFound => {
                 let why = format!(
@@ -206,12 +197,7 @@ impl<'a> Fetcher<'a> {
 
     /// Downloads a server's database.
     fn database(&self, server: &Server, file: &str) -> Result<Database, Failure> {
-        let expected = Expected {
-            limit: LARGEST_DB,
-            limit_reason: "that a database may have",
-            size: None,
-        };
-        let bytes = self.client.download(&server.file(file), expected, None);
+        let bytes = self.client.download(&server.file(file), DATABASE, None);
         let database = bytes
             .and_then(|bytes| {
                 let database = db::read(bytes.as_slice(), Limits::default());
@@ -288,10 +274,8 @@ impl<'a> Fetcher<'a> {
     /// Checks a package in the cache by the signature and the keys there.
     fn verify_cached(&self, package: &Package, origin: &Origin) -> Result<Verified, Failure> {
         let missing = |what: &str| Failure::new(Code::NotVerified, format!("{what} is not there"));
-        let identity = (origin.name.as_str(), origin.version.as_str());
-        let identity = self.plan.pin.is_none().then_some(identity);
         let Some(verifier) = self.verifier else {
-            return verify(self.context, package, None, identity);
+            return self.verify(package, None, origin);
         };
         let signature = self.cache.signature(&origin.sha256)?;
         let signature = signature.ok_or_else(|| missing("its signature"))?;
@@ -310,10 +294,10 @@ impl<'a> Fetcher<'a> {
         };
         let proof = Proof {
             verifier,
-            keyring: &keyring,
+            keyring,
             signature,
         };
-        verify(self.context, package, Some(proof), identity)
+        self.verify(package, Some(proof), origin)
     }
 }
 

@@ -16,6 +16,7 @@ mod verify;
 
 use cache::{Cache, Origin};
 use fetch::Fetcher;
+use http::HttpClient;
 use keyring::Keyring;
 use program::Program;
 use rootfs::file::Placed;
@@ -31,9 +32,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use verify::Verifier;
 
-/// Find the newest static pacman in a repository, prove it and extract the one program
+/// Download and verify a static pacman for this host
 ///
-/// What is not given is looked up in the document's distribution. The program is for this host, not for the root.
+/// Options that are not given are taken from the preset of the document's distribution.
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "fetch-pacman",
@@ -41,51 +42,51 @@ use verify::Verifier;
     after_help = "Example: mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf"
 )]
 struct FetchPacman {
-    /// Look in the repository NAME
+    /// Search the repository NAME
     #[arg(long, value_name = "NAME", value_parser = repo)]
     repo: Option<String>,
 
-    /// Ask this server, $repo and $arch expanded; several are asked in order
+    /// Download from URL, with $repo and $arch replaced; several are tried in order
     #[arg(long = "server", value_name = "URL", value_parser = url)]
     servers: Vec<String>,
 
-    /// Take the newest package of exactly this name
+    /// Fetch the newest package NAME
     #[arg(long, value_name = "NAME", value_parser = package_name)]
     package: Option<String>,
 
-    /// Extract this file of the package
+    /// Extract the file PATH of the package
     #[arg(long, value_name = "PATH", value_parser = member)]
     member: Option<String>,
 
-    /// Put the program there; otherwise it stays in the cache
+    /// Write the program to FILE, not to the cache
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Keep what was downloaded in DIR, not in ~/.cache/strapline (as root: /var/cache/strapline)
+    /// Use the cache DIR, not ~/.cache/strapline (as root: /var/cache/strapline)
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Take packages that this key has signed, beside those of the distribution's
+    /// Trust this key, in addition to those of the distribution
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 
-    /// Take the keys from FILE, not from the repository's keyring package
+    /// Read the keys from FILE, not from the repository's keyring package
     #[arg(long, value_name = "FILE")]
     keyring: Vec<PathBuf>,
 
-    /// Take only a package with this SHA-256, whatever the database says and whoever signed it
+    /// Require this SHA-256 of the package, and no signature
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     sha256: Option<String>,
 
-    /// Take a package by the hash that the database has, whoever signed it
+    /// Require no signature: trust the hash in the repository's database
     #[arg(long, conflicts_with_all = ["trust", "keyring"])]
     unsigned: bool,
 
-    /// Ask no server: take the newest package in the cache
+    /// Use the newest package in the cache, without the network
     #[arg(long)]
     offline: bool,
 
-    /// Take a pacman that is already there
+    /// Use FILE, a pacman that is already installed
     #[arg(
         long = "use",
         value_name = "FILE",
@@ -93,14 +94,14 @@ struct FetchPacman {
     )]
     existing: Option<PathBuf>,
 
-    /// Give a server up after SECONDS in which nothing came
+    /// Abort a download after SECONDS without data
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     timeout: u64,
 
     #[command(flatten)]
     common: Common,
 
-    /// What this run put where nothing was, to be removed again if the document cannot be handed on.
+    /// The file that this run made where there was none, for undo.
     #[arg(skip)]
     placed: OnceCell<Placed>,
 }
@@ -283,7 +284,13 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
     };
     let verifier = make_verifier(context, fetch)?;
     let cache = Cache::open(&fetch.cache)?;
-    let fetcher = Fetcher::new(context, &cache, fetch, verifier.as_ref());
+    let fetcher = Fetcher {
+        context,
+        cache: &cache,
+        plan: fetch,
+        verifier: verifier.as_ref(),
+        client: HttpClient::new(context, fetch.timeout),
+    };
     let (verified, origin) = match &fetch.servers {
         None => fetcher.fetch_cached()?,
         Some(servers) => fetcher.fetch(servers)?,

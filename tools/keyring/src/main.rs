@@ -32,7 +32,7 @@ use trust::{Files, Pins, Ring};
 
 /// Build the root's pacman keyring from pinned trust
 ///
-/// The keys come from the keyring package that the root has, or else that pacman downloads; trust comes from the
+/// The keys come from the keyring package in the root, or else from the one that pacman downloads; trust comes from the
 /// fingerprints that are pinned in the distribution's preset.
 #[derive(Debug, Parser)]
 #[command(name = "keyring", version, help_expected = true, max_term_width = 80)]
@@ -44,28 +44,28 @@ struct Args {
     #[arg(long, value_name = "NAME")]
     populate: Vec<String>,
 
-    /// Take the rings from package NAME [default: the distribution's]
+    /// Extract the rings from package NAME [default: the distribution's]
     #[arg(long, value_name = "NAME")]
     package: Vec<String>,
 
-    /// Trust this key too: sign it locally, and count its signatures
+    /// Trust this key too: sign it locally, with marginal owner trust
     #[arg(long, value_name = "FINGERPRINT")]
     trust: Vec<String>,
 
-    /// Keep what the root's own keyring trusts, too
+    /// Add the keys and the trust of the root's present keyring
     ///
-    /// By default a keyring that this pipeline did not build is set aside and gives no trust. Every key that is valid by it
-    /// alone is named, and 'verify' reports it.
+    /// By default a keyring that this pipeline did not build is set aside and gives no trust. Keys that are valid only by it
+    /// are named, and 'verify' reports them.
     #[arg(long, conflicts_with = "in_root")]
     extend: bool,
 
-    /// Run the root's own pacman-key, inside
+    /// Run the root's own pacman-key inside the root
     #[arg(long)]
     in_root: bool,
 
-    /// Take the keys out again, for an image
+    /// Remove the keys, for an image
     ///
-    /// An image never carries a keyring's own secret key. A machine makes its own at first boot, see 'configure
+    /// An image never contains the keyring's own secret key. A machine makes its own at first boot, see 'configure
     /// --first-boot-keyring'; a container has no first boot, and may keep the public keys.
     #[arg(
         long,
@@ -78,7 +78,7 @@ struct Args {
     )]
     strip: Option<Strip>,
 
-    /// Ask no server: take the databases and packages from the cache
+    /// Use the databases and packages in the cache, without the network
     #[arg(long)]
     offline: bool,
 

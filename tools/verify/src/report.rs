@@ -4,8 +4,8 @@ use crate::check::Checked;
 use crate::files::{Change, Files};
 use crate::installed::Subject;
 use crate::transaction::Last;
-use pacman::diagnosis::report::{Problem, Told, problems};
-use pacman::diagnosis::{self, Verdict, Vouched};
+use pacman::diagnosis::report::{Problem, problems};
+use pacman::diagnosis::{self, Diagnosis, Verdict};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use stage::{Cause, Code, Document, Failure, message};
@@ -109,7 +109,7 @@ fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
 /// Returns whether the archive that was looked at is validly signed, and the root's files are those that it has.
 fn is_proven(checked: &Checked) -> bool {
     let intact = checked.files.as_ref().is_some_and(|f| f.word() == "intact");
-    intact && checked.signature.as_ref().is_some_and(Told::is_valid)
+    intact && checked.signature.as_ref().is_some_and(Diagnosis::is_valid)
 }
 
 fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
@@ -134,7 +134,7 @@ fn record_of<'a>(subject: &'a Subject, checked: &'a Checked) -> Record<'a> {
             .or_else(|| subject.archive.as_deref().filter(|_| is_proven(checked))),
         sha256: subject.sha256.as_deref(),
         verified: is_verified(subject, checked),
-        signature: signature.map(|s| s.word.as_str()),
+        signature: signature.map(|s| s.verdict.word()),
         key: signature.and_then(|s| s.key.as_deref()),
         files: match (files, &checked.unknown) {
             (Some(files), _) => Some(files.word()),
@@ -263,9 +263,9 @@ pub(crate) fn judge(
 fn wants_newer_keyring(word: &str) -> bool {
     let words = [
         Verdict::UnknownKey,
-        Verdict::Expired(None),
-        Verdict::Marginal(Vouched::default()),
-        Verdict::Untrusted(Vouched::default()),
+        Verdict::Expired,
+        Verdict::Marginal,
+        Verdict::Untrusted,
     ];
     words.iter().any(|verdict| verdict.word() == word)
 }
@@ -364,10 +364,10 @@ mod tests {
         }
     }
 
-    fn signed(word: &str, why: &str) -> Checked {
+    fn signed(verdict: Verdict, why: &str) -> Checked {
         Checked {
-            signature: Some(Told {
-                word: word.into(),
+            signature: Some(Diagnosis {
+                verdict,
                 key: Some("K".into()),
                 created: None,
                 why: why.into(),
@@ -387,7 +387,7 @@ mod tests {
             }],
             ..Files::default()
         };
-        let mut checked = vec![signed("valid", ""); 2];
+        let mut checked = vec![signed(Verdict::Valid, ""); 2];
         checked[1].files = Some(unread);
         let subjects = ["a", "b"].map(subject);
         let (first, rest) = judge(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
@@ -429,9 +429,9 @@ mod tests {
     fn what_is_wrong_comes_before_what_is_not_known() {
         let subjects = ["a", "b", "c"].map(subject);
         let mut checked = vec![
-            signed("no-archive", "n"),
-            signed("valid", ""),
-            signed("missing", "m"),
+            signed(Verdict::NoArchive, "n"),
+            signed(Verdict::Valid, ""),
+            signed(Verdict::Missing, "m"),
         ];
         let judge = |checked: &[Checked]| {
             let beside = Beside {
@@ -452,14 +452,14 @@ mod tests {
                 vec![log.clone()]
             )
         );
-        checked[1] = signed("unreadable", "no");
+        checked[1] = signed(Verdict::Unreadable, "no");
         let unread = "verifying 'b': no".to_owned();
         let rest = vec![unread, log.clone()];
         assert_eq!(
             judge(&checked),
             (Code::Network, format!("{down} (and 2 more)"), rest)
         );
-        checked[1] = signed("bad", "it is not");
+        checked[1] = signed(Verdict::Bad, "it is not");
         let (code, first, rest) = judge(&checked);
         assert_eq!(
             (code, first.as_str()),
@@ -471,8 +471,8 @@ mod tests {
     #[test]
     fn one_cause_is_one_line_and_the_clock_comes_first() {
         let subjects = ["a", "b", "c", "d", "e"].map(subject);
-        let mut checked = vec![signed("expired", "it expired"); 4];
-        checked.push(signed("valid", ""));
+        let mut checked = vec![signed(Verdict::Expired, "it expired"); 4];
+        checked.push(signed(Verdict::Valid, ""));
         checked[4].files = Some(Files {
             changed: vec![Change {
                 path: "usr/x".into(),
@@ -512,7 +512,7 @@ mod tests {
 
     #[test]
     fn all_is_well() {
-        let (subjects, checked) = ([subject("a")], [signed("valid", "")]);
+        let (subjects, checked) = ([subject("a")], [signed(Verdict::Valid, "")]);
         for last in [Last::Complete, Last::Unknown] {
             assert_eq!(judge(&subjects, &checked, beside(&[], last), NOW), None);
             // A clock that is behind is no failure by itself.
@@ -528,20 +528,20 @@ mod tests {
             ..Files::default()
         });
         for (before, signature, files, after) in [
-            (false, Some("valid"), intact(), true),
-            (false, Some("valid"), None, false),
-            (true, Some("valid"), None, true),
-            (true, Some("expired"), intact(), false),
+            (false, Some(Verdict::Valid), intact(), true),
+            (false, Some(Verdict::Valid), None, false),
+            (true, Some(Verdict::Valid), None, true),
+            (true, Some(Verdict::Expired), intact(), false),
             (true, None, intact(), true),
             (false, None, intact(), false),
-            (true, Some("valid"), changed.clone(), false),
+            (true, Some(Verdict::Valid), changed.clone(), false),
             (true, None, changed, false),
         ] {
             let subject = Subject {
                 verified: before,
                 ..subject("a")
             };
-            let mut checked = signed(signature.unwrap_or_default(), "");
+            let mut checked = signed(signature.unwrap_or(Verdict::Valid), "");
             if signature.is_none() {
                 checked.signature = None;
             }
@@ -562,7 +562,7 @@ mod tests {
         record(
             &mut document,
             &[subject("a")],
-            &[signed("valid", "")],
+            &[signed(Verdict::Valid, "")],
             Last::Complete,
             1,
         );
