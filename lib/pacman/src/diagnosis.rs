@@ -108,10 +108,10 @@ impl Diagnosis {
     }
 }
 
-const FETCH_AGAIN: &str = "remove it from the cache and run again: it is then fetched again";
-const NEWER: &str = "a newer keyring package mends it: strap that, then run keyring again";
-const REPLACE: &str =
-    "take no package by that key: strap it again when the distribution has signed it by another";
+const FETCH_AGAIN: &str = "remove it from the cache and run again, to download it again";
+const NEWER: &str =
+    "a newer keyring package may help: install it with strap, then run keyring again";
+const REPLACE: &str = "do not use packages by that key: install it again when the distribution has signed it by another";
 
 impl Verifier<'_> {
     /// Explains what gpg found in a signature file. As for pacman, all signatures in it must be good: the first that is not
@@ -129,7 +129,7 @@ impl Verifier<'_> {
         first.unwrap_or_else(|| {
             Diagnosis::without_key(
                 Verdict::Bad,
-                "its signature is none: gpg finds nothing in it",
+                "its signature file contains no signature",
                 FETCH_AGAIN,
             )
         })
@@ -176,7 +176,7 @@ impl Verifier<'_> {
             hint: hint.map(|hint| match key.filter(|_| by_hand) {
                 Some(key) => {
                     let trust = &key.fingerprint;
-                    format!("{hint}; 'keyring --trust {trust}' takes it as it is")
+                    format!("{hint}; 'keyring --trust {trust}' trusts the key")
                 }
                 None => hint.to_owned(),
             }),

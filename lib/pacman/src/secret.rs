@@ -1,8 +1,8 @@
-//! The secret key of a root's keyring, which no image may carry.
+//! The secret key of a root's keyring, which no image may contain.
 //!
 //! pacman-key makes each machine a key of its own, signs the distribution's masters with it, and has gpg trust what it
 //! signed. Whoever has that key can sign any other key on every machine that trusts it: an image that was published with
-//! one gave it to everybody (CVSS 7.1, dreemurrs-embedded/Pine64-Arch#186). So the tools that make images look here.
+//! one gave it to everybody (CVSS 7.1, dreemurrs-embedded/Pine64-Arch#186). So the tools that make images check for it.
 
 use rootfs::Root;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
@@ -23,12 +23,12 @@ pub const PRIVATE: &str = "private-keys-v1.d";
 ///
 /// # Errors
 ///
-/// When a home cannot be looked into: then nobody can say that there is none.
+/// When a home cannot be read.
 pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for home in HOMES {
-        look(root, home, is_secret_ring, &mut found)?;
-        look(root, &format!("{home}/{PRIVATE}"), |_| true, &mut found)?;
+        find_in(root, home, is_secret_ring, &mut found)?;
+        find_in(root, &format!("{home}/{PRIVATE}"), |_| true, &mut found)?;
     }
     found.sort_unstable();
     Ok(found)
@@ -38,12 +38,12 @@ pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where it has one, with what mends it; and as [`keys`].
+/// [`Code::Failed`] where it has one, with a hint; and as [`keys`].
 pub fn refuse(root: &Root, doing: &str) -> Result<(), Failure> {
     refuse_in_image(root, doing, |_| false)
 }
 
-/// [`refuse`], for an image that some paths stay out of.
+/// [`refuse`], for an image without some paths.
 ///
 /// # Errors
 ///
@@ -73,8 +73,8 @@ fn is_secret_ring(name: &str) -> bool {
     matches!(name, "secring.gpg" | "secring.gpg~")
 }
 
-/// Adds the files of a directory below the root that have something in them and a name that `wanted` takes.
-fn look(
+/// Adds the files in a directory below the root that are not empty and whose name is `wanted`.
+fn find_in(
     root: &Root,
     at: &str,
     wanted: impl Fn(&str) -> bool,

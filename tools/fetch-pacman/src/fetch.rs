@@ -3,7 +3,6 @@
 //! Each server is asked for its own database, and then for the package that this database names: a mirror that is
 //! behind has other versions. Where its package, signature or keys are not good, the next server is asked.
 
-use crate::Fetch;
 use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Package};
 use crate::http::{Expected, HttpClient};
 use crate::keyring::{Keyring, OTHER_KEYS, UNSIGNED, package_name};
@@ -11,6 +10,8 @@ use crate::server::Server;
 use crate::verify::{Proof, Verified, Verifier, verify};
 use package::db::{self, Database, Entry, Limits};
 use stage::{Code, Context, Failure, quote, signal};
+use std::path::PathBuf;
+use std::time::Duration;
 
 /// A database: Arch's extra has 8 MB.
 const DATABASE: Expected = Expected {
@@ -32,12 +33,29 @@ const LARGEST_PACKAGE: u64 = 256 << 20;
 const ONLINE: &str =
     "run it once without --offline, or take the package by its hash alone with --unsigned";
 
-/// Fetches the package of a plan.
+/// Which package to fetch, and from where.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// None: use the cache.
+    pub(crate) servers: Option<Vec<Server>>,
+    pub(crate) repo: String,
+    pub(crate) package: String,
+    pub(crate) member: String,
+    /// The hash that the user knows.
+    pub(crate) pin: Option<String>,
+    /// The keys that may sign, and files that have them; None: no signature is required.
+    pub(crate) signature: Option<(Vec<String>, Vec<PathBuf>)>,
+    pub(crate) output: Option<PathBuf>,
+    pub(crate) cache: PathBuf,
+    pub(crate) timeout: Duration,
+}
+
+/// Fetches the package of a request.
 #[derive(Debug)]
 pub(crate) struct Fetcher<'a> {
     pub(crate) context: &'a Context,
     pub(crate) cache: &'a Cache,
-    pub(crate) plan: &'a Fetch,
+    pub(crate) request: &'a Request,
     /// None where no signature is required.
     pub(crate) verifier: Option<&'a Verifier>,
     pub(crate) client: HttpClient<'a>,
@@ -67,8 +85,8 @@ impl Fetcher<'_> {
         if servers.len() > 1 {
             worst = worst.while_doing(format_args!(
                 "fetching package {} of {}: all of {} servers failed; the most severe failure",
-                quote(&self.plan.package),
-                quote(&self.plan.repo),
+                quote(&self.request.package),
+                quote(&self.request.repo),
                 servers.len()
             ));
         }
@@ -86,9 +104,9 @@ impl Fetcher<'_> {
 
     /// Asks one server for all that is needed.
     fn fetch_from(&self, server: &Server) -> Result<(Verified, Origin), Failure> {
-        let db = format!("{}.db", self.plan.repo);
+        let db = format!("{}.db", self.request.repo);
         let database = self.database(server, &db)?;
-        let entry = find_entry(&database, &self.plan.package).map_err(at(server, &db))?;
+        let entry = find_entry(&database, &self.request.package).map_err(at(server, &db))?;
         // The signature and the keys come first, being small: where they are missing, the package is not downloaded.
         let (mut proof, mut keyring_origin) = (None, None);
         if let Some(verifier) = self.verifier {
@@ -102,7 +120,7 @@ impl Fetcher<'_> {
             });
         }
         let at_file = at(server, &entry.filename);
-        let sha256 = match &self.plan.pin {
+        let sha256 = match &self.request.pin {
             Some(pin) => pin,
             None => expected_sha256(entry).map_err(&at_file)?,
         };
@@ -126,7 +144,7 @@ impl Fetcher<'_> {
         origin: &Origin,
     ) -> Result<Verified, Failure> {
         let identity = (origin.name.as_str(), origin.version.as_str());
-        let identity = self.plan.pin.is_none().then_some(identity);
+        let identity = self.request.pin.is_none().then_some(identity);
         verify(self.context, package, proof, identity)
     }
 
@@ -134,7 +152,7 @@ impl Fetcher<'_> {
         Origin {
             name: entry.name.clone(),
             version: entry.version.clone(),
-            repo: self.plan.repo.clone(),
+            repo: self.request.repo.clone(),
             file: entry.filename.clone(),
             sha256: sha256.to_owned(),
             server: server.shown(),
@@ -172,7 +190,7 @@ impl Fetcher<'_> {
         if let Some(keyring) = &verifier.keyring {
             return Ok((keyring.clone(), None));
         }
-        let repo = &self.plan.repo;
+        let repo = &self.request.repo;
         let name = package_name(repo);
         let Some(entry) = db::newest(&database.entries, &name) else {
             let why = format!(
@@ -235,9 +253,9 @@ impl Fetcher<'_> {
         let (package, origin) = self.find_cached()?.ok_or_else(|| {
             let message = format!(
                 "looking for package {} of {} in cache {}: it is not there",
-                quote(&self.plan.package),
-                quote(&self.plan.repo),
-                quote(&self.plan.cache)
+                quote(&self.request.package),
+                quote(&self.request.repo),
+                quote(&self.request.cache)
             );
             Failure::new(Code::NotFound, message).hint("run it once without --offline")
         })?;
@@ -255,16 +273,18 @@ impl Fetcher<'_> {
 
     fn find_cached(&self) -> Result<Option<(Package, Origin)>, Failure> {
         loop {
-            let origin = match &self.plan.pin {
+            let origin = match &self.request.pin {
                 Some(sha256) => self.cache.origin(sha256),
-                None => self.cache.newest(&self.plan.repo, &self.plan.package)?,
+                None => self
+                    .cache
+                    .newest(&self.request.repo, &self.request.package)?,
             };
             let Some(origin) = origin else {
                 return Ok(None);
             };
             match self.cache.find(self.context, &origin.sha256)? {
                 Some(package) => return Ok(Some((package, origin))),
-                None if self.plan.pin.is_some() => return Ok(None),
+                None if self.request.pin.is_some() => return Ok(None),
                 // It was damaged and is removed now: the next newest is as good.
                 None => {}
             }
@@ -282,7 +302,7 @@ impl Fetcher<'_> {
         let keyring = match &verifier.keyring {
             Some(keyring) => keyring.clone(),
             None => {
-                let repo = &self.plan.repo;
+                let repo = &self.request.repo;
                 let name = package_name(repo);
                 let keys = match self.cache.newest(repo, &name)? {
                     Some(origin) => self.cache.find(self.context, &origin.sha256)?,

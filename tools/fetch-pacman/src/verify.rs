@@ -138,7 +138,7 @@ fn check_signature(
     match state {
         State::Bad => fail(
             format!("its signature by {key} is bad: the package or its signature was altered"),
-            "name another --server URL; only --unsigned takes it as it is",
+            "name another --server URL; only --unsigned accepts it",
         ),
         _ if !pinned => {
             let trust = match key.len() {

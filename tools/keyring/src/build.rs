@@ -11,12 +11,13 @@
 
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
+use crate::session::Session;
 use crate::trust::Ring;
 use pacman::gpg::listing::{Key, Keys};
-use pacman::gpg::{self, Gpg, Home, StoredKeyring};
-use rootfs::{Inside, Root};
+use pacman::gpg::{self, Home, StoredKeyring};
+use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Context, Document, Doing, Failure, quote};
+use stage::{Code, Doing, Failure, quote};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -60,16 +61,10 @@ pub(crate) struct Built {
 /// # Errors
 ///
 /// When gpg fails, or the keyring is not as it must be.
-pub(crate) fn build(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
-    ring: &Ring,
-    gpg: &Gpg,
-    extend: bool,
-) -> Result<Built, Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || {
-        let built = build_inside(document, ring, gpg, extend)?;
+pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
+    let context = session.context;
+    let bytes = session.inside.call(rootfs::Place::Host, || {
+        let built = build_inside(session, ring, extend)?;
         serde_json::to_vec(&built).doing(Code::Os, || "reporting what was built")
     })?;
     let built: Built =
@@ -79,7 +74,7 @@ pub(crate) fn build(
     }
     for key in &built.marginal {
         context.warn(format_args!(
-            "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
+            "{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid"
         ));
     }
     for key in &built.extended {
@@ -92,9 +87,8 @@ pub(crate) fn build(
 }
 
 fn build_inside(
-    document: &Document,
+    Session { document, gpg, .. }: Session<'_>,
     ring: &Ring,
-    gpg: &Gpg,
     extend: bool,
 ) -> Result<Built, Failure> {
     // Opened before the tmpfs is mounted, which may cover the root.
@@ -152,14 +146,12 @@ fn build_inside(
 ///
 /// [`Code::NotVerified`] where it is not as it must be.
 pub(crate) fn check_foreign(
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     ring: &Ring,
-    gpg: &Gpg,
     gpgdir: &Path,
 ) -> Result<(Summary, String), Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || {
-        let root = Root::of(document)?;
+    let bytes = session.inside.call(rootfs::Place::Host, || {
+        let (root, gpg) = (Root::of(session.document)?, session.gpg);
         let theirs = Place::in_root(&root)?.read_public(Which::Present)?;
         let ours = StoredKeyring::read(gpgdir)?;
         let scratch = gpg::mount_scratch()?;

@@ -8,6 +8,7 @@ mod build;
 mod home;
 mod in_root;
 mod listing;
+mod session;
 mod source;
 mod strip;
 mod trust;
@@ -20,6 +21,7 @@ use pacman::Patience;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
+use session::Session;
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -144,10 +146,17 @@ impl Args {
         self.patience.watch(context, &mut inside);
         // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-        let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
+        let session = Session {
+            context,
+            document,
+            inside: &inside,
+            gpg: &gpg,
+            offline: self.offline,
+        };
+        let (mut files, fetched) = self.rings(session, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, &plan.pins).and_then(|ring| {
-            let built = self.make(context, document, &inside, &ring, &gpg, fetched.as_ref())?;
+            let built = self.make(session, &ring, fetched.as_ref())?;
             Ok((ring, built))
         });
         let (ring, built) = made.inspect_err(|failure| {
@@ -223,13 +232,16 @@ impl Args {
     /// Builds the keyring of a ring. It replaces the present one when the packages that the ring is from have been checked by it.
     fn make(
         &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
+        session: Session<'_>,
         ring: &Ring,
-        gpg: &Gpg,
         fetched: Option<&Fetched>,
     ) -> Result<Built, Failure> {
+        let Session {
+            context,
+            document,
+            inside,
+            ..
+        } = session;
         if self.extend {
             refuse_after_loose(document)?;
         }
@@ -237,7 +249,7 @@ impl Args {
         let gpgdir = gpgdir(document, root)?;
         let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
         let build = || {
-            let built = build::build(context, document, inside, ring, gpg, self.extend)?;
+            let built = build::build(session, ring, self.extend)?;
             let mut own = in_root.secret_keys(Which::New)?;
             own.insert(built.own.clone());
             // Those of before, too: we may be killed before the root's keyring is replaced.
@@ -247,7 +259,8 @@ impl Args {
             if let Some(fetched) = fetched {
                 let mut inside = Inside::of(document)?.with_gpgdir(beside.path(Which::New));
                 self.patience.watch(context, &mut inside);
-                fetched.verify(context, document, &inside)?;
+                let inside = &inside;
+                fetched.verify(Session { inside, ..session })?;
             }
             Ok((built, own))
         };
@@ -266,7 +279,7 @@ impl Args {
         in_root.remove_unfinished()?;
         in_root.remove_present()?;
         in_root::build(context, inside, ring)?;
-        let (summary, key) = build::check_foreign(document, inside, ring, gpg, &gpgdir)?;
+        let (summary, key) = build::check_foreign(session, ring, &gpgdir)?;
         let mut own = own;
         own.insert(key);
         own.extend(in_root.secret_keys(Which::Present).unwrap_or_default());
@@ -308,15 +321,13 @@ impl Args {
     /// Reads the rings in the root, and downloads the others.
     fn rings(
         &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
+        session: Session<'_>,
         plan: &Plan,
     ) -> Result<(Vec<Files>, Option<Fetched>), Failure> {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
-            match source::read_installed(inside.root(), name)? {
+            match source::read_installed(session.inside.root(), name)? {
                 Some(files) => rings.push(files),
                 None => missing.push(name.clone()),
             }
@@ -338,8 +349,7 @@ impl Args {
             )
             .hint("name the package with --package NAME"));
         }
-        let packages = plan.packages.clone();
-        let fetched = source::download(context, document, inside, packages, missing, self.offline)?;
+        let fetched = source::download(session, plan.packages.clone(), missing)?;
         Ok((rings, Some(fetched)))
     }
 }

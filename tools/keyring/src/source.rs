@@ -1,14 +1,15 @@
 //! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
+use crate::session::Session;
 use crate::trust::Files;
 use package::archive::extract_members;
 use package::pkginfo;
 use pacman::turn;
 use pacman::{Pacman, Planned};
-use rootfs::{Inside, Root};
+use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
-use stage::{Code, Context, Document, Doing, Failure, quote};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -60,8 +61,6 @@ pub(crate) struct Fetched {
     /// The archives that pacman took.
     planned: Vec<Planned>,
     pub(crate) files: Vec<Files>,
-    /// Whether no server may be asked.
-    offline: bool,
 }
 
 /// Downloads the keyring packages with pacman, and extracts the rings.
@@ -73,37 +72,37 @@ pub(crate) struct Fetched {
 ///
 /// When pacman fails, or a ring is in none of the packages.
 pub(crate) fn download(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     packages: Vec<String>,
     names: Vec<String>,
-    offline: bool,
 ) -> Result<Fetched, Failure> {
-    let (cache, planned) = pacman(context, document, inside, false, &packages, offline)?;
+    let (cache, planned) = pacman(session, false, &packages)?;
     let mut fetched = Fetched {
         packages,
         names,
         cache,
         planned,
         files: Vec::new(),
-        offline,
     };
     let files = fetched.read(&fetched.planned);
-    fetched.files = files.inspect_err(|_| fetched.remove(context))?;
+    fetched.files = files.inspect_err(|_| fetched.remove(session.context))?;
     Ok(fetched)
 }
 
 /// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
 /// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration.
 fn pacman(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     verifies: bool,
     packages: &[String],
-    offline: bool,
 ) -> Result<(PathBuf, Vec<Planned>), Failure> {
+    let Session {
+        context,
+        document,
+        inside,
+        offline,
+        ..
+    } = session;
     let program: members::Pacman = document.need("pacman", "fetch-pacman")?;
     let config: Config = document.need("config", "mkconf")?;
     program.check()?;
@@ -131,7 +130,7 @@ fn pacman(
 }
 
 impl Fetched {
-    /// Has pacman check the packages by the keyring that was built from them, the home of `inside`, as strictly as all other
+    /// Has pacman check the packages by the keyring that was built from them, the home that `session` has inside, as strictly as all other
     /// packages later.
     ///
     /// That a package is checked by its own keys is no circle: the pinned fingerprints alone decide which keys are trusted. It
@@ -140,16 +139,10 @@ impl Fetched {
     /// # Errors
     ///
     /// When pacman refuses one of them, or takes another one than before.
-    pub(crate) fn verify(
-        &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
-    ) -> Result<(), Failure> {
+    pub(crate) fn verify(&self, session: Session<'_>) -> Result<(), Failure> {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
         let packages = &self.packages;
-        let taken = pacman(context, document, inside, true, packages, self.offline);
-        let (_, planned) = taken.map_err(|failure| match failure.code {
+        let (_, planned) = pacman(session, true, packages).map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL",
             ),

@@ -121,7 +121,7 @@ fn unreadable(why: impl Display) -> Diagnosis {
     Diagnosis::without_key(
         Verdict::Unreadable,
         format!("its archive cannot be read here: {why}"),
-        "dmesg says what the disk answered; verify again when that is mended",
+        "see dmesg for errors of the disk; then verify again",
     )
 }
 
@@ -131,7 +131,7 @@ pub fn no_archive() -> Diagnosis {
     Diagnosis::without_key(
         Verdict::NoArchive,
         "its archive is not in the cache, and no repository has that version any more",
-        "bring it up to date with strap, or put its archive and signature into the cache",
+        "update it with strap, or copy its archive and signature to the cache",
     )
 }
 
@@ -139,6 +139,6 @@ fn no_signature() -> Diagnosis {
     Diagnosis::without_key(
         Verdict::Missing,
         "its archive has no signature, neither beside it in the cache nor in a repository's database",
-        "where the repository has one, 'pacman -Sw' with the strict configuration fetches it",
+        "if the repository has one, 'pacman -Sw' with the strict configuration downloads it",
     )
 }
