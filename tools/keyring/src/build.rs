@@ -12,7 +12,7 @@
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
 use crate::session::Session;
-use crate::trust::Ring;
+use crate::trust::{Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Home, StoredKeyring};
 use rootfs::Root;
@@ -45,8 +45,7 @@ pub(crate) struct Built {
     pub(crate) summary: Summary,
     /// The fingerprint of the root's own key.
     pub(crate) own: String,
-    /// The pinned keys that give no trust, and why not.
-    pub(crate) dead: Vec<(String, String)>,
+    pub(crate) unusable: Unusable,
     /// The keys that are valid only by the keyring that was extended.
     pub(crate) extended: Vec<String>,
     /// The keys that sign packages and are only marginally valid.
@@ -69,7 +68,7 @@ pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<B
     })?;
     let built: Built =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was built inside")?;
-    for (key, why) in &built.dead {
+    for (key, why) in &built.unusable {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
     for key in &built.marginal {
@@ -106,15 +105,15 @@ fn build_inside(
     let home = Home::create(gpg, scratch, &files)?;
     let own = make_own_key(&home)?;
     let rings = import(&home, ring)?;
-    let mut dead = sign(&home, ring, &rings, &own)?;
-    set_owner_trust(&home, ring, &dead)?;
+    let mut unusable = sign(&home, ring, &rings, &own)?;
+    set_owner_trust(&home, ring, &unusable)?;
     let mut public = home.list("--list-keys")?;
     let mut extended = Vec::new();
     if !before.is_empty() {
         let by_pins = public;
         import_home(&home, &before)?;
         // Again: what the rings disable stays disabled.
-        set_owner_trust(&home, ring, &dead)?;
+        set_owner_trust(&home, ring, &unusable)?;
         public = home.list("--list-keys")?;
         let strangers = public.strangers(&by_pins, &[]);
         extended = strangers.into_iter().map(Key::name).collect();
@@ -123,8 +122,8 @@ fn build_inside(
     write_pubring(&home)?;
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and accept none of its names.
-    dead.extend(listing::invalid_pins(alive(ring, &dead), &public.list));
-    let trusted = need_one_alive(ring, &dead)?;
+    unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));
+    let trusted = require_usable(ring, &unusable)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
     let files = KeyringFiles::from_scratch(scratch, gpg.version())
         .doing(Code::Os, || format!("reading {}", quote(scratch)))?;
@@ -132,7 +131,7 @@ fn build_inside(
     Ok(Built {
         summary,
         own,
-        dead,
+        unusable,
         extended,
         marginal: listing::marginal(ring, &public.list),
         seconds,
@@ -173,8 +172,8 @@ pub(crate) fn check_foreign(
             .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
         }
         // The others were named when ours was built.
-        let is_alive = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
-        let trusted: Vec<&String> = ring.trusted.iter().filter(is_alive).collect();
+        let is_usable = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
+        let trusted: Vec<&String> = ring.trusted.iter().filter(is_usable).collect();
         let own: Vec<Key> = own.into_iter().cloned().collect();
         let summary = listing::check(&trusted, &ring.revoked, &public.list, &own)?;
         let own = own.first().map(|key| key.fingerprint.clone());
@@ -185,25 +184,16 @@ pub(crate) fn check_foreign(
 }
 
 /// Returns the pinned keys that give trust.
-fn alive<'a>(ring: &'a Ring, dead: &[(String, String)]) -> impl Iterator<Item = &'a String> {
-    let is_alive = |key: &&String| dead.iter().all(|(other, _)| other != *key);
-    ring.trusted.iter().filter(is_alive)
-}
-
-/// Returns the pinned keys that give trust.
 ///
 /// # Errors
 ///
 /// [`Code::NotVerified`] where none does, with the reason of each.
-fn need_one_alive<'a>(
-    ring: &'a Ring,
-    dead: &[(String, String)],
-) -> Result<Vec<&'a String>, Failure> {
-    let alive: Vec<&String> = alive(ring, dead).collect();
-    if dead.is_empty() || !alive.is_empty() {
-        return Ok(alive);
+fn require_usable<'a>(ring: &'a Ring, unusable: &Unusable) -> Result<Vec<&'a String>, Failure> {
+    let usable = ring.usable(unusable);
+    if unusable.is_empty() || !usable.is_empty() {
+        return Ok(usable);
     }
-    let reasons: Vec<String> = dead
+    let reasons: Vec<String> = unusable
         .iter()
         .map(|(key, why)| format!("{key}: {why}"))
         .collect();
@@ -308,12 +298,7 @@ fn import_home(home: &Home<'_>, files: &[(&'static str, Vec<u8>)]) -> Result<(),
 }
 
 /// Signs the pinned keys locally. Returns those that cannot be signed, with the reason: they give no trust.
-fn sign(
-    home: &Home<'_>,
-    ring: &Ring,
-    rings: &[String],
-    own: &str,
-) -> Result<Vec<(String, String)>, Failure> {
+fn sign(home: &Home<'_>, ring: &Ring, rings: &[String], own: &str) -> Result<Unusable, Failure> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .doing(Code::Os, || "reading the clock, which is before 1970")?
@@ -328,24 +313,27 @@ fn sign(
         let shown = Keys::parse(&home.run(&args)?.stdout).list;
         keys.extend(shown.into_iter().filter(|key| key.created > now));
     }
-    let mut dead = listing::dead_pins(ring, &keys, now)?;
+    let mut unusable = listing::unusable_pins(ring, &keys, now)?;
     for key in &ring.trusted {
-        if dead.iter().any(|(other, _)| other == key) {
+        if unusable.contains_key(key) {
             continue;
         }
         // It takes primary keys only: a hostile key with a pinned one as its subkey is refused.
         let out = home.run(&["--yes", "--local-user", own, "--quick-lsign-key", key])?;
         if !out.success {
-            dead.push((key.clone(), format!("gpg does not sign it: {}", out.error)));
+            unusable.insert(key.clone(), format!("gpg does not sign it: {}", out.error));
         }
     }
-    need_one_alive(ring, &dead)?;
-    Ok(dead)
+    require_usable(ring, &unusable)?;
+    Ok(unusable)
 }
 
 /// Sets the owner trust of the pinned keys, disables the revoked ones, and has gpg compute which keys are valid.
-fn set_owner_trust(home: &Home<'_>, ring: &Ring, dead: &[(String, String)]) -> Result<(), Failure> {
-    let trusted = alive(ring, dead).map(|key| format!("{key}:{MARGINAL}:\n"));
+fn set_owner_trust(home: &Home<'_>, ring: &Ring, unusable: &Unusable) -> Result<(), Failure> {
+    let trusted = ring
+        .usable(unusable)
+        .into_iter()
+        .map(|key| format!("{key}:{MARGINAL}:\n"));
     let revoked = ring
         .revoked
         .iter()

@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
-use trust::{Files, Pins, Ring};
+use trust::{Pins, Ring, RingFiles};
 
 /// Build the root's pacman keyring from pinned trust
 ///
@@ -43,15 +43,15 @@ use trust::{Files, Pins, Ring};
 )]
 struct Args {
     /// Populate from the ring NAME [default: the distribution's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     populate: Vec<String>,
 
     /// Extract the rings from package NAME [default: the distribution's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     package: Vec<String>,
 
     /// Trust this key too: sign it locally, with marginal owner trust
-    #[arg(long, value_name = "FINGERPRINT")]
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 
     /// Add the keys and the trust of the root's present keyring
@@ -167,7 +167,7 @@ impl Args {
             }
         })?;
         record(document, inside.root(), &ring, &built);
-        let trusted = match ring.trusted.len() - built.dead.len() {
+        let trusted = match ring.trusted.len() - built.unusable.len() {
             1 => "1 key".to_owned(),
             n => format!("{n} keys"),
         };
@@ -180,21 +180,6 @@ impl Args {
 
     /// Decides what to build, from the command line and the document. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        for name in self.populate.iter().chain(&self.package) {
-            if !package::name::is_name(name) {
-                return Err(Failure::new(
-                    Code::Usage,
-                    format!("'{name}': invalid name of a ring or package"),
-                ));
-            }
-        }
-        let mut asked = Vec::new();
-        for key in &self.trust {
-            let key = key.replace(' ', "").to_ascii_uppercase();
-            distro::check::fingerprint(&key)
-                .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
-            asked.push(key);
-        }
         let preset = document.text("distro").map(Preset::load).transpose();
         let preset = preset.map_err(|error| Failure {
             hint: error.hint().map(str::to_owned),
@@ -224,7 +209,7 @@ impl Args {
             packages: or(&self.package, keyring.packages),
             pins: Pins {
                 preset: pinned.collect(),
-                asked,
+                asked: self.trust.clone(),
             },
         })
     }
@@ -323,7 +308,7 @@ impl Args {
         &self,
         session: Session<'_>,
         plan: &Plan,
-    ) -> Result<(Vec<Files>, Option<Fetched>), Failure> {
+    ) -> Result<(Vec<RingFiles>, Option<Fetched>), Failure> {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
@@ -383,11 +368,10 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
 
 /// Records the keyring in the document.
 fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
-    let is_alive = |key: &&String| built.dead.iter().all(|(dead, _)| dead != *key);
     let keyring = Keyring {
         dir: root.path().join(pacman::gpg::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
-        trusted: ring.trusted.iter().filter(is_alive).cloned().collect(),
+        trusted: ring.usable(&built.unusable).into_iter().cloned().collect(),
         extended: built.extended.clone(),
         stripped: None,
     };
@@ -407,6 +391,18 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
         (true, Strip::Secret) => "removed the secret key from the keyring",
     });
     Ok(())
+}
+
+fn name(value: &str) -> Result<String, String> {
+    match package::name::is_name(value) {
+        true => Ok(value.to_owned()),
+        false => Err("invalid name".to_owned()),
+    }
+}
+
+fn fingerprint(value: &str) -> Result<String, String> {
+    let value = value.replace(' ', "").to_ascii_uppercase();
+    distro::check::fingerprint(&value).map(|()| value)
 }
 
 fn main() -> ExitCode {

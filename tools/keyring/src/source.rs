@@ -1,7 +1,7 @@
 //! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
 use crate::session::Session;
-use crate::trust::Files;
+use crate::trust::RingFiles;
 use package::archive::extract_members;
 use package::pkginfo;
 use pacman::turn;
@@ -33,7 +33,7 @@ fn path(name: &str, end: &str) -> String {
 /// # Errors
 ///
 /// When it cannot be read.
-pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<Files>, Failure> {
+pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<RingFiles>, Failure> {
     let read = |end: &str| match root.read(&path(name, end), RING) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -44,7 +44,7 @@ pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<Files>, F
     let Some(keys) = read(".gpg")? else {
         return Ok(None);
     };
-    Ok(Some(Files {
+    Ok(Some(RingFiles {
         name: name.to_owned(),
         keys,
         trusted: read("-trusted")?,
@@ -60,7 +60,7 @@ pub(crate) struct Fetched {
     cache: PathBuf,
     /// The archives that pacman took.
     planned: Vec<Planned>,
-    pub(crate) files: Vec<Files>,
+    pub(crate) files: Vec<RingFiles>,
 }
 
 /// Downloads the keyring packages with pacman, and extracts the rings.
@@ -174,8 +174,8 @@ impl Fetched {
     }
 
     /// Reads the rings in the archives. The first package that has one counts.
-    fn read(&self, planned: &[Planned]) -> Result<Vec<Files>, Failure> {
-        let mut rings: Vec<Files> = Vec::new();
+    fn read(&self, planned: &[Planned]) -> Result<Vec<RingFiles>, Failure> {
+        let mut rings: Vec<RingFiles> = Vec::new();
         let mut missing: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for package in &self.packages {
             rings.extend(read_archive(planned, &self.cache, package, &missing)?);
@@ -198,7 +198,7 @@ fn read_archive(
     cache: &Path,
     package: &str,
     names: &[&str],
-) -> Result<Vec<Files>, Failure> {
+) -> Result<Vec<RingFiles>, Failure> {
     let Some(planned) = planned.iter().find(|planned| planned.name == package) else {
         let message = format!(
             "looking for the package '{package}' in {}: pacman did not put it there",
@@ -228,7 +228,7 @@ fn read_archive(
 }
 
 /// Extracts the rings of these names. Not every ring has every file.
-fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error> {
+fn extract(file: &mut File, names: &[&str]) -> Result<Vec<RingFiles>, package::Error> {
     let mut read = |paths: &[String]| {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         file.rewind().map_err(|source| package::Error::Read {
@@ -249,7 +249,7 @@ fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error
         found => found,
     }?;
     let rings = names.iter().filter_map(|name| {
-        Some(Files {
+        Some(RingFiles {
             name: (*name).to_owned(),
             keys: found.remove(&path(name, ".gpg"))?,
             trusted: found.remove(&path(name, "-trusted")),

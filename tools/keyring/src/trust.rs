@@ -6,11 +6,11 @@
 //! mirror would decide whom to trust.
 
 use stage::{Code, Failure};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of one ring, as `usr/share/pacman/keyrings` has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Files {
+pub(crate) struct RingFiles {
     /// The ring's name.
     pub(crate) name: String,
     /// `NAME.gpg`: the keys.
@@ -33,6 +33,17 @@ pub(crate) struct Ring {
     /// The fingerprints that are disabled.
     pub(crate) revoked: Vec<String>,
 }
+
+impl Ring {
+    /// Returns the pinned keys that give trust.
+    pub(crate) fn usable(&self, unusable: &Unusable) -> Vec<&String> {
+        let keys = self.trusted.iter();
+        keys.filter(|key| !unusable.contains_key(*key)).collect()
+    }
+}
+
+/// The pinned keys that give no trust, and why not.
+pub(crate) type Unusable = BTreeMap<String, String>;
 
 /// The fingerprints that may give trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,7 +81,7 @@ impl Pins {
 /// # Errors
 ///
 /// [`Code::NotVerified`] where a key would give trust that is not pinned, or none is left that does.
-pub(crate) fn decide(rings: Vec<Files>, pins: &Pins) -> Result<Ring, Failure> {
+pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure> {
     let mut ring = Ring::default();
     let mut revoked = BTreeSet::new();
     for files in &rings {
@@ -163,8 +174,8 @@ mod tests {
     const B: &str = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
     const C: &str = "CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC";
 
-    fn files(trusted: &str, revoked: &str) -> Vec<Files> {
-        vec![Files {
+    fn files(trusted: &str, revoked: &str) -> Vec<RingFiles> {
+        vec![RingFiles {
             name: "x".into(),
             keys: b"keys".to_vec(),
             trusted: Some(trusted.into()),
