@@ -799,7 +799,7 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
         of(
             "fights",
             &["checking 'fights': ", ", which is not in the keyring"],
-            "a newer keyring package mends it",
+            "a newer keyring package may help",
         ),
         of(
             "needed",
@@ -807,7 +807,7 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
                 "checking 'needed': ",
                 " (ended <ended@test>), which expired on 2020-01-01",
             ],
-            "a newer keyring package mends it",
+            "a newer keyring package may help",
         ),
         of(
             "trigger",
@@ -815,12 +815,12 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
                 "checking 'trigger': ",
                 " (gone <gone@test>), which is disabled",
             ],
-            "take no package by that key",
+            "do not use packages by that key",
         ),
         of(
             "versus",
             &["checking 'versus': ", " (good <good@test>)"],
-            "a newer keyring package mends it",
+            "a newer keyring package may help",
         ),
         locked,
     ];

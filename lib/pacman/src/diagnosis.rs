@@ -1,8 +1,8 @@
-//! What is the matter with a signature.
+//! Why pacman refuses a signature.
 //!
-//! pacman says "is unknown trust" of a key that expired, of one that too few masters signed and of one that nobody did,
-//! and "required key missing" of more still. gpg knows which of them it is, and the keyring says since when and by how
-//! much. So the key is looked up, and what is said names the key, the reason and what mends it.
+//! pacman prints "is unknown trust" for a key that expired, for one that too few masters signed and for one that nobody did,
+//! and "required key missing" for more still. gpg knows which of them it is, and the keyring since when and by how
+//! much. So the key is looked up, and the message names the key, the reason and what to do.
 
 pub mod archive;
 pub mod report;
@@ -10,49 +10,39 @@ pub mod report;
 use crate::gpg::Home;
 use crate::gpg::listing::{Key, Keys};
 use crate::gpg::status::{Signature, State, Trust};
+use serde::{Deserialize, Serialize};
 use stage::date::day;
 use stage::{Code, Failure, message};
 
-/// What was found of a package's signature.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a package's signature.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub enum Verdict {
-    /// pacman would take it at `Required`.
+    /// pacman accepts it at `Required`.
     Valid,
-    /// There is none.
+    /// The archive has no signature.
     Missing,
-    /// The archive that it would be a signature of is not there.
+    /// There is no archive.
     NoArchive,
-    /// It is not the archive's, or no signature.
+    /// It is not a signature of the archive.
     Bad,
-    /// It is by a key that the keyring does not have.
+    /// The keyring does not have its key.
     UnknownKey,
-    /// The key, or the signature itself, expired then.
-    Expired(Option<u64>),
-    /// The key was revoked by its owner.
+    /// The key, or the signature itself, expired.
+    Expired,
+    /// The key's owner revoked it.
     Revoked,
     /// The key is disabled in the keyring: it is in the distribution's list of revoked keys.
     Disabled,
-    /// Some who are trusted vouch for the key, and too few.
-    Marginal(Vouched),
-    /// Nobody who is trusted vouches for the key.
-    Untrusted(Vouched),
-    /// The archive cannot be read here: what it is, is not known.
+    /// Too few trusted keys certify the key.
+    Marginal,
+    /// No trusted key certifies the key.
+    Untrusted,
+    /// The archive cannot be read here.
     Unreadable,
 }
 
-/// How many trusted keys vouch for a key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Vouched {
-    /// How many do.
-    pub have: u32,
-    /// How many must.
-    pub need: u32,
-    /// How many more did in a way that gpg does not accept any more, with SHA-1.
-    pub sha1: u32,
-}
-
 impl Verdict {
-    /// Every word, in the order of a table.
+    /// Every word, in the order of the verdicts.
     pub const WORDS: [&str; 11] = [
         "valid",
         "missing",
@@ -67,54 +57,41 @@ impl Verdict {
         "unreadable",
     ];
 
-    /// Returns the word that stands in a document.
+    /// Returns its word in a document.
     #[must_use]
-    pub fn word(&self) -> &'static str {
-        let n = match self {
-            Self::Valid => 0,
-            Self::Missing => 1,
-            Self::NoArchive => 2,
-            Self::Bad => 3,
-            Self::UnknownKey => 4,
-            Self::Expired(_) => 5,
-            Self::Revoked => 6,
-            Self::Disabled => 7,
-            Self::Marginal(_) => 8,
-            Self::Untrusted(_) => 9,
-            Self::Unreadable => 10,
-        };
-        Self::WORDS[n]
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize]
     }
 }
 
-/// The keyring, and the clock to judge it by.
+/// What signatures are checked by.
 #[derive(Debug)]
-pub struct Judge<'a> {
+pub struct Verifier<'a> {
     /// The keyring.
     pub home: &'a Home<'a>,
-    /// What it has.
+    /// Its keys.
     pub keys: &'a Keys,
 }
 
-/// A verdict and what there is to say of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A verdict, and what to print of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
     /// The verdict.
     pub verdict: Verdict,
-    /// The key that signed: the primary key's fingerprint, or what the signature says of an unknown one.
+    /// The key that signed: the primary key's fingerprint, or what the signature names of an unknown key.
     pub key: Option<String>,
     /// When the key was made, in seconds since 1970.
     pub created: Option<u64>,
-    /// What is wrong, as it follows the name of a package and a colon. Empty where nothing is.
+    /// What is wrong, to follow the name of a package and a colon. Empty where nothing is.
     pub why: String,
-    /// What mends it, where that is known.
+    /// What to do, where that is known.
     pub hint: Option<String>,
 }
 
 impl Diagnosis {
-    /// Returns the diagnosis of a package that has no signature to look at.
+    /// Returns the diagnosis of a package without a signature to check.
     #[must_use]
-    pub fn without(verdict: Verdict, why: impl Into<String>, hint: &str) -> Self {
+    pub fn without_key(verdict: Verdict, why: impl Into<String>, hint: &str) -> Self {
         Self {
             verdict,
             key: None,
@@ -123,78 +100,92 @@ impl Diagnosis {
             hint: Some(hint.to_owned()),
         }
     }
+
+    /// Returns whether pacman accepts the signature at `Required`.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        self.verdict == Verdict::Valid
+    }
 }
 
-impl Judge<'_> {
-    /// Says what is the matter with what gpg found in one signature file. As pacman does, all of the signatures in it
-    /// must be good: the first that is not is the one that counts.
+const FETCH_AGAIN: &str = "remove it from the cache and run again, to download it again";
+const NEWER: &str =
+    "a newer keyring package may help: install it with strap, then run keyring again";
+const REPLACE: &str = "do not use packages by that key: install it again when the distribution has signed it by another";
+
+impl Verifier<'_> {
+    /// Explains what gpg found in a signature file. As for pacman, all signatures in it must be good: the first that is not
+    /// counts.
     #[must_use]
     pub fn diagnose(&self, signatures: &[Signature]) -> Diagnosis {
         let mut first = None;
         for signature in signatures {
-            let diagnosis = self.of_one(signature);
-            if diagnosis.verdict != Verdict::Valid {
+            let diagnosis = self.diagnose_one(signature);
+            if !diagnosis.is_valid() {
                 return diagnosis;
             }
             first.get_or_insert(diagnosis);
         }
         first.unwrap_or_else(|| {
-            Diagnosis::without(
+            Diagnosis::without_key(
                 Verdict::Bad,
-                "its signature is none: gpg finds nothing in it",
+                "its signature file contains no signature",
                 FETCH_AGAIN,
             )
         })
     }
 
-    fn of_one(&self, signature: &Signature) -> Diagnosis {
+    fn diagnose_one(&self, signature: &Signature) -> Diagnosis {
         let key = self.keys.find(&signature.key);
-        let verdict = self.verdict(signature, key);
-        let name = match key {
-            Some(key) => key.name(),
-            None => signature.key.clone(),
+        let (verdict, expired) = verdict(&signature.state, key);
+        let name = key.map_or_else(|| signature.key.clone(), Key::name);
+        let name = message::escape(&name);
+        let by = format!("it is signed by the key {name}");
+        let (why, hint) = match verdict {
+            Verdict::Valid => (String::new(), None),
+            Verdict::Bad => (
+                format!("it is not what the key {name} signed"),
+                Some(FETCH_AGAIN),
+            ),
+            Verdict::UnknownKey if key.is_some() => {
+                (format!("{by}, which gpg cannot use"), Some(NEWER))
+            }
+            Verdict::UnknownKey => (format!("{by}, which is not in the keyring"), Some(NEWER)),
+            Verdict::Expired => {
+                let on = expired.map_or_else(String::new, |on| format!(" on {}", day(on)));
+                (format!("{by}, which expired{on}"), Some(NEWER))
+            }
+            Verdict::Revoked => (format!("{by}, which its owner revoked"), Some(REPLACE)),
+            Verdict::Disabled => (
+                format!("{by}, which is disabled: the distribution revoked it"),
+                Some(REPLACE),
+            ),
+            _ => {
+                let certificates = key.map(|key| self.count_certificates(key));
+                let certificates = certificates.unwrap_or_default();
+                let words = certificates.describe(self.keys.needed, self.home.gpg().version());
+                (format!("{by}, {words}"), Some(NEWER))
+            }
         };
-        let (why, hint) = explain(&verdict, &name, key.is_some(), self.home.gpg().version());
+        let by_hand = matches!(verdict, Verdict::Marginal | Verdict::Untrusted);
         Diagnosis {
             verdict,
             key: Some(key.map_or_else(|| signature.key.clone(), |k| k.fingerprint.clone())),
             created: key.map(|k| k.created),
             why,
-            hint,
+            hint: hint.map(|hint| match key.filter(|_| by_hand) {
+                Some(key) => {
+                    let trust = &key.fingerprint;
+                    format!("{hint}; 'keyring --trust {trust}' trusts the key")
+                }
+                None => hint.to_owned(),
+            }),
         }
     }
 
-    fn verdict(&self, signature: &Signature, key: Option<&Key>) -> Verdict {
-        let trust = match signature.state {
-            State::Bad | State::Unusable(_) => return Verdict::Bad,
-            State::NoKey => return Verdict::UnknownKey,
-            State::KeyRevoked => return Verdict::Revoked,
-            State::KeyExpired(_) => return Verdict::Expired(key.and_then(|k| k.expires)),
-            State::Expired(on) => return Verdict::Expired(on),
-            State::Good(trust) => trust,
-        };
-        let Some(key) = key else {
-            return Verdict::UnknownKey;
-        };
-        // gpg verifies by a disabled key, with a warning; pacman does not.
-        if key.disabled {
-            return Verdict::Disabled;
-        }
-        match (trust, key.validity) {
-            (Trust::Full, _) => Verdict::Valid,
-            (_, 'r') => Verdict::Revoked,
-            (_, 'e') => Verdict::Expired(key.expires),
-            (Trust::Marginal, _) => Verdict::Marginal(self.vouched(key)),
-            _ => Verdict::Untrusted(self.vouched(key)),
-        }
-    }
-
-    /// Counts the trusted keys that signed a key.
-    fn vouched(&self, key: &Key) -> Vouched {
-        let mut vouched = Vouched {
-            need: self.keys.needed,
-            ..Vouched::default()
-        };
+    /// Counts the trusted keys that certify a key.
+    fn count_certificates(&self, key: &Key) -> Certificates {
+        let mut count = Certificates::default();
         let mut seen = Vec::new();
         for certificate in self.home.certificates(&key.fingerprint) {
             let Some(by) = self.keys.find(&certificate.by) else {
@@ -203,98 +194,68 @@ impl Judge<'_> {
             let counts = matches!(by.owner_trust, 'm' | 'f' | 'u')
                 && matches!(by.validity, 'f' | 'u')
                 && by.fingerprint != key.fingerprint
-                && !by.disabled;
-            if !counts || seen.contains(&&by.fingerprint) {
-                continue;
-            }
-            if certificate.good {
-                vouched.have += 1;
-                seen.push(&by.fingerprint);
-            } else if certificate.sha1 {
-                vouched.sha1 += 1;
+                && !by.disabled
+                && (certificate.good || certificate.sha1);
+            if counts && !seen.contains(&&by.fingerprint) {
+                count.good += u32::from(certificate.good);
+                count.sha1 += u32::from(!certificate.good);
                 seen.push(&by.fingerprint);
             }
         }
-        vouched
+        count
     }
 }
 
-const FETCH_AGAIN: &str = "remove it from the cache and run again: it is then fetched again";
-const NEWER: &str = "a newer keyring package mends it: strap that, then run keyring again";
-const REPLACE: &str =
-    "take no package by that key: strap it again when the distribution has signed it by another";
-
-/// Returns what is wrong and what mends it. `name` is the key's, which is in the keyring where it is `known`.
-fn explain(
-    verdict: &Verdict,
-    name: &str,
-    known: bool,
-    gpg: (u32, u32, u32),
-) -> (String, Option<String>) {
-    let name = message::escape(name);
-    let by = format!("it is signed by the key {name}");
-    let (why, hint) = match verdict {
-        Verdict::Valid => return (String::new(), None),
-        Verdict::Missing | Verdict::NoArchive | Verdict::Unreadable => return (by, None),
-        Verdict::Bad => (
-            format!("it is not what the key {name} signed"),
-            FETCH_AGAIN.to_owned(),
-        ),
-        Verdict::UnknownKey if known => (format!("{by}, which gpg cannot use"), NEWER.to_owned()),
-        Verdict::UnknownKey => (
-            format!("{by}, which is not in the keyring"),
-            NEWER.to_owned(),
-        ),
-        Verdict::Expired(Some(on)) => (
-            format!("{by}, which expired on {}", day(*on)),
-            NEWER.to_owned(),
-        ),
-        Verdict::Expired(None) => (format!("{by}, which expired"), NEWER.to_owned()),
-        Verdict::Revoked => (format!("{by}, which its owner revoked"), REPLACE.to_owned()),
-        Verdict::Disabled => (
-            format!("{by}, which is disabled: the distribution revoked it"),
-            REPLACE.to_owned(),
-        ),
-        Verdict::Marginal(vouched) | Verdict::Untrusted(vouched) => {
-            let trust = name.split(' ').next().unwrap_or_default();
-            (
-                format!("{by}, {}", vouched.words(gpg)),
-                format!("{NEWER}; 'keyring --trust {trust}' takes it as it is"),
-            )
-        }
+/// Returns the verdict on a signature, and for [`Verdict::Expired`] the time, where it is known. `key` is the one that signed.
+fn verdict(state: &State, key: Option<&Key>) -> (Verdict, Option<u64>) {
+    let verdict = match (state, key) {
+        (State::Bad | State::Unusable(_), _) => Verdict::Bad,
+        (State::KeyRevoked, _) => Verdict::Revoked,
+        (State::KeyExpired(_), _) => return (Verdict::Expired, key.and_then(|k| k.expires)),
+        (State::Expired(on), _) => return (Verdict::Expired, *on),
+        (State::NoKey, _) | (_, None) => Verdict::UnknownKey,
+        // gpg accepts a disabled key, with a warning; pacman does not.
+        (State::Good(_), Some(key)) if key.disabled => Verdict::Disabled,
+        (State::Good(Trust::Full), _) => Verdict::Valid,
+        (State::Good(trust), Some(key)) => match (key.validity, trust) {
+            ('r', _) => Verdict::Revoked,
+            ('e', _) => return (Verdict::Expired, key.expires),
+            (_, Trust::Marginal) => Verdict::Marginal,
+            _ => Verdict::Untrusted,
+        },
     };
-    (why, Some(hint))
+    (verdict, None)
 }
 
-impl Vouched {
-    fn words(self, (major, minor, _): (u32, u32, u32)) -> String {
-        let keys = |n: u32| match n {
-            0 => "no trusted key".to_owned(),
-            1 => "1 trusted key".to_owned(),
-            n => format!("{n} trusted keys"),
+/// How many trusted keys certify a key, and how many more do so over a SHA-1, which gpg does not accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Certificates {
+    good: u32,
+    sha1: u32,
+}
+
+impl Certificates {
+    fn describe(self, needed: u32, (major, minor, _): (u32, u32, u32)) -> String {
+        let mut text = match self.good {
+            0 => "for which no trusted key vouches".to_owned(),
+            1 => "for which 1 trusted key vouches".to_owned(),
+            n => format!("for which {n} trusted keys vouch"),
         };
-        let vouch = if self.have < 2 { "vouches" } else { "vouch" };
-        let mut text = format!(
-            "for which {} {vouch} where {} must",
-            keys(self.have),
-            self.need
-        );
+        text += &format!(" where {needed} must");
         if self.sha1 > 0 {
-            text += &format!(
-                ", and {} with SHA-1, which gpg {major}.{minor} does not accept",
-                self.sha1
-            );
+            let n = self.sha1;
+            text += &format!(", and {n} with SHA-1, which gpg {major}.{minor} does not accept");
         }
         text
     }
 }
 
-/// Says that the clock is behind, where it is: keys and signatures that are made later than now do not verify. `newest`
-/// is the latest time that is known to be past, and what happened then.
+/// Returns the failure of a clock that is behind: keys and signatures from the future are not valid. `newest` is the latest time
+/// that is known to be past, and what happened then.
 #[must_use]
 pub fn clock(now: u64, newest: (u64, &str)) -> Option<Failure> {
     let (time, what) = newest;
-    // Clocks that run a little apart are no cause.
+    // Clocks always differ a little.
     const SLACK: u64 = 3600;
     if now + SLACK >= time {
         return None;
@@ -317,67 +278,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_verdict_is_a_word_of_its_own_and_says_what_is_wrong() {
-        let two = Vouched {
-            have: 2,
-            need: 3,
-            sha1: 1,
+    fn verdicts() {
+        let key = |validity, disabled| Key {
+            validity,
+            disabled,
+            expires: Some(1_700_000_000),
+            ..Key::default()
         };
+        let (full, disabled) = (key('f', false), key('f', true));
+        let (revoked, expired) = (key('r', false), key('e', false));
+        let good = |trust| State::Good(trust);
+        let on = Some(1_700_000_000);
         let table = [
-            (Verdict::Bad, true, "it is not what the key K (x) signed"),
+            (State::Bad, Some(&full), Verdict::Bad, None),
+            (State::Unusable("4".into()), None, Verdict::Bad, None),
+            (State::NoKey, None, Verdict::UnknownKey, None),
+            (State::NoKey, Some(&full), Verdict::UnknownKey, None),
+            (good(Trust::Full), None, Verdict::UnknownKey, None),
+            (State::KeyRevoked, Some(&full), Verdict::Revoked, None),
+            (State::KeyExpired(None), Some(&full), Verdict::Expired, on),
             (
-                Verdict::UnknownKey,
-                false,
-                "it is signed by the key K (x), which is not in the keyring",
+                State::Expired(Some(1)),
+                Some(&full),
+                Verdict::Expired,
+                Some(1),
             ),
-            (
-                Verdict::Expired(Some(1_709_164_800)),
-                true,
-                "it is signed by the key K (x), which expired on 2024-02-29",
-            ),
-            (
-                Verdict::Revoked,
-                true,
-                "it is signed by the key K (x), which its owner revoked",
-            ),
-            (
-                Verdict::Disabled,
-                true,
-                "it is signed by the key K (x), which is disabled: the distribution revoked it",
-            ),
-            (
-                Verdict::Marginal(two),
-                true,
-                "it is signed by the key K (x), for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which \
-                 gpg 2.4 does not accept",
-            ),
-            (
-                Verdict::Untrusted(Vouched {
-                    need: 3,
-                    ..Vouched::default()
-                }),
-                true,
-                "it is signed by the key K (x), for which no trusted key vouches where 3 must",
-            ),
+            (good(Trust::Full), Some(&disabled), Verdict::Disabled, None),
+            (good(Trust::Full), Some(&full), Verdict::Valid, None),
+            (good(Trust::Unknown), Some(&revoked), Verdict::Revoked, None),
+            (good(Trust::Unknown), Some(&expired), Verdict::Expired, on),
+            (good(Trust::Marginal), Some(&full), Verdict::Marginal, None),
+            (good(Trust::Unknown), Some(&full), Verdict::Untrusted, None),
         ];
-        let mut words = Vec::new();
-        for (verdict, known, why) in table {
-            let (said, hint) = explain(&verdict, "K (x)", known, (2, 4, 7));
-            assert_eq!(said, why);
-            assert!(hint.is_some(), "{verdict:?}");
-            words.push(verdict.word());
+        for (state, key, word, on) in table {
+            assert_eq!(verdict(&state, key), (word, on), "{state:?}");
         }
-        let without = [
-            Verdict::Valid,
-            Verdict::Missing,
-            Verdict::NoArchive,
-            Verdict::Unreadable,
-        ];
-        words.extend(without.map(|v| v.word()));
-        words.sort_unstable();
-        let mut all = Verdict::WORDS;
-        all.sort_unstable();
-        assert_eq!(words, all);
+        assert_eq!(Verdict::Unreadable.word(), "unreadable");
+        assert_eq!(Verdict::NoArchive.word(), "no-archive");
+    }
+
+    #[test]
+    fn certificates_are_counted_in_words() {
+        for (good, sha1, words) in [
+            (0, 0, "for which no trusted key vouches where 3 must"),
+            (1, 0, "for which 1 trusted key vouches where 3 must"),
+            (
+                2,
+                1,
+                "for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2.4 does not accept",
+            ),
+        ] {
+            let certificates = Certificates { good, sha1 };
+            assert_eq!(certificates.describe(3, (2, 4, 7)), words);
+        }
     }
 
     #[test]

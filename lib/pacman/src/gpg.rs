@@ -1,4 +1,4 @@
-//! The host's gpg, the only judge of signatures and of trust.
+//! The host's gpg, which alone decides on signatures and trust.
 //!
 //! pacman asks gpg too, through GPGME, so gpg's verdict is pacman's. gpg *runs* programs that the configuration in its home
 //! names, so it works in a scratch home ([`rootfs::gnupg`]): keys and trust are copied as data, the configuration is ours, and
@@ -142,7 +142,7 @@ pub struct Output {
 ///
 /// # Errors
 ///
-/// When it cannot be run, or is killed. An exit status other than 0 is for the caller to judge.
+/// When it cannot be run, or is killed. An exit status other than 0 is no error.
 pub fn run(command: &mut Command) -> Result<Output, Failure> {
     let doing = || "running gpg";
     let mut messages = memory_file(&[])?;

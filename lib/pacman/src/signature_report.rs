@@ -5,8 +5,8 @@
 //! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
 use crate::diagnosis::archive::{self, Cache};
-use crate::diagnosis::report::{Told, problems};
-use crate::diagnosis::{self, Judge, Verdict};
+use crate::diagnosis::report::problems;
+use crate::diagnosis::{self, Diagnosis, Verdict, Verifier};
 use crate::english::{self, OutputEvent, Trouble};
 use crate::gpg::{self, Gpg, Home, StoredKeyring};
 use crate::operation::Operation;
@@ -51,7 +51,7 @@ impl Suspect {
 #[derive(Debug, Deserialize, Serialize)]
 struct Found {
     /// In the order of the suspects.
-    told: Vec<Told>,
+    told: Vec<Diagnosis>,
     /// The newest key of the keyring: when it was made, and its name.
     newest: Option<(u64, String)>,
 }
@@ -335,22 +335,22 @@ fn check_inside(
     let stored = StoredKeyring::read(keyring)?;
     let home = Home::create(program, gpg::mount_scratch()?, &stored.files)?;
     let keys = home.keys()?;
-    let judge = Judge {
+    let verifier = Verifier {
         home: &home,
         keys: &keys,
     };
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
         let Ok(directory) = directory else {
-            told.push(archive::no_archive().into());
+            told.push(archive::no_archive());
             continue;
         };
         let cache = Cache {
             directory: directory.as_fd(),
             path: &places.path(suspect.directory),
         };
-        let (diagnosis, _) = cache.judge(&judge, &suspect.file, suspect.offered.as_ref())?;
-        told.push(diagnosis.into());
+        let (diagnosis, _) = cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?;
+        told.push(diagnosis);
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
     let found = Found {

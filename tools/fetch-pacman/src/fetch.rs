@@ -3,7 +3,6 @@
 //! Each server is asked for its own database, and then for the package that this database names: a mirror that is
 //! behind has other versions. Where its package, signature or keys are not good, the next server is asked.
 
-use crate::Fetch;
 use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Package};
 use crate::http::{Expected, HttpClient};
 use crate::keyring::{Keyring, OTHER_KEYS, UNSIGNED, package_name};
@@ -11,9 +10,21 @@ use crate::server::Server;
 use crate::verify::{Proof, Verified, Verifier, verify};
 use package::db::{self, Database, Entry, Limits};
 use stage::{Code, Context, Failure, quote, signal};
+use std::path::PathBuf;
+use std::time::Duration;
 
-/// The largest database: Arch's extra has 8 MB.
-const LARGEST_DB: u64 = 64 << 20;
+/// A database: Arch's extra has 8 MB.
+const DATABASE: Expected = Expected {
+    limit: 64 << 20,
+    limit_reason: "that a database may have",
+    size: None,
+};
+
+const SIGNATURE: Expected = Expected {
+    limit: LARGEST_SIGNATURE,
+    limit_reason: "that a signature may have",
+    size: None,
+};
 
 /// The largest package: pacman-static has 8 MB.
 const LARGEST_PACKAGE: u64 = 256 << 20;
@@ -22,34 +33,35 @@ const LARGEST_PACKAGE: u64 = 256 << 20;
 const ONLINE: &str =
     "run it once without --offline, or take the package by its hash alone with --unsigned";
 
-/// Fetches the package of a plan.
+/// Which package to fetch, and from where.
 #[derive(Debug)]
-pub(crate) struct Fetcher<'a> {
-    context: &'a Context,
-    cache: &'a Cache,
-    plan: &'a Fetch,
-    /// None where no signature is required.
-    verifier: Option<&'a Verifier>,
-    client: HttpClient<'a>,
+pub(crate) struct Request {
+    /// None: use the cache.
+    pub(crate) servers: Option<Vec<Server>>,
+    pub(crate) repo: String,
+    pub(crate) package: String,
+    pub(crate) member: String,
+    /// The hash that the user knows.
+    pub(crate) pin: Option<String>,
+    /// The keys that may sign, and files that have them; None: no signature is required.
+    pub(crate) signature: Option<(Vec<String>, Vec<PathBuf>)>,
+    pub(crate) output: Option<PathBuf>,
+    pub(crate) cache: PathBuf,
+    pub(crate) timeout: Duration,
 }
 
-impl<'a> Fetcher<'a> {
-    pub(crate) fn new(
-        context: &'a Context,
-        cache: &'a Cache,
-        plan: &'a Fetch,
-        verifier: Option<&'a Verifier>,
-    ) -> Self {
-        let client = HttpClient::new(context, plan.timeout);
-        Self {
-            context,
-            cache,
-            plan,
-            verifier,
-            client,
-        }
-    }
+/// Fetches the package of a request.
+#[derive(Debug)]
+pub(crate) struct Fetcher<'a> {
+    pub(crate) context: &'a Context,
+    pub(crate) cache: &'a Cache,
+    pub(crate) request: &'a Request,
+    /// None where no signature is required.
+    pub(crate) verifier: Option<&'a Verifier>,
+    pub(crate) client: HttpClient<'a>,
+}
 
+impl Fetcher<'_> {
     /// Returns the package, from the first server that has a good one.
     pub(crate) fn fetch(&self, servers: &[Server]) -> Result<(Verified, Origin), Failure> {
         let mut failures = Vec::new();
@@ -73,8 +85,8 @@ impl<'a> Fetcher<'a> {
         if servers.len() > 1 {
             worst = worst.while_doing(format_args!(
                 "fetching package {} of {}: all of {} servers failed; the most severe failure",
-                quote(&self.plan.package),
-                quote(&self.plan.repo),
+                quote(&self.request.package),
+                quote(&self.request.repo),
                 servers.len()
             ));
         }
@@ -92,53 +104,55 @@ impl<'a> Fetcher<'a> {
 
     /// Asks one server for all that is needed.
     fn fetch_from(&self, server: &Server) -> Result<(Verified, Origin), Failure> {
-        let db = format!("{}.db", self.plan.repo);
+        let db = format!("{}.db", self.request.repo);
         let database = self.database(server, &db)?;
-        let entry = find_entry(&database, &self.plan.package).map_err(at(server, &db))?;
+        let entry = find_entry(&database, &self.request.package).map_err(at(server, &db))?;
         // The signature and the keys come first, being small: where they are missing, the package is not downloaded.
-        let signed = match self.verifier {
-            None => None,
-            Some(verifier) => {
-                let signature = self.signature(server, entry)?;
-                let (keyring, origin) = self.keyring(server, &database, &db, verifier)?;
-                Some((verifier, signature, keyring, origin))
-            }
-        };
+        let (mut proof, mut keyring_origin) = (None, None);
+        if let Some(verifier) = self.verifier {
+            let signature = self.signature(server, entry)?;
+            let keyring;
+            (keyring, keyring_origin) = self.keyring(server, &database, &db, verifier)?;
+            proof = Some(Proof {
+                verifier,
+                keyring,
+                signature,
+            });
+        }
         let at_file = at(server, &entry.filename);
-        let sha256 = match &self.plan.pin {
+        let sha256 = match &self.request.pin {
             Some(pin) => pin,
             None => expected_sha256(entry).map_err(&at_file)?,
         };
         let package = self.package(server, entry, sha256)?;
-        let mut keyring_origin = None;
-        let proof = signed
-            .as_ref()
-            .map(|(verifier, signature, keyring, origin)| {
-                keyring_origin.clone_from(origin);
-                Proof {
-                    verifier,
-                    keyring,
-                    signature: signature.clone(),
-                }
-            });
-        let identity = (entry.name.as_str(), entry.version.as_str());
-        let identity = self.plan.pin.is_none().then_some(identity);
-        let verified = verify(self.context, &package, proof, identity).map_err(&at_file)?;
+        let origin = self.origin(server, entry, sha256);
+        let verified = self.verify(&package, proof, &origin).map_err(&at_file)?;
         self.cache.keep(package, sha256)?;
         // With the keys that it was verified by, it can be verified again without a server.
-        if let Some(origin) = &keyring_origin
-            && let Err(failure) = self.cache.record(origin, None)
+        if let Some(keyring) = keyring_origin
+            && let Err(failure) = self.cache.record(&keyring, None)
         {
             self.context.warn(failure);
         }
-        Ok((verified, self.origin(server, entry, sha256)))
+        Ok((verified, origin))
+    }
+
+    fn verify(
+        &self,
+        package: &Package,
+        proof: Option<Proof<'_>>,
+        origin: &Origin,
+    ) -> Result<Verified, Failure> {
+        let identity = (origin.name.as_str(), origin.version.as_str());
+        let identity = self.request.pin.is_none().then_some(identity);
+        verify(self.context, package, proof, identity)
     }
 
     fn origin(&self, server: &Server, entry: &Entry, sha256: &str) -> Origin {
         Origin {
             name: entry.name.clone(),
             version: entry.version.clone(),
-            repo: self.plan.repo.clone(),
+            repo: self.request.repo.clone(),
             file: entry.filename.clone(),
             sha256: sha256.to_owned(),
             server: server.shown(),
@@ -152,12 +166,7 @@ impl<'a> Fetcher<'a> {
             return Ok(signature);
         }
         let file = format!("{}.sig", entry.filename);
-        let expected = Expected {
-            limit: LARGEST_SIGNATURE,
-            limit_reason: "that a signature may have",
-            size: None,
-        };
-        let result = self.client.download(&server.file(&file), expected, None);
+        let result = self.client.download(&server.file(&file), SIGNATURE, None);
         let result = result.map_err(|failure| match failure.code {
             Code::NotFound => {
                 let why = format!(
@@ -182,7 +191,7 @@ impl<'a> Fetcher<'a> {
         if let Some(keyring) = &verifier.keyring {
             return Ok((keyring.clone(), None));
         }
-        let repo = &self.plan.repo;
+        let repo = &self.request.repo;
         let name = package_name(repo);
         let Some(entry) = db::newest(&database.entries, &name) else {
             let why = format!(
@@ -207,12 +216,7 @@ impl<'a> Fetcher<'a> {
 
     /// Downloads a server's database.
     fn database(&self, server: &Server, file: &str) -> Result<Database, Failure> {
-        let expected = Expected {
-            limit: LARGEST_DB,
-            limit_reason: "that a database may have",
-            size: None,
-        };
-        let bytes = self.client.download(&server.file(file), expected, None);
+        let bytes = self.client.download(&server.file(file), DATABASE, None);
         let database = bytes
             .and_then(|bytes| {
                 let database = db::read(bytes.as_slice(), Limits::default());
@@ -250,9 +254,9 @@ impl<'a> Fetcher<'a> {
         let (package, origin) = self.find_cached()?.ok_or_else(|| {
             let message = format!(
                 "looking for package {} of {} in cache {}: it is not there",
-                quote(&self.plan.package),
-                quote(&self.plan.repo),
-                quote(&self.plan.cache)
+                quote(&self.request.package),
+                quote(&self.request.repo),
+                quote(&self.request.cache)
             );
             Failure::new(Code::NotFound, message).hint("run it once without --offline")
         })?;
@@ -270,16 +274,18 @@ impl<'a> Fetcher<'a> {
 
     fn find_cached(&self) -> Result<Option<(Package, Origin)>, Failure> {
         loop {
-            let origin = match &self.plan.pin {
+            let origin = match &self.request.pin {
                 Some(sha256) => self.cache.origin(sha256),
-                None => self.cache.newest(&self.plan.repo, &self.plan.package)?,
+                None => self
+                    .cache
+                    .newest(&self.request.repo, &self.request.package)?,
             };
             let Some(origin) = origin else {
                 return Ok(None);
             };
             match self.cache.find(self.context, &origin.sha256)? {
                 Some(package) => return Ok(Some((package, origin))),
-                None if self.plan.pin.is_some() => return Ok(None),
+                None if self.request.pin.is_some() => return Ok(None),
                 // It was damaged and is removed now: the next newest is as good.
                 None => {}
             }
@@ -289,17 +295,15 @@ impl<'a> Fetcher<'a> {
     /// Checks a package in the cache by the signature and the keys there.
     fn verify_cached(&self, package: &Package, origin: &Origin) -> Result<Verified, Failure> {
         let missing = |what: &str| Failure::new(Code::NotVerified, format!("{what} is not there"));
-        let identity = (origin.name.as_str(), origin.version.as_str());
-        let identity = self.plan.pin.is_none().then_some(identity);
         let Some(verifier) = self.verifier else {
-            return verify(self.context, package, None, identity);
+            return self.verify(package, None, origin);
         };
         let signature = self.cache.signature(&origin.sha256)?;
         let signature = signature.ok_or_else(|| missing("its signature"))?;
         let keyring = match &verifier.keyring {
             Some(keyring) => keyring.clone(),
             None => {
-                let repo = &self.plan.repo;
+                let repo = &self.request.repo;
                 let name = package_name(repo);
                 let keys = match self.cache.newest(repo, &name)? {
                     Some(origin) => self.cache.find(self.context, &origin.sha256)?,
@@ -311,10 +315,10 @@ impl<'a> Fetcher<'a> {
         };
         let proof = Proof {
             verifier,
-            keyring: &keyring,
+            keyring,
             signature,
         };
-        verify(self.context, package, Some(proof), identity)
+        self.verify(package, Some(proof), origin)
     }
 }
 

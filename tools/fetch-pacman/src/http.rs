@@ -37,7 +37,7 @@ const PAUSES: [Duration; 3] = [
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is known of a file before it is downloaded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     /// The most bytes that it may have, and why.
     pub(crate) limit: u64,
@@ -78,21 +78,12 @@ fn network(why: impl std::fmt::Display, retry: bool) -> Failed {
 /// Asks servers. It is set up for the first file that needs it.
 #[derive(Debug)]
 pub(crate) struct HttpClient<'a> {
-    context: &'a Context,
-    timeout: Duration,
-    client: OnceCell<Client>,
+    pub(crate) context: &'a Context,
+    pub(crate) timeout: Duration,
+    pub(crate) client: OnceCell<Client>,
 }
 
-impl<'a> HttpClient<'a> {
-    pub(crate) fn new(context: &'a Context, timeout: Duration) -> Self {
-        let client = OnceCell::new();
-        Self {
-            context,
-            timeout,
-            client,
-        }
-    }
-
+impl HttpClient<'_> {
     /// Downloads a file. `progress` is its name on a progress bar, where it takes long enough for one.
     pub(crate) fn download(
         &self,

@@ -134,12 +134,12 @@ impl Keyring {
         let out = run(context, &mut command)?;
         let signatures = status::parse(&String::from_utf8_lossy(&out.stdout));
         let is_good = |signature: &Signature| matches!(signature.state, State::Good(_));
-        let why = match signatures.is_empty() {
-            true => format!("it is none: gpg: {}", out.error),
+        let what = match signatures.is_empty() {
+            true => "not a signature: ",
             false if out.success || !signatures.iter().all(is_good) => return Ok(signatures),
-            false => format!("gpg: {}", out.error),
+            false => "",
         };
-        let message = format!("its signature cannot be used: {why}");
+        let message = format!("its signature cannot be used: {what}gpg: {}", out.error);
         Err(Failure::new(Code::NotVerified, message).hint(UNSIGNED))
     }
 }

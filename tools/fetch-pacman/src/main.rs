@@ -15,7 +15,8 @@ mod server;
 mod verify;
 
 use cache::{Cache, Origin};
-use fetch::Fetcher;
+use fetch::{Fetcher, Request};
+use http::HttpClient;
 use keyring::Keyring;
 use program::Program;
 use rootfs::file::Placed;
@@ -29,9 +30,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 use verify::Verifier;
 
-/// Find the newest static pacman in a repository, prove it and extract the one program
+/// Download and verify a static pacman for this host
 ///
-/// What is not given is looked up in the document's distribution. The program is for this host, not for the root.
+/// Options that are not given are taken from the preset of the document's distribution.
 #[derive(Debug, clap::Parser)]
 #[command(
     name = "fetch-pacman",
@@ -39,51 +40,51 @@ use verify::Verifier;
     after_help = "Example: mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf"
 )]
 struct FetchPacman {
-    /// Look in the repository NAME
+    /// Search the repository NAME
     #[arg(long, value_name = "NAME", value_parser = repo)]
     repo: Option<String>,
 
-    /// Ask this server, $repo and $arch expanded; several are asked in order
+    /// Download from URL, with $repo and $arch replaced; several are tried in order
     #[arg(long = "server", value_name = "URL", value_parser = url)]
     servers: Vec<String>,
 
-    /// Take the newest package of exactly this name
+    /// Fetch the newest package NAME
     #[arg(long, value_name = "NAME", value_parser = package_name)]
     package: Option<String>,
 
-    /// Extract this file of the package
+    /// Extract the file PATH of the package
     #[arg(long, value_name = "PATH", value_parser = member)]
     member: Option<String>,
 
-    /// Put the program there; otherwise it stays in the cache
+    /// Write the program to FILE, not to the cache
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Keep what was downloaded in DIR, not in ~/.cache/strapline (as root: /var/cache/strapline)
+    /// Use the cache DIR, not ~/.cache/strapline (as root: /var/cache/strapline)
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
 
-    /// Take packages that this key has signed, beside those of the distribution's
+    /// Trust this key, in addition to those of the distribution
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 
-    /// Take the keys from FILE, not from the repository's keyring package
+    /// Read the keys from FILE, not from the repository's keyring package
     #[arg(long, value_name = "FILE")]
     keyring: Vec<PathBuf>,
 
-    /// Take only a package with this SHA-256, whatever the database says and whoever signed it
+    /// Require this SHA-256 of the package, and no signature
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     sha256: Option<String>,
 
-    /// Take a package by the hash that the database has, whoever signed it
+    /// Require no signature: trust the hash in the repository's database
     #[arg(long, conflicts_with_all = ["trust", "keyring"])]
     unsigned: bool,
 
-    /// Ask no server: take the newest package in the cache
+    /// Use the newest package in the cache, without the network
     #[arg(long)]
     offline: bool,
 
-    /// Take a pacman that is already there
+    /// Use FILE, a pacman that is already installed
     #[arg(
         long = "use",
         value_name = "FILE",
@@ -91,40 +92,16 @@ struct FetchPacman {
     )]
     existing: Option<PathBuf>,
 
-    /// Give a server up after SECONDS in which nothing came
+    /// Abort a download after SECONDS without data
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     timeout: u64,
 
     #[command(flatten)]
     common: Common,
 
-    /// What this run put where nothing was, to be removed again if the document cannot be handed on.
+    /// The file that this run made where there was none, for undo.
     #[arg(skip)]
     placed: OnceCell<Placed>,
-}
-
-/// What to do.
-#[derive(Debug)]
-enum Plan {
-    /// Use a pacman that is there.
-    Use(PathBuf),
-    Fetch(Box<Fetch>),
-}
-
-#[derive(Debug)]
-struct Fetch {
-    /// None: take the package from the cache.
-    servers: Option<Vec<Server>>,
-    repo: String,
-    package: String,
-    member: String,
-    /// The hash that the user knows.
-    pin: Option<String>,
-    /// The keys that may sign, and files that have them; None: no signature is required.
-    signature: Option<(Vec<String>, Vec<PathBuf>)>,
-    output: Option<PathBuf>,
-    cache: PathBuf,
-    timeout: Duration,
 }
 
 /// What was done.
@@ -145,9 +122,18 @@ impl Stage for FetchPacman {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = plan(self, document)?;
-        check(&plan)?;
-        let done = apply(context, &plan)?;
+        let done = match &self.existing {
+            Some(path) => Done {
+                program: program::inspect(context, &resolve(path)?)?,
+                trust: "host",
+                package: None,
+            },
+            None => {
+                let request = self.request(document)?;
+                check(&request)?;
+                fetch(context, &request)?
+            }
+        };
         if self.output.is_some() && done.program.new {
             // Set once: a stage runs once.
             drop(self.placed.set(find_placed(&done.program.path)?));
@@ -179,139 +165,119 @@ fn find_placed(path: &Path) -> Result<Placed, Failure> {
         .doing(Code::Os, || format!("opening {}", quote(path)))
 }
 
-/// Decides what to do, by the command line, and by the document's distribution where that leaves it open.
-fn plan(args: &FetchPacman, document: &Document) -> Result<Plan, Failure> {
-    if let Some(path) = &args.existing {
-        return Ok(Plan::Use(resolve(path)?));
-    }
-    let preset = server::preset(document.distro())?;
-    let source = &preset.pacman;
-    let arch = server::pacman_arch(std::env::consts::ARCH);
-    let repo = args.repo.as_ref().unwrap_or(&source.repo);
-    let servers = if args.offline {
-        None
-    } else {
-        let urls = match args.servers.as_slice() {
-            [] => server::servers(&preset, arch)?,
-            given => given,
+impl FetchPacman {
+    /// Decides what to fetch, by the command line, and by the preset of the document's distribution.
+    fn request(&self, document: &Document) -> Result<Request, Failure> {
+        let preset = server::preset(document.distro())?;
+        let source = &preset.pacman;
+        let arch = server::pacman_arch(std::env::consts::ARCH);
+        let repo = self.repo.as_ref().unwrap_or(&source.repo);
+        let servers = if self.offline {
+            None
+        } else {
+            let urls = match self.servers.as_slice() {
+                [] => server::servers(&preset, arch)?,
+                given => given,
+            };
+            let servers = urls.iter().map(|url| Server::expand(url, repo, arch));
+            Some(servers.collect())
         };
-        let servers = urls.iter().map(|url| Server::expand(url, repo, arch));
-        Some(servers.collect())
-    };
-    let env = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = match &args.cache_dir {
-        Some(dir) => dir.clone(),
-        None => {
-            let root = nix::unistd::geteuid().is_root();
-            cache::default_dir(root, env("XDG_CACHE_HOME"), env("HOME"))?
-        }
-    };
-    let package = args.package.as_ref().unwrap_or(&source.package);
-    let member = args.member.as_ref().unwrap_or(&source.member);
-    Ok(Plan::Fetch(Box::new(Fetch {
-        servers,
-        repo: repo.clone(),
-        package: package.clone(),
-        member: member.clone(),
-        pin: args.sha256.clone(),
-        signature: required_signature(args, source),
-        output: args.output.as_deref().map(resolve).transpose()?,
-        cache: std::path::absolute(&cache).doing(Code::Os, || "choosing a cache")?,
-        timeout: Duration::from_secs(args.timeout),
-    })))
-}
-
-/// Returns the keys that must have signed, and the files that have them.
-fn required_signature(
-    args: &FetchPacman,
-    source: &distro::Source,
-) -> Option<(Vec<String>, Vec<PathBuf>)> {
-    // A hash that the user knows proves all that a signature could; with options for both, both are checked.
-    let names_keys = !args.trust.is_empty() || !args.keyring.is_empty();
-    if args.unsigned || (args.sha256.is_some() && !names_keys) {
-        return None;
+        let env = |name| std::env::var_os(name).map(PathBuf::from);
+        let cache = match &self.cache_dir {
+            Some(dir) => dir.clone(),
+            None => {
+                let root = nix::unistd::geteuid().is_root();
+                cache::default_dir(root, env("XDG_CACHE_HOME"), env("HOME"))?
+            }
+        };
+        // A hash that the user knows proves all that a signature could; with options for both, both are checked.
+        let names_keys = !self.trust.is_empty() || !self.keyring.is_empty();
+        let unsigned = self.unsigned || (self.sha256.is_some() && !names_keys);
+        let pinned = source.trusted.iter().map(|pin| &pin.fingerprint);
+        let pins = pinned.chain(&self.trust).cloned().collect();
+        Ok(Request {
+            servers,
+            repo: repo.clone(),
+            package: self.package.as_ref().unwrap_or(&source.package).clone(),
+            member: self.member.as_ref().unwrap_or(&source.member).clone(),
+            pin: self.sha256.clone(),
+            signature: (!unsigned).then(|| (pins, self.keyring.clone())),
+            output: self.output.as_deref().map(resolve).transpose()?,
+            cache: std::path::absolute(&cache).doing(Code::Os, || "choosing a cache")?,
+            timeout: Duration::from_secs(self.timeout),
+        })
     }
-    let pinned = source.trusted.iter().map(|pin| &pin.fingerprint);
-    let pins = pinned.chain(&args.trust).cloned().collect();
-    Some((pins, args.keyring.clone()))
 }
 
 /// Checks that it can be done, before anything is changed.
-fn check(plan: &Plan) -> Result<(), Failure> {
-    let Plan::Fetch(fetch) = plan else {
-        return Ok(());
-    };
-    if let Some((pins, _)) = &fetch.signature
+fn check(request: &Request) -> Result<(), Failure> {
+    if let Some((pins, _)) = &request.signature
         && pins.is_empty()
     {
-        return Err(Failure::new(
-            Code::NotVerified,
-            format!(
-                "checking package {}: no key is pinned that may sign it",
-                quote(&fetch.package)
-            ),
-        )
-        .hint("name one with --trust FINGERPRINT, or take the package by its hash alone with --unsigned"));
+        let package = quote(&request.package);
+        let message = format!("checking package {package}: no key is pinned that may sign it");
+        return Err(Failure::new(Code::NotVerified, message).hint(
+            "name one with --trust FINGERPRINT, or take the package by its hash alone with --unsigned",
+        ));
     }
-    if let Some(output) = &fetch.output
+    if let Some(output) = &request.output
         && std::fs::symlink_metadata(output).is_ok_and(|meta| !meta.is_file() && !meta.is_symlink())
     {
-        return Err(Failure::new(
-            Code::Usage,
-            format!(
-                "writing {}: it exists and is not a regular file",
-                quote(output)
-            ),
-        )
-        .hint("give -o the path of the program itself, such as DIR/pacman"));
+        let message = format!(
+            "writing {}: it exists and is not a regular file",
+            quote(output)
+        );
+        return Err(Failure::new(Code::Usage, message)
+            .hint("give -o the path of the program itself, such as DIR/pacman"));
     }
     Ok(())
 }
 
-fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
-    let fetch = match plan {
-        Plan::Fetch(fetch) => fetch,
-        Plan::Use(path) => {
-            return Ok(Done {
-                program: program::inspect(context, path)?,
-                trust: "host",
-                package: None,
-            });
-        }
+/// Fetches a package, and extracts the program where that has not been done yet.
+fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
+    let verifier = make_verifier(context, request)?;
+    let cache = Cache::open(&request.cache)?;
+    let fetcher = Fetcher {
+        context,
+        cache: &cache,
+        request,
+        verifier: verifier.as_ref(),
+        client: HttpClient {
+            context,
+            timeout: request.timeout,
+            client: OnceCell::new(),
+        },
     };
-    let verifier = make_verifier(context, fetch)?;
-    let cache = Cache::open(&fetch.cache)?;
-    let fetcher = Fetcher::new(context, &cache, fetch, verifier.as_ref());
-    let (verified, origin) = match &fetch.servers {
+    let (verified, origin) = match &request.servers {
         None => fetcher.fetch_cached()?,
         Some(servers) => fetcher.fetch(servers)?,
     };
     let signature = verified.signature.clone();
-    let to = match &fetch.output {
+    let to = match &request.output {
         Some(path) => path.clone(),
         None => {
-            let name = fetch.member.rsplit('/').next().unwrap_or(&fetch.member);
+            let name = request.member.rsplit('/').next().unwrap_or(&request.member);
             cache.program(&origin.sha256, name)?
         }
     };
     // Decompressing takes longer than all the rest.
-    let reused = match cache.member(&origin.sha256, &fetch.member) {
+    let reused = match cache.member(&origin.sha256, &request.member) {
         Some(sha256) => program::reuse(context, &verified, &to, &sha256)?,
         None => None,
     };
     let program = match reused {
         Some(program) => program,
-        None => program::extract(context, verified, &fetch.member, &to, &cache.trial()?)?,
+        None => program::extract(context, verified, &request.member, &to, &cache.trial()?)?,
     };
     // The program is good: a cache that cannot be written costs only time, later.
-    let mut recorded = cache.record(&origin, Some((&fetch.member, &program.sha256)));
+    let mut recorded = cache.record(&origin, Some((&request.member, &program.sha256)));
     if let Some((_, signature)) = &signature {
         recorded = recorded.and(cache.keep_signature(&origin.sha256, signature));
     }
     if let Err(failure) = recorded {
         context.warn(failure);
     }
-    let trust = match (&signature, &fetch.pin) {
+    let trust = match (&signature, &request.pin) {
         (Some(_), _) => "signature",
         (None, Some(_)) => "sha256",
         (None, None) => "hash",
@@ -324,8 +290,8 @@ fn apply(context: &Context, plan: &Plan) -> Result<Done, Failure> {
 }
 
 /// Finds gpg and reads the user's keys, where a signature is required.
-fn make_verifier(context: &Context, fetch: &Fetch) -> Result<Option<Verifier>, Failure> {
-    let Some((pins, files)) = &fetch.signature else {
+fn make_verifier(context: &Context, request: &Request) -> Result<Option<Verifier>, Failure> {
+    let Some((pins, files)) = &request.signature else {
         return Ok(None);
     };
     let gpg = keyring::find_gpg(context)?;

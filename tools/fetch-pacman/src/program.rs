@@ -107,28 +107,23 @@ fn sha256_of(file: impl Read) -> std::io::Result<String> {
     Ok(hash.finish())
 }
 
-/// Checks a pacman that is already there.
+/// Checks a pacman that is already installed.
 pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure> {
     let doing = || format!("using {}", quote(path));
-    let fail = |code, why: &str| Failure::new(code, format!("{}: {why}", doing()));
-    let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
-        ErrorKind::NotFound => fail(Code::NotFound, &e.to_string()).hint(
+    let fail = |code, why: &dyn Display| Failure::new(code, format!("{}: {why}", doing()));
+    let file = stage::file::open(path).map_err(|e| match e.kind() {
+        ErrorKind::NotFound => fail(Code::NotFound, &e).hint(
             "install your distribution's pacman (on Debian: apt install pacman-package-manager), or leave out --use to fetch one",
         ),
-        _ => fail(Code::Os, &e.to_string()),
+        ErrorKind::InvalidInput => fail(Code::Failed, &e),
+        _ => fail(Code::Os, &e),
     })?;
-    if !meta.is_file() {
-        return Err(fail(Code::Failed, "not a regular file"));
+    let mode = file.metadata().doing(Code::Os, doing)?.permissions().mode();
+    if mode & 0o111 == 0 {
+        let hint = format!("if it is a pacman that you trust: chmod +x {}", quote(path));
+        return Err(fail(Code::Failed, &"it is not executable").hint(hint));
     }
-    if meta.permissions().mode() & 0o111 == 0 {
-        return Err(fail(Code::Failed, "it is not executable").hint(format!(
-            "if it is a pacman that you trust: chmod +x {}",
-            quote(path)
-        )));
-    }
-    let sha256 = File::open(path)
-        .and_then(sha256_of)
-        .doing(Code::Os, doing)?;
+    let sha256 = sha256_of(file).doing(Code::Os, doing)?;
     let version = version(context, path, path)?;
     check_names(path, path, None)?;
     Ok(Program {

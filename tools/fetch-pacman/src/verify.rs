@@ -35,7 +35,7 @@ pub(crate) struct Verifier {
 #[derive(Debug)]
 pub(crate) struct Proof<'a> {
     pub(crate) verifier: &'a Verifier,
-    pub(crate) keyring: &'a Keyring,
+    pub(crate) keyring: Keyring,
     pub(crate) signature: Vec<u8>,
 }
 
@@ -57,7 +57,7 @@ pub(crate) fn verify(
     let signature = match proof {
         None => None,
         Some(proof) => {
-            let (verifier, keyring) = (proof.verifier, proof.keyring);
+            let (verifier, keyring) = (proof.verifier, &proof.keyring);
             let found = keyring.check(context, &verifier.gpg, &proof.signature, &file)?;
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let now = now.unwrap_or_default().as_secs();
@@ -138,7 +138,7 @@ fn check_signature(
     match state {
         State::Bad => fail(
             format!("its signature by {key} is bad: the package or its signature was altered"),
-            "name another --server URL; only --unsigned takes it as it is",
+            "name another --server URL; only --unsigned accepts it",
         ),
         _ if !pinned => {
             let trust = match key.len() {

@@ -1232,7 +1232,7 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
         (
             "none",
             package.clone().with_signature(Some(b"<html>".to_vec())),
-            "it is none: gpg: ",
+            "not a signature: gpg: ",
         ),
         (
             "cut off",
@@ -1242,7 +1242,7 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
         (
             "inline",
             package.clone().with_signature(Some(inline)),
-            "it is none: gpg: ",
+            "not a signature: gpg: ",
         ),
         (
             "of a text",

@@ -11,12 +11,13 @@
 
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
-use crate::trust::Ring;
+use crate::session::Session;
+use crate::trust::{Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
-use pacman::gpg::{self, Gpg, Home, StoredKeyring};
-use rootfs::{Inside, Root};
+use pacman::gpg::{self, Home, StoredKeyring};
+use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Context, Document, Doing, Failure, quote};
+use stage::{Code, Doing, Failure, quote};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,8 +45,7 @@ pub(crate) struct Built {
     pub(crate) summary: Summary,
     /// The fingerprint of the root's own key.
     pub(crate) own: String,
-    /// The pinned keys that give no trust, and why not.
-    pub(crate) dead: Vec<(String, String)>,
+    pub(crate) unusable: Unusable,
     /// The keys that are valid only by the keyring that was extended.
     pub(crate) extended: Vec<String>,
     /// The keys that sign packages and are only marginally valid.
@@ -60,26 +60,20 @@ pub(crate) struct Built {
 /// # Errors
 ///
 /// When gpg fails, or the keyring is not as it must be.
-pub(crate) fn build(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
-    ring: &Ring,
-    gpg: &Gpg,
-    extend: bool,
-) -> Result<Built, Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || {
-        let built = build_inside(document, ring, gpg, extend)?;
+pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
+    let context = session.context;
+    let bytes = session.inside.call(rootfs::Place::Host, || {
+        let built = build_inside(session, ring, extend)?;
         serde_json::to_vec(&built).doing(Code::Os, || "reporting what was built")
     })?;
     let built: Built =
         serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was built inside")?;
-    for (key, why) in &built.dead {
+    for (key, why) in &built.unusable {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
     for key in &built.marginal {
         context.warn(format_args!(
-            "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
+            "{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid"
         ));
     }
     for key in &built.extended {
@@ -92,9 +86,8 @@ pub(crate) fn build(
 }
 
 fn build_inside(
-    document: &Document,
+    Session { document, gpg, .. }: Session<'_>,
     ring: &Ring,
-    gpg: &Gpg,
     extend: bool,
 ) -> Result<Built, Failure> {
     // Opened before the tmpfs is mounted, which may cover the root.
@@ -112,15 +105,15 @@ fn build_inside(
     let home = Home::create(gpg, scratch, &files)?;
     let own = make_own_key(&home)?;
     let rings = import(&home, ring)?;
-    let mut dead = sign(&home, ring, &rings, &own)?;
-    set_owner_trust(&home, ring, &dead)?;
+    let mut unusable = sign(&home, ring, &rings, &own)?;
+    set_owner_trust(&home, ring, &unusable)?;
     let mut public = home.list("--list-keys")?;
     let mut extended = Vec::new();
     if !before.is_empty() {
         let by_pins = public;
         import_home(&home, &before)?;
         // Again: what the rings disable stays disabled.
-        set_owner_trust(&home, ring, &dead)?;
+        set_owner_trust(&home, ring, &unusable)?;
         public = home.list("--list-keys")?;
         let strangers = public.strangers(&by_pins, &[]);
         extended = strangers.into_iter().map(Key::name).collect();
@@ -129,8 +122,8 @@ fn build_inside(
     write_pubring(&home)?;
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and accept none of its names.
-    dead.extend(listing::invalid_pins(alive(ring, &dead), &public.list));
-    let trusted = need_one_alive(ring, &dead)?;
+    unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));
+    let trusted = require_usable(ring, &unusable)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
     let files = KeyringFiles::from_scratch(scratch, gpg.version())
         .doing(Code::Os, || format!("reading {}", quote(scratch)))?;
@@ -138,7 +131,7 @@ fn build_inside(
     Ok(Built {
         summary,
         own,
-        dead,
+        unusable,
         extended,
         marginal: listing::marginal(ring, &public.list),
         seconds,
@@ -152,14 +145,12 @@ fn build_inside(
 ///
 /// [`Code::NotVerified`] where it is not as it must be.
 pub(crate) fn check_foreign(
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     ring: &Ring,
-    gpg: &Gpg,
     gpgdir: &Path,
 ) -> Result<(Summary, String), Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || {
-        let root = Root::of(document)?;
+    let bytes = session.inside.call(rootfs::Place::Host, || {
+        let (root, gpg) = (Root::of(session.document)?, session.gpg);
         let theirs = Place::in_root(&root)?.read_public(Which::Present)?;
         let ours = StoredKeyring::read(gpgdir)?;
         let scratch = gpg::mount_scratch()?;
@@ -181,8 +172,8 @@ pub(crate) fn check_foreign(
             .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
         }
         // The others were named when ours was built.
-        let is_alive = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
-        let trusted: Vec<&String> = ring.trusted.iter().filter(is_alive).collect();
+        let is_usable = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
+        let trusted: Vec<&String> = ring.trusted.iter().filter(is_usable).collect();
         let own: Vec<Key> = own.into_iter().cloned().collect();
         let summary = listing::check(&trusted, &ring.revoked, &public.list, &own)?;
         let own = own.first().map(|key| key.fingerprint.clone());
@@ -193,25 +184,16 @@ pub(crate) fn check_foreign(
 }
 
 /// Returns the pinned keys that give trust.
-fn alive<'a>(ring: &'a Ring, dead: &[(String, String)]) -> impl Iterator<Item = &'a String> {
-    let is_alive = |key: &&String| dead.iter().all(|(other, _)| other != *key);
-    ring.trusted.iter().filter(is_alive)
-}
-
-/// Returns the pinned keys that give trust.
 ///
 /// # Errors
 ///
 /// [`Code::NotVerified`] where none does, with the reason of each.
-fn need_one_alive<'a>(
-    ring: &'a Ring,
-    dead: &[(String, String)],
-) -> Result<Vec<&'a String>, Failure> {
-    let alive: Vec<&String> = alive(ring, dead).collect();
-    if dead.is_empty() || !alive.is_empty() {
-        return Ok(alive);
+fn require_usable<'a>(ring: &'a Ring, unusable: &Unusable) -> Result<Vec<&'a String>, Failure> {
+    let usable = ring.usable(unusable);
+    if unusable.is_empty() || !usable.is_empty() {
+        return Ok(usable);
     }
-    let reasons: Vec<String> = dead
+    let reasons: Vec<String> = unusable
         .iter()
         .map(|(key, why)| format!("{key}: {why}"))
         .collect();
@@ -316,12 +298,7 @@ fn import_home(home: &Home<'_>, files: &[(&'static str, Vec<u8>)]) -> Result<(),
 }
 
 /// Signs the pinned keys locally. Returns those that cannot be signed, with the reason: they give no trust.
-fn sign(
-    home: &Home<'_>,
-    ring: &Ring,
-    rings: &[String],
-    own: &str,
-) -> Result<Vec<(String, String)>, Failure> {
+fn sign(home: &Home<'_>, ring: &Ring, rings: &[String], own: &str) -> Result<Unusable, Failure> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .doing(Code::Os, || "reading the clock, which is before 1970")?
@@ -336,24 +313,27 @@ fn sign(
         let shown = Keys::parse(&home.run(&args)?.stdout).list;
         keys.extend(shown.into_iter().filter(|key| key.created > now));
     }
-    let mut dead = listing::dead_pins(ring, &keys, now)?;
+    let mut unusable = listing::unusable_pins(ring, &keys, now)?;
     for key in &ring.trusted {
-        if dead.iter().any(|(other, _)| other == key) {
+        if unusable.contains_key(key) {
             continue;
         }
         // It takes primary keys only: a hostile key with a pinned one as its subkey is refused.
         let out = home.run(&["--yes", "--local-user", own, "--quick-lsign-key", key])?;
         if !out.success {
-            dead.push((key.clone(), format!("gpg does not sign it: {}", out.error)));
+            unusable.insert(key.clone(), format!("gpg does not sign it: {}", out.error));
         }
     }
-    need_one_alive(ring, &dead)?;
-    Ok(dead)
+    require_usable(ring, &unusable)?;
+    Ok(unusable)
 }
 
 /// Sets the owner trust of the pinned keys, disables the revoked ones, and has gpg compute which keys are valid.
-fn set_owner_trust(home: &Home<'_>, ring: &Ring, dead: &[(String, String)]) -> Result<(), Failure> {
-    let trusted = alive(ring, dead).map(|key| format!("{key}:{MARGINAL}:\n"));
+fn set_owner_trust(home: &Home<'_>, ring: &Ring, unusable: &Unusable) -> Result<(), Failure> {
+    let trusted = ring
+        .usable(unusable)
+        .into_iter()
+        .map(|key| format!("{key}:{MARGINAL}:\n"));
     let revoked = ring
         .revoked
         .iter()

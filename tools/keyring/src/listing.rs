@@ -3,7 +3,7 @@
 //! pacman-key and gpg exit with 0 without a secret key, with a key that could not be signed, with a builder's key that stays
 //! marginal. So the result is listed and checked.
 
-use crate::trust::Ring;
+use crate::trust::{Ring, Unusable};
 use pacman::diagnosis;
 use pacman::gpg::listing::Key;
 use serde::{Deserialize, Serialize};
@@ -17,12 +17,8 @@ use stage::{Code, Failure};
 ///
 /// [`Code::NotVerified`] where one that the command line names is in no ring, or where the clock is behind the day on which a
 /// pinned key was made: signatures from before that day are invalid when the clock is right again.
-pub(crate) fn dead_pins(
-    ring: &Ring,
-    keys: &[Key],
-    now: u64,
-) -> Result<Vec<(String, String)>, Failure> {
-    let mut dead = Vec::new();
+pub(crate) fn unusable_pins(ring: &Ring, keys: &[Key], now: u64) -> Result<Unusable, Failure> {
+    let mut unusable = Unusable::new();
     for fingerprint in &ring.trusted {
         let Some(key) = keys.iter().find(|k| k.fingerprint == *fingerprint) else {
             if ring.asked.contains(fingerprint) {
@@ -31,27 +27,24 @@ pub(crate) fn dead_pins(
                     "check the fingerprint that --trust gives, and which rings are populated",
                 ));
             }
-            dead.push((fingerprint.clone(), "no ring has it".to_owned()));
+            unusable.insert(fingerprint.clone(), "no ring has it".to_owned());
             continue;
         };
         let made = format!("the key {fingerprint} was made");
         if let Some(clock) = diagnosis::clock(now, (key.created, &made)) {
             return Err(clock);
         }
-        dead.extend(why_dead(key).map(|why| (fingerprint.clone(), why)));
+        unusable.extend(why_unusable(key).map(|why| (fingerprint.clone(), why)));
     }
-    Ok(dead)
+    Ok(unusable)
 }
 
 /// Returns the pinned keys that gpg signed and that are not valid all the same, and why not: no name of theirs may have a good
 /// self-signature.
-pub(crate) fn invalid_pins<'a>(
-    pins: impl Iterator<Item = &'a String>,
-    keys: &[Key],
-) -> Vec<(String, String)> {
+pub(crate) fn invalid_pins(pins: Vec<&String>, keys: &[Key]) -> Unusable {
     let find = |pin: &String| keys.iter().find(|key| key.fingerprint == *pin);
-    pins.filter_map(|pin| Some((pin.clone(), why_no_trust(find(pin))?)))
-        .collect()
+    let why = |pin: &String| Some((pin.clone(), why_no_trust(find(pin))?));
+    pins.into_iter().filter_map(why).collect()
 }
 
 /// Numbers of a keyring.
@@ -119,7 +112,7 @@ fn why_no_trust(key: Option<&Key>) -> Option<String> {
     let Some(key) = key else {
         return Some("it is not in the keyring".to_owned());
     };
-    if let Some(why) = why_dead(key) {
+    if let Some(why) = why_unusable(key) {
         return Some(why);
     }
     match (key.validity, key.owner_trust) {
@@ -130,7 +123,7 @@ fn why_no_trust(key: Option<&Key>) -> Option<String> {
 }
 
 /// Returns why gpg does not sign a key.
-fn why_dead(key: &Key) -> Option<String> {
+fn why_unusable(key: &Key) -> Option<String> {
     match key.validity {
         _ if key.disabled => Some("it is disabled".to_owned()),
         'e' => {
@@ -261,9 +254,9 @@ mod tests {
             created: 1_700_000_000,
             ..key(A, 'f', '-')
         };
-        let dead = |now| dead_pins(&ring(), std::slice::from_ref(&master), now);
-        assert_eq!(dead(1_700_000_000), Ok(vec![]));
-        let failure = dead(1_600_000_000).unwrap_err();
+        let unusable = |now| unusable_pins(&ring(), std::slice::from_ref(&master), now);
+        assert_eq!(unusable(1_700_000_000), Ok(Unusable::new()));
+        let failure = unusable(1_600_000_000).unwrap_err();
         assert!(
             failure
                 .message
@@ -273,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pinned_key_that_is_dead_is_named_with_the_reason() {
+    fn a_pinned_key_that_is_unusable_is_named_with_the_reason() {
         let expired = Key {
             expires: Some(1_709_164_800),
             ..key(A, 'e', '-')
@@ -283,11 +276,11 @@ mod tests {
             ..Ring::default()
         };
         let keys = [expired, key(B, '-', '-')];
-        let dead = dead_pins(&ring, &keys, 1_800_000_000).unwrap();
+        let unusable = unusable_pins(&ring, &keys, 1_800_000_000).unwrap();
         let expected = [(A, "it expired on 2024-02-29"), (OWN, "no ring has it")];
         assert_eq!(
-            dead,
-            expected.map(|(key, why)| (key.to_owned(), why.to_owned()))
+            unusable,
+            Unusable::from(expected.map(|(key, why)| (key.to_owned(), why.to_owned())))
         );
     }
 

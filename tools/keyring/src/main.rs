@@ -8,6 +8,7 @@ mod build;
 mod home;
 mod in_root;
 mod listing;
+mod session;
 mod source;
 mod strip;
 mod trust;
@@ -20,6 +21,7 @@ use pacman::Timeout;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
+use session::Session;
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -28,11 +30,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
-use trust::{Files, Pins, Ring};
+use trust::{Pins, Ring, RingFiles};
 
 /// Build the root's pacman keyring from pinned trust
 ///
-/// The keys come from the keyring package that the root has, or else that pacman downloads; trust comes from the
+/// The keys come from the keyring package in the root, or else from the one that pacman downloads; trust comes from the
 /// fingerprints that are pinned in the distribution's preset.
 #[derive(Debug, Parser)]
 #[command(name = "keyring", version, help_expected = true, max_term_width = 80)]
@@ -41,31 +43,31 @@ use trust::{Files, Pins, Ring};
 )]
 struct Args {
     /// Populate from the ring NAME [default: the distribution's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     populate: Vec<String>,
 
-    /// Take the rings from package NAME [default: the distribution's]
-    #[arg(long, value_name = "NAME")]
+    /// Extract the rings from package NAME [default: the distribution's]
+    #[arg(long, value_name = "NAME", value_parser = name)]
     package: Vec<String>,
 
-    /// Trust this key too: sign it locally, and count its signatures
-    #[arg(long, value_name = "FINGERPRINT")]
+    /// Trust this key too: sign it locally, with marginal owner trust
+    #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 
-    /// Keep what the root's own keyring trusts, too
+    /// Add the keys and the trust of the root's present keyring
     ///
-    /// By default a keyring that this pipeline did not build is set aside and gives no trust. Every key that is valid by it
-    /// alone is named, and 'verify' reports it.
+    /// By default a keyring that this pipeline did not build is set aside and gives no trust. Keys that are valid only by it
+    /// are named, and 'verify' reports them.
     #[arg(long, conflicts_with = "in_root")]
     extend: bool,
 
-    /// Run the root's own pacman-key, inside
+    /// Run the root's own pacman-key inside the root
     #[arg(long)]
     in_root: bool,
 
-    /// Take the keys out again, for an image
+    /// Remove the keys, for an image
     ///
-    /// An image never carries a keyring's own secret key. A machine makes its own at first boot, see 'configure
+    /// An image never contains the keyring's own secret key. A machine makes its own at first boot, see 'configure
     /// --first-boot-keyring'; a container has no first boot, and may keep the public keys.
     #[arg(
         long,
@@ -78,7 +80,7 @@ struct Args {
     )]
     strip: Option<Strip>,
 
-    /// Ask no server: take the databases and packages from the cache
+    /// Use the databases and packages in the cache, without the network
     #[arg(long)]
     offline: bool,
 
@@ -144,10 +146,17 @@ impl Args {
         self.timeout.watch(context, &mut inside);
         // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-        let (mut files, fetched) = self.rings(context, document, &inside, &plan)?;
+        let session = Session {
+            context,
+            document,
+            inside: &inside,
+            gpg: &gpg,
+            offline: self.offline,
+        };
+        let (mut files, fetched) = self.rings(session, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, &plan.pins).and_then(|ring| {
-            let built = self.make(context, document, &inside, &ring, &gpg, fetched.as_ref())?;
+            let built = self.make(session, &ring, fetched.as_ref())?;
             Ok((ring, built))
         });
         let (ring, built) = made.inspect_err(|failure| {
@@ -158,7 +167,7 @@ impl Args {
             }
         })?;
         record(document, inside.root(), &ring, &built);
-        let trusted = match ring.trusted.len() - built.dead.len() {
+        let trusted = match ring.trusted.len() - built.unusable.len() {
             1 => "1 key".to_owned(),
             n => format!("{n} keys"),
         };
@@ -171,21 +180,6 @@ impl Args {
 
     /// Decides what to build, from the command line and the document. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        for name in self.populate.iter().chain(&self.package) {
-            if !package::name::is_name(name) {
-                return Err(Failure::new(
-                    Code::Usage,
-                    format!("'{name}': invalid name of a ring or package"),
-                ));
-            }
-        }
-        let mut asked = Vec::new();
-        for key in &self.trust {
-            let key = key.replace(' ', "").to_ascii_uppercase();
-            distro::check::fingerprint(&key)
-                .map_err(|why| Failure::new(Code::Usage, format!("--trust: {why}")))?;
-            asked.push(key);
-        }
         let preset = document.distro().map(Preset::load).transpose();
         let preset = preset.map_err(|error| Failure {
             hint: error.hint().map(str::to_owned),
@@ -215,7 +209,7 @@ impl Args {
             packages: or(&self.package, keyring.packages),
             pins: Pins {
                 preset: pinned.collect(),
-                asked,
+                asked: self.trust.clone(),
             },
         })
     }
@@ -223,13 +217,16 @@ impl Args {
     /// Builds the keyring of a ring. It replaces the present one when the packages that the ring is from have been checked by it.
     fn make(
         &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
+        session: Session<'_>,
         ring: &Ring,
-        gpg: &Gpg,
         fetched: Option<&Fetched>,
     ) -> Result<Built, Failure> {
+        let Session {
+            context,
+            document,
+            inside,
+            ..
+        } = session;
         if self.extend {
             refuse_after_loose(document)?;
         }
@@ -237,7 +234,7 @@ impl Args {
         let gpgdir = gpgdir(document, root)?;
         let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
         let build = || {
-            let built = build::build(context, document, inside, ring, gpg, self.extend)?;
+            let built = build::build(session, ring, self.extend)?;
             let mut own = in_root.secret_keys(Which::New)?;
             own.insert(built.own.clone());
             // Those of before, too: we may be killed before the root's keyring is replaced.
@@ -247,7 +244,8 @@ impl Args {
             if let Some(fetched) = fetched {
                 let mut inside = Inside::of(document)?.with_gpgdir(beside.path(Which::New));
                 self.timeout.watch(context, &mut inside);
-                fetched.verify(context, document, &inside)?;
+                let inside = &inside;
+                fetched.verify(Session { inside, ..session })?;
             }
             Ok((built, own))
         };
@@ -266,7 +264,7 @@ impl Args {
         in_root.remove_unfinished()?;
         in_root.remove_present()?;
         in_root::build(context, inside, ring)?;
-        let (summary, key) = build::check_foreign(document, inside, ring, gpg, &gpgdir)?;
+        let (summary, key) = build::check_foreign(session, ring, &gpgdir)?;
         let mut own = own;
         own.insert(key);
         own.extend(in_root.secret_keys(Which::Present).unwrap_or_default());
@@ -308,15 +306,13 @@ impl Args {
     /// Reads the rings in the root, and downloads the others.
     fn rings(
         &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
+        session: Session<'_>,
         plan: &Plan,
-    ) -> Result<(Vec<Files>, Option<Fetched>), Failure> {
+    ) -> Result<(Vec<RingFiles>, Option<Fetched>), Failure> {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
-            match source::read_installed(inside.root(), name)? {
+            match source::read_installed(session.inside.root(), name)? {
                 Some(files) => rings.push(files),
                 None => missing.push(name.clone()),
             }
@@ -338,8 +334,7 @@ impl Args {
             )
             .hint("name the package with --package NAME"));
         }
-        let packages = plan.packages.clone();
-        let fetched = source::download(context, document, inside, packages, missing, self.offline)?;
+        let fetched = source::download(session, plan.packages.clone(), missing)?;
         Ok((rings, Some(fetched)))
     }
 }
@@ -373,11 +368,10 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
 
 /// Records the keyring in the document.
 fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
-    let is_alive = |key: &&String| built.dead.iter().all(|(dead, _)| dead != *key);
     let keyring = Keyring {
         dir: root.path().join(pacman::gpg::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
-        trusted: ring.trusted.iter().filter(is_alive).cloned().collect(),
+        trusted: ring.usable(&built.unusable).into_iter().cloned().collect(),
         extended: built.extended.clone(),
         stripped: None,
     };
@@ -396,6 +390,18 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
         (true, Strip::Secret) => "removed the secret key from the keyring",
     });
     Ok(())
+}
+
+fn name(value: &str) -> Result<String, String> {
+    match package::name::is_name(value) {
+        true => Ok(value.to_owned()),
+        false => Err("invalid name".to_owned()),
+    }
+}
+
+fn fingerprint(value: &str) -> Result<String, String> {
+    let value = value.replace(' ', "").to_ascii_uppercase();
+    distro::check::fingerprint(&value).map(|()| value)
 }
 
 fn main() -> ExitCode {

@@ -1,15 +1,16 @@
 //! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
-use crate::trust::Files;
+use crate::session::Session;
+use crate::trust::RingFiles;
 use package::archive::extract_members;
 use package::pkginfo;
 use pacman::conf::Conf;
 use pacman::operation::Refresh;
 use pacman::{Operation, Pacman, Planned, cache_lock};
-use rootfs::{Inside, Root};
+use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
-use stage::{Code, Context, Document, Doing, Failure, quote};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
@@ -33,7 +34,7 @@ fn path(name: &str, end: &str) -> String {
 /// # Errors
 ///
 /// When it cannot be read.
-pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<Files>, Failure> {
+pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<RingFiles>, Failure> {
     let read = |end: &str| match root.read(&path(name, end), RING) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -44,7 +45,7 @@ pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<Files>, F
     let Some(keys) = read(".gpg")? else {
         return Ok(None);
     };
-    Ok(Some(Files {
+    Ok(Some(RingFiles {
         name: name.to_owned(),
         keys,
         trusted: read("-trusted")?,
@@ -60,9 +61,7 @@ pub(crate) struct Fetched {
     cache: PathBuf,
     /// The archives that pacman took.
     planned: Vec<Planned>,
-    pub(crate) files: Vec<Files>,
-    /// Whether no server may be asked.
-    offline: bool,
+    pub(crate) files: Vec<RingFiles>,
 }
 
 /// Downloads the keyring packages with pacman, and extracts the rings.
@@ -74,37 +73,37 @@ pub(crate) struct Fetched {
 ///
 /// When pacman fails, or a ring is in none of the packages.
 pub(crate) fn download(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     packages: Vec<String>,
     names: Vec<String>,
-    offline: bool,
 ) -> Result<Fetched, Failure> {
-    let (cache, planned) = pacman(context, document, inside, false, &packages, offline)?;
+    let (cache, planned) = pacman(session, false, &packages)?;
     let mut fetched = Fetched {
         packages,
         names,
         cache,
         planned,
         files: Vec::new(),
-        offline,
     };
     let files = fetched.read(&fetched.planned);
-    fetched.files = files.inspect_err(|_| fetched.remove(context))?;
+    fetched.files = files.inspect_err(|_| fetched.remove(session.context))?;
     Ok(fetched)
 }
 
 /// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
 /// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration.
 fn pacman(
-    context: &Context,
-    document: &Document,
-    inside: &Inside,
+    session: Session<'_>,
     verifies: bool,
     packages: &[String],
-    offline: bool,
 ) -> Result<(PathBuf, Vec<Planned>), Failure> {
+    let Session {
+        context,
+        document,
+        inside,
+        offline,
+        ..
+    } = session;
     let program: members::Pacman = document.need()?;
     let config: Config = document.need()?;
     program.check()?;
@@ -138,7 +137,7 @@ fn pacman(
 }
 
 impl Fetched {
-    /// Has pacman check the packages by the keyring that was built from them, the home of `inside`, as strictly as all other
+    /// Has pacman check the packages by the keyring that was built from them, the home that `session` has inside, as strictly as all other
     /// packages later.
     ///
     /// That a package is checked by its own keys is no circle: the pinned fingerprints alone decide which keys are trusted. It
@@ -147,16 +146,10 @@ impl Fetched {
     /// # Errors
     ///
     /// When pacman refuses one of them, or takes another one than before.
-    pub(crate) fn verify(
-        &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
-    ) -> Result<(), Failure> {
+    pub(crate) fn verify(&self, session: Session<'_>) -> Result<(), Failure> {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
         let packages = &self.packages;
-        let taken = pacman(context, document, inside, true, packages, self.offline);
-        let (_, planned) = taken.map_err(|failure| match failure.code {
+        let (_, planned) = pacman(session, true, packages).map_err(|failure| match failure.code {
             Code::NotVerified => failure.hint(
                 "it is not as its distribution signed it: try another mirror, with mkconf --server URL",
             ),
@@ -188,8 +181,8 @@ impl Fetched {
     }
 
     /// Reads the rings in the archives. The first package that has one counts.
-    fn read(&self, planned: &[Planned]) -> Result<Vec<Files>, Failure> {
-        let mut rings: Vec<Files> = Vec::new();
+    fn read(&self, planned: &[Planned]) -> Result<Vec<RingFiles>, Failure> {
+        let mut rings: Vec<RingFiles> = Vec::new();
         let mut missing: Vec<&str> = self.names.iter().map(String::as_str).collect();
         for package in &self.packages {
             rings.extend(read_archive(planned, &self.cache, package, &missing)?);
@@ -212,7 +205,7 @@ fn read_archive(
     cache: &Path,
     package: &str,
     names: &[&str],
-) -> Result<Vec<Files>, Failure> {
+) -> Result<Vec<RingFiles>, Failure> {
     let Some(planned) = planned.iter().find(|planned| planned.name == package) else {
         let message = format!(
             "looking for the package '{package}' in {}: pacman did not put it there",
@@ -242,7 +235,7 @@ fn read_archive(
 }
 
 /// Extracts the rings of these names. Not every ring has every file.
-fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error> {
+fn extract(file: &mut File, names: &[&str]) -> Result<Vec<RingFiles>, package::Error> {
     let mut read = |paths: &[String]| {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         file.rewind().map_err(|source| package::Error::Read {
@@ -263,7 +256,7 @@ fn extract(file: &mut File, names: &[&str]) -> Result<Vec<Files>, package::Error
         found => found,
     }?;
     let rings = names.iter().filter_map(|name| {
-        Some(Files {
+        Some(RingFiles {
             name: (*name).to_owned(),
             keys: found.remove(&path(name, ".gpg"))?,
             trusted: found.remove(&path(name, "-trusted")),

@@ -1,16 +1,16 @@
-//! Which keys may give trust: pure, from what a keyring package says and what is pinned.
+//! Which keys give trust, by a keyring package and the pins.
 //!
 //! `NAME-trusted` comes from the mirror with the keys, so it proves nothing by itself. A key gets a local signature and
-//! owner trust when that file names it *and* it is pinned, in the distribution's preset or with `--trust`. A key that it
-//! names and nobody pinned ends the run: to leave it out would build a keyring that is not the distribution's, and to
-//! take it would let the mirror say whom to trust.
+//! owner trust if that file names it *and* it is pinned, in the distribution's preset or with `--trust`. If that file names a
+//! key that is not pinned the run fails: without that key the keyring would not be the distribution's, and with it the
+//! mirror would decide whom to trust.
 
 use stage::{Code, Failure};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The files of one ring, as `usr/share/pacman/keyrings` has them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Files {
+pub(crate) struct RingFiles {
     /// The ring's name.
     pub(crate) name: String,
     /// `NAME.gpg`: the keys.
@@ -34,6 +34,17 @@ pub(crate) struct Ring {
     pub(crate) revoked: Vec<String>,
 }
 
+impl Ring {
+    /// Returns the pinned keys that give trust.
+    pub(crate) fn usable(&self, unusable: &Unusable) -> Vec<&String> {
+        let keys = self.trusted.iter();
+        keys.filter(|key| !unusable.contains_key(*key)).collect()
+    }
+}
+
+/// The pinned keys that give no trust, and why not.
+pub(crate) type Unusable = BTreeMap<String, String>;
+
 /// The fingerprints that may give trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pins {
@@ -48,7 +59,7 @@ impl Pins {
         self.preset.contains(fingerprint) || self.asked.contains(fingerprint)
     }
 
-    /// Fails where nothing is pinned at all: then no ring can be trusted, so none needs to be fetched.
+    /// Fails without any pin: then no ring can be trusted, and none needs to be downloaded.
     ///
     /// # Errors
     ///
@@ -59,7 +70,7 @@ impl Pins {
                 Code::NotVerified,
                 format!("building the keyring of {title}: no key is pinned that could give trust"),
             )
-            .hint("look up whose keys they are, and name each with --trust FINGERPRINT"));
+            .hint("find out whose keys they are, and give each with --trust FINGERPRINT"));
         }
         Ok(())
     }
@@ -70,7 +81,7 @@ impl Pins {
 /// # Errors
 ///
 /// [`Code::NotVerified`] where a key would give trust that is not pinned, or none is left that does.
-pub(crate) fn decide(rings: Vec<Files>, pins: &Pins) -> Result<Ring, Failure> {
+pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure> {
     let mut ring = Ring::default();
     let mut revoked = BTreeSet::new();
     for files in &rings {
@@ -138,15 +149,15 @@ pub(crate) fn decide(rings: Vec<Files>, pins: &Pins) -> Result<Ring, Failure> {
     Ok(ring)
 }
 
-/// The lines that say something; pacman-key skips blank lines and comments too.
+/// Returns the lines but for blank ones and comments, as pacman-key does.
 fn lines(text: &[u8]) -> impl Iterator<Item = &str> {
     text.split(|b| *b == b'\n')
-        // What is not UTF-8 is no fingerprint, and refused as one.
+        // Not UTF-8: refused as an invalid fingerprint.
         .map(|line| std::str::from_utf8(line).unwrap_or("?").trim())
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// Returns a fingerprint as we write it. A short key id is no fingerprint: anybody can make a key that has it.
+/// Returns a normalized fingerprint. Key ids are refused: anybody can make a key that has the same one.
 fn fingerprint(text: &str, name: &str, file: &str) -> Result<String, Failure> {
     let key = text.trim().to_ascii_uppercase();
     distro::check::fingerprint(&key).map_err(|why| {
@@ -163,8 +174,8 @@ mod tests {
     const B: &str = "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB";
     const C: &str = "CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC";
 
-    fn files(trusted: &str, revoked: &str) -> Vec<Files> {
-        vec![Files {
+    fn files(trusted: &str, revoked: &str) -> Vec<RingFiles> {
+        vec![RingFiles {
             name: "x".into(),
             keys: b"keys".to_vec(),
             trusted: Some(trusted.into()),

@@ -597,7 +597,7 @@ fn command_lines_that_are_refused() {
     };
     let lab = Lab::new(&ring);
     for (args, message) in [
-        (["--populate", "../x"], "'../x': invalid name"),
+        (["--populate", "../x"], "invalid value '../x'"),
         (["--package", "-x"], "unexpected argument"),
         (["--trust", "6AC6A4C2"], "is not a fingerprint"),
         (["--strip", "--in-root"], "cannot be used with"),

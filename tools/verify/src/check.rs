@@ -11,8 +11,7 @@ use package::digest::sha256_hex;
 use package::mtree;
 use package::pkginfo::{self, PkgInfo};
 use pacman::diagnosis::archive::{self, Cache};
-use pacman::diagnosis::report::Told;
-use pacman::diagnosis::{Diagnosis, Judge, Verdict};
+use pacman::diagnosis::{Diagnosis, Verdict, Verifier};
 use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Gpg, Home, StoredKeyring};
 use pacman::records::LOCAL;
@@ -60,7 +59,7 @@ pub(crate) struct Found {
 /// What was found of a package.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Checked {
-    pub(crate) signature: Option<Told>,
+    pub(crate) signature: Option<Diagnosis>,
     pub(crate) files: Option<Files>,
     /// Why its files could not be compared.
     pub(crate) unknown: Option<String>,
@@ -221,8 +220,8 @@ impl Checker<'_> {
         let mut trusted = self.home.is_none();
         let mut head = None;
         if let Some((home, keys)) = self.home {
-            let judge = Judge { home, keys };
-            let (mut diagnosis, archive) = self.check_signature(subject, &judge)?;
+            let verifier = Verifier { home, keys };
+            let (mut diagnosis, archive) = self.check_signature(subject, &verifier)?;
             if let (Verdict::Valid, Some(archive)) = (&diagnosis.verdict, archive) {
                 match read_head(archive, subject) {
                     Ok(read) => {
@@ -236,7 +235,7 @@ impl Checker<'_> {
                     }
                 }
             }
-            checked.signature = Some(diagnosis.into());
+            checked.signature = Some(diagnosis);
         }
         if let Some(rules) = self.task.rules {
             match self.compare_files(subject, head, rules) {
@@ -255,7 +254,7 @@ impl Checker<'_> {
     fn check_signature(
         &self,
         subject: &Subject,
-        judge: &Judge<'_>,
+        verifier: &Verifier<'_>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
         let (Some(directory), Some(name)) = (self.cache, &subject.archive) else {
             return Ok((archive::no_archive(), None));
@@ -264,7 +263,7 @@ impl Checker<'_> {
             directory: directory.as_fd(),
             path: self.task.cache,
         };
-        cache.judge(judge, name, subject.offered_signature.as_ref())
+        cache.check(verifier, name, subject.offered_signature.as_ref())
     }
 
     /// Compares the files of a package. The error says why there is nothing to compare them with.

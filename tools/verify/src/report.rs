@@ -4,8 +4,8 @@ use crate::check::{Checked, DISK};
 use crate::files::Files;
 use crate::installed::Subject;
 use crate::transaction::Last;
-use pacman::diagnosis::report::{Problem, Told, problems};
-use pacman::diagnosis::{self, Verdict, Vouched};
+use pacman::diagnosis::report::{Problem, problems};
+use pacman::diagnosis::{self, Diagnosis, Verdict};
 use serde_json::{Map, json};
 use stage::members::{VerifiedPackage, Verify};
 use stage::{Cause, Code, Document, Failure, message};
@@ -58,7 +58,7 @@ fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
 /// Returns whether the archive that was looked at is validly signed, and the root's files are those that it has.
 fn is_proven(checked: &Checked) -> bool {
     let intact = checked.files.as_ref().is_some_and(|f| f.word() == "intact");
-    intact && checked.signature.as_ref().is_some_and(Told::is_valid)
+    intact && checked.signature.as_ref().is_some_and(Diagnosis::is_valid)
 }
 
 /// Returns the first of a list, as many as the document has.
@@ -82,7 +82,7 @@ fn record_of(subject: &Subject, checked: &Checked) -> VerifiedPackage {
             .or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
         sha256: subject.sha256.clone(),
         verified: is_verified(subject, checked),
-        signature: signature.map(|s| s.word.clone()),
+        signature: signature.map(|s| s.verdict.word().to_owned()),
         key: signature.and_then(|s| s.key.clone()),
         files: match (files, &checked.unknown) {
             (Some(files), _) => Some(files.word().to_owned()),
@@ -204,9 +204,9 @@ pub(crate) fn failure(
 fn wants_newer_keyring(word: &str) -> bool {
     let words = [
         Verdict::UnknownKey,
-        Verdict::Expired(None),
-        Verdict::Marginal(Vouched::default()),
-        Verdict::Untrusted(Vouched::default()),
+        Verdict::Expired,
+        Verdict::Marginal,
+        Verdict::Untrusted,
     ];
     words.iter().any(|verdict| verdict.word() == word)
 }
@@ -297,10 +297,10 @@ mod tests {
         }
     }
 
-    fn signed(word: &str, why: &str) -> Checked {
+    fn signed(verdict: Verdict, why: &str) -> Checked {
         Checked {
-            signature: Some(Told {
-                word: word.into(),
+            signature: Some(Diagnosis {
+                verdict,
                 key: Some("K".into()),
                 created: None,
                 why: why.into(),
@@ -320,7 +320,7 @@ mod tests {
             }],
             ..Files::default()
         };
-        let mut checked = vec![signed("valid", ""); 2];
+        let mut checked = vec![signed(Verdict::Valid, ""); 2];
         checked[1].files = Some(unread);
         let subjects = ["a", "b"].map(subject);
         let (first, rest) = failure(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
@@ -362,9 +362,9 @@ mod tests {
     fn what_is_wrong_comes_before_what_is_not_known() {
         let subjects = ["a", "b", "c"].map(subject);
         let mut checked = vec![
-            signed("no-archive", "n"),
-            signed("valid", ""),
-            signed("missing", "m"),
+            signed(Verdict::NoArchive, "n"),
+            signed(Verdict::Valid, ""),
+            signed(Verdict::Missing, "m"),
         ];
         let failure = |checked: &[Checked]| {
             let beside = Beside {
@@ -385,14 +385,14 @@ mod tests {
                 vec![log.clone()]
             )
         );
-        checked[1] = signed("unreadable", "no");
+        checked[1] = signed(Verdict::Unreadable, "no");
         let unread = "verifying 'b': no".to_owned();
         let rest = vec![unread, log.clone()];
         assert_eq!(
             failure(&checked),
             (Code::Network, format!("{down} (and 2 more)"), rest)
         );
-        checked[1] = signed("bad", "it is not");
+        checked[1] = signed(Verdict::Bad, "it is not");
         let (code, first, rest) = failure(&checked);
         assert_eq!(
             (code, first.as_str()),
@@ -404,8 +404,8 @@ mod tests {
     #[test]
     fn one_cause_is_one_line_and_the_clock_comes_first() {
         let subjects = ["a", "b", "c", "d", "e"].map(subject);
-        let mut checked = vec![signed("expired", "it expired"); 4];
-        checked.push(signed("valid", ""));
+        let mut checked = vec![signed(Verdict::Expired, "it expired"); 4];
+        checked.push(signed(Verdict::Valid, ""));
         checked[4].files = Some(Files {
             changed: vec![Change {
                 path: "usr/x".into(),
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn all_is_well() {
-        let (subjects, checked) = ([subject("a")], [signed("valid", "")]);
+        let (subjects, checked) = ([subject("a")], [signed(Verdict::Valid, "")]);
         for last in [Last::Complete, Last::Unknown] {
             assert_eq!(failure(&subjects, &checked, beside(&[], last), NOW), None);
             // A clock that is behind is no failure by itself.
@@ -461,20 +461,20 @@ mod tests {
             ..Files::default()
         });
         for (before, signature, files, after) in [
-            (false, Some("valid"), intact(), true),
-            (false, Some("valid"), None, false),
-            (true, Some("valid"), None, true),
-            (true, Some("expired"), intact(), false),
+            (false, Some(Verdict::Valid), intact(), true),
+            (false, Some(Verdict::Valid), None, false),
+            (true, Some(Verdict::Valid), None, true),
+            (true, Some(Verdict::Expired), intact(), false),
             (true, None, intact(), true),
             (false, None, intact(), false),
-            (true, Some("valid"), changed.clone(), false),
+            (true, Some(Verdict::Valid), changed.clone(), false),
             (true, None, changed, false),
         ] {
             let subject = Subject {
                 verified: before,
                 ..subject("a")
             };
-            let mut checked = signed(signature.unwrap_or_default(), "");
+            let mut checked = signed(signature.unwrap_or(Verdict::Valid), "");
             if signature.is_none() {
                 checked.signature = None;
             }
@@ -495,7 +495,7 @@ mod tests {
         record(
             &mut document,
             &[subject("a")],
-            &[signed("valid", "")],
+            &[signed(Verdict::Valid, "")],
             Last::Complete,
             1,
         );

@@ -346,7 +346,7 @@ fn a_signature_that_is_none() {
     let lab = Lab::new();
     for junk in [&b""[..], b"junk", &[0xff; 4096]] {
         fs::write(lab.cache.join(format!("{ARCHIVE}.sig")), junk).unwrap();
-        let line = "verifying 'hello': its signature is none";
+        let line = "verifying 'hello': its signature file contains no signature";
         let document = lab.run(&[]).bad(69, "not-verified", line);
         assert_eq!(document["packages"][0]["signature"], "bad");
     }

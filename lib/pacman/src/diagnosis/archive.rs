@@ -1,9 +1,10 @@
 //! The signatures of one archive in the package cache.
 
-use super::{Diagnosis, Judge, Verdict};
+use super::{Diagnosis, Verdict, Verifier};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::BorrowedFd;
@@ -22,12 +23,12 @@ pub struct Cache<'a> {
 }
 
 impl Cache<'_> {
-    /// Opens a plain file in it. What else may lie there under that name is not opened: a device would be used by that, and
-    /// a fifo would not answer.
+    /// Opens a regular file in it; `None` where there is none. Nothing else is opened: opening a device may use it, and opening
+    /// a fifo may wait.
     ///
     /// # Errors
     ///
-    /// When it is there, and nobody can say what it is. That it is not there is no error.
+    /// When it cannot be opened.
     pub fn open(&self, name: &str) -> Result<Option<File>, Failure> {
         let doing = || format!("opening {}", quote(self.path.join(name)));
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -63,15 +64,15 @@ impl Cache<'_> {
     }
 
     /// Checks the signatures of the archive `name`: that beside it, and `offered`, that in the repository's database. One
-    /// that holds is enough. Returns the archive too, where one does. A file that cannot be read is
-    /// [`Verdict::Unreadable`]: it is no finding against the package.
+    /// good one is enough; then the archive is returned, too. A file that cannot be read is [`Verdict::Unreadable`], which
+    /// proves nothing against the package.
     ///
     /// # Errors
     ///
-    /// When gpg cannot be run. What gpg finds is no error.
-    pub fn judge(
+    /// When gpg cannot be run.
+    pub fn check(
         &self,
-        judge: &Judge<'_>,
+        verifier: &Verifier<'_>,
         name: &str,
         offered: Option<&Vec<u8>>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
@@ -81,64 +82,63 @@ impl Cache<'_> {
         let (file, beside) = match opened {
             Ok((Some(file), beside)) => (file, beside),
             Ok((None, _)) => return Ok((no_archive(), None)),
-            Err(failure) => return Ok((unreadable(&failure.message), None)),
+            Err(failure) => return Ok((unreadable(failure.message), None)),
         };
         let mut signatures: Vec<&Vec<u8>> = beside.iter().chain(offered).collect();
         signatures.dedup();
         let mut first = None;
         for signature in signatures {
-            let data = match file
-                .try_clone()
-                .and_then(|mut data| data.rewind().map(|()| data))
-            {
+            let data = match from_beginning(&file) {
                 Ok(data) => data,
-                Err(e) => return Ok((unreadable(&e.to_string()), None)),
+                Err(e) => return Ok((unreadable(e), None)),
             };
-            let diagnosis = judge.diagnose(&judge.home.verify(signature, data)?);
-            if diagnosis.verdict == Verdict::Valid {
+            let diagnosis = verifier.diagnose(&verifier.home.verify(signature, data)?);
+            if diagnosis.is_valid() {
                 return Ok((diagnosis, Some(file)));
             }
             first.get_or_insert(diagnosis);
         }
         let diagnosis = first.unwrap_or_else(no_signature);
-        // gpg does not tell data that it could not read from data that was altered.
+        // gpg also reports data that it could not read as bad.
         if diagnosis.verdict == Verdict::Bad
-            && let Err(e) = read_through(&file)
+            && let Err(e) = from_beginning(&file)
+                .and_then(|mut data| std::io::copy(&mut data, &mut std::io::sink()))
         {
-            return Ok((unreadable(&e.to_string()), None));
+            return Ok((unreadable(e), None));
         }
         Ok((diagnosis, None))
     }
 }
 
-fn read_through(mut file: &File) -> std::io::Result<u64> {
-    file.rewind()?;
-    std::io::copy(&mut file, &mut std::io::sink())
+fn from_beginning(file: &File) -> std::io::Result<File> {
+    let mut data = file.try_clone()?;
+    data.rewind()?;
+    Ok(data)
 }
 
-/// What is said of a package whose archive or signature is there and cannot be read.
-fn unreadable(why: &str) -> Diagnosis {
-    Diagnosis::without(
+/// Returns the diagnosis of a package whose archive or signature cannot be read.
+fn unreadable(why: impl Display) -> Diagnosis {
+    Diagnosis::without_key(
         Verdict::Unreadable,
         format!("its archive cannot be read here: {why}"),
-        "dmesg says what the disk answered; verify again when that is mended",
+        "see dmesg for errors of the disk; then verify again",
     )
 }
 
-/// What is said of a package whose archive is not there.
+/// Returns the diagnosis of a package without an archive.
 #[must_use]
 pub fn no_archive() -> Diagnosis {
-    Diagnosis::without(
+    Diagnosis::without_key(
         Verdict::NoArchive,
         "its archive is not in the cache, and no repository has that version any more",
-        "bring it up to date with strap, or put its archive and signature into the cache",
+        "update it with strap, or copy its archive and signature to the cache",
     )
 }
 
 fn no_signature() -> Diagnosis {
-    Diagnosis::without(
+    Diagnosis::without_key(
         Verdict::Missing,
         "its archive has no signature, neither beside it in the cache nor in a repository's database",
-        "where the repository has one, 'pacman -Sw' with the strict configuration fetches it",
+        "if the repository has one, 'pacman -Sw' with the strict configuration downloads it",
     )
 }

@@ -1,57 +1,21 @@
-//! What was found of many signatures, for people: one key that expired may have signed them all, and is said once.
+//! Problems of many packages, in lines of output: an expired key that signed them all is reported once.
 
-use super::{Diagnosis, Verdict};
-use serde::{Deserialize, Serialize};
+use super::Diagnosis;
 use stage::message;
 
 /// How many names stand in a line.
 const NAMES: usize = 3;
 
-/// A [`Diagnosis`] on its way out of the namespaces that it was made in.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
-pub struct Told {
-    /// The verdict's word.
-    pub word: String,
-    /// The key that signed.
-    pub key: Option<String>,
-    /// When that was made, in seconds since 1970.
-    pub created: Option<u64>,
-    /// What is wrong, as it follows a name and a colon.
-    pub why: String,
-    /// What mends it.
-    pub hint: Option<String>,
-}
-
-impl Told {
-    /// Returns whether pacman would take it at `Required`.
-    #[must_use]
-    pub fn is_valid(&self) -> bool {
-        self.word == Verdict::Valid.word()
-    }
-}
-
-impl From<Diagnosis> for Told {
-    fn from(diagnosis: Diagnosis) -> Self {
-        Self {
-            word: diagnosis.verdict.word().to_owned(),
-            key: diagnosis.key,
-            created: diagnosis.created,
-            why: diagnosis.why,
-            hint: diagnosis.hint,
-        }
-    }
-}
-
-/// Something that is wrong, and with which packages.
+/// A problem, and the packages that have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem<'a> {
     /// The names of the packages.
     pub packages: Vec<&'a str>,
     /// The verdict's word.
     pub word: &'a str,
-    /// What is wrong with them.
+    /// What is wrong.
     pub why: String,
-    /// What mends it.
+    /// What to do.
     pub hint: Option<String>,
 }
 
@@ -71,18 +35,23 @@ impl Problem<'_> {
     }
 }
 
-/// Groups what is wrong with the signatures of packages, in their order.
+/// Groups the problems of packages with their signatures, in their order.
 #[must_use]
-pub fn problems<'a>(told: impl IntoIterator<Item = (&'a str, &'a Told)>) -> Vec<Problem<'a>> {
+pub fn problems<'a>(
+    diagnoses: impl IntoIterator<Item = (&'a str, &'a Diagnosis)>,
+) -> Vec<Problem<'a>> {
     let mut problems: Vec<Problem<'_>> = Vec::new();
-    for (package, told) in told.into_iter().filter(|(_, told)| !told.is_valid()) {
-        match problems.iter_mut().find(|p| p.why == told.why) {
+    for (package, diagnosis) in diagnoses {
+        if diagnosis.is_valid() {
+            continue;
+        }
+        match problems.iter_mut().find(|p| p.why == diagnosis.why) {
             Some(problem) => problem.packages.push(package),
             None => problems.push(Problem {
                 packages: vec![package],
-                word: &told.word,
-                why: told.why.clone(),
-                hint: told.hint.clone(),
+                word: diagnosis.verdict.word(),
+                why: diagnosis.why.clone(),
+                hint: diagnosis.hint.clone(),
             }),
         }
     }
@@ -92,20 +61,15 @@ pub fn problems<'a>(told: impl IntoIterator<Item = (&'a str, &'a Told)>) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diagnosis::Verdict;
 
     #[test]
-    fn one_cause_is_said_once() {
-        let told = |word: &str, why: &str| Told {
-            word: word.into(),
-            key: None,
-            created: None,
-            why: why.into(),
-            hint: None,
-        };
+    fn one_cause_is_reported_once() {
+        let found = |verdict, why: &str| Diagnosis::without_key(verdict, why, "");
         let (good, old, bad) = (
-            told("valid", ""),
-            told("expired", "old"),
-            told("bad", "bad"),
+            found(Verdict::Valid, ""),
+            found(Verdict::Expired, "old"),
+            found(Verdict::Bad, "bad"),
         );
         let list = [
             ("a", &old),

@@ -150,22 +150,16 @@ pub fn certificates(text: &[u8]) -> Vec<Certificate> {
 
 /// Returns a user id without gpg's escapes, `\x3a` for a colon.
 fn unescape(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after
-            .strip_prefix(b"x")
-            .and_then(|hex| std::str::from_utf8(hex.get(..2)?).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match code {
-            Some(code) if *first == b'\\' => {
-                bytes.push(code);
-                rest = &after[3..];
+    let mut parts = text.split("\\x");
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let code = part.get(..2);
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                bytes.extend(&part.as_bytes()[2..]);
             }
-            _ => {
-                bytes.push(*first);
-                rest = after;
-            }
+            None => bytes.extend([b"\\x", part.as_bytes()].concat()),
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

@@ -114,7 +114,7 @@ pub(crate) struct Lab {
 /// The warning about a key that too few sign.
 pub(crate) fn marginal(key: &str) -> String {
     format!(
-        "{key} is only marginally valid, so packages signed by it are refused; --trust {key} would take it as it is"
+        "{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid"
     )
 }
 
