@@ -195,7 +195,10 @@ impl Args {
             asked.push(key);
         }
         let preset = match document.distro() {
-            Some(name) => Some(Preset::load(name).map_err(unusable)?),
+            Some(name) => Some(Preset::load(name).map_err(|failure| Failure {
+                code: Code::Failed,
+                ..failure
+            })?),
             None => None,
         };
         let keyring = preset
@@ -336,14 +339,6 @@ impl Args {
         let fetched =
             source::download(context, document, inside, packages, &missing, self.offline)?;
         Ok((rings, Some(fetched)))
-    }
-}
-
-fn unusable(error: distro::Error) -> Failure {
-    let failure = Failure::new(Code::Failed, &error);
-    match error.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
     }
 }
 

@@ -145,34 +145,29 @@ fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
         );
     };
     let load = |wanted: &str, code, whence: &str| {
-        Preset::load(wanted).map_err(|error| {
-            let failure = Failure::new(code, format!("reading {whence}: {error}"));
-            match error.hint() {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+        Preset::load(wanted).map_err(|failure| Failure {
+            code,
+            ..failure.while_doing(format!("reading {whence}"))
         })
     };
     let known = match of_document {
         Some(name) => Some(load(name, Code::BadDocument, "\"distro\" of the document")?),
         None => None,
     };
-    let preset = match (&args.distro, known) {
-        (None, Some(known)) => return Ok(known),
-        (Some(_), Some(known)) => {
-            let preset = load(wanted, Code::Usage, "--distro")?;
-            if preset.reference() != known.reference() {
-                return Err(usage(format!(
-                    "--distro is {}, but the document is of {}",
-                    preset.reference(),
-                    known.reference()
-                ))
-                .hint("leave --distro out, or give it to mkroot"));
-            }
-            preset
-        }
-        (_, None) => load(wanted, Code::Usage, "--distro")?,
-    };
+    if let (None, Some(known)) = (&args.distro, &known) {
+        return Ok(known.clone());
+    }
+    let preset = load(wanted, Code::Usage, "--distro")?;
+    if let Some(known) = known
+        && preset.reference() != known.reference()
+    {
+        return Err(usage(format!(
+            "--distro is {}, but the document is of {}",
+            preset.reference(),
+            known.reference()
+        ))
+        .hint("leave --distro out, or give it to mkroot"));
+    }
     Ok(preset)
 }
 
@@ -198,12 +193,9 @@ fn arch<'a>(
         return Err(usage(format!("{} has several architectures", preset.title))
             .hint(format!("give --arch, one of {}", names.join(", "))));
     };
-    preset.arch(wanted).map_err(|error| {
-        let failure = usage(error.to_string());
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+    preset.arch(wanted).map_err(|failure| Failure {
+        code: Code::Usage,
+        ..failure
     })
 }
 

@@ -213,12 +213,9 @@ impl Mkroot {
                 _ => return Ok(None),
             },
         };
-        let usage = |e: distro::Error| {
-            let failure = Failure::new(Code::Usage, &e);
-            match e.hint() {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+        let usage = |failure| Failure {
+            code: Code::Usage,
+            ..failure
         };
         let preset = Preset::load(name).map_err(usage)?;
         preset.arch(arch.name).map_err(usage)?;
