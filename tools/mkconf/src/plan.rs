@@ -69,10 +69,12 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         None => host
             .cache()
             .map(|cache| {
-                cache.join("strapline/packages").join(format!("{}-{}", preset.name, arch.name))
+                cache
+                    .join("strapline/packages")
+                    .join(format!("{}-{}", preset.name, arch.name))
             })
             .ok_or_else(|| {
-                usage("there is no place for the package cache: neither XDG_CACHE_HOME nor HOME is set")
+                usage("no directory for the package cache: neither XDG_CACHE_HOME nor HOME is set")
                     .hint("give --cache-dir DIR")
             })?,
     };
@@ -102,13 +104,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 
     let mut set: Vec<Setting> = Vec::new();
     for text in &args.set {
-        let setting = Setting::parse(text).map_err(|(what, hint)| {
-            let failure = usage(format!("reading --set: {what}"));
-            match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        })?;
+        let setting = Setting::parse(text)?;
         set.retain(|known| known.key != setting.key);
         set.push(setting);
     }
