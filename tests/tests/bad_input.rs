@@ -156,18 +156,15 @@ fn a_skeleton_that_leads_out_of_the_root_is_refused_and_nothing_is_followed() {
                 let (message, hint) = if "var/lib/pacman".starts_with(place) {
                     (
                         format!(
-                            "making '{}': it has content and is not a root",
+                            "making '{}': it is not empty and not a root",
                             root.display()
                         ),
                         "choose a new or an empty directory",
                     )
                 } else {
                     (
-                        format!(
-                            "making '{}': it is no plain directory, but a symbolic link or a file",
-                            at.display()
-                        ),
-                        "remove it, or choose another directory: nothing is followed out of a root",
+                        format!("making '{}': it is a symbolic link or a file", at.display()),
+                        "remove it, or choose another directory",
                     )
                 };
                 let document = failed(&ran, "mkroot", "failed", &message, hint);
@@ -228,7 +225,7 @@ fn a_directory_that_can_be_no_root_is_refused_and_stays_as_it_is() {
     let content = |name: &str| {
         (
             "failed",
-            format!("making '{here}{name}': it has content and is not a root"),
+            format!("making '{here}{name}': it is not empty and not a root"),
             "choose a new or an empty directory",
         )
     };
@@ -249,7 +246,7 @@ fn a_directory_that_can_be_no_root_is_refused_and_stays_as_it_is() {
             "../../..",
             ("usage", "making '../../..': it is the host's own root".to_owned(), ""),
         ),
-        ("/usr", ("failed", "making '/usr': it has content and is not a root".to_owned(), "choose a new or an empty directory")),
+        ("/usr", ("failed", "making '/usr': it is not empty and not a root".to_owned(), "choose a new or an empty directory")),
         (".", content("")),
         ("home", content("/home")),
         ("link", content("/home")),
@@ -258,7 +255,7 @@ fn a_directory_that_can_be_no_root_is_refused_and_stays_as_it_is() {
             "file",
             (
                 "failed",
-                format!("making '{here}/file': it is there, and it is no directory"),
+                format!("making '{here}/file': it exists and is not a directory"),
                 "choose a new or an empty directory",
             ),
         ),
@@ -321,7 +318,7 @@ fn a_directory_where_nothing_can_run_is_refused() {
                 "mkroot {dir} {host} --distro ./preset.toml; status=$?; ls -A m >&2; ls -d m >/dev/null; exit $status"
             ));
             let message = format!(
-                "looking at '{}': it is on a file system that is mounted noexec, so scriptlets could not run",
+                "looking at '{}': its file system is mounted noexec, so scriptlets could not run",
                 lab.path().join(dir).display()
             );
             let hint = "choose another directory, or remount that file system with exec";
@@ -414,7 +411,7 @@ fn a_foreign_architecture_without_an_emulator_is_refused_with_the_command_that_g
         };
         let hint = format!(
             "install an emulator: 'sudo apt-get install qemu-user-static' (Debian 12, Ubuntu), 'sudo apt-get install \
-             qemu-user' (Debian 13 and later); 'doctor --arch {arch}' says more"
+             qemu-user' (Debian 13 and later); see 'doctor --arch {arch}'"
         );
         let message =
             format!("running a program of {arch} inside the root: Exec format error (os error 8)");
@@ -443,7 +440,7 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
         &ran,
         "mkroot",
         "permission",
-        "mounting for --host: only root may do that",
+        "mounting for --host: only root can do that",
         "use sudo, or leave --host out",
     );
     let ran = lab.sh("mkroot /usr/root");

@@ -4,6 +4,7 @@
 //! and writes, what its exit status means. So that they stay true, each option of a program's help must be in its page
 //! and the reverse, and what an example writes must be understood.
 
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
@@ -307,25 +308,79 @@ fn the_documents_of_the_page_are_documents() {
     let documents: Vec<_> = blocks.iter().filter(|b| b.starts_with('{')).collect();
     assert_eq!(documents.len(), 2);
     for text in documents {
-        let document = stage::Document::parse(text.as_bytes(), "the page").expect("a document");
-        assert!(document.root().is_some());
+        strapline_tests::schema::check(&serde_json::from_str(text).expect("JSON"));
+    }
+}
+
+/// Returns the type of a member as the table has it, and adds the names of its own members, at every level.
+fn shape(schema: &Value, of: &Value, names: &mut BTreeSet<String>) -> String {
+    if let Some(reference) = of["$ref"].as_str() {
+        let target = reference.trim_start_matches('#');
+        let target = schema.pointer(target).expect("a definition");
+        return shape(schema, target, names);
+    }
+    for (name, inner) in of["properties"].as_object().into_iter().flatten() {
+        // An error in `also` is as the first.
+        if names.insert(name.clone()) {
+            shape(schema, inner, names);
+        }
+    }
+    for part in of["allOf"].as_array().into_iter().flatten() {
+        shape(schema, part, names);
+    }
+    match of["type"].as_str() {
+        Some("array") => {
+            shape(schema, &of["items"], names);
+            "array of objects".to_owned()
+        }
+        Some(kind) => kind.to_owned(),
+        None => "string".to_owned(),
     }
 }
 
 #[test]
-fn every_member_of_the_example_is_in_the_table() {
+fn the_schema_and_the_table_of_members_are_those_of_the_types() {
+    let schema = stage::members::schema();
+    let file = top().join("docs/schema.json");
+    let text = std::fs::read_to_string(&file).expect("the schema");
+    let committed: Value = serde_json::from_str(&text).expect("JSON");
+    assert!(
+        committed == schema,
+        "run 'cargo run -p stage --example schema > docs/schema.json'"
+    );
+
     let text = page("strapline-document.5");
-    let table: BTreeSet<_> = section(&text, "MEMBERS")
-        .iter()
-        .filter_map(|line| line.strip_prefix(".It ")?.split(" Ta ").next())
-        .collect();
-    for block in literal(&section(&text, "EXAMPLES")) {
-        if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(&block) {
-            for key in map.keys() {
-                assert!(table.contains(key.as_str()), "{key} is not in the table");
-            }
-        }
+    let rows = section(&text, "MEMBERS");
+    let mut rows = rows.iter().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix(".It ")?.split(" Ta ").collect();
+        <[&str; 4]>::try_from(cells).ok()
+    });
+    let head = ["Sy Name", "Sy Type", "Sy Written by", "Sy Read by"];
+    assert_eq!(rows.next(), Some(head));
+    for (name, of) in schema["properties"].as_object().expect("members") {
+        let owners: Vec<_> = of["x-written-by"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .collect();
+        let owners: Vec<_> = owners.iter().filter_map(|o| o.as_str()).collect();
+        let mut names = BTreeSet::new();
+        let kind = shape(&schema, of, &mut names);
+        let row = rows.next().expect("a row for each member");
+        assert_eq!(row[..3], [name, &*kind, &*owners.join(", ")]);
+        let pages = owners.iter().filter(|o| TOOLS.contains(o));
+        let pages: String = pages.map(|tool| page(&format!("{tool}.8"))).collect();
+        let told: BTreeSet<_> = text
+            .split([' ', '\n', '.'])
+            .chain(pages.split([' ', '\n', '.']))
+            .collect();
+        let untold: Vec<_> = names
+            .iter()
+            .filter(|n| !told.contains(n.as_str()))
+            .collect();
+        assert!(untold.is_empty(), "{name}: no page says what {untold:?} is");
     }
+    assert_eq!(rows.next(), None);
 }
 
 #[test]

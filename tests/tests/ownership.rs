@@ -443,7 +443,8 @@ fn a_root_of_other_ids_is_refused_by_mkroot() {
             lab.path().display()
         );
         assert!(
-            ran.stderr.contains("hint: work on it as who made it") && ran.stderr.contains(&hint),
+            ran.stderr.contains("hint: use it as the user that made it")
+                && ran.stderr.contains(&hint),
             "{ran:?}"
         );
     };
@@ -490,8 +491,7 @@ fn mkroot_believes_the_root_and_refuses_what_contradicts_it() {
     ok(&lab.sh("mkroot root --arch aarch64 --distro archlinuxarm"));
     // A distribution that we do not know is not taken for the host's.
     ok(&lab.sh("sed -i s/ID=archarm/ID=own/ root/usr/lib/os-release"));
-    lab.sh("mkroot root")
-        .failed(64, "no preset is known for 'own'");
+    lab.sh("mkroot root").failed(64, "no preset for 'own'");
     // The hint of a copied root leads here, and here it is what it was.
     ok(&lab
         .sh("sed -i s/ID=own/ID=archarm/ root/usr/lib/os-release; mv root away; cp -a away root"));

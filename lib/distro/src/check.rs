@@ -7,23 +7,16 @@
 /// The longest value taken: a URL of this length is a mistake, not a mirror.
 const LONGEST: usize = 2048;
 
-/// How far signatures are asked for: the state that `SigLevel =` lines are worked out on.
+/// The state that `SigLevel =` lines change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct SigLevel {
-    package: Option<Check>,
+    package_required: bool,
     package_all: bool,
     database_all: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Check {
-    Never,
-    Optional,
-    Required,
-}
-
 impl SigLevel {
-    /// Apply the words of one line, in order, as pacman does: a line starts from what was there before.
+    /// Applies the words of one line, in order, as pacman does: a line starts from the state before it.
     fn apply(mut self, value: &str) -> Result<Self, String> {
         for word in value.split_whitespace() {
             let (package, database, rest) = if let Some(rest) = word.strip_prefix("Package") {
@@ -33,39 +26,27 @@ impl SigLevel {
             } else {
                 (true, true, word)
             };
-            let check = match rest {
-                "Never" => Some(Check::Never),
-                "Optional" => Some(Check::Optional),
-                "Required" => Some(Check::Required),
-                "TrustedOnly" | "TrustAll" => None,
-                _ => {
-                    return Err(format!(
-                        "'{}' is no word of SigLevel",
-                        word.escape_default()
-                    ));
+            match rest {
+                "Never" | "Optional" | "Required" if package => {
+                    self.package_required = rest == "Required";
                 }
-            };
-            if package && check.is_some() {
-                self.package = check;
-            }
-            if check.is_none() {
-                self.package_all = if package {
-                    rest == "TrustAll"
-                } else {
-                    self.package_all
-                };
-                self.database_all = if database {
-                    rest == "TrustAll"
-                } else {
-                    self.database_all
-                };
+                "Never" | "Optional" | "Required" => {}
+                "TrustedOnly" | "TrustAll" => {
+                    let all = rest == "TrustAll";
+                    self.package_all = if package { all } else { self.package_all };
+                    self.database_all = if database { all } else { self.database_all };
+                }
+                _ => {
+                    let word = word.escape_default();
+                    return Err(format!("'{word}' is not a value of SigLevel"));
+                }
             }
         }
         Ok(self)
     }
 
     fn is_strict(self) -> bool {
-        self.package == Some(Check::Required) && !self.package_all && !self.database_all
+        self.package_required && !self.package_all && !self.database_all
     }
 }
 
@@ -127,21 +108,15 @@ pub fn text(value: &str) -> Result<(), String> {
 /// A sentence that says what is wrong with it.
 pub fn url(value: &str) -> Result<(), String> {
     text(value)?;
-    let rest = ["https://", "http://", "ftp://", "file://"]
-        .iter()
-        .find_map(|scheme| {
-            value
-                .strip_prefix(scheme)
-                .map(|rest| (*scheme == "file://", rest))
-        });
-    let Some((file, rest)) = rest else {
-        return Err(format!("'{value}' is not a http, https, ftp or file URL"));
-    };
-    if file && !rest.starts_with('/') {
-        return Err(format!("'{value}' does not name an absolute path"));
-    }
-    if !file && (rest.is_empty() || rest.starts_with('/')) {
-        return Err(format!("'{value}' names no host"));
+    match value.split_once("://") {
+        Some(("file", path)) if !path.starts_with('/') => {
+            return Err(format!("'{value}' does not name an absolute path"));
+        }
+        Some(("http" | "https" | "ftp", rest)) if rest.is_empty() || rest.starts_with('/') => {
+            return Err(format!("'{value}' has no host"));
+        }
+        Some(("http" | "https" | "ftp" | "file", _)) => {}
+        _ => return Err(format!("'{value}' is not a http, https, ftp or file URL")),
     }
     if let Some(c) = value
         .chars()
@@ -179,38 +154,30 @@ pub(crate) fn snapshot(value: &str) -> Result<(), String> {
 /// # Errors
 /// A sentence that says what is wrong with it.
 pub fn date(value: &str) -> Result<(), String> {
-    let wrong = || {
-        format!(
-            "'{}' is not a day: write YYYY-MM-DD",
-            value.escape_default()
-        )
-    };
     let parts: Vec<&str> = value.split('-').collect();
-    let [year, month, day] = parts[..] else {
-        return Err(wrong());
-    };
-    let number = |text: &str, length: usize| {
-        (text.len() == length && text.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| text.parse::<u32>().ok())
-            .flatten()
-    };
-    let (Some(year), Some(month), Some(day)) = (number(year, 4), number(month, 2), number(day, 2))
-    else {
-        return Err(wrong());
-    };
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let days = match month {
-        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => return Err(wrong()),
-    };
-    if (1..=days).contains(&day) {
-        Ok(())
-    } else {
-        Err(wrong())
+    let plain = value.bytes().all(|b| b == b'-' || b.is_ascii_digit());
+    if let [year, month, day] = parts[..]
+        && plain
+        && (year.len(), month.len(), day.len()) == (4, 2, 2)
+        && let (Ok(year), Ok(month), Ok(day)) = (
+            year.parse::<u32>(),
+            month.parse::<u32>(),
+            day.parse::<u32>(),
+        )
+    {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let days = match month {
+            2 => 28 + u32::from(leap),
+            4 | 6 | 9 | 11 => 30,
+            1..=12 => 31,
+            _ => 0,
+        };
+        if (1..=days).contains(&day) {
+            return Ok(());
+        }
     }
+    let value = value.escape_default();
+    Err(format!("'{value}' is not a day: write YYYY-MM-DD"))
 }
 
 /// Refuse what is not a whole OpenPGP v4 fingerprint in the one spelling we compare: a key id can be forged.

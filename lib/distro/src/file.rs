@@ -10,9 +10,10 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use crate::{Error, check};
+use crate::{Keyring, Repo, Source, check};
+use stage::{Code, Failure};
 
-/// Types that are a string for everyone but the parser.
+/// Strings that are checked where the parser knows the line.
 macro_rules! checked {
     ($($name:ident = $check:path;)*) => {$(
         #[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +26,12 @@ macro_rules! checked {
             fn try_from(value: String) -> Result<Self, String> {
                 $check(&value)?;
                 Ok(Self(value))
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0
             }
         }
     )*};
@@ -43,14 +50,46 @@ checked! {
     Url = check::url;
 }
 
+/// Reads a checked value.
+pub(crate) fn one<'de, C, D>(deserializer: D) -> Result<String, D::Error>
+where
+    C: Deserialize<'de> + Into<String>,
+    D: Deserializer<'de>,
+{
+    C::deserialize(deserializer).map(Into::into)
+}
+
+/// Reads a checked value that may be absent.
+pub(crate) fn maybe<'de, C, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    C: Deserialize<'de> + Into<String>,
+    D: Deserializer<'de>,
+{
+    one::<C, D>(deserializer).map(Some)
+}
+
+/// Reads a list of checked values.
+pub(crate) fn list<'de, C, D>(deserializer: D) -> Result<Vec<String>, D::Error>
+where
+    C: Deserialize<'de> + Into<String>,
+    D: Deserializer<'de>,
+{
+    Vec::<C>::deserialize(deserializer).map(|list| list.into_iter().map(Into::into).collect())
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct File {
-    pub(crate) name: Name,
-    pub(crate) title: Text,
-    pub(crate) extends: Option<Text>,
-    pub(crate) siglevel: Option<SigLevel>,
-    pub(crate) snapshot: Option<Snapshot>,
+    #[serde(deserialize_with = "one::<Name, _>")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "one::<Text, _>")]
+    pub(crate) title: String,
+    #[serde(default, deserialize_with = "maybe::<Text, _>")]
+    pub(crate) extends: Option<String>,
+    #[serde(default, deserialize_with = "maybe::<SigLevel, _>")]
+    pub(crate) siglevel: Option<String>,
+    #[serde(default, deserialize_with = "maybe::<Snapshot, _>")]
+    pub(crate) snapshot: Option<String>,
     #[serde(default)]
     pub(crate) keyring: Keyring,
     #[serde(default)]
@@ -58,55 +97,21 @@ pub(crate) struct File {
     pub(crate) pacman: Option<Source>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Keyring {
-    #[serde(default)]
-    pub(crate) packages: Vec<Name>,
-    #[serde(default)]
-    pub(crate) populate: Vec<Name>,
-    #[serde(default)]
-    pub(crate) trusted: Vec<Pin>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Pin {
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) source: Text,
-    pub(crate) date: Date,
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Arch {
     pub(crate) architecture: Option<Vec<ArchName>>,
-    #[serde(default)]
-    pub(crate) servers: Vec<Url>,
-    pub(crate) repos: Option<Vec<Repo>>,
+    #[serde(default, deserialize_with = "list::<Url, _>")]
+    pub(crate) servers: Vec<String>,
+    pub(crate) repos: Option<Vec<NameOrRepo>>,
 }
 
 /// A repository: its name alone, or a table where it differs from the others.
 #[derive(Debug)]
-pub(crate) struct Repo {
-    pub(crate) name: RepoName,
-    pub(crate) servers: Vec<Url>,
-    pub(crate) siglevel: Option<SigLevel>,
-    pub(crate) snapshot: Option<Snapshot>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RepoTable {
-    name: RepoName,
-    #[serde(default)]
-    servers: Vec<Url>,
-    siglevel: Option<SigLevel>,
-    snapshot: Option<Snapshot>,
-}
+pub(crate) struct NameOrRepo(pub(crate) Repo);
 
 // By hand: an untagged enum would answer every mistake with "data did not match any variant".
-impl<'de> Deserialize<'de> for Repo {
+impl<'de> Deserialize<'de> for NameOrRepo {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct NameOrTable;
 
@@ -118,9 +123,9 @@ impl<'de> Deserialize<'de> for Repo {
             }
 
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Repo, E> {
-                let name = RepoName::try_from(value.to_owned()).map_err(E::custom)?;
+                check::repo(value).map_err(E::custom)?;
                 Ok(Repo {
-                    name,
+                    name: value.to_owned(),
                     servers: Vec::new(),
                     siglevel: None,
                     snapshot: None,
@@ -128,46 +133,17 @@ impl<'de> Deserialize<'de> for Repo {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repo, A::Error> {
-                let RepoTable {
-                    name,
-                    servers,
-                    siglevel,
-                    snapshot,
-                } = RepoTable::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Repo {
-                    name,
-                    servers,
-                    siglevel,
-                    snapshot,
-                })
+                Repo::deserialize(MapAccessDeserializer::new(map))
             }
         }
 
-        deserializer.deserialize_any(NameOrTable)
+        deserializer.deserialize_any(NameOrTable).map(Self)
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Source {
-    pub(crate) repo: RepoName,
-    pub(crate) package: Name,
-    pub(crate) member: Member,
-    #[serde(default)]
-    pub(crate) arch: BTreeMap<ArchName, SourceArch>,
-    #[serde(default)]
-    pub(crate) trusted: Vec<Pin>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct SourceArch {
-    pub(crate) servers: Vec<Url>,
 }
 
 impl File {
     /// Read one file; `label` is what messages call it.
-    pub(crate) fn parse(label: &str, text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(label: &str, text: &str) -> Result<Self, Failure> {
         toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
             malformed(label, text, at, error.message())
@@ -176,7 +152,7 @@ impl File {
 }
 
 /// "FILE line N: KEY: what is wrong", in one line.
-pub(crate) fn malformed(label: &str, text: &str, at: usize, what: &str) -> Error {
+pub(crate) fn malformed(label: &str, text: &str, at: usize, what: &str) -> Failure {
     let before = text.get(..at).unwrap_or(text);
     let number = before.matches('\n').count();
     let lines: Vec<&str> = text.lines().collect();
@@ -192,7 +168,10 @@ pub(crate) fn malformed(label: &str, text: &str, at: usize, what: &str) -> Error
         Some(key) if !nowhere && !what.contains(&format!("`{key}`")) => format!("{key}: "),
         _ => String::new(),
     };
-    Error::malformed(format!("preset '{label}' line {}: {key}{what}", number + 1))
+    Failure::new(
+        Code::Failed,
+        format!("preset '{label}' line {}: {key}{what}", number + 1),
+    )
 }
 
 /// The key that a line sets, or the table that it opens.

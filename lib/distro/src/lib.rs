@@ -23,11 +23,11 @@ mod builtin;
 pub mod check;
 mod file;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
-
 use file::File;
+use serde::Deserialize;
+use stage::{Code, Doing, Failure, quote};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// What every distribution of the family can bear, in full: see `check::strict_siglevel`.
 pub const SIGLEVEL: &str = "Required DatabaseOptional";
@@ -37,9 +37,6 @@ const PACMAN_FROM: &str = "archlinuxcn";
 
 /// More than anyone needs; a preset that extends itself must end.
 const DEEPEST: usize = 8;
-
-/// The longest preset that is read, in bytes; the longest of ours has some thousands.
-const LONGEST: u64 = 1 << 20;
 
 /// A distribution.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,24 +56,31 @@ pub struct Preset {
 }
 
 /// How trust in a distribution's packages begins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
 pub struct Keyring {
     /// The packages that bring the keys.
+    #[serde(deserialize_with = "file::list::<file::Name, _>")]
     pub packages: Vec<String>,
     /// What `pacman-key --populate` takes: the names of the files in `usr/share/pacman/keyrings`.
+    #[serde(deserialize_with = "file::list::<file::Name, _>")]
     pub populate: Vec<String>,
     /// The keys that may give trust. Empty where none is known: then the user has to name one.
     pub trusted: Vec<Pin>,
 }
 
 /// A key that is trusted because it is written here, not because a mirror says so.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct Pin {
     /// 40 hexadecimal digits, upper case.
+    #[serde(deserialize_with = "file::one::<file::Fingerprint, _>")]
     pub fingerprint: String,
     /// Where it was read.
+    #[serde(deserialize_with = "file::one::<file::Text, _>")]
     pub source: String,
     /// The day of that list: when it was published or, where that is not known, read.
+    #[serde(deserialize_with = "file::one::<file::Date, _>")]
     pub date: String,
 }
 
@@ -92,90 +96,60 @@ pub struct Arch {
 }
 
 /// A repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct Repo {
     /// Its name, which is also its section.
+    #[serde(deserialize_with = "file::one::<file::RepoName, _>")]
     pub name: String,
     /// Where it is, best first; never empty. `$repo` and `$arch` are pacman's.
+    #[serde(default, deserialize_with = "file::list::<file::Url, _>")]
     pub servers: Vec<String>,
     /// Its own `SigLevel`, where it is not that of `[options]`; always strict.
+    #[serde(default, deserialize_with = "file::maybe::<file::SigLevel, _>")]
     pub siglevel: Option<String>,
     /// Where its past is: a server with `%Y`, `%m` and `%d` for the day. None where nobody keeps it.
+    #[serde(default, deserialize_with = "file::maybe::<file::Snapshot, _>")]
     pub snapshot: Option<String>,
 }
 
 /// Where a static pacman comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub struct Source {
     /// The repository's name, which is also that of its database.
+    #[serde(deserialize_with = "file::one::<file::RepoName, _>")]
     pub repo: String,
     /// The package's exact name.
+    #[serde(deserialize_with = "file::one::<file::Name, _>")]
     pub package: String,
     /// The one file of it that is needed.
+    #[serde(deserialize_with = "file::one::<file::Member, _>")]
     pub member: String,
     /// The keys that may have signed the package.
+    #[serde(default)]
     pub trusted: Vec<Pin>,
-    servers: BTreeMap<String, Vec<String>>,
+    #[serde(default)]
+    arch: BTreeMap<file::ArchName, SourceArch>,
 }
 
-/// Why there is no preset.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Error {
-    /// What kind of mistake it is.
-    pub kind: ErrorKind,
-    message: String,
-    hint: Option<String>,
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+struct SourceArch {
+    #[serde(deserialize_with = "file::list::<file::Url, _>")]
+    servers: Vec<String>,
 }
 
-/// What kind of mistake an [`Error`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// There is no such preset, or no such architecture in it.
-    Unknown,
-    /// The file could not be read.
-    Unreadable,
-    /// The file does not say what a preset has to say.
-    Malformed,
+fn unknown(message: String, hint: String) -> Failure {
+    Failure::new(Code::NotFound, message).hint(hint)
 }
-
-impl Error {
-    pub(crate) fn malformed(message: String) -> Self {
-        Self {
-            kind: ErrorKind::Malformed,
-            message,
-            hint: None,
-        }
-    }
-
-    fn unknown(message: String, hint: String) -> Self {
-        Self {
-            kind: ErrorKind::Unknown,
-            message,
-            hint: Some(hint),
-        }
-    }
-
-    /// What the reader can do about it, where there is something.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        self.hint.as_deref()
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Error {}
 
 impl Preset {
     /// Read the preset of that name, or the file where the value has a `/` in it or ends in `.toml`.
     ///
     /// # Errors
     /// No such preset; a file that cannot be read; a file that is not a preset, with its line and key.
-    pub fn load(name_or_path: &str) -> Result<Self, Error> {
+    pub fn load(name_or_path: &str) -> Result<Self, Failure> {
         Self::load_at(name_or_path, None, 0)
     }
 
@@ -184,7 +158,7 @@ impl Preset {
     ///
     /// # Errors
     /// As [`Preset::load`].
-    pub fn parse(label: &str, text: &str) -> Result<Self, Error> {
+    pub fn parse(label: &str, text: &str) -> Result<Self, Failure> {
         Self::merge(label, label.to_owned(), text, None, 0)
     }
 
@@ -197,9 +171,9 @@ impl Preset {
     ///
     /// # Errors
     /// It has no such architecture; the message lists those it has.
-    pub fn arch(&self, arch: &str) -> Result<&Arch, Error> {
+    pub fn arch(&self, arch: &str) -> Result<&Arch, Failure> {
         self.arches.get(arch).ok_or_else(|| {
-            Error::unknown(
+            unknown(
                 format!(
                     "{} has no architecture '{}'",
                     self.title,
@@ -222,10 +196,10 @@ impl Preset {
         &self.reference
     }
 
-    fn load_at(wanted: &str, beside: Option<&Path>, depth: usize) -> Result<Self, Error> {
+    fn load_at(wanted: &str, beside: Option<&Path>, depth: usize) -> Result<Self, Failure> {
         if !wanted.contains('/') && !wanted.ends_with(".toml") {
             let Some(text) = builtin::find(wanted) else {
-                return Err(Error::unknown(
+                return Err(unknown(
                     format!("there is no preset '{}'", wanted.escape_default()),
                     format!(
                         "there are {}; a file is named with a / or .toml",
@@ -237,17 +211,14 @@ impl Preset {
         }
         let path = beside.map_or_else(|| wanted.into(), |directory| directory.join(wanted));
         let label = path.to_string_lossy();
-        let unreadable = |error: &dyn fmt::Display| Error {
-            kind: ErrorKind::Unreadable,
-            message: format!("reading preset '{}': {error}", label.escape_default()),
-            hint: None,
-        };
-        let text = read(&path).map_err(|error| unreadable(&error))?;
-        let absolute = std::path::absolute(&path).map_err(|error| unreadable(&error))?;
-        let reference = absolute
-            .to_str()
-            .ok_or_else(|| unreadable(&"the path is not UTF-8"))?
-            .to_owned();
+        let doing = || format!("reading {}", quote(&path));
+        let text = stage::file::read_text(&path).map_err(|failure| Failure {
+            code: Code::Os,
+            ..failure
+        })?;
+        let absolute = std::path::absolute(&path).doing(Code::Os, doing)?;
+        let reference = absolute.to_str().ok_or("the path is not UTF-8");
+        let reference = reference.doing(Code::Os, doing)?.to_owned();
         Self::merge(&label, reference, &text, path.parent(), depth)
     }
 
@@ -258,7 +229,7 @@ impl Preset {
         text: &str,
         beside: Option<&Path>,
         depth: usize,
-    ) -> Result<Self, Error> {
+    ) -> Result<Self, Failure> {
         let file = File::parse(label, text)?;
         // A mistake that only shows when everything is read is reported where the words in question stand.
         let wrong = |words: &str, what: String| {
@@ -268,65 +239,44 @@ impl Preset {
         let base = match &file.extends {
             None => None,
             Some(_) if depth == DEEPEST => {
-                return Err(wrong(
-                    "extends",
-                    "it extends itself, or too many others".to_owned(),
-                ));
+                let what = "it extends itself, or too many others";
+                return Err(wrong("extends", what.to_owned()));
             }
             Some(wanted) => {
-                let base = Self::load_at(&wanted.0, beside, depth + 1);
-                Some(base.map_err(|error| match error.kind {
-                    ErrorKind::Malformed => error,
-                    _ => Error {
-                        message: wrong("extends", error.message).message,
-                        ..error
+                let base = Self::load_at(wanted, beside, depth + 1);
+                Some(base.map_err(|failure| match failure.code {
+                    Code::Failed => failure,
+                    _ => Failure {
+                        message: wrong("extends", failure.message).message,
+                        ..failure
                     },
                 })?)
             }
         };
+        let of_base = base.as_ref();
 
-        let siglevel = match (&file.siglevel, &base) {
-            (Some(own), _) => own.0.clone(),
-            (None, Some(base)) => base.siglevel.clone(),
-            (None, None) => SIGLEVEL.to_owned(),
-        };
+        let siglevel = file.siglevel.or_else(|| Some(of_base?.siglevel.clone()));
+        let siglevel = siglevel.unwrap_or_else(|| SIGLEVEL.to_owned());
         check::strict_siglevel(None, &siglevel).map_err(|what| wrong("siglevel", what))?;
 
-        let own = pins(file.keyring.trusted, &wrong)?;
-        let mut keyring = base
-            .as_ref()
-            .map(|base| base.keyring.clone())
-            .unwrap_or_default();
-        extend(
-            &mut keyring.packages,
-            file.keyring.packages.into_iter().map(|name| name.0),
-        );
-        extend(
-            &mut keyring.populate,
-            file.keyring.populate.into_iter().map(|name| name.0),
-        );
-        for pin in own {
-            if keyring
-                .trusted
-                .iter()
-                .all(|known| known.fingerprint != pin.fingerprint)
-            {
-                keyring.trusted.push(pin);
-            }
-        }
+        check_pins(&file.keyring.trusted, &wrong)?;
+        let mut keyring = of_base.map_or_else(Keyring::default, |base| base.keyring.clone());
+        let same = |a: &Pin, b: &Pin| a.fingerprint == b.fingerprint;
+        extend(&mut keyring.packages, file.keyring.packages, String::eq);
+        extend(&mut keyring.populate, file.keyring.populate, String::eq);
+        extend(&mut keyring.trusted, file.keyring.trusted, same);
 
-        let pacman = match (file.pacman, &base) {
-            (Some(own), _) => source(own, &wrong)?,
+        let pacman = match (file.pacman, of_base) {
+            (Some(own), _) => check_source(own, &wrong)?,
             (None, Some(base)) => base.pacman.clone(),
             (None, None) => usual_pacman()?,
         };
 
-        let snapshot = file.snapshot.map(|snapshot| snapshot.0);
         let mut arches = BTreeMap::new();
         for (name, own) in file.arch {
-            let under = base.as_ref().and_then(|base| base.arches.get(&name.0));
+            let under = of_base.and_then(|base| base.arches.get(&name.0));
             let key = format!("[arch.{}]", name.0);
-            let arch = merge_arch(name.0, own, under, snapshot.as_deref())
+            let arch = merge_arch(name.0, own, under, file.snapshot.as_ref())
                 .map_err(|what| wrong(&key, what))?;
             for repo in &arch.repos {
                 if let Some(own) = &repo.siglevel {
@@ -344,10 +294,9 @@ impl Preset {
             return Err(wrong("name", "there is no [arch.NAME] in it".to_owned()));
         }
 
-        let (name, title) = (file.name.0, file.title.0);
         Ok(Self {
-            name,
-            title,
+            name: file.name,
+            title: file.title,
             siglevel,
             keyring,
             pacman,
@@ -362,9 +311,10 @@ impl Source {
     ///
     /// # Errors
     /// It is not built for that architecture; the message lists those it is built for.
-    pub fn servers(&self, arch: &str) -> Result<&[String], Error> {
-        self.servers.get(arch).map(Vec::as_slice).ok_or_else(|| {
-            Error::unknown(
+    pub fn servers(&self, arch: &str) -> Result<&[String], Failure> {
+        let of_arch = self.arch.iter().find(|(name, _)| name.0 == arch);
+        of_arch.map(|(_, at)| &at.servers[..]).ok_or_else(|| {
+            unknown(
                 format!(
                     "'{}' of {} is not built for '{}'",
                     self.package,
@@ -373,46 +323,25 @@ impl Source {
                 ),
                 format!(
                     "it is built for {}",
-                    list(self.servers.keys().map(String::as_str))
+                    list(self.arch.keys().map(|name| name.0.as_str()))
                 ),
             )
         })
     }
 }
 
-/// Read a preset's file. A document names it, too, so that it may be a fifo or a device: those never end.
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::{Error, ErrorKind, Read};
-    let refuse = |why: String| Error::new(ErrorKind::InvalidInput, why);
-    if !path.metadata()?.is_file() {
-        return Err(refuse("it is no regular file".to_owned()));
-    }
-    let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(LONGEST + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > LONGEST {
-        return Err(refuse(format!("it is longer than {LONGEST} bytes")));
-    }
-    Ok(text)
-}
-
 /// Only the `[pacman]` of that preset is read: the preset itself extends one that comes here for its pacman.
-fn usual_pacman() -> Result<Source, Error> {
+fn usual_pacman() -> Result<Source, Failure> {
     let text = builtin::find(PACMAN_FROM).unwrap_or_default();
-    let wrong = |_: &str, what: String| Error::malformed(format!("preset '{PACMAN_FROM}': {what}"));
     let own = File::parse(PACMAN_FROM, text)?.pacman;
-    source(
-        own.ok_or_else(|| wrong("", "there is no [pacman]".to_owned()))?,
-        &wrong,
-    )
+    own.ok_or_else(|| Failure::new(Code::Failed, format!("preset '{PACMAN_FROM}': no [pacman]")))
 }
 
 fn merge_arch(
     name: String,
     own: file::Arch,
     base: Option<&Arch>,
-    snapshot: Option<&str>,
+    snapshot: Option<&String>,
 ) -> Result<Arch, String> {
     let architecture = match (own.architecture, base) {
         (Some(own), _) => own.into_iter().map(|name| name.0).collect(),
@@ -422,50 +351,38 @@ fn merge_arch(
     if architecture.is_empty() {
         return Err("architecture is empty".to_owned());
     }
-    let servers: Vec<String> = own.servers.into_iter().map(|url| url.0).collect();
-
-    let Some(listed) = own.repos else {
-        let mut repos = base
-            .map(|base| base.repos.clone())
-            .ok_or("repos is missing")?;
-        for repo in repos.iter_mut().filter(|_| !servers.is_empty()) {
-            repo.servers.clone_from(&servers);
-        }
-        return Ok(Arch {
-            name,
-            architecture,
-            repos,
-        });
-    };
     let mut repos: Vec<Repo> = Vec::new();
-    for repo in listed {
-        let under = base.and_then(|base| base.repos.iter().find(|known| known.name == repo.name.0));
-        let at: Vec<String> = if !repo.servers.is_empty() {
-            repo.servers.into_iter().map(|url| url.0).collect()
-        } else if !servers.is_empty() {
-            servers.clone()
-        } else {
-            under.map(|under| under.servers.clone()).unwrap_or_default()
-        };
-        if at.is_empty() {
-            return Err(format!("repository '{}' has no servers", repo.name.0));
+    match own.repos {
+        None => {
+            repos.clone_from(&base.ok_or("repos is missing")?.repos);
+            for repo in repos.iter_mut().filter(|_| !own.servers.is_empty()) {
+                repo.servers.clone_from(&own.servers);
+            }
         }
-        if repos.iter().any(|known| known.name == repo.name.0) {
-            return Err(format!("repository '{}' is listed twice", repo.name.0));
+        Some(listed) => {
+            for file::NameOrRepo(mut repo) in listed {
+                let same = |known: &&Repo| known.name == repo.name;
+                let under = base.and_then(|base| base.repos.iter().find(same));
+                if repos.iter().any(|known| same(&known)) {
+                    return Err(format!("repository '{}' is listed twice", repo.name));
+                }
+                if repo.servers.is_empty() {
+                    repo.servers.clone_from(&own.servers);
+                }
+                if let Some(under) = under {
+                    if repo.servers.is_empty() {
+                        repo.servers.clone_from(&under.servers);
+                    }
+                    repo.siglevel = repo.siglevel.or_else(|| under.siglevel.clone());
+                }
+                let of_base = || under.and_then(|under| under.snapshot.as_ref());
+                repo.snapshot = repo.snapshot.or_else(|| snapshot.or_else(of_base).cloned());
+                if repo.servers.is_empty() {
+                    return Err(format!("repository '{}' has no servers", repo.name));
+                }
+                repos.push(repo);
+            }
         }
-        repos.push(Repo {
-            name: repo.name.0,
-            servers: at,
-            siglevel: repo
-                .siglevel
-                .map(|own| own.0)
-                .or_else(|| under.and_then(|under| under.siglevel.clone())),
-            snapshot: repo
-                .snapshot
-                .map(|own| own.0)
-                .or_else(|| snapshot.map(str::to_owned))
-                .or_else(|| under.and_then(|under| under.snapshot.clone())),
-        });
     }
     if repos.is_empty() {
         return Err("repos is empty".to_owned());
@@ -477,58 +394,35 @@ fn merge_arch(
     })
 }
 
-fn source(own: file::Source, wrong: &dyn Fn(&str, String) -> Error) -> Result<Source, Error> {
-    let mut servers = BTreeMap::new();
-    for (arch, at) in own.arch {
-        let at: Vec<String> = at.servers.into_iter().map(|url| url.0).collect();
-        if at.is_empty() {
-            return Err(wrong(
-                &format!("[pacman.arch.{}]", arch.0),
-                "servers is empty".to_owned(),
-            ));
-        }
-        servers.insert(arch.0, at);
+/// Checks what a `[pacman]` table must have.
+fn check_source(own: Source, wrong: &dyn Fn(&str, String) -> Failure) -> Result<Source, Failure> {
+    if own.arch.is_empty() {
+        let what = "there is no [pacman.arch.NAME]".to_owned();
+        return Err(wrong("[pacman]", what));
     }
-    if servers.is_empty() {
-        return Err(wrong(
-            "[pacman]",
-            "there is no [pacman.arch.NAME]".to_owned(),
-        ));
+    if let Some((arch, _)) = own.arch.iter().find(|(_, at)| at.servers.is_empty()) {
+        let table = format!("[pacman.arch.{}]", arch.0);
+        return Err(wrong(&table, "servers is empty".to_owned()));
     }
-    Ok(Source {
-        repo: own.repo.0,
-        package: own.package.0,
-        member: own.member.0,
-        trusted: pins(own.trusted, wrong)?,
-        servers,
-    })
+    check_pins(&own.trusted, wrong)?;
+    Ok(own)
 }
 
-fn pins(listed: Vec<file::Pin>, wrong: &dyn Fn(&str, String) -> Error) -> Result<Vec<Pin>, Error> {
-    let mut pins: Vec<Pin> = Vec::new();
-    for pin in listed {
-        let pin = Pin {
-            fingerprint: pin.fingerprint.0,
-            source: pin.source.0,
-            date: pin.date.0,
-        };
-        if pins
-            .iter()
-            .any(|known| known.fingerprint == pin.fingerprint)
-        {
-            return Err(wrong(
-                &pin.fingerprint,
-                format!("{} is listed twice", pin.fingerprint),
-            ));
+/// Checks that no key is listed twice.
+fn check_pins(pins: &[Pin], wrong: &dyn Fn(&str, String) -> Failure) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    match pins.iter().find(|pin| !seen.insert(&pin.fingerprint)) {
+        Some(Pin { fingerprint, .. }) => {
+            Err(wrong(fingerprint, format!("{fingerprint} is listed twice")))
         }
-        pins.push(pin);
+        None => Ok(()),
     }
-    Ok(pins)
 }
 
-fn extend(list: &mut Vec<String>, more: impl Iterator<Item = String>) {
+/// Appends what is not in the list yet.
+fn extend<T>(list: &mut Vec<T>, more: Vec<T>, same: fn(&T, &T) -> bool) {
     for one in more {
-        if !list.contains(&one) {
+        if !list.iter().any(|known| same(known, &one)) {
             list.push(one);
         }
     }

@@ -8,7 +8,7 @@ servers = ["http://h/$arch/$repo"]
 repos = ["core"]
 "#;
 
-fn parse(text: &str) -> Result<Preset, Error> {
+fn parse(text: &str) -> Result<Preset, Failure> {
     Preset::merge("small.toml", "/p/small.toml".to_owned(), text, None, 0)
 }
 
@@ -95,9 +95,9 @@ fn the_seed_s_distribution() {
 #[test]
 fn a_refusal_lists_what_there_is() {
     let error = Preset::load("debian").unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unknown);
+    assert_eq!(error.code, Code::NotFound);
     assert_eq!(error.to_string(), "there is no preset 'debian'");
-    assert!(error.hint().unwrap().starts_with("there are archlinux, "));
+    assert!(error.hint.unwrap().starts_with("there are archlinux, "));
 
     let preset = Preset::load("archlinuxarm").unwrap();
     let error = preset.arch("x86_64").unwrap_err();
@@ -105,15 +105,15 @@ fn a_refusal_lists_what_there_is() {
         error.to_string(),
         "Arch Linux ARM has no architecture 'x86_64'"
     );
-    assert_eq!(error.hint(), Some("it has aarch64, armv7h"));
+    assert_eq!(error.hint.as_deref(), Some("it has aarch64, armv7h"));
     let error = preset.pacman.servers("aarch64").unwrap_err();
-    assert_eq!(error.hint(), Some("it is built for x86_64"));
+    assert_eq!(error.hint.as_deref(), Some("it is built for x86_64"));
 
     let error = Preset::load("no/such.toml").unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unreadable);
+    assert_eq!(error.code, Code::Os);
     assert_eq!(
         error.to_string(),
-        "reading preset 'no/such.toml': No such file or directory (os error 2)"
+        "reading 'no/such.toml': No such file or directory (os error 2)"
     );
     // A document names presets, too: what never ends is not read.
     let dir = tempfile::tempdir().unwrap();
@@ -127,7 +127,7 @@ fn a_refusal_lists_what_there_is() {
         (long.to_str().unwrap(), "it is longer than 1048576 bytes"),
     ] {
         let error = Preset::load(path).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unreadable);
+        assert_eq!(error.code, Code::Os);
         assert!(error.to_string().ends_with(why), "{error}");
     }
 }

@@ -349,23 +349,9 @@ fn missing<T: Member>() -> Failure {
     ))
 }
 
-/// Returns a value of ours as JSON. What is not there is left out.
 fn to_json(value: &impl Serialize) -> Value {
-    // It always can be written: it has string keys, and no floats that JSON lacks.
-    let mut value = serde_json::to_value(value).unwrap_or_default();
-    leave_out_null(&mut value);
-    value
-}
-
-fn leave_out_null(value: &mut Value) {
-    match value {
-        Value::Object(members) => {
-            members.retain(|_, member| !member.is_null());
-            members.values_mut().for_each(leave_out_null);
-        }
-        Value::Array(elements) => elements.iter_mut().for_each(leave_out_null),
-        _ => {}
-    }
+    // Members have string keys, and no floats that JSON lacks.
+    serde_json::to_value(value).unwrap_or_default()
 }
 
 /// Puts `new` in the place of what is `known` of `old`, and keeps the rest.

@@ -218,10 +218,13 @@ pub struct Identity {
     /// The inode number.
     pub ino: u64,
     /// The file system's own id, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fs: Option<String>,
     /// The directory's handle: the type in decimal, a colon, and the handle in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub handle: Option<String>,
     /// When it was made: seconds since 1970-01-01 UTC, and nine digits after the point.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub birth: Option<String>,
 }
 
@@ -296,6 +299,7 @@ pub struct Mount {
     #[serde(rename = "type")]
     pub kind: String,
     /// The absolute path of the host that is bound, or the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Options of mount(8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -330,8 +334,10 @@ pub struct Binfmt {
     /// host's handler.
     pub kind: String,
     /// The emulator.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub interpreter: Option<PathBuf>,
     /// The handler's flags, as binfmt_misc has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
 }
 
@@ -380,8 +386,10 @@ pub struct HostMount {
     /// Where, relative to the root. Empty for the root itself.
     pub at: String,
     /// The kernel's id of it, which is never used again (Linux 6.8).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Its number in mountinfo, which the kernel uses again. Compared where there is no id, together with the place.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub number: Option<u64>,
 }
 
@@ -400,6 +408,7 @@ pub struct Pacman {
     /// repository's own, where that was permitted), `host` (a program of this host).
     pub trust: String,
     /// The package that it was fetched from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub package: Option<PacmanPackage>,
 }
 
@@ -473,7 +482,11 @@ pub struct Config {
     pub cache: PathBuf,
     /// The GnuPG home that packages are verified by: a directory of the host, which `keyring` fills. Documents of before
     /// 0.2 have none, see [`Config::gpgdir`].
-    #[serde(default, deserialize_with = "absolute")]
+    #[serde(
+        default,
+        deserialize_with = "absolute",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(with = "Option<String>", regex(pattern = "^/"))]
     pub gpgdir: Option<PathBuf>,
 }
@@ -510,6 +523,7 @@ pub struct Keyring {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extended: Vec<String>,
     /// Where keys were taken out of it again: `all`, or the `secret` one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stripped: Option<String>,
 }
 
@@ -523,14 +537,19 @@ pub struct Package {
     /// Its architecture: pacman's word, or `any`.
     pub arch: String,
     /// The repository that it was installed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
     /// The file name of its archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// SHA-256 of the archive that was installed, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// The archive's detached signature, in Base64 (RFC 4648) as a repository's database has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pgpsig: Option<String>,
     /// `explicit` where somebody asked for it, or `dependency`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database), or
     /// `verify` has since.
@@ -547,18 +566,24 @@ pub struct VerifiedPackage {
     /// Its architecture: pacman's word, or `any`.
     pub arch: String,
     /// The repository that it was installed from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
     /// The file name of its archive.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// SHA-256 of the archive that was installed, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
     /// Whether it was signed by somebody trusted.
     pub verified: bool,
     /// What its signature is: `valid`, or what is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
     /// The fingerprint of the key that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// What its files are: `intact`, `changed`, `missing`, `unread` or `unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<String>,
     /// Files that are changed; up to 100.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -589,20 +614,25 @@ pub struct ChangedFile {
 #[serde(default)]
 pub struct Configured {
     /// The host's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
     /// The locales; the first is `LANG`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub locales: Vec<String>,
     /// The time zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timezone: Option<String>,
     /// The console's keymap.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub keymap: Option<String>,
     /// The users.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<ConfiguredUser>,
     /// root's account: `locked`, or `password` where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<String>,
     /// The group that may use sudo.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sudo: Option<String>,
     /// The units that are enabled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -633,6 +663,7 @@ pub struct ConfiguredUser {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
     /// The login shell.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<String>,
     /// Whether a password was set.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -664,10 +695,13 @@ pub struct Verify {
     /// How many archives were fetched again.
     pub fetched: usize,
     /// How many packages have each word of `signature`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signatures: Option<Map<String, Value>>,
     /// How many packages have each word of `files`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Map<String, Value>>,
     /// How many configuration files were changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<usize>,
 }
 
@@ -696,6 +730,7 @@ pub struct Disk {
     /// The partitions, in their order.
     pub partitions: Vec<DiskPartition>,
     /// Its SHA-256, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
 
@@ -714,8 +749,10 @@ pub struct DiskPartition {
     /// Its size in bytes.
     pub size: u64,
     /// The file system on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem: Option<DiskFileSystem>,
     /// The path in the root where it is mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
 }
 
@@ -736,6 +773,7 @@ pub struct Reap {
     /// The processes that were ended.
     pub ended: Vec<Process>,
     /// The processes that a dry run found.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub would_end: Option<Vec<Process>>,
     /// The processes that only use the root.
     pub in_the_way: Vec<Process>,
@@ -743,6 +781,7 @@ pub struct Reap {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<String>,
     /// How many processes the kernel did not let us look at.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<usize>,
 }
 
@@ -756,6 +795,7 @@ pub struct Process {
     /// Its user's name.
     pub user: String,
     /// How it uses the root.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub how: Option<String>,
 }
 
@@ -764,8 +804,10 @@ pub struct Process {
 #[serde(default)]
 pub struct Unmount {
     /// What was unmounted, in that order.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub unmounted: Option<Vec<String>>,
     /// What is still mounted.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<Vec<String>>,
     /// What was only detached.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -774,6 +816,7 @@ pub struct Unmount {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<String>,
     /// What a dry run found.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub would_unmount: Option<Vec<String>>,
 }
 
@@ -813,7 +856,9 @@ pub struct ErrorRecord {
     #[schemars(range(min = 1, max = 255))]
     pub exit: u8,
     /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// What failed after that, in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub also: Option<Vec<ErrorRecord>>,
 }

@@ -28,7 +28,10 @@ impl FirstBootKeyring {
         if names.is_empty()
             && let Some(distro) = document.distro()
         {
-            let preset = Preset::load(distro).map_err(|e| Failure::new(Code::Failed, e))?;
+            let preset = Preset::load(distro).map_err(|failure| Failure {
+                code: Code::Failed,
+                ..failure
+            })?;
             names = preset.keyring.populate;
         }
         if names.is_empty() {

@@ -1,7 +1,7 @@
 //! Where a pacman is: as the command line says, or else the preset.
 
-use distro::{ErrorKind, Preset};
-use stage::{Code, Failure};
+use distro::Preset;
+use stage::Failure;
 
 /// A directory of a server that has a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,35 +56,22 @@ pub(crate) fn pacman_arch(arch: &str) -> &str {
 /// Returns the preset that fills in what the command line leaves open: the document's, or the one that every preset
 /// without a source of its own falls back on.
 pub(crate) fn preset(distro: Option<&str>) -> Result<Preset, Failure> {
-    Preset::load(distro.unwrap_or("archlinuxcn")).map_err(|e| failure(&e))
+    Preset::load(distro.unwrap_or("archlinuxcn"))
 }
 
 /// Returns where the preset has a pacman for hosts of this architecture.
 pub(crate) fn servers<'a>(preset: &'a Preset, arch: &str) -> Result<&'a [String], Failure> {
-    let servers = preset.pacman.servers(arch).map_err(|e| failure(&e));
-    servers.map_err(|failure| {
+    preset.pacman.servers(arch).map_err(|failure| {
         let hint =
             "give a --server that has it, or take this host's own with --use /usr/bin/pacman";
         failure.while_doing("looking for a server").hint(hint)
     })
 }
 
-fn failure(error: &distro::Error) -> Failure {
-    let code = match error.kind {
-        ErrorKind::Unknown => Code::NotFound,
-        ErrorKind::Unreadable => Code::Os,
-        ErrorKind::Malformed => Code::Failed,
-    };
-    let failure = Failure::new(code, error);
-    match error.hint() {
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use stage::Code;
 
     #[test]
     fn variables_and_slashes() {

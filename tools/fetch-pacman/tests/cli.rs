@@ -885,7 +885,8 @@ fn what_the_document_has_stays_and_an_earlier_package_goes() {
         "distro": "archlinuxarm",
         "arch": "aarch64",
         "org.example.note": {"a": [1]},
-        "pacman": {"path": "/old", "version": "1", "org.example.x": 1, "package": {"name": "old"}},
+        "pacman": {"path": "/old", "version": "1", "sha256": "0", "trust": "hash", "org.example.x": 1,
+            "package": {"name": "old", "version": "1", "repo": "r", "file": "f", "sha256": "0", "server": "s"}},
     });
     let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
     let first = with_input(lab.ask(&[&server.url]), &before.to_string()).good();

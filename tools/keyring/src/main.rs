@@ -181,9 +181,9 @@ impl Args {
     /// Decides what to build, from the command line and the document. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         let preset = document.distro().map(Preset::load).transpose();
-        let preset = preset.map_err(|error| Failure {
-            hint: error.hint().map(str::to_owned),
-            ..Failure::new(Code::Failed, &error)
+        let preset = preset.map_err(|failure| Failure {
+            code: Code::Failed,
+            ..failure
         })?;
         let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
         let keyring = keyring.unwrap_or_default();

@@ -69,10 +69,12 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         None => host
             .cache()
             .map(|cache| {
-                cache.join("strapline/packages").join(format!("{}-{}", preset.name, arch.name))
+                cache
+                    .join("strapline/packages")
+                    .join(format!("{}-{}", preset.name, arch.name))
             })
             .ok_or_else(|| {
-                usage("there is no place for the package cache: neither XDG_CACHE_HOME nor HOME is set")
+                usage("no directory for the package cache: neither XDG_CACHE_HOME nor HOME is set")
                     .hint("give --cache-dir DIR")
             })?,
     };
@@ -102,13 +104,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 
     let mut set: Vec<Setting> = Vec::new();
     for text in &args.set {
-        let setting = Setting::parse(text).map_err(|(what, hint)| {
-            let failure = usage(format!("reading --set: {what}"));
-            match hint {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
-        })?;
+        let setting = Setting::parse(text)?;
         set.retain(|known| known.key != setting.key);
         set.push(setting);
     }
@@ -145,34 +141,29 @@ fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
         );
     };
     let load = |wanted: &str, code, whence: &str| {
-        Preset::load(wanted).map_err(|error| {
-            let failure = Failure::new(code, format!("reading {whence}: {error}"));
-            match error.hint() {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+        Preset::load(wanted).map_err(|failure| Failure {
+            code,
+            ..failure.while_doing(format!("reading {whence}"))
         })
     };
     let known = match of_document {
         Some(name) => Some(load(name, Code::BadDocument, "\"distro\" of the document")?),
         None => None,
     };
-    let preset = match (&args.distro, known) {
-        (None, Some(known)) => return Ok(known),
-        (Some(_), Some(known)) => {
-            let preset = load(wanted, Code::Usage, "--distro")?;
-            if preset.reference() != known.reference() {
-                return Err(usage(format!(
-                    "--distro is {}, but the document is of {}",
-                    preset.reference(),
-                    known.reference()
-                ))
-                .hint("leave --distro out, or give it to mkroot"));
-            }
-            preset
-        }
-        (_, None) => load(wanted, Code::Usage, "--distro")?,
-    };
+    if let (None, Some(known)) = (&args.distro, &known) {
+        return Ok(known.clone());
+    }
+    let preset = load(wanted, Code::Usage, "--distro")?;
+    if let Some(known) = known
+        && preset.reference() != known.reference()
+    {
+        return Err(usage(format!(
+            "--distro is {}, but the document is of {}",
+            preset.reference(),
+            known.reference()
+        ))
+        .hint("leave --distro out, or give it to mkroot"));
+    }
     Ok(preset)
 }
 
@@ -198,12 +189,9 @@ fn arch<'a>(
         return Err(usage(format!("{} has several architectures", preset.title))
             .hint(format!("give --arch, one of {}", names.join(", "))));
     };
-    preset.arch(wanted).map_err(|error| {
-        let failure = usage(error.to_string());
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+    preset.arch(wanted).map_err(|failure| Failure {
+        code: Code::Usage,
+        ..failure
     })
 }
 

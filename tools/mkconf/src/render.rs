@@ -3,6 +3,7 @@
 //! A line that is not there can matter as much as one that is. Those are kept here too, for `--explain`.
 
 use distro::check;
+use stage::{Code, Failure};
 use std::fmt::Write;
 
 /// Which of the two files.
@@ -68,7 +69,7 @@ impl Version {
     }
 }
 
-/// One line of `[options]` or of a repository, and why it is so.
+/// One line of `[options]` or of a repository, and why it is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Line {
     key: String,
@@ -76,10 +77,10 @@ struct Line {
     why: String,
 }
 
-fn line(key: &str, value: impl Into<String>, why: &str) -> Line {
+fn line(key: &str, value: &str, why: &str) -> Line {
     Line {
         key: key.to_owned(),
-        value: Some(value.into()),
+        value: Some(value.to_owned()),
         why: why.to_owned(),
     }
 }
@@ -87,90 +88,64 @@ fn line(key: &str, value: impl Into<String>, why: &str) -> Line {
 /// The first pacman that has ParallelDownloads, and that takes more than one Architecture.
 const PARALLEL: Version = Version(6, 0);
 
-/// What is left out on purpose.
-const ABSENT: [(&str, &str); 3] = [
-    (
-        "DownloadUser",
-        "pacman 7 looks the user up on the host, which need not have it, and fails; without the line there is no \
-         sandbox and no look-up, and every version reads the file",
-    ),
-    (
-        "CheckSpace",
-        "pacman looks for the mount point of the root in its table of mounts, and a root that is a plain directory \
-         has none: 'could not determine filesystem mount points' (7.1)",
-    ),
-    (
-        "Include",
-        "nothing of the host's configuration gets in: no IgnorePkg, no mirror list, no hook",
-    ),
-];
+/// What is known of an option of pacman.conf(5).
+struct Known {
+    key: &'static str,
+    /// Its value as a template. None where it is left out on purpose.
+    value: Option<&'static str>,
+    why: &'static str,
+    /// Why `--set` does not take it, and what to do instead.
+    refused: Option<(&'static str, &'static str)>,
+}
+
+/// Returns what `options.conf` says.
+fn known() -> impl Iterator<Item = Known> {
+    let blocks = include_str!("options.conf").split("\n\n").skip(1);
+    blocks.map(|block| {
+        let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+        let head = block.lines().next().unwrap_or_default();
+        let (key, value) = match head.split_once(" = ") {
+            Some((key, value)) => (key, Some(value)),
+            None => (head.trim_start_matches("no "), None),
+        };
+        Known {
+            key,
+            value,
+            why: field("why: ").unwrap_or_default(),
+            refused: field("not set: ").zip(field("instead: ")),
+        }
+    })
+}
 
 /// The lines of `[options]`.
 fn options(conf: &Conf, level: Level) -> Vec<Line> {
-    let below = |path: &str| format!("{}/{path}", conf.root);
-    let mut lines = vec![
-        line(
-            "RootDir",
-            below(""),
-            "absolute, as all paths here: pacman resolves a relative one against the current directory, and fills \
-             another root in silence",
-        ),
-        line(
-            "DBPath",
-            below("var/lib/pacman/"),
-            "what is installed is on record in the root itself",
-        ),
-        line(
-            "CacheDir",
-            format!("{}/", conf.cache),
-            "outside of the root: archives are shared between roots and stay out of the image",
-        ),
-        line(
-            "LogFile",
-            below("var/log/pacman.log"),
-            "in the root; its directory is made first, since pacman loses the lines of before it is there",
-        ),
-        line(
-            "GPGDir",
-            format!("{}/", conf.gpgdir),
-            "beside the root: gpg runs what the configuration in its home names, and what the root has is the root's",
-        ),
-        line(
-            "HookDir",
-            below("etc/pacman.d/hooks/"),
-            "the root's own hooks; without the line, those of the host's /etc/pacman.d/hooks",
-        ),
-        line(
-            "Architecture",
-            conf.architecture.join(" "),
-            "spelt out: pacman runs on the host, auto would be the host's, and with no line there is no check at all; \
-             $arch in a server is the first",
-        ),
-        match level {
-            Level::Strict => line(
-                "SigLevel",
-                &conf.siglevel,
-                "in full: pacman's built-in level was Optional up to 7.0, and DatabaseOptional alone leaves it so: an \
-                 unsigned package would get in",
-            ),
-            Level::Loose => line(
-                "SigLevel",
-                "Never",
-                "the loose file: nothing is verified; for strap --loose only",
-            ),
-        },
-        line(
-            "LocalFileSigLevel",
-            "Optional",
-            "a file that is named by hand, with pacman -U, need not be signed",
-        ),
-    ];
-    if conf.version.is_some_and(|version| version >= PARALLEL) {
-        lines.push(line(
-            "ParallelDownloads",
-            "5",
-            "pacman 6.0 and later: five at a time, not one",
-        ));
+    let architecture = conf.architecture.join(" ");
+    let mut lines = Vec::new();
+    for Known {
+        key, value, why, ..
+    } in known()
+    {
+        let Some(value) = value else { continue };
+        lines.push(match (key, level) {
+            ("ParallelDownloads", _) if conf.version.is_none_or(|v| v < PARALLEL) => continue,
+            ("SigLevel", Level::Loose) => {
+                let why = "the loose file: nothing is verified; for strap --loose only";
+                line(key, "Never", why)
+            }
+            _ => match value.strip_prefix('{').and_then(|v| v.split_once('}')) {
+                Some((name, rest)) => {
+                    let value = match name {
+                        "root" => &conf.root,
+                        "cache" => &conf.cache,
+                        "gpgdir" => &conf.gpgdir,
+                        "siglevel" => &conf.siglevel,
+                        _ => &architecture,
+                    };
+                    line(key, &format!("{value}{rest}"), why)
+                }
+                None => line(key, value, why),
+            },
+        });
     }
     for Setting { key, value } in &conf.set {
         // The loose file is loose whatever --set says of the strict one.
@@ -254,7 +229,10 @@ pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
             say(&repo.name, line);
         }
     }
-    let mut absent: Vec<(&str, &str)> = ABSENT.to_vec();
+    let mut absent: Vec<(&str, &str)> = known()
+        .filter(|known| known.value.is_none())
+        .map(|known| (known.key, known.why))
+        .collect();
     if conf.version.is_none() {
         absent.push((
             "ParallelDownloads",
@@ -276,35 +254,36 @@ fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
 }
 
 impl Setting {
-    /// Reads `KEY=VALUE` or `KEY`, and refuses what would make the file another than it is recorded to be.
+    /// Reads `KEY=VALUE` or `KEY`, and refuses what the document or the other tools rely on.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, and what to do instead, where there is something.
-    pub(crate) fn parse(text: &str) -> Result<Self, (String, Option<&'static str>)> {
+    /// [`Code::Usage`].
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = |what| Failure::new(Code::Usage, format!("reading --set: {what}"));
         let (key, value) = match text.split_once('=') {
             Some((key, value)) => (key.trim(), Some(value.trim_matches(' '))),
             None => (text.trim(), None),
         };
         if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
-            return Err((
-                format!(
-                    "'{}' is not the name of an option of pacman.conf",
-                    key.escape_default()
-                ),
-                Some("write --set KEY=VALUE, as in --set IgnorePkg=linux"),
-            ));
+            let key = key.escape_default();
+            let what = format!("'{key}' is not the name of an option of pacman.conf");
+            return Err(wrong(what).hint("write --set KEY=VALUE, as in --set IgnorePkg=linux"));
         }
-        if let Some((_, why, hint)) = REFUSED.iter().find(|(name, ..)| *name == key) {
-            return Err((format!("{key} is not to be set: {why}"), Some(hint)));
+        let refused = known().find(|known| known.key == key);
+        if let Some((why, hint)) = refused.and_then(|known| known.refused) {
+            return Err(wrong(format!("{key} cannot be set: {why}")).hint(hint));
         }
+        let of_value = |what| wrong(format!("the value of {key}: {what}"));
         if let Some(value) = value {
-            check::text(value).map_err(|what| (format!("the value of {key}: {what}"), None))?;
+            check::text(value).map_err(of_value)?;
         }
-        // Both decide over packages that come from a network.
+        // Both apply to packages that come from a network.
         if matches!(key, "SigLevel" | "RemoteFileSigLevel") {
-            check::strict_siglevel(None, value.unwrap_or_default())
-                .map_err(|what| (format!("the value of {key}: {what}"), Some(LOOSE)))?;
+            check::strict_siglevel(None, value.unwrap_or_default()).map_err(|what| {
+                of_value(what)
+                    .hint("the loose file is written beside the strict one, for strap --loose")
+            })?;
         }
         Ok(Self {
             key: key.to_owned(),
@@ -312,58 +291,6 @@ impl Setting {
         })
     }
 }
-
-const LOOSE: &str = "the loose file is written beside the strict one, for strap --loose";
-
-/// Keys that the rest of the pipeline relies on, why they are not for `--set`, and what to do instead.
-const REFUSED: [(&str, &str, &str); 10] = [
-    (
-        "RootDir",
-        "it is the document's root",
-        "make another root with mkroot",
-    ),
-    (
-        "DBPath",
-        "the tools after this one look for the database in the root",
-        "leave it out",
-    ),
-    (
-        "GPGDir",
-        "keyring fills the directory beside the files",
-        "leave it out",
-    ),
-    (
-        "LogFile",
-        "strap and verify read the log in the root",
-        "leave it out",
-    ),
-    (
-        "HookDir",
-        "hooks of another place would be run in the root",
-        "put the hook into the root's etc/pacman.d/hooks",
-    ),
-    ("CacheDir", "the document has it too", "use --cache-dir DIR"),
-    (
-        "Architecture",
-        "the document has it too",
-        "use --arch ARCH, or a preset file with its own list",
-    ),
-    (
-        "DownloadUser",
-        "pacman 7 looks the user up on the host, and fails where there is none; pacman 6 does not know it",
-        "leave it out; set it in the root's own etc/pacman.conf",
-    ),
-    (
-        "CheckSpace",
-        "pacman 7.1 cannot determine the mount point of a root that is a plain directory, and fails",
-        "leave it out; set it in the root's own etc/pacman.conf",
-    ),
-    (
-        "Include",
-        "what it reads could set anything",
-        "write a preset file, or give --repo and --set",
-    ),
-];
 
 #[cfg(test)]
 mod tests {
@@ -507,7 +434,10 @@ mod tests {
             .filter(|line| line.contains(" = "))
             .count();
         let explained = explain(&conf, Level::Strict);
-        assert_eq!(explained.len(), lines + ABSENT.len());
+        assert_eq!(
+            explained.len(),
+            lines + known().filter(|known| known.value.is_none()).count()
+        );
         assert!(
             explained
                 .iter()

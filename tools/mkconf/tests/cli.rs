@@ -229,7 +229,7 @@ fn a_failure_is_one_line_a_hint_and_a_document_and_leaves_nothing() {
         ),
         (
             &["--set", "DownloadUser="],
-            "mkconf: reading --set: DownloadUser is not to be set: pacman 7 looks the user up on the \
+            "mkconf: reading --set: DownloadUser cannot be set: pacman 7 looks the user up on the \
              host, and fails where there is none; pacman 6 does not know it\n\
              mkconf: hint: leave it out; set it in the root's own etc/pacman.conf\n",
         ),

@@ -1,5 +1,5 @@
-//! What a root says of itself that has packages: its architecture and its distribution, which count before the host's, and
-//! whose it is.
+//! What is known of a root that has packages: its architecture and its distribution, which take precedence over the
+//! host's, and its owner.
 
 use package::localdb;
 use rootfs::{Arch, IdMap, Root};
@@ -23,21 +23,21 @@ const DISTRIBUTIONS: [(&str, &[&str]); 3] = [
     ("arch32", &["archlinux32"]),
 ];
 
-/// What a root with packages says of itself.
+/// What is known of a root with packages.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Existing {
-    /// The architectures of its packages, in pacman's words, without `any`.
+    /// The architectures of its packages, as pacman names them, without `any`.
     arches: BTreeSet<String>,
     /// `ID` of its os-release(5).
     os: Option<String>,
 }
 
 impl Existing {
-    /// Reads it. None where there is no root at `path`, or no package in it.
+    /// Reads the packages and os-release(5). None where there is no root at `path`, or no package in it.
     ///
     /// # Errors
     ///
-    /// When what is there cannot be read.
+    /// When the package database cannot be read.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, Failure> {
         if !path.is_dir() {
             return Ok(None);
@@ -55,7 +55,7 @@ impl Existing {
             let Ok(name) = entry.file_name().to_str() else {
                 continue;
             };
-            // `ALPM_DB_VERSION`, or what a pacman that was killed left behind, has none.
+            // Not in `ALPM_DB_VERSION`, nor in a record that a killed pacman left incomplete.
             let Ok(text) = root.read(&format!("{LOCAL}/{name}/desc"), LIMIT) else {
                 continue;
             };
@@ -74,23 +74,14 @@ impl Existing {
     ///
     /// [`Code::Usage`] where that cannot be told.
     pub(crate) fn arch(&self, root: &Path) -> Result<Option<Arch>, Failure> {
-        let known: Vec<_> = self
-            .arches
-            .iter()
-            .filter_map(|a| Arch::named(level(a)).ok())
-            .collect();
+        let known: Vec<_> = self.known_arches().collect();
         match (&known[..], self.arches.is_empty()) {
             ([first, rest @ ..], _) if rest.iter().all(|arch| arch == first) => Ok(Some(*first)),
             (_, true) => Ok(None),
-            _ => Err(Failure::new(
-                Code::Usage,
-                format!(
-                    "looking for the architecture of {}: its packages are of {}",
-                    quote(root),
-                    self.words()
-                ),
-            )
-            .hint("say which it is with --arch")),
+            _ => {
+                let doing = format!("looking for the architecture of {}", quote(root));
+                Err(self.other_arch(&doing).hint("give --arch"))
+            }
         }
     }
 
@@ -103,24 +94,28 @@ impl Existing {
         if self.arches.is_empty() || self.arches.iter().any(|arch| level(arch) == asked.name) {
             return Ok(());
         }
-        // Words that we do not know may be another name for it.
-        let known = self
-            .arches
-            .iter()
-            .any(|arch| Arch::named(level(arch)).is_ok());
-        if !known {
+        // A name that we do not know may mean the same architecture.
+        if self.known_arches().next().is_none() {
             return Ok(());
         }
-        Err(Failure::new(
+        let doing = format!("making {} for {}", quote(root), asked.name);
+        let failure = self.other_arch(&doing);
+        Err(failure.hint("leave --arch out, or choose another directory"))
+    }
+
+    /// Returns those of the packages' architectures that we know.
+    fn known_arches(&self) -> impl Iterator<Item = Arch> {
+        let named = |arch: &String| Arch::named(level(arch)).ok();
+        self.arches.iter().filter_map(named)
+    }
+
+    fn other_arch(&self, doing: &str) -> Failure {
+        let arches: Vec<_> = self.arches.iter().map(String::as_str).collect();
+        let arches = arches.join(", ");
+        Failure::new(
             Code::Usage,
-            format!(
-                "making {} for {}: its packages are of {}",
-                quote(root),
-                asked.name,
-                self.words()
-            ),
+            format!("{doing}: its packages are of {arches}"),
         )
-        .hint("leave --arch out, or choose another directory"))
     }
 
     /// Returns the presets that fit the root's os-release(5). None where it has none.
@@ -133,50 +128,37 @@ impl Existing {
         Some(built_in)
     }
 
-    /// Refuses one of our distributions where the root is another one of ours.
+    /// Refuses a built-in preset where the root's os-release(5) is that of another one.
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`], with the distribution that it is.
+    /// [`Code::Usage`], with the distribution that the root is.
     pub(crate) fn check_distribution(&self, root: &Path, asked: &str) -> Result<(), Failure> {
-        let ours = |name: &str| {
-            distro::Preset::names().any(|n| n == name)
-                && (DISTRIBUTIONS
-                    .iter()
-                    .any(|(_, presets)| presets.contains(&name)))
-        };
+        let has_id = DISTRIBUTIONS
+            .iter()
+            .any(|(_, names)| names.contains(&asked));
         match self.distributions() {
-            Some(fit) if ours(asked) && !fit.is_empty() && !fit.contains(&asked) => {
-                Err(Failure::new(
-                    Code::Usage,
-                    format!(
-                        "making {} for {asked}: it is {}",
-                        quote(root),
-                        fit.join(" or ")
-                    ),
-                )
-                .hint("leave --distro out, or choose another directory"))
+            Some(fit) if has_id && !fit.is_empty() && !fit.contains(&asked) => {
+                let (root, fit) = (quote(root), fit.join(" or "));
+                let message = format!("making {root} for {asked}: it is {fit}");
+                Err(Failure::new(Code::Usage, message)
+                    .hint("leave --distro out, or choose another directory"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Returns the failure of a root whose distribution no preset is known for.
+    /// Returns the failure of a root for which there is no preset.
     pub(crate) fn unknown(&self, root: &Path) -> Failure {
         let os = self.os.as_deref().unwrap_or_default();
         Failure::new(
             Code::Usage,
             format!(
-                "looking for the distribution of {}: no preset is known for '{os}'",
+                "looking for the distribution of {}: no preset for '{os}'",
                 quote(root)
             ),
         )
-        .hint("say which it is with --distro NAME or --distro FILE.toml")
-    }
-
-    fn words(&self) -> String {
-        let words: Vec<_> = self.arches.iter().map(String::as_str).collect();
-        words.join(", ")
+        .hint("give --distro NAME or --distro FILE.toml")
     }
 }
 
@@ -195,8 +177,8 @@ fn id(text: &str) -> Option<String> {
     stage::document::is_word(value).then(|| value.to_owned())
 }
 
-/// Refuses a root with packages that is another user's, or whose files have ids that this user's map does not have: pacman
-/// would go on, and the owners of files would be wrong.
+/// Refuses a root with packages that belongs to another user, or whose files have ids that are not in this user's map:
+/// pacman would work on it, and the owners of files would be wrong.
 ///
 /// # Errors
 ///
@@ -204,7 +186,7 @@ fn id(text: &str) -> Option<String> {
 pub(crate) fn check_owner(root: &Root, idmap: Option<&IdMap>, me: u32) -> Result<(), Failure> {
     let stat = fstat(root.as_fd()).doing(Code::Os, || format!("reading {}", quote(root.path())))?;
     if stat.st_uid != me {
-        return Err(another(root, "", stat.st_uid, "user"));
+        return Err(other_owner(root, root.path(), stat.st_uid, "user"));
     }
     match idmap {
         Some(map) => check_ids(root, map),
@@ -212,36 +194,32 @@ pub(crate) fn check_owner(root: &Root, idmap: Option<&IdMap>, me: u32) -> Result
     }
 }
 
-/// Looks at every file of the root, over no mount.
+/// Checks every file of the root, without crossing mounts.
 fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
     let doing = |below: &str| format!("reading {}", quote(root.path().join(below)));
     let device = fstat(root.as_fd()).doing(Code::Os, || doing(""))?.st_dev;
     let has = |map: &[[u64; 3]], id: u32| {
-        let id = u64::from(id);
-        map.iter()
-            .any(|[_, first, count]| (*first..first.saturating_add(*count)).contains(&id))
+        let is_in = |[_, first, count]: &[u64; 3]| {
+            (*first..first.saturating_add(*count)).contains(&u64::from(id))
+        };
+        map.iter().any(is_in)
     };
     let mut todo = vec![String::new()];
     while let Some(at) = todo.pop() {
         let directory: OwnedFd = match root.open_below(&at, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(directory) => directory,
-            // A directory that only an id of the root may read: who owns it was looked at.
+            // Readable only for an id of the root. Its own owner has been checked.
             Err(Errno::ACCESS | Errno::NOENT | Errno::XDEV) => continue,
             Err(e) => return Err(e).doing(Code::Os, || doing(&at)),
         };
         for entry in Dir::read_from(&directory).doing(Code::Os, || doing(&at))? {
             let entry = entry.doing(Code::Os, || doing(&at))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
+            let below = match entry.file_name().to_str() {
+                Ok("." | "..") | Err(_) => continue,
+                Ok(name) if at.is_empty() => name.to_owned(),
+                Ok(name) => format!("{at}/{name}"),
             };
-            if name == "." || name == ".." {
-                continue;
-            }
-            let below = if at.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{at}/{name}")
-            };
+            let name = entry.file_name();
             let stat: Stat = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.doing(Code::Os, || doing(&below))?,
@@ -249,11 +227,13 @@ fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
             if stat.st_dev != device {
                 continue;
             }
-            if !has(&map.uid, stat.st_uid) {
-                return Err(another(root, &below, stat.st_uid, "user"));
-            }
-            if !has(&map.gid, stat.st_gid) {
-                return Err(another(root, &below, stat.st_gid, "group"));
+            for (ids, id, kind) in [
+                (&map.uid, stat.st_uid, "user"),
+                (&map.gid, stat.st_gid, "group"),
+            ] {
+                if !has(ids, id) {
+                    return Err(other_owner(root, &root.path().join(&below), id, kind));
+                }
             }
             if FileType::from_raw_mode(stat.st_mode).is_dir() {
                 todo.push(below);
@@ -263,23 +243,17 @@ fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns the failure of a root that has an id which is not this user's.
-fn another(root: &Root, below: &str, id: u32, kind: &str) -> Failure {
+/// Returns the failure of a root with a file of an id that is not this user's.
+fn other_owner(root: &Root, file: &Path, id: u32, kind: &str) -> Failure {
     let path = root.path();
-    let file = if below.is_empty() {
-        path.to_owned()
-    } else {
-        path.join(below)
-    };
     let message = format!(
-        "making {}: {} belongs to {kind} {id}, and this root's would not: it was made by another user, or with other \
-         subordinate ids",
+        "making {}: {} belongs to {kind} {id}: the root was made by another user, or with other subordinate ids",
         quote(path),
         quote(file)
     );
     Failure::new(Code::Permission, message).hint(format!(
-        "work on it as who made it, with these ids in /etc/subuid and /etc/subgid; to move it to other ids, 'pack' it so and \
-         unpack that; to remove it, 'sudo rm -r --one-file-system {}'",
+        "use it as the user that made it, with the same ids in /etc/subuid and /etc/subgid; to move it to other ids, 'pack' \
+         it as that user and unpack that; to remove it, 'sudo rm -r --one-file-system {}'",
         path.display()
     ))
 }

@@ -1,4 +1,4 @@
-//! What the user adds to the plan: `--bind` and `--device`, and the places in the root that they are mounted on.
+//! What the user adds to the plan with `--bind` and `--device`, and the mount points for it.
 
 use rootfs::{Mount, Root, attach, plan};
 use rustix::fs::{AtFlags, OFlags, unlinkat};
@@ -13,7 +13,7 @@ pub(crate) struct Point {
     file: bool,
 }
 
-/// Makes the directories and files that binds and devices are mounted on; `made` gets each that was not there.
+/// Makes the directories and files that binds and devices are mounted on, and adds to `made` what was missing.
 ///
 /// # Errors
 ///
@@ -44,7 +44,7 @@ fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Resul
     result.doing(Code::Failed, doing)
 }
 
-/// Removes the mount points that were made, where they are still empty.
+/// Removes the mount points that were made, if they are still empty.
 pub(crate) fn remove(root: &Root, made: &[Point]) {
     for point in made.iter().rev() {
         let (parent, name) = point.path.rsplit_once('/').unwrap_or(("", &point.path));
@@ -54,7 +54,7 @@ pub(crate) fn remove(root: &Root, made: &[Point]) {
             AtFlags::REMOVEDIR
         };
         if let Ok(parent) = root.open_below(parent, OFlags::PATH | OFlags::DIRECTORY) {
-            // A directory with content stays, and so does a file that cannot be removed: both are only empty places.
+            // Fails for a directory with content; a file or directory that stays is harmless.
             unlinkat(&parent, name, flags).unwrap_or(());
         }
     }
@@ -79,9 +79,9 @@ pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
         return Err(usage("not a block device")
             .hint("attach an image to one with 'losetup --find --show FILE'"));
     }
-    let kind = match parts.next().filter(|kind| !kind.is_empty()) {
-        Some(kind) => kind.to_owned(),
-        None => probe_filesystem(&source)?,
+    let kind = match parts.next() {
+        Some(kind) if !kind.is_empty() => kind.to_owned(),
+        _ => probe_filesystem(&source)?,
     };
     let source = source
         .to_str()
@@ -90,11 +90,9 @@ pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
         .next()
         .map(|o| o.split(',').map(str::to_owned).collect());
     Ok(Mount {
-        at,
-        kind,
         source: Some(source.to_owned()),
         options: options.unwrap_or_default(),
-        nodes: Vec::new(),
+        ..Mount::new(&at, &kind, &[])
     })
 }
 
@@ -102,7 +100,7 @@ pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
 fn probe_filesystem(device: &Path) -> Result<String, Failure> {
     let mut command = stage::child::command("blkid");
     command
-        // By probing, and not from the cache of the host.
+        // Probe the device; do not use the host's cache.
         .args(["--probe", "--output", "value", "--match-tag", "TYPE"])
         .arg(device);
     rootfs::tie_to_us(&mut command);
@@ -111,12 +109,9 @@ fn probe_filesystem(device: &Path) -> Result<String, Failure> {
     if !out.status.success() || kind.is_empty() {
         return Err(Failure::new(
             Code::Failed,
-            format!(
-                "looking for a file system on {}: none is known",
-                quote(device)
-            ),
+            format!("looking for a file system on {}: none found", quote(device)),
         )
-        .hint("say which it is: --device DEV:AT:FSTYPE"));
+        .hint("give it: --device DEV:AT:FSTYPE"));
     }
     Ok(kind)
 }

@@ -1,7 +1,7 @@
 //! `mkroot` makes the skeleton of a root, chooses how the root is entered, and writes the mount plan.
 //!
-//! Nothing is mounted by default: the plan is data, and every tool after this one mounts it for itself, in namespaces of
-//! its own. What `mkroot` says will work is tried here: a program of the root's architecture is run inside.
+//! Nothing is mounted by default: the plan is data, and every later tool mounts it in namespaces of its own. `mkroot`
+//! checks that it works, by running a program of the root's architecture inside.
 
 mod existing;
 mod extra;
@@ -27,19 +27,19 @@ use std::process::ExitCode;
     after_help = "Example:\n  mkroot target --arch aarch64 --distro archlinuxarm | fetch-pacman | mkconf | keyring | strap base"
 )]
 struct Mkroot {
-    /// The root's directory; made if its parent is there
+    /// The root's directory; created if its parent exists
     #[arg(value_name = "DIR")]
     dir: PathBuf,
 
-    /// The architecture of the root, in pacman's words [default: this host's]
+    /// The root's architecture, as pacman names it [default: the host's]
     #[arg(long, value_name = "ARCH")]
     arch: Option<String>,
 
-    /// The distribution: a preset's name or a TOML file [default: what fits the architecture]
+    /// The distribution: a preset or a TOML file [default: by architecture]
     #[arg(long, value_name = "NAME")]
     distro: Option<String>,
 
-    /// Mount the plan on the host, to be taken down by 'unmount'
+    /// Also mount the plan on the host, until 'unmount'
     #[arg(long)]
     host: bool,
 
@@ -54,16 +54,16 @@ struct Mkroot {
     #[command(flatten)]
     common: Common,
 
-    /// What was done, for undo.
+    /// What this run did, for undo.
     #[arg(skip)]
     done: RefCell<Done>,
 }
 
-/// What this run did and would have to undo.
+/// What this run did.
 #[derive(Debug, Default)]
 struct Done {
     directory: Option<PathBuf>,
-    /// Whether the directory was not there before.
+    /// Whether this run created the directory.
     made: bool,
     skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
@@ -71,7 +71,7 @@ struct Done {
     mounted: Vec<HostMount>,
 }
 
-/// What is to be made.
+/// What to make.
 #[derive(Debug)]
 struct Plan {
     root: PathBuf,
@@ -104,14 +104,14 @@ impl Stage for Mkroot {
             return;
         };
         let undone = || {
-            // Whoever works there by now keeps what is there.
+            // Nothing is removed while another tool works on the root.
             let _lock = Root::open(path)?.lock_alone()?;
             host::take_down(path, &done.mounted)?;
             let root = Root::open(path)?;
             extra::remove(&root, &done.points);
             skeleton::remove(&root, &done.skeleton);
             if done.made {
-                // Only removed where it is empty again.
+                // Fails unless it is empty.
                 std::fs::remove_dir(path).unwrap_or(());
             }
             Ok(())
@@ -123,14 +123,14 @@ impl Stage for Mkroot {
 }
 
 impl Mkroot {
-    /// Decides what to make, from the command line, the document and who we are. Touches nothing.
+    /// Decides what to make, from the command line, the document and the user. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         let root = absolute(&self.dir)?;
         if let Some(other) = document.root().filter(|r| *r != root) {
             return Err(Failure::new(
                 Code::Usage,
                 format!(
-                    "making {}: the document is about {}",
+                    "making {}: the document's root is {}",
                     quote(&root),
                     quote(other)
                 ),
@@ -158,7 +158,7 @@ impl Mkroot {
             let flag = if self.host { "--host" } else { "--device" };
             return Err(Failure::new(
                 Code::Permission,
-                format!("mounting for {flag}: only root may do that"),
+                format!("mounting for {flag}: only root can do that"),
             )
             .hint(format!("use sudo, or leave {flag} out")));
         }
@@ -168,7 +168,7 @@ impl Mkroot {
             rootfs::idmap::check_root()?;
             None
         };
-        // What the user adds comes last: below dev, run and tmp it would be hidden otherwise.
+        // Last, so that dev, run and tmp do not hide them.
         let mut mounts = plan::api(rootless);
         for text in &self.device {
             mounts.push(extra::device(text)?);
@@ -186,7 +186,7 @@ impl Mkroot {
         })
     }
 
-    /// Returns the distribution, checked to have the architecture.
+    /// Returns the distribution, after checking that it has the architecture.
     fn distro(
         &self,
         document: &Document,
@@ -213,12 +213,9 @@ impl Mkroot {
                 _ => return Ok(None),
             },
         };
-        let usage = |e: distro::Error| {
-            let failure = Failure::new(Code::Usage, &e);
-            match e.hint() {
-                Some(hint) => failure.hint(hint),
-                None => failure,
-            }
+        let usage = |failure| Failure {
+            code: Code::Usage,
+            ..failure
         };
         let preset = Preset::load(name).map_err(usage)?;
         preset.arch(arch.name).map_err(usage)?;
@@ -238,11 +235,11 @@ impl Mkroot {
             return Err(Failure::new(
                 Code::Failed,
                 format!(
-                    "looking at {}: it is on a file system that is mounted noexec, so scriptlets could not run",
+                    "looking at {}: its file system is mounted noexec, so scriptlets could not run",
                     quote(&plan.root)
                 ),
             )
-            .hint("choose another directory, or remount that file system with exec"));
+            .hint("choose another directory, or remount the file system with exec"));
         }
         let owner = (
             rustix::process::geteuid().as_raw(),
@@ -261,8 +258,7 @@ impl Mkroot {
             self.mount(context, plan, &root, document)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
-                    "the tools run programs of {} by a handler of their own; for a chroot(8) of yours the host needs one \
-                     too",
+                    "the tools run programs of {} by a private binfmt_misc handler; chroot(8) needs one of the host",
                     plan.arch.name
                 ));
             }
@@ -270,8 +266,8 @@ impl Mkroot {
         self.record(plan, &root, &binfmt, document)
     }
 
-    /// Mounts the plan on the host, and records what it mounted. What was mounted before is only this pipeline's where its
-    /// document says so.
+    /// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document
+    /// lists them.
     fn mount(
         &self,
         context: &Context,
@@ -287,7 +283,7 @@ impl Mkroot {
             }
             None if rootfs::live::claimed(document)?.is_empty() => {
                 context.warn(format_args!(
-                    "{} is mounted already, and not by this pipeline: its unmount leaves that; 'unmount {}' takes it down",
+                    "{} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run 'unmount {}'",
                     quote(root.path()),
                     root.path().display()
                 ));
@@ -298,7 +294,7 @@ impl Mkroot {
         Ok(())
     }
 
-    /// Makes the root's directory if it is not there, and opens it.
+    /// Creates the root's directory if it does not exist, and opens it.
     fn directory(&self, path: &Path) -> Result<Root, Failure> {
         let made = match std::fs::create_dir(path) {
             Ok(()) => true,
@@ -306,10 +302,7 @@ impl Mkroot {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
                 return Err(Failure::new(
                     Code::Failed,
-                    format!(
-                        "making {}: it is there, and it is no directory",
-                        quote(path)
-                    ),
+                    format!("making {}: it exists and is not a directory", quote(path)),
                 )
                 .hint("choose a new or an empty directory"));
             }
@@ -333,7 +326,7 @@ impl Mkroot {
         if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
             return Err(Failure::new(
                 Code::Failed,
-                format!("making {}: it has content and is not a root", quote(path)),
+                format!("making {}: it is not empty and not a root", quote(path)),
             )
             .hint("choose a new or an empty directory"));
         }
@@ -369,7 +362,7 @@ impl Mkroot {
     }
 }
 
-/// Returns the absolute path of a directory whose parent is there, with no symbolic link in it.
+/// Returns the absolute path of a directory whose parent exists, with symbolic links resolved.
 fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("making {}", quote(dir));
     let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
@@ -378,7 +371,7 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
         Err(_) => {
             let name = dir
                 .file_name()
-                .ok_or_else(|| usage("it is no name of a directory"))?;
+                .ok_or_else(|| usage("invalid name of a directory"))?;
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
             let missing = |e: std::io::Error| {
@@ -406,7 +399,7 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     Ok(full)
 }
 
-/// Finds how programs of the root's architecture are run, and proves it by running one inside.
+/// Finds how programs of the root's architecture are run, and checks it by running one inside.
 fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     let inside = |handler: Option<(Arch, Binfmt)>| {
         Inside::new(
@@ -425,12 +418,12 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
         let handler = Binfmt::private(interpreter);
         match inside(Some((plan.arch, handler.clone())))?.probe(plan.arch) {
             Ok(()) => return Ok(handler),
-            // No answer: with another handler it would be a guess.
+            // Do not go on with another handler.
             Err(failure) if failure.code == Code::Interrupted => return Err(failure),
             Err(failure) => reason = Some(failure),
         }
     }
-    // Before Linux 6.7 there is only the host's table; or a 32-bit ARM program on a processor that runs it.
+    // Before Linux 6.7 there is only the host's table. Some 64-bit processors run 32-bit ARM programs.
     match inside(None)?.probe(plan.arch) {
         Ok(()) => Ok(match binfmt::host_handler(plan.arch) {
             Some(handler) => Binfmt {
@@ -444,14 +437,14 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     }
 }
 
-/// Says what is missing on a host that cannot run the root's programs, where that is why the probe failed.
+/// Adds a hint to the failure of a host that cannot run the root's programs.
 fn no_handler(arch: Arch, failure: Failure) -> Failure {
     if failure.code != Code::Failed || failure.hint.is_some() {
         return failure;
     }
     failure.hint(format!(
         "install an emulator: 'sudo apt-get install qemu-user-static' (Debian 12, Ubuntu), 'sudo apt-get install qemu-user' \
-         (Debian 13 and later); 'doctor --arch {}' says more",
+         (Debian 13 and later); see 'doctor --arch {}'",
         arch.name
     ))
 }

@@ -1,10 +1,9 @@
-//! The directories that must be there before the first package: data, and how they are made.
+//! The directories that must exist before the first package is installed.
 //!
-//! libalpm never mends a directory that exists: it warns, and leaves the mode. So each is made with the mode that Arch's
-//! `filesystem` package gives it, whatever the umask, and made below a descriptor, so that a symbolic link that lies in
-//! the way leads nowhere. What a directory inherits from the one that it is made in goes for the same reason: a default
-//! ACL and a set-gid group would be handed on to every file of every package. Flags of chattr(1), such as compression, are
-//! inherited too, and stay: they change no right, and no archive has them.
+//! libalpm does not change the mode of a directory that exists; it only warns. So each is made with the mode that Arch's
+//! `filesystem` package gives it, whatever the umask, and below a descriptor, so that no symbolic link is followed. A
+//! default ACL and a set-gid group that a directory inherits are removed: every file of every package would get them.
+//! Flags of chattr(1), such as compression, stay: they change no permission, and no archive contains them.
 
 use rootfs::Root;
 use rootfs::root::open_below;
@@ -37,32 +36,31 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("var/tmp", 0o1777),
 ];
 
-/// Makes what is missing, and returns what was made, parents first. What is there is mended as long as no package is
-/// installed; after that it is the packages' own.
+/// Makes what is missing, and returns what was made, parents first. The modes and owners of existing directories are
+/// corrected until a package is installed; after that they belong to the packages.
 ///
 /// # Errors
 ///
 /// At the first directory that cannot be made. What was made before is removed again.
 pub(crate) fn make(root: &Root, owner: (u32, u32)) -> Result<Vec<&'static str>, Failure> {
-    copy_up(root).map_err(|e| explain(root, "", e))?;
+    copy_up(root).map_err(|e| failure(root, "", e))?;
     let installed = has_packages(root);
     let mut made = Vec::new();
     for (path, mode) in DIRECTORIES {
-        let result = make_one(root, path, *mode, owner, installed);
-        match result {
+        match make_one(root, path, *mode, owner, installed) {
             Ok(true) => made.push(*path),
             Ok(false) => {}
             Err(e) => {
                 remove(root, &made);
-                return Err(explain(root, path, e));
+                return Err(failure(root, path, e));
             }
         }
     }
     Ok(made)
 }
 
-/// Overlayfs makes a directory of a lower layer anew when something in it is written first, and it is another one then: now, so
-/// that the document means the new one. Where nothing can be written, it stays as it is.
+/// Overlayfs copies a directory of a lower layer up at the first change, and then it has another identity: do it now, so that
+/// the document has the new one. On a read-only file system there is no change.
 fn copy_up(root: &Root) -> Result<(), Errno> {
     const OVERLAYFS: u64 = 0x794c_7630;
     let directory = open_below(root.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY)?;
@@ -76,7 +74,7 @@ fn copy_up(root: &Root) -> Result<(), Errno> {
     }
 }
 
-/// Makes or mends one directory; says whether it was made.
+/// Makes or corrects one directory; returns whether it was made.
 fn make_one(
     root: &Root,
     path: &str,
@@ -129,13 +127,12 @@ fn remove_attributes(directory: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Removes the directories that [`make`] made, where they are still empty.
+/// Removes the directories that [`make`] made, if they are still empty.
 pub(crate) fn remove(root: &Root, made: &[&str]) {
     for path in made.iter().rev() {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if let Ok(parent) = open_below(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY) {
-            // rmdir(2) cannot remove what has content, so nothing of anybody else's goes. What stays is an empty
-            // directory, which the next run takes over.
+            // rmdir(2) fails for a directory with content. One that stays is used by the next run.
             unlinkat(&parent, name, AtFlags::REMOVEDIR).unwrap_or(());
         }
     }
@@ -147,14 +144,14 @@ pub(crate) fn has_packages(root: &Root) -> bool {
         .is_ok()
 }
 
-/// Returns whether a directory that has content is a root that a pipeline began, and not somebody's home.
+/// Returns whether a directory with content is a root that a pipeline began, and not, say, a home directory.
 pub(crate) fn looks_like_a_root(root: &Root) -> bool {
     root.open_below("var/lib/pacman", OFlags::PATH | OFlags::DIRECTORY)
         .is_ok()
         || has_only_ours(root, "").unwrap_or(false)
 }
 
-/// Returns whether below `at` there is nothing but empty directories of the skeleton: a run of ours was killed there.
+/// Returns whether below `at` there are only empty directories of the skeleton: an earlier run was killed.
 fn has_only_ours(root: &Root, at: &str) -> Result<bool, Errno> {
     let directory = root.open_below(at, OFlags::RDONLY | OFlags::DIRECTORY)?;
     for entry in Dir::read_from(&directory)? {
@@ -165,7 +162,7 @@ fn has_only_ours(root: &Root, at: &str) -> Result<bool, Errno> {
             Ok(name) => format!("{at}/{name}"),
             Err(_) => return Ok(false),
         };
-        // What is no directory cannot be opened as one, and says so.
+        // Opening anything but a directory fails.
         if !DIRECTORIES.iter().any(|(ours, _)| *ours == path) || !has_only_ours(root, &path)? {
             return Ok(false);
         }
@@ -173,16 +170,16 @@ fn has_only_ours(root: &Root, at: &str) -> Result<bool, Errno> {
     Ok(true)
 }
 
-fn explain(root: &Root, path: &str, error: Errno) -> Failure {
+fn failure(root: &Root, path: &str, error: Errno) -> Failure {
     let what = format!("making {}", quote(root.path().join(path)));
     match error {
         Errno::LOOP | Errno::NOTDIR => Failure::new(
             Code::Failed,
-            format!("{what}: it is no plain directory, but a symbolic link or a file"),
+            format!("{what}: it is a symbolic link or a file"),
         )
-        .hint("remove it, or choose another directory: nothing is followed out of a root"),
+        .hint("remove it, or choose another directory"),
         Errno::PERM | Errno::ACCESS => Failure::new(Code::Permission, format!("{what}: {error}"))
-            .hint("the root and all in it must be its builder's own: choose a directory that is yours, or use sudo"),
+            .hint("you must own the root and its content: choose a directory that is yours, or use sudo"),
         error => Failure::new(Code::Os, format!("{what}: {error}")),
     }
 }

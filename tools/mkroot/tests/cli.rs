@@ -215,11 +215,8 @@ fn what_cannot_be_a_root_is_refused_and_left_alone() {
     let at = |below: &str| ground.at(below);
     let out = ground.sh("mkdir full; touch full/x file; ln -s full link");
     assert_eq!(out.status, 0);
-    let full = format!("making '{}': it has content and is not a root", at("full"));
-    let file = format!(
-        "making '{}': it is there, and it is no directory",
-        at("file")
-    );
+    let full = format!("making '{}': it is not empty and not a root", at("full"));
+    let file = format!("making '{}': it exists and is not a directory", at("file"));
     let choose = "choose a new or an empty directory";
     for (dir, status, code, lines) in [
         (
@@ -262,8 +259,8 @@ fn a_link_in_the_skeletons_place_is_not_followed() {
         69,
         "failed",
         &[
-            &format!("making '{at}': it is no plain directory, but a symbolic link or a file"),
-            "remove it, or choose another directory: nothing is followed out of a root",
+            &format!("making '{at}': it is a symbolic link or a file"),
+            "remove it, or choose another directory",
         ],
     );
     assert_eq!(
@@ -325,7 +322,7 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
         assert!(!ground.path("root").exists(), "{args:?}");
     }
     let other = format!(
-        "making '{}': the document is about '/elsewhere'",
+        "making '{}': the document's root is '/elsewhere'",
         ground.at("root")
     );
     ground
@@ -348,7 +345,7 @@ fn what_only_root_may_do_is_refused_to_a_user() {
                 77,
                 "permission",
                 &[
-                    &format!("mounting for {flag}: only root may do that"),
+                    &format!("mounting for {flag}: only root can do that"),
                     &format!("use sudo, or leave {flag} out"),
                 ],
             );
@@ -534,8 +531,8 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
                 69,
                 "failed",
                 &[
-                    &format!("looking for a file system on '{}': none is known", blank.0),
-                    "say which it is: --device DEV:AT:FSTYPE",
+                    &format!("looking for a file system on '{}': none found", blank.0),
+                    "give it: --device DEV:AT:FSTYPE",
                 ],
             );
         assert!(!ground.path("other").exists());
