@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use transaction::{Installer, Targets};
 
-/// Install packages into a root with pacman, and say honestly how it went
+/// Install packages into a root with pacman, and check the result
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -36,11 +36,11 @@ use transaction::{Installer, Targets};
     after_help = "Example:\n  ... | keyring | strap base archlinuxarm-keyring | strap nano openssh | reap | unmount"
 )]
 struct Strap {
-    /// The packages or groups to install
+    /// Packages or groups to install
     #[arg(value_name = "PKG", required_unless_present = "locked")]
     packages: Vec<String>,
 
-    /// Install just what FILE says, the document of a finished root, or nothing
+    /// Install exactly the packages of FILE, the document of a finished root
     #[arg(
         long,
         value_name = "FILE",
@@ -48,19 +48,19 @@ struct Strap {
     )]
     locked: Option<PathBuf>,
 
-    /// Verify nothing: use the loose configuration, as the seed procedure does for its base
+    /// Verify no signatures: use the loose configuration
     #[arg(long)]
     loose: bool,
 
-    /// Stop when everything is in the package cache
+    /// Download packages into the cache and stop
     #[arg(long)]
     download_only: bool,
 
-    /// Use the repository databases that the root has
+    /// Use the repository databases in the root, and upgrade nothing else
     #[arg(long)]
     no_refresh: bool,
 
-    /// Ask no server: take the databases and packages from the cache
+    /// Contact no server: use the databases and packages in the cache
     #[arg(long)]
     offline: bool,
 
