@@ -1,9 +1,8 @@
-//! Whether a pacman can read the names of files that are not ASCII.
+//! Whether a pacman can read file names that are not ASCII.
 //!
-//! libarchive turns the names in an archive into those of the locale. Programs get `LC_ALL=C.UTF-8` from us; a pacman that is
-//! linked to glibc needs that locale from the host, and where the host has none it stops extracting a package at the first
-//! such name, says nothing and exits 0. A static one with musl needs none. So it is tried, with a package in which nothing
-//! else can be wrong.
+//! libarchive converts the names in an archive to the locale. Programs get `LC_ALL=C.UTF-8` from us; a pacman that is linked to
+//! glibc needs that locale from the host. If the host lacks it, pacman stops extracting a package at the first such name, prints
+//! nothing and exits 0. A static one with musl needs no locale. So it is tested, with a package in which nothing else can fail.
 
 use rustix::fs::{Mode, OFlags, open};
 use stage::{Code, Doing, Failure, child};
@@ -12,16 +11,15 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// How long a program may take for it. An emulated one takes a second.
+/// How long a program may take. An emulated one takes a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns whether `program` reads the name of such a file; `None` where it does not read that package without such a file
-/// either, so that the name is not what is in its way. It works in `directory`, where what it needs stays; without one, in one
-/// that goes.
+/// Returns whether `program` reads such a name; `None` if it does not read that package without such a name either. It works in
+/// `directory`, and leaves its files there; without one, in a temporary directory.
 ///
 /// # Errors
 ///
-/// When it cannot be tried.
+/// When it cannot be tested.
 pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Option<bool>, Failure> {
     let mut temporary = None;
     let directory = match directory {
@@ -31,7 +29,7 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
             .path(),
     };
     let reads = |name| reads(program, directory, name);
-    // Once more where only the other succeeds: two runs may be making the database at the same moment.
+    // Twice if only the other succeeds: two runs may be making the database at the same moment.
     Ok(match reads(NAME)? {
         true => Some(true),
         false if reads("cafe")? => Some(reads(NAME)?),
@@ -42,9 +40,9 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
 /// A name that is not ASCII.
 const NAME: &str = "caf\u{e9}";
 
-const MAKING: fn() -> &'static str = || "making a package to try pacman with";
+const MAKING: fn() -> &'static str = || "making a package to test pacman with";
 
-/// Has it list a package that has this one file.
+/// Returns whether it lists the one file of a package that has this name.
 fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> {
     let file = format!(
         "{}-1-1-any.pkg.tar",

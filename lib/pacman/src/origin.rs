@@ -1,5 +1,5 @@
-//! Where the packages of a transaction come from: pacman says so before it installs, and their archives are hashed while it
-//! does.
+//! Where the packages of a transaction come from: pacman prints that before it installs, and the archives are hashed while it
+//! installs.
 //!
 //! A name and a version do not say which archive was installed: two repositories may offer both, and one repository may build
 //! the same version again. So pacman is asked, with the arguments that it is then run with, and what is recorded is the hash
@@ -29,13 +29,13 @@ pub struct Origin {
     pub planned: Planned,
     /// SHA-256 of its archive, in hex.
     pub sha256: Option<String>,
-    /// The signature in the repository's database, in Base64: pacman goes by that where there is one.
+    /// The signature in the repository's database, in Base64: pacman uses it if there is one.
     pub offered: Option<String>,
     /// The signature beside the archive, in Base64.
     pub beside: Option<String>,
 }
 
-/// What tells a file from one that was put in its place, or written to.
+/// What changes if a file is replaced, or written to.
 type Stamp = (u64, u64, u64, i64, i64);
 
 fn stamp(is: &Metadata) -> Stamp {

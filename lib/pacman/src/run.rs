@@ -28,8 +28,8 @@ pub struct Pacman<'a> {
     pub repos: Vec<String>,
     /// The package cache of the configuration.
     pub cache: &'a Path,
-    /// Whether it verifies, by the home of [`Inside::gpgdir`]. What it refuses is then examined by the same home, to say what
-    /// is wrong, and removed.
+    /// Whether it verifies, with the keyring of [`Inside::gpgdir`]. What it refuses is then checked with the same keyring, to say
+    /// what is wrong, and removed.
     pub verifies: bool,
     /// Whether it may ask no server: all that it needs must be in the cache.
     pub offline: bool,
@@ -38,14 +38,14 @@ pub struct Pacman<'a> {
 /// What pacman's output said, or that and why it failed.
 pub(crate) type Ran = Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)>;
 
-/// What is done while pacman runs, in a thread of its own. It is not done where pacman says nothing.
+/// What is done while pacman runs, in a thread of its own, which starts with pacman's first output.
 pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
 impl Pacman<'_> {
     /// Runs it once; `beside` is done while it runs.
     pub(crate) fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
         let mut args = operation.arguments();
-        // Bars are for a person who waits for a download; lines keep the order of what failed and why.
+        // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(self.context.quiet);
         let bar = match operation.action {
             Action::Download => show != Show::Raw,
@@ -88,7 +88,7 @@ impl Pacman<'_> {
     ///
     /// # Errors
     ///
-    /// When it cannot be run. Of one that fails there is nothing.
+    /// When it cannot be run. If it fails, nothing is returned.
     pub fn preview(
         &self,
         operation: Operation,
@@ -133,7 +133,7 @@ impl Pacman<'_> {
     }
 }
 
-/// Returns the hook that ended the transaction: the last that the log names. What is in the output a hook may have printed.
+/// Returns the hook that ended the transaction: the last that the log names. The output may be a hook's.
 fn failed_hook(root: &Root, events: &[OutputEvent]) -> Option<String> {
     let by_hook = |event: &OutputEvent| {
         matches!(

@@ -2,7 +2,7 @@
 //!
 //! pacman-key makes each machine a key of its own, signs the distribution's masters with it, and has gpg trust what it
 //! signed. Whoever has that key can sign any other key on every machine that trusts it: an image that was published with
-//! one gave it to everybody (CVSS 7.1, dreemurrs-embedded/Pine64-Arch#186). So the tools that make images look here.
+//! one gave it to everybody (CVSS 7.1, dreemurrs-embedded/Pine64-Arch#186). So the tools that make images check for one.
 
 use rootfs::Root;
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
@@ -23,7 +23,7 @@ const PRIVATE: &str = "private-keys-v1.d";
 ///
 /// # Errors
 ///
-/// When a home cannot be looked into: then nobody can say that there is none.
+/// When a home cannot be read: then it may have one.
 pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for home in HOMES {

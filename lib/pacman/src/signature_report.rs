@@ -100,7 +100,7 @@ pub(crate) fn explain(
                 failure = reason.unwrap_or(failure);
             }
             Err(why) => {
-                // What nobody examined is no finding, and stays where it is.
+                // What was not checked is not removed.
                 refused.clear();
                 context.warn(format_args!("finding out why pacman refused it: {why}"));
             }
@@ -125,7 +125,7 @@ fn in_cache(files: &[&str]) -> Files {
 }
 
 /// Returns whether pacman had signatures to check. Where the mirror has none for a file that is new in the cache, its own
-/// words say enough.
+/// message says enough.
 fn is_about_signatures(events: &[OutputEvent]) -> bool {
     events.iter().any(|event| match event {
         OutputEvent::Corrupted(_) => true,
@@ -146,8 +146,8 @@ fn corrupted(events: &[OutputEvent]) -> Vec<&str> {
         .collect()
 }
 
-/// Checks the signatures of what pacman may have refused. Returns the files that are no good, and the reason; none, where no
-/// signature is at fault.
+/// Checks the signatures of what pacman may have refused. Returns the files that are refused, and the reason, if it is a
+/// signature.
 fn examine(
     pacman: &Pacman<'_>,
     keyring: &Path,

@@ -46,7 +46,7 @@ pub(crate) fn ensure_extracted(
         None => compare(context, plan, installed),
     };
     checked.or_else(|failure| {
-        lock::mark_torn(plan.inside.root())?;
+        lock::mark_incomplete(plan.inside.root())?;
         Err(failure)
     })
 }

@@ -215,7 +215,7 @@ fn restore_mode(root: &Root, entry: &mtree::Entry) -> Result<(), Errno> {
 
 /// Puts configuration files right that pacman was killed in the middle of: to the pacman that installs them again they look
 /// changed, so it keeps them and writes its own beside, as `FILE.pacnew`. A file that is nothing but the beginning of the new one
-/// was never anybody's.
+/// has not been edited by anybody.
 ///
 /// # Errors
 ///

@@ -1,14 +1,14 @@
 //! Databases and configurations for pacman, made of a lock.
 //!
-//! pacman knows how to fetch a package: which servers, in which order, what to do with half a file, whose signature. What it
-//! fetches it looks up in the databases of repositories, so it gets some that have what is locked and nothing else.
+//! pacman knows how to download a package: from which servers, in which order, how to continue a partial file, whose signature.
+//! It looks packages up in the databases of repositories, so it gets databases that have what is locked and nothing else.
 
 use super::lock::Locked;
 use package::db::decode_signature;
 use std::fmt::Write;
 
 /// Returns the database of a repository: a tar of `NAME-VERSION/desc` (alpm-repo-desc(5)), not compressed, which libalpm
-/// takes as well. What a package needs is not in it: nothing is resolved by it.
+/// reads as well. It has no dependencies: nothing is resolved by it.
 ///
 /// # Errors
 ///
@@ -53,13 +53,13 @@ pub(super) fn signature(one: &Locked) -> Option<Vec<u8>> {
 /// What a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For<'a> {
-    /// To download, with our own databases at this path: nobody has signed those, and what they say is checked afterwards.
+    /// To download, with our own databases at this path: they are not signed, and the archives are compared afterwards.
     Download(&'a str),
-    /// To install archives by their paths: those are verified as any package is.
+    /// To install archives by their paths: they are verified as any package is.
     Install,
 }
 
-/// Changes a strict configuration of mkconf's for one of both.
+/// Changes a strict configuration of mkconf for that purpose.
 pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
     let mut text = String::new();
     for line in strict.lines() {
