@@ -244,17 +244,6 @@ pub(crate) fn restore_configuration(root: &Root, output: &[OutputEvent]) -> Resu
     Ok(())
 }
 
-/// Returns the names of the packages that have a record.
-///
-/// # Errors
-///
-/// When the database cannot be read.
-pub(crate) fn names(root: &Root) -> Result<BTreeSet<String>, Failure> {
-    let records = names_in(root, LOCAL)?;
-    let names = records.iter().filter_map(|record| split(record));
-    Ok(names.map(|(name, _)| name.to_owned()).collect())
-}
-
 /// Splits `NAME-VERSION-RELEASE`.
 fn split(record: &str) -> Option<(&str, &str)> {
     let (rest, _release) = record.rsplit_once('-')?;

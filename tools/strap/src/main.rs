@@ -19,7 +19,7 @@ use locked::{Locked, LockedRepository};
 use pacman::conf::Conf;
 use pacman::diagnosis::gpg::{Gpg, Kept};
 use pacman::lock::{self, Purpose};
-use pacman::{Pacman, Timeout};
+use pacman::{Pacman, Timeout, records};
 use receipt::Receipt;
 use rootfs::Inside;
 use stage::members::Config;
@@ -202,16 +202,20 @@ impl Strap {
         }
         if let Some(lock) = &plan.lock {
             // To pacman all files are alike.
-            return installer.mark_explicit(&locked::explicit(lock));
+            return installer.mark_explicit(locked::explicit(lock), &[]);
         }
         // A dependency is there by now. What nobody asked for any more is installed all the same: its files, which no package
         // would own, would conflict with the next package that has them.
-        let there = interrupted::names(root)?;
-        let absent: Vec<_> = lost.difference(&there).cloned().collect();
+        let (installed, _) = records::installed(root)?;
+        let is_there = |name: &&String| installed.iter().any(|one| one.package.name == **name);
+        let absent: Vec<_> = lost
+            .iter()
+            .filter(|name| !is_there(name))
+            .cloned()
+            .collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
-        let mut explicit: Vec<_> = lost.intersection(&asked).cloned().collect();
-        explicit.extend(installer.named(&self.packages)?);
-        installer.mark_explicit(&explicit)
+        let explicit = lost.intersection(&asked).cloned().collect();
+        installer.mark_explicit(explicit, &self.packages)
     }
 }
 

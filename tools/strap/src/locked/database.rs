@@ -15,12 +15,12 @@ use std::fmt::Write;
 /// When a name is too long for a tar.
 pub(super) fn of(repo: &str, locked: &[&Locked]) -> std::io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    for one in locked.iter().filter(|one| one.repo == repo) {
+    for one in locked.iter().filter(|one| one.planned.repo == repo) {
         let text = desc(one);
         let mut header = tar::Header::new_ustar();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
-        let path = format!("{}-{}/desc", one.package.name, one.package.version);
+        let path = format!("{}-{}/desc", one.planned.name, one.planned.version);
         tar.append_data(&mut header, path, text.as_bytes())?;
     }
     tar.into_inner()
@@ -28,14 +28,14 @@ pub(super) fn of(repo: &str, locked: &[&Locked]) -> std::io::Result<Vec<u8>> {
 
 fn desc(one: &Locked) -> String {
     let mut text = String::new();
-    let package = &one.package;
+    let planned = &one.planned;
     let pairs = [
-        ("FILENAME", Some(&one.file)),
-        ("NAME", Some(&package.name)),
-        ("VERSION", Some(&package.version)),
+        ("FILENAME", Some(&planned.file)),
+        ("NAME", Some(&planned.name)),
+        ("VERSION", Some(&planned.version)),
         ("SHA256SUM", Some(&one.sha256)),
-        ("PGPSIG", package.pgpsig.as_ref()),
-        ("ARCH", Some(&package.arch)),
+        ("PGPSIG", one.pgpsig.as_ref()),
+        ("ARCH", Some(&one.arch)),
     ];
     for (key, value) in pairs {
         if let Some(value) = value {
@@ -47,7 +47,7 @@ fn desc(one: &Locked) -> String {
 
 /// Returns the bytes of a locked package's signature, where the lock has it.
 pub(super) fn signature(one: &Locked) -> Option<Vec<u8>> {
-    decode_signature(one.package.pgpsig.as_deref()?)
+    decode_signature(one.pgpsig.as_deref()?)
 }
 
 /// What a configuration is for.
@@ -79,27 +79,23 @@ pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
 mod tests {
     use super::*;
     use package::db;
-    use stage::members::Package;
+    use pacman::Planned;
 
     const STRICT: &str = "# x\n[options]\nDBPath = /r/var/lib/pacman/\nSigLevel = Required DatabaseOptional\n\
                           LocalFileSigLevel = Optional\n\n[core]\nSigLevel = Required\nServer = http://h/$repo\n\n[extra]\n";
 
     fn locked(name: &str, repo: &str, pgpsig: Option<&str>) -> Locked {
         Locked {
-            package: Package {
+            planned: Planned {
+                repo: repo.into(),
                 name: name.into(),
                 version: "1-1".into(),
-                arch: "any".into(),
-                repo: None,
-                file: None,
-                sha256: None,
-                pgpsig: pgpsig.map(str::to_owned),
-                reason: None,
-                verified: true,
+                file: format!("{name}-1-1-any.pkg.tar.zst"),
             },
-            repo: repo.into(),
-            file: format!("{name}-1-1-any.pkg.tar.zst"),
+            arch: "any".into(),
             sha256: "0".repeat(64),
+            pgpsig: pgpsig.map(str::to_owned),
+            explicit: true,
         }
     }
 
