@@ -194,6 +194,16 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// A process that another test starts has a copy of our descriptors until it has called execve(2).
+    fn take_free(root: &Root, purpose: Purpose) -> Lock {
+        loop {
+            match take(root, &Context::new("strap", true), purpose) {
+                Err(busy) if busy.code == Code::Busy => std::thread::yield_now(),
+                taken => return taken.unwrap(),
+            }
+        }
+    }
+
     #[test]
     fn an_empty_version_is_removed_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
@@ -201,10 +211,9 @@ mod tests {
         let local = path.join(LOCAL);
         fs::create_dir_all(&local).unwrap();
         let root = Root::open(&path).unwrap();
-        let context = Context::new("strap", true);
         let left = |text: &str| {
             fs::write(local.join(VERSION), text).unwrap();
-            drop(take(&root, &context, Purpose::Download).unwrap());
+            drop(take_free(&root, Purpose::Download));
             local.join(VERSION).exists()
         };
         assert!(left("9\n"));
@@ -227,13 +236,7 @@ mod tests {
         let busy = take(&root, &context, Purpose::Download).unwrap_err();
         assert_eq!(busy.code, Code::Busy);
         drop(shares);
-        // A process that another test starts has a copy of our descriptors until it has called execve(2).
-        let taken = loop {
-            match take(&root, &context, Purpose::Download) {
-                Err(busy) if busy.code == Code::Busy => std::thread::yield_now(),
-                taken => break taken.unwrap(),
-            }
-        };
+        let taken = take_free(&root, Purpose::Download);
         assert_eq!(share(&root).unwrap_err().code, Code::Busy);
         drop(taken);
         refuse_unfinished(&root, "packing").unwrap();
@@ -253,9 +256,8 @@ mod tests {
         fs::create_dir_all(&local).unwrap();
         fs::write(local.join(VERSION), "9\n").unwrap();
         let root = Root::open(&path).unwrap();
-        let context = Context::new("strap", true);
         let lock = path.join(DATABASE).join("db.lck");
-        let stale = |purpose| take(&root, &context, purpose).unwrap().stale;
+        let stale = |purpose| take_free(&root, purpose).stale;
         fs::write(&lock, "").unwrap();
         assert!(stale(Purpose::Download));
         assert!(!stale(Purpose::Install), "nothing could be incomplete");

@@ -6,9 +6,10 @@
 
 use crate::databases::{self, ONLINE};
 use crate::english::{OutputEvent, Refusal};
+use crate::error_text::and_more;
 use crate::operation::{Action, Operation, Refresh};
-use crate::run::{Beside, Pacman};
-use crate::{and_more, cache_lock, partial_downloads, records};
+use crate::run::{Beside, Pacman, Ran};
+use crate::{cache_lock, partial_downloads, records, signature_report};
 use stage::{Cause, Code, Failure, message, quote};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -113,6 +114,15 @@ impl Pacman<'_> {
             self.context.warn(failure);
         }
         Ok(events)
+    }
+
+    /// Runs it once, and finds out why pacman refused a file.
+    fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+        self.execute(operation, targets, beside)
+            .map_err(|(events, failure)| {
+                let failure = signature_report::explain(self, operation, targets, &events, failure);
+                (events, failure)
+            })
     }
 
     /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.

@@ -5,7 +5,7 @@ use crate::english::log::{self, Event};
 use crate::english::{OutputEvent, Trouble};
 use crate::operation::{self, Action, Operation};
 use crate::output::{self, Reader, Show};
-use crate::{error_text, preflight, records, signature_report};
+use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
@@ -42,8 +42,13 @@ pub(crate) type Ran = Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)>;
 pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
 impl Pacman<'_> {
-    /// Runs it once; `beside` is done while it runs.
-    pub(crate) fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+    /// Runs it; `beside` is done while it runs. A failure has pacman's words.
+    pub(crate) fn execute(
+        &self,
+        operation: Operation,
+        targets: &[String],
+        beside: Beside<'_>,
+    ) -> Ran {
         let mut args = operation.arguments();
         // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(self.context.quiet);
@@ -73,9 +78,7 @@ impl Pacman<'_> {
             Ok(Ended::Exited(0)) => return Ok(events),
             Ok(ended) => {
                 let hook = failed_hook(self.inside.root(), &events);
-                let failure = error_text::failure(&events, ended, hook.as_deref());
-                let failure = failure.while_doing(doing);
-                signature_report::explain(self, operation, targets, &events, failure)
+                error_text::failure(&events, ended, hook.as_deref()).while_doing(doing)
             }
             Err(failure) if failure.code == Code::Hung => failure.while_doing(doing),
             Err(failure) => failure,

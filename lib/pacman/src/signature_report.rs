@@ -4,16 +4,17 @@
 //! So the files that it refused are checked again, with the root's keyring ([`crate::diagnosis`]), and the message names the
 //! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
+use crate::captive_portal;
 use crate::diagnosis::archive::{self, Cache};
 use crate::diagnosis::gpg::{self, Gpg, Home, Kept};
 use crate::diagnosis::report::{Told, problems};
 use crate::diagnosis::{self, Judge, Verdict};
 use crate::english::{self, OutputEvent, Trouble};
+use crate::error_text::and_more;
 use crate::operation::Operation;
 use crate::records::{self, SYNC};
 use crate::run::{Pacman, Planned};
 use crate::signature_pair::{Directories, Directory};
-use crate::{and_more, captive_portal};
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Place, Root};

@@ -7,11 +7,10 @@
 mod database;
 mod lock;
 
-use crate::transaction::Transaction;
 use database::For;
 pub(crate) use lock::{Locked, read};
 use pacman::operation::{Action, Refresh};
-use pacman::{Operation, Origin, Pacman, origin, signature_pair};
+use pacman::{Operation, Origin, Pacman, Transaction, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,11 +1,12 @@
 //! One transaction: download, resolve, install, check.
 
 use crate::locked::LockedRepository;
+use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
-use crate::{Plan, Strap, files, interrupted, scriptlets};
+use crate::{files, interrupted, scriptlets};
 use pacman::english::log;
 use pacman::operation::{Action, Refresh};
-use pacman::{Operation, OutputEvent, Pacman, Planned, records};
+use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
 use stage::Failure;
 
 /// What is to be installed.
@@ -17,15 +18,6 @@ pub(crate) enum Targets<'a> {
     Dependencies(Vec<String>),
     /// Packages of a lock.
     Locked(LockedRepository<'a>),
-}
-
-/// What pacman is to install from the cache.
-#[derive(Debug)]
-pub(crate) struct Transaction<'a> {
-    pub(crate) pacman: Pacman<'a>,
-    pub(crate) operation: Operation,
-    pub(crate) targets: Vec<String>,
-    pub(crate) planned: Vec<Planned>,
 }
 
 /// Runs transactions.
@@ -120,13 +112,7 @@ impl<'a> Installer<'a> {
     ) -> Result<Vec<OutputEvent>, Failure> {
         let root = self.plan.inside.root();
         let before = records::log(root)?.len();
-        let Transaction {
-            pacman,
-            operation,
-            targets: names,
-            planned,
-        } = transaction;
-        let (origins, ran) = pacman.install(*operation, names, planned);
+        let (origins, ran) = transaction.install();
         // Of a transaction that failed too: what it installed by then is installed.
         let log = records::log(root)?;
         let events: Vec<_> = log::events(log.get(before..).unwrap_or_default()).collect();
@@ -134,9 +120,10 @@ impl<'a> Installer<'a> {
         self.receipt.add(installed.clone(), &origins);
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let output = ran?;
-        files::ensure_extracted(pacman.context, self.plan, &output, &installed)?;
+        let context = self.pacman.context;
+        files::ensure_extracted(context, self.plan, &output, &installed)?;
         let allowed = &self.options.allow_failed_scriptlet;
-        scriptlets::check(pacman.context, root, &output, &events, allowed)?;
+        scriptlets::check(context, root, &output, &events, allowed)?;
         if let Targets::Locked(repository) = targets {
             repository.check(&origins)?;
         }
