@@ -4,8 +4,8 @@
 //! glibc needs that locale from the host. If the host lacks it, pacman stops extracting a package at the first such name, prints
 //! nothing and exits 0. A static one with musl needs no locale. So it is tested, with a package in which nothing else can fail.
 
-use rustix::fs::{Mode, OFlags, open};
 use stage::{Code, Doing, Failure, child};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
@@ -49,8 +49,7 @@ fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> 
         if name.is_ascii() { "ascii" } else { "other" }
     );
     let bytes = package(name).doing(Code::Os, MAKING)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = open(directory, flags, Mode::empty()).doing(Code::Os, MAKING)?;
+    let opened = File::open(directory).doing(Code::Os, MAKING)?;
     let there = rootfs::root::read(opened.as_fd(), &file, bytes.len() as u64);
     if there.ok().as_ref() != Some(&bytes) {
         rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None)
@@ -73,21 +72,17 @@ fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> 
 /// Returns a package without an `.MTREE`, so that pacman reads the archive's own names. The name is in a header of pax(5), as
 /// makepkg writes one that is not ASCII: libarchive takes that for UTF-8.
 fn package(name: &str) -> std::io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |kind: tar::EntryType, path: &str, text: &str| {
+    fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, text: &str) -> std::io::Result<()> {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_size(text.len() as u64);
         tar.append_data(&mut header, path, text.as_bytes())
-    };
+    }
+    let mut tar = tar::Builder::new(Vec::new());
     let info = "pkgname = try\npkgver = 1-1\narch = any\n";
-    add(tar::EntryType::Regular, ".PKGINFO", info)?;
-    // Its length counts itself: two digits, a space, and the newline.
-    let record = format!("path={name}\n");
-    let record = format!("{} {record}", record.len() + 3);
-    add(tar::EntryType::XHeader, "PaxHeaders/name", &record)?;
-    add(tar::EntryType::Regular, "name", "")?;
+    add(&mut tar, ".PKGINFO", info)?;
+    tar.append_pax_extensions([("path", name.as_bytes())])?;
+    add(&mut tar, "name", "")?;
     tar.into_inner()
 }
 
