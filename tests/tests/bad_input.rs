@@ -982,7 +982,7 @@ fn what_a_server_does_wrong_to_pacman_is_named() {
             (_, Lie::Html) => ("", package::page::HINT),
             (_, Lie::Missing) if *about == FILE => (
                 "running pacman to download: ",
-                "it is being brought up to date, or is broken: try later, or add another with mkconf --server URL",
+                "it is being updated, or is broken: try later, or add another with mkconf --server URL",
             ),
             ("network", _) => (
                 "running pacman to download: exit status 1: ",

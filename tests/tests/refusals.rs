@@ -346,7 +346,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "",
             "./plain-1-1-any.pkg.tar.gz",
             (64, "usage"),
-            &["installing './plain-1-1-any.pkg.tar.gz': that is a file"],
+            &["installing './plain-1-1-any.pkg.tar.gz': this is a file"],
             "mkconf --repo NAME=file://DIR",
         ),
         row(

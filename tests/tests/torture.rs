@@ -70,12 +70,17 @@ fn every(sample: usize) -> usize {
 impl Subject<'_> {
     /// Runs it with a fault, or without one.
     fn run(&self, fault: Option<(&Call, Fault)>) -> Run {
-        supervisor::run_tool(&self.bench.lab, &self.command, &mut |call| {
+        self.run_with(&mut |call| {
             fault
                 // Threads may have made another call of this name first: then this point is not met.
                 .filter(|(at, fault)| at.key == call.key && faults::of(call).contains(fault))
                 .map(|(_, fault)| fault)
         })
+    }
+
+    /// Runs it, and puts every call to `decide`.
+    fn run_with(&self, decide: &mut dyn FnMut(&Call) -> Option<Fault>) -> Run {
+        supervisor::run_tool(&self.bench.lab, &self.command, decide)
     }
 
     fn restore(&self) {
@@ -414,20 +419,19 @@ fn directories_of_a_killed_pacman_get_their_modes() {
         let place = bench.place("strap");
         bench.steps[place].changes = &trial::WORK;
         let subject = subject(&bench, "strap", "");
-        let good = subject.good();
+        let run = subject.run(None);
+        assert_eq!(run.status, 0, "{run:?}");
+        let good = bench.look();
         let mode = |name: &str| bench.look()[std::path::Path::new(name)].mode & 0o7777;
         assert_eq!((mode("root/root"), mode("root/var/tmp")), (0o750, 0o1777));
-        let made = |call: &Call| {
-            !call.ours && call.key.name.starts_with("mkdir") && call.what.ends_with("var/tmp")
-        };
-        let made = good.calls.iter().position(made).expect("pacman makes it");
-        let mut next = good.calls[made + 1..].iter().filter(|call| !call.ours);
-        let next = next.next().expect("pacman goes on");
         subject.restore();
-        let run = subject.run(Some((next, Fault::Kill)));
+        // At the first call of pacman after it has made the last directory.
+        let last = bench.lab.path().join("root/var/tmp");
+        let run =
+            subject.run_with(&mut |call| (!call.ours && last.is_dir()).then_some(Fault::Kill));
         assert!(run.hit.is_some() && run.status != 0, "{run:?}");
         assert_ne!(mode("root/var/tmp"), 0o1777, "pacman was killed too late");
-        assert_eq!(bench.again(&subject.command, &good.after), [""; 0]);
+        assert_eq!(bench.again(&subject.command, &good), [""; 0]);
         drop(bench.lab.sh("verify --state .trial/out.json").succeeded());
     }
 }

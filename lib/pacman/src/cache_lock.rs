@@ -1,12 +1,12 @@
 //! One download at a time into a package cache.
 //!
-//! pacman downloads into `FILE.part` in the cache itself, and looks for nobody who does the same (libalpm's dload.c, 6.0): a
-//! second one goes on where it thinks that the first had ended, and both write into one file. What comes of that does
-//! not hold, so at least one of them fails. Since 7.0 each has a directory of its own there, where it runs as another
-//! user (`DownloadUser`), and only there.
+//! pacman downloads into `FILE.part` in the cache itself, and does not check whether another pacman does the same (libalpm's
+//! dload.c, 6.0): a second one continues at the end that it sees, and both write into one file. The result is refused, so at
+//! least one of them fails. Since 7.0 each has a directory of its own there, where it runs as another user (`DownloadUser`), and
+//! only there.
 //!
-//! So whoever downloads holds a lock of the kernel's on the cache (flock(2)), which dies with its holder; installing from it
-//! needs none. It is waited for, as others work on other roots and will be done.
+//! So whoever downloads holds a flock(2) on the cache, which ends with its holder; installing from the cache needs none. We wait
+//! for it, as other runs work on other roots and will end.
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
@@ -15,21 +15,21 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long nothing may change in a cache before whoever downloads into it counts as stuck.
+/// How long a cache may stay unchanged before the run that downloads into it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The turn, as long as this lives.
+/// The lock, held as long as this lives.
 #[derive(Debug)]
 pub struct CacheLock {
     _cache: OwnedFd,
 }
 
-/// Waits until nobody else downloads into `cache`. `None` where it cannot be opened or locked: then pacman says why it
-/// cannot be used, or it is on a file system that knows no locks.
+/// Waits until no other run downloads into `cache`. `None` where it cannot be opened, which pacman reports, or is on a file system
+/// without locks.
 ///
 /// # Errors
 ///
-/// [`Code::Busy`] when another has it and gets nowhere, [`Code::Interrupted`] on a signal.
+/// [`Code::Busy`] when another run holds it and makes no progress, [`Code::Interrupted`] on a signal.
 pub fn take(context: &Context, cache: &Path) -> Result<Option<CacheLock>, Failure> {
     wait_for(context, cache, PATIENCE)
 }
@@ -53,7 +53,7 @@ fn wait_for(
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
             Err(Errno::NOTSUP | Errno::NOSYS) => {
                 context.warn(format_args!(
-                    "{}: its file system has no locks, so nobody else may download there now",
+                    "{}: its file system has no locks: no other run may download there now",
                     doing()
                 ));
                 return Ok(None);
@@ -65,7 +65,7 @@ fn wait_for(
             Some((before, since)) if *before == now => {
                 if since.elapsed() >= patience {
                     let why = format!(
-                        "{}: another run downloads there, and nothing has come for {} s",
+                        "{}: another run downloads there, and has made no progress for {} s",
                         doing(),
                         patience.as_secs()
                     );
@@ -87,7 +87,7 @@ fn wait_for(
     }
 }
 
-/// Returns what is in the cache, by name and bytes: it changes as long as somebody gets somewhere.
+/// Returns the files in the cache, by name and size: they change as long as a download makes progress.
 fn sizes(cache: &Path) -> Vec<(std::ffi::OsString, u64)> {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
     let mut sizes: Vec<_> = entries
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_one_at_a_time_and_ends_with_its_holder() {
+    fn only_one_run_has_the_lock_and_it_ends_with_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let context = Context::new("strap", true);
         let short = Duration::from_millis(1);
@@ -115,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn who_has_to_wait_goes_on_when_it_is_its_turn() {
+    fn a_run_that_waits_continues_when_the_lock_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
         let context = Context::new("strap", true);
         let first = take(&context, &path).unwrap().unwrap();
         let second = std::thread::spawn(move || {
-            take(&Context::new("strap", true), &path).map(|turn| turn.is_some())
+            take(&Context::new("strap", true), &path).map(|lock| lock.is_some())
         });
         assert!(!second.is_finished());
         drop(first);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_that_is_not_there_is_for_pacman_to_speak_of() {
+    fn a_missing_cache_is_left_to_pacman() {
         let context = Context::new("strap", true);
         assert!(take(&context, Path::new("/nowhere")).unwrap().is_none());
     }

@@ -1,6 +1,5 @@
 //! Why pacman failed, by what it printed ([`crate::english`]); its exit status is 1 for all reasons.
 
-use crate::and_more;
 use crate::english::{NotRetrieved, OutputEvent, Reason, Refusal, Trouble};
 use rootfs::Ended;
 use stage::{Code, Failure, message};
@@ -60,6 +59,15 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     let hint = hint_of_reasons(events, worst, &reasons).or(worst.hint());
     failure.hint = hint.map(str::to_owned);
     failure
+}
+
+/// Returns how many more there are than those that a message names: nothing for none.
+#[must_use]
+pub fn and_more(n: usize) -> String {
+    match n {
+        0 => String::new(),
+        n => format!(" (and {n} more)"),
+    }
 }
 
 fn trouble(event: &OutputEvent) -> Option<Trouble> {

@@ -29,16 +29,8 @@ mod signature_report;
 pub mod timeout;
 
 pub use english::OutputEvent;
+pub use error_text::and_more;
 pub use operation::Operation;
-pub use origin::Origin;
+pub use origin::{Origin, Transaction};
 pub use run::{Pacman, Planned};
 pub use timeout::Timeout;
-
-/// Returns how many more there are than those that a message names: nothing for none.
-#[must_use]
-pub fn and_more(n: usize) -> String {
-    match n {
-        0 => String::new(),
-        n => format!(" (and {n} more)"),
-    }
-}

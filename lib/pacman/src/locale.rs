@@ -1,27 +1,25 @@
-//! Whether a pacman can read the names of files that are not ASCII.
+//! Whether a pacman can read file names that are not ASCII.
 //!
-//! libarchive turns the names in an archive into those of the locale. Programs get `LC_ALL=C.UTF-8` from us; a pacman that is
-//! linked to glibc needs that locale from the host, and where the host has none it stops extracting a package at the first
-//! such name, says nothing and exits 0. A static one with musl needs none. So it is tried, with a package in which nothing
-//! else can be wrong.
+//! libarchive converts the names in an archive to the locale. Programs get `LC_ALL=C.UTF-8` from us; a pacman that is linked to
+//! glibc needs that locale from the host. If the host lacks it, pacman stops extracting a package at the first such name, prints
+//! nothing and exits 0. A static one with musl needs no locale. So it is tested, with a package in which nothing else can fail.
 
-use rustix::fs::{Mode, OFlags, open};
 use stage::{Code, Doing, Failure, child};
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// How long a program may take for it. An emulated one takes a second.
+/// How long a program may take. An emulated one takes a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Returns whether `program` reads the name of such a file; `None` where it does not read that package without such a file
-/// either, so that the name is not what is in its way. It works in `directory`, where what it needs stays; without one, in one
-/// that goes.
+/// Returns whether `program` reads such a name; `None` if it does not read that package without such a name either. It works in
+/// `directory`, and leaves its files there; without one, in a temporary directory.
 ///
 /// # Errors
 ///
-/// When it cannot be tried.
+/// When it cannot be tested.
 pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Option<bool>, Failure> {
     let mut temporary = None;
     let directory = match directory {
@@ -31,7 +29,7 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
             .path(),
     };
     let reads = |name| reads(program, directory, name);
-    // Once more where only the other succeeds: two runs may be making the database at the same moment.
+    // Twice if only the other succeeds: two runs may be making the database at the same moment.
     Ok(match reads(NAME)? {
         true => Some(true),
         false if reads("cafe")? => Some(reads(NAME)?),
@@ -42,17 +40,16 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
 /// A name that is not ASCII.
 const NAME: &str = "caf\u{e9}";
 
-const MAKING: fn() -> &'static str = || "making a package to try pacman with";
+const MAKING: fn() -> &'static str = || "making a package to test pacman with";
 
-/// Has it list a package that has this one file.
+/// Returns whether it lists the one file of a package that has this name.
 fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> {
     let file = format!(
         "{}-1-1-any.pkg.tar",
         if name.is_ascii() { "ascii" } else { "other" }
     );
     let bytes = package(name).doing(Code::Os, MAKING)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = open(directory, flags, Mode::empty()).doing(Code::Os, MAKING)?;
+    let opened = File::open(directory).doing(Code::Os, MAKING)?;
     let there = rootfs::root::read(opened.as_fd(), &file, bytes.len() as u64);
     if there.ok().as_ref() != Some(&bytes) {
         rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None)
@@ -75,21 +72,17 @@ fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> 
 /// Returns a package without an `.MTREE`, so that pacman reads the archive's own names. The name is in a header of pax(5), as
 /// makepkg writes one that is not ASCII: libarchive takes that for UTF-8.
 fn package(name: &str) -> std::io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let mut add = |kind: tar::EntryType, path: &str, text: &str| {
+    fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, text: &str) -> std::io::Result<()> {
         let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
         header.set_mode(0o644);
         header.set_size(text.len() as u64);
         tar.append_data(&mut header, path, text.as_bytes())
-    };
+    }
+    let mut tar = tar::Builder::new(Vec::new());
     let info = "pkgname = try\npkgver = 1-1\narch = any\n";
-    add(tar::EntryType::Regular, ".PKGINFO", info)?;
-    // Its length counts itself: two digits, a space, and the newline.
-    let record = format!("path={name}\n");
-    let record = format!("{} {record}", record.len() + 3);
-    add(tar::EntryType::XHeader, "PaxHeaders/name", &record)?;
-    add(tar::EntryType::Regular, "name", "")?;
+    add(&mut tar, ".PKGINFO", info)?;
+    tar.append_pax_extensions([("path", name.as_bytes())])?;
+    add(&mut tar, "name", "")?;
     tar.into_inner()
 }
 

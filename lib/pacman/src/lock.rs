@@ -1,4 +1,4 @@
-//! One writer in a root at a time, and a lock that dies with its holder.
+//! One writer in a root at a time, and a lock that ends with its holder.
 //!
 //! pacman's own lock, `db.lck`, is a file that stays when pacman is killed, and then stops every later run. So we hold a
 //! lock of the kernel's on the database directory (flock(2)); while we hold it, a `db.lck` can only belong to a pacman that others
@@ -19,11 +19,11 @@ const DATABASE: &str = "var/lib/pacman";
 #[derive(Debug)]
 pub struct Lock {
     _directory: OwnedFd,
-    /// Whether a pacman that was killed had left its own lock: it was somewhere between the download and the last hook.
+    /// Whether a pacman that was killed left its own lock: it was somewhere between the download and the last hook.
     pub stale: bool,
 }
 
-/// What a stale `db.lck` becomes where it is not this run that repairs: the next one that installs must still learn of it.
+/// What a stale `db.lck` is renamed to: the next run that installs repairs the root.
 const KILLED: &str = "db.lck.killed";
 
 /// What the lock is wanted for.
@@ -35,7 +35,7 @@ pub enum Purpose {
     Install,
 }
 
-/// What libalpm makes first of all in the database of installed packages.
+/// What libalpm makes first in the database of installed packages.
 const VERSION: &str = "ALPM_DB_VERSION";
 
 /// Takes the lock.
@@ -51,7 +51,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     let doing = || format!("removing {}", quote(&lock));
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
-        // A pacman has its lock open until it has ended, or lives in there. Who merely uses the root holds no lock.
+        // A pacman has its lock open until it has ended, or runs in the root. A process that merely uses the root has no lock.
         let may_hold = |used: &Use| matches!(used, Use::Root(_)) || used.path() == lock;
         let mut others = scan.occupants.iter();
         if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
@@ -114,8 +114,8 @@ fn busy(root: &Root, who: std::fmt::Arguments<'_>) -> Failure {
         .hint("wait until it has ended, and try again")
 }
 
-/// Refuses a root in which a pacman was killed, or works that no lock of ours keeps away: what it installed may be there in
-/// part. For a tool that copies the root, under a share of the lock.
+/// Refuses a root in which a pacman was killed, or works without our lock: what it installed may be incomplete. For a tool that
+/// copies the root, under a share of the lock.
 ///
 /// # Errors
 ///
@@ -124,7 +124,7 @@ pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
     for name in ["db.lck", KILLED] {
         if is_there(root, name)? {
             let message = format!(
-                "{doing}: {} says that a pacman works in it, or was killed there",
+                "{doing}: {} exists: a pacman works in the root, or was killed there",
                 quote(root.path().join(DATABASE).join(name))
             );
             return Err(Failure::new(Code::Failed, message)
@@ -134,13 +134,13 @@ pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has the next run that installs repair the last transaction, as if its pacman had been killed: it says that it is complete,
-/// and it is not.
+/// Marks the last transaction for repair by the next run that installs, as if its pacman had been killed: it says that it is
+/// complete, and is not.
 ///
 /// # Errors
 ///
-/// When that cannot be written down.
-pub fn mark_torn(root: &Root) -> Result<(), Failure> {
+/// When the mark cannot be written.
+pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
     let doing = || {
         let path = root.path().join(DATABASE).join(KILLED);
         format!("making {}", quote(path))
@@ -154,7 +154,7 @@ pub fn mark_torn(root: &Root) -> Result<(), Failure> {
         .doing(Code::Os, doing)
 }
 
-/// Returns whether there is something of this name in the database directory.
+/// Returns whether this name exists in the database directory.
 fn is_there(root: &Root, name: &str) -> Result<bool, Failure> {
     let below = format!("{DATABASE}/{name}");
     match root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW) {
@@ -174,8 +174,8 @@ fn open(root: &Root) -> Result<OwnedFd, Failure> {
         .map_err(|f| f.hint("make the skeleton with mkroot"))
 }
 
-/// Removes the database's version where a pacman was killed between making that file and writing it: every later one would
-/// say "database is incorrect version" and end. libalpm makes it anew where there is nothing else.
+/// Removes the database's version file if it is empty, as pacman was killed before it wrote it: every later one would say
+/// "database is incorrect version" and end. libalpm makes it again if there is nothing else.
 fn remove_empty_version(root: &Root) -> Result<(), Failure> {
     let doing = || format!("removing {}", quote(root.path().join(LOCAL).join(VERSION)));
     let empty = root
@@ -194,17 +194,26 @@ mod tests {
     use super::*;
     use std::fs;
 
+    /// A process that another test starts has a copy of our descriptors until it has called execve(2).
+    fn take_free(root: &Root, purpose: Purpose) -> Lock {
+        loop {
+            match take(root, &Context::new("strap", true), purpose) {
+                Err(busy) if busy.code == Code::Busy => std::thread::yield_now(),
+                taken => return taken.unwrap(),
+            }
+        }
+    }
+
     #[test]
-    fn a_version_that_was_never_written_goes_and_no_other() {
+    fn an_empty_version_is_removed_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let local = path.join(LOCAL);
         fs::create_dir_all(&local).unwrap();
         let root = Root::open(&path).unwrap();
-        let context = Context::new("strap", true);
         let left = |text: &str| {
             fs::write(local.join(VERSION), text).unwrap();
-            drop(take(&root, &context, Purpose::Download).unwrap());
+            drop(take_free(&root, Purpose::Download));
             local.join(VERSION).exists()
         };
         assert!(left("9\n"));
@@ -212,12 +221,12 @@ mod tests {
         fs::create_dir(local.join("bash-5-1")).unwrap();
         assert!(
             left(""),
-            "where there are packages, its loss is no accident of ours"
+            "where there are packages, it is not ours to remove"
         );
     }
 
     #[test]
-    fn who_reads_shares_the_lock_and_sees_what_a_killed_pacman_left() {
+    fn readers_share_the_lock_and_see_what_a_killed_pacman_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         fs::create_dir_all(path.join(LOCAL)).unwrap();
@@ -227,13 +236,7 @@ mod tests {
         let busy = take(&root, &context, Purpose::Download).unwrap_err();
         assert_eq!(busy.code, Code::Busy);
         drop(shares);
-        // A process that another test starts has a copy of our descriptors until it has called execve(2).
-        let taken = loop {
-            match take(&root, &context, Purpose::Download) {
-                Err(busy) if busy.code == Code::Busy => std::thread::yield_now(),
-                taken => break taken.unwrap(),
-            }
-        };
+        let taken = take_free(&root, Purpose::Download);
         assert_eq!(share(&root).unwrap_err().code, Code::Busy);
         drop(taken);
         refuse_unfinished(&root, "packing").unwrap();
@@ -246,19 +249,18 @@ mod tests {
     }
 
     #[test]
-    fn the_next_that_installs_learns_of_a_killed_one_where_something_is_installed() {
+    fn the_next_run_that_installs_repairs_where_something_is_installed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let local = path.join(LOCAL);
         fs::create_dir_all(&local).unwrap();
         fs::write(local.join(VERSION), "9\n").unwrap();
         let root = Root::open(&path).unwrap();
-        let context = Context::new("strap", true);
         let lock = path.join(DATABASE).join("db.lck");
-        let stale = |purpose| take(&root, &context, purpose).unwrap().stale;
+        let stale = |purpose| take_free(&root, purpose).stale;
         fs::write(&lock, "").unwrap();
         assert!(stale(Purpose::Download));
-        assert!(!stale(Purpose::Install), "nothing could be half installed");
+        assert!(!stale(Purpose::Install), "nothing could be incomplete");
         fs::create_dir(local.join("bash-5-1")).unwrap();
         fs::write(&lock, "").unwrap();
         assert!(stale(Purpose::Download) && stale(Purpose::Download));

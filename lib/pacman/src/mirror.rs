@@ -6,9 +6,10 @@
 
 use crate::databases::{self, ONLINE};
 use crate::english::{OutputEvent, Refusal};
+use crate::error_text::and_more;
 use crate::operation::{Action, Operation, Refresh};
-use crate::run::{Beside, Pacman};
-use crate::{and_more, cache_lock, partial_downloads, records};
+use crate::run::{Beside, Pacman, Ran};
+use crate::{cache_lock, partial_downloads, records, signature_report};
 use stage::{Cause, Code, Failure, message, quote};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -107,7 +108,7 @@ impl Pacman<'_> {
                 .while_doing(format_args!("running pacman to {}", operation.purpose())),
             None => failure,
         })?;
-        // What is not kept is missed only by a later --offline, which says so.
+        // A database that is not kept is needed only by a later --offline, which reports it.
         let keep = || databases::keep(self.inside.root(), self.cache, &self.repos);
         if refreshes && let Err(failure) = keep() {
             self.context.warn(failure);
@@ -115,10 +116,19 @@ impl Pacman<'_> {
         Ok(events)
     }
 
+    /// Runs it once, and finds out why pacman refused a file.
+    fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+        self.execute(operation, targets, beside)
+            .map_err(|(events, failure)| {
+                let failure = signature_report::explain(self, operation, targets, &events, failure);
+                (events, failure)
+            })
+    }
+
     /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.
     fn need_files(&self, operation: Operation, targets: &[String]) -> Result<(), Failure> {
         let mut missing = Vec::new();
-        // Of what it cannot resolve pacman says nothing here; the run itself will.
+        // pacman does not report here what it cannot resolve; the run itself will.
         for planned in self.preview(operation, targets)? {
             let there = |file: &str| self.cache.join(file).is_file();
             let signature = format!("{}.sig", planned.file);
@@ -133,7 +143,7 @@ impl Pacman<'_> {
             return Ok(());
         };
         let message = format!(
-            "looking for '{}'{} in {}: it is not there, and no server is asked",
+            "looking for '{}'{} in {}: it is not there, and no server is contacted",
             message::escape(first),
             and_more(rest.len()),
             quote(self.cache)
@@ -141,7 +151,7 @@ impl Pacman<'_> {
         Err(Failure::new(Code::NotFound, message).hint(ONLINE))
     }
 
-    /// Removes what an earlier run left in the cache and a download cannot continue; says whether there was something.
+    /// Removes files that an earlier run left in the cache and that a download cannot continue; returns whether there were any.
     fn remove_partial_downloads(&self, operation: Operation) -> bool {
         if operation.action != Action::Download {
             return false;
@@ -159,7 +169,7 @@ impl Pacman<'_> {
     }
 }
 
-/// Returns the names in a directory; none where it cannot be read, as pacman will then say itself.
+/// Returns the names in a directory; none where it cannot be read, which pacman reports.
 fn names(directory: &Path) -> BTreeSet<OsString> {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     entries.flatten().map(|entry| entry.file_name()).collect()
@@ -177,7 +187,7 @@ fn missing_package(events: &[OutputEvent]) -> Option<&str> {
     })
 }
 
-/// Says that a mirror does not have what its databases name.
+/// Returns the failure of a mirror that does not have what its databases name.
 fn out_of_step(file: &str, refreshed: bool) -> Failure {
     let file = message::escape(file);
     let (message, hint) = match refreshed {

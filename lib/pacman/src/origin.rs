@@ -1,5 +1,5 @@
-//! Where the packages of a transaction come from: pacman says so before it installs, and their archives are hashed while it
-//! does.
+//! Where the packages of a transaction come from: pacman prints that before it installs, and the archives are hashed while it
+//! installs.
 //!
 //! A name and a version do not say which archive was installed: two repositories may offer both, and one repository may build
 //! the same version again. So pacman is asked, with the arguments that it is then run with, and what is recorded is the hash
@@ -29,13 +29,13 @@ pub struct Origin {
     pub planned: Planned,
     /// SHA-256 of its archive, in hex.
     pub sha256: Option<String>,
-    /// The signature in the repository's database, in Base64: pacman goes by that where there is one.
+    /// The signature in the repository's database, in Base64: pacman uses it if there is one.
     pub offered: Option<String>,
     /// The signature beside the archive, in Base64.
     pub beside: Option<String>,
 }
 
-/// What tells a file from one that was put in its place, or written to.
+/// What changes if a file is replaced, or written to.
 type Stamp = (u64, u64, u64, i64, i64);
 
 fn stamp(is: &Metadata) -> Stamp {
@@ -43,38 +43,52 @@ fn stamp(is: &Metadata) -> Stamp {
     (is.dev(), is.ino(), is.len(), modified.0, modified.1)
 }
 
-impl Pacman<'_> {
-    /// Runs a transaction that installs `planned`, as [`Pacman::run`] does. Returns also what the archives are: of a transaction
-    /// that failed too, as it may have installed some of them by then.
-    pub fn install(
-        &self,
-        operation: Operation,
-        targets: &[String],
-        planned: &[Planned],
-    ) -> (Vec<Origin>, Result<Vec<OutputEvent>, Failure>) {
+/// What pacman is to install from the cache.
+#[derive(Debug)]
+pub struct Transaction<'a> {
+    /// The pacman that installs it.
+    pub pacman: Pacman<'a>,
+    /// How.
+    pub operation: Operation,
+    /// What pacman is given.
+    pub targets: Vec<String>,
+    /// The packages that these are.
+    pub planned: Vec<Planned>,
+}
+
+impl Transaction<'_> {
+    /// Has pacman install it, as [`Pacman::run`] does. Returns also what the archives are: of a transaction that failed too, as it
+    /// may have installed some of them by then.
+    pub fn install(&self) -> (Vec<Origin>, Result<Vec<OutputEvent>, Failure>) {
+        let Self {
+            pacman,
+            operation,
+            targets,
+            planned,
+        } = self;
         // What is installed by path has no database that pacman would ask.
         let is_used = |repo: &&String| planned.iter().any(|planned| planned.repo == **repo);
-        let repos = self
+        let repos = pacman
             .repos
             .iter()
             .filter(is_used)
             .filter(|_| operation.is_sync());
         let repos: Vec<String> = repos.cloned().collect();
         let stamp_of = |planned: &Planned| {
-            let is = std::fs::metadata(self.cache.join(&planned.file)).ok()?;
+            let is = std::fs::metadata(pacman.cache.join(&planned.file)).ok()?;
             Some(stamp(&is))
         };
         let before: Vec<Option<Stamp>> = planned.iter().map(stamp_of).collect();
-        let (root, cache) = (self.inside.root(), self.cache);
+        let (root, cache) = (pacman.inside.root(), pacman.cache);
         let traced = Mutex::new(Traced::default());
         let trace = || {
             let found = trace(root, cache, &repos, planned);
             *traced.lock().unwrap_or_else(PoisonError::into_inner) = found;
         };
-        let result = self.run_beside(operation, targets, &trace);
+        let result = pacman.run_beside(*operation, targets, &trace);
         let (mut origins, warnings) = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
         for warning in warnings {
-            self.context.warn(warning);
+            pacman.context.warn(warning);
         }
         for (origin, before) in origins.iter_mut().zip(before) {
             // Another run that shares the cache may have put another build there meanwhile.

@@ -1,7 +1,7 @@
 //! pacman's output: passed on to people, and read on the way.
 //!
-//! pacman says on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
-//! order. So it gets one of ours (pty(7)), and what comes out of it goes to stderr.
+//! pacman prints on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
+//! order. So it gets a pty(7), and its output is passed on to stderr.
 
 use crate::english::{self, OutputEvent};
 use rustix::io::Errno;
@@ -34,7 +34,7 @@ pub enum Show {
 }
 
 impl Show {
-    /// Returns what fits the options and where stderr goes.
+    /// Returns what fits the options, and what stderr is.
     pub fn on_stderr(quiet: bool) -> Self {
         use std::io::IsTerminal;
         match (quiet, std::io::stderr().is_terminal()) {
@@ -45,16 +45,16 @@ impl Show {
     }
 }
 
-/// The longest line that is looked at; pacman's own are far shorter.
+/// The longest line that is read; pacman's own are far shorter.
 const LINE: usize = 4096;
 
-/// How much is remembered of what a scriptlet can say as often as it likes: marks, and bytes that are held back. A
-/// transaction has a mark for each package and each hook.
+/// How many events, and how many bytes that are held back, are kept: a scriptlet can print without end. A transaction has an
+/// event for each package and each hook.
 const EVENTS: usize = 20_000;
 const HELD: usize = 1 << 20;
 
 impl Reader {
-    /// Returns a reader that passes on what is to be shown.
+    /// Returns a reader that passes on what `show` says.
     pub fn new(show: Show) -> Self {
         Self {
             show,
@@ -78,7 +78,7 @@ impl Reader {
         }
     }
 
-    /// Returns what was seen. Where pacman `failed`, what was held back is shown now.
+    /// Returns the events. Where pacman `failed`, what was held back is shown now.
     pub fn finish(mut self, failed: bool) -> Vec<OutputEvent> {
         self.end_of_line(true);
         if failed {
@@ -87,7 +87,7 @@ impl Reader {
         self.events
     }
 
-    /// Reads a line; one that is not the `last` that is written in its place is shown and means nothing.
+    /// Reads a line; one that is overwritten, and is not the `last`, is shown and means nothing.
     fn end_of_line(&mut self, last: bool) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
@@ -108,9 +108,9 @@ impl Reader {
         let Some(event) = event else { return };
         match self.events.len() {
             0..EVENTS => self.events.push(event),
-            // What is forgotten must not be taken for what did not happen.
+            // An event that is dropped must not look as if it had not happened.
             EVENTS => self.events.push(OutputEvent::CommandFailed(
-                "command said more than can be remembered".to_owned(),
+                "command printed more than can be kept".to_owned(),
             )),
             _ => {}
         }
@@ -127,7 +127,7 @@ pub fn reads_as(line: &str) -> Vec<OutputEvent> {
 }
 
 /// Returns a line without control sequences (ECMA-48) and other control characters: pacman hides and shows the cursor,
-/// and what a scriptlet prints is not ours to trust.
+/// and what a scriptlet prints is not trusted.
 pub(crate) fn without_escapes(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars();
@@ -151,12 +151,12 @@ pub(crate) fn without_escapes(line: &str) -> String {
     out
 }
 
-/// Passes output on. Where stderr does not take it, nobody is there to read it.
+/// Passes output on. An error means that nobody reads it.
 fn pass(bytes: &[u8]) {
     std::io::stderr().lock().write_all(bytes).unwrap_or(());
 }
 
-/// Makes a terminal for pacman: our side and its side. It is as wide as ours, so that progress bars fit.
+/// Makes a terminal for pacman, and returns our side and its side. It is as wide as ours, so that progress bars fit.
 ///
 /// # Errors
 ///

@@ -50,8 +50,8 @@ pub struct Installed {
     pub repo: Option<String>,
 }
 
-/// Returns the installed packages by name; none where there is no database yet. A record that makes no sense does not keep
-/// the others back: it is the second value.
+/// Returns the installed packages by name; none where there is no database yet. A record that cannot be parsed does not
+/// hide the others: it is the second value.
 ///
 /// # Errors
 ///
@@ -112,7 +112,7 @@ pub struct Offers {
 ///
 /// # Errors
 ///
-/// When a database cannot be read or makes no sense.
+/// When a database cannot be read or parsed.
 pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
     let mut offers = Offers::default();
     for repo in repos.iter().filter(|repo| name::is_name(repo)) {

@@ -5,7 +5,7 @@ use crate::english::{OutputEvent, Trouble};
 use crate::gpg;
 use crate::operation::{self, Action, Operation};
 use crate::output::{self, Reader, Show};
-use crate::{error_text, preflight, records, signature_report};
+use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
@@ -28,8 +28,8 @@ pub struct Pacman<'a> {
     pub repos: Vec<String>,
     /// The package cache of the configuration.
     pub cache: &'a Path,
-    /// Whether it verifies, by the home of [`Inside::gpgdir`]. What it refuses is then examined by the same home, to say what
-    /// is wrong, and removed.
+    /// Whether it verifies, with the keyring of [`Inside::gpgdir`]. What it refuses is then checked with the same keyring, to say
+    /// what is wrong, and removed.
     pub verifies: bool,
     /// Whether it may ask no server: all that it needs must be in the cache.
     pub offline: bool,
@@ -38,14 +38,19 @@ pub struct Pacman<'a> {
 /// What pacman's output said, or that and why it failed.
 pub(crate) type Ran = Result<Vec<OutputEvent>, (Vec<OutputEvent>, Failure)>;
 
-/// What is done while pacman runs, in a thread of its own. It is not done where pacman says nothing.
+/// What is done while pacman runs, in a thread of its own, which starts with pacman's first output.
 pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
 impl Pacman<'_> {
-    /// Runs it once; `beside` is done while it runs.
-    pub(crate) fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+    /// Runs it; `beside` is done while it runs. A failure has pacman's words.
+    pub(crate) fn execute(
+        &self,
+        operation: Operation,
+        targets: &[String],
+        beside: Beside<'_>,
+    ) -> Ran {
         let mut args = operation.arguments();
-        // Bars are for a person who waits for a download; lines keep the order of what failed and why.
+        // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(self.context.quiet);
         let bar = match operation.action {
             Action::Download => show != Show::Raw,
@@ -73,9 +78,7 @@ impl Pacman<'_> {
             Ok(Ended::Exited(0)) => return Ok(events),
             Ok(ended) => {
                 let hook = failed_hook(self.inside.root(), &events);
-                let failure = error_text::failure(&events, ended, hook.as_deref());
-                let failure = failure.while_doing(doing);
-                signature_report::explain(self, operation, targets, &events, failure)
+                error_text::failure(&events, ended, hook.as_deref()).while_doing(doing)
             }
             Err(failure) if failure.code == Code::Hung => failure.while_doing(doing),
             Err(failure) => failure,
@@ -88,7 +91,7 @@ impl Pacman<'_> {
     ///
     /// # Errors
     ///
-    /// When it cannot be run. Of one that fails there is nothing.
+    /// When it cannot be run. If it fails, nothing is returned.
     pub fn preview(
         &self,
         operation: Operation,
@@ -133,7 +136,7 @@ impl Pacman<'_> {
     }
 }
 
-/// Returns the hook that ended the transaction: the last that the log names. What is in the output a hook may have printed.
+/// Returns the hook that ended the transaction: the last that the log names. The output may be a hook's.
 fn failed_hook(root: &Root, events: &[OutputEvent]) -> Option<String> {
     let by_hook = |event: &OutputEvent| {
         matches!(

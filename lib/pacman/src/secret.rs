@@ -23,7 +23,7 @@ pub const PRIVATE: &str = "private-keys-v1.d";
 ///
 /// # Errors
 ///
-/// When a home cannot be read.
+/// When a home cannot be read: then it may have one.
 pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for home in HOMES {

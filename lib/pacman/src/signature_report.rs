@@ -4,16 +4,17 @@
 //! So the files that it refused are checked again, with the root's keyring ([`crate::diagnosis`]), and the message names the
 //! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
+use crate::captive_portal;
 use crate::diagnosis::archive::{self, Cache};
 use crate::diagnosis::report::problems;
 use crate::diagnosis::{self, Diagnosis, Verdict, Verifier};
 use crate::english::{self, OutputEvent, Trouble};
+use crate::error_text::and_more;
 use crate::gpg::{self, Gpg, Home, StoredKeyring};
 use crate::operation::Operation;
 use crate::records::{self, SYNC};
 use crate::run::{Pacman, Planned};
 use crate::signature_pair::{Directories, Directory};
-use crate::{and_more, captive_portal};
 use package::db::Entry;
 use package::pkginfo;
 use rootfs::{Place, Root};
@@ -100,7 +101,7 @@ pub(crate) fn explain(
                 failure = reason.unwrap_or(failure);
             }
             Err(why) => {
-                // What nobody examined is no finding, and stays where it is.
+                // What was not checked is not removed.
                 refused.clear();
                 context.warn(format_args!("finding out why pacman refused it: {why}"));
             }
@@ -125,7 +126,7 @@ fn in_cache(files: &[&str]) -> Files {
 }
 
 /// Returns whether pacman had signatures to check. Where the mirror has none for a file that is new in the cache, its own
-/// words say enough.
+/// message says enough.
 fn is_about_signatures(events: &[OutputEvent]) -> bool {
     events.iter().any(|event| match event {
         OutputEvent::Corrupted(_) => true,
@@ -146,8 +147,8 @@ fn corrupted(events: &[OutputEvent]) -> Vec<&str> {
         .collect()
 }
 
-/// Checks the signatures of what pacman may have refused. Returns the files that are no good, and the reason; none, where no
-/// signature is at fault.
+/// Checks the signatures of what pacman may have refused. Returns the files that are refused, and the reason, if it is a
+/// signature.
 fn examine(
     pacman: &Pacman<'_>,
     keyring: &Path,

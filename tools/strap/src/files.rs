@@ -12,7 +12,7 @@
 //! apart, pacman's own `-Qk` says the same of both, and in a pipeline that is to prove what it made the second one is the
 //! worse to overlook. Who has such a hook says so with `NoExtract`, where the next upgrade also finds it.
 
-use crate::Plan;
+use crate::plan::Plan;
 use package::localdb;
 use pacman::conf::NoExtract;
 use pacman::records::{self, LOCAL};
@@ -46,7 +46,7 @@ pub(crate) fn ensure_extracted(
         None => compare(context, plan, installed),
     };
     checked.or_else(|failure| {
-        lock::mark_torn(plan.inside.root())?;
+        lock::mark_incomplete(plan.inside.root())?;
         Err(failure)
     })
 }

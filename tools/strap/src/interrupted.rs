@@ -215,7 +215,7 @@ fn restore_mode(root: &Root, entry: &mtree::Entry) -> Result<(), Errno> {
 
 /// Puts configuration files right that pacman was killed in the middle of: to the pacman that installs them again they look
 /// changed, so it keeps them and writes its own beside, as `FILE.pacnew`. A file that is nothing but the beginning of the new one
-/// was never anybody's.
+/// has not been edited by anybody.
 ///
 /// # Errors
 ///
@@ -242,17 +242,6 @@ pub(crate) fn restore_configuration(root: &Root, output: &[OutputEvent]) -> Resu
         }
     }
     Ok(())
-}
-
-/// Returns the names of the packages that have a record.
-///
-/// # Errors
-///
-/// When the database cannot be read.
-pub(crate) fn names(root: &Root) -> Result<BTreeSet<String>, Failure> {
-    let records = names_in(root, LOCAL)?;
-    let names = records.iter().filter_map(|record| split(record));
-    Ok(names.map(|(name, _)| name.to_owned()).collect())
 }
 
 /// Splits `NAME-VERSION-RELEASE`.

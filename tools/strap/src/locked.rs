@@ -7,11 +7,10 @@
 mod database;
 mod lock;
 
-use crate::transaction::Transaction;
 use database::For;
 pub(crate) use lock::{Locked, read};
 use pacman::operation::{Action, Refresh};
-use pacman::{Operation, Origin, Pacman, Planned, origin, signature_pair};
+use pacman::{Operation, Origin, Pacman, Transaction, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,11 +40,14 @@ impl<'a> LockedRepository<'a> {
     ///
     /// When the configuration lacks a repository of the lock's, or the root cannot be identified.
     pub(crate) fn new(pacman: &Pacman<'a>, wanted: Vec<&'a Locked>) -> Result<Self, Failure> {
-        if let Some(one) = wanted.iter().find(|one| !pacman.repos.contains(&one.repo)) {
+        if let Some(one) = wanted
+            .iter()
+            .find(|one| !pacman.repos.contains(&one.planned.repo))
+        {
             let message = format!(
                 "{DOING}: {} is of the repository {}, which {} does not have",
-                quote(&one.package.name),
-                quote(&one.repo),
+                quote(&one.planned.name),
+                quote(&one.planned.repo),
                 quote(&pacman.config)
             );
             return Err(Failure::new(Code::NotFound, message)
@@ -108,12 +110,12 @@ impl<'a> LockedRepository<'a> {
             if !offline && is_locked(cache, one)? == Some(false) {
                 self.pacman.context.warn(format_args!(
                     "{} in the cache is another archive than the locked one, and is downloaded again",
-                    quote(&one.file)
+                    quote(&one.planned.file)
                 ));
-                signature_pair::remove(cache, &one.file)?;
+                signature_pair::remove(cache, &one.planned.file)?;
             }
         }
-        let name = |one: &&Locked| format!("{}/{}", one.repo, one.package.name);
+        let name = |one: &&Locked| format!("{}/{}", one.planned.repo, one.planned.name);
         let targets: Vec<String> = self.wanted.iter().map(name).collect();
         let operation = Operation::download_targets(Refresh::No);
         // Offline what is absent is named below.
@@ -126,14 +128,14 @@ impl<'a> LockedRepository<'a> {
         };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
-            let shown = format!("{} {}", quote(&one.package.name), one.package.version);
+            let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
                 Some(true) => write_signature(cache, one)?,
                 None => absent.push(shown),
                 Some(false) => {
                     // Offline there is no other, and this one may be hard to get.
                     if !offline {
-                        signature_pair::remove(cache, &one.file)?;
+                        signature_pair::remove(cache, &one.planned.file)?;
                     }
                     differ.push(shown);
                 }
@@ -152,15 +154,9 @@ impl<'a> LockedRepository<'a> {
         let path = |one: &&Locked| {
             self.pacman
                 .cache
-                .join(&one.file)
+                .join(&one.planned.file)
                 .to_string_lossy()
                 .into_owned()
-        };
-        let planned = |one: &&Locked| Planned {
-            repo: one.repo.clone(),
-            name: one.package.name.clone(),
-            version: one.package.version.clone(),
-            file: one.file.clone(),
         };
         Transaction {
             pacman: self.pacman("install.conf"),
@@ -171,7 +167,7 @@ impl<'a> LockedRepository<'a> {
                 ..Operation::default()
             },
             targets: self.wanted.iter().map(path).collect(),
-            planned: self.wanted.iter().map(planned).collect(),
+            planned: self.wanted.iter().map(|one| one.planned.clone()).collect(),
         }
     }
 
@@ -182,12 +178,12 @@ impl<'a> LockedRepository<'a> {
     /// [`Code::NotVerified`], with the names.
     pub(crate) fn check(&self, origins: &[Origin]) -> Result<(), Failure> {
         let differs = |one: &&&Locked| {
-            let origin = origins.iter().find(|o| o.planned.name == one.package.name);
+            let origin = origins.iter().find(|o| o.planned.name == one.planned.name);
             let is = origin.and_then(|origin| origin.sha256.as_ref());
             is != Some(&one.sha256)
         };
         let differ = self.wanted.iter().filter(differs);
-        let differ: Vec<String> = differ.map(|one| quote(&one.package.name)).collect();
+        let differ: Vec<String> = differ.map(|one| quote(&one.planned.name)).collect();
         if differ.is_empty() {
             return Ok(());
         }
@@ -238,7 +234,7 @@ pub(crate) fn missing<'a>(
 ) -> Result<Vec<&'a Locked>, Failure> {
     let by_name: BTreeMap<&str, &Locked> = locked
         .iter()
-        .map(|one| (one.package.name.as_str(), one))
+        .map(|one| (one.planned.name.as_str(), one))
         .collect();
     let (mut wrong, mut there) = (Vec::new(), BTreeSet::new());
     for Package {
@@ -251,8 +247,8 @@ pub(crate) fn missing<'a>(
         let shown = quote(name);
         match (by_name.get(name.as_str()), sha256) {
             (None, _) => wrong.push(format!("{shown} {version} is not locked")),
-            (Some(one), _) if one.package.version != *version => {
-                let locked = &one.package.version;
+            (Some(one), _) if one.planned.version != *version => {
+                let locked = &one.planned.version;
                 wrong.push(format!("{shown} is {version} and locked is {locked}"));
             }
             (Some(one), Some(is)) if one.sha256 != *is => {
@@ -269,7 +265,7 @@ pub(crate) fn missing<'a>(
         return Err(Failure::new(Code::Failed, message).hint("begin with a new root"));
     }
     let wanted = |one: &&Locked| {
-        let name = &one.package.name;
+        let name = &one.planned.name;
         !there.contains(name) || incomplete.contains(name)
     };
     Ok(locked.iter().filter(wanted).collect())
@@ -321,15 +317,13 @@ fn outcome(
 
 /// Returns the packages of the lock that somebody asked for.
 pub(crate) fn explicit(locked: &[Locked]) -> Vec<String> {
-    let asked = locked
-        .iter()
-        .filter(|one| one.package.reason.as_deref() != Some("dependency"));
-    asked.map(|one| one.package.name.clone()).collect()
+    let asked = locked.iter().filter(|one| one.explicit);
+    asked.map(|one| one.planned.name.clone()).collect()
 }
 
 /// Returns whether the archive of that name in the cache is the locked one; `None` where there is none.
 fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
-    let path = cache.join(&one.file);
+    let path = cache.join(&one.planned.file);
     match origin::sha256(&path) {
         Ok(is) => Ok(Some(is == one.sha256)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -339,7 +333,7 @@ fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
 
 /// Puts the signature of the lock beside an archive that has none: pacman reads an archive's from there only.
 fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
-    let path = cache.join(format!("{}.sig", one.file));
+    let path = cache.join(format!("{}.sig", one.planned.file));
     let Some(signature) = database::signature(one).filter(|_| !path.exists()) else {
         return Ok(());
     };
@@ -359,26 +353,37 @@ fn list(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pacman::Planned;
     use rootfs::{Inside, Root};
     use stage::Context;
 
     fn locked(name: &str, version: &str) -> Locked {
         Locked {
-            package: Package {
+            planned: Planned {
+                repo: "core".into(),
                 name: name.into(),
                 version: version.into(),
-                arch: "any".into(),
-                repo: None,
-                file: None,
-                sha256: None,
-                pgpsig: Some("Zm8=".into()),
-                reason: (name == "b").then(|| "dependency".into()),
-                verified: true,
+                file: format!("{name}-{version}-any.pkg.tar.zst"),
             },
-            repo: "core".into(),
-            file: format!("{name}-{version}-any.pkg.tar.zst"),
+            arch: "any".into(),
             // Of nothing.
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
+            pgpsig: Some("Zm8=".into()),
+            explicit: name != "b",
+        }
+    }
+
+    fn package(name: &str, version: &str) -> Package {
+        Package {
+            name: name.into(),
+            version: version.into(),
+            arch: "any".into(),
+            repo: None,
+            file: None,
+            sha256: None,
+            pgpsig: None,
+            reason: None,
+            verified: true,
         }
     }
 
@@ -386,11 +391,11 @@ mod tests {
     fn what_the_root_has_must_be_locked_too() {
         let lock = [locked("a", "1-1"), locked("b", "1-1")];
         let has = |list: &[(&str, &str)]| -> Vec<Package> {
-            list.iter().map(|(n, v)| locked(n, v).package).collect()
+            list.iter().map(|(n, v)| package(n, v)).collect()
         };
         let none = BTreeSet::new();
         let names = |of: Vec<&Locked>| -> Vec<String> {
-            of.iter().map(|one| one.package.name.clone()).collect()
+            of.iter().map(|one| one.planned.name.clone()).collect()
         };
         assert_eq!(names(missing(&lock, &[], &none).unwrap()), ["a", "b"]);
         // Of what nobody knows from which archive it is, the locked one is installed.
@@ -428,7 +433,7 @@ mod tests {
     fn archives_are_compared_by_their_hash_and_get_the_signature_of_the_lock() {
         let cache = tempfile::tempdir().unwrap();
         let one = locked("a", "1-1");
-        let at = |end: &str| cache.path().join(format!("{}{end}", one.file));
+        let at = |end: &str| cache.path().join(format!("{}{end}", one.planned.file));
         assert_eq!(is_locked(cache.path(), &one).unwrap(), None);
         std::fs::write(at(""), "").unwrap();
         assert_eq!(is_locked(cache.path(), &one).unwrap(), Some(true));

@@ -9,86 +9,20 @@
 mod files;
 mod interrupted;
 mod locked;
+mod plan;
 mod receipt;
 mod scriptlets;
 mod transaction;
 
-use clap::Parser;
 use interrupted::InterruptedTransaction;
-use locked::{Locked, LockedRepository};
-use pacman::conf::Conf;
-use pacman::gpg::{Gpg, StoredKeyring};
+use locked::LockedRepository;
 use pacman::lock::{self, Purpose};
-use pacman::{Pacman, Timeout};
+use pacman::{Pacman, records};
+use plan::Strap;
 use receipt::Receipt;
-use rootfs::Inside;
-use stage::members::Config;
-use stage::{Code, Common, Context, Document, Failure, Kind, Stage, members, quote};
-use std::path::PathBuf;
+use stage::{Common, Context, Document, Failure, Kind, Stage, members};
 use std::process::ExitCode;
 use transaction::{Installer, Targets};
-
-/// Install packages into a root with pacman, and say honestly how it went
-#[derive(Debug, Parser)]
-#[command(
-    version,
-    help_expected = true,
-    after_help = "Example:\n  ... | keyring | strap base archlinuxarm-keyring | strap nano openssh | reap | unmount"
-)]
-struct Strap {
-    /// The packages or groups to install
-    #[arg(value_name = "PKG", required_unless_present = "locked")]
-    packages: Vec<String>,
-
-    /// Install just what FILE says, the document of a finished root, or nothing
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with_all = ["packages", "loose", "no_refresh"]
-    )]
-    locked: Option<PathBuf>,
-
-    /// Verify nothing: use the loose configuration, as the seed procedure does for its base
-    #[arg(long)]
-    loose: bool,
-
-    /// Stop when everything is in the package cache
-    #[arg(long)]
-    download_only: bool,
-
-    /// Use the repository databases that the root has
-    #[arg(long)]
-    no_refresh: bool,
-
-    /// Ask no server: take the databases and packages from the cache
-    #[arg(long)]
-    offline: bool,
-
-    /// Do not fail when a scriptlet of PKG fails, or the hook of that name
-    #[arg(long, value_name = "PKG")]
-    allow_failed_scriptlet: Vec<String>,
-
-    #[command(flatten)]
-    timeout: Timeout,
-
-    #[command(flatten)]
-    common: Common,
-}
-
-/// What is needed to install, checked.
-#[derive(Debug)]
-struct Plan {
-    inside: Inside,
-    /// How the root's files are checked: with nothing mounted over what pacman put there.
-    bare: Inside,
-    program: PathBuf,
-    /// The configuration that is used.
-    config: PathBuf,
-    conf: Conf,
-    cache: PathBuf,
-    /// The packages of the lock, where there is one.
-    lock: Option<Vec<Locked>>,
-}
 
 impl Stage for Strap {
     const KIND: Kind = Kind::Make;
@@ -128,43 +62,6 @@ impl Stage for Strap {
 }
 
 impl Strap {
-    /// Decides what to run, and checks all that can be checked before anything is touched.
-    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        for name in &self.packages {
-            check_name(name)?;
-        }
-        let program: members::Pacman = document.need()?;
-        let config: Config = document.need()?;
-        let inside = Inside::of(document)?;
-        let arch = document.arch().unwrap_or_default();
-        let lock = self.locked.as_ref().map(|path| locked::read(path, arch));
-        let lock = lock.transpose()?;
-        program.check()?;
-        let gpgdir = config.gpgdir();
-        let file = match self.loose {
-            true => config.loose,
-            false => config.strict,
-        };
-        let conf = Conf::read(&file).map_err(|failure| match failure.code {
-            Code::NotFound => failure.hint("write it again with mkconf"),
-            _ => failure,
-        })?;
-        if !self.loose {
-            // Without a keyring or a gpg pacman fails late and with other words.
-            StoredKeyring::read(&gpgdir)?;
-            Gpg::find()?;
-        }
-        Ok(Plan {
-            bare: Inside::of(document)?.bare(),
-            inside,
-            program: program.path,
-            config: file,
-            conf,
-            cache: config.cache,
-            lock,
-        })
-    }
-
     /// Installs the targets, and with them again what an earlier transaction left incomplete. `stale` says that a pacman was
     /// killed.
     fn install(&self, installer: &mut Installer<'_>, stale: bool) -> Result<(), Failure> {
@@ -202,71 +99,24 @@ impl Strap {
         }
         if let Some(lock) = &plan.lock {
             // To pacman all files are alike.
-            return installer.mark_explicit(&locked::explicit(lock));
+            return installer.mark_explicit(locked::explicit(lock), &[]);
         }
         // A dependency is there by now. What nobody asked for any more is installed all the same: its files, which no package
         // would own, would conflict with the next package that has them.
-        let there = interrupted::names(root)?;
-        let absent: Vec<_> = lost.difference(&there).cloned().collect();
+        let (installed, _) = records::installed(root)?;
+        let is_there = |name: &&String| installed.iter().any(|one| one.package.name == **name);
+        let absent: Vec<_> = lost
+            .iter()
+            .filter(|name| !is_there(name))
+            .cloned()
+            .collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
-        let mut explicit: Vec<_> = lost.intersection(&asked).cloned().collect();
-        explicit.extend(installer.named(&self.packages)?);
-        installer.mark_explicit(&explicit)
+        let explicit = lost.intersection(&asked).cloned().collect();
+        installer.mark_explicit(explicit, &self.packages)
     }
-}
-
-/// Refuses what pacman would take for an option, and what cannot be the name of a package or group.
-fn check_name(name: &str) -> Result<(), Failure> {
-    let good = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
-    let refuse =
-        |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
-    if name.is_empty() || name.starts_with('-') || !good {
-        return Err(refuse("invalid package name"));
-    }
-    // To pacman the first part of a path is a repository.
-    if name.starts_with(['.', '/']) || name.contains(".pkg.tar") {
-        return Err(refuse("this is a file, and packages come from repositories").hint(
-            "make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR",
-        ));
-    }
-    Ok(())
 }
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
     stage::main::<Strap>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_pacman_would_misread_are_refused() {
-        for good in [
-            "base",
-            "core/bash",
-            "lib32-gcc-libs",
-            "gtk2+extra",
-            "foo=1:2.0-1",
-            "r8168~x",
-        ] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        let files = [
-            "./a",
-            "../a/b",
-            "/a",
-            "a-1-1-any.pkg.tar.zst",
-            "a/b.pkg.tar",
-        ];
-        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"]
-            .into_iter()
-            .chain(files)
-        {
-            assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
-        }
-    }
 }

@@ -1,8 +1,8 @@
 //! What the document says of the installed packages: each with the archive that it was installed from.
 //!
-//! The local database says what is installed, [`Origin`] from which archive this run did that, and the document from which
-//! archive an earlier run did. What none of them knows is left out: that a repository offers the same name and version now
-//! proves nothing.
+//! The local database says what is installed, [`Origin`] from which archive this run installed it, and the document from which
+//! archive an earlier run did. What is unknown is left out: that a repository offers the same name and version now proves
+//! nothing.
 
 use pacman::records::{self, Installed};
 use pacman::{Origin, Planned};
@@ -27,7 +27,7 @@ impl Receipt {
     ///
     /// # Errors
     ///
-    /// When the document's members are not what they should be.
+    /// When a member of the document is invalid.
     pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
         let packages: Vec<Package> = document.get().unwrap_or_default();
         let steps: Vec<Step> = document.get().unwrap_or_default();
@@ -39,7 +39,7 @@ impl Receipt {
         })
     }
 
-    /// Takes in what a transaction did, as the log has it, and where its packages came from.
+    /// Adds what a transaction installed, as the log has it, and where its packages came from.
     pub(crate) fn add(&mut self, installed: BTreeMap<String, String>, origins: &[Origin]) {
         for (name, version) in installed {
             let is_of = |o: &&Origin| (&o.planned.name, &o.planned.version) == (&name, &version);
@@ -48,7 +48,7 @@ impl Receipt {
         }
     }
 
-    /// Returns the packages that somebody asked for, as the local database or an earlier run has it.
+    /// Returns the explicitly installed packages, by the local database or an earlier run.
     ///
     /// # Errors
     ///
@@ -61,8 +61,8 @@ impl Receipt {
         Ok(asked.map(|package| package.name).collect())
     }
 
-    /// Returns what is installed, each package with what is known of its archive, and what of the local database makes no
-    /// sense.
+    /// Returns what is installed, each package with what is known of its archive; and the failure of a record that cannot be
+    /// parsed.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Receipt {
     ///
     /// # Errors
     ///
-    /// When the local database cannot be read, or a record makes no sense: the others are recorded all the same.
+    /// When the local database cannot be read, or a record cannot be parsed: the others are recorded all the same.
     pub(crate) fn record(&self, root: &Root, document: &mut Document) -> Result<(), Failure> {
         let (packages, odd) = self.packages(root)?;
         if !packages.is_empty() {
@@ -104,7 +104,7 @@ impl Receipt {
             }
             Some(_) => {}
             None => {
-                // What somebody installed again since is another archive, as far as anybody knows.
+                // What was installed again since may be from another archive.
                 let since = |time: u64| self.end.is_some_and(|end| time as f64 > end);
                 if let Some(known) = self.earlier.get(&package.name)
                     && known.version == package.version

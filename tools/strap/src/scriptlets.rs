@@ -1,8 +1,8 @@
 //! What pacman's exit status does not say: which scriptlets and hooks failed, or never ran.
 //!
-//! Two witnesses. pacman's output says that a command failed, after it has named the package or hook; what scriptlets print
-//! stands in between, and may look the same. pacman's log tells the two apart: it names each package and hook, and each line
-//! that a scriptlet printed is marked as one. Both are a root's content, so they are text and no more.
+//! pacman's output says that a command failed, after it has named the package or hook; what scriptlets print is in between, and
+//! may look the same. pacman's log tells the two apart: it names each package and hook, and marks each line that a scriptlet
+//! printed. Both come from the root, so they are text and nothing more.
 
 use package::localdb;
 use pacman::english::log::{Before, Event};
@@ -17,10 +17,10 @@ use std::fmt::{self, Display};
 /// The longest list of files that is read.
 const LIMIT: u64 = 64 << 20;
 
-/// A scriptlet or hook that did not do its work.
+/// A scriptlet or hook that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Problem {
-    /// Whose it is, where that is known.
+    /// The package or hook, if it is known.
     owner: Option<Owner>,
     /// Why, in the words of pacman or the kernel.
     why: String,
@@ -101,7 +101,7 @@ pub(crate) fn check(
     Err(Failure::new(Code::ChildFailed, message).hint(first.hint()))
 }
 
-/// What pacman prints when it begins with a package or hook. A hook's number stands in the output and its file in the log.
+/// What pacman prints when it begins with a package or hook. A hook's number is in the output and its file in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Begin {
     Package(String),
@@ -118,16 +118,16 @@ impl Begin {
     }
 }
 
-/// A package or hook that the log has.
+/// The part of the log that is about one package or hook.
 struct Section {
     owner: Owner,
     begin: Begin,
     /// Which of the lines of the output that read as `begin` is pacman's own: before it there are those that scriptlets
-    /// printed before the log has this one, and pacman's for others of the same number.
+    /// printed earlier, and pacman's own for other hooks of the same number.
     nth: usize,
     /// How many lines that read as a failed command scriptlets printed from the line in the log on to that of the next.
     forged: usize,
-    /// What libalpm, or a scriptlet in its name, said of a command that could not be started.
+    /// What libalpm, or a scriptlet that imitates it, printed of a command that could not be started.
     not_started: Option<(NotStarted, String)>,
 }
 
@@ -135,8 +135,8 @@ struct Section {
 /// scriptlets printed before the first.
 ///
 /// pacman prints that it begins with a package, runs pre_install, logs the package, and runs post_install; it logs a hook,
-/// prints it, and runs it. So what scriptlets printed before the log has the package or hook cannot stand behind pacman's
-/// own line for it but for what its own pre_install printed, and all of these lines are in the log.
+/// prints it, and runs it. So only what its own pre_install printed can be logged before the package and printed after pacman's
+/// line for it; and all of these lines are in the log.
 fn sections(events: &[Event]) -> (Vec<Section>, usize) {
     let mut sections: Vec<Section> = Vec::new();
     let mut printed: Vec<Begin> = Vec::new();
@@ -187,7 +187,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
 /// Reads the output: a failed command belongs to the package or hook that pacman named last.
 fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
     let (sections, early) = sections(events);
-    // The failures in the section of each, and what comes before the first.
+    // The failures in each section, and before the first.
     let mut said: Vec<Vec<&String>> = vec![Vec::new(); sections.len() + 1];
     let mut seen: Vec<Begin> = Vec::new();
     let mut now = 0;
@@ -231,9 +231,9 @@ fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
     found
 }
 
-/// A scriptlet that comes before there is a shell cannot run, on Arch as little as here, and its package is made for
-/// that (`filesystem`, `glibc`). Known by order in the log: its package came before the one with the shell, which was
-/// not there. Where a killed pacman had come as far as the one, it is installed again.
+/// A scriptlet that runs before the root has a shell cannot run, on Arch neither, and its package is made for that
+/// (`filesystem`, `glibc`). The log shows it: its package was installed before the one with the shell, which was not there. If a
+/// killed pacman had installed the first already, it is reinstalled.
 fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> bool {
     let position = |of: Option<&str>, again: bool| {
         events.iter().position(|event| match event {

@@ -1,11 +1,12 @@
 //! One transaction: download, resolve, install, check.
 
 use crate::locked::LockedRepository;
+use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
-use crate::{Plan, Strap, files, interrupted, scriptlets};
+use crate::{files, interrupted, scriptlets};
 use pacman::english::log;
 use pacman::operation::{Action, Refresh};
-use pacman::{Operation, OutputEvent, Pacman, Planned, records};
+use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
 use stage::Failure;
 
 /// What is to be installed.
@@ -17,15 +18,6 @@ pub(crate) enum Targets<'a> {
     Dependencies(Vec<String>),
     /// Packages of a lock.
     Locked(LockedRepository<'a>),
-}
-
-/// What pacman is to install from the cache.
-#[derive(Debug)]
-pub(crate) struct Transaction<'a> {
-    pub(crate) pacman: Pacman<'a>,
-    pub(crate) operation: Operation,
-    pub(crate) targets: Vec<String>,
-    pub(crate) planned: Vec<Planned>,
 }
 
 /// Runs transactions.
@@ -120,13 +112,7 @@ impl<'a> Installer<'a> {
     ) -> Result<Vec<OutputEvent>, Failure> {
         let root = self.plan.inside.root();
         let before = records::log(root)?.len();
-        let Transaction {
-            pacman,
-            operation,
-            targets: names,
-            planned,
-        } = transaction;
-        let (origins, ran) = pacman.install(*operation, names, planned);
+        let (origins, ran) = transaction.install();
         // Of a transaction that failed too: what it installed by then is installed.
         let log = records::log(root)?;
         let events: Vec<_> = log::events(log.get(before..).unwrap_or_default()).collect();
@@ -134,56 +120,47 @@ impl<'a> Installer<'a> {
         self.receipt.add(installed.clone(), &origins);
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let output = ran?;
-        files::ensure_extracted(pacman.context, self.plan, &output, &installed)?;
+        let context = self.pacman.context;
+        files::ensure_extracted(context, self.plan, &output, &installed)?;
         let allowed = &self.options.allow_failed_scriptlet;
-        scriptlets::check(pacman.context, root, &output, &events, allowed)?;
+        scriptlets::check(context, root, &output, &events, allowed)?;
         if let Targets::Locked(repository) = targets {
             repository.check(&origins)?;
         }
         Ok(output)
     }
 
-    /// Returns the packages that were named, where one of them may be marked as a dependency: `--needed` leaves a package that
-    /// was there before as it is.
-    ///
-    /// # Errors
-    ///
-    /// When pacman cannot be run, or the local database cannot be read.
-    pub(crate) fn named(&self, targets: &[String]) -> Result<Vec<String>, Failure> {
-        let (installed, _) = records::installed(self.plan.inside.root())?;
-        let has = |reason: &str, name: Option<&str>| {
-            let mut packages = installed.iter().map(|one| &one.package);
-            packages
-                .any(|p| p.reason.as_deref() == Some(reason) && name.is_none_or(|n| p.name == n))
-        };
-        let is_explicit = |target: &String| has("explicit", target.rsplit('/').next());
-        if !has("dependency", None) || targets.iter().all(is_explicit) {
-            return Ok(Vec::new());
-        }
-        // A group, what something provides, or a package with a version: pacman says which packages these are.
-        let operation = Operation {
-            nodeps: true,
-            ..Operation::default()
-        };
-        let planned = self.pacman.preview(operation, targets)?;
-        Ok(planned.into_iter().map(|planned| planned.name).collect())
-    }
-
-    /// Has pacman mark as explicitly installed those of these packages that are installed as dependencies.
+    /// Has pacman mark packages as explicitly installed that are installed as dependencies: `names`, and what `targets` name, as
+    /// `--needed` leaves a package that was there before as it is.
     ///
     /// # Errors
     ///
     /// When pacman fails, or the local database cannot be read.
-    pub(crate) fn mark_explicit(&self, names: &[String]) -> Result<(), Failure> {
-        if names.is_empty() {
-            return Ok(());
-        }
+    pub(crate) fn mark_explicit(
+        &self,
+        mut names: Vec<String>,
+        targets: &[String],
+    ) -> Result<(), Failure> {
         let (installed, _) = records::installed(self.plan.inside.root())?;
         let packages = installed.into_iter().map(|one| one.package);
-        let dependencies: Vec<String> = packages
-            .filter(|p| names.contains(&p.name) && p.reason.as_deref() == Some("dependency"))
-            .map(|package| package.name)
-            .collect();
+        let (mut dependencies, explicit): (Vec<_>, Vec<_>) =
+            packages.partition(|package| package.reason.as_deref() == Some("dependency"));
+        let is_explicit = |target: &String| {
+            let name = target.rsplit('/').next();
+            explicit
+                .iter()
+                .any(|package| Some(package.name.as_str()) == name)
+        };
+        if !dependencies.is_empty() && !targets.iter().all(is_explicit) {
+            // A group, what something provides, or a package with a version: pacman says which packages these are.
+            let operation = Operation {
+                nodeps: true,
+                ..Operation::default()
+            };
+            let planned = self.pacman.preview(operation, targets)?;
+            names.extend(planned.into_iter().map(|planned| planned.name));
+        }
+        dependencies.retain(|package| names.contains(&package.name));
         if dependencies.is_empty() {
             return Ok(());
         }
@@ -191,6 +168,10 @@ impl<'a> Installer<'a> {
             action: Action::MarkExplicit,
             ..Operation::default()
         };
-        self.pacman.run(operation, &dependencies).map(drop)
+        let names: Vec<String> = dependencies
+            .into_iter()
+            .map(|package| package.name)
+            .collect();
+        self.pacman.run(operation, &names).map(drop)
     }
 }

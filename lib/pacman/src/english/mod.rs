@@ -21,13 +21,13 @@ pub enum OutputEvent {
     SavedBeside(String),
     /// This file in the cache is not what it should be: an absolute path.
     Corrupted(String),
-    /// This file of a package is not there, or not all of it, and why: pacman calls that a warning, and goes on.
+    /// This file of a package was not extracted, or not completely, and why: pacman calls that a warning, and continues.
     NotExtracted(String, String),
-    /// A server did not give this file.
+    /// A server did not send this file.
     NotRetrieved(NotRetrieved),
     /// Any other error.
     Error(Trouble, String),
-    /// What an error before it means: the packages and files that are in each other's way. Without the `:: `.
+    /// What an error before it means: the packages and files that conflict. Without the `:: `.
     Reason(Reason, String),
     /// A package that the configuration ignores was left out.
     Ignored(String),
@@ -44,18 +44,18 @@ pub struct NotRetrieved {
     pub text: String,
 }
 
-/// Why a server did not give a file. What may go away is least: the worst of several servers is what counts.
+/// Why a server did not send a file. What may go away is least: the worst of several servers is what counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
-    /// It does not answer, or breaks off: may go away.
+    /// It does not answer, or closes the connection: may go away.
     Trouble,
     /// It has no such file.
     NotThere,
-    /// It wants a login, or does not serve us.
+    /// It wants a login, or refuses this host.
     Unauthorized,
     /// Its certificate is not accepted.
     Certificate,
-    /// What came could not be written.
+    /// The file could not be written.
     NoSpace,
 }
 
@@ -164,7 +164,7 @@ troubles! {
     HookUnready: Failed, ["unable to run hook "],
         "the hook needs a package that is not there: strap that first";
     Hook: ChildFailed, ["failed to run transaction hooks"],
-        "nothing was installed: the hook ends the transaction where it fails (AbortOnFail); see what it printed";
+        "nothing was installed: the hook ends the transaction if it fails (AbortOnFail); see what it printed";
     Architecture: Failed, ["package architecture is not valid"],
         "the package is for another architecture than the root: check the repositories of mkconf";
     Dependency: Failed, ["(could not satisfy dependencies)"],
@@ -185,7 +185,7 @@ impl Trouble {
         Self::ALL.iter().find(is).copied().unwrap_or(Self::Other)
     }
 
-    /// Returns whether pacman had a signature to judge, and did not take it.
+    /// Returns whether pacman refused a signature.
     #[must_use]
     pub fn is_about_signatures(self) -> bool {
         (Self::UnknownTrust..=Self::PackageSignature).contains(&self)
@@ -308,13 +308,13 @@ pub fn unreadable(text: &str) -> Option<&str> {
 pub enum NotStarted {
     /// There is no such file, or not the program that interprets it.
     NoFile,
-    /// It is no program of this machine.
+    /// It is a program of another architecture.
     WrongFormat,
     /// Anything else.
     Other,
 }
 
-/// Returns why a command was not started, where libalpm says that in its output.
+/// Returns why a command was not started, where the line says so.
 #[must_use]
 pub fn not_started(line: &str) -> Option<NotStarted> {
     let why = line.strip_prefix("call to execv failed (")?;
@@ -356,7 +356,7 @@ pub fn read(line: &str) -> Option<OutputEvent> {
     of_progress(line)
 }
 
-/// Returns what follows a question: pacman answers it itself, and goes on in the same line where stdout is no terminal.
+/// Returns what follows a question: pacman answers it itself, and continues in the same line if stdout is not a terminal.
 fn after_question(line: &str) -> &str {
     let rest = ["? [y/N] ", "? [Y/n] "]
         .iter()
@@ -398,9 +398,9 @@ fn of_warning(text: &str) -> Option<OutputEvent> {
     (new.strip_suffix(".pacnew") == Some(file)).then(|| OutputEvent::SavedBeside(file.to_owned()))
 }
 
-/// Returns what is meant where pacman says `FILE (REASON)` of something that it could not extract, and went on: libarchive
-/// calls it no more than a warning when it cannot make a file or write all of it. Where a file system has no owners,
-/// modes or attributes it says the same of those; then the file is there, and `verify` sees the rest.
+/// Reads `FILE (REASON)` of a file that pacman could not extract: libarchive calls it a warning when it cannot make a file or
+/// write all of it. If a file system has no owners, modes or attributes, it says the same of those; then the file is there, and
+/// `verify` finds the rest.
 fn not_extracted(text: &str) -> Option<OutputEvent> {
     // As in libarchive's archive_write_disk_posix.c and archive_acl.c.
     const OF_METADATA: [&str; 7] = [
@@ -434,7 +434,7 @@ fn of_list(text: &str) -> Option<Reason> {
     (ends && names.contains(" and ")).then_some(Reason::Conflict)
 }
 
-/// Reads a line without a mark after "failed to commit transaction".
+/// Reads a line that does not begin with `:: ` after "failed to commit transaction".
 fn of_files(line: &str) -> Option<Reason> {
     if line.starts_with('/') && line.contains(" exists in both '") && line.ends_with('\'') {
         return Some(Reason::FileOfTwo);

@@ -1,26 +1,26 @@
 //! Databases and configurations for pacman, made of a lock.
 //!
-//! pacman knows how to fetch a package: which servers, in which order, what to do with half a file, whose signature. What it
-//! fetches it looks up in the databases of repositories, so it gets some that have what is locked and nothing else.
+//! pacman knows how to download a package: from which servers, in which order, how to continue a partial file, whose signature.
+//! It looks packages up in the databases of repositories, so it gets databases that have what is locked and nothing else.
 
 use super::lock::Locked;
 use package::db::decode_signature;
 use std::fmt::Write;
 
 /// Returns the database of a repository: a tar of `NAME-VERSION/desc` (alpm-repo-desc(5)), not compressed, which libalpm
-/// takes as well. What a package needs is not in it: nothing is resolved by it.
+/// reads as well. It has no dependencies: nothing is resolved by it.
 ///
 /// # Errors
 ///
 /// When a name is too long for a tar.
 pub(super) fn of(repo: &str, locked: &[&Locked]) -> std::io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    for one in locked.iter().filter(|one| one.repo == repo) {
+    for one in locked.iter().filter(|one| one.planned.repo == repo) {
         let text = desc(one);
         let mut header = tar::Header::new_ustar();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
-        let path = format!("{}-{}/desc", one.package.name, one.package.version);
+        let path = format!("{}-{}/desc", one.planned.name, one.planned.version);
         tar.append_data(&mut header, path, text.as_bytes())?;
     }
     tar.into_inner()
@@ -28,14 +28,14 @@ pub(super) fn of(repo: &str, locked: &[&Locked]) -> std::io::Result<Vec<u8>> {
 
 fn desc(one: &Locked) -> String {
     let mut text = String::new();
-    let package = &one.package;
+    let planned = &one.planned;
     let pairs = [
-        ("FILENAME", Some(&one.file)),
-        ("NAME", Some(&package.name)),
-        ("VERSION", Some(&package.version)),
+        ("FILENAME", Some(&planned.file)),
+        ("NAME", Some(&planned.name)),
+        ("VERSION", Some(&planned.version)),
         ("SHA256SUM", Some(&one.sha256)),
-        ("PGPSIG", package.pgpsig.as_ref()),
-        ("ARCH", Some(&package.arch)),
+        ("PGPSIG", one.pgpsig.as_ref()),
+        ("ARCH", Some(&one.arch)),
     ];
     for (key, value) in pairs {
         if let Some(value) = value {
@@ -47,19 +47,19 @@ fn desc(one: &Locked) -> String {
 
 /// Returns the bytes of a locked package's signature, where the lock has it.
 pub(super) fn signature(one: &Locked) -> Option<Vec<u8>> {
-    decode_signature(one.package.pgpsig.as_deref()?)
+    decode_signature(one.pgpsig.as_deref()?)
 }
 
 /// What a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum For<'a> {
-    /// To download, with our own databases at this path: nobody has signed those, and what they say is checked afterwards.
+    /// To download, with our own databases at this path: they are not signed, and the archives are compared afterwards.
     Download(&'a str),
-    /// To install archives by their paths: those are verified as any package is.
+    /// To install archives by their paths: they are verified as any package is.
     Install,
 }
 
-/// Changes a strict configuration of mkconf's for one of both.
+/// Changes a strict configuration of mkconf for that purpose.
 pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
     let mut text = String::new();
     for line in strict.lines() {
@@ -79,27 +79,23 @@ pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
 mod tests {
     use super::*;
     use package::db;
-    use stage::members::Package;
+    use pacman::Planned;
 
     const STRICT: &str = "# x\n[options]\nDBPath = /r/var/lib/pacman/\nSigLevel = Required DatabaseOptional\n\
                           LocalFileSigLevel = Optional\n\n[core]\nSigLevel = Required\nServer = http://h/$repo\n\n[extra]\n";
 
     fn locked(name: &str, repo: &str, pgpsig: Option<&str>) -> Locked {
         Locked {
-            package: Package {
+            planned: Planned {
+                repo: repo.into(),
                 name: name.into(),
                 version: "1-1".into(),
-                arch: "any".into(),
-                repo: None,
-                file: None,
-                sha256: None,
-                pgpsig: pgpsig.map(str::to_owned),
-                reason: None,
-                verified: true,
+                file: format!("{name}-1-1-any.pkg.tar.zst"),
             },
-            repo: repo.into(),
-            file: format!("{name}-1-1-any.pkg.tar.zst"),
+            arch: "any".into(),
             sha256: "0".repeat(64),
+            pgpsig: pgpsig.map(str::to_owned),
+            explicit: true,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use package::digest::is_sha256;
 use package::{db, name};
+use pacman::Planned;
 use stage::members::Package;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::collections::BTreeSet;
@@ -13,14 +14,16 @@ use std::path::Path;
 /// A package that is to be installed, and the archive that it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Locked {
-    /// What the lock says of it.
-    pub(crate) package: Package,
-    /// The repository that had it.
-    pub(crate) repo: String,
-    /// The archive's file name.
-    pub(crate) file: String,
-    /// Its SHA-256, in lower-case hex.
+    /// Its repository, name, version and archive.
+    pub(crate) planned: Planned,
+    /// Its architecture.
+    pub(crate) arch: String,
+    /// The SHA-256 of its archive, in lower-case hex.
     pub(crate) sha256: String,
+    /// The signature of its archive, in Base64.
+    pub(crate) pgpsig: Option<String>,
+    /// Whether it was explicitly installed.
+    pub(crate) explicit: bool,
 }
 
 /// What to do where the archives are not known.
@@ -78,26 +81,29 @@ enum Unfit {
 
 /// Takes a package whose every text is valid: they become names of files and texts of a database.
 fn check(package: Package) -> Result<Locked, Unfit> {
-    type Check = fn(&str) -> bool;
-    let check = |what, value: Option<&String>, is_valid: Check| {
+    let check = |what, value: Option<&String>, is_valid: fn(&str) -> bool| {
         let value = value.ok_or(Unfit::Unknown(what))?;
         match is_valid(value) {
             true => Ok(value.clone()),
             false => Err(Unfit::Invalid(format!("{what}: {}", quote(value)))),
         }
     };
-    check("name", Some(&package.name), name::is_name)?;
-    check("version", Some(&package.version), name::is_version)?;
-    check("architecture", Some(&package.arch), name::is_arch)?;
-    if let Some(signature) = &package.pgpsig {
-        let is_signature = |text: &str| db::decode_signature(text).is_some();
-        check("signature", Some(signature), is_signature)?;
+    if let Some(signature) = &package.pgpsig
+        && db::decode_signature(signature).is_none()
+    {
+        return Err(Unfit::Invalid(format!("signature: {}", quote(signature))));
     }
     Ok(Locked {
-        repo: check("repository", package.repo.as_ref(), name::is_name)?,
-        file: check("file", package.file.as_ref(), name::is_filename)?,
+        planned: Planned {
+            name: check("name", Some(&package.name), name::is_name)?,
+            version: check("version", Some(&package.version), name::is_version)?,
+            repo: check("repository", package.repo.as_ref(), name::is_name)?,
+            file: check("file", package.file.as_ref(), name::is_filename)?,
+        },
+        arch: check("architecture", Some(&package.arch), name::is_arch)?,
         sha256: check("SHA-256", package.sha256.as_ref(), is_sha256)?.to_ascii_lowercase(),
-        package,
+        explicit: package.reason.as_deref() != Some("dependency"),
+        pgpsig: package.pgpsig,
     })
 }
 
@@ -125,7 +131,7 @@ mod tests {
             lock(&json!({"strapline": 1, "arch": "aarch64", "packages": [package()]})).unwrap();
         assert_eq!(locked.len(), 1);
         assert_eq!(
-            (locked[0].repo.as_str(), locked[0].sha256.as_str()),
+            (locked[0].planned.repo.as_str(), locked[0].sha256.as_str()),
             ("core", &*HASH.to_lowercase())
         );
     }
