@@ -6,9 +6,11 @@
 
 pub mod formats;
 pub mod gpg;
+pub mod ground;
 pub mod lab;
 pub mod neighbours;
 pub mod proxy;
+pub mod scripted;
 pub mod server;
 pub mod small;
 pub mod tier;

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use strapline_tests::trial::PATIENCE;
 use strapline_tests::{Lab, Mirror, Ran, Server, TOOLS, Who};
 
 /// What a stage does with a document that says that a stage before it failed, and with none.
@@ -1093,12 +1094,12 @@ fn help_and_version_are_no_document_and_no_failure() {
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Looks until `so`, for at most ten seconds.
+/// Looks until `so`; after [`PATIENCE`] it never is.
 #[track_caller]
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: never");
+        assert!(begin.elapsed() < PATIENCE, "{what}: never");
         thread::sleep(Duration::from_millis(1));
     }
 }
