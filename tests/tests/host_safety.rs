@@ -107,7 +107,7 @@ fn a_whole_pipe_as_a_user_touches_nothing_of_the_hosts() {
 }
 
 #[test]
-fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
+fn a_pipe_with_mounts_on_the_host_takes_down_its_own() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
@@ -256,7 +256,7 @@ fn a_callers_lock_is_free_when_the_tool_has_ended() {
 
 /// systemd makes every mount shared, so what is mounted below one appears in all other namespaces, too.
 #[test]
-fn of_mounts_on_a_shared_mount_others_see_no_more_than_the_bare_bind() {
+fn others_see_only_the_bare_bind_on_a_shared_mount() {
     let lab = Lab::new(Who::Root);
     let script = r#"
         set -e
