@@ -224,8 +224,8 @@ fn strap_and_after_as_a_user() {
 fn an_archive_is_that_of_before_or_the_new_one() {
     let lab = Lab::new(Who::Root);
     let ran = lab.sh(
-        "mkdir .trial tmp && mkroot root --arch $(uname -m) --distro archlinux --quiet >doc.json \
-         && head -c 16M /dev/urandom >root/usr/much && pack --state doc.json --quiet -o new.tar.gz",
+        "export SOURCE_DATE_EPOCH=1000000000; mkdir .trial tmp && mkroot root --arch $(uname -m) --distro archlinux --quiet >doc.json \
+         && mkdir -p root/usr && head -c 16M /dev/urandom >root/usr/much && pack --state doc.json --quiet -o new.tar.gz",
     );
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let archive = |name: &str| fs::read(lab.path().join(name)).unwrap();
