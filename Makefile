@@ -71,6 +71,10 @@ RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | 
 # Twice as many at once as processors: half of their time is spent on waiting.
 TEST := RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
 
+# The tests of libraries and tools; the pipelines are --test suite. Always of the whole workspace: so all is built once, with the
+# same features.
+UNITS := --lib --bins $(addprefix --test ,$(sort $(basename $(notdir $(wildcard lib/*/tests/*.rs tools/*/tests/*.rs)))))
+
 # What `make test` runs is not among it.
 check: host
 	@command -v cargo-deny > /dev/null || { echo "make: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
@@ -78,17 +82,17 @@ check: host
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 	cargo deny check bans licenses sources
-	$(TEST) --workspace --exclude strapline-tests
+	$(TEST) --workspace $(UNITS)
 
 test: host
-	cargo build --workspace --bins
-	$(TEST) -p strapline-tests
+	cargo build --workspace --all-targets
+	$(TEST) --workspace --test suite
 
 # The whole of what `make test` has samples of.
 soak: host
-	cargo build --workspace --bins
+	cargo build --workspace --all-targets
 	mkdir -p build
-	{ STRAPLINE_SOAK=1 STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),100) $(TEST) -p strapline-tests -p keyring \
+	{ STRAPLINE_SOAK=1 STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),100) $(TEST) --workspace --test suite --test rings \
 	    -- --nocapture --include-ignored --skip takes_on_the_filter 2>&1 || echo "make: a test failed"; } | tee build/soak.log
 	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
 	  END { print n + 0 " injections, " l + 0 " leaks" }' build/soak.log

@@ -3,10 +3,11 @@
 use crate::bin_dir;
 use serde_json::Value;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 /// Who runs a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +28,7 @@ pub const UID: u32 = 64_001;
 pub const SUBIDS: u32 = 1_900_000_000;
 
 /// What a run left.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
     /// Exit status; 128 + n for signal n.
     pub status: i32,
@@ -38,6 +39,62 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// Runs a command with something to read.
+    ///
+    /// # Panics
+    ///
+    /// Where it cannot be started.
+    #[must_use]
+    pub fn of(command: &mut Command, input: &str) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|e| panic!("running {command:?}: {e}"));
+        // A program that refuses its command line reads nothing.
+        drop(
+            child
+                .stdin
+                .take()
+                .map(|mut to| to.write_all(input.as_bytes())),
+        );
+        Self::from(child.wait_with_output().expect("our own child"))
+    }
+
+    /// Checks that it went well and said nothing, and returns the document.
+    ///
+    /// # Panics
+    ///
+    /// Where it did not.
+    #[track_caller]
+    pub fn done(&self) -> Value {
+        assert_eq!((self.status, self.stderr.as_str()), (0, ""), "{self:?}");
+        self.succeeded()
+    }
+
+    /// Checks that it failed with this status and code, and that stderr is these lines and no other: the message, which the
+    /// document has too, and the hint. Returns the document.
+    ///
+    /// # Panics
+    ///
+    /// Where it did not.
+    #[track_caller]
+    pub fn refused(&self, tool: &str, status: i32, code: &str, lines: &[&str]) -> Value {
+        let hint = lines.get(1).copied();
+        let hint_line = hint.map_or(String::new(), |hint| format!("{tool}: hint: {hint}\n"));
+        let expected = format!("{tool}: {}\n{hint_line}", lines[0]);
+        assert_eq!((self.status, &self.stderr), (status, &expected));
+        let document = self.document();
+        let error = &document["error"];
+        assert_eq!(error["tool"], tool);
+        assert_eq!(error["exit"], status);
+        assert_eq!(error["code"], code);
+        assert_eq!(error["message"], lines[0]);
+        assert_eq!(error["hint"].as_str(), hint);
+        document
+    }
+
     /// Returns the document on stdout.
     ///
     /// # Panics
@@ -236,7 +293,7 @@ impl Lab {
 }
 
 /// Makes the user known in this mount namespace, and becomes it.
-const BECOME: &str = include_str!("../become.sh");
+pub const BECOME: &str = include_str!("../become.sh");
 
 /// Runs a command to its end.
 ///
@@ -245,16 +302,18 @@ const BECOME: &str = include_str!("../become.sh");
 /// Where it cannot be started.
 #[must_use]
 pub fn run(command: &mut Command) -> Ran {
-    let out = command
-        .output()
-        .unwrap_or_else(|e| panic!("running {command:?}: {e}"));
-    Ran {
-        status: out
-            .status
-            .code()
-            .unwrap_or_else(|| 128 + out.status.signal().unwrap_or(0)),
-        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    let out = command.output();
+    Ran::from(out.unwrap_or_else(|e| panic!("running {command:?}: {e}")))
+}
+
+impl From<Output> for Ran {
+    fn from(out: Output) -> Self {
+        let by = out.status.signal().unwrap_or(0);
+        Self {
+            status: out.status.code().unwrap_or(128 + by),
+            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+        }
     }
 }
 

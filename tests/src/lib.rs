@@ -6,10 +6,12 @@
 
 pub mod formats;
 pub mod gpg;
+pub mod ground;
 pub mod lab;
 pub mod neighbours;
 pub mod proxy;
 pub mod schema;
+pub mod scripted;
 pub mod server;
 pub mod small;
 pub mod tier;
@@ -20,9 +22,10 @@ pub use neighbours::Neighbours;
 pub use proxy::Proxy;
 pub use server::{Answer, Request, Server};
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Once};
 
 /// Returns the top of the source tree.
 #[must_use]
@@ -85,12 +88,8 @@ pub const TOOLS: [&str; 13] = [
 #[must_use]
 pub fn pacman_of(suite: &str) -> PathBuf {
     let dir = top().join("build").join(format!("pacman-{suite}"));
-    // It has a lock of its own.
     let mut command = Command::new(top().join("tests/mirror/mkpacman"));
-    succeed(
-        "unpacking pacman",
-        command.args(["--suite", suite]).arg(&dir),
-    );
+    once(&dir, command.args(["--suite", suite]).arg(&dir));
     dir.join("pacman")
 }
 
@@ -120,6 +119,20 @@ fn succeed(what: &str, command: &mut Command) {
     assert!(out.status.success(), "{what}: {said}");
 }
 
+/// Runs what makes `dir`, once in this process. Where `dir` is from an earlier run it ends at once.
+#[track_caller]
+fn once(dir: &Path, command: &mut Command) {
+    static MADE: Mutex<BTreeMap<PathBuf, Arc<Once>>> = Mutex::new(BTreeMap::new());
+    let made = {
+        let mut all = MADE.lock().expect("nothing panics with it");
+        Arc::clone(
+            all.entry(dir.to_owned())
+                .or_insert_with(|| Arc::new(Once::new())),
+        )
+    };
+    made.call_once(|| succeed(&format!("making '{}'", dir.display()), command));
+}
+
 /// Returns the directory of another Debian suite's gpg, as [`pacman_of`] has it, for `tests/gpg.sh`.
 ///
 /// # Panics
@@ -139,9 +152,8 @@ pub fn gpg_of(suite: &str) -> PathBuf {
 #[must_use]
 pub fn static_pacman() -> PathBuf {
     let dir = top().join("build/pacman-static");
-    // It has a lock of its own.
     let mut command = Command::new(top().join("tests/mirror/mkpacman-static"));
-    succeed("building pacman", command.arg(&dir));
+    once(&dir, command.arg(&dir));
     dir.join("pacman-static")
 }
 
@@ -205,12 +217,9 @@ impl Mirror {
     }
 
     fn made(name: &str, options: &[&str]) -> Self {
-        static LOCK: OnceLock<std::sync::Mutex<()>> = OnceLock::new();
-        let guard = LOCK.get_or_init(Default::default).lock();
         let dir = top().join("build").join(name);
         let mut command = Command::new(top().join("tests/mirror/mkmirror"));
-        succeed("making the mirror", command.args(options).arg(&dir));
-        drop(guard);
+        once(&dir, command.args(options).arg(&dir));
         Self { dir }
     }
 

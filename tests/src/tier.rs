@@ -17,6 +17,17 @@ pub fn sample<T>(
     items.into_iter().skip(first).step_by(stride)
 }
 
+/// Returns an architecture, its keyring's package and its kernel's: by day this host's own, for tests beside others that try an
+/// emulated one.
+#[must_use]
+pub fn architecture() -> (&'static str, &'static str, &'static str) {
+    if soak() {
+        ("aarch64", "archlinuxarm-keyring", "linux-aarch64")
+    } else {
+        ("x86_64", "archlinux-keyring", "linux")
+    }
+}
+
 /// Returns how often something is done: `day` times, or `night` times in a soak test.
 #[must_use]
 pub fn times(day: usize, night: usize) -> usize {

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long the kernel may take to end the namespaces of a tool that is no more.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a loaded kernel may take to end the namespaces of a tool that is no more: only a failure takes that long.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is installed: little, but with a scriptlet (bash's) and two packages that come before any shell.
 const PACKAGES: &str = "filesystem bash";

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+use strapline_tests::trial::PATIENCE;
 use strapline_tests::{Lab, Mirror, Ran, Server, TOOLS, Who};
 
 /// What a stage does with a document that says that a stage before it failed, and with none.
@@ -415,7 +416,7 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
 }
 
 #[test]
-fn an_undoing_tool_works_from_the_directory_alone_when_the_pipe_is_empty() {
+fn an_undoing_tool_works_from_the_directory_alone() {
     let lab = Lab::new(Who::Root);
     fs::create_dir(lab.path().join("root")).expect("our own directory");
     for row in rows().filter(|row| row.kind == Kind::Undo) {
@@ -447,7 +448,7 @@ fn an_undoing_tool_works_from_the_directory_alone_when_the_pipe_is_empty() {
 // A failed document.
 
 #[test]
-fn a_failed_document_passes_making_tools_and_is_worked_on_by_undoing_ones() {
+fn a_failed_document_passes_making_tools() {
     let lab = Lab::new(Who::Root);
     let root = lab.path().join("root");
     let with_root = format!("\"root\" : {:?},", root.display().to_string());
@@ -686,7 +687,7 @@ fn a_tool_that_succeeds_removes_its_own_error_and_nobody_elses() {
 }
 
 #[test]
-fn a_terminal_or_dev_null_begins_a_pipeline_and_a_terminal_is_written_for_people() {
+fn a_terminal_or_dev_null_begins_a_pipeline() {
     let bench = Bench::new();
     let lab = &bench.lab;
     for row in rows() {
@@ -749,7 +750,7 @@ fn read_terminal(mut master: File) -> String {
 // A stdout that takes nothing.
 
 #[test]
-fn a_document_that_cannot_be_handed_on_is_74_and_what_was_made_is_undone() {
+fn a_document_that_cannot_be_handed_on() {
     let lab = Lab::new(Who::Root);
     let _server = serve(&lab);
     // The stages of a pipeline one by one, each at the point where it has everything to do.
@@ -1093,12 +1094,12 @@ fn help_and_version_are_no_document_and_no_failure() {
 
 const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Looks until `so`, for at most ten seconds.
+/// Looks until `so`; after [`PATIENCE`] it never is.
 #[track_caller]
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{what}: never");
+        assert!(begin.elapsed() < PATIENCE, "{what}: never");
         thread::sleep(Duration::from_millis(1));
     }
 }

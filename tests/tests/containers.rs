@@ -98,7 +98,7 @@ fn docker_with_sys_admin_or_privileged_is_enough() {
 }
 
 #[test]
-fn rootless_podmans_default_forbids_it_and_the_one_option_is_named() {
+fn rootless_podmans_default_forbids_it() {
     refused("podman", "--security-opt seccomp=unconfined");
 }
 
@@ -108,7 +108,7 @@ fn rootless_podman_without_its_filter_is_enough() {
 }
 
 #[test]
-fn rootless_podman_with_the_hosts_network_and_all_privileges_is_enough() {
+fn rootless_podman_with_all_privileges_is_enough() {
     works("podman-privileged", "x86_64");
 }
 

@@ -108,17 +108,17 @@ fn different_targets(who: Who) {
 }
 
 #[test]
-fn pipes_with_one_cache_and_different_targets_all_succeed_as_root() {
+fn pipes_with_one_cache_all_succeed_as_root() {
     different_targets(Who::Root);
 }
 
 #[test]
-fn pipes_with_one_cache_and_different_targets_all_succeed_as_a_user() {
+fn pipes_with_one_cache_all_succeed_as_a_user() {
     different_targets(Who::User);
 }
 
 #[test]
-fn of_pipes_with_one_target_those_that_come_too_soon_are_refused() {
+fn of_pipes_with_one_target_the_later_are_refused() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());

@@ -9,10 +9,8 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
+use strapline_tests::trial::PATIENCE;
 use strapline_tests::{Answer, Lab, Mirror, Neighbours, Server, Who, lab};
-
-/// How long the kernel may take to end what is left of a namespace.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Leaves a process behind that has its standard output closed and ends on SIGTERM, then ends itself.
 const LEAVE: &str = "bash -c '(exec 3<> <(:) >/dev/null 2>&1; read -t 1000 -u 3 line) & exit 0'";
@@ -70,12 +68,12 @@ fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
     // A real agent, for the root's own keyring, that has begun its work: it takes its sockets along.
     let agent = "bash -c 'cd /etc/pacman.d/gnupg && gpg-agent --homedir $PWD --daemon && \
                  gpg-connect-agent --homedir $PWD --no-autostart /bye'";
-    for (command, seconds) in [(LEAVE, 1), (agent, 2), (LEAVE_STUBBORN, 4)] {
+    for command in [LEAVE, agent, LEAVE_STUBBORN] {
         let begin = Instant::now();
         let ran = lab.sh(&format!("enter --state root.json -- {command}"));
         assert_eq!(ran.status, 0, "{command}: {ran:?}");
         assert!(
-            begin.elapsed() < Duration::from_secs(seconds),
+            begin.elapsed() < PATIENCE,
             "{command} took {:?}",
             begin.elapsed()
         );
@@ -109,7 +107,7 @@ fn a_whole_pipe_as_a_user_touches_nothing_of_the_hosts() {
 }
 
 #[test]
-fn a_pipe_with_mounts_on_the_host_takes_down_its_own_and_no_others() {
+fn a_pipe_with_mounts_on_the_host_takes_down_its_own() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
@@ -174,17 +172,17 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
             !wait(&mut fds, Duration::from_millis(5)),
             "it ended before it downloaded"
         );
-        assert!(begin.elapsed() < Duration::from_secs(30), "no download");
+        assert!(begin.elapsed() < PATIENCE, "no download");
     }
     let begin = Instant::now();
     kill_process_group(pid, Signal::INT).unwrap();
-    let ended = wait(&mut fds, Duration::from_secs(10));
+    let ended = wait(&mut fds, PATIENCE);
     let took = begin.elapsed();
     if !ended {
         kill_process_group(pid, Signal::KILL).unwrap();
     }
     shell.wait().unwrap();
-    assert!(ended, "10 s after Ctrl-C it still runs");
+    assert!(ended, "after Ctrl-C it still runs");
     let read = |name: &str| fs::read_to_string(lab.path().join(name)).unwrap();
     assert_eq!(read("status"), "130\n", "{}", read("err"));
     let document: Value = serde_json::from_str(&read("end.json")).unwrap();
@@ -258,7 +256,7 @@ fn a_callers_lock_is_free_when_the_tool_has_ended() {
 
 /// systemd makes every mount shared, so what is mounted below one appears in all other namespaces, too.
 #[test]
-fn of_mounts_on_a_shared_mount_others_see_no_more_than_the_bare_bind() {
+fn others_see_only_the_bare_bind_on_a_shared_mount() {
     let lab = Lab::new(Who::Root);
     let script = r#"
         set -e

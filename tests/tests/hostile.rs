@@ -498,7 +498,7 @@ fn every_tool_over_every_trick(who: Who) {
         &[]
     };
     let all = TRICKS.iter().chain(of_root);
-    for (name, play) in chosen(all, who, 6, |(name, _)| (*name).to_owned()) {
+    for (name, play) in chosen(all, who, 8, |(name, _)| (*name).to_owned()) {
         bench.restore();
         bench.inside(&format!("OUT=$PWD/outside; cd root; {play}"));
         outside.look_again();
@@ -1003,7 +1003,7 @@ fn every_hostile_package(who: Who) {
         .output()
         .unwrap();
     let kinds = String::from_utf8(kinds.stdout).unwrap();
-    for kind in chosen(kinds.lines(), who, 2, |kind| (*kind).to_owned()) {
+    for kind in chosen(kinds.lines(), who, 4, |kind| (*kind).to_owned()) {
         let mirror = hostile_mirror(&bench.lab, kind);
         let server = Server::of(&mirror.www());
         bench.restore();
@@ -1318,7 +1318,7 @@ fn every_hostile_document(who: Who) {
     assert_eq!(ran.status, 0, "{ran:?}");
     bench.restore();
     let root = bench.lab.path().join("root").display().to_string();
-    for (name, text) in chosen(texts(&root), who, 2, |(name, _)| (*name).to_owned()) {
+    for (name, text) in chosen(texts(&root), who, 4, |(name, _)| (*name).to_owned()) {
         fs::write(bench.lab.path().join("doc.json"), text).unwrap();
         let tools = [
             "mkroot new",
@@ -1354,7 +1354,7 @@ fn every_hostile_document(who: Who) {
             .take(120)
             .collect::<String>()
     };
-    for change in chosen(changes(&bench.lab), who, 6, shown) {
+    for change in chosen(changes(&bench.lab), who, 12, shown) {
         let shown = shown(&change);
         let (pointer, value) = change;
         let mut document = good.clone();

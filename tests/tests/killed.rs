@@ -7,9 +7,10 @@
 
 use crate::faults::Fault;
 use crate::supervisor::{self, Run};
+use std::fs;
 use std::path::Path;
 use strapline_tests::trial::{Bench, KILLED, LOCK, Tenant};
-use strapline_tests::{Who, tier};
+use strapline_tests::{Lab, Who, small, tier};
 
 /// How often each tool is killed, as each user.
 fn moments() -> usize {
@@ -216,6 +217,43 @@ fn strap_and_after_as_root() {
 #[test]
 fn strap_and_after_as_a_user() {
     kill_each(Who::User, PIPE[1]);
+}
+
+/// `pack` onto an archive that is there.
+#[test]
+fn an_archive_is_that_of_before_or_the_new_one() {
+    let lab = Lab::new(Who::Root);
+    let ran = lab.sh(
+        "export SOURCE_DATE_EPOCH=1000000000; mkdir .trial tmp && mkroot root --arch $(uname -m) --distro archlinux --quiet >doc.json \
+         && mkdir -p root/usr && head -c 16M /dev/urandom >root/usr/much && pack --state doc.json --quiet -o new.tar.gz",
+    );
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let archive = |name: &str| fs::read(lab.path().join(name)).unwrap();
+    let new = archive("new.tar.gz");
+    let run = |kill: Option<usize>| {
+        fs::write(lab.path().join("a.tar.gz"), "before").unwrap();
+        let mut call = 0;
+        supervisor::run_tool(&lab, "pack --state doc.json -o a.tar.gz", &mut |_| {
+            call += 1;
+            (Some(call) == kill).then_some(Fault::KillTool)
+        })
+    };
+    let calls = run(None).calls.len();
+    assert!(archive("a.tar.gz") == new);
+    let mut killed = 0;
+    for moment in 1..=moments() {
+        let ran = run(Some(calls * moment / moments()));
+        killed += usize::from(ran.status == 137);
+        let is = archive("a.tar.gz");
+        assert!(is == b"before" || is == new, "{moment}");
+        // Between two system calls it may have a name of its own, which the next run takes away.
+        let mut names = small::names(lab.path());
+        names.retain(|name| name.contains(".tar.gz") && name != ".a.tar.gz.part");
+        assert_eq!(names, ["a.tar.gz", "new.tar.gz"]);
+    }
+    assert!(killed > moments() / 2, "{killed}");
+    assert_eq!(run(None).status, 0);
+    assert!(!lab.path().join(".a.tar.gz.part").exists());
 }
 
 // -- Mounts and processes on the host ---------------------------------------------------------------------------------

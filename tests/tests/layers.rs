@@ -12,7 +12,7 @@ fn alone(lab: &Lab, script: &str) -> Ran {
 
 /// A root that a pipeline made, in a lower layer, below an upper one for each thing that is done to it.
 #[test]
-fn a_keyring_in_a_lower_layer_is_replaced_set_aside_and_stripped() {
+fn a_keyring_in_a_lower_layer_is_replaced() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let begin = format!(

@@ -123,7 +123,7 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
 }
 
 #[test]
-fn what_is_not_to_be_had_or_differs_is_named_and_nothing_is_installed() {
+fn what_is_not_to_be_had_or_differs_is_named() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let receipt = original(&lab, &mirror);
     let version = |name: &str| -> String {

@@ -45,7 +45,7 @@ fn a_second_pipeline_at_each_step_of_one_in_mode_root() {
 }
 
 #[test]
-fn a_second_pipeline_at_each_step_of_one_with_mounts_on_the_host() {
+fn a_second_pipeline_beside_mounts_on_the_host() {
     second_pipeline(Who::Root, "--host");
 }
 
@@ -328,7 +328,7 @@ fn overlay_mounted_again() {
 }
 
 #[test]
-fn a_copy_in_memory_is_another_root_and_an_empty_mount_point_is_none() {
+fn a_copy_in_memory_is_another_root() {
     let lab = Lab::new(Who::Root);
     let ran = alone(
         &lab,

@@ -146,7 +146,7 @@ fn the_pipe_with_a_static_one_that_is_fetched() {
 
 /// Linked with musl, a pacman in the locale C changes such a name and exits 0, and no two of its words say so.
 #[test]
-fn a_static_one_that_loses_names_is_refused_and_what_it_lost_is_missed() {
+fn a_static_one_that_loses_names_is_refused() {
     let lab = Lab::new(Who::Root);
     let mirror = with_hello(&Mirror::of("x86_64"), &lab);
     let server = Server::of(&mirror.www());

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 use std::path::Path;
-use strapline_tests::{Lab, Mirror, Ran, Server, Who, lab};
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, lab, tier};
 
 /// The pipe up to where packages are installed.
 fn begin(mirror: &Mirror, server: &Server, options: &str) -> String {
@@ -156,11 +156,12 @@ fn the_pipe_as_an_ordinary_user() {
 
 #[test]
 fn the_pipe_with_mounts_on_the_host() {
-    let (mirror, lab) = (Mirror::of("aarch64"), Lab::new(Who::Root));
+    let (arch, keyring, _) = tier::architecture();
+    let (mirror, lab) = (Mirror::of(arch), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let begin = begin(&mirror, &server, "--arch aarch64 --host");
+    let begin = begin(&mirror, &server, &format!("--arch {arch} --host"));
     let live = lab.sh(&format!(
-        "{begin} | keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh"
+        "{begin} | keyring | strap base {keyring} | strap nano vim sudo openssh"
     ));
     let document = live.succeeded();
     assert_eq!(document["mode"], "host");
@@ -181,12 +182,13 @@ fn the_pipe_with_mounts_on_the_host() {
 
 #[test]
 fn the_seeds_own_order_step_for_step() {
-    let (mirror, lab) = (Mirror::of("aarch64"), Lab::new(Who::Root));
+    let (arch, keyring, kernel) = tier::architecture();
+    let (mirror, lab) = (Mirror::of(arch), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let begin = begin(&mirror, &server, "--arch aarch64");
+    let begin = begin(&mirror, &server, &format!("--arch {arch}"));
     let ran = lab.sh(&format!(
-        "{begin} | strap --loose base archlinuxarm-keyring | keyring --in-root \
-         | strap nano vim sudo openssh linux-aarch64 linux-firmware | reap | unmount"
+        "{begin} | strap --loose base {keyring} | keyring --in-root \
+         | strap nano vim sudo openssh {kernel} linux-firmware | reap | unmount"
     ));
     let receipt = receipt(&ran);
     let verified = |name: &str| {

@@ -107,7 +107,7 @@ fn two_builds() -> Value {
 }
 
 #[test]
-fn the_repository_the_file_and_the_hash_are_of_what_pacman_installed() {
+fn the_record_is_of_what_pacman_installed() {
     for (pacman, who) in pacmans().iter().zip([Who::User, Who::Root, Who::Root]) {
         let lab = Lab::new(who);
         let stage = Stage::new(&lab, "mirror", pacman, &two_builds());
@@ -155,7 +155,7 @@ fn a_database_that_the_configuration_does_not_name_is_not_read() {
 }
 
 #[test]
-fn what_is_unchanged_keeps_its_record_when_the_repository_builds_its_version_again() {
+fn what_is_unchanged_keeps_its_record() {
     let lab = Lab::new(Who::Root);
     let described = |text: &str| {
         let packages = json!([package("hello", text), package("world", text)]);
@@ -328,7 +328,7 @@ const WITHOUT_LOCALE: &str =
     "unshare --mount --propagation private sh -ec 'mount -t tmpfs t /usr/lib/locale; ";
 
 #[test]
-fn files_that_pacman_left_out_are_a_failure_with_the_package_and_the_next_run_installs_it_again() {
+fn files_that_pacman_left_out_fail_and_come_with_the_next_run() {
     for pacman in pacmans() {
         let lab = Lab::new(Who::Root);
         let description = json!({"last": ["own"], "repos": {"own": {"packages": [
@@ -365,7 +365,7 @@ fn files_that_pacman_left_out_are_a_failure_with_the_package_and_the_next_run_in
 }
 
 #[test]
-fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() {
+fn a_file_that_could_not_be_written_is_missed() {
     let lab = Lab::new(Who::Root);
     let description = json!({"last": ["own"], "repos": {"own": {"packages": [
         package("hello", "own"),
@@ -413,7 +413,7 @@ fn a_file_that_could_not_be_written_and_one_that_was_removed_again_are_missed() 
 }
 
 #[test]
-fn what_a_killed_pacman_left_is_installed_again_with_its_own_record_and_reason() {
+fn what_a_killed_pacman_left_is_installed_again() {
     let lab = Lab::new(Who::Root);
     let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let ran = stage.run(&lab, "root", "strap --quiet needs one alpha/world");

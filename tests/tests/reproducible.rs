@@ -241,7 +241,7 @@ fn files_of(lab: &Lab, document: &Value) -> BTreeMap<String, String> {
 
 /// A root with a kernel, once made by root a hundred days from now, and once by an ordinary user today.
 #[test]
-fn one_lock_makes_one_archive_and_one_disk_whoever_makes_them_and_when() {
+fn one_lock_makes_one_archive_and_one_disk() {
     let mirror = Mirror::that_boots("x86_64");
     let server = Server::of(&mirror.www());
     let first = Lab::new(Who::User);

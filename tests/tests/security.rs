@@ -206,7 +206,7 @@ fn a_program_of_the_root_reaches_nothing_else_of_the_host() {
 }
 
 #[test]
-fn a_hook_runs_in_a_chroot_and_what_is_beyond_it_is_what_the_caller_may() {
+fn a_hook_runs_in_a_chroot() {
     for who in [Who::Root, Who::User] {
         let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
         root(&lab, &mirror);

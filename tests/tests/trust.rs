@@ -196,7 +196,7 @@ fn no_program_of_the_host_reads_the_roots_gpg_conf() {
 }
 
 #[test]
-fn no_program_of_a_host_with_gpg_2_4_reads_the_roots_common_conf() {
+fn gpg_2_4_does_not_read_the_roots_common_conf() {
     no_trap_closes(&Bench::with_newer_gpg(), "rm trap/gpg.conf");
 }
 

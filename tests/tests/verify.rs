@@ -5,7 +5,6 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 use strapline_tests::{Lab, Mirror, Ran, Server, Who};
 
 /// A root in a laboratory, with its document in `doc.json`.
@@ -176,9 +175,7 @@ fn what_went_in_loose_is_verified_afterwards() {
         let passwd = bench.path("root/etc/passwd");
         let text = fs::read_to_string(&passwd).expect("a file") + "x:x:1:1::/:/bin/sh\n";
         fs::write(&passwd, text).expect("our own file");
-        let begin = Instant::now();
         let document = bench.good();
-        let seconds = begin.elapsed().as_secs_f64();
         let verify = &document["verify"];
         let count = document["packages"]
             .as_array()
@@ -196,8 +193,6 @@ fn what_went_in_loose_is_verified_afterwards() {
             package(&document, "bash")["key"],
             bench.mirror.key("/builder")
         );
-        // Loaded with other tests and not optimised; alone and built for release it is less than a second.
-        assert!(seconds < 20.0, "{seconds} s");
         if who == Who::User {
             // An owner of the host's: in the root it is nobody's.
             lchown(bench.path("root/usr/bin/bash"), Some(0), Some(0)).expect("we are root");

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use strapline_tests::small::Ran;
 use tempfile::TempDir;
 
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
@@ -59,12 +60,6 @@ const FILES: &[(&str, &str)] = &[
 struct Ground {
     directory: TempDir,
     root: PathBuf,
-    document: Value,
-}
-
-struct Ran {
-    status: i32,
-    stderr: String,
     document: Value,
 }
 
@@ -127,12 +122,7 @@ impl Ground {
         let text = self.document.to_string();
         // One that refuses its command line may not read to the end.
         drop(child.stdin.take().unwrap().write_all(text.as_bytes()));
-        let out = child.wait_with_output().unwrap();
-        Ran {
-            status: out.status.code().unwrap(),
-            stderr: String::from_utf8(out.stderr).unwrap(),
-            document: serde_json::from_slice(&out.stdout).unwrap(),
-        }
+        Ran::of(&child.wait_with_output().unwrap())
     }
 
     /// Runs it, sees it succeed, and takes its document for the next run.

@@ -7,9 +7,6 @@
     reason = "a helper of tests that fails is a test that fails"
 )]
 
-mod ground;
-
-use ground::{Ground, Ran};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -18,6 +15,8 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use strapline_tests::Ran;
+use strapline_tests::ground::Ground;
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -346,7 +345,13 @@ fn grounds(programs: &[&str]) -> [Ground; 2] {
     [false, true].map(|user| ground(user, programs))
 }
 
-impl Ground {
+/// Two ways to start it.
+trait Enter {
+    fn enter(&self, args: &[&str]) -> Ran;
+    fn pipe(&self, args: &[&str]) -> Ran;
+}
+
+impl Enter for Ground {
     fn enter(&self, args: &[&str]) -> Ran {
         self.run(ENTER, &[&["--state", "root.json"], args].concat(), "")
     }
@@ -360,8 +365,8 @@ impl Ground {
 fn ran(status: i32, out: &str, err: &str) -> Ran {
     Ran {
         status,
-        out: out.to_owned(),
-        err: err.to_owned(),
+        stdout: out.to_owned(),
+        stderr: err.to_owned(),
     }
 }
 
@@ -402,17 +407,17 @@ fn a_user_is_told_the_same_as_root() {
             "stat", "-f", "-c", "%n %T", "/proc", "/dev", "/dev/pts", "/run", "/tmp",
         ];
         assert_eq!(
-            ground.enter(&kinds).out,
+            ground.enter(&kinds).stdout,
             "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/run tmpfs\n/tmp tmpfs\n"
         );
         let write = "echo x >/tmp/x; echo x >/dev/x; echo mine >/etc/mine; umask; ! echo x >/sys/kernel/profiling";
         let wrote = ground.enter(&["sh", "-c", write]);
         assert_eq!(
-            (wrote.status, wrote.out.as_str()),
+            (wrote.status, wrote.stdout.as_str()),
             (0, "0022\n"),
             "{wrote:?}"
         );
-        assert!(wrote.err.contains("Read-only file system"), "{wrote:?}");
+        assert!(wrote.stderr.contains("Read-only file system"), "{wrote:?}");
         for (file, is_there) in [("tmp/x", false), ("dev/x", false), ("etc/mine", true)] {
             assert_eq!(ground.path("root").join(file).exists(), is_there, "{file}");
         }
@@ -440,22 +445,22 @@ fn in_a_pipe_a_failure_is_in_the_document_and_a_bind_is_not() {
                 "running 'nosuch' in the root: No such file or directory (os error 2)",
             ),
         ] {
-            ground.pipe(args).failed("enter", 69, code, &[line]);
+            ground.pipe(args).refused("enter", 69, code, &[line]);
         }
         let usage = "unexpected argument '--no-such' found";
         let hint = "see 'enter --help'";
         let refused = ground.pipe(&["--no-such"]);
-        refused.failed("enter", 64, "usage", &[usage, hint]);
+        refused.refused("enter", 64, "usage", &[usage, hint]);
         // The command's own arguments are not ours, and no input is no input.
         let bound = ground.pipe(&["--bind", "root.json:tmp/x", "--", "cat", "/tmp/x", "-"]);
         let text = fs::read_to_string(ground.path("root.json")).unwrap();
-        assert_eq!((bound.status, &bound.err), (0, &text));
+        assert_eq!((bound.status, &bound.stderr), (0, &text));
         let mut document = bound.document();
         let steps = document["steps"].as_array_mut().unwrap();
         assert_eq!(steps.pop().unwrap()["tool"], "enter");
         assert_eq!(document, serde_json::from_str::<Value>(&text).unwrap());
         let own = ground.pipe(&["--", "sh", "-c", "echo $*", "sh", "--state", "x"]);
-        assert_eq!((own.status, own.err.as_str()), (0, "--state x\n"));
+        assert_eq!((own.status, own.stderr.as_str()), (0, "--state x\n"));
         ground.nothing_is_left();
     }
 }
@@ -517,7 +522,7 @@ fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
                     .current_dir(ground.path("")),
                 "",
             )
-            .out
+            .stdout
         };
         fs::write(root.join("etc/motd"), "linked\n").unwrap();
         fs::write(&file, "own\n").unwrap();
@@ -544,7 +549,7 @@ fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
             );
             let write = ground.enter(&["sh", "-c", "echo bad >/etc/resolv.conf"]);
             assert!(
-                write.err.contains("Read-only file system"),
+                write.stderr.contains("Read-only file system"),
                 "{target}: {write:?}"
             );
             assert_eq!(state(), before, "{target}");
@@ -603,7 +608,7 @@ fn the_twice_forked_and_the_stubborn_end_too_and_hold_no_lock_of_the_callers() {
             ]);
             assert_eq!(Ran::of(&mut command, ""), ran(4, "", ""), "{leave}");
             assert!(
-                begin.elapsed().as_secs() < 5,
+                begin.elapsed() < strapline_tests::trial::PATIENCE,
                 "{leave}: {:?}",
                 begin.elapsed()
             );

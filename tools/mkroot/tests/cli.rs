@@ -2,15 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
-#[path = "../../enter/tests/ground/mod.rs"]
-mod ground;
-
-use ground::{Ground, SUBIDS, UID};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
+use strapline_tests::ground::Ground;
+use strapline_tests::lab::{SUBIDS, UID};
 
 const MKROOT: &str = env!("CARGO_BIN_EXE_mkroot");
 
@@ -240,9 +238,9 @@ fn what_cannot_be_a_root_is_refused_and_left_alone() {
     ] {
         ground
             .run(MKROOT, &["--new", dir], "")
-            .failed("mkroot", status, code, lines);
+            .refused("mkroot", status, code, lines);
     }
-    let left = ground.sh("find . -mindepth 1 | sort").out;
+    let left = ground.sh("find . -mindepth 1 | sort").stdout;
     assert_eq!(left, "./file\n./full\n./full/x\n./link\n");
 }
 
@@ -254,7 +252,7 @@ fn a_link_in_the_skeletons_place_is_not_followed() {
         ground.sh("mkdir outside; rmdir root/proc; ln -s ../outside root/proc; chmod 700 outside");
     assert_eq!(out.status, 0);
     let at = ground.at("root/proc");
-    ground.run(MKROOT, &["--new", "root"], "").failed(
+    ground.run(MKROOT, &["--new", "root"], "").refused(
         "mkroot",
         69,
         "failed",
@@ -318,7 +316,7 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
         let lines: Vec<_> = lines.iter().map(String::as_str).collect();
         ground
             .run(MKROOT, &[&["--new", "root"], *args].concat(), "")
-            .failed("mkroot", 64, "usage", &lines);
+            .refused("mkroot", 64, "usage", &lines);
         assert!(!ground.path("root").exists(), "{args:?}");
     }
     let other = format!(
@@ -327,7 +325,7 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
     );
     ground
         .run(MKROOT, &["root"], r#"{"strapline":1,"root":"/elsewhere"}"#)
-        .failed("mkroot", 64, "usage", &[&other]);
+        .refused("mkroot", 64, "usage", &[&other]);
     assert!(!ground.path("root").exists());
 }
 
@@ -340,7 +338,7 @@ fn what_only_root_may_do_is_refused_to_a_user() {
     ] {
         ground
             .run(MKROOT, &[&["--new", "root"], args].concat(), "")
-            .failed(
+            .refused(
                 "mkroot",
                 77,
                 "permission",
@@ -357,7 +355,7 @@ fn what_only_root_may_do_is_refused_to_a_user() {
 fn a_user_without_subordinate_ids_is_refused_with_the_cure() {
     let ground = users_ground();
     fs::write(ground.path(".etc/subuid"), "strapper:1900000000:1000\n").unwrap();
-    ground.run(MKROOT, &["--new", "root"], "").failed(
+    ground.run(MKROOT, &["--new", "root"], "").refused(
         "mkroot",
         77,
         "permission",
@@ -378,16 +376,16 @@ fn a_document_that_cannot_be_handed_on_undoes_the_root() {
     let full = "mkroot: writing the document on stdout: No space left on device (os error 28)\n";
     for ground in [ground(), users_ground()] {
         let ran = ground.sh("mkdir source; mkroot --new root --bind source:srv/a/b >/dev/full");
-        assert_eq!((ran.status, ran.err.as_str()), (74, full));
+        assert_eq!((ran.status, ran.stderr.as_str()), (74, full));
         assert!(!ground.path("root").exists());
         // A directory that was there stays, as empty as it was; and a root that was there stays whole.
         let ran = ground.sh("mkdir root; mkroot --new root >/dev/full");
-        assert_eq!((ran.status, ran.err.as_str()), (74, full));
-        assert_eq!(ground.sh("ls -A root").out, "");
+        assert_eq!((ran.status, ran.stderr.as_str()), (74, full));
+        assert_eq!(ground.sh("ls -A root").stdout, "");
         ground.mkroot("");
         let before = tree(&ground.path("root"));
         let ran = ground.sh("mkroot --new root >/dev/full");
-        assert_eq!((ran.status, ran.err.as_str()), (74, full));
+        assert_eq!((ran.status, ran.stderr.as_str()), (74, full));
         assert_eq!(tree(&ground.path("root")), before);
     }
 }
@@ -413,7 +411,7 @@ fn binds_come_last_and_their_places_are_made() {
         );
         let made = ground
             .sh("cd root; stat -c '%A %n' srv srv/a srv/a/b srv/c")
-            .out;
+            .stdout;
         assert_eq!(
             made,
             "drwxr-xr-x srv\ndrwxr-xr-x srv/a\ndrwxr-xr-x srv/a/b\n-rw-r--r-- srv/c\n"
@@ -425,7 +423,11 @@ fn binds_come_last_and_their_places_are_made() {
         ground.furnish(&["cat"]);
         ground.beside("enter");
         let ran = ground.sh("enter --state root.json -- cat /srv/a/b/file /srv/c /tmp/d/file");
-        assert_eq!((ran.status, ran.out.as_str()), (0, "1\n1\n1\n"), "{ran:?}");
+        assert_eq!(
+            (ran.status, ran.stdout.as_str()),
+            (0, "1\n1\n1\n"),
+            "{ran:?}"
+        );
         ground.nothing_is_left();
     }
 }
@@ -438,7 +440,7 @@ fn a_bind_on_a_link_of_the_root_is_refused() {
     let (root, at) = (ground.at("root"), ground.at("root/srv"));
     ground
         .run(MKROOT, &["--new", "root", "--bind", "/var:srv"], "")
-        .failed(
+        .refused(
             "mkroot",
             69,
             "failed",
@@ -453,7 +455,7 @@ fn a_bind_on_a_link_of_the_root_is_refused() {
     let too_many = "Too many levels of symbolic links (os error 40)";
     ground
         .run(MKROOT, &["--new", "root", "--bind", "/var:srv/x"], "")
-        .failed(
+        .refused(
             "mkroot",
             69,
             "failed",
@@ -469,7 +471,7 @@ impl Loop {
     fn on(ground: &Ground, image: &str) -> Self {
         let ran = ground.run("/sbin/losetup", &["--find", "--show", image], "");
         assert_eq!(ran.status, 0, "this test needs loop devices: {ran:?}");
-        Self(ran.out.trim().to_owned())
+        Self(ran.stdout.trim().to_owned())
     }
 
     fn is_attached(&self) -> bool {
@@ -510,15 +512,15 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
         ground.furnish(&["cat", "sync"]);
         let ran =
             ground.sh("enter --state root.json -- sh -c 'cat /boot/hello; echo back >/boot/back'");
-        assert_eq!((ran.status, ran.out.as_str()), (0, "hello\n"), "{ran:?}");
+        assert_eq!((ran.status, ran.stdout.as_str()), (0, "hello\n"), "{ran:?}");
         assert!(!ground.path("root/boot/hello").exists());
         ground.nothing_is_left();
         // The kind and the options as they are given; what is mounted read-only cannot be written.
         let document = ground.mkroot(&format!("--device {}:boot:ext4:ro,noatime", device.0));
         assert_eq!(document["mounts"][7]["options"], json!(["ro", "noatime"]));
         let ran = ground.sh("enter --state root.json -- sh -c 'cat /boot/back; echo no >/boot/no'");
-        assert_eq!((ran.status, ran.out.as_str()), (2, "back\n"), "{ran:?}");
-        assert!(ran.err.contains("Read-only file system"), "{ran:?}");
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, "back\n"), "{ran:?}");
+        assert!(ran.stderr.contains("Read-only file system"), "{ran:?}");
         ground.nothing_is_left();
         ground
             .run(
@@ -526,7 +528,7 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
                 &["--new", "other", "--device", &format!("{}:boot", blank.0)],
                 "",
             )
-            .failed(
+            .refused(
                 "mkroot",
                 69,
                 "failed",
@@ -549,7 +551,7 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
         );
         assert_eq!(ran.status, 71, "{ran:?}");
         assert!(
-            ran.err.contains(&format!(
+            ran.stderr.contains(&format!(
                 "mounting '{}' (ext4) on '{}'",
                 blank.0,
                 ground.at("other/boot")
@@ -560,7 +562,7 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
     }
     let attached = ground
         .sh("losetup --associated image; losetup --associated blank")
-        .out;
+        .stdout;
     assert_eq!(attached, "");
 }
 

@@ -602,38 +602,6 @@ fn signals_leave_nothing_and_the_archive_of_before() {
 }
 
 #[test]
-fn killed_at_any_moment_it_leaves_the_archive_of_before_or_the_new_one() {
-    const MOMENTS: u32 = 24;
-    let lab = Lab::new();
-    lab.put_much("usr/much", 16);
-    drop(lab.good(&["-o", "new.tar.gz"]));
-    let path = lab.path().join("a.tar.gz");
-    let new = fs::read(lab.path().join("new.tar.gz")).unwrap();
-    let mut seen = [0, 0];
-    let begin = std::time::Instant::now();
-    drop(lab.good(&["-o", "new.tar.gz"]));
-    let whole = begin.elapsed();
-    for moment in 0..=MOMENTS {
-        fs::write(&path, "before").unwrap();
-        let mut child = lab.start(&mut lab.command(&["-o", "a.tar.gz"]), &lab.document);
-        // The moment is a sample: whatever has been done by then must be right.
-        std::thread::sleep(whole * moment / MOMENTS);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let is = fs::read(&path).unwrap();
-        assert!(is == b"before" || is == new, "{moment}");
-        seen[usize::from(is == new)] += 1;
-        // Between two system calls it may have a name of its own, which the next run takes away.
-        let mut names = lab.names();
-        names.retain(|name| name != ".a.tar.gz.part");
-        assert_eq!(names, ["a.tar.gz", "new.tar.gz", "root"]);
-    }
-    assert!(seen[0] > 0, "{seen:?}");
-    drop(lab.good(&["-o", "a.tar.gz"]));
-    assert_eq!(lab.names(), ["a.tar.gz", "new.tar.gz", "root"]);
-}
-
-#[test]
 fn a_file_that_changes_while_it_is_read_is_no_half_of_an_archive() {
     let lab = Lab::new();
     // Behind much else, so that it is seen by the walk long before it is read.

@@ -2,11 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
-#[path = "../../unmount/tests/ground/mod.rs"]
-mod ground;
-
-use ground::Ground;
 use serde_json::json;
+use strapline_tests::scripted::Ground;
 
 const BINS: [&str; 1] = [env!("CARGO_BIN_EXE_reap")];
 
@@ -562,5 +559,5 @@ fn roots_that_cannot_be_meant_are_refused_and_nobody_ends() {
 
 #[test]
 fn the_help_fits_and_the_manual_has_every_option() {
-    ground::assert_help_and_manual(BINS[0], "reap");
+    strapline_tests::scripted::assert_help_and_manual(BINS[0], "reap");
 }

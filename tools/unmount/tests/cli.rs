@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
 
-mod ground;
-
-use ground::Ground;
 use serde_json::json;
+use strapline_tests::scripted::Ground;
 
 const BINS: [&str; 1] = [env!("CARGO_BIN_EXE_unmount")];
 
@@ -653,5 +651,5 @@ fn an_ordinary_user_is_told_what_it_takes() {
 
 #[test]
 fn the_help_fits_and_the_manual_has_every_option() {
-    ground::assert_help_and_manual(BINS[0], "unmount");
+    strapline_tests::scripted::assert_help_and_manual(BINS[0], "unmount");
 }

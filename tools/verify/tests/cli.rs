@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use strapline_tests::small::Ran;
 use tempfile::TempDir;
 
 const FILE: &str = "usr/share/hello";
@@ -68,10 +69,10 @@ struct Lab {
     key: String,
 }
 
-struct Ran {
-    status: i32,
-    stderr: String,
-    document: Value,
+/// What a run is to be.
+trait Is {
+    fn good(self) -> Value;
+    fn bad(self, status: i32, code: &str, stderr: &str) -> Value;
 }
 
 impl Lab {
@@ -170,20 +171,11 @@ impl Lab {
     }
 
     fn run(&self, args: &[&str]) -> Ran {
-        Ran::of(&mut self.command(args))
+        Ran::of(&self.command(args).output().unwrap())
     }
 }
 
-impl Ran {
-    fn of(command: &mut Command) -> Self {
-        let out = command.output().unwrap();
-        Self {
-            status: out.status.code().unwrap(),
-            stderr: String::from_utf8(out.stderr).unwrap(),
-            document: serde_json::from_slice(&out.stdout).unwrap(),
-        }
-    }
-
+impl Is for Ran {
     #[track_caller]
     fn good(self) -> Value {
         assert_eq!(
@@ -297,7 +289,7 @@ fn what_is_needed_and_missing_is_named() {
     lab.document["config"] = config;
 
     let empty = tempfile::tempdir().unwrap();
-    let ran = Ran::of(lab.command(&[]).env("PATH", empty.path()));
+    let ran = Ran::of(&lab.command(&[]).env("PATH", empty.path()).output().unwrap());
     drop(ran.bad(
         69,
         "not-found",

@@ -1,6 +1,12 @@
 //! Ground for tests with real mounts and real processes: a script of sh in a mount and PID namespace of its own, which
 //! end with it, so that whatever a test does nothing is left on the host. Shared by `reap` and `unmount`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "all of this is part of a test"
+)]
+
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -63,14 +69,15 @@ is_alive() { kill -0 "$1"; }
 "#;
 
 /// A directory for a test, and what its script left there.
-pub(crate) struct Ground {
+#[derive(Debug)]
+pub struct Ground {
     dir: tempfile::TempDir,
 }
 
 impl Ground {
     /// Runs a script in namespaces of its own. `$T` is the root, `$D` is the directory that it is in, and the programs
     /// of `bins` are in the path.
-    pub(crate) fn run(bins: &[&str], needs: &[&str], script: &str) -> Self {
+    pub fn run(bins: &[&str], needs: &[&str], script: &str) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "this test makes mounts and namespaces: run it as root"
@@ -105,7 +112,7 @@ impl Ground {
         let ground = Self { dir };
         // A script that waits for what does not come is a failure, not a halt.
         let output = Command::new("timeout")
-            .args(["--signal=KILL", "60", "unshare"])
+            .args(["--signal=KILL", "600", "unshare"])
             .args(["--mount", "--propagation", "private", "--pid", "--fork"])
             .args(["--kill-child", "--mount-proc", "sh", "-c"])
             .arg(format!("{PRELUDE}{script}"))
@@ -128,29 +135,29 @@ impl Ground {
     }
 
     /// Returns the directory that the root is in.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Returns the root.
-    pub(crate) fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.dir.path().join("root")
     }
 
     /// Returns what the script put into a file.
-    pub(crate) fn read(&self, name: &str) -> String {
+    pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join(name))
             .unwrap_or_else(|e| panic!("the script left no {name}: {e}"))
     }
 
     /// Returns the pid of a process that the script started.
-    pub(crate) fn pid(&self, name: &str) -> String {
+    pub fn pid(&self, name: &str) -> String {
         self.read(&format!("{name}.pid")).trim().to_owned()
     }
 
     /// Asserts how a step ended, and every line that it printed for people; `ROOT` in them is the root. Returns its
     /// document.
-    pub(crate) fn step(&self, name: &str, status: u8, lines: &[&str]) -> Value {
+    pub fn step(&self, name: &str, status: u8, lines: &[&str]) -> Value {
         let stderr = self.read(&format!("{name}.err"));
         let root = self.root();
         let expected: String = lines
@@ -187,11 +194,11 @@ impl Ground {
 }
 
 /// Asserts that the help fits a terminal, and that the manual page has every long option of it.
-pub(crate) fn assert_help_and_manual(bin: &str, name: &str) {
+pub fn assert_help_and_manual(bin: &str, name: &str) {
     let output = Command::new(bin).arg("--help").output().unwrap();
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../man/{name}.8"));
+    let page = crate::top().join(format!("man/{name}.8"));
     let page = std::fs::read_to_string(page).unwrap();
     for line in help.lines() {
         assert!(line.chars().count() <= 80, "{line}");
