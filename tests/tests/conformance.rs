@@ -1011,7 +1011,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--boot", "0"],
-        "invalid value '0' for '--boot <SIZE|auto>': '0' is not a multiple of 512 bytes",
+        "invalid value '0' for '--boot <SIZE|auto>': a size cannot be 0",
     ),
     (
         "mkdisk",
@@ -1026,7 +1026,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--cmdline", "root=x"],
-        "invalid value 'root=x' for '--cmdline <TEXT>': root= is the image's own, and it says it itself",
+        "invalid value 'root=x' for '--cmdline <TEXT>': root= is set by mkdisk",
     ),
     (
         "mkdisk",
