@@ -1031,7 +1031,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--dtb", "../x"],
-        "invalid value '../x' for '--dtb <PATH>': it is a path below the directory of devicetrees, as rockchip/rk3588s-orangepi-5.dtb",
+        "invalid value '../x' for '--dtb <PATH>': not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb",
     ),
     (
         "reap",

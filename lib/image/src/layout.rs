@@ -32,7 +32,7 @@ pub const SECTOR: u64 = 512;
 /// What partitions are aligned to where a layout does not say otherwise, in bytes.
 pub const ALIGNMENT: u64 = 1 << 20;
 
-/// Where the first byte is that is no table's: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
+/// The first byte after the table: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
 pub const FIRST: u64 = 34 * SECTOR;
 
 /// How long the table's second copy at the end of the disk is, in bytes: 128 entries and header.
@@ -193,7 +193,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where it is no layout, or the architecture is unknown.
+    /// [`Code::Usage`] where it is not a layout, or the architecture is unknown.
     pub fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
         let arch = Arch::named(arch)?;
         let wrong =

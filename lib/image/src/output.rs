@@ -35,7 +35,7 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where that is no place for an image: `-`, what is no regular file, or below the root.
+    /// [`Code::Usage`] where it is `-`, not a regular file, or in the root.
     pub fn create(given: &Path, root: &Root) -> Result<Self, Failure> {
         let doing = || format!("writing {}", quote(given));
         let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));

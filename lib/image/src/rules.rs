@@ -71,7 +71,7 @@ impl Rules {
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where one is no pattern, with the option that it is of.
+    /// [`Code::Usage`] where a pattern is invalid, with its option.
     pub fn new(
         exclude: &[String],
         include: &[String],

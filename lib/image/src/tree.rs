@@ -82,7 +82,7 @@ impl Points {
             let Ok(below) = live.target.strip_prefix(root) else {
                 continue;
             };
-            // What is mounted below a file system of the root's own is none of the plan's, either.
+            // A mount below a file system of the root's own is not of the plan, either.
             let planned = |mount: &rootfs::Mount| match mount.owner() {
                 Owner::Root => below == Path::new(&mount.at),
                 Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
@@ -161,7 +161,7 @@ impl Tree {
         Ok(walk.found)
     }
 
-    /// Opens what is in a node: nothing where that is no regular file.
+    /// Opens the content of a node, which is empty where that is not a regular file.
     ///
     /// # Errors
     ///
@@ -457,9 +457,9 @@ const CAPABILITY: &[u8] = b"security.capability";
 /// The highest byte of `magic_etc` in version 3 of file capabilities (linux/capability.h), which names a user namespace.
 const CAPABILITY_OF_A_NAMESPACE: u8 = 3;
 
-/// Returns whether an extended attribute goes into an image: what a package or an administrator gives a file. What labels
-/// and measures it (`security.selinux`, `security.ima`) is the host's policy's, `trusted.*` only the host's root can see, and
-/// what a container's file system keeps for itself is none of the root's.
+/// Returns whether an extended attribute goes into an image: those that a package or an administrator sets. Labels and
+/// measurements (`security.selinux`, `security.ima`) are of the host's policy, `trusted.*` only the host's root can see, and
+/// file systems of containers keep attributes of their own.
 fn is_kept(name: &CStr) -> bool {
     match name.to_bytes() {
         CAPABILITY | b"system.posix_acl_access" | b"system.posix_acl_default" => true,

@@ -312,8 +312,8 @@ fn title(root: &Root) -> Result<String, Failure> {
     Ok(boot::title(&text.unwrap_or_default()))
 }
 
-/// Reads a short file of the root; `None` where there is none, or it is not a regular file or not short. An error of the disk is a
-/// failure: the image would be another one than it should be.
+/// Reads a short file of the root; `None` where there is none, or it is not a regular file or not short. A read error is a
+/// failure, since the image would be wrong.
 fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
     use rustix::io::Errno as E;
     match root.read(path, 1 << 16) {
