@@ -718,8 +718,7 @@ fn a_boot_directory_that_leads_out_of_a_root() {
             let ran = lab.sh(&format!("rm -rf root/boot && {what} root/boot"));
             assert_eq!(ran.status, 0, "{}", ran.stderr);
             let ran = lab.sh("mkdisk -o disk.img --bootloader none < begun.json");
-            let message =
-                "putting '/boot' of the root on a partition of its own: it is no directory";
+            let message = "putting '/boot' of the root on its own partition: it is not a directory";
             failed(&ran, "mkdisk", "failed", message, hint);
         }
         // Below it, links are refused as what they are, and the loader's files are not written through them.
@@ -732,15 +731,15 @@ fn a_boot_directory_that_leads_out_of_a_root() {
         };
         refuse(
             "ln -s $PWD/outside root/boot/extlinux",
-            "adding to '/boot/extlinux' of the root: something else is there",
+            "adding '/boot/extlinux' to the root: a file of another type has that name",
         );
         refuse(
             "ln -s $PWD/outside/Image root/boot/x",
-            "putting '/boot/x' into a FAT file system: it is a symbolic link",
+            "adding '/boot/x' to a FAT file system: it is a symbolic link",
         );
         refuse(
             "mkdir -p root/boot/extlinux/extlinux.conf",
-            "adding to '/boot/extlinux/extlinux.conf' of the root: something else is there",
+            "adding '/boot/extlinux/extlinux.conf' to the root: a file of another type has that name",
         );
         assert_eq!(picture(&outside), untouched);
         assert!(!lab.path().join("disk.img").exists());

@@ -1012,7 +1012,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--boot", "0"],
-        "invalid value '0' for '--boot <SIZE|auto>': '0' is not a multiple of 512 bytes",
+        "invalid value '0' for '--boot <SIZE|auto>': a size cannot be 0",
     ),
     (
         "mkdisk",
@@ -1027,12 +1027,12 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--cmdline", "root=x"],
-        "invalid value 'root=x' for '--cmdline <TEXT>': root= is the image's own, and it says it itself",
+        "invalid value 'root=x' for '--cmdline <TEXT>': root= is set by mkdisk",
     ),
     (
         "mkdisk",
         &["-o", "a.img", "--dtb", "../x"],
-        "invalid value '../x' for '--dtb <PATH>': it is a path below the directory of devicetrees, as rockchip/rk3588s-orangepi-5.dtb",
+        "invalid value '../x' for '--dtb <PATH>': not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb",
     ),
     (
         "reap",

@@ -373,7 +373,7 @@ fn what_a_layer_would_lose_is_refused() {
     let ran =
         lab.sh("mkdir root/srv && echo x > root/srv/.wh.x && pack --state begun.json -o a.tar");
     drop(ran.succeeded());
-    let warning = "'docker import' and 'podman import' lose what is in the archive: 'srv/.wh.x'";
+    let warning = "'docker import' and 'podman import' lose files of the archive: 'srv/.wh.x'";
     assert!(ran.stderr.contains(warning), "{}", ran.stderr);
     assert!(lab.sh("tar -tf a.tar").stdout.contains("srv/.wh.x"));
 }
@@ -402,7 +402,7 @@ fn what_root_put_into_a_users_root_is_refused() {
     let ran = lab.sh("pack --state begun.json -o a.tar");
     ran.failed(
         69,
-        "root/srv/stray': it belongs to a user of the host whom the root's id map does not have",
+        "root/srv/stray': its owner is not in the id map of the root",
     );
     let hint = ran.document()["error"]["hint"].clone();
     assert!(

@@ -14,7 +14,7 @@ pub const LAST: u64 = 4_354_819_199;
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] where it is no number, or later than [`LAST`].
+/// [`Code::Usage`] where it is not a number, or later than [`LAST`].
 pub fn of_environment() -> Result<Option<u64>, Failure> {
     match std::env::var_os(VARIABLE) {
         Some(text) => parse(&text).map(Some),

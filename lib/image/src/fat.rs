@@ -13,8 +13,9 @@ use crate::bytes::Fields;
 use crate::filesystem::{FileSystem, Options, Region, STEP};
 use crate::node::{Kind, Node};
 use crate::tree::Tree;
-use stage::{Code, Failure};
+use stage::{Code, Failure, date};
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 const SECTOR: u64 = 512;
 
@@ -244,7 +245,8 @@ struct Places<'a> {
     count: Vec<u64>,
     /// What is in each directory.
     below: HashMap<&'a [u8], Vec<usize>>,
-    index: HashMap<&'a [u8], usize>,
+    /// The first cluster of each directory but the top one, which is called 0 whatever it is.
+    directories: HashMap<&'a [u8], u64>,
     /// The first cluster that is free.
     next: u64,
 }
@@ -253,9 +255,7 @@ impl<'a> Places<'a> {
     /// The nodes fit: see [`Fat::cluster_for`].
     fn new(fs: &'a Fat, size: u64, cluster: u64) -> Self {
         let mut below: HashMap<&[u8], Vec<usize>> = HashMap::new();
-        let mut index = HashMap::new();
         for (n, node) in fs.nodes.iter().enumerate() {
-            index.insert(node.path.as_slice(), n);
             if !node.path.is_empty() {
                 below.entry(node.split_path().0).or_default().push(n);
             }
@@ -269,7 +269,7 @@ impl<'a> Places<'a> {
             first: Vec::new(),
             count: Vec::new(),
             below,
-            index,
+            directories: HashMap::new(),
             next: 2,
         };
         let bytes = directories(&fs.nodes);
@@ -278,7 +278,11 @@ impl<'a> Places<'a> {
                 Kind::Directory => bytes[node.path.as_slice()].div_ceil(cluster).max(1),
                 _ => node.size().div_ceil(cluster),
             };
-            places.first.push(if count == 0 { 0 } else { places.next });
+            let first = if count == 0 { 0 } else { places.next };
+            if node.kind == Kind::Directory && !node.path.is_empty() {
+                places.directories.insert(&node.path, first);
+            }
+            places.first.push(first);
             places.count.push(count);
             places.next += count;
         }
@@ -332,9 +336,8 @@ impl<'a> Places<'a> {
         const END: u64 = 0x0fff_ffff;
         let mut table = vec![0x0fff_fff8, END];
         for (first, count) in self.first.iter().zip(&self.count) {
-            for n in 0..*count {
-                table.push(if n + 1 == *count { END } else { first + n + 1 });
-            }
+            table.extend(first + 1..first + count);
+            table.extend((*count > 0).then_some(END));
         }
         let bytes = |n: u64| n.to_le_bytes().into_iter().take(4);
         table.into_iter().flat_map(bytes).collect()
@@ -350,10 +353,8 @@ impl<'a> Places<'a> {
                 raw.extend(entry(&label(text), 0x08, 0, 0, options.time.cast_signed()));
             }
         } else {
-            // The top directory is called 0 here, whatever its cluster.
-            let above = node.split_path().0;
-            let above = self.index.get(above).filter(|_| !above.is_empty());
-            let above = above.map_or(0, |n| self.first[*n]);
+            let above = self.directories.get(node.split_path().0);
+            let above = *above.unwrap_or(&0);
             raw.extend(entry(b".          ", 0x10, self.first[n], 0, node.mtime));
             raw.extend(entry(b"..         ", 0x10, above, 0, node.mtime));
         }
@@ -495,32 +496,19 @@ fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
 }
 
 fn label(text: &str) -> [u8; 11] {
-    let mut padded = [b' '; 11];
-    for (to, from) in padded.iter_mut().zip(text.bytes()) {
-        *to = from;
-    }
-    padded
+    let (base, extension) = text.as_bytes().split_at(text.len().min(8));
+    padded(base, extension)
 }
 
 /// Returns a date and a time as FAT has them: from 1980 to 2107, in steps of two seconds, and of no time zone; ours are UTC.
 fn date_time(seconds: i64) -> (u64, u64) {
     const FIRST: i64 = 315_532_800;
     const LAST: i64 = 4_354_819_199;
-    let seconds = seconds.clamp(FIRST, LAST);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days to a date, counted from March of year 0 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    let z = days + 719_468;
-    let (era, day) = (z / 146_097, z % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    let date = (year - 1980) << 9 | month << 5 | day;
-    let (hours, minutes, twos) = (second / 3600, second / 60 % 60, second % 60 / 2);
-    let time = hours << 11 | minutes << 5 | twos;
-    (date.cast_unsigned(), time.cast_unsigned())
+    let text = date::time(seconds.clamp(FIRST, LAST).cast_unsigned());
+    let number = |range: Range<usize>| text[range].parse::<u64>().unwrap_or_default();
+    let date = (number(0..4) - 1980) << 9 | number(5..7) << 5 | number(8..10);
+    let time = number(11..13) << 11 | number(14..16) << 5 | (number(17..19) / 2);
+    (date, time)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::epoch;
 use rustix::rand::{GetRandomFlags, getrandom};
 use sha2::{Digest, Sha256};
 use stage::{Code, Doing, Failure};
+use uuid::Uuid;
 
 /// Where the ids of one image come from.
 #[derive(Clone, Debug)]
@@ -42,21 +43,11 @@ impl Ids {
         bytes
     }
 
-    /// Returns a UUID of version 8, whose bits are its maker's to choose (RFC 9562, 5.8): `8e2c…-…`, in lower case.
+    /// Returns a UUID of version 8, whose bits are its maker's to choose (RFC 9562, 5.8).
     #[must_use]
     pub fn uuid(&self, name: &str) -> String {
-        let mut bytes = self.bytes(name);
-        bytes[6] = 0x80 | (bytes[6] & 0x0f);
-        bytes[8] = 0x80 | (bytes[8] & 0x3f);
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        let parts = [
-            &hex[..8],
-            &hex[8..12],
-            &hex[12..16],
-            &hex[16..20],
-            &hex[20..],
-        ];
-        parts.join("-")
+        let builder = uuid::Builder::from_custom_bytes(self.bytes(name));
+        builder.into_uuid().to_string()
     }
 
     /// Returns a FAT volume's serial number as blkid(8) and fstab(5) write it: `1A2B-3C4D`.
@@ -74,12 +65,10 @@ impl Ids {
 /// A sentence that says what is wrong with it.
 pub fn parse_uuid(text: &str) -> Result<String, String> {
     let lower = text.to_ascii_lowercase();
-    let lengths: Vec<usize> = lower.split('-').map(str::len).collect();
-    let hex = lower.bytes().all(|b| b == b'-' || b.is_ascii_hexdigit());
-    if lengths == [8, 4, 4, 4, 12] && hex && lower.bytes().any(|b| !b"0-".contains(&b)) {
-        Ok(lower)
-    } else {
-        Err(format!("'{}' is not a UUID", text.escape_default()))
+    // The crate takes other forms, too.
+    match Uuid::try_parse(&lower) {
+        Ok(uuid) if !uuid.is_nil() && uuid.to_string() == lower => Ok(lower),
+        _ => Err(format!("'{}' is not a UUID", text.escape_default())),
     }
 }
 

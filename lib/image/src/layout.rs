@@ -22,8 +22,9 @@ pub use crate::kind::FileSystemKind;
 use crate::size;
 use rootfs::Arch;
 use serde::Deserialize;
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Failure, quote};
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 /// Bytes in a sector: what offsets and sizes are whole numbers of.
 pub const SECTOR: u64 = 512;
@@ -31,14 +32,11 @@ pub const SECTOR: u64 = 512;
 /// What partitions are aligned to where a layout does not say otherwise, in bytes.
 pub const ALIGNMENT: u64 = 1 << 20;
 
-/// Where the first byte is that is no table's: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
+/// The first byte after the table: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
 pub const FIRST: u64 = 34 * SECTOR;
 
 /// How long the table's second copy at the end of the disk is, in bytes: 128 entries and header.
 pub const LAST: u64 = 33 * SECTOR;
-
-/// More than a layout file ever is, in bytes.
-const LONGEST: u64 = 1 << 20;
 
 /// Types that have a name, and their GUIDs (UEFI 2.10, 5.3.3; the Discoverable Partitions Specification; for `reserved`
 /// and `boot-loader`, `sfdisk --label gpt --list-types`).
@@ -107,7 +105,8 @@ pub struct Partition {
 }
 
 /// How long a partition is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
 pub enum Size {
     /// As long as what is in it, and headroom.
     Auto,
@@ -181,18 +180,10 @@ impl Layout {
     ///
     /// [`Code::Usage`] where it cannot be read, or is not a layout.
     pub fn read(path: &Path, arch: &str) -> Result<Self, Failure> {
-        use std::io::Read;
-        let doing = || format!("reading the layout {}", quote(path));
-        let mut text = String::new();
-        std::fs::File::open(path)
-            .and_then(|file| file.take(LONGEST + 1).read_to_string(&mut text))
-            .doing(Code::Usage, doing)?;
-        if text.len() as u64 > LONGEST {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("{}: it is longer than {LONGEST} bytes", doing()),
-            ));
-        }
+        let text = stage::file::read_text(path).map_err(|failure| Failure {
+            code: Code::Usage,
+            ..failure
+        })?;
         let base = path.parent().unwrap_or(Path::new(""));
         Self::parse(&quote(path), &text, base, arch)
     }
@@ -201,7 +192,7 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where it is no layout, or the architecture is unknown.
+    /// [`Code::Usage`] where it is not a layout, or the architecture is unknown.
     pub fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
         let arch = Arch::named(arch)?;
         let wrong =
@@ -220,56 +211,52 @@ impl Layout {
     /// Returns the file systems that are mounted, with their UUIDs, the root's first and those in others behind those.
     #[must_use]
     pub fn file_systems(&self, ids: &Ids) -> Vec<FileSystem> {
-        let mut found: Vec<FileSystem> = self
-            .partitions
-            .iter()
-            .filter_map(|p| match &p.content {
-                Content::FileSystem { kind, at, .. } => Some(FileSystem {
-                    at: at.clone()?,
-                    kind: *kind,
-                    uuid: p.file_system_id(ids),
-                }),
-                _ => None,
+        let of = |p: &Partition| {
+            let (kind, at) = p.mounted()?;
+            Some(FileSystem {
+                at: at.to_owned(),
+                kind,
+                uuid: p.file_system_id(ids),
             })
-            .collect();
+        };
+        let mut found: Vec<FileSystem> = self.partitions.iter().filter_map(of).collect();
         found.sort_by(|a, b| a.at.cmp(&b.at));
         found
     }
 
     /// Checks what is only wrong together.
     fn check(&self) -> Result<(), String> {
-        // First: each name is compared with all before it.
+        // First: each partition is compared with all before it.
         if self.partitions.len() > 128 {
             return Err("a partition table has room for 128 partitions".to_owned());
         }
-        let mut mounted: Vec<&str> = Vec::new();
+        let at = |p: &Partition| p.mounted().map(|(_, at)| at.to_owned());
         for (n, partition) in self.partitions.iter().enumerate() {
             let name = &partition.name;
-            if self.partitions[..n].iter().any(|p| p.name == *name) {
+            let wrong = |what: &str| Err(format!("partition '{name}': {what}"));
+            let before = &self.partitions[..n];
+            if before.iter().any(|p| p.name == *name) {
                 return Err(format!("two partitions have the name '{name}'"));
             }
-            if partition.uuid.is_some()
-                && self.partitions[..n]
-                    .iter()
-                    .any(|p| p.uuid == partition.uuid)
-            {
-                return Err(format!("partition '{name}': another one has its uuid"));
+            if partition.uuid.is_some() && before.iter().any(|p| p.uuid == partition.uuid) {
+                return wrong("another partition has its uuid");
             }
             if partition.size == Size::Rest && n + 1 != self.partitions.len() {
-                return Err(format!(
-                    "partition '{name}': only the last partition can have the rest of the disk"
-                ));
+                return wrong("only the last partition can have the rest of the disk");
             }
-            if let Content::FileSystem { at: Some(at), .. } = &partition.content {
-                if mounted.contains(&at.as_str()) {
-                    return Err(format!(
-                        "partition '{name}': another one is mounted at '{at}'"
-                    ));
-                }
-                mounted.push(at);
+            if let Some(at) = at(partition)
+                && before
+                    .iter()
+                    .any(|p| p.mounted().is_some_and(|(_, other)| other == at))
+            {
+                return wrong(&format!("another partition is mounted at '{at}'"));
             }
         }
-        if !mounted.contains(&"/") {
+        if !self
+            .partitions
+            .iter()
+            .any(|p| at(p).as_deref() == Some("/"))
+        {
             return Err("no partition has at = \"/\": there is no root".to_owned());
         }
         self.check_places()
@@ -280,51 +267,35 @@ impl Layout {
         let mut end = FIRST;
         let mut before = "the partition table";
         for partition in &self.partitions {
-            let Partition {
-                name, offset, size, ..
-            } = partition;
+            let Partition { name, offset, .. } = partition;
             let begin = offset.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
             if begin < end {
+                let (begin, end) = (size::show(begin), size::show(end));
                 return Err(format!(
-                    "partition '{name}': its offset {} is not behind the end of {before}, {}",
-                    size::show(begin),
-                    size::show(end)
+                    "partition '{name}': its offset {begin} is before the end of {before}, {end}"
                 ));
             }
-            end = begin
-                + if let Size::Bytes(bytes) = size {
-                    *bytes
-                } else {
-                    SECTOR
-                };
+            end = begin + partition.least();
             before = name;
         }
         for blob in &self.blobs {
             let offset = blob.offset;
+            let wrong = |place: String| {
+                let (source, offset) = (blob.source.show(), size::show(offset));
+                Err(format!(
+                    "blob '{source}': its offset {offset} is in {place}"
+                ))
+            };
             if offset < FIRST {
-                return Err(format!(
-                    "blob '{}': its offset {} is in the partition table, which ends at {}",
-                    blob.source.show(),
-                    size::show(offset),
-                    size::show(FIRST)
-                ));
+                let end = size::show(FIRST);
+                return wrong(format!("the partition table, which ends at {end}"));
             }
             let over = self.partitions.iter().find(|p| {
-                let Some(begin) = p.offset else { return false };
-                let length = if let Size::Bytes(bytes) = p.size {
-                    bytes
-                } else {
-                    SECTOR
-                };
-                (begin..begin + length).contains(&offset)
+                let range = |begin| begin..begin + p.least();
+                p.offset.is_some_and(|begin| range(begin).contains(&offset))
             });
             if let Some(partition) = over {
-                return Err(format!(
-                    "blob '{}': its offset {} is in partition '{}'",
-                    blob.source.show(),
-                    size::show(offset),
-                    partition.name
-                ));
+                return wrong(format!("partition '{}'", partition.name));
             }
         }
         Ok(())
@@ -338,6 +309,14 @@ impl Partition {
         match &self.content {
             Content::FileSystem { kind, at, .. } => Some((*kind, at.as_deref()?)),
             _ => None,
+        }
+    }
+
+    /// Returns the least size that it has, in bytes, before anything is measured.
+    fn least(&self) -> u64 {
+        match self.size {
+            Size::Bytes(bytes) => bytes,
+            Size::Auto | Size::Rest => SECTOR,
         }
     }
 
@@ -421,7 +400,7 @@ struct PartitionTable {
     kind: String,
     uuid: Option<String>,
     offset: Option<Bytes>,
-    size: SizeText,
+    size: Size,
     minimum: Option<Bytes>,
     #[serde(default)]
     attributes: Vec<String>,
@@ -451,30 +430,35 @@ impl TryFrom<String> for Bytes {
     fn try_from(text: String) -> Result<Self, String> {
         let bytes = size::parse(&text)?;
         if bytes % SECTOR != 0 {
-            return Err(format!(
-                "'{text}' is no whole number of sectors of {SECTOR} bytes"
-            ));
+            return Err(format!("'{text}' is not a multiple of {SECTOR} bytes"));
         }
         Ok(Self(bytes))
     }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(try_from = "String")]
-struct SizeText(Size);
+impl FromStr for Size {
+    type Err = String;
 
-impl TryFrom<String> for SizeText {
+    /// Reads a size, or `auto`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        match Bytes::try_from(text.to_owned())?.0 {
+            0 => Err("a size cannot be 0".to_owned()),
+            bytes => Ok(Self::Bytes(bytes)),
+        }
+    }
+}
+
+impl TryFrom<String> for Size {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        Ok(Self(match text.as_str() {
-            "auto" => Size::Auto,
-            "rest" => Size::Rest,
-            _ => match Bytes::try_from(text)?.0 {
-                0 => return Err("a partition of size 0 is none".to_owned()),
-                bytes => Size::Bytes(bytes),
-            },
-        }))
+        match text.as_str() {
+            "rest" => Ok(Self::Rest),
+            text => text.parse(),
+        }
     }
 }
 
@@ -496,7 +480,7 @@ impl File {
                 let source =
                     source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
                 Ok(Blob {
-                    source: source.ok_or("blob: it has neither file nor in_root")?,
+                    source: source.ok_or("blob: give file or in_root")?,
                     offset: b.offset.0,
                 })
             })
@@ -512,20 +496,22 @@ impl PartitionTable {
     fn check(self, base: &Path, arch: Arch) -> Result<Partition, String> {
         // 36 UTF-16 units of a table's entry; a control character would be one in messages and in /dev/disk.
         if self.name.is_empty() || self.name.encode_utf16().count() > 36 {
-            return Err("a name has 1 to 36 characters".to_owned());
+            return Err("a name must have 1 to 36 characters".to_owned());
         }
         if self.name.chars().any(|c| c.is_control() || c == '/') {
-            return Err("a name has no control character and no '/'".to_owned());
+            return Err("a name cannot have a control character or '/'".to_owned());
         }
         let source = source(base, self.file, self.in_root)?;
         let at = self.at.map(mount_point).transpose()?;
         let content = match (self.filesystem, source) {
             (Some(_), Some(_)) => {
-                return Err("it has a file system, so no bytes of a file".to_owned());
+                return Err(
+                    "a partition has a file system or the bytes of a file, not both".to_owned(),
+                );
             }
             (None, source) => {
                 if at.is_some() || self.label.is_some() {
-                    return Err("at and label are a file system's: add filesystem".to_owned());
+                    return Err("at and label need filesystem".to_owned());
                 }
                 source.map_or(Content::Nothing, Content::File)
             }
@@ -537,22 +523,22 @@ impl PartitionTable {
         };
         if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root())
         {
-            return Err("FAT holds no owners and no links, so no root".to_owned());
-        }
-        if matches!(content, Content::Nothing) && self.size.0 == Size::Auto {
             return Err(
-                "there is nothing in it whose size could be measured: give a size".to_owned(),
+                "the file system type has no owners and links, so it cannot hold a root".to_owned(),
             );
         }
-        if self.minimum.is_some() && matches!(self.size.0, Size::Bytes(_)) {
-            return Err("minimum is for a size that is auto or rest".to_owned());
+        if matches!(content, Content::Nothing) && self.size == Size::Auto {
+            return Err("it is empty, so size cannot be \"auto\": give a size".to_owned());
+        }
+        if self.minimum.is_some() && matches!(self.size, Size::Bytes(_)) {
+            return Err("minimum needs a size that is auto or rest".to_owned());
         }
         Ok(Partition {
             kind: type_guid(&self.kind, arch)?,
             name: self.name,
             uuid: self.uuid.as_deref().map(parse_uuid).transpose()?,
             offset: self.offset.map(|b| b.0),
-            size: self.size.0,
+            size: self.size,
             minimum: self.minimum.map_or(0, |b| b.0),
             attributes: attributes(&self.attributes)?,
             content,
@@ -567,14 +553,14 @@ fn source(
 ) -> Result<Option<Source>, String> {
     match (file, in_root) {
         (None, None) => Ok(None),
-        (Some(_), Some(_)) => Err("file and in_root are one too many".to_owned()),
+        (Some(_), Some(_)) => Err("give either file or in_root".to_owned()),
         (Some(file), None) if file.as_os_str().is_empty() => Err("file is empty".to_owned()),
         (Some(file), None) => Ok(Some(Source::Host(base.join(file)))),
         (None, Some(path)) => {
             let below = plain(&path)
-                .ok_or("in_root is an absolute path without '..' in its plainest form")?;
+                .ok_or("in_root must be an absolute path without '.', '..' and '//'")?;
             if below.is_empty() {
-                return Err("in_root names a file, not the root".to_owned());
+                return Err("in_root must name a file".to_owned());
             }
             Ok(Some(Source::Root(below.to_owned())))
         }
@@ -598,7 +584,7 @@ fn plain(path: &str) -> Option<&str> {
 fn mount_point(at: String) -> Result<String, String> {
     if plain(&at).is_none() || at.chars().any(|c| c.is_whitespace() || "\\#\"".contains(c)) {
         return Err(format!(
-            "at is '{}', which is not an absolute path in its plainest form",
+            "at is '{}': it must be an absolute path without '.', '..', '//' and white space",
             at.escape_default()
         ));
     }
@@ -610,14 +596,14 @@ fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
         let found = ROOTS.iter().find(|(elf, _)| *elf == arch.elf);
         return found
             .map(|(_, guid)| (*guid).to_owned())
-            .ok_or_else(|| format!("{} has no type of root partition: use \"linux\"", arch.name));
+            .ok_or_else(|| format!("{} has no root partition type: use \"linux\"", arch.name));
     }
     match TYPES.iter().find(|(name, _)| *name == text) {
         Some((_, guid)) => Ok((*guid).to_owned()),
         None => parse_uuid(text).map_err(|_| {
             let names: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
             format!(
-                "'{}' is no type: give a GUID, or one of root, {}",
+                "'{}' is not a partition type: give a GUID, or one of root, {}",
                 text.escape_default(),
                 names.join(", ")
             )
@@ -631,7 +617,7 @@ fn attributes(names: &[String]) -> Result<u64, String> {
         let Some((_, bit)) = ATTRIBUTES.iter().find(|(known, _)| known == name) else {
             let known: Vec<_> = ATTRIBUTES.iter().map(|(known, _)| *known).collect();
             return Err(format!(
-                "'{}' is no attribute: there are {}",
+                "'{}' is not an attribute: use {}",
                 name.escape_default(),
                 known.join(", ")
             ));
@@ -715,22 +701,19 @@ mod tests {
             ("[[partition".to_owned(), "line 1: "),
             (add("sze='1M'"), "unknown field `sze`"),
             (before("[[partitions]]"), "unknown field `partitions`"),
-            (add("offset='1000'"), "no whole number of sectors"),
-            (
-                add("offset='1K'"),
-                "not behind the end of the partition table",
-            ),
-            (add("offset='x'"), "is no size"),
-            (add("minimum='x'"), "is no size"),
+            (add("offset='1000'"), "not a multiple of 512"),
+            (add("offset='1K'"), "before the end of the partition table"),
+            (add("offset='x'"), "is not a size"),
+            (add("minimum='x'"), "is not a size"),
             (add("type='linux'"), "duplicate key"),
             (add("label='no spaces'"), "a label of ext4"),
-            (add("attributes=['x']"), "is no attribute"),
+            (add("attributes=['x']"), "is not an attribute"),
             (add("uuid='0'"), "is not a UUID"),
             (
                 add("uuid='00000000-0000-0000-0000-000000000000'"),
                 "is not a UUID",
             ),
-            (add("file='x'"), "no bytes of a file"),
+            (add("file='x'"), "the bytes of a file, not both"),
             (add(ROOT), "only the last partition"),
             (
                 before(&ROOT.replace("rest", "4M")),
@@ -738,42 +721,42 @@ mod tests {
             ),
             (
                 before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")),
-                "another one is mounted at '/'",
+                "another partition is mounted at '/'",
             ),
             (
                 ROOT.replace("type='root'", "type='boot'"),
-                "is no type: give a GUID, or one of root, esp",
+                "is not a partition type: give a GUID, or one of root, esp",
             ),
-            (ROOT.replace("ext4", "vfat"), "so no root"),
+            (ROOT.replace("ext4", "vfat"), "cannot hold a root"),
             (ROOT.replace("ext4", "btrfs"), "unknown variant `btrfs`"),
-            (ROOT.replace("'/'", "'/x/../y'"), "plainest form"),
-            (ROOT.replace("'/'", "'/x y'"), "plainest form"),
-            (ROOT.replace("'/'", "'x'"), "plainest form"),
+            (ROOT.replace("'/'", "'/x/../y'"), "must be an absolute path"),
+            (ROOT.replace("'/'", "'/x y'"), "must be an absolute path"),
+            (ROOT.replace("'/'", "'x'"), "must be an absolute path"),
             (ROOT.replace("name='root'", "name=''"), "1 to 36"),
             (
                 ROOT.replace("name='root'", "name=\"a\\nb\""),
                 "control character",
             ),
-            (ROOT.replace("rest", "0"), "size 0"),
-            (ROOT.replace("filesystem='ext4'\n", ""), "add filesystem"),
+            (ROOT.replace("rest", "0"), "cannot be 0"),
+            (ROOT.replace("filesystem='ext4'\n", ""), "need filesystem"),
             (
                 before("[[partition]]\nname='a'\ntype='linux'\nsize='auto'"),
-                "could be measured",
+                "give a size",
             ),
             (
                 before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nminimum='1M'"),
-                "minimum is for",
+                "minimum needs",
             ),
             (
                 before(
                     "[[partition]]\nname='a'\ntype='linux'\nsize='1M'\noffset='2M'\n[[partition]]\nname='b'\ntype='linux'\nsize='1M'\noffset='2M'",
                 ),
-                "partition 'b': its offset 2M is not behind the end of a, 3M",
+                "partition 'b': its offset 2M is before the end of a, 3M",
             ),
-            (before("[[blob]]\noffset='1M'"), "neither file nor in_root"),
+            (before("[[blob]]\noffset='1M'"), "give file or in_root"),
             (
                 before("[[blob]]\nfile='x'\nin_root='/x'\noffset='1M'"),
-                "one too many",
+                "either file or in_root",
             ),
             (
                 before("[[blob]]\nin_root='x'\noffset='1M'"),

@@ -4,8 +4,8 @@
 //! An image is made twice to see that it comes out the same. So nothing in it may come from the clock or from chance where
 //! `SOURCE_DATE_EPOCH` is set (<https://reproducible-builds.org/specs/source-date-epoch/>).
 //!
-//! [`Rules`] says what goes into an image, [`Tree`] reads the root by them, from inside, and [`Output`] is the file that
-//! the image is written to, outside.
+//! [`Rules`] says what goes into an image. [`Tree`] reads the root by them, from inside, as [`Node`]s, which an archive and every
+//! [`FileSystem`] take. [`Output`] is the file that the image is written to, outside.
 
 mod bytes;
 pub mod epoch;
@@ -15,11 +15,11 @@ pub mod filesystem;
 pub mod ids;
 pub mod kind;
 pub mod layout;
-pub mod mend;
 pub mod node;
 pub mod output;
 pub mod progress;
 pub mod reader;
+pub mod rewrite;
 pub mod rules;
 pub mod size;
 pub mod tree;

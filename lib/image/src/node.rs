@@ -32,7 +32,7 @@ pub enum Kind {
     Directory,
     /// A regular file.
     File(Content),
-    /// Another name of an earlier node that is no directory: the index of that.
+    /// Another name of an earlier node, by its index. A directory has only one name.
     HardLink(usize),
     /// A symbolic link, and its target.
     Symlink(Vec<u8>),

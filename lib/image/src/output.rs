@@ -35,33 +35,26 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where that is no place for an image: `-`, what is no regular file, or below the root.
+    /// [`Code::Usage`] where it is `-`, not a regular file, or in the root.
     pub fn create(given: &Path, root: &Root) -> Result<Self, Failure> {
         let doing = || format!("writing {}", quote(given));
         let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
         if given == Path::new("-") {
-            return Err(
-                usage("stdout carries the document, so the image cannot go there").hint(
-                    "name a file: '-o image.tar.zst'; what reads the pipe finds it in the document",
-                ),
-            );
+            let why = usage("stdout carries the document");
+            return Err(why.hint("name a file: '-o image.tar.zst'; the document has its path"));
         }
-        let path = place(given)?;
+        let path = resolve(given)?;
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(usage("it is no name of a file"));
+            return Err(usage("not a file name"));
         };
         if path.to_str().is_none() {
-            return Err(usage(
-                "the path is not UTF-8, so the document cannot name it",
-            ));
+            return Err(usage("the path is not UTF-8"));
         }
         let id = root.id()?;
         for directory in above.ancestors() {
             let stat = stat(directory).doing(Code::Os, doing)?;
             if (stat.st_dev, stat.st_ino) == (id.dev, id.ino) {
-                return Err(
-                    usage("it is in the root that goes into it").hint("name a file outside of it")
-                );
+                return Err(usage("the file is in the root").hint("name a file outside the root"));
             }
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -135,37 +128,42 @@ impl Drop for Output {
 }
 
 /// Returns the absolute path of the file that a name means: where a link leads, or the name in its directory.
-fn place(given: &Path) -> Result<PathBuf, Failure> {
+fn resolve(given: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("writing {}", quote(given));
     let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
     match given.canonicalize() {
         Ok(path) => match path.metadata().doing(Code::Os, doing)? {
             meta if meta.is_dir() => Err(usage("it is a directory")),
-            meta if !meta.is_file() => Err(usage("it is no regular file")),
+            meta if !meta.is_file() => Err(usage("it is not a regular file")),
             _ => Ok(path),
         },
         Err(e) if e.kind() == ErrorKind::NotFound => {
             if given.is_symlink() {
-                return Err(usage("it is a link to what is no file"));
+                return Err(usage("it is a dangling symbolic link"));
             }
             let slash = given.as_os_str().as_bytes().ends_with(b"/");
             let name = given.file_name().filter(|_| !slash);
-            let name = name.ok_or_else(|| usage("it is no name of a file"))?;
-            let above = match given.parent() {
-                Some(above) if above != Path::new("") => above,
-                _ => Path::new("."),
-            };
-            let above = above.canonicalize().map_err(|e| {
-                let code = match e.kind() {
-                    ErrorKind::PermissionDenied => Code::Permission,
-                    _ => Code::NotFound,
-                };
-                Failure::new(code, format!("{}: {}: {e}", doing(), quote(above)))
+            let name = name.ok_or_else(|| usage("not a file name"))?;
+            let above = given.parent().filter(|above| *above != Path::new(""));
+            let above = above.unwrap_or(Path::new("."));
+            let absolute = above.canonicalize();
+            let absolute = absolute.map_err(|e| {
+                let why = format!("{}: {}: {e}", doing(), quote(above));
+                Failure::new(code(&e, Code::NotFound), why)
             })?;
-            Ok(above.join(name))
+            Ok(absolute.join(name))
         }
-        Err(e) if e.kind() == ErrorKind::PermissionDenied => Err(e).doing(Code::Permission, doing),
-        Err(e) => Err(e).doing(Code::Os, doing),
+        Err(e) => Err(Failure::new(
+            code(&e, Code::Os),
+            format!("{}: {e}", doing()),
+        )),
+    }
+}
+
+fn code(error: &std::io::Error, other: Code) -> Code {
+    match error.kind() {
+        ErrorKind::PermissionDenied => Code::Permission,
+        _ => other,
     }
 }
 
@@ -207,7 +205,7 @@ fn explain(error: Errno, path: &Path) -> Failure {
     };
     let failure = Failure::new(code, format!("writing {}: {error}", quote(path)));
     match code {
-        Code::Busy => failure.hint("another run writes it: wait until it has ended"),
+        Code::Busy => failure.hint("wait until the other run that writes it has ended"),
         _ => failure,
     }
 }
@@ -287,12 +285,12 @@ mod tests {
         symlink("root/etc", bench.at("into")).unwrap();
         symlink("nowhere", bench.at("dangling")).unwrap();
         for (given, why) in [
-            ("root/x", "it is in the root that goes into it"),
-            ("root/etc/x", "it is in the root that goes into it"),
-            ("into/x", "it is in the root that goes into it"),
+            ("root/x", "the file is in the root"),
+            ("root/etc/x", "the file is in the root"),
+            ("into/x", "the file is in the root"),
             ("root", "it is a directory"),
-            ("new/", "it is no name of a file"),
-            ("dangling", "it is a link to what is no file"),
+            ("new/", "not a file name"),
+            ("dangling", "it is a dangling symbolic link"),
         ] {
             let failure = bench.refused(given);
             assert_eq!(failure.code, Code::Usage, "{failure}");

@@ -10,114 +10,47 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// How much of what a pattern matches is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// All of it, and what is below it.
-    All,
-    /// What is no directory.
-    Files,
-}
+/// What is left out of every image, and why: a reason, and the patterns that it is for, as [`Rules::new`] takes them. Of a
+/// pattern with `files` before it, directories stay. `pack(8)` has this table too.
+const LEFT_OUT: &str = "
+# A file system of the running machine covers it: nobody ever sees it again.
+all proc/* sys/* run/*
+# Temporary files.
+all tmp/* var/tmp/*
+# Caches: what made them makes them again (hier(7)); ldconfig's has inode numbers in it.
+files var/cache/**
+# Packages, and the directories of downloads that were cut off.
+all var/cache/pacman/pkg/*
+# The repositories' databases of that day: 'pacman -Sy' fetches those of today.
+all var/lib/pacman/sync/*
+# Logs: they say when and where the root was made.
+files var/log/**
+# Journals, in a directory that is called after the machine's id.
+all var/log/journal/*
+# What is left of a keyring that was being made.
+all etc/pacman.d/gnupg.new etc/pacman.d/gnupg.old
+# gpg's random numbers, backups, locks and sockets.
+all etc/pacman.d/gnupg/random_seed etc/pacman.d/gnupg/*~ etc/pacman.d/gnupg/*.lock etc/pacman.d/gnupg/.#* etc/pacman.d/gnupg/S.*
+# What the user databases were before the last change, old password hashes too, and their lock.
+all etc/passwd- etc/group- etc/shadow- etc/gshadow- etc/subuid- etc/subgid- etc/.pwd.lock
+# Secret, and another one on each machine (random-seed.service(8), systemd-creds(1)).
+all var/lib/systemd/random-seed var/lib/systemd/credential.secret
+all boot/loader/random-seed efi/loader/random-seed boot/efi/loader/random-seed
+# When systemd last looked at /usr; without it, it looks (systemd-update-done.service(8)).
+all etc/.updated var/.updated
+# Made by mkfs(8): a file system's, not the root's.
+all lost+found */lost+found
+";
 
-/// What is left out of every image, and why.
-#[derive(Clone, Copy, Debug)]
-pub struct Rule {
-    /// Patterns, as [`Rules::new`] takes them.
-    pub paths: &'static [&'static str],
-    /// How much of it.
-    pub what: What,
-    /// The reason.
-    pub why: &'static str,
+/// Returns the patterns of what is left out of every image, each with whether directories are, too.
+pub fn left_out() -> impl Iterator<Item = (bool, &'static str)> {
+    let rules = LEFT_OUT.lines().filter(|line| !line.starts_with('#'));
+    rules.flat_map(|line| {
+        let mut words = line.split(' ');
+        let all = words.next() == Some("all");
+        words.map(move |pattern| (all, pattern))
+    })
 }
-
-/// The rules. `pack(8)` has this table too.
-pub const LEFT_OUT: &[Rule] = &[
-    Rule {
-        paths: &["proc/*", "sys/*", "run/*"],
-        what: What::All,
-        why: "a file system of the running machine covers it: nobody ever sees it again",
-    },
-    Rule {
-        paths: &["tmp/*", "var/tmp/*"],
-        what: What::All,
-        why: "temporary files",
-    },
-    Rule {
-        paths: &["var/cache/**"],
-        what: What::Files,
-        why: "caches: what made them makes them again (hier(7)); ldconfig's has inode numbers in it",
-    },
-    Rule {
-        paths: &["var/cache/pacman/pkg/*"],
-        what: What::All,
-        why: "packages, and the directories of downloads that were cut off",
-    },
-    Rule {
-        paths: &["var/lib/pacman/sync/*"],
-        what: What::All,
-        why: "the repositories' databases of that day: 'pacman -Sy' fetches those of today",
-    },
-    Rule {
-        paths: &["var/log/**"],
-        what: What::Files,
-        why: "logs: they say when and where the root was made",
-    },
-    Rule {
-        paths: &["var/log/journal/*"],
-        what: What::All,
-        why: "journals, in a directory that is called after the machine's id",
-    },
-    Rule {
-        paths: &["etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old"],
-        what: What::All,
-        why: "what is left of a keyring that was being made",
-    },
-    Rule {
-        paths: &[
-            "etc/pacman.d/gnupg/random_seed",
-            "etc/pacman.d/gnupg/*~",
-            "etc/pacman.d/gnupg/*.lock",
-            "etc/pacman.d/gnupg/.#*",
-            "etc/pacman.d/gnupg/S.*",
-        ],
-        what: What::All,
-        why: "gpg's random numbers, backups, locks and sockets",
-    },
-    Rule {
-        paths: &[
-            "etc/passwd-",
-            "etc/group-",
-            "etc/shadow-",
-            "etc/gshadow-",
-            "etc/subuid-",
-            "etc/subgid-",
-            "etc/.pwd.lock",
-        ],
-        what: What::All,
-        why: "what the user databases were before the last change, old password hashes too, and their lock",
-    },
-    Rule {
-        paths: &[
-            "var/lib/systemd/random-seed",
-            "var/lib/systemd/credential.secret",
-            "boot/loader/random-seed",
-            "efi/loader/random-seed",
-            "boot/efi/loader/random-seed",
-        ],
-        what: What::All,
-        why: "secret, and another one on each machine (random-seed.service(8), systemd-creds(1))",
-    },
-    Rule {
-        paths: &["etc/.updated", "var/.updated"],
-        what: What::All,
-        why: "when systemd last looked at /usr; without it, it looks (systemd-update-done.service(8))",
-    },
-    Rule {
-        paths: &["lost+found", "*/lost+found"],
-        what: What::All,
-        why: "made by mkfs(8): a file system's, not the root's",
-    },
-];
 
 /// Decides what goes into an image.
 #[derive(Debug)]
@@ -131,29 +64,28 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Returns the rules of [`LEFT_OUT`], but for what matches `include`, and with what matches `exclude`, which comes first.
+    /// Returns the rules of the table, but for what matches `include`, and with what matches `exclude`, which comes first.
     ///
     /// A pattern is of a path from the root on, with or without the first slash. `*`, `?` and `[...]` do not match a slash,
     /// `**` does, and `{a,b}` is either. What is left out takes along what is below it.
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where one is no pattern, with the option that it is of.
+    /// [`Code::Usage`] where a pattern is invalid, with its option.
     pub fn new(
         exclude: &[String],
         include: &[String],
         epoch: Option<u64>,
     ) -> Result<Self, Failure> {
-        let builtin = |what| {
-            let rules = LEFT_OUT.iter().filter(move |rule| rule.what == what);
-            let patterns = rules.flat_map(|rule| rule.paths).map(|p| (*p).to_owned());
-            patterns.collect::<Vec<_>>()
+        let builtin = |all| {
+            let of = left_out().filter(|(directories, _)| *directories == all);
+            globs(of.map(|(_, pattern)| pattern), "the rule")
         };
         Ok(Self {
-            exclude: globs(exclude, "--exclude")?,
-            include: globs(include, "--include")?,
-            all: globs(&builtin(What::All), "the rule")?,
-            files: globs(&builtin(What::Files), "the rule")?,
+            exclude: globs(exclude.iter().map(String::as_str), "--exclude")?,
+            include: globs(include.iter().map(String::as_str), "--include")?,
+            all: builtin(true)?,
+            files: builtin(false)?,
             epoch,
         })
     }
@@ -208,7 +140,7 @@ pub fn is_secret(path: &[u8]) -> bool {
 }
 
 /// Compiles patterns; `option` is where they come from, for a message.
-fn globs(patterns: &[String], option: &str) -> Result<GlobSet, Failure> {
+fn globs<'a>(patterns: impl Iterator<Item = &'a str>, option: &str) -> Result<GlobSet, Failure> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
         let doing = || format!("reading '{option} {pattern}'");
@@ -313,9 +245,12 @@ mod tests {
 
     #[test]
     fn every_rule_has_a_reason_and_patterns_that_are_relative() {
-        for rule in LEFT_OUT {
-            assert!(!rule.why.is_empty() && !rule.paths.is_empty());
-            assert!(rule.paths.iter().all(|p| !p.starts_with('/')), "{rule:?}");
+        let mut before = "";
+        for line in LEFT_OUT.trim().lines() {
+            assert!(line.starts_with('#') != before.starts_with('#') || before.starts_with("all "));
+            before = line;
         }
+        assert_eq!(left_out().count(), 33);
+        assert!(left_out().all(|(_, p)| !p.is_empty() && !p.starts_with('/')));
     }
 }

@@ -27,7 +27,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     };
     let (Some(shift), Ok(number)) = (shift, number.parse::<u64>()) else {
         return Err(format!(
-            "'{}' is no size: write a whole number of bytes, or one with K, M, G or T behind it, as 512M",
+            "'{}' is not a size: give a number of bytes, or one with the suffix K, M, G or T, such as 512M",
             text.escape_default()
         ));
     };

@@ -7,9 +7,9 @@
 //!
 //! What a root holds is hostile: names are bytes, no link is followed, a fifo or a device is never opened.
 
-use crate::mend;
 use crate::node::{Content, Kind, Node, RootFile, Seen, Xattr};
 use crate::reader::Reader;
+use crate::rewrite;
 use crate::rules::Rules;
 use rootfs::plan::Owner;
 use rootfs::{Inside, Root, attach, mountinfo};
@@ -33,8 +33,8 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// The largest file whose text is mended: more than any that there is a rule for.
-const MENDED_LIMIT: u64 = 16 << 20;
+/// The largest file that is rewritten: more than any that there is a rule for.
+const REWRITE_LIMIT: u64 = 16 << 20;
 
 /// The longest path that the kernel takes, in bytes (`PATH_MAX`, less its NUL).
 const LONGEST_PATH: usize = 4095;
@@ -82,22 +82,17 @@ impl Points {
             let Ok(below) = live.target.strip_prefix(root) else {
                 continue;
             };
-            // What is mounted below a file system of the root's own is none of the plan's, either.
+            // A mount below a file system of the root's own is not of the plan, either.
             let planned = |mount: &rootfs::Mount| match Owner::of(mount) {
                 Owner::Root => below == Path::new(&mount.at),
                 Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
             };
             if !below.as_os_str().is_empty() && !inside.mounts().iter().any(planned) {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!(
-                        "looking at what is mounted below {}: {} is not in the mount plan, so it may or may not belong \
-                         into the image",
-                        quote(root),
-                        quote(&live.target)
-                    ),
-                )
-                .hint("unmount it, or make the root with 'mkroot --device' or '--bind', which put it into the plan"));
+                let (root, at) = (quote(root), quote(&live.target));
+                let why = format!("reading the mounts below {root}: {at} is not in the mount plan");
+                return Err(Failure::new(Code::Failed, why).hint(
+                    "unmount it, or make the root with 'mkroot --device' or '--bind', which put it into the plan",
+                ));
             }
         }
         Ok(points)
@@ -120,30 +115,21 @@ impl Tree {
     ///
     /// [`Code::Permission`] where the mount cannot be copied: an ordinary user may not see below what root has mounted.
     pub fn open(root: &Root, points: &Points) -> Result<Self, Failure> {
+        let show = |at: &str| quote(root.path().join(at));
         let clone = |fd: BorrowedFd<'_>, at: &str| {
             attach::clone_tree(fd, "", false).map_err(|e| {
-                let failure = Failure::new(
-                    Code::Permission,
-                    format!(
-                        "looking at {} without what is mounted below it: {e}",
-                        quote(root.path().join(at))
-                    ),
-                );
+                let why = format!("copying the mount of {}: {e}", show(at));
+                let failure = Failure::new(Code::Permission, why);
                 match e {
-                    Errno::INVAL => {
-                        failure.hint("unmount what root has mounted there: see findmnt")
-                    }
+                    Errno::INVAL => failure.hint("unmount what root mounted there: see findmnt"),
                     _ => failure,
                 }
             })
         };
         let mut own = Vec::new();
         for at in &points.own {
-            let fd = root
-                .open_below(at, OFlags::PATH | OFlags::DIRECTORY)
-                .doing(Code::Os, || {
-                    format!("opening {}", quote(root.path().join(at)))
-                })?;
+            let fd = root.open_below(at, OFlags::PATH | OFlags::DIRECTORY);
+            let fd = fd.doing(Code::Os, || format!("opening {}", show(at)))?;
             own.push((at.clone().into_bytes(), clone(fd.as_fd(), at)?));
         }
         // The innermost first.
@@ -175,7 +161,7 @@ impl Tree {
         Ok(walk.found)
     }
 
-    /// Opens what is in a node: nothing where that is no regular file.
+    /// Opens the content of a node, which is empty where that is not a regular file.
     ///
     /// # Errors
     ///
@@ -320,12 +306,11 @@ impl Walk<'_> {
         }
         if path.len() > LONGEST_PATH {
             let begins = path.split(|b| *b == b'/').next().unwrap_or(&path);
-            let begins = self.tree.show(begins);
-            let why = format!(
-                "reading {begins}: the path of a file in it is longer than {LONGEST_PATH} bytes, so no program could open it"
-            );
+            let why =
+                "the path of a file in it is longer than 4095 bytes, so no program can open it";
             return Err(
-                Failure::new(Code::Failed, why).hint("remove it, or leave it out with --exclude")
+                Failure::new(Code::Failed, format!("{}: {why}", reading(begins)))
+                    .hint("remove it, or leave it out with --exclude"),
             );
         }
         let device = (major(stat.st_rdev), minor(stat.st_rdev));
@@ -344,7 +329,7 @@ impl Walk<'_> {
             FileType::CharacterDevice => Kind::Character(device.0, device.1),
             FileType::BlockDevice => Kind::Block(device.0, device.1),
             _ => {
-                let why = format!("{}: it is of a kind that no image can hold", reading(&path));
+                let why = format!("{}: unsupported file type", reading(&path));
                 return Err(Failure::new(Code::Failed, why));
             }
         };
@@ -371,19 +356,19 @@ impl Walk<'_> {
             sparse: stat.st_blocks < stat.st_size / 512,
             seen: Seen::of(stat),
         };
-        let mend = mend::of(path, self.rules.epoch());
-        let mend = mend.filter(|_| size <= MENDED_LIMIT && !self.rules.asks_for(path));
-        let Some(mend) = mend else {
+        let rule = rewrite::rule_for(path, self.rules.epoch());
+        let rule = rule.filter(|_| size <= REWRITE_LIMIT && !self.rules.asks_for(path));
+        let Some(rule) = rule else {
             return Ok(Content::Root(root()));
         };
         let doing = || format!("reading {}", self.tree.show(path));
         let file = self.tree.open_file(path).doing(Code::Os, doing)?;
         let mut text = Vec::new();
-        file.take(MENDED_LIMIT)
+        file.take(REWRITE_LIMIT)
             .read_to_end(&mut text)
             .doing(Code::Os, doing)?;
-        let mended = mend.apply(&text, self.rules.epoch());
-        Ok(mended.map_or_else(|| Content::Root(root()), Content::Text))
+        let new = rule.apply(&text, self.rules.epoch());
+        Ok(new.map_or_else(|| Content::Root(root()), Content::Text))
     }
 
     fn node(
@@ -415,11 +400,9 @@ impl Walk<'_> {
         match self.tree.open_at(path, flags) {
             Err(Errno::PERM | Errno::ACCESS) => {
                 let show = self.tree.show(path);
-                Err(Failure::new(
-                    Code::Failed,
-                    format!("reading {show}: it belongs to a user of the host whom the root's id map does not have"),
-                )
-                .hint(format!("give it to the user that made the root: 'sudo chown $(id -u):$(id -g) {show}'")))
+                let why = format!("reading {show}: its owner is not in the id map of the root");
+                let hint = "give it to the user that made the root: 'sudo chown $(id -u):$(id -g)";
+                Err(Failure::new(Code::Failed, why).hint(format!("{hint} {show}'")))
             }
             Err(e) => Err(e).doing(Code::Os, || format!("reading {}", self.tree.show(path))),
             Ok(_) => Ok(()),
@@ -428,12 +411,8 @@ impl Walk<'_> {
 
     /// Returns the extended attributes that are the root's business, sorted.
     fn xattrs(&mut self, path: &[u8], bearer: Bearer<'_>) -> Result<Vec<Xattr>, Failure> {
-        let doing = || {
-            format!(
-                "reading the extended attributes of {}",
-                self.tree.show(path)
-            )
-        };
+        let show = || self.tree.show(path);
+        let doing = || format!("reading the extended attributes of {}", show());
         let listed = match bearer {
             Bearer::Open(fd) => flistxattr(fd, &mut *self.buffer),
             Bearer::Named(name) => llistxattr(name, &mut *self.buffer),
@@ -444,10 +423,8 @@ impl Walk<'_> {
         };
         let names = self.buffer[..length].split_inclusive(|b| *b == 0);
         let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-        let mut names: Vec<_> = names
-            .filter(|name| is_kept(name))
-            .map(CStr::to_owned)
-            .collect();
+        let names = names.filter(|name| is_kept(name)).map(CStr::to_owned);
+        let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         let mut found = Vec::new();
         for name in names {
@@ -456,7 +433,8 @@ impl Walk<'_> {
                 Bearer::Named(file) => lgetxattr(file, &name, &mut *self.buffer),
             };
             let foreign = || {
-                let why = "it has file capabilities of another user namespace, which no machine would honour";
+                let why =
+                    "it has file capabilities of another user namespace, which have no effect";
                 Failure::new(Code::Failed, format!("{}: {why}", doing()))
                     .hint("set them again with 'enter ... setcap', or install the package again")
             };
@@ -479,147 +457,18 @@ const CAPABILITY: &[u8] = b"security.capability";
 /// The highest byte of `magic_etc` in version 3 of file capabilities (linux/capability.h), which names a user namespace.
 const CAPABILITY_OF_A_NAMESPACE: u8 = 3;
 
-/// Returns whether an extended attribute goes into an image: what a package or an administrator gives a file. What labels
-/// and measures it (`security.selinux`, `security.ima`) is the host's policy's, `trusted.*` only the host's root can see, and
-/// what a container's file system keeps for itself is none of the root's.
+/// Returns whether an extended attribute goes into an image: those that a package or an administrator sets. Labels and
+/// measurements (`security.selinux`, `security.ima`) are of the host's policy, `trusted.*` only the host's root can see, and
+/// file systems of containers keep attributes of their own.
 fn is_kept(name: &CStr) -> bool {
     match name.to_bytes() {
         CAPABILITY | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
-        name => {
-            let containers = [
-                &b"user.overlay."[..],
-                b"user.fuseoverlayfs.",
-                b"user.containers.",
-            ];
-            name.starts_with(b"user.") && !containers.iter().any(|c| name.starts_with(c))
-        }
+        name => name.strip_prefix(b"user.").is_some_and(|name| {
+            let containers = [&b"overlay."[..], b"fuseoverlayfs.", b"containers."];
+            !containers.iter().any(|c| name.starts_with(c))
+        }),
     }
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use std::fs;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-    use std::os::unix::net::UnixListener;
-
-    /// A tree without a namespace: what is tested here needs none.
-    pub(crate) fn tree(path: &Path) -> Tree {
-        let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        Tree {
-            path: path.to_owned(),
-            root,
-            points: Vec::new(),
-        }
-    }
-
-    fn walk(path: &Path, epoch: Option<u64>) -> Result<Found, Failure> {
-        tree(path).walk(&Rules::new(&["secret".to_owned()], &[], epoch).unwrap())
-    }
-
-    /// The working directory is one for all threads, and a walk changes it: one test.
-    #[test]
-    fn a_walk() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().canonicalize().unwrap();
-        let at = |below: &str| path.join(below);
-        for below in ["a/b", "a-b", "secret/x", "etc", "tmp/x", "var/log"] {
-            fs::create_dir_all(at(below)).unwrap();
-        }
-        fs::write(at("a/b/one"), "1").unwrap();
-        fs::hard_link(at("a/b/one"), at("a-b/two")).unwrap();
-        fs::write(at("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-        fs::write(at("var/log/x.log"), "x").unwrap();
-        fs::write(path.join(OsStr::from_bytes(b"a/\xff")), "").unwrap();
-        fs::set_permissions(at("a/b/one"), fs::Permissions::from_mode(0o4751)).unwrap();
-        symlink("/etc/passwd", at("link")).unwrap();
-        drop(UnixListener::bind(at("socket")).unwrap());
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            at("fifo"),
-            FileType::Fifo,
-            Mode::from_raw_mode(0o600),
-            0,
-        )
-        .unwrap();
-
-        let found = walk(&path, Some(1)).unwrap();
-        let paths: Vec<_> = found
-            .nodes
-            .iter()
-            .map(|e| String::from_utf8_lossy(&e.path))
-            .collect();
-        let expected = [
-            "",
-            "a",
-            "a/b",
-            "a/b/one",
-            "a/\u{fffd}",
-            "a-b",
-            "a-b/two",
-            "etc",
-            "etc/machine-id",
-            "fifo",
-            "link",
-            "tmp",
-            "var",
-            "var/log",
-        ];
-        assert_eq!(paths, expected);
-        assert_eq!(found.sockets, [b"socket"]);
-        let of = |path: &str| {
-            found
-                .nodes
-                .iter()
-                .find(|e| e.path == path.as_bytes())
-                .unwrap()
-        };
-        let one = of("a/b/one");
-        assert_eq!(
-            (one.mode, one.uid),
-            (0o4751, at("a").metadata().unwrap().uid())
-        );
-        assert!(found.nodes.iter().all(|e| e.mtime == 1));
-        assert_eq!(of("a-b/two").kind, Kind::HardLink(3));
-        assert_eq!(of("link").kind, Kind::Symlink(b"/etc/passwd".to_vec()));
-        assert_eq!(of("fifo").kind, Kind::Fifo);
-
-        let tree = tree(&path);
-        let read = |node: &Node| -> Result<Vec<u8>, Failure> {
-            let mut text = Vec::new();
-            let reader = tree.open_content(node)?;
-            reader.copy(0..reader.size(), |_, bytes| {
-                text.extend_from_slice(bytes);
-                Ok(())
-            })?;
-            reader.check_unchanged().map(|()| text)
-        };
-        assert_eq!(read(one).unwrap(), b"1");
-        assert_eq!(read(of("etc/machine-id")).unwrap(), b"uninitialized\n");
-        fs::write(at("a/b/one"), "1234").unwrap();
-        assert!(
-            read(one)
-                .unwrap_err()
-                .message
-                .ends_with("the file changed while it was read")
-        );
-        fs::remove_file(at("a/b/one")).unwrap();
-        symlink("/etc/passwd", at("a/b/one")).unwrap();
-        assert!(read(one).is_err(), "a link is not followed");
-    }
-
-    #[test]
-    fn attributes_that_are_the_roots_are_kept() {
-        for (name, kept) in [
-            (c"security.capability", true),
-            (c"system.posix_acl_access", true),
-            (c"user.x", true),
-            (c"user.overlay.opaque", false),
-            (c"trusted.overlay.opaque", false),
-            (c"security.selinux", false),
-            (c"security.ima", false),
-        ] {
-            assert_eq!(is_kept(name), kept, "{name:?}");
-        }
-    }
-}
+pub(crate) mod tests;

@@ -30,37 +30,38 @@ pub(crate) struct Arrangement {
 }
 
 /// Arranges a disk of `size` bytes, or as large as it must be. `needs` is what the partitions need, `blobs` how long the
-/// blobs are. Sizes are only too small by what is in them; whether a file system of that size holds it is for its own plan.
+/// blobs are. Whether a file system of that size holds its files is for the file system.
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] where a size is too small, with the number that would do; where something lies over another thing.
+/// [`Code::Failed`] where a size is too small, with the number that would do; where two things overlap.
 pub(crate) fn arrange(
     layout: &Layout,
     size: Option<u64>,
     needs: &[Need],
     blobs: &[u64],
 ) -> Result<Arrangement, Failure> {
-    let mut places: Vec<Place> = Vec::new();
+    let mut partitions: Vec<Place> = Vec::new();
     let mut end = FIRST;
     let mut before = "the partition table".to_owned();
     // The least that the disk must be, were its rest as small as it can be.
     let mut least = FIRST;
     for (partition, need) in layout.partitions.iter().zip(needs) {
         let name = &partition.name;
-        let start = partition
-            .offset
-            .unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
+        let start = partition.offset;
+        let start = start.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
         if start < end {
-            return Err(refused(format!(
-                "partition '{name}' is to begin at {}, and {before} ends at {}",
-                show(start),
-                show(end)
-            ))
-            .hint("move it in the layout, or make what is before it smaller"));
+            let (start, end) = (show(start), show(end));
+            let why = format!("partition '{name}' begins at {start}, and {before} ends at {end}");
+            return Err(
+                refused(why).hint("move it in the layout, or make what is before it smaller")
+            );
         }
         let smallest = need.least.max(partition.minimum).max(SECTOR);
         let bytes = match (partition.size, size) {
+            (Size::Bytes(bytes), _) if bytes < need.least => {
+                return Err(too_small(name, bytes, need.least));
+            }
             (Size::Bytes(bytes), _) => bytes,
             (Size::Auto, _) | (Size::Rest, None) => whole(need.roomy.max(smallest)),
             (Size::Rest, Some(disk)) => {
@@ -68,62 +69,44 @@ pub(crate) fn arrange(
                 usable.saturating_sub(start)
             }
         };
-        if let Size::Bytes(bytes) = partition.size
-            && bytes < need.least
-        {
-            return Err(too_small(name, bytes, need.least));
-        }
         least = match partition.size {
             Size::Rest => start + whole(smallest),
             _ => start + bytes,
         };
         end = start + bytes;
         before = format!("partition '{name}'");
-        places.push(Place { start, size: bytes });
+        partitions.push(Place { start, size: bytes });
     }
     for (blob, length) in layout.blobs.iter().zip(blobs) {
         end = end.max(blob.offset + length);
         least = least.max(blob.offset + length);
     }
     let least = whole(least + LAST);
-    let size = match size {
-        None => whole(end + LAST),
-        Some(size) if size < least => {
-            return Err(refused(format!(
-                "a size of {} is too small for what is in it: {} would do",
-                show(size),
-                show(least)
-            ))
-            .hint(format!(
-                "--size {}, or --size auto, which leaves room",
-                show(least)
-            )));
-        }
-        Some(size) => size,
-    };
-    let arrangement = Arrangement {
-        size,
-        partitions: places,
-    };
-    check_blobs(layout, blobs, &arrangement)?;
-    Ok(arrangement)
+    let size = size.unwrap_or(whole(end + LAST));
+    if size < least {
+        let (size, least) = (show(size), show(least));
+        let why = format!("a size of {size} is too small for what is in it: {least} would do");
+        let hint = format!("--size {least}, or --size auto, which leaves room");
+        return Err(refused(why).hint(hint));
+    }
+    check_blobs(layout, blobs, &partitions)?;
+    Ok(Arrangement { size, partitions })
 }
 
 /// Says that a partition is too small.
 pub(crate) fn too_small(name: &str, bytes: u64, least: u64) -> Failure {
-    let would_do = show(whole(least));
+    let (size, least) = (show(bytes), show(whole(least)));
     refused(format!(
-        "partition '{name}' of {} is too small for what is in it: {would_do} would do",
-        show(bytes)
+        "partition '{name}' of {size} is too small for what is in it: {least} would do"
     ))
     .hint(format!(
-        "give it {would_do} or more (--boot for /boot, --size for the disk, size in a layout), or \"auto\", which leaves room"
+        "give it {least} or more (--boot for /boot, --size for the disk, size in a layout), or \"auto\", which leaves room"
     ))
 }
 
-/// No blob may lie over a partition or another blob.
-fn check_blobs(layout: &Layout, blobs: &[u64], places: &Arrangement) -> Result<(), Failure> {
-    let partitions = layout.partitions.iter().zip(&places.partitions);
+/// No blob may overlap a partition or another blob.
+fn check_blobs(layout: &Layout, blobs: &[u64], places: &[Place]) -> Result<(), Failure> {
+    let partitions = layout.partitions.iter().zip(places);
     let mut taken: Vec<(String, u64, u64)> = partitions
         .map(|(p, place)| {
             let name = format!("partition '{}'", p.name);
@@ -134,11 +117,10 @@ fn check_blobs(layout: &Layout, blobs: &[u64], places: &Arrangement) -> Result<(
         let name = format!("blob '{}'", blob.source.show());
         let (start, end) = (blob.offset, blob.offset + length);
         let over = taken.iter().find(|(_, s, e)| start < *e && *s < end);
-        if let Some((other, other_start, _)) = over {
+        if let Some((other, begin, _)) = over {
+            let (start, begin) = (show(start), show(*begin));
             return Err(refused(format!(
-                "{name} of {length} bytes at {} lies over {other}, which begins at {}",
-                show(start),
-                show(*other_start)
+                "{name} of {length} bytes at {start} overlaps {other}, which begins at {begin}"
             ))
             .hint("move one of them in the layout"));
         }
@@ -239,9 +221,9 @@ mod tests {
         layout.blobs = vec![blob(32 << 10), blob(64 << 10)];
         arrange(&layout, None, &needs(), &[32 << 10, 900 << 10]).unwrap();
         for (lengths, what) in [
-            ([(32 << 10) + 1, 1], "lies over blob 'x'"),
+            ([(32 << 10) + 1, 1], "overlaps blob 'x'"),
             ([1, 960 << 10], ""),
-            ([1, (960 << 10) + 1], "lies over partition 'boot'"),
+            ([1, (960 << 10) + 1], "overlaps partition 'boot'"),
         ] {
             match arrange(&layout, None, &needs(), &lengths) {
                 Ok(_) => assert_eq!(what, ""),
@@ -266,7 +248,7 @@ mod tests {
         assert!(
             failure
                 .message
-                .contains("'root' is to begin at 100M, and partition 'boot' ends at 257M"),
+                .contains("'root' begins at 100M, and partition 'boot' ends at 257M"),
             "{failure}"
         );
     }

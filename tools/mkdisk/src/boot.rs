@@ -101,20 +101,15 @@ pub(crate) fn plan(
     let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
     let kernels = tree.kernels();
     if kernels.is_empty() && !all_kept {
-        return Err(Failure::new(
-            Code::NotFound,
-            "looking for a kernel in '/boot' of the root: there is none",
-        )
-        .hint(
-            "put 'strap linux' (or your board's kernel) before this, or give --bootloader none",
-        ));
+        let why = "looking for a kernel in '/boot' of the root: not found";
+        let hint = "put 'strap linux' (or the kernel of your board) before this, or give --bootloader none";
+        return Err(Failure::new(Code::NotFound, why).hint(hint));
     }
     let dtb = tree.check_dtb(&kernels, wish.dtb)?;
     let entries = entries(&kernels, wish);
     if with_extlinux {
         if keep_extlinux {
-            let note = format!("'/{EXTLINUX}' of the root is kept as it is");
-            booting.notes.push(note);
+            booting.note(format!("'/{EXTLINUX}' of the root is kept"));
         } else {
             let text = extlinux(&entries, tree.prefix(), dtb, wish);
             booting.add(EXTLINUX, Content::Text(text.into()), wish);
@@ -128,8 +123,7 @@ pub(crate) fn plan(
             }
         }
         if keep_entries {
-            let note = format!("the entries in '/{ENTRIES}' of the root are kept as they are");
-            booting.notes.push(note);
+            booting.note(format!("the entries in '/{ENTRIES}' of the root are kept"));
         } else {
             systemd_boot(&entries, &tree, dtb, wish, &mut booting);
         }
@@ -137,16 +131,19 @@ pub(crate) fn plan(
     if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
         let which = root_argument(kernel, wish);
         let why = match kernel.initramfs {
-            Some(_) => "its initramfs finds that",
-            None => "it has no initramfs, and by itself finds nothing else",
+            Some(_) => "it has an initramfs",
+            None => "it has no initramfs",
         };
-        let note = format!("'/boot/{}' boots with {which}: {why}", kernel.file);
-        booting.notes.push(note);
+        booting.note(format!("'/boot/{}' boots with {which}: {why}", kernel.file));
     }
     Ok(booting)
 }
 
 impl Booting {
+    fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
     fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
         let node = Node::new(path.as_bytes(), Kind::File(content));
         self.added.push(Node {
@@ -232,24 +229,20 @@ impl<'a> Tree<'a> {
         let doing = format!("making a disk that boots by UEFI on {}", arch.name);
         let or = "give --bootloader extlinux or none";
         let layout = |why: &str| Failure::new(Code::Failed, format!("{doing}: {why}")).hint(or);
-        let fat = |name: &str| {
-            self.mounted()
-                .find(|(kind, system, _)| *kind == name && *system == FileSystemKind::Vfat)
+        let is_fat = |kind| kind == FileSystemKind::Vfat;
+        let mut mounted = self.mounted();
+        let esp = mounted.find(|(kind, system, _)| *kind == "esp" && is_fat(*system));
+        let Some((_, _, esp)) = esp else {
+            return Err(layout("the layout mounts no esp partition with vfat"));
         };
-        let Some((_, _, esp)) = fat("esp") else {
-            return Err(layout(
-                "the layout mounts no partition of type esp with vfat",
-            ));
-        };
-        let entries = self
-            .mounted()
-            .filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
+        let entries = self.mounted();
+        let entries = entries.filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
         let entries = entries.max_by_key(|(_, _, at)| at.len());
-        if !entries.is_some_and(|(kind, system, _)| {
-            system == FileSystemKind::Vfat && matches!(kind, "esp" | "xbootldr")
-        }) {
+        if !entries
+            .is_some_and(|(kind, system, _)| is_fat(system) && matches!(kind, "esp" | "xbootldr"))
+        {
             return Err(layout(
-                "'/boot' is on no partition of type esp or xbootldr with vfat, so its loader would not see the kernels",
+                "'/boot' is not on an esp or xbootldr partition with vfat, where systemd-boot looks for kernels",
             ));
         }
         let esp = esp.trim_start_matches('/');
@@ -260,37 +253,26 @@ impl<'a> Tree<'a> {
         ];
         let found = self.file(&from).or_else(|| self.file(&to[0]));
         let program = found.ok_or_else(|| {
-            Failure::new(
-                Code::NotFound,
-                format!("{doing}: the root has no '/{from}'"),
-            )
-            .hint("put 'strap systemd' before this, or give --bootloader extlinux or none")
+            let why = format!("{doing}: the root has no '/{from}'");
+            Failure::new(Code::NotFound, why)
+                .hint(format!("put 'strap systemd' before this, or {or}"))
         })?;
         Ok((program.clone(), to))
     }
 
     /// Returns the kernels of `/boot`, Arch's default one first.
     fn kernels(&self) -> Vec<Kernel> {
-        let mut names: Vec<&str> = self
-            .files
-            .keys()
-            .filter_map(|path| path.strip_prefix("boot/"))
-            .filter(|name| !name.contains('/') && is_name(name))
-            .collect();
-        names.sort_unstable();
-        let plain = PLAIN.into_iter().find(|name| names.contains(name));
-        let mut kernels: Vec<Kernel> = plain
-            .map(|name| self.kernel("linux", name))
-            .into_iter()
-            .collect();
-        for name in &names {
-            if let Some(package) = name.strip_prefix("vmlinuz-").filter(|p| !p.is_empty()) {
-                kernels.push(self.kernel(package, name));
-            }
-        }
-        // A file without a package's name is that of the one that has the initramfs.
-        if kernels.iter().skip(1).any(|k| k.name == "linux") && plain.is_some() {
-            kernels.remove(0);
+        let names = self.files.keys().filter_map(|p| p.strip_prefix("boot/"));
+        let names: Vec<&str> = names.filter(|name| is_name(name)).collect();
+        let named = names.iter().filter_map(|name| {
+            let package = name.strip_prefix("vmlinuz-")?;
+            (!package.is_empty()).then(|| self.kernel(package, name))
+        });
+        let mut kernels: Vec<Kernel> = named.collect();
+        // A file without the name of a package is of the one that has the initramfs.
+        if !kernels.iter().any(|k| k.name == "linux") {
+            let plain = PLAIN.into_iter().find(|name| names.contains(name));
+            kernels.extend(plain.map(|name| self.kernel("linux", name)));
         }
         kernels.sort_by_key(|k| (k.name != "linux", k.name.clone()));
         kernels
@@ -345,7 +327,7 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// A name that is fit for a line of a configuration: nothing in it ends a word or the line.
+/// Returns whether nothing in a name ends a word, a line or a path.
 fn is_name(name: &str) -> bool {
     name.bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
@@ -488,17 +470,17 @@ pub(crate) fn title(os_release: &str) -> String {
 /// A sentence that says what is wrong with it.
 pub(crate) fn check_cmdline(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
-        return Err("it is to be one line, without control characters".to_owned());
+        return Err("control characters are not allowed".to_owned());
     }
     if text
         .split_whitespace()
         .any(|word| word.starts_with("root="))
     {
-        return Err("root= is the image's own, and it says it itself".to_owned());
+        return Err("root= is set by mkdisk".to_owned());
     }
     // COMMAND_LINE_SIZE of most architectures, less what we say.
     if text.len() > 1800 {
-        return Err("a kernel takes no more than 2048 bytes".to_owned());
+        return Err("the command line is longer than 2048 bytes".to_owned());
     }
     Ok(text.trim().to_owned())
 }
@@ -514,7 +496,7 @@ pub(crate) fn check_dtb(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(
-        "it is a path below the directory of devicetrees, as rockchip/rk3588s-orangepi-5.dtb"
+        "not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb"
             .to_owned(),
     )
 }

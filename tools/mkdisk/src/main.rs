@@ -1,12 +1,12 @@
 //! mkdisk: make a disk image of a root, that boots, without mounting anything and without root.
 //!
 //! The image is a function of the root, the layout and the date: the walk over the root is sorted and is `pack`'s own, the file
-//! systems are written whole by this workspace's own code (lib/ext4, `fat.rs`), and ids come from the date where there is one.
+//! systems are written whole by lib/image, and ids come from the date where there is one.
 //! So two roots made from the same packages give the same image, byte for byte. How large things must be is measured before
 //! anything is written.
 //!
-//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `filling.rs` how much room that needs,
-//! `arrange.rs` which partition goes where, `work.rs` puts it together inside the root's namespaces.
+//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `arrange.rs` which partition goes
+//! where; `work.rs` puts it together inside the root's namespaces.
 
 mod arrange;
 mod boot;
@@ -18,32 +18,33 @@ mod work;
 use boot::Loader;
 use clap::Parser;
 use image::ids::Ids;
-use image::layout::{Content, Layout, Source};
+use image::layout::{Content, Layout, Size, Source};
 use image::reader::Reader;
 use image::tree::Points;
 use image::{Output, Rules, epoch, size};
 use pacman::{lock, secret};
-use plan::{Given, Headroom, Plan};
+use plan::{Headroom, HostFile, Plan};
 use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
-use rustix::fs::{FileType, Mode, OFlags};
+
 use sha2::{Digest, Sha256};
 use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::RefCell;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
-use work::{Done, HostFile, Task};
+use work::Done;
 
 /// Make a disk image of a root: a partition table, and file systems that are
 /// filled without mounting them
 ///
-/// The image has a boot partition (FAT32) and a root partition (ext4), or those of a layout file, and a boot loader's
-/// configuration. Under SOURCE_DATE_EPOCH it comes out the same each time.
+/// The image has a boot partition (FAT32) and a root partition (ext4), or those of a layout file, and the configuration of a
+/// boot loader. With SOURCE_DATE_EPOCH set, the same packages give the same image.
 #[derive(Debug, Parser)]
 #[command(name = "mkdisk", version, help_expected = true, max_term_width = 80)]
 #[command(
@@ -54,17 +55,16 @@ struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// Make the disk that large, with the root in what is left; auto makes it
-    /// as large as what is in it and the headroom
+    /// Size of the disk; the root takes the rest of it. auto makes room for the
+    /// files and the headroom
     #[arg(long, value_name = "SIZE|auto", default_value = "auto")]
-    size: Given,
+    size: Size,
 
-    /// Make the partition at /boot that large [default: the layout's]
+    /// Size of the partition at /boot [default: that of the layout]
     #[arg(long, value_name = "SIZE|auto")]
-    boot: Option<Given>,
+    boot: Option<Size>,
 
-    /// Leave that much free where a size is auto [default: 10% of what is in it,
-    /// and 64M]
+    /// Free space where a size is auto [default: 10% of the files, plus 64M]
     #[arg(long, value_name = "SIZE|PERCENT%")]
     headroom: Option<Headroom>,
 
@@ -72,7 +72,7 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
 
-    /// Configure this boot loader; auto means what the architecture boots by
+    /// Configure this boot loader; auto is the one of the architecture
     #[arg(long, value_name = "NAME", default_value = "auto")]
     bootloader: Loader,
 
@@ -80,20 +80,20 @@ struct Args {
     #[arg(long, value_name = "TEXT", value_parser = boot::check_cmdline)]
     cmdline: Option<String>,
 
-    /// Boot with that devicetree: a path below the kernel's own, as
+    /// Boot with this devicetree: a path such as
     /// rockchip/rk3588s-orangepi-5.dtb
     #[arg(long, value_name = "PATH", value_parser = boot::check_dtb)]
     dtb: Option<String>,
 
-    /// Leave out what matches; ** is any number of directories
+    /// Leave out files that match GLOB; ** is any number of directories
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
 
-    /// Take along what would be left out, such as logs
+    /// Include files that match GLOB, even if a rule leaves them out
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
 
-    /// Make the image also of a root whose keyring has a secret key
+    /// Accept a keyring with its secret key
     #[arg(long)]
     keep_keyring: bool,
 
@@ -118,35 +118,21 @@ impl Stage for Args {
         check_output(&self.output)?;
         let inside = Inside::of(document)?.bare();
         let root = inside.root();
-        let arch = Arch::named(document.need_arch()?)?;
-        let plan = self.plan(document, root, arch, epoch)?;
         let doing = format!("making a disk of {}", quote(root.path()));
         let _lock = lock::share(root)?;
         lock::refuse_unfinished(root, &doing)?;
         if !self.keep_keyring {
             secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
-        let points = Points::of(&inside)?;
-        let files = open_files(&plan.layout)?;
-        for at in &points.bound {
-            context.note(format_args!("'{at}' is bound from the host, and stays out"));
+        let plan = self.plan(context, document, &inside, rules)?;
+        for at in &plan.points.bound {
+            context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
-        let title = title(root)?;
         let output = Output::create(&self.output, root)?;
-        let task = Task {
-            document,
-            plan: &plan,
-            points: &points,
-            rules: &rules,
-            image: output.file(),
-            files: &files,
-            arch,
-            title: &title,
-            quiet: context.quiet,
-        };
         let mut lent = vec![output.file().as_fd()];
-        lent.extend(files.iter().map(|f| f.file.as_fd()));
-        let answer = inside.call_with(Place::Host, &lent, || work::work(&task))?;
+        lent.extend(plan.files.iter().map(|f| f.file.as_fd()));
+        let work = || work::work(&plan, document, output.file());
+        let answer = inside.call_with(Place::Host, &lent, work)?;
         let done: Done =
             serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
         let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
@@ -160,7 +146,7 @@ impl Stage for Args {
         record(document, disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
-                "every machine that is made of it has the same secret keys: {} of them, such as {}",
+                "every machine that is made from it has the same secret keys: {} of them, such as {}",
                 done.secrets.len(),
                 quote(key)
             ));
@@ -185,24 +171,28 @@ impl Args {
     /// Decides what to make.
     fn plan(
         &self,
+        context: &Context,
         document: &Document,
-        root: &Root,
-        arch: Arch,
-        epoch: Option<u64>,
+        inside: &Inside,
+        rules: Rules,
     ) -> Result<Plan, Failure> {
+        let (root, epoch) = (inside.root(), rules.epoch());
+        let arch = document.need_arch()?;
+        let arch = Arch::named(arch)?;
         let mut layout = match &self.layout {
             Some(path) => Layout::read(path, arch.name)?,
             None => Layout::standard(arch.name)?,
         };
         plan::resize_boot(&mut layout, self.boot)?;
+        let title = title(root)?;
         // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
         // the distribution may be where a preset lies.
-        let salt = format!("{} {} {}", title(root)?, arch.name, host_name(root)?);
+        let salt = format!("{title} {} {}", arch.name, host_name(root)?);
         let ids = Ids::new(epoch, &salt)?;
         Ok(Plan {
             size: match self.size {
-                Given::Auto => None,
-                Given::Bytes(bytes) => Some(bytes),
+                Size::Bytes(bytes) => Some(bytes),
+                Size::Auto | Size::Rest => None,
             },
             headroom: self.headroom.unwrap_or_default(),
             loader: self.bootloader,
@@ -210,56 +200,71 @@ impl Args {
             dtb: self.dtb.clone(),
             file_systems: plan::file_systems(document, &layout, &ids)?,
             ids,
-            layout,
             time: epoch.unwrap_or_else(now),
+            points: Points::of(inside)?,
+            files: open_files(&layout)?,
+            layout,
+            rules,
+            arch,
+            title,
+            quiet: context.quiet,
         })
     }
 }
+
+/// Programs that make another kind of file of an image, by the ends of those files' names.
+const CONVERTERS: [(&str, &str); 9] = [
+    ("zst zstd", "'zstd IMAGE'"),
+    ("gz", "'gzip IMAGE'"),
+    ("bz2", "'bzip2 IMAGE'"),
+    ("xz", "'xz IMAGE'"),
+    ("lz4", "'lz4 IMAGE'"),
+    ("lzop", "'lzop IMAGE'"),
+    ("zip", "'zip FILE IMAGE'"),
+    ("vhd vpc", "'qemu-img convert -O vpc IMAGE FILE'"),
+    (
+        "qcow qcow2 vmdk vdi vhdx",
+        "'qemu-img convert -O END IMAGE FILE'",
+    ),
+];
+
+/// Ends of names of other files that are not a raw disk image.
+const OTHERS: &str = "iso ova wim 7z rar lzma tar tgz txz tzst cpio squashfs erofs";
 
 /// Refuses a name by which others take the image for what it is not, with the program that makes that of it.
 fn check_name(path: &Path) -> Result<(), Failure> {
     let end = path.extension().unwrap_or_default().to_ascii_lowercase();
     let end = end.to_string_lossy();
+    let is_one = |ends: &str| ends.split(' ').any(|e| e == end);
+    let converter = CONVERTERS.iter().find(|(ends, _)| is_one(ends));
+    if converter.is_none() && !is_one(OTHERS) {
+        return Ok(());
+    }
     let plain = match path.file_stem().map(Path::new) {
         Some(stem) if stem.extension().is_some() => path.with_extension(""),
         _ => path.with_extension("img"),
     };
-    let (image, file) = (plain.display(), path.display());
-    let convert =
-        |format: &str| format!(", and then 'qemu-img convert -O {format} {image} {file}'");
-    let then = match &*end {
-        "zst" | "zstd" => format!(", and then 'zstd {image}'"),
-        "gz" => format!(", and then 'gzip {image}'"),
-        "bz2" => format!(", and then 'bzip2 {image}'"),
-        "xz" | "lz4" | "lzop" => format!(", and then '{end} {image}'"),
-        "zip" => format!(", and then 'zip {file} {image}'"),
-        "qcow" | "qcow2" | "vmdk" | "vdi" | "vhdx" => convert(&end),
-        "vhd" | "vpc" => convert("vpc"),
-        "iso" | "ova" | "wim" | "7z" | "rar" | "lzma" | "tar" | "tgz" | "txz" | "tzst" | "cpio"
-        | "squashfs" | "erofs" => String::new(),
-        _ => return Ok(()),
-    };
-    let why = format!(
-        "writing {}: a raw disk image is no .{end} file",
-        quote(path)
-    );
-    Err(Failure::new(Code::Usage, why).hint(format!("'-o {image}'{then}")))
+    let (image, file) = (plain.display().to_string(), path.display().to_string());
+    let mut hint = format!("'-o {image}'");
+    if let Some((_, program)) = converter {
+        let program = program.replace("END", &end).replace("IMAGE", &image);
+        hint += &format!(", and then {}", program.replace("FILE", &file));
+    }
+    let path = quote(path);
+    let why = format!("writing {path}: a raw disk image is not a .{end} file");
+    Err(Failure::new(Code::Usage, why).hint(hint))
 }
 
 /// A disk is not for us to write on: it may be the one that this machine runs from.
 fn check_output(path: &Path) -> Result<(), Failure> {
     let kind = path.metadata().map(|m| m.file_type());
-    if kind.is_ok_and(|k| k.is_block_device()) {
-        let shown = path.display();
-        return Err(Failure::new(
-            Code::Usage,
-            format!("writing {}: it is a disk, not a file", quote(path)),
-        )
-        .hint(format!(
-            "write the image to a file, and that to the disk: 'dd if=FILE of={shown} bs=4M conv=fsync,sparse'"
-        )));
+    if !kind.is_ok_and(|k| k.is_block_device()) {
+        return Ok(());
     }
-    Ok(())
+    let why = format!("writing {}: it is a disk, not a file", quote(path));
+    let hint = "write the image to a file, and that to the disk: 'dd if=FILE of=";
+    let shown = path.display();
+    Err(Failure::new(Code::Usage, why).hint(format!("{hint}{shown} bs=4M conv=fsync,sparse'")))
 }
 
 /// Opens the host's files that the layout names, as the user that we are.
@@ -276,19 +281,18 @@ fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
             continue;
         }
         let doing = || format!("opening {}, which the layout names", quote(path));
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let file = rustix::fs::open(path, flags, Mode::empty()).doing(Code::NotFound, doing)?;
-        let stat = rustix::fs::fstat(&file).doing(Code::Os, doing)?;
-        if !FileType::from_raw_mode(stat.st_mode).is_file() {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("{}: it is no plain file", doing()),
-            ));
-        }
+        let file = stage::file::open(path);
+        let file = file.map_err(|e| {
+            let code = match e.kind() {
+                ErrorKind::InvalidInput => Code::Failed,
+                _ => Code::NotFound,
+            };
+            Failure::new(code, format!("{}: {e}", doing()))
+        })?;
         files.push(HostFile {
             source: source.clone(),
-            file: file.into(),
-            size: u64::try_from(stat.st_size).unwrap_or_default(),
+            size: file.metadata().doing(Code::Os, doing)?.len(),
+            file,
         });
     }
     Ok(files)
@@ -296,34 +300,26 @@ fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
 
 /// Returns the root's host name; empty where it has none.
 fn host_name(root: &Root) -> Result<String, Failure> {
-    let text = said(root, "etc/hostname")?.unwrap_or_default();
+    let text = read_short(root, "etc/hostname")?.unwrap_or_default();
     Ok(text.trim().to_owned())
 }
 
 /// Returns the system's name.
 fn title(root: &Root) -> Result<String, Failure> {
-    let text = match said(root, "etc/os-release")? {
-        Some(text) => Some(text),
-        None => said(root, "usr/lib/os-release")?,
-    };
+    let mut text = read_short(root, "etc/os-release")?;
+    if text.is_none() {
+        text = read_short(root, "usr/lib/os-release")?;
+    }
     Ok(boot::title(&text.unwrap_or_default()))
 }
 
-/// Returns what a short file of the root says, where it is one: a link or a device says nothing. What the disk does not give is a
-/// failure: the image would be another one than it should be.
-fn said(root: &Root, path: &str) -> Result<Option<String>, Failure> {
-    use rustix::io::Errno;
+/// Reads a short file of the root; `None` where there is none, or it is not a regular file or not short. A read error is a
+/// failure, since the image would be wrong.
+fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
+    use rustix::io::Errno as E;
     match root.read(path, 1 << 16) {
         Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
-        Err(
-            Errno::NOENT
-            | Errno::NOTDIR
-            | Errno::LOOP
-            | Errno::XDEV
-            | Errno::INVAL
-            | Errno::NXIO
-            | Errno::FBIG,
-        ) => Ok(None),
+        Err(E::NOENT | E::NOTDIR | E::LOOP | E::XDEV | E::INVAL | E::NXIO | E::FBIG) => Ok(None),
         Err(e) => Err(e).doing(Code::Os, || {
             format!("reading {}", quote(root.path().join(path)))
         }),
@@ -430,7 +426,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/hostname", path.join("etc/hostname")).unwrap();
         assert_eq!(host_name(&root).unwrap(), "", "a link is not followed");
         // Longer than any name of a file: neither there nor not there.
-        let failure = said(&root, &"x".repeat(300)).unwrap_err();
+        let failure = read_short(&root, &"x".repeat(300)).unwrap_err();
         assert_eq!(failure.code, Code::Os);
         assert!(failure.message.starts_with("reading '"), "{failure:?}");
     }

@@ -2,10 +2,13 @@
 
 use crate::boot::Loader;
 use image::ids::Ids;
-use image::layout::{Layout, Partition, SECTOR, Size};
-use image::size;
+use image::layout::{Layout, Partition, Size, Source};
+use image::tree::Points;
+use image::{Rules, size};
+use rootfs::Arch;
 use stage::members::FileSystem;
 use stage::{Code, Document, Failure};
+use std::fs::File;
 use std::str::FromStr;
 
 /// What is left free where a size follows from what is in it.
@@ -48,28 +51,6 @@ impl FromStr for Headroom {
     }
 }
 
-/// A size of the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Given {
-    Auto,
-    Bytes(u64),
-}
-
-impl FromStr for Given {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" {
-            return Ok(Self::Auto);
-        }
-        let bytes = size::parse(text)?;
-        if bytes == 0 || bytes % SECTOR != 0 {
-            return Err(format!("'{text}' is not a multiple of {SECTOR} bytes"));
-        }
-        Ok(Self::Bytes(bytes))
-    }
-}
-
 /// What is to be made.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -85,6 +66,22 @@ pub(crate) struct Plan {
     pub(crate) file_systems: Vec<String>,
     /// The date of what is made, in seconds since 1970.
     pub(crate) time: u64,
+    pub(crate) points: Points,
+    pub(crate) rules: Rules,
+    /// The files of the host that the layout names.
+    pub(crate) files: Vec<HostFile>,
+    pub(crate) arch: Arch,
+    /// The system's name.
+    pub(crate) title: String,
+    pub(crate) quiet: bool,
+}
+
+/// A file of the host, open.
+#[derive(Debug)]
+pub(crate) struct HostFile {
+    pub(crate) source: Source,
+    pub(crate) file: File,
+    pub(crate) size: u64,
 }
 
 /// Changes the size of the partition that is mounted at `/boot`.
@@ -92,7 +89,7 @@ pub(crate) struct Plan {
 /// # Errors
 ///
 /// [`Code::Usage`] where there is none.
-pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Given>) -> Result<(), Failure> {
+pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Size>) -> Result<(), Failure> {
     let Some(boot) = boot else { return Ok(()) };
     let partition = layout
         .partitions
@@ -104,12 +101,9 @@ pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Given>) -> Result<()
             "--boot is the size of the partition at /boot, and the layout has none",
         ));
     };
-    match boot {
-        Given::Auto => partition.size = Size::Auto,
-        Given::Bytes(bytes) => {
-            partition.size = Size::Bytes(bytes);
-            partition.minimum = 0;
-        }
+    partition.size = boot;
+    if let Size::Bytes(_) = boot {
+        partition.minimum = 0;
     }
     Ok(())
 }
@@ -240,21 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn sizes_of_the_command_line() {
-        assert_eq!("auto".parse(), Ok(Given::Auto));
-        assert_eq!("2G".parse(), Ok(Given::Bytes(2 << 30)));
-        for bad in ["", "0", "513", "rest", "9T"] {
-            bad.parse::<Given>().unwrap_err();
-        }
-    }
-
-    #[test]
     fn boot_may_have_another_size() {
         let mut layout = Layout::standard("x86_64").unwrap();
-        resize_boot(&mut layout, Some(Given::Bytes(64 << 20))).unwrap();
+        resize_boot(&mut layout, Some(Size::Bytes(64 << 20))).unwrap();
         assert_eq!(layout.partitions[0].size, Size::Bytes(64 << 20));
         layout.partitions.remove(0);
         resize_boot(&mut layout, None).unwrap();
-        resize_boot(&mut layout, Some(Given::Auto)).unwrap_err();
+        resize_boot(&mut layout, Some(Size::Auto)).unwrap_err();
     }
 }

@@ -6,42 +6,17 @@
 use crate::arrange::{self, Arrangement, Need};
 use crate::boot::{self, Wish};
 use crate::content;
-use crate::plan::Plan;
+use crate::plan::{HostFile, Plan};
 use crate::table;
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Source};
 use image::reader::Reader;
 use image::rules::is_secret;
-use image::tree::Points;
-use image::{FileSystem, Kind, Node, Rules, Tree, progress, size};
-use rootfs::{Arch, Root};
+use image::{FileSystem, Kind, Node, Tree, progress, size};
+use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure};
 use std::fs::File;
-
-/// What is to be done.
-#[derive(Debug)]
-pub(crate) struct Task<'a> {
-    pub(crate) document: &'a Document,
-    pub(crate) plan: &'a Plan,
-    pub(crate) points: &'a Points,
-    pub(crate) rules: &'a Rules,
-    pub(crate) image: &'a File,
-    /// The files of the host that the layout names, by their paths.
-    pub(crate) files: &'a [HostFile],
-    pub(crate) arch: Arch,
-    /// The system's name.
-    pub(crate) title: &'a str,
-    pub(crate) quiet: bool,
-}
-
-/// A file of the host, open.
-#[derive(Debug)]
-pub(crate) struct HostFile {
-    pub(crate) source: Source,
-    pub(crate) file: File,
-    pub(crate) size: u64,
-}
 
 /// What was done.
 #[derive(Debug, Deserialize, Serialize)]
@@ -58,12 +33,12 @@ pub(crate) struct Done {
 }
 
 /// Does it, and returns [`Done`] as JSON.
-pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
-    let root = Root::of(task.document)?;
-    let tree = Tree::open(&root, task.points)?;
-    let found = tree.walk(task.rules)?;
+pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Vec<u8>, Failure> {
+    let tree = Tree::open(&Root::of(document)?, &plan.points)?;
+    let found = tree.walk(&plan.rules)?;
     let job = Job {
-        task,
+        plan,
+        image,
         tree: &tree,
         nodes: &found.nodes,
     };
@@ -109,7 +84,8 @@ impl Filling<'_> {
 }
 
 struct Job<'a> {
-    task: &'a Task<'a>,
+    plan: &'a Plan,
+    image: &'a File,
     tree: &'a Tree,
     nodes: &'a [Node],
 }
@@ -117,7 +93,7 @@ struct Job<'a> {
 impl<'a> Job<'a> {
     /// Decides what goes into each partition.
     fn fill(&self) -> Result<(Vec<Filling<'a>>, Vec<String>), Failure> {
-        let plan = self.task.plan;
+        let plan = self.plan;
         let partitions = || plan.layout.partitions.iter();
         let is_root = |p: &Partition| p.mounted().is_some_and(|(_, at)| at == "/");
         let (root, root_id) = partitions()
@@ -131,10 +107,10 @@ impl<'a> Job<'a> {
             cmdline: plan.cmdline.as_deref(),
             dtb: plan.dtb.as_deref(),
             root: [root_id, &part_id],
-            title: self.task.title,
+            title: &plan.title,
             time: now,
         };
-        let booting = boot::plan(self.nodes, &plan.layout, self.task.arch, &wish)?;
+        let booting = boot::plan(self.nodes, &plan.layout, plan.arch, &wish)?;
         let mounted = partitions().filter_map(Partition::mounted);
         let points: Vec<&str> = mounted.map(|(_, at)| at).collect();
         let split = content::split(self.nodes, &booting.added, &points, now)?;
@@ -167,7 +143,7 @@ impl<'a> Job<'a> {
 
     /// Measures, and gives each partition its place.
     fn arrange(&self, fillings: &[Filling<'_>]) -> Result<Arrangement, Failure> {
-        let plan = self.task.plan;
+        let plan = self.plan;
         let mut needs = Vec::new();
         for filling in fillings {
             let (least, roomy) = match filling {
@@ -206,12 +182,12 @@ impl<'a> Job<'a> {
     }
 
     fn write(&self, fillings: &[Filling<'_>], places: &Arrangement) -> Result<(), Failure> {
-        let Task { image, plan, .. } = self.task;
+        let Self { plan, image, .. } = self;
         let doing = || "writing the image";
         image.set_len(places.size).doing(Code::Os, doing)?;
         table::write(image, &plan.layout, places, &plan.ids)?;
         let content = fillings.iter().map(Filling::content).sum();
-        let bar = &progress::bar(!self.task.quiet, content, "disk");
+        let bar = &progress::bar(!plan.quiet, content, "disk");
         let region = |start, size| Region {
             image,
             start,
@@ -255,7 +231,7 @@ impl<'a> Job<'a> {
     }
 
     fn host_file(&self, source: &Source) -> Result<&HostFile, Failure> {
-        let found = self.task.files.iter().find(|f| f.source == *source);
+        let found = self.plan.files.iter().find(|f| f.source == *source);
         found.ok_or_else(|| Failure::new(Code::Os, format!("'{}' is not open", source.show())))
     }
 

@@ -430,17 +430,17 @@ fn layouts_that_do_not_fit_are_refused() {
         (
             &format!("[[blob]]\nfile='.'\noffset='1M'\n{root}"),
             "failed",
-            "opening '.', which the layout names: it is no plain file",
+            "opening '.', which the layout names: ",
         ),
         (
             &format!("[[blob]]\nfile='/dev/zero'\noffset='1M'\n{root}"),
             "failed",
-            "it is no plain file",
+            "regular file",
         ),
         (
             &format!("[[blob]]\nfile='blob'\noffset='32K'\n{root}"),
             "failed",
-            "lies over partition 'root', which begins at 1M",
+            "overlaps partition 'root', which begins at 1M",
         ),
         (
             &format!("[[blob]]\nin_root='/none'\noffset='32K'\n{root}"),
@@ -489,13 +489,13 @@ fn layouts_that_do_not_fit_are_refused() {
     lab.bad(
         &["-o", "disk.img", "--layout", "none.toml"],
         "usage",
-        "reading the layout 'none.toml': No such file",
+        "reading 'none.toml': No such file",
     );
     fs::create_dir(lab.at("dir.toml")).unwrap();
     lab.bad(
         &["-o", "disk.img", "--layout", "dir.toml"],
         "usage",
-        "reading the layout 'dir.toml'",
+        "reading 'dir.toml'",
     );
     lab.put("l.toml", root);
     lab.bad(
@@ -598,7 +598,7 @@ fn what_is_to_boot_must_be_there() {
     lab.finish(&mut lab.command(&["-o", "x.img"]), &lab.document)
         .failed(
             "not-found",
-            "looking for a kernel in '/boot' of the root: there is none",
+            "looking for a kernel in '/boot' of the root: not found",
         );
     drop(lab.good(&["-o", "disk.img", "--bootloader", "none"]));
     // The root itself is as it was.
@@ -690,19 +690,19 @@ fn what_is_no_place_for_an_image_is_refused() {
         ran.stderr
     );
     lab.bad(&["-o", "-"], "usage", "stdout carries the document");
-    lab.bad(&["-o", "root/x.img"], "usage", "it is in the root");
+    lab.bad(&["-o", "root/x.img"], "usage", "the file is in the root");
     lab.bad(&["-o", "none/x.img"], "not-found", "writing 'none/x.img'");
     lab.bad(&["-o", "/dev/null"], "usage", "writing '/dev/null'");
     lab.bad(&[], "usage", "--output <FILE>");
     for (option, value, line) in [
-        ("--size", "0", "is not a multiple of 512"),
-        ("--size", "1.5G", "is no size"),
+        ("--size", "0", "a size cannot be 0"),
+        ("--size", "1.5G", "is not a size"),
         ("--size", "9T", "is more than 8T"),
-        ("--boot", "rest", "is no size"),
+        ("--boot", "rest", "is not a size"),
         ("--headroom", "x%", "a share is a whole number of percent"),
         ("--bootloader", "grub", "invalid value 'grub'"),
         ("--cmdline", "a\nb", "control characters"),
-        ("--cmdline", "root=/dev/sda2", "root= is the image's own"),
+        ("--cmdline", "root=/dev/sda2", "root= is set by mkdisk"),
         ("--dtb", "../x", "a path below the directory of devicetrees"),
         ("--exclude", "a[", "--exclude a["),
     ] {
@@ -740,7 +740,7 @@ fn a_name_that_says_otherwise_is_refused_with_the_program_that_makes_it_true() {
         let ran = lab.bad(
             &["-o", name],
             "usage",
-            &format!("writing '{name}': a raw disk image is no ."),
+            &format!("writing '{name}': a raw disk image is not a ."),
         );
         assert_eq!(ran.document["error"]["hint"], hint, "{name}");
     }

@@ -3,36 +3,16 @@
 use crate::compress::Encoder;
 use crate::format::Format;
 use crate::oci;
+use crate::plan::Plan;
 use crate::stream::Source;
 use image::rules::is_secret;
-use image::tree::Points;
-use image::{Node, Rules, Tree, progress};
+use image::{Node, Tree, progress};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::path::Path;
-
-/// What is to be written.
-#[derive(Debug)]
-pub(crate) struct Task<'a> {
-    pub(crate) document: &'a Document,
-    pub(crate) points: &'a Points,
-    pub(crate) rules: &'a Rules,
-    pub(crate) file: &'a File,
-    /// Its path, for messages.
-    pub(crate) path: &'a Path,
-    pub(crate) format: Format,
-    pub(crate) level: u32,
-    /// What an image is called.
-    pub(crate) name: &'a str,
-    /// Whether holes are stored as holes.
-    pub(crate) sparse: bool,
-    /// Whether a bar shows how far it is.
-    pub(crate) bar: bool,
-}
 
 /// What was written.
 #[derive(Debug, Deserialize, Serialize)]
@@ -56,27 +36,28 @@ pub(crate) struct Written {
 /// # Errors
 ///
 /// When the tree cannot be read or the file not be written. Then the file is of no use.
-pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
-    let tree = Tree::open(&Root::of(task.document)?, task.points)?;
-    let found = tree.walk(task.rules)?;
-    let writing = format!("writing {}", quote(task.path));
-    let name = task.path.file_name().unwrap_or_default();
+pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Vec<u8>, Failure> {
+    let tree = Tree::open(&Root::of(document)?, &plan.points)?;
+    let found = tree.walk(&plan.rules)?;
+    let path = plan.output.path();
+    let writing = format!("writing {}", quote(path));
+    let name = path.file_name().unwrap_or_default();
     let content = found.nodes.iter().map(Node::size).sum();
-    let bar = progress::bar(task.bar, content, &name.to_string_lossy());
+    let bar = progress::bar(plan.bar, content, &name.to_string_lossy());
     let source = Source {
         tree: &tree,
         nodes: &found.nodes,
         bar: &bar,
         writing: &writing,
-        sparse: task.sparse,
+        sparse: plan.sparse,
     };
-    let (size, sha256) = match task.format {
-        Format::Oci => oci::write(task, source)?,
+    let (size, sha256) = match plan.format {
+        Format::Oci => oci::write(plan, document, source)?,
         _ => {
-            let encoder = stream(source, encoder(task, source)?)?;
+            let encoder = stream(source, encoder(plan, source)?)?;
             let out = encoder.finish().doing(Code::Os, || source.writing)?;
             // The last of it may be a hole.
-            let sized = task.file.set_len(out.size);
+            let sized = plan.output.file().set_len(out.size);
             sized.doing(Code::Os, || source.writing)?;
             (out.size, out.hex())
         }
@@ -103,17 +84,12 @@ const PIECE: usize = 1 << 20;
 
 /// Begins to compress into the file, from where it is.
 pub(crate) fn encoder<'a>(
-    task: &Task<'a>,
+    plan: &'a Plan,
     source: Source<'_>,
 ) -> Result<Encoder<Hashed<Hollow<'a>>>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Encoder::new(
-        Hashed::new(Hollow(task.file)),
-        task.format,
-        task.level,
-        threads,
-    )
-    .doing(Code::Os, || source.writing)
+    let out = Hashed::new(Hollow(plan.output.file()));
+    Encoder::new(out, plan.format, plan.level, threads).doing(Code::Os, || source.writing)
 }
 
 /// Streams the tree into `out`, and returns that.

@@ -10,64 +10,66 @@ mod format;
 mod gzip;
 mod member;
 mod oci;
+mod plan;
 mod stream;
 
-use archive::{Task, Written};
+use archive::Written;
 use clap::Parser;
 use format::Format;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
+use plan::Plan;
 use rootfs::file::Placed;
 use rootfs::{Inside, Place};
 use stage::members::Archive;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::io::{IsTerminal, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// Write the root as a reproducible tar archive, or as an image for containers
 ///
-/// Caches, logs, sockets and what belongs to one machine stay out. With SOURCE_DATE_EPOCH set, the same packages give the
-/// same bytes.
+/// Caches, logs, sockets and files of one machine are left out. With SOURCE_DATE_EPOCH set, the same packages give the same
+/// archive.
 #[derive(Debug, Parser)]
 #[command(name = "pack", version, help_expected = true, max_term_width = 80)]
 #[command(
     after_help = "Example:\n  ... | strap base | keyring --strip | pack -o alarm.tar.zst | reap | unmount"
 )]
 struct Pack {
-    /// The file to write, which ends with .tar, .tar.zst, .tar.xz or .tar.gz
+    /// Write the archive to FILE, which ends with .tar, .tar.zst, .tar.xz or .tar.gz
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// The format, where the file's name does not say it
+    /// Use this format, whatever the name of the file
     #[arg(long, value_name = "FORMAT", value_enum)]
     format: Option<Format>,
 
-    /// Leave out what matches GLOB, from the root on: usr/share/man, **/*.pyc
+    /// Leave out files that match GLOB: usr/share/man, **/*.pyc
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
 
-    /// Take what matches GLOB though a rule leaves it out or changes it: var/log/**
+    /// Include files that match GLOB, even if a rule leaves them out: var/log/**
     #[arg(long, value_name = "GLOB")]
     include: Vec<String>,
 
-    /// How well to compress: 1 to 19 for zst, 0 to 9 for xz, 1 to 9 for gz and oci
+    /// Compression level: 1 to 19 for zst, 0 to 9 for xz, 1 to 9 for gz and oci
     #[arg(long, value_name = "N")]
     level: Option<u32>,
 
-    /// What the image is called, with --format oci: NAME or NAME:TAG, by default after the distribution
+    /// Name of the image with --format oci: NAME or NAME:TAG [default: the distribution]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// Store holes of files as holes, which tar and bsdtar unpack, and docker and busybox do not
+    /// Store holes of files as holes, which docker and busybox cannot unpack
     #[arg(long)]
     sparse: bool,
 
-    /// Take a keyring that has its secret key
+    /// Accept a keyring with its secret key
     #[arg(long)]
     keep_keyring: bool,
 
@@ -79,19 +81,6 @@ struct Pack {
     written: OnceCell<Placed>,
 }
 
-/// What is to be done, checked.
-#[derive(Debug)]
-struct Plan {
-    inside: Inside,
-    format: Format,
-    level: u32,
-    name: String,
-    rules: Rules,
-    points: Points,
-    output: Output,
-    _lock: OwnedFd,
-}
-
 impl Stage for Pack {
     const KIND: Kind = Kind::Make;
 
@@ -100,14 +89,18 @@ impl Stage for Pack {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(document)?;
+        let plan = self.plan(context, document)?;
         for at in &plan.points.bound {
-            context.note(format_args!("'{at}' is bound from the host, and stays out"));
+            context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let begin = Instant::now();
-        let written = self
-            .write(context, document, &plan)
-            .inspect_err(|_| clear_line(context))?;
+        let keep = [plan.output.file().as_fd()];
+        let work = || archive::work(&plan, document);
+        let written = plan.inside.call_with(Place::Host, &keep, work);
+        // A process that was killed leaves its progress bar.
+        let written = written.inspect_err(|_| clear_line(plan.bar))?;
+        let written: Written =
+            serde_json::from_slice(&written).doing(Code::Os, || "reading what was written")?;
         context.waited(begin.elapsed());
         let path = plan.output.path().to_owned();
         // Set once: a stage runs once.
@@ -115,16 +108,16 @@ impl Stage for Pack {
         let name = path.to_string_lossy().into_owned();
         record(document, &name, plan.format, &written);
         if let Some(text) = some(&written.sockets) {
-            context.note(format_args!("sockets stay out: {text}"));
+            context.note(format_args!("sockets are left out: {text}"));
         }
         if let Some(text) = some(&written.secrets) {
             context.warn(format_args!(
-                "every machine that is made of it has the same secret key: {text}"
+                "every machine that is made from it has the same secret key: {text}"
             ));
         }
         if let Some(text) = some(&written.marks) {
             context.warn(format_args!(
-                "'docker import' and 'podman import' lose what is in the archive: {text}"
+                "'docker import' and 'podman import' lose files of the archive: {text}"
             ));
         }
         context.note(format_args!(
@@ -147,7 +140,7 @@ impl Stage for Pack {
 
 impl Pack {
     /// Decides what to do, and checks all that can be checked before.
-    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
+    fn plan(&self, context: &Context, document: &Document) -> Result<Plan, Failure> {
         let inside = Inside::of(document)?;
         let root = inside.root();
         let output = Output::create(&self.output, root)?;
@@ -162,7 +155,10 @@ impl Pack {
         };
         match format {
             Format::Oci if self.sparse => {
-                return Err(only("--sparse", "no program takes it in an image's layer"));
+                return Err(only(
+                    "--sparse",
+                    "no program accepts it in the layer of an image",
+                ));
             }
             Format::Oci => {}
             _ if self.name.is_some() => {
@@ -178,41 +174,17 @@ impl Pack {
             secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
         Ok(Plan {
-            _lock: lock,
+            lock,
             points: Points::of(&inside)?,
             inside: inside.bare(),
             format,
             level,
             name,
+            sparse: self.sparse,
+            bar: !context.quiet && std::io::stderr().is_terminal(),
             rules,
             output,
         })
-    }
-
-    /// Writes the archive's content.
-    fn write(
-        &self,
-        context: &Context,
-        document: &Document,
-        plan: &Plan,
-    ) -> Result<Written, Failure> {
-        let task = Task {
-            document,
-            points: &plan.points,
-            rules: &plan.rules,
-            file: plan.output.file(),
-            path: plan.output.path(),
-            format: plan.format,
-            level: plan.level,
-            name: &plan.name,
-            sparse: self.sparse,
-            bar: !context.quiet && std::io::stderr().is_terminal(),
-        };
-        let keep = [plan.output.file().as_fd()];
-        let bytes = plan
-            .inside
-            .call_with(Place::Host, &keep, || archive::work(&task))?;
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
     }
 }
 
@@ -225,11 +197,10 @@ fn some(paths: &[String]) -> Option<String> {
     }
 }
 
-/// Takes a progress bar away whose process was killed.
-fn clear_line(context: &Context) {
-    let mut stderr = std::io::stderr();
-    if !context.quiet && stderr.is_terminal() {
-        stderr.write_all(b"\r\x1b[K").unwrap_or_default();
+fn clear_line(bar: bool) {
+    if bar {
+        let clear = std::io::stderr().write_all(b"\r\x1b[K");
+        clear.unwrap_or_default();
     }
 }
 
@@ -239,11 +210,12 @@ fn record(document: &mut Document, file: &str, format: Format, written: &Written
     archives.retain(|archive| archive.file != file);
     archives.push(Archive {
         file: file.to_owned(),
-        format: format.word().to_owned(),
+        format: format.name().to_owned(),
         size: written.size,
         sha256: written.sha256.clone(),
         entries: written.entries,
     });
+    // What others put beside an archive of that name stays: the elements are merged by their file.
     document.write(&archives);
 }
 
@@ -254,7 +226,7 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use image::{mend, rules};
+    use image::{rewrite, rules};
 
     #[test]
     fn the_page_has_every_rule() {
@@ -264,9 +236,9 @@ mod tests {
             .filter_map(|line| line.strip_prefix(".It Pa "))
             .flat_map(|line| line.split(" , "))
             .collect();
-        let left_out = rules::LEFT_OUT.iter().flat_map(|rule| rule.paths).copied();
+        let left_out = rules::left_out().map(|(_, pattern)| pattern);
         let ruled: Vec<_> = left_out
-            .chain(mend::MENDED.iter().map(|m| m.path))
+            .chain(rewrite::REWRITTEN.iter().map(|m| m.path))
             .collect();
         assert_eq!(listed, ruled);
     }

@@ -187,7 +187,7 @@ impl Member {
     }
 
     /// Makes it a sparse file: its content is the map and then the pieces, and its true name and size are in records, so
-    /// that a program that does not know the format unpacks to `GNUSparseFile.0` what is no whole file.
+    /// that a program that does not know the format unpacks an incomplete file to `GNUSparseFile.0`.
     fn set_sparse(&mut self, path: &[u8], size: u64, pieces: &[Piece]) {
         // The end, where a hole is the last.
         let end = [(size, 0)];
@@ -350,7 +350,7 @@ mod tests {
                 assert_eq!([prefix, name].join(&b'/'), path);
             }
         }
-        // A directory's slash is no place to split.
+        // The last slash of a directory is not a place to split.
         assert_eq!(
             split(&[long(50, 99), vec![b'/']].concat()).map(|p| p.1.len()),
             Some(100)

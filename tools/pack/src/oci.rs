@@ -5,22 +5,17 @@
 //! The layer is written first and in place, where its name, which is its hash, and its size are known only afterwards: its
 //! header is filled in at the end. So no second copy of it is ever on the disk.
 
-use crate::archive::{self, Hashed, Task};
+use crate::archive::{self, Hashed};
 use crate::member::BLOCK;
+use crate::plan::Plan;
 use crate::stream::{END, Source, padding};
 use image::{Kind, Node};
-use oci_spec::OciSpecError;
 use oci_spec::distribution::Reference;
-use oci_spec::image::{
-    ANNOTATION_REF_NAME, Arch, ConfigBuilder, Descriptor, DescriptorBuilder, Digest,
-    HistoryBuilder, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType,
-    OciLayoutBuilder, Os, Platform, PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
-};
 use rootfs::session::environment;
-use serde::Serialize;
-use serde_json::json;
-use sha2::{Digest as _, Sha256};
-use stage::{Code, Doing, Failure, date};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use stage::{Code, Document, Doing, Failure, date};
+use std::ffi::OsString;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
@@ -34,17 +29,21 @@ const BLOBS: &str = "blobs/sha256/";
 /// # Errors
 ///
 /// As streaming the tree; when it has what a layer would lose; and when the file cannot be written or read back.
-pub(crate) fn write(task: &Task<'_>, source: Source<'_>) -> Result<(u64, String), Failure> {
+pub(crate) fn write(
+    plan: &Plan,
+    document: &Document,
+    source: Source<'_>,
+) -> Result<(u64, String), Failure> {
     let doing = || source.writing;
     refuse_marks(source)?;
-    let mut file = task.file;
+    let mut file = plan.output.file();
     for directory in ["blobs/", BLOBS] {
-        file.write_all(header(task, directory, EntryType::Directory, 0).as_bytes())
+        file.write_all(header(plan, directory, EntryType::Directory, 0).as_bytes())
             .doing(Code::Os, doing)?;
     }
     let place = file.stream_position().doing(Code::Os, doing)?;
     file.write_all(&END[..BLOCK]).doing(Code::Os, doing)?;
-    let encoder = Hashed::new(archive::encoder(task, source)?);
+    let encoder = Hashed::new(archive::encoder(plan, source)?);
     let tree = archive::stream(source, encoder)?;
     let tree_hash = tree.hex();
     let layer = tree.inner.finish().doing(Code::Os, doing)?;
@@ -53,15 +52,11 @@ pub(crate) fn write(task: &Task<'_>, source: Source<'_>) -> Result<(u64, String)
         size: layer.size,
     };
     file.write_all(padding(layer.size)).doing(Code::Os, doing)?;
-    let name = format!("{BLOBS}{}", layer.hash);
-    let layer_header = header(task, &name, EntryType::Regular, layer.size);
-
-    let documents = Image { task, source }
-        .documents(&layer, &tree_hash)
-        .doing(Code::Os, || "describing the image")?;
+    let layer_header = header(plan, &layer.place(), EntryType::Regular, layer.size);
+    let documents = documents(plan, document, source.nodes, &layer, &tree_hash);
     for (name, text) in documents {
         let size = text.len() as u64;
-        let header = header(task, &name, EntryType::Regular, size);
+        let header = header(plan, &name, EntryType::Regular, size);
         for bytes in [header.as_bytes(), text.as_slice(), padding(size)] {
             file.write_all(bytes).doing(Code::Os, doing)?;
         }
@@ -76,18 +71,24 @@ pub(crate) fn write(task: &Task<'_>, source: Source<'_>) -> Result<(u64, String)
 }
 
 /// Returns a member's header: what is in it says all that there is to know, so it has no date but that of the image.
-fn header(task: &Task<'_>, name: &str, kind: EntryType, size: u64) -> Header {
+fn header(plan: &Plan, name: &str, kind: EntryType, size: u64) -> Header {
     let mut header = Header::new_ustar();
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_entry_type(kind);
     header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
     header.set_uid(0);
     header.set_gid(0);
-    header.set_mtime(task.rules.epoch().unwrap_or_default());
+    header.set_mtime(plan.rules.epoch().unwrap_or_default());
     header.set_size(size);
     header.set_cksum();
     header
 }
+
+/// What the types of an image's documents begin with.
+const TYPE: &str = "application/vnd.oci.image";
+
+/// What a container runs that is told nothing else, where the root has it.
+const SHELL: &str = "usr/bin/bash";
 
 /// A blob, by its SHA-256 in hex.
 #[derive(Debug)]
@@ -104,127 +105,101 @@ impl Blob {
         }
     }
 
-    fn digest(&self) -> Result<Digest, OciSpecError> {
-        Digest::from_str(&format!("sha256:{}", self.hash))
+    fn place(&self) -> String {
+        format!("{BLOBS}{}", self.hash)
     }
 
-    fn describe(&self, kind: MediaType) -> Result<Descriptor, OciSpecError> {
-        Ok(Descriptor::new(kind, self.size, self.digest()?))
-    }
-}
-
-/// What the documents of an image are made of.
-#[derive(Debug)]
-struct Image<'a> {
-    task: &'a Task<'a>,
-    source: Source<'a>,
-}
-
-impl Image<'_> {
-    /// Returns the documents, by the names of their members.
-    fn documents(&self, layer: &Blob, tree: &str) -> Result<Vec<(String, Vec<u8>)>, OciSpecError> {
-        let config = text(&self.config(tree)?)?;
-        let manifest = ImageManifestBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageManifest)
-            .config(Blob::of(&config).describe(MediaType::ImageConfig)?)
-            .layers([layer.describe(MediaType::ImageLayerGzip)?])
-            .build()?;
-        let manifest = text(&manifest)?;
-        let blob = Blob::of(&manifest);
-        let descriptor = DescriptorBuilder::default()
-            .media_type(MediaType::ImageManifest)
-            .size(blob.size)
-            .digest(blob.digest()?)
-            .platform(self.platform()?)
-            .annotations([(ANNOTATION_REF_NAME.to_owned(), self.task.name.to_owned())])
-            .build()?;
-        let index = ImageIndexBuilder::default()
-            .schema_version(SCHEMA_VERSION)
-            .media_type(MediaType::ImageIndex)
-            .manifests([descriptor])
-            .build()?;
-        let layout = OciLayoutBuilder::default()
-            .image_layout_version("1.0.0")
-            .build()?;
-        let place = |blob: &Blob| format!("{BLOBS}{}", blob.hash);
-        let list = json!([{
-            "Config": place(&Blob::of(&config)),
-            "RepoTags": [self.task.name],
-            "Layers": [place(layer)],
-        }]);
-        Ok(vec![
-            (place(&Blob::of(&config)), config),
-            (place(&blob), manifest),
-            ("index.json".to_owned(), text(&index)?),
-            ("manifest.json".to_owned(), text(&list)?),
-            ("oci-layout".to_owned(), text(&layout)?),
-        ])
-    }
-
-    fn config(&self, tree: &str) -> Result<oci_spec::image::ImageConfiguration, OciSpecError> {
-        let mut env: Vec<_> = environment()
-            .into_iter()
-            .filter(|(key, _)| key == "PATH")
-            .map(|(key, value)| format!("{}={}", key.to_string_lossy(), value.to_string_lossy()))
-            .collect();
-        env.push("LANG=C.UTF-8".to_owned());
-        let mut config = ConfigBuilder::default().env(env);
-        let nodes = &self.source.nodes;
-        if nodes.iter().any(|e| e.path == SHELL.as_bytes()) {
-            config = config.cmd([format!("/{SHELL}")]);
-        }
-        let mut history = HistoryBuilder::default().created_by("strapline pack");
-        let mut image = ImageConfigurationBuilder::default();
-        if let Some(epoch) = self.task.rules.epoch() {
-            history = history.created(date::time(epoch));
-            image = image.created(date::time(epoch));
-        }
-        let rootfs = RootFsBuilder::default()
-            .typ("layers")
-            .diff_ids([format!("sha256:{tree}")])
-            .build()?;
-        let (arch, variant) = self.arch();
-        if let Some(variant) = variant {
-            image = image.variant(variant);
-        }
-        image
-            .architecture(arch)
-            .os(Os::Linux)
-            .config(config.build()?)
-            .rootfs(rootfs)
-            .history([history.build()?])
-            .build()
-    }
-
-    fn platform(&self) -> Result<Platform, OciSpecError> {
-        let (arch, variant) = self.arch();
-        let mut platform = PlatformBuilder::default().os(Os::Linux).architecture(arch);
-        if let Some(variant) = variant {
-            platform = platform.variant(variant);
-        }
-        platform.build()
-    }
-
-    /// Returns the architecture and its variant in the words of Go, which are the images' (image-spec, image-index.md).
-    fn arch(&self) -> (Arch, Option<&'static str>) {
-        match self.task.document.arch().unwrap_or_default() {
-            "x86_64" => (Arch::Amd64, None),
-            "x86_64_v3" => (Arch::Amd64, Some("v3")),
-            "aarch64" => (Arch::ARM64, Some("v8")),
-            "armv7h" => (Arch::ARM, Some("v7")),
-            "armv6h" => (Arch::ARM, Some("v6")),
-            "i686" | "pentium4" | "i486" => (Arch::i386, None),
-            other => (Arch::from(other), None),
-        }
+    /// Returns its descriptor (image-spec, descriptor.md).
+    fn describe(&self, kind: &str) -> Value {
+        let digest = format!("sha256:{}", self.hash);
+        json!({"mediaType": format!("{TYPE}.{kind}"), "digest": digest, "size": self.size})
     }
 }
 
-/// What a container runs that is told nothing else, where the root has it.
-const SHELL: &str = "usr/bin/bash";
+/// Returns the documents of an image with that layer, by the names of their members. `tree` is the hash of what is in the layer
+/// (image-spec, config.md, manifest.md, image-index.md, image-layout.md).
+fn documents(
+    plan: &Plan,
+    document: &Document,
+    nodes: &[Node],
+    layer: &Blob,
+    tree: &str,
+) -> Vec<(String, Vec<u8>)> {
+    let (arch, variant) = arch(document.arch().unwrap_or_default());
+    let created = plan.rules.epoch().map(date::time);
+    let path = environment().into_iter().find(|(key, _)| key == "PATH");
+    let path = path.map_or_else(OsString::new, |(_, path)| path);
+    let has_shell = nodes.iter().any(|n| n.path == SHELL.as_bytes());
+    let config = text(json!({
+        "created": created,
+        "architecture": arch,
+        "os": "linux",
+        "variant": variant,
+        "config": {
+            "Env": [format!("PATH={}", path.to_string_lossy()), "LANG=C.UTF-8".to_owned()],
+            "Cmd": has_shell.then(|| [format!("/{SHELL}")]),
+        },
+        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{tree}")]},
+        "history": [{"created": created, "created_by": "strapline pack"}],
+    }));
+    let config_blob = Blob::of(&config);
+    let manifest = text(json!({
+        "schemaVersion": 2,
+        "mediaType": format!("{TYPE}.manifest.v1+json"),
+        "config": config_blob.describe("config.v1+json"),
+        "layers": [layer.describe("layer.v1.tar+gzip")],
+    }));
+    let manifest_blob = Blob::of(&manifest);
+    let mut descriptor = manifest_blob.describe("manifest.v1+json");
+    descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": plan.name});
+    descriptor["platform"] = json!({"architecture": arch, "os": "linux", "variant": variant});
+    let index = text(json!({
+        "schemaVersion": 2,
+        "mediaType": format!("{TYPE}.index.v1+json"),
+        "manifests": [descriptor],
+    }));
+    let list = text(json!([{
+        "Config": config_blob.place(),
+        "RepoTags": [plan.name],
+        "Layers": [layer.place()],
+    }]));
+    let layout = text(json!({"imageLayoutVersion": "1.0.0"}));
+    vec![
+        (config_blob.place(), config),
+        (manifest_blob.place(), manifest),
+        ("index.json".to_owned(), index),
+        ("manifest.json".to_owned(), list),
+        ("oci-layout".to_owned(), layout),
+    ]
+}
 
-fn text(document: &impl Serialize) -> Result<Vec<u8>, OciSpecError> {
-    Ok(serde_json::to_vec(document)?)
+/// Returns the architecture and its variant in the words of Go, which are the images' (image-spec, image-index.md).
+fn arch(arch: &str) -> (&str, Option<&'static str>) {
+    match arch {
+        "x86_64" => ("amd64", None),
+        "x86_64_v3" => ("amd64", Some("v3")),
+        "aarch64" => ("arm64", Some("v8")),
+        "armv7h" => ("arm", Some("v7")),
+        "armv6h" => ("arm", Some("v6")),
+        "i686" | "pentium4" | "i486" => ("386", None),
+        other => (other, None),
+    }
+}
+
+/// Returns a document's text, without the members that have no value.
+fn text(mut document: Value) -> Vec<u8> {
+    fn remove_nulls(value: &mut Value) {
+        match value {
+            Value::Object(members) => {
+                members.retain(|_, value| !value.is_null());
+                members.values_mut().for_each(remove_nulls);
+            }
+            Value::Array(elements) => elements.iter_mut().for_each(remove_nulls),
+            _ => {}
+        }
+    }
+    remove_nulls(&mut document);
+    document.to_string().into_bytes()
 }
 
 /// Returns what an image is called, with a tag: what was asked for, else after the distribution where its name is one that an

@@ -287,27 +287,24 @@ fn what_is_no_place_for_an_archive_is_refused() {
     fs::create_dir(lab.path().join("dir.tar")).unwrap();
     symlink("root/etc", lab.path().join("into")).unwrap();
     for (name, line) in [
-        (
-            "-",
-            "writing '-': stdout carries the document, so the image cannot go there",
-        ),
+        ("-", "writing '-': stdout carries the document"),
         (
             "root/a.tar",
-            "writing 'root/a.tar': it is in the root that goes into it",
+            "writing 'root/a.tar': the file is in the root",
         ),
-        ("root/etc/../a.tar", "it is in the root that goes into it"),
-        ("into/a.tar", "it is in the root that goes into it"),
+        ("root/etc/../a.tar", "the file is in the root"),
+        ("into/a.tar", "the file is in the root"),
         ("dir.tar", "writing 'dir.tar': it is a directory"),
-        ("/dev/null", "writing '/dev/null': it is no regular file"),
+        ("/dev/null", "writing '/dev/null': it is not a regular file"),
         (
             "/dev/stdout",
-            "writing '/dev/stdout': it is a link to what is no file",
+            "writing '/dev/stdout': it is a dangling symbolic link",
         ),
         (
             "a.zip",
             "writing 'a.zip': its name does not say in which format",
         ),
-        ("new.tar/", "writing 'new.tar/': it is no name of a file"),
+        ("new.tar/", "writing 'new.tar/': not a file name"),
         ("", "a value is required for '--output <FILE>'"),
     ] {
         lab.bad(&["-o", name], "usage", line);
@@ -348,7 +345,7 @@ fn wrong_options_are_refused() {
         ),
         (
             &["--format", "oci", "--sparse"],
-            "reading '--sparse': no program takes it in an image's layer",
+            "reading '--sparse': no program accepts it in the layer of an image",
         ),
         (
             &["--exclude", "a["],
@@ -453,7 +450,7 @@ fn host_keys_are_warned_of() {
     lab.put("etc/ssh/ssh_host_ed25519_key", "secret");
     lab.put("etc/ssh/ssh_host_ed25519_key.pub", "public");
     let ran = lab.run(&["-o", "a.tar", "--quiet"]);
-    let warning = "pack: warning: every machine that is made of it has the same secret key: 'etc/ssh/ssh_host_ed25519_key'\n";
+    let warning = "pack: warning: every machine that is made from it has the same secret key: 'etc/ssh/ssh_host_ed25519_key'\n";
     assert_eq!((ran.status, &*ran.stderr), (0, warning));
 }
 
@@ -539,7 +536,7 @@ fn what_is_mounted_below_the_root_and_not_in_the_plan_is_refused() {
     let mut lab = Lab::new();
     let script = "mount -t tmpfs tmpfs root/usr; $pack --state doc.json -o a.tar";
     let ran = in_namespace(&lab, script);
-    let line = "root/usr' is not in the mount plan, so it may or may not belong into the image";
+    let line = "root/usr' is not in the mount plan";
     ran.failed("failed", line);
     // In the plan, it is the root's own; what is bound from the host is not, nor is an API filesystem.
     fs::create_dir(lab.root().join("usr/below")).unwrap();
@@ -550,7 +547,7 @@ fn what_is_mounted_below_the_root_and_not_in_the_plan_is_refused() {
                   mount --bind /usr root/etc; mount -t proc proc root/proc; $pack --state doc.json -o a.tar";
     let ran = in_namespace(&lab, script);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    let note = "pack: 'etc' is bound from the host, and stays out\n";
+    let note = "pack: 'etc' is bound from the host, and left out\n";
     assert!(ran.stderr.contains(note), "{}", ran.stderr);
     assert_eq!(lab.files("a.tar"), ["etc/passwd", "usr/own"]);
     let mode = lab.tar(&["-tvf", "a.tar", "usr/"]);

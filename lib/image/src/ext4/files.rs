@@ -163,7 +163,7 @@ impl File {
         })
     }
 
-    /// Finds the blocks of what is no directory. Returns how many bytes of content they have.
+    /// Finds the blocks of a node that is not a directory. Returns how many bytes of content they have.
     fn set_blocks(&mut self, node: &Node, tree: &Tree) -> Result<u64, Failure> {
         let data = match &node.kind {
             Kind::File(Content::Root(file)) if file.sparse => tree.open_content(node)?.data()?,

@@ -40,7 +40,7 @@ pub(crate) struct Inode {
     /// Seconds since 1970: last modified, and made.
     pub(crate) mtime: i64,
     pub(crate) made: i64,
-    /// What lies behind the fields.
+    /// The bytes after the fields.
     pub(crate) behind: Vec<u8>,
 }
 

@@ -312,7 +312,7 @@ impl<'a> Disk<'a> {
         for number in std::iter::once(0).chain(shape.backups()) {
             let superblock = superblock::encode(shape, &self.fs.options, &totals, number);
             let begin = shape.begin(number);
-            // The first one lies behind what a boot loader may have there.
+            // The first one leaves room for a boot loader.
             let at = if number == 0 { 1024 } else { 0 };
             self.to.write(begin * BLOCK + at, &superblock)?;
             self.put(begin + 1, &descriptors)?;

@@ -1,19 +1,19 @@
-//! Files whose text is another one in an image: a table, each with its reason. The root itself is never changed.
+//! Files that are rewritten in an image: a table, each with its reason. The root itself is never changed.
 //!
 //! A package's own scriptlet, pacman or a program of the root writes today's date into a file, or a machine's identity. What
-//! is not reproducible for another reason is not mended here: it shows when two images are compared.
+//! is not reproducible for another reason is not rewritten: it shows when two images are compared.
 
 use stage::document::is_name;
 
 /// What changes a file's text; `None` where the text is not one to change. The date is in seconds since 1970.
 type With = fn(text: &str, epoch: u64) -> Option<String>;
 
-/// A file whose text is another one in an image.
+/// A file that is rewritten in an image.
 #[derive(Clone, Copy, Debug)]
-pub struct Mend {
+pub struct Rewrite {
     /// Its path below the root; a `*` stands for one name.
     pub path: &'static str,
-    /// Whether it is mended only where there is a date.
+    /// Whether it is rewritten only where there is a date.
     pub dated: bool,
     /// The reason.
     pub why: &'static str,
@@ -21,26 +21,26 @@ pub struct Mend {
 }
 
 /// The files. `pack(8)` has this table too.
-pub const MENDED: &[Mend] = &[
-    Mend {
+pub const REWRITTEN: &[Rewrite] = &[
+    Rewrite {
         path: "etc/machine-id",
         dated: false,
         why: "every machine must have an id of its own: systemd gives it one at the first boot (machine-id(5))",
         with: |text, _| is_id(text).then(|| "uninitialized\n".to_owned()),
     },
-    Mend {
+    Rewrite {
         path: "var/lib/dbus/machine-id",
         dated: false,
         why: "the same; empty, D-Bus takes systemd's",
         with: |text, _| is_id(text).then(String::new),
     },
-    Mend {
+    Rewrite {
         path: "var/lib/pacman/local/*/desc",
         dated: true,
         why: "pacman writes down when it installed the package, in %INSTALLDATE%",
         with: |text, epoch| clamp_line_after(text, "%INSTALLDATE%", epoch),
     },
-    Mend {
+    Rewrite {
         path: "etc/shadow",
         dated: true,
         why: "useradd(8) and systemd-sysusers(8) write down the day of the last change of a password",
@@ -48,15 +48,15 @@ pub const MENDED: &[Mend] = &[
     },
 ];
 
-/// Returns what mends the file at this path, if anything does.
+/// Returns the rule for the file at this path, if there is one.
 #[must_use]
-pub fn of(path: &[u8], epoch: Option<u64>) -> Option<&'static Mend> {
+pub fn rule_for(path: &[u8], epoch: Option<u64>) -> Option<&'static Rewrite> {
     let path = std::str::from_utf8(path).ok()?;
-    let mend = MENDED.iter().find(|mend| matches(mend.path, path))?;
-    (epoch.is_some() || !mend.dated).then_some(mend)
+    let rule = REWRITTEN.iter().find(|rule| matches(rule.path, path))?;
+    (epoch.is_some() || !rule.dated).then_some(rule)
 }
 
-impl Mend {
+impl Rewrite {
     /// Returns the new text, where it is another one.
     #[must_use]
     pub fn apply(&self, text: &[u8], epoch: Option<u64>) -> Option<Vec<u8>> {
@@ -113,8 +113,8 @@ fn clamp_third_field(text: &str, last: u64) -> String {
 mod tests {
     use super::*;
 
-    fn mended(path: &str, text: &str, epoch: Option<u64>) -> Option<String> {
-        let new = of(path.as_bytes(), epoch)?.apply(text.as_bytes(), epoch)?;
+    fn rewritten(path: &str, text: &str, epoch: Option<u64>) -> Option<String> {
+        let new = rule_for(path.as_bytes(), epoch)?.apply(text.as_bytes(), epoch)?;
         Some(String::from_utf8(new).unwrap())
     }
 
@@ -123,13 +123,13 @@ mod tests {
         let id = "0123456789abcdef0123456789abcdef\n";
         for epoch in [None, Some(1)] {
             assert_eq!(
-                mended("etc/machine-id", id, epoch).as_deref(),
+                rewritten("etc/machine-id", id, epoch).as_deref(),
                 Some("uninitialized\n")
             );
-            assert_eq!(mended("etc/machine-id", "uninitialized\n", epoch), None);
-            assert_eq!(mended("etc/machine-id", "", epoch), None);
+            assert_eq!(rewritten("etc/machine-id", "uninitialized\n", epoch), None);
+            assert_eq!(rewritten("etc/machine-id", "", epoch), None);
             assert_eq!(
-                mended("var/lib/dbus/machine-id", id, epoch).as_deref(),
+                rewritten("var/lib/dbus/machine-id", id, epoch).as_deref(),
                 Some("")
             );
         }
@@ -140,15 +140,18 @@ mod tests {
         let path = "var/lib/pacman/local/bash-5.3-1/desc";
         let text = "%NAME%\nbash\n\n%INSTALLDATE%\n1700000000\n\n%DESC%\n%INSTALLDATE%\n9\n";
         let new = text.replacen("1700000000", "1600000000", 1);
-        assert_eq!(mended(path, text, Some(1_600_000_000)), Some(new));
-        assert_eq!(mended(path, text, Some(1_800_000_000)), None);
-        assert_eq!(mended(path, text, None), None);
-        assert_eq!(mended("var/lib/pacman/local/a/b/desc", text, Some(1)), None);
+        assert_eq!(rewritten(path, text, Some(1_600_000_000)), Some(new));
+        assert_eq!(rewritten(path, text, Some(1_800_000_000)), None);
+        assert_eq!(rewritten(path, text, None), None);
+        assert_eq!(
+            rewritten("var/lib/pacman/local/a/b/desc", text, Some(1)),
+            None
+        );
         for odd in ["", "%INSTALLDATE%", "%INSTALLDATE%\n", "%INSTALLDATE%\nx\n"] {
-            assert_eq!(mended(path, odd, Some(1)), None, "{odd:?}");
+            assert_eq!(rewritten(path, odd, Some(1)), None, "{odd:?}");
         }
         assert_eq!(
-            mended(path, "%INSTALLDATE%\n9", Some(1)).as_deref(),
+            rewritten(path, "%INSTALLDATE%\n9", Some(1)).as_deref(),
             Some("%INSTALLDATE%\n1")
         );
     }
@@ -160,11 +163,11 @@ mod tests {
         let new =
             "root::18518::::::\nann:!*:0:0:99999:7:::\nbob:x::::::\nodd\n\nlast:*:18518:::::: ";
         let epoch = Some(1_600_000_000);
-        assert_eq!(mended("etc/shadow", text, epoch).as_deref(), Some(new));
-        assert_eq!(mended("etc/shadow", new, epoch), None);
-        assert_eq!(mended("etc/shadow", text, None), None);
+        assert_eq!(rewritten("etc/shadow", text, epoch).as_deref(), Some(new));
+        assert_eq!(rewritten("etc/shadow", new, epoch), None);
+        assert_eq!(rewritten("etc/shadow", text, None), None);
         assert!(
-            of(b"etc/shadow", epoch)
+            rule_for(b"etc/shadow", epoch)
                 .unwrap()
                 .apply(b"\xff:x:20000", epoch)
                 .is_none()
@@ -172,9 +175,9 @@ mod tests {
     }
 
     #[test]
-    fn every_mend_has_a_reason() {
+    fn every_rule_has_a_reason() {
         assert!(
-            MENDED
+            REWRITTEN
                 .iter()
                 .all(|m| !m.why.is_empty() && !m.path.starts_with('/'))
         );
