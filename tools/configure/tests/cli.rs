@@ -426,15 +426,15 @@ fn what_the_root_does_not_have_is_refused_before_anything_is_written() {
             &["--user", "ann:wheel"],
             "configuring users: the root has no usermod",
         ),
-        (&["--user", "bob"], "configuring users: the root has no useradd"),
+        (
+            &["--user", "bob"],
+            "configuring users: the root has no useradd",
+        ),
         (
             &["--user", "ann", "--shell", "ann:/bin/fish"],
             "looking for the shell of 'ann'",
         ),
-        (
-            &["--shell", "ann:/usr/share/notes"],
-            "is not a program",
-        ),
+        (&["--shell", "ann:/usr/share/notes"], "is not a program"),
         (&["--shell", "bob:/bin/bash"], "looking for the user 'bob'"),
         (&["--sudo"], "the root has no sudo"),
         (&["--enable", "sshd"], "the root has no systemctl"),
@@ -447,12 +447,12 @@ fn what_the_root_does_not_have_is_refused_before_anything_is_written() {
     }
     // What only clap or the plan sees: a wrong command line.
     for (args, says) in [
-        (&["--hostname", "a b"][..], "invalid value 'a b' for '--hostname <NAME>': "),
-        (&["--layout", "x"], "--fstab"),
         (
-            &["--mirror", "http://m.example.org/"],
-            "no $repo in it",
+            &["--hostname", "a b"][..],
+            "invalid value 'a b' for '--hostname <NAME>': ",
         ),
+        (&["--layout", "x"], "--fstab"),
+        (&["--mirror", "http://m.example.org/"], "no $repo in it"),
         (
             &["--password-file", "ann:/no/such"],
             "reading '/no/such': No such file",

@@ -104,7 +104,6 @@ impl Stage for Verify {
         if plan.gpg.is_some() {
             fetched = self.fetch(context, document, &plan, &mut installed)?;
         }
-        self.rules(&mut plan)?;
         let found = self.check(context, document, &plan, &installed)?;
         let Installed { subjects, torn } = installed;
         report::record(document, &subjects, &found.packages, last, fetched.count);
@@ -213,7 +212,8 @@ impl Verify {
         }
         let config: Config = document.need("config", "mkconf")?;
         let inside = Inside::of(document)?;
-        let rules = Rules::of(inside.mounts(), document.text("mode") == Some("host"));
+        let mut rules = Rules::of(inside.mounts(), document.text("mode") == Some("host"));
+        rules.noextract = NoExtract::of(&stage::file::read_text(&config.strict)?);
         let bare = Inside::of(document)?.bare();
         let keyring = document.view("keyring")?;
         let gpg = if self.no_signatures {
@@ -237,17 +237,6 @@ impl Verify {
             gpg,
             keyring,
         })
-    }
-
-    /// Reads what else decides which files count.
-    fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
-        match stage::file::read_text(&plan.config.strict) {
-            Ok(text) => plan.rules.noextract = NoExtract::of(&text),
-            // Without it, pacman would have no patterns either.
-            Err(failure) if failure.code == Code::NotFound => {}
-            Err(failure) => return Err(failure),
-        }
-        Ok(())
     }
 
     fn check(
