@@ -128,10 +128,6 @@ fn read_file<T>(file: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Resul
 }
 
 impl Item for Accounts {
-    fn name(&self) -> &'static str {
-        "users"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         let texts = read(tree)?;

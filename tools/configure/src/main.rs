@@ -203,31 +203,37 @@ impl Args {
         accounts: Accounts,
         fstab: Option<Fstab>,
         keyring: Option<FirstBootKeyring>,
-    ) -> Vec<Box<dyn Item>> {
-        fn item(item: impl Item + 'static) -> Box<dyn Item> {
-            Box::new(item)
+    ) -> Vec<Named> {
+        fn named(name: &'static str, item: impl Item + 'static) -> Named {
+            (name, Box::new(item))
         }
         let list = |values: &[String]| Some(unique(values)).filter(|list| !list.is_empty());
+        let (hostname, timezone, keymap) = (&self.hostname, &self.timezone, &self.keymap);
         let items = [
-            Some(item(MachineId)),
-            self.hostname.clone().map(item),
-            list(&self.locale).map(|list| item(Locales(list))),
-            self.timezone.clone().map(item),
-            self.keymap.clone().map(item),
-            Some(item(accounts)),
-            self.sudo.then(|| item(Sudo)),
-            list(&self.enable).map(|list| item(Units(list))),
-            fstab.map(item),
-            list(&self.mirror).map(|list| item(Mirrors(list))),
-            self.resolv_conf.clone().map(item),
-            keyring.map(item),
+            Some(named("machine_id", MachineId)),
+            hostname.clone().map(|item| named("hostname", item)),
+            list(&self.locale).map(|list| named("locales", Locales(list))),
+            timezone.clone().map(|item| named("timezone", item)),
+            keymap.clone().map(|item| named("keymap", item)),
+            Some(named("users", accounts)),
+            self.sudo.then(|| named("sudo", Sudo)),
+            list(&self.enable).map(|list| named("units", Units(list))),
+            fstab.map(|item| named("fstab", item)),
+            list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
+            self.resolv_conf
+                .clone()
+                .map(|item| named("resolv_conf", item)),
+            keyring.map(|item| named("first_boot_keyring", item)),
         ];
         items.into_iter().flatten().collect()
     }
 }
 
+/// An item with its name in the document.
+type Named = (&'static str, Box<dyn Item>);
+
 /// Enters the root, makes all checks, and then applies the items.
-fn work(context: &Context, inside: &Inside, items: &[Box<dyn Item>]) -> Result<Done, Failure> {
+fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Failure> {
     let host_path = inside.root().path().to_owned();
     let quiet = context.quiet;
     let bytes = inside.call(Place::Root, move || {
@@ -237,15 +243,15 @@ fn work(context: &Context, inside: &Inside, items: &[Box<dyn Item>]) -> Result<D
             quiet,
             warnings: Vec::new(),
         };
-        for item in items {
+        for (_, item) in items {
             item.check(&site)?;
         }
         let mut changed = BTreeMap::new();
-        for item in items {
+        for (name, item) in items {
             item.apply(&mut site)?;
             let paths = site.tree.take_changed();
             if !paths.is_empty() {
-                changed.insert(item.name().to_owned(), paths);
+                changed.insert((*name).to_owned(), paths);
             }
         }
         let done = Done {
