@@ -184,11 +184,7 @@ pub fn archive(bytes: &[u8]) {
         let found = archive::extract_member(&bytes[..], member, &mut out, MEMBERS_LIMIT);
         assert!(out.len() as u64 <= MEMBERS_LIMIT);
         match found {
-            Ok(found) => {
-                assert_eq!(found.size, out.len() as u64);
-                assert_eq!(found.mode & !0o7777, 0);
-                sizes += found.size;
-            }
+            Ok(()) => sizes += out.len() as u64,
             Err(_) => whole = false,
         }
         out

@@ -19,15 +19,6 @@ const TOTAL: u64 = 32 << 30;
 
 const BUFFER: usize = 64 << 10;
 
-/// An extracted member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Member {
-    /// Its size.
-    pub size: u64,
-    /// Its permissions, such as `0o755`.
-    pub mode: u32,
-}
-
 /// Writes one regular file of an archive to `out`.
 ///
 /// The path must be exactly `member`, but for a leading `./` of either. The first member of that
@@ -43,24 +34,19 @@ pub fn extract_member<W: Write + ?Sized>(
     member: &str,
     out: &mut W,
     limit: u64,
-) -> Result<Member> {
+) -> Result<()> {
     let wanted = tape::normal(member.as_bytes());
-    let mut found = None;
+    let mut found = false;
     tape::walk(DOING, archive, TOTAL, |head, data| {
         if head.path != wanted {
             return Ok(ControlFlow::Continue(()));
         }
         check(head, limit)?;
         copy(head, data, out)?;
-        found = Some(Member {
-            size: head.size,
-            mode: head.mode,
-        });
+        found = true;
         Ok(ControlFlow::Break(()))
     })?;
-    found.ok_or_else(|| Error::NotFound {
-        members: vec![member.to_owned()],
-    })
+    found_all(if found { vec![] } else { vec![member] })
 }
 
 /// Returns the contents of some small regular files of an archive, by the names that were given.
@@ -82,11 +68,8 @@ pub fn extract_members(
         return Ok(found);
     }
     tape::walk(DOING, archive, TOTAL, |head, data| {
-        let wanted: Vec<&str> = missing
-            .iter()
-            .copied()
-            .filter(|name| tape::normal(name.as_bytes()) == head.path)
-            .collect();
+        let is_wanted = |name: &&&str| tape::normal(name.as_bytes()) == head.path;
+        let wanted: Vec<&str> = missing.iter().filter(is_wanted).copied().collect();
         if !wanted.is_empty() {
             check(head, left)?;
             left -= head.size;
@@ -96,18 +79,20 @@ pub fn extract_members(
                 found.insert(name.to_owned(), bytes.clone());
             }
         }
-        Ok(if missing.is_empty() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+        Ok(match missing.is_empty() {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
         })
     })?;
-    if missing.is_empty() {
-        return Ok(found);
+    found_all(missing).map(|()| found)
+}
+
+fn found_all<'a>(missing: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let members: Vec<String> = missing.into_iter().map(str::to_owned).collect();
+    match members.is_empty() {
+        true => Ok(()),
+        false => Err(Error::NotFound { members }),
     }
-    Err(Error::NotFound {
-        members: missing.into_iter().map(str::to_owned).collect(),
-    })
 }
 
 /// Refuses a member that is not a regular file, or larger than `limit`.
@@ -177,10 +162,9 @@ mod tests {
         (0..700).map(|_| random.below(256) as u8).collect()
     }
 
-    fn extract(archive: &[u8], member: &str) -> Result<(Member, Vec<u8>)> {
+    fn extract(archive: &[u8], member: &str) -> Result<Vec<u8>> {
         let mut out = Vec::new();
-        let member = extract_member(archive, member, &mut out, BIG)?;
-        Ok((member, out))
+        extract_member(archive, member, &mut out, BIG).map(|()| out)
     }
 
     fn message(archive: Vec<u8>) -> String {
@@ -191,10 +175,8 @@ mod tests {
     fn one_member_of_every_format() {
         for format in FORMATS {
             let archive = compress(format, &package());
-            let (member, data) = extract(&archive, MEMBER).unwrap();
-            assert_eq!(data, program());
-            assert_eq!((member.size, member.mode), (700, 0o755));
-            assert_eq!(extract(&archive, "./usr/lib/after").unwrap().1, b"after");
+            assert_eq!(extract(&archive, MEMBER).unwrap(), program());
+            assert_eq!(extract(&archive, "./usr/lib/after").unwrap(), b"after");
         }
     }
 
@@ -253,7 +235,7 @@ mod tests {
     #[test]
     fn the_first_of_two_counts() {
         let tar = Tape::new().file(MEMBER, "1").file(MEMBER, "2").done();
-        assert_eq!(extract(&tar, MEMBER).unwrap().1, b"1");
+        assert_eq!(extract(&tar, MEMBER).unwrap(), b"1");
         // Also if it cannot be had: nobody else would take the second.
         let tar = Tape::new()
             .member(EntryType::Symlink, MEMBER, 0, b"")
@@ -294,10 +276,10 @@ mod tests {
                 name.as_bytes(),
             )
             .file("cut", "gnu");
-        assert_eq!(extract(&gnu.done(), &long).unwrap().1, b"gnu");
+        assert_eq!(extract(&gnu.done(), &long).unwrap(), b"gnu");
         let pax = Tape::new().pax(&[("path", long.as_bytes())]);
         assert_eq!(
-            extract(&pax.file("cut", "pax").done(), &long).unwrap().1,
+            extract(&pax.file("cut", "pax").done(), &long).unwrap(),
             b"pax"
         );
     }
@@ -405,7 +387,7 @@ mod tests {
                 let cut = &archive[..end];
                 // What came out complete came out right; all of it only if it was there.
                 match extract(cut, MEMBER) {
-                    Ok((_, data)) => assert_eq!(data, program()),
+                    Ok(data) => assert_eq!(data, program()),
                     Err(Error::NotFound { .. }) => panic!("{format:?} cut off at {end}: no member"),
                     Err(_) => {}
                 }

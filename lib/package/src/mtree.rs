@@ -3,7 +3,6 @@
 //! libalpm keeps it unchanged beside the record of an installed package. A line is a path and `key=value` words; `/set` has
 //! defaults for the lines after it. Special bytes are `\ooo`. No kept crate reads it with a limit on memory.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 
 /// The longest text that is read, and the most entries. Arch's longest has some 100,000 lines and 20 MB.
@@ -13,11 +12,6 @@ const ENTRIES: usize = 2_000_000;
 /// How much memory the entries may take besides their fixed part, in bytes. A `/set` of one long word is repeated in each
 /// entry after it.
 const KEPT: usize = 256 << 20;
-
-/// The keys that are used. Others are not kept: `/set` can have millions.
-#[rustfmt::skip]
-const KEYS: [&[u8]; 8] =
-    [b"type", b"mode", b"uid", b"gid", b"size", b"sha256digest", b"sha256", b"link"];
 
 /// The type of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,86 +72,91 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut kept = 0;
-    let mut defaults: BTreeMap<&[u8], &[u8]> = BTreeMap::new();
+    let mut defaults = Entry {
+        kind: Kind::Other,
+        ..Entry::default()
+    };
     if !text.starts_with(b"#mtree") {
         return Err("it does not begin with '#mtree'".into());
     }
     for (number, line) in text.split(|b| *b == b'\n').enumerate() {
-        let bad = |why: &str| format!("line {}: {why}", number + 1);
-        let mut words = line
-            .split(|b| matches!(b, b' ' | b'\t' | b'\r'))
-            .filter(|w| !w.is_empty());
+        let bad = |why: String| format!("line {}: {why}", number + 1);
+        let words = line.split(|b| matches!(b, b' ' | b'\t' | b'\r'));
+        let mut words = words.filter(|w| !w.is_empty());
         let Some(first) = words.next().filter(|w| !w.starts_with(b"#")) else {
             continue;
         };
-        let pairs = words.map(|word| match word.iter().position(|b| *b == b'=') {
-            Some(at) => (&word[..at], &word[at + 1..]),
-            None => (word, &b""[..]),
-        });
-        let pairs = pairs.filter(|(key, _)| KEYS.contains(key));
-        match first {
-            b"/set" => defaults.extend(pairs),
-            b"/unset" => pairs.for_each(|(key, _)| {
-                defaults.remove(key);
-            }),
-            path => {
-                let mut values = defaults.clone();
-                values.extend(pairs);
-                let entry = entry(path, &values).map_err(|why| bad(&why))?;
-                kept += entry.path.len() + entry.link.as_ref().map_or(0, Vec::len);
-                kept += entry.sha256.as_ref().map_or(0, String::len);
-                if entries.len() >= ENTRIES || kept > KEPT {
-                    return Err(bad("too many entries"));
-                }
-                entries.push(entry);
-            }
+        if matches!(first, b"/set" | b"/unset") {
+            words.try_for_each(|word| defaults.set(word)).map_err(bad)?;
+            continue;
         }
+        let mut entry = Entry {
+            path: parse_path(first).map_err(bad)?,
+            ..defaults.clone()
+        };
+        words.try_for_each(|word| entry.set(word)).map_err(bad)?;
+        kept += entry.path.len() + entry.link.as_ref().map_or(0, Vec::len);
+        kept += entry.sha256.as_ref().map_or(0, String::len);
+        if entries.len() >= ENTRIES || kept > KEPT {
+            return Err(bad("too many entries".into()));
+        }
+        entries.push(entry);
     }
     Ok(entries)
 }
 
-fn entry(path: &[u8], values: &BTreeMap<&[u8], &[u8]>) -> Result<Entry, String> {
+fn parse_path(path: &[u8]) -> Result<Vec<u8>, String> {
     let path = unescape(path);
-    let path = path
-        .strip_prefix(b"./")
-        .ok_or("a path that does not begin with './'")?;
+    let below = path.strip_prefix(b"./");
+    let below = below.ok_or("a path that does not begin with './'")?;
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
-    if !path.split(|b| *b == b'/').all(plain) || path.contains(&0) {
+    if !below.split(|b| *b == b'/').all(plain) || below.contains(&0) {
         return Err("a path that leads out of the package".into());
     }
-    let value = |key: &str| {
-        let value = values.get(key.as_bytes())?;
-        std::str::from_utf8(value).ok()
-    };
-    let number = |key: &str, radix: u32| match value(key) {
-        None => Ok(None),
-        Some(text) => match u64::from_str_radix(text, radix) {
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(format!("{key}: '{text}' is not a number")),
-        },
-    };
-    let short = |key: &str, radix: u32| {
-        let number = number(key, radix)?;
-        let short = number.map(u32::try_from).transpose();
-        short.map_err(|_| format!("{key}: it is too large"))
-    };
-    Ok(Entry {
-        path: path.to_vec(),
-        kind: match value("type") {
-            Some("file") => Kind::File,
-            Some("dir") => Kind::Directory,
-            Some("link") => Kind::Link,
-            _ => Kind::Other,
-        },
-        mode: short("mode", 8)?,
-        uid: short("uid", 10)?,
-        gid: short("gid", 10)?,
-        size: number("size", 10)?,
-        sha256: value("sha256digest")
-            .or_else(|| value("sha256"))
-            .map(str::to_ascii_lowercase),
-        link: values.get(&b"link"[..]).map(|link| unescape(link)),
-    })
+    Ok(below.to_vec())
+}
+
+impl Entry {
+    /// Sets what a word `KEY=VALUE` has, and removes it for a word without a value. Unknown keys are skipped.
+    fn set(&mut self, word: &[u8]) -> Result<(), String> {
+        let (key, value) = match word.iter().position(|b| *b == b'=') {
+            Some(at) => (&word[..at], Some(&word[at + 1..])),
+            None => (word, None),
+        };
+        let text = || value.map(String::from_utf8_lossy);
+        match key {
+            b"type" => {
+                self.kind = match value {
+                    Some(b"file") => Kind::File,
+                    Some(b"dir") => Kind::Directory,
+                    Some(b"link") => Kind::Link,
+                    _ => Kind::Other,
+                }
+            }
+            b"mode" => self.mode = number(key, value, 8)?,
+            b"uid" => self.uid = number(key, value, 10)?,
+            b"gid" => self.gid = number(key, value, 10)?,
+            b"size" => self.size = number(key, value, 10)?,
+            b"sha256digest" | b"sha256" => self.sha256 = text().map(|t| t.to_ascii_lowercase()),
+            b"link" => self.link = value.map(unescape),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Parses a value that may be missing.
+fn number<T: TryFrom<u64>>(
+    key: &[u8],
+    value: Option<&[u8]>,
+    radix: u32,
+) -> Result<Option<T>, String> {
+    let Some(value) = value else { return Ok(None) };
+    let [key, text] = [key, value].map(String::from_utf8_lossy);
+    let number = u64::from_str_radix(&text, radix);
+    let number = number.map_err(|_| format!("{key}: '{text}' is not a number"))?;
+    let number = T::try_from(number).map_err(|_| format!("{key}: it is too large"))?;
+    Ok(Some(number))
 }
 
 /// Returns a word without its escapes.

@@ -23,8 +23,6 @@ pub(crate) struct Head {
     pub(crate) kind: EntryType,
     /// The size of its data in the archive.
     pub(crate) size: u64,
-    /// Its permissions.
-    pub(crate) mode: u32,
     /// Whether its data is a map and pieces instead of the file.
     pub(crate) sparse: bool,
 }
@@ -140,10 +138,8 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
             // More headers may follow this one, which only a reader of this type would skip.
             EntryType::GNUSparse => {
-                return Err(Error::malformed(
-                    doing,
-                    "a sparse member of GNU's old format",
-                ));
+                let reason = "a sparse member of GNU's old format";
+                return Err(Error::malformed(doing, reason));
             }
             _ => {}
         }
@@ -157,7 +153,6 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             path: normal(&path).to_vec(),
             kind,
             size,
-            mode: entry.header().mode().map_err(read)? & 0o7777,
             sparse,
         };
         let refuse = |why: &str| {
@@ -181,10 +176,8 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
         }
     }
     if pending.is_some() {
-        return Err(Error::malformed(
-            doing,
-            "an extension header without a member",
-        ));
+        let reason = "an extension header without a member";
+        return Err(Error::malformed(doing, reason));
     }
     // The tar crate takes the end of the input for the end of the archive. If it read the marker
     // instead, it has not reached the end of the input yet.
@@ -196,15 +189,8 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
 }
 
 fn is_without_data(kind: EntryType) -> bool {
-    matches!(
-        kind,
-        EntryType::Link
-            | EntryType::Symlink
-            | EntryType::Char
-            | EntryType::Block
-            | EntryType::Directory
-            | EntryType::Fifo
-    )
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
+    matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
 }
 
 fn extension(doing: &str, data: &mut dyn Read, size: u64) -> Result<Vec<u8>> {
@@ -224,22 +210,18 @@ pub(crate) fn read_body(
     }
     // The size is only a claim: memory grows with the data.
     let mut out = Vec::new();
-    data.take(size)
-        .read_to_end(&mut out)
-        .map_err(|e| Error::read(doing, e))?;
-    if out.len() as u64 != size {
-        return Err(Error::ended(doing));
+    let read = data.take(size).read_to_end(&mut out);
+    match read.map_err(|e| Error::read(doing, e))? as u64 == size {
+        true => Ok(out),
+        false => Err(Error::ended(doing)),
     }
-    Ok(out)
 }
 
 fn set<T>(doing: &str, what: &str, slot: &mut Option<T>, value: T) -> Result<()> {
+    let two = || Error::malformed(doing, format!("a member with two of {what}"));
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(Error::malformed(
-            doing,
-            format!("a member with two of {what}"),
-        )),
+        Some(_) => Err(two()),
     }
 }
 
@@ -274,8 +256,7 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
 
 /// Parses digits, and nothing but digits.
 fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
-    if !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    let text = std::str::from_utf8(digits).ok()?;
+    let is_number = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| is_number)
 }

@@ -43,7 +43,7 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
     run(command, Io::default())
 }
 
-/// Runs a program as [`output`] does, with `input` on its stdin, where there is one. What it prints on stderr is returned
+/// Runs a program as [`output`] does, with `input`, which must fit into a pipe (64 KiB), on its stdin. What it prints on stderr is returned
 /// among what it prints on stdout, and with `show` it is also copied to our stderr.
 ///
 /// # Errors
@@ -195,6 +195,21 @@ mod tests {
         let out = output(command("sh").args(["-c", "cat; echo $LC_ALL; exit 3"])).unwrap();
         assert_eq!(out.stdout, b"C\n");
         assert_eq!(ended(out.status), "exit status 3");
+    }
+
+    #[test]
+    fn a_transcript_has_both_outputs_and_the_program_gets_its_input() {
+        let mut shell = command("sh");
+        shell.args(["-c", "cat; echo err >&2; echo out"]);
+        let out = transcript(&mut shell, Some(b"in\n"), false).unwrap();
+        assert_eq!(out.stdout, b"in\nerr\nout\n");
+        let none = transcript(command("cat").stdin(Stdio::null()), None, false);
+        assert_eq!(none.unwrap().stdout, b"");
+        // One that does not read its input, and one that prints without end.
+        let lazy = transcript(&mut command("true"), Some(&[0; 1 << 20]), false);
+        assert!(lazy.unwrap().status.success());
+        let failure = transcript(&mut command("yes"), None, false).unwrap_err();
+        assert_eq!(failure.code, Code::ChildFailed);
     }
 
     #[test]

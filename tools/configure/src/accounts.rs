@@ -7,17 +7,18 @@
 //! last. A user without a record in passwd(5) does not exist yet; a record in shadow(5) without one is left by a run that
 //! was killed, and is made again.
 
+use crate::args::Args;
 use crate::home;
 use crate::item::{Item, Site, lacks, not_found};
+use crate::keys;
 use crate::records::{self, CHANGED, PASSWORD};
 use crate::secret::Secret;
 use crate::text::{joined, merge};
 use crate::tree::{Attributes, Tree};
-use crate::{Args, keys};
 use rootfs::user::{User, lookup};
 use stage::{Code, Doing, Failure, quote};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const PASSWD: &str = "etc/passwd";
@@ -128,10 +129,6 @@ fn read_file<T>(file: &Path, parse: impl Fn(&str) -> Result<T, String>) -> Resul
 }
 
 impl Item for Accounts {
-    fn name(&self) -> &'static str {
-        "users"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         let texts = read(tree)?;
@@ -417,57 +414,6 @@ fn authorize(tree: &mut Tree, user: &User, keys: &[String]) -> Result<(), Failur
     tree.write_as(&path, &joined(&lines), owned(0o600))
 }
 
-/// Parses `NAME[:GROUP,...]`.
-pub(crate) fn parse_user(text: &str) -> Result<(String, Vec<String>), String> {
-    let (name, groups) = text.split_once(':').unwrap_or((text, ""));
-    check_name(name)?;
-    let mut list = Vec::new();
-    for group in groups.split(',').filter(|_| !groups.is_empty()) {
-        // Groups of packages may have names that useradd(8) refuses.
-        let bad = |c: char| c.is_control() || c == ':';
-        if group.is_empty() || group.starts_with('-') || group.contains(bad) {
-            return Err(format!("invalid name of a group: '{group}'"));
-        }
-        merge(&mut list, &[group.to_owned()]);
-    }
-    Ok((name.to_owned(), list))
-}
-
-/// Parses `NAME:PATH` of a shell.
-pub(crate) fn parse_shell(text: &str) -> Result<(String, String), String> {
-    let (name, shell) = parse_pair(text)?;
-    stage::document::plain_absolute(shell)?;
-    Ok((name, shell.to_owned()))
-}
-
-/// Parses `NAME:FILE`.
-pub(crate) fn parse_file(text: &str) -> Result<(String, PathBuf), String> {
-    parse_pair(text).map(|(name, file)| (name, file.into()))
-}
-
-fn parse_pair(text: &str) -> Result<(String, &str), String> {
-    let pair = text.split_once(':').filter(|(_, value)| !value.is_empty());
-    let (name, value) = pair.ok_or("not of the form NAME:VALUE")?;
-    check_name(name)?;
-    Ok((name.to_owned(), value))
-}
-
-/// Checks a name by the rules of useradd(8).
-fn check_name(name: &str) -> Result<(), String> {
-    let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-    let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
-    if !begins || !name.bytes().all(fine) {
-        return Err(
-            "a name has lower-case letters, digits, '_' and '-', and begins with a letter or '_'"
-                .into(),
-        );
-    }
-    match name.len() {
-        0..=32 => Ok(()),
-        _ => Err("the name is longer than 32 bytes".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -589,26 +535,5 @@ mod tests {
         let of_ann = format!("ann:{}", file.path().display());
         let failure = of(&["--password-file", &of_ann, "--password-hash-file", &of_ann]);
         assert!(failure.unwrap_err().message.contains("given twice"));
-    }
-
-    #[test]
-    fn names_by_the_rules_of_useradd() {
-        for good in ["ann", "_x", "a-b_c9", &"a".repeat(32)] {
-            check_name(good).unwrap();
-        }
-        for bad in [
-            "",
-            "Ann",
-            "9a",
-            "-a",
-            "a b",
-            "a:b",
-            "a/b",
-            "ann\n",
-            "änn",
-            &"a".repeat(33),
-        ] {
-            check_name(bad).unwrap_err();
-        }
     }
 }

@@ -24,10 +24,6 @@ impl TimeZone {
 }
 
 impl Item for TimeZone {
-    fn name(&self) -> &'static str {
-        "timezone"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let path = format!("{ZONES}/{}", self.0);
         let zone = site.tree.read_linked(&path).unwrap_or_default();

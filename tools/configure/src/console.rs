@@ -28,10 +28,6 @@ impl KeyMap {
 }
 
 impl Item for KeyMap {
-    fn name(&self) -> &'static str {
-        "keymap"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.tree.text(CONF)?;
         let doing = format!("looking for the keymap '{}'", self.0);

@@ -17,7 +17,6 @@ const RINGS: &str = "usr/share/pacman/keyrings";
 const DOING: &str = "making a keyring at first boot";
 
 /// The rings that a unit populates the keyring from.
-#[derive(Debug)]
 pub(crate) struct FirstBootKeyring(pub(crate) Vec<String>);
 
 impl FirstBootKeyring {
@@ -53,10 +52,6 @@ impl FirstBootKeyring {
 }
 
 impl Item for FirstBootKeyring {
-    fn name(&self) -> &'static str {
-        "first_boot_keyring"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         if !tree.is_program("usr/lib/systemd/systemd") {

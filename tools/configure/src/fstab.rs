@@ -163,10 +163,6 @@ impl Fstab {
 }
 
 impl Item for Fstab {
-    fn name(&self) -> &'static str {
-        "fstab"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let text = site.tree.text(AT)?;
         let (before, _, after) = parts(&text);

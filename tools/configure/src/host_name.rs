@@ -57,10 +57,6 @@ impl HostName {
 }
 
 impl Item for HostName {
-    fn name(&self) -> &'static str {
-        "hostname"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.tree.text(NAME)?;
         site.tree.text(HOSTS).map(drop)

@@ -3,15 +3,12 @@
 use crate::tree::Tree;
 use rootfs::session::environment;
 use stage::{Cause, Code, Failure, child, quote};
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// One thing that is configured.
-pub(crate) trait Item: Debug {
-    /// Returns the name that it has in the document.
-    fn name(&self) -> &'static str;
-
+pub(crate) trait Item {
     /// Checks that it can be applied in this root, and writes nothing.
     fn check(&self, site: &Site) -> Result<(), Failure>;
 

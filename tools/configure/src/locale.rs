@@ -14,14 +14,9 @@ const SUPPORTED: &str = "usr/share/i18n/SUPPORTED";
 const DOING: &str = "generating locales";
 
 /// Names of locales, at least one.
-#[derive(Debug)]
 pub(crate) struct Locales(pub(crate) Vec<String>);
 
 impl Item for Locales {
-    fn name(&self) -> &'static str {
-        "locales"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.tree.text(GEN)?;
         site.tree.text(CONF)?;

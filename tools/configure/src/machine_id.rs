@@ -14,14 +14,9 @@ const AT: &str = "etc/machine-id";
 /// D-Bus' own, which should be a link to the other: tmpfiles of the package make it again.
 const DBUS: &str = "var/lib/dbus/machine-id";
 
-#[derive(Debug)]
 pub(crate) struct MachineId;
 
 impl Item for MachineId {
-    fn name(&self) -> &'static str {
-        "machine_id"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.tree.read(AT).map(drop)
     }

@@ -6,14 +6,9 @@ use stage::Failure;
 const LIST: &str = "etc/pacman.d/mirrorlist";
 const CONF: &str = "etc/pacman.conf";
 
-#[derive(Debug)]
 pub(crate) struct Mirrors(pub(crate) Vec<String>);
 
 impl Item for Mirrors {
-    fn name(&self) -> &'static str {
-        "mirrors"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         tree.read(LIST)?;

@@ -1,7 +1,7 @@
 //! What is configured, for the document: `configured`. It has no password, no hash and no key.
 
-use crate::Args;
 use crate::accounts::Accounts;
+use crate::args::Args;
 use crate::text::{merge, unique};
 use serde_json::{Map, Value, json};
 use stage::Document;

@@ -47,10 +47,6 @@ impl Resolver {
 }
 
 impl Item for Resolver {
-    fn name(&self) -> &'static str {
-        "resolv_conf"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         if *self != Self::Resolved || site.tree.is_program(PROGRAM) {
             return Ok(());

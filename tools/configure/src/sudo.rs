@@ -9,14 +9,9 @@ const SUDOERS: &str = "etc/sudoers";
 const TEXT: &str = "# Written by configure(8) of strapline.\n%wheel ALL=(ALL:ALL) ALL\n";
 const DOING: &str = "allowing sudo to wheel";
 
-#[derive(Debug)]
 pub(crate) struct Sudo;
 
 impl Item for Sudo {
-    fn name(&self) -> &'static str {
-        "sudo"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         site.need("sudo", "sudo", DOING)?;

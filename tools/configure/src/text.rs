@@ -3,22 +3,14 @@
 /// Returns shell-like `KEY=value` lines with this key set: in its place, or at the end. Of several lines with the key the
 /// last one counts, so the others go.
 pub(crate) fn with_variable(text: &str, key: &str, value: &str) -> String {
-    let is_ours = |line: &&str| {
+    let is_ours = |line: &str| {
         let rest = line.trim_start().strip_prefix(key);
         rest.is_some_and(|rest| rest.starts_with('='))
     };
-    let mut place = text.lines().position(|line| is_ours(&line));
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.lines() {
-        if !is_ours(&line) {
-            lines.push(line.to_owned());
-        } else if place.take().is_some() {
-            lines.push(format!("{key}={value}"));
-        }
-    }
-    if !text.lines().any(|line| is_ours(&line)) {
-        lines.push(format!("{key}={value}"));
-    }
+    let ours = format!("{key}={value}");
+    let place = text.lines().position(is_ours);
+    let mut lines: Vec<&str> = text.lines().filter(|line| !is_ours(line)).collect();
+    lines.insert(place.unwrap_or(lines.len()), &ours);
     joined(&lines)
 }
 

@@ -9,7 +9,7 @@ use rootfs::file::{replace, replace_link};
 use rootfs::root::{open_below, open_within, read, read_within};
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat,
-    mkdirat, openat, readlinkat, renameat_with, statat, unlinkat,
+    mkdirat, openat, readlinkat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -164,9 +164,8 @@ impl Tree {
 
     /// Returns where a symbolic link leads; `None` where there is none at that path.
     pub(crate) fn link_target(&self, path: &str) -> Option<String> {
-        let (parent, name) = split(path);
-        let parent = open_below(self.fd.as_fd(), parent, PATH).ok()?;
-        let target = readlinkat(&parent, name, Vec::new()).ok()?;
+        let link = open_below(self.fd.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
+        let target = readlinkat(link.ok()?, "", Vec::new()).ok()?;
         target.into_string().ok()
     }
 
@@ -279,9 +278,7 @@ impl Tree {
 
     /// Returns whether there is anything at a path, a dangling link too.
     pub(crate) fn exists(&self, path: &str) -> bool {
-        let (parent, name) = split(path);
-        open_below(self.fd.as_fd(), parent, PATH)
-            .is_ok_and(|parent| statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW).is_ok())
+        self.attributes(path).is_ok_and(|found| found.is_some())
     }
 
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str), Failure> {

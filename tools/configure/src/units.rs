@@ -21,14 +21,9 @@ const OWN: &str = "etc/systemd/system";
 /// The types of units (systemd.unit(5)).
 const TYPES: &str = "service socket device mount automount swap target path timer slice scope";
 
-#[derive(Debug)]
 pub(crate) struct Units(pub(crate) Vec<String>);
 
 impl Item for Units {
-    fn name(&self) -> &'static str {
-        "units"
-    }
-
     fn check(&self, site: &Site) -> Result<(), Failure> {
         site.need("systemctl", "systemd", "enabling units")?;
         for unit in &self.0 {

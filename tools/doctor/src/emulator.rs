@@ -24,16 +24,6 @@ pub(crate) struct Means {
     pub(crate) dynamic: Option<PathBuf>,
     /// The host's handler.
     pub(crate) handler: Option<Handler>,
-    pub(crate) registrar: Registrar,
-    /// Whether the kernel has binfmt_misc loaded.
-    pub(crate) binfmt_misc: bool,
-    /// The kernel's version.
-    pub(crate) kernel: (u32, u32),
-}
-
-/// What can add a handler to the host's table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Registrar {
     /// Whether Debian's update-binfmts(8) knows the emulator.
     pub(crate) update_binfmts: bool,
     /// Whether systemd runs.
@@ -42,6 +32,10 @@ pub(crate) struct Registrar {
     pub(crate) file: Option<PathBuf>,
     /// Whether the host's table is mounted.
     pub(crate) mounted: bool,
+    /// Whether the kernel has binfmt_misc loaded.
+    pub(crate) binfmt_misc: bool,
+    /// The kernel's version.
+    pub(crate) kernel: (u32, u32),
 }
 
 impl Means {
@@ -63,47 +57,32 @@ impl Means {
             dynamic: interpreter.is_none().then(dynamic).flatten(),
             interpreter,
             handler: host_handler(arch),
-            registrar: Registrar {
-                update_binfmts: Path::new(&known).exists(),
-                systemd: Path::new("/run/systemd/system").is_dir(),
-                file: files.into_iter().flatten().find(|path| path.is_file()),
-                mounted: Path::new(TABLE).join("register").exists(),
-            },
+            update_binfmts: Path::new(&known).exists(),
+            systemd: Path::new("/run/systemd/system").is_dir(),
+            file: files.into_iter().flatten().find(|path| path.is_file()),
+            mounted: Path::new(TABLE).join("register").exists(),
             binfmt_misc: fs::read_to_string("/proc/filesystems")
                 .is_ok_and(|all| all.lines().any(|l| l.ends_with("binfmt_misc"))),
             kernel,
         }
     }
 
-    fn not_needed(&self) -> Finding {
-        Finding::ok(format!("not needed: {} is native here", self.arch.name))
-    }
-
     /// Returns the command that registers the emulator with the host.
     fn register(&self, release: &Release) -> String {
         let sudo = release.sudo;
-        match &self.registrar {
-            Registrar {
-                update_binfmts: true,
-                ..
-            } => {
+        match &self.file {
+            _ if self.update_binfmts => {
                 format!("{sudo}update-binfmts --enable qemu-{}", self.arch.qemu)
             }
-            Registrar { file: None, .. } => release.install(Need::Registration),
-            Registrar { systemd: true, .. } => format!("{sudo}systemctl restart systemd-binfmt"),
-            Registrar {
-                file: Some(file),
-                mounted,
-                ..
-            } => {
-                let mount = match mounted {
+            None => release.install(Need::Registration),
+            Some(_) if self.systemd => format!("{sudo}systemctl restart systemd-binfmt"),
+            Some(file) => {
+                let mount = match self.mounted {
                     true => String::new(),
                     false => format!("mount -t binfmt_misc binfmt_misc {TABLE} && "),
                 };
-                format!(
-                    "{sudo}sh -c '{mount}cat {} > {TABLE}/register'",
-                    file.display()
-                )
+                let file = file.display();
+                format!("{sudo}sh -c '{mount}cat {file} > {TABLE}/register'")
             }
         }
     }
@@ -111,12 +90,11 @@ impl Means {
     /// Returns the command that registers the host's handler again, with all flags.
     fn register_again(&self, handler: &Handler, release: &Release) -> String {
         let sudo = release.sudo;
-        let Registrar { systemd, file, .. } = &self.registrar;
-        let Some(file) = file else {
+        let Some(file) = &self.file else {
             return format!("register '{}' again, with the flags OCPF", handler.name);
         };
         let conf = file.display();
-        if *systemd {
+        if self.systemd {
             let name = file.file_name().unwrap_or_default().to_string_lossy();
             return format!(
                 "sed 's/:[A-Z]*$/:OCPF/' {conf} | {sudo}tee /etc/binfmt.d/{name}.new && {sudo}mv \
@@ -138,9 +116,6 @@ fn reinstall(release: &Release) -> String {
 
 /// Checks the emulator.
 pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Finding {
-    if means.native {
-        return means.not_needed();
-    }
     let arch = means.arch.name;
     let finding = match (&means.interpreter, &means.dynamic) {
         (Some(path), _) => return Finding::ok(format!("{}, static", quote(path))),
@@ -160,9 +135,6 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
 /// Checks the private table.
 pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
     const NONE: &str = "Linux before 6.7 has none";
-    if means.native {
-        return means.not_needed();
-    }
     let why = "with a private table a pipeline runs foreign programs without registering anything on the host";
     let host = trials.host.worked();
     let old = means.kernel < PRIVATE_TABLE;
@@ -202,9 +174,6 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
 
 /// Checks the host's handler and its flags. It is needed only where a private table cannot be used.
 pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
-    if means.native {
-        return means.not_needed();
-    }
     let arch = means.arch.name;
     let Some(handler) = &means.handler else {
         if trials.host.worked() {
@@ -277,7 +246,10 @@ mod tests {
             interpreter: Some("/usr/bin/qemu-aarch64-static".into()),
             dynamic: None,
             handler: None,
-            registrar: Registrar::default(),
+            update_binfmts: false,
+            systemd: false,
+            file: None,
+            mounted: false,
             binfmt_misc: true,
             kernel: (6, 18),
         }
@@ -345,17 +317,6 @@ mod tests {
         ] {
             assert_eq!(statuses(&means, &trials), expected, "{means:?} {trials:?}");
         }
-        let native = Means {
-            native: true,
-            ..means()
-        };
-        assert_eq!(
-            statuses(
-                &native,
-                &trials(Tried::Not(String::new()), Tried::Not(String::new()))
-            ),
-            [Ok; 3]
-        );
     }
 
     #[test]
@@ -406,39 +367,29 @@ mod tests {
     #[test]
     fn the_command_that_registers_depends_on_the_host() {
         let file = Some(PathBuf::from("/usr/lib/binfmt.d/qemu-aarch64.conf"));
-        for (registrar, command) in [
+        for (means, command) in [
             (
-                Registrar {
+                Means {
                     update_binfmts: true,
-                    ..Registrar::default()
+                    ..means()
                 },
                 "sudo update-binfmts --enable qemu-aarch64",
             ),
             (
-                Registrar {
+                Means {
                     systemd: true,
                     file: file.clone(),
-                    ..Registrar::default()
+                    ..means()
                 },
                 "sudo systemctl restart systemd-binfmt",
             ),
             (
-                Registrar {
-                    file,
-                    ..Registrar::default()
-                },
+                Means { file, ..means() },
                 "sudo sh -c 'mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && cat \
                  /usr/lib/binfmt.d/qemu-aarch64.conf > /proc/sys/fs/binfmt_misc/register'",
             ),
-            (
-                Registrar::default(),
-                "sudo apt-get install qemu-user-static",
-            ),
+            (means(), "sudo apt-get install qemu-user-static"),
         ] {
-            let means = Means {
-                registrar,
-                ..means()
-            };
             let finding = host_binfmt(&means, &trials(failed(), failed()), &debian());
             assert_eq!(finding.fix.unwrap(), command);
         }

@@ -16,7 +16,7 @@ mod release;
 mod trial;
 
 use clap::Parser;
-use confinement::Confinement;
+use confinement::{Confinement, apparmor, namespaces, no_new_privs, seccomp};
 use emulator::Means;
 use finding::{Finding, Status};
 use ids::{Helper, User};
@@ -25,8 +25,7 @@ use programs::Program;
 use release::Release;
 use rootfs::{Arch, idmap};
 use stage::run::{usage_failure, write_out};
-use stage::{Code, Context, Failure, signal};
-use std::io::ErrorKind;
+use stage::{Code, Context, Doing, Failure, signal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -112,27 +111,25 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     // What cannot be tried is no finding: fetch-pacman --use reports it.
     let locale = |p: &Program| pacman::locale::reads_all_names(&p.path, None).ok()?;
     let names = pacman.as_ref().and_then(locale);
-    let (now, built, systemd) = (SystemTime::now(), clock::built(), means.registrar.systemd);
+    let foreign = |check: fn(&Means, &Trials, &Release) -> Finding| match means.native {
+        true => Finding::ok(format!("not needed: {} is native here", target.name)),
+        false => check(means, trials, release),
+    };
+    let (now, built, systemd) = (SystemTime::now(), clock::built(), means.systemd);
     [
         ("kernel", kernel::kernel(&version, !means.native, works)),
         (
             "namespaces",
-            confinement::namespaces(&trials.native, confinement, release),
+            namespaces(&trials.native, confinement, release),
         ),
-        (
-            "apparmor",
-            confinement::apparmor(works, confinement, release),
-        ),
-        ("seccomp", confinement::seccomp(works, confinement)),
-        ("no-new-privs", confinement::no_new_privs(confinement)),
+        ("apparmor", apparmor(works, confinement, release)),
+        ("seccomp", seccomp(works, confinement)),
+        ("no-new-privs", no_new_privs(confinement)),
         ("subuid", ids::subuid(&idmap, &User::read(uid), release)),
         ("newuidmap", ids::newuidmap(root, &Helper::find(), release)),
-        ("emulator", emulator::emulator(means, trials, release)),
-        (
-            "private-binfmt",
-            emulator::private_binfmt(means, trials, release),
-        ),
-        ("host-binfmt", emulator::host_binfmt(means, trials, release)),
+        ("emulator", foreign(emulator::emulator)),
+        ("private-binfmt", foreign(emulator::private_binfmt)),
+        ("host-binfmt", foreign(emulator::host_binfmt)),
         ("gpg", programs::gpg(gpg.as_ref(), release)),
         ("gpg-agent", programs::agent(agent.as_ref(), release)),
         ("pacman", programs::pacman(pacman.as_ref(), names, release)),
@@ -148,13 +145,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
 }
 
 fn print(text: &str) -> Result<(), Failure> {
-    write_out(text.as_bytes()).map_err(|e| {
-        let what = match e.kind() {
-            ErrorKind::BrokenPipe => "writing on stdout: nobody reads it".to_owned(),
-            _ => format!("writing on stdout: {e}"),
-        };
-        Failure::new(Code::Output, what)
-    })
+    write_out(text.as_bytes()).doing(Code::Output, || "writing on stdout")
 }
 
 fn main() -> ExitCode {

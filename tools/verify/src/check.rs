@@ -25,7 +25,6 @@ use std::io::{BufReader, Seek};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// The limit for the members of an archive that are read, in bytes.
@@ -184,34 +183,31 @@ impl Checker<'_> {
     /// Checks all packages, as many at a time as there are processors: gpg hashes one archive while we hash files.
     fn check_all(&self) -> Result<Vec<(Checked, Compared)>, Failure> {
         let next = AtomicUsize::new(0);
-        let subjects = self.task.subjects;
-        let mut results = Vec::new();
-        results.resize_with(subjects.len(), Default::default);
-        let results = Mutex::new(results);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
-        let worker = || -> Result<(), Failure> {
+        let worker = || -> Result<Vec<_>, Failure> {
+            let mut done = Vec::new();
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(subject) = subjects.get(n) else {
-                    return Ok(());
+                let Some(subject) = self.task.subjects.get(n) else {
+                    return Ok(done);
                 };
-                let one = self.check(subject)?;
-                results.lock().unwrap_or_else(PoisonError::into_inner)[n] = one;
+                done.push((n, self.check(subject)?));
             }
         };
-        std::thread::scope(|scope| {
+        let mut all = std::thread::scope(|scope| {
             // Where a limit on threads is reached there are fewer, or only this one.
             let others: Vec<_> = (1..threads)
                 .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, worker).ok())
                 .collect();
-            let own = worker();
-            let joined = others.into_iter().try_for_each(|worker| {
-                let died = || Failure::new(Code::Os, "checking packages: a thread died");
-                worker.join().map_err(|_| died())?
-            });
-            own.and(joined)
+            let mut all = worker()?;
+            for other in others {
+                let died = |_| Failure::new(Code::Os, "checking packages: a thread died");
+                all.extend(other.join().map_err(died)??);
+            }
+            Ok(all)
         })?;
-        Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner))
+        all.sort_by_key(|(n, _)| *n);
+        Ok(all.into_iter().map(|(_, result)| result).collect())
     }
 
     fn check(&self, subject: &Subject) -> Result<(Checked, Compared), Failure> {

@@ -103,7 +103,6 @@ impl Stage for Verify {
         if plan.gpg.is_some() {
             fetched = self.fetch(context, document, &plan, &mut installed)?;
         }
-        self.rules(&mut plan)?;
         let found = self.check(context, document, &plan, &installed)?;
         let Installed { subjects, torn } = installed;
         report::record(document, &subjects, &found.packages, last, fetched.count);
@@ -217,7 +216,8 @@ impl Verify {
         }
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
-        let rules = Rules::of(inside.mounts(), document.get() == Some(Mode::Host));
+        let mut rules = Rules::of(inside.mounts(), document.get() == Some(Mode::Host));
+        rules.noextract = Conf::read(&config.strict)?.noextract;
         let bare = Inside::of(document)?.bare();
         let keyring = document.get();
         let gpg = if self.no_signatures {
@@ -241,17 +241,6 @@ impl Verify {
             gpg,
             keyring,
         })
-    }
-
-    /// Reads what else decides which files count.
-    fn rules(&self, plan: &mut Plan) -> Result<(), Failure> {
-        match Conf::read(&plan.config.strict) {
-            Ok(conf) => plan.rules.noextract = conf.noextract,
-            // Without it, pacman would have no patterns either.
-            Err(failure) if failure.code == Code::NotFound => {}
-            Err(failure) => return Err(failure),
-        }
-        Ok(())
     }
 
     fn check(

@@ -1,16 +1,15 @@
 //! The ids of users and groups of the root, from its own passwd(5) and group(5).
 
 use rootfs::Root;
-use std::collections::BTreeMap;
 
-/// The longest passwd(5) or group(5) that is read.
+/// The longest passwd(5) or group(5) that is read, in bytes.
 const LIMIT: u64 = 16 << 20;
 
-/// Ids by name.
+/// The texts of passwd(5) and group(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Names {
-    users: BTreeMap<String, u32>,
-    groups: BTreeMap<String, u32>,
+    passwd: String,
+    group: String,
 }
 
 impl Names {
@@ -23,35 +22,29 @@ impl Names {
         Self::of(&text("etc/passwd"), &text("etc/group"))
     }
 
-    /// Parses the texts of passwd(5) and group(5). As for nss(5), the first line of a name counts.
     pub(crate) fn of(passwd: &str, group: &str) -> Self {
-        let ids = |text: &str| {
-            let mut ids = BTreeMap::new();
-            for line in text.lines() {
-                let mut fields = line.split(':');
-                if let (Some(name), _, Some(id)) = (fields.next(), fields.next(), fields.next())
-                    && let Ok(id) = id.parse()
-                {
-                    ids.entry(name.to_owned()).or_insert(id);
-                }
-            }
-            ids
-        };
-        Self {
-            users: ids(passwd),
-            groups: ids(group),
-        }
+        let [passwd, group] = [passwd, group].map(str::to_owned);
+        Self { passwd, group }
     }
 
     /// Returns the id of a user, given by name or number.
     pub(crate) fn user(&self, name: &str) -> Option<u32> {
-        name.parse().ok().or_else(|| self.users.get(name).copied())
+        name.parse().ok().or_else(|| id(&self.passwd, name))
     }
 
     /// Returns the id of a group, given by name or number.
     pub(crate) fn group(&self, name: &str) -> Option<u32> {
-        name.parse().ok().or_else(|| self.groups.get(name).copied())
+        name.parse().ok().or_else(|| id(&self.group, name))
     }
+}
+
+/// Returns the id in the first valid line of a name, as nss(5) does.
+fn id(text: &str, name: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        fields.next().filter(|is| *is == name)?;
+        fields.nth(1)?.parse().ok()
+    })
 }
 
 #[cfg(test)]

@@ -489,10 +489,9 @@ mod tests {
 
     #[test]
     fn the_document_says_it_package_by_package_and_in_numbers() {
-        let text = r#"{"strapline":1,
-            "packages":[{"name":"gone","version":"1","arch":"any","verified":true},
-                {"name":"a","version":"1","arch":"any","verified":true,"files":"changed","org.x":1}],
-            "verify":{"org.x":2,"packages":2,"transaction":"unknown","fetched":0,"signatures":{"bad":9}}}"#;
+        let text = r#"{"strapline":1,"packages":[{"name":"gone","version":"1-1","arch":"any","verified":true},
+                {"name":"a","version":"1-1","arch":"any","verified":false,"files":"changed","org.x":1}],
+            "verify":{"packages":2,"transaction":"complete","fetched":0,"org.x":2,"signatures":{"bad":9}}}"#;
         let mut document = Document::parse(text.as_bytes(), "stdin").unwrap();
         record(
             &mut document,

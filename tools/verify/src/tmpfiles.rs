@@ -191,8 +191,8 @@ impl Group {
             false => (here == path, false),
         };
         for rule in &self.rules {
-            let speaks = rule.for_all || rule.package == package;
-            if speaks && (exact || below && rule.is_recursive()) && rule.is_for(kind) {
+            let applies = rule.for_all || rule.package == package;
+            if applies && (exact || below && rule.is_recursive()) && rule.is_for(kind) {
                 rule.apply(kind, with_acls, state);
             }
         }
@@ -308,7 +308,7 @@ fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Ru
         return None;
     }
     let parts = path.split('/').filter(|p| !p.is_empty() && *p != ".");
-    let path: String = parts.flat_map(|part| ["/", part]).collect();
+    let path = format!("/{}", parts.collect::<Vec<_>>().join("/"));
     if let Some(text) = field(2) {
         let digits = text.trim_start_matches(['~', ':']);
         let prefixes = &text[..text.len() - digits.len()];
