@@ -1134,7 +1134,7 @@ fn a_signal_while_it_waits_does_not_lose_the_document() {
     let lab = Lab::new(Who::Root);
     let root = lab.path().join("root");
     fs::create_dir(&root).expect("our own directory");
-    let input = json!({"strapline": 1, "root": root, "org.example.x": {"y": 1}, "mounts": [{"at": "proc"}]});
+    let input = json!({"strapline": 1, "root": root, "org.example.x": {"y": 1}, "mounts": [{"at": "proc", "type": "proc"}]});
     for row in rows() {
         for signal in SIGNALS {
             let mut child = start(&lab, row.tool, row.works, Stdio::piped(), Stdio::piped());

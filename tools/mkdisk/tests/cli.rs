@@ -907,10 +907,9 @@ fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own()
     let lab = Lab::new();
     let mut document = lab.good(&["-o", "disk.img"]);
     document["disks"][0]["org.example"] = json!("kept");
-    document["disks"]
-        .as_array_mut()
-        .unwrap()
-        .push(json!({"file": "/other.img", "x": 1}));
+    let other = json!({"file": "/other.img", "size": 1, "partitions": [], "org.x": 1});
+    let disks = document["disks"].as_array_mut().unwrap();
+    disks.push(other.clone());
     let ran = lab.finish(
         &mut lab.command(&["-o", "disk.img", "--boot", "64M"]),
         &document,
@@ -920,7 +919,7 @@ fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own()
     assert_eq!(disks.len(), 2);
     assert_eq!(disks[0]["org.example"], "kept");
     assert_eq!(disks[0]["partitions"][0]["size"], 64 * M);
-    assert_eq!(disks[1], json!({"file": "/other.img", "x": 1}));
+    assert_eq!(disks[1], other);
 }
 
 #[test]

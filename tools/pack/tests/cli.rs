@@ -251,13 +251,14 @@ fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own()
     let mut document = lab.good(&["-o", "a.tar"]);
     document["archives"][0]["org.example"] = json!("kept");
     let archives = document["archives"].as_array_mut().unwrap();
-    archives.push(json!({"file": "/other.tar", "x": 1}));
+    let other = json!({"file": "/other.tar", "format": "tar", "size": 1, "sha256": "0", "entries": 0, "org.x": 1});
+    archives.push(other.clone());
     lab.put("usr/more", "more");
     let ran = lab.finish(&mut lab.command(&["-o", "a.tar"]), &document);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let archives = ran.document["archives"].as_array().unwrap();
     assert_eq!(archives.len(), 2);
-    assert_eq!(archives[0], json!({"file": "/other.tar", "x": 1}));
+    assert_eq!(archives[0], other);
     assert_eq!(archives[1]["org.example"], "kept");
     assert_eq!(archives[1]["sha256"], sha256(&lab.path().join("a.tar")));
 }
