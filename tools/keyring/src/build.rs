@@ -54,7 +54,7 @@ pub(crate) struct Built {
     pub(crate) seconds: f64,
 }
 
-/// Builds the keyring beside the one of the root: at [`Place::new_path`]. With `extend`, the keys and the trust of the present
+/// Builds the keyring beside the one of the root, as [`Which::New`]. With `extend`, the keys and the trust of the present
 /// one are added.
 ///
 /// # Errors
