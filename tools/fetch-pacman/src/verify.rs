@@ -1,6 +1,6 @@
 //! The step between "all bytes are here" and "this may run".
 //!
-//! Only [`package`] makes a [`Verified`], and only of a [`Verified`] does [`crate::program`] make an executable file. So
+//! Only [`package()`] makes a [`Verified`], and only of a [`Verified`] does [`crate::program`] make an executable file. So
 //! whatever is to be asked of a package before it runs is asked here.
 
 use crate::cache::Whole;
