@@ -51,6 +51,10 @@ struct Args {
     repo: Vec<String>,
 
     /// Set a line of [options]; KEY alone sets a switch
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "this is help, and not Markdown"
+    )]
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
