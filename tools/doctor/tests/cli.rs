@@ -280,7 +280,7 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
         "echo ann:100000:65536 > $D/subids
          mount --bind $D/subids /etc/subuid
          mount --bind $D/subids /etc/subgid
-         exec setpriv --reuid nobody --regid nogroup --clear-groups $D/doctor --json --arch aarch64 --root /tmp/new",
+         exec setpriv --reuid nobody --regid nogroup --clear-groups $D/doctor --json --arch aarch64 --root $(mktemp -u)",
     );
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert_eq!(failed(&output), ["subuid"]);
@@ -295,7 +295,7 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
 fn a_user_without_a_name_is_told_so() {
     need("setpriv", "util-linux");
     let output = Ground::new().sh(
-        "exec setpriv --reuid 65533 --regid 65533 --clear-groups $D/doctor --json --root /tmp/new",
+        "exec setpriv --reuid 65533 --regid 65533 --clear-groups $D/doctor --json --root $(mktemp -u)",
     );
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (status, found, fix) = finding(&output, "subuid");
@@ -320,7 +320,7 @@ fn as_nobody(command: &str) -> Output {
 #[test]
 fn a_user_with_subordinate_ids_can_do_it_all() {
     need_emulator();
-    let output = as_nobody("$D/doctor --json --arch aarch64 --root /tmp/new");
+    let output = as_nobody("$D/doctor --json --arch aarch64 --root $(mktemp -u)");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     for check in ["namespaces", "subuid", "newuidmap", "private-binfmt"] {
         let (status, found, _) = finding(&output, check);
@@ -332,7 +332,7 @@ fn a_user_with_subordinate_ids_can_do_it_all() {
 
 #[test]
 fn no_new_privs_is_named_as_the_cause() {
-    let output = as_nobody("--no-new-privs $D/doctor --json --root /tmp/new");
+    let output = as_nobody("--no-new-privs $D/doctor --json --root $(mktemp -u)");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert_eq!(failed(&output), ["namespaces", "no-new-privs"]);
     let (_, found, _) = finding(&output, "namespaces");
