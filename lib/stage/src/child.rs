@@ -17,7 +17,7 @@ use std::time::Duration;
 pub struct Output {
     /// How it ended.
     pub status: ExitStatus,
-    /// Its standard output, at most [`LIMIT`] bytes.
+    /// Its standard output, at most 16 MiB.
     pub stdout: Vec<u8>,
 }
 
