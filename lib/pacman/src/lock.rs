@@ -5,7 +5,7 @@
 //! is then found in the root, or a dead pacman's, and goes.
 
 use crate::records::{LOCAL, names_in};
-use rootfs::occupants::{self, Use};
+use rootfs::occupants::{self, Use, UseKind};
 use rootfs::{Root, hold};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -53,7 +53,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let who = hold::who(&directory);
+            let who = hold::describe_holders(&directory);
             return Err(busy(format!("another tool works on this root: {who}")));
         }
         Err(e) => return Err(e).doing(Code::Os, || format!("locking {}", quote(&path))),
@@ -65,7 +65,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
         let scan = occupants::find(root.path(), root.id()?)?;
         // A pacman has its lock open until it has ended, or lives in there. Who merely uses the root holds no lock.
         let lock = path.join("db.lck");
-        let may_hold = |used: &Use| matches!(used, Use::Root(_)) || used.path() == lock;
+        let may_hold = |used: &Use| used.kind == UseKind::Root || used.path == lock;
         let mut others = scan.occupants.iter();
         if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
             return Err(busy(format!("{} {} {}", user.pid, user.comm, user.how())));
@@ -106,7 +106,7 @@ pub fn share(root: &Root) -> Result<OwnedFd, Failure> {
             format!(
                 "locking {}: a strap works on this root: {}",
                 quote(&path),
-                hold::who(&directory)
+                hold::describe_holders(&directory)
             ),
         )
         .hint("wait until it has ended, and try again")),

@@ -215,9 +215,7 @@ fn look(
         suspects = of_transaction(&list, &offered);
     }
     let gpg = Gpg::find()?;
-    let bytes = inside.call(Place::Host, || work(&gpg, keyring, places, &suspects))?;
-    let found: Found =
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
+    let found = inside.call(Place::Host, &[], || work(&gpg, keyring, places, &suspects))?;
     let told = suspects.iter().zip(&found.told);
     let (valid, refused): (Vec<_>, Vec<_>) = told.partition(|(_, told)| told.is_valid());
     let mut no_good: Vec<_> = refused
@@ -384,7 +382,7 @@ fn work(
     keyring: &Path,
     places: &Places<'_>,
     suspects: &[Suspect],
-) -> Result<Vec<u8>, Failure> {
+) -> Result<Found, Failure> {
     // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
     let places = Places {
         root: &Root::open(places.root.path())?,
@@ -413,11 +411,10 @@ fn work(
         told.push(diagnosis.into());
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
-    let found = Found {
+    Ok(Found {
         told,
         newest: newest.map(|key| (key.created, key.fingerprint.clone())),
-    };
-    serde_json::to_vec(&found).doing(Code::Os, || "saying what was found")
+    })
 }
 
 /// Says what is wrong: the clock, where it is, or the first problem with a signature; the others are warnings.

@@ -1,11 +1,10 @@
-//! What tells a directory from all others, and still does after a reboot: `root_id` in the document.
+//! The identity of a directory, which survives a reboot: `root_id` in the document.
 //!
-//! A device number is the kernel's for as long as the file system is mounted; with another mount, loop device or disk it is
-//! another. What stays is what the file system itself has written down: its UUID, the directory's handle
-//! (name_to_handle_at(2), the inode number and a generation) and when the directory was made (statx(2), `stx_btime`). No
-//! program can give a copy these: a copy made by cp(1), tar(1) or a snapshot is another directory.
+//! A device number is valid only while the file system is mounted. These are stored in the file system itself: its UUID, the
+//! directory's handle (name_to_handle_at(2), the inode number and a generation) and its birth time (statx(2),
+//! `stx_btime`). No program can copy them: a copy made by cp(1), tar(1) or a snapshot is another directory.
 //!
-//! Not every file system has each, so each is compared where both sides have it.
+//! Not every file system has each of them, so each is compared only if both sides have it.
 
 use crate::sys;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
@@ -13,10 +12,10 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::os::fd::BorrowedFd;
 
-/// What tells a directory from all others.
+/// The identity of a directory.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct Identity {
-    /// The device number, as stat(2) has it. It does not outlive the mount.
+    /// The device number, as of stat(2). Only valid while it is mounted.
     dev: u64,
     /// The inode number.
     ino: u64,
@@ -26,17 +25,17 @@ pub struct Identity {
     /// The directory's handle: the type in decimal, a colon, and the handle in hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     handle: Option<String>,
-    /// When it was made: seconds since 1970-01-01 UTC, and nine digits after the point.
+    /// Its birth time: seconds since 1970-01-01 UTC, and nine digits after the point.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     birth: Option<String>,
 }
 
-/// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: of these statfs(2) gives an id that is made from the UUID. Of others it is
-/// made from the device number.
+/// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: for these, statfs(2) returns an id that is made from the UUID. For others it
+/// is made from the device number.
 const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 
 impl Identity {
-    /// Asks what a directory is.
+    /// Returns the identity of a directory.
     pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Self, Errno> {
         let want = StatxFlags::INO | StatxFlags::BTIME;
         let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
@@ -51,7 +50,7 @@ impl Identity {
         })
     }
 
-    /// Returns whether the directory that was seen `now` is this one.
+    /// Returns whether `now` is of the same directory.
     pub(crate) fn is(&self, now: &Self) -> bool {
         let both = |a: &Option<String>, b: &Option<String>| Some(a.as_ref()? == b.as_ref()?);
         let fs = both(&self.fs, &now.fs);
@@ -60,13 +59,13 @@ impl Identity {
         if [fs, birth, handle].contains(&Some(false)) {
             return false;
         }
-        // The first directory of a file system has the same handle on each of its kind.
+        // The root directories of all file systems of a type have the same handle.
         let same_fs = fs.or(birth).unwrap_or(self.dev == now.dev);
         same_fs && handle.unwrap_or(self.ino == now.ino)
     }
 }
 
-/// Returns the file system's own id, where it has one that outlives its mount.
+/// Returns the file system's own id, if it has one that survives its mount.
 fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
     let (kind, id) = sys::file_system_id(directory)?;
     if ID_IS_OF_UUID.contains(&kind) {

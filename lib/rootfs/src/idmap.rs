@@ -1,17 +1,17 @@
-//! Which ids of the host stand for the ids of the root.
+//! Maps from ids of the root to ids of the host.
 //!
-//! An ordinary user gets a range of subordinate ids (subuid(5)), mapped by newuidmap(1) and newgidmap(1). A user
-//! namespace with a single id is refused: pacman gives up on every foreign owner there with no more than a warning, and
-//! exits 0.
+//! An ordinary user has a range of subordinate ids (subuid(5)), mapped by newuidmap(1) and newgidmap(1). A user namespace
+//! with a single id is refused: there pacman only warns when it cannot set an owner, and exits with 0.
 
+use crate::user;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Doing, Failure, child};
 use std::fs;
 
-/// How many ids a root needs, from 0 on: Arch's packages use ids up to 65534 (`nobody`).
+/// How many ids a root needs, from 0: Arch's packages use ids up to 65534 (`nobody`).
 pub const NEEDED: u64 = 65_535;
 
-/// Maps of ids: each element is the first id inside, the first outside, and how many. `idmap` in the document.
+/// Id maps: each element is the first id inside, the first id outside, and a count. `idmap` in the document.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 pub struct IdMap {
     /// User ids.
@@ -25,10 +25,9 @@ impl IdMap {
     ///
     /// # Errors
     ///
-    /// [`Code::Permission`] where the user has no range that is long enough, with the command that gives it one.
+    /// [`Code::Permission`] when the user has no range that is long enough, with the command that adds one.
     pub fn of_user(uid: u32, gid: u32) -> Result<Self, Failure> {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let name = name_of(&passwd, uid);
+        let name = user::name_of(&fs::read("/etc/passwd").unwrap_or_default(), uid);
         let find = |file: &str, own: u32| {
             let text = fs::read_to_string(file).unwrap_or_default();
             let who = name.clone().unwrap_or_else(|| uid.to_string());
@@ -39,7 +38,7 @@ impl IdMap {
                     "no range of {NEEDED} or more, without which the owners of files would be wrong"
                 ),
                 Err(Some(start)) => format!(
-                    "the range from {start} on has the user's own id {own} in it, which cannot be mapped twice"
+                    "the range that begins with {start} contains the user's own id {own}, which cannot be mapped twice"
                 ),
             };
             let (first, last) = free_range();
@@ -55,7 +54,7 @@ impl IdMap {
         })
     }
 
-    /// Gives the user namespace of process `pid` these maps, by the set-uid helpers of package `uidmap`.
+    /// Writes these maps for the user namespace of process `pid`, by the set-uid helpers of package `uidmap`.
     ///
     /// # Errors
     ///
@@ -91,11 +90,11 @@ impl IdMap {
     }
 }
 
-/// Checks that root here has the ids that a root needs: root of a user namespace may have no more than one.
+/// Checks that root here has the ids that a root needs: root of a user namespace may have only one.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where ids are missing.
+/// [`Code::Permission`] when ids are missing.
 pub fn check_root() -> Result<(), Failure> {
     for kind in ["uid_map", "gid_map"] {
         let path = format!("/proc/self/{kind}");
@@ -122,7 +121,7 @@ fn count(map: &str) -> u64 {
         .sum()
 }
 
-/// Gives the user namespace of process `pid` every id that we have, each mapped to itself.
+/// Maps in the user namespace of process `pid` every id that we have to itself.
 ///
 /// # Errors
 ///
@@ -140,28 +139,16 @@ pub(crate) fn write_identity(pid: i32) -> Result<(), Failure> {
 
 /// Returns a map of every id inside `map` (user_namespaces(7)) to itself.
 fn identity(map: &str) -> String {
-    let mut out = String::new();
-    for line in map.lines() {
+    let line = |line: &str| {
         let mut words = line.split_whitespace();
-        if let (Some(inside), Some(_), Some(count)) = (words.next(), words.next(), words.next()) {
-            out.push_str(&format!("{inside} {inside} {count}\n"));
-        }
-    }
-    out
+        let (inside, count) = (words.next()?, words.nth(1)?);
+        Some(format!("{inside} {inside} {count}\n"))
+    };
+    map.lines().filter_map(line).collect()
 }
 
-/// Returns the name of user `uid`, from the text of passwd(5). The C library is not asked: it may load modules.
-#[must_use]
-pub fn name_of(passwd: &str, uid: u32) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
-}
-
-/// Returns where the first range of subuid(5) starts that is this user's and long enough, and has not the `own` id in it.
-/// The error is where one starts that has.
+/// Returns the start of the first range of subuid(5) that is this user's, is long enough and does not contain the `own` id.
+/// The error is the start of one that contains it.
 fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, Option<u64>> {
     let mut with_own = None;
     for line in text.lines() {
@@ -183,11 +170,11 @@ fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, O
     Err(with_own)
 }
 
-/// How long the ranges are that useradd(8) gives.
+/// The length of the ranges that useradd(8) adds.
 const LENGTH: u64 = 65_536;
 
-/// Returns the first and the last id of a range that nobody has: no line of subuid(5) and subgid(5), and no user or group, we
-/// among them.
+/// Returns the first and the last id of a free range: not in subuid(5) or subgid(5), and no user or group is in it,
+/// including us.
 #[must_use]
 pub fn free_range() -> (u64, u64) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -202,7 +189,7 @@ pub fn free_range() -> (u64, u64) {
     (first, first + LENGTH - 1)
 }
 
-/// Returns where the first such range begins, from 100000 on, in steps of useradd(8)'s. `names` is passwd(5) and group(5).
+/// Returns the start of the first free range from 100000 on, in steps of [`LENGTH`]. `names` is passwd(5) and group(5).
 fn free_in(ranges: &str, names: &str) -> u64 {
     const FIRST: u64 = 100_000;
     let number = |line: &str, n: usize| line.trim().split(':').nth(n)?.parse::<u64>().ok();
@@ -254,7 +241,7 @@ mod tests {
             ("ann:100000:65536\nbob:165536:65536", "", 231_072),
             ("ann:100000:1000\n", "", 165_536),
             ("bob:231072:65536\nann:100000:65536\n", "", 165_536),
-            // Podman's manual gives this to `containers`, and there is nothing behind it.
+            // From Podman's manual: no ids follow it.
             ("containers:2147483647:2147483648\n", "", 100_000),
             (
                 "x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1",
@@ -272,13 +259,6 @@ mod tests {
         ] {
             assert_eq!(free_in(ranges, names), first, "{ranges}{names}");
         }
-    }
-
-    #[test]
-    fn names_come_from_the_text_of_passwd() {
-        let text = "root:x:0:0::/:/bin/sh\nbroken\nann:x:1001:1001::/:\n";
-        assert_eq!(name_of(text, 1001).as_deref(), Some("ann"));
-        assert_eq!(name_of(text, 7), None);
     }
 
     #[test]

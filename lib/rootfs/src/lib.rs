@@ -31,4 +31,4 @@ pub use idmap::IdMap;
 pub use plan::Mount;
 pub use root::Root;
 pub use session::{Ended, Inside, Job, Place};
-pub use sys::{seal_descriptors, tie_to_us};
+pub use sys::{die_with_us, seal_descriptors};

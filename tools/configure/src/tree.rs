@@ -234,7 +234,7 @@ impl Tree {
             return Ok(());
         }
         let (parent, name) = self.parent(path)?;
-        let beside = rootfs::file::beside(name);
+        let beside = rootfs::file::temporary_name(name);
         let made = match unlinkat(&parent, &beside, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => symlinkat(target, &parent, &beside)
                 .and_then(|()| renameat(&parent, &beside, &parent, name)),

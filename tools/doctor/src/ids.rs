@@ -25,7 +25,7 @@ impl User {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         Self {
             uid,
-            name: rootfs::idmap::name_of(&read("/etc/passwd"), uid),
+            name: rootfs::user::name_of(read("/etc/passwd").as_bytes(), uid),
             free: rootfs::idmap::free_range(),
         }
     }

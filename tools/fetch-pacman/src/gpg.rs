@@ -139,7 +139,7 @@ fn run(context: &Context, mut command: Command) -> Result<Ran, Failure> {
     let mut words = memory(&[])?;
     command.stderr(words.try_clone().doing(Code::Os, || "running gpg")?);
     let begin = Instant::now();
-    rootfs::tie_to_us(&mut command);
+    rootfs::die_with_us(&mut command);
     let output = child::output(&mut command);
     context.waited(begin.elapsed());
     let output = output?;

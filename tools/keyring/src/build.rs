@@ -70,9 +70,9 @@ pub(crate) fn build(
     gpg: &Gpg,
     extend: bool,
 ) -> Result<Built, Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || work(document, ring, gpg, extend))?;
-    let built: Built =
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was done inside")?;
+    let built = inside.call(rootfs::Place::Host, &[], || {
+        work(document, ring, gpg, extend)
+    })?;
     for (key, why) in &built.dead {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
@@ -89,7 +89,7 @@ pub(crate) fn build(
 }
 
 /// The work inside.
-fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec<u8>, Failure> {
+fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Built, Failure> {
     // Opened before the tmpfs is there: the root may be below what that covers.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
@@ -136,15 +136,14 @@ fn work(document: &Document, ring: &Ring, gpg: &Gpg, extend: bool) -> Result<Vec
     let home = Home::of_scratch(scratch.path, gpg.version())
         .doing(Code::Os, || format!("reading {}", quote(scratch.path)))?;
     place.write_new(&home)?;
-    let built = Built {
+    Ok(Built {
         summary,
         own,
         dead,
         extended,
         warnings,
         seconds,
-    };
-    serde_json::to_vec(&built).doing(Code::Os, || "saying what was done")
+    })
 }
 
 /// Checks a keyring that programs of the root have made, by the host's gpg and a copy of the keys and the trust: every trusted
@@ -161,7 +160,7 @@ pub(crate) fn check_foreign(
     gpg: &Gpg,
     gpgdir: &Path,
 ) -> Result<(Summary, String), Failure> {
-    let bytes = inside.call(rootfs::Place::Host, || {
+    inside.call(rootfs::Place::Host, &[], || {
         let root = Root::of(document)?;
         let theirs = Place::in_root(&root)?.read_public()?;
         let ours = Kept::read(gpgdir)?;
@@ -188,10 +187,8 @@ pub(crate) fn check_foreign(
         let own: Vec<Key> = own.into_iter().cloned().collect();
         let summary = listing::check(&trusted, &ring.revoked, &public.list, &own)?;
         let own = own.first().map(|key| key.fingerprint.clone());
-        serde_json::to_vec(&(summary, own.unwrap_or_default()))
-            .doing(Code::Os, || "saying what was found")
-    })?;
-    serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")
+        Ok((summary, own.unwrap_or_default()))
+    })
 }
 
 /// Lists the public keys of a home, in a copy of it.

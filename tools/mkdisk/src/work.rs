@@ -62,8 +62,8 @@ pub(crate) struct Done {
     pub(crate) secrets: Vec<String>,
 }
 
-/// Does it, and returns [`Done`] as JSON.
-pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
+/// Makes the image.
+pub(crate) fn work(task: &Task<'_>) -> Result<Done, Failure> {
     let root = Root::of(task.document)?;
     let tree = Tree::open(&root, task.points)?;
     let found = tree.walk(task.rules)?;
@@ -81,7 +81,7 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
             "{n} sockets are left out: they are of programs that ran"
         )),
     }
-    let done = Done {
+    Ok(Done {
         size: places.size,
         content: fillings.iter().map(Filling::content).sum(),
         partitions: places
@@ -96,8 +96,7 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
             .filter(|e| is_secret(&e.path))
             .map(|e| String::from_utf8_lossy(&e.path).into_owned())
             .collect(),
-    };
-    serde_json::to_vec(&done).doing(Code::Os, || "handing on what was done inside")
+    })
 }
 
 struct Job<'a> {

@@ -106,7 +106,7 @@ impl Stage for Mkroot {
         };
         let undone = || {
             // Whoever works there by now keeps what is there.
-            let _lock = Root::open(path)?.lock_alone()?;
+            let _lock = Root::open(path)?.lock_exclusive()?;
             host::take_down(path, &done.mounted)?;
             let root = Root::open(path)?;
             extra::remove(&root, &done.points);

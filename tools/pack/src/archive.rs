@@ -57,7 +57,7 @@ pub(crate) struct Written {
 /// # Errors
 ///
 /// When the tree cannot be read or the file not be written. Then the file is of no use.
-pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
+pub(crate) fn work(task: &Task<'_>) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(task.document)?, task.points)?;
     let found = tree.walk(task.rules)?;
     let writing = format!("writing {}", quote(task.path));
@@ -88,15 +88,14 @@ pub(crate) fn work(task: &Task<'_>) -> Result<Vec<u8>, Failure> {
     let text = |path: &Vec<u8>| String::from_utf8_lossy(path).into_owned();
     let secrets = found.entries.iter().map(|entry| &entry.path);
     let marks = found.entries.iter().filter(|e| oci::mark(e).is_some());
-    let written = Written {
+    Ok(Written {
         size,
         sha256,
         entries: found.entries.len() as u64,
         sockets: found.sockets.iter().map(text).collect(),
         secrets: secrets.filter(|p| is_secret(p)).map(text).collect(),
         marks: marks.map(|entry| text(&entry.path)).collect(),
-    };
-    serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
+    })
 }
 
 /// How much is compressed, and looked at for zeros, at a time.

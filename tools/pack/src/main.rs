@@ -21,7 +21,7 @@ use pacman::{lock, secret};
 use rootfs::file::Placed;
 use rootfs::{Inside, Place};
 use serde_json::{Value, json};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -209,10 +209,8 @@ impl Pack {
             bar: !context.quiet && std::io::stderr().is_terminal(),
         };
         let keep = [plan.output.file().as_fd()];
-        let bytes = plan
-            .inside
-            .call_with(Place::Host, &keep, || archive::work(&task))?;
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was written")
+        plan.inside
+            .call(Place::Host, &keep, || archive::work(&task))
     }
 }
 

@@ -1,17 +1,17 @@
 //! `reap` ends processes that live in a root, and proves that none is left.
 //!
 //! A gpg-agent that pacman-key started, or a daemon of a scriptlet, keeps every mount of the root busy. By default each
-//! tool takes its own away with its PID namespace, and then there is nothing to do here but to say so; the work comes
-//! from `mkroot --host`, from the user's own chroot, and from tools that were run outside of the pipeline.
+//! tool ends its processes with its PID namespace, and `reap` has nothing to do. There is work after `mkroot --host`, after
+//! the user's own chroot, and after programs that were run outside of the pipeline.
 //!
-//! Who lives in a root is said in [`rootfs::occupants`]. Everybody else is named and left alone.
+//! [`rootfs::occupants`] defines which processes live in a root. All others are reported and not ended.
 
 mod sockets;
 
 use clap::Parser;
 use rootfs::occupants::{self, Occupant, Outcome, Scan};
 use rootfs::root::RootId;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// End processes that live in the root, and prove that none is left
 ///
 /// A process lives in the root when its root directory is there, or when it is an agent of GnuPG that serves the root's
-/// keyring. Who only uses a path there is named and left alone.
+/// keyring. A process that only uses a path there is reported and not ended.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -30,15 +30,15 @@ use std::time::Duration;
     after_help = "Example:\n  mkroot target --host | fetch-pacman | mkconf | keyring | strap base \\\n    | reap | unmount > receipt.json"
 )]
 struct Reap {
-    /// The root, where there is no document; else the document's
+    /// The root; by default that of the document
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// How long processes may take to end on SIGTERM before they are killed; 0 kills at once
+    /// Kill processes that have not ended SECONDS after SIGTERM; 0: kill at once
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(..=3600))]
     timeout: u64,
 
-    /// Say what would be ended, and end nothing
+    /// Only print what would be ended
     #[arg(long)]
     dry_run: bool,
 
@@ -46,23 +46,55 @@ struct Reap {
     common: Common,
 }
 
-/// How often we look again. What starts anew this often is started by something that does not live there.
+/// How often processes are ended. If there are still some, something that does not live there restarts them.
 const ROUNDS: usize = 10;
 
-/// In how many rounds processes get a SIGTERM first. What lives there after that was started by what we ended.
-const POLITE_ROUNDS: usize = 2;
+/// In how many rounds processes get a SIGTERM first. Later ones were started by processes that we have ended.
+const SIGTERM_ROUNDS: usize = 2;
 
-/// How many processes in the way get a line; the document has them all.
+/// How many processes that only use the root get a line; the document has them all.
 const LINES: usize = 20;
 
-/// What happened: `reap` in the document.
-#[derive(Debug, Default)]
+/// `reap` in the document.
+#[derive(Debug, Default, Serialize)]
 struct Record {
-    ended: Vec<Value>,
-    would_end: Option<Vec<Value>>,
-    in_the_way: Vec<Value>,
+    ended: Vec<Entry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_end: Option<Vec<Entry>>,
+    in_the_way: Vec<Entry>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     sockets: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
     unreadable: usize,
+}
+
+/// The members of [`Record`].
+const MEMBERS: [&str; 5] = ["ended", "would_end", "in_the_way", "sockets", "unreadable"];
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// A process in the document.
+#[derive(Debug, Serialize)]
+struct Entry {
+    pid: i32,
+    program: String,
+    user: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    how: Option<String>,
+}
+
+impl Entry {
+    fn of(occupant: &Occupant) -> Self {
+        Self {
+            pid: occupant.pid,
+            program: occupant.comm.clone(),
+            user: occupant.user.clone(),
+            how: None,
+        }
+    }
 }
 
 impl Stage for Reap {
@@ -88,27 +120,24 @@ impl Stage for Reap {
             ));
             return Ok(());
         }
-        // Until we have ended: no tool begins what we would take for left over.
-        let _lock = match self.dry_run {
-            true => None,
-            false => Some(root.lock_alone()?),
-        };
-        let (path, id) = (root.path().to_owned(), root.id()?);
+        let id = root.id()?;
         let mut record = Record::default();
         let result = if self.dry_run {
-            look(context, &path, id, &mut record)
+            preview(context, root.path(), id, &mut record)
         } else {
-            self.reap(context, &path, id, &mut record)
+            // No tool may start processes now, which would look like left over ones.
+            let _lock = root.lock_exclusive()?;
+            self.reap(context, root.path(), id, &mut record)
                 .map(|()| record.sockets = sockets::remove_stale(context, &root))
         };
-        record.write(document);
+        document.record_anew("reap", &MEMBERS, &record);
         result
     }
 }
 
 impl Reap {
-    /// Ends what lives in the root until two looks in a row find nothing: what was started while we looked at others
-    /// is seen by the second.
+    /// Ends processes that live in the root until two scans in a row find none: the second one finds a process that was
+    /// started while the first one looked at others.
     fn reap(
         &self,
         context: &Context,
@@ -121,11 +150,8 @@ impl Reap {
         let mut clean = false;
         let last = loop {
             let scan = occupants::find(root, id)?;
-            let living: Vec<Occupant> = scan
-                .living()
-                .filter(|o| !denied.contains(&(o.pid, o.start_time)))
-                .cloned()
-                .collect();
+            let is_denied = |o: &&Occupant| denied.contains(&(o.pid, o.start_time));
+            let living: Vec<_> = scan.living().filter(|o| !is_denied(o)).cloned().collect();
             if living.is_empty() {
                 if clean {
                     break scan;
@@ -135,32 +161,31 @@ impl Reap {
             }
             clean = false;
             if rounds == ROUNDS {
-                record.note_in_the_way(&scan);
-                return Err(still_there(root, &living, "they are started anew")
+                record.note_others(&scan);
+                return Err(still_there(root, &living, "they are restarted")
                     .hint("something outside of the root starts them: end that first"));
             }
-            let patience = if rounds < POLITE_ROUNDS {
-                Duration::from_secs(self.timeout)
-            } else {
-                Duration::ZERO
+            let timeout = match rounds < SIGTERM_ROUNDS {
+                true => Duration::from_secs(self.timeout),
+                false => Duration::ZERO,
             };
             rounds += 1;
-            let outcome = occupants::end(root, id, living, patience)?;
-            record.note_ended(context, root, &outcome, patience);
+            let outcome = occupants::end(root, id, living, timeout)?;
+            record.note_ended(context, root, &outcome, timeout);
             if !outcome.stuck.is_empty() {
-                record.note_in_the_way(&scan);
+                record.note_others(&scan);
                 return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
                     "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
                 ));
             }
             denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
         };
-        record.note_in_the_way(&last);
+        record.note_others(&last);
         warn_of_others(context, &last);
-        // Who lives there still was denied; the others of those have ended since.
+        // Those that we may not signal.
         let left: Vec<Occupant> = last.living().cloned().collect();
         if !left.is_empty() {
-            let names = names(&left, Some(root));
+            let names = names(&left, |o| lives(o, root));
             return Err(Failure::new(
                 Code::Permission,
                 format!("ending {names}: Operation not permitted"),
@@ -174,11 +199,11 @@ impl Reap {
     }
 }
 
-/// Says what would be ended.
-fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
+/// Prints what would be ended.
+fn preview(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
     let scan = occupants::find(root, id)?;
-    record.note_in_the_way(&scan);
-    record.would_end = Some(scan.living().map(entry).collect());
+    record.note_others(&scan);
+    record.would_end = Some(scan.living().map(Entry::of).collect());
     for occupant in scan.living() {
         context.note(format_args!("would end {}", lives(occupant, root)));
     }
@@ -189,17 +214,16 @@ fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Resu
     Ok(())
 }
 
-/// Names those that only use the root, and says how many could not be looked at.
+/// Reports the processes that only use the root, and how many could not be looked at.
 fn warn_of_others(context: &Context, scan: &Scan) {
-    for occupant in scan.in_the_way().take(LINES) {
-        let why = if occupant.spared {
-            "this program was started from there, and it is left alone"
-        } else {
-            "it does not live there and is left alone"
+    for occupant in scan.others().take(LINES) {
+        let why = match occupant.spared {
+            true => "this program was started from there, and it is left alone",
+            false => "it does not live there and is left alone",
         };
         context.warn(format_args!("{occupant} {}; {why}", occupant.how()));
     }
-    let more = scan.in_the_way().count().saturating_sub(LINES);
+    let more = scan.others().count().saturating_sub(LINES);
     if more > 0 {
         context.warn(format_args!(
             "{more} more processes use the root; they are left alone"
@@ -211,12 +235,12 @@ fn warn_of_others(context: &Context, scan: &Scan) {
 }
 
 fn still_there(root: &Path, living: &[Occupant], why: &str) -> Failure {
+    let names = names(living, Occupant::to_string);
     Failure::new(
         Code::Busy,
         format!(
-            "ending what lives in {}: {}: {why}",
-            quote(root),
-            names(living, None)
+            "ending the processes that live in {}: {names}: {why}",
+            quote(root)
         ),
     )
 }
@@ -227,71 +251,35 @@ fn lives(occupant: &Occupant, root: &Path) -> String {
 }
 
 /// Returns the first few processes, for a message.
-fn names(occupants: &[Occupant], root: Option<&Path>) -> String {
-    let first = occupants.iter().take(5);
-    let mut names: Vec<String> = first
-        .map(|o| root.map_or_else(|| o.to_string(), |root| lives(o, root)))
-        .collect();
+fn names(occupants: &[Occupant], name: impl Fn(&Occupant) -> String) -> String {
+    let mut names: Vec<String> = occupants.iter().take(5).map(name).collect();
     if occupants.len() > names.len() {
         names.push(format!("{} more", occupants.len() - names.len()));
     }
     names.join(", ")
 }
 
-fn entry(occupant: &Occupant) -> Value {
-    json!({"pid": occupant.pid, "program": occupant.comm, "user": occupant.user})
-}
-
 impl Record {
-    fn note_ended(
-        &mut self,
-        context: &Context,
-        root: &Path,
-        outcome: &Outcome,
-        patience: Duration,
-    ) {
-        let killed = match patience.as_secs() {
+    fn note_ended(&mut self, context: &Context, root: &Path, outcome: &Outcome, timeout: Duration) {
+        let killed = match timeout.as_secs() {
             0 => String::new(),
             n => format!("; killed, since SIGTERM did not end it in {n} s"),
         };
         for (occupants, how) in [(&outcome.ended, ""), (&outcome.killed, &killed)] {
             for occupant in occupants {
                 context.note(format_args!("ended {}{how}", lives(occupant, root)));
-                self.ended.push(entry(occupant));
+                self.ended.push(Entry::of(occupant));
             }
         }
     }
 
-    fn note_in_the_way(&mut self, scan: &Scan) {
+    fn note_others(&mut self, scan: &Scan) {
         self.unreadable = scan.unreadable;
-        self.in_the_way = scan
-            .in_the_way()
-            .map(|occupant| {
-                let mut entry = entry(occupant);
-                entry["how"] = json!(occupant.how());
-                entry
-            })
-            .collect();
-    }
-
-    /// Writes the record over that of an earlier run. What others put there stays.
-    fn write(self, document: &mut Document) {
-        let sockets = Some(self.sockets).filter(|s| !s.is_empty());
-        let members = [
-            ("ended", Some(json!(self.ended))),
-            ("would_end", self.would_end.map(Value::from)),
-            ("in_the_way", Some(json!(self.in_the_way))),
-            ("sockets", sockets.map(Value::from)),
-            (
-                "unreadable",
-                (self.unreadable > 0).then(|| json!(self.unreadable)),
-            ),
-        ];
-        let knows = members.each_ref().map(|(key, _)| *key);
-        let said = members
-            .into_iter()
-            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-        document.record_anew("reap", &knows, &said.collect::<Map<_, _>>());
+        let entry = |occupant: &Occupant| Entry {
+            how: Some(occupant.how()),
+            ..Entry::of(occupant)
+        };
+        self.in_the_way = scan.others().map(entry).collect();
     }
 }
 

@@ -80,7 +80,7 @@ impl Gpg {
         let mut command = child::command(&program);
         // Without a home of the caller's, of whose options gpg would complain on our stderr.
         command.args(["--version", "--homedir", "/nonexistent"]);
-        rootfs::tie_to_us(&mut command);
+        rootfs::die_with_us(&mut command);
         let out = child::output(&mut command)?;
         let version = version(&String::from_utf8_lossy(&out.stdout))
             .ok_or_else(|| missing(&format!("{} does not say its version", quote(&program))))?;

@@ -83,7 +83,7 @@ fn candidates(job: &Job<'_>) -> Vec<CString> {
 }
 
 /// Runs the probe program.
-pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> {
+pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = format!("/tmp/.strapline-probe-{}", std::process::id());
     let mut file = std::fs::OpenOptions::new()
@@ -98,7 +98,7 @@ pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> 
     let ran = std::process::Command::new(&path).status();
     std::fs::remove_file(&path).doing(Code::Os, || format!("removing '{path}' in the root"))?;
     let why = match ran {
-        Ok(status) if status.code() == Some(probe::STATUS) => return Ok(vec![]),
+        Ok(status) if status.code() == Some(probe::STATUS) => return Ok(()),
         Ok(status) => stage::child::ended(status),
         Err(e) => e.to_string(),
     };
