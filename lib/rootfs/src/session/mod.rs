@@ -245,7 +245,7 @@ impl Inside {
         // A signal that came before is not forwarded to the command, which would run to its end.
         signal::check()?;
         let watchdog = self.watchdog().filter(|_| !job.terminal);
-        let work = Work::Exec(job, certificates::wanted(job)?);
+        let work = Work::Exec(job, certificates::of_environment(job)?);
         let (ended, time, _) = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
