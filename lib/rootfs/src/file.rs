@@ -5,7 +5,7 @@ use rustix::fs::{
     renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
@@ -127,6 +127,16 @@ impl Placed {
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Removes it if the document of this stage cannot be written.
+    pub fn remove_on_undo(self, context: &Context, path: &Path) {
+        let path = quote(path);
+        context.on_undo(move |context| {
+            if let Err(e) = self.remove() {
+                context.warn(format_args!("removing {path}: {e}"));
+            }
+        });
     }
 
     /// Removes it, if no other run has replaced or claimed it.

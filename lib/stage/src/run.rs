@@ -132,9 +132,6 @@ pub trait Stage: clap::Parser {
     ///
     /// When the work is not done. What could not be undone must be in `document`.
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure>;
-
-    /// Undoes [`Stage::run`] when its document could not be handed on.
-    fn undo(&self, _context: &Context, _document: &Document) {}
 }
 
 /// The input of a stage.
@@ -186,7 +183,7 @@ pub fn main<S: Stage>() -> ExitCode {
         context.report(&failure);
         document.fail(tool, &failure);
     }
-    hand_on(&context, &document, || stage.undo(&context, &document))
+    hand_on(&context, &document)
 }
 
 /// Refuses to run set-uid or set-gid (execve(2)). That would give everybody the rights of the file's owner: command lines
@@ -397,14 +394,14 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
         _ => Document::new(),
     };
     document.fail(tool, &failure);
-    hand_on(&context, &document, || ())
+    hand_on(&context, &document)
 }
 
 /// Reports a failure, and hands on a document with it.
 fn hand_on_failure(context: &Context, mut document: Document, failure: &Failure) -> ExitCode {
     context.report(failure);
     document.fail(context.tool, failure);
-    hand_on(context, &document, || ())
+    hand_on(context, &document)
 }
 
 /// Hands a failed document on as it came.
@@ -423,11 +420,10 @@ fn pass(context: &Context, document: &Document, input: &Input, exit: u8) -> Exit
 }
 
 /// Writes the document on stdout, and returns the exit status of its error. Undoes the work when it cannot be written.
-fn hand_on(context: &Context, document: &Document, undo: impl FnOnce()) -> ExitCode {
+fn hand_on(context: &Context, document: &Document) -> ExitCode {
     if let Err(e) = write_out(render(document).as_bytes()) {
         context.report(&output_failure(&e));
         context.undo();
-        undo();
         return ExitCode::from(Code::Output.exit());
     }
     ExitCode::from(document.failed().unwrap_or(0))

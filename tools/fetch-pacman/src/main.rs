@@ -29,7 +29,6 @@ use serde_json::json;
 use server::Server;
 use stage::members::Pacman;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -103,10 +102,6 @@ struct FetchPacman {
 
     #[command(flatten)]
     common: Common,
-
-    /// What this run put where nothing was, to be removed again if the document cannot be handed on.
-    #[arg(skip)]
-    placed: OnceCell<Placed>,
 }
 
 /// What is to be done.
@@ -162,9 +157,8 @@ impl Stage for FetchPacman {
         let plan = plan(self, document)?;
         check(&plan)?;
         let done = apply(context, &plan)?;
-        if self.output.is_some() && done.program.new {
-            // Set once: a stage runs once.
-            drop(self.placed.set(placed(&done.program.path)?));
+        if let Some(path) = self.output.as_ref().filter(|_| done.program.new) {
+            placed(&done.program.path)?.remove_on_undo(context, path);
         }
         record(document, &done);
         context.note(format_args!(
@@ -173,14 +167,6 @@ impl Stage for FetchPacman {
             quote(&done.program.path)
         ));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let (Some(placed), Some(path)) = (self.placed.get(), &self.output)
-            && let Err(e) = placed.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(path)));
-        }
     }
 }
 

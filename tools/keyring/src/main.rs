@@ -25,7 +25,6 @@ use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
-use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
@@ -88,10 +87,6 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
-
-    /// Whether this run made the root's keyring where there was none, for undo.
-    #[arg(skip)]
-    made: Cell<bool>,
 }
 
 /// What is to be done.
@@ -120,20 +115,18 @@ impl Stage for Args {
             None => self.build(context, document),
         }
     }
+}
 
-    fn undo(&self, context: &Context, document: &Document) {
-        if !self.made.get() {
-            return;
-        }
-        let undone = Root::of(document).and_then(|root| {
-            // Whoever works with it by now keeps it.
-            let _lock = lock::take(&root, context, Purpose::Download)?;
-            Place::beside_root(&gpgdir(document, &root)?)?.remove()?;
-            Place::in_root(&root)?.remove()
-        });
-        if let Err(failure) = undone {
-            context.report(&failure);
-        }
+/// Removes the keyring that this run has made.
+fn remove_keyring(context: &Context, document: &Document) {
+    let removed = Root::of(document).and_then(|root| {
+        // A tool that uses it by now keeps it.
+        let _lock = lock::take(&root, context, Purpose::Download)?;
+        Place::beside_root(&gpgdir(document, &root)?)?.remove()?;
+        Place::in_root(&root)?.remove()
+    });
+    if let Err(failure) = removed {
+        context.report(&failure);
     }
 }
 
@@ -280,7 +273,10 @@ impl Args {
             ));
         }
         beside.replace()?;
-        self.made.set(!was_there || was_empty);
+        if !was_there || was_empty {
+            let document = document.clone();
+            context.on_undo(move |context| remove_keyring(context, &document));
+        }
         if !self.in_root {
             in_root.replace()?;
             return Ok(built);

@@ -25,13 +25,11 @@ use image::tree::Points;
 use image::{Output, Rules, epoch, size, sparse};
 use pacman::{lock, secret};
 use plan::{Given, Headroom, Plan};
-use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
 use rustix::fs::{FileType, Mode, OFlags};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::RefCell;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -100,9 +98,6 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
-
-    #[arg(skip)]
-    made: RefCell<Option<Placed>>,
 }
 
 impl Stage for Args {
@@ -156,7 +151,7 @@ impl Stage for Args {
         };
         stage::signal::check()?;
         let path = output.path().to_owned();
-        self.made.replace(Some(output.finish()?));
+        output.finish()?.remove_on_undo(context, &self.output);
         record(document, &disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
@@ -170,14 +165,6 @@ impl Stage for Args {
         }
         context.note(summary(&path, &plan, &done));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(made) = self.made.take()
-            && let Err(e) = made.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
-        }
     }
 }
 

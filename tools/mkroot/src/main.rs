@@ -15,7 +15,6 @@ use rootfs::live::LiveMount;
 use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, attach, binfmt, plan};
 use serde_json::json;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -54,10 +53,6 @@ struct Mkroot {
 
     #[command(flatten)]
     common: Common,
-
-    /// What was done, for undo.
-    #[arg(skip)]
-    done: RefCell<Done>,
 }
 
 /// What this run did and would have to undo.
@@ -92,27 +87,30 @@ impl Stage for Mkroot {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
-        let result = self.apply(context, &plan, document);
-        if result.is_err() {
-            self.undo(context, document);
+        let mut done = Done::default();
+        let result = self.apply(context, &plan, document, &mut done);
+        match result {
+            Ok(()) => context.on_undo(move |context| done.undo(context)),
+            Err(_) => done.undo(context),
         }
         result
     }
+}
 
-    fn undo(&self, context: &Context, _document: &Document) {
-        let done = self.done.take();
-        let Some(path) = &done.directory else {
+impl Done {
+    fn undo(self, context: &Context) {
+        let Some(path) = &self.directory else {
             return;
         };
         let undone = || {
-            // Whoever works there by now keeps what is there.
+            // A tool that works there by now keeps what is there.
             let _lock = Root::open(path)?.lock_exclusive()?;
-            host::take_down(path, &done.mounted)?;
+            host::take_down(path, &self.mounted)?;
             let root = Root::open(path)?;
-            extra::remove(&root, &done.points);
-            skeleton::remove(&root, &done.skeleton);
-            if done.made {
-                // Only removed where it is empty again.
+            extra::remove(&root, &self.points);
+            skeleton::remove(&root, &self.skeleton);
+            if self.made {
+                // Only if it is empty again.
                 std::fs::remove_dir(path).unwrap_or(());
             }
             Ok(())
@@ -231,8 +229,9 @@ impl Mkroot {
         context: &Context,
         plan: &Plan,
         document: &mut Document,
+        done: &mut Done,
     ) -> Result<(), Failure> {
-        let root = self.directory(&plan.root)?;
+        let root = open_directory(&plan.root, done)?;
         if attach::is_noexec(root.as_fd())
             .doing(Code::Os, || format!("looking at {}", quote(&plan.root)))?
         {
@@ -252,14 +251,11 @@ impl Mkroot {
         if skeleton::has_packages(&root) {
             existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
         }
-        self.done
-            .borrow_mut()
-            .skeleton
-            .extend(skeleton::make(&root, owner)?);
-        extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
+        done.skeleton.extend(skeleton::make(&root, owner)?);
+        extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
-            self.mount(context, plan, &root, document)?;
+            mount(context, plan, &root, document, done)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a handler of their own; for a chroot(8) of yours the host needs one \
@@ -269,76 +265,6 @@ impl Mkroot {
             }
         }
         self.record(plan, &root, &binfmt, document)
-    }
-
-    /// Mounts the plan on the host, and records what it mounted. What was mounted before is only this pipeline's where its
-    /// document says so.
-    fn mount(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        root: &Root,
-        document: &mut Document,
-    ) -> Result<(), Failure> {
-        match host::mount(root, &plan.mounts)? {
-            Some(made) => {
-                self.done.borrow_mut().mounted.clone_from(&made);
-                let live = host::record(root, &plan.mounts, &made)?;
-                document.record_anew("host", &["boot_id", "mounts"], &live);
-            }
-            None if rootfs::live::claimed(document)?.is_empty() => {
-                context.warn(format_args!(
-                    "{} is mounted already, and not by this pipeline: its unmount leaves that; 'unmount {}' takes it down",
-                    quote(root.path()),
-                    root.path().display()
-                ));
-                document.remove("host");
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Makes the root's directory if it is not there, and opens it.
-    fn directory(&self, path: &Path) -> Result<Root, Failure> {
-        let made = match std::fs::create_dir(path) {
-            Ok(()) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!(
-                        "making {}: it is there, and it is no directory",
-                        quote(path)
-                    ),
-                )
-                .hint("choose a new or an empty directory"));
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(
-                    Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
-                        .hint("choose a directory that you may write in, or use sudo"),
-                );
-            }
-            Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
-        };
-        let root = Root::open(path)?.shared()?;
-        let mut done = self.done.borrow_mut();
-        done.directory = Some(path.to_owned());
-        done.made = made;
-        if made {
-            return Ok(root);
-        }
-        let mut entries = std::fs::read_dir(path)
-            .doing(Code::Permission, || format!("reading {}", quote(path)))?;
-        if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("making {}: it has content and is not a root", quote(path)),
-            )
-            .hint("choose a new or an empty directory"));
-        }
-        Ok(root)
     }
 
     fn record(
@@ -369,6 +295,75 @@ impl Mkroot {
         document.record_anew("binfmt", &["kind", "interpreter", "flags"], binfmt);
         Ok(())
     }
+}
+
+/// Mounts the plan on the host, and records what it mounted. What was mounted before is of this pipeline only if
+/// its document says so.
+fn mount(
+    context: &Context,
+    plan: &Plan,
+    root: &Root,
+    document: &mut Document,
+    done: &mut Done,
+) -> Result<(), Failure> {
+    match host::mount(root, &plan.mounts)? {
+        Some(made) => {
+            done.mounted.clone_from(&made);
+            let live = host::record(root, &plan.mounts, &made)?;
+            document.record_anew("host", &["boot_id", "mounts"], &live);
+        }
+        None if rootfs::live::claimed(document)?.is_empty() => {
+            context.warn(format_args!(
+                "{} is mounted already, and not by this pipeline: its unmount leaves that; 'unmount {}' takes it down",
+                quote(root.path()),
+                root.path().display()
+            ));
+            document.remove("host");
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Makes the root's directory if it is not there, and opens it.
+fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
+    let made = match std::fs::create_dir(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::new(
+                Code::Failed,
+                format!(
+                    "making {}: it is there, and it is no directory",
+                    quote(path)
+                ),
+            )
+            .hint("choose a new or an empty directory"));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(
+                Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
+                    .hint("choose a directory that you may write in, or use sudo"),
+            );
+        }
+        Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
+    };
+    let root = Root::open(path)?.shared()?;
+    done.directory = Some(path.to_owned());
+    done.made = made;
+    if made {
+        return Ok(root);
+    }
+    let mut entries =
+        std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
+    if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
+        return Err(Failure::new(
+            Code::Failed,
+            format!("making {}: it has content and is not a root", quote(path)),
+        )
+        .hint("choose a new or an empty directory"));
+    }
+    Ok(root)
 }
 
 /// Returns the absolute path of a directory whose parent is there, with no symbolic link in it.

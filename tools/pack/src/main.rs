@@ -18,11 +18,9 @@ use format::Format;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
-use rootfs::file::Placed;
 use rootfs::{Inside, Place};
 use serde_json::{Value, json};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
-use std::cell::OnceCell;
 use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -73,10 +71,6 @@ struct Pack {
 
     #[command(flatten)]
     common: Common,
-
-    /// What was written, to be undone.
-    #[arg(skip)]
-    written: OnceCell<Placed>,
 }
 
 /// What is to be done, checked.
@@ -110,8 +104,8 @@ impl Stage for Pack {
             .inspect_err(|_| clear_line(context))?;
         context.waited(begin.elapsed());
         let path = plan.output.path().to_owned();
-        // Set once: a stage runs once.
-        drop(self.written.set(plan.output.finish()?));
+        let output = plan.output.finish()?;
+        output.remove_on_undo(context, &self.output);
         let name = path.to_string_lossy().into_owned();
         record(document, &name, plan.format, &written);
         if let Some(text) = some(&written.sockets) {
@@ -134,14 +128,6 @@ impl Stage for Pack {
             written.size
         ));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(written) = self.written.get()
-            && let Err(e) = written.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
-        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! Init's side of an entry: PID 1 of the new namespace. It sets the namespaces up, runs the command, reaps, and ends what
 //! the command left.
 
-use super::wire::{Frame, GO, send, write_all};
+use super::wire::{Frame, GO, send};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
 use crate::sys::{self, Cloned};
 use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
+use rustix::process::{self, WaitOptions, WaitStatus};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Cause, Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,7 +26,6 @@ pub(super) struct Init<'a> {
     pub(super) ids: Ids<'a>,
     pub(super) control: OwnedFd,
     pub(super) report: OwnedFd,
-    pub(super) result: OwnedFd,
     pub(super) output: Option<OwnedFd>,
 }
 
@@ -53,7 +52,6 @@ impl Init<'_> {
         let mut keep = vec![
             self.control.as_raw_fd(),
             self.report.as_raw_fd(),
-            self.result.as_raw_fd(),
             children.as_raw_fd(),
         ];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
@@ -221,51 +219,31 @@ impl Init<'_> {
                 let run = || self.command(work, prepared);
                 sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
             }
-            Ok(Cloned::Parent(pid)) => pid,
+            Ok(Cloned::Parent(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
                 let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
                 send(self.report.as_fd(), &Frame::Failed(failure));
                 return 1;
             }
         };
-        let Self {
-            control,
-            report,
-            result,
-            output,
-            ..
-        } = self;
-        drop((result, output));
-        let status = reap_until(pid, control.as_fd(), &prepared.children, None);
+        drop(self.output);
+        let (control, children) = (self.control.as_fd(), &prepared.children);
+        let status = reap_until(pid, control, children, None);
         let seconds = begin.elapsed().as_secs_f64();
         // SIGTERM first, so that a gpg-agent removes its sockets; the kernel kills the rest.
         if kill(Pid::from_raw(-1), Signal::SIGTERM).is_ok() {
-            reap_until(
-                -1,
-                control.as_fd(),
-                &prepared.children,
-                Some(Instant::now() + GRACE),
-            );
+            reap_until(None, control, children, Some(Instant::now() + GRACE));
         }
-        let frame = match status {
-            Some(WaitStatus::Exited(_, exit)) => Frame::Ended(Some(exit), None, seconds),
-            Some(WaitStatus::Signaled(_, by, _)) => Frame::Ended(None, Some(by as i32), seconds),
-            _ => Frame::Ended(None, None, seconds),
-        };
-        send(report.as_fd(), &frame);
+        let exit = status.and_then(WaitStatus::exit_status);
+        let signal = status.and_then(WaitStatus::terminating_signal);
+        send(self.report.as_fd(), &Frame::Ended(exit, signal, seconds));
         0
     }
 
-    /// The child: becomes the command, or runs the function.
+    /// The child: executes the command, or runs the function.
     fn command(self, work: Work<'_>, prepared: &Prepared) -> u8 {
-        let Self {
-            control,
-            report,
-            result,
-            output,
-            ..
-        } = self;
-        drop(control);
+        drop(self.control);
+        let output = self.output.as_ref().map(AsFd::as_fd);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
         let function = matches!(&work, Work::Call(..));
         let pacman = matches!(&work, Work::Exec(job, _) if job.place == Place::Host);
@@ -274,9 +252,9 @@ impl Init<'_> {
                 .thread_set_mask()
                 .map_err(|e| Errno::from_raw_os_error(e as i32))?;
             if !terminal {
-                command::stdio(prepared.null.as_fd(), output.as_ref().map(AsFd::as_fd))?;
+                command::stdio(prepared.null.as_fd(), output)?;
             }
-            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if function {
                 // Of a program that does not read its input; std resets this in children.
                 ignore(Signal::SIGPIPE)?;
@@ -289,19 +267,17 @@ impl Init<'_> {
         };
         if let Err(e) = setup() {
             let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
-            send(report.as_fd(), &Frame::Failed(failure));
+            send(self.report.as_fd(), &Frame::Failed(failure));
             return 126;
         }
         match work {
             Work::Call(_, _, function) => {
-                // As in send().
-                write_all(result.as_fd(), &function()).unwrap_or(());
+                send(self.report.as_fd(), &Frame::Returned(function()));
                 0
             }
             Work::Exec(job, _) => {
-                drop((result, output));
                 let errno = command::exec(job);
-                send(report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
+                send(self.report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
                 126
             }
         }
@@ -340,7 +316,7 @@ fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
 }
 
 fn die_with_parent() -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    process::set_parent_process_death_signal(Some(process::Signal::KILL))
         .doing(Code::Os, || "asking to die with the tool")
 }
 
@@ -378,20 +354,20 @@ fn block_sigchld() -> Result<SignalFd, Failure> {
         .doing(Code::Os, || "watching for SIGCHLD")
 }
 
-/// Reaps children and obeys the control pipe until `pid` has ended (-1: until none is left), at most until `deadline`.
+/// Reaps children and obeys the control pipe until `pid` has ended (`None`: until none is left), at most until `deadline`.
 fn reap_until(
-    pid: i32,
+    pid: Option<process::Pid>,
     control: BorrowedFd<'_>,
     children: &SignalFd,
     deadline: Option<Instant>,
 ) -> Option<WaitStatus> {
     loop {
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(status) if status.pid() == Some(Pid::from_raw(pid)) => return Some(status),
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                // ECHILD: nothing is left.
+            match process::waitpid(None, WaitOptions::NOHANG) {
+                Ok(None) => break,
+                Ok(Some((ended, status))) if Some(ended) == pid => return Some(status),
+                Ok(_) | Err(Errno::INTR) => {}
+                // ECHILD: none is left.
                 Err(_) => return None,
             }
         }

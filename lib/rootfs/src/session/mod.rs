@@ -40,7 +40,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-use watch::{Forward, Watch};
+use watch::{Forward, Outcome, Watch};
 use watchdog::Watchdog;
 
 /// Where a command runs.
@@ -246,11 +246,11 @@ impl Inside {
         signal::check()?;
         let watchdog = self.watchdog().filter(|_| !job.terminal);
         let work = Work::Exec(job, certificates::of_environment(job)?);
-        let (ended, time, _) = self.enter(work, output, watchdog)?;
+        let outcome = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
-        Ok((ended, time))
+        Ok((outcome.ended, outcome.time))
     }
 
     /// Runs a function inside, as root there, in a process of its own, and returns its value or its failure, both of which
@@ -271,18 +271,19 @@ impl Inside {
         // A function there runs programs of the root.
         let watchdog = self.watchdog().filter(|_| place == Place::Root);
         let doing = || format!("working inside {}", quote(self.root.path()));
-        let work = || serde_json::to_vec(&work()).unwrap_or_default();
+        let work = || serde_json::to_string(&work()).unwrap_or_default();
         let call = Work::Call(place, keep, Box::new(work));
-        let told = self.enter(call, None, watchdog).map_err(|f| match f.code {
+        let outcome = self.enter(call, None, watchdog).map_err(|f| match f.code {
             Code::Hung => f.while_doing(doing()),
             _ => f,
-        });
-        let (ended, _, result) = told?;
-        if result.is_empty() {
-            signal::check()?;
-            return Err(Failure::new(Code::Os, ended.words()).while_doing(doing()));
+        })?;
+        match outcome.returned {
+            Some(result) => serde_json::from_str(&result).doing(Code::Os, doing)?,
+            None => {
+                signal::check()?;
+                Err(Failure::new(Code::Os, outcome.ended.words()).while_doing(doing()))
+            }
         }
-        serde_json::from_slice(&result).doing(Code::Os, doing)?
     }
 
     fn watchdog(&self) -> Option<Watchdog> {
@@ -308,13 +309,12 @@ impl Inside {
         work: Work<'_>,
         output: Option<Output<'_>>,
         watchdog: Option<Watchdog>,
-    ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
+    ) -> Result<Outcome, Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;
         let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing(Code::Os, doing);
         let (control_theirs, control) = pipe()?;
         let (report, report_theirs) = pipe()?;
-        let (result, result_theirs) = pipe()?;
         let (sink, written) = match output {
             Some(Output { sink, from, into }) => (Some((sink, from)), Some(into)),
             None => (None, None),
@@ -337,14 +337,13 @@ impl Inside {
                     ids,
                     control: control_theirs,
                     report: report_theirs,
-                    result: result_theirs,
                     output: written,
                 };
                 let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
                 sys::exit_now(status)
             }
             Ok(Cloned::Parent(pid)) => {
-                drop((control_theirs, report_theirs, result_theirs, written));
+                drop((control_theirs, report_theirs, written));
                 let forward = match &work {
                     Work::Exec(job, _) if job.terminal => Forward::Same,
                     Work::Exec(job, _) if job.place == Place::Host => Forward::Interrupt,
@@ -355,10 +354,9 @@ impl Inside {
                     pid,
                     control: Some(control),
                     told: None,
-                    result: Vec::new(),
                     forward,
                 };
-                let seen = watch.until_the_end(report, result, sink, watchdog);
+                let seen = watch.until_the_end(report, sink, watchdog);
                 // Closing the control pipe ends init if it still lives.
                 watch.control = None;
                 match seen {
@@ -420,7 +418,7 @@ impl std::fmt::Debug for Output<'_> {
 }
 
 /// A function to run inside. It returns a result as JSON.
-type Call<'a> = Box<dyn FnOnce() -> Vec<u8> + 'a>;
+type Call<'a> = Box<dyn FnOnce() -> String + 'a>;
 
 /// What is done inside.
 enum Work<'a> {

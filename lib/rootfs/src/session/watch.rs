@@ -18,8 +18,15 @@ pub(super) struct Watch<'a> {
     pub(super) pid: i32,
     pub(super) control: Option<OwnedFd>,
     pub(super) told: Option<Frame>,
-    pub(super) result: Vec<u8>,
     pub(super) forward: Forward,
+}
+
+/// How an entry ended.
+pub(super) struct Outcome {
+    pub(super) ended: Ended,
+    pub(super) time: Duration,
+    /// What a function returned, as JSON.
+    pub(super) returned: Option<String>,
 }
 
 /// Which signal a command gets when one asks us to stop.
@@ -39,23 +46,20 @@ pub(super) enum Forward {
 enum Source {
     /// Frames of init and the command.
     Report,
-    /// The result of a function.
-    Result,
     /// What a command prints.
     Output,
 }
 
 impl Watch<'_> {
-    /// Serves init until all pipes are closed: maps, signals, output, results. Returns the watchdog's failure when there is
+    /// Serves init until all pipes are closed: maps, signals, output. Returns the watchdog's failure when there is
     /// no progress; the processes inside then still live.
     pub(super) fn until_the_end(
         &mut self,
         report: OwnedFd,
-        result: OwnedFd,
         sink: Option<(Sink<'_>, OwnedFd)>,
         mut watchdog: Option<Watchdog>,
     ) -> Result<Option<Failure>, Failure> {
-        let mut open = vec![(Source::Report, report), (Source::Result, result)];
+        let mut open = vec![(Source::Report, report)];
         let mut sink = sink.map(|(sink, from)| {
             open.push((Source::Output, from));
             sink
@@ -80,6 +84,7 @@ impl Watch<'_> {
                 _ => {}
             }
             let ready = ready.unwrap_or_default();
+            let mut whole = false;
             // From the end, since a pipe that is closed is removed.
             for (i, _) in ready.iter().enumerate().rev().filter(|(_, is)| **is) {
                 let (source, fd) = &open[i];
@@ -93,13 +98,16 @@ impl Watch<'_> {
                 let bytes = &buffer[..n];
                 match (source, &mut sink) {
                     _ if n == 0 => drop(open.remove(i)),
-                    (Source::Report, _) => lines.extend_from_slice(bytes),
-                    (Source::Result, _) => self.result.extend_from_slice(bytes),
+                    (Source::Report, _) => {
+                        lines.extend_from_slice(bytes);
+                        whole |= bytes.contains(&b'\n');
+                    }
                     (Source::Output, Some(sink)) => sink(bytes),
                     (Source::Output, None) => {}
                 }
             }
-            while let Some(end) = lines.iter().position(|b| *b == b'\n') {
+            // A result may be long: its parts are not searched again and again.
+            while let Some(end) = lines.iter().position(|b| whole && *b == b'\n') {
                 let line: Vec<u8> = lines.drain(..=end).collect();
                 let frame =
                     serde_json::from_slice(&line).doing(Code::Os, || "reading from init")?;
@@ -158,32 +166,37 @@ impl Watch<'_> {
         }
     }
 
-    /// Returns how the entry ended, from what init reported and its status.
-    pub(super) fn conclude(
-        self,
-        status: Result<WaitStatus, Failure>,
-    ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
+    /// Returns how the entry ended and what a function returned, from what init reported and its status.
+    pub(super) fn conclude(self, status: Result<WaitStatus, Failure>) -> Result<Outcome, Failure> {
+        let ended = |ended, time| Outcome {
+            ended,
+            time,
+            returned: None,
+        };
         match self.told {
             Some(Frame::Failed(failure)) => Err(failure),
-            Some(Frame::NotRun(errno)) => Ok((
-                Ended::NotRun(Errno::from_raw_os_error(errno)),
-                Duration::ZERO,
-                self.result,
-            )),
+            Some(Frame::NotRun(errno)) => {
+                let errno = Errno::from_raw_os_error(errno);
+                Ok(ended(Ended::NotRun(errno), Duration::ZERO))
+            }
+            Some(Frame::Returned(result)) => Ok(Outcome {
+                returned: Some(result),
+                ..ended(Ended::Exited(0), Duration::ZERO)
+            }),
             Some(Frame::Ended(exit, by, seconds)) => {
-                let ended = match (exit, by) {
+                let how = match (exit, by) {
                     (Some(exit), _) => Ended::Exited(exit),
                     (None, by) => Ended::Signalled(by.unwrap_or(libc::SIGKILL)),
                 };
-                let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                Ok((ended, time, self.result))
+                Ok(ended(
+                    how,
+                    Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+                ))
             }
             _ => {
                 signal::check()?;
-                Err(Failure::new(
-                    Code::Os,
-                    format!("PID 1 of the namespace ended too early ({:?})", status?),
-                ))
+                let message = format!("PID 1 of the namespace ended too early ({:?})", status?);
+                Err(Failure::new(Code::Os, message))
             }
         }
     }

@@ -19,7 +19,9 @@ pub(super) enum Frame {
     Failed(Failure),
     /// execve(2) failed with this error number.
     NotRun(i32),
-    /// The command ended: exit status or signal, and seconds.
+    /// What a function returned: a `Result<T, Failure>` as JSON.
+    Returned(String),
+    /// The command or function ended: exit status or signal, and seconds.
     Ended(Option<i32>, Option<i32>, f64),
 }
 
