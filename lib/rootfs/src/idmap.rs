@@ -96,16 +96,14 @@ impl IdMap {
 ///
 /// [`Code::Permission`] when ids are missing.
 pub fn check_root() -> Result<(), Failure> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/self/{kind}");
-        let text = fs::read_to_string(&path).doing(Code::Os, || format!("reading '{path}'"))?;
-        let have = count(&text);
+    for kind in KINDS {
+        let have: u64 = parse(&own_map(kind)?).iter().map(|(_, count)| count).sum();
         if have < NEEDED {
             return Err(Failure::new(
                 Code::Permission,
                 format!(
-                    "counting our ids in '{path}': root of this user namespace has {have}, and {NEEDED} are needed, \
-                     without which the owners of files would be wrong"
+                    "counting our ids in '/proc/self/{kind}': root of this user namespace has {have}, and {NEEDED} are \
+                     needed, without which the owners of files would be wrong"
                 ),
             )
             .hint("give the namespace or container a range of ids, or run the pipeline outside of it"));
@@ -114,60 +112,54 @@ pub fn check_root() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns how many ids a map (user_namespaces(7)) has.
-fn count(map: &str) -> u64 {
-    map.lines()
-        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
-        .sum()
-}
-
 /// Maps in the user namespace of process `pid` every id that we have to itself.
 ///
 /// # Errors
 ///
 /// [`Code::Permission`] when the kernel refuses.
 pub(crate) fn write_identity(pid: i32) -> Result<(), Failure> {
-    for kind in ["uid_map", "gid_map"] {
-        let ours = fs::read_to_string(format!("/proc/self/{kind}"))
-            .doing(Code::Os, || format!("reading '/proc/self/{kind}'"))?;
+    for kind in KINDS {
+        let ours = parse(&own_map(kind)?);
+        let line = |(first, count): (u64, u64)| format!("{first} {first} {count}\n");
         let theirs = format!("/proc/{pid}/{kind}");
-        fs::write(&theirs, identity(&ours))
+        fs::write(&theirs, ours.into_iter().map(line).collect::<String>())
             .doing(Code::Permission, || format!("writing '{theirs}'"))?;
     }
     Ok(())
 }
 
-/// Returns a map of every id inside `map` (user_namespaces(7)) to itself.
-fn identity(map: &str) -> String {
-    let line = |line: &str| {
-        let mut words = line.split_whitespace();
-        let (inside, count) = (words.next()?, words.nth(1)?);
-        Some(format!("{inside} {inside} {count}\n"))
+/// The maps of a process, in `/proc/PID` (user_namespaces(7)).
+const KINDS: [&str; 2] = ["uid_map", "gid_map"];
+
+fn own_map(kind: &str) -> Result<String, Failure> {
+    let path = format!("/proc/self/{kind}");
+    fs::read_to_string(&path).doing(Code::Os, || format!("reading '{path}'"))
+}
+
+/// Parses a map: the first id inside and the count of each range.
+fn parse(map: &str) -> Vec<(u64, u64)> {
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+        Some((numbers.next()??, numbers.nth(1)??))
     };
-    map.lines().filter_map(line).collect()
+    map.lines().filter_map(range).collect()
 }
 
 /// Returns the start of the first range of subuid(5) that is this user's, is long enough and does not contain the `own` id.
 /// The error is the start of one that contains it.
 fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, Option<u64>> {
-    let mut with_own = None;
-    for line in text.lines() {
+    let range = |line: &str| {
         let mut fields = line.trim().split(':');
-        let owner = fields.next();
-        let mut number = || fields.next()?.parse::<u64>().ok();
-        let (Some(owner), Some(start), Some(count)) = (owner, number(), number()) else {
-            continue;
-        };
+        let owner = fields.next()?;
         let mine = Some(owner) == name || owner.parse() == Ok(uid);
-        if !mine || count < NEEDED {
-            continue;
-        }
-        if !(start..start.saturating_add(NEEDED)).contains(&u64::from(own)) {
-            return Ok(start);
-        }
-        with_own.get_or_insert(start);
-    }
-    Err(with_own)
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        let (start, count) = (number()?, number()?);
+        (mine && count >= NEEDED).then_some(start)
+    };
+    let starts: Vec<u64> = text.lines().filter_map(range).collect();
+    let contains = |start: u64| (start..start.saturating_add(NEEDED)).contains(&own.into());
+    let free = starts.iter().copied().find(|start| !contains(*start));
+    free.ok_or(starts.first().copied())
 }
 
 /// The length of the ranges that useradd(8) adds.
@@ -262,17 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_counted_over_all_ranges() {
-        assert_eq!(count("0 0 4294967295\n"), 4_294_967_295);
-        assert_eq!(count("0 1000 1\n1 100000 65536\n"), 65_537);
-        assert_eq!(count(""), 0);
-    }
-
-    #[test]
-    fn an_identity_map_covers_what_we_have() {
+    fn maps_are_parsed() {
+        assert_eq!(parse("0 0 4294967295\n"), [(0, 4_294_967_295)]);
         assert_eq!(
-            identity("         0 100000 65536\n 70000 3 1\n"),
-            "0 0 65536\n70000 70000 1\n"
+            parse("         0 100000 65536\n 70000 3 1\nx\n"),
+            [(0, 65_536), (70_000, 1)]
         );
+        assert_eq!(parse(""), []);
     }
 }

@@ -127,29 +127,20 @@ pub(crate) fn close_all_but(keep: &[RawFd]) {
     }
 }
 
-/// What clone(2) returned.
-#[derive(Debug)]
-pub(crate) enum Cloned {
-    /// We are the child.
-    Child,
-    /// We are the parent of this process.
-    Parent(libc::pid_t),
-}
-
-/// clone(2) like fork(2), with namespaces.
+/// clone(2) like fork(2), with namespaces. Returns the pid of the child, and `None` in the child.
 ///
 /// # Safety
 ///
 /// The process must have one thread: the child has a copy of this one only, and a lock that another thread held would stay
 /// locked there.
-pub(crate) unsafe fn clone(flags: libc::c_int) -> Result<Cloned, Errno> {
+pub(crate) unsafe fn clone(flags: libc::c_int) -> Result<Option<libc::pid_t>, Errno> {
     // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child has a copy of our memory. The raw call is
     // used because glibc's fork(3) takes no namespace flags; with one thread there are no locks to hand over.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
     match pid {
-        0 => Ok(Cloned::Child),
+        0 => Ok(None),
         -1 => Err(last_errno()),
-        pid => Ok(Cloned::Parent(pid as libc::pid_t)),
+        pid => Ok(Some(pid as libc::pid_t)),
     }
 }
 

@@ -4,8 +4,7 @@
 use super::wire::{Frame, GO, send};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
-use crate::sys::{self, Cloned};
-use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo};
+use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo, sys};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -113,10 +112,9 @@ impl Init<'_> {
         };
         if work.place() == Place::Root {
             // The new mount namespace is a copy: the open descriptor is of the old one.
-            let root = if table.is_some() {
-                self.open_root()?
-            } else {
-                root
+            let root = match table {
+                Some(_) => self.open_root()?,
+                None => root,
             };
             leave::the_host(root.as_fd())?;
         }
@@ -189,17 +187,15 @@ impl Init<'_> {
         let cache = self.inside.cache.as_deref();
         // A cache in the root is writable like the root.
         let cache = cache.filter(|c| !c.starts_with(self.inside.root.path()));
-        let copy = match cache {
-            Some(cache) => {
-                let doing = || format!("opening the package cache {}", quote(cache));
-                // pacman would make it, and no longer can.
-                std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
-                let directory = attach::directory(cache).doing(Code::Failed, doing)?;
-                let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
-                Some((cache, copy))
-            }
-            None => None,
+        let copy = |cache| {
+            let doing = || format!("opening the package cache {}", quote(cache));
+            // pacman would make it, and no longer can.
+            std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
+            let directory = attach::directory(cache).doing(Code::Failed, doing)?;
+            let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
+            Ok((cache, copy))
         };
+        let copy = cache.map(copy).transpose()?;
         attach::make_read_only(Path::new("/"))
             .doing(Code::Permission, || "making the host read-only, inside")?;
         if let Some((cache, copy)) = copy {
@@ -215,11 +211,11 @@ impl Init<'_> {
         let begin = Instant::now();
         // SAFETY: init is a copy of a process with one thread.
         let pid = match unsafe { sys::clone(0) } {
-            Ok(Cloned::Child) => {
+            Ok(None) => {
                 let run = || self.command(work, prepared);
                 sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
             }
-            Ok(Cloned::Parent(pid)) => process::Pid::from_raw(pid),
+            Ok(Some(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
                 let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
                 send(self.report.as_fd(), &Frame::Failed(failure));
@@ -247,10 +243,8 @@ impl Init<'_> {
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
         let function = matches!(&work, Work::Call(..));
         let pacman = matches!(&work, Work::Exec(job, _) if job.place == Place::Host);
-        let setup = || -> Result<(), Errno> {
-            SigSet::empty()
-                .thread_set_mask()
-                .map_err(|e| Errno::from_raw_os_error(e as i32))?;
+        let setup = || -> std::io::Result<()> {
+            SigSet::empty().thread_set_mask()?;
             if !terminal {
                 command::stdio(prepared.null.as_fd(), output)?;
             }
@@ -339,11 +333,9 @@ fn reset_signals() -> Result<(), Failure> {
 }
 
 /// Makes a write that would raise this signal fail instead.
-fn ignore(signal: Signal) -> Result<(), Errno> {
+fn ignore(signal: Signal) -> nix::Result<()> {
     // SAFETY: ignoring a signal runs no code of ours.
-    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }
-        .map_err(|e| Errno::from_raw_os_error(e as i32))?;
-    Ok(())
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {

@@ -25,8 +25,7 @@ mod wire;
 
 use crate::plan::{Mount, Owner};
 use crate::root::RootId;
-use crate::sys::{self, Cloned};
-use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
+use crate::{Arch, Binfmt, IdMap, Root, attach, probe, sys};
 use certificates::Authorities;
 use init::Init;
 use rustix::io::Errno;
@@ -134,10 +133,9 @@ impl Inside {
         let binfmt: Binfmt = document.need("binfmt", "mkroot")?;
         let arch: String = document.need("arch", "mkroot")?;
         let idmap: Option<IdMap> = document.view("idmap")?;
-        let handler = if binfmt.is_private() {
-            Some((Arch::named(&arch)?, binfmt))
-        } else {
-            None
+        let handler = match binfmt.is_private() {
+            true => Some((Arch::named(&arch)?, binfmt)),
+            false => None,
         };
         let entering = || format!("entering {}", quote(root.path()));
         let me = rustix::process::geteuid().as_raw();
@@ -145,14 +143,13 @@ impl Inside {
             ("user", me, Some(map)) if map.is_of(me) => Some(map),
             ("user", _, _) => {
                 let failure = Failure::new(Code::Permission, "it is another user's root");
-                return Err(failure
-                    .while_doing(entering())
-                    .hint("run this as the user that ran mkroot"));
+                let failure = failure.hint("run this as the user that ran mkroot");
+                return Err(failure.while_doing(entering()));
             }
             (_, 0, _) => None,
-            (_, _, _) => {
+            _ => {
                 let failure = Failure::new(Code::Permission, "it was made by root");
-                return Err(failure.while_doing(entering()).hint("run this with sudo"));
+                return Err(failure.hint("run this with sudo").while_doing(entering()));
             }
         };
         let config = document.view::<Config>("config")?;
@@ -331,7 +328,7 @@ impl Inside {
         // SAFETY: need_one_thread() has looked.
         match unsafe { sys::clone(flags) } {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
-            Ok(Cloned::Child) => {
+            Ok(None) => {
                 let init = Init {
                     inside: self,
                     ids,
@@ -342,7 +339,7 @@ impl Inside {
                 let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
                 sys::exit_now(status)
             }
-            Ok(Cloned::Parent(pid)) => {
+            Ok(Some(pid)) => {
                 drop((control_theirs, report_theirs, written));
                 let forward = match &work {
                     Work::Exec(job, _) if job.terminal => Forward::Same,
