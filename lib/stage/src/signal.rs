@@ -95,8 +95,10 @@ fn catch_all_but(ineffective: &[i32]) -> io::Result<()> {
         signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
         flags.push((signal, flag));
     }
-    // A second call keeps the first: its handlers stay installed.
-    drop(CAUGHT.set(Caught { flags, pipe }));
+    // Without a handler the pipe has no other end, and would wake for ever. A second call keeps the first one's handlers.
+    if !flags.is_empty() {
+        drop(CAUGHT.set(Caught { flags, pipe }));
+    }
     Ok(())
 }
 
