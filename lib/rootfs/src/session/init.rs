@@ -355,7 +355,7 @@ fn reap_until(
 ) -> Option<WaitStatus> {
     loop {
         loop {
-            match process::waitpid(None, WaitOptions::NOHANG) {
+            match process::wait(WaitOptions::NOHANG) {
                 Ok(None) => break,
                 Ok(Some((ended, status))) if Some(ended) == pid => return Some(status),
                 Ok(_) | Err(Errno::INTR) => {}
