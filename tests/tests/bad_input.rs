@@ -321,7 +321,7 @@ fn a_directory_where_nothing_can_run_is_refused() {
                 "looking at '{}': its file system is mounted noexec, so scriptlets could not run",
                 lab.path().join(dir).display()
             );
-            let hint = "choose another directory, or remount that file system with exec";
+            let hint = "choose another directory, or remount the file system with exec";
             failed(&ran, "mkroot", "failed", &message, hint);
             assert_eq!(ran.stderr.lines().count(), 2, "left in it: {}", ran.stderr);
         }
