@@ -386,7 +386,7 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
         (
             "17 MiB",
             huge.as_bytes(),
-            "it is longer than 16777216 bytes".into(),
+            "is longer than 16777216 bytes".into(),
         ),
     ];
     for row in rows() {

@@ -72,7 +72,8 @@ fn a_tool_that_is_installed_set_uid_works_for_nobody() {
             let expected = if tool == "enter" { 125 } else { 77 };
             assert_eq!(ran.status, expected, "{tool} {mode:o}: {ran:?}");
             assert!(
-                ran.stderr.contains("is installed set-uid or set-gid"),
+                ran.stderr
+                    .contains("must not be installed set-uid or set-gid"),
                 "{tool}: {ran:?}"
             );
         }

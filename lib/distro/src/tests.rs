@@ -123,8 +123,8 @@ fn a_refusal_lists_what_there_is() {
         .set_len(1 << 40)
         .unwrap();
     for (path, why) in [
-        ("/dev/zero", "it is no regular file"),
-        (long.to_str().unwrap(), "it is longer than 1048576 bytes"),
+        ("/dev/zero", "is not a regular file"),
+        (long.to_str().unwrap(), "is longer than 1048576 bytes"),
     ] {
         let error = Preset::load(path).unwrap_err();
         assert_eq!(error.code, Code::Os);

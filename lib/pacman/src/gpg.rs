@@ -83,7 +83,7 @@ impl Gpg {
         let mut command = child::command(&program);
         // Not the caller's home: gpg would complain of options in it on our stderr.
         command.args(["--version", "--homedir", "/nonexistent"]);
-        rootfs::tie_to_us(&mut command);
+        rootfs::die_with_us(&mut command);
         let out = child::output(&mut command)?;
         let version = parse_version(&String::from_utf8_lossy(&out.stdout))
             .ok_or_else(|| missing(&format!("{} does not say its version", quote(&program))))?;
@@ -147,7 +147,7 @@ pub fn run(command: &mut Command) -> Result<Output, Failure> {
     let doing = || "running gpg";
     let mut messages = memory_file(&[])?;
     command.stderr(messages.try_clone().doing(Code::Os, doing)?);
-    rootfs::tie_to_us(command);
+    rootfs::die_with_us(command);
     let out = child::output(command)?;
     let ended = child::ended(out.status);
     if out.status.code().is_none() {

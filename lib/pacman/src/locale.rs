@@ -62,7 +62,7 @@ fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> 
         command.arg(option).arg(directory);
     }
     command.arg("-Qlp").arg(directory.join(file));
-    rootfs::tie_to_us(&mut command);
+    rootfs::die_with_us(&mut command);
     let output = child::output_within(&mut command, PATIENCE)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let listed = text.lines().any(|line| line.ends_with(&format!("/{name}")));

@@ -5,7 +5,7 @@
 //! started, which is then found in the root, or to one that was killed, and is removed.
 
 use crate::records::{LOCAL, names_in};
-use rootfs::occupants::{self, Use};
+use rootfs::occupants::{self, Use, UseKind};
 use rootfs::{Root, hold};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -52,7 +52,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
     if locked {
         let scan = occupants::find(root.path(), root.id()?)?;
         // A pacman has its lock open until it has ended, or runs in the root. A process that merely uses the root has no lock.
-        let may_hold = |used: &Use| matches!(used, Use::Root(_)) || used.path() == lock;
+        let may_hold = |used: &Use| used.kind == UseKind::Root || used.path == lock;
         let mut others = scan.occupants.iter();
         if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
             return Err(busy(
@@ -95,7 +95,7 @@ fn flock_database(root: &Root, operation: FlockOperation) -> Result<OwnedFd, Fai
     match flock(&directory, operation) {
         Ok(()) => Ok(directory),
         Err(Errno::WOULDBLOCK) => {
-            let who = hold::who(&directory);
+            let who = hold::describe_holders(&directory);
             Err(busy(
                 root,
                 format_args!("another tool works on this root: {who}"),

@@ -1,15 +1,15 @@
-//! Architectures: pacman's word, the kernel's, ELF's and QEMU's for the same thing.
+//! Architectures, and their names in pacman, the kernel, ELF and QEMU.
 
 use stage::{Code, Failure};
 
 /// An architecture that an Arch-family distribution has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arch {
-    /// pacman's word (`Architecture` of pacman.conf(5)).
+    /// pacman's name (`Architecture` of pacman.conf(5)).
     pub name: &'static str,
-    /// What uname(2) says there.
+    /// The machine of uname(2).
     pub machine: &'static str,
-    /// QEMU's word: its user-mode emulator is `qemu-WORD`.
+    /// QEMU's name: its user-mode emulator is `qemu-NAME`.
     pub qemu: &'static str,
     /// ELF class: 1 for 32 bits, 2 for 64 (elf(5), `EI_CLASS`).
     pub class: u8,
@@ -17,42 +17,41 @@ pub struct Arch {
     pub elf: u16,
 }
 
-/// Every architecture that we know.
+/// All known architectures.
 pub const ALL: &[Arch] = &[
-    arch("x86_64", "x86_64", "x86_64", 2, 62),
-    arch("x86_64_v3", "x86_64", "x86_64", 2, 62),
-    arch("aarch64", "aarch64", "aarch64", 2, 183),
-    arch("armv7h", "armv7l", "arm", 1, 40),
-    arch("armv6h", "armv6l", "arm", 1, 40),
-    arch("i686", "i686", "i386", 1, 3),
-    arch("pentium4", "i686", "i386", 1, 3),
-    arch("i486", "i486", "i386", 1, 3),
-    arch("riscv64", "riscv64", "riscv64", 2, 243),
-    arch("loong64", "loongarch64", "loongarch64", 2, 258),
+    Arch::of("x86_64", "x86_64", "x86_64", (2, 62)),
+    Arch::of("x86_64_v3", "x86_64", "x86_64", (2, 62)),
+    Arch::of("aarch64", "aarch64", "aarch64", (2, 183)),
+    Arch::of("armv7h", "armv7l", "arm", (1, 40)),
+    Arch::of("armv6h", "armv6l", "arm", (1, 40)),
+    Arch::of("i686", "i686", "i386", (1, 3)),
+    Arch::of("pentium4", "i686", "i386", (1, 3)),
+    Arch::of("i486", "i686", "i386", (1, 3)),
+    Arch::of("riscv64", "riscv64", "riscv64", (2, 243)),
+    Arch::of("loong64", "loongarch64", "loongarch64", (2, 258)),
 ];
 
-const fn arch(
-    name: &'static str,
-    machine: &'static str,
-    qemu: &'static str,
-    class: u8,
-    elf: u16,
-) -> Arch {
-    Arch {
-        name,
-        machine,
-        qemu,
-        class,
-        elf,
-    }
-}
-
 impl Arch {
+    const fn of(
+        name: &'static str,
+        machine: &'static str,
+        qemu: &'static str,
+        (class, elf): (u8, u16),
+    ) -> Self {
+        Self {
+            name,
+            machine,
+            qemu,
+            class,
+            elf,
+        }
+    }
+
     /// Returns the architecture that pacman calls `name`.
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] with the names that there are.
+    /// [`Code::Usage`] with the known names.
     pub fn named(name: &str) -> Result<Self, Failure> {
         ALL.iter().find(|a| a.name == name).copied().ok_or_else(|| {
             let names: Vec<_> = ALL.iter().map(|a| a.name).collect();
@@ -64,27 +63,24 @@ impl Arch {
         })
     }
 
-    /// Returns the architecture of this host: that of its kernel, as uname(2) says.
+    /// Returns the architecture of this host's kernel (uname(2)).
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] on a machine that no Arch-family distribution is for.
+    /// [`Code::Failed`] on a machine without an Arch-family distribution.
     pub fn host() -> Result<Self, Failure> {
         let name = rustix::system::uname();
         let machine = name.machine().to_string_lossy();
-        ALL.iter()
-            .find(|a| a.machine == machine)
-            .copied()
-            .ok_or_else(|| {
-                Failure::new(
-                    Code::Failed,
-                    format!("finding this host's architecture: pacman has no word for '{machine}'"),
-                )
-            })
+        let found = ALL.iter().find(|a| a.machine == machine).copied();
+        found.ok_or_else(|| {
+            let message =
+                format!("finding this host's architecture: pacman has no name for '{machine}'");
+            Failure::new(Code::Failed, message)
+        })
     }
 
-    /// Returns whether a kernel of architecture `host` runs programs of this one without an emulator. Whether a 64-bit
-    /// ARM processor runs 32-bit code depends on the processor, so that is not taken for granted.
+    /// Returns whether a kernel of architecture `host` runs programs of this one without an emulator. 32-bit ARM on 64-bit
+    /// is excluded: it depends on the processor.
     #[must_use]
     pub fn is_native_on(self, host: Self) -> bool {
         self.elf == host.elf || (host.elf == 62 && self.elf == 3)

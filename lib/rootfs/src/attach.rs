@@ -1,13 +1,13 @@
-//! Making mounts and attaching them, by descriptor and never by path: fsopen(2), open_tree(2), move_mount(2)
-//! (Linux 5.2), mount_setattr(2) (Linux 5.12).
+//! Making and attaching mounts, by descriptor and never by path: fsopen(2), open_tree(2), move_mount(2) (Linux 5.2),
+//! mount_setattr(2) (Linux 5.12).
 //!
-//! A mount is made detached with all its options and then attached to a directory that was resolved beneath the root,
-//! so there is no moment in which a path can be exchanged for a symbolic link.
+//! A mount is made detached with all its options and then attached to a directory that was opened beneath the root, so
+//! there is no moment at which a path can be replaced by a symbolic link.
 
 use crate::plan::{LINKS, Mount};
 use crate::root::open_below;
 use crate::sys::mount_setattr;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -18,12 +18,11 @@ use stage::{Cause, Code, Failure, quote};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Makes every mount of the plan below `root`, which is the mount that the tree grows on.
+/// Makes every mount of the plan below `root`, the root of a mount.
 ///
 /// # Errors
 ///
-/// At the first mount that cannot be made, with its place, kind and the reason. What was attached before it stays: the
-/// caller's namespace takes it away.
+/// At the first mount that cannot be made. Those before it stay, until the caller's namespace ends.
 pub fn attach_plan(root: BorrowedFd<'_>, path: &Path, plan: &[Mount]) -> Result<(), Failure> {
     for mount in plan {
         attach(root, mount).map_err(|e| explain(path, mount, e))?;
@@ -31,7 +30,7 @@ pub fn attach_plan(root: BorrowedFd<'_>, path: &Path, plan: &[Mount]) -> Result<
     Ok(())
 }
 
-/// Says which mount failed, and the cause where it is a known one.
+/// Returns the failure of a mount, with the cause if that is known.
 fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
     let at = quote(root.join(&mount.at));
     let what = match &mount.source {
@@ -42,7 +41,7 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
     match error {
         Errno::LOOP | Errno::NOTDIR => Failure::new(
             Code::Failed,
-            format!("{what}: a part of the path is no plain directory, but a symbolic link or a file"),
+            format!("{what}: a part of the path is not a directory, but a symbolic link or a file"),
         )
         .hint("look at what the root has there, and remove it if it does not belong there"),
         Errno::NOENT => Failure::new(Code::NotFound, message)
@@ -57,11 +56,11 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
     }
 }
 
-/// Returns the AppArmor profile that we are held to, such as docker's `docker-default`, which forbids mounts also to who
-/// has the capability for it. None where there is no AppArmor, or it only watches.
+/// Returns the AppArmor profile that confines us, such as docker's `docker-default`, which forbids mounts even with the
+/// capability for them. `None` without AppArmor, and in complain mode.
 #[must_use]
 pub fn apparmor_profile() -> Option<String> {
-    // With several security modules the first is AppArmor's own, since Linux 5.8.
+    // With several security modules, the first file is AppArmor's own (Linux 5.8).
     ["apparmor/current", "current"].iter().find_map(|name| {
         let text = std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?;
         enforced(&text)
@@ -69,18 +68,18 @@ pub fn apparmor_profile() -> Option<String> {
 }
 
 /// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`). Ubuntu's profile for user namespaces is
-/// none of a container's: it comes with the namespace, and its switch is what mends it.
+/// excluded: it comes with the namespace, and a sysctl turns it off.
 fn enforced(text: &str) -> Option<String> {
     let name = text.trim_matches(['\n', '\0']).strip_suffix(" (enforce)")?;
     (name != "unprivileged_userns").then(|| name.to_owned())
 }
 
-/// What AppArmor forbids here, where it is known. Ubuntu 23.10 and later let an ordinary program make a user namespace,
-/// but take its capabilities away; a container's profile forbids mounts.
+/// Returns how to permit what AppArmor forbids. Ubuntu 23.10 and later let an ordinary program make a user namespace, but
+/// remove its capabilities; the profile of a container forbids mounts.
 pub(crate) fn apparmor_hint() -> Option<&'static str> {
     if apparmor_profile().is_some() {
         return Some(
-            "an AppArmor profile holds us: run the container with --security-opt apparmor=unconfined",
+            "an AppArmor profile confines this program: run the container with --security-opt apparmor=unconfined",
         );
     }
     let switch = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
@@ -91,11 +90,11 @@ pub(crate) fn apparmor_hint() -> Option<&'static str> {
     )
 }
 
-/// The option of a bind that goes on a symbolic link, where there is one, and hides it: mount(8)'s.
+/// The option of mount(8) for a bind that does not follow a symbolic link at its mount point, but hides it.
 pub const ON_A_LINK: &str = "X-mount.nocanonicalize=target";
 
 fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
-    // What is bound may be a file (a device node, resolv.conf); every other mount goes on a directory.
+    // A bind may be of a file (a device node, resolv.conf); all other mounts go on a directory.
     let kind = match &*mount.kind {
         "bind" if mount.options.iter().any(|o| o == ON_A_LINK) => OFlags::PATH | OFlags::NOFOLLOW,
         "bind" => OFlags::PATH,
@@ -108,28 +107,32 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         }
         result => result?,
     };
-    let options = Options::of(&mount.options);
+    let (attributes, settings) = sort_options(&mount.options);
+    let source = mount.source.as_deref().unwrap_or("");
     let tree = match mount.kind.as_str() {
-        "bind" => bind(CWD, mount.source.as_deref().unwrap_or(""), false, &options)?,
-        "rbind" => bind(CWD, mount.source.as_deref().unwrap_or(""), true, &options)?,
-        "proc" | "sysfs" => match filesystem(mount, &options) {
+        "bind" => bind(source, false, attributes)?,
+        "rbind" => bind(source, true, attributes)?,
+        "proc" | "sysfs" => match make_file_system(mount, attributes, &settings) {
             // A container that masks parts of its /proc may not have a new one (mount_namespaces(7), "locked"), and a
             // user namespace without a network namespace of its own may not have a new sysfs.
-            Err(Errno::PERM | Errno::BUSY) => bind(CWD, host_twin(&mount.kind), true, &options)?,
+            Err(Errno::PERM | Errno::BUSY) if mount.kind == "proc" => {
+                bind("/proc", true, attributes)?
+            }
+            Err(Errno::PERM | Errno::BUSY) => bind("/sys", true, attributes)?,
             result => result?,
         },
-        _ => filesystem(mount, &options)?,
+        _ => make_file_system(mount, attributes, &settings)?,
     };
-    put(tree.as_fd(), target.as_fd())?;
-    // Never into a directory of the host's that a document may name: only what was made anew is furnished.
+    attach_tree(tree.as_fd(), target.as_fd())?;
+    // Only in a new tmpfs, never in a directory of the host that a document may name.
     if mount.kind == "tmpfs" && !mount.nodes.is_empty() {
-        furnish_dev(tree.as_fd(), &mount.nodes)?;
+        fill_dev(tree.as_fd(), &mount.nodes)?;
     }
     Ok(())
 }
 
-/// Returns whether a place is on a file system that the plan makes anew each time, so that a mount point there is made
-/// when it is mounted and leaves no trace in the root.
+/// Returns whether a place is on a file system that the plan makes each time, so that a mount point there is made when it
+/// is mounted and leaves no trace in the root.
 #[must_use]
 pub fn is_on_our_own(at: &str) -> bool {
     ["dev/", "run/", "tmp/"]
@@ -137,15 +140,15 @@ pub fn is_on_our_own(at: &str) -> bool {
         .any(|own| at.starts_with(own))
 }
 
-/// Returns whether a mount goes on a file: what it binds is no directory.
+/// Returns whether a mount goes on a file: a bind of something else than a directory.
 #[must_use]
 pub fn is_file(mount: &Mount) -> bool {
     let directory = |source: &String| Path::new(source).is_dir();
     mount.kind == "bind" && !mount.source.as_ref().is_some_and(directory)
 }
 
-/// Makes the directories that lead to `at` and `at` itself, as a `file` or a directory; `made` gets what was not there,
-/// also when the rest of it cannot be made.
+/// Makes the directories that lead to `at`, and `at` itself as a `file` or a directory. `made` gets what was not there, also
+/// when this fails.
 ///
 /// # Errors
 ///
@@ -179,59 +182,53 @@ pub fn make_path(
     Ok(())
 }
 
-/// Returns where the host has its own mount of an API filesystem.
-fn host_twin(kind: &str) -> &'static str {
-    if kind == "proc" { "/proc" } else { "/sys" }
-}
-
 /// Attaches a detached mount to a directory or file that is open.
-fn put(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(tree, "", target, "", flags)
-}
-
-/// Makes a detached mount of a filesystem.
-fn filesystem(mount: &Mount, options: &Options) -> Result<OwnedFd, Errno> {
-    let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let context = context.as_fd();
-    fsconfig_set_string(
-        context,
-        "source",
-        mount.source.as_deref().unwrap_or(&mount.kind),
-    )?;
-    for (key, value) in &options.settings {
-        match value {
-            Some(value) => match fsconfig_set_string(context, key.as_str(), value.as_str()) {
-                // gid=5 where the id map has no 5: tty then belongs to whoever opens it.
-                Err(Errno::INVAL) if key == "gid" => {}
-                result => result?,
-            },
-            None => fsconfig_set_flag(context, key.as_str())?,
-        }
-    }
-    fsconfig_create(context)?;
-    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, options.attributes)
-}
-
-/// Makes a detached bind of what is at `path` from `dir`.
 ///
 /// # Errors
 ///
 /// The system call's.
-fn bind(
-    dir: BorrowedFd<'_>,
-    path: &str,
-    recursive: bool,
-    options: &Options,
+pub fn attach_tree(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// Makes a detached mount of a file system.
+fn make_file_system(
+    mount: &Mount,
+    attributes: MountAttrFlags,
+    settings: &[&str],
 ) -> Result<OwnedFd, Errno> {
-    let tree = clone_tree(dir, path, recursive)?;
-    let set = u64::from(options.attributes.bits());
-    // Slave, so that what the host unmounts later is unmounted here too; never the other way.
-    mount_setattr(tree.as_fd(), set, libc::MS_SLAVE, recursive)?;
+    let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    let source = mount.source.as_deref().unwrap_or(&mount.kind);
+    fsconfig_set_string(context, "source", source)?;
+    for setting in settings {
+        match setting.split_once('=') {
+            Some((key, value)) => match fsconfig_set_string(context, key, value) {
+                // gid=5 when the id map has no 5: a terminal then belongs to whoever opens it.
+                Err(Errno::INVAL) if key == "gid" => {}
+                result => result?,
+            },
+            None => fsconfig_set_flag(context, *setting)?,
+        }
+    }
+    fsconfig_create(context)?;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Makes a detached bind of a path of the host.
+fn bind(path: &str, recursive: bool, attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
+    let tree = clone_tree(CWD, path, recursive)?;
+    // Slave: an unmount on the host takes effect here too, but not the other way round.
+    mount_setattr(tree.as_fd(), attributes, libc::MS_SLAVE, recursive)?;
     Ok(tree)
 }
 
-/// open_tree(2) of what is at `path` from `dir`: a detached copy of the mount, and with `recursive` of those below it.
+/// Returns a detached copy of the mount at `path` from `dir` (open_tree(2)); with `recursive`, also of those below it.
+///
+/// # Errors
+///
+/// The system call's.
 pub fn clone_tree(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if path.is_empty() {
@@ -250,22 +247,26 @@ pub fn clone_tree(dir: BorrowedFd<'_>, path: &str, recursive: bool) -> Result<Ow
 /// The system call's.
 pub fn bind_on_itself(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let tree = private_copy(dir)?;
-    put(tree.as_fd(), dir)?;
+    attach_tree(tree.as_fd(), dir)?;
     Ok(tree)
 }
 
-/// Returns a detached copy of the mount that a directory is on, from there on and with what is mounted below, private.
+/// Returns a detached copy of a directory's mount, from there down and with the mounts below it, private.
 pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let tree = clone_tree(dir, "", true)?;
-    mount_setattr(tree.as_fd(), 0, libc::MS_PRIVATE, true)?;
+    mount_setattr(
+        tree.as_fd(),
+        MountAttrFlags::empty(),
+        libc::MS_PRIVATE,
+        true,
+    )?;
     Ok(tree)
 }
 
-/// Makes a mount, and all that is mounted below it, read-only. Device nodes and sockets stay usable.
+/// Makes a mount and those below it read-only. Device nodes and sockets stay usable.
 pub(crate) fn make_read_only(path: &Path) -> Result<(), Errno> {
     let mount = directory(path)?;
-    let set = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
-    mount_setattr(mount.as_fd(), set, 0, true)
+    mount_setattr(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
 }
 
 /// Opens a directory of the host, to mount on it.
@@ -274,38 +275,18 @@ pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, flags, Mode::empty())
 }
 
-/// Attaches a detached tree on a directory; for the tools that mount on the host.
-///
-/// # Errors
-///
-/// The system call's.
-pub fn attach_tree(tree: BorrowedFd<'_>, dir: BorrowedFd<'_>) -> Result<(), Errno> {
-    put(tree, dir)
-}
-
-/// Furnishes a `/dev` of our own: bound nodes, links, and the directories that more is mounted on.
-fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
+/// Fills a new `/dev`: bound nodes, links, and the directories that more is mounted on.
+fn fill_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
     for node in nodes {
-        // A name and no path: what a document says must not be made outside of this `/dev`.
+        // A name and not a path: a document must not reach outside of this `/dev`.
         if !is_name(node) {
             return Err(Errno::INVAL);
         }
-        let file =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        drop(openat(
-            dev,
-            node.as_str(),
-            file,
-            Mode::from_raw_mode(0o666),
-        )?);
+        let file = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        drop(openat(dev, &**node, file, Mode::from_raw_mode(0o666))?);
         let source = clone_tree(CWD, &format!("/dev/{node}"), false)?;
-        let target = openat(
-            dev,
-            node.as_str(),
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
-        put(source.as_fd(), target.as_fd())?;
+        let target = open_below(dev, node, OFlags::PATH | OFlags::NOFOLLOW)?;
+        attach_tree(source.as_fd(), target.as_fd())?;
     }
     for (name, target) in LINKS {
         symlinkat(target, dev, name)?;
@@ -316,41 +297,27 @@ fn furnish_dev(dev: BorrowedFd<'_>, nodes: &[String]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Options of mount(8), sorted into what belongs to the mount and what to the filesystem.
-#[derive(Debug)]
-struct Options {
-    attributes: MountAttrFlags,
-    settings: Vec<(String, Option<String>)>,
-}
-
-impl Options {
-    fn of(options: &[String]) -> Self {
-        let mut attributes = MountAttrFlags::empty();
-        let mut settings = Vec::new();
-        for option in options {
-            attributes |= match option.as_str() {
-                "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
-                "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
-                "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
-                "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
-                "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
-                "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
-                "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-                "rw" | "relatime" | "defaults" => MountAttrFlags::empty(),
-                other => {
-                    settings.push(match other.split_once('=') {
-                        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
-                        None => (other.to_owned(), None),
-                    });
-                    MountAttrFlags::empty()
-                }
-            };
-        }
-        Self {
-            attributes,
-            settings,
-        }
+/// Sorts options of mount(8) into those of the mount and those of the file system.
+fn sort_options(options: &[String]) -> (MountAttrFlags, Vec<&str>) {
+    let mut attributes = MountAttrFlags::empty();
+    let mut settings = Vec::new();
+    for option in options {
+        attributes |= match option.as_str() {
+            "ro" => MountAttrFlags::MOUNT_ATTR_RDONLY,
+            "nosuid" => MountAttrFlags::MOUNT_ATTR_NOSUID,
+            "nodev" => MountAttrFlags::MOUNT_ATTR_NODEV,
+            "noexec" => MountAttrFlags::MOUNT_ATTR_NOEXEC,
+            "noatime" => MountAttrFlags::MOUNT_ATTR_NOATIME,
+            "nodiratime" => MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+            "strictatime" => MountAttrFlags::MOUNT_ATTR_STRICTATIME,
+            "rw" | "relatime" | "defaults" => MountAttrFlags::empty(),
+            other => {
+                settings.push(other);
+                MountAttrFlags::empty()
+            }
+        };
     }
+    (attributes, settings)
 }
 
 /// Returns whether programs may be run from the filesystem that `fd` is on (statvfs(3), `ST_NOEXEC`).
@@ -361,34 +328,6 @@ impl Options {
 pub fn is_noexec(fd: impl AsFd) -> Result<bool, Errno> {
     let flags = rustix::fs::fstatvfs(fd)?.f_flag;
     Ok(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
-}
-
-/// Returns the id of the mount that `path` from `dir` is on, where the kernel gives one that is never used again
-/// (`STATX_MNT_ID_UNIQUE`, Linux 6.8).
-///
-/// # Errors
-///
-/// The system call's.
-pub fn unique_mount_id(dir: BorrowedFd<'_>, path: &str) -> Result<Option<u64>, Errno> {
-    const MNT_ID_UNIQUE: u32 = 0x4000;
-    let flags = rustix::fs::StatxFlags::from_bits_retain(MNT_ID_UNIQUE);
-    let found = rustix::fs::statx(
-        dir,
-        path,
-        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
-        flags,
-    )?;
-    Ok((found.stx_mask & MNT_ID_UNIQUE != 0).then_some(found.stx_mnt_id))
-}
-
-/// Returns the number by which [`crate::mountinfo`] has the mount with this unique id (Linux 6.8). None where it is not
-/// mounted in this namespace.
-///
-/// # Errors
-///
-/// The system call's.
-pub fn mount_with_unique_id(id: u64) -> Result<Option<u64>, Errno> {
-    crate::sys::mount_with_unique_id(id)
 }
 
 #[cfg(test)]
@@ -412,17 +351,12 @@ mod tests {
 
     #[test]
     fn options_are_the_mounts_or_the_filesystems() {
-        let options = Options::of(&["nosuid", "mode=0755", "ro", "newinstance"].map(str::to_owned));
+        let options = ["nosuid", "mode=0755", "ro", "newinstance"].map(str::to_owned);
+        let (attributes, settings) = sort_options(&options);
         assert_eq!(
-            options.attributes,
+            attributes,
             MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY
         );
-        assert_eq!(
-            options.settings,
-            [
-                ("mode".to_owned(), Some("0755".to_owned())),
-                ("newinstance".to_owned(), None)
-            ]
-        );
+        assert_eq!(settings, ["mode=0755", "newinstance"]);
     }
 }

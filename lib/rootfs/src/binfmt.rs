@@ -1,8 +1,8 @@
 //! Handlers for programs of a foreign architecture (binfmt_misc, Documentation/admin-guide/binfmt-misc.rst).
 //!
-//! Since Linux 6.7 every user namespace can have a table of its own. So a handler is registered in ours, and the host's
-//! table is neither needed nor touched. On older kernels the host's own handler must do, and must have flag `F`: without
-//! it the kernel looks the interpreter up inside the root, where it is not.
+//! Since Linux 6.7 every user namespace can have its own table. So a handler is registered in ours, and the host's table is
+//! not changed. Older kernels need a handler of the host with flag `F`: without it, the kernel looks for the interpreter
+//! inside the root, where it is not.
 
 use crate::Arch;
 use rustix::fs::{Mode, OFlags, openat};
@@ -14,10 +14,10 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Where the emulators are: Debian's and Arch's place, then a local one.
+/// The directories of emulators.
 const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 
-/// Returns the statically linked user-mode emulator for `arch`, where this host has one. Debian 12's is called
+/// Returns the statically linked user-mode emulator for `arch`, if this host has one. Debian 12's is called
 /// `qemu-ARCH-static`; from Debian 13 on `qemu-ARCH` itself is static.
 #[must_use]
 pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
@@ -29,8 +29,8 @@ pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
         .find(|path| is_static(path))
 }
 
-/// Returns whether a file is an ELF program without an interpreter of its own: a dynamic one would look for its loader
-/// and libraries inside the root.
+/// Returns whether a file is an ELF program without an interpreter: a dynamic one would look for its loader and libraries
+/// inside the root.
 fn is_static(path: &Path) -> bool {
     let mut head = vec![0; 4096];
     let Ok(n) = fs::File::open(path).and_then(|mut f| f.read(&mut head)) else {
@@ -39,49 +39,36 @@ fn is_static(path: &Path) -> bool {
     static_elf(&head[..n])
 }
 
-/// Returns whether the head of a file is that of a 64-bit or 32-bit little-endian ELF program with no `PT_INTERP`.
+/// Returns whether a file begins as a 64-bit or 32-bit little-endian ELF program without `PT_INTERP`.
 fn static_elf(head: &[u8]) -> bool {
     const PT_INTERP: u32 = 3;
     let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
     let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let table = || -> Option<bool> {
+    let is_static = || -> Option<bool> {
         if head.get(..4)? != b"\x7fELF" || *head.get(5)? != 1 {
             return None;
         }
-        let wide = *head.get(4)? == 2;
-        let (start, size, count) = if wide {
-            (word(32)? as usize, half(54)?, half(56)?)
-        } else {
-            (word(28)? as usize, half(42)?, half(44)?)
+        let (start, size, count) = match *head.get(4)? {
+            2 => (word(32)? as usize, half(54)?, half(56)?),
+            _ => (word(28)? as usize, half(42)?, half(44)?),
         };
-        for i in 0..usize::from(count) {
-            if word(start + i * usize::from(size))? == PT_INTERP {
-                return Some(false);
-            }
-        }
-        Some(true)
+        let kind = |i: u16| word(start + usize::from(i) * usize::from(size));
+        let kinds: Vec<u32> = (0..count).map(kind).collect::<Option<_>>()?;
+        Some(!kinds.contains(&PT_INTERP))
     };
-    table().unwrap_or(false)
+    is_static().unwrap_or(false)
 }
 
-/// Returns what is to be written to `register` for programs of `arch`: the magic covers the ELF header up to
-/// `e_machine`; the mask leaves `EI_OSABI` open and takes executables and shared objects alike, as QEMU's own
-/// `qemu-binfmt-conf.sh` does.
+/// Returns the text for `register` for programs of `arch`, as of QEMU's own `qemu-binfmt-conf.sh`: the magic is the ELF header
+/// up to `e_machine`; the mask ignores `EI_OSABI` and accepts executables and shared objects.
 fn registration(arch: Arch, interpreter: &Path, flags: &str) -> String {
     let [low, high] = arch.elf.to_le_bytes();
-    let magic = [
-        0x7f, b'E', b'L', b'F', arch.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, low, high,
-    ];
-    let mask = [
-        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-        0xff, 0xfe, 0xff, 0xff, 0xff,
-    ];
-    let hex = |bytes: [u8; 20]| {
-        bytes
-            .iter()
-            .map(|b| format!("\\x{b:02x}"))
-            .collect::<String>()
-    };
+    let mut magic = [0; 20];
+    magic[..7].copy_from_slice(&[0x7f, b'E', b'L', b'F', arch.class, 1, 1]);
+    magic[16..].copy_from_slice(&[2, 0, low, high]);
+    let mut mask = [0xff; 20];
+    (mask[7], mask[16]) = (0, 0xfe);
+    let hex = |bytes: [u8; 20]| bytes.map(|b| format!("\\x{b:02x}")).concat();
     format!(
         ":qemu-{}:M::{}:{}:{}:{flags}",
         arch.qemu,
@@ -91,8 +78,8 @@ fn registration(arch: Arch, interpreter: &Path, flags: &str) -> String {
     )
 }
 
-/// Registers a handler in a table of our own user namespace. The table lives as long as the descriptor that is
-/// returned: its mount is attached nowhere, so nothing has to be taken down.
+/// Registers a handler in a private table of our user namespace. The table exists as long as the descriptor that is returned:
+/// its mount is attached nowhere, so nothing has to be unmounted.
 ///
 /// # Errors
 ///
@@ -142,7 +129,7 @@ pub fn host_handler(arch: Arch) -> Option<Handler> {
     })
 }
 
-/// Reads what the kernel says of a handler; returns it with its magic, where it is enabled.
+/// Parses a handler's file; returns the handler with its magic, if it is enabled.
 fn parse_handler(name: &str, text: &str) -> Option<(Handler, String)> {
     let field = |key: &str| {
         text.lines()

@@ -1,24 +1,23 @@
-//! A file that is replaced whole: a reader, also one after a crash, sees what was there before or all of the new.
+//! Replacing files atomically: a reader, also after a crash, sees the old file or the whole new one.
 
 use rustix::fs::{
     Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat,
     renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Refuses a directory in which another user could replace our files: a configuration, a keyring or a package there is
-/// believed by programs that may run as root.
+/// Refuses a directory in which another user could replace our files: programs that may run as root trust the configuration,
+/// keyring or packages there.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where it is another user's, or where everybody may write to it (a sticky directory is as good as
-/// one's own).
+/// [`Code::Permission`] for a directory of another user, and for one that is writable by all and not sticky.
 pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
     let stat =
         fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
@@ -36,16 +35,16 @@ pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure
     Err(Failure::new(Code::Permission, message))
 }
 
-/// Replaces the file `name` in a directory, or makes it, with this mode whatever the umask, and these owners (user, group)
-/// where they are not to be our own. What lay there is not followed.
+/// Makes or replaces the file `name` in a directory, with this mode, whatever the umask is, and this owner (user, group) if
+/// it is not us. A symbolic link of that name is replaced, not followed.
 ///
-/// It is written without a name, and so is gone when we are; it gets one when it is whole and on the disk. A name that is
-/// taken cannot be given, so there it stands beside for a moment and is renamed over; that name is fixed, so that what a run
-/// left that was killed in this moment is taken away by the next.
+/// The file has no name until it is complete and on the disk, so nothing is left if we are killed. A name that exists cannot
+/// be given to it, so then it gets a temporary one and is renamed; the temporary name is fixed, so that the next run removes
+/// the file of a run that was killed at this moment.
 ///
 /// # Errors
 ///
-/// When it cannot be written. What was there before is there still.
+/// When it cannot be written. The old file is then still there.
 pub fn replace(
     directory: BorrowedFd<'_>,
     name: &str,
@@ -53,17 +52,17 @@ pub fn replace(
     mode: u32,
     owner: Option<(u32, u32)>,
 ) -> std::io::Result<()> {
-    let beside = beside(name);
-    match unlinkat(directory, &beside, AtFlags::empty()) {
+    let temporary = temporary_name(name);
+    match unlinkat(directory, &temporary, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
-    let (file, named) = begin(directory, &beside)?;
+    let (file, named) = create(directory, &temporary)?;
     let written = || -> std::io::Result<()> {
         if let Some((uid, gid)) = owner {
             fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
-        // Behind fchown(2), which takes set-id bits away.
+        // After fchown(2), which clears set-id bits.
         fchmod(&file, Mode::from_raw_mode(mode))?;
         let mut file = File::from(file);
         file.write_all(bytes)?;
@@ -73,42 +72,41 @@ pub fn replace(
             let give = |name: &str| linkat(CWD, &from, directory, name, AtFlags::SYMLINK_FOLLOW);
             match give(name) {
                 Ok(()) => return Ok(()),
-                Err(Errno::EXIST) => give(&beside)?,
+                Err(Errno::EXIST) => give(&temporary)?,
                 Err(error) => return Err(error.into()),
             }
         }
-        renameat(directory, &beside, directory, name)?;
+        renameat(directory, &temporary, directory, name)?;
         Ok(())
     };
-    written().inspect_err(|_| unlinkat(directory, &beside, AtFlags::empty()).unwrap_or_default())
+    written().inspect_err(|_| unlinkat(directory, &temporary, AtFlags::empty()).unwrap_or_default())
 }
 
-/// Makes `name` in a directory a symbolic link to `target`, in place of a file or link of that name.
+/// Makes `name` in a directory a symbolic link to `target`. A file or link of that name is replaced.
 ///
 /// # Errors
 ///
-/// The system call's. What was there before is there still.
+/// When the link cannot be made. The old file is then still there.
 pub fn replace_link(directory: BorrowedFd<'_>, name: &str, target: &str) -> Result<(), Errno> {
-    let beside = beside(name);
-    match unlinkat(directory, &beside, AtFlags::empty()) {
+    let temporary = temporary_name(name);
+    match unlinkat(directory, &temporary, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
-    symlinkat(target, directory, &beside)?;
-    renameat(directory, &beside, directory, name)
+    symlinkat(target, directory, &temporary)?;
+    renameat(directory, &temporary, directory, name)
 }
 
-/// A file that got its name by this run, to be taken away again: as long as no other run has put another one in its place, or
-/// made it its own by [`claim`].
+/// A file that this run has made, which can be removed again unless another run has replaced it or claimed it by [`claim`].
 #[derive(Debug)]
 pub struct Placed {
     directory: OwnedFd,
     name: OsString,
-    seen: Seen,
+    version: Version,
 }
 
-/// The device, the inode number, and when the inode was last changed (inode(7)).
-type Seen = (u64, u64, i64, i64);
+/// The device, the inode number, and the time of the last change of the inode (inode(7)).
+type Version = (u64, u64, i64, i64);
 
 impl Placed {
     /// Returns the file that has this name now.
@@ -118,35 +116,45 @@ impl Placed {
     /// The system call's.
     pub fn of(directory: OwnedFd, name: impl Into<OsString>) -> Result<Self, Errno> {
         let name = name.into();
-        let seen = Self::look(&directory, &name)?;
+        let version = Self::version(&directory, &name)?;
         Ok(Self {
             directory,
             name,
-            seen,
+            version,
         })
     }
 
-    fn look(directory: &OwnedFd, name: &OsStr) -> Result<Seen, Errno> {
+    fn version(directory: &OwnedFd, name: &OsStr) -> Result<Version, Errno> {
         let is = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         #[allow(clippy::cast_possible_wrap, reason = "nanoseconds are few")]
         let nanoseconds = is.st_ctime_nsec as i64;
         Ok((is.st_dev, is.st_ino, is.st_ctime, nanoseconds))
     }
 
-    /// Returns its directory and its name, where it is this run's alone still.
+    /// Returns its directory and its name, if no other run has replaced or claimed it.
     ///
     /// # Errors
     ///
     /// The system call's.
     pub fn still(&self) -> Result<Option<(BorrowedFd<'_>, &OsStr)>, Errno> {
-        match Self::look(&self.directory, &self.name) {
-            Ok(now) if now == self.seen => Ok(Some((self.directory.as_fd(), &self.name))),
+        match Self::version(&self.directory, &self.name) {
+            Ok(now) if now == self.version => Ok(Some((self.directory.as_fd(), &self.name))),
             Ok(_) | Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// Removes it, where it is this run's alone still.
+    /// Removes it if the document of this stage cannot be written.
+    pub fn remove_on_undo(self, context: &Context, path: &Path) {
+        let path = quote(path);
+        context.on_undo(move |context| {
+            if let Err(e) = self.remove() {
+                context.warn(format_args!("removing {path}: {e}"));
+            }
+        });
+    }
+
+    /// Removes it, if no other run has replaced or claimed it.
     ///
     /// # Errors
     ///
@@ -159,8 +167,8 @@ impl Placed {
     }
 }
 
-/// Makes a file, which is as it should be and so stays, this run's too: whoever made it does not take it away any more.
-/// Nothing but the time of its last change is another after that.
+/// Claims a file that already has the right content: the run that made it does not remove it any more. Only the time of its
+/// last change is modified.
 ///
 /// # Errors
 ///
@@ -168,33 +176,33 @@ impl Placed {
 pub fn claim(file: impl AsFd) -> Result<(), Errno> {
     let mode = fstat(&file)?.st_mode & 0o7777;
     match fchmod(&file, Mode::from_raw_mode(mode)) {
-        // Who may not write to it has not made it.
+        // Without write permission it is not ours.
         Err(Errno::PERM | Errno::ROFS) => Ok(()),
         result => result,
     }
 }
 
-/// Returns the name that `name` has while it is not yet in its place.
+/// Returns the temporary name of a new file.
 #[must_use]
-pub fn beside(name: &str) -> String {
+pub fn temporary_name(name: &str) -> String {
     format!(".{name}.new")
 }
 
-/// Opens a file to write, and says whether it has a name already.
-fn begin(directory: BorrowedFd<'_>, beside: &str) -> Result<(OwnedFd, bool), Errno> {
+/// Makes a file to write to. Returns whether it already has a name.
+fn create(directory: BorrowedFd<'_>, temporary: &str) -> Result<(OwnedFd, bool), Errno> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    // A file without a name gets one by way of /proc, which a root has only where the plan mounts it.
+    // A file without a name gets one through /proc, which must be mounted.
     if access("/proc/self/fd", Access::EXISTS).is_ok() {
         match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
             Ok(file) => return Ok((file, false)),
-            // Not every file system has files without a name.
+            // Not every file system supports files without a name.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
             Err(error) => return Err(error),
         }
     }
     let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    Ok((openat(directory, beside, flags, mode)?, true))
+    Ok((openat(directory, temporary, flags, mode)?, true))
 }
 
 #[cfg(test)]
@@ -204,7 +212,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     #[test]
-    fn a_file_is_replaced_whole_and_nothing_is_followed_or_left() {
+    fn a_file_is_replaced_and_nothing_is_followed_or_left() {
         let dir = tempfile::tempdir().unwrap();
         let fd = File::open(dir.path()).unwrap();
         let at = dir.path().join("a");

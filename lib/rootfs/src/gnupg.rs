@@ -1,10 +1,10 @@
-//! The GnuPG home that programs of the host get inside: keys and trust as data, and our own configuration.
+//! GnuPG homes for programs of the host: keys and trust as data, and our own configuration.
 //!
-//! gpg *runs* what a configuration names (`photo-viewer`, `agent-program`, `keyboxd-program` ...), and everything that calls
-//! gpg has it read the configuration in its home: pacman too, through GPGME. So a home that a root or a mirror could have
-//! written to is never given to a program of the host. What it gets is a tmpfs that ends with the namespaces, with copies of
-//! the few files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty
-//! directory: a `use-keyboxd` there would have gpg look for keys elsewhere, and `--no-options` does not stop it.
+//! gpg *runs* programs that its configuration names (`photo-viewer`, `agent-program`, `keyboxd-program` ...), and every caller
+//! of gpg makes it read the configuration in its home, also pacman through GPGME. So a program of the host never gets a home
+//! that a root or a mirror could have written to. It gets a tmpfs that ends with the namespaces, with copies of the few
+//! files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty directory: a
+//! `use-keyboxd` there would make gpg look for keys elsewhere, even with `--no-options`.
 
 use crate::root;
 use rustix::fs::{AtFlags, statat};
@@ -20,25 +20,25 @@ use std::path::Path;
 /// The files of a home that hold keys and trust.
 pub const FILES: [&str; 3] = ["pubring.gpg", "pubring.kbx", "trustdb.gpg"];
 
-/// The most that one of them may have, in bytes: a hundred times Arch Linux's.
+/// The largest of them that is read, in bytes: a hundred times Arch Linux's.
 const LIMIT: u64 = 256 << 20;
 
-/// The gpg.conf(5) of every home that a program of the host uses: nothing is started, asked or fetched.
+/// The gpg.conf(5) of every home that a program of the host uses: gpg starts, asks and fetches nothing.
 pub const CONFIGURATION: &str = "no-greeting\n\
     no-permission-warning\n\
     lock-never\n\
     no-autostart\n\
     no-auto-key-retrieve\n";
 
-/// gpg's configuration of the whole host.
+/// The system-wide configuration of gpg.
 const HOST: &str = "/etc/gnupg";
 
-/// Reads the keys and the trust from a home that is open as `directory`. What is not there is left out; a link or another
-/// kind of file is an error, and is not followed.
+/// Reads the keys and the trust from a home that is open as `directory`. Missing files are left out; a symbolic link or
+/// another type of file is an error.
 ///
 /// # Errors
 ///
-/// The system call's; [`Errno::FBIG`] for a file that is larger than any keyring.
+/// As [`root::read`].
 pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>)>, Errno> {
     let mut files = Vec::new();
     for name in FILES {
@@ -51,14 +51,14 @@ pub fn read_keys(directory: BorrowedFd<'_>) -> Result<Vec<(&'static str, Vec<u8>
     Ok(files)
 }
 
-/// Returns whether a home has keys that [`read_keys`] does not see: those of keyboxd, in a database that nothing else reads. gpg
-/// uses it where the home's common.conf says `use-keyboxd`.
+/// Returns whether a home has keys that [`read_keys`] does not read: those in the database of keyboxd, which gpg uses if the
+/// home's common.conf has `use-keyboxd`.
 #[must_use]
 pub fn has_database(directory: BorrowedFd<'_>) -> bool {
     statat(directory, "public-keys.d", AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
 
-/// Returns whether there is a key in files that [`read_keys`] returned. A keybox without one is a header of 32 bytes.
+/// Returns whether there is a key in files that [`read_keys`] returned. An empty keybox has a header of 32 bytes.
 #[must_use]
 pub fn has_keys(files: &[(&'static str, Vec<u8>)]) -> bool {
     files.iter().any(|(name, bytes)| match *name {
@@ -68,11 +68,11 @@ pub fn has_keys(files: &[(&'static str, Vec<u8>)]) -> bool {
     })
 }
 
-/// Makes the directory `home`, which must not be there, and lays out a home in it: these files, and [`CONFIGURATION`].
+/// Makes the directory `home`, which must not exist, with these files and [`CONFIGURATION`].
 ///
 /// # Errors
 ///
-/// [`Code::Os`] where it cannot be written.
+/// [`Code::Os`] when it cannot be written.
 pub fn lay_out<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure> {
     DirBuilder::new()
         .mode(0o700)
@@ -81,7 +81,7 @@ pub fn lay_out<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), F
     fill(home, files)
 }
 
-/// Lays out a home in a directory that is there and empty.
+/// Writes a home into an empty directory.
 fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure> {
     let write = |name: &str, bytes: &[u8]| {
         let path = home.join(name);
@@ -96,11 +96,11 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
     write("gpg.conf", CONFIGURATION.as_bytes())
 }
 
-/// Mounts an empty tmpfs over a directory, in the namespaces that we are in.
+/// Mounts an empty tmpfs over a directory, in our namespaces.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where it cannot be mounted.
+/// [`Code::Permission`] when it cannot be mounted.
 pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
@@ -108,7 +108,7 @@ pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Covers the host's own configuration of gpg, in the namespaces that we are in.
+/// Covers the system-wide configuration of gpg, in our namespaces.
 ///
 /// # Errors
 ///
@@ -121,7 +121,7 @@ pub fn hide_host_configuration() -> Result<(), Failure> {
     }
 }
 
-/// Makes the directory of a home where there is none: pacman 7.1 fails where its GPGDir is missing.
+/// Makes the directory of a home if there is none: pacman 7.1 fails without its GPGDir.
 ///
 /// # Errors
 ///
@@ -135,8 +135,8 @@ pub(crate) fn make(home: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Covers a home of the host by a tmpfs with copies of its keys and its trust, in the namespaces that we are in: what runs
-/// there can alter nothing that is kept, and reads no configuration but ours.
+/// Covers a home of the host by a tmpfs with copies of its keys and its trust, in our namespaces: programs there cannot
+/// change it, and read no configuration but ours.
 ///
 /// # Errors
 ///

@@ -1,68 +1,65 @@
-//! Whose a root is at the moment: locks of the kernel's (flock(2)) on its directory.
+//! Locks of the kernel (flock(2)) on a root's directory.
 //!
-//! Every tool that works on a root holds a share of the lock while it does; `reap` and `unmount` take it alone. So who
-//! undoes never undoes what a living tool has begun, whichever pipeline that is of: it is refused, and told who has it.
+//! Every tool that works on a root holds a shared lock; `reap` and `unmount` take the exclusive one. So an undoing tool
+//! never undoes what a running tool has begun, of whichever pipeline: it is refused, and names the tool that holds the lock.
 //! Two pipelines that install are kept apart by another lock, on pacman's database.
 //!
-//! A lock dies with its holder: no process that a tool starts inherits the descriptor.
+//! A lock ends with its holder: no process that a tool starts inherits the descriptor.
 
-use crate::mountinfo;
-use crate::occupants::text::{Stat, user_name};
+use crate::occupants::text;
 use crate::root::{Root, open_below};
 use crate::sys::mount_setattr;
-use crate::{attach, occupants};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::{attach, mountinfo, user};
 use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags, flock, statx};
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use stage::{Code, Doing, Failure, quote, signal};
+use stage::signal::{self, Wake, poll_readable};
+use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-/// A holder of another PID namespace.
+/// A holder in another PID namespace.
 const UNSEEN: &str = "a process that cannot be seen from here";
 
-/// How long one that undoes waits for another, in milliseconds.
-const PATIENCE: u16 = if cfg!(test) { 1_000 } else { 60_000 };
+/// How long an undoing tool waits for another one.
+const TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
 /// How many holders a message names.
 const NAMED: usize = 3;
 
-/// What a root's lock is wanted for.
+/// How a root is locked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// To work on the root beside others.
-    Share,
-    /// To undo.
-    Alone,
+pub(crate) enum Mode {
+    /// To work on it beside other tools.
+    Shared,
+    /// To undo something.
+    Exclusive,
 }
 
-/// One who holds the lock.
+/// A process that holds the lock.
 #[derive(Debug, PartialEq, Eq)]
 struct Holder {
     pid: i32,
-    alone: bool,
+    exclusive: bool,
 }
 
-/// Takes the lock on a root's directory.
-///
-/// Who undoes is waited for: it does not take long. Who works is not waited for by one that undoes.
+/// Takes the lock on a root's directory. Waits for an undoing tool, which does not take long. An undoing tool does not wait
+/// for others.
 ///
 /// # Errors
 ///
-/// [`Code::Busy`] where a tool works on the root, with its process; [`Code::Interrupted`] when a signal asks one that
-/// wants a share to stop while it waits.
-pub(crate) fn take(root: &Root, want: Want) -> Result<OwnedFd, Failure> {
+/// [`Code::Busy`] when a tool works on the root, with its process; [`Code::Interrupted`] when a signal asks a tool that
+/// wants a shared lock to stop while it waits.
+pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
     let doing = || format!("locking the root {}", quote(root.path()));
-    let directory = open(root, want).map_err(|e| {
-        let code = match e {
-            Errno::ACCESS | Errno::PERM => Code::Permission,
-            _ => Code::Os,
-        };
-        Failure::new(code, format!("{}: {e}", doing()))
+    let directory = open(root, mode).map_err(|e| match e {
+        Errno::ACCESS | Errno::PERM => Failure::system(Code::Permission, doing(), e),
+        _ => Failure::system(Code::Os, doing(), e),
     })?;
-    let operation = match want {
-        Want::Share => FlockOperation::NonBlockingLockShared,
-        Want::Alone => FlockOperation::NonBlockingLockExclusive,
+    let operation = match mode {
+        Mode::Shared => FlockOperation::NonBlockingLockShared,
+        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
     };
     loop {
         match flock(&directory, operation) {
@@ -72,41 +69,44 @@ pub(crate) fn take(root: &Root, want: Want) -> Result<OwnedFd, Failure> {
             Err(e) => return Err(e).doing(Code::Os, doing),
         }
         let Some(holders) = holders(&root)? else {
-            return Err(busy(root, UNSEEN.into(), None));
+            return Err(busy(root, UNSEEN, &[]));
         };
-        if want == Want::Alone && holders.iter().any(|h| !h.alone) {
-            return Err(named(root, &holders));
+        let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).collect();
+        if mode == Mode::Exclusive && !working.is_empty() {
+            let pids: Vec<_> = working.iter().map(|h| h.pid).collect();
+            return Err(busy(root, &describe(&pids), &pids));
         }
         for holder in &holders {
             let Some(process) = process_of(root, holder)? else {
                 continue;
             };
-            if !wait_for(&process, want).map_err(|f| f.while_doing(doing()))? {
-                let pid = holder.pid;
-                return Err(busy(root, describe(pid), Some(pid.to_string())));
+            if !wait_for(&process, mode).map_err(|f| f.while_doing(doing()))? {
+                let pids = [holder.pid];
+                return Err(busy(root, &describe(&pids), &pids));
             }
         }
     }
 }
 
-/// Opens the directory to lock it. One that undoes must keep no mount busy: a detached copy of the mount leads to the same
-/// directory, and is on no mount of ours. Who may not make one may not unmount anything either.
-fn open(root: &Root, want: Want) -> Result<OwnedFd, Errno> {
+/// Opens the directory to lock it. An undoing tool must not keep a mount busy, so it opens the directory by a detached copy
+/// of the mount. If that is not permitted, neither is unmounting.
+fn open(root: &Root, mode: Mode) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    if want == Want::Alone
+    let none = MountAttrFlags::empty();
+    if mode == Mode::Exclusive
         && let Ok(copy) = attach::clone_tree(root.as_fd(), "", false)
-        && mount_setattr(copy.as_fd(), 0, libc::MS_PRIVATE, false).is_ok()
+        && mount_setattr(copy.as_fd(), none, libc::MS_PRIVATE, false).is_ok()
     {
         return open_below(copy.as_fd(), "", flags);
     }
     open_below(root.as_fd(), "", flags)
 }
 
-/// Returns a descriptor of the process that holds the lock. None where it does no more: its pid may be another's by now.
+/// Returns a descriptor of the process that holds the lock; `None` if it no longer does, since its pid may be reused.
 ///
 /// # Errors
 ///
-/// [`Code::Busy`] where it has ended, and left the lock to a process that it started.
+/// [`Code::Busy`] when it has ended and a process that it started has the lock.
 fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> {
     let pid = Pid::from_raw(holder.pid).ok_or(Errno::SRCH);
     let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
@@ -115,59 +115,52 @@ fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> 
         _ if !still => Ok(None),
         Ok(process) => Ok(Some(process)),
         Err(Errno::SRCH) => {
-            let who = format!(
-                "a process that process {}, which has ended, started",
-                holder.pid
-            );
-            Err(busy(root, who, None))
+            let parent = holder.pid;
+            let who = format!("a process that process {parent}, which has ended, started");
+            Err(busy(root, &who, &[]))
         }
         Err(e) => Err(e).doing(Code::Os, || "waiting for its holder"),
     }
 }
 
-/// Waits until one that undoes has ended, and returns whether it has. One that undoes is not stopped by a signal: it gives up
-/// after [`PATIENCE`], since the holder may be anybody.
-fn wait_for(process: &OwnedFd, want: Want) -> Result<bool, Failure> {
+/// Waits until an undoing tool has ended, and returns whether it has. Another undoing tool is not stopped by a signal: it
+/// waits for [`TIMEOUT`], since the holder may be any process.
+fn wait_for(process: &OwnedFd, mode: Mode) -> Result<bool, Failure> {
+    let (timeout, wake) = match mode {
+        Mode::Exclusive => (Some(TIMEOUT), Wake::Never),
+        Mode::Shared => (None, Wake::OnSignal),
+    };
     loop {
-        let stop = signal::descriptor().filter(|_| want == Want::Share);
-        let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-        fds.extend(stop.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let limit = match want {
-            Want::Alone => PollTimeout::from(PATIENCE),
-            Want::Share => PollTimeout::NONE,
-        };
-        match poll(&mut fds, limit) {
-            Ok(0) => return Ok(false),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e).doing(Code::Os, || "waiting for its holder"),
-        }
-        if fds.first().and_then(PollFd::any) == Some(true) {
-            return Ok(true);
-        }
-        if want == Want::Share {
-            signal::check()?;
+        let ready = poll_readable(&[process.as_fd()], timeout, wake)
+            .doing(Code::Os, || "waiting for its holder")?;
+        match ready {
+            None => return Ok(false),
+            Some(ready) if ready[0] => return Ok(true),
+            Some(_) if mode == Mode::Shared => signal::check()?,
+            Some(_) => {}
         }
     }
 }
 
-/// Returns, in words, who holds a lock of the kernel's on this directory.
+/// Returns, in words, which processes hold a lock of the kernel on this directory.
 #[must_use]
-pub fn who(directory: &OwnedFd) -> String {
+pub fn describe_holders(directory: &OwnedFd) -> String {
     match holders(directory) {
-        Ok(Some(holders)) if !holders.is_empty() => names(holders.iter().map(|h| h.pid)),
+        Ok(Some(holders)) if !holders.is_empty() => {
+            describe(&holders.iter().map(|h| h.pid).collect::<Vec<_>>())
+        }
         _ => UNSEEN.to_owned(),
     }
 }
 
-/// Returns who holds the lock, by `/proc/locks`. None where somebody does whom it does not show: a process of another PID
-/// namespace. An empty list means that it is free again.
+/// Returns the holders of the lock, by `/proc/locks`. `None` if one is not shown: a process of another PID namespace. An
+/// empty list means that the lock is free again.
 fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     let text =
         std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
     let (dev, ino) = locked_as(directory)?;
     let found = parse(&text, dev, ino);
     if found.is_empty() {
-        // Nobody any more, or nobody that is shown.
         let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
         let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
         return Ok(free.then(Vec::new));
@@ -175,8 +168,8 @@ fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     Ok(Some(found))
 }
 
-/// Returns the device and inode number by which `/proc/locks` has a directory: the device is the file system's own, which
-/// stat(2) does not show for btrfs.
+/// Returns the device and inode number of a directory in `/proc/locks`. The device is that of the file system, which stat(2)
+/// does not show for btrfs.
 fn locked_as(directory: &impl AsFd) -> Result<((u32, u32), u64), Failure> {
     let doing = || "looking for the holder of a lock";
     let want = StatxFlags::INO | StatxFlags::MNT_ID;
@@ -187,7 +180,7 @@ fn locked_as(directory: &impl AsFd) -> Result<((u32, u32), u64), Failure> {
     Ok((dev, seen.stx_ino))
 }
 
-/// Parses `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. Who waits has a `->` more.
+/// Parses `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. A waiting process has an additional `->`.
 fn parse(text: &str, dev: (u32, u32), ino: u64) -> Vec<Holder> {
     let place = format!("{:02x}:{:02x}:{ino}", dev.0, dev.1);
     let one = |line: &str| {
@@ -195,7 +188,7 @@ fn parse(text: &str, dev: (u32, u32), ino: u64) -> Vec<Holder> {
         match fields[..] {
             [_, "FLOCK", _, kind, pid, at, ..] if at == place => Some(Holder {
                 pid: pid.parse().ok()?,
-                alone: kind == "WRITE",
+                exclusive: kind == "WRITE",
             }),
             _ => None,
         }
@@ -203,46 +196,41 @@ fn parse(text: &str, dev: (u32, u32), ino: u64) -> Vec<Holder> {
     text.lines().filter_map(one).collect()
 }
 
-/// Returns the failure that names those who work on the root.
-fn named(root: &Root, holders: &[Holder]) -> Failure {
-    let working: Vec<_> = holders.iter().filter(|h| !h.alone).map(|h| h.pid).collect();
-    let pids: Vec<_> = working.iter().map(i32::to_string).collect();
-    busy(root, names(working.into_iter()), Some(pids.join(" ")))
-}
-
-/// Returns the first few processes, for a message.
-fn names(pids: impl ExactSizeIterator<Item = i32>) -> String {
-    let more = pids.len().saturating_sub(NAMED);
-    let mut names: Vec<_> = pids.take(NAMED).map(describe).collect();
-    if more > 0 {
-        names.push(format!("{more} more"));
+/// Returns the first few processes for a message, as in `12 strap (user ann), 13 pack (user ann)`.
+fn describe(pids: &[i32]) -> String {
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    let one = |pid: &i32| {
+        let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let stat = text::Stat::parse(&read("stat"));
+        let comm = stat.map_or_else(|| "?".to_owned(), |stat| stat.comm);
+        match text::uid(&read("status")) {
+            Some(uid) => {
+                let user = user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
+                format!("{pid} {comm} (user {user})")
+            }
+            None => format!("{pid} {comm}"),
+        }
+    };
+    let mut names: Vec<_> = pids.iter().take(NAMED).map(one).collect();
+    if pids.len() > NAMED {
+        names.push(format!("{} more", pids.len() - NAMED));
     }
     names.join(", ")
 }
 
-fn busy(root: &Root, who: String, pids: Option<String>) -> Failure {
-    let failure = Failure::new(
-        Code::Busy,
-        format!("locking the root {}: in use by {who}", quote(root.path())),
-    );
-    match pids {
-        Some(pids) => failure.hint(format!(
-            "wait until it has ended, or end it with 'kill {pids}', and try again"
-        )),
-        None => failure.hint("wait until it has ended, and try again"),
-    }
-}
-
-/// Returns a process for a message, as in `12 strap (user ann)`.
-fn describe(pid: i32) -> String {
-    let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-    let comm = Stat::parse(&read("stat")).map_or_else(|| "?".to_owned(), |stat| stat.comm);
-    let Some(uid) = occupants::text::uid(&read("status")) else {
-        return format!("{pid} {comm}");
+/// Returns the failure that names the holder, and how to end these processes.
+fn busy(root: &Root, who: &str, pids: &[i32]) -> Failure {
+    let root = quote(root.path());
+    let pids: Vec<_> = pids.iter().map(i32::to_string).collect();
+    let kill = match pids[..] {
+        [] => String::new(),
+        _ => format!(", or end it with 'kill {}'", pids.join(" ")),
     };
-    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-    let user = user_name(&passwd, uid).unwrap_or_else(|| uid.to_string());
-    format!("{pid} {comm} (user {user})")
+    Failure::new(
+        Code::Busy,
+        format!("locking the root {root}: in use by {who}"),
+    )
+    .hint(format!("wait until it has ended{kill}, and try again"))
 }
 
 #[cfg(test)]
@@ -257,8 +245,8 @@ mod tests {
     #[test]
     fn who_undoes_is_refused_while_one_works_and_is_told_who() {
         let dir = tempfile::tempdir().unwrap();
-        let shares = [Want::Share, Want::Share].map(|w| take(&root(dir.path()), w).unwrap());
-        let failure = take(&root(dir.path()), Want::Alone).unwrap_err();
+        let shares = [Mode::Shared, Mode::Shared].map(|w| lock(&root(dir.path()), w).unwrap());
+        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let pid = std::process::id();
         assert!(
@@ -272,7 +260,7 @@ mod tests {
                 .contains(&format!("'kill {pid} {pid}'"))
         );
         drop(shares);
-        drop(take(&root(dir.path()), Want::Alone).unwrap());
+        drop(lock(&root(dir.path()), Mode::Exclusive).unwrap());
     }
 
     #[test]
@@ -287,13 +275,13 @@ mod tests {
             .unwrap();
         let mut stdout = std::io::BufReader::new(stranger.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut stdout, &mut String::new()).unwrap();
-        let failure = take(&root(dir.path()), Want::Alone).unwrap_err();
+        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let who = format!("{} flock", stranger.id());
         assert!(failure.message.contains(&who), "{failure}");
         drop(stranger.stdin.take());
         stranger.wait().unwrap();
-        take(&root(dir.path()), Want::Alone).unwrap();
+        lock(&root(dir.path()), Mode::Exclusive).unwrap();
     }
 
     #[test]
@@ -321,8 +309,8 @@ mod tests {
             }
             _ => UNSEEN.to_owned(),
         };
-        for want in [Want::Share, Want::Alone] {
-            let failure = take(&root(dir.path()), want).unwrap_err();
+        for want in [Mode::Shared, Mode::Exclusive] {
+            let failure = lock(&root(dir.path()), want).unwrap_err();
             assert_eq!(failure.code, Code::Busy);
             assert!(failure.message.contains(&who), "{failure}");
         }
@@ -331,7 +319,7 @@ mod tests {
         let directory = std::fs::File::open(dir.path()).unwrap();
         flock(&directory, FlockOperation::LockExclusive).unwrap();
         drop(directory);
-        take(&root(dir.path()), Want::Alone).unwrap();
+        lock(&root(dir.path()), Mode::Exclusive).unwrap();
     }
 
     #[test]
@@ -342,7 +330,7 @@ mod tests {
                     3: -> FLOCK  ADVISORY  WRITE 15 fe:00:77 0 EOF\n\
                     4: FLOCK  ADVISORY  READ 16 fe:01:77 0 EOF\n\
                     5: FLOCK  ADVISORY  READ 17 fe:00:777 0 EOF\njunk\n";
-        let holder = |pid, alone| Holder { pid, alone };
+        let holder = |pid, exclusive| Holder { pid, exclusive };
         assert_eq!(
             parse(text, (0xfe, 0), 77),
             [holder(12, false), holder(14, true)]

@@ -1,11 +1,10 @@
-//! What tells a directory from all others, and still does after a reboot: `root_id` in the document.
+//! The identity of a directory, which survives a reboot: `root_id` in the document.
 //!
-//! A device number is the kernel's for as long as the file system is mounted; with another mount, loop device or disk it is
-//! another. What stays is what the file system itself has written down: its UUID, the directory's handle
-//! (name_to_handle_at(2), the inode number and a generation) and when the directory was made (statx(2), `stx_btime`). No
-//! program can give a copy these: a copy made by cp(1), tar(1) or a snapshot is another directory.
+//! A device number is valid only while the file system is mounted. These are stored in the file system itself: its UUID, the
+//! directory's handle (name_to_handle_at(2), the inode number and a generation) and its birth time (statx(2),
+//! `stx_btime`). No program can copy them: a copy made by cp(1), tar(1) or a snapshot is another directory.
 //!
-//! Not every file system has each, so each is compared where both sides have it.
+//! Not every file system has each of them, so each is compared only if both sides have it.
 
 use crate::sys;
 use rustix::fs::{AtFlags, OFlags, StatxFlags, statx};
@@ -13,11 +12,11 @@ use rustix::io::Errno;
 use stage::members::Identity;
 use std::os::fd::BorrowedFd;
 
-/// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: of these statfs(2) gives an id that is made from the UUID. Of others it is
-/// made from the device number.
+/// `EXT4_SUPER_MAGIC` and `BTRFS_SUPER_MAGIC`: for these, statfs(2) returns an id that is made from the UUID. For others it
+/// is made from the device number.
 const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 
-/// Asks what a directory is.
+/// Returns the identity of a directory.
 pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
     let want = StatxFlags::INO | StatxFlags::BTIME;
     let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
@@ -32,7 +31,7 @@ pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
     })
 }
 
-/// Returns the file system's own id, where it has one that outlives its mount.
+/// Returns the file system's own id, if it has one that survives its mount.
 fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
     let (kind, id) = sys::file_system_id(directory)?;
     if ID_IS_OF_UUID.contains(&kind) {

@@ -1,24 +1,23 @@
-//! Which ids of the host stand for the ids of the root.
+//! Maps from ids of the root to ids of the host.
 //!
-//! An ordinary user gets a range of subordinate ids (subuid(5)), mapped by newuidmap(1) and newgidmap(1). A user
-//! namespace with a single id is refused: pacman gives up on every foreign owner there with no more than a warning, and
-//! exits 0.
+//! An ordinary user has a range of subordinate ids (subuid(5)), mapped by newuidmap(1) and newgidmap(1). A user namespace
+//! with a single id is refused: there pacman only warns when it cannot set an owner, and exits with 0.
 
+use crate::user;
 use stage::members::IdMap;
 use stage::{Code, Doing, Failure, child};
 use std::fs;
 
-/// How many ids a root needs, from 0 on: Arch's packages use ids up to 65534 (`nobody`).
+/// How many ids a root needs, from 0: Arch's packages use ids up to 65534 (`nobody`).
 pub const NEEDED: u64 = 65_535;
 
 /// Returns the map for this ordinary user: root inside is the user, and the rest comes from its subordinate ids.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where the user has no range that is long enough, with the command that gives it one.
+/// [`Code::Permission`] when the user has no range that is long enough, with the command that adds one.
 pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = name_of(&passwd, uid);
+    let name = user::name_of(&fs::read("/etc/passwd").unwrap_or_default(), uid);
     let find = |file: &str, own: u32| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let who = name.clone().unwrap_or_else(|| uid.to_string());
@@ -29,7 +28,7 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
                 "no range of {NEEDED} or more, without which the owners of files would be wrong"
             ),
             Err(Some(start)) => format!(
-                "the range from {start} on has the user's own id {own} in it, which cannot be mapped twice"
+                "the range that begins with {start} contains the user's own id {own}, which cannot be mapped twice"
             ),
         };
         let (first, last) = free_range();
@@ -45,7 +44,7 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
     })
 }
 
-/// Gives the user namespace of process `pid` these maps, by the set-uid helpers of package `uidmap`.
+/// Writes these maps for the user namespace of process `pid`, by the set-uid helpers of package `uidmap`.
 ///
 /// # Errors
 ///
@@ -72,22 +71,20 @@ pub(crate) fn write(ids: &IdMap, pid: i32) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Checks that root here has the ids that a root needs: root of a user namespace may have no more than one.
+/// Checks that root here has the ids that a root needs: root of a user namespace may have only one.
 ///
 /// # Errors
 ///
-/// [`Code::Permission`] where ids are missing.
+/// [`Code::Permission`] when ids are missing.
 pub fn check_root() -> Result<(), Failure> {
-    for kind in ["uid_map", "gid_map"] {
-        let path = format!("/proc/self/{kind}");
-        let text = fs::read_to_string(&path).doing(Code::Os, || format!("reading '{path}'"))?;
-        let have = count(&text);
+    for kind in KINDS {
+        let have: u64 = parse(&own_map(kind)?).iter().map(|(_, count)| count).sum();
         if have < NEEDED {
             return Err(Failure::new(
                 Code::Permission,
                 format!(
-                    "counting our ids in '{path}': root of this user namespace has {have}, and {NEEDED} are needed, \
-                     without which the owners of files would be wrong"
+                    "counting our ids in '/proc/self/{kind}': root of this user namespace has {have}, and {NEEDED} are \
+                     needed, without which the owners of files would be wrong"
                 ),
             )
             .hint("give the namespace or container a range of ids, or run the pipeline outside of it"));
@@ -96,79 +93,61 @@ pub fn check_root() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns how many ids a map (user_namespaces(7)) has.
-fn count(map: &str) -> u64 {
-    map.lines()
-        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok())
-        .sum()
-}
-
-/// Gives the user namespace of process `pid` every id that we have, each mapped to itself.
+/// Maps in the user namespace of process `pid` every id that we have to itself.
 ///
 /// # Errors
 ///
 /// [`Code::Permission`] when the kernel refuses.
 pub(crate) fn write_identity(pid: i32) -> Result<(), Failure> {
-    for kind in ["uid_map", "gid_map"] {
-        let ours = fs::read_to_string(format!("/proc/self/{kind}"))
-            .doing(Code::Os, || format!("reading '/proc/self/{kind}'"))?;
+    for kind in KINDS {
+        let ours = parse(&own_map(kind)?);
+        let line = |(first, count): (u64, u64)| format!("{first} {first} {count}\n");
         let theirs = format!("/proc/{pid}/{kind}");
-        fs::write(&theirs, identity(&ours))
+        fs::write(&theirs, ours.into_iter().map(line).collect::<String>())
             .doing(Code::Permission, || format!("writing '{theirs}'"))?;
     }
     Ok(())
 }
 
-/// Returns a map of every id inside `map` (user_namespaces(7)) to itself.
-fn identity(map: &str) -> String {
-    let mut out = String::new();
-    for line in map.lines() {
-        let mut words = line.split_whitespace();
-        if let (Some(inside), Some(_), Some(count)) = (words.next(), words.next(), words.next()) {
-            out.push_str(&format!("{inside} {inside} {count}\n"));
-        }
-    }
-    out
+/// The maps of a process, in `/proc/PID` (user_namespaces(7)).
+const KINDS: [&str; 2] = ["uid_map", "gid_map"];
+
+fn own_map(kind: &str) -> Result<String, Failure> {
+    let path = format!("/proc/self/{kind}");
+    fs::read_to_string(&path).doing(Code::Os, || format!("reading '{path}'"))
 }
 
-/// Returns the name of user `uid`, from the text of passwd(5). The C library is not asked: it may load modules.
-#[must_use]
-pub fn name_of(passwd: &str, uid: u32) -> Option<String> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    })
+/// Parses a map: the first id inside and the count of each range.
+fn parse(map: &str) -> Vec<(u64, u64)> {
+    let range = |line: &str| {
+        let mut numbers = line.split_whitespace().map(|word| word.parse().ok());
+        Some((numbers.next()??, numbers.nth(1)??))
+    };
+    map.lines().filter_map(range).collect()
 }
 
-/// Returns where the first range of subuid(5) starts that is this user's and long enough, and has not the `own` id in it.
-/// The error is where one starts that has.
+/// Returns the start of the first range of subuid(5) that is this user's, is long enough and does not contain the `own` id.
+/// The error is the start of one that contains it.
 fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, Option<u64>> {
-    let mut with_own = None;
-    for line in text.lines() {
+    let range = |line: &str| {
         let mut fields = line.trim().split(':');
-        let owner = fields.next();
-        let mut number = || fields.next()?.parse::<u64>().ok();
-        let (Some(owner), Some(start), Some(count)) = (owner, number(), number()) else {
-            continue;
-        };
+        let owner = fields.next()?;
         let mine = Some(owner) == name || owner.parse() == Ok(uid);
-        if !mine || count < NEEDED {
-            continue;
-        }
-        if !(start..start.saturating_add(NEEDED)).contains(&u64::from(own)) {
-            return Ok(start);
-        }
-        with_own.get_or_insert(start);
-    }
-    Err(with_own)
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        let (start, count) = (number()?, number()?);
+        (mine && count >= NEEDED).then_some(start)
+    };
+    let starts: Vec<u64> = text.lines().filter_map(range).collect();
+    let contains = |start: u64| (start..start.saturating_add(NEEDED)).contains(&own.into());
+    let free = starts.iter().copied().find(|start| !contains(*start));
+    free.ok_or(starts.first().copied())
 }
 
-/// How long the ranges are that useradd(8) gives.
+/// The length of the ranges that useradd(8) adds.
 const LENGTH: u64 = 65_536;
 
-/// Returns the first and the last id of a range that nobody has: no line of subuid(5) and subgid(5), and no user or group, we
-/// among them.
+/// Returns the first and the last id of a free range: not in subuid(5) or subgid(5), and no user or group is in it,
+/// including us.
 #[must_use]
 pub fn free_range() -> (u64, u64) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -183,7 +162,7 @@ pub fn free_range() -> (u64, u64) {
     (first, first + LENGTH - 1)
 }
 
-/// Returns where the first such range begins, from 100000 on, in steps of useradd(8)'s. `names` is passwd(5) and group(5).
+/// Returns the start of the first free range from 100000 on, in steps of [`LENGTH`]. `names` is passwd(5) and group(5).
 fn free_in(ranges: &str, names: &str) -> u64 {
     const FIRST: u64 = 100_000;
     let number = |line: &str, n: usize| line.trim().split(':').nth(n)?.parse::<u64>().ok();
@@ -235,7 +214,7 @@ mod tests {
             ("ann:100000:65536\nbob:165536:65536", "", 231_072),
             ("ann:100000:1000\n", "", 165_536),
             ("bob:231072:65536\nann:100000:65536\n", "", 165_536),
-            // Podman's manual gives this to `containers`, and there is nothing behind it.
+            // From Podman's manual: no ids follow it.
             ("containers:2147483647:2147483648\n", "", 100_000),
             (
                 "x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1",
@@ -256,24 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn names_come_from_the_text_of_passwd() {
-        let text = "root:x:0:0::/:/bin/sh\nbroken\nann:x:1001:1001::/:\n";
-        assert_eq!(name_of(text, 1001).as_deref(), Some("ann"));
-        assert_eq!(name_of(text, 7), None);
-    }
-
-    #[test]
-    fn ids_are_counted_over_all_ranges() {
-        assert_eq!(count("0 0 4294967295\n"), 4_294_967_295);
-        assert_eq!(count("0 1000 1\n1 100000 65536\n"), 65_537);
-        assert_eq!(count(""), 0);
-    }
-
-    #[test]
-    fn an_identity_map_covers_what_we_have() {
+    fn maps_are_parsed() {
+        assert_eq!(parse("0 0 4294967295\n"), [(0, 4_294_967_295)]);
         assert_eq!(
-            identity("         0 100000 65536\n 70000 3 1\n"),
-            "0 0 65536\n70000 70000 1\n"
+            parse("         0 100000 65536\n 70000 3 1\nx\n"),
+            [(0, 65_536), (70_000, 1)]
         );
+        assert_eq!(parse(""), []);
     }
 }

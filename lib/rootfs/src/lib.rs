@@ -1,11 +1,11 @@
-//! What it is to be inside a root.
+//! Roots: opening and reading them, mounting, running programs inside, and which processes use them.
 //!
-//! By default nothing is mounted between two tools and nothing runs: a tool that works inside the root makes its own
-//! mount, PID and, unless plain root will do, user namespaces, mounts the plan of the document, does its work, and
-//! ends. The kernel takes mounts and left-over daemons away with it, whatever killed it. See mount_namespaces(7),
+//! By default nothing is mounted between two tools and nothing runs: a tool that works inside the root makes its own mount,
+//! PID and (if needed) user namespaces, mounts the plan of the document, does its work, and ends. The kernel removes the
+//! mounts and ends left-over processes with the namespaces, whatever killed the tool. See mount_namespaces(7),
 //! pid_namespaces(7), user_namespaces(7).
 //!
-//! This is the one crate with `unsafe`: fork(2), and the few system calls that no crate wraps.
+//! This is the only crate with `unsafe`: for fork(2), and for system calls that no crate wraps.
 
 pub mod arch;
 pub mod attach;
@@ -31,4 +31,4 @@ pub use plan::Mount;
 pub use root::Root;
 pub use session::{Ended, Inside, Job, Place};
 pub use stage::members::IdMap;
-pub use sys::{seal_descriptors, tie_to_us};
+pub use sys::{die_with_us, seal_descriptors};

@@ -1,9 +1,9 @@
-//! What a pipeline has mounted on the host: `host` in the document, written by `mkroot --host`, removed by `unmount`.
+//! The mounts of a pipeline on the host: `host` in the document, written by `mkroot --host`, removed by `unmount`.
 //!
-//! A mount is another pipeline's as long as this document does not say that it is ours, by a number that the kernel gives
-//! no other mount. A path says nothing about who mounted there.
+//! A mount belongs to this pipeline only if the document has the unique number that the kernel gave it. A path does not tell
+//! who mounted there.
 
-use crate::{attach, mountinfo};
+use crate::{mountinfo, sys};
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use rustix::io::Errno;
 use stage::members::{Host, HostMount};
@@ -11,11 +11,14 @@ use stage::{Code, Document, Doing, Failure};
 use std::collections::HashSet;
 use std::os::fd::BorrowedFd;
 
-/// Returns which boot of this system it is.
+/// `STATX_MNT_ID_UNIQUE` (Linux 6.8).
+const MNT_ID_UNIQUE: u32 = 0x4000;
+
+/// Returns the boot id of this system.
 ///
 /// # Errors
 ///
-/// When the kernel does not say.
+/// When it cannot be read.
 pub fn boot_id() -> Result<String, Failure> {
     let path = "/proc/sys/kernel/random/boot_id";
     let text = std::fs::read_to_string(path).doing(Code::Os, || format!("reading '{path}'"))?;
@@ -26,24 +29,26 @@ pub fn boot_id() -> Result<String, Failure> {
 ///
 /// # Errors
 ///
-/// When the kernel does not say.
+/// [`Code::Os`] when statx(2) fails.
 pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<HostMount, Failure> {
     let doing = || "reading a mount's id";
-    let id = attach::unique_mount_id(file, "").doing(Code::Os, doing)?;
-    let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).doing(Code::Os, doing)?;
-    let has_number = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    let ask = |flag: StatxFlags| {
+        let stat = statx(file, "", AtFlags::EMPTY_PATH, flag).doing(Code::Os, doing)?;
+        Ok((stat.stx_mask & flag.bits() != 0).then_some(stat.stx_mnt_id))
+    };
+    let id: Option<u64> = ask(StatxFlags::from_bits_retain(MNT_ID_UNIQUE))?;
     Ok(HostMount {
         at: at.to_owned(),
         id: id.map(|id| id.to_string()),
-        number: has_number.then_some(stat.stx_mnt_id),
+        number: ask(StatxFlags::MNT_ID)?,
     })
 }
 
-/// Returns which mounts of this system the document claims: their numbers in mountinfo, now.
+/// Returns the current numbers in mountinfo of the mounts that the document claims.
 ///
 /// # Errors
 ///
-/// When the kernel does not say what is mounted.
+/// When the mounts cannot be read.
 pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
     let live: Host = document.get().unwrap_or_default();
     let mut claimed = HashSet::new();
@@ -55,9 +60,9 @@ pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
     for mount in live.mounts {
         let id = mount.id.as_ref().and_then(|id| id.parse().ok());
         let known = match (id, &mount.id) {
-            (Some(id), _) => match attach::mount_with_unique_id(id) {
+            (Some(id), _) => match sys::mount_with_unique_id(id) {
                 Ok(number) => Some(number),
-                // A container may not ask.
+                // Forbidden in a container.
                 Err(Errno::NOSYS | Errno::PERM) => None,
                 Err(e) => return Err(e).doing(Code::Os, || format!("looking for the mount {id}")),
             },
@@ -65,7 +70,7 @@ pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
             (None, None) => None,
         };
         let by_number = || {
-            let target = mountinfo::join(root, &mount.at);
+            let target = root.join(&mount.at);
             let is_it = |m: &&mountinfo::Mount| Some(m.id) == mount.number && m.target == target;
             all.iter().find(is_it).map(|m| m.id)
         };

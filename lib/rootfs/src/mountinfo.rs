@@ -1,46 +1,37 @@
-//! What is mounted: `/proc/self/mountinfo`, parsed. See proc_pid_mountinfo(5).
+//! `/proc/self/mountinfo`, parsed. See proc_pid_mountinfo(5).
 //!
-//! Paths come from roots that an attacker may have written, so they are bytes, never text, and every order here is
-//! found without recursion.
+//! Paths come from roots that an attacker may have written, so they are bytes and not text, and no function here recurses.
 
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// Its id. The kernel gives it away again once the mount is gone.
+    /// Its id. The kernel reuses it once the mount is gone.
     pub id: u64,
-    /// The id of the mount that it is mounted on; its own, or one that is not listed, for the topmost.
+    /// The id of the mount that it is mounted on. Of the topmost, it is its own or one that is not listed.
     pub parent: u64,
     /// The device: major, minor.
     pub dev: (u32, u32),
-    /// The directory of the filesystem that is seen here.
-    pub root: PathBuf,
     /// Where it is mounted, as this process sees it.
     pub target: PathBuf,
-    /// Whether the kernel said that the mount point's name is gone (`//deleted`).
-    pub deleted: bool,
-    /// The mount's own options, as `rw,nosuid`.
-    pub options: String,
-    /// The optional fields: `shared:1`, `master:2`, `propagate_from:3`, `unbindable`.
-    pub optional: Vec<String>,
-    /// The filesystem, as `tmpfs` or `fuse.sshfs`.
+    /// Whether mounts below it appear in other mounts too, maybe in other namespaces.
+    pub shared: bool,
+    /// The file system, as `tmpfs` or `fuse.sshfs`.
     pub fstype: String,
     /// What is mounted: a device, or any word. May be empty.
     pub source: OsString,
-    /// The filesystem's options.
-    pub super_options: String,
 }
 
 /// Reads what is mounted in this mount namespace.
 ///
 /// # Errors
 ///
-/// When `/proc` is not mounted, or the kernel's text is not what proc(5) says.
+/// When `/proc` is not mounted, or its text does not have the form of proc(5).
 pub fn read() -> Result<Vec<Mount>, Failure> {
     let path = "/proc/self/mountinfo";
     let doing = || format!("reading '{path}'");
@@ -52,7 +43,7 @@ pub fn read() -> Result<Vec<Mount>, Failure> {
 ///
 /// # Errors
 ///
-/// The number of the first line that is not one, and what is wrong with it.
+/// The number of the first invalid line, and what is wrong with it.
 pub fn parse(text: &[u8]) -> Result<Vec<Mount>, String> {
     text.split(|&b| b == b'\n')
         .enumerate()
@@ -63,48 +54,38 @@ pub fn parse(text: &[u8]) -> Result<Vec<Mount>, String> {
 
 /// Parses `36 35 98:0 /mnt1 /mnt/parent rw,noatime master:1 - ext3 /dev/root rw,errors=continue`.
 fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
-    // One blank between two fields: a source may be empty, and is then seen as two blanks.
+    // One blank separates two fields: an empty source looks like two blanks.
     let mut fields = line.split(|&b| b == b' ');
     let mut next = || fields.next().ok_or("it ends too early");
     let id = number(next()?).ok_or("the id is not a number")?;
     let parent = number(next()?).ok_or("the parent's id is not a number")?;
     let dev = device(next()?).ok_or("the device is not MAJOR:MINOR")?;
-    let root = PathBuf::from(decode(next()?));
+    let _root = next()?;
     let target = next()?;
-    // No path of the kernel's has '//' in it, so this is never a part of the name.
-    let (target, deleted) = match target.strip_suffix(b"//deleted") {
-        Some(target) => (target, true),
-        None => (target, false),
-    };
+    // The mark of a name that is gone. No path of the kernel has '//' in it.
+    let target = target.strip_suffix(b"//deleted").unwrap_or(target);
     let target = PathBuf::from(decode(target));
-    let options = text(next()?);
-    let mut optional = Vec::new();
+    let _options = next()?;
+    let mut shared = false;
     loop {
         match next()? {
             b"-" => break,
-            field => optional.push(text(field)),
+            field => shared |= field.starts_with(b"shared:"),
         }
     }
-    let fstype = text(next()?);
-    let source = decode(next()?);
-    let rest: Vec<_> = fields.collect();
     Ok(Mount {
         id,
         parent,
         dev,
-        root,
         target,
-        deleted,
-        options,
-        optional,
-        fstype,
-        source,
-        super_options: text(&rest.join(&b' ')),
+        shared,
+        fstype: decode(next()?).to_string_lossy().into_owned(),
+        source: decode(next()?),
     })
 }
 
 fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
-    // parse() takes a sign, which the kernel never writes.
+    // parse() accepts a sign, which the kernel never writes.
     if !field.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -116,11 +97,7 @@ fn device(field: &[u8]) -> Option<(u32, u32)> {
     Some((number(&field[..colon])?, number(&field[colon + 1..])?))
 }
 
-fn text(field: &[u8]) -> String {
-    decode(field).to_string_lossy().into_owned()
-}
-
-/// Undoes the kernel's escapes: a backslash and three octal digits for a blank, a tab, a newline and a backslash, and
+/// Decodes the kernel's escapes: a backslash and three octal digits for a blank, a tab, a newline and a backslash, and
 /// for `#` in a source.
 pub(crate) fn decode(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
@@ -140,24 +117,9 @@ pub(crate) fn decode(field: &[u8]) -> OsString {
     OsString::from_vec(out)
 }
 
-/// Returns whether `path` is `root` or below it, component by component.
+/// Returns these mounts and those that are mounted on them, directly or not.
 #[must_use]
-pub fn is_at_or_below(path: &Path, root: &Path) -> bool {
-    path.strip_prefix(root).is_ok()
-}
-
-/// Returns the path of a place below `root`; the empty place is the root itself.
-#[must_use]
-pub fn join(root: &Path, at: &str) -> PathBuf {
-    match at {
-        "" => root.to_owned(),
-        at => root.join(at),
-    }
-}
-
-/// Returns the mounts that are one of `these`, or are mounted on one of them, directly or not.
-#[must_use]
-pub fn grown_on(mounts: &[Mount], these: &HashSet<u64>) -> HashSet<u64> {
+pub fn with_descendants(mounts: &[Mount], these: &HashSet<u64>) -> HashSet<u64> {
     let tree = Tree::new(mounts);
     let mut found = HashSet::new();
     let mut todo: Vec<u64> = these.iter().copied().collect();
@@ -169,24 +131,18 @@ pub fn grown_on(mounts: &[Mount], these: &HashSet<u64>) -> HashSet<u64> {
     found
 }
 
-/// Returns whether what is mounted below this mount appears in other mounts too, perhaps of other namespaces.
-#[must_use]
-pub fn is_shared(mount: &Mount) -> bool {
-    mount.optional.iter().any(|f| f.starts_with("shared:"))
-}
-
 /// Returns the mounts at or below `root`, an absolute path without symbolic links, in an order in which they can be
-/// taken down: children before parents, what hides a mount before the mount that it hides.
+/// unmounted: children before parents, and a mount that hides another one before that.
 ///
-/// The order follows from the parents' ids. The place in the list says nothing: a moved mount keeps it, and ids are
-/// given away again. Mounts at such a path in a tree that another mount hides, above `root`, are not at `root`, but in
-/// a directory that had its name before: they are left out.
+/// The order follows from the ids of the parents. The order of the list means nothing: a moved mount keeps its place, and
+/// ids are reused. Mounts at such a path in a tree that another mount above `root` hides are not at `root`, but in a
+/// directory that had its name before: they are left out.
 #[must_use]
 pub fn below<'a>(mounts: &'a [Mount], root: &Path) -> Vec<&'a Mount> {
     let tree = Tree::new(mounts);
     let mut order = Vec::new();
     let mut seen = HashSet::new();
-    // (mount, whether its children are already in `order`); the last is the next.
+    // (mount, whether its children are already in `order`); the last one is next.
     let mut stack: Vec<(usize, bool)> = Vec::new();
     push_children(&tree, tree.holding(root), root, &mut stack);
     while let Some((i, expanded)) = stack.pop() {
@@ -200,8 +156,8 @@ pub fn below<'a>(mounts: &'a [Mount], root: &Path) -> Vec<&'a Mount> {
     order
 }
 
-/// Puts the mounts on `parent` that are at or below `root` on the stack, so that they come off in the order in which
-/// they can be taken down.
+/// Puts the mounts on `parent` that are at or below `root` on the stack, so that they come off in the order in which they
+/// can be unmounted.
 fn push_children(
     tree: &Tree<'_>,
     parent: Option<u64>,
@@ -212,10 +168,10 @@ fn push_children(
         .children(parent)
         .iter()
         .copied()
-        .filter(|&i| is_at_or_below(&tree.mounts[i].target, root))
+        .filter(|&i| tree.mounts[i].target.starts_with(root))
         .collect();
-    // Of two mounts on the same one, that with the shorter path hides the other: it was made later, or the other would
-    // be on it. It must come off first, so it goes on the stack last.
+    // Of two mounts on the same one, the one with the shorter path hides the other: it was made later, or else the other
+    // would be on it. It must come off first, so it goes on the stack last.
     children.sort_by_key(|&i| {
         (
             std::cmp::Reverse(tree.mounts[i].target.components().count()),
@@ -250,14 +206,14 @@ impl<'a> Tree<'a> {
         self.children.get(&parent).map_or(&[], Vec::as_slice)
     }
 
-    /// Returns the mount that has the directory on which `root` or what is mounted there stands, by walking down from
-    /// `/` as a path lookup does. In a chroot that is no mount point it may be one that is not listed.
+    /// Returns the mount with the directory that `root`, or what is mounted there, is in, by walking down from `/` as a path
+    /// lookup does. In a chroot that is not a mount point it may be one that is not listed.
     fn holding(&self, root: &Path) -> Option<u64> {
         let mut at = None;
         let mut path = PathBuf::new();
         let mut seen = HashSet::new();
         for component in root.components() {
-            // What is mounted on the last component is at `root` itself.
+            // A mount on the last component is at `root` itself.
             if !matches!(component, Component::RootDir) || !path.as_os_str().is_empty() {
                 at = self.top(at, &path, &mut seen);
             }
@@ -270,7 +226,11 @@ impl<'a> Tree<'a> {
     fn top(&self, mut at: Option<u64>, path: &Path, seen: &mut HashSet<u64>) -> Option<u64> {
         loop {
             let on_it = self.children(at).iter().map(|&i| &self.mounts[i]);
-            match on_it.rev().find(|m| same_path(&m.target, path)) {
+            // The kernel writes normal paths: comparing the bytes is faster than comparing components.
+            match on_it
+                .rev()
+                .find(|m| m.target.as_os_str() == path.as_os_str())
+            {
                 Some(mount) if seen.insert(mount.id) => at = Some(mount.id),
                 _ => return at,
             }
@@ -278,15 +238,10 @@ impl<'a> Tree<'a> {
     }
 }
 
-/// Compares the bytes: what the kernel writes is in its plainest form, and comparing components takes longer.
-fn same_path(a: &Path, b: &Path) -> bool {
-    let (a, b): (&OsStr, &OsStr) = (a.as_ref(), b.as_ref());
-    a.as_bytes() == b.as_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStrExt;
 
     fn targets(text: &str, root: &str) -> Vec<String> {
         let mounts = parse(text.as_bytes()).unwrap();
@@ -314,17 +269,12 @@ mod tests {
                 id: 36,
                 parent: 35,
                 dev: (98, 12),
-                root: "/mnt1".into(),
                 target: "/mnt/par ent".into(),
-                deleted: false,
-                options: "rw,noatime".into(),
-                optional: vec!["shared:7".into(), "master:1".into(), "unbindable".into()],
+                shared: true,
                 fstype: "ext3".into(),
                 source: "/dev/r#t".into(),
-                super_options: "rw,errors=continue".into(),
             }]
         );
-        assert!(is_shared(&mounts[0]));
     }
 
     #[test]
@@ -350,8 +300,7 @@ mod tests {
     fn an_empty_source_and_blanks_in_options_are_what_some_filesystems_write() {
         let mounts = parse(b"1 1 0:1 / / rw - tmpfs  rw,a b\n").unwrap();
         assert_eq!(mounts[0].source, "");
-        assert_eq!(mounts[0].super_options, "rw,a b");
-        assert!(!is_shared(&mounts[0]));
+        assert!(!mounts[0].shared);
     }
 
     #[test]
@@ -482,7 +431,6 @@ mod tests {
         let text = line(1, 0, "/") + &line(2, 1, "/t/x//deleted");
         let mounts = parse(text.as_bytes()).unwrap();
         assert_eq!(mounts[1].target, Path::new("/t/x"));
-        assert!(mounts[1].deleted && !mounts[0].deleted);
         assert_eq!(targets(&text, "/t"), ["2 /t/x"]);
     }
 

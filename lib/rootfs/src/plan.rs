@@ -1,26 +1,26 @@
-//! The mount plan: what a program inside the root finds mounted. Data, with the reason beside it.
+//! The mount plan: what is mounted for programs inside the root.
 //!
-//! The options are the seed procedure's. What differs, and why: `/dev` is a tmpfs with bound nodes, never the host's
-//! devtmpfs, which is one for the whole machine, so that a file made in the root's `/dev` appeared in the host's.
+//! The options are those of arch-chroot(8). The main difference: `/dev` is a tmpfs with bound nodes, never the host's devtmpfs,
+//! which exists once for the whole machine: a file made in the root's `/dev` would appear in the host's.
 
 use stage::document::plain_below;
 pub use stage::members::Mount;
 use stage::{Code, Failure};
 use std::path::Path;
 
-/// Whose a mount of the plan is.
+/// To what the content of a mount belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// The kernel's: an API filesystem, or a tmpfs that is made anew each time.
+    /// The kernel: an API file system, or a temporary tmpfs.
     Kernel,
-    /// The host's: a directory or file of it, bound.
+    /// The host: a bound directory or file of it.
     Host,
-    /// The root's: a file system of its own, such as a `/boot` on a partition.
+    /// The root: a file system of its own, such as a `/boot` on a partition.
     Root,
 }
 
 impl Owner {
-    /// Returns whose a mount is. What is not the root's is no part of it: it is not looked at, compared or copied.
+    /// Returns to what the content of a mount belongs. Only what belongs to the root is compared or copied.
     #[must_use]
     pub fn of(mount: &Mount) -> Self {
         if api(false).iter().any(|m| m.at == mount.at) {
@@ -45,8 +45,8 @@ pub const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
-/// Returns the API filesystems in the order they are mounted. `rootless` is for a user namespace, where a new sysfs
-/// would need a network namespace of our own (user_namespaces(7)), so the host's is bound.
+/// Returns the API file systems in the order of mounting. `rootless` is for a user namespace, where a new sysfs would need
+/// its own network namespace (user_namespaces(7)), so the host's is bound.
 #[must_use]
 pub fn api(rootless: bool) -> Vec<Mount> {
     let sys = if rootless {
@@ -80,11 +80,11 @@ pub fn api(rootless: bool) -> Vec<Mount> {
     ]
 }
 
-/// Reads `SRC:AT`, the value of a `--bind` option.
+/// Parses `SRC:AT`, the value of a `--bind` option.
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] where it is not of that form, or SRC is not there.
+/// [`Code::Usage`] when it is not of that form, or SRC is not there.
 pub fn bind(text: &str) -> Result<Mount, Failure> {
     let usage = |why: String| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
     let form = || usage("not of the form SRC:AT".into());
@@ -103,7 +103,7 @@ pub fn bind(text: &str) -> Result<Mount, Failure> {
     })
 }
 
-/// Returns a place in the root as the plan has it: relative, and not the root itself.
+/// Returns a mount point in the form of the plan: relative, and not the root itself.
 ///
 /// # Errors
 ///
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plan_has_the_seeds_mounts_in_an_order_that_works() {
+    fn the_plan_is_in_an_order_that_works() {
         let at: Vec<_> = api(false).into_iter().map(|m| m.at).collect();
         assert_eq!(
             at,
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_hosts_is_writable_or_a_devtmpfs() {
+    fn nothing_of_the_host_is_writable_or_a_devtmpfs() {
         for rootless in [false, true] {
             for mount in api(rootless) {
                 assert_ne!(mount.kind, "devtmpfs");

@@ -1,36 +1,30 @@
-//! A program of a foreign architecture so small that it is made here: it ends with status 42.
+//! A tiny program for each architecture, which exits with 42.
 //!
-//! Running it inside the root proves what pacman would not say: that scriptlets will run. (pacman exits 0 when every one
-//! of them failed for want of a handler.) Reading the kernel's table proves less: the emulator may be broken, the flags
-//! wrong, the root on a filesystem that is mounted noexec.
+//! Running it inside the root proves that scriptlets will run: pacman exits with 0 when all of them fail without a handler.
+//! The kernel's table proves less: the emulator may be broken, the flags wrong, the root mounted noexec.
 
 use crate::Arch;
 
-/// What the program exits with.
+/// The exit status of the program.
 pub const STATUS: i32 = 42;
 
-/// Returns an ELF program for `arch` whose one act is `exit(42)`; `None` where we have no code for it.
+/// Returns an ELF program for `arch` that calls `exit(42)`; `None` if we have no code for it.
 #[must_use]
 pub fn program(arch: Arch) -> Option<Vec<u8>> {
-    let words = |words: &[u32]| {
-        words
-            .iter()
-            .flat_map(|w| w.to_le_bytes())
-            .collect::<Vec<_>>()
-    };
+    let words = |words: [u32; 3]| words.map(u32::to_le_bytes).concat();
     let code = match arch.elf {
         // mov edi, 42; mov eax, 60 (exit); syscall
         62 => vec![0xbf, 42, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05],
         // mov ebx, 42; mov eax, 1 (exit); int 0x80
         3 => vec![0xbb, 42, 0, 0, 0, 0xb8, 1, 0, 0, 0, 0xcd, 0x80],
         // mov x0, #42; mov x8, #93 (exit); svc #0
-        183 => words(&[0xd280_0540, 0xd280_0ba8, 0xd400_0001]),
+        183 => words([0xd280_0540, 0xd280_0ba8, 0xd400_0001]),
         // mov r0, #42; mov r7, #1 (exit); svc #0
-        40 => words(&[0xe3a0_002a, 0xe3a0_7001, 0xef00_0000]),
+        40 => words([0xe3a0_002a, 0xe3a0_7001, 0xef00_0000]),
         // li a0, 42; li a7, 93 (exit); ecall
-        243 => words(&[0x02a0_0513, 0x05d0_0893, 0x0000_0073]),
+        243 => words([0x02a0_0513, 0x05d0_0893, 0x0000_0073]),
         // addi.w $a0, $zero, 42; addi.w $a7, $zero, 93 (exit); syscall 0
-        258 => words(&[0x0280_a804, 0x0281_740b, 0x002b_0000]),
+        258 => words([0x0280_a804, 0x0281_740b, 0x002b_0000]),
         _ => return None,
     };
     Some(elf(arch, &code))
@@ -60,9 +54,9 @@ fn elf(arch: Arch, code: &[u8]) -> Vec<u8> {
     half(&mut out, 2);
     half(&mut out, arch.elf);
     word(&mut out, 1);
-    address(&mut out, base + start);
-    address(&mut out, u64::from(head));
-    address(&mut out, 0);
+    for v in [base + start, u64::from(head), 0] {
+        address(&mut out, v);
+    }
     word(&mut out, flags);
     for v in [head, segment, 1, 0, 0, 0] {
         half(&mut out, v);

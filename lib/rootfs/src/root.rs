@@ -1,21 +1,20 @@
-//! The root directory, held by a descriptor, and paths below it that never leave it.
+//! The root directory, held by a descriptor, and opening and reading files below it.
 //!
-//! What a root contains is not ours to trust: a symlink at `proc` made mount(8) mount over the host's `/etc`. So every
-//! path below the root is resolved by openat2(2) with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS` and
-//! `RESOLVE_NO_MAGICLINKS` (Linux 5.6), from the descriptor, never from the string.
+//! The contents of a root are not trusted: with a symbolic link at `proc`, mount(8) would mount over the host's `/etc`. So
+//! every path below the root is resolved from the descriptor by openat2(2) with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`
+//! and `RESOLVE_NO_MAGICLINKS` (Linux 5.6).
 
-use crate::hold::{self, Want};
-use crate::identity;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat2, statat};
+use crate::{hold, identity};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::members::Identity;
-use stage::{Code, Document, Failure, quote};
+use stage::{Code, Document, Doing, Failure, quote};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// Which file it is among those that there are now. The device number does not outlive a mount: for a document there is
-/// [`Identity`].
+/// Identifies a file as long as its file system is mounted. A document has an [`Identity`], which lasts longer.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub struct RootId {
     /// The device number, as stat(2) has it.
@@ -29,7 +28,7 @@ pub struct RootId {
 pub struct Root {
     path: PathBuf,
     fd: OwnedFd,
-    /// Our share of the lock, see [`crate::hold`].
+    /// Our lock, see [`crate::hold`].
     lock: Option<OwnedFd>,
 }
 
@@ -43,8 +42,8 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// [`Code::NotFound`] where there is none, [`Code::Usage`] where it is the root that we run in, also by another name.
-    /// (In a chroot no path leads to what is above it.)
+    /// [`Code::NotFound`] when there is none, [`Code::Usage`] for the root that we run in, also by another name. (In a chroot
+    /// no path leads to what is above it.)
     pub fn open(path: &Path) -> Result<Self, Failure> {
         let doing = || format!("opening the root {}", quote(path));
         let fd = openat2(
@@ -60,19 +59,17 @@ impl Root {
                 format!("{}: a part of the path is a symbolic link", doing()),
             )
             .hint("name the directory that it leads to, and run mkroot again"),
-            Errno::NOENT | Errno::NOTDIR => {
-                Failure::new(Code::NotFound, format!("{}: {e}", doing()))
-                    .hint(format!("make it with 'mkroot {}'", path.display()))
-            }
-            Errno::ACCESS => Failure::new(Code::Permission, format!("{}: {e}", doing())),
-            e => Failure::new(Code::Os, format!("{}: {e}", doing())),
+            Errno::NOENT | Errno::NOTDIR => Failure::system(Code::NotFound, doing(), e)
+                .hint(format!("make it with 'mkroot {}'", path.display())),
+            Errno::ACCESS => Failure::system(Code::Permission, doing(), e),
+            e => Failure::system(Code::Os, doing(), e),
         })?;
         let root = Self {
             path: path.to_owned(),
             fd,
             lock: None,
         };
-        if root.id()? == id_of_host()? {
+        if root.id()? == id_of(CWD, "/").doing(Code::Os, || "identifying '/'")? {
             return Err(Failure::new(
                 Code::Usage,
                 format!("{}: it is the root that this program runs in", doing()),
@@ -81,60 +78,65 @@ impl Root {
         Ok(root)
     }
 
-    /// Opens the root that the document means, checks that it is still the same directory, and holds a share of its lock:
-    /// until this is dropped, nobody undoes anything there.
+    /// Opens the root of the document, checks that it is still the same directory, and takes a shared lock on it: until this
+    /// is dropped, no tool undoes anything there.
     ///
     /// # Errors
     ///
-    /// As [`Root::open`], and [`Code::Failed`] where the path means another directory by now.
+    /// As [`Root::open`], and [`Code::Failed`] when the path leads to another directory by now.
     pub fn of(document: &Document) -> Result<Self, Failure> {
-        Self::meant(document)?.shared()
+        Self::without_lock(document)?.shared()
     }
 
-    /// Holds a share of the lock from now on: nobody undoes anything there.
+    /// Takes a shared lock: until this is dropped, no tool undoes anything there.
     ///
     /// # Errors
     ///
-    /// [`Code::Interrupted`] on a signal while somebody undoes.
+    /// [`Code::Interrupted`] on a signal while waiting for a tool that undoes.
     pub fn shared(mut self) -> Result<Self, Failure> {
-        self.lock = Some(hold::take(&self, Want::Share)?);
+        self.lock = Some(hold::lock(&self, hold::Mode::Shared)?);
         Ok(self)
     }
 
-    /// Takes the lock to undo. What is returned holds it, and keeps no mount busy for who may unmount one.
+    /// Takes the exclusive lock, to undo something. The descriptor that is returned holds it, and keeps no mount busy if we
+    /// may unmount one.
     ///
     /// # Errors
     ///
-    /// [`Code::Busy`] where a tool works on the root.
-    pub fn lock_alone(&self) -> Result<OwnedFd, Failure> {
-        hold::take(self, Want::Alone)
+    /// [`Code::Busy`] when a tool works on the root.
+    pub fn lock_exclusive(&self) -> Result<OwnedFd, Failure> {
+        hold::lock(self, hold::Mode::Exclusive)
     }
 
-    /// Opens the root that the document means, and checks that it is still the same directory.
+    /// Opens the root of the document, and checks that it is still the same directory.
     ///
     /// # Errors
     ///
     /// As [`Root::of`].
-    pub(crate) fn meant(document: &Document) -> Result<Self, Failure> {
+    pub(crate) fn without_lock(document: &Document) -> Result<Self, Failure> {
         let root = Self::open(document.need_root()?)?;
         if let Some(meant) = document.get::<Identity>()
             && !meant.is(&root.identity()?)
         {
-            return Err(root.another());
+            return Err(root.replaced());
         }
         Ok(root)
     }
 
-    /// Returns the failure of a path that means another directory than the document does.
-    fn another(&self) -> Failure {
+    /// Returns the failure of a path that leads to another directory than the document's.
+    fn replaced(&self) -> Failure {
         let doing = format!("opening the root {}", quote(&self.path));
         let empty = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
         if empty {
             return Failure::new(
                 Code::Failed,
-                format!("{doing}: it is an empty directory, and not the one that the document means"),
+                format!(
+                    "{doing}: it is an empty directory, and not the one that the document means"
+                ),
             )
-            .hint("mount the file system that the root is on; where there is none any more, begin again with mkroot");
+            .hint(
+                "mount the file system that the root is on; if it is gone, begin again with mkroot",
+            );
         }
         Failure::new(
             Code::Failed,
@@ -152,35 +154,29 @@ impl Root {
         &self.path
     }
 
-    /// Returns the directory's identity.
+    /// Returns the directory's id.
     ///
     /// # Errors
     ///
     /// [`Code::Os`] when fstat(2) fails.
     pub fn id(&self) -> Result<RootId, Failure> {
-        identity(self.fd.as_fd(), "").map_err(|e| {
-            Failure::new(
-                Code::Os,
-                format!("reading what {} is: {e}", quote(&self.path)),
-            )
-        })
+        id_of(self.fd.as_fd(), "").doing(Code::Os, || self.identifying())
     }
 
-    /// Returns what tells the directory from all others, for a document.
+    /// Returns the directory's identity, for a document.
     ///
     /// # Errors
     ///
     /// [`Code::Os`] when a system call fails.
     pub fn identity(&self) -> Result<Identity, Failure> {
-        identity::of(self.fd.as_fd()).map_err(|e| {
-            Failure::new(
-                Code::Os,
-                format!("reading what {} is: {e}", quote(&self.path)),
-            )
-        })
+        identity::of(self.fd.as_fd()).doing(Code::Os, || self.identifying())
     }
 
-    /// Opens what is at `below`, which must not lead out of the root nor over a symbolic link.
+    fn identifying(&self) -> String {
+        format!("identifying {}", quote(&self.path))
+    }
+
+    /// Opens a path below the root, which must not lead out of it nor over a symbolic link.
     ///
     /// # Errors
     ///
@@ -189,12 +185,11 @@ impl Root {
         open_below(self.fd.as_fd(), below, flags)
     }
 
-    /// Reads a regular file below the root, at most `limit` bytes of it. A fifo or a device that lies in its place is
-    /// refused, not opened.
+    /// Reads a regular file below the root.
     ///
     /// # Errors
     ///
-    /// The system call's, `EINVAL` for what is no regular file, `EFBIG` for what is too long.
+    /// The system call's, `EINVAL` for anything but a regular file, `EFBIG` for more than `limit` bytes.
     pub fn read(&self, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
         read(self.fd.as_fd(), below, limit)
     }
@@ -206,7 +201,7 @@ impl AsFd for Root {
     }
 }
 
-/// Opens what is at `below` the directory `root`; see [`Root::open_below`]. Empty means the directory itself.
+/// Opens a path below the directory `root`; see [`Root::open_below`]. Empty means the directory itself.
 ///
 /// # Errors
 ///
@@ -216,8 +211,8 @@ pub fn open_below(root: BorrowedFd<'_>, below: &str, flags: OFlags) -> Result<Ow
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH)
 }
 
-/// Opens what is at `path` as a program in the root would find it: symbolic links are followed, and lead no further than
-/// the root. For looking at what packages brought, which link to one another; never for what is written.
+/// Opens a path as a program in the root would: symbolic links are followed, but do not lead out of the root. For reading
+/// files of packages, which link to one another; never for writing.
 ///
 /// # Errors
 ///
@@ -237,7 +232,7 @@ pub fn open_within(
 ///
 /// As [`Root::read`].
 pub fn read(root: BorrowedFd<'_>, below: &str, limit: u64) -> Result<Vec<u8>, Errno> {
-    read_file(open_below(root, below, READ)?, limit)
+    read_regular(open_below(root, below, TO_READ)?, limit)
 }
 
 /// Reads a regular file as [`Root::read`] does, at a path that [`open_within`] resolves.
@@ -246,37 +241,27 @@ pub fn read(root: BorrowedFd<'_>, below: &str, limit: u64) -> Result<Vec<u8>, Er
 ///
 /// As [`Root::read`].
 pub fn read_within(root: BorrowedFd<'_>, path: &str, limit: u64) -> Result<Vec<u8>, Errno> {
-    read_file(open_within(root, path, READ)?, limit)
+    read_regular(open_within(root, path, TO_READ)?, limit)
 }
 
-/// How a file is opened that may be a fifo or a device: without waiting for anybody.
-const READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
+/// Flags to open a file that may be a FIFO or a device.
+const TO_READ: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY);
 
-fn read_file(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
-    use std::io::Read;
-    let stat = rustix::fs::fstat(&file)?;
-    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+/// Reads an open file, as [`Root::read`] does.
+fn read_regular(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
+    if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
         return Err(Errno::INVAL);
     }
-    let mut text = Vec::new();
-    std::fs::File::from(file)
-        .take(limit + 1)
-        .read_to_end(&mut text)
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    if text.len() as u64 > limit {
-        return Err(Errno::FBIG);
-    }
-    Ok(text)
+    stage::file::read_to_limit(File::from(file), limit).map_err(|e| match e.kind() {
+        std::io::ErrorKind::FileTooLarge => Errno::FBIG,
+        _ => Errno::from_io_error(&e).unwrap_or(Errno::IO),
+    })
 }
 
-fn identity(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {
+fn id_of(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {
     let stat = statat(fd, path, AtFlags::EMPTY_PATH)?;
     Ok(RootId {
         dev: stat.st_dev,
         ino: stat.st_ino,
     })
-}
-
-fn id_of_host() -> Result<RootId, Failure> {
-    identity(CWD, "/").map_err(|e| Failure::new(Code::Os, format!("reading what '/' is: {e}")))
 }

@@ -1,15 +1,16 @@
-//! System calls that no crate of ours wraps, each in a safe function.
+//! System calls that none of our crates wraps.
 
 use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
-/// Marks every descriptor above stderr close-on-exec, so that no child inherits what our caller left open: make's
-/// jobserver, a lock, a CI's log pipe. Called first thing in `main` of a tool that runs programs.
+/// Marks every descriptor above stderr close-on-exec, so that no child inherits those that our caller left open: make's
+/// jobserver, a lock, the log pipe of a CI. Called at the start of `main` of a tool that runs programs.
 pub fn seal_descriptors() {
     // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC (Linux 5.11) changes flags only: no descriptor is closed that
-    // Rust code may own. Where the kernel lacks it, children inherit more than they should, and nothing breaks.
+    // Rust code may own. Without it, children inherit more than they should, and nothing breaks.
     unsafe {
         libc::syscall(
             libc::SYS_close_range,
@@ -20,17 +21,16 @@ pub fn seal_descriptors() {
     }
 }
 
-/// Makes a program that is about to be started die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)).
-/// For programs that run on the host and outside of any namespace of ours. The arguments and the environment must be set
-/// before this is called.
+/// Makes the program that this command starts die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)). For
+/// programs on the host, outside of our namespaces. The arguments and the environment must be set before.
 ///
-/// A program that is named by its path is run by execve(2), not execvp(3): that would give a file that the kernel cannot
-/// run to the shell, as a script.
-pub fn tie_to_us(command: &mut std::process::Command) {
+/// A program that is given by its path is run by execve(2), not execvp(3), which would run a file that the kernel cannot
+/// run as a shell script.
+pub fn die_with_us(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
     let us = rustix::process::getpid();
     let image = Image::of(command);
-    let tie = move || {
+    let before_exec = move || {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
         // We may have died before the call.
         if rustix::process::getppid() != Some(us) {
@@ -43,11 +43,11 @@ pub fn tie_to_us(command: &mut std::process::Command) {
     };
     // SAFETY: between fork and exec only system calls are made: nothing is allocated, no lock is taken.
     unsafe {
-        command.pre_exec(tie);
+        command.pre_exec(before_exec);
     }
 }
 
-/// What execve(2) wants, made before the fork.
+/// Arguments of execve(2), made before the fork.
 struct Image {
     /// What the pointers point to: the program, then its arguments and environment.
     _text: Vec<CString>,
@@ -62,7 +62,7 @@ unsafe impl Send for Image {}
 unsafe impl Sync for Image {}
 
 impl Image {
-    /// Returns what a command will run, where it names the program by its path.
+    /// Returns the arguments for a command, if that gives the program by its path.
     fn of(command: &std::process::Command) -> Option<Self> {
         use std::os::unix::ffi::OsStrExt;
         let program = CString::new(command.get_program().as_bytes()).ok()?;
@@ -98,7 +98,7 @@ impl Image {
         })
     }
 
-    /// Becomes the program; returns only with the reason why not.
+    /// Calls execve(2). Returns only when that fails.
     fn exec(&self) -> std::io::Error {
         // SAFETY: both arrays end with a null pointer, and all the others are to C strings that live in `_text`.
         unsafe {
@@ -108,7 +108,7 @@ impl Image {
     }
 }
 
-/// Closes every descriptor above stderr but those in `keep`. For the child of a clone(2) only, which owns nothing else.
+/// Closes every descriptor above stderr except those in `keep`. Only for the child of a clone(2), which owns no others.
 pub(crate) fn close_all_but(keep: &[RawFd]) {
     let mut keep: Vec<_> = keep
         .iter()
@@ -127,42 +127,33 @@ pub(crate) fn close_all_but(keep: &[RawFd]) {
     }
 }
 
-/// What clone(2) returned.
-#[derive(Debug)]
-pub(crate) enum Cloned {
-    /// We are the child.
-    Child,
-    /// We are the parent of this process.
-    Parent(libc::pid_t),
-}
-
-/// clone(2) like fork(2), with namespaces.
+/// clone(2) like fork(2), with namespaces. Returns the pid of the child, and `None` in the child.
 ///
 /// # Safety
 ///
-/// The process must have one thread: the child goes on with a copy of this one only, and a lock that another thread
-/// held would stay locked in it for ever.
-pub(crate) unsafe fn clone(flags: libc::c_int) -> Result<Cloned, Errno> {
-    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child has a copy of our memory. The raw call
-    // and not glibc's fork(3) because that takes no namespace flags; with one thread there are no locks to hand over.
+/// The process must have one thread: the child has a copy of this one only, and a lock that another thread held would stay
+/// locked there.
+pub(crate) unsafe fn clone(flags: libc::c_int) -> Result<Option<libc::pid_t>, Errno> {
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2): the child has a copy of our memory. The raw call is
+    // used because glibc's fork(3) takes no namespace flags; with one thread there are no locks to hand over.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags | libc::SIGCHLD, 0, 0, 0, 0) };
     match pid {
-        0 => Ok(Cloned::Child),
+        0 => Ok(None),
         -1 => Err(last_errno()),
-        pid => Ok(Cloned::Parent(pid as libc::pid_t)),
+        pid => Ok(Some(pid as libc::pid_t)),
     }
 }
 
 /// Sets the attributes of a mount, and of those below it where `recursive` (mount_setattr(2), Linux 5.12).
 pub(crate) fn mount_setattr(
     mount: BorrowedFd<'_>,
-    set: u64,
+    set: MountAttrFlags,
     propagation: u64,
     recursive: bool,
 ) -> Result<(), Errno> {
-    // SAFETY: a struct of integers, for which zero is the value of "change nothing".
+    // SAFETY: a struct of integers, for which zero means "change nothing".
     let mut attr: libc::mount_attr = unsafe { std::mem::zeroed() };
-    attr.attr_set = set;
+    attr.attr_set = u64::from(set.bits());
     attr.propagation = propagation;
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the descriptor is borrowed for the call, the path is a constant C string, and the struct is as long as
@@ -188,23 +179,13 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Ends this process at once, without running what the parent registered to run at its end.
+/// Ends this process at once, without the exit handlers of the parent.
 pub(crate) fn exit_now(status: u8) -> ! {
     // SAFETY: _exit(2) ends the process; nothing of it is used afterwards.
     unsafe { libc::_exit(i32::from(status)) }
 }
 
-/// fork(2).
-///
-/// # Safety
-///
-/// As [`clone`]: one thread.
-pub(crate) unsafe fn fork() -> Result<Cloned, Errno> {
-    // SAFETY: the caller's.
-    unsafe { clone(0) }
-}
-
-/// Returns the type and the bytes of a directory's handle (name_to_handle_at(2)). None where its file system gives none.
+/// Returns the type and the bytes of a directory's handle (name_to_handle_at(2)). `None` if its file system has none.
 pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
     /// A `file_handle` with room for the longest one, `MAX_HANDLE_SZ`.
     #[repr(C)]
@@ -213,7 +194,7 @@ pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
         kind: libc::c_int,
         bytes: [u8; 128],
     }
-    // Overlayfs gives a handle only where it need not be opened again (Linux 6.6).
+    // Overlayfs returns a handle only if it need not be opened again (Linux 6.6).
     for flags in [
         libc::AT_EMPTY_PATH,
         libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID,
@@ -244,7 +225,7 @@ pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
     None
 }
 
-/// Returns the kind of the file system that a directory is on (statfs(2), `f_type`), and the bytes of its id.
+/// Returns the type of a directory's file system (statfs(2), `f_type`), and the bytes of its id.
 pub(crate) fn file_system_id(directory: BorrowedFd<'_>) -> Result<(i64, [u8; 8]), Errno> {
     // SAFETY: a struct of integers, for which zero is a value.
     let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
@@ -258,7 +239,7 @@ pub(crate) fn file_system_id(directory: BorrowedFd<'_>) -> Result<(i64, [u8; 8])
     Ok((stat.f_type as i64, id))
 }
 
-/// Returns a file system's UUID (`FS_IOC_GETFSUUID`, Linux 6.9). None where it has none, or the kernel does not say.
+/// Returns a file system's UUID (`FS_IOC_GETFSUUID`, Linux 6.9), if it has one.
 pub(crate) fn file_system_uuid(directory: &std::os::fd::OwnedFd) -> Option<Vec<u8>> {
     /// `fsuuid2` of linux/fs.h.
     #[repr(C)]
@@ -278,8 +259,8 @@ pub(crate) fn file_system_uuid(directory: &std::os::fd::OwnedFd) -> Option<Vec<u
     (result == 0 && bytes.iter().any(|b| *b != 0)).then(|| bytes.to_vec())
 }
 
-/// Returns the number by which `/proc/self/mountinfo` has the mount of a unique id (statmount(2), Linux 6.8). None where it
-/// is not mounted in this namespace.
+/// Returns the number in `/proc/self/mountinfo` of the mount with a unique id (statmount(2), Linux 6.8). `None` if it is not
+/// mounted in this namespace.
 pub(crate) fn mount_with_unique_id(id: u64) -> Result<Option<u64>, Errno> {
     /// The same number on every architecture: it is newer than 424.
     const SYS_STATMOUNT: libc::c_long = 457;

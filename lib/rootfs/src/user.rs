@@ -1,4 +1,5 @@
-//! Who there is in a root: users and groups of the root, read from its own files and never from the host's.
+//! Users and groups, read from the text of passwd(5) and group(5): those of a root from its own files. The C library is not
+//! asked: it may load modules and ask servers.
 
 use crate::Root;
 use rustix::io::Errno;
@@ -28,14 +29,14 @@ const LIMIT: u64 = 16 << 20;
 ///
 /// # Errors
 ///
-/// [`Code::NotFound`] where the root has no such user, or what it has cannot be read.
+/// [`Code::NotFound`] when the root has no such user, or its files cannot be read.
 pub fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
     let doing = |file: &str| format!("reading {}", quote(root.path().join(file)));
     let passwd = root
         .read("etc/passwd", LIMIT)
         .doing(Code::NotFound, || doing("etc/passwd"))?;
     let group = match root.read("etc/group", LIMIT) {
-        // No groups but the user's own. One that is there and cannot be read would take some away in silence.
+        // Only the user's own group. A file that is there and cannot be read would hide groups.
         Err(Errno::NOENT) => Vec::new(),
         group => group.doing(Code::NotFound, || doing("etc/group"))?,
     };
@@ -53,6 +54,17 @@ pub fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
                 quote(root.path().join("etc/passwd"))
             ),
         )
+    })
+}
+
+/// Returns the name of a user, by the text of passwd(5).
+#[must_use]
+pub fn name_of(passwd: &[u8], uid: u32) -> Option<String> {
+    passwd.split(|&b| b == b'\n').find_map(|line| {
+        let line = std::str::from_utf8(line).ok()?;
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
     })
 }
 
@@ -90,6 +102,14 @@ pub fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_users() {
+        let passwd = b"root:x:0:0::/:/bin/sh\nann:x:7:7\n:x:8:8\nbad\n";
+        assert_eq!(name_of(passwd, 7).as_deref(), Some("ann"));
+        assert_eq!(name_of(passwd, 8), None);
+        assert_eq!(name_of(passwd, 9), None);
+    }
 
     #[test]
     fn groups_that_cannot_be_read_are_not_taken_for_none() {

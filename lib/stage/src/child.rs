@@ -1,11 +1,10 @@
 //! Programs that a stage runs on the host, outside of the root.
 //!
-//! stdin belongs to the protocol and stdout carries the document, so a child gets `/dev/null` for the first and our
-//! stderr for the second; a child that inherited them ate the document or put its own text before it. What runs inside
-//! the root goes through `lib/rootfs` instead, with namespaces of its own.
+//! stdin and stdout belong to the protocol, so a child gets `/dev/null` for the first and a pipe or our stderr for the
+//! second. Programs inside the root are run by `lib/rootfs` instead.
 
-use crate::{Cause, Code, Doing, Failure, signal};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::signal::{self, Wake};
+use crate::{Code, Doing, Failure};
 use std::ffi::OsStr;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
@@ -24,7 +23,7 @@ pub struct Output {
 /// How many bytes of a child's output are kept: more than any program that we ask prints.
 const LIMIT: u64 = 16 << 20;
 
-/// Returns a command with stdin from `/dev/null` and the messages of the C locale. Its stdout is ours to set.
+/// Returns a command with stdin from `/dev/null` and the messages of the C locale. The caller sets its stdout.
 #[must_use]
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
@@ -32,13 +31,12 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Runs a program to its end and returns what it printed on stdout; its stderr is ours.
-///
-/// A signal that asks us to stop kills it, so that no child outlives us.
+/// Runs a program to its end and returns what it printed on stdout; its stderr is ours. A signal that asks us to stop kills
+/// it, so that no child outlives us.
 ///
 /// # Errors
 ///
-/// When it cannot be run, or a signal stopped us. An exit status other than 0 is the caller's to judge.
+/// When it cannot be run, or a signal stopped us. The caller checks the exit status.
 pub fn output(command: &mut Command) -> Result<Output, Failure> {
     run(command, Io::default())
 }
@@ -75,7 +73,7 @@ struct Io<'a> {
     limit: Option<Duration>,
 }
 
-/// Runs a program as [`output`] does, and kills it where it prints nothing for `limit`.
+/// Runs a program as [`output`] does, and kills it when it prints nothing for `limit`.
 ///
 /// # Errors
 ///
@@ -104,20 +102,14 @@ fn run(command: &mut Command, io: Io<'_>) -> Result<Output, Failure> {
     if io.stderr {
         command.stderr(Stdio::null());
     }
-    let mut child = spawned.map_err(|e| {
-        let failure = Failure::new(Code::Failed, format!("running {name}: {e}"));
-        match e.raw_os_error() {
-            Some(number) => failure.cause(Cause::System(number)),
-            None => failure,
-        }
-    })?;
+    let mut child = spawned.doing(Code::Failed, || format!("running {name}"))?;
     if let (Some(mut stdin), Some(input)) = (child.stdin.take(), io.input) {
         // A program that does not read it says why with its exit status.
         drop(stdin.write_all(input));
     }
     let result = collect(pipe, &name, io);
     if result.is_err() {
-        // Already failing: the first error is the one to report, and kill fails only when the child has ended.
+        // The first error is the one to report, and kill fails only when the child has ended.
         drop(child.kill());
     }
     let status = child
@@ -129,28 +121,20 @@ fn run(command: &mut Command, io: Io<'_>) -> Result<Output, Failure> {
     })
 }
 
-/// Reads what a child prints to its end, or until a signal asks us to stop, or nothing comes for `limit`.
+/// Reads what a child prints to its end. Fails when a signal asks us to stop, and when nothing comes for the limit.
 fn collect(mut pipe: PipeReader, name: &str, io: Io<'_>) -> Result<Vec<u8>, Failure> {
     let mut stdout = Vec::new();
     let mut buffer = [0; 1 << 14];
-    let timeout = io.limit.map_or(PollTimeout::NONE, |limit| {
-        PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
-    });
     loop {
-        let mut fds = vec![PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-        if let Some(fd) = signal::descriptor() {
-            fds.push(PollFd::new(fd, PollFlags::POLLIN));
-        }
-        match poll(&mut fds, timeout) {
-            Ok(0) => {
-                let limit = io.limit.unwrap_or_default().as_secs_f64();
-                let why = format!("running {name}: nothing happened for {limit} s");
-                return Err(Failure::new(Code::Hung, why));
-            }
-            Ok(_) | Err(nix::errno::Errno::EINTR) => signal::check()?,
-            Err(e) => return Err(e).doing(Code::Os, || format!("waiting for {name}")),
-        }
-        if !fds[0].any().unwrap_or(true) {
+        let ready = signal::poll_readable(&[pipe.as_fd()], io.limit, Wake::OnSignal)
+            .doing(Code::Os, || format!("waiting for {name}"))?;
+        let Some(ready) = ready else {
+            let limit = io.limit.unwrap_or_default().as_secs_f64();
+            let why = format!("running {name}: nothing happened for {limit} s");
+            return Err(Failure::new(Code::Hung, why));
+        };
+        signal::check()?;
+        if !ready[0] {
             continue;
         }
         let n = pipe

@@ -1,12 +1,12 @@
-//! Days, as people write them.
+//! Dates and times as text.
 
-/// How many seconds a day has.
+/// The seconds of a day.
 pub const DAY: u64 = 86_400;
 
 /// Returns the day of a time in seconds since 1970, in UTC: `2026-11-22`.
 #[must_use]
 pub fn day(seconds: u64) -> String {
-    // Years that begin in March have their odd day at the end. Howard Hinnant, chrono-Compatible Low-Level Date
+    // Years that begin in March have the leap day at their end. Howard Hinnant, chrono-Compatible Low-Level Date
     // Algorithms, civil_from_days.
     let days = seconds / DAY + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);

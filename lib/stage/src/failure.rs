@@ -1,36 +1,38 @@
 //! Why a stage failed: for the user (stderr), the shell (exit status) and the next stage (the document).
 //!
-//! The exit statuses are the few of sysexits(3) that a caller can act on. Ours crosses several processes, so it must
-//! not collide with 1 and 2, which children and shells use for everything. The reason itself lives in the message.
+//! The exit statuses are those of sysexits(3) that a caller can act on. They must not collide with 1 and 2, which
+//! programs and shells use for everything.
 
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt::Display;
 use std::io;
 
 /// What kind of failure it is: a stable word, and the exit status that goes with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Code {
     /// The command line is wrong.
     Usage,
-    /// stdin is not a document that we can use; nothing was touched.
+    /// stdin is not a usable document; nothing was changed.
     BadDocument,
     /// It could not be done.
     Failed,
     /// A program that we ran failed.
     ChildFailed,
-    /// A hash or a signature does not hold, or cannot be checked.
+    /// A hash or a signature is wrong, or cannot be checked.
     NotVerified,
-    /// What was asked for is not there.
+    /// Something is not there.
     NotFound,
     /// A system call failed.
     Os,
-    /// The document could not be handed on; what was done is undone.
+    /// The document could not be written; the work is undone.
     Output,
-    /// In use: may go away.
+    /// In use. May be temporary.
     Busy,
-    /// The network or a server failed: may go away.
+    /// The network or a server failed. May be temporary.
     Network,
-    /// A program that we ran did nothing any more, and was ended: may go away.
+    /// A program that we ran made no progress and was killed. May be temporary.
     Hung,
     /// Needs root, a range of subordinate ids or a capability.
     Permission,
@@ -93,42 +95,43 @@ impl Code {
     }
 }
 
-/// What a failure comes from, where a caller decides by it. The message is for people: no program logic reads it.
+/// What a failure comes from, for callers that act on it. The message is for people: no code reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Cause {
     /// A server answered, and does not have the file: HTTP 404 or 410, or for `file://` no such file.
     NotOnServer,
-    /// A server wants a login, or does not serve us: HTTP 401, 403 or 407.
+    /// A server requires a login, or denies access: HTTP 401, 403 or 407.
     Unauthorized,
     /// A server's TLS certificate is not accepted.
     Certificate,
     /// A file system is full.
     NoSpace,
-    /// The keyring does not have the key that signed, or it does not vouch for it: a newer keyring package may.
+    /// The keyring lacks the signing key, or does not trust it: a newer keyring package may.
     OldKeyring,
-    /// The kernel refused for a reason that `doctor` finds out; the hint says no more than that.
+    /// The kernel refused for a reason that `doctor` finds; the hint says no more than that.
     SeeDoctor,
     /// A system call failed with this error number, as of errno(3).
     System(i32),
 }
 
-/// A failure: one line that a person can act on, the code a program can, and, where there is one, the cure.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A failure: one line that a person can act on, the code a program can, and, where there is one, the fix. It passes from
+/// process to process as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// The kind of failure.
     pub code: Code,
     /// What failed and why, from the outside in, without the program's name.
     pub message: String,
-    /// What mends it: a command where there is one.
+    /// How to fix it: a command where there is one.
     pub hint: Option<String>,
-    /// What it comes from, where a caller decides by it.
+    /// What it comes from.
     pub cause: Option<Cause>,
 }
 
 impl Failure {
-    /// Returns a failure of that kind with that message.
+    /// Returns a failure of this kind with this message.
     pub fn new(code: Code, message: impl Display) -> Self {
         Self {
             code,
@@ -138,30 +141,38 @@ impl Failure {
         }
     }
 
-    /// Adds what mends it.
+    /// Returns the failure of a system call: what was being done, and the error, whose number becomes the cause.
+    pub fn system<E: Display + 'static>(code: Code, doing: impl Display, error: E) -> Self {
+        Self {
+            cause: error_number(&error).map(Cause::System),
+            ..Self::new(code, format!("{doing}: {error}"))
+        }
+    }
+
+    /// Adds how to fix it.
     #[must_use]
     pub fn hint(mut self, hint: impl Display) -> Self {
         self.hint = Some(hint.to_string());
         self
     }
 
-    /// Says what it comes from.
+    /// Sets what it comes from.
     #[must_use]
     pub fn cause(mut self, cause: Cause) -> Self {
         self.cause = Some(cause);
         self
     }
 
-    /// Returns the failure that an error of std::io carries, as put there by [`io::Error::other`].
+    /// Returns the failure inside an error that [`io::Error::other`] made of one.
     ///
     /// # Errors
     ///
-    /// The error itself, where it carries none.
+    /// The error itself when there is none in it.
     pub fn of_io(error: io::Error) -> Result<Self, io::Error> {
         error.downcast()
     }
 
-    /// Puts what was being done before the message.
+    /// Puts before the message what was being done.
     #[must_use]
     pub fn while_doing(mut self, what: impl Display) -> Self {
         self.message = format!("{what}: {}", self.message);
@@ -177,9 +188,10 @@ impl Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Adds what was being done to an error.
+/// Adds to an error what was being done.
 pub trait Doing<T> {
-    /// Turns an error into a [`Failure`] that says what was being done, as `doing what 'path': reason`.
+    /// Turns an error into a [`Failure`] with the message `doing what 'path': reason`. Of a system call, the error number
+    /// becomes the cause.
     ///
     /// # Errors
     ///
@@ -187,10 +199,19 @@ pub trait Doing<T> {
     fn doing<D: Display>(self, code: Code, what: impl FnOnce() -> D) -> Result<T, Failure>;
 }
 
-impl<T, E: Display> Doing<T> for Result<T, E> {
+impl<T, E: Display + 'static> Doing<T> for Result<T, E> {
     fn doing<D: Display>(self, code: Code, what: impl FnOnce() -> D) -> Result<T, Failure> {
-        self.map_err(|e| Failure::new(code, format!("{}: {e}", what())))
+        self.map_err(|e| Failure::system(code, what(), e))
     }
+}
+
+fn error_number(error: &dyn Any) -> Option<i32> {
+    let of_io = error
+        .downcast_ref::<io::Error>()
+        .map(io::Error::raw_os_error);
+    let of_nix = || Some(*error.downcast_ref::<nix::errno::Errno>()? as i32);
+    let of_rustix = || Some(error.downcast_ref::<rustix::io::Errno>()?.raw_os_error());
+    of_io.unwrap_or_else(|| of_nix().or_else(of_rustix))
 }
 
 #[cfg(test)]
@@ -205,7 +226,22 @@ mod tests {
         assert_eq!(words.len(), Code::ALL.len());
         for code in Code::ALL {
             assert!([64, 65, 69, 71, 74, 75, 77, 130].contains(&code.exit()));
+            assert_eq!(serde_json::to_value(code).unwrap(), code.word());
         }
+    }
+
+    #[test]
+    fn the_error_number_of_a_system_call_is_kept() {
+        let cause = |result: Result<(), Failure>| result.unwrap_err().cause;
+        let number = nix::libc::ENOSPC;
+        let system = Some(Cause::System(number));
+        let io = || Err(io::Error::from_raw_os_error(number));
+        assert_eq!(cause(io().doing(Code::Os, || "")), system);
+        let nix = Err(nix::errno::Errno::from_raw(number));
+        assert_eq!(cause(nix.doing(Code::Os, || "")), system);
+        let rustix = Err(rustix::io::Errno::from_raw_os_error(number));
+        assert_eq!(cause(rustix.doing(Code::Os, || "")), system);
+        assert_eq!(cause(Err("text").doing(Code::Os, || "")), None);
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Files of the host that a document names: a program, a configuration, an archive in the cache.
+//! Files of the host that a document or the command line names: a program, a configuration, an archive in the cache.
 //!
-//! The document is untrusted input, and a path in it may lead to a fifo that nobody writes, or to a device that never
-//! ends. So such a file is opened without waiting for anybody, must be a regular one, and is read up to a limit.
+//! The document is untrusted input: its paths may lead to a FIFO without a writer, or to a device without an end. So such
+//! a file is opened without waiting, must be a regular file, and is read up to a limit.
 
 use crate::{Code, Doing, Failure, quote};
 use nix::fcntl::OFlag;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -17,51 +17,54 @@ const LONGEST: u64 = 1 << 20;
 ///
 /// # Errors
 ///
-/// The system call's; [`ErrorKind::InvalidInput`] where it is no regular file.
+/// The system call's; [`ErrorKind::InvalidInput`] when it is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    // Opening a device can do something, as rewinding a tape: what it is is asked first, and again of what was opened.
-    let regular = |meta: std::fs::Metadata| match meta.is_file() {
+    // Opening a device can have an effect, such as rewinding a tape: the type is checked before, and again after.
+    let check = |meta: Metadata| match meta.is_file() {
         true => Ok(()),
         false => Err(io::Error::new(
             ErrorKind::InvalidInput,
-            "it is no regular file",
+            "is not a regular file",
         )),
     };
-    regular(path.metadata()?)?;
+    check(path.metadata()?)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits())
         .open(path)?;
-    regular(file.metadata()?)?;
+    check(file.metadata()?)?;
     Ok(file)
+}
+
+/// Reads to the end.
+///
+/// # Errors
+///
+/// The system call's; [`ErrorKind::FileTooLarge`] when there are more than `limit` bytes.
+pub fn read_to_limit(from: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        let why = format!("is longer than {limit} bytes");
+        return Err(io::Error::new(ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }
 
 /// Reads a configuration file, of at most 1 MiB.
 ///
 /// # Errors
 ///
-/// [`Code::NotFound`] where there is none, else [`Code::Failed`].
+/// [`Code::NotFound`] when there is none, else [`Code::Failed`].
 pub fn read_text(path: &Path) -> Result<String, Failure> {
     let doing = || format!("reading {}", quote(path));
-    let file = open(path).map_err(|e| {
-        let code = match e.kind() {
-            ErrorKind::NotFound => Code::NotFound,
-            _ => Code::Failed,
-        };
-        Failure::new(code, format!("{}: {e}", doing()))
-    })?;
-    let mut text = String::new();
-    file.take(LONGEST + 1)
-        .read_to_string(&mut text)
-        .doing(Code::Failed, doing)?;
-    if text.len() as u64 > LONGEST {
-        return Err(Failure::new(
-            Code::Failed,
-            format!("{}: it is longer than {LONGEST} bytes", doing()),
-        ));
-    }
-    Ok(text)
+    let bytes = open(path).and_then(|file| read_to_limit(file, LONGEST));
+    let code = match &bytes {
+        Err(e) if e.kind() == ErrorKind::NotFound => Code::NotFound,
+        _ => Code::Failed,
+    };
+    String::from_utf8(bytes.doing(code, doing)?).doing(Code::Failed, doing)
 }
 
 #[cfg(test)]
@@ -83,10 +86,10 @@ mod tests {
         assert_eq!(read_text(&path("file")).unwrap(), "text");
         assert_eq!(read_text(&path("link")).unwrap(), "text");
         for (name, code, why) in [
-            ("fifo", Code::Failed, "it is no regular file"),
-            (".", Code::Failed, "it is no regular file"),
-            ("/dev/zero", Code::Failed, "it is no regular file"),
-            ("sparse", Code::Failed, "it is longer than 1048576 bytes"),
+            ("fifo", Code::Failed, "is not a regular file"),
+            (".", Code::Failed, "is not a regular file"),
+            ("/dev/zero", Code::Failed, "is not a regular file"),
+            ("sparse", Code::Failed, "is longer than 1048576 bytes"),
             ("none", Code::NotFound, "No such file"),
         ] {
             let failure = read_text(&path(name)).unwrap_err();

@@ -1,10 +1,9 @@
-//! What makes a program a stage of a strapline pipeline.
+//! What all stages of a strapline pipeline have in common.
 //!
-//! A stage reads one JSON document to its end, does one thing, and hands on one document, whatever happens: on
-//! success, on failure, on a usage error and on a signal. This crate holds what is the same in all of them, so that
-//! a tool's `main.rs` says only what the tool is. The normative text of the protocol is `strapline-document(5)`.
+//! A stage reads one JSON document to its end, does one thing, and hands on one document in any case: on success, on
+//! failure, on a usage error and on a signal. `strapline-document(5)` is the normative text of the protocol.
 //!
-//! A thing moves in here when a second tool needs it and both need the same thing.
+//! Code moves into this crate when a second tool needs it.
 
 pub mod child;
 pub mod date;

@@ -1,13 +1,12 @@
-//! Lines for people, on stderr: `tool: doing what 'path': reason`, then where there is one `tool: hint: …`.
+//! Messages on stderr: `tool: doing what 'path': reason`, and `tool: hint: …` if there is one.
 //!
-//! Names come from roots and mirrors that an attacker may have written, so control characters never reach a terminal.
+//! Names come from roots and mirrors that an attacker may have written, so control characters are escaped.
 
 use std::fmt::Display;
 use std::io::Write;
 use std::path::Path;
 
-/// Returns `text` with every control character written as an escape, so that it cannot drive a terminal or forge a
-/// line of its own.
+/// Returns `text` with every control character escaped, so that it can neither control a terminal nor forge a message.
 #[must_use]
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -21,13 +20,13 @@ pub fn escape(text: &str) -> String {
     out
 }
 
-/// Returns `path` as it stands in a message: in single quotes, control characters escaped.
+/// Returns `path` for a message: in single quotes, with control characters escaped.
 #[must_use]
 pub fn quote(path: impl AsRef<Path>) -> String {
     format!("'{}'", escape(&path.as_ref().to_string_lossy()))
 }
 
-/// Writes one line of `tool` to stderr. A message that cannot be written has no better place to go: it is dropped.
+/// Writes one line of `tool` to stderr. A message that cannot be written is dropped.
 pub fn line(tool: &str, text: impl Display) {
     let line = format!("{tool}: {}\n", escape(&text.to_string()));
     // One write, so that lines of the stages of one pipeline do not mix.

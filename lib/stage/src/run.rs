@@ -1,14 +1,14 @@
-//! The main of every stage: parse, read to the end, work, hand on.
+//! The main function of every stage: parse the command line, read the document to its end, work, hand the document on.
 //!
-//! A stage that fails still hands the document on, with an `error` in it. Making tools let such a document pass
-//! untouched; undoing tools work all the same. So the last exit status of a pipeline is the first failure's, without
-//! `pipefail`, in plain sh and in make, and cleaning up runs like a `finally`.
+//! A stage that fails still hands the document on, with an `error` in it. Tools that make something pass such a document
+//! on unchanged; tools that undo something still work. So the last exit status of a pipeline is that of the first
+//! failure, without `pipefail`, in plain sh and in make, and clean-up runs like a `finally`.
 
 use crate::members::Step;
-use crate::{Code, Document, Doing, Failure, document, message, quote, signal};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use crate::signal::{self, Wake};
+use crate::{Code, Document, Doing, Failure, document, message, quote};
 use nix::sys::stat::{SFlag, fstat, major, minor};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,14 +17,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// What a stage does with a document that says that a stage before it failed.
+/// What a stage does with a document that says that an earlier stage failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Makes, and can start a pipeline: a terminal or `/dev/null` on stdin means a new document.
+    /// Makes something, and can start a pipeline: a terminal or `/dev/null` on stdin means a new document.
     Start,
-    /// Makes: lets such a document pass unchanged.
+    /// Makes something: passes such a document on unchanged.
     Make,
-    /// Undoes: works all the same, and a signal does not stop it.
+    /// Undoes something: still works, and a signal does not stop it.
     Undo,
 }
 
@@ -44,14 +44,23 @@ pub struct Common {
     pub quiet: bool,
 }
 
-/// What a stage's work has beside its arguments and the document.
-#[derive(Debug)]
+/// What takes back a part of a stage's work.
+type Undo = Box<dyn FnOnce(&Context)>;
+
+/// What [`Stage::run`] gets besides its arguments and the document.
 pub struct Context {
-    /// The tool's name, as messages begin.
+    /// The tool's name, with which its messages begin.
     pub tool: &'static str,
-    /// Whether messages of success and progress are unwanted.
+    /// Whether to omit messages of success and progress.
     pub quiet: bool,
     waited: Cell<Duration>,
+    undo: RefCell<Vec<Undo>>,
+}
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Context").field(&self.tool).finish()
+    }
 }
 
 impl Context {
@@ -62,27 +71,40 @@ impl Context {
             tool,
             quiet,
             waited: Cell::default(),
+            undo: RefCell::default(),
         }
     }
 
-    /// Says that something is not as it should be, though the work goes on.
+    /// Registers what takes back a part of the work. It is called when the document cannot be written, in the reverse order
+    /// of registration.
+    pub fn on_undo(&self, undo: impl FnOnce(&Self) + 'static) {
+        self.undo.borrow_mut().push(Box::new(undo));
+    }
+
+    fn undo(&self) {
+        for undo in self.undo.take().into_iter().rev() {
+            undo(self);
+        }
+    }
+
+    /// Prints a warning: the work goes on.
     pub fn warn(&self, text: impl std::fmt::Display) {
         message::line(self.tool, format_args!("warning: {text}"));
     }
 
-    /// Says what was done, unless `--quiet`.
+    /// Prints a message of success or progress, unless `--quiet`.
     pub fn note(&self, text: impl std::fmt::Display) {
         if !self.quiet {
             message::line(self.tool, text);
         }
     }
 
-    /// Counts time that was spent waiting for the program that does the work.
+    /// Adds time that was spent waiting for the program that does the work.
     pub fn waited(&self, time: Duration) {
         self.waited.set(self.waited.get() + time);
     }
 
-    /// Reports a failure: its line, and its hint where it has one.
+    /// Prints a failure and its hint.
     pub fn report(&self, failure: &Failure) {
         message::line(self.tool, &failure.message);
         if let Some(hint) = &failure.hint {
@@ -99,34 +121,30 @@ pub trait Stage: clap::Parser {
     /// Returns the options that every stage has.
     fn common(&self) -> &Common;
 
-    /// Returns whether the stage can work without any document. An undoing stage can when it was given a directory.
+    /// Returns whether the stage can work without a document. A stage that undoes can when it was given a directory.
     fn can_start(&self) -> bool {
         Self::KIND == Kind::Start
     }
 
-    /// Does the work, and records it in `document`.
+    /// Does the work, and records it in `document`. [`Context::on_undo`] takes what undoes it.
     ///
     /// # Errors
     ///
     /// When the work is not done. What could not be undone must be in `document`.
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure>;
-
-    /// Undoes [`Stage::run`] when its document could not be handed on.
-    fn undo(&self, _context: &Context, _document: &Document) {}
 }
 
-/// What there was to read.
+/// The input of a stage.
 #[derive(Debug)]
 enum Input {
-    /// Text, from where.
+    /// A text, and where it comes from.
     Text(Vec<u8>, String),
-    /// Nothing to read, and why: a terminal, `/dev/null`, or `--new`.
+    /// No document, and why: a terminal, `/dev/null`, or `--new`.
     Nothing(&'static str),
 }
 
-/// Runs a stage: parses the command line, reads the document, does the work, hands the document on.
-///
-/// Whatever happens, a document is written, so that the stages after this one know.
+/// Runs a stage: parses the command line, reads the document, does the work, hands the document on. A document is written
+/// in any case, so that later stages know what happened.
 #[must_use]
 pub fn main<S: Stage>() -> ExitCode {
     let tool = tool_name::<S>();
@@ -150,7 +168,7 @@ pub fn main<S: Stage>() -> ExitCode {
         Ok(pair) => pair,
         Err(failure) => return hand_on_failure(&context, Document::new(), &failure),
     };
-    // An error in a document from a file may be this tool's own, of an earlier run: running it again is the cure.
+    // An error in a document from a file may be of an earlier run of this tool, which is now run again.
     let again = stage.common().state.is_some() && document.failed_tool().as_deref() == Some(tool);
     if let Some(exit) = document.failed()
         && S::KIND != Kind::Undo
@@ -165,11 +183,11 @@ pub fn main<S: Stage>() -> ExitCode {
         context.report(&failure);
         document.fail(tool, &failure);
     }
-    hand_on(&context, &document, || stage.undo(&context, &document))
+    hand_on(&context, &document)
 }
 
-/// Refuses to work for another user than the one who started us. Who installs a tool set-uid or set-gid (execve(2)) gives
-/// everybody the rights of its owner: command lines and documents name programs to run and directories to write to.
+/// Refuses to run set-uid or set-gid (execve(2)). That would give everybody the rights of the file's owner: command lines
+/// and documents name programs to run and directories to write to.
 ///
 /// # Errors
 ///
@@ -181,18 +199,17 @@ pub fn refuse_set_uid() -> Result<(), Failure> {
     }
     Err(Failure::new(
         Code::Permission,
-        "starting: this program is installed set-uid or set-gid, and does not work that way",
+        "starting: this program must not be installed set-uid or set-gid",
     )
-    .hint("take the bits away with 'chmod ug-s', and use sudo where root is needed"))
+    .hint("remove the bits with 'chmod ug-s', and use sudo where root is needed"))
 }
 
 /// Returns the tool's name, as clap has it.
 fn tool_name<S: clap::Parser>() -> &'static str {
-    // Leaked once a process: a name is wanted for as long as the process lives.
-    Box::leak(S::command().get_name().to_owned().into_boxed_str())
+    S::command().get_name().to_owned().leak()
 }
 
-/// Runs the stage's own work with the clock around it.
+/// Runs the stage's own work, and records its step.
 fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Result<(), Failure> {
     let begin = Instant::now();
     let started = SystemTime::now()
@@ -210,8 +227,8 @@ fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Resu
     result
 }
 
-/// Returns a failure as one of the signal's that asked us to stop, where it may come from that: what we read was cut short,
-/// and a terminal's keys reach the programs that we run, too.
+/// Makes a failure after a signal an interruption where it may come from the signal: an input that was cut short, or a
+/// program of ours that the terminal's keys reached, too.
 fn after_signals(failure: Failure, interrupted: bool) -> Failure {
     match failure.code {
         Code::Failed | Code::ChildFailed | Code::Os | Code::Network if interrupted => Failure {
@@ -223,8 +240,8 @@ fn after_signals(failure: Failure, interrupted: bool) -> Failure {
     }
 }
 
-/// Makes the document to work on. With it comes a failure that is to be recorded after the work: an undoing stage that
-/// has a directory works also when the stage before it printed nothing, but that is no success.
+/// Returns the document to work on. With it may come a failure to record after the work: a stage that undoes and has a
+/// directory also works when the stage before it printed nothing, but that is not a success.
 fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure>), Failure> {
     match input {
         Input::Nothing(_) if stage.common().new || stage.can_start() => Ok((Document::new(), None)),
@@ -251,7 +268,7 @@ fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] where there is no such file, [`Code::BadDocument`] where it is no document.
+/// [`Code::Usage`] when there is no such file, [`Code::BadDocument`] when it is not a document.
 pub fn read_state(common: &Common) -> Result<Document, Failure> {
     match read(common)? {
         Input::Text(text, origin) => Document::parse(&text, &origin),
@@ -263,20 +280,20 @@ pub fn read_state(common: &Common) -> Result<Document, Failure> {
     }
 }
 
-/// Reads the document's text to its end, before anything is touched.
+/// Reads the document's text to its end, before anything is changed.
 fn read(common: &Common) -> Result<Input, Failure> {
     refuse_set_uid()?;
     if common.new {
         return Ok(Input::Nothing("not read (--new)"));
     }
     if let Some(path) = &common.state {
-        // A FIFO that nobody opens must not keep us here.
+        // Do not wait for the writer of a FIFO.
         let mut options = File::options();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
         let mut file = options.open(path).doing(Code::Usage, || {
             format!("opening the document {}", quote(path))
         })?;
-        let text = read_to_end(&mut file, &quote(path), true)?;
+        let text = read_to_end(&mut file, &quote(path), Wake::OnSignal)?;
         return Ok(Input::Text(text, quote(path)));
     }
     read_stdin()
@@ -291,7 +308,7 @@ fn read_stdin() -> Result<Input, Failure> {
         return Ok(Input::Nothing("/dev/null"));
     }
     Ok(Input::Text(
-        read_to_end(&mut stdin, "stdin", false)?,
+        read_to_end(&mut stdin, "stdin", Wake::Never)?,
         "stdin".to_owned(),
     ))
 }
@@ -303,29 +320,22 @@ fn is_dev_null(fd: BorrowedFd<'_>) -> bool {
     })
 }
 
-/// Reads to the end, whatever signals come: the stage before got them too and ends, and its document is the one that must
-/// not be lost. Only of a file (`heeds`) nothing is lost where a signal ends the wait.
+/// Reads to the end. A signal stops it only where it reads a file (`wake`): on a pipe, the stage before got the signal too
+/// and ends, and its document must not be lost.
 fn read_to_end(
     from: &mut (impl Read + AsFd),
     origin: &str,
-    heeds: bool,
+    wake: Wake,
 ) -> Result<Vec<u8>, Failure> {
     let doing = || format!("reading the document on {origin}");
     let mut text = Vec::new();
     let mut buffer = vec![0; 1 << 16];
     loop {
-        let mut fds = vec![PollFd::new(from.as_fd(), PollFlags::POLLIN)];
-        let stop = signal::descriptor().filter(|_| heeds);
-        fds.extend(stop.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(e) => return Err(e).doing(Code::Os, doing),
-        }
-        let ready = fds[0].any().unwrap_or(true);
-        if heeds {
+        let ready = signal::poll_readable(&[from.as_fd()], None, wake).doing(Code::Os, doing)?;
+        if wake == Wake::OnSignal {
             signal::check().map_err(|f| f.while_doing(doing()))?;
         }
-        if !ready {
+        if ready != Some(vec![true]) {
             continue;
         }
         let n = match from.read(&mut buffer) {
@@ -339,7 +349,7 @@ fn read_to_end(
         if text.len() as u64 > document::LIMIT {
             return Err(Failure::new(
                 Code::BadDocument,
-                format!("{}: it is longer than {} bytes", doing(), document::LIMIT),
+                format!("{}: is longer than {} bytes", doing(), document::LIMIT),
             ));
         }
     }
@@ -355,7 +365,7 @@ pub fn usage_failure(tool: &str, error: &clap::Error) -> Failure {
     Failure::new(Code::Usage, reason).hint(format!("see '{tool} --help'"))
 }
 
-/// Answers a command line that clap does not take: help and version are no failure, and all else is handed on.
+/// Handles what clap calls an error: prints help and version, and hands any other on.
 fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
         let text = error.render().to_string();
@@ -369,8 +379,8 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     }
     let context = Context::new(tool, false);
     let failure = usage_failure(tool, error);
-    // The document of the stage before must go on, so that an undoing stage after this one has it. Where the document was
-    // to come from elsewhere, stdin may be anything, and stay open for ever.
+    // Stages that undo and come later need the document of the stages before. If the document was to come from a file,
+    // stdin may be anything, and may stay open for ever.
     context.report(&failure);
     let elsewhere = std::env::args_os().any(|a| {
         let a = a.as_encoded_bytes();
@@ -386,17 +396,17 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
         _ => Document::new(),
     };
     document.fail(tool, &failure);
-    hand_on(&context, &document, || ())
+    hand_on(&context, &document)
 }
 
-/// Reports a failure that came before the work, and hands on a document that says so.
+/// Reports a failure, and hands on a document with it.
 fn hand_on_failure(context: &Context, mut document: Document, failure: &Failure) -> ExitCode {
     context.report(failure);
     document.fail(context.tool, failure);
-    hand_on(context, &document, || ())
+    hand_on(context, &document)
 }
 
-/// Lets a failed document pass as it came.
+/// Hands a failed document on as it came.
 fn pass(context: &Context, document: &Document, input: &Input, exit: u8) -> ExitCode {
     let text = match input {
         Input::Text(text, _) if !std::io::stdout().is_terminal() => text.clone(),
@@ -411,11 +421,11 @@ fn pass(context: &Context, document: &Document, input: &Input, exit: u8) -> Exit
     }
 }
 
-/// Writes the document on stdout, and says with the exit status what it says.
-fn hand_on(context: &Context, document: &Document, undo: impl FnOnce()) -> ExitCode {
+/// Writes the document on stdout, and returns the exit status of its error. Undoes the work when it cannot be written.
+fn hand_on(context: &Context, document: &Document) -> ExitCode {
     if let Err(e) = write_out(render(document).as_bytes()) {
         context.report(&output_failure(&e));
-        undo();
+        context.undo();
         return ExitCode::from(Code::Output.exit());
     }
     ExitCode::from(document.failed().unwrap_or(0))
@@ -428,7 +438,7 @@ fn output_failure(error: &std::io::Error) -> Failure {
     )
 }
 
-/// Returns the document as it goes out: one line, or for people where stdout is a terminal.
+/// Returns the document as text: one line, or indented for a terminal.
 fn render(document: &Document) -> String {
     if std::io::stdout().is_terminal() {
         document.pretty()
@@ -437,11 +447,11 @@ fn render(document: &Document) -> String {
     }
 }
 
-/// Writes to stdout with a checked flush: without it, a full disk looks like success.
+/// Writes to stdout and checks the flush: without that, a full disk looks like success.
 ///
 /// # Errors
 ///
-/// When stdout does not take it all.
+/// When not all can be written.
 pub fn write_out(bytes: &[u8]) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(bytes)?;

@@ -1,10 +1,10 @@
-//! Signals that ask a stage to stop: all whose default is to end a process, but for those that say that it is broken.
+//! Signals that ask a stage to stop: those whose default action ends a process, except those that report a defect.
 //!
 //! Ctrl-C reaches every stage of a pipeline at once, and the stage that holds the document must still hand it on. So
-//! these signals do not kill: each raises a flag of its own and writes a byte to a pipe of ours. Work looks at [`interrupted`]
-//! between steps, and whoever waits polls [`descriptor`] beside what it waits for. Stages that undo are asked in vain
-//! ([`endure`]). What the caller ignores, as nohup(1) and a shell's background jobs do, stays ignored, by our children too;
-//! they get the default of all else back on execve(2).
+//! these signals do not kill: each raises a flag of its own and writes a byte to a pipe of ours. Work calls [`check`]
+//! between its steps and waits with [`poll_readable`]. Stages that undo are not stopped ([`endure`]). A signal that the
+//! caller ignores, as nohup(1) and background jobs of a shell do, stays ignored, also in our children; all others get
+//! their default action back on execve(2).
 
 use crate::{Code, Doing, Failure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,15 +12,15 @@ use signal_hook::consts::{
     SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
     SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// The signals that ask to stop: those that a terminal, a shell or a person sends, timers, and a limit that is reached.
-/// Linux has two more that end a process and nobody sends.
+/// The signals that ask to stop: those of terminals, shells, users, timers and resource limits, and two more of Linux that
+/// end a process and that nobody sends.
 const ASKING: [i32; 13] = [
     SIGHUP,
     SIGINT,
@@ -37,7 +37,7 @@ const ASKING: [i32; 13] = [
     nix::libc::SIGSTKFLT,
 ];
 
-/// How often a person must say it until what we run is killed.
+/// How often the same request must come until the program that we run is killed.
 const INSISTENT: usize = 3;
 
 static CAUGHT: OnceLock<Caught> = OnceLock::new();
@@ -50,73 +50,82 @@ struct Caught {
     pipe: UnixStream,
 }
 
-/// Catches all that asks to stop from now on. Called once, first thing in `main`.
+/// Catches all signals that ask to stop. Called once, at the start of `main`.
 ///
 /// # Errors
 ///
-/// When no pipe can be made or no handler be installed.
-pub fn catch() -> std::io::Result<()> {
-    listen_to(&ASKING, &[])
+/// When a pipe cannot be made or a handler cannot be installed.
+pub fn catch() -> io::Result<()> {
+    catch_all_but(&[])
 }
 
-/// Lets all that asks to stop pass without effect: for a stage that undoes.
-///
-/// # Errors
-///
-/// When no handler can be installed.
-pub fn endure() -> std::io::Result<()> {
-    listen_to(&[], &ASKING)
-}
-
-/// As [`catch`], but lets INT and QUIT pass without effect: for a tool whose command has the terminal, so that the
-/// terminal's keys are the command's alone.
+/// As [`catch`], but gives INT and QUIT no effect: for a tool whose command has the terminal, so that the terminal's keys
+/// go to the command alone.
 ///
 /// # Errors
 ///
 /// As [`catch`].
-pub fn catch_for_terminal() -> std::io::Result<()> {
-    let keys = [SIGINT, SIGQUIT];
-    let rest: Vec<_> = ASKING.into_iter().filter(|s| !keys.contains(s)).collect();
-    listen_to(&rest, &keys)
+pub fn catch_for_terminal() -> io::Result<()> {
+    catch_all_but(&[SIGINT, SIGQUIT])
 }
 
-/// What passes without effect has a handler and not `SIG_IGN`, which would be inherited across execve(2).
-fn listen_to(asking: &[i32], in_vain: &[i32]) -> std::io::Result<()> {
+/// Gives all signals that ask to stop no effect: for a stage that undoes.
+///
+/// # Errors
+///
+/// When a handler cannot be installed.
+pub fn endure() -> io::Result<()> {
+    make_ineffective(&ASKING)
+}
+
+fn catch_all_but(ineffective: &[i32]) -> io::Result<()> {
+    make_ineffective(ineffective)?;
     let ignored = ignored()?;
     let (pipe, theirs) = UnixStream::pair()?;
     pipe.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
-    // A write beyond the limit on files fails with EFBIG, as any other. Whose parent ignores SIGCHLD has no children to wait for.
-    for signal in in_vain.iter().chain(&[SIGXFSZ, SIGCHLD]) {
-        if *signal == SIGCHLD || !ignored(*signal) {
-            signal_hook::flag::register(*signal, Arc::default())?;
-        }
-    }
     let mut flags = Vec::new();
-    for signal in asking.iter().filter(|signal| !ignored(**signal)) {
+    for signal in ASKING {
+        if ineffective.contains(&signal) || ignored(signal) {
+            continue;
+        }
         let flag = Arc::<AtomicBool>::default();
-        // In this order: who is woken finds the flag.
-        signal_hook::flag::register(*signal, Arc::clone(&flag))?;
-        signal_hook::low_level::pipe::register(*signal, theirs.try_clone()?)?;
-        flags.push((*signal, flag));
+        // In this order: whoever the pipe wakes finds the flag set.
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+        signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+        flags.push((signal, flag));
     }
-    // A second call keeps the first: its handlers stay installed.
+    // Without a handler the pipe has no other end, and would wake for ever. A second call keeps the first one's handlers.
     if !flags.is_empty() {
         drop(CAUGHT.set(Caught { flags, pipe }));
     }
     Ok(())
 }
 
-/// Returns what tells whether a signal was ignored when we were started. Only proc(5) says so without changing it.
-fn ignored() -> std::io::Result<impl Fn(i32) -> bool> {
+/// Installs a handler that does nothing, and not `SIG_IGN`, which would be inherited across execve(2). Two more signals
+/// always get one: a write beyond the file size limit fails with EFBIG, as any other write, and a parent that ignores
+/// SIGCHLD could not wait for its children.
+fn make_ineffective(signals: &[i32]) -> io::Result<()> {
+    let ignored = ignored()?;
+    for signal in signals.iter().chain(&[SIGXFSZ, SIGCHLD]) {
+        if *signal == SIGCHLD || !ignored(*signal) {
+            signal_hook::flag::register(*signal, Arc::default())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns a function that says whether a signal was ignored when this program started. Only proc(5) tells without
+/// changing it.
+fn ignored() -> io::Result<impl Fn(i32) -> bool> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    let mask = mask.ok_or_else(|| std::io::Error::other("'/proc/self/status' has no SigIgn"))?;
+    let mask = mask.ok_or_else(|| io::Error::other("'/proc/self/status' has no SigIgn"))?;
     Ok(move |signal: i32| mask >> (signal - 1) & 1 == 1)
 }
 
-/// Stops listening: for a child made by fork(2), which shares the pipe with its parent and must not eat what is in it.
+/// Stops listening: for a child of fork(2), which shares the pipe with its parent and must not read from it.
 pub fn detach() {
     DETACHED.store(true, Ordering::Relaxed);
 }
@@ -125,8 +134,8 @@ fn caught() -> Option<&'static Caught> {
     CAUGHT.get().filter(|_| !DETACHED.load(Ordering::Relaxed))
 }
 
-/// Calls `f` with the signals that asked us to stop so far, in the order in which they were seen. The same one that came
-/// twice between two looks is one. The pipe is left as it is: another thread may wait for it.
+/// Calls `f` with the signals that have asked us to stop, in the order in which they were seen. One that came twice
+/// between two calls counts once. The pipe is not read: another thread may wait for it.
 fn seen<T>(f: impl FnOnce(&[i32]) -> T) -> T {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(Caught { flags, .. }) = caught() {
@@ -138,13 +147,13 @@ fn seen<T>(f: impl FnOnce(&[i32]) -> T) -> T {
     f(&seen)
 }
 
-/// Returns the signals that asked us to stop beyond the first `known`. Empties the pipe: for the one that waits on, though
-/// it was asked to stop.
+/// Returns the signals that asked us to stop after the first `known`, and empties the pipe: for a caller that goes on
+/// waiting although it was asked to stop.
 #[must_use]
 pub fn beyond(known: usize) -> Vec<i32> {
     if let Some(Caught { pipe, .. }) = caught() {
         let (mut pipe, mut bytes) = (pipe, [0; 64]);
-        // Before the flags: what comes in between is found now, and wakes once more.
+        // Before the flags: a signal that comes in between is found now, and wakes the caller once more.
         while match pipe.read(&mut bytes) {
             Ok(n) => n > 0,
             Err(e) => e.kind() == ErrorKind::Interrupted,
@@ -153,8 +162,8 @@ pub fn beyond(known: usize) -> Vec<i32> {
     seen(|seen| seen.get(known..).unwrap_or_default().to_vec())
 }
 
-/// Returns whether somebody keeps asking: the same key or command for the third time. A terminal that closes sends several
-/// signals at once, a limit that is reached one a second; these do not count.
+/// Returns whether the same key or command asked for the third time. A terminal that closes sends several signals at once,
+/// and a resource limit sends one each second; these do not count.
 #[must_use]
 pub fn insisted() -> bool {
     let times = |which| move |seen: &[i32]| seen.iter().filter(|s| **s == which).count();
@@ -162,16 +171,52 @@ pub fn insisted() -> bool {
     by_hand.into_iter().any(|s| seen(times(s)) >= INSISTENT)
 }
 
-/// Returns whether a signal asked this stage to stop. Long work looks at it between its steps.
+/// Returns whether a signal asked this stage to stop.
 #[must_use]
 pub fn interrupted() -> bool {
     seen(|seen| !seen.is_empty())
 }
 
-/// Returns a descriptor that is readable when a signal arrived since [`beyond`] was last asked, for poll(2).
-#[must_use]
-pub fn descriptor() -> Option<BorrowedFd<'static>> {
-    caught().map(|caught| caught.pipe.as_fd())
+/// What ends the waiting of [`poll_readable`] besides its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// A signal that asks this stage to stop. It wakes until [`beyond`] has been called; the caller decides what follows.
+    OnSignal,
+    /// Nothing.
+    Never,
+}
+
+/// Waits until one of the descriptors is readable or closed, at most `timeout`, and returns which are. Returns `None`
+/// when the time is over. When a system call was interrupted, none may be.
+///
+/// # Errors
+///
+/// The error of poll(2).
+pub fn poll_readable(
+    descriptors: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+    wake: Wake,
+) -> io::Result<Option<Vec<bool>>> {
+    let signals = caught().filter(|_| wake == Wake::OnSignal);
+    let signals = signals.map(|caught| caught.pipe.as_fd());
+    let mut fds: Vec<_> = descriptors
+        .iter()
+        .copied()
+        .chain(signals)
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    // Rounded up to a millisecond, the unit of poll(2): rounded down, the last one would spin.
+    let timeout = timeout.map_or(PollTimeout::NONE, |time| {
+        let time = time.as_nanos().div_ceil(1_000_000);
+        PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut fds, timeout) {
+        Ok(0) => return Ok(None),
+        Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let readable = fds.iter().take(descriptors.len());
+    Ok(Some(readable.map(|fd| fd.any() != Some(false)).collect()))
 }
 
 /// Fails when a signal asked this stage to stop.
@@ -186,37 +231,30 @@ pub fn check() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits that long, or until a signal asks this stage to stop: between two looks at what somebody else does.
+/// Waits that long, or until a signal asks this stage to stop.
 ///
 /// # Errors
 ///
 /// [`Code::Interrupted`] on a signal.
 pub fn wait(time: Duration) -> Result<(), Failure> {
-    let timeout = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
-    let mut fds: Vec<_> = descriptor()
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .into_iter()
-        .collect();
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => check(),
-        Err(e) => Err(e).doing(Code::Os, || "waiting"),
-    }
+    poll_readable(&[], Some(time), Wake::OnSignal).doing(Code::Os, || "waiting")?;
+    check()
 }
 
-/// Returns the failure that says that a signal ended the work.
+/// Returns the failure of a stage that a signal asked to stop.
 #[must_use]
 pub fn interruption() -> Failure {
     Failure::new(Code::Interrupted, "interrupted by a signal")
 }
 
-/// Reads, and gives up where a signal asks this stage to stop: for what may be large. The error is the failure, by
-/// [`Failure::of_io`].
+/// A reader that fails when a signal asks this stage to stop: for data that may be large. [`Failure::of_io`] returns the
+/// failure that the error carries.
 #[derive(Debug)]
 pub struct Heeding<R>(pub R);
 
 impl<R: Read> Read for Heeding<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        check().map_err(std::io::Error::other)?;
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        check().map_err(io::Error::other)?;
         self.0.read(buffer)
     }
 }

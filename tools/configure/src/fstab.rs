@@ -223,7 +223,7 @@ fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
         "--",
         device,
     ]);
-    rootfs::tie_to_us(&mut command);
+    rootfs::die_with_us(&mut command);
     let out = stage::child::output(&mut command)?;
     let uuid = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     Ok((out.status.success() && !uuid.is_empty()).then_some(uuid))

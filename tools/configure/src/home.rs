@@ -37,7 +37,7 @@ pub(crate) fn make(site: &mut Site, user: &User) -> Result<(), Failure> {
     let doing = format!("making the home of '{}'", user.name);
     // Programs of the root follow links, and by way of /proc out of it.
     site.tree.attributes(parent)?;
-    let beside = format!("{parent}/{}", rootfs::file::beside(name));
+    let beside = format!("{parent}/{}", rootfs::file::temporary_name(name));
     let at = format!("/{beside}");
     site.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
     site.tree

@@ -40,7 +40,7 @@ use mirror::Mirrors;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Place};
 use serde::{Deserialize, Serialize};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage};
+use stage::{Common, Context, Document, Failure, Kind, Stage};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
@@ -155,7 +155,7 @@ type Named = (&'static str, Box<dyn Item>);
 fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Failure> {
     let host_path = inside.root().path().to_owned();
     let quiet = context.quiet;
-    let bytes = inside.call(Place::Root, move || {
+    inside.call(Place::Root, &[], move || {
         let begin = Instant::now();
         let mut site = Site {
             tree: Tree::open(Path::new("/"), &host_path)?,
@@ -173,15 +173,13 @@ fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Fai
                 changed.insert((*name).to_owned(), paths);
             }
         }
-        let done = Done {
+        Ok(Done {
             changed,
             root: accounts::root(&site.tree)?,
             warnings: site.warnings,
             seconds: begin.elapsed().as_secs_f64(),
-        };
-        serde_json::to_vec(&done).doing(Code::Os, || "returning the result from inside")
-    })?;
-    serde_json::from_slice(&bytes).doing(Code::Os, || "reading the result from inside")
+        })
+    })
 }
 
 fn main() -> ExitCode {

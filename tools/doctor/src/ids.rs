@@ -20,10 +20,10 @@ pub(crate) struct User {
 
 impl User {
     pub(crate) fn read(uid: u32) -> Self {
-        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
         Self {
             uid,
-            name: rootfs::idmap::name_of(&passwd, uid),
+            name: rootfs::user::name_of(&passwd, uid),
             free: rootfs::idmap::free_range(),
         }
     }

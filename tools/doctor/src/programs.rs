@@ -23,7 +23,7 @@ impl Program {
         let mut command = child::command(&path);
         // It may complain about a home directory, which does not matter here.
         command.arg("--version").stderr(Stdio::null());
-        rootfs::tie_to_us(&mut command);
+        rootfs::die_with_us(&mut command);
         let says = match child::output(&mut command) {
             Ok(out) if out.status.success() => {
                 Ok(String::from_utf8_lossy(&out.stdout).into_owned())

@@ -502,7 +502,7 @@ fn a_root_that_is_anothers_or_another_is_not_entered() {
     assert_eq!(roots.sh("mv root away; mkdir root").status, 0);
     let line = format!(
         "enter: opening the root '{}': it is an empty directory, and not the one that the document means\n\
-         enter: hint: mount the file system that the root is on; where there is none any more, begin again with mkroot\n",
+         enter: hint: mount the file system that the root is on; if it is gone, begin again with mkroot\n",
         roots.at("root")
     );
     assert_eq!(roots.enter(&["sh"]), ran(125, "", &line));

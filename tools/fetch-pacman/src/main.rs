@@ -98,10 +98,6 @@ struct FetchPacman {
 
     #[command(flatten)]
     common: Common,
-
-    /// The file that this run made where there was none, for undo.
-    #[arg(skip)]
-    placed: OnceCell<Placed>,
 }
 
 /// What was done.
@@ -134,9 +130,8 @@ impl Stage for FetchPacman {
                 fetch(context, &request)?
             }
         };
-        if self.output.is_some() && done.program.new {
-            // Set once: a stage runs once.
-            drop(self.placed.set(find_placed(&done.program.path)?));
+        if let Some(path) = self.output.as_ref().filter(|_| done.program.new) {
+            find_placed(&done.program.path)?.remove_on_undo(context, path);
         }
         record(document, &done);
         context.note(format_args!(
@@ -145,14 +140,6 @@ impl Stage for FetchPacman {
             quote(&done.program.path)
         ));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let (Some(placed), Some(path)) = (self.placed.get(), &self.output)
-            && let Err(e) = placed.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(path)));
-        }
     }
 }
 

@@ -152,7 +152,7 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
     let begin = Instant::now();
     let mut command = child::command(program);
     command.arg("--version");
-    rootfs::tie_to_us(&mut command);
+    rootfs::die_with_us(&mut command);
     let output = child::output_within(&mut command, VERSION_TIMEOUT);
     context.waited(begin.elapsed());
     let doing = format!("running {} --version", quote(name));

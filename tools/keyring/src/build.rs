@@ -62,12 +62,9 @@ pub(crate) struct Built {
 /// When gpg fails, or the keyring is not as it must be.
 pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
     let context = session.context;
-    let bytes = session.inside.call(rootfs::Place::Host, || {
-        let built = build_inside(session, ring, extend)?;
-        serde_json::to_vec(&built).doing(Code::Os, || "reporting what was built")
+    let built = session.inside.call(rootfs::Place::Host, &[], || {
+        build_inside(session, ring, extend)
     })?;
-    let built: Built =
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was built inside")?;
     for (key, why) in &built.unusable {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
@@ -149,7 +146,7 @@ pub(crate) fn check_foreign(
     ring: &Ring,
     gpgdir: &Path,
 ) -> Result<(Summary, String), Failure> {
-    let bytes = session.inside.call(rootfs::Place::Host, || {
+    session.inside.call(rootfs::Place::Host, &[], || {
         let (root, gpg) = (Root::of(session.document)?, session.gpg);
         let theirs = Place::in_root(&root)?.read_public(Which::Present)?;
         let ours = StoredKeyring::read(gpgdir)?;
@@ -177,10 +174,8 @@ pub(crate) fn check_foreign(
         let own: Vec<Key> = own.into_iter().cloned().collect();
         let summary = listing::check(&trusted, &ring.revoked, &public.list, &own)?;
         let own = own.first().map(|key| key.fingerprint.clone());
-        serde_json::to_vec(&(summary, own.unwrap_or_default()))
-            .doing(Code::Os, || "reporting what was found")
-    })?;
-    serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")
+        Ok((summary, own.unwrap_or_default()))
+    })
 }
 
 /// Returns the pinned keys that give trust.

@@ -25,7 +25,6 @@ use session::Session;
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -89,10 +88,6 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
-
-    /// Whether this run made the root's keyring where there was none, for undo.
-    #[arg(skip)]
-    made: Cell<bool>,
 }
 
 /// What to build.
@@ -119,20 +114,18 @@ impl Stage for Args {
             None => self.build(context, document),
         }
     }
+}
 
-    fn undo(&self, context: &Context, document: &Document) {
-        if !self.made.get() {
-            return;
-        }
-        let undone = Root::of(document).and_then(|root| {
-            // Another run that uses it by now keeps it.
-            let _lock = lock::take(&root, context, Purpose::Download)?;
-            Place::beside_root(&gpgdir(document, &root)?)?.remove_present()?;
-            Place::in_root(&root)?.remove_present()
-        });
-        if let Err(failure) = undone {
-            context.report(&failure);
-        }
+/// Removes the keyring that this run has made.
+fn remove_keyring(context: &Context, document: &Document) {
+    let removed = Root::of(document).and_then(|root| {
+        // Another run that uses it by now keeps it.
+        let _lock = lock::take(&root, context, Purpose::Download)?;
+        Place::beside_root(&gpgdir(document, &root)?)?.remove_present()?;
+        Place::in_root(&root)?.remove_present()
+    });
+    if let Err(failure) = removed {
+        context.report(&failure);
     }
 }
 
@@ -256,7 +249,10 @@ impl Args {
         let had_files = in_root.has_files()?;
         self.keep_foreign(context, &in_root, &beside, &own)?;
         beside.replace()?;
-        self.made.set(!had_files);
+        if !had_files {
+            let document = document.clone();
+            context.on_undo(move |context| remove_keyring(context, &document));
+        }
         if !self.in_root {
             in_root.replace()?;
             return Ok(built);

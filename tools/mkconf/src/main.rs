@@ -20,7 +20,6 @@ use rootfs::Root;
 use stage::members::{Arch, Config, Distro};
 use stage::run::{read_state, write_out};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, message, quote};
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,9 +85,6 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
-
-    #[arg(skip)]
-    made: RefCell<Made>,
 }
 
 impl Stage for Args {
@@ -104,8 +100,16 @@ impl Stage for Args {
         if self.explain {
             explain(context.tool, &plan, Level::Strict);
         }
-        let mut made = self.made.borrow_mut();
-        let config = apply(&plan, &root, &mut made).inspect_err(|_| made.undo())?;
+        let mut made = Made::default();
+        let config = apply(&plan, &root, &mut made);
+        let config = match config {
+            Ok(config) => config,
+            Err(failure) => {
+                made.undo();
+                return Err(failure);
+            }
+        };
+        context.on_undo(move |_| made.undo());
         record(document, &plan, &config);
         context.note(format_args!(
             "{} for {}: {}",
@@ -114,10 +118,6 @@ impl Stage for Args {
             quote(&config.strict)
         ));
         Ok(())
-    }
-
-    fn undo(&self, _context: &Context, _document: &Document) {
-        self.made.borrow_mut().undo();
     }
 }
 

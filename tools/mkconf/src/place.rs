@@ -11,8 +11,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -66,8 +64,8 @@ enum Thing {
 impl Made {
     /// Takes back what was made, last first. A directory that is in use by now stays, and all where another run has made a
     /// file its own; what cannot be taken back does no harm, and this runs when there is an error to report already.
-    pub(crate) fn undo(&mut self) {
-        for thing in self.0.drain(..).rev() {
+    pub(crate) fn undo(self) {
+        for thing in self.0.into_iter().rev() {
             match thing {
                 Thing::Directory(parent, name) => {
                     unlinkat(&parent, &name, AtFlags::REMOVEDIR).unwrap_or_default();
@@ -245,19 +243,13 @@ fn refused(doing: &str, at: &Path, error: Errno) -> Failure {
     }
 }
 
-fn read(directory: &OwnedFd, name: &str) -> std::io::Result<Option<Vec<u8>>> {
-    let file = match openat(directory, name, READ, Mode::empty()) {
-        Ok(file) => File::from(file),
-        // What else lies there is replaced, not followed and not kept.
-        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    if !file.metadata()?.is_file() {
-        return Ok(None);
+fn read(directory: &OwnedFd, name: &str) -> Result<Option<Vec<u8>>, Errno> {
+    match rootfs::root::read(directory.as_fd(), name, LONGEST) {
+        Ok(text) => Ok(Some(text)),
+        // Anything but a regular file is replaced, not followed and not kept.
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::INVAL | Errno::FBIG) => Ok(None),
+        Err(error) => Err(error),
     }
-    let mut text = Vec::new();
-    file.take(LONGEST).read_to_end(&mut text)?;
-    Ok(Some(text))
 }
 
 #[cfg(test)]

@@ -24,13 +24,11 @@ use image::tree::Points;
 use image::{Output, Rules, epoch, size};
 use pacman::{lock, secret};
 use plan::{Headroom, HostFile, Plan};
-use rootfs::file::Placed;
 use rootfs::{Arch, Inside, Place, Root};
 
 use sha2::{Digest, Sha256};
 use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -99,9 +97,6 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
-
-    #[arg(skip)]
-    made: RefCell<Option<Placed>>,
 }
 
 impl Stage for Args {
@@ -132,9 +127,7 @@ impl Stage for Args {
         let mut lent = vec![output.file().as_fd()];
         lent.extend(plan.files.iter().map(|f| f.file.as_fd()));
         let work = || work::work(&plan, document, output.file());
-        let answer = inside.call_with(Place::Host, &lent, work)?;
-        let done: Done =
-            serde_json::from_slice(&answer).doing(Code::Os, || "reading what was done inside")?;
+        let done = inside.call(Place::Host, &lent, work)?;
         let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
             Some(sha256(output.file())?)
         } else {
@@ -142,7 +135,7 @@ impl Stage for Args {
         };
         stage::signal::check()?;
         let path = output.path().to_owned();
-        self.made.replace(Some(output.finish()?));
+        output.finish()?.remove_on_undo(context, &self.output);
         record(document, disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
             context.warn(format_args!(
@@ -156,14 +149,6 @@ impl Stage for Args {
         }
         context.note(summary(&path, &plan, &done));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(made) = self.made.take()
-            && let Err(e) = made.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
-        }
     }
 }
 

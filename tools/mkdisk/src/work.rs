@@ -32,8 +32,8 @@ pub(crate) struct Done {
     pub(crate) secrets: Vec<String>,
 }
 
-/// Does it, and returns [`Done`] as JSON.
-pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Vec<u8>, Failure> {
+/// Makes the image.
+pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Done, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let job = Job {
@@ -50,7 +50,7 @@ pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Vec
         notes.push(format!("{n} sockets are left out"));
     }
     let secrets = found.nodes.iter().filter(|node| is_secret(&node.path));
-    let done = Done {
+    Ok(Done {
         size: places.size,
         content: fillings.iter().map(Filling::content).sum(),
         partitions: places
@@ -60,8 +60,7 @@ pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Vec
             .collect(),
         notes,
         secrets: secrets.map(Node::path_text).collect(),
-    };
-    serde_json::to_vec(&done).doing(Code::Os, || "handing on what was done inside")
+    })
 }
 
 /// What a partition gets.

@@ -103,7 +103,7 @@ fn probe_filesystem(device: &Path) -> Result<String, Failure> {
         // Probe the device; do not use the host's cache.
         .args(["--probe", "--output", "value", "--match-tag", "TYPE"])
         .arg(device);
-    rootfs::tie_to_us(&mut command);
+    rootfs::die_with_us(&mut command);
     let out = stage::child::output(&mut command)?;
     let kind = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     if !out.status.success() || kind.is_empty() {

@@ -22,7 +22,7 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<HostMount>
     let mut all = mountinfo::read()?;
     // What another mount hides is not mounted there.
     let top = live::mount_of(root.as_fd(), "")?;
-    let seen = mountinfo::grown_on(&all, &top.number.into_iter().collect());
+    let seen = mountinfo::with_descendants(&all, &top.number.into_iter().collect());
     all.retain(|m| seen.contains(&m.id));
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
     let there = targets
@@ -160,5 +160,5 @@ pub(crate) fn record(root: &Root, plan: &[Mount], made: &[HostMount]) -> Result<
 fn is_shared(all: &[mountinfo::Mount], path: &Path) -> bool {
     let over = all.iter().filter(|m| path.starts_with(&m.target));
     let nearest = over.max_by_key(|m| (m.target.components().count(), m.id));
-    nearest.is_some_and(mountinfo::is_shared)
+    nearest.is_some_and(|m| m.shared)
 }

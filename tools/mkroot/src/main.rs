@@ -14,7 +14,6 @@ use existing::Existing;
 use rootfs::{Arch, Binfmt, Inside, Mount, Root, attach, binfmt, plan};
 use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,10 +52,6 @@ struct Mkroot {
 
     #[command(flatten)]
     common: Common,
-
-    /// What this run did, for undo.
-    #[arg(skip)]
-    done: RefCell<Done>,
 }
 
 /// What this run did.
@@ -91,26 +86,29 @@ impl Stage for Mkroot {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = self.plan(document)?;
-        let result = self.apply(context, &plan, document);
-        if result.is_err() {
-            self.undo(context, document);
+        let mut done = Done::default();
+        let result = self.apply(context, &plan, document, &mut done);
+        match result {
+            Ok(()) => context.on_undo(move |context| done.undo(context)),
+            Err(_) => done.undo(context),
         }
         result
     }
+}
 
-    fn undo(&self, context: &Context, _document: &Document) {
-        let done = self.done.take();
-        let Some(path) = &done.directory else {
+impl Done {
+    fn undo(self, context: &Context) {
+        let Some(path) = &self.directory else {
             return;
         };
         let undone = || {
             // Nothing is removed while another tool works on the root.
-            let _lock = Root::open(path)?.lock_alone()?;
-            host::take_down(path, &done.mounted)?;
+            let _lock = Root::open(path)?.lock_exclusive()?;
+            host::take_down(path, &self.mounted)?;
             let root = Root::open(path)?;
-            extra::remove(&root, &done.points);
-            skeleton::remove(&root, &done.skeleton);
-            if done.made {
+            extra::remove(&root, &self.points);
+            skeleton::remove(&root, &self.skeleton);
+            if self.made {
                 // Fails unless it is empty.
                 std::fs::remove_dir(path).unwrap_or(());
             }
@@ -227,8 +225,9 @@ impl Mkroot {
         context: &Context,
         plan: &Plan,
         document: &mut Document,
+        done: &mut Done,
     ) -> Result<(), Failure> {
-        let root = self.directory(&plan.root)?;
+        let root = open_directory(&plan.root, done)?;
         if attach::is_noexec(root.as_fd())
             .doing(Code::Os, || format!("looking at {}", quote(&plan.root)))?
         {
@@ -248,14 +247,11 @@ impl Mkroot {
         if skeleton::has_packages(&root) {
             existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
         }
-        self.done
-            .borrow_mut()
-            .skeleton
-            .extend(skeleton::make(&root, owner)?);
-        extra::make_mount_points(&root, &plan.mounts, &mut self.done.borrow_mut().points)?;
+        done.skeleton.extend(skeleton::make(&root, owner)?);
+        extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt = choose_handler(plan)?;
         if plan.host {
-            self.mount(context, plan, &root, document)?;
+            mount(context, plan, &root, document, done)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a private binfmt_misc handler; chroot(8) needs one of the host",
@@ -264,73 +260,6 @@ impl Mkroot {
             }
         }
         self.record(plan, &root, &binfmt, document)
-    }
-
-    /// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document
-    /// lists them.
-    fn mount(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        root: &Root,
-        document: &mut Document,
-    ) -> Result<(), Failure> {
-        match host::mount(root, &plan.mounts)? {
-            Some(made) => {
-                self.done.borrow_mut().mounted.clone_from(&made);
-                let live = host::record(root, &plan.mounts, &made)?;
-                document.write(&live);
-            }
-            None if rootfs::live::claimed(document)?.is_empty() => {
-                context.warn(format_args!(
-                    "{} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run 'unmount {}'",
-                    quote(root.path()),
-                    root.path().display()
-                ));
-                document.remove::<Host>();
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Creates the root's directory if it does not exist, and opens it.
-    fn directory(&self, path: &Path) -> Result<Root, Failure> {
-        let made = match std::fs::create_dir(path) {
-            Ok(()) => true,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-                return Err(Failure::new(
-                    Code::Failed,
-                    format!("making {}: it exists and is not a directory", quote(path)),
-                )
-                .hint("choose a new or an empty directory"));
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(
-                    Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
-                        .hint("choose a directory that you may write in, or use sudo"),
-                );
-            }
-            Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
-        };
-        let root = Root::open(path)?.shared()?;
-        let mut done = self.done.borrow_mut();
-        done.directory = Some(path.to_owned());
-        done.made = made;
-        if made {
-            return Ok(root);
-        }
-        let mut entries = std::fs::read_dir(path)
-            .doing(Code::Permission, || format!("reading {}", quote(path)))?;
-        if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("making {}: it is not empty and not a root", quote(path)),
-            )
-            .hint("choose a new or an empty directory"));
-        }
-        Ok(root)
     }
 
     fn record(
@@ -360,6 +289,72 @@ impl Mkroot {
         document.write(binfmt);
         Ok(())
     }
+}
+
+/// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document lists
+/// them.
+fn mount(
+    context: &Context,
+    plan: &Plan,
+    root: &Root,
+    document: &mut Document,
+    done: &mut Done,
+) -> Result<(), Failure> {
+    match host::mount(root, &plan.mounts)? {
+        Some(made) => {
+            done.mounted.clone_from(&made);
+            let live = host::record(root, &plan.mounts, &made)?;
+            document.write(&live);
+        }
+        None if rootfs::live::claimed(document)?.is_empty() => {
+            context.warn(format_args!(
+                "{} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run 'unmount {}'",
+                quote(root.path()),
+                root.path().display()
+            ));
+            document.remove::<Host>();
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Creates the root's directory if it does not exist, and opens it.
+fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
+    let made = match std::fs::create_dir(path) {
+        Ok(()) => true,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+            return Err(Failure::new(
+                Code::Failed,
+                format!("making {}: it exists and is not a directory", quote(path)),
+            )
+            .hint("choose a new or an empty directory"));
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(
+                Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
+                    .hint("choose a directory that you may write in, or use sudo"),
+            );
+        }
+        Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
+    };
+    let root = Root::open(path)?.shared()?;
+    done.directory = Some(path.to_owned());
+    done.made = made;
+    if made {
+        return Ok(root);
+    }
+    let mut entries =
+        std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
+    if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
+        return Err(Failure::new(
+            Code::Failed,
+            format!("making {}: it is not empty and not a root", quote(path)),
+        )
+        .hint("choose a new or an empty directory"));
+    }
+    Ok(root)
 }
 
 /// Returns the absolute path of a directory whose parent exists, with symbolic links resolved.

@@ -446,7 +446,7 @@ fn a_bind_on_a_link_of_the_root_is_refused() {
             "failed",
             &[
                 &format!(
-                    "entering '{root}': mounting '/var' (rbind) on '{at}': a part of the path is no plain directory, but \
+                    "entering '{root}': mounting '/var' (rbind) on '{at}': a part of the path is not a directory, but \
                      a symbolic link or a file"
                 ),
                 "look at what the root has there, and remove it if it does not belong there",

@@ -31,12 +31,12 @@ pub(crate) struct Written {
     pub(crate) marks: Vec<String>,
 }
 
-/// Does it, and returns [`Written`] as JSON.
+/// Writes the archive.
 ///
 /// # Errors
 ///
 /// When the tree cannot be read or the file not be written. Then the file is of no use.
-pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Vec<u8>, Failure> {
+pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let path = plan.output.path();
@@ -68,15 +68,14 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Vec<u8>, Failure>
         wanted.map(Node::path_text).collect()
     };
     let sockets = found.sockets.iter();
-    let written = Written {
+    Ok(Written {
         size,
         sha256,
         entries: found.nodes.len() as u64,
         sockets: sockets.map(|p| String::from_utf8_lossy(p).into()).collect(),
         secrets: paths(|node| is_secret(&node.path)),
         marks: paths(|node| oci::mark(node).is_some()),
-    };
-    serde_json::to_vec(&written).doing(Code::Os, || "saying what was written")
+    })
 }
 
 /// How much is compressed, and looked at for zeros, at a time.

@@ -20,11 +20,9 @@ use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
 use plan::Plan;
-use rootfs::file::Placed;
 use rootfs::{Inside, Place};
 use stage::members::Archive;
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::cell::OnceCell;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -75,10 +73,6 @@ struct Pack {
 
     #[command(flatten)]
     common: Common,
-
-    /// What was written, to be undone.
-    #[arg(skip)]
-    written: OnceCell<Placed>,
 }
 
 impl Stage for Pack {
@@ -96,15 +90,13 @@ impl Stage for Pack {
         let begin = Instant::now();
         let keep = [plan.output.file().as_fd()];
         let work = || archive::work(&plan, document);
-        let written = plan.inside.call_with(Place::Host, &keep, work);
+        let written = plan.inside.call(Place::Host, &keep, work);
         // A process that was killed leaves its progress bar.
         let written = written.inspect_err(|_| clear_line(plan.bar))?;
-        let written: Written =
-            serde_json::from_slice(&written).doing(Code::Os, || "reading what was written")?;
         context.waited(begin.elapsed());
         let path = plan.output.path().to_owned();
-        // Set once: a stage runs once.
-        drop(self.written.set(plan.output.finish()?));
+        let output = plan.output.finish()?;
+        output.remove_on_undo(context, &self.output);
         let name = path.to_string_lossy().into_owned();
         record(document, &name, plan.format, &written);
         if let Some(text) = some(&written.sockets) {
@@ -127,14 +119,6 @@ impl Stage for Pack {
             written.size
         ));
         Ok(())
-    }
-
-    fn undo(&self, context: &Context, _document: &Document) {
-        if let Some(written) = self.written.get()
-            && let Err(e) = written.remove()
-        {
-            context.warn(format_args!("removing {}: {e}", quote(&self.output)));
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! `reap` ends processes that live in a root, and proves that none is left.
 //!
 //! A gpg-agent that pacman-key started, or a daemon of a scriptlet, keeps every mount of the root busy. By default each
-//! tool takes its own away with its PID namespace, and then there is nothing to do here but to say so; the work comes
-//! from `mkroot --host`, from the user's own chroot, and from tools that were run outside of the pipeline.
+//! tool ends its processes with its PID namespace, and `reap` has nothing to do. There is work after `mkroot --host`, after
+//! the user's own chroot, and after programs that were run outside of the pipeline.
 //!
-//! Who lives in a root is said in [`rootfs::occupants`]. Everybody else is named and left alone.
+//! [`rootfs::occupants`] defines which processes live in a root. All others are reported and not ended.
 
 mod sockets;
 
@@ -21,7 +21,7 @@ use std::time::Duration;
 /// End processes that live in the root, and prove that none is left
 ///
 /// A process lives in the root when its root directory is there, or when it is an agent of GnuPG that serves the root's
-/// keyring. Who only uses a path there is named and left alone.
+/// keyring. A process that only uses a path there is reported and not ended.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -30,15 +30,15 @@ use std::time::Duration;
     after_help = "Example:\n  mkroot target --host | fetch-pacman | mkconf | keyring | strap base \\\n    | reap | unmount > receipt.json"
 )]
 struct Reap {
-    /// The root, where there is no document; else the document's
+    /// The root; by default that of the document
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// How long processes may take to end on SIGTERM before they are killed; 0 kills at once
+    /// Kill processes that have not ended SECONDS after SIGTERM; 0: kill at once
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(..=3600))]
     timeout: u64,
 
-    /// Say what would be ended, and end nothing
+    /// Only print what would be ended
     #[arg(long)]
     dry_run: bool,
 
@@ -46,13 +46,13 @@ struct Reap {
     common: Common,
 }
 
-/// How often we look again. What starts anew this often is started by something that does not live there.
+/// How often processes are ended. If there are still some, something that does not live there restarts them.
 const ROUNDS: usize = 10;
 
-/// In how many rounds processes get a SIGTERM first. What lives there after that was started by what we ended.
-const POLITE_ROUNDS: usize = 2;
+/// In how many rounds processes get a SIGTERM first. Later ones were started by processes that we have ended.
+const SIGTERM_ROUNDS: usize = 2;
 
-/// How many processes in the way get a line; the document has them all.
+/// How many processes that only use the root get a line; the document has them all.
 const LINES: usize = 20;
 
 impl Stage for Reap {
@@ -78,17 +78,14 @@ impl Stage for Reap {
             ));
             return Ok(());
         }
-        // Until we have ended: no tool begins what we would take for left over.
-        let _lock = match self.dry_run {
-            true => None,
-            false => Some(root.lock_alone()?),
-        };
-        let (path, id) = (root.path().to_owned(), root.id()?);
+        let id = root.id()?;
         let mut record = Record::default();
         let result = if self.dry_run {
-            look(context, &path, id, &mut record)
+            preview(context, root.path(), id, &mut record)
         } else {
-            self.reap(context, &path, id, &mut record)
+            // No tool may start processes now, which would look like left over ones.
+            let _lock = root.lock_exclusive()?;
+            self.reap(context, root.path(), id, &mut record)
                 .map(|()| record.sockets = sockets::remove_stale(context, &root))
         };
         document.write(&record);
@@ -97,8 +94,8 @@ impl Stage for Reap {
 }
 
 impl Reap {
-    /// Ends what lives in the root until two looks in a row find nothing: what was started while we looked at others
-    /// is seen by the second.
+    /// Ends processes that live in the root until two scans in a row find none: the second one finds a process that was
+    /// started while the first one looked at others.
     fn reap(
         &self,
         context: &Context,
@@ -111,11 +108,8 @@ impl Reap {
         let mut clean = false;
         let last = loop {
             let scan = occupants::find(root, id)?;
-            let living: Vec<Occupant> = scan
-                .living()
-                .filter(|o| !denied.contains(&(o.pid, o.start_time)))
-                .cloned()
-                .collect();
+            let is_denied = |o: &&Occupant| denied.contains(&(o.pid, o.start_time));
+            let living: Vec<_> = scan.living().filter(|o| !is_denied(o)).cloned().collect();
             if living.is_empty() {
                 if clean {
                     break scan;
@@ -125,32 +119,31 @@ impl Reap {
             }
             clean = false;
             if rounds == ROUNDS {
-                record_in_the_way(record, &scan);
-                return Err(still_there(root, &living, "they are started anew")
+                record_others(record, &scan);
+                return Err(still_there(root, &living, "they are restarted")
                     .hint("something outside of the root starts them: end that first"));
             }
-            let timeout = if rounds < POLITE_ROUNDS {
-                Duration::from_secs(self.timeout)
-            } else {
-                Duration::ZERO
+            let timeout = match rounds < SIGTERM_ROUNDS {
+                true => Duration::from_secs(self.timeout),
+                false => Duration::ZERO,
             };
             rounds += 1;
             let outcome = occupants::end(root, id, living, timeout)?;
             record_ended(record, context, root, &outcome, timeout);
             if !outcome.stuck.is_empty() {
-                record_in_the_way(record, &scan);
+                record_others(record, &scan);
                 return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
                     "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
                 ));
             }
             denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
         };
-        record_in_the_way(record, &last);
+        record_others(record, &last);
         warn_of_others(context, &last);
-        // Who lives there still was denied; the others of those have ended since.
+        // Those that we may not signal.
         let left: Vec<Occupant> = last.living().cloned().collect();
         if !left.is_empty() {
-            let names = names(&left, Some(root));
+            let names = names(&left, |o| lives(o, root));
             return Err(Failure::new(
                 Code::Permission,
                 format!("ending {names}: Operation not permitted"),
@@ -164,10 +157,10 @@ impl Reap {
     }
 }
 
-/// Says what would be ended.
-fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
+/// Prints what would be ended.
+fn preview(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
     let scan = occupants::find(root, id)?;
-    record_in_the_way(record, &scan);
+    record_others(record, &scan);
     record.would_end = Some(scan.living().map(process).collect());
     for occupant in scan.living() {
         context.note(format_args!("would end {}", lives(occupant, root)));
@@ -179,17 +172,16 @@ fn look(context: &Context, root: &Path, id: RootId, record: &mut Record) -> Resu
     Ok(())
 }
 
-/// Names those that only use the root, and says how many could not be looked at.
+/// Reports the processes that only use the root, and how many could not be looked at.
 fn warn_of_others(context: &Context, scan: &Scan) {
-    for occupant in scan.in_the_way().take(LINES) {
-        let why = if occupant.spared {
-            "this program was started from there, and it is left alone"
-        } else {
-            "it does not live there and is left alone"
+    for occupant in scan.others().take(LINES) {
+        let why = match occupant.spared {
+            true => "this program was started from there, and it is left alone",
+            false => "it does not live there and is left alone",
         };
         context.warn(format_args!("{occupant} {}; {why}", occupant.how()));
     }
-    let more = scan.in_the_way().count().saturating_sub(LINES);
+    let more = scan.others().count().saturating_sub(LINES);
     if more > 0 {
         context.warn(format_args!(
             "{more} more processes use the root; they are left alone"
@@ -201,12 +193,12 @@ fn warn_of_others(context: &Context, scan: &Scan) {
 }
 
 fn still_there(root: &Path, living: &[Occupant], why: &str) -> Failure {
+    let names = names(living, Occupant::to_string);
     Failure::new(
         Code::Busy,
         format!(
-            "ending what lives in {}: {}: {why}",
-            quote(root),
-            names(living, None)
+            "ending the processes that live in {}: {names}: {why}",
+            quote(root)
         ),
     )
 }
@@ -217,11 +209,8 @@ fn lives(occupant: &Occupant, root: &Path) -> String {
 }
 
 /// Returns the first few processes, for a message.
-fn names(occupants: &[Occupant], root: Option<&Path>) -> String {
-    let first = occupants.iter().take(5);
-    let mut names: Vec<String> = first
-        .map(|o| root.map_or_else(|| o.to_string(), |root| lives(o, root)))
-        .collect();
+fn names(occupants: &[Occupant], name: impl Fn(&Occupant) -> String) -> String {
+    let mut names: Vec<String> = occupants.iter().take(5).map(name).collect();
     if occupants.len() > names.len() {
         names.push(format!("{} more", occupants.len() - names.len()));
     }
@@ -256,13 +245,13 @@ fn record_ended(
     }
 }
 
-fn record_in_the_way(record: &mut Record, scan: &Scan) {
+fn record_others(record: &mut Record, scan: &Scan) {
     record.unreadable = Some(scan.unreadable).filter(|n| *n > 0);
     let with_use = |occupant: &Occupant| Process {
         how: Some(occupant.how()),
         ..process(occupant)
     };
-    record.in_the_way = scan.in_the_way().map(with_use).collect();
+    record.in_the_way = scan.others().map(with_use).collect();
 }
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! Sockets that an agent left in the root's keyring.
 //!
-//! An agent that ends by SIGKILL leaves its sockets behind, and they would be packed with the root. A name is stale when
-//! nobody answers there: connect(2) says so, by the inode, whatever the name was when it was bound.
+//! An agent that ends by SIGKILL leaves its sockets, and they would be packed with the root. A socket is stale when
+//! connect(2) is refused. That goes by the inode, whatever the name was when it was bound.
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -12,13 +12,13 @@ use stage::{Context, quote};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-/// Removes the stale sockets, and returns their names. That one cannot be removed is no failure: the root has no process
-/// and no mount of it, and that is what was asked for.
+/// Removes the stale sockets, and returns their names. It is not a failure when one cannot be removed: no process lives in
+/// the root, which is what was asked for.
 pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
     let place = root.path().join(KEYRING);
     let dir = match root.open_below(KEYRING, OFlags::RDONLY | OFlags::DIRECTORY) {
         Ok(dir) => dir,
-        // No keyring, or a name that leads out of the root, where nothing is ours.
+        // No keyring, or a path that leads out of the root.
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
             return Vec::new();
         }
@@ -54,7 +54,7 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
     removed
 }
 
-/// Returns the names of the sockets `S.*` that nobody has.
+/// Returns the names of the sockets `S.*` that no process has.
 fn stale(dir: &OwnedFd, place: &Path) -> Vec<String> {
     let Ok(entries) = Dir::read_from(dir) else {
         return Vec::new();
@@ -65,7 +65,7 @@ fn stale(dir: &OwnedFd, place: &Path) -> Vec<String> {
         .filter_map(|e| Some(e.file_name().to_str().ok()?.to_owned()))
         .filter(|name| name.starts_with("S."))
         .filter(|name| is_socket(dir, name) && !is_named(&bound, &place.join(name)))
-        .filter(|name| nobody_answers(dir, name))
+        .filter(|name| is_refused(dir, name))
         .collect();
     names.sort();
     names
@@ -76,8 +76,8 @@ fn is_socket(dir: &OwnedFd, name: &str) -> bool {
         .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Socket)
 }
 
-/// Returns whether the kernel lists a socket that was bound by this name: one that does not listen refuses connections
-/// too.
+/// Returns whether the kernel lists a socket that was bound by this name: one that does not listen also refuses
+/// connections.
 fn is_named(bound: &[u8], path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let name = [b" ", path.as_os_str().as_bytes()].concat();
@@ -86,9 +86,9 @@ fn is_named(bound: &[u8], path: &Path) -> bool {
         .any(|line| line.ends_with(&name))
 }
 
-/// Returns whether connecting is refused. Nothing is sent, and nothing waited for.
-fn nobody_answers(dir: &OwnedFd, name: &str) -> bool {
-    // Through the descriptor the path is short, and no link on the way is followed.
+/// Returns whether connecting is refused. Sends nothing, and does not wait.
+fn is_refused(dir: &OwnedFd, name: &str) -> bool {
+    // By the descriptor, the path is short, and no symbolic link in it is followed.
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {

@@ -551,7 +551,7 @@ fn roots_that_cannot_be_meant_are_refused_and_nobody_ends() {
         "failed",
         &[
             "reap: opening the root 'ROOT': it is an empty directory, and not the one that the document means",
-            "reap: hint: mount the file system that the root is on; where there is none any more, begin again with mkroot",
+            "reap: hint: mount the file system that the root is on; if it is gone, begin again with mkroot",
         ],
     );
     assert_eq!(ground.read("long.status"), "64\n");

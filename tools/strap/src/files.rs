@@ -89,17 +89,15 @@ fn compare(
         .map(|mount| mount.at.as_str())
         .collect();
     // Inside, as an ordinary user has directories there that only root of the root may search.
-    let bytes = plan.bare.call(Place::Host, || {
+    let lines: Vec<String> = plan.bare.call(Place::Host, &[], || {
         let root = Root::open(plan.bare.root().path())?;
         let mut lines = Vec::new();
         for one in &packages {
             let files = missing(&root, &one.record, &covered, &plan.conf.noextract)?;
             lines.extend(files.line(&one.package.name));
         }
-        serde_json::to_vec(&lines).doing(Code::Os, || "saying what was found")
+        Ok(lines)
     })?;
-    let lines: Vec<String> =
-        serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
     let Some((first, rest)) = lines.split_first() else {
         return Ok(());
     };

@@ -1,29 +1,29 @@
-//! Why a mount is busy: who uses it, in words.
+//! Why a mount is busy, in words.
 
-use crate::place::Place;
+use crate::place::MountPoint;
 use rootfs::mountinfo::Mount;
-use rootfs::occupants::{self, Holder};
+use rootfs::occupants;
 use rootfs::root::RootId;
 use stage::{Code, Failure, quote};
 use std::path::Path;
 
-/// How many reasons a message has room for.
+/// How many reasons a message has.
 const REASONS: usize = 5;
 
-/// What holds a mount and is in no list of the kernel's.
+/// What keeps a mount busy and is in no list of the kernel.
 const UNSEEN: &str =
     "by whom cannot be seen: a socket that was bound by a relative name, or a descriptor in flight";
 
-/// Looks for who uses a mount, and returns it in words. `None` means that nobody is to be seen.
+/// Returns what uses a mount, in words. `None` if nothing can be found.
 ///
 /// # Errors
 ///
 /// When `/proc` cannot be read.
-pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failure> {
+pub(crate) fn why(mount: &Mount, place: &MountPoint) -> Result<Option<String>, Failure> {
     let mut reasons = ours(&mount.target);
     let mut unreadable = 0;
-    // A mount whose server is gone cannot be asked what it is, and one that has gone itself has no users.
-    if let Ok(stat) = place.look() {
+    // A mount whose server is gone has no identity, and one that is gone itself has no users.
+    if let Ok(stat) = place.stat() {
         let id = RootId {
             dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
             ino: stat.stx_ino,
@@ -32,8 +32,7 @@ pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failur
         reasons.extend(scan.occupants.iter().map(|o| format!("{o} {}", o.how())));
         unreadable = scan.unreadable;
     }
-    let holders = occupants::holders(&mount.target);
-    reasons.extend(holders.iter().map(Holder::to_string));
+    reasons.extend(occupants::kernel_users(&mount.target));
     if reasons.is_empty() && unreadable > 0 {
         let unreadable = occupants::unreadable(unreadable);
         reasons.push(format!("by whom cannot be seen: {unreadable}"));
@@ -46,7 +45,7 @@ pub(crate) fn why(mount: &Mount, place: &Place) -> Result<Option<String>, Failur
     Ok(Some(reasons.join("; ")).filter(|why| !why.is_empty()))
 }
 
-/// Returns what of ours is there: a receipt that is written below the root keeps it mounted.
+/// Returns which of our streams is there: a receipt that is written below the root keeps it mounted.
 fn ours(target: &Path) -> Vec<String> {
     let streams = [
         (0, "standard input"),
@@ -61,7 +60,7 @@ fn ours(target: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Returns the failure that says so.
+/// Returns the failure of a mount that is in use.
 pub(crate) fn failure(root: &Path, mount: &Mount, why: Option<String>) -> Failure {
     let why = why.unwrap_or_else(|| UNSEEN.to_owned());
     let root = root.display();

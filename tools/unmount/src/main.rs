@@ -1,18 +1,18 @@
-//! `unmount` takes down what is mounted at or below a root, and proves that nothing is left.
+//! `unmount` unmounts what is mounted at or below a root, and proves that nothing is left.
 //!
-//! By default each tool mounts for itself, in a namespace that ends with it, and then there is nothing to do here but to
-//! say so. The work comes from `mkroot --host` and from mounts that the user made.
+//! By default each tool mounts in its own namespace, and `unmount` has nothing to do. There is work after `mkroot --host`,
+//! and after mounts of the user.
 //!
-//! A document says which mounts are its pipeline's, and these go, with all that was mounted on them; what others mounted
-//! there stays, and is named. From a directory alone all goes that the kernel lists there. After each round the kernel is
-//! asked again, so what was unmounted by propagation, stacked twice or half taken down by an earlier run makes no
-//! difference. Nothing goes while another tool works on the root.
+//! A document has the mounts of its pipeline: these are unmounted, with all that was mounted on them; other mounts stay, and
+//! are reported. From a directory alone, all mounts there are unmounted. After each round the list of mounts is read again,
+//! so stacked mounts, propagation and interrupted earlier runs make no difference. Nothing is unmounted while another tool
+//! works on the root.
 
 mod busy;
 mod place;
 
 use clap::Parser;
-use place::Place;
+use place::MountPoint;
 use rootfs::mountinfo::{self, Mount};
 use rootfs::{live, occupants};
 use rustix::io::Errno;
@@ -23,9 +23,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Take down what is mounted at or below the root, and prove that nothing is left
+/// Unmount what is mounted at or below the root, and prove that nothing is left
 ///
-/// With a document, what its own mkroot --host mounted, and what is mounted on that; with DIR alone, everything. The deepest mount goes first. It stops at the first one that is in use and names who uses it; run it again to go on.
+/// With a document, what its mkroot --host mounted, and what is mounted on that; with DIR alone, everything. The deepest mount goes first. It stops at the first mount that is in use and reports what uses it; run it again to continue.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -34,15 +34,15 @@ use std::time::Duration;
     after_help = "Example:\n  mkroot target --host | fetch-pacman | mkconf | keyring | strap base \\\n    | reap | unmount > receipt.json"
 )]
 struct Unmount {
-    /// The root, where there is no document; else the document's
+    /// The root; by default that of the document
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Detach what is in use, too; it stays mounted, unseen, until its last user ends
+    /// Detach mounts that are in use; they stay mounted, hidden, until their last user ends
     #[arg(long)]
     lazy: bool,
 
-    /// Say what would be unmounted, and unmount nothing
+    /// Only print what would be unmounted
     #[arg(long)]
     dry_run: bool,
 
@@ -50,33 +50,33 @@ struct Unmount {
     common: Common,
 }
 
-/// Filesystems that keep nothing on any disk: no data is lost when one is detached.
+/// File systems without data on a disk: nothing is lost when one is detached.
 const WITHOUT_DATA: [&str; 5] = ["tmpfs", "proc", "sysfs", "devpts", "devtmpfs"];
 
-/// How many more tries there are than mounts: who mounts as fast as we unmount is not to keep us for ever.
+/// How many more tries there are than mounts: a program may mount as fast as we unmount.
 const SPARE_TRIES: usize = 16;
 
-/// How often the kernel is asked what is left: each round takes down all that it listed.
+/// How often the list of mounts is read: each round unmounts all of them.
 const ROUNDS: usize = 16;
 
-/// How many of others' mounts a message names.
+/// How many mounts of others a message names.
 const NAMED: usize = 5;
 
-/// How often, and after how long, a mount is tried again that is in use by nobody.
+/// How often, and after which time, a mount is tried again that is busy without a known user.
 const UNSEEN_TRIES: usize = 25;
 const UNSEEN_WAIT: Duration = Duration::from_millis(20);
 
-/// Which mounts are to go.
+/// Which mounts to unmount.
 #[derive(Clone, Copy, Debug)]
 enum Scope<'a> {
-    /// All that there are: there is a directory, and no pipeline.
+    /// All: there is a directory, and no pipeline.
     All,
     /// Those that this document claims, and what is mounted on them.
     Claimed(&'a Document),
 }
 
 impl Scope<'_> {
-    /// Returns the mounts that are to go, in an order in which they can, and those that are others'.
+    /// Returns the mounts to unmount, in an order in which that is possible, and the others.
     fn split<'m>(
         self,
         mounts: &'m [Mount],
@@ -86,7 +86,7 @@ impl Scope<'_> {
         let Self::Claimed(document) = self else {
             return Ok((all, Vec::new()));
         };
-        let ours = mountinfo::grown_on(mounts, &live::claimed(document)?);
+        let ours = mountinfo::with_descendants(mounts, &live::claimed(document)?);
         Ok(all.into_iter().partition(|mount| ours.contains(&mount.id)))
     }
 }
@@ -103,39 +103,39 @@ impl Stage for Unmount {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let Some(opened) = occupants::subject(&meant(document), self.dir.as_deref())? else {
+        let Some(opened) = occupants::subject(&current(document), self.dir.as_deref())? else {
             context.note("no root was made: there is nothing to do");
             return Ok(());
         };
         let root = opened.path().to_owned();
-        // Our working directory may be in there, and no descriptor of ours is any more.
+        // Our working directory may keep a mount busy.
         std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
         let before = document.clone();
-        // Where a making tool failed before there was a root, nothing of this pipeline is mounted.
+        // If a tool failed before there was a root, nothing of this pipeline is mounted.
         let scope = match before.root().is_none() && !before.failed_making() {
             true => Scope::All,
             false => Scope::Claimed(&before),
         };
         if self.dry_run {
             drop(opened);
-            return look(context, scope, &root, document);
+            return preview(context, scope, &root, document);
         }
-        let lock = opened.lock_alone()?;
-        // The lock is on no mount of ours, and this is.
+        let lock = opened.lock_exclusive()?;
+        // This keeps a mount busy; the lock does not.
         drop(opened);
         let mut record = resumed(document);
-        let mut result = self.take_down(context, scope, &root, &mut record);
+        let mut result = self.unmount_all(context, scope, &root, &mut record);
         drop(lock);
         let looked = mountinfo::read().and_then(|now| {
             let (left, others) = scope.split(&now, &root)?;
             Ok((below(&left, &root), below(&others, &root)))
         });
         match looked {
-            // What is left is what the next run is about.
+            // For the next run.
             Ok((left, others)) => (record.left, record.others) = (Some(left), others),
             Err(failure) => result = result.and(Err(failure)),
         }
-        // The file system that the root is on is at the root itself.
+        // The root itself may be the mount point of the file system that it is on.
         record.others.retain(|at| !at.is_empty());
         if !record.others.is_empty() {
             warn_of_others(context, &root, &record.others);
@@ -148,8 +148,8 @@ impl Stage for Unmount {
 }
 
 impl Unmount {
-    /// Takes down one mount after the other, until the kernel lists none.
-    fn take_down(
+    /// Unmounts one mount after the other, until the kernel lists none.
+    fn unmount_all(
         &self,
         context: &Context,
         scope: Scope<'_>,
@@ -159,32 +159,29 @@ impl Unmount {
         let before = record.unmounted.iter().flatten().count();
         let mut rounds = 0;
         let mut tries = None;
-        let what;
-        loop {
+        let what = loop {
             let mounts = mountinfo::read()?;
             let (list, others) = scope.split(&mounts, root)?;
             let Some(&first) = list.first() else {
-                what = if others.is_empty() {
-                    "nothing"
-                } else {
-                    "nothing of this pipeline"
+                break match others[..] {
+                    [] => "nothing",
+                    _ => "nothing of this pipeline",
                 };
-                break;
             };
             let left: &mut usize = tries.get_or_insert(list.len() + SPARE_TRIES);
             let mut was_there = false;
             for mount in list {
                 if *left == 0 {
-                    return Err(given_up(mount, was_there));
+                    return Err(endless(mount, was_there));
                 }
                 *left -= 1;
-                was_there |= self.one(context, root, mount, record)?;
+                was_there |= self.unmount(context, root, mount, record)?;
             }
             rounds += 1;
             if rounds == ROUNDS {
-                return Err(given_up(first, was_there));
+                return Err(endless(first, was_there));
             }
-        }
+        };
         let place = format!("at or below {}", quote(root));
         match record.unmounted.iter().flatten().count() - before {
             0 => context.note(format_args!("{what} is mounted {place}")),
@@ -194,9 +191,9 @@ impl Unmount {
         Ok(())
     }
 
-    /// Takes down one mount, which nothing is mounted on. Returns whether it was there: something else may have been
-    /// mounted over it since we read what is mounted, or somebody else has unmounted it.
-    fn one(
+    /// Unmounts one mount, on which nothing is mounted. Returns whether it was there: since the list was read, another mount
+    /// may have come over it, or it may have been unmounted.
+    fn unmount(
         &self,
         context: &Context,
         root: &Path,
@@ -204,7 +201,7 @@ impl Unmount {
         record: &mut Record,
     ) -> Result<bool, Failure> {
         let doing = || format!("unmounting {}", quote(&mount.target));
-        let place = match Place::of(root, mount).map_err(|f| f.while_doing(doing()))? {
+        let place = match MountPoint::of(root, mount).map_err(|f| f.while_doing(doing()))? {
             Some(place) if place.is(mount) => place,
             _ => return Ok(false),
         };
@@ -227,20 +224,20 @@ impl Unmount {
             }
             Err(Errno::INVAL | Errno::NOENT) if !place.is(mount) => Ok(false),
             Err(e @ (Errno::PERM | Errno::ACCESS)) => {
-                Err(Failure::new(Code::Permission, format!("{}: {e}", doing()))
-                    .hint(format!("run it as root: sudo unmount {}", root.display())))
+                let hint = format!("run it as root: sudo unmount {}", root.display());
+                Err(Failure::system(Code::Permission, doing(), e).hint(hint))
             }
-            Err(e @ Errno::INVAL) => Err(Failure::new(Code::Os, format!("{}: {e}", doing()))
+            Err(e @ Errno::INVAL) => Err(Failure::system(Code::Os, doing(), e)
                 .hint("in a user namespace only what was mounted in it can be unmounted")),
             Err(e) => Err(e).doing(Code::Os, doing),
         }
     }
 }
 
-/// Tries a mount again that is in use, while nobody is to be seen who uses it: the kernel lets go of a file some time
-/// after its last user has ended, and of a loop device's after the device, and there is nothing to wait for that says
-/// when. Returns what the last try did, if not that it is in use.
-fn try_again(root: &Path, mount: &Mount, place: &Place) -> Result<Result<(), Errno>, Failure> {
+/// Tries a mount again that is in use, as long as no user is found: the kernel closes a file some time after its last user
+/// has ended, and that of a loop device after the device, and nothing tells when. Returns the result of the last try, unless
+/// the mount is still in use.
+fn try_again(root: &Path, mount: &Mount, place: &MountPoint) -> Result<Result<(), Errno>, Failure> {
     let mut tries = 0;
     loop {
         let why = busy::why(mount, place)?;
@@ -256,33 +253,30 @@ fn try_again(root: &Path, mount: &Mount, place: &Place) -> Result<Result<(), Err
     }
 }
 
-/// Returns the failure of a root where mounts do not come to an end.
-fn given_up(mount: &Mount, was_there: bool) -> Failure {
+/// Returns the failure of a root whose mounts do not come to an end.
+fn endless(mount: &Mount, was_there: bool) -> Failure {
     let doing = format!("unmounting {}", quote(&mount.target));
-    if was_there {
-        Failure::new(Code::Busy, format!("{doing}: it is mounted again"))
-            .hint("end the program that mounts it")
-    } else {
-        Failure::new(Code::Busy, format!("{doing}: another mount hides it"))
+    match was_there {
+        true => Failure::new(Code::Busy, format!("{doing}: it is mounted again"))
+            .hint("end the program that mounts it"),
+        false => Failure::new(Code::Busy, format!("{doing}: another mount hides it")),
     }
 }
 
-/// Returns the document as it is meant now: where an earlier run has unmounted what the root itself was on, its path
-/// rightly means another directory than it did.
-fn meant(document: &Document) -> Document {
-    let mut meant = document.clone();
+/// Returns the document as it is valid now: if an earlier run has unmounted what was mounted at the root itself, the path of
+/// the root leads to another directory than before.
+fn current(document: &Document) -> Document {
+    let mut current = document.clone();
     let record = document.get::<Record>().unwrap_or_default();
-    if record
-        .unmounted
-        .is_some_and(|list| list.contains(&String::new()))
-    {
-        meant.remove::<Identity>();
+    let mut unmounted = record.unmounted.iter().flatten();
+    if unmounted.any(String::is_empty) {
+        current.remove::<Identity>();
     }
-    meant
+    current
 }
 
-/// Says what would be unmounted.
-fn look(
+/// Prints what would be unmounted.
+fn preview(
     context: &Context,
     scope: Scope<'_>,
     root: &Path,
@@ -306,7 +300,7 @@ fn look(
     Ok(())
 }
 
-/// Names what stays mounted, since this pipeline did not mount it.
+/// Reports the mounts that stay because they are not of this pipeline.
 fn warn_of_others(context: &Context, root: &Path, others: &[String]) {
     let mut names: Vec<_> = others
         .iter()
@@ -347,16 +341,16 @@ fn relative(target: &Path, root: &Path) -> String {
     below.to_string_lossy().into_owned()
 }
 
-/// Begins a record: where an earlier run stopped half way, this one goes on with what it has unmounted.
+/// Begins a record: after a run that stopped half way, this one continues its lists.
 fn resumed(document: &Document) -> Record {
-    let earlier = document.get::<Record>().unwrap_or_default();
+    let before = document.get::<Record>().unwrap_or_default();
     let mut record = Record {
         unmounted: Some(Vec::new()),
         ..Record::default()
     };
-    if earlier.left.is_some_and(|left| !left.is_empty()) {
-        record.unmounted = Some(earlier.unmounted.unwrap_or_default());
-        record.detached = earlier.detached;
+    if before.left.is_some_and(|left| !left.is_empty()) {
+        record.unmounted = Some(before.unmounted.unwrap_or_default());
+        record.detached = before.detached;
     }
     record
 }
@@ -395,8 +389,8 @@ mod tests {
         let text =
             r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
         let still = parse(&text.replace("AT", ""));
-        assert!(meant(&still).get::<Identity>().is_some());
+        assert!(current(&still).get::<Identity>().is_some());
         let gone = parse(&text.replace("AT", ",\"\""));
-        assert!(meant(&gone).get::<Identity>().is_none());
+        assert!(current(&gone).get::<Identity>().is_none());
     }
 }

@@ -1,8 +1,8 @@
-//! Where a mount is, by a descriptor: a path that cannot lead out of the root.
+//! A mount point by a descriptor, so that its path cannot lead out of the root.
 //!
-//! What a root contains is not ours to trust. With `dev -> /` in it, `umount ROOT/dev/pts` is the host's `/dev/pts`. So
-//! the directory that holds the mount point is opened beneath the root without following any link, and umount2(2) gets
-//! the last name below that descriptor, with `UMOUNT_NOFOLLOW`.
+//! The contents of a root are not trusted. With `dev -> /` in it, `umount ROOT/dev/pts` is the host's `/dev/pts`. So the
+//! directory that contains the mount point is opened beneath the root without following any symbolic link, and umount2(2)
+//! gets the last name below that descriptor, with `UMOUNT_NOFOLLOW`.
 
 use rootfs::mountinfo::Mount;
 use rootfs::root::BENEATH;
@@ -14,34 +14,34 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// The directory that holds a mount point, and the mount point's name in it.
+/// The directory that contains a mount point, and the mount point's name in it.
 #[derive(Debug)]
-pub(crate) struct Place {
-    holds: OwnedFd,
+pub(crate) struct MountPoint {
+    directory: OwnedFd,
     name: OsString,
 }
 
-impl Place {
-    /// Opens the place of a mount at or below `root`. `None` means that there is no such directory now: what it was in
-    /// is unmounted, or hidden.
+impl MountPoint {
+    /// Opens the mount point of a mount at or below `root`. `None` means that there is no such directory now: it is unmounted,
+    /// or hidden.
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] where its path leads over a symbolic link: then it is hidden, and what is at the path is not it.
+    /// [`Code::Failed`] when the path leads over a symbolic link: then the mount is hidden, and something else is at the path.
     pub(crate) fn of(root: &Path, mount: &Mount) -> Result<Option<Self>, Failure> {
-        let Some((holds, name)) = mount.target.parent().zip(mount.target.file_name()) else {
+        let Some((directory, name)) = mount.target.parent().zip(mount.target.file_name()) else {
             return Err(Failure::new(Code::Usage, "it is the host's own root"));
         };
         let strict = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let holds = match holds.strip_prefix(root) {
-            // The root itself: its directory is outside, where the host's owner may be trusted, but not a link.
-            Err(_) => open(CWD, holds, strict),
+        let directory = match directory.strip_prefix(root) {
+            // The root itself: its directory is outside, and trusted, but symbolic links are not followed.
+            Err(_) => open(CWD, directory, strict),
             Ok(below) => open(CWD, root, strict)
                 .and_then(|root| open(root.as_fd(), &Path::new(".").join(below), BENEATH)),
         };
-        match holds {
-            Ok(holds) => Ok(Some(Self {
-                holds,
+        match directory {
+            Ok(directory) => Ok(Some(Self {
+                directory,
                 name: name.to_owned(),
             })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
@@ -54,20 +54,20 @@ impl Place {
         }
     }
 
-    /// Asks what is there now: the root of the topmost mount.
-    pub(crate) fn look(&self) -> Result<Statx, Errno> {
+    /// Returns the status of what is there now: the root of the topmost mount.
+    pub(crate) fn stat(&self) -> Result<Statx, Errno> {
         statx(
-            &self.holds,
+            &self.directory,
             self.name.as_os_str(),
             AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC,
             StatxFlags::INO | StatxFlags::MNT_ID,
         )
     }
 
-    /// Returns whether the topmost mount there is this one. A mount whose server is gone cannot be asked, and kernels
-    /// before 5.8 do not say.
+    /// Returns whether the topmost mount there is this one, or may be: of a mount whose server is gone, and before Linux 5.8,
+    /// that cannot be known.
     pub(crate) fn is(&self, mount: &Mount) -> bool {
-        match self.look() {
+        match self.stat() {
             Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => {
                 stat.stx_mnt_id == mount.id
             }
@@ -78,8 +78,8 @@ impl Place {
 
     /// Unmounts the topmost mount there.
     pub(crate) fn unmount(&self, flags: UnmountFlags) -> Result<(), Errno> {
-        let holds = format!("/proc/self/fd/{}", self.holds.as_raw_fd());
-        let path: PathBuf = Path::new(&holds).join(&self.name);
+        let directory = format!("/proc/self/fd/{}", self.directory.as_raw_fd());
+        let path: PathBuf = Path::new(&directory).join(&self.name);
         unmount(path, flags | UnmountFlags::NOFOLLOW)
     }
 }

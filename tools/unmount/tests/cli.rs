@@ -85,7 +85,7 @@ fn a_root_that_was_itself_a_mount_can_be_unmounted_again() {
         69,
         &[
             "unmount: opening the root 'ROOT': it is an empty directory, and not the one that the document means",
-            "unmount: hint: mount the file system that the root is on; where there is none any more, begin again with mkroot",
+            "unmount: hint: mount the file system that the root is on; if it is gone, begin again with mkroot",
         ],
     );
     assert_eq!(other["error"]["code"], "failed");

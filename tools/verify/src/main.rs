@@ -24,7 +24,7 @@ use pacman::{Operation, Pacman, Timeout, cache_lock, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring, Mode, Package};
-use stage::{Cause, Code, Common, Context, Document, Doing, Failure, Kind, Stage};
+use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -259,9 +259,7 @@ impl Verify {
             rules: (!self.no_files).then_some(&plan.rules),
             gpgdir: &gpgdir,
         };
-        let bytes = plan.bare.call(Place::Host, || check::work(task))?;
-        let found: Found =
-            serde_json::from_slice(&bytes).doing(Code::Os, || "reading what was found inside")?;
+        let found = plan.bare.call(Place::Host, &[], || check::work(task))?;
         context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
         for (subject, checked) in installed.subjects.iter().zip(&found.packages) {
             if let Some(why) = &checked.unknown {

@@ -1,16 +1,16 @@
 //! Agents of GnuPG that run outside of the root and serve the root's keyring.
 //!
-//! Such an agent has nothing open in the root, and yet its sockets keep the mount busy. Its name alone says nothing: the
-//! user's own agents have the same. So it must be bound to this very keyring: by a socket that listens on a file there, or
-//! by the watch that gpg-agent has on its home. The directory on its command line is a name, which may have meant another
-//! one when it was started: who has no more than that is named, and not ended.
+//! Such an agent has nothing open in the root, but its sockets keep the mount busy. Its name proves nothing: the user's own
+//! agents have the same. So it must be bound to this very keyring: by a socket that listens on a file there, or by the
+//! watch that gpg-agent has on its home. The directory on its command line is a name, which may have led elsewhere when it
+//! was started: an agent with no more than that is reported, and not ended.
 
 use super::diag;
-use super::proc::{Seen, look_at, open_dir, read_at};
+use super::proc::{Seen, look_at, open_dir, open_path, read_at};
 use super::process::is_ours;
 use crate::mountinfo::Mount;
 use crate::root::{RootId, open_below, open_within};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, major, minor, statat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,7 @@ use std::path::Path;
 /// Where pacman keeps its keyring, below a root.
 pub const KEYRING: &str = "etc/pacman.d/gnupg";
 
-/// The programs of GnuPG that stay and listen.
+/// The daemons of GnuPG.
 const AGENTS: [&str; 4] = ["gpg-agent", "dirmngr", "scdaemon", "keyboxd"];
 
 /// Returns whether a process of this name may be an agent.
@@ -38,11 +38,11 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Looks at the root's keyring. Where it is a symbolic link, or cannot be reached, there is none.
+    /// Looks at the root's keyring. Returns `None` when it is a symbolic link, or cannot be opened.
     ///
     /// # Errors
     ///
-    /// [`is_ours`]: then there may be one.
+    /// Those of [`is_ours`]: then there may be one.
     pub(super) fn of(root: &Path, mounts: &[Mount]) -> Result<Option<Self>, Errno> {
         match Self::look(root, mounts) {
             Err(e) if is_ours(e) => Err(e),
@@ -51,22 +51,14 @@ impl Home {
     }
 
     fn look(root: &Path, mounts: &[Mount]) -> Result<Self, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = openat(CWD, root, flags, Mode::empty())?;
-        let keyring = open_below(root.as_fd(), KEYRING, flags)?;
+        let root = open_path(CWD, root)?;
+        let keyring = open_below(root.as_fd(), KEYRING, OFlags::PATH | OFlags::DIRECTORY)?;
         let seen = look_at(&keyring, "")?;
         let mount = mounts.iter().find(|m| Some(m.id) == seen.mount);
-        let (major, minor) = mount.map_or_else(
-            || {
-                (
-                    rustix::fs::major(seen.id.dev),
-                    rustix::fs::minor(seen.id.dev),
-                )
-            },
-            |mount| mount.dev,
-        );
+        let of_stat = (major(seen.id.dev), minor(seen.id.dev));
+        let (major, minor) = mount.map_or(of_stat, |mount| mount.dev);
         let dev = diag::device(major, minor);
-        // Who may not read it cannot be shown who serves it.
+        // Without permission to read it, no agent can be proven to serve it.
         let files = match open_dir(&keyring, ".").and_then(|d| sockets_in(&d)) {
             Err(e) if is_ours(e) => return Err(e),
             files => files.unwrap_or_default(),
@@ -84,18 +76,18 @@ impl Home {
         })
     }
 
-    /// Returns whether an agent was started for this keyring: `--homedir` of its command line leads there, as the process
-    /// sees it whose directory of `/proc` is `process`.
+    /// Returns whether an agent was started for this keyring: `--homedir` of its command line leads there, as seen by the
+    /// process whose directory of `/proc` is `process`.
     pub(super) fn is_named_by(&self, process: &OwnedFd, cmdline: &[u8]) -> bool {
         let leads_there = |seen: Result<Seen, _>| seen.is_ok_and(|seen| seen.id == self.id);
         match homedir(cmdline) {
             Some([]) | None => false,
             Some(path @ [b'/', ..]) => {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let within = openat(process, "root", flags, Mode::empty())
+                let flags = OFlags::PATH | OFlags::DIRECTORY;
+                let within = open_path(process, "root")
                     .and_then(|root| open_within(root.as_fd(), path, flags));
                 leads_there(within.and_then(|home| look_at(&home, "")))
-                    // Where we may not see its root, it is likely ours, and then we may not end it either.
+                    // If we may not see its root, it is likely ours, and we may not end the process either.
                     || leads_there(look_at(CWD, path)) && look_at(process, "root").is_err()
             }
             Some(path) => leads_there(look_at(process, [b"cwd/", path].concat())),
@@ -128,14 +120,14 @@ fn sockets_in(directory: &OwnedFd) -> Result<HashSet<u32>, Errno> {
         if let Ok(stat) = stat
             && FileType::from_raw_mode(stat.st_mode) == FileType::Socket
         {
-            // The kernel tells no more of it.
+            // unix_diag has no more of it.
             found.insert(stat.st_ino as u32);
         }
     }
     Ok(found)
 }
 
-/// Returns the value of `--homedir`. GnuPG takes the last one.
+/// Returns the value of the last `--homedir`, which is the one that GnuPG uses.
 fn homedir(cmdline: &[u8]) -> Option<&[u8]> {
     let mut arguments = cmdline.split(|&b| b == 0);
     let mut homedir = None;

@@ -1,7 +1,7 @@
 //! Which file a unix socket is bound to: unix_diag of sock_diag(7).
 //!
-//! `/proc/net/unix` has the name that bind(2) got. By now that name may lead to another file, or have meant another one in
-//! another mount namespace; the kernel knows the file itself.
+//! `/proc/net/unix` has the name that bind(2) got. That name may lead to another file by now, or be of another mount
+//! namespace; unix_diag identifies the file itself. Written by hand: no crate that we have speaks sock_diag(7).
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink};
@@ -18,7 +18,7 @@ pub(super) struct Bound {
     pub(super) dev: u32,
 }
 
-/// Returns a device number as the kernel has it inside.
+/// Returns a device number in the kernel's internal form.
 pub(super) fn device(major: u32, minor: u32) -> u32 {
     major << 20 | minor
 }
@@ -36,8 +36,7 @@ const HEADER: usize = 16;
 const REQUEST: u32 = 40;
 const MESSAGE: usize = 16;
 
-/// Returns the sockets of this network namespace that listen on a file. Where the kernel cannot say (`CONFIG_UNIX_DIAG`),
-/// none.
+/// Returns the sockets of this network namespace that listen on a file; none when the kernel lacks `CONFIG_UNIX_DIAG`.
 ///
 /// # Errors
 ///
@@ -75,7 +74,7 @@ pub(super) fn listening() -> Result<Vec<Bound>, Errno> {
     }
 }
 
-/// Parses one datagram of messages; says whether more will come.
+/// Parses one datagram of messages. Returns whether more will come.
 fn parse(mut text: &[u8], found: &mut Vec<Bound>) -> bool {
     while let (Some(length), Some(kind)) = (number(text, 0), short(text, 4)) {
         let length = length as usize;

@@ -1,91 +1,37 @@
-//! What keeps a mount busy though no process does: the kernel itself has a file open.
-//!
-//! No scan of processes finds these, and `umount` says no more than "target is busy".
+//! What keeps a mount busy although no process does: files that the kernel itself has open. umount(8) says no more than
+//! "target is busy".
 
 use super::text::path_below;
 use crate::mountinfo::decode;
 use stage::quote;
 use std::ffi::OsString;
-use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// What keeps a mount busy though no process does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// A loop device that is backed by a file there.
-    Loop {
-        /// The device, as `loop3`.
-        device: String,
-        /// The file.
-        file: PathBuf,
-    },
-    /// A handler of binfmt_misc with the flag F, whose interpreter the kernel keeps open.
-    Handler {
-        /// The handler's name.
-        name: String,
-        /// The interpreter.
-        interpreter: PathBuf,
-    },
-    /// A file that is swapped to.
-    Swap(PathBuf),
-}
-
-impl Display for Holder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Loop { device, file } => {
-                write!(f, "the loop device /dev/{device} has {}", quote(file))
-            }
-            Self::Handler { name, interpreter } => write!(
-                f,
-                "the binfmt_misc handler {} of the host has {} open",
-                quote(name),
-                quote(interpreter)
-            ),
-            Self::Swap(file) => write!(f, "the kernel swaps to {}", quote(file)),
+/// Returns what keeps `root` busy although no process does, in words. What cannot be read is left out: these are optional
+/// parts of the kernel.
+#[must_use]
+pub fn kernel_users(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for (device, text) in files("/sys/block", "loop/backing_file") {
+        if let Some(file) = path_below(text.trim_ascii_end(), root) {
+            let device = device.to_string_lossy();
+            found.push(format!("the loop device /dev/{device} has {}", quote(file)));
         }
     }
-}
-
-/// Returns what keeps `root` busy though no process does. What cannot be read is not there: these are optional parts of
-/// the kernel.
-#[must_use]
-pub fn holders(root: &Path) -> Vec<Holder> {
-    let mut found = loops(root);
-    found.extend(handlers(root));
-    found.extend(swaps(root));
+    for (name, text) in files("/proc/sys/fs/binfmt_misc", "") {
+        if let Some(file) = interpreter_kept_open(&text).and_then(|file| path_below(file, root)) {
+            found.push(format!(
+                "the binfmt_misc handler {} of the host has {} open",
+                quote(name),
+                quote(file)
+            ));
+        }
+    }
+    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
+    let swaps = swap_files(&swaps, root).into_iter();
+    found.extend(swaps.map(|file| format!("the kernel swaps to {}", quote(file))));
     found
-}
-
-fn loops(root: &Path) -> Vec<Holder> {
-    let one = |(device, text): (OsString, Vec<u8>)| {
-        Some(Holder::Loop {
-            device: device.to_string_lossy().into_owned(),
-            file: path_below(text.trim_ascii_end(), root)?,
-        })
-    };
-    let files = files("/sys/block", "loop/backing_file");
-    files.into_iter().filter_map(one).collect()
-}
-
-fn handlers(root: &Path) -> Vec<Holder> {
-    let one = |(name, text): (OsString, Vec<u8>)| {
-        Some(Holder::Handler {
-            name: name.to_string_lossy().into_owned(),
-            interpreter: path_below(interpreter_kept_open(&text)?, root)?,
-        })
-    };
-    let files = files("/proc/sys/fs/binfmt_misc", "");
-    files.into_iter().filter_map(one).collect()
-}
-
-fn swaps(root: &Path) -> Vec<Holder> {
-    let text = std::fs::read("/proc/swaps").unwrap_or_default();
-    swap_files(&text, root)
-        .into_iter()
-        .map(Holder::Swap)
-        .collect()
 }
 
 /// Parses `/proc/swaps`: the files at or below `root`. A blank in a name is an octal escape.
@@ -101,16 +47,12 @@ fn swap_files(text: &[u8], root: &Path) -> Vec<PathBuf> {
 
 /// Returns what is in the file `below` each entry of a directory, with the entry's name. Empty means the entry itself.
 fn files(dir: &str, below: &str) -> Vec<(OsString, Vec<u8>)> {
-    let Ok(entries) = std::fs::read_dir(dir) else {
-        return Vec::new();
-    };
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries
-        .flatten()
         .filter_map(|entry| {
-            let path = if below.is_empty() {
-                entry.path()
-            } else {
-                entry.path().join(below)
+            let path = match below {
+                "" => entry.path(),
+                below => entry.path().join(below),
             };
             Some((entry.file_name(), std::fs::read(path).ok()?))
         })
@@ -155,8 +97,8 @@ mod tests {
     fn only_a_handler_with_the_flag_f_keeps_its_interpreter_open() {
         let kept = b"enabled\ninterpreter /t/qemu\nflags: OCF\noffset 0\n";
         assert_eq!(interpreter_kept_open(kept), Some(&b"/t/qemu"[..]));
-        let opened_anew = b"interpreter /t/q\nflags: OC\n";
-        assert_eq!(interpreter_kept_open(opened_anew), None);
+        let closed = b"interpreter /t/q\nflags: OC\n";
+        assert_eq!(interpreter_kept_open(closed), None);
         assert_eq!(interpreter_kept_open(b"enabled\n"), None);
     }
 }

@@ -1,7 +1,7 @@
-//! Asking `/proc` about one process: always below a descriptor of its directory.
+//! Reading `/proc` of one process, always below a descriptor of its directory.
 //!
-//! The descriptor stays with the process: once that has ended, every look through it fails, whoever has the pid by then.
-//! A path that begins at `/proc/PID` would lead to the next one.
+//! The descriptor stays with the process: once that has ended, every call with it fails. A path that begins with `/proc/PID`
+//! would lead to the next process with that pid.
 
 use crate::root::RootId;
 use rustix::fs::{
@@ -9,21 +9,22 @@ use rustix::fs::{
     readlinkat, statx,
 };
 use rustix::io::Errno;
+use rustix::path::Arg;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
-/// What a path leads to.
+/// The file that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
     /// The file itself.
     pub(super) id: RootId,
-    /// The id of the mount that it is seen on. Linux says so since 5.8.
+    /// The id of the mount that it is seen on (Linux 5.8).
     pub(super) mount: Option<u64>,
 }
 
-/// Asks what a path leads to, without waiting for a server that may be gone. The empty path is the descriptor itself.
-pub(super) fn look_at(at: impl AsFd, path: impl rustix::path::Arg) -> Result<Seen, Errno> {
+/// Returns what a path leads to, without waiting for a file server. The empty path is the descriptor itself.
+pub(super) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(at, path, flags, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let given = StatxFlags::from_bits_retain(stat.stx_mask);
@@ -38,18 +39,18 @@ pub(super) fn look_at(at: impl AsFd, path: impl rustix::path::Arg) -> Result<See
     })
 }
 
-/// How many directories lie above one another at most: a path has no more bytes.
+/// The deepest directory: a path has no more bytes.
 const DEPTH: usize = 4096;
 
-/// Returns whether a directory is at or below another one, by the way up. That goes over mounts, whichever mount namespace they
-/// are of, and ends at the root of that, or at ours. `parents` has the mount that each of ours is on.
+/// Returns whether a directory is at or below another one, by following `..`. That crosses mounts, of any mount namespace,
+/// and ends at the root of that namespace, or at ours. `parents` has the mount that each of ours is on.
 ///
-/// The kernel's `..` leads onto whatever is mounted over the directory above: that has the place of the one above, and is
-/// another directory. So it is only compared where it is known to be the same.
+/// `..` leads to what is mounted over the directory above, which is another directory. So it is only compared where it is
+/// known to be the same.
 ///
 /// # Errors
 ///
-/// The system call's, or `EXDEV`: then it is not known.
+/// The system call's; `EXDEV` when it cannot be known.
 pub(super) fn is_below(
     directory: &OwnedFd,
     above: RootId,
@@ -112,13 +113,13 @@ fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
-/// Opens a directory only to ask what it is and what is above it.
-pub(super) fn open_path(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
+/// Opens a directory with `O_PATH`.
+pub(super) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
 }
 
-/// Opens a directory to look at what is in it.
+/// Opens a directory to read it.
 pub(crate) fn open_dir(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
@@ -135,7 +136,7 @@ pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
     Ok(numbers)
 }
 
-/// Reads a file. Its size is not known before, and a call of read(2) costs more here than a buffer.
+/// Reads a file of `/proc`, whose size is unknown, with few calls of read(2).
 pub(crate) fn read_at(at: impl AsFd, path: &str) -> Result<Vec<u8>, Errno> {
     let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = vec![0; 1 << 13];

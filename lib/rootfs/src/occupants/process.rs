@@ -1,46 +1,45 @@
 //! One process, and how it uses the root.
 //!
-//! A link of `/proc` has a text and a target. The text is a name: the directory that it means now may be another one, which
-//! was mounted over that of the process, or made after it was removed. So the target is opened, and of a directory every one
-//! above it is compared with the root by device and inode number: that is how a process is known to live there. The text
-//! only says, since that is cheap, whether a working directory or an open file is worth a look. Of a file nothing leads
-//! upwards: it is the one that its name leads to now, or on a mount that is seen there; who has no more than such a file
-//! open is named, and never ended.
+//! A link of `/proc` has a text and a target. The text is a name, which may lead to another directory by now: one that was
+//! mounted over that of the process, or made after that was removed. So the target is opened, and each directory from there
+//! up is compared with the root by device and inode number: this proves that a process lives there. The text is only used
+//! as a cheap filter for working directories and open files. A file has no way up: it is there when its name leads to it
+//! now, or when it is on a mount that is seen there. A process that only has such a file open is reported, and never ended.
 
 use super::proc::{Seen, is_below, look_at, numbers, open_dir, open_path, read_at};
 use super::scan::Scanner;
 use super::text::{self, Stat, mapped, path_below, socket_inode};
-use super::{KEYRING, Occupant, Use, agents};
+use super::{KEYRING, Occupant, Use, UseKind, agents};
 use rustix::fs::{CWD, readlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// How many uses of one process are kept: a message has no room for more.
+/// How many uses of one process are kept.
 const USES: usize = 16;
 
-/// One process that is looked at.
+/// A process.
 pub(super) struct Process<'a> {
     scanner: &'a Scanner,
     pid: i32,
     /// Its directory of `/proc`.
     dir: OwnedFd,
     stat: Stat,
-    /// Its root directory, where we may see it.
+    /// Its root directory, if we may see it.
     root: Option<Seen>,
     uses: Vec<Use>,
     lives: bool,
     elsewhere: bool,
-    /// Whether it is in our mount namespace, once that was asked.
+    /// Whether it is in our mount namespace, once known.
     here: Option<bool>,
     denied: bool,
-    /// What kept us from looking that is no fault of its: see [`is_ours`].
+    /// An error that has nothing to do with the process: see [`is_ours`].
     failed: Option<Errno>,
 }
 
 impl<'a> Process<'a> {
-    /// Looks at the process. `None` for what uses nothing: a thread of the kernel's, or a zombie.
+    /// Looks at the process. Returns `None` for a kernel thread and a zombie, which use nothing.
     ///
     /// # Errors
     ///
@@ -54,7 +53,7 @@ impl<'a> Process<'a> {
             return Ok(None);
         }
         if stat.is_over() {
-            // The first thread may end before the others, and what the process has is seen only by one of those then.
+            // The first thread may end before the others. Then only those show what the process has.
             match living_thread(&dir, &stat)? {
                 Some(thread) => dir = thread,
                 None => return Ok(None),
@@ -77,33 +76,28 @@ impl<'a> Process<'a> {
         process.failed.map_or(Ok(Some(process)), Err)
     }
 
-    /// Returns whether there are parts that we may not look at.
+    /// Returns whether we may not look at parts of it.
     pub(super) fn is_denied(&self) -> bool {
         self.denied
     }
 
-    /// Returns the process where it uses the root.
+    /// Returns the process, if it uses the root.
     ///
     /// # Errors
     ///
     /// The system call's; see [`is_gone`].
-    pub(super) fn occupant(mut self, spared: bool) -> Result<Option<Occupant>, Errno> {
+    pub(super) fn occupant(self, spared: bool) -> Result<Option<Occupant>, Errno> {
         if self.uses.is_empty() {
             return Ok(None);
         }
         let Some(uid) = text::uid(&read_at(&self.dir, "status")?) else {
             return Ok(None);
         };
-        let cmdline = self.cmdline();
-        let arguments = cmdline.split(|&b| b == 0);
         Ok(Some(Occupant {
             pid: self.pid,
             start_time: self.stat.start_time,
             uid,
             user: uid.to_string(),
-            cmdline: arguments
-                .map(|a| String::from_utf8_lossy(a).into_owned())
-                .collect(),
             lives: self.lives && !spared,
             spared: self.lives && spared,
             elsewhere: self.elsewhere && !self.lives,
@@ -112,14 +106,13 @@ impl<'a> Process<'a> {
         }))
     }
 
-    /// Finds every use. The first ones are the most telling.
+    /// Finds every use, the most important ones first.
     fn find_uses(&mut self) {
         self.root();
-        if let Some(path) = self.link("cwd") {
-            self.uses.push(Use::Cwd(path));
-        }
-        if let Some(path) = self.link("exe") {
-            self.uses.push(Use::Exe(path));
+        for (name, kind) in [("cwd", UseKind::Cwd), ("exe", UseKind::Exe)] {
+            if let Some(path) = self.link(name) {
+                self.add(kind, path);
+            }
         }
         let serves_keyring = self.descriptors();
         if agents::is_agent(&self.stat.comm) {
@@ -149,26 +142,26 @@ impl<'a> Process<'a> {
                     .text_below("root")
                     .filter(|_| seen.id != self.scanner.id);
                 let path = path.unwrap_or_else(|| self.scanner.root.clone());
-                self.uses.push(Use::Root(path));
+                self.add(UseKind::Root, path);
             }
             Ok(false) => {}
             Err(e) => {
-                let path = self.text_below("root");
-                self.uses.extend(path.map(Use::Root));
+                if let Some(path) = self.text_below("root") {
+                    self.add(UseKind::Root, path);
+                }
                 self.noted::<()>(Err(e));
             }
         }
     }
 
-    /// Returns the text of a link where it says that it leads to the root, or below it.
+    /// Returns the text of a link, if that is at or below the root.
     fn text_below(&mut self, name: &str) -> Option<PathBuf> {
         let text = readlinkat(&self.dir, name, Vec::new());
         let text = self.noted(text)?;
         path_below(text.as_bytes(), &self.scanner.root)
     }
 
-    /// Follows a link where its text says that it leads to the root. Returns where to, unless that is another place of that
-    /// name.
+    /// Follows a link whose text is at or below the root. Returns the text, unless it leads to another place of that name.
     fn link(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.text_below(name)?;
         let seen = look_at(&self.dir, name);
@@ -182,7 +175,7 @@ impl<'a> Process<'a> {
             Err(Errno::NOTDIR) => Ok(self.is_file_there(&path, seen, here)),
             Err(e) => Err(e),
         };
-        // What we may not look at is named.
+        // What we may not look at is reported.
         if !self.noted(leads_there).unwrap_or(true) {
             return None;
         }
@@ -190,8 +183,8 @@ impl<'a> Process<'a> {
         Some(path)
     }
 
-    /// Returns whether a file that has a name below the root is there: it is the one that the name leads to now, or, where
-    /// its name is gone, on a mount that is seen there.
+    /// Returns whether a file with a name below the root is there: its name leads to it now, or, when the name is gone, it
+    /// is on a mount that is seen there.
     fn is_file_there(&self, path: &Path, seen: Seen, here: bool) -> bool {
         if look_at(CWD, path).is_ok_and(|now| now.id == seen.id) {
             return true;
@@ -205,7 +198,7 @@ impl<'a> Process<'a> {
     /// Looks at the descriptors, and returns whether one binds it to the root's keyring.
     fn descriptors(&mut self) -> bool {
         let mut serves = false;
-        // The kernel keeps a socket's name as bind(2) got it: it means something to us only with our root.
+        // The kernel keeps a socket's name as bind(2) got it: it is only valid with our root directory.
         let same_names = self.root.is_some() && self.root == self.scanner.own_root;
         let is_agent = agents::is_agent(&self.stat.comm);
         for n in self.numbers::<u32>("fd") {
@@ -217,25 +210,22 @@ impl<'a> Process<'a> {
             let keyring = self.scanner.keyring.as_ref();
             if let Some(inode) = socket_inode(text.as_bytes()) {
                 serves |= keyring.is_some_and(|k| k.sockets.contains(&inode));
-                if same_names
-                    && let Some((path, _)) = self.scanner.sockets.get(&inode)
-                    && !self.has(path)
-                {
-                    self.uses.push(Use::Socket(path.clone()));
+                if same_names && let Some(path) = self.scanner.sockets.get(&inode) {
+                    self.add_path(UseKind::Socket, path.clone());
                 }
             } else if is_agent && text.as_bytes() == b"anon_inode:inotify" {
                 serves |= keyring.is_some_and(|k| k.is_watched_by(&self.dir, n));
             } else if path_below(text.as_bytes(), &self.scanner.root).is_some()
                 && let Some(path) = self.link(&link)
             {
-                self.uses.push(Use::Fd(n, path));
+                self.add(UseKind::Fd(n), path);
             }
         }
         serves
     }
 
-    /// Decides whether an agent of GnuPG serves the root's keyring from outside: `proven` says that it is bound to it. One
-    /// in another mount namespace is another's, and is named.
+    /// Decides whether an agent of GnuPG serves the root's keyring from outside. `proven`: it is bound to it. An agent in
+    /// another mount namespace is reported only.
     fn agent(&mut self, proven: bool) {
         let Some(keyring) = &self.scanner.keyring else {
             return;
@@ -246,26 +236,23 @@ impl<'a> Process<'a> {
         }
         let here = self.is_here();
         self.lives |= proven && here;
-        // Where we may not ask, it is not said.
+        // If we may not look, it is not claimed.
         self.elsewhere |= !here && look_at(&self.dir, "ns/mnt").is_ok();
-        let keyring = self.scanner.root.join(KEYRING);
-        self.uses.push(Use::Keyring(keyring));
+        self.add(UseKind::Keyring, self.scanner.root.join(KEYRING));
     }
 
     /// Looks at threads that have directories of their own (`unshare(CLONE_FS)`).
     fn threads(&mut self) {
         for tid in self.numbers::<i32>("task") {
             for name in ["cwd", "root"] {
-                if let Some(path) = self.link(&format!("task/{tid}/{name}"))
-                    && !self.has(&path)
-                {
-                    self.uses.push(Use::Thread(tid, path));
+                if let Some(path) = self.link(&format!("task/{tid}/{name}")) {
+                    self.add_path(UseKind::Thread(tid), path);
                 }
             }
         }
     }
 
-    /// Looks at mapped files, by the text alone: to follow `map_files` takes a capability.
+    /// Looks at mapped files, by the text alone: following `map_files` requires a capability.
     fn maps(&mut self) {
         let text = read_at(&self.dir, "maps");
         let text = self.noted(text).unwrap_or_default();
@@ -280,7 +267,7 @@ impl<'a> Process<'a> {
                 continue;
             }
             let here = self.is_here();
-            // Overlayfs may show the device of a layer.
+            // Overlayfs may show the device number of a layer.
             let is_it = |now: Seen| now.id.ino == inode;
             let there = self.scanner.devices.contains(&device)
                 || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
@@ -288,13 +275,24 @@ impl<'a> Process<'a> {
                 continue;
             }
             self.elsewhere |= !here;
-            self.uses.push(Use::Map(path));
+            self.add(UseKind::Map, path);
+        }
+    }
+
+    fn add(&mut self, kind: UseKind, path: PathBuf) {
+        self.uses.push(Use { kind, path });
+    }
+
+    /// Adds a use, unless another one of this path is known.
+    fn add_path(&mut self, kind: UseKind, path: PathBuf) {
+        if !self.has(&path) {
+            self.add(kind, path);
         }
     }
 
     /// Returns whether a use of this path is known.
     fn has(&self, path: &Path) -> bool {
-        self.uses.iter().any(|u| u.path() == path)
+        self.uses.iter().any(|u| u.path == path)
     }
 
     /// Returns whether it is in our mount namespace.
@@ -311,7 +309,7 @@ impl<'a> Process<'a> {
         self.noted(numbers).unwrap_or_default()
     }
 
-    /// Returns the command line, which the process may have rewritten to anything.
+    /// Returns the command line, which the process may have rewritten.
     fn cmdline(&mut self) -> Vec<u8> {
         let text = read_at(&self.dir, "cmdline");
         let mut text = self.noted(text).unwrap_or_default();
@@ -321,7 +319,7 @@ impl<'a> Process<'a> {
         text
     }
 
-    /// Returns what was seen, and keeps in mind that something was not. What is gone is not there to be seen.
+    /// Returns the value, or notes why there is none. What has ended in the meantime is ignored.
     fn noted<T>(&mut self, result: Result<T, Errno>) -> Option<T> {
         match result {
             Ok(seen) => return Some(seen),
@@ -332,13 +330,13 @@ impl<'a> Process<'a> {
     }
 }
 
-/// Returns whether an error of `/proc` says that the process, or the part of it, is not there, or not any more.
+/// Returns whether an error of `/proc` means that the process, or this part of it, does not exist any more.
 pub(super) fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::NOENT | Errno::SRCH)
 }
 
-/// Returns whether an error says that we ran out of something, or were interrupted: the process has nothing to do with it, and
-/// who goes on would have seen less than there is.
+/// Returns whether an error means that we ran out of a resource, or were interrupted. It has nothing to do with the process,
+/// and ignoring it would hide processes.
 pub(super) fn is_ours(error: Errno) -> bool {
     matches!(
         error,
@@ -346,7 +344,7 @@ pub(super) fn is_ours(error: Errno) -> bool {
     )
 }
 
-/// Opens the directory of a thread that lives on after the first one has ended.
+/// Opens the directory of a thread that still lives when the first one has ended.
 fn living_thread(process: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
     if stat.threads < 2 {
         return Ok(None);

@@ -10,14 +10,13 @@ use stage::members::Step;
 use stage::{Code, Document, Failure, quote};
 use std::path::Path;
 
-/// Opens the root that an undoing tool is to work on: the document's, or `dir`, which must then be the same directory.
-///
-/// `None` means that there is nothing to undo: a stage before this one failed before it made a root.
+/// Opens the root that an undoing tool works on: the document's, or `dir`. When both are given they must be the same
+/// directory. Returns `None` when there is nothing to undo: an earlier stage failed before it made a root.
 ///
 /// # Errors
 ///
-/// [`Code::Usage`] where the two differ, or where it is the root of the host; [`Code::NotFound`] where it is not there;
-/// else as [`Root::of`].
+/// [`Code::Usage`] when the two differ, or for the root of the host; [`Code::NotFound`] when it is not there; else as
+/// [`Root::of`].
 pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, Failure> {
     let named = dir.map(open_named).transpose()?;
     let failed = document.failed().is_some();
@@ -32,7 +31,7 @@ pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, 
             None => document.need_root().map(|_| None),
         };
     }
-    let meant = match Root::meant(document) {
+    let meant = match Root::without_lock(document) {
         Err(f) if f.code == Code::NotFound && named.is_none() && failed => return Ok(None),
         result => not_the_hosts(result.map_err(without_mkroot)?)?,
     };
@@ -63,7 +62,7 @@ fn open_named(dir: &Path) -> Result<Root, Failure> {
     not_the_hosts(Root::open(&path).map_err(without_mkroot)?)
 }
 
-/// A hint to make a root is no help to who wants it gone.
+/// Removes the hint to make a root, which does not help here.
 fn without_mkroot(mut failure: Failure) -> Failure {
     if failure.code == Code::NotFound {
         failure.hint = None;
@@ -71,10 +70,10 @@ fn without_mkroot(mut failure: Failure) -> Failure {
     failure
 }
 
-/// Refuses the root of PID 1: in a container that has the host's `/` bound somewhere and shares its processes, all of
-/// the host would live there. [`Root::open`] refuses our own.
+/// Refuses the root of PID 1: in a container that has the host's `/` bound somewhere and shares its PID namespace, all
+/// processes of the host would live there. [`Root::open`] refuses our own root.
 fn not_the_hosts(root: Root) -> Result<Root, Failure> {
-    // Where it cannot be read we are an ordinary user, who has no such power.
+    // If it cannot be read, we are an ordinary user and cannot do such damage.
     match look_at(CWD, "/proc/1/root") {
         Ok(first) if first.id == root.id()? => Err(Failure::new(
             Code::Usage,

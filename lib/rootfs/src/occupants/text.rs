@@ -1,21 +1,21 @@
-//! What the kernel writes about processes, parsed. See proc(5).
+//! Parsers for what the kernel writes about processes. See proc(5).
 //!
-//! Names in it come from roots and programs that an attacker may have written, so it is bytes, and whatever it says
-//! nothing here fails: a line that is not what proc(5) says is no line.
+//! Names in it come from roots and programs that an attacker may have written, so it is bytes. Lines that do not have the
+//! form of proc(5) are ignored.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-/// The fields of `/proc/PID/stat` that we want.
+/// Fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) comm: String,
     pub(crate) state: u8,
     pub(crate) parent: i32,
     flags: u64,
-    /// The processor's time that it and the children that it reaped have had, in ticks of sysconf(_SC_CLK_TCK).
+    /// CPU time of the process and of the children that it has waited for, in ticks of sysconf(_SC_CLK_TCK).
     pub(crate) ticks: u64,
     pub(super) threads: u64,
     pub(super) start_time: u64,
@@ -25,7 +25,7 @@ impl Stat {
     /// `PF_KTHREAD` of the kernel's `linux/sched.h`, the same since 2.6.
     const KERNEL_THREAD: u64 = 0x0020_0000;
 
-    /// Parses the line. The name may have blanks and parentheses, so its end is the last one.
+    /// Parses the line. The name may have blanks and parentheses: it ends at the last parenthesis.
     pub(crate) fn parse(text: &[u8]) -> Option<Self> {
         let open = text.iter().position(|&b| b == b'(')?;
         let close = text.iter().rposition(|&b| b == b')')?;
@@ -45,25 +45,25 @@ impl Stat {
         })
     }
 
-    /// Returns whether this thread has ended. It is the first one of its process, and others may live on.
+    /// Returns whether this thread, the first one of its process, has ended. Others may still live.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, b'Z' | b'X' | b'x')
     }
 
-    /// Returns whether it is a thread of the kernel's.
+    /// Returns whether it is a kernel thread.
     pub(super) fn is_of_kernel(&self) -> bool {
         self.flags & Self::KERNEL_THREAD != 0
     }
 }
 
-/// Returns `text` as a path where it is at or below `root`. The kernel writes ` (deleted)` after a name that is gone.
+/// Returns `text` as a path if that is at or below `root`. The kernel writes ` (deleted)` after a name that is gone.
 pub(super) fn path_below(text: &[u8], root: &Path) -> Option<PathBuf> {
     let rest = text.strip_prefix(root.as_os_str().as_bytes())?;
     let below = rest.is_empty() || rest[0] == b'/' || rest == b" (deleted)";
     below.then(|| PathBuf::from(OsStr::from_bytes(text)))
 }
 
-/// Returns `path` as it stands in `maps`, where a newline is an octal escape, and nothing else is.
+/// Returns `path` as it stands in `maps`, where only a newline is written as an octal escape.
 pub(super) fn escape_newlines(path: &Path) -> PathBuf {
     let parts: Vec<_> = path.as_os_str().as_bytes().split(|&b| b == b'\n').collect();
     PathBuf::from(OsStr::from_bytes(&parts.join(&b"\\012"[..])))
@@ -89,28 +89,25 @@ pub(super) fn socket_inode(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(number).ok()?.parse().ok()
 }
 
-/// Parses `/proc/net/unix`: the bound sockets with a name at or below `root`, by inode, and whether each listens.
+/// Parses `/proc/net/unix`: the names of bound sockets at or below `root`, by inode.
 ///
-/// `0000000000000000: 00000002 00000000 00010000 0001 01 21512 /run/x` is the number, references, protocol, flags
-/// (0x10000 for one that listens), type, state, inode and name.
-pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, (PathBuf, bool)> {
+/// `0000000000000000: 00000002 00000000 00010000 0001 01 21512 /run/x` is the number, references, protocol, flags, type,
+/// state, inode and name.
+pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, PathBuf> {
     let mut sockets = HashMap::new();
     for line in text.split(|&b| b == b'\n').skip(1) {
-        let mut fields = [&b""[..]; 7];
-        let mut rest = line;
-        for field in &mut fields {
+        let (mut field, mut rest) = (&b""[..], line);
+        for _ in 0..7 {
             rest = rest.trim_ascii_start();
             let end = rest.iter().position(|&b| b == b' ');
-            (*field, rest) = rest.split_at(end.unwrap_or(rest.len()));
+            (field, rest) = rest.split_at(end.unwrap_or(rest.len()));
         }
-        let field = |n: usize| std::str::from_utf8(fields[n]).ok();
-        let flags = field(3).and_then(|f| u32::from_str_radix(f, 16).ok());
-        let inode = field(6).and_then(|f| f.parse().ok());
+        let inode = std::str::from_utf8(field).ok().and_then(|f| f.parse().ok());
         // One blank, then the name, which may have blanks. A socket without a name has neither.
-        if let (Some(flags), Some(inode), Some(name)) = (flags, inode, rest.strip_prefix(b" "))
+        if let (Some(inode), Some(name)) = (inode, rest.strip_prefix(b" "))
             && let Some(path) = path_below(name, root)
         {
-            sockets.insert(inode, (path, flags & 0x10000 != 0));
+            sockets.insert(inode, path);
         }
     }
     sockets
@@ -123,16 +120,6 @@ pub(crate) fn uid(status: &[u8]) -> Option<u32> {
         .find_map(|line| line.strip_prefix(b"Uid:"))?;
     let line = std::str::from_utf8(line).ok()?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
-/// Returns a user's name by the text of a passwd(5) file. getpwuid(3) would load modules and ask servers.
-pub(crate) fn user_name(passwd: &[u8], uid: u32) -> Option<String> {
-    passwd.split(|&b| b == b'\n').find_map(|line| {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
-    })
 }
 
 #[cfg(test)]
@@ -174,10 +161,7 @@ mod tests {
         found.sort();
         assert_eq!(
             found,
-            [
-                (21512, ("/t/etc/S.gpg agent".into(), true)),
-                (21513, ("/t/x".into(), false)),
-            ]
+            [(21512, "/t/etc/S.gpg agent".into()), (21513, "/t/x".into()),]
         );
     }
 
@@ -203,10 +187,6 @@ mod tests {
     fn small_texts_of_the_kernel() {
         assert_eq!(uid(b"Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t9\n"), Some(2));
         assert_eq!(uid(b"Uid:\t1\n"), None);
-        let passwd = b"root:x:0:0::/:/bin/sh\nann:x:7:7\n:x:8:8\nbad\n";
-        assert_eq!(user_name(passwd, 7).as_deref(), Some("ann"));
-        assert_eq!(user_name(passwd, 8), None);
-        assert_eq!(user_name(passwd, 9), None);
         let line = b"7f00-7f01 r-xp 00000000 fe:0a 12   /t/a b\\012 (deleted)";
         let path = &b"/t/a b\\012 (deleted)"[..];
         assert_eq!(

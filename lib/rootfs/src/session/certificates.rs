@@ -1,9 +1,9 @@
-//! A private certificate authority, for programs of the host that run inside.
+//! Private certificate authorities, for programs of the host that run inside.
 //!
-//! Who has a mirror with a certificate of their own names the authority in `SSL_CERT_FILE`, or directories of such files in
-//! `SSL_CERT_DIR`, as OpenSSL and much else has it. pacman's libcurl does not: it reads the file whose name was compiled
-//! in, whatever the environment says (seen with 6.0.2, 7.0.0 and 7.1.0). So that file is covered, in the namespace of the
-//! entry alone: by the file that was named, or by one with all that is in the directories.
+//! `SSL_CERT_FILE` names a file with certificates of authorities, or `SSL_CERT_DIR` directories of such files, as for OpenSSL
+//! and other programs. pacman's libcurl ignores both and reads the file whose name was compiled in (seen with 6.0.2, 7.0.0
+//! and 7.1.0). So that file is covered, in the namespace of the entry only: by the file that is named, or by one with the
+//! content of the directories.
 
 use super::{Job, Place};
 use crate::attach::clone_tree;
@@ -30,7 +30,7 @@ const BUNDLES: [&str; 3] = [
     "/etc/ssl/ca-bundle.pem",
 ];
 
-/// What a program is to take its authorities from.
+/// Where a program gets its authorities from.
 #[derive(Debug)]
 pub(super) enum Authorities {
     /// This file.
@@ -39,12 +39,12 @@ pub(super) enum Authorities {
     Text(String),
 }
 
-/// Returns what the user named, where that is anything.
+/// Returns the authorities that the environment names, if any.
 ///
 /// # Errors
 ///
-/// When it is not there, or has no certificate: a program would verify by others without a word.
-pub(super) fn wanted(job: &Job<'_>) -> Result<Option<Authorities>, Failure> {
+/// When they are not there, or have no certificate: a program would silently use others.
+pub(super) fn of_environment(job: &Job<'_>) -> Result<Option<Authorities>, Failure> {
     if job.place != Place::Host {
         return Ok(None);
     }
@@ -58,7 +58,7 @@ pub(super) fn wanted(job: &Job<'_>) -> Result<Option<Authorities>, Failure> {
     Ok(Some(Authorities::Text(text)))
 }
 
-/// Returns what a variable names, where it does.
+/// Returns what a variable names, if it is set.
 fn named<T>(
     variable: &str,
     find: impl Fn(&Path) -> Result<T, Failure>,
@@ -82,7 +82,7 @@ fn file(value: &Path) -> Result<PathBuf, Failure> {
     ))
 }
 
-/// Returns the certificates in all files of the directories, which ':' is between. Each file is read once, though
+/// Returns the certificates in all files of the directories, which are separated by ':'. Each file is read once, although
 /// `openssl rehash` gives it a second name.
 fn in_directories(value: &Path) -> Result<String, Failure> {
     let (mut text, mut seen) = (String::new(), Vec::new());
@@ -94,7 +94,7 @@ fn in_directories(value: &Path) -> Result<String, Failure> {
         }
         paths.sort();
         for path in paths {
-            // What leads nowhere is none, and a fifo is not opened.
+            // Dangling links and FIFOs are ignored.
             let Ok(meta) = fs::metadata(&path) else {
                 continue;
             };
@@ -114,7 +114,7 @@ fn in_directories(value: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Adds the certificates that are in a file, and nothing else that is there, such as a key.
+/// Adds the certificates in a file, and nothing else, such as a key.
 fn certificates(file: &Path, text: &mut String) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     fs::File::open(file)?.take(LIMIT).read_to_end(&mut bytes)?;
@@ -130,7 +130,7 @@ fn certificates(file: &Path, text: &mut String) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Covers the host's authorities with those.
+/// Covers the host's authorities with these.
 pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
     for bundle in BUNDLES.map(Path::new) {
         if !bundle.is_file() {
@@ -148,8 +148,7 @@ pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Covers a file with a text that is on no disk: on a file system in memory, which is mounted beside it only until the file
-/// is bound.
+/// Covers a file with a text in memory: on a tmpfs, which is mounted on the directory of the file only until it is bound.
 fn cover_with(text: &str, bundle: &Path) -> std::io::Result<()> {
     let dir = bundle.parent().unwrap_or(Path::new("/"));
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

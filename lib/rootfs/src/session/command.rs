@@ -1,4 +1,4 @@
-//! The last process of an entry: it becomes the command, or runs a function of the tool.
+//! The last process of an entry: it executes the command, or runs a function of the tool.
 
 use super::Job;
 use crate::{Arch, probe};
@@ -9,7 +9,7 @@ use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Opens the host's `/dev/null`: what is at that place in a root may be anything.
+/// Opens the host's `/dev/null`: that of a root may be any file.
 pub(super) fn null() -> Result<OwnedFd, Errno> {
     use rustix::fs::{Mode, OFlags, open};
     open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -27,7 +27,7 @@ pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Res
     }
 }
 
-/// Becomes the command. Returns only with the reason why not.
+/// Executes the command. Returns only when that fails.
 pub(super) fn exec(job: &Job<'_>) -> Errno {
     let errno = |e: nix::errno::Errno| Errno::from_raw_os_error(e as i32);
     if let Some((uid, gid, groups)) = &job.user {
@@ -48,7 +48,7 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
     let mut worst = Errno::NOENT;
     for candidate in candidates(job) {
         let Err(e) = nix::unistd::execve(&candidate, &args, &env);
-        // As execvp(3): a file that may not be run is remembered, and the search goes on.
+        // As execvp(3): continue after a file that may not be run, but report that.
         match errno(e) {
             Errno::NOENT | Errno::NOTDIR => {}
             e => worst = e,
@@ -57,7 +57,7 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
     worst
 }
 
-/// Returns the argument and environment vectors; `None` where one has a NUL.
+/// Returns the argument and environment vectors; `None` if one contains a NUL.
 fn strings(job: &Job<'_>) -> Option<(Vec<CString>, Vec<CString>)> {
     let args = std::iter::once(job.program).chain(job.args.iter().map(OsString::as_os_str));
     let args: Option<Vec<_>> = args.map(|a| CString::new(a.as_bytes()).ok()).collect();
@@ -83,22 +83,20 @@ fn candidates(job: &Job<'_>) -> Vec<CString> {
 }
 
 /// Runs the probe program.
-pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<Vec<u8>, Failure> {
+pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<(), Failure> {
     use std::os::unix::fs::OpenOptionsExt;
     let path = format!("/tmp/.strapline-probe-{}", std::process::id());
-    let mut file = std::fs::OpenOptions::new()
+    std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o700)
         .open(&path)
-        .doing(Code::Os, || format!("making '{path}' in the root"))?;
-    file.write_all(program)
+        .and_then(|mut file| file.write_all(program))
         .doing(Code::Os, || format!("writing '{path}' in the root"))?;
-    drop(file);
     let ran = std::process::Command::new(&path).status();
     std::fs::remove_file(&path).doing(Code::Os, || format!("removing '{path}' in the root"))?;
     let why = match ran {
-        Ok(status) if status.code() == Some(probe::STATUS) => return Ok(vec![]),
+        Ok(status) if status.code() == Some(probe::STATUS) => return Ok(()),
         Ok(status) => stage::child::ended(status),
         Err(e) => e.to_string(),
     };

@@ -1,24 +1,23 @@
-//! Init's side of an entry: PID 1 of the new namespace. It makes the namespaces what they are to be, runs the command,
-//! reaps, and takes along what is left.
+//! Init's side of an entry: PID 1 of the new namespace. It sets the namespaces up, runs the command, reaps, and ends what
+//! the command left.
 
-use super::wire::{Frame, GO, Told, tell};
+use super::wire::{Frame, GO, send};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
 use crate::plan::Mount;
-use crate::sys::{self, Cloned};
-use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo, sys};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use stage::{Cause, Code, Doing, Failure, quote, signal};
+use rustix::process::{self, WaitOptions, WaitStatus};
+use stage::signal::{self, Wake, poll_readable};
+use stage::{Cause, Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long what a command left running is given to end before the kernel kills it.
+/// How long the processes that a command left may take to end on SIGTERM.
 const GRACE: Duration = Duration::from_secs(2);
 
 pub(super) struct Init<'a> {
@@ -26,23 +25,22 @@ pub(super) struct Init<'a> {
     pub(super) ids: Ids<'a>,
     pub(super) control: OwnedFd,
     pub(super) report: OwnedFd,
-    pub(super) result: OwnedFd,
     pub(super) output: Option<OwnedFd>,
 }
 
 impl Init<'_> {
-    /// The life of PID 1. Returns the exit status, which nobody looks at: the report says it all.
-    pub(super) fn live(self, work: Work<'_>) -> u8 {
+    /// The main function of PID 1. Returns its exit status, which is not used: the report has the result.
+    pub(super) fn run(self, work: Work<'_>) -> u8 {
         match self.prepare(&work) {
             Ok(prepared) => self.serve(work, &prepared),
             Err(failure) => {
-                tell(self.report.as_fd(), &Frame::Failed(Told::of(failure)));
+                send(self.report.as_fd(), &Frame::Failed(failure));
                 1
             }
         }
     }
 
-    /// Cuts what ties us to the tool, and makes the namespaces what they are to be.
+    /// Separates us from the tool, and sets the namespaces up.
     fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
         let doing = || "preparing the namespaces";
         let foreground = matches!(work, Work::Exec(job, _) if job.terminal);
@@ -53,7 +51,6 @@ impl Init<'_> {
         let mut keep = vec![
             self.control.as_raw_fd(),
             self.report.as_raw_fd(),
-            self.result.as_raw_fd(),
             children.as_raw_fd(),
         ];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
@@ -62,13 +59,13 @@ impl Init<'_> {
         }
         sys::close_all_but(&keep);
         if !foreground {
-            // A terminal's keys go to the tool, which hands them on as it sees fit.
+            // A terminal's keys go to the tool, which decides what to forward.
             nix::unistd::setsid().doing(Code::Os, doing)?;
         }
         std::env::set_current_dir("/").doing(Code::Os, doing)?;
         self.ask(&Frame::Ready)?;
         if matches!(self.ids, Ids::Subordinate(_)) {
-            drop_groups()?;
+            nix::unistd::setgroups(&[]).doing(Code::Os, || "dropping the groups of the host")?;
             // Changing credentials clears the parent-death signal (PR_SET_PDEATHSIG(2const)).
             die_with_parent()?;
         }
@@ -114,11 +111,10 @@ impl Init<'_> {
             None => None,
         };
         if work.place() == Place::Root {
-            // A new mount namespace is a copy: what was open is of the old one.
-            let root = if table.is_some() {
-                self.open_root()?
-            } else {
-                root
+            // The new mount namespace is a copy: the open descriptor is of the old one.
+            let root = match table {
+                Some(_) => self.open_root()?,
+                None => root,
             };
             leave::the_host(root.as_fd())?;
         }
@@ -129,10 +125,10 @@ impl Init<'_> {
         })
     }
 
-    /// Tells the tool, and waits for its word. No word: the tool is dead. Another word: a signal asks us to stop, and
-    /// there is no command yet that could take it.
+    /// Sends a frame to the tool, and waits for [`GO`]. If the pipe is closed, the tool is dead. Any other byte is a signal
+    /// that asks us to stop, and there is no command yet that could get it.
     fn ask(&self, frame: &Frame) -> Result<(), Failure> {
-        tell(self.report.as_fd(), frame);
+        send(self.report.as_fd(), frame);
         let mut word = [0];
         loop {
             match rustix::io::read(&self.control, &mut word) {
@@ -143,16 +139,14 @@ impl Init<'_> {
         }
     }
 
-    /// Opens the root in the namespace that we are in now. The tool's descriptor is of another one.
+    /// Opens the root in our current namespace. The tool's descriptor is of another one.
     fn open_root(&self) -> Result<OwnedFd, Failure> {
         let root = Root::open(self.inside.root.path())?;
         if root.id()? != self.inside.id {
+            let root = quote(root.path());
             return Err(Failure::new(
                 Code::Failed,
-                format!(
-                    "opening the root {}: it was replaced meanwhile",
-                    quote(root.path())
-                ),
+                format!("opening the root {root}: it was replaced in the meantime"),
             ));
         }
         root.as_fd()
@@ -160,7 +154,7 @@ impl Init<'_> {
             .doing(Code::Os, || "opening the root")
     }
 
-    /// Mounts the plan, but for what `mkroot --host` has mounted already. `read_only` says whether all else is to be.
+    /// Mounts the plan, except what `mkroot --host` has already mounted. `read_only`: makes everything else read-only.
     fn mount_plan(&self, read_only: bool) -> Result<OwnedFd, Failure> {
         let path = self.inside.root.path();
         let doing = || format!("binding {} on itself", quote(path));
@@ -185,25 +179,23 @@ impl Init<'_> {
         Ok(root)
     }
 
-    /// Makes all that is mounted here read-only but the package cache. The root is attached later, as it was.
+    /// Makes all mounts here read-only except the package cache. The root is attached later, writable as it was.
     ///
-    /// pacman opens its log, its databases and its keyring by paths, and so it follows what links a root has there. It
-    /// also takes packages apart by paths. What all of that can lead to is decided here, and not by pacman.
+    /// pacman opens its log, its databases and its keyring by paths, and so follows symbolic links that a root has there. It
+    /// also extracts packages by paths. So this limits what it can write to, whatever the links are.
     fn protect_the_host(&self) -> Result<(), Failure> {
         let cache = self.inside.cache.as_deref();
-        // A cache in the root is as writable as that.
-        let cache = cache.filter(|c| !mountinfo::is_at_or_below(c, self.inside.root.path()));
-        let copy = match cache {
-            Some(cache) => {
-                let doing = || format!("opening the package cache {}", quote(cache));
-                // As pacman would, which cannot any more.
-                std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
-                let directory = attach::directory(cache).doing(Code::Failed, doing)?;
-                let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
-                Some((cache, copy))
-            }
-            None => None,
+        // A cache in the root is writable like the root.
+        let cache = cache.filter(|c| !c.starts_with(self.inside.root.path()));
+        let copy = |cache| {
+            let doing = || format!("opening the package cache {}", quote(cache));
+            // pacman would make it, and no longer can.
+            std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
+            let directory = attach::directory(cache).doing(Code::Failed, doing)?;
+            let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
+            Ok((cache, copy))
         };
+        let copy = cache.map(copy).transpose()?;
         attach::make_read_only(Path::new("/"))
             .doing(Code::Permission, || "making the host read-only, inside")?;
         if let Some((cache, copy)) = copy {
@@ -214,112 +206,85 @@ impl Init<'_> {
         Ok(())
     }
 
-    /// Runs the command, reaps, passes signals on, and says how it ended.
+    /// Runs the command, reaps, forwards signals, and reports how the command ended.
     fn serve(self, work: Work<'_>, prepared: &Prepared) -> u8 {
         let begin = Instant::now();
         // SAFETY: init is a copy of a process with one thread.
-        let pid = match unsafe { sys::fork() } {
-            Ok(Cloned::Child) => {
+        let pid = match unsafe { sys::clone(0) } {
+            Ok(None) => {
                 let run = || self.command(work, prepared);
                 sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
             }
-            Ok(Cloned::Parent(pid)) => pid,
+            Ok(Some(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
                 let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
-                tell(self.report.as_fd(), &Frame::Failed(Told::of(failure)));
+                send(self.report.as_fd(), &Frame::Failed(failure));
                 return 1;
             }
         };
-        let Self {
-            control,
-            report,
-            result,
-            output,
-            ..
-        } = self;
-        drop((result, output));
-        let status = reap_until(pid, control.as_fd(), &prepared.children, None);
+        drop(self.output);
+        let (control, children) = (self.control.as_fd(), &prepared.children);
+        let status = reap_until(pid, control, children, None);
         let seconds = begin.elapsed().as_secs_f64();
-        // What is left is asked to end, so that a gpg-agent takes its sockets along; then the kernel kills it.
+        // SIGTERM first, so that a gpg-agent removes its sockets; the kernel kills the rest.
         if kill(Pid::from_raw(-1), Signal::SIGTERM).is_ok() {
-            reap_until(
-                -1,
-                control.as_fd(),
-                &prepared.children,
-                Some(Instant::now() + GRACE),
-            );
+            reap_until(None, control, children, Some(Instant::now() + GRACE));
         }
-        let frame = match status {
-            Some(WaitStatus::Exited(_, exit)) => Frame::Ended(Some(exit), None, seconds),
-            Some(WaitStatus::Signaled(_, by, _)) => Frame::Ended(None, Some(by as i32), seconds),
-            _ => Frame::Ended(None, None, seconds),
-        };
-        tell(report.as_fd(), &frame);
+        let exit = status.and_then(WaitStatus::exit_status);
+        let signal = status.and_then(WaitStatus::terminating_signal);
+        send(self.report.as_fd(), &Frame::Ended(exit, signal, seconds));
         0
     }
 
-    /// The child: becomes the command, or runs the function.
+    /// The child: executes the command, or runs the function.
     fn command(self, work: Work<'_>, prepared: &Prepared) -> u8 {
-        let Self {
-            control,
-            report,
-            result,
-            output,
-            ..
-        } = self;
-        drop(control);
+        drop(self.control);
+        let output = self.output.as_ref().map(AsFd::as_fd);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
         let function = matches!(&work, Work::Call(..));
         let pacman = matches!(&work, Work::Exec(job, _) if job.place == Place::Host);
-        let setup = || -> Result<(), Errno> {
-            SigSet::empty()
-                .thread_set_mask()
-                .map_err(|e| Errno::from_raw_os_error(e as i32))?;
+        let setup = || -> std::io::Result<()> {
+            SigSet::empty().thread_set_mask()?;
             if !terminal {
-                command::stdio(prepared.null.as_fd(), output.as_ref().map(AsFd::as_fd))?;
+                command::stdio(prepared.null.as_fd(), output)?;
             }
-            rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+            process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if function {
-                // Of a program that does not read what it is given; std gives its children the default again.
-                ignore(&[Signal::SIGPIPE])?;
+                // Of a program that does not read its input; std resets this in children.
+                ignore(Signal::SIGPIPE)?;
             }
             if function || pacman {
-                // pacman that is ended by its limit on files leaves a package half way, and its lock.
-                ignore(&[Signal::SIGXFSZ])?;
+                // When a file size limit ends pacman, it leaves a half-extracted package, and its lock.
+                ignore(Signal::SIGXFSZ)?;
             }
             Ok(())
         };
         if let Err(e) = setup() {
             let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
-            tell(report.as_fd(), &Frame::Failed(Told::of(failure)));
+            send(self.report.as_fd(), &Frame::Failed(failure));
             return 126;
         }
         match work {
             Work::Call(_, _, function) => {
-                let frame = match function() {
-                    Ok(bytes) => Frame::Result(bytes),
-                    Err(failure) => Frame::Failed(Told::of(failure)),
-                };
-                tell(result.as_fd(), &frame);
+                send(self.report.as_fd(), &Frame::Returned(function()));
                 0
             }
             Work::Exec(job, _) => {
-                drop((result, output));
                 let errno = command::exec(job);
-                tell(report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
+                send(self.report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
                 126
             }
         }
     }
 }
 
-/// What init holds while the command runs.
+/// What init keeps while the command runs.
 #[derive(Debug)]
 struct Prepared {
     /// The host's `/dev/null`.
     null: OwnedFd,
     children: SignalFd,
-    /// The private binfmt table: it lives as long as this.
+    /// The private binfmt table, which lasts as long as this descriptor.
     _table: Option<OwnedFd>,
 }
 
@@ -345,14 +310,13 @@ fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
 }
 
 fn die_with_parent() -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    process::set_parent_process_death_signal(Some(process::Signal::KILL))
         .doing(Code::Os, || "asking to die with the tool")
 }
 
-/// Gives up the handlers that we have as a copy of the tool: they would write into the tool's pipe. What the tool's caller
-/// ignores stays ignored; what Rust ignores and what we wait for does not.
+/// Removes the handlers that we have as a copy of the tool: they would write to the tool's pipe. Signals that the tool's
+/// caller ignores stay ignored; SIGPIPE, which Rust ignores, and SIGCHLD do not.
 fn reset_signals() -> Result<(), Failure> {
-    use nix::sys::signal::{SaFlags, SigAction, SigHandler, sigaction};
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     let fixed = |s: &Signal| matches!(s, Signal::SIGKILL | Signal::SIGSTOP);
     for signal in Signal::iterator().filter(|s| !fixed(s)) {
@@ -368,15 +332,10 @@ fn reset_signals() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Has a write that cannot succeed fail, and not end the process.
-fn ignore(signals: &[Signal]) -> Result<(), Errno> {
-    use nix::sys::signal::{SigHandler, signal};
-    for one in signals {
-        // SAFETY: ignoring a signal runs no code of ours.
-        unsafe { signal(*one, SigHandler::SigIgn) }
-            .map_err(|e| Errno::from_raw_os_error(e as i32))?;
-    }
-    Ok(())
+/// Makes a write that would raise this signal fail instead.
+fn ignore(signal: Signal) -> nix::Result<()> {
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }.map(drop)
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {
@@ -387,47 +346,37 @@ fn block_sigchld() -> Result<SignalFd, Failure> {
         .doing(Code::Os, || "watching for SIGCHLD")
 }
 
-fn drop_groups() -> Result<(), Failure> {
-    nix::unistd::setgroups(&[]).doing(Code::Os, || "giving up the groups of the host")
-}
-
-/// Reaps children and obeys the control pipe until `pid` has ended (-1: until none is left), or it is `deadline`.
+/// Reaps children and obeys the control pipe until `pid` has ended (`None`: until none is left), at most until `deadline`.
 fn reap_until(
-    pid: i32,
+    pid: Option<process::Pid>,
     control: BorrowedFd<'_>,
     children: &SignalFd,
     deadline: Option<Instant>,
 ) -> Option<WaitStatus> {
     loop {
         loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(status) if status.pid() == Some(Pid::from_raw(pid)) => return Some(status),
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                // ECHILD: nothing is left.
+            match process::wait(WaitOptions::NOHANG) {
+                Ok(None) => break,
+                Ok(Some((ended, status))) if Some(ended) == pid => return Some(status),
+                Ok(_) | Err(Errno::INTR) => {}
+                // ECHILD: none is left.
                 Err(_) => return None,
             }
         }
-        let timeout = match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => return None,
-            Some(left) => PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-            None => PollTimeout::NONE,
-        };
-        let mut fds = [
-            PollFd::new(control, PollFlags::POLLIN),
-            PollFd::new(children.as_fd(), PollFlags::POLLIN),
-        ];
-        if poll(&mut fds, timeout).is_err() {
-            continue;
+        let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+        if left == Some(Duration::ZERO) {
+            return None;
         }
-        if fds[0].any().unwrap_or(true) {
-            obey(control);
+        match poll_readable(&[control, children.as_fd()], left, Wake::Never) {
+            Ok(Some(ready)) if ready[0] => obey(control),
+            Ok(_) => {}
+            Err(_) => continue,
         }
         while matches!(children.read_signal(), Ok(Some(_))) {}
     }
 }
 
-/// Does what the tool says: hands signals on to everything here. Silence means that it is dead.
+/// Sends the signals that the tool forwards to all processes here. If the pipe is closed, the tool is dead.
 fn obey(control: BorrowedFd<'_>) {
     let mut bytes = [0; 16];
     let n = match rustix::io::read(control, &mut bytes) {
@@ -436,7 +385,7 @@ fn obey(control: BorrowedFd<'_>) {
         Err(_) => return,
     };
     for byte in &bytes[..n] {
-        // What is stopped takes no signal. ESRCH: everything has ended by itself.
+        // A stopped process handles no signal. ESRCH: all have ended.
         for signal in [Signal::try_from(i32::from(*byte)), Ok(Signal::SIGCONT)] {
             signal
                 .and_then(|s| kill(Pid::from_raw(-1), s))

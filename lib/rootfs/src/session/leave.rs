@@ -1,12 +1,12 @@
-//! Leaving the host's file system, where all that runs is the root's own.
+//! Leaving the host's file system, before programs of the root run.
 //!
-//! chroot(2) is no boundary for who is root inside: another chroot leads out of it, and so does `/proc/1/root`. So init gives
-//! the whole namespace the root by pivot_root(2), as container runtimes do, and takes the host's file system out of it: what
-//! is not mounted there cannot be reached by any path.
+//! chroot(2) does not confine root: another chroot leads out of it, and so does `/proc/1/root`. So init makes the root that of
+//! the whole namespace by pivot_root(2), as container runtimes do, and unmounts the host's file system there: no path leads
+//! to what is not mounted.
 //!
-//! Init is still a copy of the tool, of which `/proc/1/exe` is the program on the host, that its owner may write. It is made
-//! undumpable: then its links can only be followed by who may trace processes outside (proc(5), ptrace(2)), which root in
-//! a user namespace may not.
+//! Init is still a copy of the tool, and its `/proc/1/exe` leads to the program on the host, which its owner may write to. So
+//! it is made undumpable: then following its links requires the right to trace processes outside (proc(5), ptrace(2)),
+//! which root in a user namespace does not have.
 
 use crate::attach;
 use rustix::io::Errno;
@@ -22,18 +22,18 @@ use std::os::fd::BorrowedFd;
 /// The system calls'.
 pub(super) fn the_host(root: BorrowedFd<'_>) -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .doing(Code::Os, || "closing init to the programs inside")?;
+        .doing(Code::Os, || "making init undumpable")?;
     change_root(root).doing(Code::Os, || "leaving the host's file system")
 }
 
 fn change_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
-    // Where a user namespace came after the mounts, those are locked (mount_namespaces(7)), but a copy of them is not.
+    // If a user namespace came after the mounts, they are locked (mount_namespaces(7)), but a copy of them is not.
     fchdir(&attach::bind_on_itself(root)?)?;
     match pivot_root(".", ".") {
-        // The host's is below the root now. It has mounts on it, and goes with them: it is this namespace's copy.
+        // The old root is now below the new one. It is this namespace's copy, and is unmounted with the mounts on it.
         Ok(()) => unmount(".", UnmountFlags::DETACH)?,
-        // The host runs from its initramfs (pivot_root(2)), or a container's filter forbids the call: docker's does so also
-        // where it permits mounts.
+        // The host runs from its initramfs (pivot_root(2)), or the filter of a container forbids the call: docker's does,
+        // even when it permits mounts.
         Err(Errno::INVAL | Errno::PERM) => chroot(".")?,
         Err(e) => return Err(e),
     }

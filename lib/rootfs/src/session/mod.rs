@@ -1,19 +1,19 @@
-//! One entry into the root, for every tool.
+//! Running programs and functions inside a root: the one way in, for every tool.
 //!
 //! ```text
 //! tool ── clone(new mount, PID [, user] namespaces) ── init (PID 1) ── fork ── command
 //! ```
 //!
-//! The tool writes the id maps and waits. Init mounts the plan, runs the command, reaps what it leaves, asks that to end
-//! (TERM, at most two seconds) and goes; the kernel then kills the rest and takes the mounts away. Whatever kills the
-//! tool kills init: it has a parent-death signal, and it sees its control pipe close. So SIGKILL of the tool at any
-//! moment leaves no process and no mount.
+//! The tool writes the id maps and waits. Init mounts the plan, runs the command, reaps, ends the processes that the command
+//! left (TERM, at most two seconds) and exits; the kernel then kills the rest and removes the mounts. When the tool dies,
+//! so does init: it has a parent-death signal, and its control pipe is closed. So SIGKILL of the tool at any moment leaves
+//! no process and no mount.
 //!
-//! As root the mounts are made first and the user namespace, which is only there to have a binfmt table of its own,
-//! comes after them: it maps every id to itself, and what root may mount stays mountable. Root that may not mount, such
-//! as a container's, has the user namespace first, in which it may.
+//! As root, the mounts are made first. The user namespace, which is only needed for a private binfmt table, comes after
+//! them and maps every id to itself, so that root may mount as before. If root may not mount, as in a container, the
+//! user namespace comes first, in which it may.
 //!
-//! What runs of the root's own gets the root as the whole file system of the namespace; see `leave.rs`.
+//! Programs of the root get the root as the whole file system of the namespace; see `leave.rs`.
 
 mod certificates;
 mod command;
@@ -25,38 +25,38 @@ mod wire;
 
 use crate::plan::{Mount, Owner};
 use crate::root::RootId;
-use crate::sys::{self, Cloned};
-use crate::{Arch, Binfmt, IdMap, Root, attach, probe};
+use crate::{Arch, Binfmt, IdMap, Root, attach, probe, sys};
 use certificates::Authorities;
 use init::Init;
-use nix::sys::signal::Signal;
 use rustix::io::Errno;
+use serde::{Serialize, de::DeserializeOwned};
 use stage::members::{Config, Mode};
-use stage::{Cause, Code, Context, Document, Doing, Failure, quote, signal};
+use stage::{Cause, Code, Context, Document, Doing, Failure, child, quote, signal};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
-use watch::{Heed, Watch};
+use watch::{Forward, Outcome, Watch};
 use watchdog::Watchdog;
-use wire::Frame;
 
 /// Where a command runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// With the host's file system and the plan mounted below the root: for programs of the host, such as pacman. Where one
-    /// is run, all but the root and the package cache is mounted read-only: a symbolic link in the root leads it to the
-    /// host's files, too.
+    /// With the host's file system and the plan mounted below the root: for programs of the host, such as pacman. All but
+    /// the root and the package cache is read-only for them, since a symbolic link in the root may lead to files of the
+    /// host.
     Host,
-    /// In the root, and with nothing else of the host's file system: for programs of the root.
+    /// In the root, without the host's file system: for programs of the root.
     Root,
 }
 
 /// A command to run.
 #[derive(Debug)]
 pub struct Job<'a> {
-    /// The program: an absolute path, or for [`Place::Root`] also a name to look up in the environment's `PATH`.
+    /// The program: an absolute path, or for [`Place::Root`] also a name to look up in `PATH` of the environment.
     pub program: &'a OsStr,
     /// Its arguments, without `argv[0]`.
     pub args: Vec<OsString>,
@@ -64,9 +64,9 @@ pub struct Job<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// Where it runs.
     pub place: Place,
-    /// As whom it runs, as ids inside: user, group, supplementary groups. Root by default.
+    /// The ids inside that it runs with: user, group, supplementary groups. Root by default.
     pub user: Option<(u32, u32, Vec<u32>)>,
-    /// Whether it gets our stdin, stdout and stderr, and the terminal's keys; else `/dev/null` and our stderr.
+    /// Whether it gets our stdin, stdout and stderr, and the terminal's keys. If not, it gets `/dev/null` and our stderr.
     pub terminal: bool,
 }
 
@@ -77,12 +77,12 @@ pub enum Ended {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
-    /// It could not be run at all.
+    /// It could not be run.
     NotRun(Errno),
 }
 
 impl Ended {
-    /// Returns the exit status that says so, as env(1) and chroot(1) do: 127 not found, 126 not runnable, 128 + signal.
+    /// Returns an exit status as of env(1) and chroot(1): 127 not found, 126 not runnable, 128 + signal.
     #[must_use]
     pub fn status(self) -> u8 {
         match self {
@@ -97,17 +97,14 @@ impl Ended {
     #[must_use]
     pub fn words(self) -> String {
         match self {
-            Self::Exited(status) => format!("exit status {status}"),
-            Self::Signalled(n) => match Signal::try_from(n) {
-                Ok(name) => format!("killed by signal {n} ({name})"),
-                Err(_) => format!("killed by signal {n}"),
-            },
+            Self::Exited(status) => child::ended(ExitStatus::from_raw(status << 8)),
+            Self::Signalled(signal) => child::ended(ExitStatus::from_raw(signal)),
             Self::NotRun(e) => e.to_string(),
         }
     }
 }
 
-/// What there is to know to be inside a root.
+/// A root with all that is needed to run programs inside it.
 #[derive(Debug)]
 pub struct Inside {
     root: Root,
@@ -115,48 +112,43 @@ pub struct Inside {
     mounts: Vec<Mount>,
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
-    /// The tool, and how long a command of it may make no progress.
+    /// The tool, and the time without progress after which its commands are killed.
     watched: Option<(&'static str, Duration)>,
-    /// What a program of the host may write besides the root: the package cache.
+    /// The package cache, which programs of the host may write to.
     cache: Option<PathBuf>,
-    /// The GnuPG home that a program of the host is given a copy of, at the same path.
+    /// The GnuPG home of which programs of the host get a copy, at the same path.
     gpgdir: Option<PathBuf>,
 }
 
 impl Inside {
-    /// Reads it from the document, and checks that it is ours to use.
+    /// Reads it from the document, and checks that we may use it.
     ///
     /// # Errors
     ///
-    /// [`Code::BadDocument`] where a member is missing, [`Code::Permission`] where the document is another user's.
+    /// [`Code::BadDocument`] when a member is missing, [`Code::Permission`] when the root is another user's.
     pub fn of(document: &Document) -> Result<Self, Failure> {
         let root = Root::of(document)?;
         let mode: Mode = document.need()?;
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
         let arch = document.need_arch()?;
-        let handler = if binfmt.is_private() {
-            Some((Arch::named(arch)?, binfmt))
-        } else {
-            None
+        let handler = match binfmt.is_private() {
+            true => Some((Arch::named(arch)?, binfmt)),
+            false => None,
         };
+        let entering = || format!("entering {}", quote(root.path()));
         let me = rustix::process::geteuid().as_raw();
         let idmap = match (mode, me, document.get::<IdMap>()) {
             (Mode::User, me, Some(map)) if map.is_of(me) => Some(map),
             (Mode::User, _, _) => {
-                return Err(Failure::new(
-                    Code::Permission,
-                    format!("entering {}: it is another user's root", quote(root.path())),
-                )
-                .hint("run this as the user that ran mkroot"));
+                let failure = Failure::new(Code::Permission, "it is another user's root");
+                let failure = failure.hint("run this as the user that ran mkroot");
+                return Err(failure.while_doing(entering()));
             }
             (_, 0, _) => None,
-            (_, _, _) => {
-                return Err(Failure::new(
-                    Code::Permission,
-                    format!("entering {}: it was made by root", quote(root.path())),
-                )
-                .hint("run this with sudo"));
+            _ => {
+                let failure = Failure::new(Code::Permission, "it was made by root");
+                return Err(failure.hint("run this with sudo").while_doing(entering()));
             }
         };
         let config = document.get::<Config>();
@@ -167,12 +159,11 @@ impl Inside {
         })
     }
 
-    /// Puts it together from parts: for the tool that makes them. `idmap` is for an ordinary user; `handler` for a
-    /// private binfmt table.
+    /// Makes it from its parts. `idmap` is for an ordinary user, `handler` for a private binfmt table.
     ///
     /// # Errors
     ///
-    /// When the root cannot be looked at.
+    /// When the root cannot be identified.
     pub fn new(
         root: Root,
         mounts: Vec<Mount>,
@@ -203,8 +194,8 @@ impl Inside {
         &self.mounts
     }
 
-    /// Leaves of the plan only the file systems of the root's own: for tools that look at the root or copy it, and run
-    /// nothing of it. What the API filesystems would cover is then seen.
+    /// Keeps only the root's own file systems of the plan: for tools that read the root and run nothing of it, and need to
+    /// see what the API file systems would cover.
     #[must_use]
     pub fn bare(mut self) -> Self {
         self.mounts.retain(|m| Owner::of(m) == Owner::Root);
@@ -212,103 +203,82 @@ impl Inside {
         self
     }
 
-    /// Gives programs of the host another GnuPG home than the document's.
+    /// Sets another GnuPG home for programs of the host than the document's.
     #[must_use]
     pub fn with_gpgdir(mut self, gpgdir: PathBuf) -> Self {
         self.gpgdir = Some(gpgdir);
         self
     }
 
-    /// Returns the GnuPG home that programs of the host are given a copy of; `None` where the document has no `config`.
+    /// Returns the GnuPG home of which programs of the host get a copy; `None` if the document has no `config`.
     #[must_use]
     pub fn gpgdir(&self) -> Option<&Path> {
         self.gpgdir.as_deref()
     }
 
-    /// Adds a mount to the plan, for this entry only.
+    /// Adds a mount to the plan, not in the document.
     pub fn also_mount(&mut self, mount: Mount) {
         self.mounts.push(mount);
     }
 
-    /// Has every command from now on ended that makes no progress for `limit`, and every function that works in the root's
-    /// place; zero is no limit. A command that has the terminal waits for a person, and is left alone.
+    /// Kills from now on each command that makes no progress for `limit`, and each function at [`Place::Root`]. Zero means no
+    /// limit. A command that has the terminal waits for a user, and is not killed.
     pub fn watch(&mut self, context: &Context, limit: Duration) {
         self.watched = (!limit.is_zero()).then_some((context.tool, limit));
     }
 
-    /// Runs a command. `output`, where there is one, is given what it prints on stdout and stderr, through `tty` if that
-    /// is a terminal's other side; else our stderr is.
+    /// Runs a command. `output` gets what it prints on stdout and stderr; without it, our stderr does.
     ///
     /// # Errors
     ///
-    /// When the root cannot be entered, or a signal asked us to stop; [`Code::Hung`] when [`Inside::watch`] was asked for and
-    /// the command made no progress. How it ended is no error.
+    /// When the root cannot be entered, or a signal asked us to stop; [`Code::Hung`] when [`Inside::watch`] was called and
+    /// the command made no progress. A command that fails is not an error.
     pub fn run(
         &self,
         job: &Job<'_>,
         output: Option<Output<'_>>,
     ) -> Result<(Ended, Duration), Failure> {
-        // One that came before is not handed on to the command, which would run to its end.
+        // A signal that came before is not forwarded to the command, which would run to its end.
         signal::check()?;
         let watchdog = self.watchdog().filter(|_| !job.terminal);
-        let work = Work::Exec(job, certificates::wanted(job)?);
-        let (ended, time, _) = self.enter(work, output, watchdog)?;
+        let work = Work::Exec(job, certificates::of_environment(job)?);
+        let outcome = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
-        Ok((ended, time))
+        Ok((outcome.ended, outcome.time))
     }
 
-    /// Runs a function inside, as root there, in a process of its own, and returns what it returns.
+    /// Runs a function inside, as root there, in a process of its own, and returns its value or its failure, both of which
+    /// pass between the processes as JSON. `keep` are descriptors of ours that the function uses, such as a file of the
+    /// user outside; all others are closed there.
     ///
     /// # Errors
     ///
     /// The function's, and as [`Inside::run`]; [`Code::Hung`] only at [`Place::Root`].
-    pub fn call(
-        &self,
-        place: Place,
-        work: impl FnOnce() -> Result<Vec<u8>, Failure>,
-    ) -> Result<Vec<u8>, Failure> {
-        self.call_with(place, &[], work)
-    }
-
-    /// [`Inside::call`], for a function that uses descriptors of ours, such as a file that is written from inside and
-    /// belongs to the user outside. All others are closed there.
-    ///
-    /// # Errors
-    ///
-    /// As [`Inside::call`].
-    pub fn call_with(
+    pub fn call<T: Serialize + DeserializeOwned>(
         &self,
         place: Place,
         keep: &[BorrowedFd<'_>],
-        work: impl FnOnce() -> Result<Vec<u8>, Failure>,
-    ) -> Result<Vec<u8>, Failure> {
-        // As in run(): one that came before is not handed on.
+        work: impl FnOnce() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        // As in run(): a signal that came before is not forwarded.
         signal::check()?;
-        // Who works there runs programs of the root.
+        // A function there runs programs of the root.
         let watchdog = self.watchdog().filter(|_| place == Place::Root);
-        let call = Work::Call(place, keep, Box::new(work));
         let doing = || format!("working inside {}", quote(self.root.path()));
-        let told = self.enter(call, None, watchdog).map_err(|f| match f.code {
+        let work = || serde_json::to_string(&work()).unwrap_or_default();
+        let call = Work::Call(place, keep, Box::new(work));
+        let outcome = self.enter(call, None, watchdog).map_err(|f| match f.code {
             Code::Hung => f.while_doing(doing()),
             _ => f,
-        });
-        let (ended, _, result) = told?;
-        if result.is_empty() {
-            signal::check()?;
-            return Err(Failure::new(
-                Code::Os,
-                format!("{}: {}", doing(), ended.words()),
-            ));
-        }
-        match serde_json::from_slice(&result) {
-            Ok(Frame::Result(bytes)) => Ok(bytes),
-            Ok(Frame::Failed(told)) => Err(told.failure()),
-            _ => Err(Failure::new(
-                Code::Os,
-                "working inside: an answer that makes no sense",
-            )),
+        })?;
+        match outcome.returned {
+            Some(result) => serde_json::from_str(&result).doing(Code::Os, doing)?,
+            None => {
+                signal::check()?;
+                Err(Failure::new(Code::Os, outcome.ended.words()).while_doing(doing()))
+            }
         }
     }
 
@@ -321,28 +291,26 @@ impl Inside {
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] where they do not, with the reason.
+    /// [`Code::Failed`] when they do not, with the reason.
     pub fn probe(&self, arch: Arch) -> Result<(), Failure> {
         let Some(program) = probe::program(arch) else {
             return Ok(());
         };
-        self.call(Place::Root, move || command::run_probe(arch, &program))
-            .map(|_| ())
+        self.call(Place::Root, &[], || command::run_probe(arch, &program))
     }
 
-    /// Makes the namespaces, and waits until all is over.
+    /// Makes the namespaces, and waits until they end.
     fn enter(
         &self,
         work: Work<'_>,
         output: Option<Output<'_>>,
         watchdog: Option<Watchdog>,
-    ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
+    ) -> Result<Outcome, Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;
         let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing(Code::Os, doing);
         let (control_theirs, control) = pipe()?;
         let (report, report_theirs) = pipe()?;
-        let (result, result_theirs) = pipe()?;
         let (sink, written) = match output {
             Some(Output { sink, from, into }) => (Some((sink, from)), Some(into)),
             None => (None, None),
@@ -359,38 +327,36 @@ impl Inside {
         // SAFETY: need_one_thread() has looked.
         match unsafe { sys::clone(flags) } {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
-            Ok(Cloned::Child) => {
+            Ok(None) => {
                 let init = Init {
                     inside: self,
                     ids,
                     control: control_theirs,
                     report: report_theirs,
-                    result: result_theirs,
                     output: written,
                 };
-                let status = catch_unwind(AssertUnwindSafe(|| init.live(work))).unwrap_or(70);
+                let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
                 sys::exit_now(status)
             }
-            Ok(Cloned::Parent(pid)) => {
-                drop((control_theirs, report_theirs, result_theirs, written));
-                let heed = match &work {
-                    Work::Exec(job, _) if job.terminal => Heed::Alone,
-                    Work::Exec(job, _) if job.place == Place::Host => Heed::Finishes,
-                    _ => Heed::Ends,
+            Ok(Some(pid)) => {
+                drop((control_theirs, report_theirs, written));
+                let forward = match &work {
+                    Work::Exec(job, _) if job.terminal => Forward::Same,
+                    Work::Exec(job, _) if job.place == Place::Host => Forward::Interrupt,
+                    _ => Forward::Ending,
                 };
                 let mut watch = Watch {
                     ids,
                     pid,
                     control: Some(control),
                     told: None,
-                    result: Vec::new(),
-                    heed,
+                    forward,
                 };
-                let seen = watch.until_the_end(report, result, sink, watchdog);
-                // Closing the control pipe ends init, where it still lives.
+                let seen = watch.until_the_end(report, sink, watchdog);
+                // Closing the control pipe ends init if it still lives.
                 watch.control = None;
                 match seen {
-                    Ok(Some(hung)) => Err(watch::end(pid, hung)),
+                    Ok(Some(hung)) => Err(watch::kill(pid, hung)),
                     Ok(None) => watch
                         .conclude(watch::wait_for(pid))
                         .map_err(|f| f.while_doing(doing())),
@@ -405,20 +371,20 @@ impl Inside {
     }
 }
 
-/// Whether the namespaces begin with one for users, and what ids there are in it.
+/// Whether there is a user namespace from the beginning, and its id map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ids<'a> {
     /// No user namespace: we are root, and may mount.
     Same,
-    /// Every id is itself. For root without the capability `SYS_ADMIN`, as in a container, which has it in a user
-    /// namespace of its own.
+    /// Every id is mapped to itself: for root without the capability `SYS_ADMIN`, as in a container, which has it in a user
+    /// namespace.
     Identity,
     /// An ordinary user's subordinate ids.
     Subordinate(&'a IdMap),
 }
 
-/// Returns whether we may mount and make namespaces as we are (capabilities(7), `CAP_SYS_ADMIN`). Where the kernel does
-/// not say, trying will.
+/// Returns whether we may mount and make namespaces without a user namespace (capabilities(7), `CAP_SYS_ADMIN`). If that
+/// cannot be known, it is tried.
 fn may_mount() -> bool {
     use rustix::thread::{CapabilitySet, capabilities};
     capabilities(None).map_or(true, |sets| {
@@ -426,12 +392,12 @@ fn may_mount() -> bool {
     })
 }
 
-/// What is given each piece of a command's output.
+/// A function that gets each piece of a command's output.
 type Sink<'a> = &'a mut dyn FnMut(&[u8]);
 
 /// Where a command's output goes.
 pub struct Output<'a> {
-    /// What is given each piece of it.
+    /// The function that gets each piece of it.
     pub sink: Sink<'a>,
     /// The side that we read.
     pub from: OwnedFd,
@@ -447,14 +413,14 @@ impl std::fmt::Debug for Output<'_> {
     }
 }
 
-/// A function to run inside.
-type Call<'a> = Box<dyn FnOnce() -> Result<Vec<u8>, Failure> + 'a>;
+/// A function to run inside. It returns a result as JSON.
+type Call<'a> = Box<dyn FnOnce() -> String + 'a>;
 
 /// What is done inside.
 enum Work<'a> {
-    /// A command, and where its certificate authorities are, where that is not the host's file.
+    /// A command, and its certificate authorities if they are not the host's.
     Exec(&'a Job<'a>, Option<Authorities>),
-    /// Where, with which descriptors of the tool's, and what.
+    /// Where, with which descriptors of the tool, and the function.
     Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
 }
 
@@ -467,9 +433,9 @@ impl Work<'_> {
     }
 }
 
-/// clone(2) copies one thread: with more, a lock could stay locked for ever in the copy. A thread that was joined runs
-/// nothing any more, and is on the list until the kernel has taken it off, which is after it told who waited: that is waited
-/// for, for at most a second.
+/// Fails when there is more than one thread: clone(2) copies one, and a lock of another one would stay locked in the copy. A
+/// thread that was joined is listed until the kernel has removed it, which happens after the join: that is waited for, at
+/// most a second.
 fn need_one_thread() -> Result<(), Failure> {
     let begin = Instant::now();
     loop {
@@ -488,7 +454,7 @@ fn need_one_thread() -> Result<(), Failure> {
     }
 }
 
-/// Says why namespaces cannot be made, and what permits them.
+/// Returns the failure to make namespaces, with a hint how to permit them.
 fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
     let failure = Failure::new(Code::Permission, format!("making namespaces: {error}"));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -515,11 +481,11 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
     }
 }
 
-/// The environment that programs inside get: the little that is the same on every machine, the proxies and terminal of this
-/// one, and the date of what is to come out the same each time (mkinitcpio, among others, goes by it).
+/// Returns the environment of programs inside: a few variables that are the same on every machine, the proxies and the
+/// terminal of this one, and the date for reproducible results (for example of mkinitcpio).
 ///
-/// The messages are English and the file names UTF-8. Under plain `C`, libarchive cannot convert a name such as
-/// `Főtanúsítvány.crt`, and pacman then silently leaves out the rest of that package (seen with 6.0.2).
+/// The messages are English and the file names UTF-8: with `C`, libarchive cannot convert a name such as
+/// `Főtanúsítvány.crt`, and pacman silently leaves out the rest of that package (seen with 6.0.2).
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = [

@@ -1,61 +1,80 @@
-//! The tool's side of an entry: it writes the id maps, passes signals and output on, and says at the end how it went.
+//! The tool's side of an entry: it writes the id maps, forwards signals and output, and returns how the entry ended.
 
 use super::wire::{Frame, GO, write_all};
 use super::{Ended, Ids, Sink, Watchdog};
 use crate::idmap;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use stage::{Code, Doing, Failure, signal};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use stage::signal::{self, Wake, poll_readable};
+use stage::{Code, Doing, Failure};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-/// What the tool knows of an entry while it waits.
+/// The state of an entry while the tool waits.
 pub(super) struct Watch<'a> {
     pub(super) ids: Ids<'a>,
     pub(super) pid: i32,
     pub(super) control: Option<OwnedFd>,
     pub(super) told: Option<Frame>,
-    pub(super) result: Vec<u8>,
-    pub(super) heed: Heed,
+    pub(super) forward: Forward,
 }
 
-/// What a command makes of a signal that asks us to stop.
+/// How an entry ended.
+pub(super) struct Outcome {
+    pub(super) ended: Ended,
+    pub(super) time: Duration,
+    /// What a function returned, as JSON.
+    pub(super) returned: Option<String>,
+}
+
+/// Which signal a command gets when one asks us to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Heed {
-    /// It has a terminal, and a person at it: it gets what comes, and what it does then is its own affair.
-    Alone,
-    /// It gets what comes, or TERM for what would have it dump its memory into the root; killed where somebody insists.
-    Ends,
-    /// pacman: it takes INT as "finish this package", and any other but HUP would end it in the middle of one. Killed where
-    /// somebody insists.
-    Finishes,
+pub(super) enum Forward {
+    /// The same: it has a terminal with a user, and decides itself.
+    Same,
+    /// HUP and INT, or TERM instead of those that dump core into the root; KILL when the user insists.
+    Ending,
+    /// pacman: INT, on which it finishes the package; any other except HUP would end it in the middle of one. KILL when the
+    /// user insists.
+    Interrupt,
+}
+
+/// A pipe from inside.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Frames of init and the command.
+    Report,
+    /// What a command prints.
+    Output,
 }
 
 impl Watch<'_> {
-    /// Serves init until it has closed everything: maps, signals, output, results. Returns a failure of the watchdog's
-    /// where nothing happened any more; then all of it still lives.
+    /// Serves init until all pipes are closed: maps, signals, output. Returns the watchdog's failure when there is
+    /// no progress; the processes inside then still live.
     pub(super) fn until_the_end(
         &mut self,
         report: OwnedFd,
-        result: OwnedFd,
         sink: Option<(Sink<'_>, OwnedFd)>,
         mut watchdog: Option<Watchdog>,
     ) -> Result<Option<Failure>, Failure> {
-        let (mut sink, from) = match sink {
-            Some((sink, from)) => (Some(sink), Some(from)),
-            None => (None, None),
-        };
-        let mut open = [Some(report), Some(result), from];
+        let mut open = vec![(Source::Report, report)];
+        let mut sink = sink.map(|(sink, from)| {
+            open.push((Source::Output, from));
+            sink
+        });
         let mut lines = Vec::new();
-        // None had come when the entry began: who enters has looked.
+        // The caller has checked that none came before.
         let mut signals = 0;
         let mut buffer = vec![0; 1 << 16];
-        while open.iter().any(Option::is_some) {
-            let ready = wait_readable(&open, watchdog.as_ref().map(Watchdog::tick))?;
-            self.pass_signals(&mut signals);
-            match (&mut watchdog, ready) {
+        while !open.is_empty() {
+            let fds: Vec<_> = open.iter().map(|(_, fd)| fd.as_fd()).collect();
+            let tick = watchdog.as_ref().map(Watchdog::tick);
+            let ready = poll_readable(&fds, tick, Wake::OnSignal)
+                .doing(Code::Os, || "waiting for what runs inside")?;
+            self.forward_signals(&mut signals);
+            match (&mut watchdog, &ready) {
                 (Some(dog), Some(ready)) if ready.contains(&true) => dog.output(),
                 (Some(dog), None) => {
                     if let Some(hung) = dog.waited(self.pid) {
@@ -65,29 +84,30 @@ impl Watch<'_> {
                 _ => {}
             }
             let ready = ready.unwrap_or_default();
-            for (i, slot) in open.iter_mut().enumerate() {
-                let Some(fd) = slot.as_ref().filter(|_| ready[i]) else {
-                    continue;
-                };
+            let mut whole = false;
+            // From the end, since a pipe that is closed is removed.
+            for (i, _) in ready.iter().enumerate().rev().filter(|(_, is)| **is) {
+                let (source, fd) = &open[i];
                 let n = match rustix::io::read(fd, &mut buffer) {
                     Ok(n) => n,
                     Err(Errno::INTR) => continue,
                     // The other side of a pseudo-terminal is closed (pty(7)).
-                    Err(Errno::IO) if i == 2 => 0,
+                    Err(Errno::IO) if *source == Source::Output => 0,
                     Err(e) => return Err(e).doing(Code::Os, || "reading from inside"),
                 };
-                if n == 0 {
-                    *slot = None;
-                    continue;
-                }
-                match (i, &mut sink) {
-                    (0, _) => lines.extend_from_slice(&buffer[..n]),
-                    (1, _) => self.result.extend_from_slice(&buffer[..n]),
-                    (_, Some(sink)) => sink(&buffer[..n]),
-                    (_, None) => {}
+                let bytes = &buffer[..n];
+                match (source, &mut sink) {
+                    _ if n == 0 => drop(open.remove(i)),
+                    (Source::Report, _) => {
+                        lines.extend_from_slice(bytes);
+                        whole |= bytes.contains(&b'\n');
+                    }
+                    (Source::Output, Some(sink)) => sink(bytes),
+                    (Source::Output, None) => {}
                 }
             }
-            while let Some(end) = lines.iter().position(|b| *b == b'\n') {
+            // A result may be long: its parts are not searched again and again.
+            while let Some(end) = lines.iter().position(|b| whole && *b == b'\n') {
                 let line: Vec<u8> = lines.drain(..=end).collect();
                 let frame =
                     serde_json::from_slice(&line).doing(Code::Os, || "reading from init")?;
@@ -97,18 +117,17 @@ impl Watch<'_> {
         Ok(None)
     }
 
-    /// Hands signals on.
-    fn pass_signals(&mut self, seen: &mut usize) {
+    fn forward_signals(&mut self, seen: &mut usize) {
         for signal in signal::beyond(*seen) {
             *seen += 1;
-            let signal = match self.heed {
-                Heed::Ends | Heed::Finishes if signal::insisted() => libc::SIGKILL,
-                Heed::Finishes => libc::SIGINT,
-                Heed::Ends if ![libc::SIGHUP, libc::SIGINT].contains(&signal) => libc::SIGTERM,
-                Heed::Alone | Heed::Ends => signal,
+            let signal = match self.forward {
+                Forward::Ending | Forward::Interrupt if signal::insisted() => libc::SIGKILL,
+                Forward::Interrupt => libc::SIGINT,
+                Forward::Ending if ![libc::SIGHUP, libc::SIGINT].contains(&signal) => libc::SIGTERM,
+                Forward::Same | Forward::Ending => signal,
             };
             if let (Some(control), Ok(byte)) = (&self.control, u8::try_from(signal)) {
-                // Init that is gone needs no signal.
+                // If init is gone, it needs no signal.
                 write_all(control.as_fd(), &[byte]).unwrap_or(());
             }
         }
@@ -128,7 +147,7 @@ impl Watch<'_> {
                 idmap::write_identity(self.pid)?;
                 self.go()
             }
-            // A command that could not be run also ends, and a failure comes before an end: the first word counts.
+            // A command that could not be run also ends, and a failure comes before an end: the first frame counts.
             frame => {
                 self.told.get_or_insert(frame);
                 Ok(())
@@ -139,78 +158,47 @@ impl Watch<'_> {
     fn go(&self) -> Result<(), Failure> {
         match &self.control {
             Some(control) => write_all(control.as_fd(), &[GO]).or_else(|e| {
-                // Init ends at once when it is told of a signal before it is told to go on.
+                // Init ends at once when a signal is forwarded before it may continue.
                 signal::check()?;
-                Err(e).doing(Code::Os, || "speaking to init")
+                Err(e).doing(Code::Os, || "writing to init")
             }),
             None => Ok(()),
         }
     }
 
-    /// Says how it went, from what init told and how it ended.
-    pub(super) fn conclude(
-        self,
-        status: Result<WaitStatus, Failure>,
-    ) -> Result<(Ended, Duration, Vec<u8>), Failure> {
+    /// Returns how the entry ended and what a function returned, from what init reported and its status.
+    pub(super) fn conclude(self, status: Result<WaitStatus, Failure>) -> Result<Outcome, Failure> {
+        let ended = |ended, time| Outcome {
+            ended,
+            time,
+            returned: None,
+        };
         match self.told {
-            Some(Frame::Failed(told)) => Err(told.failure()),
-            Some(Frame::NotRun(errno)) => Ok((
-                Ended::NotRun(Errno::from_raw_os_error(errno)),
-                Duration::ZERO,
-                self.result,
-            )),
+            Some(Frame::Failed(failure)) => Err(failure),
+            Some(Frame::NotRun(errno)) => {
+                let errno = Errno::from_raw_os_error(errno);
+                Ok(ended(Ended::NotRun(errno), Duration::ZERO))
+            }
+            Some(Frame::Returned(result)) => Ok(Outcome {
+                returned: Some(result),
+                ..ended(Ended::Exited(0), Duration::ZERO)
+            }),
             Some(Frame::Ended(exit, by, seconds)) => {
-                let ended = match (exit, by) {
+                let how = match (exit, by) {
                     (Some(exit), _) => Ended::Exited(exit),
                     (None, by) => Ended::Signalled(by.unwrap_or(libc::SIGKILL)),
                 };
-                let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-                Ok((ended, time, self.result))
+                Ok(ended(
+                    how,
+                    Duration::try_from_secs_f64(seconds).unwrap_or_default(),
+                ))
             }
             _ => {
                 signal::check()?;
-                Err(Failure::new(
-                    Code::Os,
-                    format!(
-                        "the first process of the namespace ended before its time ({:?})",
-                        status?
-                    ),
-                ))
+                let message = format!("PID 1 of the namespace ended too early ({:?})", status?);
+                Err(Failure::new(Code::Os, message))
             }
         }
-    }
-}
-
-/// Waits until one of `open` can be read or a signal has come. None where neither did in that time.
-fn wait_readable(
-    open: &[Option<OwnedFd>; 3],
-    time: Option<Duration>,
-) -> Result<Option<[bool; 3]>, Failure> {
-    let mut ready = [false; 3];
-    let mut fds = Vec::new();
-    let mut which = Vec::new();
-    for (i, fd) in open.iter().enumerate() {
-        if let Some(fd) = fd {
-            fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-            which.push(i);
-        }
-    }
-    if let Some(fd) = signal::descriptor() {
-        fds.push(PollFd::new(fd, PollFlags::POLLIN));
-    }
-    let timeout = time.map_or(PollTimeout::NONE, |time| {
-        PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX)
-    });
-    match poll(&mut fds, timeout) {
-        Ok(0) => Ok(None),
-        Ok(_) => {
-            for (fd, i) in fds.iter().zip(which) {
-                ready[i] = fd.any().unwrap_or(true);
-            }
-            Ok(Some(ready))
-        }
-        Err(nix::errno::Errno::EINTR) => Ok(Some(ready)),
-        Err(e) => Err(e).doing(Code::Os, || "waiting for what runs inside"),
     }
 }
 
@@ -223,23 +211,21 @@ pub(super) fn wait_for(pid: i32) -> Result<WaitStatus, Failure> {
     }
 }
 
-/// How long the kernel may take to end what was killed.
-const DEATH: Duration = Duration::from_secs(10);
+/// How long the kernel may take to end killed processes.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 
-/// Ends an entry in which nothing happens any more: the kernel kills all that is inside with init. What sleeps in the
-/// kernel and cannot be woken outlives that, and then it is said and not waited for.
-pub(super) fn end(pid: i32, hung: Failure) -> Failure {
-    let gone = || -> Result<bool, Errno> {
+/// Kills an entry without progress: the kernel kills all processes inside with init. One that sleeps in the kernel and cannot
+/// be woken survives that; then the message says so.
+pub(super) fn kill(pid: i32, hung: Failure) -> Failure {
+    let gone = || -> std::io::Result<bool> {
         let init = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let pidfd = rustix::process::pidfd_open(init, rustix::process::PidfdFlags::empty())?;
-        rustix::process::pidfd_send_signal(&pidfd, rustix::process::Signal::KILL)?;
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::try_from(DEATH).unwrap_or(PollTimeout::MAX);
+        let pidfd = pidfd_open(init, PidfdFlags::empty())?;
+        pidfd_send_signal(&pidfd, Signal::KILL)?;
         loop {
-            match poll(&mut fds, timeout) {
-                Ok(n) => return Ok(n > 0),
-                Err(nix::errno::Errno::EINTR) => {}
-                Err(e) => return Err(Errno::from_raw_os_error(e as i32)),
+            match poll_readable(&[pidfd.as_fd()], Some(KILL_WAIT), Wake::Never)? {
+                None => return Ok(false),
+                Some(ready) if ready[0] => return Ok(true),
+                Some(_) => {}
             }
         }
     };
@@ -248,7 +234,7 @@ pub(super) fn end(pid: i32, hung: Failure) -> Failure {
             Ok(_) => return hung,
             Err(failure) => failure.message,
         },
-        Ok(false) => format!("it lives on after {} s", DEATH.as_secs()),
+        Ok(false) => format!("it still lives after {} s", KILL_WAIT.as_secs()),
         Err(e) => e.to_string(),
     };
     Failure {

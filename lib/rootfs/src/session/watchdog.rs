@@ -1,25 +1,25 @@
-//! A watchdog on progress: what runs inside and does nothing any more is found out, described and ended.
+//! A watchdog: finds, describes and ends programs inside that make no progress.
 //!
-//! A pacman that waits for a thread that its fork(2) did not copy, a scriptlet that reads from a terminal that nobody sits
-//! at, a mirror that takes the call and is silent: all of them sleep, and would for ever. No limit on the whole time could
-//! tell them from a large download or an emulated mkinitcpio, so what is limited is the time without progress. Progress is
-//! any output; bytes written, to whatever file, by any process inside; and the processor's time.
+//! A pacman that waits for a thread that its fork(2) did not copy, a scriptlet that reads from an unattended terminal, a
+//! mirror that accepts a connection and sends nothing: all of them sleep for ever. No limit on the whole time can tell them
+//! from a large download or an emulated mkinitcpio, so the time without progress is limited. Progress is any output, bytes
+//! written to any file by any process inside, and CPU time.
 //!
-//! Time counts only while we wait: who stops the pipe with a terminal's ^Z, or lets the machine sleep, finds it alive.
+//! Time counts only while we wait: not while the pipeline is stopped by ^Z, or the machine sleeps.
 
 use crate::occupants::proc::{numbers, open_dir, read_at};
 use crate::occupants::text::Stat;
 use rustix::fs::CWD;
 use stage::{Code, Failure, message};
 use std::collections::BTreeMap;
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// How many bytes written within the limit are progress: less may be a loop that only wakes itself up.
+/// How many bytes written within the limit are progress. Fewer may be of a loop that only wakes itself up.
 const BYTES: u64 = 1024;
 
-/// Which part of the limit the processor must have been used for: less may be a loop that looks, sleeps and looks again.
+/// Which part of the limit must be CPU time to be progress. Less may be of a polling loop.
 const PART: u32 = 100;
 
 /// The longest command line in a message.
@@ -28,7 +28,7 @@ const COMMAND: usize = 100;
 /// How many processes a failure names; stderr has them all.
 const NAMED: usize = 4;
 
-/// Finds out that in an entry nothing happens any more.
+/// Measures progress inside.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     tool: &'static str,
@@ -40,33 +40,33 @@ pub(super) struct Watchdog {
 /// What the processes inside have done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Done {
-    /// Ticks of the processor's time.
+    /// Ticks of CPU time.
     ticks: u64,
-    /// Bytes written, to files and all else. None where the kernel does not count them (`CONFIG_TASK_IO_ACCOUNTING`).
+    /// Bytes written. `None` if the kernel does not count them (`CONFIG_TASK_IO_ACCOUNTING`).
     written: Option<u64>,
 }
 
-/// A process that did nothing any more. See proc(5).
+/// A process without progress. See proc(5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sleeper {
     /// Its pid, as the host has it.
     pid: i32,
     /// How many processes inside are above it; 0 is what was run.
     depth: usize,
-    /// Its command line, or its name where it has none.
+    /// Its command line, or its name if it has none.
     command: String,
     /// Its state: `S` sleeps, `D` sleeps and cannot be woken, `T` is stopped.
     state: char,
-    /// The function of the kernel that it sleeps in. None where we may not know.
+    /// The kernel function that it sleeps in, if we may know.
     wchan: Option<String>,
-    /// The number of the system call that it is in. None where we may not know.
+    /// The number of the system call that it is in, if we may know.
     syscall: Option<u32>,
-    /// The functions of the kernel above that, the innermost first. Only root may know.
+    /// The kernel functions of its stack, the innermost first. Only root may know.
     stack: Vec<String>,
 }
 
 impl Watchdog {
-    /// Returns one that takes `limit` without progress for a hang, and speaks in the name of `tool`.
+    /// Returns one with this limit, whose messages begin with the name of `tool`.
     pub(super) fn new(tool: &'static str, limit: Duration) -> Self {
         Self {
             tool,
@@ -76,7 +76,7 @@ impl Watchdog {
         }
     }
 
-    /// Returns how long to wait for output at most before [`Watchdog::waited`] is to be called.
+    /// Returns after which time without output [`Watchdog::waited`] must be called.
     pub(super) fn tick(&self) -> Duration {
         (self.limit / 10).clamp(Duration::from_millis(20), Duration::from_secs(5))
     }
@@ -86,8 +86,8 @@ impl Watchdog {
         self.idle = Duration::ZERO;
     }
 
-    /// Notes that a tick has passed without any output, and looks at the processes below `init`. Returns the failure
-    /// where nothing happened for too long; stderr then has each of them, and where it sleeps.
+    /// Notes that a tick has passed without output, and looks at the processes below `init`. When the limit is reached,
+    /// prints each of them with where it sleeps, and returns the failure.
     pub(super) fn waited(&mut self, init: i32) -> Option<Failure> {
         let tree = tree_of(init);
         let now = done(&tree);
@@ -101,9 +101,10 @@ impl Watchdog {
         Some(self.failure(&found))
     }
 
-    /// Adds a tick, and returns whether the limit is over without progress.
+    /// Adds a tick, and returns whether the limit is reached without progress.
     fn is_over(&mut self, now: Done) -> bool {
-        let ticks = (self.limit / PART).as_secs_f64() * ticks_a_second();
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        let ticks = (self.limit / PART).as_secs_f64() * per_second;
         let written = match (now.written, self.before.written) {
             (Some(now), Some(before)) => now.saturating_sub(before) >= BYTES,
             (None, None) => false,
@@ -125,24 +126,20 @@ impl Watchdog {
 
     fn failure(&self, found: &[Sleeper]) -> Failure {
         let mut why = format!("nothing happened for {} s", self.limit.as_secs_f64());
-        // The deepest are what the others wait for.
+        // The others wait for the deepest.
         let skip = found.len().saturating_sub(NAMED);
         for (i, sleeper) in found.iter().skip(skip).enumerate() {
-            let before = if i == 0 { ": " } else { ", " };
-            let place = sleeper.place();
-            push(
-                &mut why,
-                format_args!("{before}{} {place}", message::quote(&sleeper.command)),
-            );
+            why += if i == 0 { ": " } else { ", " };
+            why += &format!("{} {}", message::quote(&sleeper.command), sleeper.place());
         }
         Failure::new(Code::Hung, why).hint(
-            "run it again: it goes on with what is there; if it only takes long, give more time with --timeout SECONDS",
+            "run it again, which continues with what is there; if it only takes long, give more time with --timeout SECONDS",
         )
     }
 }
 
 impl Sleeper {
-    /// Returns where it sleeps, in words.
+    /// Returns in words where it sleeps.
     fn place(&self) -> String {
         match (self.state, &self.wchan) {
             ('T' | 't', _) => "is stopped".to_owned(),
@@ -187,7 +184,7 @@ impl Process {
         Some(String::from_utf8_lossy(&bytes).trim().to_owned())
     }
 
-    /// Returns how many bytes it wrote, with the children that it reaped.
+    /// Returns how many bytes it and the children that it has waited for have written.
     fn written(&self) -> Option<u64> {
         let text = self.text("io")?;
         let line = text.lines().find_map(|l| l.strip_prefix("wchar: "))?;
@@ -196,20 +193,24 @@ impl Process {
 
     fn sleeper(&self) -> Sleeper {
         let words = self.text("cmdline").unwrap_or_default();
-        let command = match words.trim_end_matches('\0') {
+        let mut command = match words.trim_end_matches('\0') {
             "" => self.stat.comm.clone(),
             words => words.replace('\0', " "),
         };
+        if let Some((end, _)) = command.char_indices().nth(COMMAND) {
+            command.truncate(end);
+            command.push('…');
+        }
         let stack = self.text("stack").unwrap_or_default();
-        // "[<0>] do_wait+0x53/0x120"; below the system call they are the same for all.
+        // "[<0>] do_wait+0x53/0x120". Those below the system call are the same for all.
         let function = |line: &str| Some(line.split(' ').nth(1)?.split('+').next()?.to_owned());
         let below = |name: &String| name.starts_with("do_syscall") || name.starts_with("entry_");
         Sleeper {
             pid: self.pid,
             depth: self.depth,
-            command: shortened(&command),
+            command,
             state: char::from(self.stat.state),
-            // 0 says that it does not sleep, or that we may not know.
+            // 0: it does not sleep, or we may not know.
             wchan: self.text("wchan").filter(|w| !w.is_empty() && w != "0"),
             // "61 0x… …", "-1 0x… 0x…" or "running"
             syscall: self
@@ -224,14 +225,7 @@ impl Process {
     }
 }
 
-fn shortened(command: &str) -> String {
-    if command.chars().count() <= COMMAND {
-        return command.to_owned();
-    }
-    command.chars().take(COMMAND).chain(['…']).collect()
-}
-
-/// Returns the processes below `init`, parents before their children. What ends meanwhile is left out.
+/// Returns the processes below `init`, parents before their children. Those that end in the meantime are left out.
 fn tree_of(init: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for pid in numbers::<i32>(CWD, "/proc").unwrap_or_default() {
@@ -240,14 +234,13 @@ fn tree_of(init: i32) -> Vec<Process> {
         };
         let stat = read_at(&dir, "stat").ok();
         if let Some(stat) = stat.and_then(|text| Stat::parse(&text)) {
-            let process = Process {
+            let siblings = children.entry(stat.parent).or_default();
+            siblings.push(Process {
                 pid,
                 depth: 0,
                 dir,
                 stat,
-            };
-            let parent = process.stat.parent;
-            children.entry(parent).or_default().push(process);
+            });
         }
     }
     let mut tree = Vec::new();
@@ -278,15 +271,6 @@ fn done(tree: &[Process]) -> Done {
             .filter_map(Process::written)
             .reduce(|a, b| a + b),
     }
-}
-
-fn ticks_a_second() -> f64 {
-    rustix::param::clock_ticks_per_second() as f64
-}
-
-/// Writing to a string does not fail.
-fn push(text: &mut String, what: fmt::Arguments<'_>) {
-    text.write_fmt(what).unwrap_or_default();
 }
 
 #[cfg(test)]
