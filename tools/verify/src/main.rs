@@ -67,6 +67,8 @@ struct Plan {
     bare: Inside,
     rules: Rules,
     config: Config,
+    /// The repositories of the configuration, in order.
+    repos: Vec<String>,
     gpg: Option<Gpg>,
     /// The root's keyring, as `keyring` recorded it.
     keyring: Option<Keyring>,
@@ -94,8 +96,7 @@ impl Stage for Verify {
         self.timeout.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.get().unwrap_or_default();
-        let repos = Conf::read(&plan.config.strict)?.repos;
-        let mut installed = installed::read(context, root, &recorded, &repos)?;
+        let mut installed = installed::read(context, root, &recorded, &plan.repos)?;
         let last = transaction::last(root);
         let log = last.as_ref().err().cloned();
         let last = last.unwrap_or(Last::Unknown);
@@ -164,13 +165,12 @@ impl Verify {
         }
         let program: members::Pacman = document.need()?;
         program.check()?;
-        let config = plan.config.strict.clone();
         let pacman = Pacman {
             context,
             inside: &plan.inside,
             program: &program.path,
-            repos: Conf::read(&config)?.repos,
-            config,
+            repos: plan.repos.clone(),
+            config: plan.config.strict.clone(),
             cache,
             // What it refuses is checked here, and is to stay where it is until then.
             verifies: false,
@@ -217,7 +217,8 @@ impl Verify {
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
         let mut rules = Rules::of(inside.mounts(), document.get() == Some(Mode::Host));
-        rules.noextract = Conf::read(&config.strict)?.noextract;
+        let conf = Conf::read(&config.strict)?;
+        rules.noextract = conf.noextract;
         let bare = Inside::of(document)?.bare();
         let keyring = document.get();
         let gpg = if self.no_signatures {
@@ -238,6 +239,7 @@ impl Verify {
             bare,
             rules,
             config,
+            repos: conf.repos,
             gpg,
             keyring,
         })
