@@ -275,12 +275,9 @@ fn remove(root: &Root, record: &str) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::{LOG, events};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-
-    fn events(log: &str) -> Vec<Event> {
-        log::events(log.as_bytes()).collect()
-    }
 
     #[test]
     fn what_libarchive_left_half_made_gets_the_mode_of_the_package_and_nothing_else_does() {
@@ -394,15 +391,6 @@ mod tests {
         left.sort();
         assert_eq!(left, ["ALPM_DB_VERSION", "bash-5-1", "sed-4-2", "vim-9-1"]);
     }
-
-    const LOG: &str = "\
-[2026-11-22T10:00:00+0000] [ALPM] transaction started
-[2026-11-22T10:00:00+0000] [ALPM] installed glibc (2.36-1)
-[2026-11-22T10:00:00+0000] [ALPM-SCRIPTLET] call to execv failed (No such file or directory)
-[2026-11-22T10:00:01+0000] [ALPM] installed bash (5.2-1)
-[2026-11-22T10:00:01+0000] [ALPM-SCRIPTLET] call to execv failed (Exec format error)
-[2026-11-22T10:00:01+0000] [ALPM] installed nano (7-1)
-";
 
     #[test]
     fn a_transaction_that_ended_half_way_is_known_until_one_is_completed() {

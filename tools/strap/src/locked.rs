@@ -353,6 +353,7 @@ fn list(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::package;
     use pacman::Planned;
     use rootfs::{Inside, Root};
     use stage::Context;
@@ -370,20 +371,6 @@ mod tests {
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
             pgpsig: Some("Zm8=".into()),
             explicit: name != "b",
-        }
-    }
-
-    fn package(name: &str, version: &str) -> Package {
-        Package {
-            name: name.into(),
-            version: version.into(),
-            arch: "any".into(),
-            repo: None,
-            file: None,
-            sha256: None,
-            pgpsig: None,
-            reason: None,
-            verified: true,
         }
     }
 

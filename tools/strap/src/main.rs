@@ -11,6 +11,8 @@ mod interrupted;
 mod locked;
 mod plan;
 mod receipt;
+#[cfg(test)]
+mod samples;
 mod scriptlets;
 mod transaction;
 

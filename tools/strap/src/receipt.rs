@@ -131,21 +131,12 @@ impl Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::samples::package;
     use serde_json::json;
 
     fn installed_package(name: &str, time: u64) -> Installed {
         Installed {
-            package: Package {
-                name: name.into(),
-                version: "1-1".into(),
-                arch: "any".into(),
-                repo: None,
-                file: None,
-                sha256: None,
-                pgpsig: None,
-                reason: None,
-                verified: true,
-            },
+            package: package(name, "1-1"),
             record: format!("{name}-1-1"),
             time: Some(time),
             repo: None,

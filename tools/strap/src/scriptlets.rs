@@ -268,20 +268,7 @@ fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pacman::english::log;
-
-    fn events(log: &str) -> Vec<Event> {
-        log::events(log.as_bytes()).collect()
-    }
-
-    const LOG: &str = "\
-[2026-11-22T10:00:00+0000] [ALPM] transaction started
-[2026-11-22T10:00:00+0000] [ALPM] installed glibc (2.36-1)
-[2026-11-22T10:00:00+0000] [ALPM-SCRIPTLET] call to execv failed (No such file or directory)
-[2026-11-22T10:00:01+0000] [ALPM] installed bash (5.2-1)
-[2026-11-22T10:00:01+0000] [ALPM-SCRIPTLET] call to execv failed (Exec format error)
-[2026-11-22T10:00:01+0000] [ALPM] installed nano (7-1)
-";
+    use crate::samples::{LOG, events};
 
     /// What pacman prints and logs, as `output` and `log`, and the packages that are said to have failed.
     fn owners(output: &str, log: &str) -> Vec<String> {
