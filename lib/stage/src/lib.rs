@@ -1,6 +1,6 @@
 //! What all stages of a strapline pipeline have in common.
 //!
-//! A stage reads one JSON document to its end, does one thing, and hands on one document in any case: on success, on
+//! A stage reads one JSON document to its end, does one thing, and writes one document in any case: on success, on
 //! failure, on a usage error and on a signal. `strapline-document(5)` is the normative text of the protocol.
 //!
 //! Code moves into this crate when a second tool needs it.

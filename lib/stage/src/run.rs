@@ -399,7 +399,7 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     hand_on(&context, &document)
 }
 
-/// Reports a failure, and hands on a document with it.
+/// Reports a failure, and writes a document with it.
 fn hand_on_failure(context: &Context, mut document: Document, failure: &Failure) -> ExitCode {
     context.report(failure);
     document.fail(context.tool, failure);
