@@ -22,6 +22,10 @@ use std::time::Duration;
 /// A holder in another PID namespace.
 const UNSEEN: &str = "a process that cannot be seen from here";
 
+/// How often `/proc/locks` is read for a lock that it does not show. It is read in parts, by the number of the entry: when one
+/// before it goes away in between, an entry is skipped.
+const READS: usize = 4;
+
 /// How long an undoing tool waits for another one.
 const TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
@@ -156,16 +160,18 @@ pub fn describe_holders(directory: &OwnedFd) -> String {
 /// Returns the holders of the lock, by `/proc/locks`. `None` if one is not shown: a process of another PID namespace. An
 /// empty list means that the lock is free again.
 fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
-    let text =
-        std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
     let (dev, ino) = locked_as(directory)?;
-    let found = parse(&text, dev, ino);
-    if found.is_empty() {
-        let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
-        let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
-        return Ok(free.then(Vec::new));
+    for _ in 0..READS {
+        let text =
+            std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
+        let found = parse(&text, dev, ino);
+        if !found.is_empty() {
+            return Ok(Some(found));
+        }
     }
-    Ok(Some(found))
+    let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
+    let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
+    Ok(free.then(Vec::new))
 }
 
 /// Returns the device and inode number of a directory in `/proc/locks`. The device is that of the file system, which stat(2)
