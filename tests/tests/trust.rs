@@ -101,9 +101,10 @@ impl Bench {
 
 /// Replaces the signature of the picture in a ring by one that does not hold, and puts behind it what gpg notes in a ring of
 /// one that does (a ring trust packet): whoever writes a ring can do that, and has no secret key.
-fn forge(ring: &mut Vec<u8>) {
-    let end_of_picture = ring.windows(2).position(|w| w == b"\xff\xd9");
-    let signature = end_of_picture.expect("a picture") + 2;
+fn forge(ring: &mut Vec<u8>, picture: &[u8]) {
+    // All of the picture: two of its bytes may stand in a key.
+    let start = ring.windows(picture.len()).position(|w| w == picture);
+    let signature = start.expect("the picture") + picture.len();
     assert_eq!(
         ring[signature], 0x89,
         "a signature, and two bytes of length"
@@ -128,7 +129,10 @@ fn lay_traps(bench: &Bench, evil: &str) {
     ));
     let file = bench.path("builder.gpg");
     let mut ring = fs::read(&file).expect("just written");
-    forge(&mut ring);
+    forge(
+        &mut ring,
+        &fs::read(bench.path("picture.jpg")).expect("just written"),
+    );
     fs::write(&file, ring).expect("our own directory");
     // gpg takes the options of a directory that others may read only where it is told not to care.
     bench.must(&format!(

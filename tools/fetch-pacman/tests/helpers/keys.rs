@@ -175,8 +175,11 @@ pub(crate) fn forged(key: &Key) -> Vec<u8> {
         if (packet[0] >> 2) & 15 != 2 {
             continue;
         }
-        // Subpacket 9: the key's lifetime in seconds.
-        let at = packet.windows(2).position(|w| w == [5, 9]).unwrap();
+        // Subpacket 9 of the hashed ones: the key's lifetime in seconds. Each begins with its length and its kind.
+        let mut at = if packet[0] & 3 == 0 { 2 } else { 3 } + 6;
+        while packet[at + 1] != 9 {
+            at += 1 + usize::from(packet[at]);
+        }
         let at = out.len() - packet.len() + at + 2;
         out[at..at + 4].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff]);
         // A packet of gpg's own: checked, and good.
