@@ -61,12 +61,7 @@ pub fn document(text: &[u8]) {
     same(&document, &again(&document.pretty()));
     for mount in get::<Vec<members::Mount>>(&document).unwrap_or_default() {
         assert_eq!(plain_below(&mount.at), Ok(()));
-        assert!(
-            mount
-                .nodes
-                .iter()
-                .all(|node| stage::document::is_name(node))
-        );
+        assert!(mount.nodes.iter().all(|node| stage::document::is_name(node)));
     }
     if let Some(config) = get::<members::Config>(&document) {
         for path in [&config.strict, &config.loose, &config.cache] {
@@ -131,12 +126,7 @@ fn get<T: Member>(document: &Document) -> Option<T> {
 // What a mirror serves.
 
 /// Limits that a fuzzer's input can reach.
-const LIMITS: db::Limits = db::Limits {
-    entries: 64,
-    desc: 16 << 10,
-    total: 4 << 20,
-    kept: 1 << 20,
-};
+const LIMITS: db::Limits = db::Limits { entries: 64, desc: 16 << 10, total: 4 << 20, kept: 1 << 20 };
 
 /// A repository's database.
 ///
@@ -299,11 +289,9 @@ pub fn log(text: &[u8]) {
     for event in pacman_log::events(text) {
         count += 1;
         let line = match &event {
-            Event::Installed {
-                name,
-                version,
-                before: Before::Absent,
-            } => format!("[ALPM] installed {name} ({version})"),
+            Event::Installed { name, version, before: Before::Absent } => {
+                format!("[ALPM] installed {name} ({version})")
+            }
             Event::RunningHook { name } => format!("[ALPM] running '{name}'..."),
             Event::ScriptletOutput { line } => format!("[ALPM-SCRIPTLET] {line}"),
             _ => continue,
@@ -348,10 +336,7 @@ pub fn output(bytes: &[u8]) {
             | OutputEvent::Ignored(text) => text,
             OutputEvent::NotRetrieved(lost) => &lost.text,
         };
-        assert!(
-            text.len() <= LINE && !text.contains(char::is_control),
-            "{text:?}"
-        );
+        assert!(text.len() <= LINE && !text.contains(char::is_control), "{text:?}");
     }
 }
 
@@ -417,18 +402,11 @@ pub fn preset(text: &[u8]) {
     let Ok(preset) = distro::Preset::parse("x", text) else {
         return;
     };
-    assert_eq!(
-        distro::check::strict_siglevel(None, &preset.siglevel),
-        Ok(())
-    );
+    assert_eq!(distro::check::strict_siglevel(None, &preset.siglevel), Ok(()));
     for pin in preset.keyring.trusted.iter().chain(&preset.pacman.trusted) {
         assert_eq!(distro::check::fingerprint(&pin.fingerprint), Ok(()));
     }
-    let names = preset
-        .keyring
-        .packages
-        .iter()
-        .chain(&preset.keyring.populate);
+    let names = preset.keyring.packages.iter().chain(&preset.keyring.populate);
     assert!(names.into_iter().all(|n| name::is_name(n)));
     for arch in preset.arches() {
         assert_eq!(distro::check::arch(arch), Ok(()));

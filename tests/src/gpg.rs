@@ -12,10 +12,7 @@ use tempfile::TempDir;
 ///
 /// Where it fails.
 pub fn run(command: &mut Command) -> String {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .expect("gpg does its work");
+    let out = command.stdin(Stdio::null()).output().expect("gpg does its work");
     let err = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{command:?}: {err}");
     String::from_utf8(out.stdout).expect("gpg does its work")
@@ -44,10 +41,7 @@ pub fn kill_agent(home: &Path) {
 #[must_use]
 pub fn short() -> TempDir {
     let mut builder = tempfile::Builder::new();
-    builder
-        .prefix("k")
-        .tempdir_in("/tmp")
-        .expect("gpg does its work")
+    builder.prefix("k").tempdir_in("/tmp").expect("gpg does its work")
 }
 
 /// Returns the fingerprints of the primary keys in a listing with colons.
@@ -62,12 +56,7 @@ pub fn primaries(list: &str) -> BTreeSet<String> {
     lines
         .windows(2)
         .filter(|w| primary(w[0]))
-        .map(|w| {
-            w[1].split(':')
-                .nth(9)
-                .expect("gpg does its work")
-                .to_owned()
-        })
+        .map(|w| w[1].split(':').nth(9).expect("gpg does its work").to_owned())
         .collect()
 }
 
@@ -123,11 +112,7 @@ impl Past {
         let args = ["--quick-gen-key", &name, kind, "cert,sign", expires];
         self.gpg("20150101", &args);
         let after = all(self.path());
-        after
-            .difference(&before)
-            .next()
-            .expect("gpg does its work")
-            .clone()
+        after.difference(&before).next().expect("gpg does its work").clone()
     }
 
     /// Runs gpg at the noon of a day.
@@ -149,9 +134,7 @@ impl Past {
 
     fn revoke(&self, key: &str) {
         let path = self.path().join(format!("openpgp-revocs.d/{key}.rev"));
-        let text = fs::read_to_string(path)
-            .expect("gpg does its work")
-            .replace(":-----", "-----");
+        let text = fs::read_to_string(path).expect("gpg does its work").replace(":-----", "-----");
         let file = self.path().join("rev");
         fs::write(&file, text).expect("gpg does its work");
         self.gpg("20220101", &["--import", &file.to_string_lossy()]);
@@ -193,9 +176,7 @@ fn odd() -> Odd {
     let past = Past { home: short() };
     let never = "never";
     // Ed25519 does not sign with SHA-1.
-    let masters: Vec<String> = ["m1", "m2", "m3", "m4"]
-        .map(|name| past.of_kind(name, "rsa2048", "never"))
-        .into();
+    let masters: Vec<String> = ["m1", "m2", "m3", "m4"].map(|name| past.of_kind(name, "rsa2048", "never")).into();
     let retired = past.key("gone", never);
     let three = &masters[..3];
     let mut expected = Vec::new();
@@ -207,23 +188,15 @@ fn odd() -> Odd {
     };
     let full = key("full", "f", &|k| past.sign("20180101", three, k, &[]));
     key("ends", "f", &|k| past.sign("20180101", three, k, &[]));
-    key("two", "m", &|k| {
-        past.sign("20180101", &masters[..2], k, &[])
-    });
+    key("two", "m", &|k| past.sign("20180101", &masters[..2], k, &[]));
     key("none", "-", &|_| {});
     key("retired", "m", &|k| {
         let signers = [masters[0].clone(), masters[1].clone(), retired.clone()];
         past.sign("20180101", &signers, k, &[]);
     });
-    key("second", "q", &|k| {
-        past.sign("20180101", std::slice::from_ref(&full), k, &[])
-    });
-    key("persona", "-", &|k| {
-        past.sign("20180101", three, k, &["--default-cert-level=1"])
-    });
-    key("casual", "f", &|k| {
-        past.sign("20180101", three, k, &["--default-cert-level=2"])
-    });
+    key("second", "q", &|k| past.sign("20180101", std::slice::from_ref(&full), k, &[]));
+    key("persona", "-", &|k| past.sign("20180101", three, k, &["--default-cert-level=1"]));
+    key("casual", "f", &|k| past.sign("20180101", three, k, &["--default-cert-level=2"]));
     let ended = ["--default-cert-expire=2019-01-01"];
     key("ended", "m", &|k| {
         past.sign("20180101", &masters[..2], k, &[]);
@@ -243,37 +216,19 @@ fn odd() -> Odd {
         past.revoke(k);
     });
     key("names", "f", &|k| {
-        past.gpg(
-            "20170101",
-            &["--quick-add-uid", k, "Another <a@test.invalid>"],
-        );
+        past.gpg("20170101", &["--quick-add-uid", k, "Another <a@test.invalid>"]);
         past.sign("20180101", three, k, &[]);
-        past.gpg(
-            "20190101",
-            &["--quick-revoke-uid", k, "Another <a@test.invalid>"],
-        );
-        past.gpg(
-            "20190101",
-            &["--quick-add-uid", k, "Third <c@test.invalid>"],
-        );
+        past.gpg("20190101", &["--quick-revoke-uid", k, "Another <a@test.invalid>"]);
+        past.gpg("20190101", &["--quick-add-uid", k, "Third <c@test.invalid>"]);
     });
     key("subkeys", "f", &|k| {
-        past.gpg(
-            "20170101",
-            &["--quick-add-key", k, "ed25519", "sign", "never"],
-        );
-        past.gpg(
-            "20170101",
-            &["--quick-add-key", k, "rsa2048", "encr", "never"],
-        );
+        past.gpg("20170101", &["--quick-add-key", k, "ed25519", "sign", "never"]);
+        past.gpg("20170101", &["--quick-add-key", k, "rsa2048", "encr", "never"]);
         past.sign("20180101", three, k, &[]);
     });
     key("local", "-", &|k| {
         for signer in three {
-            past.gpg(
-                "20180101",
-                &["--local-user", signer, "--quick-lsign-key", k],
-            );
+            past.gpg("20180101", &["--local-user", signer, "--quick-lsign-key", k]);
         }
     });
     past.revoke(&retired);
@@ -294,16 +249,7 @@ fn odd() -> Odd {
     expected.push((gone, "e"));
     let export = ["--export-options=export-local-sigs", "--export"];
     let mut gpg = gpg(past.path());
-    let out = gpg
-        .args(export)
-        .stdin(Stdio::null())
-        .output()
-        .expect("gpg does its work");
+    let out = gpg.args(export).stdin(Stdio::null()).output().expect("gpg does its work");
     kill_agent(past.path());
-    Odd {
-        ring: out.stdout,
-        masters,
-        retired: vec![retired],
-        expected,
-    }
+    Odd { ring: out.stdout, masters, retired: vec![retired], expected }
 }

@@ -1,11 +1,7 @@
 //! Ground for the tests of built programs: a directory, an ordinary user with subordinate ids, and a root that has a
 //! shell. Shared by `enter`, `mkroot` and `strap`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "all of this is part of a test"
-)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "all of this is part of a test")]
 
 use crate::lab::{BECOME, Ran, SUBIDS, UID, processes_below};
 use crate::trial::PATIENCE;
@@ -27,14 +23,8 @@ pub struct Ground {
 impl Ground {
     /// `own` is the program under test; others are looked for beside it.
     pub fn new(own: &str, user: bool) -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "this test makes mounts and namespaces: run it as root"
-        );
-        let dir = tempfile::Builder::new()
-            .prefix("strapline-cli-")
-            .tempdir_in("/var/tmp")
-            .unwrap();
+        assert!(rustix::process::geteuid().is_root(), "this test makes mounts and namespaces: run it as root");
+        let dir = tempfile::Builder::new().prefix("strapline-cli-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         if user {
             chown(dir.path(), Some(UID), Some(UID)).unwrap();
@@ -43,10 +33,7 @@ impl Ground {
             let ids = format!("strapper:{SUBIDS}:65536\n");
             let read = |file: &str| fs::read_to_string(Path::new("/etc").join(file)).unwrap();
             for (name, text) in [
-                (
-                    "passwd",
-                    format!("{}strapper:x:{UID}:{UID}::/:/bin/sh\n", read("passwd")),
-                ),
+                ("passwd", format!("{}strapper:x:{UID}:{UID}::/:/bin/sh\n", read("passwd"))),
                 ("group", format!("{}strapper:x:{UID}:\n", read("group"))),
                 ("subuid", ids.clone()),
                 ("subgid", ids),
@@ -71,21 +58,13 @@ impl Ground {
     /// Returns another program of the suite.
     pub fn beside(&self, tool: &str) -> PathBuf {
         let path = self.bins.join(tool);
-        assert!(
-            path.exists(),
-            "{} is not built: cargo build --workspace",
-            path.display()
-        );
+        assert!(path.exists(), "{} is not built: cargo build --workspace", path.display());
         path
     }
 
     /// A command in the directory, as its user, with an empty environment but for the path.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
-        let mut command = Command::new(if self.user {
-            Path::new("/usr/bin/unshare")
-        } else {
-            program.as_ref()
-        });
+        let mut command = Command::new(if self.user { Path::new("/usr/bin/unshare") } else { program.as_ref() });
         if self.user {
             command
                 .args(["--mount", "--propagation", "private", "sh", "-c", BECOME])
@@ -98,10 +77,7 @@ impl Ground {
         let path = std::env::var("PATH").unwrap();
         command
             .env_clear()
-            .env(
-                "PATH",
-                format!("{}:{path}:/usr/sbin:/sbin", self.bins.display()),
-            )
+            .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", self.bins.display()))
             .current_dir(self.dir.path());
         command
     }
@@ -130,12 +106,8 @@ impl Ground {
         let root = self.path("root");
         let mut files = BTreeSet::new();
         for program in [&["sh"], programs].concat() {
-            let found = Ran::of(
-                Command::new("sh").args(["-c", "command -v $0", program]),
-                "",
-            );
-            let from =
-                fs::canonicalize(found.stdout.trim()).unwrap_or_else(|e| panic!("{program}: {e}"));
+            let found = Ran::of(Command::new("sh").args(["-c", "command -v $0", program]), "");
+            let from = fs::canonicalize(found.stdout.trim()).unwrap_or_else(|e| panic!("{program}: {e}"));
             let to = root.join("usr/bin").join(program);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(&from, to).unwrap();
@@ -154,27 +126,15 @@ impl Ground {
         }
         let etc = root.join("etc");
         fs::write(etc.join("resolv.conf"), "").unwrap();
-        fs::write(
-            etc.join("passwd"),
-            "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
-        )
-        .unwrap();
-        fs::write(
-            etc.join("group"),
-            "root:x:0:\nann:x:1000:\nwheel:x:998:ann\nvideo:x:985:bob\n",
-        )
-        .unwrap();
+        fs::write(etc.join("passwd"), "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n").unwrap();
+        fs::write(etc.join("group"), "root:x:0:\nann:x:1000:\nwheel:x:998:ann\nvideo:x:985:bob\n").unwrap();
     }
 
     /// Returns what of the host's is mounted at or below the directory.
     pub fn mounts(&self) -> Vec<String> {
         let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let here = self.at("");
-        all.lines()
-            .filter_map(|l| l.split(' ').nth(4))
-            .filter(|at| at.starts_with(&here))
-            .map(str::to_owned)
-            .collect()
+        all.lines().filter_map(|l| l.split(' ').nth(4)).filter(|at| at.starts_with(&here)).map(str::to_owned).collect()
     }
 
     /// Checks that nothing runs or is mounted below the directory, within a time that the kernel may take.
@@ -188,10 +148,7 @@ impl Ground {
                 return;
             }
             assert!(begin.elapsed() < PATIENCE, "processes are left: {left:#?}");
-            let moment = rustix::event::Timespec {
-                tv_sec: 0,
-                tv_nsec: 1_000_000,
-            };
+            let moment = rustix::event::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
             rustix::event::poll(&mut [], Some(&moment)).unwrap();
         }
     }

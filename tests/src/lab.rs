@@ -53,12 +53,7 @@ impl Ran {
             .spawn()
             .unwrap_or_else(|e| panic!("running {command:?}: {e}"));
         // A program that refuses its command line reads nothing.
-        drop(
-            child
-                .stdin
-                .take()
-                .map(|mut to| to.write_all(input.as_bytes())),
-        );
+        drop(child.stdin.take().map(|mut to| to.write_all(input.as_bytes())));
         Self::from(child.wait_with_output().expect("our own child"))
     }
 
@@ -132,19 +127,11 @@ impl Ran {
     #[track_caller]
     pub fn failed(&self, status: i32, line: &str) {
         assert_eq!(self.status, status, "{}\n{}", self.stderr, self.stdout);
-        assert!(
-            self.stderr.lines().any(|l| l.contains(line)),
-            "no line with «{line}» in:\n{}",
-            self.stderr
-        );
+        assert!(self.stderr.lines().any(|l| l.contains(line)), "no line with «{line}» in:\n{}", self.stderr);
         let document = self.document();
         assert_eq!(document["error"]["exit"], status, "{document}");
         let message = document["error"]["message"].as_str().unwrap_or_default();
-        assert!(
-            self.stderr.contains(message),
-            "«{message}» is not on stderr:\n{}",
-            self.stderr
-        );
+        assert!(self.stderr.contains(message), "«{message}» is not on stderr:\n{}", self.stderr);
     }
 }
 
@@ -166,27 +153,16 @@ impl Lab {
     #[must_use]
     pub fn new(who: Who) -> Self {
         let me = fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m));
-        assert_eq!(
-            me.ok(),
-            Some(0),
-            "this test needs root: run 'make test', which asks sudo for it"
-        );
+        assert_eq!(me.ok(), Some(0), "this test needs root: run 'make test', which asks sudo for it");
         let before = Host::look();
-        let dir = tempfile::Builder::new()
-            .prefix("strapline-test-")
-            .tempdir_in("/var/tmp")
-            .expect("room below /var/tmp");
+        let dir =
+            tempfile::Builder::new().prefix("strapline-test-").tempdir_in("/var/tmp").expect("room below /var/tmp");
         let path = dir.path().to_owned();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own directory");
         if who != Who::Root {
             chown(&path, Some(UID), Some(UID)).expect("root may give a directory away");
         }
-        Self {
-            dir: Some(dir),
-            path,
-            who,
-            before,
-        }
+        Self { dir: Some(dir), path, who, before }
     }
 
     /// Returns the laboratory's directory.
@@ -206,20 +182,8 @@ impl Lab {
             Who::Root => Command::new(program),
             Who::User | Who::Poor => {
                 let mut command = Command::new("unshare");
-                command.args([
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "sh",
-                    "-c",
-                    BECOME,
-                    "sh",
-                ]);
-                command
-                    .arg(crate::top())
-                    .arg(self.user_files())
-                    .arg(UID.to_string())
-                    .arg(program);
+                command.args(["--mount", "--propagation", "private", "sh", "-c", BECOME, "sh"]);
+                command.arg(crate::top()).arg(self.user_files()).arg(UID.to_string()).arg(program);
                 command
             }
         };
@@ -270,17 +234,9 @@ impl Lab {
             fs::read_to_string("/etc/passwd").unwrap_or_default(),
             self.path.display()
         );
-        let group = format!(
-            "{}strapper:x:{UID}:\n",
-            fs::read_to_string("/etc/group").unwrap_or_default()
-        );
+        let group = format!("{}strapper:x:{UID}:\n", fs::read_to_string("/etc/group").unwrap_or_default());
         fs::create_dir_all(&dir).expect("our own directory");
-        for (name, text) in [
-            ("passwd", &passwd),
-            ("group", &group),
-            ("subuid", &range),
-            ("subgid", &range),
-        ] {
+        for (name, text) in [("passwd", &passwd), ("group", &group), ("subuid", &range), ("subgid", &range)] {
             // Others of this laboratory may be reading it: it is never empty between two commands.
             let path = dir.join(name);
             if fs::read_to_string(&path).is_ok_and(|is| is == *text) {
@@ -349,10 +305,7 @@ impl Host {
     #[must_use]
     pub fn look() -> Self {
         let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let mut mounts: Vec<_> = mountinfo
-            .lines()
-            .filter_map(|l| l.split(' ').nth(4).map(str::to_owned))
-            .collect();
+        let mut mounts: Vec<_> = mountinfo.lines().filter_map(|l| l.split(' ').nth(4).map(str::to_owned)).collect();
         mounts.sort();
         let names = |dir: &str| {
             let mut names: Vec<_> = fs::read_dir(dir)
@@ -370,10 +323,7 @@ impl Host {
         };
         Self {
             mounts,
-            loops: names("/sys/block")
-                .into_iter()
-                .filter_map(backing)
-                .collect(),
+            loops: names("/sys/block").into_iter().filter_map(backing).collect(),
             binfmt: names("/proc/sys/fs/binfmt_misc"),
         }
     }
@@ -381,11 +331,7 @@ impl Host {
     /// Returns the mounts at or below a directory.
     #[must_use]
     pub fn mounts_below(&self, dir: &Path) -> Vec<String> {
-        self.mounts
-            .iter()
-            .filter(|m| Path::new(m).starts_with(dir))
-            .cloned()
-            .collect()
+        self.mounts.iter().filter(|m| Path::new(m).starts_with(dir)).cloned().collect()
     }
 
     /// Checks that `now` is what this was, and that no process has its root, its program or its directory below `dir`.
@@ -397,23 +343,13 @@ impl Host {
     /// Where something is left.
     pub fn compare(&self, now: &Self, dir: &Path) {
         let foreign = |m: &&String| !m.contains("/strapline-test-");
-        let (before, after): (Vec<_>, Vec<_>) = (
-            self.mounts.iter().filter(foreign).collect(),
-            now.mounts.iter().filter(foreign).collect(),
-        );
+        let (before, after): (Vec<_>, Vec<_>) =
+            (self.mounts.iter().filter(foreign).collect(), now.mounts.iter().filter(foreign).collect());
         assert_eq!(before, after, "the host's mounts changed");
         assert_eq!(self.binfmt, now.binfmt, "the host's binfmt table changed");
-        let loops: Vec<_> = now
-            .loops
-            .iter()
-            .filter(|f| Path::new(f).starts_with(dir))
-            .collect();
+        let loops: Vec<_> = now.loops.iter().filter(|f| Path::new(f).starts_with(dir)).collect();
         assert_eq!(loops, Vec::<&String>::new(), "loop devices are left");
-        assert_eq!(
-            processes_below(dir),
-            Vec::<String>::new(),
-            "processes are left"
-        );
+        assert_eq!(processes_below(dir), Vec::<String>::new(), "processes are left");
     }
 }
 
@@ -431,9 +367,7 @@ pub fn processes_below(dir: &Path) -> Vec<String> {
         let link = |what: &str| fs::read_link(entry.path().join(what)).unwrap_or_default();
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).replace('\0', " ");
-        let there = ["root", "cwd", "exe"]
-            .iter()
-            .any(|what| link(what).starts_with(dir));
+        let there = ["root", "cwd", "exe"].iter().any(|what| link(what).starts_with(dir));
         if there || words.contains(&*dir.to_string_lossy()) {
             found.push(format!("{name} {words}"));
         }

@@ -30,9 +30,7 @@ use std::sync::{Arc, Mutex, Once};
 /// Returns the top of the source tree.
 #[must_use]
 pub fn top() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or(Path::new("/"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
 }
 
 /// Returns the directory of the programs under test: `STRAPLINE_BIN_DIR`, else where cargo put them beside this test.
@@ -53,11 +51,7 @@ pub fn bin_dir() -> PathBuf {
         PathBuf::from,
     );
     for tool in TOOLS {
-        assert!(
-            dir.join(tool).exists(),
-            "{} is not built: cargo build --workspace",
-            dir.join(tool).display()
-        );
+        assert!(dir.join(tool).exists(), "{} is not built: cargo build --workspace", dir.join(tool).display());
     }
     dir
 }
@@ -103,11 +97,7 @@ pub const PACMAN: &str = "/usr/bin/pacman";
 /// As [`pacman_of`].
 #[must_use]
 pub fn pacmans() -> Vec<PathBuf> {
-    let make: [fn() -> PathBuf; 3] = [
-        || PACMAN.into(),
-        || pacman_of("trixie"),
-        || pacman_of("sid"),
-    ];
+    let make: [fn() -> PathBuf; 3] = [|| PACMAN.into(), || pacman_of("trixie"), || pacman_of("sid")];
     tier::in_turn(make).iter().map(|make| make()).collect()
 }
 
@@ -125,10 +115,7 @@ fn once(dir: &Path, command: &mut Command) {
     static MADE: Mutex<BTreeMap<PathBuf, Arc<Once>>> = Mutex::new(BTreeMap::new());
     let made = {
         let mut all = MADE.lock().expect("nothing panics with it");
-        Arc::clone(
-            all.entry(dir.to_owned())
-                .or_insert_with(|| Arc::new(Once::new())),
-        )
+        Arc::clone(all.entry(dir.to_owned()).or_insert_with(|| Arc::new(Once::new())))
     };
     made.call_once(|| succeed(&format!("making '{}'", dir.display()), command));
 }
@@ -206,13 +193,7 @@ impl Mirror {
     #[must_use]
     pub fn with_static_pacman(arch: &str) -> Self {
         let pacman = static_pacman();
-        let args = [
-            "--arch",
-            arch,
-            "--small",
-            "--pacman",
-            &pacman.to_string_lossy(),
-        ];
+        let args = ["--arch", arch, "--small", "--pacman", &pacman.to_string_lossy()];
         Self::made(&format!("mirror-static-{arch}"), &args)
     }
 
@@ -231,13 +212,8 @@ impl Mirror {
     #[must_use]
     pub fn tampered(&self, into: &Path, kind: &str) -> Self {
         let mut command = Command::new(top().join("tests/mirror/tamper"));
-        succeed(
-            "changing the mirror",
-            command.args([&self.dir, into]).arg(kind),
-        );
-        Self {
-            dir: into.to_owned(),
-        }
+        succeed("changing the mirror", command.args([&self.dir, into]).arg(kind));
+        Self { dir: into.to_owned() }
     }
 
     /// Returns a copy of it with more packages and repositories, as `tests/mirror/extend` has them described.
@@ -259,14 +235,8 @@ impl Mirror {
         stdin.write_all(text.as_bytes()).expect("it reads");
         drop(stdin);
         let out = child.wait_with_output().expect("our own child");
-        assert!(
-            out.status.success(),
-            "extending the mirror: {}",
-            String::from_utf8_lossy(&out.stderr)
-        );
-        Self {
-            dir: into.to_owned(),
-        }
+        assert!(out.status.success(), "extending the mirror: {}", String::from_utf8_lossy(&out.stderr));
+        Self { dir: into.to_owned() }
     }
 
     /// Returns the fingerprint of one of its keys, by its role as a JSON pointer: `/builder`, `/masters/0`, `/stranger`.

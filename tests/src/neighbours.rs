@@ -4,11 +4,7 @@
 //! name or a number would take for the root's: in chroots that were removed, that have the name that the kernel shows for such a
 //! one, or the root's own in another mount namespace; daemons and agents of GnuPG there and here; another user's process.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "all of this is part of a test"
-)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "all of this is part of a test")]
 
 use crate::top;
 use std::fs;
@@ -45,9 +41,7 @@ impl Neighbours {
         }
         fs::write(dir.join("etc/pacman.d/gnupg/secret"), "another's\n").unwrap();
         fs::write(dir.join("etc/passwd"), "another's, too\n").unwrap();
-        run(Command::new("mount")
-            .args(["-t", "tmpfs", "another"])
-            .arg(&mount));
+        run(Command::new("mount").args(["-t", "tmpfs", "another"]).arg(&mount));
         fs::write(mount.join("mounted"), "on it\n").unwrap();
         let home = tempfile::Builder::new().prefix("gpg-").tempdir_in("/tmp");
         let home = home.unwrap();
@@ -74,12 +68,7 @@ impl Neighbours {
 
     /// Starts one more, which uses the root itself in another mount namespace. The root must be there.
     pub fn use_the_root(&mut self) {
-        self.script
-            .stdin
-            .as_ref()
-            .unwrap()
-            .write_all(b"\n")
-            .unwrap();
+        self.script.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
         self.settle();
     }
 
@@ -97,8 +86,7 @@ impl Neighbours {
     pub fn has(&self, line: &str) -> bool {
         let line = line.strip_prefix("/proc/").unwrap_or(line);
         let pid = line.split(' ').next();
-        pid == Some(&self.script.id().to_string())
-            || self.processes.iter().any(|p| p.split(' ').next() == pid)
+        pid == Some(&self.script.id().to_string()) || self.processes.iter().any(|p| p.split(' ').next() == pid)
     }
 
     /// All that can be seen of the processes, of the files but when they were last read, and of the mount.

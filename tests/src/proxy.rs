@@ -24,10 +24,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         let url = format!("http://{}", listener.local_addr().expect("a bound address"));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let proxy = Self {
-            url,
-            log: Arc::clone(&log),
-        };
+        let proxy = Self { url, log: Arc::clone(&log) };
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let log = Arc::clone(&log);
@@ -52,11 +49,7 @@ impl Proxy {
 }
 
 /// Serves one client.
-fn lead(
-    mut client: TcpStream,
-    server: Option<SocketAddr>,
-    log: &Mutex<Vec<String>>,
-) -> std::io::Result<()> {
+fn lead(mut client: TcpStream, server: Option<SocketAddr>, log: &Mutex<Vec<String>>) -> std::io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -67,9 +60,7 @@ fn lead(
             return Ok(());
         }
     }
-    let wanted = first
-        .strip_prefix("CONNECT ")
-        .and_then(|rest| rest.split(' ').next());
+    let wanted = first.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next());
     if let Ok(mut log) = log.lock() {
         log.push(wanted.unwrap_or(first.trim_end()).to_owned());
     }

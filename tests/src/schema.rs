@@ -33,12 +33,7 @@ fn close(schema: &mut Value) {
     // Parts of a whole do not know each other's members: the whole is closed, and they are not.
     if let Some(parts) = schema.get("$defs").cloned() {
         let whole = ["Package", "VerifiedPackage"];
-        for (name, mut part) in parts
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(n, p)| (n, p.clone()))
-        {
+        for (name, mut part) in parts.as_object().into_iter().flatten().map(|(n, p)| (n, p.clone())) {
             if !whole.contains(&name.as_str()) {
                 close(&mut part);
                 schema["$defs"][name] = part;

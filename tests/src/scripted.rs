@@ -1,11 +1,7 @@
 //! Ground for tests with real mounts and real processes: a script of sh in a mount and PID namespace of its own, which
 //! end with it, so that whatever a test does nothing is left on the host. Shared by `reap` and `unmount`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "all of this is part of a test"
-)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "all of this is part of a test")]
 
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -78,27 +74,13 @@ impl Ground {
     /// Runs a script in namespaces of its own. `$T` is the root, `$D` is the directory that it is in, and the programs
     /// of `bins` are in the path.
     pub fn run(bins: &[&str], needs: &[&str], script: &str) -> Self {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "this test makes mounts and namespaces: run it as root"
-        );
-        for program in ["timeout", "unshare", "mount", "chroot", "setpriv"]
-            .iter()
-            .chain(needs)
-        {
-            let found = Command::new("sh")
-                .args(["-c", "command -v \"$0\"", program])
-                .output();
-            assert!(
-                found.unwrap().status.success(),
-                "this test needs {program}, which is not there"
-            );
+        assert!(rustix::process::geteuid().is_root(), "this test makes mounts and namespaces: run it as root");
+        for program in ["timeout", "unshare", "mount", "chroot", "setpriv"].iter().chain(needs) {
+            let found = Command::new("sh").args(["-c", "command -v \"$0\"", program]).output();
+            assert!(found.unwrap().status.success(), "this test needs {program}, which is not there");
         }
         // Short: the name of a socket has at most 107 bytes.
-        let dir = tempfile::Builder::new()
-            .prefix("u")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let dir = tempfile::Builder::new().prefix("u").tempdir_in("/tmp").unwrap();
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).unwrap();
         let bin = dir.path().join("bin");
@@ -146,8 +128,7 @@ impl Ground {
 
     /// Returns what the script put into a file.
     pub fn read(&self, name: &str) -> String {
-        std::fs::read_to_string(self.path().join(name))
-            .unwrap_or_else(|e| panic!("the script left no {name}: {e}"))
+        std::fs::read_to_string(self.path().join(name)).unwrap_or_else(|e| panic!("the script left no {name}: {e}"))
     }
 
     /// Returns the pid of a process that the script started.
@@ -160,10 +141,8 @@ impl Ground {
     pub fn step(&self, name: &str, status: u8, lines: &[&str]) -> Value {
         let stderr = self.read(&format!("{name}.err"));
         let root = self.root();
-        let expected: String = lines
-            .iter()
-            .map(|line| format!("{}\n", line.replace("ROOT", root.to_str().unwrap())))
-            .collect();
+        let expected: String =
+            lines.iter().map(|line| format!("{}\n", line.replace("ROOT", root.to_str().unwrap()))).collect();
         assert_eq!(stderr, expected, "what {name} says");
         let said = self.read(&format!("{name}.status"));
         assert_eq!(said.trim(), status.to_string(), "how {name} ended");
@@ -171,9 +150,7 @@ impl Ground {
         assert_eq!(stdout.matches('\n').count(), 1, "{stdout:?}");
         let document: Value = serde_json::from_str(&stdout).unwrap();
         assert_eq!(document["strapline"], 1);
-        let exit = document
-            .get("error")
-            .map_or(0, |e| e["exit"].as_u64().unwrap());
+        let exit = document.get("error").map_or(0, |e| e["exit"].as_u64().unwrap());
         assert_eq!(exit, u64::from(status), "{document}");
         document
     }

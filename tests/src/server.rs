@@ -50,9 +50,7 @@ pub struct Server {
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server")
-            .field("url", &self.url)
-            .finish_non_exhaustive()
+        f.debug_struct("Server").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
@@ -73,10 +71,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         let url = format!("http://{}", listener.local_addr().expect("a bound address"));
         let log = Arc::new(Mutex::new(Vec::new()));
-        let server = Self {
-            url,
-            log: Arc::clone(&log),
-        };
+        let server = Self { url, log: Arc::clone(&log) };
         let (tree, decide): (PathBuf, Decide) = (tree.to_owned(), Arc::new(decide));
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -102,12 +97,7 @@ impl Server {
 }
 
 /// Serves one connection, request after request.
-fn serve(
-    stream: TcpStream,
-    tree: &Path,
-    decide: &Decide,
-    log: &Mutex<Vec<Request>>,
-) -> std::io::Result<()> {
+fn serve(stream: TcpStream, tree: &Path, decide: &Decide, log: &Mutex<Vec<Request>>) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     while let Some(request) = read_request(&mut reader)? {
@@ -135,11 +125,7 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         }
         None => (None, target),
     };
-    let mut request = Request {
-        path: decode(target.split('?').next().unwrap_or("/")),
-        from: None,
-        proxy_for,
-    };
+    let mut request = Request { path: decode(target.split('?').next().unwrap_or("/")), from: None, proxy_for };
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header.trim().is_empty() {
@@ -148,10 +134,7 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Request>> {
         if let Some((name, value)) = header.split_once(':')
             && name.eq_ignore_ascii_case("range")
         {
-            let first = value
-                .trim()
-                .strip_prefix("bytes=")
-                .and_then(|v| v.split('-').next());
+            let first = value.trim().strip_prefix("bytes=").and_then(|v| v.split('-').next());
             request.from = first.and_then(|v| v.parse().ok());
         }
     }
@@ -163,10 +146,8 @@ fn decode(path: &str) -> String {
     let mut bytes = path.bytes();
     while let Some(b) = bytes.next() {
         let hex: Option<Vec<u8>> = (b == b'%').then(|| bytes.by_ref().take(2).collect());
-        let value = hex
-            .as_deref()
-            .and_then(|h| std::str::from_utf8(h).ok())
-            .and_then(|h| u8::from_str_radix(h, 16).ok());
+        let value =
+            hex.as_deref().and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
         out.push(value.unwrap_or(b));
     }
     String::from_utf8_lossy(&out).into_owned()
@@ -211,25 +192,15 @@ fn until_it_goes(reader: &mut impl Read) -> std::io::Result<bool> {
 }
 
 fn plain(stream: &mut TcpStream, status: u16, kind: &str, body: &[u8]) -> std::io::Result<()> {
-    let head = format!(
-        "HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+    let head = format!("HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)
 }
 
 /// Sends a file, or only its first `limit` bytes though it promises all.
-fn file(
-    stream: &mut TcpStream,
-    tree: &Path,
-    request: &Request,
-    limit: Option<u64>,
-) -> std::io::Result<()> {
+fn file(stream: &mut TcpStream, tree: &Path, request: &Request, limit: Option<u64>) -> std::io::Result<()> {
     let below = Path::new(request.path.trim_start_matches('/'));
-    let plain_path = below
-        .components()
-        .all(|c| matches!(c, Component::Normal(_)));
+    let plain_path = below.components().all(|c| matches!(c, Component::Normal(_)));
     let opened = File::open(tree.join(below)).and_then(|f| {
         let meta = f.metadata()?;
         Ok((f, meta))
@@ -247,18 +218,11 @@ fn file(
     file.seek(SeekFrom::Start(from))?;
     let length = meta.len() - from;
     let head = if request.from.is_some() {
-        format!(
-            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\n",
-            meta.len() - 1,
-            meta.len()
-        )
+        format!("HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {from}-{}/{}\r\n", meta.len() - 1, meta.len())
     } else {
         "HTTP/1.1 200 OK\r\nAccept-Ranges: bytes\r\n".to_owned()
     };
-    let head = format!(
-        "{head}ETag: \"{}\"\r\nContent-Length: {length}\r\n\r\n",
-        meta.len()
-    );
+    let head = format!("{head}ETag: \"{}\"\r\nContent-Length: {length}\r\n\r\n", meta.len());
     stream.write_all(head.as_bytes())?;
     std::io::copy(&mut file.take(limit.unwrap_or(length)), stream)?;
     stream.flush()

@@ -38,11 +38,7 @@ impl Ran {
     /// Where it did not.
     #[track_caller]
     pub fn failed(&self, code: &str, line: &str) {
-        assert!(
-            self.stderr.lines().any(|l| l.contains(line)),
-            "no «{line}» in: {}",
-            self.stderr
-        );
+        assert!(self.stderr.lines().any(|l| l.contains(line)), "no «{line}» in: {}", self.stderr);
         assert_eq!(self.document["error"]["code"], code, "{}", self.stderr);
         assert_eq!(self.document["error"]["exit"], self.status);
     }
@@ -86,9 +82,7 @@ pub fn prepare(command: &mut Command, directory: &Path) {
 pub fn start(command: &mut Command, document: &Value) -> Child {
     let mut child = command.spawn().expect("the program is built");
     let mut stdin = child.stdin.take().expect("a pipe");
-    stdin
-        .write_all(document.to_string().as_bytes())
-        .expect("it reads");
+    stdin.write_all(document.to_string().as_bytes()).expect("it reads");
     child
 }
 
@@ -100,14 +94,7 @@ pub fn start(command: &mut Command, document: &Value) -> Child {
 #[must_use]
 pub fn names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("our own directory");
-    let mut names: Vec<_> = entries
-        .map(|e| {
-            e.expect("an entry")
-                .file_name()
-                .to_string_lossy()
-                .into_owned()
-        })
-        .collect();
+    let mut names: Vec<_> = entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }

@@ -8,11 +8,7 @@ pub fn soak() -> bool {
 
 /// Returns every `stride`-th of `items`, from number `first` on; in a soak test all. The choice is the same in each run. Tests that
 /// share a table by turns (`first` 0 for root, 1 for a user) try all of it by day, each row once.
-pub fn sample<T>(
-    items: impl IntoIterator<Item = T>,
-    stride: usize,
-    first: usize,
-) -> impl Iterator<Item = T> {
+pub fn sample<T>(items: impl IntoIterator<Item = T>, stride: usize, first: usize) -> impl Iterator<Item = T> {
     let (stride, first) = if soak() { (1, 0) } else { (stride, first) };
     items.into_iter().skip(first).step_by(stride)
 }
@@ -21,11 +17,7 @@ pub fn sample<T>(
 /// emulated one.
 #[must_use]
 pub fn architecture() -> (&'static str, &'static str, &'static str) {
-    if soak() {
-        ("aarch64", "archlinuxarm-keyring", "linux-aarch64")
-    } else {
-        ("x86_64", "archlinux-keyring", "linux")
-    }
+    if soak() { ("aarch64", "archlinuxarm-keyring", "linux-aarch64") } else { ("x86_64", "archlinux-keyring", "linux") }
 }
 
 /// Returns how often something is done: `day` times, or `night` times in a soak test.

@@ -1,11 +1,7 @@
 //! A whole pipe laid out step by step, for tests that stop one step in the middle and look at what is left: its files are
 //! kept as they were before the step, brought back, and compared with what the step makes when nobody disturbs it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::missing_panics_doc,
-    reason = "all of this is part of a test"
-)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "all of this is part of a test")]
 
 use crate::neighbours::{self, Neighbours};
 use crate::{Lab, Mirror, Server, Who, lab};
@@ -44,9 +40,7 @@ pub fn wait(fds: &mut [PollFd<'_>], time: Duration) -> bool {
 #[must_use]
 pub fn command(lab: &Lab, program: &str) -> Command {
     let mut command = lab.command(program);
-    command
-        .env("TMPDIR", lab.path().join(TMPDIR))
-        .env("SOURCE_DATE_EPOCH", "1000000000");
+    command.env("TMPDIR", lab.path().join(TMPDIR)).env("SOURCE_DATE_EPOCH", "1000000000");
     command
 }
 
@@ -79,10 +73,7 @@ pub type Tree = BTreeMap<PathBuf, File>;
 #[must_use]
 pub fn tree(dir: &Path) -> Tree {
     fn walk(at: &Path, called: &Path, into: &mut Tree) {
-        let mut names: Vec<_> = fs::read_dir(at)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> = fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         let mut keys = 0;
         for name in names {
@@ -145,10 +136,7 @@ pub fn processes(dir: &Path, with_namespaces: bool) -> Vec<String> {
 pub fn loops(dir: &Path) -> Vec<String> {
     let devices = fs::read_dir("/sys/block").unwrap().flatten();
     let file = |path: PathBuf| fs::read_to_string(path.join("loop/backing_file")).ok();
-    devices
-        .filter_map(|d| file(d.path()))
-        .filter(|f| Path::new(f.trim()).starts_with(dir))
-        .collect()
+    devices.filter_map(|d| file(d.path())).filter(|f| Path::new(f.trim()).starts_with(dir)).collect()
 }
 
 /// Returns the names of the host's binfmt handlers.
@@ -167,12 +155,7 @@ pub const LOCK: &str = "root/var/lib/pacman/db.lck";
 pub const KILLED: &str = "root/var/lib/pacman/db.lck.killed";
 
 /// Looks again and again, until nothing is left of what `look` finds; after [`PATIENCE`] that is a failure which names it.
-fn soon_empty<T: std::fmt::Debug>(
-    when: &str,
-    what: &str,
-    pause: Duration,
-    look: impl Fn() -> Vec<T>,
-) {
+fn soon_empty<T: std::fmt::Debug>(when: &str, what: &str, pause: Duration, look: impl Fn() -> Vec<T>) {
     let end = Instant::now() + PATIENCE;
     loop {
         let left = look();
@@ -199,15 +182,10 @@ pub fn drafts(who: Who) -> Vec<PathBuf> {
     let unused = |path: &PathBuf| {
         fs::File::open(path).is_ok_and(|file| {
             file.metadata().is_ok_and(|meta| meta.uid() == uid)
-                && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-                    .is_ok()
+                && rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
         })
     };
-    let mut found: Vec<_> = paths
-        .map(|e| e.path())
-        .filter(ours)
-        .filter(unused)
-        .collect();
+    let mut found: Vec<_> = paths.map(|e| e.path()).filter(ours).filter(unused).collect();
     found.sort();
     found
 }
@@ -264,56 +242,26 @@ impl Bench {
         let (mirror, lab) = (Mirror::of(arch), Lab::new(who));
         let server = Server::of(&mirror.www());
         let (preset, url) = (mirror.preset(), server.url().to_owned());
-        let step = |tool, args: String| Step {
-            tool,
-            args,
-            changes: &WORK,
-            excused: &[],
-            drafts: &[],
-            again: 1,
-        };
-        let steady = |tool, args: &str| Step {
-            changes: &[],
-            ..step(tool, args.into())
-        };
+        let step = |tool, args: String| Step { tool, args, changes: &WORK, excused: &[], drafts: &[], again: 1 };
+        let steady = |tool, args: &str| Step { changes: &[], ..step(tool, args.into()) };
         let steps = vec![
-            step(
-                "mkroot",
-                format!("root {options} --arch {arch} --distro {}", preset.display()),
-            ),
-            step(
-                "fetch-pacman",
-                format!("--server {url}/archlinuxcn/x86_64 --cache-dir $PWD/cache"),
-            ),
-            step(
-                "mkconf",
-                format!("--server '{url}/$arch/$repo' --cache-dir $PWD/packages"),
-            ),
+            step("mkroot", format!("root {options} --arch {arch} --distro {}", preset.display())),
+            step("fetch-pacman", format!("--server {url}/archlinuxcn/x86_64 --cache-dir $PWD/cache")),
+            step("mkconf", format!("--server '{url}/$arch/$repo' --cache-dir $PWD/packages")),
             Step {
                 excused: &["packages", "root/var/lib/pacman/sync", LOCK, KILLED],
                 drafts: &["root/etc/pacman.d/gnupg.new", "root.strapline/gnupg.new"],
                 again: 2,
                 ..step("keyring", String::new())
             },
-            Step {
-                excused: &["packages", "root"],
-                again: 5,
-                ..step("strap", PACKAGES.into())
-            },
+            Step { excused: &["packages", "root"], again: 5, ..step("strap", PACKAGES.into()) },
             // A file whose name is taken has another for a moment, until it takes its place.
             Step {
-                drafts: &[
-                    "root/etc/.fstab.new",
-                    "root/etc/.hosts.new",
-                    "root/etc/.shadow.new",
-                ],
+                drafts: &["root/etc/.fstab.new", "root/etc/.hosts.new", "root/etc/.shadow.new"],
                 ..step("configure", "--hostname alarm --fstab".into())
             },
             // A daemon is left at the end, which must go, too.
-            steady(
-                "enter",
-                "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) &'",
-            ),
+            steady("enter", "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) &'"),
             steady("reap", ""),
             steady("unmount", ""),
         ];
@@ -363,11 +311,7 @@ impl Bench {
 
     /// Runs a script as root of the host.
     pub fn host(&self, script: &str) {
-        let out = Command::new("sh")
-            .args(["-ec", script])
-            .current_dir(self.lab.path())
-            .output()
-            .unwrap();
+        let out = Command::new("sh").args(["-ec", script]).current_dir(self.lab.path()).output().unwrap();
         assert!(out.status.success(), "{script}: {out:?}");
     }
 
@@ -416,9 +360,7 @@ impl Bench {
     #[must_use]
     pub fn rest(&self, step: usize) -> String {
         let first = self.command(step);
-        let rest = self.steps[step + 1..]
-            .iter()
-            .map(|s| format!(" | {} {}", s.tool, s.args));
+        let rest = self.steps[step + 1..].iter().map(|s| format!(" | {} {}", s.tool, s.args));
         // enter in a pipe is a stage; with --state it is a command.
         let first = match first.strip_prefix("enter --state .snap/document.json") {
             Some(args) => format!("enter {args} <.snap/document.json"),
@@ -438,10 +380,7 @@ impl Bench {
     pub fn look(&self) -> Tree {
         let mut all = tree(self.lab.path());
         all.retain(|path, _| {
-            ![".trial", ".snap", ".etc"]
-                .iter()
-                .chain(&neighbours::NAMES)
-                .any(|own| path.starts_with(own))
+            ![".trial", ".snap", ".etc"].iter().chain(&neighbours::NAMES).any(|own| path.starts_with(own))
         });
         all
     }
@@ -477,8 +416,7 @@ impl Bench {
     pub fn strangers(&self, step: &Step, known: &[&Tree]) -> Vec<PathBuf> {
         let mut found = self.look();
         found.retain(|path, _| {
-            !step.excused.iter().any(|e| path.starts_with(e))
-                && !known.iter().any(|k| k.contains_key(path))
+            !step.excused.iter().any(|e| path.starts_with(e)) && !known.iter().any(|k| k.contains_key(path))
         });
         found.into_keys().collect()
     }
@@ -486,10 +424,8 @@ impl Bench {
     /// Asks the pacman of a repaired root whether each package has all its files; returns what it has to say.
     #[must_use]
     pub fn ask_pacman(&self) -> Option<String> {
-        let ran = self.lab.sh(
-            "strap --quiet --state .trial/out.json pacman >.trial/asked.json \
-             && enter --state .trial/asked.json -- pacman -Qkq",
-        );
+        let ran = self.lab.sh("strap --quiet --state .trial/out.json pacman >.trial/asked.json \
+             && enter --state .trial/asked.json -- pacman -Qkq");
         (ran.status != 0 || !ran.stdout.is_empty()).then(|| format!("pacman -Qk: {ran:?}"))
     }
 
@@ -567,19 +503,14 @@ impl Tenant {
     #[must_use]
     pub fn new(bench: &Bench) -> Self {
         let mut child = Command::new("python3")
-            .args([
-                "-c",
-                "import os, signal; os.chroot('root'); os.chdir('/'); print(flush=True); signal.pause()",
-            ])
+            .args(["-c", "import os, signal; os.chroot('root'); os.chdir('/'); print(flush=True); signal.pause()"])
             .current_dir(bench.lab.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self(child)
     }
 
@@ -606,13 +537,8 @@ pub fn same(path: &Path, should: Option<&File>, is: Option<&File>) -> bool {
     let (Some(should), Some(is)) = (should, is) else {
         return path.starts_with("packages") || path == Path::new(KILLED);
     };
-    let any_size = [
-        "root/var/log/pacman.log",
-        "root/etc/pacman.d/gnupg",
-        "root.strapline/gnupg",
-        "cache",
-    ]
-    .iter()
-    .any(|p| path.starts_with(p));
+    let any_size = ["root/var/log/pacman.log", "root/etc/pacman.d/gnupg", "root.strapline/gnupg", "cache"]
+        .iter()
+        .any(|p| path.starts_with(p));
     should.mode == is.mode && should.owner == is.owner && (any_size || should.size == is.size)
 }

@@ -97,10 +97,7 @@ fn boots(machine: &Machine, who: Who) {
         let partitions = receipt["disks"][0]["partitions"].as_array();
         let mut partitions = partitions.into_iter().flatten();
         let found = partitions.find(|p| p["at"] == at).expect(at);
-        found["filesystem"]["uuid"]
-            .as_str()
-            .expect("a UUID")
-            .to_owned()
+        found["filesystem"]["uuid"].as_str().expect("a UUID").to_owned()
     };
     let expected = [
         ("hostname", "booted".to_owned()),
@@ -133,27 +130,17 @@ fn boot(lab: &Lab, machine: &Machine, image: &Path) -> BTreeMap<String, String> 
         .args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-nic", "none"])
         .args(["-nographic", "-no-reboot", "-device", "virtio-rng-pci"])
         .args(["-device", "virtio-blk-pci,drive=disk", "-drive"])
-        .arg(format!(
-            "if=none,id=disk,format=raw,file={}",
-            image.display()
-        ))
+        .arg(format!("if=none,id=disk,format=raw,file={}", image.display()))
         .current_dir(lab.path())
         .stdin(std::process::Stdio::null());
     let ran = lab::run(&mut qemu);
     assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
     let lines = ran.stdout.lines().filter_map(|line| {
         let (key, value) = line.trim().strip_prefix("boot-test: ")?.split_once(": ")?;
-        Some((
-            key.to_owned(),
-            value.split_whitespace().collect::<Vec<_>>().join(" "),
-        ))
+        Some((key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
     });
     let said: BTreeMap<String, String> = lines.collect();
-    assert!(
-        said.contains_key("end"),
-        "it did not come to an end:\n{}",
-        ran.stdout
-    );
+    assert!(said.contains_key("end"), "it did not come to an end:\n{}", ran.stdout);
     said
 }
 

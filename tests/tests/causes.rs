@@ -24,22 +24,13 @@ const READERS: [&str; 14] = [
 ];
 
 /// What has a message of ours: the fields of a `Failure`, and a `Failure` or its message made into a text.
-const TEXTS: [&str; 4] = [
-    ".message",
-    ".hint",
-    "failure.to_string()",
-    "format!(\"{failure}\")",
-];
+const TEXTS: [&str; 4] = [".message", ".hint", "failure.to_string()", "format!(\"{failure}\")"];
 
 /// Returns where a source reads a message: the text and what is called on it.
 fn reads(source: &str) -> Vec<String> {
     // Tests may read what is said.
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
-    let without_comments: Vec<_> = source
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.starts_with("//"))
-        .collect();
+    let without_comments: Vec<_> = source.lines().map(str::trim).filter(|line| !line.starts_with("//")).collect();
     // A chain of calls may go on in the next line.
     let source = without_comments.join(" ").replace(" .", ".");
     let mut found = Vec::new();
@@ -76,10 +67,7 @@ fn reader(mut chain: &str) -> Option<&str> {
         chain = &rest[close.filter(|_| rest.starts_with('('))?.0 + 1..];
         // `is_some_and(|hint| hint.contains(…))` looks into it as well.
         let inside = &rest[..rest.len() - chain.len()];
-        if let Some(name) = READERS
-            .iter()
-            .find(|name| inside.contains(&format!(".{name}(")))
-        {
+        if let Some(name) = READERS.iter().find(|name| inside.contains(&format!(".{name}("))) {
             return Some(name);
         }
     }
@@ -115,11 +103,7 @@ fn no_program_reads_its_own_messages() {
         }
         let source = fs::read_to_string(&file).unwrap();
         let reads = reads(&source);
-        found.extend(
-            reads
-                .iter()
-                .map(|what| format!("{}: {what}", file.display())),
-        );
+        found.extend(reads.iter().map(|what| format!("{}: {what}", file.display())));
     }
     assert!(found.is_empty(), "{found:#?}");
 }

@@ -19,8 +19,7 @@ const ALL: &str = "--hostname alarm.example.org --locale en_US.UTF-8 --locale C.
 
 const PASSWORD: &str = "correct horse";
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
-const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
 
 /// A root in a laboratory, with its document in `doc.json`.
 struct Bench {
@@ -48,8 +47,7 @@ impl Bench {
     }
 
     fn configure(&self, options: &str) -> Ran {
-        self.lab
-            .sh(&format!("configure --quiet --state doc.json {options}"))
+        self.lab.sh(&format!("configure --quiet --state doc.json {options}"))
     }
 
     /// What a shell in the root prints.
@@ -57,9 +55,7 @@ impl Bench {
     fn inside(&self, script: &str) -> String {
         let file = self.lab.path().join("script");
         fs::write(&file, script).expect("our own directory");
-        let ran = self
-            .lab
-            .sh("enter --state doc.json bash -ec \"$(cat script)\"");
+        let ran = self.lab.sh("enter --state doc.json bash -ec \"$(cat script)\"");
         assert_eq!(ran.status, 0, "{script}: {}", ran.stderr);
         ran.stdout
     }
@@ -98,11 +94,7 @@ impl Bench {
 #[track_caller]
 fn same(before: &BTreeMap<PathBuf, [i64; 7]>, after: &BTreeMap<PathBuf, [i64; 7]>) {
     let differs = |(path, facts): &(&PathBuf, &[i64; 7])| before.get(*path) != Some(facts);
-    let changed: Vec<&Path> = after
-        .iter()
-        .filter(differs)
-        .map(|(p, _)| p.as_path())
-        .collect();
+    let changed: Vec<&Path> = after.iter().filter(differs).map(|(p, _)| p.as_path()).collect();
     assert_eq!(changed, Vec::<&Path>::new());
     assert_eq!(before.len(), after.len(), "something is gone");
 }
@@ -132,18 +124,11 @@ fn a_program_that_waits_or_talks_for_ever_is_given_up() {
         let ran = bench.configure(&format!("{options} --timeout 2"));
         ran.failed(75, "nothing happened for 2 s: ");
         assert_eq!(ran.document()["error"]["code"], "hung");
-        assert!(
-            ran.stderr.contains("'sleep infinity' sleeps in "),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.contains("'sleep infinity' sleeps in "), "{}", ran.stderr);
         // One that never stops is no better, and costs no memory.
         bench.inside("printf '#!/bin/bash\\nexec yes\\n' > /usr/bin/chpasswd");
         let ran = bench.configure(options);
-        ran.failed(
-            69,
-            "reading what 'chpasswd' prints: more than 16777216 bytes",
-        );
+        ran.failed(69, "reading what 'chpasswd' prints: more than 16777216 bytes");
         bench.inside("mv /usr/bin/true-one /usr/bin/chpasswd");
         drop(bench.configure(options).succeeded());
         let status = bench.inside("passwd --status ann");
@@ -157,10 +142,7 @@ fn everything(who: Who) {
         _ => ("aarch64", "archlinuxarm-keyring"),
     };
     let bench = Bench::new(who, arch, &format!("base {keyring} openssh sudo"));
-    assert!(
-        bench.inside("passwd --status root").starts_with("root NP "),
-        "the mirror's root is open"
-    );
+    assert!(bench.inside("passwd --status root").starts_with("root NP "), "the mirror's root is open");
     let mirror = format!("--mirror '{}/$arch/$repo'", bench.server.url());
     let document = bench.configure(&format!("{ALL} {mirror}")).succeeded();
     check_inside(&bench);
@@ -170,8 +152,7 @@ fn everything(who: Who) {
     let before = bench.picture();
     for input in [None, Some(&document)] {
         if let Some(document) = input {
-            fs::write(bench.lab.path().join("doc.json"), document.to_string())
-                .expect("our own directory");
+            fs::write(bench.lab.path().join("doc.json"), document.to_string()).expect("our own directory");
         }
         let ran = bench.configure(&format!("{ALL} {mirror}"));
         assert_eq!(ran.stderr, "");
@@ -195,60 +176,29 @@ fn check_inside(bench: &Bench) {
         ("getent hosts alarm | awk '{print $1}'", "127.0.1.1\n"),
         ("locale -a | grep en_US", "en_US.utf8\n"),
         ("cat /etc/locale.conf", "LANG=en_US.UTF-8\n"),
-        (
-            "readlink /etc/localtime",
-            "../usr/share/zoneinfo/Europe/Berlin\n",
-        ),
+        ("readlink /etc/localtime", "../usr/share/zoneinfo/Europe/Berlin\n"),
         ("date --date @1700000000 +%Z", "CET\n"),
-        (
-            "id --name --groups --zero ann | tr '\\0' ' '",
-            "ann wheel video ",
-        ),
+        ("id --name --groups --zero ann | tr '\\0' ' '", "ann wheel video "),
         ("id --name --groups bob", "bob\n"),
         ("getent passwd ann | cut -d: -f6,7", "/home/ann:/bin/bash\n"),
-        (
-            "stat -c '%U %G %a' /home/ann /home/ann/.bashrc",
-            "ann ann 700\nann ann 644\n",
-        ),
-        (
-            "stat -c '%U %a' /home/ann/.ssh /home/ann/.ssh/authorized_keys",
-            "ann 700\nann 600\n",
-        ),
+        ("stat -c '%U %G %a' /home/ann /home/ann/.bashrc", "ann ann 700\nann ann 644\n"),
+        ("stat -c '%U %a' /home/ann/.ssh /home/ann/.ssh/authorized_keys", "ann 700\nann 600\n"),
         ("passwd --status root | cut -d' ' -f2", "L\n"),
         ("passwd --status ann | cut -d' ' -f2", "P\n"),
-        (
-            "printf 'correct horse\\0' | unix_chkpwd ann nonull; echo $?",
-            "0\n",
-        ),
-        (
-            "printf 'Tr0ub4dor&3\\0' | unix_chkpwd ann nonull || echo no",
-            "no\n",
-        ),
+        ("printf 'correct horse\\0' | unix_chkpwd ann nonull; echo $?", "0\n"),
+        ("printf 'Tr0ub4dor&3\\0' | unix_chkpwd ann nonull || echo no", "no\n"),
         ("getent shadow bob | cut -d: -f2", &format!("{HASH}\n")),
-        (
-            "systemctl is-enabled ssh sshd getty@tty2 first-boot-keyring",
-            "enabled\nalias\nenabled\nenabled\n",
-        ),
-        (
-            "visudo -cq && stat -c '%u:%g:%a' /etc/sudoers.d/10-wheel",
-            "0:0:440\n",
-        ),
-        (
-            "sudo --list --other-user=ann 2> /dev/null | tail -n 1 | tr -d ' '",
-            "(ALL:ALL)ALL\n",
-        ),
+        ("systemctl is-enabled ssh sshd getty@tty2 first-boot-keyring", "enabled\nalias\nenabled\nenabled\n"),
+        ("visudo -cq && stat -c '%u:%g:%a' /etc/sudoers.d/10-wheel", "0:0:440\n"),
+        ("sudo --list --other-user=ann 2> /dev/null | tail -n 1 | tr -d ' '", "(ALL:ALL)ALL\n"),
         ("stat -c %s:%a /etc/machine-id", "0:444\n"),
-        (
-            "findmnt --fstab --noheadings --output TARGET,FSTYPE --raw",
-            "/ ext4\n/boot vfat\n",
-        ),
+        ("findmnt --fstab --noheadings --output TARGET,FSTYPE --raw", "/ ext4\n/boot vfat\n"),
         ("pwck --read-only --quiet && grpck --read-only", ""),
         ("find / -xdev -name '.*.new'", ""),
     ] {
         assert_eq!(bench.inside(script), expected, "{script}");
     }
-    let unit =
-        "systemd-analyze verify --man=no /etc/systemd/system/first-boot-keyring.service 2>&1";
+    let unit = "systemd-analyze verify --man=no /etc/systemd/system/first-boot-keyring.service 2>&1";
     assert_eq!(bench.inside(unit), "");
 }
 
@@ -269,11 +219,7 @@ fn check_document(document: &Value, ring: &str) {
     let steps: Vec<&str> = changed.keys().map(String::as_str).collect();
     let expected = "first_boot_keyring fstab hostname locales machine_id mirrors resolv_conf sudo timezone units users";
     assert_eq!(steps.join(" "), expected);
-    assert!(
-        changed["units"]
-            .to_string()
-            .contains("/multi-user.target.wants/ssh.service")
-    );
+    assert!(changed["units"].to_string().contains("/multi-user.target.wants/ssh.service"));
     assert!(changed["users"].to_string().contains("\"/home/bob\""));
     let text = document.to_string();
     for secret in [PASSWORD, HASH, "AAAAC3Nza"] {
@@ -285,25 +231,14 @@ fn check_document(document: &Value, ring: &str) {
 fn check_refusals(bench: &Bench) {
     for (options, line) in [
         ("--enable nosuch", "looking for the unit 'nosuch.service'"),
-        (
-            "--enable basic.target",
-            "enabling the unit 'basic.target': it has nothing to enable",
-        ),
-        (
-            "--locale xx_XX.UTF-8",
-            "looking for the locale 'xx_XX.UTF-8'",
-        ),
-        (
-            "--timezone Mars/Phobos",
-            "looking for the time zone 'Mars/Phobos'",
-        ),
+        ("--enable basic.target", "enabling the unit 'basic.target': it has nothing to enable"),
+        ("--locale xx_XX.UTF-8", "looking for the locale 'xx_XX.UTF-8'"),
+        ("--timezone Mars/Phobos", "looking for the time zone 'Mars/Phobos'"),
         ("--user eve:nosuch", "looking for the group 'nosuch'"),
         ("--user users", "adding the user 'users': there is a group"),
         ("--resolv-conf resolved", "the root has no systemd-resolved"),
     ] {
-        bench
-            .configure(&format!("--hostname other {options}"))
-            .failed(69, line);
+        bench.configure(&format!("--hostname other {options}")).failed(69, line);
     }
 }
 
@@ -313,30 +248,21 @@ fn check_first_boot(bench: &Bench) {
     let conditions = unit.lines().filter(|l| l.starts_with("Condition"));
     let conditions: String = conditions.map(|l| format!(" '{l}'")).collect();
     let would_run = || {
-        let ask =
-            format!("systemd-analyze condition {conditions} 2> /dev/null && echo yes || echo no");
+        let ask = format!("systemd-analyze condition {conditions} 2> /dev/null && echo yes || echo no");
         bench.inside(&ask) == "yes\n"
     };
     assert!(!would_run(), "there is a keyring with a secret key");
-    drop(
-        bench
-            .lab
-            .sh("keyring --quiet --state doc.json --strip")
-            .succeeded(),
-    );
+    drop(bench.lab.sh("keyring --quiet --state doc.json --strip").succeeded());
     assert!(would_run(), "there is none any more");
     let commands = commands_of(&unit);
     assert_eq!(commands.lines().count(), 5, "{commands}");
     // The power goes in the middle; then all of it is done again.
-    let (begun, _) = commands
-        .split_once("/usr/bin/pacman-key --populate")
-        .expect("it populates");
+    let (begun, _) = commands.split_once("/usr/bin/pacman-key --populate").expect("it populates");
     bench.inside(begun);
     assert!(would_run(), "it was not done");
     bench.inside(&format!("{commands}exit 0"));
     assert!(!would_run(), "it is done");
-    let keys = bench
-        .inside("ls /etc/pacman.d/gnupg/private-keys-v1.d | wc -l; ls /etc/pacman.d | grep gnupg");
+    let keys = bench.inside("ls /etc/pacman.d/gnupg/private-keys-v1.d | wc -l; ls /etc/pacman.d | grep gnupg");
     assert_eq!(keys, "1\ngnupg\n");
     let strict = bench.inside("grep -x 'SigLevel = Required DatabaseOptional' /etc/pacman.conf");
     assert!(!strict.is_empty());
@@ -386,14 +312,7 @@ fn a_user_is_never_left_half_made() {
             "pwck --read-only --quiet; grpck --read-only; id --name --groups {user}; stat -c %U /home/{user}/.bashrc \
              /home/{user}/.ssh/authorized_keys; passwd --status {user} | cut -d' ' -f2; find / -xdev -name '.*.new'"
         ));
-        assert_eq!(
-            said,
-            format!("{user} wheel video\n{user}\n{user}\nP\n"),
-            "{number}"
-        );
+        assert_eq!(said, format!("{user} wheel video\n{user}\n{user}\nP\n"), "{number}");
     }
-    assert!(
-        killed > moments / 2,
-        "{killed} of {moments} runs were killed"
-    );
+    assert!(killed > moments / 2, "{killed} of {moments} runs were killed");
 }

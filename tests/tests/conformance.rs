@@ -41,12 +41,7 @@ struct Row {
 
 /// Every stage, in the order of a pipeline.
 const ROWS: &[Row] = &[
-    Row {
-        tool: "mkroot",
-        kind: Kind::Start,
-        works: &["root"],
-        fails: (&["elsewhere"], 64),
-    },
+    Row { tool: "mkroot", kind: Kind::Start, works: &["root"], fails: (&["elsewhere"], 64) },
     Row {
         tool: "fetch-pacman",
         kind: Kind::Start,
@@ -60,30 +55,10 @@ const ROWS: &[Row] = &[
         works: &["--cache-dir", "packages"],
         fails: (&["--cache-dir", "packages"], 69),
     },
-    Row {
-        tool: "keyring",
-        kind: Kind::Make,
-        works: &[],
-        fails: (&[], 69),
-    },
-    Row {
-        tool: "strap",
-        kind: Kind::Make,
-        works: &["--no-refresh", "filesystem"],
-        fails: (&["filesystem"], 69),
-    },
-    Row {
-        tool: "configure",
-        kind: Kind::Make,
-        works: &["--hostname", "alarm"],
-        fails: (&["--hostname", "alarm"], 69),
-    },
-    Row {
-        tool: "verify",
-        kind: Kind::Make,
-        works: &[],
-        fails: (&[], 69),
-    },
+    Row { tool: "keyring", kind: Kind::Make, works: &[], fails: (&[], 69) },
+    Row { tool: "strap", kind: Kind::Make, works: &["--no-refresh", "filesystem"], fails: (&["filesystem"], 69) },
+    Row { tool: "configure", kind: Kind::Make, works: &["--hostname", "alarm"], fails: (&["--hostname", "alarm"], 69) },
+    Row { tool: "verify", kind: Kind::Make, works: &[], fails: (&[], 69) },
     Row {
         tool: "pack",
         kind: Kind::Make,
@@ -96,24 +71,9 @@ const ROWS: &[Row] = &[
         works: &["-o", "disk.img", "--bootloader", "none", "--keep-keyring"],
         fails: (&["-o", "disk.img"], 69),
     },
-    Row {
-        tool: "enter",
-        kind: Kind::Make,
-        works: &["true"],
-        fails: (&["true"], 69),
-    },
-    Row {
-        tool: "reap",
-        kind: Kind::Undo,
-        works: &[],
-        fails: (&[], 69),
-    },
-    Row {
-        tool: "unmount",
-        kind: Kind::Undo,
-        works: &[],
-        fails: (&[], 69),
-    },
+    Row { tool: "enter", kind: Kind::Make, works: &["true"], fails: (&["true"], 69) },
+    Row { tool: "reap", kind: Kind::Undo, works: &[], fails: (&[], 69) },
+    Row { tool: "unmount", kind: Kind::Undo, works: &[], fails: (&[], 69) },
 ];
 
 /// The stages: every program but `doctor`, which has no document.
@@ -140,9 +100,7 @@ fn start(lab: &Lab, tool: &str, args: &[&str], stdin: Stdio, stdout: Stdio) -> C
 }
 
 fn spawn(mut command: Command) -> Child {
-    command
-        .spawn()
-        .unwrap_or_else(|e| panic!("running {command:?}: {e}"))
+    command.spawn().unwrap_or_else(|e| panic!("running {command:?}: {e}"))
 }
 
 /// Writes a stage's input while it runs. One that does not want it all hangs up: that is its own business.
@@ -155,10 +113,7 @@ fn feed(child: &mut Child, input: &[u8]) -> thread::JoinHandle<()> {
 fn finish(child: Child) -> Ran {
     let out = child.wait_with_output().expect("our own child");
     Ran {
-        status: out
-            .status
-            .code()
-            .unwrap_or_else(|| 128 + out.status.signal().unwrap_or(0)),
+        status: out.status.code().unwrap_or_else(|| 128 + out.status.signal().unwrap_or(0)),
         stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
         stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
     }
@@ -193,8 +148,7 @@ impl Said<'_> {
     }
 
     fn error(&self, tool: &str) -> Value {
-        let mut error =
-            json!({"tool": tool, "code": self.code, "message": self.message, "exit": self.exit});
+        let mut error = json!({"tool": tool, "code": self.code, "message": self.message, "exit": self.exit});
         if let Some(hint) = self.hint {
             error["hint"] = json!(hint);
         }
@@ -224,10 +178,7 @@ fn one_line(ran: &Ran) -> Value {
 
 /// Returns a document without the record of runs, which has times in it.
 fn without_steps(mut document: Value) -> Value {
-    document
-        .as_object_mut()
-        .expect("an object")
-        .shift_remove("steps");
+    document.as_object_mut().expect("an object").shift_remove("steps");
     document
 }
 
@@ -248,32 +199,16 @@ fn names(dir: &Path) -> Vec<String> {
 #[test]
 fn what_is_no_document_is_refused_before_anything_is_touched() {
     let lab = Lab::new(Who::Root);
-    let huge = format!(
-        "{{\"strapline\":1,\"org.example.x\":\"{}\"}}\n",
-        "a".repeat(17 << 20)
-    );
-    let deep = format!(
-        "{{\"strapline\":1,\"org.example.x\":{}{}}}",
-        "[".repeat(200),
-        "]".repeat(200)
-    );
+    let huge = format!("{{\"strapline\":1,\"org.example.x\":\"{}\"}}\n", "a".repeat(17 << 20));
+    let deep = format!("{{\"strapline\":1,\"org.example.x\":{}{}}}", "[".repeat(200), "]".repeat(200));
     const NOTHING: &str = "it is empty: the tool before this one printed nothing";
     const NOT_PLAIN: &str = "the path is absolute where it must not be, or has '.', '..' or '//'";
     let not_plain = |member: &str| format!("\"{member}\": {NOT_PLAIN}");
-    let cases: Vec<(&str, &[u8], String)> =
-        vec![
+    let cases: Vec<(&str, &[u8], String)> = vec![
         ("empty", b"", NOTHING.into()),
         ("blank", b" \n\t\n", NOTHING.into()),
-        (
-            "junk",
-            b"junk\n",
-            "not JSON: expected value at line 1 column 1".into(),
-        ),
-        (
-            "a web page",
-            b"<html><body>404</body></html>",
-            "not JSON: expected value at line 1 column 1".into(),
-        ),
+        ("junk", b"junk\n", "not JSON: expected value at line 1 column 1".into()),
+        ("a web page", b"<html><body>404</body></html>", "not JSON: expected value at line 1 column 1".into()),
         (
             "cut off",
             b"{\"strapline\":1,\"root\":\"/sr",
@@ -282,30 +217,20 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
         (
             "two documents",
             b"{\"strapline\":1}{\"strapline\":1}",
-            "more than one document, or text after it (trailing characters at line 1 column 16)"
-                .into(),
+            "more than one document, or text after it (trailing characters at line 1 column 16)".into(),
         ),
         (
             "two lines",
             b"{\"strapline\":1}\n{\"strapline\":1}\n",
-            "more than one document, or text after it (trailing characters at line 2 column 1)"
-                .into(),
+            "more than one document, or text after it (trailing characters at line 2 column 1)".into(),
         ),
-        (
-            "text before it",
-            b"starting\n{\"strapline\":1}\n",
-            "not JSON: expected value at line 1 column 1".into(),
-        ),
+        ("text before it", b"starting\n{\"strapline\":1}\n", "not JSON: expected value at line 1 column 1".into()),
         (
             "not UTF-8",
             b"{\"strapline\":1,\"root\":\"/\xff\"}",
             "not UTF-8: invalid utf-8 sequence of 1 bytes from index 24".into(),
         ),
-        (
-            "too deep",
-            deep.as_bytes(),
-            "not JSON: recursion limit exceeded at line 1 column 158".into(),
-        ),
+        ("too deep", deep.as_bytes(), "not JSON: recursion limit exceeded at line 1 column 158".into()),
         ("an array", b"[{\"strapline\":1}]", "not a JSON object".into()),
         ("null", b"null", "not a JSON object".into()),
         (
@@ -313,36 +238,16 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
             b"{\"ociVersion\":\"1.0\"}",
             "not a strapline document: it has no \"strapline\" member".into(),
         ),
-        (
-            "version 2",
-            b"{\"strapline\":2}",
-            "it is of version 2, this tool speaks version 1".into(),
-        ),
-        (
-            "a version of words",
-            b"{\"strapline\":\"1\"}",
-            "\"strapline\" is not a version number".into(),
-        ),
-        (
-            "null root",
-            b"{\"strapline\":1,\"root\":null}",
-            "\"root\": invalid type: null, expected a string".into(),
-        ),
+        ("version 2", b"{\"strapline\":2}", "it is of version 2, this tool speaks version 1".into()),
+        ("a version of words", b"{\"strapline\":\"1\"}", "\"strapline\" is not a version number".into()),
+        ("null root", b"{\"strapline\":1,\"root\":null}", "\"root\": invalid type: null, expected a string".into()),
         (
             "the host's root",
             b"{\"strapline\":1,\"root\":\"/\"}",
             "\"root\": the path is '/', the host's own root".into(),
         ),
-        (
-            "relative root",
-            b"{\"strapline\":1,\"root\":\"srv/x\"}",
-            "\"root\": the path is not absolute".into(),
-        ),
-        (
-            "root with ..",
-            b"{\"strapline\":1,\"root\":\"/srv/../etc\"}",
-            not_plain("root"),
-        ),
+        ("relative root", b"{\"strapline\":1,\"root\":\"srv/x\"}", "\"root\": the path is not absolute".into()),
+        ("root with ..", b"{\"strapline\":1,\"root\":\"/srv/../etc\"}", not_plain("root")),
         (
             "root with a newline",
             b"{\"strapline\":1,\"root\":\"/srv/a\\nb\"}",
@@ -353,11 +258,7 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
             b"{\"strapline\":1,\"mounts\":[{\"at\":\"proc\",\"type\":\"proc\"},{\"at\":\"../etc\"}]}",
             not_plain("mounts[1].at"),
         ),
-        (
-            "absolute mount",
-            b"{\"strapline\":1,\"mounts\":[{\"at\":\"/etc\"}]}",
-            not_plain("mounts[0].at"),
-        ),
+        ("absolute mount", b"{\"strapline\":1,\"mounts\":[{\"at\":\"/etc\"}]}", not_plain("mounts[0].at")),
         (
             "relative pacman",
             b"{\"strapline\":1,\"pacman\":{\"path\":\"pacman\"}}",
@@ -383,22 +284,13 @@ fn what_is_no_document_is_refused_before_anything_is_touched() {
             b"{\"strapline\":1,\"error\":{\"exit\":75,\"also\":[{\"exit\":69},5]}}",
             "\"error.also[1]\": invalid type: number, expected an object".into(),
         ),
-        (
-            "17 MiB",
-            huge.as_bytes(),
-            "is longer than 16777216 bytes".into(),
-        ),
+        ("17 MiB", huge.as_bytes(), "is longer than 16777216 bytes".into()),
     ];
     for row in rows() {
         for (case, input, why) in &cases {
             let ran = run(&lab, row.tool, row.works, input);
             let message = format!("reading the document on stdin: {why}");
-            let said = Said {
-                code: "bad-document",
-                exit: 65,
-                message: &message,
-                hint: None,
-            };
+            let said = Said { code: "bad-document", exit: 65, message: &message, hint: None };
             said.is(case, row.tool, &ran, &json!({"strapline": 1}));
         }
         let directory = File::open(lab.path()).expect("our own directory");
@@ -424,15 +316,11 @@ fn an_undoing_tool_works_from_the_directory_alone() {
         assert_eq!(ran.status, 65, "{ran:?}");
         let document = one_line(&ran);
         assert!(document[row.tool].is_object(), "it did no work: {document}");
-        let message =
-            "reading the document on stdin: it is empty: the tool before this one printed nothing";
+        let message = "reading the document on stdin: it is empty: the tool before this one printed nothing";
         assert_eq!(document["error"]["message"], message);
         assert_eq!(
             ran.stderr,
-            format!(
-                "{tool}: {message}\n{tool}: hint: to work from the directory alone, give --new\n",
-                tool = row.tool
-            )
+            format!("{tool}: {message}\n{tool}: hint: to work from the directory alone, give --new\n", tool = row.tool)
         );
         // What is not empty and no document may mean another root: nothing is done.
         let ran = run(&lab, row.tool, &["--quiet", "root"], b"<html>");
@@ -502,26 +390,16 @@ impl Bench {
     fn new() -> Self {
         let lab = Lab::new(Who::Root);
         let server = serve(&lab);
-        let ran = lab.sh(
-            "mkroot root --distro ./preset.toml | fetch-pacman --cache-dir fetched | mkconf --cache-dir packages \
-             | keyring | strap filesystem bash coreutils",
-        );
+        let ran = lab
+            .sh("mkroot root --distro ./preset.toml | fetch-pacman --cache-dir fetched | mkconf --cache-dir packages \
+             | keyring | strap filesystem bash coreutils");
         let document = ran.succeeded();
-        Self {
-            lab,
-            document,
-            _server: server,
-        }
+        Self { lab, document, _server: server }
     }
 
     /// Runs a stage on the finished root.
     fn run(&self, row: &Row, document: &Value) -> Ran {
-        let ran = run(
-            &self.lab,
-            row.tool,
-            row.works,
-            document.to_string().as_bytes(),
-        );
+        let ran = run(&self.lab, row.tool, row.works, document.to_string().as_bytes());
         assert_eq!(ran.status, 0, "{}: {}", row.tool, ran.stderr);
         ran
     }
@@ -566,9 +444,7 @@ fn notes(value: &Value, at: &str, found: &mut Vec<String>) {
         }
         Value::Array(list) => {
             for (i, value) in list.iter().enumerate() {
-                let name = ["at", "name"]
-                    .iter()
-                    .find_map(|key| value.get(key)?.as_str());
+                let name = ["at", "name"].iter().find_map(|key| value.get(key)?.as_str());
                 let name = name.map_or(i.to_string(), str::to_owned);
                 notes(value, &format!("{at}/{name}"), found);
             }
@@ -585,11 +461,7 @@ fn survived(case: &str, row: &Row, before: &Value, after: &Value) {
     notes(after, "", &mut has);
     had.retain(|at| !has.contains(at));
     assert_eq!(had, Vec::<String>::new(), "{}: {case}: lost", row.tool);
-    assert_eq!(
-        after["org.example.note"], before["org.example.note"],
-        "{}: {case}",
-        row.tool
-    );
+    assert_eq!(after["org.example.note"], before["org.example.note"], "{}: {case}", row.tool);
 }
 
 #[test]
@@ -642,8 +514,7 @@ fn a_tool_that_succeeds_removes_its_own_error_and_nobody_elses() {
     let bench = Bench::new();
     for row in rows() {
         let mut failed = bench.document.clone();
-        failed["error"] =
-            json!({"tool": row.tool, "code": "busy", "message": "m", "exit": 75, "also": []});
+        failed["error"] = json!({"tool": row.tool, "code": "busy", "message": "m", "exit": 75, "also": []});
         fs::write(bench.lab.path().join("failed.json"), failed.to_string()).expect("a file");
         if row.tool != "enter" {
             // enter with --state stands alone, and no document comes out.
@@ -653,21 +524,11 @@ fn a_tool_that_succeeds_removes_its_own_error_and_nobody_elses() {
             assert_eq!(one_line(&ran).get("error"), None, "{}", row.tool);
         }
         // In a pipe the error may be of the same run: it passes.
-        let ran = run(
-            &bench.lab,
-            row.tool,
-            row.works,
-            failed.to_string().as_bytes(),
-        );
+        let ran = run(&bench.lab, row.tool, row.works, failed.to_string().as_bytes());
         let expected = if row.kind == Kind::Undo { 0 } else { 75 };
         assert_eq!(ran.status, expected, "{}: {ran:?}", row.tool);
         failed["error"]["tool"] = json!("other");
-        let ran = run(
-            &bench.lab,
-            row.tool,
-            row.works,
-            failed.to_string().as_bytes(),
-        );
+        let ran = run(&bench.lab, row.tool, row.works, failed.to_string().as_bytes());
         assert_eq!(ran.status, 75, "{}: {ran:?}", row.tool);
         assert_eq!(ran.document()["error"], failed["error"]);
         if row.kind == Kind::Undo {
@@ -703,8 +564,7 @@ fn a_terminal_or_dev_null_begins_a_pipeline() {
                 assert_eq!(document["steps"][0]["tool"], row.tool);
                 continue;
             }
-            let message =
-                format!("stdin is {what}: expected the document of the tool before this one");
+            let message = format!("stdin is {what}: expected the document of the tool before this one");
             let said = Said {
                 code: "usage",
                 exit: 64,
@@ -765,10 +625,9 @@ fn a_document_that_cannot_be_handed_on() {
     let mut document = String::from("{\"strapline\":1}\n");
     for row in rows() {
         let args = arguments(row);
-        for (reason, stdout) in [
-            ("No space left on device (os error 28)", full()),
-            ("Broken pipe (os error 32)", reader_gone()),
-        ] {
+        for (reason, stdout) in
+            [("No space left on device (os error 28)", full()), ("Broken pipe (os error 32)", reader_gone())]
+        {
             let before = tree(lab.path());
             let ran = run_into(&lab, row.tool, &args, document.as_bytes(), stdout);
             assert_eq!(ran.status, 74, "{}: {ran:?}", row.tool);
@@ -784,9 +643,7 @@ fn a_document_that_cannot_be_handed_on() {
                 .iter()
                 .filter(|path| !before.contains(path))
                 .filter(|p| !p.starts_with("fetched") && !p.starts_with("packages/"))
-                .filter(|p| {
-                    !p.starts_with("root/var/lib/pacman/") && *p != "root/var/log/pacman.log"
-                })
+                .filter(|p| !p.starts_with("root/var/lib/pacman/") && *p != "root/var/log/pacman.log")
                 .collect();
             assert_eq!(left, Vec::<&String>::new(), "{} left", row.tool);
         }
@@ -806,10 +663,7 @@ fn a_failure_that_cannot_be_handed_on_is_74_too() {
     let lab = Lab::new(Who::Root);
     for row in rows() {
         for (reason, stdout) in [
-            (
-                "No space left on device (os error 28)",
-                full as fn() -> Stdio,
-            ),
+            ("No space left on device (os error 28)", full as fn() -> Stdio),
             ("Broken pipe (os error 32)", reader_gone),
         ] {
             let line = format!("{}: writing the document on stdout: {reason}", row.tool);
@@ -817,11 +671,7 @@ fn a_failure_that_cannot_be_handed_on_is_74_too() {
             for (case, args, input) in [
                 ("no document", row.works, &b""[..]),
                 ("wrong command line", &option[..], b"{\"strapline\":1}"),
-                (
-                    "a failed document",
-                    row.works,
-                    b"{\"strapline\":1,\"error\":{\"exit\":69}}",
-                ),
+                ("a failed document", row.works, b"{\"strapline\":1,\"error\":{\"exit\":69}}"),
             ] {
                 let ran = run_into(&lab, row.tool, args, input, stdout());
                 assert_eq!(ran.status, 74, "{}: {case}: {ran:?}", row.tool);
@@ -890,16 +740,10 @@ fn a_wrong_command_line_is_a_failure_that_is_handed_on() {
             said.is("no document", row.tool, &ran, &json!({"strapline": 1}));
         }
         let child = start(&lab, row.tool, &args, Stdio::null(), Stdio::piped());
-        said.is(
-            "/dev/null",
-            row.tool,
-            &finish(child),
-            &json!({"strapline": 1}),
-        );
+        said.is("/dev/null", row.tool, &finish(child), &json!({"strapline": 1}));
         // The first error stays, ours goes beside it, and the exit status is the first one's.
         let mut failed = upstream.clone();
-        failed["error"] =
-            json!({"tool": "other", "code": "busy", "message": "m", "exit": 75, "also": []});
+        failed["error"] = json!({"tool": "other", "code": "busy", "message": "m", "exit": 75, "also": []});
         let ran = run(&lab, row.tool, &args, failed.to_string().as_bytes());
         assert_eq!(ran.status, 75, "{ran:?}");
         assert_eq!(ran.stderr, said.stderr(row.tool));
@@ -924,11 +768,7 @@ fn a_wrong_command_line_is_a_failure_that_is_handed_on() {
 /// Values that make no sense, and options that exclude one another: a tool, its arguments, and what it says. A document is
 /// read to its end and handed on all the same, and nothing is made.
 const SENSELESS: &[(&str, &[&str], &str)] = &[
-    (
-        "fetch-pacman",
-        &["--timeout", "0"],
-        "invalid value '0' for '--timeout <SECONDS>': 0 is not in 1..=86400",
-    ),
+    ("fetch-pacman", &["--timeout", "0"], "invalid value '0' for '--timeout <SECONDS>': 0 is not in 1..=86400"),
     (
         "fetch-pacman",
         &["--sha256", "xyz"],
@@ -939,81 +779,37 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
         &["--trust", "1234"],
         "invalid value '1234' for '--trust <FINGERPRINT>': '1234' is not a fingerprint: 40 hexadecimal digits, upper case",
     ),
-    (
-        "fetch-pacman",
-        &["--use", "pacman", "--offline"],
-        "the argument '--use <FILE>' cannot be used with '--offline'",
-    ),
-    (
-        "keyring",
-        &["--timeout", "86401"],
-        "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400",
-    ),
-    (
-        "keyring",
-        &["--strip", "--in-root"],
-        "the argument '--strip[=<WHAT>]' cannot be used with '--in-root'",
-    ),
+    ("fetch-pacman", &["--use", "pacman", "--offline"], "the argument '--use <FILE>' cannot be used with '--offline'"),
+    ("keyring", &["--timeout", "86401"], "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400"),
+    ("keyring", &["--strip", "--in-root"], "the argument '--strip[=<WHAT>]' cannot be used with '--in-root'"),
     (
         "strap",
         &["--timeout", "x", "base"],
         "invalid value 'x' for '--timeout <SECONDS>': invalid digit found in string",
     ),
-    (
-        "strap",
-        &["--locked", "lock.json", "--loose"],
-        "the argument '--locked <FILE>' cannot be used with '--loose'",
-    ),
-    (
-        "strap",
-        &["--locked", "lock.json", "base"],
-        "the argument '--locked <FILE>' cannot be used with '[PKG]...'",
-    ),
-    (
-        "strap",
-        &["--offline", "--download-only"],
-        "the following required arguments were not provided: <PKG>...",
-    ),
+    ("strap", &["--locked", "lock.json", "--loose"], "the argument '--locked <FILE>' cannot be used with '--loose'"),
+    ("strap", &["--locked", "lock.json", "base"], "the argument '--locked <FILE>' cannot be used with '[PKG]...'"),
+    ("strap", &["--offline", "--download-only"], "the following required arguments were not provided: <PKG>..."),
     (
         "configure",
         &["--timeout", "1.5"],
         "invalid value '1.5' for '--timeout <SECONDS>': invalid digit found in string",
     ),
-    (
-        "configure",
-        &["--layout", "x"],
-        "the following required arguments were not provided: --fstab",
-    ),
-    (
-        "verify",
-        &["--timeout", "86401"],
-        "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400",
-    ),
-    (
-        "pack",
-        &[],
-        "the following required arguments were not provided: --output <FILE>",
-    ),
+    ("configure", &["--layout", "x"], "the following required arguments were not provided: --fstab"),
+    ("verify", &["--timeout", "86401"], "invalid value '86401' for '--timeout <SECONDS>': 86401 is not in 0..=86400"),
+    ("pack", &[], "the following required arguments were not provided: --output <FILE>"),
     (
         "pack",
         &["-o", "a.tar", "--format", "zip"],
         "invalid value 'zip' for '--format <FORMAT>' [possible values: tar, tar.zst, tar.xz, tar.gz, oci]",
     ),
-    (
-        "mkdisk",
-        &[],
-        "the following required arguments were not provided: --output <FILE>",
-    ),
+    ("mkdisk", &[], "the following required arguments were not provided: --output <FILE>"),
     (
         "mkdisk",
         &["-o", "a.img", "--size", "7"],
         "invalid value '7' for '--size <SIZE|auto>': '7' is not a multiple of 512 bytes",
     ),
-    (
-        "mkdisk",
-        &["-o", "a.img", "--boot", "0"],
-        "invalid value '0' for '--boot <SIZE|auto>': a size cannot be 0",
-    ),
+    ("mkdisk", &["-o", "a.img", "--boot", "0"], "invalid value '0' for '--boot <SIZE|auto>': a size cannot be 0"),
     (
         "mkdisk",
         &["-o", "a.img", "--headroom", "2000%"],
@@ -1034,11 +830,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
         &["-o", "a.img", "--dtb", "../x"],
         "invalid value '../x' for '--dtb <PATH>': not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb",
     ),
-    (
-        "reap",
-        &["--timeout", "3601"],
-        "invalid value '3601' for '--timeout <SECONDS>': 3601 is not in 0..=3600",
-    ),
+    ("reap", &["--timeout", "3601"], "invalid value '3601' for '--timeout <SECONDS>': 3601 is not in 0..=3600"),
 ];
 
 #[test]
@@ -1047,12 +839,7 @@ fn a_value_that_makes_no_sense_is_a_failure_that_is_handed_on() {
     let upstream = json!({"strapline": 1, "root": lab.path().join("root"), "org.example.x": [1]});
     for (tool, args, message) in SENSELESS {
         let hint = format!("see '{tool} --help'");
-        let said = Said {
-            code: "usage",
-            exit: 64,
-            message,
-            hint: Some(&hint),
-        };
+        let said = Said { code: "usage", exit: 64, message, hint: Some(&hint) };
         let ran = run(&lab, tool, args, upstream.to_string().as_bytes());
         said.is(&args.join(" "), tool, &ran, &upstream);
     }
@@ -1071,13 +858,7 @@ fn help_and_version_are_no_document_and_no_failure() {
             drop(stdin);
             assert_eq!((ran.status, &*ran.stderr), (0, ""), "{}", row.tool);
             assert!(ran.stdout.contains("Usage: "), "{}", ran.stdout);
-            for option in [
-                "--state <FILE>",
-                "-n, --new",
-                "-q, --quiet",
-                "-h, --help",
-                "-V, --version",
-            ] {
+            for option in ["--state <FILE>", "-n, --new", "-q, --quiet", "-h, --help", "-V, --version"] {
                 assert!(ran.stdout.contains(option), "{option}: {}", ran.stdout);
             }
         }
@@ -1106,21 +887,13 @@ fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// Waits until a stage catches the signals and sleeps: then it waits for its document.
 fn until_it_reads(child: &Child) {
-    let caught = SIGNALS
-        .iter()
-        .fold(0, |all, s| all | 1_u64 << (*s as i32 - 1));
+    let caught = SIGNALS.iter().fold(0, |all, s| all | 1_u64 << (*s as i32 - 1));
     until("waiting for stdin", || {
         let status = fs::read_to_string(format!("/proc/{}/status", child.id()));
         let status = status.unwrap_or_default();
-        let field = |name: &str| {
-            status
-                .lines()
-                .find_map(|l| l.strip_prefix(name))
-                .map(str::trim)
-        };
+        let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
         let mask = field("SigCgt:").and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        mask.is_some_and(|mask| mask & caught == caught)
-            && field("State:").is_some_and(|state| state.starts_with('S'))
+        mask.is_some_and(|mask| mask & caught == caught) && field("State:").is_some_and(|state| state.starts_with('S'))
     });
 }
 
@@ -1134,7 +907,8 @@ fn a_signal_while_it_waits_does_not_lose_the_document() {
     let lab = Lab::new(Who::Root);
     let root = lab.path().join("root");
     fs::create_dir(&root).expect("our own directory");
-    let input = json!({"strapline": 1, "root": root, "org.example.x": {"y": 1}, "mounts": [{"at": "proc", "type": "proc"}]});
+    let input =
+        json!({"strapline": 1, "root": root, "org.example.x": {"y": 1}, "mounts": [{"at": "proc", "type": "proc"}]});
     for row in rows() {
         for signal in SIGNALS {
             let mut child = start(&lab, row.tool, row.works, Stdio::piped(), Stdio::piped());
@@ -1160,8 +934,7 @@ fn a_signal_while_it_waits_does_not_lose_the_document() {
         }
         // A document that failed already passes, with its own exit status.
         let mut failed = input.clone();
-        failed["error"] =
-            json!({"tool": "other", "code": "interrupted", "message": "m", "exit": 75});
+        failed["error"] = json!({"tool": "other", "code": "interrupted", "message": "m", "exit": 75});
         let mut child = start(&lab, row.tool, row.works, Stdio::piped(), Stdio::piped());
         until_it_reads(&child);
         send(&child, Signal::SIGINT);
@@ -1174,18 +947,13 @@ fn a_signal_while_it_waits_does_not_lose_the_document() {
     assert_eq!(names(lab.path()), ["root"]);
 }
 
-const INTERRUPTED: Said<'static> = Said {
-    code: "interrupted",
-    exit: 130,
-    message: "interrupted by a signal",
-    hint: None,
-};
+const INTERRUPTED: Said<'static> =
+    Said { code: "interrupted", exit: 130, message: "interrupted by a signal", hint: None };
 
 #[test]
 fn no_signals_end_the_wait_for_a_document() {
     let lab = Lab::new(Who::Root);
-    let failed =
-        json!({"strapline": 1, "error": {"tool": "x", "code": "busy", "message": "m", "exit": 75}});
+    let failed = json!({"strapline": 1, "error": {"tool": "x", "code": "busy", "message": "m", "exit": 75}});
     let text = failed.to_string();
     for row in rows() {
         let mut child = start(&lab, row.tool, row.works, Stdio::piped(), Stdio::piped());
@@ -1236,8 +1004,7 @@ fn an_interrupted_pipeline_is_undone_and_says_so_once() {
             _ => assert_eq!(ran.stderr, "", "{}", row.tool),
         }
         if row.tool == "unmount" {
-            let document: Map<String, Value> =
-                serde_json::from_str(&ran.stdout).expect("a document");
+            let document: Map<String, Value> = serde_json::from_str(&ran.stdout).expect("a document");
             assert_eq!(document["error"]["tool"], "mkroot");
             assert_eq!(document["root"], bench.document["root"]);
         }

@@ -36,19 +36,13 @@ fn works(shape: &str, arch: &str) {
     assert_eq!(receipt["mode"], "root", "{shape}");
     let packages = receipt["packages"].as_array().expect("packages");
     assert!(packages.iter().all(|p| p["verified"] == true), "{shape}");
-    std::fs::write(lab.path().join("receipt.json"), receipt.to_string())
-        .expect("our own directory");
+    std::fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own directory");
     // Programs of the root run in it, with a /proc, and any owner can be given to a file.
     let inside = "enter --state receipt.json bash -c \
                   'touch /root/of; chown 60000:81 /root/of; read -r name < /proc/self/comm; \
                   echo $name $UID $(stat -c %u:%g:%a /root/of /etc/shadow)'";
     let ran = contained(&lab, shape, inside);
-    assert_eq!(
-        (ran.status, ran.stdout.trim()),
-        (0, "bash 0 60000:81:644 0:0:600"),
-        "{shape}: {}",
-        ran.stderr
-    );
+    assert_eq!((ran.status, ran.stdout.trim()), (0, "bash 0 60000:81:644 0:0:600"), "{shape}: {}", ran.stderr);
 }
 
 /// Checks that doctor names what mends it, and that the first tool fails with the same and touches nothing more.
@@ -56,21 +50,13 @@ fn refused(shape: &str, fix: &str) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let doctor = contained(&lab, shape, "doctor --quiet --arch x86_64");
     assert_eq!(doctor.status, 69, "{shape}: {doctor:?}");
-    let fixes: Vec<_> = doctor
-        .stdout
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("fix: "))
-        .collect();
+    let fixes: Vec<_> = doctor.stdout.lines().filter_map(|line| line.trim().strip_prefix("fix: ")).collect();
     assert!(!fixes.is_empty(), "{shape}: {doctor:?}");
     assert!(fixes.iter().all(|f| f.contains(fix)), "{shape}: {fixes:?}");
     let ran = contained(&lab, shape, &pipe(&mirror, "x86_64"));
     ran.failed(77, "mkroot: ");
     let hint = ran.stderr.lines().find(|l| l.starts_with("mkroot: hint: "));
-    assert!(
-        hint.is_some_and(|hint| hint.contains(fix)),
-        "{shape}: {}",
-        ran.stderr
-    );
+    assert!(hint.is_some_and(|hint| hint.contains(fix)), "{shape}: {}", ran.stderr);
     let root = lab.path().join("root");
     assert!(!root.exists(), "{shape}: {} is left", root.display());
     assert!(!Path::new(&lab.path().join("packages")).exists(), "{shape}");
@@ -123,10 +109,7 @@ fn no_name_in_a_shared_directory_can_be_guessed() {
     // The same process id each time, and a refusal that says where the trial was.
     let name = || {
         let ran = contained(&lab, "docker", "exec doctor");
-        let (_, rest) = ran
-            .stdout
-            .split_once("/strapline-doctor-")
-            .expect("a place");
+        let (_, rest) = ran.stdout.split_once("/strapline-doctor-").expect("a place");
         rest.chars().take_while(|c| *c != '\'').collect::<String>()
     };
     let (first, second) = (name(), name());

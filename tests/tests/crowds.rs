@@ -42,11 +42,7 @@ fn wait(mut children: Vec<Child>) {
     while let Some(mut child) = children.pop() {
         while child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < end, "they wait for each other");
-            rustix::event::poll(
-                &mut [],
-                Some(&Duration::from_millis(50).try_into().unwrap()),
-            )
-            .unwrap();
+            rustix::event::poll(&mut [], Some(&Duration::from_millis(50).try_into().unwrap())).unwrap();
         }
     }
 }
@@ -61,10 +57,7 @@ fn check_cache(mirror: &Mirror, lab: &Lab) {
     for repo in ["core", "extra"] {
         let file = mirror.www().join(format!("x86_64/{repo}/{repo}.db"));
         let text = fs::read(file).unwrap();
-        for entry in db::read(text.as_slice(), Limits::default())
-            .unwrap()
-            .entries
-        {
+        for entry in db::read(text.as_slice(), Limits::default()).unwrap().entries {
             hashes.insert(entry.filename.clone(), entry.sha256.clone());
         }
     }
@@ -95,12 +88,7 @@ fn different_targets(who: Who) {
     wait(pipes.collect());
     for i in 0..crowd() {
         let status = read(&lab, &format!("root{i}.status"));
-        assert_eq!(
-            status.trim(),
-            "0",
-            "{}",
-            read(&lab, &format!("root{i}.err"))
-        );
+        assert_eq!(status.trim(), "0", "{}", read(&lab, &format!("root{i}.err")));
     }
     check_cache(&mirror, &lab);
     neighbours.unharmed("at the end");
@@ -122,8 +110,7 @@ fn of_pipes_with_one_target_the_later_are_refused() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
-    let pipes =
-        (0..crowd()).map(|i| start(&lab, &pipe(&mirror, &server, "root", &format!("run{i}"))));
+    let pipes = (0..crowd()).map(|i| start(&lab, &pipe(&mirror, &server, "root", &format!("run{i}"))));
     wait(pipes.collect());
     let mut ends: BTreeMap<String, usize> = BTreeMap::new();
     for i in 0..crowd() {
@@ -131,10 +118,7 @@ fn of_pipes_with_one_target_the_later_are_refused() {
         let errors = read(&lab, &format!("run{i}.err"));
         assert!(["0", "75"].contains(&&*status), "{status}: {errors}");
         if status == "75" {
-            assert!(
-                errors.contains("another tool works on this root"),
-                "{errors}"
-            );
+            assert!(errors.contains("another tool works on this root"), "{errors}");
             let document = read(&lab, &format!("run{i}.json"));
             assert!(document.contains(r#""code":"busy""#), "{document}");
         }
@@ -143,10 +127,7 @@ fn of_pipes_with_one_target_the_later_are_refused() {
     assert!(ends.contains_key("0"), "nobody got through: {ends:?}");
     check_cache(&mirror, &lab);
     eprintln!("{} pipes with one target: {ends:?}", crowd());
-    let last = lab.sh(&format!(
-        "{}; exit $(cat last.status)",
-        pipe(&mirror, &server, "root", "last")
-    ));
+    let last = lab.sh(&format!("{}; exit $(cat last.status)", pipe(&mirror, &server, "root", "last")));
     assert_eq!(last.status, 0, "{}", read(&lab, "last.err"));
     neighbours.unharmed("at the end");
 }
@@ -155,10 +136,7 @@ fn of_pipes_with_one_target_the_later_are_refused() {
 fn a_lock_dies_with_its_holder() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let first = lab.sh(&format!(
-        "{}; exit $(cat first.status)",
-        pipe(&mirror, &server, "root", "first")
-    ));
+    let first = lab.sh(&format!("{}; exit $(cat first.status)", pipe(&mirror, &server, "root", "first")));
     assert_eq!(first.status, 0, "{}", read(&lab, "first.err"));
     // Its scriptlet or download takes its time: a server that says nothing holds it.
     let stalled = Server::lying(&mirror.www(), |_| strapline_tests::Answer::Stall(0));
@@ -183,10 +161,7 @@ fn a_lock_dies_with_its_holder() {
     refused.failed(75, "another tool works on this root");
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let again = lab.sh(&format!(
-        "{}; exit $(cat again.status)",
-        pipe(&mirror, &server, "root", "again")
-    ));
+    let again = lab.sh(&format!("{}; exit $(cat again.status)", pipe(&mirror, &server, "root", "again")));
     assert_eq!(again.status, 0, "{}", read(&lab, "again.err"));
 }
 
@@ -241,9 +216,7 @@ fn keys(uid: u32) -> Option<String> {
 fn inotify() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap().flatten();
     let links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
-    links
-        .filter(|link| link.to_string_lossy().contains("inotify"))
-        .count()
+    links.filter(|link| link.to_string_lossy().contains("inotify")).count()
 }
 
 /// Kilobytes that this machine has left, and how many mounts the kernel holds in all namespaces.

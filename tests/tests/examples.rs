@@ -41,11 +41,7 @@ fn a_card_for_an_orange_pi_5_comes_out_the_same_again() {
     assert_eq!(card[8 << 20..][..5000], [b'u'; 5000]);
     let again = make("again.img");
     let first = card.iter().zip(&again).position(|(a, b)| a != b);
-    assert_eq!(
-        (first, card.len()),
-        (None, again.len()),
-        "the images differ"
-    );
+    assert_eq!((first, card.len()), (None, again.len()), "the images differ");
 }
 
 #[test]
@@ -61,16 +57,8 @@ fn a_base_image_for_containers() {
     let layers = lab.sh("mkdir image && tar -xf preset-x86_64.oci.tar -C image \
          && for blob in image/blobs/sha256/*; do tar -tzf $blob 2> /dev/null || true; done");
     let has = |end: &str| layers.stdout.lines().any(|line| line.ends_with(end));
-    assert!(
-        has("etc/pacman.d/gnupg/pubring.gpg") && has("usr/bin/bash"),
-        "{}",
-        layers.stdout
-    );
-    assert!(
-        !layers.stdout.contains("private-keys-v1.d/"),
-        "{}",
-        layers.stdout
-    );
+    assert!(has("etc/pacman.d/gnupg/pubring.gpg") && has("usr/bin/bash"), "{}", layers.stdout);
+    assert!(!layers.stdout.contains("private-keys-v1.d/"), "{}", layers.stdout);
 }
 
 #[test]
@@ -88,11 +76,7 @@ fn a_distribution_of_ones_own() {
     let www = lab.path().join("www");
     fs::create_dir(&www).expect("our own directory");
     let mine = Server::of(&www);
-    fs::write(
-        lab.path().join("script"),
-        script.replace("SERVED", mine.url()),
-    )
-    .expect("ours");
+    fs::write(lab.path().join("script"), script.replace("SERVED", mine.url())).expect("ours");
     // The agent that gpg starts ends with it.
     let ran = lab.sh("unshare --pid --fork --kill-child sh script");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
@@ -104,17 +88,8 @@ fn a_distribution_of_ones_own() {
     ));
     let document = ran.succeeded();
     let packages = document["packages"].as_array().expect("packages");
-    let hello = packages
-        .iter()
-        .find(|p| p["name"] == "hello")
-        .expect("hello");
-    assert_eq!(
-        (&hello["verified"], &hello["repo"]),
-        (&true.into(), &"mine".into())
-    );
-    assert_eq!(
-        document["keyring"]["populated"],
-        serde_json::json!(["archlinux", "mine"])
-    );
+    let hello = packages.iter().find(|p| p["name"] == "hello").expect("hello");
+    assert_eq!((&hello["verified"], &hello["repo"]), (&true.into(), &"mine".into()));
+    assert_eq!(document["keyring"]["populated"], serde_json::json!(["archlinux", "mine"]));
     assert!(Path::new(&lab.path().join("root/usr/share/hello/world")).exists());
 }

@@ -54,146 +54,42 @@ const KINDS: &[Kind] = &[
         // ENOSPC where it makes a file: see `errors`.
         errors: &[EMFILE, EIO, EINTR],
     },
-    Kind {
-        subject: Path(0),
-        names: &["open", "creat"],
-        errors: &[EMFILE, EIO, EINTR],
-    },
-    Kind {
-        subject: Path(1),
-        names: &["mkdirat", "mknodat"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["mkdir", "mknod", "link", "symlink", "rename"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Path(3),
-        names: &["linkat", "renameat", "renameat2"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Path(2),
-        names: &["symlinkat"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Path(1),
-        names: &["unlinkat", "fchmodat", "fchmodat2", "fchownat", "utimensat"],
-        errors: &[EIO],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["unlink", "rmdir", "chmod", "chown", "lchown", "truncate"],
-        errors: &[EIO],
-    },
+    Kind { subject: Path(0), names: &["open", "creat"], errors: &[EMFILE, EIO, EINTR] },
+    Kind { subject: Path(1), names: &["mkdirat", "mknodat"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Path(0), names: &["mkdir", "mknod", "link", "symlink", "rename"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Path(3), names: &["linkat", "renameat", "renameat2"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Path(2), names: &["symlinkat"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Path(1), names: &["unlinkat", "fchmodat", "fchmodat2", "fchownat", "utimensat"], errors: &[EIO] },
+    Kind { subject: Path(0), names: &["unlink", "rmdir", "chmod", "chown", "lchown", "truncate"], errors: &[EIO] },
     Kind {
         subject: Descriptor(0),
         names: &["fchmod", "fchown", "ftruncate", "fallocate", "getdents64"],
         errors: &[EIO],
     },
-    Kind {
-        subject: Descriptor(0),
-        names: &["fsync", "fdatasync", "syncfs"],
-        errors: &[EIO],
-    },
+    Kind { subject: Descriptor(0), names: &["fsync", "fdatasync", "syncfs"], errors: &[EIO] },
     Kind {
         subject: Descriptor(0),
         names: &["write", "pwrite64", "writev", "sendto", "sendmsg"],
         errors: &[ENOSPC, EIO, EINTR],
     },
-    Kind {
-        subject: Descriptor(0),
-        names: &["read", "pread64", "readv", "recvfrom", "recvmsg"],
-        errors: &[EIO, EINTR],
-    },
-    Kind {
-        subject: Descriptor(2),
-        names: &["copy_file_range"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["sendfile"],
-        errors: &[ENOSPC, EIO],
-    },
-    Kind {
-        subject: Path(1),
-        names: &["mount", "open_tree"],
-        errors: &[ENOMEM, EPERM],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["umount2"],
-        errors: &[ENOMEM, EBUSY],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["fsopen"],
-        errors: &[ENOMEM, EMFILE],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["fsmount", "fsconfig", "mount_setattr", "fchdir"],
-        errors: &[ENOMEM],
-    },
-    Kind {
-        subject: Descriptor(2),
-        names: &["move_mount"],
-        errors: &[ENOMEM],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["chroot", "chdir", "execve", "pivot_root"],
-        errors: &[ENOMEM, EIO],
-    },
-    Kind {
-        subject: Path(1),
-        names: &["execveat"],
-        errors: &[ENOMEM, EIO],
-    },
-    Kind {
-        subject: Subject::None,
-        names: &["clone", "clone3", "fork", "vfork", "unshare"],
-        errors: &[ENOMEM, EAGAIN],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["setns"],
-        errors: &[ENOMEM],
-    },
-    Kind {
-        subject: Subject::None,
-        names: &["setresuid", "setresgid", "setgroups", "setsid"],
-        errors: &[EPERM],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["pidfd_send_signal"],
-        errors: &[EPERM],
-    },
-    Kind {
-        subject: Subject::None,
-        names: &["kill", "tgkill"],
-        errors: &[EPERM],
-    },
-    Kind {
-        subject: Path(0),
-        names: &["setxattr", "lsetxattr"],
-        errors: &[ENOSPC],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["fsetxattr"],
-        errors: &[ENOSPC],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["flock"],
-        errors: &[ENOLCK, EINTR],
-    },
+    Kind { subject: Descriptor(0), names: &["read", "pread64", "readv", "recvfrom", "recvmsg"], errors: &[EIO, EINTR] },
+    Kind { subject: Descriptor(2), names: &["copy_file_range"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Descriptor(0), names: &["sendfile"], errors: &[ENOSPC, EIO] },
+    Kind { subject: Path(1), names: &["mount", "open_tree"], errors: &[ENOMEM, EPERM] },
+    Kind { subject: Path(0), names: &["umount2"], errors: &[ENOMEM, EBUSY] },
+    Kind { subject: Path(0), names: &["fsopen"], errors: &[ENOMEM, EMFILE] },
+    Kind { subject: Descriptor(0), names: &["fsmount", "fsconfig", "mount_setattr", "fchdir"], errors: &[ENOMEM] },
+    Kind { subject: Descriptor(2), names: &["move_mount"], errors: &[ENOMEM] },
+    Kind { subject: Path(0), names: &["chroot", "chdir", "execve", "pivot_root"], errors: &[ENOMEM, EIO] },
+    Kind { subject: Path(1), names: &["execveat"], errors: &[ENOMEM, EIO] },
+    Kind { subject: Subject::None, names: &["clone", "clone3", "fork", "vfork", "unshare"], errors: &[ENOMEM, EAGAIN] },
+    Kind { subject: Descriptor(0), names: &["setns"], errors: &[ENOMEM] },
+    Kind { subject: Subject::None, names: &["setresuid", "setresgid", "setgroups", "setsid"], errors: &[EPERM] },
+    Kind { subject: Descriptor(0), names: &["pidfd_send_signal"], errors: &[EPERM] },
+    Kind { subject: Subject::None, names: &["kill", "tgkill"], errors: &[EPERM] },
+    Kind { subject: Path(0), names: &["setxattr", "lsetxattr"], errors: &[ENOSPC] },
+    Kind { subject: Descriptor(0), names: &["fsetxattr"], errors: &[ENOSPC] },
+    Kind { subject: Descriptor(0), names: &["flock"], errors: &[ENOLCK, EINTR] },
     Kind {
         subject: Subject::None,
         names: &[
@@ -209,21 +105,9 @@ const KINDS: &[Kind] = &[
         ],
         errors: &[EMFILE, ENOMEM],
     },
-    Kind {
-        subject: Descriptor(0),
-        names: &["dup", "dup2", "dup3"],
-        errors: &[EMFILE],
-    },
-    Kind {
-        subject: Descriptor(0),
-        names: &["connect", "accept4", "bind"],
-        errors: &[ENOMEM, EINTR],
-    },
-    Kind {
-        subject: Subject::None,
-        names: &["poll", "ppoll", "wait4", "waitid", "epoll_wait"],
-        errors: &[EINTR],
-    },
+    Kind { subject: Descriptor(0), names: &["dup", "dup2", "dup3"], errors: &[EMFILE] },
+    Kind { subject: Descriptor(0), names: &["connect", "accept4", "bind"], errors: &[ENOMEM, EINTR] },
+    Kind { subject: Subject::None, names: &["poll", "ppoll", "wait4", "waitid", "epoll_wait"], errors: &[EINTR] },
 ];
 
 /// Returns the names of all calls.
@@ -270,10 +154,7 @@ fn errors(call: &Call) -> Vec<Errno> {
         errors.push(ENOSPC);
     }
     // No disk is below a pipe.
-    if ["pipe:", "socket:", "anon_inode:"]
-        .iter()
-        .any(|kind| call.what.starts_with(kind))
-    {
+    if ["pipe:", "socket:", "anon_inode:"].iter().any(|kind| call.what.starts_with(kind)) {
         errors.retain(|e| ![ENOSPC, EIO].contains(e));
     }
     // A counter that is far from full takes a number at once.

@@ -72,10 +72,7 @@ fn versions_are_in_pacmans_order() {
         };
         for (a, b) in [(a, b), (b, c), (a, c)] {
             // An argument has no NUL, and what begins with a hyphen would be an option.
-            if [a, b]
-                .iter()
-                .any(|v| v.contains('\0') || v.starts_with('-'))
-            {
+            if [a, b].iter().any(|v| v.contains('\0') || v.starts_with('-')) {
                 continue;
             }
             let out = Command::new("vercmp").args([a, b]).output().unwrap();

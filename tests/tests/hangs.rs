@@ -22,10 +22,7 @@ fn begin(mirror: &Mirror, server: &Server, pacman: &str, mkconf: &str) -> String
 fn hung(ran: &Ran, tool: &str, doing: &str) -> String {
     ran.failed(75, &format!("{tool}: {doing}: nothing happened for "));
     let error = &ran.document()["error"];
-    assert_eq!(
-        (&error["tool"], &error["code"]),
-        (&tool.into(), &"hung".into())
-    );
+    assert_eq!((&error["tool"], &error["code"]), (&tool.into(), &"hung".into()));
     let hint = error["hint"].as_str().unwrap_or_default();
     assert!(hint.contains("--timeout SECONDS"), "{error}");
     error["message"].as_str().unwrap_or_default().to_owned()
@@ -38,17 +35,11 @@ fn a_scriptlet_that_waits_for_nobody() {
         let mirror = Mirror::of("x86_64").tampered(&lab.path().join("m"), "scriptlet-waits");
         let server = Server::of(&mirror.www());
         let begin = begin(&mirror, &server, "/usr/bin/pacman", "");
-        let ran = lab.sh(&format!(
-            "{begin} | tee keyring.json | strap --timeout 2 waits | reap | unmount"
-        ));
+        let ran = lab.sh(&format!("{begin} | tee keyring.json | strap --timeout 2 waits | reap | unmount"));
         let message = hung(&ran, "strap", "running pacman to install");
         assert!(message.contains("post_install 1-1'"), "{message}");
         // Each process has a line of its own, the scriptlet below pacman.
-        let lines: Vec<_> = ran
-            .stderr
-            .lines()
-            .filter_map(|l| l.strip_prefix("strap: hung: "))
-            .collect();
+        let lines: Vec<_> = ran.stderr.lines().filter_map(|l| l.strip_prefix("strap: hung: ")).collect();
         assert_eq!(lines.len(), 2, "{}", ran.stderr);
         assert!(!lines[0].starts_with(' ') && lines[0].contains("pacman -Su"));
         assert!(lines[1].starts_with("  ") && lines[1].contains(" sleeps in "));
@@ -56,10 +47,7 @@ fn a_scriptlet_that_waits_for_nobody() {
         assert!(ran.document()["packages"].is_array());
         let ran = lab.sh("strap --state keyring.json waits");
         drop(ran.succeeded());
-        assert!(
-            ran.stderr
-                .contains("an earlier transaction was interrupted")
-        );
+        assert!(ran.stderr.contains("an earlier transaction was interrupted"));
         assert!(lab.path().join("root/var/waits.done").exists());
     }
 }
@@ -79,9 +67,7 @@ fn a_pacman_that_is_stopped() {
     fs::write(&wrapper, text).expect("our own directory");
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).expect("our own file");
     let begin = begin(&mirror, &server, "./pacman", "");
-    let ran = lab.sh(&format!(
-        "{begin} | tee keyring.json | strap --timeout 1 filesystem"
-    ));
+    let ran = lab.sh(&format!("{begin} | tee keyring.json | strap --timeout 1 filesystem"));
     let message = hung(&ran, "strap", "running pacman to install");
     assert!(message.ends_with(" is stopped"), "{message}");
     drop(lab.sh("strap --state keyring.json filesystem").succeeded());
@@ -96,12 +82,7 @@ fn a_server_that_takes_the_call_and_is_silent() {
     };
     let server = Server::lying(&mirror.www(), silent);
     // pacman has a limit of its own, 10 s, and a user may turn that off.
-    let begin = begin(
-        &mirror,
-        &server,
-        "/usr/bin/pacman",
-        "--set DisableDownloadTimeout",
-    );
+    let begin = begin(&mirror, &server, "/usr/bin/pacman", "--set DisableDownloadTimeout");
     let ran = lab.sh(&format!("{begin} --timeout 1 | strap base"));
     let message = hung(&ran, "keyring", "running pacman to download");
     assert!(message.contains("pacman -Syw"), "{message}");
@@ -113,11 +94,7 @@ fn what_works_in_silence_is_no_hang() {
     let mirror = Mirror::of("x86_64").tampered(&lab.path().join("m"), "scriptlet-works");
     let server = Server::of(&mirror.www());
     let begin = begin(&mirror, &server, "/usr/bin/pacman", "");
-    let receipt = lab
-        .sh(&format!(
-            "{begin} | strap --timeout 3 works | reap | unmount"
-        ))
-        .succeeded();
+    let receipt = lab.sh(&format!("{begin} | strap --timeout 3 works | reap | unmount")).succeeded();
     let steps = receipt["steps"].as_array().expect("steps");
     let strap = steps.iter().find(|s| s["tool"] == "strap");
     let seconds = strap.and_then(|s| s["seconds"].as_f64());

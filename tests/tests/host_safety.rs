@@ -59,9 +59,7 @@ fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
     let server = Server::of(&mirror.www());
     let neighbours = Neighbours::beside(lab.path());
     let pipe = pipe(&mirror, &server, "", "filesystem bash gnupg");
-    let ran = lab.sh(&format!(
-        "{pipe} | tee root.json | enter -- {LEAVE} | reap | unmount"
-    ));
+    let ran = lab.sh(&format!("{pipe} | tee root.json | enter -- {LEAVE} | reap | unmount"));
     assert_eq!(ran.succeeded()["mode"], mode(who));
     nothing_is_left(&lab, Some(&neighbours));
     neighbours.unharmed("after the pipe");
@@ -72,11 +70,7 @@ fn a_whole_pipe_and_what_its_root_leaves_running(who: Who) {
         let begin = Instant::now();
         let ran = lab.sh(&format!("enter --state root.json -- {command}"));
         assert_eq!(ran.status, 0, "{command}: {ran:?}");
-        assert!(
-            begin.elapsed() < PATIENCE,
-            "{command} took {:?}",
-            begin.elapsed()
-        );
+        assert!(begin.elapsed() < PATIENCE, "{command} took {:?}", begin.elapsed());
         nothing_is_left(&lab, Some(&neighbours));
         neighbours.unharmed(command);
     }
@@ -115,9 +109,7 @@ fn a_pipe_with_mounts_on_the_host_takes_down_its_own() {
     let ran = lab.sh(&format!("{pipe} | enter -- {LEAVE} >live.json"));
     assert_eq!(ran.status, 0, "{ran:?}");
     // The user's own chroot, as the seed procedure has it, and an agent of the root's keyring in it.
-    let ran = lab.sh(&format!(
-        "chroot root {LEAVE} && chroot root gpg-agent --homedir /etc/pacman.d/gnupg --daemon"
-    ));
+    let ran = lab.sh(&format!("chroot root {LEAVE} && chroot root gpg-agent --homedir /etc/pacman.d/gnupg --daemon"));
     assert_eq!(ran.status, 0, "{ran:?}");
     let mut living = lab::processes_below(&lab.path().join("root"));
     living.retain(|line| !neighbours.has(line));
@@ -126,10 +118,7 @@ fn a_pipe_with_mounts_on_the_host_takes_down_its_own() {
     let ran = lab.sh("reap --state live.json | unmount");
     let document = ran.succeeded();
     let ended = document["reap"]["ended"].as_array().unwrap();
-    let mut names: Vec<_> = ended
-        .iter()
-        .map(|e| e["program"].as_str().unwrap())
-        .collect();
+    let mut names: Vec<_> = ended.iter().map(|e| e["program"].as_str().unwrap()).collect();
     names.sort_unstable();
     assert_eq!(names, ["bash", "gpg-agent"]);
     nothing_is_left(&lab, Some(&neighbours));
@@ -145,33 +134,19 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::lying(&mirror.www(), |request| {
         let package = request.path.contains("/bash-") && !request.path.ends_with(".sig");
-        if package {
-            Answer::Stall(10_000)
-        } else {
-            Answer::Serve
-        }
+        if package { Answer::Stall(10_000) } else { Answer::Serve }
     });
     let neighbours = Neighbours::beside(lab.path());
     let pipe = pipe(&mirror, &server, "", "filesystem bash");
     // The shell outlives it, as an interactive one does; what it runs has the signal's default again.
-    let script = format!(
-        "trap : INT; {pipe} 2>err | reap 2>>undo | unmount >end.json 2>>undo; echo $? >status"
-    );
-    let mut shell = lab
-        .command("sh")
-        .args(["-c", &script])
-        .process_group(0)
-        .spawn()
-        .unwrap();
+    let script = format!("trap : INT; {pipe} 2>err | reap 2>>undo | unmount >end.json 2>>undo; echo $? >status");
+    let mut shell = lab.command("sh").args(["-c", &script]).process_group(0).spawn().unwrap();
     let pid = Pid::from_child(&shell);
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     let begin = Instant::now();
     while !server.requests().iter().any(|r| r.path.contains("/bash-")) {
-        assert!(
-            !wait(&mut fds, Duration::from_millis(5)),
-            "it ended before it downloaded"
-        );
+        assert!(!wait(&mut fds, Duration::from_millis(5)), "it ended before it downloaded");
         assert!(begin.elapsed() < PATIENCE, "no download");
     }
     let begin = Instant::now();
@@ -189,28 +164,15 @@ fn interrupted_in_the_middle_of_a_download(who: Who) {
     assert_eq!(document["error"]["tool"], "strap", "{document}");
     assert_eq!(document["error"]["code"], "interrupted");
     assert_eq!(document["error"]["exit"], 130);
-    let tools: Vec<_> = document["steps"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|s| s["tool"].as_str().unwrap())
-        .collect();
+    let tools: Vec<_> = document["steps"].as_array().unwrap().iter().map(|s| s["tool"].as_str().unwrap()).collect();
     assert!(tools.ends_with(&["strap", "reap", "unmount"]), "{tools:?}");
-    assert!(
-        read("err")
-            .lines()
-            .any(|l| l == "strap: interrupted by a signal"),
-        "{}",
-        read("err")
-    );
+    assert!(read("err").lines().any(|l| l == "strap: interrupted by a signal"), "{}", read("err"));
     nothing_is_left(&lab, Some(&neighbours));
     neighbours.unharmed("at the end");
     // And from there it goes on.
     let honest = Server::of(&mirror.www());
     let url = honest.url();
-    let ran = lab.sh(&format!(
-        "mkconf --state end.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"
-    ));
+    let ran = lab.sh(&format!("mkconf --state end.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"));
     assert_eq!(ran.status, 130, "a failed document passes: {ran:?}");
     neighbours.unharmed("at the end");
     eprintln!("{who:?}: all had ended {took:?} after Ctrl-C");
@@ -245,10 +207,7 @@ fn a_callers_lock_is_free_when_the_tool_has_ended() {
     assert_eq!(ran.status, 0, "{ran:?}");
     // bash's own 3 is the directory that it reads.
     let fds = fs::read_to_string(lab.path().join("fds")).unwrap();
-    assert_eq!(
-        fds,
-        "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n"
-    );
+    assert_eq!(fds, "/proc/self/fd/0 /proc/self/fd/1 /proc/self/fd/2 /proc/self/fd/3\n");
     nothing_is_left(&lab, None);
 }
 
@@ -283,11 +242,8 @@ fn others_see_only_the_bare_bind_on_a_shared_mount() {
         mv mounted.$peer mounted.peer; mv again.$peer again.peer; mv end.$peer end.peer
         trap - EXIT; echo >hold; wait
     "#;
-    let out = lab
-        .command("unshare")
-        .args(["--mount", "--propagation", "private", "sh", "-c", script])
-        .output()
-        .unwrap();
+    let out =
+        lab.command("unshare").args(["--mount", "--propagation", "private", "sh", "-c", script]).output().unwrap();
     assert!(out.status.success(), "{out:?}");
     let read = |name: &str| {
         let text = fs::read_to_string(lab.path().join(name)).unwrap();

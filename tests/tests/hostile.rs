@@ -23,20 +23,10 @@ const SENTINEL: &str = "only-the-host-knows";
 
 /// Returns the rows of a table whose name has `STRAPLINE_TRICK` in it; by day every `stride`-th of all, and others as a user
 /// than as root.
-fn chosen<T>(
-    rows: impl IntoIterator<Item = T>,
-    who: Who,
-    stride: usize,
-    name: impl Fn(&T) -> String,
-) -> Vec<T> {
+fn chosen<T>(rows: impl IntoIterator<Item = T>, who: Who, stride: usize, name: impl Fn(&T) -> String) -> Vec<T> {
     match std::env::var("STRAPLINE_TRICK") {
-        Ok(only) => rows
-            .into_iter()
-            .filter(|row| name(row).contains(&only))
-            .collect(),
-        Err(_) => {
-            tier::sample(rows, stride, if who == Who::Root { 0 } else { stride / 2 }).collect()
-        }
+        Ok(only) => rows.into_iter().filter(|row| name(row).contains(&only)).collect(),
+        Err(_) => tier::sample(rows, stride, if who == Who::Root { 0 } else { stride / 2 }).collect(),
     }
 }
 
@@ -67,29 +57,15 @@ impl Outside {
         ));
         assert_eq!(ran.status, 0, "{ran:?}");
         let dir = lab.path().join("outside");
-        setxattr(
-            dir.join("log"),
-            "user.sentinel",
-            b"here",
-            XattrFlags::empty(),
-        )
-        .unwrap();
+        setxattr(dir.join("log"), "user.sentinel", b"here", XattrFlags::empty()).unwrap();
         let mount = (who == Who::Root).then(|| lab.path().join("hostmount"));
         if let Some(mount) = &mount {
             fs::create_dir(mount).unwrap();
-            let ran = Command::new("mount")
-                .args(["-t", "tmpfs", "-o", "size=1m", "bystander"])
-                .arg(mount)
-                .status();
+            let ran = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "bystander"]).arg(mount).status();
             assert!(ran.unwrap().success());
         }
-        let mut outside = Self {
-            bystanders: vec![sleep(lab, &dir)],
-            before: picture(&dir),
-            mounted: String::new(),
-            dir,
-            mount,
-        };
+        let mut outside =
+            Self { bystanders: vec![sleep(lab, &dir)], before: picture(&dir), mounted: String::new(), dir, mount };
         outside.mounted = outside.mount_line();
         outside
     }
@@ -100,10 +76,7 @@ impl Outside {
         };
         let all = fs::read_to_string("/proc/self/mountinfo").unwrap();
         let at = format!(" {} ", mount.display());
-        all.lines()
-            .find(|l| l.contains(&at))
-            .unwrap_or_default()
-            .to_owned()
+        all.lines().find(|l| l.contains(&at)).unwrap_or_default().to_owned()
     }
 
     /// Takes the picture anew: a trick has given one of these files a second name.
@@ -116,11 +89,7 @@ impl Outside {
         assert_eq!(picture(&self.dir), self.before, "{what}");
         assert_eq!(self.mount_line(), self.mounted, "{what}");
         for bystander in &mut self.bystanders {
-            assert_eq!(
-                bystander.try_wait().unwrap(),
-                None,
-                "{what}: ended a bystander"
-            );
+            assert_eq!(bystander.try_wait().unwrap(), None, "{what}: ended a bystander");
         }
     }
 }
@@ -140,13 +109,7 @@ impl Drop for Outside {
 /// Starts a process whose working directory this is, as the laboratory's user.
 fn sleep(lab: &Lab, dir: &Path) -> Child {
     let mut command = lab.command("env");
-    let quiet = |command: &mut Command| {
-        command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
+    let quiet = |command: &mut Command| command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     quiet(command.arg("-C").arg(dir).args(["sleep", "3600"]))
 }
 
@@ -158,11 +121,7 @@ fn picture(dir: &Path) -> Vec<Row> {
         if meta.is_dir() {
             left.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
         }
-        let content = if meta.is_file() {
-            fs::read(&path).unwrap()
-        } else {
-            Vec::new()
-        };
+        let content = if meta.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
         let mut value = vec![0; 16];
         let length = lgetxattr(&path, "user.sentinel", &mut value[..]).unwrap_or(0);
         value.truncate(length);
@@ -217,8 +176,7 @@ const IMAGES: [&str; 2] = [
 ];
 
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
-const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
 
 /// A good root in a laboratory, `good` with its document `good.json`, and the same as `root` with `doc.json` to play on.
 struct Bench {
@@ -243,20 +201,10 @@ impl Bench {
             url = server.url(),
         ));
         let good = ran.succeeded();
-        for (file, text) in [
-            ("password", "correct horse"),
-            ("hash", HASH),
-            ("key.pub", KEY),
-        ] {
+        for (file, text) in [("password", "correct horse"), ("hash", HASH), ("key.pub", KEY)] {
             fs::write(lab.path().join(file), format!("{text}\n")).unwrap();
         }
-        let mut bench = Self {
-            lab,
-            mirror,
-            server,
-            good,
-            inventory: String::new(),
-        };
+        let mut bench = Self { lab, mirror, server, good, inventory: String::new() };
         bench.inside(&format!("cd root; {FURNISH}"));
         bench.inside("mv root good");
         bench.inventory = bench.inventory();
@@ -270,15 +218,9 @@ impl Bench {
 
     /// Checks that the good root is what it was, so that each trick was played on a good one, and removes all.
     fn end(&self) {
-        assert_eq!(
-            self.inventory(),
-            self.inventory,
-            "something wrote into the good root"
-        );
+        assert_eq!(self.inventory(), self.inventory, "something wrote into the good root");
         // What somebody has mounted there is not our pipeline's, and it has left it.
-        self.inside(
-            "unmount --new root > unmounted; rm -rf --one-file-system root good packages-*",
-        );
+        self.inside("unmount --new root > unmounted; rm -rf --one-file-system root good packages-*");
     }
 
     /// Runs a script as who owns the root, with the root's ids: root, or root of the user's namespace.
@@ -294,7 +236,9 @@ impl Bench {
     /// Makes the root a copy of the good one. The files of `/usr` are other names of the good ones: nothing writes into
     /// those, and [`Bench::end`] sees to it.
     fn restore(&self) {
-        self.inside("rm -rf --one-file-system root; cp -al good root; cd root; rm -rf etc var; cp -a ../good/etc ../good/var .");
+        self.inside(
+            "rm -rf --one-file-system root; cp -al good root; cd root; rm -rf etc var; cp -a ../good/etc ../good/var .",
+        );
         let meta = fs::metadata(self.lab.path().join("root")).unwrap();
         let mut document = self.good.clone();
         document["root_id"] = json!({ "dev": meta.dev(), "ino": meta.ino() });
@@ -310,9 +254,7 @@ impl Bench {
     /// Runs a tool with a limit of time, and checks what holds of any tool over anything.
     #[track_caller]
     fn run(&self, tool: &str, what: &str) -> Ran {
-        let ran = self
-            .lab
-            .sh(&format!("timeout --kill-after=5 {PATIENCE} {tool}"));
+        let ran = self.lab.sh(&format!("timeout --kill-after=5 {PATIENCE} {tool}"));
         sane(&ran, tool.starts_with("doctor"), &format!("{what}: {tool}"));
         ran
     }
@@ -333,9 +275,7 @@ impl Bench {
         let (preset, url) = (self.mirror.preset(), self.server.url());
         [
             format!("mkroot root --arch x86_64 --distro {}", preset.display()),
-            format!(
-                "mkconf --state doc.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"
-            ),
+            format!("mkconf --state doc.json --server '{url}/$arch/$repo' --cache-dir $PWD/packages"),
             "keyring --state doc.json".to_owned(),
             "strap --state doc.json nano".to_owned(),
             "verify --state doc.json".to_owned(),
@@ -364,21 +304,14 @@ fn sane(ran: &Ran, alone: bool, what: &str) {
         ran.stderr
     );
     for text in [&ran.stdout, &ran.stderr] {
-        assert!(
-            !text.contains(SENTINEL),
-            "{what}: it read the host's files: {text}"
-        );
+        assert!(!text.contains(SENTINEL), "{what}: it read the host's files: {text}");
     }
     let driving = |c: char| c.is_control() && c != '\n';
     assert!(!ran.stderr.contains(driving), "{what}: {:?}", ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{what}: {}", ran.stderr);
     if !alone {
         let document = ran.document();
-        assert_eq!(
-            document["error"].is_object(),
-            ran.status != 0,
-            "{what}: {document}"
-        );
+        assert_eq!(document["error"].is_object(), ran.status != 0, "{what}: {document}");
         assert!(!ran.stdout.trim_end().contains(driving), "{what}");
     }
 }
@@ -405,11 +338,17 @@ const TRICKS: &[(&str, &str)] = &[
     ("a record is a fifo", "cd var/lib/pacman/local/bash-*; rm desc; mkfifo desc"),
     ("a list of files is a fifo", "cd var/lib/pacman/local/bash-*; rm files mtree; mkfifo files mtree"),
     ("a record never ends", "cd var/lib/pacman/local/bash-*; ln -sf /dev/zero desc; ln -sf /dev/zero mtree"),
-    ("a record is a gibibyte of nothing", "truncate -s 1G var/lib/pacman/local/bash-*/desc var/lib/pacman/local/bash-*/mtree"),
+    (
+        "a record is a gibibyte of nothing",
+        "truncate -s 1G var/lib/pacman/local/bash-*/desc var/lib/pacman/local/bash-*/mtree",
+    ),
     ("records lead out", "for f in desc files mtree; do ln -sf $OUT/passwd var/lib/pacman/local/bash-5*/$f; done"),
     ("the records lead out", "mv var/lib/pacman/local x; ln -s $OUT/local var/lib/pacman/local"),
     ("the database leads out", "mv var/lib/pacman x; ln -s $OUT var/lib/pacman"),
-    ("a record is to be written outside", "mkdir -p var/lib/pacman/local; ln -s $OUT/local var/lib/pacman/local/nano-7.2-1"),
+    (
+        "a record is to be written outside",
+        "mkdir -p var/lib/pacman/local; ln -s $OUT/local var/lib/pacman/local/nano-7.2-1",
+    ),
     ("the databases lead out", "rm -r var/lib/pacman/sync; ln -s $OUT var/lib/pacman/sync"),
     ("a database leads out", "for f in core extra; do ln -sf $OUT/db var/lib/pacman/sync/$f.db; done"),
     ("a database is a fifo", "cd var/lib/pacman/sync; rm -f core.db; mkfifo core.db evil.db"),
@@ -425,7 +364,10 @@ const TRICKS: &[(&str, &str)] = &[
         r#"printf '[2099-01-01T00:00:00+0000] [ALPM-SCRIPTLET] \033]0;x\007\033[2J\n[t] [ALPM] transaction started\n[t] [ALPM] installed \033[31mx (1)\n\0\377\n[' >>var/log/pacman.log"#,
     ),
     ("hooks lead out", "rm -rf etc/pacman.d/hooks; ln -s $OUT etc/pacman.d/hooks"),
-    ("a hook is a fifo", "mkdir -p etc/pacman.d/hooks; mkfifo etc/pacman.d/hooks/x.hook; ln -s $OUT/x.hook etc/pacman.d/hooks/y.hook"),
+    (
+        "a hook is a fifo",
+        "mkdir -p etc/pacman.d/hooks; mkfifo etc/pacman.d/hooks/x.hook; ln -s $OUT/x.hook etc/pacman.d/hooks/y.hook",
+    ),
     ("mtab is a fifo", "rm -f etc/mtab; mkfifo etc/mtab"),
     ("mtab leads out", "ln -sf $OUT/passwd etc/mtab"),
     ("users lead out", "ln -sf $OUT/passwd etc/passwd; ln -sf $OUT/shadow etc/shadow; ln -sf $OUT/passwd etc/group"),
@@ -435,10 +377,22 @@ const TRICKS: &[(&str, &str)] = &[
     ("dev leads out", "rm -rf dev; ln -s $OUT dev"),
     ("what is to be in dev is there", "echo x >dev/null; ln -s $OUT/new dev/zero; ln -s $OUT dev/pts; mkfifo dev/tty"),
     ("home, srv and mnt lead out", "for d in home srv mnt opt root; do rm -rf $d; ln -s $OUT $d; done"),
-    ("the files of packages lead out", "mv usr/share x; ln -s $OUT usr/share; rm -rf usr/bin/nano; ln -s $OUT/passwd usr/bin/nano"),
-    ("resolv.conf leads out", "ln -sf $OUT/new etc/resolv.conf; ln -sf $OUT/passwd etc/hostname; ln -sf $OUT/log etc/ld.so.cache"),
-    ("tmpfiles never end", "mkdir -p usr/lib/tmpfiles.d; ln -s /dev/zero usr/lib/tmpfiles.d/a.conf; mkfifo usr/lib/tmpfiles.d/b.conf"),
-    ("a program is set-uid", "cp usr/bin/bash usr/local/bin/; cp usr/bin/true x; mv x usr/bin/true; chmod 6755 usr/local/bin/bash usr/bin/true"),
+    (
+        "the files of packages lead out",
+        "mv usr/share x; ln -s $OUT usr/share; rm -rf usr/bin/nano; ln -s $OUT/passwd usr/bin/nano",
+    ),
+    (
+        "resolv.conf leads out",
+        "ln -sf $OUT/new etc/resolv.conf; ln -sf $OUT/passwd etc/hostname; ln -sf $OUT/log etc/ld.so.cache",
+    ),
+    (
+        "tmpfiles never end",
+        "mkdir -p usr/lib/tmpfiles.d; ln -s /dev/zero usr/lib/tmpfiles.d/a.conf; mkfifo usr/lib/tmpfiles.d/b.conf",
+    ),
+    (
+        "a program is set-uid",
+        "cp usr/bin/bash usr/local/bin/; cp usr/bin/true x; mv x usr/bin/true; chmod 6755 usr/local/bin/bash usr/bin/true",
+    ),
     (
         "names drive a terminal",
         r#"for d in var/lib/pacman/local var/lib/pacman/sync etc etc/pacman.d/gnupg etc/pacman.d/hooks usr/lib/tmpfiles.d; do mkdir -p $d
@@ -459,22 +413,10 @@ const TRICKS: &[(&str, &str)] = &[
 
 /// Those that only root can do.
 const TRICKS_OF_ROOT: &[(&str, &str)] = &[
-    (
-        "a record is a device",
-        "cd var/lib/pacman/local/bash-*; rm desc; mknod desc c 1 5",
-    ),
-    (
-        "the log is a device",
-        "rm -f var/log/pacman.log; mknod var/log/pacman.log c 1 5",
-    ),
-    (
-        "users are a device",
-        "rm etc/passwd; mknod etc/passwd c 1 5",
-    ),
-    (
-        "dev has the host's disk",
-        "mknod dev/sda b 8 0; mknod etc/sda b 8 0",
-    ),
+    ("a record is a device", "cd var/lib/pacman/local/bash-*; rm desc; mknod desc c 1 5"),
+    ("the log is a device", "rm -f var/log/pacman.log; mknod var/log/pacman.log c 1 5"),
+    ("users are a device", "rm etc/passwd; mknod etc/passwd c 1 5"),
+    ("dev has the host's disk", "mknod dev/sda b 8 0; mknod etc/sda b 8 0"),
     (
         "somebody has mounted below",
         "mkdir -p mnt/a; mount -t tmpfs -o size=1m t mnt/a; echo theirs >mnt/a/file; mount --bind $OUT home; mount -o remount,bind,ro home",
@@ -492,11 +434,7 @@ fn every_tool_over_every_trick(who: Who) {
         outside.check(&tool);
     }
     bench.hides("no trick");
-    let of_root = if who == Who::Root {
-        TRICKS_OF_ROOT
-    } else {
-        &[]
-    };
+    let of_root = if who == Who::Root { TRICKS_OF_ROOT } else { &[] };
     let all = TRICKS.iter().chain(of_root);
     for (name, play) in chosen(all, who, 8, |(name, _)| (*name).to_owned()) {
         bench.restore();
@@ -506,17 +444,9 @@ fn every_tool_over_every_trick(who: Who) {
         for tool in bench.tools() {
             let what = format!("{name}: {tool}");
             let ran = bench.run(&tool, name);
-            eprintln!(
-                "{what}: {}: {}",
-                ran.status,
-                ran.stderr.lines().last().unwrap_or_default()
-            );
+            eprintln!("{what}: {}: {}", ran.status, ran.stderr.lines().last().unwrap_or_default());
             outside.check(&what);
-            assert_eq!(
-                in_the_way.try_wait().unwrap(),
-                None,
-                "{what}: ended a bystander"
-            );
+            assert_eq!(in_the_way.try_wait().unwrap(), None, "{what}: ended a bystander");
         }
         bench.hides(name);
         in_the_way.kill().unwrap();
@@ -549,10 +479,7 @@ const IN_PLACE: &[(&str, &str)] = &[
     ("is a directory", "mkdir $AT"),
     ("is another file's name", "ln $OUT/linked $AT"),
     ("is a terabyte of nothing", "truncate -s 1T $AT"),
-    (
-        "drives a terminal",
-        r"printf 'root::0:0:\033]0;x\007:/:\n\377\376\0%%wheel\n@includedir /etc/sudoers.d\n' >$AT",
-    ),
+    ("drives a terminal", r"printf 'root::0:0:\033]0;x\007:/:\n\377\376\0%%wheel\n@includedir /etc/sudoers.d\n' >$AT"),
 ];
 
 /// Where: below the root.
@@ -597,10 +524,7 @@ fn a_program_of_the_root_that_waits_is_given_up() {
         let bench = Bench::new(who);
         bench.restore();
         bench.inside("mkfifo root/etc/ld.so.preload");
-        let ran = bench.run(
-            "configure --state doc.json --timeout 2 --user ann",
-            "it waits",
-        );
+        let ran = bench.run("configure --state doc.json --timeout 2 --user ann", "it waits");
         ran.failed(75, "root': nothing happened for ");
         assert_eq!(ran.document()["error"]["code"], "hung");
         bench.end();
@@ -614,16 +538,9 @@ fn configure_with_anything_in_place(who: Who) {
     let server = bench.server.url();
     let tool = format!("configure --state doc.json {CONFIGURE} --mirror '{server}/$arch/$repo'");
     // What keeps an ordinary user's programs in is the same code: two of each are enough to see that.
-    let kinds = if who == Who::Root {
-        IN_PLACE
-    } else {
-        &IN_PLACE[..2]
-    };
-    let all = PLACES.iter().flat_map(|place| {
-        kinds
-            .iter()
-            .map(move |(what, play)| (place, format!("{place} {what}"), play))
-    });
+    let kinds = if who == Who::Root { IN_PLACE } else { &IN_PLACE[..2] };
+    let all =
+        PLACES.iter().flat_map(|place| kinds.iter().map(move |(what, play)| (place, format!("{place} {what}"), play)));
     // No divisor of the number of kinds, so that each is tried somewhere.
     for (place, what, play) in chosen(all, who, 10, |(_, what, _)| what.clone()) {
         bench.inside(&format!(
@@ -632,11 +549,7 @@ fn configure_with_anything_in_place(who: Who) {
         ));
         outside.look_again();
         let ran = bench.run(&tool, &what);
-        eprintln!(
-            "{what}: {}: {}",
-            ran.status,
-            ran.stderr.lines().last().unwrap_or_default()
-        );
+        eprintln!("{what}: {}: {}", ran.status, ran.stderr.lines().last().unwrap_or_default());
         outside.check(&what);
         bench.hides(&what);
     }
@@ -658,10 +571,7 @@ fn configure_is_led_nowhere_as_a_user() {
 
 /// What lies in a directory of the root's: commands of sh(1) that are run in it. BOOT is the root's `/boot`.
 const CONTENTS: &[(&str, &str)] = &[
-    (
-        "a terabyte of nothing",
-        "truncate -s 1T x; truncate -s 8000000000000 y",
-    ),
+    ("a terabyte of nothing", "truncate -s 1T x; truncate -s 8000000000000 y"),
     (
         "a terabyte with something in it",
         "for n in 0 500000000 1000000000; do printf x | dd of=x bs=1 seek=${n}001 conv=notrunc status=none; done",
@@ -684,10 +594,7 @@ for n in (b"user.a", b"user.\n\x1b]0;x\x07", b"user.\xff\xfe", b"user." + b"n" *
         try: os.setxattr(f, n, b"\x00\n\xff")
         except OSError as e: raise SystemExit(f"{n}: {e}")'"#,
     ),
-    (
-        "an attribute that ends early",
-        r#"python3 -c 'import os; open("x", "w"); os.setxattr("x", b"user.a=b", b"x")'"#,
-    ),
+    ("an attribute that ends early", r#"python3 -c 'import os; open("x", "w"); os.setxattr("x", b"user.a=b", b"x")'"#),
     (
         "an attribute as long as can be",
         r#"python3 -c '
@@ -715,60 +622,30 @@ for size in range(65536, 0, -64):
         "times before and after all times",
         "touch -d @-9999999999 x; touch -d @99999999999 y; touch -d @-1.5 z; touch -h -d @-2147483649 .; ln -s x l; touch -h -d @4294967297 l",
     ),
-    (
-        "a file with many names",
-        r#"perl -e 'open F, ">x"; for (1..20000) { link "x", "l$_" or die $! }'"#,
-    ),
-    (
-        "many small files",
-        r#"perl -e 'for (1..20000) { open F, ">f$_" or die }'"#,
-    ),
-    (
-        "nobody may read",
-        ": >x; chmod 0 x; mkdir d; : >d/x; chmod 0 d",
-    ),
+    ("a file with many names", r#"perl -e 'open F, ">x"; for (1..20000) { link "x", "l$_" or die $! }'"#),
+    ("many small files", r#"perl -e 'for (1..20000) { open F, ">f$_" or die }'"#),
+    ("nobody may read", ": >x; chmod 0 x; mkdir d; : >d/x; chmod 0 d"),
     (
         "a kernel that is none",
         "cd $BOOT; rm -f vmlinuz-linux; mkfifo vmlinuz-linux; mkfifo Image; ln -s $OUT/passwd vmlinuz",
     ),
-    (
-        "a kernel that leads out",
-        "cd $BOOT; ln -sf $OUT/passwd vmlinuz-linux; ln -sf $HOST/passwd initramfs-linux.img",
-    ),
+    ("a kernel that leads out", "cd $BOOT; ln -sf $OUT/passwd vmlinuz-linux; ln -sf $HOST/passwd initramfs-linux.img"),
     (
         "a kernel's name is a configuration",
         r#"cd $BOOT; for n in "$(printf 'vmlinuz-x\noptions init=/x')" 'vmlinuz-a b' 'vmlinuz-../../x' vmlinuz- "$(printf 'vmlinuz-\377')"; do echo >"$n" || :; done"#,
     ),
-    (
-        "a boot directory that leads out",
-        "rm -r $BOOT; ln -s $HOST $BOOT",
-    ),
-    (
-        "a boot directory that is a fifo",
-        "rm -r $BOOT; mkfifo $BOOT",
-    ),
+    ("a boot directory that leads out", "rm -r $BOOT; ln -s $HOST $BOOT"),
+    ("a boot directory that is a fifo", "rm -r $BOOT; mkfifo $BOOT"),
     (
         "a boot configuration that leads out",
         "mkdir -p $BOOT/loader; ln -s $HOST/passwd $BOOT/loader/loader.conf; ln -s $HOST $BOOT/loader/entries; ln -s $HOST $BOOT/EFI",
     ),
     ("what FAT cannot say", r#"cd $BOOT; : >'a:b'"#),
-    (
-        "what FAT says twice",
-        "cd $BOOT; : >readme; : >README; mkdir Efi efi",
-    ),
-    (
-        "FAT's names as long as can be",
-        r#"cd $BOOT; : >"$(printf '%0255d' 0)""#,
-    ),
-    (
-        "FAT's names without UTF-8",
-        r#"cd $BOOT; : >"$(printf '\377')""#,
-    ),
+    ("what FAT says twice", "cd $BOOT; : >readme; : >README; mkdir Efi efi"),
+    ("FAT's names as long as can be", r#"cd $BOOT; : >"$(printf '%0255d' 0)""#),
+    ("FAT's names without UTF-8", r#"cd $BOOT; : >"$(printf '\377')""#),
     ("more than FAT can hold", "cd $BOOT; truncate -s 5G x"),
-    (
-        "links where FAT has none",
-        "cd $BOOT; ln -s vmlinuz-linux l; ln vmlinuz-linux h",
-    ),
+    ("links where FAT has none", "cd $BOOT; ln -s vmlinuz-linux l; ln vmlinuz-linux h"),
     (
         "a name of the system that never ends",
         "ln -sf /dev/zero ../etc/os-release; ln -sf /dev/zero ../usr/lib/os-release",
@@ -781,14 +658,8 @@ for size in range(65536, 0, -64):
 
 /// Those that only root can do.
 const CONTENTS_OF_ROOT: &[(&str, &str)] = &[
-    (
-        "devices",
-        "mknod a c 4095 1048575; mknod b b 8 0; mknod c c 0 0",
-    ),
-    (
-        "owners that are none",
-        ": >x; chown 4294967294:4294967294 x; mkdir d; chown 2097152:2097152 d",
-    ),
+    ("devices", "mknod a c 4095 1048575; mknod b b 8 0; mknod c c 0 0"),
+    ("owners that are none", ": >x; chown 4294967294:4294967294 x; mkdir d; chown 2097152:2097152 d"),
     (
         "attributes of the kernel's",
         r#"python3 -c '
@@ -810,15 +681,9 @@ fn layouts(lab: &Lab) -> Vec<(&'static str, Vec<u8>)> {
     let root = "[[partition]]\nname = \"root\"\ntype = \"root\"\nsize = \"rest\"\nfilesystem = \"ext4\"\nat = \"/\"\n";
     let with = |more: &str| format!("{more}\n{root}").into_bytes();
     let blob = |more: &str| with(&format!("[[blob]]\noffset = \"32K\"\n{more}"));
-    let part = |more: &str| {
-        with(&format!(
-            "[[partition]]\nname = \"p\"\ntype = \"linux\"\n{more}"
-        ))
-    };
+    let part = |more: &str| with(&format!("[[partition]]\nname = \"p\"\ntype = \"linux\"\n{more}"));
     let at = |name: &str| format!("file = {:?}", lab.path().join(name).display().to_string());
-    let many = |n: usize| {
-        (0..n).map(|n| format!("[[partition]]\nname = \"p{n}\"\ntype = \"linux\"\nsize = \"1M\"\n"))
-    };
+    let many = |n: usize| (0..n).map(|n| format!("[[partition]]\nname = \"p{n}\"\ntype = \"linux\"\nsize = \"1M\"\n"));
     vec![
         ("a fifo", blob(&at("fifo"))),
         ("a device without an end", blob("file = \"/dev/zero\"")),
@@ -826,51 +691,21 @@ fn layouts(lab: &Lab) -> Vec<(&'static str, Vec<u8>)> {
         ("memory", blob("file = \"/proc/kcore\"")),
         ("a directory", blob(&at("outside"))),
         ("a name with a NUL", blob("file = \"a\\u0000b\"")),
-        (
-            "the host's out of the root",
-            blob("in_root = \"/proc/1/root/etc/passwd\""),
-        ),
+        ("the host's out of the root", blob("in_root = \"/proc/1/root/etc/passwd\"")),
         ("above the root", blob("in_root = \"/../../etc/passwd\"")),
         ("a link of the root's", blob("in_root = \"/trick/link\"")),
         ("a fifo of the root's", blob("in_root = \"/trick/fifo\"")),
-        (
-            "a socket of the root's",
-            part("in_root = \"/trick/socket\"\nsize = \"auto\""),
-        ),
-        (
-            "nothing but a hole of the root's",
-            part("in_root = \"/trick/sparse\"\nsize = \"auto\""),
-        ),
-        (
-            "a blob over the table",
-            with("[[blob]]\noffset = \"512\"\nfile = \"key.pub\""),
-        ),
-        (
-            "an offset beyond all numbers",
-            with("[[blob]]\noffset = \"16777215T\"\nfile = \"key.pub\""),
-        ),
-        (
-            "an offset beyond most numbers",
-            part("offset = \"8388607T\"\nsize = \"8388607T\""),
-        ),
-        (
-            "a size beyond all numbers",
-            part("size = \"99999999999999999999E\""),
-        ),
-        (
-            "a partition of all there is",
-            part("size = \"8388607T\"\nfilesystem = \"ext4\""),
-        ),
+        ("a socket of the root's", part("in_root = \"/trick/socket\"\nsize = \"auto\"")),
+        ("nothing but a hole of the root's", part("in_root = \"/trick/sparse\"\nsize = \"auto\"")),
+        ("a blob over the table", with("[[blob]]\noffset = \"512\"\nfile = \"key.pub\"")),
+        ("an offset beyond all numbers", with("[[blob]]\noffset = \"16777215T\"\nfile = \"key.pub\"")),
+        ("an offset beyond most numbers", part("offset = \"8388607T\"\nsize = \"8388607T\"")),
+        ("a size beyond all numbers", part("size = \"99999999999999999999E\"")),
+        ("a partition of all there is", part("size = \"8388607T\"\nfilesystem = \"ext4\"")),
         ("a partition of nothing", part("size = \"0\"")),
-        (
-            "FAT without room",
-            part("size = \"512\"\nfilesystem = \"vfat\"\nat = \"/boot\""),
-        ),
+        ("FAT without room", part("size = \"512\"\nfilesystem = \"vfat\"\nat = \"/boot\"")),
         ("too many partitions", with(&many(129).collect::<String>())),
-        (
-            "many thousands of partitions",
-            with(&many(10_000).collect::<String>()),
-        ),
+        ("many thousands of partitions", with(&many(10_000).collect::<String>())),
         (
             "a name that drives a terminal",
             part("size = \"1M\"\n")
@@ -879,30 +714,10 @@ fn layouts(lab: &Lab) -> Vec<(&'static str, Vec<u8>)> {
                 .chain(*b"[[partition]]\nname = \"\\u001b]0;x\"\ntype = \"linux\"\n")
                 .collect(),
         ),
-        (
-            "a place outside",
-            part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/../../etc\""),
-        ),
-        (
-            "a place in a link",
-            part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/trick/link\""),
-        ),
-        (
-            "tables in tables",
-            with(&format!(
-                "x = {}{}",
-                "[".repeat(100_000),
-                "]".repeat(100_000)
-            )),
-        ),
-        (
-            "a table twice",
-            [
-                with(""),
-                b"[[partition]]\nname = \"root\"\nname = \"root\"\n".to_vec(),
-            ]
-            .concat(),
-        ),
+        ("a place outside", part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/../../etc\"")),
+        ("a place in a link", part("size = \"40M\"\nfilesystem = \"ext4\"\nat = \"/trick/link\"")),
+        ("tables in tables", with(&format!("x = {}{}", "[".repeat(100_000), "]".repeat(100_000)))),
+        ("a table twice", [with(""), b"[[partition]]\nname = \"root\"\nname = \"root\"\n".to_vec()].concat()),
         ("no UTF-8", [with(""), b"\xff".to_vec()].concat()),
         ("more than a layout ever is", with(&"#".repeat(2 << 20))),
         ("nothing", Vec::new()),
@@ -915,11 +730,7 @@ fn images_of_anything(who: Who) {
     bench.restore();
     // No program of it is run here.
     bench.inside("rm -r root/usr/bin root/usr/share; find root/usr/lib -name '*.so*' -delete");
-    let of_root = if who == Who::Root {
-        CONTENTS_OF_ROOT
-    } else {
-        &[]
-    };
+    let of_root = if who == Who::Root { CONTENTS_OF_ROOT } else { &[] };
     let play = |play: &str| {
         bench.inside(&format!(
             "rm -rf root/trick root/boot root/etc; cp -a good/boot good/etc root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
@@ -928,11 +739,7 @@ fn images_of_anything(who: Who) {
     };
     let mut run = |tool: &str, what: &str| {
         let ran = bench.run(tool, what);
-        eprintln!(
-            "{what}: {tool}: {}: {}",
-            ran.status,
-            ran.stderr.lines().last().unwrap_or_default()
-        );
+        eprintln!("{what}: {tool}: {}: {}", ran.status, ran.stderr.lines().last().unwrap_or_default());
         outside.check(what);
     };
     let all = CONTENTS.iter().chain(of_root);
@@ -951,10 +758,7 @@ fn images_of_anything(who: Who) {
     for (layout, text) in chosen(layouts(&bench.lab), who, 4, |(layout, _)| name(layout)) {
         let name = name(layout);
         fs::write(bench.lab.path().join("layout.toml"), text).unwrap();
-        for tool in [
-            &format!("{} --bootloader none", IMAGES[1]),
-            "configure --state doc.json --fstab",
-        ] {
+        for tool in [&format!("{} --bootloader none", IMAGES[1]), "configure --state doc.json --fstab"] {
             run(&format!("{tool} --layout layout.toml"), &name);
         }
         bench.hides(&name);
@@ -987,21 +791,14 @@ fn hostile_mirror(lab: &Lab, kind: &str) -> Mirror {
         .arg(lab.path().join("outside"))
         .output()
         .unwrap();
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     Mirror { dir }
 }
 
 fn every_hostile_package(who: Who) {
     let bench = Bench::new(who);
     let mut outside = Outside::new(&bench.lab, who);
-    let kinds = Command::new(top().join("tests/mirror/hostile"))
-        .arg("list")
-        .output()
-        .unwrap();
+    let kinds = Command::new(top().join("tests/mirror/hostile")).arg("list").output().unwrap();
     let kinds = String::from_utf8(kinds.stdout).unwrap();
     for kind in chosen(kinds.lines(), who, 4, |kind| (*kind).to_owned()) {
         let mirror = hostile_mirror(&bench.lab, kind);
@@ -1013,11 +810,7 @@ fn every_hostile_package(who: Who) {
         outside.look_again();
         let run = |tool: &str| {
             let ran = bench.run(tool, kind);
-            eprintln!(
-                "{kind}: {tool}: {}: {}",
-                ran.status,
-                ran.stderr.lines().last().unwrap_or_default()
-            );
+            eprintln!("{kind}: {tool}: {}: {}", ran.status, ran.stderr.lines().last().unwrap_or_default());
             ran
         };
         let ran = run(&format!(
@@ -1027,17 +820,9 @@ fn every_hostile_package(who: Who) {
         bench.write("doc.json", &ran.succeeded().to_string());
         let tools: &[&str] = if kind.starts_with("ring") {
             // A ring in a root that has none yet; and in one that has.
-            &[
-                "keyring --state doc.json",
-                "strap --state doc.json archlinux-keyring",
-                "verify --state doc.json",
-            ]
+            &["keyring --state doc.json", "strap --state doc.json archlinux-keyring", "verify --state doc.json"]
         } else {
-            &[
-                "strap --state doc.json hostile",
-                "verify --state doc.json",
-                "enter true < doc.json",
-            ]
+            &["strap --state doc.json hostile", "verify --state doc.json", "enter true < doc.json"]
         };
         let mut statuses = Vec::new();
         for tool in tools {
@@ -1068,57 +853,29 @@ fn a_hostile_package_harms_nobody_as_a_user() {
 
 /// What no tool would have written: refused before anything is touched, whatever the tool.
 fn texts(root: &str) -> Vec<(&'static str, Vec<u8>)> {
-    let with =
-        |members: &str| format!(r#"{{"strapline":1,"root":"{root}",{members}}}"#).into_bytes();
+    let with = |members: &str| format!(r#"{{"strapline":1,"root":"{root}",{members}}}"#).into_bytes();
     let root_is = |root: &str| format!(r#"{{"strapline":1,"root":"{root}"}}"#).into_bytes();
-    let deep = |open: &str, close: &str| {
-        with(&format!(
-            "\"x\":{}{}",
-            open.repeat(100_000),
-            close.repeat(100_000)
-        ))
-    };
+    let deep = |open: &str, close: &str| with(&format!("\"x\":{}{}", open.repeat(100_000), close.repeat(100_000)));
     vec![
         ("the root is the host's", root_is("/")),
         ("the root is above", root_is("..")),
         ("the root is relative", root_is("root")),
         ("the root leads up", root_is("/var/../..")),
         ("the root has a NUL", root_is("/srv/x\\u0000y")),
-        (
-            "the root drives a terminal",
-            root_is("/srv/\\u001b]0;x\\u0007"),
-        ),
+        ("the root drives a terminal", root_is("/srv/\\u001b]0;x\\u0007")),
         ("two roots, the last the host's", with(r#""root":"/""#)),
         ("two roots, the last a good one", with(r#""root":"/srv/x""#)),
-        (
-            "an array of 64 MiB",
-            with(&format!("\"packages\":[{}0]", "0,".repeat(32 << 20))),
-        ),
+        ("an array of 64 MiB", with(&format!("\"packages\":[{}0]", "0,".repeat(32 << 20)))),
         ("arrays in arrays", deep("[", "]")),
-        (
-            "objects in objects",
-            deep("{\"a\":", "}").iter().copied().chain(*b" ").collect(),
-        ),
+        ("objects in objects", deep("{\"a\":", "}").iter().copied().chain(*b" ").collect()),
         ("half a character", with(r#""x":"\ud800""#)),
         ("no UTF-8", [&root_is("/srv/x")[..], b"\xff"].concat()),
         ("a number that is none", with(r#""x":1e"#)),
-        (
-            "a mount above the root",
-            with(r#""mounts":[{"at":"../../etc","type":"tmpfs"}]"#),
-        ),
-        (
-            "a mount of the host's",
-            with(r#""mounts":[{"at":"/etc","type":"tmpfs"}]"#),
-        ),
-        (
-            "a node that is none",
-            with(r#""mounts":[{"at":"dev","type":"tmpfs","nodes":["../sda"]}]"#),
-        ),
+        ("a mount above the root", with(r#""mounts":[{"at":"../../etc","type":"tmpfs"}]"#)),
+        ("a mount of the host's", with(r#""mounts":[{"at":"/etc","type":"tmpfs"}]"#)),
+        ("a node that is none", with(r#""mounts":[{"at":"dev","type":"tmpfs","nodes":["../sda"]}]"#)),
         ("a pacman somewhere", with(r#""pacman":{"path":"../x"}"#)),
-        (
-            "a cache somewhere",
-            with(r#""config":{"cache":"/srv/../etc"}"#),
-        ),
+        ("a cache somewhere", with(r#""config":{"cache":"/srv/../etc"}"#)),
         ("an error that is none", with(r#""error":{"exit":0}"#)),
     ]
 }
@@ -1165,58 +922,25 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
             ),
         ),
         ("/mounts", mount("overlay", "o", &["lowerdir=/,upperdir=/"])),
-        (
-            "/mounts",
-            mount("bind", &outside, &["remount,rw", "ro", "suid", "shared"]),
-        ),
+        ("/mounts", mount("bind", &outside, &["remount,rw", "ro", "suid", "shared"])),
         ("/mounts", mount("bind", &fifo, &[])),
         ("/mounts", mount("bind", "", &[])),
         ("/mounts", mount("rbind", "/", &["ro"])),
         ("/mounts", mount("../x", "\u{0}", &["\u{0}=\u{0}"])),
-        (
-            "/mounts",
-            mount("proc", "/proc/1/root", &["hidepid=x", "pid=1"]),
-        ),
-        (
-            "/mounts",
-            json!([{ "at": "", "type": "tmpfs", "nodes": ["null"] }]),
-        ),
-        (
-            "/mounts",
-            json!([{ "at": "dev", "type": "tmpfs", "nodes": ["sda", "mem", "nosuch"] }]),
-        ),
-        (
-            "/mounts",
-            json!([{ "at": "m".repeat(100_000), "type": "tmpfs" }]),
-        ),
-        (
-            "/mounts",
-            json!(vec![json!({ "at": "mnt", "type": "tmpfs" }); 2000]),
-        ),
-        (
-            "/mounts",
-            json!([{ "at": "etc/passwd", "type": "bind", "source": passwd }]),
-        ),
-        (
-            "/idmap",
-            json!({ "uid": [[0, 0, 65536]], "gid": [[0, 0, 65536]] }),
-        ),
+        ("/mounts", mount("proc", "/proc/1/root", &["hidepid=x", "pid=1"])),
+        ("/mounts", json!([{ "at": "", "type": "tmpfs", "nodes": ["null"] }])),
+        ("/mounts", json!([{ "at": "dev", "type": "tmpfs", "nodes": ["sda", "mem", "nosuch"] }])),
+        ("/mounts", json!([{ "at": "m".repeat(100_000), "type": "tmpfs" }])),
+        ("/mounts", json!(vec![json!({ "at": "mnt", "type": "tmpfs" }); 2000])),
+        ("/mounts", json!([{ "at": "etc/passwd", "type": "bind", "source": passwd }])),
+        ("/idmap", json!({ "uid": [[0, 0, 65536]], "gid": [[0, 0, 65536]] })),
         ("/idmap", json!({ "uid": [[0, 1, 1]], "gid": [[0, 1, 1]] })),
         ("/idmap", json!({ "uid": [], "gid": [] })),
-        (
-            "/idmap",
-            json!({ "uid": [[0, u64::MAX, u64::MAX]], "gid": [[u64::MAX, 0, 1]] }),
-        ),
+        ("/idmap", json!({ "uid": [[0, u64::MAX, u64::MAX]], "gid": [[u64::MAX, 0, 1]] })),
         ("/idmap/uid/1/1", json!(0)),
         ("/idmap/gid/0/1", json!(0)),
-        (
-            "/binfmt",
-            json!({ "kind": "private", "interpreter": passwd, "flags": "OCPF" }),
-        ),
-        (
-            "/binfmt",
-            json!({ "kind": "private", "interpreter": fifo, "flags": "F:\n:x:M::x::/bin/sh:" }),
-        ),
+        ("/binfmt", json!({ "kind": "private", "interpreter": passwd, "flags": "OCPF" })),
+        ("/binfmt", json!({ "kind": "private", "interpreter": fifo, "flags": "F:\n:x:M::x::/bin/sh:" })),
         ("/binfmt", json!({ "kind": hostile })),
         ("/pacman/path", json!(fifo)),
         ("/pacman/path", json!("/dev/zero")),
@@ -1234,10 +958,7 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
         ("/config/cache", json!("/proc")),
         ("/config/cache", json!(at("root/etc"))),
         ("/keyring/dir", json!(at("outside/gnupg"))),
-        (
-            "/keyring/populated",
-            json!(["../../../etc/passwd", hostile, "--homedir"]),
-        ),
+        ("/keyring/populated", json!(["../../../etc/passwd", hostile, "--homedir"])),
         ("/keyring/trusted", json!([hostile, "0".repeat(1 << 20)])),
         (
             "/packages",
@@ -1247,26 +968,11 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
         ("/filesystems", json!(7)),
         ("/filesystems", json!([])),
         ("/filesystems", at_root(&[hostile])),
-        (
-            "/filesystems",
-            at_root(&["00000000-0000-0000-0000-000000000000 / x\n/dev/sda"]),
-        ),
+        ("/filesystems", at_root(&["00000000-0000-0000-0000-000000000000 / x\n/dev/sda"])),
         ("/filesystems", at_root(&["../../x", "/proc/1/root"])),
-        (
-            "/filesystems",
-            json!([{ "at": "/", "type": "btrfs", "uuid": "x" }]),
-        ),
-        (
-            "/filesystems",
-            json!([{ "at": hostile, "type": "ext4", "uuid": "9c2b3a51-5f0e-4f19-8f3c-0a3a3f2b7d10" }]),
-        ),
-        (
-            "/filesystems",
-            json!(vec![
-                json!({ "at": "/../..", "type": "vfat", "uuid": "0000-0000" });
-                100_000
-            ]),
-        ),
+        ("/filesystems", json!([{ "at": "/", "type": "btrfs", "uuid": "x" }])),
+        ("/filesystems", json!([{ "at": hostile, "type": "ext4", "uuid": "9c2b3a51-5f0e-4f19-8f3c-0a3a3f2b7d10" }])),
+        ("/filesystems", json!(vec![json!({ "at": "/../..", "type": "vfat", "uuid": "0000-0000" }); 100_000])),
         ("/configured", json!([])),
         ("/configured", json!({ "hostname": 7, "users": {} })),
         (
@@ -1274,40 +980,16 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
             json!({ "hostname": hostile, "users": [{ "name": hostile }], "locales": [hostile], "fstab": ["../.."],
                     "changed": { "users": ["../../etc/passwd"], hostile: hostile }, "first_boot_keyring": [hostile] }),
         ),
-        (
-            "/configured",
-            json!({ "users": vec![json!({ "name": "root" }); 300_000], "locales": vec!["x"; 20_000] }),
-        ),
+        ("/configured", json!({ "users": vec![json!({ "name": "root" }); 300_000], "locales": vec!["x"; 20_000] })),
         ("/archives", json!({ "file": passwd })),
-        (
-            "/archives",
-            json!([7, null, { "file": passwd }, { "file": hostile, "sha256": [] }]),
-        ),
+        ("/archives", json!([7, null, { "file": passwd }, { "file": hostile, "sha256": [] }])),
         ("/disks", json!("x")),
-        (
-            "/disks",
-            json!([7, null, { "file": passwd, "partitions": hostile }, { "file": [] }]),
-        ),
-        (
-            "/steps",
-            json!([{ "tool": hostile, "started": "x" }, 7, null]),
-        ),
-        (
-            "/reap",
-            json!({ "ended": [{ "pid": 1 }], "sockets": ["../../../x"] }),
-        ),
-        (
-            "/unmount",
-            json!({ "unmounted": ["../.."], "left": ["../..", "/"] }),
-        ),
-        (
-            "/host",
-            json!({ "boot_id": hostile, "mounts": [{ "at": "../..", "id": "1" }] }),
-        ),
-        (
-            "/org.example",
-            json!({ hostile: [1.5e300, -0.0, 1e-320, u64::MAX, i64::MIN] }),
-        ),
+        ("/disks", json!([7, null, { "file": passwd, "partitions": hostile }, { "file": [] }])),
+        ("/steps", json!([{ "tool": hostile, "started": "x" }, 7, null])),
+        ("/reap", json!({ "ended": [{ "pid": 1 }], "sockets": ["../../../x"] })),
+        ("/unmount", json!({ "unmounted": ["../.."], "left": ["../..", "/"] })),
+        ("/host", json!({ "boot_id": hostile, "mounts": [{ "at": "../..", "id": "1" }] })),
+        ("/org.example", json!({ hostile: [1.5e300, -0.0, 1e-320, u64::MAX, i64::MIN] })),
     ]
 }
 
@@ -1337,23 +1019,14 @@ fn every_hostile_document(who: Who) {
         for tool in tools {
             let ran = bench.run(&format!("{tool} < doc.json"), name);
             assert_eq!(ran.status, 65, "{name}: {tool}: {}", ran.stderr);
-            assert_eq!(
-                ran.document()["error"]["code"],
-                "bad-document",
-                "{name}: {tool}"
-            );
+            assert_eq!(ran.document()["error"]["code"], "bad-document", "{name}: {tool}");
         }
         outside.check(name);
     }
     bench.restore();
     let text = fs::read_to_string(bench.lab.path().join("doc.json")).unwrap();
     let good: Value = serde_json::from_str(&text).unwrap();
-    let shown = |(pointer, value): &(&str, Value)| {
-        format!("{pointer} {value}")
-            .chars()
-            .take(120)
-            .collect::<String>()
-    };
+    let shown = |(pointer, value): &(&str, Value)| format!("{pointer} {value}").chars().take(120).collect::<String>();
     for change in chosen(changes(&bench.lab), who, 12, shown) {
         let shown = shown(&change);
         let (pointer, value) = change;
@@ -1363,11 +1036,7 @@ fn every_hostile_document(who: Who) {
             None => document[&pointer[1..].split('/').next().unwrap()] = value,
         }
         bench.write("doc.json", &document.to_string());
-        for tool in bench
-            .tools()
-            .iter()
-            .filter(|tool| !tool.starts_with("doctor"))
-        {
+        for tool in bench.tools().iter().filter(|tool| !tool.starts_with("doctor")) {
             let tool = match tool.starts_with("mkroot") {
                 true => format!("{tool} < doc.json"),
                 // What is in the images is no document's doing.
@@ -1375,11 +1044,7 @@ fn every_hostile_document(who: Who) {
             };
             let what = format!("{shown}: {tool}");
             let ran = bench.run(&tool, &shown);
-            eprintln!(
-                "{what}: {}: {}",
-                ran.status,
-                ran.stderr.lines().last().unwrap_or_default()
-            );
+            eprintln!("{what}: {}: {}", ran.status, ran.stderr.lines().last().unwrap_or_default());
             outside.check(&what);
         }
     }

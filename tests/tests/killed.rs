@@ -42,9 +42,9 @@ impl<'a> Killing<'a> {
             name: name.to_owned(),
             command: command.to_owned(),
             // FNV-1a: any number that is not 0 and differs from tool to tool.
-            random: name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-            }),
+            random: name
+                .bytes()
+                .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)),
             calls: run.calls.len(),
             tries: 0,
             killed: 0,
@@ -79,10 +79,7 @@ impl<'a> Killing<'a> {
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
         let call = usize::try_from(self.random % self.calls as u64).unwrap();
-        let when = format!(
-            "{}, try {}: call {call} of {}",
-            self.name, self.tries, self.calls
-        );
+        let when = format!("{}, try {}: call {call} of {}", self.name, self.tries, self.calls);
         let status = self.run(call).status;
         match status {
             137 => self.killed += 1,
@@ -101,11 +98,7 @@ impl<'a> Killing<'a> {
 impl std::fmt::Display for Killing<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let (killed, calls) = (self.killed, self.calls);
-        write!(
-            f,
-            "{}: killed {killed} times within {calls} calls",
-            self.name
-        )
+        write!(f, "{}: killed {killed} times within {calls} calls", self.name)
     }
 }
 
@@ -135,10 +128,7 @@ fn kill(bench: &Bench, tool: &str) {
             .into_iter()
             .partition(|path| step.drafts.iter().any(|d| path.starts_with(d)));
         left += usize::from(!drafts.is_empty());
-        let mut found: Vec<_> = strangers
-            .iter()
-            .map(|path| format!("'{}' is left", path.display()))
-            .collect();
+        let mut found: Vec<_> = strangers.iter().map(|path| format!("'{}' is left", path.display())).collect();
         let last = killing.is_over();
         if !drafts.is_empty() || last || killing.tries.is_multiple_of(step.again) {
             found.extend(bench.again(&command, &after));
@@ -148,12 +138,7 @@ fn kill(bench: &Bench, tool: &str) {
         }
         wrong.extend(found.into_iter().map(|what| format!("{when}: {what}")));
     }
-    assert!(
-        wrong.is_empty(),
-        "{killing}, {} things are wrong:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{killing}, {} things are wrong:\n{}", wrong.len(), wrong.join("\n"));
     if !step.changes.is_empty() {
         killing.run(killing.calls / 2);
         bench.check_nothing_is_left(&name);
@@ -194,10 +179,8 @@ fn kill_each(who: Who, tools: &[&str]) {
 }
 
 /// All that makes and undoes. Two tests each, as two may run at once.
-const PIPE: [&[&str]; 2] = [
-    &["mkroot", "fetch-pacman", "mkconf", "keyring"],
-    &["strap", "configure", "enter", "reap", "unmount"],
-];
+const PIPE: [&[&str]; 2] =
+    [&["mkroot", "fetch-pacman", "mkconf", "keyring"], &["strap", "configure", "enter", "reap", "unmount"]];
 
 #[test]
 fn up_to_keyring_as_root() {
@@ -276,10 +259,7 @@ fn mkroot_with_mounts_on_the_host_mounts_all_or_nothing() {
         };
         bench.check_no_process(&when, false);
         let mounts = bench.mounts();
-        assert!(
-            mounts.is_empty() || mounts == all,
-            "{when}: a part is mounted: {mounts:#?}"
-        );
+        assert!(mounts.is_empty() || mounts == all, "{when}: a part is mounted: {mounts:#?}");
         mounted += usize::from(!mounts.is_empty());
         // Mounted or not, it goes on from here.
         let status = bench.run(&command);
@@ -344,7 +324,5 @@ fn reap_goes_on_where_a_killed_one_ended() {
         bench.check_no_process(&when, false);
     }
     bench.unmount("at the end");
-    eprintln!(
-        "{killing}, {before} times before anybody had ended, nothing left after a second run"
-    );
+    eprintln!("{killing}, {before} times before anybody had ended, nothing left after a second run");
 }

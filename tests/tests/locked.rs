@@ -17,18 +17,13 @@ fn begin(root: &str, cache: &str, (mirror, url): (&Mirror, &str)) -> String {
 
 /// Makes a root, and runs `strap` with these options.
 fn strap(lab: &Lab, root: &str, cache: &str, from: (&Mirror, &str), options: &str) -> Ran {
-    lab.sh(&format!(
-        "{} | strap --quiet {options}",
-        begin(root, cache, from)
-    ))
+    lab.sh(&format!("{} | strap --quiet {options}", begin(root, cache, from)))
 }
 
 /// What a lock is about, of each package.
 fn packages(document: &Value) -> Vec<Value> {
     let packages = document["packages"].as_array().expect("packages");
-    let keys = [
-        "name", "version", "arch", "repo", "file", "sha256", "pgpsig", "reason", "verified",
-    ];
+    let keys = ["name", "version", "arch", "repo", "file", "sha256", "pgpsig", "reason", "verified"];
     let of = |p: &Value| keys.map(|key| p[key].clone()).to_vec().into();
     packages.iter().map(of).collect()
 }
@@ -36,13 +31,7 @@ fn packages(document: &Value) -> Vec<Value> {
 /// A root that is finished, and its document in `receipt.json`.
 fn original(lab: &Lab, mirror: &Mirror) -> Value {
     let server = Server::of(&mirror.www());
-    let ran = strap(
-        lab,
-        "original",
-        "cache",
-        (mirror, server.url()),
-        "bash nano",
-    );
+    let ran = strap(lab, "original", "cache", (mirror, server.url()), "bash nano");
     let receipt = ran.succeeded();
     fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own directory");
     receipt
@@ -76,11 +65,7 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
         let installed = |root: &str| -> Vec<String> {
             let list = lab.sh(&format!("pacman -Qi --dbpath {root}/var/lib/pacman"));
             let keep = |l: &&str| !l.starts_with("Install Date");
-            list.stdout
-                .lines()
-                .filter(keep)
-                .map(str::to_owned)
-                .collect()
+            list.stdout.lines().filter(keep).map(str::to_owned).collect()
         };
         assert_eq!(installed("second"), installed("original"));
         // Nothing is left of what pacman worked by, and a second run has nothing to do.
@@ -97,9 +82,7 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
         let file = |name: &str| {
             let packages = receipt["packages"].as_array().expect("packages");
             let package = packages.iter().find(|p| p["name"] == name).expect(name);
-            lab.path()
-                .join("cache")
-                .join(package["file"].as_str().expect("a file"))
+            lab.path().join("cache").join(package["file"].as_str().expect("a file"))
         };
         let nano = fs::read(file("nano")).expect("it is in the cache");
         let bash = fs::read(file("bash")).expect("it is in the cache");
@@ -108,10 +91,7 @@ fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
         offline().failed(69, "installing what is locked: not available: 'nano' ");
         fs::write(file("nano"), &nano).expect("our own directory");
         fs::write(file("bash"), &nano).expect("our own file");
-        offline().failed(
-            69,
-            "installing what is locked: the cache has another archive of 'bash' ",
-        );
+        offline().failed(69, "installing what is locked: the cache has another archive of 'bash' ");
         assert!(fs::read(file("bash")).expect("it was left") == nano);
         assert!(is_empty(&lab, "third"));
         fs::write(file("bash"), &bash).expect("our own file");
@@ -134,82 +114,29 @@ fn what_is_not_to_be_had_or_differs_is_named() {
     // A mirror that has gone on: one archive is gone.
     let gone = mirror.tampered(&lab.path().join("gone"), "nano-removed");
     let server = Server::of(&gone.www());
-    let ran = strap(
-        &lab,
-        "gone-root",
-        "gone-cache",
-        (&mirror, server.url()),
-        "--locked receipt.json",
-    );
-    ran.failed(
-        69,
-        &format!(
-            "installing what is locked: not available: 'nano' {}",
-            version("nano")
-        ),
-    );
+    let ran = strap(&lab, "gone-root", "gone-cache", (&mirror, server.url()), "--locked receipt.json");
+    ran.failed(69, &format!("installing what is locked: not available: 'nano' {}", version("nano")));
     assert_eq!(ran.document()["error"]["code"], "not-found");
     assert!(is_empty(&lab, "gone-root"));
     // One that has another archive by that name, validly signed: built again, with something in it.
     let other = mirror.tampered(&lab.path().join("other"), "nano-rebuilt");
     let server = Server::of(&other.www());
-    let ran = strap(
-        &lab,
-        "other-root",
-        "other-cache",
-        (&mirror, server.url()),
-        "--locked receipt.json",
-    );
-    ran.failed(
-        69,
-        &format!(
-            "installing what is locked: the mirror has another archive of 'nano' {}",
-            version("nano")
-        ),
-    );
+    let ran = strap(&lab, "other-root", "other-cache", (&mirror, server.url()), "--locked receipt.json");
+    ran.failed(69, &format!("installing what is locked: the mirror has another archive of 'nano' {}", version("nano")));
     assert_eq!(ran.document()["error"]["code"], "not-verified");
     assert!(is_empty(&lab, "other-root"));
     // Which installs without a lock, and with the cache that has the locked one installs that.
-    let ran = strap(
-        &lab,
-        "plain-root",
-        "plain-cache",
-        (&mirror, server.url()),
-        "nano",
-    );
+    let ran = strap(&lab, "plain-root", "plain-cache", (&mirror, server.url()), "nano");
     drop(ran.succeeded());
-    assert!(
-        lab.path()
-            .join("plain-root/usr/share/nano/TAMPERED")
-            .exists()
-    );
-    let ran = strap(
-        &lab,
-        "other-root",
-        "cache",
-        (&mirror, server.url()),
-        "--locked receipt.json",
-    );
+    assert!(lab.path().join("plain-root/usr/share/nano/TAMPERED").exists());
+    let ran = strap(&lab, "other-root", "cache", (&mirror, server.url()), "--locked receipt.json");
     assert_eq!(packages(&ran.succeeded()), packages(&receipt));
-    assert!(
-        !lab.path()
-            .join("other-root/usr/share/nano/TAMPERED")
-            .exists()
-    );
+    assert!(!lab.path().join("other-root/usr/share/nano/TAMPERED").exists());
     // A root that has something else.
     let ran = strap(&lab, "plain-root", "cache", (&mirror, server.url()), "sed");
     drop(ran.succeeded());
-    let ran = strap(
-        &lab,
-        "plain-root",
-        "cache",
-        (&mirror, server.url()),
-        "--locked receipt.json",
-    );
-    ran.failed(
-        69,
-        "installing what is locked: the root has something else: ",
-    );
+    let ran = strap(&lab, "plain-root", "cache", (&mirror, server.url()), "--locked receipt.json");
+    ran.failed(69, "installing what is locked: the root has something else: ");
     assert!(ran.stderr.contains("'sed'"), "{}", ran.stderr);
 }
 
@@ -220,10 +147,7 @@ fn a_lock_that_is_none_is_refused() {
     let url = server.url();
     for (text, line) in [
         ("{}", "reading the document on 'lock.json'"),
-        (
-            r#"{"strapline":1,"arch":"aarch64","packages":[]}"#,
-            "it is for aarch64, and the root is for x86_64",
-        ),
+        (r#"{"strapline":1,"arch":"aarch64","packages":[]}"#, "it is for aarch64, and the root is for x86_64"),
         (r#"{"strapline":1,"arch":"x86_64"}"#, "it has no packages"),
     ] {
         fs::write(lab.path().join("lock.json"), text).expect("our own directory");
@@ -232,17 +156,8 @@ fn a_lock_that_is_none_is_refused() {
         assert!(ran.stderr.contains(line), "{}", ran.stderr);
     }
     let ran = strap(&lab, "root", "cache", (&mirror, url), "--locked none.json");
-    ran.failed(
-        64,
-        "reading the lock 'none.json': No such file or directory",
-    );
-    let ran = strap(
-        &lab,
-        "root",
-        "cache",
-        (&mirror, url),
-        "--locked lock.json nano",
-    );
+    ran.failed(64, "reading the lock 'none.json': No such file or directory");
+    let ran = strap(&lab, "root", "cache", (&mirror, url), "--locked lock.json nano");
     ran.failed(64, "cannot be used with");
     assert!(Path::new(&lab.path().join("root")).exists() && is_empty(&lab, "root"));
 }
@@ -266,20 +181,12 @@ fn a_document_that_was_begun_anew_over_an_old_root_is_no_lock() {
     fs::write(lab.path().join("anew.json"), anew.to_string()).expect("our own directory");
     let ran = strap(&lab, "second", "cache", from, "--locked anew.json");
     let unknown = anew["packages"].as_array().expect("packages").iter();
-    let first = unknown
-        .filter_map(|p| p["sha256"].is_null().then_some(&p["name"]))
-        .next();
+    let first = unknown.filter_map(|p| p["sha256"].is_null().then_some(&p["name"])).next();
     let first = first.and_then(Value::as_str).expect("one");
-    ran.failed(
-        64,
-        &format!("reading the lock 'anew.json': '{first}': it does not say its repository"),
-    );
+    ran.failed(64, &format!("reading the lock 'anew.json': '{first}': it does not say its repository"));
     let hint = ran.document()["error"]["hint"].clone();
     let hint = hint.as_str().expect("a hint");
-    assert!(
-        hint.contains("begun again over an old root is not a lock"),
-        "{hint}"
-    );
+    assert!(hint.contains("begun again over an old root is not a lock"), "{hint}");
     assert!(is_empty(&lab, "second"));
     // The first one still is one.
     let ran = strap(&lab, "third", "cache", from, "--locked receipt.json");

@@ -14,16 +14,7 @@ use strapline_tests::{TOOLS, bin_dir, top};
 const OTHERS: [&str; 2] = ["strapline.7", "strapline-document.5"];
 
 /// The options of every stage: short and long.
-const EVERY_STAGE: [&str; 8] = [
-    "--state",
-    "-n",
-    "--new",
-    "-q",
-    "--quiet",
-    "-h",
-    "--help",
-    "--version",
-];
+const EVERY_STAGE: [&str; 8] = ["--state", "-n", "--new", "-q", "--quiet", "-h", "--help", "--version"];
 
 fn page_path(name: &str) -> PathBuf {
     top().join("man").join(name)
@@ -41,11 +32,8 @@ fn pages() -> Vec<String> {
 
 /// Returns what `TOOL --help` prints where a terminal has 80 columns.
 fn help(tool: &str) -> String {
-    let out = Command::new(bin_dir().join(tool))
-        .arg("--help")
-        .env("COLUMNS", "80")
-        .output()
-        .expect("the program is built");
+    let out =
+        Command::new(bin_dir().join(tool)).arg("--help").env("COLUMNS", "80").output().expect("the program is built");
     assert!(out.status.success(), "{tool} --help: {}", out.status);
     String::from_utf8(out.stdout).expect("help is UTF-8")
 }
@@ -125,10 +113,7 @@ fn commands(text: &str) -> Vec<Vec<String>> {
     let mut quote = None;
     let end = |commands: &mut Vec<Vec<String>>, word: &mut String, command: bool| {
         if !word.is_empty() {
-            commands
-                .last_mut()
-                .expect("there is one")
-                .push(std::mem::take(word));
+            commands.last_mut().expect("there is one").push(std::mem::take(word));
         }
         if command {
             commands.push(vec![]);
@@ -172,11 +157,7 @@ fn check_command(words: &[String], known: &BTreeMap<&str, BTreeMap<String, bool>
         let takes = options.get(name);
         assert!(takes.is_some(), "{tool} has no {name}: {}", words.join(" "));
         if takes == Some(&true) && !value {
-            assert!(
-                rest.next().is_some(),
-                "{name} needs a value: {}",
-                words.join(" ")
-            );
+            assert!(rest.next().is_some(), "{name} needs a value: {}", words.join(" "));
         }
     }
     true
@@ -187,14 +168,8 @@ fn every_tool_has_a_page_with_its_options_and_no_others() {
     for tool in TOOLS {
         let text = page(&format!("{tool}.8"));
         assert!(text.contains(&format!(".Dt {} 8\n", tool.to_uppercase())));
-        let of_help: BTreeSet<_> = options_of_help(&help(tool))
-            .into_keys()
-            .filter(|o| o.starts_with("--"))
-            .collect();
-        let of_page: BTreeSet<_> = options_of_page(&text)
-            .into_iter()
-            .filter(|o| o.starts_with("--"))
-            .collect();
+        let of_help: BTreeSet<_> = options_of_help(&help(tool)).into_keys().filter(|o| o.starts_with("--")).collect();
+        let of_page: BTreeSet<_> = options_of_page(&text).into_iter().filter(|o| o.starts_with("--")).collect();
         assert!(of_help.len() > 2, "{tool}: the help is not understood");
         assert_eq!(of_page, of_help, "left: man/{tool}.8, right: {tool} --help");
         if tool != "doctor" {
@@ -209,15 +184,7 @@ fn every_tool_has_a_page_with_its_options_and_no_others() {
 fn every_page_of_a_tool_has_its_sections() {
     for tool in TOOLS {
         let text = page(&format!("{tool}.8"));
-        let mut wanted = vec![
-            "NAME",
-            "SYNOPSIS",
-            "DESCRIPTION",
-            "OPTIONS",
-            "EXIT STATUS",
-            "EXAMPLES",
-            "SEE ALSO",
-        ];
+        let mut wanted = vec!["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"];
         // doctor is no stage, and no shell could say it in a few lines.
         if tool != "doctor" {
             wanted.extend(["DOCUMENT", "NOTES"]);
@@ -268,16 +235,10 @@ fn the_table_of_exit_statuses_is_the_programs_own() {
             && let Some(code) = code.strip_prefix(".It Sy ")
             && let Ok(exit) = exit.parse::<u8>()
         {
-            assert!(
-                rows.insert((code.to_owned(), exit)),
-                "{code} is there twice"
-            );
+            assert!(rows.insert((code.to_owned(), exit)), "{code} is there twice");
         }
     }
-    let codes: BTreeSet<_> = stage::Code::ALL
-        .iter()
-        .map(|code| (code.word().to_owned(), code.exit()))
-        .collect();
+    let codes: BTreeSet<_> = stage::Code::ALL.iter().map(|code| (code.word().to_owned(), code.exit())).collect();
     assert_eq!(rows, codes);
 }
 
@@ -286,10 +247,7 @@ fn the_exit_statuses_of_a_page_are_of_the_table() {
     for tool in TOOLS {
         let text = page(&format!("{tool}.8"));
         let lines = section(&text, "EXIT STATUS");
-        let numbers: BTreeSet<u8> = lines
-            .iter()
-            .filter_map(|line| line.strip_prefix(".It ")?.parse().ok())
-            .collect();
+        let numbers: BTreeSet<u8> = lines.iter().filter_map(|line| line.strip_prefix(".It ")?.parse().ok()).collect();
         assert!(numbers.contains(&0), "man/{tool}.8");
         let known = |n: &u8| {
             // chroot(1)'s, which enter has in its place when it stands alone.
@@ -344,10 +302,7 @@ fn the_schema_and_the_table_of_members_are_those_of_the_types() {
     let file = top().join("docs/schema.json");
     let text = std::fs::read_to_string(&file).expect("the schema");
     let committed: Value = serde_json::from_str(&text).expect("JSON");
-    assert!(
-        committed == schema,
-        "run 'cargo run -p stage --example schema > docs/schema.json'"
-    );
+    assert!(committed == schema, "run 'cargo run -p stage --example schema > docs/schema.json'");
 
     let text = page("strapline-document.5");
     let rows = section(&text, "MEMBERS");
@@ -358,11 +313,7 @@ fn the_schema_and_the_table_of_members_are_those_of_the_types() {
     let head = ["Sy Name", "Sy Type", "Sy Written by", "Sy Read by"];
     assert_eq!(rows.next(), Some(head));
     for (name, of) in schema["properties"].as_object().expect("members") {
-        let owners: Vec<_> = of["x-written-by"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .collect();
+        let owners: Vec<_> = of["x-written-by"].as_array().into_iter().flatten().collect();
         let owners: Vec<_> = owners.iter().filter_map(|o| o.as_str()).collect();
         let mut names = BTreeSet::new();
         let kind = shape(&schema, of, &mut names);
@@ -370,14 +321,8 @@ fn the_schema_and_the_table_of_members_are_those_of_the_types() {
         assert_eq!(row[..3], [name, &*kind, &*owners.join(", ")]);
         let pages = owners.iter().filter(|o| TOOLS.contains(o));
         let pages: String = pages.map(|tool| page(&format!("{tool}.8"))).collect();
-        let told: BTreeSet<_> = text
-            .split([' ', '\n', '.'])
-            .chain(pages.split([' ', '\n', '.']))
-            .collect();
-        let untold: Vec<_> = names
-            .iter()
-            .filter(|n| !told.contains(n.as_str()))
-            .collect();
+        let told: BTreeSet<_> = text.split([' ', '\n', '.']).chain(pages.split([' ', '\n', '.'])).collect();
+        let untold: Vec<_> = names.iter().filter(|n| !told.contains(n.as_str())).collect();
         assert!(untold.is_empty(), "{name}: no page says what {untold:?} is");
     }
     assert_eq!(rows.next(), None);
@@ -385,10 +330,7 @@ fn the_schema_and_the_table_of_members_are_those_of_the_types() {
 
 #[test]
 fn examples_use_options_that_there_are() {
-    let known: BTreeMap<_, _> = TOOLS
-        .iter()
-        .map(|tool| (*tool, options_of_help(&help(tool))))
-        .collect();
+    let known: BTreeMap<_, _> = TOOLS.iter().map(|tool| (*tool, options_of_help(&help(tool)))).collect();
     for name in pages() {
         let text = page(&name);
         // The page about the pipeline is examples throughout.
@@ -412,8 +354,7 @@ fn examples_use_options_that_there_are() {
 
 #[test]
 fn shell_is_split_as_the_shell_does() {
-    let text =
-        "mkroot a --arch x \\\n  | mkconf --server 'http://h/$arch; x'\nreap b; unmount b > c\n";
+    let text = "mkroot a --arch x \\\n  | mkconf --server 'http://h/$arch; x'\nreap b; unmount b > c\n";
     let expected: [&[&str]; 4] = [
         &["mkroot", "a", "--arch", "x"],
         &["mkconf", "--server", "http://h/$arch; x"],

@@ -7,16 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use strapline_tests::{
-    Answer, Lab, Mirror, PACMAN, Proxy, Ran, Request, Server, Who, pacmans, top,
-};
+use strapline_tests::{Answer, Lab, Mirror, PACMAN, Proxy, Ran, Request, Server, Who, pacmans, top};
 
 /// The pipe up to a keyring, with these servers.
 fn begin(mirror: &Mirror, pacman: &Path, servers: &[&str]) -> String {
-    let servers: String = servers
-        .iter()
-        .map(|url| format!(" --server '{url}/$arch/$repo'"))
-        .collect();
+    let servers: String = servers.iter().map(|url| format!(" --server '{url}/$arch/$repo'")).collect();
     format!(
         "mkroot root --arch x86_64 --distro {} | fetch-pacman --use {} | mkconf{servers} --cache-dir $PWD/packages | keyring",
         mirror.preset().display(),
@@ -26,10 +21,7 @@ fn begin(mirror: &Mirror, pacman: &Path, servers: &[&str]) -> String {
 
 /// What a tool's failure is, in the document.
 fn error(ran: &Ran, key: &str) -> String {
-    ran.document()["error"][key]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    ran.document()["error"][key].as_str().unwrap_or_default().to_owned()
 }
 
 fn is_nano(request: &Request) -> bool {
@@ -54,10 +46,7 @@ fn the_next_server_is_asked() {
             let lab = Lab::new(Who::Root);
             let begin = begin(&mirror, &pacman, &[first, good.url()]);
             let before = good.requests().len();
-            drop(
-                lab.sh(&format!("{begin} | strap nano | reap | unmount"))
-                    .succeeded(),
-            );
+            drop(lab.sh(&format!("{begin} | strap nano | reap | unmount")).succeeded());
             assert!(good.requests()[before..].iter().any(is_nano), "{first}");
         }
     }
@@ -70,10 +59,7 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
         // After it was asked for in vain, the databases are asked for again; and then it is there, or not.
         for (comes, status) in [(true, 0), (false, 75)] {
             let lab = Lab::new(Who::Root);
-            let (missed, asked) = (
-                Arc::new(AtomicBool::new(false)),
-                Arc::new(AtomicUsize::new(0)),
-            );
+            let (missed, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
             let (miss, count) = (Arc::clone(&missed), Arc::clone(&asked));
             let server = Server::lying(&mirror.www(), move |request| {
                 if request.path.ends_with("/extra.db") && miss.load(Ordering::SeqCst) {
@@ -87,9 +73,7 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
                 Answer::Status(404, "<html>gone</html>")
             });
             let begin = begin(&mirror, &pacman, &[server.url()]);
-            let ran = lab.sh(&format!(
-                "{begin} | tee keyring.json | strap nano | reap | unmount"
-            ));
+            let ran = lab.sh(&format!("{begin} | tee keyring.json | strap nano | reap | unmount"));
             assert_eq!(ran.status, status, "{}", ran.stderr);
             let said = "strap: warning: 'nano-7.2-1-x86_64.pkg.tar.zst' is not on the mirror, whose database names it: \
                         downloading the databases again";
@@ -98,8 +82,11 @@ fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
             if status == 0 {
                 continue;
             }
-            ran.failed(75, "strap: running pacman to download: the mirror has no 'nano-7.2-1-x86_64.pkg.tar.zst', which its \
-                            database names, also after downloading that again");
+            ran.failed(
+                75,
+                "strap: running pacman to download: the mirror has no 'nano-7.2-1-x86_64.pkg.tar.zst', which its \
+                            database names, also after downloading that again",
+            );
             assert_eq!(error(&ran, "code"), "network");
             let ran = lab.sh("strap --state keyring.json --no-refresh nano");
             ran.failed(75, "which the database in the root names");
@@ -128,18 +115,12 @@ fn a_mirror_that_moved_on() {
              && (cd c; {begin}) > c.json && cat receipt.json"
         ));
         let receipt = ran.succeeded();
-        let count = receipt["packages"]
-            .as_array()
-            .map(Vec::len)
-            .expect("packages");
+        let count = receipt["packages"].as_array().map(Vec::len).expect("packages");
         let file = "nano-7.2-1-x86_64.pkg.tar.zst";
         point_to(&moved);
         // The databases that the root has lead nowhere; what follows is of today.
         let ran = lab.sh("strap --state b.json --no-refresh nano");
-        ran.failed(
-            75,
-            &format!("the mirror has no '{file}', which the database in the root names"),
-        );
+        ran.failed(75, &format!("the mirror has no '{file}', which the database in the root names"));
         let ran = lab.sh("strap --state b.json nano").succeeded();
         assert_eq!(version(&ran, "nano"), "7.3-1");
         // A lock is about what is no more.
@@ -148,24 +129,17 @@ fn a_mirror_that_moved_on() {
         assert_eq!(error(&ran, "code"), "not-found");
         assert!(!lab.path().join("c/root/usr/bin/bash").exists());
         // It costs verify one package, by the old databases and by those of today.
-        for before in [
-            "",
-            "strap --state receipt.json --quiet --download-only sed > /dev/null && ",
-        ] {
-            let ran = lab.sh(&format!(
-                "{before}rm a/packages/*.pkg.* && verify --state receipt.json"
-            ));
-            ran.failed(69, "verify: verifying 'nano': its archive is not in the cache, and no repository has that version");
-            let signatures = &ran.document()["verify"]["signatures"];
-            assert_eq!(
-                (&signatures["valid"], &signatures["no-archive"]),
-                (&(count - 1).into(), &1.into())
+        for before in ["", "strap --state receipt.json --quiet --download-only sed > /dev/null && "] {
+            let ran = lab.sh(&format!("{before}rm a/packages/*.pkg.* && verify --state receipt.json"));
+            ran.failed(
+                69,
+                "verify: verifying 'nano': its archive is not in the cache, and no repository has that version",
             );
+            let signatures = &ran.document()["verify"]["signatures"];
+            assert_eq!((&signatures["valid"], &signatures["no-archive"]), (&(count - 1).into(), &1.into()));
         }
         // An upgrade mends it.
-        let ran = lab
-            .sh("strap --state receipt.json sed | verify")
-            .succeeded();
+        let ran = lab.sh("strap --state receipt.json sed | verify").succeeded();
         assert_eq!(version(&ran, "nano"), "7.3-1");
     }
 }
@@ -198,12 +172,7 @@ fn a_captive_portal_is_named_and_leaves_nothing() {
     for pacman in pacmans() {
         for (portal, what) in &portals {
             let lab = Lab::new(Who::Root);
-            let from = |url: &str| {
-                format!(
-                    "{} | strap nano | reap | unmount",
-                    begin(&mirror, &pacman, &[url])
-                )
-            };
+            let from = |url: &str| format!("{} | strap nano | reap | unmount", begin(&mirror, &pacman, &[url]));
             // Before there is a keyring, with the loose configuration.
             let ran = lab.sh(&from(portal.url()));
             ran.failed(75, "': a web page came in its place");
@@ -212,10 +181,7 @@ fn a_captive_portal_is_named_and_leaves_nothing() {
             assert!(error(&ran, "hint").contains("may want a login"));
             // And after, with the strict one.
             let begin = begin(&mirror, &pacman, &[good.url()]);
-            drop(
-                lab.sh(&format!("{begin} > keyring.json; cat keyring.json"))
-                    .succeeded(),
-            );
+            drop(lab.sh(&format!("{begin} > keyring.json; cat keyring.json")).succeeded());
             let ran = lab.sh(&format!(
                 "mkconf --state keyring.json --server '{}/$arch/$repo' --cache-dir $PWD/packages | strap nano",
                 portal.url()
@@ -239,21 +205,12 @@ fn a_proxy_by_the_usual_variables() {
         let proxy = Server::of(&mirror.www());
         let begin = begin(&mirror, &pacman, &[nowhere]);
         let rest = "strap nano | reap | unmount";
-        let ran = lab.sh(&format!(
-            "export http_proxy={}; {begin} | {rest}",
-            proxy.url()
-        ));
+        let ran = lab.sh(&format!("export http_proxy={}; {begin} | {rest}", proxy.url()));
         drop(ran.succeeded());
         let requests = proxy.requests();
-        let hosts: Vec<_> = requests
-            .iter()
-            .filter_map(|r| r.proxy_for.as_deref())
-            .collect();
+        let hosts: Vec<_> = requests.iter().filter_map(|r| r.proxy_for.as_deref()).collect();
         assert_eq!(hosts.len(), requests.len(), "all of them through it");
-        assert!(
-            hosts.iter().all(|host| *host == "mirror.invalid"),
-            "{hosts:?}"
-        );
+        assert!(hosts.iter().all(|host| *host == "mirror.invalid"), "{hosts:?}");
         // What is not to go through it does not.
         let ran = lab.sh(&format!(
             "export http_proxy={} no_proxy=mirror.invalid; {begin}| strap vim | reap | unmount",
@@ -280,15 +237,9 @@ fn fetch_pacman_goes_the_same_ways() {
         let before = proxy.requests().len();
         drop(fetch(&format!("{variable}={}", proxy.url())).succeeded());
         let asked = &proxy.requests()[before..];
-        assert!(
-            !asked.is_empty()
-                && asked
-                    .iter()
-                    .all(|r| r.proxy_for.as_deref() == Some("mirror.invalid"))
-        );
+        assert!(!asked.is_empty() && asked.iter().all(|r| r.proxy_for.as_deref() == Some("mirror.invalid")));
     }
-    fetch(&format!("http_proxy={} no_proxy=.invalid", proxy.url()))
-        .failed(75, "fetch-pacman: fetching ");
+    fetch(&format!("http_proxy={} no_proxy=.invalid", proxy.url())).failed(75, "fetch-pacman: fetching ");
 }
 
 /// A server that only those trust who name its authority, and which that is. It ends with the test's process.
@@ -338,24 +289,15 @@ fn a_private_authority_and_a_clock_that_is_behind() {
             let pipe = format!("{begin} | strap nano | reap | unmount");
             rans.push((
                 lab.sh(&pipe),
-                lab.sh(&format!(
-                    "export SSL_CERT_FILE={}; {pipe}",
-                    authority.display()
-                )),
+                lab.sh(&format!("export SSL_CERT_FILE={}; {pipe}", authority.display())),
                 lab.sh(&format!(
                     "mkdir -p authorities; cp ca.pem authorities; ln -sf ca.pem authorities/0a0b0c0d.0; rm -rf packages
                      mkdir -p nobody; export SSL_CERT_DIR=$PWD/nobody:$PWD/authorities; {pipe}"
                 )),
             ));
         }
-        let missing = lab.sh(&format!(
-            "export SSL_CERT_FILE=./none; {}",
-            begin(&mirror, Path::new(PACMAN), &[&url])
-        ));
-        let nobody = lab.sh(&format!(
-            "export SSL_CERT_DIR=./nobody; {}",
-            begin(&mirror, Path::new(PACMAN), &[&url])
-        ));
+        let missing = lab.sh(&format!("export SSL_CERT_FILE=./none; {}", begin(&mirror, Path::new(PACMAN), &[&url])));
+        let nobody = lab.sh(&format!("export SSL_CERT_DIR=./nobody; {}", begin(&mirror, Path::new(PACMAN), &[&url])));
         let clock = top().join("tests/clock.sh");
         let fetch = lab.sh(&format!(
             "mkroot other --arch x86_64 --distro {} > other.json; export SSL_CERT_FILE={}; \
@@ -373,20 +315,12 @@ fn a_private_authority_and_a_clock_that_is_behind() {
             drop(with.succeeded());
             drop(with_directory.succeeded());
         }
-        nobody.failed(
-            69,
-            "keyring: using SSL_CERT_DIR './nobody': no file in it has a certificate",
-        );
-        missing.failed(
-            69,
-            "keyring: using SSL_CERT_FILE './none': there is no such file",
-        );
+        nobody.failed(69, "keyring: using SSL_CERT_DIR './nobody': no file in it has a certificate");
+        missing.failed(69, "keyring: using SSL_CERT_FILE './none': there is no such file");
         if who == Who::Root {
             fetch.failed(69, "fetch-pacman: fetching ");
             assert!(
-                fetch
-                    .stderr
-                    .contains("this host's clock says 2020-02-20: if that is wrong, set it"),
+                fetch.stderr.contains("this host's clock says 2020-02-20: if that is wrong, set it"),
                 "{}",
                 fetch.stderr
             );
@@ -406,10 +340,7 @@ fn https_through_a_proxy() {
     // No name server knows it: who gets there has asked the proxy.
     let nowhere = "https://mirror.invalid";
     let run = |environment: &str, command: &str| {
-        lab.sh(&format!(
-            "export SSL_CERT_FILE={} {environment}; {command}",
-            authority.display()
-        ))
+        lab.sh(&format!("export SSL_CERT_FILE={} {environment}; {command}", authority.display()))
     };
     let fetch = |environment: &str, url: &str| {
         run(
@@ -431,10 +362,7 @@ fn https_through_a_proxy() {
     for pacman in pacmans() {
         let begin = begin(&mirror, &pacman, &[nowhere]);
         let before = proxy.asked().len();
-        let ran = run(
-            &format!("https_proxy={}", proxy.url()),
-            &format!("{begin} | strap nano | reap | unmount"),
-        );
+        let ran = run(&format!("https_proxy={}", proxy.url()), &format!("{begin} | strap nano | reap | unmount"));
         through.push((ran, proxy.asked().len() - before));
     }
     // What is not to go through it does not, by name and by domain.
@@ -445,10 +373,7 @@ fn https_through_a_proxy() {
         let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
         directly.push(fetch(&environment, &direct));
         let begin = begin(&mirror, Path::new(PACMAN), &[&direct]);
-        directly.push(run(
-            &environment,
-            &format!("{begin} | strap vim | reap | unmount"),
-        ));
+        directly.push(run(&environment, &format!("{begin} | strap vim | reap | unmount")));
     }
     for list in ["mirror.invalid", ".invalid"] {
         let environment = format!("https_proxy={} no_proxy={list}", proxy.url());
@@ -464,10 +389,7 @@ fn https_through_a_proxy() {
         assert!(asked > 0, "{}", ran.stderr);
     }
     let asked = proxy.asked();
-    assert!(
-        asked.iter().all(|host| host == "mirror.invalid:443"),
-        "{asked:?}"
-    );
+    assert!(asked.iter().all(|host| host == "mirror.invalid:443"), "{asked:?}");
     refused.failed(75, "fetch-pacman: fetching ");
     assert!(!refusing.asked().is_empty());
     for ran in directly {

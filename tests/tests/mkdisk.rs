@@ -36,16 +36,12 @@ impl Bench {
     }
 
     fn strip(&self) {
-        let ran = self
-            .lab
-            .sh("keyring --strip --state doc.json > d && mv d doc.json; cat doc.json");
+        let ran = self.lab.sh("keyring --strip --state doc.json > d && mv d doc.json; cat doc.json");
         drop(ran.succeeded());
     }
 
     fn mkdisk(&self, options: &str) -> Ran {
-        self.lab.sh(&format!(
-            "SOURCE_DATE_EPOCH={EPOCH} mkdisk --state doc.json {options}"
-        ))
+        self.lab.sh(&format!("SOURCE_DATE_EPOCH={EPOCH} mkdisk --state doc.json {options}"))
     }
 }
 
@@ -57,23 +53,15 @@ fn tool(program: &str, args: &[&str]) -> String {
         .output()
         .unwrap_or_else(|e| panic!("{program}: {e}: tests/host-packages names its package"));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(
-        output.status.success(),
-        "{program} {args:?}: {}\n{said}",
-        output.status
-    );
+    assert!(output.status.success(), "{program} {args:?}: {}\n{said}", output.status);
     said
 }
 
 /// The partitions of an image, copied out of it, by name: the tools of others know no offsets.
 fn partitions(image: &Path, document: &Value) -> BTreeMap<String, PathBuf> {
     let disks = document["disks"].as_array().expect("disks");
-    let disk = disks
-        .iter()
-        .find(|d| d["file"] == *image.to_str().expect("UTF-8"));
-    let partitions = disk.expect("the image is recorded")["partitions"]
-        .as_array()
-        .expect("partitions");
+    let disk = disks.iter().find(|d| d["file"] == *image.to_str().expect("UTF-8"));
+    let partitions = disk.expect("the image is recorded")["partitions"].as_array().expect("partitions");
     let mut found = BTreeMap::new();
     for partition in partitions {
         let name = partition["name"].as_str().expect("a name").to_owned();
@@ -134,17 +122,7 @@ fn list_mounted(partition: &str, at: &Path) -> Vec<String> {
     std::fs::create_dir_all(at).expect("our own directory");
     let script = format!("mount -o loop,ro \"$1\" \"$2\"; set -- \"$2\"; {LIST}");
     let at = at.to_str().expect("UTF-8");
-    let args = [
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-ec",
-        &script,
-        "sh",
-        partition,
-        at,
-    ];
+    let args = ["--mount", "--propagation", "private", "sh", "-ec", &script, "sh", partition, at];
     let said = tool("unshare", &args);
     said.lines().map(str::to_owned).collect()
 }
@@ -184,31 +162,20 @@ fn an_image_of_a_board_as_root() {
     refused.failed(69, "is the keyring's secret key");
     assert!(!bench.path("disk.img").exists());
     bench.strip();
-    let document = bench
-        .mkdisk("-o disk.img --cmdline console=ttyS2,1500000")
-        .succeeded();
+    let document = bench.mkdisk("-o disk.img --cmdline console=ttyS2,1500000").succeeded();
     let image = bench.path("disk.img");
     let partitions = check(&image, &document);
 
     // As much as is in it, and no more.
     let meta = std::fs::metadata(&image).expect("the image");
     let written = std::os::unix::fs::MetadataExt::blocks(&meta) * 512;
-    assert!(
-        written < meta.len() * 2 / 3,
-        "{written} of {} bytes",
-        meta.len()
-    );
+    assert!(written < meta.len() * 2 / 3, "{written} of {} bytes", meta.len());
 
     // What the root has is in the image, and what the image has is in the root.
     let root = bench.path("root");
-    let kept = |lines: Vec<String>| -> Vec<String> {
-        lines.into_iter().filter(|l| !is_left_out(l)).collect()
-    };
+    let kept = |lines: Vec<String>| -> Vec<String> { lines.into_iter().filter(|l| !is_left_out(l)).collect() };
     let expected = kept(list(root.to_str().expect("UTF-8")));
-    let found = kept(list_mounted(
-        path(&partitions, "root"),
-        &bench.path("mounted"),
-    ));
+    let found = kept(list_mounted(path(&partitions, "root"), &bench.path("mounted")));
     assert!(found.len() > 2000, "{} lines", found.len());
     for line in &expected {
         assert!(found.contains(line), "the image lacks {line}");
@@ -220,19 +187,13 @@ fn an_image_of_a_board_as_root() {
     // The boot partition, through mtools.
     let boot = path(&partitions, "boot");
     let copied = bench.path("Image");
-    tool(
-        "mcopy",
-        &["-i", boot, "::Image", copied.to_str().expect("UTF-8")],
-    );
+    tool("mcopy", &["-i", boot, "::Image", copied.to_str().expect("UTF-8")]);
     let read = |path: &Path| std::fs::read(path).expect("a file");
     assert!(read(&copied) == read(&root.join("boot/Image")));
     let conf = tool("mtype", &["-i", boot, "::extlinux/extlinux.conf"]);
     let partition = |n: usize| &document["disks"][0]["partitions"][n];
     let uuid = partition(1)["filesystem"]["uuid"].as_str().expect("a UUID");
-    assert!(
-        conf.contains(&format!("append root=UUID={uuid} rw console=ttyS2,1500000")),
-        "{conf}"
-    );
+    assert!(conf.contains(&format!("append root=UUID={uuid} rw console=ttyS2,1500000")), "{conf}");
     assert!(conf.contains("initrd /initramfs-linux.img"), "{conf}");
     let said = tool("blkid", &["-p", "-o", "export", path(&partitions, "root")]);
     assert!(said.contains(&format!("UUID={uuid}")), "{said}");
@@ -243,24 +204,14 @@ fn an_image_of_a_board_as_root() {
     assert!(!root.join("boot/extlinux").exists());
 
     // The same again, and another with another date.
-    let again = bench
-        .mkdisk("-o again.img --cmdline console=ttyS2,1500000")
-        .succeeded();
+    let again = bench.mkdisk("-o again.img --cmdline console=ttyS2,1500000").succeeded();
     assert_eq!(again["disks"][0]["sha256"], document["disks"][0]["sha256"]);
     let sizes = bench.mkdisk("-o small.img --size 300M");
     sizes.failed(69, "a size of 300M is too small");
-    let hint = sizes
-        .stderr
-        .lines()
-        .find_map(|l| l.strip_prefix("mkdisk: hint: --size "))
-        .expect("a hint");
+    let hint = sizes.stderr.lines().find_map(|l| l.strip_prefix("mkdisk: hint: --size ")).expect("a hint");
     let would_do = hint.split(',').next().expect("a size");
-    let small = bench
-        .mkdisk(&format!("-o small.img --size {would_do}"))
-        .succeeded();
+    let small = bench.mkdisk(&format!("-o small.img --size {would_do}")).succeeded();
     check(&bench.path("small.img"), &small);
-    let large = bench
-        .mkdisk("-o large.img --size 3G --boot 600M")
-        .succeeded();
+    let large = bench.mkdisk("-o large.img --size 3G --boot 600M").succeeded();
     check(&bench.path("large.img"), &large);
 }

@@ -29,8 +29,7 @@ fn ok(ran: &Ran) {
 // -- A second pipeline ------------------------------------------------------------------------------------------------
 
 /// A stage that hands on what it got, and waits before: nothing of the pipe is at work.
-const BETWEEN: &str =
-    "sh -c 'handed=$(cat); echo ready >ready; read -r line <go; printf \"%s\\n\" \"$handed\"'";
+const BETWEEN: &str = "sh -c 'handed=$(cat); echo ready >ready; read -r line <go; printf \"%s\\n\" \"$handed\"'";
 
 /// A command in the root that waits until it is told to go on.
 const WITHIN: &str = "echo ready >/ready; read -r line </go";
@@ -74,11 +73,7 @@ fn second_pipeline(who: Who, options: &str) {
     stages.extend(["strap coreutils", &enter, "configure --hostname alarm"]);
     stages.extend(["reap", "unmount"]);
     let first = format!("{} >first.json", stages.join(&format!(" | {BETWEEN} | ")));
-    let mut first = lab
-        .command("timeout")
-        .args(["300", "sh", "-c", &first])
-        .spawn()
-        .expect("timeout is there");
+    let mut first = lab.command("timeout").args(["300", "sh", "-c", &first]).spawn().expect("timeout is there");
     let second = format!("{} | strap bash | reap | unmount", begin(options));
     for stage in &stages[..stages.len() - 1] {
         let tool = stage.split(' ').next().unwrap_or_default();
@@ -113,13 +108,7 @@ fn second_pipeline(who: Who, options: &str) {
 fn refused(lab: &Lab, tool: &str, second: &str, options: &str) {
     let before = mounts(lab);
     assert_eq!(before.is_empty(), options.is_empty(), "{before:#?}");
-    for undo in [
-        second,
-        "reap --new root",
-        "unmount --new root",
-        "reap <made.json",
-        "unmount <made.json",
-    ] {
+    for undo in [second, "reap --new root", "unmount --new root", "reap <made.json", "unmount <made.json"] {
         let ran = lab.sh(undo);
         ran.failed(75, "locking ");
         assert!(ran.stderr.contains(&format!(" {tool} (user ")), "{ran:?}");
@@ -130,16 +119,10 @@ fn refused(lab: &Lab, tool: &str, second: &str, options: &str) {
 
 /// The stages that make something that has a name, what that is, and what another run has of it.
 const MADE: [(&str, &str); 4] = [
-    (
-        "mkconf --server 'URL/$arch/$repo' --cache-dir $PWD/packages --out-dir $PWD/conf",
-        "conf/pacman-strict.conf",
-    ),
+    ("mkconf --server 'URL/$arch/$repo' --cache-dir $PWD/packages --out-dir $PWD/conf", "conf/pacman-strict.conf"),
     ("pack -o image.tar", "image.tar"),
     ("mkdisk -o image.raw --bootloader none", "image.raw"),
-    (
-        "fetch-pacman --server URL/archlinuxcn/x86_64 --cache-dir $PWD/cache -o pacman",
-        "pacman",
-    ),
+    ("fetch-pacman --server URL/archlinuxcn/x86_64 --cache-dir $PWD/cache -o pacman", "pacman"),
 ];
 
 #[test]
@@ -184,11 +167,7 @@ fn mounts_that_another_works_on_are_not_undone() {
             "echo >root/go; wait",
             "in use by ",
         ),
-        (
-            "mount -t tmpfs over root".to_owned(),
-            "umount root",
-            "another mount hides it",
-        ),
+        ("mount -t tmpfs over root".to_owned(), "umount root", "another mount hides it"),
     ] {
         ok(&lab.sh(&format!(
             "exec 3<>full; head -c 65536 /dev/zero >full
@@ -262,19 +241,8 @@ fn mounted_again(make: &str, again: &str) {
         ),
     );
     assert_eq!(ran.status, 0, "{ran:?}");
-    let numbers: Vec<_> = ran
-        .stderr
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split(' ')
-        .map(str::to_owned)
-        .collect();
-    assert_ne!(
-        numbers.first(),
-        numbers.get(1),
-        "the device number is the same: {ran:?}"
-    );
+    let numbers: Vec<_> = ran.stderr.lines().next().unwrap_or_default().split(' ').map(str::to_owned).collect();
+    assert_ne!(numbers.first(), numbers.get(1), "the device number is the same: {ran:?}");
 }
 
 #[test]
@@ -320,9 +288,7 @@ fn a_bind_of_what_is_mounted_elsewhere() {
 fn overlay_mounted_again() {
     let overlay = "mount -t overlay -o lowerdir=layers/l,upperdir=layers/u,workdir=layers/w o fs";
     mounted_again(
-        &format!(
-            "mkdir -p layers; mount -t tmpfs layers layers; mkdir layers/l layers/u layers/w; {overlay}"
-        ),
+        &format!("mkdir -p layers; mount -t tmpfs layers layers; mkdir layers/l layers/u layers/w; {overlay}"),
         &format!("mount -t tmpfs x other; {overlay}"),
     );
 }
@@ -361,8 +327,7 @@ fn inherits_nothing(who: Who) {
     let server = Server::of(&mirror.www());
     let place = lab.path();
     let give = |args: &[&str]| {
-        let ran =
-            strapline_tests::lab::run(Command::new(args[0]).args(&args[1..]).current_dir(place));
+        let ran = strapline_tests::lab::run(Command::new(args[0]).args(&args[1..]).current_dir(place));
         ok(&ran);
         ran.stdout
     };
@@ -375,40 +340,15 @@ fn inherits_nothing(who: Who) {
     if who == Who::User {
         give(&["chown", &strapline_tests::lab::UID.to_string(), "root"]);
     }
-    ok(&lab.sh(&format!(
-        "{} | strap filesystem bash >made.json",
-        begin(&mirror, &server, "")
-    )));
-    let acls = give(&[
-        "getfacl",
-        "--recursive",
-        "--skip-base",
-        "--absolute-names",
-        "root",
-    ]);
+    ok(&lab.sh(&format!("{} | strap filesystem bash >made.json", begin(&mirror, &server, ""))));
+    let acls = give(&["getfacl", "--recursive", "--skip-base", "--absolute-names", "root"]);
     assert_eq!(acls, "");
-    let attributes = give(&[
-        "getfattr",
-        "--recursive",
-        "--physical",
-        "-h",
-        "-d",
-        "-m",
-        "user",
-        "root",
-    ]);
+    let attributes = give(&["getfattr", "--recursive", "--physical", "-h", "-d", "-m", "user", "root"]);
     assert_eq!(attributes, "");
     assert_eq!(give(&["find", "root", "-gid", "1234"]), "");
     let root = place.join("root").metadata().expect("a root");
-    let own = if who == Who::Root {
-        0
-    } else {
-        strapline_tests::lab::UID
-    };
-    assert_eq!(
-        (root.mode() & 0o7777, root.uid(), root.gid()),
-        (0o755, own, own)
-    );
+    let own = if who == Who::Root { 0 } else { strapline_tests::lab::UID };
+    assert_eq!((root.mode() & 0o7777, root.uid(), root.gid()), (0o755, own, own));
     ok(&lab.sh("verify <made.json >verified.json"));
     // verify looks at files, at directories, and at what these hand on.
     // With no more than the group has: the mode stays as it was, and the ACL alone tells.
@@ -417,10 +357,7 @@ fn inherits_nothing(who: Who) {
     let ran = lab.sh("verify <made.json");
     assert_eq!(ran.status, 69, "{ran:?}");
     for path in ["usr/bin/bash", "usr/lib"] {
-        assert!(
-            ran.stderr.contains(&format!("{path}' is changed (acl)")),
-            "{path}: {ran:?}"
-        );
+        assert!(ran.stderr.contains(&format!("{path}' is changed (acl)")), "{path}: {ran:?}");
     }
 }
 
@@ -428,32 +365,19 @@ fn inherits_nothing(who: Who) {
 fn a_root_of_other_ids_is_refused_by_mkroot() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
     let server = Server::of(&mirror.www());
-    ok(&lab.sh(&format!(
-        "{} | strap filesystem bash >made.json",
-        begin(&mirror, &server, "")
-    )));
+    ok(&lab.sh(&format!("{} | strap filesystem bash >made.json", begin(&mirror, &server, ""))));
     let preset = mirror.preset();
     let again = format!("mkroot root --distro {} >again.json", preset.display());
     ok(&lab.sh(&again));
     let refused = |ran: &Ran, what: &str| {
         assert_eq!(ran.status, 77, "{ran:?}");
         assert!(ran.stderr.contains(what), "{what}: {ran:?}");
-        let hint = format!(
-            "'sudo rm -r --one-file-system {}/root'",
-            lab.path().display()
-        );
-        assert!(
-            ran.stderr.contains("hint: use it as the user that made it")
-                && ran.stderr.contains(&hint),
-            "{ran:?}"
-        );
+        let hint = format!("'sudo rm -r --one-file-system {}/root'", lab.path().display());
+        assert!(ran.stderr.contains("hint: use it as the user that made it") && ran.stderr.contains(&hint), "{ran:?}");
     };
     // Root is another user.
     let mut command = Command::new(bin_dir().join("mkroot"));
-    let as_root = command
-        .args(["--new", "root", "--distro"])
-        .arg(&preset)
-        .current_dir(lab.path());
+    let as_root = command.args(["--new", "root", "--distro"]).arg(&preset).current_dir(lab.path());
     let user = format!("root' belongs to user {}", strapline_tests::lab::UID);
     refused(&strapline_tests::lab::run(as_root), &user);
     // And so is who has other subordinate ids: one file is enough.
@@ -480,31 +404,18 @@ fn mkroot_believes_the_root_and_refuses_what_contradicts_it() {
          printf 'NAME=\"Arch Linux ARM\"\\nID=archarm\\nID_LIKE=arch\\n' >root/usr/lib/os-release",
     ));
     let document = lab.sh("mkroot root").succeeded();
-    assert_eq!(
-        (&document["arch"], &document["distro"]),
-        (&"aarch64".into(), &"archlinuxarm".into())
-    );
-    lab.sh("mkroot root --arch x86_64")
-        .failed(64, "its packages are of aarch64");
-    lab.sh("mkroot root --distro archlinux")
-        .failed(64, "it is archlinuxarm");
+    assert_eq!((&document["arch"], &document["distro"]), (&"aarch64".into(), &"archlinuxarm".into()));
+    lab.sh("mkroot root --arch x86_64").failed(64, "its packages are of aarch64");
+    lab.sh("mkroot root --distro archlinux").failed(64, "it is archlinuxarm");
     ok(&lab.sh("mkroot root --arch aarch64 --distro archlinuxarm"));
     // A distribution that we do not know is not taken for the host's.
     ok(&lab.sh("sed -i s/ID=archarm/ID=own/ root/usr/lib/os-release"));
     lab.sh("mkroot root").failed(64, "no preset for 'own'");
     // The hint of a copied root leads here, and here it is what it was.
-    ok(&lab
-        .sh("sed -i s/ID=own/ID=archarm/ root/usr/lib/os-release; mv root away; cp -a away root"));
+    ok(&lab.sh("sed -i s/ID=own/ID=archarm/ root/usr/lib/os-release; mv root away; cp -a away root"));
     let ran = lab.sh("mkconf --out-dir $PWD/conf <first.json");
     ran.failed(69, "it is not the directory that the document means");
-    assert!(
-        ran.stderr
-            .contains("begins a new document for it, and keeps what is installed"),
-        "{ran:?}"
-    );
+    assert!(ran.stderr.contains("begins a new document for it, and keeps what is installed"), "{ran:?}");
     let document = lab.sh("mkroot root").succeeded();
-    assert_eq!(
-        (&document["arch"], &document["distro"]),
-        (&"aarch64".into(), &"archlinuxarm".into())
-    );
+    assert_eq!((&document["arch"], &document["distro"]), (&"aarch64".into(), &"archlinuxarm".into()));
 }

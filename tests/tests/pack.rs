@@ -43,32 +43,24 @@ const LOOK: &str = r#"
 fn make(who: Who) -> Lab {
     let lab = Lab::new(who);
     fs::write(lab.path().join("make"), MAKE).expect("our own directory");
-    let ran = lab.sh(
-        "umask 022; mkroot root --arch $(uname -m) --distro archlinux --bind /usr:usr -q > begun.json \
+    let ran = lab.sh("umask 022; mkroot root --arch $(uname -m) --distro archlinux --bind /usr:usr -q > begun.json \
          && for link in bin sbin lib lib64; do ln -s usr/$link root/$link; done \
-         && enter --quiet --state begun.json --bind $PWD/make:tmp/make -- sh /tmp/make; cat begun.json",
-    );
+         && enter --quiet --state begun.json --bind $PWD/make:tmp/make -- sh /tmp/make; cat begun.json");
     drop(ran.succeeded());
     assert_eq!(ran.stderr, "");
     lab
 }
 
 fn pack(lab: &Lab, options: &str) -> String {
-    let ran = lab.sh(&format!(
-        "SOURCE_DATE_EPOCH=1000000000 pack --state begun.json -q {options}"
-    ));
+    let ran = lab.sh(&format!("SOURCE_DATE_EPOCH=1000000000 pack --state begun.json -q {options}"));
     let document = ran.succeeded();
-    document["archives"][0]["sha256"]
-        .as_str()
-        .expect("a hash")
-        .to_owned()
+    document["archives"][0]["sha256"].as_str().expect("a hash").to_owned()
 }
 
 /// What `LOOK` says of the root itself, as it is inside.
 fn expected(lab: &Lab) -> String {
     fs::write(lab.path().join("look"), LOOK).expect("our own directory");
-    let ran =
-        lab.sh("enter --quiet --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
+    let ran = lab.sh("enter --quiet --state begun.json --bind $PWD/look:tmp/look -- sh /tmp/look / 2>&1");
     assert_eq!(ran.status, 0, "{}", ran.stdout);
     ran.stdout
 }
@@ -76,47 +68,23 @@ fn expected(lab: &Lab) -> String {
 #[test]
 fn a_tree_of_everything_unpacks_to_what_it_was() {
     let (root, user) = (make(Who::Root), make(Who::User));
-    for options in [
-        "-o a.tar",
-        "-o a.tar.zst",
-        "-o a.tar.xz",
-        "-o a.tar.gz",
-        "-o a.oci --format oci",
-    ] {
+    for options in ["-o a.tar", "-o a.tar.zst", "-o a.tar.xz", "-o a.tar.gz", "-o a.oci --format oci"] {
         let hashes = [&root, &user].map(|lab| pack(lab, options));
         assert_eq!(hashes[0], hashes[1], "{options}");
     }
     // On the disk they are not the same at all.
-    let owner = |lab: &Lab| {
-        fs::metadata(lab.path().join("root/srv/hard1"))
-            .expect("it is there")
-            .uid()
-    };
+    let owner = |lab: &Lab| fs::metadata(lab.path().join("root/srv/hard1")).expect("it is there").uid();
     assert_eq!(owner(&root), 81);
     assert_ne!(owner(&user), 81);
 
     let said = expected(&root);
-    for line in [
-        "capped cap_net_raw=ep",
-        "user.note=\"hello\"",
-        "6755 81:82 2 regular file",
-        "-100",
-    ] {
+    for line in ["capped cap_net_raw=ep", "user.note=\"hello\"", "6755 81:82 2 regular file", "-100"] {
         assert!(said.lines().any(|l| l == line), "{line}: {said}");
     }
     // From the user's archive, by root: as docker, podman and systemd-nspawn do.
-    fs::copy(
-        user.path().join("a.tar.xz"),
-        root.path().join("user.tar.xz"),
-    )
-    .expect("our own directory");
-    for unpack in [
-        "tar --numeric-owner --acls --xattrs --xattrs-include='*' -xpf",
-        "bsdtar --numeric-owner -xpf",
-    ] {
-        let ran = root.sh(&format!(
-            "rm -rf out && mkdir out && {unpack} user.tar.xz -C out && sh look out"
-        ));
+    fs::copy(user.path().join("a.tar.xz"), root.path().join("user.tar.xz")).expect("our own directory");
+    for unpack in ["tar --numeric-owner --acls --xattrs --xattrs-include='*' -xpf", "bsdtar --numeric-owner -xpf"] {
+        let ran = root.sh(&format!("rm -rf out && mkdir out && {unpack} user.tar.xz -C out && sh look out"));
         assert_eq!(ran.status, 0, "{unpack}: {}", ran.stderr);
         assert_eq!(ran.stdout, said, "{unpack}");
         let fifo = fs::symlink_metadata(root.path().join("out/srv/fifo"));
@@ -125,19 +93,14 @@ fn a_tree_of_everything_unpacks_to_what_it_was() {
     check_image(&root, &said);
     // Programs that know less of the format get all the files, but not all that is said of them.
     let look = "cd out/srv && stat -c '%a %u:%g %h' hard2 && sha256sum sparse hole_first all_hole";
-    for unpack in [
-        "busybox tar -xpf a.tar -C out",
-        "python3 -c 'import tarfile; tarfile.open(\"a.tar\").extractall(\"out\")'",
-    ] {
+    for unpack in
+        ["busybox tar -xpf a.tar -C out", "python3 -c 'import tarfile; tarfile.open(\"a.tar\").extractall(\"out\")'"]
+    {
         let ran = root.sh(&format!("rm -rf out && mkdir out && {unpack} && {look}"));
         assert_eq!(ran.status, 0, "{unpack}: {}", ran.stderr);
         let mut lines = ran.stdout.lines();
         assert_eq!(lines.next(), Some("6755 81:82 2"), "{unpack}");
-        assert!(
-            lines.all(|line| said.contains(line)),
-            "{unpack}: {}",
-            ran.stdout
-        );
+        assert!(lines.all(|line| said.contains(line)), "{unpack}: {}", ran.stdout);
     }
 }
 
@@ -147,18 +110,10 @@ fn check_image(lab: &Lab, said: &str) {
     let ran = lab.sh("skopeo --insecure-policy inspect --config oci-archive:a.oci");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let config: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
-    let arch = if cfg!(target_arch = "x86_64") {
-        "amd64"
-    } else {
-        "arm64"
-    };
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
     assert_eq!(config["architecture"], arch);
     assert_eq!(config["created"], "2001-09-09T01:46:40Z");
-    assert_eq!(
-        config["config"]["Cmd"],
-        serde_json::Value::Null,
-        "its shell is the host's"
-    );
+    assert_eq!(config["config"]["Cmd"], serde_json::Value::Null, "its shell is the host's");
     let ran = lab.sh("skopeo --insecure-policy copy -q oci-archive:a.oci oci:layout:it");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert_eq!(unpacked(lab), said);
@@ -166,8 +121,7 @@ fn check_image(lab: &Lab, said: &str) {
 
 /// Returns what the image `it` of `layout` looks like, unpacked by umoci.
 fn unpacked(lab: &Lab) -> String {
-    let ran =
-        lab.sh("umoci unpack --image layout:it unpacked > /dev/null && sh look unpacked/rootfs");
+    let ran = lab.sh("umoci unpack --image layout:it unpacked > /dev/null && sh look unpacked/rootfs");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     ran.stdout
 }
@@ -177,10 +131,12 @@ const PROGRAM: &str = "mkdir -p root/usr/bin root/usr/lib root/usr/lib64 && cp $
     && cp -L --parents $(ldd root/usr/bin/busybox | grep -o '/[^ ]*') root";
 
 /// What runs in a container: that the layer is whole, and that it is the root's.
-const INSIDE: &str = "busybox sh -c 'cd /srv && busybox stat -c %s:%u:%a sparse hard2 && busybox tr -d \"\\0\" < sparse && echo'";
+const INSIDE: &str =
+    "busybox sh -c 'cd /srv && busybox stat -c %s:%u:%a sparse hard2 && busybox tr -d \"\\0\" < sparse && echo'";
 
 /// Where daemons run, and end with the script: their sockets, keys and addresses are no others'.
-const DAEMONS: &str = "exec unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc sh -euc '
+const DAEMONS: &str =
+    "exec unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc sh -euc '
     export group=$(basename $PWD)
     mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc/docker && busybox ip link set lo up && sh -eu ./script
     find /sys/fs/cgroup -depth -type d -path \"*/$group*\" -exec rmdir {} +'";
@@ -287,10 +243,8 @@ fn podman_loads_imports_runs_saves_and_pushes_it() {
 #[test]
 fn holes_are_kept_where_that_is_asked_for_and_cost_nothing() {
     let lab = Lab::new(Who::Root);
-    let ran = lab.sh(
-        "mkroot root --arch $(uname -m) --distro archlinux -q > begun.json && mkdir -p root/srv \
-         && printf begin > root/srv/huge && truncate -s 9G root/srv/huge && printf end >> root/srv/huge",
-    );
+    let ran = lab.sh("mkroot root --arch $(uname -m) --distro archlinux -q > begun.json && mkdir -p root/srv \
+         && printf begin > root/srv/huge && truncate -s 9G root/srv/huge && printf end >> root/srv/huge");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     drop(pack(&lab, "-o a.tar.zst --sparse"));
     for unpack in ["tar -xf", "bsdtar -xf"] {
@@ -302,10 +256,7 @@ fn holes_are_kept_where_that_is_asked_for_and_cost_nothing() {
         let (stat, text) = ran.stdout.split_once('\n').expect("a line");
         let (size, blocks) = stat.split_once(' ').expect("two numbers");
         assert_eq!((size, text), ("9663676419", "beginend"), "{unpack}");
-        assert!(
-            blocks.parse::<u64>().is_ok_and(|b| b < 1000),
-            "{unpack}: {stat}"
-        );
+        assert!(blocks.parse::<u64>().is_ok_and(|b| b < 1000), "{unpack}: {stat}");
     }
     // Nor do they cost room where they are not compressed.
     let ran = lab.sh(
@@ -315,10 +266,8 @@ fn holes_are_kept_where_that_is_asked_for_and_cost_nothing() {
     assert_eq!((ran.status, &*ran.stdout), (0, "1\n"), "{}", ran.stderr);
     // As zeros they have the same length for who reads sizes of more than 8 GiB in the one way or in the other.
     drop(pack(&lab, "-o dense.tar.zst"));
-    let ran = lab.sh(
-        "zstd -dc dense.tar.zst | head -c 1M > begin; { tar -tvf begin; bsdtar -tvf begin; } 2> cut_off \
-         | grep -c ' 9663676419 .* srv/huge$'",
-    );
+    let ran = lab.sh("zstd -dc dense.tar.zst | head -c 1M > begin; { tar -tvf begin; bsdtar -tvf begin; } 2> cut_off \
+         | grep -c ' 9663676419 .* srv/huge$'");
     assert_eq!((ran.status, ran.stdout.trim()), (0, "2"), "{}", ran.stderr);
     let ran = lab.sh("pack --state begun.json --sparse --format oci -o a.oci");
     ran.failed(64, "reading '--sparse': ");
@@ -333,45 +282,27 @@ fn what_a_layer_would_lose_is_refused() {
         ("echo x >", ".wh.x", "oci"),
         ("mkdir", ".wh..wh..opq", "oci"),
         ("mknod -m 644 zero c 0 0 && mv zero", "zero0", "oci"),
-        (
-            "echo x > x && setfattr -n user.a%3Db x && mv x",
-            "attribute",
-            "tar",
-        ),
-        (
-            "echo x > x && setfattr -n user.a=b x && mv x",
-            "other",
-            "tar.zst",
-        ),
+        ("echo x > x && setfattr -n user.a%3Db x && mv x", "attribute", "tar"),
+        ("echo x > x && setfattr -n user.a=b x && mv x", "other", "tar.zst"),
     ] {
-        let ran = lab.sh(&format!(
-            "mkdir -p root/srv && cd root/srv && {make} {name}"
-        ));
+        let ran = lab.sh(&format!("mkdir -p root/srv && cd root/srv && {make} {name}"));
         assert_eq!(ran.status, 0, "{make}: {}", ran.stderr);
         let ran = lab.sh(&format!("pack --state begun.json --format {format} -o a"));
         ran.failed(69, &format!("/root/srv/{name}': "));
         let hint = ran.document()["error"]["hint"].clone();
-        assert!(
-            hint.as_str().is_some_and(|h| h.contains("--exclude")),
-            "{hint}"
-        );
+        assert!(hint.as_str().is_some_and(|h| h.contains("--exclude")), "{hint}");
         assert!(!lab.path().join("a").exists());
         let ran = lab.sh(&format!(
             "pack --state begun.json --format {format} -o a --exclude srv/{name} && rm a && rm -r root/srv"
         ));
         assert_eq!(ran.status, 0, "{name}: {}", ran.stderr);
     }
-    let ran = lab
-        .sh("mkdir root/srv && truncate -s 65G root/srv/x && pack --state begun.json -o a.tar.gz");
-    ran.failed(
-        69,
-        "/root/srv/x': with it there are more than 64 GiB of holes",
-    );
+    let ran = lab.sh("mkdir root/srv && truncate -s 65G root/srv/x && pack --state begun.json -o a.tar.gz");
+    ran.failed(69, "/root/srv/x': with it there are more than 64 GiB of holes");
     let ran = lab.sh("pack --state begun.json --sparse -o a.tar.gz -q && rm -r root/srv");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     // In an archive it is a file like others, for all but those who take it for a layer.
-    let ran =
-        lab.sh("mkdir root/srv && echo x > root/srv/.wh.x && pack --state begun.json -o a.tar");
+    let ran = lab.sh("mkdir root/srv && echo x > root/srv/.wh.x && pack --state begun.json -o a.tar");
     drop(ran.succeeded());
     let warning = "'docker import' and 'podman import' lose files of the archive: 'srv/.wh.x'";
     assert!(ran.stderr.contains(warning), "{}", ran.stderr);
@@ -381,16 +312,11 @@ fn what_a_layer_would_lose_is_refused() {
 #[test]
 fn on_the_host_what_is_mounted_over_the_root_is_not_packed() {
     let lab = Lab::new(Who::Root);
-    let ran = lab.sh(
-        "unshare --mount --propagation private sh -c 'mkroot root --host --distro archlinux -q > begun.json \
-         && touch root/dev/mark root/tmp/mark root/etc/mark && pack --state begun.json -q -o a.tar' && tar -tf a.tar",
-    );
+    let ran = lab
+        .sh("unshare --mount --propagation private sh -c 'mkroot root --host --distro archlinux -q > begun.json \
+         && touch root/dev/mark root/tmp/mark root/etc/mark && pack --state begun.json -q -o a.tar' && tar -tf a.tar");
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    let members: Vec<_> = ran
-        .stdout
-        .lines()
-        .filter(|l| l.contains("mark") || l.starts_with("proc/"))
-        .collect();
+    let members: Vec<_> = ran.stdout.lines().filter(|l| l.contains("mark") || l.starts_with("proc/")).collect();
     assert_eq!(members, ["etc/mark", "proc/"]);
 }
 
@@ -400,14 +326,10 @@ fn what_root_put_into_a_users_root_is_refused() {
     let stray = lab.path().join("root/srv/stray");
     fs::write(&stray, "root's").expect("our own directory");
     let ran = lab.sh("pack --state begun.json -o a.tar");
-    ran.failed(
-        69,
-        "root/srv/stray': its owner is not in the id map of the root",
-    );
+    ran.failed(69, "root/srv/stray': its owner is not in the id map of the root");
     let hint = ran.document()["error"]["hint"].clone();
     assert!(
-        hint.as_str()
-            .is_some_and(|h| h.starts_with("give it to the user that made the root: 'sudo chown")),
+        hint.as_str().is_some_and(|h| h.starts_with("give it to the user that made the root: 'sudo chown")),
         "{hint}"
     );
     assert!(!Path::new(&lab.path().join("a.tar")).exists());

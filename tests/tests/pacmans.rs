@@ -32,21 +32,13 @@ fn whole_pipe(who: Who, (pacman, versions): Row) {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
     let server = Server::of(&mirror.www());
     let begin = begin(&mirror, &server, &pacman());
-    let ran = lab.sh(&format!(
-        "{begin} | strap base archlinux-keyring | strap nano vim sudo openssh | verify | reap | unmount"
-    ));
+    let ran = lab
+        .sh(&format!("{begin} | strap base archlinux-keyring | strap nano vim sudo openssh | verify | reap | unmount"));
     let receipt = ran.succeeded();
     let version = receipt["pacman"]["version"].as_str().expect("a version");
-    assert!(
-        versions.iter().any(|v| version.starts_with(v)),
-        "{version} is none of {versions:?}"
-    );
+    assert!(versions.iter().any(|v| version.starts_with(v)), "{version} is none of {versions:?}");
     // A word that this pacman does not know is a warning of it.
-    let unknown: Vec<_> = ran
-        .stderr
-        .lines()
-        .filter(|l| l.contains("not recognized"))
-        .collect();
+    let unknown: Vec<_> = ran.stderr.lines().filter(|l| l.contains("not recognized")).collect();
     assert_eq!(unknown, Vec::<&str>::new());
     check_configuration(&receipt);
     let packages = receipt["packages"].as_array().expect("packages");
@@ -56,11 +48,7 @@ fn whole_pipe(who: Who, (pacman, versions): Row) {
     fs::write(lab.path().join("receipt.json"), &ran.stdout).expect("our own directory");
     let check = lab.sh("enter --state receipt.json pacman -Qk");
     assert_eq!(check.status, 0, "{}", check.stderr);
-    let missing: Vec<_> = check
-        .stdout
-        .lines()
-        .filter(|l| !l.ends_with(" 0 missing files"))
-        .collect();
+    let missing: Vec<_> = check.stdout.lines().filter(|l| !l.ends_with(" 0 missing files")).collect();
     assert_eq!(missing, Vec::<&str>::new());
     assert_eq!(check.stdout.lines().count(), packages.len());
 }
@@ -123,19 +111,13 @@ fn the_pipe_with_a_static_one_that_is_fetched() {
         fs::write(lab.path().join("pipe"), pipe).expect("our own directory");
         let without = "mount -t tmpfs t /usr/lib/locale && exec sh ./pipe";
         let ran = match who {
-            Who::Root => lab.sh(&format!(
-                "unshare --mount --propagation private sh -c '{without}'"
-            )),
+            Who::Root => lab.sh(&format!("unshare --mount --propagation private sh -c '{without}'")),
             _ => lab.sh("sh ./pipe"),
         };
         let receipt = ran.succeeded();
         let program = receipt["pacman"]["path"].as_str().expect("a path");
         let headers = lab.sh(&format!("readelf -lW '{program}'"));
-        assert!(
-            headers.stdout.contains("LOAD") && !headers.stdout.contains("INTERP"),
-            "{}",
-            headers.stdout
-        );
+        assert!(headers.stdout.contains("LOAD") && !headers.stdout.contains("INTERP"), "{}", headers.stdout);
         let packages = receipt["packages"].as_array().expect("packages");
         let verified = packages.iter().filter(|p| p["verified"] == true).count();
         assert_eq!((verified, packages.len() > 40), (packages.len(), true));
@@ -159,23 +141,13 @@ fn a_static_one_that_loses_names_is_refused() {
     fs::write(&program, text).expect("our own directory");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("our own file");
     let begin = begin(&mirror, &server, &program);
-    assert_eq!(
-        lab.sh(&format!("{begin} > begun.json && touch lose"))
-            .status,
-        0
-    );
+    assert_eq!(lab.sh(&format!("{begin} > begun.json && touch lose")).status, 0);
     let ran = lab.sh("strap --state begun.json --quiet hello");
-    ran.failed(
-        69,
-        "installing 'hello': 1 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'",
-    );
+    ran.failed(69, "installing 'hello': 1 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'");
     let ran = lab.sh(&format!("fetch-pacman --new --use {}", program.display()));
     ran.failed(69, "it leaves out files whose names are not ASCII");
     // It does not where it is asked to work as we have it work.
-    drop(
-        lab.sh("rm lose && strap --state begun.json --quiet sed | verify")
-            .succeeded(),
-    );
+    drop(lab.sh("rm lose && strap --state begun.json --quiet sed | verify").succeeded());
     assert!(lab.path().join("root/usr/share/hello/caf\u{e9}").exists());
 }
 
@@ -219,9 +191,8 @@ fn a_pacman_that_hangs_in_one_step_does_not_in_two() {
     let hosts = format!("{hosts}\n127.0.0.1 mirror.test\n");
     fs::write(lab.path().join("hosts"), hosts).expect("our own directory");
     let begin = begin(&mirror, &server, &pacman).replace("127.0.0.1", "mirror.test");
-    let script = format!(
-        "mount --bind hosts /etc/hosts\n{begin} | strap --timeout 60 bash coreutils | reap | unmount\n"
-    );
+    let script =
+        format!("mount --bind hosts /etc/hosts\n{begin} | strap --timeout 60 bash coreutils | reap | unmount\n");
     fs::write(lab.path().join("script"), script).expect("our own directory");
     drop(lab.sh("unshare --mount sh ./script").succeeded());
 }

@@ -27,8 +27,7 @@ fn check_root(lab: &Lab, receipt: &Value, verified: bool) {
     for package in packages {
         assert!(package["sha256"].is_string(), "{package}");
     }
-    std::fs::write(lab.path().join("receipt.json"), receipt.to_string())
-        .expect("our own directory");
+    std::fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own directory");
     let inside = |command: &str| lab.sh(&format!("enter --state receipt.json {command}"));
     let arch = receipt["arch"].as_str().expect("arch");
     assert_eq!(inside("bash -c 'uname -m'").stdout.trim(), arch);
@@ -36,23 +35,12 @@ fn check_root(lab: &Lab, receipt: &Value, verified: bool) {
     assert_eq!(count, packages.len());
     let check = inside("pacman -Qk");
     assert_eq!(check.status, 0, "{}", check.stderr);
-    let missing: Vec<_> = check
-        .stdout
-        .lines()
-        .filter(|l| !l.ends_with(" 0 missing files"))
-        .collect();
+    let missing: Vec<_> = check.stdout.lines().filter(|l| !l.ends_with(" 0 missing files")).collect();
     assert_eq!(missing, Vec::<&str>::new());
     // Owners and modes, inside: sudo is set-uid root, shadow is nobody's to read, journal's group is foreign.
-    assert_eq!(
-        inside("stat -c %u:%g:%a /usr/bin/sudo").stdout.trim(),
-        "0:0:4755"
-    );
+    assert_eq!(inside("stat -c %u:%g:%a /usr/bin/sudo").stdout.trim(), "0:0:4755");
     assert_eq!(inside("stat -c %u:%a /etc/shadow").stdout.trim(), "0:600");
-    assert_eq!(
-        inside("sudo -u nobody id -u").stdout.trim(),
-        "65534",
-        "set-uid programs work"
-    );
+    assert_eq!(inside("sudo -u nobody id -u").stdout.trim(), "65534", "set-uid programs work");
     check_modes(&lab.path().join("root"));
     check_keyring(&lab.path().join("root"));
 }
@@ -60,29 +48,17 @@ fn check_root(lab: &Lab, receipt: &Value, verified: bool) {
 /// Modes on disk, which only show when nothing is mounted over them.
 fn check_modes(root: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    for (path, mode) in [
-        ("tmp", 0o1777),
-        ("proc", 0o555),
-        ("sys", 0o555),
-        ("root", 0o750),
-        ("", 0o755),
-    ] {
+    for (path, mode) in [("tmp", 0o1777), ("proc", 0o555), ("sys", 0o555), ("root", 0o750), ("", 0o755)] {
         let meta = std::fs::metadata(root.join(path)).expect(path);
         assert_eq!(meta.permissions().mode() & 0o7777, mode, "{path}");
     }
-    assert!(
-        !root.join("dev/null").exists(),
-        "a node was made in the image"
-    );
+    assert!(!root.join("dev/null").exists(), "a node was made in the image");
 }
 
 /// No socket of an agent stays in the image.
 fn check_keyring(root: &Path) {
     use std::os::unix::fs::FileTypeExt;
-    for entry in std::fs::read_dir(root.join("etc/pacman.d/gnupg"))
-        .expect("a keyring")
-        .flatten()
-    {
+    for entry in std::fs::read_dir(root.join("etc/pacman.d/gnupg")).expect("a keyring").flatten() {
         let socket = entry.file_type().is_ok_and(|t| t.is_socket());
         assert!(!socket, "{} is left", entry.path().display());
     }
@@ -94,38 +70,17 @@ fn receipt(ran: &Ran) -> Value {
     receipt
 }
 
-const REST: &str =
-    "| keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount";
+const REST: &str = "| keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount";
 
 #[test]
 fn the_pipe_as_root() {
     let (mirror, lab) = (Mirror::of("aarch64"), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
-    let ran = lab.sh(&format!(
-        "{} {REST}",
-        begin(&mirror, &server, "--arch aarch64")
-    ));
+    let ran = lab.sh(&format!("{} {REST}", begin(&mirror, &server, "--arch aarch64")));
     let receipt = receipt(&ran);
     assert_eq!(receipt["mode"], "root");
-    let tools: Vec<_> = receipt["steps"]
-        .as_array()
-        .expect("steps")
-        .iter()
-        .map(|s| s["tool"].clone())
-        .collect();
-    assert_eq!(
-        tools,
-        [
-            "mkroot",
-            "fetch-pacman",
-            "mkconf",
-            "keyring",
-            "strap",
-            "strap",
-            "reap",
-            "unmount"
-        ]
-    );
+    let tools: Vec<_> = receipt["steps"].as_array().expect("steps").iter().map(|s| s["tool"].clone()).collect();
+    assert_eq!(tools, ["mkroot", "fetch-pacman", "mkconf", "keyring", "strap", "strap", "reap", "unmount"]);
     check_root(&lab, &receipt, true);
 }
 
@@ -133,10 +88,7 @@ fn the_pipe_as_root() {
 fn the_pipe_as_an_ordinary_user() {
     let (mirror, lab) = (Mirror::of("aarch64"), Lab::new(Who::User));
     let server = Server::of(&mirror.www());
-    let ran = lab.sh(&format!(
-        "{} {REST}",
-        begin(&mirror, &server, "--arch aarch64")
-    ));
+    let ran = lab.sh(&format!("{} {REST}", begin(&mirror, &server, "--arch aarch64")));
     let receipt = receipt(&ran);
     assert_eq!(receipt["mode"], "user");
     check_root(&lab, &receipt, true);
@@ -148,9 +100,7 @@ fn the_pipe_as_an_ordinary_user() {
     };
     assert_eq!(owner("usr/bin/bash"), (lab::UID, lab::UID));
     assert_eq!(owner("usr/bin/sudo"), (lab::UID, lab::UID));
-    let foreign = lab
-        .sh("find root -xdev -gid +1900000000 -print -quit")
-        .stdout;
+    let foreign = lab.sh("find root -xdev -gid +1900000000 -print -quit").stdout;
     assert!(!foreign.is_empty(), "no file has a foreign group");
 }
 
@@ -160,23 +110,15 @@ fn the_pipe_with_mounts_on_the_host() {
     let (mirror, lab) = (Mirror::of(arch), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());
     let begin = begin(&mirror, &server, &format!("--arch {arch} --host"));
-    let live = lab.sh(&format!(
-        "{begin} | keyring | strap base {keyring} | strap nano vim sudo openssh"
-    ));
+    let live = lab.sh(&format!("{begin} | keyring | strap base {keyring} | strap nano vim sudo openssh"));
     let document = live.succeeded();
     assert_eq!(document["mode"], "host");
     let mounts = lab::Host::look().mounts_below(lab.path());
-    assert!(
-        mounts.iter().any(|m| m.ends_with("/root/proc")),
-        "{mounts:?}"
-    );
+    assert!(mounts.iter().any(|m| m.ends_with("/root/proc")), "{mounts:?}");
     std::fs::write(lab.path().join("live.json"), live.stdout).expect("our own directory");
     let ran = lab.sh("reap --state live.json | unmount");
     let receipt = receipt(&ran);
-    assert_eq!(
-        lab::Host::look().mounts_below(lab.path()),
-        Vec::<String>::new()
-    );
+    assert_eq!(lab::Host::look().mounts_below(lab.path()), Vec::<String>::new());
     check_root(&lab, &receipt, true);
 }
 
@@ -198,10 +140,7 @@ fn the_seeds_own_order_step_for_step() {
     assert_eq!(verified("bash"), false, "the base went in loose");
     assert_eq!(verified("nano"), true, "the rest went in strict");
     check_root(&lab, &receipt, false);
-    assert!(
-        lab.path().join("root/boot/initramfs-linux.img").exists(),
-        "mkinitcpio's hook ran"
-    );
+    assert!(lab.path().join("root/boot/initramfs-linux.img").exists(), "mkinitcpio's hook ran");
 }
 
 #[test]
@@ -209,9 +148,8 @@ fn a_root_of_this_hosts_own_architecture() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
     let server = Server::of(&mirror.www());
     let begin = begin(&mirror, &server, "--arch x86_64");
-    let ran = lab.sh(&format!(
-        "{begin} | keyring | strap base archlinux-keyring nano vim sudo openssh | reap | unmount"
-    ));
+    let ran =
+        lab.sh(&format!("{begin} | keyring | strap base archlinux-keyring nano vim sudo openssh | reap | unmount"));
     let receipt = receipt(&ran);
     assert_eq!(receipt["binfmt"]["kind"], "native");
     check_root(&lab, &receipt, true);
@@ -231,32 +169,17 @@ fn each_tool_alone_with_its_document_in_a_file_the_next_day() {
         ))
     };
     // Every target is a make(1) of its own: nothing lives between two of them.
-    for target in [
-        "root.json",
-        "pacman.json",
-        "config.json",
-        "keyring.json",
-        "base.json",
-        "done.json",
-    ] {
+    for target in ["root.json", "pacman.json", "config.json", "keyring.json", "base.json", "done.json"] {
         let ran = make(target);
         assert_eq!(ran.status, 0, "{target}: {}", ran.stderr);
-        assert_eq!(
-            lab::processes_below(lab.path()),
-            Vec::<String>::new(),
-            "{target}"
-        );
+        assert_eq!(lab::processes_below(lab.path()), Vec::<String>::new(), "{target}");
     }
     let again = make("done.json");
     assert!(again.stdout.contains("up to date"), "{again:?}");
     let text = std::fs::read_to_string(lab.path().join("done.json")).expect("done.json");
     let document: Value = serde_json::from_str(&text).expect("a document");
     assert_eq!(document.get("error"), None);
-    assert!(
-        document["packages"]
-            .as_array()
-            .is_some_and(|p| p.len() > 100)
-    );
+    assert!(document["packages"].as_array().is_some_and(|p| p.len() > 100));
 }
 
 #[test]
@@ -272,8 +195,7 @@ fn a_scriptlet_or_hook_that_fails_is_a_failure_with_its_name() {
     ] {
         let mirror = Mirror::of("x86_64").tampered(&lab.path().join(kind), kind);
         let server = Server::of(&mirror.www());
-        let begin = begin(&mirror, &server, "--arch x86_64")
-            .replace("mkroot root", &format!("mkroot {package}"));
+        let begin = begin(&mirror, &server, "--arch x86_64").replace("mkroot root", &format!("mkroot {package}"));
         let ran = lab.sh(&format!(
             "{begin} | keyring | strap bash coreutils | tee before.json | strap {package} | reap | unmount"
         ));
@@ -281,17 +203,12 @@ fn a_scriptlet_or_hook_that_fails_is_a_failure_with_its_name() {
         assert_eq!(ran.document()["error"]["tool"], "strap");
         // The same, allowed: a hook runs by its own name.
         let name = if kind == "hook-fails" {
-            ran.document()["error"]["message"]
-                .as_str()
-                .and_then(|m| m.split('\'').nth(1))
-                .map(str::to_owned)
+            ran.document()["error"]["message"].as_str().and_then(|m| m.split('\'').nth(1)).map(str::to_owned)
         } else {
             Some(package.to_owned())
         };
         let name = name.expect("a hook's name");
-        let ran = lab.sh(&format!(
-            "strap --state before.json --allow-failed-scriptlet {name} {package}"
-        ));
+        let ran = lab.sh(&format!("strap --state before.json --allow-failed-scriptlet {name} {package}"));
         assert_eq!(ran.status, 0, "{}", ran.stderr);
     }
 }

@@ -18,11 +18,7 @@ impl Stage {
         let mirror = Mirror::of("x86_64").extended(&lab.path().join(name), description);
         let server = Server::of(&mirror.www());
         let pacman = pacman.to_owned();
-        Self {
-            mirror,
-            server,
-            pacman,
-        }
+        Self { mirror, server, pacman }
     }
 
     fn begin(&self, root: &str) -> String {
@@ -63,10 +59,7 @@ fn record(document: &Value, name: &str) -> [Value; 4] {
 }
 
 fn build(lab: &Lab, root: &str, name: &str) -> String {
-    let path = lab
-        .path()
-        .join(root)
-        .join(format!("usr/share/{name}/build"));
+    let path = lab.path().join(root).join(format!("usr/share/{name}/build"));
     fs::read_to_string(path).expect("it is installed")
 }
 
@@ -77,12 +70,7 @@ fn is_from(stage: &Stage, lab: &Lab, root: &str, document: &Value, name: &str, r
     let [r, f, sha256, pgpsig] = record(document, name);
     assert_eq!((r, f), (repo.into(), file.clone().into()), "{name}");
     assert_eq!(sha256, stage.sha256(repo, &file), "{name}");
-    let signature = stage
-        .mirror
-        .www()
-        .join("x86_64")
-        .join(repo)
-        .join(format!("{file}.sig"));
+    let signature = stage.mirror.www().join("x86_64").join(repo).join(format!("{file}.sig"));
     let signature = package::db::encode_signature(&fs::read(signature).expect("it is signed"));
     assert_eq!(pgpsig, signature, "{name}");
     assert_eq!(build(lab, root, name), repo, "{name}");
@@ -119,19 +107,11 @@ fn the_record_is_of_what_pacman_installed() {
         is_from(&stage, &lab, "root", &receipt, "world", "alpha");
         // A lock of it installs those bytes.
         fs::write(lab.path().join("receipt.json"), receipt.to_string()).expect("our own directory");
-        let ran = stage.run(
-            &lab,
-            "second",
-            "strap --quiet --locked receipt.json | verify --quiet",
-        );
+        let ran = stage.run(&lab, "second", "strap --quiet --locked receipt.json | verify --quiet");
         let second = ran.succeeded();
         for name in ["needs", "hello", "gives", "one", "two", "world"] {
             assert_eq!(record(&second, name), record(&receipt, name), "{name}");
-            assert_eq!(
-                build(&lab, "second", name),
-                build(&lab, "root", name),
-                "{name}"
-            );
+            assert_eq!(build(&lab, "second", name), build(&lab, "root", name), "{name}");
         }
     }
 }
@@ -166,10 +146,7 @@ fn what_is_unchanged_keeps_its_record() {
     let first = ran.succeeded();
     is_from(&old, &lab, "root", &first, "hello", "own");
     let new = Stage::new(&lab, "new", Path::new(PACMAN), &described("new"));
-    assert_ne!(
-        old.sha256("own", "hello-1-1-any.pkg.tar.zst"),
-        new.sha256("own", "hello-1-1-any.pkg.tar.zst")
-    );
+    assert_ne!(old.sha256("own", "hello-1-1-any.pkg.tar.zst"), new.sha256("own", "hello-1-1-any.pkg.tar.zst"));
     fs::write(lab.path().join("first.json"), first.to_string()).expect("our own directory");
     let server = format!("{}/$arch/$repo", new.server.url());
     let ran = lab.sh(&format!(
@@ -180,24 +157,15 @@ fn what_is_unchanged_keeps_its_record() {
     assert_eq!(record(&second, "hello"), record(&first, "hello"));
     assert_eq!(build(&lab, "root", "hello"), "own");
     assert_eq!(build(&lab, "root", "world"), "new");
-    assert_eq!(
-        record(&second, "world")[2],
-        new.sha256("own", "world-1-1-any.pkg.tar.zst")
-    );
+    assert_eq!(record(&second, "world")[2], new.sha256("own", "world-1-1-any.pkg.tar.zst"));
     // A lock of the first is another build than what a root from the new mirror has; nothing is installed over it.
-    let ran = new.run(
-        &lab,
-        "other",
-        "strap --quiet hello | strap --quiet --locked first.json",
-    );
+    let ran = new.run(&lab, "other", "strap --quiet hello | strap --quiet --locked first.json");
     ran.failed(69, "'hello' 1-1 is another build than the locked one");
     assert_eq!(build(&lab, "other", "hello"), "new");
     // What somebody installs by hand in between is no more what was recorded: that is left out, never guessed. (As if the run
     // before had been a minute ago: pacman writes down seconds.)
     let loose = second["config"]["loose"].as_str().expect("a configuration");
-    let by_hand = lab.sh(&format!(
-        "pacman --config {loose} -U --noconfirm packages-root/world-1-1-any.pkg.tar.zst"
-    ));
+    let by_hand = lab.sh(&format!("pacman --config {loose} -U --noconfirm packages-root/world-1-1-any.pkg.tar.zst"));
     assert_eq!(by_hand.status, 0, "{}", by_hand.stderr);
     let mut earlier = second.clone();
     for step in earlier["steps"].as_array_mut().expect("steps") {
@@ -235,11 +203,7 @@ fn an_odd_entry_of_a_database_fails_only_where_it_is_wanted() {
             "core": {"odd": {"empty-1-1": "", "archlinux-keyring-0-1": "%NAME%\nx\n"}},
         }});
         let stage = Stage::new(&lab, "mirror", &pacman, &description);
-        let ran = stage.run(
-            &lab,
-            "root",
-            "strap hello strange bash | tee doc.json | verify",
-        );
+        let ran = stage.run(&lab, "root", "strap hello strange bash | tee doc.json | verify");
         let receipt = ran.succeeded();
         is_from(&stage, &lab, "root", &receipt, "hello", "own");
         assert_eq!(of(&receipt, "strange")["version"], ".1\u{e9}-1");
@@ -273,10 +237,7 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
     let same = json!({"packages": [{"copy": format!("core/{}", own.filename)}]});
     for (name, description) in [
         ("core", json!({"last": ["aaa"], "repos": {"aaa": other}})),
-        (
-            "aaa",
-            json!({"first": ["aaa"], "repos": {"aaa": same, "core": other}}),
-        ),
+        ("aaa", json!({"first": ["aaa"], "repos": {"aaa": same, "core": other}})),
         ("none", json!({"first": ["aaa"], "repos": {"aaa": other}})),
     ] {
         let lab = Lab::new(Who::Root);
@@ -299,11 +260,8 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
 fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
     let lab = Lab::new(Who::Root);
     let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
-    let ran = stage.run(
-        &lab,
-        "root",
-        "strap --quiet needs one | tee first.json | strap --quiet zeta/hello both provided sh",
-    );
+    let ran =
+        stage.run(&lab, "root", "strap --quiet needs one | tee first.json | strap --quiet zeta/hello both provided sh");
     let second = ran.succeeded();
     let first = fs::read_to_string(lab.path().join("first.json")).expect("a document");
     let first: Value = serde_json::from_str(&first).expect("a document");
@@ -324,8 +282,7 @@ fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
 }
 
 /// Without it a pacman that is linked to glibc stops at the first name that is not ASCII and exits 0.
-const WITHOUT_LOCALE: &str =
-    "unshare --mount --propagation private sh -ec 'mount -t tmpfs t /usr/lib/locale; ";
+const WITHOUT_LOCALE: &str = "unshare --mount --propagation private sh -ec 'mount -t tmpfs t /usr/lib/locale; ";
 
 #[test]
 fn files_that_pacman_left_out_fail_and_come_with_the_next_run() {
@@ -339,22 +296,14 @@ fn files_that_pacman_left_out_fail_and_come_with_the_next_run() {
         let stage = Stage::new(&lab, "mirror", &pacman, &description);
         let begun = stage.run(&lab, "root", "cat > begun.json");
         assert_eq!(begun.status, 0, "{}", begun.stderr);
-        let ran = lab.sh(&format!(
-            "{WITHOUT_LOCALE} strap --quiet --state begun.json hello world' | tee failed.json"
-        ));
+        let ran = lab.sh(&format!("{WITHOUT_LOCALE} strap --quiet --state begun.json hello world' | tee failed.json"));
         let document = ran.document();
         let message = document["error"]["message"].as_str().expect(&ran.stderr);
-        assert_eq!(
-            message,
-            "installing 'hello': 2 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'"
-        );
+        assert_eq!(message, "installing 'hello': 2 of its 6 files are not there, such as 'usr/share/hello/caf\u{e9}'");
         assert_eq!(document["error"]["exit"], 69);
         assert!(!lab.path().join("root/usr/share/hello/last").exists());
         // It is refused when it is chosen, too.
-        let ran = lab.sh(&format!(
-            "{WITHOUT_LOCALE} fetch-pacman --new --use {}'",
-            pacman.display()
-        ));
+        let ran = lab.sh(&format!("{WITHOUT_LOCALE} fetch-pacman --new --use {}'", pacman.display()));
         ran.failed(69, "it leaves out files whose names are not ASCII");
         let ran = lab.sh("strap --quiet --state begun.json world | tee good.json | verify --quiet");
         let receipt = ran.succeeded();
@@ -387,10 +336,7 @@ fn a_file_that_could_not_be_written_is_missed() {
     assert_eq!(build(&lab, "root", "hello"), "own");
     // What a scriptlet removes is missed like what was never written; NoExtract says that it is meant.
     let ran = lab.sh("strap --quiet --state begun.json cleans");
-    ran.failed(
-        69,
-        "installing 'cleans': 1 of its 5 files are not there, such as 'usr/share/cleans/doc'",
-    );
+    ran.failed(69, "installing 'cleans': 1 of its 5 files are not there, such as 'usr/share/cleans/doc'");
     assert_eq!(build(&lab, "root", "cleans"), "own");
     let ran = lab.sh(&format!(
         "mkconf --quiet --state begun.json --server '{}/$arch/$repo' --cache-dir $PWD/packages-root \
@@ -399,10 +345,8 @@ fn a_file_that_could_not_be_written_is_missed() {
     ));
     drop(ran.succeeded());
     // A disk that is full.
-    let ran = lab.sh(
-        "unshare --mount --propagation private sh -ec 'mkdir -p root/usr/share/big; \
-         mount -t tmpfs -o size=1m t root/usr/share/big; strap --quiet --state begun.json big'",
-    );
+    let ran = lab.sh("unshare --mount --propagation private sh -ec 'mkdir -p root/usr/share/big; \
+         mount -t tmpfs -o size=1m t root/usr/share/big; strap --quiet --state begun.json big'");
     assert_eq!(ran.status, 69, "{}", ran.stderr);
     let document = ran.document();
     let message = document["error"]["message"].as_str().expect("an error");
@@ -427,11 +371,7 @@ fn what_a_killed_pacman_left_is_installed_again() {
     fs::write(database.join("db.lck"), "").expect("our own root");
     let ran = lab.sh("strap --quiet --state first.json sed | verify --quiet");
     let second = ran.succeeded();
-    for (name, reason) in [
-        ("hello", "dependency"),
-        ("one", "explicit"),
-        ("needs", "explicit"),
-    ] {
+    for (name, reason) in [("hello", "dependency"), ("one", "explicit"), ("needs", "explicit")] {
         assert_eq!(of(&second, name)["reason"], reason, "{name}");
         is_from(&stage, &lab, "root", &second, name, "zeta");
     }

@@ -82,11 +82,7 @@ fn repository(dir: &Path, name: &str, version: &str, packages: &[Package<'_>]) {
     for (name, more, list, install) in packages {
         let tree = tempfile::tempdir_in(dir).expect("our own directory");
         let at = |path: &str| tree.path().join(path);
-        let arch = if more.starts_with("arch = ") {
-            ""
-        } else {
-            "arch = any\n"
-        };
+        let arch = if more.starts_with("arch = ") { "" } else { "arch = any\n" };
         let info = format!(
             "pkgname = {name}\npkgbase = {name}\npkgver = {version}\npkgdesc = x\nurl = x\nbuilddate = 1700000000\n\
              packager = x\nsize = 1\n{arch}{more}\n"
@@ -118,9 +114,7 @@ fn repository(dir: &Path, name: &str, version: &str, packages: &[Package<'_>]) {
         files.push(file);
     }
     let mut repo_add = Command::new("repo-add");
-    repo_add
-        .arg("-q")
-        .arg(dir.join(format!("{name}.db.tar.gz")));
+    repo_add.arg("-q").arg(dir.join(format!("{name}.db.tar.gz")));
     let out = repo_add.args(files).output().expect("repo-add is there");
     assert!(out.status.success(), "{out:?}");
 }
@@ -150,16 +144,7 @@ fn row(
     says: &'static [&'static str],
     hint: &'static str,
 ) -> Row {
-    Row {
-        mkconf: String::new(),
-        each: "",
-        before,
-        strap,
-        status,
-        code,
-        says,
-        hint,
-    }
+    Row { mkconf: String::new(), each: "", before, strap, status, code, says, hint }
 }
 
 /// Runs the rows with each pacman, each twice: as it is, and with -q. `root` is where the root is to be.
@@ -185,24 +170,14 @@ fn check_as(lab: &Lab, repo: &Path, (preset, then, options): (&str, &str, &str),
                 repo.display(),
                 pacman.display(),
                 row.mkconf,
-                if row.before.is_empty() {
-                    ":"
-                } else {
-                    row.before
-                },
+                if row.before.is_empty() { ":" } else { row.before },
             );
             let made = lab.sh(&script);
             assert_eq!(made.status, 0, "{script}: {}", made.stderr);
             for quiet in ["", "-q"] {
-                let command = format!(
-                    "cd {dir}; {}\nstrap {options} {quiet} --state document.json {}",
-                    row.each, row.strap
-                );
-                said(
-                    &lab.sh(&command),
-                    row,
-                    &format!("{} {command}", pacman.display()),
-                );
+                let command =
+                    format!("cd {dir}; {}\nstrap {options} {quiet} --state document.json {}", row.each, row.strap);
+                said(&lab.sh(&command), row, &format!("{} {command}", pacman.display()));
             }
         }
     }
@@ -218,17 +193,9 @@ fn said(ran: &Ran, row: &Row, what: &str) {
         assert!(message.contains(text), "{what}: no «{text}» in «{message}»");
     }
     let line = format!("strap: {message}");
-    assert!(
-        ran.stderr.lines().any(|l| l == line),
-        "{what}: {}",
-        ran.stderr
-    );
+    assert!(ran.stderr.lines().any(|l| l == line), "{what}: {}", ran.stderr);
     let hint = error["hint"].as_str().unwrap_or_default();
-    assert!(
-        hint.contains(row.hint),
-        "{what}: no «{}» in «{hint}»",
-        row.hint
-    );
+    assert!(hint.contains(row.hint), "{what}: no «{}» in «{hint}»", row.hint);
     assert_eq!(hint.is_empty(), row.hint.is_empty(), "{what}: {hint}");
 }
 
@@ -249,20 +216,14 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "mkdir -p root/usr/share; echo x > root/usr/share/plain",
             "plain",
             FAILED,
-            &[
-                "(conflicting files): plain: /",
-                "/root/usr/share/plain exists in filesystem",
-            ],
+            &["(conflicting files): plain: /", "/root/usr/share/plain exists in filesystem"],
             exists,
         ),
         row(
             "strap --loose -q --state document.json two > /dev/null",
             "three",
             FAILED,
-            &[
-                "three: /",
-                "/usr/share/same exists in filesystem (owned by two)",
-            ],
+            &["three: /", "/usr/share/same exists in filesystem (owned by two)"],
             "two packages have the same file",
         ),
         row(
@@ -276,22 +237,14 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "",
             "plain fights",
             FAILED,
-            &[
-                "(conflicting dependencies): fights",
-                "plain",
-                " are in conflict",
-            ],
+            &["(conflicting dependencies): fights", "plain", " are in conflict"],
             "leave one of them out",
         ),
         row(
             "strap --loose -q --state document.json plain > /dev/null",
             "versus",
             FAILED,
-            &[
-                "(conflicting dependencies): versus",
-                "plain",
-                " are in conflict (plain<2)",
-            ],
+            &["(conflicting dependencies): versus", "plain", " are in conflict (plain<2)"],
             "leave one of them out",
         ),
         row(
@@ -306,13 +259,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
         ),
         Row {
             mkconf: "--set IgnorePkg=needed".into(),
-            ..row(
-                "",
-                "wants",
-                FAILED,
-                &["unable to satisfy dependency 'virtual' required by wants"],
-                "IgnorePkg",
-            )
+            ..row("", "wants", FAILED, &["unable to satisfy dependency 'virtual' required by wants"], "IgnorePkg")
         },
         row(
             "",
@@ -335,13 +282,7 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             &["unable to run hook 60-dep.hook: could not satisfy dependencies"],
             "strap that first",
         ),
-        row(
-            "",
-            "nosuch",
-            NOT_FOUND,
-            &["target not found: nosuch"],
-            "check the spelling",
-        ),
+        row("", "nosuch", NOT_FOUND, &["target not found: nosuch"], "check the spelling"),
         row(
             "",
             "./plain-1-1-any.pkg.tar.gz",
@@ -386,11 +327,7 @@ fn a_disk_that_is_full_is_named() {
         ),
     ];
     check(&lab, &repo, &rows);
-    assert_eq!(
-        lab.sh("for at in */small; do umount $at || exit; done")
-            .status,
-        0
-    );
+    assert_eq!(lab.sh("for at in */small; do umount $at || exit; done").status, 0);
 }
 
 #[test]
@@ -399,36 +336,20 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
     let repo = lab.path().join("repo");
     repository(&repo, "t", "1-1", PACKAGES);
     // Each of them is newer than what the mirror has, which pacman would not fetch in its place.
-    for (name, script) in [
-        ("rubbish", "echo rubbish"),
-        ("cut", "head -c 200 repo/t.db"),
-        ("empty", ":"),
-    ] {
+    for (name, script) in [("rubbish", "echo rubbish"), ("cut", "head -c 200 repo/t.db"), ("empty", ":")] {
         let made = lab.sh(&format!("mkdir {name} && {script} > {name}/t.db"));
         assert_eq!(made.status, 0, "{}", made.stderr);
     }
     let server = |name: &str| format!("--server {}", Server::of(&lab.path().join(name)).url());
     const RUBBISH: &[&str] = &["could not read db 't' ("];
     const CUT: &[&str] = &["could not open file ", "/sync/t.db: truncated gzip input"];
-    const LACKS: &[&str] = &[
-        "target not found: plain",
-        "the root has no database of the repository 't'",
-    ];
+    const LACKS: &[&str] = &["target not found: plain", "the root has no database of the repository 't'"];
     const HERE: &str = "--no-refresh plain";
     const MENDS: &str = "another mirror";
     let rows = [
-        Row {
-            mkconf: server("rubbish"),
-            ..row("", "plain", NETWORK, RUBBISH, MENDS)
-        },
-        Row {
-            mkconf: server("cut"),
-            ..row("", "plain", NETWORK, CUT, MENDS)
-        },
-        Row {
-            mkconf: server("empty"),
-            ..row("", "plain", NOT_FOUND, LACKS, MENDS)
-        },
+        Row { mkconf: server("rubbish"), ..row("", "plain", NETWORK, RUBBISH, MENDS) },
+        Row { mkconf: server("cut"), ..row("", "plain", NETWORK, CUT, MENDS) },
+        Row { mkconf: server("empty"), ..row("", "plain", NOT_FOUND, LACKS, MENDS) },
         Row {
             each: "mkdir -p root/var/lib/pacman/sync; cp ../rubbish/t.db root/var/lib/pacman/sync",
             ..row("", HERE, NETWORK, RUBBISH, MENDS)
@@ -438,13 +359,7 @@ fn a_database_that_cannot_be_read_or_is_not_there_is_named() {
             ..row("", HERE, NETWORK, CUT, MENDS)
         },
         row("", HERE, NOT_FOUND, LACKS, "leave --no-refresh out"),
-        row(
-            "",
-            "--offline plain",
-            NOT_FOUND,
-            &["/sync/t.db': it is not there"],
-            "without --offline",
-        ),
+        row("", "--offline plain", NOT_FOUND, &["/sync/t.db': it is not there"], "without --offline"),
     ];
     check(&lab, &repo, &rows);
     // What could not be read is gone, and another mirror mends it.
@@ -468,14 +383,9 @@ fn a_server_that_says_no_more_is_named_with_the_file() {
         true => Answer::Stall(10),
         false => Answer::Serve,
     });
-    let at = |strap, says, hint| Row {
-        mkconf: format!("--server {}", server.url()),
-        ..row("", strap, NETWORK, says, hint)
-    };
-    let says: &[&str] = &[
-        "'plain-1-1-any.pkg.tar.gz' from 127.0.0.1",
-        "Operation too slow",
-    ];
+    let at =
+        |strap, says, hint| Row { mkconf: format!("--server {}", server.url()), ..row("", strap, NETWORK, says, hint) };
+    let says: &[&str] = &["'plain-1-1-any.pkg.tar.gz' from 127.0.0.1", "Operation too slow"];
     check(&lab, &repo, &[at("plain", says, "another mirror")]);
 }
 
@@ -503,16 +413,8 @@ fn a_choice_is_made_and_shown() {
             let packages = document["packages"].as_array().expect("packages");
             let names: Vec<_> = packages.iter().map(|p| &p["name"]).collect();
             assert_eq!(names, ["one", "wants"]);
-            for line in [
-                ":: There are 2 providers available for virtual:",
-                "   1) one  2) other",
-            ] {
-                assert_eq!(
-                    ran.stderr.lines().any(|l| l == line),
-                    shown,
-                    "{}",
-                    ran.stderr
-                );
+            for line in [":: There are 2 providers available for virtual:", "   1) one  2) other"] {
+                assert_eq!(ran.stderr.lines().any(|l| l == line), shown, "{}", ran.stderr);
             }
         }
     }
@@ -535,12 +437,7 @@ fn a_pacman_that_works_in_the_root_is_named() {
         assert_eq!(made.status, 0, "{}", made.stderr);
         let mut other = lab
             .command(&pacman)
-            .args([
-                "--config",
-                "root.strapline/pacman-loose.conf",
-                "-Sy",
-                "plain",
-            ])
+            .args(["--config", "root.strapline/pacman-loose.conf", "-Sy", "plain"])
             .env("LC_ALL", "C.UTF-8")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -557,29 +454,17 @@ fn a_pacman_that_works_in_the_root_is_named() {
             }
         }
         for quiet in ["", "-q"] {
-            let ran = lab.sh(&format!(
-                "strap --loose {quiet} --state document.json plain"
-            ));
+            let ran = lab.sh(&format!("strap --loose {quiet} --state document.json plain"));
             let database = lab.path().join("root/var/lib/pacman");
-            ran.failed(
-                75,
-                &format!("locking '{}': {} ", database.display(), other.id()),
-            );
+            ran.failed(75, &format!("locking '{}': {} ", database.display(), other.id()));
             let error = &ran.document()["error"];
             assert_eq!(error["code"], "busy");
-            assert!(
-                error["hint"]
-                    .as_str()
-                    .is_some_and(|hint| hint.starts_with("wait until it has ended"))
-            );
+            assert!(error["hint"].as_str().is_some_and(|hint| hint.starts_with("wait until it has ended")));
         }
         other.kill().expect("our own child");
         drop(other.wait());
         // A lock of a pacman that is no more is nobody's.
-        drop(
-            lab.sh("strap --loose -q --state document.json plain")
-                .succeeded(),
-        );
+        drop(lab.sh("strap --loose -q --state document.json plain").succeeded());
     }
 }
 
@@ -589,40 +474,17 @@ fn what_a_server_refuses_is_told_from_what_may_go_away() {
     let repo = lab.path().join("repo");
     repository(&repo, "t", "1-1", PACKAGES);
     let tls = Tls::new(&lab);
-    let (untrusted, plain_http) = (
-        format!("--server https://127.0.0.1:{}", tls.port),
-        format!("--server http://127.0.0.1:{}", tls.port),
-    );
+    let (untrusted, plain_http) =
+        (format!("--server https://127.0.0.1:{}", tls.port), format!("--server http://127.0.0.1:{}", tls.port));
     let at = |mkconf: String, row: Row| Row { mkconf, ..row };
     let refused: &[&str] = &["'t.db'", "127.0.0.1"];
     let mut rows = vec![
-        at(
-            untrusted,
-            row(
-                "",
-                "plain",
-                FAILED,
-                &["'t.db'", "SSL certificate"],
-                "certificate authorities",
-            ),
-        ),
-        at(
-            plain_http,
-            row("", "plain", NETWORK, refused, "another mirror"),
-        ),
-        at(
-            "--server http://127.0.0.1:1".into(),
-            row("", "plain", NETWORK, refused, "another mirror"),
-        ),
+        at(untrusted, row("", "plain", FAILED, &["'t.db'", "SSL certificate"], "certificate authorities")),
+        at(plain_http, row("", "plain", NETWORK, refused, "another mirror")),
+        at("--server http://127.0.0.1:1".into(), row("", "plain", NETWORK, refused, "another mirror")),
         at(
             "--server http://nosuch.invalid".into(),
-            row(
-                "",
-                "plain",
-                NETWORK,
-                &["'t.db'", "nosuch.invalid"],
-                "try again",
-            ),
+            row("", "plain", NETWORK, &["'t.db'", "nosuch.invalid"], "try again"),
         ),
     ];
     // Lest they are gone before the rows are checked.
@@ -648,13 +510,7 @@ fn what_a_server_refuses_is_told_from_what_may_go_away() {
     });
     rows.push(at(
         format!("--server {}", server.url()),
-        row(
-            "",
-            "plain",
-            FAILED,
-            &["'plain-1-1-any.pkg.tar.gz'", "returned error: 403"],
-            "a login",
-        ),
+        row("", "plain", FAILED, &["'plain-1-1-any.pkg.tar.gz'", "returned error: 403"], "a login"),
     ));
     check(&lab, &repo, &rows);
 }
@@ -674,39 +530,14 @@ fn what_is_not_what_was_signed_is_named() {
         gpgconf --homedir g --kill all";
     let made = lab.sh(script);
     assert_eq!(made.status, 0, "{}", made.stderr);
-    const STRICT: &str =
-        "sed -i 's/^SigLevel.*/SigLevel = PackageRequired DatabaseNever TrustedOnly/' $CONF
+    const STRICT: &str = "sed -i 's/^SigLevel.*/SigLevel = PackageRequired DatabaseNever TrustedOnly/' $CONF
         chmod 700 root.strapline/gnupg; : > root.strapline/gnupg/pubring.gpg
         gpg -q --batch --no-autostart --homedir root.strapline/gnupg --import ../a.gpg";
     let rows = [
-        row(
-            "",
-            "fights",
-            NOT_VERIFIED,
-            &["fights-1-1-any.pkg.tar.gz"],
-            "mirror",
-        ),
-        row(
-            STRICT,
-            "plain",
-            NOT_VERIFIED,
-            &["no signature for 'plain-1-1-any.pkg.tar.gz'"],
-            "another mirror",
-        ),
-        row(
-            STRICT,
-            "two",
-            NOT_VERIFIED,
-            &["two: signature from \"A <a@example>\" is unknown trust"],
-            "newer keyring",
-        ),
-        row(
-            STRICT,
-            "needed",
-            NOT_VERIFIED,
-            &["needed: signature from \"A <a@example>\" is invalid"],
-            "is not valid",
-        ),
+        row("", "fights", NOT_VERIFIED, &["fights-1-1-any.pkg.tar.gz"], "mirror"),
+        row(STRICT, "plain", NOT_VERIFIED, &["no signature for 'plain-1-1-any.pkg.tar.gz'"], "another mirror"),
+        row(STRICT, "two", NOT_VERIFIED, &["two: signature from \"A <a@example>\" is unknown trust"], "newer keyring"),
+        row(STRICT, "needed", NOT_VERIFIED, &["needed: signature from \"A <a@example>\" is invalid"], "is not valid"),
     ];
     check(&lab, &repo, &rows);
 }
@@ -757,9 +588,7 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
         sign 20190101 good versus --default-sig-expire 2019-06-01
         echo rubbish > rubbish; on 20190101 -u good@test -o rubbish.sig --detach-sign rubbish"
     )));
-    let (begin, end) = PRESET
-        .split_once("[[keyring.trusted]]")
-        .expect("it is there");
+    let (begin, end) = PRESET.split_once("[[keyring.trusted]]").expect("it is there");
     let (_, end) = end.split_once("[arch.").expect("it is there");
     let pins: String = trusted
         .lines()
@@ -770,58 +599,32 @@ fn a_signer_who_may_not_sign_is_named_with_the_reason() {
     // An archive that a lock means and that is none: pacman -U is what is run.
     let locked = Row {
         each: "cp ../rubbish cache/plain-1-1-any.pkg.tar.gz; cp ../rubbish.sig cache/plain-1-1-any.pkg.tar.gz.sig",
-        ..row(
-            LOCK,
-            "--offline --locked lock.json",
-            NOT_VERIFIED,
-            &["/cache/plain-1-1-any.pkg.tar.gz'"],
-            "try again",
-        )
+        ..row(LOCK, "--offline --locked lock.json", NOT_VERIFIED, &["/cache/plain-1-1-any.pkg.tar.gz'"], "try again")
     };
     let of = |name, says, hint| row("", name, NOT_VERIFIED, says, hint);
     let rows = [
         of(
             "two",
-            &[
-                "checking 'two': ",
-                " (two <two@test>), for which 2 trusted keys vouch where 3 must",
-            ],
+            &["checking 'two': ", " (two <two@test>), for which 2 trusted keys vouch where 3 must"],
             "'keyring --trust ",
         ),
         of(
             "three",
-            &[
-                "checking 'three': ",
-                " (none <none@test>), for which no trusted key vouches where 3 must",
-            ],
+            &["checking 'three': ", " (none <none@test>), for which no trusted key vouches where 3 must"],
             "'keyring --trust ",
         ),
-        of(
-            "fights",
-            &["checking 'fights': ", ", which is not in the keyring"],
-            "a newer keyring package may help",
-        ),
+        of("fights", &["checking 'fights': ", ", which is not in the keyring"], "a newer keyring package may help"),
         of(
             "needed",
-            &[
-                "checking 'needed': ",
-                " (ended <ended@test>), which expired on 2020-01-01",
-            ],
+            &["checking 'needed': ", " (ended <ended@test>), which expired on 2020-01-01"],
             "a newer keyring package may help",
         ),
         of(
             "trigger",
-            &[
-                "checking 'trigger': ",
-                " (gone <gone@test>), which is disabled",
-            ],
+            &["checking 'trigger': ", " (gone <gone@test>), which is disabled"],
             "do not use packages by that key",
         ),
-        of(
-            "versus",
-            &["checking 'versus': ", " (good <good@test>)"],
-            "a newer keyring package may help",
-        ),
+        of("versus", &["checking 'versus': ", " (good <good@test>)"], "a newer keyring package may help"),
         locked,
     ];
     let keyring = "keyring --state document.json > new.json && mv new.json document.json";
@@ -836,11 +639,10 @@ struct Tls {
 
 impl Tls {
     fn new(lab: &Lab) -> Self {
-        let made = lab.sh(
-            "openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out c.pem -days 30 -subj /CN=localhost \
+        let made =
+            lab.sh("openssl req -x509 -newkey rsa:2048 -nodes -keyout k.pem -out c.pem -days 30 -subj /CN=localhost \
              -addext subjectAltName=IP:127.0.0.1 2>&1 \
-             && cat k.pem c.pem > s.pem",
-        );
+             && cat k.pem c.pem > s.pem");
         assert_eq!(made.status, 0, "{}", made.stdout);
         const SERVE: &str = "import http.server, ssl, sys
 h = http.server.ThreadingHTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler)
@@ -850,19 +652,12 @@ h.socket = c.wrap_socket(h.socket, server_side=True)
 print(h.server_port, flush=True)
 h.serve_forever()";
         let mut command = lab.command("python3");
-        let mut child = command
-            .args(["-c", SERVE])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("python3 is there");
+        let mut child =
+            command.args(["-c", SERVE]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("python3 is there");
         let mut line = String::new();
         let out = child.stdout.take().expect("a pipe");
         BufReader::new(out).read_line(&mut line).expect("a port");
-        Self {
-            child,
-            port: line.trim().parse().expect("a port"),
-        }
+        Self { child, port: line.trim().parse().expect("a port") }
     }
 }
 
@@ -911,9 +706,7 @@ fn a_scriptlet_cannot_name_another() {
         );
         let ran = lab.sh(&begin);
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        let of = |name: &str| {
-            format!("running the scriptlet of '{name}': command failed to execute correctly")
-        };
+        let of = |name: &str| format!("running the scriptlet of '{name}': command failed to execute correctly");
         for (targets, culprit) in [
             ("a-named b-other", Some("a-named")),
             ("a-quoted", None),

@@ -27,9 +27,7 @@ fn make(lab: &Lab, mirror: &Mirror, server: &Server, root: &str, arch: &str, pac
 
 /// Packs the root of `doc.json`, and returns the archive's SHA-256.
 fn pack(lab: &Lab, options: &str, name: &str) -> String {
-    let ran = lab.sh(&format!(
-        "SOURCE_DATE_EPOCH={EPOCH} pack --state doc.json --quiet -o {name} {options}"
-    ));
+    let ran = lab.sh(&format!("SOURCE_DATE_EPOCH={EPOCH} pack --state doc.json --quiet -o {name} {options}"));
     let document = ran.succeeded();
     let archive = &document["archives"][0];
     assert_eq!(archive["file"], lab.path().join(name).display().to_string());
@@ -57,11 +55,7 @@ fn members(path: &Path) -> BTreeMap<String, Member> {
             (key, record.value_bytes().to_vec())
         });
         let records = records.collect();
-        let mut member = Member {
-            header: entry.header().as_bytes().to_vec(),
-            records,
-            content: Vec::new(),
-        };
+        let mut member = Member { header: entry.header().as_bytes().to_vec(), records, content: Vec::new() };
         entry.read_to_end(&mut member.content).expect("a content");
         members.insert(name, member);
     }
@@ -87,11 +81,7 @@ fn differences(one: &Path, other: &Path) -> Vec<String> {
             found.push(format!("{name}: {}", what.join(", ")));
         }
     }
-    found.extend(
-        other
-            .into_keys()
-            .map(|name| format!("{name}: only in the second")),
-    );
+    found.extend(other.into_keys().map(|name| format!("{name}: only in the second")));
     found
 }
 
@@ -121,16 +111,10 @@ fn check_that_rules_are_needed(one: &Lab, other: &Lab) {
         lab.path().join("all.tar")
     });
     let found = differences(&paths[0], &paths[1]);
-    let ruled = [
-        "etc/machine-id: content",
-        "var/cache/ldconfig/aux-cache: content",
-        "var/log/pacman.log: header, content",
-    ];
+    let ruled =
+        ["etc/machine-id: content", "var/cache/ldconfig/aux-cache: content", "var/log/pacman.log: header, content"];
     for path in ruled {
-        assert!(
-            found.iter().any(|f| f == path),
-            "{path} is the same: no rule is needed"
-        );
+        assert!(found.iter().any(|f| f == path), "{path} is the same: no rule is needed");
     }
     let (mended, other): (Vec<_>, Vec<_>) = found
         .iter()
@@ -177,8 +161,7 @@ fn with_clock(script: &str, root: &str) -> String {
     )
 }
 
-const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
 
 /// Names what is different in the file systems of two disks; the places of the bytes where all files are the same.
 fn differences_of_disks(one: (&Lab, &Value), other: (&Lab, &Value)) -> Vec<String> {
@@ -191,11 +174,7 @@ fn differences_of_disks(one: (&Lab, &Value), other: (&Lab, &Value)) -> Vec<Strin
     let only = b.keys().filter(|path| !a.contains_key(*path));
     found.extend(only.map(|path| format!("{path}: only in the second")));
     let images = [one, other].map(|(lab, _)| lab.path().join("disk.img"));
-    let cmp = lab::run(
-        Command::new("sh")
-            .args(["-c", "cmp -l \"$@\" | head -n 20", "sh"])
-            .args(images),
-    );
+    let cmp = lab::run(Command::new("sh").args(["-c", "cmp -l \"$@\" | head -n 20", "sh"]).args(images));
     found.push(cmp.stdout);
     found
 }
@@ -203,10 +182,7 @@ fn differences_of_disks(one: (&Lab, &Value), other: (&Lab, &Value)) -> Vec<Strin
 /// Returns what is on the partitions of a disk, by path.
 fn files_of(lab: &Lab, document: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
-    for partition in document["disks"][0]["partitions"]
-        .as_array()
-        .expect("partitions")
-    {
+    for partition in document["disks"][0]["partitions"].as_array().expect("partitions") {
         let at = partition["at"].as_str().unwrap_or("?");
         // Not every kernel has FAT.
         let put = match partition["filesystem"]["type"].as_str() {
@@ -218,15 +194,7 @@ fn files_of(lab: &Lab, document: &Value) -> BTreeMap<String, String> {
              \\( -type f -exec sha256sum {{}} \\; -o -printf '\\n' \\)"
         );
         let mut command = Command::new("unshare");
-        command.args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-ec",
-            &script,
-            "sh",
-        ]);
+        command.args(["--mount", "--propagation", "private", "sh", "-ec", &script, "sh"]);
         command.args(["start", "size"].map(|key| partition[key].to_string()));
         command.arg(partition["name"].as_str().expect("a name"));
         let ran = lab::run(command.current_dir(lab.path()));
@@ -283,11 +251,7 @@ fn one_lock_makes_one_archive_and_one_disk() {
     let found = differences_of_disks((root, from_root), (user, from_user));
     assert_eq!(found, [""]);
     let files = files_of(root, from_root);
-    for path in [
-        "/boot: ./vmlinuz-linux",
-        "/: ./usr/bin/bash",
-        "/: ./home/ann",
-    ] {
+    for path in ["/boot: ./vmlinuz-linux", "/: ./usr/bin/bash", "/: ./home/ann"] {
         assert!(files.contains_key(path), "{path}");
     }
 }

@@ -27,19 +27,15 @@ fn archive(mirror: &Mirror, repo: &str, name: &str) -> (String, u64) {
     };
     let mut names = files.map(|e| e.file_name().to_string_lossy().into_owned());
     let file = names.find(|f| is(f)).expect(name);
-    let length = fs::metadata(directory.join(&file))
-        .expect("it is there")
-        .len();
+    let length = fs::metadata(directory.join(&file)).expect("it is there").len();
     (file, length)
 }
 
 /// Returns the names in a directory that end so.
 fn ending(directory: &Path, end: &str) -> Vec<String> {
     let entries = fs::read_dir(directory).expect("a directory").flatten();
-    let mut names: Vec<_> = entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .filter(|n| n.ends_with(end))
-        .collect();
+    let mut names: Vec<_> =
+        entries.map(|e| e.file_name().to_string_lossy().into_owned()).filter(|n| n.ends_with(end)).collect();
     names.sort();
     names
 }
@@ -65,17 +61,10 @@ fn network_gone(pacman: &Path) {
         }
         Answer::Serve
     });
-    let pipe = format!(
-        "{} | strap bash coreutils | reap | unmount",
-        begin(&mirror, server.url(), "root", "packages", pacman)
-    );
+    let pipe =
+        format!("{} | strap bash coreutils | reap | unmount", begin(&mirror, server.url(), "root", "packages", pacman));
     let ran = lab.sh(&pipe);
-    ran.failed(
-        75,
-        &format!(
-            "strap: running pacman to download: exit status 1: failed retrieving file '{file}'"
-        ),
-    );
+    ran.failed(75, &format!("strap: running pacman to download: exit status 1: failed retrieving file '{file}'"));
     assert_eq!(ran.document()["error"]["code"], "network");
     let local = lab.path().join("root/var/lib/pacman/local");
     assert!(ending(&local, "-1").is_empty(), "something was installed");
@@ -87,11 +76,7 @@ fn network_gone(pacman: &Path) {
     drop(lab.sh(&pipe).succeeded());
     let requests = server.requests();
     let again = requests[before..].iter().find(|r| r.path.ends_with(&file));
-    assert_eq!(
-        again.and_then(|r| r.from),
-        Some(length / 2),
-        "it goes on there"
-    );
+    assert_eq!(again.and_then(|r| r.from), Some(length / 2), "it goes on there");
     assert_eq!(ending(&lab.path().join("packages"), ".part"), [""; 0]);
 }
 
@@ -113,13 +98,7 @@ fn parts(pacman: &Path) {
         fs::write(packages.join(format!("{file}.part")), vec![7; size]).expect("our own directory");
         let pipe = format!(
             "{} | strap bash | reap | unmount",
-            begin(
-                &mirror,
-                server.url(),
-                &format!("root{size}"),
-                "packages",
-                pacman
-            )
+            begin(&mirror, server.url(), &format!("root{size}"), "packages", pacman)
         );
         // It is found out at once, or by its signature, and then it is gone.
         let ran = lab.sh(&pipe);
@@ -166,20 +145,11 @@ fn disk_full(pacman: &Path) {
     let ran = lab.sh("unshare --mount sh ./script");
     drop(ran.succeeded());
     let read = |name: &str| fs::read_to_string(lab.path().join(name)).expect(name);
-    assert_eq!(
-        (read("cache.status").trim(), read("root.status").trim()),
-        ("69", "69"),
-        "{}",
-        ran.stderr
-    );
+    assert_eq!((read("cache.status").trim(), read("root.status").trim()), ("69", "69"), "{}", ran.stderr);
     for name in ["cache.json", "root.json"] {
         let document: serde_json::Value = serde_json::from_str(&read(name)).expect("a document");
         let hint = document["error"]["hint"].as_str().unwrap_or_default();
-        assert!(
-            hint.contains("free some space and run"),
-            "{name}: {}",
-            document["error"]
-        );
+        assert!(hint.contains("free some space and run"), "{name}: {}", document["error"]);
     }
     assert!(!read("names").contains(".part"));
 }

@@ -71,11 +71,7 @@ fn a_tool_that_is_installed_set_uid_works_for_nobody() {
             // Where it stands alone, as here, enter's own failures are those of env(1).
             let expected = if tool == "enter" { 125 } else { 77 };
             assert_eq!(ran.status, expected, "{tool} {mode:o}: {ran:?}");
-            assert!(
-                ran.stderr
-                    .contains("must not be installed set-uid or set-gid"),
-                "{tool}: {ran:?}"
-            );
+            assert!(ran.stderr.contains("must not be installed set-uid or set-gid"), "{tool}: {ran:?}");
         }
     }
 }
@@ -112,24 +108,16 @@ fn what_the_namespaces_give_and_what_they_do_not() {
             let link = fs::read_link(format!("/proc/self/ns/{kind}")).expect(kind);
             link.to_string_lossy().into_owned()
         };
-        for (kind, separate) in [
-            ("mnt", true),
-            ("pid", true),
-            ("user", who == Who::User),
-            ("net", false),
-            ("ipc", false),
-            ("uts", false),
-        ] {
+        for (kind, separate) in
+            [("mnt", true), ("pid", true), ("user", who == Who::User), ("net", false), ("ipc", false), ("uts", false)]
+        {
             assert_eq!(theirs(kind) != ours(kind), separate, "{who:?}: {kind}");
         }
         // Of processes there are the tool's first one, and its own.
         let count = inside(&lab, "echo /proc/[0-9]*");
         assert!(count.split(' ').count() <= 4, "{who:?}: {count}");
         // A device node is root's to make, and no user's.
-        let node = inside(
-            &lab,
-            "mknod /root/disk b 7 0 2>/dev/null && rm /root/disk; echo $?",
-        );
+        let node = inside(&lab, "mknod /root/disk b 7 0 2>/dev/null && rm /root/disk; echo $?");
         assert_eq!(node == "0", who == Who::Root, "{who:?}: {node}");
     }
 }
@@ -154,22 +142,14 @@ fn ways_out(file: &Path) -> Vec<(&'static str, String)> {
     vec![
         ("the root of init", format!("cat /proc/1/root{file}")),
         // Of a directory that is outside of a chroot, all above it can be reached.
-        (
-            "another chroot",
-            format!("nsenter --root=/tmp --wd=/ {loader} usr/bin/cat ../../../../../..{file}"),
-        ),
+        ("another chroot", format!("nsenter --root=/tmp --wd=/ {loader} usr/bin/cat ../../../../../..{file}")),
     ]
 }
 
 #[test]
 fn a_program_of_the_root_reaches_nothing_else_of_the_host() {
     // aarch64 has a handler of its own: as root it is in a user namespace then, and otherwise in none.
-    for (who, arch) in [
-        (Who::Root, "x86_64"),
-        (Who::User, "x86_64"),
-        (Who::Root, "aarch64"),
-        (Who::User, "aarch64"),
-    ] {
+    for (who, arch) in [(Who::Root, "x86_64"), (Who::User, "x86_64"), (Who::Root, "aarch64"), (Who::User, "aarch64")] {
         let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
         root(&lab, &mirror);
         if arch == "aarch64" {
@@ -190,10 +170,7 @@ fn a_program_of_the_root_reaches_nothing_else_of_the_host() {
         }
         for (way, script) in ways {
             let said = inside(&lab, &format!("{{ {script}; }} 2>&1 || true"));
-            assert!(
-                said != "theirs" && !said.is_empty(),
-                "{who:?}, {arch}: {way}: {said}"
-            );
+            assert!(said != "theirs" && !said.is_empty(), "{who:?}, {arch}: {way}: {said}");
         }
         // The tool itself is on the host, and its owner could write to it.
         let exe = inside(&lab, "readlink /proc/1/exe || true");
@@ -222,37 +199,18 @@ fn a_hook_runs_in_a_chroot() {
             "[Trigger]\nOperation = Install\nType = Package\nTarget = *\n\n\
              [Action]\nWhen = PostTransaction\nExec = /usr/bin/bash -c '{script}'\n"
         );
-        let write = format!(
-            "mkdir -p /etc/pacman.d/hooks; cat > /etc/pacman.d/hooks/out.hook <<'END'\n{hook}END"
-        );
+        let write = format!("mkdir -p /etc/pacman.d/hooks; cat > /etc/pacman.d/hooks/out.hook <<'END'\n{hook}END");
         inside(&lab, &write);
-        drop(
-            lab.sh("strap --quiet --state receipt.json grep")
-                .succeeded(),
-        );
+        drop(lab.sh("strap --quiet --state receipt.json grep").succeeded());
         let said = inside(&lab, "cat /out");
         assert!(said.lines().any(|l| l == "theirs"), "{who:?}: {said}");
-        assert_eq!(
-            said.lines().any(|l| l == "roots"),
-            who == Who::Root,
-            "{who:?}: {said}"
-        );
+        assert_eq!(said.lines().any(|l| l == "roots"), who == Who::Root, "{who:?}: {said}");
     }
 }
 
 /// Programs of the host that the tools start. What else runs is the tools themselves, which read as data, and the root's.
-const OF_THE_HOST: [&str; 10] = [
-    "pacman",
-    "pacman-static",
-    "gpg",
-    "gpg-agent",
-    "gpgconf",
-    "gpgsm",
-    "keyboxd",
-    "dirmngr",
-    "newuidmap",
-    "newgidmap",
-];
+const OF_THE_HOST: [&str; 10] =
+    ["pacman", "pacman-static", "gpg", "gpg-agent", "gpgconf", "gpgsm", "keyboxd", "dirmngr", "newuidmap", "newgidmap"];
 
 /// Runs a script in the laboratory and returns which files the programs of the host opened to read.
 fn opened(lab: &Lab, script: &str) -> BTreeSet<(String, PathBuf)> {
@@ -283,18 +241,10 @@ fn opened(lab: &Lab, script: &str) -> BTreeSet<(String, PathBuf)> {
             programs.insert(pid, path.rsplit('/').next().unwrap_or_default());
         } else if call.starts_with("+++") {
             programs.remove(pid);
-        } else if call.contains("O_RDONLY")
-            && !["O_DIRECTORY", "O_PATH"].iter().any(|f| call.contains(f))
-        {
+        } else if call.contains("O_RDONLY") && !["O_DIRECTORY", "O_PATH"].iter().any(|f| call.contains(f)) {
             let program = programs.get(pid).filter(|p| OF_THE_HOST.contains(p));
-            let path = call
-                .rsplit_once('<')
-                .and_then(|(_, path)| path.strip_suffix('>'));
-            opened.extend(
-                program
-                    .zip(path)
-                    .map(|(p, path)| (p.to_string(), path.into())),
-            );
+            let path = call.rsplit_once('<').and_then(|(_, path)| path.strip_suffix('>'));
+            opened.extend(program.zip(path).map(|(p, path)| (p.to_string(), path.into())));
         }
     }
     opened
@@ -311,12 +261,7 @@ for file in etc/pacman.conf etc/netrc root/.netrc etc/resolv.conf etc/hosts etc/
 /// Returns whether a program may open a file of the laboratory: our own configuration, and what is data to it.
 fn is_data(program: &str, path: &Path) -> bool {
     let places: &[&str] = match program {
-        "gpg" => &[
-            "root.strapline/gnupg",
-            "root.strapline/gnupg.new",
-            "other/partial",
-            "packages",
-        ],
+        "gpg" => &["root.strapline/gnupg", "root.strapline/gnupg.new", "other/partial", "packages"],
         "pacman-static" => &[
             "root.strapline/pacman-loose.conf",
             "root.strapline/pacman-strict.conf",
@@ -362,13 +307,7 @@ fn programs_of_the_host_open_no_configuration_of_the_roots() {
         let here = |path: &str| lab.path().join(path);
         assert!(was_opened("gpg", here("root.strapline/gnupg/gpg.conf")));
         assert!(was_opened("gpg-agent", "/run/k/gpg-agent.conf".into()));
-        assert!(was_opened(
-            "pacman-static",
-            here("root.strapline/pacman-strict.conf")
-        ));
-        assert_eq!(
-            was_opened("newuidmap", "/etc/subuid".into()),
-            who == Who::User
-        );
+        assert!(was_opened("pacman-static", here("root.strapline/pacman-strict.conf")));
+        assert_eq!(was_opened("newuidmap", "/etc/subuid".into()), who == Who::User);
     }
 }

@@ -45,24 +45,18 @@ struct Terminal {
 impl Terminal {
     /// Starts `pipe` as the job of a leader on a new terminal. Its exit status goes to the file `status`.
     fn start(lab: &Lab, leader: Leader, pipe: &str) -> Self {
-        let master =
-            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
         let name = ptsname(&master, Vec::new()).unwrap();
         let mut options = File::options();
         options.read(true).write(true);
-        let slave = options
-            .custom_flags(nix::libc::O_NOCTTY)
-            .open(name.to_str().unwrap())
-            .unwrap();
+        let slave = options.custom_flags(nix::libc::O_NOCTTY).open(name.to_str().unwrap()).unwrap();
         let (shell, script) = match leader {
             // A job that was stopped goes on when somebody says so.
             Leader::Shell => (
                 "bash",
-                format!(
-                    "set -m; {pipe}; s=$?; while jobs %% >&2; do read -r go; fg >&2; s=$?; done; echo $s >status"
-                ),
+                format!("set -m; {pipe}; s=$?; while jobs %% >&2; do read -r go; fg >&2; s=$?; done; echo $s >status"),
             ),
             Leader::Script => ("dash", format!("{pipe}; echo $? >status")),
         };
@@ -74,10 +68,7 @@ impl Terminal {
             .stderr(Stdio::from(slave))
             .spawn()
             .unwrap();
-        Self {
-            master: Some(master),
-            leader,
-        }
+        Self { master: Some(master), leader }
     }
 
     /// Returns the group in the foreground.
@@ -164,9 +155,7 @@ impl Event {
                     terminal.press(key);
                     // pacman says so when it has the signal; before that, the same one twice is one.
                     let said = || fs::read_to_string(lab.path().join("err.strap")).unwrap();
-                    until("interrupting pacman", || {
-                        said().contains("Interrupt signal received")
-                    });
+                    until("interrupting pacman", || said().contains("Interrupt signal received"));
                 }
             }
             Self::Keys(key, times) => {
@@ -244,25 +233,13 @@ const TABLE: &[(Leader, Event, bool)] = &[
     (Leader::Shell, Event::Close, true),
     (Leader::Script, Event::Close, true),
     (Leader::Shell, Event::LeaderDies, true),
-    (
-        Leader::Shell,
-        Event::Kill(&[Signal::INT, Signal::HUP, Signal::TERM]),
-        true,
-    ),
+    (Leader::Shell, Event::Kill(&[Signal::INT, Signal::HUP, Signal::TERM]), true),
     (Leader::Shell, Event::Kill(&[Signal::TERM]), true),
-    (
-        Leader::Shell,
-        Event::Kill(&[Signal::HUP, Signal::HUP, Signal::HUP]),
-        true,
-    ),
+    (Leader::Shell, Event::Kill(&[Signal::HUP, Signal::HUP, Signal::HUP]), true),
     (Leader::Shell, Event::Kill(&[Signal::QUIT]), true),
     (Leader::Shell, Event::Kill(&[Signal::USR1]), true),
     (Leader::Shell, Event::Kill(&[Signal::USR2]), true),
-    (
-        Leader::Shell,
-        Event::Kill(&[Signal::XCPU, Signal::XCPU, Signal::XCPU]),
-        true,
-    ),
+    (Leader::Shell, Event::Kill(&[Signal::XCPU, Signal::XCPU, Signal::XCPU]), true),
     (Leader::Shell, Event::Kill(&[Signal::ALARM]), true),
     (Leader::Shell, Event::Kill(&[Signal::PIPE]), false),
 ];
@@ -284,11 +261,9 @@ impl Bench {
         let mirror = Mirror::of("x86_64").tampered(&lab.path().join("m"), "scriptlet-waits");
         let silent = Arc::<AtomicBool>::default();
         let says_nothing = Arc::clone(&silent);
-        let server = Server::lying(&mirror.www(), move |_| {
-            match says_nothing.load(Ordering::Relaxed) {
-                true => Answer::Silence,
-                false => Answer::Serve,
-            }
+        let server = Server::lying(&mirror.www(), move |_| match says_nothing.load(Ordering::Relaxed) {
+            true => Answer::Silence,
+            false => Answer::Serve,
         });
         let (preset, url) = (mirror.preset(), server.url());
         let mkroot = format!("mkroot root --arch x86_64 --distro {}", preset.display());
@@ -356,24 +331,14 @@ impl Bench {
             words.map(str::to_owned).collect()
         };
         for name in ["bash", "waits"] {
-            assert!(
-                list("packages", "name").contains(&name.to_owned()),
-                "{what}: no {name}"
-            );
+            assert!(list("packages", "name").contains(&name.to_owned()), "{what}: no {name}");
         }
     }
 
     /// Checks what came of a pipe of this tool and those that undo, and returns its document. `exit` is its exit status, where
     /// somebody lived to see it.
     #[track_caller]
-    fn check_tool(
-        &self,
-        tool: &str,
-        terminal: Terminal,
-        interrupted: bool,
-        exit: Option<i32>,
-        what: &str,
-    ) -> Value {
+    fn check_tool(&self, tool: &str, terminal: Terminal, interrupted: bool, exit: Option<i32>, what: &str) -> Value {
         let (status, document) = end(&self.lab, terminal, what);
         let error = &document["error"];
         let is = (&error["tool"], &error["code"], &error["exit"]);
@@ -385,10 +350,7 @@ impl Bench {
         assert_eq!(status, exit, "{what}");
         let steps = document["steps"].as_array().into_iter().flatten();
         let steps: Vec<_> = steps.filter_map(|step| step["tool"].as_str()).collect();
-        assert!(
-            steps.ends_with(&[tool, "reap", "unmount"]),
-            "{what}: {steps:?}"
-        );
+        assert!(steps.ends_with(&[tool, "reap", "unmount"]), "{what}: {steps:?}");
         nothing_is_left(&self.lab, what);
         document
     }
@@ -415,13 +377,7 @@ fn table(who: Who, options: &str) {
             bench.clear();
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} of {} rows:\n{}",
-        wrong.len(),
-        TABLE.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), TABLE.len(), wrong.join("\n"));
 }
 
 impl Bench {
@@ -433,9 +389,7 @@ impl Bench {
             kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap_or_default();
         }
         until("an end", || processes_below(self.lab.path()).is_empty());
-        let ran = self.lab.sh(
-            "[ ! -e root/proc/self ] || unmount --new root >&2; rm -f root/var/lib/pacman/db.lck*",
-        );
+        let ran = self.lab.sh("[ ! -e root/proc/self ] || unmount --new root >&2; rm -f root/var/lib/pacman/db.lck*");
         assert_eq!(ran.status, 0, "{ran:?}");
     }
 }
@@ -470,38 +424,13 @@ enum Hold {
 
 /// Each tool with the command that is held, and what it would have made.
 const HELD: &[(&str, &str, Hold, &str)] = &[
-    (
-        "fetch-pacman",
-        "--server $URL/archlinuxcn/x86_64 --cache-dir $PWD/fetched -o pacman",
-        Hold::Server,
-        "pacman",
-    ),
+    ("fetch-pacman", "--server $URL/archlinuxcn/x86_64 --cache-dir $PWD/fetched -o pacman", Hold::Server, "pacman"),
     ("keyring", "", Hold::Server, "root.strapline/gnupg.new"),
-    (
-        "configure",
-        "--locale de_DE.UTF-8",
-        Hold::Gate,
-        "root/etc/locale.conf",
-    ),
-    (
-        "enter",
-        "-- sh -c 'read -r line </var/gate; touch /var/done'",
-        Hold::Gate,
-        "root/var/done",
-    ),
+    ("configure", "--locale de_DE.UTF-8", Hold::Gate, "root/etc/locale.conf"),
+    ("enter", "-- sh -c 'read -r line </var/gate; touch /var/done'", Hold::Gate, "root/var/done"),
     ("verify", "", Hold::Server, "packages/bash.part"),
-    (
-        "pack",
-        "-o root.tar --keep-keyring",
-        Hold::Work(HOLE),
-        "root.tar",
-    ),
-    (
-        "mkdisk",
-        "-o disk.img --size 3T --keep-keyring --bootloader none",
-        Hold::Work(1 << 40),
-        "disk.img",
-    ),
+    ("pack", "-o root.tar --keep-keyring", Hold::Work(HOLE), "root.tar"),
+    ("mkdisk", "-o disk.img --size 3T --keep-keyring --bootloader none", Hold::Work(1 << 40), "disk.img"),
 ];
 
 /// The length of a file of the root that is one hole.
@@ -534,11 +463,7 @@ impl Bench {
     }
 
     /// Runs one cell of the table.
-    fn hold(
-        &self,
-        (tool, args, hold, makes): (&str, &str, Hold, &str),
-        (leader, event): (Leader, Event),
-    ) {
+    fn hold(&self, (tool, args, hold, makes): (&str, &str, Hold, &str), (leader, event): (Leader, Event)) {
         let what = format!("{tool} {args}: {leader:?}, {event:?}");
         fs::remove_file(self.lab.path().join("status")).unwrap_or_default();
         let args = args.replace("$URL", self.server.url());
@@ -558,12 +483,7 @@ impl Bench {
         let mut gate = None;
         until(&format!("{what}: its work"), || {
             let err = || fs::read_to_string(self.lab.path().join("err.tool")).unwrap_or_default();
-            assert_eq!(
-                terminal.leader.try_wait().unwrap(),
-                None,
-                "{what}: {}",
-                err()
-            );
+            assert_eq!(terminal.leader.try_wait().unwrap(), None, "{what}: {}", err());
             match hold {
                 Hold::Server => self.server.requests().len() > asked,
                 Hold::Work(length) => is_open(length, hole, Pid::from_child(&terminal.leader)),
@@ -583,10 +503,7 @@ impl Bench {
         };
         self.check_tool(tool, terminal, true, exit, &what);
         drop(gate);
-        assert!(
-            !self.lab.path().join(makes).exists(),
-            "{what}: '{makes}' is there"
-        );
+        assert!(!self.lab.path().join(makes).exists(), "{what}: '{makes}' is there");
     }
 }
 
@@ -621,12 +538,7 @@ fn held(who: Who, options: &str) {
             }
         }
     }
-    assert!(
-        wrong.is_empty(),
-        "{} cells:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "{} cells:\n{}", wrong.len(), wrong.join("\n"));
 }
 
 #[test]
@@ -655,14 +567,8 @@ fn what_was_ignored_at_the_start_stays_ignored() {
         // nohup(1), and what a shell without job control does with its background jobs.
         let nohup = format!("nohup sh -c '{}' 2>err", bench.pipe());
         // Each signal ends one wait.
-        let background = format!(
-            "trap : INT QUIT; {{ {}; }} & while kill -0 $!; do wait $!; done",
-            bench.pipe()
-        );
-        for (leader, pipe, event) in [
-            (Leader::Shell, nohup, HUP),
-            (Leader::Script, background, KEYS),
-        ] {
+        let background = format!("trap : INT QUIT; {{ {}; }} & while kill -0 $!; do wait $!; done", bench.pipe());
+        for (leader, pipe, event) in [(Leader::Shell, nohup, HUP), (Leader::Script, background, KEYS)] {
             let (mut terminal, mut gate) = bench.start(leader, &pipe);
             event.happen(&mut terminal, &bench.lab);
             gate.write_all(b"\n").unwrap();
@@ -699,9 +605,8 @@ fn a_limit_on_files_is_a_failed_write_and_no_end() {
             "strap --state ready.json waits",
             "pack --state ready.json -o root.tar",
         ] {
-            let ran = bench.lab.sh(&format!(
-                "(ulimit -f 0; exec env --default-signal=XFSZ {command}) | reap | unmount"
-            ));
+            let ran =
+                bench.lab.sh(&format!("(ulimit -f 0; exec env --default-signal=XFSZ {command}) | reap | unmount"));
             let document = ran.document();
             let tool = command.split(' ').next();
             assert_eq!(document["error"]["tool"].as_str(), tool, "{who:?}: {ran:?}");
@@ -710,9 +615,7 @@ fn a_limit_on_files_is_a_failed_write_and_no_end() {
             nothing_is_left(&bench.lab, command);
         }
         // The document itself goes to a file that may not hold it.
-        let ran = bench
-            .lab
-            .sh("ulimit -f 1; exec env --default-signal=XFSZ reap --state ready.json >part.json");
+        let ran = bench.lab.sh("ulimit -f 1; exec env --default-signal=XFSZ reap --state ready.json >part.json");
         assert_eq!(ran.status, 74, "{who:?}: {ran:?}");
     }
 }

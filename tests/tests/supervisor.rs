@@ -9,14 +9,12 @@
 
 use crate::faults::{self, Fault};
 use libseccomp::{
-    ScmpAction, ScmpFilterContext, ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, ScmpSyscall,
-    notify_id_valid, set_api,
+    ScmpAction, ScmpFilterContext, ScmpNotifReq, ScmpNotifResp, ScmpNotifRespFlags, ScmpSyscall, notify_id_valid,
+    set_api,
 };
 use nix::sys::socket::{Shutdown, shutdown};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal,
-};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, pidfd_getfd, pidfd_open, pidfd_send_signal};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
@@ -119,24 +117,14 @@ fn run(command: &Command, bin: &Path, decide: &mut dyn FnMut(&Call) -> Option<Fa
         bin: bin.to_owned(),
         begun: false,
         counts: BTreeMap::new(),
-        run: Run {
-            status: 0,
-            calls: Vec::new(),
-            hit: None,
-            asked: 0,
-            left: None,
-        },
+        run: Run { status: 0, calls: Vec::new(), hit: None, asked: 0, left: None },
     };
     supervised.serve(decide);
     supervised.run
 }
 
 /// Runs a tool of a laboratory with its arguments, as [`trial::Bench::run`] does, and puts its calls to `decide`.
-pub(crate) fn run_tool(
-    lab: &Lab,
-    command: &str,
-    decide: &mut dyn FnMut(&Call) -> Option<Fault>,
-) -> Run {
+pub(crate) fn run_tool(lab: &Lab, command: &str, decide: &mut dyn FnMut(&Call) -> Option<Fault>) -> Run {
     let mut shell = trial::command(lab, "sh");
     shell.args(["-c", &trial::redirected(command)]);
     run(&shell, &bin_dir(), decide)
@@ -177,9 +165,7 @@ fn start(command: &Command) -> (Child, OwnedFd) {
     let raw = descriptors.flatten().find_map(|entry| {
         let link = fs::read_link(entry.path()).ok()?;
         let name = entry.file_name().into_string().ok()?;
-        link.to_string_lossy()
-            .contains("seccomp notify")
-            .then(|| name.parse().ok())?
+        link.to_string_lossy().contains("seccomp notify").then(|| name.parse().ok())?
     });
     let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).expect("a child");
     let raw = raw.expect("a process that has taken on the filter");
@@ -197,9 +183,7 @@ fn takes_on_the_filter() {
     context.set_ctl_nnp(false).expect("libseccomp");
     for name in faults::calls() {
         let call = ScmpSyscall::from_name(name).unwrap_or_else(|_| panic!("no call {name}"));
-        context
-            .add_rule(ScmpAction::Notify, call)
-            .expect("libseccomp");
+        context.add_rule(ScmpAction::Notify, call).expect("libseccomp");
     }
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env_remove(BECOME);
@@ -221,11 +205,7 @@ fn ready(listener: &OwnedFd, others: &[&OwnedFd], time: Duration) -> (bool, bool
     }
     let events = fds[0].revents();
     let other = fds[1..].iter().any(|fd| !fd.revents().is_empty());
-    (
-        events.contains(PollFlags::IN),
-        events.contains(PollFlags::HUP),
-        other,
-    )
+    (events.contains(PollFlags::IN), events.contains(PollFlags::HUP), other)
 }
 
 /// Takes a request. `None` where its caller has meanwhile been killed.
@@ -238,10 +218,7 @@ fn is_valid(listener: &OwnedFd, request: &ScmpNotifReq) -> bool {
 }
 
 fn proceed(listener: &OwnedFd, request: &ScmpNotifReq) {
-    respond(
-        listener,
-        ScmpNotifResp::new_continue(request.id, ScmpNotifRespFlags::empty()),
-    );
+    respond(listener, ScmpNotifResp::new_continue(request.id, ScmpNotifRespFlags::empty()));
 }
 
 /// Answers. That the caller is no more (ENOENT) is all that can be wrong, and then nobody waits.
@@ -383,13 +360,7 @@ impl Supervised {
         let count = self.counts.entry((who.clone(), name.clone())).or_default();
         let before = *count;
         *count += 1;
-        Some(Call {
-            key: Key { who, name, before },
-            what,
-            first,
-            ours,
-            args: request.data.args,
-        })
+        Some(Call { key: Key { who, name, before }, what, first, ours, args: request.data.args })
     }
 }
 
@@ -415,10 +386,7 @@ fn text_at(proc: &Path, address: u64) -> Option<String> {
     let memory = File::open(proc.join("mem")).ok()?;
     let mut buffer = [0; 256];
     // A string may end at the end of what is mapped.
-    let n = memory
-        .read_at(&mut buffer, address)
-        .or_else(|_| memory.read_at(&mut buffer[..16], address))
-        .ok()?;
+    let n = memory.read_at(&mut buffer, address).or_else(|_| memory.read_at(&mut buffer[..16], address)).ok()?;
     let text = buffer[..n].split(|b| *b == 0).next()?;
     Some(String::from_utf8_lossy(text).into_owned())
 }

@@ -68,14 +68,7 @@ struct Row {
 }
 
 const fn row(what: What, how: How, kind: &'static str, fate: Fate) -> Row {
-    Row {
-        what,
-        how,
-        kind,
-        missing: "",
-        meanwhile: "",
-        fate,
-    }
+    Row { what, how, kind, missing: "", meanwhile: "", fate }
 }
 
 /// A refusal because something does not verify.
@@ -93,13 +86,7 @@ impl Row {
     }
 
     fn name(&self) -> String {
-        let Self {
-            what,
-            how,
-            kind,
-            missing,
-            ..
-        } = self;
+        let Self { what, how, kind, missing, .. } = self;
         format!("{what:?} {how:?} {kind} {missing}")
     }
 }
@@ -186,21 +173,11 @@ const ROWS: &[Row] = &[
 
 #[test]
 fn every_cell_of_the_matrix_has_a_row() {
-    for what in [
-        Database,
-        SignedDatabase,
-        Package,
-        Signature,
-        KeyringPackage,
-        PacmanStatic,
-    ] {
+    for what in [Database, SignedDatabase, Package, Signature, KeyringPackage, PacmanStatic] {
         for how in [Altered, Removed, Older, Swapped] {
             let refused = |row: &&Row| matches!(row.fate, Refused(..));
             let mut rows = ROWS.iter().filter(refused);
-            assert!(
-                rows.any(|r| (r.what, r.how) == (what, how)),
-                "{what:?} {how:?}"
-            );
+            assert!(rows.any(|r| (r.what, r.how) == (what, how)), "{what:?} {how:?}");
         }
     }
 }
@@ -242,10 +219,7 @@ fn nothing_altered_gets_in() {
         }
     });
     let failed = failed.into_inner().expect("no poison");
-    let refused = ROWS
-        .iter()
-        .filter(|r| matches!(r.fate, Refused(..)))
-        .count();
+    let refused = ROWS.iter().filter(|r| matches!(r.fate, Refused(..))).count();
     eprintln!("{} rows, {} got in", rows.len(), failed.len());
     assert_eq!(failed, BTreeSet::new());
     assert_eq!((ROWS.len(), refused), (56, 50));
@@ -282,11 +256,7 @@ fn what_was_once_good_is_taken() {
         assert_eq!(package(&document, "nano")["verified"], true, "{kind}");
         let there = lab.path().join("root/usr/share/nano/TAMPERED").exists();
         assert_eq!(there, tampered, "{kind}");
-        let old = if kind == "static-old" {
-            "6.0.2-8"
-        } else {
-            "6.0.2-10"
-        };
+        let old = if kind == "static-old" { "6.0.2-8" } else { "6.0.2-10" };
         assert_eq!(document["pacman"]["package"]["version"], old, "{kind}");
     }
 }
@@ -301,18 +271,11 @@ fn an_aged_ring_is_taken_without_its_dead_keys() {
     went_in(&lab, &ran);
     let document = ran.document();
     let trusted = document["keyring"]["trusted"].as_array();
-    let trusted: BTreeSet<&str> = trusted
-        .expect("keys")
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let trusted: BTreeSet<&str> = trusted.expect("keys").iter().filter_map(Value::as_str).collect();
     let masters = [0, 1, 2].map(|n| aged.key(&format!("/masters/{n}")));
     assert_eq!(trusted, masters.iter().map(String::as_str).collect());
-    let dead: Vec<&str> = ran
-        .stderr
-        .lines()
-        .filter_map(|l| l.strip_prefix("keyring: warning: the pinned key "))
-        .collect();
+    let dead: Vec<&str> =
+        ran.stderr.lines().filter_map(|l| l.strip_prefix("keyring: warning: the pinned key ")).collect();
     assert_eq!(dead.len(), 2, "{}", ran.stderr);
     for day in ["2019-01-26", "2020-05-05"] {
         let line = format!(" gives no trust: it expired on {day}");
@@ -330,14 +293,8 @@ fn a_lock_leaves_the_mirror_no_choice() {
     let ran = finished.sh(&pipe(&ground.good, &server, "", "", "nano"));
     drop(ran.succeeded());
     for (kind, line) in [
-        (
-            "nano-old",
-            "installing what is locked: not available: 'nano' 7.2-1",
-        ),
-        (
-            "keyring-old",
-            "the mirror has another archive of 'nano' 7.2-1",
-        ),
+        ("nano-old", "installing what is locked: not available: 'nano' 7.2-1"),
+        ("keyring-old", "the mirror has another archive of 'nano' 7.2-1"),
     ] {
         let lab = Lab::new(Who::Root);
         fs::write(lab.path().join("lock.json"), &ran.stdout).expect("our own directory");
@@ -347,11 +304,7 @@ fn a_lock_leaves_the_mirror_no_choice() {
         let error = ran.document()["error"].clone();
         assert_eq!(error["tool"], "strap", "{kind}: {}", ran.stderr);
         ran.failed(69, line);
-        assert_eq!(
-            lab.sh("find root -name nano -o -name 'TAMPERED*'").stdout,
-            "",
-            "{kind}"
-        );
+        assert_eq!(lab.sh("find root -name nano -o -name 'TAMPERED*'").stdout, "", "{kind}");
         assert_eq!(ran.document().get("packages"), None, "{kind}");
     }
 }
@@ -364,9 +317,7 @@ fn what_lies_broken_in_the_cache_is_fetched_again() {
     let (lab, ran) = ground.against(row);
     went_in(&lab, &ran);
     for archive in ["archlinux-keyring", "nano"] {
-        let found = lab
-            .sh(&format!("ls packages/{archive}-[0-9]*.pkg.tar.[xz]*[zt]"))
-            .stdout;
+        let found = lab.sh(&format!("ls packages/{archive}-[0-9]*.pkg.tar.[xz]*[zt]")).stdout;
         let path = lab.path().join(found.trim());
         let mut bytes = fs::read(&path).unwrap_or_else(|e| panic!("{found}: {e}"));
         let middle = bytes.len() / 2;
@@ -378,14 +329,9 @@ fn what_lies_broken_in_the_cache_is_fetched_again() {
     went_in(&lab, &ran);
     let warned = |line: &&str| line.ends_with("was in the cache before and is downloaded again");
     let warned: Vec<_> = ran.stderr.lines().filter(warned).collect();
-    let [keyring, strap] = warned[..] else {
-        panic!("{}", ran.stderr)
-    };
+    let [keyring, strap] = warned[..] else { panic!("{}", ran.stderr) };
     assert!(keyring.starts_with("keyring: warning: ") && keyring.contains("/archlinux-keyring-"));
-    assert!(
-        strap.starts_with("strap: warning: checking 'nano': it is not what the key "),
-        "{strap}"
-    );
+    assert!(strap.starts_with("strap: warning: checking 'nano': it is not what the key "), "{strap}");
 }
 
 /// What all rows begin with: an honest mirror, and a root that has what nano needs and no keyring.
@@ -405,16 +351,9 @@ impl Ground {
         let signed = good.tampered(&lab.path().join("signed"), "signed");
         let ran = lab.sh(&pipe(&good, &honest, "", "", "ncurses"));
         drop(ran.succeeded());
-        let ran = lab.sh(
-            "rm -r root/etc/pacman.d/gnupg root/var/lib/pacman/sync packages/archlinux-keyring-*",
-        );
+        let ran = lab.sh("rm -r root/etc/pacman.d/gnupg root/var/lib/pacman/sync packages/archlinux-keyring-*");
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        Self {
-            lab,
-            honest,
-            signed: Server::of(&signed.www()),
-            good,
-        }
+        Self { lab, honest, signed: Server::of(&signed.www()), good }
     }
 
     /// Runs the pipe against the lie, and then against the truth.
@@ -437,10 +376,7 @@ impl Ground {
     /// Runs the pipe against the lie.
     fn against(&self, row: &Row) -> (Lab, Ran) {
         let lab = Lab::new(Who::Root);
-        let ran = lab.sh(&format!(
-            "cp -a {0}/root {0}/packages .",
-            self.lab.path().display()
-        ));
+        let ran = lab.sh(&format!("cp -a {0}/root {0}/packages .", self.lab.path().display()));
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         let mirror = match row.kind {
             "" => self.good.clone(),
@@ -483,21 +419,14 @@ fn pipe(mirror: &Mirror, server: &Server, options: &str, meanwhile: &str, packag
 #[track_caller]
 fn refused(ran: &Ran, tool: &str, code: &str, line: &str) {
     let error = ran.document()["error"].clone();
-    assert_eq!(
-        (&error["tool"], &error["code"]),
-        (&tool.into(), &code.into()),
-        "{}",
-        ran.stderr
-    );
+    assert_eq!((&error["tool"], &error["code"]), (&tool.into(), &code.into()), "{}", ran.stderr);
     let status = if code == "network" { 75 } else { 69 };
     let message = text(&error, "message");
     ran.failed(status, &format!("{tool}: {message}"));
     let mut rest = message;
     for words in line.split('…') {
         let found = rest.split_once(words);
-        rest = found
-            .unwrap_or_else(|| panic!("no «{line}» in: {message}"))
-            .1;
+        rest = found.unwrap_or_else(|| panic!("no «{line}» in: {message}")).1;
     }
 }
 
@@ -513,11 +442,7 @@ fn nothing_is_in(lab: &Lab, before: &BTreeSet<String>, document: &Value, tool: &
         all.iter().map(name).collect()
     });
     // strap says what is in, also after a failure.
-    assert_eq!(
-        recorded.as_ref(),
-        (tool == "strap").then_some(before),
-        "{document}"
-    );
+    assert_eq!(recorded.as_ref(), (tool == "strap").then_some(before), "{document}");
     if tool == "strap" {
         return;
     }

@@ -212,9 +212,7 @@ impl Subject<'_> {
     }
 
     fn strangers(&self, good: &Good) -> Vec<String> {
-        let all = self
-            .bench
-            .strangers(self.step, &[&good.before, &good.after]);
+        let all = self.bench.strangers(self.step, &[&good.before, &good.after]);
         all.into_iter()
             .filter(|path| {
                 let path = path.to_string_lossy();
@@ -254,10 +252,7 @@ impl Subject<'_> {
 }
 
 fn text(panic: &(dyn std::any::Any + Send)) -> String {
-    panic
-        .downcast_ref::<String>()
-        .cloned()
-        .unwrap_or_else(|| "a leak".into())
+    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a leak".into())
 }
 
 /// Whether one line is the tool's own, and neither a warning nor a hint: `tool: doing what: reason`.
@@ -265,9 +260,7 @@ fn says_why(stderr: &str, tool: &str) -> bool {
     stderr.lines().any(|line| {
         line.strip_prefix(tool)
             .and_then(|rest| rest.strip_prefix(": "))
-            .is_some_and(|rest| {
-                rest.contains(": ") && !rest.starts_with("hint: ") && !rest.starts_with("warning: ")
-            })
+            .is_some_and(|rest| rest.contains(": ") && !rest.starts_with("hint: ") && !rest.starts_with("warning: "))
     })
 }
 
@@ -284,10 +277,7 @@ fn document_lies(run: &Run, good: &Good, stdout: &str) -> Vec<String> {
     }
     let exit = document["error"]["exit"].as_i64().unwrap_or(0);
     if exit != i64::from(run.status) {
-        return vec![format!(
-            "exit status {} and {exit} in the document",
-            run.status
-        )];
+        return vec![format!("exit status {} and {exit} in the document", run.status)];
     }
     let mut wrong = Vec::new();
     if run.status == 0
@@ -296,11 +286,7 @@ fn document_lies(run: &Run, good: &Good, stdout: &str) -> Vec<String> {
         let keys: BTreeSet<_> = is.keys().chain(should.keys()).collect();
         for key in keys {
             if !CHANGING.contains(&key.as_str()) && plain(is.get(key)) != plain(should.get(key)) {
-                wrong.push(format!(
-                    "the document's {key} is {:?}, and not {:?}",
-                    is.get(key),
-                    should.get(key)
-                ));
+                wrong.push(format!("the document's {key} is {:?}, and not {:?}", is.get(key), should.get(key)));
             }
         }
     }
@@ -374,18 +360,8 @@ const PATIENCE: &str = "--timeout 20";
 /// Lays out a whole pipe.
 fn bench(who: Who, arch: &str) -> Bench {
     let mut bench = Bench::new(who, arch, "");
-    let step = |tool, args: &str| Step {
-        tool,
-        args: args.into(),
-        changes: &[],
-        excused: &[],
-        drafts: &[],
-        again: 1,
-    };
-    let image = |tool, args: &str| Step {
-        changes: &[trial::IMAGES],
-        ..step(tool, args)
-    };
+    let step = |tool, args: &str| Step { tool, args: args.into(), changes: &[], excused: &[], drafts: &[], again: 1 };
+    let image = |tool, args: &str| Step { changes: &[trial::IMAGES], ..step(tool, args) };
     let (keyring, strap) = (bench.place("keyring"), bench.place("strap"));
     bench.steps[keyring].args = PATIENCE.into();
     bench.steps[strap].args = format!("{PATIENCE} {PACKAGES}");
@@ -394,16 +370,12 @@ fn bench(who: Who, arch: &str) -> Bench {
     let finished = [
         step("verify", PATIENCE),
         image("pack", "-o images/root.tar.zst --level 1 --keep-keyring"),
-        image(
-            "mkdisk",
-            "-o images/disk.img --bootloader none --keep-keyring",
-        ),
+        image("mkdisk", "-o images/disk.img --bootloader none --keep-keyring"),
     ];
     bench.steps.splice(enter..enter, finished);
-    bench.steps.push(Step {
-        drafts: &["tmp/strapline-doctor-"],
-        ..step("doctor", &format!("--arch {arch} --root root"))
-    });
+    bench
+        .steps
+        .push(Step { drafts: &["tmp/strapline-doctor-"], ..step("doctor", &format!("--arch {arch} --root root")) });
     bench
 }
 
@@ -427,8 +399,7 @@ fn directories_of_a_killed_pacman_get_their_modes() {
         subject.restore();
         // At the first call of pacman after it has made the last directory.
         let last = bench.lab.path().join("root/var/tmp");
-        let run =
-            subject.run_with(&mut |call| (!call.ours && last.is_dir()).then_some(Fault::Kill));
+        let run = subject.run_with(&mut |call| (!call.ours && last.is_dir()).then_some(Fault::Kill));
         assert!(run.hit.is_some() && run.status != 0, "{run:?}");
         assert_ne!(mode("root/var/tmp"), 0o1777, "pacman was killed too late");
         assert_eq!(bench.again(&subject.command, &good), [""; 0]);
@@ -490,13 +461,9 @@ fn mounts_on_the_host_are_all_or_none() {
         bench.neighbours.unharmed(&when);
         let mounts = bench.mounts();
         if !(mounts.is_empty() || mounts == all) {
-            score
-                .wrong
-                .push(format!("{when}: a part is mounted: {mounts:?}"));
+            score.wrong.push(format!("{when}: a part is mounted: {mounts:?}"));
         }
-        if (run.status == 0 && mounts != all)
-            || (STATUSES.contains(&run.status) && !mounts.is_empty())
-        {
+        if (run.status == 0 && mounts != all) || (STATUSES.contains(&run.status) && !mounts.is_empty()) {
             score.wrong.push(format!(
                 "{when}: exit status {} and {} mounts: {}",
                 run.status,
@@ -507,10 +474,7 @@ fn mounts_on_the_host_are_all_or_none() {
         mounted += usize::from(!mounts.is_empty());
         let status = bench.run(&subject.command);
         if status != 0 || bench.mounts() != all {
-            score.wrong.push(format!(
-                "{when}: the second run: {status} {}",
-                bench.stderr()
-            ));
+            score.wrong.push(format!("{when}: the second run: {status} {}", bench.stderr()));
         }
         bench.unmount(&when);
     }
@@ -535,12 +499,8 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
         let all = bench.mount();
         let subject = subject(&bench, tool, " --host");
         let tenant = (tool == "reap").then(|| Tenant::new(&bench));
-        let good = Good {
-            before: Tree::new(),
-            after: Tree::new(),
-            calls: subject.run(None).calls,
-            document: Value::Null,
-        };
+        let good =
+            Good { before: Tree::new(), after: Tree::new(), calls: subject.run(None).calls, document: Value::Null };
         if let Some(tenant) = tenant {
             tenant.ended("undisturbed");
         }

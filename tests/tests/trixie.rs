@@ -22,11 +22,7 @@ impl Newer {
     fn new() -> Self {
         let (lab, mirror) = (Lab::new(Who::Root), Mirror::of_suite("x86_64", "trixie"));
         let server = Server::of(&mirror.www());
-        let newer = Self {
-            lab,
-            mirror,
-            server,
-        };
+        let newer = Self { lab, mirror, server };
         let url = newer.server.url();
         let ran = newer.lab.sh(&format!(
             "mkroot root --arch x86_64 --distro {preset} \
@@ -38,16 +34,8 @@ impl Newer {
         drop(ran.succeeded());
         // What all of this is for.
         let version = |program: &str| newer.inside(&format!("{program} --version")).stdout;
-        assert!(
-            version("gpg").starts_with("gpg (GnuPG) 2.4."),
-            "{}",
-            version("gpg")
-        );
-        assert!(
-            version("pacman").contains("Pacman v7.0."),
-            "{}",
-            version("pacman")
-        );
+        assert!(version("gpg").starts_with("gpg (GnuPG) 2.4."), "{}", version("gpg"));
+        assert!(version("pacman").contains("Pacman v7.0."), "{}", version("pacman"));
         newer
     }
 
@@ -75,11 +63,7 @@ impl Newer {
 
     /// Builds the keyring of a ring anew, with a gpg in `PATH` that says how strict to be.
     fn build(&self, ring: &Ring, path: &str) {
-        let trust: String = ring
-            .masters
-            .iter()
-            .map(|m| format!(" --trust {m}"))
-            .collect();
+        let trust: String = ring.masters.iter().map(|m| format!(" --trust {m}")).collect();
         let ran = self.lab.sh(&format!(
             "rm -r root/etc/pacman.d/gnupg; \
              PATH={path}$PATH keyring --state doc.json --populate {}{trust}",
@@ -92,19 +76,11 @@ impl Newer {
     fn listing(&self, check: bool) -> BTreeSet<String> {
         // Without --yes a gpg with --batch does so only where the date for it has come.
         let gpg = "gpg --homedir /etc/pacman.d/gnupg --batch --yes --no-permission-warning";
-        let check = if check {
-            format!("{gpg} --check-trustdb\n")
-        } else {
-            String::new()
-        };
+        let check = if check { format!("{gpg} --check-trustdb\n") } else { String::new() };
         let list = format!("{check}{gpg} --no-auto-check-trustdb --with-colons --list-keys");
         let ran = self.inside(&list);
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        let own = ran
-            .stdout
-            .lines()
-            .find(|l| l.starts_with("pub:u:"))
-            .expect("its own key");
+        let own = ran.stdout.lines().find(|l| l.starts_with("pub:u:")).expect("its own key");
         table(&ran.stdout, own.split(':').nth(4).expect("an id")).0
     }
 }
@@ -127,8 +103,7 @@ fn rings(newer: &Newer) -> Vec<Ring> {
     let own = fs::read_to_string(path("archlinux-trusted")).expect("the mirror's");
     for end in [".gpg", "-trusted", "-revoked"] {
         let from = format!("/usr/share/keyrings/archlinux{end}");
-        let text = fs::read(&from)
-            .unwrap_or_else(|e| panic!("{from}: {e}; apt-get install archlinux-keyring"));
+        let text = fs::read(&from).unwrap_or_else(|e| panic!("{from}: {e}; apt-get install archlinux-keyring"));
         fs::write(path(&format!("real{end}")), text).expect("our own root");
     }
     let real = fs::read_to_string(path("real-trusted")).expect("just written");
@@ -137,31 +112,15 @@ fn rings(newer: &Newer) -> Vec<Ring> {
     fs::write(path("odd-trusted"), odd.trusted()).expect("our own root");
     fs::write(path("odd-revoked"), odd.retired.join("\n")).expect("our own root");
     vec![
-        Ring {
-            name: "archlinux",
-            masters: masters(&own),
-            keys: 5,
-        },
-        Ring {
-            name: "real",
-            masters: masters(&real),
-            keys: 150,
-        },
-        Ring {
-            name: "odd",
-            masters: odd.masters,
-            keys: 25,
-        },
+        Ring { name: "archlinux", masters: masters(&own), keys: 5 },
+        Ring { name: "real", masters: masters(&real), keys: 150 },
+        Ring { name: "odd", masters: odd.masters, keys: 25 },
     ]
 }
 
 /// The keys and names of a listing that have one of these validities.
 fn valid<'a>(lines: &'a BTreeSet<String>, validity: &[char]) -> BTreeSet<&'a str> {
-    let what = |line: &&'a String| {
-        line.splitn(3, ' ')
-            .nth(2)
-            .is_some_and(|rest| rest.starts_with(validity))
-    };
+    let what = |line: &&'a String| line.splitn(3, ' ').nth(2).is_some_and(|rest| rest.starts_with(validity));
     lines.iter().filter(what).map(String::as_str).collect()
 }
 
@@ -176,11 +135,7 @@ fn a_newer_gpg_finds_nothing_to_change_in_what_was_written() {
         let keys = before.iter().filter(|l| l.contains(" pub ")).count();
         assert!(keys >= ring.keys, "{name}: {keys} keys");
         assert!(valid(&before, &['f']).len() > ring.masters.len(), "{name}");
-        assert_eq!(
-            newer.listing(true),
-            before,
-            "{name}, built where gpg is as new"
-        );
+        assert_eq!(newer.listing(true), before, "{name}, built where gpg is as new");
 
         // On a host with an older gpg, which counts old signatures with SHA-1 (keyring(8)): what only those vouch for is the
         // one difference. Each gpg keeps its own opinion of a signature with the key, as it does after pacman-key.
@@ -188,11 +143,7 @@ fn a_newer_gpg_finds_nothing_to_change_in_what_was_written() {
         let old = newer.listing(false);
         let new = newer.listing(true);
         if name != "odd" {
-            assert_eq!(
-                valid(&old, &['f', 'm', 'u']),
-                valid(&new, &['f', 'm', 'u']),
-                "{name}"
-            );
+            assert_eq!(valid(&old, &['f', 'm', 'u']), valid(&new, &['f', 'm', 'u']), "{name}");
         }
         if name == "archlinux" {
             assert_eq!(old, new, "nobody in it uses SHA-1");
@@ -203,11 +154,7 @@ fn a_newer_gpg_finds_nothing_to_change_in_what_was_written() {
 #[test]
 fn a_newer_pacman_verifies_by_what_was_written() {
     let newer = Newer::new();
-    for (kind, taken) in [
-        ("", true),
-        ("nano-stranger-key", false),
-        ("nano-bad-signature", false),
-    ] {
+    for (kind, taken) in [("", true), ("nano-stranger-key", false), ("nano-bad-signature", false)] {
         let mirror = match kind {
             "" => newer.mirror.clone(),
             kind => newer.mirror.tampered(&newer.lab.path().join(kind), kind),
@@ -220,24 +167,13 @@ fn a_newer_pacman_verifies_by_what_was_written() {
         );
         fs::write(newer.lab.path().join("root/conf"), conf).expect("our own root");
         let ran = newer.inside("pacman -Syy --noconfirm --config /conf nano");
-        assert_eq!(
-            ran.status == 0,
-            taken,
-            "{kind}: {}{}",
-            ran.stdout,
-            ran.stderr
-        );
+        assert_eq!(ran.status == 0, taken, "{kind}: {}{}", ran.stdout, ran.stderr);
         let there = newer.inside("pacman -Q nano").status == 0;
         assert_eq!(there, taken, "{kind}");
         if taken {
             let text = newer.inside("pacman -Qi nano").stdout;
-            assert!(
-                text.lines()
-                    .any(|l| l.starts_with("Validated By") && l.ends_with(": Signature")),
-                "{text}"
-            );
-            let ran =
-                newer.inside("pacman -R --noconfirm nano; rm -f /var/cache/pacman/pkg/nano-*");
+            assert!(text.lines().any(|l| l.starts_with("Validated By") && l.ends_with(": Signature")), "{text}");
+            let ran = newer.inside("pacman -R --noconfirm nano; rm -f /var/cache/pacman/pkg/nano-*");
             assert_eq!(ran.status, 0, "{}", ran.stderr);
         }
         no_agent(&newer.lab.path().join("root"));
@@ -246,8 +182,5 @@ fn a_newer_pacman_verifies_by_what_was_written() {
 
 /// Checks that nothing that gpg may have started is left.
 fn no_agent(root: &Path) {
-    assert_eq!(
-        strapline_tests::lab::processes_below(root),
-        Vec::<String>::new()
-    );
+    assert_eq!(strapline_tests::lab::processes_below(root), Vec::<String>::new());
 }

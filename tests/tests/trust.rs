@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use strapline_tests::{Lab, Mirror, Ran, Server, Who, lab, top};
 
 /// A picture as gpg takes one for a user id (JPEG File Interchange Format): its first bytes.
-const PICTURE: &str = r"printf '\377\330\377\340\000\020JFIF\000\001\001\000\000\001\000\001\000\000\377\331' > picture.jpg";
+const PICTURE: &str =
+    r"printf '\377\330\377\340\000\020JFIF\000\001\001\000\000\001\000\001\000\000\377\331' > picture.jpg";
 
 /// gpg in a script, as the tests use it.
 const GPG: &str = "gpg --batch --quiet --no-tty --no-permission-warning --yes";
@@ -23,12 +24,7 @@ impl Bench {
     fn new() -> Self {
         let (lab, mirror) = (Lab::new(Who::Root), Mirror::of("x86_64"));
         let server = Server::of(&mirror.www());
-        Self {
-            lab,
-            mirror,
-            server,
-            gpg: None,
-        }
+        Self { lab, mirror, server, gpg: None }
     }
 
     /// One on a host with gpg 2.4.
@@ -105,10 +101,7 @@ fn forge(ring: &mut Vec<u8>, picture: &[u8]) {
     // All of the picture: two of its bytes may stand in a key.
     let start = ring.windows(picture.len()).position(|w| w == picture);
     let signature = start.expect("the picture") + picture.len();
-    assert_eq!(
-        ring[signature], 0x89,
-        "a signature, and two bytes of length"
-    );
+    assert_eq!(ring[signature], 0x89, "a signature, and two bytes of length");
     let length = u16::from_be_bytes([ring[signature + 1], ring[signature + 2]]);
     let end = signature + 3 + usize::from(length);
     ring[end - 1] ^= 1;
@@ -129,10 +122,7 @@ fn lay_traps(bench: &Bench, evil: &str) {
     ));
     let file = bench.path("builder.gpg");
     let mut ring = fs::read(&file).expect("just written");
-    forge(
-        &mut ring,
-        &fs::read(bench.path("picture.jpg")).expect("just written"),
-    );
+    forge(&mut ring, &fs::read(bench.path("picture.jpg")).expect("just written"));
     fs::write(&file, ring).expect("our own directory");
     // gpg takes the options of a directory that others may read only where it is told not to care.
     bench.must(&format!(
@@ -174,18 +164,13 @@ fn no_trap_closes(bench: &Bench, trap: &str) {
              cp root/etc/pacman.d/gnupg/$file $file; echo no-such-option >> root/etc/pacman.d/gnupg/$file
          done",
     );
-    for command in [
-        "strap --state doc.json --download-only sed",
-        "rm -r packages; verify --state doc.json",
-    ] {
+    for command in ["strap --state doc.json --download-only sed", "rm -r packages; verify --state doc.json"] {
         drop(bench.sh(command).succeeded());
     }
     bench.must("cp gpg.conf common.conf root/etc/pacman.d/gnupg/");
-    for command in [
-        "keyring --state doc.json --extend",
-        "keyring --state doc.json",
-        "verify --state doc.json --offline",
-    ] {
+    for command in
+        ["keyring --state doc.json --extend", "keyring --state doc.json", "verify --state doc.json --offline"]
+    {
         drop(bench.sh(command).succeeded());
         bench.nothing_ran(command);
     }
@@ -255,34 +240,22 @@ fn a_package_that_went_in_loose_brings_no_trust_along() {
     let attacker = fs::read_to_string(bench.path("attacker")).expect("a key");
     let attacker = attacker.trim();
     // From here on the mirror is that one.
-    let bench = Bench {
-        server: Server::of(&bench.path("www")),
-        ..bench
-    };
+    let bench = Bench { server: Server::of(&bench.path("www")), ..bench };
     let ran = bench.pipe("strap --loose filesystem ncurses --allow-failed-scriptlet door");
     drop(ran.succeeded());
     assert_eq!(ran.document()["strap"]["loose"], true);
     assert!(bench.path("root/etc/tmpfiles.d/door.conf").exists());
     // The programs of the root load what ld.so.preload names.
-    let loaded = bench.must(
-        "lib=usr/lib/x86_64-linux-gnu; chroot root $lib/ld-linux-x86-64.so.2 --list $lib/libc.so.6",
-    );
+    let loaded =
+        bench.must("lib=usr/lib/x86_64-linux-gnu; chroot root $lib/ld-linux-x86-64.so.2 --list $lib/libc.so.6");
     assert!(loaded.contains("/usr/lib/door.so"), "{loaded}");
     let ran = bench.sh("keyring --state doc.json");
     drop(ran.succeeded());
     fs::write(bench.path("doc.json"), &ran.stdout).expect("our own directory");
     let set_aside = bench.path("root/etc/pacman.d/gnupg.set-aside");
-    assert!(
-        ran.stderr
-            .contains(&format!("kept as '{}'", set_aside.display())),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains(&format!("kept as '{}'", set_aside.display())), "{}", ran.stderr);
     let ran = bench.sh("verify --state doc.json");
-    ran.failed(
-        69,
-        &format!("verifying 'filesystem': it is signed by the key {attacker}, which is not in the keyring"),
-    );
+    ran.failed(69, &format!("verifying 'filesystem': it is signed by the key {attacker}, which is not in the keyring"));
     let document = ran.document();
     let packages = document["packages"].as_array().expect("packages");
     let verdicts: Vec<_> = packages
@@ -357,10 +330,7 @@ fn a_keyring_in_the_root_that_cannot_be_read_is_named() {
     drop(bench.pipe("keyring | strap ncurses").succeeded());
     let home = "root/etc/pacman.d/gnupg";
     for (script, line) in [
-        (
-            "mkdir public-keys.d",
-            "checking the keyring: the root's has keys in a database of keyboxd's",
-        ),
+        ("mkdir public-keys.d", "checking the keyring: the root's has keys in a database of keyboxd's"),
         (
             "rmdir public-keys.d; cp pubring.gpg kept; head -c 999 /dev/zero > pubring.gpg",
             "checking the keyring: the root's is invalid: listing the keys",
@@ -371,15 +341,10 @@ fn a_keyring_in_the_root_that_cannot_be_read_is_named() {
         ran.failed(69, line);
         let document = ran.document();
         let packages = document["packages"].as_array().expect("packages");
-        assert!(
-            packages.iter().all(|p| p["signature"] == "valid"),
-            "{packages:?}"
-        );
+        assert!(packages.iter().all(|p| p["signature"] == "valid"), "{packages:?}");
     }
     // gpg leaves a keybox with a header alone where it looked for one; it is none.
-    bench.must(&format!(
-        "cd {home}; rm pubring.gpg; {GPG} --homedir . --list-keys; test -s pubring.kbx"
-    ));
+    bench.must(&format!("cd {home}; rm pubring.gpg; {GPG} --homedir . --list-keys; test -s pubring.kbx"));
     drop(bench.sh("verify --state doc.json").succeeded());
 }
 
@@ -389,10 +354,9 @@ const HOST: &str = "mkdir -p /etc/gnupg; mount -t tmpfs tmpfs /etc/gnupg";
 /// fetch-pacman has no namespaces for its gpg, which reads the host's common.conf: what comes of that is not the package's fault.
 #[test]
 fn a_common_conf_that_keeps_gpg_from_its_keys_is_named() {
-    for (line, why) in [
-        ("use-keyboxd", "\"use-keyboxd\""),
-        ("no-such-option", "/etc/gnupg/common.conf:1: invalid option"),
-    ] {
+    for (line, why) in
+        [("use-keyboxd", "\"use-keyboxd\""), ("no-such-option", "/etc/gnupg/common.conf:1: invalid option")]
+    {
         let bench = Bench::with_newer_gpg();
         let script = format!("{HOST}; echo {line} > /etc/gnupg/common.conf\n");
         let ran = bench.pipe_after(&script, "keyring");
@@ -450,17 +414,10 @@ fn where_there_is_no_gpg_that_works_no_package_is_to_blame() {
             assert!(!ran.stderr.contains(word), "{}", ran.stderr);
         }
         let after = bench.must("ls packages");
-        let gone: Vec<_> = before
-            .lines()
-            .filter(|file| !after.lines().any(|f| f == *file))
-            .collect();
+        let gone: Vec<_> = before.lines().filter(|file| !after.lines().any(|f| f == *file)).collect();
         assert_eq!(gone, Vec::<&str>::new(), "{command}");
     }
     // What pacman fetched and could not look at is there, and is good.
     assert!(bench.must("ls packages").contains("nano-"));
-    drop(
-        bench
-            .sh("strap --state doc.json --offline nano")
-            .succeeded(),
-    );
+    drop(bench.sh("strap --state doc.json --offline nano").succeeded());
 }

@@ -28,11 +28,7 @@ impl Bench {
             url = server.url(),
         ));
         drop(ran.succeeded());
-        Self {
-            lab,
-            mirror,
-            server,
-        }
+        Self { lab, mirror, server }
     }
 
     fn path(&self, below: &str) -> PathBuf {
@@ -40,8 +36,7 @@ impl Bench {
     }
 
     fn verify(&self, options: &str) -> Ran {
-        self.lab
-            .sh(&format!("verify --state doc.json --quiet {options}"))
+        self.lab.sh(&format!("verify --state doc.json --quiet {options}"))
     }
 
     /// Checks that all is well, and returns the document.
@@ -52,11 +47,7 @@ impl Bench {
         let document = ran.succeeded();
         for package in document["packages"].as_array().expect("packages") {
             let found = ["verified", "signature", "files"].map(|key| package[key].clone());
-            assert_eq!(
-                found,
-                [Value::from(true), "valid".into(), "intact".into()],
-                "{package}"
-            );
+            assert_eq!(found, [Value::from(true), "valid".into(), "intact".into()], "{package}");
         }
         document
     }
@@ -127,23 +118,17 @@ impl Bench {
 
     /// Makes `k` a home of gpg's with the mirror's secret keys.
     fn secret_keys(&self) {
-        self.must(&format!(
-            "mkdir -m 700 k && cp -a {}/keys/gnupg/. k/ && rm -f k/S.*",
-            self.mirror.dir.display()
-        ));
+        self.must(&format!("mkdir -m 700 k && cp -a {}/keys/gnupg/. k/ && rm -f k/S.*", self.mirror.dir.display()));
     }
 
     /// Returns the path of a package's archive in the cache.
     fn archive(&self, name: &str) -> String {
-        let found = fs::read_dir(self.path("packages"))
-            .expect("a cache")
-            .flatten()
-            .find_map(|e| {
-                let file = e.file_name().to_string_lossy().into_owned();
-                let rest = file.strip_prefix(name)?.strip_prefix('-')?;
-                let version = rest.starts_with(|c: char| c.is_ascii_digit());
-                (version && !file.ends_with(".sig")).then_some(file)
-            });
+        let found = fs::read_dir(self.path("packages")).expect("a cache").flatten().find_map(|e| {
+            let file = e.file_name().to_string_lossy().into_owned();
+            let rest = file.strip_prefix(name)?.strip_prefix('-')?;
+            let version = rest.starts_with(|c: char| c.is_ascii_digit());
+            (version && !file.ends_with(".sig")).then_some(file)
+        });
         format!("packages/{}", found.expect(name))
     }
 }
@@ -167,9 +152,7 @@ fn change_a_byte(path: &Path) {
 fn what_went_in_loose_is_verified_afterwards() {
     for who in [Who::Root, Who::User] {
         let bench = Bench::new(who, Mirror::of("x86_64"), "base archlinux-keyring");
-        let before: Value =
-            serde_json::from_slice(&fs::read(bench.path("doc.json")).expect("doc.json"))
-                .expect("JSON");
+        let before: Value = serde_json::from_slice(&fs::read(bench.path("doc.json")).expect("doc.json")).expect("JSON");
         assert_eq!(package(&before, "bash")["verified"], false);
         // Written since, by hand or by a hook: it is there for that.
         let passwd = bench.path("root/etc/passwd");
@@ -177,10 +160,7 @@ fn what_went_in_loose_is_verified_afterwards() {
         fs::write(&passwd, text).expect("our own file");
         let document = bench.good();
         let verify = &document["verify"];
-        let count = document["packages"]
-            .as_array()
-            .map(Vec::len)
-            .expect("packages");
+        let count = document["packages"].as_array().map(Vec::len).expect("packages");
         assert!(count > 100, "{count}");
         assert_eq!(verify["packages"], count);
         assert_eq!(verify["signatures"]["valid"], count);
@@ -189,10 +169,7 @@ fn what_went_in_loose_is_verified_afterwards() {
         assert_eq!(verify["transaction"], "complete");
         let changed = package(&document, "filesystem")["configuration"].as_array();
         assert!(changed.is_some_and(|list| list.contains(&"etc/passwd".into())));
-        assert_eq!(
-            package(&document, "bash")["key"],
-            bench.mirror.key("/builder")
-        );
+        assert_eq!(package(&document, "bash")["key"], bench.mirror.key("/builder"));
         if who == Who::User {
             // An owner of the host's: in the root it is nobody's.
             lchown(bench.path("root/usr/bin/bash"), Some(0), Some(0)).expect("we are root");
@@ -215,32 +192,19 @@ fn whatever_is_altered_is_found_and_named() {
 /// What is installed.
 fn files(bench: &Bench) {
     let nano = "root/usr/bin/nano";
-    let changed =
-        |what: &str| format!("verify: verifying 'nano': 'usr/bin/nano' is changed ({what})");
+    let changed = |what: &str| format!("verify: verifying 'nano': 'usr/bin/nano' is changed ({what})");
     let document = bench.altered(nano, change_a_byte, &changed("content"));
     let nano_is = package(&document, "nano");
-    assert_eq!(
-        (&nano_is["files"], &nano_is["signature"]),
-        (&"changed".into(), &"valid".into())
-    );
+    assert_eq!((&nano_is["files"], &nano_is["signature"]), (&"changed".into(), &"valid".into()));
     assert_eq!(nano_is["verified"], false);
     assert_eq!(nano_is["changed"][0]["path"], "usr/bin/nano");
     assert_eq!(package(&document, "bash")["verified"], true);
     assert_eq!(document["verify"]["files"]["changed"], 1);
     bench.altered(nano, |p| fs::write(p, "").expect("ours"), &changed("size"));
-    let set_uid =
-        |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o4755)).expect("ours");
+    let set_uid = |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o4755)).expect("ours");
     bench.altered(nano, set_uid, &changed("mode"));
-    bench.altered(
-        nano,
-        |p| lchown(p, Some(1), None).expect("ours"),
-        &changed("owner"),
-    );
-    bench.altered(
-        nano,
-        |p| lchown(p, None, Some(1)).expect("ours"),
-        &changed("group"),
-    );
+    bench.altered(nano, |p| lchown(p, Some(1), None).expect("ours"), &changed("owner"));
+    bench.altered(nano, |p| lchown(p, None, Some(1)).expect("ours"), &changed("group"));
     let link = |p: &Path| {
         fs::remove_file(p).expect("ours");
         symlink("/bin/sh", p).expect("ours");
@@ -257,18 +221,10 @@ fn files(bench: &Bench) {
         fs::remove_file(p).expect("ours");
         symlink("nano", p).expect("ours");
     };
-    bench.altered(
-        "root/usr/bin/sh",
-        elsewhere,
-        "verify: verifying 'bash': 'usr/bin/sh' is changed (target)",
-    );
+    bench.altered("root/usr/bin/sh", elsewhere, "verify: verifying 'bash': 'usr/bin/sh' is changed (target)");
     // A directory that anybody may write to is no matter of its content.
     let open = |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(0o777)).expect("ours");
-    bench.altered(
-        "root/usr/share/nano",
-        open,
-        "'usr/share/nano' is changed (mode)",
-    );
+    bench.altered("root/usr/share/nano", open, "'usr/share/nano' is changed (mode)");
     // With --no-files nobody looks.
     set_uid(&bench.path(nano));
     bench.without("--no-files");
@@ -279,9 +235,7 @@ fn files(bench: &Bench) {
 fn archives(bench: &Bench) {
     let archive = bench.archive("nano");
     let builder = bench.mirror.key("/builder");
-    let not_signed = format!(
-        "verify: verifying 'nano': it is not what the key {builder} (mkmirror Build System"
-    );
+    let not_signed = format!("verify: verifying 'nano': it is not what the key {builder} (mkmirror Build System");
     let document = bench.altered(&archive, change_a_byte, &not_signed);
     assert_eq!(package(&document, "nano")["signature"], "bad");
     assert_eq!(package(&document, "nano")["verified"], false);
@@ -299,20 +253,13 @@ fn archives(bench: &Bench) {
     );
     // Another package's archive with its own, good signature.
     let other = bench.archive("grep");
-    let signature = format!(
-        "{}/www/x86_64/core/{}.sig",
-        bench.mirror.dir.display(),
-        &other["packages/".len()..]
-    );
+    let signature = format!("{}/www/x86_64/core/{}.sig", bench.mirror.dir.display(), &other["packages/".len()..]);
     let swapped = |path: &Path| {
         fs::copy(bench.path(&other), path).expect("ours");
         fs::copy(&signature, format!("{}.sig", path.display())).expect("ours");
     };
-    let document = bench.altered(
-        &archive,
-        swapped,
-        "verify: verifying 'nano': it is another package's: that of 'grep'",
-    );
+    let document =
+        bench.altered(&archive, swapped, "verify: verifying 'nano': it is another package's: that of 'grep'");
     assert_eq!(package(&document, "nano")["signature"], "bad");
     fs::remove_file(bench.path(&format!("{archive}.sig"))).expect("ours");
     // Not there any more: it is fetched again.
@@ -347,8 +294,7 @@ fn archives(bench: &Bench) {
 /// Who signed it, in the keyring.
 fn signers(bench: &Bench) {
     bench.secret_keys();
-    let [builder, master, stranger] =
-        ["/builder", "/masters/2", "/stranger"].map(|role| bench.mirror.key(role));
+    let [builder, master, stranger] = ["/builder", "/masters/2", "/stranger"].map(|role| bench.mirror.key(role));
     let home = "root.strapline/gnupg";
     let all = |why: &str| {
         format!(
@@ -365,10 +311,7 @@ fn signers(bench: &Bench) {
             let (_, line) = line.rsplit_once(": ").unwrap_or(("", line));
             ran.failed(69, line);
             assert_eq!(ran.document()["error"]["code"], "not-verified");
-            let own = ran
-                .stderr
-                .lines()
-                .find(|l| l.starts_with("strap: checking '"));
+            let own = ran.stderr.lines().find(|l| l.starts_with("strap: checking '"));
             assert!(own.is_some_and(|l| l.contains("'sed'")), "{}", ran.stderr);
             assert!(!bench.path("root/usr/bin/sed").exists());
         };
@@ -380,11 +323,7 @@ fn signers(bench: &Bench) {
         document
     };
     let sha1 = sha1_instead_of(bench, &builder, home);
-    with(
-        sha1,
-        "marginal",
-        &all("for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2."),
-    );
+    with(sha1, "marginal", &all("for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2."));
     // gpg takes no day in the past, so it is told that it is the past.
     let expire = format!(
         "made=$({GPG} --homedir k --with-colons --list-keys {builder} | sed -n 's/^pub:[^:]*:[^:]*:[^:]*:[^:]*:\\([0-9]*\\):.*/\\1/p')
@@ -394,9 +333,7 @@ fn signers(bench: &Bench) {
     let document = with(expire, "expired", &all("which expired on 20"));
     let hint = document["error"]["hint"].as_str().expect("a hint");
     assert!(hint.contains("strap archlinux-keyring"), "{hint}");
-    let revoke = format!(
-        "sed 's/^:-----/-----/' k/openpgp-revocs.d/{builder}.rev | {GPG} --homedir {home} --import"
-    );
+    let revoke = format!("sed 's/^:-----/-----/' k/openpgp-revocs.d/{builder}.rev | {GPG} --homedir {home} --import");
     with(revoke, "revoked", &all("which its owner revoked"));
     let trust = |key: &str, value: u8| {
         format!(
@@ -404,27 +341,14 @@ fn signers(bench: &Bench) {
         )
     };
     with(trust(&builder, 128), "disabled", &all("which is disabled"));
-    with(
-        trust(&master, 3),
-        "marginal",
-        &all("for which 2 trusted keys vouch where 3 must"),
-    );
-    let nobody: String = ["/masters/0", "/masters/1", "/masters/2"]
-        .map(|role| trust(&bench.mirror.key(role), 3))
-        .join("\n");
-    with(
-        nobody,
-        "untrusted",
-        &all("for which no trusted key vouches where 3 must"),
-    );
+    with(trust(&master, 3), "marginal", &all("for which 2 trusted keys vouch where 3 must"));
+    let nobody: String =
+        ["/masters/0", "/masters/1", "/masters/2"].map(|role| trust(&bench.mirror.key(role), 3)).join("\n");
+    with(nobody, "untrusted", &all("for which no trusted key vouches where 3 must"));
     let delete = format!("{GPG} --homedir {home} --yes --delete-keys {builder}");
     let line = format!("it is signed by the key {builder}, which is not in the keyring");
     with(delete, "unknown-key", &line);
-    bench.altered(
-        home,
-        |_| drop(bench.must(&format!("rm -r {home}"))),
-        "verify: looking for the keyring '",
-    );
+    bench.altered(home, |_| drop(bench.must(&format!("rm -r {home}"))), "verify: looking for the keyring '");
     // Trust that nobody asked for, in the root's own keyring, counts for nothing here, and is said. What the root has for gpg to
     // read is not read.
     let home = "root/etc/pacman.d/gnupg";
@@ -477,14 +401,9 @@ fn package_count(bench: &Bench) -> usize {
 /// pacman's own records in the root, which whoever changes a file could change too.
 fn records(bench: &Bench) {
     let local = "root/var/lib/pacman/local";
-    let record = fs::read_dir(bench.path(local))
-        .expect("a database")
-        .flatten();
+    let record = fs::read_dir(bench.path(local)).expect("a database").flatten();
     let record = record.map(|e| e.file_name().to_string_lossy().into_owned());
-    let record = record
-        .into_iter()
-        .find(|n| n.starts_with("nano-"))
-        .expect("nano");
+    let record = record.into_iter().find(|n| n.starts_with("nano-")).expect("nano");
     let nano = bench.path("root/usr/bin/nano");
     let forged = format!("'var/lib/pacman/local/{record}/mtree' is changed (content)");
     let before = fs::read(&nano).expect("nano");
@@ -502,14 +421,8 @@ fn records(bench: &Bench) {
         bench.without("--no-signatures");
     };
     let document = bench.altered(&format!("{local}/{record}"), forge, &forged);
-    let paths = package(&document, "nano")["changed"]
-        .as_array()
-        .expect("paths")
-        .clone();
-    assert!(
-        paths.iter().any(|c| c["path"] == "usr/bin/nano"),
-        "{paths:?}"
-    );
+    let paths = package(&document, "nano")["changed"].as_array().expect("paths").clone();
+    assert!(paths.iter().any(|c| c["path"] == "usr/bin/nano"), "{paths:?}");
     // A record that calls the program a configuration file.
     let line = "verify: verifying 'nano': 'usr/bin/nano' is changed (size)";
     let configure = |path: &Path| {
@@ -537,26 +450,13 @@ fn records(bench: &Bench) {
     fs::write(bench.path("root/var/lib/pacman/db.lck"), "").expect("ours");
     let ran = {
         let nano = fs::metadata(&nano).expect("nano").mode();
-        fs::set_permissions(
-            bench.path("root/usr/bin/nano"),
-            fs::Permissions::from_mode(0o700),
-        )
-        .expect("ours");
+        fs::set_permissions(bench.path("root/usr/bin/nano"), fs::Permissions::from_mode(0o700)).expect("ours");
         let ran = bench.verify("");
-        fs::set_permissions(
-            bench.path("root/usr/bin/nano"),
-            fs::Permissions::from_mode(nano),
-        )
-        .expect("ours");
+        fs::set_permissions(bench.path("root/usr/bin/nano"), fs::Permissions::from_mode(nano)).expect("ours");
         ran
     };
     ran.failed(69, "'usr/bin/nano' is changed (mode) (and 1 more)");
-    assert!(
-        ran.stderr
-            .contains("verify: warning: verifying the last transaction: "),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("verify: warning: verifying the last transaction: "), "{}", ran.stderr);
     fs::remove_file(bench.path("root/var/lib/pacman/db.lck")).expect("ours");
 }
 
@@ -574,11 +474,7 @@ fn a_clock_that_is_behind_is_said_first() {
     for (tool, command, line) in [
         ("strap", "strap --state doc.json --quiet sed", clock),
         ("verify", "verify --state doc.json --quiet", clock),
-        (
-            "keyring",
-            "sh -c 'rm -r root/etc/pacman.d/gnupg; keyring --state doc.json --quiet'",
-            clock,
-        ),
+        ("keyring", "sh -c 'rm -r root/etc/pacman.d/gnupg; keyring --state doc.json --quiet'", clock),
         (
             "fetch-pacman",
             "sh -c 'rm -r fetched; fetch-pacman --state doc.json --quiet --cache-dir fetched --server $MIRROR'",
@@ -589,14 +485,8 @@ fn a_clock_that_is_behind_is_said_first() {
         let ran = then("2020-02-29", &command.replace("$MIRROR", &mirror));
         ran.failed(69, line);
         let error = &ran.document()["error"];
-        assert_eq!(
-            (&error["tool"], &error["code"]),
-            (&tool.into(), &"not-verified".into())
-        );
-        assert!(
-            error["hint"].as_str().is_some_and(|h| h.contains("set ")),
-            "{error}"
-        );
+        assert_eq!((&error["tool"], &error["code"]), (&tool.into(), &"not-verified".into()));
+        assert!(error["hint"].as_str().is_some_and(|h| h.contains("set ")), "{error}");
     }
     assert!(!bench.path("root/usr/bin/sed").exists());
     assert!(!bench.path("root/etc/pacman.d/gnupg").exists());
@@ -605,46 +495,22 @@ fn a_clock_that_is_behind_is_said_first() {
 #[test]
 fn what_a_mirror_altered_went_in_loose_and_is_found() {
     for (kind, word, line) in [
-        (
-            "nano-bad-signature",
-            "bad",
-            "verify: verifying 'nano': it is not what the key ",
-        ),
-        (
-            "nano-altered-unsigned",
-            "missing",
-            "verify: verifying 'nano': its archive has no signature",
-        ),
-        (
-            "nano-stranger-key",
-            "unknown-key",
-            "which is not in the keyring",
-        ),
-        (
-            "nano-retired-key",
-            "disabled",
-            "which is disabled: the distribution revoked it",
-        ),
+        ("nano-bad-signature", "bad", "verify: verifying 'nano': it is not what the key "),
+        ("nano-altered-unsigned", "missing", "verify: verifying 'nano': its archive has no signature"),
+        ("nano-stranger-key", "unknown-key", "which is not in the keyring"),
+        ("nano-retired-key", "disabled", "which is disabled: the distribution revoked it"),
     ] {
         let place = tempfile::tempdir().expect("a directory");
         let mirror = Mirror::of("x86_64").tampered(&place.path().join("mirror"), kind);
         let bench = Bench::new(Who::Root, mirror, "nano");
-        assert!(
-            bench.path("root/usr/share/nano/TAMPERED").exists(),
-            "{kind}"
-        );
+        assert!(bench.path("root/usr/share/nano/TAMPERED").exists(), "{kind}");
         let document = bench.bad(line);
         let nano = package(&document, "nano");
-        assert_eq!(
-            (&nano["signature"], &nano["verified"]),
-            (&word.into(), &false.into()),
-            "{kind}"
-        );
+        assert_eq!((&nano["signature"], &nano["verified"]), (&word.into(), &false.into()), "{kind}");
         assert_eq!(package(&document, "ncurses")["verified"], true, "{kind}");
         // Nothing to fetch it from: then it may be there later.
         if kind == "nano-altered-unsigned" {
-            bench
-                .must("sed -i 's/127.0.0.1:[0-9]*/127.0.0.1:1/' root.strapline/pacman-strict.conf");
+            bench.must("sed -i 's/127.0.0.1:[0-9]*/127.0.0.1:1/' root.strapline/pacman-strict.conf");
             let ran = bench.verify("");
             ran.failed(75, "verify: running pacman to download: ");
             assert_eq!(package(&ran.document(), "nano")["signature"], word);
@@ -677,9 +543,7 @@ fn rules_are_compared_by_their_value() {
             continue;
         }
         let is = |path: &str, what: &str| format!(": '{path}' is changed ({what})");
-        let mode = |mode| {
-            move |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(mode)).expect("ours")
-        };
+        let mode = |mode| move |p: &Path| fs::set_permissions(p, fs::Permissions::from_mode(mode)).expect("ours");
         let owner = |uid, gid| move |p: &Path| lchown(p, uid, gid).expect("ours");
         let acl = |options: &'static str| {
             let bench = &bench;
@@ -705,56 +569,29 @@ fn rules_are_compared_by_their_value() {
             bench.altered_mode(path, mode(set), &is(path, "mode"));
         }
         bench.altered_mode("root", owner(Some(1000), None), &is("root", "owner"));
-        bench.altered_mode(
-            "etc/passwd",
-            owner(Some(1000), None),
-            &is("etc/passwd", "owner"),
-        );
-        bench.altered_mode(
-            "var/lib/ruled",
-            owner(None, Some(0)),
-            &is("var/lib/ruled", "group"),
-        );
+        bench.altered_mode("etc/passwd", owner(Some(1000), None), &is("etc/passwd", "owner"));
+        bench.altered_mode("var/lib/ruled", owner(None, Some(0)), &is("var/lib/ruled", "group"));
         bench.altered_mode("usr/lib", acl("-m d:u:1000:rwx"), &is("usr/lib", "acl"));
         bench.altered_mode("root", acl("-m u:1000:r-x"), &is("root", "acl"));
-        bench.altered_mode(
-            "var/log/ruled",
-            acl("-m g:998:r-x"),
-            &is("var/log/ruled", "acl"),
-        );
-        bench.altered_mode(
-            "usr/share/shared",
-            mode(0o751),
-            "'usr/share/shared' is changed (mode)",
-        );
+        bench.altered_mode("var/log/ruled", acl("-m g:998:r-x"), &is("var/log/ruled", "acl"));
+        bench.altered_mode("usr/share/shared", mode(0o751), "'usr/share/shared' is changed (mode)");
         // The package's own value is right, the rule applied or not; so is the value at boot, and that of the other package.
-        for (path, set) in [
-            ("usr/lib/ruled/helper", 0o755),
-            ("usr/lib/ruled/boot", 0o700),
-            ("usr/share/shared", 0o750),
-        ] {
+        for (path, set) in [("usr/lib/ruled/helper", 0o755), ("usr/lib/ruled/boot", 0o700), ("usr/share/shared", 0o750)]
+        {
             bench.unaltered(path, mode(set));
         }
         // Configuration may be kept from others, and no more.
         let document = bench.unaltered("etc/passwd", mode(0o600));
         let changed = package(&document, "filesystem")["configuration"].clone();
-        assert!(
-            changed
-                .as_array()
-                .is_some_and(|list| list.contains(&"etc/passwd".into())),
-            "{changed}"
-        );
+        assert!(changed.as_array().is_some_and(|list| list.contains(&"etc/passwd".into())), "{changed}");
         // Who owns a rule, and whether it is what the package brought.
         let rules = "root/usr/lib/tmpfiles.d";
         let line = is("usr/bin", "mode");
         for directory in [rules, "root/etc/tmpfiles.d", "root/run/tmpfiles.d"] {
             let own = |_: &Path| {
                 fs::create_dir_all(bench.path(directory)).expect("ours");
-                fs::write(
-                    bench.path(directory).join("own.conf"),
-                    "z /usr/bin 0777 - - -\nd /usr/bin 0777\n",
-                )
-                .expect("ours");
+                fs::write(bench.path(directory).join("own.conf"), "z /usr/bin 0777 - - -\nd /usr/bin 0777\n")
+                    .expect("ours");
                 mode(0o777)(&bench.path("root/usr/bin"));
             };
             bench.altered_mode("usr/bin", own, &line);
@@ -768,9 +605,7 @@ fn rules_are_compared_by_their_value() {
         bench.altered(&format!("{rules}/ruled.conf"), more, &line);
         mode(0o755)(&bench.path("root/usr/bin"));
         // An administrator's file of the same name permits nothing, and takes no rule away.
-        bench.must(
-            "mkdir -p root/etc/tmpfiles.d; ln -s /dev/null root/etc/tmpfiles.d/libutempter.conf",
-        );
+        bench.must("mkdir -p root/etc/tmpfiles.d; ln -s /dev/null root/etc/tmpfiles.d/libutempter.conf");
         bench.good();
         bench.must("rm root/etc/tmpfiles.d/libutempter.conf");
         bench.good();
@@ -781,8 +616,7 @@ fn rules_are_compared_by_their_value() {
 #[test]
 fn what_a_scriptlet_changes_is_found() {
     let bench = Bench::new(Who::Root, Mirror::of("x86_64"), "base scripted");
-    let document =
-        bench.bad("verify: verifying 'scripted': 'usr/lib/scripted/tool' is changed (mode)");
+    let document = bench.bad("verify: verifying 'scripted': 'usr/lib/scripted/tool' is changed (mode)");
     assert_eq!(document["verify"]["files"]["changed"], 1);
 }
 
@@ -794,29 +628,18 @@ fn a_package_that_the_mirror_lacks_costs_no_other_one() {
     let place = tempfile::tempdir().expect("a directory");
     let mirror = Mirror::of("x86_64").tampered(&place.path().join("mirror"), "nano-removed");
     let lacking = Server::of(&mirror.www());
-    bench.must(&format!(
-        "sed -i 's,{},{},' root.strapline/pacman-strict.conf",
-        bench.server.url(),
-        lacking.url()
-    ));
+    bench.must(&format!("sed -i 's,{},{},' root.strapline/pacman-strict.conf", bench.server.url(), lacking.url()));
     let empty = "rm -rf packages/*";
     bench.must(&format!("{empty}; chmod 777 root/home"));
     let ran = bench.verify("");
-    ran.failed(
-        69,
-        "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)",
-    );
+    ran.failed(69, "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)");
     // What is known to be wrong comes first, and everything is said.
     let nano = "verify: warning: verifying 'nano': its archive is not in the cache, and no repository has that version";
     assert!(ran.stderr.contains(nano), "{}", ran.stderr);
     let document = ran.document();
     let verify = &document["verify"];
     assert_eq!(
-        [
-            &verify["signatures"]["valid"],
-            &verify["signatures"]["no-archive"],
-            &verify["fetched"]
-        ],
+        [&verify["signatures"]["valid"], &verify["signatures"]["no-archive"], &verify["fetched"]],
         [&Value::from(count - 1), &1.into(), &Value::from(count - 1)]
     );
     assert_eq!(package(&document, "nano")["signature"], "no-archive");
@@ -824,33 +647,18 @@ fn a_package_that_the_mirror_lacks_costs_no_other_one() {
     bench.must("chmod 755 root/home");
     bench.bad("verify: verifying 'nano': its archive is not in the cache");
     // Two of them, of three that are not in the cache.
-    let other = Mirror {
-        dir: place.path().join("mirror"),
-    };
-    bench.must(&format!(
-        "{empty} && rm {}/www/x86_64/*/sudo-*.pkg.tar.*[!g]",
-        other.dir.display()
-    ));
+    let other = Mirror { dir: place.path().join("mirror") };
+    bench.must(&format!("{empty} && rm {}/www/x86_64/*/sudo-*.pkg.tar.*[!g]", other.dir.display()));
     let document = bench.bad("verify: verifying 'nano', 'sudo': its archive is not in the cache");
     assert_eq!(document["verify"]["signatures"]["valid"], count - 2);
     // Nobody answers: that is no finding, and may be another day.
-    bench.must(&format!(
-        "{empty}; sed -i 's,127.0.0.1:[0-9]*,127.0.0.1:1,' root.strapline/pacman-strict.conf"
-    ));
+    bench.must(&format!("{empty}; sed -i 's,127.0.0.1:[0-9]*,127.0.0.1:1,' root.strapline/pacman-strict.conf"));
     let ran = bench.verify("");
     ran.failed(75, "verify: running pacman to download: ");
-    assert!(
-        ran.stderr
-            .contains(&format!("; {count} packages are not verified")),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains(&format!("; {count} packages are not verified")), "{}", ran.stderr);
     assert!(!ran.stderr.contains("--loose"), "{}", ran.stderr);
     assert_eq!(ran.document()["verify"]["files"]["intact"], count);
     bench.must("chmod 777 root/home");
     let ran = bench.verify("");
-    ran.failed(
-        69,
-        "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)",
-    );
+    ran.failed(69, "verify: verifying 'filesystem': 'home' is changed (mode) (and 1 more)");
 }

@@ -22,8 +22,5 @@ pub(crate) const PRESETS: &[(&str, &str)] = presets![
 ];
 
 pub(crate) fn find(name: &str) -> Option<&'static str> {
-    PRESETS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, text)| *text)
+    PRESETS.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
 }

@@ -124,12 +124,7 @@ impl<'de> Deserialize<'de> for NameOrRepo {
 
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Repo, E> {
                 check::repo(value).map_err(E::custom)?;
-                Ok(Repo {
-                    name: value.to_owned(),
-                    servers: Vec::new(),
-                    siglevel: None,
-                    snapshot: None,
-                })
+                Ok(Repo { name: value.to_owned(), servers: Vec::new(), siglevel: None, snapshot: None })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repo, A::Error> {
@@ -157,21 +152,14 @@ pub(crate) fn malformed(label: &str, text: &str, at: usize, what: &str) -> Failu
     let number = before.matches('\n').count();
     let lines: Vec<&str> = text.lines().collect();
     let what = what.trim().replace('\n', ", ");
-    let key = lines
-        .iter()
-        .take(number + 1)
-        .rev()
-        .find_map(|line| key(line));
+    let key = lines.iter().take(number + 1).rev().find_map(|line| key(line));
     // What a whole file lacks is no fault of its first line.
     let nowhere = at == 0 && what.starts_with("missing field");
     let key = match key {
         Some(key) if !nowhere && !what.contains(&format!("`{key}`")) => format!("{key}: "),
         _ => String::new(),
     };
-    Failure::new(
-        Code::Failed,
-        format!("preset '{label}' line {}: {key}{what}", number + 1),
-    )
+    Failure::new(Code::Failed, format!("preset '{label}' line {}: {key}{what}", number + 1))
 }
 
 /// The key that a line sets, or the table that it opens.

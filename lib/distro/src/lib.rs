@@ -174,11 +174,7 @@ impl Preset {
     pub fn arch(&self, arch: &str) -> Result<&Arch, Failure> {
         self.arches.get(arch).ok_or_else(|| {
             unknown(
-                format!(
-                    "{} has no architecture '{}'",
-                    self.title,
-                    arch.escape_default()
-                ),
+                format!("{} has no architecture '{}'", self.title, arch.escape_default()),
                 format!("it has {}", list(self.arches())),
             )
         })
@@ -201,10 +197,7 @@ impl Preset {
             let Some(text) = builtin::find(wanted) else {
                 return Err(unknown(
                     format!("there is no preset '{}'", wanted.escape_default()),
-                    format!(
-                        "there are {}; a file is named with a / or .toml",
-                        list(Self::names())
-                    ),
+                    format!("there are {}; a file is named with a / or .toml", list(Self::names())),
                 ));
             };
             return Self::merge(wanted, wanted.to_owned(), text, None, depth);
@@ -212,10 +205,7 @@ impl Preset {
         let path = beside.map_or_else(|| wanted.into(), |directory| directory.join(wanted));
         let label = path.to_string_lossy();
         let doing = || format!("reading {}", quote(&path));
-        let text = stage::file::read_text(&path).map_err(|failure| Failure {
-            code: Code::Os,
-            ..failure
-        })?;
+        let text = stage::file::read_text(&path).map_err(|failure| Failure { code: Code::Os, ..failure })?;
         let absolute = std::path::absolute(&path).doing(Code::Os, doing)?;
         let reference = absolute.to_str().ok_or("the path is not UTF-8");
         let reference = reference.doing(Code::Os, doing)?.to_owned();
@@ -223,13 +213,7 @@ impl Preset {
     }
 
     /// Parse one file and lay it over what it extends.
-    fn merge(
-        label: &str,
-        reference: String,
-        text: &str,
-        beside: Option<&Path>,
-        depth: usize,
-    ) -> Result<Self, Failure> {
+    fn merge(label: &str, reference: String, text: &str, beside: Option<&Path>, depth: usize) -> Result<Self, Failure> {
         let file = File::parse(label, text)?;
         // A mistake that only shows when everything is read is reported where the words in question stand.
         let wrong = |words: &str, what: String| {
@@ -246,10 +230,7 @@ impl Preset {
                 let base = Self::load_at(wanted, beside, depth + 1);
                 Some(base.map_err(|failure| match failure.code {
                     Code::Failed => failure,
-                    _ => Failure {
-                        message: wrong("extends", failure.message).message,
-                        ..failure
-                    },
+                    _ => Failure { message: wrong("extends", failure.message).message, ..failure },
                 })?)
             }
         };
@@ -276,13 +257,11 @@ impl Preset {
         for (name, own) in file.arch {
             let under = of_base.and_then(|base| base.arches.get(&name.0));
             let key = format!("[arch.{}]", name.0);
-            let arch = merge_arch(name.0, own, under, file.snapshot.as_ref())
-                .map_err(|what| wrong(&key, what))?;
+            let arch = merge_arch(name.0, own, under, file.snapshot.as_ref()).map_err(|what| wrong(&key, what))?;
             for repo in &arch.repos {
                 if let Some(own) = &repo.siglevel {
-                    check::strict_siglevel(Some(&siglevel), own).map_err(|what| {
-                        wrong(&key, format!("repository '{}': {what}", repo.name))
-                    })?;
+                    check::strict_siglevel(Some(&siglevel), own)
+                        .map_err(|what| wrong(&key, format!("repository '{}': {what}", repo.name)))?;
                 }
             }
             arches.insert(arch.name.clone(), arch);
@@ -294,15 +273,7 @@ impl Preset {
             return Err(wrong("name", "there is no [arch.NAME] in it".to_owned()));
         }
 
-        Ok(Self {
-            name: file.name,
-            title: file.title,
-            siglevel,
-            keyring,
-            pacman,
-            arches,
-            reference,
-        })
+        Ok(Self { name: file.name, title: file.title, siglevel, keyring, pacman, arches, reference })
     }
 }
 
@@ -315,16 +286,8 @@ impl Source {
         let of_arch = self.arch.iter().find(|(name, _)| name.0 == arch);
         of_arch.map(|(_, at)| &at.servers[..]).ok_or_else(|| {
             unknown(
-                format!(
-                    "'{}' of {} is not built for '{}'",
-                    self.package,
-                    self.repo,
-                    arch.escape_default()
-                ),
-                format!(
-                    "it is built for {}",
-                    list(self.arch.keys().map(|name| name.0.as_str()))
-                ),
+                format!("'{}' of {} is not built for '{}'", self.package, self.repo, arch.escape_default()),
+                format!("it is built for {}", list(self.arch.keys().map(|name| name.0.as_str()))),
             )
         })
     }
@@ -337,12 +300,7 @@ fn usual_pacman() -> Result<Source, Failure> {
     own.ok_or_else(|| Failure::new(Code::Failed, format!("preset '{PACMAN_FROM}': no [pacman]")))
 }
 
-fn merge_arch(
-    name: String,
-    own: file::Arch,
-    base: Option<&Arch>,
-    snapshot: Option<&String>,
-) -> Result<Arch, String> {
+fn merge_arch(name: String, own: file::Arch, base: Option<&Arch>, snapshot: Option<&String>) -> Result<Arch, String> {
     let architecture = match (own.architecture, base) {
         (Some(own), _) => own.into_iter().map(|name| name.0).collect(),
         (None, Some(base)) => base.architecture.clone(),
@@ -387,11 +345,7 @@ fn merge_arch(
     if repos.is_empty() {
         return Err("repos is empty".to_owned());
     }
-    Ok(Arch {
-        name,
-        architecture,
-        repos,
-    })
+    Ok(Arch { name, architecture, repos })
 }
 
 /// Checks what a `[pacman]` table must have.
@@ -412,9 +366,7 @@ fn check_source(own: Source, wrong: &dyn Fn(&str, String) -> Failure) -> Result<
 fn check_pins(pins: &[Pin], wrong: &dyn Fn(&str, String) -> Failure) -> Result<(), Failure> {
     let mut seen = BTreeSet::new();
     match pins.iter().find(|pin| !seen.insert(&pin.fingerprint)) {
-        Some(Pin { fingerprint, .. }) => {
-            Err(wrong(fingerprint, format!("{fingerprint} is listed twice")))
-        }
+        Some(Pin { fingerprint, .. }) => Err(wrong(fingerprint, format!("{fingerprint} is listed twice"))),
         None => Ok(()),
     }
 }

@@ -53,12 +53,7 @@ fn what_is_built_in_is_whole() {
                 assert!(web, "{name}: {server}");
             }
         }
-        let mut keys: Vec<_> = preset
-            .keyring
-            .trusted
-            .iter()
-            .map(|pin| &pin.fingerprint)
-            .collect();
+        let mut keys: Vec<_> = preset.keyring.trusted.iter().map(|pin| &pin.fingerprint).collect();
         let listed = keys.len();
         keys.sort();
         keys.dedup();
@@ -82,14 +77,8 @@ fn the_seed_s_distribution() {
     }
     // The one that nobody gave it.
     assert_eq!(preset.pacman.member, "usr/bin/pacman-static");
-    assert_eq!(
-        preset.pacman.servers("x86_64").unwrap(),
-        ["https://repo.archlinuxcn.org/x86_64"]
-    );
-    assert_eq!(
-        preset.pacman.trusted[0].fingerprint,
-        "83F817213361BF5F02E7E124F9F9FA97A403F63E"
-    );
+    assert_eq!(preset.pacman.servers("x86_64").unwrap(), ["https://repo.archlinuxcn.org/x86_64"]);
+    assert_eq!(preset.pacman.trusted[0].fingerprint, "83F817213361BF5F02E7E124F9F9FA97A403F63E");
 }
 
 #[test]
@@ -101,31 +90,21 @@ fn a_refusal_lists_what_there_is() {
 
     let preset = Preset::load("archlinuxarm").unwrap();
     let error = preset.arch("x86_64").unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "Arch Linux ARM has no architecture 'x86_64'"
-    );
+    assert_eq!(error.to_string(), "Arch Linux ARM has no architecture 'x86_64'");
     assert_eq!(error.hint.as_deref(), Some("it has aarch64, armv7h"));
     let error = preset.pacman.servers("aarch64").unwrap_err();
     assert_eq!(error.hint.as_deref(), Some("it is built for x86_64"));
 
     let error = Preset::load("no/such.toml").unwrap_err();
     assert_eq!(error.code, Code::Os);
-    assert_eq!(
-        error.to_string(),
-        "reading 'no/such.toml': No such file or directory (os error 2)"
-    );
+    assert_eq!(error.to_string(), "reading 'no/such.toml': No such file or directory (os error 2)");
     // A document names presets, too: what never ends is not read.
     let dir = tempfile::tempdir().unwrap();
     let long = dir.path().join("long.toml");
-    std::fs::File::create(&long)
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
-    for (path, why) in [
-        ("/dev/zero", "is not a regular file"),
-        (long.to_str().unwrap(), "is longer than 1048576 bytes"),
-    ] {
+    std::fs::File::create(&long).unwrap().set_len(1 << 40).unwrap();
+    for (path, why) in
+        [("/dev/zero", "is not a regular file"), (long.to_str().unwrap(), "is longer than 1048576 bytes")]
+    {
         let error = Preset::load(path).unwrap_err();
         assert_eq!(error.code, Code::Os);
         assert!(error.to_string().ends_with(why), "{error}");
@@ -141,10 +120,7 @@ fn an_overlay_keeps_the_order_it_gives_and_the_servers_of_its_base() {
     assert_eq!(repos, ["endeavouros", "core", "extra"]);
     assert_eq!(arch.repos[1..], base.arch("x86_64").unwrap().repos);
     assert_eq!(arch.repos[0].snapshot, None);
-    assert_eq!(
-        preset.keyring.packages,
-        ["archlinux-keyring", "endeavouros-keyring"]
-    );
+    assert_eq!(preset.keyring.packages, ["archlinux-keyring", "endeavouros-keyring"]);
     assert_eq!(preset.keyring.populate, ["archlinux", "endeavouros"]);
     assert!(preset.keyring.trusted.starts_with(&base.keyring.trusted));
 
@@ -169,15 +145,8 @@ servers = ["file:///srv/mirror/$arch/$repo"]
     assert_eq!(preset.arches().collect::<Vec<_>>(), ["aarch64"]);
     let arch = preset.arch("aarch64").unwrap();
     assert_eq!(arch.repos.len(), 4);
-    assert!(
-        arch.repos
-            .iter()
-            .all(|r| r.servers == ["file:///srv/mirror/$arch/$repo"])
-    );
-    assert_eq!(
-        preset.keyring,
-        Preset::load("archlinuxarm").unwrap().keyring
-    );
+    assert!(arch.repos.iter().all(|r| r.servers == ["file:///srv/mirror/$arch/$repo"]));
+    assert_eq!(preset.keyring, Preset::load("archlinuxarm").unwrap().keyring);
 }
 
 #[test]
@@ -186,16 +155,8 @@ fn files_extend_files_beside_them_and_not_themselves() {
     std::fs::create_dir(&directory).unwrap();
     let at = |name: &str| directory.join(name);
     std::fs::write(at("small.toml"), SMALL).unwrap();
-    std::fs::write(
-        at("over.toml"),
-        "name = \"o\"\ntitle = \"O\"\nextends = \"small.toml\"\n",
-    )
-    .unwrap();
-    std::fs::write(
-        at("loop.toml"),
-        "name = \"l\"\ntitle = \"L\"\nextends = \"loop.toml\"\n",
-    )
-    .unwrap();
+    std::fs::write(at("over.toml"), "name = \"o\"\ntitle = \"O\"\nextends = \"small.toml\"\n").unwrap();
+    std::fs::write(at("loop.toml"), "name = \"l\"\ntitle = \"L\"\nextends = \"loop.toml\"\n").unwrap();
     let over = Preset::load(at("over.toml").to_str().unwrap());
     let itself = Preset::load(at("loop.toml").to_str().unwrap());
     for name in ["small.toml", "over.toml", "loop.toml"] {
@@ -205,15 +166,9 @@ fn files_extend_files_beside_them_and_not_themselves() {
 
     let over = over.unwrap();
     assert_eq!(over.reference(), at("over.toml").to_str().unwrap());
-    assert_eq!(
-        over.arch("aarch64").unwrap().repos[0].servers,
-        ["http://h/$arch/$repo"]
-    );
+    assert_eq!(over.arch("aarch64").unwrap().repos[0].servers, ["http://h/$arch/$repo"]);
     let message = itself.unwrap_err().to_string();
-    assert!(
-        message.contains("line 3: extends: it extends itself"),
-        "{message}"
-    );
+    assert!(message.contains("line 3: extends: it extends itself"), "{message}");
 }
 
 #[test]
@@ -249,10 +204,7 @@ date = "2026-01-02"
     assert_eq!(preset.siglevel, "Required");
     assert_eq!(preset.keyring.trusted.len(), 1);
     assert_eq!(preset.pacman.repo, "p");
-    assert_eq!(
-        preset.pacman.servers("x86_64").unwrap(),
-        ["http://127.0.0.1:8000/p"]
-    );
+    assert_eq!(preset.pacman.servers("x86_64").unwrap(), ["http://127.0.0.1:8000/p"]);
     let repo = &preset.arch("aarch64").unwrap().repos[1];
     assert_eq!(repo.servers, ["file:///x"]);
     assert_eq!(repo.siglevel.as_deref(), Some("DatabaseOptional"));
@@ -269,9 +221,7 @@ fn a_mistake_is_answered_with_file_line_and_key() {
              `populate`, `trusted`",
         ),
         (
-            with(
-                "[[keyring.trusted]]\nfingerprint = \"BEEF\"\nsource = \"x\"\ndate = \"2026-01-01\"\n",
-            ),
+            with("[[keyring.trusted]]\nfingerprint = \"BEEF\"\nsource = \"x\"\ndate = \"2026-01-01\"\n"),
             "preset 'small.toml' line 7: fingerprint: 'BEEF' is not a fingerprint: 40 hexadecimal \
              digits, upper case",
         ),
@@ -312,40 +262,25 @@ fn a_mistake_is_answered_with_file_line_and_key() {
              the root's",
         ),
         (
-            SMALL.replace(
-                "title = \"Small\"",
-                "title = \"Small\"\nsiglevel = \"DatabaseOptional\"",
-            ),
+            SMALL.replace("title = \"Small\"", "title = \"Small\"\nsiglevel = \"DatabaseOptional\""),
             "preset 'small.toml' line 3: siglevel: 'DatabaseOptional' lets in packages without a \
              trusted signature: it must say Required and not TrustAll",
         ),
         (
-            SMALL.replace(
-                "\"core\"",
-                "{ name = \"core\", siglevel = \"Optional TrustAll\" }",
-            ),
+            SMALL.replace("\"core\"", "{ name = \"core\", siglevel = \"Optional TrustAll\" }"),
             "preset 'small.toml' line 3: [arch.aarch64]: repository 'core': 'Optional TrustAll' lets \
              in packages without a trusted signature: it must say Required and not TrustAll",
         ),
         (
-            SMALL.replace(
-                "title = \"Small\"",
-                "title = \"Small\"\nextends = \"nobody\"",
-            ),
+            SMALL.replace("title = \"Small\"", "title = \"Small\"\nextends = \"nobody\""),
             "preset 'small.toml' line 3: extends: there is no preset 'nobody'",
         ),
         (
-            SMALL.replace(
-                "title = \"Small\"",
-                "title = \"Small\"\nsnapshot = \"http://h/%Y/%m\"",
-            ),
+            SMALL.replace("title = \"Small\"", "title = \"Small\"\nsnapshot = \"http://h/%Y/%m\""),
             "preset 'small.toml' line 3: snapshot: 'http://h/%Y/%m' has no %d: a snapshot is of one \
              day",
         ),
-        (
-            "title = \"x\"\n".to_owned(),
-            "preset 'small.toml' line 1: missing field `name`",
-        ),
+        ("title = \"x\"\n".to_owned(), "preset 'small.toml' line 1: missing field `name`"),
     ] {
         assert_eq!(message(&text), expected);
     }

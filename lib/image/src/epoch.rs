@@ -23,22 +23,12 @@ pub fn of_environment() -> Result<Option<u64>, Failure> {
 }
 
 fn parse(text: &OsStr) -> Result<u64, Failure> {
-    let number = text
-        .to_str()
-        .filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
-    number
-        .and_then(|t| t.parse().ok())
-        .filter(|n| *n <= LAST)
-        .ok_or_else(|| {
-            let text = text.to_string_lossy();
-            Failure::new(
-                Code::Usage,
-                format!("reading {VARIABLE}: '{text}' is not a number of seconds since 1970"),
-            )
-            .hint(format!(
-                "{VARIABLE}=$(git log -1 --format=%ct), or unset it"
-            ))
-        })
+    let number = text.to_str().filter(|t| t.bytes().all(|b| b.is_ascii_digit()));
+    number.and_then(|t| t.parse().ok()).filter(|n| *n <= LAST).ok_or_else(|| {
+        let text = text.to_string_lossy();
+        Failure::new(Code::Usage, format!("reading {VARIABLE}: '{text}' is not a number of seconds since 1970"))
+            .hint(format!("{VARIABLE}=$(git log -1 --format=%ct), or unset it"))
+    })
 }
 
 #[cfg(test)]
@@ -49,20 +39,8 @@ mod tests {
     fn only_numbers_of_seconds_are_dates() {
         assert_eq!(parse(OsStr::new("1700000000")).unwrap(), 1_700_000_000);
         assert_eq!(parse(OsStr::new("0")).unwrap(), 0);
-        for bad in [
-            "",
-            "-1",
-            "+1",
-            "yesterday",
-            "1e9",
-            "4354819200",
-            "99999999999999999999",
-        ] {
-            assert_eq!(
-                parse(OsStr::new(bad)).unwrap_err().code,
-                Code::Usage,
-                "{bad}"
-            );
+        for bad in ["", "-1", "+1", "yesterday", "1e9", "4354819200", "99999999999999999999"] {
+            assert_eq!(parse(OsStr::new(bad)).unwrap_err().code, Code::Usage, "{bad}");
         }
     }
 }

@@ -55,9 +55,8 @@ impl Fat {
         let refused = |path: &[u8], why: &str| {
             let (path, at) = (options.show(path), stage::quote(&options.at));
             let why = format!("adding {path} to a FAT file system: {why}");
-            Failure::new(Code::Failed, why).hint(format!(
-                "remove it from the root, or give a layout in which {at} is on ext4"
-            ))
+            Failure::new(Code::Failed, why)
+                .hint(format!("remove it from the root, or give a layout in which {at} is on ext4"))
         };
         // By what FAT takes for the same name.
         let mut names: HashMap<String, &[u8]> = HashMap::new();
@@ -89,9 +88,9 @@ impl Fat {
     /// Returns the size of clusters for a partition of `size` bytes; `None` where the nodes do not fit, or it is too small
     /// for FAT32.
     fn cluster_for(&self, size: u64) -> Option<u64> {
-        CLUSTERS.into_iter().find(|cluster| {
-            capacity(size, *cluster).is_some_and(|has| has >= FEWEST.max(self.clusters(*cluster)))
-        })
+        CLUSTERS
+            .into_iter()
+            .find(|cluster| capacity(size, *cluster).is_some_and(|has| has >= FEWEST.max(self.clusters(*cluster))))
     }
 }
 
@@ -122,8 +121,7 @@ impl FileSystem for Fat {
 
     fn write(&self, to: &Region<'_>, tree: &Tree) -> Result<(), Failure> {
         let cluster = self.cluster_for(to.size);
-        let cluster =
-            cluster.ok_or_else(|| Failure::new(Code::Failed, "the file system is full"))?;
+        let cluster = cluster.ok_or_else(|| Failure::new(Code::Failed, "the file system is full"))?;
         let places = Places::new(self, to.size, cluster);
         let boot = places.boot_sector(to.start)?;
         let info = places.info_sector();
@@ -168,10 +166,7 @@ fn check(node: &Node) -> Result<(), String> {
         return Err(format!("it is {what}, which FAT does not have"));
     }
     if (node.uid, node.gid) != (0, 0) {
-        return Err(format!(
-            "it belongs to {}:{}, and FAT has no owners",
-            node.uid, node.gid
-        ));
+        return Err(format!("it belongs to {}:{}, and FAT has no owners", node.uid, node.gid));
     }
     if node.mode & 0o6000 != 0 {
         return Err("it has set-uid or set-gid, which FAT does not have".to_owned());
@@ -185,14 +180,13 @@ fn check(node: &Node) -> Result<(), String> {
     let Ok(name) = std::str::from_utf8(node.split_path().1) else {
         return Err("its name is not UTF-8".to_owned());
     };
-    if let Some(c) = name
-        .chars()
-        .find(|c| c.is_control() || "\"*:<>?\\|".contains(*c))
-    {
+    if let Some(c) = name.chars().find(|c| c.is_control() || "\"*:<>?\\|".contains(*c)) {
         return Err(format!("its name has '{}' in it", c.escape_default()));
     }
     if name.ends_with(['.', ' ']) || name.starts_with(' ') || name.encode_utf16().count() > 255 {
-        return Err("its name begins with a space, ends with a space or a dot, or is longer than 255 characters".to_owned());
+        return Err(
+            "its name begins with a space, ends with a space or a dot, or is longer than 255 characters".to_owned()
+        );
     }
     Ok(())
 }
@@ -368,11 +362,7 @@ impl<'a> Places<'a> {
             if short_form(&name).is_none() {
                 raw.extend(long_name(&name, &short));
             }
-            let kind = if node.kind == Kind::Directory {
-                0x10
-            } else {
-                0x20
-            };
+            let kind = if node.kind == Kind::Directory { 0x10 } else { 0x20 };
             raw.extend(entry(&short, kind, self.first[*n], node.size(), node.mtime));
         }
         raw
@@ -407,10 +397,7 @@ struct ShortNames {
 
 impl ShortNames {
     fn new<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
-        Self {
-            taken: names.map(folded).collect(),
-            last: HashMap::new(),
-        }
+        Self { taken: names.map(folded).collect(), last: HashMap::new() }
     }
 
     /// Returns a file's: its name where it is one, else one that no other file has.
@@ -424,10 +411,7 @@ impl ShortNames {
             kept.map(|b| b.to_ascii_uppercase()).take(most).collect()
         };
         let (base, extension) = (simple(base, 6), simple(extension, 3));
-        let n = self
-            .last
-            .entry((base.clone(), extension.clone()))
-            .or_default();
+        let n = self.last.entry((base.clone(), extension.clone())).or_default();
         loop {
             *n += 1;
             let tail = format!("~{n}").into_bytes();
@@ -443,9 +427,7 @@ impl ShortNames {
 /// Returns a name as a name of eight and three characters, where it is one.
 fn short_form(name: &str) -> Option<[u8; 11]> {
     let fits = |text: &str, most: usize| {
-        let plain = |b: u8| {
-            b.is_ascii_uppercase() || b.is_ascii_digit() || b"_-~!#$%&'()@^{}`".contains(&b)
-        };
+        let plain = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b"_-~!#$%&'()@^{}`".contains(&b);
         text.len() <= most && text.bytes().all(plain)
     };
     let (base, extension) = name.rsplit_once('.').unwrap_or((name, ""));
@@ -471,9 +453,7 @@ fn shown(short: &[u8; 11]) -> String {
 
 /// Returns the entries that have the long name of a file, which come before its own.
 fn long_name(name: &str, short: &[u8; 11]) -> Vec<u8> {
-    let sum = short
-        .iter()
-        .fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b));
+    let sum = short.iter().fold(0u8, |sum, b| sum.rotate_right(1).wrapping_add(*b));
     let mut units: Vec<u16> = name.encode_utf16().collect();
     let count = units.len().div_ceil(13);
     // The end is marked where there is room, and the rest is filled.
@@ -521,10 +501,7 @@ mod tests {
     use std::process::Command;
 
     fn node(path: &str, kind: Kind) -> Node {
-        Node {
-            mtime: 1_700_000_000,
-            ..Node::new(path.as_bytes(), kind)
-        }
+        Node { mtime: 1_700_000_000, ..Node::new(path.as_bytes(), kind) }
     }
 
     /// A file that has its path in it, and sevens.
@@ -532,12 +509,7 @@ mod tests {
         if size > 1 << 30 {
             let seen = Seen::of(&rustix::fs::stat("/").unwrap());
             let (path, sparse) = (path.into(), false);
-            let root = RootFile {
-                path,
-                size,
-                sparse,
-                seen,
-            };
+            let root = RootFile { path, size, sparse, seen };
             return node("large", Kind::File(Content::Root(root)));
         }
         let mut text = Vec::new();
@@ -562,9 +534,7 @@ mod tests {
 
     fn sample() -> Vec<Node> {
         let mut nodes = vec![node("", Kind::Directory), node("dtbs", Kind::Directory)];
-        nodes.extend(
-            (0..300).map(|n| file(&format!("dtbs/rather-long-name-of-a-board-{n}.dtb"), n * 40)),
-        );
+        nodes.extend((0..300).map(|n| file(&format!("dtbs/rather-long-name-of-a-board-{n}.dtb"), n * 40)));
         nodes.push(file("Image", 5_000_000));
         nodes.push(file("UPPER.TXT", 0));
         nodes.push(file("initramfs-linux.img", 1 << 20));
@@ -574,14 +544,8 @@ mod tests {
     fn written(fat: &Fat, size: u64) -> tempfile::NamedTempFile {
         let image = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         image.as_file().set_len(size).unwrap();
-        let to = Region {
-            image: image.as_file(),
-            start: 0,
-            size,
-            bar: &ProgressBar::hidden(),
-        };
-        fat.write(&to, &crate::tree::tests::tree(Path::new("/var/tmp")))
-            .unwrap();
+        let to = Region { image: image.as_file(), start: 0, size, bar: &ProgressBar::hidden() };
+        fat.write(&to, &crate::tree::tests::tree(Path::new("/var/tmp"))).unwrap();
         image
     }
 
@@ -594,11 +558,7 @@ mod tests {
             assert!(fat.fits(size));
             let image = written(&fat, size);
             fsck(&image);
-            let out = Command::new("mdir")
-                .args(["-/", "-b", "-i"])
-                .arg(image.path())
-                .arg("::")
-                .output();
+            let out = Command::new("mdir").args(["-/", "-b", "-i"]).arg(image.path()).arg("::").output();
             let out = out.expect("mdir: install mtools");
             let names = String::from_utf8_lossy(&out.stdout);
             assert_eq!(names.lines().count(), 304, "{names}");
@@ -609,21 +569,14 @@ mod tests {
     /// Runs one of mtools on an image, and returns what it says.
     fn mtools(program: &str, image: &tempfile::NamedTempFile, path: &str) -> Vec<u8> {
         let mut command = Command::new(program);
-        let out = command
-            .arg("-i")
-            .arg(image.path())
-            .arg(format!("::{path}"))
-            .output();
+        let out = command.arg("-i").arg(image.path()).arg(format!("::{path}")).output();
         let out = out.expect("install mtools");
         assert!(out.status.success(), "{program} {path}: {out:?}");
         out.stdout
     }
 
     fn fsck(image: &tempfile::NamedTempFile) {
-        let out = Command::new("/usr/sbin/fsck.vfat")
-            .arg("-n")
-            .arg(image.path())
-            .output();
+        let out = Command::new("/usr/sbin/fsck.vfat").arg("-n").arg(image.path()).output();
         let out = out.expect("fsck.vfat: install dosfstools");
         let said = String::from_utf8_lossy(&out.stdout);
         assert!(out.status.success() && said.lines().count() == 2, "{said}");
@@ -654,14 +607,10 @@ mod tests {
         .map(str::to_owned)
         .into();
         // Names of few letters and many tildes, so that they often meet.
-        let parts = [
-            "A", "b", "~1", "~2", "~", "+", " ", ".", "C", "\u{e9}", "abcdef",
-        ];
+        let parts = ["A", "b", "~1", "~2", "~", "+", " ", ".", "C", "\u{e9}", "abcdef"];
         let mut random = 1u64;
         let mut next = |most: usize| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (random >> 33) as usize % most
         };
         for _ in 0..300 {
@@ -733,22 +682,14 @@ mod tests {
             let full = fat(&[node("", Kind::Directory), file("x", (has - 1) * cluster)]);
             assert_eq!(full.clusters(cluster), has);
             written(&full, size);
-            let more = [
-                node("", Kind::Directory),
-                file("x", (has - 1) * cluster + 1),
-            ];
+            let more = [node("", Kind::Directory), file("x", (has - 1) * cluster + 1)];
             assert!(!fat(&more).fits(size));
         }
     }
 
     #[test]
     fn what_fat_cannot_hold_is_refused() {
-        let owned = |uid, mode, xattrs| Node {
-            uid,
-            mode,
-            xattrs,
-            ..file("x", 1)
-        };
+        let owned = |uid, mode, xattrs| Node { uid, mode, xattrs, ..file("x", 1) };
         for (bad, why) in [
             (node("l", Kind::Symlink(b"x".to_vec())), "a symbolic link"),
             (node("l", Kind::HardLink(0)), "a hard link"),
@@ -757,10 +698,7 @@ mod tests {
             (file("large", 1 << 32), "larger than 4 GiB"),
             (owned(5, 0, Vec::new()), "belongs to 5:0"),
             (owned(0, 0o4755, Vec::new()), "set-uid"),
-            (
-                owned(0, 0, vec![(b"user.x".to_vec(), Vec::new())]),
-                "'user.x'",
-            ),
+            (owned(0, 0, vec![(b"user.x".to_vec(), Vec::new())]), "'user.x'"),
             (file("a/b:c", 1), "':' in it"),
             (file("a\nb", 1), "in it"),
             (file("a.", 1), "a dot"),

@@ -101,9 +101,7 @@ impl Region<'_> {
     }
 
     fn write_all(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
-        self.image
-            .write_all_at(bytes, self.start + at)
-            .doing(Code::Os, || "writing the image")
+        self.image.write_all_at(bytes, self.start + at).doing(Code::Os, || "writing the image")
     }
 
     /// Copies a range of a file to an offset of the region.

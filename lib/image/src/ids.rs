@@ -26,8 +26,7 @@ impl Ids {
             seed.copy_from_slice(&Sha256::digest(text));
         } else {
             // Up to 256 bytes come whole and uninterrupted (getrandom(2)).
-            getrandom(&mut seed, GetRandomFlags::empty())
-                .doing(Code::Os, || "drawing random numbers for ids")?;
+            getrandom(&mut seed, GetRandomFlags::empty()).doing(Code::Os, || "drawing random numbers for ids")?;
         }
         Ok(Self { seed })
     }

@@ -25,12 +25,7 @@ impl FileSystemKind {
     /// # Errors
     ///
     /// [`stage::Code::Failed`] with the path of what it cannot hold; when the tree cannot be read.
-    pub fn make(
-        self,
-        nodes: Vec<Node>,
-        options: Options,
-        tree: &Tree,
-    ) -> Result<Box<dyn FileSystem>, Failure> {
+    pub fn make(self, nodes: Vec<Node>, options: Options, tree: &Tree) -> Result<Box<dyn FileSystem>, Failure> {
         Ok(match self {
             Self::Ext4 => Box::new(Ext4::new(nodes, options, tree)?),
             Self::Vfat => Box::new(Fat::new(nodes, options)?),
@@ -68,10 +63,7 @@ impl FileSystemKind {
                 let hex = |t: &str| t.len() == 4 && t.bytes().all(|b| b.is_ascii_hexdigit());
                 match upper.split_once('-') {
                     Some((a, b)) if hex(a) && hex(b) => Ok(upper),
-                    _ => Err(format!(
-                        "'{}' is not a FAT volume id such as 1A2B-3C4D",
-                        text.escape_default()
-                    )),
+                    _ => Err(format!("'{}' is not a FAT volume id such as 1A2B-3C4D", text.escape_default())),
                 }
             }
         }
@@ -84,11 +76,7 @@ impl FileSystemKind {
     /// A sentence that says what is wrong with it.
     pub fn check_label(self, text: &str) -> Result<(), String> {
         let (longest, fine, what): (usize, fn(char) -> bool, _) = match self {
-            Self::Ext4 => (
-                16,
-                |c| c.is_ascii_graphic(),
-                "16 letters, digits and punctuation characters",
-            ),
+            Self::Ext4 => (16, |c| c.is_ascii_graphic(), "16 letters, digits and punctuation characters"),
             Self::Vfat => (
                 11,
                 |c| c.is_ascii_uppercase() || c.is_ascii_digit() || "_-".contains(c),

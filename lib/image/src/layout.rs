@@ -66,13 +66,8 @@ const ROOTS: [(u16, &str); 6] = [
 ];
 
 /// Attributes of a partition that have a name, and their bits (UEFI 2.10, 5.3.3; Discoverable Partitions Specification).
-pub const ATTRIBUTES: [(&str, u32); 5] = [
-    ("required", 0),
-    ("legacy-boot", 2),
-    ("grow-file-system", 59),
-    ("read-only", 60),
-    ("no-auto", 63),
-];
+pub const ATTRIBUTES: [(&str, u32); 5] =
+    [("required", 0), ("legacy-boot", 2), ("grow-file-system", 59), ("read-only", 60), ("no-auto", 63)];
 
 /// A disk's partitions and blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,10 +175,7 @@ impl Layout {
     ///
     /// [`Code::Usage`] where it cannot be read, or is not a layout.
     pub fn read(path: &Path, arch: &str) -> Result<Self, Failure> {
-        let text = stage::file::read_text(path).map_err(|failure| Failure {
-            code: Code::Usage,
-            ..failure
-        })?;
+        let text = stage::file::read_text(path).map_err(|failure| Failure { code: Code::Usage, ..failure })?;
         let base = path.parent().unwrap_or(Path::new(""));
         Self::parse(&quote(path), &text, base, arch)
     }
@@ -195,8 +187,7 @@ impl Layout {
     /// [`Code::Usage`] where it is not a layout, or the architecture is unknown.
     pub fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
         let arch = Arch::named(arch)?;
-        let wrong =
-            |what: String| Failure::new(Code::Usage, format!("reading the layout {label}: {what}"));
+        let wrong = |what: String| Failure::new(Code::Usage, format!("reading the layout {label}: {what}"));
         let file: File = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.unwrap_or("").matches('\n').count() + 1;
@@ -213,11 +204,7 @@ impl Layout {
     pub fn file_systems(&self, ids: &Ids) -> Vec<FileSystem> {
         let of = |p: &Partition| {
             let (kind, at) = p.mounted()?;
-            Some(FileSystem {
-                at: at.to_owned(),
-                kind,
-                uuid: p.file_system_id(ids),
-            })
+            Some(FileSystem { at: at.to_owned(), kind, uuid: p.file_system_id(ids) })
         };
         let mut found: Vec<FileSystem> = self.partitions.iter().filter_map(of).collect();
         found.sort_by(|a, b| a.at.cmp(&b.at));
@@ -245,18 +232,12 @@ impl Layout {
                 return wrong("only the last partition can have the rest of the disk");
             }
             if let Some(at) = at(partition)
-                && before
-                    .iter()
-                    .any(|p| p.mounted().is_some_and(|(_, other)| other == at))
+                && before.iter().any(|p| p.mounted().is_some_and(|(_, other)| other == at))
             {
                 return wrong(&format!("another partition is mounted at '{at}'"));
             }
         }
-        if !self
-            .partitions
-            .iter()
-            .any(|p| at(p).as_deref() == Some("/"))
-        {
+        if !self.partitions.iter().any(|p| at(p).as_deref() == Some("/")) {
             return Err("no partition has at = \"/\": there is no root".to_owned());
         }
         self.check_places()
@@ -271,9 +252,7 @@ impl Layout {
             let begin = offset.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
             if begin < end {
                 let (begin, end) = (size::show(begin), size::show(end));
-                return Err(format!(
-                    "partition '{name}': its offset {begin} is before the end of {before}, {end}"
-                ));
+                return Err(format!("partition '{name}': its offset {begin} is before the end of {before}, {end}"));
             }
             end = begin + partition.least();
             before = name;
@@ -282,9 +261,7 @@ impl Layout {
             let offset = blob.offset;
             let wrong = |place: String| {
                 let (source, offset) = (blob.source.show(), size::show(offset));
-                Err(format!(
-                    "blob '{source}': its offset {offset} is in {place}"
-                ))
+                Err(format!("blob '{source}': its offset {offset} is in {place}"))
             };
             if offset < FIRST {
                 let end = size::show(FIRST);
@@ -469,26 +446,18 @@ impl File {
             .into_iter()
             .map(|p| {
                 let name = p.name.escape_default().to_string();
-                p.check(base, arch)
-                    .map_err(|what| format!("partition '{name}': {what}"))
+                p.check(base, arch).map_err(|what| format!("partition '{name}': {what}"))
             })
             .collect();
         let blobs: Result<_, String> = self
             .blob
             .into_iter()
             .map(|b| {
-                let source =
-                    source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
-                Ok(Blob {
-                    source: source.ok_or("blob: give file or in_root")?,
-                    offset: b.offset.0,
-                })
+                let source = source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
+                Ok(Blob { source: source.ok_or("blob: give file or in_root")?, offset: b.offset.0 })
             })
             .collect();
-        Ok(Layout {
-            partitions: partitions?,
-            blobs: blobs?,
-        })
+        Ok(Layout { partitions: partitions?, blobs: blobs? })
     }
 }
 
@@ -505,9 +474,7 @@ impl PartitionTable {
         let at = self.at.map(mount_point).transpose()?;
         let content = match (self.filesystem, source) {
             (Some(_), Some(_)) => {
-                return Err(
-                    "a partition has a file system or the bytes of a file, not both".to_owned(),
-                );
+                return Err("a partition has a file system or the bytes of a file, not both".to_owned());
             }
             (None, source) => {
                 if at.is_some() || self.label.is_some() {
@@ -521,11 +488,8 @@ impl PartitionTable {
                 Content::FileSystem { kind, at, label }
             }
         };
-        if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root())
-        {
-            return Err(
-                "the file system type has no owners and links, so it cannot hold a root".to_owned(),
-            );
+        if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root()) {
+            return Err("the file system type has no owners and links, so it cannot hold a root".to_owned());
         }
         if matches!(content, Content::Nothing) && self.size == Size::Auto {
             return Err("it is empty, so size cannot be \"auto\": give a size".to_owned());
@@ -546,19 +510,14 @@ impl PartitionTable {
     }
 }
 
-fn source(
-    base: &Path,
-    file: Option<PathBuf>,
-    in_root: Option<String>,
-) -> Result<Option<Source>, String> {
+fn source(base: &Path, file: Option<PathBuf>, in_root: Option<String>) -> Result<Option<Source>, String> {
     match (file, in_root) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => Err("give either file or in_root".to_owned()),
         (Some(file), None) if file.as_os_str().is_empty() => Err("file is empty".to_owned()),
         (Some(file), None) => Ok(Some(Source::Host(base.join(file)))),
         (None, Some(path)) => {
-            let below = plain(&path)
-                .ok_or("in_root must be an absolute path without '.', '..' and '//'")?;
+            let below = plain(&path).ok_or("in_root must be an absolute path without '.', '..' and '//'")?;
             if below.is_empty() {
                 return Err("in_root must name a file".to_owned());
             }
@@ -573,9 +532,7 @@ fn plain(path: &str) -> Option<&str> {
     if below.is_empty() {
         return Some(below);
     }
-    let simple = Path::new(below)
-        .components()
-        .all(|c| matches!(c, Component::Normal(_)));
+    let simple = Path::new(below).components().all(|c| matches!(c, Component::Normal(_)));
     let same = below.split('/').all(|part| !part.is_empty() && part != ".");
     (simple && same && !below.chars().any(char::is_control)).then_some(below)
 }
@@ -616,11 +573,7 @@ fn attributes(names: &[String]) -> Result<u64, String> {
     for name in names {
         let Some((_, bit)) = ATTRIBUTES.iter().find(|(known, _)| known == name) else {
             let known: Vec<_> = ATTRIBUTES.iter().map(|(known, _)| *known).collect();
-            return Err(format!(
-                "'{}' is not an attribute: use {}",
-                name.escape_default(),
-                known.join(", ")
-            ));
+            return Err(format!("'{}' is not an attribute: use {}", name.escape_default(), known.join(", ")));
         };
         bits |= 1 << bit;
     }
@@ -631,8 +584,7 @@ fn attributes(names: &[String]) -> Result<u64, String> {
 mod tests {
     use super::*;
 
-    const ROOT: &str =
-        "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
+    const ROOT: &str = "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
 
     fn parse(text: &str) -> Result<Layout, Failure> {
         Layout::parse("'x'", text, Path::new("/layouts"), "aarch64")
@@ -648,23 +600,15 @@ mod tests {
     fn every_architecture_has_a_standard_layout_with_a_type_of_its_own() {
         for arch in rootfs::arch::ALL {
             let layout = Layout::standard(arch.name).unwrap();
-            let [boot, root] = &layout.partitions[..] else {
-                panic!("{layout:?}")
-            };
+            let [boot, root] = &layout.partitions[..] else { panic!("{layout:?}") };
             assert_eq!((boot.type_name(), root.type_name()), ("esp", "root"));
             assert_eq!(root.attributes, 1 << 59);
         }
         let ids = Ids::new(Some(1), "x").unwrap();
         let layout = Layout::standard("aarch64").unwrap();
         let found = layout.file_systems(&ids);
-        assert_eq!(
-            (found[0].at.as_str(), found[0].kind),
-            ("/", FileSystemKind::Ext4)
-        );
-        assert_eq!(
-            (found[1].at.as_str(), found[1].kind),
-            ("/boot", FileSystemKind::Vfat)
-        );
+        assert_eq!((found[0].at.as_str(), found[0].kind), ("/", FileSystemKind::Ext4));
+        assert_eq!((found[1].at.as_str(), found[1].kind), ("/boot", FileSystemKind::Vfat));
         for f in &found {
             assert_eq!(f.kind.check_id(&f.uuid).unwrap(), f.uuid);
         }
@@ -678,14 +622,8 @@ mod tests {
              attributes=['required','no-auto']\n{ROOT}"
         ))
         .unwrap();
-        assert_eq!(
-            layout.blobs[0].source,
-            Source::Host("/layouts/idbloader.img".into())
-        );
-        assert_eq!(
-            layout.blobs[1].source,
-            Source::Root("boot/u-boot.itb".into())
-        );
+        assert_eq!(layout.blobs[0].source, Source::Host("/layouts/idbloader.img".into()));
+        assert_eq!(layout.blobs[1].source, Source::Root("boot/u-boot.itb".into()));
         let raw = &layout.partitions[0];
         assert_eq!((raw.type_name(), raw.attributes), ("reserved", 1 | 1 << 63));
         assert_eq!(raw.content, Content::File(Source::Host("/x".into())));
@@ -709,44 +647,23 @@ mod tests {
             (add("label='no spaces'"), "a label of ext4"),
             (add("attributes=['x']"), "is not an attribute"),
             (add("uuid='0'"), "is not a UUID"),
-            (
-                add("uuid='00000000-0000-0000-0000-000000000000'"),
-                "is not a UUID",
-            ),
+            (add("uuid='00000000-0000-0000-0000-000000000000'"), "is not a UUID"),
             (add("file='x'"), "the bytes of a file, not both"),
             (add(ROOT), "only the last partition"),
-            (
-                before(&ROOT.replace("rest", "4M")),
-                "two partitions have the name",
-            ),
-            (
-                before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")),
-                "another partition is mounted at '/'",
-            ),
-            (
-                ROOT.replace("type='root'", "type='boot'"),
-                "is not a partition type: give a GUID, or one of root, esp",
-            ),
+            (before(&ROOT.replace("rest", "4M")), "two partitions have the name"),
+            (before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")), "another partition is mounted at '/'"),
+            (ROOT.replace("type='root'", "type='boot'"), "is not a partition type: give a GUID, or one of root, esp"),
             (ROOT.replace("ext4", "vfat"), "cannot hold a root"),
             (ROOT.replace("ext4", "btrfs"), "unknown variant `btrfs`"),
             (ROOT.replace("'/'", "'/x/../y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'/x y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'x'"), "must be an absolute path"),
             (ROOT.replace("name='root'", "name=''"), "1 to 36"),
-            (
-                ROOT.replace("name='root'", "name=\"a\\nb\""),
-                "control character",
-            ),
+            (ROOT.replace("name='root'", "name=\"a\\nb\""), "control character"),
             (ROOT.replace("rest", "0"), "cannot be 0"),
             (ROOT.replace("filesystem='ext4'\n", ""), "need filesystem"),
-            (
-                before("[[partition]]\nname='a'\ntype='linux'\nsize='auto'"),
-                "give a size",
-            ),
-            (
-                before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nminimum='1M'"),
-                "minimum needs",
-            ),
+            (before("[[partition]]\nname='a'\ntype='linux'\nsize='auto'"), "give a size"),
+            (before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nminimum='1M'"), "minimum needs"),
             (
                 before(
                     "[[partition]]\nname='a'\ntype='linux'\nsize='1M'\noffset='2M'\n[[partition]]\nname='b'\ntype='linux'\nsize='1M'\noffset='2M'",
@@ -754,26 +671,11 @@ mod tests {
                 "partition 'b': its offset 2M is before the end of a, 3M",
             ),
             (before("[[blob]]\noffset='1M'"), "give file or in_root"),
-            (
-                before("[[blob]]\nfile='x'\nin_root='/x'\noffset='1M'"),
-                "either file or in_root",
-            ),
-            (
-                before("[[blob]]\nin_root='x'\noffset='1M'"),
-                "absolute path",
-            ),
-            (
-                before("[[blob]]\nin_root='/../x'\noffset='1M'"),
-                "absolute path",
-            ),
-            (
-                before("[[blob]]\nfile='x'\noffset='16K'"),
-                "in the partition table",
-            ),
-            (
-                format!("[[blob]]\nfile='x'\noffset='16M'\n{ROOT}offset='16M'\n"),
-                "is in partition 'root'",
-            ),
+            (before("[[blob]]\nfile='x'\nin_root='/x'\noffset='1M'"), "either file or in_root"),
+            (before("[[blob]]\nin_root='x'\noffset='1M'"), "absolute path"),
+            (before("[[blob]]\nin_root='/../x'\noffset='1M'"), "absolute path"),
+            (before("[[blob]]\nfile='x'\noffset='16K'"), "in the partition table"),
+            (format!("[[blob]]\nfile='x'\noffset='16M'\n{ROOT}offset='16M'\n"), "is in partition 'root'"),
         ];
         for (text, expected) in cases {
             let message = refused(&text);
@@ -784,10 +686,7 @@ mod tests {
 
     #[test]
     fn ids_that_others_wrote_are_checked() {
-        assert_eq!(
-            FileSystemKind::Vfat.check_id("1a2b-3c4d").unwrap(),
-            "1A2B-3C4D"
-        );
+        assert_eq!(FileSystemKind::Vfat.check_id("1a2b-3c4d").unwrap(), "1A2B-3C4D");
         for bad in ["", "1A2B3C4D", "1A2B-3C4", "1A2B-3C4G"] {
             FileSystemKind::Vfat.check_id(bad).unwrap_err();
         }

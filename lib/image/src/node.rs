@@ -92,11 +92,7 @@ impl Node {
     pub fn new(path: &[u8], kind: Kind) -> Self {
         Self {
             path: path.to_owned(),
-            mode: if kind == Kind::Directory {
-                0o755
-            } else {
-                0o644
-            },
+            mode: if kind == Kind::Directory { 0o755 } else { 0o644 },
             kind,
             uid: 0,
             gid: 0,

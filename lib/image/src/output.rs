@@ -7,8 +7,7 @@
 use rootfs::Root;
 use rootfs::file::Placed;
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, linkat, openat, renameat, stat,
-    unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, linkat, openat, renameat, stat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -61,13 +60,7 @@ impl Output {
         let directory = rustix::fs::open(above, flags, Mode::empty()).doing(Code::Os, doing)?;
         let name = name.to_owned();
         let (file, named) = begin(&directory, &name).map_err(|e| explain(e, &path))?;
-        Ok(Self {
-            path,
-            directory,
-            name,
-            file: file.into(),
-            named,
-        })
+        Ok(Self { path, directory, name, file: file.into(), named })
     }
 
     /// Returns its absolute path, which is UTF-8.
@@ -99,13 +92,7 @@ impl Output {
         if !self.named {
             remove(&self.directory, &part)?;
             let file = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-            linkat(
-                rustix::fs::CWD,
-                file,
-                &self.directory,
-                &part,
-                AtFlags::SYMLINK_FOLLOW,
-            )?;
+            linkat(rustix::fs::CWD, file, &self.directory, &part, AtFlags::SYMLINK_FOLLOW)?;
             self.named = true;
         }
         renameat(&self.directory, &part, &self.directory, &self.name)?;
@@ -153,10 +140,7 @@ fn resolve(given: &Path) -> Result<PathBuf, Failure> {
             })?;
             Ok(absolute.join(name))
         }
-        Err(e) => Err(Failure::new(
-            code(&e, Code::Os),
-            format!("{}: {e}", doing()),
-        )),
+        Err(e) => Err(Failure::new(code(&e, Code::Os), format!("{}: {e}", doing()))),
     }
 }
 
@@ -226,10 +210,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
         fs::create_dir_all(path.join("root/etc")).unwrap();
-        Bench {
-            root: Root::open(&path.join("root")).unwrap(),
-            directory,
-        }
+        Bench { root: Root::open(&path.join("root")).unwrap(), directory }
     }
 
     impl Bench {
@@ -239,9 +220,7 @@ mod tests {
 
         fn names(&self) -> Vec<String> {
             let entries = fs::read_dir(self.directory.path()).unwrap();
-            let mut names: Vec<_> = entries
-                .map(|e| e.unwrap().file_name().into_string().unwrap())
-                .collect();
+            let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
             names.sort();
             names
         }

@@ -72,11 +72,7 @@ impl<'a> Reader<'a> {
     /// Returns a reader of a text.
     #[must_use]
     pub fn of_text(text: &'a [u8]) -> Self {
-        Self {
-            source: Source::Text(text),
-            size: text.len() as u64,
-            doing: String::new(),
-        }
+        Self { source: Source::Text(text), size: text.len() as u64, doing: String::new() }
     }
 
     /// Returns how long it is, in bytes.
@@ -210,11 +206,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads all of a range.
-    fn read(
-        &self,
-        range: Range<u64>,
-        mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+    fn read(&self, range: Range<u64>, mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         let file = match &self.source {
             Source::Text(text) => {
                 return put(range.start, &text[range.start as usize..range.end as usize]);
@@ -226,11 +218,10 @@ impl<'a> Reader<'a> {
         while at < range.end {
             signal::check()?;
             let n = (range.end - at).min(BUFFER) as usize;
-            file.read_exact_at(&mut buffer[..n], at)
-                .map_err(|e| match e.kind() {
-                    ErrorKind::UnexpectedEof => self.changed(),
-                    _ => Failure::new(Code::Os, format!("{}: {e}", self.doing)),
-                })?;
+            file.read_exact_at(&mut buffer[..n], at).map_err(|e| match e.kind() {
+                ErrorKind::UnexpectedEof => self.changed(),
+                _ => Failure::new(Code::Os, format!("{}: {e}", self.doing)),
+            })?;
             put(at, &buffer[..n])?;
             at += n as u64;
         }
@@ -238,10 +229,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn put_zeros(
-    put: &mut impl FnMut(&[u8]) -> Result<(), Failure>,
-    mut left: u64,
-) -> Result<(), Failure> {
+fn put_zeros(put: &mut impl FnMut(&[u8]) -> Result<(), Failure>, mut left: u64) -> Result<(), Failure> {
     while left > 0 {
         signal::check()?;
         let n = left.min(BUFFER);
@@ -297,16 +285,8 @@ mod tests {
     fn holes_are_found_where_they_are_long_enough() {
         check(8 * M, &[], Some(&[]));
         check(8 * M, &[(0, 8 * M)], None);
-        check(
-            8 * M,
-            &[(M, 10), (3 * M + 5, 1)],
-            Some(&[(M, 4096), (3 * M, 4096)]),
-        );
-        check(
-            8 * M,
-            &[(M, 4096), (M + 8192, 4096)],
-            Some(&[(M, 3 * 4096)]),
-        );
+        check(8 * M, &[(M, 10), (3 * M + 5, 1)], Some(&[(M, 4096), (3 * M, 4096)]));
+        check(8 * M, &[(M, 4096), (M + 8192, 4096)], Some(&[(M, 3 * 4096)]));
         check(8 * M, &[(4096, 1)], Some(&[(0, 8192)]));
         check(8 * M - 1, &[(8 * M - 2, 1)], Some(&[(8 * M - 4096, 4095)]));
         check(8 * M, &[(0, 8 * M - 8192)], None);
@@ -328,10 +308,7 @@ mod tests {
         let reader = reader(&file);
         reader.check_unchanged().unwrap();
         file.as_file().set_len(9_999).unwrap();
-        for result in [
-            reader.check_unchanged(),
-            reader.read(0..10_000, |_, _| Ok(())),
-        ] {
+        for result in [reader.check_unchanged(), reader.read(0..10_000, |_, _| Ok(()))] {
             let message = result.unwrap_err().message;
             assert_eq!(message, "reading it: the file changed while it was read");
         }

@@ -67,10 +67,9 @@ impl Rewrite {
 
 fn matches(pattern: &str, path: &str) -> bool {
     match pattern.split_once('*') {
-        Some((before, after)) => path
-            .strip_prefix(before)
-            .and_then(|rest| rest.strip_suffix(after))
-            .is_some_and(is_name),
+        Some((before, after)) => {
+            path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after)).is_some_and(is_name)
+        }
         None => pattern == path,
     }
 }
@@ -122,16 +121,10 @@ mod tests {
     fn a_machine_id_becomes_none_with_and_without_a_date() {
         let id = "0123456789abcdef0123456789abcdef\n";
         for epoch in [None, Some(1)] {
-            assert_eq!(
-                rewritten("etc/machine-id", id, epoch).as_deref(),
-                Some("uninitialized\n")
-            );
+            assert_eq!(rewritten("etc/machine-id", id, epoch).as_deref(), Some("uninitialized\n"));
             assert_eq!(rewritten("etc/machine-id", "uninitialized\n", epoch), None);
             assert_eq!(rewritten("etc/machine-id", "", epoch), None);
-            assert_eq!(
-                rewritten("var/lib/dbus/machine-id", id, epoch).as_deref(),
-                Some("")
-            );
+            assert_eq!(rewritten("var/lib/dbus/machine-id", id, epoch).as_deref(), Some(""));
         }
     }
 
@@ -143,43 +136,26 @@ mod tests {
         assert_eq!(rewritten(path, text, Some(1_600_000_000)), Some(new));
         assert_eq!(rewritten(path, text, Some(1_800_000_000)), None);
         assert_eq!(rewritten(path, text, None), None);
-        assert_eq!(
-            rewritten("var/lib/pacman/local/a/b/desc", text, Some(1)),
-            None
-        );
+        assert_eq!(rewritten("var/lib/pacman/local/a/b/desc", text, Some(1)), None);
         for odd in ["", "%INSTALLDATE%", "%INSTALLDATE%\n", "%INSTALLDATE%\nx\n"] {
             assert_eq!(rewritten(path, odd, Some(1)), None, "{odd:?}");
         }
-        assert_eq!(
-            rewritten(path, "%INSTALLDATE%\n9", Some(1)).as_deref(),
-            Some("%INSTALLDATE%\n1")
-        );
+        assert_eq!(rewritten(path, "%INSTALLDATE%\n9", Some(1)).as_deref(), Some("%INSTALLDATE%\n1"));
     }
 
     #[test]
     fn shadow_says_no_later_day() {
-        let text =
-            "root::20000::::::\nann:!*:0:0:99999:7:::\nbob:x::::::\nodd\n\nlast:*:20001:::::: ";
-        let new =
-            "root::18518::::::\nann:!*:0:0:99999:7:::\nbob:x::::::\nodd\n\nlast:*:18518:::::: ";
+        let text = "root::20000::::::\nann:!*:0:0:99999:7:::\nbob:x::::::\nodd\n\nlast:*:20001:::::: ";
+        let new = "root::18518::::::\nann:!*:0:0:99999:7:::\nbob:x::::::\nodd\n\nlast:*:18518:::::: ";
         let epoch = Some(1_600_000_000);
         assert_eq!(rewritten("etc/shadow", text, epoch).as_deref(), Some(new));
         assert_eq!(rewritten("etc/shadow", new, epoch), None);
         assert_eq!(rewritten("etc/shadow", text, None), None);
-        assert!(
-            rule_for(b"etc/shadow", epoch)
-                .unwrap()
-                .apply(b"\xff:x:20000", epoch)
-                .is_none()
-        );
+        assert!(rule_for(b"etc/shadow", epoch).unwrap().apply(b"\xff:x:20000", epoch).is_none());
     }
 
     #[test]
     fn every_rule_has_a_reason() {
-        assert!(
-            REWRITTEN
-                .iter()
-                .all(|m| !m.why.is_empty() && !m.path.starts_with('/'))
-        );
+        assert!(REWRITTEN.iter().all(|m| !m.why.is_empty() && !m.path.starts_with('/')));
     }
 }

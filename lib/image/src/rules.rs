@@ -72,11 +72,7 @@ impl Rules {
     /// # Errors
     ///
     /// [`Code::Usage`] where a pattern is invalid, with its option.
-    pub fn new(
-        exclude: &[String],
-        include: &[String],
-        epoch: Option<u64>,
-    ) -> Result<Self, Failure> {
+    pub fn new(exclude: &[String], include: &[String], epoch: Option<u64>) -> Result<Self, Failure> {
         let builtin = |all| {
             let of = left_out().filter(|(directories, _)| *directories == all);
             globs(of.map(|(_, pattern)| pattern), "the rule")
@@ -111,9 +107,7 @@ impl Rules {
     #[must_use]
     pub fn leaves_out_with_above(&self, path: &str) -> bool {
         let above = path.match_indices('/').map(|(n, _)| &path[..n]);
-        above
-            .map(str::as_bytes)
-            .any(|directory| self.leaves_out(directory, true))
+        above.map(str::as_bytes).any(|directory| self.leaves_out(directory, true))
             || self.leaves_out(path.as_bytes(), false)
     }
 
@@ -146,10 +140,7 @@ fn globs<'a>(patterns: impl Iterator<Item = &'a str>, option: &str) -> Result<Gl
         let doing = || format!("reading '{option} {pattern}'");
         let plain = pattern.trim_start_matches('/').trim_end_matches('/');
         if plain.is_empty() {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("{}: it names the root itself, or nothing", doing()),
-            ));
+            return Err(Failure::new(Code::Usage, format!("{}: it names the root itself, or nothing", doing())));
         }
         let glob = GlobBuilder::new(plain)
             .literal_separator(true)
@@ -158,8 +149,7 @@ fn globs<'a>(patterns: impl Iterator<Item = &'a str>, option: &str) -> Result<Gl
             .map_err(|e| Failure::new(Code::Usage, format!("{}: {}", doing(), e.kind())))?;
         set.add(glob);
     }
-    set.build()
-        .doing(Code::Usage, || format!("reading '{option}'"))
+    set.build().doing(Code::Usage, || format!("reading '{option}'"))
 }
 
 #[cfg(test)]
@@ -204,11 +194,7 @@ mod tests {
 
     #[test]
     fn the_command_line_has_the_last_word() {
-        let rules = rules(
-            &["/usr/share/man/", "**/*.pyc", "var/log/b*"],
-            &["var/log/*.log", "/var/log/btmp"],
-        )
-        .unwrap();
+        let rules = rules(&["/usr/share/man/", "**/*.pyc", "var/log/b*"], &["var/log/*.log", "/var/log/btmp"]).unwrap();
         for (path, out) in [
             ("usr/share/man", true),
             ("usr/share/manual", false),

@@ -20,10 +20,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     };
     let shift = match unit {
         "" => Some(0),
-        unit => UNITS
-            .iter()
-            .find(|(letter, _)| unit.len() == 1 && unit.starts_with(*letter))
-            .map(|(_, shift)| *shift),
+        unit => UNITS.iter().find(|(letter, _)| unit.len() == 1 && unit.starts_with(*letter)).map(|(_, shift)| *shift),
     };
     let (Some(shift), Ok(number)) = (shift, number.parse::<u64>()) else {
         return Err(format!(

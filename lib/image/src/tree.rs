@@ -14,8 +14,8 @@ use crate::rules::Rules;
 use rootfs::plan::Owner;
 use rootfs::{Inside, Root, attach, mountinfo};
 use rustix::fs::{
-    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat,
-    lgetxattr, llistxattr, major, minor, openat2, readlinkat, statat,
+    AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fgetxattr, flistxattr, fstat, lgetxattr, llistxattr,
+    major, minor, openat2, readlinkat, statat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote, signal};
@@ -134,11 +134,7 @@ impl Tree {
         }
         // The innermost first.
         own.sort_by_key(|(at, _)| std::cmp::Reverse(at.len()));
-        Ok(Self {
-            path: root.path().to_owned(),
-            root: clone(root.as_fd(), "")?,
-            points: own,
-        })
+        Ok(Self { path: root.path().to_owned(), root: clone(root.as_fd(), "")?, points: own })
     }
 
     /// Lists what goes into the image.
@@ -149,13 +145,8 @@ impl Tree {
     ///
     /// At the first entry that cannot be read, or cannot be in an image; and when a signal asked us to stop.
     pub fn walk(&self, rules: &Rules) -> Result<Found, Failure> {
-        let mut walk = Walk {
-            tree: self,
-            rules,
-            found: Found::default(),
-            names: HashMap::new(),
-            buffer: vec![0; 1 << 16],
-        };
+        let mut walk =
+            Walk { tree: self, rules, found: Found::default(), names: HashMap::new(), buffer: vec![0; 1 << 16] };
         walk.all()?;
         rustix::process::chdir("/").doing(Code::Os, || "changing to '/'")?;
         Ok(walk.found)
@@ -298,20 +289,16 @@ impl Walk<'_> {
         path: Vec<u8>,
     ) -> Result<Option<(Node, Option<FileId>)>, Failure> {
         let reading = |path: &[u8]| format!("reading {}", self.tree.show(path));
-        let stat =
-            statat(above, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, || reading(&path))?;
+        let stat = statat(above, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, || reading(&path))?;
         let kind = FileType::from_raw_mode(stat.st_mode);
         if self.rules.leaves_out(&path, kind.is_dir()) {
             return Ok(None);
         }
         if path.len() > LONGEST_PATH {
             let begins = path.split(|b| *b == b'/').next().unwrap_or(&path);
-            let why =
-                "the path of a file in it is longer than 4095 bytes, so no program can open it";
-            return Err(
-                Failure::new(Code::Failed, format!("{}: {why}", reading(begins)))
-                    .hint("remove it, or leave it out with --exclude"),
-            );
+            let why = "the path of a file in it is longer than 4095 bytes, so no program can open it";
+            return Err(Failure::new(Code::Failed, format!("{}: {why}", reading(begins)))
+                .hint("remove it, or leave it out with --exclude"));
         }
         let device = (major(stat.st_rdev), minor(stat.st_rdev));
         let kind = match kind {
@@ -364,20 +351,12 @@ impl Walk<'_> {
         let doing = || format!("reading {}", self.tree.show(path));
         let file = self.tree.open_file(path).doing(Code::Os, doing)?;
         let mut text = Vec::new();
-        file.take(REWRITE_LIMIT)
-            .read_to_end(&mut text)
-            .doing(Code::Os, doing)?;
+        file.take(REWRITE_LIMIT).read_to_end(&mut text).doing(Code::Os, doing)?;
         let new = rule.apply(&text, self.rules.epoch());
         Ok(new.map_or_else(|| Content::Root(root()), Content::Text))
     }
 
-    fn node(
-        &mut self,
-        path: Vec<u8>,
-        kind: Kind,
-        stat: &Stat,
-        bearer: Bearer<'_>,
-    ) -> Result<Node, Failure> {
+    fn node(&mut self, path: Vec<u8>, kind: Kind, stat: &Stat, bearer: Bearer<'_>) -> Result<Node, Failure> {
         if stat.st_uid == OVERFLOW && matches!(kind, Kind::Directory | Kind::File(_)) {
             self.check_owner(&path)?;
         }
@@ -433,8 +412,7 @@ impl Walk<'_> {
                 Bearer::Named(file) => lgetxattr(file, &name, &mut *self.buffer),
             };
             let foreign = || {
-                let why =
-                    "it has file capabilities of another user namespace, which have no effect";
+                let why = "it has file capabilities of another user namespace, which have no effect";
                 Failure::new(Code::Failed, format!("{}: {why}", doing()))
                     .hint("set them again with 'enter ... setcap', or install the package again")
             };

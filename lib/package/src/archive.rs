@@ -29,12 +29,7 @@ const BUFFER: usize = 64 << 10;
 ///
 /// When reading or writing fails, the archive is malformed, ends early or has no such member, or
 /// the member is not a regular file or larger than `limit`. Part of it may then be written.
-pub fn extract_member<W: Write + ?Sized>(
-    archive: impl Read,
-    member: &str,
-    out: &mut W,
-    limit: u64,
-) -> Result<()> {
+pub fn extract_member<W: Write + ?Sized>(archive: impl Read, member: &str, out: &mut W, limit: u64) -> Result<()> {
     let wanted = tape::normal(member.as_bytes());
     let mut found = false;
     tape::walk(DOING, archive, TOTAL, |head, data| {
@@ -56,11 +51,7 @@ pub fn extract_member<W: Write + ?Sized>(
 /// # Errors
 ///
 /// As [`extract_member`]; the error names every member that is missing.
-pub fn extract_members(
-    archive: impl Read,
-    names: &[&str],
-    limit: u64,
-) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut missing: BTreeSet<&str> = names.iter().copied().collect();
     let mut found = BTreeMap::new();
     let mut left = limit;
@@ -127,10 +118,7 @@ fn copy<W: Write + ?Sized>(head: &Head, data: &mut dyn Read, out: &mut W) -> Res
             Err(e) => return Err(Error::read(DOING, e)),
         };
         left -= n as u64;
-        out.write_all(&buffer[..n]).map_err(|source| Error::Write {
-            member: head.shown(),
-            source,
-        })?;
+        out.write_all(&buffer[..n]).map_err(|source| Error::Write { member: head.shown(), source })?;
     }
     Ok(())
 }
@@ -205,10 +193,7 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert!(extract_members(io::empty(), &[], 0).unwrap().is_empty());
         let missing = extract_members(&package()[..], &["a", "usr/lib/after", "b"], BIG);
-        assert_eq!(
-            missing.unwrap_err().to_string(),
-            "reading package archive: no member 'a', 'b'"
-        );
+        assert_eq!(missing.unwrap_err().to_string(), "reading package archive: no member 'a', 'b'");
         // The limit is that of both.
         assert!(extract_members(&package()[..], &names, 17).is_ok());
         assert!(extract_members(&package()[..], &names, 16).is_err());
@@ -226,10 +211,7 @@ mod tests {
             "x/usr/bin/pacman-static",
         ];
         let tape = paths.iter().fold(Tape::new(), |t, p| t.file(p, "evil"));
-        assert_eq!(
-            message(tape.done()),
-            "reading package archive: no member 'usr/bin/pacman-static'"
-        );
+        assert_eq!(message(tape.done()), "reading package archive: no member 'usr/bin/pacman-static'");
     }
 
     #[test]
@@ -237,10 +219,7 @@ mod tests {
         let tar = Tape::new().file(MEMBER, "1").file(MEMBER, "2").done();
         assert_eq!(extract(&tar, MEMBER).unwrap(), b"1");
         // Also if it cannot be had: nobody else would take the second.
-        let tar = Tape::new()
-            .member(EntryType::Symlink, MEMBER, 0, b"")
-            .file(MEMBER, "2")
-            .done();
+        let tar = Tape::new().member(EntryType::Symlink, MEMBER, 0, b"").file(MEMBER, "2").done();
         assert_eq!(
             message(tar),
             "reading package archive: member 'usr/bin/pacman-static': a symbolic link, not a \
@@ -268,20 +247,10 @@ mod tests {
     fn long_paths() {
         let long = format!("usr/{}/x", "d".repeat(300));
         let name = format!("{long}\0");
-        let gnu = Tape::new()
-            .member(
-                EntryType::GNULongName,
-                "././@LongLink",
-                307,
-                name.as_bytes(),
-            )
-            .file("cut", "gnu");
+        let gnu = Tape::new().member(EntryType::GNULongName, "././@LongLink", 307, name.as_bytes()).file("cut", "gnu");
         assert_eq!(extract(&gnu.done(), &long).unwrap(), b"gnu");
         let pax = Tape::new().pax(&[("path", long.as_bytes())]);
-        assert_eq!(
-            extract(&pax.file("cut", "pax").done(), &long).unwrap(),
-            b"pax"
-        );
+        assert_eq!(extract(&pax.file("cut", "pax").done(), &long).unwrap(), b"pax");
     }
 
     #[test]
@@ -295,62 +264,24 @@ mod tests {
             (pax("size", b"-1").file(MEMBER, "x"), "malformed pax header"),
             (pax("size", b"+1").file(MEMBER, "x"), "malformed pax header"),
             // Sparse files of both formats.
-            (
-                pax("GNU.sparse.major", b"1").file(MEMBER, "data"),
-                "a sparse file, not a regular file",
-            ),
+            (pax("GNU.sparse.major", b"1").file(MEMBER, "data"), "a sparse file, not a regular file"),
             (
                 pax("GNU.sparse.name", MEMBER.as_bytes()).file("GNUSparseFile.0/x", "data"),
                 "a sparse file, not a regular file",
             ),
-            (
-                Tape::new().member(EntryType::GNUSparse, "other", 0, b""),
-                "a sparse member",
-            ),
+            (Tape::new().member(EntryType::GNUSparse, "other", 0, b""), "a sparse member"),
             // Data that only some parsers see.
-            (
-                Tape::new().member(EntryType::Symlink, "other", 4, b"data"),
-                "data where there can be none",
-            ),
+            (Tape::new().member(EntryType::Symlink, "other", 4, b"data"), "data where there can be none"),
             // Headers that do not fit in memory, or are none.
-            (
-                Tape::new().member(EntryType::XHeader, "x", huge, b""),
-                "more than 1048576 bytes of extension header",
-            ),
-            (
-                Tape::new().member(EntryType::GNULongName, "x", huge, b""),
-                "more than 1048576 bytes of extension header",
-            ),
-            (
-                Tape::new().member(EntryType::XHeader, "x", 6, b"99 a=b"),
-                "malformed pax header",
-            ),
-            (
-                Tape::new().member(EntryType::XHeader, "x", 6, b"2 a=b\n"),
-                "malformed pax header",
-            ),
-            (
-                Tape::new().member(EntryType::XHeader, "x", 6, b"0 a=b\n"),
-                "malformed pax header",
-            ),
-            (
-                Tape::new().member(EntryType::XHeader, "x", 4, b"a=b\n"),
-                "malformed pax header",
-            ),
-            (
-                pax("path", b"a").pax(&[("path", b"b")]).file("c", ""),
-                "two pax headers",
-            ),
-            (
-                pax("path", b"a")
-                    .member(EntryType::GNULongName, "x", 2, b"b\0")
-                    .file("c", ""),
-                "two of path",
-            ),
-            (
-                pax("path", b"usr/bin\0/x").file("c", ""),
-                "a NUL in its path",
-            ),
+            (Tape::new().member(EntryType::XHeader, "x", huge, b""), "more than 1048576 bytes of extension header"),
+            (Tape::new().member(EntryType::GNULongName, "x", huge, b""), "more than 1048576 bytes of extension header"),
+            (Tape::new().member(EntryType::XHeader, "x", 6, b"99 a=b"), "malformed pax header"),
+            (Tape::new().member(EntryType::XHeader, "x", 6, b"2 a=b\n"), "malformed pax header"),
+            (Tape::new().member(EntryType::XHeader, "x", 6, b"0 a=b\n"), "malformed pax header"),
+            (Tape::new().member(EntryType::XHeader, "x", 4, b"a=b\n"), "malformed pax header"),
+            (pax("path", b"a").pax(&[("path", b"b")]).file("c", ""), "two pax headers"),
+            (pax("path", b"a").member(EntryType::GNULongName, "x", 2, b"b\0").file("c", ""), "two of path"),
+            (pax("path", b"usr/bin\0/x").file("c", ""), "a NUL in its path"),
             (pax("path", b"a"), "an extension header without a member"),
         ];
         for (tape, reason) in table {
@@ -365,10 +296,7 @@ mod tests {
         let mut out = Vec::new();
         let tar = package();
         let e = extract_member(&tar[..], MEMBER, &mut out, 699).unwrap_err();
-        assert_eq!(
-            e.to_string(),
-            "reading package archive: member 'usr/bin/pacman-static': more than 699 bytes"
-        );
+        assert_eq!(e.to_string(), "reading package archive: member 'usr/bin/pacman-static': more than 699 bytes");
         assert!(out.is_empty());
         assert!(extract_member(&tar[..], MEMBER, &mut out, 700).is_ok());
         // A size is only a claim.
@@ -440,9 +368,7 @@ mod tests {
             }
         }
         assert_eq!(
-            extract_member(&package()[..], MEMBER, &mut Full, BIG)
-                .unwrap_err()
-                .to_string(),
+            extract_member(&package()[..], MEMBER, &mut Full, BIG).unwrap_err().to_string(),
             "writing member 'usr/bin/pacman-static': no space left"
         );
     }

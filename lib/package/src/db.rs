@@ -68,12 +68,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            entries: 200_000,
-            desc: 1 << 20,
-            total: 1 << 30,
-            kept: 512 << 20,
-        }
+        Self { entries: 200_000, desc: 1 << 20, total: 1 << 30, kept: 512 << 20 }
     }
 }
 
@@ -142,8 +137,7 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
         if parts.clone().any(|part| part == b"..") || head.path.starts_with(b"/") {
             return Err(refuse("a path that leads out of the database"));
         }
-        let (Some(directory), Some(b"desc"), None) = (parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(directory), Some(b"desc"), None) = (parts.next(), parts.next(), parts.next()) else {
             return Ok(ControlFlow::Continue(()));
         };
         if head.kind != EntryType::Regular || head.sparse {
@@ -186,13 +180,7 @@ pub fn newest<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
     entries
         .iter()
         .filter(|entry| entry.name == name)
-        .reduce(|best, entry| {
-            if version::vercmp(&entry.version, &best.version).is_gt() {
-                entry
-            } else {
-                best
-            }
-        })
+        .reduce(|best, entry| if version::vercmp(&entry.version, &best.version).is_gt() { entry } else { best })
 }
 
 /// Returns how much memory an entry takes, roughly.
@@ -208,9 +196,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
     let mut entry = Entry::default();
     let mut keys = HashSet::new();
     let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"FILENAME" | b"CSIZE" | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => {
-            Some(Arity::One)
-        }
+        b"NAME" | b"VERSION" | b"FILENAME" | b"CSIZE" | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => Some(Arity::One),
         _ => None,
     };
     sections::read(text, arity, |key, value| {
@@ -231,11 +217,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
         }
         Ok(())
     })?;
-    sections::required(&[
-        ("NAME", &entry.name),
-        ("VERSION", &entry.version),
-        ("FILENAME", &entry.filename),
-    ])?;
+    sections::required(&[("NAME", &entry.name), ("VERSION", &entry.version), ("FILENAME", &entry.filename)])?;
     Ok(entry)
 }
 
@@ -299,9 +281,7 @@ mod tests {
         for format in FORMATS {
             let db = compress(format, &database());
             let entries = read(&db[..], Limits::default()).unwrap().entries;
-            let [bash, x] = &entries[..] else {
-                panic!("{entries:?}")
-            };
+            let [bash, x] = &entries[..] else { panic!("{entries:?}") };
             let expected = Entry {
                 name: "bash".into(),
                 version: "5.2.15-2".into(),
@@ -321,26 +301,16 @@ mod tests {
     fn signatures() {
         let signature = |text: &str| {
             let pgpsig = Some(text.to_owned());
-            let entry = Entry {
-                pgpsig,
-                ..Entry::default()
-            };
+            let entry = Entry { pgpsig, ..Entry::default() };
             entry.signature()
         };
         // From RFC 4648.
-        let table: [(&str, &[u8]); 4] = [
-            ("Zg==", b"f"),
-            ("Zm8=", b"fo"),
-            ("Zm9v", b"foo"),
-            ("Zm9vYmFy", b"foobar"),
-        ];
+        let table: [(&str, &[u8]); 4] = [("Zg==", b"f"), ("Zm8=", b"fo"), ("Zm9v", b"foo"), ("Zm9vYmFy", b"foobar")];
         for (text, bytes) in table {
             assert_eq!(signature(text).as_deref(), Some(bytes), "{text}");
         }
         assert_eq!(signature("iQEz+/8="), Some(vec![0x89, 1, 0x33, 0xfb, 0xff]));
-        for bad in [
-            "", "=", "====", "Z", "Zg", "Zg=", "Z===", "Zg==\n", "Z g=", "Z=g=", "Zm9é",
-        ] {
+        for bad in ["", "=", "====", "Z", "Zg", "Zg=", "Z===", "Zg==\n", "Z g=", "Z=g=", "Zm9é"] {
             assert_eq!(signature(bad), None, "{bad}");
         }
         assert_eq!(Entry::default().signature(), None);
@@ -349,10 +319,7 @@ mod tests {
     #[test]
     fn an_empty_database() {
         let db = compress(Format::Gzip, &Tape::new().done());
-        assert_eq!(
-            read(&db[..], Limits::default()).unwrap(),
-            Database::default()
-        );
+        assert_eq!(read(&db[..], Limits::default()).unwrap(), Database::default());
         let error = read(&b""[..], Limits::default()).unwrap_err();
         assert!(error.to_string().ends_with("it is empty"));
     }
@@ -378,15 +345,9 @@ mod tests {
             (replace(file, "a\u{1b}[2J"), ": 'a\\u{1b}[2J'"),
             (replace("%NAME%\nx", "%NAME%\n-x"), "invalid %NAME%: '-x'"),
             (replace("%NAME%\nx", "%NAME%\nx y"), "invalid %NAME%: 'x y'"),
-            (
-                replace("%VERSION%\n1-1", "%VERSION%\n1/1"),
-                "invalid %VERSION%: '1/1'",
-            ),
+            (replace("%VERSION%\n1-1", "%VERSION%\n1/1"), "invalid %VERSION%: '1/1'"),
             (replace("%NAME%\nx", "%NAME%\ny"), "its directory"),
-            (
-                replace("%VERSION%\n1-1", "%VERSION%\n2-1"),
-                "differ from its directory",
-            ),
+            (replace("%VERSION%\n1-1", "%VERSION%\n2-1"), "differ from its directory"),
             (x("%SHA256SUM%\nabc\n"), "invalid %SHA256SUM%: 'abc'"),
             (x("%PGPSIG%\na b\n"), "invalid %PGPSIG%: 'a b'"),
             (x("%PGPSIG%\niQEzB\n"), "invalid %PGPSIG%: 'iQEzB'"),
@@ -403,9 +364,7 @@ mod tests {
             let database = read(&tar[..], Limits::default()).unwrap();
             let names: Vec<_> = database.entries.iter().map(|e| &*e.name).collect();
             assert_eq!(names, ["a", "z"], "{text}");
-            let [odd] = &database.odd[..] else {
-                panic!("{:?}", database.odd)
-            };
+            let [odd] = &database.odd[..] else { panic!("{:?}", database.odd) };
             let shown = odd.to_string();
             assert!(shown.starts_with("entry 'x-1-1': "), "{shown}");
             assert!(shown.contains(reason), "{shown} should say {reason}");
@@ -445,14 +404,9 @@ mod tests {
             (Tape::new().file("../desc", &good), "leads out"),
             (Tape::new().file("x-1-1/../desc", &good), "leads out"),
             (Tape::new().file("/x-1-1/desc", &good), "leads out"),
-            (
-                Tape::new().member(EntryType::Symlink, "x-1-1/desc", 0, b""),
-                "not a regular file",
-            ),
+            (Tape::new().member(EntryType::Symlink, "x-1-1/desc", 0, b""), "not a regular file"),
         ];
-        let twice = Tape::new()
-            .file("x-1-1/desc", &good)
-            .file("./x-1-1/desc", &good);
+        let twice = Tape::new().file("x-1-1/desc", &good).file("./x-1-1/desc", &good);
         let database = read(&twice.done()[..], Limits::default()).unwrap();
         assert_eq!((database.entries.len(), database.odd.len()), (1, 1));
         for (tape, reason) in table {
@@ -467,18 +421,9 @@ mod tests {
         let all = Limits::default();
         let table = [
             (Limits { entries: 1, ..all }, "more than 1 entries"),
-            (
-                Limits { desc: 80, ..all },
-                "'bash-5.2.15-2/desc': more than 80 bytes",
-            ),
-            (
-                Limits { total: 2048, ..all },
-                "more than 2048 bytes decompressed",
-            ),
-            (
-                Limits { kept: 400, ..all },
-                "more than 400 bytes of entries",
-            ),
+            (Limits { desc: 80, ..all }, "'bash-5.2.15-2/desc': more than 80 bytes"),
+            (Limits { total: 2048, ..all }, "more than 2048 bytes decompressed"),
+            (Limits { kept: 400, ..all }, "more than 400 bytes of entries"),
         ];
         for (limits, reason) in table {
             let e = read(&db[..], limits).unwrap_err().to_string();
@@ -489,11 +434,7 @@ mod tests {
     #[test]
     fn bombs() {
         // Small when compressed, and large when decompressed: a file, what follows the end.
-        let limits = Limits {
-            total: 1 << 20,
-            kept: 1 << 20,
-            ..Limits::default()
-        };
+        let limits = Limits { total: 1 << 20, kept: 1 << 20, ..Limits::default() };
         let zeros = vec![0; 2 << 20];
         let file = Tape::new().file("x-1-1/files", &zeros).done();
         let mut after = Tape::new().done();
@@ -540,11 +481,8 @@ mod tests {
 
     #[test]
     fn the_newest() {
-        let entry = |name: &str, version: &str| Entry {
-            name: name.into(),
-            version: version.into(),
-            ..Entry::default()
-        };
+        let entry =
+            |name: &str, version: &str| Entry { name: name.into(), version: version.into(), ..Entry::default() };
         let entries = [
             entry("pacman-static", "7.0.0-9"),
             entry("pacman-static", "7.0.0-10"),
@@ -560,12 +498,8 @@ mod tests {
 
     /// Runs a program of pacman's, which must be there.
     fn run(program: &str, directory: &std::path::Path, args: &[&str]) {
-        let out = Command::new(program)
-            .args(args)
-            .current_dir(directory)
-            .env("LC_ALL", "C")
-            .output()
-            .unwrap_or_else(|e| {
+        let out =
+            Command::new(program).args(args).current_dir(directory).env("LC_ALL", "C").output().unwrap_or_else(|e| {
                 panic!(
                     "this test reads what pacman's {program} writes, which cannot be run: {e}: \
                      install pacman (on Debian pacman-package-manager and makepkg) and bsdtar \
@@ -584,11 +518,7 @@ mod tests {
         std::fs::write(directory.join(".PKGINFO"), info).unwrap();
         std::fs::write(directory.join("file"), "data").unwrap();
         let package = "hello-1:2.0-3-any.pkg.tar.xz";
-        run(
-            "bsdtar",
-            directory,
-            &["-cJf", &format!("./{package}"), ".PKGINFO", "file"],
-        );
+        run("bsdtar", directory, &["-cJf", &format!("./{package}"), ".PKGINFO", "file"]);
         let bytes = std::fs::read(directory.join(package)).unwrap();
         for suffix in ["gz", "xz", "zst"] {
             let db = format!("./r.db.tar.{suffix}");

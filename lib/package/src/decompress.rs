@@ -95,10 +95,7 @@ pub fn reader<'a, R: Read + 'a>(mut input: R) -> Result<Box<dyn Read + 'a>> {
         Format::Xz => {
             // As XzDecoder::new_multi_decoder, but with a limit.
             let stream = Stream::new_stream_decoder(XZ_MEMORY, CONCATENATED);
-            Box::new(XzDecoder::new_stream(
-                input,
-                stream.map_err(|e| read(e.into()))?,
-            ))
+            Box::new(XzDecoder::new_stream(input, stream.map_err(|e| read(e.into()))?))
         }
         Format::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::new(input).map_err(read)?;
@@ -206,10 +203,7 @@ mod tests {
                 Err(io::Error::other("connection reset"))
             }
         }
-        assert_eq!(
-            reader(Broken).err().unwrap().to_string(),
-            "reading archive: connection reset"
-        );
+        assert_eq!(reader(Broken).err().unwrap().to_string(), "reading archive: connection reset");
     }
 
     #[test]

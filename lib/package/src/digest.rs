@@ -18,11 +18,7 @@ pub struct Sha256Reader<R> {
 impl<R: Read> Sha256Reader<R> {
     /// Returns a reader that hashes what it reads from `inner`.
     pub fn new(inner: R) -> Self {
-        Self {
-            inner: Heeding(inner),
-            hash: Sha256::new(),
-            bytes: 0,
-        }
+        Self { inner: Heeding(inner), hash: Sha256::new(), bytes: 0 }
     }
 
     /// Reads to the end, and returns how many bytes that were.

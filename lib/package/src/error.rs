@@ -42,17 +42,11 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn read(doing: &str, source: io::Error) -> Self {
-        Self::Read {
-            doing: doing.into(),
-            source,
-        }
+        Self::Read { doing: doing.into(), source }
     }
 
     pub(crate) fn malformed(doing: &str, reason: impl Into<String>) -> Self {
-        Self::Malformed {
-            doing: doing.into(),
-            reason: reason.into(),
-        }
+        Self::Malformed { doing: doing.into(), reason: reason.into() }
     }
 
     /// Returns the error of input that has more than `limit` of something.
@@ -129,20 +123,12 @@ mod tests {
         let errors = [
             Error::read(evil, io::Error::other(evil)),
             Error::malformed(evil, evil),
-            Error::NotFound {
-                members: vec![evil.into(), "usr/bin/x".into()],
-            },
-            Error::Write {
-                member: evil.into(),
-                source: io::Error::other("disk full"),
-            },
+            Error::NotFound { members: vec![evil.into(), "usr/bin/x".into()] },
+            Error::Write { member: evil.into(), source: io::Error::other("disk full") },
         ];
         for e in errors {
             let text = e.to_string();
-            assert!(
-                !text.chars().any(|c| c.is_control() || c == '\u{202e}'),
-                "{text:?}"
-            );
+            assert!(!text.chars().any(|c| c.is_control() || c == '\u{202e}'), "{text:?}");
             assert!(!text.ends_with('.'), "{text}");
         }
     }

@@ -46,8 +46,9 @@ pub struct Installed {
 /// When it has no valid name or version.
 pub fn desc(text: &[u8]) -> Result<Installed> {
     let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"ARCH" | b"BUILDDATE" | b"INSTALLDATE" | b"REASON"
-        | b"INSTALLED_DB" => Some(Arity::One),
+        b"NAME" | b"VERSION" | b"ARCH" | b"BUILDDATE" | b"INSTALLDATE" | b"REASON" | b"INSTALLED_DB" => {
+            Some(Arity::One)
+        }
         b"VALIDATION" => Some(Arity::List),
         _ => None,
     };
@@ -68,8 +69,7 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
         Ok(())
     });
     let required = [("NAME", &installed.name), ("VERSION", &installed.version)];
-    read.and_then(|()| sections::required(&required))
-        .map_err(|reason| Error::malformed(DOING, reason))?;
+    read.and_then(|()| sections::required(&required)).map_err(|reason| Error::malformed(DOING, reason))?;
     Ok(installed)
 }
 
@@ -79,9 +79,7 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
 #[must_use]
 pub fn files(text: &[u8]) -> Vec<String> {
     let paths = paths(text).into_iter();
-    paths
-        .map(|path| String::from_utf8_lossy(path).into())
-        .collect()
+    paths.map(|path| String::from_utf8_lossy(path).into()).collect()
 }
 
 /// [`files`], as bytes.
@@ -93,9 +91,7 @@ pub fn paths(text: &[u8]) -> Vec<&[u8]> {
 /// Parses a `files`: the configuration files, which pacman does not overwrite (`%BACKUP%`).
 #[must_use]
 pub fn backup(text: &[u8]) -> Vec<String> {
-    let entries = list(text, b"BACKUP")
-        .into_iter()
-        .map(String::from_utf8_lossy);
+    let entries = list(text, b"BACKUP").into_iter().map(String::from_utf8_lossy);
     let path = |entry: std::borrow::Cow<'_, str>| Some(entry.split_once('\t')?.0.to_owned());
     entries.filter_map(path).collect()
 }

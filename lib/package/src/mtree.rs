@@ -72,10 +72,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
 pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut kept = 0;
-    let mut defaults = Entry {
-        kind: Kind::Other,
-        ..Entry::default()
-    };
+    let mut defaults = Entry { kind: Kind::Other, ..Entry::default() };
     if !text.starts_with(b"#mtree") {
         return Err("it does not begin with '#mtree'".into());
     }
@@ -90,10 +87,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
             words.try_for_each(|word| defaults.set(word)).map_err(bad)?;
             continue;
         }
-        let mut entry = Entry {
-            path: parse_path(first).map_err(bad)?,
-            ..defaults.clone()
-        };
+        let mut entry = Entry { path: parse_path(first).map_err(bad)?, ..defaults.clone() };
         words.try_for_each(|word| entry.set(word)).map_err(bad)?;
         kept += entry.path.len() + entry.link.as_ref().map_or(0, Vec::len);
         kept += entry.sha256.as_ref().map_or(0, String::len);
@@ -146,11 +140,7 @@ impl Entry {
 }
 
 /// Parses a value that may be missing.
-fn number<T: TryFrom<u64>>(
-    key: &[u8],
-    value: Option<&[u8]>,
-    radix: u32,
-) -> Result<Option<T>, String> {
+fn number<T: TryFrom<u64>>(key: &[u8], value: Option<&[u8]>, radix: u32) -> Result<Option<T>, String> {
     let Some(value) = value else { return Ok(None) };
     let [key, text] = [key, value].map(String::from_utf8_lossy);
     let number = u64::from_str_radix(&text, radix);
@@ -165,13 +155,9 @@ fn unescape(word: &[u8]) -> Vec<u8> {
     let mut rest = word;
     while let [first, after @ ..] = rest {
         let (byte, after) = match rest {
-            [
-                b'\\',
-                a @ b'0'..=b'3',
-                b @ b'0'..=b'7',
-                c @ b'0'..=b'7',
-                after @ ..,
-            ] => ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after),
+            [b'\\', a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', after @ ..] => {
+                ((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'), after)
+            }
             _ => (*first, after),
         };
         out.push(byte);
@@ -198,32 +184,11 @@ mod tests {
     #[test]
     fn entries_and_what_is_set_for_them() {
         let entries = parse(TEXT).unwrap();
-        let base = Entry {
-            mode: Some(0o644),
-            uid: Some(0),
-            gid: Some(0),
-            ..Entry::default()
-        };
+        let base = Entry { mode: Some(0o644), uid: Some(0), gid: Some(0), ..Entry::default() };
         let expected = [
-            Entry {
-                path: b".PKGINFO".to_vec(),
-                size: Some(540),
-                sha256: Some("4a48".into()),
-                ..base.clone()
-            },
-            Entry {
-                path: b"etc".to_vec(),
-                kind: Kind::Directory,
-                mode: Some(0o755),
-                ..base.clone()
-            },
-            Entry {
-                path: b"a b\\".to_vec(),
-                uid: Some(7),
-                size: Some(0),
-                sha256: Some("00".into()),
-                ..base.clone()
-            },
+            Entry { path: b".PKGINFO".to_vec(), size: Some(540), sha256: Some("4a48".into()), ..base.clone() },
+            Entry { path: b"etc".to_vec(), kind: Kind::Directory, mode: Some(0o755), ..base.clone() },
+            Entry { path: b"a b\\".to_vec(), uid: Some(7), size: Some(0), sha256: Some("00".into()), ..base.clone() },
             Entry {
                 path: b"usr/lib/x".to_vec(),
                 kind: Kind::Link,
@@ -231,13 +196,7 @@ mod tests {
                 link: Some("../é".as_bytes().to_vec()),
                 ..base.clone()
             },
-            Entry {
-                path: b"dev/null".to_vec(),
-                kind: Kind::Other,
-                mode: Some(0o666),
-                uid: None,
-                ..base
-            },
+            Entry { path: b"dev/null".to_vec(), kind: Kind::Other, mode: Some(0o666), uid: None, ..base },
         ];
         assert_eq!(entries, expected);
     }
@@ -251,10 +210,7 @@ mod tests {
             (b"#mtree\n.//a", "line 2: a path that leads out"),
             (b"#mtree\n./a\\000b", "line 2: a path that leads out"),
             (b"#mtree\n./a mode=9", "line 2: mode: '9' is not a number"),
-            (
-                b"#mtree\n./a uid=4294967296",
-                "line 2: uid: it is too large",
-            ),
+            (b"#mtree\n./a uid=4294967296", "line 2: uid: it is too large"),
             (b"#mtree\n./a size=-1", "line 2: size: '-1' is not a number"),
         ] {
             let why = parse(text).unwrap_err();

@@ -18,10 +18,7 @@ fn is_file_name(text: &str) -> bool {
 /// Returns whether that is a package name.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
-    is_file_name(text)
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"@._+-".contains(&b))
+    is_file_name(text) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"@._+-".contains(&b))
 }
 
 /// Returns whether `c` can stand in a word on a terminal: no space, no control character, nothing that
@@ -39,10 +36,7 @@ pub fn is_version(text: &str) -> bool {
 /// Returns whether that is an architecture, such as `any` or `x86_64_v3`.
 #[must_use]
 pub fn is_arch(text: &str) -> bool {
-    is_file_name(text)
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+    is_file_name(text) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 }
 
 /// Returns whether that is the name of a file in a mirror's directory: one component, not hidden,
@@ -62,36 +56,17 @@ mod tests {
             assert!(is_name(good), "{good}");
         }
         let long = "a".repeat(256);
-        for bad in [
-            "", "-bash", ".bash", "a/b", "..", "a b", "a\n", "a\u{1b}", "ä", "a:b", "a'b", &long,
-        ] {
+        for bad in ["", "-bash", ".bash", "a/b", "..", "a b", "a\n", "a\u{1b}", "ä", "a:b", "a'b", &long] {
             assert!(!is_name(bad), "{bad}");
         }
     }
 
     #[test]
     fn versions() {
-        for good in [
-            "5.2.15-2",
-            "1:1.0.r3.gabc+1-1",
-            "2~rc1-1",
-            "20240419-2",
-            "1",
-            ".1-1",
-            "1\u{e9}-1",
-        ] {
+        for good in ["5.2.15-2", "1:1.0.r3.gabc+1-1", "2~rc1-1", "20240419-2", "1", ".1-1", "1\u{e9}-1"] {
             assert!(is_version(good), "{good}");
         }
-        for bad in [
-            "",
-            "1/2",
-            "1 2",
-            "1\t",
-            "1\u{7f}",
-            "1\u{202e}",
-            "1\u{a0}",
-            "1\u{9b}",
-        ] {
+        for bad in ["", "1/2", "1 2", "1\t", "1\u{7f}", "1\u{202e}", "1\u{a0}", "1\u{9b}"] {
             assert!(!is_version(bad), "{bad}");
         }
     }
@@ -108,16 +83,10 @@ mod tests {
 
     #[test]
     fn filenames() {
-        for good in [
-            "bash-5.2.15-2-aarch64.pkg.tar.xz",
-            "x-1:2-1-any.pkg.tar.zst",
-            "x-1\u{e9}-1-any.pkg.tar.zst",
-        ] {
+        for good in ["bash-5.2.15-2-aarch64.pkg.tar.xz", "x-1:2-1-any.pkg.tar.zst", "x-1\u{e9}-1-any.pkg.tar.zst"] {
             assert!(is_filename(good), "{good}");
         }
-        for bad in [
-            "", ".x", "..", "a/b", "/a", "-o", "a\nb", "a\u{0}b", "a b", "a\\b",
-        ] {
+        for bad in ["", ".x", "..", "a/b", "/a", "-o", "a\nb", "a\u{0}b", "a b", "a\\b"] {
             assert!(!is_filename(bad), "{bad}");
         }
     }

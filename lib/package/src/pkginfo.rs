@@ -49,10 +49,9 @@ pub fn parse(text: &[u8]) -> Result<PkgInfo> {
             _ => {}
         }
     }
-    for (key, value, good) in [
-        ("pkgname", &info.name, name::is_name as fn(&str) -> bool),
-        ("pkgver", &info.version, name::is_version),
-    ] {
+    for (key, value, good) in
+        [("pkgname", &info.name, name::is_name as fn(&str) -> bool), ("pkgver", &info.version, name::is_version)]
+    {
         if !good(value) {
             let reason = match value.as_str() {
                 "" => format!("no {key}"),

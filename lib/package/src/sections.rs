@@ -39,11 +39,7 @@ pub(crate) fn read<'a, E>(
 }
 
 /// Returns a value that is text, and passes a check.
-pub(crate) fn checked(
-    key: &[u8],
-    value: &[u8],
-    good: impl Fn(&str) -> bool,
-) -> Result<String, String> {
+pub(crate) fn checked(key: &[u8], value: &[u8], good: impl Fn(&str) -> bool) -> Result<String, String> {
     match std::str::from_utf8(value) {
         Ok(text) if good(text) => Ok(text.to_owned()),
         _ => {

@@ -96,15 +96,9 @@ pub(crate) fn walk(
     mut visit: impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
     let reached = Cell::new(Reached::Middle);
-    let meter = Meter {
-        inner: decompress::reader(input)?,
-        left: total,
-        reached: &reached,
-    };
+    let meter = Meter { inner: decompress::reader(input)?, left: total, reached: &reached };
     match walk_meter(doing, meter, &mut visit) {
-        Err(_) if reached.get() == Reached::Limit => {
-            Err(Error::too_large(doing, "bytes decompressed", total))
-        }
+        Err(_) if reached.get() == Reached::Limit => Err(Error::too_large(doing, "bytes decompressed", total)),
         result => result,
     }
 }
@@ -149,12 +143,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             Some(path) => path,
             None => entry.header().path_bytes().into_owned(),
         };
-        let head = Head {
-            path: normal(&path).to_vec(),
-            kind,
-            size,
-            sparse,
-        };
+        let head = Head { path: normal(&path).to_vec(), kind, size, sparse };
         let refuse = |why: &str| {
             let reason = format!("member '{}': {why}", head.shown());
             Err(Error::malformed(doing, reason))

@@ -18,12 +18,12 @@ pub fn vercmp(a: &str, b: &str) -> Ordering {
     }
     let (epoch_a, version_a, release_a) = split(a.as_bytes());
     let (epoch_b, version_b, release_b) = split(b.as_bytes());
-    rpmvercmp(epoch_a, epoch_b)
-        .then_with(|| rpmvercmp(version_a, version_b))
-        .then_with(|| match (release_a, release_b) {
+    rpmvercmp(epoch_a, epoch_b).then_with(|| rpmvercmp(version_a, version_b)).then_with(|| {
+        match (release_a, release_b) {
             (Some(a), Some(b)) => rpmvercmp(a, b),
             _ => Ordering::Equal,
-        })
+        }
+    })
 }
 
 /// Splits a full version into epoch, version and release.
@@ -115,9 +115,7 @@ mod tests {
     /// Each is older than all that follow it.
     const CHAINS: &[&[&str]] = &[
         // vercmp(8)
-        &[
-            "1.0a", "1.0b", "1.0beta", "1.0p", "1.0pre", "1.0rc", "1.0", "1.0.a", "1.0.1",
-        ],
+        &["1.0a", "1.0b", "1.0beta", "1.0p", "1.0pre", "1.0rc", "1.0", "1.0.a", "1.0.1"],
         &["1", "1.0", "1.1", "1.1.1", "1.2", "2.0", "3.0.0"],
         // Releases, also of several parts.
         &["4.8-1", "4.8-1.1", "4.8-2", "4.8-10", "4.8.1-1"],
@@ -127,20 +125,9 @@ mod tests {
         &["7.3c-1", "7.3-1", "7.3.a-1", "7.3.b-1", "7.3.1-1"],
         // Lengths of separators, leading zeros, numbers beyond any integer.
         &["3.1", "3..1"],
-        &[
-            "2.009",
-            "2.10",
-            "2.99999999999999999999998",
-            "2.99999999999999999999999",
-        ],
+        &["2.009", "2.10", "2.99999999999999999999998", "2.99999999999999999999999"],
         // What repositories have.
-        &[
-            "5.1.016-1",
-            "5.1.16.r3.gabc-1",
-            "5.2-1",
-            "5.2.15-2",
-            "5.2.037-1",
-        ],
+        &["5.1.016-1", "5.1.16.r3.gabc-1", "5.2-1", "5.2.15-2", "5.2.037-1"],
         &["2.39+r52+gf8e4623421-1", "2.39+r67+gd3d6f1d1-1", "2.40-1"],
         &["20140119-1", "20240419-2", "20240419-10"],
     ];
@@ -177,8 +164,8 @@ mod tests {
     /// Returns two versions that have something in common.
     fn pair(random: &mut Random) -> (String, String) {
         const PIECES: &[&str] = &[
-            "0", "1", "2", "9", "10", "007", "a", "b", "rc", "alpha", ".", ".", "..", "_", "+",
-            "~", "-", "-1", "-2", ":", "1:", "é",
+            "0", "1", "2", "9", "10", "007", "a", "b", "rc", "alpha", ".", ".", "..", "_", "+", "~", "-", "-1", "-2",
+            ":", "1:", "é",
         ];
         let mut version = |first: &str| {
             let mut version = first.to_owned();
@@ -199,10 +186,7 @@ mod tests {
              that has it (pacman, or on Debian pacman-package-manager)",
         );
         let text = String::from_utf8(out.stdout).unwrap();
-        let sign: i32 = text
-            .trim()
-            .parse()
-            .unwrap_or_else(|e| panic!("vercmp {a} {b}: printed {text:?}: {e}"));
+        let sign: i32 = text.trim().parse().unwrap_or_else(|e| panic!("vercmp {a} {b}: printed {text:?}: {e}"));
         sign.cmp(&0)
     }
 
@@ -217,10 +201,7 @@ mod tests {
     fn as_pacman_says() {
         let mut random = Random(0x5eed);
         let generated = (0..250).map(|_| pair(&mut random));
-        let known = known()
-            .into_iter()
-            .filter(|(a, b, _)| a < b)
-            .map(|(a, b, _)| (a.to_owned(), b.to_owned()));
+        let known = known().into_iter().filter(|(a, b, _)| a < b).map(|(a, b, _)| (a.to_owned(), b.to_owned()));
         for (a, b) in generated.chain(known.collect::<Vec<_>>()) {
             assert_eq!(vercmp(&a, &b), pacman(&a, &b), "{a} and {b}");
         }

@@ -34,11 +34,7 @@ pub fn take(context: &Context, cache: &Path) -> Result<Option<CacheLock>, Failur
     wait_for(context, cache, PATIENCE)
 }
 
-fn wait_for(
-    context: &Context,
-    cache: &Path,
-    patience: Duration,
-) -> Result<Option<CacheLock>, Failure> {
+fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Option<CacheLock>, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let doing = || format!("locking {}", quote(cache));
     let directory = match openat(CWD, cache, flags, Mode::empty()) {
@@ -75,10 +71,7 @@ fn wait_for(
             }
             _ => {
                 if seen.is_none() {
-                    context.note(format_args!(
-                        "waiting for another run that downloads into {}",
-                        quote(cache)
-                    ));
+                    context.note(format_args!("waiting for another run that downloads into {}", quote(cache)));
                 }
                 seen = Some((now, Instant::now()));
             }
@@ -90,9 +83,8 @@ fn wait_for(
 /// Returns the files in the cache, by name and size: they change as long as a download makes progress.
 fn sizes(cache: &Path) -> Vec<(std::ffi::OsString, u64)> {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
-    let mut sizes: Vec<_> = entries
-        .filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len())))
-        .collect();
+    let mut sizes: Vec<_> =
+        entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len()))).collect();
     sizes.sort();
     sizes
 }
@@ -120,9 +112,7 @@ mod tests {
         let path = dir.path().to_owned();
         let context = Context::new("strap", true);
         let first = take(&context, &path).unwrap().unwrap();
-        let second = std::thread::spawn(move || {
-            take(&Context::new("strap", true), &path).map(|lock| lock.is_some())
-        });
+        let second = std::thread::spawn(move || take(&Context::new("strap", true), &path).map(|lock| lock.is_some()));
         assert!(!second.is_finished());
         drop(first);
         assert!(second.join().unwrap().unwrap());

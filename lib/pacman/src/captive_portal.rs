@@ -16,12 +16,8 @@ pub(crate) fn explain(
     repos: &[String],
     packages: &[&str],
 ) -> Option<Failure> {
-    let databases = repos
-        .iter()
-        .map(|repo| (Directory::Sync, format!("{repo}.db")));
-    let packages = packages
-        .iter()
-        .map(|file| (Directory::Cache, (*file).to_owned()));
+    let databases = repos.iter().map(|repo| (Directory::Sync, format!("{repo}.db")));
+    let packages = packages.iter().map(|file| (Directory::Cache, (*file).to_owned()));
     let is_page = |(directory, file): &(Directory, String)| {
         let mut start = Vec::new();
         let opened = places.file(*directory, file);
@@ -33,10 +29,7 @@ pub(crate) fn explain(
         places.remove(context, *directory, file);
     }
     let (_, first) = pages.first()?;
-    let message = format!(
-        "fetching '{}': a web page came in its place",
-        message::escape(first)
-    );
+    let message = format!("fetching '{}': a web page came in its place", message::escape(first));
     Some(Failure::new(Code::Network, message).hint(page::HINT))
 }
 
@@ -64,17 +57,11 @@ mod tests {
         fs::write(cache.join("b.pkg"), "<html>").unwrap();
         let repos = ["core".into(), "extra".into()];
         let root = Root::open(&top.join("root")).unwrap();
-        let places = Directories {
-            root: &root,
-            cache: &cache,
-        };
+        let places = Directories { root: &root, cache: &cache };
         let context = Context::new("test", true);
         let failure = explain(&context, &places, &repos, &["a.pkg"]).unwrap();
         assert_eq!(failure.code, Code::Network);
-        assert_eq!(
-            failure.message,
-            "fetching 'core.db': a web page came in its place"
-        );
+        assert_eq!(failure.message, "fetching 'core.db': a web page came in its place");
         let there = |name: &str| sync.join(name).exists();
         assert!(!there("core.db") && !there("core.db.sig"));
         assert!(there("other.db") && there("extra.db") && there("extra.db.sig"));

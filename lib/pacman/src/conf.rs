@@ -25,10 +25,7 @@ impl Conf {
             let name = line.trim().strip_prefix('[')?.strip_suffix(']')?;
             (name != "options").then(|| name.to_owned())
         };
-        Ok(Self {
-            repos: text.lines().filter_map(section).collect(),
-            noextract: NoExtract::of(&text),
-        })
+        Ok(Self { repos: text.lines().filter_map(section).collect(), noextract: NoExtract::of(&text) })
     }
 }
 
@@ -70,8 +67,7 @@ mod tests {
 
     #[test]
     fn the_last_pattern_that_matches_decides() {
-        let text =
-            "[options]\nNoExtract = usr/share/locale/* !usr/share/locale/de/*\nNoExtract=x\n";
+        let text = "[options]\nNoExtract = usr/share/locale/* !usr/share/locale/de/*\nNoExtract=x\n";
         let patterns = NoExtract::of(text);
         for (path, is) in [
             ("usr/share/locale/fr/y", true),
@@ -87,11 +83,7 @@ mod tests {
     #[test]
     fn the_repositories_are_the_sections_but_the_options() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(
-            file.path(),
-            "[options]\nNoExtract = x\n[core]\nServer = x\n[extra]\n",
-        )
-        .unwrap();
+        std::fs::write(file.path(), "[options]\nNoExtract = x\n[core]\nServer = x\n[extra]\n").unwrap();
         let conf = Conf::read(file.path()).unwrap();
         assert_eq!(conf.repos, ["core", "extra"]);
         assert!(conf.noextract.has(b"x"));

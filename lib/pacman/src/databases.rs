@@ -19,10 +19,7 @@ const KEPT: &str = "databases";
 /// The largest one that is copied: more than any distribution has.
 const LIMIT: u64 = 256 << 20;
 
-const DIRECTORY: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// Copies the root's databases to the cache.
 ///
@@ -69,11 +66,8 @@ pub(crate) fn restore(root: &Root, cache: &Path, repos: &[String]) -> Result<(),
             copy(kept, &sync, &database)
         };
         if !copied().doing(Code::Os, || format!("making {}", quote(&path)))? {
-            let message = format!(
-                "looking for the database {}: it is not there, and not in {}",
-                quote(path),
-                quote(at)
-            );
+            let message =
+                format!("looking for the database {}: it is not there, and not in {}", quote(path), quote(at));
             return Err(Failure::new(Code::NotFound, message).hint(ONLINE));
         }
     }
@@ -113,8 +107,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd, name: &str) -> io::Result<bool> {
         return Ok(true);
     }
     let part = format!(".{name}.part");
-    let flags =
-        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mode = Mode::from_raw_mode(0o644);
     let mut draft = File::from(openat(to, &part, flags, mode)?);
     io::copy(&mut source.take(LIMIT), &mut draft)?;
@@ -153,19 +146,14 @@ mod tests {
         keep(&root("old"), &cache, &repos).unwrap();
         restore(&root("new"), &cache, &repos).unwrap();
         let read = |name: &str| fs::read_to_string(sync("new").join(name)).unwrap();
-        assert_eq!(
-            [read("core.db"), read("extra.db"), read("extra.db.sig")],
-            ["1", "2", "s"]
-        );
+        assert_eq!([read("core.db"), read("extra.db"), read("extra.db.sig")], ["1", "2", "s"]);
         let meta = fs::metadata(sync("new").join("core.db")).unwrap();
         assert_eq!(meta.modified().unwrap(), time);
         fs::write(sync("new").join("core.db"), "newer").unwrap();
         restore(&root("new"), &cache, &repos).unwrap();
         assert_eq!(read("core.db"), "newer");
-        let mut names: Vec<_> = fs::read_dir(top.join("cache").join(KEPT))
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(top.join("cache").join(KEPT)).unwrap().map(|e| e.unwrap().file_name()).collect();
         names.sort();
         assert_eq!(names, ["core.db", "extra.db", "extra.db.sig"]);
     }

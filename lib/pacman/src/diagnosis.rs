@@ -92,13 +92,7 @@ impl Diagnosis {
     /// Returns the diagnosis of a package without a signature to check.
     #[must_use]
     pub fn without_key(verdict: Verdict, why: impl Into<String>, hint: &str) -> Self {
-        Self {
-            verdict,
-            key: None,
-            created: None,
-            why: why.into(),
-            hint: Some(hint.to_owned()),
-        }
+        Self { verdict, key: None, created: None, why: why.into(), hint: Some(hint.to_owned()) }
     }
 
     /// Returns whether pacman accepts the signature at `Required`.
@@ -109,9 +103,9 @@ impl Diagnosis {
 }
 
 const FETCH_AGAIN: &str = "remove it from the cache and run again, to download it again";
-const NEWER: &str =
-    "a newer keyring package may help: install it with strap, then run keyring again";
-const REPLACE: &str = "do not use packages by that key: install it again when the distribution has signed it by another";
+const NEWER: &str = "a newer keyring package may help: install it with strap, then run keyring again";
+const REPLACE: &str =
+    "do not use packages by that key: install it again when the distribution has signed it by another";
 
 impl Verifier<'_> {
     /// Explains what gpg found in a signature file. As for pacman, all signatures in it must be good: the first that is not
@@ -127,11 +121,7 @@ impl Verifier<'_> {
             first.get_or_insert(diagnosis);
         }
         first.unwrap_or_else(|| {
-            Diagnosis::without_key(
-                Verdict::Bad,
-                "its signature file contains no signature",
-                FETCH_AGAIN,
-            )
+            Diagnosis::without_key(Verdict::Bad, "its signature file contains no signature", FETCH_AGAIN)
         })
     }
 
@@ -143,23 +133,15 @@ impl Verifier<'_> {
         let by = format!("it is signed by the key {name}");
         let (why, hint) = match verdict {
             Verdict::Valid => (String::new(), None),
-            Verdict::Bad => (
-                format!("it is not what the key {name} signed"),
-                Some(FETCH_AGAIN),
-            ),
-            Verdict::UnknownKey if key.is_some() => {
-                (format!("{by}, which gpg cannot use"), Some(NEWER))
-            }
+            Verdict::Bad => (format!("it is not what the key {name} signed"), Some(FETCH_AGAIN)),
+            Verdict::UnknownKey if key.is_some() => (format!("{by}, which gpg cannot use"), Some(NEWER)),
             Verdict::UnknownKey => (format!("{by}, which is not in the keyring"), Some(NEWER)),
             Verdict::Expired => {
                 let on = expired.map_or_else(String::new, |on| format!(" on {}", day(on)));
                 (format!("{by}, which expired{on}"), Some(NEWER))
             }
             Verdict::Revoked => (format!("{by}, which its owner revoked"), Some(REPLACE)),
-            Verdict::Disabled => (
-                format!("{by}, which is disabled: the distribution revoked it"),
-                Some(REPLACE),
-            ),
+            Verdict::Disabled => (format!("{by}, which is disabled: the distribution revoked it"), Some(REPLACE)),
             _ => {
                 let certificates = key.map(|key| self.count_certificates(key));
                 let certificates = certificates.unwrap_or_default();
@@ -263,11 +245,7 @@ pub fn clock(now: u64, newest: (u64, &str)) -> Option<Failure> {
     Some(
         Failure::new(
             Code::NotVerified,
-            format!(
-                "reading the clock: it says {}, and {what} on {}",
-                day(now),
-                day(time)
-            ),
+            format!("reading the clock: it says {}, and {what} on {}", day(now), day(time)),
         )
         .hint("set it, with 'timedatectl set-ntp true' or 'date --utc --set', and run again"),
     )
@@ -279,12 +257,7 @@ mod tests {
 
     #[test]
     fn verdicts() {
-        let key = |validity, disabled| Key {
-            validity,
-            disabled,
-            expires: Some(1_700_000_000),
-            ..Key::default()
-        };
+        let key = |validity, disabled| Key { validity, disabled, expires: Some(1_700_000_000), ..Key::default() };
         let (full, disabled) = (key('f', false), key('f', true));
         let (revoked, expired) = (key('r', false), key('e', false));
         let good = |trust| State::Good(trust);
@@ -297,12 +270,7 @@ mod tests {
             (good(Trust::Full), None, Verdict::UnknownKey, None),
             (State::KeyRevoked, Some(&full), Verdict::Revoked, None),
             (State::KeyExpired(None), Some(&full), Verdict::Expired, on),
-            (
-                State::Expired(Some(1)),
-                Some(&full),
-                Verdict::Expired,
-                Some(1),
-            ),
+            (State::Expired(Some(1)), Some(&full), Verdict::Expired, Some(1)),
             (good(Trust::Full), Some(&disabled), Verdict::Disabled, None),
             (good(Trust::Full), Some(&full), Verdict::Valid, None),
             (good(Trust::Unknown), Some(&revoked), Verdict::Revoked, None),
@@ -322,11 +290,7 @@ mod tests {
         for (good, sha1, words) in [
             (0, 0, "for which no trusted key vouches where 3 must"),
             (1, 0, "for which 1 trusted key vouches where 3 must"),
-            (
-                2,
-                1,
-                "for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2.4 does not accept",
-            ),
+            (2, 1, "for which 2 trusted keys vouch where 3 must, and 1 with SHA-1, which gpg 2.4 does not accept"),
         ] {
             let certificates = Certificates { good, sha1 };
             assert_eq!(certificates.describe(3, (2, 4, 7)), words);
@@ -337,10 +301,7 @@ mod tests {
     fn a_clock_that_is_behind() {
         let built = (1_700_000_000, "'bash' was built");
         let failure = clock(1_600_000_000, built).unwrap();
-        assert_eq!(
-            failure.message,
-            "reading the clock: it says 2020-09-13, and 'bash' was built on 2023-11-14"
-        );
+        assert_eq!(failure.message, "reading the clock: it says 2020-09-13, and 'bash' was built on 2023-11-14");
         assert_eq!(clock(1_700_000_000, built), None);
         assert_eq!(clock(1_699_999_000, built), None);
     }

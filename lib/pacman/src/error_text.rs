@@ -82,9 +82,7 @@ fn trouble(event: &OutputEvent) -> Option<Trouble> {
 fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
     let first = |why| lost.iter().find(|one| one.why == why).copied();
     let last = || first(lost.iter().map(|one| one.why).max()?);
-    first(Refusal::NoSpace)
-        .or_else(|| first(Refusal::Trouble))
-        .or_else(last)
+    first(Refusal::NoSpace).or_else(|| first(Refusal::Trouble)).or_else(last)
 }
 
 fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
@@ -99,9 +97,7 @@ fn reasons(events: &[OutputEvent], trouble: Trouble) -> Vec<(Reason, &str)> {
     let last = |event: &OutputEvent| self::trouble(event) == Some(trouble);
     let below = events.iter().rposition(last).map_or(0, |at| at + 1);
     let list = events[below..].iter().filter_map(|event| match event {
-        OutputEvent::Reason(reason, text) if reason.is_below(trouble) => {
-            Some((*reason, text.as_str()))
-        }
+        OutputEvent::Reason(reason, text) if reason.is_below(trouble) => Some((*reason, text.as_str())),
         _ => None,
     });
     list.collect()
@@ -114,28 +110,22 @@ fn corrupted(events: &[OutputEvent]) -> String {
         _ => None,
     });
     let files: Vec<&str> = files.collect();
-    files.split_first().map_or(String::new(), |(first, rest)| {
-        format!(": '{}'{}", message::escape(first), and_more(rest.len()))
-    })
+    files
+        .split_first()
+        .map_or(String::new(), |(first, rest)| format!(": '{}'{}", message::escape(first), and_more(rest.len())))
 }
 
 /// Returns what to do, where that is not the same for all errors of a kind.
-fn hint_of_reasons(
-    events: &[OutputEvent],
-    trouble: Trouble,
-    reasons: &[(Reason, &str)],
-) -> Option<&'static str> {
+fn hint_of_reasons(events: &[OutputEvent], trouble: Trouble, reasons: &[(Reason, &str)]) -> Option<&'static str> {
     let ignores = |event: &OutputEvent| matches!(event, OutputEvent::Ignored(_));
     match (trouble, reasons.first()) {
         (Trouble::FileConflict, Some((Reason::FileOfTwo, _))) => {
             Some("two packages have the same file: leave one of them out")
         }
-        (Trouble::FileConflict, _) => {
-            Some("a file is there that no package owns: remove it, or begin with a new root")
+        (Trouble::FileConflict, _) => Some("a file is there that no package owns: remove it, or begin with a new root"),
+        (Trouble::Dependency, _) if events.iter().any(ignores) => {
+            Some("the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...")
         }
-        (Trouble::Dependency, _) if events.iter().any(ignores) => Some(
-            "the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...",
-        ),
         _ => None,
     }
 }
@@ -160,8 +150,7 @@ fn unsigned(lost: &[&NotRetrieved]) -> Option<Failure> {
     };
     let message = format!("the mirror has no signature for '{first}'{more}");
     Some(
-        Failure::new(Code::NotVerified, message)
-            .hint("nothing was installed; try another mirror: mkconf --server URL"),
+        Failure::new(Code::NotVerified, message).hint("nothing was installed; try another mirror: mkconf --server URL"),
     )
 }
 
@@ -184,42 +173,24 @@ mod tests {
     #[test]
     fn pacmans_words_become_codes() {
         for (words, code) in [
-            (
-                "failed to commit transaction (invalid or corrupted package (PGP signature))",
-                Code::NotVerified,
-            ),
-            (
-                "nano: signature from \"X\" is unknown trust",
-                Code::NotVerified,
-            ),
+            ("failed to commit transaction (invalid or corrupted package (PGP signature))", Code::NotVerified),
+            ("nano: signature from \"X\" is unknown trust", Code::NotVerified),
             ("target not found: nono", Code::NotFound),
-            (
-                "could not open file /r/core.db: Unrecognized archive format",
-                Code::Network,
-            ),
-            (
-                "failed retrieving file 'core.db' from h : Connection refused",
-                Code::Network,
-            ),
+            ("could not open file /r/core.db: Unrecognized archive format", Code::Network),
+            ("failed retrieving file 'core.db' from h : Connection refused", Code::Network),
             ("could not extract /r/usr/x (Write failed)", Code::Failed),
             (
                 "failed retrieving file 'a' from h : Failure writing output to destination, passed 9 returned 0",
                 Code::Failed,
             ),
-            (
-                "could not open file /r/var/lib/pacman/sync/t.db: truncated gzip input",
-                Code::Network,
-            ),
+            ("could not open file /r/var/lib/pacman/sync/t.db: truncated gzip input", Code::Network),
             ("problem occurred while installing x", Code::ChildFailed),
         ] {
             let failure = failure(&[words]);
             assert_eq!(failure.code, code, "{words}");
             assert_eq!(failure.message, format!("exit status 1: {words}"));
         }
-        assert_eq!(
-            super::failure(&[], Ended::Signalled(9), None).message,
-            "killed by signal 9 (SIGKILL)"
-        );
+        assert_eq!(super::failure(&[], Ended::Signalled(9), None).message, "killed by signal 9 (SIGKILL)");
     }
 
     #[test]
@@ -233,44 +204,25 @@ mod tests {
 
     #[test]
     fn a_mirror_without_signatures_is_no_network_that_is_down() {
-        let lost =
-            |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");
-        let (status, refused) = (
-            "The requested URL returned error: 404",
-            "Connection refused",
-        );
+        let lost = |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");
+        let (status, refused) = ("The requested URL returned error: 404", "Connection refused");
         let last = "failed to commit transaction (failed to retrieve some files)";
         for (lines, code, said) in [
-            (
-                vec![lost("a.sig", status)],
-                Code::NotVerified,
-                "no signature for 'a'",
-            ),
+            (vec![lost("a.sig", status)], Code::NotVerified, "no signature for 'a'"),
             (
                 // A database; pacman then says what it lacks by the repository's name.
-                vec![
-                    lost("core.db.sig", status),
-                    "core: missing required signature".into(),
-                ],
+                vec![lost("core.db.sig", status), "core: missing required signature".into()],
                 Code::NotVerified,
                 "no signature for 'core.db'",
             ),
             (
                 // Two servers, two files.
-                vec![
-                    lost("a.sig", status),
-                    lost("b.sig", status),
-                    lost("a.sig", status),
-                ],
+                vec![lost("a.sig", status), lost("b.sig", status), lost("a.sig", status)],
                 Code::NotVerified,
                 "no signature for 'a' (and for 1 more)",
             ),
             (vec![lost("a.sig", refused)], Code::Network, refused),
-            (
-                vec![lost("a", status), lost("a.sig", status)],
-                Code::Network,
-                status,
-            ),
+            (vec![lost("a", status), lost("a.sig", status)], Code::Network, status),
         ] {
             let mut errors: Vec<&str> = lines.iter().map(String::as_str).collect();
             errors.push(last);
@@ -335,16 +287,8 @@ mod tests {
         let down = lost("Could not resolve host: h");
         for (errors, code, cause) in [
             (vec![status(401)], Code::Failed, Some(Cause::Unauthorized)),
-            (
-                vec![status(404), status(403)],
-                Code::Failed,
-                Some(Cause::Unauthorized),
-            ),
-            (
-                vec![certificate.clone()],
-                Code::Failed,
-                Some(Cause::Certificate),
-            ),
+            (vec![status(404), status(403)], Code::Failed, Some(Cause::Unauthorized)),
+            (vec![certificate.clone()], Code::Failed, Some(Cause::Certificate)),
             (vec![status(404)], Code::Network, Some(Cause::NotOnServer)),
             (vec![down.clone()], Code::Network, None),
             (vec![status(503)], Code::Network, None),

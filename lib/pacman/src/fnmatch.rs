@@ -83,11 +83,7 @@ mod tests {
             ("a\\*", "ab", false),
             ("", "a", false),
         ] {
-            assert_eq!(
-                matches(pattern.as_bytes(), text.as_bytes()),
-                is,
-                "{pattern} {text}"
-            );
+            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), is, "{pattern} {text}");
         }
     }
 }

@@ -34,10 +34,7 @@ pub struct Gpg {
 /// Searches the caller's `PATH` for gpg.
 fn find_program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_program = |path: &PathBuf| {
-        path.metadata()
-            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
-    };
+    let is_program = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
     std::env::split_paths(&path)
         .filter(|directory| directory.is_absolute())
         // A link is followed now: inside the namespaces it may be hidden (NixOS has it in /run).
@@ -73,11 +70,8 @@ impl Gpg {
     /// [`Code::NotFound`] where there is none, or one from before 2.1.
     pub fn find() -> Result<Self, Failure> {
         let missing = |why: &str| {
-            Failure::new(
-                Code::NotFound,
-                format!("looking for gpg on this host: {why}"),
-            )
-            .hint("sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2)")
+            Failure::new(Code::NotFound, format!("looking for gpg on this host: {why}"))
+                .hint("sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2)")
         };
         let program = find_program().ok_or_else(|| missing("there is none in PATH"))?;
         let mut command = child::command(&program);
@@ -103,9 +97,7 @@ impl Gpg {
     #[must_use]
     pub fn command(&self, home: &Path) -> Command {
         let mut command = child::command(&self.program);
-        command
-            .env_clear()
-            .envs(environment_with(Some(&self.program)));
+        command.env_clear().envs(environment_with(Some(&self.program)));
         command.arg("--homedir").arg(home).args([
             "--no-options",
             "--no-permission-warning",
@@ -151,30 +143,18 @@ pub fn run(command: &mut Command) -> Result<Output, Failure> {
     let out = child::output(command)?;
     let ended = child::ended(out.status);
     if out.status.code().is_none() {
-        return Err(Failure::new(
-            Code::ChildFailed,
-            format!("running gpg: {ended}"),
-        ));
+        return Err(Failure::new(Code::ChildFailed, format!("running gpg: {ended}")));
     }
     let mut text = Vec::new();
-    messages
-        .rewind()
-        .and_then(|()| messages.take(1 << 16).read_to_end(&mut text))
-        .doing(Code::Os, doing)?;
+    messages.rewind().and_then(|()| messages.take(1 << 16).read_to_end(&mut text)).doing(Code::Os, doing)?;
     // The first error says what is wrong, the others what follows from it.
     let text = String::from_utf8_lossy(&text);
     let error = text
         .lines()
         .filter_map(|line| line.strip_prefix("gpg: "))
         .find(|line| !line.starts_with("WARNING"))
-        .map_or(ended, |line| {
-            line.trim_end_matches('.').chars().take(200).collect()
-        });
-    Ok(Output {
-        success: out.status.success(),
-        stdout: out.stdout,
-        error,
-    })
+        .map_or(ended, |line| line.trim_end_matches('.').chars().take(200).collect());
+    Ok(Output { success: out.status.success(), stdout: out.stdout, error })
 }
 
 /// Returns a file in memory with this content, at its beginning.
@@ -185,9 +165,7 @@ pub fn run(command: &mut Command) -> Result<Output, Failure> {
 pub fn memory_file(bytes: &[u8]) -> Result<File, Failure> {
     let doing = || "making a file in memory for gpg";
     let mut file = File::from(memfd_create("gpg", MemfdFlags::CLOEXEC).doing(Code::Os, doing)?);
-    file.write_all(bytes)
-        .and_then(|()| file.rewind())
-        .doing(Code::Os, doing)?;
+    file.write_all(bytes).and_then(|()| file.rewind()).doing(Code::Os, doing)?;
     Ok(file)
 }
 
@@ -233,10 +211,7 @@ impl StoredKeyring {
     /// [`Code::NotVerified`] where there are no keys, and when it cannot be read.
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let none = || {
-            let message = format!(
-                "looking for the keyring {}: there is none, so nothing can be verified",
-                quote(path)
-            );
+            let message = format!("looking for the keyring {}: there is none, so nothing can be verified", quote(path));
             Failure::new(Code::NotVerified, message).hint("put 'keyring' before this tool")
         };
         let doing = || format!("reading the keyring {}", quote(path));
@@ -258,11 +233,7 @@ impl StoredKeyring {
             let text = String::from_utf8_lossy(&bytes);
             Ok(text.lines().map(str::to_owned).collect())
         };
-        Ok(Self {
-            own: lines(OWN)?,
-            extended: lines(EXTENDED)?,
-            files,
-        })
+        Ok(Self { own: lines(OWN)?, extended: lines(EXTENDED)?, files })
     }
 }
 
@@ -279,16 +250,9 @@ impl<'a> Home<'a> {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn create<B: AsRef<[u8]>>(
-        gpg: &'a Gpg,
-        path: &Path,
-        files: &[(&str, B)],
-    ) -> Result<Self, Failure> {
+    pub fn create<B: AsRef<[u8]>>(gpg: &'a Gpg, path: &Path, files: &[(&str, B)]) -> Result<Self, Failure> {
         gnupg::lay_out(path, files)?;
-        Ok(Self {
-            gpg,
-            path: path.to_owned(),
-        })
+        Ok(Self { gpg, path: path.to_owned() })
     }
 
     /// Returns the gpg that works in it.
@@ -328,10 +292,9 @@ impl<'a> Home<'a> {
         let out = run(&mut self.command(&["--with-colons", what]))?;
         match out.success {
             true => Ok(Keys::parse(&out.stdout)),
-            false => Err(Failure::new(
-                Code::ChildFailed,
-                format!("listing the keys of the keyring: gpg: {}", out.error),
-            )),
+            false => {
+                Err(Failure::new(Code::ChildFailed, format!("listing the keys of the keyring: gpg: {}", out.error)))
+            }
         }
     }
 
@@ -344,8 +307,7 @@ impl<'a> Home<'a> {
         let keys = self.list("--list-keys")?;
         if keys.list.is_empty() {
             let message = "listing the keys of the keyring: gpg finds none in it";
-            return Err(Failure::new(Code::Failed, message)
-                .hint("run 'keyring' again: it builds a new one"));
+            return Err(Failure::new(Code::Failed, message).hint("run 'keyring' again: it builds a new one"));
         }
         Ok(keys)
     }
@@ -354,8 +316,7 @@ impl<'a> Home<'a> {
     #[must_use]
     pub fn certificates(&self, fingerprint: &str) -> Vec<Certificate> {
         let out = self.run(&["--with-colons", "--check-signatures", "--", fingerprint]);
-        out.map(|out| listing::certificates(&out.stdout))
-            .unwrap_or_default()
+        out.map(|out| listing::certificates(&out.stdout)).unwrap_or_default()
     }
 
     /// Checks a detached signature of what `data` holds. Several threads may do so at a time.

@@ -24,9 +24,7 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
     let mut temporary = None;
     let directory = match directory {
         Some(directory) => directory,
-        None => temporary
-            .insert(tempfile::tempdir().doing(Code::Os, MAKING)?)
-            .path(),
+        None => temporary.insert(tempfile::tempdir().doing(Code::Os, MAKING)?).path(),
     };
     let reads = |name| reads(program, directory, name);
     // Twice if only the other succeeds: two runs may be making the database at the same moment.
@@ -44,16 +42,12 @@ const MAKING: fn() -> &'static str = || "making a package to test pacman with";
 
 /// Returns whether it lists the one file of a package that has this name.
 fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> {
-    let file = format!(
-        "{}-1-1-any.pkg.tar",
-        if name.is_ascii() { "ascii" } else { "other" }
-    );
+    let file = format!("{}-1-1-any.pkg.tar", if name.is_ascii() { "ascii" } else { "other" });
     let bytes = package(name).doing(Code::Os, MAKING)?;
     let opened = File::open(directory).doing(Code::Os, MAKING)?;
     let there = rootfs::root::read(opened.as_fd(), &file, bytes.len() as u64);
     if there.ok().as_ref() != Some(&bytes) {
-        rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None)
-            .doing(Code::Os, MAKING)?;
+        rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None).doing(Code::Os, MAKING)?;
     }
     let mut command = child::command(program);
     command.env("LC_ALL", "C.UTF-8").stderr(Stdio::null());
@@ -99,16 +93,11 @@ mod tests {
             let path = dir.path().join(name);
             // By another process: a file that a child of another test still has open for writing cannot be run.
             let command = format!("printf '{text}' > {0}; chmod +x {0}", path.display());
-            let ran = std::process::Command::new("sh")
-                .args(["-c", &command])
-                .status();
+            let ran = std::process::Command::new("sh").args(["-c", &command]).status();
             assert!(ran.unwrap().success());
             path
         };
-        let without = script(
-            "without",
-            "#!/bin/sh\\nexport LC_ALL=none.UTF-8\\nexec /usr/bin/pacman \"$@\"\\n",
-        );
+        let without = script("without", "#!/bin/sh\\nexport LC_ALL=none.UTF-8\\nexec /usr/bin/pacman \"$@\"\\n");
         assert_eq!(reads_all_names(&without, None).unwrap(), Some(false));
         let other = script("other", "#!/bin/sh\\nexit 0\\n");
         assert_eq!(reads_all_names(&other, None).unwrap(), None);

@@ -55,10 +55,7 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
         let may_hold = |used: &Use| used.kind == UseKind::Root || used.path == lock;
         let mut others = scan.occupants.iter();
         if let Some(user) = others.find(|occupant| occupant.uses.iter().any(may_hold)) {
-            return Err(busy(
-                root,
-                format_args!("{} {} {}", user.pid, user.comm, user.how()),
-            ));
+            return Err(busy(root, format_args!("{} {} {}", user.pid, user.comm, user.how())));
         }
         // Where nothing is installed, nothing can be incomplete.
         let removed = match names_in(root, LOCAL)?.iter().all(|name| name == VERSION) {
@@ -66,19 +63,13 @@ pub fn take(root: &Root, context: &Context, purpose: Purpose) -> Result<Lock, Fa
             false => renameat(&directory, "db.lck", &directory, KILLED),
         };
         removed.doing(Code::Os, doing)?;
-        context.warn(format_args!(
-            "removed the stale lock {} of a pacman that was killed",
-            quote(&lock)
-        ));
+        context.warn(format_args!("removed the stale lock {} of a pacman that was killed", quote(&lock)));
     }
     remove_empty_version(root)?;
     if purpose == Purpose::Install && is_there(root, KILLED)? {
         unlinkat(&directory, KILLED, AtFlags::empty()).doing(Code::Os, doing)?;
     }
-    Ok(Lock {
-        _directory: directory,
-        stale,
-    })
+    Ok(Lock { _directory: directory, stale })
 }
 
 /// Takes a share of the lock, for a tool that only reads: several may, and none that installs.
@@ -96,10 +87,7 @@ fn flock_database(root: &Root, operation: FlockOperation) -> Result<OwnedFd, Fai
         Ok(()) => Ok(directory),
         Err(Errno::WOULDBLOCK) => {
             let who = hold::describe_holders(&directory);
-            Err(busy(
-                root,
-                format_args!("another tool works on this root: {who}"),
-            ))
+            Err(busy(root, format_args!("another tool works on this root: {who}")))
         }
         Err(e) => Err(e).doing(Code::Os, || locking(root)),
     }
@@ -110,8 +98,7 @@ fn locking(root: &Root) -> String {
 }
 
 fn busy(root: &Root, who: std::fmt::Arguments<'_>) -> Failure {
-    Failure::new(Code::Busy, format!("{}: {who}", locking(root)))
-        .hint("wait until it has ended, and try again")
+    Failure::new(Code::Busy, format!("{}: {who}", locking(root))).hint("wait until it has ended, and try again")
 }
 
 /// Refuses a root in which a pacman was killed, or works without our lock: what it installed may be incomplete. For a tool that
@@ -127,8 +114,9 @@ pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
                 "{doing}: {} exists: a pacman works in the root, or was killed there",
                 quote(root.path().join(DATABASE).join(name))
             );
-            return Err(Failure::new(Code::Failed, message)
-                .hint("run strap again: it repairs what a killed pacman left"));
+            return Err(
+                Failure::new(Code::Failed, message).hint("run strap again: it repairs what a killed pacman left")
+            );
         }
     }
     Ok(())
@@ -147,11 +135,8 @@ pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
     };
     let directory = open(root)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file =
-        openat(&directory, KILLED, flags, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;
-    fsync(&file)
-        .and_then(|()| fsync(&directory))
-        .doing(Code::Os, doing)
+    let file = openat(&directory, KILLED, flags, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;
+    fsync(&file).and_then(|()| fsync(&directory)).doing(Code::Os, doing)
 }
 
 /// Returns whether this name exists in the database directory.
@@ -160,9 +145,7 @@ fn is_there(root: &Root, name: &str) -> Result<bool, Failure> {
     match root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(e).doing(Code::Os, || {
-            format!("opening {}", quote(root.path().join(below)))
-        }),
+        Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(root.path().join(below)))),
     }
 }
 
@@ -178,9 +161,7 @@ fn open(root: &Root) -> Result<OwnedFd, Failure> {
 /// "database is incorrect version" and end. libalpm makes it again if there is nothing else.
 fn remove_empty_version(root: &Root) -> Result<(), Failure> {
     let doing = || format!("removing {}", quote(root.path().join(LOCAL).join(VERSION)));
-    let empty = root
-        .read(&format!("{LOCAL}/{VERSION}"), 64)
-        .is_ok_and(|text| text.is_empty());
+    let empty = root.read(&format!("{LOCAL}/{VERSION}"), 64).is_ok_and(|text| text.is_empty());
     if !empty || names_in(root, LOCAL)? != [VERSION] {
         return Ok(());
     }
@@ -219,10 +200,7 @@ mod tests {
         assert!(left("9\n"));
         assert!(!left(""));
         fs::create_dir(local.join("bash-5-1")).unwrap();
-        assert!(
-            left(""),
-            "where there are packages, it is not ours to remove"
-        );
+        assert!(left(""), "where there are packages, it is not ours to remove");
     }
 
     #[test]

@@ -25,11 +25,7 @@ impl Pacman<'_> {
     ///
     /// When pacman fails: with its own words, and the code that fits them. [`Code::Hung`] when it makes no progress,
     /// [`Code::NotFound`] where it is [`Pacman::offline`] and a file is missing.
-    pub fn run(
-        &self,
-        operation: Operation,
-        targets: &[String],
-    ) -> Result<Vec<OutputEvent>, Failure> {
+    pub fn run(&self, operation: Operation, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
         self.run_beside(operation, targets, &|| {})
     }
 
@@ -39,11 +35,7 @@ impl Pacman<'_> {
     /// # Errors
     ///
     /// As [`Pacman::run`], and [`cache_lock::take`].
-    pub fn download(
-        &self,
-        operation: Operation,
-        targets: &[String],
-    ) -> Result<Vec<OutputEvent>, Failure> {
+    pub fn download(&self, operation: Operation, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
         let _lock = cache_lock::take(self.context, self.cache)?;
         let before = names(self.cache);
         let result = self.run(operation, targets);
@@ -70,10 +62,7 @@ impl Pacman<'_> {
         targets: &[String],
         beside: Beside<'_>,
     ) -> Result<Vec<OutputEvent>, Failure> {
-        let refresh = |refresh| Operation {
-            refresh,
-            ..operation
-        };
+        let refresh = |refresh| Operation { refresh, ..operation };
         if self.offline {
             if operation.is_sync() {
                 databases::restore(self.inside.root(), self.cache, &self.repos)?;
@@ -104,8 +93,9 @@ impl Pacman<'_> {
             ran = self.once(operation, targets, beside);
         }
         let events = ran.map_err(|(events, failure)| match missing_package(&events) {
-            Some(file) => out_of_step(file, refreshes)
-                .while_doing(format_args!("running pacman to {}", operation.purpose())),
+            Some(file) => {
+                out_of_step(file, refreshes).while_doing(format_args!("running pacman to {}", operation.purpose()))
+            }
             None => failure,
         })?;
         // A database that is not kept is needed only by a later --offline, which reports it.
@@ -118,11 +108,10 @@ impl Pacman<'_> {
 
     /// Runs it once, and finds out why pacman refused a file.
     fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
-        self.execute(operation, targets, beside)
-            .map_err(|(events, failure)| {
-                let failure = signature_report::explain(self, operation, targets, &events, failure);
-                (events, failure)
-            })
+        self.execute(operation, targets, beside).map_err(|(events, failure)| {
+            let failure = signature_report::explain(self, operation, targets, &events, failure);
+            (events, failure)
+        })
     }
 
     /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.
@@ -192,9 +181,7 @@ fn out_of_step(file: &str, refreshed: bool) -> Failure {
     let file = message::escape(file);
     let (message, hint) = match refreshed {
         true => (
-            format!(
-                "the mirror has no '{file}', which its database names, also after downloading that again"
-            ),
+            format!("the mirror has no '{file}', which its database names, also after downloading that again"),
             "it is being updated, or is broken: try later, or add another with mkconf --server URL",
         ),
         false => (
@@ -202,9 +189,7 @@ fn out_of_step(file: &str, refreshed: bool) -> Failure {
             "the database is older than the mirror: run strap without --no-refresh",
         ),
     };
-    Failure::new(Code::Network, message)
-        .cause(Cause::NotOnServer)
-        .hint(hint)
+    Failure::new(Code::Network, message).cause(Cause::NotOnServer).hint(hint)
 }
 
 #[cfg(test)]
@@ -219,14 +204,10 @@ mod tests {
             missing_package(&events).map(str::to_owned)
         };
         let file = "nano-7-1-any.pkg.tar.zst";
-        let lost =
-            |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");
+        let lost = |file: &str, why: &str| format!("failed retrieving file '{file}' from h : {why}");
         let status = "The requested URL returned error: 404";
         assert_eq!(gone(&lost(file, status)).as_deref(), Some(file));
-        assert_eq!(
-            gone(&lost(file, "Couldn't open file /x")).as_deref(),
-            Some(file)
-        );
+        assert_eq!(gone(&lost(file, "Couldn't open file /x")).as_deref(), Some(file));
         for other in [
             lost(&format!("{file}.sig"), status),
             lost("core.db", status),

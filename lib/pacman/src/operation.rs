@@ -62,12 +62,7 @@ impl Operation {
     /// Returns the operation that downloads just its targets, without their dependencies.
     #[must_use]
     pub fn download_targets(refresh: Refresh) -> Self {
-        Self {
-            action: Action::Download,
-            refresh,
-            nodeps: true,
-            ..Self::default()
-        }
+        Self { action: Action::Download, refresh, nodeps: true, ..Self::default() }
     }
 
     /// Returns whether it uses the repository databases.
@@ -120,11 +115,7 @@ impl Operation {
 
     /// Returns the arguments with which pacman prints what the operation would install, and downloads nothing.
     pub(crate) fn print_arguments(self) -> Vec<String> {
-        let installs = Self {
-            action: Action::Install,
-            refresh: Refresh::No,
-            ..self
-        };
+        let installs = Self { action: Action::Install, refresh: Refresh::No, ..self };
         let mut args = installs.arguments();
         args[0].push('p');
         args.extend(["--print-format", FORMAT].map(str::to_owned));
@@ -158,30 +149,14 @@ mod tests {
             needed: true,
             ..Operation::default()
         };
-        let all = Operation {
-            refresh: Refresh::All,
-            ..upgrade
-        };
-        let repair = Operation {
-            overwrite: true,
-            asdeps: true,
-            ..Operation::default()
-        };
-        let files = Operation {
-            action: Action::InstallFiles,
-            ..repair
-        };
-        let mark = Operation {
-            action: Action::MarkExplicit,
-            ..Operation::default()
-        };
+        let all = Operation { refresh: Refresh::All, ..upgrade };
+        let repair = Operation { overwrite: true, asdeps: true, ..Operation::default() };
+        let files = Operation { action: Action::InstallFiles, ..repair };
+        let mark = Operation { action: Action::MarkExplicit, ..Operation::default() };
         for (operation, arguments) in [
             (upgrade, "-Syuw --noconfirm --needed"),
             (all, "-Syyuw --noconfirm --needed"),
-            (
-                Operation::download_targets(Refresh::No),
-                "-Sw --noconfirm -dd",
-            ),
+            (Operation::download_targets(Refresh::No), "-Sw --noconfirm -dd"),
             (repair, "-S --noconfirm --overwrite=* --asdeps"),
             (files, "-U --noconfirm --overwrite=* --asdeps"),
             (mark, "-D --asexplicit --quiet"),

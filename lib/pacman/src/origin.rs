@@ -60,19 +60,10 @@ impl Transaction<'_> {
     /// Has pacman install it, as [`Pacman::run`] does. Returns also what the archives are: of a transaction that failed too, as it
     /// may have installed some of them by then.
     pub fn install(&self) -> (Vec<Origin>, Result<Vec<OutputEvent>, Failure>) {
-        let Self {
-            pacman,
-            operation,
-            targets,
-            planned,
-        } = self;
+        let Self { pacman, operation, targets, planned } = self;
         // What is installed by path has no database that pacman would ask.
         let is_used = |repo: &&String| planned.iter().any(|planned| planned.repo == **repo);
-        let repos = pacman
-            .repos
-            .iter()
-            .filter(is_used)
-            .filter(|_| operation.is_sync());
+        let repos = pacman.repos.iter().filter(is_used).filter(|_| operation.is_sync());
         let repos: Vec<String> = repos.cloned().collect();
         let stamp_of = |planned: &Planned| {
             let is = std::fs::metadata(pacman.cache.join(&planned.file)).ok()?;
@@ -125,13 +116,7 @@ fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Tr
     let origins = planned.iter().map(|planned| {
         let is_of = |(repo, entry): &&(String, Entry)| {
             let offered = (repo, &entry.name, &entry.version, &entry.filename);
-            offered
-                == (
-                    &planned.repo,
-                    &planned.name,
-                    &planned.version,
-                    &planned.file,
-                )
+            offered == (&planned.repo, &planned.name, &planned.version, &planned.file)
         };
         let offer = offers.entries.iter().find(is_of);
         let path = cache.join(&planned.file);
@@ -159,9 +144,7 @@ pub fn sha256(path: &Path) -> io::Result<String> {
 
 fn signature(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
-    stage::file::open(path)?
-        .take(SIGNATURE)
-        .read_to_end(&mut bytes)?;
+    stage::file::open(path)?.take(SIGNATURE).read_to_end(&mut bytes)?;
     Ok(db::encode_signature(&bytes))
 }
 
@@ -171,9 +154,7 @@ mod tests {
     use crate::records::SYNC;
 
     fn desc(name: &str, signature: &str) -> String {
-        format!(
-            "%FILENAME%\n{name}-1-1-any.pkg.tar\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%PGPSIG%\n{signature}\n"
-        )
+        format!("%FILENAME%\n{name}-1-1-any.pkg.tar\n\n%NAME%\n{name}\n\n%VERSION%\n1-1\n\n%PGPSIG%\n{signature}\n")
     }
 
     fn database(entries: &[(&str, &str)]) -> Vec<u8> {
@@ -214,24 +195,9 @@ mod tests {
         let (origins, warnings) = trace(&root, &top, &repos, &list);
         assert_eq!(warnings.len(), 2, "{:?}", warnings);
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        let is: Vec<_> = origins
-            .iter()
-            .map(|o| {
-                (
-                    o.sha256.as_deref(),
-                    o.offered.as_deref(),
-                    o.beside.as_deref(),
-                )
-            })
-            .collect();
-        assert_eq!(
-            is,
-            [
-                (Some(abc), Some("BBBB"), Some("Zg==")),
-                (Some(abc), None, Some("Zg==")),
-                (None, None, None),
-            ]
-        );
+        let is: Vec<_> =
+            origins.iter().map(|o| (o.sha256.as_deref(), o.offered.as_deref(), o.beside.as_deref())).collect();
+        assert_eq!(is, [(Some(abc), Some("BBBB"), Some("Zg==")), (Some(abc), None, Some("Zg==")), (None, None, None),]);
 
         assert!(warnings[0].starts_with("'a.db': entry 'odd-1-1': no %NAME%"));
     }

@@ -6,9 +6,7 @@
 use crate::english::{self, OutputEvent};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{
-    OptionalActions, OutputModes, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize,
-};
+use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 use std::io::Write;
 use std::os::fd::OwnedFd;
 
@@ -56,10 +54,7 @@ const HELD: usize = 1 << 20;
 impl Reader {
     /// Returns a reader that passes on what `show` says.
     pub fn new(show: Show) -> Self {
-        Self {
-            show,
-            ..Self::default()
-        }
+        Self { show, ..Self::default() }
     }
 
     /// Takes a piece of output.
@@ -109,9 +104,7 @@ impl Reader {
         match self.events.len() {
             0..EVENTS => self.events.push(event),
             // An event that is dropped must not look as if it had not happened.
-            EVENTS => self.events.push(OutputEvent::CommandFailed(
-                "command printed more than can be kept".to_owned(),
-            )),
+            EVENTS => self.events.push(OutputEvent::CommandFailed("command printed more than can be kept".to_owned())),
             _ => {}
         }
     }
@@ -233,10 +226,7 @@ mod tests {
 
     #[test]
     fn what_drives_a_terminal_is_left_out_of_a_log() {
-        assert_eq!(
-            without_escapes("\u{1b}[?25hinstalling \u{1b}[1;31mx\u{7}\ty\u{1b}"),
-            "installing x y"
-        );
+        assert_eq!(without_escapes("\u{1b}[?25hinstalling \u{1b}[1;31mx\u{7}\ty\u{1b}"), "installing x y");
     }
 
     #[test]
@@ -244,12 +234,6 @@ mod tests {
         let mut reader = Reader::new(Show::Errors);
         reader.take(&[0xff; 10_000]);
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
-        assert_eq!(
-            reader.finish(false),
-            [
-                OutputEvent::Hook(1, String::new()),
-                OutputEvent::Hook(1, String::new())
-            ]
-        );
+        assert_eq!(reader.finish(false), [OutputEvent::Hook(1, String::new()), OutputEvent::Hook(1, String::new())]);
     }
 }

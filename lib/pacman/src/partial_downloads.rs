@@ -28,16 +28,10 @@ pub(crate) fn remove(cache: &Path, offered: &[(String, Entry)]) -> Vec<String> {
         let part = format!("{archive}.part");
         let has_all = size(&part).is_some_and(|size| size >= complete);
         let is_short = size(&archive).is_some_and(|size| size < complete);
-        let found = [
-            has_all.then_some(part),
-            (is_short && is_truncated(&cache.join(&archive))).then_some(archive),
-        ];
+        let found = [has_all.then_some(part), (is_short && is_truncated(&cache.join(&archive))).then_some(archive)];
         // What cannot be removed is met by pacman, which says so.
         removed.extend(
-            found
-                .into_iter()
-                .flatten()
-                .filter(|name| unlinkat(CWD, cache.join(name), AtFlags::empty()).is_ok()),
+            found.into_iter().flatten().filter(|name| unlinkat(CWD, cache.join(name), AtFlags::empty()).is_ok()),
         );
     }
     removed
@@ -50,9 +44,7 @@ fn is_truncated(path: &Path) -> bool {
     };
     match decompress::reader(file) {
         // What a signal cut short says nothing of the archive.
-        Ok(mut reader) => {
-            std::io::copy(&mut reader, &mut std::io::sink()).is_err() && !signal::interrupted()
-        }
+        Ok(mut reader) => std::io::copy(&mut reader, &mut std::io::sink()).is_err() && !signal::interrupted(),
         Err(_) => true,
     }
 }
@@ -67,11 +59,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let offered = ["whole", "longer", "half", "none", "unknown"].map(|name| {
             let csize = (name != "unknown").then_some(10);
-            let entry = Entry {
-                filename: name.to_owned(),
-                csize,
-                ..Entry::default()
-            };
+            let entry = Entry { filename: name.to_owned(), csize, ..Entry::default() };
             ("core".to_owned(), entry)
         });
         for (name, size) in [("whole", 10), ("longer", 11), ("half", 5), ("unknown", 10)] {
@@ -80,10 +68,7 @@ mod tests {
         for (name, size) in [("none", 10), ("longer", 3)] {
             fs::write(dir.path().join(name), vec![0; size]).unwrap();
         }
-        assert_eq!(
-            remove(dir.path(), &offered),
-            ["whole.part", "longer.part", "longer"]
-        );
+        assert_eq!(remove(dir.path(), &offered), ["whole.part", "longer.part", "longer"]);
         assert_eq!(remove(dir.path(), &offered), [""; 0]);
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("none") && left("half.part") && left("unknown.part"));

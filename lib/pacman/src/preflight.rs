@@ -95,8 +95,7 @@ fn check_files(root: &Root, directory: &OwnedFd, at: &Path, files: Kind) -> Resu
                 check_files(root, &below, &at, Kind::Records)?;
             }
             FileType::Directory => {}
-            FileType::Symlink if files == Kind::Hooks && is_harmless(root, directory, name, at) => {
-            }
+            FileType::Symlink if files == Kind::Hooks && is_harmless(root, directory, name, at) => {}
             kind => return Err(refuse(&path, words(kind))),
         }
     }
@@ -113,10 +112,9 @@ fn check_log(root: &Root) -> Result<(), Failure> {
     let is = statat(&found, "", AtFlags::EMPTY_PATH).doing(Code::Os, || doing(&path))?;
     match FileType::from_raw_mode(is.st_mode) {
         FileType::RegularFile if is.st_nlink == 1 => Ok(()),
-        FileType::RegularFile => Err(refuse(
-            &path,
-            "it is a hard link, and what is written to it changes the other file, too",
-        )),
+        FileType::RegularFile => {
+            Err(refuse(&path, "it is a hard link, and what is written to it changes the other file, too"))
+        }
         kind => Err(refuse(&path, words(kind))),
     }
 }
@@ -127,8 +125,7 @@ fn doing(path: &Path) -> String {
 
 fn refuse(path: &Path, why: &str) -> Failure {
     let message = format!("{}: {why}", doing(path));
-    Failure::new(Code::Failed, message)
-        .hint("pacman would leave the root, or not come back: remove it, and run again")
+    Failure::new(Code::Failed, message).hint("pacman would leave the root, or not come back: remove it, and run again")
 }
 
 fn words(kind: FileType) -> &'static str {
@@ -190,9 +187,7 @@ mod tests {
             format!("{record}/desc"),
             hook("a.hook"),
         ];
-        files
-            .iter()
-            .for_each(|at| fs::write(path.join(at), "").unwrap());
+        files.iter().for_each(|at| fs::write(path.join(at), "").unwrap());
         symlink("/dev/null", path.join(hook("b.hook"))).unwrap();
         symlink("../../../usr/share/a.hook", path.join(hook("c.hook"))).unwrap();
         fs::write(path.join("usr/share/a.hook"), "").unwrap();

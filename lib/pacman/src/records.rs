@@ -31,9 +31,7 @@ const LOG_LIMIT: u64 = 64 << 20;
 pub fn log(root: &Root) -> Result<Vec<u8>, Failure> {
     match root.read(LOG, LOG_LIMIT) {
         Err(Errno::NOENT) => Ok(Vec::new()),
-        read => read.doing(Code::Failed, || {
-            format!("reading {}", quote(root.path().join(LOG)))
-        }),
+        read => read.doing(Code::Failed, || format!("reading {}", quote(root.path().join(LOG)))),
     }
 }
 
@@ -123,16 +121,11 @@ pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
             Err(Errno::NOENT) => continue,
             Err(e) => return Err(e).doing(Code::Failed, doing),
         };
-        let database =
-            db::read(bytes.as_slice(), db::Limits::default()).doing(Code::Failed, doing)?;
+        let database = db::read(bytes.as_slice(), db::Limits::default()).doing(Code::Failed, doing)?;
         let odd = database.odd.iter();
-        offers.odd.extend(
-            odd.map(|odd| format!("'{}.db': {odd}: it is left out", message::escape(repo))),
-        );
+        offers.odd.extend(odd.map(|odd| format!("'{}.db': {odd}: it is left out", message::escape(repo))));
         let entries = database.entries.into_iter();
-        offers
-            .entries
-            .extend(entries.map(|entry| (repo.clone(), entry)));
+        offers.entries.extend(entries.map(|entry| (repo.clone(), entry)));
     }
     Ok(offers)
 }

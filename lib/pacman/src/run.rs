@@ -43,12 +43,7 @@ pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
 impl Pacman<'_> {
     /// Runs it; `beside` is done while it runs. A failure has pacman's words.
-    pub(crate) fn execute(
-        &self,
-        operation: Operation,
-        targets: &[String],
-        beside: Beside<'_>,
-    ) -> Ran {
+    pub(crate) fn execute(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
         let mut args = operation.arguments();
         // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(self.context.quiet);
@@ -92,11 +87,7 @@ impl Pacman<'_> {
     /// # Errors
     ///
     /// When it cannot be run. If it fails, nothing is returned.
-    pub fn preview(
-        &self,
-        operation: Operation,
-        targets: &[String],
-    ) -> Result<Vec<Planned>, Failure> {
+    pub fn preview(&self, operation: Operation, targets: &[String]) -> Result<Vec<Planned>, Failure> {
         let mut text = Vec::new();
         self.start(operation.print_arguments(), targets, &mut |bytes| {
             text.extend_from_slice(bytes);
@@ -107,19 +98,10 @@ impl Pacman<'_> {
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.
-    fn start(
-        &self,
-        args: Vec<String>,
-        targets: &[String],
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Result<Ended, Failure> {
+    fn start(&self, args: Vec<String>, targets: &[String], sink: &mut dyn FnMut(&[u8])) -> Result<Ended, Failure> {
         preflight::check(self.inside.root())?;
         let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        args.extend(operation::common(
-            &self.config,
-            self.inside.gpgdir(),
-            targets,
-        ));
+        args.extend(operation::common(&self.config, self.inside.gpgdir(), targets));
         let job = Job {
             program: self.program.as_os_str(),
             args,
@@ -138,12 +120,7 @@ impl Pacman<'_> {
 
 /// Returns the hook that ended the transaction: the last that the log names. The output may be a hook's.
 fn failed_hook(root: &Root, events: &[OutputEvent]) -> Option<String> {
-    let by_hook = |event: &OutputEvent| {
-        matches!(
-            event,
-            OutputEvent::Error(Trouble::Hook | Trouble::HookUnready, _)
-        )
-    };
+    let by_hook = |event: &OutputEvent| matches!(event, OutputEvent::Error(Trouble::Hook | Trouble::HookUnready, _));
     if !events.iter().any(by_hook) {
         return None;
     }
@@ -177,12 +154,8 @@ fn planned(line: &str) -> Option<Planned> {
     let (repo, name) = (next(name::is_name)?, next(name::is_name)?);
     let version = next(name::is_version)?;
     let (_, file) = next(|_| true)?.rsplit_once('/')?;
-    let planned = Planned {
-        repo: repo.to_owned(),
-        name: name.to_owned(),
-        version: version.to_owned(),
-        file: file.to_owned(),
-    };
+    let planned =
+        Planned { repo: repo.to_owned(), name: name.to_owned(), version: version.to_owned(), file: file.to_owned() };
     (words.next().is_none() && name::is_filename(file)).then_some(planned)
 }
 
@@ -200,12 +173,8 @@ mod tests {
             (format!("/a {file}"), false),
             ("/".to_owned(), false),
         ] {
-            let expected = Planned {
-                repo: "core".into(),
-                name: "x".into(),
-                version: "1:2-1".into(),
-                file: file.into(),
-            };
+            let expected =
+                Planned { repo: "core".into(), name: "x".into(), version: "1:2-1".into(), file: file.into() };
             let line = format!("strapline-plan core x 1:2-1 {location}");
             assert_eq!(planned(&line), good.then_some(expected), "{line}");
         }

@@ -10,11 +10,7 @@ use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 
 /// Where pacman's GnuPG home may be, below the root: its own place, and those where `keyring` leaves one when it is killed.
-const HOMES: [&str; 3] = [
-    "etc/pacman.d/gnupg",
-    "etc/pacman.d/gnupg.new",
-    "etc/pacman.d/gnupg.old",
-];
+const HOMES: [&str; 3] = ["etc/pacman.d/gnupg", "etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old"];
 
 /// The directory of a home where gpg since 2.1 keeps one file a key.
 pub const PRIVATE: &str = "private-keys-v1.d";
@@ -40,11 +36,7 @@ pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
 /// # Errors
 ///
 /// [`Code::Failed`] where it has one, with a hint; and as [`keys`].
-pub fn refuse_in_image(
-    root: &Root,
-    doing: &str,
-    leaves_out: impl Fn(&str) -> bool,
-) -> Result<(), Failure> {
+pub fn refuse_in_image(root: &Root, doing: &str, leaves_out: impl Fn(&str) -> bool) -> Result<(), Failure> {
     let keys = keys(root).map_err(|f| f.while_doing(doing))?;
     let Some(first) = keys.iter().find(|key| !leaves_out(key)) else {
         return Ok(());
@@ -66,12 +58,7 @@ fn is_secret_ring(name: &str) -> bool {
 }
 
 /// Adds the files of a directory below the root that have something in them and a name that `wanted` takes.
-fn find(
-    root: &Root,
-    at: &str,
-    wanted: impl Fn(&str) -> bool,
-    found: &mut Vec<String>,
-) -> Result<(), Failure> {
+fn find(root: &Root, at: &str, wanted: impl Fn(&str) -> bool, found: &mut Vec<String>) -> Result<(), Failure> {
     let doing = || format!("looking for secret keys in {}", quote(root.path().join(at)));
     let directory = match root.open_below(at, OFlags::RDONLY | OFlags::DIRECTORY) {
         Err(Errno::NOENT) => return Ok(()),
@@ -86,8 +73,7 @@ fn find(
         }
         let stat = statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(Code::Os, doing)?;
         // pacman-key makes an empty secring.gpg for a gpg that keeps its keys elsewhere.
-        let empty =
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0;
+        let empty = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0;
         if !empty {
             found.push(format!("{at}/{text}"));
         }
@@ -117,15 +103,8 @@ mod tests {
             "etc/pacman.d/gnupg/private-keys-v1.d/A.key",
             "etc/pacman.d/gnupg/secring.gpg~",
         ];
-        let empty = [
-            "etc/pacman.d/gnupg/secring.gpg",
-            "etc/pacman.d/gnupg.old/pubring.gpg",
-        ];
-        for (at, text) in expected
-            .map(|at| (at, "x"))
-            .into_iter()
-            .chain(empty.map(|at| (at, "")))
-        {
+        let empty = ["etc/pacman.d/gnupg/secring.gpg", "etc/pacman.d/gnupg.old/pubring.gpg"];
+        for (at, text) in expected.map(|at| (at, "x")).into_iter().chain(empty.map(|at| (at, ""))) {
             let path = root.path().join(at);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, text).unwrap();

@@ -45,10 +45,7 @@ impl Directories<'_> {
     /// Opens a regular file in one of them, where there is one.
     pub(crate) fn file(&self, directory: Directory, name: &str) -> Option<File> {
         let opened = self.open(directory).ok()?;
-        let cache = Cache {
-            directory: opened.as_fd(),
-            path: &self.path(directory),
-        };
+        let cache = Cache { directory: opened.as_fd(), path: &self.path(directory) };
         cache.open(name).ok()?
     }
 
@@ -73,8 +70,7 @@ impl Directories<'_> {
 /// [`Code::Os`] where one of them cannot be removed; the other is removed all the same.
 pub fn remove(directory: &Path, file: &str) -> Result<(), Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = open(directory, flags, Mode::empty())
-        .doing(Code::Os, || format!("opening {}", quote(directory)))?;
+    let opened = open(directory, flags, Mode::empty()).doing(Code::Os, || format!("opening {}", quote(directory)))?;
     remove_at(opened.as_fd(), directory, file)
 }
 

@@ -72,10 +72,7 @@ pub(crate) fn explain(
     mut failure: Failure,
 ) -> Failure {
     let (context, root) = (pacman.context, pacman.inside.root());
-    let places = Directories {
-        root,
-        cache: pacman.cache,
-    };
+    let places = Directories { root, cache: pacman.cache };
     let named = corrupted(events);
     if let Some(page) = captive_portal::explain(context, &places, &pacman.repos, &named) {
         return page;
@@ -107,11 +104,7 @@ pub(crate) fn explain(
             }
         }
     }
-    refused.extend(
-        databases
-            .into_iter()
-            .map(|repo| (Directory::Sync, format!("{repo}.db"))),
-    );
+    refused.extend(databases.into_iter().map(|repo| (Directory::Sync, format!("{repo}.db"))));
     for (directory, file) in refused {
         places.remove(context, directory, &file);
     }
@@ -119,9 +112,7 @@ pub(crate) fn explain(
 }
 
 fn in_cache(files: &[&str]) -> Files {
-    let files = files
-        .iter()
-        .map(|file| (Directory::Cache, (*file).to_owned()));
+    let files = files.iter().map(|file| (Directory::Cache, (*file).to_owned()));
     files.collect()
 }
 
@@ -142,9 +133,7 @@ fn corrupted(events: &[OutputEvent]) -> Vec<&str> {
         OutputEvent::Corrupted(path) => Path::new(path).file_name()?.to_str(),
         _ => None,
     });
-    files
-        .filter(|file| package::name::is_filename(file))
-        .collect()
+    files.filter(|file| package::name::is_filename(file)).collect()
 }
 
 /// Checks the signatures of what pacman may have refused. Returns the files that are refused, and the reason, if it is a
@@ -189,29 +178,20 @@ fn examine(
     let reason = reason.filter(|_| is_about_signatures(events));
     let mut valid = valid.iter().map(|(suspect, _)| suspect);
     let other = valid.find(|suspect| named.contains(&suspect.file.as_str()));
-    Ok((
-        files,
-        reason.or_else(|| other.map(|suspect| another_build(&suspect.name))),
-    ))
+    Ok((files, reason.or_else(|| other.map(|suspect| another_build(&suspect.name)))))
 }
 
 /// Says that an archive is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a
 /// package that was built again under the same version, and a cache that has the old one.
 fn another_build(name: &str) -> Failure {
     let name = quote(name);
-    let message = format!(
-        "checking {name}: it is another build of that version than the repository's database means"
-    );
+    let message = format!("checking {name}: it is another build of that version than the repository's database means");
     Failure::new(Code::NotVerified, message).hint(REMOVED)
 }
 
 /// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
 /// corrupted package" and no more, and only when it is to be installed: its signature is valid.
-fn find_disguised(
-    suspects: &[Suspect],
-    entries: &[&Entry],
-    places: &Directories<'_>,
-) -> Option<(String, Failure)> {
+fn find_disguised(suspects: &[Suspect], entries: &[&Entry], places: &Directories<'_>) -> Option<(String, Failure)> {
     suspects.iter().find_map(|suspect| {
         let entry = entries.iter().find(|e| e.filename == suspect.file)?;
         // One that cannot be read is corrupted, as pacman says, whose word is then the last.
@@ -235,20 +215,19 @@ fn find_disguised(
 /// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
 /// database (PGP signature))`, `database 'core' is not valid (…)`.
 fn databases(root: &Root, events: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
-    let is_refusal = |event: &OutputEvent| matches!(event, OutputEvent::Error(trouble, _) if trouble.is_about_a_database());
+    let is_refusal =
+        |event: &OutputEvent| matches!(event, OutputEvent::Error(trouble, _) if trouble.is_about_a_database());
     if !events.iter().any(is_refusal) {
         return Ok(Vec::new());
     }
     let names = records::names_in(root, SYNC)?;
     let signed = names.iter().filter_map(|name| name.strip_suffix(".sig"));
-    let suspects = signed
-        .filter(|name| name.ends_with(".db"))
-        .map(|name| Suspect {
-            name: name.to_owned(),
-            file: name.to_owned(),
-            directory: Directory::Sync,
-            offered: None,
-        });
+    let suspects = signed.filter(|name| name.ends_with(".db")).map(|name| Suspect {
+        name: name.to_owned(),
+        file: name.to_owned(),
+        directory: Directory::Sync,
+        offered: None,
+    });
     Ok(suspects.collect())
 }
 
@@ -281,10 +260,7 @@ fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
     let Some(repo) = absent.first() else {
         return failure;
     };
-    failure.message += &format!(
-        "; the root has no database of the repository {}",
-        quote(*repo)
-    );
+    failure.message += &format!("; the root has no database of the repository {}", quote(*repo));
     failure.hint("leave --no-refresh out; if it was not given, the mirror sent an empty file: try another mirror: mkconf --server URL")
 }
 
@@ -325,46 +301,29 @@ fn check_inside(
 ) -> Result<Found, Failure> {
     // Opened before the tmpfs is there, and by their paths in these namespaces: any of them may be below what that covers.
     let root = Root::open(places.root.path())?;
-    let places = Directories {
-        root: &root,
-        ..*places
-    };
+    let places = Directories { root: &root, ..*places };
     let open = |suspect: &Suspect| places.open(suspect.directory);
     let directories: Vec<_> = suspects.iter().map(open).collect();
     let stored = StoredKeyring::read(keyring)?;
     let home = Home::create(program, gpg::mount_scratch()?, &stored.files)?;
     let keys = home.keys()?;
-    let verifier = Verifier {
-        home: &home,
-        keys: &keys,
-    };
+    let verifier = Verifier { home: &home, keys: &keys };
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
         let Ok(directory) = directory else {
             told.push(archive::no_archive());
             continue;
         };
-        let cache = Cache {
-            directory: directory.as_fd(),
-            path: &places.path(suspect.directory),
-        };
+        let cache = Cache { directory: directory.as_fd(), path: &places.path(suspect.directory) };
         let (diagnosis, _) = cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?;
         told.push(diagnosis);
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
-    Ok(Found {
-        told,
-        newest: newest.map(|key| (key.created, key.fingerprint.clone())),
-    })
+    Ok(Found { told, newest: newest.map(|key| (key.created, key.fingerprint.clone())) })
 }
 
 /// Returns what is wrong: the clock, where it is, or the first problem with a signature; the others are warnings.
-fn reason(
-    context: &Context,
-    suspects: &[Suspect],
-    found: &Found,
-    entries: &[&Entry],
-) -> Option<Failure> {
+fn reason(context: &Context, suspects: &[Suspect], found: &Found, entries: &[&Entry]) -> Option<Failure> {
     let names = suspects.iter().map(|suspect| suspect.name.as_str());
     let problems = problems(names.zip(&found.told));
     let (first, rest) = problems.split_first()?;
@@ -385,13 +344,13 @@ fn reason(
 }
 
 /// What to do about a file that is not what was signed: [`explain`] has removed it.
-const REMOVED: &str = "nothing was installed; run it again, which downloads the file again, or try another mirror: mkconf --server URL";
+const REMOVED: &str =
+    "nothing was installed; run it again, which downloads the file again, or try another mirror: mkconf --server URL";
 
 /// Says that the clock is behind what is known to be past: a key that was made, a package that was built.
 fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
     let made = found.newest.as_ref();
-    let made =
-        made.map(|(time, key)| (*time, format!("the key {} was made", message::escape(key))));
+    let made = made.map(|(time, key)| (*time, format!("the key {} was made", message::escape(key))));
     let built = entries.iter().filter_map(|entry| {
         let name = message::escape(&entry.name);
         Some((entry.built?, format!("'{name}' was built")))
@@ -422,15 +381,9 @@ mod tests {
             OutputEvent::Error(Trouble::Other, "/c/d".into()),
         ];
         assert_eq!(corrupted(&events), ["passwd", "a-1-1-any.pkg.tar.zst"]);
-        let entry = Entry {
-            name: "a".into(),
-            filename: "a-1-1-any.pkg.tar.zst".into(),
-            ..Entry::default()
-        };
-        let found: Vec<_> = archives(&corrupted(&events), &[&entry])
-            .into_iter()
-            .map(|s| (s.name, s.file, s.directory))
-            .collect();
+        let entry = Entry { name: "a".into(), filename: "a-1-1-any.pkg.tar.zst".into(), ..Entry::default() };
+        let found: Vec<_> =
+            archives(&corrupted(&events), &[&entry]).into_iter().map(|s| (s.name, s.file, s.directory)).collect();
         let archive = "a-1-1-any.pkg.tar.zst";
         let expected = [("passwd", "passwd"), ("a", archive)]
             .map(|(name, file)| (name.to_owned(), file.to_owned(), Directory::Cache));
@@ -440,18 +393,9 @@ mod tests {
     #[test]
     fn a_signature_that_is_not_there_is_none_that_is_wrong() {
         for (text, expected) in [
-            (
-                "failed retrieving file 'a.sig' from h : The requested URL returned error: 404",
-                false,
-            ),
-            (
-                "failed to commit transaction (failed to retrieve some files)",
-                false,
-            ),
-            (
-                "failed to commit transaction (invalid or corrupted package (PGP signature))",
-                true,
-            ),
+            ("failed retrieving file 'a.sig' from h : The requested URL returned error: 404", false),
+            ("failed to commit transaction (failed to retrieve some files)", false),
+            ("failed to commit transaction (invalid or corrupted package (PGP signature))", true),
             ("nano: signature from \"X\" is unknown trust", true),
             ("required key missing from keyring", true),
         ] {
@@ -468,9 +412,7 @@ mod tests {
         for name in ["core.db", "core.db.sig", "extra.db", "extra.files"] {
             std::fs::write(sync.join(name), "").unwrap();
         }
-        let refused = error(
-            "failed to synchronize all databases (invalid or corrupted database (PGP signature))",
-        );
+        let refused = error("failed to synchronize all databases (invalid or corrupted database (PGP signature))");
         let files = |events: &[OutputEvent]| -> Vec<String> {
             let suspects = databases(&root, events).unwrap();
             suspects.into_iter().map(|s| s.file).collect()
@@ -491,10 +433,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(top.join("outside"), top.join("root").join(SYNC)).unwrap();
         let root = Root::open(&top.join("root")).unwrap();
-        let places = Directories {
-            root: &root,
-            cache: &top.join("cache"),
-        };
+        let places = Directories { root: &root, cache: &top.join("cache") };
         let context = Context::new("test", true);
         places.remove(&context, Directory::Cache, "a");
         places.remove(&context, Directory::Sync, "core.db");

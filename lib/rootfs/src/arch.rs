@@ -32,19 +32,8 @@ pub const ALL: &[Arch] = &[
 ];
 
 impl Arch {
-    const fn of(
-        name: &'static str,
-        machine: &'static str,
-        qemu: &'static str,
-        (class, elf): (u8, u16),
-    ) -> Self {
-        Self {
-            name,
-            machine,
-            qemu,
-            class,
-            elf,
-        }
+    const fn of(name: &'static str, machine: &'static str, qemu: &'static str, (class, elf): (u8, u16)) -> Self {
+        Self { name, machine, qemu, class, elf }
     }
 
     /// Returns the architecture that pacman calls `name`.
@@ -55,11 +44,8 @@ impl Arch {
     pub fn named(name: &str) -> Result<Self, Failure> {
         ALL.iter().find(|a| a.name == name).copied().ok_or_else(|| {
             let names: Vec<_> = ALL.iter().map(|a| a.name).collect();
-            Failure::new(
-                Code::Usage,
-                format!("unknown architecture '{}'", stage::message::escape(name)),
-            )
-            .hint(format!("one of {}", names.join(", ")))
+            Failure::new(Code::Usage, format!("unknown architecture '{}'", stage::message::escape(name)))
+                .hint(format!("one of {}", names.join(", ")))
         })
     }
 
@@ -73,8 +59,7 @@ impl Arch {
         let machine = name.machine().to_string_lossy();
         let found = ALL.iter().find(|a| a.machine == machine).copied();
         found.ok_or_else(|| {
-            let message =
-                format!("finding this host's architecture: pacman has no name for '{machine}'");
+            let message = format!("finding this host's architecture: pacman has no name for '{machine}'");
             Failure::new(Code::Failed, message)
         })
     }

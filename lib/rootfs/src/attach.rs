@@ -10,8 +10,8 @@ use crate::sys::mount_setattr;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 use stage::document::is_name;
 use stage::{Cause, Code, Failure, quote};
@@ -44,8 +44,9 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
             format!("{what}: a part of the path is not a directory, but a symbolic link or a file"),
         )
         .hint("look at what the root has there, and remove it if it does not belong there"),
-        Errno::NOENT => Failure::new(Code::NotFound, message)
-            .hint(format!("make the skeleton with 'mkroot {}'", root.display())),
+        Errno::NOENT => {
+            Failure::new(Code::NotFound, message).hint(format!("make the skeleton with 'mkroot {}'", root.display()))
+        }
         Errno::PERM | Errno::ACCESS => match apparmor_hint() {
             Some(hint) => Failure::new(Code::Permission, message).hint(hint),
             None => Failure::new(Code::Permission, message).cause(Cause::SeeDoctor).hint(
@@ -115,9 +116,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
         "proc" | "sysfs" => match make_file_system(mount, attributes, &settings) {
             // A container that masks parts of its /proc may not have a new one (mount_namespaces(7), "locked"), and a
             // user namespace without a network namespace of its own may not have a new sysfs.
-            Err(Errno::PERM | Errno::BUSY) if mount.kind == "proc" => {
-                bind("/proc", true, attributes)?
-            }
+            Err(Errno::PERM | Errno::BUSY) if mount.kind == "proc" => bind("/proc", true, attributes)?,
             Err(Errno::PERM | Errno::BUSY) => bind("/sys", true, attributes)?,
             result => result?,
         },
@@ -135,9 +134,7 @@ fn attach(root: BorrowedFd<'_>, mount: &Mount) -> Result<(), Errno> {
 /// is mounted and leaves no trace in the root.
 #[must_use]
 pub fn is_on_our_own(at: &str) -> bool {
-    ["dev/", "run/", "tmp/"]
-        .iter()
-        .any(|own| at.starts_with(own))
+    ["dev/", "run/", "tmp/"].iter().any(|own| at.starts_with(own))
 }
 
 /// Returns whether a mount goes on a file: a bind of something else than a directory.
@@ -153,12 +150,7 @@ pub fn is_file(mount: &Mount) -> bool {
 /// # Errors
 ///
 /// The system call's.
-pub fn make_path(
-    root: BorrowedFd<'_>,
-    at: &str,
-    file: bool,
-    made: &mut Vec<String>,
-) -> Result<(), Errno> {
+pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool, made: &mut Vec<String>) -> Result<(), Errno> {
     let mut here = String::new();
     let parts: Vec<_> = at.split('/').collect();
     for (i, part) in parts.iter().enumerate() {
@@ -193,11 +185,7 @@ pub fn attach_tree(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), E
 }
 
 /// Makes a detached mount of a file system.
-fn make_file_system(
-    mount: &Mount,
-    attributes: MountAttrFlags,
-    settings: &[&str],
-) -> Result<OwnedFd, Errno> {
+fn make_file_system(mount: &Mount, attributes: MountAttrFlags, settings: &[&str]) -> Result<OwnedFd, Errno> {
     let context = fsopen(mount.kind.as_str(), FsOpenFlags::FSOPEN_CLOEXEC)?;
     let context = context.as_fd();
     let source = mount.source.as_deref().unwrap_or(&mount.kind);
@@ -254,12 +242,7 @@ pub fn bind_on_itself(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Returns a detached copy of a directory's mount, from there down and with the mounts below it, private.
 pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let tree = clone_tree(dir, "", true)?;
-    mount_setattr(
-        tree.as_fd(),
-        MountAttrFlags::empty(),
-        libc::MS_PRIVATE,
-        true,
-    )?;
+    mount_setattr(tree.as_fd(), MountAttrFlags::empty(), libc::MS_PRIVATE, true)?;
     Ok(tree)
 }
 
@@ -353,10 +336,7 @@ mod tests {
     fn options_are_the_mounts_or_the_filesystems() {
         let options = ["nosuid", "mode=0755", "ro", "newinstance"].map(str::to_owned);
         let (attributes, settings) = sort_options(&options);
-        assert_eq!(
-            attributes,
-            MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY
-        );
+        assert_eq!(attributes, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_RDONLY);
         assert_eq!(settings, ["mode=0755", "newinstance"]);
     }
 }

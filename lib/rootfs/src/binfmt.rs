@@ -23,9 +23,7 @@ const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
     PLACES
         .iter()
-        .flat_map(|place| {
-            ["-static", ""].map(|end| Path::new(place).join(format!("qemu-{}{end}", arch.qemu)))
-        })
+        .flat_map(|place| ["-static", ""].map(|end| Path::new(place).join(format!("qemu-{}{end}", arch.qemu))))
         .find(|path| is_static(path))
 }
 
@@ -69,13 +67,7 @@ fn registration(arch: Arch, interpreter: &Path, flags: &str) -> String {
     let mut mask = [0xff; 20];
     (mask[7], mask[16]) = (0, 0xfe);
     let hex = |bytes: [u8; 20]| bytes.map(|b| format!("\\x{b:02x}")).concat();
-    format!(
-        ":qemu-{}:M::{}:{}:{}:{flags}",
-        arch.qemu,
-        hex(magic),
-        hex(mask),
-        interpreter.display()
-    )
+    format!(":qemu-{}:M::{}:{}:{}:{flags}", arch.qemu, hex(magic), hex(mask), interpreter.display())
 }
 
 /// Registers a handler in a private table of our user namespace. The table exists as long as the descriptor that is returned:
@@ -87,17 +79,8 @@ fn registration(arch: Arch, interpreter: &Path, flags: &str) -> String {
 pub(crate) fn register(arch: Arch, interpreter: &Path, flags: &str) -> Result<OwnedFd, Errno> {
     let context = fsopen("binfmt_misc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;
-    let table = fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?;
-    let file = openat(
-        &table,
-        "register",
-        OFlags::WRONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
+    let table = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let file = openat(&table, "register", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&file, registration(arch, interpreter, flags).as_bytes())?;
     Ok(table)
 }
@@ -131,11 +114,7 @@ pub fn host_handler(arch: Arch) -> Option<Handler> {
 
 /// Parses a handler's file; returns the handler with its magic, if it is enabled.
 fn parse_handler(name: &str, text: &str) -> Option<(Handler, String)> {
-    let field = |key: &str| {
-        text.lines()
-            .find_map(|l| l.strip_prefix(key))
-            .map(str::trim)
-    };
+    let field = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).map(str::trim);
     (text.lines().next()? == "enabled").then_some(())?;
     Some((
         Handler {
@@ -164,23 +143,16 @@ mod tests {
 
     #[test]
     fn a_handler_is_read_as_the_kernel_says_it() {
-        let text =
-            "enabled\ninterpreter /usr/bin/qemu\nflags: POF\noffset 0\nmagic 7f45\nmask ff\n";
+        let text = "enabled\ninterpreter /usr/bin/qemu\nflags: POF\noffset 0\nmagic 7f45\nmask ff\n";
         let (handler, magic) = parse_handler("qemu-x", text).unwrap();
         assert_eq!((handler.flags.as_str(), magic.as_str()), ("POF", "7f45"));
-        assert_eq!(
-            parse_handler("x", &text.replace("enabled", "disabled")),
-            None
-        );
+        assert_eq!(parse_handler("x", &text.replace("enabled", "disabled")), None);
     }
 
     #[test]
     fn a_static_program_has_no_interpreter() {
         let me = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert!(
-            !static_elf(&me[..4096]),
-            "a test program is linked dynamically"
-        );
+        assert!(!static_elf(&me[..4096]), "a test program is linked dynamically");
         let probe = crate::probe::program(Arch::named("aarch64").unwrap()).unwrap();
         assert!(static_elf(&probe));
         for n in 0..64 {

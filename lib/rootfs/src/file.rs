@@ -1,8 +1,8 @@
 //! Replacing files atomically: a reader, also after a crash, sees the old file or the whole new one.
 
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat,
-    renameat, statat, symlinkat, unlinkat,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat, renameat, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -19,8 +19,7 @@ use std::path::Path;
 ///
 /// [`Code::Permission`] for a directory of another user, and for one that is writable by all and not sticky.
 pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
-    let stat =
-        fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
+    let stat = fstat(directory).doing(Code::Os, || format!("reading the owner of {}", quote(path)))?;
     let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
     let anyone = mode.contains(Mode::WOTH) && !mode.contains(Mode::SVTX);
     let owner = stat.st_uid;
@@ -117,11 +116,7 @@ impl Placed {
     pub fn of(directory: OwnedFd, name: impl Into<OsString>) -> Result<Self, Errno> {
         let name = name.into();
         let version = Self::version(&directory, &name)?;
-        Ok(Self {
-            directory,
-            name,
-            version,
-        })
+        Ok(Self { directory, name, version })
     }
 
     fn version(directory: &OwnedFd, name: &OsStr) -> Result<Version, Errno> {

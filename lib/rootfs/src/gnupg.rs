@@ -74,10 +74,7 @@ pub fn has_keys(files: &[(&'static str, Vec<u8>)]) -> bool {
 ///
 /// [`Code::Os`] when it cannot be written.
 pub fn lay_out<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure> {
-    DirBuilder::new()
-        .mode(0o700)
-        .create(home)
-        .doing(Code::Os, || format!("making {}", quote(home)))?;
+    DirBuilder::new().mode(0o700).create(home).doing(Code::Os, || format!("making {}", quote(home)))?;
     fill(home, files)
 }
 
@@ -87,8 +84,7 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
         let path = home.join(name);
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(&path);
-        file.and_then(|mut file| file.write_all(bytes))
-            .doing(Code::Os, || format!("writing {}", quote(&path)))
+        file.and_then(|mut file| file.write_all(bytes)).doing(Code::Os, || format!("writing {}", quote(&path)))
     };
     for (name, bytes) in files {
         write(name, bytes.as_ref())?;
@@ -103,9 +99,8 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
 /// [`Code::Permission`] when it cannot be mounted.
 pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700")).doing(Code::Permission, || {
-        format!("mounting a tmpfs on {}, inside", quote(at))
-    })
+    mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700"))
+        .doing(Code::Permission, || format!("mounting a tmpfs on {}, inside", quote(at)))
 }
 
 /// Covers the system-wide configuration of gpg, in our namespaces.
@@ -168,16 +163,11 @@ mod tests {
         let files = read_keys(open.as_fd()).unwrap();
         let home = dir.path().join("home");
         lay_out(&home, &files).unwrap();
-        let mut names: Vec<_> = fs::read_dir(&home)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&home).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["gpg.conf", "pubring.kbx", "trustdb.gpg"]);
-        assert_eq!(
-            fs::read_to_string(home.join("gpg.conf")).unwrap(),
-            CONFIGURATION
-        );
+        assert_eq!(fs::read_to_string(home.join("gpg.conf")).unwrap(), CONFIGURATION);
 
         fs::remove_file(from.join("trustdb.gpg")).unwrap();
         symlink("/etc/passwd", from.join("trustdb.gpg")).unwrap();

@@ -135,8 +135,7 @@ fn wait_for(process: &OwnedFd, mode: Mode) -> Result<bool, Failure> {
         Mode::Shared => (None, Wake::OnSignal),
     };
     loop {
-        let ready = poll_readable(&[process.as_fd()], timeout, wake)
-            .doing(Code::Os, || "waiting for its holder")?;
+        let ready = poll_readable(&[process.as_fd()], timeout, wake).doing(Code::Os, || "waiting for its holder")?;
         match ready {
             None => return Ok(false),
             Some(ready) if ready[0] => return Ok(true),
@@ -150,9 +149,7 @@ fn wait_for(process: &OwnedFd, mode: Mode) -> Result<bool, Failure> {
 #[must_use]
 pub fn describe_holders(directory: &OwnedFd) -> String {
     match holders(directory) {
-        Ok(Some(holders)) if !holders.is_empty() => {
-            describe(&holders.iter().map(|h| h.pid).collect::<Vec<_>>())
-        }
+        Ok(Some(holders)) if !holders.is_empty() => describe(&holders.iter().map(|h| h.pid).collect::<Vec<_>>()),
         _ => UNSEEN.to_owned(),
     }
 }
@@ -162,8 +159,7 @@ pub fn describe_holders(directory: &OwnedFd) -> String {
 fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     let (dev, ino) = locked_as(directory)?;
     for _ in 0..READS {
-        let text =
-            std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
+        let text = std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
         let found = parse(&text, dev, ino);
         if !found.is_empty() {
             return Ok(Some(found));
@@ -192,10 +188,9 @@ fn parse(text: &str, dev: (u32, u32), ino: u64) -> Vec<Holder> {
     let one = |line: &str| {
         let fields: Vec<_> = line.split_ascii_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, kind, pid, at, ..] if at == place => Some(Holder {
-                pid: pid.parse().ok()?,
-                exclusive: kind == "WRITE",
-            }),
+            [_, "FLOCK", _, kind, pid, at, ..] if at == place => {
+                Some(Holder { pid: pid.parse().ok()?, exclusive: kind == "WRITE" })
+            }
             _ => None,
         }
     };
@@ -232,11 +227,8 @@ fn busy(root: &Root, who: &str, pids: &[i32]) -> Failure {
         [] => String::new(),
         _ => format!(", or end it with 'kill {}'", pids.join(" ")),
     };
-    Failure::new(
-        Code::Busy,
-        format!("locking the root {root}: in use by {who}"),
-    )
-    .hint(format!("wait until it has ended{kill}, and try again"))
+    Failure::new(Code::Busy, format!("locking the root {root}: in use by {who}"))
+        .hint(format!("wait until it has ended{kill}, and try again"))
 }
 
 #[cfg(test)]
@@ -255,16 +247,8 @@ mod tests {
         let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let pid = std::process::id();
-        assert!(
-            failure.message.contains(&format!("in use by {pid} ")),
-            "{failure}"
-        );
-        assert!(
-            failure
-                .hint
-                .unwrap()
-                .contains(&format!("'kill {pid} {pid}'"))
-        );
+        assert!(failure.message.contains(&format!("in use by {pid} ")), "{failure}");
+        assert!(failure.hint.unwrap().contains(&format!("'kill {pid} {pid}'")));
         drop(shares);
         drop(lock(&root(dir.path()), Mode::Exclusive).unwrap());
     }
@@ -337,9 +321,6 @@ mod tests {
                     4: FLOCK  ADVISORY  READ 16 fe:01:77 0 EOF\n\
                     5: FLOCK  ADVISORY  READ 17 fe:00:777 0 EOF\njunk\n";
         let holder = |pid, exclusive| Holder { pid, exclusive };
-        assert_eq!(
-            parse(text, (0xfe, 0), 77),
-            [holder(12, false), holder(14, true)]
-        );
+        assert_eq!(parse(text, (0xfe, 0), 77), [holder(12, false), holder(14, true)]);
     }
 }

@@ -39,10 +39,7 @@ fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let opened = crate::root::open_below(directory, "", flags);
-    Ok(opened
-        .ok()
-        .and_then(|d| sys::file_system_uuid(&d))
-        .map(|id| hex(&id)))
+    Ok(opened.ok().and_then(|d| sys::file_system_uuid(&d)).map(|id| hex(&id)))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -73,28 +70,14 @@ mod tests {
         std::fs::remove_dir(&b).unwrap();
         std::fs::remove_dir(&a).unwrap();
         std::fs::create_dir(&a).unwrap();
-        assert!(
-            !first.is(&of(&a)),
-            "the inode number may be given away again"
-        );
+        assert!(!first.is(&of(&a)), "the inode number may be given away again");
     }
 
     #[test]
     fn what_both_have_is_compared() {
         let text = |value: &str| Some(value.to_owned());
-        let full = Identity {
-            dev: 1,
-            ino: 2,
-            fs: text("f"),
-            handle: text("1:aa"),
-            birth: text("3.000000004"),
-        };
-        let old = Identity {
-            fs: None,
-            handle: None,
-            birth: None,
-            ..full.clone()
-        };
+        let full = Identity { dev: 1, ino: 2, fs: text("f"), handle: text("1:aa"), birth: text("3.000000004") };
+        let old = Identity { fs: None, handle: None, birth: None, ..full.clone() };
         let with = |change: &dyn Fn(&mut Identity)| {
             let mut other = full.clone();
             change(&mut other);
@@ -103,10 +86,7 @@ mod tests {
         assert!(old.is(&full), "a document of an earlier version");
         assert!(!old.is(&with(&|o| o.dev = 9)) && !old.is(&with(&|o| o.ino = 9)));
         assert!(full.is(&with(&|o| o.dev = 9)), "mounted again");
-        assert!(
-            full.is(&with(&|o| (o.dev, o.ino) = (9, 9))),
-            "overlayfs gives other numbers"
-        );
+        assert!(full.is(&with(&|o| (o.dev, o.ino) = (9, 9))), "overlayfs gives other numbers");
         assert!(full.is(&with(&|o| (o.dev, o.fs) = (9, None))));
         assert!(full.is(&with(&|o| (o.dev, o.handle) = (9, None))));
         for change in [

@@ -24,9 +24,7 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
         let looking = format!("looking for subordinate ids of '{who}' in '{file}'");
         let reason = match range_in(&text, uid, name.as_deref(), own) {
             Ok(start) => return Ok(start),
-            Err(None) => format!(
-                "no range of {NEEDED} or more, without which the owners of files would be wrong"
-            ),
+            Err(None) => format!("no range of {NEEDED} or more, without which the owners of files would be wrong"),
             Err(Some(start)) => format!(
                 "the range that begins with {start} contains the user's own id {own}, which cannot be mapped twice"
             ),
@@ -38,10 +36,7 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
         )))
     };
     let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
-    Ok(IdMap {
-        uid: map(uid, find("/etc/subuid", uid)?),
-        gid: map(gid, find("/etc/subgid", gid)?),
-    })
+    Ok(IdMap { uid: map(uid, find("/etc/subuid", uid)?), gid: map(gid, find("/etc/subgid", gid)?) })
 }
 
 /// Writes these maps for the user namespace of process `pid`, by the set-uid helpers of package `uidmap`.
@@ -153,11 +148,7 @@ pub fn free_range() -> (u64, u64) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let ranges = ["/etc/subuid", "/etc/subgid"].map(read);
     let mut names = ["/etc/passwd", "/etc/group"].map(read).concat();
-    names.push_str(&format!(
-        "\n::{}:\n::{}:",
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw()
-    ));
+    names.push_str(&format!("\n::{}:\n::{}:", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     let first = free_in(&ranges.concat(), &names);
     (first, first + LENGTH - 1)
 }
@@ -166,9 +157,7 @@ pub fn free_range() -> (u64, u64) {
 fn free_in(ranges: &str, names: &str) -> u64 {
     const FIRST: u64 = 100_000;
     let number = |line: &str, n: usize| line.trim().split(':').nth(n)?.parse::<u64>().ok();
-    let ranges = ranges
-        .lines()
-        .filter_map(|l| Some((number(l, 1)?, number(l, 2)?)));
+    let ranges = ranges.lines().filter_map(|l| Some((number(l, 1)?, number(l, 2)?)));
     let ids = names.lines().filter_map(|l| Some((number(l, 2)?, 1)));
     let mut taken: Vec<_> = ranges.chain(ids).collect();
     taken.sort_unstable();
@@ -216,19 +205,11 @@ mod tests {
             ("bob:231072:65536\nann:100000:65536\n", "", 165_536),
             // From Podman's manual: no ids follow it.
             ("containers:2147483647:2147483648\n", "", 100_000),
-            (
-                "x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1",
-                "",
-                100_000,
-            ),
+            ("x\n:::\nann:5:5\na:18446744073709551615:9\nb:99999999999:1", "", 100_000),
             ("ann:0:100001\n", "", 165_536),
             // Users and groups, such as a domain's.
             ("", "eve:x:165535:100:::\n", 165_536),
-            (
-                "ann:165536:65536\n",
-                "eve:x:100000:\nusers:x:231073:\n",
-                296_608,
-            ),
+            ("ann:165536:65536\n", "eve:x:100000:\nusers:x:231073:\n", 296_608),
         ] {
             assert_eq!(free_in(ranges, names), first, "{ranges}{names}");
         }
@@ -237,10 +218,7 @@ mod tests {
     #[test]
     fn maps_are_parsed() {
         assert_eq!(parse("0 0 4294967295\n"), [(0, 4_294_967_295)]);
-        assert_eq!(
-            parse("         0 100000 65536\n 70000 3 1\nx\n"),
-            [(0, 65_536), (70_000, 1)]
-        );
+        assert_eq!(parse("         0 100000 65536\n 70000 3 1\nx\n"), [(0, 65_536), (70_000, 1)]);
         assert_eq!(parse(""), []);
     }
 }

@@ -37,11 +37,7 @@ pub fn mount_of(file: BorrowedFd<'_>, at: &str) -> Result<HostMount, Failure> {
         Ok((stat.stx_mask & flag.bits() != 0).then_some(stat.stx_mnt_id))
     };
     let id: Option<u64> = ask(StatxFlags::from_bits_retain(MNT_ID_UNIQUE))?;
-    Ok(HostMount {
-        at: at.to_owned(),
-        id: id.map(|id| id.to_string()),
-        number: ask(StatxFlags::MNT_ID)?,
-    })
+    Ok(HostMount { at: at.to_owned(), id: id.map(|id| id.to_string()), number: ask(StatxFlags::MNT_ID)? })
 }
 
 /// Returns the current numbers in mountinfo of the mounts that the document claims.
@@ -93,42 +89,20 @@ mod tests {
         let claims = |boot_id: &str, mount: &HostMount| {
             let mut document = Document::new();
             document.write(&Root("/srv/target".into()));
-            let live = Host {
-                boot_id: boot_id.to_owned(),
-                mounts: vec![mount.clone()],
-            };
+            let live = Host { boot_id: boot_id.to_owned(), mounts: vec![mount.clone()] };
             document.write(&live);
             claimed(&document).unwrap().into_iter().collect::<Vec<_>>()
         };
         let boot = boot_id().unwrap();
         let known = mount.id.is_some();
-        assert_eq!(
-            claims(&boot, &mount),
-            if known { vec![number] } else { vec![] }
-        );
+        assert_eq!(claims(&boot, &mount), if known { vec![number] } else { vec![] });
         let none: [u64; 0] = [];
         assert_eq!(claims("another", &mount), none);
-        let by_number = HostMount {
-            id: None,
-            ..mount.clone()
-        };
-        assert_eq!(
-            claims(&boot, &by_number),
-            none,
-            "it is not mounted at that place"
-        );
-        let gone = HostMount {
-            id: Some(u64::MAX.to_string()),
-            ..mount.clone()
-        };
-        let bad = HostMount {
-            id: Some("x".into()),
-            ..mount
-        };
-        assert_eq!(
-            (claims(&boot, &gone), claims(&boot, &bad)),
-            (vec![], vec![])
-        );
+        let by_number = HostMount { id: None, ..mount.clone() };
+        assert_eq!(claims(&boot, &by_number), none, "it is not mounted at that place");
+        let gone = HostMount { id: Some(u64::MAX.to_string()), ..mount.clone() };
+        let bad = HostMount { id: Some("x".into()), ..mount };
+        assert_eq!((claims(&boot, &gone), claims(&boot, &bad)), (vec![], vec![]));
         assert_eq!(claimed(&Document::new()).unwrap(), HashSet::new());
     }
 }

@@ -158,26 +158,12 @@ pub fn below<'a>(mounts: &'a [Mount], root: &Path) -> Vec<&'a Mount> {
 
 /// Puts the mounts on `parent` that are at or below `root` on the stack, so that they come off in the order in which they
 /// can be unmounted.
-fn push_children(
-    tree: &Tree<'_>,
-    parent: Option<u64>,
-    root: &Path,
-    stack: &mut Vec<(usize, bool)>,
-) {
-    let mut children: Vec<usize> = tree
-        .children(parent)
-        .iter()
-        .copied()
-        .filter(|&i| tree.mounts[i].target.starts_with(root))
-        .collect();
+fn push_children(tree: &Tree<'_>, parent: Option<u64>, root: &Path, stack: &mut Vec<(usize, bool)>) {
+    let mut children: Vec<usize> =
+        tree.children(parent).iter().copied().filter(|&i| tree.mounts[i].target.starts_with(root)).collect();
     // Of two mounts on the same one, the one with the shorter path hides the other: it was made later, or else the other
     // would be on it. It must come off first, so it goes on the stack last.
-    children.sort_by_key(|&i| {
-        (
-            std::cmp::Reverse(tree.mounts[i].target.components().count()),
-            i,
-        )
-    });
+    children.sort_by_key(|&i| (std::cmp::Reverse(tree.mounts[i].target.components().count()), i));
     stack.extend(children.into_iter().map(|i| (i, false)));
 }
 
@@ -194,10 +180,7 @@ impl<'a> Tree<'a> {
         let mut children: HashMap<Option<u64>, Vec<usize>> = HashMap::new();
         for (i, mount) in mounts.iter().enumerate() {
             let listed = mount.parent != mount.id && ids.contains(&mount.parent);
-            children
-                .entry(listed.then_some(mount.parent))
-                .or_default()
-                .push(i);
+            children.entry(listed.then_some(mount.parent)).or_default().push(i);
         }
         Self { mounts, children }
     }
@@ -227,10 +210,7 @@ impl<'a> Tree<'a> {
         loop {
             let on_it = self.children(at).iter().map(|&i| &self.mounts[i]);
             // The kernel writes normal paths: comparing the bytes is faster than comparing components.
-            match on_it
-                .rev()
-                .find(|m| m.target.as_os_str() == path.as_os_str())
-            {
+            match on_it.rev().find(|m| m.target.as_os_str() == path.as_os_str()) {
                 Some(mount) if seen.insert(mount.id) => at = Some(mount.id),
                 _ => return at,
             }
@@ -245,10 +225,7 @@ mod tests {
 
     fn targets(text: &str, root: &str) -> Vec<String> {
         let mounts = parse(text.as_bytes()).unwrap();
-        below(&mounts, Path::new(root))
-            .iter()
-            .map(|m| format!("{} {}", m.id, m.target.display()))
-            .collect()
+        below(&mounts, Path::new(root)).iter().map(|m| format!("{} {}", m.id, m.target.display())).collect()
     }
 
     fn line(id: u64, parent: u64, target: &str) -> String {
@@ -324,24 +301,11 @@ mod tests {
 
     #[test]
     fn only_what_is_at_or_below_by_components() {
-        let text = table(&[
-            (1, 0, "/"),
-            (2, 1, "/srv/t"),
-            (3, 2, "/srv/t/proc"),
-            (4, 1, "/srv/target"),
-            (5, 1, "/proc"),
-        ]);
+        let text =
+            table(&[(1, 0, "/"), (2, 1, "/srv/t"), (3, 2, "/srv/t/proc"), (4, 1, "/srv/target"), (5, 1, "/proc")]);
         assert_eq!(targets(&text, "/srv/t"), ["3 /srv/t/proc", "2 /srv/t"]);
         assert_eq!(targets(&text, "/srv/target/x"), [""; 0]);
-        assert_eq!(targets(&text, "/"), {
-            [
-                "5 /proc",
-                "4 /srv/target",
-                "3 /srv/t/proc",
-                "2 /srv/t",
-                "1 /",
-            ]
-        });
+        assert_eq!(targets(&text, "/"), { ["5 /proc", "4 /srv/target", "3 /srv/t/proc", "2 /srv/t", "1 /",] });
     }
 
     #[test]
@@ -356,13 +320,7 @@ mod tests {
             (1, 0, "/"),
         ]);
         assert_eq!(targets(&text, "/t"), {
-            [
-                "9 /t/proc",
-                "7 /t/dev/pts/deep",
-                "40 /t/dev/pts",
-                "12 /t/dev",
-                "30 /t",
-            ]
+            ["9 /t/proc", "7 /t/dev/pts/deep", "40 /t/dev/pts", "12 /t/dev", "30 /t"]
         });
     }
 
@@ -378,42 +336,19 @@ mod tests {
             (6, 5, "/t/proc"),
             (7, 6, "/t/proc"),
         ]);
-        assert_eq!(targets(&text, "/t"), {
-            [
-                "7 /t/proc",
-                "6 /t/proc",
-                "5 /t",
-                "4 /t/proc",
-                "3 /t/proc",
-                "2 /t",
-            ]
-        });
+        assert_eq!(targets(&text, "/t"), { ["7 /t/proc", "6 /t/proc", "5 /t", "4 /t/proc", "3 /t/proc", "2 /t",] });
     }
 
     #[test]
     fn what_hides_goes_before_what_it_hides() {
         // On a shared '/', the bind of the root on itself is a peer: each mount is below it too, hidden.
-        let text = table(&[
-            (1, 0, "/"),
-            (2, 1, "/t"),
-            (3, 2, "/t/dev"),
-            (4, 1, "/t/dev"),
-            (5, 1, "/t/dev/pts/x"),
-        ]);
-        assert_eq!(targets(&text, "/t"), {
-            ["3 /t/dev", "2 /t", "4 /t/dev", "5 /t/dev/pts/x"]
-        });
+        let text = table(&[(1, 0, "/"), (2, 1, "/t"), (3, 2, "/t/dev"), (4, 1, "/t/dev"), (5, 1, "/t/dev/pts/x")]);
+        assert_eq!(targets(&text, "/t"), { ["3 /t/dev", "2 /t", "4 /t/dev", "5 /t/dev/pts/x"] });
     }
 
     #[test]
     fn a_mount_that_is_hidden_from_above_is_not_at_the_root() {
-        let text = table(&[
-            (1, 0, "/"),
-            (2, 1, "/srv"),
-            (3, 2, "/srv/t/proc"),
-            (4, 2, "/srv"),
-            (5, 4, "/srv/t/proc"),
-        ]);
+        let text = table(&[(1, 0, "/"), (2, 1, "/srv"), (3, 2, "/srv/t/proc"), (4, 2, "/srv"), (5, 4, "/srv/t/proc")]);
         assert_eq!(targets(&text, "/srv/t"), ["5 /srv/t/proc"]);
     }
 

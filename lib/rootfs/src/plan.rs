@@ -50,10 +50,7 @@ pub const LINKS: [(&str, &str); 5] = [
 #[must_use]
 pub fn api(rootless: bool) -> Vec<Mount> {
     let sys = if rootless {
-        Mount {
-            source: Some("/sys".to_owned()),
-            ..Mount::new("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"])
-        }
+        Mount { source: Some("/sys".to_owned()), ..Mount::new("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"]) }
     } else {
         Mount::new("sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
     };
@@ -65,18 +62,10 @@ pub fn api(rootless: bool) -> Vec<Mount> {
             ..Mount::new("dev", "tmpfs", &["nosuid", "noexec", "mode=0755"])
         },
         // gid 5 is tty in Arch's filesystem package, as in Debian's.
-        Mount::new(
-            "dev/pts",
-            "devpts",
-            &["nosuid", "noexec", "mode=0620", "gid=5", "ptmxmode=0666"],
-        ),
+        Mount::new("dev/pts", "devpts", &["nosuid", "noexec", "mode=0620", "gid=5", "ptmxmode=0666"]),
         Mount::new("dev/shm", "tmpfs", &["nosuid", "nodev", "mode=1777"]),
         Mount::new("run", "tmpfs", &["nosuid", "nodev", "mode=0755"]),
-        Mount::new(
-            "tmp",
-            "tmpfs",
-            &["nosuid", "nodev", "strictatime", "mode=1777"],
-        ),
+        Mount::new("tmp", "tmpfs", &["nosuid", "nodev", "strictatime", "mode=1777"]),
     ]
 }
 
@@ -90,17 +79,10 @@ pub fn bind(text: &str) -> Result<Mount, Failure> {
     let form = || usage("not of the form SRC:AT".into());
     let (source, at) = text.split_once(':').ok_or_else(form)?;
     let at = place(at).map_err(usage)?;
-    let source = Path::new(source)
-        .canonicalize()
-        .map_err(|e| usage(format!("'{source}': {e}")))?;
+    let source = Path::new(source).canonicalize().map_err(|e| usage(format!("'{source}': {e}")))?;
     let kind = if source.is_dir() { "rbind" } else { "bind" };
-    let source = source
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8".into()))?;
-    Ok(Mount {
-        source: Some(source.to_owned()),
-        ..Mount::new(&at, kind, &[])
-    })
+    let source = source.to_str().ok_or_else(|| usage("the path is not UTF-8".into()))?;
+    Ok(Mount { source: Some(source.to_owned()), ..Mount::new(&at, kind, &[]) })
 }
 
 /// Returns a mount point in the form of the plan: relative, and not the root itself.
@@ -112,15 +94,11 @@ pub fn place(at: &str) -> Result<String, String> {
     let at = at.trim_matches('/');
     plain_below(at)?;
     if at.is_empty() {
-        return Err(
-            "AT is the root itself: mount it yourself, and give its mount point as DIR".into(),
-        );
+        return Err("AT is the root itself: mount it yourself, and give its mount point as DIR".into());
     }
     for hidden in ["proc", "sys"] {
         if at == hidden || at.starts_with(&format!("{hidden}/")) {
-            return Err(format!(
-                "AT is in the root's /{hidden}, which is the kernel's"
-            ));
+            return Err(format!("AT is in the root's /{hidden}, which is the kernel's"));
         }
     }
     Ok(at.to_owned())
@@ -133,10 +111,7 @@ mod tests {
     #[test]
     fn the_plan_is_in_an_order_that_works() {
         let at: Vec<_> = api(false).into_iter().map(|m| m.at).collect();
-        assert_eq!(
-            at,
-            ["proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]
-        );
+        assert_eq!(at, ["proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]);
     }
 
     #[test]

@@ -33,9 +33,8 @@ pub struct Root {
 }
 
 /// How paths below a root are resolved.
-pub const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+pub const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 impl Root {
     /// Opens a root directory by its absolute path. No component may be a symbolic link.
@@ -54,26 +53,17 @@ impl Root {
             ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
         )
         .map_err(|e| match e {
-            Errno::LOOP => Failure::new(
-                Code::Failed,
-                format!("{}: a part of the path is a symbolic link", doing()),
-            )
-            .hint("name the directory that it leads to, and run mkroot again"),
-            Errno::NOENT | Errno::NOTDIR => Failure::system(Code::NotFound, doing(), e)
-                .hint(format!("make it with 'mkroot {}'", path.display())),
+            Errno::LOOP => Failure::new(Code::Failed, format!("{}: a part of the path is a symbolic link", doing()))
+                .hint("name the directory that it leads to, and run mkroot again"),
+            Errno::NOENT | Errno::NOTDIR => {
+                Failure::system(Code::NotFound, doing(), e).hint(format!("make it with 'mkroot {}'", path.display()))
+            }
             Errno::ACCESS => Failure::system(Code::Permission, doing(), e),
             e => Failure::system(Code::Os, doing(), e),
         })?;
-        let root = Self {
-            path: path.to_owned(),
-            fd,
-            lock: None,
-        };
+        let root = Self { path: path.to_owned(), fd, lock: None };
         if root.id()? == id_of(CWD, "/").doing(Code::Os, || "identifying '/'")? {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("{}: it is the root that this program runs in", doing()),
-            ));
+            return Err(Failure::new(Code::Usage, format!("{}: it is the root that this program runs in", doing())));
         }
         Ok(root)
     }
@@ -130,13 +120,9 @@ impl Root {
         if empty {
             return Failure::new(
                 Code::Failed,
-                format!(
-                    "{doing}: it is an empty directory, and not the one that the document means"
-                ),
+                format!("{doing}: it is an empty directory, and not the one that the document means"),
             )
-            .hint(
-                "mount the file system that the root is on; if it is gone, begin again with mkroot",
-            );
+            .hint("mount the file system that the root is on; if it is gone, begin again with mkroot");
         }
         Failure::new(
             Code::Failed,
@@ -217,11 +203,7 @@ pub fn open_below(root: BorrowedFd<'_>, below: &str, flags: OFlags) -> Result<Ow
 /// # Errors
 ///
 /// The system call's.
-pub fn open_within(
-    root: BorrowedFd<'_>,
-    path: impl rustix::path::Arg,
-    flags: OFlags,
-) -> Result<OwnedFd, Errno> {
+pub fn open_within(root: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
     let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), within)
 }
@@ -260,8 +242,5 @@ fn read_regular(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
 
 fn id_of(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {
     let stat = statat(fd, path, AtFlags::EMPTY_PATH)?;
-    Ok(RootId {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-    })
+    Ok(RootId { dev: stat.st_dev, ino: stat.st_ino })
 }

@@ -12,12 +12,7 @@ pub fn seal_descriptors() {
     // SAFETY: close_range(2) with CLOSE_RANGE_CLOEXEC (Linux 5.11) changes flags only: no descriptor is closed that
     // Rust code may own. Without it, children inherit more than they should, and nothing breaks.
     unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3 as libc::c_uint,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        );
+        libc::syscall(libc::SYS_close_range, 3 as libc::c_uint, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
 }
 
@@ -78,9 +73,8 @@ impl Image {
         }
         let arguments = command.get_args().map(|a| CString::new(a.as_bytes()));
         let arguments: Vec<_> = arguments.collect::<Result<_, _>>().ok()?;
-        let variables = variables
-            .iter()
-            .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()));
+        let variables =
+            variables.iter().map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()));
         let variables: Vec<_> = variables.collect::<Result<_, _>>().ok()?;
         let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).collect::<Vec<_>>();
         let (mut args, mut env) = (vec![program.as_ptr()], pointers(&variables));
@@ -91,10 +85,7 @@ impl Image {
             program: program.as_ptr(),
             args,
             env,
-            _text: std::iter::once(program)
-                .chain(arguments)
-                .chain(variables)
-                .collect(),
+            _text: std::iter::once(program).chain(arguments).chain(variables).collect(),
         })
     }
 
@@ -110,10 +101,7 @@ impl Image {
 
 /// Closes every descriptor above stderr except those in `keep`. Only for the child of a clone(2), which owns no others.
 pub(crate) fn close_all_but(keep: &[RawFd]) {
-    let mut keep: Vec<_> = keep
-        .iter()
-        .filter_map(|fd| u32::try_from(*fd).ok())
-        .collect();
+    let mut keep: Vec<_> = keep.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
     keep.sort_unstable();
     let mut from = 3;
     for fd in keep.into_iter().chain([u32::MAX]) {
@@ -168,11 +156,7 @@ pub(crate) fn mount_setattr(
             size_of::<libc::mount_attr>(),
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(last_errno())
-    }
+    if result == 0 { Ok(()) } else { Err(last_errno()) }
 }
 
 fn last_errno() -> Errno {
@@ -195,15 +179,8 @@ pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
         bytes: [u8; 128],
     }
     // Overlayfs returns a handle only if it need not be opened again (Linux 6.6).
-    for flags in [
-        libc::AT_EMPTY_PATH,
-        libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID,
-    ] {
-        let mut handle = Handle {
-            length: 128,
-            kind: 0,
-            bytes: [0; 128],
-        };
+    for flags in [libc::AT_EMPTY_PATH, libc::AT_EMPTY_PATH | libc::AT_HANDLE_FID] {
+        let mut handle = Handle { length: 128, kind: 0, bytes: [0; 128] };
         let mut mount: libc::c_int = 0;
         // SAFETY: the descriptor is borrowed for the call, the path is a constant C string, the handle has the layout of
         // `file_handle` and the room that it says, and the kernel writes no more than that.
@@ -249,10 +226,7 @@ pub(crate) fn file_system_uuid(directory: &std::os::fd::OwnedFd) -> Option<Vec<u
     }
     /// `_IOR(0x15, 0, struct fsuuid2)`.
     const GET_UUID: u64 = 0x8011_1500;
-    let mut uuid = Uuid {
-        length: 0,
-        bytes: [0; 16],
-    };
+    let mut uuid = Uuid { length: 0, bytes: [0; 16] };
     // SAFETY: the descriptor is borrowed for the call, and the kernel writes one `fsuuid2`.
     let result = unsafe { libc::ioctl(directory.as_raw_fd(), GET_UUID as _, &raw mut uuid) };
     let bytes = uuid.bytes.get(..usize::from(uuid.length))?;
@@ -282,27 +256,11 @@ pub(crate) fn mount_with_unique_id(id: u64) -> Result<Option<u64>, Errno> {
         old_parent: u32,
         rest: [u64; 64],
     }
-    let request = Request {
-        size: 24,
-        spare: 0,
-        id,
-        mask: BASIC,
-    };
-    let mut answer = Answer {
-        head: [0; 56],
-        old_id: 0,
-        old_parent: 0,
-        rest: [0; 64],
-    };
+    let request = Request { size: 24, spare: 0, id, mask: BASIC };
+    let mut answer = Answer { head: [0; 56], old_id: 0, old_parent: 0, rest: [0; 64] };
     // SAFETY: the request is as long as it says, and the kernel writes no more than the length that we give it.
     let result = unsafe {
-        libc::syscall(
-            SYS_STATMOUNT,
-            &raw const request,
-            &raw mut answer,
-            size_of::<Answer>(),
-            0 as libc::c_uint,
-        )
+        libc::syscall(SYS_STATMOUNT, &raw const request, &raw mut answer, size_of::<Answer>(), 0 as libc::c_uint)
     };
     match result {
         0 => Ok(Some(u64::from(answer.old_id))),

@@ -32,27 +32,16 @@ const LIMIT: u64 = 16 << 20;
 /// [`Code::NotFound`] when the root has no such user, or its files cannot be read.
 pub fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
     let doing = |file: &str| format!("reading {}", quote(root.path().join(file)));
-    let passwd = root
-        .read("etc/passwd", LIMIT)
-        .doing(Code::NotFound, || doing("etc/passwd"))?;
+    let passwd = root.read("etc/passwd", LIMIT).doing(Code::NotFound, || doing("etc/passwd"))?;
     let group = match root.read("etc/group", LIMIT) {
         // Only the user's own group. A file that is there and cannot be read would hide groups.
         Err(Errno::NOENT) => Vec::new(),
         group => group.doing(Code::NotFound, || doing("etc/group"))?,
     };
-    lookup(
-        &String::from_utf8_lossy(&passwd),
-        &String::from_utf8_lossy(&group),
-        wanted,
-    )
-    .ok_or_else(|| {
+    lookup(&String::from_utf8_lossy(&passwd), &String::from_utf8_lossy(&group), wanted).ok_or_else(|| {
         Failure::new(
             Code::NotFound,
-            format!(
-                "looking for the user {}: {} has none",
-                quote(wanted),
-                quote(root.path().join("etc/passwd"))
-            ),
+            format!("looking for the user {}: {} has none", quote(wanted), quote(root.path().join("etc/passwd"))),
         )
     })
 }
@@ -126,14 +115,10 @@ mod tests {
 
     #[test]
     fn users_and_their_groups_come_from_the_roots_files() {
-        let passwd =
-            "root:x:0:0::/root:/bin/bash\nbroken:x\nann:x:1000:1000:A,B:/home/ann:/bin/sh\n";
+        let passwd = "root:x:0:0::/root:/bin/bash\nbroken:x\nann:x:1000:1000:A,B:/home/ann:/bin/sh\n";
         let group = "root:x:0:\nwheel:x:998:bob,ann\nann:x:1000:ann\nvideo:x:985:anna\n";
         let ann = lookup(passwd, group, "ann").unwrap();
-        assert_eq!(
-            (ann.uid, ann.gid, ann.groups.as_slice()),
-            (1000, 1000, &[1000, 998][..])
-        );
+        assert_eq!((ann.uid, ann.gid, ann.groups.as_slice()), (1000, 1000, &[1000, 998][..]));
         assert_eq!(lookup(passwd, group, "1000"), Some(ann));
         assert_eq!(lookup(passwd, group, "eve"), None);
         assert_eq!(lookup(passwd, group, "broken"), None);

@@ -47,17 +47,8 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
 /// # Errors
 ///
 /// As [`output`].
-pub fn transcript(
-    command: &mut Command,
-    input: Option<&[u8]>,
-    show: bool,
-) -> Result<Output, Failure> {
-    let io = Io {
-        input,
-        stderr: true,
-        show,
-        limit: None,
-    };
+pub fn transcript(command: &mut Command, input: Option<&[u8]>, show: bool) -> Result<Output, Failure> {
+    let io = Io { input, stderr: true, show, limit: None };
     run(command, io)
 }
 
@@ -79,10 +70,7 @@ struct Io<'a> {
 ///
 /// As [`output`], and [`Code::Hung`].
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Output, Failure> {
-    let io = Io {
-        limit: Some(limit),
-        ..Io::default()
-    };
+    let io = Io { limit: Some(limit), ..Io::default() };
     run(command, io)
 }
 
@@ -112,13 +100,8 @@ fn run(command: &mut Command, io: Io<'_>) -> Result<Output, Failure> {
         // The first error is the one to report, and kill fails only when the child has ended.
         drop(child.kill());
     }
-    let status = child
-        .wait()
-        .doing(Code::Os, || format!("waiting for {name}"))?;
-    Ok(Output {
-        status,
-        stdout: result?,
-    })
+    let status = child.wait().doing(Code::Os, || format!("waiting for {name}"))?;
+    Ok(Output { status, stdout: result? })
 }
 
 /// Reads what a child prints to its end. Fails when a signal asks us to stop, and when nothing comes for the limit.
@@ -137,9 +120,7 @@ fn collect(mut pipe: PipeReader, name: &str, io: Io<'_>) -> Result<Vec<u8>, Fail
         if !ready[0] {
             continue;
         }
-        let n = pipe
-            .read(&mut buffer)
-            .doing(Code::Os, || format!("reading what {name} prints"))?;
+        let n = pipe.read(&mut buffer).doing(Code::Os, || format!("reading what {name} prints"))?;
         if n == 0 {
             return Ok(stdout);
         }
@@ -201,20 +182,13 @@ mod tests {
         let limit = Duration::from_millis(50);
         let failure = output_within(command("sleep").arg("infinity"), limit).unwrap_err();
         assert_eq!(failure.code, Code::Hung);
-        assert_eq!(
-            failure.message,
-            "running 'sleep': nothing happened for 0.05 s"
-        );
+        assert_eq!(failure.message, "running 'sleep': nothing happened for 0.05 s");
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let failure = output(&mut command("/no/such")).unwrap_err();
-        assert!(
-            failure
-                .message
-                .starts_with("running '/no/such': No such file")
-        );
+        assert!(failure.message.starts_with("running '/no/such': No such file"));
     }
 
     #[test]

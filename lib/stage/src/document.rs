@@ -47,22 +47,14 @@ impl Document {
     ///
     /// [`Code::BadDocument`] with what is wrong and where.
     pub fn parse(text: &[u8], origin: &str) -> Result<Self, Failure> {
-        let bad = |why: String| {
-            Failure::new(
-                Code::BadDocument,
-                format!("reading the document on {origin}: {why}"),
-            )
-        };
+        let bad = |why: String| Failure::new(Code::BadDocument, format!("reading the document on {origin}: {why}"));
         let text = std::str::from_utf8(text).map_err(|e| bad(format!("not UTF-8: {e}")))?;
         if text.trim().is_empty() {
-            return Err(bad(
-                "it is empty: the tool before this one printed nothing".into()
-            ));
+            return Err(bad("it is empty: the tool before this one printed nothing".into()));
         }
         let mut json = serde_json::Deserializer::from_str(text);
         let value = Value::deserialize(&mut json).map_err(|e| bad(format!("not JSON: {e}")))?;
-        json.end()
-            .map_err(|e| bad(format!("more than one document, or text after it ({e})")))?;
+        json.end().map_err(|e| bad(format!("more than one document, or text after it ({e})")))?;
         // It is JSON, so what is wrong now is that.
         serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
         let Value::Object(map) = value else {
@@ -71,15 +63,11 @@ impl Document {
         match map.get("strapline").map(Value::as_u64) {
             Some(Some(VERSION)) => {}
             Some(Some(v)) => {
-                return Err(bad(format!(
-                    "it is of version {v}, this tool speaks version {VERSION}"
-                )));
+                return Err(bad(format!("it is of version {v}, this tool speaks version {VERSION}")));
             }
             Some(None) => return Err(bad("\"strapline\" is not a version number".into())),
             None => {
-                return Err(bad(
-                    "not a strapline document: it has no \"strapline\" member".into(),
-                ));
+                return Err(bad("not a strapline document: it has no \"strapline\" member".into()));
             }
         }
         for (name, value) in &map {
@@ -328,9 +316,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
             members.next_value::<Unique>()?;
             if seen.contains(&key) {
                 let key = quote(&key);
-                return Err(serde::de::Error::custom(format!(
-                    "it has the member {key} twice"
-                )));
+                return Err(serde::de::Error::custom(format!("it has the member {key} twice")));
             }
             seen.insert(key);
         }
@@ -339,14 +325,8 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 }
 
 fn missing<T: Member>() -> Failure {
-    Failure::new(
-        Code::BadDocument,
-        format!("reading the document: it has no \"{}\"", T::NAME),
-    )
-    .hint(format!(
-        "put '{}' before this tool in the pipeline",
-        T::OWNERS[0]
-    ))
+    Failure::new(Code::BadDocument, format!("reading the document: it has no \"{}\"", T::NAME))
+        .hint(format!("put '{}' before this tool in the pipeline", T::OWNERS[0]))
 }
 
 fn to_json(value: &impl Serialize) -> Value {
@@ -359,9 +339,7 @@ fn replace(old: &mut Value, known: &Value, new: Value) {
     match (old, new) {
         (Value::Object(old), Value::Object(new)) => {
             // A name with a dot is a third party's.
-            old.retain(|key, _| {
-                new.contains_key(key) || known.get(key).is_none() || key.contains('.')
-            });
+            old.retain(|key, _| new.contains_key(key) || known.get(key).is_none() || key.contains('.'));
             for (key, value) in new {
                 match old.get_mut(&key) {
                     Some(slot) => replace(slot, known.get(&key).unwrap_or(&Value::Null), value),
@@ -398,9 +376,7 @@ fn replace(old: &mut Value, known: &Value, new: Value) {
 
 /// Returns what tells an element of an array from the others: its place, its name, or its file.
 fn identity(value: &Value) -> Option<String> {
-    let key = ["at", "name", "file"]
-        .into_iter()
-        .find_map(|key| value.get(key))?;
+    let key = ["at", "name", "file"].into_iter().find_map(|key| value.get(key))?;
     key.as_str().map(str::to_owned)
 }
 
@@ -422,78 +398,35 @@ mod tests {
             ("[1]", "not a JSON object"),
             ("{}", "it has no \"strapline\" member"),
             ("{\"strapline\":\"1\"}", "is not a version number"),
-            (
-                "{\"strapline\":2}",
-                "it is of version 2, this tool speaks version 1",
-            ),
-            (
-                "{\"strapline\":1}{\"strapline\":1}",
-                "more than one document",
-            ),
+            ("{\"strapline\":2}", "it is of version 2, this tool speaks version 1"),
+            ("{\"strapline\":1}{\"strapline\":1}", "more than one document"),
             ("{\"strapline\":1} x", "text after it"),
             ("{\"strapline\":1,\"root\":\"/\"}", "the host's own root"),
             ("{\"strapline\":1,\"root\":\"srv\"}", "not absolute"),
-            (
-                "{\"strapline\":1,\"root\":\"/srv/../etc\"}",
-                "has '.', '..'",
-            ),
+            ("{\"strapline\":1,\"root\":\"/srv/../etc\"}", "has '.', '..'"),
             ("{\"strapline\":1,\"root\":\"/srv/./x\"}", "has '.', '..'"),
             ("{\"strapline\":1,\"root\":\"//srv\"}", "'//'"),
             ("{\"strapline\":1,\"root\":\"/srv/\"}", "'//'"),
             ("{\"strapline\":1,\"root\":\"/a\\nb\"}", "control character"),
             ("{\"strapline\":1,\"root\":7}", "\"root\": invalid type"),
             ("{\"strapline\":1,\"root\":null}", "\"root\": invalid type"),
-            (
-                "{\"strapline\":1,\"arch\":\"../x\"}",
-                "not the name of an architecture",
-            ),
-            (
-                "{\"strapline\":1,\"mode\":\"bare\"}",
-                "unknown variant `bare`, expected one of `root`, `user`, `host`",
-            ),
-            (
-                "{\"strapline\":1,\"mounts\":{}}",
-                "\"mounts\": invalid type: map, expected a sequence",
-            ),
-            (
-                "{\"strapline\":1,\"mounts\":[{\"at\":\"../etc\"}]}",
-                "\"mounts[0].at\"",
-            ),
-            (
-                "{\"strapline\":1,\"mounts\":[{\"at\":\"/etc\"}]}",
-                "\"mounts[0].at\"",
-            ),
-            (
-                "{\"strapline\":1,\"mounts\":[{\"at\":\"dev\",\"nodes\":[\"null\",\"../x\"]}]}",
-                "\"mounts[0].nodes\"",
-            ),
-            (
-                "{\"strapline\":1,\"pacman\":{\"path\":\"pacman\"}}",
-                "\"pacman.path\": the path is not",
-            ),
+            ("{\"strapline\":1,\"arch\":\"../x\"}", "not the name of an architecture"),
+            ("{\"strapline\":1,\"mode\":\"bare\"}", "unknown variant `bare`, expected one of `root`, `user`, `host`"),
+            ("{\"strapline\":1,\"mounts\":{}}", "\"mounts\": invalid type: map, expected a sequence"),
+            ("{\"strapline\":1,\"mounts\":[{\"at\":\"../etc\"}]}", "\"mounts[0].at\""),
+            ("{\"strapline\":1,\"mounts\":[{\"at\":\"/etc\"}]}", "\"mounts[0].at\""),
+            ("{\"strapline\":1,\"mounts\":[{\"at\":\"dev\",\"nodes\":[\"null\",\"../x\"]}]}", "\"mounts[0].nodes\""),
+            ("{\"strapline\":1,\"pacman\":{\"path\":\"pacman\"}}", "\"pacman.path\": the path is not"),
             ("{\"strapline\":1,\"config\":[]}", "\"config\": invalid"),
             ("{\"strapline\":1,\"error\":{\"exit\":0}}", "\"error.exit\""),
-            (
-                "{\"strapline\":1,\"error\":{\"exit\":256}}",
-                "\"error.exit\"",
-            ),
+            ("{\"strapline\":1,\"error\":{\"exit\":256}}", "\"error.exit\""),
             ("{\"strapline\":1,\"error\":7}", "\"error\": invalid type"),
-            (
-                "{\"strapline\":1,\"error\":{\"exit\":69,\"also\":{}}}",
-                "\"error.also\": invalid type",
-            ),
-            (
-                "{\"strapline\":1,\"error\":{\"exit\":69,\"also\":[{\"exit\":75},5]}}",
-                "\"error.also[1]\": invalid type",
-            ),
+            ("{\"strapline\":1,\"error\":{\"exit\":69,\"also\":{}}}", "\"error.also\": invalid type"),
+            ("{\"strapline\":1,\"error\":{\"exit\":69,\"also\":[{\"exit\":75},5]}}", "\"error.also[1]\": invalid type"),
         ] {
             let failure = parse(text).unwrap_err();
             assert_eq!(failure.code, Code::BadDocument, "{text}");
-            assert!(
-                failure.message.contains(reason),
-                "{text}: {}",
-                failure.message
-            );
+            assert!(failure.message.contains(reason), "{text}: {}", failure.message);
         }
         assert!(Document::parse(b"\xff", "stdin").is_err());
     }
@@ -506,10 +439,7 @@ mod tests {
     fn two_elements_of_one_place_stay_apart() {
         let mut document = Document::new();
         let source = Some("/y".to_owned());
-        let second = Mount {
-            source,
-            ..mount("x")
-        };
+        let second = Mount { source, ..mount("x") };
         let mounts = vec![mount("x"), second];
         document.write(&mounts);
         let before = document.line();

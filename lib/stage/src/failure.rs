@@ -133,20 +133,12 @@ pub struct Failure {
 impl Failure {
     /// Returns a failure of this kind with this message.
     pub fn new(code: Code, message: impl Display) -> Self {
-        Self {
-            code,
-            message: message.to_string(),
-            hint: None,
-            cause: None,
-        }
+        Self { code, message: message.to_string(), hint: None, cause: None }
     }
 
     /// Returns the failure of a system call: what was being done, and the error, whose number becomes the cause.
     pub fn system<E: Display + 'static>(code: Code, doing: impl Display, error: E) -> Self {
-        Self {
-            cause: error_number(&error).map(Cause::System),
-            ..Self::new(code, format!("{doing}: {error}"))
-        }
+        Self { cause: error_number(&error).map(Cause::System), ..Self::new(code, format!("{doing}: {error}")) }
     }
 
     /// Adds how to fix it.
@@ -206,9 +198,7 @@ impl<T, E: Display + 'static> Doing<T> for Result<T, E> {
 }
 
 fn error_number(error: &dyn Any) -> Option<i32> {
-    let of_io = error
-        .downcast_ref::<io::Error>()
-        .map(io::Error::raw_os_error);
+    let of_io = error.downcast_ref::<io::Error>().map(io::Error::raw_os_error);
     let of_nix = || Some(*error.downcast_ref::<nix::errno::Errno>()? as i32);
     let of_rustix = || Some(error.downcast_ref::<rustix::io::Errno>()?.raw_os_error());
     of_io.unwrap_or_else(|| of_nix().or_else(of_rustix))

@@ -22,17 +22,11 @@ pub fn open(path: &Path) -> io::Result<File> {
     // Opening a device can have an effect, such as rewinding a tape: the type is checked before, and again after.
     let check = |meta: Metadata| match meta.is_file() {
         true => Ok(()),
-        false => Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "is not a regular file",
-        )),
+        false => Err(io::Error::new(ErrorKind::InvalidInput, "is not a regular file")),
     };
     check(path.metadata()?)?;
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     check(file.metadata()?)?;
     Ok(file)
 }
@@ -79,10 +73,7 @@ mod tests {
         std::fs::write(path("file"), "text").unwrap();
         std::os::unix::fs::symlink("file", path("link")).unwrap();
         nix::unistd::mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
-        File::create(path("sparse"))
-            .unwrap()
-            .set_len(1 << 40)
-            .unwrap();
+        File::create(path("sparse")).unwrap().set_len(1 << 40).unwrap();
         assert_eq!(read_text(&path("file")).unwrap(), "text");
         assert_eq!(read_text(&path("link")).unwrap(), "text");
         for (name, code, why) in [

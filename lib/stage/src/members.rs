@@ -181,10 +181,7 @@ fn arch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
 fn nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     let nodes: Vec<String> = Vec::deserialize(deserializer)?;
     match nodes.iter().find(|node| !is_name(node)) {
-        Some(node) => Err(D::Error::custom(format!(
-            "{} is not a name in /dev",
-            quote(node)
-        ))),
+        Some(node) => Err(D::Error::custom(format!("{} is not a name in /dev", quote(node)))),
         None => Ok(nodes),
     }
 }
@@ -305,11 +302,7 @@ pub struct Mount {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
     /// For `dev`: the device nodes of the host that are bound into it.
-    #[serde(
-        default,
-        deserialize_with = "nodes",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "nodes", skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }
 
@@ -345,22 +338,14 @@ impl Binfmt {
     /// Returns the handling of programs that the kernel runs itself.
     #[must_use]
     pub fn native() -> Self {
-        Self {
-            kind: "native".to_owned(),
-            interpreter: None,
-            flags: None,
-        }
+        Self { kind: "native".to_owned(), interpreter: None, flags: None }
     }
 
     /// Returns a handler of our own with this emulator: `O`pen binary, `C`redentials (for set-uid programs), `P`reserve
     /// argv\[0\], `F`ix binary.
     #[must_use]
     pub fn private(interpreter: PathBuf) -> Self {
-        Self {
-            kind: "private".to_owned(),
-            interpreter: Some(interpreter),
-            flags: Some("OCPF".to_owned()),
-        }
+        Self { kind: "private".to_owned(), interpreter: Some(interpreter), flags: Some("OCPF".to_owned()) }
     }
 
     /// Returns whether a handler must be registered in our own user namespace.
@@ -442,9 +427,7 @@ impl Pacman {
         let doing = || format!("checking {}", quote(&self.path));
         let again = "run fetch-pacman again";
         let mut file = file::open(&self.path).map_err(|e| match e.kind() {
-            ErrorKind::NotFound => {
-                Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint(again)
-            }
+            ErrorKind::NotFound => Failure::new(Code::NotFound, format!("{}: {e}", doing())).hint(again),
             _ => Failure::new(Code::Failed, format!("{}: {e}", doing())),
         })?;
         let mut hash = Sha256::new();
@@ -482,11 +465,7 @@ pub struct Config {
     pub cache: PathBuf,
     /// The GnuPG home that packages are verified by: a directory of the host, which `keyring` fills. Documents of before
     /// 0.2 have none, see [`Config::gpgdir`].
-    #[serde(
-        default,
-        deserialize_with = "absolute",
-        skip_serializing_if = "Option::is_none"
-    )]
+    #[serde(default, deserialize_with = "absolute", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", regex(pattern = "^/"))]
     pub gpgdir: Option<PathBuf>,
 }

@@ -39,10 +39,7 @@ mod tests {
 
     #[test]
     fn control_characters_and_direction_marks_are_escaped() {
-        assert_eq!(
-            escape("a\x1b[2Jb\nc\u{202e}d"),
-            "a\\u{1b}[2Jb\\nc\\u{202e}d"
-        );
+        assert_eq!(escape("a\x1b[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
         assert_eq!(escape("größe 'x'"), "größe 'x'");
         assert_eq!(quote("/a\tb"), "'/a\\tb'");
     }

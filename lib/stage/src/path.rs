@@ -29,9 +29,7 @@ pub fn plain_below(path: &str) -> Result<(), String> {
     if path.chars().any(char::is_control) {
         return Err("the path has a control character".into());
     }
-    let normal = Path::new(path)
-        .components()
-        .all(|c| matches!(c, Component::Normal(_)));
+    let normal = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
     if !normal || path.ends_with('/') || path.contains("//") || path.split('/').any(|c| c == ".") {
         return Err("the path is absolute where it must not be, or has '.', '..' or '//'".into());
     }
@@ -47,11 +45,7 @@ pub fn is_name(text: &str) -> bool {
 /// Returns whether `text` is a word of letters, digits, `_` and `-`.
 #[must_use]
 pub fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && text.len() < 64
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    !text.is_empty() && text.len() < 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 #[cfg(test)]
@@ -63,9 +57,7 @@ mod tests {
         for good in ["/", "/srv", "/srv/a b", "/srv/..a"] {
             assert_eq!(plain_absolute(good), Ok(()), "{good}");
         }
-        for bad in [
-            "", "srv", "/srv/..", "/..", "/srv//x", "/srv/.", "/srv/", "/a\u{7f}",
-        ] {
+        for bad in ["", "srv", "/srv/..", "/..", "/srv//x", "/srv/.", "/srv/", "/a\u{7f}"] {
             assert!(plain_absolute(bad).is_err(), "{bad}");
         }
         assert_eq!(plain_below(""), Ok(()));

@@ -67,12 +67,7 @@ impl Context {
     /// Returns a context for `tool`.
     #[must_use]
     pub fn new(tool: &'static str, quiet: bool) -> Self {
-        Self {
-            tool,
-            quiet,
-            waited: Cell::default(),
-            undo: RefCell::default(),
-        }
+        Self { tool, quiet, waited: Cell::default(), undo: RefCell::default() }
     }
 
     /// Registers what takes back a part of the work. It is called when the document cannot be written, in the reverse order
@@ -197,11 +192,8 @@ pub fn refuse_set_uid() -> Result<(), Failure> {
     if getuid() == geteuid() && getgid() == getegid() {
         return Ok(());
     }
-    Err(Failure::new(
-        Code::Permission,
-        "starting: this program must not be installed set-uid or set-gid",
-    )
-    .hint("remove the bits with 'chmod ug-s', and use sudo where root is needed"))
+    Err(Failure::new(Code::Permission, "starting: this program must not be installed set-uid or set-gid")
+        .hint("remove the bits with 'chmod ug-s', and use sudo where root is needed"))
 }
 
 /// Returns the tool's name, as clap has it.
@@ -212,9 +204,7 @@ fn tool_name<S: clap::Parser>() -> &'static str {
 /// Runs the stage's own work, and records its step.
 fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Result<(), Failure> {
     let begin = Instant::now();
-    let started = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let worked = signal::check().and_then(|()| stage.run(context, document));
     let result = worked.map_err(|failure| after_signals(failure, signal::interrupted()));
     document.step(&Step {
@@ -231,11 +221,9 @@ fn work<S: Stage>(stage: &S, context: &Context, document: &mut Document) -> Resu
 /// program of ours that the terminal's keys reached, too.
 fn after_signals(failure: Failure, interrupted: bool) -> Failure {
     match failure.code {
-        Code::Failed | Code::ChildFailed | Code::Os | Code::Network if interrupted => Failure {
-            code: Code::Interrupted,
-            hint: None,
-            ..failure
-        },
+        Code::Failed | Code::ChildFailed | Code::Os | Code::Network if interrupted => {
+            Failure { code: Code::Interrupted, hint: None, ..failure }
+        }
         _ => failure,
     }
 }
@@ -251,11 +239,7 @@ fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure
         )
         .hint("begin with 'mkroot DIR |', or give a document with --state FILE")),
         Input::Text(text, origin) => match Document::parse(text, origin) {
-            Err(failure)
-                if S::KIND == Kind::Undo
-                    && stage.can_start()
-                    && text.iter().all(u8::is_ascii_whitespace) =>
-            {
+            Err(failure) if S::KIND == Kind::Undo && stage.can_start() && text.iter().all(u8::is_ascii_whitespace) => {
                 let failure = failure.hint("to work from the directory alone, give --new");
                 Ok((Document::new(), Some(failure)))
             }
@@ -272,11 +256,8 @@ fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure
 pub fn read_state(common: &Common) -> Result<Document, Failure> {
     match read(common)? {
         Input::Text(text, origin) => Document::parse(&text, &origin),
-        Input::Nothing(what) => Err(Failure::new(
-            Code::Usage,
-            format!("stdin is {what}: expected a document"),
-        )
-        .hint("give one with --state FILE")),
+        Input::Nothing(what) => Err(Failure::new(Code::Usage, format!("stdin is {what}: expected a document"))
+            .hint("give one with --state FILE")),
     }
 }
 
@@ -290,9 +271,7 @@ fn read(common: &Common) -> Result<Input, Failure> {
         // Do not wait for the writer of a FIFO.
         let mut options = File::options();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
-        let mut file = options.open(path).doing(Code::Usage, || {
-            format!("opening the document {}", quote(path))
-        })?;
+        let mut file = options.open(path).doing(Code::Usage, || format!("opening the document {}", quote(path)))?;
         let text = read_to_end(&mut file, &quote(path), Wake::OnSignal)?;
         return Ok(Input::Text(text, quote(path)));
     }
@@ -307,10 +286,7 @@ fn read_stdin() -> Result<Input, Failure> {
     if is_dev_null(stdin.as_fd()) {
         return Ok(Input::Nothing("/dev/null"));
     }
-    Ok(Input::Text(
-        read_to_end(&mut stdin, "stdin", Wake::Never)?,
-        "stdin".to_owned(),
-    ))
+    Ok(Input::Text(read_to_end(&mut stdin, "stdin", Wake::Never)?, "stdin".to_owned()))
 }
 
 fn is_dev_null(fd: BorrowedFd<'_>) -> bool {
@@ -322,11 +298,7 @@ fn is_dev_null(fd: BorrowedFd<'_>) -> bool {
 
 /// Reads to the end. A signal stops it only where it reads a file (`wake`): on a pipe, the stage before got the signal too
 /// and ends, and its document must not be lost.
-fn read_to_end(
-    from: &mut (impl Read + AsFd),
-    origin: &str,
-    wake: Wake,
-) -> Result<Vec<u8>, Failure> {
+fn read_to_end(from: &mut (impl Read + AsFd), origin: &str, wake: Wake) -> Result<Vec<u8>, Failure> {
     let doing = || format!("reading the document on {origin}");
     let mut text = Vec::new();
     let mut buffer = vec![0; 1 << 16];
@@ -386,11 +358,7 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
         let a = a.as_encoded_bytes();
         a == b"-n" || a == b"--new" || a.starts_with(b"--state")
     });
-    let input = if elsewhere {
-        Ok(Input::Nothing("not asked for"))
-    } else {
-        read_stdin()
-    };
+    let input = if elsewhere { Ok(Input::Nothing("not asked for")) } else { read_stdin() };
     let mut document = match input {
         Ok(Input::Text(text, origin)) => Document::parse(&text, &origin).unwrap_or_default(),
         _ => Document::new(),
@@ -432,19 +400,12 @@ fn hand_on(context: &Context, document: &Document) -> ExitCode {
 }
 
 fn output_failure(error: &std::io::Error) -> Failure {
-    Failure::new(
-        Code::Output,
-        format!("writing the document on stdout: {error}"),
-    )
+    Failure::new(Code::Output, format!("writing the document on stdout: {error}"))
 }
 
 /// Returns the document as text: one line, or indented for a terminal.
 fn render(document: &Document) -> String {
-    if std::io::stdout().is_terminal() {
-        document.pretty()
-    } else {
-        document.line()
-    }
+    if std::io::stdout().is_terminal() { document.pretty() } else { document.line() }
 }
 
 /// Writes to stdout and checks the flush: without that, a full disk looks like success.

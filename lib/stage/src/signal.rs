@@ -9,8 +9,7 @@
 use crate::{Code, Doing, Failure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use signal_hook::consts::{
-    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2,
-    SIGVTALRM, SIGXCPU, SIGXFSZ,
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGIO, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
 };
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -139,9 +138,7 @@ fn caught() -> Option<&'static Caught> {
 fn seen<T>(f: impl FnOnce(&[i32]) -> T) -> T {
     let mut seen = SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(Caught { flags, .. }) = caught() {
-        let raised = flags
-            .iter()
-            .filter(|(_, f)| f.swap(false, Ordering::SeqCst));
+        let raised = flags.iter().filter(|(_, f)| f.swap(false, Ordering::SeqCst));
         seen.extend(raised.map(|(signal, _)| *signal));
     }
     f(&seen)
@@ -199,12 +196,8 @@ pub fn poll_readable(
 ) -> io::Result<Option<Vec<bool>>> {
     let signals = caught().filter(|_| wake == Wake::OnSignal);
     let signals = signals.map(|caught| caught.pipe.as_fd());
-    let mut fds: Vec<_> = descriptors
-        .iter()
-        .copied()
-        .chain(signals)
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
+    let mut fds: Vec<_> =
+        descriptors.iter().copied().chain(signals).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
     // Rounded up to a millisecond, the unit of poll(2): rounded down, the last one would spin.
     let timeout = timeout.map_or(PollTimeout::NONE, |time| {
         let time = time.as_nanos().div_ceil(1_000_000);

@@ -3,10 +3,7 @@
 //! Wall times move with the machine; the ratios hold. Nothing here is a test: a number that got worse is for people to
 //! look at, in `tests/bench/README.md`.
 
-#![expect(
-    clippy::print_stdout,
-    reason = "its report is what this program is for"
-)]
+#![expect(clippy::print_stdout, reason = "its report is what this program is for")]
 
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,11 +13,7 @@ use std::time::{Duration, Instant};
 use strapline_tests::{Mirror, Server, TOOLS, bin_dir, top};
 
 /// What there is to measure: all of it, or what the command line names.
-const SECTIONS: [(&str, fn()); 3] = [
-    ("start-up", start_up),
-    ("keyring", keyrings),
-    ("whole", whole),
-];
+const SECTIONS: [(&str, fn()); 3] = [("start-up", start_up), ("keyring", keyrings), ("whole", whole)];
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
@@ -34,11 +27,7 @@ fn main() {
 /// Runs a command and returns how long it took.
 fn time(command: &mut Command) -> Duration {
     let begin = Instant::now();
-    let status = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let took = begin.elapsed();
     assert!(status.is_ok_and(|s| s.success()), "{command:?} failed");
     took
@@ -48,9 +37,7 @@ fn time(command: &mut Command) -> Duration {
 fn start_up() {
     println!("start-up, median of 200, ms; /bin/true is what a process costs here");
     let median = |program: &Path| {
-        let mut times: Vec<_> = (0..200)
-            .map(|_| time(Command::new(program).arg("--version")))
-            .collect();
+        let mut times: Vec<_> = (0..200).map(|_| time(Command::new(program).arg("--version"))).collect();
         times.sort_unstable();
         times[100].as_secs_f64() * 1000.0
     };
@@ -65,10 +52,7 @@ fn start_up() {
 fn keyrings() {
     let mirror = Mirror::of("aarch64");
     let emulated = Emulated::new(&mirror);
-    let rings = [
-        ("archlinux", Path::new("/usr/share/keyrings").to_owned()),
-        ("archlinuxarm", mirror.dir.join("keys")),
-    ];
+    let rings = [("archlinux", Path::new("/usr/share/keyrings").to_owned()), ("archlinuxarm", mirror.dir.join("keys"))];
     println!("\nthe keyring, best of 3, s");
     for (name, from) in rings {
         let from = from.as_path();
@@ -92,7 +76,9 @@ fn keyring(name: &str, from: &Path) -> Duration {
     let pins: String = trusted
         .lines()
         .filter_map(|line| line.split_once(':'))
-        .map(|(key, _)| format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"bench\"\ndate = \"2026-11-22\"\n"))
+        .map(|(key, _)| {
+            format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"bench\"\ndate = \"2026-11-22\"\n")
+        })
         .collect();
     let text = format!(
         "name = \"bench\"\ntitle = \"Bench\"\n[keyring]\npopulate = [\"{name}\"]\n{pins}\
@@ -100,14 +86,8 @@ fn keyring(name: &str, from: &Path) -> Duration {
     );
     std::fs::write(&preset, text).expect("a file");
     let mut mkroot = Command::new(bin_dir().join("mkroot"));
-    mkroot
-        .arg(&root)
-        .args(["--arch", "x86_64", "--distro"])
-        .arg(&preset);
-    let made = mkroot
-        .stdin(Stdio::null())
-        .output()
-        .expect("mkroot is there");
+    mkroot.arg(&root).args(["--arch", "x86_64", "--distro"]).arg(&preset);
+    let made = mkroot.stdin(Stdio::null()).output().expect("mkroot is there");
     let state = dir.path().join("state.json");
     std::fs::write(&state, made.stdout).expect("a file");
     let rings = root.join("usr/share/pacman/keyrings");
@@ -140,12 +120,7 @@ fn pacman_key(name: &str, from: &Path) -> Duration {
         time(bash.arg("--gpgdir").arg(&home).args(args))
     };
     let took = run(&["--init"]) + run(&["--populate", name]);
-    time(
-        Command::new("gpgconf")
-            .arg("--homedir")
-            .arg(&home)
-            .args(["--kill", "all"]),
-    );
+    time(Command::new("gpgconf").arg("--homedir").arg(&home).args(["--kill", "all"]));
     took
 }
 
@@ -173,14 +148,8 @@ impl Emulated {
         }
         let key = format!("pacman-key --gpgdir /tmp/{name}");
         let mut enter = Command::new(bin_dir().join("enter"));
-        enter
-            .arg("--state")
-            .arg(self.dir.path().join("receipt.json"));
-        time(enter.args([
-            "bash",
-            "-c",
-            &format!("{key} --init && {key} --populate {name}"),
-        ]))
+        enter.arg("--state").arg(self.dir.path().join("receipt.json"));
+        time(enter.args(["bash", "-c", &format!("{key} --init && {key} --populate {name}")]))
     }
 }
 
@@ -201,10 +170,7 @@ fn whole() {
     let best = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
     println!("\nbase archlinuxarm-keyring nano vim sudo openssh for aarch64, best of 3, s");
     println!("  the pipe             {:6.2}   of {ours:.2?}", best(&ours));
-    println!(
-        "  the seed's procedure {:6.2}   of {seeds:.2?}",
-        best(&seeds)
-    );
+    println!("  the seed's procedure {:6.2}   of {seeds:.2?}", best(&seeds));
     println!("  ratio                {:6.2}", best(&ours) / best(&seeds));
     println!("  our own share of the pipe {:.1} %", best(&share) * 100.0);
 }
@@ -219,8 +185,7 @@ fn own_share(receipt: &Value) -> f64 {
 }
 
 fn pipe(dir: &Path, mirror: &Mirror, server: &Server) -> Value {
-    let rest =
-        "keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount";
+    let rest = "keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount";
     run_pipe(dir, mirror, server, rest)
 }
 
@@ -232,23 +197,11 @@ fn run_pipe(dir: &Path, mirror: &Mirror, server: &Server, rest: &str) -> Value {
         mirror.preset().display(),
         url = server.url()
     );
-    let path = format!(
-        "{}:{}",
-        bin_dir().display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
+    let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &script])
-        .current_dir(dir)
-        .env("PATH", path)
-        .stdin(Stdio::null());
+    command.args(["-c", &script]).current_dir(dir).env("PATH", path).stdin(Stdio::null());
     let out = command.output().expect("sh is there");
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).expect("a receipt")
 }
 
@@ -257,17 +210,7 @@ fn run_pipe(dir: &Path, mirror: &Mirror, server: &Server, rest: &str) -> Value {
 /// unshare(1) leaves the maps to newuidmap(1), which gives root no identity map: so we write it.
 fn seed(dir: &Path, server: &Server) -> Duration {
     let mut child = Command::new("unshare")
-        .args([
-            "--user",
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "sh",
-            "-c",
-            WAIT,
-            HANDLER,
-        ])
+        .args(["--user", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", WAIT, HANDLER])
         .arg(top().join("tests/bench/seed.sh"))
         .args([dir.join("root"), dir.join("packages")])
         .arg(server.url())
@@ -284,12 +227,7 @@ fn seed(dir: &Path, server: &Server) -> Duration {
         std::fs::write(&map, "0 0 65536").expect("bench runs as root");
     }
     let begin = Instant::now();
-    child
-        .stdin
-        .take()
-        .expect("a pipe")
-        .write_all(b"go\n")
-        .expect("a shell that reads");
+    child.stdin.take().expect("a pipe").write_all(b"go\n").expect("a shell that reads");
     let mut log = String::new();
     out.read_to_string(&mut log).expect("what pacman prints");
     assert!(child.wait().is_ok_and(|s| s.success()), "{log}");

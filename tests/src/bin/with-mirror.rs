@@ -13,17 +13,8 @@ fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     let server = Server::of(Path::new(&tree));
-    match Command::new(&program)
-        .args(args)
-        .env("MIRROR", server.url())
-        .status()
-    {
-        Ok(status) => ExitCode::from(
-            status
-                .code()
-                .and_then(|c| u8::try_from(c).ok())
-                .unwrap_or(1),
-        ),
+    match Command::new(&program).args(args).env("MIRROR", server.url()).status() {
+        Ok(status) => ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)),
         Err(e) => {
             eprintln!("with-mirror: running '{}': {e}", program.to_string_lossy());
             ExitCode::from(127)

@@ -82,10 +82,7 @@ impl Accounts {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default().as_secs();
         let date = image::epoch::of_environment()?.unwrap_or(now);
-        let mut accounts = Self {
-            today: (date / 86_400).max(1),
-            ..Self::default()
-        };
+        let mut accounts = Self { today: (date / 86_400).max(1), ..Self::default() };
         let two = |option: &str, name: &str| {
             let message = format!("{option}: given twice for the user '{name}'");
             Failure::new(Code::Usage, message)
@@ -141,8 +138,7 @@ impl Item for Accounts {
             account.check(name, tree, &texts)?;
             let half = records::has(shadow, name);
             if account.make && !records::has(passwd, name) && records::has(group, name) && !half {
-                let message =
-                    format!("adding the user '{name}': there is a group of this name already");
+                let message = format!("adding the user '{name}': there is a group of this name already");
                 return Err(Failure::new(Code::Failed, message).hint("choose another name"));
             }
         }
@@ -241,13 +237,7 @@ impl Accounts {
         for (name, account) in &self.users {
             let existing = lookup(passwd, group, name);
             let mut words = match &existing {
-                None => vec![
-                    "useradd",
-                    "--prefix",
-                    PREFIX,
-                    "--no-create-home",
-                    "--user-group",
-                ],
+                None => vec!["useradd", "--prefix", PREFIX, "--no-create-home", "--user-group"],
                 Some(_) => vec!["usermod", "--prefix", PREFIX],
             };
             let bare = words.len();
@@ -287,9 +277,8 @@ impl Accounts {
                 }
             }
         }
-        let copy = |path: &str, bytes: &[u8]| {
-            tree.replace(&format!("{COPY}/{path}"), bytes, Attributes::of_root(0o600))
-        };
+        let copy =
+            |path: &str, bytes: &[u8]| tree.replace(&format!("{COPY}/{path}"), bytes, Attributes::of_root(0o600));
         for (path, text) in &texts {
             if !text.is_empty() || tree.exists(path) {
                 copy(path, text.as_bytes())?;
@@ -303,12 +292,7 @@ impl Accounts {
         for command in commands {
             let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
             let name = args.last().copied().unwrap_or_default();
-            site.run(
-                &command[0],
-                &args,
-                None,
-                &format!("making the user '{name}'"),
-            )?;
+            site.run(&command[0], &args, None, &format!("making the user '{name}'"))?;
         }
         let result = |(path, _)| Ok((path, tree.text(&format!("{COPY}/{path}"))?));
         FILES.into_iter().map(result).collect()
@@ -387,9 +371,7 @@ fn set_password(site: &mut Site, name: &str, password: &str) -> Result<(), Failu
     let doing = format!("setting the password of '{name}'");
     // PAM's own helper reads up to a NUL.
     let input = format!("{password}\0");
-    if site.tree.has_program("unix_chkpwd")
-        && site.confirms("unix_chkpwd", &[name, "nonull"], &input, &doing)?
-    {
+    if site.tree.has_program("unix_chkpwd") && site.confirms("unix_chkpwd", &[name, "nonull"], &input, &doing)? {
         return Ok(());
     }
     let input = format!("{name}:{password}\n");
@@ -400,10 +382,7 @@ fn set_password(site: &mut Site, name: &str, password: &str) -> Result<(), Failu
 
 /// Adds keys to a user's authorized_keys.
 fn authorize(tree: &mut Tree, user: &User, keys: &[String]) -> Result<(), Failure> {
-    let owned = |mode| Attributes {
-        mode,
-        owner: (user.uid, user.gid),
-    };
+    let owned = |mode| Attributes { mode, owner: (user.uid, user.gid) };
     let directory = format!("{}/.ssh", home::path(user)?);
     if tree.make_directory(&directory, owned(0o700))? {
         tree.mark_changed(&directory);
@@ -420,10 +399,7 @@ mod tests {
     use crate::tree::tests::tree;
 
     fn texts(passwd: &str, shadow: &str, group: &str) -> Texts {
-        let mut texts: Texts = FILES
-            .into_iter()
-            .map(|(path, _)| (path, String::new()))
-            .collect();
+        let mut texts: Texts = FILES.into_iter().map(|(path, _)| (path, String::new())).collect();
         for (path, text) in [(PASSWD, passwd), (SHADOW, shadow), (GROUP, group)] {
             texts.insert(path, text.to_owned());
         }
@@ -434,16 +410,8 @@ mod tests {
     fn root_is_locked_where_no_password_is_needed_and_only_there() {
         for (passwd, shadow, locked) in [
             ("root:x:0:0::/root:/bin/bash\n", "root::14871::::::\n", true),
-            (
-                "root::0:0::/root:/bin/bash\n",
-                "root:$6$a$b:1::::::\n",
-                true,
-            ),
-            (
-                "root:x:0:0::/root:/bin/bash\n",
-                "root:$6$a$b:1::::::\n",
-                false,
-            ),
+            ("root::0:0::/root:/bin/bash\n", "root:$6$a$b:1::::::\n", true),
+            ("root:x:0:0::/root:/bin/bash\n", "root:$6$a$b:1::::::\n", false),
             ("root:x:0:0::/root:/bin/bash\n", "root:!:1::::::\n", false),
             ("", "", false),
         ] {
@@ -452,10 +420,7 @@ mod tests {
             lock_root(&mut texts);
             assert_eq!(texts != before, locked, "{passwd}{shadow}");
             if locked {
-                assert_eq!(
-                    records::field(&texts[SHADOW], "root", PASSWORD),
-                    Some(LOCKED)
-                );
+                assert_eq!(records::field(&texts[SHADOW], "root", PASSWORD), Some(LOCKED));
                 assert_eq!(records::field(&texts[PASSWD], "root", PASSWORD), Some("x"));
             }
         }
@@ -473,11 +438,7 @@ mod tests {
         accounts.user("ann").groups.push("video".into());
         accounts.user("bob").groups.push("wheel".into());
         accounts.user("root").shell = Some("/bin/sh".into());
-        let commands: Vec<String> = accounts
-            .commands(&texts)
-            .iter()
-            .map(|c| c.join(" "))
-            .collect();
+        let commands: Vec<String> = accounts.commands(&texts).iter().map(|c| c.join(" ")).collect();
         assert_eq!(
             commands,
             [
@@ -491,16 +452,8 @@ mod tests {
     #[test]
     fn root_is_locked_or_has_a_password() {
         for (passwd, shadow, word) in [
-            (
-                "root:x:0:0::/root:/b\n",
-                "root:!*:1::::::\n",
-                Some("locked"),
-            ),
-            (
-                "root:x:0:0::/root:/b\n",
-                "root:$6$a$b:1::::::\n",
-                Some("password"),
-            ),
+            ("root:x:0:0::/root:/b\n", "root:!*:1::::::\n", Some("locked")),
+            ("root:x:0:0::/root:/b\n", "root:$6$a$b:1::::::\n", Some("password")),
             ("root:x:0:0::/root:/b\n", "", Some("locked")),
             ("", "", None),
         ] {
@@ -515,14 +468,7 @@ mod tests {
             let args = std::iter::once(&"configure").chain(args);
             Accounts::of(&<Args as clap::Parser>::try_parse_from(args).unwrap())
         };
-        let accounts = of(&[
-            "--user",
-            "ann:wheel,video",
-            "--user",
-            "ann:wheel,audio",
-            "--user",
-            "bob",
-        ]);
+        let accounts = of(&["--user", "ann:wheel,video", "--user", "ann:wheel,audio", "--user", "bob"]);
         let users = accounts.unwrap().users;
         assert_eq!(users["ann"].groups, ["wheel", "video", "audio"]);
         assert!(users["bob"].make && users["bob"].groups.is_empty());

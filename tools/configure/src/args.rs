@@ -132,10 +132,7 @@ fn check_name(name: &str) -> Result<(), String> {
     let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
     if !begins || !name.bytes().all(fine) {
-        return Err(
-            "a name has lower-case letters, digits, '_' and '-', and begins with a letter or '_'"
-                .into(),
-        );
+        return Err("a name has lower-case letters, digits, '_' and '-', and begins with a letter or '_'".into());
     }
     match name.len() {
         0..=32 => Ok(()),
@@ -175,18 +172,7 @@ mod tests {
         for good in ["ann", "_x", "a-b_c9", &"a".repeat(32)] {
             check_name(good).unwrap();
         }
-        for bad in [
-            "",
-            "Ann",
-            "9a",
-            "-a",
-            "a b",
-            "a:b",
-            "a/b",
-            "ann\n",
-            "änn",
-            &"a".repeat(33),
-        ] {
+        for bad in ["", "Ann", "9a", "-a", "a b", "a:b", "a/b", "ann\n", "änn", &"a".repeat(33)] {
             check_name(bad).unwrap_err();
         }
     }

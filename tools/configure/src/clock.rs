@@ -34,9 +34,9 @@ impl Item for TimeZone {
         let message = format!("looking for the time zone '{}': no zone at {path}", self.0);
         Err(match site.tree.stat(ZONES) {
             None => lacks(message, "tzdata"),
-            Some(_) => not_found(message).hint(
-                "a zone has a name as Europe/Berlin: 'timedatectl list-timezones' lists them",
-            ),
+            Some(_) => {
+                not_found(message).hint("a zone has a name as Europe/Berlin: 'timedatectl list-timezones' lists them")
+            }
         })
     }
 

@@ -39,8 +39,7 @@ impl Item for KeyMap {
         if find(&site.tree, KEYMAPS, &self.0, DEPTH) {
             return Ok(());
         }
-        Err(not_found(format!("{doing}: none below {keymaps}"))
-            .hint("'localectl list-keymaps' lists them"))
+        Err(not_found(format!("{doing}: none below {keymaps}")).hint("'localectl list-keymaps' lists them"))
     }
 
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {

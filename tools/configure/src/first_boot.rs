@@ -27,10 +27,7 @@ impl FirstBootKeyring {
         if names.is_empty()
             && let Some(distro) = document.distro()
         {
-            let preset = Preset::load(distro).map_err(|failure| Failure {
-                code: Code::Failed,
-                ..failure
-            })?;
+            let preset = Preset::load(distro).map_err(|failure| Failure { code: Code::Failed, ..failure })?;
             names = preset.keyring.populate;
         }
         if names.is_empty() {
@@ -43,9 +40,7 @@ impl FirstBootKeyring {
             None => Ok(Self(names)),
             Some(bad) => Err(Failure::new(
                 Code::BadDocument,
-                format!(
-                    "reading \"keyring.populated\" of the document: invalid name of a ring: '{bad}'"
-                ),
+                format!("reading \"keyring.populated\" of the document: invalid name of a ring: '{bad}'"),
             )),
         }
     }
@@ -55,21 +50,15 @@ impl Item for FirstBootKeyring {
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let tree = &site.tree;
         if !tree.is_program("usr/lib/systemd/systemd") {
-            return Err(lacks(
-                format!("{DOING}: the root has no systemd"),
-                "systemd",
-            ));
+            return Err(lacks(format!("{DOING}: the root has no systemd"), "systemd"));
         }
         site.need("pacman-key", "pacman", DOING)?;
         site.need("gpg", "gnupg", DOING)?;
         for ring in &self.0 {
             let path = format!("{RINGS}/{ring}.gpg");
             if tree.stat(&path).is_none() {
-                return Err(
-                    not_found(format!("{DOING}: no {}", tree.quote(&path))).hint(format!(
-                        "install the keyring package first: '{ring}-keyring'"
-                    )),
-                );
+                return Err(not_found(format!("{DOING}: no {}", tree.quote(&path)))
+                    .hint(format!("install the keyring package first: '{ring}-keyring'")));
             }
         }
         tree.read(&format!("{UNITS}/{NAME}")).map(drop)

@@ -36,8 +36,7 @@ impl Entry {
             ("/", _) => 1,
             _ => 2,
         };
-        let [source, at, kind, options] =
-            [&self.source, &self.at, &self.kind, &self.options].map(|word| escape(word));
+        let [source, at, kind, options] = [&self.source, &self.at, &self.kind, &self.options].map(|word| escape(word));
         format!("{source} {at} {kind} {options} 0 {pass}")
     }
 
@@ -59,10 +58,7 @@ impl Entry {
         let device = mount.source.as_deref().unwrap_or_default();
         let uuid = uuid_of(device)?;
         if uuid.is_none() {
-            context.warn(format_args!(
-                "blkid finds no UUID on {}, so fstab has its name on this host",
-                quote(device)
-            ));
+            context.warn(format_args!("blkid finds no UUID on {}, so fstab has its name on this host", quote(device)));
         }
         let options = match mount.options.is_empty() {
             true => "rw,relatime".to_owned(),
@@ -129,10 +125,7 @@ impl Fstab {
             devices.extend(root_device(root)?);
             devices.sort_by(|a, b| a.at.cmp(&b.at));
             let entries = devices.iter().map(|m| Entry::of_device(m, context));
-            return Ok(Self {
-                entries: entries.collect::<Result<_, _>>()?,
-                planned: Vec::new(),
-            });
+            return Ok(Self { entries: entries.collect::<Result<_, _>>()?, planned: Vec::new() });
         }
         let arch = document.need_arch()?;
         let layout = match layout {
@@ -155,10 +148,7 @@ impl Fstab {
                 file_system.uuid = uuid;
             }
         }
-        Ok(Self {
-            entries: planned.iter().map(Entry::of_file_system).collect(),
-            planned,
-        })
+        Ok(Self { entries: planned.iter().map(Entry::of_file_system).collect(), planned })
     }
 }
 
@@ -174,8 +164,7 @@ impl Item for Fstab {
             {
                 let file = site.tree.quote(AT);
                 let message = format!("writing {file}: another line mounts '{at}'");
-                return Err(Failure::new(Code::Failed, message)
-                    .hint("remove that line, or leave --fstab out"));
+                return Err(Failure::new(Code::Failed, message).hint("remove that line, or leave --fstab out"));
             }
         }
         Ok(())
@@ -214,15 +203,7 @@ fn root_device(root: &Root) -> Result<Vec<Mount>, Failure> {
 fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
     let mut command = stage::child::command("blkid");
     // By probing: not from the cache of the host, which would also be written.
-    command.args([
-        "--probe",
-        "--output",
-        "value",
-        "--match-tag",
-        "UUID",
-        "--",
-        device,
-    ]);
+    command.args(["--probe", "--output", "value", "--match-tag", "UUID", "--", device]);
     rootfs::die_with_us(&mut command);
     let out = stage::child::output(&mut command)?;
     let uuid = String::from_utf8_lossy(&out.stdout).trim().to_owned();
@@ -262,8 +243,7 @@ fn uuid_in(text: &str, file_system: &FileSystem) -> Option<String> {
     parts(text).1.iter().find_map(|line| {
         let mut fields = line.split_whitespace();
         let uuid = fields.next()?.strip_prefix("UUID=")?;
-        let same =
-            fields.next()? == escape(&file_system.at) && fields.next()? == file_system.kind.name();
+        let same = fields.next()? == escape(&file_system.at) && fields.next()? == file_system.kind.name();
         file_system.kind.check_id(uuid).ok().filter(|_| same)
     })
 }
@@ -273,20 +253,12 @@ mod tests {
     use super::*;
 
     fn planned(at: &str, kind: FileSystemKind, uuid: &str) -> FileSystem {
-        FileSystem {
-            at: at.into(),
-            kind,
-            uuid: uuid.into(),
-        }
+        FileSystem { at: at.into(), kind, uuid: uuid.into() }
     }
 
     #[test]
     fn our_lines_are_between_comments_and_others_are_kept() {
-        let root = planned(
-            "/",
-            FileSystemKind::Ext4,
-            "3335002d-56ca-8154-a907-7caebb1d31d3",
-        );
+        let root = planned("/", FileSystemKind::Ext4, "3335002d-56ca-8154-a907-7caebb1d31d3");
         let boot = planned("/boot", FileSystemKind::Vfat, "1A2B-3C4D");
         let entries = [Entry::of_file_system(&root), Entry::of_file_system(&boot)];
         let text = with_block("# fstab\n", &entries);
@@ -300,21 +272,13 @@ mod tests {
         let more = format!("{text}tmpfs /x tmpfs rw 0 0\n");
         assert_eq!(with_block(&more, &entries), more);
         assert_eq!(uuid_in(&more, &boot).unwrap(), "1A2B-3C4D");
-        assert_eq!(
-            uuid_in(&more, &planned("/boot", FileSystemKind::Ext4, "")),
-            None
-        );
+        assert_eq!(uuid_in(&more, &planned("/boot", FileSystemKind::Ext4, "")), None);
         assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", &boot), None);
     }
 
     #[test]
     fn white_space_in_a_field_is_escaped() {
-        let entry = Entry {
-            source: "/dev/a b".into(),
-            at: "/x\ny".into(),
-            kind: "ext4".into(),
-            options: "rw".into(),
-        };
+        let entry = Entry { source: "/dev/a b".into(), at: "/x\ny".into(), kind: "ext4".into(), options: "rw".into() };
         assert_eq!(entry.line(), "/dev/a\\040b /x\\012y ext4 rw 0 2");
     }
 
@@ -327,11 +291,7 @@ mod tests {
             options: vec![],
             nodes: vec![],
         };
-        let plan = [
-            mount("rbind", "/dev/shm"),
-            mount("vfat", "/dev/loop0p1"),
-            mount("bind", "/srv"),
-        ];
+        let plan = [mount("rbind", "/dev/shm"), mount("vfat", "/dev/loop0p1"), mount("bind", "/srv")];
         assert_eq!(devices(plan.to_vec()), [plan[1].clone()]);
     }
 }

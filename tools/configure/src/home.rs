@@ -40,8 +40,7 @@ pub(crate) fn make(site: &mut Site, user: &User) -> Result<(), Failure> {
     let beside = format!("{parent}/{}", rootfs::file::temporary_name(name));
     let at = format!("/{beside}");
     site.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
-    site.tree
-        .make_directory(&beside, Attributes::of_root(0o700))?;
+    site.tree.make_directory(&beside, Attributes::of_root(0o700))?;
     if site.tree.stat(SKEL).is_some() {
         let from = format!("/{SKEL}/.");
         let args = ["-RP", "--preserve=mode,timestamps", "--", &from, &at];
@@ -73,10 +72,7 @@ mod tests {
 
     #[test]
     fn the_mode_is_that_of_login_defs() {
-        assert_eq!(
-            home_mode("#HOME_MODE 0755\nUMASK 022\nHOME_MODE\t0750\n"),
-            Some(0o750)
-        );
+        assert_eq!(home_mode("#HOME_MODE 0755\nUMASK 022\nHOME_MODE\t0750\n"), Some(0o750));
         assert_eq!(home_mode("#HOME_MODE\t0700\n"), None);
     }
 

@@ -31,12 +31,8 @@ impl HostName {
             let why = match label {
                 "" => "an empty label",
                 label if label.len() > 63 => "a label is longer than 63 bytes",
-                label if !label.bytes().all(fine) => {
-                    "only letters, digits, '-' and '.' are allowed"
-                }
-                label if label.starts_with('-') || label.ends_with('-') => {
-                    "a label begins or ends with '-'"
-                }
+                label if !label.bytes().all(fine) => "only letters, digits, '-' and '.' are allowed",
+                label if label.starts_with('-') || label.ends_with('-') => "a label begins or ends with '-'",
                 _ => continue,
             };
             return Err(why.into());
@@ -101,14 +97,7 @@ mod tests {
 
     #[test]
     fn names_by_hostname_7() {
-        for good in [
-            "a",
-            "alarm",
-            "Pi-4",
-            "db1.example.org",
-            "7up",
-            &"a".repeat(63),
-        ] {
+        for good in ["a", "alarm", "Pi-4", "db1.example.org", "7up", &"a".repeat(63)] {
             HostName::parse(good).unwrap();
         }
         let long = format!("{}.{}", "a".repeat(40), "b".repeat(40));

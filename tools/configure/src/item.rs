@@ -30,10 +30,7 @@ impl Site {
     pub(crate) fn need(&self, program: &str, package: &str, doing: &str) -> Result<(), Failure> {
         match self.tree.has_program(program) {
             true => Ok(()),
-            false => Err(lacks(
-                format!("{doing}: the root has no {program}"),
-                package,
-            )),
+            false => Err(lacks(format!("{doing}: the root has no {program}"), package)),
         }
     }
 
@@ -42,13 +39,7 @@ impl Site {
     /// # Errors
     ///
     /// [`Code::NotFound`] where the root has no such program, [`Code::ChildFailed`] when it fails.
-    pub(crate) fn run(
-        &self,
-        program: &str,
-        args: &[&str],
-        input: Option<&str>,
-        doing: &str,
-    ) -> Result<(), Failure> {
+    pub(crate) fn run(&self, program: &str, args: &[&str], input: Option<&str>, doing: &str) -> Result<(), Failure> {
         let mut command = command(program, args);
         let input = input.map(str::as_bytes);
         let out = child::transcript(&mut command, input, !self.quiet);
@@ -74,13 +65,7 @@ impl Site {
     }
 
     /// Runs a program that answers yes with exit status 0.
-    pub(crate) fn confirms(
-        &self,
-        program: &str,
-        args: &[&str],
-        input: &str,
-        doing: &str,
-    ) -> Result<bool, Failure> {
+    pub(crate) fn confirms(&self, program: &str, args: &[&str], input: &str, doing: &str) -> Result<bool, Failure> {
         let out = child::transcript(&mut command(program, args), Some(input.as_bytes()), false);
         Ok(out.map_err(|f| not_run(f, doing))?.status.success())
     }

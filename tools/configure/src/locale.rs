@@ -102,9 +102,7 @@ fn normal(name: &str) -> String {
 
 /// Returns the line of locale.gen for a locale: `en_US.UTF-8 UTF-8`.
 fn line(tree: &Tree, name: &str) -> Result<String, Failure> {
-    let list = tree
-        .read_linked(SUPPORTED)
-        .or_else(|| tree.read_linked(GEN));
+    let list = tree.read_linked(SUPPORTED).or_else(|| tree.read_linked(GEN));
     let list = String::from_utf8_lossy(&list.unwrap_or_default()).into_owned();
     let entries = || {
         list.lines().filter_map(|line| {
@@ -176,10 +174,7 @@ mod tests {
     fn a_line_is_uncommented_in_its_place() {
         let text = "# locale.gen\n#de_DE.UTF-8 UTF-8  \n#de_DE ISO-8859-1  \n";
         let with = with_line(text, "de_DE.UTF-8 UTF-8");
-        assert_eq!(
-            with,
-            "# locale.gen\nde_DE.UTF-8 UTF-8\n#de_DE ISO-8859-1  \n"
-        );
+        assert_eq!(with, "# locale.gen\nde_DE.UTF-8 UTF-8\n#de_DE ISO-8859-1  \n");
         assert_eq!(with_line(&with, "de_DE.UTF-8 UTF-8"), with);
         assert_eq!(with_line("", "a b"), "a b\n");
         assert_eq!(with_line("a b  \n", "a b"), "a b  \n");

@@ -117,12 +117,7 @@ impl Stage for Args {
 
 impl Args {
     /// Returns what is configured, in this order: what others depend on comes first.
-    fn items(
-        &self,
-        accounts: Accounts,
-        fstab: Option<Fstab>,
-        keyring: Option<FirstBootKeyring>,
-    ) -> Vec<Named> {
+    fn items(&self, accounts: Accounts, fstab: Option<Fstab>, keyring: Option<FirstBootKeyring>) -> Vec<Named> {
         fn named(name: &'static str, item: impl Item + 'static) -> Named {
             (name, Box::new(item))
         }
@@ -139,9 +134,7 @@ impl Args {
             list(&self.enable).map(|list| named("units", Units(list))),
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
-            self.resolv_conf
-                .clone()
-                .map(|item| named("resolv_conf", item)),
+            self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];
         items.into_iter().flatten().collect()
@@ -157,11 +150,7 @@ fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Fai
     let quiet = context.quiet;
     inside.call(Place::Root, &[], move || {
         let begin = Instant::now();
-        let mut site = Site {
-            tree: Tree::open(Path::new("/"), &host_path)?,
-            quiet,
-            warnings: Vec::new(),
-        };
+        let mut site = Site { tree: Tree::open(Path::new("/"), &host_path)?, quiet, warnings: Vec::new() };
         for (_, item) in items {
             item.check(&site)?;
         }

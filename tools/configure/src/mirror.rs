@@ -37,18 +37,13 @@ pub(crate) fn parse(url: &str) -> Result<String, String> {
     // One list is for all repositories. In a shell's double quotes `$repo` is a variable, and empty.
     match url.contains("$repo") {
         true => Ok(url.to_owned()),
-        false => Err(
-            "no $repo in it: give it in single quotes, as 'https://mirror.example.org/$arch/$repo'"
-                .into(),
-        ),
+        false => Err("no $repo in it: give it in single quotes, as 'https://mirror.example.org/$arch/$repo'".into()),
     }
 }
 
 fn includes(conf: &str) -> bool {
     conf.lines().any(|line| {
-        line.split_once('=').is_some_and(|(key, value)| {
-            key.trim() == "Include" && value.trim() == format!("/{LIST}")
-        })
+        line.split_once('=').is_some_and(|(key, value)| key.trim() == "Include" && value.trim() == format!("/{LIST}"))
     })
 }
 
@@ -60,13 +55,7 @@ mod tests {
     fn a_server_has_the_repository_in_it() {
         parse("https://mirror.example.org/$arch/$repo").unwrap();
         parse("file:///srv/$repo/os/$arch").unwrap();
-        for bad in [
-            "",
-            "mirror.example.org/$repo",
-            "https://m.example.org/",
-            "https:///$repo",
-            "https://m/$repo x",
-        ] {
+        for bad in ["", "mirror.example.org/$repo", "https://m.example.org/", "https:///$repo", "https://m/$repo x"] {
             parse(bad).unwrap_err();
         }
     }

@@ -41,10 +41,7 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
 fn user<'a>(users: &'a mut Vec<ConfiguredUser>, name: &str) -> &'a mut ConfiguredUser {
     let place = users.iter().position(|user| user.name == name);
     let place = place.unwrap_or_else(|| {
-        users.push(ConfiguredUser {
-            name: name.to_owned(),
-            ..ConfiguredUser::default()
-        });
+        users.push(ConfiguredUser { name: name.to_owned(), ..ConfiguredUser::default() });
         users.len() - 1
     });
     &mut users[place]
@@ -70,13 +67,7 @@ mod tests {
             "x",
         )
         .unwrap();
-        let args = [
-            "configure",
-            "--locale",
-            "en_US.UTF-8",
-            "--user",
-            "ann:video",
-        ];
+        let args = ["configure", "--locale", "en_US.UTF-8", "--user", "ann:video"];
         let args = <Args as clap::Parser>::try_parse_from(args).unwrap();
         let mut accounts = Accounts::of(&args).unwrap();
         let root = accounts.users.entry("root".into()).or_default();

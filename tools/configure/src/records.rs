@@ -46,8 +46,7 @@ pub(crate) fn without(text: &str, name: &str) -> String {
 
 /// Returns the names of the records.
 pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
-    text.lines()
-        .filter_map(|line| Some(line.split_once(':')?.0))
+    text.lines().filter_map(|line| Some(line.split_once(':')?.0))
 }
 
 /// Returns whether a user is a member of a group, by the text of group(5).

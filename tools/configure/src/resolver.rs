@@ -80,13 +80,7 @@ mod tests {
         assert_eq!(Resolver::parse("resolved").unwrap(), Resolver::Resolved);
         let servers = Resolver::parse("9.9.9.9,2620:fe::fe").unwrap();
         assert_eq!(servers.words(), ["9.9.9.9", "2620:fe::fe"]);
-        for bad in [
-            "",
-            "dns.example.org",
-            "9.9.9",
-            "9.9.9.9,",
-            "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4",
-        ] {
+        for bad in ["", "dns.example.org", "9.9.9", "9.9.9.9,", "1.1.1.1,2.2.2.2,3.3.3.3,4.4.4.4"] {
             Resolver::parse(bad).unwrap_err();
         }
     }

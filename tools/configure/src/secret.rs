@@ -52,14 +52,10 @@ impl Secret {
         let (before, method) = (parts.next(), parts.next().unwrap_or_default());
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"./$=,-_".contains(&b);
         if before != Some("") || parts.count() < 2 || !line.bytes().all(fine) {
-            return Err(
-                "it is not a hash of crypt(5): 'mkpasswd' and 'openssl passwd -6' make one".into(),
-            );
+            return Err("it is not a hash of crypt(5): 'mkpasswd' and 'openssl passwd -6' make one".into());
         }
         if !METHODS.contains(&method) {
-            return Err(
-                "its method is too weak or unknown: use yescrypt, bcrypt or SHA-512".into(),
-            );
+            return Err("its method is too weak or unknown: use yescrypt, bcrypt or SHA-512".into());
         }
         Ok(Self::Hash(line.to_owned()))
     }
@@ -82,27 +78,12 @@ mod tests {
 
     #[test]
     fn only_strong_hashes_are_accepted_and_nothing_is_shown() {
-        for good in [
-            "$6$salt$hash",
-            "$y$j9T$salt$hash",
-            "$2b$10$saltandhash",
-            "$6$rounds=9$s$h\n",
-        ] {
+        for good in ["$6$salt$hash", "$y$j9T$salt$hash", "$2b$10$saltandhash", "$6$rounds=9$s$h\n"] {
             let secret = Secret::hash(good).unwrap();
             assert_eq!(format!("{secret:?}"), "Hash(…)");
         }
-        for bad in [
-            "",
-            "\n",
-            "geheim",
-            "$1$salt$hash",
-            "$6$salt",
-            "x$6$a$b",
-            "$6$a$b:c",
-            "$6$a$b\n\n",
-            "!",
-            "$6$a b$c",
-        ] {
+        for bad in ["", "\n", "geheim", "$1$salt$hash", "$6$salt", "x$6$a$b", "$6$a$b:c", "$6$a$b\n\n", "!", "$6$a b$c"]
+        {
             let why = Secret::hash(bad).unwrap_err();
             assert!(!why.contains("geheim"), "{why}");
         }
@@ -110,10 +91,7 @@ mod tests {
 
     #[test]
     fn a_password_is_one_line() {
-        assert_eq!(
-            Secret::plain("correct horse\n").unwrap(),
-            Secret::Plain("correct horse".into())
-        );
+        assert_eq!(Secret::plain("correct horse\n").unwrap(), Secret::Plain("correct horse".into()));
         for bad in ["", "\n", "a\nb", "a\n\n", "a\0", &"a".repeat(512)] {
             Secret::plain(bad).unwrap_err();
         }

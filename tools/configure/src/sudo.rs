@@ -52,8 +52,6 @@ mod tests {
     fn both_words_for_including_count() {
         assert!(includes("root ALL=(ALL) ALL\n@includedir /etc/sudoers.d\n"));
         assert!(includes("#includedir /etc/sudoers.d/\n"));
-        assert!(!includes(
-            "# @includedir /etc/sudoers.d\n#includedir /etc/other\n"
-        ));
+        assert!(!includes("# @includedir /etc/sudoers.d\n#includedir /etc/other\n"));
     }
 }

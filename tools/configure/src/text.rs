@@ -49,14 +49,8 @@ mod tests {
         for (before, after) in [
             ("", "LANG=x\n"),
             ("LC_TIME=y", "LC_TIME=y\nLANG=x\n"),
-            (
-                "# LANG=a\nLANG=b\nLC_TIME=y\n",
-                "# LANG=a\nLANG=x\nLC_TIME=y\n",
-            ),
-            (
-                "LANG=a\nA=1\nLANG=b\nLANGUAGE=c\n",
-                "LANG=x\nA=1\nLANGUAGE=c\n",
-            ),
+            ("# LANG=a\nLANG=b\nLC_TIME=y\n", "# LANG=a\nLANG=x\nLC_TIME=y\n"),
+            ("LANG=a\nA=1\nLANG=b\nLANGUAGE=c\n", "LANG=x\nA=1\nLANGUAGE=c\n"),
         ] {
             let text = with_variable(before, "LANG", "x");
             assert_eq!(text, after);

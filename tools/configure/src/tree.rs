@@ -8,8 +8,8 @@
 use rootfs::file::{replace, replace_link};
 use rootfs::root::{open_below, open_within, read, read_within};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat,
-    mkdirat, openat, readlinkat, renameat_with, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, fchmod, fchown, fstat, mkdirat, openat,
+    readlinkat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -58,11 +58,7 @@ impl Tree {
     pub(crate) fn open(at: &Path, host_path: &Path) -> Result<Self, Failure> {
         let fd = openat(CWD, at, PATH | OFlags::CLOEXEC, Mode::empty())
             .doing(Code::Os, || format!("opening {}", quote(host_path)))?;
-        Ok(Self {
-            fd,
-            host_path: host_path.to_owned(),
-            changed: Vec::new(),
-        })
+        Ok(Self { fd, host_path: host_path.to_owned(), changed: Vec::new() })
     }
 
     /// Returns how a path below the root stands in a message.
@@ -119,9 +115,7 @@ impl Tree {
 
     /// Returns whether a path leads to a file that may be run.
     pub(crate) fn is_program(&self, path: &str) -> bool {
-        self.stat(path).is_some_and(|stat| {
-            FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_mode & 0o111 != 0
-        })
+        self.stat(path).is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_mode & 0o111 != 0)
     }
 
     /// Returns whether the root has a program of this name, in the `PATH` of those that we run.
@@ -153,10 +147,7 @@ impl Tree {
     pub(crate) fn attributes(&self, path: &str) -> Result<Option<Attributes>, Failure> {
         let found = open_below(self.fd.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
         match found.and_then(fstat) {
-            Ok(stat) => Ok(Some(Attributes {
-                mode: stat.st_mode & 0o7777,
-                owner: (stat.st_uid, stat.st_gid),
-            })),
+            Ok(stat) => Ok(Some(Attributes { mode: stat.st_mode & 0o7777, owner: (stat.st_uid, stat.st_gid) })),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(self.refused("reading the mode of", path, e)),
         }
@@ -180,12 +171,7 @@ impl Tree {
     }
 
     /// Writes a file as [`Tree::write`] does; a new one gets these attributes.
-    pub(crate) fn write_as(
-        &mut self,
-        path: &str,
-        text: &str,
-        new: Attributes,
-    ) -> Result<(), Failure> {
+    pub(crate) fn write_as(&mut self, path: &str, text: &str, new: Attributes) -> Result<(), Failure> {
         if self.read(path)?.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
@@ -204,10 +190,7 @@ impl Tree {
     ) -> Result<(), Failure> {
         let (parent, name) = self.parent(path)?;
         // A test that is not root may not change owners, and need not.
-        let us = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
+        let us = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let owner = (owner != us).then_some(owner);
         replace(parent.as_fd(), name, bytes, mode, owner).map_err(|e| {
             let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
@@ -244,11 +227,7 @@ impl Tree {
     /// # Errors
     ///
     /// When it cannot be made, or something else is there.
-    pub(crate) fn make_directory(
-        &self,
-        path: &str,
-        Attributes { mode, owner }: Attributes,
-    ) -> Result<bool, Failure> {
+    pub(crate) fn make_directory(&self, path: &str, Attributes { mode, owner }: Attributes) -> Result<bool, Failure> {
         let refused = |e| self.refused("making", path, e);
         let (parent, name) = self.parent(path)?;
         let made = match mkdirat(&parent, name, Mode::RWXU) {
@@ -283,17 +262,15 @@ impl Tree {
 
     fn parent<'a>(&self, path: &'a str) -> Result<(OwnedFd, &'a str), Failure> {
         let (parent, name) = split(path);
-        let parent = open_below(self.fd.as_fd(), parent, DIRECTORY)
-            .map_err(|e| self.refused("opening", parent, e))?;
+        let parent = open_below(self.fd.as_fd(), parent, DIRECTORY).map_err(|e| self.refused("opening", parent, e))?;
         Ok((parent, name))
     }
 
     fn refused(&self, doing: &str, path: &str, error: Errno) -> Failure {
         let (code, why) = match error {
-            Errno::LOOP | Errno::XDEV => (
-                Code::Failed,
-                "it is, or is behind, a symbolic link, which is not followed".to_owned(),
-            ),
+            Errno::LOOP | Errno::XDEV => {
+                (Code::Failed, "it is, or is behind, a symbolic link, which is not followed".to_owned())
+            }
             Errno::INVAL => (Code::Failed, "not a regular file".to_owned()),
             Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::FBIG => {
                 (Code::Failed, error.to_string())
@@ -353,10 +330,7 @@ pub(crate) mod tests {
         }
         tree.link("etc/pacman.d/hosts", "x").unwrap_err();
         tree.remove("etc/pacman.d/hosts").unwrap_err();
-        assert_eq!(
-            std::fs::read_to_string(out.join("hosts")).unwrap(),
-            "theirs"
-        );
+        assert_eq!(std::fs::read_to_string(out.join("hosts")).unwrap(), "theirs");
         assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
     }
 
@@ -366,11 +340,7 @@ pub(crate) mod tests {
         symlink("usr/bin", guard.path().join("bin")).unwrap();
         symlink("/usr/bin/bash", guard.path().join("usr/bin/sh")).unwrap();
         assert_eq!(tree.read_linked("bin/sh").unwrap(), b"#!");
-        symlink(
-            "../../../../../etc/passwd",
-            guard.path().join("usr/bin/out"),
-        )
-        .unwrap();
+        symlink("../../../../../etc/passwd", guard.path().join("usr/bin/out")).unwrap();
         assert_eq!(tree.read_linked("usr/bin/out"), None);
     }
 }

@@ -9,11 +9,7 @@ use stage::{Code, Failure};
 use std::collections::BTreeSet;
 
 /// Where units are, those of the administrator first (systemd.unit(5)).
-const DIRECTORIES: [&str; 3] = [
-    OWN,
-    "usr/local/lib/systemd/system",
-    "usr/lib/systemd/system",
-];
+const DIRECTORIES: [&str; 3] = [OWN, "usr/local/lib/systemd/system", "usr/lib/systemd/system"];
 
 /// Where enabling makes links.
 const OWN: &str = "etc/systemd/system";
@@ -137,16 +133,7 @@ mod tests {
         assert_eq!(parse("fstrim.timer").unwrap(), "fstrim.timer");
         assert_eq!(parse("getty@tty2").unwrap(), "getty@tty2.service");
         assert_eq!(parse("dbus-org.x").unwrap(), "dbus-org.x.service");
-        for bad in [
-            "",
-            "-f",
-            "../x",
-            "a b",
-            "/etc/x.service",
-            "a\n",
-            "@x",
-            &"a".repeat(250),
-        ] {
+        for bad in ["", "-f", "../x", "a b", "/etc/x.service", "a\n", "@x", &"a".repeat(250)] {
             parse(bad).unwrap_err();
         }
     }

@@ -13,35 +13,19 @@ use strapline_tests::small::Ran;
 use tempfile::TempDir;
 
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
-const KEY: &str =
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN ann@home";
 
 /// What is in the root, as path and text.
 const FILES: &[(&str, &str)] = &[
-    (
-        "etc/passwd",
-        "root:x:0:0::/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n",
-    ),
+    ("etc/passwd", "root:x:0:0::/root:/bin/bash\nann:x:1000:1000::/home/ann:/bin/bash\n"),
     ("etc/shadow", "root::14871::::::\nann:!:14871::::::\n"),
-    (
-        "etc/group",
-        "root:x:0:\nwheel:x:998:\nusers:x:984:\nann:x:1000:\n",
-    ),
+    ("etc/group", "root:x:0:\nwheel:x:998:\nusers:x:984:\nann:x:1000:\n"),
     ("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
-    (
-        "etc/fstab",
-        "# <file system> <dir> <type> <options> <dump> <pass>\n",
-    ),
+    ("etc/fstab", "# <file system> <dir> <type> <options> <dump> <pass>\n"),
     ("etc/machine-id", "c76a6edd320a46d487d5bbbcb87f8dcf\n"),
     ("etc/locale.gen", "#en_US.UTF-8 UTF-8  \n"),
-    (
-        "etc/pacman.conf",
-        "[core]\nInclude = /etc/pacman.d/mirrorlist\n",
-    ),
-    (
-        "etc/pacman.d/mirrorlist",
-        "Server = http://old.example.org/$repo\n",
-    ),
+    ("etc/pacman.conf", "[core]\nInclude = /etc/pacman.d/mirrorlist\n"),
+    ("etc/pacman.d/mirrorlist", "Server = http://old.example.org/$repo\n"),
     ("etc/resolv.conf", "# Resolver configuration file.\n"),
     ("etc/sudoers", "@includedir /etc/sudoers.d\n"),
     ("usr/share/zoneinfo/Europe/Berlin", "TZif2..."),
@@ -67,14 +51,7 @@ impl Ground {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap().join("root");
-        for below in [
-            "var/lib/pacman",
-            "proc",
-            "home/ann",
-            "root",
-            "run",
-            "etc/sudoers.d",
-        ] {
+        for below in ["var/lib/pacman", "proc", "home/ann", "root", "run", "etc/sudoers.d"] {
             fs::create_dir_all(root.join(below)).unwrap();
         }
         for (path, text) in FILES {
@@ -97,11 +74,7 @@ impl Ground {
         symlink("usr/bin", root.join("bin")).unwrap();
         let document = json!({"strapline": 1, "root": root, "arch": "aarch64", "mode": "root", "mounts": [],
             "binfmt": {"kind": "native"}, "distro": "archlinuxarm"});
-        Self {
-            directory,
-            root,
-            document,
-        }
+        Self { directory, root, document }
     }
 
     fn file(&self, name: &str, text: &str) -> String {
@@ -144,11 +117,7 @@ impl Ground {
         assert_eq!(error["code"], code, "{args:?}: {}", ran.stderr);
         assert_eq!(error["exit"], ran.status);
         assert!(message.contains(says), "{args:?}: {message}");
-        assert!(
-            ran.stderr.starts_with(&format!("configure: {message}\n")),
-            "{}",
-            ran.stderr
-        );
+        assert!(ran.stderr.starts_with(&format!("configure: {message}\n")), "{}", ran.stderr);
         assert_eq!(ran.document.get("configured"), None);
         assert_eq!(picture(&self.root), before, "{args:?}");
         ran
@@ -172,19 +141,11 @@ fn picture(at: &Path) -> Vec<Thing> {
             left.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
             Vec::new()
         } else if meta.is_symlink() {
-            fs::read_link(&path)
-                .unwrap()
-                .into_os_string()
-                .into_encoded_bytes()
+            fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
         } else {
             fs::read(&path).unwrap()
         };
-        found.push((
-            path,
-            meta.mode(),
-            (meta.mtime(), meta.mtime_nsec()),
-            content,
-        ));
+        found.push((path, meta.mode(), (meta.mtime(), meta.mtime_nsec()), content));
     }
     found.sort();
     found
@@ -194,10 +155,7 @@ fn picture(at: &Path) -> Vec<Thing> {
 fn without_being_asked_root_is_locked_and_the_machine_id_goes() {
     let mut ground = Ground::new();
     let configured = ground.works(&[]);
-    assert_eq!(
-        ground.text("etc/shadow"),
-        "root:!*:14871::::::\nann:!:14871::::::\n"
-    );
+    assert_eq!(ground.text("etc/shadow"), "root:!*:14871::::::\nann:!:14871::::::\n");
     assert_eq!(ground.text("etc/machine-id"), "");
     let mode = |below: &str| ground.root.join(below).metadata().unwrap().mode() & 0o7777;
     assert_eq!((mode("etc/shadow"), mode("etc/machine-id")), (0o600, 0o444));
@@ -239,26 +197,14 @@ fn what_is_asked_for_is_written_and_a_second_run_changes_nothing() {
     ];
     let configured = ground.works(&args);
     assert_eq!(ground.text("etc/hostname"), "alarm\n");
-    assert!(
-        ground
-            .text("etc/hosts")
-            .ends_with("::1 localhost\n127.0.1.1 alarm # configure\n")
-    );
+    assert!(ground.text("etc/hosts").ends_with("::1 localhost\n127.0.1.1 alarm # configure\n"));
     let link = |below: &str| fs::read_link(ground.root.join(below)).unwrap();
-    assert_eq!(
-        link("etc/localtime"),
-        Path::new("../usr/share/zoneinfo/Europe/Berlin")
-    );
-    assert_eq!(
-        link("etc/resolv.conf"),
-        Path::new("../run/systemd/resolve/stub-resolv.conf")
-    );
+    assert_eq!(link("etc/localtime"), Path::new("../usr/share/zoneinfo/Europe/Berlin"));
+    assert_eq!(link("etc/resolv.conf"), Path::new("../run/systemd/resolve/stub-resolv.conf"));
     assert_eq!(ground.text("etc/vconsole.conf"), "KEYMAP=de-latin1\n");
     assert_eq!(ground.text("etc/locale.conf"), "LANG=C\n");
     assert!(
-        ground
-            .text("etc/pacman.d/mirrorlist")
-            .ends_with("\nServer = http://mirror.archlinuxarm.org/$arch/$repo\n")
+        ground.text("etc/pacman.d/mirrorlist").ends_with("\nServer = http://mirror.archlinuxarm.org/$arch/$repo\n")
     );
     assert!(ground.text("etc/shadow").contains(&format!("ann:{HASH}:")));
     let keys = ground.root.join("home/ann/.ssh/authorized_keys");
@@ -267,27 +213,13 @@ fn what_is_asked_for_is_written_and_a_second_run_changes_nothing() {
     assert_eq!((meta.uid(), meta.mode() & 0o7777), (1000, 0o600));
     let meta = keys.parent().unwrap().metadata().unwrap();
     assert_eq!((meta.uid(), meta.mode() & 0o7777), (1000, 0o700));
-    let uuids: Vec<_> = ground.document["filesystems"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|f| f["uuid"].clone())
-        .collect();
+    let uuids: Vec<_> = ground.document["filesystems"].as_array().unwrap().iter().map(|f| f["uuid"].clone()).collect();
     let fstab = ground.text("etc/fstab");
     for uuid in &uuids {
-        assert!(
-            fstab.contains(&format!("\nUUID={} /", uuid.as_str().unwrap())),
-            "{fstab}"
-        );
+        assert!(fstab.contains(&format!("\nUUID={} /", uuid.as_str().unwrap())), "{fstab}");
     }
-    assert_eq!(
-        configured["users"],
-        json!([{"name": "ann", "shell": "/bin/bash", "password": true, "ssh_key": true}])
-    );
-    assert_eq!(
-        configured["changed"]["hostname"],
-        json!(["/etc/hostname", "/etc/hosts"])
-    );
+    assert_eq!(configured["users"], json!([{"name": "ann", "shell": "/bin/bash", "password": true, "ssh_key": true}]));
+    assert_eq!(configured["changed"]["hostname"], json!(["/etc/hostname", "/etc/hosts"]));
     let text = ground.document.to_string();
     assert!(!text.contains("$6$") && !text.contains("AAAA"), "{text}");
 
@@ -322,11 +254,7 @@ fn a_hash_for_root_is_a_password_and_unlocks() {
     let hash = format!("root:{}", ground.file("hash", HASH));
     let configured = ground.works(&["--password-hash-file", &hash]);
     assert_eq!(configured["root"], "password");
-    assert!(
-        ground
-            .text("etc/shadow")
-            .starts_with(&format!("root:{HASH}:"))
-    );
+    assert!(ground.text("etc/shadow").starts_with(&format!("root:{HASH}:")));
 }
 
 #[test]
@@ -345,11 +273,7 @@ fn the_date_of_the_image_is_that_of_its_passwords() {
     assert_eq!(run("yesterday"), 64);
     assert!(!ground.text("etc/shadow").contains(HASH));
     assert_eq!(run("1700000000"), 0);
-    assert!(
-        ground
-            .text("etc/shadow")
-            .contains(&format!("ann:{HASH}:19675:"))
-    );
+    assert!(ground.text("etc/shadow").contains(&format!("ann:{HASH}:19675:")));
 }
 
 #[test]
@@ -373,10 +297,8 @@ fn the_same_date_and_name_give_the_same_uuids() {
 #[test]
 fn a_layout_says_which_file_systems_there_are() {
     let mut ground = Ground::new();
-    let layout = ground.file(
-        "layout.toml",
-        "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n",
-    );
+    let layout =
+        ground.file("layout.toml", "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n");
     let configured = ground.works(&["--fstab", "--layout", &layout]);
     assert_eq!(configured["fstab"], json!(["/"]));
     assert!(!ground.text("etc/fstab").contains("vfat"));
@@ -390,63 +312,30 @@ fn what_the_root_does_not_have_is_refused_before_anything_is_written() {
     let ground = Ground::new();
     let good = ["--hostname", "alarm", "--fstab"];
     for (args, says) in [
-        (
-            &["--timezone", "Europe/Berlim"][..],
-            "looking for the time zone 'Europe/Berlim': no zone at '",
-        ),
-        (
-            &["--timezone", "leapseconds"],
-            "looking for the time zone 'leapseconds'",
-        ),
-        (
-            &["--timezone", "Europe"],
-            "looking for the time zone 'Europe'",
-        ),
+        (&["--timezone", "Europe/Berlim"][..], "looking for the time zone 'Europe/Berlim': no zone at '"),
+        (&["--timezone", "leapseconds"], "looking for the time zone 'leapseconds'"),
+        (&["--timezone", "Europe"], "looking for the time zone 'Europe'"),
         (&["--keymap", "dvorak"], "looking for the keymap 'dvorak'"),
-        (
-            &["--locale", "xx_XX.UTF-8"],
-            "looking for the locale 'xx_XX.UTF-8'",
-        ),
+        (&["--locale", "xx_XX.UTF-8"], "looking for the locale 'xx_XX.UTF-8'"),
         (&["--locale", "en_US.UTF-8"], "the root has no locale-gen"),
-        (
-            &["--user", "ann:wheel,nosuch"],
-            "looking for the group 'nosuch'",
-        ),
-        (
-            &["--user", "ann:wheel"],
-            "configuring users: the root has no usermod",
-        ),
-        (
-            &["--user", "bob"],
-            "configuring users: the root has no useradd",
-        ),
-        (
-            &["--user", "ann", "--shell", "ann:/bin/fish"],
-            "looking for the shell of 'ann'",
-        ),
+        (&["--user", "ann:wheel,nosuch"], "looking for the group 'nosuch'"),
+        (&["--user", "ann:wheel"], "configuring users: the root has no usermod"),
+        (&["--user", "bob"], "configuring users: the root has no useradd"),
+        (&["--user", "ann", "--shell", "ann:/bin/fish"], "looking for the shell of 'ann'"),
         (&["--shell", "ann:/usr/share/notes"], "is not a program"),
         (&["--shell", "bob:/bin/bash"], "looking for the user 'bob'"),
         (&["--sudo"], "the root has no sudo"),
         (&["--enable", "sshd"], "the root has no systemctl"),
-        (
-            &["--first-boot-keyring"],
-            "making a keyring at first boot: the root has no systemd",
-        ),
+        (&["--first-boot-keyring"], "making a keyring at first boot: the root has no systemd"),
     ] {
         ground.refuses(&[args, &good].concat(), "not-found", says);
     }
     // What only clap or the plan sees: a wrong command line.
     for (args, says) in [
-        (
-            &["--hostname", "a b"][..],
-            "invalid value 'a b' for '--hostname <NAME>': ",
-        ),
+        (&["--hostname", "a b"][..], "invalid value 'a b' for '--hostname <NAME>': "),
         (&["--layout", "x"], "--fstab"),
         (&["--mirror", "http://m.example.org/"], "no $repo in it"),
-        (
-            &["--password-file", "ann:/no/such"],
-            "reading '/no/such': No such file",
-        ),
+        (&["--password-file", "ann:/no/such"], "reading '/no/such': No such file"),
     ] {
         ground.refuses(args, "usage", says);
     }
@@ -461,23 +350,11 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
         "adding the user 'users': there is a group of this name",
     );
     fs::write(ground.root.join("etc/fstab"), "/dev/sda1 / ext4 rw 0 1\n").unwrap();
-    let ran = ground.refuses(
-        &["--hostname", "a", "--fstab"],
-        "failed",
-        "another line mounts '/'",
-    );
-    assert!(
-        ran.stderr.contains("configure: hint: remove that line"),
-        "{}",
-        ran.stderr
-    );
+    let ran = ground.refuses(&["--hostname", "a", "--fstab"], "failed", "another line mounts '/'");
+    assert!(ran.stderr.contains("configure: hint: remove that line"), "{}", ran.stderr);
     fs::write(ground.root.join("etc/pacman.conf"), "[core]\nServer = x\n").unwrap();
     let mirror = ["--mirror", "http://m.example.org/$repo", "--hostname", "a"];
-    ground.refuses(
-        &mirror,
-        "not-found",
-        "does not include /etc/pacman.d/mirrorlist",
-    );
+    ground.refuses(&mirror, "not-found", "does not include /etc/pacman.d/mirrorlist");
 }
 
 #[test]
@@ -485,14 +362,7 @@ fn a_root_that_leads_out_is_refused_and_nothing_is_followed() {
     // In a chroot(2) an absolute link leads nowhere. This one does: to init's root, which may be the host's.
     let escape = |path: &Path| format!("/proc/1/root{}", path.canonicalize().unwrap().display());
     let proc = json!([{"at": "proc", "type": "proc", "options": ["nosuid", "noexec", "nodev"]}]);
-    for place in [
-        "etc/hostname",
-        "etc/hosts",
-        "etc/machine-id",
-        "etc/shadow",
-        "etc/fstab",
-        "etc",
-    ] {
+    for place in ["etc/hostname", "etc/hosts", "etc/machine-id", "etc/shadow", "etc/fstab", "etc"] {
         let mut ground = Ground::new();
         ground.document["mounts"] = proc.clone();
         let at = ground.root.join(place);
@@ -516,11 +386,7 @@ fn a_root_that_leads_out_is_refused_and_nothing_is_followed() {
     fs::remove_file(&at).unwrap();
     symlink(escape(Path::new(&outside)), &at).unwrap();
     ground.works(&["--resolv-conf", "9.9.9.9"]);
-    assert!(
-        ground
-            .text("etc/resolv.conf")
-            .ends_with("nameserver 9.9.9.9\n")
-    );
+    assert!(ground.text("etc/resolv.conf").ends_with("nameserver 9.9.9.9\n"));
     assert_eq!(fs::read_to_string(&outside).unwrap(), "theirs");
     let ground = Ground::new();
     let outside = ground.directory.path().join("outside");
@@ -539,16 +405,8 @@ fn secrets_are_checked_and_never_shown() {
         ("--password-file", "geheim\nzwei\n", "more than one line"),
         ("--password-file", "", "it is empty"),
         ("--password-hash-file", "geheim\n", "it is not a hash"),
-        (
-            "--password-hash-file",
-            "$1$geheim$geheim\n",
-            "its method is too weak",
-        ),
-        (
-            "--ssh-key",
-            "-----BEGIN OPENSSH PRIVATE KEY-----\ngeheim\n",
-            "it is a private key",
-        ),
+        ("--password-hash-file", "$1$geheim$geheim\n", "its method is too weak"),
+        ("--ssh-key", "-----BEGIN OPENSSH PRIVATE KEY-----\ngeheim\n", "it is a private key"),
         ("--ssh-key", "geheim\n", "line 1 is not a public key"),
     ] {
         let file = format!("ann:{}", ground.file("secret", text));
@@ -564,10 +422,7 @@ fn an_account_with_an_empty_password_is_warned_of() {
     let path = ground.root.join("etc/shadow");
     fs::write(&path, "root:!:1::::::\nann::1::::::\n").unwrap();
     let ran = ground.run(&["--quiet"]);
-    assert_eq!(
-        ran.stderr,
-        "configure: warning: the user 'ann' has an empty password\n"
-    );
+    assert_eq!(ran.stderr, "configure: warning: the user 'ann' has an empty password\n");
     let hash = format!("ann:{}", ground.file("hash", HASH));
     let configured = ground.works(&["--password-hash-file", &hash]);
     assert_eq!(configured["root"], "locked");
@@ -578,11 +433,7 @@ fn a_tool_that_works_on_the_root_is_waited_for() {
     let ground = Ground::new();
     let directory = fs::File::open(ground.root.join("var/lib/pacman")).unwrap();
     rustix::fs::flock(&directory, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    ground.refuses(
-        &["--hostname", "a"],
-        "busy",
-        "another tool works on this root",
-    );
+    ground.refuses(&["--hostname", "a"], "busy", "another tool works on this root");
 }
 
 #[test]

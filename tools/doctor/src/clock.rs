@@ -16,12 +16,7 @@ pub(crate) fn built() -> Option<SystemTime> {
     path.metadata().and_then(|data| data.modified()).ok()
 }
 
-pub(crate) fn clock(
-    now: SystemTime,
-    built: Option<SystemTime>,
-    systemd: bool,
-    sudo: &str,
-) -> Finding {
+pub(crate) fn clock(now: SystemTime, built: Option<SystemTime>, systemd: bool, sudo: &str) -> Finding {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let found = time(since.as_secs());
     let reason = if since < PLAUSIBLE {
@@ -32,9 +27,7 @@ pub(crate) fn clock(
         return Finding::ok(found);
     };
     Finding::fail(format!("{found}: {reason}"))
-        .why(
-            "keys and signatures made later than now do not verify, nor do certificates of servers",
-        )
+        .why("keys and signatures made later than now do not verify, nor do certificates of servers")
         .fix(match systemd {
             true => format!("{sudo}timedatectl set-ntp true"),
             false => {

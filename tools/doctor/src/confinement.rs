@@ -172,9 +172,9 @@ pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Rel
     let finding = Finding::fail(format!("{kind}: {failure}"));
     match (confinement.cause(release.sudo), &failure.hint) {
         (Some((why, fix)), _) => finding.why(why).fix(fix),
-        (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => finding
-            .why("this is the first step of every tool")
-            .fix(hint),
+        (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => {
+            finding.why("this is the first step of every tool").fix(hint)
+        }
         (None, _) => finding
             .why("the kernel refused, and none of the known causes applies")
             .fix("try it as root, outside of every container and chroot"),
@@ -185,9 +185,7 @@ pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Rel
 pub(crate) fn apparmor(works: bool, confinement: &Confinement, release: &Release) -> Finding {
     match (confinement.apparmor, confinement.root, works) {
         (false, ..) => Finding::ok("does not restrict user namespaces"),
-        (true, true, _) => {
-            Finding::ok("restricts the user namespaces of ordinary users, not root's")
-        }
+        (true, true, _) => Finding::ok("restricts the user namespaces of ordinary users, not root's"),
         (true, false, true) => Finding::ok("restricts user namespaces, but not ours"),
         (true, false, false) => Finding::fail(format!("'{APPARMOR}' is 1"))
             .why(
@@ -211,10 +209,10 @@ pub(crate) fn seccomp(works: bool, confinement: &Confinement) -> Finding {
 pub(crate) fn no_new_privs(confinement: &Confinement) -> Finding {
     let finding = match (confinement.no_new_privs, confinement.root) {
         (false, _) => return Finding::ok("not set"),
-        (true, true) => Finding::warn("set")
-            .why("set-uid programs in the root, such as sudo, work only for root"),
-        (true, false) => Finding::fail("set")
-            .why("newuidmap and newgidmap may not map ids, since they cannot be set-uid"),
+        (true, true) => Finding::warn("set").why("set-uid programs in the root, such as sudo, work only for root"),
+        (true, false) => {
+            Finding::fail("set").why("newuidmap and newgidmap may not map ids, since they cannot be set-uid")
+        }
     };
     finding.fix(NO_NEW_PRIVS_FIX)
 }
@@ -230,10 +228,7 @@ mod tests {
     }
 
     fn refused() -> Tried {
-        Tried::Failed(Failure::new(
-            Code::Permission,
-            "making namespaces: Operation not permitted",
-        ))
+        Tried::Failed(Failure::new(Code::Permission, "making namespaces: Operation not permitted"))
     }
 
     fn release() -> Release {
@@ -256,45 +251,19 @@ mod tests {
     fn each_cause_of_a_refusal_has_its_fix() {
         for (confinement, why, fix) in [
             (
-                Confinement {
-                    zero: Some("user.max_user_namespaces"),
-                    ..user()
-                },
+                Confinement { zero: Some("user.max_user_namespaces"), ..user() },
                 "'user.max_user_namespaces' is 0",
                 "sudo sysctl -w user.max_user_namespaces=15000",
             ),
             (
-                Confinement {
-                    zero: Some("kernel.unprivileged_userns_clone"),
-                    ..user()
-                },
+                Confinement { zero: Some("kernel.unprivileged_userns_clone"), ..user() },
                 "is 0",
                 "sudo sysctl -w kernel.unprivileged_userns_clone=1",
             ),
+            (Confinement { root: true, seccomp: 2, ..user() }, "seccomp", "--security-opt seccomp=unconfined ("),
+            (Confinement { root: true, ..user() }, "SYS_ADMIN", "--privileged"),
             (
-                Confinement {
-                    root: true,
-                    seccomp: 2,
-                    ..user()
-                },
-                "seccomp",
-                "--security-opt seccomp=unconfined (",
-            ),
-            (
-                Confinement {
-                    root: true,
-                    ..user()
-                },
-                "SYS_ADMIN",
-                "--privileged",
-            ),
-            (
-                Confinement {
-                    root: true,
-                    seccomp: 2,
-                    profile: Some("docker-default".to_owned()),
-                    ..user()
-                },
+                Confinement { root: true, seccomp: 2, profile: Some("docker-default".to_owned()), ..user() },
                 "seccomp",
                 "seccomp=unconfined --security-opt apparmor=unconfined",
             ),
@@ -309,59 +278,21 @@ mod tests {
                 "'docker-default'",
                 "--security-opt apparmor=unconfined",
             ),
+            (Confinement { root: true, sys_admin: true, nested: true, ..user() }, "user namespace", "unmask=ALL"),
             (
-                Confinement {
-                    root: true,
-                    sys_admin: true,
-                    nested: true,
-                    ..user()
-                },
-                "user namespace",
-                "unmask=ALL",
-            ),
-            (
-                Confinement {
-                    root: true,
-                    sys_admin: true,
-                    chrooted: true,
-                    ..user()
-                },
+                Confinement { root: true, sys_admin: true, chrooted: true, ..user() },
                 "no mount point",
                 "mount --bind DIR DIR",
             ),
             (user(), "none of the known causes", "as root"),
+            (Confinement { seccomp: 2, ..user() }, "seccomp", "--security-opt seccomp=unconfined"),
+            (Confinement { no_new_privs: true, ..user() }, "newuidmap", "NoNewPrivileges=yes"),
             (
-                Confinement {
-                    seccomp: 2,
-                    ..user()
-                },
-                "seccomp",
-                "--security-opt seccomp=unconfined",
-            ),
-            (
-                Confinement {
-                    no_new_privs: true,
-                    ..user()
-                },
-                "newuidmap",
-                "NoNewPrivileges=yes",
-            ),
-            (
-                Confinement {
-                    apparmor: true,
-                    ..user()
-                },
+                Confinement { apparmor: true, ..user() },
                 "AppArmor",
                 "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
             ),
-            (
-                Confinement {
-                    chrooted: true,
-                    ..user()
-                },
-                "chroot",
-                "as root",
-            ),
+            (Confinement { chrooted: true, ..user() }, "chroot", "as root"),
         ] {
             let finding = namespaces(&refused(), &confinement, &release());
             assert_eq!(finding.status, Status::Fail);
@@ -373,12 +304,7 @@ mod tests {
 
     #[test]
     fn a_restriction_fails_only_where_namespaces_do_not_work() {
-        let all = Confinement {
-            apparmor: true,
-            seccomp: 2,
-            no_new_privs: true,
-            ..user()
-        };
+        let all = Confinement { apparmor: true, seccomp: 2, no_new_privs: true, ..user() };
         assert_eq!(apparmor(true, &all, &release()).status, Status::Ok);
         assert_eq!(apparmor(false, &all, &release()).status, Status::Fail);
         assert_eq!(seccomp(true, &all).status, Status::Ok);
@@ -389,9 +315,6 @@ mod tests {
         assert_eq!(no_new_privs(&root).status, Status::Warn);
         let finding = namespaces(&Tried::Not("no ids".into()), &user(), &release());
         assert_eq!(finding.status, Status::Warn);
-        assert_eq!(
-            namespaces(&Tried::Worked, &user(), &release()).status,
-            Status::Ok
-        );
+        assert_eq!(namespaces(&Tried::Worked, &user(), &release()).status, Status::Ok);
     }
 }

@@ -44,11 +44,7 @@ impl Means {
         let names = ["-static", ""].map(|end| format!("qemu-{}{end}", arch.qemu));
         let interpreter = find_interpreter(arch);
         let dynamic = || names.iter().find_map(|name| find_in_path(name));
-        let in_binfmt_d = |dir| {
-            names
-                .each_ref()
-                .map(|n| Path::new(dir).join(format!("{n}.conf")))
-        };
+        let in_binfmt_d = |dir| names.each_ref().map(|n| Path::new(dir).join(format!("{n}.conf")));
         let files = ["/etc/binfmt.d", "/run/binfmt.d", "/usr/lib/binfmt.d"].map(in_binfmt_d);
         let known = format!("/var/lib/binfmts/qemu-{}", arch.qemu);
         Self {
@@ -101,10 +97,7 @@ impl Means {
                  /etc/binfmt.d/{name}.new /etc/binfmt.d/{name} && {sudo}systemctl restart systemd-binfmt"
             );
         }
-        format!(
-            "{sudo}sh -c 'echo -1 > {TABLE}/{}; sed \"s/:[A-Z]*$/:OCPF/\" {conf} > {TABLE}/register'",
-            handler.name
-        )
+        format!("{sudo}sh -c 'echo -1 > {TABLE}/{}; sed \"s/:[A-Z]*$/:OCPF/\" {conf} > {TABLE}/register'", handler.name)
     }
 }
 
@@ -122,10 +115,8 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
         (None, _) if trials.host.worked() => {
             return Finding::ok(format!("none, but programs of {arch} run here without"));
         }
-        (None, Some(path)) => {
-            Finding::fail(format!("only {}, which is not static", quote(path)))
-                .why("an emulator that needs libraries looks for them inside the root, which has none of this host's")
-        }
+        (None, Some(path)) => Finding::fail(format!("only {}, which is not static", quote(path)))
+            .why("an emulator that needs libraries looks for them inside the root, which has none of this host's"),
         (None, None) => Finding::fail(format!("none for {arch}"))
             .why("scriptlets and hooks are programs of the target: without it all fail, although pacman exits 0"),
     };
@@ -141,9 +132,7 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
     let failure = match &trials.private {
         Tried::Worked => {
             let arch = means.arch.name;
-            return Finding::ok(format!(
-                "runs programs of {arch}, without changes to the host"
-            ));
+            return Finding::ok(format!("runs programs of {arch}, without changes to the host"));
         }
         Tried::Not(reason) if host => {
             let found = format!("not tried: {reason}; the host has what is needed");
@@ -193,10 +182,7 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
     };
     let missing = missing_flags(&handler.flags);
     let (name, flags) = (&handler.name, &handler.flags);
-    let found = format!(
-        "'{name}' runs {} with flags {flags}",
-        quote(&handler.interpreter)
-    );
+    let found = format!("'{name}' runs {} with flags {flags}", quote(&handler.interpreter));
     let why = missing.join("; ");
     let finding = match &trials.host {
         _ if trials.private.worked() => {
@@ -264,11 +250,7 @@ mod tests {
     }
 
     fn trials(private: Tried, host: Tried) -> Trials {
-        Trials {
-            native: Tried::Worked,
-            private,
-            host,
-        }
+        Trials { native: Tried::Worked, private, host }
     }
 
     fn handler(flags: &str) -> Option<Handler> {
@@ -290,28 +272,15 @@ mod tests {
     #[test]
     fn one_way_that_works_is_enough() {
         use Status::{Fail, Ok, Warn};
-        let old = Means {
-            kernel: (6, 1),
-            ..means()
-        };
-        let old_with_handler = Means {
-            handler: handler("OCPF"),
-            ..old.clone()
-        };
-        let bare = Means {
-            interpreter: None,
-            ..means()
-        };
+        let old = Means { kernel: (6, 1), ..means() };
+        let old_with_handler = Means { handler: handler("OCPF"), ..old.clone() };
+        let bare = Means { interpreter: None, ..means() };
         let not = || Tried::Not("it needs an emulator first".into());
         for (means, trials, expected) in [
             (means(), trials(Tried::Worked, failed()), [Ok, Ok, Ok]),
             (means(), trials(failed(), failed()), [Ok, Fail, Fail]),
             (old.clone(), trials(failed(), failed()), [Ok, Warn, Fail]),
-            (
-                old_with_handler,
-                trials(failed(), Tried::Worked),
-                [Ok, Ok, Ok],
-            ),
+            (old_with_handler, trials(failed(), Tried::Worked), [Ok, Ok, Ok]),
             (bare.clone(), trials(not(), failed()), [Fail, Warn, Ok]),
             (bare, trials(not(), Tried::Worked), [Ok, Ok, Ok]),
         ] {
@@ -327,62 +296,29 @@ mod tests {
             ("OCP", failed(), Status::Fail, "inside the root", "sudo"),
             ("OCPF", Tried::Worked, Status::Ok, "", "without"),
         ] {
-            let means = Means {
-                handler: handler(flags),
-                ..means()
-            };
+            let means = Means { handler: handler(flags), ..means() };
             let finding = host_binfmt(&means, &trials(failed(), host), &debian());
             assert_eq!(finding.status, status, "{flags}");
             let why = finding.why.unwrap_or_default();
-            assert!(
-                why.contains(says) && !why.contains(silent),
-                "{flags}: {why}"
-            );
+            assert!(why.contains(says) && !why.contains(silent), "{flags}: {why}");
         }
     }
 
     #[test]
     fn a_dynamic_emulator_does_not_count() {
-        let means = Means {
-            interpreter: None,
-            dynamic: Some("/usr/bin/qemu-aarch64".into()),
-            ..means()
-        };
-        let finding = emulator(
-            &means,
-            &trials(Tried::Not(String::new()), failed()),
-            &debian(),
-        );
+        let means = Means { interpreter: None, dynamic: Some("/usr/bin/qemu-aarch64".into()), ..means() };
+        let finding = emulator(&means, &trials(Tried::Not(String::new()), failed()), &debian());
         assert_eq!(finding.status, Status::Fail);
-        assert_eq!(
-            finding.found,
-            "only '/usr/bin/qemu-aarch64', which is not static"
-        );
-        assert_eq!(
-            finding.fix.unwrap(),
-            "sudo apt-get install qemu-user-static"
-        );
+        assert_eq!(finding.found, "only '/usr/bin/qemu-aarch64', which is not static");
+        assert_eq!(finding.fix.unwrap(), "sudo apt-get install qemu-user-static");
     }
 
     #[test]
     fn the_command_that_registers_depends_on_the_host() {
         let file = Some(PathBuf::from("/usr/lib/binfmt.d/qemu-aarch64.conf"));
         for (means, command) in [
-            (
-                Means {
-                    update_binfmts: true,
-                    ..means()
-                },
-                "sudo update-binfmts --enable qemu-aarch64",
-            ),
-            (
-                Means {
-                    systemd: true,
-                    file: file.clone(),
-                    ..means()
-                },
-                "sudo systemctl restart systemd-binfmt",
-            ),
+            (Means { update_binfmts: true, ..means() }, "sudo update-binfmts --enable qemu-aarch64"),
+            (Means { systemd: true, file: file.clone(), ..means() }, "sudo systemctl restart systemd-binfmt"),
             (
                 Means { file, ..means() },
                 "sudo sh -c 'mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc && cat \

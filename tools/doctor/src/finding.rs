@@ -32,11 +32,7 @@ pub(crate) struct Finding {
 
 impl Finding {
     fn new(status: Status, found: impl Into<String>) -> Self {
-        Self {
-            status,
-            found: found.into(),
-            ..Self::default()
-        }
+        Self { status, found: found.into(), ..Self::default() }
     }
 
     pub(crate) fn ok(found: impl Into<String>) -> Self {
@@ -145,18 +141,12 @@ FAIL  gpg     not found: \\u{1b}[2J
 ";
         assert_eq!(table(&findings, false), text);
         let quiet = table(&findings, true);
-        assert_eq!(
-            quiet.lines().next(),
-            Some("FAIL  gpg  not found: \\u{1b}[2J")
-        );
+        assert_eq!(quiet.lines().next(), Some("FAIL  gpg  not found: \\u{1b}[2J"));
     }
 
     #[test]
     fn the_object_has_no_null() {
-        let findings = [
-            named("x", Finding::warn("y").why("z")),
-            named("a", Finding::ok("b")),
-        ];
+        let findings = [named("x", Finding::warn("y").why("z")), named("a", Finding::ok("b"))];
         assert_eq!(
             json("aarch64", &findings),
             "{\"doctor\":1,\"arch\":\"aarch64\",\"findings\":[{\"check\":\"x\",\"status\":\"warn\",\"found\":\"y\",\

@@ -21,20 +21,12 @@ pub(crate) struct User {
 impl User {
     pub(crate) fn read(uid: u32) -> Self {
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-        Self {
-            uid,
-            name: rootfs::user::name_of(&passwd, uid),
-            free: rootfs::idmap::free_range(),
-        }
+        Self { uid, name: rootfs::user::name_of(&passwd, uid), free: rootfs::idmap::free_range() }
     }
 }
 
 /// Checks the ranges. `None` in the map stands for root, which needs none.
-pub(crate) fn subuid(
-    map: &Result<Option<IdMap>, Failure>,
-    user: &User,
-    release: &Release,
-) -> Finding {
+pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release: &Release) -> Finding {
     let sudo = release.sudo;
     let (first, last) = user.free;
     let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
@@ -60,10 +52,7 @@ pub(crate) fn subuid(
         .fix(format!("{sudo}usermod {ranges} {}", shell(name))),
         (_, None) => Finding::fail(format!("user {} has no name in '/etc/passwd'", user.uid))
             .why("newuidmap maps ids only for a user with a name, and with ranges of its own")
-            .fix(format!(
-                "{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}",
-                uid = user.uid
-            )),
+            .fix(format!("{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}", uid = user.uid)),
     }
 }
 
@@ -99,20 +88,14 @@ impl Helper {
 
 /// Returns where a program is, as a shell would find it.
 pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
-    let is_program = |file: &PathBuf| {
-        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
-    };
-    std::env::split_paths(&std::env::var_os("PATH")?)
-        .map(|dir| dir.join(name))
-        .find(is_program)
+    let is_program = |file: &PathBuf| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file();
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|dir| dir.join(name)).find(is_program)
 }
 
 /// Returns whether a program's file is set-uid root or has capabilities (as on Fedora and Arch).
 fn may_raise(path: &Path) -> bool {
     const SET_UID: u32 = 0o4000;
-    let set_uid = path
-        .metadata()
-        .is_ok_and(|m| m.mode() & SET_UID != 0 && m.uid() == 0);
+    let set_uid = path.metadata().is_ok_and(|m| m.mode() & SET_UID != 0 && m.uid() == 0);
     let mut value = [0_u8; 64];
     set_uid || rustix::fs::getxattr(path, "security.capability", &mut value[..]).is_ok()
 }
@@ -130,19 +113,12 @@ pub(crate) fn newuidmap(root: bool, helpers: &[Helper], release: &Release) -> Fi
             .fix(release.install(Need::Uidmap));
     }
     let found: Vec<_> = helpers.iter().filter_map(|h| h.found.as_ref()).collect();
-    let words: Vec<_> = found
-        .iter()
-        .map(|(p, _)| shell(&p.to_string_lossy()))
-        .collect();
+    let words: Vec<_> = found.iter().map(|(p, _)| shell(&p.to_string_lossy())).collect();
     match found.iter().find(|(_, raised)| !raised) {
         Some((path, _)) => Finding::fail(format!("{} is not set-uid root", quote(path)))
             .why("without that it may not map ids; some container images strip it")
             .fix(format!("{}chmod u+s {}", release.sudo, words.join(" "))),
-        None => Finding::ok(
-            found
-                .first()
-                .map_or_else(String::new, |(path, _)| quote(path)),
-        ),
+        None => Finding::ok(found.first().map_or_else(String::new, |(path, _)| quote(path))),
     }
 }
 
@@ -162,18 +138,11 @@ mod tests {
 
     #[test]
     fn the_command_gives_this_user_a_range_that_is_free() {
-        let user = User {
-            uid: 1001,
-            name: Some("ann".into()),
-            free: (165_536, 231_071),
-        };
+        let user = User { uid: 1001, name: Some("ann".into()), free: (165_536, 231_071) };
         let finding = subuid(&missing(), &user, &release());
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.found.starts_with("'ann' has no range of 65535 ids"));
-        assert_eq!(
-            finding.fix.unwrap(),
-            "sudo usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann"
-        );
+        assert_eq!(finding.fix.unwrap(), "sudo usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann");
         let nameless = User { name: None, ..user };
         let finding = subuid(&missing(), &nameless, &release());
         assert_eq!(finding.found, "user 1001 has no name in '/etc/passwd'");
@@ -183,15 +152,9 @@ mod tests {
 
     #[test]
     fn ranges_are_shown_and_root_needs_none() {
-        let user = User {
-            uid: 1001,
-            name: Some("ann".into()),
-            free: (0, 0),
-        };
-        let map = IdMap {
-            uid: vec![[0, 1001, 1], [1, 100_000, 65_535]],
-            gid: vec![[0, 1001, 1], [1, 200_000, 65_535]],
-        };
+        let user = User { uid: 1001, name: Some("ann".into()), free: (0, 0) };
+        let map =
+            IdMap { uid: vec![[0, 1001, 1], [1, 100_000, 65_535]], gid: vec![[0, 1001, 1], [1, 200_000, 65_535]] };
         let finding = subuid(&Ok(Some(map)), &user, &release());
         assert_eq!(finding.found, "users 100000-165534, groups 200000-265534");
         assert_eq!(subuid(&Ok(None), &user, &release()).status, Status::Ok);
@@ -203,27 +166,15 @@ mod tests {
             name,
             found: found.map(|raised| (PathBuf::from("/usr/bin").join(name), raised)),
         };
-        let judge = |a, b| {
-            newuidmap(
-                false,
-                &[helper("newuidmap", a), helper("newgidmap", b)],
-                &release(),
-            )
-        };
+        let judge = |a, b| newuidmap(false, &[helper("newuidmap", a), helper("newgidmap", b)], &release());
         assert_eq!(judge(Some(true), Some(true)).status, Status::Ok);
         let finding = judge(None, Some(true));
         assert_eq!(finding.found, "not found: newuidmap");
         assert_eq!(finding.fix.unwrap(), "sudo apt-get install uidmap");
         let finding = judge(Some(true), Some(false));
         assert_eq!(finding.found, "'/usr/bin/newgidmap' is not set-uid root");
-        assert_eq!(
-            finding.fix.unwrap(),
-            "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap"
-        );
-        assert_eq!(
-            newuidmap(true, &[helper("newuidmap", None)], &release()).status,
-            Status::Ok
-        );
+        assert_eq!(finding.fix.unwrap(), "sudo chmod u+s /usr/bin/newuidmap /usr/bin/newgidmap");
+        assert_eq!(newuidmap(true, &[helper("newuidmap", None)], &release()).status, Status::Ok);
     }
 
     #[test]

@@ -25,19 +25,16 @@ pub(crate) fn kernel(release: &str, foreign: bool, works: bool) -> Finding {
     let have = version(release);
     let found = format!("Linux {release}");
     match NEEDED.iter().find(|(since, _)| have < *since) {
-        Some(((major, minor), _)) if works => Finding::ok(format!(
-            "{found}, which has the system calls of Linux {major}.{minor}"
-        )),
+        Some(((major, minor), _)) if works => {
+            Finding::ok(format!("{found}, which has the system calls of Linux {major}.{minor}"))
+        }
         Some(((major, minor), call)) => Finding::fail(found)
             .why(format!(
                 "entering a root needs {call}, new in Linux {major}.{minor}; Linux 5.12 has all that is needed"
             ))
             .fix("install a newer kernel of this distribution and boot it, or use a newer host"),
-        None if foreign && have < PRIVATE_TABLE => {
-            Finding::ok(format!("{found}, without private binfmt_misc tables")).why(
-                "foreign programs need the host's handler; since Linux 6.7 a private one will do",
-            )
-        }
+        None if foreign && have < PRIVATE_TABLE => Finding::ok(format!("{found}, without private binfmt_misc tables"))
+            .why("foreign programs need the host's handler; since Linux 6.7 a private one will do"),
         None => Finding::ok(found),
     }
 }
@@ -68,10 +65,7 @@ mod tests {
         ] {
             let finding = kernel(release, true, works);
             assert_eq!(finding.status, status, "{release}");
-            assert!(
-                finding.why.unwrap_or_default().contains(text),
-                "{release}: {text}"
-            );
+            assert!(finding.why.unwrap_or_default().contains(text), "{release}: {text}");
         }
         assert_eq!(kernel("5.15.0", false, true).why, None);
     }

@@ -102,9 +102,7 @@ pub(crate) fn directory(place: &Place, sudo: &str) -> Finding {
     let length = place.path.as_os_str().len();
     let is_text = |text: &str| !text.chars().any(char::is_control);
     match place.kind {
-        _ if !place.named && place.writable => {
-            Finding::ok(format!("{at}, the current one; --root names another"))
-        }
+        _ if !place.named && place.writable => Finding::ok(format!("{at}, the current one; --root names another")),
         _ if !place.named => Finding::warn(format!("{at}: we may not make files here"))
             .why("a root is made in a directory of its builder's own")
             .fix("name the directory of the root with --root DIR"),
@@ -132,10 +130,7 @@ pub(crate) fn directory(place: &Place, sudo: &str) -> Finding {
                 .why("a root and all in it must be its builder's own")
                 .fix(format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}"))
         }
-        _ if length > LONG => Finding::ok(format!(
-            "{at}, a long path ({length} characters, more than {LONG})"
-        ))
-        .why(
+        _ if length > LONG => Finding::ok(format!("{at}, a long path ({length} characters, more than {LONG})")).why(
             "a long path leaves no room for the names of gpg-agent's sockets; 'keyring' works without an agent, but \
              running pacman-key yourself outside of the root does not",
         ),
@@ -154,15 +149,15 @@ pub(crate) fn filesystem(place: &Place) -> Finding {
     };
     let found = format!("{kind}, mounted on {}", quote(target));
     match kind.as_str() {
-        "vfat" | "msdos" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" | "hfs" | "hfsplus" | "9p"
-        | "cifs" | "smb3" | "drvfs" | "vboxsf" => Finding::fail(found)
-            .why("it does not hold owners, modes and links as a root needs them")
-            .fix(ANOTHER),
+        "vfat" | "msdos" | "exfat" | "ntfs" | "ntfs3" | "fuseblk" | "hfs" | "hfsplus" | "9p" | "cifs" | "smb3"
+        | "drvfs" | "vboxsf" => {
+            Finding::fail(found).why("it does not hold owners, modes and links as a root needs them").fix(ANOTHER)
+        }
         // The root of containers without root; it does hold them.
         "fuse.fuse-overlayfs" => Finding::ok(found),
-        kind if kind.starts_with("fuse.") => Finding::fail(found)
-            .why("few such file systems hold owners, and most are closed to root")
-            .fix(ANOTHER),
+        kind if kind.starts_with("fuse.") => {
+            Finding::fail(found).why("few such file systems hold owners, and most are closed to root").fix(ANOTHER)
+        }
         "nfs" | "nfs4" => Finding::warn(found)
             .why("a server that squashes root gives every file to nobody")
             .fix("choose a directory on a local disk, or export it with no_root_squash"),
@@ -265,13 +260,9 @@ mod tests {
     #[test]
     fn a_plain_place_is_good() {
         let place = place();
-        for finding in [
-            directory(&place, ""),
-            filesystem(&place),
-            mount_options(&place, ""),
-            space(&place),
-            inodes(&place),
-        ] {
+        for finding in
+            [directory(&place, ""), filesystem(&place), mount_options(&place, ""), space(&place), inodes(&place)]
+        {
             assert_eq!(finding.status, Status::Ok, "{finding:?}");
         }
     }
@@ -280,28 +271,12 @@ mod tests {
     fn options_that_break_a_root_are_named() {
         use StatVfsMountFlags as F;
         for (flags, status, fix) in [
-            (
-                F::RDONLY | F::NOEXEC,
-                Status::Fail,
-                "sudo mount -o remount,rw '/mnt/a b'",
-            ),
-            (
-                F::NOEXEC | F::NOSUID,
-                Status::Fail,
-                "sudo mount -o remount,exec '/mnt/a b'",
-            ),
-            (
-                F::NOSUID | F::NODEV,
-                Status::Warn,
-                "sudo mount -o remount,suid '/mnt/a b'",
-            ),
+            (F::RDONLY | F::NOEXEC, Status::Fail, "sudo mount -o remount,rw '/mnt/a b'"),
+            (F::NOEXEC | F::NOSUID, Status::Fail, "sudo mount -o remount,exec '/mnt/a b'"),
+            (F::NOSUID | F::NODEV, Status::Warn, "sudo mount -o remount,suid '/mnt/a b'"),
             (F::NODEV | F::RELATIME, Status::Ok, ""),
         ] {
-            let place = Place {
-                flags,
-                mount: Some(("tmpfs".into(), "/mnt/a b".into())),
-                ..place()
-            };
+            let place = Place { flags, mount: Some(("tmpfs".into(), "/mnt/a b".into())), ..place() };
             let finding = mount_options(&place, "sudo ");
             assert_eq!(finding.status, status, "{flags:?}");
             assert_eq!(finding.fix.unwrap_or_default(), fix);
@@ -321,26 +296,16 @@ mod tests {
             ("overlay", Status::Ok),
             ("btrfs", Status::Ok),
         ] {
-            let place = Place {
-                mount: Some((kind.into(), "/".into())),
-                ..place()
-            };
+            let place = Place { mount: Some((kind.into(), "/".into())), ..place() };
             assert_eq!(filesystem(&place).status, status, "{kind}");
         }
-        let place = Place {
-            mount: None,
-            ..place()
-        };
+        let place = Place { mount: None, ..place() };
         assert_eq!(filesystem(&place).status, Status::Warn);
     }
 
     #[test]
     fn little_space_warns_and_less_fails() {
-        let with = |bytes, inodes| Place {
-            bytes,
-            inodes,
-            ..place()
-        };
+        let with = |bytes, inodes| Place { bytes, inodes, ..place() };
         assert_eq!(space(&with(2047 * MIB, None)).status, Status::Warn);
         assert_eq!(space(&with(511 * MIB, None)).status, Status::Fail);
         assert_eq!(inodes(&with(0, None)).status, Status::Ok);
@@ -350,25 +315,12 @@ mod tests {
 
     #[test]
     fn the_directory_must_be_one_that_a_root_can_be_made_in() {
-        let with = |kind, writable, path: &str| Place {
-            kind,
-            writable,
-            path: path.into(),
-            ..place()
-        };
+        let with = |kind, writable, path: &str| Place { kind, writable, path: path.into(), ..place() };
         let long = "/srv/".to_owned() + &"x".repeat(80);
         for (place, status, text) in [
             (with(Kind::HostRoot, true, "/"), Status::Fail, "own root"),
-            (
-                with(Kind::Other, true, "/f"),
-                Status::Fail,
-                "not a directory",
-            ),
-            (
-                with(Kind::NoParent, true, "/a/b"),
-                Status::Fail,
-                "'/a' does not exist",
-            ),
+            (with(Kind::Other, true, "/f"), Status::Fail, "not a directory"),
+            (with(Kind::NoParent, true, "/a/b"), Status::Fail, "'/a' does not exist"),
             (with(Kind::New, false, "/srv/x"), Status::Fail, "in '/srv'"),
             (with(Kind::New, true, "/srv/\n"), Status::Fail, "control"),
             (with(Kind::New, true, &long), Status::Ok, "a long path (85"),
@@ -378,12 +330,7 @@ mod tests {
             assert_eq!(finding.status, status, "{finding:?}");
             assert!(finding.found.contains(text), "{finding:?}");
         }
-        let current = Place {
-            named: false,
-            writable: false,
-            kind: Kind::HostRoot,
-            ..place()
-        };
+        let current = Place { named: false, writable: false, kind: Kind::HostRoot, ..place() };
         assert_eq!(directory(&current, "").status, Status::Warn);
     }
 
@@ -399,9 +346,6 @@ mod tests {
         let there = Place::read(Some(&base)).unwrap();
         assert_eq!(there.kind, Kind::Directory);
         assert!(there.mount.is_some() && there.bytes > 0);
-        assert_eq!(
-            Place::read(Some(Path::new("/"))).unwrap().kind,
-            Kind::HostRoot
-        );
+        assert_eq!(Place::read(Some(Path::new("/"))).unwrap().kind, Kind::HostRoot);
     }
 }

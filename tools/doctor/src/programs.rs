@@ -25,9 +25,7 @@ impl Program {
         command.arg("--version").stderr(Stdio::null());
         rootfs::die_with_us(&mut command);
         let says = match child::output(&mut command) {
-            Ok(out) if out.status.success() => {
-                Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-            }
+            Ok(out) if out.status.success() => Ok(String::from_utf8_lossy(&out.stdout).into_owned()),
             Ok(out) => Err(child::ended(out.status)),
             Err(Failure { message, .. }) => Err(message),
         };
@@ -100,20 +98,14 @@ mod tests {
     use crate::finding::Status;
 
     fn program(says: Result<&str, &str>) -> Program {
-        Program {
-            path: "/usr/bin/x".into(),
-            says: says.map(Into::into).map_err(Into::into),
-        }
+        Program { path: "/usr/bin/x".into(), says: says.map(Into::into).map_err(Into::into) }
     }
 
     #[test]
     fn versions_are_found_in_what_programs_print() {
         let pacman = "\n .--.                  Pacman v7.1.0 - libalpm v15.0.0\n/ _.-' .-.  .-.  .-.   Copyright";
         assert_eq!(version(pacman), Some("7.1.0"));
-        assert_eq!(
-            version("gpg (GnuPG) 2.2.40\nlibgcrypt 1.10.1\n"),
-            Some("2.2.40")
-        );
+        assert_eq!(version("gpg (GnuPG) 2.2.40\nlibgcrypt 1.10.1\n"), Some("2.2.40"));
         assert_eq!(version("gpg (GnuPG) 2.5.0-beta1"), Some("2.5.0-beta1"));
         assert_eq!(version("hello"), None);
     }
@@ -130,10 +122,7 @@ mod tests {
         assert_eq!(pacman(Some(&own), Some(true), &release).status, Status::Ok);
         let finding = pacman(Some(&own), Some(false), &release);
         assert_eq!(finding.status, Status::Warn);
-        assert_eq!(
-            finding.fix.as_deref(),
-            Some("sudo apt-get install --reinstall libc-bin")
-        );
+        assert_eq!(finding.fix.as_deref(), Some("sudo apt-get install --reinstall libc-bin"));
         let broken = program(Err("exit status 127"));
         let finding = gpg(Some(&broken), &release);
         assert_eq!(finding.found, "'/usr/bin/x' does not run: exit status 127");

@@ -57,9 +57,8 @@ pub(crate) struct Release {
 impl Release {
     /// Reads what this host is.
     pub(crate) fn read(root: bool) -> Self {
-        let text = ["/etc/os-release", "/usr/lib/os-release"]
-            .iter()
-            .find_map(|path| std::fs::read_to_string(path).ok());
+        let text =
+            ["/etc/os-release", "/usr/lib/os-release"].iter().find_map(|path| std::fs::read_to_string(path).ok());
         Self::parse(&text.unwrap_or_default(), root)
     }
 
@@ -107,9 +106,7 @@ impl Release {
 
 /// A derivative has versions of its own; the codename of its base says which names its packages have.
 fn derived(text: &str) -> Family {
-    const OLD: [&str; 7] = [
-        "buster", "bullseye", "bookworm", "bionic", "focal", "jammy", "noble",
-    ];
+    const OLD: [&str; 7] = ["buster", "bullseye", "bookworm", "bionic", "focal", "jammy", "noble"];
     let mut names = text.lines().filter_map(|l| l.split_once("_CODENAME="));
     match names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\'']))) {
         true => Family::OldDebian,
@@ -130,11 +127,7 @@ mod tests {
     #[test]
     fn each_release_gets_the_command_that_works_there() {
         for (text, emulator, uidmap) in [
-            (
-                "ID=debian\nVERSION_ID=\"12\"\n",
-                "sudo apt-get install qemu-user-static",
-                "sudo apt-get install uidmap",
-            ),
+            ("ID=debian\nVERSION_ID=\"12\"\n", "sudo apt-get install qemu-user-static", "sudo apt-get install uidmap"),
             (
                 "ID=debian\nVERSION_ID=\"13\"\n",
                 "sudo apt-get install qemu-user qemu-user-binfmt",
@@ -160,16 +153,8 @@ mod tests {
                 "sudo apt-get install qemu-user-static",
                 "sudo apt-get install uidmap",
             ),
-            (
-                "ID=fedora\nVERSION_ID=42\n",
-                "sudo dnf install qemu-user-static",
-                "sudo dnf install shadow-utils",
-            ),
-            (
-                "ID=endeavouros\nID_LIKE=arch\n",
-                "sudo pacman -S qemu-user-static",
-                "sudo pacman -S shadow",
-            ),
+            ("ID=fedora\nVERSION_ID=42\n", "sudo dnf install qemu-user-static", "sudo dnf install shadow-utils"),
+            ("ID=endeavouros\nID_LIKE=arch\n", "sudo pacman -S qemu-user-static", "sudo pacman -S shadow"),
             (
                 "",
                 "install with this distribution's package manager: QEMU's statically linked user-mode emulators",
@@ -181,10 +166,7 @@ mod tests {
             assert_eq!(release.install(Need::Uidmap), uidmap, "{text}");
         }
         let arch = Release::parse("ID=arch\n", true);
-        assert_eq!(
-            arch.install(Need::Registration),
-            "pacman -S qemu-user-static-binfmt"
-        );
+        assert_eq!(arch.install(Need::Registration), "pacman -S qemu-user-static-binfmt");
         assert_eq!(arch.install(Need::Gpg), "pacman -S gnupg");
     }
 

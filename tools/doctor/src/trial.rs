@@ -5,9 +5,7 @@
 //! doctor is killed, by the next one.
 
 use rootfs::{Arch, Binfmt, IdMap, Inside, Root, plan};
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::{DirBuilder, read_dir, remove_dir};
@@ -85,11 +83,7 @@ impl Trials {
 
     fn none(why: &str) -> Self {
         let not = || Tried::Not(why.to_owned());
-        Self {
-            native: not(),
-            private: not(),
-            host: not(),
-        }
+        Self { native: not(), private: not(), host: not() }
     }
 }
 
@@ -154,12 +148,7 @@ impl EmptyRoot {
         Err(Errno::BUSY.into())
     }
 
-    fn run(
-        &self,
-        arch: Arch,
-        idmap: &Option<IdMap>,
-        handler: Option<(Arch, Binfmt)>,
-    ) -> Result<(), Failure> {
+    fn run(&self, arch: Arch, idmap: &Option<IdMap>, handler: Option<(Arch, Binfmt)>) -> Result<(), Failure> {
         let root = Root::open(&self.path)?;
         Inside::new(root, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
     }

@@ -41,9 +41,7 @@ struct Ground {
 impl Ground {
     fn new() -> Self {
         assert!(
-            fs::read_to_string("/proc/self/status")
-                .unwrap()
-                .contains("\nUid:\t0\t0\t"),
+            fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t0\t"),
             "these tests need root: run them with sudo"
         );
         let directory = tempfile::tempdir().unwrap();
@@ -107,9 +105,7 @@ fn need(program: &str, package: &str) {
 
 fn need_emulator() {
     assert!(
-        ["qemu-aarch64-static", "qemu-aarch64"]
-            .iter()
-            .any(|name| Path::new("/usr/bin").join(name).is_file()),
+        ["qemu-aarch64-static", "qemu-aarch64"].iter().any(|name| Path::new("/usr/bin").join(name).is_file()),
         "no emulator for aarch64 here: apt-get install qemu-user-static"
     );
 }
@@ -128,20 +124,12 @@ fn finding(output: &Output, check: &str) -> (String, String, String) {
     let all = findings(output);
     let one = all.iter().find(|f| f["check"] == check).unwrap();
     let member = |key: &str| one[key].as_str().unwrap_or_default();
-    (
-        member("status").to_owned(),
-        format!("{}\n{}", member("found"), member("why")),
-        member("fix").to_owned(),
-    )
+    (member("status").to_owned(), format!("{}\n{}", member("found"), member("why")), member("fix").to_owned())
 }
 
 /// The checks that failed.
 fn failed(output: &Output) -> Vec<String> {
-    findings(output)
-        .iter()
-        .filter(|f| f["status"] == "fail")
-        .map(|f| f["check"].as_str().unwrap().to_owned())
-        .collect()
+    findings(output).iter().filter(|f| f["status"] == "fail").map(|f| f["check"].as_str().unwrap().to_owned()).collect()
 }
 
 #[test]
@@ -178,10 +166,7 @@ fn this_host_can_do_a_foreign_architecture() {
 #[test]
 fn the_object_has_every_check_once() {
     let output = Ground::new().sh("exec $D/doctor --json --arch riscv64 --root new");
-    let names: Vec<_> = findings(&output)
-        .iter()
-        .map(|f| f["check"].as_str().unwrap().to_owned())
-        .collect();
+    let names: Vec<_> = findings(&output).iter().map(|f| f["check"].as_str().unwrap().to_owned()).collect();
     assert_eq!(names, CHECKS);
     let object: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(object["arch"], "riscv64");
@@ -214,21 +199,11 @@ fn without_gpg_it_fails_and_says_what_to_install() {
     let output = Ground::new().sh("PATH=$D/empty exec $D/doctor");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let stdout = text(&output.stdout);
-    assert!(
-        stdout.contains("\nFAIL  gpg             not found\n"),
-        "{stdout}"
-    );
+    assert!(stdout.contains("\nFAIL  gpg             not found\n"), "{stdout}");
     if Path::new("/usr/bin/apt-get").exists() {
-        assert!(
-            stdout.contains("\n      fix: apt-get install gnupg\n"),
-            "{stdout}"
-        );
+        assert!(stdout.contains("\n      fix: apt-get install gnupg\n"), "{stdout}");
     }
-    assert_eq!(
-        text(&output.stderr).split_once(": ").unwrap().0,
-        "doctor",
-        "{output:?}"
-    );
+    assert_eq!(text(&output.stderr).split_once(": ").unwrap().0, "doctor", "{output:?}");
     assert!(text(&output.stderr).ends_with("checks failed: gpg\n"));
 }
 
@@ -255,10 +230,7 @@ fn a_root_with_little_space_fails() {
     );
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     assert_eq!(failed(&output), ["space", "inodes"]);
-    assert_eq!(
-        finding(&output, "space").1.lines().next(),
-        Some("16 MiB free")
-    );
+    assert_eq!(finding(&output, "space").1.lines().next(), Some("16 MiB free"));
 }
 
 #[test]
@@ -294,9 +266,8 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
 #[test]
 fn a_user_without_a_name_is_told_so() {
     need("setpriv", "util-linux");
-    let output = Ground::new().sh(
-        "exec setpriv --reuid 65533 --regid 65533 --clear-groups $D/doctor --json --root $(mktemp -u)",
-    );
+    let output = Ground::new()
+        .sh("exec setpriv --reuid 65533 --regid 65533 --clear-groups $D/doctor --json --root $(mktemp -u)");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (status, found, fix) = finding(&output, "subuid");
     assert_eq!(status, "fail");
@@ -346,10 +317,8 @@ fn root_without_its_capability_needs_a_user_namespace() {
     let output = Ground::new().sh(doctor);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     // The limit is that of a user namespace, so the host's stays as it is.
-    let output = Ground::new().unshared(
-        &["--user", "--map-root-user"],
-        &format!("echo 0 > /proc/sys/user/max_user_namespaces; {doctor}"),
-    );
+    let output = Ground::new()
+        .unshared(&["--user", "--map-root-user"], &format!("echo 0 > /proc/sys/user/max_user_namespaces; {doctor}"));
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (_, found, fix) = finding(&output, "namespaces");
     assert!(found.contains("'user.max_user_namespaces' is 0"), "{found}");
@@ -359,10 +328,8 @@ fn root_without_its_capability_needs_a_user_namespace() {
 #[test]
 fn a_limit_that_is_zero_is_named_with_the_command_that_raises_it() {
     // These limits are those of a user namespace, so the host's stay as they are.
-    let output = Ground::new().unshared(
-        &["--user", "--map-root-user"],
-        "echo 0 > /proc/sys/user/max_mnt_namespaces; exec $D/doctor --json",
-    );
+    let output = Ground::new()
+        .unshared(&["--user", "--map-root-user"], "echo 0 > /proc/sys/user/max_mnt_namespaces; exec $D/doctor --json");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (status, found, fix) = finding(&output, "namespaces");
     assert_eq!(status, "fail");
@@ -398,17 +365,11 @@ fn a_chroot_is_named_and_a_mount_point_mends_it() {
 
 #[test]
 fn a_container_without_root_is_told_what_it_lacks() {
-    let output = Ground::new().unshared(
-        &["--user", "--map-root-user", "--mount"],
-        "exec $D/doctor --json",
-    );
+    let output = Ground::new().unshared(&["--user", "--map-root-user", "--mount"], "exec $D/doctor --json");
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (status, found, fix) = finding(&output, "subuid");
     assert_eq!(status, "fail");
-    assert!(
-        found.contains("root of this user namespace has 1"),
-        "{found}"
-    );
+    assert!(found.contains("root of this user namespace has 1"), "{found}");
     assert!(fix.contains("a range of ids"), "{fix}");
     // What it may not mount anew is bound from the host.
     let (status, found, _) = finding(&output, "namespaces");
@@ -431,15 +392,7 @@ fn with_host_handler(flags: &str, then: &str) -> (Ground, Output) {
         Path::new("/usr/lib/binfmt.d/qemu-aarch64.conf").is_file(),
         "no binfmt.d file for aarch64 here: apt-get install qemu-user-static"
     );
-    let options = [
-        "--user",
-        "--map-root-user",
-        "--mount",
-        "--net",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-    ];
+    let options = ["--user", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--mount-proc"];
     let output = ground.unshared(&options, &script);
     (ground, output)
 }
@@ -450,10 +403,7 @@ fn a_host_handler_without_f_fails_and_the_fix_mends_it() {
     assert_eq!(output.status.code(), Some(69), "{output:?}");
     let (status, found, fix) = finding(&output, "host-binfmt");
     assert_eq!(status, "fail", "{found}");
-    assert!(
-        found.contains("without F") && found.contains("sudo"),
-        "{found}"
-    );
+    assert!(found.contains("without F") && found.contains("sudo"), "{found}");
     let (_ground, output) = with_host_handler("P", &fix);
     // The namespace that stands for the host has one id, which is a finding of its own.
     assert_eq!(failed(&output), ["subuid"], "{fix}: {output:?}");
@@ -466,21 +416,14 @@ fn a_host_handler_without_c_is_a_warning() {
     assert_eq!(failed(&output), ["subuid"], "{output:?}");
     let (status, found, _) = finding(&output, "host-binfmt");
     assert_eq!(status, "warn");
-    assert!(
-        found.contains("without C") && !found.contains("without P"),
-        "{found}"
-    );
+    assert!(found.contains("without C") && !found.contains("without P"), "{found}");
     assert_eq!(finding(&output, "private-binfmt").0, "ok");
 }
 
 #[test]
 fn a_signal_ends_it_with_130_and_nothing_is_left() {
     let ground = Ground::new();
-    fs::write(
-        ground.path("empty/gpg"),
-        "#!/bin/sh\necho > $D/asked\nexec sleep 60\n",
-    )
-    .unwrap();
+    fs::write(ground.path("empty/gpg"), "#!/bin/sh\necho > $D/asked\nexec sleep 60\n").unwrap();
     fs::set_permissions(ground.path("empty/gpg"), fs::Permissions::from_mode(0o755)).unwrap();
     let output = ground.unshared(
         &["--pid", "--fork", "--mount-proc"],
@@ -491,11 +434,7 @@ fn a_signal_ends_it_with_130_and_nothing_is_left() {
          cat $D/out; echo $status
          for p in /proc/[0-9]*; do cat $p/comm; done",
     );
-    assert_eq!(
-        text(&output.stdout),
-        "doctor: interrupted by a signal\n130\nsh\n",
-        "{output:?}"
-    );
+    assert_eq!(text(&output.stdout), "doctor: interrupted by a signal\n130\nsh\n", "{output:?}");
 }
 
 #[test]
@@ -503,10 +442,7 @@ fn what_cannot_be_written_is_74() {
     for arguments in ["", "--json", "--help", "--version"] {
         let output = Ground::new().sh(&format!("exec $D/doctor {arguments} > /dev/full"));
         assert_eq!(output.status.code(), Some(74), "{arguments}: {output:?}");
-        assert_eq!(
-            text(&output.stderr),
-            "doctor: writing on stdout: No space left on device (os error 28)\n"
-        );
+        assert_eq!(text(&output.stderr), "doctor: writing on stdout: No space left on device (os error 28)\n");
     }
 }
 

@@ -63,12 +63,7 @@ impl Stage for Enter {
 
 impl Enter {
     /// Runs the command, and returns how it ended, and its name for a message.
-    fn enter(
-        &self,
-        context: &Context,
-        document: &Document,
-        terminal: bool,
-    ) -> Result<(Ended, String), Failure> {
+    fn enter(&self, context: &Context, document: &Document, terminal: bool) -> Result<(Ended, String), Failure> {
         let mut inside = Inside::of(document)?;
         for text in &self.bind {
             let mount = bind(&inside, text)?;
@@ -104,18 +99,9 @@ impl Enter {
         env.retain(|(key, _)| key != "LC_ALL" && (key != "HOME" || user.is_none()));
         // systemctl(1) would take a root without a running systemd for a system that failed to boot.
         let mut more = vec![("LANG", "C.UTF-8"), ("SYSTEMD_OFFLINE", "1")];
-        if let Some(User {
-            name, home, shell, ..
-        }) = user
-        {
+        if let Some(User { name, home, shell, .. }) = user {
             more.extend(
-                [
-                    ("HOME", home),
-                    ("USER", name),
-                    ("LOGNAME", name),
-                    ("SHELL", shell),
-                ]
-                .map(|(k, v)| (k, v.as_str())),
+                [("HOME", home), ("USER", name), ("LOGNAME", name), ("SHELL", shell)].map(|(k, v)| (k, v.as_str())),
             );
         }
         env.extend(more.into_iter().map(|(k, v)| (k.into(), v.into())));
@@ -139,14 +125,9 @@ fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
 /// a file that is made at boot; it must exist, since the root stays as it is.
 fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
     match host_resolv_conf().and_then(|source| check_resolv_conf(inside).map(|()| source)) {
-        Ok(source) => Some(Mount {
-            source: Some(source),
-            ..Mount::new(SERVERS, "bind", &["ro", attach::ON_A_LINK])
-        }),
+        Ok(source) => Some(Mount { source: Some(source), ..Mount::new(SERVERS, "bind", &["ro", attach::ON_A_LINK]) }),
         Err(why) => {
-            context.note(format_args!(
-                "the command has no name servers of the host: {why}"
-            ));
+            context.note(format_args!("the command has no name servers of the host: {why}"));
             None
         }
     }
@@ -160,8 +141,7 @@ fn host_resolv_conf() -> Result<String, String> {
     let file = path.canonicalize();
     let file = file.map_err(|e| format!("opening {}: {e}", quote(&path)))?;
     let text = file.to_str().filter(|_| file.is_file());
-    text.map(str::to_owned)
-        .ok_or_else(|| format!("{} is not a file", quote(&path)))
+    text.map(str::to_owned).ok_or_else(|| format!("{} is not a file", quote(&path)))
 }
 
 /// Fails where the root has no file or link to mount over.

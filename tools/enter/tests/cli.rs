@@ -2,10 +2,7 @@
 //!
 //! The root is made of this host's own `/usr`, bound by the document's plan, so the programs inside are real ones.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper of tests that fails is a test that fails"
-)]
+#![allow(clippy::unwrap_used, reason = "a helper of tests that fails is a test that fails")]
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -26,10 +23,7 @@ struct Lab {
 impl Lab {
     fn new() -> Self {
         let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap());
-        assert_eq!(
-            uid, 0,
-            "these tests make namespaces as root: run 'make test'"
-        );
+        assert_eq!(uid, 0, "these tests make namespaces as root: run 'make test'");
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let root = top.join("root");
@@ -41,11 +35,7 @@ impl Lab {
         }
         let passwd = "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/tmp:/bin/sh\n";
         std::fs::write(root.join("etc/passwd"), passwd).unwrap();
-        std::fs::write(
-            root.join("etc/group"),
-            "root:x:0:\nwheel:x:998:ann\nann:x:1000:\n",
-        )
-        .unwrap();
+        std::fs::write(root.join("etc/group"), "root:x:0:\nwheel:x:998:ann\nann:x:1000:\n").unwrap();
         std::fs::write(root.join("etc/resolv.conf"), "# the root's own\n").unwrap();
         let mut mounts = serde_json::to_value(rootfs::plan::api(false)).unwrap();
         let usr = json!({"at": "usr", "type": "rbind", "source": "/usr", "options": ["ro"]});
@@ -69,10 +59,7 @@ impl Lab {
     /// `enter --state state.json ARGS`
     fn alone(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
-        command
-            .arg("--state")
-            .arg(self.top().join("state.json"))
-            .args(args);
+        command.arg("--state").arg(self.top().join("state.json")).args(args);
         command.env_remove("RUST_BACKTRACE").stdin(Stdio::null());
         command
     }
@@ -86,18 +73,8 @@ impl Lab {
 }
 
 fn feed(command: &mut Command, text: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -132,32 +109,20 @@ fn the_exit_status_is_the_commands_own() {
         assert_eq!(output.status.code(), Some(status), "{args:?}: {output:?}");
         assert_eq!(text(&output.stdout), "", "{args:?}");
         let said = text(&output.stderr);
-        assert_eq!(
-            said.is_empty(),
-            !(125..=127).contains(&status),
-            "{args:?}: {said}"
-        );
+        assert_eq!(said.is_empty(), !(125..=127).contains(&status), "{args:?}: {said}");
         assert!(said.is_empty() || said.starts_with("enter: "), "{said}");
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
-    let output = command
-        .args(["--state", "/no/such", "true"])
-        .output()
-        .unwrap();
+    let output = command.args(["--state", "/no/such", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(125));
-    assert!(
-        text(&output.stderr).starts_with("enter: opening the document '/no/such': No such file")
-    );
+    assert!(text(&output.stderr).starts_with("enter: opening the document '/no/such': No such file"));
 }
 
 #[test]
 fn alone_it_has_the_callers_input_and_output() {
     let lab = Lab::new();
     let output = feed(&mut lab.alone(&["sh", "-c", "cat; echo err >&2"]), "in\n");
-    assert_eq!(
-        (text(&output.stdout), text(&output.stderr)),
-        ("in\n".into(), "err\n".into())
-    );
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("in\n".into(), "err\n".into()));
 }
 
 #[test]
@@ -172,10 +137,7 @@ fn in_a_pipe_the_output_goes_to_stderr_and_there_is_no_input() {
     assert_eq!(document, lab.document);
     let output = lab.stage(&["sh", "-c", "exit 3"]);
     assert_eq!(output.status.code(), Some(69));
-    assert_eq!(
-        text(&output.stderr),
-        "enter: running 'sh' in the root: exit status 3\n"
-    );
+    assert_eq!(text(&output.stderr), "enter: running 'sh' in the root: exit status 3\n");
 }
 
 #[test]
@@ -187,18 +149,10 @@ fn the_command_is_in_the_root_with_the_plan_around_it() {
     let lines: Vec<_> = said.lines().collect();
     assert_eq!((lines[0], lines[2]), ("/", "2"), "PID 1 is ours: {said}");
     assert_eq!(lines[3..], ["proc", "tmpfs", "tmpfs", "node", "no more"]);
-    let root =
-        std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(lab.top().join("root")).unwrap());
+    let root = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(lab.top().join("root")).unwrap());
     assert_eq!(lines[1], root.to_string());
     // Nothing of it is there afterwards.
-    assert!(
-        lab.top()
-            .join("root/dev")
-            .read_dir()
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert!(lab.top().join("root/dev").read_dir().unwrap().next().is_none());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(&*lab.top().to_string_lossy()));
 }
@@ -208,26 +162,11 @@ fn the_environment_is_made_anew_and_no_descriptor_comes_along() {
     let lab = Lab::new();
     let mut command = Command::new("sh");
     let enter = lab.alone(&["sh", "-c", "env | sort; ls /proc/self/fd | tr '\\n' ' '"]);
-    command
-        .args(["-c", "exec 7</etc/passwd 9</; exec \"$@\"", "sh"])
-        .arg(enter.get_program())
-        .args(enter.get_args());
-    command
-        .env("SECRET", "leak")
-        .env("TERM", "dumb")
-        .env("LD_PRELOAD_X", "y")
-        .stdin(Stdio::null());
+    command.args(["-c", "exec 7</etc/passwd 9</; exec \"$@\"", "sh"]).arg(enter.get_program()).args(enter.get_args());
+    command.env("SECRET", "leak").env("TERM", "dumb").env("LD_PRELOAD_X", "y").stdin(Stdio::null());
     let said = prints(&mut command);
-    assert!(
-        !said.contains("SECRET") && !said.contains("LD_PRELOAD_X"),
-        "{said}"
-    );
-    for line in [
-        "HOME=/root",
-        "LANG=C.UTF-8",
-        "SYSTEMD_OFFLINE=1",
-        "TERM=dumb",
-    ] {
+    assert!(!said.contains("SECRET") && !said.contains("LD_PRELOAD_X"), "{said}");
+    for line in ["HOME=/root", "LANG=C.UTF-8", "SYSTEMD_OFFLINE=1", "TERM=dumb"] {
         assert!(said.lines().any(|l| l == line), "{line} in {said}");
     }
     // ls has the directory itself open.
@@ -254,35 +193,22 @@ fn binds_and_name_servers_are_for_this_command_only() {
     for at in ["/mnt", "mnt", "run/made"] {
         let bind = format!("{}:{at}", source.display());
         let file = format!("/{}/file", at.trim_start_matches('/'));
-        assert_eq!(
-            prints(&mut lab.alone(&["--bind", &bind, "cat", &file])),
-            "here"
-        );
+        assert_eq!(prints(&mut lab.alone(&["--bind", &bind, "cat", &file])), "here");
     }
     assert!(!lab.top().join("root/mnt/file").exists());
     for (bind, status, reason) in [
         ("no-colon".to_owned(), 125, "not of the form SRC:AT"),
         (format!("{}:../x", source.display()), 125, "'..'"),
-        (
-            format!("{}:none", source.display()),
-            125,
-            "No such file or directory",
-        ),
+        (format!("{}:none", source.display()), 125, "No such file or directory"),
         ("/no/such:mnt".to_owned(), 125, "No such file or directory"),
     ] {
         let output = lab.alone(&["--bind", &bind, "true"]).output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{bind}");
         assert!(text(&output.stderr).contains(reason), "{bind}: {output:?}");
     }
-    if Path::new("/etc/resolv.conf")
-        .canonicalize()
-        .is_ok_and(|f| f.is_file())
-    {
+    if Path::new("/etc/resolv.conf").canonicalize().is_ok_and(|f| f.is_file()) {
         let hosts = std::fs::read_to_string("/etc/resolv.conf").unwrap();
-        assert_eq!(
-            prints(&mut lab.alone(&["cat", "/etc/resolv.conf"])),
-            hosts.trim_end()
-        );
+        assert_eq!(prints(&mut lab.alone(&["cat", "/etc/resolv.conf"])), hosts.trim_end());
     }
     let own = std::fs::read_to_string(lab.top().join("root/etc/resolv.conf")).unwrap();
     assert_eq!(own, "# the root's own\n");
@@ -309,22 +235,13 @@ fn a_terminal_is_kept_where_there_is_one() {
 fn what_a_command_leaves_running_ends_with_it_and_a_signal_ends_it() {
     let lab = Lab::new();
     // The daemon holds the pipe open: only when it has ended does the pipe end.
-    let output = lab
-        .alone(&["sh", "-c", "setsid sleep 1000 & echo started"])
-        .output()
-        .unwrap();
+    let output = lab.alone(&["sh", "-c", "setsid sleep 1000 & echo started"]).output().unwrap();
     assert_eq!(text(&output.stdout), "started\n");
-    let mut child = lab
-        .alone(&["sh", "-c", "echo ready; exec sleep 1000"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = lab.alone(&["sh", "-c", "echo ready; exec sleep 1000"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-    let killed = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status();
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
     assert!(killed.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
 }
@@ -363,11 +280,7 @@ impl Enter for Ground {
 }
 
 fn ran(status: i32, out: &str, err: &str) -> Ran {
-    Ran {
-        status,
-        stdout: out.to_owned(),
-        stderr: err.to_owned(),
-    }
+    Ran { status, stdout: out.to_owned(), stderr: err.to_owned() }
 }
 
 #[test]
@@ -379,10 +292,7 @@ fn a_user_is_told_the_same_as_root() {
         }
         for (signal, status) in [("KILL", 137), ("TERM", 143), ("INT", 130), ("SEGV", 139)] {
             let kill = format!("kill -{signal} $$");
-            assert_eq!(
-                ground.enter(&["--", "sh", "-c", &kill]),
-                ran(status, "", "")
-            );
+            assert_eq!(ground.enter(&["--", "sh", "-c", &kill]), ran(status, "", ""));
         }
         for (command, status, why) in [
             ("nosuch", 127, "No such file or directory (os error 2)"),
@@ -395,28 +305,15 @@ fn a_user_is_told_the_same_as_root() {
         let input = ["--state", "root.json", "sh", "-c", "cat; echo two >&2"];
         assert_eq!(ground.run(ENTER, &input, "one\n"), ran(0, "one\n", "two\n"));
         let ids = "echo $(id -u) $(id -g) $(id -G)";
-        for (user, ids_are) in [
-            ("root", "0 0 0"),
-            ("ann", "1000 1000 1000 998"),
-            ("1000", "1000 1000 1000 998"),
-        ] {
+        for (user, ids_are) in [("root", "0 0 0"), ("ann", "1000 1000 1000 998"), ("1000", "1000 1000 1000 998")] {
             let is = ground.enter(&["--user", user, "sh", "-c", ids]);
             assert_eq!(is, ran(0, &format!("{ids_are}\n"), ""));
         }
-        let kinds = [
-            "stat", "-f", "-c", "%n %T", "/proc", "/dev", "/dev/pts", "/run", "/tmp",
-        ];
-        assert_eq!(
-            ground.enter(&kinds).stdout,
-            "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/run tmpfs\n/tmp tmpfs\n"
-        );
+        let kinds = ["stat", "-f", "-c", "%n %T", "/proc", "/dev", "/dev/pts", "/run", "/tmp"];
+        assert_eq!(ground.enter(&kinds).stdout, "/proc proc\n/dev tmpfs\n/dev/pts devpts\n/run tmpfs\n/tmp tmpfs\n");
         let write = "echo x >/tmp/x; echo x >/dev/x; echo mine >/etc/mine; umask; ! echo x >/sys/kernel/profiling";
         let wrote = ground.enter(&["sh", "-c", write]);
-        assert_eq!(
-            (wrote.status, wrote.stdout.as_str()),
-            (0, "0022\n"),
-            "{wrote:?}"
-        );
+        assert_eq!((wrote.status, wrote.stdout.as_str()), (0, "0022\n"), "{wrote:?}");
         assert!(wrote.stderr.contains("Read-only file system"), "{wrote:?}");
         for (file, is_there) in [("tmp/x", false), ("dev/x", false), ("etc/mine", true)] {
             assert_eq!(ground.path("root").join(file).exists(), is_there, "{file}");
@@ -429,21 +326,13 @@ fn a_user_is_told_the_same_as_root() {
 fn in_a_pipe_a_failure_is_in_the_document_and_a_bind_is_not() {
     for ground in grounds(&["cat"]) {
         for (args, code, line) in [
-            (
-                &["sh", "-c", "exit 3"][..],
-                "child-failed",
-                "running 'sh' in the root: exit status 3",
-            ),
+            (&["sh", "-c", "exit 3"][..], "child-failed", "running 'sh' in the root: exit status 3"),
             (
                 &["--", "sh", "-c", "kill -9 $$"],
                 "child-failed",
                 "running 'sh' in the root: killed by signal 9 (SIGKILL)",
             ),
-            (
-                &["nosuch"],
-                "not-found",
-                "running 'nosuch' in the root: No such file or directory (os error 2)",
-            ),
+            (&["nosuch"], "not-found", "running 'nosuch' in the root: No such file or directory (os error 2)"),
         ] {
             ground.pipe(args).refused("enter", 69, code, &[line]);
         }
@@ -470,8 +359,7 @@ fn a_document_with_an_error_is_entered_alone_and_passes_in_a_pipe() {
     let ground = ground(false, &[]);
     let text = fs::read_to_string(ground.path("root.json")).unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    document["error"] =
-        json!({"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []});
+    document["error"] = json!({"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []});
     fs::write(ground.path("root.json"), document.to_string()).unwrap();
     let warning = "enter: warning: the document records that strap failed\n";
     assert_eq!(ground.enter(&["sh", "-c", "exit 7"]), ran(7, "", warning));
@@ -483,16 +371,8 @@ fn a_document_with_an_error_is_entered_alone_and_passes_in_a_pipe() {
 fn a_root_that_is_anothers_or_another_is_not_entered() {
     let (roots, users) = (ground(false, &[]), ground(true, &[]));
     for (from, to, lines) in [
-        (
-            &roots,
-            &users,
-            "it was made by root\nenter: hint: run this with sudo",
-        ),
-        (
-            &users,
-            &roots,
-            "it is another user's root\nenter: hint: run this as the user that ran mkroot",
-        ),
+        (&roots, &users, "it was made by root\nenter: hint: run this with sudo"),
+        (&users, &roots, "it is another user's root\nenter: hint: run this as the user that ran mkroot"),
     ] {
         fs::copy(from.path("root.json"), to.path("theirs.json")).unwrap();
         let line = format!("enter: entering '{}': {lines}\n", from.at("root"));
@@ -516,13 +396,7 @@ fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
         let file = root.join("etc/resolv.conf");
         let state = || {
             let list = "cd root && find . -printf '%p %i %m %l %s %TY%Tj%TT\\n' | sort && cat etc/resolv.conf; true";
-            Ran::of(
-                Command::new("sh")
-                    .args(["-c", list])
-                    .current_dir(ground.path("")),
-                "",
-            )
-            .stdout
+            Ran::of(Command::new("sh").args(["-c", list]).current_dir(ground.path("")), "").stdout
         };
         fs::write(root.join("etc/motd"), "linked\n").unwrap();
         fs::write(&file, "own\n").unwrap();
@@ -542,16 +416,9 @@ fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
                 symlink(target, &file).unwrap();
             }
             let before = state();
-            assert_eq!(
-                ground.enter(&["cat", "/etc/resolv.conf"]),
-                ran(0, &hosts, ""),
-                "{target}"
-            );
+            assert_eq!(ground.enter(&["cat", "/etc/resolv.conf"]), ran(0, &hosts, ""), "{target}");
             let write = ground.enter(&["sh", "-c", "echo bad >/etc/resolv.conf"]);
-            assert!(
-                write.stderr.contains("Read-only file system"),
-                "{target}: {write:?}"
-            );
+            assert!(write.stderr.contains("Read-only file system"), "{target}: {write:?}");
             assert_eq!(state(), before, "{target}");
         }
         ground.nothing_is_left();
@@ -573,10 +440,7 @@ fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
         ));
         assert!(!file.exists(), "none is made");
         fs::create_dir(&file).unwrap();
-        none(&format!(
-            "'{}' is neither a file nor a link",
-            file.display()
-        ));
+        none(&format!("'{}' is neither a file nor a link", file.display()));
         // No link is followed on the way.
         fs::rename(ground.path("root/etc"), ground.path("root/other")).unwrap();
         symlink("other", ground.path("root/etc")).unwrap();
@@ -607,11 +471,7 @@ fn the_twice_forked_and_the_stubborn_end_too_and_hold_no_lock_of_the_callers() {
                 leave,
             ]);
             assert_eq!(Ran::of(&mut command, ""), ran(4, "", ""), "{leave}");
-            assert!(
-                begin.elapsed() < strapline_tests::trial::PATIENCE,
-                "{leave}: {:?}",
-                begin.elapsed()
-            );
+            assert!(begin.elapsed() < strapline_tests::trial::PATIENCE, "{leave}: {:?}", begin.elapsed());
             ground.nothing_is_left();
         }
     }
@@ -635,26 +495,16 @@ fn a_signal_ends_the_command_and_all_that_it_began() {
                 command.stdin(fs::File::open(ground.path("root.json")).unwrap());
             }
             let script = "setsid sleep 1000 & echo ready; exec sleep 1000";
-            let mut child = command
-                .args(["--", "sh", "-c", script])
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let mut child =
+                command.args(["--", "sh", "-c", script]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
             let mut out = BufReader::new(child.stdout.take().unwrap());
             let mut err = BufReader::new(child.stderr.take().unwrap());
             let mut line = String::new();
-            let ready = if alone {
-                out.read_line(&mut line)
-            } else {
-                err.read_line(&mut line)
-            };
+            let ready = if alone { out.read_line(&mut line) } else { err.read_line(&mut line) };
             assert_eq!((ready.unwrap(), line.as_str()), (6, "ready\n"));
             kill_process(Pid::from_child(&child), signal).unwrap();
             let ended = child.wait().unwrap();
-            let is = ended
-                .code()
-                .unwrap_or_else(|| 128 + ended.signal().unwrap());
+            let is = ended.code().unwrap_or_else(|| 128 + ended.signal().unwrap());
             assert_eq!(is, status, "{signal:?}, alone: {alone}");
             ground.nothing_is_left();
             let (mut rest, mut said) = (String::new(), String::new());

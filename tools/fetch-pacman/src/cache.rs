@@ -55,16 +55,11 @@ impl Cache {
             make_dir(&dir.join(part))?;
         }
         let doing = || format!("opening cache {}", quote(dir));
-        let mode = std::fs::metadata(dir)
-            .doing(Code::Os, doing)?
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(dir).doing(Code::Os, doing)?.permissions().mode();
         // Between the check of a hash and the use of a file, anyone could put another there.
         if mode & 0o002 != 0 {
             let why = format!("using cache {}: anyone may write to it", quote(dir));
-            return Err(
-                Failure::new(Code::Permission, why).hint(format!("chmod o-w {}", quote(dir)))
-            );
+            return Err(Failure::new(Code::Permission, why).hint(format!("chmod o-w {}", quote(dir))));
         }
         let top = dir.canonicalize().doing(Code::Os, doing)?;
         // Paths in it end up in the document.
@@ -133,8 +128,7 @@ impl Cache {
         };
         write().map_err(|e: io::Error| {
             let why = format!("writing in {}: {e}", quote(&self.packages));
-            Failure::new(Code::Os, why)
-                .hint("make room, or choose another place with --cache-dir DIR")
+            Failure::new(Code::Os, why).hint("make room, or choose another place with --cache-dir DIR")
         })
     }
 
@@ -172,28 +166,20 @@ impl Cache {
             let file = entry.doing(Code::Os, doing)?.file_name();
             let sha256 = file.to_str().and_then(|file| file.strip_suffix(".json"));
             let origin = sha256.and_then(|sha256| self.origin(sha256));
-            found.extend(origin.filter(|o| {
-                o.repo == repo && o.name == name && self.path(&o.sha256, "pkg").is_file()
-            }));
+            found.extend(origin.filter(|o| o.repo == repo && o.name == name && self.path(&o.sha256, "pkg").is_file()));
         }
-        Ok(found
-            .into_iter()
-            .max_by(|a, b| vercmp(&a.version, &b.version)))
+        Ok(found.into_iter().max_by(|a, b| vercmp(&a.version, &b.version)))
     }
 
     /// Records where a package in the cache came from, and the hash of a member.
-    pub(crate) fn record(
-        &self,
-        origin: &Origin,
-        member: Option<(&str, &str)>,
-    ) -> Result<(), Failure> {
+    pub(crate) fn record(&self, origin: &Origin, member: Option<(&str, &str)>) -> Result<(), Failure> {
         let card = self.card(&origin.sha256);
         let mut members = card.map(|card| card.members).unwrap_or_default();
         members.extend(member.map(|(member, sha256)| (member.to_owned(), sha256.to_owned())));
         let origin = origin.clone();
         let path = self.path(&origin.sha256, "json");
-        let mut text = serde_json::to_vec(&Card { origin, members })
-            .doing(Code::Os, || format!("writing {}", quote(&path)))?;
+        let mut text =
+            serde_json::to_vec(&Card { origin, members }).doing(Code::Os, || format!("writing {}", quote(&path)))?;
         text.push(b'\n');
         self.write(&path, &text)
     }
@@ -245,18 +231,13 @@ fn make_dir(dir: &Path) -> Result<(), Failure> {
 }
 
 /// Returns the default directory of the cache.
-pub(crate) fn default_dir(
-    root: bool,
-    xdg: Option<PathBuf>,
-    home: Option<PathBuf>,
-) -> Result<PathBuf, Failure> {
+pub(crate) fn default_dir(root: bool, xdg: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf, Failure> {
     if root {
         return Ok("/var/cache/strapline".into());
     }
     // The XDG base directory specification: a relative path is invalid and ignored.
-    let base = xdg
-        .filter(|dir| dir.is_absolute())
-        .or_else(|| Some(home.filter(|dir| dir.is_absolute())?.join(".cache")));
+    let base =
+        xdg.filter(|dir| dir.is_absolute()).or_else(|| Some(home.filter(|dir| dir.is_absolute())?.join(".cache")));
     base.map(|base| base.join("strapline")).ok_or_else(|| {
         let why = "choosing a cache: neither XDG_CACHE_HOME nor HOME is set";
         Failure::new(Code::Usage, why).hint("give one with --cache-dir DIR")
@@ -272,18 +253,9 @@ mod tests {
         let dir = |root, xdg: Option<&str>, home: Option<&str>| {
             default_dir(root, xdg.map(Into::into), home.map(Into::into)).ok()
         };
-        assert_eq!(
-            dir(true, Some("/x"), Some("/h")),
-            Some("/var/cache/strapline".into())
-        );
-        assert_eq!(
-            dir(false, Some("/x"), Some("/h")),
-            Some("/x/strapline".into())
-        );
-        assert_eq!(
-            dir(false, Some("x"), Some("/h")),
-            Some("/h/.cache/strapline".into())
-        );
+        assert_eq!(dir(true, Some("/x"), Some("/h")), Some("/var/cache/strapline".into()));
+        assert_eq!(dir(false, Some("/x"), Some("/h")), Some("/x/strapline".into()));
+        assert_eq!(dir(false, Some("x"), Some("/h")), Some("/h/.cache/strapline".into()));
         assert_eq!(dir(false, None, Some("")), None);
         assert_eq!(dir(false, None, None), None);
     }

@@ -63,9 +63,7 @@ impl Draft {
             None => {
                 let dir = to.parent().unwrap_or(Path::new("/"));
                 let mut builder = tempfile::Builder::new();
-                let linked = builder
-                    .prefix(PREFIX)
-                    .make_in(dir, |path| self.link(path))?;
+                let linked = builder.prefix(PREFIX).make_in(dir, |path| self.link(path))?;
                 linked.into_temp_path()
             }
         };

@@ -14,24 +14,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// A database: Arch's extra has 8 MB.
-const DATABASE: Expected = Expected {
-    limit: 64 << 20,
-    limit_reason: "that a database may have",
-    size: None,
-};
+const DATABASE: Expected = Expected { limit: 64 << 20, limit_reason: "that a database may have", size: None };
 
-const SIGNATURE: Expected = Expected {
-    limit: LARGEST_SIGNATURE,
-    limit_reason: "that a signature may have",
-    size: None,
-};
+const SIGNATURE: Expected =
+    Expected { limit: LARGEST_SIGNATURE, limit_reason: "that a signature may have", size: None };
 
 /// The largest package: pacman-static has 8 MB.
 const LARGEST_PACKAGE: u64 = 256 << 20;
 
 /// A hint where the cache does not have all that is needed.
-const ONLINE: &str =
-    "run it once without --offline, or take the package by its hash alone with --unsigned";
+const ONLINE: &str = "run it once without --offline, or take the package by its hash alone with --unsigned";
 
 /// Which package to fetch, and from where.
 #[derive(Debug)]
@@ -113,11 +105,7 @@ impl Fetcher<'_> {
             let signature = self.signature(server, entry)?;
             let keyring;
             (keyring, keyring_origin) = self.keyring(server, &database, &db, verifier)?;
-            proof = Some(Proof {
-                verifier,
-                keyring,
-                signature,
-            });
+            proof = Some(Proof { verifier, keyring, signature });
         }
         let at_file = at(server, &entry.filename);
         let sha256 = match &self.request.pin {
@@ -137,12 +125,7 @@ impl Fetcher<'_> {
         Ok((verified, origin))
     }
 
-    fn verify(
-        &self,
-        package: &Package,
-        proof: Option<Proof<'_>>,
-        origin: &Origin,
-    ) -> Result<Verified, Failure> {
+    fn verify(&self, package: &Package, proof: Option<Proof<'_>>, origin: &Origin) -> Result<Verified, Failure> {
         let identity = (origin.name.as_str(), origin.version.as_str());
         let identity = self.request.pin.is_none().then_some(identity);
         verify(self.context, package, proof, identity)
@@ -169,9 +152,7 @@ impl Fetcher<'_> {
         let result = self.client.download(&server.file(&file), SIGNATURE, None);
         let result = result.map_err(|failure| match failure.code {
             Code::NotFound => {
-                let why = format!(
-                    "the package has no signature: {failure}, and the database has no %PGPSIG%"
-                );
+                let why = format!("the package has no signature: {failure}, and the database has no %PGPSIG%");
                 Failure::new(Code::NotVerified, why).hint(UNSIGNED)
             }
             _ => failure,
@@ -194,10 +175,7 @@ impl Fetcher<'_> {
         let repo = &self.request.repo;
         let name = package_name(repo);
         let Some(entry) = db::newest(&database.entries, &name) else {
-            let why = format!(
-                "it has no package {}, from which the key of the signature is taken",
-                quote(&name)
-            );
+            let why = format!("it has no package {}, from which the key of the signature is taken", quote(&name));
             let failure = Failure::new(Code::NotVerified, why).hint(OTHER_KEYS);
             return Err(at(server, db)(failure));
         };
@@ -224,8 +202,7 @@ impl Fetcher<'_> {
             })
             .map_err(at(server, file))?;
         for odd in &database.odd {
-            self.context
-                .warn(format_args!("'{file}': {odd}: it is left out"));
+            self.context.warn(format_args!("'{file}': {odd}: it is left out"));
         }
         Ok(database)
     }
@@ -241,12 +218,8 @@ impl Fetcher<'_> {
             limit_reason: "that the database promises",
             size,
         };
-        let bytes = self
-            .client
-            .download(&server.file(file), expected, Some(file));
-        bytes
-            .and_then(|bytes| self.cache.add(&bytes, sha256))
-            .map_err(at(server, file))
+        let bytes = self.client.download(&server.file(file), expected, Some(file));
+        bytes.and_then(|bytes| self.cache.add(&bytes, sha256)).map_err(at(server, file))
     }
 
     /// Returns the newest package in the cache, or the one with the hash that was asked for.
@@ -276,9 +249,7 @@ impl Fetcher<'_> {
         loop {
             let origin = match &self.request.pin {
                 Some(sha256) => self.cache.origin(sha256),
-                None => self
-                    .cache
-                    .newest(&self.request.repo, &self.request.package)?,
+                None => self.cache.newest(&self.request.repo, &self.request.package)?,
             };
             let Some(origin) = origin else {
                 return Ok(None);
@@ -313,11 +284,7 @@ impl Fetcher<'_> {
                 Keyring::from_package(self.context, &verifier.gpg, &keys.file, repo)?
             }
         };
-        let proof = Proof {
-            verifier,
-            keyring,
-            signature,
-        };
+        let proof = Proof { verifier, keyring, signature };
         self.verify(package, Some(proof), origin)
     }
 }
@@ -352,10 +319,7 @@ fn at(server: &Server, file: &str) -> impl Fn(Failure) -> Failure {
 
 /// Returns whether we failed, or this host, so that no other server helps.
 fn is_ours(failure: &Failure) -> bool {
-    matches!(
-        failure.code,
-        Code::Os | Code::ChildFailed | Code::Permission | Code::Interrupted
-    )
+    matches!(failure.code, Code::Os | Code::ChildFailed | Code::Permission | Code::Interrupted)
 }
 
 /// Orders the failures of servers: what is wrong, what may be temporary, what is missing.

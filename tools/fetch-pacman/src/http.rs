@@ -27,11 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const REDIRECTS: usize = 10;
 
 /// How long to wait before each further attempt at the same server.
-const PAUSES: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-];
+const PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// How long a signal may wait for an answer.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
@@ -85,12 +81,7 @@ pub(crate) struct HttpClient<'a> {
 
 impl HttpClient<'_> {
     /// Downloads a file. `progress` is its name on a progress bar, where it takes long enough for one.
-    pub(crate) fn download(
-        &self,
-        url: &str,
-        expected: Expected,
-        progress: Option<&str>,
-    ) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn download(&self, url: &str, expected: Expected, progress: Option<&str>) -> Result<Vec<u8>, Failure> {
         let mut pauses = PAUSES.iter();
         loop {
             let bar = self.progress_bar(progress, expected.size);
@@ -119,10 +110,7 @@ impl HttpClient<'_> {
     fn attempt(&self, url: &str, expected: Expected, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
         let url = Url::parse(url).doing(Code::Failed, || "reading the URL")?;
         if !matches!(url.scheme(), "http" | "https") {
-            let why = format!(
-                "'{}' is not supported: http, https and file are",
-                url.scheme()
-            );
+            let why = format!("'{}' is not supported: http, https and file are", url.scheme());
             return Err(Failure::new(Code::Failed, why).into());
         }
         let client = match self.client.get() {
@@ -138,9 +126,7 @@ impl HttpClient<'_> {
             // Where nobody waits any more, nobody wants the file.
             drop(sender.send(get(&client, url, expected, timeout, &bar)));
         };
-        std::thread::Builder::new()
-            .spawn(work)
-            .doing(Code::Os, || "starting the download")?;
+        std::thread::Builder::new().spawn(work).doing(Code::Os, || "starting the download")?;
         loop {
             signal::check()?;
             match receiver.recv_timeout(SIGNAL_INTERVAL) {
@@ -190,10 +176,7 @@ impl HttpClient<'_> {
             return ProgressBar::hidden();
         };
         let (bar, template) = match size {
-            Some(size) => (
-                ProgressBar::new(size),
-                "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left",
-            ),
+            Some(size) => (ProgressBar::new(size), "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"),
             None => (ProgressBar::no_length(), "{msg} {bytes} {bytes_per_sec}"),
         };
         bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -215,9 +198,7 @@ fn read_local(path: &Path, expected: Expected) -> Result<Vec<u8>, Failed> {
         Failure::new(code, e)
     };
     let mut bytes = Vec::new();
-    stage::file::open(path)
-        .and_then(|file| file.take(expected.limit + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
+    stage::file::open(path).and_then(|file| file.take(expected.limit + 1).read_to_end(&mut bytes)).map_err(failed)?;
     expected.check_size(bytes.len() as u64)?;
     check_content(&bytes)?;
     Ok(bytes)
@@ -232,13 +213,7 @@ fn check_content(start: &[u8]) -> Result<(), Failure> {
 }
 
 /// The work of the thread.
-fn get(
-    client: &Client,
-    url: Url,
-    expected: Expected,
-    timeout: Duration,
-    bar: &ProgressBar,
-) -> Result<Vec<u8>, Failed> {
+fn get(client: &Client, url: Url, expected: Expected, timeout: Duration, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
     let response = client.get(url).send();
     let mut response = response.map_err(|e| explain_refusal(&e, timeout))?;
     let status = response.status();
@@ -268,10 +243,7 @@ fn get(
             break;
         }
         if pace.is_too_slow(n as u64, begin.elapsed(), timeout) {
-            let why = format!(
-                "too slow: less than {SLOWEST} bytes a second for {} s",
-                timeout.as_secs()
-            );
+            let why = format!("too slow: less than {SLOWEST} bytes a second for {} s", timeout.as_secs());
             return Err(network(why, false));
         }
         if bytes.is_empty() {
@@ -373,18 +345,14 @@ fn cause(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 /// Returns the first error of this type, of those that led to `error`.
-fn find<'a, E: std::error::Error + 'static>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> Option<&'a E> {
+fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
         // An io::Error's source is not what it wraps, but the source of that.
-        let wrapped = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         next = match wrapped {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -425,10 +393,7 @@ mod tests {
         assert!(!pace.is_too_slow(SLOWEST, second, limit));
         assert!(!pace.is_too_slow(0, second, limit));
         assert!(!pace.is_too_slow(2 * SLOWEST, second, limit), "fast enough");
-        assert!(
-            !pace.is_too_slow(5 * SLOWEST, second, limit),
-            "a new beginning"
-        );
+        assert!(!pace.is_too_slow(5 * SLOWEST, second, limit), "a new beginning");
         assert!(!pace.is_too_slow(1, 2 * second, limit));
         assert!(!pace.is_too_slow(1, Duration::ZERO, limit));
         assert!(pace.is_too_slow(1, 3 * second, limit));
@@ -438,9 +403,6 @@ mod tests {
     fn a_clock_that_is_wrong_is_named() {
         let now = UNIX_EPOCH + Duration::from_secs(86_400);
         let hint = certificate_hint(&CertificateError::NotValidYet, now).unwrap();
-        assert!(
-            hint.starts_with("this host's clock says 1970-01-02:"),
-            "{hint}"
-        );
+        assert!(hint.starts_with("this host's clock says 1970-01-02:"), "{hint}");
     }
 }

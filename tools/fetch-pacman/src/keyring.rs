@@ -45,8 +45,7 @@ pub(crate) const OTHER_KEYS: &str = "give the key that signs the package with --
                                      hash alone with --unsigned";
 
 /// A hint where the signature is missing or not good.
-pub(crate) const UNSIGNED: &str =
-    "name another --server URL, or take the package by its hash alone with --unsigned";
+pub(crate) const UNSIGNED: &str = "name another --server URL, or take the package by its hash alone with --unsigned";
 
 /// Keys, and where they are from.
 #[derive(Clone, Debug)]
@@ -67,9 +66,8 @@ pub(crate) fn find_gpg(context: &Context) -> Result<Gpg, Failure> {
         return Ok(gpg);
     }
     let message = format!("trying gpg on an empty keyring: gpg: {}", out.error);
-    Err(Failure::new(Code::ChildFailed, message).hint(
-        "'use-keyboxd' or an unknown option in the host's '/etc/gnupg/common.conf' causes this: remove it there",
-    ))
+    Err(Failure::new(Code::ChildFailed, message)
+        .hint("'use-keyboxd' or an unknown option in the host's '/etc/gnupg/common.conf' causes this: remove it there"))
 }
 
 /// Returns the name of the package with a repository's keys.
@@ -79,38 +77,26 @@ pub(crate) fn package_name(repo: &str) -> String {
 
 impl Keyring {
     /// Reads the keys in a repository's keyring package.
-    pub(crate) fn from_package(
-        context: &Context,
-        gpg: &Gpg,
-        mut file: &File,
-        repo: &str,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn from_package(context: &Context, gpg: &Gpg, mut file: &File, repo: &str) -> Result<Self, Failure> {
         let fail = |why: String| Failure::new(Code::NotVerified, why).hint(OTHER_KEYS);
         let member = format!("usr/share/pacman/keyrings/{repo}.gpg");
-        file.rewind()
-            .doing(Code::Os, || "reading the keyring package")?;
-        let mut members =
-            extract_members(file, &[&member], LIMIT).map_err(|e| fail(e.to_string()))?;
+        file.rewind().doing(Code::Os, || "reading the keyring package")?;
+        let mut members = extract_members(file, &[&member], LIMIT).map_err(|e| fail(e.to_string()))?;
         let bytes = members.remove(&member).unwrap_or_default();
-        let keys = import(context, gpg, &bytes)?
-            .map_err(|why| fail(format!("no keys in its member '{member}': {why}")))?;
+        let keys =
+            import(context, gpg, &bytes)?.map_err(|why| fail(format!("no keys in its member '{member}': {why}")))?;
         let name = format!("package {}", quote(package_name(repo)));
         Ok(Self { keys, name })
     }
 
     /// Reads the keys in some files.
-    pub(crate) fn from_files(
-        context: &Context,
-        gpg: &Gpg,
-        paths: &[PathBuf],
-    ) -> Result<Self, Failure> {
+    pub(crate) fn from_files(context: &Context, gpg: &Gpg, paths: &[PathBuf]) -> Result<Self, Failure> {
         let mut keys = Vec::new();
         for path in paths {
             let bytes = read_keys(path)?;
             let imported = import(context, gpg, &bytes)?.map_err(|why| {
                 let message = format!("reading keyring {}: no keys in it: {why}", quote(path));
-                Failure::new(Code::Failed, message)
-                    .hint("give one that 'gpg --export' writes, with --armor or without")
+                Failure::new(Code::Failed, message).hint("give one that 'gpg --export' writes, with --armor or without")
             });
             keys.extend(imported?);
         }
@@ -155,9 +141,7 @@ fn read_keys(path: &Path) -> Result<Vec<u8>, Failure> {
         Failure::new(code, format!("{}: {e}", doing()))
     })?;
     let mut bytes = Vec::new();
-    file.take(LIMIT + 1)
-        .read_to_end(&mut bytes)
-        .doing(Code::Os, doing)?;
+    file.take(LIMIT + 1).read_to_end(&mut bytes).doing(Code::Os, doing)?;
     if bytes.len() as u64 > LIMIT {
         let message = format!("{}: larger than {LIMIT} bytes", doing());
         return Err(Failure::new(Code::Failed, message));
@@ -170,9 +154,7 @@ fn import(context: &Context, gpg: &Gpg, keys: &[u8]) -> Result<Result<Vec<u8>, S
     let (input, empty) = (memory_file(keys)?, memory_file(&[])?);
     let mut command = command(gpg, &empty);
     // Repairing keys, by a search for misplaced signatures, takes half of the time.
-    command
-        .args(["--import-options=import-export,no-repair-keys", "--import"])
-        .stdin(input);
+    command.args(["--import-options=import-export,no-repair-keys", "--import"]).stdin(input);
     let out = run(context, &mut command)?;
     // One invalid key is no reason to do without the others.
     Ok(match out.stdout.is_empty() {

@@ -119,11 +119,7 @@ impl Stage for FetchPacman {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let done = match &self.existing {
-            Some(path) => Done {
-                program: program::inspect(context, &resolve(path)?)?,
-                trust: "host",
-                package: None,
-            },
+            Some(path) => Done { program: program::inspect(context, &resolve(path)?)?, trust: "host", package: None },
             None => {
                 let request = self.request(document)?;
                 check(&request)?;
@@ -134,11 +130,7 @@ impl Stage for FetchPacman {
             find_placed(&done.program.path)?.remove_on_undo(context, path);
         }
         record(document, &done);
-        context.note(format_args!(
-            "pacman {} in {}",
-            done.program.version,
-            quote(&done.program.path)
-        ));
+        context.note(format_args!("pacman {} in {}", done.program.version, quote(&done.program.path)));
         Ok(())
     }
 }
@@ -203,19 +195,16 @@ fn check(request: &Request) -> Result<(), Failure> {
     {
         let package = quote(&request.package);
         let message = format!("checking package {package}: no key is pinned that may sign it");
-        return Err(Failure::new(Code::NotVerified, message).hint(
-            "name one with --trust FINGERPRINT, or take the package by its hash alone with --unsigned",
-        ));
+        return Err(Failure::new(Code::NotVerified, message)
+            .hint("name one with --trust FINGERPRINT, or take the package by its hash alone with --unsigned"));
     }
     if let Some(output) = &request.output
         && std::fs::symlink_metadata(output).is_ok_and(|meta| !meta.is_file() && !meta.is_symlink())
     {
-        let message = format!(
-            "writing {}: it exists and is not a regular file",
-            quote(output)
+        let message = format!("writing {}: it exists and is not a regular file", quote(output));
+        return Err(
+            Failure::new(Code::Usage, message).hint("give -o the path of the program itself, such as DIR/pacman")
         );
-        return Err(Failure::new(Code::Usage, message)
-            .hint("give -o the path of the program itself, such as DIR/pacman"));
     }
     Ok(())
 }
@@ -229,11 +218,7 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
         cache: &cache,
         request,
         verifier: verifier.as_ref(),
-        client: HttpClient {
-            context,
-            timeout: request.timeout,
-            client: OnceCell::new(),
-        },
+        client: HttpClient { context, timeout: request.timeout, client: OnceCell::new() },
     };
     let (verified, origin) = match &request.servers {
         None => fetcher.fetch_cached()?,
@@ -269,11 +254,7 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
         (None, Some(_)) => "sha256",
         (None, None) => "hash",
     };
-    Ok(Done {
-        program,
-        trust,
-        package: Some((origin, signature.map(|(key, _)| key))),
-    })
+    Ok(Done { program, trust, package: Some((origin, signature.map(|(key, _)| key))) })
 }
 
 /// Finds gpg and reads the user's keys, where a signature is required.
@@ -286,11 +267,7 @@ fn make_verifier(context: &Context, request: &Request) -> Result<Option<Verifier
         [] => None,
         files => Some(Keyring::from_files(context, &gpg, files)?),
     };
-    Ok(Some(Verifier {
-        gpg,
-        pins: pins.clone(),
-        keyring,
-    }))
+    Ok(Some(Verifier { gpg, pins: pins.clone(), keyring }))
 }
 
 /// Records the program in the document, in place of an earlier one. Members of others stay.
@@ -303,19 +280,14 @@ fn record(document: &mut Document, done: &Done) {
         package: done
             .package
             .as_ref()
-            .map(|(origin, signed_by)| PacmanPackage {
-                signed_by: signed_by.clone(),
-                ..origin.clone()
-            }),
+            .map(|(origin, signed_by)| PacmanPackage { signed_by: signed_by.clone(), ..origin.clone() }),
     });
 }
 
 /// Returns the absolute path of a file whose directory must exist, without `..` and symbolic links before its name.
 fn resolve(path: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("looking for the directory of {}", quote(path));
-    let name = path
-        .file_name()
-        .ok_or_else(|| Failure::new(Code::Usage, format!("{} names no file", quote(path))))?;
+    let name = path.file_name().ok_or_else(|| Failure::new(Code::Usage, format!("{} names no file", quote(path))))?;
     let dir = match path.parent() {
         Some(dir) if dir != Path::new("") => dir,
         _ => Path::new("."),
@@ -324,10 +296,7 @@ fn resolve(path: &Path) -> Result<PathBuf, Failure> {
     let path = dir.join(name);
     match path.to_str() {
         Some(_) => Ok(path),
-        None => Err(Failure::new(
-            Code::Usage,
-            format!("{}: the path is not UTF-8, as a document needs it", doing()),
-        )),
+        None => Err(Failure::new(Code::Usage, format!("{}: the path is not UTF-8, as a document needs it", doing()))),
     }
 }
 

@@ -41,14 +41,12 @@ pub(crate) fn extract(
     let failed = |e: std::io::Error| explain_write_error(&e, to);
     let dir = to.parent().unwrap_or(Path::new("/"));
     let mut draft = Draft::new_in(dir).map_err(failed)?;
-    verified
-        .file
-        .rewind()
-        .doing(Code::Os, || "reading the package")?;
+    verified.file.rewind().doing(Code::Os, || "reading the package")?;
     extract_member(&mut verified.file, member, &mut draft.file, LIMIT).map_err(|e| match e {
         package::Error::Write { source, .. } => failed(source),
-        package::Error::NotFound { .. } => Failure::new(Code::NotFound, e)
-            .hint("name the file of the package that is pacman with --member PATH"),
+        package::Error::NotFound { .. } => {
+            Failure::new(Code::NotFound, e).hint("name the file of the package that is pacman with --member PATH")
+        }
         _ => Failure::new(Code::Failed, e),
     })?;
     // It is from a `Verified`: from here on it may run.
@@ -59,25 +57,13 @@ pub(crate) fn extract(
 
     let new = std::fs::symlink_metadata(to).is_err();
     draft.persist(to).map_err(failed)?;
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .doing(Code::Os, || format!("writing directory {}", quote(dir)))?;
-    Ok(Program {
-        path: to.to_owned(),
-        version,
-        sha256,
-        new,
-    })
+    File::open(dir).and_then(|dir| dir.sync_all()).doing(Code::Os, || format!("writing directory {}", quote(dir)))?;
+    Ok(Program { path: to.to_owned(), version, sha256, new })
 }
 
 /// Returns the program at `to` if it is the one that was extracted from this package before. File names were tried then, so
 /// only its version is asked for again.
-pub(crate) fn reuse(
-    context: &Context,
-    _: &Verified,
-    to: &Path,
-    sha256: &str,
-) -> Result<Option<Program>, Failure> {
+pub(crate) fn reuse(context: &Context, _: &Verified, to: &Path, sha256: &str) -> Result<Option<Program>, Failure> {
     let hash = || {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let mut options = OpenOptions::new();
@@ -93,12 +79,7 @@ pub(crate) fn reuse(
     if hash().as_deref() != Some(sha256) {
         return Ok(None);
     }
-    Ok(Some(Program {
-        path: to.to_owned(),
-        version: version(context, to, to)?,
-        sha256: sha256.to_owned(),
-        new: false,
-    }))
+    Ok(Some(Program { path: to.to_owned(), version: version(context, to, to)?, sha256: sha256.to_owned(), new: false }))
 }
 
 fn sha256_of(file: impl Read) -> std::io::Result<String> {
@@ -126,12 +107,7 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
     let sha256 = sha256_of(file).doing(Code::Os, doing)?;
     let version = version(context, path, path)?;
     check_names(path, path, None)?;
-    Ok(Program {
-        path: path.to_owned(),
-        version,
-        sha256,
-        new: false,
-    })
+    Ok(Program { path: path.to_owned(), version, sha256, new: false })
 }
 
 /// Refuses a program that skips or renames files with names that are not ASCII. `name` is its path in messages, `trial` a
@@ -168,12 +144,10 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
             let error = std::io::Error::from_raw_os_error(number);
             let failure = fail(Code::ChildFailed, &error);
             match Errno::from_raw(number) {
-                Errno::EACCES => failure
-                    .hint("is the file system mounted noexec? then put it elsewhere with -o FILE"),
-                Errno::ENOEXEC => failure.hint(format!(
-                    "it is not a program of this host, which is {}",
-                    std::env::consts::ARCH
-                )),
+                Errno::EACCES => failure.hint("is the file system mounted noexec? then put it elsewhere with -o FILE"),
+                Errno::ENOEXEC => {
+                    failure.hint(format!("it is not a program of this host, which is {}", std::env::consts::ARCH))
+                }
                 _ => failure,
             }
         }
@@ -226,17 +200,9 @@ mod tests {
     #[test]
     fn the_version_is_read_from_the_banner() {
         let banner_of = |version: &str| {
-            format!(
-                "\n .--.                  Pacman v{version} - libalpm v13.0.2\n/ _.-' .-.  Copyright (C)\n"
-            )
+            format!("\n .--.                  Pacman v{version} - libalpm v13.0.2\n/ _.-' .-.  Copyright (C)\n")
         };
-        for version in [
-            "6.0.2",
-            "7.1.0.r9.g54d9411",
-            "7.1.0",
-            "7.0.0.r6.gc685ae6-1",
-            "6.1.0+git",
-        ] {
+        for version in ["6.0.2", "7.1.0.r9.g54d9411", "7.1.0", "7.0.0.r6.gc685ae6-1", "6.1.0+git"] {
             assert_eq!(parse_banner(&banner_of(version)), Some(version));
         }
         for text in [

@@ -20,9 +20,7 @@ impl Server {
         let name = if self.0.starts_with("file://") {
             name.to_owned()
         } else {
-            name.replace('%', "%25")
-                .replace('#', "%23")
-                .replace('?', "%3F")
+            name.replace('%', "%25").replace('#', "%23").replace('?', "%3F")
         };
         format!("{}/{name}", self.0)
     }
@@ -62,8 +60,7 @@ pub(crate) fn preset(distro: Option<&str>) -> Result<Preset, Failure> {
 /// Returns where the preset has a pacman for hosts of this architecture.
 pub(crate) fn servers<'a>(preset: &'a Preset, arch: &str) -> Result<&'a [String], Failure> {
     preset.pacman.servers(arch).map_err(|failure| {
-        let hint =
-            "give a --server that has it, or take this host's own with --use /usr/bin/pacman";
+        let hint = "give a --server that has it, or take this host's own with --use /usr/bin/pacman";
         failure.while_doing("looking for a server").hint(hint)
     })
 }
@@ -78,10 +75,7 @@ mod tests {
         let server = Server::expand("https://h/$repo/os/$arch/", "cn", "x86_64");
         assert_eq!(server.file("cn.db"), "https://h/cn/os/x86_64/cn.db");
         let server = Server::expand("http://h", "cn", "x86_64");
-        assert_eq!(
-            server.file("p-1:1.0+r1-1-any.pkg.tar.xz"),
-            "http://h/p-1:1.0+r1-1-any.pkg.tar.xz"
-        );
+        assert_eq!(server.file("p-1:1.0+r1-1-any.pkg.tar.xz"), "http://h/p-1:1.0+r1-1-any.pkg.tar.xz");
         assert_eq!(server.file("a%2fb#c?d"), "http://h/a%252fb%23c%3Fd");
     }
 

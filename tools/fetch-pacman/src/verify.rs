@@ -50,10 +50,7 @@ pub(crate) fn verify(
     proof: Option<Proof<'_>>,
     identity: Option<(&str, &str)>,
 ) -> Result<Verified, Failure> {
-    let file = package
-        .file
-        .try_clone()
-        .doing(Code::Os, || "opening the package")?;
+    let file = package.file.try_clone().doing(Code::Os, || "opening the package")?;
     let signature = match proof {
         None => None,
         Some(proof) => {
@@ -74,8 +71,7 @@ pub(crate) fn verify(
 /// Compares the name and version in a package with what they must be.
 fn check_identity(mut file: &File, name: &str, version: &str) -> Result<(), Failure> {
     file.rewind().doing(Code::Os, || "reading the package")?;
-    let info =
-        pkginfo::of_archive(file).map_err(|e| Failure::new(Code::NotVerified, e.to_string()))?;
+    let info = pkginfo::of_archive(file).map_err(|e| Failure::new(Code::NotVerified, e.to_string()))?;
     if (&*info.name, &*info.version) == (name, version) {
         return Ok(());
     }
@@ -89,12 +85,7 @@ fn check_identity(mut file: &File, name: &str, version: &str) -> Result<(), Fail
 }
 
 /// Returns the pinned key that signed. As for pacman, every signature must be good.
-fn find_signer(
-    signatures: &[Signature],
-    pins: &[String],
-    keyring: &str,
-    now: u64,
-) -> Result<String, Failure> {
+fn find_signer(signatures: &[Signature], pins: &[String], keyring: &str, now: u64) -> Result<String, Failure> {
     for signature in signatures {
         check_signature(signature, pins, keyring, now)?;
     }
@@ -102,28 +93,17 @@ fn find_signer(
     first.ok_or_else(|| Failure::new(Code::NotVerified, "it has no signature").hint(UNSIGNED))
 }
 
-fn check_signature(
-    signature: &Signature,
-    pins: &[String],
-    keyring: &str,
-    now: u64,
-) -> Result<(), Failure> {
-    let Signature {
-        key, state, text, ..
-    } = signature;
+fn check_signature(signature: &Signature, pins: &[String], keyring: &str, now: u64) -> Result<(), Failure> {
+    let Signature { key, state, text, .. } = signature;
     let fail = |why: String, hint: &str| Err(Failure::new(Code::NotVerified, why).hint(hint));
     let is_good = matches!(state, State::Good(_)) && !text;
     let today = date::day(now);
     // A clock that is behind makes good keys bad ones, so it is the first thing to report.
-    if let Some(created) = signature
-        .created
-        .filter(|created| *created > now + date::DAY)
+    if let Some(created) = signature.created.filter(|created| *created > now + date::DAY)
         && !is_good
     {
-        let why = format!(
-            "it was signed on {}, and for this host it is {today}: its clock is wrong",
-            date::day(created)
-        );
+        let why =
+            format!("it was signed on {}, and for this host it is {today}: its clock is wrong", date::day(created));
         return fail(why, "set the clock, and run it again");
     }
     // Where gpg does not have the key, this may be a key id only, which is the end of a fingerprint.
@@ -151,14 +131,8 @@ fn check_signature(
             )
         }
         State::Good(_) if is_good => Ok(()),
-        State::Good(_) => fail(
-            format!("its signature by {key} is over text and not over bytes (class 01)"),
-            UNSIGNED,
-        ),
-        State::NoKey => fail(
-            format!("it is signed by {key}, which is pinned and not in {keyring}"),
-            OTHER_KEYS,
-        ),
+        State::Good(_) => fail(format!("its signature by {key} is over text and not over bytes (class 01)"), UNSIGNED),
+        State::NoKey => fail(format!("it is signed by {key}, which is pinned and not in {keyring}"), OTHER_KEYS),
         State::Expired(on) => fail(format!("its signature by {key} {}", expired(on)), UNSIGNED),
         State::KeyExpired(on) => fail(
             format!("it is signed by {key}, which {}", expired(on)),
@@ -169,10 +143,7 @@ fn check_signature(
             format!("it is signed by {key}, which was revoked"),
             "its owner says that the key must not be used any more: wait for a package of another key",
         ),
-        State::Unusable(why) => fail(
-            format!("gpg cannot check its signature by {key} (error {why})"),
-            UNSIGNED,
-        ),
+        State::Unusable(why) => fail(format!("gpg cannot check its signature by {key} (error {why})"), UNSIGNED),
     }
 }
 
@@ -186,12 +157,7 @@ mod tests {
     const GOOD: State = State::Good(Trust::Unknown);
 
     fn signer(key: &str, state: State, created: u64) -> Result<String, Failure> {
-        let signature = Signature {
-            key: key.into(),
-            created: Some(created),
-            state,
-            text: false,
-        };
+        let signature = Signature { key: key.into(), created: Some(created), state, text: false };
         find_signer(&[signature], &[KEY.to_owned()], "package 'x-keyring'", NOW)
     }
 
@@ -207,22 +173,10 @@ mod tests {
             (&other, State::NoKey, "which is not pinned"),
             (&other, State::KeyRevoked, "which is not pinned"),
             (KEY, State::Bad, "was altered"),
-            (
-                KEY,
-                State::NoKey,
-                "which is pinned and not in package 'x-keyring'",
-            ),
-            (
-                &KEY[24..],
-                State::NoKey,
-                "which is pinned and not in package",
-            ),
+            (KEY, State::NoKey, "which is pinned and not in package 'x-keyring'"),
+            (&KEY[24..], State::NoKey, "which is pinned and not in package"),
             (KEY, State::KeyRevoked, "which was revoked"),
-            (
-                KEY,
-                State::KeyExpired(Some(0)),
-                "which expired on 1970-01-01, and today is 2026-11-22",
-            ),
+            (KEY, State::KeyExpired(Some(0)), "which expired on 1970-01-01, and today is 2026-11-22"),
             (KEY, State::Expired(None), "expired, and today is"),
             (KEY, State::Unusable("4".into()), "(error 4)"),
         ];
@@ -238,30 +192,16 @@ mod tests {
     fn a_clock_that_is_behind_is_reported_first() {
         for state in [State::Unusable("6".into()), State::KeyExpired(Some(1))] {
             let failure = signer(KEY, state, NOW + 100 * date::DAY).unwrap_err();
-            assert!(
-                failure.message.contains("its clock is wrong"),
-                "{failure:?}"
-            );
+            assert!(failure.message.contains("its clock is wrong"), "{failure:?}");
         }
         assert_eq!(signer(KEY, GOOD, NOW * 2).unwrap(), KEY);
     }
 
     #[test]
     fn every_signature_must_be_good_and_there_must_be_one() {
-        let good = Signature {
-            key: KEY.into(),
-            created: None,
-            state: GOOD,
-            text: false,
-        };
-        let bad = Signature {
-            state: State::Bad,
-            ..good.clone()
-        };
-        let text = Signature {
-            text: true,
-            ..good.clone()
-        };
+        let good = Signature { key: KEY.into(), created: None, state: GOOD, text: false };
+        let bad = Signature { state: State::Bad, ..good.clone() };
+        let text = Signature { text: true, ..good.clone() };
         let pins = [KEY.to_owned()];
         for (signatures, is_good) in [
             (vec![good.clone(), good.clone()], true),

@@ -7,9 +7,7 @@
 
 mod helpers;
 
-use helpers::fixture::{
-    FORMATS, Format, MEMBER, Package, compress, database, program, ring, script, sha256,
-};
+use helpers::fixture::{FORMATS, Format, MEMBER, Package, compress, database, program, ring, script, sha256};
 use helpers::keys::{forged, keys, mute};
 use helpers::server::{Answer, Nobody, Server};
 use helpers::{Lab, Run, bare, names, run};
@@ -34,10 +32,7 @@ fn version(run: &Run) -> String {
     assert!(path.is_absolute());
     let bytes = fs::read(path).unwrap();
     assert_eq!(pacman["sha256"], sha256(&bytes));
-    assert_eq!(
-        fs::metadata(path).unwrap().permissions().mode() & 0o7777,
-        0o755
-    );
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o755);
     let said = Command::new(path).arg("--version").output().unwrap();
     let version = pacman["version"].as_str().unwrap();
     let banner = format!("Pacman v{version} - libalpm");
@@ -49,10 +44,7 @@ fn version(run: &Run) -> String {
 fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !so() {
-        assert!(
-            begin.elapsed() < Duration::from_secs(30),
-            "waited in vain until {what}"
-        );
+        assert!(begin.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
         std::thread::yield_now();
     }
 }
@@ -83,10 +75,7 @@ fn the_document_says_what_it_is_and_where_it_came_from() {
     assert_eq!(version(&run), "7.1.0.r9.g54d9411");
     assert_eq!(run.stderr, "");
     let document = run.good();
-    let path = lab
-        .path("cache/pacman")
-        .join(package.hash())
-        .join("pacman-static");
+    let path = lab.path("cache/pacman").join(package.hash()).join("pacman-static");
     assert_eq!(
         document["pacman"],
         json!({
@@ -112,8 +101,7 @@ fn the_document_says_what_it_is_and_where_it_came_from() {
 
 #[test]
 fn the_real_pacman_of_this_host_goes_the_same_way() {
-    let real = fs::read("/usr/bin/pacman")
-        .expect("this test needs pacman: apt install pacman-package-manager");
+    let real = fs::read("/usr/bin/pacman").expect("this test needs pacman: apt install pacman-package-manager");
     let lab = Lab::new();
     let package = Package::of("pacman-static", "1-1", Format::Zst, &real);
     let server = Server::with(&[&package]);
@@ -137,10 +125,7 @@ fn the_newest_is_found_by_pacmans_order() {
         ("7.1.0-9", "7.1.0-10"),
     ] {
         for turned in [false, true] {
-            let (a, b) = (
-                Package::new(older, Format::Zst),
-                Package::new(newer, Format::Zst),
-            );
+            let (a, b) = (Package::new(older, Format::Zst), Package::new(newer, Format::Zst));
             let order = if turned { [&b, &a] } else { [&a, &b] };
             let server = Server::with(&order);
             let run = run(&mut Lab::new().ask(&[&server.url]));
@@ -151,13 +136,8 @@ fn the_newest_is_found_by_pacmans_order() {
 
 #[test]
 fn only_the_exact_name_counts() {
-    let decoys = [
-        "pacman",
-        "pacman-static-git",
-        "Pacman-static",
-        "lib32-pacman-static",
-    ]
-    .map(|name| Package::of(name, "9:9-9", Format::Gz, b"#!/bin/false\n"));
+    let decoys = ["pacman", "pacman-static-git", "Pacman-static", "lib32-pacman-static"]
+        .map(|name| Package::of(name, "9:9-9", Format::Gz, b"#!/bin/false\n"));
     let right = Package::new("6.0.2-1", Format::Zst);
     let mut all: Vec<_> = decoys.iter().collect();
     all.push(&right);
@@ -178,35 +158,15 @@ fn repository_package_and_member_can_be_others_and_variables_are_expanded() {
     let keyring = Package::keyring("mine", &keys().lilac.public);
     let server = Server::new();
     let base = format!("/mine/os/{}", std::env::consts::ARCH);
-    server.say(
-        &format!("{base}/mine.db"),
-        Answer::File(database(&[&package, &keyring], Format::Zst)),
-    );
-    server.say(
-        &format!("{base}/{}", keyring.file),
-        Answer::File(keyring.bytes.clone()),
-    );
-    server.say(
-        &format!("{base}/{}", package.file),
-        Answer::File(package.bytes.clone()),
-    );
+    server.say(&format!("{base}/mine.db"), Answer::File(database(&[&package, &keyring], Format::Zst)));
+    server.say(&format!("{base}/{}", keyring.file), Answer::File(keyring.bytes.clone()));
+    server.say(&format!("{base}/{}", package.file), Answer::File(package.bytes.clone()));
     let url = format!("{}/$repo/os/$arch/", server.url);
     let mut tool = lab.ask(&[&url]);
-    tool.args([
-        "--repo",
-        "mine",
-        "--package",
-        "pacman-own",
-        "--member",
-        MEMBER,
-    ]);
+    tool.args(["--repo", "mine", "--package", "pacman-own", "--member", MEMBER]);
     assert_eq!(version(&run(&mut tool)), "6.1.0");
 
-    let run = run(tool
-        .args(["-o"])
-        .arg(lab.path("x"))
-        .arg("--member=usr/bin/pacman")
-        .arg("--new"));
+    let run = run(tool.args(["-o"]).arg(lab.path("x")).arg("--member=usr/bin/pacman").arg("--new"));
     assert_eq!(run.status, Some(64), "{run:?}");
 }
 
@@ -218,10 +178,7 @@ fn output_goes_where_it_is_told_and_replaces_what_is_there() {
     fs::create_dir(lab.path("bin")).unwrap();
     let out = lab.path("bin/pacman");
     for _ in 0..2 {
-        let run = run(lab
-            .ask(&[&server.url])
-            .current_dir(lab.path("bin"))
-            .args(["-o", "../bin/pacman"]));
+        let run = run(lab.ask(&[&server.url]).current_dir(lab.path("bin")).args(["-o", "../bin/pacman"]));
         assert_eq!(version(&run), "6.0.2");
         assert_eq!(run.good()["pacman"]["path"], out.to_str().unwrap());
         assert_eq!(names(&lab.path("bin")), ["pacman"]);
@@ -230,20 +187,13 @@ fn output_goes_where_it_is_told_and_replaces_what_is_there() {
     fs::remove_file(&out).unwrap();
     fs::write(lab.path("victim"), "v").unwrap();
     symlink(lab.path("victim"), &out).unwrap();
-    assert_eq!(
-        version(&run(lab.ask(&[&server.url]).arg("-o").arg(&out))),
-        "6.0.2"
-    );
+    assert_eq!(version(&run(lab.ask(&[&server.url]).arg("-o").arg(&out))), "6.0.2");
     assert_eq!(fs::read(lab.path("victim")).unwrap(), b"v");
 
     let run1 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("bin")));
     run1.bad(64, "usage", &["it exists and is not a regular file"]);
     let run2 = run(lab.ask(&[&server.url]).arg("-o").arg(lab.path("no/pacman")));
-    run2.bad(
-        69,
-        "not-found",
-        &["looking for the directory of", "No such file"],
-    );
+    run2.bad(69, "not-found", &["looking for the directory of", "No such file"]);
 }
 
 #[test]
@@ -261,18 +211,13 @@ fn what_is_in_the_cache_is_not_fetched_again() {
     assert_eq!(server.paths(), [DB, &keyring, &file, DB]);
 
     // What is in the cache is believed only for its hash.
-    let kept = lab
-        .path("cache/packages-by-hash")
-        .join(format!("{}.pkg", package.hash()));
+    let kept = lab.path("cache/packages-by-hash").join(format!("{}.pkg", package.hash()));
     let mut bytes = fs::read(&kept).unwrap();
     bytes[100] ^= 1;
     fs::write(&kept, bytes).unwrap();
     let third = run(&mut lab.ask(&[&server.url]));
     assert_eq!(version(&third), "6.0.2");
-    assert!(
-        third.stderr.contains("warning: reading") || third.stderr.contains("was damaged"),
-        "{third:?}"
-    );
+    assert!(third.stderr.contains("warning: reading") || third.stderr.contains("was damaged"), "{third:?}");
     assert_eq!(server.paths(), [DB, &keyring, &file, DB, DB, &file]);
 }
 
@@ -286,10 +231,7 @@ fn a_program_that_is_in_place_is_not_unpacked_again_unless_it_changed() {
         if let Some(out) = &out {
             tool.arg("-o").arg(out);
         }
-        let path = run(&mut tool).good()["pacman"]["path"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let path = run(&mut tool).good()["pacman"]["path"].as_str().unwrap().to_owned();
         let inode = || fs::metadata(&path).unwrap().ino();
         let first = inode();
         assert_eq!(version(&run(&mut tool)), "6.0.2");
@@ -308,10 +250,7 @@ fn a_program_that_is_in_place_is_not_unpacked_again_unless_it_changed() {
 fn a_program_that_is_in_place_is_started_once() {
     let lab = Lab::new();
     let log = lab.path("log");
-    let body = format!(
-        "echo \"$1\" >> {}; exec /usr/bin/pacman \"$@\"",
-        log.display()
-    );
+    let body = format!("echo \"$1\" >> {}; exec /usr/bin/pacman \"$@\"", log.display());
     let package = Package::of("pacman-static", "1-1", Format::Zst, &script(&body));
     let server = Server::with(&[&package]);
     let mut tool = lab.ask(&[&server.url]);
@@ -326,11 +265,7 @@ fn a_program_that_is_in_place_is_started_once() {
 fn offline_takes_the_newest_of_the_cache() {
     let lab = Lab::new();
     let none = run(lab.tool().arg("--offline"));
-    none.bad(
-        69,
-        "not-found",
-        &["'pacman-static' of 'archlinuxcn'", "it is not there"],
-    );
+    none.bad(69, "not-found", &["'pacman-static' of 'archlinuxcn'", "it is not there"]);
     assert!(none.stderr.contains("hint: run it once without --offline"));
 
     let packages = ["6.0.2-1", "1:5.0-1", "7.0.0-1"].map(|v| Package::new(v, Format::Zst));
@@ -339,9 +274,7 @@ fn offline_takes_the_newest_of_the_cache() {
         version(&run(&mut lab.ask(&[&server.url])));
     }
     assert_eq!(version(&run(lab.tool().arg("--offline"))), "5.0");
-    let pinned = run(lab
-        .tool()
-        .args(["--offline", "--sha256", &packages[0].hash()]));
+    let pinned = run(lab.tool().args(["--offline", "--sha256", &packages[0].hash()]));
     assert_eq!(version(&pinned), "6.0.2");
     // The newest is damaged: the next newest is taken.
     let newest = format!("{}.pkg", packages[1].hash());
@@ -349,9 +282,7 @@ fn offline_takes_the_newest_of_the_cache() {
     let other = run(lab.tool().arg("--offline"));
     assert_eq!(version(&other), "7.0.0");
     assert!(other.stderr.contains("warning: "), "{other:?}");
-    let gone = run(lab
-        .tool()
-        .args(["--offline", "--sha256", &packages[1].hash()]));
+    let gone = run(lab.tool().args(["--offline", "--sha256", &packages[1].hash()]));
     gone.bad(69, "not-found", &["it is not there"]);
 }
 
@@ -359,47 +290,22 @@ fn offline_takes_the_newest_of_the_cache() {
 fn a_file_that_is_not_there_is_looked_for_at_the_next_server() {
     let lab = Lab::new();
     let package = Package::new("6.0.2-1", Format::Zst);
-    let (empty, half, good) = (
-        Server::new(),
-        Server::with(&[&package]),
-        Server::with(&[&package]),
-    );
+    let (empty, half, good) = (Server::new(), Server::with(&[&package]), Server::with(&[&package]));
     half.say(&format!("/{}", package.file), Answer::Status("410 Gone"));
     let run1 = run(&mut lab.ask(&[&empty.url, &half.url, &good.url]));
     assert_eq!(version(&run1), "6.0.2");
-    let warnings: Vec<_> = run1
-        .stderr
-        .lines()
-        .filter(|l| l.contains("warning: "))
-        .collect();
+    let warnings: Vec<_> = run1.stderr.lines().filter(|l| l.contains("warning: ")).collect();
     assert_eq!(
         warnings,
         [
-            format!(
-                "fetch-pacman: warning: fetching '{}{DB}': HTTP status 404 Not Found",
-                empty.url
-            ),
-            format!(
-                "fetch-pacman: warning: fetching '{}/{}': HTTP status 410 Gone",
-                half.url, package.file
-            ),
+            format!("fetch-pacman: warning: fetching '{}{DB}': HTTP status 404 Not Found", empty.url),
+            format!("fetch-pacman: warning: fetching '{}/{}': HTTP status 410 Gone", half.url, package.file),
         ]
     );
     let run2 = run(&mut Lab::new().ask(&[&empty.url, &half.url]));
-    run2.bad(
-        69,
-        "not-found",
-        &[
-            "fetching package 'pacman-static' of 'archlinuxcn'",
-            "all of 2 servers failed",
-        ],
-    );
+    run2.bad(69, "not-found", &["fetching package 'pacman-static' of 'archlinuxcn'", "all of 2 servers failed"]);
     let run3 = run(&mut Lab::new().ask(&[&empty.url]));
-    run3.bad(
-        69,
-        "not-found",
-        &["fetching '", "archlinuxcn.db': HTTP status 404 Not Found"],
-    );
+    run3.bad(69, "not-found", &["fetching '", "archlinuxcn.db': HTTP status 404 Not Found"]);
 }
 
 #[test]
@@ -411,23 +317,10 @@ fn nobody_at_the_port_is_a_fault_of_the_network() {
     // What may go away is graver than what is not there.
     let empty = Server::new();
     let run2 = run(&mut lab.ask(&[&nobody.url, &empty.url]));
-    run2.bad(
-        75,
-        "network",
-        &["all of 2 servers failed", "Connection refused"],
-    );
-    assert_eq!(
-        run2.stderr
-            .lines()
-            .filter(|l| l.contains("warning: "))
-            .count(),
-        2
-    );
+    run2.bad(75, "network", &["all of 2 servers failed", "Connection refused"]);
+    assert_eq!(run2.stderr.lines().filter(|l| l.contains("warning: ")).count(), 2);
     let good = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
-    assert_eq!(
-        version(&run(&mut lab.ask(&[&nobody.url, &good.url]))),
-        "6.0.2"
-    );
+    assert_eq!(version(&run(&mut lab.ask(&[&nobody.url, &good.url]))), "6.0.2");
 }
 
 #[test]
@@ -438,19 +331,13 @@ fn after_a_broken_connection_it_begins_again() {
         let server = Server::with(&[&package]);
         let file = format!("/{}", package.file);
         let bytes = package.bytes.clone();
-        let cut = if silently {
-            Answer::CutSilently(bytes.clone(), 10_000)
-        } else {
-            Answer::Cut(bytes.clone(), 10_000)
-        };
+        let cut =
+            if silently { Answer::CutSilently(bytes.clone(), 10_000) } else { Answer::Cut(bytes.clone(), 10_000) };
         server.say_all(&file, vec![cut, Answer::File(bytes)]);
         let run = run(&mut lab.ask(&[&server.url]));
         assert_eq!(version(&run), "6.0.2");
         assert_eq!(server.times(&file), 2);
-        assert!(
-            run.stderr.contains("after 10000 bytes") && run.stderr.contains("trying again"),
-            "{run:?}"
-        );
+        assert!(run.stderr.contains("after 10000 bytes") && run.stderr.contains("trying again"), "{run:?}");
     }
 }
 
@@ -473,14 +360,7 @@ fn a_busy_server_is_asked_again() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let server = Server::with(&[&package]);
     let db = database(&[&package, ring()], Format::Gz);
-    server.say_all(
-        DB,
-        vec![
-            Answer::Status("503 Service Unavailable"),
-            Answer::Cut(db.clone(), 20),
-            Answer::File(db),
-        ],
-    );
+    server.say_all(DB, vec![Answer::Status("503 Service Unavailable"), Answer::Cut(db.clone(), 20), Answer::File(db)]);
     assert_eq!(version(&run(&mut lab.ask(&[&server.url]))), "6.0.2");
     assert_eq!(server.times(DB), 3);
 }
@@ -489,21 +369,12 @@ fn a_busy_server_is_asked_again() {
 fn a_wrong_hash_is_never_run_and_the_next_server_is_asked() {
     let lab = Lab::new();
     let right = Package::new("6.0.2-1", Format::Zst);
-    let evil = Package::of(
-        "pacman-static",
-        "6.0.2-1",
-        Format::Zst,
-        &script("touch \"$0.ran\""),
-    );
+    let evil = Package::of("pacman-static", "6.0.2-1", Format::Zst, &script("touch \"$0.ran\""));
     let mut lie = evil.clone();
     lie.sha256.clone_from(&right.sha256);
     let bad = Server::with(&[&lie]);
     let run1 = run(&mut lab.ask(&[&bad.url]));
-    run1.bad(
-        69,
-        "not-verified",
-        &[&evil.hash(), &right.hash(), &right.file, &bad.url],
-    );
+    run1.bad(69, "not-verified", &[&evil.hash(), &right.hash(), &right.file, &bad.url]);
     let keyring = format!("{}.pkg", ring().hash());
     assert_eq!(lab.cached("packages-by-hash"), [keyring]);
     assert_eq!(lab.cached("pacman"), Vec::<String>::new());
@@ -582,10 +453,7 @@ fn redirects_are_followed_but_not_for_ever() {
     mirror.say(DB, Answer::To(format!("{}{DB}", good.url)));
     mirror.say(&format!("/{}", package.file), Answer::To("/moved".into()));
     mirror.say("/moved", Answer::File(package.bytes.clone()));
-    mirror.say(
-        &format!("/{}", ring().file),
-        Answer::To(format!("{}/{}", good.url, ring().file)),
-    );
+    mirror.say(&format!("/{}", ring().file), Answer::To(format!("{}/{}", good.url, ring().file)));
     let run1 = run(&mut lab.ask(&[&mirror.url]));
     assert_eq!(version(&run1), "6.0.2");
     assert_eq!(run1.good()["pacman"]["package"]["server"], mirror.url);
@@ -629,18 +497,10 @@ fn https_is_for_who_can_prove_who_it_is() {
     };
 
     let stranger = tool(&secure.url, Path::new("/etc/ssl/certs/ca-certificates.crt"));
-    stranger.bad(
-        69,
-        "not-verified",
-        &["invalid peer certificate: UnknownIssuer", DB],
-    );
+    stranger.bad(69, "not-verified", &["invalid peer certificate: UnknownIssuer", DB]);
     let none = tool(&secure.url, Path::new("/dev/null"));
     none.bad(69, "not-verified", &["invalid peer certificate"]);
-    assert!(
-        none.stderr
-            .contains("warning: this host has no certificate authorities"),
-        "{none:?}"
-    );
+    assert!(none.stderr.contains("warning: this host has no certificate authorities"), "{none:?}");
     assert_eq!(secure.paths(), Vec::<String>::new());
     // A http server never needs any.
     let plain = Server::with(&[&package]);
@@ -648,11 +508,7 @@ fn https_is_for_who_can_prove_who_it_is() {
     assert_eq!(version(&run1), "6.0.2");
     assert_eq!(run1.stderr.lines().count(), 1, "{run1:?}");
 
-    fs::remove_file(
-        lab.path("cache/packages-by-hash")
-            .join(format!("{}.pkg", package.hash())),
-    )
-    .unwrap();
+    fs::remove_file(lab.path("cache/packages-by-hash").join(format!("{}.pkg", package.hash()))).unwrap();
     assert_eq!(version(&tool(&secure.url, &certificate)), "6.0.2");
     assert_eq!(secure.paths(), [DB, &file]);
     // From http to https is a gain, and the reverse a loss.
@@ -660,11 +516,7 @@ fn https_is_for_who_can_prove_who_it_is() {
     assert_eq!(version(&tool(&plain.url, &certificate)), "6.0.2");
     secure.say(DB, Answer::To("http://me:word@127.0.0.1:1/x".into()));
     let run2 = tool(&secure.url, &certificate);
-    run2.bad(
-        69,
-        "failed",
-        &["a redirect from https to 'http://127.0.0.1:1/x', which is not encrypted"],
-    );
+    run2.bad(69, "failed", &["a redirect from https to 'http://127.0.0.1:1/x', which is not encrypted"]);
 }
 
 #[test]
@@ -679,13 +531,7 @@ fn a_silent_server_is_given_up() {
 
     let file = format!("/{}", package.file);
     slow.say(DB, Answer::File(database(&[&package, ring()], Format::Gz)));
-    slow.say_all(
-        &file,
-        vec![
-            Answer::Stall(package.bytes.clone(), 1000),
-            Answer::Stall(package.bytes.clone(), 0),
-        ],
-    );
+    slow.say_all(&file, vec![Answer::Stall(package.bytes.clone(), 1000), Answer::Stall(package.bytes.clone(), 0)]);
     let run2 = run(lab.ask(&[&slow.url, &good.url]).args(["--timeout", "1"]));
     assert_eq!(version(&run2), "6.0.2");
     assert_eq!(slow.times(&file), 2);
@@ -700,9 +546,7 @@ fn a_body_without_an_end_is_cut_off() {
     let size = package.bytes.len();
     for answer in [Answer::Endless, Answer::File(vec![0; size + 1])] {
         server.say(&format!("/{}", package.file), answer);
-        let words = [&*format!(
-            "larger than the {size} bytes that the database promises"
-        )];
+        let words = [&*format!("larger than the {size} bytes that the database promises")];
         run(&mut lab.ask(&[&server.url])).bad(69, "not-verified", &words);
     }
     let endless = Server::new();
@@ -720,11 +564,7 @@ fn a_directory_can_be_a_server() {
     let dir = lab.path("mirror");
     let url = format!("file://{}", dir.display());
     run(&mut lab.ask(&[&url])).bad(69, "not-found", &[&url, "No such file"]);
-    fs::write(
-        dir.join("archlinuxcn.db"),
-        database(&[&package, ring()], Format::Xz),
-    )
-    .unwrap();
+    fs::write(dir.join("archlinuxcn.db"), database(&[&package, ring()], Format::Xz)).unwrap();
     fs::write(dir.join(&package.file), &package.bytes).unwrap();
     fs::write(dir.join(&ring().file), &ring().bytes).unwrap();
     assert_eq!(version(&run(&mut lab.ask(&[&url]))), "6.0.2");
@@ -749,14 +589,7 @@ fn a_package_without_the_program_is_refused() {
     run1.bad(69, "not-found", &["no member 'usr/bin/pacman-static'"]);
     assert!(run1.stderr.contains("hint: name the file of the package"));
     let run2 = fetch(&Package::with_link("2-1", "/bin/sh"));
-    run2.bad(
-        69,
-        "failed",
-        &[
-            "'usr/bin/pacman-static'",
-            "a symbolic link, not a regular file",
-        ],
-    );
+    run2.bad(69, "failed", &["'usr/bin/pacman-static'", "a symbolic link, not a regular file"]);
 }
 
 #[test]
@@ -787,10 +620,7 @@ fn a_pacman_that_loses_names_is_not_put_in_place() {
     let body = script("export LC_ALL=C; exec /usr/bin/pacman \"$@\"");
     let server = Server::with(&[&Package::of("pacman-static", "1-1", Format::Zst, &body)]);
     let run = run(lab.ask(&[&server.url]).arg("-o").arg(&out));
-    let message = format!(
-        "using '{}': it leaves out files whose names are not ASCII",
-        out.display()
-    );
+    let message = format!("using '{}': it leaves out files whose names are not ASCII", out.display());
     run.bad(69, "failed", &[&message]);
     assert_eq!(names(&lab.path("")), ["cache"]);
 }
@@ -802,10 +632,7 @@ fn using_what_is_there() {
     let tool = |path: &Path| run(bare().arg("--use").arg(path));
     let none = tool(&there);
     none.bad(69, "not-found", &["using '", "No such file"]);
-    assert!(
-        none.stderr
-            .contains("hint: install your distribution's pacman")
-    );
+    assert!(none.stderr.contains("hint: install your distribution's pacman"));
     fs::write(&there, program("6.0.2")).unwrap();
     let plain = tool(&there);
     plain.bad(69, "failed", &["it is not executable"]);
@@ -815,11 +642,7 @@ fn using_what_is_there() {
     assert_eq!(version(&tool(&there)), "6.0.2");
     let relative = run(bare().args(["--use", "./pacman"]).current_dir(lab.path("")));
     assert_eq!(relative.good()["pacman"]["path"], there.to_str().unwrap());
-    tool(Path::new("/bin/true")).bad(
-        69,
-        "child-failed",
-        &["/true' --version: not a pacman: it printed 'true"],
-    );
+    tool(Path::new("/bin/true")).bad(69, "child-failed", &["/true' --version: not a pacman: it printed 'true"]);
     let both = run(bare().args(["--use", "/usr/bin/pacman", "--offline"]));
     both.bad(64, "usage", &["cannot be used with"]);
 }
@@ -829,46 +652,26 @@ fn a_killed_run_leaves_no_temporary_file() {
     let lab = Lab::new();
     fs::create_dir(lab.path("bin")).unwrap();
     let mark = lab.path("mark");
-    let wait = format!(
-        "echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 60",
-        mark.display()
-    );
+    let wait = format!("echo $$ > '{0}.new'; mv '{0}.new' '{0}'; exec sleep 60", mark.display());
     let package = Package::of("pacman-static", "1-1", Format::Zst, &script(&wait));
     let server = Server::with(&[&package]);
     let mut tool = lab.ask(&[&server.url]);
     tool.arg("-o").arg(lab.path("bin/pacman"));
-    let mut child = tool
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = tool.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until("it asks for the version", || mark.exists());
     let asked: i32 = fs::read_to_string(&mark).unwrap().trim().parse().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     // It ends with the tool by itself, sooner or later than this.
     let ended = kill(Pid::from_raw(asked), Signal::SIGKILL);
-    assert!(
-        matches!(ended, Ok(()) | Err(nix::errno::Errno::ESRCH)),
-        "{ended:?}"
-    );
+    assert!(matches!(ended, Ok(()) | Err(nix::errno::Errno::ESRCH)), "{ended:?}");
     assert_eq!(names(&lab.path("bin")), Vec::<String>::new());
 }
 
 /// Runs the tool with a document on its stdin.
 fn with_input(mut tool: Command, text: &str) -> Run {
-    let mut child = tool
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
+    let mut child = tool.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     Run {
         status: output.status.code(),
@@ -906,10 +709,7 @@ fn what_the_document_has_stays_and_an_earlier_package_goes() {
 fn a_failed_document_passes_untouched() {
     let text = "{\"strapline\":1, \"error\":{\"tool\":\"mkroot\",\"exit\":77}}\n";
     let run = with_input(Lab::new().ask(&["http://127.0.0.1:1"]), text);
-    assert_eq!(
-        (run.status, &*run.stdout, &*run.stderr),
-        (Some(77), text, "")
-    );
+    assert_eq!((run.status, &*run.stdout, &*run.stderr), (Some(77), text, ""));
 }
 
 #[test]
@@ -943,29 +743,13 @@ fn a_signal_ends_a_download_and_leaves_nothing_of_it() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let server = Server::with(&[&package]);
     let file = format!("/{}", package.file);
-    server.say_all(
-        &file,
-        vec![
-            Answer::Stall(package.bytes.clone(), 12_345),
-            Answer::File(package.bytes.clone()),
-        ],
-    );
-    let child = lab
-        .ask(&[&server.url])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    until("the package is asked for", || {
-        server.paths().contains(&file)
-    });
+    server.say_all(&file, vec![Answer::Stall(package.bytes.clone(), 12_345), Answer::File(package.bytes.clone())]);
+    let child = lab.ask(&[&server.url]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    until("the package is asked for", || server.paths().contains(&file));
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM).unwrap();
     let begin = Instant::now();
     let output = child.wait_with_output().unwrap();
-    assert!(
-        begin.elapsed() < Duration::from_secs(10),
-        "it waited for the server"
-    );
+    assert!(begin.elapsed() < Duration::from_secs(10), "it waited for the server");
     let run1 = Run {
         status: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -982,12 +766,7 @@ fn a_signal_ends_the_pause_between_two_tries() {
     let lab = Lab::new();
     let server = Server::new();
     server.say(DB, Answer::Status("503 Service Unavailable"));
-    let mut child = lab
-        .ask(&[&server.url])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = lab.ask(&[&server.url]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It says so before it pauses.
     let mut stderr = child.stderr.take().unwrap();
     let mut byte = [0];
@@ -1003,22 +782,14 @@ fn a_document_that_cannot_be_handed_on_undoes_what_was_new() {
     let lab = Lab::new();
     let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
     let out = lab.path("pacman");
-    let full = || {
-        fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap()
-    };
+    let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut tool = lab.ask(&[&server.url]);
     tool.arg("-o").arg(&out);
     let output = tool.stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
     let output = output.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(74));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        stderr.contains("writing the document on stdout: No space left"),
-        "{stderr}"
-    );
+    assert!(stderr.contains("writing the document on stdout: No space left"), "{stderr}");
     assert!(!out.exists());
 
     // What was there before is not ours to remove.
@@ -1030,11 +801,7 @@ fn a_document_that_cannot_be_handed_on_undoes_what_was_new() {
 /// Returns the command as it runs where no file may have more than `blocks` times 512 bytes: as on a full disk.
 fn limited(tool: &Command, blocks: usize) -> Command {
     let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""),
-        "sh",
-    ]);
+    command.args(["-c", &format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\""), "sh"]);
     command.arg(tool.get_program()).args(tool.get_args());
     for (name, value) in tool.get_envs() {
         match value {
@@ -1055,11 +822,7 @@ fn a_full_disk_is_our_own_fault_and_no_servers() {
     let mut tool = lab.ask(&[&first.url, &second.url]);
     tool.arg("-o").arg(&out);
     let run1 = run(&mut limited(&tool, 16));
-    run1.bad(
-        71,
-        "os",
-        &["writing in '", "packages-by-hash': File too large"],
-    );
+    run1.bad(71, "os", &["writing in '", "packages-by-hash': File too large"]);
     assert!(run1.stderr.contains("hint: make room"));
     assert_eq!(second.paths(), Vec::<String>::new());
 
@@ -1067,11 +830,7 @@ fn a_full_disk_is_our_own_fault_and_no_servers() {
     let blocks = package.bytes.len() / 512 + 1;
     assert!(blocks * 512 < program("6.0.2").len());
     let run2 = run(&mut limited(&tool, blocks));
-    run2.bad(
-        71,
-        "os",
-        &[&format!("writing '{}': File too large", out.display())],
-    );
+    run2.bad(71, "os", &[&format!("writing '{}': File too large", out.display())]);
     assert_eq!(names(&lab.path("")), ["cache"]);
 
     assert_eq!(version(&run(&mut tool)), "6.0.2");
@@ -1113,18 +872,13 @@ fn progress_is_drawn_on_a_terminal_only() {
         let server = Server::with(&[&package]);
         // Broken off, so that there is something to see before it is done.
         let bytes = package.bytes.clone();
-        server.say_all(
-            &format!("/{}", package.file),
-            vec![Answer::Cut(bytes.clone(), 20_000), Answer::File(bytes)],
-        );
+        server.say_all(&format!("/{}", package.file), vec![Answer::Cut(bytes.clone(), 20_000), Answer::File(bytes)]);
         let pty = nix::pty::openpty(None, None).unwrap();
         let mut tool = lab.ask(&[&server.url]);
         if quiet {
             tool.arg("-q");
         }
-        tool.env("TERM", "xterm")
-            .stdout(Stdio::null())
-            .stderr(pty.slave);
+        tool.env("TERM", "xterm").stdout(Stdio::null()).stderr(pty.slave);
         let mut child = tool.spawn().unwrap();
         drop(tool);
         let mut text = Vec::new();
@@ -1205,56 +959,16 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
     let two = [&*ours, &keys.sign(&keys.stranger, bytes)].concat();
     let trailing = [&*ours, b"\xcb\x05hello"].concat();
     let table: Vec<(&str, Package, &str)> = vec![
-        (
-            "of another package",
-            package.clone().with_signature(other.signature),
-            lilac,
-        ),
-        (
-            "altered, with its own right hash",
-            evil.with_signature(package.signature.clone()),
-            "was altered",
-        ),
-        (
-            "flipped",
-            package.clone().with_signature(Some(flipped)),
-            "is bad",
-        ),
-        (
-            "of a stranger",
-            package.clone().signed_by(&keys.stranger),
-            &keys.stranger.fingerprint,
-        ),
-        (
-            "of a stranger too",
-            package.clone().with_signature(Some(two)),
-            "which is not pinned",
-        ),
-        (
-            "none",
-            package.clone().with_signature(Some(b"<html>".to_vec())),
-            "not a signature: gpg: ",
-        ),
-        (
-            "cut off",
-            package.clone().with_signature(Some(ours[..40].to_vec())),
-            "its signature",
-        ),
-        (
-            "inline",
-            package.clone().with_signature(Some(inline)),
-            "not a signature: gpg: ",
-        ),
-        (
-            "of a text",
-            package.clone().with_signature(Some(text)),
-            "class 01",
-        ),
-        (
-            "with more behind it",
-            package.clone().with_signature(Some(trailing)),
-            "its signature cannot be used",
-        ),
+        ("of another package", package.clone().with_signature(other.signature), lilac),
+        ("altered, with its own right hash", evil.with_signature(package.signature.clone()), "was altered"),
+        ("flipped", package.clone().with_signature(Some(flipped)), "is bad"),
+        ("of a stranger", package.clone().signed_by(&keys.stranger), &keys.stranger.fingerprint),
+        ("of a stranger too", package.clone().with_signature(Some(two)), "which is not pinned"),
+        ("none", package.clone().with_signature(Some(b"<html>".to_vec())), "not a signature: gpg: "),
+        ("cut off", package.clone().with_signature(Some(ours[..40].to_vec())), "its signature"),
+        ("inline", package.clone().with_signature(Some(inline)), "not a signature: gpg: "),
+        ("of a text", package.clone().with_signature(Some(text)), "class 01"),
+        ("with more behind it", package.clone().with_signature(Some(trailing)), "its signature cannot be used"),
     ];
     for (what, package, words) in table {
         let lab = Lab::new();
@@ -1273,22 +987,13 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
 /// What the key has signed, and what it was asked for, are two things.
 #[test]
 fn a_validly_signed_package_in_the_place_of_another_is_not_it() {
-    let as_entry = |package: &Package| Package {
-        name: "pacman-static".into(),
-        version: "6.0.2-2".into(),
-        ..package.clone()
-    };
+    let as_entry =
+        |package: &Package| Package { name: "pacman-static".into(), version: "6.0.2-2".into(), ..package.clone() };
     let other = Package::of("pacman-static-git", "7.0-1", Format::Zst, &program("7.0"));
     let old = Package::new("6.0.2-1", Format::Zst);
     for (package, is) in [
-        (
-            &other,
-            "it is package 'pacman-static-git' 7.0-1, validly signed",
-        ),
-        (
-            &old,
-            "it is package 'pacman-static' 6.0.2-1, validly signed",
-        ),
+        (&other, "it is package 'pacman-static-git' 7.0-1, validly signed"),
+        (&old, "it is package 'pacman-static' 6.0.2-1, validly signed"),
     ] {
         let lab = Lab::new();
         let server = Server::with(&[&as_entry(package)]);
@@ -1311,8 +1016,7 @@ fn a_key_that_is_in_the_ring_and_not_pinned_does_not_count() {
     let lab = Lab::new();
     let ran = run(lab.ask(&[&server.url]).arg("-q"));
     let stranger = &*keys.stranger.fingerprint;
-    let hint =
-        ran.bad(69, "not-verified", &[stranger, "which is not pinned"])["error"]["hint"].clone();
+    let hint = ran.bad(69, "not-verified", &[stranger, "which is not pinned"])["error"]["hint"].clone();
     let trust = format!("--trust {stranger}");
     assert!(hint.as_str().unwrap().contains(&trust), "{hint}");
     assert_eq!(lab.cached("pacman"), Vec::<String>::new());
@@ -1339,24 +1043,15 @@ fn keyring_packages_that_do_not_help() {
     let package = Package::new("6.0.2-1", Format::Zst);
     let ring_of = |ring: &[u8]| Package::keyring("archlinuxcn", ring);
     let elsewhere = Package::keyring("other", &keys.lilac.public);
-    let renamed = Package {
-        name: "archlinuxcn-keyring".into(),
-        ..elsewhere
-    };
+    let renamed = Package { name: "archlinuxcn-keyring".into(), ..elsewhere };
     let mut wrong_hash = ring_of(&keys.lilac.public);
     wrong_hash.sha256 = Some("0".repeat(64));
-    let pinned = format!(
-        "{}, which is pinned and not in package 'archlinuxcn-keyring'",
-        keys.lilac.fingerprint
-    );
+    let pinned = format!("{}, which is pinned and not in package 'archlinuxcn-keyring'", keys.lilac.fingerprint);
     for (keyring, words) in [
         (ring_of(&keys.stranger.public), &*pinned),
         (ring_of(b""), "no keys in its member"),
         (ring_of(b"not keys"), "no keys in its member"),
-        (
-            renamed,
-            "no member 'usr/share/pacman/keyrings/archlinuxcn.gpg'",
-        ),
+        (renamed, "no member 'usr/share/pacman/keyrings/archlinuxcn.gpg'"),
         (wrong_hash, "its SHA-256 is"),
     ] {
         let lab = Lab::new();
@@ -1369,39 +1064,21 @@ fn keyring_packages_that_do_not_help() {
     }
     let lab = Lab::new();
     let server = Server::with_only(&[&package]);
-    let hint = refused(
-        &lab,
-        &run(&mut placing(&lab, &server)),
-        &["no package 'archlinuxcn-keyring'", DB],
-    );
+    let hint = refused(&lab, &run(&mut placing(&lab, &server)), &["no package 'archlinuxcn-keyring'", DB]);
     assert!(hint.contains("--keyring FILE"), "{hint}");
     let server = Server::with(&[&package]);
-    server.say(
-        &format!("/{}", ring().file),
-        Answer::Status("404 Not Found"),
-    );
+    server.say(&format!("/{}", ring().file), Answer::Status("404 Not Found"));
     let ran = run(&mut placing(&lab, &server));
     ran.bad(69, "not-found", &[&ring().file]);
-    assert!(
-        ran.stderr
-            .contains("hint: give the key that signs the package with --keyring FILE")
-    );
+    assert!(ran.stderr.contains("hint: give the key that signs the package with --keyring FILE"));
 }
 
 #[test]
 fn an_expired_and_a_revoked_key_are_each_named() {
     let keys = keys();
     for (key, words, hint) in [
-        (
-            &keys.expired,
-            "which expired on 2020-02-01, and today is 20",
-            "a newer keyring package",
-        ),
-        (
-            &keys.revoked,
-            "which was revoked",
-            "must not be used any more",
-        ),
+        (&keys.expired, "which expired on 2020-02-01, and today is 20", "a newer keyring package"),
+        (&keys.revoked, "which was revoked", "must not be used any more"),
     ] {
         let lab = Lab::new();
         let package = Package::new("6.0.2-1", Format::Zst).signed_by(key);
@@ -1411,18 +1088,11 @@ fn an_expired_and_a_revoked_key_are_each_named() {
         tool.args(["--trust", &key.fingerprint]);
         let ran = run(&mut tool);
         let document = ran.bad(69, "not-verified", &[&key.fingerprint, words]);
-        assert!(
-            document["error"]["hint"].as_str().unwrap().contains(hint),
-            "{ran:?}"
-        );
+        assert!(document["error"]["hint"].as_str().unwrap().contains(hint), "{ran:?}");
         assert_eq!(lab.cached("pacman"), Vec::<String>::new());
         // Not pinned goes first: what such a key may be does not matter.
         let ran = run(&mut lab.ask(&[&server.url]));
-        ran.bad(
-            69,
-            "not-verified",
-            &[&key.fingerprint, "which is not pinned"],
-        );
+        ran.bad(69, "not-verified", &[&key.fingerprint, "which is not pinned"]);
     }
 }
 
@@ -1438,12 +1108,7 @@ fn a_ring_cannot_vouch_for_itself() {
     fs::write(&sig, package.signature.as_ref().unwrap()).unwrap();
     fs::write(&data, &package.bytes).unwrap();
     let gpg = Command::new("gpg")
-        .args([
-            "--homedir",
-            "/nonexistent",
-            "--no-default-keyring",
-            "--trust-model=always",
-        ])
+        .args(["--homedir", "/nonexistent", "--no-default-keyring", "--trust-model=always"])
         .args(["--lock-never", "--status-fd=1", "--keyring"])
         .arg(&file)
         .arg("--verify")
@@ -1492,19 +1157,13 @@ fn keys_can_be_from_files() {
     };
     let ran = with(&[&binary]);
     let name = binary.to_str().unwrap();
-    ran.bad(
-        69,
-        "not-verified",
-        &[&keys.lilac.fingerprint, "which is pinned and not in", name],
-    );
+    ran.bad(69, "not-verified", &[&keys.lilac.fingerprint, "which is pinned and not in", name]);
     assert_eq!(version(&with(&[&binary, &text])), "6.0.2");
     assert_eq!(version(&with(&[&text])), "6.0.2");
     let file = format!("/{}", package.file);
     assert_eq!(server.paths(), [DB, &file, DB, &file, DB]);
     // A file gives keys, and no trust.
-    let plain = run(Lab::at(lab.plain(), &[&server.url])
-        .arg("--keyring")
-        .arg(&text));
+    let plain = run(Lab::at(lab.plain(), &[&server.url]).arg("--keyring").arg(&text));
     plain.bad(69, "not-verified", &["which is not pinned"]);
     with(&[&junk]).bad(69, "failed", &["no keys in it: gpg: "]);
     with(&[&lab.path("")]).bad(69, "failed", &["regular file"]);
@@ -1533,31 +1192,17 @@ fn what_a_hash_may_stand_in_for() {
     }
     // What was taken without a signature is not taken for signed later.
     let offline = run(lab.tool().arg("--offline"));
-    offline.bad(
-        69,
-        "not-verified",
-        &["its signature is not there", &package.file],
-    );
-    assert!(
-        offline
-            .stderr
-            .contains("hint: run it once without --offline")
-    );
+    offline.bad(69, "not-verified", &["its signature is not there", &package.file]);
+    assert!(offline.stderr.contains("hint: run it once without --offline"));
 
     let wrong = "0".repeat(64);
-    for args in [
-        &["--sha256", &wrong][..],
-        &["--sha256", &wrong, "--unsigned"],
-    ] {
+    for args in [&["--sha256", &wrong][..], &["--sha256", &wrong, "--unsigned"]] {
         plain(args).bad(69, "not-verified", &["its SHA-256 is", &wrong]);
     }
     // Who asks for both gets both.
     let both = run(lab.ask(&[&server.url]).args(["--sha256", &hash]));
     both.bad(69, "not-verified", &["no package 'archlinuxcn-keyring'"]);
-    for args in [
-        ["--unsigned", "--keyring=x"],
-        ["--unsigned", "--use=/usr/bin/pacman"],
-    ] {
+    for args in [["--unsigned", "--keyring=x"], ["--unsigned", "--use=/usr/bin/pacman"]] {
         plain(&args).bad(64, "usage", &["cannot be used with"]);
     }
     let all = ["--repo=x", "--unsigned", "--sha256", &hash];
@@ -1584,11 +1229,9 @@ fn a_host_without_gpg() {
         assert_eq!(version(&run(tool.args(args).env("PATH", &bin))), "6.0.2");
     }
     // One that breaks has not said that a signature holds.
-    for (body, code) in [
-        ("kill -9 $$", "child-failed"),
-        ("exit 0", "not-verified"),
-        ("echo '[GNUPG:] GOODSIG'", "not-verified"),
-    ] {
+    for (body, code) in
+        [("kill -9 $$", "child-failed"), ("exit 0", "not-verified"), ("echo '[GNUPG:] GOODSIG'", "not-verified")]
+    {
         fs::remove_file(bin.join("gpg")).unwrap();
         let version = "[ $1 != --version ] || { echo 'gpg (GnuPG) 2.2.40'; exit; }";
         fs::write(bin.join("gpg"), format!("#!/bin/sh\n{version}\n{body}\n")).unwrap();
@@ -1639,21 +1282,14 @@ fn what_is_in_the_cache_is_verified_again() {
     let ran = offline();
     assert_eq!(version(&ran), "6.0.2");
     assert_eq!(ran.good()["pacman"]["trust"], "signature");
-    assert_eq!(
-        ran.good()["pacman"]["package"]["signed_by"],
-        keys().lilac.fingerprint
-    );
+    assert_eq!(ran.good()["pacman"]["package"]["signed_by"], keys().lilac.fingerprint);
     let unpinned = run(lab.plain().arg("--offline"));
     unpinned.bad(69, "not-verified", &["which is not pinned", "in the cache"]);
 
     let packages = lab.path("cache/packages-by-hash");
     let sig = packages.join(format!("{}.sig", package.hash()));
     assert_eq!(fs::read(&sig).ok(), package.signature);
-    fs::write(
-        &sig,
-        Package::new("6.0.2-2", Format::Zst).signature.unwrap(),
-    )
-    .unwrap();
+    fs::write(&sig, Package::new("6.0.2-2", Format::Zst).signature.unwrap()).unwrap();
     offline().bad(69, "not-verified", &["is bad", &package.file]);
     fs::remove_file(&sig).unwrap();
     offline().bad(69, "not-verified", &["its signature is not there"]);
@@ -1666,17 +1302,9 @@ fn what_is_in_the_cache_is_verified_again() {
     assert_eq!(version(&offline()), "6.0.2");
 
     fs::remove_file(packages.join(format!("{}.pkg", ring().hash()))).unwrap();
-    offline().bad(
-        69,
-        "not-verified",
-        &["package 'archlinuxcn-keyring' is not there"],
-    );
+    offline().bad(69, "not-verified", &["package 'archlinuxcn-keyring' is not there"]);
     fs::write(lab.path("keys"), &keys().lilac.public).unwrap();
-    let own = run(lab
-        .tool()
-        .arg("--offline")
-        .arg("--keyring")
-        .arg(lab.path("keys")));
+    let own = run(lab.tool().arg("--offline").arg("--keyring").arg(lab.path("keys")));
     assert_eq!(version(&own), "6.0.2");
 }
 
@@ -1686,10 +1314,7 @@ fn gpg_ends_with_us_and_leaves_nothing() {
     let server = Server::with(&[&Package::new("6.0.2-1", Format::Zst)]);
     let (bin, mark) = (lab.path("bin"), lab.path("mark"));
     fs::create_dir(&bin).unwrap();
-    let body = format!(
-        "#!/bin/sh\necho $$ > {0}.new\nmv {0}.new {0}\nexec sleep 60\n",
-        mark.display()
-    );
+    let body = format!("#!/bin/sh\necho $$ > {0}.new\nmv {0}.new {0}\nexec sleep 60\n", mark.display());
     fs::write(bin.join("gpg"), body).unwrap();
     fs::set_permissions(bin.join("gpg"), fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:/usr/bin:/bin", bin.display());
@@ -1713,10 +1338,7 @@ fn gpg_ends_with_us_and_leaves_nothing() {
         assert_eq!(output.status.code(), status);
         until("gpg is gone", || kill(Pid::from_raw(gpg), None).is_err());
     }
-    let real = run(lab
-        .ask(&[&server.url])
-        .env("TMPDIR", &temp)
-        .env("GNUPGHOME", "/proc"));
+    let real = run(lab.ask(&[&server.url]).env("TMPDIR", &temp).env("GNUPGHOME", "/proc"));
     assert_eq!(version(&real), "6.0.2");
     assert_eq!(names(&temp), Vec::<String>::new());
 }
@@ -1729,42 +1351,25 @@ fn every_option_is_in_the_man_page_and_the_reverse() {
     assert_eq!(help.status, Some(0));
     let options = |text: &str| {
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
-        let mut found: Vec<_> = words
-            .filter(|word| word.starts_with("--") && word.len() > 2)
-            .map(str::to_owned)
-            .collect();
+        let mut found: Vec<_> =
+            words.filter(|word| word.starts_with("--") && word.len() > 2).map(str::to_owned).collect();
         found.sort();
         found.dedup();
         found
     };
-    let listed: String = help
-        .stdout
-        .lines()
-        .filter(|line| line.trim_start().starts_with('-'))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let listed: String =
+        help.stdout.lines().filter(|line| line.trim_start().starts_with('-')).map(|line| format!("{line}\n")).collect();
     let described: String = page
         .lines()
         .filter_map(|line| line.strip_prefix(".It Fl "))
         .flat_map(|line| line.split("Fl ").map(|word| format!("-{}\n", word.trim())))
         .collect();
     assert_eq!(options(&listed), options(&described));
-    assert!(
-        help.stdout.lines().all(|line| line.chars().count() <= 100),
-        "{}",
-        help.stdout
-    );
+    assert!(help.stdout.lines().all(|line| line.chars().count() <= 100), "{}", help.stdout);
     let lint = Command::new("mandoc")
         .args(["-T", "lint", "-W", "warning"])
-        .arg(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../man/fetch-pacman.8"
-        ))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/../../man/fetch-pacman.8"))
         .output()
         .expect("this test needs mandoc: apt install mandoc");
-    assert!(
-        lint.status.success(),
-        "{}",
-        String::from_utf8_lossy(&lint.stdout)
-    );
+    assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
 }

@@ -62,9 +62,7 @@ pub(crate) struct Built {
 /// When gpg fails, or the keyring is not as it must be.
 pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
     let context = session.context;
-    let built = session.inside.call(rootfs::Place::Host, &[], || {
-        build_inside(session, ring, extend)
-    })?;
+    let built = session.inside.call(rootfs::Place::Host, &[], || build_inside(session, ring, extend))?;
     for (key, why) in &built.unusable {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
@@ -74,19 +72,13 @@ pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<B
         ));
     }
     for key in &built.extended {
-        context.warn(format_args!(
-            "the key {key} is valid by the root's own keyring alone, and by no pinned key"
-        ));
+        context.warn(format_args!("the key {key} is valid by the root's own keyring alone, and by no pinned key"));
     }
     context.waited(Duration::try_from_secs_f64(built.seconds).unwrap_or_default());
     Ok(built)
 }
 
-fn build_inside(
-    Session { document, gpg, .. }: Session<'_>,
-    ring: &Ring,
-    extend: bool,
-) -> Result<Built, Failure> {
+fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
     // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
@@ -122,17 +114,10 @@ fn build_inside(
     unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));
     let trusted = require_usable(ring, &unusable)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
-    let files = KeyringFiles::from_scratch(scratch, gpg.version())
-        .doing(Code::Os, || format!("reading {}", quote(scratch)))?;
+    let files =
+        KeyringFiles::from_scratch(scratch, gpg.version()).doing(Code::Os, || format!("reading {}", quote(scratch)))?;
     place.write_new(&files)?;
-    Ok(Built {
-        summary,
-        own,
-        unusable,
-        extended,
-        marginal: listing::marginal(ring, &public.list),
-        seconds,
-    })
+    Ok(Built { summary, own, unusable, extended, marginal: listing::marginal(ring, &public.list), seconds })
 }
 
 /// Checks a keyring that programs of the root made, by the host's gpg on a copy of the keys and the trust: every trusted key
@@ -141,11 +126,7 @@ fn build_inside(
 /// # Errors
 ///
 /// [`Code::NotVerified`] where it is not as it must be.
-pub(crate) fn check_foreign(
-    session: Session<'_>,
-    ring: &Ring,
-    gpgdir: &Path,
-) -> Result<(Summary, String), Failure> {
+pub(crate) fn check_foreign(session: Session<'_>, ring: &Ring, gpgdir: &Path) -> Result<(Summary, String), Failure> {
     session.inside.call(rootfs::Place::Host, &[], || {
         let (root, gpg) = (Root::of(session.document)?, session.gpg);
         let theirs = Place::in_root(&root)?.read_public(Which::Present)?;
@@ -154,10 +135,8 @@ pub(crate) fn check_foreign(
         let reference = Home::create(gpg, scratch, &ours.files)?.list("--list-keys")?;
         let scratch = scratch.with_extension("theirs");
         let public = Home::create(gpg, &scratch, &theirs)?.list("--list-keys")?;
-        let (own, strangers): (Vec<_>, Vec<_>) = public
-            .strangers(&reference, &[])
-            .into_iter()
-            .partition(|key| key.validity == 'u');
+        let (own, strangers): (Vec<_>, Vec<_>) =
+            public.strangers(&reference, &[]).into_iter().partition(|key| key.validity == 'u');
         if let Some(key) = own.get(1).or(strangers.first()) {
             return Err(Failure::new(
                 Code::NotVerified,
@@ -188,16 +167,9 @@ fn require_usable<'a>(ring: &'a Ring, unusable: &Unusable) -> Result<Vec<&'a Str
     if unusable.is_empty() || !usable.is_empty() {
         return Ok(usable);
     }
-    let reasons: Vec<String> = unusable
-        .iter()
-        .map(|(key, why)| format!("{key}: {why}"))
-        .collect();
-    let message = format!(
-        "trusting {}, and no other pinned key gives trust",
-        reasons.join("; ")
-    );
-    Err(Failure::new(Code::NotVerified, message)
-        .hint("a newer keyring package may have keys that do"))
+    let reasons: Vec<String> = unusable.iter().map(|(key, why)| format!("{key}: {why}")).collect();
+    let message = format!("trusting {}, and no other pinned key gives trust", reasons.join("; "));
+    Err(Failure::new(Code::NotVerified, message).hint("a newer keyring package may have keys that do"))
 }
 
 /// Runs gpg, and returns what it printed.
@@ -234,9 +206,8 @@ fn make_own_key(home: &Home<'_>) -> Result<String, Failure> {
 /// is unusual, so what counts is how many it read.
 fn import(home: &Home<'_>, ring: &Ring) -> Result<Vec<String>, Failure> {
     let rings = ring.keys.iter().enumerate();
-    let files: Vec<String> = rings
-        .map(|(n, (_, keys))| write(home, &format!("ring{n}"), keys))
-        .collect::<Result<_, _>>()?;
+    let files: Vec<String> =
+        rings.map(|(n, (_, keys))| write(home, &format!("ring{n}"), keys)).collect::<Result<_, _>>()?;
     let mut args = vec!["--status-fd=1", "--import"];
     args.extend(files.iter().map(String::as_str));
     let out = home.run(&args)?;
@@ -257,11 +228,8 @@ fn import(home: &Home<'_>, ring: &Ring) -> Result<Vec<String>, Failure> {
 /// Returns a field of a status line (doc/DETAILS of GnuPG).
 fn status_field(out: &[u8], keyword: &str, field: usize) -> Option<String> {
     let text = String::from_utf8_lossy(out);
-    let mut lines = text.lines().filter_map(|line| {
-        line.strip_prefix("[GNUPG:] ")?
-            .strip_prefix(keyword)?
-            .strip_prefix(' ')
-    });
+    let mut lines =
+        text.lines().filter_map(|line| line.strip_prefix("[GNUPG:] ")?.strip_prefix(keyword)?.strip_prefix(' '));
     lines.next()?.split(' ').nth(field).map(str::to_owned)
 }
 
@@ -325,22 +293,11 @@ fn sign(home: &Home<'_>, ring: &Ring, rings: &[String], own: &str) -> Result<Unu
 
 /// Sets the owner trust of the pinned keys, disables the revoked ones, and has gpg compute which keys are valid.
 fn set_owner_trust(home: &Home<'_>, ring: &Ring, unusable: &Unusable) -> Result<(), Failure> {
-    let trusted = ring
-        .usable(unusable)
-        .into_iter()
-        .map(|key| format!("{key}:{MARGINAL}:\n"));
-    let revoked = ring
-        .revoked
-        .iter()
-        .map(|key| format!("{key}:{DISABLED}:\n"));
+    let trusted = ring.usable(unusable).into_iter().map(|key| format!("{key}:{MARGINAL}:\n"));
+    let revoked = ring.revoked.iter().map(|key| format!("{key}:{DISABLED}:\n"));
     let file = write(home, "owners", trusted.chain(revoked).collect::<String>())?;
     run(home, "setting owner trust", &["--import-ownertrust", &file])?;
-    run(
-        home,
-        "checking the trust database",
-        &["--yes", "--check-trustdb"],
-    )
-    .map(drop)
+    run(home, "checking the trust database", &["--yes", "--check-trustdb"]).map(drop)
 }
 
 #[cfg(test)]

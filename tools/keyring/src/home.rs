@@ -11,8 +11,8 @@ use pacman::secret::PRIVATE;
 use rootfs::root::{self, BENEATH, open_below};
 use rootfs::{Root, gnupg};
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, fsync,
-    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
+    AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RenameFlags, Uid, fchmod, fchown, fstat, fsync, mkdirat, openat,
+    openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -42,12 +42,8 @@ const DEPTH: usize = 4;
 
 /// The files of gpg's home that the root gets, with the modes that pacman-key gives them. The last one is gpg's mark that
 /// secring.gpg needs no migration.
-const FILES: [(&str, u32); 4] = [
-    ("pubring.gpg", 0o644),
-    ("trustdb.gpg", 0o644),
-    ("secring.gpg", 0o600),
-    (".gpg-v21-migrated", 0o644),
-];
+const FILES: [(&str, u32); 4] =
+    [("pubring.gpg", 0o644), ("trustdb.gpg", 0o644), ("secring.gpg", 0o600), (".gpg-v21-migrated", 0o644)];
 
 /// The directories of gpg's home that the root gets, and what the names of their files end in.
 const DIRECTORIES: [(&str, &str); 2] = [(PRIVATE, ".key"), ("openpgp-revocs.d", ".rev")];
@@ -108,11 +104,7 @@ impl KeyringFiles {
     }
 
     /// Returns the keyring beside the root: the public keys, the trust, and our lists.
-    pub(crate) fn beside_root(
-        public: PublicFiles,
-        own: &BTreeSet<String>,
-        extended: &[String],
-    ) -> Self {
+    pub(crate) fn beside_root(public: PublicFiles, own: &BTreeSet<String>, extended: &[String]) -> Self {
         let mut files = Self::default();
         files.add("gpg.conf", gnupg::CONFIGURATION.into(), 0o644);
         let own: String = own.iter().map(|line| format!("{line}\n")).collect();
@@ -152,8 +144,7 @@ impl KeyringFiles {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let file = openat(within, name, flags, Mode::RUSR | Mode::WUSR)?;
             let mut file = File::from(file);
-            file.write_all(bytes)
-                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+            file.write_all(bytes).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
             fchmod(&file, Mode::from_raw_mode(*mode))?;
             open.push(OwnedFd::from(file));
         }
@@ -188,19 +179,15 @@ impl Place {
         let path = root.path().join(AT);
         let parent = root
             .open_below(PARENT, OFlags::RDONLY | OFlags::DIRECTORY)
-            .doing(Code::NotFound, || {
-                format!("opening {}", quote(root.path().join(PARENT)))
-            })
+            .doing(Code::NotFound, || format!("opening {}", quote(root.path().join(PARENT))))
             .map_err(|failure| failure.hint("mkroot makes it"))?;
         let place = Self { parent, path };
         let stat = statat(&place.parent, NAME, AtFlags::SYMLINK_NOFOLLOW);
         let doing = || format!("opening {}", quote(&place.path));
         match stat.map(|stat| FileType::from_raw_mode(stat.st_mode)) {
             Err(Errno::NOENT) | Ok(FileType::Directory) => Ok(place),
-            Ok(_) => Err(
-                Failure::new(Code::Failed, format!("{}: it is not a directory", doing()))
-                    .hint("remove it: no link is followed out of a root"),
-            ),
+            Ok(_) => Err(Failure::new(Code::Failed, format!("{}: it is not a directory", doing()))
+                .hint("remove it: no link is followed out of a root")),
             Err(e) => Err(e).doing(Code::Os, doing),
         }
     }
@@ -240,11 +227,7 @@ impl Place {
     /// Opens what is at `below` a keyring; `None` where it does not exist.
     fn open(&self, which: Which, below: &str) -> Result<Option<OwnedFd>, Errno> {
         let path = format!("{}/{below}", self.name(which));
-        match open_below(
-            self.parent.as_fd(),
-            &path,
-            OFlags::RDONLY | OFlags::DIRECTORY,
-        ) {
+        match open_below(self.parent.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(directory) => Ok(Some(directory)),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e),
@@ -289,9 +272,8 @@ impl Place {
                 "extending the keyring {}: keys in it are in a database of keyboxd's ('public-keys.d'), which only that reads",
                 quote(&self.path)
             );
-            return Err(Failure::new(Code::Failed, message).hint(
-                "leave --extend out, and name the keys that are to be trusted with --trust",
-            ));
+            return Err(Failure::new(Code::Failed, message)
+                .hint("leave --extend out, and name the keys that are to be trusted with --trust"));
         }
         self.read_public(Which::Present)
     }
@@ -318,9 +300,7 @@ impl Place {
         let name = format!("{}/{OWN}", self.name(Which::Present));
         let bytes = match root::read(self.parent.as_fd(), &name, LIMIT) {
             Err(Errno::NOENT) => Vec::new(),
-            read => read.doing(Code::Failed, || {
-                format!("reading {}", quote(self.path.join(OWN)))
-            })?,
+            read => read.doing(Code::Failed, || format!("reading {}", quote(self.path.join(OWN))))?,
         };
         let text = String::from_utf8_lossy(&bytes);
         Ok(text.lines().map(str::to_owned).collect())
@@ -330,15 +310,12 @@ impl Place {
     pub(crate) fn write_new(&self, files: &KeyringFiles) -> Result<(), Failure> {
         let name = self.name(Which::New);
         self.remove([name.clone()])?;
-        files.write(self.parent.as_fd(), &name).doing(Code::Os, || {
-            format!("writing {}", quote(self.path(Which::New)))
-        })
+        files.write(self.parent.as_fd(), &name).doing(Code::Os, || format!("writing {}", quote(self.path(Which::New))))
     }
 
     /// Replaces the present keyring by the new one, in one step where the file system can do that.
     pub(crate) fn replace(&self) -> Result<(), Failure> {
-        self.exchange()
-            .doing(Code::Os, || format!("writing {}", quote(&self.path)))?;
+        self.exchange().doing(Code::Os, || format!("writing {}", quote(&self.path)))?;
         self.remove_unfinished()
     }
 
@@ -381,9 +358,8 @@ impl Place {
 
     fn remove(&self, names: impl IntoIterator<Item = String>) -> Result<(), Failure> {
         names.into_iter().try_for_each(|name| {
-            remove_at(self.parent.as_fd(), &*name, DEPTH).doing(Code::Os, || {
-                format!("removing {}", quote(self.path.with_file_name(&name)))
-            })
+            remove_at(self.parent.as_fd(), &*name, DEPTH)
+                .doing(Code::Os, || format!("removing {}", quote(self.path.with_file_name(&name))))
         })
     }
 
@@ -392,8 +368,7 @@ impl Place {
         let (parent, from) = (self.parent.as_fd(), self.name(Which::Present));
         for name in set_aside_names() {
             let to = self.path.with_file_name(&name);
-            let renamed = match renameat_with(parent, &from, parent, &name, RenameFlags::NOREPLACE)
-            {
+            let renamed = match renameat_with(parent, &from, parent, &name, RenameFlags::NOREPLACE) {
                 // Overlayfs renames no directory of a lower layer.
                 Err(Errno::XDEV) => move_at((parent, &*from), (parent, &*name), DEPTH),
                 renamed => renamed,
@@ -407,10 +382,7 @@ impl Place {
                 }
             }
         }
-        let message = format!(
-            "setting {} aside: {SET_ASIDES} keyrings were set aside already",
-            quote(&self.path)
-        );
+        let message = format!("setting {} aside: {SET_ASIDES} keyrings were set aside already", quote(&self.path));
         Err(Failure::new(Code::Failed, message).hint("remove those that nobody needs"))
     }
 
@@ -450,11 +422,7 @@ fn open_directory(parent: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Err
 }
 
 /// Moves a directory: makes a new one with its owner and mode, and moves its entries. Nothing may have the new name.
-fn move_at<N: Arg + Copy>(
-    from: (BorrowedFd<'_>, N),
-    to: (BorrowedFd<'_>, N),
-    depth: usize,
-) -> Result<(), Errno> {
+fn move_at<N: Arg + Copy>(from: (BorrowedFd<'_>, N), to: (BorrowedFd<'_>, N), depth: usize) -> Result<(), Errno> {
     let old = open_directory(from.0, from.1)?;
     mkdirat(to.0, to.1, Mode::RWXU)?;
     let new = open_directory(to.0, to.1)?;
@@ -505,9 +473,7 @@ mod tests {
 
     fn names(dir: &Path) -> Vec<String> {
         let entries = fs::read_dir(dir).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -542,23 +508,13 @@ mod tests {
         let at = root.path().join(AT);
         assert_eq!(
             names(&at),
-            [
-                "gpg-agent.conf",
-                "gpg.conf",
-                "private-keys-v1.d",
-                "pubring.gpg",
-                "secring.gpg",
-                "trustdb.gpg"
-            ]
+            ["gpg-agent.conf", "gpg.conf", "private-keys-v1.d", "pubring.gpg", "secring.gpg", "trustdb.gpg"]
         );
         assert_eq!(names(&at.join(PRIVATE)), ["A.key"]);
         let conf = fs::read_to_string(at.join("gpg.conf")).unwrap();
         assert!(conf.starts_with("no-greeting\n") && conf.ends_with("no-self-sigs-only\n"));
         let mode = |name: &str| at.join(name).metadata().unwrap().permissions().mode() & 0o7777;
-        assert_eq!(
-            ["", "pubring.gpg", "secring.gpg", "private-keys-v1.d"].map(mode),
-            [0o755, 0o644, 0o600, 0o700]
-        );
+        assert_eq!(["", "pubring.gpg", "secring.gpg", "private-keys-v1.d"].map(mode), [0o755, 0o644, 0o600, 0o700]);
         let hash = BTreeSet::from([sha256_hex(b"private-keys-v1.d/A.key")]);
         assert_eq!(place.secret_keys(Which::Present).unwrap(), hash);
         // An old gpg fails over an option that it does not know.
@@ -595,10 +551,7 @@ mod tests {
             let to = place.set_aside().unwrap();
             assert_eq!(fs::read_to_string(to.join("x")).unwrap(), n.to_string());
         }
-        assert_eq!(
-            names(&root.path().join(PARENT)),
-            [SET_ASIDE, "gnupg.set-aside-2"]
-        );
+        assert_eq!(names(&root.path().join(PARENT)), [SET_ASIDE, "gnupg.set-aside-2"]);
         place.remove_set_aside().unwrap();
         assert_eq!(names(&root.path().join(PARENT)), [""; 0]);
     }
@@ -610,10 +563,7 @@ mod tests {
         fs::write(outside.path().join("keep"), "").unwrap();
         symlink(outside.path(), root.path().join(AT)).unwrap();
         let failure = Place::in_root(&root).unwrap_err();
-        assert!(
-            failure.message.ends_with("it is not a directory"),
-            "{failure}"
-        );
+        assert!(failure.message.ends_with("it is not a directory"), "{failure}");
         assert!(outside.path().join("keep").exists());
     }
 
@@ -624,9 +574,7 @@ mod tests {
         let place = Place::beside_root(&gpgdir).unwrap();
         let own = BTreeSet::from(["aa".to_owned()]);
         let keys = vec![("pubring.gpg", b"keys".to_vec())];
-        place
-            .write_new(&KeyringFiles::beside_root(keys, &own, &["F".to_owned()]))
-            .unwrap();
+        place.write_new(&KeyringFiles::beside_root(keys, &own, &["F".to_owned()])).unwrap();
         place.replace().unwrap();
         assert_eq!(names(&gpgdir), [EXTENDED, "gpg.conf", OWN, "pubring.gpg"]);
         assert_eq!(place.known_own_keys().unwrap(), own);

@@ -51,33 +51,19 @@ fn populate(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failu
     run(context, inside, "bash", &args, "setting owner trust with")
 }
 
-fn pacman_key(
-    context: &Context,
-    inside: &Inside,
-    operation: &str,
-    targets: &[&str],
-) -> Result<(), Failure> {
+fn pacman_key(context: &Context, inside: &Inside, operation: &str, targets: &[&str]) -> Result<(), Failure> {
     let args = [&["--gpgdir", GPGDIR, operation], targets].concat();
-    let doing = format!(
-        "populating the keyring of {} ({operation}): running",
-        quote(inside.root().path())
-    );
+    let doing = format!("populating the keyring of {} ({operation}): running", quote(inside.root().path()));
     run(context, inside, "pacman-key", &args, &doing).map_err(|failure| match failure.code {
-        Code::NotFound => failure.hint(
-            "the root needs pacman and gnupg first: leave --in-root out, or strap --loose them",
-        ),
+        Code::NotFound => {
+            failure.hint("the root needs pacman and gnupg first: leave --in-root out, or strap --loose them")
+        }
         _ => failure,
     })
 }
 
 /// Runs a program of the root. What it prints goes to stderr: with `--quiet` only when it failed.
-fn run(
-    context: &Context,
-    inside: &Inside,
-    program: &str,
-    args: &[&str],
-    doing: &str,
-) -> Result<(), Failure> {
+fn run(context: &Context, inside: &Inside, program: &str, args: &[&str], doing: &str) -> Result<(), Failure> {
     let job = Job {
         program: OsStr::new(program),
         args: args.iter().map(OsString::from).collect(),

@@ -23,9 +23,8 @@ pub(crate) fn unusable_pins(ring: &Ring, keys: &[Key], now: u64) -> Result<Unusa
         let Some(key) = keys.iter().find(|k| k.fingerprint == *fingerprint) else {
             if ring.asked.contains(fingerprint) {
                 let message = format!("trusting {fingerprint}: no ring has it");
-                return Err(Failure::new(Code::NotVerified, message).hint(
-                    "check the fingerprint that --trust gives, and which rings are populated",
-                ));
+                return Err(Failure::new(Code::NotVerified, message)
+                    .hint("check the fingerprint that --trust gives, and which rings are populated"));
             }
             unusable.insert(fingerprint.clone(), "no ring has it".to_owned());
             continue;
@@ -69,40 +68,23 @@ pub(crate) fn check(
     secret: &[Key],
 ) -> Result<Summary, Failure> {
     let find = |fingerprint: &String| public.iter().find(|k| k.fingerprint == *fingerprint);
-    let wrong = |code, why: String| {
-        Err(Failure::new(
-            code,
-            format!("checking the keyring that was built: {why}"),
-        ))
-    };
+    let wrong = |code, why: String| Err(Failure::new(code, format!("checking the keyring that was built: {why}")));
     let mut own = secret.iter().filter_map(|s| find(&s.fingerprint));
     if own.all(|k| k.validity != 'u') {
-        return wrong(
-            Code::Failed,
-            "it has no secret key of its own, so nothing could be signed".into(),
-        );
+        return wrong(Code::Failed, "it has no secret key of its own, so nothing could be signed".into());
     }
     for fingerprint in trusted {
         if let Some(why) = why_no_trust(find(fingerprint)) {
-            return wrong(
-                Code::NotVerified,
-                format!("the trusted key {fingerprint}: {why}"),
-            );
+            return wrong(Code::NotVerified, format!("the trusted key {fingerprint}: {why}"));
         }
     }
     for fingerprint in revoked {
         if find(fingerprint).is_some_and(|key| !key.disabled) {
-            return wrong(
-                Code::Failed,
-                format!("the revoked key {fingerprint} is not disabled"),
-            );
+            return wrong(Code::Failed, format!("the revoked key {fingerprint} is not disabled"));
         }
     }
     Ok(Summary {
-        valid: public
-            .iter()
-            .filter(|k| k.validity == 'f' && !k.disabled)
-            .count(),
+        valid: public.iter().filter(|k| k.validity == 'f' && !k.disabled).count(),
         disabled: public.iter().filter(|k| k.disabled).count(),
     })
 }
@@ -139,11 +121,7 @@ fn why_unusable(key: &Key) -> Option<String> {
 /// Returns the keys that are only marginally valid, where no key is valid but the trusted ones themselves: pacman would then
 /// refuse all packages, as of unknown trust.
 pub(crate) fn marginal(ring: &Ring, public: &[Key]) -> Vec<String> {
-    let others = || {
-        public
-            .iter()
-            .filter(|k| !ring.trusted.contains(&k.fingerprint))
-    };
+    let others = || public.iter().filter(|k| !ring.trusted.contains(&k.fingerprint));
     if others().any(|k| k.validity == 'f') {
         return Vec::new();
     }
@@ -160,12 +138,7 @@ mod tests {
     const OWN: &str = "0000000000000000000000000000000000000001";
 
     fn key(fingerprint: &str, validity: char, owner_trust: char) -> Key {
-        Key {
-            fingerprint: fingerprint.into(),
-            validity,
-            owner_trust,
-            ..Key::default()
-        }
+        Key { fingerprint: fingerprint.into(), validity, owner_trust, ..Key::default() }
     }
 
     fn check_ring(ring: &Ring, public: &[Key], secret: &[Key]) -> Result<Summary, Failure> {
@@ -174,29 +147,16 @@ mod tests {
     }
 
     fn ring() -> Ring {
-        Ring {
-            trusted: vec![A.into()],
-            revoked: vec![B.into()],
-            ..Ring::default()
-        }
+        Ring { trusted: vec![A.into()], revoked: vec![B.into()], ..Ring::default() }
     }
 
     #[test]
     fn a_ring_that_is_what_it_should_be() {
         let own = key(OWN, 'u', 'u');
-        let off = Key {
-            disabled: true,
-            ..key(B, 'r', '-')
-        };
+        let off = Key { disabled: true, ..key(B, 'r', '-') };
         let public = [own.clone(), key(A, 'f', 'm'), off];
         let summary = check_ring(&ring(), &public, &[key(OWN, 'u', '-')]).unwrap();
-        assert_eq!(
-            summary,
-            Summary {
-                valid: 1,
-                disabled: 1
-            }
-        );
+        assert_eq!(summary, Summary { valid: 1, disabled: 1 });
         // A revoked key that is not in the ring needs not be disabled.
         assert!(check_ring(&ring(), &public[..2], &[own]).is_ok());
     }
@@ -204,42 +164,15 @@ mod tests {
     #[test]
     fn each_fault_is_named() {
         let own = key(OWN, 'u', 'u');
-        let expired = Key {
-            expires: Some(1_709_164_800),
-            ..key(A, 'e', 'm')
-        };
+        let expired = Key { expires: Some(1_709_164_800), ..key(A, 'e', 'm') };
         let table = [
-            (
-                vec![own.clone()],
-                Code::NotVerified,
-                "it is not in the keyring",
-            ),
-            (
-                vec![own.clone(), key(A, '-', 'm')],
-                Code::NotVerified,
-                "not valid (gpg says '-')",
-            ),
-            (
-                vec![own.clone(), key(A, 'f', '-')],
-                Code::NotVerified,
-                "its owner is not trusted",
-            ),
-            (
-                vec![own.clone(), expired],
-                Code::NotVerified,
-                "it expired on 2024-02-29",
-            ),
-            (
-                vec![own.clone(), key(A, 'f', 'm'), key(B, 'f', '-')],
-                Code::Failed,
-                "is not disabled",
-            ),
+            (vec![own.clone()], Code::NotVerified, "it is not in the keyring"),
+            (vec![own.clone(), key(A, '-', 'm')], Code::NotVerified, "not valid (gpg says '-')"),
+            (vec![own.clone(), key(A, 'f', '-')], Code::NotVerified, "its owner is not trusted"),
+            (vec![own.clone(), expired], Code::NotVerified, "it expired on 2024-02-29"),
+            (vec![own.clone(), key(A, 'f', 'm'), key(B, 'f', '-')], Code::Failed, "is not disabled"),
             (vec![key(A, 'f', 'm')], Code::Failed, "no secret key"),
-            (
-                vec![key(OWN, '-', '-'), key(A, 'f', 'm')],
-                Code::Failed,
-                "no secret key",
-            ),
+            (vec![key(OWN, '-', '-'), key(A, 'f', 'm')], Code::Failed, "no secret key"),
         ];
         for (public, code, words) in table {
             let failure = check_ring(&ring(), &public, std::slice::from_ref(&own)).unwrap_err();
@@ -250,38 +183,21 @@ mod tests {
 
     #[test]
     fn a_key_of_the_future_is_a_clock_of_the_past() {
-        let master = Key {
-            created: 1_700_000_000,
-            ..key(A, 'f', '-')
-        };
+        let master = Key { created: 1_700_000_000, ..key(A, 'f', '-') };
         let unusable = |now| unusable_pins(&ring(), std::slice::from_ref(&master), now);
         assert_eq!(unusable(1_700_000_000), Ok(Unusable::new()));
         let failure = unusable(1_600_000_000).unwrap_err();
-        assert!(
-            failure
-                .message
-                .starts_with("reading the clock: it says 2020-09-13"),
-            "{failure}"
-        );
+        assert!(failure.message.starts_with("reading the clock: it says 2020-09-13"), "{failure}");
     }
 
     #[test]
     fn a_pinned_key_that_is_unusable_is_named_with_the_reason() {
-        let expired = Key {
-            expires: Some(1_709_164_800),
-            ..key(A, 'e', '-')
-        };
-        let ring = Ring {
-            trusted: vec![A.into(), B.into(), OWN.into()],
-            ..Ring::default()
-        };
+        let expired = Key { expires: Some(1_709_164_800), ..key(A, 'e', '-') };
+        let ring = Ring { trusted: vec![A.into(), B.into(), OWN.into()], ..Ring::default() };
         let keys = [expired, key(B, '-', '-')];
         let unusable = unusable_pins(&ring, &keys, 1_800_000_000).unwrap();
         let expected = [(A, "it expired on 2024-02-29"), (OWN, "no ring has it")];
-        assert_eq!(
-            unusable,
-            Unusable::from(expected.map(|(key, why)| (key.to_owned(), why.to_owned())))
-        );
+        assert_eq!(unusable, Unusable::from(expected.map(|(key, why)| (key.to_owned(), why.to_owned()))));
     }
 
     #[test]

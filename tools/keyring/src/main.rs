@@ -139,13 +139,7 @@ impl Args {
         self.timeout.watch(context, &mut inside);
         // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-        let session = Session {
-            context,
-            document,
-            inside: &inside,
-            gpg: &gpg,
-            offline: self.offline,
-        };
+        let session = Session { context, document, inside: &inside, gpg: &gpg, offline: self.offline };
         let (mut files, fetched) = self.rings(session, &plan)?;
         files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
         let made = trust::decide(files, &plan.pins).and_then(|ring| {
@@ -174,10 +168,7 @@ impl Args {
     /// Decides what to build, from the command line and the document. Changes nothing.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         let preset = document.distro().map(Preset::load).transpose();
-        let preset = preset.map_err(|failure| Failure {
-            code: Code::Failed,
-            ..failure
-        })?;
+        let preset = preset.map_err(|failure| Failure { code: Code::Failed, ..failure })?;
         let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
         let keyring = keyring.unwrap_or_default();
         let or = |given: &Vec<String>, default: Vec<String>| match given.is_empty() {
@@ -200,26 +191,13 @@ impl Args {
             title: preset.map_or_else(|| names.join(", "), |p| p.title),
             names,
             packages: or(&self.package, keyring.packages),
-            pins: Pins {
-                preset: pinned.collect(),
-                asked: self.trust.clone(),
-            },
+            pins: Pins { preset: pinned.collect(), asked: self.trust.clone() },
         })
     }
 
     /// Builds the keyring of a ring. It replaces the present one when the packages that the ring is from have been checked by it.
-    fn make(
-        &self,
-        session: Session<'_>,
-        ring: &Ring,
-        fetched: Option<&Fetched>,
-    ) -> Result<Built, Failure> {
-        let Session {
-            context,
-            document,
-            inside,
-            ..
-        } = session;
+    fn make(&self, session: Session<'_>, ring: &Ring, fetched: Option<&Fetched>) -> Result<Built, Failure> {
+        let Session { context, document, inside, .. } = session;
         if self.extend {
             refuse_after_loose(document)?;
         }
@@ -292,19 +270,13 @@ impl Args {
         }
         let present = |place: &Place| place.read_public(Which::Present);
         if !self.extend && present(in_root)? != present(beside)? {
-            context.note(
-                "the root's keyring was changed since it was built: the new one does not contain the changes",
-            );
+            context.note("the root's keyring was changed since it was built: the new one does not contain the changes");
         }
         Ok(())
     }
 
     /// Reads the rings in the root, and downloads the others.
-    fn rings(
-        &self,
-        session: Session<'_>,
-        plan: &Plan,
-    ) -> Result<(Vec<RingFiles>, Option<Fetched>), Failure> {
+    fn rings(&self, session: Session<'_>, plan: &Plan) -> Result<(Vec<RingFiles>, Option<Fetched>), Failure> {
         let mut rings = Vec::new();
         let mut missing = Vec::new();
         for name in &plan.names {
@@ -317,11 +289,8 @@ impl Args {
             return Ok((rings, None));
         };
         if self.in_root {
-            return Err(Failure::new(
-                Code::NotFound,
-                format!("the root has no ring '{first}' for its pacman-key"),
-            )
-            .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
+            return Err(Failure::new(Code::NotFound, format!("the root has no ring '{first}' for its pacman-key"))
+                .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
         }
         if plan.packages.is_empty() {
             return Err(Failure::new(

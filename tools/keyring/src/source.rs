@@ -38,19 +38,12 @@ pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<RingFiles
     let read = |end: &str| match root.read(&path(name, end), RING) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(e) => Err(e).doing(Code::Failed, || {
-            format!("reading {}", quote(root.path().join(path(name, end))))
-        }),
+        Err(e) => Err(e).doing(Code::Failed, || format!("reading {}", quote(root.path().join(path(name, end))))),
     };
     let Some(keys) = read(".gpg")? else {
         return Ok(None);
     };
-    Ok(Some(RingFiles {
-        name: name.to_owned(),
-        keys,
-        trusted: read("-trusted")?,
-        revoked: read("-revoked")?,
-    }))
+    Ok(Some(RingFiles { name: name.to_owned(), keys, trusted: read("-trusted")?, revoked: read("-revoked")? }))
 }
 
 /// Keyring packages in the cache, and the rings that were taken out of them.
@@ -72,19 +65,9 @@ pub(crate) struct Fetched {
 /// # Errors
 ///
 /// When pacman fails, or a ring is in none of the packages.
-pub(crate) fn download(
-    session: Session<'_>,
-    packages: Vec<String>,
-    names: Vec<String>,
-) -> Result<Fetched, Failure> {
+pub(crate) fn download(session: Session<'_>, packages: Vec<String>, names: Vec<String>) -> Result<Fetched, Failure> {
     let (cache, planned) = pacman(session, false, &packages)?;
-    let mut fetched = Fetched {
-        packages,
-        names,
-        cache,
-        planned,
-        files: Vec::new(),
-    };
+    let mut fetched = Fetched { packages, names, cache, planned, files: Vec::new() };
     let files = fetched.read(&fetched.planned);
     fetched.files = files.inspect_err(|_| fetched.remove(session.context))?;
     Ok(fetched)
@@ -92,26 +75,12 @@ pub(crate) fn download(
 
 /// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
 /// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration.
-fn pacman(
-    session: Session<'_>,
-    verifies: bool,
-    packages: &[String],
-) -> Result<(PathBuf, Vec<Planned>), Failure> {
-    let Session {
-        context,
-        document,
-        inside,
-        offline,
-        ..
-    } = session;
+fn pacman(session: Session<'_>, verifies: bool, packages: &[String]) -> Result<(PathBuf, Vec<Planned>), Failure> {
+    let Session { context, document, inside, offline, .. } = session;
     let program: members::Pacman = document.need()?;
     let config: Config = document.need()?;
     program.check()?;
-    let config_file = if verifies {
-        config.strict
-    } else {
-        config.loose
-    };
+    let config_file = if verifies { config.strict } else { config.loose };
     let pacman = Pacman {
         context,
         inside,
@@ -150,16 +119,13 @@ impl Fetched {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
         let packages = &self.packages;
         let (_, planned) = pacman(session, true, packages).map_err(|failure| match failure.code {
-            Code::NotVerified => failure.hint(
-                "it is not as its distribution signed it: try another mirror, with mkconf --server URL",
-            ),
+            Code::NotVerified => {
+                failure.hint("it is not as its distribution signed it: try another mirror, with mkconf --server URL")
+            }
             _ => failure,
         })?;
         if self.read(&planned)? != self.files {
-            let message = format!(
-                "reading {}: the mirror has another one than a moment ago",
-                packages.join(", ")
-            );
+            let message = format!("reading {}: the mirror has another one than a moment ago", packages.join(", "));
             return Err(Failure::new(Code::NotVerified, message).hint("try again"));
         }
         Ok(())
@@ -191,34 +157,24 @@ impl Fetched {
         if let Some(name) = missing.first() {
             let packages = self.packages.join(", ");
             let message = format!("looking for the ring '{name}': it is not in {packages}");
-            return Err(Failure::new(Code::NotFound, message).hint(
-                "name the package that has it with --package, or another ring with --populate",
-            ));
+            return Err(Failure::new(Code::NotFound, message)
+                .hint("name the package that has it with --package, or another ring with --populate"));
         }
         Ok(rings)
     }
 }
 
 /// Reads the rings in the archive that pacman took. pacman has compared its hash with the database's.
-fn read_archive(
-    planned: &[Planned],
-    cache: &Path,
-    package: &str,
-    names: &[&str],
-) -> Result<Vec<RingFiles>, Failure> {
+fn read_archive(planned: &[Planned], cache: &Path, package: &str, names: &[&str]) -> Result<Vec<RingFiles>, Failure> {
     let Some(planned) = planned.iter().find(|planned| planned.name == package) else {
-        let message = format!(
-            "looking for the package '{package}' in {}: pacman did not put it there",
-            quote(cache)
-        );
+        let message = format!("looking for the package '{package}' in {}: pacman did not put it there", quote(cache));
         return Err(Failure::new(Code::NotFound, message));
     };
     let path = cache.join(&planned.file);
     let doing = || format!("reading {}", quote(&path));
     let mut file = stage::file::open(&path).doing(Code::Failed, doing)?;
     // The name in the database proves nothing: it may be another, or an old one, that was validly signed.
-    let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE)))
-        .doing(Code::Failed, doing)?;
+    let is = pkginfo::of_archive(BufReader::new((&mut file).take(ARCHIVE))).doing(Code::Failed, doing)?;
     if (&is.name, &is.version) != (&planned.name, &planned.version) {
         let message = format!(
             "{}: it is package {} {}, and should be {} {}",
@@ -238,15 +194,10 @@ fn read_archive(
 fn extract(file: &mut File, names: &[&str]) -> Result<Vec<RingFiles>, package::Error> {
     let mut read = |paths: &[String]| {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        file.rewind().map_err(|source| package::Error::Read {
-            doing: "reading package archive".into(),
-            source,
-        })?;
+        file.rewind().map_err(|source| package::Error::Read { doing: "reading package archive".into(), source })?;
         extract_members(BufReader::new((&mut *file).take(ARCHIVE)), &paths, RING)
     };
-    let paths = names
-        .iter()
-        .flat_map(|name| ENDS.map(|end| path(name, end)));
+    let paths = names.iter().flat_map(|name| ENDS.map(|end| path(name, end)));
     let mut paths: Vec<String> = paths.collect();
     let mut found = match read(&paths) {
         Err(package::Error::NotFound { members }) => {

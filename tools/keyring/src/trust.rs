@@ -123,10 +123,7 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
     }
     for key in &pins.asked {
         if revoked.contains(key) {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!("trusting {key}: its owners list it as revoked"),
-            ));
+            return Err(Failure::new(Code::NotVerified, format!("trusting {key}: its owners list it as revoked")));
         }
         if trusted.insert(key.clone()) {
             ring.asked.push(key.clone());
@@ -136,10 +133,7 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
         let names: Vec<_> = rings.iter().map(|r| format!("'{}'", r.name)).collect();
         return Err(Failure::new(
             Code::NotVerified,
-            format!(
-                "reading the keyring {}: none of the pinned keys is a master key in it",
-                names.join(", ")
-            ),
+            format!("reading the keyring {}: none of the pinned keys is a master key in it", names.join(", ")),
         )
         .hint("a newer release of strapline may pin its keys of today; --trust FINGERPRINT names one by hand"));
     }
@@ -160,9 +154,8 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &str> {
 /// Returns a normalized fingerprint. Key ids are refused: anybody can make a key that has the same one.
 fn fingerprint(text: &str, name: &str, file: &str) -> Result<String, Failure> {
     let key = text.trim().to_ascii_uppercase();
-    distro::check::fingerprint(&key).map_err(|why| {
-        Failure::new(Code::NotVerified, format!("reading '{name}-{file}': {why}"))
-    })?;
+    distro::check::fingerprint(&key)
+        .map_err(|why| Failure::new(Code::NotVerified, format!("reading '{name}-{file}': {why}")))?;
     Ok(key)
 }
 
@@ -197,16 +190,10 @@ mod tests {
         assert_eq!(ring.revoked, [C]);
         assert_eq!(ring.keys, [("x".to_owned(), b"keys".to_vec())]);
         // A pinned key that the distribution does not name any more gives none.
-        assert_eq!(
-            run(&format!("{A}:4:"), "", &[A, B], &[]).unwrap().trusted,
-            [A]
-        );
+        assert_eq!(run(&format!("{A}:4:"), "", &[A, B], &[]).unwrap().trusted, [A]);
         // One that the user names does, whatever the ring says.
         let ring = run(&format!("{A}:4:"), "", &[], &[A, B, B]).unwrap();
-        assert_eq!(
-            (ring.trusted, ring.asked),
-            (vec![A.into(), B.into()], vec![B.into()])
-        );
+        assert_eq!((ring.trusted, ring.asked), (vec![A.into(), B.into()], vec![B.into()]));
         assert_eq!(run("", "", &[A], &[B]).unwrap().trusted, [B]);
     }
 
@@ -216,9 +203,7 @@ mod tests {
         assert_eq!(failure.code, Code::NotVerified);
         assert_eq!(
             failure.message,
-            format!(
-                "reading 'x-trusted': it names {B} (and 1 more) as a master key, which is not pinned"
-            )
+            format!("reading 'x-trusted': it names {B} (and 1 more) as a master key, which is not pinned")
         );
         assert!(failure.hint.unwrap().ends_with(&format!("--trust {B}")));
     }
@@ -236,17 +221,9 @@ mod tests {
     fn none_left_and_nonsense() {
         let none = run("", "", &[A], &[]).unwrap_err();
         assert!(none.message.contains("none of the pinned keys"), "{none}");
-        for bad in [
-            "AAAAAAAA:4:",
-            "--help",
-            "\u{1b}[2J:4:",
-            "4DC95B6D7BE9892E:4:",
-        ] {
+        for bad in ["AAAAAAAA:4:", "--help", "\u{1b}[2J:4:", "4DC95B6D7BE9892E:4:"] {
             let failure = run(bad, "", &[A], &[]).unwrap_err();
-            assert!(
-                failure.message.starts_with("reading 'x-trusted': '"),
-                "{failure}"
-            );
+            assert!(failure.message.starts_with("reading 'x-trusted': '"), "{failure}");
         }
         assert!(run(&format!("{A}:4:"), "D6D055F927843F1C", &[A], &[]).is_err());
         assert!(Pins::default().need_some("x").is_err());

@@ -32,11 +32,7 @@ fn the_keyring_is_the_one_that_pacman_key_makes() {
     assert_eq!(verdicts_of_ours, verdicts(&theirs));
     // And both are what they should be.
     let full = |owner: &str, disabled, local| ("f".to_owned(), owner.to_owned(), disabled, local);
-    let mut expected: BTreeMap<_, _> = keys()
-        .masters
-        .clone()
-        .map(|m| (m, full("m", false, true)))
-        .into();
+    let mut expected: BTreeMap<_, _> = keys().masters.clone().map(|m| (m, full("m", false, true))).into();
     expected.insert(keys().builder.clone(), full("-", false, false));
     expected.insert(keys().retired.clone(), full("-", true, false));
     assert_eq!(verdicts_of_ours, expected);
@@ -45,35 +41,22 @@ fn the_keyring_is_the_one_that_pacman_key_makes() {
     masters.sort();
     let recorded = json!({"dir": lab.home(), "populated": ["test"], "trusted": masters});
     assert_eq!(ran.document["keyring"], recorded);
-    assert_eq!(
-        ran.document["org.example.note"],
-        lab.document["org.example.note"]
-    );
+    assert_eq!(ran.document["org.example.note"], lab.document["org.example.note"]);
     let step = &ran.document["steps"][0];
     assert!(step["child_seconds"].as_f64().unwrap() > 0.0);
     let last = ran.stderr.lines().last().unwrap();
-    assert_eq!(
-        last,
-        "keyring: Test Linux: 3 keys trusted, 4 valid, 1 disabled"
-    );
+    assert_eq!(last, "keyring: Test Linux: 3 keys trusted, 4 valid, 1 disabled");
     // Beside the root is the same, without a secret key; and what pacman of the host is told is ours.
     let keyring = |name: &str| fs::read(lab.gpgdir().join(name)).unwrap();
     for name in ["pubring.gpg", "trustdb.gpg"] {
         assert_eq!(keyring(name), fs::read(lab.home().join(name)).unwrap());
     }
-    let mut names: Vec<_> = fs::read_dir(lab.gpgdir())
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> =
+        fs::read_dir(lab.gpgdir()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["gpg.conf", "own-keys", "pubring.gpg", "trustdb.gpg"]
-    );
+    assert_eq!(names, ["gpg.conf", "own-keys", "pubring.gpg", "trustdb.gpg"]);
     // Nothing beside the home, and nothing from inside.
-    let beside: Vec<_> = fs::read_dir(lab.root.join("etc/pacman.d"))
-        .unwrap()
-        .collect();
+    let beside: Vec<_> = fs::read_dir(lab.root.join("etc/pacman.d")).unwrap().collect();
     assert_eq!(beside.len(), 1);
     assert_eq!(fs::read_dir(lab.root.join("run")).unwrap().count(), 0);
 }
@@ -81,10 +64,7 @@ fn the_keyring_is_the_one_that_pacman_key_makes() {
 #[test]
 fn quiet_is_quiet() {
     let ring = Ring::good();
-    assert_eq!(
-        Lab::new(&ring).serve(&ring).run(&["--quiet"]).good().stderr,
-        ""
-    );
+    assert_eq!(Lab::new(&ring).serve(&ring).run(&["--quiet"]).good().stderr, "");
 }
 
 #[test]
@@ -106,16 +86,8 @@ fn a_master_that_nobody_pinned_is_refused() {
     let stranger = ring.pinned.pop().unwrap();
     let lab = Lab::new(&ring).install(&ring);
     let ran = lab.run(&[]);
-    ran.bad(
-        69,
-        "not-verified",
-        &format!("it names {stranger} as a master key"),
-    );
-    assert!(
-        ran.stderr.contains(&format!("--trust {stranger}")),
-        "{}",
-        ran.stderr
-    );
+    ran.bad(69, "not-verified", &format!("it names {stranger} as a master key"));
+    assert!(ran.stderr.contains(&format!("--trust {stranger}")), "{}", ran.stderr);
     assert!(!lab.home().exists());
     lab.run(&["--trust", &stranger]).good();
     // No pins at all: before anything is fetched.
@@ -136,22 +108,11 @@ fn pinned_keys_that_are_not_there() {
     let ran = lab.run(&[]).good();
     assert_eq!(
         ran.warnings(),
-        [
-            format!("the pinned key {missing} gives no trust: no ring has it"),
-            marginal(&keys().builder)
-        ]
+        [format!("the pinned key {missing} gives no trust: no ring has it"), marginal(&keys().builder)]
     );
-    assert_eq!(
-        ran.document["keyring"]["trusted"].as_array().unwrap().len(),
-        2
-    );
+    assert_eq!(ran.document["keyring"]["trusted"].as_array().unwrap().len(), 2);
     // It does not speak of it any more: then two are left, and that is that.
-    ring.trusted = ring
-        .trusted
-        .lines()
-        .take(2)
-        .map(|l| format!("{l}\n"))
-        .collect();
+    ring.trusted = ring.trusted.lines().take(2).map(|l| format!("{l}\n")).collect();
     let lab = Lab::new(&ring).install(&ring);
     let ran = lab.run(&[]).good();
     // Which is one too few for the builder.
@@ -160,11 +121,7 @@ fn pinned_keys_that_are_not_there() {
     // None is left.
     ring.trusted.clear();
     let ran = Lab::new(&ring).install(&ring).run(&[]);
-    ran.bad(
-        69,
-        "not-verified",
-        "none of the pinned keys is a master key",
-    );
+    ran.bad(69, "not-verified", "none of the pinned keys is a master key");
     // A key that the user names must be there too.
     let ring = Ring::good();
     let lab = Lab::new(&ring).install(&ring);
@@ -172,10 +129,7 @@ fn pinned_keys_that_are_not_there() {
     ran.bad(69, "not-verified", ": no ring has it");
     // And one that is there gives trust: the builder, the workaround for rings that leave it marginal.
     let ran = lab.run(&["--trust", &keys().builder.to_lowercase()]).good();
-    assert_eq!(
-        ran.document["keyring"]["trusted"].as_array().unwrap().len(),
-        4
-    );
+    assert_eq!(ran.document["keyring"]["trusted"].as_array().unwrap().len(), 4);
     let verdict = &verdicts(lab.copy().path())[builder];
     assert_eq!(verdict, &("f".into(), "m".into(), false, true));
 }
@@ -191,29 +145,15 @@ fn a_master_that_expired_gives_no_trust_and_is_named_with_the_day() {
     let ran = lab.run(&[]).good();
     assert_eq!(
         ran.warnings(),
-        [
-            format!("the pinned key {expired} gives no trust: it expired on 2021-01-01"),
-            marginal(&keys().builder)
-        ]
+        [format!("the pinned key {expired} gives no trust: it expired on 2021-01-01"), marginal(&keys().builder)]
     );
-    assert_eq!(
-        ran.document["keyring"]["trusted"],
-        json!([keys().masters[0]])
-    );
+    assert_eq!(ran.document["keyring"]["trusted"], json!([keys().masters[0]]));
     let verdict = &verdicts(lab.copy().path())[expired];
     assert_eq!(verdict, &("e".into(), "-".into(), false, false));
     // Where it is the only one, there is nobody to trust.
-    let only = Ring {
-        trusted: format!("{expired}:4:\n"),
-        ..ring.clone()
-    };
-    let why = format!(
-        "trusting {expired}: it expired on 2021-01-01, and no other pinned key gives trust"
-    );
-    Lab::new(&only)
-        .install(&only)
-        .run(&[])
-        .bad(69, "not-verified", &why);
+    let only = Ring { trusted: format!("{expired}:4:\n"), ..ring.clone() };
+    let why = format!("trusting {expired}: it expired on 2021-01-01, and no other pinned key gives trust");
+    Lab::new(&only).install(&only).run(&[]).bad(69, "not-verified", &why);
     // Revoked, it is not trusted, and it is disabled.
     ring.revoked = keys().expired.clone();
     lab.install(&ring).run(&[]).good();
@@ -251,16 +191,9 @@ fn infect(lab: &Lab, marker: &Path) -> String {
          list-options show-photos\n"
     ));
     fs::write(home.join("gpg.conf"), conf).unwrap();
-    fs::write(
-        home.join("gpg-agent.conf"),
-        format!("pinentry-program {program}\nscdaemon-program {program}\n"),
-    )
-    .unwrap();
-    fs::write(
-        home.join("common.conf"),
-        format!("use-keyboxd\nkeyboxd-program {program}\n"),
-    )
-    .unwrap();
+    fs::write(home.join("gpg-agent.conf"), format!("pinentry-program {program}\nscdaemon-program {program}\n"))
+        .unwrap();
+    fs::write(home.join("common.conf"), format!("use-keyboxd\nkeyboxd-program {program}\n")).unwrap();
     symlink("/etc/passwd", home.join("link")).unwrap();
     run(Command::new("rm").arg("-r").arg(lab.home()));
     run(Command::new("cp").arg("-a").arg(home).arg(lab.home()));
@@ -271,9 +204,7 @@ fn infect(lab: &Lab, marker: &Path) -> String {
 /// The names in the root's `etc/pacman.d`.
 fn beside(lab: &Lab) -> Vec<String> {
     let entries = fs::read_dir(lab.root.join("etc/pacman.d")).unwrap();
-    let mut names: Vec<_> = entries
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
 }
@@ -286,26 +217,15 @@ fn what_was_added_to_our_own_keyring_gives_no_trust() {
     let marker = lab.directory.path().join("marker");
     drop(infect(&lab, &marker));
     let ran = lab.run(&[]).good();
-    assert!(
-        ran.stderr
-            .contains("the new one does not contain the changes"),
-        "{}",
-        ran.stderr
-    );
-    assert!(
-        !marker.exists(),
-        "a program of the host read the root's configuration"
-    );
+    assert!(ran.stderr.contains("the new one does not contain the changes"), "{}", ran.stderr);
+    assert!(!marker.exists(), "a program of the host read the root's configuration");
     // Nothing of it is left, and it needs no place of its own: we had built it.
     assert_eq!(beside(&lab), ["gnupg"]);
     let verdicts = verdicts(lab.copy().path());
     assert_eq!(verdicts.len(), 5);
     assert!(!verdicts.contains_key(&keys().extra));
     for file in ["common.conf", "link", "S.gpg-agent"] {
-        assert!(
-            fs::symlink_metadata(lab.home().join(file)).is_err(),
-            "{file}"
-        );
+        assert!(fs::symlink_metadata(lab.home().join(file)).is_err(), "{file}");
     }
     let conf = fs::read_to_string(lab.home().join("gpg.conf")).unwrap();
     assert!(!conf.contains("program"), "{conf}");
@@ -329,10 +249,7 @@ fn a_keyring_that_we_did_not_build_is_set_aside() {
             set_aside.display()
         )]
     );
-    assert!(
-        !marker.exists(),
-        "a program of the host read the root's configuration"
-    );
+    assert!(!marker.exists(), "a program of the host read the root's configuration");
     assert!(set_aside.join("common.conf").exists());
     assert_eq!(ran.document["keyring"].get("extended"), None);
     let copy = lab.copy();
@@ -343,16 +260,11 @@ fn a_keyring_that_we_did_not_build_is_set_aside() {
     assert_eq!(beside(&lab), ["gnupg"]);
     // Nor can it be made to stay by filling all the names.
     for n in 1..=9 {
-        let name = if n == 1 {
-            String::new()
-        } else {
-            format!("-{n}")
-        };
+        let name = if n == 1 { String::new() } else { format!("-{n}") };
         fs::create_dir(lab.root.join(format!("etc/pacman.d/gnupg.set-aside{name}"))).unwrap();
     }
     run(Command::new("rm").arg("-r").arg(lab.gpgdir()));
-    lab.run(&[])
-        .bad(69, "failed", "9 keyrings were set aside already");
+    lab.run(&[]).bad(69, "failed", "9 keyrings were set aside already");
 }
 
 #[test]
@@ -364,12 +276,8 @@ fn a_keyring_is_extended_only_where_that_is_asked_for_and_what_it_adds_is_named(
     let theirs = infect(&lab, &marker);
     run(Command::new("rm").arg("-r").arg(lab.gpgdir()));
     let ran = lab.run(&["--extend"]).good();
-    assert!(
-        !marker.exists(),
-        "a program of the host read the root's configuration"
-    );
-    let extended: Vec<String> =
-        serde_json::from_value(ran.document["keyring"]["extended"].clone()).unwrap();
+    assert!(!marker.exists(), "a program of the host read the root's configuration");
+    let extended: Vec<String> = serde_json::from_value(ran.document["keyring"]["extended"].clone()).unwrap();
     let keys_of = |names: &[String]| -> Vec<String> {
         let mut keys: Vec<_> = names.iter().map(|n| n[..40].to_owned()).collect();
         keys.sort();
@@ -379,19 +287,14 @@ fn a_keyring_is_extended_only_where_that_is_asked_for_and_what_it_adds_is_named(
     expected.sort();
     assert_eq!(keys_of(&extended), expected);
     for key in &extended {
-        let warning =
-            format!("the key {key} is valid by the root's own keyring alone, and by no pinned key");
+        let warning = format!("the key {key} is valid by the root's own keyring alone, and by no pinned key");
         assert!(ran.warnings().contains(&warning), "{}", ran.stderr);
     }
     let list = run(gpg(lab.copy().path()).args(["--with-colons", "--list-keys", &keys().extra]));
     assert!(list.contains("\npub:f:"), "{list}");
     // Where nobody has verified what could have written to it, it is not.
     lab.document["strap"] = json!({"loose": true});
-    lab.run(&["--extend"]).bad(
-        69,
-        "not-verified",
-        "packages were installed without verification",
-    );
+    lab.run(&["--extend"]).bad(69, "not-verified", "packages were installed without verification");
     lab.run(&[]).good();
     // There is nothing to add where there is none.
     let lab = Lab::new(&ring).install(&ring);
@@ -412,8 +315,7 @@ fn a_link_in_the_keyrings_place_leads_nowhere() {
     let file = lab.root.join("usr/share/pacman/keyrings/test.gpg");
     fs::remove_file(&file).unwrap();
     symlink("/etc/passwd", &file).unwrap();
-    lab.run(&[])
-        .bad(69, "failed", "usr/share/pacman/keyrings/test.gpg");
+    lab.run(&[]).bad(69, "failed", "usr/share/pacman/keyrings/test.gpg");
 }
 
 #[test]
@@ -422,16 +324,8 @@ fn a_host_without_gpg() {
     let lab = Lab::new(&ring).install(&ring);
     let empty = tempfile::tempdir().unwrap();
     let ran = Ran::of(lab.command(&[]).env("PATH", empty.path()));
-    ran.bad(
-        69,
-        "not-found",
-        "looking for gpg on this host: there is none in PATH",
-    );
-    assert!(
-        ran.stderr.contains("hint: sudo apt-get install gnupg"),
-        "{}",
-        ran.stderr
-    );
+    ran.bad(69, "not-found", "looking for gpg on this host: there is none in PATH");
+    assert!(ran.stderr.contains("hint: sudo apt-get install gnupg"), "{}", ran.stderr);
 }
 
 #[test]
@@ -456,10 +350,7 @@ fn nothing_runs_and_nothing_is_mounted_afterwards() {
     for entry in fs::read_dir("/proc").unwrap() {
         let process = entry.unwrap().path();
         let mounts = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
-        if !ours
-            .iter()
-            .any(|name| mounts.contains(name.to_str().unwrap()))
-        {
+        if !ours.iter().any(|name| mounts.contains(name.to_str().unwrap())) {
             continue;
         }
         let Ok(line) = fs::read(process.join("cmdline")) else {
@@ -479,27 +370,15 @@ fn what_the_document_means_is_what_is_run() {
     let ring = Ring::good();
     let mut lab = Lab::new(&ring).serve(&ring);
     lab.document["pacman"]["sha256"] = json!("0".repeat(64));
-    lab.run(&[]).bad(
-        69,
-        "not-verified",
-        "it is not the program that the document means",
-    );
+    lab.run(&[]).bad(69, "not-verified", "it is not the program that the document means");
     let lab = Lab::new(&ring).serve(&ring);
     let ran = lab.run(&["--package", "no-such-package"]);
     ran.bad(69, "not-found", "target not found: no-such-package");
     // The package is there, and the ring is not in it.
     let ran = lab.run(&["--populate", "other"]);
-    ran.bad(
-        69,
-        "not-found",
-        "the ring 'other': it is not in test-keyring",
-    );
+    ran.bad(69, "not-found", "the ring 'other': it is not in test-keyring");
     // An archive that is not the database's: pacman finds it first.
-    let package = lab
-        .root
-        .parent()
-        .unwrap()
-        .join("www/test-keyring-1-1-any.pkg.tar.zst");
+    let package = lab.root.parent().unwrap().join("www/test-keyring-1-1-any.pkg.tar.zst");
     let mut bytes = fs::read(&package).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&package, bytes).unwrap();
@@ -507,8 +386,7 @@ fn what_the_document_means_is_what_is_run() {
     let cache = lab.root.parent().unwrap().join("cache");
     let kept = fs::read_dir(cache).unwrap().map(|e| e.unwrap().file_name());
     assert_eq!(kept.collect::<Vec<_>>(), ["databases"]);
-    lab.run(&[])
-        .bad(69, "not-verified", "invalid or corrupted package");
+    lab.run(&[]).bad(69, "not-verified", "invalid or corrupted package");
     assert!(!lab.home().exists());
 }
 
@@ -517,31 +395,14 @@ fn in_the_root_without_a_pacman_key() {
     let ring = Ring::good();
     let lab = Lab::new(&ring).install(&ring);
     let ran = lab.run(&["--in-root"]);
-    ran.bad(
-        69,
-        "not-found",
-        "running 'pacman-key': No such file or directory",
-    );
-    assert!(
-        ran.stderr
-            .contains("hint: the root needs pacman and gnupg first"),
-        "{}",
-        ran.stderr
-    );
+    ran.bad(69, "not-found", "running 'pacman-key': No such file or directory");
+    assert!(ran.stderr.contains("hint: the root needs pacman and gnupg first"), "{}", ran.stderr);
     let ran = Lab::new(&ring).run(&["--in-root"]);
-    ran.bad(
-        69,
-        "not-found",
-        "the root has no ring 'test' for its pacman-key",
-    );
+    ran.bad(69, "not-found", "the root has no ring 'test' for its pacman-key");
     // Trust is decided before anything of the root runs.
-    let ring = Ring {
-        pinned: vec![keys().builder.clone()],
-        ..ring
-    };
+    let ring = Ring { pinned: vec![keys().builder.clone()], ..ring };
     let lab = Lab::new(&ring).install(&ring);
-    lab.run(&["--in-root"])
-        .bad(69, "not-verified", "which is not pinned");
+    lab.run(&["--in-root"]).bad(69, "not-verified", "which is not pinned");
 }
 
 #[test]
@@ -551,9 +412,7 @@ fn an_image_carries_no_secret_key() {
     lab.run(&[]).good();
     let names = || -> Vec<String> {
         let entries = fs::read_dir(lab.home()).unwrap();
-        let mut names: Vec<_> = entries
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     };
@@ -576,11 +435,7 @@ fn an_image_carries_no_secret_key() {
     assert_eq!(names(), ["gpg-agent.conf", "gpg.conf"]);
     assert_eq!(ran.document["keyring"]["stripped"], "all");
     let again = lab.run(&["--strip=all"]).good();
-    assert!(
-        again.stderr.contains("nothing to remove"),
-        "{}",
-        again.stderr
-    );
+    assert!(again.stderr.contains("nothing to remove"), "{}", again.stderr);
     // Built again, it is whole, and the document says nothing of before.
     let ran = lab.run(&[]).good();
     assert_eq!(verdicts(lab.copy().path()), valid);
@@ -609,6 +464,5 @@ fn command_lines_that_are_refused() {
     }
     let mut lab = lab;
     lab.document.as_object_mut().unwrap().remove("distro");
-    lab.run(&[])
-        .bad(64, "usage", "the document names no distribution");
+    lab.run(&[]).bad(64, "usage", "the document names no distribution");
 }

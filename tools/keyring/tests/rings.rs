@@ -62,19 +62,11 @@ impl Reference {
         let top = short();
         let script = fs::read_to_string(which("pacman-key")).unwrap();
         let reference = Self { top, script, gpg };
-        let version = run(reference
-            .host(None)
-            .command(Path::new("gpg"))
-            .arg("--version"));
+        let version = run(reference.host(None).command(Path::new("gpg")).arg("--version"));
         let is_newer = version.starts_with("gpg (GnuPG) 2.4.");
         assert!(reference.gpg.is_none() || is_newer, "{version}");
         // Before all days on which a ring is judged: gpg signs with no key of the future.
-        reference.run(
-            Some("2018-06-01"),
-            "init",
-            Path::new("/nonexistent"),
-            &["--init"],
-        );
+        reference.run(Some("2018-06-01"), "init", Path::new("/nonexistent"), &["--init"]);
         kill_agent(&reference.home("init"));
         reference
     }
@@ -92,9 +84,9 @@ impl Reference {
     fn run(&self, day: Day, name: &str, from: &Path, args: &[&str]) {
         let ours = format!("KEYRING_IMPORT_DIR='{}'", from.display());
         let dirs = ["/usr/share/keyrings", "/usr/share/pacman/keyrings"];
-        let script = dirs.iter().fold(self.script.clone(), |script, dir| {
-            script.replace(&format!("KEYRING_IMPORT_DIR='{dir}'"), &ours)
-        });
+        let script = dirs
+            .iter()
+            .fold(self.script.clone(), |script, dir| script.replace(&format!("KEYRING_IMPORT_DIR='{dir}'"), &ours));
         assert!(script.contains(&ours));
         let (program, conf) = (self.home("pacman-key"), self.home("pacman.conf"));
         fs::write(&program, script).unwrap();
@@ -189,10 +181,7 @@ fn without_revoked(lab: &Lab, ring: &Ring<'_>) -> PathBuf {
     fs::create_dir(&from).unwrap();
     let is_kept = |line: &&str| line.get(..40).is_none_or(|key| !ring.revoked.contains(key));
     let trusted = ring.trusted.lines().filter(is_kept);
-    let trusted = Ring {
-        trusted: trusted.map(|line| format!("{line}\n")).collect(),
-        ..ring.clone()
-    };
+    let trusted = Ring { trusted: trusted.map(|line| format!("{line}\n")).collect(), ..ring.clone() };
     for (path, bytes) in trusted.files() {
         let name = Path::new(&path).file_name().unwrap();
         fs::write(from.join(name), bytes).unwrap();
@@ -214,10 +203,7 @@ fn compare(reference: &Reference, day: Day, from: &Path, name: &str) -> usize {
     let out = command.args(given.get_args()).stdin(Stdio::null()).output();
     let out = out.unwrap();
     let stderr = String::from_utf8_lossy(&out.stderr);
-    let theirs = judge(
-        host,
-        &reference.populate(day, &without_revoked(&lab, &ring), "test"),
-    );
+    let theirs = judge(host, &reference.populate(day, &without_revoked(&lab, &ring), "test"));
     // Where no master is alive there is nothing to trust, and pacman-key says so of each.
     let alive = ring.pinned.iter().any(|key| {
         let is_revoked = ring.revoked.contains(key.as_str());
@@ -245,9 +231,7 @@ fn no_verdict_differs_on_random_rings() {
     };
     let rings = tempfile::tempdir().unwrap();
     let make = strapline_tests::top().join("tests/mirror/rings");
-    run(Command::new(make)
-        .args(["20261129", &count.to_string()])
-        .arg(rings.path()));
+    run(Command::new(make).args(["20261129", &count.to_string()]).arg(rings.path()));
     let mut keys = 0;
     for reference in Reference::both() {
         for n in 0..count {
@@ -281,10 +265,7 @@ fn no_verdict_differs_on_a_ring_of_all_kinds() {
     for (end, text) in [
         (".gpg", odd.ring.clone()),
         ("-trusted", odd.trusted().into_bytes()),
-        (
-            "-revoked",
-            format!("{}\n{}\n", odd.retired[0], "0".repeat(40)).into(),
-        ),
+        ("-revoked", format!("{}\n{}\n", odd.retired[0], "0".repeat(40)).into()),
     ] {
         fs::write(dir.path().join(format!("odd{end}")), text).unwrap();
     }
@@ -306,17 +287,9 @@ fn a_keyring_of_either_gpg_is_extended_by_either() {
         let gpg = |args: &[&str]| {
             let mut command = theirs.command(Path::new("gpg"));
             command.arg("--homedir").arg(home.path());
-            run(command
-                .args(["--batch", "--quiet", "--yes", "--passphrase="])
-                .args(args))
+            run(command.args(["--batch", "--quiet", "--yes", "--passphrase="]).args(args))
         };
-        gpg(&[
-            "--quick-gen-key",
-            "theirs@test.invalid",
-            "ed25519",
-            "sign",
-            "never",
-        ]);
+        gpg(&["--quick-gen-key", "theirs@test.invalid", "ed25519", "sign", "never"]);
         let extra = home.path().join("extra");
         fs::write(&extra, helpers::ring("extra")).unwrap();
         gpg(&["--import", extra.to_str().unwrap()]);
@@ -334,10 +307,7 @@ fn a_keyring_of_either_gpg_is_extended_by_either() {
         let mut command = ours.command(Path::new(given.get_program()));
         let ran = helpers::Ran::of(command.args(given.get_args()).stdin(Stdio::null())).good();
         let extended = ran.document["keyring"]["extended"].as_array().unwrap();
-        let mut extended: Vec<_> = extended
-            .iter()
-            .map(|name| name.as_str().unwrap()[..40].to_owned())
-            .collect();
+        let mut extended: Vec<_> = extended.iter().map(|name| name.as_str().unwrap()[..40].to_owned()).collect();
         extended.sort();
         assert_eq!(extended, expected, "{theirs:?}, {ours:?}");
         assert_eq!(verdicts(lab.copy().path())[&keys().extra].0, "f");
@@ -356,13 +326,9 @@ fn a_keyring_of_keyboxds_is_not_extended() {
     fs::write(home.path().join("common.conf"), text).unwrap();
     let extra = home.path().join("extra");
     fs::write(&extra, helpers::ring("extra")).unwrap();
-    let host = Host {
-        day: None,
-        gpg: Some(&newer),
-    };
+    let host = Host { day: None, gpg: Some(&newer) };
     // It ends with the process namespace.
-    let script =
-        "exec unshare --pid --fork --kill-child gpg --homedir $0 --batch --quiet --import $0/extra";
+    let script = "exec unshare --pid --fork --kill-child gpg --homedir $0 --batch --quiet --import $0/extra";
     let mut import = host.command(Path::new("sh"));
     run(import.arg("-c").arg(script).arg(home.path()));
     assert!(home.path().join("public-keys.d/pubring.db").exists());
@@ -383,12 +349,7 @@ fn pacman_takes_three_masters_and_refuses_two() {
     assert_eq!(verdicts(&copy(&lab))[&keys().builder].0, "f");
     let two = Ring {
         keys: helpers::ring("two"),
-        trusted: good
-            .trusted
-            .lines()
-            .take(2)
-            .map(|line| format!("{line}\n"))
-            .collect(),
+        trusted: good.trusted.lines().take(2).map(|line| format!("{line}\n")).collect(),
         ..good
     };
     let lab = Lab::new(&two).install(&two);
@@ -401,11 +362,7 @@ fn pacman_takes_three_masters_and_refuses_two() {
         fs::write(home.join("data.sig"), &keys().package[1]).unwrap();
         let mut verify = gpg(home);
         verify.args(["--status-fd=1", "--verify"]);
-        let out = verify
-            .arg(home.join("data.sig"))
-            .arg(&data)
-            .output()
-            .unwrap();
+        let out = verify.arg(home.join("data.sig")).arg(&data).output().unwrap();
         String::from_utf8(out.stdout).unwrap()
     };
     assert!(ask(&copy(&lab)).contains("TRUST_MARGINAL"));

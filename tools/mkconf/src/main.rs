@@ -50,10 +50,7 @@ struct Args {
     repo: Vec<String>,
 
     /// Set a line of [options]; KEY alone sets a switch
-    #[allow(
-        rustdoc::broken_intra_doc_links,
-        reason = "this is help, and not Markdown"
-    )]
+    #[allow(rustdoc::broken_intra_doc_links, reason = "this is help, and not Markdown")]
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 
@@ -71,12 +68,7 @@ struct Args {
     snapshot: Option<String>,
 
     /// Print a file instead of the document, and touch nothing
-    #[arg(
-        long,
-        value_name = "strict|loose",
-        hide_possible_values = true,
-        conflicts_with = "new"
-    )]
+    #[arg(long, value_name = "strict|loose", hide_possible_values = true, conflicts_with = "new")]
     print: Option<Level>,
 
     /// Say why each line is there, and why some are not
@@ -111,12 +103,7 @@ impl Stage for Args {
         };
         context.on_undo(move |_| made.undo());
         record(document, &plan, &config);
-        context.note(format_args!(
-            "{} for {}: {}",
-            plan.conf.title,
-            plan.arch,
-            quote(&config.strict)
-        ));
+        context.note(format_args!("{} for {}: {}", plan.conf.title, plan.arch, quote(&config.strict)));
         Ok(())
     }
 }
@@ -137,10 +124,7 @@ fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
         cache: plan.cache.clone(),
         gpgdir: Some(gpgdir),
     };
-    for (path, level) in [
-        (&config.strict, Level::Strict),
-        (&config.loose, Level::Loose),
-    ] {
+    for (path, level) in [(&config.strict, Level::Strict), (&config.loose, Level::Loose)] {
         made.file(&directory, path, &render::text(&plan.conf, level))?;
     }
     Ok(config)
@@ -162,10 +146,7 @@ fn explain(tool: &str, plan: &Plan, level: Level) {
         message::line(tool, sentence);
     }
     if level == Level::Strict {
-        message::line(
-            tool,
-            "the loose file is the same, with SigLevel = Never everywhere",
-        );
+        message::line(tool, "the loose file is the same, with SigLevel = Never everywhere");
     }
 }
 
@@ -177,10 +158,7 @@ fn print(args: &Args, level: Level) -> ExitCode {
         Ok(Ok(text)) => match write_out(text.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                context.report(&Failure::new(
-                    Code::Output,
-                    format!("writing on stdout: {error}"),
-                ));
+                context.report(&Failure::new(Code::Output, format!("writing on stdout: {error}")));
                 ExitCode::from(Code::Output.exit())
             }
         },

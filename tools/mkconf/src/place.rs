@@ -6,9 +6,7 @@
 use rootfs::Root;
 use rootfs::file::{Placed, check_owner, claim, replace};
 use rootfs::root::open_below;
-use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat,
-};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,31 +15,17 @@ use std::path::{Path, PathBuf};
 /// Below the root: what pacman wants to be there, with Arch's modes. pacman 7.1 resolves GPGDir and HookDir with
 /// realpath(3) when it reads the file, and fails where one is missing; pacman of any version loses its log without
 /// var/log.
-pub(crate) const IN_ROOT: [&str; 8] = [
-    "etc",
-    "etc/pacman.d",
-    "etc/pacman.d/gnupg",
-    "etc/pacman.d/hooks",
-    "var",
-    "var/lib",
-    "var/lib/pacman",
-    "var/log",
-];
+pub(crate) const IN_ROOT: [&str; 8] =
+    ["etc", "etc/pacman.d", "etc/pacman.d/gnupg", "etc/pacman.d/hooks", "var", "var/lib", "var/lib/pacman", "var/log"];
 
 /// The mode of all of them, and of the others.
 const DIRECTORY: Mode = Mode::from_raw_mode(0o755);
 
 /// How a directory that was just made is opened, to set its mode.
-const NEW: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
+const NEW: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// How a file that may be anything is opened to read it.
-const READ: OFlags = OFlags::RDONLY
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::CLOEXEC);
+const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// A pacman.conf is for everybody to read.
 const MODE: u32 = 0o644;
@@ -73,8 +57,7 @@ impl Made {
                 Thing::File(file, before) => match (file.still(), before) {
                     (Ok(Some(_)), None) => file.remove().unwrap_or_default(),
                     (Ok(Some((parent, name))), Some(before)) => {
-                        replace(parent, &name.to_string_lossy(), &before, MODE, None)
-                            .unwrap_or_default();
+                        replace(parent, &name.to_string_lossy(), &before, MODE, None).unwrap_or_default();
                     }
                     _ => return,
                 },
@@ -88,16 +71,12 @@ impl Made {
     ///
     /// When one cannot be made, or leads out of the root.
     pub(crate) fn in_root(&mut self, root: &Root) -> Result<(), Failure> {
-        let owner = fstat(root).doing(Code::Os, || {
-            format!("reading the owner of {}", quote(root.path()))
-        })?;
+        let owner = fstat(root).doing(Code::Os, || format!("reading the owner of {}", quote(root.path())))?;
         for below in IN_ROOT {
             let at = root.path().join(below);
             let (parent, name) = below.rsplit_once('/').unwrap_or(("", below));
             let directory = OFlags::RDONLY | OFlags::DIRECTORY;
-            let parent = root
-                .open_below(parent, directory)
-                .map_err(|error| refused("opening", &at, error))?;
+            let parent = root.open_below(parent, directory).map_err(|error| refused("opening", &at, error))?;
             match mkdirat(&parent, name, DIRECTORY) {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {
@@ -130,8 +109,7 @@ impl Made {
     /// When it cannot be made or is no directory.
     pub(crate) fn directory(&mut self, path: &Path, option: &str) -> Result<OwnedFd, Failure> {
         let failed = |at: &Path, error| {
-            refused("making the directory", at, error)
-                .hint(format!("give another place with {option} DIR"))
+            refused("making the directory", at, error).hint(format!("give another place with {option} DIR"))
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at = PathBuf::from("/");
@@ -140,11 +118,7 @@ impl Made {
             let name = part.as_os_str().to_string_lossy().into_owned();
             at.push(&name);
             // The last part must be the directory itself: a link that someone else put there leads elsewhere.
-            let flags = if at == path {
-                flags | OFlags::NOFOLLOW
-            } else {
-                flags
-            };
+            let flags = if at == path { flags | OFlags::NOFOLLOW } else { flags };
             let next = match openat(&here, &name, flags, Mode::empty()) {
                 Err(Errno::NOENT) => match mkdirat(&here, &name, DIRECTORY) {
                     Ok(()) => {
@@ -170,24 +144,12 @@ impl Made {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub(crate) fn file(
-        &mut self,
-        directory: &OwnedFd,
-        path: &Path,
-        text: &str,
-    ) -> Result<(), Failure> {
+    pub(crate) fn file(&mut self, directory: &OwnedFd, path: &Path, text: &str) -> Result<(), Failure> {
         let doing = || format!("writing {}", quote(path));
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
-        let before =
-            read(directory, &name).doing(Code::Os, || format!("reading {}", quote(path)))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let before = read(directory, &name).doing(Code::Os, || format!("reading {}", quote(path)))?;
         if before.as_deref() == Some(text.as_bytes()) {
-            return openat(directory, &name, READ, Mode::empty())
-                .and_then(claim)
-                .doing(Code::Os, doing);
+            return openat(directory, &name, READ, Mode::empty()).and_then(claim).doing(Code::Os, doing);
         }
         let parent = directory.try_clone().doing(Code::Os, doing)?;
         replace(directory.as_fd(), &name, text.as_bytes(), MODE, None).doing(Code::Os, doing)?;
@@ -220,17 +182,8 @@ pub(crate) fn closed(cache: &OwnedFd, path: &Path) -> Result<(), Failure> {
     if !Mode::from_raw_mode(stat.st_mode & 0o7777).contains(Mode::WOTH) {
         return Ok(());
     }
-    Err(Failure::new(
-        Code::Permission,
-        format!(
-            "using the package cache {}: anyone may write to it",
-            quote(path)
-        ),
-    )
-    .hint(format!(
-        "run 'chmod o-w {}', or give another place with --cache-dir DIR",
-        path.display()
-    )))
+    Err(Failure::new(Code::Permission, format!("using the package cache {}: anyone may write to it", quote(path)))
+        .hint(format!("run 'chmod o-w {}', or give another place with --cache-dir DIR", path.display())))
 }
 
 fn refused(doing: &str, at: &Path, error: Errno) -> Failure {
@@ -271,9 +224,8 @@ mod tests {
                 together.wait();
                 let directory = made.directory(&path, "--cache-dir").unwrap();
                 let inode = rustix::fs::fstat(directory.as_fd()).unwrap().st_ino;
-                let packages = made.0.iter().filter(
-                    |thing| matches!(thing, Thing::Directory(_, name) if name == "packages"),
-                );
+                let packages =
+                    made.0.iter().filter(|thing| matches!(thing, Thing::Directory(_, name) if name == "packages"));
                 (inode, packages.count())
             };
             let (a, b) = std::thread::scope(|scope| {

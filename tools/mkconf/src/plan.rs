@@ -68,25 +68,17 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         Some(path) => settle(path)?,
         None => host
             .cache()
-            .map(|cache| {
-                cache
-                    .join("strapline/packages")
-                    .join(format!("{}-{}", preset.name, arch.name))
-            })
+            .map(|cache| cache.join("strapline/packages").join(format!("{}-{}", preset.name, arch.name)))
             .ok_or_else(|| {
                 usage("no directory for the package cache: neither XDG_CACHE_HOME nor HOME is set")
                     .hint("give --cache-dir DIR")
             })?,
     };
-    let cache_text = writable("the package cache", &cache).map_err(|failure| {
-        failure.hint("pacman splits CacheDir at white space: give another --cache-dir")
-    })?;
+    let cache_text = writable("the package cache", &cache)
+        .map_err(|failure| failure.hint("pacman splits CacheDir at white space: give another --cache-dir"))?;
     if cache.starts_with(root) {
-        return Err(usage(format!(
-            "the package cache {} is in the root",
-            quote(&cache)
-        ))
-        .hint("it would become part of every image: give a --cache-dir outside of it"));
+        return Err(usage(format!("the package cache {} is in the root", quote(&cache)))
+            .hint("it would become part of every image: give a --cache-dir outside of it"));
     }
     let out_dir = match &args.out_dir {
         Some(path) => settle(path)?,
@@ -94,11 +86,8 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     };
     writable_path("the directory of the files", &out_dir)?;
     if out_dir.starts_with(root) {
-        return Err(usage(format!(
-            "the directory of the files {} is in the root",
-            quote(&out_dir)
-        ))
-        .hint("programs of the root could change what pacman reads there: give an --out-dir outside of it"));
+        return Err(usage(format!("the directory of the files {} is in the root", quote(&out_dir)))
+            .hint("programs of the root could change what pacman reads there: give an --out-dir outside of it"));
     }
     let gpgdir = writable_path("the keyring", &out_dir.join(GPGDIR))?;
 
@@ -134,17 +123,11 @@ fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
     let of_document = document.distro();
     let Some(wanted) = args.distro.as_deref().or(of_document) else {
         let names: Vec<_> = Preset::names().collect();
-        return Err(
-            usage("no distribution: neither the document nor the command line names one").hint(
-                format!("give --distro, one of {}, or a file", names.join(", ")),
-            ),
-        );
+        return Err(usage("no distribution: neither the document nor the command line names one")
+            .hint(format!("give --distro, one of {}, or a file", names.join(", "))));
     };
     let load = |wanted: &str, code, whence: &str| {
-        Preset::load(wanted).map_err(|failure| Failure {
-            code,
-            ..failure.while_doing(format!("reading {whence}"))
-        })
+        Preset::load(wanted).map_err(|failure| Failure { code, ..failure.while_doing(format!("reading {whence}")) })
     };
     let known = match of_document {
         Some(name) => Some(load(name, Code::BadDocument, "\"distro\" of the document")?),
@@ -157,30 +140,20 @@ fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
     if let Some(known) = known
         && preset.reference() != known.reference()
     {
-        return Err(usage(format!(
-            "--distro is {}, but the document is of {}",
-            preset.reference(),
-            known.reference()
-        ))
-        .hint("leave --distro out, or give it to mkroot"));
+        return Err(usage(format!("--distro is {}, but the document is of {}", preset.reference(), known.reference()))
+            .hint("leave --distro out, or give it to mkroot"));
     }
     Ok(preset)
 }
 
 /// The architecture of the document, or of the command line, or the only one that there is.
-fn arch<'a>(
-    args: &Args,
-    document: &Document,
-    preset: &'a Preset,
-) -> Result<&'a distro::Arch, Failure> {
+fn arch<'a>(args: &Args, document: &Document, preset: &'a Preset) -> Result<&'a distro::Arch, Failure> {
     let of_document = document.arch();
     if let (Some(given), Some(known)) = (args.arch.as_deref(), of_document)
         && given != known
     {
-        return Err(
-            usage(format!("--arch is {given}, but the document is of {known}"))
-                .hint("leave --arch out, or give it to mkroot"),
-        );
+        return Err(usage(format!("--arch is {given}, but the document is of {known}"))
+            .hint("leave --arch out, or give it to mkroot"));
     }
     let mut all = preset.arches();
     let only = all.next().filter(|_| all.next().is_none());
@@ -189,10 +162,7 @@ fn arch<'a>(
         return Err(usage(format!("{} has several architectures", preset.title))
             .hint(format!("give --arch, one of {}", names.join(", "))));
     };
-    preset.arch(wanted).map_err(|failure| Failure {
-        code: Code::Usage,
-        ..failure
-    })
+    preset.arch(wanted).map_err(|failure| Failure { code: Code::Usage, ..failure })
 }
 
 /// The preset's repositories with the command line's servers, then those that only the command line names.
@@ -207,10 +177,7 @@ fn repos(args: &Args, preset: &Preset, arch: &distro::Arch) -> Result<Vec<Repo>,
     for text in &args.repo {
         let wrong = |what: String| usage(format!("reading --repo: {what}"));
         let Some((name, server)) = text.split_once('=') else {
-            return Err(wrong(format!(
-                "'{}' is not NAME=URL",
-                text.escape_default()
-            )));
+            return Err(wrong(format!("'{}' is not NAME=URL", text.escape_default())));
         };
         check::repo(name).map_err(wrong)?;
         check::url(server).map_err(wrong)?;
@@ -227,34 +194,16 @@ fn repos(args: &Args, preset: &Preset, arch: &distro::Arch) -> Result<Vec<Repo>,
     let mut repos = Vec::new();
     for repo in &arch.repos {
         let siglevel = repo.siglevel.clone();
-        let (servers, origin) =
-            if let Some(at) = given.iter().position(|given| given.name == repo.name) {
-                (
-                    given.remove(at).servers,
-                    "--repo, in place of the preset's".to_owned(),
-                )
-            } else if !args.server.is_empty() {
-                (
-                    args.server.clone(),
-                    "--server, in place of the preset's".to_owned(),
-                )
-            } else if let Some(day) = &args.snapshot {
-                (
-                    vec![snapshot(repo, preset, day)?],
-                    format!("--snapshot {day}"),
-                )
-            } else {
-                (
-                    repo.servers.clone(),
-                    format!("the preset '{}'", preset.name),
-                )
-            };
-        repos.push(Repo {
-            name: repo.name.clone(),
-            servers,
-            siglevel,
-            origin,
-        });
+        let (servers, origin) = if let Some(at) = given.iter().position(|given| given.name == repo.name) {
+            (given.remove(at).servers, "--repo, in place of the preset's".to_owned())
+        } else if !args.server.is_empty() {
+            (args.server.clone(), "--server, in place of the preset's".to_owned())
+        } else if let Some(day) = &args.snapshot {
+            (vec![snapshot(repo, preset, day)?], format!("--snapshot {day}"))
+        } else {
+            (repo.servers.clone(), format!("the preset '{}'", preset.name))
+        };
+        repos.push(Repo { name: repo.name.clone(), servers, siglevel, origin });
     }
     repos.append(&mut given);
     Ok(repos)
@@ -267,9 +216,7 @@ fn snapshot(repo: &distro::Repo, preset: &Preset, day: &str) -> Result<String, F
             "{} has no public archive of its repository '{}': there is no snapshot of {day}",
             preset.title, repo.name
         ))
-        .hint(
-            "keep the package cache, or name an archive of your own with 'snapshot' in a preset file",
-        ));
+        .hint("keep the package cache, or name an archive of your own with 'snapshot' in a preset file"));
     };
     let mut server = pattern.clone();
     for (field, number) in ["%Y", "%m", "%d"].into_iter().zip(day.split('-')) {
@@ -288,16 +235,10 @@ fn settle(path: &Path) -> Result<PathBuf, Failure> {
             continue;
         };
         let missing = absolute.strip_prefix(there).unwrap_or(Path::new(""));
-        let text = missing
-            .to_str()
-            .ok_or_else(|| unusable("it is not UTF-8".to_owned()))?;
+        let text = missing.to_str().ok_or_else(|| unusable("it is not UTF-8".to_owned()))?;
         // `..` of what does not exist has no meaning.
         plain_below(text).map_err(unusable)?;
-        return Ok(if text.is_empty() {
-            real
-        } else {
-            real.join(text)
-        });
+        return Ok(if text.is_empty() { real } else { real.join(text) });
     }
     Ok(absolute)
 }
@@ -317,10 +258,7 @@ fn writable_path(what: &str, path: &Path) -> Result<String, Failure> {
 fn writable(what: &str, path: &Path) -> Result<String, Failure> {
     let text = writable_path(what, path)?;
     if text.contains(char::is_whitespace) {
-        return Err(usage(format!(
-            "{what} is {}: there is white space in it",
-            quote(path)
-        )));
+        return Err(usage(format!("{what} is {}: there is white space in it", quote(path))));
     }
     Ok(text)
 }
@@ -334,15 +272,10 @@ mod tests {
     use super::*;
     use clap::Parser;
 
-    const DOCUMENT: &str =
-        r#"{"strapline":1,"root":"/srv/target","arch":"aarch64","distro":"archlinuxarm"}"#;
+    const DOCUMENT: &str = r#"{"strapline":1,"root":"/srv/target","arch":"aarch64","distro":"archlinuxarm"}"#;
 
     fn host() -> Host {
-        Host {
-            root: false,
-            cache_home: Some("/c".into()),
-            home: Some("/h".into()),
-        }
+        Host { root: false, cache_home: Some("/c".into()), home: Some("/h".into()) }
     }
 
     fn run(document: &str, args: &[&str]) -> Result<Plan, Failure> {
@@ -360,12 +293,7 @@ mod tests {
         plan.conf
             .repos
             .iter()
-            .map(|repo| {
-                (
-                    repo.name.as_str(),
-                    repo.servers.iter().map(String::as_str).collect(),
-                )
-            })
+            .map(|repo| (repo.name.as_str(), repo.servers.iter().map(String::as_str).collect()))
             .collect()
     }
 
@@ -373,38 +301,17 @@ mod tests {
     fn the_document_is_enough() {
         let plan = run(DOCUMENT, &[]).unwrap();
         assert_eq!(plan.out_dir, Path::new("/srv/target.strapline"));
-        assert_eq!(
-            plan.cache,
-            Path::new("/c/strapline/packages/archlinuxarm-aarch64")
-        );
-        assert_eq!(
-            plan.conf.cache,
-            "/c/strapline/packages/archlinuxarm-aarch64"
-        );
-        assert_eq!(
-            (plan.distro.as_str(), plan.arch.as_str()),
-            ("archlinuxarm", "aarch64")
-        );
+        assert_eq!(plan.cache, Path::new("/c/strapline/packages/archlinuxarm-aarch64"));
+        assert_eq!(plan.conf.cache, "/c/strapline/packages/archlinuxarm-aarch64");
+        assert_eq!((plan.distro.as_str(), plan.arch.as_str()), ("archlinuxarm", "aarch64"));
         assert_eq!(plan.conf.version, None);
     }
 
     #[test]
     fn the_cache_is_the_system_s_for_root_and_the_user_s_else() {
         let at = |host: Host| host.cache();
-        assert_eq!(
-            at(Host {
-                root: true,
-                ..host()
-            }),
-            Some("/var/cache".into())
-        );
-        assert_eq!(
-            at(Host {
-                cache_home: Some("c".into()),
-                ..host()
-            }),
-            Some("/h/.cache".into())
-        );
+        assert_eq!(at(Host { root: true, ..host() }), Some("/var/cache".into()));
+        assert_eq!(at(Host { cache_home: Some("c".into()), ..host() }), Some("/h/.cache".into()));
         assert_eq!(at(Host::default()), None);
     }
 
@@ -412,45 +319,18 @@ mod tests {
     fn the_command_line_fills_in_and_never_contradicts() {
         let bare = r#"{"strapline":1,"root":"/srv/target"}"#;
         let plan = run(bare, &["--distro", "archlinux"]).unwrap();
-        assert_eq!(
-            (plan.distro.as_str(), plan.arch.as_str()),
-            ("archlinux", "x86_64")
-        );
+        assert_eq!((plan.distro.as_str(), plan.arch.as_str()), ("archlinux", "x86_64"));
         let plan = run(bare, &["--distro", "archlinuxarm", "--arch", "armv7h"]).unwrap();
         assert_eq!(plan.arch, "armv7h");
         assert!(run(DOCUMENT, &["--distro", "archlinuxarm", "--arch", "aarch64"]).is_ok());
 
         for (document, args, expected) in [
-            (
-                bare,
-                &[][..],
-                "no distribution: neither the document nor the command line names one",
-            ),
-            (
-                bare,
-                &["--distro", "archlinuxarm"],
-                "Arch Linux ARM has several architectures",
-            ),
-            (
-                bare,
-                &["--distro", "debian"],
-                "reading --distro: there is no preset 'debian'",
-            ),
-            (
-                bare,
-                &["--distro", "archlinux", "--arch", "arm"],
-                "Arch Linux has no architecture 'arm'",
-            ),
-            (
-                DOCUMENT,
-                &["--arch", "armv7h"],
-                "--arch is armv7h, but the document is of aarch64",
-            ),
-            (
-                DOCUMENT,
-                &["--distro", "archlinux"],
-                "--distro is archlinux, but the document is of archlinuxarm",
-            ),
+            (bare, &[][..], "no distribution: neither the document nor the command line names one"),
+            (bare, &["--distro", "archlinuxarm"], "Arch Linux ARM has several architectures"),
+            (bare, &["--distro", "debian"], "reading --distro: there is no preset 'debian'"),
+            (bare, &["--distro", "archlinux", "--arch", "arm"], "Arch Linux has no architecture 'arm'"),
+            (DOCUMENT, &["--arch", "armv7h"], "--arch is armv7h, but the document is of aarch64"),
+            (DOCUMENT, &["--distro", "archlinux"], "--distro is archlinux, but the document is of archlinuxarm"),
         ] {
             assert_eq!(refused(document, args), (Code::Usage, expected.to_owned()));
         }
@@ -508,14 +388,10 @@ mod tests {
         ] {
             assert_eq!(refused(DOCUMENT, &args).0, Code::Usage, "{args:?}");
         }
-        let spaced =
-            r#"{"strapline":1,"root":"/srv/a b","arch":"aarch64","distro":"archlinuxarm"}"#;
+        let spaced = r#"{"strapline":1,"root":"/srv/a b","arch":"aarch64","distro":"archlinuxarm"}"#;
         assert_eq!(
             refused(spaced, &[]),
-            (
-                Code::Usage,
-                "the root is '/srv/a b': there is white space in it".to_owned()
-            )
+            (Code::Usage, "the root is '/srv/a b': there is white space in it".to_owned())
         );
     }
 
@@ -524,25 +400,14 @@ mod tests {
         let arch = r#"{"strapline":1,"root":"/srv/target","distro":"archlinux"}"#;
         let plan = run(arch, &["--snapshot", "2026-01-02", "--repo", "m=http://m/"]).unwrap();
         let at = "https://archive.archlinux.org/repos/2026/01/02/$repo/os/$arch";
-        assert_eq!(
-            servers(&plan),
-            [
-                ("core", vec![at]),
-                ("extra", vec![at]),
-                ("m", vec!["http://m/"])
-            ]
-        );
+        assert_eq!(servers(&plan), [("core", vec![at]), ("extra", vec![at]), ("m", vec!["http://m/"])]);
         for (document, day, expected) in [
             (
                 DOCUMENT,
                 "2026-01-02",
                 "Arch Linux ARM has no public archive of its repository 'core': there is no snapshot of 2026-01-02",
             ),
-            (
-                arch,
-                "yesterday",
-                "reading --snapshot: 'yesterday' is not a day: write YYYY-MM-DD",
-            ),
+            (arch, "yesterday", "reading --snapshot: 'yesterday' is not a day: write YYYY-MM-DD"),
         ] {
             let (code, message) = refused(document, &["--snapshot", day]);
             assert_eq!((code, message.as_str()), (Code::Usage, expected));

@@ -78,11 +78,7 @@ struct Line {
 }
 
 fn line(key: &str, value: &str, why: &str) -> Line {
-    Line {
-        key: key.to_owned(),
-        value: Some(value.to_owned()),
-        why: why.to_owned(),
-    }
+    Line { key: key.to_owned(), value: Some(value.to_owned()), why: why.to_owned() }
 }
 
 /// The first pacman that has ParallelDownloads, and that takes more than one Architecture.
@@ -121,10 +117,7 @@ fn known() -> impl Iterator<Item = Known> {
 fn options(conf: &Conf, level: Level) -> Vec<Line> {
     let architecture = conf.architecture.join(" ");
     let mut lines = Vec::new();
-    for Known {
-        key, value, why, ..
-    } in known()
-    {
+    for Known { key, value, why, .. } in known() {
         let Some(value) = value else { continue };
         lines.push(match (key, level) {
             ("ParallelDownloads", _) if conf.version.is_none_or(|v| v < PARALLEL) => continue,
@@ -155,11 +148,7 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
         let why = format!("--set {key}");
         match lines.iter_mut().find(|line| line.key == *key) {
             Some(line) => (line.value, line.why) = (value.clone(), why),
-            None => lines.push(Line {
-                key: key.clone(),
-                value: value.clone(),
-                why,
-            }),
+            None => lines.push(Line { key: key.clone(), value: value.clone(), why }),
         }
     }
     lines
@@ -169,17 +158,9 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
 fn section(repo: &Repo, level: Level) -> Vec<Line> {
     let mut lines = Vec::new();
     if let (Some(own), Level::Strict) = (&repo.siglevel, level) {
-        lines.push(line(
-            "SigLevel",
-            own,
-            "stricter than the rest: this repository signs more",
-        ));
+        lines.push(line("SigLevel", own, "stricter than the rest: this repository signs more"));
     }
-    lines.extend(
-        repo.servers
-            .iter()
-            .map(|url| line("Server", url, &repo.origin)),
-    );
+    lines.extend(repo.servers.iter().map(|url| line("Server", url, &repo.origin)));
     lines
 }
 
@@ -190,15 +171,9 @@ pub(crate) fn text(conf: &Conf, level: Level) -> String {
         Level::Loose => "NO package is verified",
     };
     let architecture = conf.architecture.join(" ");
-    let mut text = format!(
-        "# {}, {architecture}: {what}. Written by mkconf: changes are lost.\n",
-        conf.title
-    );
-    let sections = std::iter::once(("options", options(conf, level))).chain(
-        conf.repos
-            .iter()
-            .map(|repo| (repo.name.as_str(), section(repo, level))),
-    );
+    let mut text = format!("# {}, {architecture}: {what}. Written by mkconf: changes are lost.\n", conf.title);
+    let sections = std::iter::once(("options", options(conf, level)))
+        .chain(conf.repos.iter().map(|repo| (repo.name.as_str(), section(repo, level))));
     for (name, lines) in sections {
         push(&mut text, format_args!("\n[{name}]\n"));
         for Line { key, value, .. } in lines {
@@ -215,10 +190,7 @@ pub(crate) fn text(conf: &Conf, level: Level) -> String {
 pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
     let mut out = Vec::new();
     let mut say = |section: &str, line: Line| {
-        let value = line
-            .value
-            .map(|value| format!(" = {value}"))
-            .unwrap_or_default();
+        let value = line.value.map(|value| format!(" = {value}")).unwrap_or_default();
         out.push(format!("[{section}] {}{value}: {}", line.key, line.why));
     };
     for line in options(conf, level) {
@@ -229,10 +201,8 @@ pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
             say(&repo.name, line);
         }
     }
-    let mut absent: Vec<(&str, &str)> = known()
-        .filter(|known| known.value.is_none())
-        .map(|known| (known.key, known.why))
-        .collect();
+    let mut absent: Vec<(&str, &str)> =
+        known().filter(|known| known.value.is_none()).map(|known| (known.key, known.why)).collect();
     if conf.version.is_none() {
         absent.push((
             "ParallelDownloads",
@@ -240,11 +210,7 @@ pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
         ));
     }
     absent.retain(|(key, _)| conf.set.iter().all(|set| set.key != *key));
-    out.extend(
-        absent
-            .iter()
-            .map(|(key, why)| format!("[options] no {key}: {why}")),
-    );
+    out.extend(absent.iter().map(|(key, why)| format!("[options] no {key}: {why}")));
     out
 }
 
@@ -281,14 +247,10 @@ impl Setting {
         // Both apply to packages that come from a network.
         if matches!(key, "SigLevel" | "RemoteFileSigLevel") {
             check::strict_siglevel(None, value.unwrap_or_default()).map_err(|what| {
-                of_value(what)
-                    .hint("the loose file is written beside the strict one, for strap --loose")
+                of_value(what).hint("the loose file is written beside the strict one, for strap --loose")
             })?;
         }
-        Ok(Self {
-            key: key.to_owned(),
-            value: value.map(str::to_owned),
-        })
+        Ok(Self { key: key.to_owned(), value: value.map(str::to_owned) })
     }
 }
 
@@ -308,10 +270,7 @@ mod tests {
             repos: vec![
                 Repo {
                     name: "first".to_owned(),
-                    servers: vec![
-                        "http://a/$arch/$repo".to_owned(),
-                        "http://b/$repo".to_owned(),
-                    ],
+                    servers: vec!["http://a/$arch/$repo".to_owned(), "http://b/$repo".to_owned()],
                     siglevel: Some("Required".to_owned()),
                     origin: "the preset".to_owned(),
                 },
@@ -342,64 +301,29 @@ mod tests {
     #[test]
     fn loose_is_strict_but_for_signatures() {
         let (strict, loose) = (text(&conf(), Level::Strict), text(&conf(), Level::Loose));
-        let differ: Vec<_> = strict
-            .lines()
-            .filter(|line| !loose.contains(line))
-            .skip(1)
-            .collect();
-        assert_eq!(
-            differ,
-            [
-                "SigLevel = Required DatabaseOptional",
-                "SigLevel = Required"
-            ]
-        );
+        let differ: Vec<_> = strict.lines().filter(|line| !loose.contains(line)).skip(1).collect();
+        assert_eq!(differ, ["SigLevel = Required DatabaseOptional", "SigLevel = Required"]);
         assert_eq!(loose.matches("SigLevel = Never").count(), 1);
-        assert_eq!(
-            loose.matches("SigLevel").count(),
-            2,
-            "and LocalFileSigLevel"
-        );
+        assert_eq!(loose.matches("SigLevel").count(), 2, "and LocalFileSigLevel");
     }
 
     #[test]
     fn the_version_decides_over_parallel_downloads() {
-        for (version, expected) in [
-            (None, false),
-            (Some(Version(5, 2)), false),
-            (Some(Version(6, 0)), true),
-            (Some(Version(7, 1)), true),
-        ] {
+        for (version, expected) in
+            [(None, false), (Some(Version(5, 2)), false), (Some(Version(6, 0)), true), (Some(Version(7, 1)), true)]
+        {
             let text = text(&Conf { version, ..conf() }, Level::Strict);
-            assert_eq!(
-                text.contains("\nParallelDownloads = 5\n"),
-                expected,
-                "{version:?}"
-            );
+            assert_eq!(text.contains("\nParallelDownloads = 5\n"), expected, "{version:?}");
         }
     }
 
     #[test]
     fn what_is_set_replaces_its_line_or_is_added() {
-        let settings = [
-            "ParallelDownloads=9",
-            "Color",
-            "IgnorePkg = a b",
-            "SigLevel=Required",
-        ];
-        let conf = Conf {
-            set: settings.map(set).to_vec(),
-            ..conf()
-        };
+        let settings = ["ParallelDownloads=9", "Color", "IgnorePkg = a b", "SigLevel=Required"];
+        let conf = Conf { set: settings.map(set).to_vec(), ..conf() };
         let strict = text(&conf, Level::Strict);
-        assert!(
-            strict.contains("\nParallelDownloads = 9\nColor\nIgnorePkg = a b\n\n[first]"),
-            "{strict}"
-        );
-        assert!(
-            strict.contains("\nSigLevel = Required\nLocalFileSigLevel"),
-            "{strict}"
-        );
+        assert!(strict.contains("\nParallelDownloads = 9\nColor\nIgnorePkg = a b\n\n[first]"), "{strict}");
+        assert!(strict.contains("\nSigLevel = Required\nLocalFileSigLevel"), "{strict}");
         assert!(!strict.contains("= 5"));
         assert!(text(&conf, Level::Loose).contains("\nSigLevel = Never\nLocalFileSigLevel"));
     }
@@ -429,31 +353,11 @@ mod tests {
     #[test]
     fn every_line_is_explained_and_so_is_what_is_missing() {
         let conf = conf();
-        let lines = text(&conf, Level::Strict)
-            .lines()
-            .filter(|line| line.contains(" = "))
-            .count();
+        let lines = text(&conf, Level::Strict).lines().filter(|line| line.contains(" = ")).count();
         let explained = explain(&conf, Level::Strict);
-        assert_eq!(
-            explained.len(),
-            lines + known().filter(|known| known.value.is_none()).count()
-        );
-        assert!(
-            explained
-                .iter()
-                .any(|line| line.starts_with("[options] no CheckSpace: "))
-        );
-        let unknown = explain(
-            &Conf {
-                version: None,
-                ..conf
-            },
-            Level::Strict,
-        );
-        assert!(
-            unknown
-                .iter()
-                .any(|line| line.starts_with("[options] no ParallelDownloads: "))
-        );
+        assert_eq!(explained.len(), lines + known().filter(|known| known.value.is_none()).count());
+        assert!(explained.iter().any(|line| line.starts_with("[options] no CheckSpace: ")));
+        let unknown = explain(&Conf { version: None, ..conf }, Level::Strict);
+        assert!(unknown.iter().any(|line| line.starts_with("[options] no ParallelDownloads: ")));
     }
 }

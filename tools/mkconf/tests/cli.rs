@@ -17,12 +17,7 @@ fn mkconf(args: &[&str], document: &str) -> Output {
 }
 
 fn feed(mut command: Command, document: &str) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A program that refuses its command line reads nothing.
     drop(child.stdin.take().unwrap().write_all(document.as_bytes()));
     child.wait_with_output().unwrap()
@@ -58,10 +53,7 @@ impl Ground {
 
     fn run(&self, args: &[&str]) -> Output {
         let cache = self.path("cache/packages");
-        mkconf(
-            &[&["--cache-dir", cache.to_str().unwrap()], args].concat(),
-            &self.document(),
-        )
+        mkconf(&[&["--cache-dir", cache.to_str().unwrap()], args].concat(), &self.document())
     }
 
     /// Every path below the directory.
@@ -94,13 +86,7 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     let output = ground.run(&[]);
     let strict = ground.path("target.strapline/pacman-strict.conf");
     let loose = ground.path("target.strapline/pacman-loose.conf");
-    assert_eq!(
-        text(&output.stderr),
-        format!(
-            "mkconf: Arch Linux ARM for aarch64: '{}'\n",
-            strict.display()
-        )
-    );
+    assert_eq!(text(&output.stderr), format!("mkconf: Arch Linux ARM for aarch64: '{}'\n", strict.display()));
     assert!(output.status.success());
     let document = document(&output);
     assert_eq!(
@@ -114,12 +100,7 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     );
     assert_eq!(document["org.example.mine"], json!({"kept": true}));
     assert_eq!(document["steps"][0]["tool"], "mkconf");
-    for at in [
-        "etc/pacman.d/gnupg",
-        "etc/pacman.d/hooks",
-        "var/lib/pacman",
-        "var/log",
-    ] {
+    for at in ["etc/pacman.d/gnupg", "etc/pacman.d/hooks", "var/lib/pacman", "var/log"] {
         assert!(ground.path("target").join(at).is_dir(), "{at}");
     }
     assert!(ground.path("cache/packages").is_dir());
@@ -135,12 +116,7 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     assert_eq!(ground.tree(), tree);
     assert_eq!(fs::metadata(&strict).unwrap().ino(), inode);
     // And with other servers, what was there is replaced.
-    assert!(
-        ground
-            .run(&["--server", "file:///m/$repo"])
-            .status
-            .success()
-    );
+    assert!(ground.run(&["--server", "file:///m/$repo"]).status.success());
     assert!(lines(&strict).contains("\nServer = file:///m/$repo\n"));
     assert_eq!(ground.tree(), tree);
 }
@@ -150,9 +126,7 @@ fn modes_do_not_depend_on_the_umask() {
     let ground = Ground::new();
     let mut command = Command::new("sh");
     command.args(["-c", "umask 077; exec \"$0\" --cache-dir \"$1\""]);
-    command
-        .arg(env!("CARGO_BIN_EXE_mkconf"))
-        .arg(ground.path("cache/packages"));
+    command.arg(env!("CARGO_BIN_EXE_mkconf")).arg(ground.path("cache/packages"));
     assert!(feed(command, &ground.document()).status.success());
     for path in ground.tree() {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o7777;
@@ -175,10 +149,7 @@ fn distro_and_arch_are_filled_in_where_they_are_absent() {
     .unwrap();
     let bare = json!({"strapline": 1, "root": ground.path("target")}).to_string();
     let (preset, cache) = (preset.to_str().unwrap(), ground.path("cache"));
-    let output = mkconf(
-        &["--distro", preset, "--cache-dir", cache.to_str().unwrap()],
-        &bare,
-    );
+    let output = mkconf(&["--distro", preset, "--cache-dir", cache.to_str().unwrap()], &bare);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let document = document(&output);
     // The absolute path: the tools after this one look it up again.
@@ -191,10 +162,7 @@ fn nothing_is_left_where_the_document_cannot_be_handed_on() {
     let ground = Ground::new();
     let before = ground.tree();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut child = command
         .arg("--cache-dir")
         .arg(ground.path("cache/packages"))
@@ -203,12 +171,7 @@ fn nothing_is_left_where_the_document_cannot_be_handed_on() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(ground.document().as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all(ground.document().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(74));
     assert!(text(&output.stderr).contains("writing the document on stdout"));
@@ -246,10 +209,7 @@ fn a_failure_is_one_line_a_hint_and_a_document_and_leaves_nothing() {
              mkconf: hint: keep the package cache, or name an archive of your own with 'snapshot' \
              in a preset file\n",
         ),
-        (
-            &["--server", "h/x"],
-            "mkconf: reading --server: 'h/x' is not a http, https, ftp or file URL\n",
-        ),
+        (&["--server", "h/x"], "mkconf: reading --server: 'h/x' is not a http, https, ftp or file URL\n"),
     ] {
         let output = ground.run(args);
         assert_eq!(text(&output.stderr), expected);
@@ -272,17 +232,8 @@ fn a_link_in_the_root_is_not_followed() {
         symlink(ground.path("elsewhere"), &at).unwrap();
         let before = ground.tree();
         let output = ground.run(&[]);
-        assert_eq!(
-            output.status.code(),
-            Some(69),
-            "{link}: {}",
-            text(&output.stderr)
-        );
-        assert!(
-            text(&output.stderr).contains("it is not followed"),
-            "{}",
-            text(&output.stderr)
-        );
+        assert_eq!(output.status.code(), Some(69), "{link}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("it is not followed"), "{}", text(&output.stderr));
         assert_eq!(ground.tree(), before, "{link}");
     }
 }
@@ -296,11 +247,7 @@ fn a_directory_where_anyone_could_swap_the_files_is_refused() {
     let before = ground.tree();
     let output = ground.run(&[]);
     assert_eq!(output.status.code(), Some(77));
-    assert!(
-        text(&output.stderr).contains("anyone may write in it"),
-        "{}",
-        text(&output.stderr)
-    );
+    assert!(text(&output.stderr).contains("anyone may write in it"), "{}", text(&output.stderr));
     assert_eq!(ground.tree(), before);
 
     // Nor is a link in its place followed.
@@ -336,10 +283,7 @@ fn another_directory_in_the_place_of_the_root_is_refused() {
     document["root_id"] = json!({"dev": 1, "ino": 1});
     let before = ground.tree();
     let cache = ground.path("cache");
-    let output = mkconf(
-        &["--cache-dir", cache.to_str().unwrap()],
-        &document.to_string(),
-    );
+    let output = mkconf(&["--cache-dir", cache.to_str().unwrap()], &document.to_string());
     assert_eq!(output.status.code(), Some(69));
     assert_eq!(ground.tree(), before);
 }
@@ -352,10 +296,7 @@ fn a_failed_document_passes_as_it_came() {
     let failed = format!("{failed}\n");
     let before = ground.tree();
     let output = mkconf(&[], &failed);
-    assert_eq!(
-        (text(&output.stdout), text(&output.stderr)),
-        (failed.as_str(), "")
-    );
+    assert_eq!((text(&output.stdout), text(&output.stderr)), (failed.as_str(), ""));
     assert_eq!(output.status.code(), Some(75));
     let output = mkconf(&["--print", "strict"], &failed);
     assert_eq!((text(&output.stdout), text(&output.stderr)), ("", ""));
@@ -380,22 +321,11 @@ fn print_needs_a_document_and_touches_nothing() {
     let state = ground.path("state.json");
     fs::write(&state, ground.document()).unwrap();
     let (state, cache) = (state.to_str().unwrap(), ground.path("cache/packages"));
-    let args = [
-        "--print",
-        "strict",
-        "--state",
-        state,
-        "--cache-dir",
-        cache.to_str().unwrap(),
-    ];
+    let args = ["--print", "strict", "--state", state, "--cache-dir", cache.to_str().unwrap()];
     assert_eq!(text(&mkconf(&args, "").stdout), text(&written));
 
     let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
-    let output = command
-        .args(["--print", "loose"])
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let output = command.args(["--print", "loose"]).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert_eq!(
         text(&output.stderr),
@@ -414,17 +344,11 @@ fn explain_has_a_line_for_each_line_on_stderr() {
     let ground = Ground::new();
     let output = ground.run(&["--print", "strict", "--explain"]);
     let explained = text(&output.stderr);
-    for line in text(&output.stdout)
-        .lines()
-        .filter(|line| line.contains(" = "))
-    {
+    for line in text(&output.stdout).lines().filter(|line| line.contains(" = ")) {
         assert!(explained.contains(&format!("] {line}: ")), "{line}");
     }
     for absent in ["DownloadUser", "CheckSpace", "Include"] {
-        assert!(
-            explained.contains(&format!("mkconf: [options] no {absent}: ")),
-            "{absent}"
-        );
+        assert!(explained.contains(&format!("mkconf: [options] no {absent}: ")), "{absent}");
     }
 }
 
@@ -446,51 +370,19 @@ const CACHE: &str = "/var/cache/strapline";
 type Golden = (&'static str, [&'static str; 3], &'static [&'static str]);
 
 const GOLDEN: &[Golden] = &[
-    (
-        "archlinuxarm-strict.conf",
-        ["archlinuxarm", "aarch64", "7.1.0"],
-        &["--print=strict"],
-    ),
-    (
-        "archlinuxarm-loose.conf",
-        ["archlinuxarm", "aarch64", "7.1.0"],
-        &["--print=loose"],
-    ),
-    (
-        "archlinux-6.0.2.conf",
-        ["archlinux", "x86_64", "6.0.2"],
-        &["--print=strict"],
-    ),
+    ("archlinuxarm-strict.conf", ["archlinuxarm", "aarch64", "7.1.0"], &["--print=strict"]),
+    ("archlinuxarm-loose.conf", ["archlinuxarm", "aarch64", "7.1.0"], &["--print=loose"]),
+    ("archlinux-6.0.2.conf", ["archlinux", "x86_64", "6.0.2"], &["--print=strict"]),
     (
         "archlinux-snapshot.conf",
         ["archlinux", "x86_64", "7.1.0.r9.g54d9411-24"],
         &["--print=strict", "--snapshot=2026-01-02"],
     ),
-    (
-        "archlinux32-no-pacman.conf",
-        ["archlinux32", "i686", ""],
-        &["--print=strict"],
-    ),
-    (
-        "archriscv.conf",
-        ["archriscv", "riscv64", "7.0.0"],
-        &["--print=strict"],
-    ),
-    (
-        "loongarchlinux.conf",
-        ["loongarchlinux", "loong64", "7.0.0"],
-        &["--print=strict"],
-    ),
-    (
-        "cachyos-v3-strict.conf",
-        ["cachyos", "x86_64_v3", "7.1.0"],
-        &["--print=strict"],
-    ),
-    (
-        "cachyos-v3-loose.conf",
-        ["cachyos", "x86_64_v3", "7.1.0"],
-        &["--print=loose"],
-    ),
+    ("archlinux32-no-pacman.conf", ["archlinux32", "i686", ""], &["--print=strict"]),
+    ("archriscv.conf", ["archriscv", "riscv64", "7.0.0"], &["--print=strict"]),
+    ("loongarchlinux.conf", ["loongarchlinux", "loong64", "7.0.0"], &["--print=strict"]),
+    ("cachyos-v3-strict.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=strict"]),
+    ("cachyos-v3-loose.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=loose"]),
     (
         "archlinuxarm-changed.conf",
         ["archlinuxarm", "armv7h", "7.1.0"],
@@ -509,9 +401,7 @@ const GOLDEN: &[Golden] = &[
 ];
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
 #[test]
@@ -519,35 +409,22 @@ fn every_line_is_as_in_the_golden_files() {
     for (name, [distro, arch, version], args) in GOLDEN {
         let mut document = json!({"strapline": 1, "root": ROOT, "arch": arch, "distro": distro});
         if !version.is_empty() {
-            document["pacman"] =
-                json!({"path": "/p", "version": version, "sha256": "00", "trust": "host"});
+            document["pacman"] = json!({"path": "/p", "version": version, "sha256": "00", "trust": "host"});
         }
-        let output = mkconf(
-            &[&["--cache-dir", CACHE], *args].concat(),
-            &document.to_string(),
-        );
+        let output = mkconf(&[&["--cache-dir", CACHE], *args].concat(), &document.to_string());
         assert_eq!(text(&output.stderr), "", "{name}");
         let golden = golden(name);
         // A new expectation is written by hand: STRAPLINE_GOLDEN=write, then git diff.
         if std::env::var_os("STRAPLINE_GOLDEN").is_some_and(|value| value == "write") {
             fs::write(&golden, &output.stdout).unwrap();
         }
-        assert_eq!(
-            text(&output.stdout),
-            fs::read_to_string(&golden).unwrap(),
-            "{name}"
-        );
+        assert_eq!(text(&output.stdout), fs::read_to_string(&golden).unwrap(), "{name}");
     }
 }
 
 /// What pacman-conf says of one section, by directive.
 fn pacman_conf(file: &Path, args: &[&str]) -> BTreeMap<String, Vec<String>> {
-    let output = Command::new("pacman-conf")
-        .arg("-c")
-        .arg(file)
-        .args(args)
-        .output()
-        .unwrap();
+    let output = Command::new("pacman-conf").arg("-c").arg(file).args(args).output().unwrap();
     assert_eq!(text(&output.stderr), "", "{}", file.display());
     assert!(output.status.success());
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -556,10 +433,7 @@ fn pacman_conf(file: &Path, args: &[&str]) -> BTreeMap<String, Vec<String>> {
             break;
         }
         if let Some((key, value)) = line.split_once(" = ") {
-            found
-                .entry(key.to_owned())
-                .or_default()
-                .push(value.to_owned());
+            found.entry(key.to_owned()).or_default().push(value.to_owned());
         }
     }
     found
@@ -567,26 +441,10 @@ fn pacman_conf(file: &Path, args: &[&str]) -> BTreeMap<String, Vec<String>> {
 
 #[test]
 fn pacman_reads_back_what_we_mean() {
-    let there = Command::new("pacman-conf")
-        .arg("--version")
-        .output()
-        .is_ok();
-    assert!(
-        there,
-        "pacman-conf is missing: apt-get install pacman-package-manager"
-    );
-    const STRICT: [&str; 4] = [
-        "PackageRequired",
-        "PackageTrustedOnly",
-        "DatabaseOptional",
-        "DatabaseTrustedOnly",
-    ];
-    const BOTH: [&str; 4] = [
-        "PackageRequired",
-        "PackageTrustedOnly",
-        "DatabaseRequired",
-        "DatabaseTrustedOnly",
-    ];
+    let there = Command::new("pacman-conf").arg("--version").output().is_ok();
+    assert!(there, "pacman-conf is missing: apt-get install pacman-package-manager");
+    const STRICT: [&str; 4] = ["PackageRequired", "PackageTrustedOnly", "DatabaseOptional", "DatabaseTrustedOnly"];
+    const BOTH: [&str; 4] = ["PackageRequired", "PackageTrustedOnly", "DatabaseRequired", "DatabaseTrustedOnly"];
     const NEVER: [&str; 2] = ["PackageNever", "DatabaseNever"];
     for (name, [distro, arch, _], args) in GOLDEN {
         let file = golden(name);
@@ -616,12 +474,7 @@ fn pacman_reads_back_what_we_mean() {
             assert!(!options.contains_key(absent), "{name} {absent}");
         }
 
-        let output = Command::new("pacman-conf")
-            .arg("-c")
-            .arg(&file)
-            .arg("-l")
-            .output()
-            .unwrap();
+        let output = Command::new("pacman-conf").arg("-c").arg(&file).arg("-l").output().unwrap();
         let listed: Vec<_> = text(&output.stdout).lines().collect();
         let mut repos: Vec<_> = arch.repos.iter().map(|repo| repo.name.as_str()).collect();
         if changed {
@@ -640,21 +493,14 @@ fn pacman_reads_back_what_we_mean() {
             if changed || name.contains("snapshot") {
                 continue;
             }
-            let expand = |server: &String| {
-                server
-                    .replace("$repo", &repo.name)
-                    .replace("$arch", &arch.architecture[0])
-            };
+            let expand = |server: &String| server.replace("$repo", &repo.name).replace("$arch", &arch.architecture[0]);
             let servers: Vec<_> = repo.servers.iter().map(expand).collect();
             assert_eq!(read["Server"], servers, "{name} {}", repo.name);
         }
     }
     let changed = golden("archlinuxarm-changed.conf");
     let read = |repo| pacman_conf_repo(&changed, repo).remove("Server").unwrap();
-    assert_eq!(
-        read("core"),
-        ["https://a/armv7h/core", "file:///srv/mirror/core"]
-    );
+    assert_eq!(read("core"), ["https://a/armv7h/core", "file:///srv/mirror/core"]);
     assert_eq!(read("aur"), ["http://127.0.0.1:8000/aur"]);
     assert_eq!(read("mine"), ["https://m/armv7h"]);
     let snapshot = pacman_conf_repo(&golden("archlinux-snapshot.conf"), "extra");

@@ -53,9 +53,7 @@ pub(crate) fn arrange(
         if start < end {
             let (start, end) = (show(start), show(end));
             let why = format!("partition '{name}' begins at {start}, and {before} ends at {end}");
-            return Err(
-                refused(why).hint("move it in the layout, or make what is before it smaller")
-            );
+            return Err(refused(why).hint("move it in the layout, or make what is before it smaller"));
         }
         let smallest = need.least.max(partition.minimum).max(SECTOR);
         let bytes = match (partition.size, size) {
@@ -150,34 +148,13 @@ mod tests {
     }
 
     fn needs() -> [Need; 2] {
-        [
-            Need {
-                least: 40 * M,
-                roomy: 50 * M,
-            },
-            Need {
-                least: 500 * M + 1,
-                roomy: 600 * M,
-            },
-        ]
+        [Need { least: 40 * M, roomy: 50 * M }, Need { least: 500 * M + 1, roomy: 600 * M }]
     }
 
     #[test]
     fn a_disk_is_as_large_as_it_must_be() {
         let found = arrange(&standard(), None, &needs(), &[]).unwrap();
-        assert_eq!(
-            found.partitions,
-            [
-                Place {
-                    start: M,
-                    size: 256 * M
-                },
-                Place {
-                    start: 257 * M,
-                    size: 600 * M
-                }
-            ]
-        );
+        assert_eq!(found.partitions, [Place { start: M, size: 256 * M }, Place { start: 257 * M, size: 600 * M }]);
         assert_eq!(found.size, 858 * M);
     }
 
@@ -193,20 +170,13 @@ mod tests {
     #[test]
     fn what_is_too_small_is_refused_with_what_would_do() {
         let failure = arrange(&standard(), Some(700 * M), &needs(), &[]).unwrap_err();
-        assert!(
-            failure
-                .message
-                .ends_with("a size of 700M is too small for what is in it: 759M would do"),
-            "{failure}"
-        );
+        assert!(failure.message.ends_with("a size of 700M is too small for what is in it: 759M would do"), "{failure}");
         arrange(&standard(), Some(759 * M), &needs(), &[]).unwrap();
         let mut layout = standard();
         layout.partitions[0].size = Size::Bytes(39 * M);
         let failure = arrange(&layout, None, &needs(), &[]).unwrap_err();
         assert!(
-            failure
-                .message
-                .contains("partition 'boot' of 39M is too small for what is in it: 40M would do"),
+            failure.message.contains("partition 'boot' of 39M is too small for what is in it: 40M would do"),
             "{failure}"
         );
     }
@@ -214,10 +184,7 @@ mod tests {
     #[test]
     fn blobs_have_a_place_of_their_own() {
         let mut layout = standard();
-        let blob = |offset| Blob {
-            source: Source::Host("x".into()),
-            offset,
-        };
+        let blob = |offset| Blob { source: Source::Host("x".into()), offset };
         layout.blobs = vec![blob(32 << 10), blob(64 << 10)];
         arrange(&layout, None, &needs(), &[32 << 10, 900 << 10]).unwrap();
         for (lengths, what) in [
@@ -227,10 +194,7 @@ mod tests {
         ] {
             match arrange(&layout, None, &needs(), &lengths) {
                 Ok(_) => assert_eq!(what, ""),
-                Err(failure) => assert!(
-                    !what.is_empty() && failure.message.contains(what),
-                    "{failure}"
-                ),
+                Err(failure) => assert!(!what.is_empty() && failure.message.contains(what), "{failure}"),
             }
         }
         // Behind all partitions, a disk is made larger for it.
@@ -245,11 +209,6 @@ mod tests {
         let mut layout = standard();
         layout.partitions[1].offset = Some(100 * M);
         let failure = arrange(&layout, None, &needs(), &[]).unwrap_err();
-        assert!(
-            failure
-                .message
-                .contains("'root' begins at 100M, and partition 'boot' ends at 257M"),
-            "{failure}"
-        );
+        assert!(failure.message.contains("'root' begins at 100M, and partition 'boot' ends at 257M"), "{failure}");
     }
 }

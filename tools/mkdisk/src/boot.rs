@@ -74,12 +74,7 @@ const PLAIN: [&str; 4] = ["Image", "zImage", "vmlinuz", "Image.gz"];
 /// # Errors
 ///
 /// [`Code::NotFound`] where there is no kernel or no boot loader; [`Code::Failed`] where the layout does not permit one.
-pub(crate) fn plan(
-    nodes: &[Node],
-    layout: &Layout,
-    arch: Arch,
-    wish: &Wish<'_>,
-) -> Result<Booting, Failure> {
+pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>) -> Result<Booting, Failure> {
     let mut booting = Booting::default();
     if wish.loader == Loader::None {
         return Ok(booting);
@@ -146,10 +141,7 @@ impl Booting {
 
     fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
         let node = Node::new(path.as_bytes(), Kind::File(content));
-        self.added.push(Node {
-            mtime: wish.time,
-            ..node
-        });
+        self.added.push(Node { mtime: wish.time, ..node });
     }
 }
 
@@ -162,11 +154,7 @@ struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     fn new(nodes: &'a [Node], layout: &'a Layout) -> Self {
-        let mut tree = Self {
-            layout,
-            files: HashMap::new(),
-            directories: HashSet::new(),
-        };
+        let mut tree = Self { layout, files: HashMap::new(), directories: HashSet::new() };
         for node in nodes {
             let Ok(path) = std::str::from_utf8(&node.path) else {
                 continue;
@@ -193,10 +181,7 @@ impl<'a> Tree<'a> {
     }
 
     fn has_files_in(&self, directory: &str) -> bool {
-        let below = |path: &&str| {
-            path.strip_prefix(directory)
-                .is_some_and(|r| r.starts_with('/'))
-        };
+        let below = |path: &&str| path.strip_prefix(directory).is_some_and(|r| r.starts_with('/'));
         self.files.keys().any(below)
     }
 
@@ -238,9 +223,7 @@ impl<'a> Tree<'a> {
         let entries = self.mounted();
         let entries = entries.filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
         let entries = entries.max_by_key(|(_, _, at)| at.len());
-        if !entries
-            .is_some_and(|(kind, system, _)| is_fat(system) && matches!(kind, "esp" | "xbootldr"))
-        {
+        if !entries.is_some_and(|(kind, system, _)| is_fat(system) && matches!(kind, "esp" | "xbootldr")) {
             return Err(layout(
                 "'/boot' is not on an esp or xbootldr partition with vfat, where systemd-boot looks for kernels",
             ));
@@ -254,8 +237,7 @@ impl<'a> Tree<'a> {
         let found = self.file(&from).or_else(|| self.file(&to[0]));
         let program = found.ok_or_else(|| {
             let why = format!("{doing}: the root has no '/{from}'");
-            Failure::new(Code::NotFound, why)
-                .hint(format!("put 'strap systemd' before this, or {or}"))
+            Failure::new(Code::NotFound, why).hint(format!("put 'strap systemd' before this, or {or}"))
         })?;
         Ok((program.clone(), to))
     }
@@ -289,18 +271,12 @@ impl<'a> Tree<'a> {
             file: file.to_owned(),
             initramfs: there(format!("initramfs-{package}.img")),
             fallback: there(format!("initramfs-{package}-fallback.img")),
-            dtbs: dtbs
-                .into_iter()
-                .find(|d| self.directories.contains(&*format!("boot/{d}"))),
+            dtbs: dtbs.into_iter().find(|d| self.directories.contains(&*format!("boot/{d}"))),
         }
     }
 
     /// Checks that a kernel has that devicetree.
-    fn check_dtb<'b>(
-        &self,
-        kernels: &[Kernel],
-        dtb: Option<&'b str>,
-    ) -> Result<Option<&'b str>, Failure> {
+    fn check_dtb<'b>(&self, kernels: &[Kernel], dtb: Option<&'b str>) -> Result<Option<&'b str>, Failure> {
         let Some(dtb) = dtb else { return Ok(None) };
         let directories = kernels.iter().filter_map(|k| k.dtbs.as_ref());
         let mut places = Vec::new();
@@ -315,8 +291,7 @@ impl<'a> Tree<'a> {
             places => format!("it is not in {} of the root", places.join(" or ")),
         };
         let why = format!("looking for the devicetree '{dtb}': {why}");
-        Err(Failure::new(Code::NotFound, why)
-            .hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
+        Err(Failure::new(Code::NotFound, why).hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
     }
 
     /// Returns the microcode that a processor of x86 gets before anything else.
@@ -329,8 +304,7 @@ impl<'a> Tree<'a> {
 
 /// Returns whether nothing in a name ends a word, a line or a path.
 fn is_name(name: &str) -> bool {
-    name.bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._+-".contains(&b))
 }
 
 /// A kernel by itself knows partitions, and only an initramfs looks into them for file systems.
@@ -343,11 +317,7 @@ fn root_argument(kernel: &Kernel, wish: &Wish<'_>) -> String {
 
 fn cmdline(kernel: &Kernel, wish: &Wish<'_>) -> String {
     // Cards and disks that take a while to be there.
-    let wait = if kernel.initramfs.is_none() {
-        " rootwait"
-    } else {
-        ""
-    };
+    let wait = if kernel.initramfs.is_none() { " rootwait" } else { "" };
     let more = wish.cmdline.map(|c| format!(" {c}")).unwrap_or_default();
     format!("{} rw{wait}{more}", root_argument(kernel, wish))
 }
@@ -386,12 +356,7 @@ fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, dtb: Option<&str>, wish: &W
     let default = &entries[0].name;
     let mut text = format!("# Made by mkdisk.\ndefault {default}\ntimeout 30\n");
     for entry in entries {
-        let MenuEntry {
-            name,
-            title,
-            kernel,
-            initramfs,
-        } = entry;
+        let MenuEntry { name, title, kernel, initramfs } = entry;
         let file = &kernel.file;
         text += &format!("\nlabel {name}\n  menu label {title}\n  linux {prefix}/{file}\n");
         if let Some(initramfs) = initramfs {
@@ -408,13 +373,7 @@ fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, dtb: Option<&str>, wish: &W
 }
 
 /// Adds loader.conf, where the root has none, and the entries.
-fn systemd_boot(
-    entries: &[MenuEntry<'_>],
-    tree: &Tree<'_>,
-    dtb: Option<&str>,
-    wish: &Wish<'_>,
-    booting: &mut Booting,
-) {
+fn systemd_boot(entries: &[MenuEntry<'_>], tree: &Tree<'_>, dtb: Option<&str>, wish: &Wish<'_>, booting: &mut Booting) {
     // The loader's own configuration is on the partition that it starts from.
     let esp = tree.mounted().find(|(kind, _, _)| *kind == "esp");
     let esp = esp.map_or("boot", |(_, _, at)| at.trim_start_matches('/'));
@@ -425,15 +384,9 @@ fn systemd_boot(
         booting.add(&conf, Content::Text(text.into()), wish);
     }
     for entry in entries {
-        let MenuEntry {
-            name,
-            title,
-            kernel,
-            initramfs,
-        } = entry;
+        let MenuEntry { name, title, kernel, initramfs } = entry;
         let file = &kernel.file;
-        let mut text =
-            format!("# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{file}\n");
+        let mut text = format!("# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{file}\n");
         let mut images = tree.microcode();
         images.extend(initramfs);
         for image in images {
@@ -451,16 +404,12 @@ fn systemd_boot(
 /// Returns the system's name out of the text of os-release(5), or `Linux`. It stands in lines of a configuration.
 pub(crate) fn title(os_release: &str) -> String {
     let value = |key: &str| {
-        let line = os_release
-            .lines()
-            .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
+        let line = os_release.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('='))?;
         let plain = line.trim().trim_matches(['"', '\'']);
         let fit = |c: char| !c.is_control() && !"\\\"'`$".contains(c);
         (!plain.is_empty() && plain.len() <= 60 && plain.chars().all(fit)).then(|| plain.to_owned())
     };
-    value("PRETTY_NAME")
-        .or_else(|| value("NAME"))
-        .unwrap_or_else(|| "Linux".to_owned())
+    value("PRETTY_NAME").or_else(|| value("NAME")).unwrap_or_else(|| "Linux".to_owned())
 }
 
 /// Checks what is added to the kernel's command line.
@@ -472,10 +421,7 @@ pub(crate) fn check_cmdline(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
         return Err("control characters are not allowed".to_owned());
     }
-    if text
-        .split_whitespace()
-        .any(|word| word.starts_with("root="))
-    {
+    if text.split_whitespace().any(|word| word.starts_with("root=")) {
         return Err("root= is set by mkdisk".to_owned());
     }
     // COMMAND_LINE_SIZE of most architectures, less what we say.
@@ -495,10 +441,7 @@ pub(crate) fn check_dtb(text: &str) -> Result<String, String> {
     if text.split('/').all(fine) {
         return Ok(text.to_owned());
     }
-    Err(
-        "not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb"
-            .to_owned(),
-    )
+    Err("not a path below the directory of devicetrees, such as rockchip/rk3588s-orangepi-5.dtb".to_owned())
 }
 
 #[cfg(test)]
@@ -517,14 +460,8 @@ mod tests {
         entries
     }
 
-    const WISH: Wish<'_> = Wish {
-        loader: Loader::Auto,
-        cmdline: None,
-        dtb: None,
-        root: ["FS", "PART"],
-        title: "Arch",
-        time: 0,
-    };
+    const WISH: Wish<'_> =
+        Wish { loader: Loader::Auto, cmdline: None, dtb: None, root: ["FS", "PART"], title: "Arch", time: 0 };
 
     fn planned(names: &[&str], arch: &str, wish: &Wish<'_>) -> Result<Booting, Failure> {
         let layout = Layout::standard(arch).unwrap();
@@ -541,17 +478,9 @@ mod tests {
 
     #[test]
     fn a_board_gets_extlinux() {
-        let names = [
-            "boot/Image",
-            "boot/Image.gz",
-            "boot/initramfs-linux.img",
-            "boot/dtbs/",
-            "boot/dtbs/rockchip/a.dtb",
-        ];
-        let wish = Wish {
-            cmdline: Some("console=ttyS2"),
-            ..WISH
-        };
+        let names =
+            ["boot/Image", "boot/Image.gz", "boot/initramfs-linux.img", "boot/dtbs/", "boot/dtbs/rockchip/a.dtb"];
+        let wish = Wish { cmdline: Some("console=ttyS2"), ..WISH };
         let booting = planned(&names, "aarch64", &wish).unwrap();
         assert_eq!(
             text(&booting, EXTLINUX),
@@ -559,20 +488,11 @@ mod tests {
              /initramfs-linux.img\n  fdtdir /dtbs\n  append root=UUID=FS rw console=ttyS2\n"
         );
         assert_eq!(booting.added.len(), 1);
-        let wish = Wish {
-            dtb: Some("rockchip/a.dtb"),
-            ..WISH
-        };
+        let wish = Wish { dtb: Some("rockchip/a.dtb"), ..WISH };
         let booting = planned(&names, "aarch64", &wish).unwrap();
         assert!(text(&booting, EXTLINUX).contains("  fdt /dtbs/rockchip/a.dtb\n"));
-        let wish = Wish {
-            dtb: Some("rockchip/b.dtb"),
-            ..WISH
-        };
-        assert_eq!(
-            planned(&names, "aarch64", &wish).unwrap_err().code,
-            Code::NotFound
-        );
+        let wish = Wish { dtb: Some("rockchip/b.dtb"), ..WISH };
+        assert_eq!(planned(&names, "aarch64", &wish).unwrap_err().code, Code::NotFound);
     }
 
     #[test]
@@ -618,47 +538,24 @@ mod tests {
     fn what_the_root_has_is_kept_unless_the_command_line_says_otherwise() {
         let names = ["boot/Image", EXTLINUX];
         assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
-        let wish = Wish {
-            loader: Loader::Extlinux,
-            ..WISH
-        };
+        let wish = Wish { loader: Loader::Extlinux, ..WISH };
         text(&planned(&names, "aarch64", &wish).unwrap(), EXTLINUX);
     }
 
     #[test]
     fn no_kernel_is_an_error_but_where_nothing_is_to_boot() {
-        for names in [
-            &[][..],
-            &["boot/vmlinuz-"],
-            &["boot/vmlinuz-a b"],
-            &["boot/x/Image"],
-        ] {
-            assert_eq!(
-                planned(names, "aarch64", &WISH).unwrap_err().code,
-                Code::NotFound
-            );
-            let wish = Wish {
-                loader: Loader::None,
-                ..WISH
-            };
+        for names in [&[][..], &["boot/vmlinuz-"], &["boot/vmlinuz-a b"], &["boot/x/Image"]] {
+            assert_eq!(planned(names, "aarch64", &WISH).unwrap_err().code, Code::NotFound);
+            let wish = Wish { loader: Loader::None, ..WISH };
             assert!(planned(names, "aarch64", &wish).unwrap().added.is_empty());
         }
     }
 
     #[test]
     fn titles_come_from_os_release_and_are_harmless() {
-        assert_eq!(
-            title("NAME=\"Arch Linux ARM\"\nID=archarm\n"),
-            "Arch Linux ARM"
-        );
+        assert_eq!(title("NAME=\"Arch Linux ARM\"\nID=archarm\n"), "Arch Linux ARM");
         assert_eq!(title("NAME=x\nPRETTY_NAME='Arch Linux'\n"), "Arch Linux");
-        for bad in [
-            "",
-            "NAME=\n",
-            "NAME=\"a\u{1b}[0m\"",
-            "NAME=$(x)",
-            "NAME=\"a\\\"b\"",
-        ] {
+        for bad in ["", "NAME=\n", "NAME=\"a\u{1b}[0m\"", "NAME=$(x)", "NAME=\"a\\\"b\""] {
             assert_eq!(title(bad), "Linux", "{bad}");
         }
     }

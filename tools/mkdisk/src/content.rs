@@ -14,12 +14,7 @@ use std::collections::HashMap;
 /// # Errors
 ///
 /// [`Code::Failed`] where something else has the name of a directory or file that is needed.
-pub(crate) fn split(
-    nodes: &[Node],
-    added: &[Node],
-    points: &[&str],
-    now: i64,
-) -> Result<Vec<Vec<Node>>, Failure> {
+pub(crate) fn split(nodes: &[Node], added: &[Node], points: &[&str], now: i64) -> Result<Vec<Vec<Node>>, Failure> {
     let mut all = Split {
         points: points.iter().map(|p| p.trim_start_matches('/')).collect(),
         nodes: vec![Vec::new(); points.len()],
@@ -39,13 +34,7 @@ pub(crate) fn split(
                 Some(index) => Kind::HardLink(*index),
                 None => nodes[first].kind.clone(),
             };
-            let index = all.put(
-                place,
-                Node {
-                    kind,
-                    ..node.clone()
-                },
-            );
+            let index = all.put(place, Node { kind, ..node.clone() });
             became.entry((place, first)).or_insert(index);
         }
     }
@@ -103,9 +92,7 @@ impl Split<'_> {
     fn put(&mut self, place: usize, mut node: Node) -> usize {
         node.path = self.below(place, &node.path);
         let nodes = &mut self.nodes[place];
-        let index = *self.index[place]
-            .entry(node.path.clone())
-            .or_insert(nodes.len());
+        let index = *self.index[place].entry(node.path.clone()).or_insert(nodes.len());
         if index < nodes.len() {
             nodes[index] = node;
         } else {
@@ -157,9 +144,7 @@ fn not_added(path: &[u8]) -> Failure {
     let path = stage::quote(format!("/{}", String::from_utf8_lossy(path)));
     Failure::new(
         Code::Failed,
-        format!(
-            "adding {path} to the root: a file of another type has that name, and no link is followed"
-        ),
+        format!("adding {path} to the root: a file of another type has that name, and no link is followed"),
     )
 }
 
@@ -215,19 +200,7 @@ mod tests {
         assert_eq!(names(0), ["", "Image", "linked"]);
         assert_eq!(
             names(1),
-            [
-                "",
-                "boot",
-                "bootstrap",
-                "efi",
-                "efi/x",
-                "home",
-                "home/u",
-                "usr",
-                "usr/copy",
-                "usr/copy2",
-                "usr/link"
-            ]
+            ["", "boot", "bootstrap", "efi", "efi/x", "home", "home/u", "usr", "usr/copy", "usr/copy2", "usr/link"]
         );
         assert_eq!(names(2), [""]);
         assert_eq!(split[0]["linked"], Kind::HardLink(1));

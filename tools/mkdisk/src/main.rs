@@ -128,11 +128,8 @@ impl Stage for Args {
         lent.extend(plan.files.iter().map(|f| f.file.as_fd()));
         let work = || work::work(&plan, document, output.file());
         let done = inside.call(Place::Host, &lent, work)?;
-        let sha256 = if done.size.saturating_sub(done.content) <= MOST_ZEROS {
-            Some(sha256(output.file())?)
-        } else {
-            None
-        };
+        let sha256 =
+            if done.size.saturating_sub(done.content) <= MOST_ZEROS { Some(sha256(output.file())?) } else { None };
         stage::signal::check()?;
         let path = output.path().to_owned();
         output.finish()?.remove_on_undo(context, &self.output);
@@ -154,13 +151,7 @@ impl Stage for Args {
 
 impl Args {
     /// Decides what to make.
-    fn plan(
-        &self,
-        context: &Context,
-        document: &Document,
-        inside: &Inside,
-        rules: Rules,
-    ) -> Result<Plan, Failure> {
+    fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan, Failure> {
         let (root, epoch) = (inside.root(), rules.epoch());
         let arch = document.need_arch()?;
         let arch = Arch::named(arch)?;
@@ -207,10 +198,7 @@ const CONVERTERS: [(&str, &str); 9] = [
     ("lzop", "'lzop IMAGE'"),
     ("zip", "'zip FILE IMAGE'"),
     ("vhd vpc", "'qemu-img convert -O vpc IMAGE FILE'"),
-    (
-        "qcow qcow2 vmdk vdi vhdx",
-        "'qemu-img convert -O END IMAGE FILE'",
-    ),
+    ("qcow qcow2 vmdk vdi vhdx", "'qemu-img convert -O END IMAGE FILE'"),
 ];
 
 /// Ends of names of other files that are not a raw disk image.
@@ -274,11 +262,7 @@ fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
             };
             Failure::new(code, format!("{}: {e}", doing()))
         })?;
-        files.push(HostFile {
-            source: source.clone(),
-            size: file.metadata().doing(Code::Os, doing)?.len(),
-            file,
-        });
+        files.push(HostFile { source: source.clone(), size: file.metadata().doing(Code::Os, doing)?.len(), file });
     }
     Ok(files)
 }
@@ -305,9 +289,7 @@ fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
     match root.read(path, 1 << 16) {
         Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
         Err(E::NOENT | E::NOTDIR | E::LOOP | E::XDEV | E::INVAL | E::NXIO | E::FBIG) => Ok(None),
-        Err(e) => Err(e).doing(Code::Os, || {
-            format!("reading {}", quote(root.path().join(path)))
-        }),
+        Err(e) => Err(e).doing(Code::Os, || format!("reading {}", quote(root.path().join(path)))),
     }
 }
 
@@ -337,33 +319,26 @@ fn sha256(file: &File) -> Result<String, Failure> {
 fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Disk {
     let layout = &plan.layout;
     let partitions = layout.partitions.iter().zip(&done.partitions);
-    let partitions = partitions
-        .zip(&plan.file_systems)
-        .map(|((partition, (start, size)), id)| {
-            let (filesystem, at) = match &partition.content {
-                Content::FileSystem { kind, at, .. } => {
-                    let kind = kind.name().to_owned();
-                    let uuid = id.clone();
-                    (Some(DiskFileSystem { kind, uuid }), at.clone())
-                }
-                _ => (None, None),
-            };
-            DiskPartition {
-                name: partition.name.clone(),
-                kind: partition.kind.clone(),
-                uuid: partition.id(&plan.ids),
-                start: *start,
-                size: *size,
-                filesystem,
-                at,
+    let partitions = partitions.zip(&plan.file_systems).map(|((partition, (start, size)), id)| {
+        let (filesystem, at) = match &partition.content {
+            Content::FileSystem { kind, at, .. } => {
+                let kind = kind.name().to_owned();
+                let uuid = id.clone();
+                (Some(DiskFileSystem { kind, uuid }), at.clone())
             }
-        });
-    Disk {
-        file: path.to_owned(),
-        size: done.size,
-        partitions: partitions.collect(),
-        sha256: sha256.map(str::to_owned),
-    }
+            _ => (None, None),
+        };
+        DiskPartition {
+            name: partition.name.clone(),
+            kind: partition.kind.clone(),
+            uuid: partition.id(&plan.ids),
+            start: *start,
+            size: *size,
+            filesystem,
+            at,
+        }
+    });
+    Disk { file: path.to_owned(), size: done.size, partitions: partitions.collect(), sha256: sha256.map(str::to_owned) }
 }
 
 /// Records a disk, in the place of an earlier one of that name.
@@ -378,15 +353,9 @@ fn record(document: &mut Document, disk: Disk) {
 
 fn summary(path: &Path, plan: &Plan, done: &Done) -> String {
     let partitions = plan.layout.partitions.iter().zip(&done.partitions);
-    let partitions: Vec<String> = partitions
-        .map(|(p, (_, bytes))| format!("{} {}", p.name, size::show(*bytes)))
-        .collect();
-    format!(
-        "{}: {} ({})",
-        quote(path),
-        size::show(done.size),
-        partitions.join(", ")
-    )
+    let partitions: Vec<String> =
+        partitions.map(|(p, (_, bytes))| format!("{} {}", p.name, size::show(*bytes))).collect();
+    format!("{}: {} ({})", quote(path), size::show(done.size), partitions.join(", "))
 }
 
 fn main() -> ExitCode {

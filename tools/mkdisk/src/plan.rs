@@ -22,10 +22,7 @@ pub(crate) struct Headroom {
 
 impl Default for Headroom {
     fn default() -> Self {
-        Self {
-            percent: 10,
-            bytes: 64 << 20,
-        }
+        Self { percent: 10, bytes: 64 << 20 }
     }
 }
 
@@ -91,15 +88,9 @@ pub(crate) struct HostFile {
 /// [`Code::Usage`] where there is none.
 pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Size>) -> Result<(), Failure> {
     let Some(boot) = boot else { return Ok(()) };
-    let partition = layout
-        .partitions
-        .iter_mut()
-        .find(|p| mounted_at(p, "/boot"));
+    let partition = layout.partitions.iter_mut().find(|p| mounted_at(p, "/boot"));
     let Some(partition) = partition else {
-        return Err(Failure::new(
-            Code::Usage,
-            "--boot is the size of the partition at /boot, and the layout has none",
-        ));
+        return Err(Failure::new(Code::Usage, "--boot is the size of the partition at /boot, and the layout has none"));
     };
     partition.size = boot;
     if let Size::Bytes(_) = boot {
@@ -113,11 +104,7 @@ pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Size>) -> Result<(),
 /// # Errors
 ///
 /// [`Code::Failed`] where the document means other file systems than the layout.
-pub(crate) fn file_systems(
-    document: &Document,
-    layout: &Layout,
-    ids: &Ids,
-) -> Result<Vec<String>, Failure> {
+pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> Result<Vec<String>, Failure> {
     const DOING: &str = "comparing the layout with the root's fstab";
     let made = |p: &Partition| p.file_system_id(ids);
     let Some(recorded) = document.get::<Vec<FileSystem>>() else {
@@ -130,9 +117,7 @@ pub(crate) fn file_systems(
     for known in &recorded {
         if !layout.partitions.iter().any(|p| mounted_at(p, &known.at)) {
             let at = stage::message::escape(&known.at);
-            return Err(differs(format!(
-                "'{at}' is in fstab, and the layout has no partition for it"
-            )));
+            return Err(differs(format!("'{at}' is in fstab, and the layout has no partition for it")));
         }
     }
     let mut found = Vec::new();
@@ -142,11 +127,8 @@ pub(crate) fn file_systems(
             continue;
         };
         let known = recorded.iter().find(|f| f.at == at);
-        let known = known.ok_or_else(|| {
-            differs(format!(
-                "the layout has a partition for '{at}', and fstab does not"
-            ))
-        })?;
+        let known =
+            known.ok_or_else(|| differs(format!("the layout has a partition for '{at}', and fstab does not")))?;
         if known.kind != kind.name() {
             return Err(differs(format!(
                 "'{at}' is {} in fstab and {} in the layout",
@@ -154,12 +136,9 @@ pub(crate) fn file_systems(
                 kind.name()
             )));
         }
-        let id = kind.check_id(&known.uuid).map_err(|what| {
-            Failure::new(
-                Code::BadDocument,
-                format!("reading the document: filesystems: {what}"),
-            )
-        })?;
+        let id = kind
+            .check_id(&known.uuid)
+            .map_err(|what| Failure::new(Code::BadDocument, format!("reading the document: filesystems: {what}")))?;
         found.push(id);
     }
     Ok(found)
@@ -199,22 +178,10 @@ mod tests {
     fn what_contradicts_the_layout_is_refused() {
         for (text, code) in [
             (format!("[{ROOT}]"), Code::Failed),
-            (
-                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"ext4\",\"uuid\":\"1A2B-3C4D\"}}]"),
-                Code::Failed,
-            ),
-            (
-                format!("[{ROOT},{{\"at\":\"/efi\",\"type\":\"vfat\",\"uuid\":\"1A2B-3C4D\"}}]"),
-                Code::Failed,
-            ),
-            (
-                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"vfat\",\"uuid\":\"x\"}}]"),
-                Code::BadDocument,
-            ),
-            (
-                format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"btrfs\",\"uuid\":\"x\"}}]"),
-                Code::Failed,
-            ),
+            (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"ext4\",\"uuid\":\"1A2B-3C4D\"}}]"), Code::Failed),
+            (format!("[{ROOT},{{\"at\":\"/efi\",\"type\":\"vfat\",\"uuid\":\"1A2B-3C4D\"}}]"), Code::Failed),
+            (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"vfat\",\"uuid\":\"x\"}}]"), Code::BadDocument),
+            (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"btrfs\",\"uuid\":\"x\"}}]"), Code::Failed),
         ] {
             let failure = of(&format!("\"filesystems\":{text}")).unwrap_err();
             assert_eq!(failure.code, code, "{failure}");

@@ -36,12 +36,7 @@ pub(crate) struct Done {
 pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Done, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
-    let job = Job {
-        plan,
-        image,
-        tree: &tree,
-        nodes: &found.nodes,
-    };
+    let job = Job { plan, image, tree: &tree, nodes: &found.nodes };
     let (fillings, mut notes) = job.fill()?;
     let places = job.arrange(&fillings)?;
     job.write(&fillings, &places)?;
@@ -53,11 +48,7 @@ pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Don
     Ok(Done {
         size: places.size,
         content: fillings.iter().map(Filling::content).sum(),
-        partitions: places
-            .partitions
-            .iter()
-            .map(|p| (p.start, p.size))
-            .collect(),
+        partitions: places.partitions.iter().map(|p| (p.start, p.size)).collect(),
         notes,
         secrets: secrets.map(Node::path_text).collect(),
     })
@@ -120,10 +111,7 @@ impl<'a> Job<'a> {
                 Holds::Nothing => Filling::Nothing,
                 Holds::File(source) => Filling::Bytes(source, self.size_of(source)?),
                 Holds::FileSystem { kind, at, label } => {
-                    let top = Node {
-                        mtime: now,
-                        ..Node::new(b"", Kind::Directory)
-                    };
+                    let top = Node { mtime: now, ..Node::new(b"", Kind::Directory) };
                     let nodes = at.as_ref().and_then(|_| split.next());
                     let options = Options {
                         at: at.clone().unwrap_or_else(|| format!("/{}", partition.name)),
@@ -162,13 +150,10 @@ impl<'a> Job<'a> {
             let fits = match filling {
                 Filling::FileSystem(fs) if place.size > fs.largest() => {
                     let (name, size) = (&partition.name, size::show(place.size));
-                    let why = format!(
-                        "arranging the disk: partition '{name}' of {size} is too large for its file system"
-                    );
+                    let why =
+                        format!("arranging the disk: partition '{name}' of {size} is too large for its file system");
                     let most = size::show(fs.largest() >> 20 << 20);
-                    return Err(
-                        Failure::new(Code::Failed, why).hint(format!("give it at most {most}"))
-                    );
+                    return Err(Failure::new(Code::Failed, why).hint(format!("give it at most {most}")));
                 }
                 Filling::FileSystem(fs) => fs.fits(place.size),
                 other => other.content() <= place.size,
@@ -187,21 +172,16 @@ impl<'a> Job<'a> {
         table::write(image, &plan.layout, places, &plan.ids)?;
         let content = fillings.iter().map(Filling::content).sum();
         let bar = &progress::bar(!plan.quiet, content, "disk");
-        let region = |start, size| Region {
-            image,
-            start,
-            size,
-            bar,
-        };
+        let region = |start, size| Region { image, start, size, bar };
         let partitions = plan.layout.partitions.iter().zip(&places.partitions);
         for (filling, (partition, place)) in fillings.iter().zip(partitions) {
             let to = region(place.start, place.size);
             match filling {
                 Filling::Nothing => {}
                 Filling::Bytes(source, size) => self.copy(source, *size, &to)?,
-                Filling::FileSystem(fs) => fs
-                    .write(&to, self.tree)
-                    .map_err(|f| f.while_doing(format!("filling '{}'", partition.name)))?,
+                Filling::FileSystem(fs) => {
+                    fs.write(&to, self.tree).map_err(|f| f.while_doing(format!("filling '{}'", partition.name)))?
+                }
             }
         }
         for blob in &plan.layout.blobs {

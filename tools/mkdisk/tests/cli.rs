@@ -25,14 +25,7 @@ impl Lab {
     fn new() -> Self {
         let directory = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
         let root = directory.path().canonicalize().unwrap().join("root");
-        for below in [
-            "etc/pacman.d",
-            "boot",
-            "proc",
-            "tmp",
-            "var/lib/pacman/local",
-            "usr/bin",
-        ] {
+        for below in ["etc/pacman.d", "boot", "proc", "tmp", "var/lib/pacman/local", "usr/bin"] {
             fs::create_dir_all(root.join(below)).unwrap();
         }
         fs::write(root.join("etc/os-release"), "NAME=\"Arch Linux ARM\"\n").unwrap();
@@ -40,11 +33,7 @@ impl Lab {
         fs::write(root.join("boot/Image"), "kernel").unwrap();
         fs::write(root.join("boot/initramfs-linux.img"), "initramfs").unwrap();
         let meta = root.metadata().unwrap();
-        assert_eq!(
-            meta.uid(),
-            0,
-            "these tests make namespaces as root: run 'make test'"
-        );
+        assert_eq!(meta.uid(), 0, "these tests make namespaces as root: run 'make test'");
         let document = json!({
             "strapline": 1,
             "root": root,
@@ -55,10 +44,7 @@ impl Lab {
             "mounts": rootfs::plan::api(false),
             "binfmt": {"kind": "native"},
         });
-        Self {
-            directory,
-            document,
-        }
+        Self { directory, document }
     }
 
     fn path(&self) -> PathBuf {
@@ -126,14 +112,8 @@ impl Lab {
     /// Copies a partition out of an image and returns its path.
     fn partition(&self, image: &str, document: &Value, n: usize) -> PathBuf {
         let partition = &document["disks"][0]["partitions"][n];
-        let (start, size) = (
-            partition["start"].as_u64().unwrap(),
-            partition["size"].as_u64().unwrap(),
-        );
-        let (from, path) = (
-            File::open(self.at(image)).unwrap(),
-            self.at(&format!("partition{n}")),
-        );
+        let (start, size) = (partition["start"].as_u64().unwrap(), partition["size"].as_u64().unwrap());
+        let (from, path) = (File::open(self.at(image)).unwrap(), self.at(&format!("partition{n}")));
         let to = File::create(&path).unwrap();
         to.set_len(size).unwrap();
         let mut bytes = vec![0; 1 << 16];
@@ -184,27 +164,15 @@ fn a_board_s_image_is_what_the_document_says() {
         (&boot["name"], &boot["at"], &boot["start"], &boot["size"]),
         (&json!("boot"), &json!("/boot"), &json!(M), &json!(256 * M))
     );
-    assert_eq!(
-        (&root["name"], &root["at"], &root["start"]),
-        (&json!("root"), &json!("/"), &json!(257 * M))
-    );
+    assert_eq!((&root["name"], &root["at"], &root["start"]), (&json!("root"), &json!("/"), &json!(257 * M)));
     for (n, partition) in [&boot, &root].into_iter().enumerate() {
         let said = tool("sgdisk", &["--info", &(n + 1).to_string(), text(&image)]);
         let lower = said.to_lowercase();
         for part in [
-            format!(
-                "partition guid code: {}",
-                partition["type"].as_str().unwrap()
-            ),
-            format!(
-                "partition unique guid: {}",
-                partition["uuid"].as_str().unwrap()
-            ),
+            format!("partition guid code: {}", partition["type"].as_str().unwrap()),
+            format!("partition unique guid: {}", partition["uuid"].as_str().unwrap()),
             format!("partition name: '{}'", partition["name"].as_str().unwrap()),
-            format!(
-                "first sector: {} ",
-                partition["start"].as_u64().unwrap() / 512
-            ),
+            format!("first sector: {} ", partition["start"].as_u64().unwrap() / 512),
         ] {
             assert!(lower.contains(&part), "{part}: {said}");
         }
@@ -218,12 +186,7 @@ fn a_board_s_image_is_what_the_document_says() {
     let conf = tool("mtype", &["-i", text(&fat), "::extlinux/extlinux.conf"]);
     let uuid = root["filesystem"]["uuid"].as_str().unwrap();
     assert!(conf.contains("menu label Arch Linux ARM (linux)"), "{conf}");
-    assert!(
-        conf.ends_with(&format!(
-            "  initrd /initramfs-linux.img\n  append root=UUID={uuid} rw\n"
-        )),
-        "{conf}"
-    );
+    assert!(conf.ends_with(&format!("  initrd /initramfs-linux.img\n  append root=UUID={uuid} rw\n")), "{conf}");
     let ext4 = lab.partition("disk.img", &document, 1);
     tool("e2fsck", &["-fn", text(&ext4)]);
     let said = tool("debugfs", &["-R", "cat /etc/hostname", text(&ext4)]);
@@ -242,18 +205,11 @@ fn the_bytes_depend_on_the_root_and_the_date() {
         }
         let ran = lab.finish(&mut command, &lab.document);
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        ran.document["disks"][0]["sha256"]
-            .as_str()
-            .unwrap()
-            .to_owned()
+        ran.document["disks"][0]["sha256"].as_str().unwrap().to_owned()
     };
     let first = make("a.img", Some("1000000000"));
     assert_eq!(make("b.img", Some("1000000000")), first);
-    let others = [
-        make("c.img", Some("1000000001")),
-        make("d.img", None),
-        make("e.img", None),
-    ];
+    let others = [make("c.img", Some("1000000001")), make("d.img", None), make("e.img", None)];
     for (n, other) in others.iter().enumerate() {
         assert!(*other != first && !others[..n].contains(other));
     }
@@ -261,77 +217,37 @@ fn the_bytes_depend_on_the_root_and_the_date() {
     assert_ne!(make("f.img", Some("1000000000")), first);
     let mut command = lab.command(&["-o", "g.img"]);
     command.env("SOURCE_DATE_EPOCH", "yesterday");
-    lab.finish(&mut command, &lab.document)
-        .failed("usage", "SOURCE_DATE_EPOCH");
+    lab.finish(&mut command, &lab.document).failed("usage", "SOURCE_DATE_EPOCH");
 }
 
 #[test]
 fn a_size_that_is_too_small_is_refused_with_one_that_does() {
     let lab = Lab::new();
-    let noise: String = (0..3_000_000_u32)
-        .map(|n| char::from(b'a' + (n % 23) as u8))
-        .collect();
+    let noise: String = (0..3_000_000_u32).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
     for n in 0..20 {
         lab.put(&format!("root/usr/bin/file{n}"), &noise);
     }
-    let ran = lab.bad(
-        &["-o", "a.img", "--size", "290M"],
-        "failed",
-        "arranging the disk: a size of 290M is too small",
-    );
+    let ran = lab.bad(&["-o", "a.img", "--size", "290M"], "failed", "arranging the disk: a size of 290M is too small");
     let hint = ran.document["error"]["hint"].as_str().unwrap().to_owned();
-    let size = hint
-        .strip_prefix("--size ")
-        .unwrap()
-        .split(',')
-        .next()
-        .unwrap();
+    let size = hint.strip_prefix("--size ").unwrap().split(',').next().unwrap();
     let document = lab.good(&["-o", "a.img", "--size", size]);
-    tool(
-        "e2fsck",
-        &["-fn", text(&lab.partition("a.img", &document, 1))],
-    );
+    tool("e2fsck", &["-fn", text(&lab.partition("a.img", &document, 1))]);
     let number: u64 = size.strip_suffix('M').unwrap().parse().unwrap();
     assert_eq!(document["disks"][0]["size"], number * M);
-    lab.finish(
-        &mut lab.command(&["-o", "b.img", "--size", &format!("{}M", number - 1)]),
-        &lab.document,
-    )
-    .failed("failed", &format!("{size} would do"));
-    let ran = lab.finish(
-        &mut lab.command(&["-o", "b.img", "--boot", "1M"]),
-        &lab.document,
-    );
-    ran.failed(
-        "failed",
-        "partition 'boot' of 1M is too small for what is in it: 33M would do",
-    );
+    lab.finish(&mut lab.command(&["-o", "b.img", "--size", &format!("{}M", number - 1)]), &lab.document)
+        .failed("failed", &format!("{size} would do"));
+    let ran = lab.finish(&mut lab.command(&["-o", "b.img", "--boot", "1M"]), &lab.document);
+    ran.failed("failed", "partition 'boot' of 1M is too small for what is in it: 33M would do");
     let document = lab.good(&["-o", "b.img", "--boot", "33M", "--headroom", "0"]);
-    tool(
-        "fsck.vfat",
-        &["-n", text(&lab.partition("b.img", &document, 0))],
-    );
-    tool(
-        "e2fsck",
-        &["-fn", text(&lab.partition("b.img", &document, 1))],
-    );
+    tool("fsck.vfat", &["-n", text(&lab.partition("b.img", &document, 0))]);
+    tool("e2fsck", &["-fn", text(&lab.partition("b.img", &document, 1))]);
     // FAT32 has no numbers for more clusters.
     for (boot, size) in [("1T", "2T"), ("2T", "3T"), ("7T", "8T")] {
-        lab.finish(
-            &mut lab.command(&["-o", "d.img", "--boot", boot, "--size", size]),
-            &lab.document,
-        )
-        .failed(
-            "failed",
-            &format!("partition 'boot' of {boot} is too large for its file system"),
-        );
+        lab.finish(&mut lab.command(&["-o", "d.img", "--boot", boot, "--size", size]), &lab.document)
+            .failed("failed", &format!("partition 'boot' of {boot} is too large for its file system"));
     }
     let roomy = lab.good(&["-o", "c.img", "--headroom", "300M"]);
-    let size = |document: &Value| {
-        document["disks"][0]["partitions"][1]["size"]
-            .as_u64()
-            .unwrap()
-    };
+    let size = |document: &Value| document["disks"][0]["partitions"][1]["size"].as_u64().unwrap();
     assert!(size(&roomy) >= size(&document) + 299 * M, "{roomy}");
 }
 
@@ -368,10 +284,7 @@ fn a_layout_with_blobs_and_more_partitions() {
     tool("fsck.vfat", &["-n", text(&esp)]);
     assert_eq!(tool("mtype", &["-i", text(&esp), "::x"]), "x");
     for n in 2..5 {
-        tool(
-            "e2fsck",
-            &["-fn", text(&lab.partition("disk.img", &document, n))],
-        );
+        tool("e2fsck", &["-fn", text(&lab.partition("disk.img", &document, n))]);
     }
     let home = lab.partition("disk.img", &document, 3);
     assert!(tool("debugfs", &["-R", "cat /u/file", text(&home)]).ends_with("mine"));
@@ -379,16 +292,10 @@ fn a_layout_with_blobs_and_more_partitions() {
     let root = lab.partition("disk.img", &document, 4);
     assert!(!tool("debugfs", &["-R", "ls /home", text(&root)]).contains('u'));
     // Where /boot is the root's own, paths say so.
-    let conf = tool(
-        "debugfs",
-        &["-R", "cat /boot/extlinux/extlinux.conf", text(&root)],
-    );
+    let conf = tool("debugfs", &["-R", "cat /boot/extlinux/extlinux.conf", text(&root)]);
     assert!(conf.contains("linux /boot/Image\n"), "{conf}");
     let partitions = &document["disks"][0]["partitions"];
-    assert_eq!(
-        partitions[4]["uuid"],
-        "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
-    );
+    assert_eq!(partitions[4]["uuid"], "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee");
     assert_eq!(partitions[0].get("filesystem"), None);
     assert_eq!(partitions[2].get("at"), None);
 }
@@ -415,38 +322,18 @@ fn layouts_that_do_not_fit_are_refused() {
     symlink("usr", lab.root("linked")).unwrap();
     let root = "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
     for (layout, code, line) in [
-        (
-            "[[partition",
-            "usage",
-            "reading the layout 'l.toml': line 1: ",
-        ),
+        ("[[partition", "usage", "reading the layout 'l.toml': line 1: "),
         ("", "usage", "there is no root"),
         (&format!("{root}typo='x'"), "usage", "unknown field `typo`"),
-        (
-            &format!("[[blob]]\nfile='none'\noffset='1M'\n{root}"),
-            "not-found",
-            "opening 'none', which the layout names",
-        ),
-        (
-            &format!("[[blob]]\nfile='.'\noffset='1M'\n{root}"),
-            "failed",
-            "opening '.', which the layout names: ",
-        ),
-        (
-            &format!("[[blob]]\nfile='/dev/zero'\noffset='1M'\n{root}"),
-            "failed",
-            "regular file",
-        ),
+        (&format!("[[blob]]\nfile='none'\noffset='1M'\n{root}"), "not-found", "opening 'none', which the layout names"),
+        (&format!("[[blob]]\nfile='.'\noffset='1M'\n{root}"), "failed", "opening '.', which the layout names: "),
+        (&format!("[[blob]]\nfile='/dev/zero'\noffset='1M'\n{root}"), "failed", "regular file"),
         (
             &format!("[[blob]]\nfile='blob'\noffset='32K'\n{root}"),
             "failed",
             "overlaps partition 'root', which begins at 1M",
         ),
-        (
-            &format!("[[blob]]\nin_root='/none'\noffset='32K'\n{root}"),
-            "not-found",
-            "looking for '/none' of the root",
-        ),
+        (&format!("[[blob]]\nin_root='/none'\noffset='32K'\n{root}"), "not-found", "looking for '/none' of the root"),
         (
             &format!("[[blob]]\nin_root='/usr/link'\noffset='32K'\n{root}"),
             "not-found",
@@ -458,45 +345,22 @@ fn layouts_that_do_not_fit_are_refused() {
             "partition 'a' of 1M is too small for what is in it: 2M would do",
         ),
         (
-            &format!(
-                "[[partition]]\nname='a'\ntype='linux'\nsize='auto'\nfilesystem='ext4'\nat='/linked'\n{root}"
-            ),
+            &format!("[[partition]]\nname='a'\ntype='linux'\nsize='auto'\nfilesystem='ext4'\nat='/linked'\n{root}"),
             "failed",
             "is not a directory",
         ),
         (
-            &format!(
-                "[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nfilesystem='vfat'\nat='/srv'\n{root}"
-            ),
+            &format!("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nfilesystem='vfat'\nat='/srv'\n{root}"),
             "failed",
             "33M would do",
         ),
     ] {
         lab.put("l.toml", layout);
-        lab.bad(
-            &[
-                "-o",
-                "disk.img",
-                "--layout",
-                "l.toml",
-                "--bootloader",
-                "none",
-            ],
-            code,
-            line,
-        );
+        lab.bad(&["-o", "disk.img", "--layout", "l.toml", "--bootloader", "none"], code, line);
     }
-    lab.bad(
-        &["-o", "disk.img", "--layout", "none.toml"],
-        "usage",
-        "reading 'none.toml': No such file",
-    );
+    lab.bad(&["-o", "disk.img", "--layout", "none.toml"], "usage", "reading 'none.toml': No such file");
     fs::create_dir(lab.at("dir.toml")).unwrap();
-    lab.bad(
-        &["-o", "disk.img", "--layout", "dir.toml"],
-        "usage",
-        "reading 'dir.toml'",
-    );
+    lab.bad(&["-o", "disk.img", "--layout", "dir.toml"], "usage", "reading 'dir.toml'");
     lab.put("l.toml", root);
     lab.bad(
         &["-o", "disk.img", "--layout", "l.toml", "--boot", "1G"],
@@ -531,10 +395,7 @@ fn what_fat_cannot_hold_is_refused_with_its_path() {
     let huge = File::create(lab.root("boot/huge")).unwrap();
     huge.set_len(1 << 32).unwrap();
     let ran = lab.run(&["-o", "other.img"]);
-    ran.failed(
-        "failed",
-        "'/boot/huge' to a FAT file system: it is a file that is larger than 4 GiB",
-    );
+    ran.failed("failed", "'/boot/huge' to a FAT file system: it is a file that is larger than 4 GiB");
 }
 
 #[test]
@@ -564,15 +425,8 @@ fn what_is_to_boot_must_be_there() {
     let document = lab.good(&["-o", "disk.img", "--cmdline", "console=ttyS0"]);
     let fat = lab.partition("disk.img", &document, 0);
     let conf = tool("mtype", &["-i", text(&fat), "::extlinux/extlinux.conf"]);
-    let part = document["disks"][0]["partitions"][1]["uuid"]
-        .as_str()
-        .unwrap();
-    assert!(
-        conf.ends_with(&format!(
-            "append root=PARTUUID={part} rw rootwait console=ttyS0\n"
-        )),
-        "{conf}"
-    );
+    let part = document["disks"][0]["partitions"][1]["uuid"].as_str().unwrap();
+    assert!(conf.ends_with(&format!("append root=PARTUUID={part} rw rootwait console=ttyS0\n")), "{conf}");
     fs::remove_file(lab.at("disk.img")).unwrap();
     fs::remove_file(&fat).unwrap();
     lab.bad(
@@ -580,26 +434,16 @@ fn what_is_to_boot_must_be_there() {
         "not-found",
         "the root has no '/usr/lib/systemd/boot/efi/systemd-bootaa64.efi'",
     );
-    lab.bad(
-        &["-o", "disk.img", "--dtb", "a.dtb"],
-        "not-found",
-        "no kernel of the root has devicetrees",
-    );
+    lab.bad(&["-o", "disk.img", "--dtb", "a.dtb"], "not-found", "no kernel of the root has devicetrees");
     lab.put("root/usr/lib/systemd/boot/efi/systemd-bootaa64.efi", "MZ");
     let document = lab.good(&["-o", "disk.img"]);
     let fat = lab.partition("disk.img", &document, 0);
-    assert_eq!(
-        tool("mtype", &["-i", text(&fat), "::EFI/BOOT/BOOTAA64.EFI"]),
-        "MZ"
-    );
+    assert_eq!(tool("mtype", &["-i", text(&fat), "::EFI/BOOT/BOOTAA64.EFI"]), "MZ");
     let entry = tool("mtype", &["-i", text(&fat), "::loader/entries/linux.conf"]);
     assert!(entry.contains("linux /Image\n"), "{entry}");
     fs::remove_file(lab.root("boot/Image")).unwrap();
     lab.finish(&mut lab.command(&["-o", "x.img"]), &lab.document)
-        .failed(
-            "not-found",
-            "looking for a kernel in '/boot' of the root: not found",
-        );
+        .failed("not-found", "looking for a kernel in '/boot' of the root: not found");
     drop(lab.good(&["-o", "disk.img", "--bootloader", "none"]));
     // The root itself is as it was.
     assert_eq!(fs::read_dir(lab.root("boot")).unwrap().count(), 0);
@@ -612,51 +456,20 @@ fn the_file_systems_of_the_document_are_made_or_refused() {
     let boot = json!({"at": "/boot", "type": "vfat", "uuid": "1A2B-3C4D"});
     lab.document["filesystems"] = json!([root, boot]);
     let document = lab.good(&["-o", "disk.img"]);
-    let said = tool(
-        "blkid",
-        &[
-            "-p",
-            "-o",
-            "export",
-            text(&lab.partition("disk.img", &document, 1)),
-        ],
-    );
-    assert!(
-        said.contains("UUID=4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab"),
-        "{said}"
-    );
-    let said = tool(
-        "blkid",
-        &[
-            "-p",
-            "-o",
-            "export",
-            text(&lab.partition("disk.img", &document, 0)),
-        ],
-    );
+    let said = tool("blkid", &["-p", "-o", "export", text(&lab.partition("disk.img", &document, 1))]);
+    assert!(said.contains("UUID=4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab"), "{said}");
+    let said = tool("blkid", &["-p", "-o", "export", text(&lab.partition("disk.img", &document, 0))]);
     assert!(said.contains("UUID=1A2B-3C4D"), "{said}");
     fs::remove_file(lab.at("disk.img")).unwrap();
     for (filesystems, code, line) in [
-        (
-            json!([root]),
-            "failed",
-            "the layout has a partition for '/boot', and fstab does not",
-        ),
-        (
-            json!([root, boot, {"at": "/home", "type": "ext4", "uuid": "x"}]),
-            "failed",
-            "'/home' is in fstab",
-        ),
+        (json!([root]), "failed", "the layout has a partition for '/boot', and fstab does not"),
+        (json!([root, boot, {"at": "/home", "type": "ext4", "uuid": "x"}]), "failed", "'/home' is in fstab"),
         (
             json!([root, {"at": "/boot", "type": "ext4", "uuid": "x"}]),
             "failed",
             "'/boot' is ext4 in fstab and vfat in the layout",
         ),
-        (
-            json!([root, {"at": "/boot", "type": "vfat", "uuid": "x"}]),
-            "bad-document",
-            "'x' is not a FAT volume id",
-        ),
+        (json!([root, {"at": "/boot", "type": "vfat", "uuid": "x"}]), "bad-document", "'x' is not a FAT volume id"),
         (json!("x"), "bad-document", "filesystems"),
     ] {
         lab.document["filesystems"] = filesystems;
@@ -670,22 +483,11 @@ fn what_is_no_place_for_an_image_is_refused() {
     let disk = lab.at("disk");
     // A number that no driver has: nothing is behind it.
     let device = rustix::fs::makedev(240, 255);
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &disk,
-        rustix::fs::FileType::BlockDevice,
-        rustix::fs::Mode::RUSR,
-        device,
-    )
-    .unwrap();
-    let ran = lab.bad(
-        &["-o", "disk"],
-        "usage",
-        "writing 'disk': it is a disk, not a file",
-    );
+    rustix::fs::mknodat(rustix::fs::CWD, &disk, rustix::fs::FileType::BlockDevice, rustix::fs::Mode::RUSR, device)
+        .unwrap();
+    let ran = lab.bad(&["-o", "disk"], "usage", "writing 'disk': it is a disk, not a file");
     assert!(
-        ran.stderr
-            .contains("hint: write the image to a file, and that to the disk: 'dd if=FILE of=disk"),
+        ran.stderr.contains("hint: write the image to a file, and that to the disk: 'dd if=FILE of=disk"),
         "{}",
         ran.stderr
     );
@@ -718,30 +520,14 @@ fn a_name_that_says_otherwise_is_refused_with_the_program_that_makes_it_true() {
         ("x.img.xz", "'-o x.img', and then 'xz x.img'"),
         ("x.IMG.GZ", "'-o x.IMG', and then 'gzip x.IMG'"),
         ("x.raw.bz2", "'-o x.raw', and then 'bzip2 x.raw'"),
-        (
-            "x.qcow2",
-            "'-o x.img', and then 'qemu-img convert -O qcow2 x.img x.qcow2'",
-        ),
-        (
-            "x.vmdk",
-            "'-o x.img', and then 'qemu-img convert -O vmdk x.img x.vmdk'",
-        ),
-        (
-            "x.vhd",
-            "'-o x.img', and then 'qemu-img convert -O vpc x.img x.vhd'",
-        ),
-        (
-            "x.vdi",
-            "'-o x.img', and then 'qemu-img convert -O vdi x.img x.vdi'",
-        ),
+        ("x.qcow2", "'-o x.img', and then 'qemu-img convert -O qcow2 x.img x.qcow2'"),
+        ("x.vmdk", "'-o x.img', and then 'qemu-img convert -O vmdk x.img x.vmdk'"),
+        ("x.vhd", "'-o x.img', and then 'qemu-img convert -O vpc x.img x.vhd'"),
+        ("x.vdi", "'-o x.img', and then 'qemu-img convert -O vdi x.img x.vdi'"),
         ("x.iso", "'-o x.img'"),
         ("root.tar", "'-o root.img'"),
     ] {
-        let ran = lab.bad(
-            &["-o", name],
-            "usage",
-            &format!("writing '{name}': a raw disk image is not a ."),
-        );
+        let ran = lab.bad(&["-o", name], "usage", &format!("writing '{name}': a raw disk image is not a ."));
         assert_eq!(ran.document["error"]["hint"], hint, "{name}");
     }
     for name in ["x", "x.img", "x.raw", "x.2026-11", "zst", "iso", ".zst"] {
@@ -763,11 +549,7 @@ fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
     };
     hole("usr/bin/first", 200 * M, &[199 * M + 77]);
     hole("usr/bin/last", 200 * M + 1, &[0]);
-    hole(
-        "usr/bin/between",
-        300 * M,
-        &[5, 40 * M, 40 * M + 9000, 299 * M],
-    );
+    hole("usr/bin/between", 300 * M, &[5, 40 * M, 40 * M + 9000, 299 * M]);
     hole("usr/bin/only", 200 * M, &[]);
     // FAT has no holes, and the zeros are there.
     hole("boot/between", 30 * M, &[5, 20 * M]);
@@ -779,53 +561,24 @@ fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
     let ext4 = lab.partition("disk.img", &document, 1);
     tool("e2fsck", &["-fn", text(&ext4)]);
     for (name, blocks) in [("first", 8), ("last", 8), ("between", 40), ("only", 0)] {
-        let said = tool(
-            "debugfs",
-            &["-R", &format!("stat /usr/bin/{name}"), text(&ext4)],
-        );
-        assert!(
-            said.contains(&format!("Blockcount: {blocks}\n")),
-            "{name}: {said}"
-        );
+        let said = tool("debugfs", &["-R", &format!("stat /usr/bin/{name}"), text(&ext4)]);
+        assert!(said.contains(&format!("Blockcount: {blocks}\n")), "{name}: {said}");
     }
     // The kernel reads what the root has.
     let same = "mkdir at && mount -o loop,ro partition1 at && diff -r at/usr/bin root/usr/bin && umount at && rmdir at";
-    tool(
-        "unshare",
-        &[
-            "-m",
-            "sh",
-            "-c",
-            &format!("cd \"$0\" && {same}"),
-            text(&lab.path()),
-        ],
-    );
+    tool("unshare", &["-m", "sh", "-c", &format!("cd \"$0\" && {same}"), text(&lab.path())]);
 
     let fat = lab.partition("disk.img", &document, 0);
-    tool(
-        "mcopy",
-        &["-i", text(&fat), "::between", text(&lab.at("copied"))],
-    );
+    tool("mcopy", &["-i", text(&fat), "::between", text(&lab.at("copied"))]);
     assert!(fs::read(lab.at("copied")).unwrap() == fs::read(lab.root("boot/between")).unwrap());
 
     let document = lab.good(&["-o", "large.img", "--size", "64G"]);
     let disk = &document["disks"][0];
-    assert_eq!(
-        (&disk["size"], disk.get("sha256")),
-        (&json!(64u64 << 30), None)
-    );
+    assert_eq!((&disk["size"], disk.get("sha256")), (&json!(64u64 << 30), None));
     assert!(stored("large.img") < 16 * M, "{}", stored("large.img"));
     // What an earlier run said of the file does not stay.
-    let ran = lab.finish(
-        &mut lab.command(&["-o", "disk.img", "--size", "64G"]),
-        &lab.good(&["-o", "disk.img"]),
-    );
-    assert_eq!(
-        ran.document["disks"][0].get("sha256"),
-        None,
-        "{}",
-        ran.stderr
-    );
+    let ran = lab.finish(&mut lab.command(&["-o", "disk.img", "--size", "64G"]), &lab.good(&["-o", "disk.img"]));
+    assert_eq!(ran.document["disks"][0].get("sha256"), None, "{}", ran.stderr);
     tool("sgdisk", &["--verify", text(&lab.at("large.img"))]);
 }
 
@@ -833,15 +586,7 @@ fn holes_are_left_out_and_a_large_disk_is_made_at_once() {
 #[test]
 fn short_names_of_fat_meet_no_file() {
     let lab = Lab::new();
-    let names = [
-        "A b",
-        "AB~1",
-        "c d",
-        "cd~1",
-        "EFGHIJ~1.TXT",
-        "efghijklm.txt",
-        "efghijkno.txt",
-    ];
+    let names = ["A b", "AB~1", "c d", "cd~1", "EFGHIJ~1.TXT", "efghijklm.txt", "efghijkno.txt"];
     for name in names {
         lab.put(&format!("root/boot/{name}"), name);
         lab.put(&format!("root/boot/some where/{name}"), name);
@@ -852,11 +597,7 @@ fn short_names_of_fat_meet_no_file() {
     tool("fsck.vfat", &["-n", text(&fat)]);
     for name in names {
         for path in [name.to_owned(), format!("some where/{name}")] {
-            assert_eq!(
-                tool("mtype", &["-i", text(&fat), &format!("::{path}")]),
-                name,
-                "{path}"
-            );
+            assert_eq!(tool("mtype", &["-i", text(&fat), &format!("::{path}")]), name, "{path}");
         }
     }
     let said = tool("mtype", &["-i", text(&fat), "::SOMEWH~1"]);
@@ -870,11 +611,7 @@ fn a_directory_that_fat_has_no_room_for_is_refused_with_its_path() {
     for n in 0..65_535 {
         fs::write(lab.root(&format!("boot/many/{n:X}")), "").unwrap();
     }
-    lab.bad(
-        &["-o", "disk.img"],
-        "failed",
-        "adding '/boot/many' to a FAT file system: it has more names than",
-    );
+    lab.bad(&["-o", "disk.img"], "failed", "adding '/boot/many' to a FAT file system: it has more names than");
 }
 
 #[test]
@@ -887,12 +624,7 @@ fn a_secret_key_a_strap_and_a_killed_pacman_are_refused() {
     lab.put("root/etc/ssh/ssh_host_rsa_key", "secret");
     let ran = lab.run(&["-o", "disk.img", "--keep-keyring"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    assert!(
-        ran.stderr
-            .contains("same secret keys: 1 of them, such as 'etc/ssh/ssh_host_rsa_key'"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("same secret keys: 1 of them, such as 'etc/ssh/ssh_host_rsa_key'"), "{}", ran.stderr);
     fs::remove_file(lab.at("disk.img")).unwrap();
     let database = File::open(lab.root("var/lib/pacman")).unwrap();
     flock(&database, FlockOperation::LockExclusive).unwrap();
@@ -910,10 +642,7 @@ fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own()
     let other = json!({"file": "/other.img", "size": 1, "partitions": [], "org.x": 1});
     let disks = document["disks"].as_array_mut().unwrap();
     disks.push(other.clone());
-    let ran = lab.finish(
-        &mut lab.command(&["-o", "disk.img", "--boot", "64M"]),
-        &document,
-    );
+    let ran = lab.finish(&mut lab.command(&["-o", "disk.img", "--boot", "64M"]), &document);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let disks = ran.document["disks"].as_array().unwrap();
     assert_eq!(disks.len(), 2);
@@ -937,9 +666,7 @@ fn without_a_reader_the_image_is_removed_again() {
 fn a_run_that_is_interrupted_or_killed_leaves_nothing() {
     let lab = Lab::new();
     fs::write(lab.at("disk.img"), "before").unwrap();
-    let noise: String = (0..30_000_000_u32)
-        .map(|n| char::from(b'a' + (n % 23) as u8))
-        .collect();
+    let noise: String = (0..30_000_000_u32).map(|n| char::from(b'a' + (n % 23) as u8)).collect();
     lab.put("root/usr/bin/large", &noise);
     for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
         let mut child = lab.start(&mut lab.command(&["-o", "disk.img"]), &lab.document);
@@ -958,11 +685,7 @@ fn a_run_that_is_interrupted_or_killed_leaves_nothing() {
         kill_process(pid, signal).unwrap();
         let out = child.wait_with_output().unwrap();
         assert_eq!(lab.names(), ["disk.img", "root"], "{signal:?}");
-        assert_eq!(
-            fs::read(lab.at("disk.img")).unwrap(),
-            b"before",
-            "{signal:?}"
-        );
+        assert_eq!(fs::read(lab.at("disk.img")).unwrap(), b"before", "{signal:?}");
         if signal != Signal::KILL {
             Ran::of(&out).failed("interrupted", "interrupted by a signal");
         }

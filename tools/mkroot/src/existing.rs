@@ -112,10 +112,7 @@ impl Existing {
     fn other_arch(&self, doing: &str) -> Failure {
         let arches: Vec<_> = self.arches.iter().map(String::as_str).collect();
         let arches = arches.join(", ");
-        Failure::new(
-            Code::Usage,
-            format!("{doing}: its packages are of {arches}"),
-        )
+        Failure::new(Code::Usage, format!("{doing}: its packages are of {arches}"))
     }
 
     /// Returns the presets that fit the root's os-release(5). None where it has none.
@@ -134,15 +131,12 @@ impl Existing {
     ///
     /// [`Code::Usage`], with the distribution that the root is.
     pub(crate) fn check_distribution(&self, root: &Path, asked: &str) -> Result<(), Failure> {
-        let has_id = DISTRIBUTIONS
-            .iter()
-            .any(|(_, names)| names.contains(&asked));
+        let has_id = DISTRIBUTIONS.iter().any(|(_, names)| names.contains(&asked));
         match self.distributions() {
             Some(fit) if has_id && !fit.is_empty() && !fit.contains(&asked) => {
                 let (root, fit) = (quote(root), fit.join(" or "));
                 let message = format!("making {root} for {asked}: it is {fit}");
-                Err(Failure::new(Code::Usage, message)
-                    .hint("leave --distro out, or choose another directory"))
+                Err(Failure::new(Code::Usage, message).hint("leave --distro out, or choose another directory"))
             }
             _ => Ok(()),
         }
@@ -151,14 +145,8 @@ impl Existing {
     /// Returns the failure of a root for which there is no preset.
     pub(crate) fn unknown(&self, root: &Path) -> Failure {
         let os = self.os.as_deref().unwrap_or_default();
-        Failure::new(
-            Code::Usage,
-            format!(
-                "looking for the distribution of {}: no preset for '{os}'",
-                quote(root)
-            ),
-        )
-        .hint("give --distro NAME or --distro FILE.toml")
+        Failure::new(Code::Usage, format!("looking for the distribution of {}: no preset for '{os}'", quote(root)))
+            .hint("give --distro NAME or --distro FILE.toml")
     }
 }
 
@@ -199,9 +187,7 @@ fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
     let doing = |below: &str| format!("reading {}", quote(root.path().join(below)));
     let device = fstat(root.as_fd()).doing(Code::Os, || doing(""))?.st_dev;
     let has = |map: &[[u64; 3]], id: u32| {
-        let is_in = |[_, first, count]: &[u64; 3]| {
-            (*first..first.saturating_add(*count)).contains(&u64::from(id))
-        };
+        let is_in = |[_, first, count]: &[u64; 3]| (*first..first.saturating_add(*count)).contains(&u64::from(id));
         map.iter().any(is_in)
     };
     let mut todo = vec![String::new()];
@@ -227,10 +213,7 @@ fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
             if stat.st_dev != device {
                 continue;
             }
-            for (ids, id, kind) in [
-                (&map.uid, stat.st_uid, "user"),
-                (&map.gid, stat.st_gid, "group"),
-            ] {
+            for (ids, id, kind) in [(&map.uid, stat.st_uid, "user"), (&map.gid, stat.st_gid, "group")] {
                 if !has(ids, id) {
                     return Err(other_owner(root, &root.path().join(&below), id, kind));
                 }
@@ -287,32 +270,16 @@ mod tests {
         assert_eq!(read(&root(&[], "ID=arch\n")), None);
         let any = read(&root(&[("a", "any")], "")).unwrap();
         assert_eq!((any.arch(at).unwrap(), any.distributions()), (None, None));
-        let arm = read(&root(
-            &[("a", "any"), ("b", "aarch64")],
-            "NAME=x\nID=\"archarm\"\n",
-        ))
-        .unwrap();
+        let arm = read(&root(&[("a", "any"), ("b", "aarch64")], "NAME=x\nID=\"archarm\"\n")).unwrap();
         assert_eq!(arm.arch(at).unwrap(), Some(Arch::named("aarch64").unwrap()));
         assert_eq!(arm.distributions().unwrap(), ["archlinuxarm"]);
         arm.check_arch(at, Arch::named("aarch64").unwrap()).unwrap();
-        let failure = arm
-            .check_arch(at, Arch::named("x86_64").unwrap())
-            .unwrap_err();
-        assert!(
-            failure.message.ends_with("its packages are of aarch64"),
-            "{failure}"
-        );
+        let failure = arm.check_arch(at, Arch::named("x86_64").unwrap()).unwrap_err();
+        assert!(failure.message.ends_with("its packages are of aarch64"), "{failure}");
         arm.check_distribution(at, "archlinuxarm").unwrap();
         arm.check_distribution(at, "/p/mine.toml").unwrap();
-        assert_eq!(
-            arm.check_distribution(at, "archlinux").unwrap_err().code,
-            Code::Usage
-        );
-        let fast = read(&root(
-            &[("a", "x86_64_v3"), ("b", "x86_64")],
-            "ID=cachyos\n",
-        ))
-        .unwrap();
+        assert_eq!(arm.check_distribution(at, "archlinux").unwrap_err().code, Code::Usage);
+        let fast = read(&root(&[("a", "x86_64_v3"), ("b", "x86_64")], "ID=cachyos\n")).unwrap();
         assert_eq!(fast.arch(at).unwrap(), Some(Arch::named("x86_64").unwrap()));
         assert_eq!(fast.distributions().unwrap(), ["cachyos"]);
         let mixed = read(&root(&[("a", "x86_64"), ("b", "aarch64")], "ID=mine\n")).unwrap();
@@ -332,19 +299,11 @@ mod tests {
             gid: vec![[0, u64::from(group), 1], [1, first, 10]],
         };
         check_owner(&root, Some(&map(500_000)), me).unwrap();
-        assert_eq!(
-            check_owner(&root, None, me + 1).unwrap_err().code,
-            Code::Permission
-        );
+        assert_eq!(check_owner(&root, None, me + 1).unwrap_err().code, Code::Permission);
         let file = path.join("usr/lib/os-release");
         std::os::unix::fs::chown(&file, None, Some(500_009)).unwrap();
         check_owner(&root, Some(&map(500_000)), me).unwrap();
         let failure = check_owner(&root, Some(&map(600_000)), me).unwrap_err();
-        assert!(
-            failure
-                .message
-                .contains("usr/lib/os-release' belongs to group 500009"),
-            "{failure}"
-        );
+        assert!(failure.message.contains("usr/lib/os-release' belongs to group 500009"), "{failure}");
     }
 }

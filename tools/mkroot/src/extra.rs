@@ -18,11 +18,7 @@ pub(crate) struct Point {
 /// # Errors
 ///
 /// At the first that cannot be made.
-pub(crate) fn make_mount_points(
-    root: &Root,
-    mounts: &[Mount],
-    made: &mut Vec<Point>,
-) -> Result<(), Failure> {
+pub(crate) fn make_mount_points(root: &Root, mounts: &[Mount], made: &mut Vec<Point>) -> Result<(), Failure> {
     for mount in mounts {
         let there = root.open_below(&mount.at, OFlags::PATH).is_ok();
         if !there && !attach::is_on_our_own(&mount.at) {
@@ -37,10 +33,7 @@ fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Resul
     let doing = || format!("making the mount point {}", quote(root.path().join(at)));
     let mut paths = Vec::new();
     let result = attach::make_path(root.as_fd(), at, file, &mut paths);
-    made.extend(paths.into_iter().map(|path| Point {
-        file: file && path == at,
-        path,
-    }));
+    made.extend(paths.into_iter().map(|path| Point { file: file && path == at, path }));
     result.doing(Code::Failed, doing)
 }
 
@@ -48,11 +41,7 @@ fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Resul
 pub(crate) fn remove(root: &Root, made: &[Point]) {
     for point in made.iter().rev() {
         let (parent, name) = point.path.rsplit_once('/').unwrap_or(("", &point.path));
-        let flags = if point.file {
-            AtFlags::empty()
-        } else {
-            AtFlags::REMOVEDIR
-        };
+        let flags = if point.file { AtFlags::empty() } else { AtFlags::REMOVEDIR };
         if let Ok(parent) = root.open_below(parent, OFlags::PATH | OFlags::DIRECTORY) {
             // Fails for a directory with content; a file or directory that stays is harmless.
             unlinkat(&parent, name, flags).unwrap_or(());
@@ -69,31 +58,18 @@ pub(crate) fn device(text: &str) -> Result<Mount, Failure> {
         return Err(usage("not of the form DEV:AT[:FSTYPE[:OPTIONS]]"));
     };
     let at = plan::place(at).map_err(|why| usage(&why))?;
-    let source = Path::new(source)
-        .canonicalize()
-        .map_err(|e| usage(&format!("'{source}': {e}")))?;
-    let block = source
-        .metadata()
-        .is_ok_and(|m| m.file_type().is_block_device());
+    let source = Path::new(source).canonicalize().map_err(|e| usage(&format!("'{source}': {e}")))?;
+    let block = source.metadata().is_ok_and(|m| m.file_type().is_block_device());
     if !block {
-        return Err(usage("not a block device")
-            .hint("attach an image to one with 'losetup --find --show FILE'"));
+        return Err(usage("not a block device").hint("attach an image to one with 'losetup --find --show FILE'"));
     }
     let kind = match parts.next() {
         Some(kind) if !kind.is_empty() => kind.to_owned(),
         _ => probe_filesystem(&source)?,
     };
-    let source = source
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8"))?;
-    let options = parts
-        .next()
-        .map(|o| o.split(',').map(str::to_owned).collect());
-    Ok(Mount {
-        source: Some(source.to_owned()),
-        options: options.unwrap_or_default(),
-        ..Mount::new(&at, &kind, &[])
-    })
+    let source = source.to_str().ok_or_else(|| usage("the path is not UTF-8"))?;
+    let options = parts.next().map(|o| o.split(',').map(str::to_owned).collect());
+    Ok(Mount { source: Some(source.to_owned()), options: options.unwrap_or_default(), ..Mount::new(&at, &kind, &[]) })
 }
 
 /// Asks blkid(8) for the kind of filesystem on a device.
@@ -107,11 +83,8 @@ fn probe_filesystem(device: &Path) -> Result<String, Failure> {
     let out = stage::child::output(&mut command)?;
     let kind = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     if !out.status.success() || kind.is_empty() {
-        return Err(Failure::new(
-            Code::Failed,
-            format!("looking for a file system on {}: none found", quote(device)),
-        )
-        .hint("give it: --device DEV:AT:FSTYPE"));
+        return Err(Failure::new(Code::Failed, format!("looking for a file system on {}: none found", quote(device)))
+            .hint("give it: --device DEV:AT:FSTYPE"));
     }
     Ok(kind)
 }

@@ -25,40 +25,27 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<HostMount>
     let seen = mountinfo::with_descendants(&all, &top.number.into_iter().collect());
     all.retain(|m| seen.contains(&m.id));
     let targets: Vec<_> = plan.iter().map(|m| root.path().join(&m.at)).collect();
-    let there = targets
-        .iter()
-        .filter(|t| all.iter().any(|m| m.target == **t))
-        .count();
+    let there = targets.iter().filter(|t| all.iter().any(|m| m.target == **t)).count();
     if there == targets.len() && all.iter().any(|m| m.target == root.path()) {
         return Ok(None);
     }
     if there > 0 {
         return Err(Failure::new(
             Code::Busy,
-            format!(
-                "mounting below {}: {there} of {} are mounted",
-                quote(root.path()),
-                targets.len()
-            ),
+            format!("mounting below {}: {there} of {} are mounted", quote(root.path()), targets.len()),
         )
-        .hint(format!(
-            "take them down with 'unmount {}' first",
-            root.path().display()
-        )));
+        .hint(format!("take them down with 'unmount {}' first", root.path().display())));
     }
     let mut made = Vec::new();
     if is_shared(&all, root.path()) {
-        let bind = bind_privately(root).doing(Code::Os, || {
-            format!("binding {} on itself", quote(root.path()))
-        })?;
+        let bind = bind_privately(root).doing(Code::Os, || format!("binding {} on itself", quote(root.path())))?;
         made.push(live::mount_of(bind.as_fd(), "")?);
     }
     let attached = build(root, plan).and_then(|tree| {
         let below = Root::open(root.path())?;
         let top = live::mount_of(tree.as_fd(), "")?;
-        attach::attach_tree(tree.as_fd(), below.as_fd()).doing(Code::Os, || {
-            format!("attaching the mounts on {}", quote(root.path()))
-        })?;
+        attach::attach_tree(tree.as_fd(), below.as_fd())
+            .doing(Code::Os, || format!("attaching the mounts on {}", quote(root.path())))?;
         Ok(top)
     });
     match attached {
@@ -105,11 +92,7 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
 
 fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
     let doing = || format!("building the mounts of {}", quote(root.path()));
-    mount_change(
-        "/",
-        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
-    )
-    .doing(Code::Os, doing)?;
+    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).doing(Code::Os, doing)?;
     let here = Root::open(root.path())?;
     let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
     attach::attach_plan(top.as_fd(), root.path(), plan)?;
@@ -128,8 +111,9 @@ pub(crate) fn take_down(root: &Path, made: &[HostMount]) -> Result<(), Failure> 
         let top = Root::open(root)?;
         if live::mount_of(top.as_fd(), "")? != *ours {
             let message = format!("{}: another mount hides it", doing());
-            return Err(Failure::new(Code::Busy, message)
-                .hint(format!("'unmount --new {}' takes all down", root.display())));
+            return Err(
+                Failure::new(Code::Busy, message).hint(format!("'unmount --new {}' takes all down", root.display()))
+            );
         }
         unmount(root, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).doing(Code::Os, doing)?;
     }
@@ -145,15 +129,11 @@ pub(crate) fn record(root: &Root, plan: &[Mount], made: &[HostMount]) -> Result<
     let top = Root::open(root.path())?;
     let mut mounts = made.to_vec();
     for at in plan.iter().map(|m| m.at.as_str()) {
-        let place = top.open_below(at, OFlags::PATH).doing(Code::Os, || {
-            format!("opening {}", quote(root.path().join(at)))
-        })?;
+        let place =
+            top.open_below(at, OFlags::PATH).doing(Code::Os, || format!("opening {}", quote(root.path().join(at))))?;
         mounts.push(live::mount_of(place.as_fd(), at)?);
     }
-    Ok(Host {
-        boot_id: live::boot_id()?,
-        mounts,
-    })
+    Ok(Host { boot_id: live::boot_id()?, mounts })
 }
 
 /// Returns whether mounts made at `path` would appear in other namespaces: whether the mount it is on is shared.

@@ -127,11 +127,7 @@ impl Mkroot {
         if let Some(other) = document.root().filter(|r| *r != root) {
             return Err(Failure::new(
                 Code::Usage,
-                format!(
-                    "making {}: the document's root is {}",
-                    quote(&root),
-                    quote(other)
-                ),
+                format!("making {}: the document's root is {}", quote(&root), quote(other)),
             ));
         }
         let existing = Existing::read(&root)?;
@@ -147,18 +143,12 @@ impl Mkroot {
             existing.check_arch(&root, arch)?;
         }
         let distro = self.distro(document, arch, &root, found)?;
-        let me = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
+        let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let rootless = me.0 != 0;
         if rootless && (self.host || !self.device.is_empty()) {
             let flag = if self.host { "--host" } else { "--device" };
-            return Err(Failure::new(
-                Code::Permission,
-                format!("mounting for {flag}: only root can do that"),
-            )
-            .hint(format!("use sudo, or leave {flag} out")));
+            return Err(Failure::new(Code::Permission, format!("mounting for {flag}: only root can do that"))
+                .hint(format!("use sudo, or leave {flag} out")));
         }
         let idmap = if rootless {
             Some(rootfs::idmap::of_user(me.0, me.1)?)
@@ -174,14 +164,7 @@ impl Mkroot {
         for text in &self.bind {
             mounts.push(plan::bind(text)?);
         }
-        Ok(Plan {
-            root,
-            arch,
-            distro,
-            idmap,
-            mounts,
-            host: self.host,
-        })
+        Ok(Plan { root, arch, distro, idmap, mounts, host: self.host })
     }
 
     /// Returns the distribution, after checking that it has the architecture.
@@ -211,26 +194,15 @@ impl Mkroot {
                 _ => return Ok(None),
             },
         };
-        let usage = |failure| Failure {
-            code: Code::Usage,
-            ..failure
-        };
+        let usage = |failure| Failure { code: Code::Usage, ..failure };
         let preset = Preset::load(name).map_err(usage)?;
         preset.arch(arch.name).map_err(usage)?;
         Ok(Some(preset.reference().to_owned()))
     }
 
-    fn apply(
-        &self,
-        context: &Context,
-        plan: &Plan,
-        document: &mut Document,
-        done: &mut Done,
-    ) -> Result<(), Failure> {
+    fn apply(&self, context: &Context, plan: &Plan, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
         let root = open_directory(&plan.root, done)?;
-        if attach::is_noexec(root.as_fd())
-            .doing(Code::Os, || format!("looking at {}", quote(&plan.root)))?
-        {
+        if attach::is_noexec(root.as_fd()).doing(Code::Os, || format!("looking at {}", quote(&plan.root)))? {
             return Err(Failure::new(
                 Code::Failed,
                 format!(
@@ -240,10 +212,7 @@ impl Mkroot {
             )
             .hint("choose another directory, or remount the file system with exec"));
         }
-        let owner = (
-            rustix::process::geteuid().as_raw(),
-            rustix::process::getegid().as_raw(),
-        );
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if skeleton::has_packages(&root) {
             existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
         }
@@ -262,13 +231,7 @@ impl Mkroot {
         self.record(plan, &root, &binfmt, document)
     }
 
-    fn record(
-        &self,
-        plan: &Plan,
-        root: &Root,
-        binfmt: &Binfmt,
-        document: &mut Document,
-    ) -> Result<(), Failure> {
+    fn record(&self, plan: &Plan, root: &Root, binfmt: &Binfmt, document: &mut Document) -> Result<(), Failure> {
         let mode = match (plan.host, &plan.idmap) {
             (true, _) => Mode::Host,
             (false, Some(_)) => Mode::User,
@@ -293,13 +256,7 @@ impl Mkroot {
 
 /// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document lists
 /// them.
-fn mount(
-    context: &Context,
-    plan: &Plan,
-    root: &Root,
-    document: &mut Document,
-    done: &mut Done,
-) -> Result<(), Failure> {
+fn mount(context: &Context, plan: &Plan, root: &Root, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
     match host::mount(root, &plan.mounts)? {
         Some(made) => {
             done.mounted.clone_from(&made);
@@ -332,10 +289,8 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
             .hint("choose a new or an empty directory"));
         }
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(
-                Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
-                    .hint("choose a directory that you may write in, or use sudo"),
-            );
+            return Err(Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
+                .hint("choose a directory that you may write in, or use sudo"));
         }
         Err(e) => return Err(e).doing(Code::Os, || format!("making {}", quote(path))),
     };
@@ -345,14 +300,10 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
     if made {
         return Ok(root);
     }
-    let mut entries =
-        std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
+    let mut entries = std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
     if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
-        return Err(Failure::new(
-            Code::Failed,
-            format!("making {}: it is not empty and not a root", quote(path)),
-        )
-        .hint("choose a new or an empty directory"));
+        return Err(Failure::new(Code::Failed, format!("making {}: it is not empty and not a root", quote(path)))
+            .hint("choose a new or an empty directory"));
     }
     Ok(root)
 }
@@ -364,18 +315,16 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     let full = match dir.canonicalize() {
         Ok(full) => full,
         Err(_) => {
-            let name = dir
-                .file_name()
-                .ok_or_else(|| usage("invalid name of a directory"))?;
+            let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
             let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
             let parent = parent.unwrap_or(Path::new("."));
             let missing = |e: std::io::Error| {
                 let why = format!("{}: its parent {}: {e}", doing(), quote(parent));
                 Failure::new(Code::NotFound, why)
             };
-            let real = parent.canonicalize().map_err(|e| {
-                missing(e).hint(format!("make it with 'mkdir -p {}'", parent.display()))
-            })?;
+            let real = parent
+                .canonicalize()
+                .map_err(|e| missing(e).hint(format!("make it with 'mkdir -p {}'", parent.display())))?;
             if !real.is_dir() {
                 return Err(missing(std::io::ErrorKind::NotADirectory.into()));
             }
@@ -385,9 +334,7 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     if full == Path::new("/") {
         return Err(usage("it is the host's own root"));
     }
-    let text = full
-        .to_str()
-        .ok_or_else(|| usage("the path is not UTF-8"))?;
+    let text = full.to_str().ok_or_else(|| usage("the path is not UTF-8"))?;
     if text.chars().any(char::is_control) {
         return Err(usage("the path has a control character"));
     }
@@ -397,12 +344,7 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
 /// Finds how programs of the root's architecture are run, and checks it by running one inside.
 fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     let inside = |handler: Option<(Arch, Binfmt)>| {
-        Inside::new(
-            Root::open(&plan.root)?,
-            plan.mounts.clone(),
-            plan.idmap.clone(),
-            handler,
-        )
+        Inside::new(Root::open(&plan.root)?, plan.mounts.clone(), plan.idmap.clone(), handler)
     };
     if plan.arch.is_native_on(Arch::host()?) {
         inside(None)?.probe(plan.arch)?;
@@ -421,11 +363,9 @@ fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
     // Before Linux 6.7 there is only the host's table. Some 64-bit processors run 32-bit ARM programs.
     match inside(None)?.probe(plan.arch) {
         Ok(()) => Ok(match binfmt::host_handler(plan.arch) {
-            Some(handler) => Binfmt {
-                kind: "host".to_owned(),
-                interpreter: Some(handler.interpreter),
-                flags: Some(handler.flags),
-            },
+            Some(handler) => {
+                Binfmt { kind: "host".to_owned(), interpreter: Some(handler.interpreter), flags: Some(handler.flags) }
+            }
             None => Binfmt::native(),
         }),
         Err(failure) => Err(reason.unwrap_or_else(|| no_handler(plan.arch, failure))),

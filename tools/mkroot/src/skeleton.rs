@@ -8,8 +8,7 @@
 use rootfs::Root;
 use rootfs::root::open_below;
 use rustix::fs::{
-    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, fstatfs,
-    mkdirat, unlinkat,
+    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, fstatfs, mkdirat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Failure, quote};
@@ -75,13 +74,7 @@ fn copy_up(root: &Root) -> Result<(), Errno> {
 }
 
 /// Makes or corrects one directory; returns whether it was made.
-fn make_one(
-    root: &Root,
-    path: &str,
-    mode: u32,
-    (uid, gid): (u32, u32),
-    installed: bool,
-) -> Result<bool, Errno> {
+fn make_one(root: &Root, path: &str, mode: u32, (uid, gid): (u32, u32), installed: bool) -> Result<bool, Errno> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
     let parent = open_below(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY)?;
     let made = match name {
@@ -96,11 +89,7 @@ fn make_one(
     if made || !installed {
         let stat = fstat(&directory)?;
         if (stat.st_uid, stat.st_gid) != (uid, gid) {
-            fchown(
-                &directory,
-                Some(Uid::from_raw(uid)),
-                Some(Gid::from_raw(gid)),
-            )?;
+            fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
         // Before the mode: with an ACL the mode's bits for the group are the ACL's mask.
         remove_attributes(&directory)?;
@@ -140,14 +129,12 @@ pub(crate) fn remove(root: &Root, made: &[&str]) {
 
 /// Returns whether packages are installed in the root.
 pub(crate) fn has_packages(root: &Root) -> bool {
-    root.open_below("var/lib/pacman/local", OFlags::PATH | OFlags::DIRECTORY)
-        .is_ok()
+    root.open_below("var/lib/pacman/local", OFlags::PATH | OFlags::DIRECTORY).is_ok()
 }
 
 /// Returns whether a directory with content is a root that a pipeline began, and not, say, a home directory.
 pub(crate) fn looks_like_a_root(root: &Root) -> bool {
-    root.open_below("var/lib/pacman", OFlags::PATH | OFlags::DIRECTORY)
-        .is_ok()
+    root.open_below("var/lib/pacman", OFlags::PATH | OFlags::DIRECTORY).is_ok()
         || has_only_ours(root, "").unwrap_or(false)
 }
 
@@ -173,11 +160,8 @@ fn has_only_ours(root: &Root, at: &str) -> Result<bool, Errno> {
 fn failure(root: &Root, path: &str, error: Errno) -> Failure {
     let what = format!("making {}", quote(root.path().join(path)));
     match error {
-        Errno::LOOP | Errno::NOTDIR => Failure::new(
-            Code::Failed,
-            format!("{what}: it is a symbolic link or a file"),
-        )
-        .hint("remove it, or choose another directory"),
+        Errno::LOOP | Errno::NOTDIR => Failure::new(Code::Failed, format!("{what}: it is a symbolic link or a file"))
+            .hint("remove it, or choose another directory"),
         Errno::PERM | Errno::ACCESS => Failure::new(Code::Permission, format!("{what}: {error}"))
             .hint("you must own the root and its content: choose a directory that is yours, or use sudo"),
         error => Failure::new(Code::Os, format!("{what}: {error}")),

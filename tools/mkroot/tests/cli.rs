@@ -105,9 +105,7 @@ fn the_modes_are_archs_whatever_the_umask() {
     for (ground, owner) in [(ground(), 0), (users_ground(), UID)] {
         for umask in ["000", "077"] {
             let root = format!("root-{umask}");
-            ground
-                .sh(&format!("umask {umask}; mkroot --new {root}"))
-                .done();
+            ground.sh(&format!("umask {umask}; mkroot --new {root}")).done();
             assert_eq!(tree(&ground.path(&root)), skeleton(owner), "umask {umask}");
         }
     }
@@ -147,12 +145,9 @@ fn the_document_says_what_is_planned() {
             }
             if arch != native {
                 let interpreter = &document["binfmt"]["interpreter"];
-                let file = interpreter
-                    .as_str()
-                    .expect("this test needs qemu-user-static");
+                let file = interpreter.as_str().expect("this test needs qemu-user-static");
                 assert!(Path::new(file).is_file(), "{file}");
-                expected["binfmt"] =
-                    json!({"kind": "private", "interpreter": interpreter, "flags": "OCPF"});
+                expected["binfmt"] = json!({"kind": "private", "interpreter": interpreter, "flags": "OCPF"});
             }
             assert_eq!(document, expected);
         }
@@ -197,8 +192,7 @@ fn an_empty_directory_of_somebody_else_becomes_the_roots() {
 fn what_packages_made_of_the_skeleton_stays() {
     let ground = ground();
     ground.mkroot("");
-    let changed =
-        ground.sh("mkdir root/var/lib/pacman/local; chmod 711 root/root; chown 7:8 root/var/log");
+    let changed = ground.sh("mkdir root/var/lib/pacman/local; chmod 711 root/root; chown 7:8 root/var/log");
     assert_eq!(changed.status, 0);
     let before = tree(&ground.path("root"));
     ground.mkroot("");
@@ -217,12 +211,7 @@ fn what_cannot_be_a_root_is_refused_and_left_alone() {
     let file = format!("making '{}': it exists and is not a directory", at("file"));
     let choose = "choose a new or an empty directory";
     for (dir, status, code, lines) in [
-        (
-            "/",
-            64,
-            "usage",
-            &["making '/': it is the host's own root"][..],
-        ),
+        ("/", 64, "usage", &["making '/': it is the host's own root"][..]),
         (
             "no/such",
             69,
@@ -236,9 +225,7 @@ fn what_cannot_be_a_root_is_refused_and_left_alone() {
         ("link", 69, "failed", &[&full, choose]),
         ("file", 69, "failed", &[&file, choose]),
     ] {
-        ground
-            .run(MKROOT, &["--new", dir], "")
-            .refused("mkroot", status, code, lines);
+        ground.run(MKROOT, &["--new", dir], "").refused("mkroot", status, code, lines);
     }
     let left = ground.sh("find . -mindepth 1 | sort").stdout;
     assert_eq!(left, "./file\n./full\n./full/x\n./link\n");
@@ -248,23 +235,16 @@ fn what_cannot_be_a_root_is_refused_and_left_alone() {
 fn a_link_in_the_skeletons_place_is_not_followed() {
     let ground = ground();
     ground.mkroot("");
-    let out =
-        ground.sh("mkdir outside; rmdir root/proc; ln -s ../outside root/proc; chmod 700 outside");
+    let out = ground.sh("mkdir outside; rmdir root/proc; ln -s ../outside root/proc; chmod 700 outside");
     assert_eq!(out.status, 0);
     let at = ground.at("root/proc");
     ground.run(MKROOT, &["--new", "root"], "").refused(
         "mkroot",
         69,
         "failed",
-        &[
-            &format!("making '{at}': it is a symbolic link or a file"),
-            "remove it, or choose another directory",
-        ],
+        &[&format!("making '{at}': it is a symbolic link or a file"), "remove it, or choose another directory"],
     );
-    assert_eq!(
-        fs::metadata(ground.path("outside")).unwrap().mode() & 0o7777,
-        0o700
-    );
+    assert_eq!(fs::metadata(ground.path("outside")).unwrap().mode() & 0o7777, 0o700);
 }
 
 #[test]
@@ -274,8 +254,7 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
     let dots = "the path is absolute where it must not be, or has '.', '..' or '//'";
     let itself = "AT is the root itself: mount it yourself, and give its mount point as DIR";
     let losetup = "attach an image to one with 'losetup --find --show FILE'";
-    let arches =
-        "one of x86_64, x86_64_v3, aarch64, armv7h, armv6h, i686, pentium4, i486, riscv64, loong64";
+    let arches = "one of x86_64, x86_64_v3, aarch64, armv7h, armv6h, i686, pentium4, i486, riscv64, loong64";
     let cases: &[(&[&str], Vec<String>)] = &[
         (&["--bind", "x"], vec![bind("x", "not of the form SRC:AT")]),
         (&["--bind", "/etc:../x"], vec![bind("/etc:../x", dots)]),
@@ -283,14 +262,8 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
         (&["--bind", "/etc:a//x"], vec![bind("/etc:a//x", dots)]),
         (&["--bind", "/etc:/"], vec![bind("/etc:/", itself)]),
         (&["--bind", "/etc:"], vec![bind("/etc:", itself)]),
-        (
-            &["--bind", "/no/such:x"],
-            vec![bind("/no/such:x", "'/no/such': No such file or directory (os error 2)")],
-        ),
-        (
-            &["--device", "x"],
-            vec!["reading '--device x': not of the form DEV:AT[:FSTYPE[:OPTIONS]]".into()],
-        ),
+        (&["--bind", "/no/such:x"], vec![bind("/no/such:x", "'/no/such': No such file or directory (os error 2)")]),
+        (&["--device", "x"], vec!["reading '--device x': not of the form DEV:AT[:FSTYPE[:OPTIONS]]".into()]),
         (
             &["--device", "/no/such:boot"],
             vec!["reading '--device /no/such:boot': '/no/such': No such file or directory (os error 2)".into()],
@@ -303,10 +276,7 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
             &["--device", "/etc/passwd:boot"],
             vec!["reading '--device /etc/passwd:boot': not a block device".into(), losetup.into()],
         ),
-        (
-            &["--arch", "sparc"],
-            vec!["unknown architecture 'sparc'".into(), arches.into()],
-        ),
+        (&["--arch", "sparc"], vec!["unknown architecture 'sparc'".into(), arches.into()]),
         (
             &["--distro", "archlinux", "--arch", "riscv64"],
             vec!["Arch Linux has no architecture 'riscv64'".into(), "it has x86_64".into()],
@@ -314,39 +284,24 @@ fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
     ];
     for (args, lines) in cases {
         let lines: Vec<_> = lines.iter().map(String::as_str).collect();
-        ground
-            .run(MKROOT, &[&["--new", "root"], *args].concat(), "")
-            .refused("mkroot", 64, "usage", &lines);
+        ground.run(MKROOT, &[&["--new", "root"], *args].concat(), "").refused("mkroot", 64, "usage", &lines);
         assert!(!ground.path("root").exists(), "{args:?}");
     }
-    let other = format!(
-        "making '{}': the document's root is '/elsewhere'",
-        ground.at("root")
-    );
-    ground
-        .run(MKROOT, &["root"], r#"{"strapline":1,"root":"/elsewhere"}"#)
-        .refused("mkroot", 64, "usage", &[&other]);
+    let other = format!("making '{}': the document's root is '/elsewhere'", ground.at("root"));
+    ground.run(MKROOT, &["root"], r#"{"strapline":1,"root":"/elsewhere"}"#).refused("mkroot", 64, "usage", &[&other]);
     assert!(!ground.path("root").exists());
 }
 
 #[test]
 fn what_only_root_may_do_is_refused_to_a_user() {
     let ground = users_ground();
-    for (args, flag) in [
-        (&["--host"][..], "--host"),
-        (&["--device", "/dev/loop0:boot"], "--device"),
-    ] {
-        ground
-            .run(MKROOT, &[&["--new", "root"], args].concat(), "")
-            .refused(
-                "mkroot",
-                77,
-                "permission",
-                &[
-                    &format!("mounting for {flag}: only root can do that"),
-                    &format!("use sudo, or leave {flag} out"),
-                ],
-            );
+    for (args, flag) in [(&["--host"][..], "--host"), (&["--device", "/dev/loop0:boot"], "--device")] {
+        ground.run(MKROOT, &[&["--new", "root"], args].concat(), "").refused(
+            "mkroot",
+            77,
+            "permission",
+            &[&format!("mounting for {flag}: only root can do that"), &format!("use sudo, or leave {flag} out")],
+        );
     }
     assert!(!ground.path("root").exists());
 }
@@ -397,8 +352,7 @@ fn binds_come_last_and_their_places_are_made() {
     for ground in [ground(), users_ground()] {
         let out = ground.sh("mkdir source; echo 1 >source/file; ln -s source link");
         assert_eq!(out.status, 0);
-        let document =
-            ground.mkroot("--bind link:/srv/a/b/ --bind source/file:srv/c --bind source:tmp/d");
+        let document = ground.mkroot("--bind link:/srv/a/b/ --bind source/file:srv/c --bind source:tmp/d");
         let mounts = document["mounts"].as_array().unwrap();
         let source = ground.at("source");
         assert_eq!(
@@ -409,25 +363,13 @@ fn binds_come_last_and_their_places_are_made() {
                 json!({"at": "tmp/d", "type": "rbind", "source": source}),
             ]
         );
-        let made = ground
-            .sh("cd root; stat -c '%A %n' srv srv/a srv/a/b srv/c")
-            .stdout;
-        assert_eq!(
-            made,
-            "drwxr-xr-x srv\ndrwxr-xr-x srv/a\ndrwxr-xr-x srv/a/b\n-rw-r--r-- srv/c\n"
-        );
-        assert!(
-            !ground.path("root/tmp/d").exists(),
-            "that one is on the tmpfs"
-        );
+        let made = ground.sh("cd root; stat -c '%A %n' srv srv/a srv/a/b srv/c").stdout;
+        assert_eq!(made, "drwxr-xr-x srv\ndrwxr-xr-x srv/a\ndrwxr-xr-x srv/a/b\n-rw-r--r-- srv/c\n");
+        assert!(!ground.path("root/tmp/d").exists(), "that one is on the tmpfs");
         ground.furnish(&["cat"]);
         ground.beside("enter");
         let ran = ground.sh("enter --state root.json -- cat /srv/a/b/file /srv/c /tmp/d/file");
-        assert_eq!(
-            (ran.status, ran.stdout.as_str()),
-            (0, "1\n1\n1\n"),
-            "{ran:?}"
-        );
+        assert_eq!((ran.status, ran.stdout.as_str()), (0, "1\n1\n1\n"), "{ran:?}");
         ground.nothing_is_left();
     }
 }
@@ -438,29 +380,25 @@ fn a_bind_on_a_link_of_the_root_is_refused() {
     ground.mkroot("");
     symlink("/etc", ground.path("root/srv")).unwrap();
     let (root, at) = (ground.at("root"), ground.at("root/srv"));
-    ground
-        .run(MKROOT, &["--new", "root", "--bind", "/var:srv"], "")
-        .refused(
-            "mkroot",
-            69,
-            "failed",
-            &[
-                &format!(
-                    "entering '{root}': mounting '/var' (rbind) on '{at}': a part of the path is not a directory, but \
+    ground.run(MKROOT, &["--new", "root", "--bind", "/var:srv"], "").refused(
+        "mkroot",
+        69,
+        "failed",
+        &[
+            &format!(
+                "entering '{root}': mounting '/var' (rbind) on '{at}': a part of the path is not a directory, but \
                      a symbolic link or a file"
-                ),
-                "look at what the root has there, and remove it if it does not belong there",
-            ],
-        );
+            ),
+            "look at what the root has there, and remove it if it does not belong there",
+        ],
+    );
     let too_many = "Too many levels of symbolic links (os error 40)";
-    ground
-        .run(MKROOT, &["--new", "root", "--bind", "/var:srv/x"], "")
-        .refused(
-            "mkroot",
-            69,
-            "failed",
-            &[&format!("making the mount point '{at}/x': {too_many}")],
-        );
+    ground.run(MKROOT, &["--new", "root", "--bind", "/var:srv/x"], "").refused(
+        "mkroot",
+        69,
+        "failed",
+        &[&format!("making the mount point '{at}/x': {too_many}")],
+    );
     ground.nothing_is_left();
 }
 
@@ -476,18 +414,13 @@ impl Loop {
 
     fn is_attached(&self) -> bool {
         let name = self.0.rsplit('/').next().unwrap();
-        Path::new("/sys/block")
-            .join(name)
-            .join("loop/backing_file")
-            .exists()
+        Path::new("/sys/block").join(name).join("loop/backing_file").exists()
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let detached = Command::new("/sbin/losetup")
-            .args(["--detach", &self.0])
-            .status();
+        let detached = Command::new("/sbin/losetup").args(["--detach", &self.0]).status();
         if !std::thread::panicking() {
             assert!(detached.unwrap().success());
             assert!(!self.is_attached(), "{} is still in use", self.0);
@@ -505,13 +438,9 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
     {
         let (device, blank) = (Loop::on(&ground, "image"), Loop::on(&ground, "blank"));
         let document = ground.mkroot(&format!("--device {}:boot", device.0));
-        assert_eq!(
-            document["mounts"][7],
-            json!({"at": "boot", "type": "ext4", "source": device.0})
-        );
+        assert_eq!(document["mounts"][7], json!({"at": "boot", "type": "ext4", "source": device.0}));
         ground.furnish(&["cat", "sync"]);
-        let ran =
-            ground.sh("enter --state root.json -- sh -c 'cat /boot/hello; echo back >/boot/back'");
+        let ran = ground.sh("enter --state root.json -- sh -c 'cat /boot/hello; echo back >/boot/back'");
         assert_eq!((ran.status, ran.stdout.as_str()), (0, "hello\n"), "{ran:?}");
         assert!(!ground.path("root/boot/hello").exists());
         ground.nothing_is_left();
@@ -522,47 +451,23 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
         assert_eq!((ran.status, ran.stdout.as_str()), (2, "back\n"), "{ran:?}");
         assert!(ran.stderr.contains("Read-only file system"), "{ran:?}");
         ground.nothing_is_left();
-        ground
-            .run(
-                MKROOT,
-                &["--new", "other", "--device", &format!("{}:boot", blank.0)],
-                "",
-            )
-            .refused(
-                "mkroot",
-                69,
-                "failed",
-                &[
-                    &format!("looking for a file system on '{}': none found", blank.0),
-                    "give it: --device DEV:AT:FSTYPE",
-                ],
-            );
+        ground.run(MKROOT, &["--new", "other", "--device", &format!("{}:boot", blank.0)], "").refused(
+            "mkroot",
+            69,
+            "failed",
+            &[&format!("looking for a file system on '{}': none found", blank.0), "give it: --device DEV:AT:FSTYPE"],
+        );
         assert!(!ground.path("other").exists());
         // A file system that is not the one: the mount fails where mkroot tries the plan, and nothing stays.
-        let ran = ground.run(
-            MKROOT,
-            &[
-                "--new",
-                "other",
-                "--device",
-                &format!("{}:boot:ext4", blank.0),
-            ],
-            "",
-        );
+        let ran = ground.run(MKROOT, &["--new", "other", "--device", &format!("{}:boot:ext4", blank.0)], "");
         assert_eq!(ran.status, 71, "{ran:?}");
         assert!(
-            ran.stderr.contains(&format!(
-                "mounting '{}' (ext4) on '{}'",
-                blank.0,
-                ground.at("other/boot")
-            )),
+            ran.stderr.contains(&format!("mounting '{}' (ext4) on '{}'", blank.0, ground.at("other/boot"))),
             "{ran:?}"
         );
         assert!(!ground.path("other").exists());
     }
-    let attached = ground
-        .sh("losetup --associated image; losetup --associated blank")
-        .stdout;
+    let attached = ground.sh("losetup --associated image; losetup --associated blank").stdout;
     assert_eq!(attached, "");
 }
 
@@ -620,23 +525,13 @@ fn mounts_on_the_host_are_made_once_recorded_and_refused_when_half_gone() {
     assert_eq!(live["boot_id"], boot_id.trim());
     let mounts = live["mounts"].as_array().unwrap();
     let at: Vec<_> = mounts.iter().map(|m| m["at"].as_str().unwrap()).collect();
-    assert_eq!(
-        at,
-        ["", "proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]
-    );
-    let mut ids: Vec<u64> = mounts
-        .iter()
-        .map(|m| m["id"].as_str().unwrap().parse().unwrap())
-        .collect();
+    assert_eq!(at, ["", "proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]);
+    let mut ids: Vec<u64> = mounts.iter().map(|m| m["id"].as_str().unwrap().parse().unwrap()).collect();
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 8, "each mount has an id of its own");
     assert_eq!(&second["host"], live);
-    assert_eq!(
-        third.get("host"),
-        None,
-        "what another run mounted is not its own"
-    );
+    assert_eq!(third.get("host"), None, "what another run mounted is not its own");
 }
 
 /// Runs a script as root in a new mount namespace, in an empty directory; `$mkroot` is the program.

@@ -28,15 +28,9 @@ fn entry(bytes: &[u8]) -> Option<String> {
     let (tag, permissions) = (u16::from_le_bytes([t0, t1]), u16::from_le_bytes([p0, p1]));
     let (_, word, named) = TAGS.iter().find(|(number, ..)| *number == tag)?;
     let id = u32::from_le_bytes(id);
-    let id = if *named {
-        id.to_string()
-    } else {
-        String::new()
-    };
+    let id = if *named { id.to_string() } else { String::new() };
     let letter = |bit, letter| if permissions & bit == 0 { '-' } else { letter };
-    let letters: String = [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')]
-        .iter()
-        .collect();
+    let letters: String = [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')].iter().collect();
     (permissions < 8).then(|| format!("{word}:{id}:{letters}"))
 }
 
@@ -57,14 +51,7 @@ mod tests {
     #[test]
     fn an_acl_is_text() {
         let none = u32::MAX;
-        let journal = value(&[
-            (1, 7, none),
-            (4, 5, none),
-            (8, 5, 998),
-            (8, 5, 4),
-            (0x10, 5, none),
-            (0x20, 0, none),
-        ]);
+        let journal = value(&[(1, 7, none), (4, 5, none), (8, 5, 998), (8, 5, 4), (0x10, 5, none), (0x20, 0, none)]);
         assert_eq!(
             text(&journal).as_deref(),
             Some("user::rwx,group::r-x,group:998:r-x,group:4:r-x,mask::r-x,other::---")
@@ -73,14 +60,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_none() {
-        for bad in [
-            &[][..],
-            &[2, 0, 0],
-            &[3, 0, 0, 0],
-            &[2, 0, 0, 0, 1],
-            &value(&[(3, 7, 0)]),
-            &value(&[(1, 8, 0)]),
-        ] {
+        for bad in [&[][..], &[2, 0, 0], &[3, 0, 0, 0], &[2, 0, 0, 0, 1], &value(&[(3, 7, 0)]), &value(&[(1, 8, 0)])] {
             assert_eq!(text(bad), None, "{bad:?}");
         }
     }

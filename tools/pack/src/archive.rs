@@ -44,13 +44,7 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
     let name = path.file_name().unwrap_or_default();
     let content = found.nodes.iter().map(Node::size).sum();
     let bar = progress::bar(plan.bar, content, &name.to_string_lossy());
-    let source = Source {
-        tree: &tree,
-        nodes: &found.nodes,
-        bar: &bar,
-        writing: &writing,
-        sparse: plan.sparse,
-    };
+    let source = Source { tree: &tree, nodes: &found.nodes, bar: &bar, writing: &writing, sparse: plan.sparse };
     let (size, sha256) = match plan.format {
         Format::Oci => oci::write(plan, document, source)?,
         _ => {
@@ -82,10 +76,7 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
 const PIECE: usize = 1 << 20;
 
 /// Begins to compress into the file, from where it is.
-pub(crate) fn encoder<'a>(
-    plan: &'a Plan,
-    source: Source<'_>,
-) -> Result<Encoder<Hashed<Hollow<'a>>>, Failure> {
+pub(crate) fn encoder<'a>(plan: &'a Plan, source: Source<'_>) -> Result<Encoder<Hashed<Hollow<'a>>>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let out = Hashed::new(Hollow(plan.output.file()));
     Encoder::new(out, plan.format, plan.level, threads).doing(Code::Os, || source.writing)
@@ -96,9 +87,7 @@ pub(crate) fn stream<W: Write>(source: Source<'_>, out: W) -> Result<W, Failure>
     // Pieces of one size: what is written is then the same also where a compressor looks at how it is given.
     let mut out = BufWriter::with_capacity(PIECE, out);
     source.stream(&mut out)?;
-    out.into_inner()
-        .map_err(io::IntoInnerError::into_error)
-        .doing(Code::Os, || source.writing)
+    out.into_inner().map_err(io::IntoInnerError::into_error).doing(Code::Os, || source.writing)
 }
 
 /// A file that is written in order, in which the zeros of files with holes take no room where they are not compressed.
@@ -127,11 +116,7 @@ pub(crate) struct Hashed<W: Write> {
 
 impl<W: Write> Hashed<W> {
     pub(crate) fn new(inner: W) -> Self {
-        Self {
-            inner,
-            size: 0,
-            hash: Sha256::new(),
-        }
+        Self { inner, size: 0, hash: Sha256::new() }
     }
 
     /// Returns the SHA-256 of it all, in hex.

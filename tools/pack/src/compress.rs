@@ -90,9 +90,7 @@ mod tests {
     /// More than one job or block of each format at its lowest level.
     fn text() -> Vec<u8> {
         let words = (0_u64..3_000_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
-        words
-            .flat_map(|n| [b'a' + (n % 7) as u8, (n >> 8) as u8 & 0x3f])
-            .collect()
+        words.flat_map(|n| [b'a' + (n % 7) as u8, (n >> 8) as u8 & 0x3f]).collect()
     }
 
     fn pack(text: &[u8], format: Format, threads: usize) -> Vec<u8> {
@@ -115,16 +113,10 @@ mod tests {
                 Format::Tar => out.clone_from(&one),
                 Format::Zstd => out = zstd::decode_all(&one[..]).unwrap(),
                 Format::Xz => {
-                    xz2::read::XzDecoder::new(&one[..])
-                        .read_to_end(&mut out)
-                        .map(drop)
-                        .unwrap();
+                    xz2::read::XzDecoder::new(&one[..]).read_to_end(&mut out).map(drop).unwrap();
                 }
                 Format::Gzip | Format::Oci => {
-                    flate2::read::GzDecoder::new(&one[..])
-                        .read_to_end(&mut out)
-                        .map(drop)
-                        .unwrap();
+                    flate2::read::GzDecoder::new(&one[..]).read_to_end(&mut out).map(drop).unwrap();
                 }
             }
             assert!(out == text, "{format:?}");

@@ -45,12 +45,8 @@ impl Format {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let found = SUFFIXES.iter().find(|(end, _)| name.ends_with(end));
         found.map(|(_, format)| *format).ok_or_else(|| {
-            let message = format!(
-                "writing {}: its name does not say in which format",
-                quote(path)
-            );
-            Failure::new(Code::Usage, message)
-                .hint("end it with .tar, .tar.zst, .tar.xz or .tar.gz, or give --format")
+            let message = format!("writing {}: its name does not say in which format", quote(path));
+            Failure::new(Code::Usage, message).hint("end it with .tar, .tar.zst, .tar.xz or .tar.gz, or give --format")
         })
     }
 

@@ -37,14 +37,7 @@ impl<W: Write> Gzip<W> {
     /// Begins a file.
     pub(crate) fn new(mut out: W, level: u32, threads: usize) -> io::Result<Self> {
         out.write_all(&HEADER)?;
-        Ok(Self {
-            out,
-            level,
-            threads,
-            check: Crc::new(),
-            text: Vec::new(),
-            done: 0,
-        })
+        Ok(Self { out, level, threads, check: Crc::new(), text: Vec::new(), done: 0 })
     }
 
     /// Ends the file.
@@ -68,17 +61,12 @@ impl<W: Write> Gzip<W> {
         };
         let parts = thread::scope(|scope| {
             let share = starts.chunks(starts.len().div_ceil(self.threads).max(1));
-            let threads: Vec<_> = share
-                .map(|starts| scope.spawn(move || starts.iter().map(one).collect()))
-                .collect();
+            let threads: Vec<_> = share.map(|starts| scope.spawn(move || starts.iter().map(one).collect())).collect();
             let join = |thread: thread::ScopedJoinHandle<'_, io::Result<Vec<Vec<u8>>>>| {
                 let died = |_| Err(io::Error::other("a thread that compresses died"));
                 thread.join().unwrap_or_else(died)
             };
-            threads
-                .into_iter()
-                .map(join)
-                .collect::<io::Result<Vec<_>>>()
+            threads.into_iter().map(join).collect::<io::Result<Vec<_>>>()
         })?;
         for part in parts.iter().flatten() {
             self.out.write_all(part)?;
@@ -112,11 +100,7 @@ fn deflate(block: &[u8], dictionary: &[u8], level: u32, last: bool) -> io::Resul
     if !dictionary.is_empty() {
         deflate.set_dictionary(dictionary)?;
     }
-    let flush = if last {
-        FlushCompress::Finish
-    } else {
-        FlushCompress::Sync
-    };
+    let flush = if last { FlushCompress::Finish } else { FlushCompress::Sync };
     let mut out = Vec::with_capacity(block.len() + 1024);
     loop {
         let taken = usize::try_from(deflate.total_in()).unwrap_or(usize::MAX);
@@ -155,15 +139,7 @@ mod tests {
 
     #[test]
     fn it_is_one_member_that_unpacks_to_the_same() {
-        for length in [
-            0,
-            1,
-            BLOCK - 1,
-            BLOCK,
-            BLOCK + 1,
-            5 * BLOCK + 7,
-            3 * SHARE * BLOCK + 1,
-        ] {
+        for length in [0, 1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7, 3 * SHARE * BLOCK + 1] {
             let text = text(length);
             let packed = pack(&text, 2, 1000);
             let mut out = Vec::new();
@@ -192,9 +168,7 @@ mod tests {
             .collect();
         let packed = pack(&noise, 2, 4096);
         let mut out = Vec::new();
-        flate2::bufread::GzDecoder::new(&packed[..])
-            .read_to_end(&mut out)
-            .unwrap();
+        flate2::bufread::GzDecoder::new(&packed[..]).read_to_end(&mut out).unwrap();
         assert!(out == noise);
     }
 }

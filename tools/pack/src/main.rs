@@ -35,9 +35,7 @@ use std::time::Instant;
 /// archive.
 #[derive(Debug, Parser)]
 #[command(name = "pack", version, help_expected = true, max_term_width = 80)]
-#[command(
-    after_help = "Example:\n  ... | strap base | keyring --strip | pack -o alarm.tar.zst | reap | unmount"
-)]
+#[command(after_help = "Example:\n  ... | strap base | keyring --strip | pack -o alarm.tar.zst | reap | unmount")]
 struct Pack {
     /// Write the archive to FILE, which ends with .tar, .tar.zst, .tar.xz or .tar.gz
     #[arg(short, long, value_name = "FILE")]
@@ -103,21 +101,12 @@ impl Stage for Pack {
             context.note(format_args!("sockets are left out: {text}"));
         }
         if let Some(text) = some(&written.secrets) {
-            context.warn(format_args!(
-                "every machine that is made from it has the same secret key: {text}"
-            ));
+            context.warn(format_args!("every machine that is made from it has the same secret key: {text}"));
         }
         if let Some(text) = some(&written.marks) {
-            context.warn(format_args!(
-                "'docker import' and 'podman import' lose files of the archive: {text}"
-            ));
+            context.warn(format_args!("'docker import' and 'podman import' lose files of the archive: {text}"));
         }
-        context.note(format_args!(
-            "{}: {} entries, {} bytes",
-            quote(&path),
-            written.entries,
-            written.size
-        ));
+        context.note(format_args!("{}: {} entries, {} bytes", quote(&path), written.entries, written.size));
         Ok(())
     }
 }
@@ -134,15 +123,10 @@ impl Pack {
         };
         let level = format.level(self.level)?;
         let name = oci::name(self.name.as_deref(), document.distro())?;
-        let only = |option: &str, why: &str| {
-            Failure::new(Code::Usage, format!("reading '{option}': {why}"))
-        };
+        let only = |option: &str, why: &str| Failure::new(Code::Usage, format!("reading '{option}': {why}"));
         match format {
             Format::Oci if self.sparse => {
-                return Err(only(
-                    "--sparse",
-                    "no program accepts it in the layer of an image",
-                ));
+                return Err(only("--sparse", "no program accepts it in the layer of an image"));
             }
             Format::Oci => {}
             _ if self.name.is_some() => {
@@ -215,15 +199,10 @@ mod tests {
     #[test]
     fn the_page_has_every_rule() {
         let page = include_str!("../../../man/pack.8");
-        let listed: Vec<_> = page
-            .lines()
-            .filter_map(|line| line.strip_prefix(".It Pa "))
-            .flat_map(|line| line.split(" , "))
-            .collect();
+        let listed: Vec<_> =
+            page.lines().filter_map(|line| line.strip_prefix(".It Pa ")).flat_map(|line| line.split(" , ")).collect();
         let left_out = rules::left_out().map(|(_, pattern)| pattern);
-        let ruled: Vec<_> = left_out
-            .chain(rewrite::REWRITTEN.iter().map(|m| m.path))
-            .collect();
+        let ruled: Vec<_> = left_out.chain(rewrite::REWRITTEN.iter().map(|m| m.path)).collect();
         assert_eq!(listed, ruled);
     }
 }

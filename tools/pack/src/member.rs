@@ -48,11 +48,7 @@ impl Member {
     ///
     /// When an extended attribute is one that no archive can hold.
     pub(crate) fn of(node: &Node, first: &[u8], pieces: Option<&[Piece]>) -> io::Result<Self> {
-        let mut member = Self {
-            header: Header::new_ustar(),
-            records: Vec::new(),
-            map: Vec::new(),
-        };
+        let mut member = Self { header: Header::new_ustar(), records: Vec::new(), map: Vec::new() };
         member.header.set_mode(node.mode);
         member.set_ids(node.uid, node.gid);
         member.set_time(node.mtime);
@@ -191,9 +187,7 @@ impl Member {
     fn set_sparse(&mut self, path: &[u8], size: u64, pieces: &[Piece]) {
         // The end, where a hole is the last.
         let end = [(size, 0)];
-        let whole = pieces
-            .last()
-            .is_some_and(|(at, length)| at + length == size);
+        let whole = pieces.last().is_some_and(|(at, length)| at + length == size);
         let pieces: Vec<_> = pieces.iter().chain(end.iter().filter(|_| !whole)).collect();
         let mut map = format!("{}\n", pieces.len()).into_bytes();
         for (at, length) in &pieces {
@@ -219,9 +213,8 @@ impl Member {
             _ => None,
         };
         if let Some(key) = key {
-            let text = acl::text(value).ok_or_else(|| {
-                io::Error::other("it has an access control list that makes no sense")
-            })?;
+            let text = acl::text(value)
+                .ok_or_else(|| io::Error::other("it has an access control list that makes no sense"))?;
             // For tar(1) and bsdtar(1). What follows is for docker and podman, which know only attributes: without it they would
             // give the group what is the mask.
             self.record(key, text);
@@ -241,13 +234,11 @@ impl Member {
 
     fn finish(&mut self) {
         let names = ["path", "linkpath", "GNU.sparse.name"];
-        let raw = |(key, value): &(String, Vec<u8>)| {
-            names.contains(&key.as_str()) && std::str::from_utf8(value).is_err()
-        };
+        let raw =
+            |(key, value): &(String, Vec<u8>)| names.contains(&key.as_str()) && std::str::from_utf8(value).is_err();
         if self.records.iter().any(raw) {
             // Names are bytes, which pax(1) permits when it is said.
-            self.records
-                .insert(0, ("hdrcharset".to_owned(), b"BINARY".to_vec()));
+            self.records.insert(0, ("hdrcharset".to_owned(), b"BINARY".to_vec()));
         }
         self.header.set_cksum();
     }
@@ -283,11 +274,7 @@ mod tests {
     #[test]
     fn a_record_has_its_own_length() {
         for length in [1, 2, 88, 89, 90, 91, 985, 986, 987, 988, 989, 9_980, 9_990] {
-            let mut member = Member {
-                header: Header::new_ustar(),
-                records: Vec::new(),
-                map: Vec::new(),
-            };
+            let mut member = Member { header: Header::new_ustar(), records: Vec::new(), map: Vec::new() };
             assert!(member.extension().unwrap().is_none());
             member.record("path", vec![b'x'; length]);
             let (header, text) = member.extension().unwrap().unwrap();
@@ -306,10 +293,7 @@ mod tests {
         for (length, fits) in [(1 << 19, true), ((1 << 19) + 1, false)] {
             // With their own lengths and names they are 1 MiB.
             let value = vec![b'v'; length - "524288 SCHILY.xattr.user.a=\n".len()];
-            node.xattrs = vec![
-                (b"user.a".to_vec(), value.clone()),
-                (b"user.b".to_vec(), value),
-            ];
+            node.xattrs = vec![(b"user.a".to_vec(), value.clone()), (b"user.b".to_vec(), value)];
             let member = Member::of(&node, b"", None).unwrap();
             assert_eq!(member.extension().is_ok(), fits, "{length}");
         }
@@ -337,12 +321,7 @@ mod tests {
         let long = |a: usize, b: usize| [vec![b'a'; a], vec![b'b'; b]].join(&b'/');
         assert_eq!(split(&[b'x'; 100]).unwrap().1.len(), 100);
         assert_eq!(split(&[b'x'; 101]), None);
-        for (a, b, fits) in [
-            (155, 100, true),
-            (156, 100, false),
-            (155, 101, false),
-            (1, 100, true),
-        ] {
+        for (a, b, fits) in [(155, 100, true), (156, 100, false), (155, 101, false), (1, 100, true)] {
             let path = long(a, b);
             let parts = split(&path);
             assert_eq!(parts.is_some(), fits, "{a} {b}");
@@ -351,10 +330,7 @@ mod tests {
             }
         }
         // The last slash of a directory is not a place to split.
-        assert_eq!(
-            split(&[long(50, 99), vec![b'/']].concat()).map(|p| p.1.len()),
-            Some(100)
-        );
+        assert_eq!(split(&[long(50, 99), vec![b'/']].concat()).map(|p| p.1.len()), Some(100));
         assert_eq!(split(&[&[b'x'; 101][..], b"/"].concat()), None);
     }
 }

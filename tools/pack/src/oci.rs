@@ -29,17 +29,12 @@ const BLOBS: &str = "blobs/sha256/";
 /// # Errors
 ///
 /// As streaming the tree; when it has what a layer would lose; and when the file cannot be written or read back.
-pub(crate) fn write(
-    plan: &Plan,
-    document: &Document,
-    source: Source<'_>,
-) -> Result<(u64, String), Failure> {
+pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Result<(u64, String), Failure> {
     let doing = || source.writing;
     refuse_marks(source)?;
     let mut file = plan.output.file();
     for directory in ["blobs/", BLOBS] {
-        file.write_all(header(plan, directory, EntryType::Directory, 0).as_bytes())
-            .doing(Code::Os, doing)?;
+        file.write_all(header(plan, directory, EntryType::Directory, 0).as_bytes()).doing(Code::Os, doing)?;
     }
     let place = file.stream_position().doing(Code::Os, doing)?;
     file.write_all(&END[..BLOCK]).doing(Code::Os, doing)?;
@@ -47,10 +42,7 @@ pub(crate) fn write(
     let tree = archive::stream(source, encoder)?;
     let tree_hash = tree.hex();
     let layer = tree.inner.finish().doing(Code::Os, doing)?;
-    let layer = Blob {
-        hash: layer.hex(),
-        size: layer.size,
-    };
+    let layer = Blob { hash: layer.hex(), size: layer.size };
     file.write_all(padding(layer.size)).doing(Code::Os, doing)?;
     let layer_header = header(plan, &layer.place(), EntryType::Regular, layer.size);
     let documents = documents(plan, document, source.nodes, &layer, &tree_hash);
@@ -62,8 +54,7 @@ pub(crate) fn write(
         }
     }
     file.write_all(&END).doing(Code::Os, doing)?;
-    file.write_all_at(layer_header.as_bytes(), place)
-        .doing(Code::Os, doing)?;
+    file.write_all_at(layer_header.as_bytes(), place).doing(Code::Os, doing)?;
     file.seek(SeekFrom::Start(0)).doing(Code::Os, doing)?;
     let mut whole = Hashed::new(io::sink());
     io::copy(&mut file, &mut whole).doing(Code::Os, doing)?;
@@ -99,10 +90,7 @@ struct Blob {
 
 impl Blob {
     fn of(text: &[u8]) -> Self {
-        Self {
-            hash: format!("{:x}", Sha256::digest(text)),
-            size: text.len() as u64,
-        }
+        Self { hash: format!("{:x}", Sha256::digest(text)), size: text.len() as u64 }
     }
 
     fn place(&self) -> String {
@@ -118,13 +106,7 @@ impl Blob {
 
 /// Returns the documents of an image with that layer, by the names of their members. `tree` is the hash of what is in the layer
 /// (image-spec, config.md, manifest.md, image-index.md, image-layout.md).
-fn documents(
-    plan: &Plan,
-    document: &Document,
-    nodes: &[Node],
-    layer: &Blob,
-    tree: &str,
-) -> Vec<(String, Vec<u8>)> {
+fn documents(plan: &Plan, document: &Document, nodes: &[Node], layer: &Blob, tree: &str) -> Vec<(String, Vec<u8>)> {
     let (arch, variant) = arch(document.arch().unwrap_or_default());
     let created = plan.rules.epoch().map(date::time);
     let path = environment().into_iter().find(|(key, _)| key == "PATH");
@@ -214,9 +196,7 @@ pub(crate) fn name(asked: Option<&str>, distro: Option<&str>) -> Result<String, 
             Failure::new(Code::Usage, format!("reading '--name {name}': {why}"))
                 .hint("it is like 'alarm', 'alarm:aarch64' or 'registry.example.org/alarm:1.0'")
         }),
-        None => Ok(distro
-            .and_then(|distro| tagged(distro).ok())
-            .unwrap_or_else(|| "root:latest".to_owned())),
+        None => Ok(distro.and_then(|distro| tagged(distro).ok()).unwrap_or_else(|| "root:latest".to_owned())),
     }
 }
 
@@ -237,7 +217,8 @@ fn refuse_marks(source: Source<'_>) -> Result<(), Failure> {
     let mut marks = source.nodes.iter().filter_map(|e| Some((e, mark(e)?)));
     marks.next().map_or(Ok(()), |(node, what)| {
         let show = source.tree.show(&node.path);
-        let why = format!("packing {show}: {what} is the mark of a deleted file in a layer of an image, so it would be lost");
+        let why =
+            format!("packing {show}: {what} is the mark of a deleted file in a layer of an image, so it would be lost");
         Err(Failure::new(Code::Failed, why)
             .hint("remove it, leave it out with --exclude, or write another format than oci"))
     })
@@ -248,9 +229,7 @@ fn refuse_marks(source: Source<'_>) -> Result<(), Failure> {
 pub(crate) fn mark(node: &Node) -> Option<&'static str> {
     let name = node.path.rsplit(|b| *b == b'/').next();
     match node.kind {
-        _ if name.is_some_and(|name| name.starts_with(b".wh.")) => {
-            Some("a name that begins with '.wh.'")
-        }
+        _ if name.is_some_and(|name| name.starts_with(b".wh.")) => Some("a name that begins with '.wh.'"),
         Kind::Character(0, 0) => Some("the character device 0:0"),
         _ => None,
     }
@@ -270,11 +249,7 @@ mod tests {
             (Some("alarm"), Some("x"), Some("alarm:latest")),
             (Some("alarm:Aarch64"), None, Some("alarm:Aarch64")),
             (Some("latest"), None, Some("latest:latest")),
-            (
-                Some("r:5000/a/latest"),
-                None,
-                Some("r:5000/a/latest:latest"),
-            ),
+            (Some("r:5000/a/latest"), None, Some("r:5000/a/latest:latest")),
             (Some("r.org:5000/b:1"), None, Some("r.org:5000/b:1")),
             (Some(""), Some("x"), None),
             (Some("Alarm"), None, None),
@@ -282,11 +257,7 @@ mod tests {
             (Some("alarm:\u{e9}"), None, None),
             (Some("a b"), None, None),
         ] {
-            assert_eq!(
-                super::name(asked, distro).ok().as_deref(),
-                name,
-                "{asked:?}"
-            );
+            assert_eq!(super::name(asked, distro).ok().as_deref(), name, "{asked:?}");
         }
         let digest = format!("alarm@sha256:{}", "0".repeat(64));
         assert!(super::name(Some(&digest), None).is_err());

@@ -27,11 +27,7 @@ impl Source<'_> {
     ///
     /// When the tree cannot be read, or `out` takes no more.
     pub(crate) fn stream(self, out: &mut impl Write) -> Result<(), Failure> {
-        let mut stream = Stream {
-            source: self,
-            out,
-            holes: 0,
-        };
+        let mut stream = Stream { source: self, out, holes: 0 };
         for node in self.nodes {
             stream.one(node)?;
         }
@@ -106,9 +102,8 @@ impl<W: Write> Stream<'_, W> {
             _ => &[],
         };
         let refuse = |e: io::Error| {
-            self.reading(node, &e).hint(
-                "remove the attributes with 'setfattr -x', or leave the file out with --exclude",
-            )
+            self.reading(node, &e)
+                .hint("remove the attributes with 'setfattr -x', or leave the file out with --exclude")
         };
         let member = Member::of(node, first, pieces).map_err(refuse)?;
         if let Some((header, text)) = member.extension().map_err(refuse)? {
@@ -121,9 +116,7 @@ impl<W: Write> Stream<'_, W> {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.out
-            .write_all(bytes)
-            .doing(Code::Os, || self.source.writing)
+        self.out.write_all(bytes).doing(Code::Os, || self.source.writing)
     }
 
     /// Fills the last block of a content.

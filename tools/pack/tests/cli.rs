@@ -24,25 +24,13 @@ impl Lab {
     fn new() -> Self {
         let directory = tempfile::Builder::new().tempdir_in("/var/tmp").unwrap();
         let root = directory.path().canonicalize().unwrap().join("root");
-        for below in [
-            "etc/pacman.d",
-            "proc",
-            "run",
-            "tmp",
-            "var/lib/pacman/local",
-            "var/log",
-            "usr",
-        ] {
+        for below in ["etc/pacman.d", "proc", "run", "tmp", "var/lib/pacman/local", "var/log", "usr"] {
             fs::create_dir_all(root.join(below)).unwrap();
         }
         fs::write(root.join("etc/passwd"), "root:x:0:0::/root:/bin/sh\n").unwrap();
         fs::write(root.join("usr/file"), "text").unwrap();
         let meta = root.metadata().unwrap();
-        assert_eq!(
-            meta.uid(),
-            0,
-            "these tests make namespaces as root: run 'make test'"
-        );
+        assert_eq!(meta.uid(), 0, "these tests make namespaces as root: run 'make test'");
         let document = json!({
             "strapline": 1,
             "root": root,
@@ -52,10 +40,7 @@ impl Lab {
             "mounts": rootfs::plan::api(false),
             "binfmt": {"kind": "native"},
         });
-        Self {
-            directory,
-            document,
-        }
+        Self { directory, document }
     }
 
     fn path(&self) -> PathBuf {
@@ -140,11 +125,7 @@ impl Lab {
     #[track_caller]
     fn tar(&self, args: &[&str]) -> String {
         let mut command = Command::new("tar");
-        let out = command
-            .args(args)
-            .current_dir(self.path())
-            .output()
-            .unwrap();
+        let out = command.args(args).current_dir(self.path()).output().unwrap();
         let err = String::from_utf8_lossy(&out.stderr);
         assert!(out.status.success(), "{err}");
         String::from_utf8(out.stdout).unwrap()
@@ -217,15 +198,10 @@ fn an_image_says_its_name_to_those_who_read_the_one_list_or_the_other() {
     for (args, name) in [
         (&[][..], "root:latest"),
         (&["--name", "alarm"], "alarm:latest"),
-        (
-            &["--name", "r.example:5000/alarm:2"],
-            "r.example:5000/alarm:2",
-        ),
+        (&["--name", "r.example:5000/alarm:2"], "r.example:5000/alarm:2"),
     ] {
         drop(lab.good(&[&["-o", "a", "--format", "oci"], args].concat()));
-        let read = |member: &str| -> Value {
-            serde_json::from_str(&lab.tar(&["-xOf", "a", member])).unwrap()
-        };
+        let read = |member: &str| -> Value { serde_json::from_str(&lab.tar(&["-xOf", "a", member])).unwrap() };
         let (index, list) = (read("index.json"), read("manifest.json"));
         let annotations = &index["manifests"][0]["annotations"];
         assert_eq!(annotations["org.opencontainers.image.ref.name"], name);
@@ -234,10 +210,7 @@ fn an_image_says_its_name_to_those_who_read_the_one_list_or_the_other() {
         let blob = |digest: &Value| format!("blobs/{}", digest.as_str().unwrap().replace(':', "/"));
         let manifest = read(&blob(&index["manifests"][0]["digest"]));
         assert_eq!(list[0]["Config"], blob(&manifest["config"]["digest"]));
-        assert_eq!(
-            list[0]["Layers"],
-            json!([blob(&manifest["layers"][0]["digest"])])
-        );
+        assert_eq!(list[0]["Layers"], json!([blob(&manifest["layers"][0]["digest"])]));
         let members = lab.members("a");
         for blob in [&list[0]["Config"], &list[0]["Layers"][0]] {
             assert!(members.iter().any(|member| blob == member), "{blob}");
@@ -289,22 +262,13 @@ fn what_is_no_place_for_an_archive_is_refused() {
     symlink("root/etc", lab.path().join("into")).unwrap();
     for (name, line) in [
         ("-", "writing '-': stdout carries the document"),
-        (
-            "root/a.tar",
-            "writing 'root/a.tar': the file is in the root",
-        ),
+        ("root/a.tar", "writing 'root/a.tar': the file is in the root"),
         ("root/etc/../a.tar", "the file is in the root"),
         ("into/a.tar", "the file is in the root"),
         ("dir.tar", "writing 'dir.tar': it is a directory"),
         ("/dev/null", "writing '/dev/null': it is not a regular file"),
-        (
-            "/dev/stdout",
-            "writing '/dev/stdout': it is a dangling symbolic link",
-        ),
-        (
-            "a.zip",
-            "writing 'a.zip': its name does not say in which format",
-        ),
+        ("/dev/stdout", "writing '/dev/stdout': it is a dangling symbolic link"),
+        ("a.zip", "writing 'a.zip': its name does not say in which format"),
         ("new.tar/", "writing 'new.tar/': not a file name"),
         ("", "a value is required for '--output <FILE>'"),
     ] {
@@ -318,44 +282,17 @@ fn what_is_no_place_for_an_archive_is_refused() {
 fn wrong_options_are_refused() {
     let lab = Lab::new();
     for (args, line) in [
-        (
-            &["--level", "1"][..],
-            "reading '--level 1': tar is not compressed",
-        ),
-        (
-            &["--format", "tar.zst", "--level", "20"],
-            "tar.zst has the levels 1 to 19",
-        ),
-        (
-            &["--format", "tar.zst", "--level", "0"],
-            "tar.zst has the levels 1 to 19",
-        ),
-        (
-            &["--format", "tar.xz", "--level", "10"],
-            "tar.xz has the levels 0 to 9",
-        ),
+        (&["--level", "1"][..], "reading '--level 1': tar is not compressed"),
+        (&["--format", "tar.zst", "--level", "20"], "tar.zst has the levels 1 to 19"),
+        (&["--format", "tar.zst", "--level", "0"], "tar.zst has the levels 1 to 19"),
+        (&["--format", "tar.xz", "--level", "10"], "tar.xz has the levels 0 to 9"),
         (&["--format", "tar.gz", "--level", "x"], "invalid value 'x'"),
         (&["--format", "zip"], "invalid value 'zip'"),
-        (
-            &["--name", "x"],
-            "reading '--name': only an image has a name",
-        ),
-        (
-            &["--format", "oci", "--name", "Alarm"],
-            "reading '--name Alarm': ",
-        ),
-        (
-            &["--format", "oci", "--sparse"],
-            "reading '--sparse': no program accepts it in the layer of an image",
-        ),
-        (
-            &["--exclude", "a["],
-            "reading '--exclude a[': unclosed character class",
-        ),
-        (
-            &["--include", "/"],
-            "reading '--include /': it names the root itself, or nothing",
-        ),
+        (&["--name", "x"], "reading '--name': only an image has a name"),
+        (&["--format", "oci", "--name", "Alarm"], "reading '--name Alarm': "),
+        (&["--format", "oci", "--sparse"], "reading '--sparse': no program accepts it in the layer of an image"),
+        (&["--exclude", "a["], "reading '--exclude a[': unclosed character class"),
+        (&["--include", "/"], "reading '--include /': it names the root itself, or nothing"),
         (&["--exclude", ""], "reading '--exclude '"),
     ] {
         lab.bad(&[&["-o", "a.tar"], args].concat(), "usage", line);
@@ -411,12 +348,7 @@ fn what_belongs_to_a_machine_or_a_moment_stays_out_unless_it_is_asked_for() {
     }
     drop(lab.good(&["-o", "a.tar"]));
     let members = lab.members("a.tar");
-    for directory in [
-        "var/cache/ldconfig/",
-        "var/cache/pacman/pkg/",
-        "var/lib/pacman/sync/",
-        "var/log/journal/",
-    ] {
+    for directory in ["var/cache/ldconfig/", "var/cache/pacman/pkg/", "var/lib/pacman/sync/", "var/log/journal/"] {
         assert!(members.iter().any(|m| m == directory), "{directory}");
     }
     let member = |archive: &str, name: &str| lab.tar(&["-xOf", archive, name]);
@@ -426,21 +358,9 @@ fn what_belongs_to_a_machine_or_a_moment_stays_out_unless_it_is_asked_for() {
     let on_disk = fs::read_to_string(lab.root().join("etc/machine-id"));
     assert_eq!(on_disk.unwrap(), id);
 
-    let ask = [
-        "--include",
-        "/var/log/**",
-        "--include",
-        "etc/machine-id",
-        "--exclude",
-        "usr/*",
-    ];
+    let ask = ["--include", "/var/log/**", "--include", "etc/machine-id", "--exclude", "usr/*"];
     drop(lab.good(&[&["-o", "b.tar"], &ask[..]].concat()));
-    let expected = [
-        "etc/machine-id",
-        "etc/passwd",
-        journal,
-        "var/log/pacman.log",
-    ];
+    let expected = ["etc/machine-id", "etc/passwd", journal, "var/log/pacman.log"];
     assert_eq!(lab.files("b.tar"), expected);
     assert_eq!(member("b.tar", "etc/machine-id"), id);
 }
@@ -451,7 +371,8 @@ fn host_keys_are_warned_of() {
     lab.put("etc/ssh/ssh_host_ed25519_key", "secret");
     lab.put("etc/ssh/ssh_host_ed25519_key.pub", "public");
     let ran = lab.run(&["-o", "a.tar", "--quiet"]);
-    let warning = "pack: warning: every machine that is made from it has the same secret key: 'etc/ssh/ssh_host_ed25519_key'\n";
+    let warning =
+        "pack: warning: every machine that is made from it has the same secret key: 'etc/ssh/ssh_host_ed25519_key'\n";
     assert_eq!((ran.status, &*ran.stderr), (0, warning));
 }
 
@@ -463,12 +384,8 @@ fn a_date_is_the_last_that_anything_has() {
     lab.put(record, desc);
     lab.put("etc/shadow", "root:x:20700:::::\n");
     lab.put("usr/old", "");
-    let old = File::options()
-        .write(true)
-        .open(lab.root().join("usr/old"))
-        .unwrap();
-    old.set_modified(UNIX_EPOCH + Duration::from_secs(7))
-        .unwrap();
+    let old = File::options().write(true).open(lab.root().join("usr/old")).unwrap();
+    old.set_modified(UNIX_EPOCH + Duration::from_secs(7)).unwrap();
     let mut command = lab.command(&["-o", "a.tar"]);
     let ran = lab.finish(command.env("SOURCE_DATE_EPOCH", "86400000"), &lab.document);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
@@ -477,11 +394,7 @@ fn a_date_is_the_last_that_anything_has() {
     assert_eq!(member("a.tar", record), new);
     assert_eq!(member("a.tar", "etc/shadow"), "root:x:1000:::::\n");
     for line in lab.tar(&["--utc", "--full-time", "-tvf", "a.tar"]).lines() {
-        let date = if line.ends_with("usr/old") {
-            "1970-01-01 00:00:07"
-        } else {
-            "1972-09-27 00:00:00"
-        };
+        let date = if line.ends_with("usr/old") { "1970-01-01 00:00:07" } else { "1972-09-27 00:00:00" };
         assert!(line.contains(date), "{line}");
     }
     // Without a date all is as it is on the disk.

@@ -96,13 +96,7 @@ impl Stage for Reap {
 impl Reap {
     /// Ends processes that live in the root until two scans in a row find none: the second one finds a process that was
     /// started while the first one looked at others.
-    fn reap(
-        &self,
-        context: &Context,
-        root: &Path,
-        id: RootId,
-        record: &mut Record,
-    ) -> Result<(), Failure> {
+    fn reap(&self, context: &Context, root: &Path, id: RootId, record: &mut Record) -> Result<(), Failure> {
         let mut denied = HashSet::new();
         let mut rounds = 0;
         let mut clean = false;
@@ -132,9 +126,8 @@ impl Reap {
             record_ended(record, context, root, &outcome, timeout);
             if !outcome.stuck.is_empty() {
                 record_others(record, &scan);
-                return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them").hint(
-                    "they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args",
-                ));
+                return Err(still_there(root, &outcome.stuck, "SIGKILL did not end them")
+                    .hint("they wait in the kernel, for a disk or a server: ps -o pid,stat,wchan,args"));
             }
             denied.extend(outcome.denied.iter().map(|o| (o.pid, o.start_time)));
         };
@@ -144,11 +137,8 @@ impl Reap {
         let left: Vec<Occupant> = last.living().cloned().collect();
         if !left.is_empty() {
             let names = names(&left, |o| lives(o, root));
-            return Err(Failure::new(
-                Code::Permission,
-                format!("ending {names}: Operation not permitted"),
-            )
-            .hint(format!("run it as root: sudo reap {}", root.display())));
+            return Err(Failure::new(Code::Permission, format!("ending {names}: Operation not permitted"))
+                .hint(format!("run it as root: sudo reap {}", root.display())));
         }
         if record.ended.is_empty() {
             context.note(format_args!("nothing lives in {}", quote(root)));
@@ -183,9 +173,7 @@ fn warn_of_others(context: &Context, scan: &Scan) {
     }
     let more = scan.others().count().saturating_sub(LINES);
     if more > 0 {
-        context.warn(format_args!(
-            "{more} more processes use the root; they are left alone"
-        ));
+        context.warn(format_args!("{more} more processes use the root; they are left alone"));
     }
     if scan.unreadable > 0 {
         context.note(occupants::unreadable(scan.unreadable));
@@ -194,13 +182,7 @@ fn warn_of_others(context: &Context, scan: &Scan) {
 
 fn still_there(root: &Path, living: &[Occupant], why: &str) -> Failure {
     let names = names(living, Occupant::to_string);
-    Failure::new(
-        Code::Busy,
-        format!(
-            "ending the processes that live in {}: {names}: {why}",
-            quote(root)
-        ),
-    )
+    Failure::new(Code::Busy, format!("ending the processes that live in {}: {names}: {why}", quote(root)))
 }
 
 /// Returns a process and where it lives, as in `12 gpg-agent (user root): lives in '/srv/target'`.
@@ -218,21 +200,10 @@ fn names(occupants: &[Occupant], name: impl Fn(&Occupant) -> String) -> String {
 }
 
 fn process(occupant: &Occupant) -> Process {
-    Process {
-        pid: occupant.pid,
-        program: occupant.comm.clone(),
-        user: occupant.user.clone(),
-        how: None,
-    }
+    Process { pid: occupant.pid, program: occupant.comm.clone(), user: occupant.user.clone(), how: None }
 }
 
-fn record_ended(
-    record: &mut Record,
-    context: &Context,
-    root: &Path,
-    outcome: &Outcome,
-    timeout: Duration,
-) {
+fn record_ended(record: &mut Record, context: &Context, root: &Path, outcome: &Outcome, timeout: Duration) {
     let killed = match timeout.as_secs() {
         0 => String::new(),
         n => format!("; killed, since SIGTERM did not end it in {n} s"),
@@ -247,10 +218,7 @@ fn record_ended(
 
 fn record_others(record: &mut Record, scan: &Scan) {
     record.unreadable = Some(scan.unreadable).filter(|n| *n > 0);
-    let with_use = |occupant: &Occupant| Process {
-        how: Some(occupant.how()),
-        ..process(occupant)
-    };
+    let with_use = |occupant: &Occupant| Process { how: Some(occupant.how()), ..process(occupant) };
     record.in_the_way = scan.others().map(with_use).collect();
 }
 

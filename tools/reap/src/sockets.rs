@@ -23,10 +23,7 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
             return Vec::new();
         }
         Err(e) => {
-            context.warn(format_args!(
-                "looking for stale sockets in {}: {e}",
-                quote(&place)
-            ));
+            context.warn(format_args!("looking for stale sockets in {}: {e}", quote(&place)));
             return Vec::new();
         }
     };
@@ -37,19 +34,12 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
             Err(rustix::io::Errno::NOENT) => {}
             Err(e) => {
                 let path = place.join(&name);
-                context.warn(format_args!(
-                    "removing the stale socket {}: {e}",
-                    quote(path)
-                ));
+                context.warn(format_args!("removing the stale socket {}: {e}", quote(path)));
             }
         }
     }
     if !removed.is_empty() {
-        context.note(format_args!(
-            "removed stale sockets in {}: {}",
-            quote(&place),
-            removed.join(" ")
-        ));
+        context.note(format_args!("removed stale sockets in {}: {}", quote(&place), removed.join(" ")));
     }
     removed
 }
@@ -72,8 +62,7 @@ fn stale(dir: &OwnedFd, place: &Path) -> Vec<String> {
 }
 
 fn is_socket(dir: &OwnedFd, name: &str) -> bool {
-    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
-        .is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Socket)
+    statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::Socket)
 }
 
 /// Returns whether the kernel lists a socket that was bound by this name: one that does not listen also refuses
@@ -81,9 +70,7 @@ fn is_socket(dir: &OwnedFd, name: &str) -> bool {
 fn is_named(bound: &[u8], path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     let name = [b" ", path.as_os_str().as_bytes()].concat();
-    bound
-        .split(|&b| b == b'\n')
-        .any(|line| line.ends_with(&name))
+    bound.split(|&b| b == b'\n').any(|line| line.ends_with(&name))
 }
 
 /// Returns whether connecting is refused. Sends nothing, and does not wait.
@@ -94,8 +81,7 @@ fn is_refused(dir: &OwnedFd, name: &str) -> bool {
     let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
         return false;
     };
-    UnixAddr::new(path.as_str())
-        .is_ok_and(|address| connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED))
+    UnixAddr::new(path.as_str()).is_ok_and(|address| connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED))
 }
 
 #[cfg(test)]
@@ -118,14 +104,8 @@ mod tests {
         let _bound = UnixDatagram::bind(place.join("S.bound")).unwrap();
         let context = Context::new("reap", true);
         let root = Root::open(&path).unwrap();
-        assert_eq!(
-            remove_stale(&context, &root),
-            ["S.gpg-agent", "S.gpg-agent.ssh"]
-        );
-        let mut left: Vec<_> = std::fs::read_dir(&place)
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        assert_eq!(remove_stale(&context, &root), ["S.gpg-agent", "S.gpg-agent.ssh"]);
+        let mut left: Vec<_> = std::fs::read_dir(&place).unwrap().map(|e| e.unwrap().file_name()).collect();
         left.sort();
         assert_eq!(left, ["S.bound", "S.dirmngr", "S.file", "S.link", "other"]);
         assert_eq!(remove_stale(&context, &root), [""; 0]);

@@ -49,19 +49,10 @@ fn who_lives_there_ends_and_who_only_uses_it_is_named() {
     let warning = format!(
         "reap: warning: {way} sh (user root) has its working directory at 'ROOT/home'; it does not live there and is left alone"
     );
-    let document = ground.step(
-        "first",
-        0,
-        &[
-            &format!("reap: ended {lives} sh (user root): lives in 'ROOT'"),
-            &warning,
-        ],
-    );
+    let document =
+        ground.step("first", 0, &[&format!("reap: ended {lives} sh (user root): lives in 'ROOT'"), &warning]);
     let (lives, way): (u32, u32) = (lives.parse().unwrap(), way.parse().unwrap());
-    let how = format!(
-        "has its working directory at '{}/home'",
-        ground.root().display()
-    );
+    let how = format!("has its working directory at '{}/home'", ground.root().display());
     assert_eq!(
         document["reap"],
         json!({
@@ -102,10 +93,7 @@ fn nobody_ends_while_a_tool_works_on_the_root_or_where_the_pipeline_was_refused(
     let refused = "reap: this pipeline was refused, as another works on 'ROOT': nothing is ended";
     ground.step("refused", 75, &[refused]);
     ground.step("early", 75, &[refused]);
-    let line = format!(
-        "reap: ended {} sh (user root): lives in 'ROOT'",
-        ground.pid("lives")
-    );
+    let line = format!("reap: ended {} sh (user root): lives in 'ROOT'", ground.pid("lives"));
     ground.step("person", 0, &[&line]);
 }
 
@@ -117,10 +105,7 @@ fn a_root_below_the_root_is_the_root_too() {
         start lives chroot "$T/var" sh -c "$stay"
         step first reap "$T"
     "#);
-    let line = format!(
-        "reap: ended {} sh (user root): lives in 'ROOT'",
-        ground.pid("lives")
-    );
+    let line = format!("reap: ended {} sh (user root): lives in 'ROOT'", ground.pid("lives"));
     ground.step("first", 0, &[&line]);
 }
 
@@ -168,31 +153,16 @@ fn a_native_agent_of_the_roots_keyring_ends_and_the_users_own_lives_on() {
         is_alive "$host"
         "#,
     );
-    let ended = |name: &str| {
-        format!(
-            "reap: ended {} gpg-agent (user root): lives in 'ROOT'",
-            ground.pid(name)
-        )
-    };
+    let ended = |name: &str| format!("reap: ended {} gpg-agent (user root): lives in 'ROOT'", ground.pid(name));
     ground.step("first", 0, &[&ended("agent")]);
-    assert!(
-        !ground.read("left").contains("S."),
-        "{}",
-        ground.read("left")
-    );
+    assert!(!ground.read("left").contains("S."), "{}", ground.read("left"));
     let sockets = "S.gpg-agent S.gpg-agent.browser S.gpg-agent.extra S.gpg-agent.ssh";
     let document = ground.step(
         "second",
         0,
-        &[
-            &ended("killed"),
-            &format!("reap: removed stale sockets in 'ROOT/etc/pacman.d/gnupg': {sockets}"),
-        ],
+        &[&ended("killed"), &format!("reap: removed stale sockets in 'ROOT/etc/pacman.d/gnupg': {sockets}")],
     );
-    assert_eq!(
-        document["reap"]["sockets"],
-        json!(sockets.split(' ').collect::<Vec<_>>())
-    );
+    assert_eq!(document["reap"]["sockets"], json!(sockets.split(' ').collect::<Vec<_>>()));
     assert!(!ground.read("left_second").contains("S."));
 }
 
@@ -212,10 +182,7 @@ fn an_agent_whose_sockets_are_elsewhere_is_known_by_its_home() {
         is_alive "$(cat "$D/named.pid")"
         "#,
     );
-    let line = format!(
-        "reap: ended {} gpg-agent (user root): lives in 'ROOT'",
-        ground.pid("agent")
-    );
+    let line = format!("reap: ended {} gpg-agent (user root): lives in 'ROOT'", ground.pid("agent"));
     ground.step("first", 0, &[&line]);
 }
 
@@ -251,10 +218,7 @@ fn another_mount_namespace_is_another_place() {
         step second reap "$T"
     "#);
     ground.step("first", 0, &["reap: nothing lives in 'ROOT'"]);
-    let line = format!(
-        "reap: ended {} sh (user root): lives in 'ROOT'",
-        ground.pid("inside")
-    );
+    let line = format!("reap: ended {} sh (user root): lives in 'ROOT'", ground.pid("inside"));
     ground.step("second", 0, &[&line]);
 }
 
@@ -292,17 +256,8 @@ fn who_lives_in_another_directory_of_that_name_lives_on() {
     "#);
     ground.step("mounted", 0, &["reap: nothing lives in 'ROOT'"]);
     let again = ground.path().join("again");
-    ground.step(
-        "made",
-        0,
-        &[&format!("reap: nothing lives in '{}'", again.display())],
-    );
-    let ended = |name: &str| {
-        format!(
-            "reap: ended {} sh (user root): lives in 'ROOT'",
-            ground.pid(name)
-        )
-    };
+    ground.step("made", 0, &[&format!("reap: nothing lives in '{}'", again.display())]);
+    let ended = |name: &str| format!("reap: ended {} sh (user root): lives in 'ROOT'", ground.pid(name));
     let cwd = format!(
         "reap: warning: {} sh (user root) has its working directory at 'ROOT/sub'; it does not live there and is left alone",
         ground.pid("cwd")
@@ -338,27 +293,14 @@ fn an_agent_that_cannot_be_proven_to_serve_the_keyring_is_named_and_lives_on() {
         "#,
     );
     let said = ground.read("older.err");
+    assert!(said.contains(&format!("{} gpg-agent", ground.pid("older"))), "{said}");
     assert!(
-        said.contains(&format!("{} gpg-agent", ground.pid("older"))),
-        "{said}"
-    );
-    assert!(
-        said.ends_with(
-            "reap: nothing lives in 'ROOT'\n"
-                .replace("ROOT", ground.root().to_str().unwrap())
-                .as_str()
-        ),
+        said.ends_with("reap: nothing lives in 'ROOT'\n".replace("ROOT", ground.root().to_str().unwrap()).as_str()),
         "{said}"
     );
     let said = ground.read("elsewhere.err");
-    assert!(
-        said.contains(&format!("{} gpg-agent", ground.pid("elsewhere"))),
-        "{said}"
-    );
-    assert!(
-        said.contains("in another mount namespace; it does not live"),
-        "{said}"
-    );
+    assert!(said.contains(&format!("{} gpg-agent", ground.pid("elsewhere"))), "{said}");
+    assert!(said.contains("in another mount namespace; it does not live"), "{said}");
     for name in ["older", "elsewhere"] {
         assert_eq!(ground.read(&format!("{name}.status")), "0\n");
     }
@@ -393,15 +335,9 @@ fn a_failed_document_keeps_its_error_while_the_work_is_done() {
         echo '{"strapline":1,"error":{"tool":"mkroot","code":"usage","message":"m","exit":64,"also":[]}}' >"$D/in"
         step none reap <"$D/in"
     "#);
-    let ended = |name: &str| {
-        format!(
-            "reap: ended {} sh (user root): lives in 'ROOT'",
-            ground.pid(name)
-        )
-    };
+    let ended = |name: &str| format!("reap: ended {} sh (user root): lives in 'ROOT'", ground.pid(name));
     let document = ground.step("first", 69, &[&ended("lives")]);
-    let error =
-        json!({"tool": "strap", "code": "child-failed", "message": "m", "exit": 69, "also": []});
+    let error = json!({"tool": "strap", "code": "child-failed", "message": "m", "exit": 69, "also": []});
     assert_eq!(document["error"], error);
     let document = ground.step(
         "empty",
@@ -413,11 +349,7 @@ fn a_failed_document_keeps_its_error_while_the_work_is_done() {
         ],
     );
     assert_eq!(document["error"]["code"], "bad-document");
-    ground.step(
-        "none",
-        64,
-        &["reap: no root was made: there is nothing to do"],
-    );
+    ground.step("none", 64, &["reap: no root was made: there is nothing to do"]);
 }
 
 #[test]
@@ -439,14 +371,7 @@ fn an_ordinary_user_ends_its_own_and_is_told_of_others() {
     let said = ground.read("first.err");
     let lines: Vec<_> = said.lines().collect();
     let root = ground.root();
-    assert_eq!(
-        lines[0],
-        format!(
-            "reap: ended {} sh (user nobody): lives in '{}'",
-            ground.pid("own"),
-            root.display()
-        )
-    );
+    assert_eq!(lines[0], format!("reap: ended {} sh (user nobody): lives in '{}'", ground.pid("own"), root.display()));
     // That it serves this keyring is only what its command line says.
     assert_eq!(
         lines[1],
@@ -472,14 +397,8 @@ fn who_is_hidden_from_an_ordinary_user_is_counted() {
         mount -o remount,hidepid=1 /proc
         step first setpriv --reuid 65534 --regid 65534 --clear-groups reap "$T"
     "#);
-    let document = ground.step(
-        "first",
-        0,
-        &[
-            "reap: 1 process could not be looked at",
-            "reap: nothing lives in 'ROOT'",
-        ],
-    );
+    let document =
+        ground.step("first", 0, &["reap: 1 process could not be looked at", "reap: nothing lives in 'ROOT'"]);
     assert_eq!(document["reap"]["unreadable"], 1);
 }
 
@@ -526,22 +445,14 @@ fn roots_that_cannot_be_meant_are_refused_and_nobody_ends() {
     let gone = "reap: opening the root 'ROOT/gone': No such file or directory (os error 2)";
     refused("gone", 69, "not-found", &[gone]);
     refused("vanished", 69, "not-found", &[gone]);
-    refused(
-        "new",
-        64,
-        "usage",
-        &["reap: finding the root: there is neither a document nor DIR"],
-    );
+    refused("new", 64, "usage", &["reap: finding the root: there is neither a document nor DIR"]);
     let another = ground.path().join("another");
     refused(
         "differ",
         64,
         "usage",
         &[
-            &format!(
-                "reap: '{}' is not 'ROOT', the root that the document means",
-                another.display()
-            ),
+            &format!("reap: '{}' is not 'ROOT', the root that the document means", another.display()),
             "reap: hint: leave DIR out, or give --new to work from DIR alone",
         ],
     );

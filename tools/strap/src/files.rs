@@ -67,27 +67,22 @@ fn skipped(output: &[OutputEvent]) -> Option<Failure> {
     }
     let (first, rest) = skipped.split_first()?;
     let message = format!("{first}{}", and_more(rest.len()));
-    Some(Failure::new(Code::Failed, message).hint(
-        "dmesg says what the disk answered; the next strap installs the packages of this run again",
-    ))
+    Some(
+        Failure::new(Code::Failed, message)
+            .hint("dmesg says what the disk answered; the next strap installs the packages of this run again"),
+    )
 }
 
 /// Compares the file lists of packages with the root.
-fn compare(
-    context: &Context,
-    plan: &Plan,
-    installed: &BTreeMap<String, String>,
-) -> Result<(), Failure> {
+fn compare(context: &Context, plan: &Plan, installed: &BTreeMap<String, String>) -> Result<(), Failure> {
     let (mut packages, _) = records::installed(plan.inside.root())?;
     packages.retain(|one| installed.contains_key(&one.package.name));
     if packages.is_empty() {
         return Ok(());
     }
     let mounts = plan.inside.mounts().iter();
-    let covered: Vec<&str> = mounts
-        .filter(|mount| Owner::of(mount) != Owner::Root)
-        .map(|mount| mount.at.as_str())
-        .collect();
+    let covered: Vec<&str> =
+        mounts.filter(|mount| Owner::of(mount) != Owner::Root).map(|mount| mount.at.as_str()).collect();
     // Inside, as an ordinary user has directories there that only root of the root may search.
     let lines: Vec<String> = plan.bare.call(Place::Host, &[], || {
         let root = Root::open(plan.bare.root().path())?;
@@ -127,28 +122,16 @@ impl Missing {
     fn line(&self, package: &str) -> Option<String> {
         let first = message::escape(self.paths.first()?);
         let (package, count, of) = (message::escape(package), self.paths.len(), self.of);
-        Some(format!(
-            "installing '{package}': {count} of its {of} files are not there, such as '{first}'"
-        ))
+        Some(format!("installing '{package}': {count} of its {of} files are not there, such as '{first}'"))
     }
 }
 
 /// Finds the files of a package that are missing.
-fn missing(
-    root: &Root,
-    record: &str,
-    covered: &[&str],
-    patterns: &NoExtract,
-) -> Result<Missing, Failure> {
+fn missing(root: &Root, record: &str, covered: &[&str], patterns: &NoExtract) -> Result<Missing, Failure> {
     let list = format!("{LOCAL}/{record}/files");
-    let text = root.read(&list, LIMIT).doing(Code::Os, || {
-        format!("reading {}", quote(root.path().join(&list)))
-    })?;
+    let text = root.read(&list, LIMIT).doing(Code::Os, || format!("reading {}", quote(root.path().join(&list))))?;
     let files = localdb::paths(&text);
-    let mut missing = Missing {
-        of: files.len(),
-        paths: Vec::new(),
-    };
+    let mut missing = Missing { of: files.len(), paths: Vec::new() };
     for file in files {
         let path = file.strip_suffix(b"/").unwrap_or(file);
         if is_covered(path, covered) || patterns.has(file) {
@@ -207,20 +190,8 @@ mod tests {
         let root = Root::open(&path).unwrap();
         let patterns = NoExtract::of("NoExtract = usr/share/man/*\n");
         let found = missing(&root, "x-1-1", &["run", "dev/pts"], &patterns).unwrap();
-        assert_eq!(
-            found.paths,
-            [
-                "usr/lib/x/a",
-                "usr/lib/x/caf\u{e9}",
-                "usr/lib/y/",
-                "usr/lib/y/a",
-                "usr/out/theirs"
-            ]
-        );
-        assert_eq!(
-            found.line("x").unwrap(),
-            "installing 'x': 5 of its 13 files are not there, such as 'usr/lib/x/a'"
-        );
+        assert_eq!(found.paths, ["usr/lib/x/a", "usr/lib/x/caf\u{e9}", "usr/lib/y/", "usr/lib/y/a", "usr/out/theirs"]);
+        assert_eq!(found.line("x").unwrap(), "installing 'x': 5 of its 13 files are not there, such as 'usr/lib/x/a'");
     }
 
     #[test]
@@ -232,10 +203,7 @@ mod tests {
             left_out("/r/usr/bin/bash"),
         ];
         let failure = skipped(&output).unwrap();
-        assert_eq!(
-            failure.message,
-            "extracting '/r/usr/bin/bash' of 'bash': Write failed"
-        );
+        assert_eq!(failure.message, "extracting '/r/usr/bin/bash' of 'bash': Write failed");
         output.push(left_out("/r/usr/bin/sh"));
         let failure = skipped(&output).unwrap();
         assert!(failure.message.ends_with("Write failed (and 1 more)"));

@@ -11,9 +11,7 @@ use pacman::english::log::{self, Before, Event};
 use pacman::records::{self, LOCAL, names_in};
 use rootfs::root::BENEATH;
 use rootfs::{Inside, Place, Root};
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat2, renameat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,11 +82,7 @@ fn unfinished(events: &[Event], killed: bool) -> Option<BTreeSet<String>> {
 fn last_installed(events: &[Event]) -> Option<String> {
     let printed = |event: &&Event| matches!(event, Event::ScriptletOutput { .. });
     match events.iter().rev().find(|event| !printed(event)) {
-        Some(Event::Installed {
-            name,
-            before: Before::Absent,
-            ..
-        }) => Some(name.clone()),
+        Some(Event::Installed { name, before: Before::Absent, .. }) => Some(name.clone()),
         _ => None,
     }
 }
@@ -133,18 +127,15 @@ pub(crate) fn clear(inside: &Inside, logged: Logged) -> Result<InterruptedTransa
         if !is_complete {
             restore_modes(inside, &record)?;
         }
-        remove(root, &record).doing(Code::Os, || {
-            format!("removing {}", quote(root.path().join(LOCAL).join(&record)))
-        })?;
+        remove(root, &record)
+            .doing(Code::Os, || format!("removing {}", quote(root.path().join(LOCAL).join(&record))))?;
         lost.insert(name.to_owned());
     }
     // pacman may have been killed after it had removed the old record and before it made the new one.
     lost.extend(logged.installed.keys().cloned());
     lost.retain(|name| !complete.contains_key(name));
     // A complete record that pacman did not live to log: the scriptlet did not run.
-    let unlogged = complete
-        .iter()
-        .filter(|(name, version)| logged.installed.get(*name) != Some(version));
+    let unlogged = complete.iter().filter(|(name, version)| logged.installed.get(*name) != Some(version));
     let mut incomplete = logged.unfinished;
     incomplete.extend(unlogged.map(|(name, _)| name.clone()));
     incomplete.retain(|name| !lost.contains(name));
@@ -189,8 +180,7 @@ fn restore_mode(root: &Root, entry: &mtree::Entry) -> Result<(), Errno> {
         mtree::Kind::File => (FileType::RegularFile, mode & 0o777),
         _ => return Ok(()),
     };
-    let flags =
-        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let path = entry.path.as_slice();
     let opened = match openat2(root, path, flags, Mode::empty(), BENEATH) {
         // Not extracted yet, or no file.
@@ -327,11 +317,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         fs::create_dir(path.join("etc")).unwrap();
-        let files = [
-            ("torn", "ab", "abcd"),
-            ("edited", "xb", "abcd"),
-            ("same", "ab", "ab"),
-        ];
+        let files = [("torn", "ab", "abcd"), ("edited", "xb", "abcd"), ("same", "ab", "ab")];
         let output = files.map(|(name, old, new)| {
             let file = path.join("etc").join(name);
             fs::write(&file, old).unwrap();
@@ -366,28 +352,18 @@ mod tests {
         }
         fs::write(local.join("ALPM_DB_VERSION"), "9\n").unwrap();
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-        let logged = [
-            ("bash", "5-1"),
-            ("gawk", "5-1"),
-            ("zlib", "1-1"),
-            ("sed", "4-1"),
-        ];
+        let logged = [("bash", "5-1"), ("gawk", "5-1"), ("zlib", "1-1"), ("sed", "4-1")];
         let logged = logged.map(|(n, v)| (n.to_owned(), v.to_owned()));
-        let logged = Logged {
-            unfinished: set(&["gawk", "bash"]),
-            installed: BTreeMap::from(logged),
-            last: Some("gawk".into()),
-        };
+        let logged =
+            Logged { unfinished: set(&["gawk", "bash"]), installed: BTreeMap::from(logged), last: Some("gawk".into()) };
         let inside = Inside::new(Root::open(&path).unwrap(), Vec::new(), None, None).unwrap();
         let expected = InterruptedTransaction {
             lost: set(&["gawk", "glibc", "nano", "zlib"]),
             incomplete: set(&["bash", "sed", "vim"]),
         };
         assert_eq!(clear(&inside, logged).unwrap(), expected);
-        let mut left: Vec<_> = fs::read_dir(&local)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut left: Vec<_> =
+            fs::read_dir(&local).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
         assert_eq!(left, ["ALPM_DB_VERSION", "bash-5-1", "sed-4-2", "vim-9-1"]);
     }
@@ -414,11 +390,7 @@ mod tests {
         assert_eq!(last_installed(&events(LOG)), nano);
         let words = format!("{LOG}[x] [ALPM-SCRIPTLET] working\n");
         assert_eq!(last_installed(&events(&words)), nano);
-        for then in [
-            "running '20-a.hook'...",
-            "transaction completed",
-            "upgraded vim (1-1 -> 2-1)",
-        ] {
+        for then in ["running '20-a.hook'...", "transaction completed", "upgraded vim (1-1 -> 2-1)"] {
             let log = format!("{LOG}[x] [ALPM] {then}\n");
             assert_eq!(last_installed(&events(&log)), None, "{then}");
         }

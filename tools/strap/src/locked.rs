@@ -40,10 +40,7 @@ impl<'a> LockedRepository<'a> {
     ///
     /// When the configuration lacks a repository of the lock's, or the root cannot be identified.
     pub(crate) fn new(pacman: &Pacman<'a>, wanted: Vec<&'a Locked>) -> Result<Self, Failure> {
-        if let Some(one) = wanted
-            .iter()
-            .find(|one| !pacman.repos.contains(&one.planned.repo))
-        {
+        if let Some(one) = wanted.iter().find(|one| !pacman.repos.contains(&one.planned.repo)) {
             let message = format!(
                 "{DOING}: {} is of the repository {}, which {} does not have",
                 quote(&one.planned.name),
@@ -54,11 +51,7 @@ impl<'a> LockedRepository<'a> {
                 .hint("write it with the mkconf options that the lock was made with"));
         }
         let id = pacman.inside.root().id()?;
-        Ok(Self {
-            path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)),
-            pacman: pacman.clone(),
-            wanted,
-        })
+        Ok(Self { path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)), pacman: pacman.clone(), wanted })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,10 +70,7 @@ impl<'a> LockedRepository<'a> {
                 std::fs::write(self.path.join("sync").join(format!("{repo}.db")), database)?;
             }
             let path = self.path.to_string_lossy();
-            for (file, purpose) in [
-                ("download.conf", For::Download(&path)),
-                ("install.conf", For::Install),
-            ] {
+            for (file, purpose) in [("download.conf", For::Download(&path)), ("install.conf", For::Install)] {
                 let text = database::configuration(&strict, purpose);
                 std::fs::write(self.path.join(file), text)?;
             }
@@ -91,10 +81,7 @@ impl<'a> LockedRepository<'a> {
 
     /// Returns a pacman with one of these configurations.
     fn pacman(&self, file: &str) -> Pacman<'a> {
-        Pacman {
-            config: self.path.join(file),
-            ..self.pacman.clone()
-        }
+        Pacman { config: self.path.join(file), ..self.pacman.clone() }
     }
 
     /// Fills the cache with the wanted archives, and compares each with the lock.
@@ -121,10 +108,7 @@ impl<'a> LockedRepository<'a> {
         // Offline what is absent is named below.
         let failure = match offline {
             true => None,
-            false => self
-                .pacman("download.conf")
-                .download(operation, &targets)
-                .err(),
+            false => self.pacman("download.conf").download(operation, &targets).err(),
         };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
@@ -141,31 +125,15 @@ impl<'a> LockedRepository<'a> {
                 }
             }
         }
-        outcome(
-            if offline { "cache" } else { "mirror" },
-            &absent,
-            &differ,
-            failure,
-        )
+        outcome(if offline { "cache" } else { "mirror" }, &absent, &differ, failure)
     }
 
     /// Returns the transaction that installs the archives.
     pub(crate) fn transaction(&self, overwrite: bool) -> Transaction<'a> {
-        let path = |one: &&Locked| {
-            self.pacman
-                .cache
-                .join(&one.planned.file)
-                .to_string_lossy()
-                .into_owned()
-        };
+        let path = |one: &&Locked| self.pacman.cache.join(&one.planned.file).to_string_lossy().into_owned();
         Transaction {
             pacman: self.pacman("install.conf"),
-            operation: Operation {
-                action: Action::InstallFiles,
-                overwrite,
-                asdeps: true,
-                ..Operation::default()
-            },
+            operation: Operation { action: Action::InstallFiles, overwrite, asdeps: true, ..Operation::default() },
             targets: self.wanted.iter().map(path).collect(),
             planned: self.wanted.iter().map(|one| one.planned.clone()).collect(),
         }
@@ -187,10 +155,7 @@ impl<'a> LockedRepository<'a> {
         if differ.is_empty() {
             return Ok(());
         }
-        let message = format!(
-            "{DOING}: the cache was changed while it was installed: {}",
-            list(&differ)
-        );
+        let message = format!("{DOING}: the cache was changed while it was installed: {}", list(&differ));
         Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
     }
 
@@ -232,18 +197,9 @@ pub(crate) fn missing<'a>(
     installed: &[Package],
     incomplete: &BTreeSet<String>,
 ) -> Result<Vec<&'a Locked>, Failure> {
-    let by_name: BTreeMap<&str, &Locked> = locked
-        .iter()
-        .map(|one| (one.planned.name.as_str(), one))
-        .collect();
+    let by_name: BTreeMap<&str, &Locked> = locked.iter().map(|one| (one.planned.name.as_str(), one)).collect();
     let (mut wrong, mut there) = (Vec::new(), BTreeSet::new());
-    for Package {
-        name,
-        version,
-        sha256,
-        ..
-    } in installed
-    {
+    for Package { name, version, sha256, .. } in installed {
         let shown = quote(name);
         match (by_name.get(name.as_str()), sha256) {
             (None, _) => wrong.push(format!("{shown} {version} is not locked")),
@@ -252,9 +208,7 @@ pub(crate) fn missing<'a>(
                 wrong.push(format!("{shown} is {version} and locked is {locked}"));
             }
             (Some(one), Some(is)) if one.sha256 != *is => {
-                wrong.push(format!(
-                    "{shown} {version} is another build than the locked one"
-                ));
+                wrong.push(format!("{shown} {version} is another build than the locked one"));
             }
             (Some(_), Some(_)) => drop(there.insert(name)),
             (Some(_), None) => {}
@@ -273,25 +227,14 @@ pub(crate) fn missing<'a>(
 
 /// Returns how downloading ended: what the `source` has in place of the locked one, what is not there, and pacman's own failure
 /// where there is one.
-fn outcome(
-    source: &str,
-    absent: &[String],
-    differ: &[String],
-    failure: Option<Failure>,
-) -> Result<(), Failure> {
+fn outcome(source: &str, absent: &[String], differ: &[String], failure: Option<Failure>) -> Result<(), Failure> {
     let because = |what: String| match &failure {
         Some(failure) => format!("{DOING}: {what}: {}", failure.message),
         None => format!("{DOING}: {what}"),
     };
     // What pacman refused is removed from the cache by now.
-    let refused = failure
-        .as_ref()
-        .is_some_and(|f| f.code == Code::NotVerified);
-    let differ = if refused && differ.is_empty() {
-        absent
-    } else {
-        differ
-    };
+    let refused = failure.as_ref().is_some_and(|f| f.code == Code::NotVerified);
+    let differ = if refused && differ.is_empty() { absent } else { differ };
     if !differ.is_empty() {
         let what = format!("the {source} has another archive of {}", list(differ));
         let hint = match source {
@@ -377,40 +320,23 @@ mod tests {
     #[test]
     fn what_the_root_has_must_be_locked_too() {
         let lock = [locked("a", "1-1"), locked("b", "1-1")];
-        let has = |list: &[(&str, &str)]| -> Vec<Package> {
-            list.iter().map(|(n, v)| package(n, v)).collect()
-        };
+        let has = |list: &[(&str, &str)]| -> Vec<Package> { list.iter().map(|(n, v)| package(n, v)).collect() };
         let none = BTreeSet::new();
-        let names = |of: Vec<&Locked>| -> Vec<String> {
-            of.iter().map(|one| one.planned.name.clone()).collect()
-        };
+        let names = |of: Vec<&Locked>| -> Vec<String> { of.iter().map(|one| one.planned.name.clone()).collect() };
         assert_eq!(names(missing(&lock, &[], &none).unwrap()), ["a", "b"]);
         // Of what nobody knows from which archive it is, the locked one is installed.
-        assert_eq!(
-            names(missing(&lock, &has(&[("a", "1-1")]), &none).unwrap()),
-            ["a", "b"]
-        );
+        assert_eq!(names(missing(&lock, &has(&[("a", "1-1")]), &none).unwrap()), ["a", "b"]);
         let built = |hash: &str| {
             let mut list = has(&[("a", "1-1")]);
             list[0].sha256 = Some(hash.to_owned());
             list
         };
-        assert_eq!(
-            names(missing(&lock, &built(&lock[0].sha256), &none).unwrap()),
-            ["b"]
-        );
+        assert_eq!(names(missing(&lock, &built(&lock[0].sha256), &none).unwrap()), ["b"]);
         let failure = missing(&lock, &built("00"), &none).unwrap_err();
-        assert!(
-            failure
-                .message
-                .ends_with("'a' 1-1 is another build than the locked one"),
-            "{failure}"
-        );
+        assert!(failure.message.ends_with("'a' 1-1 is another build than the locked one"), "{failure}");
         let failure = missing(&lock, &has(&[("a", "2-1"), ("c", "1-1")]), &none).unwrap_err();
         assert!(
-            failure
-                .message
-                .ends_with("something else: 'a' is 2-1 and locked is 1-1, 'c' 1-1 is not locked"),
+            failure.message.ends_with("something else: 'a' is 2-1 and locked is 1-1, 'c' 1-1 is not locked"),
             "{failure}"
         );
         assert_eq!(explicit(&lock), ["a"]);
@@ -437,13 +363,7 @@ mod tests {
         let failed = |code, text: &str| Some(Failure::new(code, text));
         assert_eq!(outcome("mirror", none, none, None), Ok(()));
         for (absent, differ, failure, code, words) in [
-            (
-                nano,
-                none,
-                None,
-                Code::NotFound,
-                "not available: 'nano' 1-1",
-            ),
+            (nano, none, None, Code::NotFound, "not available: 'nano' 1-1"),
             (
                 nano,
                 none,
@@ -451,27 +371,9 @@ mod tests {
                 Code::NotFound,
                 "'nano' 1-1: x: error: 404",
             ),
-            (
-                nano,
-                none,
-                failed(Code::Network, "refused"),
-                Code::Network,
-                "not available: 'nano' 1-1: refused",
-            ),
-            (
-                nano,
-                none,
-                failed(Code::NotVerified, "bad"),
-                Code::NotVerified,
-                "another archive of 'nano' 1-1: bad",
-            ),
-            (
-                none,
-                nano,
-                None,
-                Code::NotVerified,
-                "another archive of 'nano' 1-1",
-            ),
+            (nano, none, failed(Code::Network, "refused"), Code::Network, "not available: 'nano' 1-1: refused"),
+            (nano, none, failed(Code::NotVerified, "bad"), Code::NotVerified, "another archive of 'nano' 1-1: bad"),
+            (none, nano, None, Code::NotVerified, "another archive of 'nano' 1-1"),
             (none, none, failed(Code::Busy, "later"), Code::Busy, "later"),
         ] {
             let failure = outcome("mirror", absent, differ, failure).unwrap_err();
@@ -500,13 +402,7 @@ mod tests {
         let lock = [locked("a", "1-1")];
         let repository = LockedRepository::new(&pacman, lock.iter().collect()).unwrap();
         repository.make().unwrap();
-        for name in [
-            "sync/core.db",
-            "sync/extra.db",
-            "local",
-            "download.conf",
-            "install.conf",
-        ] {
+        for name in ["sync/core.db", "sync/extra.db", "local", "download.conf", "install.conf"] {
             assert!(repository.path.join(name).exists(), "{name}");
         }
         // What pacman makes there, and a run that was killed.

@@ -107,11 +107,7 @@ impl Strap {
         // would own, would conflict with the next package that has them.
         let (installed, _) = records::installed(root)?;
         let is_there = |name: &&String| installed.iter().any(|one| one.package.name == **name);
-        let absent: Vec<_> = lost
-            .iter()
-            .filter(|name| !is_there(name))
-            .cloned()
-            .collect();
+        let absent: Vec<_> = lost.iter().filter(|name| !is_there(name)).cloned().collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
         let explicit = lost.intersection(&asked).cloned().collect();
         installer.mark_explicit(explicit, &self.packages)

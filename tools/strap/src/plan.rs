@@ -113,19 +113,15 @@ impl Strap {
 
 /// Refuses what pacman would take for an option, and what cannot be the name of a package or group.
 fn check_name(name: &str) -> Result<(), Failure> {
-    let good = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
-    let refuse =
-        |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
+    let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
+    let refuse = |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
     if name.is_empty() || name.starts_with('-') || !good {
         return Err(refuse("invalid package name"));
     }
     // To pacman the first part of a path is a repository.
     if name.starts_with(['.', '/']) || name.contains(".pkg.tar") {
-        return Err(refuse("this is a file, and packages come from repositories").hint(
-            "make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR",
-        ));
+        return Err(refuse("this is a file, and packages come from repositories")
+            .hint("make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR"));
     }
     Ok(())
 }
@@ -136,27 +132,11 @@ mod tests {
 
     #[test]
     fn names_that_pacman_would_misread_are_refused() {
-        for good in [
-            "base",
-            "core/bash",
-            "lib32-gcc-libs",
-            "gtk2+extra",
-            "foo=1:2.0-1",
-            "r8168~x",
-        ] {
+        for good in ["base", "core/bash", "lib32-gcc-libs", "gtk2+extra", "foo=1:2.0-1", "r8168~x"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        let files = [
-            "./a",
-            "../a/b",
-            "/a",
-            "a-1-1-any.pkg.tar.zst",
-            "a/b.pkg.tar",
-        ];
-        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"]
-            .into_iter()
-            .chain(files)
-        {
+        let files = ["./a", "../a/b", "/a", "a-1-1-any.pkg.tar.zst", "a/b.pkg.tar"];
+        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"].into_iter().chain(files) {
             assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
         }
     }

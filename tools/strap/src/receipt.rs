@@ -87,12 +87,7 @@ impl Receipt {
     }
 
     fn complete(&self, installed: Installed) -> Package {
-        let Installed {
-            mut package,
-            time,
-            repo,
-            ..
-        } = installed;
+        let Installed { mut package, time, repo, .. } = installed;
         match self.done.get(&package.name) {
             Some((version, Some(origin))) if *version == package.version => {
                 let Planned { repo, file, .. } = origin.planned.clone();
@@ -135,12 +130,7 @@ mod tests {
     use serde_json::json;
 
     fn installed_package(name: &str, time: u64) -> Installed {
-        Installed {
-            package: package(name, "1-1"),
-            record: format!("{name}-1-1"),
-            time: Some(time),
-            repo: None,
-        }
+        Installed { package: package(name, "1-1"), record: format!("{name}-1-1"), time: Some(time), repo: None }
     }
 
     fn receipt() -> Receipt {
@@ -157,12 +147,7 @@ mod tests {
 
     fn origin(name: &str, version: &str) -> Origin {
         Origin {
-            planned: Planned {
-                repo: "new".into(),
-                name: name.into(),
-                version: version.into(),
-                file: "g".into(),
-            },
+            planned: Planned { repo: "new".into(), name: name.into(), version: version.into(), file: "g".into() },
             sha256: Some("11".into()),
             offered: None,
             beside: Some("Zg==".into()),
@@ -198,10 +183,7 @@ mod tests {
         assert_eq!((package.repo, package.sha256), (None, None));
         receipt.add(versions(&[("a", "1-1")]), &[origin("a", "1-1")]);
         let package = receipt.complete(installed_package("a", 102));
-        assert_eq!(
-            (package.repo.as_deref(), package.sha256.as_deref()),
-            (Some("new"), Some("11"))
-        );
+        assert_eq!((package.repo.as_deref(), package.sha256.as_deref()), (Some("new"), Some("11")));
         assert_eq!(package.pgpsig.as_deref(), Some("Zg=="));
         // A signature that lies beside an archive says nothing where pacman checked none.
         let mut loose = installed_package("a", 102);
@@ -210,9 +192,6 @@ mod tests {
         let mut other = installed_package("a", 102);
         other.repo = Some("third".into());
         let package = receipt.complete(other);
-        assert_eq!(
-            (package.repo.as_deref(), package.sha256),
-            (Some("third"), None)
-        );
+        assert_eq!((package.repo.as_deref(), package.sha256), (Some("third"), None));
     }
 }

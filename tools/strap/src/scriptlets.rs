@@ -49,9 +49,9 @@ impl Problem {
             (_, Some(NotStarted::WrongFormat)) => {
                 "this host cannot run the root's programs: 'doctor' says what is missing".to_owned()
             }
-            (Some(Owner { name, .. }), _) => format!(
-                "see what it printed above; if that does not matter, give --allow-failed-scriptlet {name}"
-            ),
+            (Some(Owner { name, .. }), _) => {
+                format!("see what it printed above; if that does not matter, give --allow-failed-scriptlet {name}")
+            }
             (None, _) => "see what pacman printed above".to_owned(),
         }
     }
@@ -85,9 +85,8 @@ pub(crate) fn check(
         let shell = shell_package(root)?;
         failed.retain(|problem| !is_before_shell(problem, events, shell.as_deref()));
     }
-    let (allowed, failed): (Vec<_>, Vec<_>) = failed
-        .into_iter()
-        .partition(|problem| allowed.iter().any(|name| problem.is_of(name)));
+    let (allowed, failed): (Vec<_>, Vec<_>) =
+        failed.into_iter().partition(|problem| allowed.iter().any(|name| problem.is_of(name)));
     for problem in allowed {
         context.warn(format_args!("{problem} (allowed)"));
     }
@@ -173,13 +172,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
         let nth = 1 + printed.iter().filter(|b| **b == begin).count();
         printed.push(begin.clone());
         let name = name.clone();
-        sections.push(Section {
-            owner: Owner { is_hook, name },
-            begin,
-            nth,
-            forged: 0,
-            not_started: None,
-        });
+        sections.push(Section { owner: Owner { is_hook, name }, begin, nth, forged: 0, not_started: None });
     }
     (sections, early)
 }
@@ -199,9 +192,7 @@ fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
             continue;
         };
         let nth = 1 + seen.iter().filter(|b| **b == begin).count();
-        let next = sections[now..]
-            .iter()
-            .position(|section| section.begin == begin && section.nth == nth);
+        let next = sections[now..].iter().position(|section| section.begin == begin && section.nth == nth);
         now += next.map_or(0, |next| next + 1);
         seen.push(begin);
     }
@@ -222,11 +213,7 @@ fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
             Some((reason, line)) => (Some(reason), line),
             None => (None, (*why).clone()),
         };
-        found.push(Problem {
-            owner: section.map(|section| section.owner.clone()),
-            why,
-            not_started: reason,
-        });
+        found.push(Problem { owner: section.map(|section| section.owner.clone()), why, not_started: reason });
     }
     found
 }
@@ -246,9 +233,7 @@ fn is_before_shell(problem: &Problem, events: &[Event], shell: Option<&str>) -> 
     };
     let owner = problem.owner.as_ref().filter(|owner| !owner.is_hook);
     let owner = position(owner.map(|owner| owner.name.as_str()), true);
-    let is_before = owner
-        .zip(position(shell, false))
-        .is_some_and(|(owner, shell)| owner < shell);
+    let is_before = owner.zip(position(shell, false)).is_some_and(|(owner, shell)| owner < shell);
     is_before && problem.not_started == Some(NotStarted::NoFile)
 }
 
@@ -291,10 +276,7 @@ mod tests {
             ("bash", NotStarted::WrongFormat, "Exec format error"),
         ];
         let expected = expected.map(|(name, not_started, why)| Problem {
-            owner: Some(Owner {
-                is_hook: false,
-                name: name.into(),
-            }),
+            owner: Some(Owner { is_hook: false, name: name.into() }),
             why: format!("call to execv failed ({why})"),
             not_started: Some(not_started),
         });
@@ -314,17 +296,13 @@ mod tests {
         assert_eq!(owners(&output, log), vec![a.clone()]);
         // pre_install of b prints what is to be mistaken for its own beginning, and fails: b it is.
         let log = "ALPM] installed a (1)\nALPM-SCRIPTLET] installing b...\nALPM] installed b (1)";
-        let output =
-            format!("installing a...\ninstalling b...\ninstalling b...\nerror: {FAILED}\n");
+        let output = format!("installing a...\ninstalling b...\ninstalling b...\nerror: {FAILED}\n");
         assert_eq!(owners(&output, log), vec![b.clone()]);
         // It prints what pacman says of one that failed: with status 0 none did; with another it did, once.
-        let log = format!(
-            "ALPM] installed a (1)\nALPM-SCRIPTLET] error: {FAILED}\nALPM] installed b (1)"
-        );
+        let log = format!("ALPM] installed a (1)\nALPM-SCRIPTLET] error: {FAILED}\nALPM] installed b (1)");
         let output = format!("installing a...\nerror: {FAILED}\ninstalling b...\n");
         assert_eq!(owners(&output, &log), [""; 0]);
-        let output =
-            format!("installing a...\nerror: {FAILED}\nerror: {FAILED}\ninstalling b...\n");
+        let output = format!("installing a...\nerror: {FAILED}\nerror: {FAILED}\ninstalling b...\n");
         assert_eq!(owners(&output, &log), vec![a.clone()]);
         // Its pre_install does, before pacman has logged it.
         let output = format!("installing a...\ninstalling b...\nerror: {FAILED}\n");
@@ -336,17 +314,13 @@ mod tests {
              ALPM-SCRIPTLET] :: Running post-transaction hooks...\nALPM-SCRIPTLET] (1/1) Hook\n\
              ALPM] installed b (1)\nALPM] transaction completed\nALPM] running '1.hook'..."
         );
-        let own = format!(
-            "installing a...\n{forged}\ninstalling b...\r\n:: Running post-transaction hooks...\n(1/1) Hook\n"
-        );
+        let own =
+            format!("installing a...\n{forged}\ninstalling b...\r\n:: Running post-transaction hooks...\n(1/1) Hook\n");
         let end = "installing b...\n:: Running post-transaction hooks...\n(1/1) Hook\n";
         let output = format!("{own}error: {FAILED}\n{end}");
         assert_eq!(owners(&output, &log), [a]);
         let hook = format!("running the hook '1.hook': {FAILED}");
-        assert_eq!(
-            owners(&format!("{own}{end}error: {FAILED}\n"), &log),
-            [hook]
-        );
+        assert_eq!(owners(&format!("{own}{end}error: {FAILED}\n"), &log), [hook]);
         let output = format!("{own}installing b...\nerror: {FAILED}\n(1/1) Hook\n");
         assert_eq!(owners(&output, &log), [b]);
     }
@@ -362,30 +336,15 @@ mod tests {
     #[test]
     fn only_what_comes_before_the_shell_is_excused_and_only_for_want_of_it() {
         let problem = |owner: &str, why: &str| Problem {
-            owner: Some(Owner {
-                is_hook: false,
-                name: owner.into(),
-            }),
+            owner: Some(Owner { is_hook: false, name: owner.into() }),
             why: why.into(),
             not_started: english::not_started(why),
         };
         let none = "call to execv failed (No such file or directory)";
         let events = events(LOG);
-        assert!(is_before_shell(
-            &problem("glibc", none),
-            &events,
-            Some("bash")
-        ));
-        assert!(!is_before_shell(
-            &problem("nano", none),
-            &events,
-            Some("bash")
-        ));
-        assert!(!is_before_shell(
-            &problem("glibc", "call to execv failed (Exec format error)"),
-            &events,
-            Some("bash")
-        ));
+        assert!(is_before_shell(&problem("glibc", none), &events, Some("bash")));
+        assert!(!is_before_shell(&problem("nano", none), &events, Some("bash")));
+        assert!(!is_before_shell(&problem("glibc", "call to execv failed (Exec format error)"), &events, Some("bash")));
         assert!(!is_before_shell(&problem("glibc", none), &events, None));
         // What a killed pacman had installed is installed again, before there is a shell, or beside one that was there.
         let again = |log: &str| self::events(&log.replace("installed glibc", "reinstalled glibc"));
@@ -393,11 +352,7 @@ mod tests {
         assert!(is_before_shell(&glibc, &again(LOG), Some("bash")));
         let both = again(&LOG.replace("installed bash", "reinstalled bash"));
         assert!(!is_before_shell(&glibc, &both, Some("bash")));
-        assert!(!is_before_shell(
-            &problem("other", none),
-            &events,
-            Some("bash")
-        ));
+        assert!(!is_before_shell(&problem("other", none), &events, Some("bash")));
     }
 
     #[test]
@@ -411,10 +366,7 @@ mod tests {
         ];
         let found = failed(&output, &log);
         assert_eq!(found.len(), 1);
-        assert_eq!(
-            found[0].to_string(),
-            "running the hook '30-b.hook': command failed to execute correctly"
-        );
+        assert_eq!(found[0].to_string(), "running the hook '30-b.hook': command failed to execute correctly");
         assert!(found[0].is_of("30-b"));
     }
 }

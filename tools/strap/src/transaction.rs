@@ -74,9 +74,7 @@ impl<'a> Installer<'a> {
         };
         match targets {
             Targets::Locked(repository) => repository.download(),
-            Targets::Names(names) | Targets::Dependencies(names) => {
-                self.pacman.download(operation, names).map(drop)
-            }
+            Targets::Names(names) | Targets::Dependencies(names) => self.pacman.download(operation, names).map(drop),
         }
     }
 
@@ -105,11 +103,7 @@ impl<'a> Installer<'a> {
     }
 
     /// Has pacman install what is in the cache, adds that to the receipt, and checks it.
-    fn install(
-        &mut self,
-        targets: &Targets<'_>,
-        transaction: &Transaction<'_>,
-    ) -> Result<Vec<OutputEvent>, Failure> {
+    fn install(&mut self, targets: &Targets<'_>, transaction: &Transaction<'_>) -> Result<Vec<OutputEvent>, Failure> {
         let root = self.plan.inside.root();
         let before = records::log(root)?.len();
         let (origins, ran) = transaction.install();
@@ -136,27 +130,18 @@ impl<'a> Installer<'a> {
     /// # Errors
     ///
     /// When pacman fails, or the local database cannot be read.
-    pub(crate) fn mark_explicit(
-        &self,
-        mut names: Vec<String>,
-        targets: &[String],
-    ) -> Result<(), Failure> {
+    pub(crate) fn mark_explicit(&self, mut names: Vec<String>, targets: &[String]) -> Result<(), Failure> {
         let (installed, _) = records::installed(self.plan.inside.root())?;
         let packages = installed.into_iter().map(|one| one.package);
         let (mut dependencies, explicit): (Vec<_>, Vec<_>) =
             packages.partition(|package| package.reason.as_deref() == Some("dependency"));
         let is_explicit = |target: &String| {
             let name = target.rsplit('/').next();
-            explicit
-                .iter()
-                .any(|package| Some(package.name.as_str()) == name)
+            explicit.iter().any(|package| Some(package.name.as_str()) == name)
         };
         if !dependencies.is_empty() && !targets.iter().all(is_explicit) {
             // A group, what something provides, or a package with a version: pacman says which packages these are.
-            let operation = Operation {
-                nodeps: true,
-                ..Operation::default()
-            };
+            let operation = Operation { nodeps: true, ..Operation::default() };
             let planned = self.pacman.preview(operation, targets)?;
             names.extend(planned.into_iter().map(|planned| planned.name));
         }
@@ -164,14 +149,8 @@ impl<'a> Installer<'a> {
         if dependencies.is_empty() {
             return Ok(());
         }
-        let operation = Operation {
-            action: Action::MarkExplicit,
-            ..Operation::default()
-        };
-        let names: Vec<String> = dependencies
-            .into_iter()
-            .map(|package| package.name)
-            .collect();
+        let operation = Operation { action: Action::MarkExplicit, ..Operation::default() };
+        let names: Vec<String> = dependencies.into_iter().map(|package| package.name).collect();
         self.pacman.run(operation, &names).map(drop)
     }
 }

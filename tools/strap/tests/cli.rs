@@ -1,10 +1,7 @@
 //! The contract of `strap` that needs no mirror: what is refused before anything is touched, in which words and with which
 //! status. What pacman does with packages is in `tests/` at the top.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a helper of tests that fails is a test that fails"
-)]
+#![allow(clippy::unwrap_used, reason = "a helper of tests that fails is a test that fails")]
 
 use serde_json::{Value, json};
 use std::io::Write;
@@ -21,12 +18,7 @@ fn strap(args: &[&str], document: &Value) -> Output {
         .spawn()
         .unwrap();
     let text = document.to_string();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(text.as_bytes())
-        .unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -34,12 +26,7 @@ fn strap(args: &[&str], document: &Value) -> Output {
 fn root() -> (tempfile::TempDir, Value) {
     let dir = tempfile::tempdir().unwrap();
     let top = dir.path().canonicalize().unwrap();
-    for below in [
-        "root/var/lib/pacman",
-        "root/var/log",
-        "root/etc/pacman.d/gnupg",
-        "gnupg",
-    ] {
+    for below in ["root/var/lib/pacman", "root/var/log", "root/etc/pacman.d/gnupg", "gnupg"] {
         std::fs::create_dir_all(top.join(below)).unwrap();
     }
     let program = top.join("pacman");
@@ -98,55 +85,23 @@ fn set_hash(document: &mut Value) {
 fn a_command_line_without_packages_is_refused_and_the_document_goes_on() {
     let (_dir, document) = root();
     let output = strap(&[], &document);
-    refused(
-        &output,
-        &document,
-        64,
-        "usage",
-        "required arguments were not provided: <PKG>",
-    );
+    refused(&output, &document, 64, "usage", "required arguments were not provided: <PKG>");
     let output = strap(&["a b"], &document);
-    refused(
-        &output,
-        &document,
-        64,
-        "usage",
-        "installing 'a b': invalid package name",
-    );
+    refused(&output, &document, 64, "usage", "installing 'a b': invalid package name");
     let output = strap(&["--", "--root=/"], &document);
-    refused(
-        &output,
-        &document,
-        64,
-        "usage",
-        "installing '--root=/': invalid package name",
-    );
+    refused(&output, &document, 64, "usage", "installing '--root=/': invalid package name");
 }
 
 #[test]
 fn what_the_tools_before_it_should_have_written_is_asked_for_by_name() {
     let (_dir, document) = root();
-    for (key, tool) in [
-        ("pacman", "fetch-pacman"),
-        ("config", "mkconf"),
-        ("root", "mkroot"),
-        ("mode", "mkroot"),
-    ] {
+    for (key, tool) in [("pacman", "fetch-pacman"), ("config", "mkconf"), ("root", "mkroot"), ("mode", "mkroot")] {
         let mut less = document.clone();
         less.as_object_mut().unwrap().remove(key);
         let output = strap(&["nano"], &less);
-        refused(
-            &output,
-            &less,
-            65,
-            "bad-document",
-            &format!("it has no \"{key}\""),
-        );
+        refused(&output, &less, 65, "bad-document", &format!("it has no \"{key}\""));
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            stderr.contains(&format!("strap: hint: put '{tool}' before")),
-            "{stderr}"
-        );
+        assert!(stderr.contains(&format!("strap: hint: put '{tool}' before")), "{stderr}");
     }
 }
 
@@ -154,13 +109,7 @@ fn what_the_tools_before_it_should_have_written_is_asked_for_by_name() {
 fn a_program_that_is_another_by_now_is_not_run() {
     let (_dir, document) = root();
     let output = strap(&["nano"], &document);
-    refused(
-        &output,
-        &document,
-        69,
-        "not-verified",
-        "it is not the program that the document means",
-    );
+    refused(&output, &document, 69, "not-verified", "it is not the program that the document means");
 }
 
 #[test]
@@ -168,22 +117,10 @@ fn strict_without_a_keyring_is_refused_before_pacman_runs() {
     let (_dir, mut document) = root();
     set_hash(&mut document);
     let output = strap(&["nano"], &document);
-    refused(
-        &output,
-        &document,
-        69,
-        "not-verified",
-        "so nothing can be verified",
-    );
+    refused(&output, &document, 69, "not-verified", "so nothing can be verified");
     std::fs::remove_file(document["config"]["loose"].as_str().unwrap()).unwrap();
     let output = strap(&["--loose", "nano"], &document);
-    refused(
-        &output,
-        &document,
-        69,
-        "not-found",
-        "loose.conf': No such file or directory",
-    );
+    refused(&output, &document, 69, "not-found", "loose.conf': No such file or directory");
 }
 
 #[test]
@@ -192,13 +129,7 @@ fn another_directory_in_the_place_of_the_root_is_refused() {
     set_hash(&mut document);
     document["root_id"] = json!({"dev": 1, "ino": 1});
     let output = strap(&["--loose", "nano"], &document);
-    refused(
-        &output,
-        &document,
-        69,
-        "failed",
-        "it is not the directory that the document means",
-    );
+    refused(&output, &document, 69, "failed", "it is not the directory that the document means");
 }
 
 #[test]
@@ -210,10 +141,7 @@ fn a_pacman_that_fails_is_a_failure_in_its_own_words_and_nothing_is_left() {
         "#!/bin/sh\necho \"error: failed retrieving file 'core.db' from host : Connection refused\" >&2\nexit 1\n",
     )
     .unwrap();
-    Command::new("chmod")
-        .args(["755", &program])
-        .status()
-        .unwrap();
+    Command::new("chmod").args(["755", &program]).status().unwrap();
     set_hash(&mut document);
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let output = strap(&["--loose", "nano"], &document);
@@ -224,28 +152,15 @@ fn a_pacman_that_fails_is_a_failure_in_its_own_words_and_nothing_is_left() {
         "network",
         "running pacman to download: exit status 1: failed retrieving file 'core.db'",
     );
-    assert_eq!(
-        std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
-        mounts
-    );
-    assert!(
-        Path::new(dir.path())
-            .join("root/var/lib/pacman")
-            .read_dir()
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    assert!(Path::new(dir.path()).join("root/var/lib/pacman").read_dir().unwrap().next().is_none());
 }
 
 /// A pacman that does nothing but say how it was called, in a file of the root: all else is read-only to it.
 fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
     let program = std::path::PathBuf::from(document["pacman"]["path"].as_str().unwrap());
     let calls = program.with_file_name("root").join("calls");
-    let script = format!(
-        "#!/bin/sh\necho \"$@\" >>{0}\nread -r line && echo input >>{0}\nexit 0\n",
-        calls.display()
-    );
+    let script = format!("#!/bin/sh\necho \"$@\" >>{0}\nread -r line && echo input >>{0}\nexit 0\n", calls.display());
     std::fs::write(&program, script).unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&program, mode).unwrap();
@@ -257,14 +172,7 @@ fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
 fn pacman_is_called_to_download_to_say_what_it_installs_and_to_install() {
     let (dir, mut document) = root();
     let calls = with_a_pacman_that_tells(&mut document);
-    let conf = |name: &str| {
-        dir.path()
-            .canonicalize()
-            .unwrap()
-            .join(name)
-            .display()
-            .to_string()
-    };
+    let conf = |name: &str| dir.path().canonicalize().unwrap().join(name).display().to_string();
     let (strict, loose) = (conf("strict.conf"), conf("loose.conf"));
     let format = "--print-format strapline-plan %r %n %v %l";
     let keyring = conf("gnupg");
@@ -288,15 +196,11 @@ fn pacman_is_called_to_download_to_say_what_it_installs_and_to_install() {
         ),
         (
             &["--download-only", "a"],
-            format!(
-                "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a\n"
-            ),
+            format!("-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a\n"),
         ),
         (
             &["--download-only", "--no-refresh", "--loose", "a"],
-            format!(
-                "-Sw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n"
-            ),
+            format!("-Sw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {loose} -- a\n"),
         ),
     ] {
         let output = strap(args, &document);
@@ -321,35 +225,22 @@ fn a_root_that_another_tool_works_on_is_busy() {
     use rustix::fs::{FlockOperation, flock};
     let (dir, mut document) = root();
     let calls = with_a_pacman_that_tells(&mut document);
-    let database = dir
-        .path()
-        .canonicalize()
-        .unwrap()
-        .join("root/var/lib/pacman");
+    let database = dir.path().canonicalize().unwrap().join("root/var/lib/pacman");
     let lock = std::fs::File::open(&database).unwrap();
     flock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
     let output = strap(&["--loose", "nano"], &document);
-    let message = format!(
-        "locking '{}': another tool works on this root",
-        database.display()
-    );
+    let message = format!("locking '{}': another tool works on this root", database.display());
     refused(&output, &document, 75, "busy", &message);
     assert!(!calls.exists(), "pacman was run");
     drop(lock);
-    assert_eq!(
-        strap(&["--loose", "nano"], &document).status.code(),
-        Some(0)
-    );
+    assert_eq!(strap(&["--loose", "nano"], &document).status.code(), Some(0));
     // The lock of a pacman that is no more is none.
     std::fs::write(database.join("db.lck"), "").unwrap();
     let output = strap(&["--loose", "nano"], &document);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        format!(
-            "strap: warning: removed the stale lock '{}/db.lck' of a pacman that was killed\n",
-            database.display()
-        )
+        format!("strap: warning: removed the stale lock '{}/db.lck' of a pacman that was killed\n", database.display())
     );
     let left: Vec<_> = database.read_dir().unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -359,14 +250,10 @@ fn a_root_that_another_tool_works_on_is_busy() {
 fn a_document_with_an_error_passes_untouched() {
     let (_dir, mut document) = root();
     let calls = with_a_pacman_that_tells(&mut document);
-    document["error"] =
-        json!({"tool": "keyring", "code": "network", "message": "m", "exit": 75, "also": []});
+    document["error"] = json!({"tool": "keyring", "code": "network", "message": "m", "exit": 75, "also": []});
     let output = strap(&["--loose", "nano"], &document);
     assert_eq!(output.status.code(), Some(75));
-    assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        document.to_string()
-    );
+    assert_eq!(String::from_utf8_lossy(&output.stdout), document.to_string());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(!calls.exists(), "pacman was run");
 }

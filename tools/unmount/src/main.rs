@@ -77,11 +77,7 @@ enum Scope<'a> {
 
 impl Scope<'_> {
     /// Returns the mounts to unmount, in an order in which that is possible, and the others.
-    fn split<'m>(
-        self,
-        mounts: &'m [Mount],
-        root: &Path,
-    ) -> Result<(Vec<&'m Mount>, Vec<&'m Mount>), Failure> {
+    fn split<'m>(self, mounts: &'m [Mount], root: &Path) -> Result<(Vec<&'m Mount>, Vec<&'m Mount>), Failure> {
         let all = mountinfo::below(mounts, root);
         let Self::Claimed(document) = self else {
             return Ok((all, Vec::new()));
@@ -193,13 +189,7 @@ impl Unmount {
 
     /// Unmounts one mount, on which nothing is mounted. Returns whether it was there: since the list was read, another mount
     /// may have come over it, or it may have been unmounted.
-    fn unmount(
-        &self,
-        context: &Context,
-        root: &Path,
-        mount: &Mount,
-        record: &mut Record,
-    ) -> Result<bool, Failure> {
+    fn unmount(&self, context: &Context, root: &Path, mount: &Mount, record: &mut Record) -> Result<bool, Failure> {
         let doing = || format!("unmounting {}", quote(&mount.target));
         let place = match MountPoint::of(root, mount).map_err(|f| f.while_doing(doing()))? {
             Some(place) if place.is(mount) => place,
@@ -257,8 +247,9 @@ fn try_again(root: &Path, mount: &Mount, place: &MountPoint) -> Result<Result<()
 fn endless(mount: &Mount, was_there: bool) -> Failure {
     let doing = format!("unmounting {}", quote(&mount.target));
     match was_there {
-        true => Failure::new(Code::Busy, format!("{doing}: it is mounted again"))
-            .hint("end the program that mounts it"),
+        true => {
+            Failure::new(Code::Busy, format!("{doing}: it is mounted again")).hint("end the program that mounts it")
+        }
         false => Failure::new(Code::Busy, format!("{doing}: another mount hides it")),
     }
 }
@@ -276,37 +267,22 @@ fn current(document: &Document) -> Document {
 }
 
 /// Prints what would be unmounted.
-fn preview(
-    context: &Context,
-    scope: Scope<'_>,
-    root: &Path,
-    document: &mut Document,
-) -> Result<(), Failure> {
+fn preview(context: &Context, scope: Scope<'_>, root: &Path, document: &mut Document) -> Result<(), Failure> {
     let mounts = mountinfo::read()?;
     let (list, _) = scope.split(&mounts, root)?;
     for mount in &list {
         context.note(format_args!("would unmount {}", quote(&mount.target)));
     }
     if list.is_empty() {
-        context.note(format_args!(
-            "nothing is mounted at or below {}",
-            quote(root)
-        ));
+        context.note(format_args!("nothing is mounted at or below {}", quote(root)));
     }
-    document.write(&Record {
-        would_unmount: Some(below(&list, root)),
-        ..document.get().unwrap_or_default()
-    });
+    document.write(&Record { would_unmount: Some(below(&list, root)), ..document.get().unwrap_or_default() });
     Ok(())
 }
 
 /// Reports the mounts that stay because they are not of this pipeline.
 fn warn_of_others(context: &Context, root: &Path, others: &[String]) {
-    let mut names: Vec<_> = others
-        .iter()
-        .take(NAMED)
-        .map(|at| quote(root.join(at)))
-        .collect();
+    let mut names: Vec<_> = others.iter().take(NAMED).map(|at| quote(root.join(at))).collect();
     if others.len() > NAMED {
         names.push(format!("{} more", others.len() - NAMED));
     }
@@ -320,9 +296,7 @@ fn warn_of_others(context: &Context, root: &Path, others: &[String]) {
 fn warn_of_detached(context: &Context, mount: &Mount) {
     let target = quote(&mount.target);
     if WITHOUT_DATA.contains(&mount.fstype.as_str()) {
-        context.warn(format_args!(
-            "{target} is detached; it stays until its last user ends"
-        ));
+        context.warn(format_args!("{target} is detached; it stays until its last user ends"));
     } else {
         context.warn(format_args!(
             "{target} is detached; data may still be in flight to its {} until its last user ends",
@@ -344,10 +318,7 @@ fn relative(target: &Path, root: &Path) -> String {
 /// Begins a record: after a run that stopped half way, this one continues its lists.
 fn resumed(document: &Document) -> Record {
     let before = document.get::<Record>().unwrap_or_default();
-    let mut record = Record {
-        unmounted: Some(Vec::new()),
-        ..Record::default()
-    };
+    let mut record = Record { unmounted: Some(Vec::new()), ..Record::default() };
     if before.left.is_some_and(|left| !left.is_empty()) {
         record.unmounted = Some(before.unmounted.unwrap_or_default());
         record.detached = before.detached;
@@ -369,9 +340,8 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_on_keeps_what_the_one_before_it_did() {
-        let mut document = parse(
-            r#"{"strapline":1,"unmount":{"unmounted":["proc"],"left":["dev"],"org.x":1,"would_unmount":[]}}"#,
-        );
+        let mut document =
+            parse(r#"{"strapline":1,"unmount":{"unmounted":["proc"],"left":["dev"],"org.x":1,"would_unmount":[]}}"#);
         let mut record = resumed(&document);
         record.unmounted.as_mut().unwrap().push("dev".into());
         record.left = Some(Vec::new());
@@ -386,8 +356,7 @@ mod tests {
 
     #[test]
     fn the_identity_of_a_root_that_was_a_mount_ends_with_the_mount() {
-        let text =
-            r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
+        let text = r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
         let still = parse(&text.replace("AT", ""));
         assert!(current(&still).get::<Identity>().is_some());
         let gone = parse(&text.replace("AT", ",\"\""));

@@ -36,19 +36,16 @@ impl MountPoint {
         let directory = match directory.strip_prefix(root) {
             // The root itself: its directory is outside, and trusted, but symbolic links are not followed.
             Err(_) => open(CWD, directory, strict),
-            Ok(below) => open(CWD, root, strict)
-                .and_then(|root| open(root.as_fd(), &Path::new(".").join(below), BENEATH)),
+            Ok(below) => {
+                open(CWD, root, strict).and_then(|root| open(root.as_fd(), &Path::new(".").join(below), BENEATH))
+            }
         };
         match directory {
-            Ok(directory) => Ok(Some(Self {
-                directory,
-                name: name.to_owned(),
-            })),
+            Ok(directory) => Ok(Some(Self { directory, name: name.to_owned() })),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-            Err(Errno::LOOP | Errno::XDEV) => Err(Failure::new(
-                Code::Failed,
-                "the path to it leads over a symbolic link",
-            )),
+            Err(Errno::LOOP | Errno::XDEV) => {
+                Err(Failure::new(Code::Failed, "the path to it leads over a symbolic link"))
+            }
             Err(e @ Errno::ACCESS) => Err(Failure::new(Code::Permission, e)),
             Err(e) => Err(Failure::new(Code::Os, e)),
         }
@@ -68,9 +65,7 @@ impl MountPoint {
     /// that cannot be known.
     pub(crate) fn is(&self, mount: &Mount) -> bool {
         match self.stat() {
-            Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => {
-                stat.stx_mnt_id == mount.id
-            }
+            Ok(stat) if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 => stat.stx_mnt_id == mount.id,
             Ok(_) => true,
             Err(e) => !matches!(e, Errno::NOENT | Errno::NOTDIR | Errno::LOOP),
         }

@@ -23,11 +23,7 @@ fn the_whole_tree_goes_deepest_first_and_nothing_else_does() {
         cat /proc/self/mountinfo >"$D/after"
         step second unmount "$T"
     "#);
-    let document = ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
-    );
+    let document = ground.step("first", 0, &["unmount: unmounted 6 mounts at or below 'ROOT'"]);
     let unmounted = document["unmount"]["unmounted"].as_array().unwrap();
     assert_eq!(unmounted.len(), 6);
     assert_eq!(unmounted[5], "");
@@ -35,11 +31,7 @@ fn the_whole_tree_goes_deepest_first_and_nothing_else_does() {
     assert!(place("dev/pts") < place("dev") && place("dev/shm") < place("dev"));
     assert_eq!(document["unmount"]["left"], json!([]));
     assert_eq!(ground.read("before"), ground.read("after"));
-    let document = ground.step(
-        "second",
-        0,
-        &["unmount: nothing is mounted at or below 'ROOT'"],
-    );
+    let document = ground.step("second", 0, &["unmount: nothing is mounted at or below 'ROOT'"]);
     assert_eq!(document["unmount"], json!({"unmounted": [], "left": []}));
 }
 
@@ -70,16 +62,8 @@ fn a_root_that_was_itself_a_mount_can_be_unmounted_again() {
         step again unmount --state "$D/first.out"
         step other unmount <"$D/in"
     "#);
-    ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 1 mount at or below 'ROOT'"],
-    );
-    ground.step(
-        "again",
-        0,
-        &["unmount: nothing is mounted at or below 'ROOT'"],
-    );
+    ground.step("first", 0, &["unmount: unmounted 1 mount at or below 'ROOT'"]);
+    ground.step("again", 0, &["unmount: nothing is mounted at or below 'ROOT'"]);
     let other = ground.step(
         "other",
         69,
@@ -129,17 +113,10 @@ fn what_another_mounted_stays_and_is_named() {
     let nothing = "unmount: nothing of this pipeline is mounted at or below 'ROOT'";
     let both = ground.read("all.mounts");
     let document = ground.step("none", 0, &[nothing, &left("'ROOT/proc', 'ROOT/boot'")]);
-    assert_eq!(
-        document["unmount"],
-        json!({"unmounted": [], "left": [], "others": ["proc", "boot"]})
-    );
+    assert_eq!(document["unmount"], json!({"unmounted": [], "left": [], "others": ["proc", "boot"]}));
     assert_eq!(ground.read("none.mounts"), both);
     let boot = left("'ROOT/boot'");
-    let document = ground.step(
-        "ours",
-        0,
-        &["unmount: unmounted 2 mounts at or below 'ROOT'", &boot],
-    );
+    let document = ground.step("ours", 0, &["unmount: unmounted 2 mounts at or below 'ROOT'", &boot]);
     assert_eq!(document["unmount"]["unmounted"], json!(["proc", "proc"]));
     ground.step("reboot", 0, &[&boot]);
     ground.step("refused", 75, &[nothing, &boot]);
@@ -149,11 +126,7 @@ fn what_another_mounted_stays_and_is_named() {
     }
     ground.step("killed", 65, &[]);
     assert_eq!(ground.read("killed.mounts"), "");
-    ground.step(
-        "person",
-        0,
-        &["unmount: unmounted 1 mount at or below 'ROOT'"],
-    );
+    ground.step("person", 0, &["unmount: unmounted 1 mount at or below 'ROOT'"]);
     assert_eq!(ground.read("person.mounts"), "");
 }
 
@@ -177,20 +150,14 @@ fn nothing_goes_while_a_tool_works_on_the_root() {
     let pid = ground.pid("tool");
     let lines = [
         format!("unmount: locking the root 'ROOT': in use by {pid} sh (user root)"),
-        format!(
-            "unmount: hint: wait until it has ended, or end it with 'kill {pid}', and try again"
-        ),
+        format!("unmount: hint: wait until it has ended, or end it with 'kill {pid}', and try again"),
     ];
     for name in ["first", "claimed"] {
         let document = ground.step(name, 75, &[&lines[0], &lines[1]]);
         assert_eq!(document["error"]["code"], "busy");
     }
     assert_eq!(ground.read("busy.mounts"), ground.read("all.mounts"));
-    ground.step(
-        "second",
-        0,
-        &["unmount: unmounted 2 mounts at or below 'ROOT'"],
-    );
+    ground.step("second", 0, &["unmount: unmounted 2 mounts at or below 'ROOT'"]);
     assert_eq!(ground.read("after.mounts"), "");
 }
 
@@ -208,17 +175,9 @@ fn mounts_that_are_stacked_or_half_gone_all_go() {
         mounted after_second
     "#);
     assert_eq!(ground.read("before.mounts").lines().count(), 14);
-    ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 14 mounts at or below 'ROOT'"],
-    );
+    ground.step("first", 0, &["unmount: unmounted 14 mounts at or below 'ROOT'"]);
     assert_eq!(ground.read("after.mounts"), "");
-    ground.step(
-        "second",
-        0,
-        &["unmount: unmounted 4 mounts at or below 'ROOT'"],
-    );
+    ground.step("second", 0, &["unmount: unmounted 4 mounts at or below 'ROOT'"]);
     assert_eq!(ground.read("after_second.mounts"), "");
 }
 
@@ -242,9 +201,7 @@ print(seconds(500), seconds(4001))
 END
     "#);
     let seconds = ground.read("seconds");
-    let mut seconds = seconds
-        .split_whitespace()
-        .map(|n| n.parse::<f64>().unwrap());
+    let mut seconds = seconds.split_whitespace().map(|n| n.parse::<f64>().unwrap());
     let (few, many) = (seconds.next().unwrap(), seconds.next().unwrap());
     // Eight times as many: 64 times as long where each takes a look at all others.
     assert!(many < 24.0 * few, "500: {few} s, 4001: {many} s");
@@ -286,11 +243,7 @@ fn what_propagated_goes_too() {
     "#);
     // The bind is a peer of '/', so each mount is there twice, once hidden.
     assert_eq!(ground.read("before.mounts").lines().count(), 11);
-    let document = ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
-    );
+    let document = ground.step("first", 0, &["unmount: unmounted 6 mounts at or below 'ROOT'"]);
     assert_eq!(document["unmount"]["left"], json!([]));
     assert_eq!(ground.read("after.mounts"), "");
 }
@@ -329,11 +282,7 @@ fn who_is_in_the_way_is_named_and_the_next_run_goes_on() {
     let n = left.len();
     let done = document["unmount"]["unmounted"].as_array().unwrap().len();
     assert_eq!(n + done, 6);
-    let document = ground.step(
-        "second",
-        0,
-        &[&format!("unmount: unmounted {n} mounts at or below 'ROOT'")],
-    );
+    let document = ground.step("second", 0, &[&format!("unmount: unmounted {n} mounts at or below 'ROOT'")]);
     assert!(document.get("error").is_none() && document.get("host").is_none());
     let all = document["unmount"]["unmounted"].as_array().unwrap();
     assert_eq!(all.len(), 6);
@@ -370,32 +319,14 @@ fn every_kind_of_use_is_named() {
         ground.step(name, 75, &[&message, hint]);
     };
     let sh = |name: &str| format!("{} sh (user root)", ground.pid(name));
-    busy(
-        "fd",
-        &format!("{} has 'ROOT/file' open as descriptor 5", sh("fd")),
-    );
-    busy(
-        "gone",
-        &format!(
-            "{} has 'ROOT/file (deleted)' open as descriptor 5",
-            sh("gone")
-        ),
-    );
+    busy("fd", &format!("{} has 'ROOT/file' open as descriptor 5", sh("fd")));
+    busy("gone", &format!("{} has 'ROOT/file (deleted)' open as descriptor 5", sh("gone")));
     let pid = ground.pid("exe");
-    busy(
-        "exe",
-        &format!("{pid} program (user root) runs 'ROOT/program'"),
-    );
+    busy("exe", &format!("{pid} program (user root) runs 'ROOT/program'"));
     let socket = ground.read("socket.err");
-    assert!(
-        socket.contains("gpg-agent (user root) has a socket bound at '"),
-        "{socket}"
-    );
+    assert!(socket.contains("gpg-agent (user root) has a socket bound at '"), "{socket}");
     let said = ground.read("loop.err");
-    assert!(
-        said.contains("in use: the loop device /dev/loop") && said.contains("/image'"),
-        "{said}"
-    );
+    assert!(said.contains("in use: the loop device /dev/loop") && said.contains("/image'"), "{said}");
 }
 
 #[test]
@@ -423,11 +354,7 @@ fn our_own_working_directory_is_not_in_the_way() {
         # The shell that starts it leaves first: only the program itself stands there.
         step first sh -c 'cd "$T" && exec unmount .'
     "#);
-    ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 1 mount at or below 'ROOT'"],
-    );
+    ground.step("first", 0, &["unmount: unmounted 1 mount at or below 'ROOT'"]);
 }
 
 #[test]
@@ -471,18 +398,8 @@ fn a_dry_run_touches_nothing() {
         step first unmount --dry-run "$T"
         cat /proc/self/mountinfo >"$D/after"
     "#);
-    let document = ground.step(
-        "first",
-        0,
-        &[
-            "unmount: would unmount 'ROOT/a/b c'",
-            "unmount: would unmount 'ROOT/a'",
-        ],
-    );
-    assert_eq!(
-        document["unmount"],
-        json!({"would_unmount": ["a/b c", "a"]})
-    );
+    let document = ground.step("first", 0, &["unmount: would unmount 'ROOT/a/b c'", "unmount: would unmount 'ROOT/a'"]);
+    assert_eq!(document["unmount"], json!({"would_unmount": ["a/b c", "a"]}));
     assert_eq!(ground.read("before"), ground.read("after"));
 }
 
@@ -502,30 +419,15 @@ fn a_link_in_the_root_leads_nowhere() {
         echo '{"strapline":1,"root":"'"$D/link"'"}' >"$D/in"
         step third unmount <"$D/in"
     "#);
-    ground.step(
-        "first",
-        0,
-        &["unmount: unmounted 1 mount at or below 'ROOT'"],
-    );
+    ground.step("first", 0, &["unmount: unmounted 1 mount at or below 'ROOT'"]);
     assert_eq!(ground.read("before"), ground.read("after"));
     // The user may name the root by a link; a document may not.
-    ground.step(
-        "second",
-        0,
-        &["unmount: unmounted 1 mount at or below 'ROOT'"],
-    );
+    ground.step("second", 0, &["unmount: unmounted 1 mount at or below 'ROOT'"]);
     let link = format!(
         "unmount: opening the root '{}': a part of the path is a symbolic link",
         ground.path().join("link").display()
     );
-    ground.step(
-        "third",
-        69,
-        &[
-            &link,
-            "unmount: hint: name the directory that it leads to, and run mkroot again",
-        ],
-    );
+    ground.step("third", 69, &[&link, "unmount: hint: name the directory that it leads to, and run mkroot again"]);
 }
 
 #[test]
@@ -560,22 +462,14 @@ fn roots_that_cannot_be_meant_are_refused() {
         &["unmount: opening the root 'ROOT/gone': No such file or directory (os error 2)"],
     );
     assert!(ground.read("none.err").contains("stdin is /dev/null"));
-    refused(
-        "new",
-        64,
-        "usage",
-        &["unmount: finding the root: there is neither a document nor DIR"],
-    );
+    refused("new", 64, "usage", &["unmount: finding the root: there is neither a document nor DIR"]);
     let another = ground.path().join("another");
     refused(
         "differ",
         64,
         "usage",
         &[
-            &format!(
-                "unmount: '{}' is not 'ROOT', the root that the document means",
-                another.display()
-            ),
+            &format!("unmount: '{}' is not 'ROOT', the root that the document means", another.display()),
             "unmount: hint: leave DIR out, or give --new to work from DIR alone",
         ],
     );
@@ -595,13 +489,8 @@ fn a_failed_document_keeps_its_error_while_the_work_is_done() {
         echo '{"strapline":1,"error":{"tool":"mkroot","code":"usage","message":"m","exit":64,"also":[]}}' >"$D/in"
         step none unmount <"$D/in"
     "#);
-    let document = ground.step(
-        "first",
-        69,
-        &["unmount: unmounted 6 mounts at or below 'ROOT'"],
-    );
-    let error =
-        json!({"tool": "strap", "code": "child-failed", "message": "m", "exit": 69, "also": []});
+    let document = ground.step("first", 69, &["unmount: unmounted 6 mounts at or below 'ROOT'"]);
+    let error = json!({"tool": "strap", "code": "child-failed", "message": "m", "exit": 69, "also": []});
     assert_eq!(document["error"], error);
     assert_eq!(ground.read("after.mounts"), "");
     let document = ground.step(
@@ -615,11 +504,7 @@ fn a_failed_document_keeps_its_error_while_the_work_is_done() {
     );
     assert_eq!(document["error"]["code"], "bad-document");
     assert_eq!(ground.read("after_empty.mounts"), "");
-    ground.step(
-        "none",
-        64,
-        &["unmount: no root was made: there is nothing to do"],
-    );
+    ground.step("none", 64, &["unmount: no root was made: there is nothing to do"]);
 }
 
 #[test]
@@ -631,11 +516,7 @@ fn an_ordinary_user_is_told_what_it_takes() {
         step first nobody unmount "$T"
         mounted after
     "#);
-    ground.step(
-        "nothing",
-        0,
-        &["unmount: nothing is mounted at or below 'ROOT'"],
-    );
+    ground.step("nothing", 0, &["unmount: nothing is mounted at or below 'ROOT'"]);
     let document = ground.step(
         "first",
         77,

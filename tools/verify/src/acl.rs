@@ -59,10 +59,7 @@ impl Acl {
             let &[t0, t1, p0, p1, i0, i1, i2, i3] = entry else {
                 return None;
             };
-            let key = (
-                u16::from_le_bytes([t0, t1]),
-                u32::from_le_bytes([i0, i1, i2, i3]),
-            );
+            let key = (u16::from_le_bytes([t0, t1]), u32::from_le_bytes([i0, i1, i2, i3]));
             acl.insert(key, u16::from_le_bytes([p0, p1]));
         }
         Some(Self(acl))
@@ -71,11 +68,7 @@ impl Acl {
     /// Returns the ACL of a mode.
     pub(crate) fn of_mode(mode: u32) -> Self {
         let bits = |shift: u32| u16::try_from(mode >> shift & 7).unwrap_or(0);
-        Self(BTreeMap::from([
-            ((USER_OBJ, NO_ID), bits(6)),
-            ((GROUP_OBJ, NO_ID), bits(3)),
-            ((OTHER, NO_ID), bits(0)),
-        ]))
+        Self(BTreeMap::from([((USER_OBJ, NO_ID), bits(6)), ((GROUP_OBJ, NO_ID), bits(3)), ((OTHER, NO_ID), bits(0))]))
     }
 
     /// Adds what is wanted, as systemd-tmpfiles(8) does: a mask where one is needed and missing, and missing permissions of
@@ -108,9 +101,7 @@ impl Acl {
     pub(crate) fn mode(&self) -> u32 {
         let of = |tag: u16| self.0.get(&(tag, NO_ID)).copied();
         let group = of(MASK).or_else(|| of(GROUP_OBJ));
-        [of(USER_OBJ), group, of(OTHER)]
-            .iter()
-            .fold(0, |mode, bits| mode << 3 | u32::from(bits.unwrap_or(0)))
+        [of(USER_OBJ), group, of(OTHER)].iter().fold(0, |mode, bits| mode << 3 | u32::from(bits.unwrap_or(0)))
     }
 
     /// Changes it as chmod(2) does.
@@ -130,9 +121,7 @@ impl Acl {
 pub(crate) fn parse(argument: &str, names: &Names) -> Option<(Option<Wanted>, Option<Wanted>)> {
     let (mut access, mut default) = (None, None);
     for entry in argument.split(',').map(str::trim).filter(|e| !e.is_empty()) {
-        let of_default = ["default:", "d:"]
-            .iter()
-            .find_map(|prefix| entry.strip_prefix(prefix));
+        let of_default = ["default:", "d:"].iter().find_map(|prefix| entry.strip_prefix(prefix));
         let (wanted, entry) = match of_default {
             Some(entry) => (&mut default, entry),
             None => (&mut access, entry),
@@ -190,13 +179,9 @@ mod tests {
             bytes
         };
         let mut bytes = 2u32.to_le_bytes().to_vec();
-        for (tag, permissions, id) in [
-            (USER_OBJ, 7, NO_ID),
-            (GROUP_OBJ, 5, NO_ID),
-            (GROUP, 5, 9),
-            (MASK, 5, NO_ID),
-            (OTHER, 5, NO_ID),
-        ] {
+        for (tag, permissions, id) in
+            [(USER_OBJ, 7, NO_ID), (GROUP_OBJ, 5, NO_ID), (GROUP, 5, 9), (MASK, 5, NO_ID), (OTHER, 5, NO_ID)]
+        {
             bytes.extend(entry(tag, permissions, id));
         }
         let acl = Acl::parse(&bytes).unwrap();

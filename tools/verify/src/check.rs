@@ -78,9 +78,7 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
         Ok(cache) => Some(cache),
         Err(e) if is_absent(e) => None,
         Err(e) => {
-            return Err(e).doing(Code::Os, || {
-                format!("opening the package cache {}", quote(task.cache))
-            });
+            return Err(e).doing(Code::Os, || format!("opening the package cache {}", quote(task.cache)));
         }
     };
     let mut found = Found::default();
@@ -102,9 +100,7 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
                     // An invalid keyring in the root does not prevent the check of packages.
                     Err(failure) if matches!(failure.code, Code::ChildFailed | Code::Failed) => {
                         let why = failure.message;
-                        found
-                            .strangers
-                            .push(format!("the root's is invalid: {why}"));
+                        found.strangers.push(format!("the root's is invalid: {why}"));
                     }
                     Err(failure) => return Err(failure),
                 }
@@ -118,12 +114,8 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
         }
         None => None,
     };
-    let checker = Checker {
-        task,
-        root: &root,
-        cache: cache.as_ref(),
-        home: home.as_ref().map(|(home, keys)| (home, keys)),
-    };
+    let checker =
+        Checker { task, root: &root, cache: cache.as_ref(), home: home.as_ref().map(|(home, keys)| (home, keys)) };
     let (mut packages, mut compared): (Vec<_>, Vec<_>) = checker.check_all()?.into_iter().unzip();
     files::decide_pending(&root, &mut compared);
     for (checked, compared) in packages.iter_mut().zip(compared) {
@@ -136,8 +128,7 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
     Ok(found)
 }
 
-const DATABASE: &str =
-    "the root's has keys in a database of keyboxd's ('public-keys.d'), which only that reads";
+const DATABASE: &str = "the root's has keys in a database of keyboxd's ('public-keys.d'), which only that reads";
 
 /// The keyring that the root's own pacman uses.
 #[derive(Default)]
@@ -160,10 +151,7 @@ fn read_keyring_in_root(root: &Root) -> Result<InRoot, Failure> {
     if !gnupg::has_keys(&files) {
         files.clear();
     }
-    Ok(InRoot {
-        files,
-        has_database: gnupg::has_database(directory.as_fd()),
-    })
+    Ok(InRoot { files, has_database: gnupg::has_database(directory.as_fd()) })
 }
 
 struct Checker<'a> {
@@ -196,9 +184,8 @@ impl Checker<'_> {
         };
         let mut all = std::thread::scope(|scope| {
             // Where a limit on threads is reached there are fewer, or only this one.
-            let others: Vec<_> = (1..threads)
-                .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, worker).ok())
-                .collect();
+            let others: Vec<_> =
+                (1..threads).map_while(|_| std::thread::Builder::new().spawn_scoped(scope, worker).ok()).collect();
             let mut all = worker()?;
             for other in others {
                 let died = |_| Failure::new(Code::Os, "checking packages: a thread died");
@@ -255,33 +242,19 @@ impl Checker<'_> {
         let (Some(directory), Some(name)) = (self.cache, &subject.archive) else {
             return Ok((archive::no_archive(), None));
         };
-        let cache = Cache {
-            directory: directory.as_fd(),
-            path: self.task.cache,
-        };
+        let cache = Cache { directory: directory.as_fd(), path: self.task.cache };
         cache.check(verifier, name, subject.offered_signature.as_ref())
     }
 
     /// Compares the files of a package. The error says why there is nothing to compare them with.
-    fn compare_files(
-        &self,
-        subject: &Subject,
-        head: Option<Head>,
-        rules: &Rules,
-    ) -> Result<Compared, String> {
+    fn compare_files(&self, subject: &Subject, head: Option<Head>, rules: &Rules) -> Result<Compared, String> {
         let at = |file: &str| format!("{LOCAL}/{}/{file}", subject.record);
         let record = self.root.read(&at("mtree"), LIMIT);
         // Of pacman's record.
         let mut own = Files::default();
         let mut backup: BTreeSet<String> = subject.backup.iter().cloned().collect();
         let bytes = match (head, record) {
-            (
-                Some(Head {
-                    mtree: Some(signed),
-                    info,
-                }),
-                record,
-            ) => {
+            (Some(Head { mtree: Some(signed), info }), record) => {
                 backup = info.backup.into_iter().collect();
                 match record {
                     Ok(record) if record == signed => {}
@@ -322,10 +295,7 @@ pub(crate) const DISK: &str = "dmesg has the disk's error; fix that, and verify 
 const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
 
 /// Reads the members of an archive, whose signature has been checked. The error is a verdict, the reason and a hint.
-fn read_head(
-    mut archive: File,
-    subject: &Subject,
-) -> Result<Head, (Verdict, String, &'static str)> {
+fn read_head(mut archive: File, subject: &Subject) -> Result<Head, (Verdict, String, &'static str)> {
     let unreadable = |error: package::Error| match error {
         // An error of a decompressor has no number.
         package::Error::Read { source, .. } if source.raw_os_error().is_some() => {
@@ -341,17 +311,12 @@ fn read_head(
         }
     };
     let mut extract = |names: &[&str]| {
-        archive.rewind().map_err(|source| package::Error::Read {
-            doing: "reading package archive".into(),
-            source,
-        })?;
+        archive.rewind().map_err(|source| package::Error::Read { doing: "reading package archive".into(), source })?;
         extract_members(BufReader::new(&archive), names, HEAD)
     };
     let members = match extract(&[".MTREE", ".PKGINFO"]) {
         // makepkg before 4.1 made none.
-        Err(package::Error::NotFound { members }) if members == [".MTREE"] => {
-            extract(&[".PKGINFO"])
-        }
+        Err(package::Error::NotFound { members }) if members == [".MTREE"] => extract(&[".PKGINFO"]),
         other => other,
     };
     let mut members = members.map_err(unreadable)?;

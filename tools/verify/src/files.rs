@@ -84,10 +84,8 @@ impl Rules {
     }
 
     fn skips(&self, path: &str) -> bool {
-        let at_or_below = |at: &String| {
-            path.strip_prefix(at.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
+        let at_or_below =
+            |at: &String| path.strip_prefix(at.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.covered.iter().any(at_or_below) || self.points.iter().any(|at| at == path)
     }
 }
@@ -100,11 +98,7 @@ pub(crate) fn is_absent(error: Errno) -> bool {
 /// Returns whether an error says that a file is missing, or not a regular file of a sensible length. Every other error says
 /// that it could not be read.
 pub(crate) fn is_other(error: Errno) -> bool {
-    is_absent(error)
-        || matches!(
-            error,
-            Errno::INVAL | Errno::FBIG | Errno::LOOP | Errno::NXIO | Errno::XDEV
-        )
+    is_absent(error) || matches!(error, Errno::INVAL | Errno::FBIG | Errno::LOOP | Errno::NXIO | Errno::XDEV)
 }
 
 /// The comparison of a package's files, and what can be decided only when all packages are compared.
@@ -123,10 +117,7 @@ pub(crate) struct Compared {
 
 impl Compared {
     pub(crate) fn of(files: Files) -> Self {
-        Self {
-            files,
-            ..Self::default()
-        }
+        Self { files, ..Self::default() }
     }
 }
 
@@ -142,12 +133,7 @@ pub(crate) struct Pending {
 }
 
 /// Compares the files of a package. `backup` are its configuration files.
-pub(crate) fn compare(
-    root: &Root,
-    entries: &[Entry],
-    backup: &BTreeSet<String>,
-    rules: &Rules,
-) -> Compared {
+pub(crate) fn compare(root: &Root, entries: &[Entry], backup: &BTreeSet<String>, rules: &Rules) -> Compared {
     let mut compared = Compared::default();
     let files = &mut compared.files;
     for entry in entries {
@@ -190,13 +176,7 @@ pub(crate) fn compare(
             None => {}
         }
         if let Some((is, expected)) = state {
-            compared.pending.push(Pending {
-                path: path.into_owned(),
-                kind: entry.kind,
-                is,
-                expected,
-                is_backup,
-            });
+            compared.pending.push(Pending { path: path.into_owned(), kind: entry.kind, is, expected, is_backup });
         } else if entry.kind == Kind::Directory {
             compared.directories.push(path.into_owned());
         } else if content.is_none()
@@ -211,9 +191,8 @@ pub(crate) fn compare(
 
 /// Returns whether that is a file with rules of tmpfiles.d(5).
 fn is_rules(path: &str) -> bool {
-    path.rsplit_once('/').is_some_and(|(directory, name)| {
-        name.ends_with(".conf") && tmpfiles::DIRECTORIES.contains(&directory)
-    })
+    path.rsplit_once('/')
+        .is_some_and(|(directory, name)| name.ends_with(".conf") && tmpfiles::DIRECTORIES.contains(&directory))
 }
 
 /// Decides what is pending when all packages have been compared.
@@ -336,12 +315,7 @@ fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
         return Ok((Some("type"), None));
     }
     let mut content = None;
-    let mut is = State {
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        ..State::default()
-    };
+    let mut is = State { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid, ..State::default() };
     // Links have no permissions of their own.
     let mode = entry.mode.filter(|_| kind != Kind::Link);
     let expected = State {
@@ -381,11 +355,7 @@ fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
 }
 
 /// Returns what is different in the content of a file.
-fn compare_content(
-    file: OwnedFd,
-    entry: &Entry,
-    stat: &Stat,
-) -> Result<Option<&'static str>, Errno> {
+fn compare_content(file: OwnedFd, entry: &Entry, stat: &Stat) -> Result<Option<&'static str>, Errno> {
     let size = u64::try_from(stat.st_size).ok();
     if entry.size.is_some() && entry.size != size {
         return Ok(Some("size"));
@@ -394,9 +364,7 @@ fn compare_content(
         return Ok(Some("no hash to compare with"));
     };
     let mut reader = Sha256Reader::new(std::fs::File::from(file));
-    reader
-        .drain()
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    reader.drain().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     Ok((reader.finish() != *expected).then_some("content"))
 }
 
@@ -506,10 +474,7 @@ mod tests {
             ("no hash to compare with", |e| e.sha256 = None),
         ] {
             let files = found(&[entry("usr/lib/other", change)]);
-            let change = Change {
-                path: "usr/lib/other".into(),
-                what: what.into(),
-            };
+            let change = Change { path: "usr/lib/other".into(), what: what.into() };
             assert_eq!((files.word(), files.changed), ("changed", vec![change]));
         }
         let link = |e: &mut Entry| {
@@ -518,16 +483,10 @@ mod tests {
         };
         assert_eq!(found(&[entry("lib", link)]).changed[0].what, "target");
         let config = found(&[entry("etc-config", |e| e.size = Some(5))]);
-        assert_eq!(
-            (config.word(), config.configuration),
-            ("intact", vec!["etc-config".to_owned()])
-        );
+        assert_eq!((config.word(), config.configuration), ("intact", vec!["etc-config".to_owned()]));
         // A link out of the root leads nowhere: there is no etc/passwd in it.
         let files = found(&[entry("out/passwd", same), entry("none", same)]);
-        assert_eq!(
-            (files.word(), files.missing),
-            ("missing", vec!["out/passwd".to_owned(), "none".to_owned()])
-        );
+        assert_eq!((files.word(), files.missing), ("missing", vec!["out/passwd".to_owned(), "none".to_owned()]));
     }
 
     /// An ordinary user may not read a file of mode 0. Root may, so it becomes somebody else for that: in a thread of
@@ -563,17 +522,8 @@ mod tests {
         let root = Root::open(&path).unwrap();
         let backup = BTreeSet::from(["config".to_owned()]);
         let files = as_nobody(|| files_of(&root, &entries, &backup, &Rules::default()));
-        let unread = |path: &str| Change {
-            path: path.into(),
-            what: Errno::ACCESS.to_string(),
-        };
-        assert_eq!(
-            files,
-            Files {
-                unread: vec![unread("config"), unread("program")],
-                ..Files::default()
-            }
-        );
+        let unread = |path: &str| Change { path: path.into(), what: Errno::ACCESS.to_string() };
+        assert_eq!(files, Files { unread: vec![unread("config"), unread("program")], ..Files::default() });
         assert_eq!(files.word(), "unread");
     }
 
@@ -581,20 +531,13 @@ mod tests {
     fn what_was_never_extracted_is_not_missed() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::open(&dir.path().canonicalize().unwrap()).unwrap();
-        let entry = |path: &str, kind| Entry {
-            path: path.as_bytes().to_vec(),
-            kind,
-            ..Entry::default()
-        };
+        let entry = |path: &str, kind| Entry { path: path.as_bytes().to_vec(), kind, ..Entry::default() };
         let entries = [
             entry("usr/share/doc", Kind::Directory),
             entry("usr/share/doc/x", Kind::File),
             entry("usr/share/docs", Kind::Directory),
         ];
-        let rules = Rules {
-            noextract: NoExtract::of("NoExtract = usr/share/doc/*\n"),
-            ..Rules::default()
-        };
+        let rules = Rules { noextract: NoExtract::of("NoExtract = usr/share/doc/*\n"), ..Rules::default() };
         let files = files_of(&root, &entries, &BTreeSet::new(), &rules);
         assert_eq!(files.missing, ["usr/share/docs"]);
     }

@@ -81,9 +81,7 @@ pub(crate) fn read(
                 continue;
             }
         };
-        let recorded = recorded
-            .iter()
-            .find(|p| (&p.name, &p.version) == (&known.name, &known.version));
+        let recorded = recorded.iter().find(|p| (&p.name, &p.version) == (&known.name, &known.version));
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
         let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
         installed.subjects.push(Subject {
@@ -155,10 +153,7 @@ fn archive(subject: &Subject, names: &BTreeSet<String>) -> Option<String> {
     if let Some(file) = known.into_iter().find(|file| names.contains(*file)) {
         return Some(file.clone());
     }
-    let stem = format!(
-        "{}-{}-{}.pkg.tar",
-        subject.name, subject.version, subject.arch
-    );
+    let stem = format!("{}-{}-{}.pkg.tar", subject.name, subject.version, subject.arch);
     let mut named = names.range(stem.clone()..);
     let found = named.find(|name| !name.ends_with(".sig") && !name.ends_with(".part"))?;
     let rest = found.strip_prefix(&stem)?;
@@ -172,35 +167,17 @@ mod tests {
     #[test]
     fn the_archive_of_a_package() {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
-        let subject = Subject {
-            name: "x".into(),
-            version: "1:2-1".into(),
-            arch: "any".into(),
-            ..Subject::default()
-        };
+        let subject = Subject { name: "x".into(), version: "1:2-1".into(), arch: "any".into(), ..Subject::default() };
         let zst = "x-1:2-1-any.pkg.tar.zst";
         for (list, found) in [
-            (
-                &[
-                    "x-1:2-1-any.pkg.tar.zst.sig",
-                    zst,
-                    "x-1:2-10-any.pkg.tar.xz",
-                ][..],
-                Some(zst),
-            ),
+            (&["x-1:2-1-any.pkg.tar.zst.sig", zst, "x-1:2-10-any.pkg.tar.xz"][..], Some(zst)),
             (&["x-1:2-1-any.pkg.tar.zst.part"], None),
             (&["x-1:2-1-any.pkg.tarball"], None),
             (&["y-1:2-1-any.pkg.tar.zst"], None),
         ] {
             assert_eq!(archive(&subject, &names(list)).as_deref(), found);
         }
-        let offered = Subject {
-            file: Some("renamed".into()),
-            ..subject
-        };
-        assert_eq!(
-            archive(&offered, &names(&[zst, "renamed"])).as_deref(),
-            Some("renamed")
-        );
+        let offered = Subject { file: Some("renamed".into()), ..subject };
+        assert_eq!(archive(&offered, &names(&[zst, "renamed"])).as_deref(), Some("renamed"));
     }
 }

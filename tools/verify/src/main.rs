@@ -35,9 +35,7 @@ use transaction::Last;
 /// The archive of every package is checked against the root's keyring, and every installed file against that archive.
 #[derive(Debug, Parser)]
 #[command(name = "verify", version, help_expected = true, max_term_width = 80)]
-#[command(
-    after_help = "Example:\n  ... | strap --loose base archlinuxarm-keyring | keyring | verify | strap nano"
-)]
+#[command(after_help = "Example:\n  ... | strap --loose base archlinuxarm-keyring | keyring | verify | strap nano")]
 struct Verify {
     /// Do not check the signatures of archives
     #[arg(long)]
@@ -107,17 +105,11 @@ impl Stage for Verify {
         let found = self.check(context, document, &plan, &installed)?;
         let Installed { subjects, torn } = installed;
         report::record(document, &subjects, &found.packages, last, fetched.count);
-        let beside = Beside {
-            torn: &torn,
-            last,
-            fetch: fetched.failure,
-            log,
-        };
+        let beside = Beside { torn: &torn, last, fetch: fetched.failure, log };
         let mut strangers = found.strangers.iter().map(|what| {
             let message = format!("checking the keyring: {what}");
-            Failure::new(Code::NotVerified, message).hint(
-                "'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust",
-            )
+            Failure::new(Code::NotVerified, message)
+                .hint("'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust")
         });
         let failure = report::failure(&subjects, &found.packages, beside, now())
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
@@ -209,10 +201,7 @@ impl Verify {
     /// Decides what to do, and checks what can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         if self.no_signatures && self.no_files {
-            return Err(Failure::new(
-                Code::Usage,
-                "--no-signatures and --no-files leave nothing to verify",
-            ));
+            return Err(Failure::new(Code::Usage, "--no-signatures and --no-files leave nothing to verify"));
         }
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
@@ -226,23 +215,12 @@ impl Verify {
         } else {
             // Early: gpg would report it for every package.
             StoredKeyring::read(&config.gpgdir()).map_err(|failure| match failure.code {
-                Code::NotVerified => {
-                    failure.hint("put 'keyring' before 'verify', or give --no-signatures")
-                }
+                Code::NotVerified => failure.hint("put 'keyring' before 'verify', or give --no-signatures"),
                 _ => failure,
             })?;
             Some(Gpg::find()?)
         };
-        Ok(Plan {
-            _lock: lock::share(inside.root())?,
-            inside,
-            bare,
-            rules,
-            config,
-            repos: conf.repos,
-            gpg,
-            keyring,
-        })
+        Ok(Plan { _lock: lock::share(inside.root())?, inside, bare, rules, config, repos: conf.repos, gpg, keyring })
     }
 
     fn check(
@@ -279,9 +257,7 @@ fn targets(subjects: &[Subject]) -> Vec<String> {
         subject.archive.is_none() || !signed
     };
     let lacking = subjects.iter().filter(lacks);
-    lacking
-        .filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.name)))
-        .collect()
+    lacking.filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.name))).collect()
 }
 
 /// Adds the command to the hint where a newer keyring package helps and the document names it.

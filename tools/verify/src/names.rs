@@ -53,14 +53,8 @@ mod tests {
 
     #[test]
     fn names_and_numbers() {
-        let names = Names::of(
-            "ann:x:7:8::/:/bin/sh\nbroken\nann:x:9:9::/:\n",
-            "utmp:x:997:\n",
-        );
-        assert_eq!(
-            (names.user("ann"), names.group("utmp")),
-            (Some(7), Some(997))
-        );
+        let names = Names::of("ann:x:7:8::/:/bin/sh\nbroken\nann:x:9:9::/:\n", "utmp:x:997:\n");
+        assert_eq!((names.user("ann"), names.group("utmp")), (Some(7), Some(997)));
         assert_eq!((names.user("12"), names.group("12")), (Some(12), Some(12)));
         assert_eq!((names.user("utmp"), names.group("ann")), (None, None));
         assert_eq!(names.user("broken"), None);

@@ -19,18 +19,9 @@ const PATHS: usize = 100;
 const FILES: [&str; 5] = ["intact", "changed", "missing", "unread", "unknown"];
 
 /// Writes it down in the document.
-pub(crate) fn record(
-    document: &mut Document,
-    subjects: &[Subject],
-    checked: &[Checked],
-    last: Last,
-    fetched: usize,
-) {
-    let packages: Vec<VerifiedPackage> = subjects
-        .iter()
-        .zip(checked)
-        .map(|(subject, checked)| record_of(subject, checked))
-        .collect();
+pub(crate) fn record(document: &mut Document, subjects: &[Subject], checked: &[Checked], last: Last, fetched: usize) {
+    let packages: Vec<VerifiedPackage> =
+        subjects.iter().zip(checked).map(|(subject, checked)| record_of(subject, checked)).collect();
     let count = |words: &[&str], of: fn(&VerifiedPackage) -> Option<&String>| {
         let found: Vec<&String> = packages.iter().filter_map(of).collect();
         let number = |word: &str| json!(found.iter().filter(|w| **w == word).count());
@@ -76,10 +67,7 @@ fn record_of(subject: &Subject, checked: &Checked) -> VerifiedPackage {
         arch: subject.arch.clone(),
         repo: subject.repo.clone(),
         // Where the document does not know, an archive that holds and that all files are of is the one.
-        file: subject
-            .file
-            .clone()
-            .or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
+        file: subject.file.clone().or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
         sha256: subject.sha256.clone(),
         verified: is_verified(subject, checked),
         signature: signature.map(|s| s.verdict.word().to_owned()),
@@ -147,16 +135,10 @@ pub(crate) fn failure(
     let is_unread = |problem: &Problem<'_>| problem.word == UNREAD;
     let changed = changed(subjects, checked).into_iter();
     let (unread, changed): (Vec<_>, Vec<_>) = changed.partition(is_unread);
-    let fail = |line: String, hint: Option<String>| Failure {
-        hint,
-        ..Failure::new(Code::NotVerified, line)
-    };
+    let fail = |line: String, hint: Option<String>| Failure { hint, ..Failure::new(Code::NotVerified, line) };
     let of = |problem: Problem<'_>| fail(problem.line("verifying"), problem.hint);
     for problem in signatures.into_iter().chain(changed) {
-        failures.push(Failure {
-            cause: wants_newer_keyring(problem.word).then_some(Cause::OldKeyring),
-            ..of(problem)
-        });
+        failures.push(Failure { cause: wants_newer_keyring(problem.word).then_some(Cause::OldKeyring), ..of(problem) });
     }
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
     for (record, why) in beside.torn {
@@ -178,10 +160,7 @@ pub(crate) fn failure(
     }));
     failures.extend(not_known.into_iter().map(of));
     failures.extend(beside.log);
-    failures.extend(unread.into_iter().map(|problem| Failure {
-        code: Code::Os,
-        ..of(problem)
-    }));
+    failures.extend(unread.into_iter().map(|problem| Failure { code: Code::Os, ..of(problem) }));
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
     let mut lines: Vec<String> = failures.map(|f| f.message).collect();
@@ -202,12 +181,7 @@ pub(crate) fn failure(
 
 /// Returns whether a newer keyring package may have the key that a verdict's word is about, or vouch for it.
 fn wants_newer_keyring(word: &str) -> bool {
-    let words = [
-        Verdict::UnknownKey,
-        Verdict::Expired,
-        Verdict::Marginal,
-        Verdict::Untrusted,
-    ];
+    let words = [Verdict::UnknownKey, Verdict::Expired, Verdict::Marginal, Verdict::Untrusted];
     words.iter().any(|verdict| verdict.word() == word)
 }
 
@@ -257,21 +231,14 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
                 message::escape(&subject.name)
             ),
         };
-        problems.push(Problem {
-            packages: vec![&subject.name],
-            word,
-            why,
-            hint: Some(hint),
-        });
+        problems.push(Problem { packages: vec![&subject.name], word, why, hint: Some(hint) });
     }
     problems
 }
 
 /// Returns the failure of a clock that is behind a time that is known to be past.
 fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure> {
-    let built = subjects
-        .iter()
-        .map(|s| (s.built, format!("'{}' was built", message::escape(&s.name))));
+    let built = subjects.iter().map(|s| (s.built, format!("'{}' was built", message::escape(&s.name))));
     let made = checked.iter().filter_map(|c| {
         let signed = c.signature.as_ref()?;
         let key = signed.key.as_ref()?;
@@ -314,10 +281,7 @@ mod tests {
     #[test]
     fn what_could_not_be_read_is_an_error_of_its_own_and_comes_last() {
         let unread = Files {
-            unread: vec![Change {
-                path: "etc/x".into(),
-                what: "Input/output error (os error 5)".into(),
-            }],
+            unread: vec![Change { path: "etc/x".into(), what: "Input/output error (os error 5)".into() }],
             ..Files::default()
         };
         let mut checked = vec![signed(Verdict::Valid, ""); 2];
@@ -330,30 +294,16 @@ mod tests {
         let mut document = Document::default();
         record(&mut document, &subjects, &checked, Last::Complete, 0);
         let found = &document.value("packages").unwrap()[1];
-        assert_eq!(
-            (&found["files"], &found["verified"]),
-            (&json!("unread"), &json!(false))
-        );
+        assert_eq!((&found["files"], &found["verified"]), (&json!("unread"), &json!(false)));
         assert_eq!(found["unread"][0]["path"], "etc/x");
         assert_eq!(document.value("verify").unwrap()["files"]["unread"], 1);
-        checked[0].files = Some(Files {
-            missing: vec!["1".into()],
-            ..Files::default()
-        });
+        checked[0].files = Some(Files { missing: vec!["1".into()], ..Files::default() });
         let (first, rest) = failure(&subjects, &checked, beside(&[], Last::Complete), NOW).unwrap();
-        assert_eq!(
-            (first.code, rest.as_slice()),
-            (Code::NotVerified, &[line.to_owned()][..])
-        );
+        assert_eq!((first.code, rest.as_slice()), (Code::NotVerified, &[line.to_owned()][..]));
     }
 
     fn beside(torn: &[(String, String)], last: Last) -> Beside<'_> {
-        Beside {
-            torn,
-            last,
-            fetch: None,
-            log: None,
-        }
+        Beside { torn, last, fetch: None, log: None }
     }
 
     const NOW: u64 = 1_795_305_600;
@@ -361,11 +311,8 @@ mod tests {
     #[test]
     fn what_is_wrong_comes_before_what_is_not_known() {
         let subjects = ["a", "b", "c"].map(subject);
-        let mut checked = vec![
-            signed(Verdict::NoArchive, "n"),
-            signed(Verdict::Valid, ""),
-            signed(Verdict::Missing, "m"),
-        ];
+        let mut checked =
+            vec![signed(Verdict::NoArchive, "n"), signed(Verdict::Valid, ""), signed(Verdict::Missing, "m")];
         let failure = |checked: &[Checked]| {
             let beside = Beside {
                 fetch: Some(Failure::new(Code::Network, "fetching: no route").hint("h")),
@@ -377,27 +324,14 @@ mod tests {
         };
         let down = "fetching: no route; 2 packages are not verified";
         let log = "reading the log: x".to_owned();
-        assert_eq!(
-            failure(&checked),
-            (
-                Code::Network,
-                format!("{down} (and 1 more)"),
-                vec![log.clone()]
-            )
-        );
+        assert_eq!(failure(&checked), (Code::Network, format!("{down} (and 1 more)"), vec![log.clone()]));
         checked[1] = signed(Verdict::Unreadable, "no");
         let unread = "verifying 'b': no".to_owned();
         let rest = vec![unread, log.clone()];
-        assert_eq!(
-            failure(&checked),
-            (Code::Network, format!("{down} (and 2 more)"), rest)
-        );
+        assert_eq!(failure(&checked), (Code::Network, format!("{down} (and 2 more)"), rest));
         checked[1] = signed(Verdict::Bad, "it is not");
         let (code, first, rest) = failure(&checked);
-        assert_eq!(
-            (code, first.as_str()),
-            (Code::NotVerified, "verifying 'b': it is not (and 2 more)")
-        );
+        assert_eq!((code, first.as_str()), (Code::NotVerified, "verifying 'b': it is not (and 2 more)"));
         assert_eq!(rest, [down.to_owned(), log]);
     }
 
@@ -407,24 +341,15 @@ mod tests {
         let mut checked = vec![signed(Verdict::Expired, "it expired"); 4];
         checked.push(signed(Verdict::Valid, ""));
         checked[4].files = Some(Files {
-            changed: vec![Change {
-                path: "usr/x".into(),
-                what: "content".into(),
-            }],
+            changed: vec![Change { path: "usr/x".into(), what: "content".into() }],
             missing: ["1", "2", "3"].map(str::to_owned).to_vec(),
             ..Files::default()
         });
         let torn = [("t-1-1".to_owned(), "its record is cut off".to_owned())];
         let failure = |now, last| failure(&subjects, &checked, beside(&torn, last), now).unwrap();
         let (first, rest) = failure(NOW, Last::Unfinished);
-        assert_eq!(
-            first.message,
-            "verifying 'a', 'b', 'c' and 1 more: it expired (and 3 more)"
-        );
-        assert_eq!(
-            (first.code, first.hint.as_deref()),
-            (Code::NotVerified, Some("h"))
-        );
+        assert_eq!(first.message, "verifying 'a', 'b', 'c' and 1 more: it expired (and 3 more)");
+        assert_eq!((first.code, first.hint.as_deref()), (Code::NotVerified, Some("h")));
         assert_eq!(
             rest,
             [
@@ -434,11 +359,7 @@ mod tests {
             ]
         );
         let (first, rest) = failure(1_000_000_000, Last::Complete);
-        assert!(
-            first
-                .message
-                .starts_with("reading the clock: it says 2001-09-09, and '")
-        );
+        assert!(first.message.starts_with("reading the clock: it says 2001-09-09, and '"));
         assert!(first.message.ends_with(" (and 3 more)"));
         assert!(rest.is_empty());
     }
@@ -456,10 +377,7 @@ mod tests {
     #[test]
     fn what_makes_a_package_verified() {
         let intact = || Some(Files::default());
-        let changed = Some(Files {
-            missing: vec!["x".into()],
-            ..Files::default()
-        });
+        let changed = Some(Files { missing: vec!["x".into()], ..Files::default() });
         for (before, signature, files, after) in [
             (false, Some(Verdict::Valid), intact(), true),
             (false, Some(Verdict::Valid), None, false),
@@ -470,20 +388,13 @@ mod tests {
             (true, Some(Verdict::Valid), changed.clone(), false),
             (true, None, changed, false),
         ] {
-            let subject = Subject {
-                verified: before,
-                ..subject("a")
-            };
+            let subject = Subject { verified: before, ..subject("a") };
             let mut checked = signed(signature.unwrap_or(Verdict::Valid), "");
             if signature.is_none() {
                 checked.signature = None;
             }
             checked.files = files;
-            assert_eq!(
-                is_verified(&subject, &checked),
-                after,
-                "{before} {checked:?}"
-            );
+            assert_eq!(is_verified(&subject, &checked), after, "{before} {checked:?}");
         }
     }
 
@@ -493,24 +404,12 @@ mod tests {
                 {"name":"a","version":"1-1","arch":"any","verified":false,"files":"changed","org.x":1}],
             "verify":{"packages":2,"transaction":"complete","fetched":0,"org.x":2,"signatures":{"bad":9}}}"#;
         let mut document = Document::parse(text.as_bytes(), "stdin").unwrap();
-        record(
-            &mut document,
-            &[subject("a")],
-            &[signed(Verdict::Valid, "")],
-            Last::Complete,
-            1,
-        );
+        record(&mut document, &[subject("a")], &[signed(Verdict::Valid, "")], Last::Complete, 1);
         let packages = json!([{"name": "a", "org.x": 1, "version": "1-1", "arch": "any", "verified": true,
             "signature": "valid", "key": "K", "files": "intact"}]);
         assert_eq!(document.value("packages"), Some(&packages));
         let verify = document.value("verify").unwrap();
-        assert_eq!(
-            (&verify["org.x"], &verify["fetched"]),
-            (&json!(2), &json!(1))
-        );
-        assert_eq!(
-            (&verify["signatures"]["bad"], &verify["signatures"]["valid"]),
-            (&json!(0), &json!(1))
-        );
+        assert_eq!((&verify["org.x"], &verify["fetched"]), (&json!(2), &json!(1)));
+        assert_eq!((&verify["signatures"]["bad"], &verify["signatures"]["valid"]), (&json!(0), &json!(1)));
     }
 }

@@ -11,12 +11,8 @@ use pacman::fnmatch;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where rules are. A file overrides those of the same name in later directories.
-pub(crate) const DIRECTORIES: [&str; 4] = [
-    "etc/tmpfiles.d",
-    "run/tmpfiles.d",
-    "usr/local/lib/tmpfiles.d",
-    "usr/lib/tmpfiles.d",
-];
+pub(crate) const DIRECTORIES: [&str; 4] =
+    ["etc/tmpfiles.d", "run/tmpfiles.d", "usr/local/lib/tmpfiles.d", "usr/lib/tmpfiles.d"];
 
 /// The limit for the paths that the braces of one rule name.
 const BRACES: usize = 1000;
@@ -102,20 +98,12 @@ impl Rules {
                 }
             }
         }
-        Self {
-            orders: [false, true].map(|boot| order(&lines, boot)),
-        }
+        Self { orders: [false, true].map(|boot| order(&lines, boot)) }
     }
 
     /// Returns the states that the rules may give a file of `package` at `path`, whose package has `before`: with and
     /// without lines for boot only, applied once and twice, and also as on a file system without ACLs.
-    pub(crate) fn results(
-        &self,
-        package: usize,
-        path: &str,
-        kind: Kind,
-        before: &State,
-    ) -> Vec<State> {
+    pub(crate) fn results(&self, package: usize, path: &str, kind: Kind, before: &State) -> Vec<State> {
         let mut results = Vec::new();
         for groups in &self.orders {
             for with_acls in [true, false] {
@@ -141,11 +129,7 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
         let place = *places.entry((is_glob, path)).or_insert_with(|| {
             let rules = Vec::new();
             let path = path.clone();
-            groups.push(Group {
-                path,
-                is_glob,
-                rules,
-            });
+            groups.push(Group { path, is_glob, rules });
             groups.len() - 1
         });
         let group = &mut groups[place];
@@ -166,10 +150,8 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
             // The paths that it is below come before it, of a path and an equal pattern the path.
             let path = &groups[place].path;
             let above = path.rmatch_indices('/').map(|(at, _)| &path[..at]);
-            let mut parents: Vec<usize> = above
-                .filter_map(|path| places.get(&(false, path)).or(places.get(&(true, path))))
-                .copied()
-                .collect();
+            let mut parents: Vec<usize> =
+                above.filter_map(|path| places.get(&(false, path)).or(places.get(&(true, path)))).copied().collect();
             while let Some(parent) = parents.pop() {
                 if done.insert(parent) {
                     sorted.push(parent);
@@ -291,10 +273,7 @@ fn parse(line: &str, names: &Names, machine: Option<&str>) -> Option<(String, Ru
         field.filter(|text| !text.is_empty() && *text != "-")
     };
     let mut kind = fields.first()?.chars();
-    let mut rule = Rule {
-        kind: kind.next()?,
-        ..Rule::default()
-    };
+    let mut rule = Rule { kind: kind.next()?, ..Rule::default() };
     for modifier in kind {
         match modifier {
             '!' => rule.boot = true,
@@ -403,9 +382,10 @@ fn matches(pattern: &str, path: &str, below: bool) -> bool {
             false => patterns.len() == names.len(),
         };
         let hidden = |name: &str, pattern: &str| name.starts_with('.') && !pattern.starts_with('.');
-        fits && patterns.iter().zip(&names).all(|(pattern, name)| {
-            !hidden(name, pattern) && fnmatch::matches(pattern.as_bytes(), name.as_bytes())
-        })
+        fits && patterns
+            .iter()
+            .zip(&names)
+            .all(|(pattern, name)| !hidden(name, pattern) && fnmatch::matches(pattern.as_bytes(), name.as_bytes()))
     })
 }
 

@@ -39,9 +39,7 @@ impl Last {
 pub(crate) fn last(root: &Root) -> Result<Last, Failure> {
     let log = records::log(root)?;
     // pacman holds its lock until the last hook has run, which is after the log says that all is complete.
-    let locked = root
-        .open_below(LOCK, OFlags::PATH | OFlags::NOFOLLOW)
-        .is_ok();
+    let locked = root.open_below(LOCK, OFlags::PATH | OFlags::NOFOLLOW).is_ok();
     Ok(match last_in(&log) {
         Last::Complete if locked => Last::Unfinished,
         last => last,

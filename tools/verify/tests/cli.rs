@@ -39,15 +39,8 @@ fn signer() -> (TempDir, String) {
 fn gpg(home: &Path, args: &[&str]) -> String {
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--kill-child", "gpg", "--homedir"]);
-    command
-        .arg(home)
-        .args(["--batch", "--quiet", "--no-tty"])
-        .args(args);
-    let out = command
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    command.arg(home).args(["--batch", "--quiet", "--no-tty"]).args(args);
+    let out = command.env("LC_ALL", "C").stdin(Stdio::null()).output().unwrap();
     let err = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{command:?}: {err}");
     String::from_utf8(out.stdout).unwrap()
@@ -81,10 +74,7 @@ impl Lab {
             "#mtree\n/set type=file uid=0 gid=0 mode=644\n./.PKGINFO size=1 sha256digest=00\n\
              ./usr mode=755 type=dir\n./{FILE} size=5 sha256digest={HASH}\n"
         );
-        Self::with(&[
-            (".MTREE", gzip(&mtree)),
-            (".PKGINFO", b"pkgname = hello\npkgver = 1-1\n".to_vec()),
-        ])
+        Self::with(&[(".MTREE", gzip(&mtree)), (".PKGINFO", b"pkgname = hello\npkgver = 1-1\n".to_vec())])
     }
 
     /// The keyring beside the root.
@@ -107,8 +97,7 @@ impl Lab {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
-            tar.append_data(&mut header, name, bytes.as_slice())
-                .unwrap();
+            tar.append_data(&mut header, name, bytes.as_slice()).unwrap();
             if *name == ".MTREE" {
                 fs::write(root.join(RECORD).join("mtree"), bytes).unwrap();
             }
@@ -134,13 +123,7 @@ impl Lab {
         fs::write(&conf, "[options]\n").unwrap();
         let document = json!({"strapline": 1, "root": root, "arch": "x86_64", "mode": "root", "mounts": [],
             "binfmt": {"kind": "native"}, "config": {"strict": conf, "loose": conf, "cache": cache}});
-        Self {
-            directory,
-            root,
-            cache,
-            document,
-            key,
-        }
+        Self { directory, root, cache, document, key }
     }
 
     /// Replaces the archive by what `pack` returns, signed by a new key that is trusted.
@@ -162,11 +145,7 @@ impl Lab {
         let state = self.directory.path().join("state.json");
         fs::write(&state, self.document.to_string()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_verify"));
-        command
-            .arg("--state")
-            .arg(state)
-            .args(args)
-            .stdin(Stdio::null());
+        command.arg("--state").arg(state).args(args).stdin(Stdio::null());
         command
     }
 
@@ -178,12 +157,7 @@ impl Lab {
 impl Is for Ran {
     #[track_caller]
     fn good(self) -> Value {
-        assert_eq!(
-            (self.status, self.document.get("error")),
-            (0, None),
-            "{}",
-            self.stderr
-        );
+        assert_eq!((self.status, self.document.get("error")), (0, None), "{}", self.stderr);
         self.document
     }
 
@@ -193,11 +167,7 @@ impl Is for Ran {
         let said = self.stderr.lines().any(|l| l.starts_with(&line));
         assert!(said, "no «{line}» in:\n{}", self.stderr);
         let error = &self.document["error"];
-        assert_eq!(
-            (self.status, &error["code"]),
-            (status, &code.into()),
-            "{error}"
-        );
+        assert_eq!((self.status, &error["code"]), (status, &code.into()), "{error}");
         self.document
     }
 }
@@ -222,10 +192,7 @@ fn a_root_that_is_what_was_signed() {
     let lab = Lab::new();
     let before = tree(lab.directory.path());
     let ran = lab.run(&[]);
-    assert_eq!(
-        ran.stderr,
-        "verify: 1 package, 1 validly signed, 1 intact\n"
-    );
+    assert_eq!(ran.stderr, "verify: 1 package, 1 validly signed, 1 intact\n");
     let document = ran.good();
     assert_eq!(
         document["packages"],
@@ -246,34 +213,18 @@ fn what_is_left_out_is_not_looked_at() {
     let mut lab = Lab::new();
     let document = lab.run(&["--no-files"]).good();
     let hello = &document["packages"][0];
-    assert_eq!(
-        (&hello["signature"], hello.get("files")),
-        (&"valid".into(), None)
-    );
+    assert_eq!((&hello["signature"], hello.get("files")), (&"valid".into(), None));
     // An archive that is good does not say that what is installed came from it.
     assert_eq!(hello["verified"], false);
     assert_eq!(document["verify"].get("files"), None);
-    assert!(
-        Command::new("rm")
-            .arg("-r")
-            .arg(lab.gpgdir())
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("rm").arg("-r").arg(lab.gpgdir()).status().unwrap().success());
     lab.document["config"]["cache"] = "/no/such/directory".into();
     let document = lab.run(&["--no-signatures"]).good();
     let hello = &document["packages"][0];
-    assert_eq!(
-        (hello.get("signature"), &hello["files"]),
-        (None, &"intact".into())
-    );
+    assert_eq!((hello.get("signature"), &hello["files"]), (None, &"intact".into()));
     assert_eq!(hello["verified"], false);
     let line = "--no-signatures and --no-files leave nothing to verify";
-    drop(
-        lab.run(&["--no-signatures", "--no-files"])
-            .bad(64, "usage", line),
-    );
+    drop(lab.run(&["--no-signatures", "--no-files"]).bad(64, "usage", line));
 }
 
 #[test]
@@ -281,20 +232,12 @@ fn what_is_needed_and_missing_is_named() {
     let mut lab = Lab::new();
     let config = lab.document["config"].take();
     lab.document.as_object_mut().unwrap().remove("config");
-    drop(lab.run(&[]).bad(
-        65,
-        "bad-document",
-        "reading the document: it has no \"config\"",
-    ));
+    drop(lab.run(&[]).bad(65, "bad-document", "reading the document: it has no \"config\""));
     lab.document["config"] = config;
 
     let empty = tempfile::tempdir().unwrap();
     let ran = Ran::of(&lab.command(&[]).env("PATH", empty.path()).output().unwrap());
-    drop(ran.bad(
-        69,
-        "not-found",
-        "looking for gpg on this host: there is none in PATH",
-    ));
+    drop(ran.bad(69, "not-found", "looking for gpg on this host: there is none in PATH"));
 
     let home = lab.gpgdir();
     fs::rename(&home, lab.root.join("gnupg")).unwrap();
@@ -366,10 +309,7 @@ fn an_older_archive_with_a_good_signature_is_another_packages() {
 #[test]
 fn names_from_the_root_cannot_drive_a_terminal() {
     let mtree = "#mtree\n./usr/\\033[2J\\012x type=file size=1 sha256digest=00\n";
-    let lab = Lab::with(&[
-        (".MTREE", gzip(mtree)),
-        (".PKGINFO", b"pkgname = hello\npkgver = 1-1\n".to_vec()),
-    ]);
+    let lab = Lab::with(&[(".MTREE", gzip(mtree)), (".PKGINFO", b"pkgname = hello\npkgver = 1-1\n".to_vec())]);
     let ran = lab.run(&[]);
     let line = "verifying 'hello': 'usr/\\u{1b}[2J\\nx' is missing";
     let document = ran.bad(69, "not-verified", line);
@@ -399,10 +339,7 @@ fn its_own_failure_is_forgotten_when_it_runs_again() {
     fs::write(lab.root.join(FILE), "hallo").unwrap();
     let line = "verifying 'hello': 'usr/share/hello' is changed (content)";
     lab.document = lab.run(&[]).bad(69, "not-verified", line);
-    assert_eq!(
-        lab.document["packages"][0]["changed"],
-        json!([{"path": FILE, "what": "content"}])
-    );
+    assert_eq!(lab.document["packages"][0]["changed"], json!([{"path": FILE, "what": "content"}]));
     assert_eq!(lab.document["packages"][0]["verified"], false);
     fs::write(lab.root.join(FILE), "hello").unwrap();
     let document = lab.run(&[]).good();
@@ -418,13 +355,10 @@ fn a_signed_archive_in_another_format_is_unreadable_and_not_bad() {
     // bzip2, lz4 and nothing at all.
     for bytes in [&b"BZh91AY&SY"[..], b"\x04\x22\x4d\x18", b"hello"] {
         let home = lab.sign(|| bytes.to_vec());
-        let line = "verifying 'hello': its archive is validly signed and cannot be read here, so its files were compared with";
+        let line =
+            "verifying 'hello': its archive is validly signed and cannot be read here, so its files were compared with";
         let ran = lab.run(&[]);
-        assert!(
-            !ran.stderr.contains("remove it") && !ran.stderr.contains("--loose"),
-            "{}",
-            ran.stderr
-        );
+        assert!(!ran.stderr.contains("remove it") && !ran.stderr.contains("--loose"), "{}", ran.stderr);
         let document = ran.bad(69, "not-verified", line);
         let hello = &document["packages"][0];
         assert_eq!(
@@ -450,11 +384,7 @@ fn an_odd_record_refuses_no_other_package() {
     for (name, desc, why) in [
         ("odd-1-1", &b"%NAME%\n\n"[..], "its record is invalid: "),
         ("none-1-1", b"\xff\0", "its record is invalid: "),
-        (
-            "cut-1-1",
-            b"%NAME%\ncut\n\n%VERSION%\n1-1\n\n",
-            "its record is incomplete",
-        ),
+        ("cut-1-1", b"%NAME%\ncut\n\n%VERSION%\n1-1\n\n", "its record is incomplete"),
     ] {
         let record = lab.root.join("var/lib/pacman/local").join(name);
         fs::create_dir(&record).unwrap();
@@ -486,24 +416,15 @@ fn an_odd_record_refuses_no_other_package() {
 fn modes_owners_and_acls() {
     let lab = Lab::new();
     let file = lab.root.join(FILE);
-    let set =
-        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    for (path, was, mode) in [
-        ("usr", 0o755, 0o775),
-        ("usr", 0o755, 0o700),
-        (FILE, 0o644, 0o640),
-    ] {
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    for (path, was, mode) in [("usr", 0o755, 0o775), ("usr", 0o755, 0o700), (FILE, 0o644, 0o640)] {
         set(&lab.root.join(path), mode);
         let line = format!("verifying 'hello': '{path}' is changed (mode)");
         drop(lab.run(&[]).bad(69, "not-verified", &line));
         set(&lab.root.join(path), was);
     }
     let acl = |options: &[&str]| {
-        let status = Command::new("setfacl")
-            .args(options)
-            .arg(&file)
-            .status()
-            .unwrap();
+        let status = Command::new("setfacl").args(options).arg(&file).status().unwrap();
         assert!(status.success());
     };
     // The mask is what the group may: the mode stays the same.

@@ -19,11 +19,7 @@ pub(crate) struct Allocator {
 
 impl Allocator {
     pub(crate) fn new(shape: Geometry) -> Self {
-        Self {
-            next: shape.data(0).start,
-            group: 0,
-            shape,
-        }
+        Self { next: shape.data(0).start, group: 0, shape }
     }
 
     /// Takes `count` blocks, in as few runs as there can be; `None` where the file system is full.
@@ -40,10 +36,7 @@ impl Allocator {
                 continue;
             }
             let length = count.min(end - self.next);
-            runs.push(Run {
-                begin: self.next,
-                length,
-            });
+            runs.push(Run { begin: self.next, length });
             self.next += length;
             count -= length;
         }
@@ -63,9 +56,7 @@ impl Allocator {
 
     /// Returns how many blocks are left.
     pub(crate) fn free(&self) -> u64 {
-        (0..self.shape.groups)
-            .map(|g| self.shape.data(g).count() as u64 - self.used(g))
-            .sum()
+        (0..self.shape.groups).map(|g| self.shape.data(g).count() as u64 - self.used(g)).sum()
     }
 }
 

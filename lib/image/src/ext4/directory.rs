@@ -63,20 +63,10 @@ fn block(entries: &[&Entry<'_>], seed: u32) -> Vec<u8> {
     for (n, entry) in entries.iter().enumerate() {
         let length = length(entry.name);
         // The last one takes what is left.
-        let record = if n + 1 == entries.len() {
-            ROOM - at
-        } else {
-            length
-        };
+        let record = if n + 1 == entries.len() { ROOM - at } else { length };
         block.le32(at, entry.inode.into());
         block.le16(at + 4, record as u64);
-        block.put(
-            at + 6,
-            &[
-                u8::try_from(entry.name.len()).unwrap_or_default(),
-                entry.kind,
-            ],
-        );
+        block.put(at + 6, &[u8::try_from(entry.name.len()).unwrap_or_default(), entry.kind]);
         block.put(at + ENTRY, entry.name);
         at += record;
     }
@@ -112,33 +102,15 @@ mod tests {
     #[test]
     fn blocks_are_as_many_as_were_counted() {
         for count in [0, 1, 15, 16, 500] {
-            let names: Vec<Vec<u8>> = (0..count)
-                .map(|n| format!("{n:0>width$}", width = 200 + n % 50).into_bytes())
-                .collect();
-            let mut entries = vec![
-                Entry {
-                    inode: 2,
-                    name: b".",
-                    kind: DIRECTORY,
-                },
-                Entry {
-                    inode: 2,
-                    name: b"..",
-                    kind: DIRECTORY,
-                },
-            ];
-            entries.extend(names.iter().map(|name| Entry {
-                inode: 12,
-                name,
-                kind: 5,
-            }));
+            let names: Vec<Vec<u8>> =
+                (0..count).map(|n| format!("{n:0>width$}", width = 200 + n % 50).into_bytes()).collect();
+            let mut entries =
+                vec![Entry { inode: 2, name: b".", kind: DIRECTORY }, Entry { inode: 2, name: b"..", kind: DIRECTORY }];
+            entries.extend(names.iter().map(|name| Entry { inode: 12, name, kind: 5 }));
             let expected = blocks(names.iter().map(Vec::as_slice));
             let all = encode(&entries, expected, 0);
             assert_eq!(all.len() as u64, expected * BLOCK);
-            let found = names.iter().filter(|name| {
-                all.windows(name.len())
-                    .any(|window| window == name.as_slice())
-            });
+            let found = names.iter().filter(|name| all.windows(name.len()).any(|window| window == name.as_slice()));
             assert_eq!(found.count(), names.len(), "{count}");
         }
     }

@@ -54,23 +54,12 @@ impl Ext4 {
     /// # Errors
     ///
     /// [`Code::Failed`] with the path of what ext4 cannot hold; when the holes of a file cannot be read.
-    pub(crate) fn new(
-        mut nodes: Vec<Node>,
-        options: Options,
-        tree: &Tree,
-    ) -> Result<Self, Failure> {
+    pub(crate) fn new(mut nodes: Vec<Node>, options: Options, tree: &Tree) -> Result<Self, Failure> {
         let time = nodes.first().map_or(0, |top| top.mtime);
-        nodes.push(Node {
-            mode: 0o700,
-            mtime: time,
-            ..Node::new(b"lost+found", Kind::Directory)
-        });
+        nodes.push(Node { mode: 0o700, mtime: time, ..Node::new(b"lost+found", Kind::Directory) });
         let refused = |node: &Node, why: &str| {
             let path = options.show(&node.path);
-            Failure::new(
-                Code::Failed,
-                format!("adding {path} to an ext4 file system: {why}"),
-            )
+            Failure::new(Code::Failed, format!("adding {path} to an ext4 file system: {why}"))
         };
         let mut files: Vec<File> = Vec::with_capacity(nodes.len());
         let mut directories: HashMap<&[u8], usize> = HashMap::from([(&b""[..], 0)]);
@@ -79,9 +68,7 @@ impl Ext4 {
             let mut file = File::of(node).map_err(|why| refused(node, &why))?;
             content += file.set_blocks(node, tree)?;
             let (above, name) = node.split_path();
-            file.parent = *directories
-                .get(above)
-                .ok_or_else(|| refused(node, "its directory is missing"))?;
+            file.parent = *directories.get(above).ok_or_else(|| refused(node, "its directory is missing"))?;
             let parent = file.parent;
             files.push(file);
             let target = match node.kind {
@@ -112,13 +99,7 @@ impl Ext4 {
             files[n].pieces = vec![(0, blocks)];
         }
         let order = number(&mut files);
-        Ok(Self {
-            options,
-            nodes,
-            files,
-            order,
-            content,
-        })
+        Ok(Self { options, nodes, files, order, content })
     }
 
     /// Returns the nodes that have an inode, by their numbers.
@@ -137,9 +118,7 @@ impl File {
                 "the link's target is empty or longer than 4095 bytes"
             }
             Kind::File(content) if content.size() > LARGEST => "a file cannot have 16 TiB or more",
-            Kind::Character(major, minor) | Kind::Block(major, minor)
-                if *major >= 1 << 12 || *minor >= 1 << 20 =>
-            {
+            Kind::Character(major, minor) | Kind::Block(major, minor) if *major >= 1 << 12 || *minor >= 1 << 20 => {
                 "a device number has at most 12 and 20 bits"
             }
             _ if node.split_path().1.len() > 255 => "a name cannot have more than 255 bytes",
@@ -194,8 +173,7 @@ fn number(files: &mut [File]) -> Vec<usize> {
     stack.push(lost);
     while let Some(n) = stack.pop() {
         if files[n].number == 0 {
-            files[n].number =
-                FIRST_INODE + u32::try_from(order.len()).unwrap_or(u32::MAX - FIRST_INODE);
+            files[n].number = FIRST_INODE + u32::try_from(order.len()).unwrap_or(u32::MAX - FIRST_INODE);
             order.push(n);
             stack.extend(files[n].names.values().rev());
         }

@@ -62,10 +62,8 @@ impl Geometry {
 
     fn of_all(blocks: u64, inodes: u64) -> Option<Self> {
         let groups = blocks.div_ceil(PER_GROUP);
-        let inodes_per_group = (blocks * BLOCK / RATIO)
-            .max(inodes)
-            .div_ceil(groups.max(1))
-            .next_multiple_of(BLOCK / INODE);
+        let inodes_per_group =
+            (blocks * BLOCK / RATIO).max(inodes).div_ceil(groups.max(1)).next_multiple_of(BLOCK / INODE);
         // As many as a block of a bitmap has bits.
         if groups == 0 || inodes_per_group > 8 * BLOCK {
             return None;
@@ -75,13 +73,7 @@ impl Geometry {
         // Room to grow a thousandfold, but not beyond 32-bit numbers of blocks, as mke2fs(8).
         let most = (blocks * 1024).min(u64::from(u32::MAX));
         let reserved = most.div_ceil(PER_GROUP).div_ceil(per_block) - descriptor_blocks;
-        Some(Self {
-            blocks,
-            groups,
-            inodes_per_group,
-            descriptor_blocks,
-            reserved: reserved.min(ADDRESSES),
-        })
+        Some(Self { blocks, groups, inodes_per_group, descriptor_blocks, reserved: reserved.min(ADDRESSES) })
     }
 
     /// Returns the first block of a group.
@@ -101,11 +93,7 @@ impl Geometry {
 
     /// Returns the block of a group's bitmap of blocks; that of its inodes is the next one.
     pub(crate) fn bitmaps(&self, group: u64) -> u64 {
-        let copy = if has_copy(group) {
-            1 + self.descriptor_blocks + self.reserved
-        } else {
-            0
-        };
+        let copy = if has_copy(group) { 1 + self.descriptor_blocks + self.reserved } else { 0 };
         self.begin(group) + copy
     }
 

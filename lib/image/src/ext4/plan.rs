@@ -4,9 +4,7 @@ use super::allocate::Allocator;
 use super::checksum::chain;
 use super::directory::{self, Entry};
 use super::files::{Ext4, File, LINKS};
-use super::geometry::{
-    ADDRESSES, BLOCK, DESCRIPTOR, FIRST_INODE, Geometry, INODE, JOURNAL, PER_GROUP,
-};
+use super::geometry::{ADDRESSES, BLOCK, DESCRIPTOR, FIRST_INODE, Geometry, INODE, JOURNAL, PER_GROUP};
 use super::inode::{self, EXTENTS, Extent, Extents, FORK, Inode};
 use super::superblock::{self, Group, Totals};
 use super::xattr;
@@ -68,13 +66,7 @@ impl Plan {
             }
         }
         let journal = take_journal(&mut allocator, shape.blocks)?;
-        Some(Self {
-            shape,
-            allocator,
-            places,
-            journal,
-            growth,
-        })
+        Some(Self { shape, allocator, places, journal, growth })
     }
 
     /// Returns how many blocks are free.
@@ -96,13 +88,7 @@ pub(super) struct Disk<'a> {
 impl<'a> Disk<'a> {
     pub(super) fn new(fs: &'a Ext4, plan: &'a Plan, to: &'a Region<'a>) -> Result<Self, Failure> {
         let uuid = fs.options.number()?.to_be_bytes();
-        Ok(Self {
-            fs,
-            plan,
-            to,
-            uuid,
-            seed: chain(!0, &uuid),
-        })
+        Ok(Self { fs, plan, to, uuid, seed: chain(!0, &uuid) })
     }
 
     /// Writes it all. The tree has what is in the files.
@@ -146,10 +132,7 @@ impl<'a> Disk<'a> {
             gid: node.gid,
             size: file.size,
             // More than 65000 of a directory are written as 1, "unknown" (`dir_nlink`).
-            links: u16::try_from(file.links)
-                .ok()
-                .filter(|_| file.links <= LINKS)
-                .unwrap_or(1),
+            links: u16::try_from(file.links).ok().filter(|_| file.links <= LINKS).unwrap_or(1),
             blocks: place.data.blocks() + u64::from(place.attributes != 0),
             flags: 0,
             fork: vec![0; FORK],
@@ -193,20 +176,14 @@ impl<'a> Disk<'a> {
         let (fork, blocks) = data.encode(seed);
         inode.flags = EXTENTS;
         inode.fork = fork;
-        blocks
-            .iter()
-            .try_for_each(|(at, block)| self.put(*at, block))
+        blocks.iter().try_for_each(|(at, block)| self.put(*at, block))
     }
 
     fn directory(&self, file: &File, seed: u32) -> Vec<u8> {
         let names = file.names.iter().map(|(name, n)| (name.as_slice(), *n));
         let above = self.fs.files[file.parent].number;
         let own = [(&b"."[..], file.number), (b"..", above)];
-        let own = own.map(|(name, inode)| Entry {
-            inode,
-            name,
-            kind: directory::DIRECTORY,
-        });
+        let own = own.map(|(name, inode)| Entry { inode, name, kind: directory::DIRECTORY });
         let names = names.map(|(name, n)| Entry {
             inode: self.fs.files[n].number,
             name,
@@ -228,11 +205,7 @@ impl<'a> Disk<'a> {
         };
         if let Some(journal) = &self.plan.journal {
             let count = journal.data();
-            let mut inode = Inode {
-                size: count * BLOCK,
-                blocks: journal.blocks(),
-                ..own.clone()
-            };
+            let mut inode = Inode { size: count * BLOCK, blocks: journal.blocks(), ..own.clone() };
             self.map(journal, &mut inode, inode::seed(self.seed, JOURNAL))?;
             self.put(journal.list[0].run.begin, &superblock::journal(count))?;
             self.put_inode(JOURNAL, &inode)?;
@@ -267,9 +240,7 @@ impl<'a> Disk<'a> {
 
     /// Writes bitmaps, descriptors and superblocks.
     fn write_groups(&self) -> Result<(), Failure> {
-        let Plan {
-            shape, allocator, ..
-        } = self.plan;
+        let Plan { shape, allocator, .. } = self.plan;
         let mut descriptors = Vec::new();
         let mut totals = Totals {
             uuid: self.uuid,
@@ -289,10 +260,7 @@ impl<'a> Disk<'a> {
             let per_group = shape.inodes_per_group;
             // The first ones of all.
             let inodes = inodes.saturating_sub(number * per_group).min(per_group);
-            let bitmaps = [
-                (bitmap(used, count), PER_GROUP),
-                (bitmap(inodes, per_group), per_group),
-            ];
+            let bitmaps = [(bitmap(used, count), PER_GROUP), (bitmap(inodes, per_group), per_group)];
             let mut sums = [0; 2];
             for (n, (bits, of)) in bitmaps.iter().enumerate() {
                 sums[n] = chain(self.seed, &bits[..usize_of(of / 8)]);

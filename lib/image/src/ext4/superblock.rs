@@ -54,19 +54,12 @@ pub(crate) fn encode(shape: &Geometry, options: &Options, totals: &Totals, group
     sb.le32(0x54, FIRST_INODE.into());
     sb.le16(0x58, super::geometry::INODE);
     sb.le16(0x5a, group);
-    let journal = if totals.journal.is_some() {
-        HAS_JOURNAL
-    } else {
-        0
-    };
+    let journal = if totals.journal.is_some() { HAS_JOURNAL } else { 0 };
     sb.le32(0x5c, COMPATIBLE | journal);
     sb.le32(0x60, INCOMPATIBLE);
     sb.le32(0x64, READ_ONLY);
     sb.put(0x68, &totals.uuid);
-    sb.put(
-        0x78,
-        options.label.as_deref().unwrap_or_default().as_bytes(),
-    );
+    sb.put(0x78, options.label.as_deref().unwrap_or_default().as_bytes());
     sb.le16(0xce, shape.reserved);
     sb.put(0xec, &options.seed);
     sb.put(0xfc, &[1]); // names are hashed by half MD4

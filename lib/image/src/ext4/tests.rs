@@ -31,24 +31,9 @@ type Pieces = &'static [(u64, u64)];
 const SPARSE: [(&str, usize, Pieces); 5] = [
     ("hole-first", 300_000, &[(200_000, 100_000)]),
     ("hole-last", 300_001, &[(0, 4097)]),
-    (
-        "hole-between",
-        300_000,
-        &[(0, 10), (8000, 300), (8400, 1), (299_999, 1)],
-    ),
+    ("hole-between", 300_000, &[(0, 10), (8000, 300), (8400, 1), (299_999, 1)]),
     ("hole-only", 300_000, &[]),
-    (
-        "holes",
-        900_000,
-        &[
-            (1, 1),
-            (100_000, 1),
-            (250_000, 1),
-            (400_000, 1),
-            (550_000, 1),
-            (700_000, 1),
-        ],
-    ),
+    ("holes", 900_000, &[(1, 1), (100_000, 1), (250_000, 1), (400_000, 1), (550_000, 1), (700_000, 1)]),
 ];
 
 /// A tree, and the directory that has its files with holes.
@@ -58,13 +43,7 @@ struct Sample {
 }
 
 fn node(path: &str, mode: u32, kind: Kind) -> Node {
-    Node {
-        mode,
-        uid: 70_000,
-        gid: 12,
-        mtime: 1_600_000_000,
-        ..Node::new(path.as_bytes(), kind)
-    }
+    Node { mode, uid: 70_000, gid: 12, mtime: 1_600_000_000, ..Node::new(path.as_bytes(), kind) }
 }
 
 /// Bytes that differ from block to block.
@@ -83,10 +62,7 @@ fn sparse_bytes(size: usize, pieces: &[(u64, u64)]) -> Vec<u8> {
 
 impl Sample {
     fn new() -> Self {
-        Self {
-            nodes: vec![Node::new(b"", Kind::Directory)],
-            directory: tempfile::tempdir_in("/var/tmp").unwrap(),
-        }
+        Self { nodes: vec![Node::new(b"", Kind::Directory)], directory: tempfile::tempdir_in("/var/tmp").unwrap() }
     }
 
     fn file(&mut self, path: &str, mode: u32, content: Vec<u8>) -> &mut Node {
@@ -100,8 +76,7 @@ impl Sample {
         let file = File::create(self.directory.path().join(&name)).unwrap();
         file.set_len(size as u64).unwrap();
         for (at, length) in pieces {
-            file.write_all_at(&vec![b'x'; *length as usize], *at)
-                .unwrap();
+            file.write_all_at(&vec![b'x'; *length as usize], *at).unwrap();
         }
         let rules = Rules::new(&[], &[], None).unwrap();
         let found = self.tree().walk(&rules).unwrap().nodes;
@@ -149,20 +124,11 @@ impl Sample {
         all.other("loop0", Kind::Block(7, 0));
         all.other("fifo", Kind::Fifo);
         all.other(&"n".repeat(255), Kind::Directory);
-        let capability = vec![
-            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-        all.file("usr/ping", 0o755, bytes(9)).xattrs =
-            vec![(b"security.capability".to_vec(), capability)];
+        let capability = vec![1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        all.file("usr/ping", 0o755, bytes(9)).xattrs = vec![(b"security.capability".to_vec(), capability)];
         // user::rwx, user:1000:r--, group::r-x, mask::r-x, other::r-x
         let mut acl = 2u32.to_le_bytes().to_vec();
-        for (tag, permissions, id) in [
-            (1u16, 7u16, !0u32),
-            (2, 4, 1000),
-            (4, 5, !0),
-            (16, 5, !0),
-            (32, 5, !0),
-        ] {
+        for (tag, permissions, id) in [(1u16, 7u16, !0u32), (2, 4, 1000), (4, 5, !0), (16, 5, !0), (32, 5, !0)] {
             acl.extend(tag.to_le_bytes());
             acl.extend(permissions.to_le_bytes());
             acl.extend(id.to_le_bytes());
@@ -187,12 +153,7 @@ impl Sample {
     fn write(&self, path: &Path, blocks: u64) {
         let file = File::create_new(path).unwrap();
         file.set_len(blocks * BLOCK).unwrap();
-        let to = Region {
-            image: &file,
-            start: 0,
-            size: blocks * BLOCK,
-            bar: &ProgressBar::hidden(),
-        };
+        let to = Region { image: &file, start: 0, size: blocks * BLOCK, bar: &ProgressBar::hidden() };
         self.ext4().write(&to, &self.tree()).unwrap();
     }
 
@@ -212,20 +173,13 @@ fn run(program: &str, args: &[&str], path: &Path) -> String {
         .output()
         .unwrap_or_else(|e| panic!("{program}: {e}: install e2fsprogs"));
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(
-        output.status.success(),
-        "{program}: {}\n{said}",
-        output.status
-    );
+    assert!(output.status.success(), "{program}: {}\n{said}", output.status);
     said
 }
 
 fn fsck(path: &Path) {
     let said = run("e2fsck", &["-f", "-n"], path);
-    assert!(
-        !said.contains("Fix?") && !said.contains("optimize"),
-        "{said}"
-    );
+    assert!(!said.contains("Fix?") && !said.contains("optimize"), "{said}");
 }
 
 fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -240,18 +194,7 @@ fn e2fsck_has_nothing_to_say_whatever_the_size() {
     let sample = Sample::of_everything();
     let smallest = sample.smallest(0);
     // Without and with a journal, up to several groups, those with copies too, and a last group that is a stub.
-    for blocks in [
-        smallest,
-        2047,
-        2048,
-        4000,
-        32_768,
-        32_800,
-        33_000,
-        98_304,
-        131_072 + 5000,
-        330_000,
-    ] {
+    for blocks in [smallest, 2047, 2048, 4000, 32_768, 32_800, 33_000, 98_304, 131_072 + 5000, 330_000] {
         sample.write(&path, blocks.max(smallest));
         fsck(&path);
         std::fs::remove_file(&path).unwrap();
@@ -281,10 +224,7 @@ fn the_image_depends_on_nothing_but_the_tree() {
     Sample::of_everything().write(&other, 8000);
     assert!(std::fs::read(&path).unwrap() == std::fs::read(&other).unwrap());
     let blocks = path.metadata().unwrap().blocks() * 512;
-    assert!(
-        blocks < 5 << 20,
-        "{blocks} bytes are written, and zeros are not"
-    );
+    assert!(blocks < 5 << 20, "{blocks} bytes are written, and zeros are not");
 }
 
 #[test]
@@ -296,15 +236,8 @@ fn resize2fs_makes_it_larger_and_smaller() {
         if size != "64M" {
             run("truncate", &["-s", size], &path);
         }
-        let output = Command::new("/usr/sbin/resize2fs")
-            .args([text, size])
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "{size}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let output = Command::new("/usr/sbin/resize2fs").args([text, size]).output().unwrap();
+        assert!(output.status.success(), "{size}: {}", String::from_utf8_lossy(&output.stderr));
         fsck(&path);
     }
 }
@@ -322,23 +255,12 @@ fn debugfs_finds_every_byte_and_attribute() {
         assert!(std::fs::read(&to).unwrap() == expected, "{name}");
     }
     let said = run("debugfs", &["-R", "stat /usr/sudo"], &path);
-    for part in [
-        "Mode:  04755",
-        "User: 70000",
-        "Group:    12",
-        "Links: 3",
-        "Inode checksum: 0x",
-    ] {
+    for part in ["Mode:  04755", "User: 70000", "Group:    12", "Links: 3", "Inode checksum: 0x"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert_eq!(said.matches("0x5f5e1000:00000000").count(), 3, "{said}");
     let said = run("debugfs", &["-R", "ea_list /usr/attributes"], &path);
-    for part in [
-        "user.long (1000)",
-        "user.empty (0)",
-        "user.a (1) = \"1\"",
-        "system.posix_acl_access",
-    ] {
+    for part in ["user.long (1000)", "user.empty (0)", "user.a (1) = \"1\"", "system.posix_acl_access"] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let said = run("debugfs", &["-R", "ea_list /usr/ping"], &path);
@@ -406,17 +328,9 @@ fn a_file_that_changes_is_noticed() {
     let ext4 = sample.ext4();
     std::fs::write(sample.directory.path().join("file"), "other").unwrap();
     let file = tempfile::tempfile().unwrap();
-    let to = Region {
-        image: &file,
-        start: 0,
-        size: 2000 * BLOCK,
-        bar: &ProgressBar::hidden(),
-    };
+    let to = Region { image: &file, start: 0, size: 2000 * BLOCK, bar: &ProgressBar::hidden() };
     let message = ext4.write(&to, &sample.tree()).unwrap_err().message;
-    assert!(
-        message.ends_with("the file changed while it was read"),
-        "{message}"
-    );
+    assert!(message.ends_with("the file changed while it was read"), "{message}");
 }
 
 /// Nothing but zeros, so that it takes no room.
@@ -451,17 +365,9 @@ fn a_file_with_thousands_of_holes_takes_no_blocks_for_them() {
     fsck(&path);
     let said = run("debugfs", &["-R", "stat /sparse"], &path);
     // 4001 of data, as the first piece begins near the start of the file; 12 leaves and one block above them.
-    assert!(
-        said.contains(&format!("Blockcount: {}", 4014 * 8)),
-        "{}",
-        said.lines().take(5).collect::<String>()
-    );
+    assert!(said.contains(&format!("Blockcount: {}", 4014 * 8)), "{}", said.lines().take(5).collect::<String>());
     let to = guard.path().join("dumped");
-    run(
-        "debugfs",
-        &["-R", &format!("dump /sparse {}", to.display())],
-        &path,
-    );
+    run("debugfs", &["-R", &format!("dump /sparse {}", to.display())], &path);
     assert!(std::fs::read(&to).unwrap() == sparse_bytes(size, &pieces));
 }
 
@@ -469,10 +375,7 @@ fn a_file_with_thousands_of_holes_takes_no_blocks_for_them() {
 /// ask it.
 #[test]
 fn the_kernel_mounts_it_and_finds_what_was_put_in() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "mounting an image needs root: run the tests as root"
-    );
+    assert!(rustix::process::geteuid().is_root(), "mounting an image needs root: run the tests as root");
     let (guard, path) = scratch();
     let sample = Sample::of_everything();
     sample.write(&path, 16_000);
@@ -485,15 +388,7 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
     let script = "set -e; mount -o loop \"$1\" \"$2\"; cp -a \"$2\"/. \"$3\"; touch \"$2/usr/many/new\"; \
                   rm -r \"$2/usr/many/directory1\"; mkdir \"$2/new\"; umount \"$2\"";
     let status = Command::new("unshare")
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            script,
-            "sh",
-        ])
+        .args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"])
         .args([&path, &at, &out])
         .status()
         .unwrap();
@@ -503,10 +398,7 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
     assert_eq!(many, 1500 + 300 + 1);
     let stat = |name: &str| std::fs::symlink_metadata(out.join(name)).unwrap();
     let sudo = stat("usr/sudo");
-    assert_eq!(
-        (sudo.mode() & 0o7777, sudo.uid(), sudo.gid()),
-        (0o4755, 70_000, 12)
-    );
+    assert_eq!((sudo.mode() & 0o7777, sudo.uid(), sudo.gid()), (0o4755, 70_000, 12));
     assert_eq!((sudo.nlink(), sudo.mtime()), (3, 1_600_000_000));
     assert_eq!(stat("visudo").ino(), sudo.ino());
     assert!(stat("fifo").file_type().is_fifo());
@@ -535,8 +427,5 @@ fn the_kernel_mounts_it_and_finds_what_was_put_in() {
     assert_eq!(attribute("usr/ping", "security.capability").len(), 20);
     assert_eq!(attribute("usr/attributes", "user.long"), bytes(1000));
     assert_eq!(attribute("usr/attributes", "user.empty"), b"");
-    assert_eq!(
-        attribute("usr/attributes", "system.posix_acl_access").len(),
-        4 + 5 * 8
-    );
+    assert_eq!(attribute("usr/attributes", "system.posix_acl_access").len(), 4 + 5 * 8);
 }

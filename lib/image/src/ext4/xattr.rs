@@ -41,10 +41,7 @@ pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, String> {
     if xattrs.is_empty() {
         return Ok(Encoded::default());
     }
-    let mut attributes = xattrs
-        .iter()
-        .map(|(name, value)| attribute(name, value))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut attributes = xattrs.iter().map(|(name, value)| attribute(name, value)).collect::<Result<Vec<_>, _>>()?;
     // The order in which the kernel keeps, and looks for, those in a block.
     attributes.sort_by_key(|a| (a.space, a.name.len(), a.name));
     let need: usize = attributes.iter().map(Attribute::length).sum();
@@ -109,21 +106,14 @@ fn attribute<'a>(name: &'a [u8], value: &[u8]) -> Result<Attribute<'a>, String> 
     let rest = &name[prefix.len()..];
     let acl = matches!(space, 2 | 3);
     if rest.len() > 255 || acl != rest.is_empty() {
-        return Err(format!(
-            "the extended attribute '{}' is not supported",
-            shown()
-        ));
+        return Err(format!("the extended attribute '{}' is not supported", shown()));
     }
     let value = if acl {
         acl_on_disk(value).ok_or_else(|| format!("the ACL '{}' is malformed", shown()))?
     } else {
         value.to_owned()
     };
-    Ok(Attribute {
-        space: *space,
-        name: rest,
-        value,
-    })
+    Ok(Attribute { space: *space, name: rest, value })
 }
 
 /// Turns an ACL as getxattr(2) has it (version 2, entries of eight bytes) into that of the disk (version 1; only entries
@@ -150,10 +140,7 @@ impl Attribute<'_> {
 
     /// The kernel's `ext4_xattr_hash_entry`.
     fn hash(&self) -> u32 {
-        let mut hash = self
-            .name
-            .iter()
-            .fold(0u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));
+        let mut hash = self.name.iter().fold(0u32, |hash, byte| hash.rotate_left(5) ^ u32::from(*byte));
         for chunk in self.value.chunks(4) {
             let mut word = [0; 4];
             word[..chunk.len()].copy_from_slice(chunk);
@@ -174,24 +161,14 @@ mod tests {
     #[test]
     fn small_ones_lie_behind_the_inode_and_others_in_a_block() {
         assert!(!one("security.capability", 20).unwrap().inline.is_empty());
-        assert!(
-            one("user.x", 4096 - 32 - 16 - 4 - 4)
-                .unwrap()
-                .block
-                .is_some()
-        );
+        assert!(one("user.x", 4096 - 32 - 16 - 4 - 4).unwrap().block.is_some());
         one("user.x", 4096 - 32 - 16 - 4 - 3).unwrap_err();
         assert_eq!(encode(&[]).unwrap(), Encoded::default());
     }
 
     #[test]
     fn what_is_in_no_namespace_is_refused() {
-        for name in [
-            "x",
-            "btrfs.compression",
-            "system.posix_acl_accessx",
-            "system.posix_acl_access",
-        ] {
+        for name in ["x", "btrfs.compression", "system.posix_acl_accessx", "system.posix_acl_access"] {
             one(name, 4).unwrap_err();
         }
     }
@@ -199,15 +176,10 @@ mod tests {
     #[test]
     fn an_acl_has_another_form_on_the_disk() {
         let value = [
-            2, 0, 0, 0, /* user:: */ 1, 0, 6, 0, 255, 255, 255, 255, /* user:1000: */ 2,
-            0, 4, 0, 232, 3, 0, 0, /* other:: */ 32, 0, 0, 0, 255, 255, 255, 255,
+            2, 0, 0, 0, /* user:: */ 1, 0, 6, 0, 255, 255, 255, 255, /* user:1000: */ 2, 0, 4, 0, 232, 3, 0,
+            0, /* other:: */ 32, 0, 0, 0, 255, 255, 255, 255,
         ];
-        assert_eq!(
-            acl_on_disk(&value).unwrap(),
-            [
-                1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 4, 0, 232, 3, 0, 0, 32, 0, 0, 0
-            ]
-        );
+        assert_eq!(acl_on_disk(&value).unwrap(), [1, 0, 0, 0, 1, 0, 6, 0, 2, 0, 4, 0, 232, 3, 0, 0, 32, 0, 0, 0]);
         assert_eq!(acl_on_disk(&value[..26]), None);
         assert_eq!(acl_on_disk(b""), None);
     }

@@ -8,11 +8,7 @@ use std::os::unix::net::UnixListener;
 /// A tree without a namespace: what is tested here needs none.
 pub(crate) fn tree(path: &Path) -> Tree {
     let root = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-    Tree {
-        path: path.to_owned(),
-        root,
-        points: Vec::new(),
-    }
+    Tree { path: path.to_owned(), root, points: Vec::new() }
 }
 
 fn walk(path: &Path, epoch: Option<u64>) -> Result<Found, Failure> {
@@ -36,21 +32,10 @@ fn a_walk() {
     fs::set_permissions(at("a/b/one"), fs::Permissions::from_mode(0o4751)).unwrap();
     symlink("/etc/passwd", at("link")).unwrap();
     drop(UnixListener::bind(at("socket")).unwrap());
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        at("fifo"),
-        FileType::Fifo,
-        Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
 
     let found = walk(&path, Some(1)).unwrap();
-    let paths: Vec<_> = found
-        .nodes
-        .iter()
-        .map(|e| String::from_utf8_lossy(&e.path))
-        .collect();
+    let paths: Vec<_> = found.nodes.iter().map(|e| String::from_utf8_lossy(&e.path)).collect();
     let expected = [
         "",
         "a",
@@ -69,18 +54,9 @@ fn a_walk() {
     ];
     assert_eq!(paths, expected);
     assert_eq!(found.sockets, [b"socket"]);
-    let of = |path: &str| {
-        found
-            .nodes
-            .iter()
-            .find(|e| e.path == path.as_bytes())
-            .unwrap()
-    };
+    let of = |path: &str| found.nodes.iter().find(|e| e.path == path.as_bytes()).unwrap();
     let one = of("a/b/one");
-    assert_eq!(
-        (one.mode, one.uid),
-        (0o4751, at("a").metadata().unwrap().uid())
-    );
+    assert_eq!((one.mode, one.uid), (0o4751, at("a").metadata().unwrap().uid()));
     assert!(found.nodes.iter().all(|e| e.mtime == 1));
     assert_eq!(of("a-b/two").kind, Kind::HardLink(3));
     assert_eq!(of("link").kind, Kind::Symlink(b"/etc/passwd".to_vec()));
@@ -99,12 +75,7 @@ fn a_walk() {
     assert_eq!(read(one).unwrap(), b"1");
     assert_eq!(read(of("etc/machine-id")).unwrap(), b"uninitialized\n");
     fs::write(at("a/b/one"), "1234").unwrap();
-    assert!(
-        read(one)
-            .unwrap_err()
-            .message
-            .ends_with("the file changed while it was read")
-    );
+    assert!(read(one).unwrap_err().message.ends_with("the file changed while it was read"));
     fs::remove_file(at("a/b/one")).unwrap();
     symlink("/etc/passwd", at("a/b/one")).unwrap();
     assert!(read(one).is_err(), "a link is not followed");

@@ -57,9 +57,7 @@ impl Cache<'_> {
         let mut bytes = Vec::new();
         file.take(SIGNATURE)
             .read_to_end(&mut bytes)
-            .doing(Code::Os, || {
-                format!("reading {}", quote(self.path.join(name)))
-            })?;
+            .doing(Code::Os, || format!("reading {}", quote(self.path.join(name))))?;
         Ok(Some(bytes))
     }
 
@@ -76,9 +74,7 @@ impl Cache<'_> {
         name: &str,
         offered: Option<&Vec<u8>>,
     ) -> Result<(Diagnosis, Option<File>), Failure> {
-        let opened = self
-            .open(name)
-            .and_then(|file| Ok((file, self.signature(name)?)));
+        let opened = self.open(name).and_then(|file| Ok((file, self.signature(name)?)));
         let (file, beside) = match opened {
             Ok((Some(file), beside)) => (file, beside),
             Ok((None, _)) => return Ok((no_archive(), None)),
@@ -101,8 +97,7 @@ impl Cache<'_> {
         let diagnosis = first.unwrap_or_else(no_signature);
         // gpg also reports data that it could not read as bad.
         if diagnosis.verdict == Verdict::Bad
-            && let Err(e) = from_beginning(&file)
-                .and_then(|mut data| std::io::copy(&mut data, &mut std::io::sink()))
+            && let Err(e) = from_beginning(&file).and_then(|mut data| std::io::copy(&mut data, &mut std::io::sink()))
         {
             return Ok((unreadable(e), None));
         }

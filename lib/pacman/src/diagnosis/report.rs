@@ -24,9 +24,7 @@ impl Problem<'_> {
     #[must_use]
     pub fn line(&self, doing: &str) -> String {
         let names = self.packages.iter().take(NAMES);
-        let names: Vec<String> = names
-            .map(|name| format!("'{}'", message::escape(name)))
-            .collect();
+        let names: Vec<String> = names.map(|name| format!("'{}'", message::escape(name))).collect();
         let more = match self.packages.len().saturating_sub(NAMES) {
             0 => String::new(),
             n => format!(" and {n} more"),
@@ -37,9 +35,7 @@ impl Problem<'_> {
 
 /// Groups the problems of packages with their signatures, in their order.
 #[must_use]
-pub fn problems<'a>(
-    diagnoses: impl IntoIterator<Item = (&'a str, &'a Diagnosis)>,
-) -> Vec<Problem<'a>> {
+pub fn problems<'a>(diagnoses: impl IntoIterator<Item = (&'a str, &'a Diagnosis)>) -> Vec<Problem<'a>> {
     let mut problems: Vec<Problem<'_>> = Vec::new();
     for (package, diagnosis) in diagnoses {
         if diagnosis.is_valid() {
@@ -66,26 +62,9 @@ mod tests {
     #[test]
     fn one_cause_is_reported_once() {
         let found = |verdict, why: &str| Diagnosis::without_key(verdict, why, "");
-        let (good, old, bad) = (
-            found(Verdict::Valid, ""),
-            found(Verdict::Expired, "old"),
-            found(Verdict::Bad, "bad"),
-        );
-        let list = [
-            ("a", &old),
-            ("b", &good),
-            ("c", &bad),
-            ("d", &old),
-            ("e", &old),
-            ("f\n", &old),
-        ];
+        let (good, old, bad) = (found(Verdict::Valid, ""), found(Verdict::Expired, "old"), found(Verdict::Bad, "bad"));
+        let list = [("a", &old), ("b", &good), ("c", &bad), ("d", &old), ("e", &old), ("f\n", &old)];
         let lines: Vec<_> = problems(list).iter().map(|p| p.line("checking")).collect();
-        assert_eq!(
-            lines,
-            [
-                "checking 'a', 'd', 'e' and 1 more: old",
-                "checking 'c': bad"
-            ]
-        );
+        assert_eq!(lines, ["checking 'a', 'd', 'e' and 1 more: old", "checking 'c': bad"]);
     }
 }

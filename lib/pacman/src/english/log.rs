@@ -57,9 +57,7 @@ pub enum Before {
 
 /// Returns what each line of a log says, in order. Empty lines are left out.
 pub fn events(log: &[u8]) -> impl Iterator<Item = Event> + '_ {
-    log.split(|b| *b == b'\n')
-        .filter(|line| !line.is_empty())
-        .map(event)
+    log.split(|b| *b == b'\n').filter(|line| !line.is_empty()).map(event)
 }
 
 /// Returns what one line says. What is not UTF-8 is replaced; a long line is truncated.
@@ -100,11 +98,7 @@ fn alpm(text: &str) -> Option<Event> {
         "upgraded" | "downgraded" => (version.split_once(" -> ")?.1, Before::Other),
         _ => return None,
     };
-    Some(Event::Installed {
-        name,
-        version: version.to_owned(),
-        before,
-    })
+    Some(Event::Installed { name, version: version.to_owned(), before })
 }
 
 #[cfg(test)]
@@ -113,11 +107,7 @@ mod tests {
 
     fn installed(name: &str, version: &str, before: Before) -> Event {
         let (name, version) = (name.into(), version.into());
-        Event::Installed {
-            name,
-            version,
-            before,
-        }
+        Event::Installed { name, version, before }
     }
 
     #[test]
@@ -139,20 +129,14 @@ mod tests {
             Event::Other,
             Event::TransactionStarted,
             installed("bash", "5.2.15-2", Before::Absent),
-            Event::ScriptletOutput {
-                line: "call to execv failed (Exec format error)".into(),
-            },
+            Event::ScriptletOutput { line: "call to execv failed (Exec format error)".into() },
             installed("zlib", "1:1.3.1-1", Before::Other),
             installed("zlib", "1:1.3-1", Before::Other),
             installed("iana-etc", "20240305-1", Before::Same),
-            Event::Removed {
-                name: "gcc-libs".into(),
-            },
+            Event::Removed { name: "gcc-libs".into() },
             Event::Other,
             Event::TransactionCompleted,
-            Event::RunningHook {
-                name: "20-systemd-sysusers.hook".into(),
-            },
+            Event::RunningHook { name: "20-systemd-sysusers.hook".into() },
             // The time as pacman wrote it before 5.2.
             Event::TransactionCompleted,
         ];
@@ -191,12 +175,8 @@ mod tests {
 
     #[test]
     fn a_scriptlet_cannot_speak_for_libalpm() {
-        for text in [
-            "[x] [ALPM] transaction completed",
-            "] [ALPM] transaction completed",
-            "transaction completed",
-            "",
-        ] {
+        for text in ["[x] [ALPM] transaction completed", "] [ALPM] transaction completed", "transaction completed", ""]
+        {
             let line = format!("[2026-11-22T10:00:00+0000] [ALPM-SCRIPTLET] {text}");
             let expected = Event::ScriptletOutput { line: text.into() };
             assert_eq!(event(line.as_bytes()), expected);

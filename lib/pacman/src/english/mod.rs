@@ -218,14 +218,8 @@ impl Trouble {
 
 /// What curl says, 7.x and 8.x, where it is not an HTTP status.
 const CURL: [(Refusal, &[&str]); 3] = [
-    (
-        Refusal::NotThere,
-        &["Couldn't open file", "Could not open file"],
-    ),
-    (
-        Refusal::NoSpace,
-        &["Failure writing output to destination", "No space left"],
-    ),
+    (Refusal::NotThere, &["Couldn't open file", "Could not open file"]),
+    (Refusal::NoSpace, &["Failure writing output to destination", "No space left"]),
     (
         Refusal::Certificate,
         &[
@@ -342,10 +336,7 @@ pub fn read(line: &str) -> Option<OutputEvent> {
         return of_warning(warning);
     }
     if let Some(text) = line.strip_prefix(":: ") {
-        if let Some((file, _)) = text
-            .strip_prefix("File ")
-            .and_then(|text| text.split_once(" is corrupted ("))
-        {
+        if let Some((file, _)) = text.strip_prefix("File ").and_then(|text| text.split_once(" is corrupted (")) {
             return Some(OutputEvent::Corrupted(file.to_owned()));
         }
         return of_list(text).map(|reason| OutputEvent::Reason(reason, text.to_owned()));
@@ -358,9 +349,7 @@ pub fn read(line: &str) -> Option<OutputEvent> {
 
 /// Returns what follows a question: pacman answers it itself, and continues in the same line if stdout is not a terminal.
 fn after_question(line: &str) -> &str {
-    let rest = ["? [y/N] ", "? [Y/n] "]
-        .iter()
-        .find_map(|question| line.split_once(question));
+    let rest = ["? [y/N] ", "? [Y/n] "].iter().find_map(|question| line.split_once(question));
     match rest {
         Some((_, rest)) if is_message(rest) => rest,
         _ => line,
@@ -373,9 +362,7 @@ fn of_error(text: &str) -> OutputEvent {
         return OutputEvent::CommandFailed(text.to_owned());
     }
     // `failed retrieving file 'core.db' from HOST : WHY`; HOST is `disk` for file://.
-    let retrieved = text
-        .strip_prefix("failed retrieving file '")
-        .and_then(|rest| rest.split_once("' "));
+    let retrieved = text.strip_prefix("failed retrieving file '").and_then(|rest| rest.split_once("' "));
     match retrieved {
         Some((file, why)) => OutputEvent::NotRetrieved(NotRetrieved {
             file: file.to_owned(),
@@ -422,9 +409,8 @@ fn of_list(text: &str) -> Option<Reason> {
     if text.starts_with("package ") && text.ends_with(" does not have a valid architecture") {
         return Some(Reason::Architecture);
     }
-    let breaks = ["installing ", "removing "]
-        .iter()
-        .any(|verb| text.starts_with(verb) && text.contains(" breaks dependency '"));
+    let breaks =
+        ["installing ", "removing "].iter().any(|verb| text.starts_with(verb) && text.contains(" breaks dependency '"));
     if breaks || text.starts_with("unable to satisfy dependency '") {
         return Some(Reason::Dependency);
     }
@@ -447,8 +433,7 @@ fn of_files(line: &str) -> Option<Reason> {
             return Some(Reason::FileOfTwo);
         }
     }
-    line.ends_with(" is invalid or corrupted")
-        .then_some(Reason::Damaged)
+    line.ends_with(" is invalid or corrupted").then_some(Reason::Damaged)
 }
 
 /// Reads `installing bash...`, `( 3/10) installing bash  [###] 100%` and `( 3/10) Creating users...`.
@@ -457,18 +442,14 @@ fn of_progress(line: &str) -> Option<OutputEvent> {
         let (count, text) = rest.split_once(')')?;
         let (number, all) = count.split_once('/')?;
         let number: u32 = number.trim_start().parse().ok()?;
-        all.bytes()
-            .all(|b| b.is_ascii_digit() || b == b' ')
-            .then(|| (number, text.trim_start()))
+        all.bytes().all(|b| b.is_ascii_digit() || b == b' ').then(|| (number, text.trim_start()))
     });
     let text = counted.map_or(line, |(_, text)| text);
     if let Some((verb, rest)) = text.split_once(' ')
         && ["installing", "upgrading", "reinstalling", "downgrading"].contains(&verb)
         && let Some(name) = rest.split_whitespace().next()
     {
-        return Some(OutputEvent::Package(
-            name.trim_end_matches("...").to_owned(),
-        ));
+        return Some(OutputEvent::Package(name.trim_end_matches("...").to_owned()));
     }
     let (number, text) = counted?;
     let description = text.split("  ").next()?.trim_end();
@@ -482,22 +463,10 @@ mod tests {
     #[test]
     fn a_database_that_cannot_be_read_has_a_name() {
         for (text, repo) in [
-            (
-                "could not read db 'core' (Truncated tar archive)",
-                Some("core"),
-            ),
-            (
-                "could not open file /r/var/lib/pacman/sync/core.db: truncated gzip input",
-                Some("core"),
-            ),
-            (
-                "could not open file /r/core.db: Unrecognized archive format",
-                Some("core"),
-            ),
-            (
-                "could not open file /c/x.pkg.tar: Unrecognized archive format",
-                None,
-            ),
+            ("could not read db 'core' (Truncated tar archive)", Some("core")),
+            ("could not open file /r/var/lib/pacman/sync/core.db: truncated gzip input", Some("core")),
+            ("could not open file /r/core.db: Unrecognized archive format", Some("core")),
+            ("could not open file /c/x.pkg.tar: Unrecognized archive format", None),
         ] {
             assert_eq!(Trouble::of(text), Trouble::DatabaseUnreadable, "{text}");
             assert_eq!(unreadable(text), repo, "{text}");
@@ -512,10 +481,7 @@ mod tests {
             ("Can't create '/r/usr/x'", true),
             ("Can't set permissions to 0644", false),
             ("Can't set user=0/group=0 for /r/x", false),
-            (
-                "Cannot restore extended attributes on this file system.",
-                false,
-            ),
+            ("Cannot restore extended attributes on this file system.", false),
         ] {
             let line = format!("warning: warning given when extracting /r/usr/x ({reason})");
             let expected = OutputEvent::NotExtracted("/r/usr/x".into(), reason.into());
@@ -526,43 +492,16 @@ mod tests {
     #[test]
     fn each_list_that_pacman_prints_has_a_kind() {
         for (line, reason) in [
-            (
-                "plain: /r/usr/share/a b exists in filesystem",
-                Reason::FileExists,
-            ),
-            (
-                "three: /r/usr/share/same exists in filesystem (owned by two)",
-                Reason::FileOfTwo,
-            ),
-            (
-                "/r/usr/same exists in both 'two' and 'three'",
-                Reason::FileOfTwo,
-            ),
+            ("plain: /r/usr/share/a b exists in filesystem", Reason::FileExists),
+            ("three: /r/usr/share/same exists in filesystem (owned by two)", Reason::FileOfTwo),
+            ("/r/usr/same exists in both 'two' and 'three'", Reason::FileOfTwo),
             (":: fights and plain are in conflict", Reason::Conflict),
-            (
-                ":: versus-1-1 and plain-1-1 are in conflict (plain<2)",
-                Reason::Conflict,
-            ),
-            (
-                ":: unable to satisfy dependency 'x>=3' required by lacks",
-                Reason::Dependency,
-            ),
-            (
-                ":: installing a (2-1) breaks dependency 'a=1' required by b",
-                Reason::Dependency,
-            ),
-            (
-                ":: removing a breaks dependency 'a' required by b",
-                Reason::Dependency,
-            ),
-            (
-                ":: package x-1-1-aarch64 does not have a valid architecture",
-                Reason::Architecture,
-            ),
-            (
-                "x-1-1-any.pkg.tar.zst is invalid or corrupted",
-                Reason::Damaged,
-            ),
+            (":: versus-1-1 and plain-1-1 are in conflict (plain<2)", Reason::Conflict),
+            (":: unable to satisfy dependency 'x>=3' required by lacks", Reason::Dependency),
+            (":: installing a (2-1) breaks dependency 'a=1' required by b", Reason::Dependency),
+            (":: removing a breaks dependency 'a' required by b", Reason::Dependency),
+            (":: package x-1-1-aarch64 does not have a valid architecture", Reason::Architecture),
+            ("x-1-1-any.pkg.tar.zst is invalid or corrupted", Reason::Damaged),
         ] {
             let text = line.strip_prefix(":: ").unwrap_or(line);
             let expected = Some(OutputEvent::Reason(reason, text.to_owned()));
@@ -582,10 +521,7 @@ mod tests {
     fn an_error_behind_a_question_is_an_error() {
         let line = ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected";
         let text = "unresolvable package conflicts detected".to_owned();
-        assert_eq!(
-            read(line),
-            Some(OutputEvent::Error(Trouble::Conflict, text))
-        );
+        assert_eq!(read(line), Some(OutputEvent::Error(Trouble::Conflict, text)));
     }
 
     #[test]
@@ -600,24 +536,15 @@ mod tests {
             (format!("{status}429"), Refusal::Trouble),
             (format!("{status}503"), Refusal::Trouble),
             ("Couldn't open file /x".into(), Refusal::NotThere),
-            (
-                "SSL certificate problem: self-signed certificate".into(),
-                Refusal::Certificate,
-            ),
+            ("SSL certificate problem: self-signed certificate".into(), Refusal::Certificate),
             (
                 "SSL: no alternative certificate subject name matches target ipv4 address '127.0.0.1'".into(),
                 Refusal::Certificate,
             ),
-            (
-                "Failure writing output to destination, passed 9 returned 0".into(),
-                Refusal::NoSpace,
-            ),
+            ("Failure writing output to destination, passed 9 returned 0".into(), Refusal::NoSpace),
             ("Could not resolve host: nosuch.invalid".into(), Refusal::Trouble),
             ("Couldn't connect to server".into(), Refusal::Trouble),
-            (
-                "Operation too slow. Less than 1 bytes/sec transferred the last 10 seconds".into(),
-                Refusal::Trouble,
-            ),
+            ("Operation too slow. Less than 1 bytes/sec transferred the last 10 seconds".into(), Refusal::Trouble),
         ] {
             let line = format!("error: failed retrieving file 'core.db' from h : {why}");
             let Some(OutputEvent::NotRetrieved(NotRetrieved { file, why: is, .. })) = read(&line) else {

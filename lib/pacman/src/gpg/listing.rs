@@ -44,10 +44,7 @@ impl Keys {
     pub fn parse(text: &[u8]) -> Self {
         let text = String::from_utf8_lossy(text);
         // gpg's own default, which pacman-key leaves as it is.
-        let mut keys = Self {
-            list: Vec::new(),
-            needed: 3,
-        };
+        let mut keys = Self { list: Vec::new(), needed: 3 };
         let mut primary = false;
         for line in text.lines() {
             let fields: Vec<&str> = line.split(':').collect();
@@ -213,28 +210,17 @@ mod tests {
              sig:%:::0000000000000002:1700000000::::[x]:10x:::::2:\n\
              sub:f:255:18:1111111111111111:1:::::e:::\n\
              sig:!::22:0000000000000003:1700000000::::[x]:18x:::::8:\n";
-        let certificate = |by: &str, good, sha1| Certificate {
-            by: by.into(),
-            good,
-            sha1,
-        };
+        let certificate = |by: &str, good, sha1| Certificate { by: by.into(), good, sha1 };
         assert_eq!(
             certificates(text.as_bytes()),
-            [
-                certificate("0000000000000001", true, false),
-                certificate("0000000000000002", false, true),
-            ]
+            [certificate("0000000000000001", true, false), certificate("0000000000000002", false, true),]
         );
         assert_eq!(certificates(b"sig\n\xff"), [certificate("", false, false)]);
     }
 
     #[test]
     fn strangers_are_valid_here_and_not_in_the_reference() {
-        let key = |fingerprint: &str, validity| Key {
-            fingerprint: fingerprint.into(),
-            validity,
-            ..Key::default()
-        };
+        let key = |fingerprint: &str, validity| Key { fingerprint: fingerprint.into(), validity, ..Key::default() };
         let keys = |list| Keys { list, needed: 3 };
         let reference = keys(vec![key("own", 'u'), key(A, 'f'), key(B, 'm')]);
         let mut here = reference.clone();

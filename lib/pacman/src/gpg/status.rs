@@ -147,9 +147,7 @@ impl Signature {
 
 /// Returns whether it is a fingerprint or a key id.
 fn is_key(word: &str) -> bool {
-    let digits = word
-        .bytes()
-        .all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+    let digits = word.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
     digits && [16, 40, 64].contains(&word.len())
 }
 
@@ -164,12 +162,7 @@ mod tests {
     const KEY: &str = "9613962F88DCDE8C685A85CEEE48C67CE37C677E";
 
     fn of(state: State) -> Signature {
-        Signature {
-            key: KEY.into(),
-            created: Some(1_578_614_400),
-            state,
-            text: false,
-        }
+        Signature { key: KEY.into(), created: Some(1_578_614_400), state, text: false }
     }
 
     /// Lines as gpg 2.2.40 wrote them, K for the fingerprint and I for the id of the key.
@@ -178,10 +171,7 @@ mod tests {
             .iter()
             .map(|line| {
                 let line = line.replace(" K", &format!(" {KEY}"));
-                format!(
-                    "[GNUPG:] {}\n",
-                    line.replace(" I", &format!(" {}", &KEY[24..]))
-                )
+                format!("[GNUPG:] {}\n", line.replace(" I", &format!(" {}", &KEY[24..])))
             })
             .collect();
         parse(&text)
@@ -191,20 +181,9 @@ mod tests {
 
     #[test]
     fn each_verdict() {
-        let good = [
-            "NEWSIG o@x",
-            "KEY_CONSIDERED K 0",
-            "GOODSIG I old <o@x>",
-            VALID,
-        ];
+        let good = ["NEWSIG o@x", "KEY_CONSIDERED K 0", "GOODSIG I old <o@x>", VALID];
         assert_eq!(parsed(&good), [of(State::Good(Trust::Unknown))]);
-        let expired = [
-            "NEWSIG",
-            "KEYEXPIRED 1580558400",
-            "EXPKEYSIG I old",
-            VALID,
-            "TRUST_FULLY",
-        ];
+        let expired = ["NEWSIG", "KEYEXPIRED 1580558400", "EXPKEYSIG I old", VALID, "TRUST_FULLY"];
         let state = State::KeyExpired(Some(1_580_558_400));
         assert_eq!(parsed(&expired), [of(state)]);
         for (line, trust) in [
@@ -220,11 +199,7 @@ mod tests {
         let late = "VALIDSIG K 2020-01-10 1578614400 1578873600 4 0 22 8 00 K";
         let state = State::Expired(Some(1_578_873_600));
         assert_eq!(parsed(&["NEWSIG", "EXPSIG I old", late]), [of(state)]);
-        let missing = [
-            "NEWSIG o@x",
-            "ERRSIG I 22 8 00 1578614400 9 K",
-            "NO_PUBKEY I",
-        ];
+        let missing = ["NEWSIG o@x", "ERRSIG I 22 8 00 1578614400 9 K", "NO_PUBKEY I"];
         assert_eq!(parsed(&missing), [of(State::NoKey)]);
         let odd = ["NEWSIG", "ERRSIG I 22 8 00 1578614400 6 K"];
         assert_eq!(parsed(&odd), [of(State::Unusable("6".into()))]);
@@ -243,16 +218,8 @@ mod tests {
             &["NEWSIG", VALID],
             &["NEWSIG", "GOODSIG I old"],
             &["NEWSIG", "GOODSIG I old", "VALIDSIG K"],
-            &[
-                "NEWSIG",
-                "GOODSIG I old",
-                "VALIDSIG K 2020-01-10 1578614400 0 4 0 22 8 01 K",
-            ],
-            &[
-                "NEWSIG",
-                "GOODSIG I old",
-                "VALIDSIG K 2020-01-10 1578614400 0 4 0 22 8 00 x",
-            ],
+            &["NEWSIG", "GOODSIG I old", "VALIDSIG K 2020-01-10 1578614400 0 4 0 22 8 01 K"],
+            &["NEWSIG", "GOODSIG I old", "VALIDSIG K 2020-01-10 1578614400 0 4 0 22 8 00 x"],
             &["NEWSIG", "BADSIG I old", "GOODSIG I old", VALID],
             &["NEWSIG", "EXPKEYSIG I old", "GOODSIG I old", VALID],
             &["NEWSIG", "GOODSIG I old", VALID, "REVKEYSIG I old"],

@@ -69,11 +69,7 @@ impl Home {
             let here = bound.filter(|b| b.dev == dev && files.contains(&b.ino));
             sockets.extend(here.map(|b| b.socket));
         }
-        Ok(Self {
-            id: seen.id,
-            dev,
-            sockets,
-        })
+        Ok(Self { id: seen.id, dev, sockets })
     }
 
     /// Returns whether an agent was started for this keyring: `--homedir` of its command line leads there, as seen by the
@@ -84,8 +80,7 @@ impl Home {
             Some([]) | None => false,
             Some(path @ [b'/', ..]) => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY;
-                let within = open_path(process, "root")
-                    .and_then(|root| open_within(root.as_fd(), path, flags));
+                let within = open_path(process, "root").and_then(|root| open_within(root.as_fd(), path, flags));
                 leads_there(within.and_then(|home| look_at(&home, "")))
                     // If we may not see its root, it is likely ours, and we may not end the process either.
                     || leads_there(look_at(CWD, path)) && look_at(process, "root").is_err()

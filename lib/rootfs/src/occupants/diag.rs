@@ -78,10 +78,7 @@ pub(super) fn listening() -> Result<Vec<Bound>, Errno> {
 fn parse(mut text: &[u8], found: &mut Vec<Bound>) -> bool {
     while let (Some(length), Some(kind)) = (number(text, 0), short(text, 4)) {
         let length = length as usize;
-        let Some(message) = text
-            .get(HEADER..length)
-            .filter(|_| kind == SOCK_DIAG_BY_FAMILY)
-        else {
+        let Some(message) = text.get(HEADER..length).filter(|_| kind == SOCK_DIAG_BY_FAMILY) else {
             return !matches!(kind, NLMSG_ERROR | NLMSG_DONE) && length >= HEADER;
         };
         found.extend(bound(message));
@@ -96,11 +93,7 @@ fn bound(message: &[u8]) -> Option<Bound> {
     let mut attributes = message.get(MESSAGE..)?;
     while let (Some(length), Some(kind)) = (short(attributes, 0), short(attributes, 2)) {
         if kind == UNIX_DIAG_VFS {
-            return Some(Bound {
-                socket: u64::from(socket),
-                ino: number(attributes, 4)?,
-                dev: number(attributes, 8)?,
-            });
+            return Some(Bound { socket: u64::from(socket), ino: number(attributes, 4)?, dev: number(attributes, 8)? });
         }
         attributes = attributes.get(usize::from(length.max(4)).next_multiple_of(4)..)?;
     }
@@ -134,11 +127,7 @@ mod tests {
         std::fs::rename(&path, dir.path().join("moved")).unwrap();
         let other = UnixListener::bind(&path).unwrap();
         let all = listening().unwrap();
-        let file = |inode| {
-            all.iter()
-                .find(|b| b.socket == inode)
-                .map(|b| u64::from(b.ino))
-        };
+        let file = |inode| all.iter().find(|b| b.socket == inode).map(|b| u64::from(b.ino));
         assert_eq!(file(inode), Some(meta.ino() & 0xffff_ffff));
         let inode = rustix::fs::fstat(other.as_fd()).unwrap().st_ino;
         assert_ne!(file(inode), Some(meta.ino()));
@@ -150,9 +139,7 @@ mod tests {
         let mut text = [0_u8; 64];
         for seed in 0..=255_u8 {
             for (i, byte) in text.iter_mut().enumerate() {
-                *byte = seed
-                    .wrapping_mul(31)
-                    .wrapping_add((i as u8).wrapping_mul(seed));
+                *byte = seed.wrapping_mul(31).wrapping_add((i as u8).wrapping_mul(seed));
             }
             text[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
             for end in 0..=text.len() {

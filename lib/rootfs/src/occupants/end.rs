@@ -42,12 +42,7 @@ pub struct Outcome {
 /// # Errors
 ///
 /// [`Code::Os`] when a system call fails.
-pub fn end(
-    root: &Path,
-    id: RootId,
-    living: Vec<Occupant>,
-    timeout: Duration,
-) -> Result<Outcome, Failure> {
+pub fn end(root: &Path, id: RootId, living: Vec<Occupant>, timeout: Duration) -> Result<Outcome, Failure> {
     let scanner = Scanner::new(root, id)?;
     let mut outcome = Outcome::default();
     let mut held = Vec::new();
@@ -109,15 +104,12 @@ fn wait(mut held: Held, timeout: Duration, ended: &mut Vec<Occupant>) -> Result<
         let left = deadline.saturating_duration_since(Instant::now());
         let fds: Vec<_> = held.iter().map(|(_, fd)| fd.as_fd()).collect();
         // A pidfd is readable once the process and all of its threads have ended, also while it is a zombie.
-        let over = poll_readable(&fds, Some(left), Wake::Never)
-            .doing(Code::Os, || "waiting for processes to end")?;
+        let over = poll_readable(&fds, Some(left), Wake::Never).doing(Code::Os, || "waiting for processes to end")?;
         let Some(over) = over else {
             break;
         };
         let mut over = over.into_iter();
-        let (gone, rest): (Held, Held) = held
-            .into_iter()
-            .partition(|_| over.next().unwrap_or_default());
+        let (gone, rest): (Held, Held) = held.into_iter().partition(|_| over.next().unwrap_or_default());
         ended.extend(gone.into_iter().map(|(occupant, _)| occupant));
         held = rest;
     }

@@ -21,11 +21,7 @@ pub fn kernel_users(root: &Path) -> Vec<String> {
     }
     for (name, text) in files("/proc/sys/fs/binfmt_misc", "") {
         if let Some(file) = interpreter_kept_open(&text).and_then(|file| path_below(file, root)) {
-            found.push(format!(
-                "the binfmt_misc handler {} of the host has {} open",
-                quote(name),
-                quote(file)
-            ));
+            found.push(format!("the binfmt_misc handler {} of the host has {} open", quote(name), quote(file)));
         }
     }
     let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
@@ -36,13 +32,8 @@ pub fn kernel_users(root: &Path) -> Vec<String> {
 
 /// Parses `/proc/swaps`: the files at or below `root`. A blank in a name is an octal escape.
 fn swap_files(text: &[u8], root: &Path) -> Vec<PathBuf> {
-    let names = text
-        .split(|&b| b == b'\n')
-        .skip(1)
-        .filter_map(|line| line.split(|&b| b == b' ' || b == b'\t').next());
-    names
-        .filter_map(|name| path_below(decode(name).as_bytes(), root))
-        .collect()
+    let names = text.split(|&b| b == b'\n').skip(1).filter_map(|line| line.split(|&b| b == b' ' || b == b'\t').next());
+    names.filter_map(|name| path_below(decode(name).as_bytes(), root)).collect()
 }
 
 /// Returns what is in the file `below` each entry of a directory, with the entry's name. Empty means the entry itself.
@@ -63,13 +54,8 @@ fn files(dir: &str, below: &str) -> Vec<(OsString, Vec<u8>)> {
 
 /// Returns the interpreter of a binfmt_misc handler that has the flag F.
 fn interpreter_kept_open(text: &[u8]) -> Option<&[u8]> {
-    let field = |key: &[u8]| {
-        text.split(|&b| b == b'\n')
-            .find_map(|line| line.strip_prefix(key))
-    };
-    field(b"flags: ")?
-        .contains(&b'F')
-        .then_some(field(b"interpreter ")?)
+    let field = |key: &[u8]| text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(key));
+    field(b"flags: ")?.contains(&b'F').then_some(field(b"interpreter ")?)
 }
 
 #[cfg(test)]
@@ -86,10 +72,7 @@ mod tests {
         let found = |root: &str| swap_files(text, Path::new(root));
         let expected = ["/srv/my root/swap file", "/srv/my root/gone (deleted)"].map(PathBuf::from);
         assert_eq!(found("/srv/my root"), expected);
-        assert_eq!(
-            found("/srv/my\troot"),
-            [PathBuf::from("/srv/my\troot/swap")]
-        );
+        assert_eq!(found("/srv/my\troot"), [PathBuf::from("/srv/my\troot/swap")]);
         assert_eq!(found("/srv/my"), [""; 0].map(PathBuf::from));
     }
 

@@ -5,8 +5,7 @@
 
 use crate::root::RootId;
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2,
-    readlinkat, statx,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2, readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -29,13 +28,8 @@ pub(super) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
     let stat = statx(at, path, flags, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let given = StatxFlags::from_bits_retain(stat.stx_mask);
     Ok(Seen {
-        id: RootId {
-            dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
-            ino: stat.stx_ino,
-        },
-        mount: given
-            .contains(StatxFlags::MNT_ID)
-            .then_some(stat.stx_mnt_id),
+        id: RootId { dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), ino: stat.stx_ino },
+        mount: given.contains(StatxFlags::MNT_ID).then_some(stat.stx_mnt_id),
     })
 }
 
@@ -51,15 +45,9 @@ const DEPTH: usize = 4096;
 /// # Errors
 ///
 /// The system call's; `EXDEV` when it cannot be known.
-pub(super) fn is_below(
-    directory: &OwnedFd,
-    above: RootId,
-    parents: &HashMap<u64, u64>,
-) -> Result<bool, Errno> {
+pub(super) fn is_below(directory: &OwnedFd, above: RootId, parents: &HashMap<u64, u64>) -> Result<bool, Errno> {
     let mut seen = look_at(directory, "")?;
-    let mut at = directory
-        .try_clone()
-        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let mut at = directory.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let (mut compare, mut known) = (true, true);
     for _ in 0..DEPTH {
         if compare && seen.id == above {

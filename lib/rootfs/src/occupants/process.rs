@@ -138,9 +138,7 @@ impl<'a> Process<'a> {
         match is_below(&root, self.scanner.id, &self.scanner.parents) {
             Ok(true) => {
                 self.lives = true;
-                let path = self
-                    .text_below("root")
-                    .filter(|_| seen.id != self.scanner.id);
+                let path = self.text_below("root").filter(|_| seen.id != self.scanner.id);
                 let path = path.unwrap_or_else(|| self.scanner.root.clone());
                 self.add(UseKind::Root, path);
             }
@@ -269,8 +267,7 @@ impl<'a> Process<'a> {
             let here = self.is_here();
             // Overlayfs may show the device number of a layer.
             let is_it = |now: Seen| now.id.ino == inode;
-            let there = self.scanner.devices.contains(&device)
-                || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
+            let there = self.scanner.devices.contains(&device) || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
             if !there {
                 continue;
             }
@@ -338,10 +335,7 @@ pub(super) fn is_gone(error: Errno) -> bool {
 /// Returns whether an error means that we ran out of a resource, or were interrupted. It has nothing to do with the process,
 /// and ignoring it would hide processes.
 pub(super) fn is_ours(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR
-    )
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
 /// Opens the directory of a thread that still lives when the first one has ended.

@@ -53,24 +53,17 @@ impl Scanner {
         let own_pid = rustix::process::getpid().as_raw_nonzero().get();
         let link = std::fs::read_link("/proc/self").doing(Code::Os, || "reading '/proc/self'")?;
         if link.as_os_str() != own_pid.to_string().as_str() {
-            return Err(Failure::new(
-                Code::Os,
-                "looking at processes: '/proc' is that of another PID namespace",
-            )
-            .hint("mount that of this one: mount -t proc proc /proc"));
+            return Err(Failure::new(Code::Os, "looking at processes: '/proc' is that of another PID namespace")
+                .hint("mount that of this one: mount -t proc proc /proc"));
         }
         let mounts = mountinfo::read()?;
         let own = look_at(CWD, root).ok().and_then(|seen| seen.mount);
         let grown = mountinfo::with_descendants(&mounts, &own.into_iter().collect());
-        let is_visible = |m: &&mountinfo::Mount| {
-            Some(m.id) == own || grown.contains(&m.id) && m.target.starts_with(root)
-        };
+        let is_visible =
+            |m: &&mountinfo::Mount| Some(m.id) == own || grown.contains(&m.id) && m.target.starts_with(root);
         let visible: HashSet<u64> = mounts.iter().filter(is_visible).map(|m| m.id).collect();
-        let mut devices: HashSet<u64> = mounts
-            .iter()
-            .filter(|m| visible.contains(&m.id))
-            .map(|m| rustix::fs::makedev(m.dev.0, m.dev.1))
-            .collect();
+        let mut devices: HashSet<u64> =
+            mounts.iter().filter(|m| visible.contains(&m.id)).map(|m| rustix::fs::makedev(m.dev.0, m.dev.1)).collect();
         devices.insert(id.dev);
         // Without /proc/net/unix the kernel has no unix sockets, or does not show them.
         let sockets = match std::fs::read("/proc/net/unix") {
@@ -83,8 +76,7 @@ impl Scanner {
             root: root.to_owned(),
             root_in_maps: escape_newlines(root),
             id,
-            keyring: agents::Home::of(root, &mounts)
-                .doing(Code::Os, || "looking for the keyring of the root")?,
+            keyring: agents::Home::of(root, &mounts).doing(Code::Os, || "looking for the keyring of the root")?,
             mounts: mounts.iter().map(|m| m.id).collect(),
             parents: mounts.iter().map(|m| (m.id, m.parent)).collect(),
             visible,
@@ -98,8 +90,7 @@ impl Scanner {
     }
 
     pub(super) fn scan(&self) -> Result<Scan, Failure> {
-        let mut pids: Vec<i32> =
-            numbers(CWD, "/proc").doing(Code::Os, || "looking at processes in '/proc'")?;
+        let mut pids: Vec<i32> = numbers(CWD, "/proc").doing(Code::Os, || "looking at processes in '/proc'")?;
         pids.sort_unstable();
         let mut scan = Scan::default();
         for pid in pids {
@@ -132,20 +123,16 @@ impl Scanner {
         // A spared process never lives there, so it does not matter that we may not look at it.
         let spared = self.spared.contains(&pid);
         let looked = Process::look(self, pid).and_then(|process| match process {
-            Some(process) => Ok(Look {
-                unreadable: process.is_denied() && !spared,
-                occupant: process.occupant(spared)?,
-            }),
+            Some(process) => {
+                Ok(Look { unreadable: process.is_denied() && !spared, occupant: process.occupant(spared)? })
+            }
             None => Ok(Look::default()),
         });
         match looked {
             Ok(look) => Ok(look),
             // A process that was not seen for this reason may live there.
             Err(e) if is_ours(e) => Err(e).doing(Code::Os, || format!("looking at process {pid}")),
-            Err(e) => Ok(Look {
-                unreadable: !is_gone(e) && !spared,
-                occupant: None,
-            }),
+            Err(e) => Ok(Look { unreadable: !is_gone(e) && !spared, occupant: None }),
         }
     }
 }

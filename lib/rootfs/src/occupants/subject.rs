@@ -24,10 +24,9 @@ pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, 
         return match named {
             Some(named) => Ok(Some(named)),
             None if failed => Ok(None),
-            None if document.get::<Vec<Step>>().is_none() => Err(Failure::new(
-                Code::Usage,
-                "finding the root: there is neither a document nor DIR",
-            )),
+            None if document.get::<Vec<Step>>().is_none() => {
+                Err(Failure::new(Code::Usage, "finding the root: there is neither a document nor DIR"))
+            }
             None => document.need_root().map(|_| None),
         };
     }
@@ -38,11 +37,7 @@ pub fn subject(document: &Document, dir: Option<&Path>) -> Result<Option<Root>, 
     match named {
         Some(named) if named.id()? != meant.id()? => Err(Failure::new(
             Code::Usage,
-            format!(
-                "{} is not {}, the root that the document means",
-                quote(named.path()),
-                quote(meant.path())
-            ),
+            format!("{} is not {}, the root that the document means", quote(named.path()), quote(meant.path())),
         )
         .hint("leave DIR out, or give --new to work from DIR alone")),
         _ => Ok(Some(meant)),
@@ -75,13 +70,9 @@ fn without_mkroot(mut failure: Failure) -> Failure {
 fn not_the_hosts(root: Root) -> Result<Root, Failure> {
     // If it cannot be read, we are an ordinary user and cannot do such damage.
     match look_at(CWD, "/proc/1/root") {
-        Ok(first) if first.id == root.id()? => Err(Failure::new(
-            Code::Usage,
-            format!(
-                "opening the root {}: it is the root of PID 1",
-                quote(root.path())
-            ),
-        )),
+        Ok(first) if first.id == root.id()? => {
+            Err(Failure::new(Code::Usage, format!("opening the root {}: it is the root of PID 1", quote(root.path()))))
+        }
         _ => Ok(root),
     }
 }
@@ -102,15 +93,10 @@ mod tests {
         let nothing = Document::new();
         let rootless = document("{\"strapline\":1,\"steps\":[]}".into());
         let failed = document("{\"strapline\":1,\"error\":{\"exit\":69}}".into());
-        let gone = document(format!(
-            "{{\"strapline\":1,\"root\":\"{path}/gone\",\"error\":{{\"exit\":69}}}}"
-        ));
-        let other = document(format!(
-            "{{\"strapline\":1,\"root\":\"{path}\",\"root_id\":{{\"dev\":1,\"ino\":1}}}}"
-        ));
-        let path_of = |document: &Document, dir: Option<&Path>| {
-            subject(document, dir).map(|r| r.map(|r| r.path().to_owned()))
-        };
+        let gone = document(format!("{{\"strapline\":1,\"root\":\"{path}/gone\",\"error\":{{\"exit\":69}}}}"));
+        let other = document(format!("{{\"strapline\":1,\"root\":\"{path}\",\"root_id\":{{\"dev\":1,\"ino\":1}}}}"));
+        let path_of =
+            |document: &Document, dir: Option<&Path>| subject(document, dir).map(|r| r.map(|r| r.path().to_owned()));
         let link = root.join("link");
         assert_eq!(path_of(&plain, None), Ok(Some(root.clone())));
         assert_eq!(path_of(&plain, Some(&link)), Ok(Some(root.clone())));

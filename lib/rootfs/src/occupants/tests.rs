@@ -58,18 +58,12 @@ fn start(dir: &Path, script: &str) -> Started {
 }
 
 fn cwd(path: PathBuf) -> Use {
-    Use {
-        kind: UseKind::Cwd,
-        path,
-    }
+    Use { kind: UseKind::Cwd, path }
 }
 
 fn id(path: &Path) -> RootId {
     let stat = path.metadata().unwrap();
-    RootId {
-        dev: stat.dev(),
-        ino: stat.ino(),
-    }
+    RootId { dev: stat.dev(), ino: stat.ino() }
 }
 
 /// A scan in which every process of this system lives in the root, so that one can be ended without a chroot.
@@ -132,20 +126,8 @@ fn who_uses_a_path_is_found_and_does_not_live_there() {
     assert!(!found.lives && !found.elsewhere);
     assert_eq!(found.comm, "cat");
     assert_eq!(found.uid, rustix::process::geteuid().as_raw());
-    assert_eq!(
-        found.uses,
-        [
-            cwd(root.join("x")),
-            Use {
-                kind: UseKind::Fd(5),
-                path: root.join("x/file (deleted)"),
-            },
-        ]
-    );
-    assert_eq!(
-        found.how(),
-        format!("has its working directory at '{}/x'", root.display())
-    );
+    assert_eq!(found.uses, [cwd(root.join("x")), Use { kind: UseKind::Fd(5), path: root.join("x/file (deleted)") },]);
+    assert_eq!(found.how(), format!("has its working directory at '{}/x'", root.display()));
     // A directory whose name only begins the same is another one.
     let other = root.with_extension("other");
     std::fs::create_dir(&other).unwrap();
@@ -161,11 +143,7 @@ fn we_ourselves_are_not_named_and_our_ancestors_do_not_live_there() {
     let _ours = File::create(root.join("ours")).unwrap();
     let _socket = UnixListener::bind(root.join("socket")).unwrap();
     let scan = find(&root, id(&root)).unwrap();
-    assert!(
-        scan.occupants
-            .iter()
-            .all(|o| o.pid.unsigned_abs() != std::process::id())
-    );
+    assert!(scan.occupants.iter().all(|o| o.pid.unsigned_abs() != std::process::id()));
     let scanner = Scanner::new(&root, id(Path::new("/"))).unwrap();
     let parent = rustix::process::getppid().unwrap().as_raw_nonzero().get();
     for pid in [1, parent] {

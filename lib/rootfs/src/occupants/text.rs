@@ -115,9 +115,7 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, PathBuf> {
 
 /// Returns the effective user id of the text of `/proc/PID/status`.
 pub(crate) fn uid(status: &[u8]) -> Option<u32> {
-    let line = status
-        .split(|&b| b == b'\n')
-        .find_map(|line| line.strip_prefix(b"Uid:"))?;
+    let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
     let line = std::str::from_utf8(line).ok()?;
     line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
@@ -159,10 +157,7 @@ mod tests {
             junk\n: x y z\n\xff\xff /t/x\n";
         let mut found: Vec<_> = sockets(text, Path::new("/t")).into_iter().collect();
         found.sort();
-        assert_eq!(
-            found,
-            [(21512, "/t/etc/S.gpg agent".into()), (21513, "/t/x".into()),]
-        );
+        assert_eq!(found, [(21512, "/t/etc/S.gpg agent".into()), (21513, "/t/x".into()),]);
     }
 
     #[test]
@@ -189,10 +184,7 @@ mod tests {
         assert_eq!(uid(b"Uid:\t1\n"), None);
         let line = b"7f00-7f01 r-xp 00000000 fe:0a 12   /t/a b\\012 (deleted)";
         let path = &b"/t/a b\\012 (deleted)"[..];
-        assert_eq!(
-            mapped(line),
-            Some((rustix::fs::makedev(0xfe, 0xa), 12, path))
-        );
+        assert_eq!(mapped(line), Some((rustix::fs::makedev(0xfe, 0xa), 12, path)));
         assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 00:00 0 [heap]"), None);
         assert_eq!(mapped(b"7f00-7f01 rw-p 00000000 0000 0 /t"), None);
         assert_eq!(mapped(b"/"), None);

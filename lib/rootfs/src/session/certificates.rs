@@ -8,9 +8,7 @@
 use super::{Job, Place};
 use crate::attach::clone_tree;
 use rustix::fs::CWD;
-use rustix::mount::{
-    MountFlags, MoveMountFlags, UnmountFlags, mount, mount_bind, move_mount, unmount,
-};
+use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, mount_bind, move_mount, unmount};
 use stage::{Code, Doing, Failure, quote};
 use std::fs;
 use std::io::Read;
@@ -24,11 +22,8 @@ const DIR: &str = "SSL_CERT_DIR";
 const LIMIT: u64 = 4 << 20;
 
 /// Where builds of libcurl look: Debian's, Arch's and pacman-static; Fedora's; openSUSE's.
-const BUNDLES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-];
+const BUNDLES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Where a program gets its authorities from.
 #[derive(Debug)]
@@ -59,10 +54,7 @@ pub(super) fn of_environment(job: &Job<'_>) -> Result<Option<Authorities>, Failu
 }
 
 /// Returns what a variable names, if it is set.
-fn named<T>(
-    variable: &str,
-    find: impl Fn(&Path) -> Result<T, Failure>,
-) -> Result<Option<T>, Failure> {
+fn named<T>(variable: &str, find: impl Fn(&Path) -> Result<T, Failure>) -> Result<Option<T>, Failure> {
     let value = std::env::var_os(variable).filter(|value| !value.is_empty());
     value.map(|value| find(Path::new(&value))).transpose()
 }
@@ -76,10 +68,7 @@ fn file(value: &Path) -> Result<PathBuf, Failure> {
     if path.is_file() {
         return Ok(path);
     }
-    Err(Failure::new(
-        Code::NotFound,
-        format!("{}: there is no such file", doing(FILE, value)),
-    ))
+    Err(Failure::new(Code::NotFound, format!("{}: there is no such file", doing(FILE, value))))
 }
 
 /// Returns the certificates in all files of the directories, which are separated by ':'. Each file is read once, although
@@ -101,9 +90,8 @@ fn in_directories(value: &Path) -> Result<String, Failure> {
             let id = (meta.dev(), meta.ino());
             if meta.is_file() && !seen.contains(&id) {
                 seen.push(id);
-                certificates(&path, &mut text).doing(Code::Failed, || {
-                    format!("{}: reading {}", reading(), quote(&path))
-                })?;
+                certificates(&path, &mut text)
+                    .doing(Code::Failed, || format!("{}: reading {}", reading(), quote(&path)))?;
             }
         }
     }
@@ -137,12 +125,11 @@ pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
             continue;
         }
         match authorities {
-            Authorities::File(file) => mount_bind(file, bundle).doing(Code::Os, || {
-                format!("{} in place of {}", doing(FILE, file), quote(bundle))
-            })?,
-            Authorities::Text(text) => cover_with(text, bundle).doing(Code::Os, || {
-                format!("using {DIR} in place of {}", quote(bundle))
-            })?,
+            Authorities::File(file) => mount_bind(file, bundle)
+                .doing(Code::Os, || format!("{} in place of {}", doing(FILE, file), quote(bundle)))?,
+            Authorities::Text(text) => {
+                cover_with(text, bundle).doing(Code::Os, || format!("using {DIR} in place of {}", quote(bundle)))?
+            }
         }
     }
     Ok(())
@@ -154,8 +141,7 @@ fn cover_with(text: &str, bundle: &Path) -> std::io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     mount("authorities", dir, "tmpfs", flags, Some(c"mode=755"))?;
     let file = dir.join("authorities");
-    let bound =
-        fs::write(&file, text).and_then(|()| Ok(clone_tree(CWD, &file.to_string_lossy(), false)?));
+    let bound = fs::write(&file, text).and_then(|()| Ok(clone_tree(CWD, &file.to_string_lossy(), false)?));
     unmount(dir, UnmountFlags::empty())?;
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     Ok(move_mount(bound?, "", CWD, bundle, flags)?)
@@ -168,39 +154,25 @@ mod tests {
     #[test]
     fn each_certificate_of_the_directories_once_and_no_key() {
         let dir = tempfile::tempdir().unwrap();
-        let certificate =
-            |of: &str| format!("-----BEGIN CERTIFICATE-----\n{of}\n-----END CERTIFICATE-----\n");
+        let certificate = |of: &str| format!("-----BEGIN CERTIFICATE-----\n{of}\n-----END CERTIFICATE-----\n");
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         fs::create_dir(&a).unwrap();
         fs::create_dir(&b).unwrap();
         fs::write(a.join("1.pem"), format!("words\n{}", certificate("one"))).unwrap();
         fs::write(
             b.join("2.pem"),
-            format!(
-                "-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n{}",
-                certificate("two")
-            ),
+            format!("-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n{}", certificate("two")),
         )
         .unwrap();
         fs::write(b.join("README"), "none").unwrap();
         std::os::unix::fs::symlink("1.pem", a.join("0a0b0c0d.0")).unwrap();
         std::os::unix::fs::symlink("nowhere", a.join("00000000.0")).unwrap();
-        rustix::fs::mknodat(
-            CWD,
-            a.join("fifo"),
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RWXU,
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(CWD, a.join("fifo"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
         let both = std::env::join_paths([&a, &b]).unwrap();
         let text = in_directories(Path::new(&both)).unwrap();
         assert_eq!(text, certificate("one") + &certificate("two"));
         fs::remove_file(b.join("2.pem")).unwrap();
         assert_eq!(in_directories(&b).unwrap_err().code, Code::NotFound);
-        assert_eq!(
-            in_directories(&b.join("none")).unwrap_err().code,
-            Code::NotFound
-        );
+        assert_eq!(in_directories(&b.join("none")).unwrap_err().code, Code::NotFound);
     }
 }

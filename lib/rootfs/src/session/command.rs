@@ -31,10 +31,7 @@ pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Res
 pub(super) fn exec(job: &Job<'_>) -> Errno {
     let errno = |e: nix::errno::Errno| Errno::from_raw_os_error(e as i32);
     if let Some((uid, gid, groups)) = &job.user {
-        let groups: Vec<_> = groups
-            .iter()
-            .map(|g| nix::unistd::Gid::from_raw(*g))
-            .collect();
+        let groups: Vec<_> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
         let change = nix::unistd::setgroups(&groups)
             .and_then(|()| nix::unistd::setresgid((*gid).into(), (*gid).into(), (*gid).into()))
             .and_then(|()| nix::unistd::setresuid((*uid).into(), (*uid).into(), (*uid).into()));
@@ -77,9 +74,7 @@ fn candidates(job: &Job<'_>) -> Vec<CString> {
     }
     let path = job.env.iter().find(|(key, _)| key == "PATH");
     let path = path.map_or(&b"/usr/bin"[..], |(_, value)| value.as_bytes());
-    path.split(|b| *b == b':')
-        .filter_map(|dir| CString::new([dir, b"/", name].concat()).ok())
-        .collect()
+    path.split(|b| *b == b':').filter_map(|dir| CString::new([dir, b"/", name].concat()).ok()).collect()
 }
 
 /// Runs the probe program.
@@ -100,8 +95,5 @@ pub(super) fn run_probe(arch: Arch, program: &[u8]) -> Result<(), Failure> {
         Ok(status) => stage::child::ended(status),
         Err(e) => e.to_string(),
     };
-    Err(Failure::new(
-        Code::Failed,
-        format!("running a program of {} inside the root: {why}", arch.name),
-    ))
+    Err(Failure::new(Code::Failed, format!("running a program of {} inside the root: {why}", arch.name)))
 }

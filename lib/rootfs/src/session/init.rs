@@ -48,11 +48,7 @@ impl Init<'_> {
         die_with_parent()?;
         reset_signals()?;
         let children = block_sigchld()?;
-        let mut keep = vec![
-            self.control.as_raw_fd(),
-            self.report.as_raw_fd(),
-            children.as_raw_fd(),
-        ];
+        let mut keep = vec![self.control.as_raw_fd(), self.report.as_raw_fd(), children.as_raw_fd()];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
         if let Work::Call(_, lent, _) = work {
             keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
@@ -71,13 +67,9 @@ impl Init<'_> {
         }
         rustix::mount::mount_change(
             "/",
-            rustix::mount::MountPropagationFlags::DOWNSTREAM
-                | rustix::mount::MountPropagationFlags::REC,
+            rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
         )
-        .doing(
-            Code::Permission,
-            || "making the mounts of the new namespace our own",
-        )
+        .doing(Code::Permission, || "making the mounts of the new namespace our own")
         .map_err(|f| match attach::apparmor_hint() {
             Some(hint) => f.hint(hint),
             None => f,
@@ -99,10 +91,8 @@ impl Init<'_> {
             certificates::cover(authorities)?;
         }
         if self.inside.handler.is_some() && self.ids == Ids::Same {
-            nix::sched::unshare(
-                nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS,
-            )
-            .map_err(|e| explain_clone(Errno::from_raw_os_error(e as i32), Ids::Identity))?;
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER | nix::sched::CloneFlags::CLONE_NEWNS)
+                .map_err(|e| explain_clone(Errno::from_raw_os_error(e as i32), Ids::Identity))?;
             die_with_parent()?;
             self.ask(&Frame::Map)?;
         }
@@ -118,11 +108,7 @@ impl Init<'_> {
             };
             leave::the_host(root.as_fd())?;
         }
-        Ok(Prepared {
-            null,
-            children,
-            _table: table,
-        })
+        Ok(Prepared { null, children, _table: table })
     }
 
     /// Sends a frame to the tool, and waits for [`GO`]. If the pipe is closed, the tool is dead. Any other byte is a signal
@@ -149,9 +135,7 @@ impl Init<'_> {
                 format!("opening the root {root}: it was replaced in the meantime"),
             ));
         }
-        root.as_fd()
-            .try_clone_to_owned()
-            .doing(Code::Os, || "opening the root")
+        root.as_fd().try_clone_to_owned().doing(Code::Os, || "opening the root")
     }
 
     /// Mounts the plan, except what `mkroot --host` has already mounted. `read_only`: makes everything else read-only.
@@ -168,13 +152,8 @@ impl Init<'_> {
         };
         attach::attach_tree(root.as_fd(), below.as_fd()).doing(Code::Os, doing)?;
         let live = mountinfo::read()?;
-        let plan: Vec<Mount> = self
-            .inside
-            .mounts
-            .iter()
-            .filter(|m| !live.iter().any(|l| l.target == path.join(&m.at)))
-            .cloned()
-            .collect();
+        let plan: Vec<Mount> =
+            self.inside.mounts.iter().filter(|m| !live.iter().any(|l| l.target == path.join(&m.at))).cloned().collect();
         attach::attach_plan(root.as_fd(), path, &plan)?;
         Ok(root)
     }
@@ -196,8 +175,7 @@ impl Init<'_> {
             Ok((cache, copy))
         };
         let copy = cache.map(copy).transpose()?;
-        attach::make_read_only(Path::new("/"))
-            .doing(Code::Permission, || "making the host read-only, inside")?;
+        attach::make_read_only(Path::new("/")).doing(Code::Permission, || "making the host read-only, inside")?;
         if let Some((cache, copy)) = copy {
             let doing = || format!("binding {} on itself", quote(cache));
             let directory = attach::directory(cache).doing(Code::Os, doing)?;
@@ -294,11 +272,7 @@ fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
     binfmt::register(arch, interpreter, flags).map_err(|e| {
         let failure = Failure::new(
             Code::Failed,
-            format!(
-                "registering {} for programs of {}: {e}",
-                quote(interpreter),
-                arch.name
-            ),
+            format!("registering {} for programs of {}: {e}", quote(interpreter), arch.name),
         );
         match e {
             Errno::NOENT => failure.hint("run mkroot again: the emulator that it found is gone"),
@@ -387,9 +361,7 @@ fn obey(control: BorrowedFd<'_>) {
     for byte in &bytes[..n] {
         // A stopped process handles no signal. ESRCH: all have ended.
         for signal in [Signal::try_from(i32::from(*byte)), Ok(Signal::SIGCONT)] {
-            signal
-                .and_then(|s| kill(Pid::from_raw(-1), s))
-                .unwrap_or(());
+            signal.and_then(|s| kill(Pid::from_raw(-1), s)).unwrap_or(());
         }
     }
 }

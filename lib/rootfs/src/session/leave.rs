@@ -21,8 +21,7 @@ use std::os::fd::BorrowedFd;
 ///
 /// The system calls'.
 pub(super) fn the_host(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .doing(Code::Os, || "making init undumpable")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).doing(Code::Os, || "making init undumpable")?;
     change_root(root).doing(Code::Os, || "leaving the host's file system")
 }
 

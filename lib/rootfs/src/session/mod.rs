@@ -170,16 +170,7 @@ impl Inside {
         idmap: Option<IdMap>,
         handler: Option<(Arch, Binfmt)>,
     ) -> Result<Self, Failure> {
-        Ok(Self {
-            id: root.id()?,
-            root,
-            mounts,
-            idmap,
-            handler,
-            watched: None,
-            cache: None,
-            gpgdir: None,
-        })
+        Ok(Self { id: root.id()?, root, mounts, idmap, handler, watched: None, cache: None, gpgdir: None })
     }
 
     /// Returns the root.
@@ -233,11 +224,7 @@ impl Inside {
     ///
     /// When the root cannot be entered, or a signal asked us to stop; [`Code::Hung`] when [`Inside::watch`] was called and
     /// the command made no progress. A command that fails is not an error.
-    pub fn run(
-        &self,
-        job: &Job<'_>,
-        output: Option<Output<'_>>,
-    ) -> Result<(Ended, Duration), Failure> {
+    pub fn run(&self, job: &Job<'_>, output: Option<Output<'_>>) -> Result<(Ended, Duration), Failure> {
         // A signal that came before is not forwarded to the command, which would run to its end.
         signal::check()?;
         let watchdog = self.watchdog().filter(|_| !job.terminal);
@@ -328,13 +315,7 @@ impl Inside {
         match unsafe { sys::clone(flags) } {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
             Ok(None) => {
-                let init = Init {
-                    inside: self,
-                    ids,
-                    control: control_theirs,
-                    report: report_theirs,
-                    output: written,
-                };
+                let init = Init { inside: self, ids, control: control_theirs, report: report_theirs, output: written };
                 let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
                 sys::exit_now(status)
             }
@@ -345,21 +326,13 @@ impl Inside {
                     Work::Exec(job, _) if job.place == Place::Host => Forward::Interrupt,
                     _ => Forward::Ending,
                 };
-                let mut watch = Watch {
-                    ids,
-                    pid,
-                    control: Some(control),
-                    told: None,
-                    forward,
-                };
+                let mut watch = Watch { ids, pid, control: Some(control), told: None, forward };
                 let seen = watch.until_the_end(report, sink, watchdog);
                 // Closing the control pipe ends init if it still lives.
                 watch.control = None;
                 match seen {
                     Ok(Some(hung)) => Err(watch::kill(pid, hung)),
-                    Ok(None) => watch
-                        .conclude(watch::wait_for(pid))
-                        .map_err(|f| f.while_doing(doing())),
+                    Ok(None) => watch.conclude(watch::wait_for(pid)).map_err(|f| f.while_doing(doing())),
                     Err(failure) => {
                         // The first failure is the one to report.
                         drop(watch::wait_for(pid));
@@ -387,9 +360,7 @@ enum Ids<'a> {
 /// cannot be known, it is tried.
 fn may_mount() -> bool {
     use rustix::thread::{CapabilitySet, capabilities};
-    capabilities(None).map_or(true, |sets| {
-        sets.effective.contains(CapabilitySet::SYS_ADMIN)
-    })
+    capabilities(None).map_or(true, |sets| sets.effective.contains(CapabilitySet::SYS_ADMIN))
 }
 
 /// A function that gets each piece of a command's output.
@@ -407,9 +378,7 @@ pub struct Output<'a> {
 
 impl std::fmt::Debug for Output<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Output")
-            .field("from", &self.from)
-            .finish_non_exhaustive()
+        f.debug_struct("Output").field("from", &self.from).finish_non_exhaustive()
     }
 }
 
@@ -439,8 +408,7 @@ impl Work<'_> {
 fn need_one_thread() -> Result<(), Failure> {
     let begin = Instant::now();
     loop {
-        let tasks =
-            std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
+        let tasks = std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
         match tasks.count() {
             1 => return Ok(()),
             _ if begin.elapsed() < Duration::from_secs(1) => std::thread::yield_now(),
@@ -458,9 +426,7 @@ fn need_one_thread() -> Result<(), Failure> {
 fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
     let failure = Failure::new(Code::Permission, format!("making namespaces: {error}"));
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let seccomp = status
-        .lines()
-        .any(|l| l.split_whitespace().eq(["Seccomp:", "2"]));
+    let seccomp = status.lines().any(|l| l.split_whitespace().eq(["Seccomp:", "2"]));
     match error {
         Errno::NOSPC => failure.hint(
             "a limit is used up or 0: see 'sysctl user.max_user_namespaces user.max_mnt_namespaces user.max_pid_namespaces'",
@@ -489,10 +455,7 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
     let mut env: Vec<(OsString, OsString)> = [
-        (
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin",
-        ),
+        ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
     ]

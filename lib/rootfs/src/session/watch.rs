@@ -71,8 +71,7 @@ impl Watch<'_> {
         while !open.is_empty() {
             let fds: Vec<_> = open.iter().map(|(_, fd)| fd.as_fd()).collect();
             let tick = watchdog.as_ref().map(Watchdog::tick);
-            let ready = poll_readable(&fds, tick, Wake::OnSignal)
-                .doing(Code::Os, || "waiting for what runs inside")?;
+            let ready = poll_readable(&fds, tick, Wake::OnSignal).doing(Code::Os, || "waiting for what runs inside")?;
             self.forward_signals(&mut signals);
             match (&mut watchdog, &ready) {
                 (Some(dog), Some(ready)) if ready.contains(&true) => dog.output(),
@@ -109,8 +108,7 @@ impl Watch<'_> {
             // A result may be long: its parts are not searched again and again.
             while let Some(end) = lines.iter().position(|b| whole && *b == b'\n') {
                 let line: Vec<u8> = lines.drain(..=end).collect();
-                let frame =
-                    serde_json::from_slice(&line).doing(Code::Os, || "reading from init")?;
+                let frame = serde_json::from_slice(&line).doing(Code::Os, || "reading from init")?;
                 self.answer(frame)?;
             }
         }
@@ -168,30 +166,22 @@ impl Watch<'_> {
 
     /// Returns how the entry ended and what a function returned, from what init reported and its status.
     pub(super) fn conclude(self, status: Result<WaitStatus, Failure>) -> Result<Outcome, Failure> {
-        let ended = |ended, time| Outcome {
-            ended,
-            time,
-            returned: None,
-        };
+        let ended = |ended, time| Outcome { ended, time, returned: None };
         match self.told {
             Some(Frame::Failed(failure)) => Err(failure),
             Some(Frame::NotRun(errno)) => {
                 let errno = Errno::from_raw_os_error(errno);
                 Ok(ended(Ended::NotRun(errno), Duration::ZERO))
             }
-            Some(Frame::Returned(result)) => Ok(Outcome {
-                returned: Some(result),
-                ..ended(Ended::Exited(0), Duration::ZERO)
-            }),
+            Some(Frame::Returned(result)) => {
+                Ok(Outcome { returned: Some(result), ..ended(Ended::Exited(0), Duration::ZERO) })
+            }
             Some(Frame::Ended(exit, by, seconds)) => {
                 let how = match (exit, by) {
                     (Some(exit), _) => Ended::Exited(exit),
                     (None, by) => Ended::Signalled(by.unwrap_or(libc::SIGKILL)),
                 };
-                Ok(ended(
-                    how,
-                    Duration::try_from_secs_f64(seconds).unwrap_or_default(),
-                ))
+                Ok(ended(how, Duration::try_from_secs_f64(seconds).unwrap_or_default()))
             }
             _ => {
                 signal::check()?;
@@ -237,8 +227,5 @@ pub(super) fn kill(pid: i32, hung: Failure) -> Failure {
         Ok(false) => format!("it still lives after {} s", KILL_WAIT.as_secs()),
         Err(e) => e.to_string(),
     };
-    Failure {
-        message: format!("{}; killing it: {why}", hung.message),
-        ..hung
-    }
+    Failure { message: format!("{}; killing it: {why}", hung.message), ..hung }
 }

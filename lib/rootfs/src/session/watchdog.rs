@@ -68,12 +68,7 @@ struct Sleeper {
 impl Watchdog {
     /// Returns one with this limit, whose messages begin with the name of `tool`.
     pub(super) fn new(tool: &'static str, limit: Duration) -> Self {
-        Self {
-            tool,
-            limit,
-            idle: Duration::ZERO,
-            before: Done::default(),
-        }
+        Self { tool, limit, idle: Duration::ZERO, before: Done::default() }
     }
 
     /// Returns after which time without output [`Watchdog::waited`] must be called.
@@ -110,10 +105,7 @@ impl Watchdog {
             (None, None) => false,
             _ => true,
         };
-        #[allow(
-            clippy::cast_precision_loss,
-            reason = "52 bits of ticks are 10^6 years"
-        )]
+        #[allow(clippy::cast_precision_loss, reason = "52 bits of ticks are 10^6 years")]
         let worked = now.ticks.saturating_sub(self.before.ticks) as f64 >= ticks.max(1.0);
         if written || worked {
             self.before = now;
@@ -152,14 +144,7 @@ impl Sleeper {
 impl Display for Sleeper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let command = message::quote(&self.command);
-        write!(
-            f,
-            "{:width$}{} {command} {}",
-            "",
-            self.pid,
-            self.place(),
-            width = 2 * self.depth
-        )?;
+        write!(f, "{:width$}{} {command} {}", "", self.pid, self.place(), width = 2 * self.depth)?;
         if let Some(number) = self.syscall {
             write!(f, ", system call {number}")?;
         }
@@ -213,14 +198,8 @@ impl Process {
             // 0: it does not sleep, or we may not know.
             wchan: self.text("wchan").filter(|w| !w.is_empty() && w != "0"),
             // "61 0x… …", "-1 0x… 0x…" or "running"
-            syscall: self
-                .text("syscall")
-                .and_then(|t| t.split(' ').next()?.parse().ok()),
-            stack: stack
-                .lines()
-                .filter_map(function)
-                .filter(|name| !below(name))
-                .collect(),
+            syscall: self.text("syscall").and_then(|t| t.split(' ').next()?.parse().ok()),
+            stack: stack.lines().filter_map(function).filter(|name| !below(name)).collect(),
         }
     }
 }
@@ -235,12 +214,7 @@ fn tree_of(init: i32) -> Vec<Process> {
         let stat = read_at(&dir, "stat").ok();
         if let Some(stat) = stat.and_then(|text| Stat::parse(&text)) {
             let siblings = children.entry(stat.parent).or_default();
-            siblings.push(Process {
-                pid,
-                depth: 0,
-                dir,
-                stat,
-            });
+            siblings.push(Process { pid, depth: 0, dir, stat });
         }
     }
     let mut tree = Vec::new();
@@ -248,12 +222,7 @@ fn tree_of(init: i32) -> Vec<Process> {
     tree
 }
 
-fn descend(
-    pid: i32,
-    depth: usize,
-    children: &mut BTreeMap<i32, Vec<Process>>,
-    tree: &mut Vec<Process>,
-) {
+fn descend(pid: i32, depth: usize, children: &mut BTreeMap<i32, Vec<Process>>, tree: &mut Vec<Process>) {
     for mut process in children.remove(&pid).unwrap_or_default() {
         let pid = process.pid;
         process.depth = depth;
@@ -266,10 +235,7 @@ fn descend(
 fn done(tree: &[Process]) -> Done {
     Done {
         ticks: tree.iter().map(|p| p.stat.ticks).sum(),
-        written: tree
-            .iter()
-            .filter_map(Process::written)
-            .reduce(|a, b| a + b),
+        written: tree.iter().filter_map(Process::written).reduce(|a, b| a + b),
     }
 }
 
@@ -278,10 +244,7 @@ mod tests {
     use super::*;
 
     fn done(ticks: u64, written: u64) -> Done {
-        Done {
-            ticks,
-            written: Some(written),
-        }
+        Done { ticks, written: Some(written) }
     }
 
     #[test]
@@ -291,10 +254,7 @@ mod tests {
         assert!(!ticks(10, done(1, 1)));
         assert!(!ticks(9, done(90_000, 1)), "the processor was used");
         assert!(!ticks(5, done(90_001, 5000)), "something was written");
-        assert!(
-            !ticks(5, done(90_005, 5900)),
-            "a little of both is no progress yet"
-        );
+        assert!(!ticks(5, done(90_005, 5900)), "a little of both is no progress yet");
         assert!(ticks(1, done(90_006, 5950)));
         dog.output();
         assert!(!dog.is_over(done(90_006, 5950)));
@@ -310,10 +270,7 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_count_bytes_leaves_the_rest() {
         let mut dog = Watchdog::new("test", Duration::from_secs(1));
-        let now = |ticks| Done {
-            ticks,
-            written: None,
-        };
+        let now = |ticks| Done { ticks, written: None };
         assert!(!(0..9).any(|_| dog.is_over(now(0))));
         assert!(!dog.is_over(now(50)));
         assert!((0..10).any(|_| dog.is_over(now(50))));
@@ -335,14 +292,7 @@ mod tests {
             "  12 'sh -c read\\u{1b}' sleeps in wait_for_partner, system call 257, wait_for_partner < fifo_open"
         );
         let dog = Watchdog::new("test", Duration::from_millis(1500));
-        let found = [
-            Sleeper {
-                state: 'T',
-                command: "pacman -Su".into(),
-                ..sleeper.clone()
-            },
-            sleeper,
-        ];
+        let found = [Sleeper { state: 'T', command: "pacman -Su".into(), ..sleeper.clone() }, sleeper];
         assert_eq!(
             dog.failure(&found).message,
             "nothing happened for 1.5 s: 'pacman -Su' is stopped, 'sh -c read\\u{1b}' sleeps in wait_for_partner"
@@ -361,10 +311,7 @@ mod tests {
         // The shell has forked when its child is there.
         let begin = std::time::Instant::now();
         let found = loop {
-            assert!(
-                begin.elapsed() < Duration::from_secs(60),
-                "no 'cat' is found"
-            );
+            assert!(begin.elapsed() < Duration::from_secs(60), "no 'cat' is found");
             let tree = tree_of(me);
             let mut below = tree.iter().skip_while(|p| p.pid != id);
             let (shell, cat) = (below.next(), below.next());

@@ -59,11 +59,7 @@ pub(crate) fn compress(format: Format, bytes: &[u8]) -> Vec<u8> {
 fn add(tape: &mut Builder<Vec<u8>>, path: &str, kind: EntryType, bytes: &[u8]) {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
-    header.set_mode(if path.starts_with("usr/bin") {
-        0o755
-    } else {
-        0o644
-    });
+    header.set_mode(if path.starts_with("usr/bin") { 0o755 } else { 0o644 });
     if kind == EntryType::Symlink {
         header.set_size(0);
         let target = std::str::from_utf8(bytes).unwrap();
@@ -134,19 +130,9 @@ impl Package {
         Self::with("pacman-static", version, Format::Zst, |_| ())
     }
 
-    fn with(
-        name: &str,
-        version: &str,
-        format: Format,
-        middle: impl Fn(&mut Builder<Vec<u8>>),
-    ) -> Self {
+    fn with(name: &str, version: &str, format: Format, middle: impl Fn(&mut Builder<Vec<u8>>)) -> Self {
         let mut tape = Builder::new(Vec::new());
-        add(
-            &mut tape,
-            ".PKGINFO",
-            EntryType::Regular,
-            format!("pkgname = {name}\npkgver = {version}\n").as_bytes(),
-        );
+        add(&mut tape, ".PKGINFO", EntryType::Regular, format!("pkgname = {name}\npkgver = {version}\n").as_bytes());
         // A decoy with the right file name in another place.
         let decoy = "usr/share/usr/bin/pacman-static";
         add(&mut tape, decoy, EntryType::Regular, b"#!/bin/false\n");
@@ -201,11 +187,7 @@ pub(crate) fn database(packages: &[&Package], format: Format) -> Vec<u8> {
     for package in packages {
         let (name, version) = (&package.name, &package.version);
         let mut desc = format!("%FILENAME%\n{}\n\n%NAME%\n{name}\n\n", package.file);
-        write!(
-            desc,
-            "%BASE%\nx\n\n%VERSION%\n{version}\n\n%ARCH%\nx86_64\n\n"
-        )
-        .unwrap();
+        write!(desc, "%BASE%\nx\n\n%VERSION%\n{version}\n\n%ARCH%\nx86_64\n\n").unwrap();
         if let Some(size) = package.csize {
             write!(desc, "%CSIZE%\n{size}\n\n").unwrap();
         }

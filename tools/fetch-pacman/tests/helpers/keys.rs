@@ -34,19 +34,14 @@ const NOW: &str = "";
 const THEN: &str = "20200110T000000!";
 
 /// Ends the agent and removes the home when the tests end, however they do: then its stdin is closed.
-const GUARD: &str =
-    "trap '' INT TERM HUP; cat; gpgconf --homedir \"$0\" --kill all; rm -rf -- \"$0\"";
+const GUARD: &str = "trap '' INT TERM HUP; cat; gpgconf --homedir \"$0\" --kill all; rm -rf -- \"$0\"";
 
 /// Returns the keys.
 pub(crate) fn keys() -> &'static Keys {
     static KEYS: OnceLock<Keys> = OnceLock::new();
     KEYS.get_or_init(|| {
         // Short, as the path of the agent's socket must be.
-        let home = tempfile::Builder::new()
-            .prefix("fp")
-            .tempdir_in("/tmp")
-            .unwrap()
-            .keep();
+        let home = tempfile::Builder::new().prefix("fp").tempdir_in("/tmp").unwrap().keep();
         let guard = Command::new("sh")
             .args(["-c", GUARD])
             .arg(&home)
@@ -60,14 +55,7 @@ pub(crate) fn keys() -> &'static Keys {
         let expired = make(&home, "expired", "ed25519", THEN, "2020-02-01");
         let mut revoked = make(&home, "revoked", "ed25519", NOW, "never");
         revoked.public = revoke(&home, &revoked);
-        Keys {
-            home,
-            lilac,
-            stranger,
-            expired,
-            revoked,
-            _guard: guard,
-        }
+        Keys { home, lilac, stranger, expired, revoked, _guard: guard }
     })
 }
 
@@ -90,9 +78,7 @@ fn gpg(home: &Path, when: &str) -> Command {
 
 #[track_caller]
 fn run(command: &mut Command) -> Vec<u8> {
-    let output = command
-        .output()
-        .expect("this test needs gpg: apt install gnupg");
+    let output = command.output().expect("this test needs gpg: apt install gnupg");
     assert!(output.status.success(), "{output:?}");
     output.stdout
 }
@@ -104,11 +90,7 @@ fn make(home: &Path, name: &str, kind: &str, when: &'static str, until: &str) ->
     let list = String::from_utf8(list).unwrap();
     let line = list.lines().find(|line| line.starts_with("fpr:")).unwrap();
     let fingerprint = line.split(':').nth(9).unwrap().to_owned();
-    Key {
-        public: run(gpg(home, when).args(["--export", &fingerprint])),
-        fingerprint,
-        when,
-    }
+    Key { public: run(gpg(home, when).args(["--export", &fingerprint])), fingerprint, when }
 }
 
 /// Returns a key with its owner's revocation: a signature that stands right after the key itself. The one in the home
@@ -116,13 +98,9 @@ fn make(home: &Path, name: &str, kind: &str, when: &'static str, until: &str) ->
 fn revoke(home: &Path, key: &Key) -> Vec<u8> {
     let file = home.join(format!("openpgp-revocs.d/{}.rev", key.fingerprint));
     // gpg puts a colon before it, so that nobody does this by mistake.
-    let text = fs::read_to_string(&file)
-        .unwrap()
-        .replace(":-----", "-----");
+    let text = fs::read_to_string(&file).unwrap().replace(":-----", "-----");
     fs::write(&file, text).unwrap();
-    let revocation = run(gpg(home, NOW)
-        .args(["--output", "-", "--dearmor"])
-        .arg(&file));
+    let revocation = run(gpg(home, NOW).args(["--output", "-", "--dearmor"]).arg(&file));
     let (first, rest) = key.public.split_at(packet(&key.public));
     [first, &revocation, rest].concat()
 }

@@ -74,10 +74,7 @@ impl Server {
         server
     }
 
-    fn on(
-        scheme: &str,
-        dress: impl Fn(TcpStream) -> Box<dyn Stream> + Send + Sync + 'static,
-    ) -> Self {
+    fn on(scheme: &str, dress: impl Fn(TcpStream) -> Box<dyn Stream> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(State::default()));
@@ -104,15 +101,9 @@ impl Server {
     /// Returns a server that has only these packages in `archlinuxcn`.
     pub(crate) fn with_only(packages: &[&Package]) -> Self {
         let server = Self::new();
-        server.say(
-            "/archlinuxcn.db",
-            Answer::File(database(packages, Format::Gz)),
-        );
+        server.say("/archlinuxcn.db", Answer::File(database(packages, Format::Gz)));
         for package in packages {
-            server.say(
-                &format!("/{}", package.file),
-                Answer::File(package.bytes.clone()),
-            );
+            server.say(&format!("/{}", package.file), Answer::File(package.bytes.clone()));
         }
         server
     }
@@ -152,10 +143,7 @@ impl Nobody {
         let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
         bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
         let at: SockaddrIn = getsockname(socket.as_raw_fd()).unwrap();
-        Self {
-            url: format!("http://{at}"),
-            _socket: socket,
-        }
+        Self { url: format!("http://{at}"), _socket: socket }
     }
 }
 
@@ -210,14 +198,10 @@ fn serve(out: &mut dyn Stream, state: &Mutex<State>) -> std::io::Result<()> {
             // Ends when the client hangs up.
             std::io::copy(out, &mut std::io::sink()).map(drop)
         }
-        Answer::Status(status) => write!(
-            out,
-            "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        ),
-        Answer::To(url) => write!(
-            out,
-            "HTTP/1.1 302 Found\r\nLocation: {url}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        ),
+        Answer::Status(status) => write!(out, "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
+        Answer::To(url) => {
+            write!(out, "HTTP/1.1 302 Found\r\nLocation: {url}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        }
         Answer::Endless => {
             out.write_all(b"HTTP/1.0 200 OK\r\n\r\n")?;
             loop {

@@ -55,8 +55,7 @@ pub(crate) fn keys() -> &'static Keys {
         let home = directory.path();
         let never = "Expire-Date: 0";
         let masters = ["m1", "m2", "m3"].map(|name| make_key(home, name, never));
-        let [builder, retired, extra] =
-            ["builder", "retired", "extra"].map(|name| make_key(home, name, never));
+        let [builder, retired, extra] = ["builder", "retired", "extra"].map(|name| make_key(home, name, never));
         let past = "Creation-Date: 20200101T000000\nExpire-Date: 366";
         let expired = make_key(home, "expired", past);
         for master in &masters {
@@ -84,15 +83,7 @@ pub(crate) fn keys() -> &'static Keys {
         let signature = package.with_extension("sig");
         let package = [&package, &signature].map(|p| fs::read(p).unwrap());
         kill_agent(home);
-        Keys {
-            package,
-            rings,
-            masters,
-            builder,
-            retired,
-            expired,
-            extra,
-        }
+        Keys { package, rings, masters, builder, retired, expired, extra }
     })
 }
 
@@ -113,9 +104,7 @@ pub(crate) struct Lab {
 
 /// The warning about a key that too few sign.
 pub(crate) fn marginal(key: &str) -> String {
-    format!(
-        "{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid"
-    )
+    format!("{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid")
 }
 
 /// What a keyring package says.
@@ -157,23 +146,11 @@ impl Lab {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
         let root = top.join(below);
-        for at in [
-            "dev",
-            "etc/pacman.d",
-            "proc",
-            "run",
-            "sys",
-            "tmp",
-            "var/cache",
-            "var/lib/pacman",
-            "var/log",
-        ] {
+        for at in ["dev", "etc/pacman.d", "proc", "run", "sys", "tmp", "var/cache", "var/lib/pacman", "var/log"] {
             fs::create_dir_all(root.join(at)).unwrap();
         }
         let pins = ring.pinned.iter().map(|key| {
-            format!(
-                "[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"x\"\ndate = \"2026-11-22\"\n"
-            )
+            format!("[[keyring.trusted]]\nfingerprint = \"{key}\"\nsource = \"x\"\ndate = \"2026-11-22\"\n")
         });
         let preset = format!(
             "name = \"test\"\ntitle = \"Test Linux\"\n[keyring]\npackages = [\"test-keyring\"]\n\
@@ -193,11 +170,7 @@ impl Lab {
             "binfmt": {"kind": "native"},
             "org.example.note": {"kept": true},
         });
-        Self {
-            directory,
-            root,
-            document,
-        }
+        Self { directory, root, document }
     }
 
     /// As after the keyring package was installed.
@@ -218,10 +191,7 @@ impl Lab {
         let package = www.join("test-keyring-1-1-any.pkg.tar.zst");
         write_package(&package, "test-keyring", &ring.files());
         let mut repo_add = Command::new("repo-add");
-        run(repo_add
-            .arg("-q")
-            .arg(www.join("core.db.tar.gz"))
-            .arg(&package));
+        run(repo_add.arg("-q").arg(www.join("core.db.tar.gz")).arg(&package));
         let conf = top.join("loose.conf");
         let root = self.root.display();
         let text = format!(
@@ -240,8 +210,7 @@ impl Lab {
             "sha256": sum.split(' ').next().unwrap(),
             "trust": "host",
         });
-        self.document["config"] =
-            json!({"strict": conf, "loose": conf, "cache": top.join("cache")});
+        self.document["config"] = json!({"strict": conf, "loose": conf, "cache": top.join("cache")});
         self
     }
 
@@ -254,10 +223,7 @@ impl Lab {
         let top = self.root.parent().unwrap();
         match self.document["config"]["strict"].as_str() {
             Some(strict) => Path::new(strict).with_file_name("gnupg"),
-            None => top.join(format!(
-                "{}.strapline/gnupg",
-                self.root.file_name().unwrap().to_str().unwrap()
-            )),
+            None => top.join(format!("{}.strapline/gnupg", self.root.file_name().unwrap().to_str().unwrap())),
         }
     }
 
@@ -319,18 +285,10 @@ pub(crate) struct Ran {
 impl Ran {
     pub(crate) fn of(command: &mut Command) -> Self {
         let _guard = RUNS.read();
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = command.output().unwrap();
+        let Output { status, stdout, stderr } = command.output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         let document = serde_json::from_slice(&stdout).unwrap_or_default();
-        Self {
-            status: status.code().unwrap(),
-            document,
-            stderr,
-        }
+        Self { status: status.code().unwrap(), document, stderr }
     }
 
     #[track_caller]
@@ -343,10 +301,7 @@ impl Ran {
     /// Its warnings, without the prefix.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let lines = self.stderr.lines();
-        lines
-            .filter_map(|line| line.strip_prefix("keyring: warning: "))
-            .map(str::to_owned)
-            .collect()
+        lines.filter_map(|line| line.strip_prefix("keyring: warning: ")).map(str::to_owned).collect()
     }
 
     /// A failure: its exit status, its word, and one line with its hint.
@@ -357,11 +312,7 @@ impl Ran {
         assert_eq!(self.document["error"]["exit"], status);
         let told = self.document["error"]["message"].as_str().unwrap();
         assert!(told.contains(message), "{told:?} should say {message:?}");
-        assert!(
-            self.stderr.contains(&format!("keyring: {told}\n")),
-            "{}",
-            self.stderr
-        );
+        assert!(self.stderr.contains(&format!("keyring: {told}\n")), "{}", self.stderr);
         assert!(self.document.get("keyring").is_none());
     }
 }
@@ -416,9 +367,7 @@ pub(crate) fn reference(ring: &Ring<'_>) -> TempDir {
     let ours = format!("KEYRING_IMPORT_DIR='{}'", import.display());
     let script = ["/usr/share/keyrings", "/usr/share/pacman/keyrings"]
         .iter()
-        .fold(script, |s, d| {
-            s.replace(&format!("KEYRING_IMPORT_DIR='{d}'"), &ours)
-        });
+        .fold(script, |s, d| s.replace(&format!("KEYRING_IMPORT_DIR='{d}'"), &ours));
     assert!(script.contains(&ours));
     let program = top.path().join("pacman-key");
     fs::write(&program, script).unwrap();
@@ -447,10 +396,7 @@ pub(crate) fn modes(home: &Path) -> BTreeMap<String, u32> {
                 _ => format!("{directory}/{name}"),
             };
             if known {
-                modes.insert(
-                    name,
-                    entry.metadata().unwrap().permissions().mode() & 0o7777,
-                );
+                modes.insert(name, entry.metadata().unwrap().permissions().mode() & 0o7777);
             }
         }
     };

@@ -101,32 +101,14 @@ mod tests {
 
     #[test]
     fn a_database_has_what_is_locked_of_its_repository() {
-        let all = [
-            locked("a", "core", Some("Zm8=")),
-            locked("b", "core", None),
-            locked("c", "extra", None),
-        ];
+        let all = [locked("a", "core", Some("Zm8=")), locked("b", "core", None), locked("c", "extra", None)];
         let all: Vec<&Locked> = all.iter().collect();
         let bytes = of("core", &all).unwrap();
         let entries = db::read(&bytes[..], db::Limits::default()).unwrap().entries;
-        let read: Vec<_> = entries
-            .iter()
-            .map(|e| (e.name.as_str(), e.filename.as_str(), e.signature()))
-            .collect();
-        assert_eq!(
-            read,
-            [
-                ("a", "a-1-1-any.pkg.tar.zst", Some(b"fo".to_vec())),
-                ("b", "b-1-1-any.pkg.tar.zst", None)
-            ]
-        );
+        let read: Vec<_> = entries.iter().map(|e| (e.name.as_str(), e.filename.as_str(), e.signature())).collect();
+        assert_eq!(read, [("a", "a-1-1-any.pkg.tar.zst", Some(b"fo".to_vec())), ("b", "b-1-1-any.pkg.tar.zst", None)]);
         // pacman wants one of every repository, also of those that have nothing.
-        assert!(
-            db::read(&of("aur", &all).unwrap()[..], db::Limits::default())
-                .unwrap()
-                .entries
-                .is_empty()
-        );
+        assert!(db::read(&of("aur", &all).unwrap()[..], db::Limits::default()).unwrap().entries.is_empty());
     }
 
     #[test]
@@ -138,9 +120,6 @@ mod tests {
              [core]\nSigLevel = Required DatabaseNever\nServer = http://h/$repo\n\n[extra]\n"
         );
         let install = configuration(STRICT, For::Install);
-        assert_eq!(
-            install,
-            STRICT.replace("Level = Optional", "Level = Required")
-        );
+        assert_eq!(install, STRICT.replace("Level = Optional", "Level = Required"));
     }
 }

@@ -60,12 +60,14 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
         if !names.insert(package.name.clone()) {
             return Err(unfit(format!("{shown} is in it twice")));
         }
-        locked.push(check(package).map_err(|why| match why {
-            Unfit::Unknown(what) => unfit(format!(
-                "{shown}: it does not say its {what}: no run that this document knows of installed it"
-            ))
-            .hint(UNKNOWN),
-            Unfit::Invalid(what) => unfit(format!("{shown}: invalid {what}")),
+        locked.push(check(package).map_err(|why| {
+            match why {
+                Unfit::Unknown(what) => unfit(format!(
+                    "{shown}: it does not say its {what}: no run that this document knows of installed it"
+                ))
+                .hint(UNKNOWN),
+                Unfit::Invalid(what) => unfit(format!("{shown}: invalid {what}")),
+            }
         })?);
     }
     Ok(locked)
@@ -127,13 +129,9 @@ mod tests {
 
     #[test]
     fn a_finished_document_is_a_lock() {
-        let locked =
-            lock(&json!({"strapline": 1, "arch": "aarch64", "packages": [package()]})).unwrap();
+        let locked = lock(&json!({"strapline": 1, "arch": "aarch64", "packages": [package()]})).unwrap();
         assert_eq!(locked.len(), 1);
-        assert_eq!(
-            (locked[0].planned.repo.as_str(), locked[0].sha256.as_str()),
-            ("core", &*HASH.to_lowercase())
-        );
+        assert_eq!((locked[0].planned.repo.as_str(), locked[0].sha256.as_str()), ("core", &*HASH.to_lowercase()));
     }
 
     #[test]
@@ -149,22 +147,10 @@ mod tests {
             json!({"strapline": 1, "arch": "aarch64", "packages": [package]})
         };
         for (document, why) in [
-            (
-                json!({"strapline": 1, "arch": "x86_64", "packages": [package()]}),
-                "it is for x86_64, and the root",
-            ),
-            (
-                json!({"strapline": 1, "packages": [package()]}),
-                "for which architecture",
-            ),
-            (
-                json!({"strapline": 1, "arch": "aarch64"}),
-                "it has no packages",
-            ),
-            (
-                json!({"strapline": 1, "arch": "aarch64", "packages": [package(), package()]}),
-                "'a' is in it twice",
-            ),
+            (json!({"strapline": 1, "arch": "x86_64", "packages": [package()]}), "it is for x86_64, and the root"),
+            (json!({"strapline": 1, "packages": [package()]}), "for which architecture"),
+            (json!({"strapline": 1, "arch": "aarch64"}), "it has no packages"),
+            (json!({"strapline": 1, "arch": "aarch64", "packages": [package(), package()]}), "'a' is in it twice"),
             (without("sha256"), "'a': it does not say its SHA-256"),
             (without("repo"), "'a': it does not say its repository"),
             (with("file", "../a".into()), "'a': invalid file: '../a'"),
@@ -177,23 +163,11 @@ mod tests {
             assert!(failure.message.contains(why), "{failure}");
             assert_eq!(failure.code, Code::Usage, "{failure}");
             let is_unknown = why.contains("does not say its");
-            assert_eq!(
-                failure.hint.as_deref() == Some(UNKNOWN),
-                is_unknown,
-                "{failure}"
-            );
+            assert_eq!(failure.hint.as_deref() == Some(UNKNOWN), is_unknown, "{failure}");
         }
         let failed = json!({"strapline": 1, "arch": "aarch64", "packages": [package()],
             "error": {"tool": "strap", "code": "failed", "message": "m", "exit": 69, "also": []}});
-        assert!(
-            lock(&failed)
-                .unwrap_err()
-                .message
-                .ends_with("its root was not finished: strap failed")
-        );
-        assert_eq!(
-            read(Path::new("/no/such"), "x").unwrap_err().code,
-            Code::Usage
-        );
+        assert!(lock(&failed).unwrap_err().message.ends_with("its root was not finished: strap failed"));
+        assert_eq!(read(Path::new("/no/such"), "x").unwrap_err().code, Code::Usage);
     }
 }

@@ -8,8 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-const PASSWD: &str =
-    "root:x:0:0::/root:/bin/sh\nann:x:1001:1001::/:/bin/sh\nbob:x:1002:1002::/:/bin/sh\n";
+const PASSWD: &str = "root:x:0:0::/root:/bin/sh\nann:x:1001:1001::/:/bin/sh\nbob:x:1002:1002::/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nutmp:x:997:\nadm:x:999:\nwheel:x:998:\n";
 const MACHINE: &str = "0123456789abcdef0123456789abcdef";
 
@@ -25,11 +24,7 @@ const TREE: &[(&str, Kind, u32)] = &[
     ("srv/a/link", Kind::Link, 0o777),
     ("srv/c d", Kind::Directory, 0o1777),
     ("srv/c d/x", Kind::File, 0o600),
-    (
-        "srv/0123456789abcdef0123456789abcdef",
-        Kind::Directory,
-        0o755,
-    ),
+    ("srv/0123456789abcdef0123456789abcdef", Kind::Directory, 0o755),
     ("srv/100%", Kind::File, 0o644),
     ("usr", Kind::Directory, 0o755),
     ("usr/tool", Kind::File, 0o755),
@@ -44,19 +39,10 @@ struct Tree(tempfile::TempDir);
 impl Tree {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for below in [
-            "etc",
-            "usr/lib/tmpfiles.d",
-            "etc/tmpfiles.d",
-            "run/tmpfiles.d",
-        ] {
+        for below in ["etc", "usr/lib/tmpfiles.d", "etc/tmpfiles.d", "run/tmpfiles.d"] {
             fs::create_dir_all(dir.path().join(below)).unwrap();
         }
-        let text = [
-            ("passwd", PASSWD),
-            ("group", GROUP),
-            ("machine-id", MACHINE),
-        ];
+        let text = [("passwd", PASSWD), ("group", GROUP), ("machine-id", MACHINE)];
         for (name, text) in text {
             fs::write(dir.path().join("etc").join(name), text).unwrap();
         }
@@ -75,9 +61,7 @@ impl Tree {
     }
 
     fn states(&self) -> Vec<State> {
-        TREE.iter()
-            .map(|(path, kind, _)| state(&self.0.path().join(path), *kind))
-            .collect()
+        TREE.iter().map(|(path, kind, _)| state(&self.0.path().join(path), *kind)).collect()
     }
 
     fn write(&self, path: &str, text: &str) {
@@ -87,9 +71,7 @@ impl Tree {
     /// Has systemd-tmpfiles do what the rules say. It says what it does not understand, and goes on.
     fn apply(&self, boot: bool) -> String {
         let mut command = Command::new("systemd-tmpfiles");
-        command
-            .arg("--create")
-            .arg(format!("--root={}", self.0.path().display()));
+        command.arg("--create").arg(format!("--root={}", self.0.path().display()));
         if boot {
             command.arg("--boot");
         }
@@ -100,12 +82,7 @@ impl Tree {
 
 fn state(path: &Path, kind: Kind) -> State {
     let meta = path.symlink_metadata().unwrap();
-    let mut state = State {
-        mode: meta.mode() & 0o7777,
-        uid: meta.uid(),
-        gid: meta.gid(),
-        ..State::default()
-    };
+    let mut state = State { mode: meta.mode() & 0o7777, uid: meta.uid(), gid: meta.gid(), ..State::default() };
     if kind != Kind::Link {
         let file = open(path, OFlags::RDONLY, Mode::empty()).unwrap();
         state.acl = Acl::read(&file, acl::ACCESS).unwrap();
@@ -115,12 +92,7 @@ fn state(path: &Path, kind: Kind) -> State {
 }
 
 fn file(path: &str, text: &str) -> File {
-    File {
-        path: path.to_owned(),
-        text: text.to_owned(),
-        package: 0,
-        for_all: true,
-    }
+    File { path: path.to_owned(), text: text.to_owned(), package: 0, for_all: true }
 }
 
 fn rules(files: &[File]) -> Rules {
@@ -211,27 +183,18 @@ fn every_kind_of_rule_does_what_systemd_does() {
         ("d /srv/a 0711 - -\nd /srv/a 0722 - -", true),
         ("z /srv/a 0711 - -\nz /srv/a 0700 ann -", true),
         ("z /srv/a 0711\nd /srv/a 0755 bob -", true),
-        (
-            "Z /srv/a 0711\nz /srv/a/b 0700 ann utmp\nd /srv/a 0701",
-            true,
-        ),
+        ("Z /srv/a 0711\nz /srv/a/b 0700 ann utmp\nd /srv/a 0701", true),
         ("z /srv/a/b 0700\nZ /srv/a 0711", true),
         ("z /srv/*/b 0700\nZ /srv 0711", true),
         ("a /srv/a/b/one.log - - - - user:1001:rw", true),
         ("a+ /srv/a/b/one.log - - - - u:1001:rw,group:999:r--", true),
-        (
-            "a+ /srv/a/b/one.log - - - - u:1001:rw\na+ /srv/a/b/one.log - - - - g:999:rw-",
-            true,
-        ),
+        ("a+ /srv/a/b/one.log - - - - u:1001:rw\na+ /srv/a/b/one.log - - - - g:999:rw-", true),
         ("a /srv/a/b - - - - default:user:1002:rwx", true),
         ("A /srv/a - - - - u:1002:rx,d:g:999:r-x", true),
         ("A+ /srv/a - - - - m::r,u:1001:rwx", true),
         ("a /usr/tool - - - - u::rw,g::r,o::-", true),
         ("a /usr/tool - - - - u:nobody-there:rw", false),
-        (
-            "z /srv/a/b/one.log 0604\na+ /srv/a/b/one.log - - - - u:1001:rwx",
-            true,
-        ),
+        ("z /srv/a/b/one.log 0604\na+ /srv/a/b/one.log - - - - u:1001:rwx", true),
         (
             "z /var/log/journal 2755 root adm - -\na+ /var/log/journal - - - - d:group::r-x,d:group:999:r-x,d:group:998:r-x\n\
              a+ /var/log/journal - - - - group::r-x,group:999:r-x,group:998:r-x",
@@ -252,12 +215,7 @@ fn files_override_others_of_their_name_and_are_read_by_name() {
     assert!(compare(&[file(&middle, &line("0702")), file(&high, "")]) == 0);
     let later = "etc/tmpfiles.d/z.conf";
     assert!(compare(&[file(later, &line("0704")), file(&low, &line("0701"))]) > 0);
-    assert!(
-        compare(&[
-            file(later, "z /usr/tool 700\n"),
-            file(&low, "z /usr/tool 711\n")
-        ]) > 0
-    );
+    assert!(compare(&[file(later, "z /usr/tool 700\n"), file(&low, "z /usr/tool 711\n")]) > 0);
     // Nothing but *.conf.
     assert!(compare(&[file("usr/lib/tmpfiles.d/x.conf", &line("0701"))]) > 0);
 }
@@ -267,9 +225,7 @@ fn files_override_others_of_their_name_and_are_read_by_name() {
 fn random_rules_do_what_systemd_does() {
     let mut seed: u64 = 20_261_129;
     let mut random = move |n: usize| {
-        seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 33).unwrap() % n
     };
     let mut changed = 0;
@@ -277,9 +233,7 @@ fn random_rules_do_what_systemd_does() {
         let mut text = String::new();
         for _ in 0..=random(6) {
             let mut pick = |list: &[&'static str]| list[random(list.len())];
-            let kind = pick(&[
-                "z", "Z", "m", "d", "D", "f", "a", "a+", "A", "A+", "z!", "Z!",
-            ]);
+            let kind = pick(&["z", "Z", "m", "d", "D", "f", "a", "a+", "A", "A+", "z!", "Z!"]);
             let path = pick(&[
                 "/srv",
                 "/srv/a",
@@ -297,9 +251,7 @@ fn random_rules_do_what_systemd_does() {
                 "/srv/a/.*",
                 "/srv/a/{b,.hidden}",
             ]);
-            let mode = pick(&[
-                "-", "0755", "2750", "~0777", "~2750", ":0700", "4711", "0640", "1777",
-            ]);
+            let mode = pick(&["-", "0755", "2750", "~0777", "~2750", ":0700", "4711", "0640", "1777"]);
             // Below the directory of a user systemd-tmpfiles does not touch what is another's.
             let user = pick(&["-", "root", "0", ":bob", "nobody-there"]);
             let group = pick(&["-", "root", "utmp", "999", ":adm"]);
@@ -326,10 +278,7 @@ fn random_rules_do_what_systemd_does() {
 fn what_a_per_cent_sign_stands_for() {
     for (text, expanded) in [
         ("%L/journal", Some("/var/log/journal")),
-        (
-            "%C%S%t%T%V%h",
-            Some("/var/cache/var/lib/run/tmp/var/tmp/root"),
-        ),
+        ("%C%S%t%T%V%h", Some("/var/cache/var/lib/run/tmp/var/tmp/root")),
         ("%u%g%U%G%%", Some("rootroot00%")),
         ("/x/%m", Some("/x/M")),
         ("/x/%b", None),
@@ -343,16 +292,9 @@ fn what_a_per_cent_sign_stands_for() {
 
 #[test]
 fn whose_rule_it_is() {
-    let own = File {
-        package: 1,
-        for_all: false,
-        ..file("usr/lib/tmpfiles.d/x.conf", "z /usr/tool 2755 root utmp\n")
-    };
+    let own = File { package: 1, for_all: false, ..file("usr/lib/tmpfiles.d/x.conf", "z /usr/tool 2755 root utmp\n") };
     let rules = rules(&[own]);
-    let before = State {
-        mode: 0o755,
-        ..State::default()
-    };
+    let before = State { mode: 0o755, ..State::default() };
     let gid = |package| rules.results(package, "usr/tool", Kind::File, &before)[0].gid;
     assert_eq!((gid(0), gid(1)), (0, 997));
 }
