@@ -296,7 +296,7 @@ fn an_architecture_that_cannot_be_is_refused() {
     for (arch, message, hint) in [
         ("z80", "unknown architecture 'z80'", "one of x86_64, "),
         ("../x", "unknown architecture '../x'", "one of x86_64, "),
-        ("arm64", "unknown architecture 'arm64'", "one of x86_64, "),
+        ("arm64", "unknown architecture 'arm64'", "did you mean 'aarch64'? one of x86_64, "),
         ("riscv64", "Arch Linux (test mirror) has no architecture 'riscv64'", "it has x86_64"),
     ] {
         let ran = lab.sh(&format!("mkroot root --arch {arch} --distro ./preset.toml"));
@@ -309,6 +309,18 @@ fn an_architecture_that_cannot_be_is_refused() {
     assert!(hint.contains("archlinuxarm"), "{hint}");
     failed(&ran, "mkroot", "usage", "there is no preset 'nosuch'", &hint);
     assert!(!lab.path().join("root").exists());
+}
+
+#[test]
+fn a_mistyped_option_on_a_terminal_is_two_lines() {
+    let lab = Lab::new(Who::Root);
+    let two = "mkroot: unexpected argument '--ach' found\nmkroot: hint: did you mean '--arch'? See 'mkroot --help'\n";
+    let ran = lab.sh("script -qec 'mkroot root --ach aarch64' /dev/null < /dev/null");
+    assert_eq!((ran.status, ran.stdout.replace('\r', "")), (64, two.to_owned()), "{ran:?}");
+    // In a pipe a document comes with them, for the stages behind.
+    let ran = lab.sh("mkroot root --ach aarch64 | cat");
+    assert_eq!(ran.stderr, two);
+    assert!(ran.stdout.starts_with("{\"strapline\":1,\"error\":{\"tool\":\"mkroot\",\"code\":\"usage\","), "{ran:?}");
 }
 
 #[test]

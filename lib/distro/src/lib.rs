@@ -25,6 +25,7 @@ mod file;
 
 use file::File;
 use serde::Deserialize;
+use stage::message::nearest;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -144,6 +145,18 @@ fn unknown(message: String, hint: String) -> Failure {
     Failure::new(Code::NotFound, message).hint(hint)
 }
 
+/// Says which preset may have been meant: what others call it, or one with a name like it.
+fn meant(wanted: &str) -> String {
+    let elsewhere = match wanted {
+        "alarm" | "archarm" => Some("archlinuxarm"),
+        "arch" => Some("archlinux"),
+        "arch32" => Some("archlinux32"),
+        _ => None,
+    };
+    let meant = elsewhere.or_else(|| nearest(wanted, Preset::names()));
+    meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "))
+}
+
 impl Preset {
     /// Read the preset of that name, or the file where the value has a `/` in it or ends in `.toml`.
     ///
@@ -197,7 +210,7 @@ impl Preset {
             let Some(text) = builtin::find(wanted) else {
                 return Err(unknown(
                     format!("there is no preset '{}'", wanted.escape_default()),
-                    format!("there are {}; a file is named with a / or .toml", list(Self::names())),
+                    format!("{}there are {}; a file is named with a / or .toml", meant(wanted), list(Self::names())),
                 ));
             };
             return Self::merge(wanted, wanted.to_owned(), text, None, depth);

@@ -88,6 +88,11 @@ fn a_refusal_lists_what_there_is() {
     assert_eq!(error.to_string(), "there is no preset 'debian'");
     assert!(error.hint.unwrap().starts_with("there are archlinux, "));
 
+    for (wanted, preset) in [("alarm", "archlinuxarm"), ("arch", "archlinux"), ("manajro", "manjaro")] {
+        let hint = Preset::load(wanted).unwrap_err().hint.unwrap();
+        assert!(hint.starts_with(&format!("did you mean '{preset}'? there are ")), "{hint}");
+    }
+
     let preset = Preset::load("archlinuxarm").unwrap();
     let error = preset.arch("x86_64").unwrap_err();
     assert_eq!(error.to_string(), "Arch Linux ARM has no architecture 'x86_64'");

@@ -1,5 +1,6 @@
 //! Architectures, and their names in pacman, the kernel, ELF and QEMU.
 
+use stage::message::{escape, nearest};
 use stage::{Code, Failure};
 
 /// An architecture that an Arch-family distribution has.
@@ -31,6 +32,18 @@ pub const ALL: &[Arch] = &[
     Arch::of("loong64", "loongarch64", "loongarch64", (2, 258)),
 ];
 
+/// Names of architectures in Debian, Docker and the kernel, and pacman's.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("amd64", "x86_64"),
+    ("arm64", "aarch64"),
+    ("arm", "armv7h"),
+    ("armhf", "armv7h"),
+    ("armv7l", "armv7h"),
+    ("i386", "i686"),
+    ("loongarch64", "loong64"),
+    ("x86_64_v2", "x86_64"),
+];
+
 impl Arch {
     const fn of(name: &'static str, machine: &'static str, qemu: &'static str, (class, elf): (u8, u16)) -> Self {
         Self { name, machine, qemu, class, elf }
@@ -44,8 +57,11 @@ impl Arch {
     pub fn named(name: &str) -> Result<Self, Failure> {
         ALL.iter().find(|a| a.name == name).copied().ok_or_else(|| {
             let names: Vec<_> = ALL.iter().map(|a| a.name).collect();
-            Failure::new(Code::Usage, format!("unknown architecture '{}'", stage::message::escape(name)))
-                .hint(format!("one of {}", names.join(", ")))
+            let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
+            let meant = elsewhere.or_else(|| nearest(name, names.iter().copied()));
+            let meant = meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "));
+            Failure::new(Code::Usage, format!("unknown architecture '{}'", escape(name)))
+                .hint(format!("{meant}one of {}", names.join(", ")))
         })
     }
 
@@ -83,6 +99,11 @@ mod tests {
         }
         let failure = Arch::named("sparc\n").unwrap_err();
         assert_eq!(failure.message, "unknown architecture 'sparc\\n'");
+        assert!(failure.hint.unwrap().starts_with("one of x86_64, "));
+        for (other, ours) in ELSEWHERE.into_iter().chain([("aarch46", "aarch64")]) {
+            let hint = Arch::named(other).unwrap_err().hint.unwrap();
+            assert!(hint.starts_with(&format!("did you mean '{ours}'? one of ")), "{hint}");
+        }
     }
 
     #[test]

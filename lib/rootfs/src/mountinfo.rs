@@ -319,9 +319,7 @@ mod tests {
             (30, 1, "/t"),
             (1, 0, "/"),
         ]);
-        assert_eq!(targets(&text, "/t"), {
-            ["9 /t/proc", "7 /t/dev/pts/deep", "40 /t/dev/pts", "12 /t/dev", "30 /t"]
-        });
+        assert_eq!(targets(&text, "/t"), { ["9 /t/proc", "7 /t/dev/pts/deep", "40 /t/dev/pts", "12 /t/dev", "30 /t"] });
     }
 
     #[test]

@@ -26,6 +26,15 @@ pub fn quote(path: impl AsRef<Path>) -> String {
     format!("'{}'", escape(&path.as_ref().to_string_lossy()))
 }
 
+/// Returns that of `names` which is most like `word`, where one is: for a hint.
+#[must_use]
+pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |name| (strsim::jaro(word, name), name);
+    // As clap does with the names of options.
+    let near = names.into_iter().map(likeness).filter(|(likeness, _)| *likeness > 0.7);
+    near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
 /// Writes one line of `tool` to stderr. A message that cannot be written is dropped.
 pub fn line(tool: &str, text: impl Display) {
     let line = format!("{tool}: {}\n", escape(&text.to_string()));
@@ -42,5 +51,14 @@ mod tests {
         assert_eq!(escape("a\x1b[2Jb\nc\u{202e}d"), "a\\u{1b}[2Jb\\nc\\u{202e}d");
         assert_eq!(escape("größe 'x'"), "größe 'x'");
         assert_eq!(quote("/a\tb"), "'/a\\tb'");
+    }
+
+    #[test]
+    fn a_name_with_a_slip_is_found_and_another_is_not() {
+        let names = ["x86_64", "aarch64", "armv7h"];
+        assert_eq!(nearest("aarch46", names), Some("aarch64"));
+        assert_eq!(nearest("x86-64", names), Some("x86_64"));
+        assert_eq!(nearest("z80", names), None);
+        assert_eq!(nearest("", names), None);
     }
 }

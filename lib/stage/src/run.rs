@@ -7,6 +7,7 @@
 use crate::members::Step;
 use crate::signal::{self, Wake};
 use crate::{Code, Document, Doing, Failure, document, message, quote};
+use clap::error::{ContextKind, ContextValue};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -327,14 +328,28 @@ fn read_to_end(from: &mut (impl Read + AsFd), origin: &str, wake: Wake) -> Resul
     }
 }
 
-/// Returns the failure of a command line that clap refuses: what it says up to the first empty line.
+/// Returns the failure of a command line that clap refuses: what it says up to the first empty line, and what may have been
+/// meant.
 pub fn usage_failure(tool: &str, error: &clap::Error) -> Failure {
     let text = error.render().to_string();
     let lines = text.lines().map(str::trim);
     let first: Vec<_> = lines.take_while(|line| !line.is_empty()).collect();
     let first = first.join(" ");
     let reason = first.strip_prefix("error: ").unwrap_or(&first);
-    Failure::new(Code::Usage, reason).hint(format!("see '{tool} --help'"))
+    let hint = match suggestion(error) {
+        Some(meant) => format!("did you mean '{meant}'? See '{tool} --help'"),
+        None => format!("see '{tool} --help'"),
+    };
+    Failure::new(Code::Usage, reason).hint(hint)
+}
+
+/// Returns the option or the value that is most like the wrong one.
+fn suggestion(error: &clap::Error) -> Option<&str> {
+    [ContextKind::SuggestedArg, ContextKind::SuggestedValue].into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(one) => Some(one.as_str()),
+        ContextValue::Strings(several) => several.first().map(String::as_str),
+        _ => None,
+    })
 }
 
 /// Handles what clap calls an error: prints help and version, and hands any other on.
@@ -351,9 +366,13 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     }
     let context = Context::new(tool, false);
     let failure = usage_failure(tool, error);
+    context.report(&failure);
+    // No stage comes later: a person mistyped.
+    if std::io::stdout().is_terminal() {
+        return ExitCode::from(Code::Usage.exit());
+    }
     // Stages that undo and come later need the document of the stages before. If the document was to come from a file,
     // stdin may be anything, and may stay open for ever.
-    context.report(&failure);
     let elsewhere = std::env::args_os().any(|a| {
         let a = a.as_encoded_bytes();
         a == b"-n" || a == b"--new" || a.starts_with(b"--state")
