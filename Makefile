@@ -115,11 +115,10 @@ install: build
 	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
 	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; done
 
-# The demo's root has files of subordinate ids, which only the user namespace that has them may remove.
-clean-demo: build
-	if [ -d $(DEMO)/root ]; then unmount --new $(DEMO)/root > /dev/null; fi
-	if [ "$$(id -u)" = 0 ]; then rm -rf --one-file-system $(DEMO); \
-	else unshare --map-auto --map-root-user rm -rf --one-file-system $(DEMO); fi
+# The demo's root may have files of subordinate ids, which only the user namespace that has them may delete.
+clean-demo:
+	if [ -d $(DEMO)/root ]; then unmount --new --remove $(DEMO)/root > /dev/null; fi
+	rm -rf --one-file-system $(DEMO)
 
 help:
 	@sed -n 's/^#   //p' Makefile

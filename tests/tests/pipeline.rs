@@ -153,6 +153,11 @@ fn a_root_of_this_hosts_own_architecture() {
     let receipt = receipt(&ran);
     assert_eq!(receipt["binfmt"]["kind"], "native");
     check_root(&lab, &receipt, true);
+    // Also the files of subordinate ids go, by the directory alone.
+    let owners = lab.sh("find root ! -group $(id -g) | wc -l");
+    assert_ne!(owners.stdout.trim(), "0");
+    assert_eq!(lab.sh("unmount --remove root").succeeded()["unmount"]["removed"], true);
+    assert!(!lab.path().join("root").exists() && !lab.path().join("root.strapline").exists());
 }
 
 #[test]

@@ -797,6 +797,9 @@ pub struct Unmount {
     /// What a dry run found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub would_unmount: Option<Vec<String>>,
+    /// Whether the root was deleted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub removed: bool,
 }
 
 /// One tool's run.

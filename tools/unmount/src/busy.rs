@@ -42,7 +42,7 @@ pub(crate) fn why(mount: &Mount, place: &MountPoint) -> Result<Option<String>, F
 }
 
 /// Returns which of our streams is there: a receipt that is written below the root keeps it mounted.
-fn ours(target: &Path) -> Vec<String> {
+pub(crate) fn ours(target: &Path) -> Vec<String> {
     let streams = [(0, "standard input"), (1, "standard output"), (2, "standard error")];
     let used = |&(n, _): &(i32, &str)| {
         std::fs::read_link(format!("/proc/self/fd/{n}")).is_ok_and(|path| path.starts_with(target))

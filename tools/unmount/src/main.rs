@@ -1,4 +1,4 @@
-//! `unmount` unmounts what is mounted at or below a root, and proves that nothing is left.
+//! `unmount` unmounts what is mounted at or below a root, and proves that nothing is left. `--remove` deletes the root then.
 //!
 //! By default each tool mounts in its own namespace, and `unmount` has nothing to do. There is work after `mkroot --host`,
 //! and after mounts of the user.
@@ -10,6 +10,7 @@
 
 mod busy;
 mod place;
+mod remove;
 
 use clap::Parser;
 use place::MountPoint;
@@ -23,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Unmount what is mounted at or below the root, and prove that nothing is left
+/// Unmount what is mounted at or below the root, and delete the root
 ///
 /// With a document, what its mkroot --host mounted, and what is mounted on that; with DIR alone, everything. The deepest mount goes first. It stops at the first mount that is in use and reports what uses it; run it again to continue.
 #[derive(Debug, Parser)]
@@ -45,6 +46,10 @@ struct Unmount {
     /// Only print what would be unmounted
     #[arg(long)]
     dry_run: bool,
+
+    /// Then delete the root, and ROOT.strapline beside it; fails where anything is mounted or uses it
+    #[arg(long, conflicts_with_all = ["lazy", "dry_run"])]
+    remove: bool,
 
     #[command(flatten)]
     common: Common,
@@ -104,6 +109,9 @@ impl Stage for Unmount {
             return Ok(());
         };
         let root = opened.path().to_owned();
+        if self.remove {
+            remove::check(&opened)?;
+        }
         // Our working directory may keep a mount busy.
         std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
         let before = document.clone();
@@ -121,6 +129,10 @@ impl Stage for Unmount {
         drop(opened);
         let mut record = resumed(document);
         let mut result = self.unmount_all(context, scope, &root, &mut record);
+        if self.remove && result.is_ok() {
+            result = remove::remove(&root, &before);
+            record.removed = result.is_ok();
+        }
         drop(lock);
         let looked = mountinfo::read().and_then(|now| {
             let (left, others) = scope.split(&now, &root)?;
@@ -139,6 +151,9 @@ impl Stage for Unmount {
         document.write(&record);
         result?;
         document.remove::<Host>();
+        if record.removed {
+            context.note(format_args!("deleted {}", quote(&root)));
+        }
         Ok(())
     }
 }

@@ -534,3 +534,75 @@ fn an_ordinary_user_is_told_what_it_takes() {
 fn the_help_fits_and_the_manual_has_every_option() {
     strapline_tests::scripted::assert_help_and_manual(BINS[0], "unmount");
 }
+
+#[test]
+fn a_root_is_deleted_however_deep_and_nothing_beside_it() {
+    let ground = run(r#"
+        mkdir -p "$T/var/lib/pacman" "$T/proc" "$D/kept" "$T.strapline/gnupg"
+        : >"$D/kept/file"
+        ln -s "$D/kept" "$T/link"
+        ln -s "$D/kept" "$T.strapline/gnupg/link"
+        mount -t proc proc "$T/proc"
+        # Deeper than a path may be long, and than a program may have files open.
+        (
+            cd "$T"
+            for i in $(seq 60); do name=$(printf '%0100d' $i); mkdir $name; cd -P ./$name; : >file; done
+            for i in $(seq 600); do mkdir d; cd -P ./d 2>/dev/null || break; done
+        )
+        mkdir -m 000 "$T/closed"; : >"$T/closed/file"
+        step remove unmount --remove "$T"
+        ls "$D/kept" >"$D/kept.ls"
+        step again unmount --remove "$T"
+    "#);
+    let lines = ["unmount: unmounted 1 mount at or below 'ROOT'", "unmount: deleted 'ROOT'"];
+    let document = ground.step("remove", 0, &lines);
+    assert_eq!(document["unmount"], json!({"unmounted": ["proc"], "left": [], "removed": true}));
+    assert_eq!(ground.read("kept.ls"), "file\n");
+    assert!(!ground.root().exists());
+    assert!(!ground.path().join("root.strapline").exists());
+    ground.step("again", 69, &["unmount: opening the root 'ROOT': No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn what_is_no_root_or_in_use_is_not_deleted() {
+    let ground = run(r#"
+        mkdir "$T/home"
+        step no_root unmount --remove "$T"
+        mkdir -p "$T/var/lib/pacman"
+        mount --bind "$T" "$T"
+        step mount_point unmount --remove "$T"
+        umount "$T"
+        # Of another pipeline: it stays.
+        mkdir "$T/dev"
+        mount -t tmpfs other "$T/dev"
+        id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"'}' >"$D/in"
+        step others unmount --quiet --remove <"$D/in"
+        umount "$T/dev"
+        cd "$T/home"
+        start shell sh -c "$stay"
+        cd "$D"
+        step used unmount --remove "$T"
+        kill -9 "$pid"; wait "$pid" || :
+        step receipt sh -c 'unmount --remove "$T" >"$T/receipt"'
+        find "$T" >"$D/left"
+    "#);
+    let lines =
+        ["unmount: deleting 'ROOT': it is not a root: it has no 'var/lib/pacman'", "unmount: hint: delete it by hand"];
+    ground.step("no_root", 69, &lines);
+    let hint = "unmount: hint: unmount it, or delete what is in it by hand";
+    ground.step("mount_point", 69, &["unmount: deleting 'ROOT': it is a mount point", hint]);
+    let warning =
+        "unmount: warning: not mounted by this pipeline, and left: 'ROOT/dev'; 'unmount --new ROOT' takes all down";
+    let hint = "unmount: hint: 'unmount --new ROOT' unmounts all";
+    let document = ground.step("others", 75, &[warning, "unmount: deleting 'ROOT': 'ROOT/dev' is mounted", hint]);
+    assert_eq!(document["unmount"]["others"], json!(["dev"]));
+    let used = format!(
+        "unmount: deleting 'ROOT': it is in use: {} sh (user root) has its working directory at 'ROOT/home'",
+        ground.pid("shell")
+    );
+    let hint = "unmount: hint: end it, or run 'reap ROOT' and this again";
+    ground.step("used", 75, &["unmount: nothing is mounted at or below 'ROOT'", &used, hint]);
+    assert_eq!(ground.read("receipt.status"), "75\n");
+    assert!(ground.read("left").contains("/root/home\n"));
+}
