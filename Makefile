@@ -22,7 +22,7 @@ PREFIX   ?= /usr/local
 KEYRING_archriscv := archlinux-keyring
 KEYRING  ?= $(or $(KEYRING_$(DISTRO)),$(DISTRO)-keyring)
 
-TOOLS := $(notdir $(wildcard tools/*))
+TOOLS := $(filter-out strapline,$(notdir $(wildcard tools/*)))
 BIN   := $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Root does without sudo, and a container often has none.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -30,7 +30,7 @@ export PATH := $(BIN):$(PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host-demo host demo root check test soak bench fuzz install clean-demo help
+.PHONY: all build host-demo host demo root check test soak bench fuzz install uninstall clean clean-demo help
 
 all: build
 
@@ -110,10 +110,29 @@ fuzz:
 bench: build
 	tests/bench/run
 
-install: build
-	install -d $(DESTDIR)$(PREFIX)/bin $(addprefix $(DESTDIR)$(PREFIX)/share/man/man,5 7 8)
-	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin
-	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; done
+# What 'make build' made, by a user who need not have Rust. The tools have short names that other packages have, too: only
+# strapline is in PATH, and pages are called after it.
+LIB  := $(DESTDIR)$(PREFIX)/lib/strapline
+MAN  := $(DESTDIR)$(PREFIX)/share/man
+REFS := $(foreach tool,$(TOOLS),-e 's/^\.Xr $(tool) 8/.Xr strapline-$(tool) 8/')
+PAGE  = man$(subst .,,$(suffix $(1)))/$(if $(filter strapline%,$(1)),$(1),strapline-$(1))
+PAGES := $(notdir $(wildcard man/*.[578]))
+
+install:
+	@[ -x $(BIN)/strapline ] || { echo "make: there is no $(BIN)/strapline" >&2; \
+	  echo "make: hint: build it first, without sudo: 'make build'" >&2; exit 1; }
+	install -d $(DESTDIR)$(PREFIX)/bin $(LIB) $(addprefix $(MAN)/man,5 7 8)
+	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) $(LIB)
+	install -m 755 $(BIN)/strapline $(DESTDIR)$(PREFIX)/bin
+	$(foreach page,$(PAGES),sed $(REFS) man/$(page) > $(MAN)/$(call PAGE,$(page)) &&) chmod 644 $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
+
+uninstall:
+	rm -f $(addprefix $(LIB)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin/strapline $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
+	[ ! -d $(LIB) ] || rmdir $(LIB)
+
+# What was built. The roots and packages of 'make root' and 'make demo' are in build/, which stays.
+clean:
+	cargo clean
 
 # The demo's root may have files of subordinate ids, which only the user namespace that has them may delete.
 clean-demo:

@@ -32,6 +32,7 @@ mod refusals;
 mod reproducible;
 mod resumes;
 mod security;
+mod shells;
 mod signals;
 mod supervisor;
 mod tamper;

@@ -32,6 +32,11 @@ pub const ALL: &[Arch] = &[
     Arch::of("loong64", "loongarch64", "loongarch64", (2, 258)),
 ];
 
+/// Returns the names of all known architectures.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|arch| arch.name)
+}
+
 /// Names of architectures in Debian, Docker and the kernel, and pacman's.
 const ELSEWHERE: [(&str, &str); 8] = [
     ("amd64", "x86_64"),
@@ -56,12 +61,11 @@ impl Arch {
     /// [`Code::Usage`] with the known names.
     pub fn named(name: &str) -> Result<Self, Failure> {
         ALL.iter().find(|a| a.name == name).copied().ok_or_else(|| {
-            let names: Vec<_> = ALL.iter().map(|a| a.name).collect();
             let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
-            let meant = elsewhere.or_else(|| nearest(name, names.iter().copied()));
+            let meant = elsewhere.or_else(|| nearest(name, names()));
             let meant = meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "));
             Failure::new(Code::Usage, format!("unknown architecture '{}'", escape(name)))
-                .hint(format!("{meant}one of {}", names.join(", ")))
+                .hint(format!("{meant}one of {}", names().collect::<Vec<_>>().join(", ")))
         })
     }
 

@@ -6,6 +6,7 @@
 //! Code moves into this crate when a second tool needs it.
 
 pub mod child;
+pub mod complete;
 pub mod date;
 pub mod document;
 pub mod failure;

@@ -6,7 +6,7 @@
 
 use crate::members::Step;
 use crate::signal::{self, Wake};
-use crate::{Code, Document, Doing, Failure, document, message, quote};
+use crate::{Code, Document, Doing, Failure, complete, document, message, quote};
 use clap::error::{ContextKind, ContextValue};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 use std::cell::{Cell, RefCell};
@@ -143,6 +143,7 @@ enum Input {
 /// in any case, so that later stages know what happened.
 #[must_use]
 pub fn main<S: Stage>() -> ExitCode {
+    complete::answer::<S>();
     let tool = tool_name::<S>();
     let caught = match S::KIND {
         Kind::Undo => signal::endure(),

@@ -45,7 +45,7 @@ use trial::Trials;
 )]
 struct Args {
     /// The architecture of the root, as pacman names it [default: this host's]
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, value_name = "ARCH", add = stage::complete::names(rootfs::arch::names))]
     arch: Option<String>,
 
     /// The directory of the root, which need not exist [default: the current]
@@ -147,6 +147,7 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
+    stage::complete::answer::<Args>();
     let context = Context::new("doctor", false);
     if let Err(e) = signal::catch() {
         context.warn(format_args!("catching signals: {e}"));

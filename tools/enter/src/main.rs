@@ -194,6 +194,7 @@ fn run_alone(parsed: Result<Enter, clap::Error>) -> ExitCode {
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
+    stage::complete::answer::<Enter>();
     let parsed = Enter::try_parse();
     // After the command's name, '--state' is the command's own. In an invalid command line the first word decides.
     let alone = match &parsed {

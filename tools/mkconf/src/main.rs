@@ -17,6 +17,7 @@ use place::Made;
 use plan::{Host, Plan};
 use render::Level;
 use rootfs::Root;
+use stage::complete::names;
 use stage::members::{Arch, Config, Distro};
 use stage::run::{read_state, write_out};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, message, quote};
@@ -34,11 +35,11 @@ use std::process::ExitCode;
 )]
 struct Args {
     /// The distribution, where the document names none
-    #[arg(long, value_name = "NAME|FILE.toml")]
+    #[arg(long, value_name = "NAME|FILE.toml", add = names(distro::Preset::names))]
     distro: Option<String>,
 
     /// The architecture, where the document names none
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, value_name = "ARCH", add = names(rootfs::arch::names))]
     arch: Option<String>,
 
     /// Use URL in place of the distribution's servers; more than one in order

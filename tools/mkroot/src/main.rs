@@ -12,6 +12,7 @@ use clap::Parser;
 use distro::Preset;
 use existing::Existing;
 use rootfs::{Arch, Binfmt, Inside, Mount, Root, attach, binfmt, plan};
+use stage::complete::names;
 use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::os::fd::AsFd;
@@ -31,11 +32,11 @@ struct Mkroot {
     dir: PathBuf,
 
     /// The root's architecture, as pacman names it [default: the host's]
-    #[arg(long, value_name = "ARCH")]
+    #[arg(long, value_name = "ARCH", add = names(rootfs::arch::names))]
     arch: Option<String>,
 
     /// The distribution: a preset or a TOML file [default: by architecture]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = names(distro::Preset::names))]
     distro: Option<String>,
 
     /// Also mount the plan on the host, until 'unmount'

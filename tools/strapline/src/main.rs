@@ -1,0 +1,170 @@
+//! `strapline` is the one name that a package puts into PATH: it runs a tool, lists the tools, and says where they are.
+//!
+//! The tools have short names that other programs have, too, so a package keeps them in a directory of their own, which is
+//! `../lib/strapline` beside this program; without that, it is this program's own directory, as after a build.
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgMatches, Command};
+use clap_complete::env::CompleteEnv;
+use stage::message::nearest;
+use stage::run::{usage_failure, write_out};
+use stage::{Code, Context, Doing, Failure, quote};
+use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
+
+/// The tools, in the order in which a pipeline has them.
+const TOOLS: [&str; 13] = [
+    "doctor",
+    "mkroot",
+    "fetch-pacman",
+    "mkconf",
+    "keyring",
+    "strap",
+    "configure",
+    "verify",
+    "pack",
+    "mkdisk",
+    "enter",
+    "reap",
+    "unmount",
+];
+
+const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
+
+/// Where a package keeps the tools, beside the directory of this program.
+const LIBRARY: &str = "../lib/strapline";
+
+/// Set by a shell that completes a command line, with the shell's name.
+const COMPLETE: &str = "COMPLETE";
+
+/// Set by bash and zsh, with the number of the word that is completed.
+const INDEX: &str = "_CLAP_COMPLETE_INDEX";
+
+fn main() -> ExitCode {
+    let context = Context::new("strapline", false);
+    run(std::env::args_os().collect()).unwrap_or_else(|failure| {
+        context.report(&failure);
+        ExitCode::from(failure.code.exit())
+    })
+}
+
+fn run(mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
+    stage::run::refuse_set_uid()?;
+    let tools = directory()?;
+    // Only to complete, a tool's command line begins behind `--`.
+    let completes = std::env::var_os(COMPLETE).is_some();
+    let first = if completes { words.iter().position(|word| word == "--").map_or(1, |at| at + 2) } else { 1 };
+    // The last word is still being typed.
+    let name = words.get(first).filter(|_| !completes || first + 1 < words.len()).and_then(|word| word.to_str());
+    if let Some(name) = name.filter(|name| TOOLS.contains(name)) {
+        let program = tools.join(name);
+        let mut command = process::Command::new(&program);
+        if completes {
+            words.remove(first - 1);
+            let index = std::env::var(INDEX).ok().and_then(|index| index.parse::<usize>().ok());
+            command.args(&words[1..]);
+            command.envs(index.map(|index| (INDEX, index.saturating_sub(1).to_string())));
+        } else {
+            command.arg0(name).args(&words[2..]);
+        }
+        return Err(command.exec()).doing(Code::NotFound, || format!("running {}", quote(&program)));
+    }
+    CompleteEnv::with_factory(|| command(&tools)).complete();
+    let matches = match command(&tools).try_get_matches_from(&words) {
+        Ok(matches) => matches,
+        Err(help) if !help.use_stderr() => {
+            print(&help.render().to_string())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(refuse(words.get(1), &error)),
+    };
+    print(&answer(&tools, &matches)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns what is to be printed.
+fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
+    match matches.subcommand() {
+        Some(("path", _)) => Ok(format!("{}\n", tools.display())),
+        Some(("completions", matches)) => {
+            let shell = matches.get_one::<String>("SHELL").map(String::as_str).unwrap_or_default();
+            completions(tools, shell)
+        }
+        _ => Ok(list(tools)),
+    }
+}
+
+/// Returns the command line: the tools, each with the sentence that it says of itself, and our own two words.
+fn command(tools: &Path) -> Command {
+    let shell = Arg::new("SHELL").required(true).help("The shell").value_parser(PossibleValuesParser::new(SHELLS));
+    let own = [
+        Command::new("path").about("Print the directory of the tools, for PATH"),
+        Command::new("completions").about("Print what a shell needs to complete the tools' command lines").arg(shell),
+    ];
+    let tool = |name: &&'static str| Command::new(*name).about(sentence(tools, name)).disable_help_flag(true);
+    Command::new("strapline")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Run a tool of strapline; without one, list them")
+        .disable_help_subcommand(true)
+        .subcommand_value_name("TOOL")
+        .subcommand_help_heading("Tools")
+        .subcommands(TOOLS.iter().map(tool))
+        .subcommands(own)
+        .after_help("Example:\n  PATH=$(strapline path):$PATH\n  strapline doctor --arch aarch64")
+}
+
+/// Returns what a tool says of itself in the first sentence of its help.
+fn sentence(tools: &Path, name: &str) -> String {
+    let help = process::Command::new(tools.join(name)).arg("-h").env_remove(COMPLETE).output();
+    let text = help.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
+    if lines.is_empty() { "(not installed)".to_owned() } else { lines.join(" ") }
+}
+
+fn list(tools: &Path) -> String {
+    let mut text = String::new();
+    for name in TOOLS {
+        writeln!(text, "{name:13} {}", sentence(tools, name)).unwrap_or(());
+    }
+    text + "\nSee 'strapline TOOL --help', and strapline(7). PATH=$(strapline path):$PATH puts them into PATH.\n"
+}
+
+/// Returns the scripts by which a shell completes the command lines of `strapline` and of each tool.
+fn completions(tools: &Path, shell: &str) -> Result<String, Failure> {
+    let own = std::env::current_exe().doing(Code::Os, || "looking for this program")?;
+    let programs = TOOLS.iter().map(|name| tools.join(name)).chain([own]);
+    let mut text = String::new();
+    for program in programs {
+        let doing = || format!("running {}", quote(&program));
+        let output = process::Command::new(&program).env(COMPLETE, shell).output().doing(Code::NotFound, doing)?;
+        text += &String::from_utf8_lossy(&output.stdout);
+    }
+    Ok(text)
+}
+
+/// Returns the directory of the tools.
+fn directory() -> Result<PathBuf, Failure> {
+    let doing = || "looking for the tools";
+    let own = std::env::current_exe().doing(Code::Os, doing)?;
+    let beside = own.parent().unwrap_or(Path::new("/"));
+    Ok(beside.join(LIBRARY).canonicalize().unwrap_or_else(|_| beside.to_owned()))
+}
+
+/// Returns the failure of a word that is no tool.
+fn refuse(word: Option<&OsString>, error: &clap::Error) -> Failure {
+    let word = word.and_then(|word| OsStr::to_str(word)).unwrap_or_default();
+    match nearest(word, TOOLS) {
+        Some(meant) if error.kind() == clap::error::ErrorKind::InvalidSubcommand => {
+            let failure = Failure::new(Code::Usage, format!("there is no tool '{}'", stage::message::escape(word)));
+            failure.hint(format!("did you mean '{meant}'? 'strapline' lists the tools"))
+        }
+        _ => usage_failure("strapline", error),
+    }
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    write_out(text.as_bytes()).doing(Code::Output, || "writing on stdout")
+}
