@@ -256,10 +256,19 @@ fn start<S: Stage>(stage: &S, input: &Input) -> Result<(Document, Option<Failure
 ///
 /// [`Code::Usage`] when there is no such file, [`Code::BadDocument`] when it is not a document.
 pub fn read_state(common: &Common) -> Result<Document, Failure> {
+    read_state_or_nothing(common)?
+        .ok_or_else(|| Failure::new(Code::Usage, "there is no document on stdin").hint("give one with --state FILE"))
+}
+
+/// As [`read_state`]. `None` where stdin is a terminal or `/dev/null`.
+///
+/// # Errors
+///
+/// As [`read_state`].
+pub fn read_state_or_nothing(common: &Common) -> Result<Option<Document>, Failure> {
     match read(common)? {
-        Input::Text(text, origin) => Document::parse(&text, &origin),
-        Input::Nothing(what) => Err(Failure::new(Code::Usage, format!("stdin is {what}: expected a document"))
-            .hint("give one with --state FILE")),
+        Input::Text(text, origin) => Document::parse(&text, &origin).map(Some),
+        Input::Nothing(_) => Ok(None),
     }
 }
 

@@ -13,15 +13,16 @@ mod plan;
 mod render;
 
 use clap::Parser;
+use distro::Preset;
 use place::Made;
 use plan::{Host, Plan};
 use render::Level;
 use rootfs::Root;
 use stage::complete::names;
-use stage::members::{Arch, Config, Distro};
-use stage::run::{read_state, write_out};
-use stage::{Code, Common, Context, Document, Failure, Kind, Stage, message, quote};
-use std::path::PathBuf;
+use stage::members::{self, Arch, Config, Distro};
+use stage::run::{read_state_or_nothing, write_out};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Write the pacman.conf that this pacman accepts for this distribution, strict and loose
@@ -71,6 +72,14 @@ struct Args {
     /// Print a file instead of the document, and touch nothing
     #[arg(long, value_name = "strict|loose", hide_possible_values = true, conflicts_with = "new")]
     print: Option<Level>,
+
+    /// With --print and no document: the root that the file is for [default: /mnt]
+    #[arg(long, value_name = "DIR", requires = "print")]
+    root: Option<PathBuf>,
+
+    /// List the presets, each with its architectures
+    #[arg(long, exclusive = true)]
+    list: bool,
 
     /// Say why each line is there, and why some are not
     #[arg(long)]
@@ -151,29 +160,46 @@ fn explain(tool: &str, plan: &Plan, level: Level) {
     }
 }
 
-/// `--print`: no stage of a pipeline but its end, for people and for comparing. A document is read all the same, since
-/// only it has the root that every line is about.
-fn print(args: &Args, level: Level) -> ExitCode {
+/// `--print` and `--list`: no stage of a pipeline but its end, for people and for comparing.
+fn print(args: &Args) -> ExitCode {
     let context = Context::new("mkconf", args.common.quiet);
-    match read_and_render(args, level) {
-        Ok(Ok(text)) => match write_out(text.as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                context.report(&Failure::new(Code::Output, format!("writing on stdout: {error}")));
-                ExitCode::from(Code::Output.exit())
-            }
-        },
-        Ok(Err(exit)) => ExitCode::from(exit),
-        Err(failure) => {
-            context.report(&failure);
-            ExitCode::from(failure.code.exit())
-        }
-    }
+    let text = if args.list { Ok(Ok(list())) } else { read_and_render(args, args.print.unwrap_or(Level::Strict)) };
+    let written = text.and_then(|text| match text {
+        Ok(text) => write_out(text.as_bytes()).doing(Code::Output, || "writing on stdout").map(|()| ExitCode::SUCCESS),
+        Err(exit) => Ok(ExitCode::from(exit)),
+    });
+    written.unwrap_or_else(|failure| {
+        context.report(&failure);
+        ExitCode::from(failure.code.exit())
+    })
 }
 
-/// The file's text; or the exit status of the stage that failed before this one, and has said so.
+/// Returns the table of presets: name, architectures, title.
+fn list() -> String {
+    let presets: Vec<_> = Preset::names().filter_map(|name| Preset::load(name).ok()).collect();
+    let row = |preset: &Preset| (preset.name.clone(), preset.arches().collect::<Vec<_>>().join(","));
+    let rows: Vec<_> = presets.iter().map(|preset| (row(preset), &preset.title)).collect();
+    let width =
+        |column: fn(&(String, String)) -> &str| rows.iter().map(|(row, _)| column(row).len()).max().unwrap_or(0);
+    let (names, arches) = (width(|row| &row.0), width(|row| &row.1));
+    let line =
+        |((name, arch), title): &((String, String), &String)| format!("{name:names$}  {arch:arches$}  {title}\n");
+    rows.iter().map(line).collect()
+}
+
+/// Returns the file's text; or the exit status of the stage that failed before this one, and has said so.
 fn read_and_render(args: &Args, level: Level) -> Result<Result<String, u8>, Failure> {
-    let document = read_state(&args.common)?;
+    let document = match read_state_or_nothing(&args.common)? {
+        Some(document) => document,
+        None => {
+            let mut document = Document::new();
+            let root = args.root.as_deref().unwrap_or(Path::new("/mnt"));
+            document.write(&members::Root(
+                std::path::absolute(root).doing(Code::Os, || format!("reading {}", quote(root)))?,
+            ));
+            document
+        }
+    };
     if let Some(exit) = document.failed() {
         return Ok(Err(exit));
     }
@@ -185,8 +211,9 @@ fn read_and_render(args: &Args, level: Level) -> Result<Result<String, u8>, Fail
 }
 
 fn main() -> ExitCode {
+    stage::complete::answer::<Args>();
     match Args::try_parse() {
-        Ok(args) if args.print.is_some() => print(&args, args.print.unwrap_or(Level::Strict)),
+        Ok(args) if args.list || args.print.is_some() => print(&args),
         _ => stage::main::<Args>(),
     }
 }

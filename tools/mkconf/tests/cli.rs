@@ -307,7 +307,7 @@ fn a_failed_document_passes_as_it_came() {
 // -- --print and --explain --------------------------------------------------------------------------------------------
 
 #[test]
-fn print_needs_a_document_and_touches_nothing() {
+fn print_touches_nothing() {
     let ground = Ground::new();
     let before = ground.tree();
     let printed = ground.run(&["--print", "strict"]);
@@ -324,19 +324,37 @@ fn print_needs_a_document_and_touches_nothing() {
     let args = ["--print", "strict", "--state", state, "--cache-dir", cache.to_str().unwrap()];
     assert_eq!(text(&mkconf(&args, "").stdout), text(&written));
 
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
-    let output = command.args(["--print", "loose"]).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(output.status.code(), Some(64));
-    assert_eq!(
-        text(&output.stderr),
-        "mkconf: stdin is /dev/null: expected a document\nmkconf: hint: give one with --state FILE\n"
-    );
-    assert_eq!(text(&output.stdout), "");
-
     let output = mkconf(&["--print", "loose"], "");
     assert_eq!(output.status.code(), Some(65));
     assert!(text(&output.stderr).contains("the tool before this one printed nothing"));
     assert_eq!(text(&output.stdout), "");
+}
+
+#[test]
+fn print_and_list_need_no_document() {
+    let alone = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+        command.args(args).stdin(Stdio::null()).output().unwrap()
+    };
+    let what =
+        ["--print", "strict", "--distro", "archlinuxarm", "--arch", "aarch64", "--cache-dir", "/nonexistent/cache"];
+    let output = alone(&what);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    let conf = text(&output.stdout);
+    for line in ["RootDir = /mnt/", "Architecture = aarch64", "CacheDir = /nonexistent/cache/", "[core]"] {
+        assert!(conf.lines().any(|l| l == line), "{line}: {conf}");
+    }
+    let output = alone(&[&what[..], &["--root", "/srv/alarm"]].concat());
+    assert!(text(&output.stdout).contains("\nDBPath = /srv/alarm/var/lib/pacman/\n"));
+    let output = alone(&["--print", "loose", "--distro", "archlinuxarm"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), ""));
+
+    let listed = alone(&["--list"]);
+    let list = text(&listed.stdout);
+    let lines: Vec<_> = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!(lines.len(), fs::read_dir("../../presets").unwrap().count());
+    assert!(lines.contains(&vec!["archlinuxarm", "aarch64,armv7h", "Arch", "Linux", "ARM"]), "{list}");
+    assert_eq!(alone(&["--list", "--quiet"]).status.code(), Some(64));
 }
 
 #[test]
