@@ -153,6 +153,15 @@ fn a_root_of_this_hosts_own_architecture() {
     let receipt = receipt(&ran);
     assert_eq!(receipt["binfmt"]["kind"], "native");
     check_root(&lab, &receipt, true);
+    // A copy lies beside the root, and is what is left where the shell emptied the document.
+    let copy = |lab: &Lab| std::fs::read_to_string(lab.path().join("root.strapline/document.json")).expect("a copy");
+    assert_eq!(copy(&lab), ran.stdout);
+    let emptied = lab.sh("cp root.strapline/document.json r.json; verify --state r.json > r.json");
+    assert_eq!(emptied.status, 64, "{emptied:?}");
+    let reason = "verify: reading the document 'r.json': it is stdout, too, and the shell has emptied it\n";
+    assert!(emptied.stderr.starts_with(reason), "{emptied:?}");
+    assert!(emptied.stderr.contains("hint: a copy is ROOT.strapline/document.json: copy it back"), "{emptied:?}");
+    assert_eq!(copy(&lab), ran.stdout);
     // Also the files of subordinate ids go, by the directory alone.
     let owners = lab.sh("find root ! -group $(id -g) | wc -l");
     assert_ne!(owners.stdout.trim(), "0");

@@ -19,6 +19,9 @@ pub use crate::path::{is_name, is_word, plain_absolute, plain_below};
 /// The protocol's major version: the value of the `strapline` member. Additive change never bumps it.
 pub const VERSION: u64 = 1;
 
+/// The directory beside a root, of what is the root's and not in it: `ROOT.strapline`.
+pub const BESIDE: &str = ".strapline";
+
 /// The longest document that is read, in bytes.
 pub const LIMIT: u64 = 16 << 20;
 

@@ -13,8 +13,8 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -283,10 +283,23 @@ fn read(common: &Common) -> Result<Input, Failure> {
         let mut options = File::options();
         options.read(true).custom_flags(nix::libc::O_NONBLOCK);
         let mut file = options.open(path).doing(Code::Usage, || format!("opening the document {}", quote(path)))?;
+        refuse_emptied(path, &file)?;
         let text = read_to_end(&mut file, &quote(path), Wake::OnSignal)?;
         return Ok(Input::Text(text, quote(path)));
     }
     read_stdin()
+}
+
+/// Refuses a document that is stdout, too: with `--state FILE > FILE` the shell has emptied it.
+fn refuse_emptied(path: &Path, file: &File) -> Result<(), Failure> {
+    let doing = || format!("reading the document {}", quote(path));
+    let (input, output) = (fstat(file).doing(Code::Os, doing)?, fstat(std::io::stdout()));
+    let same = output.is_ok_and(|output| (output.st_dev, output.st_ino) == (input.st_dev, input.st_ino));
+    if !same || input.st_size != 0 || SFlag::from_bits_truncate(input.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Ok(());
+    }
+    Err(Failure::new(Code::Usage, format!("{}: it is stdout, too, and the shell has emptied it", doing()))
+        .hint(format!("a copy is ROOT{}/{COPY}: copy it back, and write to another file", document::BESIDE)))
 }
 
 fn read_stdin() -> Result<Input, Failure> {
@@ -425,7 +438,40 @@ fn hand_on(context: &Context, document: &Document) -> ExitCode {
         context.undo();
         return ExitCode::from(Code::Output.exit());
     }
+    if let Err(failure) = keep_copy(document) {
+        context.warn(failure);
+    }
     ExitCode::from(document.failed().unwrap_or(0))
+}
+
+/// The name of the document's copy in the directory beside the root.
+const COPY: &str = "document.json";
+
+/// Writes the document into the directory beside its root, where there is one that only we may write to: for a user who lost
+/// the document, and for `enter DIR`.
+fn keep_copy(document: &Document) -> Result<(), Failure> {
+    let Some(root) = document.root() else { return Ok(()) };
+    let mut directory = root.as_os_str().to_owned();
+    directory.push(document::BESIDE);
+    let directory = Path::new(&directory);
+    let ours = directory
+        .symlink_metadata()
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0);
+    if !ours {
+        return Ok(());
+    }
+    let path = directory.join(COPY);
+    let doing = || format!("writing the document's copy {}", quote(&path));
+    // A run that was killed may have left one. Where another tool writes its own now, either copy will do.
+    let new = directory.join(format!("{COPY}.new"));
+    let gone = |result: std::io::Result<()>| match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.doing(Code::Os, doing),
+    };
+    gone(std::fs::remove_file(&new))?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new).doing(Code::Os, doing)?;
+    file.write_all(document.line().as_bytes()).doing(Code::Os, doing)?;
+    gone(std::fs::rename(&new, &path))
 }
 
 fn output_failure(error: &std::io::Error) -> Failure {

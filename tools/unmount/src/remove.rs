@@ -6,6 +6,7 @@ use rootfs::{Inside, Place, Root, idmap, mountinfo, occupants};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
+use stage::document::BESIDE;
 use stage::members::IdMap;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::ffi::{CStr, CString, OsStr};
@@ -94,7 +95,7 @@ fn refuse_use(root: &Root) -> Result<(), Failure> {
 /// Deletes `ROOT.strapline`, where `mkconf` and `keyring` keep what is of the root and not in it.
 fn remove_configuration(root: &Path) -> Result<(), Failure> {
     let mut path = root.as_os_str().to_owned();
-    path.push(".strapline");
+    path.push(BESIDE);
     let path = PathBuf::from(path);
     let opening = || format!("opening {}", quote(&path));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
