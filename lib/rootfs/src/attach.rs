@@ -4,6 +4,7 @@
 //! A mount is made detached with all its options and then attached to a directory that was opened beneath the root, so
 //! there is no moment at which a path can be replaced by a symbolic link.
 
+use crate::occupants::proc::open_path;
 use crate::plan::{LINKS, Mount};
 use crate::root::open_below;
 use crate::sys::mount_setattr;
@@ -248,14 +249,8 @@ pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// Makes a mount and those below it read-only. Device nodes and sockets stay usable.
 pub(crate) fn make_read_only(path: &Path) -> Result<(), Errno> {
-    let mount = directory(path)?;
+    let mount = open_path(CWD, path)?;
     mount_setattr(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
-}
-
-/// Opens a directory of the host, to mount on it.
-pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty())
 }
 
 /// Fills a new `/dev`: bound nodes, links, and the directories that more is mounted on.

@@ -6,8 +6,9 @@
 //! files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty directory: a
 //! `use-keyboxd` there would make gpg look for keys elsewhere, even with `--no-options`.
 
+use crate::occupants::proc::open_path;
 use crate::root;
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, quote};
@@ -138,7 +139,7 @@ pub(crate) fn make(home: &Path) -> Result<(), Failure> {
 /// When it cannot be read or mounted.
 pub(crate) fn cover(home: &Path) -> Result<(), Failure> {
     let doing = || format!("copying the keyring {}", quote(home));
-    let directory = crate::attach::directory(home).doing(Code::Os, doing)?;
+    let directory = open_path(CWD, home).doing(Code::Os, doing)?;
     let files = read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
     mount_tmpfs(home)?;
     fill(home, &files)

@@ -29,17 +29,14 @@ const READS: usize = 4;
 /// How long an undoing tool waits for another one.
 const TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
+/// The lock of a tool that works on a root beside others.
+pub(crate) const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+
+/// The lock of a tool that undoes something.
+pub(crate) const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+
 /// How many holders a message names.
 const NAMED: usize = 3;
-
-/// How a root is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// To work on it beside other tools.
-    Shared,
-    /// To undo something.
-    Exclusive,
-}
 
 /// A process that holds the lock.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,18 +52,14 @@ struct Holder {
 ///
 /// [`Code::Busy`] when a tool works on the root, with its process; [`Code::Interrupted`] when a signal asks a tool that
 /// wants a shared lock to stop while it waits.
-pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
+pub(crate) fn lock(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Failure> {
     let doing = || format!("locking the root {}", quote(root.path()));
     let directory = open(root, mode).map_err(|e| match e {
         Errno::ACCESS | Errno::PERM => Failure::system(Code::Permission, doing(), e),
         _ => Failure::system(Code::Os, doing(), e),
     })?;
-    let operation = match mode {
-        Mode::Shared => FlockOperation::NonBlockingLockShared,
-        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
     loop {
-        match flock(&directory, operation) {
+        match flock(&directory, mode) {
             Ok(()) => return Ok(directory),
             Err(Errno::WOULDBLOCK) => {}
             Err(Errno::INTR) => continue,
@@ -76,7 +69,7 @@ pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
             return Err(busy(root, UNSEEN, &[]));
         };
         let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).collect();
-        if mode == Mode::Exclusive && !working.is_empty() {
+        if mode == EXCLUSIVE && !working.is_empty() {
             let pids: Vec<_> = working.iter().map(|h| h.pid).collect();
             return Err(busy(root, &describe(&pids), &pids));
         }
@@ -94,10 +87,10 @@ pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
 
 /// Opens the directory to lock it. An undoing tool must not keep a mount busy, so it opens the directory by a detached copy
 /// of the mount. If that is not permitted, neither is unmounting.
-fn open(root: &Root, mode: Mode) -> Result<OwnedFd, Errno> {
+fn open(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let none = MountAttrFlags::empty();
-    if mode == Mode::Exclusive
+    if mode == EXCLUSIVE
         && let Ok(copy) = attach::clone_tree(root.as_fd(), "", false)
         && mount_setattr(copy.as_fd(), none, libc::MS_PRIVATE, false).is_ok()
     {
@@ -129,18 +122,18 @@ fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> 
 
 /// Waits until an undoing tool has ended, and returns whether it has. Another undoing tool is not stopped by a signal: it
 /// waits for [`TIMEOUT`], since the holder may be any process.
-fn wait_for(process: &OwnedFd, mode: Mode) -> Result<bool, Failure> {
+fn wait_for(process: &OwnedFd, mode: FlockOperation) -> Result<bool, Failure> {
     let (timeout, wake) = match mode {
-        Mode::Exclusive => (Some(TIMEOUT), Wake::Never),
-        Mode::Shared => (None, Wake::OnSignal),
+        EXCLUSIVE => (Some(TIMEOUT), Wake::Never),
+        _ => (None, Wake::OnSignal),
     };
     loop {
         let ready = poll_readable(&[process.as_fd()], timeout, wake).doing(Code::Os, || "waiting for its holder")?;
         match ready {
             None => return Ok(false),
             Some(ready) if ready[0] => return Ok(true),
-            Some(_) if mode == Mode::Shared => signal::check()?,
-            Some(_) => {}
+            Some(_) if mode == EXCLUSIVE => {}
+            Some(_) => signal::check()?,
         }
     }
 }
@@ -243,14 +236,14 @@ mod tests {
     #[test]
     fn who_undoes_is_refused_while_one_works_and_is_told_who() {
         let dir = tempfile::tempdir().unwrap();
-        let shares = [Mode::Shared, Mode::Shared].map(|w| lock(&root(dir.path()), w).unwrap());
-        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
+        let shares = [SHARED, SHARED].map(|w| lock(&root(dir.path()), w).unwrap());
+        let failure = lock(&root(dir.path()), EXCLUSIVE).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let pid = std::process::id();
         assert!(failure.message.contains(&format!("in use by {pid} ")), "{failure}");
         assert!(failure.hint.unwrap().contains(&format!("'kill {pid} {pid}'")));
         drop(shares);
-        drop(lock(&root(dir.path()), Mode::Exclusive).unwrap());
+        drop(lock(&root(dir.path()), EXCLUSIVE).unwrap());
     }
 
     #[test]
@@ -265,13 +258,13 @@ mod tests {
             .unwrap();
         let mut stdout = std::io::BufReader::new(stranger.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut stdout, &mut String::new()).unwrap();
-        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
+        let failure = lock(&root(dir.path()), EXCLUSIVE).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let who = format!("{} flock", stranger.id());
         assert!(failure.message.contains(&who), "{failure}");
         drop(stranger.stdin.take());
         stranger.wait().unwrap();
-        lock(&root(dir.path()), Mode::Exclusive).unwrap();
+        lock(&root(dir.path()), EXCLUSIVE).unwrap();
     }
 
     #[test]
@@ -299,7 +292,7 @@ mod tests {
             }
             _ => UNSEEN.to_owned(),
         };
-        for want in [Mode::Shared, Mode::Exclusive] {
+        for want in [SHARED, EXCLUSIVE] {
             let failure = lock(&root(dir.path()), want).unwrap_err();
             assert_eq!(failure.code, Code::Busy);
             assert!(failure.message.contains(&who), "{failure}");
@@ -309,7 +302,7 @@ mod tests {
         let directory = std::fs::File::open(dir.path()).unwrap();
         flock(&directory, FlockOperation::LockExclusive).unwrap();
         drop(directory);
-        lock(&root(dir.path()), Mode::Exclusive).unwrap();
+        lock(&root(dir.path()), EXCLUSIVE).unwrap();
     }
 
     #[test]

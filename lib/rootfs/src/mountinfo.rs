@@ -84,7 +84,8 @@ fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
     })
 }
 
-fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+/// Parses a decimal number of the kernel's.
+pub(crate) fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     // parse() accepts a sign, which the kernel never writes.
     if !field.iter().all(u8::is_ascii_digit) {
         return None;
@@ -319,9 +320,7 @@ mod tests {
             (30, 1, "/t"),
             (1, 0, "/"),
         ]);
-        assert_eq!(targets(&text, "/t"), {
-            ["9 /t/proc", "7 /t/dev/pts/deep", "40 /t/dev/pts", "12 /t/dev", "30 /t"]
-        });
+        assert_eq!(targets(&text, "/t"), { ["9 /t/proc", "7 /t/dev/pts/deep", "40 /t/dev/pts", "12 /t/dev", "30 /t"] });
     }
 
     #[test]

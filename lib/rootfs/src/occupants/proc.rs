@@ -10,20 +10,22 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::Arg;
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
 /// The file that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// The file itself.
-    pub(super) id: RootId,
+    pub(crate) id: RootId,
     /// The id of the mount that it is seen on (Linux 5.8).
-    pub(super) mount: Option<u64>,
+    pub(crate) mount: Option<u64>,
 }
 
 /// Returns what a path leads to, without waiting for a file server. The empty path is the descriptor itself.
-pub(super) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
+pub(crate) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(at, path, flags, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let given = StatxFlags::from_bits_retain(stat.stx_mask);
@@ -64,7 +66,8 @@ pub(super) fn is_below(directory: &OwnedFd, above: RootId, parents: &HashMap<u64
             return if known { Ok(false) } else { Err(Errno::XDEV) };
         }
         compare = !crossed || leads_straight(&at, seen, &up, next, parents)?;
-        known &= compare || next.id != above || !may_be_covered(&at, seen, above)?;
+        // The directory above, which another mount covers, may be the one that we look for.
+        known &= compare || next.id != above || seen.id.dev != above.dev && !is_mount_root(&at)?;
         (at, seen) = (up, next);
     }
     Err(Errno::NAMETOOLONG)
@@ -89,11 +92,6 @@ fn leads_straight(
     Ok(name.is_some_and(|name| look_at(up, name).is_ok_and(|now| now.id == seen.id)))
 }
 
-/// Returns whether the directory above, which another mount covers, may be `root`.
-fn may_be_covered(at: &OwnedFd, seen: Seen, root: RootId) -> Result<bool, Errno> {
-    Ok(seen.id.dev == root.dev || is_mount_root(at)?)
-}
-
 /// Returns whether a directory is the root of the mount that it is seen on.
 fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
@@ -102,7 +100,7 @@ fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
 }
 
 /// Opens a directory with `O_PATH`.
-pub(super) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     openat(at, path, flags, Mode::empty())
 }
@@ -127,23 +125,9 @@ pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
 /// Reads a file of `/proc`, whose size is unknown, with few calls of read(2).
 pub(crate) fn read_at(at: impl AsFd, path: &str) -> Result<Vec<u8>, Errno> {
     let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 1 << 13];
-    let mut length = 0;
-    loop {
-        match rustix::io::read(&file, &mut text[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-        // `stat` is one line that comes in one piece.
-        if path == "stat" {
-            break;
-        }
-        if text.len() - length < 1 << 12 {
-            text.resize(2 * text.len(), 0);
-        }
-    }
-    text.truncate(length);
+    let mut text = Vec::with_capacity(1 << 13);
+    // Not of the file itself, which would first ask for its size.
+    let read = File::from(file).take(u64::MAX).read_to_end(&mut text);
+    read.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     Ok(text)
 }

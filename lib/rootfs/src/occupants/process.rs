@@ -10,6 +10,7 @@ use super::proc::{Seen, is_below, look_at, numbers, open_dir, open_path, read_at
 use super::scan::Scanner;
 use super::text::{self, Stat, mapped, path_below, socket_inode};
 use super::{KEYRING, Occupant, Use, UseKind, agents};
+use crate::user;
 use rustix::fs::{CWD, readlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -33,7 +34,8 @@ pub(super) struct Process<'a> {
     elsewhere: bool,
     /// Whether it is in our mount namespace, once known.
     here: Option<bool>,
-    denied: bool,
+    /// Whether we may not look at parts of it.
+    pub(super) denied: bool,
     /// An error that has nothing to do with the process: see [`is_ours`].
     failed: Option<Errno>,
 }
@@ -76,11 +78,6 @@ impl<'a> Process<'a> {
         process.failed.map_or(Ok(Some(process)), Err)
     }
 
-    /// Returns whether we may not look at parts of it.
-    pub(super) fn is_denied(&self) -> bool {
-        self.denied
-    }
-
     /// Returns the process, if it uses the root.
     ///
     /// # Errors
@@ -97,7 +94,7 @@ impl<'a> Process<'a> {
             pid: self.pid,
             start_time: self.stat.start_time,
             uid,
-            user: uid.to_string(),
+            user: user::name_of(&self.scanner.passwd, uid).unwrap_or_else(|| uid.to_string()),
             lives: self.lives && !spared,
             spared: self.lives && spared,
             elsewhere: self.elsewhere && !self.lives,
@@ -139,8 +136,7 @@ impl<'a> Process<'a> {
             Ok(true) => {
                 self.lives = true;
                 let path = self.text_below("root").filter(|_| seen.id != self.scanner.id);
-                let path = path.unwrap_or_else(|| self.scanner.root.clone());
-                self.add(UseKind::Root, path);
+                self.add(UseKind::Root, path.unwrap_or_else(|| self.scanner.root.clone()));
             }
             Ok(false) => {}
             Err(e) => {
@@ -165,7 +161,7 @@ impl<'a> Process<'a> {
         let seen = look_at(&self.dir, name);
         let seen = self.noted(seen)?;
         let here = match seen.mount {
-            Some(mount) => self.scanner.mounts.contains(&mount),
+            Some(mount) => self.scanner.parents.contains_key(&mount),
             None => self.is_here(),
         };
         let leads_there = match open_path(&self.dir, name) {
@@ -228,7 +224,8 @@ impl<'a> Process<'a> {
         let Some(keyring) = &self.scanner.keyring else {
             return;
         };
-        let cmdline = self.cmdline();
+        let cmdline = read_at(&self.dir, "cmdline");
+        let cmdline = self.noted(cmdline).unwrap_or_default();
         if !proven && !keyring.is_named_by(&self.dir, &cmdline) {
             return;
         }
@@ -255,24 +252,19 @@ impl<'a> Process<'a> {
         let text = read_at(&self.dir, "maps");
         let text = self.noted(text).unwrap_or_default();
         for line in text.split(|&b| b == b'\n') {
-            let Some((device, inode, path)) = mapped(line) else {
-                continue;
-            };
-            let Some(path) = path_below(path, &self.scanner.root_in_maps) else {
-                continue;
-            };
-            if self.has(&path) || self.uses.len() >= USES {
-                continue;
+            if let Some((device, inode, path)) = mapped(line)
+                && let Some(path) = path_below(path, &self.scanner.root_in_maps)
+                && !self.has(&path)
+                && self.uses.len() < USES
+            {
+                let here = self.is_here();
+                // Overlayfs may show the device number of a layer.
+                let is_it = |now: Seen| now.id.ino == inode;
+                if self.scanner.devices.contains(&device) || here && look_at(CWD, path.as_path()).is_ok_and(is_it) {
+                    self.elsewhere |= !here;
+                    self.add(UseKind::Map, path);
+                }
             }
-            let here = self.is_here();
-            // Overlayfs may show the device number of a layer.
-            let is_it = |now: Seen| now.id.ino == inode;
-            let there = self.scanner.devices.contains(&device) || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
-            if !there {
-                continue;
-            }
-            self.elsewhere |= !here;
-            self.add(UseKind::Map, path);
         }
     }
 
@@ -304,16 +296,6 @@ impl<'a> Process<'a> {
     fn numbers<T: FromStr>(&mut self, name: &str) -> Vec<T> {
         let numbers = numbers(&self.dir, name);
         self.noted(numbers).unwrap_or_default()
-    }
-
-    /// Returns the command line, which the process may have rewritten.
-    fn cmdline(&mut self) -> Vec<u8> {
-        let text = read_at(&self.dir, "cmdline");
-        let mut text = self.noted(text).unwrap_or_default();
-        while text.last() == Some(&0) {
-            text.pop();
-        }
-        text
     }
 
     /// Returns the value, or notes why there is none. What has ended in the meantime is ignored.

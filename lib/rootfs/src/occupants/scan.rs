@@ -4,8 +4,8 @@ use super::proc::{Seen, look_at, numbers, read_at};
 use super::process::{Process, is_gone, is_ours};
 use super::text::{self, Stat, escape_newlines};
 use super::{Occupant, Scan, agents};
+use crate::mountinfo;
 use crate::root::RootId;
-use crate::{mountinfo, user};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
@@ -20,9 +20,7 @@ pub(super) struct Scanner {
     pub(super) id: RootId,
     /// The root's keyring, where there is one.
     pub(super) keyring: Option<agents::Home>,
-    /// The ids of our mounts.
-    pub(super) mounts: HashSet<u64>,
-    /// The mount that each of them is on.
+    /// Our mounts, and the mount that each of them is on.
     pub(super) parents: HashMap<u64, u64>,
     /// Those of them that are at or below the root and not hidden, and the one that the root is on.
     pub(super) visible: HashSet<u64>,
@@ -34,6 +32,8 @@ pub(super) struct Scanner {
     pub(super) own_root: Option<Seen>,
     /// Our own mount namespace.
     pub(super) own_namespace: Option<Seen>,
+    /// passwd(5) of the host.
+    pub(super) passwd: Vec<u8>,
     own_pid: i32,
     /// PID 1 and our ancestors: they never live in a root.
     spared: HashSet<i32>,
@@ -77,13 +77,13 @@ impl Scanner {
             root_in_maps: escape_newlines(root),
             id,
             keyring: agents::Home::of(root, &mounts).doing(Code::Os, || "looking for the keyring of the root")?,
-            mounts: mounts.iter().map(|m| m.id).collect(),
             parents: mounts.iter().map(|m| (m.id, m.parent)).collect(),
             visible,
             devices,
             sockets: text::sockets(&sockets, root),
             own_root: look_at(CWD, "/").ok(),
             own_namespace: look_at(CWD, "/proc/self/ns/mnt").ok(),
+            passwd: std::fs::read("/etc/passwd").unwrap_or_default(),
             own_pid,
             spared: spared()?,
         })
@@ -97,14 +97,6 @@ impl Scanner {
             let look = self.examine(pid)?;
             scan.occupants.extend(look.occupant);
             scan.unreadable += usize::from(look.unreadable);
-        }
-        if !scan.occupants.is_empty() {
-            let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-            for occupant in &mut scan.occupants {
-                if let Some(name) = user::name_of(&passwd, occupant.uid) {
-                    occupant.user = name;
-                }
-            }
         }
         Ok(scan)
     }
@@ -123,9 +115,7 @@ impl Scanner {
         // A spared process never lives there, so it does not matter that we may not look at it.
         let spared = self.spared.contains(&pid);
         let looked = Process::look(self, pid).and_then(|process| match process {
-            Some(process) => {
-                Ok(Look { unreadable: process.is_denied() && !spared, occupant: process.occupant(spared)? })
-            }
+            Some(process) => Ok(Look { unreadable: process.denied && !spared, occupant: process.occupant(spared)? }),
             None => Ok(Look::default()),
         });
         match looked {

@@ -3,15 +3,18 @@
 
 use super::wire::{Frame, GO, send};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
+use crate::occupants::proc::open_path;
 use crate::plan::Mount;
 use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo, sys};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::process::{self, WaitOptions, WaitStatus};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Cause, Code, Doing, Failure, quote};
+use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,8 +26,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Init<'a> {
     pub(super) inside: &'a Inside,
     pub(super) ids: Ids<'a>,
-    pub(super) control: OwnedFd,
-    pub(super) report: OwnedFd,
+    pub(super) control: PipeReader,
+    pub(super) report: PipeWriter,
     pub(super) output: Option<OwnedFd>,
 }
 
@@ -34,7 +37,7 @@ impl Init<'_> {
         match self.prepare(&work) {
             Ok(prepared) => self.serve(work, &prepared),
             Err(failure) => {
-                send(self.report.as_fd(), &Frame::Failed(failure));
+                send(&self.report, &Frame::Failed(failure));
                 1
             }
         }
@@ -43,16 +46,17 @@ impl Init<'_> {
     /// Separates us from the tool, and sets the namespaces up.
     fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
         let doing = || "preparing the namespaces";
-        let foreground = matches!(work, Work::Exec(job, _) if job.terminal);
+        let (foreground, place, lent) = match work {
+            Work::Exec(job, _) => (job.terminal, job.place, &[][..]),
+            Work::Call(place, lent, _) => (false, *place, *lent),
+        };
         signal::detach();
         die_with_parent()?;
         reset_signals()?;
         let children = block_sigchld()?;
         let mut keep = vec![self.control.as_raw_fd(), self.report.as_raw_fd(), children.as_raw_fd()];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
-        if let Work::Call(_, lent, _) = work {
-            keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
-        }
+        keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
         sys::close_all_but(&keep);
         if !foreground {
             // A terminal's keys go to the tool, which decides what to forward.
@@ -70,23 +74,16 @@ impl Init<'_> {
             rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
         )
         .doing(Code::Permission, || "making the mounts of the new namespace our own")
-        .map_err(|f| match attach::apparmor_hint() {
-            Some(hint) => f.hint(hint),
-            None => f,
-        })?;
+        .map_err(|failure| Failure { hint: attach::apparmor_hint().map(str::to_owned), ..failure })?;
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
         let gpgdir = self.inside.gpgdir.as_deref().filter(|_| of_the_host);
-        if let Some(gpgdir) = gpgdir {
-            gnupg::make(gpgdir)?;
-        }
+        gpgdir.map_or(Ok(()), gnupg::make)?;
         let root = self.mount_plan(of_the_host)?;
         if of_the_host {
             gnupg::hide_host_configuration()?;
         }
-        if let Some(gpgdir) = gpgdir {
-            gnupg::cover(gpgdir)?;
-        }
+        gpgdir.map_or(Ok(()), gnupg::cover)?;
         if let Work::Exec(_, Some(authorities)) = work {
             certificates::cover(authorities)?;
         }
@@ -96,16 +93,11 @@ impl Init<'_> {
             die_with_parent()?;
             self.ask(&Frame::Map)?;
         }
-        let table = match &self.inside.handler {
-            Some((arch, handler)) => Some(register(*arch, handler)?),
-            None => None,
-        };
-        if work.place() == Place::Root {
+        let handler = self.inside.handler.as_ref();
+        let table = handler.map(|(arch, handler)| register(*arch, handler)).transpose()?;
+        if place == Place::Root {
             // The new mount namespace is a copy: the open descriptor is of the old one.
-            let root = match table {
-                Some(_) => self.open_root()?,
-                None => root,
-            };
+            let root = if table.is_some() { self.open_root()? } else { root };
             leave::the_host(root.as_fd())?;
         }
         Ok(Prepared { null, children, _table: table })
@@ -114,14 +106,11 @@ impl Init<'_> {
     /// Sends a frame to the tool, and waits for [`GO`]. If the pipe is closed, the tool is dead. Any other byte is a signal
     /// that asks us to stop, and there is no command yet that could get it.
     fn ask(&self, frame: &Frame) -> Result<(), Failure> {
-        send(self.report.as_fd(), frame);
+        send(&self.report, frame);
         let mut word = [0];
-        loop {
-            match rustix::io::read(&self.control, &mut word) {
-                Err(Errno::INTR) => {}
-                Ok(1) if word == [GO] => return Ok(()),
-                _ => sys::exit_now(1),
-            }
+        match (&self.control).read_exact(&mut word) {
+            Ok(()) if word == [GO] => Ok(()),
+            _ => sys::exit_now(1),
         }
     }
 
@@ -142,14 +131,12 @@ impl Init<'_> {
     fn mount_plan(&self, read_only: bool) -> Result<OwnedFd, Failure> {
         let path = self.inside.root.path();
         let doing = || format!("binding {} on itself", quote(path));
-        let below = self.open_root()?;
+        let mut below = self.open_root()?;
         let root = attach::private_copy(below.as_fd()).doing(Code::Os, doing)?;
-        let below = if read_only {
+        if read_only {
             self.protect_the_host()?;
-            self.open_root()?
-        } else {
-            below
-        };
+            below = self.open_root()?;
+        }
         attach::attach_tree(root.as_fd(), below.as_fd()).doing(Code::Os, doing)?;
         let live = mountinfo::read()?;
         let plan: Vec<Mount> =
@@ -163,14 +150,13 @@ impl Init<'_> {
     /// pacman opens its log, its databases and its keyring by paths, and so follows symbolic links that a root has there. It
     /// also extracts packages by paths. So this limits what it can write to, whatever the links are.
     fn protect_the_host(&self) -> Result<(), Failure> {
-        let cache = self.inside.cache.as_deref();
         // A cache in the root is writable like the root.
-        let cache = cache.filter(|c| !c.starts_with(self.inside.root.path()));
+        let cache = self.inside.cache.as_deref().filter(|c| !c.starts_with(self.inside.root.path()));
         let copy = |cache| {
             let doing = || format!("opening the package cache {}", quote(cache));
             // pacman would make it, and no longer can.
             std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
-            let directory = attach::directory(cache).doing(Code::Failed, doing)?;
+            let directory = open_path(CWD, cache).doing(Code::Failed, doing)?;
             let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
             Ok((cache, copy))
         };
@@ -178,7 +164,7 @@ impl Init<'_> {
         attach::make_read_only(Path::new("/")).doing(Code::Permission, || "making the host read-only, inside")?;
         if let Some((cache, copy)) = copy {
             let doing = || format!("binding {} on itself", quote(cache));
-            let directory = attach::directory(cache).doing(Code::Os, doing)?;
+            let directory = open_path(CWD, cache).doing(Code::Os, doing)?;
             attach::attach_tree(copy.as_fd(), directory.as_fd()).doing(Code::Os, doing)?;
         }
         Ok(())
@@ -196,7 +182,7 @@ impl Init<'_> {
             Ok(Some(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
                 let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
-                send(self.report.as_fd(), &Frame::Failed(failure));
+                send(&self.report, &Frame::Failed(failure));
                 return 1;
             }
         };
@@ -210,7 +196,7 @@ impl Init<'_> {
         }
         let exit = status.and_then(WaitStatus::exit_status);
         let signal = status.and_then(WaitStatus::terminating_signal);
-        send(self.report.as_fd(), &Frame::Ended(exit, signal, seconds));
+        send(&self.report, &Frame::Ended(exit, signal, seconds));
         0
     }
 
@@ -239,17 +225,17 @@ impl Init<'_> {
         };
         if let Err(e) = setup() {
             let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
-            send(self.report.as_fd(), &Frame::Failed(failure));
+            send(&self.report, &Frame::Failed(failure));
             return 126;
         }
         match work {
             Work::Call(_, _, function) => {
-                send(self.report.as_fd(), &Frame::Returned(function()));
+                send(&self.report, &Frame::Returned(function()));
                 0
             }
             Work::Exec(job, _) => {
                 let errno = command::exec(job);
-                send(self.report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
+                send(&self.report, &Frame::NotRun(errno.raw_os_error()));
                 126
             }
         }

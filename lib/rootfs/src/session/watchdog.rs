@@ -29,7 +29,7 @@ const COMMAND: usize = 100;
 const NAMED: usize = 4;
 
 /// Measures progress inside.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Watchdog {
     tool: &'static str,
     limit: Duration,
