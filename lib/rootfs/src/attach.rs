@@ -298,16 +298,6 @@ fn sort_options(options: &[String]) -> (MountAttrFlags, Vec<&str>) {
     (attributes, settings)
 }
 
-/// Returns whether programs may be run from the filesystem that `fd` is on (statvfs(3), `ST_NOEXEC`).
-///
-/// # Errors
-///
-/// The system call's.
-pub fn is_noexec(fd: impl AsFd) -> Result<bool, Errno> {
-    let flags = rustix::fs::fstatvfs(fd)?.f_flag;
-    Ok(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

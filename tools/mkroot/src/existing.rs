@@ -52,16 +52,14 @@ impl Existing {
         let mut packages = 0;
         for entry in Dir::read_from(&local).doing(Code::Os, || doing(LOCAL))? {
             let entry = entry.doing(Code::Os, || doing(LOCAL))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
             // Not in `ALPM_DB_VERSION`, nor in a record that a killed pacman left incomplete.
-            let Ok(text) = root.read(&format!("{LOCAL}/{name}/desc"), LIMIT) else {
-                continue;
-            };
-            packages += 1;
-            let arch = localdb::desc(&text).ok().and_then(|desc| desc.arch);
-            arches.extend(arch.filter(|arch| arch != "any"));
+            if let Ok(name) = entry.file_name().to_str()
+                && let Ok(text) = root.read(&format!("{LOCAL}/{name}/desc"), LIMIT)
+            {
+                packages += 1;
+                let arch = localdb::desc(&text).ok().and_then(|desc| desc.arch);
+                arches.extend(arch.filter(|arch| arch != "any"));
+            }
         }
         let release = root.read("usr/lib/os-release", LIMIT).unwrap_or_default();
         let os = id(&String::from_utf8_lossy(&release));
@@ -176,10 +174,7 @@ pub(crate) fn check_owner(root: &Root, idmap: Option<&IdMap>, me: u32) -> Result
     if stat.st_uid != me {
         return Err(other_owner(root, root.path(), stat.st_uid, "user"));
     }
-    match idmap {
-        Some(map) => check_ids(root, map),
-        None => Ok(()),
-    }
+    idmap.map_or(Ok(()), |map| check_ids(root, map))
 }
 
 /// Checks every file of the root, without crossing mounts.

@@ -79,7 +79,12 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
     let there = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
             .doing(Code::Permission, || "making a mount namespace")?;
-        build_here(root, plan)
+        let doing = || format!("building the mounts of {}", quote(root.path()));
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).doing(Code::Os, doing)?;
+        let here = Root::open(root.path())?;
+        let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
+        attach::attach_plan(top.as_fd(), root.path(), plan)?;
+        attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
@@ -88,15 +93,6 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
         let panicked = |_| Err(Failure::new(Code::Os, "building the mounts: a panic"));
         thread.join().unwrap_or_else(panicked)
     })
-}
-
-fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
-    let doing = || format!("building the mounts of {}", quote(root.path()));
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).doing(Code::Os, doing)?;
-    let here = Root::open(root.path())?;
-    let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
-    attach::attach_plan(top.as_fd(), root.path(), plan)?;
-    attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
 }
 
 /// Takes down what [`mount`] made, with what is below it. It is detached at once, whoever looks at it: nobody was told of it

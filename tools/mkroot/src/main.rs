@@ -11,10 +11,11 @@ mod skeleton;
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
-use rootfs::{Arch, Binfmt, Inside, Mount, Root, attach, binfmt, plan};
+use rootfs::{Arch, Binfmt, Inside, Mount, Root, binfmt, plan};
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::os::fd::AsFd;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -60,7 +61,6 @@ struct Done {
     directory: Option<PathBuf>,
     /// Whether this run created the directory.
     made: bool,
-    skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
     /// What was mounted at the root itself.
     mounted: Vec<HostMount>,
@@ -74,7 +74,6 @@ struct Plan {
     distro: Option<String>,
     idmap: Option<IdMap>,
     mounts: Vec<Mount>,
-    host: bool,
 }
 
 impl Stage for Mkroot {
@@ -107,7 +106,6 @@ impl Done {
             host::take_down(path, &self.mounted)?;
             let root = Root::open(path)?;
             extra::remove(&root, &self.points);
-            skeleton::remove(&root, &self.skeleton);
             if self.made {
                 // Fails unless it is empty.
                 std::fs::remove_dir(path).unwrap_or(());
@@ -164,7 +162,7 @@ impl Mkroot {
         for text in &self.bind {
             mounts.push(plan::bind(text)?);
         }
-        Ok(Plan { root, arch, distro, idmap, mounts, host: self.host })
+        Ok(Plan { root, arch, distro, idmap, mounts })
     }
 
     /// Returns the distribution, after checking that it has the architecture.
@@ -202,24 +200,20 @@ impl Mkroot {
 
     fn apply(&self, context: &Context, plan: &Plan, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
         let root = open_directory(&plan.root, done)?;
-        if attach::is_noexec(root.as_fd()).doing(Code::Os, || format!("looking at {}", quote(&plan.root)))? {
-            return Err(Failure::new(
-                Code::Failed,
-                format!(
-                    "looking at {}: its file system is mounted noexec, so scriptlets could not run",
-                    quote(&plan.root)
-                ),
-            )
-            .hint("choose another directory, or remount the file system with exec"));
+        let looking = || format!("looking at {}", quote(&plan.root));
+        if fstatvfs(&root).doing(Code::Os, looking)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            let why = "its file system is mounted noexec, so scriptlets could not run";
+            return Err(Failure::new(Code::Failed, format!("{}: {why}", looking()))
+                .hint("choose another directory, or remount the file system with exec"));
         }
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if skeleton::has_packages(&root) {
             existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
         }
-        done.skeleton.extend(skeleton::make(&root, owner)?);
+        skeleton::make(&root, owner, &mut done.points)?;
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt = choose_handler(plan)?;
-        if plan.host {
+        if self.host {
             mount(context, plan, &root, document, done)?;
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
@@ -232,7 +226,7 @@ impl Mkroot {
     }
 
     fn record(&self, plan: &Plan, root: &Root, binfmt: &Binfmt, document: &mut Document) -> Result<(), Failure> {
-        let mode = match (plan.host, &plan.idmap) {
+        let mode = match (self.host, &plan.idmap) {
             (true, _) => Mode::Host,
             (false, Some(_)) => Mode::User,
             (false, None) => Mode::Root,
@@ -278,17 +272,15 @@ fn mount(context: &Context, plan: &Plan, root: &Root, document: &mut Document, d
 
 /// Creates the root's directory if it does not exist, and opens it.
 fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
+    let not = |why: &str| {
+        let message = format!("making {}: it {why}", quote(path));
+        Failure::new(Code::Failed, message).hint("choose a new or an empty directory")
+    };
     let made = match std::fs::create_dir(path) {
         Ok(()) => true,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("making {}: it exists and is not a directory", quote(path)),
-            )
-            .hint("choose a new or an empty directory"));
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => false,
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(not("exists and is not a directory")),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
             return Err(Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
                 .hint("choose a directory that you may write in, or use sudo"));
         }
@@ -302,8 +294,7 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
     }
     let mut entries = std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
     if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
-        return Err(Failure::new(Code::Failed, format!("making {}: it is not empty and not a root", quote(path)))
-            .hint("choose a new or an empty directory"));
+        return Err(not("is not empty and not a root"));
     }
     Ok(root)
 }
@@ -316,17 +307,14 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
         Ok(full) => full,
         Err(_) => {
             let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
-            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
+            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let missing = |e: std::io::Error| {
-                let why = format!("{}: its parent {}: {e}", doing(), quote(parent));
-                Failure::new(Code::NotFound, why)
+                Failure::new(Code::NotFound, format!("{}: its parent {}: {e}", doing(), quote(parent)))
             };
-            let real = parent
-                .canonicalize()
-                .map_err(|e| missing(e).hint(format!("make it with 'mkdir -p {}'", parent.display())))?;
+            let hint = || format!("make it with 'mkdir -p {}'", parent.display());
+            let real = parent.canonicalize().map_err(|e| missing(e).hint(hint()))?;
             if !real.is_dir() {
-                return Err(missing(std::io::ErrorKind::NotADirectory.into()));
+                return Err(missing(ErrorKind::NotADirectory.into()));
             }
             real.join(name)
         }
