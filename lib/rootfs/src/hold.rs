@@ -6,11 +6,12 @@
 //!
 //! A lock ends with its holder: no process that a tool starts inherits the descriptor.
 
+use crate::occupants::proc::look_at;
 use crate::occupants::text;
 use crate::root::{Root, open_below};
 use crate::sys::mount_setattr;
 use crate::{attach, mountinfo, user};
-use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags, flock, statx};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -150,10 +151,11 @@ pub fn describe_holders(directory: &OwnedFd) -> String {
 /// Returns the holders of the lock, by `/proc/locks`. `None` if one is not shown: a process of another PID namespace. An
 /// empty list means that the lock is free again.
 fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
-    let (dev, ino) = locked_as(directory)?;
+    let seen = look_at(directory, "").doing(Code::Os, || "looking for the holder of a lock")?;
+    let dev = seen.device(&mountinfo::read()?);
     for _ in 0..READS {
         let text = std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
-        let found = parse(&text, dev, ino);
+        let found = parse(&text, dev, seen.id.ino);
         if !found.is_empty() {
             return Ok(Some(found));
         }
@@ -161,18 +163,6 @@ fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
     let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
     Ok(free.then(Vec::new))
-}
-
-/// Returns the device and inode number of a directory in `/proc/locks`. The device is that of the file system, which stat(2)
-/// does not show for btrfs.
-fn locked_as(directory: &impl AsFd) -> Result<((u32, u32), u64), Failure> {
-    let doing = || "looking for the holder of a lock";
-    let want = StatxFlags::INO | StatxFlags::MNT_ID;
-    let seen = statx(directory, "", AtFlags::EMPTY_PATH, want).doing(Code::Os, doing)?;
-    let mounts = mountinfo::read()?;
-    let mount = mounts.iter().find(|m| m.id == seen.stx_mnt_id);
-    let dev = mount.map_or((seen.stx_dev_major, seen.stx_dev_minor), |m| m.dev);
-    Ok((dev, seen.stx_ino))
 }
 
 /// Parses `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. A waiting process has an additional `->`.

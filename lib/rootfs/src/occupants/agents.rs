@@ -10,7 +10,7 @@ use super::proc::{Seen, look_at, open_dir, open_path, read_at};
 use super::process::is_ours;
 use crate::mountinfo::Mount;
 use crate::root::{RootId, open_below, open_within};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, major, minor, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, statat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,7 +31,7 @@ pub(super) fn is_agent(comm: &str) -> bool {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) id: RootId,
-    /// The device of its file system, as [`diag::device`] has it.
+    /// The device of its file system, as unix_diag has it.
     dev: u32,
     /// The inode numbers of the sockets that listen on a file in it.
     pub(super) sockets: HashSet<u64>,
@@ -54,10 +54,9 @@ impl Home {
         let root = open_path(CWD, root)?;
         let keyring = open_below(root.as_fd(), KEYRING, OFlags::PATH | OFlags::DIRECTORY)?;
         let seen = look_at(&keyring, "")?;
-        let mount = mounts.iter().find(|m| Some(m.id) == seen.mount);
-        let of_stat = (major(seen.id.dev), minor(seen.id.dev));
-        let (major, minor) = mount.map_or(of_stat, |mount| mount.dev);
-        let dev = diag::device(major, minor);
+        let (major, minor) = seen.device(mounts);
+        // The kernel's internal form.
+        let dev = major << 20 | minor;
         // Without permission to read it, no agent can be proven to serve it.
         let files = match open_dir(&keyring, ".").and_then(|d| sockets_in(&d)) {
             Err(e) if is_ours(e) => return Err(e),

@@ -14,13 +14,8 @@ pub(super) struct Bound {
     pub(super) socket: u64,
     /// The lower half of the file's inode number.
     pub(super) ino: u32,
-    /// The device of the file's file system, as [`device`] has it.
+    /// The device of the file's file system, in the kernel's internal form.
     pub(super) dev: u32,
-}
-
-/// Returns a device number in the kernel's internal form.
-pub(super) fn device(major: u32, minor: u32) -> u32 {
-    major << 20 | minor
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -3,9 +3,11 @@
 //! The descriptor stays with the process: once that has ended, every call with it fails. A path that begins with `/proc/PID`
 //! would lead to the next process with that pid.
 
+use crate::mountinfo::Mount;
 use crate::root::RootId;
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2, readlinkat, statx,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, major, minor, openat, openat2,
+    readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -22,6 +24,14 @@ pub(crate) struct Seen {
     pub(crate) id: RootId,
     /// The id of the mount that it is seen on (Linux 5.8).
     pub(crate) mount: Option<u64>,
+}
+
+impl Seen {
+    /// Returns the device of the file system, which for btrfs stat(2) does not show.
+    pub(crate) fn device(&self, mounts: &[Mount]) -> (u32, u32) {
+        let mount = mounts.iter().find(|m| Some(m.id) == self.mount);
+        mount.map_or((major(self.id.dev), minor(self.id.dev)), |mount| mount.dev)
+    }
 }
 
 /// Returns what a path leads to, without waiting for a file server. The empty path is the descriptor itself.
