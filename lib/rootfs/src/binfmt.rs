@@ -31,10 +31,8 @@ pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
 /// inside the root.
 fn is_static(path: &Path) -> bool {
     let mut head = vec![0; 4096];
-    let Ok(n) = fs::File::open(path).and_then(|mut f| f.read(&mut head)) else {
-        return false;
-    };
-    static_elf(&head[..n])
+    let read = fs::File::open(path).and_then(|mut f| f.read(&mut head));
+    read.is_ok_and(|n| static_elf(&head[..n]))
 }
 
 /// Returns whether a file begins as a 64-bit or 32-bit little-endian ELF program without `PT_INTERP`.

@@ -110,11 +110,8 @@ pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
 ///
 /// As [`mount_tmpfs`].
 pub fn hide_host_configuration() -> Result<(), Failure> {
-    let host = Path::new(HOST);
-    match host.is_dir() {
-        true => mount_tmpfs(host),
-        false => Ok(()),
-    }
+    let host = Some(Path::new(HOST)).filter(|host| host.is_dir());
+    host.map_or(Ok(()), mount_tmpfs)
 }
 
 /// Makes the directory of a home if there is none: pacman 7.1 fails without its GPGDir.

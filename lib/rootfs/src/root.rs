@@ -118,21 +118,15 @@ impl Root {
     fn replaced(&self) -> Failure {
         let doing = format!("opening the root {}", quote(&self.path));
         let empty = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        let fail = |why| Failure::new(Code::Failed, format!("{doing}: it is {why} that the document means"));
         if empty {
-            return Failure::new(
-                Code::Failed,
-                format!("{doing}: it is an empty directory, and not the one that the document means"),
-            )
-            .hint("mount the file system that the root is on; if it is gone, begin again with mkroot");
+            return fail("an empty directory, and not the one")
+                .hint("mount the file system that the root is on; if it is gone, begin again with mkroot");
         }
-        Failure::new(
-            Code::Failed,
-            format!("{doing}: it is not the directory that the document means"),
-        )
-        .hint(format!(
-            "it was copied, restored or replaced: 'mkroot {}' begins a new document for it, and keeps what is installed",
-            self.path.display()
-        ))
+        let why = "it was copied, restored or replaced";
+        let path = self.path.display();
+        fail("not the directory")
+            .hint(format!("{why}: 'mkroot {path}' begins a new document for it, and keeps what is installed"))
     }
 
     /// Returns the path.

@@ -10,6 +10,7 @@ use crate::attach::clone_tree;
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, mount_bind, move_mount, unmount};
 use stage::{Code, Doing, Failure, quote};
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -74,7 +75,7 @@ fn file(value: &Path) -> Result<PathBuf, Failure> {
 /// Returns the certificates in all files of the directories, which are separated by ':'. Each file is read once, although
 /// `openssl rehash` gives it a second name.
 fn in_directories(value: &Path) -> Result<String, Failure> {
-    let (mut text, mut seen) = (String::new(), Vec::new());
+    let (mut text, mut seen) = (String::new(), HashSet::new());
     for dir in std::env::split_paths(value) {
         let reading = || doing(DIR, &dir);
         let mut paths = Vec::new();
@@ -84,12 +85,10 @@ fn in_directories(value: &Path) -> Result<String, Failure> {
         paths.sort();
         for path in paths {
             // Dangling links and FIFOs are ignored.
-            let Ok(meta) = fs::metadata(&path) else {
-                continue;
-            };
-            let id = (meta.dev(), meta.ino());
-            if meta.is_file() && !seen.contains(&id) {
-                seen.push(id);
+            if let Ok(meta) = fs::metadata(&path)
+                && meta.is_file()
+                && seen.insert((meta.dev(), meta.ino()))
+            {
                 certificates(&path, &mut text)
                     .doing(Code::Failed, || format!("{}: reading {}", reading(), quote(&path)))?;
             }

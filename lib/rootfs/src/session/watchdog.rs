@@ -85,7 +85,10 @@ impl Watchdog {
     /// prints each of them with where it sleeps, and returns the failure.
     pub(super) fn waited(&mut self, init: i32) -> Option<Failure> {
         let tree = tree_of(init);
-        let now = done(&tree);
+        let now = Done {
+            ticks: tree.iter().map(|p| p.stat.ticks).sum(),
+            written: tree.iter().filter_map(Process::written).reduce(|a, b| a + b),
+        };
         if !self.is_over(now) {
             return None;
         }
@@ -208,11 +211,10 @@ impl Process {
 fn tree_of(init: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for pid in numbers::<i32>(CWD, "/proc").unwrap_or_default() {
-        let Ok(dir) = open_dir(CWD, &format!("/proc/{pid}")) else {
-            continue;
-        };
-        let stat = read_at(&dir, "stat").ok();
-        if let Some(stat) = stat.and_then(|text| Stat::parse(&text)) {
+        if let Ok(dir) = open_dir(CWD, &format!("/proc/{pid}"))
+            && let Ok(text) = read_at(&dir, "stat")
+            && let Some(stat) = Stat::parse(&text)
+        {
             let siblings = children.entry(stat.parent).or_default();
             siblings.push(Process { pid, depth: 0, dir, stat });
         }
@@ -228,14 +230,6 @@ fn descend(pid: i32, depth: usize, children: &mut BTreeMap<i32, Vec<Process>>, t
         process.depth = depth;
         tree.push(process);
         descend(pid, depth + 1, children, tree);
-    }
-}
-
-/// Adds up what the processes have done.
-fn done(tree: &[Process]) -> Done {
-    Done {
-        ticks: tree.iter().map(|p| p.stat.ticks).sum(),
-        written: tree.iter().filter_map(Process::written).reduce(|a, b| a + b),
     }
 }
 
