@@ -38,9 +38,9 @@ impl Confinement {
     /// Reads it from `/proc`.
     pub(crate) fn read(root: bool) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let switch = |name: &str| {
+        let is = |name: &str, value: &str| {
             let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
-            text.ok().map(|t| t.trim().to_owned())
+            text.is_ok_and(|text| text.trim() == value)
         };
         let all = [
             "user.max_mnt_namespaces",
@@ -52,13 +52,12 @@ impl Confinement {
         let of_status = Self::of_status(&status);
         // Root that may mount needs user namespaces only for a private binfmt table.
         let needed = &all[..if root && of_status.sys_admin { 2 } else { 4 }];
-        let is_zero = |name: &&str| switch(name).as_deref() == Some("0");
         let mounts = rootfs::mountinfo::read();
         Self {
             root,
-            zero: needed.iter().copied().find(is_zero),
+            zero: needed.iter().copied().find(|name| is(name, "0")),
             profile: rootfs::attach::apparmor_profile(),
-            apparmor: switch(APPARMOR).as_deref() == Some("1"),
+            apparmor: is(APPARMOR, "1"),
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
             chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
             nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
@@ -68,10 +67,7 @@ impl Confinement {
 
     /// Reads the text of proc_pid_status(5).
     fn of_status(text: &str) -> Self {
-        let field = |key: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key));
-            line.map_or("", str::trim)
-        };
+        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map_or("", str::trim);
         const SYS_ADMIN: u32 = 21;
         let capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
         Self {
@@ -144,8 +140,7 @@ impl Confinement {
                 "leave the chroot, or run the pipeline as root",
             ),
         ];
-        let found = causes.into_iter().find(|(holds, ..)| *holds);
-        found.map(|(_, why, fix)| (why, fix.to_owned()))
+        causes.into_iter().find_map(|(holds, why, fix)| holds.then(|| (why, fix.to_owned())))
     }
 }
 
@@ -163,10 +158,7 @@ pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Rel
     let failure = match tried {
         Tried::Worked => return Finding::ok(format!("{kind}: work")),
         // The reason is a finding of its own.
-        Tried::Not(why) => {
-            let finding = Finding::warn(format!("{kind}: not tried"));
-            return finding.why(why).fix(trial::AGAIN);
-        }
+        Tried::Not(why) => return Finding::warn(format!("{kind}: not tried")).why(why).fix(trial::AGAIN),
         Tried::Failed(failure) => failure,
     };
     let finding = Finding::fail(format!("{kind}: {failure}"));

@@ -131,17 +131,12 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
     let old = means.kernel < PRIVATE_TABLE;
     let failure = match &trials.private {
         Tried::Worked => {
-            let arch = means.arch.name;
-            return Finding::ok(format!("runs programs of {arch}, without changes to the host"));
+            return Finding::ok(format!("runs programs of {}, without changes to the host", means.arch.name));
         }
         Tried::Not(reason) if host => {
-            let found = format!("not tried: {reason}; the host has what is needed");
-            return Finding::ok(found).why(why);
+            return Finding::ok(format!("not tried: {reason}; the host has what is needed")).why(why);
         }
-        Tried::Not(reason) => {
-            let finding = Finding::warn(format!("not tried: {reason}"));
-            return finding.why(why).fix(trial::AGAIN);
-        }
+        Tried::Not(reason) => return Finding::warn(format!("not tried: {reason}")).why(why).fix(trial::AGAIN),
         Tried::Failed(failure) => failure,
     };
     if host {
@@ -199,8 +194,7 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
         }
         Tried::Not(_) => Finding::fail(found).why(why),
         Tried::Failed(failure) if missing.is_empty() => {
-            let finding = Finding::fail(found).why(failure.to_string());
-            return finding.fix(reinstall(release));
+            return Finding::fail(found).why(&failure.message).fix(reinstall(release));
         }
         Tried::Failed(failure) => Finding::fail(found).why(format!("{failure}: {why}")),
     };

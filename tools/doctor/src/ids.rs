@@ -77,11 +77,8 @@ impl Helper {
     /// Looks for both programs in `PATH`.
     pub(crate) fn find() -> [Self; 2] {
         ["newuidmap", "newgidmap"].map(|name| {
-            let found = find_in_path(name).map(|path| {
-                let raised = may_raise(&path);
-                (path, raised)
-            });
-            Self { name, found }
+            let found = find_in_path(name);
+            Self { name, found: found.map(|path| (path.clone(), may_raise(&path))) }
         })
     }
 }

@@ -84,8 +84,8 @@ pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &R
             "{found}; without the locale C.UTF-8"
         ))
         .why(
-            "a pacman that is linked to glibc silently leaves out files whose names are not ASCII where the host has no \
-             such locale: fetch-pacman --use refuses it",
+            "a pacman that is linked to glibc silently leaves out files whose names are not ASCII where the host has \
+             no such locale: fetch-pacman --use refuses it",
         )
         .fix(release.install(Need::Locale)),
         Ok((_, found)) => Finding::ok(format!("{found}; fetch-pacman --use accepts it")),

@@ -64,17 +64,14 @@ impl Trials {
             Err(failure) => return Self::none(&failure.message),
         };
         let native = Tried::from(root.run(host, idmap, None));
-        let mut trials = match native {
-            Tried::Worked => Self::none("programs of this architecture are native here"),
-            _ => Self::none("it needs namespaces first"),
-        };
+        let mut trials = Self::none(match native {
+            Tried::Worked => "programs of this architecture are native here",
+            _ => "it needs namespaces first",
+        });
         if native.worked() && !target.is_native_on(host) {
             trials.private = match interpreter {
                 None => Tried::Not("it needs an emulator first".to_owned()),
-                Some(path) => {
-                    let handler = Binfmt::private(path.to_owned());
-                    root.run(target, idmap, Some((target, handler))).into()
-                }
+                Some(path) => root.run(target, idmap, Some((target, Binfmt::private(path.to_owned())))).into(),
             };
             trials.host = root.run(target, idmap, None).into();
         }
