@@ -75,10 +75,9 @@ pub(crate) fn lock(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Failure
             return Err(busy(root, &describe(&pids), &pids));
         }
         for holder in &holders {
-            let Some(process) = process_of(root, holder)? else {
-                continue;
-            };
-            if !wait_for(&process, mode).map_err(|f| f.while_doing(doing()))? {
+            if let Some(process) = process_of(root, holder)?
+                && !wait_for(&process, mode).map_err(|f| f.while_doing(doing()))?
+            {
                 let pids = [holder.pid];
                 return Err(busy(root, &describe(&pids), &pids));
             }

@@ -35,7 +35,8 @@ impl Init<'_> {
     /// The main function of PID 1. Returns its exit status, which is not used: the report has the result.
     pub(super) fn run(self, work: Work<'_>) -> u8 {
         match self.prepare(&work) {
-            Ok(prepared) => self.serve(work, &prepared),
+            // The private binfmt table lasts as long as its descriptor.
+            Ok((null, children, _table)) => self.serve(work, null.as_fd(), &children),
             Err(failure) => {
                 send(&self.report, &Frame::Failed(failure));
                 1
@@ -43,8 +44,9 @@ impl Init<'_> {
         }
     }
 
-    /// Separates us from the tool, and sets the namespaces up.
-    fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
+    /// Separates us from the tool, and sets the namespaces up. Returns the host's `/dev/null`, what tells that a child has
+    /// ended, and the private binfmt table.
+    fn prepare(&self, work: &Work<'_>) -> Result<(OwnedFd, SignalFd, Option<OwnedFd>), Failure> {
         let doing = || "preparing the namespaces";
         let (foreground, place, lent) = match work {
             Work::Exec(job, _) => (job.terminal, job.place, &[][..]),
@@ -100,7 +102,7 @@ impl Init<'_> {
             let root = if table.is_some() { self.open_root()? } else { root };
             leave::the_host(root.as_fd())?;
         }
-        Ok(Prepared { null, children, _table: table })
+        Ok((null, children, table))
     }
 
     /// Sends a frame to the tool, and waits for [`GO`]. If the pipe is closed, the tool is dead. Any other byte is a signal
@@ -171,12 +173,12 @@ impl Init<'_> {
     }
 
     /// Runs the command, reaps, forwards signals, and reports how the command ended.
-    fn serve(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+    fn serve(self, work: Work<'_>, null: BorrowedFd<'_>, children: &SignalFd) -> u8 {
         let begin = Instant::now();
         // SAFETY: init is a copy of a process with one thread.
         let pid = match unsafe { sys::clone(0) } {
             Ok(None) => {
-                let run = || self.command(work, prepared);
+                let run = || self.command(work, null);
                 sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
             }
             Ok(Some(pid)) => process::Pid::from_raw(pid),
@@ -187,7 +189,7 @@ impl Init<'_> {
             }
         };
         drop(self.output);
-        let (control, children) = (self.control.as_fd(), &prepared.children);
+        let control = self.control.as_fd();
         let status = reap_until(pid, control, children, None);
         let seconds = begin.elapsed().as_secs_f64();
         // SIGTERM first, so that a gpg-agent removes its sockets; the kernel kills the rest.
@@ -201,7 +203,7 @@ impl Init<'_> {
     }
 
     /// The child: executes the command, or runs the function.
-    fn command(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+    fn command(self, work: Work<'_>, null: BorrowedFd<'_>) -> u8 {
         drop(self.control);
         let output = self.output.as_ref().map(AsFd::as_fd);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
@@ -210,7 +212,7 @@ impl Init<'_> {
         let setup = || -> std::io::Result<()> {
             SigSet::empty().thread_set_mask()?;
             if !terminal {
-                command::stdio(prepared.null.as_fd(), output)?;
+                command::stdio(null, output)?;
             }
             process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if function {
@@ -240,16 +242,6 @@ impl Init<'_> {
             }
         }
     }
-}
-
-/// What init keeps while the command runs.
-#[derive(Debug)]
-struct Prepared {
-    /// The host's `/dev/null`.
-    null: OwnedFd,
-    children: SignalFd,
-    /// The private binfmt table, which lasts as long as this descriptor.
-    _table: Option<OwnedFd>,
 }
 
 fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {

@@ -42,15 +42,6 @@ pub(super) enum Forward {
     Interrupt,
 }
 
-/// A pipe from inside.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// Frames of init and the command.
-    Report,
-    /// What a command prints.
-    Output,
-}
-
 impl Watch<'_> {
     /// Serves init until all pipes are closed: maps, signals, output. Returns the watchdog's failure when there is
     /// no progress; the processes inside then still live.
@@ -60,11 +51,9 @@ impl Watch<'_> {
         sink: Option<(Sink<'_>, OwnedFd)>,
         mut watchdog: Option<Watchdog>,
     ) -> Result<Option<Failure>, Failure> {
-        let mut open = vec![(Source::Report, OwnedFd::from(report))];
-        let mut sink = sink.map(|(sink, from)| {
-            open.push((Source::Output, from));
-            sink
-        });
+        // Pipes from inside: frames of init and the command, and what a command prints, which has a sink.
+        let mut open: Vec<(Option<Sink<'_>>, OwnedFd)> = vec![(None, report.into())];
+        open.extend(sink.map(|(sink, from)| (Some(sink), from)));
         let mut lines = Vec::new();
         // The caller has checked that none came before.
         let mut signals = 0;
@@ -87,23 +76,22 @@ impl Watch<'_> {
             let mut whole = false;
             // From the end, since a pipe that is closed is removed.
             for (i, _) in ready.iter().enumerate().rev().filter(|(_, is)| **is) {
-                let (source, fd) = &open[i];
+                let (sink, fd) = &mut open[i];
                 let n = match rustix::io::read(fd, &mut buffer) {
                     Ok(n) => n,
                     Err(Errno::INTR) => continue,
                     // The other side of a pseudo-terminal is closed (pty(7)).
-                    Err(Errno::IO) if *source == Source::Output => 0,
+                    Err(Errno::IO) if sink.is_some() => 0,
                     Err(e) => return Err(e).doing(Code::Os, || "reading from inside"),
                 };
                 let bytes = &buffer[..n];
-                match (source, &mut sink) {
+                match sink {
                     _ if n == 0 => drop(open.remove(i)),
-                    (Source::Report, _) => {
+                    Some(sink) => sink(bytes),
+                    None => {
                         lines.extend_from_slice(bytes);
                         whole |= bytes.contains(&b'\n');
                     }
-                    (Source::Output, Some(sink)) => sink(bytes),
-                    (Source::Output, None) => {}
                 }
             }
             // A result may be long: its parts are not searched again and again.
