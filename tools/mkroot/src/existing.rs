@@ -89,16 +89,13 @@ impl Existing {
     ///
     /// [`Code::Usage`], with the architecture that it has.
     pub(crate) fn check_arch(&self, root: &Path, asked: Arch) -> Result<(), Failure> {
-        if self.arches.is_empty() || self.arches.iter().any(|arch| level(arch) == asked.name) {
-            return Ok(());
-        }
         // A name that we do not know may mean the same architecture.
-        if self.known_arches().next().is_none() {
+        let unknown = self.known_arches().next().is_none();
+        if unknown || self.arches.iter().any(|arch| level(arch) == asked.name) {
             return Ok(());
         }
         let doing = format!("making {} for {}", quote(root), asked.name);
-        let failure = self.other_arch(&doing);
-        Err(failure.hint("leave --arch out, or choose another directory"))
+        Err(self.other_arch(&doing).hint("leave --arch out, or choose another directory"))
     }
 
     /// Returns those of the packages' architectures that we know.

@@ -37,7 +37,8 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<HostMount>
         .hint(format!("take them down with 'unmount {}' first", root.path().display())));
     }
     let mut made = Vec::new();
-    if is_shared(&all, root.path()) {
+    // Mounts that are made on a shared one appear in other namespaces.
+    if all.iter().any(|m| Some(m.id) == top.number && m.shared) {
         let bind = bind_privately(root).doing(Code::Os, || format!("binding {} on itself", quote(root.path())))?;
         made.push(live::mount_of(bind.as_fd(), "")?);
     }
@@ -130,11 +131,4 @@ pub(crate) fn record(root: &Root, plan: &[Mount], made: &[HostMount]) -> Result<
         mounts.push(live::mount_of(place.as_fd(), at)?);
     }
     Ok(Host { boot_id: live::boot_id()?, mounts })
-}
-
-/// Returns whether mounts made at `path` would appear in other namespaces: whether the mount it is on is shared.
-fn is_shared(all: &[mountinfo::Mount], path: &Path) -> bool {
-    let over = all.iter().filter(|m| path.starts_with(&m.target));
-    let nearest = over.max_by_key(|m| (m.target.components().count(), m.id));
-    nearest.is_some_and(|m| m.shared)
 }
