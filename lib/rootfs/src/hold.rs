@@ -6,7 +6,7 @@
 //!
 //! A lock ends with its holder: no process that a tool starts inherits the descriptor.
 
-use crate::occupants::proc::look_at;
+use crate::occupants::proc::{look_at, open_pidfd};
 use crate::occupants::text;
 use crate::root::{Root, open_below};
 use crate::sys::mount_setattr;
@@ -14,7 +14,6 @@ use crate::{attach, mountinfo, user};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, OwnedFd};
@@ -105,16 +104,13 @@ fn open(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Errno> {
 ///
 /// [`Code::Busy`] when it has ended and a process that it started has the lock.
 fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> {
-    let pid = Pid::from_raw(holder.pid).ok_or(Errno::SRCH);
-    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let process = open_pidfd(holder.pid);
     let still = holders(root)?.unwrap_or_default().contains(holder);
     match process {
         _ if !still => Ok(None),
         Ok(process) => Ok(Some(process)),
         Err(Errno::SRCH) => {
-            let parent = holder.pid;
-            let who = format!("a process that process {parent}, which has ended, started");
-            Err(busy(root, &who, &[]))
+            Err(busy(root, &format!("a process that process {}, which has ended, started", holder.pid), &[]))
         }
         Err(e) => Err(e).doing(Code::Os, || "waiting for its holder"),
     }
@@ -184,15 +180,10 @@ fn describe(pids: &[i32]) -> String {
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
     let one = |pid: &i32| {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let stat = text::Stat::parse(&read("stat"));
-        let comm = stat.map_or_else(|| "?".to_owned(), |stat| stat.comm);
-        match text::uid(&read("status")) {
-            Some(uid) => {
-                let user = user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
-                format!("{pid} {comm} (user {user})")
-            }
-            None => format!("{pid} {comm}"),
-        }
+        let comm = text::Stat::parse(&read("stat")).map_or_else(|| "?".to_owned(), |stat| stat.comm);
+        let user = |uid| user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
+        let user = text::uid(&read("status")).map(|uid| format!(" (user {})", user(uid)));
+        format!("{pid} {comm}{}", user.unwrap_or_default())
     };
     let mut names: Vec<_> = pids.iter().take(NAMED).map(one).collect();
     if pids.len() > NAMED {

@@ -11,6 +11,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -130,6 +131,11 @@ pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
         numbers.extend(name.and_then(|n| n.parse::<T>().ok()));
     }
     Ok(numbers)
+}
+
+/// Opens a descriptor that stays with the process that has this pid now.
+pub(crate) fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
 }
 
 /// Reads a file of `/proc`, whose size is unknown, with few calls of read(2).

@@ -56,10 +56,10 @@ impl<'a> Process<'a> {
         }
         if stat.is_over() {
             // The first thread may end before the others. Then only those show what the process has.
-            match living_thread(&dir, &stat)? {
-                Some(thread) => dir = thread,
-                None => return Ok(None),
-            }
+            let Some(thread) = living_thread(&dir)? else {
+                return Ok(None);
+            };
+            dir = thread;
         }
         let mut process = Self {
             scanner,
@@ -321,10 +321,7 @@ pub(super) fn is_ours(error: Errno) -> bool {
 }
 
 /// Opens the directory of a thread that still lives when the first one has ended.
-fn living_thread(process: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
-    if stat.threads < 2 {
-        return Ok(None);
-    }
+fn living_thread(process: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
     for tid in numbers::<u32>(process, "task")? {
         let looked = || {
             let thread = open_dir(process, &format!("task/{tid}"))?;

@@ -132,10 +132,7 @@ impl Inside {
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
         let arch = document.need_arch()?;
-        let handler = match binfmt.is_private() {
-            true => Some((Arch::named(arch)?, binfmt)),
-            false => None,
-        };
+        let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
         let entering = || format!("entering {}", quote(root.path()));
         let me = rustix::process::geteuid().as_raw();
         let idmap = match (mode, me, document.get::<IdMap>()) {
@@ -423,7 +420,7 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
                 "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot",
             ),
         },
-        error => Failure::new(Code::Os, format!("making namespaces: {error}")),
+        _ => Failure { code: Code::Os, ..failure },
     }
 }
 

@@ -3,10 +3,11 @@
 use super::wire::{Frame, GO};
 use super::{Ended, Ids, Sink, Watchdog};
 use crate::idmap;
+use crate::occupants::proc::open_pidfd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Code, Doing, Failure};
 use std::io::{PipeReader, PipeWriter, Write};
@@ -175,8 +176,7 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// be woken survives that; then the message says so.
 pub(super) fn kill(pid: i32, hung: Failure) -> Failure {
     let gone = || -> std::io::Result<bool> {
-        let init = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let pidfd = pidfd_open(init, PidfdFlags::empty())?;
+        let pidfd = open_pidfd(pid)?;
         pidfd_send_signal(&pidfd, Signal::KILL)?;
         loop {
             let ready = poll_readable(&[pidfd.as_fd()], Some(KILL_WAIT), Wake::Never)?;
