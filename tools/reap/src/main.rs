@@ -117,10 +117,7 @@ impl Reap {
                 return Err(still_there(root, &living, "they are restarted")
                     .hint("something outside of the root starts them: end that first"));
             }
-            let timeout = match rounds < SIGTERM_ROUNDS {
-                true => Duration::from_secs(self.timeout),
-                false => Duration::ZERO,
-            };
+            let timeout = if rounds < SIGTERM_ROUNDS { Duration::from_secs(self.timeout) } else { Duration::ZERO };
             rounds += 1;
             let outcome = occupants::end(root, id, living, timeout)?;
             record_ended(record, context, root, &outcome, timeout);
