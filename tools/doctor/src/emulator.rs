@@ -73,12 +73,9 @@ impl Means {
             None => release.install(Need::Registration),
             Some(_) if self.systemd => format!("{sudo}systemctl restart systemd-binfmt"),
             Some(file) => {
-                let mount = match self.mounted {
-                    true => String::new(),
-                    false => format!("mount -t binfmt_misc binfmt_misc {TABLE} && "),
-                };
-                let file = file.display();
-                format!("{sudo}sh -c '{mount}cat {file} > {TABLE}/register'")
+                let mount = format!("mount -t binfmt_misc binfmt_misc {TABLE} && ");
+                let mount = if self.mounted { "" } else { &mount };
+                format!("{sudo}sh -c '{mount}cat {} > {TABLE}/register'", file.display())
             }
         }
     }

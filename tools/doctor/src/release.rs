@@ -110,10 +110,8 @@ impl Release {
 fn derived(text: &str) -> Family {
     const OLD: [&str; 7] = ["buster", "bullseye", "bookworm", "bionic", "focal", "jammy", "noble"];
     let mut names = text.lines().filter_map(|l| l.split_once("_CODENAME="));
-    match names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\'']))) {
-        true => Family::OldDebian,
-        false => Family::Debian,
-    }
+    let old = names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\''])));
+    if old { Family::OldDebian } else { Family::Debian }
 }
 
 #[cfg(test)]

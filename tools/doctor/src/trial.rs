@@ -104,15 +104,9 @@ struct EmptyRoot {
 impl EmptyRoot {
     /// Makes it in the directory for temporary files, or in another one: the first may be full or not writable.
     fn make() -> Result<Self, Failure> {
-        let first = std::env::temp_dir();
-        let mut reason = None;
-        for parent in [&*first, Path::new("/var/tmp"), Path::new("/dev/shm")] {
-            match Self::make_in(parent) {
-                Ok(root) => return Ok(root),
-                Err(failure) => reason = reason.or(Some(failure)),
-            }
-        }
-        Err(reason.unwrap_or_else(|| Failure::new(Code::Os, "making a temporary directory")))
+        let make_in = |parent: &str| Self::make_in(Path::new(parent)).ok();
+        Self::make_in(&std::env::temp_dir())
+            .or_else(|failure| make_in("/var/tmp").or_else(|| make_in("/dev/shm")).ok_or(failure))
     }
 
     fn make_in(parent: &Path) -> Result<Self, Failure> {
