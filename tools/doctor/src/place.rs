@@ -101,34 +101,32 @@ pub(crate) fn directory(place: &Place, sudo: &str) -> Finding {
     let at = quote(&place.path);
     let length = place.path.as_os_str().len();
     let is_text = |text: &str| !text.chars().any(char::is_control);
+    let fail = |found: &str, why: &str, fix: &str| Finding::fail(format!("{at}: {found}")).why(why).fix(fix);
     match place.kind {
         _ if !place.named && place.writable => Finding::ok(format!("{at}, the current one; --root names another")),
         _ if !place.named => Finding::warn(format!("{at}: we may not make files here"))
             .why("a root is made in a directory of its builder's own")
             .fix("name the directory of the root with --root DIR"),
         _ if !place.path.to_str().is_some_and(is_text) => {
-            Finding::fail(format!("{at}: not UTF-8, or with a control character"))
-                .why("it cannot be recorded in the document")
-                .fix("choose another name")
+            let found = "not UTF-8, or with a control character";
+            fail(found, "it cannot be recorded in the document", "choose another name")
         }
-        Kind::HostRoot => Finding::fail(format!("{at}: the host's own root"))
-            .why("a pipeline never works on the system that it runs on")
-            .fix("choose another directory"),
-        Kind::Other => Finding::fail(format!("{at}: not a directory"))
-            .why("the root is made in a directory")
-            .fix("choose another name"),
+        Kind::HostRoot => {
+            let why = "a pipeline never works on the system that it runs on";
+            fail("the host's own root", why, "choose another directory")
+        }
+        Kind::Other => fail("not a directory", "the root is made in a directory", "choose another name"),
         Kind::NoParent => {
             let parent = place.path.parent().unwrap_or(&place.path);
-            Finding::fail(format!("{at}: {} does not exist", quote(parent)))
-                .why("the root's directory is made in an existing directory")
-                .fix(format!("mkdir -p {}", shell(&parent.to_string_lossy())))
+            let fix = format!("mkdir -p {}", shell(&parent.to_string_lossy()));
+            let why = "the root's directory is made in an existing directory";
+            fail(&format!("{} does not exist", quote(parent)), why, &fix)
         }
         _ if !place.writable => {
             let name = shell(&place.path.to_string_lossy());
-            let whose = quote(&place.nearest);
-            Finding::fail(format!("{at}: we may not make files in {whose}"))
-                .why("a root and all in it must be its builder's own")
-                .fix(format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}"))
+            let fix = format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}");
+            let found = format!("we may not make files in {}", quote(&place.nearest));
+            fail(&found, "a root and all in it must be its builder's own", &fix)
         }
         _ if length > LONG => Finding::ok(format!("{at}, a long path ({length} characters, more than {LONG})")).why(
             "a long path leaves no room for the names of gpg-agent's sockets; 'keyring' works without an agent, but \
