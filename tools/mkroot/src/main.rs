@@ -132,14 +132,9 @@ impl Mkroot {
         let found = existing.as_ref();
         let arch = match self.arch.as_deref().or(document.arch()) {
             Some(name) => Arch::named(name)?,
-            None => match found.map(|e| e.arch(&root)).transpose()?.flatten() {
-                Some(arch) => arch,
-                None => Arch::host()?,
-            },
+            None => found.map_or(Ok(None), |e| e.arch(&root))?.map_or_else(Arch::host, Ok)?,
         };
-        if let Some(existing) = found {
-            existing.check_arch(&root, arch)?;
-        }
+        found.map_or(Ok(()), |e| e.check_arch(&root, arch))?;
         let distro = self.distro(document, arch, &root, found)?;
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let rootless = me.0 != 0;
@@ -156,11 +151,9 @@ impl Mkroot {
         };
         // Last, so that dev, run and tmp do not hide them.
         let mut mounts = plan::api(rootless);
-        for text in &self.device {
-            mounts.push(extra::device(text)?);
-        }
-        for text in &self.bind {
-            mounts.push(plan::bind(text)?);
+        let devices = self.device.iter().map(|text| extra::device(text));
+        for mount in devices.chain(self.bind.iter().map(|text| plan::bind(text))) {
+            mounts.push(mount?);
         }
         Ok(Plan { root, arch, distro, idmap, mounts })
     }
@@ -214,7 +207,22 @@ impl Mkroot {
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt = choose_handler(plan)?;
         if self.host {
-            mount(context, plan, &root, document, done)?;
+            match host::mount(&root, &plan.mounts)? {
+                Some(made) => {
+                    done.mounted = made;
+                    document.write(&host::record(&root, &plan.mounts, &done.mounted)?);
+                }
+                // Earlier mounts belong to this pipeline only if its document lists them.
+                None if rootfs::live::claimed(document)?.is_empty() => {
+                    let (quoted, path) = (quote(&plan.root), plan.root.display());
+                    context.warn(format_args!(
+                        "{quoted} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run \
+                         'unmount {path}'"
+                    ));
+                    document.remove::<Host>();
+                }
+                None => {}
+            }
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a private binfmt_misc handler; chroot(8) needs one of the host",
@@ -246,28 +254,6 @@ impl Mkroot {
         document.write(binfmt);
         Ok(())
     }
-}
-
-/// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document lists
-/// them.
-fn mount(context: &Context, plan: &Plan, root: &Root, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
-    match host::mount(root, &plan.mounts)? {
-        Some(made) => {
-            done.mounted.clone_from(&made);
-            let live = host::record(root, &plan.mounts, &made)?;
-            document.write(&live);
-        }
-        None if rootfs::live::claimed(document)?.is_empty() => {
-            context.warn(format_args!(
-                "{} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run 'unmount {}'",
-                quote(root.path()),
-                root.path().display()
-            ));
-            document.remove::<Host>();
-        }
-        None => {}
-    }
-    Ok(())
 }
 
 /// Creates the root's directory if it does not exist, and opens it.
@@ -303,22 +289,18 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
 fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("making {}", quote(dir));
     let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
-    let full = match dir.canonicalize() {
-        Ok(full) => full,
-        Err(_) => {
-            let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
-            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let missing = |e: std::io::Error| {
-                Failure::new(Code::NotFound, format!("{}: its parent {}: {e}", doing(), quote(parent)))
-            };
-            let hint = || format!("make it with 'mkdir -p {}'", parent.display());
-            let real = parent.canonicalize().map_err(|e| missing(e).hint(hint()))?;
-            if !real.is_dir() {
-                return Err(missing(ErrorKind::NotADirectory.into()));
-            }
-            real.join(name)
+    let full = dir.canonicalize().or_else(|_| {
+        let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let missing =
+            |e: std::io::Error| Failure::new(Code::NotFound, format!("{}: its parent {}: {e}", doing(), quote(parent)));
+        let hint = || format!("make it with 'mkdir -p {}'", parent.display());
+        let real = parent.canonicalize().map_err(|e| missing(e).hint(hint()))?;
+        if !real.is_dir() {
+            return Err(missing(ErrorKind::NotADirectory.into()));
         }
-    };
+        Ok(real.join(name))
+    })?;
     if full == Path::new("/") {
         return Err(usage("it is the host's own root"));
     }
