@@ -63,10 +63,8 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
 #[must_use]
 pub fn apparmor_profile() -> Option<String> {
     // With several security modules, the first file is AppArmor's own (Linux 5.8).
-    ["apparmor/current", "current"].iter().find_map(|name| {
-        let text = std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?;
-        enforced(&text)
-    })
+    let profile = |name: &&str| enforced(&std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?);
+    ["apparmor/current", "current"].iter().find_map(profile)
 }
 
 /// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`). Ubuntu's profile for user namespaces is

@@ -11,6 +11,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use rustix::fs::CWD;
 use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{self, WaitOptions, WaitStatus};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Cause, Code, Doing, Failure, quote};
@@ -71,12 +72,9 @@ impl Init<'_> {
             // Changing credentials clears the parent-death signal (PR_SET_PDEATHSIG(2const)).
             die_with_parent()?;
         }
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
-        )
-        .doing(Code::Permission, || "making the mounts of the new namespace our own")
-        .map_err(|failure| Failure { hint: attach::apparmor_hint().map(str::to_owned), ..failure })?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .doing(Code::Permission, || "making the mounts of the new namespace our own")
+            .map_err(|failure| Failure { hint: attach::apparmor_hint().map(str::to_owned), ..failure })?;
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
         let gpgdir = self.inside.gpgdir.as_deref().filter(|_| of_the_host);
@@ -120,11 +118,8 @@ impl Init<'_> {
     fn open_root(&self) -> Result<OwnedFd, Failure> {
         let root = Root::open(self.inside.root.path())?;
         if root.id()? != self.inside.id {
-            let root = quote(root.path());
-            return Err(Failure::new(
-                Code::Failed,
-                format!("opening the root {root}: it was replaced in the meantime"),
-            ));
+            let why = format!("opening the root {}: it was replaced in the meantime", quote(root.path()));
+            return Err(Failure::new(Code::Failed, why));
         }
         root.as_fd().try_clone_to_owned().doing(Code::Os, || "opening the root")
     }
