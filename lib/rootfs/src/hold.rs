@@ -7,7 +7,7 @@
 //! A lock ends with its holder: no process that a tool starts inherits the descriptor.
 
 use crate::occupants::proc::{look_at, open_pidfd};
-use crate::occupants::text;
+use crate::occupants::{shorten, text};
 use crate::root::{Root, open_below};
 use crate::sys::mount_setattr;
 use crate::{attach, mountinfo, user};
@@ -185,11 +185,7 @@ fn describe(pids: &[i32]) -> String {
         let user = text::uid(&read("status")).map(|uid| format!(" (user {})", user(uid)));
         format!("{pid} {comm}{}", user.unwrap_or_default())
     };
-    let mut names: Vec<_> = pids.iter().take(NAMED).map(one).collect();
-    if pids.len() > NAMED {
-        names.push(format!("{} more", pids.len() - NAMED));
-    }
-    names.join(", ")
+    shorten(pids.iter().map(one), NAMED)
 }
 
 /// Returns the failure that names the holder, and how to end these processes.

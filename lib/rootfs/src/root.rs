@@ -8,7 +8,6 @@ use crate::occupants::proc::look_at;
 use crate::{hold, identity};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use stage::members::Identity;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
@@ -16,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Identifies a file as long as its file system is mounted. A document has an [`Identity`], which lasts longer.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootId {
     /// The device number, as stat(2) has it.
     pub dev: u64,

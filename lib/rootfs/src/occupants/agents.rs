@@ -28,7 +28,6 @@ pub(super) fn is_agent(comm: &str) -> bool {
 }
 
 /// The root's keyring, as agents are bound to it.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) id: RootId,
     /// The device of its file system, as unix_diag has it.

@@ -8,7 +8,6 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::net::{recv, send, socket_with};
 
 /// A socket that listens, and the file that it is bound to.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     /// The socket's inode number, as in `socket:[12]`.
     pub(super) socket: u64,

@@ -41,10 +41,7 @@ fn files(dir: &str, below: &str) -> Vec<(OsString, Vec<u8>)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries
         .filter_map(|entry| {
-            let path = match below {
-                "" => entry.path(),
-                below => entry.path().join(below),
-            };
+            let path = if below.is_empty() { entry.path() } else { entry.path().join(below) };
             Some((entry.file_name(), std::fs::read(path).ok()?))
         })
         .collect();

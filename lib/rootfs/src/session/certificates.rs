@@ -27,7 +27,6 @@ const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Where a program gets its authorities from.
-#[derive(Debug)]
 pub(super) enum Authorities {
     /// This file.
     File(PathBuf),

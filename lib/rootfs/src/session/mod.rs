@@ -133,20 +133,15 @@ impl Inside {
         let binfmt: Binfmt = document.need()?;
         let arch = document.need_arch()?;
         let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
-        let entering = || format!("entering {}", quote(root.path()));
+        let refuse = |why: &str, hint: &str| {
+            Err(Failure::new(Code::Permission, format!("entering {}: {why}", quote(root.path()))).hint(hint))
+        };
         let me = rustix::process::geteuid().as_raw();
         let idmap = match (mode, me, document.get::<IdMap>()) {
             (Mode::User, me, Some(map)) if map.is_of(me) => Some(map),
-            (Mode::User, _, _) => {
-                let failure = Failure::new(Code::Permission, "it is another user's root");
-                let failure = failure.hint("run this as the user that ran mkroot");
-                return Err(failure.while_doing(entering()));
-            }
+            (Mode::User, _, _) => return refuse("it is another user's root", "run this as the user that ran mkroot"),
             (_, 0, _) => None,
-            _ => {
-                let failure = Failure::new(Code::Permission, "it was made by root");
-                return Err(failure.hint("run this with sudo").while_doing(entering()));
-            }
+            _ => return refuse("it was made by root", "run this with sudo"),
         };
         let config = document.get::<Config>();
         Ok(Self {

@@ -32,7 +32,6 @@ pub(super) struct Outcome {
 }
 
 /// Which signal a command gets when one asks us to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Forward {
     /// The same: it has a terminal with a user, and decides itself.
     Same,
