@@ -28,12 +28,13 @@ pub(crate) fn clock(now: SystemTime, built: Option<SystemTime>, systemd: bool, s
     };
     Finding::fail(format!("{found}: {reason}"))
         .why("keys and signatures made later than now do not verify, nor do certificates of servers")
-        .fix(match systemd {
-            true => format!("{sudo}timedatectl set-ntp true"),
-            false => {
-                format!("{sudo}date --utc --set 'YYYY-MM-DD HH:MM', or start an NTP client")
+        .fix(format!(
+            "{sudo}{}",
+            match systemd {
+                true => "timedatectl set-ntp true",
+                false => "date --utc --set 'YYYY-MM-DD HH:MM', or start an NTP client",
             }
-        })
+        ))
 }
 
 #[cfg(test)]

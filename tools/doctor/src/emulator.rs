@@ -175,15 +175,11 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
     let missing = missing_flags(&handler.flags);
     let (name, flags) = (&handler.name, &handler.flags);
     let found = format!("'{name}' runs {} with flags {flags}", quote(&handler.interpreter));
+    let unused = format!("{found}; a pipeline does not use it");
     let why = missing.join("; ");
     let finding = match &trials.host {
-        _ if trials.private.worked() => {
-            let finding = Finding::ok(format!("{found}; a pipeline does not use it"));
-            if missing.is_empty() {
-                return finding;
-            }
-            finding.why(why)
-        }
+        _ if trials.private.worked() && missing.is_empty() => return Finding::ok(unused),
+        _ if trials.private.worked() => Finding::ok(unused).why(why),
         Tried::Worked if missing.is_empty() => return Finding::ok(found),
         Tried::Worked => Finding::warn(found).why(why),
         Tried::Not(reason) if flags.contains('F') => {

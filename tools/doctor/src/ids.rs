@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The user who runs doctor.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     /// Its name, where passwd(5) has one.
@@ -66,7 +65,6 @@ pub(crate) fn shell(word: &str) -> String {
 }
 
 /// A program that has to run with more rights than its caller's.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Helper {
     pub(crate) name: &'static str,
     /// Where it is, and whether its file gives it the rights.

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 /// A program of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
     /// What `--version` prints, or why it could not be run.

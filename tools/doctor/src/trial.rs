@@ -94,7 +94,6 @@ const PREFIX: &str = "strapline-doctor-";
 const ATTEMPTS: usize = 8;
 
 /// An empty root on the host, removed when dropped.
-#[derive(Debug)]
 struct EmptyRoot {
     path: PathBuf,
     /// Locked as long as it is in use.

@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 /// A directory of the skeleton or a mount point that was made, for undo.
-#[derive(Debug)]
 pub(crate) struct Point {
     pub(crate) path: String,
     pub(crate) file: bool,

@@ -56,7 +56,7 @@ struct Mkroot {
 }
 
 /// What this run did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Done {
     directory: Option<PathBuf>,
     /// Whether this run created the directory.
@@ -67,7 +67,6 @@ struct Done {
 }
 
 /// What to make.
-#[derive(Debug)]
 struct Plan {
     root: PathBuf,
     arch: Arch,
