@@ -27,7 +27,7 @@ const DISTRIBUTIONS: [(&str, &[&str]); 3] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Existing {
     /// The architectures of its packages, as pacman names them, without `any`.
-    arches: BTreeSet<String>,
+    arches: Vec<String>,
     /// `ID` of its os-release(5).
     os: Option<String>,
 }
@@ -63,7 +63,7 @@ impl Existing {
         }
         let release = root.read("usr/lib/os-release", LIMIT).unwrap_or_default();
         let os = id(&String::from_utf8_lossy(&release));
-        Ok((packages > 0).then_some(Self { arches, os }))
+        Ok((packages > 0).then_some(Self { arches: arches.into_iter().collect(), os }))
     }
 
     /// Returns the root's architecture: that of its packages.
@@ -105,9 +105,7 @@ impl Existing {
     }
 
     fn other_arch(&self, doing: &str) -> Failure {
-        let arches: Vec<_> = self.arches.iter().map(String::as_str).collect();
-        let arches = arches.join(", ");
-        Failure::new(Code::Usage, format!("{doing}: its packages are of {arches}"))
+        Failure::new(Code::Usage, format!("{doing}: its packages are of {}", self.arches.join(", ")))
     }
 
     /// Returns the presets that fit the root's os-release(5). None where it has none.
@@ -115,9 +113,7 @@ impl Existing {
         let os = self.os.as_deref()?;
         let known = DISTRIBUTIONS.iter().find(|(id, _)| *id == os);
         let presets = known.map_or_else(|| vec![os], |(_, presets)| presets.to_vec());
-        let mut built_in: Vec<_> = distro::Preset::names().collect();
-        built_in.retain(|name| presets.contains(name));
-        Some(built_in)
+        Some(distro::Preset::names().filter(|name| presets.contains(name)).collect())
     }
 
     /// Refuses a built-in preset where the root's os-release(5) is that of another one.
@@ -171,13 +167,12 @@ pub(crate) fn check_owner(root: &Root, idmap: Option<&IdMap>, me: u32) -> Result
     if stat.st_uid != me {
         return Err(other_owner(root, root.path(), stat.st_uid, "user"));
     }
-    idmap.map_or(Ok(()), |map| check_ids(root, map))
+    idmap.map_or(Ok(()), |map| check_ids(root, stat.st_dev, map))
 }
 
 /// Checks every file of the root, without crossing mounts.
-fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
+fn check_ids(root: &Root, device: u64, map: &IdMap) -> Result<(), Failure> {
     let doing = |below: &str| format!("reading {}", quote(root.path().join(below)));
-    let device = fstat(root.as_fd()).doing(Code::Os, || doing(""))?.st_dev;
     let has = |map: &[[u64; 3]], id: u32| {
         let is_in = |[_, first, count]: &[u64; 3]| (*first..first.saturating_add(*count)).contains(&u64::from(id));
         map.iter().any(is_in)
