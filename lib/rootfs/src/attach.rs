@@ -247,8 +247,7 @@ pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// Makes a mount and those below it read-only. Device nodes and sockets stay usable.
 pub(crate) fn make_read_only(path: &Path) -> Result<(), Errno> {
-    let mount = open_path(CWD, path)?;
-    mount_setattr(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
+    mount_setattr(open_path(CWD, path)?.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
 }
 
 /// Fills a new `/dev`: bound nodes, links, and the directories that more is mounted on.

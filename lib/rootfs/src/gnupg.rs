@@ -99,8 +99,7 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
 ///
 /// [`Code::Permission`] when it cannot be mounted.
 pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700"))
+    mount("tmpfs", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, Some(c"mode=0700"))
         .doing(Code::Permission, || format!("mounting a tmpfs on {}, inside", quote(at)))
 }
 
@@ -110,8 +109,7 @@ pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
 ///
 /// As [`mount_tmpfs`].
 pub fn hide_host_configuration() -> Result<(), Failure> {
-    let host = Some(Path::new(HOST)).filter(|host| host.is_dir());
-    host.map_or(Ok(()), mount_tmpfs)
+    Some(Path::new(HOST)).filter(|host| host.is_dir()).map_or(Ok(()), mount_tmpfs)
 }
 
 /// Makes the directory of a home if there is none: pacman 7.1 fails without its GPGDir.

@@ -18,8 +18,7 @@ const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 
 /// Returns the identity of a directory.
 pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
-    let want = StatxFlags::INO | StatxFlags::BTIME;
-    let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
     let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
     let birth = stat.stx_btime;
     Ok(Identity {
@@ -37,8 +36,7 @@ fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
     if ID_IS_OF_UUID.contains(&kind) {
         return Ok(Some(hex(&id)));
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let opened = crate::root::open_below(directory, "", flags);
+    let opened = crate::root::open_below(directory, "", OFlags::RDONLY | OFlags::DIRECTORY);
     Ok(opened.ok().and_then(|d| sys::file_system_uuid(&d)).map(|id| hex(&id)))
 }
 

@@ -70,8 +70,7 @@ pub fn api(rootless: bool) -> Vec<Mount> {
 /// [`Code::Usage`] when it is not of that form, or SRC is not there.
 pub fn bind(text: &str) -> Result<Mount, Failure> {
     let usage = |why: String| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
-    let form = || usage("not of the form SRC:AT".into());
-    let (source, at) = text.split_once(':').ok_or_else(form)?;
+    let (source, at) = text.split_once(':').ok_or_else(|| usage("not of the form SRC:AT".into()))?;
     let at = place(at).map_err(usage)?;
     let source = Path::new(source).canonicalize().map_err(|e| usage(format!("'{source}': {e}")))?;
     let kind = if source.is_dir() { "rbind" } else { "bind" };

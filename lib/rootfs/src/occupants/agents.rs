@@ -63,8 +63,7 @@ impl Home {
         };
         let mut sockets = HashSet::new();
         if !files.is_empty() {
-            let bound = diag::listening()?.into_iter();
-            let here = bound.filter(|b| b.dev == dev && files.contains(&b.ino));
+            let here = diag::listening()?.into_iter().filter(|b| b.dev == dev && files.contains(&b.ino));
             sockets.extend(here.map(|b| b.socket));
         }
         Ok(Self { id: seen.id, dev, sockets })

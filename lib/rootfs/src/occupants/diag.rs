@@ -37,8 +37,7 @@ const MESSAGE: usize = 16;
 /// The system call's.
 pub(super) fn listening() -> Result<Vec<Bound>, Errno> {
     let protocol = Some(netlink::SOCK_DIAG);
-    let flags = SocketFlags::CLOEXEC;
-    let socket = match socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol) {
+    let socket = match socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol) {
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM) => {
             return Ok(Vec::new());
         }
@@ -95,13 +94,11 @@ fn bound(message: &[u8]) -> Option<Bound> {
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?;
-    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 #[cfg(test)]

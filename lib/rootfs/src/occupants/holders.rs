@@ -24,8 +24,7 @@ pub fn kernel_users(root: &Path) -> Vec<String> {
             found.push(format!("the binfmt_misc handler {} of the host has {} open", quote(name), quote(file)));
         }
     }
-    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
-    let swaps = swap_files(&swaps, root).into_iter();
+    let swaps = swap_files(&std::fs::read("/proc/swaps").unwrap_or_default(), root).into_iter();
     found.extend(swaps.map(|file| format!("the kernel swaps to {}", quote(file))));
     found
 }

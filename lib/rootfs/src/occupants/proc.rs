@@ -105,21 +105,18 @@ fn leads_straight(
 
 /// Returns whether a directory is the root of the mount that it is seen on.
 fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = statx(directory, "", flags, StatxFlags::empty())?;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Opens a directory with `O_PATH`.
 pub(crate) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
+    openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a directory to read it.
 pub(crate) fn open_dir(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Returns the names in a directory that are numbers: processes, threads, descriptors.
@@ -127,8 +124,7 @@ pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
     let mut numbers = Vec::new();
     for entry in Dir::new(open_dir(at, path)?)? {
         let entry = entry?;
-        let name = entry.file_name().to_str().ok();
-        numbers.extend(name.and_then(|n| n.parse::<T>().ok()));
+        numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<T>().ok()));
     }
     Ok(numbers)
 }

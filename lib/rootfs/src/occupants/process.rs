@@ -150,16 +150,14 @@ impl<'a> Process<'a> {
 
     /// Returns the text of a link, if that is at or below the root.
     fn text_below(&mut self, name: &str) -> Option<PathBuf> {
-        let text = readlinkat(&self.dir, name, Vec::new());
-        let text = self.noted(text)?;
+        let text = self.noted(readlinkat(&self.dir, name, Vec::new()))?;
         path_below(text.as_bytes(), &self.scanner.root)
     }
 
     /// Follows a link whose text is at or below the root. Returns the text, unless it leads to another place of that name.
     fn link(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.text_below(name)?;
-        let seen = look_at(&self.dir, name);
-        let seen = self.noted(seen)?;
+        let seen = self.noted(look_at(&self.dir, name))?;
         let here = match seen.mount {
             Some(mount) => self.scanner.parents.contains_key(&mount),
             None => self.is_here(),
@@ -224,8 +222,7 @@ impl<'a> Process<'a> {
         let Some(keyring) = &self.scanner.keyring else {
             return;
         };
-        let cmdline = read_at(&self.dir, "cmdline");
-        let cmdline = self.noted(cmdline).unwrap_or_default();
+        let cmdline = self.noted(read_at(&self.dir, "cmdline")).unwrap_or_default();
         if !proven && !keyring.is_named_by(&self.dir, &cmdline) {
             return;
         }
@@ -249,8 +246,7 @@ impl<'a> Process<'a> {
 
     /// Looks at mapped files, by the text alone: following `map_files` requires a capability.
     fn maps(&mut self) {
-        let text = read_at(&self.dir, "maps");
-        let text = self.noted(text).unwrap_or_default();
+        let text = self.noted(read_at(&self.dir, "maps")).unwrap_or_default();
         for line in text.split(|&b| b == b'\n') {
             if let Some((device, inode, path)) = mapped(line)
                 && let Some(path) = path_below(path, &self.scanner.root_in_maps)
@@ -294,8 +290,7 @@ impl<'a> Process<'a> {
 
     /// Returns the names in one of its directories that are numbers.
     fn numbers<T: FromStr>(&mut self, name: &str) -> Vec<T> {
-        let numbers = numbers(&self.dir, name);
-        self.noted(numbers).unwrap_or_default()
+        self.noted(numbers(&self.dir, name)).unwrap_or_default()
     }
 
     /// Returns the value, or notes why there is none. What has ended in the meantime is ignored.
@@ -325,11 +320,10 @@ fn living_thread(process: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
     for tid in numbers::<u32>(process, "task")? {
         let looked = || {
             let thread = open_dir(process, &format!("task/{tid}"))?;
-            let stat = read_at(&thread, "stat")?;
-            Ok((thread, stat))
+            Ok((read_at(&thread, "stat")?, thread))
         };
         match looked() {
-            Ok((thread, stat)) if Stat::parse(&stat).is_some_and(|s| !s.is_over()) => {
+            Ok((stat, thread)) if Stat::parse(&stat).is_some_and(|s| !s.is_over()) => {
                 return Ok(Some(thread));
             }
             Err(e) if is_ours(e) => return Err(e),

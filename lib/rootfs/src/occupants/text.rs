@@ -111,8 +111,7 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, PathBuf> {
 /// Returns the effective user id of the text of `/proc/PID/status`.
 pub(crate) fn uid(status: &[u8]) -> Option<u32> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let line = std::str::from_utf8(line).ok()?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

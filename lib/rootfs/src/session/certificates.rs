@@ -141,8 +141,7 @@ fn cover_with(text: &str, bundle: &Path) -> std::io::Result<()> {
     let file = dir.join("authorities");
     let bound = fs::write(&file, text).and_then(|()| Ok(clone_tree(CWD, &file.to_string_lossy(), false)?));
     unmount(dir, UnmountFlags::empty())?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(bound?, "", CWD, bundle, flags)?)
+    Ok(move_mount(bound?, "", CWD, bundle, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 #[cfg(test)]

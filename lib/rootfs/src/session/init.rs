@@ -173,13 +173,11 @@ impl Init<'_> {
         // SAFETY: init is a copy of a process with one thread.
         let pid = match unsafe { sys::clone(0) } {
             Ok(None) => {
-                let run = || self.command(work, null);
-                sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
+                sys::exit_now(catch_unwind(AssertUnwindSafe(|| self.command(work, null))).unwrap_or(70));
             }
             Ok(Some(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
-                let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
-                send(&self.report, &Frame::Failed(failure));
+                send(&self.report, &Frame::Failed(Failure::new(Code::Os, format!("starting a process: {e}"))));
                 return 1;
             }
         };
@@ -221,8 +219,7 @@ impl Init<'_> {
             Ok(())
         };
         if let Err(e) = setup() {
-            let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
-            send(&self.report, &Frame::Failed(failure));
+            send(&self.report, &Frame::Failed(Failure::new(Code::Os, format!("preparing the command: {e}"))));
             return 126;
         }
         match work {

@@ -246,8 +246,7 @@ impl Inside {
         // A function there runs programs of the root.
         let watchdog = self.watched.filter(|_| place == Place::Root);
         let doing = || format!("working inside {}", quote(self.root.path()));
-        let work = || serde_json::to_string(&work()).unwrap_or_default();
-        let call = Work::Call(place, keep, Box::new(work));
+        let call = Work::Call(place, keep, Box::new(|| serde_json::to_string(&work()).unwrap_or_default()));
         let outcome = self.enter(call, None, watchdog).map_err(|f| match f.code {
             Code::Hung => f.while_doing(doing()),
             _ => f,
@@ -300,8 +299,7 @@ impl Inside {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
             Ok(None) => {
                 let init = Init { inside: self, ids, control: control_theirs, report: report_theirs, output: written };
-                let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
-                sys::exit_now(status)
+                sys::exit_now(catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70))
             }
             Ok(Some(pid)) => {
                 drop((control_theirs, report_theirs, written));
@@ -380,8 +378,7 @@ enum Work<'a> {
 fn need_one_thread() -> Result<(), Failure> {
     let begin = Instant::now();
     loop {
-        let tasks = std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
-        match tasks.count() {
+        match std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?.count() {
             1 => return Ok(()),
             _ if begin.elapsed() < Duration::from_secs(1) => std::thread::yield_now(),
             n => {

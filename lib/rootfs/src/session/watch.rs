@@ -152,8 +152,7 @@ pub(super) fn conclude(told: Option<Frame>, status: Result<WaitStatus, Failure>)
         }
         _ => {
             signal::check()?;
-            let message = format!("PID 1 of the namespace ended too early ({:?})", status?);
-            return Err(Failure::new(Code::Os, message));
+            return Err(Failure::new(Code::Os, format!("PID 1 of the namespace ended too early ({:?})", status?)));
         }
     };
     Ok(Outcome { ended, time, returned })

@@ -175,8 +175,7 @@ impl Process {
     /// Returns how many bytes it and the children that it has waited for have written.
     fn written(&self) -> Option<u64> {
         let text = self.text("io")?;
-        let line = text.lines().find_map(|l| l.strip_prefix("wchar: "))?;
-        line.trim().parse().ok()
+        text.lines().find_map(|l| l.strip_prefix("wchar: "))?.trim().parse().ok()
     }
 
     fn sleeper(&self) -> Sleeper {
@@ -215,8 +214,7 @@ fn tree_of(init: i32) -> Vec<Process> {
             && let Ok(text) = read_at(&dir, "stat")
             && let Some(stat) = Stat::parse(&text)
         {
-            let siblings = children.entry(stat.parent).or_default();
-            siblings.push(Process { pid, depth: 0, dir, stat });
+            children.entry(stat.parent).or_default().push(Process { pid, depth: 0, dir, stat });
         }
     }
     let mut tree = Vec::new();
