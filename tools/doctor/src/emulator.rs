@@ -109,7 +109,7 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
     let arch = means.arch.name;
     let finding = match (&means.interpreter, &means.dynamic) {
         (Some(path), _) => return Finding::ok(format!("{}, static", quote(path))),
-        (None, _) if trials.host.worked() => {
+        (None, _) if trials.host == Tried::Worked => {
             return Finding::ok(format!("none, but programs of {arch} run here without"));
         }
         (None, Some(path)) => Finding::fail(format!("only {}, which is not static", quote(path)))
@@ -124,7 +124,7 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
 pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
     const NONE: &str = "Linux before 6.7 has none";
     let why = "with a private table a pipeline runs foreign programs without registering anything on the host";
-    let host = trials.host.worked();
+    let host = trials.host == Tried::Worked;
     let old = means.kernel < PRIVATE_TABLE;
     let failure = match &trials.private {
         Tried::Worked => {
@@ -145,8 +145,7 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
             .why("a newer kernel needs nothing on the host; this one needs the host's handler")
             .fix("see the fix of host-binfmt, or use a newer kernel");
     }
-    let finding = Finding::fail(&failure.message).why(why);
-    finding.fix(match &failure.hint {
+    Finding::fail(&failure.message).why(why).fix(match &failure.hint {
         _ if !means.binfmt_misc => format!("{}modprobe binfmt_misc", release.sudo),
         Some(hint) => hint.clone(),
         None => reinstall(release),
@@ -157,12 +156,12 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
 pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
     let arch = means.arch.name;
     let Some(handler) = &means.handler else {
-        if trials.host.worked() {
+        if trials.host == Tried::Worked {
             return Finding::ok(format!("not needed: this machine runs {arch} itself"));
         }
         // What prevents a private table is a finding of its own.
         let not_tried = matches!(trials.private, Tried::Not(_));
-        if trials.private.worked() || not_tried && means.kernel >= PRIVATE_TABLE {
+        if trials.private == Tried::Worked || not_tried && means.kernel >= PRIVATE_TABLE {
             return Finding::ok(format!("no handler for {arch}, and none is needed"));
         }
         return Finding::fail(format!("no handler for {arch} in '{TABLE}'"))
@@ -178,8 +177,8 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
     let unused = format!("{found}; a pipeline does not use it");
     let why = missing.join("; ");
     let finding = match &trials.host {
-        _ if trials.private.worked() && missing.is_empty() => return Finding::ok(unused),
-        _ if trials.private.worked() => Finding::ok(unused).why(why),
+        _ if trials.private == Tried::Worked && missing.is_empty() => return Finding::ok(unused),
+        _ if trials.private == Tried::Worked => Finding::ok(unused).why(why),
         Tried::Worked if missing.is_empty() => return Finding::ok(found),
         Tried::Worked => Finding::warn(found).why(why),
         Tried::Not(reason) if flags.contains('F') => {

@@ -33,8 +33,7 @@ pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release:
         (Ok(None), _) => Finding::ok("not needed by root"),
         (Ok(Some(map)), Some(_)) => {
             let range = |ids: &[[u64; 3]]| {
-                let ids = ids.iter().find(|m| m[0] == 1);
-                ids.map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
+                ids.iter().find(|m| m[0] == 1).map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
             };
             Finding::ok(format!("users {}, groups {}", range(&map.uid), range(&map.gid)))
         }
@@ -100,8 +99,7 @@ pub(crate) fn newuidmap(root: bool, helpers: &[Helper], release: &Release) -> Fi
     if root {
         return Finding::ok("not needed by root");
     }
-    let missing = helpers.iter().filter(|h| h.found.is_none());
-    let missing: Vec<_> = missing.map(|h| h.name).collect();
+    let missing: Vec<_> = helpers.iter().filter(|h| h.found.is_none()).map(|h| h.name).collect();
     if !missing.is_empty() {
         return Finding::fail(format!("not found: {}", missing.join(", ")))
             .why("only these set-uid programs may map a user's subordinate ids. Root needs none")

@@ -46,8 +46,7 @@ fn version(text: &str) -> Option<&str> {
 fn working(program: Option<&Program>) -> Result<(&str, String), String> {
     let program = program.ok_or("not found")?;
     let at = quote(&program.path);
-    let says = program.says.as_deref();
-    let text = says.map_err(|reason| format!("{at} does not run: {reason}"))?;
+    let text = program.says.as_deref().map_err(|reason| format!("{at} does not run: {reason}"))?;
     let version = version(text).ok_or_else(|| format!("{at} prints no version"))?;
     Ok((version, format!("{version}, {at}")))
 }

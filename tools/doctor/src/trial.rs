@@ -25,12 +25,6 @@ pub(crate) enum Tried {
     Not(String),
 }
 
-impl Tried {
-    pub(crate) fn worked(&self) -> bool {
-        *self == Self::Worked
-    }
-}
-
 impl From<Result<(), Failure>> for Tried {
     fn from(result: Result<(), Failure>) -> Self {
         result.map_or_else(Self::Failed, |()| Self::Worked)
@@ -68,7 +62,7 @@ impl Trials {
             Tried::Worked => "programs of this architecture are native here",
             _ => "it needs namespaces first",
         });
-        if native.worked() && !target.is_native_on(host) {
+        if native == Tried::Worked && !target.is_native_on(host) {
             trials.private = match interpreter {
                 None => Tried::Not("it needs an emulator first".to_owned()),
                 Some(path) => root.run(target, idmap, Some((target, Binfmt::private(path.to_owned())))).into(),
@@ -115,8 +109,7 @@ impl EmptyRoot {
         remove_leftovers(&parent);
         let root = Self::make_locked(&parent).doing(Code::Os, doing)?;
         for name in MOUNT_POINTS {
-            let made = DirBuilder::new().mode(0o700).create(root.path.join(name));
-            made.doing(Code::Os, doing)?;
+            DirBuilder::new().mode(0o700).create(root.path.join(name)).doing(Code::Os, doing)?;
         }
         Ok(root)
     }
@@ -139,8 +132,7 @@ impl EmptyRoot {
     }
 
     fn run(&self, arch: Arch, idmap: &Option<IdMap>, handler: Option<(Arch, Binfmt)>) -> Result<(), Failure> {
-        let root = Root::open(&self.path)?;
-        Inside::new(root, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
+        Inside::new(Root::open(&self.path)?, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
     }
 }
 

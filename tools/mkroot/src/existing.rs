@@ -100,8 +100,7 @@ impl Existing {
 
     /// Returns those of the packages' architectures that we know.
     fn known_arches(&self) -> impl Iterator<Item = Arch> {
-        let named = |arch: &String| Arch::named(level(arch)).ok();
-        self.arches.iter().filter_map(named)
+        self.arches.iter().filter_map(|arch: &String| Arch::named(level(arch)).ok())
     }
 
     fn other_arch(&self, doing: &str) -> Failure {
@@ -192,8 +191,7 @@ fn check_ids(root: &Root, device: u64, map: &IdMap) -> Result<(), Failure> {
                 Ok(name) if at.is_empty() => name.to_owned(),
                 Ok(name) => format!("{at}/{name}"),
             };
-            let name = entry.file_name();
-            let stat: Stat = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            let stat: Stat = match statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.doing(Code::Os, || doing(&below))?,
             };

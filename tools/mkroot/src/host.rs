@@ -91,8 +91,7 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
         let thread = std::thread::Builder::new()
             .spawn_scoped(scope, there)
             .doing(Code::Os, || "building the mounts: starting a thread")?;
-        let panicked = |_| Err(Failure::new(Code::Os, "building the mounts: a panic"));
-        thread.join().unwrap_or_else(panicked)
+        thread.join().unwrap_or_else(|_| Err(Failure::new(Code::Os, "building the mounts: a panic")))
     })
 }
 

@@ -103,8 +103,7 @@ impl Done {
             // Nothing is removed while another tool works on the root.
             let _lock = Root::open(path)?.lock_exclusive()?;
             host::take_down(path, &self.mounted)?;
-            let root = Root::open(path)?;
-            extra::remove(&root, &self.points);
+            extra::remove(&Root::open(path)?, &self.points);
             if self.made {
                 // Fails unless it is empty.
                 std::fs::remove_dir(path).unwrap_or(());
@@ -174,8 +173,7 @@ impl Mkroot {
         let name = match asked {
             Some(name) => name,
             None if let Some((existing, names)) = &of_root => {
-                let name = names.iter().find(|name| fits(name));
-                name.ok_or_else(|| existing.unknown(root))?
+                names.iter().find(|name| fits(name)).ok_or_else(|| existing.unknown(root))?
             }
             None => match arch.name {
                 "x86_64" => "archlinux",

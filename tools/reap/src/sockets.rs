@@ -33,8 +33,7 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
             Ok(()) => removed.push(name),
             Err(rustix::io::Errno::NOENT) => {}
             Err(e) => {
-                let path = place.join(&name);
-                context.warn(format_args!("removing the stale socket {}: {e}", quote(path)));
+                context.warn(format_args!("removing the stale socket {}: {e}", quote(place.join(&name))));
             }
         }
     }
