@@ -38,23 +38,21 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
         Some(source) => format!("mounting {} ({}) on {at}", quote(source), mount.kind),
         None => format!("mounting {} on {at}", mount.kind),
     };
-    let message = format!("{what}: {error}");
+    let fail = |code| Failure::new(code, format!("{what}: {error}"));
     match error {
         Errno::LOOP | Errno::NOTDIR => Failure::new(
             Code::Failed,
             format!("{what}: a part of the path is not a directory, but a symbolic link or a file"),
         )
         .hint("look at what the root has there, and remove it if it does not belong there"),
-        Errno::NOENT => {
-            Failure::new(Code::NotFound, message).hint(format!("make the skeleton with 'mkroot {}'", root.display()))
-        }
+        Errno::NOENT => fail(Code::NotFound).hint(format!("make the skeleton with 'mkroot {}'", root.display())),
         Errno::PERM | Errno::ACCESS => match apparmor_hint() {
-            Some(hint) => Failure::new(Code::Permission, message).hint(hint),
-            None => Failure::new(Code::Permission, message).cause(Cause::SeeDoctor).hint(
+            Some(hint) => fail(Code::Permission).hint(hint),
+            None => fail(Code::Permission).cause(Cause::SeeDoctor).hint(
                 "where a container or a security module forbids mounts, 'doctor' says which and how to permit them",
             ),
         },
-        _ => Failure::new(Code::Os, message),
+        _ => fail(Code::Os),
     }
 }
 
@@ -150,22 +148,18 @@ pub fn is_file(mount: &Mount) -> bool {
 ///
 /// The system call's.
 pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool, made: &mut Vec<String>) -> Result<(), Errno> {
-    let mut here = String::new();
-    let parts: Vec<_> = at.split('/').collect();
-    for (i, part) in parts.iter().enumerate() {
-        let parent = open_below(root, &here, OFlags::PATH | OFlags::DIRECTORY)?;
-        if !here.is_empty() {
-            here.push('/');
-        }
-        here.push_str(part);
-        let result = if file && i + 1 == parts.len() {
+    for (end, _) in at.match_indices('/').chain([(at.len(), "")]) {
+        let here = &at[..end];
+        let (parent, name) = here.rsplit_once('/').unwrap_or(("", here));
+        let parent = open_below(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let result = if file && end == at.len() {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map(drop)
+            openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         } else {
-            mkdirat(&parent, *part, Mode::from_raw_mode(0o755))
+            mkdirat(&parent, name, Mode::from_raw_mode(0o755))
         };
         match result {
-            Ok(()) => made.push(here.clone()),
+            Ok(()) => made.push(here.to_owned()),
             Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }

@@ -7,7 +7,7 @@
 
 use super::diag;
 use super::proc::{Seen, look_at, open_dir, open_path, read_at};
-use super::process::is_ours;
+use super::process::unless_ours;
 use crate::mountinfo::Mount;
 use crate::root::{RootId, open_below, open_within};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, statat};
@@ -41,12 +41,9 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// Those of [`is_ours`]: then there may be one.
+    /// Those that [`unless_ours`] returns: then there may be one.
     pub(super) fn of(root: &Path, mounts: &[Mount]) -> Result<Option<Self>, Errno> {
-        match Self::look(root, mounts) {
-            Err(e) if is_ours(e) => Err(e),
-            looked => Ok(looked.ok()),
-        }
+        unless_ours(Self::look(root, mounts))
     }
 
     fn look(root: &Path, mounts: &[Mount]) -> Result<Self, Errno> {
@@ -57,10 +54,7 @@ impl Home {
         // The kernel's internal form.
         let dev = major << 20 | minor;
         // Without permission to read it, no agent can be proven to serve it.
-        let files = match open_dir(&keyring, ".").and_then(|d| sockets_in(&d)) {
-            Err(e) if is_ours(e) => return Err(e),
-            files => files.unwrap_or_default(),
-        };
+        let files = unless_ours(open_dir(&keyring, ".").and_then(|d| sockets_in(&d)))?.unwrap_or_default();
         let mut sockets = HashSet::new();
         if !files.is_empty() {
             let here = diag::listening()?.into_iter().filter(|b| b.dev == dev && files.contains(&b.ino));

@@ -315,6 +315,14 @@ pub(super) fn is_ours(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
+/// Returns the value, or `None` for an error of the process; fails with one of ours.
+pub(super) fn unless_ours<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Err(e) if is_ours(e) => Err(e),
+        result => Ok(result.ok()),
+    }
+}
+
 /// Opens the directory of a thread that still lives when the first one has ended.
 fn living_thread(process: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
     for tid in numbers::<u32>(process, "task")? {
@@ -322,12 +330,10 @@ fn living_thread(process: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
             let thread = open_dir(process, &format!("task/{tid}"))?;
             Ok((read_at(&thread, "stat")?, thread))
         };
-        match looked() {
-            Ok((stat, thread)) if Stat::parse(&stat).is_some_and(|s| !s.is_over()) => {
-                return Ok(Some(thread));
-            }
-            Err(e) if is_ours(e) => return Err(e),
-            _ => {}
+        if let Some((stat, thread)) = unless_ours(looked())?
+            && Stat::parse(&stat).is_some_and(|s| !s.is_over())
+        {
+            return Ok(Some(thread));
         }
     }
     Ok(None)

@@ -1,13 +1,12 @@
 //! Looking at all processes, and what is needed for each: the root, our mounts, the bound sockets.
 
 use super::proc::{Seen, look_at, numbers, read_at};
-use super::process::{Process, is_gone, is_ours};
+use super::process::{Process, is_gone, is_ours, unless_ours};
 use super::text::{self, Stat, escape_newlines};
 use super::{Occupant, Scan, agents};
 use crate::mountinfo;
 use crate::root::RootId;
 use rustix::fs::CWD;
-use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -66,12 +65,8 @@ impl Scanner {
             mounts.iter().filter(|m| visible.contains(&m.id)).map(|m| rustix::fs::makedev(m.dev.0, m.dev.1)).collect();
         devices.insert(id.dev);
         // Without /proc/net/unix the kernel has no unix sockets, or does not show them.
-        let sockets = match std::fs::read("/proc/net/unix") {
-            Err(e) if Errno::from_io_error(&e).is_some_and(is_ours) => {
-                return Err(e).doing(Code::Os, || "reading '/proc/net/unix'");
-            }
-            sockets => sockets.unwrap_or_default(),
-        };
+        let sockets = unless_ours(read_at(CWD, "/proc/net/unix"));
+        let sockets = sockets.doing(Code::Os, || "reading '/proc/net/unix'")?.unwrap_or_default();
         Ok(Self {
             root: root.to_owned(),
             root_in_maps: escape_newlines(root),
@@ -132,12 +127,8 @@ fn spared() -> Result<HashSet<i32>, Failure> {
     let mut spared = HashSet::from([1]);
     let mut pid = rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get());
     while pid > 0 && spared.insert(pid) {
-        let stat = match read_at(CWD, &format!("/proc/{pid}/stat")) {
-            Err(e) if is_ours(e) => {
-                return Err(e).doing(Code::Os, || format!("reading '/proc/{pid}/stat'"));
-            }
-            stat => stat.ok(),
-        };
+        let path = format!("/proc/{pid}/stat");
+        let stat = unless_ours(read_at(CWD, &path)).doing(Code::Os, || format!("reading '{path}'"))?;
         pid = stat.and_then(|t| Stat::parse(&t)).map_or(0, |s| s.parent);
     }
     Ok(spared)

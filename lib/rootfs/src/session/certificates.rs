@@ -118,10 +118,7 @@ fn certificates(file: &Path, text: &mut String) -> std::io::Result<()> {
 
 /// Covers the host's authorities with these.
 pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
-    for bundle in BUNDLES.map(Path::new) {
-        if !bundle.is_file() {
-            continue;
-        }
+    for bundle in BUNDLES.map(Path::new).into_iter().filter(|bundle| bundle.is_file()) {
         match authorities {
             Authorities::File(file) => mount_bind(file, bundle)
                 .doing(Code::Os, || format!("{} in place of {}", doing(FILE, file), quote(bundle)))?,

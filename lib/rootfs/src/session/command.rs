@@ -18,13 +18,10 @@ pub(super) fn null() -> Result<OwnedFd, Errno> {
 /// Connects stdin to `null`, and stdout and stderr to `output` or both to stderr.
 pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     rustix::stdio::dup2_stdin(null)?;
-    match output {
-        Some(fd) => {
-            rustix::stdio::dup2_stdout(fd)?;
-            rustix::stdio::dup2_stderr(fd)
-        }
-        None => rustix::stdio::dup2_stdout(rustix::stdio::stderr()),
+    if let Some(fd) = output {
+        rustix::stdio::dup2_stderr(fd)?;
     }
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())
 }
 
 /// Executes the command. Returns only when that fails.

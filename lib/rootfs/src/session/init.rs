@@ -262,8 +262,7 @@ fn die_with_parent() -> Result<(), Failure> {
 /// caller ignores stay ignored; SIGPIPE, which Rust ignores, and SIGCHLD do not.
 fn reset_signals() -> Result<(), Failure> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    let fixed = |s: &Signal| matches!(s, Signal::SIGKILL | Signal::SIGSTOP);
-    for signal in Signal::iterator().filter(|s| !fixed(s)) {
+    for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
         let doing = || "resetting signals";
         // SAFETY: the default disposition runs no code of ours.
         let old = unsafe { sigaction(signal, &default) }.doing(Code::Os, doing)?;
@@ -283,8 +282,7 @@ fn ignore(signal: Signal) -> nix::Result<()> {
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
+    let set = SigSet::from(Signal::SIGCHLD);
     set.thread_block().doing(Code::Os, || "blocking SIGCHLD")?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .doing(Code::Os, || "watching for SIGCHLD")
