@@ -68,10 +68,9 @@ pub(crate) fn lock(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Failure
         let Some(holders) = holders(&root)? else {
             return Err(busy(root, UNSEEN, &[]));
         };
-        let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).collect();
+        let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).map(|h| h.pid).collect();
         if mode == EXCLUSIVE && !working.is_empty() {
-            let pids: Vec<_> = working.iter().map(|h| h.pid).collect();
-            return Err(busy(root, &describe(&pids), &pids));
+            return Err(busy(root, &describe(&working), &working));
         }
         for holder in &holders {
             if let Some(process) = process_of(root, holder)?

@@ -19,14 +19,13 @@ const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 /// Returns the identity of a directory.
 pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
     let stat = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
-    let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let birth = stat.stx_btime;
+    let birth = (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then_some(stat.stx_btime);
     Ok(Identity {
         dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         ino: stat.stx_ino,
         fs: file_system(directory)?,
         handle: sys::handle(directory).map(|(kind, bytes)| format!("{kind}:{}", hex(&bytes))),
-        birth: has_birth.then(|| format!("{}.{:09}", birth.tv_sec, birth.tv_nsec)),
+        birth: birth.map(|time| format!("{}.{:09}", time.tv_sec, time.tv_nsec)),
     })
 }
 
