@@ -77,8 +77,7 @@ impl Arch {
     pub fn host() -> Result<Self, Failure> {
         let name = rustix::system::uname();
         let machine = name.machine().to_string_lossy();
-        let found = ALL.iter().find(|a| a.machine == machine).copied();
-        found.ok_or_else(|| {
+        ALL.iter().find(|a| a.machine == machine).copied().ok_or_else(|| {
             let message = format!("finding this host's architecture: pacman has no name for '{machine}'");
             Failure::new(Code::Failed, message)
         })

@@ -4,6 +4,7 @@
 //! A mount is made detached with all its options and then attached to a directory that was opened beneath the root, so
 //! there is no moment at which a path can be replaced by a symbolic link.
 
+use crate::occupants::proc::open_path;
 use crate::plan::{LINKS, Mount};
 use crate::root::open_below;
 use crate::sys::mount_setattr;
@@ -37,23 +38,21 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
         Some(source) => format!("mounting {} ({}) on {at}", quote(source), mount.kind),
         None => format!("mounting {} on {at}", mount.kind),
     };
-    let message = format!("{what}: {error}");
+    let fail = |code| Failure::new(code, format!("{what}: {error}"));
     match error {
         Errno::LOOP | Errno::NOTDIR => Failure::new(
             Code::Failed,
             format!("{what}: a part of the path is not a directory, but a symbolic link or a file"),
         )
         .hint("look at what the root has there, and remove it if it does not belong there"),
-        Errno::NOENT => {
-            Failure::new(Code::NotFound, message).hint(format!("make the skeleton with 'mkroot {}'", root.display()))
-        }
+        Errno::NOENT => fail(Code::NotFound).hint(format!("make the skeleton with 'mkroot {}'", root.display())),
         Errno::PERM | Errno::ACCESS => match apparmor_hint() {
-            Some(hint) => Failure::new(Code::Permission, message).hint(hint),
-            None => Failure::new(Code::Permission, message).cause(Cause::SeeDoctor).hint(
+            Some(hint) => fail(Code::Permission).hint(hint),
+            None => fail(Code::Permission).cause(Cause::SeeDoctor).hint(
                 "where a container or a security module forbids mounts, 'doctor' says which and how to permit them",
             ),
         },
-        _ => Failure::new(Code::Os, message),
+        _ => fail(Code::Os),
     }
 }
 
@@ -62,10 +61,8 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
 #[must_use]
 pub fn apparmor_profile() -> Option<String> {
     // With several security modules, the first file is AppArmor's own (Linux 5.8).
-    ["apparmor/current", "current"].iter().find_map(|name| {
-        let text = std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?;
-        enforced(&text)
-    })
+    let profile = |name: &&str| enforced(&std::fs::read_to_string(format!("/proc/self/attr/{name}")).ok()?);
+    ["apparmor/current", "current"].iter().find_map(profile)
 }
 
 /// Returns the name in `NAME (enforce)` (apparmor(7), `/proc/PID/attr/current`). Ubuntu's profile for user namespaces is
@@ -151,22 +148,18 @@ pub fn is_file(mount: &Mount) -> bool {
 ///
 /// The system call's.
 pub fn make_path(root: BorrowedFd<'_>, at: &str, file: bool, made: &mut Vec<String>) -> Result<(), Errno> {
-    let mut here = String::new();
-    let parts: Vec<_> = at.split('/').collect();
-    for (i, part) in parts.iter().enumerate() {
-        let parent = open_below(root, &here, OFlags::PATH | OFlags::DIRECTORY)?;
-        if !here.is_empty() {
-            here.push('/');
-        }
-        here.push_str(part);
-        let result = if file && i + 1 == parts.len() {
+    for (end, _) in at.match_indices('/').chain([(at.len(), "")]) {
+        let here = &at[..end];
+        let (parent, name) = here.rsplit_once('/').unwrap_or(("", here));
+        let parent = open_below(root, parent, OFlags::PATH | OFlags::DIRECTORY)?;
+        let result = if file && end == at.len() {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            openat(&parent, *part, flags, Mode::from_raw_mode(0o644)).map(drop)
+            openat(&parent, name, flags, Mode::from_raw_mode(0o644)).map(drop)
         } else {
-            mkdirat(&parent, *part, Mode::from_raw_mode(0o755))
+            mkdirat(&parent, name, Mode::from_raw_mode(0o755))
         };
         match result {
-            Ok(()) => made.push(here.clone()),
+            Ok(()) => made.push(here.to_owned()),
             Err(Errno::EXIST) => {}
             Err(e) => return Err(e),
         }
@@ -248,14 +241,7 @@ pub(crate) fn private_copy(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// Makes a mount and those below it read-only. Device nodes and sockets stay usable.
 pub(crate) fn make_read_only(path: &Path) -> Result<(), Errno> {
-    let mount = directory(path)?;
-    mount_setattr(mount.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
-}
-
-/// Opens a directory of the host, to mount on it.
-pub(crate) fn directory(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty())
+    mount_setattr(open_path(CWD, path)?.as_fd(), MountAttrFlags::MOUNT_ATTR_RDONLY, 0, true)
 }
 
 /// Fills a new `/dev`: bound nodes, links, and the directories that more is mounted on.
@@ -301,16 +287,6 @@ fn sort_options(options: &[String]) -> (MountAttrFlags, Vec<&str>) {
         };
     }
     (attributes, settings)
-}
-
-/// Returns whether programs may be run from the filesystem that `fd` is on (statvfs(3), `ST_NOEXEC`).
-///
-/// # Errors
-///
-/// The system call's.
-pub fn is_noexec(fd: impl AsFd) -> Result<bool, Errno> {
-    let flags = rustix::fs::fstatvfs(fd)?.f_flag;
-    Ok(flags.contains(rustix::fs::StatVfsMountFlags::NOEXEC))
 }
 
 #[cfg(test)]

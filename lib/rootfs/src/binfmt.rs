@@ -31,30 +31,25 @@ pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
 /// inside the root.
 fn is_static(path: &Path) -> bool {
     let mut head = vec![0; 4096];
-    let Ok(n) = fs::File::open(path).and_then(|mut f| f.read(&mut head)) else {
-        return false;
-    };
-    static_elf(&head[..n])
+    let read = fs::File::open(path).and_then(|mut f| f.read(&mut head));
+    read.is_ok_and(|n| static_elf(&head[..n]) == Some(true))
 }
 
-/// Returns whether a file begins as a 64-bit or 32-bit little-endian ELF program without `PT_INTERP`.
-fn static_elf(head: &[u8]) -> bool {
+/// Returns whether a 64-bit or 32-bit little-endian ELF program has no `PT_INTERP`; `None` if a file does not begin as one.
+fn static_elf(head: &[u8]) -> Option<bool> {
     const PT_INTERP: u32 = 3;
     let half = |at: usize| Some(u16::from_le_bytes(head.get(at..at + 2)?.try_into().ok()?));
     let word = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    let is_static = || -> Option<bool> {
-        if head.get(..4)? != b"\x7fELF" || *head.get(5)? != 1 {
-            return None;
-        }
-        let (start, size, count) = match *head.get(4)? {
-            2 => (word(32)? as usize, half(54)?, half(56)?),
-            _ => (word(28)? as usize, half(42)?, half(44)?),
-        };
-        let kind = |i: u16| word(start + usize::from(i) * usize::from(size));
-        let kinds: Vec<u32> = (0..count).map(kind).collect::<Option<_>>()?;
-        Some(!kinds.contains(&PT_INTERP))
+    if head.get(..4)? != b"\x7fELF" || *head.get(5)? != 1 {
+        return None;
+    }
+    let (start, size, count) = match *head.get(4)? {
+        2 => (word(32)? as usize, half(54)?, half(56)?),
+        _ => (word(28)? as usize, half(42)?, half(44)?),
     };
-    is_static().unwrap_or(false)
+    let kind = |i: u16| word(start + usize::from(i) * usize::from(size));
+    let kinds: Vec<u32> = (0..count).map(kind).collect::<Option<_>>()?;
+    Some(!kinds.contains(&PT_INTERP))
 }
 
 /// Returns the text for `register` for programs of `arch`, as of QEMU's own `qemu-binfmt-conf.sh`: the magic is the ELF header
@@ -152,12 +147,12 @@ mod tests {
     #[test]
     fn a_static_program_has_no_interpreter() {
         let me = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert!(!static_elf(&me[..4096]), "a test program is linked dynamically");
+        assert_eq!(static_elf(&me[..4096]), Some(false), "a test program is linked dynamically");
         let probe = crate::probe::program(Arch::named("aarch64").unwrap()).unwrap();
-        assert!(static_elf(&probe));
+        assert_eq!(static_elf(&probe), Some(true));
         for n in 0..64 {
             static_elf(&me[..n]);
         }
-        assert!(!static_elf(b"#!/bin/sh\n"));
+        assert_eq!(static_elf(b"#!/bin/sh\n"), None);
     }
 }

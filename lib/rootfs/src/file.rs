@@ -30,8 +30,7 @@ pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure
     } else {
         return Ok(());
     };
-    let message = format!("writing in {}: {why}", quote(path));
-    Err(Failure::new(Code::Permission, message))
+    Err(Failure::new(Code::Permission, format!("writing in {}: {why}", quote(path))))
 }
 
 /// Makes or replaces the file `name` in a directory, with this mode, whatever the umask is, and this owner (user, group) if

@@ -6,8 +6,9 @@
 //! files that hold keys and trust, and the gpg.conf below. The host's own `/etc/gnupg` is covered by an empty directory: a
 //! `use-keyboxd` there would make gpg look for keys elsewhere, even with `--no-options`.
 
+use crate::occupants::proc::open_path;
 use crate::root;
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
 use stage::{Code, Doing, Failure, quote};
@@ -98,8 +99,7 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
 ///
 /// [`Code::Permission`] when it cannot be mounted.
 pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", at, "tmpfs", flags, Some(c"mode=0700"))
+    mount("tmpfs", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, Some(c"mode=0700"))
         .doing(Code::Permission, || format!("mounting a tmpfs on {}, inside", quote(at)))
 }
 
@@ -109,11 +109,7 @@ pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
 ///
 /// As [`mount_tmpfs`].
 pub fn hide_host_configuration() -> Result<(), Failure> {
-    let host = Path::new(HOST);
-    match host.is_dir() {
-        true => mount_tmpfs(host),
-        false => Ok(()),
-    }
+    Some(Path::new(HOST)).filter(|host| host.is_dir()).map_or(Ok(()), mount_tmpfs)
 }
 
 /// Makes the directory of a home if there is none: pacman 7.1 fails without its GPGDir.
@@ -138,7 +134,7 @@ pub(crate) fn make(home: &Path) -> Result<(), Failure> {
 /// When it cannot be read or mounted.
 pub(crate) fn cover(home: &Path) -> Result<(), Failure> {
     let doing = || format!("copying the keyring {}", quote(home));
-    let directory = crate::attach::directory(home).doing(Code::Os, doing)?;
+    let directory = open_path(CWD, home).doing(Code::Os, doing)?;
     let files = read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
     mount_tmpfs(home)?;
     fill(home, &files)

@@ -6,14 +6,14 @@
 //!
 //! A lock ends with its holder: no process that a tool starts inherits the descriptor.
 
-use crate::occupants::text;
+use crate::occupants::proc::{look_at, open_pidfd};
+use crate::occupants::{shorten, text};
 use crate::root::{Root, open_below};
 use crate::sys::mount_setattr;
 use crate::{attach, mountinfo, user};
-use rustix::fs::{AtFlags, FlockOperation, OFlags, StatxFlags, flock, statx};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,17 +29,14 @@ const READS: usize = 4;
 /// How long an undoing tool waits for another one.
 const TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 60 });
 
+/// The lock of a tool that works on a root beside others.
+pub(crate) const SHARED: FlockOperation = FlockOperation::NonBlockingLockShared;
+
+/// The lock of a tool that undoes something.
+pub(crate) const EXCLUSIVE: FlockOperation = FlockOperation::NonBlockingLockExclusive;
+
 /// How many holders a message names.
 const NAMED: usize = 3;
-
-/// How a root is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// To work on it beside other tools.
-    Shared,
-    /// To undo something.
-    Exclusive,
-}
 
 /// A process that holds the lock.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,18 +52,14 @@ struct Holder {
 ///
 /// [`Code::Busy`] when a tool works on the root, with its process; [`Code::Interrupted`] when a signal asks a tool that
 /// wants a shared lock to stop while it waits.
-pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
+pub(crate) fn lock(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Failure> {
     let doing = || format!("locking the root {}", quote(root.path()));
     let directory = open(root, mode).map_err(|e| match e {
         Errno::ACCESS | Errno::PERM => Failure::system(Code::Permission, doing(), e),
         _ => Failure::system(Code::Os, doing(), e),
     })?;
-    let operation = match mode {
-        Mode::Shared => FlockOperation::NonBlockingLockShared,
-        Mode::Exclusive => FlockOperation::NonBlockingLockExclusive,
-    };
     loop {
-        match flock(&directory, operation) {
+        match flock(&directory, mode) {
             Ok(()) => return Ok(directory),
             Err(Errno::WOULDBLOCK) => {}
             Err(Errno::INTR) => continue,
@@ -75,16 +68,14 @@ pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
         let Some(holders) = holders(&root)? else {
             return Err(busy(root, UNSEEN, &[]));
         };
-        let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).collect();
-        if mode == Mode::Exclusive && !working.is_empty() {
-            let pids: Vec<_> = working.iter().map(|h| h.pid).collect();
-            return Err(busy(root, &describe(&pids), &pids));
+        let working: Vec<_> = holders.iter().filter(|h| !h.exclusive).map(|h| h.pid).collect();
+        if mode == EXCLUSIVE && !working.is_empty() {
+            return Err(busy(root, &describe(&working), &working));
         }
         for holder in &holders {
-            let Some(process) = process_of(root, holder)? else {
-                continue;
-            };
-            if !wait_for(&process, mode).map_err(|f| f.while_doing(doing()))? {
+            if let Some(process) = process_of(root, holder)?
+                && !wait_for(&process, mode).map_err(|f| f.while_doing(doing()))?
+            {
                 let pids = [holder.pid];
                 return Err(busy(root, &describe(&pids), &pids));
             }
@@ -94,10 +85,10 @@ pub(crate) fn lock(root: &Root, mode: Mode) -> Result<OwnedFd, Failure> {
 
 /// Opens the directory to lock it. An undoing tool must not keep a mount busy, so it opens the directory by a detached copy
 /// of the mount. If that is not permitted, neither is unmounting.
-fn open(root: &Root, mode: Mode) -> Result<OwnedFd, Errno> {
+fn open(root: &Root, mode: FlockOperation) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let none = MountAttrFlags::empty();
-    if mode == Mode::Exclusive
+    if mode == EXCLUSIVE
         && let Ok(copy) = attach::clone_tree(root.as_fd(), "", false)
         && mount_setattr(copy.as_fd(), none, libc::MS_PRIVATE, false).is_ok()
     {
@@ -112,16 +103,13 @@ fn open(root: &Root, mode: Mode) -> Result<OwnedFd, Errno> {
 ///
 /// [`Code::Busy`] when it has ended and a process that it started has the lock.
 fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> {
-    let pid = Pid::from_raw(holder.pid).ok_or(Errno::SRCH);
-    let process = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    let process = open_pidfd(holder.pid);
     let still = holders(root)?.unwrap_or_default().contains(holder);
     match process {
         _ if !still => Ok(None),
         Ok(process) => Ok(Some(process)),
         Err(Errno::SRCH) => {
-            let parent = holder.pid;
-            let who = format!("a process that process {parent}, which has ended, started");
-            Err(busy(root, &who, &[]))
+            Err(busy(root, &format!("a process that process {}, which has ended, started", holder.pid), &[]))
         }
         Err(e) => Err(e).doing(Code::Os, || "waiting for its holder"),
     }
@@ -129,18 +117,18 @@ fn process_of(root: &Root, holder: &Holder) -> Result<Option<OwnedFd>, Failure> 
 
 /// Waits until an undoing tool has ended, and returns whether it has. Another undoing tool is not stopped by a signal: it
 /// waits for [`TIMEOUT`], since the holder may be any process.
-fn wait_for(process: &OwnedFd, mode: Mode) -> Result<bool, Failure> {
+fn wait_for(process: &OwnedFd, mode: FlockOperation) -> Result<bool, Failure> {
     let (timeout, wake) = match mode {
-        Mode::Exclusive => (Some(TIMEOUT), Wake::Never),
-        Mode::Shared => (None, Wake::OnSignal),
+        EXCLUSIVE => (Some(TIMEOUT), Wake::Never),
+        _ => (None, Wake::OnSignal),
     };
     loop {
         let ready = poll_readable(&[process.as_fd()], timeout, wake).doing(Code::Os, || "waiting for its holder")?;
         match ready {
             None => return Ok(false),
             Some(ready) if ready[0] => return Ok(true),
-            Some(_) if mode == Mode::Shared => signal::check()?,
-            Some(_) => {}
+            Some(_) if mode == EXCLUSIVE => {}
+            Some(_) => signal::check()?,
         }
     }
 }
@@ -157,10 +145,11 @@ pub fn describe_holders(directory: &OwnedFd) -> String {
 /// Returns the holders of the lock, by `/proc/locks`. `None` if one is not shown: a process of another PID namespace. An
 /// empty list means that the lock is free again.
 fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
-    let (dev, ino) = locked_as(directory)?;
+    let seen = look_at(directory, "").doing(Code::Os, || "looking for the holder of a lock")?;
+    let dev = seen.device(&mountinfo::read()?);
     for _ in 0..READS {
         let text = std::fs::read_to_string("/proc/locks").doing(Code::Os, || "reading '/proc/locks'")?;
-        let found = parse(&text, dev, ino);
+        let found = parse(&text, dev, seen.id.ino);
         if !found.is_empty() {
             return Ok(Some(found));
         }
@@ -168,18 +157,6 @@ fn holders(directory: &impl AsFd) -> Result<Option<Vec<Holder>>, Failure> {
     let again = open_below(directory.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY);
     let free = again.is_ok_and(|d| flock(&d, FlockOperation::NonBlockingLockShared).is_ok());
     Ok(free.then(Vec::new))
-}
-
-/// Returns the device and inode number of a directory in `/proc/locks`. The device is that of the file system, which stat(2)
-/// does not show for btrfs.
-fn locked_as(directory: &impl AsFd) -> Result<((u32, u32), u64), Failure> {
-    let doing = || "looking for the holder of a lock";
-    let want = StatxFlags::INO | StatxFlags::MNT_ID;
-    let seen = statx(directory, "", AtFlags::EMPTY_PATH, want).doing(Code::Os, doing)?;
-    let mounts = mountinfo::read()?;
-    let mount = mounts.iter().find(|m| m.id == seen.stx_mnt_id);
-    let dev = mount.map_or((seen.stx_dev_major, seen.stx_dev_minor), |m| m.dev);
-    Ok((dev, seen.stx_ino))
 }
 
 /// Parses `/proc/locks`: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`. A waiting process has an additional `->`.
@@ -202,21 +179,12 @@ fn describe(pids: &[i32]) -> String {
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
     let one = |pid: &i32| {
         let read = |name: &str| std::fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let stat = text::Stat::parse(&read("stat"));
-        let comm = stat.map_or_else(|| "?".to_owned(), |stat| stat.comm);
-        match text::uid(&read("status")) {
-            Some(uid) => {
-                let user = user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
-                format!("{pid} {comm} (user {user})")
-            }
-            None => format!("{pid} {comm}"),
-        }
+        let comm = text::Stat::parse(&read("stat")).map_or_else(|| "?".to_owned(), |stat| stat.comm);
+        let user = |uid| user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
+        let user = text::uid(&read("status")).map(|uid| format!(" (user {})", user(uid)));
+        format!("{pid} {comm}{}", user.unwrap_or_default())
     };
-    let mut names: Vec<_> = pids.iter().take(NAMED).map(one).collect();
-    if pids.len() > NAMED {
-        names.push(format!("{} more", pids.len() - NAMED));
-    }
-    names.join(", ")
+    shorten(pids.iter().map(one), NAMED)
 }
 
 /// Returns the failure that names the holder, and how to end these processes.
@@ -243,14 +211,14 @@ mod tests {
     #[test]
     fn who_undoes_is_refused_while_one_works_and_is_told_who() {
         let dir = tempfile::tempdir().unwrap();
-        let shares = [Mode::Shared, Mode::Shared].map(|w| lock(&root(dir.path()), w).unwrap());
-        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
+        let shares = [SHARED, SHARED].map(|w| lock(&root(dir.path()), w).unwrap());
+        let failure = lock(&root(dir.path()), EXCLUSIVE).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let pid = std::process::id();
         assert!(failure.message.contains(&format!("in use by {pid} ")), "{failure}");
         assert!(failure.hint.unwrap().contains(&format!("'kill {pid} {pid}'")));
         drop(shares);
-        drop(lock(&root(dir.path()), Mode::Exclusive).unwrap());
+        drop(lock(&root(dir.path()), EXCLUSIVE).unwrap());
     }
 
     #[test]
@@ -265,13 +233,13 @@ mod tests {
             .unwrap();
         let mut stdout = std::io::BufReader::new(stranger.stdout.take().unwrap());
         std::io::BufRead::read_line(&mut stdout, &mut String::new()).unwrap();
-        let failure = lock(&root(dir.path()), Mode::Exclusive).unwrap_err();
+        let failure = lock(&root(dir.path()), EXCLUSIVE).unwrap_err();
         assert_eq!(failure.code, Code::Busy);
         let who = format!("{} flock", stranger.id());
         assert!(failure.message.contains(&who), "{failure}");
         drop(stranger.stdin.take());
         stranger.wait().unwrap();
-        lock(&root(dir.path()), Mode::Exclusive).unwrap();
+        lock(&root(dir.path()), EXCLUSIVE).unwrap();
     }
 
     #[test]
@@ -299,7 +267,7 @@ mod tests {
             }
             _ => UNSEEN.to_owned(),
         };
-        for want in [Mode::Shared, Mode::Exclusive] {
+        for want in [SHARED, EXCLUSIVE] {
             let failure = lock(&root(dir.path()), want).unwrap_err();
             assert_eq!(failure.code, Code::Busy);
             assert!(failure.message.contains(&who), "{failure}");
@@ -309,7 +277,7 @@ mod tests {
         let directory = std::fs::File::open(dir.path()).unwrap();
         flock(&directory, FlockOperation::LockExclusive).unwrap();
         drop(directory);
-        lock(&root(dir.path()), Mode::Exclusive).unwrap();
+        lock(&root(dir.path()), EXCLUSIVE).unwrap();
     }
 
     #[test]

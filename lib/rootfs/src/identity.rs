@@ -18,16 +18,14 @@ const ID_IS_OF_UUID: [i64; 2] = [0xef53, 0x9123_683e];
 
 /// Returns the identity of a directory.
 pub(crate) fn of(directory: BorrowedFd<'_>) -> Result<Identity, Errno> {
-    let want = StatxFlags::INO | StatxFlags::BTIME;
-    let stat = statx(directory, "", AtFlags::EMPTY_PATH, want)?;
-    let has_birth = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let birth = stat.stx_btime;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::INO | StatxFlags::BTIME)?;
+    let birth = (stat.stx_mask & StatxFlags::BTIME.bits() != 0).then_some(stat.stx_btime);
     Ok(Identity {
         dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
         ino: stat.stx_ino,
         fs: file_system(directory)?,
         handle: sys::handle(directory).map(|(kind, bytes)| format!("{kind}:{}", hex(&bytes))),
-        birth: has_birth.then(|| format!("{}.{:09}", birth.tv_sec, birth.tv_nsec)),
+        birth: birth.map(|time| format!("{}.{:09}", time.tv_sec, time.tv_nsec)),
     })
 }
 
@@ -37,8 +35,7 @@ fn file_system(directory: BorrowedFd<'_>) -> Result<Option<String>, Errno> {
     if ID_IS_OF_UUID.contains(&kind) {
         return Ok(Some(hex(&id)));
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let opened = crate::root::open_below(directory, "", flags);
+    let opened = crate::root::open_below(directory, "", OFlags::RDONLY | OFlags::DIRECTORY);
     Ok(opened.ok().and_then(|d| sys::file_system_uuid(&d)).map(|id| hex(&id)))
 }
 

@@ -134,8 +134,7 @@ fn range_in(text: &str, uid: u32, name: Option<&str>, own: u32) -> Result<u64, O
     };
     let starts: Vec<u64> = text.lines().filter_map(range).collect();
     let contains = |start: u64| (start..start.saturating_add(NEEDED)).contains(&own.into());
-    let free = starts.iter().copied().find(|start| !contains(*start));
-    free.ok_or(starts.first().copied())
+    starts.iter().copied().find(|start| !contains(*start)).ok_or(starts.first().copied())
 }
 
 /// The length of the ranges that useradd(8) adds.

@@ -54,23 +54,20 @@ pub fn claimed(document: &Document) -> Result<HashSet<u64>, Failure> {
     let root = document.need_root()?;
     let all = mountinfo::read()?;
     for mount in live.mounts {
-        let id = mount.id.as_ref().and_then(|id| id.parse().ok());
-        let known = match (id, &mount.id) {
-            (Some(id), _) => match sys::mount_with_unique_id(id) {
-                Ok(number) => Some(number),
-                // Forbidden in a container.
-                Err(Errno::NOSYS | Errno::PERM) => None,
-                Err(e) => return Err(e).doing(Code::Os, || format!("looking for the mount {id}")),
-            },
-            (None, Some(_)) => Some(None),
-            (None, None) => None,
-        };
         let by_number = || {
             let target = root.join(&mount.at);
             let is_it = |m: &&mountinfo::Mount| Some(m.id) == mount.number && m.target == target;
             all.iter().find(is_it).map(|m| m.id)
         };
-        claimed.extend(known.unwrap_or_else(by_number));
+        claimed.extend(match mount.id.as_deref().map(str::parse) {
+            Some(Ok(id)) => match sys::mount_with_unique_id(id) {
+                // Forbidden in a container.
+                Err(Errno::NOSYS | Errno::PERM) => by_number(),
+                number => number.doing(Code::Os, || format!("looking for the mount {id}"))?,
+            },
+            Some(Err(_)) => None,
+            None => by_number(),
+        });
     }
     Ok(claimed)
 }

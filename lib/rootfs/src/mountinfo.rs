@@ -84,7 +84,8 @@ fn parse_line(line: &[u8]) -> Result<Mount, &'static str> {
     })
 }
 
-fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+/// Parses a decimal number of the kernel's.
+pub(crate) fn number<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     // parse() accepts a sign, which the kernel never writes.
     if !field.iter().all(u8::is_ascii_digit) {
         return None;

@@ -23,12 +23,10 @@ impl Owner {
     /// Returns to what the content of a mount belongs. Only what belongs to the root is compared or copied.
     #[must_use]
     pub fn of(mount: &Mount) -> Self {
-        if api(false).iter().any(|m| m.at == mount.at) {
-            Self::Kernel
-        } else if matches!(&*mount.kind, "bind" | "rbind") {
-            Self::Host
-        } else {
-            Self::Root
+        match &*mount.kind {
+            _ if api(false).iter().any(|m| m.at == mount.at) => Self::Kernel,
+            "bind" | "rbind" => Self::Host,
+            _ => Self::Root,
         }
     }
 }
@@ -49,14 +47,10 @@ pub const LINKS: [(&str, &str); 5] = [
 /// its own network namespace (user_namespaces(7)), so the host's is bound.
 #[must_use]
 pub fn api(rootless: bool) -> Vec<Mount> {
-    let sys = if rootless {
-        Mount { source: Some("/sys".to_owned()), ..Mount::new("sys", "rbind", &["nosuid", "noexec", "nodev", "ro"]) }
-    } else {
-        Mount::new("sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"])
-    };
+    let sys = Mount::new("sys", if rootless { "rbind" } else { "sysfs" }, &["nosuid", "noexec", "nodev", "ro"]);
     vec![
         Mount::new("proc", "proc", &["nosuid", "noexec", "nodev"]),
-        sys,
+        Mount { source: rootless.then(|| "/sys".to_owned()), ..sys },
         Mount {
             nodes: NODES.iter().map(|n| (*n).to_owned()).collect(),
             ..Mount::new("dev", "tmpfs", &["nosuid", "noexec", "mode=0755"])
@@ -76,8 +70,7 @@ pub fn api(rootless: bool) -> Vec<Mount> {
 /// [`Code::Usage`] when it is not of that form, or SRC is not there.
 pub fn bind(text: &str) -> Result<Mount, Failure> {
     let usage = |why: String| Failure::new(Code::Usage, format!("reading '--bind {text}': {why}"));
-    let form = || usage("not of the form SRC:AT".into());
-    let (source, at) = text.split_once(':').ok_or_else(form)?;
+    let (source, at) = text.split_once(':').ok_or_else(|| usage("not of the form SRC:AT".into()))?;
     let at = place(at).map_err(usage)?;
     let source = Path::new(source).canonicalize().map_err(|e| usage(format!("'{source}': {e}")))?;
     let kind = if source.is_dir() { "rbind" } else { "bind" };
@@ -96,12 +89,10 @@ pub fn place(at: &str) -> Result<String, String> {
     if at.is_empty() {
         return Err("AT is the root itself: mount it yourself, and give its mount point as DIR".into());
     }
-    for hidden in ["proc", "sys"] {
-        if at == hidden || at.starts_with(&format!("{hidden}/")) {
-            return Err(format!("AT is in the root's /{hidden}, which is the kernel's"));
-        }
+    match at.split('/').next() {
+        Some(hidden @ ("proc" | "sys")) => Err(format!("AT is in the root's /{hidden}, which is the kernel's")),
+        _ => Ok(at.to_owned()),
     }
-    Ok(at.to_owned())
 }
 
 #[cfg(test)]

@@ -37,45 +37,33 @@ fn elf(arch: Arch, code: &[u8]) -> Vec<u8> {
     let head: u16 = if wide { 64 } else { 52 };
     let segment: u16 = if wide { 56 } else { 32 };
     let start = u64::from(head + segment);
-    let mut out = vec![0x7f, b'E', b'L', b'F', arch.class, 1, 1];
-    out.resize(16, 0);
-    let half = |out: &mut Vec<u8>, v: u16| out.extend(v.to_le_bytes());
-    let word = |out: &mut Vec<u8>, v: u32| out.extend(v.to_le_bytes());
-    let address = |out: &mut Vec<u8>, v: u64| {
-        let bytes = v.to_le_bytes();
-        out.extend(if wide { &bytes[..] } else { &bytes[..4] });
-    };
+    let halves = |values: &[u16]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+    let word = |value: u32| value.to_le_bytes().to_vec();
+    let length = if wide { 8 } else { 4 };
+    let addresses = |values: &[u64]| values.iter().flat_map(|v| v.to_le_bytes().into_iter().take(length)).collect();
     // 32-bit ARM: EABI version 5. 64-bit LoongArch: LP64, double float, object file ABI 1.
     let flags = match arch.elf {
         40 => 0x0500_0000,
         258 => 0x43,
         _ => 0,
     };
-    half(&mut out, 2);
-    half(&mut out, arch.elf);
-    word(&mut out, 1);
-    for v in [base + start, u64::from(head), 0] {
-        address(&mut out, v);
-    }
-    word(&mut out, flags);
-    for v in [head, segment, 1, 0, 0, 0] {
-        half(&mut out, v);
-    }
     let size = start + code.len() as u64;
-    let (load, read_and_run) = (1, 5);
-    word(&mut out, load);
-    if wide {
-        word(&mut out, read_and_run);
-    }
-    for v in [0, base, base, size, size] {
-        address(&mut out, v);
-    }
-    if !wide {
-        word(&mut out, read_and_run);
-    }
-    address(&mut out, 0x1000);
-    out.extend(code);
-    out
+    let (load, read_and_run) = (word(1), word(5));
+    let (before, after) = if wide { (read_and_run, vec![]) } else { (vec![], read_and_run) };
+    [
+        vec![0x7f, b'E', b'L', b'F', arch.class, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        halves(&[2, arch.elf, 1, 0]),
+        addresses(&[base + start, u64::from(head), 0]),
+        word(flags),
+        halves(&[head, segment, 1, 0, 0, 0]),
+        load,
+        before,
+        addresses(&[0, base, base, size, size]),
+        after,
+        addresses(&[0x1000]),
+        code.to_vec(),
+    ]
+    .concat()
 }
 
 #[cfg(test)]

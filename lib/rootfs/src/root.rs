@@ -4,10 +4,10 @@
 //! every path below the root is resolved from the descriptor by openat2(2) with `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`
 //! and `RESOLVE_NO_MAGICLINKS` (Linux 5.6).
 
+use crate::occupants::proc::look_at;
 use crate::{hold, identity};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2, statat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use stage::members::Identity;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// Identifies a file as long as its file system is mounted. A document has an [`Identity`], which lasts longer.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootId {
     /// The device number, as stat(2) has it.
     pub dev: u64,
@@ -62,7 +62,7 @@ impl Root {
             e => Failure::system(Code::Os, doing(), e),
         })?;
         let root = Self { path: path.to_owned(), fd, lock: None };
-        if root.id()? == id_of(CWD, "/").doing(Code::Os, || "identifying '/'")? {
+        if root.id()? == look_at(CWD, "/").doing(Code::Os, || "identifying '/'")?.id {
             return Err(Failure::new(Code::Usage, format!("{}: it is the root that this program runs in", doing())));
         }
         Ok(root)
@@ -84,7 +84,7 @@ impl Root {
     ///
     /// [`Code::Interrupted`] on a signal while waiting for a tool that undoes.
     pub fn shared(mut self) -> Result<Self, Failure> {
-        self.lock = Some(hold::lock(&self, hold::Mode::Shared)?);
+        self.lock = Some(hold::lock(&self, hold::SHARED)?);
         Ok(self)
     }
 
@@ -95,7 +95,7 @@ impl Root {
     ///
     /// [`Code::Busy`] when a tool works on the root.
     pub fn lock_exclusive(&self) -> Result<OwnedFd, Failure> {
-        hold::lock(self, hold::Mode::Exclusive)
+        hold::lock(self, hold::EXCLUSIVE)
     }
 
     /// Opens the root of the document, and checks that it is still the same directory.
@@ -117,21 +117,15 @@ impl Root {
     fn replaced(&self) -> Failure {
         let doing = format!("opening the root {}", quote(&self.path));
         let empty = std::fs::read_dir(&self.path).is_ok_and(|mut entries| entries.next().is_none());
+        let fail = |why| Failure::new(Code::Failed, format!("{doing}: it is {why} that the document means"));
         if empty {
-            return Failure::new(
-                Code::Failed,
-                format!("{doing}: it is an empty directory, and not the one that the document means"),
-            )
-            .hint("mount the file system that the root is on; if it is gone, begin again with mkroot");
+            return fail("an empty directory, and not the one")
+                .hint("mount the file system that the root is on; if it is gone, begin again with mkroot");
         }
-        Failure::new(
-            Code::Failed,
-            format!("{doing}: it is not the directory that the document means"),
-        )
-        .hint(format!(
-            "it was copied, restored or replaced: 'mkroot {}' begins a new document for it, and keeps what is installed",
-            self.path.display()
-        ))
+        let why = "it was copied, restored or replaced";
+        let path = self.path.display();
+        fail("not the directory")
+            .hint(format!("{why}: 'mkroot {path}' begins a new document for it, and keeps what is installed"))
     }
 
     /// Returns the path.
@@ -146,7 +140,7 @@ impl Root {
     ///
     /// [`Code::Os`] when fstat(2) fails.
     pub fn id(&self) -> Result<RootId, Failure> {
-        id_of(self.fd.as_fd(), "").doing(Code::Os, || self.identifying())
+        Ok(look_at(&self.fd, "").doing(Code::Os, || self.identifying())?.id)
     }
 
     /// Returns the directory's identity, for a document.
@@ -238,9 +232,4 @@ fn read_regular(file: OwnedFd, limit: u64) -> Result<Vec<u8>, Errno> {
         std::io::ErrorKind::FileTooLarge => Errno::FBIG,
         _ => Errno::from_io_error(&e).unwrap_or(Errno::IO),
     })
-}
-
-fn id_of(fd: BorrowedFd<'_>, path: &str) -> Result<RootId, Errno> {
-    let stat = statat(fd, path, AtFlags::EMPTY_PATH)?;
-    Ok(RootId { dev: stat.st_dev, ino: stat.st_ino })
 }

@@ -3,8 +3,9 @@
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, NulError, OsStr};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// Marks every descriptor above stderr close-on-exec, so that no child inherits those that our caller left open: make's
 /// jobserver, a lock, the log pipe of a CI. Called at the start of `main` of a tool that runs programs.
@@ -44,9 +45,9 @@ pub fn die_with_us(command: &mut std::process::Command) {
 
 /// Arguments of execve(2), made before the fork.
 struct Image {
-    /// What the pointers point to: the program, then its arguments and environment.
-    _text: Vec<CString>,
-    program: *const libc::c_char,
+    /// What the pointers point to.
+    _text: [Vec<CString>; 2],
+    /// The program, and its arguments.
     args: Vec<*const libc::c_char>,
     env: Vec<*const libc::c_char>,
 }
@@ -59,9 +60,7 @@ unsafe impl Sync for Image {}
 impl Image {
     /// Returns the arguments for a command, if that gives the program by its path.
     fn of(command: &std::process::Command) -> Option<Self> {
-        use std::os::unix::ffi::OsStrExt;
-        let program = CString::new(command.get_program().as_bytes()).ok()?;
-        if !program.as_bytes().contains(&b'/') {
+        if !command.get_program().as_bytes().contains(&b'/') {
             return None;
         }
         let mut variables: BTreeMap<_, _> = std::env::vars_os().collect();
@@ -71,32 +70,31 @@ impl Image {
                 None => variables.remove(key),
             };
         }
-        let arguments = command.get_args().map(|a| CString::new(a.as_bytes()));
-        let arguments: Vec<_> = arguments.collect::<Result<_, _>>().ok()?;
-        let variables =
-            variables.iter().map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()));
-        let variables: Vec<_> = variables.collect::<Result<_, _>>().ok()?;
-        let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).collect::<Vec<_>>();
-        let (mut args, mut env) = (vec![program.as_ptr()], pointers(&variables));
-        args.extend(pointers(&arguments));
-        args.push(std::ptr::null());
-        env.push(std::ptr::null());
-        Some(Self {
-            program: program.as_ptr(),
-            args,
-            env,
-            _text: std::iter::once(program).chain(arguments).chain(variables).collect(),
-        })
+        let (args, env) = strings(command.get_program(), command.get_args(), &variables).ok()?;
+        let pointers = |texts: &[CString]| texts.iter().map(|t| t.as_ptr()).chain([std::ptr::null()]).collect();
+        Some(Self { args: pointers(&args), env: pointers(&env), _text: [args, env] })
     }
 
     /// Calls execve(2). Returns only when that fails.
     fn exec(&self) -> std::io::Error {
         // SAFETY: both arrays end with a null pointer, and all the others are to C strings that live in `_text`.
         unsafe {
-            libc::execve(self.program, self.args.as_ptr(), self.env.as_ptr());
+            libc::execve(self.args[0], self.args.as_ptr(), self.env.as_ptr());
         }
         std::io::Error::last_os_error()
     }
+}
+
+/// Returns the arguments, the program first, and the environment as execve(2) takes them.
+pub(crate) fn strings<'a, T: AsRef<OsStr> + 'a>(
+    program: &'a OsStr,
+    args: impl IntoIterator<Item = &'a OsStr>,
+    env: impl IntoIterator<Item = (&'a T, &'a T)>,
+) -> Result<(Vec<CString>, Vec<CString>), NulError> {
+    let args = std::iter::once(program).chain(args).map(|arg| CString::new(arg.as_bytes()));
+    let variable = |(key, value): (&T, &T)| [key.as_ref().as_bytes(), b"=", value.as_ref().as_bytes()].concat();
+    let env = env.into_iter().map(|pair| CString::new(variable(pair)));
+    Ok((args.collect::<Result<_, _>>()?, env.collect::<Result<_, _>>()?))
 }
 
 /// Closes every descriptor above stderr except those in `keep`. Only for the child of a clone(2), which owns no others.
@@ -204,16 +202,11 @@ pub(crate) fn handle(directory: BorrowedFd<'_>) -> Option<(i32, Vec<u8>)> {
 
 /// Returns the type of a directory's file system (statfs(2), `f_type`), and the bytes of its id.
 pub(crate) fn file_system_id(directory: BorrowedFd<'_>) -> Result<(i64, [u8; 8]), Errno> {
-    // SAFETY: a struct of integers, for which zero is a value.
-    let mut stat: libc::statfs = unsafe { std::mem::zeroed() };
-    // SAFETY: the descriptor is borrowed for the call, and the kernel writes one `statfs`.
-    if unsafe { libc::fstatfs(directory.as_raw_fd(), &raw mut stat) } != 0 {
-        return Err(last_errno());
-    }
+    let stat = nix::sys::statfs::fstatfs(directory).map_err(|e| Errno::from_raw_os_error(e as i32))?;
     // SAFETY: `fsid_t` is two integers of 32 bits without padding, which libc keeps to itself; every value of their bytes
     // is one of an array of bytes.
-    let id = unsafe { std::mem::transmute::<libc::fsid_t, [u8; 8]>(stat.f_fsid) };
-    Ok((stat.f_type as i64, id))
+    let id = unsafe { std::mem::transmute::<libc::fsid_t, [u8; 8]>(stat.filesystem_id()) };
+    Ok((stat.filesystem_type().0 as i64, id))
 }
 
 /// Returns a file system's UUID (`FS_IOC_GETFSUUID`, Linux 6.9), if it has one.

@@ -50,8 +50,7 @@ pub fn find(root: &Root, wanted: &str) -> Result<User, Failure> {
 #[must_use]
 pub fn name_of(passwd: &[u8], uid: u32) -> Option<String> {
     passwd.split(|&b| b == b'\n').find_map(|line| {
-        let line = std::str::from_utf8(line).ok()?;
-        let mut fields = line.split(':');
+        let mut fields = std::str::from_utf8(line).ok()?.split(':');
         let name = fields.next()?;
         (fields.nth(1)?.parse() == Ok(uid) && !name.is_empty()).then(|| name.to_owned())
     })

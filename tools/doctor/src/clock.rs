@@ -12,8 +12,7 @@ const SLACK: Duration = Duration::from_secs(DAY);
 
 /// Returns when this program's file was made, where that can be known.
 pub(crate) fn built() -> Option<SystemTime> {
-    let path = std::env::current_exe().ok()?;
-    path.metadata().and_then(|data| data.modified()).ok()
+    std::env::current_exe().ok()?.metadata().and_then(|data| data.modified()).ok()
 }
 
 pub(crate) fn clock(now: SystemTime, built: Option<SystemTime>, systemd: bool, sudo: &str) -> Finding {
@@ -26,14 +25,13 @@ pub(crate) fn clock(now: SystemTime, built: Option<SystemTime>, systemd: bool, s
     } else {
         return Finding::ok(found);
     };
+    let command = match systemd {
+        true => "timedatectl set-ntp true",
+        false => "date --utc --set 'YYYY-MM-DD HH:MM', or start an NTP client",
+    };
     Finding::fail(format!("{found}: {reason}"))
         .why("keys and signatures made later than now do not verify, nor do certificates of servers")
-        .fix(match systemd {
-            true => format!("{sudo}timedatectl set-ntp true"),
-            false => {
-                format!("{sudo}date --utc --set 'YYYY-MM-DD HH:MM', or start an NTP client")
-            }
-        })
+        .fix(format!("{sudo}{command}"))
 }
 
 #[cfg(test)]

@@ -38,9 +38,9 @@ impl Confinement {
     /// Reads it from `/proc`.
     pub(crate) fn read(root: bool) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let switch = |name: &str| {
+        let is = |name: &str, value: &str| {
             let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/")));
-            text.ok().map(|t| t.trim().to_owned())
+            text.is_ok_and(|text| text.trim() == value)
         };
         let all = [
             "user.max_mnt_namespaces",
@@ -52,13 +52,12 @@ impl Confinement {
         let of_status = Self::of_status(&status);
         // Root that may mount needs user namespaces only for a private binfmt table.
         let needed = &all[..if root && of_status.sys_admin { 2 } else { 4 }];
-        let is_zero = |name: &&str| switch(name).as_deref() == Some("0");
         let mounts = rootfs::mountinfo::read();
         Self {
             root,
-            zero: needed.iter().copied().find(is_zero),
+            zero: needed.iter().copied().find(|name| is(name, "0")),
             profile: rootfs::attach::apparmor_profile(),
-            apparmor: switch(APPARMOR).as_deref() == Some("1"),
+            apparmor: is(APPARMOR, "1"),
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
             chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
             nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
@@ -68,10 +67,7 @@ impl Confinement {
 
     /// Reads the text of proc_pid_status(5).
     fn of_status(text: &str) -> Self {
-        let field = |key: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key));
-            line.map_or("", str::trim)
-        };
+        let field = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).map_or("", str::trim);
         const SYS_ADMIN: u32 = 21;
         let capabilities = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
         Self {
@@ -84,68 +80,55 @@ impl Confinement {
 
     /// Returns the most likely cause of a refusal, and how to fix it.
     fn cause(&self, sudo: &str) -> Option<(String, String)> {
-        const UNCONFINED: &str = "run the container with --security-opt apparmor=unconfined";
-        let zero = self.zero.unwrap_or_default();
-        let value = if zero.ends_with("_clone") { 1 } else { 15000 };
-        let profile = self.profile.as_deref().unwrap_or_default();
-        let set_zero = format!("{sudo}sysctl -w {zero}={value}");
-        let set_apparmor = format!("{sudo}sysctl -w {APPARMOR}=0");
-        let causes: [(bool, String, &str); 11] = [
-            (self.zero.is_some(), format!("'{zero}' is 0"), &set_zero),
-            (
-                self.seccomp != 0 && !self.sys_admin && self.profile.is_none(),
-                "a seccomp filter is active: this container forbids namespaces".into(),
-                "run the container with --security-opt seccomp=unconfined (--privileged is not needed)",
-            ),
-            (
-                self.seccomp != 0 && !self.sys_admin,
-                "a seccomp filter is active: this container forbids namespaces".into(),
+        const SECCOMP: &str = "a seccomp filter is active: this container forbids namespaces";
+        let cause = |why: &str, fix: &str| Some((why.to_owned(), fix.to_owned()));
+        let filtered = self.seccomp != 0;
+        match (self.zero, &self.profile) {
+            (Some(zero), _) => {
+                let value = if zero.ends_with("_clone") { 1 } else { 15000 };
+                cause(&format!("'{zero}' is 0"), &format!("{sudo}sysctl -w {zero}={value}"))
+            }
+            (None, None) if filtered && !self.sys_admin => {
+                cause(SECCOMP, "run the container with --security-opt seccomp=unconfined (--privileged is not needed)")
+            }
+            (None, Some(_)) if filtered && !self.sys_admin => cause(
+                SECCOMP,
                 "run the container with --security-opt seccomp=unconfined --security-opt apparmor=unconfined \
                  (--privileged is not needed)",
             ),
-            (
-                self.profile.is_some(),
-                format!("the AppArmor profile '{profile}' confines us; a container's forbids mounts"),
-                UNCONFINED,
+            (None, Some(profile)) => cause(
+                &format!("the AppArmor profile '{profile}' confines us; a container's forbids mounts"),
+                "run the container with --security-opt apparmor=unconfined",
             ),
-            (
-                self.root && !self.sys_admin,
-                "root lacks the capability SYS_ADMIN, and may not make a user namespace to get it".into(),
+            _ if self.root && !self.sys_admin => cause(
+                "root lacks the capability SYS_ADMIN, and may not make a user namespace to get it",
                 "run the container with --privileged",
             ),
-            (
-                self.root && self.nested,
-                "root of a user namespace may mount only what the container shows as a whole".into(),
+            _ if self.root && self.nested => cause(
+                "root of a user namespace may mount only what the container shows as a whole",
                 "run the container with --security-opt unmask=ALL (podman), or run on the host",
             ),
-            (
-                self.seccomp != 0,
-                "a seccomp filter is active: this container forbids mounts".into(),
+            _ if filtered => cause(
+                "a seccomp filter is active: this container forbids mounts",
                 "run the container with --security-opt seccomp=unconfined",
             ),
-            (
-                !self.root && self.no_new_privs,
-                "'no_new_privs' is set, so newuidmap and newgidmap may not write a map".into(),
-                NO_NEW_PRIVS_FIX,
+            _ if !self.root && self.no_new_privs => {
+                cause("'no_new_privs' is set, so newuidmap and newgidmap may not write a map", NO_NEW_PRIVS_FIX)
+            }
+            _ if !self.root && self.apparmor => cause(
+                "AppArmor takes the capabilities of an ordinary user's namespaces away",
+                &format!("{sudo}sysctl -w {APPARMOR}=0"),
             ),
-            (
-                !self.root && self.apparmor,
-                "AppArmor takes the capabilities of an ordinary user's namespaces away".into(),
-                &set_apparmor,
-            ),
-            (
-                self.root && self.chrooted,
-                "this is a chroot that is no mount point, so its mounts cannot be told from the host's".into(),
+            _ if self.root && self.chrooted => cause(
+                "this is a chroot that is no mount point, so its mounts cannot be told from the host's",
                 "leave the chroot, or enter it by a mount point: mount --bind DIR DIR && chroot DIR",
             ),
-            (
-                self.chrooted,
-                "this is a chroot, in which the kernel allows no user namespace".into(),
+            _ if self.chrooted => cause(
+                "this is a chroot, in which the kernel allows no user namespace",
                 "leave the chroot, or run the pipeline as root",
             ),
-        ];
-        let found = causes.into_iter().find(|(holds, ..)| *holds);
-        found.map(|(_, why, fix)| (why, fix.to_owned()))
+            _ => None,
+        }
     }
 }
 
@@ -163,10 +146,7 @@ pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Rel
     let failure = match tried {
         Tried::Worked => return Finding::ok(format!("{kind}: work")),
         // The reason is a finding of its own.
-        Tried::Not(why) => {
-            let finding = Finding::warn(format!("{kind}: not tried"));
-            return finding.why(why).fix(trial::AGAIN);
-        }
+        Tried::Not(why) => return Finding::warn(format!("{kind}: not tried")).why(why).fix(trial::AGAIN),
         Tried::Failed(failure) => failure,
     };
     let finding = Finding::fail(format!("{kind}: {failure}"));

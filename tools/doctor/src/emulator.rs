@@ -73,12 +73,9 @@ impl Means {
             None => release.install(Need::Registration),
             Some(_) if self.systemd => format!("{sudo}systemctl restart systemd-binfmt"),
             Some(file) => {
-                let mount = match self.mounted {
-                    true => String::new(),
-                    false => format!("mount -t binfmt_misc binfmt_misc {TABLE} && "),
-                };
-                let file = file.display();
-                format!("{sudo}sh -c '{mount}cat {file} > {TABLE}/register'")
+                let mount = format!("mount -t binfmt_misc binfmt_misc {TABLE} && ");
+                let mount = if self.mounted { "" } else { &mount };
+                format!("{sudo}sh -c '{mount}cat {} > {TABLE}/register'", file.display())
             }
         }
     }
@@ -112,7 +109,7 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
     let arch = means.arch.name;
     let finding = match (&means.interpreter, &means.dynamic) {
         (Some(path), _) => return Finding::ok(format!("{}, static", quote(path))),
-        (None, _) if trials.host.worked() => {
+        (None, _) if trials.host == Tried::Worked => {
             return Finding::ok(format!("none, but programs of {arch} run here without"));
         }
         (None, Some(path)) => Finding::fail(format!("only {}, which is not static", quote(path)))
@@ -127,21 +124,16 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
 pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
     const NONE: &str = "Linux before 6.7 has none";
     let why = "with a private table a pipeline runs foreign programs without registering anything on the host";
-    let host = trials.host.worked();
+    let host = trials.host == Tried::Worked;
     let old = means.kernel < PRIVATE_TABLE;
     let failure = match &trials.private {
         Tried::Worked => {
-            let arch = means.arch.name;
-            return Finding::ok(format!("runs programs of {arch}, without changes to the host"));
+            return Finding::ok(format!("runs programs of {}, without changes to the host", means.arch.name));
         }
         Tried::Not(reason) if host => {
-            let found = format!("not tried: {reason}; the host has what is needed");
-            return Finding::ok(found).why(why);
+            return Finding::ok(format!("not tried: {reason}; the host has what is needed")).why(why);
         }
-        Tried::Not(reason) => {
-            let finding = Finding::warn(format!("not tried: {reason}"));
-            return finding.why(why).fix(trial::AGAIN);
-        }
+        Tried::Not(reason) => return Finding::warn(format!("not tried: {reason}")).why(why).fix(trial::AGAIN),
         Tried::Failed(failure) => failure,
     };
     if host {
@@ -153,8 +145,7 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
             .why("a newer kernel needs nothing on the host; this one needs the host's handler")
             .fix("see the fix of host-binfmt, or use a newer kernel");
     }
-    let finding = Finding::fail(&failure.message).why(why);
-    finding.fix(match &failure.hint {
+    Finding::fail(&failure.message).why(why).fix(match &failure.hint {
         _ if !means.binfmt_misc => format!("{}modprobe binfmt_misc", release.sudo),
         Some(hint) => hint.clone(),
         None => reinstall(release),
@@ -165,12 +156,12 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
 pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> Finding {
     let arch = means.arch.name;
     let Some(handler) = &means.handler else {
-        if trials.host.worked() {
+        if trials.host == Tried::Worked {
             return Finding::ok(format!("not needed: this machine runs {arch} itself"));
         }
         // What prevents a private table is a finding of its own.
         let not_tried = matches!(trials.private, Tried::Not(_));
-        if trials.private.worked() || not_tried && means.kernel >= PRIVATE_TABLE {
+        if trials.private == Tried::Worked || not_tried && means.kernel >= PRIVATE_TABLE {
             return Finding::ok(format!("no handler for {arch}, and none is needed"));
         }
         return Finding::fail(format!("no handler for {arch} in '{TABLE}'"))
@@ -183,15 +174,11 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
     let missing = missing_flags(&handler.flags);
     let (name, flags) = (&handler.name, &handler.flags);
     let found = format!("'{name}' runs {} with flags {flags}", quote(&handler.interpreter));
+    let unused = format!("{found}; a pipeline does not use it");
     let why = missing.join("; ");
     let finding = match &trials.host {
-        _ if trials.private.worked() => {
-            let finding = Finding::ok(format!("{found}; a pipeline does not use it"));
-            if missing.is_empty() {
-                return finding;
-            }
-            finding.why(why)
-        }
+        _ if trials.private == Tried::Worked && missing.is_empty() => return Finding::ok(unused),
+        _ if trials.private == Tried::Worked => Finding::ok(unused).why(why),
         Tried::Worked if missing.is_empty() => return Finding::ok(found),
         Tried::Worked => Finding::warn(found).why(why),
         Tried::Not(reason) if flags.contains('F') => {
@@ -199,8 +186,7 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
         }
         Tried::Not(_) => Finding::fail(found).why(why),
         Tried::Failed(failure) if missing.is_empty() => {
-            let finding = Finding::fail(found).why(failure.to_string());
-            return finding.fix(reinstall(release));
+            return Finding::fail(found).why(&failure.message).fix(reinstall(release));
         }
         Tried::Failed(failure) => Finding::fail(found).why(format!("{failure}: {why}")),
     };

@@ -31,20 +31,16 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    fn new(status: Status, found: impl Into<String>) -> Self {
-        Self { status, found: found.into(), ..Self::default() }
-    }
-
     pub(crate) fn ok(found: impl Into<String>) -> Self {
-        Self::new(Status::Ok, found)
+        Self { found: found.into(), ..Self::default() }
     }
 
     pub(crate) fn warn(found: impl Into<String>) -> Self {
-        Self::new(Status::Warn, found)
+        Self { status: Status::Warn, ..Self::ok(found) }
     }
 
     pub(crate) fn fail(found: impl Into<String>) -> Self {
-        Self::new(Status::Fail, found)
+        Self { status: Status::Fail, ..Self::ok(found) }
     }
 
     pub(crate) fn why(mut self, why: impl Into<String>) -> Self {

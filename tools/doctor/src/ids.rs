@@ -9,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The user who runs doctor.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) uid: u32,
     /// Its name, where passwd(5) has one.
@@ -34,8 +33,7 @@ pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release:
         (Ok(None), _) => Finding::ok("not needed by root"),
         (Ok(Some(map)), Some(_)) => {
             let range = |ids: &[[u64; 3]]| {
-                let ids = ids.iter().find(|m| m[0] == 1);
-                ids.map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
+                ids.iter().find(|m| m[0] == 1).map_or_else(String::new, |m| format!("{}-{}", m[1], m[1] + m[2] - 1))
             };
             Finding::ok(format!("users {}, groups {}", range(&map.uid), range(&map.gid)))
         }
@@ -66,7 +64,6 @@ pub(crate) fn shell(word: &str) -> String {
 }
 
 /// A program that has to run with more rights than its caller's.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Helper {
     pub(crate) name: &'static str,
     /// Where it is, and whether its file gives it the rights.
@@ -77,11 +74,8 @@ impl Helper {
     /// Looks for both programs in `PATH`.
     pub(crate) fn find() -> [Self; 2] {
         ["newuidmap", "newgidmap"].map(|name| {
-            let found = find_in_path(name).map(|path| {
-                let raised = may_raise(&path);
-                (path, raised)
-            });
-            Self { name, found }
+            let found = find_in_path(name);
+            Self { name, found: found.map(|path| (path.clone(), may_raise(&path))) }
         })
     }
 }
@@ -105,8 +99,7 @@ pub(crate) fn newuidmap(root: bool, helpers: &[Helper], release: &Release) -> Fi
     if root {
         return Finding::ok("not needed by root");
     }
-    let missing = helpers.iter().filter(|h| h.found.is_none());
-    let missing: Vec<_> = missing.map(|h| h.name).collect();
+    let missing: Vec<_> = helpers.iter().filter(|h| h.found.is_none()).map(|h| h.name).collect();
     if !missing.is_empty() {
         return Finding::fail(format!("not found: {}", missing.join(", ")))
             .why("only these set-uid programs may map a user's subordinate ids. Root needs none")

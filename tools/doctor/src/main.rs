@@ -29,7 +29,7 @@ use stage::{Code, Context, Doing, Failure, signal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
-use trial::Trials;
+use trial::{Trials, Tried};
 
 /// Check what this host can do for a target, and how to fix what it cannot
 ///
@@ -72,8 +72,7 @@ impl Args {
             true => finding::json(target.name, &findings),
             false => finding::table(&findings, self.quiet),
         })?;
-        let failed = findings.iter().filter(|f| f.status == Status::Fail);
-        let failed: Vec<_> = failed.map(|f| f.check).collect();
+        let failed: Vec<_> = findings.iter().filter(|f| f.status == Status::Fail).map(|f| f.check).collect();
         if !failed.is_empty() {
             let message = format!(
                 "checking this host for {}: {} of {} checks failed: {}",
@@ -106,7 +105,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     };
     let means = &Means::read(target, host, kernel::version(&version));
     let trials = &Trials::run(host, target, means.interpreter.as_deref(), &trial_ids);
-    let works = trials.native.worked();
+    let works = trials.native == Tried::Worked;
     let [gpg, agent, pacman] = ["gpg", "gpg-agent", "pacman"].map(Program::find);
     // What cannot be tried is no finding: fetch-pacman --use reports it.
     let locale = |p: &Program| pacman::locale::reads_all_names(&p.path, None).ok()?;

@@ -101,34 +101,32 @@ pub(crate) fn directory(place: &Place, sudo: &str) -> Finding {
     let at = quote(&place.path);
     let length = place.path.as_os_str().len();
     let is_text = |text: &str| !text.chars().any(char::is_control);
+    let fail = |found: &str, why: &str, fix: &str| Finding::fail(format!("{at}: {found}")).why(why).fix(fix);
     match place.kind {
         _ if !place.named && place.writable => Finding::ok(format!("{at}, the current one; --root names another")),
         _ if !place.named => Finding::warn(format!("{at}: we may not make files here"))
             .why("a root is made in a directory of its builder's own")
             .fix("name the directory of the root with --root DIR"),
         _ if !place.path.to_str().is_some_and(is_text) => {
-            Finding::fail(format!("{at}: not UTF-8, or with a control character"))
-                .why("it cannot be recorded in the document")
-                .fix("choose another name")
+            let found = "not UTF-8, or with a control character";
+            fail(found, "it cannot be recorded in the document", "choose another name")
         }
-        Kind::HostRoot => Finding::fail(format!("{at}: the host's own root"))
-            .why("a pipeline never works on the system that it runs on")
-            .fix("choose another directory"),
-        Kind::Other => Finding::fail(format!("{at}: not a directory"))
-            .why("the root is made in a directory")
-            .fix("choose another name"),
+        Kind::HostRoot => {
+            let why = "a pipeline never works on the system that it runs on";
+            fail("the host's own root", why, "choose another directory")
+        }
+        Kind::Other => fail("not a directory", "the root is made in a directory", "choose another name"),
         Kind::NoParent => {
             let parent = place.path.parent().unwrap_or(&place.path);
-            Finding::fail(format!("{at}: {} does not exist", quote(parent)))
-                .why("the root's directory is made in an existing directory")
-                .fix(format!("mkdir -p {}", shell(&parent.to_string_lossy())))
+            let fix = format!("mkdir -p {}", shell(&parent.to_string_lossy()));
+            let why = "the root's directory is made in an existing directory";
+            fail(&format!("{} does not exist", quote(parent)), why, &fix)
         }
         _ if !place.writable => {
             let name = shell(&place.path.to_string_lossy());
-            let whose = quote(&place.nearest);
-            Finding::fail(format!("{at}: we may not make files in {whose}"))
-                .why("a root and all in it must be its builder's own")
-                .fix(format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}"))
+            let fix = format!("{sudo}install -d -o \"$(id -u)\" -g \"$(id -g)\" {name}");
+            let found = format!("we may not make files in {}", quote(&place.nearest));
+            fail(&found, "a root and all in it must be its builder's own", &fix)
         }
         _ if length > LONG => Finding::ok(format!("{at}, a long path ({length} characters, more than {LONG})")).why(
             "a long path leaves no room for the names of gpg-agent's sockets; 'keyring' works without an agent, but \
@@ -166,12 +164,8 @@ pub(crate) fn filesystem(place: &Place) -> Finding {
 }
 
 pub(crate) fn mount_options(place: &Place, sudo: &str) -> Finding {
-    let named = [
-        (StatVfsMountFlags::RDONLY, "ro"),
-        (StatVfsMountFlags::NOEXEC, "noexec"),
-        (StatVfsMountFlags::NOSUID, "nosuid"),
-        (StatVfsMountFlags::NODEV, "nodev"),
-    ];
+    use StatVfsMountFlags as F;
+    let named = [(F::RDONLY, "ro"), (F::NOEXEC, "noexec"), (F::NOSUID, "nosuid"), (F::NODEV, "nodev")];
     let set = named.iter().filter(|(flag, _)| place.flags.contains(*flag));
     let set: Vec<&str> = set.map(|(_, name)| *name).collect();
     let found = set.join(", ");
@@ -179,9 +173,7 @@ pub(crate) fn mount_options(place: &Place, sudo: &str) -> Finding {
     let remount = |option: &str| format!("{sudo}mount -o remount,{option} {target}");
     match set.first() {
         None => Finding::ok("none that matters"),
-        Some(&"ro") => Finding::fail(found)
-            .why("nothing can be written there")
-            .fix(remount("rw")),
+        Some(&"ro") => Finding::fail(found).why("nothing can be written there").fix(remount("rw")),
         Some(&"noexec") => Finding::fail(found)
             .why(
                 "programs of the root cannot run: pacman exits 0 although every scriptlet failed. Or choose another \
@@ -190,8 +182,8 @@ pub(crate) fn mount_options(place: &Place, sudo: &str) -> Finding {
             .fix(remount("exec")),
         Some(&"nosuid") => Finding::warn(found)
             .why(
-                "set-uid programs in the root, such as sudo, work only for root; an image that is packed or booted from \
-                 it is correct",
+                "set-uid programs in the root, such as sudo, work only for root; an image that is packed or booted \
+                 from it is correct",
             )
             .fix(remount("suid")),
         Some(_) => Finding::ok(found).why("a root has a /dev of its own, so this does no harm"),
@@ -207,35 +199,27 @@ const BYTES: (u64, u64) = (512 * MIB, 2048 * MIB);
 /// A base has about 30 000 files; with a kernel and its firmware it has more.
 const INODES: (u64, u64) = (20_000, 100_000);
 
-/// Returns a finding that fails below the first limit and warns below the second.
-fn enough(found: String, free: u64, (needed, wanted): (u64, u64)) -> Result<Finding, Finding> {
-    match free {
-        free if free >= wanted => Ok(Finding::ok(found)),
-        free if free >= needed => Err(Finding::warn(found)),
-        _ => Err(Finding::fail(found)),
+impl Place {
+    /// Returns a finding that fails below the first limit and warns below the second.
+    fn enough(&self, found: String, free: u64, (needed, wanted): (u64, u64), why: &str, how: &str) -> Finding {
+        let finding = match free {
+            free if free >= wanted => return Finding::ok(found),
+            free if free >= needed => Finding::warn(found),
+            _ => Finding::fail(found),
+        };
+        finding.why(why).fix(format!("{how} on {}, or choose another directory", quote(self.target())))
     }
 }
 
 pub(crate) fn space(place: &Place) -> Finding {
     let found = format!("{} MiB free", place.bytes / MIB);
-    enough(found, place.bytes, BYTES).unwrap_or_else(|finding| {
-        let at = quote(place.target());
-        finding
-            .why("a base system and its packages take 1 to 2 GiB")
-            .fix(format!("free space on {at}, or choose another directory"))
-    })
+    place.enough(found, place.bytes, BYTES, "a base system and its packages take 1 to 2 GiB", "free space")
 }
 
 pub(crate) fn inodes(place: &Place) -> Finding {
-    let Some(free) = place.inodes else {
-        return Finding::ok("no limit");
-    };
-    enough(format!("{free} free"), free, INODES).unwrap_or_else(|finding| {
-        let at = quote(place.target());
-        finding
-            .why("a base system has about 30000 files, and more with a kernel and firmware")
-            .fix(format!("remove files on {at}, or choose another directory"))
-    })
+    const WHY: &str = "a base system has about 30000 files, and more with a kernel and firmware";
+    let limited = |free| place.enough(format!("{free} free"), free, INODES, WHY, "remove files");
+    place.inodes.map_or_else(|| Finding::ok("no limit"), limited)
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 /// A program of the host.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Program {
     pub(crate) path: PathBuf,
     /// What `--version` prints, or why it could not be run.
@@ -47,8 +46,7 @@ fn version(text: &str) -> Option<&str> {
 fn working(program: Option<&Program>) -> Result<(&str, String), String> {
     let program = program.ok_or("not found")?;
     let at = quote(&program.path);
-    let says = program.says.as_deref();
-    let text = says.map_err(|reason| format!("{at} does not run: {reason}"))?;
+    let text = program.says.as_deref().map_err(|reason| format!("{at} does not run: {reason}"))?;
     let version = version(text).ok_or_else(|| format!("{at} prints no version"))?;
     Ok((version, format!("{version}, {at}")))
 }
@@ -84,8 +82,8 @@ pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &R
             "{found}; without the locale C.UTF-8"
         ))
         .why(
-            "a pacman that is linked to glibc silently leaves out files whose names are not ASCII where the host has no \
-             such locale: fetch-pacman --use refuses it",
+            "a pacman that is linked to glibc silently leaves out files whose names are not ASCII where the host has \
+             no such locale: fetch-pacman --use refuses it",
         )
         .fix(release.install(Need::Locale)),
         Ok((_, found)) => Finding::ok(format!("{found}; fetch-pacman --use accepts it")),

@@ -3,6 +3,8 @@
 //! The release matters and not only the name: Debian's emulator is `qemu-user-static` up to Debian 12 and Ubuntu 24.04, and
 //! `qemu-user` after that, with a package of its own for its registration.
 
+use crate::kernel::version;
+
 /// Something that a check may miss on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -70,11 +72,11 @@ impl Release {
             value.map_or("", |(_, value)| value.trim().trim_matches(['"', '\'']))
         };
         let id = field("ID");
-        let version = version(field("VERSION_ID"));
+        let (major, minor) = version(field("VERSION_ID"));
         let family = match id {
             // Testing and unstable have no number: they are newer than every release.
-            "debian" if version.is_some_and(|v| v < (13, 0)) => Family::OldDebian,
-            "ubuntu" if version.is_some_and(|v| v <= (24, 4)) => Family::OldDebian,
+            "debian" if (1..13).contains(&major) => Family::OldDebian,
+            "ubuntu" if major > 0 && (major, minor) <= (24, 4) => Family::OldDebian,
             "debian" | "ubuntu" => Family::Debian,
             _ => std::iter::once(id)
                 .chain(field("ID_LIKE").split_whitespace())
@@ -108,16 +110,8 @@ impl Release {
 fn derived(text: &str) -> Family {
     const OLD: [&str; 7] = ["buster", "bullseye", "bookworm", "bionic", "focal", "jammy", "noble"];
     let mut names = text.lines().filter_map(|l| l.split_once("_CODENAME="));
-    match names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\'']))) {
-        true => Family::OldDebian,
-        false => Family::Debian,
-    }
-}
-
-/// Parses `24.04` or `12`.
-fn version(text: &str) -> Option<(u32, u32)> {
-    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
-    Some((major.parse().ok()?, minor.parse().ok()?))
+    let old = names.any(|(_, name)| OLD.contains(&name.trim_matches(['"', '\''])));
+    if old { Family::OldDebian } else { Family::Debian }
 }
 
 #[cfg(test)]

@@ -25,12 +25,6 @@ pub(crate) enum Tried {
     Not(String),
 }
 
-impl Tried {
-    pub(crate) fn worked(&self) -> bool {
-        *self == Self::Worked
-    }
-}
-
 impl From<Result<(), Failure>> for Tried {
     fn from(result: Result<(), Failure>) -> Self {
         result.map_or_else(Self::Failed, |()| Self::Worked)
@@ -64,17 +58,14 @@ impl Trials {
             Err(failure) => return Self::none(&failure.message),
         };
         let native = Tried::from(root.run(host, idmap, None));
-        let mut trials = match native {
-            Tried::Worked => Self::none("programs of this architecture are native here"),
-            _ => Self::none("it needs namespaces first"),
-        };
-        if native.worked() && !target.is_native_on(host) {
+        let mut trials = Self::none(match native {
+            Tried::Worked => "programs of this architecture are native here",
+            _ => "it needs namespaces first",
+        });
+        if native == Tried::Worked && !target.is_native_on(host) {
             trials.private = match interpreter {
                 None => Tried::Not("it needs an emulator first".to_owned()),
-                Some(path) => {
-                    let handler = Binfmt::private(path.to_owned());
-                    root.run(target, idmap, Some((target, handler))).into()
-                }
+                Some(path) => root.run(target, idmap, Some((target, Binfmt::private(path.to_owned())))).into(),
             };
             trials.host = root.run(target, idmap, None).into();
         }
@@ -97,7 +88,6 @@ const PREFIX: &str = "strapline-doctor-";
 const ATTEMPTS: usize = 8;
 
 /// An empty root on the host, removed when dropped.
-#[derive(Debug)]
 struct EmptyRoot {
     path: PathBuf,
     /// Locked as long as it is in use.
@@ -107,15 +97,9 @@ struct EmptyRoot {
 impl EmptyRoot {
     /// Makes it in the directory for temporary files, or in another one: the first may be full or not writable.
     fn make() -> Result<Self, Failure> {
-        let first = std::env::temp_dir();
-        let mut reason = None;
-        for parent in [&*first, Path::new("/var/tmp"), Path::new("/dev/shm")] {
-            match Self::make_in(parent) {
-                Ok(root) => return Ok(root),
-                Err(failure) => reason = reason.or(Some(failure)),
-            }
-        }
-        Err(reason.unwrap_or_else(|| Failure::new(Code::Os, "making a temporary directory")))
+        let make_in = |parent: &str| Self::make_in(Path::new(parent)).ok();
+        Self::make_in(&std::env::temp_dir())
+            .or_else(|failure| make_in("/var/tmp").or_else(|| make_in("/dev/shm")).ok_or(failure))
     }
 
     fn make_in(parent: &Path) -> Result<Self, Failure> {
@@ -125,8 +109,7 @@ impl EmptyRoot {
         remove_leftovers(&parent);
         let root = Self::make_locked(&parent).doing(Code::Os, doing)?;
         for name in MOUNT_POINTS {
-            let made = DirBuilder::new().mode(0o700).create(root.path.join(name));
-            made.doing(Code::Os, doing)?;
+            DirBuilder::new().mode(0o700).create(root.path.join(name)).doing(Code::Os, doing)?;
         }
         Ok(root)
     }
@@ -149,8 +132,7 @@ impl EmptyRoot {
     }
 
     fn run(&self, arch: Arch, idmap: &Option<IdMap>, handler: Option<(Arch, Binfmt)>) -> Result<(), Failure> {
-        let root = Root::open(&self.path)?;
-        Inside::new(root, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
+        Inside::new(Root::open(&self.path)?, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
     }
 }
 

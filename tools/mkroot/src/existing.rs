@@ -27,7 +27,7 @@ const DISTRIBUTIONS: [(&str, &[&str]); 3] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Existing {
     /// The architectures of its packages, as pacman names them, without `any`.
-    arches: BTreeSet<String>,
+    arches: Vec<String>,
     /// `ID` of its os-release(5).
     os: Option<String>,
 }
@@ -52,20 +52,18 @@ impl Existing {
         let mut packages = 0;
         for entry in Dir::read_from(&local).doing(Code::Os, || doing(LOCAL))? {
             let entry = entry.doing(Code::Os, || doing(LOCAL))?;
-            let Ok(name) = entry.file_name().to_str() else {
-                continue;
-            };
             // Not in `ALPM_DB_VERSION`, nor in a record that a killed pacman left incomplete.
-            let Ok(text) = root.read(&format!("{LOCAL}/{name}/desc"), LIMIT) else {
-                continue;
-            };
-            packages += 1;
-            let arch = localdb::desc(&text).ok().and_then(|desc| desc.arch);
-            arches.extend(arch.filter(|arch| arch != "any"));
+            if let Ok(name) = entry.file_name().to_str()
+                && let Ok(text) = root.read(&format!("{LOCAL}/{name}/desc"), LIMIT)
+            {
+                packages += 1;
+                let arch = localdb::desc(&text).ok().and_then(|desc| desc.arch);
+                arches.extend(arch.filter(|arch| arch != "any"));
+            }
         }
         let release = root.read("usr/lib/os-release", LIMIT).unwrap_or_default();
         let os = id(&String::from_utf8_lossy(&release));
-        Ok((packages > 0).then_some(Self { arches, os }))
+        Ok((packages > 0).then_some(Self { arches: arches.into_iter().collect(), os }))
     }
 
     /// Returns the root's architecture: that of its packages.
@@ -91,28 +89,22 @@ impl Existing {
     ///
     /// [`Code::Usage`], with the architecture that it has.
     pub(crate) fn check_arch(&self, root: &Path, asked: Arch) -> Result<(), Failure> {
-        if self.arches.is_empty() || self.arches.iter().any(|arch| level(arch) == asked.name) {
-            return Ok(());
-        }
         // A name that we do not know may mean the same architecture.
-        if self.known_arches().next().is_none() {
+        let unknown = self.known_arches().next().is_none();
+        if unknown || self.arches.iter().any(|arch| level(arch) == asked.name) {
             return Ok(());
         }
         let doing = format!("making {} for {}", quote(root), asked.name);
-        let failure = self.other_arch(&doing);
-        Err(failure.hint("leave --arch out, or choose another directory"))
+        Err(self.other_arch(&doing).hint("leave --arch out, or choose another directory"))
     }
 
     /// Returns those of the packages' architectures that we know.
     fn known_arches(&self) -> impl Iterator<Item = Arch> {
-        let named = |arch: &String| Arch::named(level(arch)).ok();
-        self.arches.iter().filter_map(named)
+        self.arches.iter().filter_map(|arch: &String| Arch::named(level(arch)).ok())
     }
 
     fn other_arch(&self, doing: &str) -> Failure {
-        let arches: Vec<_> = self.arches.iter().map(String::as_str).collect();
-        let arches = arches.join(", ");
-        Failure::new(Code::Usage, format!("{doing}: its packages are of {arches}"))
+        Failure::new(Code::Usage, format!("{doing}: its packages are of {}", self.arches.join(", ")))
     }
 
     /// Returns the presets that fit the root's os-release(5). None where it has none.
@@ -120,9 +112,7 @@ impl Existing {
         let os = self.os.as_deref()?;
         let known = DISTRIBUTIONS.iter().find(|(id, _)| *id == os);
         let presets = known.map_or_else(|| vec![os], |(_, presets)| presets.to_vec());
-        let mut built_in: Vec<_> = distro::Preset::names().collect();
-        built_in.retain(|name| presets.contains(name));
-        Some(built_in)
+        Some(distro::Preset::names().filter(|name| presets.contains(name)).collect())
     }
 
     /// Refuses a built-in preset where the root's os-release(5) is that of another one.
@@ -176,16 +166,12 @@ pub(crate) fn check_owner(root: &Root, idmap: Option<&IdMap>, me: u32) -> Result
     if stat.st_uid != me {
         return Err(other_owner(root, root.path(), stat.st_uid, "user"));
     }
-    match idmap {
-        Some(map) => check_ids(root, map),
-        None => Ok(()),
-    }
+    idmap.map_or(Ok(()), |map| check_ids(root, stat.st_dev, map))
 }
 
 /// Checks every file of the root, without crossing mounts.
-fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
+fn check_ids(root: &Root, device: u64, map: &IdMap) -> Result<(), Failure> {
     let doing = |below: &str| format!("reading {}", quote(root.path().join(below)));
-    let device = fstat(root.as_fd()).doing(Code::Os, || doing(""))?.st_dev;
     let has = |map: &[[u64; 3]], id: u32| {
         let is_in = |[_, first, count]: &[u64; 3]| (*first..first.saturating_add(*count)).contains(&u64::from(id));
         map.iter().any(is_in)
@@ -205,8 +191,7 @@ fn check_ids(root: &Root, map: &IdMap) -> Result<(), Failure> {
                 Ok(name) if at.is_empty() => name.to_owned(),
                 Ok(name) => format!("{at}/{name}"),
             };
-            let name = entry.file_name();
-            let stat: Stat = match statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            let stat: Stat = match statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.doing(Code::Os, || doing(&below))?,
             };

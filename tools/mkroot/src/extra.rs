@@ -6,11 +6,10 @@ use stage::{Code, Doing, Failure, quote};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// A mount point that was made, for undo.
-#[derive(Debug)]
+/// A directory of the skeleton or a mount point that was made, for undo.
 pub(crate) struct Point {
-    path: String,
-    file: bool,
+    pub(crate) path: String,
+    pub(crate) file: bool,
 }
 
 /// Makes the directories and files that binds and devices are mounted on, and adds to `made` what was missing.
@@ -20,24 +19,19 @@ pub(crate) struct Point {
 /// At the first that cannot be made.
 pub(crate) fn make_mount_points(root: &Root, mounts: &[Mount], made: &mut Vec<Point>) -> Result<(), Failure> {
     for mount in mounts {
-        let there = root.open_below(&mount.at, OFlags::PATH).is_ok();
-        if !there && !attach::is_on_our_own(&mount.at) {
-            make_point(root, &mount.at, attach::is_file(mount), made)?;
+        let (at, file) = (&mount.at, attach::is_file(mount));
+        if root.open_below(at, OFlags::PATH).is_ok() || attach::is_on_our_own(at) {
+            continue;
         }
+        let mut paths = Vec::new();
+        let result = attach::make_path(root.as_fd(), at, file, &mut paths);
+        made.extend(paths.into_iter().map(|path| Point { file: file && path == *at, path }));
+        result.doing(Code::Failed, || format!("making the mount point {}", quote(root.path().join(at))))?;
     }
     Ok(())
 }
 
-/// Makes one mount point and the directories that lead to it.
-fn make_point(root: &Root, at: &str, file: bool, made: &mut Vec<Point>) -> Result<(), Failure> {
-    let doing = || format!("making the mount point {}", quote(root.path().join(at)));
-    let mut paths = Vec::new();
-    let result = attach::make_path(root.as_fd(), at, file, &mut paths);
-    made.extend(paths.into_iter().map(|path| Point { file: file && path == at, path }));
-    result.doing(Code::Failed, doing)
-}
-
-/// Removes the mount points that were made, if they are still empty.
+/// Removes what was made, parents last, if it is still empty.
 pub(crate) fn remove(root: &Root, made: &[Point]) {
     for point in made.iter().rev() {
         let (parent, name) = point.path.rsplit_once('/').unwrap_or(("", &point.path));

@@ -37,7 +37,8 @@ pub(crate) fn mount(root: &Root, plan: &[Mount]) -> Result<Option<Vec<HostMount>
         .hint(format!("take them down with 'unmount {}' first", root.path().display())));
     }
     let mut made = Vec::new();
-    if is_shared(&all, root.path()) {
+    // Mounts that are made on a shared one appear in other namespaces.
+    if all.iter().any(|m| Some(m.id) == top.number && m.shared) {
         let bind = bind_privately(root).doing(Code::Os, || format!("binding {} on itself", quote(root.path())))?;
         made.push(live::mount_of(bind.as_fd(), "")?);
     }
@@ -79,24 +80,19 @@ fn build(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
     let there = || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)
             .doing(Code::Permission, || "making a mount namespace")?;
-        build_here(root, plan)
+        let doing = || format!("building the mounts of {}", quote(root.path()));
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).doing(Code::Os, doing)?;
+        let here = Root::open(root.path())?;
+        let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
+        attach::attach_plan(top.as_fd(), root.path(), plan)?;
+        attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
     };
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()
             .spawn_scoped(scope, there)
             .doing(Code::Os, || "building the mounts: starting a thread")?;
-        let panicked = |_| Err(Failure::new(Code::Os, "building the mounts: a panic"));
-        thread.join().unwrap_or_else(panicked)
+        thread.join().unwrap_or_else(|_| Err(Failure::new(Code::Os, "building the mounts: a panic")))
     })
-}
-
-fn build_here(root: &Root, plan: &[Mount]) -> Result<OwnedFd, Failure> {
-    let doing = || format!("building the mounts of {}", quote(root.path()));
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC).doing(Code::Os, doing)?;
-    let here = Root::open(root.path())?;
-    let top = attach::bind_on_itself(here.as_fd()).doing(Code::Os, doing)?;
-    attach::attach_plan(top.as_fd(), root.path(), plan)?;
-    attach::clone_tree(top.as_fd(), "", true).doing(Code::Os, doing)
 }
 
 /// Takes down what [`mount`] made, with what is below it. It is detached at once, whoever looks at it: nobody was told of it
@@ -134,11 +130,4 @@ pub(crate) fn record(root: &Root, plan: &[Mount], made: &[HostMount]) -> Result<
         mounts.push(live::mount_of(place.as_fd(), at)?);
     }
     Ok(Host { boot_id: live::boot_id()?, mounts })
-}
-
-/// Returns whether mounts made at `path` would appear in other namespaces: whether the mount it is on is shared.
-fn is_shared(all: &[mountinfo::Mount], path: &Path) -> bool {
-    let over = all.iter().filter(|m| path.starts_with(&m.target));
-    let nearest = over.max_by_key(|m| (m.target.components().count(), m.id));
-    nearest.is_some_and(|m| m.shared)
 }

@@ -11,11 +11,12 @@ mod skeleton;
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
-use rootfs::{Arch, Binfmt, Inside, Mount, Root, attach, binfmt, plan};
+use rootfs::{Arch, Binfmt, Inside, Mount, Root, binfmt, plan};
+use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use stage::complete::names;
 use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
-use std::os::fd::AsFd;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -56,26 +57,23 @@ struct Mkroot {
 }
 
 /// What this run did.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Done {
     directory: Option<PathBuf>,
     /// Whether this run created the directory.
     made: bool,
-    skeleton: Vec<&'static str>,
     points: Vec<extra::Point>,
     /// What was mounted at the root itself.
     mounted: Vec<HostMount>,
 }
 
 /// What to make.
-#[derive(Debug)]
 struct Plan {
     root: PathBuf,
     arch: Arch,
     distro: Option<String>,
     idmap: Option<IdMap>,
     mounts: Vec<Mount>,
-    host: bool,
 }
 
 impl Stage for Mkroot {
@@ -106,9 +104,7 @@ impl Done {
             // Nothing is removed while another tool works on the root.
             let _lock = Root::open(path)?.lock_exclusive()?;
             host::take_down(path, &self.mounted)?;
-            let root = Root::open(path)?;
-            extra::remove(&root, &self.points);
-            skeleton::remove(&root, &self.skeleton);
+            extra::remove(&Root::open(path)?, &self.points);
             if self.made {
                 // Fails unless it is empty.
                 std::fs::remove_dir(path).unwrap_or(());
@@ -135,14 +131,9 @@ impl Mkroot {
         let found = existing.as_ref();
         let arch = match self.arch.as_deref().or(document.arch()) {
             Some(name) => Arch::named(name)?,
-            None => match found.map(|e| e.arch(&root)).transpose()?.flatten() {
-                Some(arch) => arch,
-                None => Arch::host()?,
-            },
+            None => found.map_or(Ok(None), |e| e.arch(&root))?.map_or_else(Arch::host, Ok)?,
         };
-        if let Some(existing) = found {
-            existing.check_arch(&root, arch)?;
-        }
+        found.map_or(Ok(()), |e| e.check_arch(&root, arch))?;
         let distro = self.distro(document, arch, &root, found)?;
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let rootless = me.0 != 0;
@@ -159,13 +150,11 @@ impl Mkroot {
         };
         // Last, so that dev, run and tmp do not hide them.
         let mut mounts = plan::api(rootless);
-        for text in &self.device {
-            mounts.push(extra::device(text)?);
+        let devices = self.device.iter().map(|text| extra::device(text));
+        for mount in devices.chain(self.bind.iter().map(|text| plan::bind(text))) {
+            mounts.push(mount?);
         }
-        for text in &self.bind {
-            mounts.push(plan::bind(text)?);
-        }
-        Ok(Plan { root, arch, distro, idmap, mounts, host: self.host })
+        Ok(Plan { root, arch, distro, idmap, mounts })
     }
 
     /// Returns the distribution, after checking that it has the architecture.
@@ -182,13 +171,12 @@ impl Mkroot {
         }
         let fits = |name: &&str| Preset::load(name).is_ok_and(|p| p.arch(arch.name).is_ok());
         let of_root = existing.and_then(|e| Some((e, e.distributions()?)));
-        let name = match asked {
-            Some(name) => name,
-            None if let Some((existing, names)) = &of_root => {
-                let name = names.iter().find(|name| fits(name));
-                name.ok_or_else(|| existing.unknown(root))?
+        let name = match (asked, &of_root) {
+            (Some(name), _) => name,
+            (None, Some((existing, names))) => {
+                names.iter().find(|name| fits(name)).ok_or_else(|| existing.unknown(root))?
             }
-            None => match arch.name {
+            (None, None) => match arch.name {
                 "x86_64" => "archlinux",
                 "aarch64" | "armv7h" => "archlinuxarm",
                 "riscv64" => "archriscv",
@@ -203,25 +191,36 @@ impl Mkroot {
 
     fn apply(&self, context: &Context, plan: &Plan, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
         let root = open_directory(&plan.root, done)?;
-        if attach::is_noexec(root.as_fd()).doing(Code::Os, || format!("looking at {}", quote(&plan.root)))? {
-            return Err(Failure::new(
-                Code::Failed,
-                format!(
-                    "looking at {}: its file system is mounted noexec, so scriptlets could not run",
-                    quote(&plan.root)
-                ),
-            )
-            .hint("choose another directory, or remount the file system with exec"));
+        let looking = || format!("looking at {}", quote(&plan.root));
+        if fstatvfs(&root).doing(Code::Os, looking)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+            let why = "its file system is mounted noexec, so scriptlets could not run";
+            return Err(Failure::new(Code::Failed, format!("{}: {why}", looking()))
+                .hint("choose another directory, or remount the file system with exec"));
         }
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if skeleton::has_packages(&root) {
             existing::check_owner(&root, plan.idmap.as_ref(), owner.0)?;
         }
-        done.skeleton.extend(skeleton::make(&root, owner)?);
+        skeleton::make(&root, owner, &mut done.points)?;
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt = choose_handler(plan)?;
-        if plan.host {
-            mount(context, plan, &root, document, done)?;
+        if self.host {
+            match host::mount(&root, &plan.mounts)? {
+                Some(made) => {
+                    done.mounted = made;
+                    document.write(&host::record(&root, &plan.mounts, &done.mounted)?);
+                }
+                // Earlier mounts belong to this pipeline only if its document lists them.
+                None if rootfs::live::claimed(document)?.is_empty() => {
+                    let (quoted, path) = (quote(&plan.root), plan.root.display());
+                    context.warn(format_args!(
+                        "{quoted} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run \
+                         'unmount {path}'"
+                    ));
+                    document.remove::<Host>();
+                }
+                None => {}
+            }
             if binfmt.is_private() && binfmt::host_handler(plan.arch).is_none() {
                 context.warn(format_args!(
                     "the tools run programs of {} by a private binfmt_misc handler; chroot(8) needs one of the host",
@@ -233,7 +232,7 @@ impl Mkroot {
     }
 
     fn record(&self, plan: &Plan, root: &Root, binfmt: &Binfmt, document: &mut Document) -> Result<(), Failure> {
-        let mode = match (plan.host, &plan.idmap) {
+        let mode = match (self.host, &plan.idmap) {
             (true, _) => Mode::Host,
             (false, Some(_)) => Mode::User,
             (false, None) => Mode::Root,
@@ -255,41 +254,17 @@ impl Mkroot {
     }
 }
 
-/// Mounts the plan on the host, and records the mounts. Earlier mounts belong to this pipeline only if its document lists
-/// them.
-fn mount(context: &Context, plan: &Plan, root: &Root, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
-    match host::mount(root, &plan.mounts)? {
-        Some(made) => {
-            done.mounted.clone_from(&made);
-            let live = host::record(root, &plan.mounts, &made)?;
-            document.write(&live);
-        }
-        None if rootfs::live::claimed(document)?.is_empty() => {
-            context.warn(format_args!(
-                "{} is already mounted, but not by this pipeline, whose unmount leaves it mounted; run 'unmount {}'",
-                quote(root.path()),
-                root.path().display()
-            ));
-            document.remove::<Host>();
-        }
-        None => {}
-    }
-    Ok(())
-}
-
 /// Creates the root's directory if it does not exist, and opens it.
 fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
+    let not = |why: &str| {
+        let message = format!("making {}: it {why}", quote(path));
+        Failure::new(Code::Failed, message).hint("choose a new or an empty directory")
+    };
     let made = match std::fs::create_dir(path) {
         Ok(()) => true,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => false,
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
-            return Err(Failure::new(
-                Code::Failed,
-                format!("making {}: it exists and is not a directory", quote(path)),
-            )
-            .hint("choose a new or an empty directory"));
-        }
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => false,
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(not("exists and is not a directory")),
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => {
             return Err(Failure::new(Code::Permission, format!("making {}: {e}", quote(path)))
                 .hint("choose a directory that you may write in, or use sudo"));
         }
@@ -303,8 +278,7 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
     }
     let mut entries = std::fs::read_dir(path).doing(Code::Permission, || format!("reading {}", quote(path)))?;
     if entries.next().is_some() && !skeleton::looks_like_a_root(&root) {
-        return Err(Failure::new(Code::Failed, format!("making {}: it is not empty and not a root", quote(path)))
-            .hint("choose a new or an empty directory"));
+        return Err(not("is not empty and not a root"));
     }
     Ok(root)
 }
@@ -313,25 +287,18 @@ fn open_directory(path: &Path, done: &mut Done) -> Result<Root, Failure> {
 fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("making {}", quote(dir));
     let usage = |why: &str| Failure::new(Code::Usage, format!("{}: {why}", doing()));
-    let full = match dir.canonicalize() {
-        Ok(full) => full,
-        Err(_) => {
-            let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
-            let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
-            let parent = parent.unwrap_or(Path::new("."));
-            let missing = |e: std::io::Error| {
-                let why = format!("{}: its parent {}: {e}", doing(), quote(parent));
-                Failure::new(Code::NotFound, why)
-            };
-            let real = parent
-                .canonicalize()
-                .map_err(|e| missing(e).hint(format!("make it with 'mkdir -p {}'", parent.display())))?;
-            if !real.is_dir() {
-                return Err(missing(std::io::ErrorKind::NotADirectory.into()));
-            }
-            real.join(name)
+    let full = dir.canonicalize().or_else(|_| {
+        let name = dir.file_name().ok_or_else(|| usage("invalid name of a directory"))?;
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let missing =
+            |e: std::io::Error| Failure::new(Code::NotFound, format!("{}: its parent {}: {e}", doing(), quote(parent)));
+        let hint = || format!("make it with 'mkdir -p {}'", parent.display());
+        let real = parent.canonicalize().map_err(|e| missing(e).hint(hint()))?;
+        if !real.is_dir() {
+            return Err(missing(ErrorKind::NotADirectory.into()));
         }
-    };
+        Ok(real.join(name))
+    })?;
     if full == Path::new("/") {
         return Err(usage("it is the host's own root"));
     }

@@ -5,14 +5,12 @@
 //! default ACL and a set-gid group that a directory inherits are removed: every file of every package would get them.
 //! Flags of chattr(1), such as compression, stay: they change no permission, and no archive contains them.
 
+use crate::extra::Point;
 use rootfs::Root;
-use rootfs::root::open_below;
-use rustix::fs::{
-    AtFlags, Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, fstatfs, mkdirat, unlinkat,
-};
+use rustix::fs::{Dir, Gid, Mode, OFlags, Uid, fchmod, fchown, flistxattr, fremovexattr, fstat, fstatfs, mkdirat};
 use rustix::io::Errno;
 use stage::{Code, Failure, quote};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// What is made, parents first: path below the root and mode. `dev/pts` and the like are made on the mounts.
 const DIRECTORIES: &[(&str, u32)] = &[
@@ -35,48 +33,38 @@ const DIRECTORIES: &[(&str, u32)] = &[
     ("var/tmp", 0o1777),
 ];
 
-/// Makes what is missing, and returns what was made, parents first. The modes and owners of existing directories are
+/// Makes what is missing, and adds to `made` what was. The modes and owners of existing directories are
 /// corrected until a package is installed; after that they belong to the packages.
 ///
 /// # Errors
 ///
-/// At the first directory that cannot be made. What was made before is removed again.
-pub(crate) fn make(root: &Root, owner: (u32, u32)) -> Result<Vec<&'static str>, Failure> {
+/// At the first directory that cannot be made.
+pub(crate) fn make(root: &Root, owner: (u32, u32), made: &mut Vec<Point>) -> Result<(), Failure> {
     copy_up(root).map_err(|e| failure(root, "", e))?;
     let installed = has_packages(root);
-    let mut made = Vec::new();
     for (path, mode) in DIRECTORIES {
-        match make_one(root, path, *mode, owner, installed) {
-            Ok(true) => made.push(*path),
-            Ok(false) => {}
-            Err(e) => {
-                remove(root, &made);
-                return Err(failure(root, path, e));
-            }
+        if make_one(root, path, *mode, owner, installed).map_err(|e| failure(root, path, e))? {
+            made.push(Point { path: (*path).to_owned(), file: false });
         }
     }
-    Ok(made)
+    Ok(())
 }
 
 /// Overlayfs copies a directory of a lower layer up at the first change, and then it has another identity: do it now, so that
 /// the document has the new one. On a read-only file system there is no change.
 fn copy_up(root: &Root) -> Result<(), Errno> {
     const OVERLAYFS: u64 = 0x794c_7630;
-    let directory = open_below(root.as_fd(), "", OFlags::RDONLY | OFlags::DIRECTORY)?;
-    if fstatfs(&directory)?.f_type as u64 != OVERLAYFS {
-        return Ok(());
-    }
-    let mode = Mode::from_raw_mode(fstat(&directory)?.st_mode & 0o7777);
-    match fchmod(&directory, mode) {
-        Err(Errno::ROFS) => Ok(()),
-        result => result,
+    let directory = root.open_below("", OFlags::RDONLY | OFlags::DIRECTORY)?;
+    match fstatfs(&directory)?.f_type as u64 {
+        OVERLAYFS => rootfs::file::claim(&directory),
+        _ => Ok(()),
     }
 }
 
 /// Makes or corrects one directory; returns whether it was made.
 fn make_one(root: &Root, path: &str, mode: u32, (uid, gid): (u32, u32), installed: bool) -> Result<bool, Errno> {
     let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let parent = open_below(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY)?;
+    let parent = root.open_below(parent, OFlags::PATH | OFlags::DIRECTORY)?;
     let made = match name {
         "" => false,
         name => match mkdirat(&parent, name, Mode::from_raw_mode(0o700)) {
@@ -85,7 +73,7 @@ fn make_one(root: &Root, path: &str, mode: u32, (uid, gid): (u32, u32), installe
             Err(e) => return Err(e),
         },
     };
-    let directory = open_below(root.as_fd(), path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+    let directory = root.open_below(path, OFlags::RDONLY | OFlags::DIRECTORY)?;
     if made || !installed {
         let stat = fstat(&directory)?;
         if (stat.st_uid, stat.st_gid) != (uid, gid) {
@@ -114,17 +102,6 @@ fn remove_attributes(directory: &OwnedFd) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// Removes the directories that [`make`] made, if they are still empty.
-pub(crate) fn remove(root: &Root, made: &[&str]) {
-    for path in made.iter().rev() {
-        let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
-        if let Ok(parent) = open_below(root.as_fd(), parent, OFlags::PATH | OFlags::DIRECTORY) {
-            // rmdir(2) fails for a directory with content. One that stays is used by the next run.
-            unlinkat(&parent, name, AtFlags::REMOVEDIR).unwrap_or(());
-        }
-    }
 }
 
 /// Returns whether packages are installed in the root.

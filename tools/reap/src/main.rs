@@ -55,6 +55,9 @@ const SIGTERM_ROUNDS: usize = 2;
 /// How many processes that only use the root get a line; the document has them all.
 const LINES: usize = 20;
 
+/// How many processes a failure names.
+const NAMED: usize = 5;
+
 impl Stage for Reap {
     const KIND: Kind = Kind::Undo;
 
@@ -117,10 +120,7 @@ impl Reap {
                 return Err(still_there(root, &living, "they are restarted")
                     .hint("something outside of the root starts them: end that first"));
             }
-            let timeout = match rounds < SIGTERM_ROUNDS {
-                true => Duration::from_secs(self.timeout),
-                false => Duration::ZERO,
-            };
+            let timeout = if rounds < SIGTERM_ROUNDS { Duration::from_secs(self.timeout) } else { Duration::ZERO };
             rounds += 1;
             let outcome = occupants::end(root, id, living, timeout)?;
             record_ended(record, context, root, &outcome, timeout);
@@ -134,9 +134,9 @@ impl Reap {
         record_others(record, &last);
         warn_of_others(context, &last);
         // Those that we may not signal.
-        let left: Vec<Occupant> = last.living().cloned().collect();
+        let left: Vec<_> = last.living().collect();
         if !left.is_empty() {
-            let names = names(&left, |o| lives(o, root));
+            let names = occupants::shorten(left.iter().map(|o| lives(o, root)), NAMED);
             return Err(Failure::new(Code::Permission, format!("ending {names}: Operation not permitted"))
                 .hint(format!("run it as root: sudo reap {}", root.display())));
         }
@@ -181,22 +181,13 @@ fn warn_of_others(context: &Context, scan: &Scan) {
 }
 
 fn still_there(root: &Path, living: &[Occupant], why: &str) -> Failure {
-    let names = names(living, Occupant::to_string);
+    let names = occupants::shorten(living.iter().map(Occupant::to_string), NAMED);
     Failure::new(Code::Busy, format!("ending the processes that live in {}: {names}: {why}", quote(root)))
 }
 
 /// Returns a process and where it lives, as in `12 gpg-agent (user root): lives in '/srv/target'`.
 fn lives(occupant: &Occupant, root: &Path) -> String {
     format!("{occupant}: lives in {}", quote(root))
-}
-
-/// Returns the first few processes, for a message.
-fn names(occupants: &[Occupant], name: impl Fn(&Occupant) -> String) -> String {
-    let mut names: Vec<String> = occupants.iter().take(5).map(name).collect();
-    if occupants.len() > names.len() {
-        names.push(format!("{} more", occupants.len() - names.len()));
-    }
-    names.join(", ")
 }
 
 fn process(occupant: &Occupant) -> Process {

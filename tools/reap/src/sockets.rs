@@ -33,8 +33,7 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
             Ok(()) => removed.push(name),
             Err(rustix::io::Errno::NOENT) => {}
             Err(e) => {
-                let path = place.join(&name);
-                context.warn(format_args!("removing the stale socket {}: {e}", quote(path)));
+                context.warn(format_args!("removing the stale socket {}: {e}", quote(place.join(&name))));
             }
         }
     }
@@ -46,11 +45,10 @@ pub(crate) fn remove_stale(context: &Context, root: &Root) -> Vec<String> {
 
 /// Returns the names of the sockets `S.*` that no process has.
 fn stale(dir: &OwnedFd, place: &Path) -> Vec<String> {
-    let Ok(entries) = Dir::read_from(dir) else {
-        return Vec::new();
-    };
     let bound = std::fs::read("/proc/net/unix").unwrap_or_default();
-    let mut names: Vec<String> = entries
+    let mut names: Vec<String> = Dir::read_from(dir)
+        .into_iter()
+        .flatten()
         .flatten()
         .filter_map(|e| Some(e.file_name().to_str().ok()?.to_owned()))
         .filter(|name| name.starts_with("S."))
@@ -78,10 +76,9 @@ fn is_refused(dir: &OwnedFd, name: &str) -> bool {
     // By the descriptor, the path is short, and no symbolic link in it is followed.
     let path = format!("/proc/self/fd/{}/{name}", dir.as_raw_fd());
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let Ok(socket) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
-        return false;
-    };
-    UnixAddr::new(path.as_str()).is_ok_and(|address| connect(socket.as_raw_fd(), &address) == Err(Errno::ECONNREFUSED))
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None);
+    let connected = socket.and_then(|socket| connect(socket.as_raw_fd(), &UnixAddr::new(path.as_str())?));
+    connected == Err(Errno::ECONNREFUSED)
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@
 
 use super::diag;
 use super::proc::{Seen, look_at, open_dir, open_path, read_at};
-use super::process::is_ours;
+use super::process::unless_ours;
 use crate::mountinfo::Mount;
 use crate::root::{RootId, open_below, open_within};
-use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, major, minor, statat};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, OFlags, statat};
 use rustix::io::Errno;
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,10 +28,9 @@ pub(super) fn is_agent(comm: &str) -> bool {
 }
 
 /// The root's keyring, as agents are bound to it.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Home {
     pub(super) id: RootId,
-    /// The device of its file system, as [`diag::device`] has it.
+    /// The device of its file system, as unix_diag has it.
     dev: u32,
     /// The inode numbers of the sockets that listen on a file in it.
     pub(super) sockets: HashSet<u64>,
@@ -42,31 +41,23 @@ impl Home {
     ///
     /// # Errors
     ///
-    /// Those of [`is_ours`]: then there may be one.
+    /// Those that [`unless_ours`] returns: then there may be one.
     pub(super) fn of(root: &Path, mounts: &[Mount]) -> Result<Option<Self>, Errno> {
-        match Self::look(root, mounts) {
-            Err(e) if is_ours(e) => Err(e),
-            looked => Ok(looked.ok()),
-        }
+        unless_ours(Self::look(root, mounts))
     }
 
     fn look(root: &Path, mounts: &[Mount]) -> Result<Self, Errno> {
         let root = open_path(CWD, root)?;
         let keyring = open_below(root.as_fd(), KEYRING, OFlags::PATH | OFlags::DIRECTORY)?;
         let seen = look_at(&keyring, "")?;
-        let mount = mounts.iter().find(|m| Some(m.id) == seen.mount);
-        let of_stat = (major(seen.id.dev), minor(seen.id.dev));
-        let (major, minor) = mount.map_or(of_stat, |mount| mount.dev);
-        let dev = diag::device(major, minor);
+        let (major, minor) = seen.device(mounts);
+        // The kernel's internal form.
+        let dev = major << 20 | minor;
         // Without permission to read it, no agent can be proven to serve it.
-        let files = match open_dir(&keyring, ".").and_then(|d| sockets_in(&d)) {
-            Err(e) if is_ours(e) => return Err(e),
-            files => files.unwrap_or_default(),
-        };
+        let files = unless_ours(open_dir(&keyring, ".").and_then(|d| sockets_in(&d)))?.unwrap_or_default();
         let mut sockets = HashSet::new();
         if !files.is_empty() {
-            let bound = diag::listening()?.into_iter();
-            let here = bound.filter(|b| b.dev == dev && files.contains(&b.ino));
+            let here = diag::listening()?.into_iter().filter(|b| b.dev == dev && files.contains(&b.ino));
             sockets.extend(here.map(|b| b.socket));
         }
         Ok(Self { id: seen.id, dev, sockets })

@@ -8,19 +8,13 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use rustix::net::{recv, send, socket_with};
 
 /// A socket that listens, and the file that it is bound to.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bound {
     /// The socket's inode number, as in `socket:[12]`.
     pub(super) socket: u64,
     /// The lower half of the file's inode number.
     pub(super) ino: u32,
-    /// The device of the file's file system, as [`device`] has it.
+    /// The device of the file's file system, in the kernel's internal form.
     pub(super) dev: u32,
-}
-
-/// Returns a device number in the kernel's internal form.
-pub(super) fn device(major: u32, minor: u32) -> u32 {
-    major << 20 | minor
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -43,8 +37,7 @@ const MESSAGE: usize = 16;
 /// The system call's.
 pub(super) fn listening() -> Result<Vec<Bound>, Errno> {
     let protocol = Some(netlink::SOCK_DIAG);
-    let flags = SocketFlags::CLOEXEC;
-    let socket = match socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol) {
+    let socket = match socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol) {
         Err(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT | Errno::ACCESS | Errno::PERM) => {
             return Ok(Vec::new());
         }
@@ -101,13 +94,11 @@ fn bound(message: &[u8]) -> Option<Bound> {
 }
 
 fn number(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at + 2)?;
-    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 #[cfg(test)]

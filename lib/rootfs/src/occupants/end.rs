@@ -4,10 +4,11 @@
 //! was found; the signal is sent by the descriptor.
 
 use super::Occupant;
+use super::proc::open_pidfd;
 use super::scan::Scanner;
 use crate::root::RootId;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use stage::signal::{Wake, poll_readable};
 use stage::{Code, Doing, Failure};
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,10 +48,7 @@ pub fn end(root: &Path, id: RootId, living: Vec<Occupant>, timeout: Duration) ->
     let mut outcome = Outcome::default();
     let mut held = Vec::new();
     for occupant in living {
-        let Some(pid) = Pid::from_raw(occupant.pid) else {
-            continue;
-        };
-        let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+        let fd = match open_pidfd(occupant.pid) {
             Ok(fd) => fd,
             // It has ended by itself.
             Err(Errno::SRCH) => continue,

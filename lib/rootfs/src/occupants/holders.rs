@@ -24,8 +24,7 @@ pub fn kernel_users(root: &Path) -> Vec<String> {
             found.push(format!("the binfmt_misc handler {} of the host has {} open", quote(name), quote(file)));
         }
     }
-    let swaps = std::fs::read("/proc/swaps").unwrap_or_default();
-    let swaps = swap_files(&swaps, root).into_iter();
+    let swaps = swap_files(&std::fs::read("/proc/swaps").unwrap_or_default(), root).into_iter();
     found.extend(swaps.map(|file| format!("the kernel swaps to {}", quote(file))));
     found
 }
@@ -41,10 +40,7 @@ fn files(dir: &str, below: &str) -> Vec<(OsString, Vec<u8>)> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut files: Vec<_> = entries
         .filter_map(|entry| {
-            let path = match below {
-                "" => entry.path(),
-                below => entry.path().join(below),
-            };
+            let path = if below.is_empty() { entry.path() } else { entry.path().join(below) };
             Some((entry.file_name(), std::fs::read(path).ok()?))
         })
         .collect();

@@ -153,6 +153,13 @@ pub fn unreadable(count: usize) -> String {
     }
 }
 
+/// Returns the first few names, and how many more there are, for a message.
+pub fn shorten(names: impl ExactSizeIterator<Item = String>, limit: usize) -> String {
+    let more = names.len().saturating_sub(limit);
+    let more = (more > 0).then(|| format!("{more} more"));
+    names.take(limit).chain(more).collect::<Vec<_>>().join(", ")
+}
+
 impl Scan {
     /// Returns those that live in the root.
     pub fn living(&self) -> impl Iterator<Item = &Occupant> {

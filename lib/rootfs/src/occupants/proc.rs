@@ -3,27 +3,40 @@
 //! The descriptor stays with the process: once that has ended, every call with it fails. A path that begins with `/proc/PID`
 //! would lead to the next process with that pid.
 
+use crate::mountinfo::Mount;
 use crate::root::RootId;
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2, readlinkat, statx,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, major, minor, openat, openat2,
+    readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::str::FromStr;
 
 /// The file that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// The file itself.
-    pub(super) id: RootId,
+    pub(crate) id: RootId,
     /// The id of the mount that it is seen on (Linux 5.8).
-    pub(super) mount: Option<u64>,
+    pub(crate) mount: Option<u64>,
+}
+
+impl Seen {
+    /// Returns the device of the file system, which for btrfs stat(2) does not show.
+    pub(crate) fn device(&self, mounts: &[Mount]) -> (u32, u32) {
+        let mount = mounts.iter().find(|m| Some(m.id) == self.mount);
+        mount.map_or((major(self.id.dev), minor(self.id.dev)), |mount| mount.dev)
+    }
 }
 
 /// Returns what a path leads to, without waiting for a file server. The empty path is the descriptor itself.
-pub(super) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
+pub(crate) fn look_at(at: impl AsFd, path: impl Arg) -> Result<Seen, Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     let stat = statx(at, path, flags, StatxFlags::INO | StatxFlags::MNT_ID)?;
     let given = StatxFlags::from_bits_retain(stat.stx_mask);
@@ -64,7 +77,8 @@ pub(super) fn is_below(directory: &OwnedFd, above: RootId, parents: &HashMap<u64
             return if known { Ok(false) } else { Err(Errno::XDEV) };
         }
         compare = !crossed || leads_straight(&at, seen, &up, next, parents)?;
-        known &= compare || next.id != above || !may_be_covered(&at, seen, above)?;
+        // The directory above, which another mount covers, may be the one that we look for.
+        known &= compare || next.id != above || seen.id.dev != above.dev && !is_mount_root(&at)?;
         (at, seen) = (up, next);
     }
     Err(Errno::NAMETOOLONG)
@@ -89,28 +103,20 @@ fn leads_straight(
     Ok(name.is_some_and(|name| look_at(up, name).is_ok_and(|now| now.id == seen.id)))
 }
 
-/// Returns whether the directory above, which another mount covers, may be `root`.
-fn may_be_covered(at: &OwnedFd, seen: Seen, root: RootId) -> Result<bool, Errno> {
-    Ok(seen.id.dev == root.dev || is_mount_root(at)?)
-}
-
 /// Returns whether a directory is the root of the mount that it is seen on.
 fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
-    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    let stat = statx(directory, "", flags, StatxFlags::empty())?;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Opens a directory with `O_PATH`.
-pub(super) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
+pub(crate) fn open_path(at: impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
+    openat(at, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Opens a directory to read it.
 pub(crate) fn open_dir(at: impl AsFd, path: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
+    openat(at, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Returns the names in a directory that are numbers: processes, threads, descriptors.
@@ -118,32 +124,22 @@ pub(crate) fn numbers<T: FromStr>(at: impl AsFd, path: &str) -> Result<Vec<T>, E
     let mut numbers = Vec::new();
     for entry in Dir::new(open_dir(at, path)?)? {
         let entry = entry?;
-        let name = entry.file_name().to_str().ok();
-        numbers.extend(name.and_then(|n| n.parse::<T>().ok()));
+        numbers.extend(entry.file_name().to_str().ok().and_then(|n| n.parse::<T>().ok()));
     }
     Ok(numbers)
+}
+
+/// Opens a descriptor that stays with the process that has this pid now.
+pub(crate) fn open_pidfd(pid: i32) -> Result<OwnedFd, Errno> {
+    pidfd_open(Pid::from_raw(pid).ok_or(Errno::SRCH)?, PidfdFlags::empty())
 }
 
 /// Reads a file of `/proc`, whose size is unknown, with few calls of read(2).
 pub(crate) fn read_at(at: impl AsFd, path: &str) -> Result<Vec<u8>, Errno> {
     let file = openat(at, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = vec![0; 1 << 13];
-    let mut length = 0;
-    loop {
-        match rustix::io::read(&file, &mut text[length..]) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-        // `stat` is one line that comes in one piece.
-        if path == "stat" {
-            break;
-        }
-        if text.len() - length < 1 << 12 {
-            text.resize(2 * text.len(), 0);
-        }
-    }
-    text.truncate(length);
+    let mut text = Vec::with_capacity(1 << 13);
+    // Not of the file itself, which would first ask for its size.
+    let read = File::from(file).take(u64::MAX).read_to_end(&mut text);
+    read.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     Ok(text)
 }

@@ -10,6 +10,7 @@ use super::proc::{Seen, is_below, look_at, numbers, open_dir, open_path, read_at
 use super::scan::Scanner;
 use super::text::{self, Stat, mapped, path_below, socket_inode};
 use super::{KEYRING, Occupant, Use, UseKind, agents};
+use crate::user;
 use rustix::fs::{CWD, readlinkat};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -33,7 +34,8 @@ pub(super) struct Process<'a> {
     elsewhere: bool,
     /// Whether it is in our mount namespace, once known.
     here: Option<bool>,
-    denied: bool,
+    /// Whether we may not look at parts of it.
+    pub(super) denied: bool,
     /// An error that has nothing to do with the process: see [`is_ours`].
     failed: Option<Errno>,
 }
@@ -54,10 +56,10 @@ impl<'a> Process<'a> {
         }
         if stat.is_over() {
             // The first thread may end before the others. Then only those show what the process has.
-            match living_thread(&dir, &stat)? {
-                Some(thread) => dir = thread,
-                None => return Ok(None),
-            }
+            let Some(thread) = living_thread(&dir)? else {
+                return Ok(None);
+            };
+            dir = thread;
         }
         let mut process = Self {
             scanner,
@@ -76,11 +78,6 @@ impl<'a> Process<'a> {
         process.failed.map_or(Ok(Some(process)), Err)
     }
 
-    /// Returns whether we may not look at parts of it.
-    pub(super) fn is_denied(&self) -> bool {
-        self.denied
-    }
-
     /// Returns the process, if it uses the root.
     ///
     /// # Errors
@@ -97,7 +94,7 @@ impl<'a> Process<'a> {
             pid: self.pid,
             start_time: self.stat.start_time,
             uid,
-            user: uid.to_string(),
+            user: user::name_of(&self.scanner.passwd, uid).unwrap_or_else(|| uid.to_string()),
             lives: self.lives && !spared,
             spared: self.lives && spared,
             elsewhere: self.elsewhere && !self.lives,
@@ -139,8 +136,7 @@ impl<'a> Process<'a> {
             Ok(true) => {
                 self.lives = true;
                 let path = self.text_below("root").filter(|_| seen.id != self.scanner.id);
-                let path = path.unwrap_or_else(|| self.scanner.root.clone());
-                self.add(UseKind::Root, path);
+                self.add(UseKind::Root, path.unwrap_or_else(|| self.scanner.root.clone()));
             }
             Ok(false) => {}
             Err(e) => {
@@ -154,18 +150,16 @@ impl<'a> Process<'a> {
 
     /// Returns the text of a link, if that is at or below the root.
     fn text_below(&mut self, name: &str) -> Option<PathBuf> {
-        let text = readlinkat(&self.dir, name, Vec::new());
-        let text = self.noted(text)?;
+        let text = self.noted(readlinkat(&self.dir, name, Vec::new()))?;
         path_below(text.as_bytes(), &self.scanner.root)
     }
 
     /// Follows a link whose text is at or below the root. Returns the text, unless it leads to another place of that name.
     fn link(&mut self, name: &str) -> Option<PathBuf> {
         let path = self.text_below(name)?;
-        let seen = look_at(&self.dir, name);
-        let seen = self.noted(seen)?;
+        let seen = self.noted(look_at(&self.dir, name))?;
         let here = match seen.mount {
-            Some(mount) => self.scanner.mounts.contains(&mount),
+            Some(mount) => self.scanner.parents.contains_key(&mount),
             None => self.is_here(),
         };
         let leads_there = match open_path(&self.dir, name) {
@@ -228,7 +222,7 @@ impl<'a> Process<'a> {
         let Some(keyring) = &self.scanner.keyring else {
             return;
         };
-        let cmdline = self.cmdline();
+        let cmdline = self.noted(read_at(&self.dir, "cmdline")).unwrap_or_default();
         if !proven && !keyring.is_named_by(&self.dir, &cmdline) {
             return;
         }
@@ -252,27 +246,21 @@ impl<'a> Process<'a> {
 
     /// Looks at mapped files, by the text alone: following `map_files` requires a capability.
     fn maps(&mut self) {
-        let text = read_at(&self.dir, "maps");
-        let text = self.noted(text).unwrap_or_default();
+        let text = self.noted(read_at(&self.dir, "maps")).unwrap_or_default();
         for line in text.split(|&b| b == b'\n') {
-            let Some((device, inode, path)) = mapped(line) else {
-                continue;
-            };
-            let Some(path) = path_below(path, &self.scanner.root_in_maps) else {
-                continue;
-            };
-            if self.has(&path) || self.uses.len() >= USES {
-                continue;
+            if let Some((device, inode, path)) = mapped(line)
+                && let Some(path) = path_below(path, &self.scanner.root_in_maps)
+                && !self.has(&path)
+                && self.uses.len() < USES
+            {
+                let here = self.is_here();
+                // Overlayfs may show the device number of a layer.
+                let is_it = |now: Seen| now.id.ino == inode;
+                if self.scanner.devices.contains(&device) || here && look_at(CWD, path.as_path()).is_ok_and(is_it) {
+                    self.elsewhere |= !here;
+                    self.add(UseKind::Map, path);
+                }
             }
-            let here = self.is_here();
-            // Overlayfs may show the device number of a layer.
-            let is_it = |now: Seen| now.id.ino == inode;
-            let there = self.scanner.devices.contains(&device) || here && look_at(CWD, path.as_path()).is_ok_and(is_it);
-            if !there {
-                continue;
-            }
-            self.elsewhere |= !here;
-            self.add(UseKind::Map, path);
         }
     }
 
@@ -302,18 +290,7 @@ impl<'a> Process<'a> {
 
     /// Returns the names in one of its directories that are numbers.
     fn numbers<T: FromStr>(&mut self, name: &str) -> Vec<T> {
-        let numbers = numbers(&self.dir, name);
-        self.noted(numbers).unwrap_or_default()
-    }
-
-    /// Returns the command line, which the process may have rewritten.
-    fn cmdline(&mut self) -> Vec<u8> {
-        let text = read_at(&self.dir, "cmdline");
-        let mut text = self.noted(text).unwrap_or_default();
-        while text.last() == Some(&0) {
-            text.pop();
-        }
-        text
+        self.noted(numbers(&self.dir, name)).unwrap_or_default()
     }
 
     /// Returns the value, or notes why there is none. What has ended in the meantime is ignored.
@@ -338,23 +315,25 @@ pub(super) fn is_ours(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::INTR)
 }
 
-/// Opens the directory of a thread that still lives when the first one has ended.
-fn living_thread(process: &OwnedFd, stat: &Stat) -> Result<Option<OwnedFd>, Errno> {
-    if stat.threads < 2 {
-        return Ok(None);
+/// Returns the value, or `None` for an error of the process; fails with one of ours.
+pub(super) fn unless_ours<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Err(e) if is_ours(e) => Err(e),
+        result => Ok(result.ok()),
     }
+}
+
+/// Opens the directory of a thread that still lives when the first one has ended.
+fn living_thread(process: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
     for tid in numbers::<u32>(process, "task")? {
         let looked = || {
             let thread = open_dir(process, &format!("task/{tid}"))?;
-            let stat = read_at(&thread, "stat")?;
-            Ok((thread, stat))
+            Ok((read_at(&thread, "stat")?, thread))
         };
-        match looked() {
-            Ok((thread, stat)) if Stat::parse(&stat).is_some_and(|s| !s.is_over()) => {
-                return Ok(Some(thread));
-            }
-            Err(e) if is_ours(e) => return Err(e),
-            _ => {}
+        if let Some((stat, thread)) = unless_ours(looked())?
+            && Stat::parse(&stat).is_some_and(|s| !s.is_over())
+        {
+            return Ok(Some(thread));
         }
     }
     Ok(None)

@@ -1,13 +1,12 @@
 //! Looking at all processes, and what is needed for each: the root, our mounts, the bound sockets.
 
 use super::proc::{Seen, look_at, numbers, read_at};
-use super::process::{Process, is_gone, is_ours};
+use super::process::{Process, is_gone, is_ours, unless_ours};
 use super::text::{self, Stat, escape_newlines};
 use super::{Occupant, Scan, agents};
+use crate::mountinfo;
 use crate::root::RootId;
-use crate::{mountinfo, user};
 use rustix::fs::CWD;
-use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -20,9 +19,7 @@ pub(super) struct Scanner {
     pub(super) id: RootId,
     /// The root's keyring, where there is one.
     pub(super) keyring: Option<agents::Home>,
-    /// The ids of our mounts.
-    pub(super) mounts: HashSet<u64>,
-    /// The mount that each of them is on.
+    /// Our mounts, and the mount that each of them is on.
     pub(super) parents: HashMap<u64, u64>,
     /// Those of them that are at or below the root and not hidden, and the one that the root is on.
     pub(super) visible: HashSet<u64>,
@@ -34,6 +31,8 @@ pub(super) struct Scanner {
     pub(super) own_root: Option<Seen>,
     /// Our own mount namespace.
     pub(super) own_namespace: Option<Seen>,
+    /// passwd(5) of the host.
+    pub(super) passwd: Vec<u8>,
     own_pid: i32,
     /// PID 1 and our ancestors: they never live in a root.
     spared: HashSet<i32>,
@@ -66,24 +65,20 @@ impl Scanner {
             mounts.iter().filter(|m| visible.contains(&m.id)).map(|m| rustix::fs::makedev(m.dev.0, m.dev.1)).collect();
         devices.insert(id.dev);
         // Without /proc/net/unix the kernel has no unix sockets, or does not show them.
-        let sockets = match std::fs::read("/proc/net/unix") {
-            Err(e) if Errno::from_io_error(&e).is_some_and(is_ours) => {
-                return Err(e).doing(Code::Os, || "reading '/proc/net/unix'");
-            }
-            sockets => sockets.unwrap_or_default(),
-        };
+        let sockets = unless_ours(read_at(CWD, "/proc/net/unix"));
+        let sockets = sockets.doing(Code::Os, || "reading '/proc/net/unix'")?.unwrap_or_default();
         Ok(Self {
             root: root.to_owned(),
             root_in_maps: escape_newlines(root),
             id,
             keyring: agents::Home::of(root, &mounts).doing(Code::Os, || "looking for the keyring of the root")?,
-            mounts: mounts.iter().map(|m| m.id).collect(),
             parents: mounts.iter().map(|m| (m.id, m.parent)).collect(),
             visible,
             devices,
             sockets: text::sockets(&sockets, root),
             own_root: look_at(CWD, "/").ok(),
             own_namespace: look_at(CWD, "/proc/self/ns/mnt").ok(),
+            passwd: std::fs::read("/etc/passwd").unwrap_or_default(),
             own_pid,
             spared: spared()?,
         })
@@ -97,14 +92,6 @@ impl Scanner {
             let look = self.examine(pid)?;
             scan.occupants.extend(look.occupant);
             scan.unreadable += usize::from(look.unreadable);
-        }
-        if !scan.occupants.is_empty() {
-            let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-            for occupant in &mut scan.occupants {
-                if let Some(name) = user::name_of(&passwd, occupant.uid) {
-                    occupant.user = name;
-                }
-            }
         }
         Ok(scan)
     }
@@ -123,9 +110,7 @@ impl Scanner {
         // A spared process never lives there, so it does not matter that we may not look at it.
         let spared = self.spared.contains(&pid);
         let looked = Process::look(self, pid).and_then(|process| match process {
-            Some(process) => {
-                Ok(Look { unreadable: process.is_denied() && !spared, occupant: process.occupant(spared)? })
-            }
+            Some(process) => Ok(Look { unreadable: process.denied && !spared, occupant: process.occupant(spared)? }),
             None => Ok(Look::default()),
         });
         match looked {
@@ -142,12 +127,8 @@ fn spared() -> Result<HashSet<i32>, Failure> {
     let mut spared = HashSet::from([1]);
     let mut pid = rustix::process::getppid().map_or(0, |p| p.as_raw_nonzero().get());
     while pid > 0 && spared.insert(pid) {
-        let stat = match read_at(CWD, &format!("/proc/{pid}/stat")) {
-            Err(e) if is_ours(e) => {
-                return Err(e).doing(Code::Os, || format!("reading '/proc/{pid}/stat'"));
-            }
-            stat => stat.ok(),
-        };
+        let path = format!("/proc/{pid}/stat");
+        let stat = unless_ours(read_at(CWD, &path)).doing(Code::Os, || format!("reading '{path}'"))?;
         pid = stat.and_then(|t| Stat::parse(&t)).map_or(0, |s| s.parent);
     }
     Ok(spared)

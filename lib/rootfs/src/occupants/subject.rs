@@ -58,11 +58,8 @@ fn open_named(dir: &Path) -> Result<Root, Failure> {
 }
 
 /// Removes the hint to make a root, which does not help here.
-fn without_mkroot(mut failure: Failure) -> Failure {
-    if failure.code == Code::NotFound {
-        failure.hint = None;
-    }
-    failure
+fn without_mkroot(failure: Failure) -> Failure {
+    Failure { hint: failure.hint.filter(|_| failure.code != Code::NotFound), ..failure }
 }
 
 /// Refuses the root of PID 1: in a container that has the host's `/` bound somewhere and shares its PID namespace, all

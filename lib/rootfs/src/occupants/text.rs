@@ -3,6 +3,7 @@
 //! Names in it come from roots and programs that an attacker may have written, so it is bytes. Lines that do not have the
 //! form of proc(5) are ignored.
 
+use crate::mountinfo::number;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -76,17 +77,12 @@ pub(super) fn mapped(line: &[u8]) -> Option<(u64, u64, &[u8])> {
     let (device, inode) = (fields.next()?, fields.next()?);
     let (major, minor) = std::str::from_utf8(device).ok()?.split_once(':')?;
     let hex = |text| u32::from_str_radix(text, 16).ok();
-    Some((
-        rustix::fs::makedev(hex(major)?, hex(minor)?),
-        std::str::from_utf8(inode).ok()?.parse().ok()?,
-        &line[slash..],
-    ))
+    Some((rustix::fs::makedev(hex(major)?, hex(minor)?), number(inode)?, &line[slash..]))
 }
 
 /// Returns the inode number of `socket:[123]`.
 pub(super) fn socket_inode(text: &[u8]) -> Option<u64> {
-    let number = text.strip_prefix(b"socket:[")?.strip_suffix(b"]")?;
-    std::str::from_utf8(number).ok()?.parse().ok()
+    number(text.strip_prefix(b"socket:[")?.strip_suffix(b"]")?)
 }
 
 /// Parses `/proc/net/unix`: the names of bound sockets at or below `root`, by inode.
@@ -102,9 +98,8 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, PathBuf> {
             let end = rest.iter().position(|&b| b == b' ');
             (field, rest) = rest.split_at(end.unwrap_or(rest.len()));
         }
-        let inode = std::str::from_utf8(field).ok().and_then(|f| f.parse().ok());
         // One blank, then the name, which may have blanks. A socket without a name has neither.
-        if let (Some(inode), Some(name)) = (inode, rest.strip_prefix(b" "))
+        if let (Some(inode), Some(name)) = (number(field), rest.strip_prefix(b" "))
             && let Some(path) = path_below(name, root)
         {
             sockets.insert(inode, path);
@@ -116,8 +111,7 @@ pub(super) fn sockets(text: &[u8], root: &Path) -> HashMap<u64, PathBuf> {
 /// Returns the effective user id of the text of `/proc/PID/status`.
 pub(crate) fn uid(status: &[u8]) -> Option<u32> {
     let line = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
-    let line = std::str::from_utf8(line).ok()?;
-    line.split_ascii_whitespace().nth(1)?.parse().ok()
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::attach::clone_tree;
 use rustix::fs::CWD;
 use rustix::mount::{MountFlags, MoveMountFlags, UnmountFlags, mount, mount_bind, move_mount, unmount};
 use stage::{Code, Doing, Failure, quote};
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
@@ -26,7 +27,6 @@ const BUNDLES: [&str; 3] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem"];
 
 /// Where a program gets its authorities from.
-#[derive(Debug)]
 pub(super) enum Authorities {
     /// This file.
     File(PathBuf),
@@ -74,7 +74,7 @@ fn file(value: &Path) -> Result<PathBuf, Failure> {
 /// Returns the certificates in all files of the directories, which are separated by ':'. Each file is read once, although
 /// `openssl rehash` gives it a second name.
 fn in_directories(value: &Path) -> Result<String, Failure> {
-    let (mut text, mut seen) = (String::new(), Vec::new());
+    let (mut text, mut seen) = (String::new(), HashSet::new());
     for dir in std::env::split_paths(value) {
         let reading = || doing(DIR, &dir);
         let mut paths = Vec::new();
@@ -84,12 +84,10 @@ fn in_directories(value: &Path) -> Result<String, Failure> {
         paths.sort();
         for path in paths {
             // Dangling links and FIFOs are ignored.
-            let Ok(meta) = fs::metadata(&path) else {
-                continue;
-            };
-            let id = (meta.dev(), meta.ino());
-            if meta.is_file() && !seen.contains(&id) {
-                seen.push(id);
+            if let Ok(meta) = fs::metadata(&path)
+                && meta.is_file()
+                && seen.insert((meta.dev(), meta.ino()))
+            {
                 certificates(&path, &mut text)
                     .doing(Code::Failed, || format!("{}: reading {}", reading(), quote(&path)))?;
             }
@@ -120,10 +118,7 @@ fn certificates(file: &Path, text: &mut String) -> std::io::Result<()> {
 
 /// Covers the host's authorities with these.
 pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
-    for bundle in BUNDLES.map(Path::new) {
-        if !bundle.is_file() {
-            continue;
-        }
+    for bundle in BUNDLES.map(Path::new).into_iter().filter(|bundle| bundle.is_file()) {
         match authorities {
             Authorities::File(file) => mount_bind(file, bundle)
                 .doing(Code::Os, || format!("{} in place of {}", doing(FILE, file), quote(bundle)))?,
@@ -143,8 +138,7 @@ fn cover_with(text: &str, bundle: &Path) -> std::io::Result<()> {
     let file = dir.join("authorities");
     let bound = fs::write(&file, text).and_then(|()| Ok(clone_tree(CWD, &file.to_string_lossy(), false)?));
     unmount(dir, UnmountFlags::empty())?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    Ok(move_mount(bound?, "", CWD, bundle, flags)?)
+    Ok(move_mount(bound?, "", CWD, bundle, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 #[cfg(test)]

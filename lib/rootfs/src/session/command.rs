@@ -1,7 +1,7 @@
 //! The last process of an entry: it executes the command, or runs a function of the tool.
 
 use super::Job;
-use crate::{Arch, probe};
+use crate::{Arch, probe, sys};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::ffi::{CString, OsString};
@@ -18,13 +18,10 @@ pub(super) fn null() -> Result<OwnedFd, Errno> {
 /// Connects stdin to `null`, and stdout and stderr to `output` or both to stderr.
 pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     rustix::stdio::dup2_stdin(null)?;
-    match output {
-        Some(fd) => {
-            rustix::stdio::dup2_stdout(fd)?;
-            rustix::stdio::dup2_stderr(fd)
-        }
-        None => rustix::stdio::dup2_stdout(rustix::stdio::stderr()),
+    if let Some(fd) = output {
+        rustix::stdio::dup2_stderr(fd)?;
     }
+    rustix::stdio::dup2_stdout(rustix::stdio::stderr())
 }
 
 /// Executes the command. Returns only when that fails.
@@ -39,7 +36,8 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
             return errno(e);
         }
     }
-    let Some((args, env)) = strings(job) else {
+    let env = job.env.iter().map(|(key, value)| (key, value));
+    let Ok((args, env)) = sys::strings(job.program, job.args.iter().map(OsString::as_os_str), env) else {
         return Errno::INVAL;
     };
     let mut worst = Errno::NOENT;
@@ -52,18 +50,6 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
         }
     }
     worst
-}
-
-/// Returns the argument and environment vectors; `None` if one contains a NUL.
-fn strings(job: &Job<'_>) -> Option<(Vec<CString>, Vec<CString>)> {
-    let args = std::iter::once(job.program).chain(job.args.iter().map(OsString::as_os_str));
-    let args: Option<Vec<_>> = args.map(|a| CString::new(a.as_bytes()).ok()).collect();
-    let env: Option<Vec<_>> = job
-        .env
-        .iter()
-        .map(|(key, value)| CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok())
-        .collect();
-    Some((args?, env?))
 }
 
 /// Returns the paths to try: the program itself if it has a slash, else its name in each directory of `PATH`.

@@ -3,15 +3,19 @@
 
 use super::wire::{Frame, GO, send};
 use super::{Ids, Inside, Place, Work, certificates, command, explain_clone, leave};
+use crate::occupants::proc::open_path;
 use crate::plan::Mount;
 use crate::{Arch, Binfmt, Root, attach, binfmt, gnupg, mountinfo, sys};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, kill, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
+use rustix::fs::CWD;
 use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{self, WaitOptions, WaitStatus};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Cause, Code, Doing, Failure, quote};
+use std::io::{PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,8 +27,8 @@ const GRACE: Duration = Duration::from_secs(2);
 pub(super) struct Init<'a> {
     pub(super) inside: &'a Inside,
     pub(super) ids: Ids<'a>,
-    pub(super) control: OwnedFd,
-    pub(super) report: OwnedFd,
+    pub(super) control: PipeReader,
+    pub(super) report: PipeWriter,
     pub(super) output: Option<OwnedFd>,
 }
 
@@ -32,27 +36,30 @@ impl Init<'_> {
     /// The main function of PID 1. Returns its exit status, which is not used: the report has the result.
     pub(super) fn run(self, work: Work<'_>) -> u8 {
         match self.prepare(&work) {
-            Ok(prepared) => self.serve(work, &prepared),
+            // The private binfmt table lasts as long as its descriptor.
+            Ok((null, children, _table)) => self.serve(work, null.as_fd(), &children),
             Err(failure) => {
-                send(self.report.as_fd(), &Frame::Failed(failure));
+                send(&self.report, &Frame::Failed(failure));
                 1
             }
         }
     }
 
-    /// Separates us from the tool, and sets the namespaces up.
-    fn prepare(&self, work: &Work<'_>) -> Result<Prepared, Failure> {
+    /// Separates us from the tool, and sets the namespaces up. Returns the host's `/dev/null`, what tells that a child has
+    /// ended, and the private binfmt table.
+    fn prepare(&self, work: &Work<'_>) -> Result<(OwnedFd, SignalFd, Option<OwnedFd>), Failure> {
         let doing = || "preparing the namespaces";
-        let foreground = matches!(work, Work::Exec(job, _) if job.terminal);
+        let (foreground, place, lent) = match work {
+            Work::Exec(job, _) => (job.terminal, job.place, &[][..]),
+            Work::Call(place, lent, _) => (false, *place, *lent),
+        };
         signal::detach();
         die_with_parent()?;
         reset_signals()?;
         let children = block_sigchld()?;
         let mut keep = vec![self.control.as_raw_fd(), self.report.as_raw_fd(), children.as_raw_fd()];
         keep.extend(self.output.as_ref().map(AsRawFd::as_raw_fd));
-        if let Work::Call(_, lent, _) = work {
-            keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
-        }
+        keep.extend(lent.iter().map(AsRawFd::as_raw_fd));
         sys::close_all_but(&keep);
         if !foreground {
             // A terminal's keys go to the tool, which decides what to forward.
@@ -65,28 +72,18 @@ impl Init<'_> {
             // Changing credentials clears the parent-death signal (PR_SET_PDEATHSIG(2const)).
             die_with_parent()?;
         }
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::DOWNSTREAM | rustix::mount::MountPropagationFlags::REC,
-        )
-        .doing(Code::Permission, || "making the mounts of the new namespace our own")
-        .map_err(|f| match attach::apparmor_hint() {
-            Some(hint) => f.hint(hint),
-            None => f,
-        })?;
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .doing(Code::Permission, || "making the mounts of the new namespace our own")
+            .map_err(|failure| Failure { hint: attach::apparmor_hint().map(str::to_owned), ..failure })?;
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let of_the_host = matches!(work, Work::Exec(job, _) if job.place == Place::Host);
         let gpgdir = self.inside.gpgdir.as_deref().filter(|_| of_the_host);
-        if let Some(gpgdir) = gpgdir {
-            gnupg::make(gpgdir)?;
-        }
+        gpgdir.map_or(Ok(()), gnupg::make)?;
         let root = self.mount_plan(of_the_host)?;
         if of_the_host {
             gnupg::hide_host_configuration()?;
         }
-        if let Some(gpgdir) = gpgdir {
-            gnupg::cover(gpgdir)?;
-        }
+        gpgdir.map_or(Ok(()), gnupg::cover)?;
         if let Work::Exec(_, Some(authorities)) = work {
             certificates::cover(authorities)?;
         }
@@ -96,32 +93,24 @@ impl Init<'_> {
             die_with_parent()?;
             self.ask(&Frame::Map)?;
         }
-        let table = match &self.inside.handler {
-            Some((arch, handler)) => Some(register(*arch, handler)?),
-            None => None,
-        };
-        if work.place() == Place::Root {
+        let handler = self.inside.handler.as_ref();
+        let table = handler.map(|(arch, handler)| register(*arch, handler)).transpose()?;
+        if place == Place::Root {
             // The new mount namespace is a copy: the open descriptor is of the old one.
-            let root = match table {
-                Some(_) => self.open_root()?,
-                None => root,
-            };
+            let root = if table.is_some() { self.open_root()? } else { root };
             leave::the_host(root.as_fd())?;
         }
-        Ok(Prepared { null, children, _table: table })
+        Ok((null, children, table))
     }
 
     /// Sends a frame to the tool, and waits for [`GO`]. If the pipe is closed, the tool is dead. Any other byte is a signal
     /// that asks us to stop, and there is no command yet that could get it.
     fn ask(&self, frame: &Frame) -> Result<(), Failure> {
-        send(self.report.as_fd(), frame);
+        send(&self.report, frame);
         let mut word = [0];
-        loop {
-            match rustix::io::read(&self.control, &mut word) {
-                Err(Errno::INTR) => {}
-                Ok(1) if word == [GO] => return Ok(()),
-                _ => sys::exit_now(1),
-            }
+        match (&self.control).read_exact(&mut word) {
+            Ok(()) if word == [GO] => Ok(()),
+            _ => sys::exit_now(1),
         }
     }
 
@@ -129,11 +118,8 @@ impl Init<'_> {
     fn open_root(&self) -> Result<OwnedFd, Failure> {
         let root = Root::open(self.inside.root.path())?;
         if root.id()? != self.inside.id {
-            let root = quote(root.path());
-            return Err(Failure::new(
-                Code::Failed,
-                format!("opening the root {root}: it was replaced in the meantime"),
-            ));
+            let why = format!("opening the root {}: it was replaced in the meantime", quote(root.path()));
+            return Err(Failure::new(Code::Failed, why));
         }
         root.as_fd().try_clone_to_owned().doing(Code::Os, || "opening the root")
     }
@@ -142,14 +128,12 @@ impl Init<'_> {
     fn mount_plan(&self, read_only: bool) -> Result<OwnedFd, Failure> {
         let path = self.inside.root.path();
         let doing = || format!("binding {} on itself", quote(path));
-        let below = self.open_root()?;
+        let mut below = self.open_root()?;
         let root = attach::private_copy(below.as_fd()).doing(Code::Os, doing)?;
-        let below = if read_only {
+        if read_only {
             self.protect_the_host()?;
-            self.open_root()?
-        } else {
-            below
-        };
+            below = self.open_root()?;
+        }
         attach::attach_tree(root.as_fd(), below.as_fd()).doing(Code::Os, doing)?;
         let live = mountinfo::read()?;
         let plan: Vec<Mount> =
@@ -163,14 +147,13 @@ impl Init<'_> {
     /// pacman opens its log, its databases and its keyring by paths, and so follows symbolic links that a root has there. It
     /// also extracts packages by paths. So this limits what it can write to, whatever the links are.
     fn protect_the_host(&self) -> Result<(), Failure> {
-        let cache = self.inside.cache.as_deref();
         // A cache in the root is writable like the root.
-        let cache = cache.filter(|c| !c.starts_with(self.inside.root.path()));
+        let cache = self.inside.cache.as_deref().filter(|c| !c.starts_with(self.inside.root.path()));
         let copy = |cache| {
             let doing = || format!("opening the package cache {}", quote(cache));
             // pacman would make it, and no longer can.
             std::fs::create_dir_all(cache).doing(Code::Failed, doing)?;
-            let directory = attach::directory(cache).doing(Code::Failed, doing)?;
+            let directory = open_path(CWD, cache).doing(Code::Failed, doing)?;
             let copy = attach::private_copy(directory.as_fd()).doing(Code::Os, doing)?;
             Ok((cache, copy))
         };
@@ -178,30 +161,28 @@ impl Init<'_> {
         attach::make_read_only(Path::new("/")).doing(Code::Permission, || "making the host read-only, inside")?;
         if let Some((cache, copy)) = copy {
             let doing = || format!("binding {} on itself", quote(cache));
-            let directory = attach::directory(cache).doing(Code::Os, doing)?;
+            let directory = open_path(CWD, cache).doing(Code::Os, doing)?;
             attach::attach_tree(copy.as_fd(), directory.as_fd()).doing(Code::Os, doing)?;
         }
         Ok(())
     }
 
     /// Runs the command, reaps, forwards signals, and reports how the command ended.
-    fn serve(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+    fn serve(self, work: Work<'_>, null: BorrowedFd<'_>, children: &SignalFd) -> u8 {
         let begin = Instant::now();
         // SAFETY: init is a copy of a process with one thread.
         let pid = match unsafe { sys::clone(0) } {
             Ok(None) => {
-                let run = || self.command(work, prepared);
-                sys::exit_now(catch_unwind(AssertUnwindSafe(run)).unwrap_or(70));
+                sys::exit_now(catch_unwind(AssertUnwindSafe(|| self.command(work, null))).unwrap_or(70));
             }
             Ok(Some(pid)) => process::Pid::from_raw(pid),
             Err(e) => {
-                let failure = Failure::new(Code::Os, format!("starting a process: {e}"));
-                send(self.report.as_fd(), &Frame::Failed(failure));
+                send(&self.report, &Frame::Failed(Failure::new(Code::Os, format!("starting a process: {e}"))));
                 return 1;
             }
         };
         drop(self.output);
-        let (control, children) = (self.control.as_fd(), &prepared.children);
+        let control = self.control.as_fd();
         let status = reap_until(pid, control, children, None);
         let seconds = begin.elapsed().as_secs_f64();
         // SIGTERM first, so that a gpg-agent removes its sockets; the kernel kills the rest.
@@ -210,12 +191,12 @@ impl Init<'_> {
         }
         let exit = status.and_then(WaitStatus::exit_status);
         let signal = status.and_then(WaitStatus::terminating_signal);
-        send(self.report.as_fd(), &Frame::Ended(exit, signal, seconds));
+        send(&self.report, &Frame::Ended(exit, signal, seconds));
         0
     }
 
     /// The child: executes the command, or runs the function.
-    fn command(self, work: Work<'_>, prepared: &Prepared) -> u8 {
+    fn command(self, work: Work<'_>, null: BorrowedFd<'_>) -> u8 {
         drop(self.control);
         let output = self.output.as_ref().map(AsFd::as_fd);
         let terminal = matches!(&work, Work::Exec(job, _) if job.terminal);
@@ -224,7 +205,7 @@ impl Init<'_> {
         let setup = || -> std::io::Result<()> {
             SigSet::empty().thread_set_mask()?;
             if !terminal {
-                command::stdio(prepared.null.as_fd(), output)?;
+                command::stdio(null, output)?;
             }
             process::umask(rustix::fs::Mode::from_raw_mode(0o022));
             if function {
@@ -238,32 +219,21 @@ impl Init<'_> {
             Ok(())
         };
         if let Err(e) = setup() {
-            let failure = Failure::new(Code::Os, format!("preparing the command: {e}"));
-            send(self.report.as_fd(), &Frame::Failed(failure));
+            send(&self.report, &Frame::Failed(Failure::new(Code::Os, format!("preparing the command: {e}"))));
             return 126;
         }
         match work {
             Work::Call(_, _, function) => {
-                send(self.report.as_fd(), &Frame::Returned(function()));
+                send(&self.report, &Frame::Returned(function()));
                 0
             }
             Work::Exec(job, _) => {
                 let errno = command::exec(job);
-                send(self.report.as_fd(), &Frame::NotRun(errno.raw_os_error()));
+                send(&self.report, &Frame::NotRun(errno.raw_os_error()));
                 126
             }
         }
     }
-}
-
-/// What init keeps while the command runs.
-#[derive(Debug)]
-struct Prepared {
-    /// The host's `/dev/null`.
-    null: OwnedFd,
-    children: SignalFd,
-    /// The private binfmt table, which lasts as long as this descriptor.
-    _table: Option<OwnedFd>,
 }
 
 fn register(arch: Arch, handler: &Binfmt) -> Result<OwnedFd, Failure> {
@@ -292,8 +262,7 @@ fn die_with_parent() -> Result<(), Failure> {
 /// caller ignores stay ignored; SIGPIPE, which Rust ignores, and SIGCHLD do not.
 fn reset_signals() -> Result<(), Failure> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    let fixed = |s: &Signal| matches!(s, Signal::SIGKILL | Signal::SIGSTOP);
-    for signal in Signal::iterator().filter(|s| !fixed(s)) {
+    for signal in Signal::iterator().filter(|s| !matches!(s, Signal::SIGKILL | Signal::SIGSTOP)) {
         let doing = || "resetting signals";
         // SAFETY: the default disposition runs no code of ours.
         let old = unsafe { sigaction(signal, &default) }.doing(Code::Os, doing)?;
@@ -313,8 +282,7 @@ fn ignore(signal: Signal) -> nix::Result<()> {
 }
 
 fn block_sigchld() -> Result<SignalFd, Failure> {
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
+    let set = SigSet::from(Signal::SIGCHLD);
     set.thread_block().doing(Code::Os, || "blocking SIGCHLD")?;
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .doing(Code::Os, || "watching for SIGCHLD")

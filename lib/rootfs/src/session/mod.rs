@@ -113,7 +113,7 @@ pub struct Inside {
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
     /// The tool, and the time without progress after which its commands are killed.
-    watched: Option<(&'static str, Duration)>,
+    watched: Option<Watchdog>,
     /// The package cache, which programs of the host may write to.
     cache: Option<PathBuf>,
     /// The GnuPG home of which programs of the host get a copy, at the same path.
@@ -132,24 +132,16 @@ impl Inside {
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
         let arch = document.need_arch()?;
-        let handler = match binfmt.is_private() {
-            true => Some((Arch::named(arch)?, binfmt)),
-            false => None,
+        let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
+        let refuse = |why: &str, hint: &str| {
+            Err(Failure::new(Code::Permission, format!("entering {}: {why}", quote(root.path()))).hint(hint))
         };
-        let entering = || format!("entering {}", quote(root.path()));
         let me = rustix::process::geteuid().as_raw();
         let idmap = match (mode, me, document.get::<IdMap>()) {
             (Mode::User, me, Some(map)) if map.is_of(me) => Some(map),
-            (Mode::User, _, _) => {
-                let failure = Failure::new(Code::Permission, "it is another user's root");
-                let failure = failure.hint("run this as the user that ran mkroot");
-                return Err(failure.while_doing(entering()));
-            }
+            (Mode::User, _, _) => return refuse("it is another user's root", "run this as the user that ran mkroot"),
             (_, 0, _) => None,
-            _ => {
-                let failure = Failure::new(Code::Permission, "it was made by root");
-                return Err(failure.hint("run this with sudo").while_doing(entering()));
-            }
+            _ => return refuse("it was made by root", "run this with sudo"),
         };
         let config = document.get::<Config>();
         Ok(Self {
@@ -215,7 +207,7 @@ impl Inside {
     /// Kills from now on each command that makes no progress for `limit`, and each function at [`Place::Root`]. Zero means no
     /// limit. A command that has the terminal waits for a user, and is not killed.
     pub fn watch(&mut self, context: &Context, limit: Duration) {
-        self.watched = (!limit.is_zero()).then_some((context.tool, limit));
+        self.watched = (!limit.is_zero()).then(|| Watchdog::new(context.tool, limit));
     }
 
     /// Runs a command. `output` gets what it prints on stdout and stderr; without it, our stderr does.
@@ -227,7 +219,7 @@ impl Inside {
     pub fn run(&self, job: &Job<'_>, output: Option<Output<'_>>) -> Result<(Ended, Duration), Failure> {
         // A signal that came before is not forwarded to the command, which would run to its end.
         signal::check()?;
-        let watchdog = self.watchdog().filter(|_| !job.terminal);
+        let watchdog = self.watched.filter(|_| !job.terminal);
         let work = Work::Exec(job, certificates::of_environment(job)?);
         let outcome = self.enter(work, output, watchdog)?;
         if signal::interrupted() && !job.terminal {
@@ -252,10 +244,9 @@ impl Inside {
         // As in run(): a signal that came before is not forwarded.
         signal::check()?;
         // A function there runs programs of the root.
-        let watchdog = self.watchdog().filter(|_| place == Place::Root);
+        let watchdog = self.watched.filter(|_| place == Place::Root);
         let doing = || format!("working inside {}", quote(self.root.path()));
-        let work = || serde_json::to_string(&work()).unwrap_or_default();
-        let call = Work::Call(place, keep, Box::new(work));
+        let call = Work::Call(place, keep, Box::new(|| serde_json::to_string(&work()).unwrap_or_default()));
         let outcome = self.enter(call, None, watchdog).map_err(|f| match f.code {
             Code::Hung => f.while_doing(doing()),
             _ => f,
@@ -267,11 +258,6 @@ impl Inside {
                 Err(Failure::new(Code::Os, outcome.ended.words()).while_doing(doing()))
             }
         }
-    }
-
-    fn watchdog(&self) -> Option<Watchdog> {
-        let (tool, limit) = self.watched?;
-        Some(Watchdog::new(tool, limit))
     }
 
     /// Proves that programs of the root's architecture run inside, by running one.
@@ -295,13 +281,10 @@ impl Inside {
     ) -> Result<Outcome, Failure> {
         let doing = || format!("entering {}", quote(self.root.path()));
         need_one_thread()?;
-        let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).doing(Code::Os, doing);
+        let pipe = || std::io::pipe().doing(Code::Os, doing);
         let (control_theirs, control) = pipe()?;
         let (report, report_theirs) = pipe()?;
-        let (sink, written) = match output {
-            Some(Output { sink, from, into }) => (Some((sink, from)), Some(into)),
-            None => (None, None),
-        };
+        let (sink, written) = output.map(|output| ((output.sink, output.from), output.into)).unzip();
         let ids = match &self.idmap {
             Some(map) => Ids::Subordinate(map),
             None if may_mount() => Ids::Same,
@@ -316,8 +299,7 @@ impl Inside {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
             Ok(None) => {
                 let init = Init { inside: self, ids, control: control_theirs, report: report_theirs, output: written };
-                let status = catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70);
-                sys::exit_now(status)
+                sys::exit_now(catch_unwind(AssertUnwindSafe(|| init.run(work))).unwrap_or(70))
             }
             Ok(Some(pid)) => {
                 drop((control_theirs, report_theirs, written));
@@ -326,13 +308,13 @@ impl Inside {
                     Work::Exec(job, _) if job.place == Place::Host => Forward::Interrupt,
                     _ => Forward::Ending,
                 };
-                let mut watch = Watch { ids, pid, control: Some(control), told: None, forward };
+                let mut watch = Watch { ids, pid, control, told: None, forward };
                 let seen = watch.until_the_end(report, sink, watchdog);
                 // Closing the control pipe ends init if it still lives.
-                watch.control = None;
+                drop(watch.control);
                 match seen {
                     Ok(Some(hung)) => Err(watch::kill(pid, hung)),
-                    Ok(None) => watch.conclude(watch::wait_for(pid)).map_err(|f| f.while_doing(doing())),
+                    Ok(None) => watch::conclude(watch.told, watch::wait_for(pid)).map_err(|f| f.while_doing(doing())),
                     Err(failure) => {
                         // The first failure is the one to report.
                         drop(watch::wait_for(pid));
@@ -382,24 +364,12 @@ impl std::fmt::Debug for Output<'_> {
     }
 }
 
-/// A function to run inside. It returns a result as JSON.
-type Call<'a> = Box<dyn FnOnce() -> String + 'a>;
-
 /// What is done inside.
 enum Work<'a> {
     /// A command, and its certificate authorities if they are not the host's.
     Exec(&'a Job<'a>, Option<Authorities>),
-    /// Where, with which descriptors of the tool, and the function.
-    Call(Place, &'a [BorrowedFd<'a>], Call<'a>),
-}
-
-impl Work<'_> {
-    fn place(&self) -> Place {
-        match self {
-            Self::Exec(job, _) => job.place,
-            Self::Call(place, ..) => *place,
-        }
-    }
+    /// Where, with which descriptors of the tool, and a function, which returns a result as JSON.
+    Call(Place, &'a [BorrowedFd<'a>], Box<dyn FnOnce() -> String + 'a>),
 }
 
 /// Fails when there is more than one thread: clone(2) copies one, and a lock of another one would stay locked in the copy. A
@@ -408,8 +378,7 @@ impl Work<'_> {
 fn need_one_thread() -> Result<(), Failure> {
     let begin = Instant::now();
     loop {
-        let tasks = std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?;
-        match tasks.count() {
+        match std::fs::read_dir("/proc/self/task").doing(Code::Os, || "reading '/proc/self/task'")?.count() {
             1 => return Ok(()),
             _ if begin.elapsed() < Duration::from_secs(1) => std::thread::yield_now(),
             n => {
@@ -443,7 +412,7 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
                 "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot",
             ),
         },
-        error => Failure::new(Code::Os, format!("making namespaces: {error}")),
+        _ => Failure { code: Code::Os, ..failure },
     }
 }
 
@@ -454,31 +423,14 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
 /// `Főtanúsítvány.crt`, and pacman silently leaves out the rest of that package (seen with 6.0.2).
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = [
+    let fixed = [
         ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"),
         ("HOME", "/root"),
         ("LC_ALL", "C.UTF-8"),
-    ]
-    .map(|(key, value)| (key.into(), value.into()))
-    .to_vec();
-    for key in [
-        "TERM",
-        "NO_COLOR",
-        "SOURCE_DATE_EPOCH",
-        "http_proxy",
-        "https_proxy",
-        "ftp_proxy",
-        "all_proxy",
-        "no_proxy",
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "FTP_PROXY",
-        "ALL_PROXY",
-        "NO_PROXY",
-    ] {
-        if let Some(value) = std::env::var_os(key) {
-            env.push((key.into(), value));
-        }
-    }
-    env
+    ];
+    let proxies = ["http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy"];
+    let here = ["TERM", "NO_COLOR", "SOURCE_DATE_EPOCH"].into_iter().chain(proxies).map(str::to_owned);
+    let here = here.chain(proxies.map(str::to_uppercase));
+    let here = here.filter_map(|key| std::env::var_os(&key).map(|value| (key.into(), value)));
+    fixed.map(|(key, value)| (key.into(), value.into())).into_iter().chain(here).collect()
 }

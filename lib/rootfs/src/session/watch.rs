@@ -1,14 +1,16 @@
 //! The tool's side of an entry: it writes the id maps, forwards signals and output, and returns how the entry ended.
 
-use super::wire::{Frame, GO, write_all};
+use super::wire::{Frame, GO};
 use super::{Ended, Ids, Sink, Watchdog};
 use crate::idmap;
+use crate::occupants::proc::open_pidfd;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Signal, pidfd_send_signal};
 use stage::signal::{self, Wake, poll_readable};
 use stage::{Code, Doing, Failure};
+use std::io::{PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use std::time::Duration;
 pub(super) struct Watch<'a> {
     pub(super) ids: Ids<'a>,
     pub(super) pid: i32,
-    pub(super) control: Option<OwnedFd>,
+    pub(super) control: PipeWriter,
     pub(super) told: Option<Frame>,
     pub(super) forward: Forward,
 }
@@ -30,7 +32,6 @@ pub(super) struct Outcome {
 }
 
 /// Which signal a command gets when one asks us to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Forward {
     /// The same: it has a terminal with a user, and decides itself.
     Same,
@@ -41,29 +42,18 @@ pub(super) enum Forward {
     Interrupt,
 }
 
-/// A pipe from inside.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// Frames of init and the command.
-    Report,
-    /// What a command prints.
-    Output,
-}
-
 impl Watch<'_> {
     /// Serves init until all pipes are closed: maps, signals, output. Returns the watchdog's failure when there is
     /// no progress; the processes inside then still live.
     pub(super) fn until_the_end(
         &mut self,
-        report: OwnedFd,
+        report: PipeReader,
         sink: Option<(Sink<'_>, OwnedFd)>,
         mut watchdog: Option<Watchdog>,
     ) -> Result<Option<Failure>, Failure> {
-        let mut open = vec![(Source::Report, report)];
-        let mut sink = sink.map(|(sink, from)| {
-            open.push((Source::Output, from));
-            sink
-        });
+        // Pipes from inside: frames of init and the command, and what a command prints, which has a sink.
+        let mut open: Vec<(Option<Sink<'_>>, OwnedFd)> = vec![(None, report.into())];
+        open.extend(sink.map(|(sink, from)| (Some(sink), from)));
         let mut lines = Vec::new();
         // The caller has checked that none came before.
         let mut signals = 0;
@@ -86,23 +76,22 @@ impl Watch<'_> {
             let mut whole = false;
             // From the end, since a pipe that is closed is removed.
             for (i, _) in ready.iter().enumerate().rev().filter(|(_, is)| **is) {
-                let (source, fd) = &open[i];
+                let (sink, fd) = &mut open[i];
                 let n = match rustix::io::read(fd, &mut buffer) {
                     Ok(n) => n,
                     Err(Errno::INTR) => continue,
                     // The other side of a pseudo-terminal is closed (pty(7)).
-                    Err(Errno::IO) if *source == Source::Output => 0,
+                    Err(Errno::IO) if sink.is_some() => 0,
                     Err(e) => return Err(e).doing(Code::Os, || "reading from inside"),
                 };
                 let bytes = &buffer[..n];
-                match (source, &mut sink) {
+                match sink {
                     _ if n == 0 => drop(open.remove(i)),
-                    (Source::Report, _) => {
+                    Some(sink) => sink(bytes),
+                    None => {
                         lines.extend_from_slice(bytes);
                         whole |= bytes.contains(&b'\n');
                     }
-                    (Source::Output, Some(sink)) => sink(bytes),
-                    (Source::Output, None) => {}
                 }
             }
             // A result may be long: its parts are not searched again and again.
@@ -124,72 +113,49 @@ impl Watch<'_> {
                 Forward::Ending if ![libc::SIGHUP, libc::SIGINT].contains(&signal) => libc::SIGTERM,
                 Forward::Same | Forward::Ending => signal,
             };
-            if let (Some(control), Ok(byte)) = (&self.control, u8::try_from(signal)) {
+            if let Ok(byte) = u8::try_from(signal) {
                 // If init is gone, it needs no signal.
-                write_all(control.as_fd(), &[byte]).unwrap_or(());
+                self.control.write_all(&[byte]).unwrap_or(());
             }
         }
     }
 
     fn answer(&mut self, frame: Frame) -> Result<(), Failure> {
-        match frame {
-            Frame::Ready => {
-                match self.ids {
-                    Ids::Same => {}
-                    Ids::Identity => idmap::write_identity(self.pid)?,
-                    Ids::Subordinate(map) => idmap::write(map, self.pid)?,
-                }
-                self.go()
-            }
-            Frame::Map => {
-                idmap::write_identity(self.pid)?;
-                self.go()
-            }
+        match (frame, self.ids) {
+            (Frame::Ready, Ids::Same) => {}
+            (Frame::Ready, Ids::Subordinate(map)) => idmap::write(map, self.pid)?,
+            (Frame::Ready, Ids::Identity) | (Frame::Map, _) => idmap::write_identity(self.pid)?,
             // A command that could not be run also ends, and a failure comes before an end: the first frame counts.
-            frame => {
+            (frame, _) => {
                 self.told.get_or_insert(frame);
-                Ok(())
+                return Ok(());
             }
         }
+        self.control.write_all(&[GO]).or_else(|e| {
+            // Init ends at once when a signal is forwarded before it may continue.
+            signal::check()?;
+            Err(e).doing(Code::Os, || "writing to init")
+        })
     }
+}
 
-    fn go(&self) -> Result<(), Failure> {
-        match &self.control {
-            Some(control) => write_all(control.as_fd(), &[GO]).or_else(|e| {
-                // Init ends at once when a signal is forwarded before it may continue.
-                signal::check()?;
-                Err(e).doing(Code::Os, || "writing to init")
-            }),
-            None => Ok(()),
+/// Returns how the entry ended and what a function returned, from what init reported and its status.
+pub(super) fn conclude(told: Option<Frame>, status: Result<WaitStatus, Failure>) -> Result<Outcome, Failure> {
+    let (ended, time, returned) = match told {
+        Some(Frame::Failed(failure)) => return Err(failure),
+        Some(Frame::NotRun(errno)) => (Ended::NotRun(Errno::from_raw_os_error(errno)), Duration::ZERO, None),
+        Some(Frame::Returned(result)) => (Ended::Exited(0), Duration::ZERO, Some(result)),
+        Some(Frame::Ended(exit, by, seconds)) => {
+            let by_signal = || Ended::Signalled(by.unwrap_or(libc::SIGKILL));
+            let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            (exit.map_or_else(by_signal, Ended::Exited), time, None)
         }
-    }
-
-    /// Returns how the entry ended and what a function returned, from what init reported and its status.
-    pub(super) fn conclude(self, status: Result<WaitStatus, Failure>) -> Result<Outcome, Failure> {
-        let ended = |ended, time| Outcome { ended, time, returned: None };
-        match self.told {
-            Some(Frame::Failed(failure)) => Err(failure),
-            Some(Frame::NotRun(errno)) => {
-                let errno = Errno::from_raw_os_error(errno);
-                Ok(ended(Ended::NotRun(errno), Duration::ZERO))
-            }
-            Some(Frame::Returned(result)) => {
-                Ok(Outcome { returned: Some(result), ..ended(Ended::Exited(0), Duration::ZERO) })
-            }
-            Some(Frame::Ended(exit, by, seconds)) => {
-                let how = match (exit, by) {
-                    (Some(exit), _) => Ended::Exited(exit),
-                    (None, by) => Ended::Signalled(by.unwrap_or(libc::SIGKILL)),
-                };
-                Ok(ended(how, Duration::try_from_secs_f64(seconds).unwrap_or_default()))
-            }
-            _ => {
-                signal::check()?;
-                let message = format!("PID 1 of the namespace ended too early ({:?})", status?);
-                Err(Failure::new(Code::Os, message))
-            }
+        _ => {
+            signal::check()?;
+            return Err(Failure::new(Code::Os, format!("PID 1 of the namespace ended too early ({:?})", status?)));
         }
-    }
+    };
+    Ok(Outcome { ended, time, returned })
 }
 
 pub(super) fn wait_for(pid: i32) -> Result<WaitStatus, Failure> {
@@ -208,14 +174,12 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 /// be woken survives that; then the message says so.
 pub(super) fn kill(pid: i32, hung: Failure) -> Failure {
     let gone = || -> std::io::Result<bool> {
-        let init = rustix::process::Pid::from_raw(pid).ok_or(Errno::SRCH)?;
-        let pidfd = pidfd_open(init, PidfdFlags::empty())?;
+        let pidfd = open_pidfd(pid)?;
         pidfd_send_signal(&pidfd, Signal::KILL)?;
         loop {
-            match poll_readable(&[pidfd.as_fd()], Some(KILL_WAIT), Wake::Never)? {
-                None => return Ok(false),
-                Some(ready) if ready[0] => return Ok(true),
-                Some(_) => {}
+            let ready = poll_readable(&[pidfd.as_fd()], Some(KILL_WAIT), Wake::Never)?;
+            if ready.as_deref() != Some(&[false]) {
+                return Ok(ready.is_some());
             }
         }
     };

@@ -29,7 +29,7 @@ const COMMAND: usize = 100;
 const NAMED: usize = 4;
 
 /// Measures progress inside.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Watchdog {
     tool: &'static str,
     limit: Duration,
@@ -85,7 +85,10 @@ impl Watchdog {
     /// prints each of them with where it sleeps, and returns the failure.
     pub(super) fn waited(&mut self, init: i32) -> Option<Failure> {
         let tree = tree_of(init);
-        let now = done(&tree);
+        let now = Done {
+            ticks: tree.iter().map(|p| p.stat.ticks).sum(),
+            written: tree.iter().filter_map(Process::written).reduce(|a, b| a + b),
+        };
         if !self.is_over(now) {
             return None;
         }
@@ -172,8 +175,7 @@ impl Process {
     /// Returns how many bytes it and the children that it has waited for have written.
     fn written(&self) -> Option<u64> {
         let text = self.text("io")?;
-        let line = text.lines().find_map(|l| l.strip_prefix("wchar: "))?;
-        line.trim().parse().ok()
+        text.lines().find_map(|l| l.strip_prefix("wchar: "))?.trim().parse().ok()
     }
 
     fn sleeper(&self) -> Sleeper {
@@ -208,13 +210,11 @@ impl Process {
 fn tree_of(init: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for pid in numbers::<i32>(CWD, "/proc").unwrap_or_default() {
-        let Ok(dir) = open_dir(CWD, &format!("/proc/{pid}")) else {
-            continue;
-        };
-        let stat = read_at(&dir, "stat").ok();
-        if let Some(stat) = stat.and_then(|text| Stat::parse(&text)) {
-            let siblings = children.entry(stat.parent).or_default();
-            siblings.push(Process { pid, depth: 0, dir, stat });
+        if let Ok(dir) = open_dir(CWD, &format!("/proc/{pid}"))
+            && let Ok(text) = read_at(&dir, "stat")
+            && let Some(stat) = Stat::parse(&text)
+        {
+            children.entry(stat.parent).or_default().push(Process { pid, depth: 0, dir, stat });
         }
     }
     let mut tree = Vec::new();
@@ -228,14 +228,6 @@ fn descend(pid: i32, depth: usize, children: &mut BTreeMap<i32, Vec<Process>>, t
         process.depth = depth;
         tree.push(process);
         descend(pid, depth + 1, children, tree);
-    }
-}
-
-/// Adds up what the processes have done.
-fn done(tree: &[Process]) -> Done {
-    Done {
-        ticks: tree.iter().map(|p| p.stat.ticks).sum(),
-        written: tree.iter().filter_map(Process::written).reduce(|a, b| a + b),
     }
 }
 

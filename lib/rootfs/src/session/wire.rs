@@ -1,9 +1,8 @@
 //! Messages between the tool and init, over pipes.
 
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::Failure;
-use std::os::fd::BorrowedFd;
+use std::io::{PipeWriter, Write};
 
 /// What the tool writes to let init continue. Any other byte is the number of a signal to forward.
 pub(super) const GO: u8 = 0xff;
@@ -25,20 +24,9 @@ pub(super) enum Frame {
     Ended(Option<i32>, Option<i32>, f64),
 }
 
-pub(super) fn send(to: BorrowedFd<'_>, frame: &Frame) {
+pub(super) fn send(mut to: &PipeWriter, frame: &Frame) {
     let mut line = serde_json::to_vec(frame).unwrap_or_default();
     line.push(b'\n');
     // If the tool no longer reads, it is dead, and the parent-death signal ends us.
-    write_all(to, &line).unwrap_or(());
-}
-
-pub(super) fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(to, bytes) {
-            Ok(n) => bytes = &bytes[n..],
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
+    to.write_all(&line).unwrap_or(());
 }
