@@ -104,8 +104,10 @@ pub(crate) fn walk(
 }
 
 fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -> Result<()> {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
     let reached = meter.reached;
     let read = |e| Error::read(doing, e);
+    let extension = |data: &mut dyn Read, size| read_body(doing, "bytes of extension header", data, size, EXTENSION);
     let mut archive = tar::Archive::new(meter);
     let mut pending = None;
     for entry in archive.entries().map_err(read)?.raw(true) {
@@ -118,11 +120,11 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
                 if std::mem::replace(&mut extensions.pax, true) {
                     return Err(Error::malformed(doing, "two pax headers for one member"));
                 }
-                parse_pax(doing, &extension(doing, &mut entry, size)?, extensions)?;
+                parse_pax(doing, &extension(&mut entry, size)?, extensions)?;
                 continue;
             }
             EntryType::GNULongName => {
-                let data = extension(doing, &mut entry, size)?;
+                let data = extension(&mut entry, size)?;
                 let name = data.split(|b| *b == 0).next().unwrap_or_default();
                 let extensions: &mut Extensions = pending.get_or_insert_default();
                 set(doing, "path", &mut extensions.path, name.to_vec())?;
@@ -131,10 +133,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             // The target of a link is never used; a global header has a comment.
             EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
             // More headers may follow this one, which only a reader of this type would skip.
-            EntryType::GNUSparse => {
-                let reason = "a sparse member of GNU's old format";
-                return Err(Error::malformed(doing, reason));
-            }
+            EntryType::GNUSparse => return Err(Error::malformed(doing, "a sparse member of GNU's old format")),
             _ => {}
         }
         let extensions = pending.take().unwrap_or_default();
@@ -144,10 +143,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             None => entry.header().path_bytes().into_owned(),
         };
         let head = Head { path: normal(&path).to_vec(), kind, size, sparse };
-        let refuse = |why: &str| {
-            let reason = format!("member '{}': {why}", head.shown());
-            Err(Error::malformed(doing, reason))
-        };
+        let refuse = |why: &str| Err(Error::malformed(doing, format!("member '{}': {why}", head.shown())));
         if head.path.contains(&0) {
             return refuse("a NUL in its path");
         }
@@ -157,7 +153,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             return refuse("two sizes");
         }
         // And on whether these have data.
-        if size != 0 && is_without_data(kind) {
+        if size != 0 && matches!(kind, Link | Symlink | Char | Block | Directory | Fifo) {
             return refuse("data where there can be none");
         }
         if visit(&head, &mut entry)?.is_break() {
@@ -165,8 +161,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
         }
     }
     if pending.is_some() {
-        let reason = "an extension header without a member";
-        return Err(Error::malformed(doing, reason));
+        return Err(Error::malformed(doing, "an extension header without a member"));
     }
     // The tar crate takes the end of the input for the end of the archive. If it read the marker
     // instead, it has not reached the end of the input yet.
@@ -175,15 +170,6 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
     }
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(read)?;
     Ok(())
-}
-
-fn is_without_data(kind: EntryType) -> bool {
-    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
-    matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
-}
-
-fn extension(doing: &str, data: &mut dyn Read, size: u64) -> Result<Vec<u8>> {
-    read_body(doing, "bytes of extension header", data, size, EXTENSION)
 }
 
 /// Reads a member's data into memory.
@@ -207,10 +193,9 @@ pub(crate) fn read_body(
 }
 
 fn set<T>(doing: &str, what: &str, slot: &mut Option<T>, value: T) -> Result<()> {
-    let two = || Error::malformed(doing, format!("a member with two of {what}"));
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(two()),
+        Some(_) => Err(Error::malformed(doing, format!("a member with two of {what}"))),
     }
 }
 
@@ -220,20 +205,13 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
     while !data.is_empty() {
         let space = data.iter().position(|b| *b == b' ').ok_or_else(bad)?;
         let length: usize = number(&data[..space]).ok_or_else(bad)?;
-        if length <= space + 1 || length > data.len() {
-            return Err(bad());
-        }
-        let (record, rest) = data.split_at(length);
-        data = rest;
-        let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(bad)?;
+        let record = data.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
+        data = &data[length..];
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => set(doing, "path", &mut into.path, value.to_vec())?,
-            b"size" => {
-                let size = number(value).ok_or_else(bad)?;
-                set(doing, "size", &mut into.size, size)?;
-            }
+            b"size" => set(doing, "size", &mut into.size, number(value).ok_or_else(bad)?)?,
             // The path is then one for programs that do not know sparse files.
             b"GNU.sparse.name" => set(doing, "path", &mut into.sparse_name, value.to_vec())?,
             _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
@@ -244,7 +222,7 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
 }
 
 /// Parses digits, and nothing but digits.
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     let text = std::str::from_utf8(digits).ok()?;
     let is_number = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)
