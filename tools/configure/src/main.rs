@@ -85,9 +85,10 @@ impl Stage for Args {
             }
             false => None,
         };
-        let planned = fstab.as_ref().map(Fstab::record).unwrap_or_default();
+        let mut planned = Vec::new();
         if let Some(fstab) = &fstab {
             configured.fstab = fstab.mount_points();
+            planned.clone_from(&fstab.planned);
         }
         if let Some(keyring) = &keyring {
             configured.first_boot_keyring.clone_from(&keyring.0);
