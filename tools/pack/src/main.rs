@@ -10,7 +10,6 @@ mod format;
 mod gzip;
 mod member;
 mod oci;
-mod plan;
 mod stream;
 
 use archive::Written;
@@ -19,12 +18,11 @@ use format::Format;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
-use plan::Plan;
 use rootfs::{Inside, Place};
 use stage::members::Archive;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::io::{IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -71,6 +69,26 @@ struct Pack {
 
     #[command(flatten)]
     common: Common,
+}
+
+/// What is to be done, checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) inside: Inside,
+    pub(crate) format: Format,
+    pub(crate) level: u32,
+    /// What an image is called.
+    pub(crate) name: String,
+    /// Whether holes are stored as holes.
+    pub(crate) sparse: bool,
+    /// Whether a bar shows how far it is.
+    pub(crate) bar: bool,
+    pub(crate) rules: Rules,
+    pub(crate) points: Points,
+    pub(crate) output: Output,
+    /// Nobody else works on the root meanwhile.
+    #[expect(dead_code, reason = "it is held")]
+    pub(crate) lock: OwnedFd,
 }
 
 impl Stage for Pack {
