@@ -6,7 +6,7 @@
 //! extensions of pacman's archives: long names, and pax `path`. It may go when the crate has limits and parses such headers.
 
 use crate::{Error, Result, decompress};
-use std::cell::Cell;
+
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use tar::EntryType;
@@ -42,38 +42,24 @@ pub(crate) fn normal(mut path: &[u8]) -> &[u8] {
     path
 }
 
-/// How far a [`Meter`] came: the tar crate, which owns that, does not tell.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    Middle,
-    End,
-    Limit,
-}
-
 /// A reader that stops at a limit, and tells the end from the limit.
-struct Meter<'a, R> {
+struct Meter<R> {
     inner: R,
     left: u64,
-    reached: &'a Cell<Reached>,
+    at_end: bool,
+    over: bool,
 }
 
-impl<R: Read> Read for Meter<'_, R> {
+impl<R: Read> Read for Meter<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        if n == 0 && !buf.is_empty() {
-            self.reached.set(Reached::End);
-        }
-        if n as u64 > self.left {
-            self.reached.set(Reached::Limit);
-            return Err(io::Error::other("too large"));
-        }
-        self.left -= n as u64;
+        self.at_end |= n == 0 && !buf.is_empty();
+        let left = self.left.checked_sub(n as u64);
+        self.over |= left.is_none();
+        self.left = left.ok_or_else(|| io::Error::other("too large"))?;
         Ok(n)
     }
 }
-
-/// Uses a member and its data, and says whether to go on.
-type Visit<'a> = dyn FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>> + 'a;
 
 /// What the extension headers say of the member that follows them.
 #[derive(Default)]
@@ -95,20 +81,31 @@ pub(crate) fn walk(
     total: u64,
     mut visit: impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let reached = Cell::new(Reached::Middle);
-    let meter = Meter { inner: decompress::reader(input)?, left: total, reached: &reached };
-    match walk_meter(doing, meter, &mut visit) {
-        Err(_) if reached.get() == Reached::Limit => Err(Error::too_large(doing, "bytes decompressed", total)),
+    let meter = Meter { inner: decompress::reader(input)?, left: total, at_end: false, over: false };
+    let mut archive = tar::Archive::new(meter);
+    let flow = visit_members(doing, &mut archive, &mut visit);
+    let mut rest = archive.into_inner();
+    let result = flow.and_then(|flow| match flow {
+        ControlFlow::Break(()) => Ok(()),
+        // The tar crate takes the end of the input for the end of the archive. If it read the marker
+        // instead, it has not reached the end of the input yet.
+        ControlFlow::Continue(()) if rest.at_end => Err(Error::ended(doing)),
+        ControlFlow::Continue(()) => io::copy(&mut rest, &mut io::sink()).map(drop).map_err(|e| Error::read(doing, e)),
+    });
+    match result {
+        Err(_) if rest.over => Err(Error::too_large(doing, "bytes decompressed", total)),
         result => result,
     }
 }
 
-fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -> Result<()> {
+fn visit_members(
+    doing: &str,
+    archive: &mut tar::Archive<impl Read>,
+    visit: &mut impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
     use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
-    let reached = meter.reached;
     let read = |e| Error::read(doing, e);
     let extension = |data: &mut dyn Read, size| read_body(doing, "bytes of extension header", data, size, EXTENSION);
-    let mut archive = tar::Archive::new(meter);
     let mut pending = None;
     for entry in archive.entries().map_err(read)?.raw(true) {
         let mut entry = entry.map_err(read)?;
@@ -157,19 +154,13 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             return refuse("data where there can be none");
         }
         if visit(&head, &mut entry)?.is_break() {
-            return Ok(());
+            return Ok(ControlFlow::Break(()));
         }
     }
     if pending.is_some() {
         return Err(Error::malformed(doing, "an extension header without a member"));
     }
-    // The tar crate takes the end of the input for the end of the archive. If it read the marker
-    // instead, it has not reached the end of the input yet.
-    if reached.get() == Reached::End {
-        return Err(Error::ended(doing));
-    }
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(read)?;
-    Ok(())
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Reads a member's data into memory.
