@@ -2,6 +2,7 @@
 
 use stage::{Code, Failure};
 use std::ffi::OsStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The variable's name.
 pub const VARIABLE: &str = "SOURCE_DATE_EPOCH";
@@ -20,6 +21,12 @@ pub fn of_environment() -> Result<Option<u64>, Failure> {
         Some(text) => parse(&text).map(Some),
         None => Ok(None),
     }
+}
+
+/// Returns the time of this host, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn parse(text: &OsStr) -> Result<u64, Failure> {
