@@ -74,8 +74,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
     }
     for (number, line) in text.split(|b| *b == b'\n').enumerate() {
         let bad = |why: String| format!("line {}: {why}", number + 1);
-        let words = line.split(|b| matches!(b, b' ' | b'\t' | b'\r'));
-        let mut words = words.filter(|w| !w.is_empty());
+        let mut words = line.split(|b| matches!(b, b' ' | b'\t' | b'\r')).filter(|w| !w.is_empty());
         let Some(first) = words.next().filter(|w| !w.starts_with(b"#")) else {
             continue;
         };
@@ -97,8 +96,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
 
 fn parse_path(path: &[u8]) -> Result<Vec<u8>, String> {
     let path = unescape(path);
-    let below = path.strip_prefix(b"./");
-    let below = below.ok_or("a path that does not begin with './'")?;
+    let below = path.strip_prefix(b"./").ok_or("a path that does not begin with './'")?;
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
     if !below.split(|b| *b == b'/').all(plain) || below.contains(&0) {
         return Err("a path that leads out of the package".into());
