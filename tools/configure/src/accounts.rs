@@ -235,8 +235,7 @@ impl Accounts {
             };
             let bare = words.len();
             let groups = account.groups.iter().map(String::as_str);
-            let missing = groups.filter(|of| !records::is_member(group, of, name));
-            let missing = missing.collect::<Vec<_>>().join(",");
+            let missing = groups.filter(|of| !records::is_member(group, of, name)).collect::<Vec<_>>().join(",");
             if !missing.is_empty() {
                 words.extend(existing.as_ref().map(|_| "--append"));
                 words.extend(["--groups", &missing]);

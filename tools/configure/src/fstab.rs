@@ -174,8 +174,7 @@ fn devices(mut mounts: Vec<Mount>) -> Vec<Mount> {
 /// Returns the device that is mounted at the root itself.
 fn root_device(root: &Root) -> Result<Vec<Mount>, Failure> {
     let mounts = mountinfo::read()?.into_iter().rev();
-    let mount = mounts.filter(|m| m.target == root.path()).take(1);
-    let mount = mount.map(|m| Mount {
+    let mount = mounts.filter(|m| m.target == root.path()).take(1).map(|m| Mount {
         at: String::new(),
         kind: m.fstype,
         source: m.source.into_string().ok(),

@@ -38,8 +38,7 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
 }
 
 fn user<'a>(users: &'a mut Vec<ConfiguredUser>, name: &str) -> &'a mut ConfiguredUser {
-    let place = users.iter().position(|user| user.name == name);
-    let place = place.unwrap_or_else(|| {
+    let place = users.iter().position(|user| user.name == name).unwrap_or_else(|| {
         users.push(ConfiguredUser { name: name.to_owned(), ..ConfiguredUser::default() });
         users.len() - 1
     });
