@@ -64,8 +64,7 @@ impl Cache {
         let top = dir.canonicalize().doing(Code::Os, doing)?;
         // Paths in it end up in the document.
         if top.to_str().is_none() {
-            let why = format!("using cache {}: the path is not UTF-8", quote(&top));
-            return Err(Failure::new(Code::Usage, why));
+            return Err(Failure::new(Code::Usage, format!("using cache {}: the path is not UTF-8", quote(&top))));
         }
         let packages = top.join("packages-by-hash");
         Ok(Self { top, packages })

@@ -207,8 +207,7 @@ fn check_content(start: &[u8]) -> Result<(), Failure> {
 
 /// The work of the thread.
 fn get(client: &Client, url: Url, expected: Expected, timeout: Duration, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
-    let response = client.get(url).send();
-    let mut response = response.map_err(|e| explain_refusal(&e, timeout))?;
+    let mut response = client.get(url).send().map_err(|e| explain_refusal(&e, timeout))?;
     let status = response.status();
     if status != 200 {
         let why = format!("HTTP status {status}");

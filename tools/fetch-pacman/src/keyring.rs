@@ -66,8 +66,7 @@ pub(crate) fn find_gpg(context: &Context) -> Result<Gpg, Failure> {
     if out.success {
         return Ok(gpg);
     }
-    let message = format!("trying gpg on an empty keyring: gpg: {}", out.error);
-    Err(Failure::new(Code::ChildFailed, message)
+    Err(Failure::new(Code::ChildFailed, format!("trying gpg on an empty keyring: gpg: {}", out.error))
         .hint("'use-keyboxd' or an unknown option in the host's '/etc/gnupg/common.conf' causes this: remove it there"))
 }
 

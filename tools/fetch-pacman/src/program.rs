@@ -115,8 +115,7 @@ fn check_names(program: &Path, name: &Path, trial: Option<&Path>) -> Result<(), 
     if pacman::locale::reads_all_names(program, trial)? != Some(false) {
         return Ok(());
     }
-    let why = format!("using {}: it leaves out files whose names are not ASCII", quote(name));
-    Err(Failure::new(Code::Failed, why)
+    Err(Failure::new(Code::Failed, format!("using {}: it leaves out files whose names are not ASCII", quote(name)))
         .hint("where it is linked to glibc, this host lacks the locale C.UTF-8: 'doctor' says what installs it"))
 }
 
