@@ -17,10 +17,7 @@ pub const LAST: u64 = 4_354_819_199;
 ///
 /// [`Code::Usage`] where it is not a number, or later than [`LAST`].
 pub fn of_environment() -> Result<Option<u64>, Failure> {
-    match std::env::var_os(VARIABLE) {
-        Some(text) => parse(&text).map(Some),
-        None => Ok(None),
-    }
+    std::env::var_os(VARIABLE).map(|text| parse(&text)).transpose()
 }
 
 /// Returns the time of this host, in seconds since 1970.

@@ -20,10 +20,12 @@ use std::path::{Path, PathBuf};
 /// A file that is being written.
 #[derive(Debug)]
 pub struct Output {
-    path: PathBuf,
+    /// Its absolute path, which is UTF-8.
+    pub path: PathBuf,
     directory: OwnedFd,
     name: String,
-    file: File,
+    /// The open file.
+    pub file: File,
     /// Whether the file has the name of [`Output::part`] by now.
     named: bool,
 }
@@ -61,18 +63,6 @@ impl Output {
         let begun = begin(&directory, &name);
         let (file, named) = begun.map_err(|e| explain(e, Code::Os, format!("writing {}", quote(&path))))?;
         Ok(Self { path, directory, name, file: file.into(), named })
-    }
-
-    /// Returns its absolute path, which is UTF-8.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Returns the open file.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// Gives it its name, once all of it is on the disk, and returns it.
@@ -131,8 +121,7 @@ fn resolve(given: &Path) -> Result<PathBuf, Failure> {
             let slash = given.as_os_str().as_bytes().ends_with(b"/");
             let name = given.file_name().filter(|_| !slash);
             let name = name.ok_or_else(|| usage("not a file name"))?;
-            let above = given.parent().filter(|above| *above != Path::new(""));
-            let above = above.unwrap_or(Path::new("."));
+            let above = given.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
             let absolute = above.canonicalize();
             let failed = |e| explain(e, Code::NotFound, format!("{}: {}", doing(), quote(above)));
             Ok(absolute.map_err(failed)?.join(name))
@@ -221,11 +210,11 @@ mod tests {
         fs::write(bench.at("image"), "old").unwrap();
         fs::write(bench.at(".image.part"), "left by a run that was killed").unwrap();
         let output = Output::create(&bench.at("image"), &bench.root).unwrap();
-        output.file().write_all(b"half").unwrap();
+        (&output.file).write_all(b"half").unwrap();
         drop(output);
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"old");
         let output = Output::create(&bench.at("image"), &bench.root).unwrap();
-        output.file().write_all(b"new").unwrap();
+        (&output.file).write_all(b"new").unwrap();
         output.finish().unwrap();
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"new");
         assert_eq!(bench.names(), ["image", "root"]);
@@ -237,7 +226,7 @@ mod tests {
         fs::write(bench.at("old"), "old").unwrap();
         symlink("old", bench.at("link")).unwrap();
         let output = Output::create(&bench.at("link"), &bench.root).unwrap();
-        assert_eq!(output.path(), bench.at("old"));
+        assert_eq!(output.path, bench.at("old"));
         output.finish().unwrap();
         assert_eq!(fs::read(bench.at("old")).unwrap(), b"");
         assert!(bench.at("link").is_symlink());

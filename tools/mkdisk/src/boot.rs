@@ -80,8 +80,6 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
         return Ok(booting);
     }
     let tree = Tree::new(nodes, layout);
-    let own_entries = tree.has_files_in(ENTRIES);
-    let own_extlinux = tree.file(EXTLINUX).is_some();
     let efi = tree.efi(arch);
     let x86 = matches!(arch.elf, 62 | 3);
     let (with_extlinux, with_systemd) = match wish.loader {
@@ -91,8 +89,9 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
     };
     let auto = wish.loader == Loader::Auto;
     // What somebody put there is meant so, unless the command line says otherwise.
-    let keep_extlinux = auto && own_extlinux;
-    let keep_entries = auto && own_entries;
+    let keep_extlinux = auto && tree.file(EXTLINUX).is_some();
+    let is_entry = |path: &&str| path.strip_prefix(ENTRIES).is_some_and(|rest| rest.starts_with('/'));
+    let keep_entries = auto && tree.files.keys().any(is_entry);
     let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
     let kernels = tree.kernels();
     if kernels.is_empty() && !all_kept {
@@ -106,7 +105,7 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
     let entries = entries(&kernels, wish);
     if with_extlinux {
         if keep_extlinux {
-            booting.note(format!("'/{EXTLINUX}' of the root is kept"));
+            booting.notes.push(format!("'/{EXTLINUX}' of the root is kept"));
         } else {
             let prefix = if tree.mounted().any(|(_, _, at)| at == "/boot") { "" } else { "/boot" };
             let text = extlinux(&entries, prefix, wish);
@@ -121,7 +120,7 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
             }
         }
         if keep_entries {
-            booting.note(format!("the entries in '/{ENTRIES}' of the root are kept"));
+            booting.notes.push(format!("the entries in '/{ENTRIES}' of the root are kept"));
         } else {
             systemd_boot(&entries, &tree, wish, &mut booting);
         }
@@ -129,16 +128,12 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
     if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
         let which = root_argument(kernel, wish);
         let has = if kernel.initramfs.is_some() { "an" } else { "no" };
-        booting.note(format!("'/boot/{}' boots with {which}: it has {has} initramfs", kernel.file));
+        booting.notes.push(format!("'/boot/{}' boots with {which}: it has {has} initramfs", kernel.file));
     }
     Ok(booting)
 }
 
 impl Booting {
-    fn note(&mut self, text: String) {
-        self.notes.push(text);
-    }
-
     fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
         let node = Node::new(path.as_bytes(), Kind::File(content));
         self.added.push(Node { mtime: wish.time, ..node });
@@ -174,11 +169,6 @@ impl<'a> Tree<'a> {
 
     fn file(&self, path: &str) -> Option<&'a Content> {
         self.files.get(path).copied()
-    }
-
-    fn has_files_in(&self, directory: &str) -> bool {
-        let below = |path: &&str| path.strip_prefix(directory).is_some_and(|r| r.starts_with('/'));
-        self.files.keys().any(below)
     }
 
     /// Returns the mounted file systems: their types of partition, their own types, and where.
@@ -310,18 +300,13 @@ struct MenuEntry<'a> {
 fn entries<'a>(kernels: &'a [Kernel], wish: &Wish<'_>) -> Vec<MenuEntry<'a>> {
     let mut entries = Vec::new();
     for kernel in kernels {
-        let mut add = |name: String, note: &str, initramfs: Option<&'a String>| {
-            entries.push(MenuEntry {
-                name,
-                title: format!("{} ({}{note})", wish.title, kernel.name),
-                kernel,
-                initramfs: initramfs.map(String::as_str),
-            });
-        };
-        add(kernel.name.clone(), "", kernel.initramfs.as_ref());
-        if kernel.initramfs.is_some() && kernel.fallback.is_some() {
-            let name = format!("{}-fallback", kernel.name);
-            add(name, ", fallback initramfs", kernel.fallback.as_ref());
+        let (name, initramfs) = (&kernel.name, kernel.initramfs.as_deref());
+        let title = format!("{} ({name})", wish.title);
+        entries.push(MenuEntry { name: name.clone(), title, kernel, initramfs });
+        if initramfs.is_some() && kernel.fallback.is_some() {
+            let title = format!("{} ({name}, fallback initramfs)", wish.title);
+            let initramfs = kernel.fallback.as_deref();
+            entries.push(MenuEntry { name: format!("{name}-fallback"), title, kernel, initramfs });
         }
     }
     entries

@@ -125,21 +125,19 @@ impl Stage for Args {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let output = Output::create(&self.output, root)?;
-        let mut lent = vec![output.file().as_fd()];
+        let mut lent = vec![output.file.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
-        let work = || work::work(&plan, document, output.file());
-        let done = inside.call(Place::Host, &lent, work)?;
+        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, &output.file))?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS;
-        let sha256 = if is_full { Some(sha256(output.file())?) } else { None };
+        let sha256 = if is_full { Some(sha256(&output.file)?) } else { None };
         stage::signal::check()?;
-        let path = output.path().to_owned();
+        let path = output.path.clone();
         output.finish()?.remove_on_undo(context, &self.output);
         record(document, disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
+            let (n, key) = (done.secrets.len(), quote(key));
             context.warn(format_args!(
-                "every machine that is made from it has the same secret keys: {} of them, such as {}",
-                done.secrets.len(),
-                quote(key)
+                "every machine that is made from it has the same secret keys: {n} of them, such as {key}"
             ));
         }
         for note in &done.notes {
@@ -153,7 +151,7 @@ impl Stage for Args {
 impl Args {
     /// Decides what to make.
     fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
-        let (root, epoch) = (inside.root(), rules.epoch());
+        let (root, epoch) = (inside.root(), rules.epoch);
         let arch = Arch::named(document.need_arch()?)?;
         let mut layout = match &self.layout {
             Some(path) => Layout::read(path, arch.name)?,
@@ -217,20 +215,17 @@ fn check_name(path: &Path) -> Result<(), Failure> {
         hint += &format!(", and then {}", program.replace("FILE", &file));
     }
     let path = quote(path);
-    let why = format!("writing {path}: a raw disk image is not a .{end} file");
-    Err(Failure::new(Code::Usage, why).hint(hint))
+    Err(Failure::new(Code::Usage, format!("writing {path}: a raw disk image is not a .{end} file")).hint(hint))
 }
 
 /// A disk is not for us to write on: it may be the one that this machine runs from.
 fn check_output(path: &Path) -> Result<(), Failure> {
-    let kind = path.metadata().map(|m| m.file_type());
-    if !kind.is_ok_and(|k| k.is_block_device()) {
+    if !path.metadata().is_ok_and(|m| m.file_type().is_block_device()) {
         return Ok(());
     }
-    let why = format!("writing {}: it is a disk, not a file", quote(path));
-    let hint = "write the image to a file, and that to the disk: 'dd if=FILE of=";
-    let shown = path.display();
-    Err(Failure::new(Code::Usage, why).hint(format!("{hint}{shown} bs=4M conv=fsync,sparse'")))
+    let dd = format!("'dd if=FILE of={} bs=4M conv=fsync,sparse'", path.display());
+    Err(Failure::new(Code::Usage, format!("writing {}: it is a disk, not a file", quote(path)))
+        .hint(format!("write the image to a file, and that to the disk: {dd}")))
 }
 
 /// Opens the host's files that the layout names, as the user that we are.

@@ -134,8 +134,7 @@ impl<'a> Job<'a> {
             };
             needs.push(Need { least, roomy });
         }
-        let blobs = plan.layout.blobs.iter().map(|b| self.size_of(&b.source));
-        let blobs = blobs.collect::<Result<Vec<_>, _>>()?;
+        let blobs = plan.layout.blobs.iter().map(|b| self.size_of(&b.source)).collect::<Result<Vec<_>, _>>()?;
         let size = match plan.args.size {
             Size::Bytes(bytes) => Some(bytes),
             Size::Auto | Size::Rest => None,

@@ -38,7 +38,7 @@ pub(crate) struct Written {
 pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
-    let path = plan.output.path();
+    let path = &plan.output.path;
     let writing = format!("writing {}", quote(path));
     let name = path.file_name().unwrap_or_default();
     let content = found.nodes.iter().map(Node::size).sum();
@@ -49,7 +49,7 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
         _ => {
             let out = compress_into_file(plan, source, |out| stream(source, out).map(drop))?;
             // The last of it may be a hole.
-            plan.output.file().set_len(out.size).doing(Code::Os, || source.writing)?;
+            plan.output.file.set_len(out.size).doing(Code::Os, || source.writing)?;
             (out.size, out.hex())
         }
     };
@@ -75,7 +75,7 @@ pub(crate) fn compress_into_file<'a>(
     fill: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
 ) -> Result<Hashed<Hollow<'a>>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let out = Hashed::new(Hollow(plan.output.file()));
+    let out = Hashed::new(Hollow(&plan.output.file));
     compress(out, plan.format, plan.level, threads, |to| fill(to).map_err(io::Error::other))
         .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, source.writing, e)))
 }

@@ -32,7 +32,7 @@ const BLOBS: &str = "blobs/sha256/";
 pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Result<(u64, String), Failure> {
     let doing = || source.writing;
     refuse_marks(source)?;
-    let mut file = plan.output.file();
+    let mut file = &plan.output.file;
     for directory in ["blobs/", BLOBS] {
         file.write_all(header(plan, directory, EntryType::Directory, 0).as_bytes()).doing(Code::Os, doing)?;
     }
@@ -64,7 +64,7 @@ pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Res
 
 /// Returns a member's header: what is in it says all that there is to know, so it has no date but that of the image.
 fn header(plan: &Plan, name: &str, kind: EntryType, size: u64) -> Header {
-    member::header(name.as_bytes(), kind, plan.rules.epoch().unwrap_or_default(), size)
+    member::header(name.as_bytes(), kind, plan.rules.epoch.unwrap_or_default(), size)
 }
 
 /// What the types of an image's documents begin with.
@@ -100,7 +100,7 @@ impl Blob {
 /// (image-spec, config.md, manifest.md, image-index.md, image-layout.md).
 fn documents(plan: &Plan, document: &Document, nodes: &[Node], layer: &Blob, tree: &str) -> Vec<(String, Vec<u8>)> {
     let (arch, variant) = arch(document.arch().unwrap_or_default());
-    let created = plan.rules.epoch().map(date::time);
+    let created = plan.rules.epoch.map(date::time);
     let path = environment().into_iter().find(|(key, _)| key == "PATH").unwrap_or_default().1;
     let has_shell = nodes.iter().any(|n| n.path == SHELL.as_bytes());
     let config = text(json!({

@@ -33,7 +33,7 @@ pub(crate) struct Totals {
 pub(crate) fn encode(shape: &Geometry, options: &Options, totals: &Totals, group: u64) -> Vec<u8> {
     let mut sb = vec![0; 1024];
     let time = options.time;
-    sb.le32(0x00, shape.all_inodes());
+    sb.le32(0x00, shape.groups * shape.inodes_per_group);
     sb.le32(0x04, shape.blocks);
     sb.le32(0x08, shape.blocks * RESERVED / 100);
     sb.le32(0x0c, totals.free_blocks);
