@@ -100,16 +100,6 @@ struct FetchPacman {
     common: Common,
 }
 
-/// What was done.
-#[derive(Debug)]
-struct Done {
-    program: Program,
-    /// What it was checked by, as the document has it.
-    trust: &'static str,
-    /// The package that was fetched.
-    package: Option<Origin>,
-}
-
 impl Stage for FetchPacman {
     const KIND: Kind = Kind::Start;
 
@@ -118,21 +108,22 @@ impl Stage for FetchPacman {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let done = match &self.existing {
-            Some(path) => Done { program: program::inspect(context, &resolve(path)?)?, trust: "host", package: None },
+        let (program, trust, package) = match &self.existing {
+            Some(path) => (program::inspect(context, &resolve(path)?)?, "host", None),
             None => {
                 let request = self.request(document)?;
                 check(&request)?;
-                fetch(context, &request)?
+                let (program, trust, package) = fetch(context, &request)?;
+                (program, trust, Some(package))
             }
         };
-        if let Some(path) = self.output.as_ref().filter(|_| done.program.new) {
-            find_placed(&done.program.path)?.remove_on_undo(context, path);
+        let Program { path, version, sha256, new } = program;
+        if let Some(output) = self.output.as_ref().filter(|_| new) {
+            find_placed(&path)?.remove_on_undo(context, output);
         }
-        let Program { path, version, sha256, .. } = done.program;
         context.note(format_args!("pacman {version} in {}", quote(&path)));
         // In place of an earlier one. Members of others stay.
-        document.write(&Pacman { path, version, sha256, trust: done.trust.to_owned(), package: done.package });
+        document.write(&Pacman { path, version, sha256, trust: trust.to_owned(), package });
         Ok(())
     }
 }
@@ -203,8 +194,9 @@ fn check(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fetches a package, and extracts the program where that has not been done yet.
-fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
+/// Fetches a package, and extracts the program where that has not been done yet. Returns the program, what it was checked by
+/// as the document has it, and the package.
+fn fetch(context: &Context, request: &Request) -> Result<(Program, &'static str, Origin), Failure> {
     let verifier = make_verifier(context, request)?;
     let cache = Cache::open(&request.cache)?;
     let fetcher = Fetcher {
@@ -247,7 +239,7 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
         (None, None) => "hash",
     };
     let signed_by = signature.map(|(key, _)| key);
-    Ok(Done { program, trust, package: Some(Origin { signed_by, ..origin }) })
+    Ok((program, trust, Origin { signed_by, ..origin }))
 }
 
 /// Finds gpg and reads the user's keys, where a signature is required.
