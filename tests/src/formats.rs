@@ -271,9 +271,9 @@ pub fn localdb(text: &[u8]) {
         assert!(installed.arch.as_deref().is_none_or(name::is_arch));
     }
     let lines = text.split(|b| *b == b'\n').count();
-    let files = localdb::files(text);
+    let files = localdb::paths(text);
     assert!(files.len() <= lines);
-    assert!(files.iter().all(|f| !f.is_empty() && !f.contains('\n')));
+    assert!(files.iter().all(|f| !f.is_empty() && !f.contains(&b'\n')));
 }
 
 /// The longest line of a log or of output that is kept, in bytes; what is not UTF-8 becomes three bytes each.
@@ -474,7 +474,7 @@ pub fn layout(text: &[u8]) {
     assert_eq!(unique.len(), layout.partitions.len());
     let systems = layout.file_systems(&ids);
     assert_eq!(systems.len(), places.len());
-    assert_eq!(systems[0].at, "/");
+    assert_eq!(systems[0].1.at, "/");
 }
 
 /// Checks that a file of the root is below it.

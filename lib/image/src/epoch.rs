@@ -2,6 +2,7 @@
 
 use stage::{Code, Failure};
 use std::ffi::OsStr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The variable's name.
 pub const VARIABLE: &str = "SOURCE_DATE_EPOCH";
@@ -16,10 +17,13 @@ pub const LAST: u64 = 4_354_819_199;
 ///
 /// [`Code::Usage`] where it is not a number, or later than [`LAST`].
 pub fn of_environment() -> Result<Option<u64>, Failure> {
-    match std::env::var_os(VARIABLE) {
-        Some(text) => parse(&text).map(Some),
-        None => Ok(None),
-    }
+    std::env::var_os(VARIABLE).map(|text| parse(&text)).transpose()
+}
+
+/// Returns the time of this host, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn parse(text: &OsStr) -> Result<u64, Failure> {

@@ -10,6 +10,7 @@
 //! with its path.
 
 use crate::bytes::Fields;
+use crate::epoch;
 use crate::filesystem::{FileSystem, Options, Region, STEP};
 use crate::node::{Kind, Node};
 use crate::tree::Tree;
@@ -29,9 +30,6 @@ const FEWEST: u64 = 65_525 + 16;
 /// Sectors before the tables, as mkfs.fat(8) has them.
 const RESERVED: u64 = 32;
 
-/// The largest file system, in bytes: clusters of 4 KiB are numbered by 28 bits.
-pub(crate) const LARGEST_SYSTEM: u64 = 0x0fff_fff4 * 4096;
-
 /// The largest directory, in bytes: its entries are numbered by 16 bits.
 const MOST: u64 = 65_536 * 32;
 
@@ -43,6 +41,8 @@ const LARGEST: u64 = u32::MAX as u64;
 pub(crate) struct Fat {
     options: Options,
     nodes: Vec<Node>,
+    /// How many bytes each node has, a directory by its entries.
+    sizes: Vec<u64>,
 }
 
 impl Fat {
@@ -54,8 +54,7 @@ impl Fat {
     pub(crate) fn new(nodes: Vec<Node>, options: Options) -> Result<Self, Failure> {
         let refused = |path: &[u8], why: &str| {
             let (path, at) = (options.show(path), stage::quote(&options.at));
-            let why = format!("adding {path} to a FAT file system: {why}");
-            Failure::new(Code::Failed, why)
+            Failure::new(Code::Failed, format!("adding {path} to a FAT file system: {why}"))
                 .hint(format!("remove it from the root, or give a layout in which {at} is on ext4"))
         };
         // By what FAT takes for the same name.
@@ -63,26 +62,21 @@ impl Fat {
         for node in &nodes {
             check(node).map_err(|why| refused(&node.path, &why))?;
             if let Some(other) = names.insert(folded(&node.path), &node.path) {
-                let other = options.show(other);
-                let why = format!("its name differs from that of {other} in case only");
+                let why = format!("its name differs from that of {} in case only", options.show(other));
                 return Err(refused(&node.path, &why));
             }
         }
-        let mut directories: Vec<_> = directories(&nodes).into_iter().collect();
-        directories.sort_unstable();
-        if let Some((path, _)) = directories.into_iter().find(|(_, bytes)| *bytes > MOST) {
-            let why = "it has more names than a directory of 2 MiB holds, which is FAT's largest";
-            return Err(refused(path, why));
+        let bytes = directories(&nodes);
+        if let Some((path, _)) = bytes.iter().filter(|(_, bytes)| **bytes > MOST).min() {
+            return Err(refused(path, "it has more names than a directory of 2 MiB holds, which is FAT's largest"));
         }
-        Ok(Self { options, nodes })
+        let sizes = nodes.iter().map(|node| bytes.get(&*node.path).copied().unwrap_or_else(|| node.size())).collect();
+        Ok(Self { options, nodes, sizes })
     }
 
     /// Returns how many clusters of that size the nodes need.
     fn clusters(&self, cluster: u64) -> u64 {
-        let files = self.nodes.iter().map(|node| node.size().div_ceil(cluster));
-        let directories = directories(&self.nodes);
-        let directories = directories.values().map(|b| b.div_ceil(cluster).max(1));
-        files.sum::<u64>() + directories.sum::<u64>()
+        self.sizes.iter().map(|size| size.div_ceil(cluster)).sum()
     }
 
     /// Returns the size of clusters for a partition of `size` bytes; `None` where the nodes do not fit, or it is too small
@@ -116,12 +110,12 @@ impl FileSystem for Fat {
     }
 
     fn largest(&self) -> u64 {
-        LARGEST_SYSTEM
+        // Clusters of 4 KiB are numbered by 28 bits.
+        0x0fff_fff4 * 4096
     }
 
     fn write(&self, to: &Region<'_>, tree: &Tree) -> Result<(), Failure> {
-        let cluster = self.cluster_for(to.size);
-        let cluster = cluster.ok_or_else(|| Failure::new(Code::Failed, "the file system is full"))?;
+        let cluster = self.cluster_for(to.size).ok_or_else(|| Failure::new(Code::Failed, "the file system is full"))?;
         let places = Places::new(self, to.size, cluster);
         let boot = places.boot_sector(to.start)?;
         let info = places.info_sector();
@@ -172,10 +166,8 @@ fn check(node: &Node) -> Result<(), String> {
         return Err("it has set-uid or set-gid, which FAT does not have".to_owned());
     }
     if let Some((name, _)) = node.xattrs.first() {
-        return Err(format!(
-            "it has the extended attribute '{}', and FAT has none",
-            String::from_utf8_lossy(name).escape_default()
-        ));
+        let name = String::from_utf8_lossy(name);
+        return Err(format!("it has the extended attribute '{}', and FAT has none", name.escape_default()));
     }
     let Ok(name) = std::str::from_utf8(node.split_path().1) else {
         return Err("its name is not UTF-8".to_owned());
@@ -203,11 +195,8 @@ fn directories(nodes: &[Node]) -> HashMap<&[u8], u64> {
             let (above, name) = node.split_path();
             let name = String::from_utf8_lossy(name);
             // One entry, and as many as the long name needs.
-            let long = match short_form(&name) {
-                Some(_) => 0,
-                None => name.encode_utf16().count().div_ceil(13) as u64,
-            };
-            *bytes.entry(above).or_default() += 32 * (1 + long);
+            let long = if short_form(&name).is_some() { 0 } else { name.encode_utf16().count().div_ceil(13) };
+            *bytes.entry(above).or_default() += 32 * (1 + long as u64);
         }
     }
     bytes
@@ -266,12 +255,8 @@ impl<'a> Places<'a> {
             directories: HashMap::new(),
             next: 2,
         };
-        let bytes = directories(&fs.nodes);
-        for node in &fs.nodes {
-            let count = match node.kind {
-                Kind::Directory => bytes[node.path.as_slice()].div_ceil(cluster).max(1),
-                _ => node.size().div_ceil(cluster),
-            };
+        for (node, size) in fs.nodes.iter().zip(&fs.sizes) {
+            let count = size.div_ceil(cluster);
             let first = if count == 0 { 0 } else { places.next };
             if node.kind == Kind::Directory && !node.path.is_empty() {
                 places.directories.insert(&node.path, first);
@@ -347,15 +332,13 @@ impl<'a> Places<'a> {
                 raw.extend(entry(&label(text), 0x08, 0, 0, options.time.cast_signed()));
             }
         } else {
-            let above = self.directories.get(node.split_path().0);
-            let above = *above.unwrap_or(&0);
+            let above = self.directories.get(node.split_path().0).copied().unwrap_or(0);
             raw.extend(entry(b".          ", 0x10, self.first[n], 0, node.mtime));
             raw.extend(entry(b"..         ", 0x10, above, 0, node.mtime));
         }
-        let below = self.below.get(node.path.as_slice());
-        let below = || below.into_iter().flatten();
-        let mut shorts = ShortNames::new(below().map(|n| nodes[*n].split_path().1));
-        for n in below() {
+        let below = self.below.get(node.path.as_slice()).map_or(&[][..], Vec::as_slice);
+        let mut shorts = ShortNames::new(below.iter().map(|n| nodes[*n].split_path().1));
+        for n in below {
             let node = &nodes[*n];
             let name = String::from_utf8_lossy(node.split_path().1);
             let short = shorts.of(&name);
@@ -445,10 +428,7 @@ fn padded(base: &[u8], extension: &[u8]) -> [u8; 11] {
 /// Returns a short name as it is shown where there is no long one.
 fn shown(short: &[u8; 11]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
-    match (text(&short[..8]), text(&short[8..])) {
-        (base, extension) if extension.is_empty() => base,
-        (base, extension) => format!("{base}.{extension}"),
-    }
+    format!("{}.{}", text(&short[..8]), text(&short[8..])).trim_end_matches('.').to_owned()
 }
 
 /// Returns the entries that have the long name of a file, which come before its own.
@@ -483,8 +463,7 @@ fn label(text: &str) -> [u8; 11] {
 /// Returns a date and a time as FAT has them: from 1980 to 2107, in steps of two seconds, and of no time zone; ours are UTC.
 fn date_time(seconds: i64) -> (u64, u64) {
     const FIRST: i64 = 315_532_800;
-    const LAST: i64 = 4_354_819_199;
-    let text = date::time(seconds.clamp(FIRST, LAST).cast_unsigned());
+    let text = date::time(seconds.clamp(FIRST, epoch::LAST.cast_signed()).cast_unsigned());
     let number = |range: Range<usize>| text[range].parse::<u64>().unwrap_or_default();
     let date = (number(0..4) - 1980) << 9 | number(5..7) << 5 | number(8..10);
     let time = number(11..13) << 11 | number(14..16) << 5 | (number(17..19) / 2);

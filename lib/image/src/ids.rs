@@ -22,8 +22,7 @@ impl Ids {
     pub fn new(epoch: Option<u64>, salt: &str) -> Result<Self, Failure> {
         let mut seed = [0; 32];
         if let Some(epoch) = epoch {
-            let text = format!("strapline image\n{}={epoch}\n{salt}", epoch::VARIABLE);
-            seed.copy_from_slice(&Sha256::digest(text));
+            seed = Sha256::digest(format!("strapline image\n{}={epoch}\n{salt}", epoch::VARIABLE)).into();
         } else {
             // Up to 256 bytes come whole and uninterrupted (getrandom(2)).
             getrandom(&mut seed, GetRandomFlags::empty()).doing(Code::Os, || "drawing random numbers for ids")?;
@@ -34,19 +33,16 @@ impl Ids {
     /// Returns the id of what is called `name`: the same for the same name.
     #[must_use]
     pub fn bytes(&self, name: &str) -> [u8; 16] {
-        let mut hash = Sha256::new();
-        hash.update(self.seed);
-        hash.update(name);
+        let hash = Sha256::new().chain_update(self.seed).chain_update(name).finalize();
         let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hash.finalize()[..16]);
+        bytes.copy_from_slice(&hash[..16]);
         bytes
     }
 
     /// Returns a UUID of version 8, whose bits are its maker's to choose (RFC 9562, 5.8).
     #[must_use]
     pub fn uuid(&self, name: &str) -> String {
-        let builder = uuid::Builder::from_custom_bytes(self.bytes(name));
-        builder.into_uuid().to_string()
+        uuid::Builder::from_custom_bytes(self.bytes(name)).into_uuid().to_string()
     }
 
     /// Returns a FAT volume's serial number as blkid(8) and fstab(5) write it: `1A2B-3C4D`.

@@ -22,8 +22,9 @@ pub use crate::kind::FileSystemKind;
 use crate::size;
 use rootfs::Arch;
 use serde::Deserialize;
-use stage::{Code, Failure, quote};
-use std::path::{Component, Path, PathBuf};
+use stage::document::plain_absolute;
+use stage::{Code, Failure, members, quote};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 /// Bytes in a sector: what offsets and sizes are whole numbers of.
@@ -147,17 +148,6 @@ pub enum Source {
     Root(String),
 }
 
-/// A file system that `configure` writes into fstab(5), and `mkdisk` makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileSystem {
-    /// Where it is mounted: an absolute path in the root.
-    pub at: String,
-    /// Its type, as mount(8) calls it.
-    pub kind: FileSystemKind,
-    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
-    pub uuid: String,
-}
-
 impl Layout {
     /// Returns the layout that is used where none is given: `/boot` as the EFI system partition, which boards' U-Boot reads
     /// as well, and the root behind it.
@@ -194,20 +184,19 @@ impl Layout {
             let what = error.message().trim().replace('\n', ", ");
             wrong(format!("line {line}: {what}"))
         })?;
-        let layout = file.check(base, arch).map_err(wrong)?;
-        layout.check().map_err(wrong)?;
-        Ok(layout)
+        file.check(base, arch).map_err(wrong)
     }
 
-    /// Returns the file systems that are mounted, with their UUIDs, the root's first and those in others behind those.
+    /// Returns the file systems that are mounted, with their types, the root's first and those in others behind those.
     #[must_use]
-    pub fn file_systems(&self, ids: &Ids) -> Vec<FileSystem> {
+    pub fn file_systems(&self, ids: &Ids) -> Vec<(FileSystemKind, members::FileSystem)> {
         let of = |p: &Partition| {
             let (kind, at) = p.mounted()?;
-            Some(FileSystem { at: at.to_owned(), kind, uuid: p.file_system_id(ids) })
+            let (at, uuid) = (at.to_owned(), p.file_system_id(ids));
+            Some((kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid }))
         };
-        let mut found: Vec<FileSystem> = self.partitions.iter().filter_map(of).collect();
-        found.sort_by(|a, b| a.at.cmp(&b.at));
+        let mut found: Vec<_> = self.partitions.iter().filter_map(of).collect();
+        found.sort_by(|(_, a), (_, b)| a.at.cmp(&b.at));
         found
     }
 
@@ -217,7 +206,9 @@ impl Layout {
         if self.partitions.len() > 128 {
             return Err("a partition table has room for 128 partitions".to_owned());
         }
-        let at = |p: &Partition| p.mounted().map(|(_, at)| at.to_owned());
+        fn at(partition: &Partition) -> Option<&str> {
+            Some(partition.mounted()?.1)
+        }
         for (n, partition) in self.partitions.iter().enumerate() {
             let name = &partition.name;
             let wrong = |what: &str| Err(format!("partition '{name}': {what}"));
@@ -231,13 +222,11 @@ impl Layout {
             if partition.size == Size::Rest && n + 1 != self.partitions.len() {
                 return wrong("only the last partition can have the rest of the disk");
             }
-            if let Some(at) = at(partition)
-                && before.iter().any(|p| p.mounted().is_some_and(|(_, other)| other == at))
-            {
-                return wrong(&format!("another partition is mounted at '{at}'"));
+            if let Some(point) = at(partition).filter(|point| before.iter().any(|p| at(p) == Some(point))) {
+                return wrong(&format!("another partition is mounted at '{point}'"));
             }
         }
-        if !self.partitions.iter().any(|p| at(p).as_deref() == Some("/")) {
+        if !self.partitions.iter().any(|p| at(p) == Some("/")) {
             return Err("no partition has at = \"/\": there is no root".to_owned());
         }
         self.check_places()
@@ -259,21 +248,14 @@ impl Layout {
         }
         for blob in &self.blobs {
             let offset = blob.offset;
-            let wrong = |place: String| {
-                let (source, offset) = (blob.source.show(), size::show(offset));
-                Err(format!("blob '{source}': its offset {offset} is in {place}"))
+            let covers = |p: &&Partition| p.offset.is_some_and(|begin| (begin..begin + p.least()).contains(&offset));
+            let place = match self.partitions.iter().find(covers) {
+                _ if offset < FIRST => format!("the partition table, which ends at {}", size::show(FIRST)),
+                Some(partition) => format!("partition '{}'", partition.name),
+                None => continue,
             };
-            if offset < FIRST {
-                let end = size::show(FIRST);
-                return wrong(format!("the partition table, which ends at {end}"));
-            }
-            let over = self.partitions.iter().find(|p| {
-                let range = |begin| begin..begin + p.least();
-                p.offset.is_some_and(|begin| range(begin).contains(&offset))
-            });
-            if let Some(partition) = over {
-                return wrong(format!("partition '{}'", partition.name));
-            }
+            let (source, offset) = (blob.source.show(), size::show(offset));
+            return Err(format!("blob '{source}': its offset {offset} is in {place}"));
         }
         Ok(())
     }
@@ -301,10 +283,10 @@ impl Partition {
     #[must_use]
     pub fn file_system_id(&self, ids: &Ids) -> String {
         let (kind, at) = match &self.content {
-            Content::FileSystem { kind, at, .. } => (*kind, at.as_deref()),
-            _ => (FileSystemKind::Ext4, None),
+            Content::FileSystem { kind, at, .. } => (*kind, at.as_ref().unwrap_or(&self.name)),
+            _ => (FileSystemKind::Ext4, &self.name),
         };
-        kind.new_uuid(ids, &format!("file system {}", at.unwrap_or(&self.name)))
+        kind.new_uuid(ids, &format!("file system {at}"))
     }
 
     /// Returns its GUID: the layout's, or one that belongs to its name.
@@ -319,8 +301,7 @@ impl Partition {
     /// Returns the name of its type, or its GUID where that has none. A root partition's is `root`.
     #[must_use]
     pub fn type_name(&self) -> &str {
-        let named = TYPES.iter().find(|(_, guid)| *guid == self.kind);
-        match named {
+        match TYPES.iter().find(|(_, guid)| *guid == self.kind) {
             Some((name, _)) => name,
             None if ROOTS.iter().any(|(_, guid)| *guid == self.kind) => "root",
             None => &self.kind,
@@ -432,32 +413,23 @@ impl TryFrom<String> for Size {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        match text.as_str() {
-            "rest" => Ok(Self::Rest),
-            text => text.parse(),
-        }
+        if text == "rest" { Ok(Self::Rest) } else { text.parse() }
     }
 }
 
 impl File {
     fn check(self, base: &Path, arch: Arch) -> Result<Layout, String> {
-        let partitions: Result<_, String> = self
-            .partition
-            .into_iter()
-            .map(|p| {
-                let name = p.name.escape_default().to_string();
-                p.check(base, arch).map_err(|what| format!("partition '{name}': {what}"))
-            })
-            .collect();
-        let blobs: Result<_, String> = self
-            .blob
-            .into_iter()
-            .map(|b| {
-                let source = source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
-                Ok(Blob { source: source.ok_or("blob: give file or in_root")?, offset: b.offset.0 })
-            })
-            .collect();
-        Ok(Layout { partitions: partitions?, blobs: blobs? })
+        let mut layout = Layout { partitions: Vec::new(), blobs: Vec::new() };
+        for p in self.partition {
+            let name = p.name.escape_default().to_string();
+            layout.partitions.push(p.check(base, arch).map_err(|what| format!("partition '{name}': {what}"))?);
+        }
+        for b in self.blob {
+            let source = source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
+            layout.blobs.push(Blob { source: source.ok_or("blob: give file or in_root")?, offset: b.offset.0 });
+        }
+        layout.check()?;
+        Ok(layout)
     }
 }
 
@@ -476,16 +448,13 @@ impl PartitionTable {
             (Some(_), Some(_)) => {
                 return Err("a partition has a file system or the bytes of a file, not both".to_owned());
             }
-            (None, source) => {
-                if at.is_some() || self.label.is_some() {
-                    return Err("at and label need filesystem".to_owned());
-                }
-                source.map_or(Content::Nothing, Content::File)
+            (None, _) if at.is_some() || self.label.is_some() => {
+                return Err("at and label need filesystem".to_owned());
             }
+            (None, source) => source.map_or(Content::Nothing, Content::File),
             (Some(kind), None) => {
-                let label = self.label;
-                label.as_deref().map_or(Ok(()), |l| kind.check_label(l))?;
-                Content::FileSystem { kind, at, label }
+                self.label.as_deref().map_or(Ok(()), |label| kind.check_label(label))?;
+                Content::FileSystem { kind, at, label: self.label }
             }
         };
         if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root()) {
@@ -516,30 +485,17 @@ fn source(base: &Path, file: Option<PathBuf>, in_root: Option<String>) -> Result
         (Some(_), Some(_)) => Err("give either file or in_root".to_owned()),
         (Some(file), None) if file.as_os_str().is_empty() => Err("file is empty".to_owned()),
         (Some(file), None) => Ok(Some(Source::Host(base.join(file)))),
-        (None, Some(path)) => {
-            let below = plain(&path).ok_or("in_root must be an absolute path without '.', '..' and '//'")?;
-            if below.is_empty() {
-                return Err("in_root must name a file".to_owned());
-            }
-            Ok(Some(Source::Root(below.to_owned())))
+        (None, Some(path)) if plain_absolute(&path).is_err() => {
+            Err("in_root must be an absolute path without '.', '..' and '//'".to_owned())
         }
+        (None, Some(path)) if path == "/" => Err("in_root must name a file".to_owned()),
+        (None, Some(path)) => Ok(Some(Source::Root(path[1..].to_owned()))),
     }
-}
-
-/// Returns what is behind the slash of an absolute path that is in its plainest form.
-fn plain(path: &str) -> Option<&str> {
-    let below = path.strip_prefix('/')?;
-    if below.is_empty() {
-        return Some(below);
-    }
-    let simple = Path::new(below).components().all(|c| matches!(c, Component::Normal(_)));
-    let same = below.split('/').all(|part| !part.is_empty() && part != ".");
-    (simple && same && !below.chars().any(char::is_control)).then_some(below)
 }
 
 /// fstab(5) has these in a line, so there is no white space in them.
 fn mount_point(at: String) -> Result<String, String> {
-    if plain(&at).is_none() || at.chars().any(|c| c.is_whitespace() || "\\#\"".contains(c)) {
+    if plain_absolute(&at).is_err() || at.chars().any(|c| c.is_whitespace() || "\\#\"".contains(c)) {
         return Err(format!(
             "at is '{}': it must be an absolute path without '.', '..', '//' and white space",
             at.escape_default()
@@ -550,20 +506,14 @@ fn mount_point(at: String) -> Result<String, String> {
 
 fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
     if text == "root" {
-        let found = ROOTS.iter().find(|(elf, _)| *elf == arch.elf);
-        return found
-            .map(|(_, guid)| (*guid).to_owned())
-            .ok_or_else(|| format!("{} has no root partition type: use \"linux\"", arch.name));
+        let found = ROOTS.iter().find(|(elf, _)| *elf == arch.elf).map(|(_, guid)| (*guid).to_owned());
+        return found.ok_or_else(|| format!("{} has no root partition type: use \"linux\"", arch.name));
     }
     match TYPES.iter().find(|(name, _)| *name == text) {
         Some((_, guid)) => Ok((*guid).to_owned()),
         None => parse_uuid(text).map_err(|_| {
-            let names: Vec<_> = TYPES.iter().map(|(name, _)| *name).collect();
-            format!(
-                "'{}' is not a partition type: give a GUID, or one of root, {}",
-                text.escape_default(),
-                names.join(", ")
-            )
+            let (text, names) = (text.escape_default(), TYPES.map(|(name, _)| name).join(", "));
+            format!("'{text}' is not a partition type: give a GUID, or one of root, {names}")
         }),
     }
 }
@@ -572,8 +522,8 @@ fn attributes(names: &[String]) -> Result<u64, String> {
     let mut bits = 0;
     for name in names {
         let Some((_, bit)) = ATTRIBUTES.iter().find(|(known, _)| known == name) else {
-            let known: Vec<_> = ATTRIBUTES.iter().map(|(known, _)| *known).collect();
-            return Err(format!("'{}' is not an attribute: use {}", name.escape_default(), known.join(", ")));
+            let known = ATTRIBUTES.map(|(known, _)| known).join(", ");
+            return Err(format!("'{}' is not an attribute: use {known}", name.escape_default()));
         };
         bits |= 1 << bit;
     }
@@ -607,10 +557,11 @@ mod tests {
         let ids = Ids::new(Some(1), "x").unwrap();
         let layout = Layout::standard("aarch64").unwrap();
         let found = layout.file_systems(&ids);
-        assert_eq!((found[0].at.as_str(), found[0].kind), ("/", FileSystemKind::Ext4));
-        assert_eq!((found[1].at.as_str(), found[1].kind), ("/boot", FileSystemKind::Vfat));
-        for f in &found {
-            assert_eq!(f.kind.check_id(&f.uuid).unwrap(), f.uuid);
+        let [(ext4, root), (vfat, boot)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((root.at.as_str(), *ext4), ("/", FileSystemKind::Ext4));
+        assert_eq!((boot.at.as_str(), *vfat), ("/boot", FileSystemKind::Vfat));
+        for (kind, f) in &found {
+            assert_eq!(kind.check_id(&f.uuid).unwrap(), f.uuid);
         }
     }
 

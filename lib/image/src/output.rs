@@ -11,7 +11,6 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -21,10 +20,12 @@ use std::path::{Path, PathBuf};
 /// A file that is being written.
 #[derive(Debug)]
 pub struct Output {
-    path: PathBuf,
+    /// Its absolute path, which is UTF-8.
+    pub path: PathBuf,
     directory: OwnedFd,
-    name: OsString,
-    file: File,
+    name: String,
+    /// The open file.
+    pub file: File,
     /// Whether the file has the name of [`Output::part`] by now.
     named: bool,
 }
@@ -46,9 +47,9 @@ impl Output {
         let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(usage("not a file name"));
         };
-        if path.to_str().is_none() {
+        let (Some(_), Some(name)) = (path.to_str(), name.to_str()) else {
             return Err(usage("the path is not UTF-8"));
-        }
+        };
         let id = root.id()?;
         for directory in above.ancestors() {
             let stat = stat(directory).doing(Code::Os, doing)?;
@@ -59,20 +60,9 @@ impl Output {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = rustix::fs::open(above, flags, Mode::empty()).doing(Code::Os, doing)?;
         let name = name.to_owned();
-        let (file, named) = begin(&directory, &name).map_err(|e| explain(e, &path))?;
+        let begun = begin(&directory, &name);
+        let (file, named) = begun.map_err(|e| explain(e, Code::Os, format!("writing {}", quote(&path))))?;
         Ok(Self { path, directory, name, file: file.into(), named })
-    }
-
-    /// Returns its absolute path, which is UTF-8.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Returns the open file.
-    #[must_use]
-    pub fn file(&self) -> &File {
-        &self.file
     }
 
     /// Gives it its name, once all of it is on the disk, and returns it.
@@ -81,7 +71,7 @@ impl Output {
     ///
     /// [`Code::Os`]; then nothing is left of it, and what had the name before has it still.
     pub fn finish(mut self) -> Result<Placed, Failure> {
-        self.publish().map_err(|e| explain(e, &self.path))
+        self.publish().map_err(|e| explain(e, Code::Os, format!("writing {}", quote(&self.path))))
     }
 
     fn publish(&mut self) -> Result<Placed, Errno> {
@@ -101,7 +91,7 @@ impl Output {
         // Without our lock on it.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.directory, ".", flags, Mode::empty())?;
-        Placed::of(directory, &self.name)
+        Placed::of(directory, &*self.name)
     }
 }
 
@@ -131,28 +121,17 @@ fn resolve(given: &Path) -> Result<PathBuf, Failure> {
             let slash = given.as_os_str().as_bytes().ends_with(b"/");
             let name = given.file_name().filter(|_| !slash);
             let name = name.ok_or_else(|| usage("not a file name"))?;
-            let above = given.parent().filter(|above| *above != Path::new(""));
-            let above = above.unwrap_or(Path::new("."));
+            let above = given.parent().filter(|above| *above != Path::new("")).unwrap_or(Path::new("."));
             let absolute = above.canonicalize();
-            let absolute = absolute.map_err(|e| {
-                let why = format!("{}: {}: {e}", doing(), quote(above));
-                Failure::new(code(&e, Code::NotFound), why)
-            })?;
-            Ok(absolute.join(name))
+            let failed = |e| explain(e, Code::NotFound, format!("{}: {}", doing(), quote(above)));
+            Ok(absolute.map_err(failed)?.join(name))
         }
-        Err(e) => Err(Failure::new(code(&e, Code::Os), format!("{}: {e}", doing()))),
-    }
-}
-
-fn code(error: &std::io::Error, other: Code) -> Code {
-    match error.kind() {
-        ErrorKind::PermissionDenied => Code::Permission,
-        _ => other,
+        Err(e) => Err(explain(e, Code::Os, doing())),
     }
 }
 
 /// Opens a file without a name, or with the name in between where the file system has none such. Returns which.
-fn begin(directory: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool), Errno> {
+fn begin(directory: &OwnedFd, name: &str) -> Result<(OwnedFd, bool), Errno> {
     let mode = Mode::from_raw_mode(0o666);
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
     match openat(directory, ".", flags | OFlags::TMPFILE, mode) {
@@ -167,30 +146,25 @@ fn begin(directory: &OwnedFd, name: &OsStr) -> Result<(OwnedFd, bool), Errno> {
 }
 
 /// Returns the name of the file while it is not finished.
-fn part(name: &OsStr) -> OsString {
-    let mut part = OsString::from(".");
-    part.push(name);
-    part.push(".part");
-    part
+fn part(name: &str) -> String {
+    format!(".{name}.part")
 }
 
-fn remove(directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+fn remove(directory: &OwnedFd, name: &str) -> Result<(), Errno> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Err(Errno::NOENT) => Ok(()),
         result => result,
     }
 }
 
-fn explain(error: Errno, path: &Path) -> Failure {
-    let code = match error {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => Code::Permission,
-        Errno::WOULDBLOCK => Code::Busy,
-        _ => Code::Os,
-    };
-    let failure = Failure::new(code, format!("writing {}: {error}", quote(path)));
-    match code {
-        Code::Busy => failure.hint("wait until the other run that writes it has ended"),
-        _ => failure,
+/// Returns the failure of a system call; `other` is the code where the error has none of its own.
+fn explain(error: impl Into<std::io::Error>, other: Code, doing: String) -> Failure {
+    let error = error.into();
+    let of = |code| Failure::new(code, format!("{doing}: {error}"));
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => of(Code::Permission),
+        ErrorKind::WouldBlock => of(Code::Busy).hint("wait until the other run that writes it has ended"),
+        _ => of(other),
     }
 }
 
@@ -236,11 +210,11 @@ mod tests {
         fs::write(bench.at("image"), "old").unwrap();
         fs::write(bench.at(".image.part"), "left by a run that was killed").unwrap();
         let output = Output::create(&bench.at("image"), &bench.root).unwrap();
-        output.file().write_all(b"half").unwrap();
+        (&output.file).write_all(b"half").unwrap();
         drop(output);
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"old");
         let output = Output::create(&bench.at("image"), &bench.root).unwrap();
-        output.file().write_all(b"new").unwrap();
+        (&output.file).write_all(b"new").unwrap();
         output.finish().unwrap();
         assert_eq!(fs::read(bench.at("image")).unwrap(), b"new");
         assert_eq!(bench.names(), ["image", "root"]);
@@ -252,7 +226,7 @@ mod tests {
         fs::write(bench.at("old"), "old").unwrap();
         symlink("old", bench.at("link")).unwrap();
         let output = Output::create(&bench.at("link"), &bench.root).unwrap();
-        assert_eq!(output.path(), bench.at("old"));
+        assert_eq!(output.path, bench.at("old"));
         output.finish().unwrap();
         assert_eq!(fs::read(bench.at("old")).unwrap(), b"");
         assert!(bench.at("link").is_symlink());

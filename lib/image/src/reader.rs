@@ -91,15 +91,11 @@ impl<'a> Reader<'a> {
             return Ok(());
         };
         let stat = fstat(file).doing(Code::Os, || &self.doing)?;
-        if Seen::of(&stat) == *seen {
-            return Ok(());
-        }
-        Err(self.changed())
+        if Seen::of(&stat) == *seen { Ok(()) } else { Err(self.changed()) }
     }
 
     fn changed(&self) -> Failure {
-        let why = format!("{}: the file changed while it was read", self.doing);
-        Failure::new(Code::Failed, why)
+        Failure::new(Code::Failed, format!("{}: the file changed while it was read", self.doing))
             .hint("end the programs that work in the root ('reap' lists them), and try again")
     }
 
@@ -111,20 +107,16 @@ impl<'a> Reader<'a> {
     /// lseek(2)'s.
     pub fn stored(&self, range: Range<u64>) -> Result<Vec<Piece>, Failure> {
         let doing = || &self.doing;
-        let Source::File(file, _) = &self.source else {
-            return Ok(vec![(range.start, range.end - range.start)]);
-        };
+        let whole = vec![(range.start, range.end - range.start)];
+        let Source::File(file, _) = &self.source else { return Ok(whole) };
         let (mut pieces, mut at) = (Vec::new(), range.start);
         while at < range.end {
             let begin = match seek(file, SeekFrom::Data(at)) {
                 Err(Errno::NXIO) => break,
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                    return Ok(vec![(range.start, range.end - range.start)]);
-                }
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(whole),
                 result => result.doing(Code::Os, doing)?,
             };
-            at = seek(file, SeekFrom::Hole(begin)).doing(Code::Os, doing)?;
-            at = at.min(range.end);
+            at = seek(file, SeekFrom::Hole(begin)).doing(Code::Os, doing)?.min(range.end);
             if begin >= at {
                 break;
             }
@@ -208,9 +200,7 @@ impl<'a> Reader<'a> {
     /// Reads all of a range.
     fn read(&self, range: Range<u64>, mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         let file = match &self.source {
-            Source::Text(text) => {
-                return put(range.start, &text[range.start as usize..range.end as usize]);
-            }
+            Source::Text(text) => return put(range.start, &text[range.start as usize..range.end as usize]),
             Source::File(file, _) => file,
         };
         let mut buffer = vec![0; (range.end - range.start).min(BUFFER) as usize];

@@ -5,9 +5,6 @@
 
 use stage::document::is_name;
 
-/// What changes a file's text; `None` where the text is not one to change. The date is in seconds since 1970.
-type With = fn(text: &str, epoch: u64) -> Option<String>;
-
 /// A file that is rewritten in an image.
 #[derive(Clone, Copy, Debug)]
 pub struct Rewrite {
@@ -15,37 +12,24 @@ pub struct Rewrite {
     pub path: &'static str,
     /// Whether it is rewritten only where there is a date.
     pub dated: bool,
-    /// The reason.
-    pub why: &'static str,
-    with: With,
+    /// What changes its text; `None` where the text is not one to change. The date is in seconds since 1970.
+    with: fn(text: &str, epoch: u64) -> Option<String>,
 }
 
 /// The files. `pack(8)` has this table too.
 pub const REWRITTEN: &[Rewrite] = &[
-    Rewrite {
-        path: "etc/machine-id",
-        dated: false,
-        why: "every machine must have an id of its own: systemd gives it one at the first boot (machine-id(5))",
-        with: |text, _| is_id(text).then(|| "uninitialized\n".to_owned()),
-    },
-    Rewrite {
-        path: "var/lib/dbus/machine-id",
-        dated: false,
-        why: "the same; empty, D-Bus takes systemd's",
-        with: |text, _| is_id(text).then(String::new),
-    },
+    // Every machine must have an id of its own: systemd gives it one at the first boot (machine-id(5)).
+    Rewrite { path: "etc/machine-id", dated: false, with: |text, _| is_id(text).then(|| "uninitialized\n".to_owned()) },
+    // The same; empty, D-Bus takes systemd's.
+    Rewrite { path: "var/lib/dbus/machine-id", dated: false, with: |text, _| is_id(text).then(String::new) },
+    // pacman writes down when it installed the package, in %INSTALLDATE%.
     Rewrite {
         path: "var/lib/pacman/local/*/desc",
         dated: true,
-        why: "pacman writes down when it installed the package, in %INSTALLDATE%",
         with: |text, epoch| clamp_line_after(text, "%INSTALLDATE%", epoch),
     },
-    Rewrite {
-        path: "etc/shadow",
-        dated: true,
-        why: "useradd(8) and systemd-sysusers(8) write down the day of the last change of a password",
-        with: |text, epoch| Some(clamp_third_field(text, epoch / 86_400)),
-    },
+    // useradd(8) and systemd-sysusers(8) write down the day of the last change of a password.
+    Rewrite { path: "etc/shadow", dated: true, with: |text, epoch| Some(clamp_third_field(text, epoch / 86_400)) },
 ];
 
 /// Returns the rule for the file at this path, if there is one.
@@ -155,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_has_a_reason() {
-        assert!(REWRITTEN.iter().all(|m| !m.why.is_empty() && !m.path.starts_with('/')));
+    fn every_rule_is_of_a_relative_path() {
+        assert!(REWRITTEN.iter().all(|m| !m.path.starts_with('/')));
     }
 }

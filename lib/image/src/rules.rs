@@ -10,46 +10,45 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// What is left out of every image, and why: a reason, and the patterns that it is for, as [`Rules::new`] takes them. Of a
-/// pattern with `files` before it, directories stay. `pack(8)` has this table too.
-const LEFT_OUT: &str = "
-# A file system of the running machine covers it: nobody ever sees it again.
-all proc/* sys/* run/*
-# Temporary files.
-all tmp/* var/tmp/*
-# Caches: what made them makes them again (hier(7)); ldconfig's has inode numbers in it.
-files var/cache/**
-# Packages, and the directories of downloads that were cut off.
-all var/cache/pacman/pkg/*
-# The repositories' databases of that day: 'pacman -Sy' fetches those of today.
-all var/lib/pacman/sync/*
-# Logs: they say when and where the root was made.
-files var/log/**
-# Journals, in a directory that is called after the machine's id.
-all var/log/journal/*
-# What is left of a keyring that was being made.
-all etc/pacman.d/gnupg.new etc/pacman.d/gnupg.old
-# gpg's random numbers, backups, locks and sockets.
-all etc/pacman.d/gnupg/random_seed etc/pacman.d/gnupg/*~ etc/pacman.d/gnupg/*.lock etc/pacman.d/gnupg/.#* etc/pacman.d/gnupg/S.*
-# What the user databases were before the last change, old password hashes too, and their lock.
-all etc/passwd- etc/group- etc/shadow- etc/gshadow- etc/subuid- etc/subgid- etc/.pwd.lock
-# Secret, and another one on each machine (random-seed.service(8), systemd-creds(1)).
-all var/lib/systemd/random-seed var/lib/systemd/credential.secret
-all boot/loader/random-seed efi/loader/random-seed boot/efi/loader/random-seed
-# When systemd last looked at /usr; without it, it looks (systemd-update-done.service(8)).
-all etc/.updated var/.updated
-# Made by mkfs(8): a file system's, not the root's.
-all lost+found */lost+found
-";
+/// What is left out of every image: patterns as [`Rules::new`] takes them, and whether directories are left out, too.
+/// `pack(8)` has this table too.
+const LEFT_OUT: &[(bool, &[&str])] = &[
+    // A file system of the running machine covers it: nobody ever sees it again.
+    (true, &["proc/*", "sys/*", "run/*"]),
+    // Temporary files.
+    (true, &["tmp/*", "var/tmp/*"]),
+    // Caches: what made them makes them again (hier(7)); ldconfig's has inode numbers in it.
+    (false, &["var/cache/**"]),
+    // Packages, and the directories of downloads that were cut off.
+    (true, &["var/cache/pacman/pkg/*"]),
+    // The repositories' databases of that day: 'pacman -Sy' fetches those of today.
+    (true, &["var/lib/pacman/sync/*"]),
+    // Logs: they say when and where the root was made.
+    (false, &["var/log/**"]),
+    // Journals, in a directory that is called after the machine's id.
+    (true, &["var/log/journal/*"]),
+    // What is left of a keyring that was being made.
+    (true, &["etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old"]),
+    // gpg's random numbers, backups, locks and sockets.
+    (true, &["etc/pacman.d/gnupg/random_seed", "etc/pacman.d/gnupg/*~", "etc/pacman.d/gnupg/*.lock"]),
+    (true, &["etc/pacman.d/gnupg/.#*", "etc/pacman.d/gnupg/S.*"]),
+    // What the user databases were before the last change, old password hashes too, and their lock.
+    (
+        true,
+        &["etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/subuid-", "etc/subgid-", "etc/.pwd.lock"],
+    ),
+    // Secret, and another one on each machine (random-seed.service(8), systemd-creds(1)).
+    (true, &["var/lib/systemd/random-seed", "var/lib/systemd/credential.secret"]),
+    (true, &["boot/loader/random-seed", "efi/loader/random-seed", "boot/efi/loader/random-seed"]),
+    // When systemd last looked at /usr; without it, it looks (systemd-update-done.service(8)).
+    (true, &["etc/.updated", "var/.updated"]),
+    // Made by mkfs(8): a file system's, not the root's.
+    (true, &["lost+found", "*/lost+found"]),
+];
 
 /// Returns the patterns of what is left out of every image, each with whether directories are, too.
 pub fn left_out() -> impl Iterator<Item = (bool, &'static str)> {
-    let rules = LEFT_OUT.lines().filter(|line| !line.starts_with('#'));
-    rules.flat_map(|line| {
-        let mut words = line.split(' ');
-        let all = words.next() == Some("all");
-        words.map(move |pattern| (all, pattern))
-    })
+    LEFT_OUT.iter().flat_map(|(all, patterns)| patterns.iter().map(|pattern| (*all, *pattern)))
 }
 
 /// Decides what goes into an image.
@@ -59,8 +58,8 @@ pub struct Rules {
     include: GlobSet,
     all: GlobSet,
     files: GlobSet,
-    /// The date that nothing in the image may be later than.
-    epoch: Option<u64>,
+    /// The date that nothing in the image may be later than, in seconds since 1970.
+    pub epoch: Option<u64>,
 }
 
 impl Rules {
@@ -84,12 +83,6 @@ impl Rules {
             files: builtin(false)?,
             epoch,
         })
-    }
-
-    /// Returns the date that nothing in the image may be later than, in seconds since 1970.
-    #[must_use]
-    pub fn epoch(&self) -> Option<u64> {
-        self.epoch
     }
 
     /// Returns whether what is at `path` below the root stays out, and with it what is below.
@@ -230,12 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_rule_has_a_reason_and_patterns_that_are_relative() {
-        let mut before = "";
-        for line in LEFT_OUT.trim().lines() {
-            assert!(line.starts_with('#') != before.starts_with('#') || before.starts_with("all "));
-            before = line;
-        }
+    fn every_rule_has_patterns_that_are_relative() {
         assert_eq!(left_out().count(), 33);
         assert!(left_out().all(|(_, p)| !p.is_empty() && !p.starts_with('/')));
     }

@@ -1,7 +1,7 @@
 //! Sizes as people write them: `512M`.
 
 /// One kibibyte, mebibyte and so on, by the letter that stands for it.
-const UNITS: [(char, u32); 5] = [('B', 0), ('K', 10), ('M', 20), ('G', 30), ('T', 40)];
+const UNITS: [(&str, u32); 6] = [("", 0), ("B", 0), ("K", 10), ("M", 20), ("G", 30), ("T", 40)];
 
 /// The largest size that we take, in bytes: 8 TiB, half of what ext4 with blocks of 4 KiB and 32-bit numbers holds.
 pub const LARGEST: u64 = 8 << 40;
@@ -18,11 +18,8 @@ pub fn parse(text: &str) -> Result<u64, String> {
         Some(letter) if !letter.is_empty() => letter,
         _ => unit,
     };
-    let shift = match unit {
-        "" => Some(0),
-        unit => UNITS.iter().find(|(letter, _)| unit.len() == 1 && unit.starts_with(*letter)).map(|(_, shift)| *shift),
-    };
-    let (Some(shift), Ok(number)) = (shift, number.parse::<u64>()) else {
+    let unit = UNITS.iter().find(|(letter, _)| *letter == unit);
+    let (Some((_, shift)), Ok(number)) = (unit, number.parse::<u64>()) else {
         return Err(format!(
             "'{}' is not a size: give a number of bytes, or one with the suffix K, M, G or T, such as 512M",
             text.escape_default()
@@ -37,12 +34,11 @@ pub fn parse(text: &str) -> Result<u64, String> {
 /// Returns a size as [`parse`] reads it, in the largest unit that it is a whole number of.
 #[must_use]
 pub fn show(bytes: u64) -> String {
-    for (letter, shift) in UNITS.iter().skip(1).rev() {
-        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
-            return format!("{}{letter}", bytes >> shift);
-        }
+    let fits = |(_, shift): &&(&str, u32)| bytes.is_multiple_of(1 << shift);
+    match UNITS.iter().skip(2).rev().find(fits) {
+        Some((letter, shift)) if bytes > 0 => format!("{}{letter}", bytes >> shift),
+        _ => bytes.to_string(),
     }
-    bytes.to_string()
 }
 
 #[cfg(test)]

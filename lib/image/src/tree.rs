@@ -128,8 +128,8 @@ impl Tree {
         };
         let mut own = Vec::new();
         for at in &points.own {
-            let fd = root.open_below(at, OFlags::PATH | OFlags::DIRECTORY);
-            let fd = fd.doing(Code::Os, || format!("opening {}", show(at)))?;
+            let opened = root.open_below(at, OFlags::PATH | OFlags::DIRECTORY);
+            let fd = opened.doing(Code::Os, || format!("opening {}", show(at)))?;
             own.push((at.clone().into_bytes(), clone(fd.as_fd(), at)?));
         }
         // The innermost first.
@@ -177,13 +177,9 @@ impl Tree {
 
     /// Opens what is at `path`, on the file system that it is on.
     fn open_at(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let point = self.points.iter().find_map(|(at, fd)| {
-            let rest = path.strip_prefix(at.as_slice())?;
-            match rest {
-                [] => Some((fd, rest)),
-                [b'/', rest @ ..] => Some((fd, rest)),
-                _ => None,
-            }
+        let point = self.points.iter().find_map(|(at, fd)| match path.strip_prefix(at.as_slice())? {
+            rest @ [] | [b'/', rest @ ..] => Some((fd, rest)),
+            _ => None,
         });
         let (fd, rest) = point.unwrap_or((&self.root, path));
         let rest = if rest.is_empty() { b"." } else { rest };
@@ -228,7 +224,7 @@ impl Walk<'_> {
         // Of each directory on the way what is left of it, the last first.
         let mut left = vec![vec![(top, None)]];
         while let Some(list) = left.last_mut() {
-            let Some((node, id)) = list.pop() else {
+            let Some((mut node, id)) = list.pop() else {
                 left.pop();
                 continue;
             };
@@ -237,22 +233,16 @@ impl Walk<'_> {
                 Kind::Directory => Some(self.children(&node.path)?),
                 _ => None,
             };
-            self.add(node, id);
-            left.extend(below);
-        }
-        Ok(())
-    }
-
-    /// Adds a node; one that has been seen under another name is a link to that.
-    fn add(&mut self, mut node: Node, id: Option<FileId>) {
-        let count = self.found.nodes.len();
-        if let Some(id) = id {
-            let first = *self.names.entry(id).or_insert(count);
+            // One that has been seen under another name is a link to that.
+            let count = self.found.nodes.len();
+            let first = id.map_or(count, |id| *self.names.entry(id).or_insert(count));
             if first != count {
                 node.kind = Kind::HardLink(first);
             }
+            self.found.nodes.push(node);
+            left.extend(below);
         }
-        self.found.nodes.push(node);
+        Ok(())
     }
 
     /// Returns what is in a directory and goes into the image, the last first, each with its id where it has more names.
@@ -309,16 +299,13 @@ impl Walk<'_> {
             }
             FileType::RegularFile => Kind::File(self.file(&path, &stat)?),
             FileType::Symlink => {
-                let target = readlinkat(above, name, Vec::new());
-                Kind::Symlink(target.doing(Code::Os, || reading(&path))?.into_bytes())
+                let target = readlinkat(above, name, Vec::new()).doing(Code::Os, || reading(&path))?;
+                Kind::Symlink(target.into_bytes())
             }
             FileType::Fifo => Kind::Fifo,
             FileType::CharacterDevice => Kind::Character(device.0, device.1),
             FileType::BlockDevice => Kind::Block(device.0, device.1),
-            _ => {
-                let why = format!("{}: unsupported file type", reading(&path));
-                return Err(Failure::new(Code::Failed, why));
-            }
+            _ => return Err(Failure::new(Code::Failed, format!("{}: unsupported file type", reading(&path)))),
         };
         let id = (stat.st_nlink > 1).then_some((stat.st_dev, stat.st_ino));
         let node = self.node(path, kind, &stat, Bearer::Named(name))?;
@@ -343,7 +330,7 @@ impl Walk<'_> {
             sparse: stat.st_blocks < stat.st_size / 512,
             seen: Seen::of(stat),
         };
-        let rule = rewrite::rule_for(path, self.rules.epoch());
+        let rule = rewrite::rule_for(path, self.rules.epoch);
         let rule = rule.filter(|_| size <= REWRITE_LIMIT && !self.rules.asks_for(path));
         let Some(rule) = rule else {
             return Ok(Content::Root(root()));
@@ -352,7 +339,7 @@ impl Walk<'_> {
         let file = self.tree.open_file(path).doing(Code::Os, doing)?;
         let mut text = Vec::new();
         file.take(REWRITE_LIMIT).read_to_end(&mut text).doing(Code::Os, doing)?;
-        let new = rule.apply(&text, self.rules.epoch());
+        let new = rule.apply(&text, self.rules.epoch);
         Ok(new.map_or_else(|| Content::Root(root()), Content::Text))
     }
 
@@ -402,8 +389,7 @@ impl Walk<'_> {
         };
         let names = self.buffer[..length].split_inclusive(|b| *b == 0);
         let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-        let names = names.filter(|name| is_kept(name)).map(CStr::to_owned);
-        let mut names: Vec<_> = names.collect();
+        let mut names: Vec<_> = names.filter(|name| is_kept(name)).map(CStr::to_owned).collect();
         names.sort_unstable();
         let mut found = Vec::new();
         for name in names {

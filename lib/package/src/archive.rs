@@ -41,7 +41,10 @@ pub fn extract_member<W: Write + ?Sized>(archive: impl Read, member: &str, out: 
         found = true;
         Ok(ControlFlow::Break(()))
     })?;
-    found_all(if found { vec![] } else { vec![member] })
+    match found {
+        true => Ok(()),
+        false => Err(Error::NotFound { members: vec![member.to_owned()] }),
+    }
 }
 
 /// Returns the contents of some small regular files of an archive, by the names that were given.
@@ -75,14 +78,9 @@ pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result
             false => ControlFlow::Continue(()),
         })
     })?;
-    found_all(missing).map(|()| found)
-}
-
-fn found_all<'a>(missing: impl IntoIterator<Item = &'a str>) -> Result<()> {
-    let members: Vec<String> = missing.into_iter().map(str::to_owned).collect();
-    match members.is_empty() {
-        true => Ok(()),
-        false => Err(Error::NotFound { members }),
+    match missing.is_empty() {
+        true => Ok(found),
+        false => Err(Error::NotFound { members: missing.into_iter().map(str::to_owned).collect() }),
     }
 }
 
@@ -98,8 +96,7 @@ fn check(head: &Head, limit: u64) -> Result<()> {
             EntryType::Regular => "a sparse file",
             _ => "a special file",
         };
-        let reason = format!("{what}, not a regular file");
-        return Err(Error::malformed(&doing(), reason));
+        return Err(Error::malformed(&doing(), format!("{what}, not a regular file")));
     }
     if head.size > limit {
         return Err(Error::too_large(&doing(), "bytes", limit));

@@ -8,7 +8,7 @@
 //! no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
 use crate::error::printable;
-use crate::sections::{self, Arity, checked};
+use crate::sections::{self, checked};
 use crate::{Error, Result, digest, name, tape, version};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,6 +19,9 @@ use std::ops::ControlFlow;
 use tar::EntryType;
 
 const DOING: &str = "reading repository database";
+
+/// The keys that are read, each with one value.
+const KEYS: [&[u8]; 7] = [b"NAME", b"VERSION", b"FILENAME", b"CSIZE", b"BUILDDATE", b"SHA256SUM", b"PGPSIG"];
 
 /// How much memory a value takes besides its text, roughly.
 const OVERHEAD: u64 = 48;
@@ -72,13 +75,8 @@ impl Default for Limits {
     }
 }
 
-impl Limits {
-    fn check(what: &'static str, is: u64, limit: u64) -> Result<()> {
-        if is <= limit {
-            return Ok(());
-        }
-        Err(Error::too_large(DOING, what, limit))
-    }
+fn check_limit(what: &str, is: u64, limit: u64) -> Result<()> {
+    if is > limit { Err(Error::too_large(DOING, what, limit)) } else { Ok(()) }
 }
 
 /// The content of a database.
@@ -129,10 +127,7 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
     let mut seen = HashSet::new();
     let mut kept = 0;
     tape::walk(DOING, input, limits.total, |head, data| {
-        let refuse = |why: &str| {
-            let reason = format!("member '{}': {why}", head.shown());
-            Error::malformed(DOING, reason)
-        };
+        let refuse = |why: &str| Error::malformed(DOING, format!("member '{}': {why}", head.shown()));
         let mut parts = head.path.split(|b| *b == b'/');
         if parts.clone().any(|part| part == b"..") || head.path.starts_with(b"/") {
             return Err(refuse("a path that leads out of the database"));
@@ -144,7 +139,7 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
             return Err(refuse("not a regular file"));
         }
         count += 1;
-        Limits::check("entries", count, limits.entries)?;
+        check_limit("entries", count, limits.entries)?;
         let doing = format!("{DOING}: member '{}'", head.shown());
         let text = tape::read_body(&doing, "bytes", data, head.size, limits.desc)?;
         let entry = parse(&text).and_then(|entry| {
@@ -168,7 +163,7 @@ pub fn read(input: impl Read, limits: Limits) -> Result<Database> {
                 database.odd.push(Odd { directory, reason });
             }
         }
-        Limits::check("bytes of entries", kept, limits.kept)?;
+        check_limit("bytes of entries", kept, limits.kept)?;
         Ok(ControlFlow::Continue(()))
     })?;
     Ok(database)
@@ -185,9 +180,8 @@ pub fn newest<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
 
 /// Returns how much memory an entry takes, roughly.
 fn weight(entry: &Entry) -> u64 {
-    let one = [&entry.name, &entry.version, &entry.filename];
     let maybe = [&entry.sha256, &entry.pgpsig].into_iter().flatten();
-    let all = one.into_iter().chain(maybe);
+    let all = [&entry.name, &entry.version, &entry.filename].into_iter().chain(maybe);
     all.map(|text| text.len() as u64 + OVERHEAD).sum()
 }
 
@@ -195,12 +189,11 @@ fn weight(entry: &Entry) -> u64 {
 fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
     let mut entry = Entry::default();
     let mut keys = HashSet::new();
-    let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"FILENAME" | b"CSIZE" | b"BUILDDATE" | b"SHA256SUM" | b"PGPSIG" => Some(Arity::One),
-        _ => None,
-    };
-    sections::read(text, arity, |key, value| {
+    sections::read(text, &KEYS, |key, value| {
         let checked = |good: fn(&str) -> bool| checked(key, value, good);
+        if !KEYS.contains(&key) {
+            return Ok(());
+        }
         if !keys.insert(key) {
             return Err(format!("%{}% twice", String::from_utf8_lossy(key)));
         }
@@ -208,23 +201,17 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
             b"NAME" => entry.name = checked(name::is_name)?,
             b"VERSION" => entry.version = checked(name::is_version)?,
             b"FILENAME" => entry.filename = checked(name::is_filename)?,
-            b"CSIZE" => entry.csize = checked(|text| number(text).is_some()).map(|t| number(&t))?,
-            b"BUILDDATE" => entry.built = std::str::from_utf8(value).ok().and_then(number),
-            b"SHA256SUM" => {
-                entry.sha256 = Some(checked(digest::is_sha256)?.to_ascii_lowercase());
+            b"CSIZE" => {
+                entry.csize = checked(|t| tape::number::<u64>(t.as_bytes()).is_some()).map(|_| tape::number(value))?
             }
+            b"BUILDDATE" => entry.built = tape::number(value),
+            b"SHA256SUM" => entry.sha256 = Some(checked(digest::is_sha256)?.to_ascii_lowercase()),
             _ => entry.pgpsig = Some(checked(|text| decode_signature(text).is_some())?),
         }
         Ok(())
     })?;
     sections::required(&[("NAME", &entry.name), ("VERSION", &entry.version), ("FILENAME", &entry.filename)])?;
     Ok(entry)
-}
-
-/// Parses digits, and nothing but digits.
-fn number(text: &str) -> Option<u64> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    text.parse().ok().filter(|_| digits)
 }
 
 /// Decodes a detached signature of `%PGPSIG%`: Base64 on one line, as `base64 -w0` writes it for repo-add. An empty one is

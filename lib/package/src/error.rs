@@ -56,8 +56,7 @@ impl Error {
 
     /// Returns the error of input that ended before it was complete.
     pub(crate) fn ended(doing: &str) -> Self {
-        let kind = io::ErrorKind::UnexpectedEof;
-        Self::read(doing, io::Error::new(kind, "the input ended early"))
+        Self::read(doing, io::Error::new(io::ErrorKind::UnexpectedEof, "the input ended early"))
     }
 }
 
@@ -65,33 +64,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The tar crate quotes names and fields of the archive in its messages.
-            Self::Read { doing, source } => {
-                let source = source.to_string();
-                write!(f, "{}: {}", printable(doing), printable(&source))
-            }
-            Self::Write { member, source } => {
-                write!(f, "writing member '{}': {source}", printable(member))
-            }
-            Self::Malformed { doing, reason } => {
-                write!(f, "{}: {}", printable(doing), printable(reason))
-            }
+            Self::Read { doing, source } => write!(f, "{}: {}", printable(doing), printable(&source.to_string())),
+            Self::Write { member, source } => write!(f, "writing member '{}': {source}", printable(member)),
+            Self::Malformed { doing, reason } => write!(f, "{}: {}", printable(doing), printable(reason)),
             Self::NotFound { members } => {
-                let quoted = members.iter().map(|m| format!("'{}'", printable(m)));
-                let quoted = quoted.collect::<Vec<_>>().join(", ");
-                write!(f, "reading package archive: no member {quoted}")
+                let quoted: Vec<_> = members.iter().map(|m| format!("'{}'", printable(m))).collect();
+                write!(f, "reading package archive: no member {}", quoted.join(", "))
             }
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Read { source, .. } | Self::Write { source, .. } => Some(source),
-            _ => None,
-        }
-    }
-}
+impl std::error::Error for Error {}
 
 /// How many characters of foreign text a message repeats.
 const SHOWN: usize = 200;

@@ -3,10 +3,13 @@
 //! libalpm's be_local.c writes and reads them. Opening the files is left to the caller, who knows how to stay inside the
 //! root.
 
-use crate::sections::{self, Arity, checked};
+use crate::sections::{self, checked};
 use crate::{Error, Result, name};
 
 const DOING: &str = "reading local database";
+
+/// The keys with one value.
+const SINGLE: [&[u8]; 7] = [b"NAME", b"VERSION", b"ARCH", b"BUILDDATE", b"INSTALLDATE", b"REASON", b"INSTALLED_DB"];
 
 /// Why a package is installed: `%REASON%`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,15 +48,8 @@ pub struct Installed {
 ///
 /// When it has no valid name or version.
 pub fn desc(text: &[u8]) -> Result<Installed> {
-    let arity = |key: &[u8]| match key {
-        b"NAME" | b"VERSION" | b"ARCH" | b"BUILDDATE" | b"INSTALLDATE" | b"REASON" | b"INSTALLED_DB" => {
-            Some(Arity::One)
-        }
-        b"VALIDATION" => Some(Arity::List),
-        _ => None,
-    };
     let mut installed = Installed::default();
-    let read = sections::read(text, arity, |key, value| {
+    let read = sections::read(text, &SINGLE, |key, value| {
         let text = String::from_utf8_lossy(value);
         match key {
             b"NAME" => installed.name = checked(key, value, name::is_name)?,
@@ -74,15 +70,6 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
 }
 
 /// Parses a `files`: the paths below the root, directories with a slash at their end.
-///
-/// What is not UTF-8 is replaced, so such a path can be printed but not opened: [`paths`] has the bytes.
-#[must_use]
-pub fn files(text: &[u8]) -> Vec<String> {
-    let paths = paths(text).into_iter();
-    paths.map(|path| String::from_utf8_lossy(path).into()).collect()
-}
-
-/// [`files`], as bytes.
 #[must_use]
 pub fn paths(text: &[u8]) -> Vec<&[u8]> {
     list(text, b"FILES")
@@ -98,9 +85,8 @@ pub fn backup(text: &[u8]) -> Vec<String> {
 
 fn list<'a>(text: &'a [u8], key: &[u8]) -> Vec<&'a [u8]> {
     let mut list = Vec::new();
-    let arity = |is: &[u8]| (is == key).then_some(Arity::List);
-    let Ok(()) = sections::read(text, arity, |_, value| {
-        list.push(value);
+    let Ok(()) = sections::read(text, &[], |is, value| {
+        list.extend((is == key).then_some(value));
         Ok::<_, std::convert::Infallible>(())
     });
     list
@@ -154,17 +140,17 @@ mod tests {
     fn cut_off_never_panics() {
         for end in 0..BASH.len() {
             let _result = desc(&BASH[..end]);
-            let _paths = files(&BASH[..end]);
+            let _paths = paths(&BASH[..end]);
         }
     }
 
     #[test]
     fn a_list_of_files() {
         let text = b"%FILES%\netc/\netc/bash.bashrc\ncaf\xe9\n\n%BACKUP%\netc/bash.bashrc\tabc\n";
-        assert_eq!(files(text), ["etc/", "etc/bash.bashrc", "caf\u{fffd}"]);
+        assert_eq!(paths(text), [&b"etc/"[..], b"etc/bash.bashrc", b"caf\xe9"]);
         assert_eq!(backup(text), ["etc/bash.bashrc"]);
-        assert!(files(b"").is_empty());
-        assert!(files(b"%FILES%").is_empty());
-        assert!(files(b"\n\n%BACKUP%\nx\n").is_empty());
+        assert!(paths(b"").is_empty());
+        assert!(paths(b"%FILES%").is_empty());
+        assert!(paths(b"\n\n%BACKUP%\nx\n").is_empty());
     }
 }

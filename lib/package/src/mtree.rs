@@ -3,8 +3,6 @@
 //! libalpm keeps it unchanged beside the record of an installed package. A line is a path and `key=value` words; `/set` has
 //! defaults for the lines after it. Special bytes are `\ooo`. No kept crate reads it with a limit on memory.
 
-use std::io::Read;
-
 /// The longest text that is read, and the most entries. Arch's longest has some 100,000 lines and 20 MB.
 const TEXT: u64 = 256 << 20;
 const ENTRIES: usize = 2_000_000;
@@ -54,13 +52,11 @@ pub struct Entry {
 ///
 /// The reason, where it is invalid or cut off.
 pub fn read(bytes: &[u8]) -> Result<Vec<Entry>, String> {
-    let mut text = Vec::new();
     let reader = crate::decompress::reader(bytes).map_err(|e| e.to_string())?;
-    let read = reader.take(TEXT + 1).read_to_end(&mut text);
-    read.map_err(|e| e.to_string())?;
-    if text.len() as u64 > TEXT {
-        return Err(format!("it is longer than {TEXT} bytes"));
-    }
+    let text = stage::file::read_to_limit(reader, TEXT).map_err(|e| match e.kind() {
+        std::io::ErrorKind::FileTooLarge => format!("it {e}"),
+        _ => e.to_string(),
+    })?;
     parse(&text)
 }
 
@@ -78,8 +74,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
     }
     for (number, line) in text.split(|b| *b == b'\n').enumerate() {
         let bad = |why: String| format!("line {}: {why}", number + 1);
-        let words = line.split(|b| matches!(b, b' ' | b'\t' | b'\r'));
-        let mut words = words.filter(|w| !w.is_empty());
+        let mut words = line.split(|b| matches!(b, b' ' | b'\t' | b'\r')).filter(|w| !w.is_empty());
         let Some(first) = words.next().filter(|w| !w.starts_with(b"#")) else {
             continue;
         };
@@ -101,8 +96,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry>, String> {
 
 fn parse_path(path: &[u8]) -> Result<Vec<u8>, String> {
     let path = unescape(path);
-    let below = path.strip_prefix(b"./");
-    let below = below.ok_or("a path that does not begin with './'")?;
+    let below = path.strip_prefix(b"./").ok_or("a path that does not begin with './'")?;
     let plain = |part: &[u8]| !part.is_empty() && part != b"." && part != b"..";
     if !below.split(|b| *b == b'/').all(plain) || below.contains(&0) {
         return Err("a path that leads out of the package".into());

@@ -9,8 +9,7 @@ pub const HINT: &str = "the network may want a login: open any page in a browser
 #[must_use]
 pub fn is_web_page(start: &[u8]) -> bool {
     const TAGS: [&str; 8] = ["<!doctype html", "<html", "<head", "<body", "<script", "<meta", "<?xml", "<!--"];
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    let text = text.trim_ascii_start();
+    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     TAGS.iter().any(|tag| text.get(..tag.len()).is_some_and(|t| t.eq_ignore_ascii_case(tag.as_bytes())))
 }
 

@@ -6,7 +6,7 @@
 //! extensions of pacman's archives: long names, and pax `path`. It may go when the crate has limits and parses such headers.
 
 use crate::{Error, Result, decompress};
-use std::cell::Cell;
+
 use std::io::{self, Read};
 use std::ops::ControlFlow;
 use tar::EntryType;
@@ -42,38 +42,24 @@ pub(crate) fn normal(mut path: &[u8]) -> &[u8] {
     path
 }
 
-/// How far a [`Meter`] came: the tar crate, which owns that, does not tell.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reached {
-    Middle,
-    End,
-    Limit,
-}
-
 /// A reader that stops at a limit, and tells the end from the limit.
-struct Meter<'a, R> {
+struct Meter<R> {
     inner: R,
     left: u64,
-    reached: &'a Cell<Reached>,
+    at_end: bool,
+    over: bool,
 }
 
-impl<R: Read> Read for Meter<'_, R> {
+impl<R: Read> Read for Meter<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
-        if n == 0 && !buf.is_empty() {
-            self.reached.set(Reached::End);
-        }
-        if n as u64 > self.left {
-            self.reached.set(Reached::Limit);
-            return Err(io::Error::other("too large"));
-        }
-        self.left -= n as u64;
+        self.at_end |= n == 0 && !buf.is_empty();
+        let left = self.left.checked_sub(n as u64);
+        self.over |= left.is_none();
+        self.left = left.ok_or_else(|| io::Error::other("too large"))?;
         Ok(n)
     }
 }
-
-/// Uses a member and its data, and says whether to go on.
-type Visit<'a> = dyn FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>> + 'a;
 
 /// What the extension headers say of the member that follows them.
 #[derive(Default)]
@@ -95,18 +81,31 @@ pub(crate) fn walk(
     total: u64,
     mut visit: impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
 ) -> Result<()> {
-    let reached = Cell::new(Reached::Middle);
-    let meter = Meter { inner: decompress::reader(input)?, left: total, reached: &reached };
-    match walk_meter(doing, meter, &mut visit) {
-        Err(_) if reached.get() == Reached::Limit => Err(Error::too_large(doing, "bytes decompressed", total)),
+    let meter = Meter { inner: decompress::reader(input)?, left: total, at_end: false, over: false };
+    let mut archive = tar::Archive::new(meter);
+    let flow = visit_members(doing, &mut archive, &mut visit);
+    let mut rest = archive.into_inner();
+    let result = flow.and_then(|flow| match flow {
+        ControlFlow::Break(()) => Ok(()),
+        // The tar crate takes the end of the input for the end of the archive. If it read the marker
+        // instead, it has not reached the end of the input yet.
+        ControlFlow::Continue(()) if rest.at_end => Err(Error::ended(doing)),
+        ControlFlow::Continue(()) => io::copy(&mut rest, &mut io::sink()).map(drop).map_err(|e| Error::read(doing, e)),
+    });
+    match result {
+        Err(_) if rest.over => Err(Error::too_large(doing, "bytes decompressed", total)),
         result => result,
     }
 }
 
-fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -> Result<()> {
-    let reached = meter.reached;
+fn visit_members(
+    doing: &str,
+    archive: &mut tar::Archive<impl Read>,
+    visit: &mut impl FnMut(&Head, &mut dyn Read) -> Result<ControlFlow<()>>,
+) -> Result<ControlFlow<()>> {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
     let read = |e| Error::read(doing, e);
-    let mut archive = tar::Archive::new(meter);
+    let extension = |data: &mut dyn Read, size| read_body(doing, "bytes of extension header", data, size, EXTENSION);
     let mut pending = None;
     for entry in archive.entries().map_err(read)?.raw(true) {
         let mut entry = entry.map_err(read)?;
@@ -118,11 +117,11 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
                 if std::mem::replace(&mut extensions.pax, true) {
                     return Err(Error::malformed(doing, "two pax headers for one member"));
                 }
-                parse_pax(doing, &extension(doing, &mut entry, size)?, extensions)?;
+                parse_pax(doing, &extension(&mut entry, size)?, extensions)?;
                 continue;
             }
             EntryType::GNULongName => {
-                let data = extension(doing, &mut entry, size)?;
+                let data = extension(&mut entry, size)?;
                 let name = data.split(|b| *b == 0).next().unwrap_or_default();
                 let extensions: &mut Extensions = pending.get_or_insert_default();
                 set(doing, "path", &mut extensions.path, name.to_vec())?;
@@ -131,10 +130,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             // The target of a link is never used; a global header has a comment.
             EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
             // More headers may follow this one, which only a reader of this type would skip.
-            EntryType::GNUSparse => {
-                let reason = "a sparse member of GNU's old format";
-                return Err(Error::malformed(doing, reason));
-            }
+            EntryType::GNUSparse => return Err(Error::malformed(doing, "a sparse member of GNU's old format")),
             _ => {}
         }
         let extensions = pending.take().unwrap_or_default();
@@ -144,10 +140,7 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             None => entry.header().path_bytes().into_owned(),
         };
         let head = Head { path: normal(&path).to_vec(), kind, size, sparse };
-        let refuse = |why: &str| {
-            let reason = format!("member '{}': {why}", head.shown());
-            Err(Error::malformed(doing, reason))
-        };
+        let refuse = |why: &str| Err(Error::malformed(doing, format!("member '{}': {why}", head.shown())));
         if head.path.contains(&0) {
             return refuse("a NUL in its path");
         }
@@ -157,33 +150,17 @@ fn walk_meter(doing: &str, meter: Meter<'_, impl Read>, visit: &mut Visit<'_>) -
             return refuse("two sizes");
         }
         // And on whether these have data.
-        if size != 0 && is_without_data(kind) {
+        if size != 0 && matches!(kind, Link | Symlink | Char | Block | Directory | Fifo) {
             return refuse("data where there can be none");
         }
         if visit(&head, &mut entry)?.is_break() {
-            return Ok(());
+            return Ok(ControlFlow::Break(()));
         }
     }
     if pending.is_some() {
-        let reason = "an extension header without a member";
-        return Err(Error::malformed(doing, reason));
+        return Err(Error::malformed(doing, "an extension header without a member"));
     }
-    // The tar crate takes the end of the input for the end of the archive. If it read the marker
-    // instead, it has not reached the end of the input yet.
-    if reached.get() == Reached::End {
-        return Err(Error::ended(doing));
-    }
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(read)?;
-    Ok(())
-}
-
-fn is_without_data(kind: EntryType) -> bool {
-    use EntryType::{Block, Char, Directory, Fifo, Link, Symlink};
-    matches!(kind, Link | Symlink | Char | Block | Directory | Fifo)
-}
-
-fn extension(doing: &str, data: &mut dyn Read, size: u64) -> Result<Vec<u8>> {
-    read_body(doing, "bytes of extension header", data, size, EXTENSION)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Reads a member's data into memory.
@@ -207,10 +184,9 @@ pub(crate) fn read_body(
 }
 
 fn set<T>(doing: &str, what: &str, slot: &mut Option<T>, value: T) -> Result<()> {
-    let two = || Error::malformed(doing, format!("a member with two of {what}"));
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(two()),
+        Some(_) => Err(Error::malformed(doing, format!("a member with two of {what}"))),
     }
 }
 
@@ -220,20 +196,13 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
     while !data.is_empty() {
         let space = data.iter().position(|b| *b == b' ').ok_or_else(bad)?;
         let length: usize = number(&data[..space]).ok_or_else(bad)?;
-        if length <= space + 1 || length > data.len() {
-            return Err(bad());
-        }
-        let (record, rest) = data.split_at(length);
-        data = rest;
-        let record = record[space + 1..].strip_suffix(b"\n").ok_or_else(bad)?;
+        let record = data.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(bad)?;
+        data = &data[length..];
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(bad)?;
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => set(doing, "path", &mut into.path, value.to_vec())?,
-            b"size" => {
-                let size = number(value).ok_or_else(bad)?;
-                set(doing, "size", &mut into.size, size)?;
-            }
+            b"size" => set(doing, "size", &mut into.size, number(value).ok_or_else(bad)?)?,
             // The path is then one for programs that do not know sparse files.
             b"GNU.sparse.name" => set(doing, "path", &mut into.sparse_name, value.to_vec())?,
             _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
@@ -244,7 +213,7 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
 }
 
 /// Parses digits, and nothing but digits.
-fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
+pub(crate) fn number<T: std::str::FromStr>(digits: &[u8]) -> Option<T> {
     let text = std::str::from_utf8(digits).ok()?;
     let is_number = text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| is_number)

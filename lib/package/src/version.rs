@@ -66,30 +66,21 @@ fn rpmvercmp(mut a: &[u8], mut b: &[u8]) -> Ordering {
         if separator_a.len() != separator_b.len() {
             return separator_a.len().cmp(&separator_b.len());
         }
-        if first.is_ascii_digit() {
-            let number_a = cut(&mut a, u8::is_ascii_digit);
-            let number_b = cut(&mut b, u8::is_ascii_digit);
+        let is_number = first.is_ascii_digit();
+        let kind = if is_number { u8::is_ascii_digit } else { u8::is_ascii_alphabetic };
+        let (mut part_a, mut part_b) = (cut(&mut a, kind), cut(&mut b, kind));
+        if part_b.is_empty() {
             // A number is newer than letters.
-            if number_b.is_empty() {
-                return Ordering::Greater;
-            }
-            let number_a = without_zeros(number_a);
-            let number_b = without_zeros(number_b);
-            let order = number_a.len().cmp(&number_b.len());
-            match order.then_with(|| number_a.cmp(number_b)) {
-                Ordering::Equal => {}
-                order => return order,
-            }
-        } else {
-            let word_a = cut(&mut a, u8::is_ascii_alphabetic);
-            let word_b = cut(&mut b, u8::is_ascii_alphabetic);
-            if word_b.is_empty() {
-                return Ordering::Less;
-            }
-            match word_a.cmp(word_b) {
-                Ordering::Equal => {}
-                order => return order,
-            }
+            return if is_number { Ordering::Greater } else { Ordering::Less };
+        }
+        if is_number {
+            cut(&mut part_a, |c| *c == b'0');
+            cut(&mut part_b, |c| *c == b'0');
+        }
+        let longer = if is_number { part_a.len().cmp(&part_b.len()) } else { Ordering::Equal };
+        let order = longer.then_with(|| part_a.cmp(part_b));
+        if order.is_ne() {
+            return order;
         }
     }
     match (a.first(), b.first()) {
@@ -99,11 +90,6 @@ fn rpmvercmp(mut a: &[u8], mut b: &[u8]) -> Ordering {
         (None, Some(c)) if !c.is_ascii_alphabetic() => Ordering::Less,
         _ => Ordering::Greater,
     }
-}
-
-fn without_zeros(mut number: &[u8]) -> &[u8] {
-    cut(&mut number, |c| *c == b'0');
-    number
 }
 
 #[cfg(test)]

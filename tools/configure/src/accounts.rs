@@ -14,12 +14,12 @@ use crate::keys;
 use crate::records::{self, CHANGED, PASSWORD};
 use crate::secret::Secret;
 use crate::text::{joined, merge};
-use crate::tree::{Attributes, Tree};
+use crate::tree::{ROOT, Tree};
+use image::epoch;
 use rootfs::user::{User, lookup};
 use stage::{Code, Doing, Failure, quote};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const PASSWD: &str = "etc/passwd";
 const SHADOW: &str = "etc/shadow";
@@ -79,13 +79,10 @@ impl Accounts {
     ///
     /// [`Code::Usage`] where a file is invalid, or a user has two shells or passwords.
     pub(crate) fn of(args: &Args) -> Result<Self, Failure> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
-        let date = image::epoch::of_environment()?.unwrap_or(now);
+        let date = epoch::of_environment()?.unwrap_or_else(epoch::now);
         let mut accounts = Self { today: (date / 86_400).max(1), ..Self::default() };
         let two = |option: &str, name: &str| {
-            let message = format!("{option}: given twice for the user '{name}'");
-            Failure::new(Code::Usage, message)
+            Failure::new(Code::Usage, format!("{option}: given twice for the user '{name}'"))
         };
         for (name, groups) in &args.user {
             let account = accounts.user(name);
@@ -97,13 +94,14 @@ impl Accounts {
                 return Err(two("--shell", name));
             }
         }
-        let plain = args.password_file.iter().map(|of| (of, false));
-        let hashes = args.password_hash_file.iter().map(|of| (of, true));
-        for ((name, file), is_hash) in plain.chain(hashes) {
-            let parse = if is_hash { Secret::hash } else { Secret::plain };
-            let secret = read_file(file, parse)?;
-            if accounts.user(name).secret.replace(secret).is_some() {
-                return Err(two("--password-file", name));
+        for (files, parse) in [
+            (&args.password_file, Secret::plain as fn(&str) -> _),
+            (&args.password_hash_file, Secret::hash as fn(&str) -> _),
+        ] {
+            for (name, file) in files {
+                if accounts.user(name).secret.replace(read_file(file, parse)?).is_some() {
+                    return Err(two("--password-file", name));
+                }
             }
         }
         for (name, file) in &args.ssh_key {
@@ -182,8 +180,7 @@ impl Item for Accounts {
         // Others without a password are the packages' or the user's own doing, but nobody should be surprised.
         for name in records::names(&texts[SHADOW]) {
             if records::field(&texts[SHADOW], name, PASSWORD) == Some("") {
-                let warning = format!("the user '{name}' has an empty password");
-                site.warnings.push(warning);
+                site.warnings.push(format!("the user '{name}' has an empty password"));
             }
         }
         for (name, account) in &self.users {
@@ -207,19 +204,15 @@ impl Account {
     fn check(&self, name: &str, tree: &Tree, texts: &Texts) -> Result<(), Failure> {
         let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
         if let Some(missing) = self.groups.iter().find(|g| !records::has(group, g)) {
-            let file = tree.quote(GROUP);
-            let message = format!("looking for the group '{missing}': {file} has none");
-            return Err(not_found(message));
+            return Err(not_found(format!("looking for the group '{missing}': {} has none", tree.quote(GROUP))));
         }
         let shell = self.shell.as_ref().map(|s| s.trim_start_matches('/'));
         if let Some(shell) = shell.filter(|shell| !tree.is_program(shell)) {
             let shell = tree.quote(shell);
-            let message = format!("looking for the shell of '{name}': {shell} is not a program");
-            return Err(not_found(message));
+            return Err(not_found(format!("looking for the shell of '{name}': {shell} is not a program")));
         }
         if !self.make && !records::has(passwd, name) {
-            let file = tree.quote(PASSWD);
-            let message = format!("looking for the user '{name}': {file} has none");
+            let message = format!("looking for the user '{name}': {} has none", tree.quote(PASSWD));
             return Err(not_found(message).hint(format!("add --user {name}")));
         }
         match lookup(passwd, group, name) {
@@ -242,8 +235,7 @@ impl Accounts {
             };
             let bare = words.len();
             let groups = account.groups.iter().map(String::as_str);
-            let missing = groups.filter(|of| !records::is_member(group, of, name));
-            let missing = missing.collect::<Vec<_>>().join(",");
+            let missing = groups.filter(|of| !records::is_member(group, of, name)).collect::<Vec<_>>().join(",");
             if !missing.is_empty() {
                 words.extend(existing.as_ref().map(|_| "--append"));
                 words.extend(["--groups", &missing]);
@@ -266,7 +258,7 @@ impl Accounts {
         let tree = &site.tree;
         remove_copy(site)?;
         for directory in ["", "/etc", "/etc/default"] {
-            tree.make_directory(&format!("{COPY}{directory}"), Attributes::of_root(0o700))?;
+            tree.make_directory(&format!("{COPY}{directory}"), 0o700, ROOT)?;
         }
         let mut texts = texts.clone();
         for name in self.users.keys() {
@@ -277,8 +269,7 @@ impl Accounts {
                 }
             }
         }
-        let copy =
-            |path: &str, bytes: &[u8]| tree.replace(&format!("{COPY}/{path}"), bytes, Attributes::of_root(0o600));
+        let copy = |path: &str, bytes: &[u8]| tree.replace(&format!("{COPY}/{path}"), bytes, 0o600, ROOT);
         for (path, text) in &texts {
             if !text.is_empty() || tree.exists(path) {
                 copy(path, text.as_bytes())?;
@@ -312,18 +303,15 @@ impl Accounts {
     }
 }
 
-fn set_field(texts: &mut Texts, path: &str, name: &str, number: usize, value: &str) {
-    if let Some(text) = texts.get_mut(path) {
-        *text = records::with_field(text, name, number, value);
-    }
+fn set_field(texts: &mut Texts, path: &'static str, name: &str, number: usize, value: &str) {
+    let text = texts.entry(path).or_default();
+    *text = records::with_field(text, name, number, value);
 }
 
 /// Puts a hash into shadow(5), also for a user of passwd(5) without a record there.
 fn set_hash(texts: &mut Texts, name: &str, hash: &str) {
-    if !records::has(&texts[SHADOW], name)
-        && let Some(text) = texts.get_mut(SHADOW)
-    {
-        *text += &format!("{name}:!*:::::::\n");
+    if !records::has(&texts[SHADOW], name) {
+        *texts.entry(SHADOW).or_default() += &format!("{name}:!*:::::::\n");
     }
     set_field(texts, SHADOW, name, PASSWORD, hash);
     // In passwd(5), "x" is what sends login(1) to shadow(5); an empty field there would need no password at all.
@@ -348,9 +336,8 @@ pub(crate) fn root(tree: &Tree) -> Result<Option<String>, Failure> {
         "x" => records::field(&texts[SHADOW], "root", PASSWORD).unwrap_or(LOCKED),
         other => other,
     };
-    let locked = hash.starts_with(['!', '*']);
-    let word = if locked { "locked" } else { "password" };
-    Ok(Some(word.to_owned()))
+    let is_locked = hash.starts_with(['!', '*']);
+    Ok(Some(if is_locked { "locked" } else { "password" }.to_owned()))
 }
 
 fn read(tree: &Tree) -> Result<Texts, Failure> {
@@ -382,15 +369,15 @@ fn set_password(site: &mut Site, name: &str, password: &str) -> Result<(), Failu
 
 /// Adds keys to a user's authorized_keys.
 fn authorize(tree: &mut Tree, user: &User, keys: &[String]) -> Result<(), Failure> {
-    let owned = |mode| Attributes { mode, owner: (user.uid, user.gid) };
+    let owner = (user.uid, user.gid);
     let directory = format!("{}/.ssh", home::path(user)?);
-    if tree.make_directory(&directory, owned(0o700))? {
+    if tree.make_directory(&directory, 0o700, owner)? {
         tree.mark_changed(&directory);
     }
     let path = format!("{directory}/authorized_keys");
     let mut lines: Vec<String> = tree.text(&path)?.lines().map(str::to_owned).collect();
     merge(&mut lines, keys);
-    tree.write_as(&path, &joined(&lines), owned(0o600))
+    tree.write_as(&path, &joined(&lines), 0o600, owner)
 }
 
 #[cfg(test)]

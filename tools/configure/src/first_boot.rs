@@ -5,7 +5,7 @@
 //! without a network. The commands are pacman-key's own, as its manual names them; both do only what is missing.
 
 use crate::item::{Item, Site, lacks, not_found};
-use crate::tree::Attributes;
+use crate::tree::ROOT;
 use distro::Preset;
 use stage::members::Keyring;
 use stage::{Code, Document, Failure};
@@ -67,7 +67,7 @@ impl Item for FirstBootKeyring {
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {
         let tree = &mut site.tree;
         tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0), 0o644)?;
-        if tree.make_directory(WANTS, Attributes::of_root(0o755))? {
+        if tree.make_directory(WANTS, 0o755, ROOT)? {
             tree.mark_changed(WANTS);
         }
         // As systemctl(1) links it.

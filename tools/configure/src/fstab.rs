@@ -6,9 +6,9 @@ use crate::item::{Item, Site};
 use crate::text::joined;
 use image::epoch;
 use image::ids::Ids;
-use image::layout::{FileSystem, FileSystemKind, Layout};
+use image::layout::{FileSystemKind, Layout};
 use rootfs::{Mount, Root, mountinfo};
-use stage::members;
+use stage::members::FileSystem;
 use stage::{Code, Context, Document, Doing, Failure, quote};
 use std::path::Path;
 
@@ -40,18 +40,13 @@ impl Entry {
         format!("{source} {at} {kind} {options} 0 {pass}")
     }
 
-    fn of_file_system(file_system: &FileSystem) -> Self {
-        let options = match file_system.kind {
+    fn of_file_system(kind: FileSystemKind, FileSystem { at, kind: name, uuid }: &FileSystem) -> Self {
+        let options = match kind {
             FileSystemKind::Ext4 => "rw,relatime",
             // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
             FileSystemKind::Vfat => "rw,relatime,umask=0077",
         };
-        Self {
-            source: format!("UUID={}", file_system.uuid),
-            at: file_system.at.clone(),
-            kind: file_system.kind.name().to_owned(),
-            options: options.to_owned(),
-        }
+        Self { source: format!("UUID={uuid}"), at: at.clone(), kind: name.clone(), options: options.to_owned() }
     }
 
     fn of_device(mount: &Mount, context: &Context) -> Result<Self, Failure> {
@@ -86,21 +81,11 @@ fn escape(word: &str) -> String {
 #[derive(Debug)]
 pub(crate) struct Fstab {
     entries: Vec<Entry>,
-    /// The file systems that `mkdisk` makes.
-    planned: Vec<FileSystem>,
+    /// The file systems that `mkdisk` makes, for the document.
+    pub(crate) planned: Vec<FileSystem>,
 }
 
 impl Fstab {
-    /// Returns the file systems that `mkdisk` makes, for the document.
-    pub(crate) fn record(&self) -> Vec<members::FileSystem> {
-        let record = |file_system: &FileSystem| members::FileSystem {
-            at: file_system.at.clone(),
-            kind: file_system.kind.name().to_owned(),
-            uuid: file_system.uuid.clone(),
-        };
-        self.planned.iter().map(record).collect()
-    }
-
     /// Returns the mount points.
     pub(crate) fn mount_points(&self) -> Vec<String> {
         self.entries.iter().map(|e| e.at.clone()).collect()
@@ -132,23 +117,24 @@ impl Fstab {
             Some(file) => Layout::read(file, arch)?,
             None => Layout::standard(arch)?,
         };
-        let mut planned = layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?);
+        let mut found = Self { entries: Vec::new(), planned: Vec::new() };
         // Whether it can be written is checked later; without it there are no earlier UUIDs.
         let text = root.read(AT, LIMIT).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         // UUIDs of an earlier run stay, or an image that is made already would not find its file systems.
-        let recorded: Vec<members::FileSystem> = document.get().unwrap_or_default();
-        for file_system in &mut planned {
-            let kind = file_system.kind;
-            let same = |f: &&members::FileSystem| f.at == file_system.at && f.kind == kind.name();
+        let recorded: Vec<FileSystem> = document.get().unwrap_or_default();
+        for (kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
+            let same = |f: &&FileSystem| f.at == file_system.at && f.kind == file_system.kind;
             if let Some(known) = recorded.iter().find(same) {
                 let doing = || format!("reading \"filesystems\" of the document: {}", known.at);
                 file_system.uuid = kind.check_id(&known.uuid).doing(Code::BadDocument, doing)?;
-            } else if let Some(uuid) = uuid_in(&text, file_system) {
+            } else if let Some(uuid) = uuid_in(&text, kind, &file_system) {
                 file_system.uuid = uuid;
             }
+            found.entries.push(Entry::of_file_system(kind, &file_system));
+            found.planned.push(file_system);
         }
-        Ok(Self { entries: planned.iter().map(Entry::of_file_system).collect(), planned })
+        Ok(found)
     }
 }
 
@@ -188,8 +174,7 @@ fn devices(mut mounts: Vec<Mount>) -> Vec<Mount> {
 /// Returns the device that is mounted at the root itself.
 fn root_device(root: &Root) -> Result<Vec<Mount>, Failure> {
     let mounts = mountinfo::read()?.into_iter().rev();
-    let mount = mounts.filter(|m| m.target == root.path()).take(1);
-    let mount = mount.map(|m| Mount {
+    let mount = mounts.filter(|m| m.target == root.path()).take(1).map(|m| Mount {
         at: String::new(),
         kind: m.fstype,
         source: m.source.into_string().ok(),
@@ -212,39 +197,29 @@ fn uuid_of(device: &str) -> Result<Option<String>, Failure> {
 
 /// Splits a text into what is before our lines, ours, and what is after them.
 fn parts(text: &str) -> (Vec<&str>, Vec<&str>, Vec<&str>) {
-    let mut before: Vec<&str> = text.lines().collect();
-    let begin = before.iter().position(|l| *l == BEGIN);
-    let end = begin.and_then(|begin| {
-        let end = before[begin..].iter().position(|l| *l == END)?;
-        Some((begin, begin + end))
-    });
-    let Some((begin, end)) = end else {
-        return (before, Vec::new(), Vec::new());
-    };
-    let after = before.split_off(end + 1);
-    let ours = before[begin + 1..end].to_vec();
-    before.truncate(begin);
-    (before, ours, after)
+    let lines: Vec<&str> = text.lines().collect();
+    let begin = lines.iter().position(|l| *l == BEGIN).unwrap_or(lines.len());
+    match lines[begin..].iter().position(|l| *l == END) {
+        Some(n) => (lines[..begin].into(), lines[begin + 1..begin + n].into(), lines[begin + n + 1..].into()),
+        None => (lines, Vec::new(), Vec::new()),
+    }
 }
 
 fn with_block(text: &str, entries: &[Entry]) -> String {
     let (before, _, after) = parts(text);
     let ours: Vec<String> = entries.iter().map(Entry::line).collect();
-    let mut lines = before;
-    lines.push(BEGIN);
-    lines.extend(ours.iter().map(String::as_str));
-    lines.push(END);
-    lines.extend(after);
-    joined(&lines)
+    let ours = ours.iter().map(String::as_str);
+    let lines = before.into_iter().chain([BEGIN]).chain(ours).chain([END]).chain(after);
+    joined(&lines.collect::<Vec<_>>())
 }
 
 /// Returns the UUID that our own lines have for a file system.
-fn uuid_in(text: &str, file_system: &FileSystem) -> Option<String> {
+fn uuid_in(text: &str, kind: FileSystemKind, file_system: &FileSystem) -> Option<String> {
     parts(text).1.iter().find_map(|line| {
         let mut fields = line.split_whitespace();
         let uuid = fields.next()?.strip_prefix("UUID=")?;
-        let same = fields.next()? == escape(&file_system.at) && fields.next()? == file_system.kind.name();
-        file_system.kind.check_id(uuid).ok().filter(|_| same)
+        let same = fields.next()? == escape(&file_system.at) && fields.next()? == file_system.kind;
+        kind.check_id(uuid).ok().filter(|_| same)
     })
 }
 
@@ -253,14 +228,15 @@ mod tests {
     use super::*;
 
     fn planned(at: &str, kind: FileSystemKind, uuid: &str) -> FileSystem {
-        FileSystem { at: at.into(), kind, uuid: uuid.into() }
+        FileSystem { at: at.into(), kind: kind.name().into(), uuid: uuid.into() }
     }
 
     #[test]
     fn our_lines_are_between_comments_and_others_are_kept() {
         let root = planned("/", FileSystemKind::Ext4, "3335002d-56ca-8154-a907-7caebb1d31d3");
         let boot = planned("/boot", FileSystemKind::Vfat, "1A2B-3C4D");
-        let entries = [Entry::of_file_system(&root), Entry::of_file_system(&boot)];
+        let (ext4, vfat) = (FileSystemKind::Ext4, FileSystemKind::Vfat);
+        let entries = [Entry::of_file_system(ext4, &root), Entry::of_file_system(vfat, &boot)];
         let text = with_block("# fstab\n", &entries);
         assert_eq!(
             text,
@@ -271,9 +247,9 @@ mod tests {
         assert_eq!(with_block(&text, &entries), text);
         let more = format!("{text}tmpfs /x tmpfs rw 0 0\n");
         assert_eq!(with_block(&more, &entries), more);
-        assert_eq!(uuid_in(&more, &boot).unwrap(), "1A2B-3C4D");
-        assert_eq!(uuid_in(&more, &planned("/boot", FileSystemKind::Ext4, "")), None);
-        assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", &boot), None);
+        assert_eq!(uuid_in(&more, vfat, &boot).unwrap(), "1A2B-3C4D");
+        assert_eq!(uuid_in(&more, ext4, &planned("/boot", ext4, "")), None);
+        assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", vfat, &boot), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A user's home directory: a copy of skel that is made under another name, and renamed when it is complete.
 
 use crate::item::Site;
-use crate::tree::Attributes;
+use crate::tree::ROOT;
 use rootfs::user::User;
 use stage::document::plain_below;
 use stage::{Code, Failure, quote};
@@ -40,7 +40,7 @@ pub(crate) fn make(site: &mut Site, user: &User) -> Result<(), Failure> {
     let beside = format!("{parent}/{}", rootfs::file::temporary_name(name));
     let at = format!("/{beside}");
     site.run("rm", &["-rf", "--one-file-system", "--", &at], None, &doing)?;
-    site.tree.make_directory(&beside, Attributes::of_root(0o700))?;
+    site.tree.make_directory(&beside, 0o700, ROOT)?;
     if site.tree.stat(SKEL).is_some() {
         let from = format!("/{SKEL}/.");
         let args = ["-RP", "--preserve=mode,timestamps", "--", &from, &at];

@@ -40,9 +40,7 @@ impl Site {
     ///
     /// [`Code::NotFound`] where the root has no such program, [`Code::ChildFailed`] when it fails.
     pub(crate) fn run(&self, program: &str, args: &[&str], input: Option<&str>, doing: &str) -> Result<(), Failure> {
-        let mut command = command(program, args);
-        let input = input.map(str::as_bytes);
-        let out = child::transcript(&mut command, input, !self.quiet);
+        let out = child::transcript(&mut command(program, args), input.map(str::as_bytes), !self.quiet);
         let out = out.map_err(|failure| not_run(failure, doing))?;
         if out.status.success() {
             return Ok(());
@@ -52,8 +50,7 @@ impl Site {
             drop(std::io::stderr().write_all(&out.stdout));
         }
         let (program, ended) = (quote(program), child::ended(out.status));
-        let message = format!("{doing}: running {program}: {ended}");
-        Err(Failure::new(Code::ChildFailed, message))
+        Err(Failure::new(Code::ChildFailed, format!("{doing}: running {program}: {ended}")))
     }
 
     /// Runs a program that answers a question, and returns what it prints on stdout, whatever its exit status.
@@ -80,11 +77,8 @@ fn command(program: &str, args: &[&str]) -> Command {
 }
 
 fn not_run(failure: Failure, doing: &str) -> Failure {
-    const ENOENT: Cause = Cause::System(rustix::io::Errno::NOENT.raw_os_error());
-    let code = match failure.cause {
-        Some(ENOENT) => Code::NotFound,
-        _ => failure.code,
-    };
+    let is_missing = failure.cause == Some(Cause::System(rustix::io::Errno::NOENT.raw_os_error()));
+    let code = if is_missing { Code::NotFound } else { failure.code };
     Failure { code, ..failure }.while_doing(doing)
 }
 

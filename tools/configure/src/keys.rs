@@ -16,15 +16,12 @@ pub(crate) fn parse(text: &str) -> Result<Vec<String>, String> {
         return Err("it is a private key: give the file that ends in .pub".into());
     }
     let mut keys = Vec::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
+    for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+        match line {
+            line if line.is_empty() || line.starts_with('#') => {}
+            line if is_key(line) => keys.push(line.to_owned()),
+            _ => return Err(format!("line {number} is not a public key")),
         }
-        if !is_key(line) {
-            return Err(format!("line {number} is not a public key"));
-        }
-        keys.push(line.to_owned());
     }
     if keys.is_empty() {
         return Err("it has no key".into());
@@ -35,22 +32,15 @@ pub(crate) fn parse(text: &str) -> Result<Vec<String>, String> {
 /// A key is a type and, in base64, the key itself, which begins with the type again (RFC 4253, 6.6). Options may precede
 /// them, and a comment may follow.
 fn is_key(line: &str) -> bool {
-    if line.chars().any(|c| c.is_control() && c != '\t') {
-        return false;
-    }
     let mut words = line.split_whitespace();
-    let kind = words.find(|word| TYPES.iter().any(|t| word.starts_with(t)));
-    let (Some(kind), Some(text)) = (kind, words.next()) else {
-        return false;
+    let mut names_its_type = || {
+        let kind = words.find(|word| TYPES.iter().any(|t| word.starts_with(t)))?;
+        let key = STANDARD.decode(words.next()?).ok()?;
+        let (length, rest) = key.split_first_chunk::<4>()?;
+        let named = rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+        Some(named == kind.as_bytes() && rest.len() > named.len())
     };
-    let Ok(key) = STANDARD.decode(text) else {
-        return false;
-    };
-    let Some((length, rest)) = key.split_first_chunk::<4>() else {
-        return false;
-    };
-    let named = usize::try_from(u32::from_be_bytes(*length)).ok();
-    named.and_then(|n| rest.get(..n)) == Some(kind.as_bytes()) && rest.len() > kind.len()
+    !line.chars().any(|c| c.is_control() && c != '\t') && names_its_type() == Some(true)
 }
 
 #[cfg(test)]

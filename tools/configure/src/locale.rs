@@ -47,8 +47,7 @@ impl Item for Locales {
             // locale-gen succeeds also where localedef fails.
             existing = generated(site)?;
             if let Some(name) = missing(&existing) {
-                let message = format!("{DOING}: locale-gen did not make '{name}'");
-                return Err(Failure::new(Code::ChildFailed, message));
+                return Err(Failure::new(Code::ChildFailed, format!("{DOING}: locale-gen did not make '{name}'")));
             }
         }
         let text = with_variable(&site.tree.text(CONF)?, "LANG", &self.0[0]);

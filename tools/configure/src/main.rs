@@ -71,23 +71,16 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let accounts = Accounts::of(self)?;
         let mut configured = record::configured(document, self, &accounts);
-        let keyring = match self.first_boot_keyring {
-            true => Some(FirstBootKeyring::of(document)?),
-            false => None,
-        };
+        let keyring = self.first_boot_keyring.then(|| FirstBootKeyring::of(document)).transpose()?;
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
-        let fstab = match self.fstab {
-            true => {
-                let salt = configured.hostname.as_deref().unwrap_or_default();
-                let layout = self.layout.as_deref();
-                Some(Fstab::find(layout, context, document, inside.root(), salt)?)
-            }
-            false => None,
-        };
-        let planned = fstab.as_ref().map(Fstab::record).unwrap_or_default();
+        let salt = configured.hostname.as_deref().unwrap_or_default();
+        let find = || Fstab::find(self.layout.as_deref(), context, document, inside.root(), salt);
+        let fstab = self.fstab.then(find).transpose()?;
+        let mut planned = Vec::new();
         if let Some(fstab) = &fstab {
             configured.fstab = fstab.mount_points();
+            planned.clone_from(&fstab.planned);
         }
         if let Some(keyring) = &keyring {
             configured.first_boot_keyring.clone_from(&keyring.0);

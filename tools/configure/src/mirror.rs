@@ -24,8 +24,7 @@ impl Item for Mirrors {
     }
 
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {
-        let servers = self.0.iter().map(|url| format!("Server = {url}\n"));
-        let servers: String = servers.collect();
+        let servers: String = self.0.iter().map(|url| format!("Server = {url}\n")).collect();
         let text = format!("# Written by configure(8) of strapline.\n{servers}");
         site.tree.write(LIST, &text, 0o644)
     }

@@ -2,6 +2,7 @@
 
 use crate::accounts::Accounts;
 use crate::args::Args;
+use crate::resolver::Resolver;
 use crate::text::{merge, unique};
 use serde_json::{Map, Value, json};
 use stage::Document;
@@ -24,23 +25,20 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
         user.ssh_key |= !account.keys.is_empty();
     }
     let or = |new: Option<&String>, old| new.cloned().or(old);
-    let or_all = |new: Vec<String>, old| if new.is_empty() { old } else { new };
-    let resolver = args.resolv_conf.as_ref().map(|r| r.words());
     Configured {
         hostname: or(args.hostname.as_ref().map(|n| &n.0), before.hostname),
         locales,
         timezone: or(args.timezone.as_ref().map(|z| &z.0), before.timezone),
         keymap: or(args.keymap.as_ref().map(|k| &k.0), before.keymap),
         sudo: args.sudo.then(|| "wheel".to_owned()).or(before.sudo),
-        mirrors: or_all(unique(&args.mirror), before.mirrors),
-        resolv_conf: or_all(resolver.unwrap_or_default(), before.resolv_conf),
+        mirrors: if args.mirror.is_empty() { before.mirrors } else { unique(&args.mirror) },
+        resolv_conf: args.resolv_conf.as_ref().map_or(before.resolv_conf, Resolver::words),
         ..before
     }
 }
 
 fn user<'a>(users: &'a mut Vec<ConfiguredUser>, name: &str) -> &'a mut ConfiguredUser {
-    let place = users.iter().position(|user| user.name == name);
-    let place = place.unwrap_or_else(|| {
+    let place = users.iter().position(|user| user.name == name).unwrap_or_else(|| {
         users.push(ConfiguredUser { name: name.to_owned(), ..ConfiguredUser::default() });
         users.len() - 1
     });
@@ -49,8 +47,7 @@ fn user<'a>(users: &'a mut Vec<ConfiguredUser>, name: &str) -> &'a mut Configure
 
 /// Returns the paths in the root that this run changed, by the item that changed them.
 pub(crate) fn changed(changed: BTreeMap<String, Vec<String>>) -> Map<String, Value> {
-    let changed = changed.into_iter();
-    changed.map(|(name, paths)| (name, json!(paths))).collect()
+    changed.into_iter().map(|(name, paths)| (name, json!(paths))).collect()
 }
 
 #[cfg(test)]

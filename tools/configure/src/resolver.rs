@@ -64,8 +64,7 @@ impl Item for Resolver {
         if tree.link_target(AT).is_some() {
             tree.remove(AT)?;
         }
-        let lines = servers.iter().map(|s| format!("nameserver {s}\n"));
-        let lines: String = lines.collect();
+        let lines: String = servers.iter().map(|s| format!("nameserver {s}\n")).collect();
         let text = format!("# Written by configure(8) of strapline.\n{lines}");
         tree.write(AT, &text, 0o644)
     }

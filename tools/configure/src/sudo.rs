@@ -20,8 +20,7 @@ impl Item for Sudo {
         }
         if !includes(&tree.text(SUDOERS)?) {
             let path = tree.quote(SUDOERS);
-            let why = format!("{DOING}: {path} does not include /etc/sudoers.d");
-            return Err(not_found(why));
+            return Err(not_found(format!("{DOING}: {path} does not include /etc/sudoers.d")));
         }
         tree.read(AT)?;
         if tree.has_program("visudo") {

@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
+use std::fmt::Display;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -32,22 +33,11 @@ pub(crate) struct Tree {
     changed: Vec<String>,
 }
 
-/// Mode and owners of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Attributes {
-    /// The permission bits.
-    pub(crate) mode: u32,
-    /// User and group.
-    pub(crate) owner: (u32, u32),
-}
+/// User and group of a file.
+pub(crate) type Owner = (u32, u32);
 
-impl Attributes {
-    /// Returns those of a file of root.
-    pub(crate) fn of_root(mode: u32) -> Self {
-        let owner = (0, 0);
-        Self { mode, owner }
-    }
-}
+/// The owner of what is nobody else's.
+pub(crate) const ROOT: Owner = (0, 0);
 
 impl Tree {
     /// Opens the directory that is the root now; `host_path` is its path on the host.
@@ -144,10 +134,10 @@ impl Tree {
     /// # Errors
     ///
     /// When that cannot be known.
-    pub(crate) fn attributes(&self, path: &str) -> Result<Option<Attributes>, Failure> {
+    pub(crate) fn attributes(&self, path: &str) -> Result<Option<(u32, Owner)>, Failure> {
         let found = open_below(self.fd.as_fd(), path, OFlags::PATH | OFlags::NOFOLLOW);
         match found.and_then(fstat) {
-            Ok(stat) => Ok(Some(Attributes { mode: stat.st_mode & 0o7777, owner: (stat.st_uid, stat.st_gid) })),
+            Ok(stat) => Ok(Some((stat.st_mode & 0o7777, (stat.st_uid, stat.st_gid)))),
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(self.refused("reading the mode of", path, e)),
         }
@@ -167,35 +157,27 @@ impl Tree {
     ///
     /// When it cannot be written, or what exists is not a regular file.
     pub(crate) fn write(&mut self, path: &str, text: &str, mode: u32) -> Result<(), Failure> {
-        self.write_as(path, text, Attributes::of_root(mode))
+        self.write_as(path, text, mode, ROOT)
     }
 
-    /// Writes a file as [`Tree::write`] does; a new one gets these attributes.
-    pub(crate) fn write_as(&mut self, path: &str, text: &str, new: Attributes) -> Result<(), Failure> {
+    /// Writes a file as [`Tree::write`] does; a new one gets this mode and these owners.
+    pub(crate) fn write_as(&mut self, path: &str, text: &str, mode: u32, owner: Owner) -> Result<(), Failure> {
         if self.read(path)?.as_deref() == Some(text.as_bytes()) {
             return Ok(());
         }
-        let attributes = self.attributes(path)?.unwrap_or(new);
-        self.replace(path, text.as_bytes(), attributes)?;
+        let (mode, owner) = self.attributes(path)?.unwrap_or((mode, owner));
+        self.replace(path, text.as_bytes(), mode, owner)?;
         self.mark_changed(path);
         Ok(())
     }
 
-    /// Replaces a file by one with these attributes, and does not record that.
-    pub(crate) fn replace(
-        &self,
-        path: &str,
-        bytes: &[u8],
-        Attributes { mode, owner }: Attributes,
-    ) -> Result<(), Failure> {
+    /// Replaces a file by one with this mode and these owners, and does not record that.
+    pub(crate) fn replace(&self, path: &str, bytes: &[u8], mode: u32, owner: Owner) -> Result<(), Failure> {
         let (parent, name) = self.parent(path)?;
         // A test that is not root may not change owners, and need not.
         let us = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let owner = (owner != us).then_some(owner);
-        replace(parent.as_fd(), name, bytes, mode, owner).map_err(|e| {
-            let error = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-            self.refused("writing", path, error)
-        })
+        replace(parent.as_fd(), name, bytes, mode, (owner != us).then_some(owner))
+            .map_err(|e| self.refused("writing", path, Errno::from_io_error(&e).unwrap_or(Errno::IO)))
     }
 
     /// Makes a symbolic link to `target`, in place of a file or link at that path.
@@ -204,8 +186,7 @@ impl Tree {
             return Ok(());
         }
         let (parent, name) = self.parent(path)?;
-        let made = replace_link(parent.as_fd(), name, target);
-        made.map_err(|e| self.refused("linking", path, e))?;
+        replace_link(parent.as_fd(), name, target).map_err(|e| self.refused("linking", path, e))?;
         self.mark_changed(path);
         Ok(())
     }
@@ -227,7 +208,7 @@ impl Tree {
     /// # Errors
     ///
     /// When it cannot be made, or something else is there.
-    pub(crate) fn make_directory(&self, path: &str, Attributes { mode, owner }: Attributes) -> Result<bool, Failure> {
+    pub(crate) fn make_directory(&self, path: &str, mode: u32, owner: Owner) -> Result<bool, Failure> {
         let refused = |e| self.refused("making", path, e);
         let (parent, name) = self.parent(path)?;
         let made = match mkdirat(&parent, name, Mode::RWXU) {
@@ -241,8 +222,7 @@ impl Tree {
         }
         let stat = fstat(&directory).map_err(refused)?;
         if (stat.st_uid, stat.st_gid) != owner {
-            let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
-            fchown(&directory, Some(uid), Some(gid)).map_err(refused)?;
+            fchown(&directory, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1))).map_err(refused)?;
         }
         fchmod(&directory, Mode::from_raw_mode(mode)).map_err(refused)?;
         Ok(true)
@@ -267,18 +247,16 @@ impl Tree {
     }
 
     fn refused(&self, doing: &str, path: &str, error: Errno) -> Failure {
-        let (code, why) = match error {
+        let failed = |code, why: &dyn Display| Failure::new(code, format!("{doing} {}: {why}", self.quote(path)));
+        match error {
             Errno::LOOP | Errno::XDEV => {
-                (Code::Failed, "it is, or is behind, a symbolic link, which is not followed".to_owned())
+                failed(Code::Failed, &"it is, or is behind, a symbolic link, which is not followed")
             }
-            Errno::INVAL => (Code::Failed, "not a regular file".to_owned()),
-            Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::FBIG => {
-                (Code::Failed, error.to_string())
-            }
-            Errno::NOENT => (Code::NotFound, error.to_string()),
-            error => (Code::Os, error.to_string()),
-        };
-        Failure::new(code, format!("{doing} {}: {why}", self.quote(path)))
+            Errno::INVAL => failed(Code::Failed, &"not a regular file"),
+            Errno::NOTDIR | Errno::ISDIR | Errno::EXIST | Errno::NOTEMPTY | Errno::FBIG => failed(Code::Failed, &error),
+            Errno::NOENT => failed(Code::NotFound, &error),
+            error => failed(Code::Os, &error),
+        }
     }
 }
 

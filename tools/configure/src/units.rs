@@ -39,8 +39,7 @@ impl Item for Units {
                 "" => "systemctl does not say whether it is enabled",
                 other => other,
             };
-            let message = format!("enabling the unit '{unit}': {why}");
-            return Err(Failure::new(Code::Failed, message));
+            return Err(Failure::new(Code::Failed, format!("enabling the unit '{unit}': {why}")));
         }
         Ok(())
     }

@@ -64,8 +64,7 @@ impl Cache {
         let top = dir.canonicalize().doing(Code::Os, doing)?;
         // Paths in it end up in the document.
         if top.to_str().is_none() {
-            let why = format!("using cache {}: the path is not UTF-8", quote(&top));
-            return Err(Failure::new(Code::Usage, why));
+            return Err(Failure::new(Code::Usage, format!("using cache {}: the path is not UTF-8", quote(&top))));
         }
         let packages = top.join("packages-by-hash");
         Ok(Self { top, packages })
@@ -75,16 +74,9 @@ impl Cache {
         self.packages.join(format!("{sha256}.{extension}"))
     }
 
-    /// Returns the default path of a package's program.
-    pub(crate) fn program(&self, sha256: &str, name: &str) -> Result<PathBuf, Failure> {
-        let dir = self.top.join("pacman").join(sha256);
-        make_dir(&dir)?;
-        Ok(dir.join(name))
-    }
-
-    /// Returns a directory to try a program in. It is never removed, so a killed run leaves nothing elsewhere.
-    pub(crate) fn trial(&self) -> Result<PathBuf, Failure> {
-        let dir = self.top.join("trial");
+    /// Returns a directory of the cache, and makes it. It is never removed, so a killed run leaves nothing elsewhere.
+    pub(crate) fn directory(&self, below: &str) -> Result<PathBuf, Failure> {
+        let dir = self.top.join(below);
         make_dir(&dir)?;
         Ok(dir)
     }
@@ -100,8 +92,7 @@ impl Cache {
         let mut hash = Sha256Reader::new(&file);
         hash.drain().doing(Code::Os, doing)?;
         if hash.finish() == sha256 {
-            let draft = None;
-            return Ok(Some(Package { file, draft }));
+            return Ok(Some(Package { file, draft: None }));
         }
         context.warn(format_args!("{} was damaged: removing it", quote(&path)));
         std::fs::remove_file(&path).doing(Code::Os, || format!("removing {}", quote(&path)))?;
@@ -122,9 +113,7 @@ impl Cache {
             let mut draft = Draft::new_in(&self.packages)?;
             draft.file.write_all(bytes)?;
             draft.file.rewind()?;
-            let file = draft.file.try_clone()?;
-            let draft = Some(draft);
-            Ok(Package { file, draft })
+            Ok(Package { file: draft.file.try_clone()?, draft: Some(draft) })
         };
         write().map_err(|e: io::Error| {
             let why = format!("writing in {}: {e}", quote(&self.packages));
@@ -173,13 +162,11 @@ impl Cache {
 
     /// Records where a package in the cache came from, and the hash of a member.
     pub(crate) fn record(&self, origin: &Origin, member: Option<(&str, &str)>) -> Result<(), Failure> {
-        let card = self.card(&origin.sha256);
-        let mut members = card.map(|card| card.members).unwrap_or_default();
+        let mut members = self.card(&origin.sha256).map(|card| card.members).unwrap_or_default();
         members.extend(member.map(|(member, sha256)| (member.to_owned(), sha256.to_owned())));
-        let origin = origin.clone();
         let path = self.path(&origin.sha256, "json");
-        let mut text =
-            serde_json::to_vec(&Card { origin, members }).doing(Code::Os, || format!("writing {}", quote(&path)))?;
+        let card = Card { origin: origin.clone(), members };
+        let mut text = serde_json::to_vec(&card).doing(Code::Os, || format!("writing {}", quote(&path)))?;
         text.push(b'\n');
         self.write(&path, &text)
     }
@@ -211,10 +198,10 @@ impl Cache {
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
+/// Opens a file that we made: not over a link, and without waiting.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(flags.bits()).open(path)
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// Makes a directory and those above it.
@@ -236,8 +223,7 @@ pub(crate) fn default_dir(root: bool, xdg: Option<PathBuf>, home: Option<PathBuf
         return Ok("/var/cache/strapline".into());
     }
     // The XDG base directory specification: a relative path is invalid and ignored.
-    let base =
-        xdg.filter(|dir| dir.is_absolute()).or_else(|| Some(home.filter(|dir| dir.is_absolute())?.join(".cache")));
+    let base = [xdg, home.map(|home| home.join(".cache"))].into_iter().flatten().find(|dir| dir.is_absolute());
     base.map(|base| base.join("strapline")).ok_or_else(|| {
         let why = "choosing a cache: neither XDG_CACHE_HOME nor HOME is set";
         Failure::new(Code::Usage, why).hint("give one with --cache-dir DIR")

@@ -27,14 +27,11 @@ impl Draft {
     pub(crate) fn new_in(dir: &Path) -> Result<Self> {
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         if let Ok(fd) = open(dir, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
-            let file = fd.into();
-            return Ok(Self { file, name: None });
+            return Ok(Self { file: fd.into(), name: None });
         }
         // Also where the directory does not exist or is not ours: the error says so.
-        let draft = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir)?;
-        let (file, name) = draft.into_parts();
-        let name = Some(name);
-        Ok(Self { file, name })
+        let (file, name) = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir)?.into_parts();
+        Ok(Self { file, name: Some(name) })
     }
 
     /// Syncs it, and makes it executable and read-only: execve(2) fails with ETXTBSY as long as someone could write to it.
@@ -62,9 +59,7 @@ impl Draft {
             // link(2) does not replace: a name for the moment, and rename(2), which does.
             None => {
                 let dir = to.parent().unwrap_or(Path::new("/"));
-                let mut builder = tempfile::Builder::new();
-                let linked = builder.prefix(PREFIX).make_in(dir, |path| self.link(path))?;
-                linked.into_temp_path()
+                tempfile::Builder::new().prefix(PREFIX).make_in(dir, |path| self.link(path))?.into_temp_path()
             }
         };
         name.persist(to).map_err(|e| e.error)

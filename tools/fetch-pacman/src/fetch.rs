@@ -70,8 +70,7 @@ impl Fetcher<'_> {
             }
         }
         // Of equal ones the first.
-        let worst = failures.into_iter().rev().max_by_key(severity);
-        let Some(mut worst) = worst else {
+        let Some(mut worst) = failures.into_iter().rev().max_by_key(severity) else {
             return Err(Failure::new(Code::NotFound, "fetching: no server to ask"));
         };
         if servers.len() > 1 {
@@ -90,8 +89,8 @@ impl Fetcher<'_> {
             }
             _ => return Err(worst),
         };
-        let hint = worst.hint.take().unwrap_or_else(|| hint.to_owned());
-        Err(worst.hint(hint))
+        worst.hint.get_or_insert_with(|| hint.to_owned());
+        Err(worst)
     }
 
     /// Asks one server for all that is needed.
@@ -126,8 +125,7 @@ impl Fetcher<'_> {
     }
 
     fn verify(&self, package: &Package, proof: Option<Proof<'_>>, origin: &Origin) -> Result<Verified, Failure> {
-        let identity = (origin.name.as_str(), origin.version.as_str());
-        let identity = self.request.pin.is_none().then_some(identity);
+        let identity = self.request.pin.is_none().then_some((&*origin.name, &*origin.version));
         verify(self.context, package, proof, identity)
     }
 
@@ -149,8 +147,7 @@ impl Fetcher<'_> {
             return Ok(signature);
         }
         let file = format!("{}.sig", entry.filename);
-        let result = self.client.download(&server.file(&file), SIGNATURE, None);
-        let result = result.map_err(|failure| match failure.code {
+        let result = self.client.download(&server.file(&file), SIGNATURE, None).map_err(|failure| match failure.code {
             Code::NotFound => {
                 let why = format!("the package has no signature: {failure}, and the database has no %PGPSIG%");
                 Failure::new(Code::NotVerified, why).hint(UNSIGNED)
@@ -181,13 +178,11 @@ impl Fetcher<'_> {
         };
         let at_file = at(server, &entry.filename);
         let sha256 = expected_sha256(entry).map_err(&at_file)?;
-        let package = self.package(server, entry, sha256);
-        let package = package.map_err(|failure| match failure.code {
+        let package = self.package(server, entry, sha256).map_err(|failure| match failure.code {
             Code::NotFound => failure.hint(OTHER_KEYS),
             _ => failure,
         })?;
-        let keyring = Keyring::from_package(self.context, &verifier.gpg, &package.file, repo);
-        let keyring = keyring.map_err(&at_file)?;
+        let keyring = Keyring::from_package(self.context, &verifier.gpg, &package.file, repo).map_err(&at_file)?;
         self.cache.keep(package, sha256)?;
         Ok((keyring, Some(self.origin(server, entry, sha256))))
     }
@@ -233,8 +228,7 @@ impl Fetcher<'_> {
             );
             Failure::new(Code::NotFound, message).hint("run it once without --offline")
         })?;
-        let verified = self.verify_cached(&package, &origin);
-        let verified = verified.map_err(|failure| {
+        let verified = self.verify_cached(&package, &origin).map_err(|failure| {
             if is_ours(&failure) {
                 return failure;
             }
@@ -269,8 +263,7 @@ impl Fetcher<'_> {
         let Some(verifier) = self.verifier else {
             return self.verify(package, None, origin);
         };
-        let signature = self.cache.signature(&origin.sha256)?;
-        let signature = signature.ok_or_else(|| missing("its signature"))?;
+        let signature = self.cache.signature(&origin.sha256)?.ok_or_else(|| missing("its signature"))?;
         let keyring = match &verifier.keyring {
             Some(keyring) => keyring.clone(),
             None => {
@@ -303,8 +296,7 @@ fn find_entry<'a>(database: &'a Database, package: &str) -> Result<&'a Entry, Fa
 /// Returns the hash that the database has of a package.
 fn expected_sha256(entry: &Entry) -> Result<&String, Failure> {
     entry.sha256.as_ref().ok_or_else(|| {
-        let why = "the database has no %SHA256SUM% of it, and there is no --sha256";
-        Failure::new(Code::NotVerified, why)
+        Failure::new(Code::NotVerified, "the database has no %SHA256SUM% of it, and there is no --sha256")
     })
 }
 

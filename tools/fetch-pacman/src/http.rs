@@ -61,14 +61,12 @@ struct Failed {
 
 impl From<Failure> for Failed {
     fn from(failure: Failure) -> Self {
-        let retry = false;
-        Self { failure, retry }
+        Self { failure, retry: false }
     }
 }
 
 fn network(why: impl std::fmt::Display, retry: bool) -> Failed {
-    let failure = Failure::new(Code::Network, why);
-    Failed { failure, retry }
+    Failed { failure: Failure::new(Code::Network, why), retry }
 }
 
 /// Asks servers. It is set up for the first file that needs it.
@@ -147,8 +145,7 @@ impl HttpClient<'_> {
         if roots.add_parsable_certificates(found.certs).0 == 0 {
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
             if https {
-                let text = "this host has no certificate authorities: using those of this program";
-                self.context.warn(text);
+                self.context.warn("this host has no certificate authorities: using those of this program");
             }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -191,11 +188,7 @@ impl HttpClient<'_> {
 /// Reads a file of a `file://` server.
 fn read_local(path: &Path, expected: Expected) -> Result<Vec<u8>, Failed> {
     let failed = |e: std::io::Error| {
-        let code = match e.kind() {
-            ErrorKind::NotFound => Code::NotFound,
-            _ => Code::Failed,
-        };
-        Failure::new(code, e)
+        Failure::new(if e.kind() == ErrorKind::NotFound { Code::NotFound } else { Code::Failed }, e)
     };
     let mut bytes = Vec::new();
     stage::file::open(path).and_then(|file| file.take(expected.limit + 1).read_to_end(&mut bytes)).map_err(failed)?;
@@ -214,8 +207,7 @@ fn check_content(start: &[u8]) -> Result<(), Failure> {
 
 /// The work of the thread.
 fn get(client: &Client, url: Url, expected: Expected, timeout: Duration, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
-    let response = client.get(url).send();
-    let mut response = response.map_err(|e| explain_refusal(&e, timeout))?;
+    let mut response = client.get(url).send().map_err(|e| explain_refusal(&e, timeout))?;
     let status = response.status();
     if status != 200 {
         let why = format!("HTTP status {status}");
@@ -281,13 +273,9 @@ fn explain_refusal(error: &reqwest::Error, timeout: Duration) -> Failed {
 /// Returns why the body ended early.
 fn explain_break(error: &std::io::Error, bytes: usize, timeout: Duration) -> Failed {
     let timed_out = find::<reqwest::Error>(error).is_some_and(reqwest::Error::is_timeout);
-    let why = match timed_out {
-        true => stalled(timeout),
-        false => cause(error),
-    };
-    let why = format!("the connection broke after {bytes} bytes: {why}");
+    let why = if timed_out { stalled(timeout) } else { cause(error) };
     // A server that sent something before it fell silent is worth another attempt.
-    network(why, !timed_out || bytes > 0)
+    network(format!("the connection broke after {bytes} bytes: {why}"), !timed_out || bytes > 0)
 }
 
 /// The fewest bytes a second: with less a package takes hours, and another server or another day is better.
@@ -353,10 +341,7 @@ fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 
         }
         // An io::Error's source is not what it wraps, but the source of that.
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        next = match wrapped {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+        next = wrapped.map_or_else(|| error.source(), |inner| Some(inner));
     }
     None
 }

@@ -18,9 +18,10 @@ use nix::unistd::getpid;
 use package::archive::extract_members;
 use pacman::gpg::status::{self, Signature, State};
 use pacman::gpg::{self, Gpg, memory_file};
+use stage::file::read_to_limit;
 use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek};
+use std::io::{ErrorKind, Seek};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,8 +66,7 @@ pub(crate) fn find_gpg(context: &Context) -> Result<Gpg, Failure> {
     if out.success {
         return Ok(gpg);
     }
-    let message = format!("trying gpg on an empty keyring: gpg: {}", out.error);
-    Err(Failure::new(Code::ChildFailed, message)
+    Err(Failure::new(Code::ChildFailed, format!("trying gpg on an empty keyring: gpg: {}", out.error))
         .hint("'use-keyboxd' or an unknown option in the host's '/etc/gnupg/common.conf' causes this: remove it there"))
 }
 
@@ -85,8 +85,7 @@ impl Keyring {
         let bytes = members.remove(&member).unwrap_or_default();
         let keys =
             import(context, gpg, &bytes)?.map_err(|why| fail(format!("no keys in its member '{member}': {why}")))?;
-        let name = format!("package {}", quote(package_name(repo)));
-        Ok(Self { keys, name })
+        Ok(Self { keys, name: format!("package {}", quote(package_name(repo))) })
     }
 
     /// Reads the keys in some files.
@@ -100,9 +99,7 @@ impl Keyring {
             });
             keys.extend(imported?);
         }
-        let names: Vec<_> = paths.iter().map(quote).collect();
-        let name = names.join(", ");
-        Ok(Self { keys, name })
+        Ok(Self { keys, name: paths.iter().map(quote).collect::<Vec<_>>().join(", ") })
     }
 
     /// Returns the signatures in a detached signature file, which must be nothing else.
@@ -134,19 +131,13 @@ impl Keyring {
 fn read_keys(path: &Path) -> Result<Vec<u8>, Failure> {
     let doing = || format!("reading keyring {}", quote(path));
     let file = stage::file::open(path).map_err(|e| {
-        let code = match e.kind() {
-            ErrorKind::NotFound => Code::NotFound,
-            _ => Code::Failed,
-        };
+        let code = if e.kind() == ErrorKind::NotFound { Code::NotFound } else { Code::Failed };
         Failure::new(code, format!("{}: {e}", doing()))
     })?;
-    let mut bytes = Vec::new();
-    file.take(LIMIT + 1).read_to_end(&mut bytes).doing(Code::Os, doing)?;
-    if bytes.len() as u64 > LIMIT {
-        let message = format!("{}: larger than {LIMIT} bytes", doing());
-        return Err(Failure::new(Code::Failed, message));
-    }
-    Ok(bytes)
+    read_to_limit(file, LIMIT).map_err(|e| match e.kind() {
+        ErrorKind::FileTooLarge => Failure::new(Code::Failed, format!("{}: larger than {LIMIT} bytes", doing())),
+        _ => Failure::system(Code::Os, doing(), e),
+    })
 }
 
 /// Returns the keys that gpg accepts, as it exports them, or why there are none.
@@ -157,10 +148,7 @@ fn import(context: &Context, gpg: &Gpg, keys: &[u8]) -> Result<Result<Vec<u8>, S
     command.args(["--import-options=import-export,no-repair-keys", "--import"]).stdin(input);
     let out = run(context, &mut command)?;
     // One invalid key is no reason to do without the others.
-    Ok(match out.stdout.is_empty() {
-        false => Ok(out.stdout),
-        true => Err(format!("gpg: {}", out.error)),
-    })
+    Ok(if out.stdout.is_empty() { Err(format!("gpg: {}", out.error)) } else { Ok(out.stdout) })
 }
 
 fn command(gpg: &Gpg, keyring: &File) -> Command {

@@ -22,7 +22,7 @@ use program::Program;
 use rootfs::file::Placed;
 use rustix::fs::{Mode, OFlags};
 use server::Server;
-use stage::members::{Pacman, PacmanPackage};
+use stage::members::Pacman;
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -41,11 +41,11 @@ use verify::Verifier;
 )]
 struct FetchPacman {
     /// Search the repository NAME
-    #[arg(long, value_name = "NAME", value_parser = repo)]
+    #[arg(long, value_name = "NAME", value_parser = checked(distro::check::repo))]
     repo: Option<String>,
 
     /// Download from URL, with $repo and $arch replaced; several are tried in order
-    #[arg(long = "server", value_name = "URL", value_parser = url)]
+    #[arg(long = "server", value_name = "URL", value_parser = checked(distro::check::url))]
     servers: Vec<String>,
 
     /// Fetch the newest package NAME
@@ -100,16 +100,6 @@ struct FetchPacman {
     common: Common,
 }
 
-/// What was done.
-#[derive(Debug)]
-struct Done {
-    program: Program,
-    /// What it was checked by, as the document has it.
-    trust: &'static str,
-    /// The package that was fetched, and the key that signed it.
-    package: Option<(Origin, Option<String>)>,
-}
-
 impl Stage for FetchPacman {
     const KIND: Kind = Kind::Start;
 
@@ -118,19 +108,22 @@ impl Stage for FetchPacman {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let done = match &self.existing {
-            Some(path) => Done { program: program::inspect(context, &resolve(path)?)?, trust: "host", package: None },
+        let (program, trust, package) = match &self.existing {
+            Some(path) => (program::inspect(context, &resolve(path)?)?, "host", None),
             None => {
                 let request = self.request(document)?;
                 check(&request)?;
-                fetch(context, &request)?
+                let (program, trust, package) = fetch(context, &request)?;
+                (program, trust, Some(package))
             }
         };
-        if let Some(path) = self.output.as_ref().filter(|_| done.program.new) {
-            find_placed(&done.program.path)?.remove_on_undo(context, path);
+        let Program { path, version, sha256, new } = program;
+        if let Some(output) = self.output.as_ref().filter(|_| new) {
+            find_placed(&path)?.remove_on_undo(context, output);
         }
-        record(document, &done);
-        context.note(format_args!("pacman {} in {}", done.program.version, quote(&done.program.path)));
+        context.note(format_args!("pacman {version} in {}", quote(&path)));
+        // In place of an earlier one. Members of others stay.
+        document.write(&Pacman { path, version, sha256, trust: trust.to_owned(), package });
         Ok(())
     }
 }
@@ -151,23 +144,15 @@ impl FetchPacman {
         let source = &preset.pacman;
         let arch = server::pacman_arch(std::env::consts::ARCH);
         let repo = self.repo.as_ref().unwrap_or(&source.repo);
-        let servers = if self.offline {
-            None
-        } else {
-            let urls = match self.servers.as_slice() {
-                [] => server::servers(&preset, arch)?,
-                given => given,
-            };
-            let servers = urls.iter().map(|url| Server::expand(url, repo, arch));
-            Some(servers.collect())
+        let urls = match self.servers.as_slice() {
+            _ if self.offline => None,
+            [] => Some(server::servers(&preset, arch)?),
+            given => Some(given),
         };
         let env = |name| std::env::var_os(name).map(PathBuf::from);
         let cache = match &self.cache_dir {
             Some(dir) => dir.clone(),
-            None => {
-                let root = nix::unistd::geteuid().is_root();
-                cache::default_dir(root, env("XDG_CACHE_HOME"), env("HOME"))?
-            }
+            None => cache::default_dir(nix::unistd::geteuid().is_root(), env("XDG_CACHE_HOME"), env("HOME"))?,
         };
         // A hash that the user knows proves all that a signature could; with options for both, both are checked.
         let names_keys = !self.trust.is_empty() || !self.keyring.is_empty();
@@ -175,7 +160,7 @@ impl FetchPacman {
         let pinned = source.trusted.iter().map(|pin| &pin.fingerprint);
         let pins = pinned.chain(&self.trust).cloned().collect();
         Ok(Request {
-            servers,
+            servers: urls.map(|urls| urls.iter().map(|url| Server::expand(url, repo, arch)).collect()),
             repo: repo.clone(),
             package: self.package.as_ref().unwrap_or(&source.package).clone(),
             member: self.member.as_ref().unwrap_or(&source.member).clone(),
@@ -209,8 +194,9 @@ fn check(request: &Request) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Fetches a package, and extracts the program where that has not been done yet.
-fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
+/// Fetches a package, and extracts the program where that has not been done yet. Returns the program, what it was checked by
+/// as the document has it, and the package.
+fn fetch(context: &Context, request: &Request) -> Result<(Program, &'static str, Origin), Failure> {
     let verifier = make_verifier(context, request)?;
     let cache = Cache::open(&request.cache)?;
     let fetcher = Fetcher {
@@ -225,12 +211,10 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
         Some(servers) => fetcher.fetch(servers)?,
     };
     let signature = verified.signature.clone();
+    let name = request.member.rsplit('/').next().unwrap_or(&request.member);
     let to = match &request.output {
         Some(path) => path.clone(),
-        None => {
-            let name = request.member.rsplit('/').next().unwrap_or(&request.member);
-            cache.program(&origin.sha256, name)?
-        }
+        None => cache.directory(&format!("pacman/{}", origin.sha256))?.join(name),
     };
     // Decompressing takes longer than all the rest.
     let reused = match cache.member(&origin.sha256, &request.member) {
@@ -239,7 +223,7 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
     };
     let program = match reused {
         Some(program) => program,
-        None => program::extract(context, verified, &request.member, &to, &cache.trial()?)?,
+        None => program::extract(context, verified, &request.member, &to, &cache.directory("trial")?)?,
     };
     // The program is good: a cache that cannot be written costs only time, later.
     let mut recorded = cache.record(&origin, Some((&request.member, &program.sha256)));
@@ -254,7 +238,8 @@ fn fetch(context: &Context, request: &Request) -> Result<Done, Failure> {
         (None, Some(_)) => "sha256",
         (None, None) => "hash",
     };
-    Ok(Done { program, trust, package: Some((origin, signature.map(|(key, _)| key))) })
+    let signed_by = signature.map(|(key, _)| key);
+    Ok((program, trust, Origin { signed_by, ..origin }))
 }
 
 /// Finds gpg and reads the user's keys, where a signature is required.
@@ -263,25 +248,8 @@ fn make_verifier(context: &Context, request: &Request) -> Result<Option<Verifier
         return Ok(None);
     };
     let gpg = keyring::find_gpg(context)?;
-    let keyring = match files.as_slice() {
-        [] => None,
-        files => Some(Keyring::from_files(context, &gpg, files)?),
-    };
+    let keyring = if files.is_empty() { None } else { Some(Keyring::from_files(context, &gpg, files)?) };
     Ok(Some(Verifier { gpg, pins: pins.clone(), keyring }))
-}
-
-/// Records the program in the document, in place of an earlier one. Members of others stay.
-fn record(document: &mut Document, done: &Done) {
-    document.write(&Pacman {
-        path: done.program.path.clone(),
-        version: done.program.version.clone(),
-        sha256: done.program.sha256.clone(),
-        trust: done.trust.to_owned(),
-        package: done
-            .package
-            .as_ref()
-            .map(|(origin, signed_by)| PacmanPackage { signed_by: signed_by.clone(), ..origin.clone() }),
-    });
 }
 
 /// Returns the absolute path of a file whose directory must exist, without `..` and symbolic links before its name.
@@ -300,12 +268,9 @@ fn resolve(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-fn repo(value: &str) -> Result<String, String> {
-    distro::check::repo(value).map(|()| value.to_owned())
-}
-
-fn url(value: &str) -> Result<String, String> {
-    distro::check::url(value).map(|()| value.to_owned())
+/// Returns a parser of values that pass a check of presets.
+fn checked(check: fn(&str) -> Result<(), String>) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |value| check(value).map(|()| value.to_owned())
 }
 
 fn package_name(value: &str) -> Result<String, String> {

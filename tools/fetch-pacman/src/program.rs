@@ -1,16 +1,18 @@
 //! The program: extracted from its package, tried, and put in place.
 
+use crate::cache;
 use crate::draft::Draft;
 use crate::verify::Verified;
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+
 use package::archive::extract_member;
 use package::digest::Sha256Reader;
 use stage::{Cause, Code, Context, Doing, Failure, child, quote};
+use std::env::consts::ARCH;
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -65,10 +67,7 @@ pub(crate) fn extract(
 /// only its version is asked for again.
 pub(crate) fn reuse(context: &Context, _: &Verified, to: &Path, sha256: &str) -> Result<Option<Program>, Failure> {
     let hash = || {
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let mut options = OpenOptions::new();
-        let file = options.read(true).custom_flags(flags.bits()).open(to);
-        let file = file.ok()?;
+        let file = cache::open(to).ok()?;
         let meta = file.metadata().ok()?;
         if !meta.is_file() || meta.permissions().mode() & 0o7777 != 0o755 {
             return None;
@@ -113,14 +112,11 @@ pub(crate) fn inspect(context: &Context, path: &Path) -> Result<Program, Failure
 /// Refuses a program that skips or renames files with names that are not ASCII. `name` is its path in messages, `trial` a
 /// directory to try it in.
 fn check_names(program: &Path, name: &Path, trial: Option<&Path>) -> Result<(), Failure> {
-    match pacman::locale::reads_all_names(program, trial)? {
-        Some(false) => Err(Failure::new(
-            Code::Failed,
-            format!("using {}: it leaves out files whose names are not ASCII", quote(name)),
-        )
-        .hint("where it is linked to glibc, this host lacks the locale C.UTF-8: 'doctor' says what installs it")),
-        _ => Ok(()),
+    if pacman::locale::reads_all_names(program, trial)? != Some(false) {
+        return Ok(());
     }
+    Err(Failure::new(Code::Failed, format!("using {}: it leaves out files whose names are not ASCII", quote(name)))
+        .hint("where it is linked to glibc, this host lacks the locale C.UTF-8: 'doctor' says what installs it"))
 }
 
 /// Runs a program for its version. `name` is its path in messages.
@@ -135,19 +131,14 @@ fn version(context: &Context, program: &Path, name: &Path) -> Result<String, Fai
     let fail = |code, why: &dyn Display| Failure::new(code, format!("{doing}: {why}"));
     let output = output.map_err(|failure| match (failure.code, failure.cause) {
         (Code::Interrupted, _) => failure,
-        (Code::Hung, _) => {
-            let why = format!("nothing happened for {} s", VERSION_TIMEOUT.as_secs());
-            fail(Code::Hung, &why)
-        }
+        (Code::Hung, _) => fail(Code::Hung, &format!("nothing happened for {} s", VERSION_TIMEOUT.as_secs())),
         // Not the failure's own message, which names a temporary file.
         (_, Some(Cause::System(number))) => {
             let error = std::io::Error::from_raw_os_error(number);
             let failure = fail(Code::ChildFailed, &error);
             match Errno::from_raw(number) {
                 Errno::EACCES => failure.hint("is the file system mounted noexec? then put it elsewhere with -o FILE"),
-                Errno::ENOEXEC => {
-                    failure.hint(format!("it is not a program of this host, which is {}", std::env::consts::ARCH))
-                }
+                Errno::ENOEXEC => failure.hint(format!("it is not a program of this host, which is {ARCH}")),
                 _ => failure,
             }
         }
@@ -180,16 +171,13 @@ fn parse_banner(text: &str) -> Option<&str> {
 }
 
 fn explain_write_error(error: &std::io::Error, to: &Path) -> Failure {
-    let code = match error.kind() {
-        ErrorKind::PermissionDenied => Code::Permission,
-        _ => Code::Os,
-    };
-    let failure = Failure::new(code, format!("writing {}: {error}", quote(to)));
+    let failed = |code| Failure::new(code, format!("writing {}: {error}", quote(to)));
     match error.kind() {
+        ErrorKind::PermissionDenied => failed(Code::Permission),
         ErrorKind::StorageFull | ErrorKind::FileTooLarge | ErrorKind::QuotaExceeded => {
-            failure.hint("make room, or put it elsewhere with -o FILE")
+            failed(Code::Os).hint("make room, or put it elsewhere with -o FILE")
         }
-        _ => failure,
+        _ => failed(Code::Os),
     }
 }
 

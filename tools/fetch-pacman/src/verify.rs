@@ -51,21 +51,16 @@ pub(crate) fn verify(
     identity: Option<(&str, &str)>,
 ) -> Result<Verified, Failure> {
     let file = package.file.try_clone().doing(Code::Os, || "opening the package")?;
-    let signature = match proof {
-        None => None,
-        Some(proof) => {
-            let (verifier, keyring) = (proof.verifier, &proof.keyring);
-            let found = keyring.check(context, &verifier.gpg, &proof.signature, &file)?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            let now = now.unwrap_or_default().as_secs();
-            let signer = find_signer(&found, &verifier.pins, &keyring.name, now)?;
-            if let Some((name, version)) = identity {
-                check_identity(&file, name, version)?;
-            }
-            Some((signer, proof.signature))
-        }
+    let Some(Proof { verifier, keyring, signature }) = proof else {
+        return Ok(Verified { file, signature: None });
     };
-    Ok(Verified { file, signature })
+    let found = keyring.check(context, &verifier.gpg, &signature, &file)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let signer = find_signer(&found, &verifier.pins, &keyring.name, now)?;
+    if let Some((name, version)) = identity {
+        check_identity(&file, name, version)?;
+    }
+    Ok(Verified { file, signature: Some((signer, signature)) })
 }
 
 /// Compares the name and version in a package with what they must be.
@@ -75,13 +70,8 @@ fn check_identity(mut file: &File, name: &str, version: &str) -> Result<(), Fail
     if (&*info.name, &*info.version) == (name, version) {
         return Ok(());
     }
-    let why = format!(
-        "it is package {} {}, validly signed, and should be {} {version}",
-        quote(&info.name),
-        info.version,
-        quote(name)
-    );
-    Err(Failure::new(Code::NotVerified, why))
+    let (is, should) = (format!("{} {}", quote(&info.name), info.version), format!("{} {version}", quote(name)));
+    Err(Failure::new(Code::NotVerified, format!("it is package {is}, validly signed, and should be {should}")))
 }
 
 /// Returns the pinned key that signed. As for pacman, every signature must be good.

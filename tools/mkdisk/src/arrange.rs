@@ -1,7 +1,8 @@
 //! Where each partition and blob is: from the layout, and from sizes that were measured.
 
-use image::layout::{ALIGNMENT, FIRST, LAST, Layout, SECTOR, Size};
+use image::layout::{ALIGNMENT, FIRST, LAST, Layout, Partition, SECTOR, Size};
 use image::size::show;
+use serde::{Deserialize, Serialize};
 use stage::{Code, Failure};
 
 /// How large something must be.
@@ -14,14 +15,14 @@ pub(crate) struct Need {
 }
 
 /// A partition's place, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Place {
     pub(crate) start: u64,
     pub(crate) size: u64,
 }
 
 /// A disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) struct Arrangement {
     /// Its size, in bytes.
     pub(crate) size: u64,
@@ -48,8 +49,7 @@ pub(crate) fn arrange(
     let mut least = FIRST;
     for (partition, need) in layout.partitions.iter().zip(needs) {
         let name = &partition.name;
-        let start = partition.offset;
-        let start = start.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
+        let start = partition.offset.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
         if start < end {
             let (start, end) = (show(start), show(end));
             let why = format!("partition '{name}' begins at {start}, and {before} ends at {end}");
@@ -62,10 +62,7 @@ pub(crate) fn arrange(
             }
             (Size::Bytes(bytes), _) => bytes,
             (Size::Auto, _) | (Size::Rest, None) => whole(need.roomy.max(smallest)),
-            (Size::Rest, Some(disk)) => {
-                let usable = disk.saturating_sub(LAST) / 4096 * 4096;
-                usable.saturating_sub(start)
-            }
+            (Size::Rest, Some(disk)) => (disk.saturating_sub(LAST) / 4096 * 4096).saturating_sub(start),
         };
         least = match partition.size {
             Size::Rest => start + whole(smallest),
@@ -104,13 +101,9 @@ pub(crate) fn too_small(name: &str, bytes: u64, least: u64) -> Failure {
 
 /// No blob may overlap a partition or another blob.
 fn check_blobs(layout: &Layout, blobs: &[u64], places: &[Place]) -> Result<(), Failure> {
-    let partitions = layout.partitions.iter().zip(places);
-    let mut taken: Vec<(String, u64, u64)> = partitions
-        .map(|(p, place)| {
-            let name = format!("partition '{}'", p.name);
-            (name, place.start, place.start + place.size)
-        })
-        .collect();
+    let of =
+        |(p, place): (&Partition, &Place)| (format!("partition '{}'", p.name), place.start, place.start + place.size);
+    let mut taken: Vec<(String, u64, u64)> = layout.partitions.iter().zip(places).map(of).collect();
     for (blob, length) in layout.blobs.iter().zip(blobs) {
         let name = format!("blob '{}'", blob.source.show());
         let (start, end) = (blob.offset, blob.offset + length);

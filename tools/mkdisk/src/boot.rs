@@ -80,8 +80,6 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
         return Ok(booting);
     }
     let tree = Tree::new(nodes, layout);
-    let own_entries = tree.has_files_in(ENTRIES);
-    let own_extlinux = tree.file(EXTLINUX).is_some();
     let efi = tree.efi(arch);
     let x86 = matches!(arch.elf, 62 | 3);
     let (with_extlinux, with_systemd) = match wish.loader {
@@ -91,8 +89,9 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
     };
     let auto = wish.loader == Loader::Auto;
     // What somebody put there is meant so, unless the command line says otherwise.
-    let keep_extlinux = auto && own_extlinux;
-    let keep_entries = auto && own_entries;
+    let keep_extlinux = auto && tree.file(EXTLINUX).is_some();
+    let is_entry = |path: &&str| path.strip_prefix(ENTRIES).is_some_and(|rest| rest.starts_with('/'));
+    let keep_entries = auto && tree.files.keys().any(is_entry);
     let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
     let kernels = tree.kernels();
     if kernels.is_empty() && !all_kept {
@@ -100,13 +99,16 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
         let hint = "put 'strap linux' (or the kernel of your board) before this, or give --bootloader none";
         return Err(Failure::new(Code::NotFound, why).hint(hint));
     }
-    let dtb = tree.check_dtb(&kernels, wish.dtb)?;
+    if let Some(dtb) = wish.dtb {
+        tree.check_dtb(&kernels, dtb)?;
+    }
     let entries = entries(&kernels, wish);
     if with_extlinux {
         if keep_extlinux {
-            booting.note(format!("'/{EXTLINUX}' of the root is kept"));
+            booting.notes.push(format!("'/{EXTLINUX}' of the root is kept"));
         } else {
-            let text = extlinux(&entries, tree.prefix(), dtb, wish);
+            let prefix = if tree.mounted().any(|(_, _, at)| at == "/boot") { "" } else { "/boot" };
+            let text = extlinux(&entries, prefix, wish);
             booting.add(EXTLINUX, Content::Text(text.into()), wish);
         }
     }
@@ -118,27 +120,20 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
             }
         }
         if keep_entries {
-            booting.note(format!("the entries in '/{ENTRIES}' of the root are kept"));
+            booting.notes.push(format!("the entries in '/{ENTRIES}' of the root are kept"));
         } else {
-            systemd_boot(&entries, &tree, dtb, wish, &mut booting);
+            systemd_boot(&entries, &tree, wish, &mut booting);
         }
     }
     if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
         let which = root_argument(kernel, wish);
-        let why = match kernel.initramfs {
-            Some(_) => "it has an initramfs",
-            None => "it has no initramfs",
-        };
-        booting.note(format!("'/boot/{}' boots with {which}: {why}", kernel.file));
+        let has = if kernel.initramfs.is_some() { "an" } else { "no" };
+        booting.notes.push(format!("'/boot/{}' boots with {which}: it has {has} initramfs", kernel.file));
     }
     Ok(booting)
 }
 
 impl Booting {
-    fn note(&mut self, text: String) {
-        self.notes.push(text);
-    }
-
     fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
         let node = Node::new(path.as_bytes(), Kind::File(content));
         self.added.push(Node { mtime: wish.time, ..node });
@@ -164,12 +159,8 @@ impl<'a> Tree<'a> {
                 _ => node,
             };
             match &first.kind {
-                Kind::Directory => {
-                    tree.directories.insert(path);
-                }
-                Kind::File(content) => {
-                    tree.files.insert(path, content);
-                }
+                Kind::Directory => tree.directories.extend([path]),
+                Kind::File(content) => tree.files.extend([(path, content)]),
                 _ => {}
             }
         }
@@ -178,17 +169,6 @@ impl<'a> Tree<'a> {
 
     fn file(&self, path: &str) -> Option<&'a Content> {
         self.files.get(path).copied()
-    }
-
-    fn has_files_in(&self, directory: &str) -> bool {
-        let below = |path: &&str| path.strip_prefix(directory).is_some_and(|r| r.starts_with('/'));
-        self.files.keys().any(below)
-    }
-
-    /// Returns what comes before a name in `/boot` in a path on the partition that has it.
-    fn prefix(&self) -> &'static str {
-        let point = self.mounted().find(|(_, _, at)| *at == "/boot");
-        if point.is_some() { "" } else { "/boot" }
     }
 
     /// Returns the mounted file systems: their types of partition, their own types, and where.
@@ -215,14 +195,11 @@ impl<'a> Tree<'a> {
         let or = "give --bootloader extlinux or none";
         let layout = |why: &str| Failure::new(Code::Failed, format!("{doing}: {why}")).hint(or);
         let is_fat = |kind| kind == FileSystemKind::Vfat;
-        let mut mounted = self.mounted();
-        let esp = mounted.find(|(kind, system, _)| *kind == "esp" && is_fat(*system));
-        let Some((_, _, esp)) = esp else {
+        let Some((_, _, esp)) = self.mounted().find(|(kind, system, _)| *kind == "esp" && is_fat(*system)) else {
             return Err(layout("the layout mounts no esp partition with vfat"));
         };
-        let entries = self.mounted();
-        let entries = entries.filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
-        let entries = entries.max_by_key(|(_, _, at)| at.len());
+        let above = self.mounted().filter(|(_, _, at)| is_below(at.trim_start_matches('/'), b"boot"));
+        let entries = above.max_by_key(|(_, _, at)| at.len());
         if !entries.is_some_and(|(kind, system, _)| is_fat(system) && matches!(kind, "esp" | "xbootldr")) {
             return Err(layout(
                 "'/boot' is not on an esp or xbootldr partition with vfat, where systemd-boot looks for kernels",
@@ -276,29 +253,18 @@ impl<'a> Tree<'a> {
     }
 
     /// Checks that a kernel has that devicetree.
-    fn check_dtb<'b>(&self, kernels: &[Kernel], dtb: Option<&'b str>) -> Result<Option<&'b str>, Failure> {
-        let Some(dtb) = dtb else { return Ok(None) };
-        let directories = kernels.iter().filter_map(|k| k.dtbs.as_ref());
-        let mut places = Vec::new();
-        for directory in directories {
-            if self.file(&format!("boot/{directory}/{dtb}")).is_some() {
-                return Ok(Some(dtb));
-            }
-            places.push(format!("'/boot/{directory}'"));
+    fn check_dtb(&self, kernels: &[Kernel], dtb: &str) -> Result<(), Failure> {
+        let directories: Vec<_> = kernels.iter().filter_map(|k| k.dtbs.as_ref()).collect();
+        if directories.iter().any(|directory| self.file(&format!("boot/{directory}/{dtb}")).is_some()) {
+            return Ok(());
         }
+        let places: Vec<_> = directories.iter().map(|directory| format!("'/boot/{directory}'")).collect();
         let why = match places.as_slice() {
             [] => "no kernel of the root has devicetrees".to_owned(),
             places => format!("it is not in {} of the root", places.join(" or ")),
         };
         let why = format!("looking for the devicetree '{dtb}': {why}");
         Err(Failure::new(Code::NotFound, why).hint("give it as a path there, as --dtb rockchip/rk3588s-orangepi-5.dtb"))
-    }
-
-    /// Returns the microcode that a processor of x86 gets before anything else.
-    fn microcode(&self) -> Vec<&str> {
-        let mut names = vec!["amd-ucode.img", "intel-ucode.img"];
-        names.retain(|name| self.file(&format!("boot/{name}")).is_some());
-        names
     }
 }
 
@@ -334,35 +300,31 @@ struct MenuEntry<'a> {
 fn entries<'a>(kernels: &'a [Kernel], wish: &Wish<'_>) -> Vec<MenuEntry<'a>> {
     let mut entries = Vec::new();
     for kernel in kernels {
-        let mut add = |name: String, note: &str, initramfs: Option<&'a String>| {
-            entries.push(MenuEntry {
-                name,
-                title: format!("{} ({}{note})", wish.title, kernel.name),
-                kernel,
-                initramfs: initramfs.map(String::as_str),
-            });
-        };
-        add(kernel.name.clone(), "", kernel.initramfs.as_ref());
-        if kernel.initramfs.is_some() && kernel.fallback.is_some() {
-            let name = format!("{}-fallback", kernel.name);
-            add(name, ", fallback initramfs", kernel.fallback.as_ref());
+        let (name, initramfs) = (&kernel.name, kernel.initramfs.as_deref());
+        let title = format!("{} ({name})", wish.title);
+        entries.push(MenuEntry { name: name.clone(), title, kernel, initramfs });
+        if initramfs.is_some() && kernel.fallback.is_some() {
+            let title = format!("{} ({name}, fallback initramfs)", wish.title);
+            let initramfs = kernel.fallback.as_deref();
+            entries.push(MenuEntry { name: format!("{name}-fallback"), title, kernel, initramfs });
         }
     }
     entries
 }
 
 /// Returns extlinux.conf. Paths are of the partition that it is on.
-fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, dtb: Option<&str>, wish: &Wish<'_>) -> String {
+///
+/// `prefix` is what comes before a name in `/boot` there.
+fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, wish: &Wish<'_>) -> String {
     let default = &entries[0].name;
     let mut text = format!("# Made by mkdisk.\ndefault {default}\ntimeout 30\n");
-    for entry in entries {
-        let MenuEntry { name, title, kernel, initramfs } = entry;
+    for MenuEntry { name, title, kernel, initramfs } in entries {
         let file = &kernel.file;
         text += &format!("\nlabel {name}\n  menu label {title}\n  linux {prefix}/{file}\n");
         if let Some(initramfs) = initramfs {
             text += &format!("  initrd {prefix}/{initramfs}\n");
         }
-        match (&kernel.dtbs, dtb) {
+        match (&kernel.dtbs, wish.dtb) {
             (Some(dtbs), Some(dtb)) => text += &format!("  fdt {prefix}/{dtbs}/{dtb}\n"),
             (Some(dtbs), None) => text += &format!("  fdtdir {prefix}/{dtbs}\n"),
             (None, _) => {}
@@ -373,7 +335,7 @@ fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, dtb: Option<&str>, wish: &W
 }
 
 /// Adds loader.conf, where the root has none, and the entries.
-fn systemd_boot(entries: &[MenuEntry<'_>], tree: &Tree<'_>, dtb: Option<&str>, wish: &Wish<'_>, booting: &mut Booting) {
+fn systemd_boot(entries: &[MenuEntry<'_>], tree: &Tree<'_>, wish: &Wish<'_>, booting: &mut Booting) {
     // The loader's own configuration is on the partition that it starts from.
     let esp = tree.mounted().find(|(kind, _, _)| *kind == "esp");
     let esp = esp.map_or("boot", |(_, _, at)| at.trim_start_matches('/'));
@@ -383,16 +345,16 @@ fn systemd_boot(entries: &[MenuEntry<'_>], tree: &Tree<'_>, dtb: Option<&str>, w
         let text = format!("# Made by mkdisk.\ndefault {default}.conf\ntimeout 3\n");
         booting.add(&conf, Content::Text(text.into()), wish);
     }
-    for entry in entries {
-        let MenuEntry { name, title, kernel, initramfs } = entry;
+    // What a processor of x86 gets before anything else.
+    let mut microcode = vec!["amd-ucode.img", "intel-ucode.img"];
+    microcode.retain(|name| tree.file(&format!("boot/{name}")).is_some());
+    for MenuEntry { name, title, kernel, initramfs } in entries {
         let file = &kernel.file;
         let mut text = format!("# Made by mkdisk.\ntitle {title}\nsort-key {name}\nlinux /{file}\n");
-        let mut images = tree.microcode();
-        images.extend(initramfs);
-        for image in images {
+        for image in microcode.iter().chain(initramfs) {
             text += &format!("initrd /{image}\n");
         }
-        if let (Some(dtbs), Some(dtb)) = (&kernel.dtbs, dtb) {
+        if let (Some(dtbs), Some(dtb)) = (&kernel.dtbs, wish.dtb) {
             text += &format!("devicetree /{dtbs}/{dtb}\n");
         }
         text += &format!("options {}\n", cmdline(kernel, wish));

@@ -23,19 +23,20 @@ use image::reader::Reader;
 use image::tree::Points;
 use image::{Output, Rules, epoch, size};
 use pacman::{lock, secret};
-use plan::{Headroom, HostFile, Plan};
+use plan::{Headroom, Plan};
 use rootfs::{Arch, Inside, Place, Root};
 
 use sha2::{Digest, Sha256};
 use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+
 use work::Done;
 
 /// Make a disk image of a root: a partition table, and file systems that are
@@ -124,21 +125,19 @@ impl Stage for Args {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let output = Output::create(&self.output, root)?;
-        let mut lent = vec![output.file().as_fd()];
-        lent.extend(plan.files.iter().map(|f| f.file.as_fd()));
-        let work = || work::work(&plan, document, output.file());
-        let done = inside.call(Place::Host, &lent, work)?;
-        let sha256 =
-            if done.size.saturating_sub(done.content) <= MOST_ZEROS { Some(sha256(output.file())?) } else { None };
+        let mut lent = vec![output.file.as_fd()];
+        lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
+        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, &output.file))?;
+        let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS;
+        let sha256 = if is_full { Some(sha256(&output.file)?) } else { None };
         stage::signal::check()?;
-        let path = output.path().to_owned();
+        let path = output.path.clone();
         output.finish()?.remove_on_undo(context, &self.output);
         record(document, disk(&path, sha256.as_deref(), &plan, &done));
         if let Some(key) = done.secrets.first() {
+            let (n, key) = (done.secrets.len(), quote(key));
             context.warn(format_args!(
-                "every machine that is made from it has the same secret keys: {} of them, such as {}",
-                done.secrets.len(),
-                quote(key)
+                "every machine that is made from it has the same secret keys: {n} of them, such as {key}"
             ));
         }
         for note in &done.notes {
@@ -151,10 +150,9 @@ impl Stage for Args {
 
 impl Args {
     /// Decides what to make.
-    fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan, Failure> {
-        let (root, epoch) = (inside.root(), rules.epoch());
-        let arch = document.need_arch()?;
-        let arch = Arch::named(arch)?;
+    fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
+        let (root, epoch) = (inside.root(), rules.epoch);
+        let arch = Arch::named(document.need_arch()?)?;
         let mut layout = match &self.layout {
             Some(path) => Layout::read(path, arch.name)?,
             None => Layout::standard(arch.name)?,
@@ -166,17 +164,10 @@ impl Args {
         let salt = format!("{title} {} {}", arch.name, host_name(root)?);
         let ids = Ids::new(epoch, &salt)?;
         Ok(Plan {
-            size: match self.size {
-                Size::Bytes(bytes) => Some(bytes),
-                Size::Auto | Size::Rest => None,
-            },
-            headroom: self.headroom.unwrap_or_default(),
-            loader: self.bootloader,
-            cmdline: self.cmdline.clone(),
-            dtb: self.dtb.clone(),
+            args: self,
             file_systems: plan::file_systems(document, &layout, &ids)?,
             ids,
-            time: epoch.unwrap_or_else(now),
+            time: epoch.unwrap_or_else(epoch::now),
             points: Points::of(inside)?,
             files: open_files(&layout)?,
             layout,
@@ -224,45 +215,39 @@ fn check_name(path: &Path) -> Result<(), Failure> {
         hint += &format!(", and then {}", program.replace("FILE", &file));
     }
     let path = quote(path);
-    let why = format!("writing {path}: a raw disk image is not a .{end} file");
-    Err(Failure::new(Code::Usage, why).hint(hint))
+    Err(Failure::new(Code::Usage, format!("writing {path}: a raw disk image is not a .{end} file")).hint(hint))
 }
 
 /// A disk is not for us to write on: it may be the one that this machine runs from.
 fn check_output(path: &Path) -> Result<(), Failure> {
-    let kind = path.metadata().map(|m| m.file_type());
-    if !kind.is_ok_and(|k| k.is_block_device()) {
+    if !path.metadata().is_ok_and(|m| m.file_type().is_block_device()) {
         return Ok(());
     }
-    let why = format!("writing {}: it is a disk, not a file", quote(path));
-    let hint = "write the image to a file, and that to the disk: 'dd if=FILE of=";
-    let shown = path.display();
-    Err(Failure::new(Code::Usage, why).hint(format!("{hint}{shown} bs=4M conv=fsync,sparse'")))
+    let dd = format!("'dd if=FILE of={} bs=4M conv=fsync,sparse'", path.display());
+    Err(Failure::new(Code::Usage, format!("writing {}: it is a disk, not a file", quote(path)))
+        .hint(format!("write the image to a file, and that to the disk: {dd}")))
 }
 
 /// Opens the host's files that the layout names, as the user that we are.
-fn open_files(layout: &Layout) -> Result<Vec<HostFile>, Failure> {
+fn open_files(layout: &Layout) -> Result<BTreeMap<PathBuf, (File, u64)>, Failure> {
     let in_partitions = layout.partitions.iter().filter_map(|p| match &p.content {
         Content::File(source) => Some(source),
         _ => None,
     });
     let blobs = layout.blobs.iter().map(|b| &b.source);
-    let mut files: Vec<HostFile> = Vec::new();
+    let mut files = BTreeMap::new();
     for source in in_partitions.chain(blobs) {
         let Source::Host(path) = source else { continue };
-        if files.iter().any(|f| f.source == *source) {
+        if files.contains_key(path) {
             continue;
         }
         let doing = || format!("opening {}, which the layout names", quote(path));
-        let file = stage::file::open(path);
-        let file = file.map_err(|e| {
-            let code = match e.kind() {
-                ErrorKind::InvalidInput => Code::Failed,
-                _ => Code::NotFound,
-            };
+        let file = stage::file::open(path).map_err(|e| {
+            let code = if e.kind() == ErrorKind::InvalidInput { Code::Failed } else { Code::NotFound };
             Failure::new(code, format!("{}: {e}", doing()))
         })?;
-        files.push(HostFile { source: source.clone(), size: file.metadata().doing(Code::Os, doing)?.len(), file });
+        let size = file.metadata().doing(Code::Os, doing)?.len();
+        files.insert(path.clone(), (file, size));
     }
     Ok(files)
 }
@@ -275,10 +260,10 @@ fn host_name(root: &Root) -> Result<String, Failure> {
 
 /// Returns the system's name.
 fn title(root: &Root) -> Result<String, Failure> {
-    let mut text = read_short(root, "etc/os-release")?;
-    if text.is_none() {
-        text = read_short(root, "usr/lib/os-release")?;
-    }
+    let text = match read_short(root, "etc/os-release")? {
+        None => read_short(root, "usr/lib/os-release")?,
+        text => text,
+    };
     Ok(boot::title(&text.unwrap_or_default()))
 }
 
@@ -291,11 +276,6 @@ fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
         Err(E::NOENT | E::NOTDIR | E::LOOP | E::XDEV | E::INVAL | E::NXIO | E::FBIG) => Ok(None),
         Err(e) => Err(e).doing(Code::Os, || format!("reading {}", quote(root.path().join(path)))),
     }
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }
 
 /// The most bytes that are in no file and are hashed all the same. What is empty is zeros, and a hash has no shorter way through
@@ -316,15 +296,13 @@ fn sha256(file: &File) -> Result<String, Failure> {
 }
 
 /// Returns the record of the disk.
-fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Disk {
+fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk {
     let layout = &plan.layout;
-    let partitions = layout.partitions.iter().zip(&done.partitions);
-    let partitions = partitions.zip(&plan.file_systems).map(|((partition, (start, size)), id)| {
+    let partitions = layout.partitions.iter().zip(&done.disk.partitions);
+    let partitions = partitions.zip(&plan.file_systems).map(|((partition, place), id)| {
         let (filesystem, at) = match &partition.content {
             Content::FileSystem { kind, at, .. } => {
-                let kind = kind.name().to_owned();
-                let uuid = id.clone();
-                (Some(DiskFileSystem { kind, uuid }), at.clone())
+                (Some(DiskFileSystem { kind: kind.name().to_owned(), uuid: id.clone() }), at.clone())
             }
             _ => (None, None),
         };
@@ -332,13 +310,18 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan, done: &Done) -> Disk {
             name: partition.name.clone(),
             kind: partition.kind.clone(),
             uuid: partition.id(&plan.ids),
-            start: *start,
-            size: *size,
+            start: place.start,
+            size: place.size,
             filesystem,
             at,
         }
     });
-    Disk { file: path.to_owned(), size: done.size, partitions: partitions.collect(), sha256: sha256.map(str::to_owned) }
+    Disk {
+        file: path.to_owned(),
+        size: done.disk.size,
+        partitions: partitions.collect(),
+        sha256: sha256.map(str::to_owned),
+    }
 }
 
 /// Records a disk, in the place of an earlier one of that name.
@@ -351,11 +334,10 @@ fn record(document: &mut Document, disk: Disk) {
     document.write(&disks);
 }
 
-fn summary(path: &Path, plan: &Plan, done: &Done) -> String {
-    let partitions = plan.layout.partitions.iter().zip(&done.partitions);
-    let partitions: Vec<String> =
-        partitions.map(|(p, (_, bytes))| format!("{} {}", p.name, size::show(*bytes))).collect();
-    format!("{}: {} ({})", quote(path), size::show(done.size), partitions.join(", "))
+fn summary(path: &Path, plan: &Plan<'_>, done: &Done) -> String {
+    let partitions = plan.layout.partitions.iter().zip(&done.disk.partitions);
+    let partitions: Vec<_> = partitions.map(|(p, place)| format!("{} {}", p.name, size::show(place.size))).collect();
+    format!("{}: {} ({})", quote(path), size::show(done.disk.size), partitions.join(", "))
 }
 
 fn main() -> ExitCode {

@@ -1,14 +1,16 @@
 //! What the command line and the document ask for, checked; nothing is touched.
 
-use crate::boot::Loader;
+use crate::Args;
 use image::ids::Ids;
-use image::layout::{Layout, Partition, Size, Source};
+use image::layout::{Layout, Partition, Size};
 use image::tree::Points;
 use image::{Rules, size};
 use rootfs::Arch;
 use stage::members::FileSystem;
-use stage::{Code, Document, Failure};
+use stage::{Code, Document, Doing, Failure};
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// What is left free where a size follows from what is in it.
@@ -38,8 +40,7 @@ impl FromStr for Headroom {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(percent) = text.strip_suffix('%') else {
-            let bytes = size::parse(text)?;
-            return Ok(Self { percent: 0, bytes });
+            return Ok(Self { percent: 0, bytes: size::parse(text)? });
         };
         let digits = percent.bytes().all(|b| b.is_ascii_digit());
         let percent = percent.parse().ok().filter(|p| digits && *p <= 1000);
@@ -50,14 +51,9 @@ impl FromStr for Headroom {
 
 /// What is to be made.
 #[derive(Debug)]
-pub(crate) struct Plan {
+pub(crate) struct Plan<'a> {
+    pub(crate) args: &'a Args,
     pub(crate) layout: Layout,
-    /// The disk's size, in bytes; `None` means as large as it must be.
-    pub(crate) size: Option<u64>,
-    pub(crate) headroom: Headroom,
-    pub(crate) loader: Loader,
-    pub(crate) cmdline: Option<String>,
-    pub(crate) dtb: Option<String>,
     pub(crate) ids: Ids,
     /// The UUID of each partition's file system, by partition.
     pub(crate) file_systems: Vec<String>,
@@ -65,20 +61,12 @@ pub(crate) struct Plan {
     pub(crate) time: u64,
     pub(crate) points: Points,
     pub(crate) rules: Rules,
-    /// The files of the host that the layout names.
-    pub(crate) files: Vec<HostFile>,
+    /// The files of the host that the layout names, open, with their sizes.
+    pub(crate) files: BTreeMap<PathBuf, (File, u64)>,
     pub(crate) arch: Arch,
     /// The system's name.
     pub(crate) title: String,
     pub(crate) quiet: bool,
-}
-
-/// A file of the host, open.
-#[derive(Debug)]
-pub(crate) struct HostFile {
-    pub(crate) source: Source,
-    pub(crate) file: File,
-    pub(crate) size: u64,
 }
 
 /// Changes the size of the partition that is mounted at `/boot`.
@@ -88,8 +76,7 @@ pub(crate) struct HostFile {
 /// [`Code::Usage`] where there is none.
 pub(crate) fn resize_boot(layout: &mut Layout, boot: Option<Size>) -> Result<(), Failure> {
     let Some(boot) = boot else { return Ok(()) };
-    let partition = layout.partitions.iter_mut().find(|p| mounted_at(p, "/boot"));
-    let Some(partition) = partition else {
+    let Some(partition) = layout.partitions.iter_mut().find(|p| mounted_at(p, "/boot")) else {
         return Err(Failure::new(Code::Usage, "--boot is the size of the partition at /boot, and the layout has none"));
     };
     partition.size = boot;
@@ -126,25 +113,20 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
             found.push(made(partition));
             continue;
         };
-        let known = recorded.iter().find(|f| f.at == at);
-        let known =
-            known.ok_or_else(|| differs(format!("the layout has a partition for '{at}', and fstab does not")))?;
+        let Some(known) = recorded.iter().find(|f| f.at == at) else {
+            return Err(differs(format!("the layout has a partition for '{at}', and fstab does not")));
+        };
         if known.kind != kind.name() {
-            return Err(differs(format!(
-                "'{at}' is {} in fstab and {} in the layout",
-                stage::message::escape(&known.kind),
-                kind.name()
-            )));
+            let in_fstab = stage::message::escape(&known.kind);
+            return Err(differs(format!("'{at}' is {in_fstab} in fstab and {} in the layout", kind.name())));
         }
-        let id = kind
-            .check_id(&known.uuid)
-            .map_err(|what| Failure::new(Code::BadDocument, format!("reading the document: filesystems: {what}")))?;
+        let id = kind.check_id(&known.uuid).doing(Code::BadDocument, || "reading the document: filesystems")?;
         found.push(id);
     }
     Ok(found)
 }
 
-fn mounted_at(partition: &Partition, point: &str) -> bool {
+pub(crate) fn mounted_at(partition: &Partition, point: &str) -> bool {
     partition.mounted().is_some_and(|(_, at)| at == point)
 }
 

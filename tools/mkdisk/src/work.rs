@@ -6,10 +6,10 @@
 use crate::arrange::{self, Arrangement, Need};
 use crate::boot::{self, Wish};
 use crate::content;
-use crate::plan::{HostFile, Plan};
+use crate::plan::{Plan, mounted_at};
 use crate::table;
 use image::filesystem::{Options, Region};
-use image::layout::{Content as Holds, Partition, Source};
+use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;
 use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, progress, size};
@@ -21,9 +21,7 @@ use std::fs::File;
 /// What was done.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Done {
-    /// The disk's size, and the start and size of each partition, in bytes.
-    pub(crate) size: u64,
-    pub(crate) partitions: Vec<(u64, u64)>,
+    pub(crate) disk: Arrangement,
     /// How many bytes all files have, without the holes of those on ext4.
     pub(crate) content: u64,
     /// For people.
@@ -33,22 +31,20 @@ pub(crate) struct Done {
 }
 
 /// Makes the image.
-pub(crate) fn work(plan: &Plan, document: &Document, image: &File) -> Result<Done, Failure> {
+pub(crate) fn work(plan: &Plan<'_>, document: &Document, image: &File) -> Result<Done, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let job = Job { plan, image, tree: &tree, nodes: &found.nodes };
     let (fillings, mut notes) = job.fill()?;
-    let places = job.arrange(&fillings)?;
-    job.write(&fillings, &places)?;
+    let disk = job.arrange(&fillings)?;
+    job.write(&fillings, &disk)?;
     if !found.sockets.is_empty() {
-        let n = found.sockets.len();
-        notes.push(format!("{n} sockets are left out"));
+        notes.push(format!("{} sockets are left out", found.sockets.len()));
     }
     let secrets = found.nodes.iter().filter(|node| is_secret(&node.path));
     Ok(Done {
-        size: places.size,
+        disk,
         content: fillings.iter().map(Filling::content).sum(),
-        partitions: places.partitions.iter().map(|p| (p.start, p.size)).collect(),
         notes,
         secrets: secrets.map(Node::path_text).collect(),
     })
@@ -74,7 +70,7 @@ impl Filling<'_> {
 }
 
 struct Job<'a> {
-    plan: &'a Plan,
+    plan: &'a Plan<'a>,
     image: &'a File,
     tree: &'a Tree,
     nodes: &'a [Node],
@@ -85,34 +81,31 @@ impl<'a> Job<'a> {
     fn fill(&self) -> Result<(Vec<Filling<'a>>, Vec<String>), Failure> {
         let plan = self.plan;
         let partitions = || plan.layout.partitions.iter();
-        let is_root = |p: &Partition| p.mounted().is_some_and(|(_, at)| at == "/");
         let (root, root_id) = partitions()
             .zip(&plan.file_systems)
-            .find(|(p, _)| is_root(p))
+            .find(|(p, _)| mounted_at(p, "/"))
             .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
         let part_id = root.id(&plan.ids);
         let now = plan.time.cast_signed();
         let wish = Wish {
-            loader: plan.loader,
-            cmdline: plan.cmdline.as_deref(),
-            dtb: plan.dtb.as_deref(),
+            loader: plan.args.bootloader,
+            cmdline: plan.args.cmdline.as_deref(),
+            dtb: plan.args.dtb.as_deref(),
             root: [root_id, &part_id],
             title: &plan.title,
             time: now,
         };
         let booting = boot::plan(self.nodes, &plan.layout, plan.arch, &wish)?;
-        let mounted = partitions().filter_map(Partition::mounted);
-        let points: Vec<&str> = mounted.map(|(_, at)| at).collect();
-        let split = content::split(self.nodes, &booting.added, &points, now)?;
-        let mut split = split.into_iter();
+        let points: Vec<&str> = partitions().filter_map(Partition::mounted).map(|(_, at)| at).collect();
+        let mut split = content::split(self.nodes, &booting.added, &points, now)?.into_iter();
         let mut fillings = Vec::new();
         for (partition, id) in partitions().zip(&plan.file_systems) {
             fillings.push(match &partition.content {
                 Holds::Nothing => Filling::Nothing,
                 Holds::File(source) => Filling::Bytes(source, self.size_of(source)?),
                 Holds::FileSystem { kind, at, label } => {
-                    let top = Node { mtime: now, ..Node::new(b"", Kind::Directory) };
-                    let nodes = at.as_ref().and_then(|_| split.next());
+                    let empty = || vec![Node { mtime: now, ..Node::new(b"", Kind::Directory) }];
+                    let nodes = at.as_ref().and_then(|_| split.next()).unwrap_or_else(empty);
                     let options = Options {
                         at: at.clone().unwrap_or_else(|| format!("/{}", partition.name)),
                         uuid: id.clone(),
@@ -120,7 +113,6 @@ impl<'a> Job<'a> {
                         label: label.clone(),
                         time: plan.time,
                     };
-                    let nodes = nodes.unwrap_or_else(|| vec![top]);
                     Filling::FileSystem(kind.make(nodes, options, self.tree)?)
                 }
             });
@@ -135,16 +127,19 @@ impl<'a> Job<'a> {
         for filling in fillings {
             let (least, roomy) = match filling {
                 Filling::FileSystem(fs) => {
-                    let spare = plan.headroom.of(fs.content());
+                    let spare = plan.args.headroom.unwrap_or_default().of(fs.content());
                     (fs.smallest(0)?, fs.smallest(spare)?)
                 }
                 other => (other.content(), other.content()),
             };
             needs.push(Need { least, roomy });
         }
-        let blobs = plan.layout.blobs.iter().map(|b| self.size_of(&b.source));
-        let blobs = blobs.collect::<Result<Vec<_>, _>>()?;
-        let places = arrange::arrange(&plan.layout, plan.size, &needs, &blobs)?;
+        let blobs = plan.layout.blobs.iter().map(|b| self.size_of(&b.source)).collect::<Result<Vec<_>, _>>()?;
+        let size = match plan.args.size {
+            Size::Bytes(bytes) => Some(bytes),
+            Size::Auto | Size::Rest => None,
+        };
+        let places = arrange::arrange(&plan.layout, size, &needs, &blobs)?;
         let partitions = plan.layout.partitions.iter().zip(&places.partitions);
         for ((filling, need), (partition, place)) in fillings.iter().zip(&needs).zip(partitions) {
             let fits = match filling {
@@ -193,31 +188,21 @@ impl<'a> Job<'a> {
 
     /// Returns the file of the root that the layout names.
     fn find(&self, path: &str) -> Result<&Node, Failure> {
-        let found = self.nodes.iter().find(|n| n.path == path.as_bytes());
-        let found = found.map(|node| match node.kind {
-            Kind::HardLink(first) => &self.nodes[first],
-            _ => node,
-        });
-        found
-            .filter(|node| matches!(node.kind, Kind::File(_)))
-            .ok_or_else(|| {
-                let why = format!(
-                    "looking for '/{path}' of the root, which the layout names: there is no such file, or it stays out of images"
-                );
-                Failure::new(Code::NotFound, why)
-                    .hint("strap the package that has it, or name another file in the layout")
-            })
-    }
-
-    fn host_file(&self, source: &Source) -> Result<&HostFile, Failure> {
-        let found = self.plan.files.iter().find(|f| f.source == *source);
-        found.ok_or_else(|| Failure::new(Code::Os, format!("'{}' is not open", source.show())))
+        let node = match self.nodes.iter().find(|n| n.path == path.as_bytes()) {
+            Some(Node { kind: Kind::HardLink(first), .. }) => Some(&self.nodes[*first]),
+            node => node,
+        };
+        node.filter(|node| matches!(node.kind, Kind::File(_))).ok_or_else(|| {
+            let doing = format!("looking for '/{path}' of the root, which the layout names");
+            Failure::new(Code::NotFound, format!("{doing}: there is no such file, or it stays out of images"))
+                .hint("strap the package that has it, or name another file in the layout")
+        })
     }
 
     fn size_of(&self, source: &Source) -> Result<u64, Failure> {
         match source {
             Source::Root(path) => Ok(self.find(path)?.size()),
-            Source::Host(_) => Ok(self.host_file(source)?.size),
+            Source::Host(path) => Ok(self.plan.files[path].1),
         }
     }
 
@@ -226,8 +211,8 @@ impl<'a> Job<'a> {
         let doing = format!("copying '{}'", source.show());
         let reader = match source {
             Source::Root(path) => self.tree.open_content(self.find(path)?)?,
-            Source::Host(_) => {
-                let file = self.host_file(source)?.file.try_clone();
+            Source::Host(path) => {
+                let file = self.plan.files[path].0.try_clone();
                 Reader::of_file(file.doing(Code::Os, || &doing)?, doing)?
             }
         };

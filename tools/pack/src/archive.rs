@@ -1,10 +1,9 @@
 //! Writing the file, inside: the tree as tar, compressed, hashed. The file is the user's, outside.
 
-use crate::compress::Encoder;
+use crate::compress::compress;
 use crate::format::Format;
-use crate::oci;
-use crate::plan::Plan;
 use crate::stream::Source;
+use crate::{Plan, oci};
 use image::rules::is_secret;
 use image::{Node, Tree, progress};
 use rootfs::Root;
@@ -39,7 +38,7 @@ pub(crate) struct Written {
 pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
-    let path = plan.output.path();
+    let path = &plan.output.path;
     let writing = format!("writing {}", quote(path));
     let name = path.file_name().unwrap_or_default();
     let content = found.nodes.iter().map(Node::size).sum();
@@ -48,25 +47,19 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
     let (size, sha256) = match plan.format {
         Format::Oci => oci::write(plan, document, source)?,
         _ => {
-            let encoder = stream(source, encoder(plan, source)?)?;
-            let out = encoder.finish().doing(Code::Os, || source.writing)?;
+            let out = compress_into_file(plan, source, |out| stream(source, out).map(drop))?;
             // The last of it may be a hole.
-            let sized = plan.output.file().set_len(out.size);
-            sized.doing(Code::Os, || source.writing)?;
+            plan.output.file.set_len(out.size).doing(Code::Os, || source.writing)?;
             (out.size, out.hex())
         }
     };
     bar.finish_and_clear();
-    let paths = |want: fn(&Node) -> bool| {
-        let wanted = found.nodes.iter().filter(|node| want(node));
-        wanted.map(Node::path_text).collect()
-    };
-    let sockets = found.sockets.iter();
+    let paths = |want: fn(&Node) -> bool| found.nodes.iter().filter(|n| want(n)).map(Node::path_text).collect();
     Ok(Written {
         size,
         sha256,
         entries: found.nodes.len() as u64,
-        sockets: sockets.map(|p| String::from_utf8_lossy(p).into()).collect(),
+        sockets: found.sockets.iter().map(|p| String::from_utf8_lossy(p).into()).collect(),
         secrets: paths(|node| is_secret(&node.path)),
         marks: paths(|node| oci::mark(node).is_some()),
     })
@@ -75,11 +68,16 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
 /// How much is compressed, and looked at for zeros, at a time.
 const PIECE: usize = 1 << 20;
 
-/// Begins to compress into the file, from where it is.
-pub(crate) fn encoder<'a>(plan: &'a Plan, source: Source<'_>) -> Result<Encoder<Hashed<Hollow<'a>>>, Failure> {
+/// Compresses what `fill` writes into the file, from where it is.
+pub(crate) fn compress_into_file<'a>(
+    plan: &'a Plan,
+    source: Source<'_>,
+    fill: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
+) -> Result<Hashed<Hollow<'a>>, Failure> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let out = Hashed::new(Hollow(plan.output.file()));
-    Encoder::new(out, plan.format, plan.level, threads).doing(Code::Os, || source.writing)
+    let out = Hashed::new(Hollow(&plan.output.file));
+    compress(out, plan.format, plan.level, threads, |to| fill(to).map_err(io::Error::other))
+        .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, source.writing, e)))
 }
 
 /// Streams the tree into `out`, and returns that.

@@ -9,75 +9,44 @@ use std::io::{self, Write};
 use xz2::stream::{Check, MtStreamBuilder};
 use xz2::write::XzEncoder;
 
-/// Compresses what is written to it.
-pub(crate) enum Encoder<W: Write> {
-    Tar(W),
-    Zstd(zstd::Encoder<'static, W>),
-    Xz(XzEncoder<W>),
-    Gzip(Gzip<W>),
-}
-
-impl<W: Write> Encoder<W> {
-    /// Begins a file of this format. `level` is one that the format has.
-    ///
-    /// # Errors
-    ///
-    /// When a library cannot, for want of memory or threads, or `out` takes nothing.
-    pub(crate) fn new(out: W, format: Format, level: u32, threads: usize) -> io::Result<Self> {
-        let threads = threads.max(1);
-        let workers = u32::try_from(threads).unwrap_or(1);
-        Ok(match format {
-            Format::Tar => Self::Tar(out),
-            Format::Zstd => {
-                let mut encoder = zstd::Encoder::new(out, i32::try_from(level).unwrap_or(0))?;
-                encoder.include_checksum(true)?;
-                // Also for one: without workers the output is another one (zstd.h, ZSTD_c_nbWorkers).
-                encoder.multithread(workers)?;
-                Self::Zstd(encoder)
-            }
-            Format::Xz => {
-                let mut builder = MtStreamBuilder::new();
-                builder.threads(workers).preset(level).check(Check::Crc64);
-                // Three dictionaries, or 1 MiB where that is more: liblzma's own choice (lzma/container.h, lzma_mt).
-                builder.block_size(0);
-                Self::Xz(XzEncoder::new_stream(out, builder.encoder()?))
-            }
-            // A layer: what every program takes that takes such images.
-            Format::Gzip | Format::Oci => Self::Gzip(Gzip::new(out, level, threads)?),
-        })
-    }
-
-    /// Ends the file.
-    ///
-    /// # Errors
-    ///
-    /// As when writing.
-    pub(crate) fn finish(self) -> io::Result<W> {
-        match self {
-            Self::Tar(out) => Ok(out),
-            Self::Zstd(encoder) => encoder.finish(),
-            Self::Xz(encoder) => encoder.finish(),
-            Self::Gzip(encoder) => encoder.finish(),
+/// Compresses what `fill` writes into `out`, as a file of this format, and returns `out`. `level` is one that the format has.
+///
+/// # Errors
+///
+/// Those of `fill`; when a library cannot, for want of memory or threads, or `out` takes no more.
+pub(crate) fn compress<W: Write>(
+    mut out: W,
+    format: Format,
+    level: u32,
+    threads: usize,
+    fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<W> {
+    let threads = threads.max(1);
+    let workers = u32::try_from(threads).unwrap_or(1);
+    match format {
+        Format::Tar => fill(&mut out).map(|()| out),
+        Format::Zstd => {
+            let mut encoder = zstd::Encoder::new(out, i32::try_from(level).unwrap_or(0))?;
+            encoder.include_checksum(true)?;
+            // Also for one: without workers the output is another one (zstd.h, ZSTD_c_nbWorkers).
+            encoder.multithread(workers)?;
+            fill(&mut encoder)?;
+            encoder.finish()
         }
-    }
-}
-
-impl<W: Write> Write for Encoder<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tar(out) => out.write(bytes),
-            Self::Zstd(encoder) => encoder.write(bytes),
-            Self::Xz(encoder) => encoder.write(bytes),
-            Self::Gzip(encoder) => encoder.write(bytes),
+        Format::Xz => {
+            let mut builder = MtStreamBuilder::new();
+            builder.threads(workers).preset(level).check(Check::Crc64);
+            // Three dictionaries, or 1 MiB where that is more: liblzma's own choice (lzma/container.h, lzma_mt).
+            builder.block_size(0);
+            let mut encoder = XzEncoder::new_stream(out, builder.encoder()?);
+            fill(&mut encoder)?;
+            encoder.finish()
         }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Tar(out) => out.flush(),
-            Self::Zstd(encoder) => encoder.flush(),
-            Self::Xz(encoder) => encoder.flush(),
-            Self::Gzip(encoder) => encoder.flush(),
+        // A layer: what every program takes that takes such images.
+        Format::Gzip | Format::Oci => {
+            let mut encoder = Gzip::new(out, level, threads)?;
+            fill(&mut encoder)?;
+            encoder.finish()
         }
     }
 }
@@ -95,9 +64,7 @@ mod tests {
 
     fn pack(text: &[u8], format: Format, threads: usize) -> Vec<u8> {
         let level = format.level((format != Format::Tar).then_some(1)).unwrap();
-        let mut encoder = Encoder::new(Vec::new(), format, level, threads).unwrap();
-        encoder.write_all(text).unwrap();
-        encoder.finish().unwrap()
+        compress(Vec::new(), format, level, threads, |out| out.write_all(text)).unwrap()
     }
 
     #[test]

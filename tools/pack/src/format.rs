@@ -77,8 +77,7 @@ impl Format {
             Some(levels) => format!("has the levels {} to {}", levels.start(), levels.end()),
             None => "is not compressed".to_owned(),
         };
-        let why = format!("reading '--level {asked}': {} {why}", self.name());
-        Err(Failure::new(Code::Usage, why))
+        Err(Failure::new(Code::Usage, format!("reading '--level {asked}': {} {why}", self.name())))
     }
 }
 

@@ -10,7 +10,6 @@ mod format;
 mod gzip;
 mod member;
 mod oci;
-mod plan;
 mod stream;
 
 use archive::Written;
@@ -19,12 +18,11 @@ use format::Format;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
-use plan::Plan;
 use rootfs::{Inside, Place};
 use stage::members::Archive;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
 use std::io::{IsTerminal, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -73,6 +71,26 @@ struct Pack {
     common: Common,
 }
 
+/// What is to be done, checked.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) inside: Inside,
+    pub(crate) format: Format,
+    pub(crate) level: u32,
+    /// What an image is called.
+    pub(crate) name: String,
+    /// Whether holes are stored as holes.
+    pub(crate) sparse: bool,
+    /// Whether a bar shows how far it is.
+    pub(crate) bar: bool,
+    pub(crate) rules: Rules,
+    pub(crate) points: Points,
+    pub(crate) output: Output,
+    /// Nobody else works on the root meanwhile.
+    #[expect(dead_code, reason = "it is held")]
+    pub(crate) lock: OwnedFd,
+}
+
 impl Stage for Pack {
     const KIND: Kind = Kind::Make;
 
@@ -86,17 +104,14 @@ impl Stage for Pack {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let begin = Instant::now();
-        let keep = [plan.output.file().as_fd()];
-        let work = || archive::work(&plan, document);
-        let written = plan.inside.call(Place::Host, &keep, work);
+        let keep = [plan.output.file.as_fd()];
+        let written = plan.inside.call(Place::Host, &keep, || archive::work(&plan, document));
         // A process that was killed leaves its progress bar.
         let written = written.inspect_err(|_| clear_line(plan.bar))?;
         context.waited(begin.elapsed());
-        let path = plan.output.path().to_owned();
-        let output = plan.output.finish()?;
-        output.remove_on_undo(context, &self.output);
-        let name = path.to_string_lossy().into_owned();
-        record(document, &name, plan.format, &written);
+        let path = plan.output.path.clone();
+        plan.output.finish()?.remove_on_undo(context, &self.output);
+        record(document, &path.to_string_lossy(), plan.format, &written);
         if let Some(text) = some(&written.sockets) {
             context.note(format_args!("sockets are left out: {text}"));
         }
@@ -117,22 +132,16 @@ impl Pack {
         let inside = Inside::of(document)?;
         let root = inside.root();
         let output = Output::create(&self.output, root)?;
-        let format = match self.format {
-            Some(format) => format,
-            None => Format::of_name(&self.output)?,
-        };
+        let format = self.format.map_or_else(|| Format::of_name(&self.output), Ok)?;
         let level = format.level(self.level)?;
         let name = oci::name(self.name.as_deref(), document.distro())?;
         let only = |option: &str, why: &str| Failure::new(Code::Usage, format!("reading '{option}': {why}"));
-        match format {
-            Format::Oci if self.sparse => {
-                return Err(only("--sparse", "no program accepts it in the layer of an image"));
-            }
-            Format::Oci => {}
-            _ if self.name.is_some() => {
-                return Err(only("--name", "only an image has a name").hint("give --format oci"));
-            }
-            _ => {}
+        let is_image = format == Format::Oci;
+        if is_image && self.sparse {
+            return Err(only("--sparse", "no program accepts it in the layer of an image"));
+        }
+        if !is_image && self.name.is_some() {
+            return Err(only("--name", "only an image has a name").hint("give --format oci"));
         }
         let rules = Rules::new(&self.exclude, &self.include, epoch::of_environment()?)?;
         let doing = format!("packing {}", quote(root.path()));
@@ -167,8 +176,7 @@ fn some(paths: &[String]) -> Option<String> {
 
 fn clear_line(bar: bool) {
     if bar {
-        let clear = std::io::stderr().write_all(b"\r\x1b[K");
-        clear.unwrap_or_default();
+        std::io::stderr().write_all(b"\r\x1b[K").unwrap_or_default();
     }
 }
 

@@ -89,20 +89,12 @@ impl Member {
             text.extend(value);
             text.push(b'\n');
         }
-        let mut header = Header::new_ustar();
-        header.set_entry_type(EntryType::XHeader);
-        header.as_old_mut().name[..EXTENSION.len()].copy_from_slice(EXTENSION);
-        header.set_mode(0o644);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header.set_size(text.len() as u64);
-        header.set_cksum();
         if text.len() > LARGEST_EXTENSION {
             return Err(io::Error::other(
                 "its extended attributes are more than the 1 MiB that docker and bsdtar read of a file",
             ));
         }
+        let header = header(EXTENSION, EntryType::XHeader, 0, text.len() as u64);
         Ok((!text.is_empty()).then_some((header, text)))
     }
 
@@ -161,13 +153,10 @@ impl Member {
     }
 
     fn set_path(&mut self, path: &[u8]) {
-        let (prefix, name) = match split(path) {
-            Some(parts) => parts,
-            None => {
-                self.record("path", path);
-                (&path[..0], &path[..NAME])
-            }
-        };
+        let (prefix, name) = split(path).unwrap_or_else(|| {
+            self.record("path", path);
+            (&path[..0], &path[..NAME])
+        });
         self.header.as_old_mut().name[..name.len()].copy_from_slice(name);
         if let Some(ustar) = self.header.as_ustar_mut() {
             ustar.prefix[..prefix.len()].copy_from_slice(prefix);
@@ -186,9 +175,8 @@ impl Member {
     /// that a program that does not know the format unpacks an incomplete file to `GNUSparseFile.0`.
     fn set_sparse(&mut self, path: &[u8], size: u64, pieces: &[Piece]) {
         // The end, where a hole is the last.
-        let end = [(size, 0)];
-        let whole = pieces.last().is_some_and(|(at, length)| at + length == size);
-        let pieces: Vec<_> = pieces.iter().chain(end.iter().filter(|_| !whole)).collect();
+        let end = pieces.last().is_none_or(|(at, length)| at + length != size).then_some((size, 0));
+        let pieces: Vec<_> = pieces.iter().copied().chain(end).collect();
         let mut map = format!("{}\n", pieces.len()).into_bytes();
         for (at, length) in &pieces {
             map.extend(format!("{at}\n{length}\n").into_bytes());
@@ -242,6 +230,20 @@ impl Member {
         }
         self.header.set_cksum();
     }
+}
+
+/// Returns the header of a member of root's own, with a name of at most 100 bytes.
+pub(crate) fn header(name: &[u8], kind: EntryType, mtime: u64, size: u64) -> Header {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name);
+    header.set_entry_type(kind);
+    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(mtime);
+    header.set_size(size);
+    header.set_cksum();
+    header
 }
 
 /// Returns a node's name in the archive: a directory's ends with a slash, and the root is `./`.

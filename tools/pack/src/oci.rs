@@ -5,9 +5,9 @@
 //! The layer is written first and in place, where its name, which is its hash, and its size are known only afterwards: its
 //! header is filled in at the end. So no second copy of it is ever on the disk.
 
+use crate::Plan;
 use crate::archive::{self, Hashed};
-use crate::member::BLOCK;
-use crate::plan::Plan;
+use crate::member::{self, BLOCK};
 use crate::stream::{END, Source, padding};
 use image::{Kind, Node};
 use oci_spec::distribution::Reference;
@@ -15,7 +15,7 @@ use rootfs::session::environment;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use stage::{Code, Document, Doing, Failure, date};
-use std::ffi::OsString;
+
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
@@ -32,16 +32,17 @@ const BLOBS: &str = "blobs/sha256/";
 pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Result<(u64, String), Failure> {
     let doing = || source.writing;
     refuse_marks(source)?;
-    let mut file = plan.output.file();
+    let mut file = &plan.output.file;
     for directory in ["blobs/", BLOBS] {
         file.write_all(header(plan, directory, EntryType::Directory, 0).as_bytes()).doing(Code::Os, doing)?;
     }
     let place = file.stream_position().doing(Code::Os, doing)?;
     file.write_all(&END[..BLOCK]).doing(Code::Os, doing)?;
-    let encoder = Hashed::new(archive::encoder(plan, source)?);
-    let tree = archive::stream(source, encoder)?;
-    let tree_hash = tree.hex();
-    let layer = tree.inner.finish().doing(Code::Os, doing)?;
+    let mut tree_hash = String::new();
+    let layer = archive::compress_into_file(plan, source, |out| {
+        tree_hash = archive::stream(source, Hashed::new(out))?.hex();
+        Ok(())
+    })?;
     let layer = Blob { hash: layer.hex(), size: layer.size };
     file.write_all(padding(layer.size)).doing(Code::Os, doing)?;
     let layer_header = header(plan, &layer.place(), EntryType::Regular, layer.size);
@@ -63,16 +64,7 @@ pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Res
 
 /// Returns a member's header: what is in it says all that there is to know, so it has no date but that of the image.
 fn header(plan: &Plan, name: &str, kind: EntryType, size: u64) -> Header {
-    let mut header = Header::new_ustar();
-    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
-    header.set_entry_type(kind);
-    header.set_mode(if kind.is_dir() { 0o755 } else { 0o644 });
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(plan.rules.epoch().unwrap_or_default());
-    header.set_size(size);
-    header.set_cksum();
-    header
+    member::header(name.as_bytes(), kind, plan.rules.epoch.unwrap_or_default(), size)
 }
 
 /// What the types of an image's documents begin with.
@@ -108,9 +100,8 @@ impl Blob {
 /// (image-spec, config.md, manifest.md, image-index.md, image-layout.md).
 fn documents(plan: &Plan, document: &Document, nodes: &[Node], layer: &Blob, tree: &str) -> Vec<(String, Vec<u8>)> {
     let (arch, variant) = arch(document.arch().unwrap_or_default());
-    let created = plan.rules.epoch().map(date::time);
-    let path = environment().into_iter().find(|(key, _)| key == "PATH");
-    let path = path.map_or_else(OsString::new, |(_, path)| path);
+    let created = plan.rules.epoch.map(date::time);
+    let path = environment().into_iter().find(|(key, _)| key == "PATH").unwrap_or_default().1;
     let has_shell = nodes.iter().any(|n| n.path == SHELL.as_bytes());
     let config = text(json!({
         "created": created,

@@ -1,6 +1,7 @@
 //! The tree as a stream of tar members: headers, contents, and the end.
 
 use crate::member::{BLOCK, Member};
+use image::node::RootFile;
 use image::reader::{Piece, Reader};
 use image::{Content, Kind, Node, Tree};
 use indicatif::ProgressBar;
@@ -59,10 +60,7 @@ impl<W: Write> Stream<'_, W> {
     fn one(&mut self, node: &Node) -> Result<(), Failure> {
         let reader = self.source.tree.open_content(node)?;
         let size = node.size();
-        let sparse = match self.source.sparse {
-            true => reader.data()?,
-            false => None,
-        };
+        let sparse = if self.source.sparse { reader.data()? } else { None };
         self.begin_member(node, sparse.as_deref())?;
         if sparse.is_none() {
             self.count_holes(node, &reader)?;
@@ -78,14 +76,8 @@ impl<W: Write> Stream<'_, W> {
 
     /// Counts the holes that are written as zeros.
     fn count_holes(&mut self, node: &Node, reader: &Reader<'_>) -> Result<(), Failure> {
-        let Kind::File(Content::Root(file)) = &node.kind else {
-            return Ok(());
-        };
-        if !file.sparse {
-            return Ok(());
-        }
-        let stored = reader.stored(0..file.size)?;
-        let stored: u64 = stored.iter().map(|(_, length)| length).sum();
+        let Kind::File(Content::Root(file @ RootFile { sparse: true, .. })) = &node.kind else { return Ok(()) };
+        let stored: u64 = reader.stored(0..file.size)?.iter().map(|(_, length)| length).sum();
         self.holes = self.holes.saturating_add(file.size - stored);
         if self.holes <= MOST_ZEROS {
             return Ok(());

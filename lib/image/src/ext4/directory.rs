@@ -14,18 +14,23 @@ fn length(name: &[u8]) -> usize {
     ENTRY + name.len().next_multiple_of(4)
 }
 
-/// Returns how many blocks a directory with these names takes, beside `.` and `..`.
-pub(crate) fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let (mut blocks, mut used) = (1, length(b".") + length(b".."));
+/// Returns how many names are in each block of a directory.
+fn pack<'a>(names: impl Iterator<Item = &'a [u8]>) -> Vec<usize> {
+    let (mut blocks, mut used) = (Vec::new(), ROOM);
     for name in names {
-        let length = length(name);
-        if used + length > ROOM {
-            blocks += 1;
+        if used + length(name) > ROOM {
+            blocks.push(0);
             used = 0;
         }
-        used += length;
+        used += length(name);
+        blocks.last_mut().into_iter().for_each(|count| *count += 1);
     }
     blocks
+}
+
+/// Returns how many blocks a directory with these names takes, beside `.` and `..`.
+pub(crate) fn blocks<'a>(names: impl Iterator<Item = &'a [u8]>) -> u64 {
+    pack([&b"."[..], b".."].into_iter().chain(names)).len() as u64
 }
 
 /// A name in a directory.
@@ -37,27 +42,18 @@ pub(crate) struct Entry<'a> {
     pub(crate) kind: u8,
 }
 
-/// Returns a directory's blocks, `count` of them: with names left empty beyond what there is. `seed` is the inode's.
-pub(crate) fn encode(entries: &[Entry<'_>], count: u64, seed: u32) -> Vec<u8> {
-    let mut blocks: Vec<Vec<&Entry<'_>>> = vec![Vec::new()];
-    let mut used = 0;
-    for entry in entries {
-        let length = length(entry.name);
-        if used + length > ROOM {
-            blocks.push(Vec::new());
-            used = 0;
-        }
-        used += length;
-        if let Some(block) = blocks.last_mut() {
-            block.push(entry);
-        }
-    }
-    blocks.resize_with(usize::try_from(count).unwrap_or_default(), Vec::new);
-    let encoded = blocks.iter().map(|entries| block(entries, seed));
-    encoded.collect::<Vec<_>>().concat()
+/// Returns a directory's blocks. `seed` is the inode's.
+pub(crate) fn encode(entries: &[Entry<'_>], seed: u32) -> Vec<u8> {
+    let mut rest = entries;
+    let encoded = pack(entries.iter().map(|entry| entry.name)).into_iter().flat_map(|count| {
+        let (now, later) = rest.split_at(count);
+        rest = later;
+        block(now, seed)
+    });
+    encoded.collect()
 }
 
-fn block(entries: &[&Entry<'_>], seed: u32) -> Vec<u8> {
+fn block(entries: &[Entry<'_>], seed: u32) -> Vec<u8> {
     let mut block = vec![0; BLOCK as usize];
     let mut at = 0;
     for (n, entry) in entries.iter().enumerate() {
@@ -70,9 +66,7 @@ fn block(entries: &[&Entry<'_>], seed: u32) -> Vec<u8> {
         block.put(at + ENTRY, entry.name);
         at += record;
     }
-    if entries.is_empty() {
-        block.le16(4, ROOM as u64);
-    }
+
     let sum = chain(seed, &block[..ROOM]);
     block.le16(ROOM + 4, TAIL as u64);
     block.put(ROOM + 7, &[0xde]);
@@ -108,7 +102,7 @@ mod tests {
                 vec![Entry { inode: 2, name: b".", kind: DIRECTORY }, Entry { inode: 2, name: b"..", kind: DIRECTORY }];
             entries.extend(names.iter().map(|name| Entry { inode: 12, name, kind: 5 }));
             let expected = blocks(names.iter().map(Vec::as_slice));
-            let all = encode(&entries, expected, 0);
+            let all = encode(&entries, 0);
             assert_eq!(all.len() as u64, expected * BLOCK);
             let found = names.iter().filter(|name| all.windows(name.len()).any(|window| window == name.as_slice()));
             assert_eq!(found.count(), names.len(), "{count}");

@@ -71,25 +71,25 @@ impl Ext4 {
             file.parent = *directories.get(above).ok_or_else(|| refused(node, "its directory is missing"))?;
             let parent = file.parent;
             files.push(file);
-            let target = match node.kind {
-                Kind::HardLink(first) => first,
-                _ => n,
-            };
-            if target != n {
-                files[target].links += 1;
-                if files[target].links > LINKS {
-                    return Err(refused(node, "a file cannot have more than 65000 names"));
-                }
-            }
             if n == 0 {
                 continue;
             }
-            if node.kind == Kind::Directory {
-                directories.insert(&node.path, n);
-                files[parent].links += 1;
+            let mut target = n;
+            match node.kind {
+                Kind::HardLink(first) => {
+                    target = first;
+                    files[first].links += 1;
+                    if files[first].links > LINKS {
+                        return Err(refused(node, "a file cannot have more than 65000 names"));
+                    }
+                }
+                Kind::Directory => {
+                    directories.insert(&node.path, n);
+                    files[parent].links += 1;
+                }
+                _ => {}
             }
-            let names = &mut files[parent].names;
-            if names.insert(name.to_owned(), target).is_some() {
+            if files[parent].names.insert(name.to_owned(), target).is_some() {
                 return Err(refused(node, "the name is used twice"));
             }
         }

@@ -108,11 +108,6 @@ impl Geometry {
         self.inodes(group).end..self.end(group)
     }
 
-    /// Returns how many inodes there are.
-    pub(crate) fn all_inodes(&self) -> u64 {
-        self.groups * self.inodes_per_group
-    }
-
     /// Returns the group of an inode, and its place in there.
     pub(crate) fn place(&self, inode: u32) -> (u64, u64) {
         let index = u64::from(inode) - 1;

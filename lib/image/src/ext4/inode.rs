@@ -2,8 +2,7 @@
 
 use super::allocate::{Allocator, Run};
 use super::checksum::chain;
-use super::geometry::BLOCK;
-use super::geometry::INODE;
+use super::geometry::{BLOCK, INODE};
 use crate::bytes::Fields;
 
 /// Bytes behind an inode's own fields, which end with the project's id.

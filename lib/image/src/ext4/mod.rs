@@ -48,7 +48,8 @@ impl FileSystem for Ext4 {
 
     fn smallest(&self, spare: u64) -> Result<u64, Failure> {
         let spare = spare.div_ceil(BLOCK);
-        let fits = |steps: u64| Plan::new(self, steps * STEP / BLOCK).is_some_and(|plan| plan.free_blocks() >= spare);
+        let fits =
+            |steps: u64| Plan::new(self, steps * STEP / BLOCK).is_some_and(|plan| plan.allocator.free() >= spare);
         let mut high = 1;
         while !fits(high) {
             high *= 2;

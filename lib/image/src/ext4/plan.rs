@@ -27,7 +27,7 @@ const DOUBLE: usize = 4 * 13;
 #[derive(Debug)]
 pub(super) struct Plan {
     shape: Geometry,
-    allocator: Allocator,
+    pub(super) allocator: Allocator,
     /// By node.
     places: Vec<Place>,
     /// The journal's blocks; `None` where the file system is too small for one.
@@ -56,22 +56,15 @@ impl Plan {
         let mut places = vec![Place::default(); fs.nodes.len()];
         // Directories together, so that looking for a name moves little; then what is in them.
         for directories in [true, false] {
-            for (n, node, file) in fs.in_order() {
-                if (node.kind == Kind::Directory) == directories {
-                    places[n].data = Extents::take(&mut allocator, &file.pieces)?;
-                    if file.xattrs.block.is_some() {
-                        places[n].attributes = allocator.one()?;
-                    }
+            for (n, _, file) in fs.in_order().filter(|(_, node, _)| (node.kind == Kind::Directory) == directories) {
+                places[n].data = Extents::take(&mut allocator, &file.pieces)?;
+                if file.xattrs.block.is_some() {
+                    places[n].attributes = allocator.one()?;
                 }
             }
         }
         let journal = take_journal(&mut allocator, shape.blocks)?;
         Some(Self { shape, allocator, places, journal, growth })
-    }
-
-    /// Returns how many blocks are free.
-    pub(super) fn free_blocks(&self) -> u64 {
-        self.allocator.free()
     }
 }
 
@@ -98,10 +91,7 @@ impl<'a> Disk<'a> {
         }
         self.write_own()?;
         self.write_groups()?;
-        for (n, node, file) in self.fs.in_order() {
-            if !matches!(node.kind, Kind::File(_)) || file.size == 0 {
-                continue;
-            }
+        for (n, node, file) in self.fs.in_order().filter(|(_, node, _)| node.size() > 0) {
             let content = tree.open_content(node)?;
             for Extent { first, run } in &self.plan.places[n].data.list {
                 let begin = first * BLOCK;
@@ -180,17 +170,15 @@ impl<'a> Disk<'a> {
     }
 
     fn directory(&self, file: &File, seed: u32) -> Vec<u8> {
-        let names = file.names.iter().map(|(name, n)| (name.as_slice(), *n));
-        let above = self.fs.files[file.parent].number;
-        let own = [(&b"."[..], file.number), (b"..", above)];
+        let own = [(&b"."[..], file.number), (b"..", self.fs.files[file.parent].number)];
         let own = own.map(|(name, inode)| Entry { inode, name, kind: directory::DIRECTORY });
-        let names = names.map(|(name, n)| Entry {
-            inode: self.fs.files[n].number,
+        let names = file.names.iter().map(|(name, n)| Entry {
+            inode: self.fs.files[*n].number,
             name,
-            kind: directory::type_of(&self.fs.nodes[n].kind),
+            kind: directory::type_of(&self.fs.nodes[*n].kind),
         });
         let entries: Vec<Entry<'_>> = own.into_iter().chain(names).collect();
-        directory::encode(&entries, file.size / BLOCK, seed)
+        directory::encode(&entries, seed)
     }
 
     /// Writes what belongs to no node: the journal, and the inode that keeps blocks for more descriptors.
@@ -251,7 +239,10 @@ impl<'a> Disk<'a> {
                 (map, j.data() * BLOCK)
             }),
         };
-        let directories = self.directories();
+        let mut directories = vec![0; usize_of(shape.groups)];
+        for (_, _, file) in self.fs.in_order().filter(|(_, node, _)| node.kind == Kind::Directory) {
+            directories[usize_of(shape.place(file.number).0)] += 1;
+        }
         let inodes = u64::from(FIRST_INODE) - 1 + self.fs.order.len() as u64;
         for number in 0..shape.groups {
             let count = shape.end(number) - shape.begin(number);
@@ -286,17 +277,6 @@ impl<'a> Disk<'a> {
             self.put(begin + 1, &descriptors)?;
         }
         Ok(())
-    }
-
-    /// Returns how many directories each group has.
-    fn directories(&self) -> Vec<u64> {
-        let mut count = vec![0; usize_of(self.plan.shape.groups)];
-        for (_, node, file) in self.fs.in_order() {
-            if node.kind == Kind::Directory {
-                count[usize_of(self.plan.shape.place(file.number).0)] += 1;
-            }
-        }
-        count
     }
 }
 

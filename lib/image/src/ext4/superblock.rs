@@ -2,8 +2,7 @@
 //! (`ext4/journal.rst`).
 
 use super::checksum::chain;
-use super::geometry::BLOCK;
-use super::geometry::{FIRST_INODE, Geometry, PER_GROUP};
+use super::geometry::{BLOCK, FIRST_INODE, Geometry, PER_GROUP};
 use super::inode::FORK;
 use crate::bytes::Fields;
 use crate::filesystem::Options;
@@ -34,7 +33,7 @@ pub(crate) struct Totals {
 pub(crate) fn encode(shape: &Geometry, options: &Options, totals: &Totals, group: u64) -> Vec<u8> {
     let mut sb = vec![0; 1024];
     let time = options.time;
-    sb.le32(0x00, shape.all_inodes());
+    sb.le32(0x00, shape.groups * shape.inodes_per_group);
     sb.le32(0x04, shape.blocks);
     sb.le32(0x08, shape.blocks * RESERVED / 100);
     sb.le32(0x0c, totals.free_blocks);
@@ -54,8 +53,7 @@ pub(crate) fn encode(shape: &Geometry, options: &Options, totals: &Totals, group
     sb.le32(0x54, FIRST_INODE.into());
     sb.le16(0x58, super::geometry::INODE);
     sb.le16(0x5a, group);
-    let journal = if totals.journal.is_some() { HAS_JOURNAL } else { 0 };
-    sb.le32(0x5c, COMPATIBLE | journal);
+    sb.le32(0x5c, COMPATIBLE | if totals.journal.is_some() { HAS_JOURNAL } else { 0 });
     sb.le32(0x60, INCOMPATIBLE);
     sb.le32(0x64, READ_ONLY);
     sb.put(0x68, &totals.uuid);

@@ -48,10 +48,9 @@ pub(crate) fn encode(xattrs: &[(Vec<u8>, Vec<u8>)]) -> Result<Encoded, String> {
     let mut encoded = Encoded::default();
     // Four bytes of zeros end the entries.
     if 4 + need + 4 <= BEHIND {
-        let mut inline = vec![0; BEHIND];
-        inline.le32(0, MAGIC);
-        fill(&mut inline, 4, 4, &attributes);
-        encoded.inline = inline;
+        encoded.inline = vec![0; BEHIND];
+        encoded.inline.le32(0, MAGIC);
+        fill(&mut encoded.inline, 4, 4, &attributes);
     } else if HEADER + need + 4 <= BLOCK as usize {
         let mut block = vec![0; BLOCK as usize];
         let hash = fill(&mut block, HEADER, 0, &attributes);
@@ -99,21 +98,17 @@ pub(crate) fn seal(block: &mut [u8], seed: u32, at: u64) {
 
 fn attribute<'a>(name: &'a [u8], value: &[u8]) -> Result<Attribute<'a>, String> {
     let shown = || String::from_utf8_lossy(name).escape_default().to_string();
-    let (prefix, space) = SPACES
+    let is_acl = |space| matches!(space, 2 | 3);
+    let (space, rest) = SPACES
         .iter()
-        .find(|(prefix, _)| name.starts_with(prefix))
+        .find_map(|(prefix, space)| Some((*space, name.strip_prefix(*prefix)?)))
+        .filter(|(space, rest)| rest.len() <= 255 && is_acl(*space) == rest.is_empty())
         .ok_or_else(|| format!("the extended attribute '{}' is not supported", shown()))?;
-    let rest = &name[prefix.len()..];
-    let acl = matches!(space, 2 | 3);
-    if rest.len() > 255 || acl != rest.is_empty() {
-        return Err(format!("the extended attribute '{}' is not supported", shown()));
-    }
-    let value = if acl {
-        acl_on_disk(value).ok_or_else(|| format!("the ACL '{}' is malformed", shown()))?
-    } else {
-        value.to_owned()
+    let value = match is_acl(space) {
+        true => acl_on_disk(value).ok_or_else(|| format!("the ACL '{}' is malformed", shown()))?,
+        false => value.to_owned(),
     };
-    Ok(Attribute { space: *space, name: rest, value })
+    Ok(Attribute { space, name: rest, value })
 }
 
 /// Turns an ACL as getxattr(2) has it (version 2, entries of eight bytes) into that of the disk (version 1; only entries
