@@ -70,7 +70,7 @@ fn unfinished(events: &[Event], killed: bool) -> Option<BTreeSet<String>> {
             }
             (Event::TransactionCompleted, _) => complete = true,
             (Event::Installed { name, .. }, Some(names)) => drop(names.insert(name.clone())),
-            (Event::Removed { name }, Some(names)) => drop(names.remove(name)),
+            (Event::Removed(name), Some(names)) => drop(names.remove(name)),
             _ => {}
         }
     }
@@ -80,7 +80,7 @@ fn unfinished(events: &[Event], killed: bool) -> Option<BTreeSet<String>> {
 /// Returns the package whose post_install may not have run to its end: the log ends with its installation, as libalpm
 /// writes that line just before. Installing it again as it is would run its post_upgrade.
 fn last_installed(events: &[Event]) -> Option<String> {
-    let printed = |event: &&Event| matches!(event, Event::ScriptletOutput { .. });
+    let printed = |event: &&Event| matches!(event, Event::ScriptletOutput(_));
     match events.iter().rev().find(|event| !printed(event)) {
         Some(Event::Installed { name, before: Before::Absent, .. }) => Some(name.clone()),
         _ => None,
@@ -95,7 +95,7 @@ pub(crate) fn installed(events: &[Event]) -> BTreeMap<String, String> {
             Event::Installed { name, version, .. } => {
                 installed.insert(name.clone(), version.clone());
             }
-            Event::Removed { name } => {
+            Event::Removed(name) => {
                 installed.remove(name);
             }
             _ => {}

@@ -143,7 +143,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
     for event in events {
         let (is_hook, name, begin) = match event {
             Event::Installed { name, .. } => (false, name, Begin::Package(name.clone())),
-            Event::RunningHook { name } => {
+            Event::RunningHook(name) => {
                 hooks += 1;
                 (true, name, Begin::Hook(hooks))
             }
@@ -152,7 +152,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
                 hooks = 0;
                 continue;
             }
-            Event::ScriptletOutput { line } => {
+            Event::ScriptletOutput(line) => {
                 let read = reads_as(line);
                 printed.extend(read.iter().filter_map(Begin::of));
                 let failed = |event: &&OutputEvent| matches!(event, OutputEvent::CommandFailed(_));
