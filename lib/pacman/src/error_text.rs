@@ -54,11 +54,9 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     } else if matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
         message += &corrupted(events);
     }
-    let mut failure = Failure::new(worst.code(), message);
-    failure.cause = worst.cause();
-    let hint = hint_of_reasons(events, worst, &reasons).or(worst.hint());
-    failure.hint = hint.map(str::to_owned);
-    failure
+    let (code, cause, hint) = worst.says();
+    let hint = hint_of_reasons(events, worst, &reasons).or(hint);
+    Failure { cause, hint: hint.map(str::to_owned), ..Failure::new(code, message) }
 }
 
 /// Returns how many more there are than those that a message names: nothing for none.
@@ -67,6 +65,16 @@ pub fn and_more(n: usize) -> String {
     match n {
         0 => String::new(),
         n => format!(" (and {n} more)"),
+    }
+}
+
+/// Returns the first `max` of a list, for a line, and how many more there are.
+#[must_use]
+pub fn first_few(list: &[String], max: usize) -> String {
+    let shown = list[..list.len().min(max)].join(", ");
+    match list.len().saturating_sub(max) {
+        0 => shown,
+        n => format!("{shown} and {n} more"),
     }
 }
 
@@ -87,9 +95,8 @@ fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
 
 fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
     let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
-    let mut failure = Failure::new(lost.why.code(), message).hint(lost.why.hint());
-    failure.cause = lost.why.cause();
-    failure
+    let (code, cause, hint) = lost.why.says();
+    Failure { cause, ..Failure::new(code, message).hint(hint) }
 }
 
 /// Returns the list that pacman printed below an error.

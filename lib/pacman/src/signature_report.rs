@@ -21,7 +21,7 @@ use rootfs::{Place, Root};
 use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Context, Failure, message, quote};
+use stage::{Code, Context, Failure, quote};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -38,13 +38,13 @@ struct Suspect {
 }
 
 impl Suspect {
+    fn new(directory: Directory, file: &str) -> Self {
+        Self { name: file.to_owned(), file: file.to_owned(), directory, offered: None }
+    }
+
     fn of(entry: &Entry) -> Self {
-        Self {
-            name: entry.name.clone(),
-            file: entry.filename.clone(),
-            directory: Directory::Cache,
-            offered: entry.signature(),
-        }
+        let (name, offered) = (entry.name.clone(), entry.signature());
+        Self { name, offered, ..Self::new(Directory::Cache, &entry.filename) }
     }
 }
 
@@ -85,10 +85,7 @@ pub(crate) fn explain(
     }
     // Where pacman has no gpg, it has checked nothing of what it names.
     let no_engine = |event: &OutputEvent| matches!(event, OutputEvent::Error(Trouble::NoEngine, _));
-    let mut refused = match events.iter().any(no_engine) {
-        true => Files::new(),
-        false => in_cache(&named),
-    };
+    let mut refused = if events.iter().any(no_engine) { Files::new() } else { in_cache(&named) };
     if let Some(keyring) = pacman.inside.gpgdir().filter(|_| pacman.verifies)
         && failure.code == Code::NotVerified
     {
@@ -121,7 +118,7 @@ fn in_cache(files: &[&str]) -> Files {
 fn is_about_signatures(events: &[OutputEvent]) -> bool {
     events.iter().any(|event| match event {
         OutputEvent::Corrupted(_) => true,
-        OutputEvent::Error(trouble, _) => trouble.is_about_signatures(),
+        OutputEvent::Error(trouble, _) => (Trouble::UnknownTrust..=Trouble::PackageSignature).contains(trouble),
         _ => false,
     })
 }
@@ -215,20 +212,16 @@ fn find_disguised(suspects: &[Suspect], entries: &[&Entry], places: &Directories
 /// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
 /// database (PGP signature))`, `database 'core' is not valid (…)`.
 fn databases(root: &Root, events: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
-    let is_refusal =
-        |event: &OutputEvent| matches!(event, OutputEvent::Error(trouble, _) if trouble.is_about_a_database());
+    let is_refusal = |event: &OutputEvent| {
+        matches!(event, OutputEvent::Error(Trouble::DatabaseSignature | Trouble::DatabaseDamaged, _))
+    };
     if !events.iter().any(is_refusal) {
         return Ok(Vec::new());
     }
     let names = records::names_in(root, SYNC)?;
     let signed = names.iter().filter_map(|name| name.strip_suffix(".sig"));
-    let suspects = signed.filter(|name| name.ends_with(".db")).map(|name| Suspect {
-        name: name.to_owned(),
-        file: name.to_owned(),
-        directory: Directory::Sync,
-        offered: None,
-    });
-    Ok(suspects.collect())
+    let databases = signed.filter(|name| name.ends_with(".db"));
+    Ok(databases.map(|name| Suspect::new(Directory::Sync, name)).collect())
 }
 
 /// Returns the repositories whose databases pacman could not read.
@@ -268,15 +261,7 @@ fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
 fn archives(files: &[&str], entries: &[&Entry]) -> Vec<Suspect> {
     let suspects = files.iter().map(|file| {
         let entry = entries.iter().find(|entry| entry.filename == *file);
-        entry.map_or_else(
-            || Suspect {
-                name: (*file).to_owned(),
-                file: (*file).to_owned(),
-                directory: Directory::Cache,
-                offered: None,
-            },
-            |entry| Suspect::of(entry),
-        )
+        entry.map_or_else(|| Suspect::new(Directory::Cache, file), |entry| Suspect::of(entry))
     });
     suspects.collect()
 }
@@ -349,15 +334,10 @@ const REMOVED: &str =
 
 /// Says that the clock is behind what is known to be past: a key that was made, a package that was built.
 fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
-    let made = found.newest.as_ref();
-    let made = made.map(|(time, key)| (*time, format!("the key {} was made", message::escape(key))));
-    let built = entries.iter().filter_map(|entry| {
-        let name = message::escape(&entry.name);
-        Some((entry.built?, format!("'{name}' was built")))
-    });
-    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
+    let made = found.newest.as_ref().map(|(time, key)| (*time, key.as_str()));
+    let built = entries.iter().filter_map(|entry| Some((entry.built?, entry.name.as_str())));
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    diagnosis::clock(now.unwrap_or_default().as_secs(), (time, &what))
+    diagnosis::clock(now.unwrap_or_default().as_secs(), built, made)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! the one in the root read as trust.
 
 use package::digest::sha256_hex;
-use pacman::gpg::{AT, EXTENDED, OWN};
+use pacman::gpg::{AT, EXTENDED, OWN, read_lines};
 use pacman::secret::PRIVATE;
 use rootfs::root::{self, BENEATH, open_below};
 use rootfs::{Root, gnupg};
@@ -34,7 +34,7 @@ const SET_ASIDE: &str = "gnupg.set-aside";
 /// How many keyrings can be set aside.
 const SET_ASIDES: usize = 9;
 
-/// The largest list beside the root, and the largest secret key, in bytes.
+/// The largest secret key, in bytes.
 const LIMIT: u64 = 1 << 20;
 
 /// How deep a directory is that we move or remove: gpg makes none that is deeper.
@@ -297,13 +297,9 @@ impl Place {
 
     /// Returns what the keyring beside the root has recorded of the root's own keys: see [`OWN`].
     pub(crate) fn known_own_keys(&self) -> Result<BTreeSet<String>, Failure> {
-        let name = format!("{}/{OWN}", self.name(Which::Present));
-        let bytes = match root::read(self.parent.as_fd(), &name, LIMIT) {
-            Err(Errno::NOENT) => Vec::new(),
-            read => read.doing(Code::Failed, || format!("reading {}", quote(self.path.join(OWN))))?,
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.lines().map(str::to_owned).collect())
+        let lines = read_lines(self.parent.as_fd(), &format!("{}/{OWN}", self.name(Which::Present)));
+        let lines = lines.doing(Code::Failed, || format!("reading {}", quote(self.path.join(OWN))))?;
+        Ok(lines.into_iter().collect())
     }
 
     /// Writes the new keyring beside the present one.

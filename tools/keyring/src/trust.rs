@@ -107,10 +107,7 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
         }
     }
     if let Some((key, name)) = strangers.first() {
-        let more = match strangers.len() {
-            1 => String::new(),
-            n => format!(" (and {} more)", n - 1),
-        };
+        let more = pacman::and_more(strangers.len() - 1);
         return Err(Failure::new(
             Code::NotVerified,
             format!(

@@ -6,6 +6,7 @@ use crate::installed::Subject;
 use crate::transaction::Last;
 use pacman::diagnosis::report::{Problem, problems};
 use pacman::diagnosis::{self, Diagnosis, Verdict};
+use pacman::{and_more, first_few};
 use serde_json::{Map, json};
 use stage::members::{VerifiedPackage, Verify};
 use stage::{Cause, Code, Document, Failure, message};
@@ -164,9 +165,7 @@ pub(crate) fn failure(
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
     let mut lines: Vec<String> = failures.map(|f| f.message).collect();
-    if !lines.is_empty() {
-        first.message += &format!(" (and {} more)", lines.len());
-    }
+    first.message += &and_more(lines.len());
     if by_clock {
         // The rest can be trusted when the clock is right.
         lines.clear();
@@ -211,10 +210,7 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         let unread = files.unread.iter();
         let unread = unread.map(|c| line(&c.path, &format!("cannot be read ({})", c.what)));
         let all: Vec<String> = changed.chain(missing).chain(unread).collect();
-        let mut why = all[..all.len().min(NAMES)].join(", ");
-        if all.len() > NAMES {
-            why += &format!(" and {} more", all.len() - NAMES);
-        }
+        let why = first_few(&all, NAMES);
         let word = files.word();
         // A directory may belong to many packages.
         let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
@@ -238,15 +234,9 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
 
 /// Returns the failure of a clock that is behind a time that is known to be past.
 fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure> {
-    let built = subjects.iter().map(|s| (s.built, format!("'{}' was built", message::escape(&s.name))));
-    let made = checked.iter().filter_map(|c| {
-        let signed = c.signature.as_ref()?;
-        let key = signed.key.as_ref()?;
-        let what = format!("the key {} was made", message::escape(key));
-        Some((signed.created?, what))
-    });
-    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
-    diagnosis::clock(now, (time, &what))
+    let built = subjects.iter().map(|s| (s.built, s.name.as_str()));
+    let signed = checked.iter().filter_map(|c| c.signature.as_ref());
+    diagnosis::clock(now, built, signed.filter_map(|s| Some((s.created?, s.key.as_deref()?))))
 }
 
 #[cfg(test)]
