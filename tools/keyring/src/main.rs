@@ -171,10 +171,7 @@ impl Args {
         let preset = preset.map_err(|failure| Failure { code: Code::Failed, ..failure })?;
         let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
         let keyring = keyring.unwrap_or_default();
-        let or = |given: &Vec<String>, default: Vec<String>| match given.is_empty() {
-            true => default,
-            false => given.clone(),
-        };
+        let or = |given: &Vec<String>, default| if given.is_empty() { default } else { given.clone() };
         let names = or(&self.populate, keyring.populate);
         if names.is_empty() {
             return Err(Failure::new(
@@ -348,7 +345,7 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
     let inside = Inside::of(document)?;
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     let changed = strip.apply(inside.root())?;
-    strip.record(document, inside.root())?;
+    strip.record(document, inside.root());
     context.note(match (changed, strip) {
         (false, _) => "there is nothing to remove from the keyring",
         (true, Strip::All) => "removed all keys from the keyring: pacman-key makes a new one",
@@ -358,10 +355,7 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
 }
 
 fn name(value: &str) -> Result<String, String> {
-    match package::name::is_name(value) {
-        true => Ok(value.to_owned()),
-        false => Err("invalid name".to_owned()),
-    }
+    if package::name::is_name(value) { Ok(value.to_owned()) } else { Err("invalid name".to_owned()) }
 }
 
 fn fingerprint(value: &str) -> Result<String, String> {

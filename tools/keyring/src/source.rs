@@ -6,7 +6,7 @@ use package::archive::extract_members;
 use package::pkginfo;
 use pacman::conf::Conf;
 use pacman::operation::Refresh;
-use pacman::{Operation, Pacman, Planned, cache_lock};
+use pacman::{Operation, Pacman, Planned, cache_lock, signature_pair};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
@@ -134,14 +134,8 @@ impl Fetched {
     /// Removes the archives from the cache, which other roots use too.
     pub(crate) fn remove(&self, context: &Context) {
         for planned in &self.planned {
-            for end in ["", ".sig"] {
-                let path = self.cache.join(format!("{}{end}", planned.file));
-                match std::fs::remove_file(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        context.warn(format_args!("removing {}: {e}", quote(&path)));
-                    }
-                    _ => {}
-                }
+            if let Err(failure) = signature_pair::remove(&self.cache, &planned.file) {
+                context.warn(failure);
             }
         }
     }

@@ -57,7 +57,7 @@ impl Strip {
     }
 
     /// Records it in the document.
-    pub(crate) fn record(self, document: &mut Document, root: &Root) -> Result<(), Failure> {
+    pub(crate) fn record(self, document: &mut Document, root: &Root) {
         let known: Option<Keyring> = document.get();
         let mut keyring = known.unwrap_or_else(|| Keyring {
             dir: root.path().join(gpg::AT),
@@ -75,6 +75,5 @@ impl Strip {
         };
         keyring.stripped = Some(word.to_owned());
         document.write(&keyring);
-        Ok(())
     }
 }

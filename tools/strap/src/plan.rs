@@ -86,10 +86,7 @@ impl Strap {
         let lock = lock.transpose()?;
         program.check()?;
         let gpgdir = config.gpgdir();
-        let file = match self.loose {
-            true => config.loose,
-            false => config.strict,
-        };
+        let file = if self.loose { config.loose } else { config.strict };
         let conf = Conf::read(&file).map_err(|failure| match failure.code {
             Code::NotFound => failure.hint("write it again with mkconf"),
             _ => failure,

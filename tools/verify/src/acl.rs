@@ -106,10 +106,7 @@ impl Acl {
 
     /// Changes it as chmod(2) does.
     pub(crate) fn set_mode(&mut self, mode: u32) {
-        let group = match self.0.contains_key(&(MASK, NO_ID)) {
-            true => MASK,
-            false => GROUP_OBJ,
-        };
+        let group = if self.0.contains_key(&(MASK, NO_ID)) { MASK } else { GROUP_OBJ };
         for (tag, shift) in [(USER_OBJ, 6), (group, 3), (OTHER, 0)] {
             let bits = u16::try_from(mode >> shift & 7).unwrap_or(0);
             self.0.insert((tag, NO_ID), bits);

@@ -269,11 +269,8 @@ const RULES: u64 = 1 << 20;
 /// Returns whether nobody has more access to a file in state `is` than in state `was`.
 fn is_narrower(is: &State, was: &State) -> bool {
     let bits = |state: &State, shift: u32| state.mode >> shift & 7;
-    let group = match is.gid == was.gid {
-        true => bits(was, 3),
-        // The new group was among the others before.
-        false => bits(was, 0),
-    };
+    // A new group was among the others before.
+    let group = bits(was, if is.gid == was.gid { 3 } else { 0 });
     is.uid == was.uid
         && bits(is, 3) & !group == 0
         && is.mode & !was.mode & 0o7707 == 0

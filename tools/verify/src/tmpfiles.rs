@@ -168,10 +168,8 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
 impl Group {
     fn apply(&self, package: usize, path: &str, kind: Kind, with_acls: bool, state: &mut State) {
         let here = self.path.trim_start_matches('/');
-        let (exact, below) = match self.is_glob {
-            true => (matches(here, path, false), matches(here, path, true)),
-            false => (here == path, false),
-        };
+        let fits = |below| if self.is_glob { matches(here, path, below) } else { !below && here == path };
+        let (exact, below) = (fits(false), fits(true));
         for rule in &self.rules {
             let applies = rule.for_all || rule.package == package;
             if applies && (exact || below && rule.is_recursive()) && rule.is_for(kind) {
@@ -218,10 +216,7 @@ impl Rule {
         state.uid = self.uid.unwrap_or(state.uid);
         state.gid = self.gid.unwrap_or(state.gid);
         if let Some(mode) = self.mode.filter(|_| kind != Kind::Link) {
-            state.mode = match self.masked {
-                true => mask(mode, state.mode, kind),
-                false => mode,
-            };
+            state.mode = if self.masked { mask(mode, state.mode, kind) } else { mode };
             if let Some(acl) = &mut state.acl {
                 acl.set_mode(state.mode);
             }
@@ -377,10 +372,7 @@ fn matches(pattern: &str, path: &str, below: bool) -> bool {
     let names: Vec<&str> = path.split('/').collect();
     braces(pattern).iter().any(|pattern| {
         let patterns: Vec<&str> = pattern.split('/').filter(|p| !p.is_empty()).collect();
-        let fits = match below {
-            true => patterns.len() <= names.len(),
-            false => patterns.len() == names.len(),
-        };
+        let fits = if below { patterns.len() <= names.len() } else { patterns.len() == names.len() };
         let hidden = |name: &str, pattern: &str| name.starts_with('.') && !pattern.starts_with('.');
         fits && patterns
             .iter()
