@@ -52,6 +52,16 @@ pub fn extract_member<W: Write + ?Sized>(archive: impl Read, member: &str, out: 
 ///
 /// As [`extract_member`]; the error names every member that is missing.
 pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result<BTreeMap<String, Vec<u8>>> {
+    let found = extract_present(archive, names, limit)?;
+    found_all(names.iter().copied().filter(|name| !found.contains_key(*name))).map(|()| found)
+}
+
+/// [`extract_members`], of those that the archive has.
+///
+/// # Errors
+///
+/// As [`extract_members`], but for members that are missing.
+pub fn extract_present(archive: impl Read, names: &[&str], limit: u64) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut missing: BTreeSet<&str> = names.iter().copied().collect();
     let mut found = BTreeMap::new();
     let mut left = limit;
@@ -75,7 +85,7 @@ pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result
             false => ControlFlow::Continue(()),
         })
     })?;
-    found_all(missing).map(|()| found)
+    Ok(found)
 }
 
 fn found_all<'a>(missing: impl IntoIterator<Item = &'a str>) -> Result<()> {
