@@ -32,9 +32,8 @@ fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Optio
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let doing = || format!("locking {}", quote(cache));
     let directory = match openat(CWD, cache, flags, Mode::empty()) {
-        Ok(directory) => directory,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
-        Err(e) => return Err(e).doing(Code::Os, doing),
+        directory => directory.doing(Code::Os, doing)?,
     };
     let mut seen: Option<(Vec<(std::ffi::OsString, u64)>, Instant)> = None;
     loop {

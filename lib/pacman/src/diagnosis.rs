@@ -143,8 +143,7 @@ impl Verifier<'_> {
             Verdict::Revoked => (format!("{by}, which its owner revoked"), Some(REPLACE)),
             Verdict::Disabled => (format!("{by}, which is disabled: the distribution revoked it"), Some(REPLACE)),
             _ => {
-                let certificates = key.map(|key| self.count_certificates(key));
-                let certificates = certificates.unwrap_or_default();
+                let certificates = key.map(|key| self.count_certificates(key)).unwrap_or_default();
                 let words = certificates.describe(self.keys.needed, self.home.gpg.version);
                 (format!("{by}, {words}"), Some(NEWER))
             }
@@ -156,10 +155,7 @@ impl Verifier<'_> {
             created: key.map(|k| k.created),
             why,
             hint: hint.map(|hint| match key.filter(|_| by_hand) {
-                Some(key) => {
-                    let trust = &key.fingerprint;
-                    format!("{hint}; 'keyring --trust {trust}' trusts the key")
-                }
+                Some(key) => format!("{hint}; 'keyring --trust {}' trusts the key", key.fingerprint),
                 None => hint.to_owned(),
             }),
         }

@@ -23,7 +23,9 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     // What could not be downloaded says more than that something could not be.
     let is_retrieval = worst.is_none_or(|worst| worst >= Trouble::Retrieval);
     if let Some(lost) = most_lasting(&lost).filter(|_| is_retrieval) {
-        return not_retrieved(lost, ended);
+        let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
+        let (code, cause, hint) = lost.why.says();
+        return Failure { cause, ..Failure::new(code, message).hint(hint) };
     }
     let Some(worst) = worst else {
         return Failure::new(Code::ChildFailed, ended.words());
@@ -91,12 +93,6 @@ fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
     let first = |why| lost.iter().find(|one| one.why == why).copied();
     let last = || first(lost.iter().map(|one| one.why).max()?);
     first(Refusal::NoSpace).or_else(|| first(Refusal::Trouble)).or_else(last)
-}
-
-fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
-    let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
-    let (code, cause, hint) = lost.why.says();
-    Failure { cause, ..Failure::new(code, message).hint(hint) }
 }
 
 /// Returns the list that pacman printed below an error.

@@ -7,6 +7,7 @@
 pub mod listing;
 pub mod status;
 
+use crate::records::if_exists;
 use listing::{Certificate, Keys};
 use rootfs::gnupg;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
@@ -16,7 +17,7 @@ use status::Signature;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -204,11 +205,14 @@ pub const EXTENDED: &str = "extended-keys";
 /// The longest of both, in bytes.
 const LIST: u64 = 1 << 20;
 
+/// Keys and trust: names and contents, as [`gnupg::read_keys`] returns them.
+pub type PublicFiles = Vec<(&'static str, Vec<u8>)>;
+
 /// The keyring beside a root, read before [`mount_scratch`] covers what may be above it.
 #[derive(Debug)]
 pub struct StoredKeyring {
     /// The files with keys and trust: name and content.
-    pub files: Vec<(&'static str, Vec<u8>)>,
+    pub files: PublicFiles,
     /// The SHA-256 of the secret keys and the fingerprints that are the root's own.
     pub own: Vec<String>,
     /// The names of the keys that are valid though no pinned key certifies them.
@@ -228,11 +232,8 @@ impl StoredKeyring {
         };
         let doing = || format!("reading the keyring {}", quote(path));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory: OwnedFd = match openat(CWD, path, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Err(none()),
-            Err(e) => return Err(e).doing(Code::Failed, doing),
-        };
+        let directory = if_exists(openat(CWD, path, flags, Mode::empty())).doing(Code::Failed, doing)?;
+        let directory = directory.ok_or_else(none)?;
         let files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
         if !gnupg::has_keys(&files) {
             return Err(none());
@@ -248,10 +249,7 @@ impl StoredKeyring {
 ///
 /// When it cannot be read.
 pub fn read_lines(directory: BorrowedFd<'_>, name: &str) -> Result<Vec<String>, Errno> {
-    let bytes = match rootfs::root::read(directory, name, LIST) {
-        Err(Errno::NOENT) => Vec::new(),
-        read => read?,
-    };
+    let bytes = if_exists(rootfs::root::read(directory, name, LIST))?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 

@@ -4,7 +4,7 @@
 //! lock of the kernel's on the database directory (flock(2)); while we hold it, a `db.lck` can only belong to a pacman that others
 //! started, which is then found in the root, or to one that was killed, and is removed.
 
-use crate::records::{LOCAL, names_in};
+use crate::records::{LOCAL, if_exists, names_in};
 use rootfs::occupants::{self, Use, UseKind};
 use rootfs::{Root, hold};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
@@ -142,11 +142,8 @@ pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
 /// Returns whether this name exists in the database directory.
 fn is_there(root: &Root, name: &str) -> Result<bool, Failure> {
     let below = format!("{DATABASE}/{name}");
-    match root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(root.path().join(below)))),
-    }
+    let opened = if_exists(root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW));
+    Ok(opened.doing(Code::Os, || format!("opening {}", quote(root.path().join(below))))?.is_some())
 }
 
 /// Opens the database directory.

@@ -5,7 +5,7 @@
 //! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
 use crate::captive_portal;
-use crate::diagnosis::archive::{self, Cache};
+use crate::diagnosis::archive;
 use crate::diagnosis::report::problems;
 use crate::diagnosis::{self, Diagnosis, Verdict, Verifier};
 use crate::english::{self, OutputEvent, Trouble};
@@ -22,7 +22,6 @@ use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Failure, quote};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -175,15 +174,15 @@ fn examine(
     let reason = reason.filter(|_| is_about_signatures(events));
     let mut valid = valid.iter().map(|(suspect, _)| suspect);
     let other = valid.find(|suspect| named.contains(&suspect.file.as_str()));
-    Ok((files, reason.or_else(|| other.map(|suspect| another_build(&suspect.name)))))
-}
-
-/// Says that an archive is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a
-/// package that was built again under the same version, and a cache that has the old one.
-fn another_build(name: &str) -> Failure {
-    let name = quote(name);
-    let message = format!("checking {name}: it is another build of that version than the repository's database means");
-    Failure::new(Code::NotVerified, message).hint(REMOVED)
+    // It is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a package that was
+    // built again under the same version, and a cache that has the old one.
+    let another_build = other.map(|suspect| {
+        let name = quote(&suspect.name);
+        let message =
+            format!("checking {name}: it is another build of that version than the repository's database means");
+        Failure::new(Code::NotVerified, message).hint(REMOVED)
+    });
+    Ok((files, reason.or(another_build)))
 }
 
 /// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
@@ -295,13 +294,10 @@ fn check_inside(
     let verifier = Verifier { home: &home, keys: &keys };
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
-        let Ok(directory) = directory else {
-            told.push(archive::no_archive());
-            continue;
-        };
-        let cache = Cache { directory: directory.as_fd(), path: &places.path(suspect.directory) };
-        let (diagnosis, _) = cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?;
-        told.push(diagnosis);
+        told.push(match directory {
+            Ok(Some(cache)) => cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?.0,
+            _ => archive::no_archive(),
+        });
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
     Ok(Found { told, newest: newest.map(|key| (key.created, key.fingerprint.clone())) })

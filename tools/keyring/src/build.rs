@@ -9,9 +9,9 @@
 //! bytes. What gpg leaves (backups, locks, sockets, the agent itself) ends with the namespaces. The keyring is built from
 //! nothing each time. Its files are copied to the root when all of them are complete and checked.
 
+use crate::Session;
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
-use crate::session::Session;
 use crate::trust::{Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Home, StoredKeyring};

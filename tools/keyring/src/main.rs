@@ -8,7 +8,6 @@ mod build;
 mod home;
 mod in_root;
 mod listing;
-mod session;
 mod source;
 mod strip;
 mod trust;
@@ -21,7 +20,6 @@ use pacman::Timeout;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
-use session::Session;
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -88,6 +86,17 @@ struct Args {
 
     #[command(flatten)]
     common: Common,
+}
+
+/// What every step of a run works with.
+#[derive(Clone, Copy, Debug)]
+struct Session<'a> {
+    context: &'a Context,
+    document: &'a Document,
+    inside: &'a Inside,
+    gpg: &'a Gpg,
+    /// Whether the network must not be used.
+    offline: bool,
 }
 
 /// What to build.

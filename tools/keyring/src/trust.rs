@@ -55,10 +55,6 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    fn has(&self, fingerprint: &String) -> bool {
-        self.preset.contains(fingerprint) || self.asked.contains(fingerprint)
-    }
-
     /// Fails without any pin: then no ring can be trusted, and none needs to be downloaded.
     ///
     /// # Errors
@@ -99,7 +95,7 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
             if revoked.contains(&key) {
                 continue;
             }
-            if !pins.has(&key) {
+            if !pins.preset.contains(&key) && !pins.asked.contains(&key) {
                 strangers.push((key, files.name.as_str()));
                 continue;
             }

@@ -8,7 +8,7 @@
 use package::{localdb, mtree};
 use pacman::OutputEvent;
 use pacman::english::log::{self, Before, Event};
-use pacman::records::{self, LOCAL, names_in};
+use pacman::records::{self, LOCAL, if_exists, names_in};
 use rootfs::root::BENEATH;
 use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat2, renameat, unlinkat};
@@ -253,10 +253,7 @@ fn remove(root: &Root, record: &str) -> Result<(), Errno> {
     let at = format!("{LOCAL}/{record}");
     let directory = root.open_below(&at, OFlags::RDONLY | OFlags::DIRECTORY)?;
     for file in ["desc", "files", "install", "mtree", "changelog"] {
-        match unlinkat(&directory, file, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(e),
-        }
+        if_exists(unlinkat(&directory, file, AtFlags::empty()))?;
     }
     let local = root.open_below(LOCAL, OFlags::RDONLY | OFlags::DIRECTORY)?;
     unlinkat(&local, record, AtFlags::REMOVEDIR)

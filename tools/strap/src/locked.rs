@@ -29,7 +29,7 @@ const DOING: &str = "installing what is locked";
 #[derive(Debug)]
 pub(crate) struct LockedRepository<'a> {
     pacman: Pacman<'a>,
-    wanted: Vec<&'a Locked>,
+    pub(crate) wanted: Vec<&'a Locked>,
     path: PathBuf,
 }
 
@@ -52,10 +52,6 @@ impl<'a> LockedRepository<'a> {
         }
         let id = pacman.inside.root().id()?;
         Ok(Self { path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)), pacman: pacman.clone(), wanted })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wanted.is_empty()
     }
 
     fn make(&self) -> Result<(), Failure> {

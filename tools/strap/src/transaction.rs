@@ -39,7 +39,7 @@ impl<'a> Installer<'a> {
     pub(crate) fn transact(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
         match targets {
             Targets::Dependencies(names) if names.is_empty() => Ok(()),
-            Targets::Locked(repository) if repository.is_empty() => Ok(()),
+            Targets::Locked(repository) if repository.wanted.is_empty() => Ok(()),
             Targets::Locked(repository) => {
                 let result = self.run(targets, repair);
                 // The first failure is the one to report; what stays is removed by the next run.
