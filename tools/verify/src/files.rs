@@ -66,13 +66,13 @@ pub(crate) struct Rules {
     /// Mount points of file systems of the root: what is below them is compared.
     points: Vec<String>,
     /// Never extracted.
-    pub(crate) noextract: NoExtract,
+    noextract: NoExtract,
 }
 
 impl Rules {
     /// Returns the rules for a root with this plan. `live` says that the plan is mounted on the host.
-    pub(crate) fn of(mounts: &[Mount], live: bool) -> Self {
-        let mut rules = Self::default();
+    pub(crate) fn of(mounts: &[Mount], live: bool, noextract: NoExtract) -> Self {
+        let mut rules = Self { noextract, ..Self::default() };
         for mount in mounts {
             match Owner::of(mount) {
                 Owner::Kernel if !live => {}
@@ -402,7 +402,7 @@ mod tests {
             mount("boot", "vfat"),
             mount("var/cache/pacman/pkg", "rbind"),
         ];
-        let rules = Rules::of(&mounts, false);
+        let rules = Rules::of(&mounts, false, NoExtract::default());
         for (path, skipped) in [
             ("proc", false),
             ("boot", true),
@@ -413,7 +413,7 @@ mod tests {
         ] {
             assert_eq!(rules.skips(path), skipped, "{path}");
         }
-        let rules = Rules::of(&mounts, true);
+        let rules = Rules::of(&mounts, true, NoExtract::default());
         assert!(rules.skips("proc") && rules.skips("run/x"));
     }
 

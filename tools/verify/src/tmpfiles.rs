@@ -125,7 +125,7 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: BTreeMap<(bool, &str), usize> = BTreeMap::new();
     for (path, rule) in lines.iter().filter(|(_, rule)| boot || !rule.boot) {
-        let is_glob = rule.takes_patterns();
+        let is_glob = "wexXrRzZmtThHaA".contains(rule.kind);
         let place = *places.entry((is_glob, path)).or_insert_with(|| {
             let rules = Vec::new();
             let path = path.clone();
@@ -172,7 +172,7 @@ impl Group {
         let (exact, below) = (fits(false), fits(true));
         for rule in &self.rules {
             let applies = rule.for_all || rule.package == package;
-            if applies && (exact || below && rule.is_recursive()) && rule.is_for(kind) {
+            if applies && (exact || below && matches!(rule.kind, 'Z' | 'A')) && rule.is_for(kind) {
                 rule.apply(kind, with_acls, state);
             }
         }
@@ -183,14 +183,6 @@ impl Rule {
     /// Returns whether it makes what it names, so that there can be only one for a path.
     fn owns(&self) -> bool {
         "fFdDevqQpLcbCwxXrR".contains(self.kind)
-    }
-
-    fn takes_patterns(&self) -> bool {
-        "wexXrRzZmtThHaA".contains(self.kind)
-    }
-
-    fn is_recursive(&self) -> bool {
-        matches!(self.kind, 'Z' | 'A')
     }
 
     /// Returns whether it does anything to what is there and is of that kind.
