@@ -25,9 +25,7 @@ impl SigLevel {
                 (None, None) => (true, true, word),
             };
             match rest {
-                "Never" | "Optional" | "Required" if package => {
-                    self.package_required = rest == "Required";
-                }
+                "Never" | "Optional" | "Required" if package => self.package_required = rest == "Required",
                 "Never" | "Optional" | "Required" => {}
                 "TrustedOnly" | "TrustAll" => {
                     let all = rest == "TrustAll";

@@ -246,13 +246,9 @@ pub fn clock<'a>(
     if now + SLACK >= time {
         return None;
     }
-    Some(
-        Failure::new(
-            Code::NotVerified,
-            format!("reading the clock: it says {}, and {what} on {}", day(now), day(time)),
-        )
-        .hint("set it, with 'timedatectl set-ntp true' or 'date --utc --set', and run again"),
-    )
+    let message = format!("reading the clock: it says {}, and {what} on {}", day(now), day(time));
+    let hint = "set it, with 'timedatectl set-ntp true' or 'date --utc --set', and run again";
+    Some(Failure::new(Code::NotVerified, message).hint(hint))
 }
 
 #[cfg(test)]

@@ -36,11 +36,8 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
         _ => None,
     });
     // The list stands below the last of them; where there is none, the first is the most particular, or all there is.
-    let text = match worst {
-        Trouble::Other => of_it.next_back(),
-        _ if !reasons.is_empty() => of_it.next_back(),
-        _ => of_it.next(),
-    };
+    let is_last = worst == Trouble::Other || !reasons.is_empty();
+    let text = if is_last { of_it.next_back() } else { of_it.next() };
     let mut message = ended.words();
     if let Some(text) = text {
         message += &format!(": {}", message::escape(text));
@@ -68,6 +65,12 @@ pub fn and_more(n: usize) -> String {
         0 => String::new(),
         n => format!(" (and {n} more)"),
     }
+}
+
+/// Returns how many there are of something: `1 key`, `2 keys`.
+#[must_use]
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Returns the first `max` of a list, for a line, and how many more there are.

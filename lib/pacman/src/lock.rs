@@ -110,13 +110,10 @@ fn busy(root: &Root, who: std::fmt::Arguments<'_>) -> Failure {
 pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
     for name in ["db.lck", KILLED] {
         if is_there(root, name)? {
-            let message = format!(
-                "{doing}: {} exists: a pacman works in the root, or was killed there",
-                quote(root.path().join(DATABASE).join(name))
-            );
-            return Err(
-                Failure::new(Code::Failed, message).hint("run strap again: it repairs what a killed pacman left")
-            );
+            let path = quote(root.path().join(DATABASE).join(name));
+            let message = format!("{doing}: {path} exists: a pacman works in the root, or was killed there");
+            let hint = "run strap again: it repairs what a killed pacman left";
+            return Err(Failure::new(Code::Failed, message).hint(hint));
         }
     }
     Ok(())
@@ -129,10 +126,7 @@ pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
 ///
 /// When the mark cannot be written.
 pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
-    let doing = || {
-        let path = root.path().join(DATABASE).join(KILLED);
-        format!("making {}", quote(path))
-    };
+    let doing = || format!("making {}", quote(root.path().join(DATABASE).join(KILLED)));
     let directory = open(root)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, KILLED, flags, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;

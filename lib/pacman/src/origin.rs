@@ -81,11 +81,8 @@ impl Transaction<'_> {
     }
 }
 
-/// The archives, and warnings.
-type Traced = (Vec<Origin>, Vec<String>);
-
-/// Finds out what the archives are.
-fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Traced {
+/// Finds out what the archives are. Returns warnings, too.
+fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> (Vec<Origin>, Vec<String>) {
     let mut warnings = Vec::new();
     let offers = records::offered(root, repos).unwrap_or_else(|failure| {
         warnings.push(failure.to_string());

@@ -84,10 +84,7 @@ pub fn installed(root: &Root) -> Result<(Vec<Installed>, Option<Failure>), Failu
         packages.push(Installed {
             package: Package {
                 arch: known.arch.unwrap_or_else(|| "any".to_owned()),
-                reason: Some(match known.reason {
-                    Reason::Explicit => "explicit".to_owned(),
-                    Reason::Dependency => "dependency".to_owned(),
-                }),
+                reason: Some(if known.reason == Reason::Explicit { "explicit" } else { "dependency" }.to_owned()),
                 verified: known.validation.iter().any(|v| v == "pgp"),
                 name: known.name,
                 version: known.version,

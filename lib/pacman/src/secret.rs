@@ -43,11 +43,8 @@ pub fn refuse_in_image(root: &Root, doing: &str, leaves_out: impl Fn(&str) -> bo
         return Ok(());
     };
     let path = quote(root.path().join(first));
-    Err(Failure::new(
-        Code::Failed,
-        format!("{doing}: {path} is the keyring's secret key, and whoever gets the image would have it"),
-    )
-    .hint(
+    let message = format!("{doing}: {path} is the keyring's secret key, and whoever gets the image would have it");
+    Err(Failure::new(Code::Failed, message).hint(
         "put 'keyring --strip' before this, and 'configure --first-boot-keyring' for a machine that boots; or give \
          --keep-keyring",
     ))

@@ -144,10 +144,7 @@ fn examine(
 ) -> Result<(Files, Option<Failure>), Failure> {
     let mut suspects = databases(places.root, events)?;
     // A database that is refused is not read: it is what is checked.
-    let offered = match suspects.is_empty() {
-        true => records::offered(places.root, &pacman.repos)?.entries,
-        false => Vec::new(),
-    };
+    let offered = if suspects.is_empty() { records::offered(places.root, &pacman.repos)?.entries } else { Vec::new() };
     let named = corrupted(events);
     let entries: Vec<&Entry> = offered.iter().map(|(_, entry)| entry).collect();
     if suspects.is_empty() {
@@ -239,10 +236,8 @@ fn unreadable<'a>(repos: &'a [String], events: &[OutputEvent]) -> Vec<&'a String
 fn absent<'a>(root: &Root, repos: &'a [String]) -> Vec<&'a String> {
     let is_absent = |repo: &&String| {
         let opened = root.open_below(&format!("{SYNC}/{repo}.db"), OFlags::PATH);
-        match opened.and_then(|file| statat(&file, "", AtFlags::EMPTY_PATH)) {
-            Ok(found) => found.st_size == 0,
-            Err(e) => e == Errno::NOENT,
-        }
+        let found = opened.and_then(|file| statat(&file, "", AtFlags::EMPTY_PATH));
+        found.map_or_else(|e| e == Errno::NOENT, |found| found.st_size == 0)
     };
     repos.iter().filter(is_absent).collect()
 }
@@ -314,14 +309,10 @@ fn reason(context: &Context, suspects: &[Suspect], found: &Found, entries: &[&En
     for problem in rest {
         context.warn(problem.line("checking"));
     }
-    let line = first.line("checking");
-    let failure = Failure::new(Code::NotVerified, line + &and_more(rest.len()));
+    let line = first.line("checking") + &and_more(rest.len());
     let removed = first.word == Verdict::Bad.word();
-    Some(match &first.hint {
-        Some(_) if removed => failure.hint(REMOVED),
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    })
+    let hint = first.hint.clone().map(|hint| if removed { REMOVED.to_owned() } else { hint });
+    Some(Failure { hint, ..Failure::new(Code::NotVerified, line) })
 }
 
 /// What to do about a file that is not what was signed: [`explain`] has removed it.

@@ -135,14 +135,10 @@ pub(crate) fn check_foreign(session: Session<'_>, ring: &Ring, gpgdir: &Path) ->
         let (own, strangers): (Vec<_>, Vec<_>) =
             public.strangers(&reference, &[]).into_iter().partition(|key| key.validity == 'u');
         if let Some(key) = own.get(1).or(strangers.first()) {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!(
-                    "checking the keyring that the root's pacman-key built: {} is valid in it, and by no pinned key",
-                    key.name()
-                ),
-            )
-            .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
+            let doing = "checking the keyring that the root's pacman-key built";
+            let message = format!("{doing}: {} is valid in it, and by no pinned key", key.name());
+            return Err(Failure::new(Code::NotVerified, message)
+                .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
         }
         // The others were named when ours was built.
         let is_usable = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);

@@ -204,8 +204,7 @@ impl Place {
         let parent = openat(CWD, directory, flags, Mode::empty())
             .doing(Code::Failed, || format!("opening {}", quote(directory)))?;
         rootfs::file::check_owner(parent.as_fd(), directory)?;
-        let path = gpgdir.to_owned();
-        Ok(Self { parent, path })
+        Ok(Self { parent, path: gpgdir.to_owned() })
     }
 
     /// Returns the path of a keyring here.

@@ -74,8 +74,7 @@ fn run(context: &Context, inside: &Inside, program: &str, args: &[&str], doing: 
     let mut keep = |bytes: &[u8]| printed.extend_from_slice(bytes);
     let output = if context.quiet {
         let (from, into) = pipe_with(PipeFlags::CLOEXEC).doing(Code::Os, || "making a pipe")?;
-        let sink = &mut keep;
-        Some(Output { sink, from, into })
+        Some(Output { sink: &mut keep, from, into })
     } else {
         None
     };

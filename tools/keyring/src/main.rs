@@ -163,10 +163,7 @@ impl Args {
             }
         })?;
         record(document, inside.root(), &ring, &built);
-        let trusted = match ring.trusted.len() - built.unusable.len() {
-            1 => "1 key".to_owned(),
-            n => format!("{n} keys"),
-        };
+        let trusted = pacman::count(ring.trusted.len() - built.unusable.len(), "key");
         context.note(format_args!(
             "{}: {trusted} trusted, {} valid, {} disabled",
             plan.title, built.summary.valid, built.summary.disabled
@@ -183,14 +180,12 @@ impl Args {
         let or = |given: &Vec<String>, default| if given.is_empty() { default } else { given.clone() };
         let names = or(&self.populate, keyring.populate);
         if names.is_empty() {
-            return Err(Failure::new(
-                Code::Usage,
-                match &preset {
-                    Some(preset) => format!("{} has no keyring", preset.title),
-                    None => "the document names no distribution, so no keyring".to_owned(),
-                },
-            )
-            .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
+            let message = match &preset {
+                Some(preset) => format!("{} has no keyring", preset.title),
+                None => "the document names no distribution, so no keyring".to_owned(),
+            };
+            return Err(Failure::new(Code::Usage, message)
+                .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
         }
         let pinned = keyring.trusted.into_iter().map(|pin| pin.fingerprint);
         Ok(Plan {
@@ -299,11 +294,8 @@ impl Args {
                 .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
         }
         if plan.packages.is_empty() {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("the root has no ring '{first}', and no package is known that has it"),
-            )
-            .hint("name the package with --package NAME"));
+            let message = format!("the root has no ring '{first}', and no package is known that has it");
+            return Err(Failure::new(Code::Usage, message).hint("name the package with --package NAME"));
         }
         let fetched = source::download(session, plan.packages.clone(), missing)?;
         Ok((rings, Some(fetched)))
@@ -339,14 +331,13 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
 
 /// Records the keyring in the document.
 fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
-    let keyring = Keyring {
+    document.write(&Keyring {
         dir: root.path().join(pacman::gpg::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
         trusted: ring.usable(&built.unusable).into_iter().cloned().collect(),
         extended: built.extended.clone(),
         stripped: None,
-    };
-    document.write(&keyring);
+    });
 }
 
 /// Strips the keyring. Nothing runs for it, but only the user whose root it is may work on it.

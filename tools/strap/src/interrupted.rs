@@ -92,12 +92,8 @@ pub(crate) fn installed(events: &[Event]) -> BTreeMap<String, String> {
     let mut installed = BTreeMap::new();
     for event in events {
         match event {
-            Event::Installed { name, version, .. } => {
-                installed.insert(name.clone(), version.clone());
-            }
-            Event::Removed(name) => {
-                installed.remove(name);
-            }
+            Event::Installed { name, version, .. } => drop(installed.insert(name.clone(), version.clone())),
+            Event::Removed(name) => drop(installed.remove(name)),
             _ => {}
         }
     }
@@ -152,10 +148,8 @@ const LONGEST: u64 = 16 << 20;
 fn restore_modes(inside: &Inside, record: &str) -> Result<(), Failure> {
     let root = inside.root();
     // It is extracted first: without a complete one there are no files.
-    let Ok(bytes) = root.read(&format!("{LOCAL}/{record}/mtree"), LONGEST) else {
-        return Ok(());
-    };
-    let Ok(entries) = mtree::read(&bytes) else {
+    let bytes = root.read(&format!("{LOCAL}/{record}/mtree"), LONGEST).ok();
+    let Some(entries) = bytes.and_then(|bytes| mtree::read(&bytes).ok()) else {
         return Ok(());
     };
     let restore = || {

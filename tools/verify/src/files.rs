@@ -48,13 +48,11 @@ impl Files {
     }
 
     pub(crate) fn add_changed(&mut self, path: String, what: &str) {
-        let what = what.to_owned();
-        self.changed.push(Change { path, what });
+        self.changed.push(Change { path, what: what.to_owned() });
     }
 
     pub(crate) fn add_unread(&mut self, path: String, why: Errno) {
-        let what = why.to_string();
-        self.unread.push(Change { path, what });
+        self.unread.push(Change { path, what: why.to_string() });
     }
 }
 

@@ -117,14 +117,12 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
     let doing = || format!("reading the package cache {}", quote(cache));
     let mut names = BTreeSet::new();
     match std::fs::read_dir(cache) {
-        Ok(entries) => {
-            for entry in entries {
-                let entry = entry.doing(Code::Os, doing)?;
-                names.extend(entry.file_name().into_string());
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        entries => {
+            for entry in entries.doing(Code::Failed, doing)? {
+                names.extend(entry.doing(Code::Os, doing)?.file_name().into_string());
             }
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).doing(Code::Failed, doing),
     }
     for subject in subjects {
         subject.archive = archive(subject, &names);

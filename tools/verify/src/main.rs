@@ -20,7 +20,7 @@ use installed::Subject;
 use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::operation::Refresh;
-use pacman::{Operation, Pacman, Timeout, cache_lock, lock};
+use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring, Mode, Package};
@@ -255,10 +255,7 @@ fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
     let verify: Option<members::Verify> = document.get();
     let (signatures, files) = verify.map_or((None, None), |v| (v.signatures, v.files));
-    let mut parts = vec![match subjects.len() {
-        1 => "1 package".to_owned(),
-        n => format!("{n} packages"),
-    }];
+    let mut parts = vec![count(subjects.len(), "package")];
     if let Some(valid) = signatures.as_ref().and_then(|s| s.get("valid")) {
         parts.push(format!("{valid} validly signed"));
     }
@@ -268,8 +265,7 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
     match files.map(|f| f.configuration.len()).sum() {
         0 => {}
-        1 => parts.push("1 changed configuration".to_owned()),
-        n => parts.push(format!("{n} changed configurations")),
+        n => parts.push(count(n, "changed configuration")),
     }
     context.note(parts.join(", "));
 }

@@ -127,9 +127,7 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     for (path, rule) in lines.iter().filter(|(_, rule)| boot || !rule.boot) {
         let is_glob = "wexXrRzZmtThHaA".contains(rule.kind);
         let place = *places.entry((is_glob, path)).or_insert_with(|| {
-            let rules = Vec::new();
-            let path = path.clone();
-            groups.push(Group { path, is_glob, rules });
+            groups.push(Group { path: path.clone(), is_glob, rules: Vec::new() });
             groups.len() - 1
         });
         let group = &mut groups[place];

@@ -75,10 +75,7 @@ fn alpm(text: &str) -> Option<Event> {
     match (verb, rest) {
         ("transaction", "started") => return Some(Event::TransactionStarted),
         ("transaction", "completed") => return Some(Event::TransactionCompleted),
-        ("running", hook) => {
-            let name = hook.strip_prefix('\'')?.strip_suffix("'...")?.into();
-            return Some(Event::RunningHook(name));
-        }
+        ("running", hook) => return Some(Event::RunningHook(hook.strip_prefix('\'')?.strip_suffix("'...")?.into())),
         _ => {}
     }
     let (name, version) = rest.split_once(" (")?;

@@ -306,10 +306,7 @@ pub fn read(line: &str) -> Option<OutputEvent> {
 /// Returns what follows a question: pacman answers it itself, and continues in the same line if stdout is not a terminal.
 fn after_question(line: &str) -> &str {
     let rest = ["? [y/N] ", "? [Y/n] "].iter().find_map(|question| line.split_once(question));
-    match rest {
-        Some((_, rest)) if is_message(rest) => rest,
-        _ => line,
-    }
+    rest.map(|(_, rest)| rest).filter(|rest| is_message(rest)).unwrap_or(line)
 }
 
 fn of_error(text: &str) -> OutputEvent {
