@@ -256,7 +256,7 @@ fn remove(root: &Root, record: &str) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{LOG, events};
+    use crate::tests::{LOG, events};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 

@@ -289,7 +289,7 @@ fn list(all: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::package;
+    use crate::tests::package;
     use pacman::Planned;
     use rootfs::{Inside, Root};
     use stage::Context;

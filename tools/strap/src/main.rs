@@ -11,9 +11,9 @@ mod interrupted;
 mod locked;
 mod plan;
 mod receipt;
-#[cfg(test)]
-mod samples;
 mod scriptlets;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use interrupted::InterruptedTransaction;

@@ -253,7 +253,7 @@ fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{LOG, events};
+    use crate::tests::{LOG, events};
 
     /// What pacman prints and logs, as `output` and `log`, and the packages that are said to have failed.
     fn owners(output: &str, log: &str) -> Vec<String> {

@@ -226,13 +226,13 @@ impl Checker<'_> {
             (_, Ok(record)) => record,
             (_, Err(e)) if !is_other(e) => {
                 own.add_unread(at("mtree"), e);
-                return Ok(Compared::of(own));
+                return Ok(Compared { files: own, ..Compared::default() });
             }
             (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
         };
         let Ok(entries) = mtree::read(&bytes) else {
             own.add_changed(at("mtree"), "unreadable");
-            return Ok(Compared::of(own));
+            return Ok(Compared { files: own, ..Compared::default() });
         };
         // The scriptlet runs again when the package is upgraded or removed.
         let scriptlet = entries.iter().find(|entry| entry.path == b".INSTALL");

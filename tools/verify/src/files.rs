@@ -113,12 +113,6 @@ pub(crate) struct Compared {
     pub(crate) trusted: bool,
 }
 
-impl Compared {
-    pub(crate) fn of(files: Files) -> Self {
-        Self { files, ..Self::default() }
-    }
-}
-
 /// A file whose owner, mode or ACL differs from the mtree.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -208,8 +202,7 @@ pub(crate) fn decide_pending(root: &Root, packages: &mut [Compared]) {
         }
         for pending in std::mem::take(&mut compared.pending) {
             let results = rules.results(n, &pending.path, pending.kind, &pending.expected);
-            let allowed = |state: &State| *state == pending.is;
-            if !results.iter().any(allowed) {
+            if !results.contains(&pending.is) {
                 open.push((n, pending, results));
             } else if pending.kind == Kind::Directory && compared.trusted {
                 good.insert(pending.path);
