@@ -292,8 +292,8 @@ pub fn log(text: &[u8]) {
             Event::Installed { name, version, before: Before::Absent } => {
                 format!("[ALPM] installed {name} ({version})")
             }
-            Event::RunningHook { name } => format!("[ALPM] running '{name}'..."),
-            Event::ScriptletOutput { line } => format!("[ALPM-SCRIPTLET] {line}"),
+            Event::RunningHook(name) => format!("[ALPM] running '{name}'..."),
+            Event::ScriptletOutput(line) => format!("[ALPM-SCRIPTLET] {line}"),
             _ => continue,
         };
         assert!(line.len() <= LINE);

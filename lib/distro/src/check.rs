@@ -19,17 +19,13 @@ impl SigLevel {
     /// Applies the words of one line, in order, as pacman does: a line starts from the state before it.
     fn apply(mut self, value: &str) -> Result<Self, String> {
         for word in value.split_whitespace() {
-            let (package, database, rest) = if let Some(rest) = word.strip_prefix("Package") {
-                (true, false, rest)
-            } else if let Some(rest) = word.strip_prefix("Database") {
-                (false, true, rest)
-            } else {
-                (true, true, word)
+            let (package, database, rest) = match (word.strip_prefix("Package"), word.strip_prefix("Database")) {
+                (Some(rest), _) => (true, false, rest),
+                (_, Some(rest)) => (false, true, rest),
+                (None, None) => (true, true, word),
             };
             match rest {
-                "Never" | "Optional" | "Required" if package => {
-                    self.package_required = rest == "Required";
-                }
+                "Never" | "Optional" | "Required" if package => self.package_required = rest == "Required",
                 "Never" | "Optional" | "Required" => {}
                 "TrustedOnly" | "TrustAll" => {
                     let all = rest == "TrustAll";

@@ -141,10 +141,6 @@ struct SourceArch {
     servers: Vec<String>,
 }
 
-fn unknown(message: String, hint: String) -> Failure {
-    Failure::new(Code::NotFound, message).hint(hint)
-}
-
 /// Says which preset may have been meant: what others call it, or one with a name like it.
 fn meant(wanted: &str) -> String {
     let elsewhere = match wanted {
@@ -186,10 +182,8 @@ impl Preset {
     /// It has no such architecture; the message lists those it has.
     pub fn arch(&self, arch: &str) -> Result<&Arch, Failure> {
         self.arches.get(arch).ok_or_else(|| {
-            unknown(
-                format!("{} has no architecture '{}'", self.title, arch.escape_default()),
-                format!("it has {}", list(self.arches())),
-            )
+            Failure::new(Code::NotFound, format!("{} has no architecture '{}'", self.title, arch.escape_default()))
+                .hint(format!("it has {}", list(self.arches())))
         })
     }
 
@@ -208,10 +202,10 @@ impl Preset {
     fn load_at(wanted: &str, beside: Option<&Path>, depth: usize) -> Result<Self, Failure> {
         if !wanted.contains('/') && !wanted.ends_with(".toml") {
             let Some(text) = builtin::find(wanted) else {
-                return Err(unknown(
-                    format!("there is no preset '{}'", wanted.escape_default()),
-                    format!("{}there are {}; a file is named with a / or .toml", meant(wanted), list(Self::names())),
-                ));
+                let hint =
+                    format!("{}there are {}; a file is named with a / or .toml", meant(wanted), list(Self::names()));
+                return Err(Failure::new(Code::NotFound, format!("there is no preset '{}'", wanted.escape_default()))
+                    .hint(hint));
             };
             return Self::merge(wanted, wanted.to_owned(), text, None, depth);
         }
@@ -298,10 +292,11 @@ impl Source {
     pub fn servers(&self, arch: &str) -> Result<&[String], Failure> {
         let of_arch = self.arch.iter().find(|(name, _)| name.0 == arch);
         of_arch.map(|(_, at)| &at.servers[..]).ok_or_else(|| {
-            unknown(
+            Failure::new(
+                Code::NotFound,
                 format!("'{}' of {} is not built for '{}'", self.package, self.repo, arch.escape_default()),
-                format!("it is built for {}", list(self.arch.keys().map(|name| name.0.as_str()))),
             )
+            .hint(format!("it is built for {}", list(self.arch.keys().map(|name| name.0.as_str()))))
         })
     }
 }

@@ -55,6 +55,18 @@ pub fn extract_member<W: Write + ?Sized>(archive: impl Read, member: &str, out: 
 ///
 /// As [`extract_member`]; the error names every member that is missing.
 pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result<BTreeMap<String, Vec<u8>>> {
+    let found = extract_present(archive, names, limit)?;
+    let missing = names.iter().filter(|name| !found.contains_key(**name));
+    let members: Vec<_> = missing.map(|name| (*name).to_owned()).collect();
+    if members.is_empty() { Ok(found) } else { Err(Error::NotFound { members }) }
+}
+
+/// [`extract_members`], of those that the archive has.
+///
+/// # Errors
+///
+/// As [`extract_members`], but for members that are missing.
+pub fn extract_present(archive: impl Read, names: &[&str], limit: u64) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut missing: BTreeSet<&str> = names.iter().copied().collect();
     let mut found = BTreeMap::new();
     let mut left = limit;
@@ -78,10 +90,7 @@ pub fn extract_members(archive: impl Read, names: &[&str], limit: u64) -> Result
             false => ControlFlow::Continue(()),
         })
     })?;
-    match missing.is_empty() {
-        true => Ok(found),
-        false => Err(Error::NotFound { members: missing.into_iter().map(str::to_owned).collect() }),
-    }
+    Ok(found)
 }
 
 /// Refuses a member that is not a regular file, or larger than `limit`.

@@ -18,34 +18,27 @@ use std::time::{Duration, Instant};
 /// How long a cache may stay unchanged before the run that downloads into it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The lock, held as long as this lives.
-#[derive(Debug)]
-pub struct CacheLock {
-    _cache: OwnedFd,
-}
-
-/// Waits until no other run downloads into `cache`. `None` where it cannot be opened, which pacman reports, or is on a file system
+/// Waits until no other run downloads into `cache`, and returns the lock, held as long as that lives. `None` where it cannot be opened, which pacman reports, or is on a file system
 /// without locks.
 ///
 /// # Errors
 ///
 /// [`Code::Busy`] when another run holds it and makes no progress, [`Code::Interrupted`] on a signal.
-pub fn take(context: &Context, cache: &Path) -> Result<Option<CacheLock>, Failure> {
+pub fn take(context: &Context, cache: &Path) -> Result<Option<OwnedFd>, Failure> {
     wait_for(context, cache, PATIENCE)
 }
 
-fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Option<CacheLock>, Failure> {
+fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Option<OwnedFd>, Failure> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let doing = || format!("locking {}", quote(cache));
     let directory = match openat(CWD, cache, flags, Mode::empty()) {
-        Ok(directory) => directory,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
-        Err(e) => return Err(e).doing(Code::Os, doing),
+        directory => directory.doing(Code::Os, doing)?,
     };
     let mut seen: Option<(Vec<(std::ffi::OsString, u64)>, Instant)> = None;
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(CacheLock { _cache: directory })),
+            Ok(()) => return Ok(Some(directory)),
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
             Err(Errno::NOTSUP | Errno::NOSYS) => {
                 context.warn(format_args!(

@@ -49,15 +49,11 @@ impl NoExtract {
     /// the last pattern that matches decides, and `!` takes one back.
     #[must_use]
     pub fn has(&self, path: &[u8]) -> bool {
-        let mut matched = false;
-        for pattern in &self.0 {
-            match pattern.strip_prefix('!') {
-                Some(inverted) if matches(inverted.as_bytes(), path) => matched = false,
-                None if matches(pattern.as_bytes(), path) => matched = true,
-                _ => {}
-            }
-        }
-        matched
+        let decide = |pattern: &String| {
+            let inverted = pattern.strip_prefix('!');
+            matches(inverted.unwrap_or(pattern).as_bytes(), path).then_some(inverted.is_none())
+        };
+        self.0.iter().rev().find_map(decide).unwrap_or(false)
     }
 }
 

@@ -3,7 +3,7 @@
 //! They lie in the root, so a new root has none, and with a cache full of packages could still not be filled without a
 //! server. So what was fetched is copied to the package cache too, and `--offline` takes it from there.
 
-use crate::records::SYNC;
+use crate::records::{SYNC, if_exists};
 use rootfs::Root;
 use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, open, openat, renameat};
 use rustix::io::Errno;
@@ -93,9 +93,8 @@ fn files(repo: &str) -> [String; 2] {
 /// and time stays as it is.
 fn copy(from: &OwnedFd, to: &OwnedFd, name: &str) -> io::Result<bool> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let source = match openat(from, name, flags, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(false),
-        source => File::from(source?),
+    let Some(source) = if_exists(openat(from, name, flags, Mode::empty()))?.map(File::from) else {
+        return Ok(false);
     };
     let stamp = |file: &File| {
         let is = file.metadata()?;

@@ -143,9 +143,8 @@ impl Verifier<'_> {
             Verdict::Revoked => (format!("{by}, which its owner revoked"), Some(REPLACE)),
             Verdict::Disabled => (format!("{by}, which is disabled: the distribution revoked it"), Some(REPLACE)),
             _ => {
-                let certificates = key.map(|key| self.count_certificates(key));
-                let certificates = certificates.unwrap_or_default();
-                let words = certificates.describe(self.keys.needed, self.home.gpg().version());
+                let certificates = key.map(|key| self.count_certificates(key)).unwrap_or_default();
+                let words = certificates.describe(self.keys.needed, self.home.gpg.version);
                 (format!("{by}, {words}"), Some(NEWER))
             }
         };
@@ -156,10 +155,7 @@ impl Verifier<'_> {
             created: key.map(|k| k.created),
             why,
             hint: hint.map(|hint| match key.filter(|_| by_hand) {
-                Some(key) => {
-                    let trust = &key.fingerprint;
-                    format!("{hint}; 'keyring --trust {trust}' trusts the key")
-                }
+                Some(key) => format!("{hint}; 'keyring --trust {}' trusts the key", key.fingerprint),
                 None => hint.to_owned(),
             }),
         }
@@ -232,23 +228,27 @@ impl Certificates {
     }
 }
 
-/// Returns the failure of a clock that is behind: keys and signatures from the future are not valid. `newest` is the latest time
-/// that is known to be past, and what happened then.
+/// Returns the failure of a clock that is behind times that are known to be past: keys and signatures from the future are not
+/// valid. `built` and `made` are when packages were built and keys were made.
 #[must_use]
-pub fn clock(now: u64, newest: (u64, &str)) -> Option<Failure> {
-    let (time, what) = newest;
+pub fn clock<'a>(
+    now: u64,
+    built: impl IntoIterator<Item = (u64, &'a str)>,
+    made: impl IntoIterator<Item = (u64, &'a str)>,
+) -> Option<Failure> {
+    let built = built.into_iter().map(|(time, name)| (time, name, true));
+    let made = made.into_iter().map(|(time, name)| (time, name, false));
+    let (time, name, is_package) = built.chain(made).max_by_key(|(time, ..)| *time)?;
+    let name = message::escape(name);
+    let what = if is_package { format!("'{name}' was built") } else { format!("the key {name} was made") };
     // Clocks always differ a little.
     const SLACK: u64 = 3600;
     if now + SLACK >= time {
         return None;
     }
-    Some(
-        Failure::new(
-            Code::NotVerified,
-            format!("reading the clock: it says {}, and {what} on {}", day(now), day(time)),
-        )
-        .hint("set it, with 'timedatectl set-ntp true' or 'date --utc --set', and run again"),
-    )
+    let message = format!("reading the clock: it says {}, and {what} on {}", day(now), day(time));
+    let hint = "set it, with 'timedatectl set-ntp true' or 'date --utc --set', and run again";
+    Some(Failure::new(Code::NotVerified, message).hint(hint))
 }
 
 #[cfg(test)]
@@ -299,10 +299,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_behind() {
-        let built = (1_700_000_000, "'bash' was built");
-        let failure = clock(1_600_000_000, built).unwrap();
+        let clock = |now| clock(now, [(1_700_000_000, "bash"), (1, "sh")], [(1_699_999_999, "AB")]);
+        let failure = clock(1_600_000_000).unwrap();
         assert_eq!(failure.message, "reading the clock: it says 2020-09-13, and 'bash' was built on 2023-11-14");
-        assert_eq!(clock(1_700_000_000, built), None);
-        assert_eq!(clock(1_699_999_000, built), None);
+        assert_eq!(clock(1_700_000_000), None);
+        assert_eq!(clock(1_699_999_000), None);
     }
 }

@@ -23,7 +23,9 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     // What could not be downloaded says more than that something could not be.
     let is_retrieval = worst.is_none_or(|worst| worst >= Trouble::Retrieval);
     if let Some(lost) = most_lasting(&lost).filter(|_| is_retrieval) {
-        return not_retrieved(lost, ended);
+        let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
+        let (code, cause, hint) = lost.why.says();
+        return Failure { cause, ..Failure::new(code, message).hint(hint) };
     }
     let Some(worst) = worst else {
         return Failure::new(Code::ChildFailed, ended.words());
@@ -34,11 +36,8 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
         _ => None,
     });
     // The list stands below the last of them; where there is none, the first is the most particular, or all there is.
-    let text = match worst {
-        Trouble::Other => of_it.next_back(),
-        _ if !reasons.is_empty() => of_it.next_back(),
-        _ => of_it.next(),
-    };
+    let is_last = worst == Trouble::Other || !reasons.is_empty();
+    let text = if is_last { of_it.next_back() } else { of_it.next() };
     let mut message = ended.words();
     if let Some(text) = text {
         message += &format!(": {}", message::escape(text));
@@ -54,11 +53,9 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     } else if matches!(worst, Trouble::PackageSignature | Trouble::Damaged) {
         message += &corrupted(events);
     }
-    let mut failure = Failure::new(worst.code(), message);
-    failure.cause = worst.cause();
-    let hint = hint_of_reasons(events, worst, &reasons).or(worst.hint());
-    failure.hint = hint.map(str::to_owned);
-    failure
+    let (code, cause, hint) = worst.says();
+    let hint = hint_of_reasons(events, worst, &reasons).or(hint);
+    Failure { cause, hint: hint.map(str::to_owned), ..Failure::new(code, message) }
 }
 
 /// Returns how many more there are than those that a message names: nothing for none.
@@ -67,6 +64,22 @@ pub fn and_more(n: usize) -> String {
     match n {
         0 => String::new(),
         n => format!(" (and {n} more)"),
+    }
+}
+
+/// Returns how many there are of something: `1 key`, `2 keys`.
+#[must_use]
+pub fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// Returns the first `max` of a list, for a line, and how many more there are.
+#[must_use]
+pub fn first_few(list: &[String], max: usize) -> String {
+    let shown = list[..list.len().min(max)].join(", ");
+    match list.len().saturating_sub(max) {
+        0 => shown,
+        n => format!("{shown} and {n} more"),
     }
 }
 
@@ -83,13 +96,6 @@ fn most_lasting<'a>(lost: &[&'a NotRetrieved]) -> Option<&'a NotRetrieved> {
     let first = |why| lost.iter().find(|one| one.why == why).copied();
     let last = || first(lost.iter().map(|one| one.why).max()?);
     first(Refusal::NoSpace).or_else(|| first(Refusal::Trouble)).or_else(last)
-}
-
-fn not_retrieved(lost: &NotRetrieved, ended: Ended) -> Failure {
-    let message = format!("{}: {}", ended.words(), message::escape(&lost.text));
-    let mut failure = Failure::new(lost.why.code(), message).hint(lost.why.hint());
-    failure.cause = lost.why.cause();
-    failure
 }
 
 /// Returns the list that pacman printed below an error.

@@ -7,6 +7,7 @@
 pub mod listing;
 pub mod status;
 
+use crate::records::if_exists;
 use listing::{Certificate, Keys};
 use rootfs::gnupg;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
@@ -16,7 +17,7 @@ use status::Signature;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +29,8 @@ pub const AT: &str = "etc/pacman.d/gnupg";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gpg {
     program: PathBuf,
-    version: (u32, u32, u32),
+    /// Its version.
+    pub version: (u32, u32, u32),
 }
 
 /// Searches the caller's `PATH` for gpg.
@@ -87,12 +89,6 @@ impl Gpg {
         Ok(Self { program, version })
     }
 
-    /// Returns its version.
-    #[must_use]
-    pub fn version(&self) -> (u32, u32, u32) {
-        self.version
-    }
-
     /// Returns a command of gpg with this home and no options of its user's. Nothing is asked, and nothing is locked.
     #[must_use]
     pub fn command(&self, home: &Path) -> Command {
@@ -128,6 +124,23 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// The first error that it printed on stderr, without `gpg:`; else how it ended.
     pub error: String,
+}
+
+impl Output {
+    /// Returns what it printed on stdout.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::ChildFailed`] where it did not exit with 0.
+    pub fn succeeded(self, doing: &str) -> Result<Vec<u8>, Failure> {
+        if self.success { Ok(self.stdout) } else { Err(failure(doing, &self.error)) }
+    }
+}
+
+/// Returns the failure of a gpg that did not do what it was run for.
+#[must_use]
+pub fn failure(doing: &str, why: &str) -> Failure {
+    Failure::new(Code::ChildFailed, format!("{doing}: gpg: {why}"))
 }
 
 /// Runs gpg to its end. Its messages go into memory, and never where its status lines go: there they could pass for those.
@@ -192,11 +205,14 @@ pub const EXTENDED: &str = "extended-keys";
 /// The longest of both, in bytes.
 const LIST: u64 = 1 << 20;
 
+/// Keys and trust: names and contents, as [`gnupg::read_keys`] returns them.
+pub type PublicFiles = Vec<(&'static str, Vec<u8>)>;
+
 /// The keyring beside a root, read before [`mount_scratch`] covers what may be above it.
 #[derive(Debug)]
 pub struct StoredKeyring {
     /// The files with keys and trust: name and content.
-    pub files: Vec<(&'static str, Vec<u8>)>,
+    pub files: PublicFiles,
     /// The SHA-256 of the secret keys and the fingerprints that are the root's own.
     pub own: Vec<String>,
     /// The names of the keys that are valid though no pinned key certifies them.
@@ -216,32 +232,34 @@ impl StoredKeyring {
         };
         let doing = || format!("reading the keyring {}", quote(path));
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory: OwnedFd = match openat(CWD, path, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOENT) => return Err(none()),
-            Err(e) => return Err(e).doing(Code::Failed, doing),
-        };
+        let directory = if_exists(openat(CWD, path, flags, Mode::empty())).doing(Code::Failed, doing)?;
+        let directory = directory.ok_or_else(none)?;
         let files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
         if !gnupg::has_keys(&files) {
             return Err(none());
         }
-        let lines = |name: &str| -> Result<Vec<String>, Failure> {
-            let bytes = match rootfs::root::read(directory.as_fd(), name, LIST) {
-                Err(Errno::NOENT) => Vec::new(),
-                read => read.doing(Code::Failed, doing)?,
-            };
-            let text = String::from_utf8_lossy(&bytes);
-            Ok(text.lines().map(str::to_owned).collect())
-        };
+        let lines = |name| read_lines(directory.as_fd(), name).doing(Code::Failed, doing);
         Ok(Self { own: lines(OWN)?, extended: lines(EXTENDED)?, files })
     }
+}
+
+/// Reads one of the lists [`OWN`] and [`EXTENDED`]; an empty one where there is none.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn read_lines(directory: BorrowedFd<'_>, name: &str) -> Result<Vec<String>, Errno> {
+    let bytes = if_exists(rootfs::root::read(directory, name, LIST))?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
 }
 
 /// A scratch home. It is made inside, on a file system that ends with the namespaces.
 #[derive(Debug)]
 pub struct Home<'a> {
-    gpg: &'a Gpg,
-    path: PathBuf,
+    /// The gpg that works in it.
+    pub gpg: &'a Gpg,
+    /// Its directory.
+    pub path: PathBuf,
 }
 
 impl<'a> Home<'a> {
@@ -253,18 +271,6 @@ impl<'a> Home<'a> {
     pub fn create<B: AsRef<[u8]>>(gpg: &'a Gpg, path: &Path, files: &[(&str, B)]) -> Result<Self, Failure> {
         gnupg::lay_out(path, files)?;
         Ok(Self { gpg, path: path.to_owned() })
-    }
-
-    /// Returns the gpg that works in it.
-    #[must_use]
-    pub fn gpg(&self) -> &Gpg {
-        self.gpg
-    }
-
-    /// Returns its directory.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -290,12 +296,7 @@ impl<'a> Home<'a> {
     /// When gpg fails.
     pub fn list(&self, what: &str) -> Result<Keys, Failure> {
         let out = run(&mut self.command(&["--with-colons", what]))?;
-        match out.success {
-            true => Ok(Keys::parse(&out.stdout)),
-            false => {
-                Err(Failure::new(Code::ChildFailed, format!("listing the keys of the keyring: gpg: {}", out.error)))
-            }
-        }
+        Ok(Keys::parse(&out.succeeded("listing the keys of the keyring")?))
     }
 
     /// Lists the public keys.

@@ -29,7 +29,7 @@ mod signature_report;
 pub mod timeout;
 
 pub use english::OutputEvent;
-pub use error_text::and_more;
+pub use error_text::{and_more, count, first_few};
 pub use operation::Operation;
 pub use origin::{Origin, Transaction};
 pub use run::{Pacman, Planned};

@@ -4,7 +4,7 @@
 //! lock of the kernel's on the database directory (flock(2)); while we hold it, a `db.lck` can only belong to a pacman that others
 //! started, which is then found in the root, or to one that was killed, and is removed.
 
-use crate::records::{LOCAL, names_in};
+use crate::records::{LOCAL, if_exists, names_in};
 use rootfs::occupants::{self, Use, UseKind};
 use rootfs::{Root, hold};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, openat, renameat, unlinkat};
@@ -110,13 +110,10 @@ fn busy(root: &Root, who: std::fmt::Arguments<'_>) -> Failure {
 pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
     for name in ["db.lck", KILLED] {
         if is_there(root, name)? {
-            let message = format!(
-                "{doing}: {} exists: a pacman works in the root, or was killed there",
-                quote(root.path().join(DATABASE).join(name))
-            );
-            return Err(
-                Failure::new(Code::Failed, message).hint("run strap again: it repairs what a killed pacman left")
-            );
+            let path = quote(root.path().join(DATABASE).join(name));
+            let message = format!("{doing}: {path} exists: a pacman works in the root, or was killed there");
+            let hint = "run strap again: it repairs what a killed pacman left";
+            return Err(Failure::new(Code::Failed, message).hint(hint));
         }
     }
     Ok(())
@@ -129,10 +126,7 @@ pub fn refuse_unfinished(root: &Root, doing: &str) -> Result<(), Failure> {
 ///
 /// When the mark cannot be written.
 pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
-    let doing = || {
-        let path = root.path().join(DATABASE).join(KILLED);
-        format!("making {}", quote(path))
-    };
+    let doing = || format!("making {}", quote(root.path().join(DATABASE).join(KILLED)));
     let directory = open(root)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&directory, KILLED, flags, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;
@@ -142,11 +136,8 @@ pub fn mark_incomplete(root: &Root) -> Result<(), Failure> {
 /// Returns whether this name exists in the database directory.
 fn is_there(root: &Root, name: &str) -> Result<bool, Failure> {
     let below = format!("{DATABASE}/{name}");
-    match root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(root.path().join(below)))),
-    }
+    let opened = if_exists(root.open_below(&below, OFlags::PATH | OFlags::NOFOLLOW));
+    Ok(opened.doing(Code::Os, || format!("opening {}", quote(root.path().join(below))))?.is_some())
 }
 
 /// Opens the database directory.

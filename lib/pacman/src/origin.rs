@@ -13,11 +13,10 @@ use package::db::{self, Entry};
 use package::digest::Sha256Reader;
 use rootfs::Root;
 use stage::{Failure, quote};
-use std::fs::Metadata;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 
 /// The longest detached signature that is read, in bytes: gpg's have a few hundred.
 const SIGNATURE: u64 = 1 << 20;
@@ -33,14 +32,6 @@ pub struct Origin {
     pub offered: Option<String>,
     /// The signature beside the archive, in Base64.
     pub beside: Option<String>,
-}
-
-/// What changes if a file is replaced, or written to.
-type Stamp = (u64, u64, u64, i64, i64);
-
-fn stamp(is: &Metadata) -> Stamp {
-    let modified = (is.mtime(), is.mtime_nsec());
-    (is.dev(), is.ino(), is.len(), modified.0, modified.1)
 }
 
 /// What pacman is to install from the cache.
@@ -65,19 +56,18 @@ impl Transaction<'_> {
         let is_used = |repo: &&String| planned.iter().any(|planned| planned.repo == **repo);
         let repos = pacman.repos.iter().filter(is_used).filter(|_| operation.is_sync());
         let repos: Vec<String> = repos.cloned().collect();
+        // What changes if a file is replaced, or written to.
         let stamp_of = |planned: &Planned| {
             let is = std::fs::metadata(pacman.cache.join(&planned.file)).ok()?;
-            Some(stamp(&is))
+            Some((is.dev(), is.ino(), is.len(), is.mtime(), is.mtime_nsec()))
         };
-        let before: Vec<Option<Stamp>> = planned.iter().map(stamp_of).collect();
+        let before: Vec<_> = planned.iter().map(stamp_of).collect();
         let (root, cache) = (pacman.inside.root(), pacman.cache);
-        let traced = Mutex::new(Traced::default());
-        let trace = || {
-            let found = trace(root, cache, &repos, planned);
-            *traced.lock().unwrap_or_else(PoisonError::into_inner) = found;
-        };
+        let traced = OnceLock::new();
+        // Once: only a download is tried again.
+        let trace = || drop(traced.set(trace(root, cache, &repos, planned)));
         let result = pacman.run_beside(*operation, targets, &trace);
-        let (mut origins, warnings) = traced.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut origins, warnings) = traced.into_inner().unwrap_or_default();
         for warning in warnings {
             pacman.context.warn(warning);
         }
@@ -91,11 +81,8 @@ impl Transaction<'_> {
     }
 }
 
-/// The archives, and warnings.
-type Traced = (Vec<Origin>, Vec<String>);
-
-/// Finds out what the archives are.
-fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Traced {
+/// Finds out what the archives are. Returns warnings, too.
+fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> (Vec<Origin>, Vec<String>) {
     let mut warnings = Vec::new();
     let offers = records::offered(root, repos).unwrap_or_else(|failure| {
         warnings.push(failure.to_string());
@@ -103,15 +90,12 @@ fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> Tr
     });
     warnings.extend(offers.odd);
     let mut known = |path: &Path, result: io::Result<String>| {
-        let result = result.map(Some).or_else(|e| match e.kind() {
-            ErrorKind::NotFound => Ok(None),
-            _ => Err(e),
-        });
-        result.unwrap_or_else(|e| {
-            let path = quote(path);
-            warnings.push(format!("reading {path}: {e}: it is left out of the record"));
-            None
-        })
+        if let Err(e) = &result
+            && e.kind() != ErrorKind::NotFound
+        {
+            warnings.push(format!("reading {}: {e}: it is left out of the record", quote(path)));
+        }
+        result.ok()
     };
     let origins = planned.iter().map(|planned| {
         let is_of = |(repo, entry): &&(String, Entry)| {

@@ -35,14 +35,10 @@ pub(crate) fn check(root: &Root) -> Result<(), Failure> {
     for at in OTHERS {
         directory(root, at)?;
     }
-    for at in DATABASES {
+    let databases = DATABASES.map(|at| (at, Kind::Databases));
+    for (at, files) in databases.into_iter().chain(HOOKS.map(|at| (at, Kind::Hooks))) {
         if let Some(opened) = directory(root, at)? {
-            check_files(root, &opened, Path::new(at), Kind::Databases)?;
-        }
-    }
-    for at in HOOKS {
-        if let Some(opened) = directory(root, at)? {
-            check_files(root, &opened, Path::new(at), Kind::Hooks)?;
+            check_files(root, &opened, Path::new(at), files)?;
         }
     }
     check_log(root)

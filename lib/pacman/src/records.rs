@@ -29,9 +29,19 @@ const LOG_LIMIT: u64 = 64 << 20;
 ///
 /// When it cannot be read.
 pub fn log(root: &Root) -> Result<Vec<u8>, Failure> {
-    match root.read(LOG, LOG_LIMIT) {
-        Err(Errno::NOENT) => Ok(Vec::new()),
-        read => read.doing(Code::Failed, || format!("reading {}", quote(root.path().join(LOG)))),
+    let log = if_exists(root.read(LOG, LOG_LIMIT));
+    Ok(log.doing(Code::Failed, || format!("reading {}", quote(root.path().join(LOG))))?.unwrap_or_default())
+}
+
+/// Returns what a system call returned; `None` where there is no such file.
+///
+/// # Errors
+///
+/// Every other error.
+pub fn if_exists<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
     }
 }
 
@@ -60,10 +70,9 @@ pub fn installed(root: &Root) -> Result<(Vec<Installed>, Option<Failure>), Failu
         let path = format!("{LOCAL}/{record}/desc");
         let doing = || format!("reading {}", quote(root.path().join(&path)));
         let text = match root.read(&path, LIMIT) {
-            Ok(text) => text,
             // `ALPM_DB_VERSION`, or what a pacman that was killed left behind.
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
-            Err(e) => return Err(e).doing(Code::Failed, doing),
+            text => text.doing(Code::Failed, doing)?,
         };
         let known = match localdb::desc(&text).doing(Code::Failed, doing) {
             Ok(known) => known,
@@ -75,17 +84,11 @@ pub fn installed(root: &Root) -> Result<(Vec<Installed>, Option<Failure>), Failu
         packages.push(Installed {
             package: Package {
                 arch: known.arch.unwrap_or_else(|| "any".to_owned()),
-                repo: None,
-                file: None,
-                sha256: None,
-                pgpsig: None,
-                reason: Some(match known.reason {
-                    Reason::Explicit => "explicit".to_owned(),
-                    Reason::Dependency => "dependency".to_owned(),
-                }),
+                reason: Some(if known.reason == Reason::Explicit { "explicit" } else { "dependency" }.to_owned()),
                 verified: known.validation.iter().any(|v| v == "pgp"),
                 name: known.name,
                 version: known.version,
+                ..Package::default()
             },
             record,
             time: known.install_date,
@@ -116,10 +119,8 @@ pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
     for repo in repos.iter().filter(|repo| name::is_name(repo)) {
         let path = format!("{SYNC}/{repo}.db");
         let doing = || format!("reading {}", quote(root.path().join(&path)));
-        let bytes = match root.read(&path, LIMIT) {
-            Ok(bytes) => bytes,
-            Err(Errno::NOENT) => continue,
-            Err(e) => return Err(e).doing(Code::Failed, doing),
+        let Some(bytes) = if_exists(root.read(&path, LIMIT)).doing(Code::Failed, doing)? else {
+            continue;
         };
         let database = db::read(bytes.as_slice(), db::Limits::default()).doing(Code::Failed, doing)?;
         let odd = database.odd.iter();
@@ -133,12 +134,11 @@ pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
 /// Returns the names in a directory below the root; none where there is no such directory.
 pub fn names_in(root: &Root, below: &str) -> Result<Vec<String>, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(below)));
-    let directory = match root.open_below(below, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Ok(directory) => directory,
-        Err(Errno::NOENT) => return Ok(Vec::new()),
-        Err(e) => return Err(e).doing(Code::Failed, doing),
-    };
+    let directory = if_exists(root.open_below(below, OFlags::RDONLY | OFlags::DIRECTORY)).doing(Code::Failed, doing)?;
     let mut names = Vec::new();
+    let Some(directory) = directory else {
+        return Ok(names);
+    };
     for entry in Dir::read_from(&directory).doing(Code::Os, doing)? {
         let entry = entry.doing(Code::Os, doing)?;
         if let Ok(name) = entry.file_name().to_str()

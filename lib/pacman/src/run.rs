@@ -127,7 +127,7 @@ fn failed_hook(root: &Root, events: &[OutputEvent]) -> Option<String> {
     // Without a log the message has no name.
     let log = records::log(root).ok()?;
     let names = log::events(&log).filter_map(|event| match event {
-        Event::RunningHook { name } => Some(name),
+        Event::RunningHook(name) => Some(name),
         _ => None,
     });
     names.last()

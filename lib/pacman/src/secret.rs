@@ -23,7 +23,8 @@ pub const PRIVATE: &str = "private-keys-v1.d";
 pub fn keys(root: &Root) -> Result<Vec<String>, Failure> {
     let mut found = Vec::new();
     for home in HOMES {
-        find(root, home, is_secret_ring, &mut found)?;
+        // A ring of secret keys of gpg before 2.1, or gpg's backup of one.
+        find(root, home, |name| matches!(name, "secring.gpg" | "secring.gpg~"), &mut found)?;
         find(root, &format!("{home}/{PRIVATE}"), |_| true, &mut found)?;
     }
     found.sort_unstable();
@@ -42,19 +43,11 @@ pub fn refuse_in_image(root: &Root, doing: &str, leaves_out: impl Fn(&str) -> bo
         return Ok(());
     };
     let path = quote(root.path().join(first));
-    Err(Failure::new(
-        Code::Failed,
-        format!("{doing}: {path} is the keyring's secret key, and whoever gets the image would have it"),
-    )
-    .hint(
+    let message = format!("{doing}: {path} is the keyring's secret key, and whoever gets the image would have it");
+    Err(Failure::new(Code::Failed, message).hint(
         "put 'keyring --strip' before this, and 'configure --first-boot-keyring' for a machine that boots; or give \
          --keep-keyring",
     ))
-}
-
-/// Returns whether a file of a home's top is a ring of secret keys of gpg before 2.1, or gpg's backup of one.
-fn is_secret_ring(name: &str) -> bool {
-    matches!(name, "secring.gpg" | "secring.gpg~")
 }
 
 /// Adds the files of a directory below the root that have something in them and a name that `wanted` takes.

@@ -1,14 +1,12 @@
 //! A file and its detached signature, `FILE.sig` beside it: one of them without the other, or with another's, is refused.
 
 use crate::diagnosis::archive::Cache;
-use crate::records::SYNC;
+use crate::records::{SYNC, if_exists};
 use rootfs::Root;
-use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A directory where pacman has files with signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,60 +25,40 @@ pub(crate) struct Directories<'a> {
 }
 
 impl Directories<'_> {
-    pub(crate) fn path(&self, directory: Directory) -> PathBuf {
-        match directory {
-            Directory::Cache => self.cache.to_owned(),
-            Directory::Sync => self.root.path().join(SYNC),
-        }
-    }
-
-    pub(crate) fn open(&self, directory: Directory) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match directory {
-            Directory::Cache => open(self.cache, flags, Mode::empty()),
-            Directory::Sync => self.root.open_below(SYNC, flags),
-        }
+    /// Opens one of them; `None` where it does not exist.
+    pub(crate) fn open(&self, directory: Directory) -> Result<Option<Cache>, Failure> {
+        let (path, opened) = match directory {
+            Directory::Cache => (self.cache.to_owned(), Cache::at(self.cache)),
+            Directory::Sync => {
+                let path = self.root.path().join(SYNC);
+                let opened = self.root.open_below(SYNC, OFlags::PATH | OFlags::DIRECTORY);
+                (path.clone(), opened.map(|directory| Cache { directory, path }))
+            }
+        };
+        if_exists(opened).doing(Code::Os, || format!("opening {}", quote(path)))
     }
 
     /// Opens a regular file in one of them, where there is one.
     pub(crate) fn file(&self, directory: Directory, name: &str) -> Option<File> {
-        let opened = self.open(directory).ok()?;
-        let cache = Cache { directory: opened.as_fd(), path: &self.path(directory) };
-        cache.open(name).ok()?
+        self.open(directory).ok()??.open(name).ok()?
     }
 
     /// Removes a file and its signature.
     pub(crate) fn remove(&self, context: &Context, directory: Directory, file: &str) {
-        let path = self.path(directory);
-        let removed = match self.open(directory) {
-            Ok(opened) => remove_at(opened.as_fd(), &path, file),
-            Err(Errno::NOENT) => Ok(()),
-            Err(e) => Err(e).doing(Code::Os, || format!("opening {}", quote(&path))),
-        };
-        if let Err(failure) = removed {
+        let opened = self.open(directory);
+        if let Err(failure) = opened.and_then(|opened| opened.map_or(Ok(()), |opened| opened.remove(file))) {
             context.warn(failure.message);
         }
     }
 }
 
-/// Removes a file and its signature, as far as they are there.
+/// Removes a file of the package cache and its signature, as far as they are there.
 ///
 /// # Errors
 ///
-/// [`Code::Os`] where one of them cannot be removed; the other is removed all the same.
-pub fn remove(directory: &Path, file: &str) -> Result<(), Failure> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = open(directory, flags, Mode::empty()).doing(Code::Os, || format!("opening {}", quote(directory)))?;
-    remove_at(opened.as_fd(), directory, file)
-}
-
-fn remove_at(directory: BorrowedFd<'_>, path: &Path, file: &str) -> Result<(), Failure> {
-    let remove = |name: &str| match unlinkat(directory, name, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(e) => Err(e).doing(Code::Os, || format!("removing {}", quote(path.join(name)))),
-    };
-    let first = remove(file);
-    first.and(remove(&format!("{file}.sig")))
+/// As [`Cache::remove`], and where the cache cannot be opened.
+pub fn remove(cache: &Path, file: &str) -> Result<(), Failure> {
+    Cache::at(cache).doing(Code::Os, || format!("opening {}", quote(cache)))?.remove(file)
 }
 
 #[cfg(test)]

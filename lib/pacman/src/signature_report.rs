@@ -5,7 +5,7 @@
 //! package, the key, what is wrong with it and what to do. A wrong clock comes first: it causes all the others.
 
 use crate::captive_portal;
-use crate::diagnosis::archive::{self, Cache};
+use crate::diagnosis::archive;
 use crate::diagnosis::report::problems;
 use crate::diagnosis::{self, Diagnosis, Verdict, Verifier};
 use crate::english::{self, OutputEvent, Trouble};
@@ -21,8 +21,7 @@ use rootfs::{Place, Root};
 use rustix::fs::{AtFlags, OFlags, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Context, Failure, message, quote};
-use std::os::fd::AsFd;
+use stage::{Code, Context, Failure, quote};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -38,13 +37,13 @@ struct Suspect {
 }
 
 impl Suspect {
+    fn new(directory: Directory, file: &str) -> Self {
+        Self { name: file.to_owned(), file: file.to_owned(), directory, offered: None }
+    }
+
     fn of(entry: &Entry) -> Self {
-        Self {
-            name: entry.name.clone(),
-            file: entry.filename.clone(),
-            directory: Directory::Cache,
-            offered: entry.signature(),
-        }
+        let (name, offered) = (entry.name.clone(), entry.signature());
+        Self { name, offered, ..Self::new(Directory::Cache, &entry.filename) }
     }
 }
 
@@ -85,10 +84,7 @@ pub(crate) fn explain(
     }
     // Where pacman has no gpg, it has checked nothing of what it names.
     let no_engine = |event: &OutputEvent| matches!(event, OutputEvent::Error(Trouble::NoEngine, _));
-    let mut refused = match events.iter().any(no_engine) {
-        true => Files::new(),
-        false => in_cache(&named),
-    };
+    let mut refused = if events.iter().any(no_engine) { Files::new() } else { in_cache(&named) };
     if let Some(keyring) = pacman.inside.gpgdir().filter(|_| pacman.verifies)
         && failure.code == Code::NotVerified
     {
@@ -121,7 +117,7 @@ fn in_cache(files: &[&str]) -> Files {
 fn is_about_signatures(events: &[OutputEvent]) -> bool {
     events.iter().any(|event| match event {
         OutputEvent::Corrupted(_) => true,
-        OutputEvent::Error(trouble, _) => trouble.is_about_signatures(),
+        OutputEvent::Error(trouble, _) => (Trouble::UnknownTrust..=Trouble::PackageSignature).contains(trouble),
         _ => false,
     })
 }
@@ -148,10 +144,7 @@ fn examine(
 ) -> Result<(Files, Option<Failure>), Failure> {
     let mut suspects = databases(places.root, events)?;
     // A database that is refused is not read: it is what is checked.
-    let offered = match suspects.is_empty() {
-        true => records::offered(places.root, &pacman.repos)?.entries,
-        false => Vec::new(),
-    };
+    let offered = if suspects.is_empty() { records::offered(places.root, &pacman.repos)?.entries } else { Vec::new() };
     let named = corrupted(events);
     let entries: Vec<&Entry> = offered.iter().map(|(_, entry)| entry).collect();
     if suspects.is_empty() {
@@ -178,15 +171,15 @@ fn examine(
     let reason = reason.filter(|_| is_about_signatures(events));
     let mut valid = valid.iter().map(|(suspect, _)| suspect);
     let other = valid.find(|suspect| named.contains(&suspect.file.as_str()));
-    Ok((files, reason.or_else(|| other.map(|suspect| another_build(&suspect.name)))))
-}
-
-/// Says that an archive is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a
-/// package that was built again under the same version, and a cache that has the old one.
-fn another_build(name: &str) -> Failure {
-    let name = quote(name);
-    let message = format!("checking {name}: it is another build of that version than the repository's database means");
-    Failure::new(Code::NotVerified, message).hint(REMOVED)
+    // It is validly signed, by the signature beside it, and pacman uses the one of the repository's database: a package that was
+    // built again under the same version, and a cache that has the old one.
+    let another_build = other.map(|suspect| {
+        let name = quote(&suspect.name);
+        let message =
+            format!("checking {name}: it is another build of that version than the repository's database means");
+        Failure::new(Code::NotVerified, message).hint(REMOVED)
+    });
+    Ok((files, reason.or(another_build)))
 }
 
 /// Finds an archive that is another package than its entry in the database says. pacman says of such a one "invalid or
@@ -215,20 +208,16 @@ fn find_disguised(suspects: &[Suspect], entries: &[&Entry], places: &Directories
 /// Returns the signed databases, where pacman refused one of them: `failed to synchronize all databases (invalid or corrupted
 /// database (PGP signature))`, `database 'core' is not valid (…)`.
 fn databases(root: &Root, events: &[OutputEvent]) -> Result<Vec<Suspect>, Failure> {
-    let is_refusal =
-        |event: &OutputEvent| matches!(event, OutputEvent::Error(trouble, _) if trouble.is_about_a_database());
+    let is_refusal = |event: &OutputEvent| {
+        matches!(event, OutputEvent::Error(Trouble::DatabaseSignature | Trouble::DatabaseDamaged, _))
+    };
     if !events.iter().any(is_refusal) {
         return Ok(Vec::new());
     }
     let names = records::names_in(root, SYNC)?;
     let signed = names.iter().filter_map(|name| name.strip_suffix(".sig"));
-    let suspects = signed.filter(|name| name.ends_with(".db")).map(|name| Suspect {
-        name: name.to_owned(),
-        file: name.to_owned(),
-        directory: Directory::Sync,
-        offered: None,
-    });
-    Ok(suspects.collect())
+    let databases = signed.filter(|name| name.ends_with(".db"));
+    Ok(databases.map(|name| Suspect::new(Directory::Sync, name)).collect())
 }
 
 /// Returns the repositories whose databases pacman could not read.
@@ -247,10 +236,8 @@ fn unreadable<'a>(repos: &'a [String], events: &[OutputEvent]) -> Vec<&'a String
 fn absent<'a>(root: &Root, repos: &'a [String]) -> Vec<&'a String> {
     let is_absent = |repo: &&String| {
         let opened = root.open_below(&format!("{SYNC}/{repo}.db"), OFlags::PATH);
-        match opened.and_then(|file| statat(&file, "", AtFlags::EMPTY_PATH)) {
-            Ok(found) => found.st_size == 0,
-            Err(e) => e == Errno::NOENT,
-        }
+        let found = opened.and_then(|file| statat(&file, "", AtFlags::EMPTY_PATH));
+        found.map_or_else(|e| e == Errno::NOENT, |found| found.st_size == 0)
     };
     repos.iter().filter(is_absent).collect()
 }
@@ -268,15 +255,7 @@ fn without_databases(absent: &[&String], mut failure: Failure) -> Failure {
 fn archives(files: &[&str], entries: &[&Entry]) -> Vec<Suspect> {
     let suspects = files.iter().map(|file| {
         let entry = entries.iter().find(|entry| entry.filename == *file);
-        entry.map_or_else(
-            || Suspect {
-                name: (*file).to_owned(),
-                file: (*file).to_owned(),
-                directory: Directory::Cache,
-                offered: None,
-            },
-            |entry| Suspect::of(entry),
-        )
+        entry.map_or_else(|| Suspect::new(Directory::Cache, file), |entry| Suspect::of(entry))
     });
     suspects.collect()
 }
@@ -310,13 +289,10 @@ fn check_inside(
     let verifier = Verifier { home: &home, keys: &keys };
     let mut told = Vec::new();
     for (suspect, directory) in suspects.iter().zip(&directories) {
-        let Ok(directory) = directory else {
-            told.push(archive::no_archive());
-            continue;
-        };
-        let cache = Cache { directory: directory.as_fd(), path: &places.path(suspect.directory) };
-        let (diagnosis, _) = cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?;
-        told.push(diagnosis);
+        told.push(match directory {
+            Ok(Some(cache)) => cache.check(&verifier, &suspect.file, suspect.offered.as_ref())?.0,
+            _ => archive::no_archive(),
+        });
     }
     let newest = keys.list.iter().max_by_key(|key| key.created);
     Ok(Found { told, newest: newest.map(|key| (key.created, key.fingerprint.clone())) })
@@ -333,14 +309,10 @@ fn reason(context: &Context, suspects: &[Suspect], found: &Found, entries: &[&En
     for problem in rest {
         context.warn(problem.line("checking"));
     }
-    let line = first.line("checking");
-    let failure = Failure::new(Code::NotVerified, line + &and_more(rest.len()));
+    let line = first.line("checking") + &and_more(rest.len());
     let removed = first.word == Verdict::Bad.word();
-    Some(match &first.hint {
-        Some(_) if removed => failure.hint(REMOVED),
-        Some(hint) => failure.hint(hint),
-        None => failure,
-    })
+    let hint = first.hint.clone().map(|hint| if removed { REMOVED.to_owned() } else { hint });
+    Some(Failure { hint, ..Failure::new(Code::NotVerified, line) })
 }
 
 /// What to do about a file that is not what was signed: [`explain`] has removed it.
@@ -349,15 +321,10 @@ const REMOVED: &str =
 
 /// Says that the clock is behind what is known to be past: a key that was made, a package that was built.
 fn clock(found: &Found, entries: &[&Entry]) -> Option<Failure> {
-    let made = found.newest.as_ref();
-    let made = made.map(|(time, key)| (*time, format!("the key {} was made", message::escape(key))));
-    let built = entries.iter().filter_map(|entry| {
-        let name = message::escape(&entry.name);
-        Some((entry.built?, format!("'{name}' was built")))
-    });
-    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
+    let made = found.newest.as_ref().map(|(time, key)| (*time, key.as_str()));
+    let built = entries.iter().filter_map(|entry| Some((entry.built?, entry.name.as_str())));
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    diagnosis::clock(now.unwrap_or_default().as_secs(), (time, &what))
+    diagnosis::clock(now.unwrap_or_default().as_secs(), built, made)
 }
 
 #[cfg(test)]

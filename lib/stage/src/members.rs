@@ -488,7 +488,7 @@ pub struct Strap {
 }
 
 /// pacman's keyring in the root.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Keyring {
     /// The GnuPG home directory.
     #[serde(deserialize_with = "absolute")]
@@ -507,7 +507,7 @@ pub struct Keyring {
 }
 
 /// A package that is installed.
-#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Package {
     /// Its name.
     pub name: String,

@@ -9,9 +9,9 @@
 //! bytes. What gpg leaves (backups, locks, sockets, the agent itself) ends with the namespaces. The keyring is built from
 //! nothing each time. Its files are copied to the root when all of them are complete and checked.
 
+use crate::Session;
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
-use crate::session::Session;
 use crate::trust::{Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Home, StoredKeyring};
@@ -82,10 +82,7 @@ fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend:
     // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
-    let before = match extend {
-        true => place.read_to_extend()?,
-        false => Vec::new(),
-    };
+    let before = if extend { place.read_to_extend()? } else { Vec::new() };
     let scratch = gpg::mount_scratch()?;
     let begin = Instant::now();
     // secring.gpg as pacman-key makes it. Without a pubring.gpg gpg makes a pubring.kbx, in which it finds keys six times as
@@ -115,7 +112,7 @@ fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend:
     let trusted = require_usable(ring, &unusable)?;
     let summary = listing::check(&trusted, &ring.revoked, &public.list, &secret.list)?;
     let files =
-        KeyringFiles::from_scratch(scratch, gpg.version()).doing(Code::Os, || format!("reading {}", quote(scratch)))?;
+        KeyringFiles::from_scratch(scratch, gpg.version).doing(Code::Os, || format!("reading {}", quote(scratch)))?;
     place.write_new(&files)?;
     Ok(Built { summary, own, unusable, extended, marginal: listing::marginal(ring, &public.list), seconds })
 }
@@ -138,14 +135,10 @@ pub(crate) fn check_foreign(session: Session<'_>, ring: &Ring, gpgdir: &Path) ->
         let (own, strangers): (Vec<_>, Vec<_>) =
             public.strangers(&reference, &[]).into_iter().partition(|key| key.validity == 'u');
         if let Some(key) = own.get(1).or(strangers.first()) {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!(
-                    "checking the keyring that the root's pacman-key built: {} is valid in it, and by no pinned key",
-                    key.name()
-                ),
-            )
-            .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
+            let doing = "checking the keyring that the root's pacman-key built";
+            let message = format!("{doing}: {} is valid in it, and by no pinned key", key.name());
+            return Err(Failure::new(Code::NotVerified, message)
+                .hint("the root's pacman-key or gpg cannot be trusted: leave --in-root out"));
         }
         // The others were named when ours was built.
         let is_usable = |key: &&String| reference.valid().any(|k| k.fingerprint == **key);
@@ -174,20 +167,12 @@ fn require_usable<'a>(ring: &'a Ring, unusable: &Unusable) -> Result<Vec<&'a Str
 
 /// Runs gpg, and returns what it printed.
 fn run(home: &Home<'_>, doing: &str, args: &[&str]) -> Result<Vec<u8>, Failure> {
-    let out = home.run(args)?;
-    match out.success {
-        true => Ok(out.stdout),
-        false => Err(gpg_failed(doing, &out.error)),
-    }
-}
-
-fn gpg_failed(doing: &str, why: &str) -> Failure {
-    Failure::new(Code::ChildFailed, format!("{doing}: gpg: {why}"))
+    home.run(args)?.succeeded(doing)
 }
 
 /// Writes a file beside the home, and returns its path as an argument.
 fn write(home: &Home<'_>, extension: &str, bytes: impl AsRef<[u8]>) -> Result<String, Failure> {
-    let file = home.path().with_extension(extension);
+    let file = home.path.with_extension(extension);
     std::fs::write(&file, bytes).doing(Code::Os, || format!("writing {}", quote(&file)))?;
     Ok(file.to_string_lossy().into_owned())
 }
@@ -199,7 +184,7 @@ fn make_own_key(home: &Home<'_>) -> Result<String, Failure> {
     let out = run(home, doing, &["--status-fd=1", "--gen-key", &file])?;
     // KEY_CREATED TYPE FINGERPRINT
     let key = status_field(&out, "KEY_CREATED", 1);
-    key.ok_or_else(|| gpg_failed(doing, "it does not report which key it made"))
+    key.ok_or_else(|| gpg::failure(doing, "it does not report which key it made"))
 }
 
 /// Imports the rings, and returns the files that they were written to. gpg's exit status also reports that one key of hundreds
@@ -217,12 +202,9 @@ fn import(home: &Home<'_>, ring: &Ring) -> Result<Vec<String>, Failure> {
         return Ok(files);
     }
     let names: Vec<_> = ring.keys.iter().map(|(name, _)| name.as_str()).collect();
-    let why = match out.success {
-        true => "there is no key in it",
-        false => &out.error,
-    };
+    let why = if out.success { "there is no key in it" } else { &out.error };
     let doing = format!("importing the ring '{}'", names.join("', '"));
-    Err(gpg_failed(&doing, why))
+    Err(gpg::failure(&doing, why))
 }
 
 /// Returns a field of a status line (doc/DETAILS of GnuPG).
@@ -237,7 +219,7 @@ fn status_field(out: &[u8], keyword: &str, field: usize) -> Option<String> {
 fn write_pubring(home: &Home<'_>) -> Result<(), Failure> {
     let doing = "writing the keyring";
     let bytes = run(home, doing, &["--export-options=backup", "--export"])?;
-    let [ring, keybox] = ["pubring.gpg", "pubring.kbx"].map(|name| home.path().join(name));
+    let [ring, keybox] = ["pubring.gpg", "pubring.kbx"].map(|name| home.path.join(name));
     std::fs::write(&ring, bytes)
         .and_then(|()| std::fs::remove_file(&keybox))
         .doing(Code::Os, || format!("{doing} {}", quote(&ring)))
@@ -246,7 +228,7 @@ fn write_pubring(home: &Home<'_>) -> Result<(), Failure> {
 /// Imports all keys of another home with their local signatures, and its owner trust.
 fn import_home(home: &Home<'_>, files: &[(&'static str, Vec<u8>)]) -> Result<(), Failure> {
     let doing = "extending the root's keyring";
-    let other = Home::create(home.gpg(), &home.path().with_extension("before"), files)?;
+    let other = Home::create(home.gpg, &home.path.with_extension("before"), files)?;
     let export = ["--export-options", "export-local-sigs", "--export"];
     let keys = run(&other, doing, &export)?;
     let trust = run(&other, doing, &["--export-ownertrust"])?;

@@ -6,7 +6,8 @@
 //! the one in the root read as trust.
 
 use package::digest::sha256_hex;
-use pacman::gpg::{AT, EXTENDED, OWN};
+use pacman::gpg::{AT, EXTENDED, OWN, PublicFiles, read_lines};
+use pacman::records::if_exists;
 use pacman::secret::PRIVATE;
 use rootfs::root::{self, BENEATH, open_below};
 use rootfs::{Root, gnupg};
@@ -34,7 +35,7 @@ const SET_ASIDE: &str = "gnupg.set-aside";
 /// How many keyrings can be set aside.
 const SET_ASIDES: usize = 9;
 
-/// The largest list beside the root, and the largest secret key, in bytes.
+/// The largest secret key, in bytes.
 const LIMIT: u64 = 1 << 20;
 
 /// How deep a directory is that we move or remove: gpg makes none that is deeper.
@@ -60,9 +61,6 @@ const GPG_CONF: [&str; 6] = [
 
 /// Its gpg-agent.conf.
 const AGENT_CONF: &str = "disable-scdaemon\n";
-
-/// Keys and trust: names and contents, as [`gnupg::read_keys`] returns them.
-pub(crate) type PublicFiles = Vec<(&'static str, Vec<u8>)>;
 
 /// The files of a keyring: path, content and mode.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -206,8 +204,7 @@ impl Place {
         let parent = openat(CWD, directory, flags, Mode::empty())
             .doing(Code::Failed, || format!("opening {}", quote(directory)))?;
         rootfs::file::check_owner(parent.as_fd(), directory)?;
-        let path = gpgdir.to_owned();
-        Ok(Self { parent, path })
+        Ok(Self { parent, path: gpgdir.to_owned() })
     }
 
     /// Returns the path of a keyring here.
@@ -227,11 +224,7 @@ impl Place {
     /// Opens what is at `below` a keyring; `None` where it does not exist.
     fn open(&self, which: Which, below: &str) -> Result<Option<OwnedFd>, Errno> {
         let path = format!("{}/{below}", self.name(which));
-        match open_below(self.parent.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(e) => Err(e),
-        }
+        if_exists(open_below(self.parent.as_fd(), &path, OFlags::RDONLY | OFlags::DIRECTORY))
     }
 
     /// Returns whether there is a keyring.
@@ -242,24 +235,18 @@ impl Place {
 
     /// Returns whether there is a keyring with a file in it; those that mkroot and mkconf make are empty.
     pub(crate) fn has_files(&self) -> Result<bool, Failure> {
-        let has_files = || -> Result<bool, Errno> {
-            let Some(directory) = self.open(Which::Present, "")? else {
-                return Ok(false);
-            };
-            Ok(!entries(&directory)?.is_empty())
-        };
-        has_files().doing(Code::Failed, || format!("reading {}", quote(&self.path)))
+        let names = |directory: Option<OwnedFd>| directory.map(|home| entries(&home)).transpose();
+        let names = self.open(Which::Present, "").and_then(names);
+        let names = names.doing(Code::Failed, || format!("reading {}", quote(&self.path)))?;
+        Ok(names.is_some_and(|names| !names.is_empty()))
     }
 
     /// Reads the public keys and the trust, as [`gnupg::read_keys`]; nothing where there is no keyring.
     pub(crate) fn read_public(&self, which: Which) -> Result<PublicFiles, Failure> {
-        let directory = self.open(which, "");
-        let files = directory.and_then(|directory| match directory {
-            Some(directory) => gnupg::read_keys(directory.as_fd()),
-            None => Ok(Vec::new()),
-        });
+        let read = |directory: Option<OwnedFd>| directory.map(|home| gnupg::read_keys(home.as_fd())).transpose();
+        let files = self.open(which, "").and_then(read);
         let doing = || format!("reading the keyring {}", quote(self.path(which)));
-        files.doing(Code::Failed, doing)
+        Ok(files.doing(Code::Failed, doing)?.unwrap_or_default())
     }
 
     /// [`Place::read_public`], of a keyring that is to be extended. [`Code::Failed`] where its keys are in a database of
@@ -297,13 +284,9 @@ impl Place {
 
     /// Returns what the keyring beside the root has recorded of the root's own keys: see [`OWN`].
     pub(crate) fn known_own_keys(&self) -> Result<BTreeSet<String>, Failure> {
-        let name = format!("{}/{OWN}", self.name(Which::Present));
-        let bytes = match root::read(self.parent.as_fd(), &name, LIMIT) {
-            Err(Errno::NOENT) => Vec::new(),
-            read => read.doing(Code::Failed, || format!("reading {}", quote(self.path.join(OWN))))?,
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        Ok(text.lines().map(str::to_owned).collect())
+        let lines = read_lines(self.parent.as_fd(), &format!("{}/{OWN}", self.name(Which::Present)));
+        let lines = lines.doing(Code::Failed, || format!("reading {}", quote(self.path.join(OWN))))?;
+        Ok(lines.into_iter().collect())
     }
 
     /// Writes the new keyring beside the present one.
@@ -444,10 +427,9 @@ fn move_at<N: Arg + Copy>(from: (BorrowedFd<'_>, N), to: (BorrowedFd<'_>, N), de
 /// Removes a directory of a keyring, by descriptors: no symbolic link is followed, and a mount point stops it.
 fn remove_at<N: Arg + Copy>(parent: BorrowedFd<'_>, name: N, depth: usize) -> Result<(), Errno> {
     let directory = match open_directory(parent, name) {
-        Ok(directory) => directory,
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => return unlinkat(parent, name, AtFlags::empty()),
-        Err(e) => return Err(e),
+        directory => directory?,
     };
     for name in entries(&directory)? {
         if depth == 0 {

@@ -54,12 +54,9 @@ fn populate(context: &Context, inside: &Inside, ring: &Ring) -> Result<(), Failu
 fn pacman_key(context: &Context, inside: &Inside, operation: &str, targets: &[&str]) -> Result<(), Failure> {
     let args = [&["--gpgdir", GPGDIR, operation], targets].concat();
     let doing = format!("populating the keyring of {} ({operation}): running", quote(inside.root().path()));
-    run(context, inside, "pacman-key", &args, &doing).map_err(|failure| match failure.code {
-        Code::NotFound => {
-            failure.hint("the root needs pacman and gnupg first: leave --in-root out, or strap --loose them")
-        }
-        _ => failure,
-    })
+    let hint = "the root needs pacman and gnupg first: leave --in-root out, or strap --loose them";
+    run(context, inside, "pacman-key", &args, &doing)
+        .map_err(|f| if f.code == Code::NotFound { f.hint(hint) } else { f })
 }
 
 /// Runs a program of the root. What it prints goes to stderr: with `--quiet` only when it failed.
@@ -77,8 +74,7 @@ fn run(context: &Context, inside: &Inside, program: &str, args: &[&str], doing: 
     let mut keep = |bytes: &[u8]| printed.extend_from_slice(bytes);
     let output = if context.quiet {
         let (from, into) = pipe_with(PipeFlags::CLOEXEC).doing(Code::Os, || "making a pipe")?;
-        let sink = &mut keep;
-        Some(Output { sink, from, into })
+        Some(Output { sink: &mut keep, from, into })
     } else {
         None
     };
@@ -87,10 +83,7 @@ fn run(context: &Context, inside: &Inside, program: &str, args: &[&str], doing: 
         // Where this cannot be written, the line that follows cannot be either.
         std::io::stderr().write_all(&printed).unwrap_or(());
     }
-    let (ended, time) = ran.map_err(|failure| match failure.code {
-        Code::Hung => failure.while_doing(&doing),
-        _ => failure,
-    })?;
+    let (ended, time) = ran.map_err(|f| if f.code == Code::Hung { f.while_doing(&doing) } else { f })?;
     context.waited(time);
     let code = match ended {
         _ if ended.status() == 0 => return Ok(()),

@@ -29,8 +29,7 @@ pub(crate) fn unusable_pins(ring: &Ring, keys: &[Key], now: u64) -> Result<Unusa
             unusable.insert(fingerprint.clone(), "no ring has it".to_owned());
             continue;
         };
-        let made = format!("the key {fingerprint} was made");
-        if let Some(clock) = diagnosis::clock(now, (key.created, &made)) {
+        if let Some(clock) = diagnosis::clock(now, [], [(key.created, fingerprint.as_str())]) {
             return Err(clock);
         }
         unusable.extend(why_unusable(key).map(|why| (fingerprint.clone(), why)));

@@ -8,7 +8,6 @@ mod build;
 mod home;
 mod in_root;
 mod listing;
-mod session;
 mod source;
 mod strip;
 mod trust;
@@ -21,7 +20,6 @@ use pacman::Timeout;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Root};
-use session::Session;
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
@@ -90,6 +88,17 @@ struct Args {
     common: Common,
 }
 
+/// What every step of a run works with.
+#[derive(Clone, Copy, Debug)]
+struct Session<'a> {
+    context: &'a Context,
+    document: &'a Document,
+    inside: &'a Inside,
+    gpg: &'a Gpg,
+    /// Whether the network must not be used.
+    offline: bool,
+}
+
 /// What to build.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
@@ -154,10 +163,7 @@ impl Args {
             }
         })?;
         record(document, inside.root(), &ring, &built);
-        let trusted = match ring.trusted.len() - built.unusable.len() {
-            1 => "1 key".to_owned(),
-            n => format!("{n} keys"),
-        };
+        let trusted = pacman::count(ring.trusted.len() - built.unusable.len(), "key");
         context.note(format_args!(
             "{}: {trusted} trusted, {} valid, {} disabled",
             plan.title, built.summary.valid, built.summary.disabled
@@ -171,20 +177,15 @@ impl Args {
         let preset = preset.map_err(|failure| Failure { code: Code::Failed, ..failure })?;
         let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
         let keyring = keyring.unwrap_or_default();
-        let or = |given: &Vec<String>, default: Vec<String>| match given.is_empty() {
-            true => default,
-            false => given.clone(),
-        };
+        let or = |given: &Vec<String>, default| if given.is_empty() { default } else { given.clone() };
         let names = or(&self.populate, keyring.populate);
         if names.is_empty() {
-            return Err(Failure::new(
-                Code::Usage,
-                match &preset {
-                    Some(preset) => format!("{} has no keyring", preset.title),
-                    None => "the document names no distribution, so no keyring".to_owned(),
-                },
-            )
-            .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
+            let message = match &preset {
+                Some(preset) => format!("{} has no keyring", preset.title),
+                None => "the document names no distribution, so no keyring".to_owned(),
+            };
+            return Err(Failure::new(Code::Usage, message)
+                .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
         }
         let pinned = keyring.trusted.into_iter().map(|pin| pin.fingerprint);
         Ok(Plan {
@@ -293,11 +294,8 @@ impl Args {
                 .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
         }
         if plan.packages.is_empty() {
-            return Err(Failure::new(
-                Code::Usage,
-                format!("the root has no ring '{first}', and no package is known that has it"),
-            )
-            .hint("name the package with --package NAME"));
+            let message = format!("the root has no ring '{first}', and no package is known that has it");
+            return Err(Failure::new(Code::Usage, message).hint("name the package with --package NAME"));
         }
         let fetched = source::download(session, plan.packages.clone(), missing)?;
         Ok((rings, Some(fetched)))
@@ -333,14 +331,13 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
 
 /// Records the keyring in the document.
 fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
-    let keyring = Keyring {
+    document.write(&Keyring {
         dir: root.path().join(pacman::gpg::AT),
         populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
         trusted: ring.usable(&built.unusable).into_iter().cloned().collect(),
         extended: built.extended.clone(),
         stripped: None,
-    };
-    document.write(&keyring);
+    });
 }
 
 /// Strips the keyring. Nothing runs for it, but only the user whose root it is may work on it.
@@ -348,7 +345,7 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
     let inside = Inside::of(document)?;
     let _lock = lock::take(inside.root(), context, Purpose::Download)?;
     let changed = strip.apply(inside.root())?;
-    strip.record(document, inside.root())?;
+    strip.record(document, inside.root());
     context.note(match (changed, strip) {
         (false, _) => "there is nothing to remove from the keyring",
         (true, Strip::All) => "removed all keys from the keyring: pacman-key makes a new one",
@@ -358,10 +355,7 @@ fn strip_keyring(strip: Strip, context: &Context, document: &mut Document) -> Re
 }
 
 fn name(value: &str) -> Result<String, String> {
-    match package::name::is_name(value) {
-        true => Ok(value.to_owned()),
-        false => Err("invalid name".to_owned()),
-    }
+    if package::name::is_name(value) { Ok(value.to_owned()) } else { Err("invalid name".to_owned()) }
 }
 
 fn fingerprint(value: &str) -> Result<String, String> {

@@ -1,12 +1,12 @@
 //! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
-use crate::session::Session;
+use crate::Session;
 use crate::trust::RingFiles;
-use package::archive::extract_members;
+use package::archive::extract_present;
 use package::pkginfo;
 use pacman::conf::Conf;
 use pacman::operation::Refresh;
-use pacman::{Operation, Pacman, Planned, cache_lock};
+use pacman::{Operation, Pacman, Planned, cache_lock, signature_pair};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
@@ -118,12 +118,9 @@ impl Fetched {
     pub(crate) fn verify(&self, session: Session<'_>) -> Result<(), Failure> {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
         let packages = &self.packages;
-        let (_, planned) = pacman(session, true, packages).map_err(|failure| match failure.code {
-            Code::NotVerified => {
-                failure.hint("it is not as its distribution signed it: try another mirror, with mkconf --server URL")
-            }
-            _ => failure,
-        })?;
+        let hint = "it is not as its distribution signed it: try another mirror, with mkconf --server URL";
+        let (_, planned) =
+            pacman(session, true, packages).map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
         if self.read(&planned)? != self.files {
             let message = format!("reading {}: the mirror has another one than a moment ago", packages.join(", "));
             return Err(Failure::new(Code::NotVerified, message).hint("try again"));
@@ -134,14 +131,8 @@ impl Fetched {
     /// Removes the archives from the cache, which other roots use too.
     pub(crate) fn remove(&self, context: &Context) {
         for planned in &self.planned {
-            for end in ["", ".sig"] {
-                let path = self.cache.join(format!("{}{end}", planned.file));
-                match std::fs::remove_file(&path) {
-                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                        context.warn(format_args!("removing {}: {e}", quote(&path)));
-                    }
-                    _ => {}
-                }
+            if let Err(failure) = signature_pair::remove(&self.cache, &planned.file) {
+                context.warn(failure);
             }
         }
     }
@@ -192,20 +183,10 @@ fn read_archive(planned: &[Planned], cache: &Path, package: &str, names: &[&str]
 
 /// Extracts the rings of these names. Not every ring has every file.
 fn extract(file: &mut File, names: &[&str]) -> Result<Vec<RingFiles>, package::Error> {
-    let mut read = |paths: &[String]| {
-        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        file.rewind().map_err(|source| package::Error::Read { doing: "reading package archive".into(), source })?;
-        extract_members(BufReader::new((&mut *file).take(ARCHIVE)), &paths, RING)
-    };
-    let paths = names.iter().flat_map(|name| ENDS.map(|end| path(name, end)));
-    let mut paths: Vec<String> = paths.collect();
-    let mut found = match read(&paths) {
-        Err(package::Error::NotFound { members }) => {
-            paths.retain(|path| !members.contains(path));
-            read(&paths)
-        }
-        found => found,
-    }?;
+    let paths: Vec<String> = names.iter().flat_map(|name| ENDS.map(|end| path(name, end))).collect();
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    file.rewind().map_err(|source| package::Error::Read { doing: "reading package archive".into(), source })?;
+    let mut found = extract_present(BufReader::new(file.take(ARCHIVE)), &paths, RING)?;
     let rings = names.iter().filter_map(|name| {
         Some(RingFiles {
             name: (*name).to_owned(),

@@ -57,15 +57,9 @@ impl Strip {
     }
 
     /// Records it in the document.
-    pub(crate) fn record(self, document: &mut Document, root: &Root) -> Result<(), Failure> {
+    pub(crate) fn record(self, document: &mut Document, root: &Root) {
         let known: Option<Keyring> = document.get();
-        let mut keyring = known.unwrap_or_else(|| Keyring {
-            dir: root.path().join(gpg::AT),
-            populated: Vec::new(),
-            trusted: Vec::new(),
-            extended: Vec::new(),
-            stripped: None,
-        });
+        let mut keyring = known.unwrap_or_else(|| Keyring { dir: root.path().join(gpg::AT), ..Keyring::default() });
         let word = match self {
             Self::All => {
                 keyring.trusted.clear();
@@ -75,6 +69,5 @@ impl Strip {
         };
         keyring.stripped = Some(word.to_owned());
         document.write(&keyring);
-        Ok(())
     }
 }

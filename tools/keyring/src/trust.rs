@@ -55,10 +55,6 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
-    fn has(&self, fingerprint: &String) -> bool {
-        self.preset.contains(fingerprint) || self.asked.contains(fingerprint)
-    }
-
     /// Fails without any pin: then no ring can be trusted, and none needs to be downloaded.
     ///
     /// # Errors
@@ -66,11 +62,9 @@ impl Pins {
     /// [`Code::NotVerified`], with what to do.
     pub(crate) fn need_some(&self, title: &str) -> Result<(), Failure> {
         if self.preset.is_empty() && self.asked.is_empty() {
-            return Err(Failure::new(
-                Code::NotVerified,
-                format!("building the keyring of {title}: no key is pinned that could give trust"),
-            )
-            .hint("find out whose keys they are, and give each with --trust FINGERPRINT"));
+            let message = format!("building the keyring of {title}: no key is pinned that could give trust");
+            return Err(Failure::new(Code::NotVerified, message)
+                .hint("find out whose keys they are, and give each with --trust FINGERPRINT"));
         }
         Ok(())
     }
@@ -85,39 +79,29 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
     let mut ring = Ring::default();
     let mut revoked = BTreeSet::new();
     for files in &rings {
-        let text = files.revoked.as_deref().unwrap_or_default();
-        for line in lines(text) {
+        for line in lines(files.revoked.as_deref().unwrap_or_default()) {
             revoked.insert(fingerprint(line, &files.name, "revoked")?);
         }
     }
     let mut trusted = BTreeSet::new();
     let mut strangers = Vec::new();
     for files in &rings {
-        let text = files.trusted.as_deref().unwrap_or_default();
-        for line in lines(text) {
+        for line in lines(files.trusted.as_deref().unwrap_or_default()) {
             let key = fingerprint(line.split(':').next().unwrap_or(""), &files.name, "trusted")?;
             if revoked.contains(&key) {
                 continue;
             }
-            if !pins.has(&key) {
+            if pins.preset.contains(&key) || pins.asked.contains(&key) {
+                trusted.insert(key);
+            } else {
                 strangers.push((key, files.name.as_str()));
-                continue;
             }
-            trusted.insert(key);
         }
     }
     if let Some((key, name)) = strangers.first() {
-        let more = match strangers.len() {
-            1 => String::new(),
-            n => format!(" (and {} more)", n - 1),
-        };
-        return Err(Failure::new(
-            Code::NotVerified,
-            format!(
-                "reading '{name}-trusted': it names {key}{more} as a master key, which is not pinned"
-            ),
-        )
-        .hint(format!(
+        let more = pacman::and_more(strangers.len() - 1);
+        let message = format!("reading '{name}-trusted': it names {key}{more} as a master key, which is not pinned");
+        return Err(Failure::new(Code::NotVerified, message).hint(format!(
             "the keyring may be newer than this program, or another's: if its owners publish that key, add --trust {key}"
         )));
     }
@@ -131,11 +115,10 @@ pub(crate) fn decide(rings: Vec<RingFiles>, pins: &Pins) -> Result<Ring, Failure
     }
     if trusted.is_empty() {
         let names: Vec<_> = rings.iter().map(|r| format!("'{}'", r.name)).collect();
-        return Err(Failure::new(
-            Code::NotVerified,
-            format!("reading the keyring {}: none of the pinned keys is a master key in it", names.join(", ")),
-        )
-        .hint("a newer release of strapline may pin its keys of today; --trust FINGERPRINT names one by hand"));
+        let names = names.join(", ");
+        let message = format!("reading the keyring {names}: none of the pinned keys is a master key in it");
+        return Err(Failure::new(Code::NotVerified, message)
+            .hint("a newer release of strapline may pin its keys of today; --trust FINGERPRINT names one by hand"));
     }
     ring.trusted = trusted.into_iter().collect();
     ring.revoked = revoked.into_iter().collect();

@@ -120,30 +120,24 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 /// The preset that the document names, or else the command line. They must not differ: keyring, later in the pipe,
 /// would trust another distribution's keys.
 fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
-    let of_document = document.distro();
-    let Some(wanted) = args.distro.as_deref().or(of_document) else {
-        let names: Vec<_> = Preset::names().collect();
-        return Err(usage("no distribution: neither the document nor the command line names one")
-            .hint(format!("give --distro, one of {}, or a file", names.join(", "))));
+    let load = |name: Option<&str>, code, whence: &str| {
+        let preset = name.map(Preset::load).transpose();
+        preset.map_err(|failure| Failure { code, ..failure.while_doing(format!("reading {whence}")) })
     };
-    let load = |wanted: &str, code, whence: &str| {
-        Preset::load(wanted).map_err(|failure| Failure { code, ..failure.while_doing(format!("reading {whence}")) })
-    };
-    let known = match of_document {
-        Some(name) => Some(load(name, Code::BadDocument, "\"distro\" of the document")?),
-        None => None,
-    };
-    if let (None, Some(known)) = (&args.distro, &known) {
-        return Ok(known.clone());
+    let known = load(document.distro(), Code::BadDocument, "\"distro\" of the document")?;
+    let given = load(args.distro.as_deref(), Code::Usage, "--distro")?;
+    match (given, known) {
+        (Some(given), Some(known)) if given.reference() != known.reference() => {
+            Err(usage(format!("--distro is {}, but the document is of {}", given.reference(), known.reference()))
+                .hint("leave --distro out, or give it to mkroot"))
+        }
+        (Some(preset), _) | (None, Some(preset)) => Ok(preset),
+        (None, None) => {
+            let names: Vec<_> = Preset::names().collect();
+            Err(usage("no distribution: neither the document nor the command line names one")
+                .hint(format!("give --distro, one of {}, or a file", names.join(", "))))
+        }
     }
-    let preset = load(wanted, Code::Usage, "--distro")?;
-    if let Some(known) = known
-        && preset.reference() != known.reference()
-    {
-        return Err(usage(format!("--distro is {}, but the document is of {}", preset.reference(), known.reference()))
-            .hint("leave --distro out, or give it to mkroot"));
-    }
-    Ok(preset)
 }
 
 /// The architecture of the document, or of the command line, or the only one that there is.

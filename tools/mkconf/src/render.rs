@@ -4,7 +4,6 @@
 
 use distro::check;
 use stage::{Code, Failure};
-use std::fmt::Write;
 
 /// Which of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -75,6 +74,15 @@ struct Line {
     key: String,
     value: Option<String>,
     why: String,
+}
+
+impl Line {
+    fn text(&self) -> String {
+        match &self.value {
+            Some(value) => format!("{} = {value}", self.key),
+            None => self.key.clone(),
+        }
+    }
 }
 
 fn line(key: &str, value: &str, why: &str) -> Line {
@@ -164,6 +172,12 @@ fn section(repo: &Repo, level: Level) -> Vec<Line> {
     lines
 }
 
+/// All sections, with their names.
+fn sections(conf: &Conf, level: Level) -> impl Iterator<Item = (&str, Vec<Line>)> {
+    let repos = conf.repos.iter().map(move |repo| (repo.name.as_str(), section(repo, level)));
+    std::iter::once(("options", options(conf, level))).chain(repos)
+}
+
 /// Returns the file's text.
 pub(crate) fn text(conf: &Conf, level: Level) -> String {
     let what = match level {
@@ -172,15 +186,10 @@ pub(crate) fn text(conf: &Conf, level: Level) -> String {
     };
     let architecture = conf.architecture.join(" ");
     let mut text = format!("# {}, {architecture}: {what}. Written by mkconf: changes are lost.\n", conf.title);
-    let sections = std::iter::once(("options", options(conf, level)))
-        .chain(conf.repos.iter().map(|repo| (repo.name.as_str(), section(repo, level))));
-    for (name, lines) in sections {
-        push(&mut text, format_args!("\n[{name}]\n"));
-        for Line { key, value, .. } in lines {
-            match value {
-                Some(value) => push(&mut text, format_args!("{key} = {value}\n")),
-                None => push(&mut text, format_args!("{key}\n")),
-            }
+    for (name, lines) in sections(conf, level) {
+        text += &format!("\n[{name}]\n");
+        for line in lines {
+            text += &format!("{}\n", line.text());
         }
     }
     text
@@ -189,17 +198,8 @@ pub(crate) fn text(conf: &Conf, level: Level) -> String {
 /// Returns why each line is there, and why some are not: one sentence each.
 pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
     let mut out = Vec::new();
-    let mut say = |section: &str, line: Line| {
-        let value = line.value.map(|value| format!(" = {value}")).unwrap_or_default();
-        out.push(format!("[{section}] {}{value}: {}", line.key, line.why));
-    };
-    for line in options(conf, level) {
-        say("options", line);
-    }
-    for repo in &conf.repos {
-        for line in section(repo, level) {
-            say(&repo.name, line);
-        }
+    for (name, lines) in sections(conf, level) {
+        out.extend(lines.iter().map(|line| format!("[{name}] {}: {}", line.text(), line.why)));
     }
     let mut absent: Vec<(&str, &str)> =
         known().filter(|known| known.value.is_none()).map(|known| (known.key, known.why)).collect();
@@ -212,11 +212,6 @@ pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
     absent.retain(|(key, _)| conf.set.iter().all(|set| set.key != *key));
     out.extend(absent.iter().map(|(key, why)| format!("[options] no {key}: {why}")));
     out
-}
-
-/// Writing to a string does not fail.
-fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
-    text.write_fmt(what).unwrap_or_default();
 }
 
 impl Setting {

@@ -41,10 +41,7 @@ pub(crate) fn ensure_extracted(
     output: &[OutputEvent],
     installed: &BTreeMap<String, String>,
 ) -> Result<(), Failure> {
-    let checked = match skipped(output) {
-        Some(failure) => Err(failure),
-        None => compare(context, plan, installed),
-    };
+    let checked = skipped(output).map_or_else(|| compare(context, plan, installed), Err);
     checked.or_else(|failure| {
         lock::mark_incomplete(plan.inside.root())?;
         Err(failure)
@@ -67,10 +64,8 @@ fn skipped(output: &[OutputEvent]) -> Option<Failure> {
     }
     let (first, rest) = skipped.split_first()?;
     let message = format!("{first}{}", and_more(rest.len()));
-    Some(
-        Failure::new(Code::Failed, message)
-            .hint("dmesg says what the disk answered; the next strap installs the packages of this run again"),
-    )
+    let hint = "dmesg says what the disk answered; the next strap installs the packages of this run again";
+    Some(Failure::new(Code::Failed, message).hint(hint))
 }
 
 /// Compares the file lists of packages with the root.

@@ -8,7 +8,7 @@
 use package::{localdb, mtree};
 use pacman::OutputEvent;
 use pacman::english::log::{self, Before, Event};
-use pacman::records::{self, LOCAL, names_in};
+use pacman::records::{self, LOCAL, if_exists, names_in};
 use rootfs::root::BENEATH;
 use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat2, renameat, unlinkat};
@@ -70,7 +70,7 @@ fn unfinished(events: &[Event], killed: bool) -> Option<BTreeSet<String>> {
             }
             (Event::TransactionCompleted, _) => complete = true,
             (Event::Installed { name, .. }, Some(names)) => drop(names.insert(name.clone())),
-            (Event::Removed { name }, Some(names)) => drop(names.remove(name)),
+            (Event::Removed(name), Some(names)) => drop(names.remove(name)),
             _ => {}
         }
     }
@@ -80,7 +80,7 @@ fn unfinished(events: &[Event], killed: bool) -> Option<BTreeSet<String>> {
 /// Returns the package whose post_install may not have run to its end: the log ends with its installation, as libalpm
 /// writes that line just before. Installing it again as it is would run its post_upgrade.
 fn last_installed(events: &[Event]) -> Option<String> {
-    let printed = |event: &&Event| matches!(event, Event::ScriptletOutput { .. });
+    let printed = |event: &&Event| matches!(event, Event::ScriptletOutput(_));
     match events.iter().rev().find(|event| !printed(event)) {
         Some(Event::Installed { name, before: Before::Absent, .. }) => Some(name.clone()),
         _ => None,
@@ -92,12 +92,8 @@ pub(crate) fn installed(events: &[Event]) -> BTreeMap<String, String> {
     let mut installed = BTreeMap::new();
     for event in events {
         match event {
-            Event::Installed { name, version, .. } => {
-                installed.insert(name.clone(), version.clone());
-            }
-            Event::Removed { name } => {
-                installed.remove(name);
-            }
+            Event::Installed { name, version, .. } => drop(installed.insert(name.clone(), version.clone())),
+            Event::Removed(name) => drop(installed.remove(name)),
             _ => {}
         }
     }
@@ -152,10 +148,8 @@ const LONGEST: u64 = 16 << 20;
 fn restore_modes(inside: &Inside, record: &str) -> Result<(), Failure> {
     let root = inside.root();
     // It is extracted first: without a complete one there are no files.
-    let Ok(bytes) = root.read(&format!("{LOCAL}/{record}/mtree"), LONGEST) else {
-        return Ok(());
-    };
-    let Ok(entries) = mtree::read(&bytes) else {
+    let bytes = root.read(&format!("{LOCAL}/{record}/mtree"), LONGEST).ok();
+    let Some(entries) = bytes.and_then(|bytes| mtree::read(&bytes).ok()) else {
         return Ok(());
     };
     let restore = || {
@@ -253,10 +247,7 @@ fn remove(root: &Root, record: &str) -> Result<(), Errno> {
     let at = format!("{LOCAL}/{record}");
     let directory = root.open_below(&at, OFlags::RDONLY | OFlags::DIRECTORY)?;
     for file in ["desc", "files", "install", "mtree", "changelog"] {
-        match unlinkat(&directory, file, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(e) => return Err(e),
-        }
+        if_exists(unlinkat(&directory, file, AtFlags::empty()))?;
     }
     let local = root.open_below(LOCAL, OFlags::RDONLY | OFlags::DIRECTORY)?;
     unlinkat(&local, record, AtFlags::REMOVEDIR)
@@ -265,7 +256,7 @@ fn remove(root: &Root, record: &str) -> Result<(), Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{LOG, events};
+    use crate::tests::{LOG, events};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 

@@ -7,10 +7,10 @@
 mod database;
 mod lock;
 
-use database::For;
 pub(crate) use lock::{Locked, read};
+use package::db::decode_signature;
 use pacman::operation::{Action, Refresh};
-use pacman::{Operation, Origin, Pacman, Transaction, origin, signature_pair};
+use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ const DOING: &str = "installing what is locked";
 #[derive(Debug)]
 pub(crate) struct LockedRepository<'a> {
     pacman: Pacman<'a>,
-    wanted: Vec<&'a Locked>,
+    pub(crate) wanted: Vec<&'a Locked>,
     path: PathBuf,
 }
 
@@ -54,10 +54,6 @@ impl<'a> LockedRepository<'a> {
         Ok(Self { path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)), pacman: pacman.clone(), wanted })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.wanted.is_empty()
-    }
-
     fn make(&self) -> Result<(), Failure> {
         self.clear()?;
         let strict = stage::file::read_text(&self.pacman.config)?;
@@ -69,12 +65,14 @@ impl<'a> LockedRepository<'a> {
                 let database = database::of(repo, &self.wanted)?;
                 std::fs::write(self.path.join("sync").join(format!("{repo}.db")), database)?;
             }
-            let path = self.path.to_string_lossy();
-            for (file, purpose) in [("download.conf", For::Download(&path)), ("install.conf", For::Install)] {
-                let text = database::configuration(&strict, purpose);
-                std::fs::write(self.path.join(file), text)?;
-            }
-            Ok(())
+            // Our own databases are not signed, and the archives are compared afterwards. To install, archives are verified as any
+            // package is.
+            let path = format!("{}/", self.path.display());
+            let download =
+                database::configuration(&strict, &[("DBPath", &path), ("SigLevel", "Required DatabaseNever")]);
+            std::fs::write(self.path.join("download.conf"), download)?;
+            let install = database::configuration(&strict, &[("LocalFileSigLevel", "Required")]);
+            std::fs::write(self.path.join("install.conf"), install)
         };
         make().doing(Code::Os, || format!("making {}", quote(&self.path)))
     }
@@ -106,10 +104,8 @@ impl<'a> LockedRepository<'a> {
         let targets: Vec<String> = self.wanted.iter().map(name).collect();
         let operation = Operation::download_targets(Refresh::No);
         // Offline what is absent is named below.
-        let failure = match offline {
-            true => None,
-            false => self.pacman("download.conf").download(operation, &targets).err(),
-        };
+        let download = || self.pacman("download.conf").download(operation, &targets).err();
+        let failure = if offline { None } else { download() };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
@@ -277,7 +273,8 @@ fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
 /// Puts the signature of the lock beside an archive that has none: pacman reads an archive's from there only.
 fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
     let path = cache.join(format!("{}.sig", one.planned.file));
-    let Some(signature) = database::signature(one).filter(|_| !path.exists()) else {
+    let signature = one.pgpsig.as_deref().and_then(decode_signature);
+    let Some(signature) = signature.filter(|_| !path.exists()) else {
         return Ok(());
     };
     std::fs::write(&path, signature).doing(Code::Os, || format!("writing {}", quote(&path)))
@@ -285,18 +282,14 @@ fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
 
 /// Returns the first few of a list, for a line, and how many more there are.
 fn list(all: &[String]) -> String {
-    let shown = all.iter().take(NAMES).map(|text| message::escape(text));
-    let shown = shown.collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMES) {
-        0 => shown,
-        n => format!("{shown} and {n} more"),
-    }
+    let all: Vec<String> = all.iter().map(|text| message::escape(text)).collect();
+    first_few(&all, NAMES)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::package;
+    use crate::tests::package;
     use pacman::Planned;
     use rootfs::{Inside, Root};
     use stage::Context;

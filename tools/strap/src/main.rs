@@ -11,9 +11,9 @@ mod interrupted;
 mod locked;
 mod plan;
 mod receipt;
-#[cfg(test)]
-mod samples;
 mod scriptlets;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use interrupted::InterruptedTransaction;
@@ -70,17 +70,12 @@ impl Strap {
         let (plan, context) = (installer.plan, installer.pacman.context);
         let root = plan.inside.root();
         // A download changes nothing that is installed: what is incomplete is left to the run that repairs it.
-        let interrupted = match self.download_only {
-            true => None,
-            false => interrupted::find(root, stale)?,
-        };
+        let interrupted = if self.download_only { None } else { interrupted::find(root, stale)? };
         // A record that is removed takes the reason along.
         let asked = installer.receipt.explicit(root)?;
         let repair = interrupted.is_some();
-        let InterruptedTransaction { lost, incomplete } = match interrupted {
-            Some(logged) => interrupted::clear(&plan.bare, logged)?,
-            None => InterruptedTransaction::default(),
-        };
+        let again = interrupted.map(|logged| interrupted::clear(&plan.bare, logged)).transpose()?;
+        let InterruptedTransaction { lost, incomplete } = again.unwrap_or_default();
         if repair {
             context.warn(format_args!(
                 "an earlier transaction was interrupted: {} of its packages are installed again",

@@ -86,14 +86,9 @@ impl Strap {
         let lock = lock.transpose()?;
         program.check()?;
         let gpgdir = config.gpgdir();
-        let file = match self.loose {
-            true => config.loose,
-            false => config.strict,
-        };
-        let conf = Conf::read(&file).map_err(|failure| match failure.code {
-            Code::NotFound => failure.hint("write it again with mkconf"),
-            _ => failure,
-        })?;
+        let file = if self.loose { config.loose } else { config.strict };
+        let again = |f: Failure| if f.code == Code::NotFound { f.hint("write it again with mkconf") } else { f };
+        let conf = Conf::read(&file).map_err(again)?;
         if !self.loose {
             // Without a keyring or a gpg pacman fails late and with other words.
             StoredKeyring::read(&gpgdir)?;

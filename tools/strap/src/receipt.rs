@@ -126,7 +126,7 @@ impl Receipt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::package;
+    use crate::tests::package;
     use serde_json::json;
 
     fn installed_package(name: &str, time: u64) -> Installed {

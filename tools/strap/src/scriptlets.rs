@@ -143,7 +143,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
     for event in events {
         let (is_hook, name, begin) = match event {
             Event::Installed { name, .. } => (false, name, Begin::Package(name.clone())),
-            Event::RunningHook { name } => {
+            Event::RunningHook(name) => {
                 hooks += 1;
                 (true, name, Begin::Hook(hooks))
             }
@@ -152,7 +152,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
                 hooks = 0;
                 continue;
             }
-            Event::ScriptletOutput { line } => {
+            Event::ScriptletOutput(line) => {
                 let read = reads_as(line);
                 printed.extend(read.iter().filter_map(Begin::of));
                 let failed = |event: &&OutputEvent| matches!(event, OutputEvent::CommandFailed(_));
@@ -253,7 +253,7 @@ fn shell_package(root: &Root) -> Result<Option<String>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{LOG, events};
+    use crate::tests::{LOG, events};
 
     /// What pacman prints and logs, as `output` and `log`, and the packages that are said to have failed.
     fn owners(output: &str, log: &str) -> Vec<String> {

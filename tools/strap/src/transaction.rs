@@ -39,7 +39,7 @@ impl<'a> Installer<'a> {
     pub(crate) fn transact(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
         match targets {
             Targets::Dependencies(names) if names.is_empty() => Ok(()),
-            Targets::Locked(repository) if repository.is_empty() => Ok(()),
+            Targets::Locked(repository) if repository.wanted.is_empty() => Ok(()),
             Targets::Locked(repository) => {
                 let result = self.run(targets, repair);
                 // The first failure is the one to report; what stays is removed by the next run.
@@ -51,55 +51,38 @@ impl<'a> Installer<'a> {
     }
 
     fn run(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
-        self.download(targets, repair)?;
-        if self.options.download_only {
-            return Ok(());
-        }
-        let transaction = self.resolve(targets, repair)?;
-        let output = self.install(targets, &transaction)?;
-        match repair {
-            true => interrupted::restore_configuration(self.plan.inside.root(), &output),
-            false => Ok(()),
-        }
-    }
-
-    fn download(&self, targets: &Targets<'_>, repair: bool) -> Result<(), Failure> {
+        let pacman = &self.pacman;
         let operation = Operation {
-            action: Action::Download,
-            refresh: match self.options.no_refresh {
-                true => Refresh::No,
-                false => Refresh::Newer,
-            },
-            ..self.operation(targets, repair)
-        };
-        match targets {
-            Targets::Locked(repository) => repository.download(),
-            Targets::Names(names) | Targets::Dependencies(names) => self.pacman.download(operation, names).map(drop),
-        }
-    }
-
-    fn resolve(&self, targets: &Targets<'a>, repair: bool) -> Result<Transaction<'a>, Failure> {
-        let operation = self.operation(targets, repair);
-        match targets {
-            Targets::Locked(repository) => Ok(repository.transaction(repair)),
-            Targets::Names(names) | Targets::Dependencies(names) => Ok(Transaction {
-                pacman: self.pacman.clone(),
-                operation,
-                targets: names.clone(),
-                planned: self.pacman.preview(operation, names)?,
-            }),
-        }
-    }
-
-    /// Returns how packages of the repositories are installed.
-    fn operation(&self, targets: &Targets<'_>, repair: bool) -> Operation {
-        Operation {
             upgrade: !self.options.no_refresh,
             needed: !repair,
             overwrite: repair,
             asdeps: matches!(targets, Targets::Dependencies(_)),
             ..Operation::default()
+        };
+        match targets {
+            Targets::Locked(repository) => repository.download()?,
+            Targets::Names(names) | Targets::Dependencies(names) => {
+                let refresh = if self.options.no_refresh { Refresh::No } else { Refresh::Newer };
+                pacman.download(Operation { action: Action::Download, refresh, ..operation }, names)?;
+            }
         }
+        if self.options.download_only {
+            return Ok(());
+        }
+        let transaction = match targets {
+            Targets::Locked(repository) => repository.transaction(repair),
+            Targets::Names(names) | Targets::Dependencies(names) => Transaction {
+                pacman: pacman.clone(),
+                operation,
+                targets: names.clone(),
+                planned: pacman.preview(operation, names)?,
+            },
+        };
+        let output = self.install(targets, &transaction)?;
+        if repair {
+            interrupted::restore_configuration(self.plan.inside.root(), &output)?;
+        }
+        Ok(())
     }
 
     /// Has pacman install what is in the cache, adds that to the receipt, and checks it.

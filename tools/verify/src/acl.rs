@@ -1,6 +1,7 @@
 //! POSIX ACLs of acl(5): read from a file or from an argument of tmpfiles.d(5), and changed as chmod(2) does.
 
 use crate::names::Names;
+use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -38,14 +39,9 @@ impl Acl {
     /// Reads the ACL that a file has in the attribute `name`: `None` where it has only its mode, or the file system has no
     /// ACLs.
     pub(crate) fn read(file: impl AsFd, name: &str) -> Result<Option<Self>, Errno> {
-        let mut bytes = vec![0; 256];
-        let mut found = rustix::fs::fgetxattr(&file, name, &mut bytes[..]);
-        if found == Err(Errno::RANGE) {
-            bytes.resize(LONGEST, 0);
-            found = rustix::fs::fgetxattr(&file, name, &mut bytes[..]);
-        }
-        match found {
-            Ok(length) => Self::parse(&bytes[..length]).ok_or(Errno::INVAL).map(Some),
+        let mut bytes = Vec::with_capacity(LONGEST);
+        match rustix::fs::fgetxattr(&file, name, spare_capacity(&mut bytes)) {
+            Ok(_) => Self::parse(&bytes).ok_or(Errno::INVAL).map(Some),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
             Err(e) => Err(e),
         }
@@ -106,10 +102,7 @@ impl Acl {
 
     /// Changes it as chmod(2) does.
     pub(crate) fn set_mode(&mut self, mode: u32) {
-        let group = match self.0.contains_key(&(MASK, NO_ID)) {
-            true => MASK,
-            false => GROUP_OBJ,
-        };
+        let group = if self.0.contains_key(&(MASK, NO_ID)) { MASK } else { GROUP_OBJ };
         for (tag, shift) in [(USER_OBJ, 6), (group, 3), (OTHER, 0)] {
             let bits = u16::try_from(mode >> shift & 7).unwrap_or(0);
             self.0.insert((tag, NO_ID), bits);

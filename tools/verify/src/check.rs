@@ -4,46 +4,31 @@
 //! archive's signature is valid, its own `.MTREE` and `.PKGINFO` are the reference, and the record in the root is a file
 //! that is compared like any other.
 
+use crate::Plan;
 use crate::files::{self, Compared, Files, Rules, is_absent, is_other};
 use crate::installed::{LIMIT, Subject};
-use package::archive::extract_members;
+use package::archive::extract_present;
 use package::digest::sha256_hex;
 use package::mtree;
 use package::pkginfo::{self, PkgInfo};
 use pacman::diagnosis::archive::{self, Cache};
 use pacman::diagnosis::{Diagnosis, Verdict, Verifier};
-use pacman::gpg::listing::{Key, Keys};
-use pacman::gpg::{self, Gpg, Home, StoredKeyring};
+use pacman::gpg::listing::Key;
+use pacman::gpg::{self, Home, PublicFiles, StoredKeyring};
 use pacman::records::LOCAL;
 use rootfs::{Root, gnupg};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Document, Doing, Failure, quote};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Seek};
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// The limit for the members of an archive that are read, in bytes.
 const HEAD: u64 = 64 << 20;
-
-/// What is checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Task<'a> {
-    pub(crate) document: &'a Document,
-    pub(crate) subjects: &'a [Subject],
-    /// The package cache.
-    pub(crate) cache: &'a Path,
-    /// The host's gpg, where signatures are checked.
-    pub(crate) gpg: Option<&'a Gpg>,
-    /// The rules that files are compared by, where they are compared.
-    pub(crate) rules: Option<&'a Rules>,
-    /// The keyring beside the root.
-    pub(crate) gpgdir: &'a Path,
-}
 
 /// What was found, in the order of the packages.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -69,30 +54,26 @@ pub(crate) struct Checked {
 /// # Errors
 ///
 /// When the keyring or the cache cannot be used. What is found wrong is no error.
-pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
+pub(crate) fn work(document: &Document, plan: &Plan, subjects: &[Subject]) -> Result<Found, Failure> {
     let begin = Instant::now();
     // Opened before the tmpfs is there: both may be below what that covers.
-    let root = Root::of(task.document)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let cache = match openat(CWD, task.cache, flags, Mode::empty()) {
-        Ok(cache) => Some(cache),
+    let root = Root::of(document)?;
+    let cache = match Cache::at(&plan.config.cache) {
         Err(e) if is_absent(e) => None,
-        Err(e) => {
-            return Err(e).doing(Code::Os, || format!("opening the package cache {}", quote(task.cache)));
-        }
+        cache => Some(cache.doing(Code::Os, || format!("opening the package cache {}", quote(&plan.config.cache)))?),
     };
     let mut found = Found::default();
-    let home = match task.gpg {
+    let home = match &plan.gpg {
         Some(program) => {
-            let stored = StoredKeyring::read(task.gpgdir)?;
-            let in_root = read_keyring_in_root(&root)?;
+            let stored = StoredKeyring::read(&plan.config.gpgdir())?;
+            let (in_root, has_database) = read_keyring_in_root(&root)?;
             let scratch = gpg::mount_scratch()?;
             let home = Home::create(program, scratch, &stored.files)?;
             let keys = home.keys()?;
             let mut strangers = stored.extended.clone();
-            if !in_root.files.is_empty() && in_root.files != stored.files {
+            if !in_root.is_empty() && in_root != stored.files {
                 let scratch = scratch.with_extension("root");
-                match Home::create(program, &scratch, &in_root.files)?.keys() {
+                match Home::create(program, &scratch, &in_root)?.keys() {
                     Ok(theirs) => {
                         let valid = theirs.strangers(&keys, &stored.own);
                         strangers.extend(valid.into_iter().map(Key::name));
@@ -107,15 +88,15 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
             }
             let is_valid = |key: &String| format!("{key} is valid, and by no pinned key");
             found.strangers.extend(strangers.iter().map(is_valid));
-            if in_root.has_database {
+            if has_database {
                 found.strangers.push(DATABASE.to_owned());
             }
             Some((home, keys))
         }
         None => None,
     };
-    let checker =
-        Checker { task, root: &root, cache: cache.as_ref(), home: home.as_ref().map(|(home, keys)| (home, keys)) };
+    let verifier = home.as_ref().map(|(home, keys)| Verifier { home, keys });
+    let checker = Checker { plan, subjects, root: &root, cache, verifier };
     let (mut packages, mut compared): (Vec<_>, Vec<_>) = checker.check_all()?.into_iter().unzip();
     files::decide_pending(&root, &mut compared);
     for (checked, compared) in packages.iter_mut().zip(compared) {
@@ -130,35 +111,27 @@ pub(crate) fn work(task: Task<'_>) -> Result<Found, Failure> {
 
 const DATABASE: &str = "the root's has keys in a database of keyboxd's ('public-keys.d'), which only that reads";
 
-/// The keyring that the root's own pacman uses.
-#[derive(Default)]
-struct InRoot {
-    /// Its keys and its trust; empty where there are no keys.
-    files: Vec<(&'static str, Vec<u8>)>,
-    /// Whether it has others.
-    has_database: bool,
-}
-
-/// Reads the keyring that the root's own pacman uses.
-fn read_keyring_in_root(root: &Root) -> Result<InRoot, Failure> {
+/// Reads the keyring that the root's own pacman uses: its keys and its trust, nothing where there are no keys, and whether it
+/// has others in a database.
+fn read_keyring_in_root(root: &Root) -> Result<(PublicFiles, bool), Failure> {
     let doing = || format!("reading {}", quote(root.path().join(gpg::AT)));
     let directory = match root.open_below(gpg::AT, OFlags::RDONLY | OFlags::DIRECTORY) {
-        Ok(directory) => directory,
-        Err(e) if is_absent(e) => return Ok(InRoot::default()),
-        Err(e) => return Err(e).doing(Code::Failed, doing),
+        Err(e) if is_absent(e) => return Ok((Vec::new(), false)),
+        directory => directory.doing(Code::Failed, doing)?,
     };
     let mut files = gnupg::read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
     if !gnupg::has_keys(&files) {
         files.clear();
     }
-    Ok(InRoot { files, has_database: gnupg::has_database(directory.as_fd()) })
+    Ok((files, gnupg::has_database(directory.as_fd())))
 }
 
 struct Checker<'a> {
-    task: Task<'a>,
+    plan: &'a Plan,
+    subjects: &'a [Subject],
     root: &'a Root,
-    cache: Option<&'a OwnedFd>,
-    home: Option<(&'a Home<'a>, &'a Keys)>,
+    cache: Option<Cache>,
+    verifier: Option<Verifier<'a>>,
 }
 
 /// The members of an archive that describe the package.
@@ -176,7 +149,7 @@ impl Checker<'_> {
             let mut done = Vec::new();
             loop {
                 let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(subject) = self.task.subjects.get(n) else {
+                let Some(subject) = self.subjects.get(n) else {
                     return Ok(done);
                 };
                 done.push((n, self.check(subject)?));
@@ -200,27 +173,26 @@ impl Checker<'_> {
     fn check(&self, subject: &Subject) -> Result<(Checked, Compared), Failure> {
         let mut checked = Checked::default();
         let mut compared = Compared::default();
-        let mut trusted = self.home.is_none();
+        let mut trusted = self.verifier.is_none();
         let mut head = None;
-        if let Some((home, keys)) = self.home {
-            let verifier = Verifier { home, keys };
-            let (mut diagnosis, archive) = self.check_signature(subject, &verifier)?;
-            if let (Verdict::Valid, Some(archive)) = (&diagnosis.verdict, archive) {
-                match read_head(archive, subject) {
-                    Ok(read) => {
-                        trusted = read.mtree.is_some();
-                        head = Some(read);
-                    }
-                    Err((verdict, why, hint)) => {
-                        diagnosis.verdict = verdict;
-                        diagnosis.why = why;
-                        diagnosis.hint = Some(hint.to_owned());
-                    }
+        if let Some(verifier) = &self.verifier {
+            let (mut diagnosis, archive) = match (&self.cache, &subject.archive) {
+                (Some(cache), Some(name)) => cache.check(verifier, name, subject.offered_signature.as_ref())?,
+                _ => (archive::no_archive(), None),
+            };
+            match archive.map(|archive| read_head(archive, subject)) {
+                Some(Ok(read)) => {
+                    trusted = read.mtree.is_some();
+                    head = Some(read);
                 }
+                Some(Err((verdict, why, hint))) => {
+                    diagnosis = Diagnosis { verdict, why, hint: Some(hint.to_owned()), ..diagnosis };
+                }
+                None => {}
             }
             checked.signature = Some(diagnosis);
         }
-        if let Some(rules) = self.task.rules {
+        if let Some(rules) = &self.plan.rules {
             match self.compare_files(subject, head, rules) {
                 Ok(files) => {
                     checked.files = Some(Files::default());
@@ -231,19 +203,6 @@ impl Checker<'_> {
         }
         compared.trusted = trusted;
         Ok((checked, compared))
-    }
-
-    /// Checks the signatures of a package's archive.
-    fn check_signature(
-        &self,
-        subject: &Subject,
-        verifier: &Verifier<'_>,
-    ) -> Result<(Diagnosis, Option<File>), Failure> {
-        let (Some(directory), Some(name)) = (self.cache, &subject.archive) else {
-            return Ok((archive::no_archive(), None));
-        };
-        let cache = Cache { directory: directory.as_fd(), path: self.task.cache };
-        cache.check(verifier, name, subject.offered_signature.as_ref())
     }
 
     /// Compares the files of a package. The error says why there is nothing to compare them with.
@@ -267,13 +226,13 @@ impl Checker<'_> {
             (_, Ok(record)) => record,
             (_, Err(e)) if !is_other(e) => {
                 own.add_unread(at("mtree"), e);
-                return Ok(Compared::of(own));
+                return Ok(Compared { files: own, ..Compared::default() });
             }
             (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
         };
         let Ok(entries) = mtree::read(&bytes) else {
             own.add_changed(at("mtree"), "unreadable");
-            return Ok(Compared::of(own));
+            return Ok(Compared { files: own, ..Compared::default() });
         };
         // The scriptlet runs again when the package is upgraded or removed.
         let scriptlet = entries.iter().find(|entry| entry.path == b".INSTALL");
@@ -310,23 +269,16 @@ fn read_head(mut archive: File, subject: &Subject) -> Result<Head, (Verdict, Str
             (Verdict::Unreadable, why, FORMATS)
         }
     };
-    let mut extract = |names: &[&str]| {
-        archive.rewind().map_err(|source| package::Error::Read { doing: "reading package archive".into(), source })?;
-        extract_members(BufReader::new(&archive), names, HEAD)
-    };
-    let members = match extract(&[".MTREE", ".PKGINFO"]) {
-        // makepkg before 4.1 made none.
-        Err(package::Error::NotFound { members }) if members == [".MTREE"] => extract(&[".PKGINFO"]),
-        other => other,
-    };
-    let mut members = members.map_err(unreadable)?;
-    let info = members.remove(".PKGINFO").unwrap_or_default();
-    let info = pkginfo::parse(&info).map_err(unreadable)?;
-    if (&info.name, &info.version) != (&subject.name, &subject.version) {
+    let read = |source| package::Error::Read { doing: "reading package archive".into(), source };
+    archive.rewind().map_err(read).map_err(unreadable)?;
+    // makepkg before 4.1 made no mtree.
+    let mut members = extract_present(BufReader::new(archive), &[".MTREE", ".PKGINFO"], HEAD).map_err(unreadable)?;
+    let info = members.remove(".PKGINFO").ok_or(package::Error::NotFound { members: vec![".PKGINFO".to_owned()] });
+    let info = info.and_then(|info| pkginfo::parse(&info)).map_err(unreadable)?;
+    if (&info.name, &info.version) != (&subject.known.name, &subject.known.version) {
         let (name, version) = (&info.name, &info.version);
         let why = format!("it is another package's: that of '{name}' {version}");
         return Err((Verdict::Bad, why, OTHER));
     }
-    let mtree = members.remove(".MTREE");
-    Ok(Head { mtree, info })
+    Ok(Head { mtree: members.remove(".MTREE"), info })
 }

@@ -48,13 +48,11 @@ impl Files {
     }
 
     pub(crate) fn add_changed(&mut self, path: String, what: &str) {
-        let what = what.to_owned();
-        self.changed.push(Change { path, what });
+        self.changed.push(Change { path, what: what.to_owned() });
     }
 
     pub(crate) fn add_unread(&mut self, path: String, why: Errno) {
-        let what = why.to_string();
-        self.unread.push(Change { path, what });
+        self.unread.push(Change { path, what: why.to_string() });
     }
 }
 
@@ -66,13 +64,13 @@ pub(crate) struct Rules {
     /// Mount points of file systems of the root: what is below them is compared.
     points: Vec<String>,
     /// Never extracted.
-    pub(crate) noextract: NoExtract,
+    noextract: NoExtract,
 }
 
 impl Rules {
     /// Returns the rules for a root with this plan. `live` says that the plan is mounted on the host.
-    pub(crate) fn of(mounts: &[Mount], live: bool) -> Self {
-        let mut rules = Self::default();
+    pub(crate) fn of(mounts: &[Mount], live: bool, noextract: NoExtract) -> Self {
+        let mut rules = Self { noextract, ..Self::default() };
         for mount in mounts {
             match Owner::of(mount) {
                 Owner::Kernel if !live => {}
@@ -113,12 +111,6 @@ pub(crate) struct Compared {
     pub(crate) rules: Vec<(String, String)>,
     /// Whether the package's records count for other packages' files: if it is validly signed, or signatures are not checked.
     pub(crate) trusted: bool,
-}
-
-impl Compared {
-    pub(crate) fn of(files: Files) -> Self {
-        Self { files, ..Self::default() }
-    }
 }
 
 /// A file whose owner, mode or ACL differs from the mtree.
@@ -210,8 +202,7 @@ pub(crate) fn decide_pending(root: &Root, packages: &mut [Compared]) {
         }
         for pending in std::mem::take(&mut compared.pending) {
             let results = rules.results(n, &pending.path, pending.kind, &pending.expected);
-            let allowed = |state: &State| *state == pending.is;
-            if !results.iter().any(allowed) {
+            if !results.contains(&pending.is) {
                 open.push((n, pending, results));
             } else if pending.kind == Kind::Directory && compared.trusted {
                 good.insert(pending.path);
@@ -269,11 +260,8 @@ const RULES: u64 = 1 << 20;
 /// Returns whether nobody has more access to a file in state `is` than in state `was`.
 fn is_narrower(is: &State, was: &State) -> bool {
     let bits = |state: &State, shift: u32| state.mode >> shift & 7;
-    let group = match is.gid == was.gid {
-        true => bits(was, 3),
-        // The new group was among the others before.
-        false => bits(was, 0),
-    };
+    // A new group was among the others before.
+    let group = bits(was, if is.gid == was.gid { 3 } else { 0 });
     is.uid == was.uid
         && bits(is, 3) & !group == 0
         && is.mode & !was.mode & 0o7707 == 0
@@ -405,7 +393,7 @@ mod tests {
             mount("boot", "vfat"),
             mount("var/cache/pacman/pkg", "rbind"),
         ];
-        let rules = Rules::of(&mounts, false);
+        let rules = Rules::of(&mounts, false, NoExtract::default());
         for (path, skipped) in [
             ("proc", false),
             ("boot", true),
@@ -416,7 +404,7 @@ mod tests {
         ] {
             assert_eq!(rules.skips(path), skipped, "{path}");
         }
-        let rules = Rules::of(&mounts, true);
+        let rules = Rules::of(&mounts, true, NoExtract::default());
         assert!(rules.skips("proc") && rules.skips("run/x"));
     }
 

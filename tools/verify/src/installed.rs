@@ -15,21 +15,14 @@ pub(crate) const LIMIT: u64 = 256 << 20;
 /// An installed package.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Subject {
-    pub(crate) name: String,
-    pub(crate) version: String,
-    pub(crate) arch: String,
+    /// What its record says.
+    pub(crate) known: localdb::Installed,
     /// The name of its record's directory.
     pub(crate) record: String,
-    /// Whether pacman checked a signature when installing it.
-    pub(crate) verified: bool,
-    /// When it was built, in seconds since 1970.
-    pub(crate) built: u64,
     /// The configuration files, from the record.
     pub(crate) backup: Vec<String>,
-    /// The archive it was installed from, where the document has that.
-    pub(crate) repo: Option<String>,
-    pub(crate) file: Option<String>,
-    pub(crate) sha256: Option<String>,
+    /// What the document says of it, where it has that.
+    pub(crate) recorded: Option<Package>,
     /// The repository that an archive of this version can be fetched from, and its name there.
     pub(crate) offered: Option<(String, String)>,
     /// The signature in the document, or else in the repository's database.
@@ -40,16 +33,17 @@ pub(crate) struct Subject {
     pub(crate) signature: bool,
 }
 
-/// The root's database of installed packages.
-#[derive(Debug, Default)]
-pub(crate) struct Installed {
-    /// The packages, by name.
-    pub(crate) subjects: Vec<Subject>,
-    /// Invalid records, and why: pacman was killed while writing one, or it cannot be read.
-    pub(crate) torn: Vec<(String, String)>,
+impl Subject {
+    pub(crate) fn arch(&self) -> &str {
+        self.known.arch.as_deref().unwrap_or("any")
+    }
 }
 
-/// Reads it. `recorded` are the packages of the document, `repos` the repositories of the configuration.
+/// Invalid records, and why: pacman was killed while writing one, or it cannot be read.
+pub(crate) type Torn = Vec<(String, String)>;
+
+/// Reads the root's database of installed packages: the packages, by name, and the invalid records. `recorded` are the packages of the document, `repos` the repositories of the
+/// configuration.
 ///
 /// # Errors
 ///
@@ -59,7 +53,7 @@ pub(crate) fn read(
     root: &Root,
     recorded: &[Package],
     repos: &[String],
-) -> Result<Installed, Failure> {
+) -> Result<(Vec<Subject>, Torn), Failure> {
     let offers = offered(root, repos)?;
     for odd in &offers.odd {
         context.warn(odd);
@@ -69,7 +63,7 @@ pub(crate) fn read(
         let key = (entry.name.as_str(), entry.version.as_str());
         by_name.entry(key).or_insert((repo, entry));
     }
-    let mut installed = Installed::default();
+    let (mut subjects, mut torn) = (Vec::new(), Vec::new());
     for record in names_in(root, LOCAL)? {
         if record == "ALPM_DB_VERSION" {
             continue;
@@ -77,33 +71,27 @@ pub(crate) fn read(
         let (known, files) = match read_record(root, &record) {
             Ok(known) => known,
             Err(why) => {
-                installed.torn.push((record, why));
+                torn.push((record, why));
                 continue;
             }
         };
         let recorded = recorded.iter().find(|p| (&p.name, &p.version) == (&known.name, &known.version));
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
         let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
-        installed.subjects.push(Subject {
-            arch: known.arch.unwrap_or_else(|| "any".to_owned()),
-            verified: known.validation.iter().any(|v| v == "pgp"),
-            built: known.built.unwrap_or(0),
+        subjects.push(Subject {
             backup: localdb::backup(&files),
-            repo: recorded.and_then(|p| p.repo.clone()),
-            file: recorded.and_then(|p| p.file.clone()),
-            sha256: recorded.and_then(|p| p.sha256.clone()),
+            recorded: recorded.cloned(),
             offered: offer.map(|(repo, entry)| ((*repo).clone(), entry.filename.clone())),
             offered_signature: signature.or_else(|| offer?.1.signature()),
-            name: known.name,
-            version: known.version,
+            known,
             record,
             archive: None,
             signature: false,
         });
     }
-    installed.subjects.sort_by(|a, b| a.name.cmp(&b.name));
-    installed.torn.sort();
-    Ok(installed)
+    subjects.sort_by(|a: &Subject, b| a.known.name.cmp(&b.known.name));
+    torn.sort();
+    Ok((subjects, torn))
 }
 
 /// Reads the `desc` and `files` of a record.
@@ -129,14 +117,12 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
     let doing = || format!("reading the package cache {}", quote(cache));
     let mut names = BTreeSet::new();
     match std::fs::read_dir(cache) {
-        Ok(entries) => {
-            for entry in entries {
-                let entry = entry.doing(Code::Os, doing)?;
-                names.extend(entry.file_name().into_string());
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        entries => {
+            for entry in entries.doing(Code::Failed, doing)? {
+                names.extend(entry.doing(Code::Os, doing)?.file_name().into_string());
             }
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e).doing(Code::Failed, doing),
     }
     for subject in subjects {
         subject.archive = archive(subject, &names);
@@ -149,11 +135,11 @@ pub(crate) fn find_archives(subjects: &mut [Subject], cache: &Path) -> Result<()
 /// Finds a package's archive among the names in the cache: by the name in the document, in the repository, or of makepkg.
 fn archive(subject: &Subject, names: &BTreeSet<String>) -> Option<String> {
     let offered = subject.offered.as_ref().map(|(_, file)| file);
-    let known = subject.file.iter().chain(offered);
-    if let Some(file) = known.into_iter().find(|file| names.contains(*file)) {
+    let recorded = subject.recorded.iter().filter_map(|package| package.file.as_ref());
+    if let Some(file) = recorded.chain(offered).find(|file| names.contains(*file)) {
         return Some(file.clone());
     }
-    let stem = format!("{}-{}-{}.pkg.tar", subject.name, subject.version, subject.arch);
+    let stem = format!("{}-{}-{}.pkg.tar", subject.known.name, subject.known.version, subject.arch());
     let mut named = names.range(stem.clone()..);
     let found = named.find(|name| !name.ends_with(".sig") && !name.ends_with(".part"))?;
     let rest = found.strip_prefix(&stem)?;
@@ -167,7 +153,8 @@ mod tests {
     #[test]
     fn the_archive_of_a_package() {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect();
-        let subject = Subject { name: "x".into(), version: "1:2-1".into(), arch: "any".into(), ..Subject::default() };
+        let known = localdb::Installed { name: "x".into(), version: "1:2-1".into(), ..localdb::Installed::default() };
+        let subject = Subject { known, ..Subject::default() };
         let zst = "x-1:2-1-any.pkg.tar.zst";
         for (list, found) in [
             (&["x-1:2-1-any.pkg.tar.zst.sig", zst, "x-1:2-10-any.pkg.tar.xz"][..], Some(zst)),
@@ -177,7 +164,11 @@ mod tests {
         ] {
             assert_eq!(archive(&subject, &names(list)).as_deref(), found);
         }
-        let offered = Subject { file: Some("renamed".into()), ..subject };
+        let offered = Subject { offered: Some(("core".into(), "renamed".into())), ..subject };
         assert_eq!(archive(&offered, &names(&[zst, "renamed"])).as_deref(), Some("renamed"));
+        let package =
+            serde_json::from_str(r#"{"name":"x","version":"1:2-1","arch":"any","file":"other","verified":true}"#);
+        let recorded = Subject { recorded: Some(package.unwrap()), ..offered };
+        assert_eq!(archive(&recorded, &names(&["other", "renamed"])).as_deref(), Some("other"));
     }
 }

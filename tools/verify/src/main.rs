@@ -13,14 +13,14 @@ mod report;
 mod tmpfiles;
 mod transaction;
 
-use check::{Found, Task};
+use check::Found;
 use clap::Parser;
 use files::Rules;
-use installed::{Installed, Subject};
+use installed::Subject;
 use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::operation::Refresh;
-use pacman::{Operation, Pacman, Timeout, cache_lock, lock};
+use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Config, Keyring, Mode, Package};
@@ -63,7 +63,8 @@ struct Plan {
     inside: Inside,
     /// How the checks enter it: with nothing mounted over the root.
     bare: Inside,
-    rules: Rules,
+    /// What files are compared by, where they are.
+    rules: Option<Rules>,
     config: Config,
     /// The repositories of the configuration, in order.
     repos: Vec<String>,
@@ -94,16 +95,21 @@ impl Stage for Verify {
         self.timeout.watch(context, &mut plan.inside);
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.get().unwrap_or_default();
-        let mut installed = installed::read(context, root, &recorded, &plan.repos)?;
+        let (mut subjects, torn) = installed::read(context, root, &recorded, &plan.repos)?;
         let last = transaction::last(root);
         let log = last.as_ref().err().cloned();
         let last = last.unwrap_or(Last::Unknown);
         let mut fetched = Fetched::default();
         if plan.gpg.is_some() {
-            fetched = self.fetch(context, document, &plan, &mut installed)?;
+            fetched = self.fetch(context, document, &plan, &mut subjects)?;
         }
-        let found = self.check(context, document, &plan, &installed)?;
-        let Installed { subjects, torn } = installed;
+        let found = plan.bare.call(Place::Host, &[], || check::work(document, &plan, &subjects))?;
+        context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
+        for (subject, checked) in subjects.iter().zip(&found.packages) {
+            if let Some(why) = &checked.unknown {
+                context.warn(format_args!("'{}': {why}", subject.known.name));
+            }
+        }
         report::record(document, &subjects, &found.packages, last, fetched.count);
         let beside = Beside { torn: &torn, last, fetch: fetched.failure, log };
         let mut strangers = found.strangers.iter().map(|what| {
@@ -111,7 +117,8 @@ impl Stage for Verify {
             Failure::new(Code::NotVerified, message)
                 .hint("'keyring' builds one from the pins alone; if that key is to be trusted, name it with --trust")
         });
-        let failure = report::failure(&subjects, &found.packages, beside, now())
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let failure = report::failure(&subjects, &found.packages, beside, now)
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
         for stranger in strangers {
             context.warn(stranger.message);
@@ -146,11 +153,11 @@ impl Verify {
         context: &Context,
         document: &Document,
         plan: &Plan,
-        installed: &mut Installed,
+        subjects: &mut [Subject],
     ) -> Result<Fetched, Failure> {
         let cache = &plan.config.cache;
-        installed::find_archives(&mut installed.subjects, cache)?;
-        let wanted = targets(&installed.subjects);
+        installed::find_archives(subjects, cache)?;
+        let wanted = targets(subjects);
         let mut fetched = Fetched::default();
         if wanted.is_empty() || self.offline {
             return Ok(fetched);
@@ -183,8 +190,8 @@ impl Verify {
                     break;
                 }
             }
-            installed::find_archives(&mut installed.subjects, cache)?;
-            let mut left = targets(&installed.subjects);
+            installed::find_archives(subjects, cache)?;
+            let mut left = targets(subjects);
             left.retain(|target| set.contains(target));
             if set.len() > 1 && !left.is_empty() {
                 let second = left.split_off(left.len() / 2);
@@ -192,8 +199,8 @@ impl Verify {
             }
         }
         drop(turn);
-        installed::find_archives(&mut installed.subjects, cache)?;
-        let left = targets(&installed.subjects);
+        installed::find_archives(subjects, cache)?;
+        let left = targets(subjects);
         fetched.count = wanted.len() - left.len();
         Ok(fetched)
     }
@@ -205,48 +212,21 @@ impl Verify {
         }
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
-        let mut rules = Rules::of(inside.mounts(), document.get() == Some(Mode::Host));
         let conf = Conf::read(&config.strict)?;
-        rules.noextract = conf.noextract;
+        let live = document.get() == Some(Mode::Host);
+        let rules = (!self.no_files).then(|| Rules::of(inside.mounts(), live, conf.noextract));
         let bare = Inside::of(document)?.bare();
         let keyring = document.get();
         let gpg = if self.no_signatures {
             None
         } else {
             // Early: gpg would report it for every package.
-            StoredKeyring::read(&config.gpgdir()).map_err(|failure| match failure.code {
-                Code::NotVerified => failure.hint("put 'keyring' before 'verify', or give --no-signatures"),
-                _ => failure,
-            })?;
+            let hint = "put 'keyring' before 'verify', or give --no-signatures";
+            StoredKeyring::read(&config.gpgdir())
+                .map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
             Some(Gpg::find()?)
         };
         Ok(Plan { _lock: lock::share(inside.root())?, inside, bare, rules, config, repos: conf.repos, gpg, keyring })
-    }
-
-    fn check(
-        &self,
-        context: &Context,
-        document: &Document,
-        plan: &Plan,
-        installed: &Installed,
-    ) -> Result<Found, Failure> {
-        let gpgdir = plan.config.gpgdir();
-        let task = Task {
-            document,
-            subjects: &installed.subjects,
-            cache: &plan.config.cache,
-            gpg: plan.gpg.as_ref(),
-            rules: (!self.no_files).then_some(&plan.rules),
-            gpgdir: &gpgdir,
-        };
-        let found = plan.bare.call(Place::Host, &[], || check::work(task))?;
-        context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
-        for (subject, checked) in installed.subjects.iter().zip(&found.packages) {
-            if let Some(why) = &checked.unknown {
-                context.warn(format_args!("'{}': {why}", subject.name));
-            }
-        }
-        Ok(found)
     }
 }
 
@@ -257,7 +237,7 @@ fn targets(subjects: &[Subject]) -> Vec<String> {
         subject.archive.is_none() || !signed
     };
     let lacking = subjects.iter().filter(lacks);
-    lacking.filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.name))).collect()
+    lacking.filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.known.name))).collect()
 }
 
 /// Adds the command to the hint where a newer keyring package helps and the document names it.
@@ -275,10 +255,7 @@ fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
     let verify: Option<members::Verify> = document.get();
     let (signatures, files) = verify.map_or((None, None), |v| (v.signatures, v.files));
-    let mut parts = vec![match subjects.len() {
-        1 => "1 package".to_owned(),
-        n => format!("{n} packages"),
-    }];
+    let mut parts = vec![count(subjects.len(), "package")];
     if let Some(valid) = signatures.as_ref().and_then(|s| s.get("valid")) {
         parts.push(format!("{valid} validly signed"));
     }
@@ -288,15 +265,9 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
     match files.map(|f| f.configuration.len()).sum() {
         0 => {}
-        1 => parts.push("1 changed configuration".to_owned()),
-        n => parts.push(format!("{n} changed configurations")),
+        n => parts.push(count(n, "changed configuration")),
     }
     context.note(parts.join(", "));
-}
-
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.unwrap_or_default().as_secs()
 }
 
 fn main() -> ExitCode {

@@ -6,6 +6,7 @@ use crate::installed::Subject;
 use crate::transaction::Last;
 use pacman::diagnosis::report::{Problem, problems};
 use pacman::diagnosis::{self, Diagnosis, Verdict};
+use pacman::{and_more, first_few};
 use serde_json::{Map, json};
 use stage::members::{VerifiedPackage, Verify};
 use stage::{Cause, Code, Document, Failure, message};
@@ -59,16 +60,17 @@ fn first<T: Clone>(files: Option<&Files>, list: fn(&Files) -> &Vec<T>) -> Vec<T>
 }
 
 fn record_of(subject: &Subject, checked: &Checked) -> VerifiedPackage {
+    let recorded = subject.recorded.as_ref();
     let signature = checked.signature.as_ref();
     let files = checked.files.as_ref();
     VerifiedPackage {
-        name: subject.name.clone(),
-        version: subject.version.clone(),
-        arch: subject.arch.clone(),
-        repo: subject.repo.clone(),
+        name: subject.known.name.clone(),
+        version: subject.known.version.clone(),
+        arch: subject.arch().to_owned(),
+        repo: recorded.and_then(|p| p.repo.clone()),
         // Where the document does not know, an archive that holds and that all files are of is the one.
-        file: subject.file.clone().or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
-        sha256: subject.sha256.clone(),
+        file: recorded.and_then(|p| p.file.clone()).or_else(|| subject.archive.clone().filter(|_| is_proven(checked))),
+        sha256: recorded.and_then(|p| p.sha256.clone()),
         verified: is_verified(subject, checked),
         signature: signature.map(|s| s.verdict.word().to_owned()),
         key: signature.and_then(|s| s.key.clone()),
@@ -91,7 +93,7 @@ fn is_verified(subject: &Subject, checked: &Checked) -> bool {
     match (checked.signature.as_ref().map(|s| s.is_valid()), intact) {
         (Some(false), _) | (_, Some(false)) => false,
         (Some(true), Some(true)) => true,
-        _ => subject.verified,
+        _ => subject.known.validation.iter().any(|v| v == "pgp"),
     }
 }
 
@@ -117,8 +119,13 @@ pub(crate) fn failure(
     beside: Beside<'_>,
     now: u64,
 ) -> Option<(Failure, Vec<String>)> {
-    let mut signatures = signatures(subjects, checked);
-    let cause = clock(subjects, checked, now).filter(|_| !signatures.is_empty());
+    let told = subjects.iter().zip(checked);
+    let told = told.filter_map(|(subject, c)| Some((subject.known.name.as_str(), c.signature.as_ref()?)));
+    let mut signatures = problems(told);
+    let built = subjects.iter().map(|s| (s.known.built.unwrap_or(0), s.known.name.as_str()));
+    let signed = checked.iter().filter_map(|c| c.signature.as_ref());
+    let made = signed.filter_map(|s| Some((s.created?, s.key.as_deref()?)));
+    let cause = diagnosis::clock(now, built, made).filter(|_| !signatures.is_empty());
     let by_clock = cause.is_some();
     let mut failures: Vec<Failure> = cause.into_iter().collect();
     let mut not_fetched = 0;
@@ -164,9 +171,7 @@ pub(crate) fn failure(
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
     let mut lines: Vec<String> = failures.map(|f| f.message).collect();
-    if !lines.is_empty() {
-        first.message += &format!(" (and {} more)", lines.len());
-    }
+    first.message += &and_more(lines.len());
     if by_clock {
         // The rest can be trusted when the clock is right.
         lines.clear();
@@ -188,12 +193,6 @@ fn wants_newer_keyring(word: &str) -> bool {
 /// The words for a package whose archive or signature is not in the cache.
 const LACKING: [&str; 2] = ["no-archive", "missing"];
 
-/// Groups the packages whose signatures are not valid.
-fn signatures<'a>(subjects: &'a [Subject], checked: &'a [Checked]) -> Vec<Problem<'a>> {
-    let told = subjects.iter().zip(checked);
-    problems(told.filter_map(|(subject, c)| Some((subject.name.as_str(), c.signature.as_ref()?))))
-}
-
 /// The word for a package with files that could not be read, and no others that differ.
 const UNREAD: &str = "unread";
 
@@ -211,15 +210,12 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         let unread = files.unread.iter();
         let unread = unread.map(|c| line(&c.path, &format!("cannot be read ({})", c.what)));
         let all: Vec<String> = changed.chain(missing).chain(unread).collect();
-        let mut why = all[..all.len().min(NAMES)].join(", ");
-        if all.len() > NAMES {
-            why += &format!(" and {} more", all.len() - NAMES);
-        }
+        let why = first_few(&all, NAMES);
         let word = files.word();
         // A directory may belong to many packages.
         let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
         if let Some(problem) = problems.iter_mut().find(same) {
-            problem.packages.push(&subject.name);
+            problem.packages.push(&subject.known.name);
             let hint = "set its owner, mode and ACL as in its packages: pacman does not alter an existing directory";
             problem.hint = Some(hint.to_owned());
             continue;
@@ -228,40 +224,24 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
             UNREAD => DISK.to_owned(),
             _ => format!(
                 "reinstall it, with 'pacman -S {}' inside, or begin with a new root",
-                message::escape(&subject.name)
+                message::escape(&subject.known.name)
             ),
         };
-        problems.push(Problem { packages: vec![&subject.name], word, why, hint: Some(hint) });
+        problems.push(Problem { packages: vec![&subject.known.name], word, why, hint: Some(hint) });
     }
     problems
-}
-
-/// Returns the failure of a clock that is behind a time that is known to be past.
-fn clock(subjects: &[Subject], checked: &[Checked], now: u64) -> Option<Failure> {
-    let built = subjects.iter().map(|s| (s.built, format!("'{}' was built", message::escape(&s.name))));
-    let made = checked.iter().filter_map(|c| {
-        let signed = c.signature.as_ref()?;
-        let key = signed.key.as_ref()?;
-        let what = format!("the key {} was made", message::escape(key));
-        Some((signed.created?, what))
-    });
-    let (time, what) = built.chain(made).max_by_key(|(time, _)| *time)?;
-    diagnosis::clock(now, (time, &what))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use package::localdb::Installed;
     use stage::members::ChangedFile as Change;
 
     fn subject(name: &str) -> Subject {
-        Subject {
-            name: name.into(),
-            version: "1-1".into(),
-            arch: "any".into(),
-            built: 1_700_000_000,
-            ..Subject::default()
-        }
+        let known =
+            Installed { name: name.into(), version: "1-1".into(), built: Some(1_700_000_000), ..Installed::default() };
+        Subject { known, ..Subject::default() }
     }
 
     fn signed(verdict: Verdict, why: &str) -> Checked {
@@ -388,7 +368,8 @@ mod tests {
             (true, Some(Verdict::Valid), changed.clone(), false),
             (true, None, changed, false),
         ] {
-            let subject = Subject { verified: before, ..subject("a") };
+            let mut subject = subject("a");
+            subject.known.validation.extend(before.then(|| "pgp".to_owned()));
             let mut checked = signed(signature.unwrap_or(Verdict::Valid), "");
             if signature.is_none() {
                 checked.signature = None;

@@ -125,11 +125,9 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut places: BTreeMap<(bool, &str), usize> = BTreeMap::new();
     for (path, rule) in lines.iter().filter(|(_, rule)| boot || !rule.boot) {
-        let is_glob = rule.takes_patterns();
+        let is_glob = "wexXrRzZmtThHaA".contains(rule.kind);
         let place = *places.entry((is_glob, path)).or_insert_with(|| {
-            let rules = Vec::new();
-            let path = path.clone();
-            groups.push(Group { path, is_glob, rules });
+            groups.push(Group { path: path.clone(), is_glob, rules: Vec::new() });
             groups.len() - 1
         });
         let group = &mut groups[place];
@@ -168,13 +166,11 @@ fn order(lines: &[(String, Rule)], boot: bool) -> Vec<Group> {
 impl Group {
     fn apply(&self, package: usize, path: &str, kind: Kind, with_acls: bool, state: &mut State) {
         let here = self.path.trim_start_matches('/');
-        let (exact, below) = match self.is_glob {
-            true => (matches(here, path, false), matches(here, path, true)),
-            false => (here == path, false),
-        };
+        let fits = |below| if self.is_glob { matches(here, path, below) } else { !below && here == path };
+        let (exact, below) = (fits(false), fits(true));
         for rule in &self.rules {
             let applies = rule.for_all || rule.package == package;
-            if applies && (exact || below && rule.is_recursive()) && rule.is_for(kind) {
+            if applies && (exact || below && matches!(rule.kind, 'Z' | 'A')) && rule.is_for(kind) {
                 rule.apply(kind, with_acls, state);
             }
         }
@@ -185,14 +181,6 @@ impl Rule {
     /// Returns whether it makes what it names, so that there can be only one for a path.
     fn owns(&self) -> bool {
         "fFdDevqQpLcbCwxXrR".contains(self.kind)
-    }
-
-    fn takes_patterns(&self) -> bool {
-        "wexXrRzZmtThHaA".contains(self.kind)
-    }
-
-    fn is_recursive(&self) -> bool {
-        matches!(self.kind, 'Z' | 'A')
     }
 
     /// Returns whether it does anything to what is there and is of that kind.
@@ -218,10 +206,7 @@ impl Rule {
         state.uid = self.uid.unwrap_or(state.uid);
         state.gid = self.gid.unwrap_or(state.gid);
         if let Some(mode) = self.mode.filter(|_| kind != Kind::Link) {
-            state.mode = match self.masked {
-                true => mask(mode, state.mode, kind),
-                false => mode,
-            };
+            state.mode = if self.masked { mask(mode, state.mode, kind) } else { mode };
             if let Some(acl) = &mut state.acl {
                 acl.set_mode(state.mode);
             }
@@ -377,10 +362,7 @@ fn matches(pattern: &str, path: &str, below: bool) -> bool {
     let names: Vec<&str> = path.split('/').collect();
     braces(pattern).iter().any(|pattern| {
         let patterns: Vec<&str> = pattern.split('/').filter(|p| !p.is_empty()).collect();
-        let fits = match below {
-            true => patterns.len() <= names.len(),
-            false => patterns.len() == names.len(),
-        };
+        let fits = if below { patterns.len() <= names.len() } else { patterns.len() == names.len() };
         let hidden = |name: &str, pattern: &str| name.starts_with('.') && !pattern.starts_with('.');
         fits && patterns
             .iter()

@@ -1,28 +1,53 @@
 //! The signatures of one archive in the package cache.
 
 use super::{Diagnosis, Verdict, Verifier};
-use rustix::fs::{Mode, OFlags, openat};
+use crate::records::if_exists;
+use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 /// The longest signature that is read: gpg's have a few hundred bytes each.
 const SIGNATURE: u64 = 1 << 20;
 
-/// A directory of archives, open, with its path for messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Cache<'a> {
+/// A directory of files with signatures, open, with its path for messages.
+#[derive(Debug)]
+pub struct Cache {
     /// The directory.
-    pub directory: BorrowedFd<'a>,
+    pub directory: OwnedFd,
     /// Where it is.
-    pub path: &'a Path,
+    pub path: PathBuf,
 }
 
-impl Cache<'_> {
+impl Cache {
+    /// Opens a directory of the host.
+    ///
+    /// # Errors
+    ///
+    /// The system call's.
+    pub fn at(path: &Path) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { directory: open(path, flags, Mode::empty())?, path: path.to_owned() })
+    }
+
+    /// Removes a file and its signature, as far as they are there.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Os`] where one of them cannot be removed; the other is removed all the same.
+    pub fn remove(&self, file: &str) -> Result<(), Failure> {
+        let remove = |name: &str| {
+            let removed = if_exists(unlinkat(&self.directory, name, AtFlags::empty())).map(drop);
+            removed.doing(Code::Os, || format!("removing {}", quote(self.path.join(name))))
+        };
+        let first = remove(file);
+        first.and(remove(&format!("{file}.sig")))
+    }
+
     /// Opens a regular file in it; `None` where there is none. Nothing else is opened: opening a device may use it, and opening
     /// a fifo may wait.
     ///
@@ -32,13 +57,10 @@ impl Cache<'_> {
     pub fn open(&self, name: &str) -> Result<Option<File>, Failure> {
         let doing = || format!("opening {}", quote(self.path.join(name)));
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = match openat(self.directory, name, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
+        let file = match openat(&self.directory, name, flags, Mode::empty()) {
             // No device is behind it, nobody listens on it.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::NODEV) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(e).doing(Code::Os, doing),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Ok(None),
+            file => File::from(file.doing(Code::Os, doing)?),
         };
         let kind = file.metadata().doing(Code::Os, doing)?;
         Ok(kind.is_file().then_some(file))

@@ -1,6 +1,7 @@
 //! Problems of many packages, in lines of output: an expired key that signed them all is reported once.
 
 use super::Diagnosis;
+use crate::first_few;
 use stage::message;
 
 /// How many names stand in a line.
@@ -23,13 +24,8 @@ impl Problem<'_> {
     /// Returns it as a line that begins with what was being done to them: `verifying 'a', 'b': why`.
     #[must_use]
     pub fn line(&self, doing: &str) -> String {
-        let names = self.packages.iter().take(NAMES);
-        let names: Vec<String> = names.map(|name| format!("'{}'", message::escape(name))).collect();
-        let more = match self.packages.len().saturating_sub(NAMES) {
-            0 => String::new(),
-            n => format!(" and {n} more"),
-        };
-        format!("{doing} {}{more}: {}", names.join(", "), self.why)
+        let names: Vec<String> = self.packages.iter().map(|name| format!("'{}'", message::escape(name))).collect();
+        format!("{doing} {}: {}", first_few(&names, NAMES), self.why)
     }
 }
 

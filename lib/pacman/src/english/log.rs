@@ -25,21 +25,13 @@ pub enum Event {
         /// What it was before.
         before: Before,
     },
-    /// A package was removed.
-    Removed {
-        /// Its name.
-        name: String,
-    },
-    /// A hook runs; what it prints follows as [`Event::ScriptletOutput`].
-    RunningHook {
-        /// Its file name, such as `20-systemd-sysusers.hook`.
-        name: String,
-    },
-    /// A scriptlet or hook printed this, as it is, or libalpm in its place (`call to execv failed (…)`).
-    ScriptletOutput {
-        /// The line.
-        line: String,
-    },
+    /// A package of this name was removed.
+    Removed(String),
+    /// A hook runs, of this file name, such as `20-systemd-sysusers.hook`; what it prints follows as
+    /// [`Event::ScriptletOutput`].
+    RunningHook(String),
+    /// A scriptlet or hook printed this line, as it is, or libalpm in its place (`call to execv failed (…)`).
+    ScriptletOutput(String),
     /// Anything else, also lines that have another form.
     Other,
 }
@@ -73,7 +65,7 @@ fn parse(line: &str) -> Option<Event> {
     let text = text.strip_prefix(' ').unwrap_or(text);
     match who {
         "ALPM" => alpm(text),
-        "ALPM-SCRIPTLET" => Some(Event::ScriptletOutput { line: text.into() }),
+        "ALPM-SCRIPTLET" => Some(Event::ScriptletOutput(text.into())),
         _ => None,
     }
 }
@@ -83,16 +75,13 @@ fn alpm(text: &str) -> Option<Event> {
     match (verb, rest) {
         ("transaction", "started") => return Some(Event::TransactionStarted),
         ("transaction", "completed") => return Some(Event::TransactionCompleted),
-        ("running", hook) => {
-            let name = hook.strip_prefix('\'')?.strip_suffix("'...")?.into();
-            return Some(Event::RunningHook { name });
-        }
+        ("running", hook) => return Some(Event::RunningHook(hook.strip_prefix('\'')?.strip_suffix("'...")?.into())),
         _ => {}
     }
     let (name, version) = rest.split_once(" (")?;
     let (name, version) = (name.to_owned(), version.strip_suffix(')')?);
     let (version, before) = match verb {
-        "removed" => return Some(Event::Removed { name }),
+        "removed" => return Some(Event::Removed(name)),
         "installed" => (version, Before::Absent),
         "reinstalled" => (version, Before::Same),
         "upgraded" | "downgraded" => (version.split_once(" -> ")?.1, Before::Other),
@@ -129,14 +118,14 @@ mod tests {
             Event::Other,
             Event::TransactionStarted,
             installed("bash", "5.2.15-2", Before::Absent),
-            Event::ScriptletOutput { line: "call to execv failed (Exec format error)".into() },
+            Event::ScriptletOutput("call to execv failed (Exec format error)".into()),
             installed("zlib", "1:1.3.1-1", Before::Other),
             installed("zlib", "1:1.3-1", Before::Other),
             installed("iana-etc", "20240305-1", Before::Same),
-            Event::Removed { name: "gcc-libs".into() },
+            Event::Removed("gcc-libs".into()),
             Event::Other,
             Event::TransactionCompleted,
-            Event::RunningHook { name: "20-systemd-sysusers.hook".into() },
+            Event::RunningHook("20-systemd-sysusers.hook".into()),
             // The time as pacman wrote it before 5.2.
             Event::TransactionCompleted,
         ];
@@ -178,7 +167,7 @@ mod tests {
         for text in ["[x] [ALPM] transaction completed", "] [ALPM] transaction completed", "transaction completed", ""]
         {
             let line = format!("[2026-11-22T10:00:00+0000] [ALPM-SCRIPTLET] {text}");
-            let expected = Event::ScriptletOutput { line: text.into() };
+            let expected = Event::ScriptletOutput(text.into());
             assert_eq!(event(line.as_bytes()), expected);
         }
     }
@@ -188,7 +177,7 @@ mod tests {
         let text = |bytes: &[u8]| {
             let line = [b"[t] [ALPM-SCRIPTLET] ", bytes].concat();
             match event(&line) {
-                Event::ScriptletOutput { line } => line,
+                Event::ScriptletOutput(line) => line,
                 other => panic!("{other:?}"),
             }
         };

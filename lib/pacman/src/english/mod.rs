@@ -92,6 +92,10 @@ impl Reason {
 
 const MIRROR: &str = "try again, or another mirror: mkconf --server URL";
 const INVALID: &str = "its signature is not valid: nothing was installed";
+const NO_ACCESS: &str =
+    "the server, or the proxy, wants a login or does not let this host in: another mirror: mkconf --server URL";
+const CERTIFICATE: &str = "check this host's clock and certificate authorities (ca-certificates; SSL_CERT_FILE=FILE names others), \
+    or take another mirror: mkconf --server URL";
 const NO_SPACE: &str = "the disk may be full: free some space and run the same pipe again: it goes on where it stopped";
 
 /// Makes [`Trouble`] of a table: of each error its name, the code of a failure that says it, its words, and what to do about it,
@@ -185,34 +189,11 @@ impl Trouble {
         Self::ALL.iter().find(is).copied().unwrap_or(Self::Other)
     }
 
-    /// Returns whether pacman refused a signature.
+    /// Returns the code and the cause of a failure that says it, and what to do about it.
     #[must_use]
-    pub fn is_about_signatures(self) -> bool {
-        (Self::UnknownTrust..=Self::PackageSignature).contains(&self)
-    }
-
-    /// Returns whether a repository's database was refused.
-    #[must_use]
-    pub fn is_about_a_database(self) -> bool {
-        matches!(self, Self::DatabaseSignature | Self::DatabaseDamaged)
-    }
-
-    /// Returns the code of a failure that says it.
-    #[must_use]
-    pub fn code(self) -> Code {
-        self.row().0
-    }
-
-    /// Returns what to do about it.
-    #[must_use]
-    pub fn hint(self) -> Option<&'static str> {
-        Some(self.row().2).filter(|hint| !hint.is_empty())
-    }
-
-    /// Returns the cause that callers decide by.
-    #[must_use]
-    pub fn cause(self) -> Option<Cause> {
-        (self == Self::NoSpace).then_some(Cause::NoSpace)
+    pub fn says(self) -> (Code, Option<Cause>, Option<&'static str>) {
+        let (code, _, hint) = self.row();
+        (code, (self == Self::NoSpace).then_some(Cause::NoSpace), Some(hint).filter(|hint| !hint.is_empty()))
     }
 }
 
@@ -249,40 +230,15 @@ impl Refusal {
         CURL.iter().find(is).map_or(Self::Trouble, |row| row.0)
     }
 
-    /// Returns the code of a failure that says it.
+    /// Returns the code and the cause of a failure that says it, and what to do about it.
     #[must_use]
-    pub fn code(self) -> Code {
+    pub fn says(self) -> (Code, Option<Cause>, &'static str) {
         match self {
-            Self::Trouble | Self::NotThere => Code::Network,
-            Self::Unauthorized | Self::Certificate | Self::NoSpace => Code::Failed,
-        }
-    }
-
-    /// Returns what to do about it.
-    #[must_use]
-    pub fn hint(self) -> &'static str {
-        match self {
-            Self::Trouble | Self::NotThere => MIRROR,
-            Self::Unauthorized => {
-                "the server, or the proxy, wants a login or does not let this host in: another mirror: mkconf --server URL"
-            }
-            Self::Certificate => {
-                "check this host's clock and certificate authorities (ca-certificates; SSL_CERT_FILE=FILE names others), \
-                 or take another mirror: mkconf --server URL"
-            }
-            Self::NoSpace => NO_SPACE,
-        }
-    }
-
-    /// Returns the cause that callers decide by.
-    #[must_use]
-    pub fn cause(self) -> Option<Cause> {
-        match self {
-            Self::Trouble => None,
-            Self::NotThere => Some(Cause::NotOnServer),
-            Self::Unauthorized => Some(Cause::Unauthorized),
-            Self::Certificate => Some(Cause::Certificate),
-            Self::NoSpace => Some(Cause::NoSpace),
+            Self::Trouble => (Code::Network, None, MIRROR),
+            Self::NotThere => (Code::Network, Some(Cause::NotOnServer), MIRROR),
+            Self::Unauthorized => (Code::Failed, Some(Cause::Unauthorized), NO_ACCESS),
+            Self::Certificate => (Code::Failed, Some(Cause::Certificate), CERTIFICATE),
+            Self::NoSpace => (Code::Failed, Some(Cause::NoSpace), NO_SPACE),
         }
     }
 }
@@ -350,10 +306,7 @@ pub fn read(line: &str) -> Option<OutputEvent> {
 /// Returns what follows a question: pacman answers it itself, and continues in the same line if stdout is not a terminal.
 fn after_question(line: &str) -> &str {
     let rest = ["? [y/N] ", "? [Y/n] "].iter().find_map(|question| line.split_once(question));
-    match rest {
-        Some((_, rest)) if is_message(rest) => rest,
-        _ => line,
-    }
+    rest.map(|(_, rest)| rest).filter(|rest| is_message(rest)).unwrap_or(line)
 }
 
 fn of_error(text: &str) -> OutputEvent {
@@ -561,8 +514,7 @@ mod tests {
                 assert_eq!(Trouble::of(words), *trouble, "{words}");
             }
         }
-        let last = (Trouble::Other.code(), Trouble::Other.hint());
-        assert_eq!(last, (Code::ChildFailed, None));
+        assert_eq!(Trouble::Other.says(), (Code::ChildFailed, None, None));
     }
 
     #[test]

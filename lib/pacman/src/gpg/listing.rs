@@ -92,12 +92,8 @@ impl Keys {
         if id.len() < 16 {
             return None;
         }
-        let mut list = self.list.iter();
-        let primary = list.find(|k| k.fingerprint.ends_with(id));
-        primary.or_else(|| {
-            let mut list = self.list.iter();
-            list.find(|k| k.subkeys.iter().any(|s| s.ends_with(id)))
-        })
+        let primary = self.list.iter().find(|k| k.fingerprint.ends_with(id));
+        primary.or_else(|| self.list.iter().find(|k| k.subkeys.iter().any(|s| s.ends_with(id))))
     }
 
     /// Returns the keys that are valid, fully or ultimately, and not disabled.

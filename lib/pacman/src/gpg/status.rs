@@ -57,20 +57,14 @@ pub fn parse(text: &str) -> Vec<Signature> {
         let word = |n: usize| words.get(n).copied().unwrap_or_default();
         if word(0) == "NEWSIG" {
             key_expired = None;
-            signatures.push(Signature {
-                key: String::new(),
-                created: None,
-                state: State::Unusable(NO_VERDICT.to_owned()),
-                text: false,
-            });
+            let state = State::Unusable(NO_VERDICT.to_owned());
+            signatures.push(Signature { key: String::new(), created: None, state, text: false });
         }
         let Some(signature) = signatures.last_mut() else {
             continue;
         };
         match word(0) {
-            "KEY_CONSIDERED" if signature.has_no_verdict() => {
-                word(1).clone_into(&mut signature.key);
-            }
+            "KEY_CONSIDERED" if signature.has_no_verdict() => word(1).clone_into(&mut signature.key),
             "KEYEXPIRED" => key_expired = key_expired.or(seconds(word(1))),
             "VALIDSIG" => signature.add_details(&words),
             // Good only with the VALIDSIG that follows.

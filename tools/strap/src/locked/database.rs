@@ -4,8 +4,6 @@
 //! It looks packages up in the databases of repositories, so it gets databases that have what is locked and nothing else.
 
 use super::lock::Locked;
-use package::db::decode_signature;
-use std::fmt::Write;
 
 /// Returns the database of a repository: a tar of `NAME-VERSION/desc` (alpm-repo-desc(5)), not compressed, which libalpm
 /// reads as well. It has no dependencies: nothing is resolved by it.
@@ -27,7 +25,6 @@ pub(super) fn of(repo: &str, locked: &[&Locked]) -> std::io::Result<Vec<u8>> {
 }
 
 fn desc(one: &Locked) -> String {
-    let mut text = String::new();
     let planned = &one.planned;
     let pairs = [
         ("FILENAME", Some(&planned.file)),
@@ -37,42 +34,20 @@ fn desc(one: &Locked) -> String {
         ("PGPSIG", one.pgpsig.as_ref()),
         ("ARCH", Some(&one.arch)),
     ];
-    for (key, value) in pairs {
-        if let Some(value) = value {
-            write!(text, "%{key}%\n{value}\n\n").unwrap_or(());
-        }
-    }
-    text
+    let known = pairs.into_iter().filter_map(|(key, value)| Some((key, value?)));
+    known.map(|(key, value)| format!("%{key}%\n{value}\n\n")).collect()
 }
 
-/// Returns the bytes of a locked package's signature, where the lock has it.
-pub(super) fn signature(one: &Locked) -> Option<Vec<u8>> {
-    decode_signature(one.pgpsig.as_deref()?)
-}
-
-/// What a configuration is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum For<'a> {
-    /// To download, with our own databases at this path: they are not signed, and the archives are compared afterwards.
-    Download(&'a str),
-    /// To install archives by their paths: they are verified as any package is.
-    Install,
-}
-
-/// Changes a strict configuration of mkconf for that purpose.
-pub(super) fn configuration(strict: &str, purpose: For<'_>) -> String {
-    let mut text = String::new();
-    for line in strict.lines() {
+/// Returns a strict configuration of mkconf with other values for some of its keys.
+pub(super) fn configuration(strict: &str, values: &[(&str, &str)]) -> String {
+    let change = |line: &str| {
         let key = line.split_once('=').map_or("", |(key, _)| key.trim());
-        match (key, purpose) {
-            ("DBPath", For::Download(path)) => writeln!(text, "DBPath = {path}/"),
-            ("SigLevel", For::Download(_)) => writeln!(text, "SigLevel = Required DatabaseNever"),
-            ("LocalFileSigLevel", For::Install) => writeln!(text, "LocalFileSigLevel = Required"),
-            _ => writeln!(text, "{line}"),
+        match values.iter().find(|(changed, _)| *changed == key) {
+            Some((_, value)) => format!("{key} = {value}\n"),
+            None => format!("{line}\n"),
         }
-        .unwrap_or(());
-    }
-    text
+    };
+    strict.lines().map(change).collect()
 }
 
 #[cfg(test)]
@@ -113,13 +88,13 @@ mod tests {
 
     #[test]
     fn configurations() {
-        let download = configuration(STRICT, For::Download("/x/locked"));
+        let download = configuration(STRICT, &[("DBPath", "/x/locked/"), ("SigLevel", "Required DatabaseNever")]);
         assert_eq!(
             download,
             "# x\n[options]\nDBPath = /x/locked/\nSigLevel = Required DatabaseNever\nLocalFileSigLevel = Optional\n\n\
              [core]\nSigLevel = Required DatabaseNever\nServer = http://h/$repo\n\n[extra]\n"
         );
-        let install = configuration(STRICT, For::Install);
+        let install = configuration(STRICT, &[("LocalFileSigLevel", "Required")]);
         assert_eq!(install, STRICT.replace("Level = Optional", "Level = Required"));
     }
 }

@@ -60,40 +60,24 @@ pub(crate) fn read(path: &Path, arch: &str) -> Result<Vec<Locked>, Failure> {
         if !names.insert(package.name.clone()) {
             return Err(unfit(format!("{shown} is in it twice")));
         }
-        locked.push(check(package).map_err(|why| {
-            match why {
-                Unfit::Unknown(what) => unfit(format!(
-                    "{shown}: it does not say its {what}: no run that this document knows of installed it"
-                ))
-                .hint(UNKNOWN),
-                Unfit::Invalid(what) => unfit(format!("{shown}: invalid {what}")),
-            }
-        })?);
+        locked.push(check(package, |why| unfit(format!("{shown}: {why}")))?);
     }
     Ok(locked)
 }
 
-/// Why a package cannot be locked.
-enum Unfit {
-    /// The document does not have this.
-    Unknown(&'static str),
-    /// What it has is not this.
-    Invalid(String),
-}
-
 /// Takes a package whose every text is valid: they become names of files and texts of a database.
-fn check(package: Package) -> Result<Locked, Unfit> {
-    let check = |what, value: Option<&String>, is_valid: fn(&str) -> bool| {
-        let value = value.ok_or(Unfit::Unknown(what))?;
-        match is_valid(value) {
-            true => Ok(value.clone()),
-            false => Err(Unfit::Invalid(format!("{what}: {}", quote(value)))),
+fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, Failure> {
+    let invalid = |what: &str, value: &str| Err(unfit(format!("invalid {what}: {}", quote(value))));
+    let check = |what: &str, value: Option<&String>, is_valid: fn(&str) -> bool| match value {
+        Some(value) if is_valid(value) => Ok(value.clone()),
+        Some(value) => invalid(what, value),
+        None => {
+            let why = format!("it does not say its {what}: no run that this document knows of installed it");
+            Err(unfit(why).hint(UNKNOWN))
         }
     };
-    if let Some(signature) = &package.pgpsig
-        && db::decode_signature(signature).is_none()
-    {
-        return Err(Unfit::Invalid(format!("signature: {}", quote(signature))));
+    if let Some(signature) = &package.pgpsig {
+        check("signature", Some(signature), |text| db::decode_signature(text).is_some())?;
     }
     Ok(Locked {
         planned: Planned {

@@ -20,15 +20,6 @@ pub(crate) fn events(log: &str) -> Vec<Event> {
 
 /// Returns a package, with nothing known about its archive.
 pub(crate) fn package(name: &str, version: &str) -> Package {
-    Package {
-        name: name.into(),
-        version: version.into(),
-        arch: "any".into(),
-        repo: None,
-        file: None,
-        sha256: None,
-        pgpsig: None,
-        reason: None,
-        verified: true,
-    }
+    let [name, version, arch] = [name, version, "any"].map(str::to_owned);
+    Package { name, version, arch, verified: true, ..Package::default() }
 }
