@@ -31,6 +31,11 @@ fn check_root(lab: &Lab, receipt: &Value, verified: bool) {
     let inside = |command: &str| lab.sh(&format!("enter --state receipt.json {command}"));
     let arch = receipt["arch"].as_str().expect("arch");
     assert_eq!(inside("bash -c 'uname -m'").stdout.trim(), arch);
+    // By the directory alone, with the caller's input and the command's status.
+    let alone = |words: &str| lab.sh(&format!("echo input | enter ./root {words}"));
+    assert_eq!(alone("bash -c 'uname -m; cat'").stdout, format!("{arch}\ninput\n"));
+    assert_eq!(alone("bash -c 'exit 7'").status, 7);
+    assert_eq!(lab.sh("enter root bash -c 'exit 7' < /dev/null").status, 7);
     let count = inside("pacman -Q").stdout.lines().count();
     assert_eq!(count, packages.len());
     let check = inside("pacman -Qk");

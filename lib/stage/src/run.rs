@@ -313,6 +313,13 @@ fn read_stdin() -> Result<Input, Failure> {
     Ok(Input::Text(read_to_end(&mut stdin, "stdin", Wake::Never)?, "stdin".to_owned()))
 }
 
+/// Returns whether stdin is a terminal or `/dev/null`: then there is no tool before this one.
+#[must_use]
+pub fn no_document_comes() -> bool {
+    let stdin = std::io::stdin();
+    stdin.is_terminal() || is_dev_null(stdin.as_fd())
+}
+
 fn is_dev_null(fd: BorrowedFd<'_>) -> bool {
     fstat(fd).is_ok_and(|s| {
         SFlag::from_bits_truncate(s.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR

@@ -1,8 +1,8 @@
 //! `enter` runs a command inside the root, with the plan mounted around it.
 //!
-//! In a pipe it is a stage like the others: the command has no input, and its output goes to stderr. With `--state` it
-//! runs alone: the command has the terminal and the caller's input and output, and its exit status is ours, as
-//! with chroot(1) and env(1).
+//! In a pipe it is a stage like the others: the command has no input, and its output goes to stderr. With `--state`, or with
+//! the root's directory before the command, it runs alone: the command has the terminal and the caller's input and output, and
+//! its exit status is ours, as with chroot(1) and env(1).
 
 use clap::Parser;
 use rootfs::session::environment;
@@ -20,7 +20,8 @@ use std::process::ExitCode;
 #[command(
     version,
     help_expected = true,
-    after_help = "Example:\n  enter --state root.json pacman -Qk\n  ... | strap base | enter -- locale-gen | unmount"
+    override_usage = "enter [OPTIONS] DIR [COMMAND]...\n       enter [OPTIONS] --state FILE [COMMAND]...\n       ... | enter [OPTIONS] [COMMAND]... | ...",
+    after_help = "Example:\n  enter ./target pacman -Qk\n  enter --state root.json pacman -Qk\n  ... | strap base | enter -- locale-gen | unmount"
 )]
 struct Enter {
     /// Bind SRC of the host at AT, which must exist, for this command only
@@ -34,8 +35,9 @@ struct Enter {
     #[command(flatten)]
     common: Common,
 
-    /// The command and its arguments [default: the user's shell]
-    #[arg(value_name = "COMMAND", trailing_var_arg = true)]
+    /// The command and its arguments [default: the user's shell]. Without a document the root's directory goes before it:
+    /// a path with a '/', or any name where stdin is a terminal
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, value_hint = clap::ValueHint::DirPath)]
     command: Vec<OsString>,
 }
 
@@ -50,7 +52,7 @@ impl Stage for Enter {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let (ended, what) = self.enter(context, document, false)?;
+        let (ended, what) = self.enter(context, Inside::of(document)?, &self.command, false)?;
         let (code, why) = match ended {
             Ended::Exited(0) => return Ok(()),
             Ended::NotRun(e) => (Code::NotFound, e.to_string()),
@@ -63,8 +65,13 @@ impl Stage for Enter {
 
 impl Enter {
     /// Runs the command, and returns how it ended, and its name for a message.
-    fn enter(&self, context: &Context, document: &Document, terminal: bool) -> Result<(Ended, String), Failure> {
-        let mut inside = Inside::of(document)?;
+    fn enter(
+        &self,
+        context: &Context,
+        mut inside: Inside,
+        command: &[OsString],
+        terminal: bool,
+    ) -> Result<(Ended, String), Failure> {
         for text in &self.bind {
             let mount = bind(&inside, text)?;
             inside.also_mount(mount);
@@ -75,7 +82,7 @@ impl Enter {
         let find = |name| user::find(inside.root(), name);
         let user = self.user.as_deref().map(find).transpose()?;
         let shell = user.as_ref().map_or("/bin/bash", |u| u.shell.as_str());
-        let mut words = self.command.clone();
+        let mut words = command.to_owned();
         if words.is_empty() {
             words.push(shell.into());
         }
@@ -92,6 +99,28 @@ impl Enter {
         let (ended, time) = inside.run(&job, None)?;
         context.waited(time);
         Ok((ended, what))
+    }
+
+    /// Runs the command in the root of a document, or of a directory, with our terminal.
+    fn enter_alone(&self, context: &Context) -> Result<(Ended, String), Failure> {
+        if let Some(directory) = self.directory() {
+            return self.enter(context, Inside::of_directory(directory)?, &self.command[1..], true);
+        }
+        let document = stage::run::read_state(&self.common)?;
+        if let Some(tool) = document.failed_tool() {
+            context.warn(format_args!("the document records that {tool} failed"));
+        }
+        self.enter(context, Inside::of(&document)?, &self.command, true)
+    }
+
+    /// Returns the root's directory where it is the first word. In a pipe a name without '/' is a command.
+    fn directory(&self) -> Option<&Path> {
+        if self.common.state.is_some() || self.common.new {
+            return None;
+        }
+        let first = Path::new(self.command.first()?);
+        let is_meant = first.as_os_str().as_encoded_bytes().contains(&b'/') || stage::run::no_document_comes();
+        (is_meant && first.is_dir()).then_some(first)
     }
 
     fn environment(&self, user: Option<&User>) -> Vec<(OsString, OsString)> {
@@ -166,12 +195,7 @@ fn run_alone(parsed: Result<Enter, clap::Error>) -> ExitCode {
         context.warn(format_args!("catching signals: {e}"));
     }
     let ran = match parsed {
-        Ok(args) => stage::run::read_state(&args.common).and_then(|document| {
-            if let Some(tool) = document.failed_tool() {
-                context.warn(format_args!("the document records that {tool} failed"));
-            }
-            args.enter(&context, &document, true)
-        }),
+        Ok(args) => args.enter_alone(&context),
         Err(e) if e.use_stderr() => Err(usage_failure("enter", &e)),
         Err(help) => {
             let written = write_out(help.render().to_string().as_bytes());
@@ -198,7 +222,7 @@ fn main() -> ExitCode {
     let parsed = Enter::try_parse();
     // After the command's name, '--state' is the command's own. In an invalid command line the first word decides.
     let alone = match &parsed {
-        Ok(args) => args.common.state.is_some(),
+        Ok(args) => args.common.state.is_some() || args.directory().is_some(),
         Err(_) => std::env::args_os()
             .skip(1)
             .take_while(|a| a != "--")

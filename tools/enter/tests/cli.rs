@@ -91,6 +91,36 @@ fn prints(command: &mut Command) -> String {
 }
 
 #[test]
+fn a_directory_that_cannot_be_entered() {
+    let lab = Lab::new();
+    let enter = |directory: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_enter"));
+        command.args([directory, "true"]).current_dir(lab.top()).env_remove("RUST_BACKTRACE").stdin(Stdio::null());
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output.stderr).replace(lab.top().to_str().unwrap(), "TOP"))
+    };
+    // Nothing but a shell says what a root's architecture is.
+    let (status, said) = enter("./root");
+    assert_eq!(status, Some(125));
+    let missing = "No such file or directory (os error 2)\n";
+    assert_eq!(said, format!("enter: entering './root': reading 'TOP/root/bin/sh': {missing}"));
+    fs::remove_file(lab.top().join("root/bin")).unwrap();
+    fs::create_dir(lab.top().join("root/bin")).unwrap();
+    fs::write(lab.top().join("root/bin/sh"), "#!/bin/true, and no program").unwrap();
+    let (status, said) = enter("./root");
+    assert_eq!(status, Some(125));
+    assert!(said.ends_with("no program of an architecture that is known\n"), "{said}");
+    std::os::unix::fs::chown(lab.top().join("root"), Some(1000), None).unwrap();
+    let (status, said) = enter("./root");
+    assert_eq!(status, Some(125));
+    assert!(said.starts_with("enter: entering './root': it belongs to user 1000\nenter: hint: "), "{said}");
+    assert_eq!(enter("/").0, Some(125));
+    // It is no directory, so it is a command, and there is no document.
+    let (status, said) = enter("./nothing");
+    assert_eq!((status, said.contains("stdin is /dev/null: expected the document")), (Some(64), true), "{said}");
+}
+
+#[test]
 fn the_exit_status_is_the_commands_own() {
     let lab = Lab::new();
     for (args, status) in [

@@ -11,7 +11,8 @@ mod skeleton;
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
-use rootfs::{Arch, Binfmt, Inside, Mount, Root, binfmt, plan};
+use rootfs::session::choose_handler;
+use rootfs::{Arch, Binfmt, Mount, Root, binfmt, plan};
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use stage::complete::names;
 use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
@@ -203,7 +204,7 @@ impl Mkroot {
         }
         skeleton::make(&root, owner, &mut done.points)?;
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
-        let binfmt = choose_handler(plan)?;
+        let binfmt = choose_handler(&plan.root, plan.arch, &plan.mounts, plan.idmap.as_ref())?;
         if self.host {
             match host::mount(&root, &plan.mounts)? {
                 Some(made) => {
@@ -307,49 +308,6 @@ fn absolute(dir: &Path) -> Result<PathBuf, Failure> {
         return Err(usage("the path has a control character"));
     }
     Ok(full)
-}
-
-/// Finds how programs of the root's architecture are run, and checks it by running one inside.
-fn choose_handler(plan: &Plan) -> Result<Binfmt, Failure> {
-    let inside = |handler: Option<(Arch, Binfmt)>| {
-        Inside::new(Root::open(&plan.root)?, plan.mounts.clone(), plan.idmap.clone(), handler)
-    };
-    if plan.arch.is_native_on(Arch::host()?) {
-        inside(None)?.probe(plan.arch)?;
-        return Ok(Binfmt::native());
-    }
-    let mut reason = None;
-    if let Some(interpreter) = binfmt::find_interpreter(plan.arch) {
-        let handler = Binfmt::private(interpreter);
-        match inside(Some((plan.arch, handler.clone())))?.probe(plan.arch) {
-            Ok(()) => return Ok(handler),
-            // Do not go on with another handler.
-            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
-            Err(failure) => reason = Some(failure),
-        }
-    }
-    // Before Linux 6.7 there is only the host's table. Some 64-bit processors run 32-bit ARM programs.
-    match inside(None)?.probe(plan.arch) {
-        Ok(()) => Ok(match binfmt::host_handler(plan.arch) {
-            Some(handler) => {
-                Binfmt { kind: "host".to_owned(), interpreter: Some(handler.interpreter), flags: Some(handler.flags) }
-            }
-            None => Binfmt::native(),
-        }),
-        Err(failure) => Err(reason.unwrap_or_else(|| no_handler(plan.arch, failure))),
-    }
-}
-
-/// Adds a hint to the failure of a host that cannot run the root's programs.
-fn no_handler(arch: Arch, failure: Failure) -> Failure {
-    if failure.code != Code::Failed || failure.hint.is_some() {
-        return failure;
-    }
-    failure.hint(format!(
-        "install an emulator: 'sudo apt-get install qemu-user-static' (Debian 12, Ubuntu), 'sudo apt-get install qemu-user' \
-         (Debian 13 and later); see 'doctor --arch {}'",
-        arch.name
-    ))
 }
 
 fn main() -> ExitCode {

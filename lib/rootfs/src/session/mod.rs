@@ -17,6 +17,7 @@
 
 mod certificates;
 mod command;
+mod directory;
 mod init;
 mod leave;
 mod watch;
@@ -27,6 +28,7 @@ use crate::plan::{Mount, Owner};
 use crate::root::RootId;
 use crate::{Arch, Binfmt, IdMap, Root, attach, probe, sys};
 use certificates::Authorities;
+pub use directory::choose_handler;
 use init::Init;
 use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};

@@ -1,0 +1,98 @@
+//! Entering a root of which there is only the directory, and how programs of an architecture are run in one.
+
+use super::Inside;
+use crate::plan::{self, Mount};
+use crate::root::open_within;
+use crate::{Arch, Binfmt, IdMap, Root, arch, binfmt, idmap};
+use rustix::fs::{OFlags, fstat};
+use rustix::process::{getegid, geteuid};
+use stage::{Code, Doing, Failure, quote};
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+/// A program that every root has: its ELF header says what the root's architecture is.
+const SHELL: &str = "bin/sh";
+
+impl Inside {
+    /// Makes it from a root's directory: what `mkroot` would write into a document for it, and nothing in the root changes.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] when it is no root, or its programs cannot be run here; [`Code::Permission`] when it is another
+    /// user's.
+    pub fn of_directory(path: &Path) -> Result<Self, Failure> {
+        let doing = || format!("entering {}", quote(path));
+        let path = path.canonicalize().doing(Code::NotFound, doing)?;
+        let root = Root::open(&path)?.shared()?;
+        let (owner, me) = (fstat(root.as_fd()).doing(Code::Os, doing)?.st_uid, geteuid().as_raw());
+        if owner != me {
+            let failure = Failure::new(Code::Permission, format!("{}: it belongs to user {owner}", doing()));
+            return Err(failure.hint("run this as that user"));
+        }
+        let arch = arch_of(&root).map_err(|f| f.while_doing(doing()))?;
+        let map = if me == 0 { None } else { Some(idmap::of_user(me, getegid().as_raw())?) };
+        let mounts = plan::api(map.is_some());
+        let binfmt = choose_handler(&path, arch, &mounts, map.as_ref())?;
+        Self::new(root, mounts, map, binfmt.is_private().then_some((arch, binfmt)))
+    }
+}
+
+/// Returns the architecture of the root's shell.
+fn arch_of(root: &Root) -> Result<Arch, Failure> {
+    let doing = || format!("reading {}", quote(root.path().join(SHELL)));
+    let mut head = [0; 20];
+    let file = open_within(root.as_fd(), SHELL, OFlags::RDONLY | OFlags::NONBLOCK).doing(Code::Failed, doing)?;
+    File::from(file).read_exact(&mut head).doing(Code::Failed, doing)?;
+    let machine = u16::from_le_bytes([head[18], head[19]]);
+    let is = |arch: &&Arch| head.starts_with(b"\x7fELF") && (arch.class, arch.elf) == (head[4], machine);
+    let known = arch::ALL.iter().find(is).copied();
+    known.ok_or_else(|| Failure::new(Code::Failed, format!("{}: no program of an architecture that is known", doing())))
+}
+
+/// Finds how programs of the architecture are run in the root at `path`, and checks it by running one inside.
+///
+/// # Errors
+///
+/// [`Code::Failed`] when they cannot be run on this host, with the reason.
+pub fn choose_handler(path: &Path, arch: Arch, mounts: &[Mount], idmap: Option<&IdMap>) -> Result<Binfmt, Failure> {
+    let inside =
+        |handler: Option<(Arch, Binfmt)>| Inside::new(Root::open(path)?, mounts.to_owned(), idmap.cloned(), handler);
+    if arch.is_native_on(Arch::host()?) {
+        inside(None)?.probe(arch)?;
+        return Ok(Binfmt::native());
+    }
+    let mut reason = None;
+    if let Some(interpreter) = binfmt::find_interpreter(arch) {
+        let handler = Binfmt::private(interpreter);
+        match inside(Some((arch, handler.clone())))?.probe(arch) {
+            Ok(()) => return Ok(handler),
+            // Do not go on with another handler.
+            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+            Err(failure) => reason = Some(failure),
+        }
+    }
+    // Before Linux 6.7 there is only the host's table. Some 64-bit processors run 32-bit ARM programs.
+    match inside(None)?.probe(arch) {
+        Ok(()) => Ok(match binfmt::host_handler(arch) {
+            Some(handler) => {
+                Binfmt { kind: "host".to_owned(), interpreter: Some(handler.interpreter), flags: Some(handler.flags) }
+            }
+            None => Binfmt::native(),
+        }),
+        Err(failure) => Err(reason.unwrap_or_else(|| no_handler(arch, failure))),
+    }
+}
+
+/// Adds a hint to the failure of a host that cannot run the root's programs.
+fn no_handler(arch: Arch, failure: Failure) -> Failure {
+    if failure.code != Code::Failed || failure.hint.is_some() {
+        return failure;
+    }
+    failure.hint(format!(
+        "install an emulator: 'sudo apt-get install qemu-user-static' (Debian 12, Ubuntu), 'sudo apt-get install qemu-user' \
+         (Debian 13 and later); see 'doctor --arch {}'",
+        arch.name
+    ))
+}
