@@ -372,7 +372,7 @@ fn a_root_of_other_ids_is_refused_by_mkroot() {
     let refused = |ran: &Ran, what: &str| {
         assert_eq!(ran.status, 77, "{ran:?}");
         assert!(ran.stderr.contains(what), "{what}: {ran:?}");
-        let hint = format!("'sudo rm -r --one-file-system {}/root'", lab.path().display());
+        let hint = format!("'sudo unmount --remove {}/root'", lab.path().display());
         assert!(ran.stderr.contains("hint: use it as the user that made it") && ran.stderr.contains(&hint), "{ran:?}");
     };
     // Root is another user.

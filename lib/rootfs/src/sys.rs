@@ -17,6 +17,22 @@ pub fn seal_descriptors() {
     }
 }
 
+/// Has a static program look hosts up in `/etc/hosts` and by DNS only. nsswitch.conf(5) may name modules, which glibc would
+/// load from the host, and those are of the host's glibc, not ours: a static program dies there. Called before threads start.
+pub fn resolve_without_modules() {
+    #[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+    {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(database: *const libc::c_char, services: *const libc::c_char) -> libc::c_int;
+        }
+        // SAFETY: both are strings that end with a zero byte, and no other thread looks anything up yet. Without it, the
+        // host's own order holds.
+        unsafe {
+            __nss_configure_lookup(c"hosts".as_ptr(), c"files dns".as_ptr());
+        }
+    }
+}
+
 /// Makes the program that this command starts die with us, also when we are killed (`PR_SET_PDEATHSIG` of prctl(2)). For
 /// programs on the host, outside of our namespaces. The arguments and the environment must be set before.
 ///

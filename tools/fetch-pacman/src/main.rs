@@ -302,5 +302,6 @@ fn sha256(value: &str) -> Result<String, String> {
 
 fn main() -> ExitCode {
     rootfs::seal_descriptors();
+    rootfs::resolve_without_modules();
     stage::main::<FetchPacman>()
 }

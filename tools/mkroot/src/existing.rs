@@ -221,7 +221,7 @@ fn other_owner(root: &Root, file: &Path, id: u32, kind: &str) -> Failure {
     );
     Failure::new(Code::Permission, message).hint(format!(
         "use it as the user that made it, with the same ids in /etc/subuid and /etc/subgid; to move it to other ids, 'pack' \
-         it as that user and unpack that; to remove it, 'sudo rm -r --one-file-system {}'",
+         it as that user and unpack that; to remove it, 'sudo unmount --remove {}'",
         path.display()
     ))
 }
