@@ -2,6 +2,7 @@
 #
 #   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
 #                aarch64 root through the whole pipe, enters it and prints what it is
+#   make         builds all tools, small and fast, into target/release; make install installs them
 #   make check   formatting, lints, documentation, licences, and the tests of each tool and library: before each commit
 #   make test    whole pipelines, on samples: before a pull request
 #   make soak    the same on whole tables, 50 kills of each tool, boots, and a fault at every 100th system call: a night
@@ -15,7 +16,9 @@ DISTRO   ?= archlinuxarm
 ARCH     ?= aarch64
 ROOT     ?= build/$(DISTRO)-$(ARCH)
 PACKAGES ?= base $(KEYRING)
+# What is to be installed is built small, which takes minutes; what is to be tried is built quickly.
 PROFILE  ?= release
+quick demo root clean-demo: PROFILE = quick
 PREFIX   ?= /usr/local
 
 # Where a distribution's keyring package is not called after it.
@@ -23,20 +26,26 @@ KEYRING_archriscv := archlinux-keyring
 KEYRING  ?= $(or $(KEYRING_$(DISTRO)),$(DISTRO)-keyring)
 
 TOOLS := $(notdir $(wildcard tools/*))
-BIN   := $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# What the demo and a root run; and doctor, for when they fail.
+QUICK := mkroot fetch-pacman mkconf keyring strap reap unmount enter doctor
+BIN    = $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Root does without sudo, and a container often has none.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
-export PATH := $(BIN):$(PATH)
+HOST_PATH := $(PATH)
+export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host-demo host demo root check test soak bench fuzz install clean-demo help
+.PHONY: all build quick rust host-demo host demo root check test soak bench fuzz install clean-demo help
 
 all: build
 
-build:
-	@command -v cargo > /dev/null || { echo "make: cargo is missing: install Rust 1.88 or later, as rust-lang.org says" >&2; exit 1; }
+rust:
+	@tests/host-packages rust
+build: rust
 	cargo build --workspace --bins --profile $(PROFILE)
+quick: rust
+	cargo build $(addprefix -p ,$(QUICK)) --bins --profile $(PROFILE)
 
 # What the host needs beside Rust and make: programs that the suite runs, and those that its mirror and its tests need.
 host-demo:
@@ -46,10 +55,11 @@ host:
 
 # The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
 DEMO := build/demo
-demo: host-demo build
+demo: host-demo
+	$(MAKE) --no-print-directory PROFILE=$(PROFILE) quick
 	tests/mirror/mkmirror build/mirror-aarch64
 	mkdir -p $(DEMO)
-	with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
+	tests/mirror/with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
 	  | fetch-pacman --server "$$MIRROR/archlinuxcn/x86_64" \
 	  | mkconf --server "$$MIRROR/\$$arch/\$$repo" --cache-dir $(CURDIR)/$(DEMO)/packages \
 	  | keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount' > $(DEMO)/receipt.json
@@ -59,7 +69,7 @@ demo: host-demo build
 	@tests/show-receipt $(DEMO)/receipt.json
 
 # The real mirrors.
-root: build
+root: quick
 	mkdir -p $(dir $(ROOT))
 	mkroot $(ROOT) --arch $(ARCH) --distro $(DISTRO) | fetch-pacman | mkconf | keyring \
 	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
@@ -116,7 +126,7 @@ install: build
 	for page in man/*.[578]; do install -m 644 $$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; done
 
 # The demo's root has files of subordinate ids, which only the user namespace that has them may remove.
-clean-demo: build
+clean-demo: quick
 	if [ -d $(DEMO)/root ]; then unmount --new $(DEMO)/root > /dev/null; fi
 	if [ "$$(id -u)" = 0 ]; then rm -rf --one-file-system $(DEMO); \
 	else unshare --map-auto --map-root-user rm -rf --one-file-system $(DEMO); fi
