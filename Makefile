@@ -2,10 +2,13 @@
 #
 #   make demo    on a fresh Debian or Ubuntu: installs what the host lacks, builds, makes an offline mirror, bootstraps an
 #                aarch64 root through the whole pipe, enters it and prints what it is
+#   make         builds all tools, small and fast, into target/release; make install installs them, make uninstall removes them
+#   make dist    packs them, linked statically, for any Linux; make deb and make arch-package make packages of them
 #   make check   formatting, lints, documentation, licences, and the tests of each tool and library: before each commit
 #   make test    whole pipelines, on samples: before a pull request
 #   make soak    the same on whole tables, 50 kills of each tool, boots, and a fault at every 100th system call: a night
 #                (STRAPLINE_TORTURE=N: at every N-th; 1 takes days)
+#   make fresh   follows the README on newly made Debian 12 and 13 systems, as root and as a user; RELEASES="ubuntu-24.04" on others
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -15,7 +18,9 @@ DISTRO   ?= archlinuxarm
 ARCH     ?= aarch64
 ROOT     ?= build/$(DISTRO)-$(ARCH)
 PACKAGES ?= base $(KEYRING)
+# What is to be installed is built small, which takes minutes; what is to be tried is built quickly.
 PROFILE  ?= release
+quick demo root clean-demo: PROFILE = quick
 PREFIX   ?= /usr/local
 
 # Where a distribution's keyring package is not called after it.
@@ -23,20 +28,26 @@ KEYRING_archriscv := archlinux-keyring
 KEYRING  ?= $(or $(KEYRING_$(DISTRO)),$(DISTRO)-keyring)
 
 TOOLS := $(filter-out strapline,$(notdir $(wildcard tools/*)))
-BIN   := $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# What the demo and a root run; and doctor, for when they fail.
+QUICK := mkroot fetch-pacman mkconf keyring strap reap unmount enter doctor
+BIN    = $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Root does without sudo, and a container often has none.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
-export PATH := $(BIN):$(PATH)
+HOST_PATH := $(PATH)
+export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build host-demo host demo root check test soak bench fuzz install uninstall clean clean-demo help
+.PHONY: all build quick rust host-demo host demo root check test soak fresh bench fuzz install uninstall dist deb arch-package clean clean-demo help
 
 all: build
 
-build:
-	@command -v cargo > /dev/null || { echo "make: cargo is missing: install Rust 1.88 or later, as rust-lang.org says" >&2; exit 1; }
-	cargo build --workspace --bins --profile $(PROFILE)
+rust:
+	@tests/host-packages rust
+build: rust
+	cargo build $(addprefix -p ,$(TOOLS) strapline) --bins --profile $(PROFILE) $(CARGOFLAGS)
+quick: rust
+	cargo build $(addprefix -p ,$(QUICK)) --bins --profile $(PROFILE)
 
 # What the host needs beside Rust and make: programs that the suite runs, and those that its mirror and its tests need.
 host-demo:
@@ -46,10 +57,11 @@ host:
 
 # The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
 DEMO := build/demo
-demo: host-demo build
+demo: host-demo
+	$(MAKE) --no-print-directory PROFILE=$(PROFILE) quick
 	tests/mirror/mkmirror build/mirror-aarch64
 	mkdir -p $(DEMO)
-	with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
+	tests/mirror/with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
 	  | fetch-pacman --server "$$MIRROR/archlinuxcn/x86_64" \
 	  | mkconf --server "$$MIRROR/\$$arch/\$$repo" --cache-dir $(CURDIR)/$(DEMO)/packages \
 	  | keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount' > $(DEMO)/receipt.json
@@ -59,7 +71,7 @@ demo: host-demo build
 	@tests/show-receipt $(DEMO)/receipt.json
 
 # The real mirrors.
-root: build
+root: quick
 	mkdir -p $(dir $(ROOT))
 	mkroot $(ROOT) --arch $(ARCH) --distro $(DISTRO) | fetch-pacman | mkconf | keyring \
 	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
@@ -107,7 +119,13 @@ fuzz:
 	cargo +nightly fuzz run --sanitizer none $(TARGET) fuzz/target/corpus/$(TARGET) fuzz/corpus/$(TARGET) -- \
 	  -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -print_final_stats=1
 
+# The systems are made by root, and see the Rust of who calls make.
+fresh: rust
+	cargo fetch --locked
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" tests/fresh $(RELEASES)
+
 bench: build
+	cargo build -p strapline-tests --bins --profile $(PROFILE)
 	tests/bench/run
 
 # What 'make build' made, by a user who need not have Rust. The tools have short names that other packages have, too: only
@@ -129,6 +147,33 @@ install:
 uninstall:
 	rm -f $(addprefix $(LIB)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin/strapline $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
 	[ ! -d $(LIB) ] || rmdir $(LIB)
+
+# Packages of these tools: for any Linux of this architecture, for Debian, for Arch. The programs of the first two are linked
+# statically: they need no C library of the host's, and load none of its modules.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+TRIPLE  ?= $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
+STAGE   := build/package
+NAME     = strapline-$(VERSION)-$(firstword $(subst -, ,$(TRIPLE)))
+dist: rust
+	CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static" \
+	  $(MAKE) --no-print-directory PROFILE=$(PROFILE) CARGOFLAGS="--locked --target $(TRIPLE)" build
+	rm -rf $(STAGE) && mkdir -p $(STAGE)
+	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/$(NAME) PREFIX= install
+	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" -C $(STAGE) -cJf build/$(NAME).tar.xz $(NAME)
+	git archive --format=tar.gz --prefix=strapline-$(VERSION)/ -o build/strapline-$(VERSION).tar.gz HEAD
+	cd build && sha256sum $(NAME).tar.xz strapline-$(VERSION).tar.gz > $(NAME).sha256
+deb: dist
+	@command -v cargo-deb > /dev/null || { echo "make: cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 1; }
+	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/deb PREFIX=/usr install
+	gzip -9n $(STAGE)/deb/usr/share/man/*/*
+	cargo deb -p strapline --no-build --no-strip --target $(TRIPLE) -o build/
+# makepkg refuses to run as root.
+arch-package: dist
+	mkdir -p $(STAGE)/arch
+	cp build/strapline-$(VERSION).tar.gz $(STAGE)/arch
+	sed -e "s/^pkgver=.*/pkgver=$(VERSION)/" -e "s/(SKIP)/($$(sha256sum < build/strapline-$(VERSION).tar.gz | cut -d' ' -f1))/" \
+	  packaging/PKGBUILD > $(STAGE)/arch/PKGBUILD
+	cd $(STAGE)/arch && PROFILE=$(PROFILE) PKGDEST=$(CURDIR)/build makepkg --force $(MAKEPKGFLAGS)
 
 # What was built. The roots and packages of 'make root' and 'make demo' are in build/, which stays.
 clean:

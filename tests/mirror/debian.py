@@ -3,6 +3,7 @@
 What mkmirror makes a mirror of, mkpacman unpacks, and mkpacman-static builds from.
 """
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -11,13 +12,17 @@ from pathlib import Path
 from mirrorlib import Failed, run
 
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+DEBIAN_ARCHIVE = "http://deb.debian.org/debian"     # what comes from it is verified by that keyring
 
 
 def archive_uris():
-    """{label: base URI} of what this host's own apt is set up with: Debian, Debian-Security."""
+    """{label: base URI} of what this host's own apt is set up with: Debian, Debian-Security.
+
+    Another distribution's apt has none of it, and an apt without lists knows no labels: then it is Debian's own archive."""
     lines = run("asking apt for its archives", "apt-get", "indextargets", "--format",
                 "$(LABEL) $(REPO_URI)", "Created-By: Packages").splitlines()
-    return dict(reversed([x.split() for x in lines if len(x.split()) == 2]))
+    uris = dict(reversed([x.split() for x in lines if len(x.split()) == 2]))
+    return uris if "Debian" in uris else {"Debian": DEBIAN_ARCHIVE}
 
 
 class Apt:
@@ -45,9 +50,15 @@ class Apt:
             "Acquire::Check-Valid-Until": str(fresh).lower(),
         }.items() for x in ("-o", f"{k}={v}")]
 
+    def fetch(self, doing, *args, **kw):
+        """Run apt-get, and tell in its own words how much it fetched."""
+        told = run(doing, "apt-get", *self.options, *args, env={**os.environ, "LC_ALL": "C"}, **kw)
+        for line in re.findall(r"^Fetched .*", told, re.M):
+            print(f"apt-get {args[0]}: {line}", file=sys.stderr, flush=True)
+
     def update(self):
         try:
-            run("reading the Debian archive", "apt-get", *self.options, "update",
+            self.fetch("reading the Debian archive", "update",
                 hint="give --suite SUITE and --archive URI; or, where the network is the reason, again when there "
                      "is one: later runs need none")
         except Failed as e:
@@ -76,7 +87,7 @@ class Apt:
         """All .debs, each compared with its hash in the signed index."""
         missing = [f"{s['Package']}={s['Version']}" for s in stanzas if not self.local(s).exists()]
         if missing:
-            run("downloading packages", "apt-get", *self.options, "download", *missing, cwd=self.debs)
+            self.fetch("downloading packages", "download", *missing, cwd=self.debs)
         for s in stanzas:
             deb = self.local(s)
             if hashlib.sha256(deb.read_bytes()).hexdigest() != s["SHA256"]:
