@@ -125,7 +125,6 @@ fresh: rust
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" tests/fresh $(RELEASES)
 
 bench: build
-	cargo build -p strapline-tests --bins --profile $(PROFILE)
 	tests/bench/run
 
 # What 'make build' made, by a user who need not have Rust. The tools have short names that other packages have, too: only
