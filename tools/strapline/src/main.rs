@@ -3,12 +3,14 @@
 //! The tools have short names that other programs have, too, so a package keeps them in a directory of their own, which is
 //! `../lib/strapline` beside this program; without that, it is this program's own directory, as after a build.
 
-use clap::builder::PossibleValuesParser;
-use clap::{Arg, ArgMatches, Command};
+mod receipt;
+
+use clap::builder::{PathBufValueParser, PossibleValuesParser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::env::CompleteEnv;
 use stage::message::nearest;
 use stage::run::{usage_failure, write_out};
-use stage::{Code, Context, Doing, Failure, quote};
+use stage::{Code, Common, Context, Doing, Failure, quote};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
@@ -93,14 +95,22 @@ fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
             let shell = matches.get_one::<String>("SHELL").map(String::as_str).unwrap_or_default();
             completions(tools, shell)
         }
+        Some(("receipt", matches)) => {
+            let state = matches.get_one("FILE").cloned();
+            let document = stage::run::read_state(&Common { state, ..Common::default() })?;
+            Ok(if matches.get_flag("html") { receipt::html(&document) } else { receipt::text(&document) })
+        }
         _ => Ok(list(tools)),
     }
 }
 
-/// Returns the command line: the tools, each with the sentence that it says of itself, and our own two words.
+/// Returns the command line: the tools, each with the sentence that it says of itself, and our own words.
 fn command(tools: &Path) -> Command {
     let shell = Arg::new("SHELL").required(true).help("The shell").value_parser(PossibleValuesParser::new(SHELLS));
+    let file = Arg::new("FILE").required(true).help("The document").value_parser(PathBufValueParser::new());
+    let html = Arg::new("html").long("html").action(ArgAction::SetTrue).help("As one HTML page");
     let own = [
+        Command::new("receipt").about("Show a finished document to a person").args([file, html]),
         Command::new("path").about("Print the directory of the tools, for PATH"),
         Command::new("completions").about("Print what a shell needs to complete the tools' command lines").arg(shell),
     ];
