@@ -7,6 +7,7 @@
 #   make test    whole pipelines, on samples: before a pull request
 #   make soak    the same on whole tables, 50 kills of each tool, boots, and a fault at every 100th system call: a night
 #                (STRAPLINE_TORTURE=N: at every N-th; 1 takes days)
+#   make fresh   follows the README on newly made Debian 12 and 13 systems, as root and as a user; RELEASES="ubuntu-24.04" on others
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -36,7 +37,7 @@ export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build quick rust host-demo host demo root check test soak bench fuzz install clean-demo help
+.PHONY: all build quick rust host-demo host demo root check test soak fresh bench fuzz install clean-demo help
 
 all: build
 
@@ -116,6 +117,11 @@ fuzz:
 	mkdir -p fuzz/target/corpus/$(TARGET)
 	cargo +nightly fuzz run --sanitizer none $(TARGET) fuzz/target/corpus/$(TARGET) fuzz/corpus/$(TARGET) -- \
 	  -max_total_time=$(SECONDS) -max_len=8192 -timeout=20 -print_final_stats=1
+
+# The systems are made by root, and see the Rust of who calls make.
+fresh: rust
+	cargo fetch --locked
+	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" tests/fresh $(RELEASES)
 
 bench: build
 	tests/bench/run
