@@ -29,7 +29,7 @@ KEYRING  ?= $(or $(KEYRING_$(DISTRO)),$(DISTRO)-keyring)
 
 TOOLS := $(filter-out strapline,$(notdir $(wildcard tools/*)))
 # What the demo and a root run; and doctor, for when they fail.
-QUICK := mkroot fetch-pacman mkconf keyring strap reap unmount enter doctor
+QUICK := mkroot fetch-pacman mkconf keyring strap reap unmount enter doctor strapline
 BIN    = $(CURDIR)/target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 # Root does without sudo, and a container often has none.
 SUDO  := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -68,14 +68,14 @@ demo: host-demo
 	@echo
 	@printf 'uname -m          '; enter --state $(DEMO)/receipt.json uname -m
 	@printf 'pacman -Q | wc -l '; enter --state $(DEMO)/receipt.json pacman -Q | wc -l
-	@tests/show-receipt $(DEMO)/receipt.json
+	@strapline receipt $(DEMO)/receipt.json
 
 # The real mirrors.
 root: quick
 	mkdir -p $(dir $(ROOT))
 	mkroot $(ROOT) --arch $(ARCH) --distro $(DISTRO) | fetch-pacman | mkconf | keyring \
 	  | strap $(PACKAGES) | reap | unmount > $(ROOT).json
-	@tests/show-receipt $(ROOT).json
+	@strapline receipt $(ROOT).json
 
 # Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user. What the
 # caller ignores (nohup, a background job) the tools would ignore too.

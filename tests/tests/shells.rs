@@ -1,5 +1,6 @@
 //! `strapline`, the one name in PATH: it runs the tools from where they are, and shells complete their command lines.
 
+use serde_json::json;
 use strapline_tests::{Lab, TOOLS, Who, bin_dir, top};
 
 /// Puts the tools where a package has them: one name in `usr/bin`, the others in `usr/lib/strapline`.
@@ -57,6 +58,40 @@ fn what_is_installed_can_be_uninstalled() {
     let ran = lab.sh(&make("install"));
     assert_ne!(ran.status, 0);
     assert!(ran.stderr.contains("hint: build it first, without sudo: 'make build'"), "{ran:?}");
+}
+
+/// A document is shown as text and as a page; what stands in it may be a mirror's or a root's.
+#[test]
+fn a_receipt_is_shown_to_a_person() {
+    let lab = Lab::new(Who::Root);
+    let package = |name: &str, verified: bool| json!({"name": name, "version": "1-1", "arch": "any", "verified": verified, "sha256": "0", "size": 1});
+    let document = json!({
+        "strapline": 1, "root": "/srv/<b>&", "arch": "aarch64", "distro": "archlinuxarm", "mode": "user",
+        "packages": [package("bash", true), package("\u{1b}[2J<script>", false)],
+        "steps": [{"tool": "mkroot", "started": 1.0e9, "seconds": 0.5, "child_seconds": 0.25}, {"tool": "strap", "seconds": 1.5}],
+        "error": {"tool": "strap", "code": "failed", "message": "it is <broken>", "exit": 69},
+    });
+    std::fs::write(lab.path().join("r.json"), document.to_string()).expect("our own directory");
+    let ran = lab.sh("strapline receipt r.json");
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{ran:?}");
+    for line in [
+        "  FAILED         strap: it is <broken>",
+        "  architecture   aarch64",
+        "  begun          2001-09-09T01:46:40Z",
+        "  packages       1 of 2",
+        "  not verified   \\u{1b}[2J<script>",
+        "  mkroot             0.500     0.250",
+        "  all                2.000     0.250   our own: 87.5 %",
+    ] {
+        assert!(ran.stdout.lines().any(|l| l == line), "{line}: {}", ran.stdout);
+    }
+    let page = lab.sh("strapline receipt --html r.json").stdout;
+    assert!(page.contains("<h1>/srv/&lt;b&gt;&amp;</h1>") && page.contains("it is &lt;broken&gt;"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("<broken") && page.ends_with("</html>\n"), "{page}");
+    assert_eq!(page.matches("fill=\"#1793d1\"").count(), 2);
+    let ran = lab.sh("echo '{}' > r.json; strapline receipt r.json");
+    assert_eq!((ran.status, ran.stdout.as_str()), (65, ""), "{ran:?}");
+    assert_eq!(lab.sh("strapline receipt none.json").status, 64);
 }
 
 /// Command lines, and words that each shell must offer for them.
