@@ -117,7 +117,7 @@ fn a_refusal_lists_what_there_is() {
 }
 
 #[test]
-fn an_overlay_keeps_the_order_it_gives_and_the_servers_of_its_base() {
+fn an_overlay_keeps_its_order_and_the_bases_servers() {
     let preset = Preset::load("endeavouros").unwrap();
     let arch = preset.arch("x86_64").unwrap();
     let base = Preset::load("archlinux").unwrap();

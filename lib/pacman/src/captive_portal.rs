@@ -41,7 +41,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn pages_go_with_what_came_as_their_signatures_and_nothing_else_does() {
+    fn only_pages_and_their_signatures_go() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let (sync, cache) = (top.join("root").join(SYNC), top.join("cache"));

@@ -123,7 +123,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn what_is_kept_comes_back_with_its_time_and_nothing_in_the_root_is_replaced() {
+    fn kept_databases_come_back_with_their_time() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let sync = |root: &str| top.join(root).join(SYNC);

@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hosts_own_reads_all_names_without_the_locale_none_and_another_program_says_nothing() {
+    fn names_that_are_not_ascii_need_a_locale() {
         let host = Path::new("/usr/bin/pacman");
         assert_eq!(reads_all_names(host, None).unwrap(), Some(true));
         let dir = tempfile::tempdir().unwrap();

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_recorded_is_of_the_repository_that_pacman_named_and_of_the_file_in_the_cache() {
+    fn an_origin_is_pacmans_repository_and_the_cached_file() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let sync = top.join("root").join(SYNC);

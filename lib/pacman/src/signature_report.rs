@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_good_is_removed_with_its_signature_and_nothing_is_followed() {
+    fn a_bad_archive_is_removed_with_its_signature() {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
         for name in ["root/var/lib/pacman", "cache", "outside"] {

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_source_and_blanks_in_options_are_what_some_filesystems_write() {
+    fn empty_sources_and_blanks_in_options() {
         let mounts = parse(b"1 1 0:1 / / rw - tmpfs  rw,a b\n").unwrap();
         assert_eq!(mounts[0].source, "");
         assert!(!mounts[0].shared);

@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_type_does_not_know_survives_at_every_level_and_what_it_knows_is_replaced() {
+    fn write_keeps_what_a_type_does_not_know() {
         let mut document = parse(
             r#"{"org.x":1,"strapline":1,
                 "pacman":{"path":"/p","version":"6","org.x":2,"sha256":"","trust":"hash","package":{"org.x":5,
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipeline_was_refused_where_a_making_stage_found_the_root_busy() {
+    fn a_busy_root_refuses_the_pipeline() {
         let failed = |tool: &str, code| {
             let mut document = Document::new();
             document.fail(tool, &Failure::new(code, "m"));

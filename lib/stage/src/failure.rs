@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_a_word_of_its_own_and_an_exit_status_of_the_table() {
+    fn every_code_has_a_word_and_an_exit_status() {
         let mut words: Vec<_> = Code::ALL.iter().map(|c| c.word()).collect();
         words.sort_unstable();
         words.dedup();

@@ -166,7 +166,7 @@ fn without_being_asked_root_is_locked_and_the_machine_id_goes() {
 }
 
 #[test]
-fn what_is_asked_for_is_written_and_a_second_run_changes_nothing() {
+fn a_second_run_changes_nothing() {
     let mut ground = Ground::new();
     let hash = ground.file("hash", &format!("{HASH}\n"));
     let key = ground.file("key.pub", &format!("# mine\n{KEY}\n"));
@@ -308,7 +308,7 @@ fn a_layout_says_which_file_systems_there_are() {
 }
 
 #[test]
-fn what_the_root_does_not_have_is_refused_before_anything_is_written() {
+fn what_the_root_does_not_have_is_refused_first() {
     let ground = Ground::new();
     let good = ["--hostname", "alarm", "--fstab"];
     for (args, says) in [

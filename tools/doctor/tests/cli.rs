@@ -326,7 +326,7 @@ fn root_without_its_capability_needs_a_user_namespace() {
 }
 
 #[test]
-fn a_limit_that_is_zero_is_named_with_the_command_that_raises_it() {
+fn a_limit_of_zero_is_named() {
     // These limits are those of a user namespace, so the host's stay as they are.
     let output = Ground::new()
         .unshared(&["--user", "--map-root-user"], "echo 0 > /proc/sys/user/max_mnt_namespaces; exec $D/doctor --json");

@@ -262,7 +262,7 @@ fn a_terminal_is_kept_where_there_is_one() {
 }
 
 #[test]
-fn what_a_command_leaves_running_ends_with_it_and_a_signal_ends_it() {
+fn what_a_command_leaves_running_ends_with_it() {
     let lab = Lab::new();
     // The daemon holds the pipe open: only when it has ended does the pipe end.
     let output = lab.alone(&["sh", "-c", "setsid sleep 1000 & echo started"]).output().unwrap();
@@ -385,7 +385,7 @@ fn in_a_pipe_a_failure_is_in_the_document_and_a_bind_is_not() {
 }
 
 #[test]
-fn a_document_with_an_error_is_entered_alone_and_passes_in_a_pipe() {
+fn a_failed_document_is_entered_alone_only() {
     let ground = ground(false, &[]);
     let text = fs::read_to_string(ground.path("root.json")).unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
@@ -419,7 +419,7 @@ fn a_root_that_is_anothers_or_another_is_not_entered() {
 }
 
 #[test]
-fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
+fn the_hosts_name_servers_hide_the_roots() {
     let hosts = fs::read_to_string("/etc/resolv.conf").unwrap();
     for ground in grounds(&["cat"]) {
         let root = ground.path("root");
@@ -456,7 +456,7 @@ fn the_hosts_name_servers_hide_what_the_root_has_and_change_nothing() {
 }
 
 #[test]
-fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
+fn without_a_resolv_conf_there_are_no_name_servers() {
     for ground in grounds(&["cat"]) {
         let file = ground.path("root/etc/resolv.conf");
         let none = |why: &str| {
@@ -482,7 +482,7 @@ fn where_there_is_nothing_to_hide_enter_says_that_there_are_no_name_servers() {
 }
 
 #[test]
-fn the_twice_forked_and_the_stubborn_end_too_and_hold_no_lock_of_the_callers() {
+fn daemons_and_the_stubborn_end_and_hold_no_lock() {
     for ground in grounds(&["mkfifo", "setsid", "sleep"]) {
         for leave in [
             "sleep 1000 & exit 4",

@@ -152,7 +152,7 @@ fn only_the_exact_name_counts() {
 }
 
 #[test]
-fn repository_package_and_member_can_be_others_and_variables_are_expanded() {
+fn another_repository_package_and_member() {
     let lab = Lab::new();
     let package = Package::of("pacman-own", "1-1", Format::Zst, &program("6.1.0"));
     let keyring = Package::keyring("mine", &keys().lilac.public);

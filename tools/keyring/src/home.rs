@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keyring_beside_the_root_has_no_secret_and_no_foreign_configuration() {
+    fn the_keyring_beside_the_root_has_keys_and_trust_only() {
         let dir = tempfile::tempdir().unwrap();
         let gpgdir = dir.path().canonicalize().unwrap().join("out/gnupg");
         let place = Place::beside_root(&gpgdir).unwrap();

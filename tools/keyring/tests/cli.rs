@@ -268,7 +268,7 @@ fn a_keyring_that_we_did_not_build_is_set_aside() {
 }
 
 #[test]
-fn a_keyring_is_extended_only_where_that_is_asked_for_and_what_it_adds_is_named() {
+fn only_extend_keeps_a_keyring_and_names_what_it_adds() {
     let ring = Ring::good();
     let mut lab = Lab::new(&ring).install(&ring);
     lab.run(&[]).good();

@@ -513,7 +513,7 @@ fn what_is_no_place_for_an_image_is_refused() {
 }
 
 #[test]
-fn a_name_that_says_otherwise_is_refused_with_the_program_that_makes_it_true() {
+fn a_name_of_another_format_is_refused() {
     let lab = Lab::new();
     for (name, hint) in [
         ("x.img.zst", "'-o x.img', and then 'zstd x.img'"),
@@ -635,7 +635,7 @@ fn a_secret_key_a_strap_and_a_killed_pacman_are_refused() {
 }
 
 #[test]
-fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own() {
+fn a_second_run_replaces_its_own_record_only() {
     let lab = Lab::new();
     let mut document = lab.good(&["-o", "disk.img"]);
     document["disks"][0]["org.example"] = json!("kept");

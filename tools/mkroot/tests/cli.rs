@@ -248,7 +248,7 @@ fn a_link_in_the_skeletons_place_is_not_followed() {
 }
 
 #[test]
-fn arguments_that_make_no_sense_are_refused_before_anything_is_made() {
+fn senseless_arguments_are_refused_first() {
     let ground = ground();
     let bind = |what: &str, why: &str| format!("reading '--bind {what}': {why}");
     let dots = "the path is absolute where it must not be, or has '.', '..' or '//'";
@@ -474,7 +474,7 @@ fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
 // -- Mounts on the host -----------------------------------------------------------------------------------------------
 
 #[test]
-fn mounts_on_the_host_are_made_once_recorded_and_refused_when_half_gone() {
+fn mounts_on_the_host_are_made_once() {
     let out = run(r#"
         cp /proc/self/mountinfo before
         "$mkroot" --new root --host >first.json

@@ -193,7 +193,7 @@ fn each_format_is_written_and_the_document_says_what() {
 }
 
 #[test]
-fn an_image_says_its_name_to_those_who_read_the_one_list_or_the_other() {
+fn an_image_has_its_name_in_both_lists() {
     let lab = Lab::new();
     for (args, name) in [
         (&[][..], "root:latest"),
@@ -219,7 +219,7 @@ fn an_image_says_its_name_to_those_who_read_the_one_list_or_the_other() {
 }
 
 #[test]
-fn a_second_run_replaces_what_the_first_recorded_and_keeps_what_is_not_its_own() {
+fn a_second_run_replaces_its_own_record_only() {
     let lab = Lab::new();
     let mut document = lab.good(&["-o", "a.tar"]);
     document["archives"][0]["org.example"] = json!("kept");
@@ -328,7 +328,7 @@ fn a_secret_key_is_refused_unless_it_is_asked_for_or_stays_out() {
 }
 
 #[test]
-fn what_belongs_to_a_machine_or_a_moment_stays_out_unless_it_is_asked_for() {
+fn what_belongs_to_a_machine_stays_out() {
     let lab = Lab::new();
     let id = "0123456789abcdef0123456789abcdef\n";
     lab.put("etc/machine-id", id);
@@ -513,7 +513,7 @@ fn signals_leave_nothing_and_the_archive_of_before() {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_read_is_no_half_of_an_archive() {
+fn a_file_that_changes_while_it_is_read() {
     let lab = Lab::new();
     // Behind much else, so that it is seen by the walk long before it is read.
     lab.put_much("usr/a", 8);

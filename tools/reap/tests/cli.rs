@@ -65,7 +65,7 @@ fn who_lives_there_ends_and_who_only_uses_it_is_named() {
 }
 
 #[test]
-fn nobody_ends_while_a_tool_works_on_the_root_or_where_the_pipeline_was_refused() {
+fn nobody_is_ended_while_a_tool_works_on_the_root() {
     let ground = run(r#"
         furnish
         start lives chroot "$T" sh -c "$stay"
@@ -130,7 +130,7 @@ fn a_stubborn_one_is_killed_and_so_are_its_orphans() {
 }
 
 #[test]
-fn a_native_agent_of_the_roots_keyring_ends_and_the_users_own_lives_on() {
+fn only_the_agent_of_the_roots_keyring_ends() {
     let ground = run_with_keyring(
         r#"
         mkdir -m 700 "$D/home"
@@ -266,7 +266,7 @@ fn who_lives_in_another_directory_of_that_name_lives_on() {
 }
 
 #[test]
-fn an_agent_that_cannot_be_proven_to_serve_the_keyring_is_named_and_lives_on() {
+fn an_agent_of_unknown_keyring_is_named_and_left() {
     let ground = run_with_keyring(
         r#"
         # Those of this keyring: other tests have agents, too.

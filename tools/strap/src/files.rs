@@ -163,7 +163,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn what_is_not_there_is_named_and_nothing_is_followed_out_of_the_root() {
+    fn missing_files_are_named_and_no_link_is_followed() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         let path = top.join("root");

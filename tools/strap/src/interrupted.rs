@@ -261,7 +261,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
     #[test]
-    fn what_libarchive_left_half_made_gets_the_mode_of_the_package_and_nothing_else_does() {
+    fn only_what_was_left_half_made_gets_the_packages_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let root = Root::open(&path).unwrap();

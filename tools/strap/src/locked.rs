@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn archives_are_compared_by_their_hash_and_get_the_signature_of_the_lock() {
+    fn archives_are_compared_with_the_lock_by_hash() {
         let cache = tempfile::tempdir().unwrap();
         let one = locked("a", "1-1");
         let at = |end: &str| cache.path().join(format!("{}{end}", one.planned.file));

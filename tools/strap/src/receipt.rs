@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unchanged_keeps_its_record_and_what_nobody_knows_is_left_out() {
+    fn an_unchanged_package_keeps_its_record() {
         let receipt = receipt();
         for (name, time, repo) in [
             ("a", 102, Some("old")),
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_this_run_installed_has_its_own_origin_and_never_an_earlier_one() {
+    fn what_this_run_installed_has_its_own_origin() {
         let mut receipt = receipt();
         let versions = |list: &[(&str, &str)]| {
             let pair = |(n, v): &(&str, &str)| ((*n).to_owned(), (*v).to_owned());

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_comes_before_the_shell_is_excused_and_only_for_want_of_it() {
+    fn a_scriptlet_before_the_shell_is_excused() {
         let problem = |owner: &str, why: &str| Problem {
             owner: Some(Owner { is_hook: false, name: owner.into() }),
             why: why.into(),

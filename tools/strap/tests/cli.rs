@@ -82,7 +82,7 @@ fn set_hash(document: &mut Value) {
 }
 
 #[test]
-fn a_command_line_without_packages_is_refused_and_the_document_goes_on() {
+fn a_command_line_without_packages_is_refused() {
     let (_dir, document) = root();
     let output = strap(&[], &document);
     refused(&output, &document, 64, "usage", "required arguments were not provided: <PKG>");
@@ -93,7 +93,7 @@ fn a_command_line_without_packages_is_refused_and_the_document_goes_on() {
 }
 
 #[test]
-fn what_the_tools_before_it_should_have_written_is_asked_for_by_name() {
+fn a_missing_member_is_asked_for_by_name() {
     let (_dir, document) = root();
     for (key, tool) in [("pacman", "fetch-pacman"), ("config", "mkconf"), ("root", "mkroot"), ("mode", "mkroot")] {
         let mut less = document.clone();
@@ -133,7 +133,7 @@ fn another_directory_in_the_place_of_the_root_is_refused() {
 }
 
 #[test]
-fn a_pacman_that_fails_is_a_failure_in_its_own_words_and_nothing_is_left() {
+fn a_pacman_that_fails_is_quoted() {
     let (dir, mut document) = root();
     let program = document["pacman"]["path"].as_str().unwrap().to_owned();
     std::fs::write(
@@ -169,7 +169,7 @@ fn with_a_pacman_that_tells(document: &mut Value) -> std::path::PathBuf {
 }
 
 #[test]
-fn pacman_is_called_to_download_to_say_what_it_installs_and_to_install() {
+fn the_three_calls_of_pacman() {
     let (dir, mut document) = root();
     let calls = with_a_pacman_that_tells(&mut document);
     let conf = |name: &str| dir.path().canonicalize().unwrap().join(name).display().to_string();
