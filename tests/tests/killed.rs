@@ -123,10 +123,8 @@ fn kill(bench: &Bench, tool: &str) {
             break;
         };
         bench.check_nothing_is_left(&when);
-        let (drafts, strangers): (Vec<_>, Vec<_>) = bench
-            .strangers(step, &[&before, &after])
-            .into_iter()
-            .partition(|path| step.drafts.iter().any(|d| path.starts_with(d)));
+        let (drafts, strangers): (Vec<_>, Vec<_>) =
+            bench.strangers(step, &[&before, &after]).into_iter().partition(|path| step.is_draft(path));
         left += usize::from(!drafts.is_empty());
         let mut found: Vec<_> = strangers.iter().map(|path| format!("'{}' is left", path.display())).collect();
         let last = killing.is_over();

@@ -10,10 +10,10 @@ use crate::{Code, Document, Doing, Failure, complete, document, message, quote};
 use clap::error::{ContextKind, ContextValue};
 use nix::sys::stat::{SFlag, fstat, major, minor};
 use std::cell::{Cell, RefCell};
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -461,10 +461,11 @@ fn keep_copy(document: &Document) -> Result<(), Failure> {
     let mut directory = root.as_os_str().to_owned();
     directory.push(document::BESIDE);
     let directory = Path::new(&directory);
-    let ours = directory
-        .symlink_metadata()
-        .is_ok_and(|meta| meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o022 == 0);
-    if !ours {
+    let meta = match directory.symlink_metadata() {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        meta => meta.doing(Code::Os, || format!("reading {}", quote(directory)))?,
+    };
+    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
         return Ok(());
     }
     let path = directory.join(COPY);
@@ -476,9 +477,16 @@ fn keep_copy(document: &Document) -> Result<(), Failure> {
         result => result.doing(Code::Os, doing),
     };
     gone(std::fs::remove_file(&new))?;
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new).doing(Code::Os, doing)?;
-    file.write_all(document.line().as_bytes()).doing(Code::Os, doing)?;
-    gone(std::fs::rename(&new, &path))
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).open(&new)?;
+        // Whatever the umask.
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(document.line().as_bytes())
+    };
+    write().doing(Code::Os, doing).and_then(|()| gone(std::fs::rename(&new, &path))).inspect_err(|_| {
+        // The first failure is the one to report.
+        drop(std::fs::remove_file(&new));
+    })
 }
 
 fn output_failure(error: &std::io::Error) -> Failure {
