@@ -445,10 +445,12 @@ fn hand_on(context: &Context, document: &Document) -> ExitCode {
         context.undo();
         return ExitCode::from(Code::Output.exit());
     }
-    if let Err(failure) = keep_copy(document) {
-        context.warn(failure);
-    }
-    ExitCode::from(document.failed().unwrap_or(0))
+    // Of what failed there is no copy: the root may be another by now.
+    let Some(exit) = document.failed() else {
+        keep_copy(document).unwrap_or_else(|failure| context.warn(failure));
+        return ExitCode::SUCCESS;
+    };
+    ExitCode::from(exit)
 }
 
 /// The name of the document's copy in the directory beside the root.
