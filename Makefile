@@ -38,7 +38,7 @@ export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build quick rust host-demo host demo root check test soak fresh bench fuzz install uninstall dist deb arch-package clean clean-demo help
+.PHONY: all build quick rust host-demo host demo root check test soak fresh bench fuzz install uninstall source dist deb arch-package clean clean-demo help
 
 all: build
 
@@ -141,7 +141,7 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/bin $(LIB) $(addprefix $(MAN)/man,5 7 8)
 	install -m 755 $(addprefix $(BIN)/,$(TOOLS)) $(LIB)
 	install -m 755 $(BIN)/strapline $(DESTDIR)$(PREFIX)/bin
-	$(foreach page,$(PAGES),sed $(REFS) man/$(page) > $(MAN)/$(call PAGE,$(page)) &&) chmod 644 $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
+	@$(foreach page,$(PAGES),sed $(REFS) man/$(page) > $(MAN)/$(call PAGE,$(page)) &&) chmod 644 $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
 
 uninstall:
 	rm -f $(addprefix $(LIB)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin/strapline $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
@@ -153,21 +153,26 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 TRIPLE  ?= $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
 STAGE   := build/package
 NAME     = strapline-$(VERSION)-$(firstword $(subst -, ,$(TRIPLE)))
-dist: rust
+source:
+	mkdir -p build
+	git archive --format=tar.gz --prefix=strapline-$(VERSION)/ -o build/strapline-$(VERSION).tar.gz HEAD
+dist: rust source
 	CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static" \
 	  $(MAKE) --no-print-directory PROFILE=$(PROFILE) CARGOFLAGS="--locked --target $(TRIPLE)" build
 	rm -rf $(STAGE) && mkdir -p $(STAGE)
 	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/$(NAME) PREFIX= install
+	install -m 644 LICENSE-MIT LICENSE-APACHE $(STAGE)/$(NAME)
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" -C $(STAGE) -cJf build/$(NAME).tar.xz $(NAME)
-	git archive --format=tar.gz --prefix=strapline-$(VERSION)/ -o build/strapline-$(VERSION).tar.gz HEAD
 	cd build && sha256sum $(NAME).tar.xz strapline-$(VERSION).tar.gz > $(NAME).sha256
 deb: dist
 	@command -v cargo-deb > /dev/null || { echo "make: cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 1; }
 	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/deb PREFIX=/usr install
 	gzip -9n $(STAGE)/deb/usr/share/man/*/*
+	printf 'strapline (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of the source.\n\n -- %s  %s\n' "$(VERSION)" \
+	  "$$(sed -n 's/^maintainer = "\(.*\)"/\1/p' tools/strapline/Cargo.toml)" "$$(git log -1 --format=%cD)" > $(STAGE)/deb/changelog
 	cargo deb -p strapline --no-build --no-strip --target $(TRIPLE) -o build/
 # makepkg refuses to run as root.
-arch-package: dist
+arch-package: source
 	mkdir -p $(STAGE)/arch
 	cp build/strapline-$(VERSION).tar.gz $(STAGE)/arch
 	sed -e "s/^pkgver=.*/pkgver=$(VERSION)/" -e "s/(SKIP)/($$(sha256sum < build/strapline-$(VERSION).tar.gz | cut -d' ' -f1))/" \

@@ -224,6 +224,23 @@ fn pages_are_clean_mdoc() {
     }
 }
 
+/// groff puts four columns between two of a table, and has 78 beside an indent of 5. What is wider it breaks at each word.
+#[test]
+fn tables_fit_a_terminal() {
+    for name in pages() {
+        let text = page(&name);
+        let mut lines = text.lines();
+        while let Some(line) = lines.find(|line| line.starts_with(".Bl -column ")) {
+            let widths: Vec<_> = line.split('"').skip(1).step_by(2).map(|cell| cell.chars().count() + 4).collect();
+            let row = lines.next().unwrap_or_default();
+            let columns = 1 + row.split(' ').filter(|word| *word == "Ta").count();
+            // A last column without a width has the rest of the line.
+            let most = if columns > widths.len() { 60 } else { 77 };
+            assert!(widths.iter().sum::<usize>() <= most, "man/{name}: {line}");
+        }
+    }
+}
+
 #[test]
 fn the_table_of_exit_statuses_is_the_programs_own() {
     let text = page("strapline-document.5");

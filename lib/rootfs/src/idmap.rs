@@ -7,9 +7,13 @@ use crate::user;
 use stage::members::IdMap;
 use stage::{Code, Doing, Failure, child};
 use std::fs;
+use std::path::Path;
 
 /// How many ids a root needs, from 0: Arch's packages use ids up to 65534 (`nobody`).
 pub const NEEDED: u64 = 65_535;
+
+/// Where the ranges of users and of groups are.
+const FILES: [&str; 2] = ["/etc/subuid", "/etc/subgid"];
 
 /// Returns the map for this ordinary user: root inside is the user, and the rest comes from its subordinate ids.
 ///
@@ -29,14 +33,23 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
                 "the range that begins with {start} contains the user's own id {own}, which cannot be mapped twice"
             ),
         };
-        let (first, last) = free_range();
-        Err(Failure::new(Code::Permission, format!("{looking}: {reason}")).hint(format!(
-            "run 'sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}', or run the pipeline \
-             as root"
-        )))
+        let command = adding("sudo ", free_range(), &missing_files(), &who);
+        let hint = format!("run '{command}', or run the pipeline as root");
+        Err(Failure::new(Code::Permission, format!("{looking}: {reason}")).hint(hint))
     };
     let map = |own: u32, start: u64| vec![[0, u64::from(own), 1], [1, start, NEEDED]];
-    Ok(IdMap { uid: map(uid, find("/etc/subuid", uid)?), gid: map(gid, find("/etc/subgid", gid)?) })
+    Ok(IdMap { uid: map(uid, find(FILES[0], uid)?), gid: map(gid, find(FILES[1], gid)?) })
+}
+
+/// Returns those of [`FILES`] that this host has not. usermod(8) refuses to add a range to a file that is not there.
+pub fn missing_files() -> Vec<&'static str> {
+    FILES.into_iter().filter(|file| !Path::new(file).exists()).collect()
+}
+
+/// Returns the command that gives `who` the range `free`, where the files `missing` must be made first.
+pub fn adding(sudo: &str, (first, last): (u64, u64), missing: &[&str], who: &str) -> String {
+    let make = if missing.is_empty() { String::new() } else { format!("{sudo}touch {} && ", missing.join(" ")) };
+    format!("{make}{sudo}usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {who}")
 }
 
 /// Writes these maps for the user namespace of process `pid`, by the set-uid helpers of package `uidmap`.
@@ -50,8 +63,9 @@ pub(crate) fn write(ids: &IdMap, pid: i32) -> Result<(), Failure> {
         command.arg(pid.to_string());
         command.args(map.iter().flatten().map(u64::to_string));
         let out = child::output(&mut command).map_err(|failure| {
-            Failure::new(Code::Permission, failure.message)
-                .hint("install it: 'sudo apt-get install uidmap', or run the pipeline as root")
+            Failure::new(Code::Permission, failure.message).hint(
+                "sudo apt-get install uidmap (pacman -S shadow, dnf install shadow-utils), or run the pipeline as root",
+            )
         })?;
         if !out.status.success() {
             return Err(Failure::new(
@@ -145,7 +159,7 @@ const LENGTH: u64 = 65_536;
 #[must_use]
 pub fn free_range() -> (u64, u64) {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let ranges = ["/etc/subuid", "/etc/subgid"].map(read);
+    let ranges = FILES.map(read);
     let mut names = ["/etc/passwd", "/etc/group"].map(read).concat();
     names.push_str(&format!("\n::{}:\n::{}:", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw()));
     let first = free_in(&ranges.concat(), &names);

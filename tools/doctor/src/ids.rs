@@ -3,7 +3,7 @@
 use crate::finding::Finding;
 use crate::release::{Need, Release};
 use rootfs::IdMap;
-use rootfs::idmap::NEEDED;
+use rootfs::idmap::{self, NEEDED};
 use stage::{Failure, quote};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,23 @@ pub(crate) struct User {
     pub(crate) name: Option<String>,
     /// The first and the last id of a range that is free.
     pub(crate) free: (u64, u64),
+    /// The files of ranges that are not there.
+    pub(crate) missing: Vec<&'static str>,
 }
 
 impl User {
     pub(crate) fn read(uid: u32) -> Self {
         let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-        Self { uid, name: rootfs::user::name_of(&passwd, uid), free: rootfs::idmap::free_range() }
+        let name = rootfs::user::name_of(&passwd, uid);
+        Self { uid, name, free: idmap::free_range(), missing: idmap::missing_files() }
     }
 }
 
 /// Checks the ranges. `None` in the map stands for root, which needs none.
 pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release: &Release) -> Finding {
     let sudo = release.sudo;
-    let (first, last) = user.free;
-    let ranges = format!("--add-subuids {first}-{last} --add-subgids {first}-{last}");
+    let add_to = |who: &str| idmap::adding(sudo, user.free, &user.missing, who);
+    let uid = user.uid;
     match (map, &user.name) {
         (Ok(None), _) => Finding::ok("not needed by root"),
         (Ok(Some(map)), Some(_)) => {
@@ -37,7 +40,7 @@ pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release:
             };
             Finding::ok(format!("users {}, groups {}", range(&map.uid), range(&map.gid)))
         }
-        (Err(failure), _) if user.uid == 0 => Finding::fail(&failure.message)
+        (Err(failure), _) if uid == 0 => Finding::fail(&failure.message)
             .why("without them the owners of files are wrong, although pacman exits 0")
             .fix(failure.hint.clone().unwrap_or_default()),
         (Err(_), Some(name)) => Finding::fail(format!(
@@ -47,10 +50,10 @@ pub(crate) fn subuid(map: &Result<Option<IdMap>, Failure>, user: &User, release:
             "without a range for users and one for groups the owners of files are wrong, although pacman exits 0. Root \
              needs none",
         )
-        .fix(format!("{sudo}usermod {ranges} {}", shell(name))),
-        (_, None) => Finding::fail(format!("user {} has no name in '/etc/passwd'", user.uid))
+        .fix(add_to(&shell(name))),
+        (_, None) => Finding::fail(format!("user {uid} has no name in '/etc/passwd'"))
             .why("newuidmap maps ids only for a user with a name, and with ranges of its own")
-            .fix(format!("{sudo}useradd --uid {uid} user{uid} && {sudo}usermod {ranges} user{uid}", uid = user.uid)),
+            .fix(format!("{sudo}useradd --uid {uid} user{uid} && {}", add_to(&format!("user{uid}")))),
     }
 }
 
@@ -131,11 +134,16 @@ mod tests {
 
     #[test]
     fn the_command_gives_this_user_a_range_that_is_free() {
-        let user = User { uid: 1001, name: Some("ann".into()), free: (165_536, 231_071) };
+        let user = User { uid: 1001, name: Some("ann".into()), free: (165_536, 231_071), missing: Vec::new() };
         let finding = subuid(&missing(), &user, &release());
         assert_eq!(finding.status, Status::Fail);
         assert!(finding.found.starts_with("'ann' has no range of 65535 ids"));
         assert_eq!(finding.fix.unwrap(), "sudo usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann");
+        let bare = User { missing: vec!["/etc/subuid", "/etc/subgid"], name: user.name.clone(), ..user };
+        assert_eq!(
+            subuid(&missing(), &bare, &release()).fix.unwrap(),
+            "sudo touch /etc/subuid /etc/subgid && sudo usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann"
+        );
         let nameless = User { name: None, ..user };
         let finding = subuid(&missing(), &nameless, &release());
         assert_eq!(finding.found, "user 1001 has no name in '/etc/passwd'");
@@ -145,7 +153,7 @@ mod tests {
 
     #[test]
     fn ranges_are_shown_and_root_needs_none() {
-        let user = User { uid: 1001, name: Some("ann".into()), free: (0, 0) };
+        let user = User { uid: 1001, name: Some("ann".into()), free: (0, 0), missing: Vec::new() };
         let map =
             IdMap { uid: vec![[0, 1001, 1], [1, 100_000, 65_535]], gid: vec![[0, 1001, 1], [1, 200_000, 65_535]] };
         let finding = subuid(&Ok(Some(map)), &user, &release());

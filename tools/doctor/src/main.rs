@@ -104,7 +104,14 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
         (idmap.clone(), idmap)
     };
     let means = &Means::read(target, host, kernel::version(&version));
-    let trials = &Trials::run(host, target, means.interpreter.as_deref(), &trial_ids);
+    let helpers = Helper::find();
+    // What is missing is a finding of its own, with this distribution's command.
+    let trials = &match trial_ids {
+        Ok(_) if !root && helpers.iter().any(|helper| helper.found.is_none()) => {
+            Trials::none("it needs newuidmap and newgidmap first")
+        }
+        _ => Trials::run(host, target, means.interpreter.as_deref(), &trial_ids),
+    };
     let works = trials.native == Tried::Worked;
     let [gpg, agent, pacman] = ["gpg", "gpg-agent", "pacman"].map(Program::find);
     // What cannot be tried is no finding: fetch-pacman --use reports it.
@@ -122,7 +129,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
         ("seccomp", seccomp(works, confinement)),
         ("no-new-privs", no_new_privs(confinement)),
         ("subuid", ids::subuid(&idmap, &User::read(uid), release)),
-        ("newuidmap", ids::newuidmap(root, &Helper::find(), release)),
+        ("newuidmap", ids::newuidmap(root, &helpers, release)),
         ("emulator", foreign(emulator::emulator)),
         ("private-binfmt", foreign(emulator::private_binfmt)),
         ("host-binfmt", foreign(emulator::host_binfmt)),

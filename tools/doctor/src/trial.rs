@@ -72,7 +72,8 @@ impl Trials {
         Self { native, ..trials }
     }
 
-    fn none(why: &str) -> Self {
+    /// Returns that nothing was tried, and why.
+    pub(crate) fn none(why: &str) -> Self {
         let not = || Tried::Not(why.to_owned());
         Self { native: not(), private: not(), host: not() }
     }

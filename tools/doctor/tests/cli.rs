@@ -302,6 +302,18 @@ fn a_user_with_subordinate_ids_can_do_it_all() {
 }
 
 #[test]
+fn a_user_without_newuidmap_is_told_to_install_it_once() {
+    let output = as_nobody("env PATH=/bin.none $D/doctor --json --root $(mktemp -u)");
+    assert_eq!(output.status.code(), Some(69), "{output:?}");
+    assert_eq!(failed(&output), ["newuidmap", "gpg"]);
+    let (status, found, fix) = finding(&output, "namespaces");
+    assert_eq!((status.as_str(), fix.as_str()), ("warn", "fix that, and run doctor again"), "{found}");
+    assert!(found.ends_with("not tried\nit needs newuidmap and newgidmap first"), "{found}");
+    let (_, found, _) = finding(&output, "newuidmap");
+    assert!(found.starts_with("not found: newuidmap, newgidmap\n"), "{found}");
+}
+
+#[test]
 fn no_new_privs_is_named_as_the_cause() {
     let output = as_nobody("--no-new-privs $D/doctor --json --root $(mktemp -u)");
     assert_eq!(output.status.code(), Some(69), "{output:?}");

@@ -142,10 +142,10 @@ fn list(tools: &Path) -> String {
     text + "\nSee 'strapline TOOL --help', and strapline(7). PATH=$(strapline path):$PATH puts them into PATH.\n"
 }
 
-/// Returns the scripts by which a shell completes the command lines of `strapline` and of each tool.
+/// Returns the scripts by which a shell completes the command lines of `strapline` and of each tool that is installed.
 fn completions(tools: &Path, shell: &str) -> Result<String, Failure> {
     let own = std::env::current_exe().doing(Code::Os, || "looking for this program")?;
-    let programs = TOOLS.iter().map(|name| tools.join(name)).chain([own]);
+    let programs = TOOLS.iter().map(|name| tools.join(name)).filter(|program| program.exists()).chain([own]);
     let mut text = String::new();
     for program in programs {
         let doing = || format!("running {}", quote(&program));
