@@ -79,7 +79,8 @@ root: quick
 
 # Tests make namespaces, and an ordinary user out of nothing: they run as root, what they test as root and as a user. What the
 # caller ignores (nohup, a background job) the tools would ignore too.
-RUNNER := CARGO_TARGET_$(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p' | tr a-z- A-Z_)_RUNNER
+HOST   := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
+RUNNER := CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER
 # Twice as many at once as processors: half of their time is spent on waiting.
 TEST := RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
 
@@ -147,26 +148,35 @@ uninstall:
 	rm -f $(addprefix $(LIB)/,$(TOOLS)) $(DESTDIR)$(PREFIX)/bin/strapline $(foreach page,$(PAGES),$(MAN)/$(call PAGE,$(page)))
 	[ ! -d $(LIB) ] || rmdir $(LIB)
 
-# Packages of these tools: for any Linux of this architecture, for Debian, for Arch. The programs of the first two are linked
-# statically: they need no C library of the host's, and load none of its modules.
+# Packages of these tools: for any Linux of an architecture, for Debian, for Arch. The programs of the first two are linked
+# statically: they need no C library of the host's, and load none of its modules. TRIPLE may be another architecture's
+# (docs/cross.md): nothing that was built is run. Its linker is the compiler that Debian calls by it, or the one of cargo's variable.
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
-TRIPLE  ?= $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
+TRIPLE  ?= $(HOST)
+TARGET_ := CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_
+ifneq ($(firstword $(subst -, ,$(TRIPLE))),$(firstword $(subst -, ,$(HOST))))
+export $(TARGET_)LINKER ?= $(subst riscv64gc,riscv64,$(subst armv7,arm,$(subst -unknown,,$(TRIPLE))))-gcc
+endif
+BUILT    = $(CURDIR)/target/$(TRIPLE)/$(notdir $(BIN))
 STAGE   := build/package
 NAME     = strapline-$(VERSION)-$(firstword $(subst -, ,$(TRIPLE)))
 source:
 	mkdir -p build
 	git archive --format=tar.gz --prefix=strapline-$(VERSION)/ -o build/strapline-$(VERSION).tar.gz HEAD
 dist: rust source
-	CARGO_TARGET_$(shell echo $(TRIPLE) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static" \
+	@command -v $(or $($(TARGET_)LINKER),true) > /dev/null || { \
+	  echo "make: linking for $(TRIPLE): $($(TARGET_)LINKER) is missing" >&2; \
+	  echo "make: hint: see docs/cross.md; $(TARGET_)LINKER names another" >&2; exit 1; }
+	$(if $(RUSTFLAGS),,$(TARGET_))RUSTFLAGS="$(RUSTFLAGS) -C target-feature=+crt-static" \
 	  $(MAKE) --no-print-directory PROFILE=$(PROFILE) CARGOFLAGS="--locked --target $(TRIPLE)" build
 	rm -rf $(STAGE) && mkdir -p $(STAGE)
-	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/$(NAME) PREFIX= install
+	$(MAKE) --no-print-directory BIN=$(BUILT) DESTDIR=$(STAGE)/$(NAME) PREFIX= install
 	install -m 644 LICENSE-MIT LICENSE-APACHE $(STAGE)/$(NAME)
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$$(git log -1 --format=%ct)" -C $(STAGE) -cJf build/$(NAME).tar.xz $(NAME)
 	cd build && sha256sum $(NAME).tar.xz strapline-$(VERSION).tar.gz > $(NAME).sha256
 deb: dist
 	@command -v cargo-deb > /dev/null || { echo "make: cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 1; }
-	$(MAKE) --no-print-directory BIN=target/$(TRIPLE)/$(PROFILE) DESTDIR=$(STAGE)/deb PREFIX=/usr install
+	$(MAKE) --no-print-directory BIN=$(BUILT) DESTDIR=$(STAGE)/deb PREFIX=/usr install
 	gzip -9n $(STAGE)/deb/usr/share/man/*/*
 	printf 'strapline (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md of the source.\n\n -- %s  %s\n' "$(VERSION)" \
 	  "$$(sed -n 's/^maintainer = "\(.*\)"/\1/p' tools/strapline/Cargo.toml)" "$$(git log -1 --format=%cD)" > $(STAGE)/deb/changelog

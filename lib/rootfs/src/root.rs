@@ -9,7 +9,7 @@ use crate::{hold, identity};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use stage::members::Identity;
-use stage::{Code, Document, Doing, Failure, quote};
+use stage::{Cause, Code, Document, Doing, Failure, quote};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -31,6 +31,11 @@ pub struct Root {
     /// Our lock, see [`crate::hold`].
     lock: Option<OwnedFd>,
 }
+
+/// The hint where QEMU's user mode runs a tool: 7.2 lacks openat2(2), and each has a thread of its own,
+/// with which the kernel makes no user namespace.
+pub(crate) const NOT_EMULATED: &str = "QEMU's user mode cannot run the tools: use those for this machine's own architecture, which \
+    make roots of any, or a virtual machine; without QEMU, use Linux 5.12 or later";
 
 /// How paths below a root are resolved.
 pub const BENEATH: ResolveFlags =
@@ -59,6 +64,7 @@ impl Root {
                 Failure::system(Code::NotFound, doing(), e).hint(format!("make it with 'mkroot {}'", path.display()))
             }
             Errno::ACCESS => Failure::system(Code::Permission, doing(), e),
+            Errno::NOSYS => Failure::system(Code::Os, doing(), e).cause(Cause::SeeDoctor).hint(NOT_EMULATED),
             e => Failure::system(Code::Os, doing(), e),
         })?;
         let root = Self { path: path.to_owned(), fd, lock: None };

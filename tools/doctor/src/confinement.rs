@@ -26,6 +26,8 @@ pub(crate) struct Confinement {
     pub(crate) chrooted: bool,
     /// Whether we are in a user namespace other than the initial one.
     pub(crate) nested: bool,
+    /// Whether QEMU's user mode runs us: it has a thread of its own, and we have one.
+    pub(crate) emulated: bool,
 }
 
 /// AppArmor's switch, of Ubuntu 23.10 and later.
@@ -61,6 +63,7 @@ impl Confinement {
             // A process in a chroot sees only the mounts below it, and its own root is rarely one of them.
             chrooted: mounts.is_ok_and(|all| all.iter().all(|m| m.target.as_os_str() != "/")),
             nested: fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| is_partial(&map)),
+            emulated: fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() > 1),
             ..of_status
         }
     }
@@ -84,6 +87,10 @@ impl Confinement {
         let cause = |why: &str, fix: &str| Some((why.to_owned(), fix.to_owned()));
         let filtered = self.seccomp != 0;
         match (self.zero, &self.profile) {
+            _ if self.emulated => cause(
+                "QEMU's user mode runs this program: it has not all system calls, and makes no namespaces",
+                "use the tools for this machine's own architecture, which make roots of any, or a virtual machine",
+            ),
             (Some(zero), _) => {
                 let value = if zero.ends_with("_clone") { 1 } else { 15000 };
                 cause(&format!("'{zero}' is 0"), &format!("{sudo}sysctl -w {zero}={value}"))
@@ -264,6 +271,7 @@ mod tests {
                 "no mount point",
                 "mount --bind DIR DIR",
             ),
+            (Confinement { root: true, seccomp: 2, emulated: true, ..user() }, "QEMU's user mode", "own architecture"),
             (user(), "none of the known causes", "as root"),
             (Confinement { seccomp: 2, ..user() }, "seccomp", "--security-opt seccomp=unconfined"),
             (Confinement { no_new_privs: true, ..user() }, "newuidmap", "NoNewPrivileges=yes"),

@@ -384,10 +384,13 @@ fn need_one_thread() -> Result<(), Failure> {
             1 => return Ok(()),
             _ if begin.elapsed() < Duration::from_secs(1) => std::thread::yield_now(),
             n => {
+                // None of the tools has a second one at this point.
                 return Err(Failure::new(
                     Code::Os,
                     format!("making namespaces: this program has {n} threads, and must have one"),
-                ));
+                )
+                .cause(Cause::SeeDoctor)
+                .hint(crate::root::NOT_EMULATED));
             }
         }
     }
@@ -435,4 +438,21 @@ pub fn environment() -> Vec<(OsString, OsString)> {
     let here = here.chain(proxies.map(str::to_uppercase));
     let here = here.filter_map(|key| std::env::var_os(&key).map(|value| (key.into(), value)));
     fixed.map(|(key, value)| (key.into(), value.into())).into_iter().chain(here).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_thread_is_an_emulators_and_the_hint_says_so() {
+        std::thread::scope(|scope| {
+            let (stop, stopped) = std::sync::mpsc::channel::<()>();
+            scope.spawn(move || stopped.recv());
+            let failure = need_one_thread().unwrap_err();
+            assert!(failure.hint.unwrap().starts_with("QEMU's user mode cannot run the tools"));
+            assert_eq!(failure.cause, Some(Cause::SeeDoctor));
+            drop(stop);
+        });
+    }
 }
