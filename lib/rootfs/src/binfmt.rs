@@ -14,22 +14,25 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// The directories of emulators.
+/// The directories of emulators, behind those of `PATH`, which may lack them.
 const PLACES: [&str; 3] = ["/usr/bin", "/usr/local/bin", "/bin"];
 
 /// Returns the statically linked user-mode emulator for `arch`, if this host has one. Debian 12's is called
 /// `qemu-ARCH-static`; from Debian 13 on `qemu-ARCH` itself is static.
 #[must_use]
 pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
-    PLACES
-        .iter()
-        .flat_map(|place| ["-static", ""].map(|end| Path::new(place).join(format!("qemu-{}{end}", arch.qemu))))
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // The document names it, and is read in other directories, too.
+    let in_path: Vec<_> = std::env::split_paths(&path).filter(|place| place.is_absolute()).collect();
+    let places = in_path.into_iter().chain(PLACES.map(PathBuf::from));
+    places
+        .flat_map(|place| ["-static", ""].map(|end| place.join(format!("qemu-{}{end}", arch.qemu))))
         .find(|path| is_static(path))
 }
 
 /// Returns whether a file is an ELF program without an interpreter: a dynamic one would look for its loader and libraries
 /// inside the root.
-fn is_static(path: &Path) -> bool {
+pub(crate) fn is_static(path: &Path) -> bool {
     let mut head = vec![0; 4096];
     let read = fs::File::open(path).and_then(|mut f| f.read(&mut head));
     read.is_ok_and(|n| static_elf(&head[..n]) == Some(true))

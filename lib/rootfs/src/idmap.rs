@@ -41,7 +41,7 @@ pub fn of_user(uid: u32, gid: u32) -> Result<IdMap, Failure> {
     Ok(IdMap { uid: map(uid, find(FILES[0], uid)?), gid: map(gid, find(FILES[1], gid)?) })
 }
 
-/// Returns those of [`FILES`] that this host has not. usermod(8) refuses to add a range to a file that is not there.
+/// Returns those of subuid(5) and subgid(5) that this host has not. usermod(8) refuses to add a range to a file that is not there.
 pub fn missing_files() -> Vec<&'static str> {
     FILES.into_iter().filter(|file| !Path::new(file).exists()).collect()
 }

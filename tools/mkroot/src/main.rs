@@ -41,6 +41,10 @@ struct Mkroot {
     #[arg(long, value_name = "NAME", add = names(distro::Preset::names))]
     distro: Option<String>,
 
+    /// Run programs of a foreign architecture by FILE, or by the host's handler
+    #[arg(long, value_name = "FILE|host")]
+    emulator: Option<PathBuf>,
+
     /// Also mount the plan on the host, until 'unmount'
     #[arg(long)]
     host: bool,
@@ -204,7 +208,8 @@ impl Mkroot {
         }
         skeleton::make(&root, owner, &mut done.points)?;
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
-        let binfmt = choose_handler(&plan.root, plan.arch, &plan.mounts, plan.idmap.as_ref())?;
+        let binfmt =
+            choose_handler(&plan.root, plan.arch, &plan.mounts, plan.idmap.as_ref(), self.emulator.as_deref())?;
         if self.host {
             match host::mount(&root, &plan.mounts)? {
                 Some(made) => {

@@ -155,6 +155,49 @@ fn the_document_says_what_is_planned() {
 }
 
 #[test]
+fn an_emulator_is_found_in_path_or_named() {
+    let (native, foreign) = arches();
+    for ground in [ground(), users_ground()] {
+        let known = ground.mkroot(&format!("--arch {foreign}"))["binfmt"]["interpreter"].as_str().unwrap().to_owned();
+        let qemu = format!("qemu-{foreign}-static");
+        ground
+            .sh(&format!(
+                "mkdir elsewhere; cp {known} elsewhere/{qemu}; cp {known} mine; echo '#!/bin/sh' > text; mkroot --new x"
+            ))
+            .done();
+        let file = |name: &str| ground.path(name).to_str().unwrap().to_owned();
+        // The directories of PATH come first.
+        let found = ground.sh(&format!("PATH=$PWD/elsewhere:$PATH mkroot --new root --arch {foreign}")).done();
+        assert_eq!(found["binfmt"]["interpreter"], file(&format!("elsewhere/{qemu}")).as_str());
+        let named = ground.mkroot(&format!("--arch {foreign} --emulator ./mine"));
+        assert_eq!(named["binfmt"]["interpreter"], file("mine").as_str());
+        assert_eq!(named["binfmt"]["kind"], "private");
+        for (options, code, message) in [
+            (
+                format!("--arch {foreign} --emulator text"),
+                "usage",
+                "using the emulator 'text': it is not a statically linked program".to_owned(),
+            ),
+            (
+                format!("--arch {foreign} --emulator none"),
+                "not-found",
+                "using the emulator 'none': No such file or directory (os error 2)".to_owned(),
+            ),
+            (
+                format!("--arch {native} --emulator mine"),
+                "usage",
+                format!("using the emulator 'mine': this host runs programs of {native} itself"),
+            ),
+        ] {
+            let ran = ground.sh(&format!("mkroot --new other {options}"));
+            let error = ran.document()["error"].clone();
+            assert_eq!((&error["code"], &error["message"]), (&code.into(), &message.into()));
+            assert!(!ground.path("other").exists(), "{options}");
+        }
+    }
+}
+
+#[test]
 fn a_second_run_changes_nothing() {
     for ground in [ground(), users_ground()] {
         let (first, _) = without_steps(ground.mkroot(""));

@@ -10,7 +10,7 @@ use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A program that every root has: its ELF header says what the root's architecture is.
 const SHELL: &str = "bin/sh";
@@ -34,7 +34,7 @@ impl Inside {
         let arch = arch_of(&root).map_err(|f| f.while_doing(doing()))?;
         let map = if me == 0 { None } else { Some(idmap::of_user(me, getegid().as_raw())?) };
         let mounts = plan::api(map.is_some());
-        let binfmt = choose_handler(&path, arch, &mounts, map.as_ref())?;
+        let binfmt = choose_handler(&path, arch, &mounts, map.as_ref(), None)?;
         Self::new(root, mounts, map, binfmt.is_private().then_some((arch, binfmt)))
     }
 }
@@ -51,25 +51,44 @@ fn arch_of(root: &Root) -> Result<Arch, Failure> {
     known.ok_or_else(|| Failure::new(Code::Failed, format!("{}: no program of an architecture that is known", doing())))
 }
 
-/// Finds how programs of the architecture are run in the root at `path`, and checks it by running one inside.
+/// In the place of an emulator: the handler that the host has registered.
+const HOSTS: &str = "host";
+
+/// Finds how programs of the architecture are run in the root at `path`, and checks it by running one inside. `emulator` is
+/// the one to use, or `host` for the host's own handler.
 ///
 /// # Errors
 ///
-/// [`Code::Failed`] when they cannot be run on this host, with the reason.
-pub fn choose_handler(path: &Path, arch: Arch, mounts: &[Mount], idmap: Option<&IdMap>) -> Result<Binfmt, Failure> {
+/// [`Code::Failed`] when they cannot be run on this host, with the reason; [`Code::Usage`] where the emulator cannot be used.
+pub fn choose_handler(
+    path: &Path,
+    arch: Arch,
+    mounts: &[Mount],
+    idmap: Option<&IdMap>,
+    emulator: Option<&Path>,
+) -> Result<Binfmt, Failure> {
     let inside =
         |handler: Option<(Arch, Binfmt)>| Inside::new(Root::open(path)?, mounts.to_owned(), idmap.cloned(), handler);
     if arch.is_native_on(Arch::host()?) {
+        if let Some(file) = emulator.filter(|file| *file != Path::new(HOSTS)) {
+            let why = format!("using the emulator {}: this host runs programs of {} itself", quote(file), arch.name);
+            return Err(Failure::new(Code::Usage, why).hint("leave --emulator out"));
+        }
         inside(None)?.probe(arch)?;
         return Ok(Binfmt::native());
     }
     let mut reason = None;
-    if let Some(interpreter) = binfmt::find_interpreter(arch) {
+    let interpreter = match emulator {
+        Some(name) if name == Path::new(HOSTS) => None,
+        Some(file) => Some(check_emulator(file)?),
+        None => binfmt::find_interpreter(arch),
+    };
+    if let Some(interpreter) = interpreter {
         let handler = Binfmt::private(interpreter);
         match inside(Some((arch, handler.clone())))?.probe(arch) {
             Ok(()) => return Ok(handler),
             // Do not go on with another handler.
-            Err(failure) if failure.code == Code::Interrupted => return Err(failure),
+            Err(failure) if failure.code == Code::Interrupted || emulator.is_some() => return Err(failure),
             Err(failure) => reason = Some(failure),
         }
     }
@@ -83,6 +102,18 @@ pub fn choose_handler(path: &Path, arch: Arch, mounts: &[Mount], idmap: Option<&
         }),
         Err(failure) => Err(reason.unwrap_or_else(|| no_handler(arch, failure))),
     }
+}
+
+/// Returns the path of an emulator that the user chose.
+fn check_emulator(file: &Path) -> Result<PathBuf, Failure> {
+    let doing = || format!("using the emulator {}", quote(file));
+    let path = file.canonicalize().doing(Code::NotFound, doing)?;
+    if binfmt::is_static(&path) {
+        return Ok(path);
+    }
+    Err(Failure::new(Code::Usage, format!("{}: it is not a statically linked program", doing())).hint(
+        "inside the root it would not find its libraries: give a static one, or 'host' for the handler of the host",
+    ))
 }
 
 /// Adds a hint to the failure of a host that cannot run the root's programs.
