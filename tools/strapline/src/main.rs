@@ -8,6 +8,7 @@ mod receipt;
 use clap::builder::{PathBufValueParser, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use clap_complete::env::CompleteEnv;
+use stage::complete::VARIABLE;
 use stage::message::nearest;
 use stage::run::{usage_failure, write_out};
 use stage::{Code, Common, Context, Doing, Failure, quote};
@@ -39,9 +40,6 @@ const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 /// Where a package keeps the tools, beside the directory of this program.
 const LIBRARY: &str = "../lib/strapline";
 
-/// Set by a shell that completes a command line, with the shell's name.
-const COMPLETE: &str = "COMPLETE";
-
 /// Set by bash and zsh, with the number of the word that is completed.
 const INDEX: &str = "_CLAP_COMPLETE_INDEX";
 
@@ -57,7 +55,7 @@ fn run(mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
     stage::run::refuse_set_uid()?;
     let tools = directory()?;
     // Only to complete, a tool's command line begins behind `--`.
-    let completes = std::env::var_os(COMPLETE).is_some();
+    let completes = std::env::var_os(VARIABLE).is_some();
     let first = if completes { words.iter().position(|word| word == "--").map_or(1, |at| at + 2) } else { 1 };
     // The last word is still being typed.
     let name = words.get(first).filter(|_| !completes || first + 1 < words.len()).and_then(|word| word.to_str());
@@ -74,7 +72,7 @@ fn run(mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
         }
         return Err(command.exec()).doing(Code::NotFound, || format!("running {}", quote(&program)));
     }
-    CompleteEnv::with_factory(|| command(&tools)).complete();
+    CompleteEnv::with_factory(|| command(&tools)).var(VARIABLE).complete();
     let matches = match command(&tools).try_get_matches_from(&words) {
         Ok(matches) => matches,
         Err(help) if !help.use_stderr() => {
@@ -128,7 +126,7 @@ fn command(tools: &Path) -> Command {
 
 /// Returns what a tool says of itself in the first sentence of its help.
 fn sentence(tools: &Path, name: &str) -> String {
-    let help = process::Command::new(tools.join(name)).arg("-h").env_remove(COMPLETE).output();
+    let help = process::Command::new(tools.join(name)).arg("-h").env_remove(VARIABLE).output();
     let text = help.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).collect();
     if lines.is_empty() { "(not installed)".to_owned() } else { lines.join(" ") }
@@ -149,7 +147,7 @@ fn completions(tools: &Path, shell: &str) -> Result<String, Failure> {
     let mut text = String::new();
     for program in programs {
         let doing = || format!("running {}", quote(&program));
-        let output = process::Command::new(&program).env(COMPLETE, shell).output().doing(Code::NotFound, doing)?;
+        let output = process::Command::new(&program).env(VARIABLE, shell).output().doing(Code::NotFound, doing)?;
         text += &String::from_utf8_lossy(&output.stdout);
     }
     Ok(text)
