@@ -109,9 +109,6 @@ impl Stage for Unmount {
             return Ok(());
         };
         let root = opened.path().to_owned();
-        if self.remove {
-            remove::check(&opened)?;
-        }
         // Our working directory may keep a mount busy.
         std::env::set_current_dir("/").doing(Code::Os, || "leaving the working directory")?;
         let before = document.clone();
@@ -120,17 +117,25 @@ impl Stage for Unmount {
             true => Scope::All,
             false => Scope::Claimed(&before),
         };
+        if self.remove {
+            remove::check(&opened)?;
+            // Of a pipeline, mkroot --host made the mount.
+            if matches!(scope, Scope::All) {
+                remove::refuse_mount_point(&root)?;
+            }
+        }
         if self.dry_run {
             drop(opened);
             return preview(context, scope, &root, document);
         }
         let lock = opened.lock_exclusive()?;
+        let id = opened.id()?;
         // This keeps a mount busy; the lock does not.
         drop(opened);
         let mut record = resumed(document);
         let mut result = self.unmount_all(context, scope, &root, &mut record);
         if self.remove && result.is_ok() {
-            result = remove::remove(&root, &before);
+            result = remove::remove(&root, id, &before);
             record.removed = result.is_ok();
         }
         drop(lock);

@@ -549,6 +549,8 @@ fn a_root_is_deleted_however_deep_and_nothing_beside_it() {
             for i in $(seq 60); do name=$(printf '%0100d' $i); mkdir $name; cd -P ./$name; : >file; done
             for i in $(seq 600); do mkdir d; cd -P ./d 2>/dev/null || break; done
         )
+        # What an earlier run moved up has a name that is taken.
+        mkdir -p "$T/.deep-1/some/thing"
         mkdir -m 000 "$T/closed"; : >"$T/closed/file"
         step remove unmount --remove "$T"
         ls "$D/kept" >"$D/kept.ls"
@@ -584,6 +586,13 @@ fn what_is_no_root_or_in_use_is_not_deleted() {
         cd "$D"
         step used unmount --remove "$T"
         kill -9 "$pid"; wait "$pid" || :
+        # Beside the root, too.
+        mkdir "$T.strapline"
+        mount -t tmpfs other "$T.strapline"
+        : >"$T.strapline/kept"
+        step beside unmount --remove "$T"
+        ls "$T.strapline" >"$D/kept"
+        umount "$T.strapline"
         step receipt sh -c 'unmount --remove "$T" >"$T/receipt"'
         find "$T" >"$D/left"
     "#);
@@ -604,5 +613,21 @@ fn what_is_no_root_or_in_use_is_not_deleted() {
     let hint = "unmount: hint: end it, or run 'reap ROOT' and this again";
     ground.step("used", 75, &["unmount: nothing is mounted at or below 'ROOT'", &used, hint]);
     assert_eq!(ground.read("receipt.status"), "75\n");
+    assert_eq!((ground.read("beside.status").as_str(), ground.read("kept").as_str()), ("75\n", "kept\n"));
+    assert!(ground.read("beside.err").contains("root.strapline' is mounted\n"), "{}", ground.read("beside.err"));
     assert!(ground.read("left").contains("/root/home\n"));
+}
+
+#[test]
+fn a_root_with_mounts_of_its_pipeline_is_deleted() {
+    let ground = run(r#"
+        mkdir -p "$T/var/lib/pacman"
+        mount_all
+        id=$(stat -c '{"dev":%d,"ino":%i}' "$T")
+        echo '{"strapline":1,"root":"'"$T"'","root_id":'"$id"',"mode":"host","host":'"$(claims)"'}' >"$D/in"
+        step remove unmount --quiet --remove <"$D/in"
+    "#);
+    let document = ground.step("remove", 0, &[]);
+    assert_eq!(document["unmount"]["removed"], true);
+    assert!(document.get("host").is_none() && !ground.root().exists());
 }
