@@ -9,11 +9,13 @@ use crate::signal::{self, Wake};
 use crate::{Code, Document, Doing, Failure, complete, document, message, quote};
 use clap::error::{ContextKind, ContextValue};
 use nix::sys::stat::{SFlag, fstat, major, minor};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open, openat, renameat, unlinkat};
+use rustix::io::Errno;
 use std::cell::{Cell, RefCell};
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -397,16 +399,16 @@ fn refuse_command_line(tool: &'static str, error: &clap::Error) -> ExitCode {
     let context = Context::new(tool, false);
     let failure = usage_failure(tool, error);
     context.report(&failure);
-    // No stage comes later: a person mistyped.
-    if std::io::stdout().is_terminal() {
-        return ExitCode::from(Code::Usage.exit());
-    }
     // Stages that undo and come later need the document of the stages before. If the document was to come from a file,
     // stdin may be anything, and may stay open for ever.
     let elsewhere = std::env::args_os().any(|a| {
         let a = a.as_encoded_bytes();
         a == b"-n" || a == b"--new" || a.starts_with(b"--state")
     });
+    // No stage comes before or after: a person mistyped.
+    if std::io::stdout().is_terminal() && (elsewhere || no_document_comes()) {
+        return ExitCode::from(Code::Usage.exit());
+    }
     let input = if elsewhere { Ok(Input::Nothing("not asked for")) } else { read_stdin() };
     let mut document = match input {
         Ok(Input::Text(text, origin)) => Document::parse(&text, &origin).unwrap_or_default(),
@@ -457,38 +459,50 @@ fn hand_on(context: &Context, document: &Document) -> ExitCode {
 const COPY: &str = "document.json";
 
 /// Writes the document into the directory beside its root, where there is one that only we may write to: for a user who lost
-/// the document, and for `enter DIR`.
+/// the document. Where the file system has no `O_TMPFILE` there is no copy.
 fn keep_copy(document: &Document) -> Result<(), Failure> {
     let Some(root) = document.root() else { return Ok(()) };
-    let mut directory = root.as_os_str().to_owned();
-    directory.push(document::BESIDE);
-    let directory = Path::new(&directory);
-    let meta = match directory.symlink_metadata() {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        meta => meta.doing(Code::Os, || format!("reading {}", quote(directory)))?,
+    let mut path = root.as_os_str().to_owned();
+    path.push(document::BESIDE);
+    let doing = || format!("writing the document's copy {}", quote(Path::new(&path).join(COPY)));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match open(&path, flags, Mode::empty()) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+        directory => directory.doing(Code::Os, doing)?,
     };
-    if !meta.is_dir() || meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0 {
+    let stat = rustix::fs::fstat(&directory).doing(Code::Os, doing)?;
+    if stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_mode & 0o022 != 0 {
         return Ok(());
     }
-    let path = directory.join(COPY);
-    let doing = || format!("writing the document's copy {}", quote(&path));
-    // A run that was killed may have left one. Where another tool writes its own now, either copy will do.
-    let new = directory.join(format!("{COPY}.new"));
-    let gone = |result: std::io::Result<()>| match result {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        result => result.doing(Code::Os, doing),
+    let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let mut file = match openat(&directory, ".", flags, Mode::from_raw_mode(0o600)) {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => return Ok(()),
+        file => File::from(file.doing(Code::Os, doing)?),
     };
-    gone(std::fs::remove_file(&new))?;
-    let write = || {
-        let mut file = File::options().write(true).create_new(true).open(&new)?;
-        // Whatever the umask.
-        file.set_permissions(Permissions::from_mode(0o644))?;
-        file.write_all(document.line().as_bytes())
-    };
-    write().doing(Code::Os, doing).and_then(|()| gone(std::fs::rename(&new, &path))).inspect_err(|_| {
-        // The first failure is the one to report.
-        drop(std::fs::remove_file(&new));
-    })
+    file.write_all(document.line().as_bytes()).doing(Code::Os, doing)?;
+    // Whatever the umask.
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(0o644)).doing(Code::Os, doing)?;
+    take_place(&file, &directory).doing(Code::Os, doing)
+}
+
+/// Gives a file without a name that of the copy. Another tool may do the same now: either copy will do. A run that was killed
+/// may have left one beside it.
+fn take_place(file: &File, directory: &OwnedFd) -> Result<(), Errno> {
+    const NEW: &str = "document.json.new";
+    let from = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let link = || linkat(CWD, &from, directory, NEW, AtFlags::SYMLINK_FOLLOW);
+    match link() {
+        Err(Errno::EXIST) => {
+            ignore(unlinkat(directory, NEW, AtFlags::empty()), Errno::NOENT)?;
+            ignore(link(), Errno::EXIST)?;
+        }
+        result => result?,
+    }
+    ignore(renameat(directory, NEW, directory, COPY), Errno::NOENT)
+}
+
+fn ignore(result: Result<(), Errno>, expected: Errno) -> Result<(), Errno> {
+    if result == Err(expected) { Ok(()) } else { result }
 }
 
 fn output_failure(error: &std::io::Error) -> Failure {
