@@ -195,6 +195,8 @@ clean:
 
 # The demo's root may have files of subordinate ids, which only the user namespace that has them may delete.
 clean-demo:
+	@[ ! -d $(DEMO)/root ] || command -v unmount > /dev/null || { \
+	  echo "make: the tools are not built, and $(DEMO)/root may have files of others" >&2; echo "make: hint: make quick clean-demo" >&2; exit 1; }
 	if [ -d $(DEMO)/root ]; then unmount --new --remove $(DEMO)/root > /dev/null; fi
 	rm -rf --one-file-system $(DEMO)
 

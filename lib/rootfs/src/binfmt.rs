@@ -12,6 +12,7 @@ pub use stage::members::Binfmt;
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The directories of emulators, behind those of `PATH`, which may lack them.
@@ -34,7 +35,10 @@ pub fn find_interpreter(arch: Arch) -> Option<PathBuf> {
 /// inside the root.
 pub(crate) fn is_static(path: &Path) -> bool {
     let mut head = vec![0; 4096];
-    let read = fs::File::open(path).and_then(|mut f| f.read(&mut head));
+    let read = stage::file::open(path).and_then(|mut file| {
+        let may_run = file.metadata()?.mode() & 0o111 != 0;
+        Ok(if may_run { file.read(&mut head)? } else { 0 })
+    });
     read.is_ok_and(|n| static_elf(&head[..n]) == Some(true))
 }
 

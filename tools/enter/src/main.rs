@@ -104,6 +104,7 @@ impl Enter {
     /// Runs the command in the root of a document, or of a directory, with our terminal.
     fn enter_alone(&self, context: &Context) -> Result<(Ended, String), Failure> {
         if let Some(directory) = self.directory() {
+            stage::run::refuse_set_uid()?;
             return self.enter(context, Inside::of_directory(directory)?, &self.command[1..], true);
         }
         let document = stage::run::read_state(&self.common)?;
@@ -119,8 +120,11 @@ impl Enter {
             return None;
         }
         let first = Path::new(self.command.first()?);
-        let is_meant = first.as_os_str().as_encoded_bytes().contains(&b'/') || stage::run::no_document_comes();
-        (is_meant && first.is_dir()).then_some(first)
+        let is_path = first.as_os_str().as_encoded_bytes().contains(&b'/');
+        let no_document = stage::run::no_document_comes();
+        // Without a document, a path that is mistyped is one all the same.
+        let is_meant = if first.is_dir() { is_path || no_document } else { is_path && no_document };
+        is_meant.then_some(first)
     }
 
     fn environment(&self, user: Option<&User>) -> Vec<(OsString, OsString)> {

@@ -21,7 +21,7 @@ pub(crate) fn text(document: &Document) -> String {
     for Section { title, lines } in sections(document) {
         writeln!(out, "{title}").unwrap_or(());
         for (name, value) in lines {
-            writeln!(out, "  {name:14} {}", escape(&value)).unwrap_or(());
+            writeln!(out, "  {:14} {}", escape(&name), escape(&value)).unwrap_or(());
         }
     }
     let steps = steps(document);

@@ -2,18 +2,18 @@
 
 use super::Inside;
 use crate::plan::{self, Mount};
-use crate::root::open_within;
 use crate::{Arch, Binfmt, IdMap, Root, arch, binfmt, idmap};
-use rustix::fs::{OFlags, fstat};
+use rustix::fs::fstat;
 use rustix::process::{getegid, geteuid};
 use stage::{Code, Doing, Failure, quote};
-use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-/// A program that every root has: its ELF header says what the root's architecture is.
-const SHELL: &str = "bin/sh";
+/// A program that every root has, the shell of scriptlets: its ELF header says what the root's architecture is.
+const SHELL: &str = "usr/bin/bash";
+
+/// The longest one that is read, in bytes.
+const LONGEST: u64 = 16 << 20;
 
 impl Inside {
     /// Makes it from a root's directory: what `mkroot` would write into a document for it, and nothing in the root changes.
@@ -42,11 +42,9 @@ impl Inside {
 /// Returns the architecture of the root's shell.
 fn arch_of(root: &Root) -> Result<Arch, Failure> {
     let doing = || format!("reading {}", quote(root.path().join(SHELL)));
-    let mut head = [0; 20];
-    let file = open_within(root.as_fd(), SHELL, OFlags::RDONLY | OFlags::NONBLOCK).doing(Code::Failed, doing)?;
-    File::from(file).read_exact(&mut head).doing(Code::Failed, doing)?;
-    let machine = u16::from_le_bytes([head[18], head[19]]);
-    let is = |arch: &&Arch| head.starts_with(b"\x7fELF") && (arch.class, arch.elf) == (head[4], machine);
+    let program = root.read(SHELL, LONGEST).doing(Code::Failed, doing)?;
+    let machine = program.get(18..20).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+    let is = |arch: &&Arch| program.starts_with(b"\x7fELF") && program[4] == arch.class && machine == Some(arch.elf);
     let known = arch::ALL.iter().find(is).copied();
     known.ok_or_else(|| Failure::new(Code::Failed, format!("{}: no program of an architecture that is known", doing())))
 }
@@ -108,6 +106,11 @@ pub fn choose_handler(
 fn check_emulator(file: &Path) -> Result<PathBuf, Failure> {
     let doing = || format!("using the emulator {}", quote(file));
     let path = file.canonicalize().doing(Code::NotFound, doing)?;
+    // binfmt_misc separates fields by colons, and lines by newlines.
+    if path.to_str().is_none_or(|text| text.contains([':', '\n'])) {
+        return Err(Failure::new(Code::Usage, format!("{}: the kernel takes no such path", doing()))
+            .hint("copy it to a path without ':'"));
+    }
     if binfmt::is_static(&path) {
         return Ok(path);
     }
