@@ -26,6 +26,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// How paths are resolved: never out of the tree, never over a link, never into another mount.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -145,6 +146,9 @@ impl Tree {
     ///
     /// At the first entry that cannot be read, or cannot be in an image; and when a signal asked us to stop.
     pub fn walk(&self, rules: &Rules) -> Result<Found, Failure> {
+        // All threads of a process have one working directory.
+        static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+        let _only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut walk =
             Walk { tree: self, rules, found: Found::default(), names: HashMap::new(), buffer: vec![0; 1 << 16] };
         walk.all()?;
