@@ -56,22 +56,7 @@ pub fn bin_dir() -> PathBuf {
     dir
 }
 
-/// Every program of the suite.
-pub const TOOLS: [&str; 13] = [
-    "mkroot",
-    "fetch-pacman",
-    "mkconf",
-    "keyring",
-    "strap",
-    "configure",
-    "verify",
-    "pack",
-    "mkdisk",
-    "enter",
-    "reap",
-    "unmount",
-    "doctor",
-];
+pub use stage::TOOLS;
 
 /// Returns the program of another Debian suite's pacman, `trixie` or `sid`, and unpacks it where it is not there yet. It
 /// stays between runs.

@@ -25,7 +25,7 @@ mod file;
 
 use file::File;
 use serde::Deserialize;
-use stage::message::nearest;
+use stage::message::meant;
 use stage::{Code, Doing, Failure, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -141,17 +141,9 @@ struct SourceArch {
     servers: Vec<String>,
 }
 
-/// Says which preset may have been meant: what others call it, or one with a name like it.
-fn meant(wanted: &str) -> String {
-    let elsewhere = match wanted {
-        "alarm" | "archarm" => Some("archlinuxarm"),
-        "arch" => Some("archlinux"),
-        "arch32" => Some("archlinux32"),
-        _ => None,
-    };
-    let meant = elsewhere.or_else(|| nearest(wanted, Preset::names()));
-    meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "))
-}
+/// What others call some of the presets.
+const ELSEWHERE: [(&str, &str); 4] =
+    [("alarm", "archlinuxarm"), ("archarm", "archlinuxarm"), ("arch", "archlinux"), ("arch32", "archlinux32")];
 
 impl Preset {
     /// Read the preset of that name, or the file where the value has a `/` in it or ends in `.toml`.
@@ -202,8 +194,11 @@ impl Preset {
     fn load_at(wanted: &str, beside: Option<&Path>, depth: usize) -> Result<Self, Failure> {
         if !wanted.contains('/') && !wanted.ends_with(".toml") {
             let Some(text) = builtin::find(wanted) else {
-                let hint =
-                    format!("{}there are {}; a file is named with a / or .toml", meant(wanted), list(Self::names()));
+                let hint = format!(
+                    "{}there are {}; a file is named with a / or .toml",
+                    meant(wanted, &ELSEWHERE, Self::names()),
+                    list(Self::names())
+                );
                 return Err(Failure::new(Code::NotFound, format!("there is no preset '{}'", wanted.escape_default()))
                     .hint(hint));
             };

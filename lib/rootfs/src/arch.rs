@@ -1,6 +1,6 @@
 //! Architectures, and their names in pacman, the kernel, ELF and QEMU.
 
-use stage::message::{escape, nearest};
+use stage::message::{escape, meant};
 use stage::{Code, Failure};
 
 /// An architecture that an Arch-family distribution has.
@@ -61,9 +61,7 @@ impl Arch {
     /// [`Code::Usage`] with the known names.
     pub fn named(name: &str) -> Result<Self, Failure> {
         ALL.iter().find(|a| a.name == name).copied().ok_or_else(|| {
-            let elsewhere = ELSEWHERE.iter().find(|(other, _)| *other == name).map(|(_, ours)| *ours);
-            let meant = elsewhere.or_else(|| nearest(name, names()));
-            let meant = meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "));
+            let meant = meant(name, &ELSEWHERE, names());
             Failure::new(Code::Usage, format!("unknown architecture '{}'", escape(name)))
                 .hint(format!("{meant}one of {}", names().collect::<Vec<_>>().join(", ")))
         })

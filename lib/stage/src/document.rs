@@ -12,15 +12,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use crate::path::{is_name, is_word, plain_absolute, plain_below};
 
 /// The protocol's major version: the value of the `strapline` member. Additive change never bumps it.
 pub const VERSION: u64 = 1;
 
-/// The directory beside a root, of what is the root's and not in it: `ROOT.strapline`.
-pub const BESIDE: &str = ".strapline";
+/// Returns the directory beside a root, of what is the root's and not in it: `ROOT.strapline`.
+#[must_use]
+pub fn beside(root: &Path) -> PathBuf {
+    let mut path = root.as_os_str().to_owned();
+    path.push(".strapline");
+    path.into()
+}
 
 /// The longest document that is read, in bytes.
 pub const LIMIT: u64 = 16 << 20;

@@ -21,3 +21,20 @@ pub use document::Document;
 pub use failure::{Cause, Code, Doing, Failure};
 pub use message::quote;
 pub use run::{Common, Context, Kind, Stage, main};
+
+/// The tools, in the order in which a pipeline has them.
+pub const TOOLS: [&str; 13] = [
+    "doctor",
+    "mkroot",
+    "fetch-pacman",
+    "mkconf",
+    "keyring",
+    "strap",
+    "configure",
+    "verify",
+    "pack",
+    "mkdisk",
+    "enter",
+    "reap",
+    "unmount",
+];

@@ -35,6 +35,15 @@ pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Opti
     near.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }
 
+/// Returns the beginning of a hint, `did you mean 'NAME'? `: `elsewhere` has what others call some of `names`. Empty where
+/// nothing is like `word`.
+#[must_use]
+pub fn meant(word: &str, elsewhere: &[(&str, &str)], names: impl IntoIterator<Item = &'static str>) -> String {
+    let known = elsewhere.iter().find(|(other, _)| *other == word).map(|(_, ours)| *ours);
+    let meant = known.or_else(|| nearest(word, names));
+    meant.map_or_else(String::new, |meant| format!("did you mean '{meant}'? "))
+}
+
 /// Writes one line of `tool` to stderr. A message that cannot be written is dropped.
 pub fn line(tool: &str, text: impl Display) {
     let line = format!("{tool}: {}\n", escape(&text.to_string()));

@@ -301,7 +301,7 @@ fn refuse_emptied(path: &Path, file: &File) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Code::Usage, format!("{}: it is stdout, too, and the shell has emptied it", doing()))
-        .hint(format!("a copy is ROOT{}/{COPY}: copy it back, and write to another file", document::BESIDE)))
+        .hint(format!("a copy is ROOT.strapline/{COPY}: copy it back, and write to another file")))
 }
 
 fn read_stdin() -> Result<Input, Failure> {
@@ -462,9 +462,8 @@ const COPY: &str = "document.json";
 /// the document. Where the file system has no `O_TMPFILE` there is no copy.
 fn keep_copy(document: &Document) -> Result<(), Failure> {
     let Some(root) = document.root() else { return Ok(()) };
-    let mut path = root.as_os_str().to_owned();
-    path.push(document::BESIDE);
-    let doing = || format!("writing the document's copy {}", quote(Path::new(&path).join(COPY)));
+    let path = document::beside(root);
+    let doing = || format!("writing the document's copy {}", quote(path.join(COPY)));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = match open(&path, flags, Mode::empty()) {
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),

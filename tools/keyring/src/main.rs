@@ -307,11 +307,7 @@ fn gpgdir(document: &Document, root: &Root) -> Result<PathBuf, Failure> {
     let config: Option<Config> = document.get();
     Ok(match config {
         Some(config) => config.gpgdir(),
-        None => {
-            let mut beside = root.path().as_os_str().to_owned();
-            beside.push(".strapline");
-            PathBuf::from(beside).join("gnupg")
-        }
+        None => stage::document::beside(root.path()).join("gnupg"),
     })
 }
 

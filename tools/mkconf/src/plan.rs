@@ -82,7 +82,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     }
     let out_dir = match &args.out_dir {
         Some(path) => settle(path)?,
-        None => PathBuf::from(format!("{root_text}.strapline")),
+        None => stage::document::beside(root),
     };
     writable_path("the directory of the files", &out_dir)?;
     if out_dir.starts_with(root) {

@@ -11,29 +11,12 @@ use clap_complete::env::CompleteEnv;
 use stage::complete::VARIABLE;
 use stage::message::nearest;
 use stage::run::{usage_failure, write_out};
-use stage::{Code, Common, Context, Doing, Failure, quote};
+use stage::{Code, Common, Context, Doing, Failure, TOOLS, quote};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
-
-/// The tools, in the order in which a pipeline has them.
-const TOOLS: [&str; 13] = [
-    "doctor",
-    "mkroot",
-    "fetch-pacman",
-    "mkconf",
-    "keyring",
-    "strap",
-    "configure",
-    "verify",
-    "pack",
-    "mkdisk",
-    "enter",
-    "reap",
-    "unmount",
-];
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 

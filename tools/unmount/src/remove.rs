@@ -8,7 +8,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
-use stage::document::BESIDE;
+use stage::document::beside;
 use stage::members::IdMap;
 use stage::{Code, Document, Doing, Failure, quote};
 use std::ffi::{CStr, OsStr};
@@ -72,11 +72,9 @@ pub(crate) fn remove(path: &Path, id: RootId, document: &Document) -> Result<(),
         return Err(Failure::new(Code::Failed, format!("deleting {}: it is another directory by now", quote(path))));
     }
     check(&root)?;
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(BESIDE);
-    let beside = Path::new(&beside);
-    refuse_use(&root, beside)?;
-    remove_configuration(beside)?;
+    let beside = beside(path);
+    refuse_use(&root, &beside)?;
+    remove_configuration(&beside)?;
     let clear = |root: BorrowedFd<'_>| {
         let directory = open_below(root, "", OFlags::RDONLY | OFlags::DIRECTORY);
         let directory = directory.doing(Code::Os, || format!("opening {}", quote(path)))?;
