@@ -70,7 +70,7 @@ impl Means {
             _ if self.update_binfmts => {
                 format!("{sudo}update-binfmts --enable qemu-{}", self.arch.qemu)
             }
-            None => release.install(Need::Registration),
+            None => release.install(Need::Registration(self.arch)),
             Some(_) if self.systemd => format!("{sudo}systemctl restart systemd-binfmt"),
             Some(file) => {
                 let mount = format!("mount -t binfmt_misc binfmt_misc {TABLE} && ");
@@ -99,8 +99,8 @@ impl Means {
 }
 
 /// Returns the fix where an emulator is installed, and does not work.
-fn reinstall(release: &Release) -> String {
-    let install = release.install(Need::Emulator);
+fn reinstall(arch: Arch, release: &Release) -> String {
+    let install = release.install(Need::Emulator(arch));
     format!("check that the emulator itself works, and reinstall it: {install}")
 }
 
@@ -117,7 +117,7 @@ pub(crate) fn emulator(means: &Means, trials: &Trials, release: &Release) -> Fin
         (None, None) => Finding::fail(format!("none for {arch}"))
             .why("scriptlets and hooks are programs of the target: without it all fail, although pacman exits 0"),
     };
-    finding.fix(release.install(Need::Emulator))
+    finding.fix(release.install(Need::Emulator(means.arch)))
 }
 
 /// Checks the private table.
@@ -148,7 +148,7 @@ pub(crate) fn private_binfmt(means: &Means, trials: &Trials, release: &Release) 
     Finding::fail(&failure.message).why(why).fix(match &failure.hint {
         _ if !means.binfmt_misc => format!("{}modprobe binfmt_misc", release.sudo),
         Some(hint) => hint.clone(),
-        None => reinstall(release),
+        None => reinstall(means.arch, release),
     })
 }
 
@@ -167,7 +167,7 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
         return Finding::fail(format!("no handler for {arch} in '{TABLE}'"))
             .why("without a handler programs of the target end with 'Exec format error'")
             .fix(match means.interpreter {
-                None => release.install(Need::Emulator),
+                None => release.install(Need::Emulator(means.arch)),
                 Some(_) => means.register(release),
             });
     };
@@ -186,7 +186,7 @@ pub(crate) fn host_binfmt(means: &Means, trials: &Trials, release: &Release) -> 
         }
         Tried::Not(_) => Finding::fail(found).why(why),
         Tried::Failed(failure) if missing.is_empty() => {
-            return Finding::fail(found).why(&failure.message).fix(reinstall(release));
+            return Finding::fail(found).why(&failure.message).fix(reinstall(means.arch, release));
         }
         Tried::Failed(failure) => Finding::fail(found).why(format!("{failure}: {why}")),
     };
