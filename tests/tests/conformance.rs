@@ -197,7 +197,7 @@ fn names(dir: &Path) -> Vec<String> {
 // What is no document.
 
 #[test]
-fn what_is_no_document_is_refused_before_anything_is_touched() {
+fn what_is_no_document_is_refused_first() {
     let lab = Lab::new(Who::Root);
     let huge = format!("{{\"strapline\":1,\"org.example.x\":\"{}\"}}\n", "a".repeat(17 << 20));
     let deep = format!("{{\"strapline\":1,\"org.example.x\":{}{}}}", "[".repeat(200), "]".repeat(200));
@@ -510,7 +510,7 @@ fn what_a_tool_does_not_know_survives_at_every_level() {
 }
 
 #[test]
-fn a_tool_that_succeeds_removes_its_own_error_and_nobody_elses() {
+fn a_tool_removes_only_its_own_error() {
     let bench = Bench::new();
     for row in rows() {
         let mut failed = bench.document.clone();
@@ -834,7 +834,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
 ];
 
 #[test]
-fn a_value_that_makes_no_sense_is_a_failure_that_is_handed_on() {
+fn an_invalid_value_is_handed_on() {
     let lab = Lab::new(Who::Root);
     let upstream = json!({"strapline": 1, "root": lab.path().join("root"), "org.example.x": [1]});
     for (tool, args, message) in SENSELESS {

@@ -73,7 +73,7 @@ fn docker_without_its_filter_is_enough() {
 }
 
 #[test]
-fn docker_without_its_filter_is_enough_for_foreign_programs() {
+fn docker_without_its_filter_runs_foreign_programs() {
     works("unconfined", "aarch64");
 }
 

@@ -45,7 +45,7 @@ fn is_empty(lab: &Lab, root: &str) -> bool {
 }
 
 #[test]
-fn a_second_root_is_the_same_from_a_mirror_and_from_a_cache() {
+fn a_second_root_is_the_same() {
     for who in [Who::Root, Who::User] {
         let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(who));
         let receipt = original(&lab, &mirror);
@@ -164,7 +164,7 @@ fn a_lock_that_is_none_is_refused() {
 
 /// mkroot over a root that is there, and then strap: of what was there before nobody knows the archives.
 #[test]
-fn a_document_that_was_begun_anew_over_an_old_root_is_no_lock() {
+fn a_new_document_over_an_old_root_is_no_lock() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
     drop(original(&lab, &mirror));
     let server = Server::of(&mirror.www());

@@ -314,7 +314,7 @@ fn shape(schema: &Value, of: &Value, names: &mut BTreeSet<String>) -> String {
 }
 
 #[test]
-fn the_schema_and_the_table_of_members_are_those_of_the_types() {
+fn the_schema_and_the_table_are_those_of_the_types() {
     let schema = stage::members::schema();
     let file = top().join("docs/schema.json");
     let text = std::fs::read_to_string(&file).expect("the schema");

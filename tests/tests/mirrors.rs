@@ -53,7 +53,7 @@ fn the_next_server_is_asked() {
 }
 
 #[test]
-fn a_package_that_is_gone_has_the_databases_fetched_anew_once() {
+fn a_missing_package_refreshes_the_databases_once() {
     let mirror = Mirror::of("x86_64");
     for pacman in pacmans() {
         // After it was asked for in vain, the databases are asked for again; and then it is there, or not.

@@ -394,7 +394,7 @@ fn a_root_of_other_ids_is_refused_by_mkroot() {
 // -- The root is believed ---------------------------------------------------------------------------------------------
 
 #[test]
-fn mkroot_believes_the_root_and_refuses_what_contradicts_it() {
+fn mkroot_refuses_what_contradicts_the_root() {
     let lab = Lab::new(Who::Root);
     ok(&lab.sh("mkroot root --arch aarch64 >first.json"));
     // As pacman and the distribution's packages leave it.

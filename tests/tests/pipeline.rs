@@ -175,7 +175,7 @@ fn a_root_of_this_hosts_own_architecture() {
 }
 
 #[test]
-fn each_tool_alone_with_its_document_in_a_file_the_next_day() {
+fn each_tool_alone_with_its_document_in_a_file() {
     let (mirror, lab) = (Mirror::of("aarch64"), Lab::new(Who::User));
     let server = Server::of(&mirror.www());
     let makefile = strapline_tests::top().join("examples/steps.mk");
@@ -202,7 +202,7 @@ fn each_tool_alone_with_its_document_in_a_file_the_next_day() {
 }
 
 #[test]
-fn a_scriptlet_or_hook_that_fails_is_a_failure_with_its_name() {
+fn a_failed_scriptlet_or_hook_is_named() {
     let lab = Lab::new(Who::Root);
     for (kind, package, line) in [
         (

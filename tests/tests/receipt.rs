@@ -117,7 +117,7 @@ fn the_record_is_of_what_pacman_installed() {
 }
 
 #[test]
-fn a_database_that_the_configuration_does_not_name_is_not_read() {
+fn a_database_outside_the_configuration_is_not_read() {
     let lab = Lab::new(Who::Root);
     let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let begun = stage.run(&lab, "root", "cat > begun.json");
@@ -178,7 +178,7 @@ fn what_is_unchanged_keeps_its_record() {
 
 /// Entries as real repositories have them, and what pacman 6.0 to 7.1 make of each: none keeps another package back.
 #[test]
-fn an_odd_entry_of_a_database_fails_only_where_it_is_wanted() {
+fn an_odd_entry_fails_only_where_it_is_wanted() {
     for pacman in pacmans() {
         let lab = Lab::new(Who::Root);
         let desc = |name: &str, version: &str, file: &str| {
@@ -257,7 +257,7 @@ fn the_keyring_is_out_of_the_archive_that_pacman_took() {
 }
 
 #[test]
-fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
+fn an_asked_for_dependency_becomes_explicit() {
     let lab = Lab::new(Who::Root);
     let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
     let ran =
@@ -285,7 +285,7 @@ fn what_is_asked_for_and_there_as_a_dependency_becomes_explicit() {
 const WITHOUT_LOCALE: &str = "unshare --mount --propagation private sh -ec 'mount -t tmpfs t /usr/lib/locale; ";
 
 #[test]
-fn files_that_pacman_left_out_fail_and_come_with_the_next_run() {
+fn files_left_out_by_pacman_come_with_the_next_run() {
     for pacman in pacmans() {
         let lab = Lab::new(Who::Root);
         let description = json!({"last": ["own"], "repos": {"own": {"packages": [

@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn fsck_and_mtools_find_what_was_put_in_at_the_smallest_size() {
+    fn fsck_and_mtools_find_what_was_put_in() {
         let nodes = sample();
         for spare in [0, 200 << 20] {
             let fat = fat(&nodes);
@@ -562,7 +562,7 @@ mod tests {
     }
 
     #[test]
-    fn each_file_is_found_by_its_name_whatever_the_others_are_called() {
+    fn each_file_is_found_by_its_name() {
         let mut names: Vec<String> = [
             "A b",
             "AB~1",

@@ -547,7 +547,7 @@ mod tests {
     }
 
     #[test]
-    fn every_architecture_has_a_standard_layout_with_a_type_of_its_own() {
+    fn every_architecture_has_a_standard_layout() {
         for arch in rootfs::arch::ALL {
             let layout = Layout::standard(arch.name).unwrap();
             let [boot, root] = &layout.partitions[..] else { panic!("{layout:?}") };

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_share_the_lock_and_see_what_a_killed_pacman_left() {
+    fn readers_share_the_lock() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         fs::create_dir_all(path.join(LOCAL)).unwrap();
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_run_that_installs_repairs_where_something_is_installed() {
+    fn the_next_run_that_installs_repairs() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().canonicalize().unwrap();
         let local = path.join(LOCAL);

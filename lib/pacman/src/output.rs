@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn who_never_stops_talking_takes_no_memory_and_hides_nothing() {
+    fn endless_output_takes_no_memory_and_hides_nothing() {
         let mut reader = Reader::new(Show::Errors);
         for n in 0..2 * EVENTS {
             reader.take(format!("error: {n:0100}\n").as_bytes());

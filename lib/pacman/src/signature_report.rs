@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_in_the_output_is_no_more_than_a_name_in_the_cache() {
+    fn a_path_in_the_output_is_a_name_in_the_cache() {
         let event = |path: &str| OutputEvent::Corrupted(path.into());
         let events = [
             event("/etc/passwd"),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_database_is_refused_the_signed_ones_are_looked_at() {
+    fn a_refused_database_has_the_signed_ones_checked() {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(&directory.path().canonicalize().unwrap()).unwrap();
         let sync = root.path().join(SYNC);

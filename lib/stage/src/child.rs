@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transcript_has_both_outputs_and_the_program_gets_its_input() {
+    fn a_transcript_has_both_outputs() {
         let mut shell = command("sh");
         shell.args(["-c", "cat; echo err >&2; echo out"]);
         let out = transcript(&mut shell, Some(b"in\n"), false).unwrap();

@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn root_is_locked_where_no_password_is_needed_and_only_there() {
+    fn root_is_locked_where_no_password_is_needed() {
         for (passwd, shadow, locked) in [
             ("root:x:0:0::/root:/bin/bash\n", "root::14871::::::\n", true),
             ("root::0:0::/root:/bin/bash\n", "root:$6$a$b:1::::::\n", true),

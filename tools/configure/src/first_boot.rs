@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rings_are_those_of_the_keyring_then_those_of_the_distribution() {
+    fn rings_are_the_keyrings_then_the_distributions() {
         let of = |text: &str| {
             let document = Document::parse(text.as_bytes(), "x").unwrap();
             FirstBootKeyring::of(&document).map(|rings| rings.0)

@@ -152,7 +152,7 @@ fn picture(at: &Path) -> Vec<Thing> {
 }
 
 #[test]
-fn without_being_asked_root_is_locked_and_the_machine_id_goes() {
+fn by_default_root_is_locked_and_the_machine_id_goes() {
     let mut ground = Ground::new();
     let configured = ground.works(&[]);
     assert_eq!(ground.text("etc/shadow"), "root:!*:14871::::::\nann:!:14871::::::\n");
@@ -342,7 +342,7 @@ fn what_the_root_does_not_have_is_refused_first() {
 }
 
 #[test]
-fn what_is_in_the_way_is_refused_before_anything_is_written() {
+fn what_is_in_the_way_is_refused_first() {
     let ground = Ground::new();
     ground.refuses(
         &["--user", "users", "--hostname", "a"],
@@ -358,7 +358,7 @@ fn what_is_in_the_way_is_refused_before_anything_is_written() {
 }
 
 #[test]
-fn a_root_that_leads_out_is_refused_and_nothing_is_followed() {
+fn a_root_that_leads_out_is_refused() {
     // In a chroot(2) an absolute link leads nowhere. This one does: to init's root, which may be the host's.
     let escape = |path: &Path| format!("/proc/1/root{}", path.canonicalize().unwrap().display());
     let proc = json!([{"at": "proc", "type": "proc", "options": ["nosuid", "noexec", "nodev"]}]);

@@ -160,7 +160,7 @@ fn alone_it_has_the_callers_input_and_output() {
 }
 
 #[test]
-fn in_a_pipe_the_output_goes_to_stderr_and_there_is_no_input() {
+fn in_a_pipe_the_output_goes_to_stderr() {
     let lab = Lab::new();
     let output = lab.stage(&["sh", "-c", "echo out; cat; echo err >&2"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
@@ -192,7 +192,7 @@ fn the_command_is_in_the_root_with_the_plan_around_it() {
 }
 
 #[test]
-fn the_environment_is_made_anew_and_no_descriptor_comes_along() {
+fn the_environment_is_new_and_has_no_descriptor() {
     let lab = Lab::new();
     let mut command = Command::new("sh");
     let enter = lab.alone(&["sh", "-c", "env | sort; ls /proc/self/fd | tr '\\n' ' '"]);
@@ -357,7 +357,7 @@ fn a_user_is_told_the_same_as_root() {
 }
 
 #[test]
-fn in_a_pipe_a_failure_is_in_the_document_and_a_bind_is_not() {
+fn in_a_pipe_a_failure_is_in_the_document() {
     for ground in grounds(&["cat"]) {
         for (args, code, line) in [
             (&["sh", "-c", "exit 3"][..], "child-failed", "running 'sh' in the root: exit status 3"),

@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_before_it_has_its_name_and_replaces_the_file_that_had_it() {
+    fn it_runs_before_it_has_its_name() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("x");
         for old in [false, true] {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_source_is_there_and_is_strict_about_architectures() {
+    fn the_default_source_is_strict_about_architectures() {
         let preset = preset(None).unwrap();
         assert_eq!(preset.pacman.package, "pacman-static");
         assert!(!servers(&preset, "x86_64").unwrap().is_empty());

@@ -222,7 +222,7 @@ fn what_is_in_the_cache_is_not_fetched_again() {
 }
 
 #[test]
-fn a_program_that_is_in_place_is_not_unpacked_again_unless_it_changed() {
+fn an_unchanged_program_is_not_unpacked_again() {
     let lab = Lab::new();
     let package = Package::new("6.0.2-1", Format::Xz);
     let server = Server::with(&[&package]);
@@ -287,7 +287,7 @@ fn offline_takes_the_newest_of_the_cache() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_looked_for_at_the_next_server() {
+fn a_missing_file_is_asked_of_the_next_server() {
     let lab = Lab::new();
     let package = Package::new("6.0.2-1", Format::Zst);
     let (empty, half, good) = (Server::new(), Server::with(&[&package]), Server::with(&[&package]));
@@ -986,7 +986,7 @@ fn only_a_good_signature_of_a_pinned_key_over_this_package() {
 
 /// What the key has signed, and what it was asked for, are two things.
 #[test]
-fn a_validly_signed_package_in_the_place_of_another_is_not_it() {
+fn a_signed_package_in_the_place_of_another_is_refused() {
     let as_entry =
         |package: &Package| Package { name: "pacman-static".into(), version: "6.0.2-2".into(), ..package.clone() };
     let other = Package::of("pacman-static-git", "7.0-1", Format::Zst, &program("7.0"));

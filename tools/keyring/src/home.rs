@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_keyring_replaces_the_old_one_with_all_that_was_in_it() {
+    fn a_new_keyring_replaces_the_old_one() {
         let (guard, root) = root();
         let place = Place::in_root(&root).unwrap();
         let at = root.path().join(AT);

@@ -135,7 +135,7 @@ fn pinned_keys_that_are_not_there() {
 }
 
 #[test]
-fn a_master_that_expired_gives_no_trust_and_is_named_with_the_day() {
+fn an_expired_master_gives_no_trust_and_is_named() {
     let mut ring = Ring::good();
     ring.keys = helpers::ring("expired");
     ring.trusted = format!("{}:4:\n{}:4:\n", keys().masters[0], keys().expired);

@@ -181,7 +181,7 @@ fn nothing_is_left_where_the_document_cannot_be_handed_on() {
 // -- What is refused --------------------------------------------------------------------------------------------------
 
 #[test]
-fn a_failure_is_one_line_a_hint_and_a_document_and_leaves_nothing() {
+fn a_failure_is_a_line_a_hint_and_a_document() {
     let ground = Ground::new();
     let before = ground.tree();
     for (args, expected) in [
@@ -239,7 +239,7 @@ fn a_link_in_the_root_is_not_followed() {
 }
 
 #[test]
-fn a_directory_where_anyone_could_swap_the_files_is_refused() {
+fn a_world_writable_directory_is_refused() {
     let ground = Ground::new();
     let out = ground.path("target.strapline");
     fs::create_dir(&out).unwrap();

@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_root_has_is_kept_unless_the_command_line_says_otherwise() {
+    fn what_the_root_has_is_kept_unless_asked() {
         let names = ["boot/Image", EXTLINUX];
         assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
         let wish = Wish { loader: Loader::Extlinux, ..WISH };

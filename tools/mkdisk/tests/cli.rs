@@ -605,7 +605,7 @@ fn short_names_of_fat_meet_no_file() {
 }
 
 #[test]
-fn a_directory_that_fat_has_no_room_for_is_refused_with_its_path() {
+fn a_directory_too_large_for_fat_is_named() {
     let lab = Lab::new();
     fs::create_dir(lab.root("boot/many")).unwrap();
     for n in 0..65_535 {

@@ -472,7 +472,7 @@ impl Drop for Loop {
 }
 
 #[test]
-fn a_device_is_mounted_where_it_is_planned_and_free_afterwards() {
+fn a_device_is_mounted_and_free_afterwards() {
     let ground = ground();
     ground.beside("enter");
     let made = ground.sh("mkdir files; echo hello >files/hello
@@ -620,7 +620,7 @@ fn in_a_chroot_the_mounts_are_made_in_the_chroot() {
 }
 
 #[test]
-fn a_mount_point_that_cannot_be_made_leaves_none_of_the_others() {
+fn a_failed_mount_point_leaves_none_of_the_others() {
     let out = run(r#"
         mkdir root source; ln -s /nowhere root/opt; mkdir -p root/var/lib/pacman
         find root | sort > before

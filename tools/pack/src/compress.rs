@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_the_same_with_any_number_of_threads_and_unpacks() {
+    fn every_format_is_the_same_with_any_threads() {
         let text = text();
         for format in [Format::Tar, Format::Zstd, Format::Xz, Format::Gzip] {
             let one = pack(&text, format, 1);

@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attribute_that_programs_read_in_different_ways_is_refused() {
+    fn an_ambiguous_attribute_is_refused() {
         for (name, fits) in [
             (&b"user.a"[..], true),
             (b"user.a%", true),

@@ -307,7 +307,7 @@ fn wrong_options_are_refused() {
 }
 
 #[test]
-fn a_secret_key_is_refused_unless_it_is_asked_for_or_stays_out() {
+fn a_secret_key_is_refused_unless_asked_for() {
     let lab = Lab::new();
     let key = "etc/pacman.d/gnupg/private-keys-v1.d/A.key";
     lab.put(key, "secret");
@@ -446,7 +446,7 @@ fn a_full_disk_leaves_nothing_and_the_archive_of_before() {
 }
 
 #[test]
-fn what_is_mounted_below_the_root_and_not_in_the_plan_is_refused() {
+fn a_mount_that_is_not_in_the_plan_is_refused() {
     let mut lab = Lab::new();
     let script = "mount -t tmpfs tmpfs root/usr; $pack --state doc.json -o a.tar";
     let ran = in_namespace(&lab, script);

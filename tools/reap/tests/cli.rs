@@ -167,7 +167,7 @@ fn only_the_agent_of_the_roots_keyring_ends() {
 }
 
 #[test]
-fn an_agent_whose_sockets_are_elsewhere_is_known_by_its_home() {
+fn an_agent_is_known_by_its_home() {
     let ground = run_with_keyring(
         r#"
         ln -s "$keyring" "$D/k"
@@ -324,7 +324,7 @@ fn our_ancestors_are_spared_wherever_they_are() {
 }
 
 #[test]
-fn a_failed_document_keeps_its_error_while_the_work_is_done() {
+fn a_failed_document_keeps_its_error() {
     let ground = run(r#"
         furnish
         start lives chroot "$T" sh -c "$stay"

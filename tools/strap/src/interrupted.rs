@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_that_ended_half_way_is_known_until_one_is_completed() {
+    fn an_interrupted_transaction_is_known_until_one_completes() {
         let unfinished = |log: &str, killed| super::unfinished(&events(log), killed);
         let names = Some(["bash", "glibc", "nano"].map(str::to_owned).into());
         assert_eq!(unfinished(LOG, false), names);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_one_may_have_been_interrupted_in_its_post_install() {
+    fn only_the_last_may_be_interrupted_in_post_install() {
         let nano = Some("nano".to_owned());
         assert_eq!(last_installed(&events(LOG)), nano);
         let words = format!("{LOG}[x] [ALPM-SCRIPTLET] working\n");

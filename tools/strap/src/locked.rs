@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_repository_has_databases_of_all_repositories_and_goes() {
+    fn the_repository_has_all_databases_and_goes() {
         let place = tempfile::tempdir().unwrap();
         let config = place.path().join("pacman-strict.conf");
         std::fs::write(&config, "[options]\nDBPath = /x/\n[core]\n[extra]\n").unwrap();

@@ -265,7 +265,7 @@ mod tests {
     const FAILED: &str = "command failed to execute correctly";
 
     #[test]
-    fn a_command_that_could_not_start_belongs_to_the_package_before_it() {
+    fn a_command_that_did_not_start_is_of_the_package_before() {
         let output = format!(
             "installing glibc...\ncall to execv failed (No such file or directory)\nerror: {FAILED}\n\
              installing bash...\ncall to execv failed (Exec format error)\nerror: {FAILED}\ninstalling nano...\n"

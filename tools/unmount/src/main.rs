@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn the_identity_of_a_root_that_was_a_mount_ends_with_the_mount() {
+    fn the_identity_of_a_mount_ends_with_it() {
         let text = r#"{"strapline":1,"root_id":{"dev":1,"ino":2},"unmount":{"unmounted":["proc"AT]}}"#;
         let still = parse(&text.replace("AT", ""));
         assert!(current(&still).get::<Identity>().is_some());

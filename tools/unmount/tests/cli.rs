@@ -477,7 +477,7 @@ fn roots_that_cannot_be_meant_are_refused() {
 }
 
 #[test]
-fn a_failed_document_keeps_its_error_while_the_work_is_done() {
+fn a_failed_document_keeps_its_error() {
     let ground = run(r#"
         mount_all
         echo '{"strapline":1,"root":"'"$T"'","host":'"$(claims)"',"error":{"tool":"strap","code":"child-failed","message":"m","exit":69,"also":[]}}' >"$D/in"

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_an_error_of_its_own_and_comes_last() {
+    fn what_could_not_be_read_comes_last() {
         let unread = Files {
             unread: vec![Change { path: "etc/x".into(), what: "Input/output error (os error 5)".into() }],
             ..Files::default()

@@ -109,7 +109,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn a_socket_is_known_by_its_file_whatever_its_name_means_now() {
+    fn a_socket_is_known_by_its_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("S.x");
         let socket = UnixListener::bind(&path).unwrap();

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_handler_with_the_flag_f_keeps_its_interpreter_open() {
+    fn only_the_flag_f_keeps_the_interpreter_open() {
         let kept = b"enabled\ninterpreter /t/qemu\nflags: OCF\noffset 0\n";
         assert_eq!(interpreter_kept_open(kept), Some(&b"/t/qemu"[..]));
         let closed = b"interpreter /t/q\nflags: OC\n";

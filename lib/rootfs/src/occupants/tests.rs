@@ -137,7 +137,7 @@ fn who_uses_a_path_is_found_and_does_not_live_there() {
 }
 
 #[test]
-fn we_ourselves_are_not_named_and_our_ancestors_do_not_live_there() {
+fn we_and_our_ancestors_are_not_named() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().canonicalize().unwrap();
     let _ours = File::create(root.join("ours")).unwrap();

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_lock_for_this_root_is_refused_with_the_reason() {
+    fn what_is_no_lock_for_this_root_is_refused() {
         let with = |key: &str, value: Value| {
             let mut package = package();
             package[key] = value;

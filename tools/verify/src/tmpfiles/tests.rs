@@ -207,7 +207,7 @@ fn every_kind_of_rule_does_what_systemd_does() {
 }
 
 #[test]
-fn files_override_others_of_their_name_and_are_read_by_name() {
+fn files_override_others_of_their_name() {
     let [low, middle, high] = ["usr/lib", "run", "etc"].map(|d| format!("{d}/tmpfiles.d/m.conf"));
     let line = |mode: &str| format!("d /srv/a {mode}\n");
     assert!(compare(&[file(&low, &line("0701")), file(&middle, &line("0702"))]) > 0);
