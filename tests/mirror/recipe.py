@@ -153,8 +153,8 @@ HOOKS = {
         ["Install", "Upgrade"], ["usr/lib/modules/*/vmlinuz"], "/usr/share/libalpm/scripts/depmod",
         "Updating module dependencies...", needs=True)},
     "mkinitcpio": {"90-mkinitcpio-install.hook": hook(
-        ["Install", "Upgrade"], ["usr/lib/modules/*/vmlinuz"], "/usr/bin/mkinitcpio -P",
-        "Updating linux initcpios...")},
+        ["Install", "Upgrade"], ["usr/lib/initcpio/*", "usr/lib/firmware/*", "usr/lib/modules/*/vmlinuz"],
+        "/usr/bin/mkinitcpio -P", "Updating linux initcpios...")},
     "pacman": {"00-mkmirror-pre.hook": hook(
         ["Install", "Upgrade"], ["*"], "/usr/bin/true", "Doing nothing before the transaction...",
         "PreTransaction", "Package")},
@@ -308,7 +308,7 @@ def handmade(arch, base, keys, url, boot):
     d = DISTROS[arch]
     out = [("core", p) for p in (
         filesystem(arch), pambase(), keyring(d["name"], d["title"], keys), mirrorlist(url),
-        *([] if boot else [linux(arch)]), firmware(), booting_mkinitcpio() if boot else mkinitcpio(),
+        *([] if boot else [linux(arch)]), firmware(), mkinitcpio(boot),
         meta("base", base | {"filesystem", "pambase"}, "Minimal package set to define a basic install"))]
     out += [(r, meta(f"{r}-meta", [], f"An empty package, so that [{r}] is not empty"))
             for r in d["repos"] if r not in ("core", "extra")]
@@ -408,26 +408,24 @@ def firmware():
     return p
 
 
-def mkinitcpio():
-    p = Package("mkinitcpio", "38", desc="A stand-in that packs a few programs, as slowly as the real one",
-                depend=["bash", "tar", "gzip", "findutils", "kmod"])
-    p.file("usr/bin/mkinitcpio",
-           "#!/bin/bash\nset -e\ncd /\necho '==> Building image: /boot/initramfs-linux.img'\n"
-           "find usr/bin usr/lib -maxdepth 1 -type f -size +20k | head -200 | tar -cf - -T - |"
-           " gzip > /boot/initramfs-linux.img\necho '==> Image generation successful'\n", 0o755)
+def mkinitcpio(boot):
+    p = Package("mkinitcpio", "41", desc="A stand-in", depend=["bash", "coreutils", "findutils", "gzip", "kmod", "sed"])
+    p.depend += ["busybox", "gawk", "libarchive"] if boot else ["tar"]
+    p.file("usr/bin/mkinitcpio", (HERE / "mkinitcpio").read_text(), 0o755)
+    p.file("etc/mkinitcpio.conf", "HOOKS=(autodetect block)\n")
+    p.backup = ["etc/mkinitcpio.conf"]
+    p.file("usr/lib/initcpio/install/autodetect", (HERE / "autodetect").read_text())
+    # The last one no machine has.
+    modules = "virtio_pci virtio_mmio virtio_blk virtio_rng ext4 nvme ahci sdhci_pci controller_of_another_machine"
+    p.file("usr/lib/initcpio/install/block",
+           "build() {\n    local m\n    for m in " + modules + "; do add_module $m; done\n}\n")
+    if boot:
+        p.file("usr/lib/initcpio/init", (HERE / "init").read_text(), 0o755)
     return p
 
 
 def meta(name, depend, desc):
     return Package(name, "3", desc=desc, depend=depend)
-
-
-def booting_mkinitcpio():
-    p = Package("mkinitcpio", "38", desc="A stand-in whose image finds a virtual disk and mounts its root",
-                depend=["bash", "busybox", "coreutils", "gzip", "findutils", "gawk", "kmod", "libarchive"])
-    p.file("usr/lib/initcpio/init", (HERE / "init").read_text(), 0o755)
-    p.file("usr/bin/mkinitcpio", (HERE / "mkinitcpio").read_text(), 0o755)
-    return p
 
 
 # ---------------------------------------------------------------- archlinuxcn

@@ -148,6 +148,28 @@ fn the_seeds_own_order_step_for_step() {
     assert!(lab.path().join("root/boot/initramfs-linux.img").exists(), "mkinitcpio's hook ran");
 }
 
+/// The maker of the initramfs sees the devices of this machine, which is not the one that the root is for.
+#[test]
+fn the_initramfs_is_for_any_machine() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let server = Server::of(&mirror.www());
+    let begin = begin(&mirror, &server, "--arch x86_64");
+    let modules = || {
+        let ran = lab.sh("tar -xOzf root/boot/initramfs-linux.img modules/names");
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout
+    };
+    let ran = lab.sh(&format!("{begin} | keyring | strap base archlinux-keyring linux"));
+    let made = receipt(&ran);
+    assert!(modules().contains("nvme\nahci\nsdhci_pci\ncontroller_of_another_machine\n"), "{}", modules());
+    for ours in ["etc/initcpio", "etc/dracut.conf.d", "etc/strapline-made"] {
+        assert!(!lab.path().join("root").join(ours).exists(), "{ours}");
+    }
+    std::fs::write(lab.path().join("made.json"), made.to_string()).expect("our own directory");
+    receipt(&lab.sh("strap --initramfs host linux-firmware < made.json | reap | unmount"));
+    assert!(modules().contains("ext4\n") && !modules().contains("another_machine"), "{}", modules());
+}
+
 #[test]
 fn a_root_of_this_hosts_own_architecture() {
     let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));

@@ -125,10 +125,15 @@ impl Operation {
 
 /// Returns the arguments of every run: the configuration, the answers and the targets. `gpgdir` is given whatever the
 /// configuration says: gpg runs what the configuration in its home names, and the root's own home is the root's to write.
-pub(crate) fn common(config: &Path, gpgdir: Option<&Path>, targets: &[String]) -> Vec<OsString> {
+pub(crate) fn common(
+    config: &Path,
+    gpgdir: Option<&Path>,
+    hook_dir: Option<&Path>,
+    targets: &[String],
+) -> Vec<OsString> {
     let mut args: Vec<OsString> = Vec::new();
-    if let Some(home) = gpgdir {
-        args.extend(["--gpgdir".into(), home.into()]);
+    for (option, directory) in [("--gpgdir", gpgdir), ("--hookdir", hook_dir)] {
+        args.extend(directory.into_iter().flat_map(|directory| [option.into(), directory.into()]));
     }
     args.extend(["--ask", ASK, "--config"].map(OsString::from));
     args.extend([config.into(), "--".into()]);

@@ -24,6 +24,8 @@ pub struct Pacman<'a> {
     pub program: &'a Path,
     /// The pacman.conf(5).
     pub config: PathBuf,
+    /// A directory of hooks (alpm-hooks(5)), beside those of the configuration.
+    pub hook_dir: Option<PathBuf>,
     /// The repositories of the configuration, in order.
     pub repos: Vec<String>,
     /// The package cache of the configuration.
@@ -101,7 +103,7 @@ impl Pacman<'_> {
     fn start(&self, args: Vec<String>, targets: &[String], sink: &mut dyn FnMut(&[u8])) -> Result<Ended, Failure> {
         preflight::check(self.inside.root())?;
         let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        args.extend(operation::common(&self.config, self.inside.gpgdir(), targets));
+        args.extend(operation::common(&self.config, self.inside.gpgdir(), self.hook_dir.as_deref(), targets));
         let job = Job {
             program: self.program.as_os_str(),
             args,

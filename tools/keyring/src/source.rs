@@ -87,6 +87,7 @@ fn pacman(session: Session<'_>, verifies: bool, packages: &[String]) -> Result<(
         program: &program.path,
         repos: Conf::read(&config_file)?.repos,
         config: config_file,
+        hook_dir: None,
         cache: &config.cache,
         verifies,
         offline,

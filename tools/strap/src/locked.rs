@@ -388,6 +388,7 @@ mod tests {
             program: Path::new("/none"),
             config,
             repos: vec!["core".into(), "extra".into()],
+            hook_dir: None,
             cache: &place.path().join("cache"),
             verifies: true,
             offline: false,

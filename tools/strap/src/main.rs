@@ -7,6 +7,7 @@
 //! failed, or never ran, is a failure of ours, with the package's name.
 
 mod files;
+mod initramfs;
 mod interrupted;
 mod locked;
 mod plan;
@@ -45,6 +46,7 @@ impl Stage for Strap {
                 program: &plan.program,
                 config: plan.config.clone(),
                 repos: plan.conf.repos.clone(),
+                hook_dir: None,
                 cache: &plan.cache,
                 verifies: !self.loose,
                 offline: self.offline,

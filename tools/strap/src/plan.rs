@@ -1,5 +1,6 @@
 //! What is to be done: the command line, and what the document says, checked.
 
+use crate::initramfs::Initramfs;
 use crate::locked::{self, Locked};
 use clap::Parser;
 use pacman::Timeout;
@@ -45,6 +46,11 @@ pub(crate) struct Strap {
     /// Contact no server: use the databases and packages in the cache
     #[arg(long)]
     pub(crate) offline: bool,
+
+    /// Include all drivers in the initramfs, or let its maker decide by the
+    /// devices of this machine
+    #[arg(long, value_name = "any|host", hide_possible_values = true, default_value = "any")]
+    pub(crate) initramfs: Initramfs,
 
     /// Do not fail when a scriptlet of PKG fails, or the hook of that name
     #[arg(long, value_name = "PKG")]

@@ -1,5 +1,6 @@
 //! One transaction: download, resolve, install, check.
 
+use crate::initramfs::{self, Initramfs};
 use crate::locked::LockedRepository;
 use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
@@ -69,7 +70,7 @@ impl<'a> Installer<'a> {
         if self.options.download_only {
             return Ok(());
         }
-        let transaction = match targets {
+        let mut transaction = match targets {
             Targets::Locked(repository) => repository.transaction(repair),
             Targets::Names(names) | Targets::Dependencies(names) => Transaction {
                 pacman: pacman.clone(),
@@ -78,6 +79,9 @@ impl<'a> Installer<'a> {
                 planned: pacman.preview(operation, names)?,
             },
         };
+        if self.options.initramfs == Initramfs::Any {
+            transaction.pacman.hook_dir = initramfs::hooks(self.plan, &transaction.planned)?;
+        }
         let output = self.install(targets, &transaction)?;
         if repair {
             interrupted::restore_configuration(self.plan.inside.root(), &output)?;

@@ -170,6 +170,7 @@ impl Verify {
             program: &program.path,
             repos: plan.repos.clone(),
             config: plan.config.strict.clone(),
+            hook_dir: None,
             cache,
             // What it refuses is checked here, and is to stay where it is until then.
             verifies: false,

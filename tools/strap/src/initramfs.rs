@@ -1,0 +1,135 @@
+//! The initramfs is made for any machine. mkinitcpio, dracut and booster look at the devices of the machine that they run on,
+//! which is this one, and leave out the drivers of the one that the root is for.
+//!
+//! They run as hooks of pacman. A hook that comes before theirs has them include all drivers, and one that comes after removes what the
+//! first has written: a system that makes its next initramfs decides for itself. A pacman that is killed between the two leaves its
+//! lock, no image is made of such a root, and the run that repairs it installs something, so the second hook runs.
+
+use crate::plan::Plan;
+use pacman::Planned;
+use pacman::records;
+use rootfs::file;
+use stage::{Code, Doing, Failure, quote};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+/// Which machine the initramfs is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Initramfs {
+    /// All drivers are included.
+    #[default]
+    Any,
+    /// What the programs decide by the devices of this machine.
+    Host,
+}
+
+/// What the names of the packages begin with that make an initramfs.
+const MAKERS: [&str; 3] = ["mkinitcpio", "dracut", "booster"];
+
+/// mkinitcpio looks in `/etc/initcpio` first, also for the hook that finds the devices. booster has one file and no drop-ins.
+const BEFORE: &str = "cd /etc || exit; \
+    for d in initcpio initcpio/install dracut.conf.d; do mkdir $d 2>/dev/null && echo $d >> strapline-made; done; \
+    [ -e initcpio/install/autodetect ] || { echo \"build() { true; }\" > initcpio/install/autodetect && \
+    chmod 755 initcpio/install/autodetect; }; \
+    echo hostonly=no > dracut.conf.d/zz-strapline.conf; \
+    [ ! -e booster.yaml ] || { { [ -e booster.yaml.strapline ] || cp -p booster.yaml booster.yaml.strapline; } && \
+    { sed \"/^universal:/d\" booster.yaml.strapline; echo \"universal: true\"; } > booster.yaml; }";
+
+/// Removes what [`BEFORE`] has made.
+const AFTER: &str = "cd /etc || exit; \
+    [ \"$(cat initcpio/install/autodetect 2>/dev/null)\" != \"build() { true; }\" ] || rm initcpio/install/autodetect; \
+    rm -f dracut.conf.d/zz-strapline.conf; \
+    [ ! -e booster.yaml.strapline ] || mv booster.yaml.strapline booster.yaml; \
+    [ ! -e strapline-made ] || { for d in dracut.conf.d initcpio/install initcpio; do \
+    ! grep -qx $d strapline-made || rmdir $d 2>/dev/null; done; rm strapline-made; }";
+
+/// Returns the directory of the hooks for a transaction that may make an initramfs.
+///
+/// # Errors
+///
+/// When the records of the root cannot be read or the hooks cannot be written.
+pub(crate) fn hooks(plan: &Plan, planned: &[Planned]) -> Result<Option<PathBuf>, Failure> {
+    let makes = |name: &str| MAKERS.iter().any(|maker| name.starts_with(maker));
+    let is_planned = planned.iter().any(|planned| makes(&planned.name));
+    if !is_planned && !records::installed(plan.inside.root())?.0.iter().any(|one| makes(&one.package.name)) {
+        return Ok(None);
+    }
+    let path = plan.config.with_file_name("hooks");
+    let doing = || format!("writing pacman hooks in {}", quote(&path));
+    match std::fs::create_dir(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e).doing(Code::Os, doing),
+        _ => {}
+    }
+    let directory = std::fs::File::open(&path).doing(Code::Os, doing)?;
+    for (name, what, script) in [
+        ("05-strapline-initramfs.hook", "Including all drivers in the initramfs...", BEFORE),
+        ("zz-strapline-initramfs.hook", "Leaving the next initramfs to the system...", AFTER),
+    ] {
+        file::replace(directory.as_fd(), name, hook(what, script).as_bytes(), 0o644, None).doing(Code::Os, doing)?;
+    }
+    Ok(Some(path))
+}
+
+/// Returns the text of a hook (alpm-hooks(5)) that runs whatever is installed.
+fn hook(what: &str, script: &str) -> String {
+    format!(
+        "[Trigger]\nOperation = Install\nOperation = Upgrade\nOperation = Remove\nType = Path\nTarget = *\n\n\
+         [Action]\nDescription = {what}\nWhen = PostTransaction\nExec = /bin/sh -c '{script}'\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::process::Command;
+
+    /// Runs a script as the hook does, on `/etc` below a directory.
+    fn run(script: &str, top: &std::path::Path) {
+        let script = script.replace("/etc", top.join("etc").to_str().unwrap());
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success(), "{script}");
+    }
+
+    #[test]
+    fn what_the_first_hook_makes_the_second_removes() {
+        let top = tempfile::tempdir().unwrap();
+        let etc = top.path().join("etc");
+        fs::create_dir(&etc).unwrap();
+        run(BEFORE, top.path());
+        assert_eq!(fs::read_to_string(etc.join("initcpio/install/autodetect")).unwrap(), "build() { true; }\n");
+        assert_eq!(fs::read_to_string(etc.join("dracut.conf.d/zz-strapline.conf")).unwrap(), "hostonly=no\n");
+        run(AFTER, top.path());
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 0);
+
+        // What is there stays; a run that was killed in between changes nothing of it.
+        fs::create_dir_all(etc.join("initcpio/install")).unwrap();
+        fs::create_dir(etc.join("dracut.conf.d")).unwrap();
+        let yaml = "compression: zstd\nuniversal: false\n";
+        fs::write(etc.join("booster.yaml"), yaml).unwrap();
+        fs::write(etc.join("dracut.conf.d/own.conf"), "x=y\n").unwrap();
+        run(BEFORE, top.path());
+        let changed = fs::read_to_string(etc.join("booster.yaml")).unwrap();
+        assert_eq!(changed, "compression: zstd\nuniversal: true\n");
+        run(BEFORE, top.path());
+        run(AFTER, top.path());
+        assert_eq!(fs::read_to_string(etc.join("booster.yaml")).unwrap(), yaml);
+        assert!(!etc.join("initcpio/install/autodetect").exists() && etc.join("initcpio/install").exists());
+        let left: Vec<_> = fs::read_dir(etc.join("dracut.conf.d")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["own.conf"]);
+
+        // A hook of one's own is not replaced.
+        fs::write(etc.join("initcpio/install/autodetect"), "build() { add_module x; }\n").unwrap();
+        run(BEFORE, top.path());
+        run(AFTER, top.path());
+        let own = fs::read_to_string(etc.join("initcpio/install/autodetect")).unwrap();
+        assert_eq!(own, "build() { add_module x; }\n");
+    }
+
+    #[test]
+    fn pacman_splits_the_command_as_it_is_meant() {
+        for script in [BEFORE, AFTER] {
+            assert!(!script.contains(['\'', '\\', '\n']), "{script}");
+        }
+        assert!(hook("a", "b").ends_with("\nExec = /bin/sh -c 'b'\n"));
+    }
+}
