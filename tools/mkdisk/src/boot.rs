@@ -35,6 +35,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) cmdline: Option<&'a str>,
     /// The devicetree, as a path below the directory of devicetrees.
     pub(crate) dtb: Option<&'a str>,
+    /// Whether a kernel may be without an initramfs.
+    pub(crate) no_initramfs: bool,
     /// The UUID of the root's file system, and of its partition.
     pub(crate) root: [&'a str; 2],
     /// The system's name.
@@ -66,6 +68,10 @@ struct Kernel {
 const ENTRIES: &str = "boot/loader/entries";
 const EXTLINUX: &str = "boot/extlinux/extlinux.conf";
 
+/// What mkinitcpio and dracut, booster, and others call an initramfs: before and after the kernel's name.
+const INITRAMFS: [(&str, &str); 5] =
+    [("initramfs-", ".img"), ("booster-", ".img"), ("initrd-", ""), ("initrd-", ".img"), ("initrd.img-", "")];
+
 /// Names of kernels that do not say which one they are, the best for boot loaders first.
 const PLAIN: [&str; 4] = ["Image", "zImage", "vmlinuz", "Image.gz"];
 
@@ -94,10 +100,22 @@ pub(crate) fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>)
     let keep_entries = auto && tree.files.keys().any(is_entry);
     let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
     let kernels = tree.kernels();
-    if kernels.is_empty() && !all_kept {
+    // UEFI starts these without an entry.
+    let unified = if with_systemd { tree.unified_images() } else { 0 };
+    if unified > 0 {
+        booting.notes.push(format!("{unified} unified kernel images boot with their own command lines"));
+    }
+    if kernels.is_empty() && !all_kept && (unified == 0 || with_extlinux) {
         let why = "looking for a kernel in '/boot' of the root: not found";
         let hint = "put 'strap linux' (or the kernel of your board) before this, or give --bootloader none";
         return Err(Failure::new(Code::NotFound, why).hint(hint));
+    }
+    let bare = kernels.iter().find(|kernel| kernel.initramfs.is_none());
+    if let Some(kernel) = bare.filter(|_| !all_kept && !wish.no_initramfs) {
+        let why = format!("looking for the initramfs of '/boot/{}' of the root: not found", kernel.file);
+        return Err(Failure::new(Code::NotFound, why).hint(
+            "put 'strap mkinitcpio' before the kernel, or give --no-initramfs if the kernel has the drivers of its disk",
+        ));
     }
     if let Some(dtb) = wish.dtb {
         tree.check_dtb(&kernels, dtb)?;
@@ -219,6 +237,17 @@ impl<'a> Tree<'a> {
         Ok((program.clone(), to))
     }
 
+    /// Returns how many unified kernel images systemd-boot finds by itself.
+    fn unified_images(&self) -> usize {
+        let places: Vec<_> = self.mounted().filter(|(kind, ..)| matches!(*kind, "esp" | "xbootldr")).collect();
+        let is_unified = |path: &&&str| {
+            let (place, name) = path.rsplit_once('/').unwrap_or_default();
+            let is_place = |(_, _, at): &(_, _, &str)| place == format!("{at}/EFI/Linux").trim_start_matches('/');
+            name.ends_with(".efi") && places.iter().any(is_place)
+        };
+        self.files.keys().filter(is_unified).count()
+    }
+
     /// Returns the kernels of `/boot`, Arch's default one first.
     fn kernels(&self) -> Vec<Kernel> {
         let names = self.files.keys().filter_map(|p| p.strip_prefix("boot/"));
@@ -233,6 +262,9 @@ impl<'a> Tree<'a> {
             let plain = PLAIN.into_iter().find(|name| names.contains(name));
             kernels.extend(plain.map(|name| self.kernel("linux", name)));
         }
+        if let ([kernel], [version]) = (kernels.as_mut_slice(), self.versions().as_slice()) {
+            kernel.initramfs = kernel.initramfs.take().or_else(|| self.initramfs(version));
+        }
         kernels.sort_by_key(|k| (k.name != "linux", k.name.clone()));
         kernels
     }
@@ -246,10 +278,22 @@ impl<'a> Tree<'a> {
         Kernel {
             name: package.to_owned(),
             file: file.to_owned(),
-            initramfs: there(format!("initramfs-{package}.img")),
+            initramfs: self.initramfs(package),
             fallback: there(format!("initramfs-{package}-fallback.img")),
             dtbs: dtbs.into_iter().find(|d| self.directories.contains(&*format!("boot/{d}"))),
         }
+    }
+
+    /// Returns the initramfs of that kernel or version.
+    fn initramfs(&self, name: &str) -> Option<String> {
+        let mut names = INITRAMFS.iter().map(|(before, after)| format!("{before}{name}{after}"));
+        names.find(|name| self.file(&format!("boot/{name}")).is_some())
+    }
+
+    /// Returns the versions of kernels that have modules: what dracut calls an initramfs where nothing else says so.
+    fn versions(&self) -> Vec<&'a str> {
+        let below = self.directories.iter().filter_map(|path| path.strip_prefix("usr/lib/modules/"));
+        below.filter(|name| !name.contains('/')).collect()
     }
 
     /// Checks that a kernel has that devicetree.
@@ -341,8 +385,8 @@ fn systemd_boot(entries: &[MenuEntry<'_>], tree: &Tree<'_>, wish: &Wish<'_>, boo
     let esp = esp.map_or("boot", |(_, _, at)| at.trim_start_matches('/'));
     let conf = format!("{esp}/loader/loader.conf");
     if tree.file(&conf).is_none() {
-        let default = &entries[0].name;
-        let text = format!("# Made by mkdisk.\ndefault {default}.conf\ntimeout 3\n");
+        let default = entries.first().map(|entry| format!("default {}.conf\n", entry.name)).unwrap_or_default();
+        let text = format!("# Made by mkdisk.\n{default}timeout 3\n");
         booting.add(&conf, Content::Text(text.into()), wish);
     }
     // What a processor of x86 gets before anything else.
@@ -422,8 +466,15 @@ mod tests {
         entries
     }
 
-    const WISH: Wish<'_> =
-        Wish { loader: Loader::Auto, cmdline: None, dtb: None, root: ["FS", "PART"], title: "Arch", time: 0 };
+    const WISH: Wish<'_> = Wish {
+        loader: Loader::Auto,
+        cmdline: None,
+        dtb: None,
+        no_initramfs: false,
+        root: ["FS", "PART"],
+        title: "Arch",
+        time: 0,
+    };
 
     fn planned(names: &[&str], arch: &str, wish: &Wish<'_>) -> Result<Booting, Failure> {
         let layout = Layout::standard(arch).unwrap();
@@ -459,8 +510,39 @@ mod tests {
 
     #[test]
     fn without_an_initramfs_the_kernel_finds_the_partition() {
-        let booting = planned(&["boot/Image"], "aarch64", &WISH).unwrap();
+        let failure = planned(&["boot/Image"], "aarch64", &WISH).unwrap_err();
+        assert_eq!(failure.message, "looking for the initramfs of '/boot/Image' of the root: not found");
+        let wish = Wish { no_initramfs: true, ..WISH };
+        let booting = planned(&["boot/Image"], "aarch64", &wish).unwrap();
         assert!(text(&booting, EXTLINUX).ends_with("  append root=PARTUUID=PART rw rootwait\n"));
+    }
+
+    #[test]
+    fn each_makers_name_of_an_initramfs_is_known() {
+        for (kernel, initramfs) in [
+            ("boot/vmlinuz-linux", "boot/initramfs-linux.img"),
+            ("boot/vmlinuz-linux-lts", "boot/booster-linux-lts.img"),
+            ("boot/vmlinuz-6.12.1-arch1-1", "boot/initramfs-6.12.1-arch1-1.img"),
+            ("boot/vmlinuz-linux", "boot/initramfs-6.12.1-arch1-1.img"),
+            ("boot/Image", "boot/initrd-6.12.1-arch1-1"),
+            ("boot/vmlinuz-6.1.0-57-arm64", "boot/initrd.img-6.1.0-57-arm64"),
+        ] {
+            let names = [kernel, initramfs, "usr/lib/modules/", "usr/lib/modules/6.12.1-arch1-1/"];
+            let booting = planned(&names, "aarch64", &WISH).unwrap();
+            let line = format!("  initrd /{}\n", initramfs.strip_prefix("boot/").unwrap());
+            assert!(text(&booting, EXTLINUX).contains(&line), "{kernel} {initramfs}");
+        }
+        // Of two kernels nobody knows which one has that version.
+        let names = ["boot/vmlinuz-linux", "boot/vmlinuz-linux-lts", "boot/initramfs-6.1.img", "usr/lib/modules/6.1/"];
+        assert_eq!(planned(&names, "aarch64", &WISH).unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn unified_images_need_no_kernel() {
+        let names = ["boot/EFI/Linux/arch-linux.efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"];
+        let booting = planned(&names, "x86_64", &WISH).unwrap();
+        assert_eq!(booting.notes, ["1 unified kernel images boot with their own command lines"]);
+        assert!(booting.added.iter().all(|node| !node.path_text().contains("entries")), "{booting:?}");
     }
 
     #[test]
@@ -473,7 +555,7 @@ mod tests {
             "boot/intel-ucode.img",
             "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
         ];
-        let booting = planned(&names, "x86_64", &WISH).unwrap();
+        let booting = planned(&names, "x86_64", &Wish { no_initramfs: true, ..WISH }).unwrap();
         let paths: Vec<_> = booting.added.iter().map(Node::path_text).collect();
         assert_eq!(
             paths,
@@ -492,7 +574,7 @@ mod tests {
              /initramfs-linux.img\noptions root=UUID=FS rw\n"
         );
         assert!(text(&booting, &paths[5]).ends_with("options root=PARTUUID=PART rw rootwait\n"));
-        let failure = planned(&names[..5], "x86_64", &WISH).unwrap_err();
+        let failure = planned(&names[..5], "x86_64", &Wish { no_initramfs: true, ..WISH }).unwrap_err();
         assert_eq!(failure.code, Code::NotFound, "{failure}");
     }
 
@@ -500,7 +582,7 @@ mod tests {
     fn what_the_root_has_is_kept_unless_asked() {
         let names = ["boot/Image", EXTLINUX];
         assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
-        let wish = Wish { loader: Loader::Extlinux, ..WISH };
+        let wish = Wish { loader: Loader::Extlinux, no_initramfs: true, ..WISH };
         text(&planned(&names, "aarch64", &wish).unwrap(), EXTLINUX);
     }
 

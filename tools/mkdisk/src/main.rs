@@ -84,6 +84,10 @@ struct Args {
     #[arg(long, value_name = "PATH", value_parser = boot::check_dtb)]
     dtb: Option<String>,
 
+    /// Accept a kernel without an initramfs: it has the drivers of its disk
+    #[arg(long)]
+    no_initramfs: bool,
+
     /// Leave out files that match GLOB; ** is any number of directories
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,

@@ -91,6 +91,7 @@ impl<'a> Job<'a> {
             loader: plan.args.bootloader,
             cmdline: plan.args.cmdline.as_deref(),
             dtb: plan.args.dtb.as_deref(),
+            no_initramfs: plan.args.no_initramfs,
             root: [root_id, &part_id],
             title: &plan.title,
             time: now,

@@ -422,7 +422,8 @@ fn names_that_are_hostile_come_out_as_they_are() {
 fn what_is_to_boot_must_be_there() {
     let lab = Lab::new();
     fs::remove_file(lab.root("boot/initramfs-linux.img")).unwrap();
-    let document = lab.good(&["-o", "disk.img", "--cmdline", "console=ttyS0"]);
+    lab.bad(&["-o", "disk.img"], "not-found", "looking for the initramfs of '/boot/Image' of the root: not found");
+    let document = lab.good(&["-o", "disk.img", "--cmdline", "console=ttyS0", "--no-initramfs"]);
     let fat = lab.partition("disk.img", &document, 0);
     let conf = tool("mtype", &["-i", text(&fat), "::extlinux/extlinux.conf"]);
     let part = document["disks"][0]["partitions"][1]["uuid"].as_str().unwrap();
@@ -430,13 +431,14 @@ fn what_is_to_boot_must_be_there() {
     fs::remove_file(lab.at("disk.img")).unwrap();
     fs::remove_file(&fat).unwrap();
     lab.bad(
-        &["-o", "disk.img", "--bootloader", "systemd-boot"],
+        &["-o", "disk.img", "--no-initramfs", "--bootloader", "systemd-boot"],
         "not-found",
         "the root has no '/usr/lib/systemd/boot/efi/systemd-bootaa64.efi'",
     );
-    lab.bad(&["-o", "disk.img", "--dtb", "a.dtb"], "not-found", "no kernel of the root has devicetrees");
+    let no_dtb = ["-o", "disk.img", "--no-initramfs", "--dtb", "a.dtb"];
+    lab.bad(&no_dtb, "not-found", "no kernel of the root has devicetrees");
     lab.put("root/usr/lib/systemd/boot/efi/systemd-bootaa64.efi", "MZ");
-    let document = lab.good(&["-o", "disk.img"]);
+    let document = lab.good(&["-o", "disk.img", "--no-initramfs"]);
     let fat = lab.partition("disk.img", &document, 0);
     assert_eq!(tool("mtype", &["-i", text(&fat), "::EFI/BOOT/BOOTAA64.EFI"]), "MZ");
     let entry = tool("mtype", &["-i", text(&fat), "::loader/entries/linux.conf"]);
