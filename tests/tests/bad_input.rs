@@ -607,7 +607,7 @@ fn a_boot_directory_that_leads_out_of_a_root() {
         // Below it, links are refused as what they are, and the loader's files are not written through them.
         let refuse = |script: &str, message: &str| {
             let ran =
-                lab.sh(&format!("rm -rf root/boot && mkdir root/boot && echo k > root/boot/vmlinuz-linux && {script}"));
+                lab.sh(&format!("rm -rf root/boot && mkdir root/boot && echo k > root/boot/vmlinuz-linux && echo i > root/boot/initramfs-linux.img && {script}"));
             assert_eq!(ran.status, 0, "{}", ran.stderr);
             let ran = lab.sh("mkdisk -o disk.img --bootloader extlinux < begun.json");
             assert_eq!(ran.status, 69, "{}", ran.stderr);

@@ -8,6 +8,7 @@
 //! [`FileSystem`] take. [`Output`] is the file that the image is written to, outside.
 
 mod bytes;
+pub mod compress;
 pub mod epoch;
 mod ext4;
 mod fat;

@@ -18,7 +18,6 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -33,22 +32,11 @@ pub struct Gpg {
     pub version: (u32, u32, u32),
 }
 
-/// Searches the caller's `PATH` for gpg.
-fn find_program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_program = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-    std::env::split_paths(&path)
-        .filter(|directory| directory.is_absolute())
-        // A link is followed now: inside the namespaces it may be hidden (NixOS has it in /run).
-        .filter_map(|directory| directory.join("gpg").canonicalize().ok())
-        .find(is_program)
-}
-
 /// Returns the environment of a program of the host that starts gpg by itself, as pacman does. It finds the same gpg as
 /// [`Gpg::find`], also where that is in no standard directory (Nix, Guix, /opt).
 #[must_use]
 pub fn environment() -> Vec<(OsString, OsString)> {
-    environment_with(find_program().as_deref())
+    environment_with(child::find("gpg").as_deref())
 }
 
 fn environment_with(program: Option<&Path>) -> Vec<(OsString, OsString)> {
@@ -75,7 +63,7 @@ impl Gpg {
             Failure::new(Code::NotFound, format!("looking for gpg on this host: {why}"))
                 .hint("sudo apt-get install gnupg (pacman -S gnupg, dnf install gnupg2)")
         };
-        let program = find_program().ok_or_else(|| missing("there is none in PATH"))?;
+        let program = child::find("gpg").ok_or_else(|| missing("there is none in PATH"))?;
         let mut command = child::command(&program);
         // Not the caller's home: gpg would complain of options in it on our stderr.
         command.args(["--version", "--homedir", "/nonexistent"]);

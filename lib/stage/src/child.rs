@@ -8,6 +8,8 @@ use crate::{Code, Doing, Failure};
 use std::ffi::OsStr;
 use std::io::{PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -22,6 +24,16 @@ pub struct Output {
 
 /// How many bytes of a child's output are kept: more than any program that we ask prints.
 const LIMIT: u64 = 16 << 20;
+
+/// Returns the path of a program in an absolute directory of `PATH`. A link is followed: inside the namespaces it may be hidden
+/// (NixOS has it in /run).
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let is_program = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    let path = std::env::var_os("PATH")?;
+    let mut directories = std::env::split_paths(&path).filter(|directory| directory.is_absolute());
+    directories.find_map(|directory| directory.join(program).canonicalize().ok().filter(is_program))
+}
 
 /// Returns a command with stdin from `/dev/null` and the messages of the C locale. The caller sets its stdout.
 #[must_use]

@@ -704,13 +704,19 @@ pub struct Archive {
 pub struct Disk {
     /// Its absolute path.
     pub file: PathBuf,
-    /// Its size in bytes.
+    /// The size of the disk in bytes.
     pub size: u64,
     /// The partitions, in their order.
     pub partitions: Vec<DiskPartition>,
-    /// Its SHA-256, in hex.
+    /// The SHA-256 of the file, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The format of the file, where it is not a raw image: `zst`, `xz`, `gz`, or as qemu-img(1) calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// The absolute path of its block map.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bmap: Option<PathBuf>,
 }
 
 /// A partition of a disk image.

@@ -9,14 +9,17 @@
 //! where; `work.rs` puts it together inside the root's namespaces.
 
 mod arrange;
+mod bmap;
 mod boot;
 mod content;
+mod format;
 mod plan;
 mod table;
 mod work;
 
 use boot::Loader;
 use clap::Parser;
+use format::Format;
 use image::ids::Ids;
 use image::layout::{Content, Layout, Size, Source};
 use image::reader::Reader;
@@ -31,7 +34,7 @@ use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -50,9 +53,14 @@ use work::Done;
     after_help = "Example:\n  ... | strap base linux-aarch64 | configure --fstab | keyring --strip \\\n    | mkdisk -o alarm.img --layout orange-pi-5.toml | reap | unmount"
 )]
 struct Args {
-    /// Write the image to FILE
+    /// Write the image to FILE, which ends with .img, .img.zst, .img.xz, .img.gz,
+    /// .qcow2, .vhdx or .vmdk
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+
+    /// Write a block map beside the image, for bmaptool
+    #[arg(long)]
+    bmap: bool,
 
     /// Size of the disk; the root takes the rest of it. auto makes room for the
     /// files and the headroom
@@ -114,7 +122,8 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let epoch = epoch::of_environment()?;
         let rules = Rules::new(&self.exclude, &self.include, epoch)?;
-        check_name(&self.output)?;
+        let format = Format::of_name(&self.output)?;
+        format.check()?;
         check_output(&self.output)?;
         let inside = Inside::of(document)?.bare();
         let root = inside.root();
@@ -129,15 +138,31 @@ impl Stage for Args {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let output = Output::create(&self.output, root)?;
-        let mut lent = vec![output.file.as_fd()];
+        let bmap = self.bmap.then(|| Output::create(&format.bmap(&output.path)?, root)).transpose()?;
+        // Never finished: it is gone with us.
+        let raw =
+            (format != Format::Raw).then(|| Output::create(&output.path.with_extension("raw"), root)).transpose()?;
+        let image = raw.as_ref().map_or(&output.file, |raw| &raw.file);
+        let mut lent = vec![image.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
-        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, &output.file))?;
-        let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS;
+        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, image))?;
+        if let Some(bmap) = &bmap {
+            let map = bmap::of(&reader(image)?)?;
+            (&bmap.file).write_all(map.as_bytes()).doing(Code::Os, || format!("writing {}", quote(&bmap.path)))?;
+        }
+        format.convert(image, &output.file)?;
+        let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS || format != Format::Raw;
         let sha256 = if is_full { Some(sha256(&output.file)?) } else { None };
         stage::signal::check()?;
+        let mut disk = disk(&output.path, sha256.as_deref(), &plan, &done);
+        disk.format = format.name().map(str::to_owned);
+        disk.bmap = bmap.as_ref().map(|bmap| bmap.path.clone());
         let path = output.path.clone();
-        output.finish()?.remove_on_undo(context, &self.output);
-        record(document, disk(&path, sha256.as_deref(), &plan, &done));
+        for file in std::iter::once(output).chain(bmap) {
+            let path = file.path.clone();
+            file.finish()?.remove_on_undo(context, &path);
+        }
+        record(document, disk);
         if let Some(key) = done.secrets.first() {
             let (n, key) = (done.secrets.len(), quote(key));
             context.warn(format_args!(
@@ -181,45 +206,6 @@ impl Args {
             quiet: context.quiet,
         })
     }
-}
-
-/// Programs that make another kind of file of an image, by the ends of those files' names.
-const CONVERTERS: [(&str, &str); 9] = [
-    ("zst zstd", "'zstd IMAGE'"),
-    ("gz", "'gzip IMAGE'"),
-    ("bz2", "'bzip2 IMAGE'"),
-    ("xz", "'xz IMAGE'"),
-    ("lz4", "'lz4 IMAGE'"),
-    ("lzop", "'lzop IMAGE'"),
-    ("zip", "'zip FILE IMAGE'"),
-    ("vhd vpc", "'qemu-img convert -O vpc IMAGE FILE'"),
-    ("qcow qcow2 vmdk vdi vhdx", "'qemu-img convert -O END IMAGE FILE'"),
-];
-
-/// Ends of names of other files that are not a raw disk image.
-const OTHERS: &str = "iso ova wim 7z rar lzma tar tgz txz tzst cpio squashfs erofs";
-
-/// Refuses a name by which others take the image for what it is not, with the program that makes that of it.
-fn check_name(path: &Path) -> Result<(), Failure> {
-    let end = path.extension().unwrap_or_default().to_ascii_lowercase();
-    let end = end.to_string_lossy();
-    let is_one = |ends: &str| ends.split(' ').any(|e| e == end);
-    let converter = CONVERTERS.iter().find(|(ends, _)| is_one(ends));
-    if converter.is_none() && !is_one(OTHERS) {
-        return Ok(());
-    }
-    let plain = match path.file_stem().map(Path::new) {
-        Some(stem) if stem.extension().is_some() => path.with_extension(""),
-        _ => path.with_extension("img"),
-    };
-    let (image, file) = (plain.display().to_string(), path.display().to_string());
-    let mut hint = format!("'-o {image}'");
-    if let Some((_, program)) = converter {
-        let program = program.replace("END", &end).replace("IMAGE", &image);
-        hint += &format!(", and then {}", program.replace("FILE", &file));
-    }
-    let path = quote(path);
-    Err(Failure::new(Code::Usage, format!("writing {path}: a raw disk image is not a .{end} file")).hint(hint))
 }
 
 /// A disk is not for us to write on: it may be the one that this machine runs from.
@@ -286,11 +272,15 @@ fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
 /// them: of a large disk for a small root it would take longer than all else.
 const MOST_ZEROS: u64 = 4 << 30;
 
+/// Returns a reader of the image.
+fn reader(file: &File) -> Result<Reader<'static>, Failure> {
+    let doing = "reading the image";
+    Reader::of_file(file.try_clone().doing(Code::Os, || doing)?, doing.to_owned())
+}
+
 /// Hashes a file. Its holes are not read.
 fn sha256(file: &File) -> Result<String, Failure> {
-    let doing = "reading the image";
-    let file = file.try_clone().doing(Code::Os, || doing)?;
-    let reader = Reader::of_file(file, doing.to_owned())?;
+    let reader = reader(file)?;
     let mut hash = Sha256::new();
     reader.copy_with_zeros(0..reader.size(), |bytes| {
         hash.update(bytes);
@@ -325,6 +315,8 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
         size: done.disk.size,
         partitions: partitions.collect(),
         sha256: sha256.map(str::to_owned),
+        format: None,
+        bmap: None,
     }
 }
 

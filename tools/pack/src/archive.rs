@@ -1,6 +1,5 @@
 //! Writing the file, inside: the tree as tar, compressed, hashed. The file is the user's, outside.
 
-use crate::compress::compress;
 use crate::format::Format;
 use crate::stream::Source;
 use crate::{Plan, oci};
@@ -74,10 +73,13 @@ pub(crate) fn compress_into_file<'a>(
     source: Source<'_>,
     fill: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
 ) -> Result<Hashed<Hollow<'a>>, Failure> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let out = Hashed::new(Hollow(&plan.output.file));
-    compress(out, plan.format, plan.level, threads, |to| fill(to).map_err(io::Error::other))
-        .map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, source.writing, e)))
+    let mut out = Hashed::new(Hollow(&plan.output.file));
+    let fill = |to: &mut dyn Write| fill(to).map_err(io::Error::other);
+    let written = match plan.format.compression() {
+        Some(compression) => compression.compress(out, plan.level, fill),
+        None => fill(&mut out).map(|()| out),
+    };
+    written.map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, source.writing, e)))
 }
 
 /// Streams the tree into `out`, and returns that.

@@ -1,6 +1,7 @@
 //! The formats, and what tells which one is meant.
 
 use clap::ValueEnum;
+use image::compress::Compression;
 use stage::{Code, Failure, quote};
 use std::path::Path;
 
@@ -56,23 +57,26 @@ impl Format {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Returns how it is compressed. Of an OCI image a layer is, as every program can that takes such images.
+    pub(crate) fn compression(self) -> Option<Compression> {
+        match self {
+            Self::Tar => None,
+            Self::Zstd => Some(Compression::Zstd),
+            Self::Xz => Some(Compression::Xz),
+            Self::Gzip | Self::Oci => Some(Compression::Gzip),
+        }
+    }
+
     /// Returns the level to compress with: the one asked for, or the format's own program's.
     ///
     /// # Errors
     ///
     /// [`Code::Usage`] where the format has no such level.
     pub(crate) fn level(self, asked: Option<u32>) -> Result<u32, Failure> {
-        let (default, levels) = match self {
-            Self::Tar => (0, None),
-            // From 20 on more memory is needed to unpack than docker and others give it.
-            Self::Zstd => (3, Some(1..=19)),
-            Self::Xz => (6, Some(0..=9)),
-            Self::Gzip | Self::Oci => (6, Some(1..=9)),
-        };
         let Some(asked) = asked else {
-            return Ok(default);
+            return Ok(self.compression().map_or(0, Compression::default_level));
         };
-        let why = match levels {
+        let why = match self.compression().map(Compression::levels) {
             Some(levels) if levels.contains(&asked) => return Ok(asked),
             Some(levels) => format!("has the levels {} to {}", levels.start(), levels.end()),
             None => "is not compressed".to_owned(),

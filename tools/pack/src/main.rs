@@ -5,9 +5,7 @@
 
 mod acl;
 mod archive;
-mod compress;
 mod format;
-mod gzip;
 mod member;
 mod oci;
 mod stream;

@@ -1,0 +1,167 @@
+//! The file that the image becomes, which its name says: the raw image, or one that is compressed, or one for virtual machines,
+//! which qemu-img(1) makes.
+
+use image::compress::Compression;
+use image::reader::Reader;
+use stage::{Code, Doing, Failure, child, quote};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// A format of a disk image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// The image as it is.
+    Raw,
+    /// The image, compressed.
+    Compressed(Compression),
+    /// What qemu-img calls by this name.
+    Converted(&'static str),
+}
+
+/// What names end with. A name without a dot is a raw image.
+const ENDS: [(&str, Format); 11] = [
+    (".img", Format::Raw),
+    (".raw", Format::Raw),
+    (".img.zst", Format::Compressed(Compression::Zstd)),
+    (".img.xz", Format::Compressed(Compression::Xz)),
+    (".img.gz", Format::Compressed(Compression::Gzip)),
+    (".raw.zst", Format::Compressed(Compression::Zstd)),
+    (".raw.xz", Format::Compressed(Compression::Xz)),
+    (".raw.gz", Format::Compressed(Compression::Gzip)),
+    (".qcow2", Format::Converted("qcow2")),
+    (".vhdx", Format::Converted("vhdx")),
+    (".vmdk", Format::Converted("vmdk")),
+];
+
+impl Format {
+    /// Returns the format that the name of a file says.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where it says none that is made.
+    pub(crate) fn of_name(path: &Path) -> Result<Self, Failure> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let known = ENDS.iter().find(|(end, _)| name.len() > end.len() && name.ends_with(end));
+        match known {
+            Some((_, format)) => Ok(*format),
+            None if !name.contains('.') => Ok(Self::Raw),
+            None => {
+                let ends: Vec<_> = ENDS.iter().map(|(end, _)| *end).collect();
+                let message = format!("writing {}: its name does not say in which format", quote(path));
+                Err(Failure::new(Code::Usage, message).hint(format!("end it with one of {}", ends.join(", "))))
+            }
+        }
+    }
+
+    /// Returns the name of it in the document; none for a raw image.
+    pub(crate) fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Raw => None,
+            Self::Compressed(Compression::Zstd) => Some("zst"),
+            Self::Compressed(Compression::Xz) => Some("xz"),
+            Self::Compressed(Compression::Gzip) => Some("gz"),
+            Self::Converted(name) => Some(name),
+        }
+    }
+
+    /// Fails where the program that makes it is missing.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`].
+    pub(crate) fn check(self) -> Result<(), Failure> {
+        let Self::Converted(name) = self else {
+            return Ok(());
+        };
+        match child::find("qemu-img") {
+            Some(_) => Ok(()),
+            None => Err(Failure::new(Code::NotFound, format!("making a {name} image: qemu-img is not installed"))
+                .hint("install it (Debian: qemu-utils), or write a raw image: '-o FILE.img'")),
+        }
+    }
+
+    /// Returns the path of the block map of an image.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] where nothing reads one of it.
+    pub(crate) fn bmap(self, image: &Path) -> Result<PathBuf, Failure> {
+        let name = image.file_name().unwrap_or_default().to_string_lossy();
+        // bmaptool(1) looks for that of the image without the end of a compressed one.
+        let plain = match self {
+            Self::Raw => &*name,
+            Self::Compressed(_) => name.rsplit_once('.').map_or(&*name, |(plain, _)| plain),
+            Self::Converted(_) => {
+                let why = format!("making a block map of {}: it is not written to a disk as it is", quote(image));
+                return Err(Failure::new(Code::Usage, why).hint("give --bmap with a raw or compressed image"));
+            }
+        };
+        Ok(image.with_file_name(format!("{plain}.bmap")))
+    }
+
+    /// Writes the raw image `from` to `to` in this format. Both are at their beginning.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read or the other be written, and on a signal; [`Code::ChildFailed`] where qemu-img fails.
+    pub(crate) fn convert(self, from: &File, to: &File) -> Result<(), Failure> {
+        let doing = "writing the image";
+        let clone = |file: &File| file.try_clone().doing(Code::Os, || doing);
+        match self {
+            Self::Raw => Ok(()),
+            Self::Compressed(compression) => {
+                let reader = Reader::of_file(clone(from)?, "reading the image".to_owned())?;
+                let copy = |out: &mut dyn Write| {
+                    let put = |bytes: &[u8]| out.write_all(bytes).doing(Code::Os, || doing);
+                    reader.copy_with_zeros(0..reader.size(), put).map_err(io::Error::other)
+                };
+                let written = compression.compress(to, compression.default_level(), copy);
+                let failed = |e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, doing, e));
+                written.map(drop).map_err(failed)
+            }
+            Self::Converted(name) => {
+                // It opens files by their names, and ours have none yet.
+                let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+                let mut command = child::command("qemu-img");
+                command.args(["convert", "-q", "-f", "raw", "-O", name, &path(from), &path(to)]);
+                let ran = child::output(&mut command)?;
+                if ran.status.success() {
+                    return Ok(());
+                }
+                Err(Failure::new(Code::ChildFailed, format!("running qemu-img: {}", child::ended(ran.status))))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_its_format() {
+        for (name, format, bmap) in [
+            ("a.img", Some(None), Some("a.img.bmap")),
+            ("disk", Some(None), Some("disk.bmap")),
+            ("a.b.raw", Some(None), Some("a.b.raw.bmap")),
+            ("a.img.zst", Some(Some("zst")), Some("a.img.bmap")),
+            ("a.img.xz", Some(Some("xz")), Some("a.img.bmap")),
+            ("a.raw.gz", Some(Some("gz")), Some("a.raw.bmap")),
+            ("a.qcow2", Some(Some("qcow2")), None),
+            ("a.vhdx", Some(Some("vhdx")), None),
+            ("a.zst", None, None),
+            ("a.tar.zst", None, None),
+            ("a.iso", None, None),
+            (".img", None, None),
+            ("a.IMG", None, None),
+        ] {
+            let path = Path::new("/x").join(name);
+            let found = Format::of_name(&path);
+            assert_eq!(found.as_ref().ok().map(|format| format.name()), format, "{name}");
+            let beside = found.ok().and_then(|format| format.bmap(&path).ok());
+            assert_eq!(beside, bmap.map(|name| Path::new("/x").join(name)), "{name}");
+        }
+    }
+}
