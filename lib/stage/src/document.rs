@@ -428,6 +428,11 @@ mod tests {
             ("{\"strapline\":1,\"config\":[]}", "\"config\": invalid"),
             ("{\"strapline\":1,\"error\":{\"exit\":0}}", "\"error.exit\""),
             ("{\"strapline\":1,\"error\":{\"exit\":256}}", "\"error.exit\""),
+            ("{\"strapline\":1,\"configured\":[]}", "\"configured\": invalid type: sequence, expected an object"),
+            (
+                "{\"strapline\":1,\"disks\":[[\"/x\",1,[],null,null,null]]}",
+                "\"disks[0]\": invalid type: sequence, expected an object",
+            ),
             ("{\"strapline\":1,\"error\":7}", "\"error\": invalid type"),
             ("{\"strapline\":1,\"error\":{\"exit\":69,\"also\":{}}}", "\"error.also\": invalid type"),
             ("{\"strapline\":1,\"error\":{\"exit\":69,\"also\":[{\"exit\":75},5]}}", "\"error.also[1]\": invalid type"),

@@ -37,7 +37,7 @@ macro_rules! members {
         /// Reads a member as its types have it, and says which part of it is wrong.
         pub(crate) fn check(name: &str, value: &Value) -> Result<(), String> {
             $(if name == $name {
-                read::<$type>(value)?;
+                refuse_arrays(name, value, &read::<$type>(value)?)?;
             })+
             Ok(())
         }
@@ -127,6 +127,29 @@ fn forbid_null(schema: &mut Value) {
         }
         Value::Array(elements) => elements.iter_mut().for_each(forbid_null),
         _ => {}
+    }
+}
+
+/// Refuses an array in the place of an object, which serde takes for the fields in their order.
+fn refuse_arrays(name: &str, value: &Value, read: &impl Serialize) -> Result<(), String> {
+    fn path(value: &Value, read: &Value) -> Option<String> {
+        match (value, read) {
+            (Value::Array(_), Value::Object(_)) => Some(String::new()),
+            (Value::Array(all), Value::Array(read)) => all
+                .iter()
+                .zip(read)
+                .enumerate()
+                .find_map(|(n, (value, read))| path(value, read).map(|rest| format!("[{n}]{rest}"))),
+            (Value::Object(all), Value::Object(read)) => {
+                all.iter().find_map(|(key, value)| path(value, read.get(key)?).map(|rest| format!(".{key}{rest}")))
+            }
+            _ => None,
+        }
+    }
+    let read = serde_json::to_value(read).map_err(|e| e.to_string())?;
+    match path(value, &read) {
+        Some(path) => Err(format!("\"{name}{path}\": invalid type: sequence, expected an object")),
+        None => Ok(()),
     }
 }
 
