@@ -30,6 +30,7 @@ pub mod timeout;
 
 pub use english::OutputEvent;
 pub use error_text::{and_more, count, first_few};
+pub use mirror::Cached;
 pub use operation::Operation;
 pub use origin::{Origin, Transaction};
 pub use run::{Pacman, Planned};

@@ -4,18 +4,20 @@
 //! lock's, and then pacman installs the archives as files. Nothing is resolved again: dependencies were resolved when the lock was
 //! made, and pacman refuses archives that do not fit each other all the same.
 
-mod database;
 mod lock;
 
+use crate::database;
+use crate::scratch::Scratch;
+
 pub(crate) use lock::{Locked, read};
-use package::db::decode_signature;
+use package::db::{self, decode_signature};
 use pacman::operation::{Action, Refresh};
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// How many packages a line names.
 const NAMES: usize = 5;
@@ -23,14 +25,12 @@ const NAMES: usize = 5;
 /// What all failures were doing.
 const DOING: &str = "installing what is locked";
 
-/// The repositories of a lock: databases that have the wanted packages, and configurations. They are in a directory of the package
-/// cache, which is all of the host that pacman may write, by a name that is made of the root's identity. It is there only while
-/// this program runs, or after it was killed.
+/// The repositories of a lock: databases that have the wanted packages, and configurations.
 #[derive(Debug)]
 pub(crate) struct LockedRepository<'a> {
     pacman: Pacman<'a>,
     pub(crate) wanted: Vec<&'a Locked>,
-    path: PathBuf,
+    scratch: Scratch,
 }
 
 impl<'a> LockedRepository<'a> {
@@ -50,44 +50,51 @@ impl<'a> LockedRepository<'a> {
             return Err(Failure::new(Code::NotFound, message)
                 .hint("write it with the mkconf options that the lock was made with"));
         }
-        let id = pacman.inside.root().id()?;
-        Ok(Self { path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)), pacman: pacman.clone(), wanted })
+        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted })
     }
 
     fn make(&self) -> Result<(), Failure> {
-        self.clear()?;
         let strict = stage::file::read_text(&self.pacman.config)?;
-        let make = || -> io::Result<()> {
-            for directory in ["sync", "local"] {
-                std::fs::create_dir_all(self.path.join(directory))?;
-            }
-            for repo in &self.pacman.repos {
-                let database = database::of(repo, &self.wanted)?;
-                std::fs::write(self.path.join("sync").join(format!("{repo}.db")), database)?;
-            }
-            // Our own databases are not signed, and the archives are compared afterwards. To install, archives are verified as any
-            // package is.
-            let path = format!("{}/", self.path.display());
-            let download =
-                database::configuration(&strict, &[("DBPath", &path), ("SigLevel", "Required DatabaseNever")]);
-            std::fs::write(self.path.join("download.conf"), download)?;
-            let install = database::configuration(&strict, &[("LocalFileSigLevel", "Required")]);
-            std::fs::write(self.path.join("install.conf"), install)
-        };
-        make().doing(Code::Os, || format!("making {}", quote(&self.path)))
+        let path = |_: &str| format!("{}/", self.scratch.path().display());
+        // Our own databases are not signed. To install, archives are verified as any package is.
+        let verified = database::configuration(
+            &strict,
+            &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())],
+        );
+        let download = database::configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
+        let install = database::configuration(&strict, &[("LocalFileSigLevel", &|_| "Required".to_owned())]);
+        let files = [("verified.conf", verified), ("download.conf", download), ("install.conf", install)];
+        let mut files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
+        for repo in &self.pacman.repos {
+            let entries: Vec<_> =
+                self.wanted.iter().filter(|one| one.planned.repo == *repo).map(|one| entry(one)).collect();
+            let doing = || format!("making a database of {}", quote(repo));
+            files.push((format!("sync/{repo}.db"), database::of(&entries).doing(Code::Os, doing)?));
+        }
+        self.scratch.make(&files)
     }
 
     /// Returns a pacman with one of these configurations.
     fn pacman(&self, file: &str) -> Pacman<'a> {
-        Pacman { config: self.path.join(file), ..self.pacman.clone() }
+        Pacman { config: self.scratch.path().join(file), ..self.pacman.clone() }
     }
 
-    /// Fills the cache with the wanted archives, and compares each with the lock.
+    /// Fills the cache with the wanted archives and their signatures. pacman verifies them only if it `verifies`.
+    fn fetch(&self, verifies: bool) -> Option<Failure> {
+        let name = |one: &&Locked| format!("{}/{}", one.planned.repo, one.planned.name);
+        let targets: Vec<String> = self.wanted.iter().map(name).collect();
+        let config = if verifies { "verified.conf" } else { "download.conf" };
+        let pacman = Pacman { verifies, ..self.pacman(config) };
+        pacman.download(Operation::download_targets(Refresh::No), &targets).err()
+    }
+
+    /// Fills the cache with the wanted archives, and compares each with the lock. pacman verifies their signatures, too, if it
+    /// `verifies`, and where the lock lacks one, which is then downloaded.
     ///
     /// # Errors
     ///
     /// At the end, with the names of all that are not available, or are another archive.
-    pub(crate) fn download(&self) -> Result<(), Failure> {
+    pub(crate) fn download(&self, verifies: bool) -> Result<(), Failure> {
         self.make()?;
         let (cache, offline) = (self.pacman.cache, self.pacman.offline);
         // What is there by the name of another would be taken for it.
@@ -100,12 +107,9 @@ impl<'a> LockedRepository<'a> {
                 signature_pair::remove(cache, &one.planned.file)?;
             }
         }
-        let name = |one: &&Locked| format!("{}/{}", one.planned.repo, one.planned.name);
-        let targets: Vec<String> = self.wanted.iter().map(name).collect();
-        let operation = Operation::download_targets(Refresh::No);
+        let verifies = verifies || self.wanted.iter().any(|one| one.pgpsig.is_none());
         // Offline what is absent is named below.
-        let download = || self.pacman("download.conf").download(operation, &targets).err();
-        let failure = if offline { None } else { download() };
+        let failure = if offline { None } else { self.fetch(verifies) };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
@@ -155,30 +159,31 @@ impl<'a> LockedRepository<'a> {
         Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
     }
 
-    /// Removes the directory, by the names of what is made here, and of what pacman makes.
+    /// Finds out why pacman refused to install one of the archives: it says so of a package of a repository only.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        let refused = failure.code == Code::NotVerified && !self.pacman.offline;
+        refused.then(|| self.fetch(true)).flatten().unwrap_or(failure)
+    }
+
+    /// Removes what was made.
     ///
     /// # Errors
     ///
-    /// When something else is in it.
+    /// As [`Scratch::clear`].
     pub(crate) fn clear(&self) -> Result<(), Failure> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
-        let clear = |directory: &Path| -> io::Result<()> {
-            for entry in std::fs::read_dir(directory)? {
-                let entry = entry?;
-                if !entry.file_type()?.is_dir() {
-                    gone(std::fs::remove_file(entry.path()))?;
-                }
-            }
-            std::fs::remove_dir(directory)
-        };
-        for directory in ["sync", "local", ""] {
-            let cleared = gone(clear(&self.path.join(directory)));
-            cleared.doing(Code::Os, || format!("removing {}", quote(&self.path)))?;
-        }
-        Ok(())
+        self.scratch.clear()
+    }
+}
+
+/// Returns the entry of a database that has a package. It has no hash: archives are compared with the lock here.
+fn entry(one: &Locked) -> db::Entry {
+    let planned = &one.planned;
+    db::Entry {
+        name: planned.name.clone(),
+        version: planned.version.clone(),
+        filename: planned.file.clone(),
+        pgpsig: one.pgpsig.clone(),
+        ..db::Entry::default()
     }
 }
 
@@ -302,7 +307,6 @@ mod tests {
                 version: version.into(),
                 file: format!("{name}-{version}-any.pkg.tar.zst"),
             },
-            arch: "any".into(),
             // Of nothing.
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
             pgpsig: Some("Zm8=".into()),
@@ -396,13 +400,13 @@ mod tests {
         let repository = LockedRepository::new(&pacman, lock.iter().collect()).unwrap();
         repository.make().unwrap();
         for name in ["sync/core.db", "sync/extra.db", "local", "download.conf", "install.conf"] {
-            assert!(repository.path.join(name).exists(), "{name}");
+            assert!(repository.scratch.path().join(name).exists(), "{name}");
         }
         // What pacman makes there, and a run that was killed.
-        std::fs::write(repository.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
+        std::fs::write(repository.scratch.path().join("local/ALPM_DB_VERSION"), "9").unwrap();
         repository.make().unwrap();
         repository.clear().unwrap();
-        assert!(!repository.path.exists());
+        assert!(!repository.scratch.path().exists());
         pacman.repos = vec!["aur".into()];
         let failure = LockedRepository::new(&pacman, lock.iter().collect()).unwrap_err();
         let message = "'a' is of the repository 'core', which ";

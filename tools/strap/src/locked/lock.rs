@@ -16,8 +16,6 @@ use std::path::Path;
 pub(crate) struct Locked {
     /// Its repository, name, version and archive.
     pub(crate) planned: Planned,
-    /// Its architecture.
-    pub(crate) arch: String,
     /// The SHA-256 of its archive, in lower-case hex.
     pub(crate) sha256: String,
     /// The signature of its archive, in Base64.
@@ -79,6 +77,7 @@ fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, 
     if let Some(signature) = &package.pgpsig {
         check("signature", Some(signature), |text| db::decode_signature(text).is_some())?;
     }
+    check("architecture", Some(&package.arch), name::is_arch)?;
     Ok(Locked {
         planned: Planned {
             name: check("name", Some(&package.name), name::is_name)?,
@@ -86,7 +85,6 @@ fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, 
             repo: check("repository", package.repo.as_ref(), name::is_name)?,
             file: check("file", package.file.as_ref(), name::is_filename)?,
         },
-        arch: check("architecture", Some(&package.arch), name::is_arch)?,
         sha256: check("SHA-256", package.sha256.as_ref(), is_sha256)?.to_ascii_lowercase(),
         explicit: package.reason.as_deref() != Some("dependency"),
         pgpsig: package.pgpsig,
