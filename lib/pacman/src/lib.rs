@@ -7,7 +7,7 @@
 pub mod cache_lock;
 mod captive_portal;
 pub mod conf;
-mod databases;
+pub mod databases;
 pub mod diagnosis;
 pub mod english;
 mod error_text;

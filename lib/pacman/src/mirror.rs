@@ -14,12 +14,24 @@ use crate::{cache_lock, partial_downloads, records, signature_report};
 use rootfs::Ended;
 use stage::{Cause, Code, Failure, message, quote};
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 /// The names of the files in a package cache.
 #[derive(Clone, Debug)]
 pub struct Cached(BTreeSet<OsString>);
+
+impl Cached {
+    /// Leaves these files and their signatures out: no server has them.
+    #[must_use]
+    pub fn without(mut self, files: &[String]) -> Self {
+        for file in files {
+            self.0.remove(OsStr::new(file));
+            self.0.remove(OsStr::new(&format!("{file}.sig")));
+        }
+        self
+    }
+}
 
 impl Pacman<'_> {
     /// Runs it inside the root's namespaces; returns what its output said.

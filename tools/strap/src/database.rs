@@ -12,14 +12,21 @@ use package::db::Entry;
 ///
 /// When a name is too long for a tar.
 pub(crate) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> std::io::Result<Vec<u8>> {
+    of_texts(entries.into_iter().map(|entry| (format!("{}-{}", entry.name, entry.version), desc(entry))))
+}
+
+/// [`of`], of packages whose names, with their versions, and texts these are.
+///
+/// # Errors
+///
+/// As [`of`].
+pub(crate) fn of_texts(entries: impl IntoIterator<Item = (String, String)>) -> std::io::Result<Vec<u8>> {
     let mut tar = tar::Builder::new(Vec::new());
-    for entry in entries {
-        let text = desc(entry);
+    for (name, text) in entries {
         let mut header = tar::Header::new_ustar();
         header.set_size(text.len() as u64);
         header.set_mode(0o644);
-        let path = format!("{}-{}/desc", entry.name, entry.version);
-        tar.append_data(&mut header, path, text.as_bytes())?;
+        tar.append_data(&mut header, format!("{name}/desc"), text.as_bytes())?;
     }
     tar.into_inner()
 }
@@ -36,9 +43,11 @@ fn desc(entry: &Entry) -> String {
     known.map(|(key, value)| format!("%{key}%\n{value}\n\n")).collect()
 }
 
-/// Returns a strict configuration of mkconf with other values for some of its keys, in all of its sections: the function gets
-/// the value that a key has.
-pub(crate) fn configuration(strict: &str, values: &[(&str, &dyn Fn(&str) -> String)]) -> String {
+/// A key of pacman.conf(5), and what its value becomes.
+pub(crate) type Change<'a> = (&'a str, &'a dyn Fn(&str) -> String);
+
+/// Returns a strict configuration of mkconf with other values for some of its keys, in all of its sections.
+pub(crate) fn configuration(strict: &str, values: &[Change<'_>]) -> String {
     let change = |line: &str| {
         let (key, value) = line.split_once('=').unwrap_or_default();
         match values.iter().find(|(changed, _)| *changed == key.trim()) {

@@ -7,6 +7,7 @@
 mod lock;
 
 use crate::database;
+use crate::local;
 use crate::scratch::Scratch;
 
 pub(crate) use lock::{Locked, read};
@@ -17,7 +18,7 @@ use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How many packages a line names.
 const NAMES: usize = 5;
@@ -40,7 +41,7 @@ impl<'a> LockedRepository<'a> {
     ///
     /// When the configuration lacks a repository of the lock's, or the root cannot be identified.
     pub(crate) fn new(pacman: &Pacman<'a>, wanted: Vec<&'a Locked>) -> Result<Self, Failure> {
-        if let Some(one) = wanted.iter().find(|one| !pacman.repos.contains(&one.planned.repo)) {
+        if let Some(one) = wanted.iter().find(|one| !one.is_file() && !pacman.repos.contains(&one.planned.repo)) {
             let message = format!(
                 "{DOING}: {} is of the repository {}, which {} does not have",
                 quote(&one.planned.name),
@@ -62,7 +63,9 @@ impl<'a> LockedRepository<'a> {
             &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())],
         );
         let download = database::configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
-        let install = database::configuration(&strict, &[("LocalFileSigLevel", &|_| "Required".to_owned())]);
+        // The level is one for all files. A signature that is there must be good at both.
+        let level = if self.has_unsigned() { "Optional" } else { "Required" };
+        let install = database::configuration(&strict, &[("LocalFileSigLevel", &|_| level.to_owned())]);
         let files = [("verified.conf", verified), ("download.conf", download), ("install.conf", install)];
         let mut files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
         for repo in &self.pacman.repos {
@@ -74,6 +77,10 @@ impl<'a> LockedRepository<'a> {
         self.scratch.make(&files)
     }
 
+    fn has_unsigned(&self) -> bool {
+        self.wanted.iter().any(|one| one.is_unsigned())
+    }
+
     /// Returns a pacman with one of these configurations.
     fn pacman(&self, file: &str) -> Pacman<'a> {
         Pacman { config: self.scratch.path().join(file), ..self.pacman.clone() }
@@ -81,8 +88,11 @@ impl<'a> LockedRepository<'a> {
 
     /// Fills the cache with the wanted archives and their signatures. pacman verifies them only if it `verifies`.
     fn fetch(&self, verifies: bool) -> Option<Failure> {
-        let name = |one: &&Locked| format!("{}/{}", one.planned.repo, one.planned.name);
-        let targets: Vec<String> = self.wanted.iter().map(name).collect();
+        let of_servers = self.wanted.iter().filter(|one| !one.is_file());
+        let targets: Vec<String> = of_servers.map(|one| format!("{}/{}", one.planned.repo, one.planned.name)).collect();
+        if targets.is_empty() {
+            return None;
+        }
         let config = if verifies { "verified.conf" } else { "download.conf" };
         let pacman = Pacman { verifies, ..self.pacman(config) };
         pacman.download(Operation::download_targets(Refresh::No), &targets).err()
@@ -107,14 +117,27 @@ impl<'a> LockedRepository<'a> {
                 signature_pair::remove(cache, &one.planned.file)?;
             }
         }
-        let verifies = verifies || self.wanted.iter().any(|one| one.pgpsig.is_none());
+        for one in self.wanted.iter().filter(|_| !offline) {
+            if let Some(origin) = one.origin.as_ref().filter(|_| one.is_file())
+                && is_locked(cache, one)?.is_none()
+            {
+                local::restore(&self.pacman, origin, &one.planned.file)?;
+            }
+        }
+        let verifies = verifies || self.wanted.iter().any(|one| one.pgpsig.is_none() && !one.is_file());
         // Offline what is absent is named below.
         let failure = if offline { None } else { self.fetch(verifies) };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
-                Some(true) => write_signature(cache, one)?,
+                Some(true) => {
+                    write_signature(cache, one)?;
+                    // Where others have none, pacman would take it without.
+                    if self.has_unsigned() && !one.is_unsigned() && !signature_of(cache, one).exists() {
+                        absent.push(format!("the signature of {shown}"));
+                    }
+                }
                 None => absent.push(shown),
                 Some(false) => {
                     // Offline there is no other, and this one may be hard to get.
@@ -275,9 +298,13 @@ fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
     }
 }
 
+fn signature_of(cache: &Path, one: &Locked) -> PathBuf {
+    cache.join(format!("{}.sig", one.planned.file))
+}
+
 /// Puts the signature of the lock beside an archive that has none: pacman reads an archive's from there only.
 fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
-    let path = cache.join(format!("{}.sig", one.planned.file));
+    let path = signature_of(cache, one);
     let signature = one.pgpsig.as_deref().and_then(decode_signature);
     let Some(signature) = signature.filter(|_| !path.exists()) else {
         return Ok(());
@@ -311,6 +338,7 @@ mod tests {
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
             pgpsig: Some("Zm8=".into()),
             explicit: name != "b",
+            origin: None,
         }
     }
 

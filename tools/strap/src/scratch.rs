@@ -6,8 +6,8 @@ use stage::{Code, Doing, Failure, quote};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-/// The directories in it, as pacman has them in its `DBPath`.
-const DIRECTORIES: [&str; 2] = ["sync", "local"];
+/// The directories in it: two as pacman has them in its `DBPath`, and one for files that are downloaded.
+const DIRECTORIES: [&str; 3] = ["sync", "local", "files"];
 
 /// The directory.
 #[derive(Clone, Debug)]

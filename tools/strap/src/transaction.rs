@@ -1,6 +1,7 @@
 //! One transaction: download, resolve, install, check.
 
 use crate::download::Download;
+use crate::local::{Local, LocalRepository};
 use crate::locked::LockedRepository;
 use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
@@ -9,6 +10,7 @@ use pacman::english::log::{self, Event};
 use pacman::operation::{Action, Refresh};
 use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
 use stage::Failure;
+use stage::members::Package;
 
 /// What is to be installed.
 #[derive(Debug)]
@@ -28,9 +30,32 @@ pub(crate) struct Installer<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) pacman: Pacman<'a>,
     pub(crate) receipt: Receipt,
+    /// The package files of the command line, in the cache.
+    pub(crate) files: Vec<String>,
+    /// Whether what is installed in this version is installed again.
+    pub(crate) reinstall: bool,
 }
 
 impl<'a> Installer<'a> {
+    /// Makes the package files of the command line packages of repositories.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalRepository::add`].
+    pub(crate) fn add_files(&mut self, local: &mut LocalRepository<'a>) -> Result<(), Failure> {
+        self.pacman = local.add(&self.pacman, &self.plan.files)?;
+        let (installed, _) = self.receipt.packages(self.plan.inside.root())?;
+        for Local { package, sha256, file, origin, .. } in &local.packages {
+            self.files.push(file.clone());
+            self.receipt.files.insert(file.clone(), origin.clone());
+            // One that was built again under the same version.
+            let is_there = |there: &&Package| (&there.name, &there.version) == (&package.name, &package.version);
+            let there = installed.iter().find(is_there);
+            self.reinstall |= there.is_some_and(|there| there.sha256.as_ref() != Some(sha256));
+        }
+        Ok(())
+    }
+
     /// Runs a transaction; with `--download-only`, its download. `repair` has pacman install again what is installed, and
     /// overwrite files that no package owns.
     ///
@@ -55,7 +80,7 @@ impl<'a> Installer<'a> {
         let pacman = self.pacman.clone();
         let operation = Operation {
             upgrade: !self.options.no_refresh,
-            needed: !repair,
+            needed: !repair && !self.reinstall,
             overwrite: repair,
             asdeps: matches!(targets, Targets::Dependencies(_)),
             ..Operation::default()
@@ -64,7 +89,7 @@ impl<'a> Installer<'a> {
         let download = Download {
             pacman: &pacman,
             operation: Operation { action: Action::Download, refresh, ..operation },
-            before: pacman.cached(),
+            before: pacman.cached().without(&self.files),
         };
         // What is only downloaded is verified here, or never.
         if self.options.download_only {

@@ -22,6 +22,20 @@ pub(crate) struct Locked {
     pub(crate) pgpsig: Option<String>,
     /// Whether it was explicitly installed.
     pub(crate) explicit: bool,
+    /// Where the archive was from, if the command line gave it as a file.
+    pub(crate) origin: Option<String>,
+}
+
+impl Locked {
+    /// Returns whether the command line gave it as a file: no server of the configuration has it.
+    pub(crate) fn is_file(&self) -> bool {
+        Package::is_own(&self.planned.repo)
+    }
+
+    /// Returns whether the command line said that it is not signed.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        self.planned.repo == Package::UNSIGNED
+    }
 }
 
 /// What to do where the archives are not known.
@@ -88,6 +102,7 @@ fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, 
         sha256: check("SHA-256", package.sha256.as_ref(), is_sha256)?.to_ascii_lowercase(),
         explicit: package.reason.as_deref() != Some("dependency"),
         pgpsig: package.pgpsig,
+        origin: package.origin,
     })
 }
 
