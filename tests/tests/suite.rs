@@ -13,6 +13,7 @@ mod containers;
 mod crowds;
 mod examples;
 mod faults;
+mod files;
 mod formats;
 mod hangs;
 mod host_safety;

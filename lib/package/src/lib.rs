@@ -10,6 +10,7 @@
 pub mod archive;
 pub mod db;
 pub mod decompress;
+pub mod desc;
 pub mod digest;
 mod error;
 pub mod localdb;

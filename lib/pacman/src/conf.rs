@@ -2,6 +2,7 @@
 
 use crate::fnmatch::matches;
 use stage::Failure;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A configuration.
@@ -11,6 +12,33 @@ pub struct Conf {
     pub repos: Vec<String>,
     /// The files that are not extracted.
     pub noextract: NoExtract,
+    /// Whether packages must be signed: of all repositories, and of those that say so themselves.
+    signatures: (Signatures, BTreeMap<String, Signatures>),
+}
+
+/// Whether packages must be signed: what `SigLevel` of pacman.conf(5) says of packages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signatures {
+    /// Signatures are not asked for.
+    Never,
+    /// A signature that is there must be good. This is pacman's default.
+    #[default]
+    Optional,
+    /// There must be a good one.
+    Required,
+}
+
+impl Signatures {
+    /// Returns what a level makes of this one: of each word the last counts.
+    fn then(self, level: &str) -> Self {
+        let of = |is: Self, word: &str| match word.strip_prefix("Package").unwrap_or(word) {
+            "Never" => Self::Never,
+            "Optional" => Self::Optional,
+            "Required" => Self::Required,
+            _ => is,
+        };
+        level.split_whitespace().fold(self, of)
+    }
 }
 
 impl Conf {
@@ -21,11 +49,33 @@ impl Conf {
     /// [`stage::Code::NotFound`] where there is no such file; when it cannot be read.
     pub fn read(config: &Path) -> Result<Self, Failure> {
         let text = stage::file::read_text(config)?;
-        let section = |line: &str| {
-            let name = line.trim().strip_prefix('[')?.strip_suffix(']')?;
-            (name != "options").then(|| name.to_owned())
-        };
-        Ok(Self { repos: text.lines().filter_map(section).collect(), noextract: NoExtract::of(&text) })
+        let mut conf = Self { noextract: NoExtract::of(&text), ..Self::default() };
+        let mut section = None;
+        for line in text.lines().map(str::trim) {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = (name != "options").then(|| name.to_owned());
+                conf.repos.extend(section.clone());
+            }
+            let Some(("SigLevel", level)) = line.split_once('=').map(|(key, value)| (key.trim(), value)) else {
+                continue;
+            };
+            let (all, own) = &mut conf.signatures;
+            match &section {
+                None => *all = all.then(level),
+                Some(repo) => {
+                    let before = own.get(repo).copied().unwrap_or(*all);
+                    own.insert(repo.clone(), before.then(level));
+                }
+            }
+        }
+        Ok(conf)
+    }
+
+    /// Returns whether the packages of a repository must be signed.
+    #[must_use]
+    pub fn signatures(&self, repo: &str) -> Signatures {
+        let (all, own) = &self.signatures;
+        own.get(repo).copied().unwrap_or(*all)
     }
 }
 
@@ -83,5 +133,17 @@ mod tests {
         let conf = Conf::read(file.path()).unwrap();
         assert_eq!(conf.repos, ["core", "extra"]);
         assert!(conf.noextract.has(b"x"));
+    }
+
+    #[test]
+    fn a_repository_has_a_level_of_its_own() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "[options]\nSigLevel = Required DatabaseOptional\nLocalFileSigLevel = Never\n[core]\nServer = x\n\
+                    [own]\nSigLevel = PackageNever\n[other]\nSigLevel = Optional TrustAll\n[signed]\nSigLevel=DatabaseNever\n";
+        std::fs::write(file.path(), text).unwrap();
+        let conf = Conf::read(file.path()).unwrap();
+        let levels = ["core", "own", "other", "signed"].map(|repo| conf.signatures(repo));
+        assert_eq!(levels, [Signatures::Required, Signatures::Never, Signatures::Optional, Signatures::Required]);
+        assert_eq!(Conf::default().signatures("core"), Signatures::Optional);
     }
 }

@@ -5,11 +5,12 @@
 
 use crate::records::{SYNC, if_exists};
 use rootfs::Root;
-use rustix::fs::{CWD, Mode, OFlags, fchmod, mkdirat, open, openat, renameat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
+use stage::members::Package;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -36,7 +37,8 @@ pub(crate) fn keep(root: &Root, cache: &Path, repos: &[String]) -> Result<(), Fa
     let from = from.doing(Code::Os, doing)?;
     make_directory(CWD, &at).doing(Code::Os, doing)?;
     let to = open(&at, DIRECTORY, Mode::empty()).doing(Code::Os, doing)?;
-    for name in repos.iter().flat_map(|repo| files(repo)) {
+    // Those that are made here are of one run.
+    for name in repos.iter().filter(|repo| !Package::is_own(repo)).flat_map(|repo| files(repo)) {
         copy(&from, &to, &name).doing(Code::Os, doing)?;
     }
     Ok(())
@@ -74,6 +76,37 @@ pub(crate) fn restore(root: &Root, cache: &Path, repos: &[String]) -> Result<(),
     Ok(())
 }
 
+/// Writes the database of a repository that is made here into the root, where pacman reads it.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn put(root: &Root, repo: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let name = format!("{repo}.db");
+    let put = || -> io::Result<()> {
+        make_directory(root.open_below("var/lib/pacman", DIRECTORY)?, "sync")?;
+        let sync = root.open_below(SYNC, DIRECTORY)?;
+        let mut draft = create(&sync, &name)?;
+        draft.write_all(bytes)?;
+        publish(&sync, &name)
+    };
+    put().doing(Code::Os, || format!("writing {}", quote(root.path().join(SYNC).join(&name))))
+}
+
+/// Removes the database of a repository that was made here, where there is one.
+///
+/// # Errors
+///
+/// When it cannot be removed.
+pub fn remove(root: &Root, repo: &str) -> Result<(), Failure> {
+    let name = format!("{repo}.db");
+    let remove = || -> Result<(), Errno> {
+        let Some(sync) = if_exists(root.open_below(SYNC, DIRECTORY))? else { return Ok(()) };
+        if_exists(unlinkat(&sync, &name, AtFlags::empty())).map(drop)
+    };
+    remove().doing(Code::Os, || format!("removing {}", quote(root.path().join(SYNC).join(&name))))
+}
+
 fn make_directory(at: impl AsFd, name: impl rustix::path::Arg) -> Result<(), Errno> {
     match mkdirat(at, name, Mode::from_raw_mode(0o755)) {
         Err(Errno::EXIST) => Ok(()),
@@ -105,16 +138,25 @@ fn copy(from: &OwnedFd, to: &OwnedFd, name: &str) -> io::Result<bool> {
     if there.is_ok_and(|there| stamp(&there).is_ok_and(|is| is == (size, modified))) {
         return Ok(true);
     }
-    let part = format!(".{name}.part");
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::from_raw_mode(0o644);
-    let mut draft = File::from(openat(to, &part, flags, mode)?);
+    let mut draft = create(to, name)?;
     io::copy(&mut source.take(LIMIT), &mut draft)?;
-    fchmod(&draft, mode)?;
     draft.set_modified(modified)?;
     draft.sync_all()?;
-    renameat(to, &part, to, name)?;
+    publish(to, name)?;
     Ok(true)
+}
+
+/// Creates the file that [`publish`] gives its name.
+fn create(to: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(0o644);
+    let draft = openat(to, format!(".{name}.part"), flags, mode)?;
+    fchmod(&draft, mode)?;
+    Ok(draft.into())
+}
+
+fn publish(to: &OwnedFd, name: &str) -> io::Result<()> {
+    Ok(renameat(to, format!(".{name}.part"), to, name)?)
 }
 
 #[cfg(test)]

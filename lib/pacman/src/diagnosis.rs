@@ -39,11 +39,13 @@ pub enum Verdict {
     Untrusted,
     /// The archive cannot be read here.
     Unreadable,
+    /// The archive has none, as the command line said that installed it, and is the one that was installed.
+    Unsigned,
 }
 
 impl Verdict {
     /// Every word, in the order of the verdicts.
-    pub const WORDS: [&str; 11] = [
+    pub const WORDS: [&str; 12] = [
         "valid",
         "missing",
         "no-archive",
@@ -55,6 +57,7 @@ impl Verdict {
         "marginal",
         "untrusted",
         "unreadable",
+        "unsigned",
     ];
 
     /// Returns its word in a document.
@@ -99,6 +102,12 @@ impl Diagnosis {
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.verdict == Verdict::Valid
+    }
+
+    /// Returns whether there is nothing to report.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        matches!(self.verdict, Verdict::Valid | Verdict::Unsigned)
     }
 }
 
@@ -283,6 +292,7 @@ mod tests {
         }
         assert_eq!(Verdict::Unreadable.word(), "unreadable");
         assert_eq!(Verdict::NoArchive.word(), "no-archive");
+        assert_eq!(Verdict::Unsigned.word(), "unsigned");
     }
 
     #[test]

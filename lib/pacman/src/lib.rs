@@ -7,7 +7,7 @@
 pub mod cache_lock;
 mod captive_portal;
 pub mod conf;
-mod databases;
+pub mod databases;
 pub mod diagnosis;
 pub mod english;
 mod error_text;
@@ -30,6 +30,7 @@ pub mod timeout;
 
 pub use english::OutputEvent;
 pub use error_text::{and_more, count, first_few};
+pub use mirror::Cached;
 pub use operation::Operation;
 pub use origin::{Origin, Transaction};
 pub use run::{Pacman, Planned};

@@ -4,16 +4,34 @@
 //! name of what another one has: a broken download, or a package that is refused when it is installed. It is removed when it is
 //! met, and pacman fails, though all that is asked for could be downloaded. So it is asked again.
 
+use crate::conf::{Conf, Signatures};
 use crate::databases::{self, ONLINE};
 use crate::english::{OutputEvent, Refusal};
 use crate::error_text::and_more;
 use crate::operation::{Action, Operation, Refresh};
 use crate::run::{Beside, Pacman, Ran};
 use crate::{cache_lock, partial_downloads, records, signature_report};
+use rootfs::Ended;
 use stage::{Cause, Code, Failure, message, quote};
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
+
+/// The names of the files in a package cache.
+#[derive(Clone, Debug)]
+pub struct Cached(BTreeSet<OsString>);
+
+impl Cached {
+    /// Leaves these files and their signatures out: no server has them.
+    #[must_use]
+    pub fn without(mut self, files: &[String]) -> Self {
+        for file in files {
+            self.0.remove(OsStr::new(file));
+            self.0.remove(OsStr::new(&format!("{file}.sig")));
+        }
+        self
+    }
+}
 
 impl Pacman<'_> {
     /// Runs it inside the root's namespaces; returns what its output said.
@@ -36,23 +54,68 @@ impl Pacman<'_> {
     ///
     /// As [`Pacman::run`], and [`cache_lock::take`].
     pub fn download(&self, operation: Operation, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
+        self.download_since(&self.cached(), operation, targets)
+    }
+
+    /// [`Pacman::download`]; `before` is what was in the cache before this run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::download`].
+    pub fn download_since(
+        &self,
+        before: &Cached,
+        operation: Operation,
+        targets: &[String],
+    ) -> Result<Vec<OutputEvent>, Failure> {
         let _lock = cache_lock::take(self.context, self.cache)?;
-        let before = names(self.cache);
         let result = self.run(operation, targets);
-        let Err(failure) = &result else { return result };
-        let after = names(self.cache);
-        let Some(removed) = before.difference(&after).next() else {
-            return result;
-        };
-        if failure.code != Code::NotVerified {
-            return result;
+        match &result {
+            Err(failure) if self.helps_again(failure, before) => self.run(operation, targets),
+            _ => result,
         }
+    }
+
+    /// Runs pacman to fill the cache by the configuration `config`, which verifies databases and no packages: that is left to the
+    /// pacman that installs them. Returns whether the packages are there, as far as their databases tell; where one is not what
+    /// its database says, or a database is refused, the file stays, for [`Pacman::download`] to judge.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::run`], and [`cache_lock::take`].
+    pub fn download_unverified(
+        &self,
+        config: &Path,
+        operation: Operation,
+        targets: &[String],
+    ) -> Result<bool, Failure> {
+        let _lock = cache_lock::take(self.context, self.cache)?;
+        let pacman = Self { config: config.to_owned(), ..self.clone() };
+        match pacman.attempt(operation, targets, &|| {}, false) {
+            Err(failure) if failure.code == Code::NotVerified => Ok(false),
+            ran => ran.map(|_| true),
+        }
+    }
+
+    /// Returns what is in the cache.
+    #[must_use]
+    pub fn cached(&self) -> Cached {
+        Cached(names(self.cache))
+    }
+
+    /// Returns whether it helps to download again: pacman refused what was in the cache `before`, and it has been removed.
+    #[must_use]
+    pub fn helps_again(&self, failure: &Failure, before: &Cached) -> bool {
+        let after = names(self.cache);
+        let Some(removed) = before.0.difference(&after).next().filter(|_| failure.code == Code::NotVerified) else {
+            return false;
+        };
         self.context.warn(format_args!(
             "{}: {} was in the cache before and is downloaded again",
             failure.message,
             quote(self.cache.join(removed))
         ));
-        self.run(operation, targets)
+        true
     }
 
     /// [`Pacman::run`], and `beside` while pacman runs.
@@ -62,6 +125,17 @@ impl Pacman<'_> {
         targets: &[String],
         beside: Beside<'_>,
     ) -> Result<Vec<OutputEvent>, Failure> {
+        self.attempt(operation, targets, beside, true)
+    }
+
+    /// [`Pacman::run_beside`]; where it does not `judge`, a file that pacman refuses is neither checked nor removed.
+    fn attempt(
+        &self,
+        operation: Operation,
+        targets: &[String],
+        beside: Beside<'_>,
+        judge: bool,
+    ) -> Result<Vec<OutputEvent>, Failure> {
         let refresh = |refresh| Operation { refresh, ..operation };
         if self.offline {
             if operation.is_sync() {
@@ -70,12 +144,12 @@ impl Pacman<'_> {
             if operation.action == Action::Download {
                 self.need_files(operation, targets)?;
             }
-            let ran = self.once(refresh(Refresh::No), targets, beside);
+            let ran = self.once(refresh(Refresh::No), targets, beside, judge);
             return ran.map_err(|(_, failure)| failure);
         }
         let refreshes = operation.refresh != Refresh::No;
         self.remove_partial_downloads(operation);
-        let mut ran = self.once(operation, targets, beside);
+        let mut ran = self.once(operation, targets, beside, judge);
         if let Err((events, _)) = &ran
             && refreshes
             && let Some(file) = missing_package(events)
@@ -84,13 +158,13 @@ impl Pacman<'_> {
                 "'{}' is not on the mirror, whose database names it: downloading the databases again",
                 message::escape(file)
             ));
-            ran = self.once(refresh(Refresh::All), targets, beside);
+            ran = self.once(refresh(Refresh::All), targets, beside, judge);
         }
         // Not where the disk is full: it still is.
         if matches!(&ran, Err((_, failure)) if failure.cause != Some(Cause::NoSpace))
             && self.remove_partial_downloads(operation)
         {
-            ran = self.once(operation, targets, beside);
+            ran = self.once(operation, targets, beside, judge);
         }
         let events = ran.map_err(|(events, failure)| match missing_package(&events) {
             Some(file) => {
@@ -107,8 +181,11 @@ impl Pacman<'_> {
     }
 
     /// Runs it once, and finds out why pacman refused a file.
-    fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+    fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>, judge: bool) -> Ran {
         self.execute(operation, targets, beside).map_err(|(events, failure)| {
+            if !judge && failure.code == Code::NotVerified {
+                return (events, failure);
+            }
             let failure = signature_report::explain(self, operation, targets, &events, failure);
             (events, failure)
         })
@@ -117,13 +194,14 @@ impl Pacman<'_> {
     /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.
     fn need_files(&self, operation: Operation, targets: &[String]) -> Result<(), Failure> {
         let mut missing = Vec::new();
+        let conf = Conf::read(&self.config)?;
         // pacman does not report here what it cannot resolve; the run itself will.
         for planned in self.preview(operation, targets)? {
             let there = |file: &str| self.cache.join(file).is_file();
             let signature = format!("{}.sig", planned.file);
             if !there(&planned.file) {
                 missing.push(planned.file);
-            } else if self.verifies && !there(&signature) {
+            } else if conf.signatures(&planned.repo) != Signatures::Never && !there(&signature) {
                 // pacman downloads it also where the database has it.
                 missing.push(signature);
             }
@@ -138,6 +216,19 @@ impl Pacman<'_> {
             quote(self.cache)
         );
         Err(Failure::new(Code::NotFound, message).hint(ONLINE))
+    }
+
+    /// Fills the cache with files beside packages of the repositories: their signatures. `config` has databases that name these
+    /// files. Nobody sees it: what a server does not have is for [`Pacman::download`] to report. Returns whether pacman succeeded.
+    ///
+    /// # Errors
+    ///
+    /// When pacman cannot be run, and [`cache_lock::take`].
+    pub fn download_quietly(&self, config: &Path, targets: &[String]) -> Result<bool, Failure> {
+        let _lock = cache_lock::take(self.context, self.cache)?;
+        let pacman = Self { config: config.to_owned(), ..self.clone() };
+        let arguments = Operation::download_targets(Refresh::No).arguments();
+        Ok(pacman.start(arguments, targets, &mut |_| {})? == Ended::Exited(0))
     }
 
     /// Removes files that an earlier run left in the cache and that a download cannot continue; returns whether there were any.

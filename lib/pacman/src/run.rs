@@ -100,7 +100,12 @@ impl Pacman<'_> {
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.
-    fn start(&self, args: Vec<String>, targets: &[String], sink: &mut dyn FnMut(&[u8])) -> Result<Ended, Failure> {
+    pub(crate) fn start(
+        &self,
+        args: Vec<String>,
+        targets: &[String],
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Result<Ended, Failure> {
         preflight::check(self.inside.root())?;
         let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
         args.extend(operation::common(&self.config, self.inside.gpgdir(), self.hook_dir.as_deref(), targets));

@@ -538,9 +538,12 @@ pub struct Package {
     pub version: String,
     /// Its architecture: pacman's word, or `any`.
     pub arch: String,
-    /// The repository that it was installed from.
+    /// The repository that it was installed from: `strapline-local` and `strapline-unsigned` have the files of a command line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
+    /// Where the archive is from that was given as a file: its URL, or its path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<String>,
     /// The file name of its archive.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
@@ -556,6 +559,20 @@ pub struct Package {
     /// Whether pacman checked a signature of it before it was installed (`%VALIDATION%` of the local database), or
     /// `verify` has since.
     pub verified: bool,
+}
+
+impl Package {
+    /// The repository of package files of a command line that are signed.
+    pub const LOCAL: &str = "strapline-local";
+
+    /// The repository of those that the command line said are not.
+    pub const UNSIGNED: &str = "strapline-unsigned";
+
+    /// Returns whether a repository is one of these two, which no server has.
+    #[must_use]
+    pub fn is_own(repo: &str) -> bool {
+        [Self::LOCAL, Self::UNSIGNED].contains(&repo)
+    }
 }
 
 /// A package that is installed, with what `verify` found.

@@ -4,17 +4,20 @@
 //! lock's, and then pacman installs the archives as files. Nothing is resolved again: dependencies were resolved when the lock was
 //! made, and pacman refuses archives that do not fit each other all the same.
 
-mod database;
 mod lock;
 
+use crate::database;
+use crate::local;
+use crate::scratch::Scratch;
+
 pub(crate) use lock::{Locked, read};
-use package::db::decode_signature;
+use package::db::{self, decode_signature};
 use pacman::operation::{Action, Refresh};
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// How many packages a line names.
@@ -23,14 +26,12 @@ const NAMES: usize = 5;
 /// What all failures were doing.
 const DOING: &str = "installing what is locked";
 
-/// The repositories of a lock: databases that have the wanted packages, and configurations. They are in a directory of the package
-/// cache, which is all of the host that pacman may write, by a name that is made of the root's identity. It is there only while
-/// this program runs, or after it was killed.
+/// The repositories of a lock: databases that have the wanted packages, and configurations.
 #[derive(Debug)]
 pub(crate) struct LockedRepository<'a> {
     pacman: Pacman<'a>,
     pub(crate) wanted: Vec<&'a Locked>,
-    path: PathBuf,
+    scratch: Scratch,
 }
 
 impl<'a> LockedRepository<'a> {
@@ -40,7 +41,7 @@ impl<'a> LockedRepository<'a> {
     ///
     /// When the configuration lacks a repository of the lock's, or the root cannot be identified.
     pub(crate) fn new(pacman: &Pacman<'a>, wanted: Vec<&'a Locked>) -> Result<Self, Failure> {
-        if let Some(one) = wanted.iter().find(|one| !pacman.repos.contains(&one.planned.repo)) {
+        if let Some(one) = wanted.iter().find(|one| !one.is_file() && !pacman.repos.contains(&one.planned.repo)) {
             let message = format!(
                 "{DOING}: {} is of the repository {}, which {} does not have",
                 quote(&one.planned.name),
@@ -50,44 +51,60 @@ impl<'a> LockedRepository<'a> {
             return Err(Failure::new(Code::NotFound, message)
                 .hint("write it with the mkconf options that the lock was made with"));
         }
-        let id = pacman.inside.root().id()?;
-        Ok(Self { path: pacman.cache.join(format!("locked-{}-{}", id.dev, id.ino)), pacman: pacman.clone(), wanted })
+        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted })
     }
 
     fn make(&self) -> Result<(), Failure> {
-        self.clear()?;
         let strict = stage::file::read_text(&self.pacman.config)?;
-        let make = || -> io::Result<()> {
-            for directory in ["sync", "local"] {
-                std::fs::create_dir_all(self.path.join(directory))?;
-            }
-            for repo in &self.pacman.repos {
-                let database = database::of(repo, &self.wanted)?;
-                std::fs::write(self.path.join("sync").join(format!("{repo}.db")), database)?;
-            }
-            // Our own databases are not signed, and the archives are compared afterwards. To install, archives are verified as any
-            // package is.
-            let path = format!("{}/", self.path.display());
-            let download =
-                database::configuration(&strict, &[("DBPath", &path), ("SigLevel", "Required DatabaseNever")]);
-            std::fs::write(self.path.join("download.conf"), download)?;
-            let install = database::configuration(&strict, &[("LocalFileSigLevel", "Required")]);
-            std::fs::write(self.path.join("install.conf"), install)
-        };
-        make().doing(Code::Os, || format!("making {}", quote(&self.path)))
+        let path = |_: &str| format!("{}/", self.scratch.path().display());
+        // Our own databases are not signed. To install, archives are verified as any package is.
+        let verified = database::configuration(
+            &strict,
+            &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())],
+        );
+        let download = database::configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
+        // The level is one for all files. A signature that is there must be good at both.
+        let level = if self.has_unsigned() { "Optional" } else { "Required" };
+        let install = database::configuration(&strict, &[("LocalFileSigLevel", &|_| level.to_owned())]);
+        let files = [("verified.conf", verified), ("download.conf", download), ("install.conf", install)];
+        let mut files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
+        for repo in &self.pacman.repos {
+            let entries: Vec<_> =
+                self.wanted.iter().filter(|one| one.planned.repo == *repo).map(|one| entry(one)).collect();
+            let doing = || format!("making a database of {}", quote(repo));
+            files.push((format!("sync/{repo}.db"), database::of(&entries).doing(Code::Os, doing)?));
+        }
+        self.scratch.make(&files)
+    }
+
+    fn has_unsigned(&self) -> bool {
+        self.wanted.iter().any(|one| one.is_unsigned())
     }
 
     /// Returns a pacman with one of these configurations.
     fn pacman(&self, file: &str) -> Pacman<'a> {
-        Pacman { config: self.path.join(file), ..self.pacman.clone() }
+        Pacman { config: self.scratch.path().join(file), ..self.pacman.clone() }
     }
 
-    /// Fills the cache with the wanted archives, and compares each with the lock.
+    /// Fills the cache with the wanted archives and their signatures. pacman verifies them only if it `verifies`.
+    fn fetch(&self, verifies: bool) -> Option<Failure> {
+        let of_servers = self.wanted.iter().filter(|one| !one.is_file());
+        let targets: Vec<String> = of_servers.map(|one| format!("{}/{}", one.planned.repo, one.planned.name)).collect();
+        if targets.is_empty() {
+            return None;
+        }
+        let config = if verifies { "verified.conf" } else { "download.conf" };
+        let pacman = Pacman { verifies, ..self.pacman(config) };
+        pacman.download(Operation::download_targets(Refresh::No), &targets).err()
+    }
+
+    /// Fills the cache with the wanted archives, and compares each with the lock. pacman verifies their signatures, too, if it
+    /// `verifies`, and where the lock lacks one, which is then downloaded.
     ///
     /// # Errors
     ///
     /// At the end, with the names of all that are not available, or are another archive.
-    pub(crate) fn download(&self) -> Result<(), Failure> {
+    pub(crate) fn download(&self, verifies: bool) -> Result<(), Failure> {
         self.make()?;
         let (cache, offline) = (self.pacman.cache, self.pacman.offline);
         // What is there by the name of another would be taken for it.
@@ -100,17 +117,27 @@ impl<'a> LockedRepository<'a> {
                 signature_pair::remove(cache, &one.planned.file)?;
             }
         }
-        let name = |one: &&Locked| format!("{}/{}", one.planned.repo, one.planned.name);
-        let targets: Vec<String> = self.wanted.iter().map(name).collect();
-        let operation = Operation::download_targets(Refresh::No);
+        for one in self.wanted.iter().filter(|_| !offline) {
+            if let Some(origin) = one.origin.as_ref().filter(|_| one.is_file())
+                && is_locked(cache, one)?.is_none()
+            {
+                local::restore(&self.pacman, origin, &one.planned.file)?;
+            }
+        }
+        let verifies = verifies || self.wanted.iter().any(|one| one.pgpsig.is_none() && !one.is_file());
         // Offline what is absent is named below.
-        let download = || self.pacman("download.conf").download(operation, &targets).err();
-        let failure = if offline { None } else { download() };
+        let failure = if offline { None } else { self.fetch(verifies) };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
         for one in &self.wanted {
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
-                Some(true) => write_signature(cache, one)?,
+                Some(true) => {
+                    write_signature(cache, one)?;
+                    // Where others have none, pacman would take it without.
+                    if self.has_unsigned() && !one.is_unsigned() && !signature_of(cache, one).exists() {
+                        absent.push(format!("the signature of {shown}"));
+                    }
+                }
                 None => absent.push(shown),
                 Some(false) => {
                     // Offline there is no other, and this one may be hard to get.
@@ -155,30 +182,31 @@ impl<'a> LockedRepository<'a> {
         Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
     }
 
-    /// Removes the directory, by the names of what is made here, and of what pacman makes.
+    /// Finds out why pacman refused to install one of the archives: it says so of a package of a repository only.
+    pub(crate) fn explain(&self, failure: Failure) -> Failure {
+        let refused = failure.code == Code::NotVerified && !self.pacman.offline;
+        refused.then(|| self.fetch(true)).flatten().unwrap_or(failure)
+    }
+
+    /// Removes what was made.
     ///
     /// # Errors
     ///
-    /// When something else is in it.
+    /// As [`Scratch::clear`].
     pub(crate) fn clear(&self) -> Result<(), Failure> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
-        let clear = |directory: &Path| -> io::Result<()> {
-            for entry in std::fs::read_dir(directory)? {
-                let entry = entry?;
-                if !entry.file_type()?.is_dir() {
-                    gone(std::fs::remove_file(entry.path()))?;
-                }
-            }
-            std::fs::remove_dir(directory)
-        };
-        for directory in ["sync", "local", ""] {
-            let cleared = gone(clear(&self.path.join(directory)));
-            cleared.doing(Code::Os, || format!("removing {}", quote(&self.path)))?;
-        }
-        Ok(())
+        self.scratch.clear()
+    }
+}
+
+/// Returns the entry of a database that has a package. It has no hash: archives are compared with the lock here.
+fn entry(one: &Locked) -> db::Entry {
+    let planned = &one.planned;
+    db::Entry {
+        name: planned.name.clone(),
+        version: planned.version.clone(),
+        filename: planned.file.clone(),
+        pgpsig: one.pgpsig.clone(),
+        ..db::Entry::default()
     }
 }
 
@@ -270,9 +298,13 @@ fn is_locked(cache: &Path, one: &Locked) -> Result<Option<bool>, Failure> {
     }
 }
 
+fn signature_of(cache: &Path, one: &Locked) -> PathBuf {
+    cache.join(format!("{}.sig", one.planned.file))
+}
+
 /// Puts the signature of the lock beside an archive that has none: pacman reads an archive's from there only.
 fn write_signature(cache: &Path, one: &Locked) -> Result<(), Failure> {
-    let path = cache.join(format!("{}.sig", one.planned.file));
+    let path = signature_of(cache, one);
     let signature = one.pgpsig.as_deref().and_then(decode_signature);
     let Some(signature) = signature.filter(|_| !path.exists()) else {
         return Ok(());
@@ -302,11 +334,11 @@ mod tests {
                 version: version.into(),
                 file: format!("{name}-{version}-any.pkg.tar.zst"),
             },
-            arch: "any".into(),
             // Of nothing.
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),
             pgpsig: Some("Zm8=".into()),
             explicit: name != "b",
+            origin: None,
         }
     }
 
@@ -397,13 +429,13 @@ mod tests {
         let repository = LockedRepository::new(&pacman, lock.iter().collect()).unwrap();
         repository.make().unwrap();
         for name in ["sync/core.db", "sync/extra.db", "local", "download.conf", "install.conf"] {
-            assert!(repository.path.join(name).exists(), "{name}");
+            assert!(repository.scratch.path().join(name).exists(), "{name}");
         }
         // What pacman makes there, and a run that was killed.
-        std::fs::write(repository.path.join("local/ALPM_DB_VERSION"), "9").unwrap();
+        std::fs::write(repository.scratch.path().join("local/ALPM_DB_VERSION"), "9").unwrap();
         repository.make().unwrap();
         repository.clear().unwrap();
-        assert!(!repository.path.exists());
+        assert!(!repository.scratch.path().exists());
         pacman.repos = vec!["aur".into()];
         let failure = LockedRepository::new(&pacman, lock.iter().collect()).unwrap_err();
         let message = "'a' is of the repository 'core', which ";

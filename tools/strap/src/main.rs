@@ -1,23 +1,29 @@
 //! `strap` installs packages into the root, in one line: resolve, download, install, check, record.
 //!
 //! pacman runs twice, to download and to install: a pacman that still holds its downloads open when it runs scriptlets can hang
-//! for ever (7.x with curl 8.20 and later), and what is downloaded once need not be downloaded again.
+//! for ever (7.x with curl 8.20 and later), and what is downloaded once need not be downloaded again. The one that installs
+//! verifies the packages.
 //!
 //! pacman exits 0 when every scriptlet failed. So what it prints and what it logs is read, and a scriptlet or hook that
 //! failed, or never ran, is a failure of ours, with the package's name.
 
+mod database;
+mod download;
 mod files;
 mod initramfs;
 mod interrupted;
+mod local;
 mod locked;
 mod plan;
 mod receipt;
+mod scratch;
 mod scriptlets;
 #[cfg(test)]
 mod tests;
 mod transaction;
 
 use interrupted::InterruptedTransaction;
+use local::{Local, LocalRepository};
 use locked::LockedRepository;
 use pacman::lock::{self, Purpose};
 use pacman::{Pacman, records};
@@ -52,23 +58,32 @@ impl Stage for Strap {
                 offline: self.offline,
             },
             receipt: Receipt::of(document)?,
+            files: Vec::new(),
+            reinstall: false,
         };
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
-        let result = self.install(&mut installer, lock.stale);
+        let mut local = LocalRepository::new(&installer.pacman)?;
+        let result = self.install(&mut installer, &mut local, lock.stale);
+        let cleared = local.clear();
         if self.loose && !self.download_only {
             document.write(&members::Strap { loose: true });
         }
         // Also after a failure: what is installed is installed.
         let recorded = installer.receipt.record(plan.inside.root(), document);
         drop(lock);
-        result.and(recorded)
+        result.and(recorded).and(cleared)
     }
 }
 
 impl Strap {
     /// Installs the targets, and with them again what an earlier transaction left incomplete. `stale` says that a pacman was
     /// killed.
-    fn install(&self, installer: &mut Installer<'_>, stale: bool) -> Result<(), Failure> {
+    fn install<'a>(
+        &self,
+        installer: &mut Installer<'a>,
+        local: &mut LocalRepository<'a>,
+        stale: bool,
+    ) -> Result<(), Failure> {
         let (plan, context) = (installer.plan, installer.pacman.context);
         let root = plan.inside.root();
         // A download changes nothing that is installed: what is incomplete is left to the run that repairs it.
@@ -84,13 +99,18 @@ impl Strap {
                 incomplete.len() + lost.len()
             ));
         }
+        installer.add_files(local)?;
+        let asked_for: Vec<String> =
+            plan.names.iter().cloned().chain(local.packages.iter().map(Local::target)).collect();
         let targets = match &plan.lock {
             Some(lock) => {
                 let (installed, _) = installer.receipt.packages(root)?;
                 let wanted = locked::missing(lock, &installed, &incomplete)?;
+                let origins = wanted.iter().filter_map(|one| Some((one.planned.file.clone(), one.origin.clone()?)));
+                installer.receipt.files.extend(origins);
                 Targets::Locked(LockedRepository::new(&installer.pacman, wanted)?)
             }
-            None => Targets::Names(self.packages.iter().chain(&incomplete).cloned().collect()),
+            None => Targets::Names(asked_for.iter().chain(&incomplete).cloned().collect()),
         };
         installer.transact(&targets, repair)?;
         if self.download_only {
@@ -107,7 +127,7 @@ impl Strap {
         let absent: Vec<_> = lost.iter().filter(|name| !is_there(name)).cloned().collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
         let explicit = lost.intersection(&asked).cloned().collect();
-        installer.mark_explicit(explicit, &self.packages)
+        installer.mark_explicit(explicit, &asked_for)
     }
 }
 

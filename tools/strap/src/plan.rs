@@ -1,6 +1,7 @@
 //! What is to be done: the command line, and what the document says, checked.
 
 use crate::initramfs::Initramfs;
+use crate::local::{self, Target};
 use crate::locked::{self, Locked};
 use clap::Parser;
 use pacman::Timeout;
@@ -19,9 +20,13 @@ use std::path::PathBuf;
     after_help = "Example:\n  ... | keyring | strap base archlinuxarm-keyring | strap nano openssh | reap | unmount"
 )]
 pub(crate) struct Strap {
-    /// Packages or groups to install
-    #[arg(value_name = "PKG", required_unless_present = "locked")]
+    /// Packages, groups, or package files (a path or URL) to install
+    #[arg(value_name = "PKG", required_unless_present_any = ["locked", "unsigned"])]
     pub(crate) packages: Vec<String>,
+
+    /// Install the package file FILE, which is not signed
+    #[arg(long, value_name = "FILE", conflicts_with = "locked")]
+    pub(crate) unsigned: Vec<String>,
 
     /// Install exactly the packages of FILE, the document of a finished root
     #[arg(
@@ -74,6 +79,10 @@ pub(crate) struct Plan {
     pub(crate) config: PathBuf,
     pub(crate) conf: Conf,
     pub(crate) cache: PathBuf,
+    /// The packages and groups of the command line.
+    pub(crate) names: Vec<String>,
+    /// Its package files.
+    pub(crate) files: Vec<Target>,
     /// The packages of the lock, where there is one.
     pub(crate) lock: Option<Vec<Locked>>,
 }
@@ -81,9 +90,12 @@ pub(crate) struct Plan {
 impl Strap {
     /// Decides what to run, and checks all that can be checked before anything is touched.
     pub(crate) fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        for name in &self.packages {
-            check_name(name)?;
-        }
+        let (files, names): (Vec<String>, Vec<String>) =
+            self.packages.iter().cloned().partition(|target| local::is_file(target));
+        names.iter().try_for_each(|name| check_name(name))?;
+        let files = files.iter().map(|file| Target::parse(file, true));
+        let files: Vec<Target> =
+            files.chain(self.unsigned.iter().map(|file| Target::parse(file, false))).collect::<Result<_, _>>()?;
         let program: members::Pacman = document.need()?;
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
@@ -107,6 +119,8 @@ impl Strap {
             config: file,
             conf,
             cache: config.cache,
+            names,
+            files,
             lock,
         })
     }
@@ -118,11 +132,6 @@ fn check_name(name: &str) -> Result<(), Failure> {
     let refuse = |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
     if name.is_empty() || name.starts_with('-') || !good {
         return Err(refuse("invalid package name"));
-    }
-    // To pacman the first part of a path is a repository.
-    if name.starts_with(['.', '/']) || name.contains(".pkg.tar") {
-        return Err(refuse("this is a file, and packages come from repositories")
-            .hint("make it a repository: repo-add DIR/NAME.db.tar.gz FILE, and mkconf --repo NAME=file://DIR"));
     }
     Ok(())
 }
@@ -136,8 +145,7 @@ mod tests {
         for good in ["base", "core/bash", "lib32-gcc-libs", "gtk2+extra", "foo=1:2.0-1", "r8168~x"] {
             assert!(check_name(good).is_ok(), "{good}");
         }
-        let files = ["./a", "../a/b", "/a", "a-1-1-any.pkg.tar.zst", "a/b.pkg.tar"];
-        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"].into_iter().chain(files) {
+        for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"] {
             assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Receipt {
     end: Option<f64>,
     /// What this run installed: version and origin, where that is known.
     done: BTreeMap<String, (String, Option<Origin>)>,
+    /// Where the package files of the command line, by their names, are from.
+    pub(crate) files: BTreeMap<String, String>,
 }
 
 impl Receipt {
@@ -36,6 +38,7 @@ impl Receipt {
             earlier: packages.into_iter().map(|p| (p.name.clone(), p)).collect(),
             end: straps.map(|s| s.started + s.seconds).reduce(f64::max),
             done: BTreeMap::new(),
+            files: BTreeMap::new(),
         })
     }
 
@@ -91,6 +94,7 @@ impl Receipt {
         match self.done.get(&package.name) {
             Some((version, Some(origin))) if *version == package.version => {
                 let Planned { repo, file, .. } = origin.planned.clone();
+                package.origin = self.files.get(&file).filter(|_| Package::is_own(&repo)).cloned();
                 package.repo = Some(repo);
                 package.file = Some(file);
                 package.sha256.clone_from(&origin.sha256);
@@ -106,6 +110,7 @@ impl Receipt {
                     && !time.is_some_and(since)
                 {
                     package.repo.clone_from(&known.repo);
+                    package.origin.clone_from(&known.origin);
                     package.file.clone_from(&known.file);
                     package.sha256.clone_from(&known.sha256);
                     package.pgpsig.clone_from(&known.pgpsig);
@@ -116,7 +121,7 @@ impl Receipt {
         if let Some(is) = repo
             && package.repo.as_ref().is_some_and(|known| *known != is)
         {
-            (package.file, package.sha256, package.pgpsig) = (None, None, None);
+            (package.file, package.sha256, package.pgpsig, package.origin) = (None, None, None, None);
             package.repo = Some(is);
         }
         package

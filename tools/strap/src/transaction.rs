@@ -1,14 +1,17 @@
 //! One transaction: download, resolve, install, check.
 
+use crate::download::Download;
 use crate::initramfs::{self, Initramfs};
+use crate::local::{Local, LocalRepository};
 use crate::locked::LockedRepository;
 use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
 use crate::{files, interrupted, scriptlets};
-use pacman::english::log;
+use pacman::english::log::{self, Event};
 use pacman::operation::{Action, Refresh};
 use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
 use stage::Failure;
+use stage::members::Package;
 
 /// What is to be installed.
 #[derive(Debug)]
@@ -28,9 +31,32 @@ pub(crate) struct Installer<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) pacman: Pacman<'a>,
     pub(crate) receipt: Receipt,
+    /// The package files of the command line, in the cache.
+    pub(crate) files: Vec<String>,
+    /// Whether what is installed in this version is installed again.
+    pub(crate) reinstall: bool,
 }
 
 impl<'a> Installer<'a> {
+    /// Makes the package files of the command line packages of repositories.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalRepository::add`].
+    pub(crate) fn add_files(&mut self, local: &mut LocalRepository<'a>) -> Result<(), Failure> {
+        self.pacman = local.add(&self.pacman, &self.plan.files)?;
+        let (installed, _) = self.receipt.packages(self.plan.inside.root())?;
+        for Local { package, sha256, file, origin, .. } in &local.packages {
+            self.files.push(file.clone());
+            self.receipt.files.insert(file.clone(), origin.clone());
+            // One that was built again under the same version.
+            let is_there = |there: &&Package| (&there.name, &there.version) == (&package.name, &package.version);
+            let there = installed.iter().find(is_there);
+            self.reinstall |= there.is_some_and(|there| there.sha256.as_ref() != Some(sha256));
+        }
+        Ok(())
+    }
+
     /// Runs a transaction; with `--download-only`, its download. `repair` has pacman install again what is installed, and
     /// overwrite files that no package owns.
     ///
@@ -52,41 +78,69 @@ impl<'a> Installer<'a> {
     }
 
     fn run(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
-        let pacman = &self.pacman;
+        let pacman = self.pacman.clone();
         let operation = Operation {
             upgrade: !self.options.no_refresh,
-            needed: !repair,
+            needed: !repair && !self.reinstall,
             overwrite: repair,
             asdeps: matches!(targets, Targets::Dependencies(_)),
             ..Operation::default()
         };
-        match targets {
-            Targets::Locked(repository) => repository.download()?,
-            Targets::Names(names) | Targets::Dependencies(names) => {
-                let refresh = if self.options.no_refresh { Refresh::No } else { Refresh::Newer };
-                pacman.download(Operation { action: Action::Download, refresh, ..operation }, names)?;
-            }
-        }
+        let refresh = if self.options.no_refresh { Refresh::No } else { Refresh::Newer };
+        let download = Download {
+            pacman: &pacman,
+            operation: Operation { action: Action::Download, refresh, ..operation },
+            before: pacman.cached().without(&self.files),
+        };
+        // What is only downloaded is verified here, or never.
         if self.options.download_only {
-            return Ok(());
+            return match targets {
+                Targets::Locked(repository) => repository.download(true),
+                Targets::Names(names) | Targets::Dependencies(names) => download.verified(names),
+            };
         }
         let mut transaction = match targets {
-            Targets::Locked(repository) => repository.transaction(repair),
+            Targets::Locked(repository) => {
+                repository.download(false)?;
+                repository.transaction(repair)
+            }
             Targets::Names(names) | Targets::Dependencies(names) => Transaction {
                 pacman: pacman.clone(),
                 operation,
                 targets: names.clone(),
-                planned: pacman.preview(operation, names)?,
+                planned: download.unverified(names)?,
             },
         };
         if self.options.initramfs == Initramfs::Any {
             transaction.pacman.hook_dir = initramfs::hooks(self.plan, &transaction.planned)?;
         }
-        let output = self.install(targets, &transaction)?;
+        let since = records::log(self.plan.inside.root())?.len();
+        let mut result = self.install(targets, &transaction);
+        if let Err(failure) = &result
+            && !self.has_begun(since)?
+        {
+            // It refused a package, maybe one that lay in the cache before.
+            result = match targets {
+                Targets::Locked(repository) => result.map_err(|failure| repository.explain(failure)),
+                Targets::Names(names) | Targets::Dependencies(names) if download.helps_again(failure) => {
+                    download.verified(names)?;
+                    self.install(targets, &Transaction { planned: download.preview(names)?, ..transaction })
+                }
+                _ => result,
+            };
+        }
+        let output = result?;
         if repair {
             interrupted::restore_configuration(self.plan.inside.root(), &output)?;
         }
         Ok(())
+    }
+
+    /// Returns whether pacman began a transaction, by what it logged after `since` bytes of its log.
+    fn has_begun(&self, since: usize) -> Result<bool, Failure> {
+        let log = records::log(self.plan.inside.root())?;
+        let mut events = log::events(log.get(since..).unwrap_or_default());
+        Ok(events.any(|event| event == Event::TransactionStarted))
     }
 
     /// Has pacman install what is in the cache, adds that to the receipt, and checks it.

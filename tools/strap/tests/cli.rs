@@ -174,6 +174,10 @@ fn the_three_calls_of_pacman() {
     let calls = with_a_pacman_that_tells(&mut document);
     let conf = |name: &str| dir.path().canonicalize().unwrap().join(name).display().to_string();
     let (strict, loose) = (conf("strict.conf"), conf("loose.conf"));
+    let id = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(dir.path().join("root")).unwrap());
+    let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(dir.path().join("root")).unwrap());
+    // The one that downloads verifies databases only.
+    let packages = conf("cache") + &format!("/download-{device}-{id}/packages.conf");
     let format = "--print-format strapline-plan %r %n %v %l";
     let keyring = conf("gnupg");
     std::fs::write(dir.path().join("gnupg/pubring.gpg"), "keys").unwrap();
@@ -181,7 +185,7 @@ fn the_three_calls_of_pacman() {
         (
             &["a", "b"][..],
             format!(
-                "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n\
+                "-Syuw --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {packages} -- a b\n\
                  -Sup --noconfirm --needed {format} --gpgdir {keyring} --ask 72 --config {strict} -- a b\n\
                  -Su --noconfirm --needed --noprogressbar --gpgdir {keyring} --ask 72 --config {strict} -- a b\n"
             ),

@@ -177,7 +177,10 @@ impl Checker<'_> {
         let mut head = None;
         if let Some(verifier) = &self.verifier {
             let (mut diagnosis, archive) = match (&self.cache, &subject.archive) {
-                (Some(cache), Some(name)) => cache.check(verifier, name, subject.offered_signature.as_ref())?,
+                (Some(cache), Some(name)) => match subject.unsigned() {
+                    Some(sha256) => cache.check_hash(name, sha256),
+                    None => cache.check(verifier, name, subject.offered_signature.as_ref())?,
+                },
                 _ => (archive::no_archive(), None),
             };
             match archive.map(|archive| read_head(archive, subject)) {

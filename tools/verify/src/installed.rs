@@ -37,6 +37,18 @@ impl Subject {
     pub(crate) fn arch(&self) -> &str {
         self.known.arch.as_deref().unwrap_or("any")
     }
+
+    /// Returns whether it was given to `strap` as a file: no server has it.
+    pub(crate) fn is_file(&self) -> bool {
+        let repo = self.recorded.as_ref().and_then(|package| package.repo.as_deref());
+        repo.is_some_and(Package::is_own)
+    }
+
+    /// Returns the SHA-256 of a package that was said not to be signed.
+    pub(crate) fn unsigned(&self) -> Option<&str> {
+        let package = self.recorded.as_ref()?;
+        package.sha256.as_deref().filter(|_| package.repo.as_deref() == Some(Package::UNSIGNED))
+    }
 }
 
 /// Invalid records, and why: pacman was killed while writing one, or it cannot be read.

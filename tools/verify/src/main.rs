@@ -235,7 +235,7 @@ impl Verify {
 fn targets(subjects: &[Subject]) -> Vec<String> {
     let lacks = |subject: &&Subject| {
         let signed = subject.signature || subject.offered_signature.is_some();
-        subject.archive.is_none() || !signed
+        !subject.is_file() && (subject.archive.is_none() || !signed)
     };
     let lacking = subjects.iter().filter(lacks);
     lacking.filter_map(|s| Some(format!("{}/{}", s.offered.as_ref()?.0, s.known.name))).collect()

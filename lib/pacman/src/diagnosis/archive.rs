@@ -2,6 +2,7 @@
 
 use super::{Diagnosis, Verdict, Verifier};
 use crate::records::if_exists;
+use package::digest::Sha256Reader;
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -124,6 +125,34 @@ impl Cache {
             return Ok((unreadable(e), None));
         }
         Ok((diagnosis, None))
+    }
+
+    /// Compares the archive `name`, which need not be signed, with the SHA-256 of the one that was installed. Where it is that,
+    /// it is returned, too.
+    #[must_use]
+    pub fn check_hash(&self, name: &str, sha256: &str) -> (Diagnosis, Option<File>) {
+        let file = match self.open(name) {
+            Ok(Some(file)) => file,
+            Ok(None) => return (no_archive(), None),
+            Err(failure) => return (unreadable(failure.message), None),
+        };
+        let hash = from_beginning(&file).and_then(|data| {
+            let mut reader = Sha256Reader::new(data);
+            reader.drain()?;
+            Ok(reader.finish())
+        });
+        match hash {
+            Err(e) => (unreadable(e), None),
+            Ok(is) if is == sha256 => {
+                let none =
+                    Diagnosis { verdict: Verdict::Unsigned, key: None, created: None, why: String::new(), hint: None };
+                (none, from_beginning(&file).ok())
+            }
+            Ok(_) => {
+                let why = "the archive in the cache is another than the one that was installed, which was not signed";
+                (Diagnosis::without_key(Verdict::Bad, why, "install it again with strap --unsigned"), None)
+            }
+        }
     }
 }
 

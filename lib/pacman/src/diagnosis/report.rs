@@ -34,7 +34,7 @@ impl Problem<'_> {
 pub fn problems<'a>(diagnoses: impl IntoIterator<Item = (&'a str, &'a Diagnosis)>) -> Vec<Problem<'a>> {
     let mut problems: Vec<Problem<'_>> = Vec::new();
     for (package, diagnosis) in diagnoses {
-        if diagnosis.is_valid() {
+        if diagnosis.is_good() {
             continue;
         }
         match problems.iter_mut().find(|p| p.why == diagnosis.why) {

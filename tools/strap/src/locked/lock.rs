@@ -16,14 +16,26 @@ use std::path::Path;
 pub(crate) struct Locked {
     /// Its repository, name, version and archive.
     pub(crate) planned: Planned,
-    /// Its architecture.
-    pub(crate) arch: String,
     /// The SHA-256 of its archive, in lower-case hex.
     pub(crate) sha256: String,
     /// The signature of its archive, in Base64.
     pub(crate) pgpsig: Option<String>,
     /// Whether it was explicitly installed.
     pub(crate) explicit: bool,
+    /// Where the archive was from, if the command line gave it as a file.
+    pub(crate) origin: Option<String>,
+}
+
+impl Locked {
+    /// Returns whether the command line gave it as a file: no server of the configuration has it.
+    pub(crate) fn is_file(&self) -> bool {
+        Package::is_own(&self.planned.repo)
+    }
+
+    /// Returns whether the command line said that it is not signed.
+    pub(crate) fn is_unsigned(&self) -> bool {
+        self.planned.repo == Package::UNSIGNED
+    }
 }
 
 /// What to do where the archives are not known.
@@ -79,6 +91,7 @@ fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, 
     if let Some(signature) = &package.pgpsig {
         check("signature", Some(signature), |text| db::decode_signature(text).is_some())?;
     }
+    check("architecture", Some(&package.arch), name::is_arch)?;
     Ok(Locked {
         planned: Planned {
             name: check("name", Some(&package.name), name::is_name)?,
@@ -86,10 +99,10 @@ fn check(package: Package, unfit: impl Fn(String) -> Failure) -> Result<Locked, 
             repo: check("repository", package.repo.as_ref(), name::is_name)?,
             file: check("file", package.file.as_ref(), name::is_filename)?,
         },
-        arch: check("architecture", Some(&package.arch), name::is_arch)?,
         sha256: check("SHA-256", package.sha256.as_ref(), is_sha256)?.to_ascii_lowercase(),
         explicit: package.reason.as_deref() != Some("dependency"),
         pgpsig: package.pgpsig,
+        origin: package.origin,
     })
 }
 

@@ -1,0 +1,121 @@
+//! Downloads what a transaction needs.
+//!
+//! Two thirds of a pacman's time are gpg's, three processes a package, and the pacman that installs verifies each package
+//! right before it is extracted. So the one that downloads verifies databases only. At such a level it downloads no signatures
+//! (libalpm's sync.c, 6.0 to 7.1), and the one that installs would then fetch each package again. So they are downloaded as files of
+//! a repository, by databases that name them.
+//!
+//! Where anything is not as it should be, all is left to a download that verifies: its word is the last.
+
+use crate::database::{self, configuration};
+use crate::scratch::Scratch;
+use package::db::Entry;
+use pacman::conf::{Conf, Signatures};
+use pacman::{Cached, Operation, Pacman, Planned};
+use stage::{Code, Doing, Failure, quote};
+
+/// A download of packages of the repositories.
+#[derive(Debug)]
+pub(crate) struct Download<'a> {
+    pub(crate) pacman: &'a Pacman<'a>,
+    pub(crate) operation: Operation,
+    /// What was in the cache before.
+    pub(crate) before: Cached,
+}
+
+impl Download<'_> {
+    /// Has pacman download and verify them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::download`].
+    pub(crate) fn verified(&self, targets: &[String]) -> Result<(), Failure> {
+        self.pacman.download_since(&self.before, self.operation, targets).map(drop)
+    }
+
+    /// Returns whether it helps to download them again after this failure.
+    pub(crate) fn helps_again(&self, failure: &Failure) -> bool {
+        self.pacman.helps_again(failure, &self.before)
+    }
+
+    /// Asks pacman what they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::preview`].
+    pub(crate) fn preview(&self, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        self.pacman.preview(self.operation, targets)
+    }
+
+    /// Has pacman download them, and their signatures, and verify none. Returns what they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::download`].
+    pub(crate) fn unverified(&self, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        if self.pacman.verifies {
+            let scratch = Scratch::of(self.pacman, "download")?;
+            let done = self.quick(&scratch, targets);
+            // The first failure is the one to report; what stays is removed by the next run.
+            let cleared = scratch.clear();
+            let done = done?;
+            cleared?;
+            if let Some(planned) = done {
+                return Ok(planned);
+            }
+        }
+        self.verified(targets)?;
+        self.preview(targets)
+    }
+
+    /// Does that; `None` where it takes a download that verifies.
+    fn quick(&self, scratch: &Scratch, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
+        let pacman = self.pacman;
+        let strict = stage::file::read_text(&pacman.config)?;
+        let packages = configuration(&strict, &[("SigLevel", &database::without_packages)]);
+        scratch.make(&[("packages.conf".to_owned(), packages.into_bytes())])?;
+        let config = scratch.path().join("packages.conf");
+        if !pacman.download_unverified(&config, self.operation, targets)? {
+            return Ok(None);
+        }
+        let planned = self.preview(targets)?;
+        let conf = Conf::read(&pacman.config)?;
+        let levels = planned.iter().map(|planned| conf.signatures(&planned.repo));
+        // Which of them have a signature only a server knows.
+        if levels.clone().any(|level| level == Signatures::Optional) {
+            return Ok(None);
+        }
+        let signed = planned.iter().zip(levels).filter(|(_, level)| *level == Signatures::Required);
+        let is_absent = |planned: &&Planned| !pacman.cache.join(format!("{}.sig", planned.file)).exists();
+        let absent: Vec<&Planned> = signed.map(|(planned, _)| planned).filter(is_absent).collect();
+        if absent.is_empty() {
+            return Ok(Some(planned));
+        }
+        if pacman.offline {
+            return Ok(None);
+        }
+        let path = |_: &str| format!("{}/", scratch.path().display());
+        let signatures = configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
+        let mut files = vec![("signatures.conf".to_owned(), signatures.into_bytes())];
+        for repo in &pacman.repos {
+            let entries: Vec<Entry> =
+                absent.iter().filter(|planned| planned.repo == *repo).map(|planned| signature(planned)).collect();
+            let doing = || format!("making a database of {}", quote(repo));
+            files.push((format!("sync/{repo}.db"), database::of(&entries).doing(Code::Os, doing)?));
+        }
+        scratch.make(&files)?;
+        let targets: Vec<String> = absent.iter().map(|one| format!("{}/{}", one.repo, one.name)).collect();
+        let done = pacman.download_quietly(&scratch.path().join("signatures.conf"), &targets)?;
+        Ok(done.then_some(planned))
+    }
+}
+
+/// Returns the entry of a database whose file is a package's signature.
+fn signature(planned: &Planned) -> Entry {
+    Entry {
+        name: planned.name.clone(),
+        version: planned.version.clone(),
+        filename: format!("{}.sig", planned.file),
+        ..Entry::default()
+    }
+}
