@@ -5,6 +5,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use strapline_tests::daemons::{DOCKERD, beside_daemons};
 use strapline_tests::{Lab, Who};
 
 /// What runs inside, as root there.
@@ -134,13 +135,6 @@ const PROGRAM: &str = "mkdir -p root/usr/bin root/usr/lib root/usr/lib64 && cp $
 const INSIDE: &str =
     "busybox sh -c 'cd /srv && busybox stat -c %s:%u:%a sparse hard2 && busybox tr -d \"\\0\" < sparse && echo'";
 
-/// Where daemons run, and end with the script: their sockets, keys and addresses are no others'.
-const DAEMONS: &str =
-    "exec unshare --net --mount --propagation private --pid --fork --kill-child --mount-proc sh -euc '
-    export group=$(basename $PWD)
-    mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc/docker && busybox ip link set lo up && sh -eu ./script
-    find /sys/fs/cgroup -depth -type d -path \"*/$group*\" -exec rmdir {} +'";
-
 /// Makes the tree with a program in it, packs it as both, and returns it with what it looks like.
 fn contained() -> (Lab, String) {
     let lab = make(Who::Root);
@@ -150,14 +144,6 @@ fn contained() -> (Lab, String) {
     drop(pack(&lab, "-o a.tar"));
     let said = expected(&lab);
     (lab, said)
-}
-
-/// Runs a script beside its daemons. Returns what it printed.
-fn beside_daemons(lab: &Lab, script: &str) -> String {
-    fs::write(lab.path().join("script"), script).expect("our own directory");
-    let ran = lab.sh(DAEMONS);
-    assert_eq!(ran.status, 0, "{}\n{}", ran.stdout, ran.stderr);
-    ran.stdout
 }
 
 /// What docker and podman make of it: what is older than 1970 is of 1970.
@@ -178,10 +164,8 @@ fn dockerd_loads_imports_runs_saves_and_pushes_it() {
         &lab,
         &format!(
             r#"
-        export DOCKER_HOST=unix://$PWD/docker.sock DOCKER_CONFIG=$PWD/docker
         docker-registry serve registry.yml > registry.log 2>&1 & registry=$!
-        dockerd --storage-driver=vfs --iptables=false --bridge=none --exec-opt native.cgroupdriver=cgroupfs --data-root $PWD/data --exec-root $PWD/exec             --pidfile $PWD/docker.pid -H $DOCKER_HOST > docker.log 2>&1 & daemon=$!
-        until docker version > version 2>&1; do kill -0 $daemon; done
+        {DOCKERD}
         docker load -q -i a.oci
         sh look data/vfs/dir/* > loaded
         docker run --rm --network none --cgroup-parent $group archlinux {INSIDE}

@@ -60,6 +60,8 @@ pub struct Points {
     pub own: Vec<String>,
     /// Where something of the host's is bound: there the image has what the root itself has.
     pub bound: Vec<String>,
+    /// Whether nothing is mounted below the root, and nothing can be: the directory itself is read.
+    pub unmounted: bool,
 }
 
 impl Points {
@@ -70,7 +72,7 @@ impl Points {
     ///
     /// [`Code::Failed`] with the place where something else is mounted.
     pub fn of(inside: &Inside) -> Result<Self, Failure> {
-        let mut points = Self::default();
+        let mut points = Self { unmounted: inside.is_chroot(), ..Self::default() };
         for mount in inside.mounts() {
             match Owner::of(mount) {
                 Owner::Root => points.own.push(mount.at.clone()),
@@ -88,7 +90,8 @@ impl Points {
                 Owner::Root => below == Path::new(&mount.at),
                 Owner::Kernel | Owner::Host => below.starts_with(&mount.at),
             };
-            if !below.as_os_str().is_empty() && !inside.mounts().iter().any(planned) {
+            let planned = !points.unmounted && inside.mounts().iter().any(planned);
+            if !below.as_os_str().is_empty() && !planned {
                 let (root, at) = (quote(root), quote(&live.target));
                 let why = format!("reading the mounts below {root}: {at} is not in the mount plan");
                 return Err(Failure::new(Code::Failed, why).hint(
@@ -118,6 +121,9 @@ impl Tree {
     pub fn open(root: &Root, points: &Points) -> Result<Self, Failure> {
         let show = |at: &str| quote(root.path().join(at));
         let clone = |fd: BorrowedFd<'_>, at: &str| {
+            if points.unmounted {
+                return fd.try_clone_to_owned().doing(Code::Os, || format!("opening {}", show(at)));
+            }
             attach::clone_tree(fd, "", false).map_err(|e| {
                 let why = format!("copying the mount of {}: {e}", show(at));
                 let failure = Failure::new(Code::Permission, why);

@@ -10,6 +10,7 @@ pub mod status;
 use crate::records::if_exists;
 use listing::{Certificate, Keys};
 use rootfs::gnupg;
+pub use rootfs::gnupg::mount_scratch;
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, memfd_create, openat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, child, quote};
@@ -168,19 +169,6 @@ pub fn memory_file(bytes: &[u8]) -> Result<File, Failure> {
     let mut file = File::from(memfd_create("gpg", MemfdFlags::CLOEXEC).doing(Code::Os, doing)?);
     file.write_all(bytes).and_then(|()| file.rewind()).doing(Code::Os, doing)?;
     Ok(file)
-}
-
-/// Mounts a tmpfs for scratch homes, inside ([`rootfs::Place::Host`]): it ends with the namespaces, and nobody else sees it.
-/// Returns a path on it. The path is short, since the path of an agent's socket below it may have 108 bytes (unix(7)). The
-/// tmpfs covers a directory of the host's: open what is below that before.
-///
-/// # Errors
-///
-/// When it cannot be mounted.
-pub fn mount_scratch() -> Result<&'static Path, Failure> {
-    gnupg::hide_host_configuration()?;
-    gnupg::mount_tmpfs(Path::new("/run"))?;
-    Ok(Path::new("/run/k"))
 }
 
 /// A file of the home that `keyring` fills beside a root: the SHA-256 of the secret keys and the fingerprints that are the

@@ -16,7 +16,8 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The files of a home that hold keys and trust.
 pub const FILES: [&str; 3] = ["pubring.gpg", "pubring.kbx", "trustdb.gpg"];
@@ -98,9 +99,33 @@ fn fill<B: AsRef<[u8]>>(home: &Path, files: &[(&str, B)]) -> Result<(), Failure>
 /// # Errors
 ///
 /// [`Code::Permission`] when it cannot be mounted.
-pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
+fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
     mount("tmpfs", at, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, Some(c"mode=0700"))
         .doing(Code::Permission, || format!("mounting a tmpfs on {}, inside", quote(at)))
+}
+
+/// The directory for homes where nothing can be mounted, and this is an entry: set once in its process.
+static SCRATCH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Makes this process, an entry in mode `chroot`, use a directory of its own where a tmpfs would be mounted.
+pub(crate) fn use_scratch(directory: &Path) {
+    SCRATCH.get_or_init(|| directory.join("k"));
+}
+
+/// Mounts a tmpfs for scratch homes, inside ([`crate::Place::Host`]): it ends with the entry, and nobody else sees it. Returns a
+/// path on it. The path is short, since the path of an agent's socket below it may have 108 bytes (unix(7)). It may cover a
+/// directory of the host's: open what is below that before.
+///
+/// # Errors
+///
+/// When it cannot be mounted.
+pub fn mount_scratch() -> Result<&'static Path, Failure> {
+    if let Some(path) = SCRATCH.get() {
+        return Ok(path);
+    }
+    hide_host_configuration()?;
+    mount_tmpfs(Path::new("/run"))?;
+    Ok(Path::new("/run/k"))
 }
 
 /// Covers the system-wide configuration of gpg, in our namespaces.
@@ -108,7 +133,7 @@ pub fn mount_tmpfs(at: &Path) -> Result<(), Failure> {
 /// # Errors
 ///
 /// As [`mount_tmpfs`].
-pub fn hide_host_configuration() -> Result<(), Failure> {
+pub(crate) fn hide_host_configuration() -> Result<(), Failure> {
     Some(Path::new(HOST)).filter(|host| host.is_dir()).map_or(Ok(()), mount_tmpfs)
 }
 
@@ -133,11 +158,24 @@ pub(crate) fn make(home: &Path) -> Result<(), Failure> {
 ///
 /// When it cannot be read or mounted.
 pub(crate) fn cover(home: &Path) -> Result<(), Failure> {
-    let doing = || format!("copying the keyring {}", quote(home));
-    let directory = open_path(CWD, home).doing(Code::Os, doing)?;
-    let files = read_keys(directory.as_fd()).doing(Code::Failed, doing)?;
+    let files = read_home(home)?;
     mount_tmpfs(home)?;
     fill(home, &files)
+}
+
+/// Makes a copy of a home of the host, with its keys and its trust, where none can be covered.
+///
+/// # Errors
+///
+/// When it cannot be read or written.
+pub(crate) fn copy(home: &Path, to: &Path) -> Result<(), Failure> {
+    lay_out(to, &read_home(home)?)
+}
+
+fn read_home(home: &Path) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let doing = || format!("copying the keyring {}", quote(home));
+    let directory = open_path(CWD, home).doing(Code::Os, doing)?;
+    read_keys(directory.as_fd()).doing(Code::Failed, doing)
 }
 
 #[cfg(test)]

@@ -20,8 +20,10 @@ pub mod mountinfo;
 pub mod occupants;
 pub mod plan;
 pub mod probe;
+pub mod remove;
 pub mod root;
 pub mod session;
+pub mod stand_in;
 mod sys;
 pub mod user;
 

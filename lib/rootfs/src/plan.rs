@@ -63,6 +63,22 @@ pub fn api(rootless: bool) -> Vec<Mount> {
     ]
 }
 
+/// The kind of a place where nothing is mounted: what programs make there is removed when they have ended.
+pub const NONE: &str = "none";
+
+/// Returns the plan of mode `chroot`: where the API file systems would be. Only device nodes are made in their place.
+#[must_use]
+pub fn chroot() -> Vec<Mount> {
+    let places = api(false).into_iter().filter(|mount| !mount.at.contains('/'));
+    places.map(|mount| Mount { nodes: mount.nodes, ..Mount::new(&mount.at, NONE, &[]) }).collect()
+}
+
+/// Returns whether a plan is that of mode `chroot`.
+#[must_use]
+pub fn is_chroot(plan: &[Mount]) -> bool {
+    plan.iter().any(|mount| mount.kind == NONE)
+}
+
 /// Parses `SRC:AT`, the value of a `--bind` option.
 ///
 /// # Errors
@@ -103,6 +119,15 @@ mod tests {
     fn the_plan_is_in_an_order_that_works() {
         let at: Vec<_> = api(false).into_iter().map(|m| m.at).collect();
         assert_eq!(at, ["proc", "sys", "dev", "dev/pts", "dev/shm", "run", "tmp"]);
+    }
+
+    #[test]
+    fn without_mounts_there_are_places_and_nodes() {
+        let plan = chroot();
+        let at: Vec<_> = plan.iter().map(|m| m.at.as_str()).collect();
+        assert_eq!(at, ["proc", "sys", "dev", "run", "tmp"]);
+        assert!(plan.iter().all(|m| m.kind == NONE && m.options.is_empty() && Owner::of(m) == Owner::Kernel));
+        assert_eq!(plan[2].nodes, NODES);
     }
 
     #[test]

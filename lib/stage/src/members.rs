@@ -289,6 +289,8 @@ pub enum Mode {
     User,
     /// As `root`, and the plan is also mounted on the host.
     Host,
+    /// By root, with chroot(2) alone: no namespace, and no mount.
+    Chroot,
 }
 
 /// In mode `user`: maps of ids, each the first id inside, the first outside, and how many.
@@ -315,7 +317,8 @@ pub struct Mount {
     #[serde(deserialize_with = "below")]
     #[schemars(regex(pattern = "^($|[^/])"))]
     pub at: String,
-    /// A file system's name, `bind` (one mount) or `rbind` (with what is mounted below it).
+    /// A file system's name, `bind` (one mount) or `rbind` (with what is mounted below it). In mode `chroot` it is `none`:
+    /// nothing is mounted, and what programs make there is removed when they have ended.
     #[serde(rename = "type")]
     pub kind: String,
     /// The absolute path of the host that is bound, or the device.
@@ -324,7 +327,7 @@ pub struct Mount {
     /// Options of mount(8).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
-    /// For `dev`: the device nodes of the host that are bound into it.
+    /// For `dev`: the device nodes of the host that are bound into it, or in mode `chroot` made in it.
     #[serde(default, deserialize_with = "nodes", skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use crate::finding::Finding;
 use crate::release::Release;
-use crate::trial::{self, Tried};
+use crate::trial::{self, Trials, Tried};
 use std::fs;
 
 /// The restrictions on this process that can be read.
@@ -145,20 +145,27 @@ fn is_partial(map: &str) -> bool {
 }
 
 /// Checks whether a root can be entered at all.
-pub(crate) fn namespaces(tried: &Tried, confinement: &Confinement, release: &Release) -> Finding {
+pub(crate) fn namespaces(trials: &Trials, confinement: &Confinement, release: &Release) -> Finding {
     let kind = match confinement.root {
         true => "mount and PID namespaces, as root",
         false => "user, mount and PID namespaces, as an ordinary user",
     };
-    let failure = match tried {
+    let failure = match &trials.native {
         Tried::Worked => return Finding::ok(format!("{kind}: work")),
         // The reason is a finding of its own.
         Tried::Not(why) => return Finding::warn(format!("{kind}: not tried")).why(why).fix(trial::AGAIN),
         Tried::Failed(failure) => failure,
     };
     let finding = Finding::fail(format!("{kind}: {failure}"));
+    // Where the container is not ours to choose.
+    let or_chroot = match trials.chroot {
+        Tried::Worked => {
+            "; where that cannot be had, as in 'docker build', 'mkroot --chroot' works here, and promises less"
+        }
+        _ => "",
+    };
     match (confinement.cause(release.sudo), &failure.hint) {
-        (Some((why, fix)), _) => finding.why(why).fix(fix),
+        (Some((why, fix)), _) => finding.why(why).fix(format!("{fix}{or_chroot}")),
         (None, Some(hint)) if failure.cause != Some(stage::Cause::SeeDoctor) => {
             finding.why("this is the first step of every tool").fix(hint)
         }
@@ -214,8 +221,12 @@ mod tests {
         Confinement::default()
     }
 
-    fn refused() -> Tried {
-        Tried::Failed(Failure::new(Code::Permission, "making namespaces: Operation not permitted"))
+    fn tried(native: Tried) -> Trials {
+        Trials { native, ..Trials::none("not needed") }
+    }
+
+    fn refused() -> Trials {
+        tried(Tried::Failed(Failure::new(Code::Permission, "making namespaces: Operation not permitted")))
     }
 
     fn release() -> Release {
@@ -291,6 +302,14 @@ mod tests {
     }
 
     #[test]
+    fn chroot_is_named_where_it_works() {
+        let docker = Confinement { root: true, seccomp: 2, ..user() };
+        let fix = |trials: &Trials| namespaces(trials, &docker, &release()).fix.unwrap();
+        assert!(fix(&Trials { chroot: Tried::Worked, ..refused() }).contains("'mkroot --chroot' works here"));
+        assert!(!fix(&refused()).contains("chroot"));
+    }
+
+    #[test]
     fn a_restriction_fails_only_where_namespaces_do_not_work() {
         let all = Confinement { apparmor: true, seccomp: 2, no_new_privs: true, ..user() };
         assert_eq!(apparmor(true, &all, &release()).status, Status::Ok);
@@ -301,8 +320,8 @@ mod tests {
         let root = Confinement { root: true, ..all };
         assert_eq!(apparmor(false, &root, &release()).status, Status::Ok);
         assert_eq!(no_new_privs(&root).status, Status::Warn);
-        let finding = namespaces(&Tried::Not("no ids".into()), &user(), &release());
+        let finding = namespaces(&tried(Tried::Not("no ids".into())), &user(), &release());
         assert_eq!(finding.status, Status::Warn);
-        assert_eq!(namespaces(&Tried::Worked, &user(), &release()).status, Status::Ok);
+        assert_eq!(namespaces(&tried(Tried::Worked), &user(), &release()).status, Status::Ok);
     }
 }

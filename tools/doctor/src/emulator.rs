@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn trials(private: Tried, host: Tried) -> Trials {
-        Trials { native: Tried::Worked, private, host }
+        Trials { native: Tried::Worked, private, host, chroot: Tried::Not("not needed".to_owned()) }
     }
 
     fn handler(flags: &str) -> Option<Handler> {

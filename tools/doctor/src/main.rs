@@ -124,7 +124,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
     let (now, built, systemd) = (SystemTime::now(), clock::built(), means.systemd);
     [
         ("kernel", kernel::kernel(&version, !means.native, works)),
-        ("namespaces", namespaces(&trials.native, confinement, release)),
+        ("namespaces", namespaces(trials, confinement, release)),
         ("apparmor", apparmor(works, confinement, release)),
         ("seccomp", seccomp(works, confinement)),
         ("no-new-privs", no_new_privs(confinement)),

@@ -4,7 +4,7 @@
 //! in namespaces that end with the trial. On the host there is one directory for temporary files, which is removed: where
 //! doctor is killed, by the next one.
 
-use rootfs::{Arch, Binfmt, IdMap, Inside, Root, plan};
+use rootfs::{Arch, Binfmt, IdMap, Inside, Mount, Root, plan};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -40,6 +40,8 @@ pub(crate) struct Trials {
     pub(crate) private: Tried,
     /// The same by what the host has: its handler, or its processor.
     pub(crate) host: Tried,
+    /// Without namespaces, by chroot(2), where root has none: a program of the target's architecture by what the host has.
+    pub(crate) chroot: Tried,
 }
 
 impl Trials {
@@ -57,7 +59,8 @@ impl Trials {
             Ok(root) => root,
             Err(failure) => return Self::none(&failure.message),
         };
-        let native = Tried::from(root.run(host, idmap, None));
+        let api = plan::api(idmap.is_some());
+        let native = Tried::from(root.run(host, &api, idmap, None));
         let mut trials = Self::none(match native {
             Tried::Worked => "programs of this architecture are native here",
             _ => "it needs namespaces first",
@@ -65,9 +68,12 @@ impl Trials {
         if native == Tried::Worked && !target.is_native_on(host) {
             trials.private = match interpreter {
                 None => Tried::Not("it needs an emulator first".to_owned()),
-                Some(path) => root.run(target, idmap, Some((target, Binfmt::private(path.to_owned())))).into(),
+                Some(path) => root.run(target, &api, idmap, Some((target, Binfmt::private(path.to_owned())))).into(),
             };
-            trials.host = root.run(target, idmap, None).into();
+            trials.host = root.run(target, &api, idmap, None).into();
+        }
+        if native != Tried::Worked && idmap.is_none() {
+            trials.chroot = root.run(target, &plan::chroot(), idmap, None).into();
         }
         Self { native, ..trials }
     }
@@ -75,7 +81,7 @@ impl Trials {
     /// Returns that nothing was tried, and why.
     pub(crate) fn none(why: &str) -> Self {
         let not = || Tried::Not(why.to_owned());
-        Self { native: not(), private: not(), host: not() }
+        Self { native: not(), private: not(), host: not(), chroot: not() }
     }
 }
 
@@ -132,8 +138,14 @@ impl EmptyRoot {
         Err(Errno::BUSY.into())
     }
 
-    fn run(&self, arch: Arch, idmap: &Option<IdMap>, handler: Option<(Arch, Binfmt)>) -> Result<(), Failure> {
-        Inside::new(Root::open(&self.path)?, plan::api(idmap.is_some()), idmap.clone(), handler)?.probe(arch)
+    fn run(
+        &self,
+        arch: Arch,
+        mounts: &[Mount],
+        idmap: &Option<IdMap>,
+        handler: Option<(Arch, Binfmt)>,
+    ) -> Result<(), Failure> {
+        Inside::new(Root::open(&self.path)?, mounts.to_owned(), idmap.clone(), handler)?.probe(arch)
     }
 }
 

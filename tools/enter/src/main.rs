@@ -72,6 +72,10 @@ impl Enter {
         command: &[OsString],
         terminal: bool,
     ) -> Result<(Ended, String), Failure> {
+        if inside.is_chroot() && !self.bind.is_empty() {
+            return Err(Failure::new(Code::Usage, "binding for --bind: in mode chroot nothing is mounted")
+                .hint("copy it into the root"));
+        }
         for text in &self.bind {
             let mount = bind(&inside, text)?;
             inside.also_mount(mount);
@@ -157,7 +161,11 @@ fn bind(inside: &Inside, text: &str) -> Result<Mount, Failure> {
 /// Returns the mount of the host's resolv.conf(5) over that of the root, as arch-chroot(8) does it. The root's may be a link to
 /// a file that is made at boot; it must exist, since the root stays as it is.
 fn name_servers(context: &Context, inside: &Inside) -> Option<Mount> {
-    match host_resolv_conf().and_then(|source| check_resolv_conf(inside).map(|()| source)) {
+    let permitted = match inside.is_chroot() {
+        true => Err("in mode chroot nothing is mounted, and the root has its own resolv.conf".to_owned()),
+        false => Ok(()),
+    };
+    match permitted.and_then(|()| host_resolv_conf()).and_then(|source| check_resolv_conf(inside).map(|()| source)) {
         Ok(source) => Some(Mount { source: Some(source), ..Mount::new(SERVERS, "bind", &["ro", attach::ON_A_LINK]) }),
         Err(why) => {
             context.note(format_args!("the command has no name servers of the host: {why}"));

@@ -49,6 +49,10 @@ struct Mkroot {
     #[arg(long)]
     host: bool,
 
+    /// Enter the root by chroot(2) alone, where no namespaces can be had; see mkroot(8) for what is lost
+    #[arg(long, conflicts_with_all = ["host", "bind", "device"])]
+    chroot: bool,
+
     /// Bind SRC of the host at AT in the root
     #[arg(long, value_name = "SRC:AT")]
     bind: Vec<String>,
@@ -60,6 +64,10 @@ struct Mkroot {
     #[command(flatten)]
     common: Common,
 }
+
+/// What is lost without namespaces.
+const CHROOT: &str = "mode chroot: programs of the root have no /proc and no /sys, and nothing confines them: as root they can \
+     reach all of this machine or container; where all is killed at once, processes and device nodes stay until the next tool";
 
 /// What this run did.
 #[derive(Default)]
@@ -142,9 +150,13 @@ impl Mkroot {
         let distro = self.distro(document, arch, &root, found)?;
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let rootless = me.0 != 0;
-        if rootless && (self.host || !self.device.is_empty()) {
-            let flag = if self.host { "--host" } else { "--device" };
-            return Err(Failure::new(Code::Permission, format!("mounting for {flag}: only root can do that"))
+        let of_root = [
+            (self.host, "mounting", "--host"),
+            (self.chroot, "changing the root directory", "--chroot"),
+            (!self.device.is_empty(), "mounting", "--device"),
+        ];
+        if let Some((_, doing, flag)) = of_root.iter().find(|(given, ..)| *given && rootless) {
+            return Err(Failure::new(Code::Permission, format!("{doing} for {flag}: only root can do that"))
                 .hint(format!("use sudo, or leave {flag} out")));
         }
         let idmap = if rootless {
@@ -154,7 +166,7 @@ impl Mkroot {
             None
         };
         // Last, so that dev, run and tmp do not hide them.
-        let mut mounts = plan::api(rootless);
+        let mut mounts = if self.chroot { plan::chroot() } else { plan::api(rootless) };
         let devices = self.device.iter().map(|text| extra::device(text));
         for mount in devices.chain(self.bind.iter().map(|text| plan::bind(text))) {
             mounts.push(mount?);
@@ -210,6 +222,9 @@ impl Mkroot {
         extra::make_mount_points(&root, &plan.mounts, &mut done.points)?;
         let binfmt =
             choose_handler(&plan.root, plan.arch, &plan.mounts, plan.idmap.as_ref(), self.emulator.as_deref())?;
+        if self.chroot {
+            context.warn(CHROOT);
+        }
         if self.host {
             match host::mount(&root, &plan.mounts)? {
                 Some(made) => {
@@ -238,10 +253,11 @@ impl Mkroot {
     }
 
     fn record(&self, plan: &Plan, root: &Root, binfmt: &Binfmt, document: &mut Document) -> Result<(), Failure> {
-        let mode = match (self.host, &plan.idmap) {
-            (true, _) => Mode::Host,
-            (false, Some(_)) => Mode::User,
-            (false, None) => Mode::Root,
+        let mode = match &plan.idmap {
+            _ if self.host => Mode::Host,
+            _ if self.chroot => Mode::Chroot,
+            Some(_) => Mode::User,
+            None => Mode::Root,
         };
         document.write(&RootPath(plan.root.clone()));
         document.write(&root.identity()?);

@@ -338,12 +338,16 @@ fn senseless_arguments_are_refused_first() {
 #[test]
 fn what_only_root_may_do_is_refused_to_a_user() {
     let ground = users_ground();
-    for (args, flag) in [(&["--host"][..], "--host"), (&["--device", "/dev/loop0:boot"], "--device")] {
+    for (args, doing, flag) in [
+        (&["--host"][..], "mounting", "--host"),
+        (&["--device", "/dev/loop0:boot"], "mounting", "--device"),
+        (&["--chroot"], "changing the root directory", "--chroot"),
+    ] {
         ground.run(MKROOT, &[&["--new", "root"], args].concat(), "").refused(
             "mkroot",
             77,
             "permission",
-            &[&format!("mounting for {flag}: only root can do that"), &format!("use sudo, or leave {flag} out")],
+            &[&format!("{doing} for {flag}: only root can do that"), &format!("use sudo, or leave {flag} out")],
         );
     }
     assert!(!ground.path("root").exists());

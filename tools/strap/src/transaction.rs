@@ -158,7 +158,8 @@ impl<'a> Installer<'a> {
         let context = self.pacman.context;
         files::ensure_extracted(context, self.plan, &output, &installed)?;
         let allowed = &self.options.allow_failed_scriptlet;
-        scriptlets::check(context, root, &output, &events, allowed)?;
+        scriptlets::check(context, root, &output, &events, allowed)
+            .map_err(|failure| if self.plan.inside.is_chroot() { without_proc(failure) } else { failure })?;
         if let Targets::Locked(repository) = targets {
             repository.check(&origins)?;
         }
@@ -194,4 +195,12 @@ impl<'a> Installer<'a> {
         let names: Vec<String> = dependencies.into_iter().map(|package| package.name).collect();
         self.pacman.run(operation, &names).map(drop)
     }
+}
+
+/// Adds to the hint what mode `chroot` lacks.
+fn without_proc(failure: Failure) -> Failure {
+    let hint = failure.hint.clone().unwrap_or_default();
+    failure.hint(format!(
+        "{hint}; in mode chroot there is no /proc, without which systemd-tmpfiles(8) does nothing until the first boot"
+    ))
 }

@@ -107,6 +107,7 @@ fn built(document: &Document) -> Vec<(String, String)> {
     lines.extend(document.get::<Mode>().map(|mode| match mode {
         Mode::User => line("by", "an ordinary user: files of others have subordinate ids on disk"),
         Mode::Root | Mode::Host => line("by", "root"),
+        Mode::Chroot => line("by", "root, by chroot(2) alone: scriptlets were not confined, and had no /proc"),
     }));
     // A number of a document may be any; seconds since 1970 are whole and positive.
     lines.extend(steps(document).first().map(|step| line("begun", date::time(step.started.max(0.0) as u64))));

@@ -15,7 +15,7 @@ mod remove;
 use clap::Parser;
 use place::MountPoint;
 use rootfs::mountinfo::{self, Mount};
-use rootfs::{live, occupants};
+use rootfs::{live, occupants, stand_in};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use stage::members::{Host, Identity, Unmount as Record};
@@ -129,6 +129,7 @@ impl Stage for Unmount {
             return preview(context, scope, &root, document);
         }
         let lock = opened.lock_exclusive()?;
+        stand_in::remove_left(&opened)?;
         let id = opened.id()?;
         // This keeps a mount busy; the lock does not.
         drop(opened);

@@ -116,6 +116,32 @@ fn certificates(file: &Path, text: &mut String) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Refuses other authorities than the host's own, where nothing can be mounted.
+///
+/// # Errors
+///
+/// [`Code::Usage`] with the variable that names them.
+pub(super) fn refuse_others() -> Result<(), Failure> {
+    let bundles: Vec<PathBuf> = BUNDLES.iter().filter_map(|bundle| fs::canonicalize(bundle).ok()).collect();
+    let directories: Vec<&Path> = BUNDLES.iter().filter_map(|bundle| Path::new(bundle).parent()).collect();
+    let check = |variable: &str, is_hosts: &dyn Fn(&Path) -> bool| {
+        named(variable, |value| match std::env::split_paths(value).all(|path| is_hosts(&path)) {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Code::Usage,
+                format!(
+                    "{}: in mode chroot pacman reads the host's file, which cannot be covered",
+                    doing(variable, value)
+                ),
+            )
+            .hint(format!("add the certificates to the host's by update-ca-certificates(8), and unset {variable}"))),
+        })
+    };
+    check(FILE, &|path| fs::canonicalize(path).is_ok_and(|path| bundles.contains(&path)))?;
+    check(DIR, &|path| directories.contains(&path))?;
+    Ok(())
+}
+
 /// Covers the host's authorities with these.
 pub(super) fn cover(authorities: &Authorities) -> Result<(), Failure> {
     for bundle in BUNDLES.map(Path::new).into_iter().filter(|bundle| bundle.is_file()) {

@@ -8,6 +8,7 @@ use std::ffi::{CString, OsString};
 use std::io::Write;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// Opens the host's `/dev/null`: that of a root may be any file.
 pub(super) fn null() -> Result<OwnedFd, Errno> {
@@ -24,8 +25,8 @@ pub(super) fn stdio(null: BorrowedFd<'_>, output: Option<BorrowedFd<'_>>) -> Res
     rustix::stdio::dup2_stdout(rustix::stdio::stderr())
 }
 
-/// Executes the command. Returns only when that fails.
-pub(super) fn exec(job: &Job<'_>) -> Errno {
+/// Executes the command. Returns only when that fails. `home`: an argument that is the first path becomes the second.
+pub(super) fn exec(job: &Job<'_>, home: Option<&(PathBuf, PathBuf)>) -> Errno {
     let errno = |e: nix::errno::Errno| Errno::from_raw_os_error(e as i32);
     if let Some((uid, gid, groups)) = &job.user {
         let groups: Vec<_> = groups.iter().map(|g| nix::unistd::Gid::from_raw(*g)).collect();
@@ -37,7 +38,12 @@ pub(super) fn exec(job: &Job<'_>) -> Errno {
         }
     }
     let env = job.env.iter().map(|(key, value)| (key, value));
-    let Ok((args, env)) = sys::strings(job.program, job.args.iter().map(OsString::as_os_str), env) else {
+    let argument = |arg: &'_ OsString| match home {
+        Some((path, copy)) if arg == path => copy.clone().into_os_string(),
+        _ => arg.clone(),
+    };
+    let args: Vec<OsString> = job.args.iter().map(argument).collect();
+    let Ok((args, env)) = sys::strings(job.program, args.iter().map(OsString::as_os_str), env) else {
         return Errno::INVAL;
     };
     let mut worst = Errno::NOENT;

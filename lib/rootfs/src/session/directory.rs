@@ -76,7 +76,14 @@ pub fn choose_handler(
         return Ok(Binfmt::native());
     }
     let mut reason = None;
+    let chroot = plan::is_chroot(mounts);
     let interpreter = match emulator {
+        Some(file) if chroot && file != Path::new(HOSTS) => {
+            let why =
+                format!("using the emulator {}: in mode chroot there is no table of one's own for it", quote(file));
+            return Err(Failure::new(Code::Usage, why).hint("leave --emulator out: the handler of the host is used"));
+        }
+        None if chroot => None,
         Some(name) if name == Path::new(HOSTS) => None,
         Some(file) => Some(check_emulator(file)?),
         None => binfmt::find_interpreter(arch),
@@ -98,6 +105,11 @@ pub fn choose_handler(
             }
             None => Binfmt::native(),
         }),
+        Err(failure) if chroot && failure.code == Code::Failed => Err(failure.hint(format!(
+            "in mode chroot the machine itself needs a handler with the flag F for {}: install qemu-user-static (Debian 12, \
+             Ubuntu) or qemu-user and binfmt-support (Debian 13) on it, not in the container",
+            arch.name
+        ))),
         Err(failure) => Err(reason.unwrap_or_else(|| no_handler(arch, failure))),
     }
 }

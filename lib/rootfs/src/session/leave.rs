@@ -25,6 +25,23 @@ pub(super) fn the_host(root: BorrowedFd<'_>) -> Result<(), Failure> {
     change_root(root).doing(Code::Os, || "leaving the host's file system")
 }
 
+/// Changes the root directory of this process, where there are no namespaces. This confines no one: root finds a way out.
+///
+/// # Errors
+///
+/// [`Code::Permission`] where chroot(2) is forbidden.
+pub(super) fn by_chroot(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    let change = || {
+        fchdir(root)?;
+        chroot(".")?;
+        chdir("/")
+    };
+    change().map_err(|e: Errno| {
+        let failure = Failure::system(Code::Permission, "changing the root directory", e);
+        failure.hint("this needs the capability SYS_CHROOT: docker and podman give it by default")
+    })
+}
+
 fn change_root(root: BorrowedFd<'_>) -> Result<(), Errno> {
     // If a user namespace came after the mounts, they are locked (mount_namespaces(7)), but a copy of them is not.
     fchdir(&attach::bind_on_itself(root)?)?;

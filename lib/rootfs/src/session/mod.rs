@@ -14,9 +14,12 @@
 //! user namespace comes first, in which it may.
 //!
 //! Programs of the root get the root as the whole file system of the namespace; see `leave.rs`.
+//!
+//! In mode `chroot` there are no namespaces: see `descendants.rs` and [`crate::stand_in`] for what is done in their place.
 
 mod certificates;
 mod command;
+mod descendants;
 mod directory;
 mod init;
 mod leave;
@@ -24,12 +27,13 @@ mod watch;
 mod watchdog;
 mod wire;
 
-use crate::plan::{Mount, Owner};
+use crate::plan::{self, Mount, Owner};
 use crate::root::RootId;
-use crate::{Arch, Binfmt, IdMap, Root, attach, probe, sys};
+use crate::{Arch, Binfmt, IdMap, Root, attach, probe, stand_in, sys};
 use certificates::Authorities;
 pub use directory::choose_handler;
 use init::Init;
+use nix::sys::wait::WaitStatus;
 use rustix::io::Errno;
 use serde::{Serialize, de::DeserializeOwned};
 use stage::members::{Config, Mode};
@@ -114,6 +118,8 @@ pub struct Inside {
     mounts: Vec<Mount>,
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
+    /// Whether there are no namespaces, and no mounts.
+    chroot: bool,
     /// The tool, and the time without progress after which its commands are killed.
     watched: Option<Watchdog>,
     /// The package cache, which programs of the host may write to.
@@ -146,14 +152,20 @@ impl Inside {
             _ => return refuse("it was made by root", "run this with sudo"),
         };
         let config = document.get::<Config>();
+        let chroot = mode == Mode::Chroot;
+        if chroot {
+            stand_in::remove_left(&root)?;
+        }
         Ok(Self {
+            chroot,
             gpgdir: config.as_ref().map(Config::gpgdir),
             cache: config.map(|c| c.cache),
             ..Self::new(root, mounts, idmap, handler)?
         })
     }
 
-    /// Makes it from its parts. `idmap` is for an ordinary user, `handler` for a private binfmt table.
+    /// Makes it from its parts. `idmap` is for an ordinary user, `handler` for a private binfmt table. With the plan of mode
+    /// `chroot` it is entered that way.
     ///
     /// # Errors
     ///
@@ -164,7 +176,14 @@ impl Inside {
         idmap: Option<IdMap>,
         handler: Option<(Arch, Binfmt)>,
     ) -> Result<Self, Failure> {
-        Ok(Self { id: root.id()?, root, mounts, idmap, handler, watched: None, cache: None, gpgdir: None })
+        let chroot = plan::is_chroot(&mounts);
+        Ok(Self { id: root.id()?, root, mounts, idmap, handler, chroot, watched: None, cache: None, gpgdir: None })
+    }
+
+    /// Returns whether it is entered by chroot(2) alone, without namespaces and mounts.
+    #[must_use]
+    pub fn is_chroot(&self) -> bool {
+        self.chroot
     }
 
     /// Returns the root.
@@ -274,6 +293,15 @@ impl Inside {
         self.call(Place::Root, &[], || command::run_probe(arch, &program))
     }
 
+    /// In mode `chroot`: reports what init could not end or remove, `left`; where init itself was killed, does its work.
+    fn clean_up(&self, status: &Result<WaitStatus, Failure>, left: Option<Failure>) -> Result<(), Failure> {
+        match (left, status) {
+            (Some(failure), _) => Err(failure),
+            (None, Ok(WaitStatus::Signaled(..))) if self.chroot => stand_in::remove_left(&self.root),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes the namespaces, and waits until they end.
     fn enter(
         &self,
@@ -289,13 +317,14 @@ impl Inside {
         let (sink, written) = output.map(|output| ((output.sink, output.from), output.into)).unzip();
         let ids = match &self.idmap {
             Some(map) => Ids::Subordinate(map),
-            None if may_mount() => Ids::Same,
+            None if self.chroot || may_mount() => Ids::Same,
             None => Ids::Identity,
         };
-        let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID;
-        if ids != Ids::Same {
-            flags |= libc::CLONE_NEWUSER;
-        }
+        let flags = match (self.chroot, ids) {
+            (true, _) => 0,
+            (false, Ids::Same) => libc::CLONE_NEWNS | libc::CLONE_NEWPID,
+            (false, _) => libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWUSER,
+        };
         // SAFETY: need_one_thread() has looked.
         match unsafe { sys::clone(flags) } {
             Err(e) => Err(explain_clone(e, ids).while_doing(doing())),
@@ -310,18 +339,21 @@ impl Inside {
                     Work::Exec(job, _) if job.place == Place::Host => Forward::Interrupt,
                     _ => Forward::Ending,
                 };
-                let mut watch = Watch { ids, pid, control, told: None, forward };
+                let mut watch = Watch { ids, pid, control, told: None, left: None, forward };
                 let seen = watch.until_the_end(report, sink, watchdog);
                 // Closing the control pipe ends init if it still lives.
                 drop(watch.control);
+                let seen = match seen {
+                    Ok(Some(hung)) if !self.chroot => return Err(watch::kill(pid, hung)),
+                    seen => seen,
+                };
+                let status = watch::wait_for(pid);
+                self.clean_up(&status, watch.left)?;
                 match seen {
-                    Ok(Some(hung)) => Err(watch::kill(pid, hung)),
-                    Ok(None) => watch::conclude(watch.told, watch::wait_for(pid)).map_err(|f| f.while_doing(doing())),
-                    Err(failure) => {
-                        // The first failure is the one to report.
-                        drop(watch::wait_for(pid));
-                        Err(failure.while_doing(doing()))
-                    }
+                    Ok(None) => watch::conclude(watch.told, status).map_err(|f| f.while_doing(doing())),
+                    Ok(Some(hung)) => Err(hung),
+                    // The first failure is the one to report.
+                    Err(failure) => Err(failure.while_doing(doing())),
                 }
             }
         }
@@ -374,6 +406,20 @@ enum Work<'a> {
     Call(Place, &'a [BorrowedFd<'a>], Box<dyn FnOnce() -> String + 'a>),
 }
 
+impl Work<'_> {
+    fn place(&self) -> Place {
+        match self {
+            Self::Exec(job, _) => job.place,
+            Self::Call(place, ..) => *place,
+        }
+    }
+
+    /// Returns whether it is a command of the host, as pacman.
+    fn is_of_the_host(&self) -> bool {
+        matches!(self, Self::Exec(job, _) if job.place == Place::Host)
+    }
+}
+
 /// Fails when there is more than one thread: clone(2) copies one, and a lock of another one would stay locked in the copy. A
 /// thread that was joined is listed until the kernel has removed it, which happens after the join: that is waited for, at
 /// most a second.
@@ -406,18 +452,32 @@ fn explain_clone(error: Errno, ids: Ids<'_>) -> Failure {
             "a limit is used up or 0: see 'sysctl user.max_user_namespaces user.max_mnt_namespaces user.max_pid_namespaces'",
         ),
         Errno::PERM if seccomp => failure.hint(
-            "this container forbids namespaces: run it with --security-opt seccomp=unconfined",
+            format!("this container forbids namespaces: run it with --security-opt seccomp=unconfined{}", or_chroot()),
         ),
         Errno::PERM => match (attach::apparmor_hint(), ids) {
-            (Some(hint), _) => failure.hint(hint),
+            (Some(hint), _) => failure.hint(format!("{hint}{}", or_chroot())),
             (None, Ids::Subordinate(_)) => failure.cause(Cause::SeeDoctor).hint(
                 "user namespaces are forbidden here, or we are in a chroot: 'doctor' says more; root needs none",
             ),
-            (None, _) => failure.hint(
-                "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot",
-            ),
+            (None, _) => failure.hint(format!(
+                "root here may neither mount nor make a user namespace: run the container with --privileged, or leave the chroot{}",
+                or_chroot()
+            )),
         },
         _ => Failure { code: Code::Os, ..failure },
+    }
+}
+
+/// Returns what is added to the hint of where namespaces are forbidden: chroot(2) alone may be permitted.
+#[must_use]
+pub fn or_chroot() -> &'static str {
+    use rustix::thread::{CapabilitySet, capabilities};
+    let needed = CapabilitySet::SYS_CHROOT | CapabilitySet::MKNOD;
+    match capabilities(None) {
+        Ok(sets) if sets.effective.contains(needed) => {
+            "; where that cannot be had, as in 'docker build', 'mkroot --chroot' needs no namespaces, and promises less"
+        }
+        _ => "",
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct Watch<'a> {
     pub(super) pid: i32,
     pub(super) control: PipeWriter,
     pub(super) told: Option<Frame>,
+    /// What could not be removed.
+    pub(super) left: Option<Failure>,
     pub(super) forward: Forward,
 }
 
@@ -124,6 +126,10 @@ impl Watch<'_> {
         match (frame, self.ids) {
             (Frame::Ready, Ids::Same) => {}
             (Frame::Ready, Ids::Subordinate(map)) => idmap::write(map, self.pid)?,
+            (Frame::Left(failure), _) => {
+                self.left = Some(failure);
+                return Ok(());
+            }
             (Frame::Ready, Ids::Identity) | (Frame::Map, _) => idmap::write_identity(self.pid)?,
             // A command that could not be run also ends, and a failure comes before an end: the first frame counts.
             (frame, _) => {
@@ -152,7 +158,7 @@ pub(super) fn conclude(told: Option<Frame>, status: Result<WaitStatus, Failure>)
         }
         _ => {
             signal::check()?;
-            return Err(Failure::new(Code::Os, format!("PID 1 of the namespace ended too early ({:?})", status?)));
+            return Err(Failure::new(Code::Os, format!("init of the entry ended too early ({:?})", status?)));
         }
     };
     Ok(Outcome { ended, time, returned })

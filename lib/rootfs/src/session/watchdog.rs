@@ -159,11 +159,11 @@ impl Display for Sleeper {
 }
 
 /// A process below init.
-struct Process {
-    pid: i32,
+pub(super) struct Process {
+    pub(super) pid: i32,
     depth: usize,
-    dir: OwnedFd,
-    stat: Stat,
+    pub(super) dir: OwnedFd,
+    pub(super) stat: Stat,
 }
 
 impl Process {
@@ -207,7 +207,7 @@ impl Process {
 }
 
 /// Returns the processes below `init`, parents before their children. Those that end in the meantime are left out.
-fn tree_of(init: i32) -> Vec<Process> {
+pub(super) fn tree_of(init: i32) -> Vec<Process> {
     let mut children: BTreeMap<i32, Vec<Process>> = BTreeMap::new();
     for pid in numbers::<i32>(CWD, "/proc").unwrap_or_default() {
         if let Ok(dir) = open_dir(CWD, &format!("/proc/{pid}"))

@@ -20,6 +20,8 @@ pub(super) enum Frame {
     NotRun(i32),
     /// What a function returned: a `Result<T, Failure>` as JSON.
     Returned(String),
+    /// Not all that was left in the root is removed.
+    Left(Failure),
     /// The command or function ended: exit status or signal, and seconds.
     Ended(Option<i32>, Option<i32>, f64),
 }

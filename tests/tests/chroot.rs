@@ -1,0 +1,239 @@
+//! Mode `chroot`, where a container permits no namespaces: the root is the same as elsewhere, and nothing is left in it, whatever
+//! is killed. `containers.rs` does it in a real `docker build`.
+
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use strapline_tests::trial::tree;
+use strapline_tests::{Lab, Mirror, Ran, Who, lab, top};
+
+/// Runs a script in docker's default restrictions.
+fn contained(lab: &Lab, script: &str) -> Ran {
+    let mut command = lab.command("python3");
+    command.arg(top().join("tests/container.py")).args(["docker", "sh", "-c", script]);
+    lab::run(&mut command)
+}
+
+/// The pipe to a root that has a shell.
+fn pipe(mirror: &Mirror, root: &str, options: &str) -> String {
+    format!(
+        "mkroot {root} {options} --quiet --arch x86_64 --distro {preset} \
+         | fetch-pacman --quiet --use $(command -v pacman) \
+         | mkconf --quiet --server 'file://{www}/$arch/$repo' --cache-dir $PWD/packages \
+         | keyring --quiet | strap --quiet filesystem bash coreutils shadow | configure --quiet --hostname x --user ann \
+         | reap --quiet | unmount --quiet",
+        preset = mirror.preset().display(),
+        www = mirror.www().display(),
+    )
+}
+
+/// Makes the root with a shell, and its receipt.
+fn made() -> Lab {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let ran = contained(&lab, &pipe(&mirror, "root", "--chroot"));
+    drop(ran.succeeded());
+    fs::write(lab.path().join("receipt.json"), ran.stdout).expect("our own directory");
+    lab
+}
+
+/// The names in the places of the API file systems, as paths.
+fn in_places(lab: &Lab) -> Vec<String> {
+    let mut found = Vec::new();
+    for place in ["dev", "proc", "run", "sys", "tmp"] {
+        for entry in fs::read_dir(lab.path().join("root").join(place)).expect("a directory") {
+            found.push(format!("{place}/{}", entry.expect("an entry").file_name().display()));
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Checks that nothing of a program is left.
+#[track_caller]
+fn nothing_is_left(lab: &Lab) {
+    assert_eq!(in_places(lab), [""; 0]);
+    assert_eq!(lab::processes_below(lab.path()), [""; 0]);
+}
+
+#[test]
+fn the_root_is_that_of_mode_root() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let ran = contained(&lab, &pipe(&mirror, "root", "--chroot"));
+    let receipt = ran.succeeded();
+    assert_eq!(receipt["mode"], "chroot");
+    let nodes = json!(["null", "zero", "full", "random", "urandom", "tty"]);
+    let none = |at: &str| json!({"at": at, "type": "none"});
+    let dev = json!({"at": "dev", "type": "none", "nodes": nodes});
+    assert_eq!(receipt["mounts"], json!([none("proc"), none("sys"), dev, none("run"), none("tmp")]));
+    // One sentence says what is lost, also with --quiet.
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{}", ran.stderr);
+    assert!(lines[0].starts_with("mkroot: warning: mode chroot: programs of the root have no /proc"), "{}", lines[0]);
+    nothing_is_left(&lab);
+    drop(lab.sh(&pipe(&mirror, "other", "")).succeeded());
+    let [ours, theirs] = ["root", "other"].map(|root| {
+        let mut tree = tree(&lab.path().join(root));
+        // It has the times of this run, and the path of the root.
+        tree.remove(Path::new("var/log/pacman.log")).expect("a log");
+        tree
+    });
+    assert!(ours.len() > 1000, "{}", ours.len());
+    assert_eq!(ours, theirs);
+
+    fs::write(lab.path().join("receipt.json"), ran.stdout).expect("our own directory");
+    let script = "verify --quiet --state receipt.json > verified.json && keyring --quiet --strip=secret --state receipt.json \
+                  | pack --quiet -o a.tar > packed.json && tar -tf a.tar | grep -E '^(./)?(dev|proc|run|sys|tmp)/'";
+    let ran = contained(&lab, script);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let names: Vec<_> = ran.stdout.lines().map(|name| name.trim_start_matches("./")).collect();
+    assert_eq!(names, ["dev/", "proc/", "run/", "sys/", "tmp/"]);
+}
+
+#[test]
+fn a_root_is_as_it_was_after_each_program() {
+    let lab = made();
+    what_a_program_leaves_is_ended_and_removed(&lab);
+    a_second_tool_waits_its_turn(&lab);
+    what_stands_in_the_place_of_a_node_is_named(&lab);
+    what_needs_namespaces_is_refused(&lab);
+}
+
+#[test]
+fn a_root_is_as_it_was_whoever_is_killed() {
+    let lab = made();
+    nothing_is_left_when_the_tool_is_killed(&lab);
+    a_killed_init_is_replaced_by_its_tool(&lab);
+    the_next_tool_finds_what_was_left(&lab);
+    unmount_removes_what_was_left(&lab);
+}
+
+/// Makes processes that end neither on a hangup nor on SIGTERM, in sessions of their own and with parents that have ended.
+const STUBBORN: &str = "mkfifo /tmp/fifo; touch /run/x /tmp/y /dev/z /proc/p
+    for i in 1 2 3; do (trap \"\" HUP TERM; setsid bash -c \"trap : HUP TERM; while :; do read < /tmp/fifo; done\" &); done
+    (sleep 1000 &) ";
+
+fn what_a_program_leaves_is_ended_and_removed(lab: &Lab) {
+    fs::write(lab.path().join("root/tmp/mine"), "kept").expect("our own root");
+    let script =
+        format!("enter --quiet --state receipt.json bash -c '{STUBBORN}; exit 3'; echo $?; ls /proc | grep -c ^[0-9]");
+    let ran = contained(lab, &script);
+    // Who counts: the script, ls and grep.
+    assert_eq!(ran.stdout, "3\n3\n", "{}", ran.stderr);
+    assert_eq!(in_places(lab), ["tmp/mine"]);
+    fs::remove_file(lab.path().join("root/tmp/mine")).expect("it is kept");
+    nothing_is_left(lab);
+}
+
+/// Starts a program in the root, and waits until it runs. `$tool` is who entered, `$pid` the program, `$init` its parent.
+const RUNNING: &str =
+    "enter --quiet --state receipt.json bash -c 'sleep 1000 & echo $$ > /root/new; mv /root/new /root/pid; wait' &
+    tool=$!
+    until test -e root/root/pid; do kill -0 $tool || exit 9; done
+    pid=$(cat root/root/pid); rm root/root/pid
+    init=$(sed 's/.*) . //; s/ .*//' /proc/$pid/stat)
+    test -c root/dev/null || exit 8
+    ";
+
+fn nothing_is_left_when_the_tool_is_killed(lab: &Lab) {
+    let script = format!("{RUNNING} kill -KILL $tool; while test -e /proc/$pid -o -e /proc/$init; do :; done");
+    let ran = contained(lab, &script);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    nothing_is_left(lab);
+}
+
+fn a_second_tool_waits_its_turn(lab: &Lab) {
+    let script = format!(
+        "{RUNNING} enter --quiet --state receipt.json true; echo $?; pack --quiet --state receipt.json -o a.tar \
+                          --keep-keyring > packed.json; echo $?; kill $tool; wait $tool; echo $?"
+    );
+    let ran = contained(lab, &script);
+    assert_eq!(ran.stdout, "125\n75\n143\n", "{}", ran.stderr);
+    assert!(ran.stderr.contains("in use by"), "{}", ran.stderr);
+    nothing_is_left(lab);
+}
+
+fn the_next_tool_finds_what_was_left(lab: &Lab) {
+    // With both killed at once, nobody is there to clean up.
+    let script = format!(
+        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool; wait $tool; test -c root/dev/null && echo left
+        enter --quiet --state receipt.json true; echo $?
+        unmount --quiet --state receipt.json > unmounted.json; echo $?
+        reap --state receipt.json > reaped.json; echo $?
+        test -c root/dev/null && echo left
+        enter --quiet --state receipt.json true; echo $?"
+    );
+    let ran = contained(lab, &script);
+    assert_eq!(ran.stdout, "left\n125\n75\n0\nleft\n0\n", "{}", ran.stderr);
+    let busy = "cleaning up '";
+    assert!(ran.stderr.lines().any(|line| line.starts_with("enter: ") && line.contains(busy)), "{}", ran.stderr);
+    assert!(ran.stderr.lines().any(|line| line.starts_with("reap: ended ")), "{}", ran.stderr);
+    nothing_is_left(lab);
+}
+
+fn unmount_removes_what_was_left(lab: &Lab) {
+    let script = format!(
+        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool $pid; wait $tool; reap --quiet root > reaped.json
+        test -c root/dev/null && unmount --quiet root > unmounted.json"
+    );
+    let ran = contained(lab, &script);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    nothing_is_left(lab);
+}
+
+fn a_killed_init_is_replaced_by_its_tool(lab: &Lab) {
+    // Init is stopped, or it would see the end of the others and end well itself.
+    let script = format!(
+        "{RUNNING} all=\"$pid $(pgrep -P $pid)\"; kill -STOP $init; kill -KILL $all
+        for one in $all; do until grep -q ') Z ' /proc/$one/stat; do :; done; done
+        kill -KILL $init; wait $tool; echo $?"
+    );
+    let ran = contained(lab, &script);
+    assert_eq!(ran.stdout, "125\n", "{}", ran.stderr);
+    nothing_is_left(lab);
+}
+
+fn what_stands_in_the_place_of_a_node_is_named(lab: &Lab) {
+    fs::write(lab.path().join("root/dev/null"), "").expect("our own root");
+    let ran = contained(lab, "enter --quiet --state receipt.json true");
+    let at = lab.path().join("root/dev/null");
+    let expected = format!(
+        "enter: entering '{}': making the device node '{at}': there is another file of that name\nenter: hint: remove it: rm {at}\n",
+        lab.path().join("root").display(),
+        at = at.display()
+    );
+    assert_eq!((ran.status, ran.stderr), (125, expected));
+    assert_eq!(in_places(lab), ["dev/null"]);
+    fs::remove_file(at).expect("it is there");
+}
+
+fn what_needs_namespaces_is_refused(lab: &Lab) {
+    for (script, status, line) in [
+        (
+            "mkroot r --chroot --arch aarch64 --distro archlinuxarm --emulator /bin/true",
+            64,
+            "hint: leave --emulator out",
+        ),
+        ("mkroot r --chroot --arch aarch64 --distro archlinuxarm", 69, "handler with the flag F for aarch64"),
+        ("enter --state receipt.json --bind /etc:mnt true", 125, "in mode chroot nothing is mounted"),
+        (
+            "SSL_CERT_FILE=/etc/passwd keyring --state receipt.json",
+            64,
+            "using SSL_CERT_FILE '/etc/passwd': in mode chroot pacman reads the host's file",
+        ),
+    ] {
+        let ran = contained(lab, script);
+        assert_eq!(ran.status, status, "{script}: {}", ran.stderr);
+        assert!(ran.stderr.contains(line), "{script}: {}", ran.stderr);
+    }
+    assert!(!lab.path().join("r").exists());
+    nothing_is_left(lab);
+}
+
+#[test]
+fn a_hook_that_needs_proc_is_explained() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::Root));
+    let ran = contained(&lab, &pipe(&mirror, "root", "--chroot").replace("bash coreutils shadow", "systemd"));
+    ran.failed(69, "running the hook '30-systemd-tmpfiles.hook'");
+    assert!(ran.stderr.contains("in mode chroot there is no /proc"), "{}", ran.stderr);
+    nothing_is_left(&lab);
+}
