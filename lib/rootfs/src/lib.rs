@@ -23,6 +23,7 @@ pub mod probe;
 pub mod root;
 pub mod session;
 mod sys;
+pub mod tree;
 pub mod user;
 
 pub use arch::Arch;

@@ -15,6 +15,7 @@ mod scriptlets;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod tree;
 
 use interrupted::InterruptedTransaction;
 use locked::LockedRepository;
@@ -35,6 +36,7 @@ impl Stage for Strap {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
+        self.locked.as_ref().map_or(Ok(()), |lock| tree::compare_with_lock(context, document, lock))?;
         self.timeout.watch(context, &mut plan.inside);
         let mut installer = Installer {
             options: self,
@@ -52,7 +54,7 @@ impl Stage for Strap {
             receipt: Receipt::of(document)?,
         };
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
-        let result = self.install(&mut installer, lock.stale);
+        let result = self.install(&mut installer, lock.stale).map_err(|failure| tree::explain(failure, document));
         if self.loose && !self.download_only {
             document.write(&members::Strap { loose: true });
         }
