@@ -37,6 +37,7 @@ mod signals;
 mod supervisor;
 mod tamper;
 mod torture;
+mod trees;
 mod trixie;
 mod trust;
 mod verify;
