@@ -15,7 +15,9 @@ use strapline_tests::{Lab, Mirror, Ran, Server, Who, tier};
 const ALL: &str = "--hostname alarm.example.org --locale en_US.UTF-8 --locale C.UTF-8 --timezone Europe/Berlin \
     --user ann:wheel,video --user bob --shell ann:/bin/bash --password-file ann:password \
     --password-hash-file bob:hash --ssh-key ann:key.pub --sudo --enable ssh --enable getty@tty2 --fstab \
-    --resolv-conf 9.9.9.9 --first-boot-keyring";
+    --resolv-conf 9.9.9.9 --first-boot-keyring --group app:700 --group log --user bob:app --nopasswd bob --nopasswd %app \
+    --mask systemd-networkd --enable-global gpg-agent.socket --default-target multi-user --os-release IMAGE_ID=own \
+    --os-release 'VARIANT=My \"own\"'";
 
 const PASSWORD: &str = "correct horse";
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
@@ -166,6 +168,10 @@ fn everything(who: Who) {
     // What was changed is what is there to be changed.
     drop(bench.lab.sh("verify --quiet --state doc.json").succeeded());
     check_first_boot(&bench);
+    let disabled = bench.configure("--disable getty@tty2").succeeded();
+    assert_eq!(bench.inside("systemctl is-enabled getty@tty2 || true"), "disabled\n");
+    let link = "/etc/systemd/system/getty.target.wants/getty@tty2.service";
+    assert_eq!(disabled["configured"]["changed"]["disabled"], json!([link]));
     let ended = bench.lab.sh("reap --state doc.json | unmount");
     drop(ended.succeeded());
 }
@@ -179,7 +185,19 @@ fn check_inside(bench: &Bench) {
         ("readlink /etc/localtime", "../usr/share/zoneinfo/Europe/Berlin\n"),
         ("date --date @1700000000 +%Z", "CET\n"),
         ("id --name --groups --zero ann | tr '\\0' ' '", "ann wheel video "),
-        ("id --name --groups bob", "bob\n"),
+        ("id --name --groups bob", "bob app\n"),
+        ("getent group app log | cut -d: -f1,3", "app:700\nlog:1000\n"),
+        (
+            "systemctl is-enabled systemd-networkd || systemctl --global is-enabled gpg-agent.socket",
+            "masked\nenabled\n",
+        ),
+        ("systemctl get-default", "multi-user.target\n"),
+        ("stat -c '%u:%g:%a' /etc/sudoers.d/20-nopasswd", "0:0:440\n"),
+        ("sudo --list --other-user=bob 2> /dev/null | grep --count 'NOPASSWD: ALL'", "2\n"),
+        (
+            ". /etc/os-release && echo $IMAGE_ID $VARIANT ${ID%arm} && stat -c %F:%a /etc/os-release",
+            "own My \"own\" arch\nregular file:644\n",
+        ),
         ("getent passwd ann | cut -d: -f6,7", "/home/ann:/bin/bash\n"),
         ("stat -c '%U %G %a' /home/ann /home/ann/.bashrc", "ann ann 700\nann ann 644\n"),
         ("stat -c '%U %a' /home/ann/.ssh /home/ann/.ssh/authorized_keys", "ann 700\nann 600\n"),
@@ -210,6 +228,12 @@ fn check_document(document: &Value, ring: &str) {
         ("root", json!("locked")),
         ("sudo", json!("wheel")),
         ("units", json!(["ssh.service", "getty@tty2.service"])),
+        ("masked", json!(["systemd-networkd.service"])),
+        ("global_units", json!(["gpg-agent.socket"])),
+        ("default_target", json!("multi-user.target")),
+        ("groups", json!(["app", "log"])),
+        ("nopasswd", json!(["bob", "%app"])),
+        ("os_release", json!({"IMAGE_ID": "own", "VARIANT": "My \"own\""})),
         ("first_boot_keyring", json!([ring])),
         ("fstab", json!(["/", "/boot"])),
     ] {
@@ -217,7 +241,8 @@ fn check_document(document: &Value, ring: &str) {
     }
     let changed = configured["changed"].as_object().expect("an object");
     let steps: Vec<&str> = changed.keys().map(String::as_str).collect();
-    let expected = "first_boot_keyring fstab hostname locales machine_id mirrors resolv_conf sudo timezone units users";
+    let expected = "default_target first_boot_keyring fstab global_units hostname locales machine_id masked mirrors nopasswd os_release \
+                    resolv_conf sudo timezone units users";
     assert_eq!(steps.join(" "), expected);
     assert!(changed["units"].to_string().contains("/multi-user.target.wants/ssh.service"));
     assert!(changed["users"].to_string().contains("\"/home/bob\""));
@@ -233,6 +258,14 @@ fn check_refusals(bench: &Bench) {
         ("--enable nosuch", "looking for the unit 'nosuch.service'"),
         ("--enable basic.target", "enabling the unit 'basic.target': it has nothing to enable"),
         ("--locale xx_XX.UTF-8", "looking for the locale 'xx_XX.UTF-8'"),
+        ("--disable nosuch", "looking for the unit 'nosuch.service'"),
+        ("--mask nosuch.socket", "looking for the unit 'nosuch.socket'"),
+        ("--enable-global ssh", "looking for the unit 'ssh.service'"),
+        ("--default-target nosuch", "looking for the unit 'nosuch.target'"),
+        ("--enable systemd-networkd", "enabling the unit 'systemd-networkd.service': it is masked"),
+        ("--nopasswd nosuch", "allowing sudo without a password: the root has no user 'nosuch'"),
+        ("--nopasswd %nosuch", "allowing sudo without a password: the root has no group 'nosuch'"),
+        ("--group wheel:5", "making the group 'wheel': it has the id "),
         ("--timezone Mars/Phobos", "looking for the time zone 'Mars/Phobos'"),
         ("--user eve:nosuch", "looking for the group 'nosuch'"),
         ("--user users", "adding the user 'users': there is a group"),

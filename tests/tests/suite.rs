@@ -39,6 +39,7 @@ mod signals;
 mod supervisor;
 mod tamper;
 mod torture;
+mod trees;
 mod trixie;
 mod trust;
 mod verify;

@@ -69,6 +69,22 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
     Ok(installed)
 }
 
+/// Parses a `desc`: what the package requires (`%DEPENDS%`), each a name and perhaps a version.
+#[must_use]
+pub fn depends(text: &[u8]) -> Vec<String> {
+    texts(text, b"DEPENDS")
+}
+
+/// Parses a `desc`: what the package is as well (`%PROVIDES%`), likewise.
+#[must_use]
+pub fn provides(text: &[u8]) -> Vec<String> {
+    texts(text, b"PROVIDES")
+}
+
+fn texts(text: &[u8], key: &[u8]) -> Vec<String> {
+    list(text, key).into_iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
 /// Parses a `files`: the paths below the root, directories with a slash at their end.
 #[must_use]
 pub fn paths(text: &[u8]) -> Vec<&[u8]> {
@@ -105,6 +121,8 @@ mod tests {
 
     #[test]
     fn a_desc() {
+        assert_eq!(depends(BASH), ["readline", "glibc"]);
+        assert_eq!(provides(BASH), [""; 0]);
         let expected = Installed {
             name: "bash".into(),
             version: "5.2.15-2".into(),

@@ -2,7 +2,7 @@
 
 use crate::english::{NotRetrieved, OutputEvent, Reason, Refusal, Trouble};
 use rootfs::Ended;
-use stage::{Code, Failure, message};
+use stage::{Cause, Code, Failure, message};
 
 /// How many of a list of reasons are in the message.
 const REASONS: usize = 3;
@@ -55,6 +55,8 @@ pub(crate) fn failure(events: &[OutputEvent], ended: Ended, hook: Option<&str>) 
     }
     let (code, cause, hint) = worst.says();
     let hint = hint_of_reasons(events, worst, &reasons).or(hint);
+    let exists = reasons.iter().any(|(reason, _)| *reason == Reason::FileExists);
+    let cause = cause.or(exists.then_some(Cause::FileExists));
     Failure { cause, hint: hint.map(str::to_owned), ..Failure::new(code, message) }
 }
 

@@ -50,6 +50,21 @@ pub fn replace(
     mode: u32,
     owner: Option<(u32, u32)>,
 ) -> std::io::Result<()> {
+    replace_with(directory, name, mode, owner, |file| file.write_all(bytes))
+}
+
+/// Makes or replaces a file as [`replace`] does, with what `fill` writes into it.
+///
+/// # Errors
+///
+/// As [`replace`], and that of `fill`.
+pub fn replace_with(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let temporary = temporary_name(name);
     match unlinkat(directory, &temporary, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => {}
@@ -63,7 +78,7 @@ pub fn replace(
         // After fchown(2), which clears set-id bits.
         fchmod(&file, Mode::from_raw_mode(mode))?;
         let mut file = File::from(file);
-        file.write_all(bytes)?;
+        fill(&mut file)?;
         file.sync_all()?;
         if !named {
             let from = format!("/proc/self/fd/{}", file.as_raw_fd());

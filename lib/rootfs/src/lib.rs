@@ -25,6 +25,7 @@ pub mod root;
 pub mod session;
 pub mod stand_in;
 mod sys;
+pub mod tree;
 pub mod user;
 
 pub use arch::Arch;

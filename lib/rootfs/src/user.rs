@@ -56,6 +56,13 @@ pub fn name_of(passwd: &[u8], uid: u32) -> Option<String> {
     })
 }
 
+/// Returns the id of a group, by the text of group(5).
+#[must_use]
+pub fn group(text: &str, name: &str) -> Option<u32> {
+    let mut records = text.lines().map(|line| line.split(':'));
+    records.find_map(|mut fields| (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?)
+}
+
 /// Looks a user up in the texts of passwd(5) and group(5), by name or by number.
 #[must_use]
 pub fn lookup(passwd: &str, group: &str, wanted: &str) -> Option<User> {

@@ -382,9 +382,9 @@ fn replace(old: &mut Value, known: &Value, new: Value) {
     }
 }
 
-/// Returns what tells an element of an array from the others: its place, its name, or its file.
+/// Returns what tells an element of an array from the others: its place, its name, its file, or its path.
 fn identity(value: &Value) -> Option<String> {
-    let key = ["at", "name", "file"].into_iter().find_map(|key| value.get(key))?;
+    let key = ["at", "name", "file", "path"].into_iter().find_map(|key| value.get(key))?;
     key.as_str().map(str::to_owned)
 }
 
@@ -468,7 +468,9 @@ mod tests {
                 "pacman":{"path":"/p","version":"6","org.x":2,"sha256":"","trust":"hash","package":{"org.x":5,
                     "name":"a","version":"1","repo":"c","file":"f","sha256":"","server":"s"},"org.y":7},
                 "mounts":[{"at":"proc","type":"a","org.x":3},{"at":"sys","type":"b","org.x":4,"options":["ro"]}],
-                "verify":{"packages":1,"transaction":"complete","fetched":0,"files":{"intact":1,"org.x":6},"signatures":{"valid":1}}}"#,
+                "verify":{"packages":1,"transaction":"complete","fetched":0,"files":{"intact":1,"org.x":6},"signatures":{"valid":1}},
+                "tree":[{"path":"a","type":"link","uid":0,"gid":0,"from":"t","tool":"mkroot"},
+                    {"path":"b","type":"link","uid":0,"gid":0,"from":"t","tool":"mkroot","org.x":7}]}"#,
         )
         .unwrap();
         let mut pacman: Pacman = document.need().unwrap();
@@ -479,13 +481,18 @@ mod tests {
         verify.signatures = None;
         verify.files = Some([("changed".to_owned(), json!(1))].into_iter().collect());
         document.write(&verify);
+        let mut tree: Vec<members::TreeFile> = document.need().unwrap();
+        tree.remove(0);
+        tree[0].uid = 1;
+        document.write(&tree);
         assert_eq!(
             document.line(),
             "{\"org.x\":1,\"strapline\":1,\
              \"pacman\":{\"path\":\"/q\",\"version\":\"6\",\"org.x\":2,\"sha256\":\"\",\"trust\":\"hash\",\
              \"org.y\":7},\
              \"mounts\":[{\"at\":\"sys\",\"type\":\"tmpfs\",\"org.x\":4},{\"at\":\"dev\",\"type\":\"tmpfs\"}],\
-             \"verify\":{\"packages\":1,\"transaction\":\"complete\",\"fetched\":0,\"files\":{\"org.x\":6,\"changed\":1}}}\n"
+             \"verify\":{\"packages\":1,\"transaction\":\"complete\",\"fetched\":0,\"files\":{\"org.x\":6,\"changed\":1}},\
+             \"tree\":[{\"path\":\"b\",\"type\":\"link\",\"uid\":1,\"gid\":0,\"from\":\"t\",\"tool\":\"mkroot\",\"org.x\":7}]}\n"
         );
     }
 

@@ -108,6 +108,8 @@ pub enum Cause {
     Certificate,
     /// A file system is full.
     NoSpace,
+    /// A package has a file that is there already, and that no package owns.
+    FileExists,
     /// The keyring lacks the signing key, or does not trust it: a newer keyring package may.
     OldKeyring,
     /// The kernel refused for a reason that `doctor` finds; the hint says no more than that.

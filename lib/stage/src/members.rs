@@ -66,6 +66,7 @@ members! {
     "keyring": Keyring, &["keyring"];
     "packages": Vec<Package>, &["strap", "verify"];
     "packages": Vec<VerifiedPackage>, &["strap", "verify"];
+    "tree": Vec<TreeFile>, &["mkroot", "configure"];
     "configured": Configured, &["configure"];
     "filesystems": Vec<FileSystem>, &["configure"];
     "verify": Verify, &["verify"];
@@ -192,6 +193,23 @@ fn root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error>
 
 fn below<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     checked(deserializer, plain_below)
+}
+
+fn below_root<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    checked(deserializer, |path| match path {
+        "" => Err("the path is the root itself".to_owned()),
+        path => plain_below(path),
+    })
+}
+
+/// Reads a mode as four octal digits.
+fn octal<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let is_octal = |text: &str| text.len() == 4 && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let text = checked(deserializer, |text| match is_octal(text) {
+        true => Ok(()),
+        false => Err("not a mode of four octal digits".to_owned()),
+    })?;
+    Ok(Some(text))
 }
 
 fn arch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -631,6 +649,44 @@ pub struct ChangedFile {
     pub what: String,
 }
 
+/// A file, directory or symbolic link that a tree of the builder's brought, as it was left in the root.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct TreeFile {
+    /// Its path below the root.
+    #[serde(deserialize_with = "below_root")]
+    #[schemars(regex(pattern = "^[^/]"))]
+    pub path: String,
+    /// `file`, `directory` or `link`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its mode, as four octal digits. A link has none.
+    #[serde(default, deserialize_with = "octal", skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-7]{4}$"))]
+    pub mode: Option<String>,
+    /// Its user, a number of the root's.
+    pub uid: u32,
+    /// Its group, a number of the root's.
+    pub gid: u32,
+    /// SHA-256 of a file, in hex.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// Where a link leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The tree that it came from, as on the command line.
+    pub from: String,
+    /// The tool that put it there: `mkroot`, before packages, or `configure`, after them.
+    pub tool: String,
+}
+
+impl TreeFile {
+    /// Returns its mode as a number.
+    #[must_use]
+    pub fn mode(&self) -> Option<u32> {
+        u32::from_str_radix(self.mode.as_deref()?, 8).ok()
+    }
+}
+
 /// What the root was configured to be, by all runs. No password, no hash and no key is in it.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 #[serde(default)]
@@ -656,9 +712,30 @@ pub struct Configured {
     /// The group that may use sudo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sudo: Option<String>,
+    /// Users, and groups after a percent sign, that may use sudo without a password.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nopasswd: Vec<String>,
+    /// The groups that were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
     /// The units that are enabled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<String>,
+    /// The units that are disabled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disabled: Vec<String>,
+    /// The units that are masked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub masked: Vec<String>,
+    /// The units that are enabled for every user.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub global_units: Vec<String>,
+    /// The target that is booted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_target: Option<String>,
+    /// Variables of os-release(5), and their values.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub os_release: Map<String, Value>,
     /// The mount points in fstab(5).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fstab: Vec<String>,
@@ -725,6 +802,26 @@ pub struct Verify {
     /// How many configuration files were changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<usize>,
+    /// The files of trees that differ from the document. Not there where it has none, or files were not compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tree: Option<VerifiedTree>,
+}
+
+/// What `verify` found of the files of trees.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct VerifiedTree {
+    /// How many are as the document has them.
+    pub intact: usize,
+    /// Files that are changed; up to 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<ChangedFile>,
+    /// Paths of files that are missing; up to 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// Files that could not be read; up to 100.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<ChangedFile>,
 }
 
 /// An archive that was written.

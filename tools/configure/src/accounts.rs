@@ -24,16 +24,11 @@ use std::path::Path;
 const PASSWD: &str = "etc/passwd";
 const SHADOW: &str = "etc/shadow";
 const GROUP: &str = "etc/group";
+const GSHADOW: &str = "etc/gshadow";
 
 /// What useradd(8) changes, in the order in which it is put in place, and the mode of a new file.
-const FILES: [(&str, u32); 6] = [
-    (SHADOW, 0o600),
-    ("etc/gshadow", 0o600),
-    (GROUP, 0o644),
-    ("etc/subuid", 0o644),
-    ("etc/subgid", 0o644),
-    (PASSWD, 0o644),
-];
+const FILES: [(&str, u32); 6] =
+    [(SHADOW, 0o600), (GSHADOW, 0o600), (GROUP, 0o644), ("etc/subuid", 0o644), ("etc/subgid", 0o644), (PASSWD, 0o644)];
 
 /// What it reads besides.
 const SETTINGS: [&str; 3] = ["etc/login.defs", "etc/default/useradd", "etc/shells"];
@@ -65,6 +60,8 @@ pub(crate) struct Account {
 pub(crate) struct Accounts {
     /// By name.
     pub(crate) users: BTreeMap<String, Account>,
+    /// Groups that are made where they do not exist, and the id of each.
+    pub(crate) groups: BTreeMap<String, Option<u32>>,
     /// When passwords change, in days since 1970. 0 would ask for a new one at once (shadow(5)).
     today: u64,
 }
@@ -84,6 +81,11 @@ impl Accounts {
         let two = |option: &str, name: &str| {
             Failure::new(Code::Usage, format!("{option}: given twice for the user '{name}'"))
         };
+        for (name, gid) in &args.group {
+            if accounts.groups.insert(name.clone(), *gid).is_some_and(|other| other != *gid) {
+                return Err(Failure::new(Code::Usage, format!("--group: two ids for the group '{name}'")));
+            }
+        }
         for (name, groups) in &args.user {
             let account = accounts.user(name);
             account.make = true;
@@ -128,12 +130,20 @@ impl Item for Accounts {
         let tree = &site.tree;
         let texts = read(tree)?;
         let [passwd, group, shadow] = [&texts[PASSWD], &texts[GROUP], &texts[SHADOW]];
-        if passwd.is_empty() && !self.users.is_empty() {
+        if passwd.is_empty() && !(self.users.is_empty() && self.groups.is_empty()) {
             let message = format!("reading {}: there is none", tree.quote(PASSWD));
             return Err(lacks(message, "base"));
         }
+        for (name, gid) in &self.groups {
+            let other = records::field(group, name, 2).map(str::to_owned);
+            if let (Some(other), Some(gid)) = (other, gid)
+                && other != gid.to_string()
+            {
+                return Err(Failure::new(Code::Failed, format!("making the group '{name}': it has the id {other}")));
+            }
+        }
         for (name, account) in &self.users {
-            account.check(name, tree, &texts)?;
+            account.check(name, tree, &texts, &self.groups)?;
             let half = records::has(shadow, name);
             if account.make && !records::has(passwd, name) && records::has(group, name) && !half {
                 let message = format!("adding the user '{name}': there is a group of this name already");
@@ -201,9 +211,15 @@ impl Item for Accounts {
 
 impl Account {
     /// Checks that what the user needs is in the root.
-    fn check(&self, name: &str, tree: &Tree, texts: &Texts) -> Result<(), Failure> {
+    fn check(
+        &self,
+        name: &str,
+        tree: &Tree,
+        texts: &Texts,
+        coming: &BTreeMap<String, Option<u32>>,
+    ) -> Result<(), Failure> {
         let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
-        if let Some(missing) = self.groups.iter().find(|g| !records::has(group, g)) {
+        if let Some(missing) = self.groups.iter().find(|g| !records::has(group, g) && !coming.contains_key(*g)) {
             return Err(not_found(format!("looking for the group '{missing}': {} has none", tree.quote(GROUP))));
         }
         let shell = self.shell.as_ref().map(|s| s.trim_start_matches('/'));
@@ -223,10 +239,17 @@ impl Account {
 }
 
 impl Accounts {
-    /// Returns the commands that make and change users; none where nothing is missing.
+    /// Returns the commands that make groups, and make and change users; none where nothing is missing.
     fn commands(&self, texts: &Texts) -> Vec<Vec<String>> {
         let mut commands = Vec::new();
         let [passwd, group] = [&texts[PASSWD], &texts[GROUP]];
+        for (name, gid) in self.groups.iter().filter(|(name, _)| !records::has(group, name)) {
+            let gid = gid.map(|gid| ["--gid".to_owned(), gid.to_string()]);
+            let mut words = vec!["groupadd".to_owned(), "--prefix".to_owned(), PREFIX.to_owned()];
+            words.extend(gid.into_iter().flatten());
+            words.extend(["--".to_owned(), name.clone()]);
+            commands.push(words);
+        }
         for (name, account) in &self.users {
             let existing = lookup(passwd, group, name);
             let mut words = match &existing {
@@ -269,6 +292,14 @@ impl Accounts {
                 }
             }
         }
+        for name in self.groups.keys() {
+            if records::has(&texts[GROUP], name) {
+                continue;
+            }
+            // Likewise.
+            let text = texts.entry(GSHADOW).or_default();
+            *text = records::without(text, name);
+        }
         let copy = |path: &str, bytes: &[u8]| tree.replace(&format!("{COPY}/{path}"), bytes, 0o600, ROOT);
         for (path, text) in &texts {
             if !text.is_empty() || tree.exists(path) {
@@ -283,7 +314,8 @@ impl Accounts {
         for command in commands {
             let args: Vec<&str> = command[1..].iter().map(String::as_str).collect();
             let name = args.last().copied().unwrap_or_default();
-            site.run(&command[0], &args, None, &format!("making the user '{name}'"))?;
+            let kind = if command[0] == "groupadd" { "group" } else { "user" };
+            site.run(&command[0], &args, None, &format!("making the {kind} '{name}'"))?;
         }
         let result = |(path, _)| Ok((path, tree.text(&format!("{COPY}/{path}"))?));
         FILES.into_iter().map(result).collect()
@@ -425,10 +457,13 @@ mod tests {
         accounts.user("ann").groups.push("video".into());
         accounts.user("bob").groups.push("wheel".into());
         accounts.user("root").shell = Some("/bin/sh".into());
+        accounts.groups = [("wheel".into(), None), ("app".into(), Some(77)), ("log".into(), None)].into();
         let commands: Vec<String> = accounts.commands(&texts).iter().map(|c| c.join(" ")).collect();
         assert_eq!(
             commands,
             [
+                "groupadd --prefix /run/configure --gid 77 -- app",
+                "groupadd --prefix /run/configure -- log",
                 "usermod --prefix /run/configure --append --groups video -- ann",
                 "useradd --prefix /run/configure --no-create-home --user-group --groups wheel -- bob",
                 "usermod --prefix /run/configure --shell /bin/sh -- root",

@@ -5,7 +5,7 @@ use crate::console::KeyMap;
 use crate::host_name::HostName;
 use crate::resolver::Resolver;
 use crate::text::merge;
-use crate::{locale, mirror, units};
+use crate::{locale, mirror, os_release, units};
 use clap::Parser;
 use pacman::Timeout;
 use stage::Common;
@@ -41,6 +41,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME[:GROUP,...]", value_parser = parse_user)]
     pub(crate) user: Vec<(String, Vec<String>)>,
 
+    /// Create group NAME
+    #[arg(long, value_name = "NAME[:GID]", value_parser = parse_group)]
+    pub(crate) group: Vec<(String, Option<u32>)>,
+
     /// Set NAME's shell
     #[arg(long, value_name = "NAME:PATH", value_parser = parse_shell)]
     pub(crate) shell: Vec<(String, String)>,
@@ -57,13 +61,41 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME:FILE", value_parser = parse_file)]
     pub(crate) ssh_key: Vec<(String, PathBuf)>,
 
+    /// Lay the files in DIR over the root
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tree: Vec<PathBuf>,
+
     /// Allow sudo to members of wheel
     #[arg(long)]
     pub(crate) sudo: bool,
 
+    /// Let USER, or a %GROUP, use sudo without a password
+    #[arg(long, value_name = "USER|%GROUP", value_parser = parse_sudoer)]
+    pub(crate) nopasswd: Vec<String>,
+
     /// Start this unit at boot
     #[arg(long, value_name = "UNIT", value_parser = units::parse)]
     pub(crate) enable: Vec<String>,
+
+    /// Do not start this unit at boot
+    #[arg(long, value_name = "UNIT", value_parser = units::parse)]
+    pub(crate) disable: Vec<String>,
+
+    /// Let nothing start this unit
+    #[arg(long, value_name = "UNIT", value_parser = units::parse)]
+    pub(crate) mask: Vec<String>,
+
+    /// Start this unit for each user who logs in
+    #[arg(long, value_name = "UNIT", value_parser = units::parse)]
+    pub(crate) enable_global: Vec<String>,
+
+    /// Boot to this target, as multi-user.target
+    #[arg(long, value_name = "TARGET", value_parser = units::parse_target)]
+    pub(crate) default_target: Option<String>,
+
+    /// Set a variable of os-release: IMAGE_ID, IMAGE_VERSION, VARIANT or VARIANT_ID
+    #[arg(long, value_name = "KEY=VALUE", value_parser = os_release::parse)]
+    pub(crate) os_release: Vec<(String, String)>,
 
     /// Write fstab, for the plan's devices or the disk that mkdisk makes
     #[arg(long)]
@@ -106,6 +138,23 @@ fn parse_user(text: &str) -> Result<(String, Vec<String>), String> {
         merge(&mut list, &[group.to_owned()]);
     }
     Ok((name.to_owned(), list))
+}
+
+/// Parses `NAME[:GID]`.
+fn parse_group(text: &str) -> Result<(String, Option<u32>), String> {
+    let (name, gid) = text.split_once(':').map_or((text, None), |(name, gid)| (name, Some(gid)));
+    check_name(name)?;
+    let number = |gid: &str| gid.parse().ok().filter(|gid| (1..=65_533).contains(gid));
+    match gid.map(|gid| number(gid).ok_or(gid)).transpose() {
+        Ok(gid) => Ok((name.to_owned(), gid)),
+        Err(gid) => Err(format!("'{gid}' is not an id between 1 and 65533")),
+    }
+}
+
+/// Parses the name of a user, or that of a group after a percent sign.
+fn parse_sudoer(text: &str) -> Result<String, String> {
+    check_name(text.strip_prefix('%').unwrap_or(text))?;
+    Ok(text.to_owned())
 }
 
 /// Parses `NAME:PATH` of a shell.
@@ -157,6 +206,14 @@ mod tests {
             ("--shell", "ann:bash", "the path is not absolute"),
             ("--ssh-key", ":x", "lower-case"),
             ("--enable", "../x", "only letters"),
+            ("--mask", "a/b", "only letters"),
+            ("--default-target", "sshd.service", "not a target"),
+            ("--nopasswd", "%", "lower-case"),
+            ("--nopasswd", "ALL", "lower-case"),
+            ("--group", "a:0", "'0' is not an id"),
+            ("--group", "a:x", "'x' is not an id"),
+            ("--os-release", "ID=x", "only IMAGE_ID"),
+            ("--os-release", "VARIANT", "not of the form KEY=VALUE"),
             ("--mirror", "https://m.example.org/", "no $repo in it"),
             ("--resolv-conf", "x", "neither 'resolved' nor"),
         ] {

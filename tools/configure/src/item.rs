@@ -2,7 +2,9 @@
 
 use crate::tree::Tree;
 use rootfs::session::environment;
+use stage::members::TreeFile;
 use stage::{Cause, Code, Failure, child, quote};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -23,9 +25,18 @@ pub(crate) struct Site {
     /// Whether what programs print is shown only when they fail.
     pub(crate) quiet: bool,
     pub(crate) warnings: Vec<String>,
+    /// Paths that will be there when the items are applied: those of trees.
+    pub(crate) coming: BTreeSet<String>,
+    /// What trees brought, for the document.
+    pub(crate) laid: Vec<TreeFile>,
 }
 
 impl Site {
+    /// Returns a site where nothing is coming.
+    pub(crate) fn of(tree: Tree, quiet: bool) -> Self {
+        Self { tree, quiet, warnings: Vec::new(), coming: BTreeSet::new(), laid: Vec::new() }
+    }
+
     /// Fails where the root lacks a program, which `package` has. `doing` is what it is for, as `generating locales`.
     pub(crate) fn need(&self, program: &str, package: &str, doing: &str) -> Result<(), Failure> {
         match self.tree.has_program(program) {

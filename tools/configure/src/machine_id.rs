@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn ids_are_removed_and_links_are_kept() {
         let (guard, tree) = tree(&[(AT, "c76a6edd320a46d487d5bbbcb87f8dcf\n"), (DBUS, "c76a\n")]);
-        let mut site = Site { tree, quiet: true, warnings: Vec::new() };
+        let mut site = Site::of(tree, true);
         MachineId.apply(&mut site).unwrap();
         assert_eq!(site.tree.take_changed(), ["/etc/machine-id", "/var/lib/dbus/machine-id"]);
         assert_eq!(site.tree.text(AT).unwrap(), "");

@@ -20,6 +20,7 @@ mod keys;
 mod locale;
 mod machine_id;
 mod mirror;
+mod os_release;
 mod record;
 mod records;
 mod resolver;
@@ -27,6 +28,7 @@ mod secret;
 mod sudo;
 mod text;
 mod tree;
+mod trees;
 mod units;
 
 use accounts::Accounts;
@@ -37,18 +39,22 @@ use item::{Item, Site};
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
+use os_release::OsRelease;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Place};
 use serde::{Deserialize, Serialize};
-use stage::{Common, Context, Document, Failure, Kind, Stage};
+use stage::members::TreeFile;
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-use sudo::Sudo;
+use sudo::{NoPasswd, Sudo};
 use text::unique;
 use tree::Tree;
-use units::Units;
+use trees::Trees;
+use units::{DefaultTarget, Disabled, Masked, Units};
 
 /// The result of the work inside.
 #[derive(Debug, Deserialize, Serialize)]
@@ -57,6 +63,8 @@ struct Done {
     changed: BTreeMap<String, Vec<String>>,
     /// Whether root has a password.
     root: Option<String>,
+    /// What trees brought, as it is now.
+    tree: Vec<TreeFile>,
     warnings: Vec<String>,
     seconds: f64,
 }
@@ -69,6 +77,7 @@ impl Stage for Args {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
+        self.check_units()?;
         let accounts = Accounts::of(self)?;
         let mut configured = record::configured(document, self, &accounts);
         let keyring = self.first_boot_keyring.then(|| FirstBootKeyring::of(document)).transpose()?;
@@ -85,9 +94,11 @@ impl Stage for Args {
         if let Some(keyring) = &keyring {
             configured.first_boot_keyring.clone_from(&keyring.0);
         }
-        let items = self.items(accounts, fstab, keyring);
+        let before: Vec<TreeFile> = document.get().unwrap_or_default();
+        let trees = Rc::new(Trees::read(&self.tree, before, &accounts, inside.mounts())?);
+        let items = self.items(accounts, &trees, fstab, keyring);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
-        let done = work(context, &inside, &items)?;
+        let done = work(context, &inside, &items, &trees)?;
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
         for warning in &done.warnings {
             context.warn(warning);
@@ -99,6 +110,9 @@ impl Stage for Args {
         configured.root = done.root.or(configured.root);
         configured.changed = record::changed(done.changed);
         document.write(&configured);
+        if !done.tree.is_empty() {
+            document.write(&done.tree);
+        }
         context.note(match count {
             0 => "nothing to change".to_owned(),
             1 => "1 file changed".to_owned(),
@@ -109,22 +123,51 @@ impl Stage for Args {
 }
 
 impl Args {
+    /// Refuses a unit that is to be two things at once.
+    fn check_units(&self) -> Result<(), Failure> {
+        let lists = [("--enable", &self.enable), ("--disable", &self.disable), ("--mask", &self.mask)];
+        for (one, other) in [(0, 1), (0, 2)] {
+            let ((one, list), (other, others)) = (lists[one], lists[other]);
+            if let Some(unit) = list.iter().find(|unit| others.contains(unit)) {
+                return Err(Failure::new(Code::Usage, format!("the unit '{unit}' is given to {one} and to {other}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Returns what is configured, in this order: what others depend on comes first.
-    fn items(&self, accounts: Accounts, fstab: Option<Fstab>, keyring: Option<FirstBootKeyring>) -> Vec<Named> {
+    fn items(
+        &self,
+        accounts: Accounts,
+        trees: &Rc<Trees>,
+        fstab: Option<Fstab>,
+        keyring: Option<FirstBootKeyring>,
+    ) -> Vec<Named> {
         fn named(name: &'static str, item: impl Item + 'static) -> Named {
             (name, Box::new(item))
         }
         let list = |values: &[String]| Some(unique(values)).filter(|list| !list.is_empty());
         let (hostname, timezone, keymap) = (&self.hostname, &self.timezone, &self.keymap);
+        let made = accounts.users.iter().filter(|(_, account)| account.make).map(|(name, _)| name.clone());
+        let coming = made.chain(accounts.groups.keys().cloned()).collect();
         let items = [
+            Some(named("users", accounts)),
+            (!self.tree.is_empty()).then(|| named("tree", Rc::clone(trees))),
             Some(named("machine_id", MachineId)),
             hostname.clone().map(|item| named("hostname", item)),
             list(&self.locale).map(|list| named("locales", Locales(list))),
             timezone.clone().map(|item| named("timezone", item)),
             keymap.clone().map(|item| named("keymap", item)),
-            Some(named("users", accounts)),
             self.sudo.then(|| named("sudo", Sudo)),
-            list(&self.enable).map(|list| named("units", Units(list))),
+            list(&self.nopasswd).map(|names| named("nopasswd", NoPasswd { names, coming })),
+            list(&self.disable).map(|list| named("disabled", Disabled(list))),
+            list(&self.enable).map(|names| named("units", Units { names, global: false })),
+            list(&self.enable_global).map(|names| named("global_units", Units { names, global: true })),
+            list(&self.mask).map(|list| named("masked", Masked(list))),
+            self.default_target.clone().map(|target| named("default_target", DefaultTarget(target))),
+            Some(self.os_release.clone())
+                .filter(|list| !list.is_empty())
+                .map(|list| named("os_release", OsRelease(list))),
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
             self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
@@ -138,12 +181,13 @@ impl Args {
 type Named = (&'static str, Box<dyn Item>);
 
 /// Enters the root, makes all checks, and then applies the items.
-fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Failure> {
+fn work(context: &Context, inside: &Inside, items: &[Named], trees: &Trees) -> Result<Done, Failure> {
     let host_path = inside.root().path().to_owned();
     let quiet = context.quiet;
-    inside.call(Place::Root, &[], move || {
+    inside.call(Place::Root, &trees.descriptors(), move || {
         let begin = Instant::now();
-        let mut site = Site { tree: Tree::open(Path::new("/"), &host_path)?, quiet, warnings: Vec::new() };
+        let mut site = Site::of(Tree::open(Path::new("/"), &host_path)?, quiet);
+        (site.coming, site.laid) = (trees.paths(), trees.before.clone());
         for (_, item) in items {
             item.check(&site)?;
         }
@@ -156,6 +200,7 @@ fn work(context: &Context, inside: &Inside, items: &[Named]) -> Result<Done, Fai
             }
         }
         Ok(Done {
+            tree: trees::record_edited(&site, &changed)?,
             changed,
             root: accounts::root(&site.tree)?,
             warnings: site.warnings,

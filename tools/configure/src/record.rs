@@ -17,6 +17,14 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
     let mut locales = unique(&args.locale);
     merge(&mut locales, &before.locales);
     merge(&mut before.units, &args.enable);
+    before.units.retain(|unit| !args.disable.contains(unit));
+    merge(&mut before.disabled, &args.disable);
+    before.disabled.retain(|unit| !args.enable.contains(unit));
+    merge(&mut before.masked, &args.mask);
+    merge(&mut before.global_units, &args.enable_global);
+    merge(&mut before.nopasswd, &args.nopasswd);
+    merge(&mut before.groups, &accounts.groups.keys().cloned().collect::<Vec<_>>());
+    before.os_release.extend(args.os_release.iter().map(|(key, value)| (key.clone(), json!(value))));
     for (name, account) in &accounts.users {
         let user = user(&mut before.users, name);
         merge(&mut user.groups, &account.groups);
@@ -30,6 +38,7 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
         locales,
         timezone: or(args.timezone.as_ref().map(|z| &z.0), before.timezone),
         keymap: or(args.keymap.as_ref().map(|k| &k.0), before.keymap),
+        default_target: or(args.default_target.as_ref(), before.default_target),
         sudo: args.sudo.then(|| "wheel".to_owned()).or(before.sudo),
         mirrors: if args.mirror.is_empty() { before.mirrors } else { unique(&args.mirror) },
         resolv_conf: args.resolv_conf.as_ref().map_or(before.resolv_conf, Resolver::words),

@@ -14,7 +14,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fmt::Display;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 /// The longest file that is read: more than any configuration or list of users.
@@ -49,6 +49,11 @@ impl Tree {
         let fd = openat(CWD, at, PATH | OFlags::CLOEXEC, Mode::empty())
             .doing(Code::Os, || format!("opening {}", quote(host_path)))?;
         Ok(Self { fd, host_path: host_path.to_owned(), changed: Vec::new() })
+    }
+
+    /// Returns the root's descriptor, and its path on the host, for messages.
+    pub(crate) fn place(&self) -> (BorrowedFd<'_>, &Path) {
+        (self.fd.as_fd(), &self.host_path)
     }
 
     /// Returns how a path below the root stands in a message.

@@ -443,3 +443,111 @@ fn what_a_killed_run_left_beside_is_taken_away() {
     ground.works(&["--hostname", "a"]);
     assert!(!ground.root.join("etc/.hostname.new").exists());
 }
+
+/// Makes a tree beside the root, of these files, and returns its path.
+fn tree(ground: &Ground, files: &[(&str, &str)]) -> String {
+    let at = ground.directory.path().join("tree");
+    for (path, text) in files {
+        let path = at.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    at.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_tree_is_laid_before_what_edits_it() {
+    let mut ground = Ground::new();
+    let at =
+        tree(&ground, &[("etc/hosts", "127.0.0.1 mine\n"), ("opt/app/run", "#!/bin/sh\n"), ("etc/fstab", "# mine\n")]);
+    ground.file("tree.owners", "Z /opt/app - ann wheel\n");
+    let hash = |text: &str| json!(package_hash(text));
+    let args = ["--tree", &at, "--hostname", "alarm"];
+    let configured = ground.works(&args);
+    assert_eq!(ground.text("etc/hosts"), "127.0.0.1 mine\n127.0.1.1 alarm # configure\n");
+    let meta = ground.root.join("opt/app/run").metadata().unwrap();
+    assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (1000, 998, 0o644));
+    assert_eq!(configured["changed"]["tree"], json!(["/etc/fstab", "/etc/hosts", "/opt", "/opt/app", "/opt/app/run"]));
+    let recorded = |ground: &Ground, path: &str| {
+        let tree = ground.document["tree"].as_array().unwrap();
+        tree.iter().find(|file| file["path"] == path).unwrap()["sha256"].clone()
+    };
+    assert_eq!(recorded(&ground, "etc/hosts"), hash(&ground.text("etc/hosts")));
+    assert_eq!(recorded(&ground, "etc/fstab"), hash("# mine\n"));
+    // What a later run edits is recorded, too; and what it does not, stays.
+    ground.works(&["--hostname", "other"]);
+    assert_eq!(recorded(&ground, "etc/hosts"), hash(&ground.text("etc/hosts")));
+    assert_eq!(ground.document["tree"].as_array().unwrap().len(), 6);
+}
+
+fn package_hash(text: &str) -> String {
+    let out = Command::new("sh").args(["-c", "printf %s \"$0\" | sha256sum", text]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()[..64].to_owned()
+}
+
+#[test]
+fn a_tree_in_the_way_or_of_nothing_is_refused() {
+    let hostname = ["--hostname", "a"];
+    for (files, list, code, says) in [
+        (&[("etc/sudoers.d", "")][..], "", "failed", "it is a directory in the root"),
+        (&[("bin/x", "")], "", "failed", "it is, or is behind, a symbolic link of the root"),
+        (&[("etc/hosts/x", "")], "", "failed", "it is no directory in the root"),
+        (&[("etc/x", "")], "z /etc/x - eve -\n", "not-found", "the root has no user 'eve'"),
+        (&[("etc/x", "")], "z /etc/x - - nosuch\n", "not-found", "the root has no group 'nosuch'"),
+        (&[("etc/x", "")], "z /etc/y - - -\n", "usage", "line 1: the tree has no '/etc/y'"),
+        (&[("etc/passwd", "")], "", "usage", "'etc/passwd': packages add users to it"),
+        (&[("var/lib/pacman/x", "")], "", "usage", "pacman's own record"),
+    ] {
+        let ground = Ground::new();
+        let at = tree(&ground, files);
+        if !list.is_empty() {
+            fs::write(format!("{at}.owners"), list).unwrap();
+        }
+        ground.refuses(&[&["--tree", &at], &hostname[..]].concat(), code, says);
+    }
+    Ground::new().refuses(&["--tree", "/no/such", "--hostname", "a"], "not-found", "reading the tree '/no/such'");
+}
+
+#[test]
+fn os_release_becomes_a_file_with_all_of_the_link() {
+    let mut ground = Ground::new();
+    ground.refuses(&["--os-release", "IMAGE_ID=a"], "not-found", "setting variables of os-release: no '");
+    fs::write(ground.root.join("usr/lib/os-release"), "ID=arch\nVARIANT=\"x\"\n").unwrap();
+    symlink("../usr/lib/os-release", ground.root.join("etc/os-release")).unwrap();
+    let args = ["--os-release", "IMAGE_ID=own", "--os-release", "VARIANT=My own"];
+    let configured = ground.works(&args);
+    assert_eq!(ground.text("etc/os-release"), "ID=arch\nVARIANT=\"My own\"\nIMAGE_ID=own\n");
+    assert_eq!(ground.text("usr/lib/os-release"), "ID=arch\nVARIANT=\"x\"\n");
+    assert_eq!(configured["os_release"], json!({"IMAGE_ID": "own", "VARIANT": "My own"}));
+    let file = &ground.document["tree"][0];
+    assert_eq!(
+        (&file["path"], &file["from"], &file["mode"]),
+        (&json!("etc/os-release"), &json!("--os-release"), &json!("0644"))
+    );
+    let before = picture(&ground.root);
+    assert_eq!(ground.works(&args)["changed"], json!({}));
+    assert_eq!(picture(&ground.root), before);
+}
+
+#[test]
+fn units_and_sudo_that_cannot_be_are_refused() {
+    let ground = Ground::new();
+    for (args, says) in [
+        (&["--nopasswd", "ann"][..], "allowing sudo without a password: the root has no sudo"),
+        (&["--nopasswd", "eve"], "the root has no user 'eve'"),
+        (&["--nopasswd", "%eve"], "the root has no group 'eve'"),
+        (&["--disable", "sshd"], "the root has no systemctl"),
+        (&["--mask", "sshd"], "the root has no systemctl"),
+        (&["--enable-global", "sshd"], "the root has no systemctl"),
+        (&["--default-target", "graphical"], "the root has no systemctl"),
+        (&["--group", "app"], "the root has no groupadd"),
+    ] {
+        ground.refuses(args, "not-found", says);
+    }
+    ground.refuses(&["--group", "wheel:5"], "failed", "making the group 'wheel': it has the id 998");
+    ground.refuses(&["--group", "a:5", "--group", "a:6"], "usage", "two ids for the group 'a'");
+    for other in ["--disable", "--mask"] {
+        let says = format!("the unit 'sshd.service' is given to --enable and to {other}");
+        ground.refuses(&["--enable", "sshd", other, "sshd.service"], "usage", &says);
+    }
+}

@@ -7,11 +7,13 @@ mod existing;
 mod extra;
 mod host;
 mod skeleton;
+mod tree;
 
 use clap::Parser;
 use distro::Preset;
 use existing::Existing;
 use rootfs::session::choose_handler;
+use rootfs::tree::Source;
 use rootfs::{Arch, Binfmt, Mount, Root, binfmt, plan};
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use stage::complete::names;
@@ -61,6 +63,10 @@ struct Mkroot {
     #[arg(long, value_name = "DEV:AT[:FSTYPE[:OPTIONS]]")]
     device: Vec<String>,
 
+    /// Lay the files in DIR over the root, before packages
+    #[arg(long, value_name = "DIR")]
+    tree: Vec<PathBuf>,
+
     #[command(flatten)]
     common: Common,
 }
@@ -87,6 +93,7 @@ struct Plan {
     distro: Option<String>,
     idmap: Option<IdMap>,
     mounts: Vec<Mount>,
+    trees: Vec<Source>,
 }
 
 impl Stage for Mkroot {
@@ -171,7 +178,9 @@ impl Mkroot {
         for mount in devices.chain(self.bind.iter().map(|text| plan::bind(text))) {
             mounts.push(mount?);
         }
-        Ok(Plan { root, arch, distro, idmap, mounts })
+        let trees = self.tree.iter().map(|path| Source::read(path)).collect::<Result<Vec<_>, _>>()?;
+        trees.iter().try_for_each(|tree| tree.check_mounts(&mounts))?;
+        Ok(Plan { root, arch, distro, idmap, mounts, trees })
     }
 
     /// Returns the distribution, after checking that it has the architecture.
@@ -249,7 +258,13 @@ impl Mkroot {
                 ));
             }
         }
-        self.record(plan, &root, &binfmt, document)
+        self.record(plan, &root, &binfmt, document)?;
+        // One run's lock is enough for it, and the function inside takes its own.
+        drop(root);
+        match plan.trees.is_empty() {
+            true => Ok(()),
+            false => tree::lay(&plan.trees, document, &mut done.points),
+        }
     }
 
     fn record(&self, plan: &Plan, root: &Root, binfmt: &Binfmt, document: &mut Document) -> Result<(), Failure> {

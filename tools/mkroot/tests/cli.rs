@@ -392,6 +392,89 @@ fn a_document_that_cannot_be_handed_on_undoes_the_root() {
     }
 }
 
+// -- Trees ------------------------------------------------------------------------------------------------------------
+
+/// Makes a tree, with a list of owners.
+const TREE: &str = "mkdir -p t/etc/new t/srv; echo x > t/etc/new/file; ln -s /dev/null t/srv/link; printf '#!/bin/sh\n' > t/srv/run; \
+                    chmod 700 t/srv/run; echo 'z /etc/new/file 0600 7 8' > t.owners; ";
+
+#[test]
+fn a_tree_is_laid_with_owners_for_anybody() {
+    for (ground, owners) in [(ground(), [0, 7, 8]), (users_ground(), [UID, SUBIDS + 6, SUBIDS + 7])] {
+        ground.sh(TREE);
+        let document = ground.mkroot("--tree t");
+        let made =
+            ground.sh("cd root; stat -c '%n %a %u %g' etc/new etc/new/file srv srv/run; readlink srv/link").stdout;
+        let [root, user, group] = owners;
+        assert_eq!(
+            made,
+            format!(
+                "etc/new 755 {root} {root}\netc/new/file 600 {user} {group}\nsrv 755 {root} {root}\nsrv/run 755 {root} {root}\n/dev/null\n"
+            )
+        );
+        let tree = document["tree"].as_array().unwrap();
+        let paths: Vec<_> = tree.iter().map(|file| file["path"].as_str().unwrap()).collect();
+        assert_eq!(paths, ["etc", "etc/new", "etc/new/file", "srv", "srv/link", "srv/run"]);
+        let file = json!({"path": "etc/new/file", "type": "file", "mode": "0600", "uid": 7, "gid": 8, "from": "t", "tool": "mkroot",
+            "sha256": "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"});
+        assert_eq!(tree[2], file);
+        // Again, and with a link in the way, which leads out.
+        let before = self::tree(&ground.path("root"));
+        assert_eq!(ground.mkroot("--tree t")["tree"], document["tree"]);
+        assert_eq!(self::tree(&ground.path("root")), before);
+        ground.sh("mkdir -p out; mv root/srv out; ln -s ../out/srv root/srv; rm out/srv/run");
+        let ran = ground.sh("mkroot --new root --tree t");
+        let at = ground.at("root/srv");
+        let why = "it is, or is behind, a symbolic link of the root, which is not followed";
+        ran.refused(
+            "mkroot",
+            69,
+            "failed",
+            &[
+                &format!("laying the tree 't': '{at}': {why}"),
+                "put it where that link leads, as in 'usr/bin' and not in 'bin'",
+            ],
+        );
+        assert!(!ground.path("out/srv/run").exists());
+        ground.nothing_is_left();
+    }
+}
+
+#[test]
+fn a_tree_that_cannot_be_laid_is_refused_first() {
+    for ground in [ground(), users_ground()] {
+        for (script, status, code, line) in [
+            ("mkdir -p t/run/x", 64, "usage", "'run/x': 'run' is a mount of the plan"),
+            ("mkdir -p t/etc; echo > t/etc/shadow", 64, "usage", "'etc/shadow': packages add users to it"),
+            ("mkdir t; mkfifo t/x", 64, "usage", "'x': it is a device, a fifo or a socket"),
+            ("mkdir t; echo x > t.owners", 64, "usage", "line 1: not of the form"),
+            ("mkdir -p t/x; echo 'z /x - ann -' > t.owners", 69, "not-found", "the root has no user 'ann'"),
+            ("true", 69, "not-found", "reading the tree 't': No such file"),
+            ("mkdir t; echo > t/etc", 69, "failed", "'etc': it is a directory in the root"),
+        ] {
+            let ran = ground.sh(&format!("rm -rf t t.owners; {script}; mkroot --new root --tree t"));
+            assert_eq!((ran.status, ran.document()["error"]["code"].as_str()), (status, Some(code)), "{}", ran.stderr);
+            assert!(ran.stderr.contains(line.trim_start_matches("'etc'")), "{line}: {}", ran.stderr);
+            assert!(!ground.path("root").exists(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_tree_is_undone_with_the_root() {
+    for ground in [ground(), users_ground()] {
+        ground.sh(TREE);
+        let ran = ground.sh("mkroot --new root --tree t >/dev/full");
+        assert_eq!(ran.status, 74, "{}", ran.stderr);
+        assert!(!ground.path("root").exists(), "{}", ground.sh("find root").stdout);
+        // What an earlier run laid stays.
+        ground.mkroot("--tree t");
+        let before = tree(&ground.path("root"));
+        assert_eq!(ground.sh("mkroot --new root --tree t >/dev/full").status, 74);
+        assert_eq!(tree(&ground.path("root")), before);
+    }
+}
+
 // -- Binds and devices ------------------------------------------------------------------------------------------------
 
 #[test]

@@ -21,6 +21,7 @@ mod scriptlets;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod tree;
 
 use interrupted::InterruptedTransaction;
 use local::{Local, LocalRepository};
@@ -42,6 +43,7 @@ impl Stage for Strap {
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let mut plan = self.plan(document)?;
+        self.locked.as_ref().map_or(Ok(()), |lock| tree::compare_with_lock(context, document, lock))?;
         self.timeout.watch(context, &mut plan.inside);
         let mut installer = Installer {
             options: self,
@@ -64,6 +66,7 @@ impl Stage for Strap {
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let mut local = LocalRepository::new(&installer.pacman)?;
         let result = self.install(&mut installer, &mut local, lock.stale);
+        let result = result.map_err(|failure| tree::explain(failure, document));
         let cleared = local.clear();
         if self.loose && !self.download_only {
             document.write(&members::Strap { loose: true });

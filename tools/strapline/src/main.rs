@@ -6,12 +6,12 @@
 mod receipt;
 
 use clap::builder::{PathBufValueParser, PossibleValuesParser};
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use clap_complete::env::CompleteEnv;
 use stage::complete::VARIABLE;
 use stage::message::nearest;
 use stage::run::{usage_failure, write_out};
-use stage::{Code, Common, Context, Doing, Failure, TOOLS, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, TOOLS, quote};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
@@ -76,22 +76,67 @@ fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
             let shell = matches.get_one::<String>("SHELL").map(String::as_str).unwrap_or_default();
             completions(tools, shell)
         }
-        Some(("receipt", matches)) => {
-            let state = matches.get_one("FILE").cloned();
-            let document = stage::run::read_state(&Common { state, ..Common::default() })?;
-            Ok(if matches.get_flag("html") { receipt::html(&document) } else { receipt::text(&document) })
-        }
+        Some(("receipt", matches)) => answer_of_receipt(matches),
         _ => Ok(list(tools)),
     }
+}
+
+/// Returns what is to be printed of a receipt.
+fn answer_of_receipt(matches: &ArgMatches) -> Result<String, Failure> {
+    let read = |matches: &ArgMatches, name: &str| {
+        let state = matches.get_one(name).cloned();
+        stage::run::read_state(&Common { state, ..Common::default() })
+    };
+    match matches.subcommand() {
+        Some(("why", matches)) => {
+            let what = matches.get_one::<String>("WHAT").map(String::as_str).unwrap_or_default();
+            receipt::why(&read(matches, "FILE")?, what)
+        }
+        Some(("diff", matches)) => Ok(receipt::diff(&read(matches, "A")?, &read(matches, "B")?)),
+        _ => {
+            let document = read(matches, "FILE")?;
+            match FORMATS.iter().find(|(name, ..)| matches.get_flag(name)) {
+                Some((_, _, make)) => make(&document),
+                None => Ok(receipt::text(&document)),
+            }
+        }
+    }
+}
+
+/// Makes the text of a receipt in another format.
+type Make = fn(&Document) -> Result<String, Failure>;
+
+/// Other formats of a receipt: their options, and what is said of them.
+const FORMATS: [(&str, &str, Make); 3] = [
+    ("html", "As one HTML page", |document| Ok(receipt::html(document))),
+    ("spdx", "As a bill of materials, SPDX 2.3", receipt::spdx),
+    ("cyclonedx", "As a bill of materials, CycloneDX 1.6", receipt::cyclonedx),
+];
+
+/// Returns the command line of `receipt`.
+fn receipt_command() -> Command {
+    let file = |name: &'static str| Arg::new(name).value_parser(PathBufValueParser::new()).help("The document");
+    let what =
+        Arg::new("WHAT").required(true).value_name("PKG|PATH").help("A package, or a path in the root, from '/' on");
+    let why = Command::new("why").about("Say who brought a package or a file").args([what, file("FILE")]);
+    let diff = Command::new("diff").about("Show what is different in two documents");
+    let formats = FORMATS.map(|(name, help, _)| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help));
+    Command::new("receipt")
+        .about("Show a finished document to a person")
+        .arg(file("FILE").required(true))
+        .group(ArgGroup::new("format").args(FORMATS.map(|(name, ..)| name)))
+        .args(formats)
+        .subcommands([why, diff.args([file("A").required(true), file("B").required(true)])])
+        .subcommand_negates_reqs(true)
+        .args_conflicts_with_subcommands(true)
+        .disable_help_subcommand(true)
 }
 
 /// Returns the command line: the tools, each with the sentence that it says of itself, and our own words.
 fn command(tools: &Path) -> Command {
     let shell = Arg::new("SHELL").required(true).help("The shell").value_parser(PossibleValuesParser::new(SHELLS));
-    let file = Arg::new("FILE").required(true).help("The document").value_parser(PathBufValueParser::new());
-    let html = Arg::new("html").long("html").action(ArgAction::SetTrue).help("As one HTML page");
     let own = [
-        Command::new("receipt").about("Show a finished document to a person").args([file, html]),
+        receipt_command(),
         Command::new("path").about("Print the directory of the tools, for PATH"),
         Command::new("completions").about("Print what a shell needs to complete the tools' command lines").arg(shell),
     ];

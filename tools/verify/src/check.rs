@@ -36,6 +36,8 @@ pub(crate) struct Found {
     pub(crate) packages: Vec<Checked>,
     /// What gives trust, beside the root or in it, and is by no pinned key: keys that are valid, and what cannot be read.
     pub(crate) strangers: Vec<String>,
+    /// What was found of the files that trees brought, where files were compared.
+    pub(crate) tree: Option<Files>,
     /// How long the checks took.
     pub(crate) seconds: f64,
 }
@@ -105,6 +107,9 @@ pub(crate) fn work(document: &Document, plan: &Plan, subjects: &[Subject]) -> Re
         }
     }
     found.packages = packages;
+    if let Some(rules) = &plan.rules {
+        found.tree = (!plan.tree.is_empty()).then(|| files::compare_tree(&root, &plan.tree, rules));
+    }
     found.seconds = begin.elapsed().as_secs_f64();
     Ok(found)
 }
@@ -233,7 +238,7 @@ impl Checker<'_> {
             }
             (_, Err(e)) => return Err(format!("it has no mtree to compare its files with: {e}")),
         };
-        let Ok(entries) = mtree::read(&bytes) else {
+        let Ok(mut entries) = mtree::read(&bytes) else {
             own.add_changed(at("mtree"), "unreadable");
             return Ok(Compared { files: own, ..Compared::default() });
         };
@@ -245,6 +250,8 @@ impl Checker<'_> {
             (_, Err(e)) if !is_other(e) => own.add_unread(at("install"), e),
             _ => own.add_changed(at("install"), "content"),
         }
+        // Members of the package that are not installed: `.PKGINFO`, `.INSTALL`, `.CHANGELOG`.
+        entries.retain(|entry| !entry.path.starts_with(b"."));
         let mut compared = files::compare(self.root, &entries, &backup, rules);
         compared.files.changed.extend(own.changed);
         compared.files.unread.extend(own.unread);

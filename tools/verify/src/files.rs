@@ -18,7 +18,7 @@ use rootfs::{Mount, Root};
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use stage::members::ChangedFile as Change;
+use stage::members::{ChangedFile as Change, TreeFile};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -65,6 +65,8 @@ pub(crate) struct Rules {
     points: Vec<String>,
     /// Never extracted.
     noextract: NoExtract,
+    /// What trees brought: it is compared with the document, and not with a package that has the same path.
+    laid: BTreeSet<String>,
 }
 
 impl Rules {
@@ -81,10 +83,16 @@ impl Rules {
         rules
     }
 
+    /// Leaves out what trees brought.
+    pub(crate) fn without(mut self, tree: &[TreeFile]) -> Self {
+        self.laid = tree.iter().map(|file| file.path.clone()).collect();
+        self
+    }
+
     fn skips(&self, path: &str) -> bool {
         let at_or_below =
             |at: &String| path.strip_prefix(at.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        self.covered.iter().any(at_or_below) || self.points.iter().any(|at| at == path)
+        self.covered.iter().any(at_or_below) || self.points.iter().any(|at| at == path) || self.laid.contains(path)
     }
 }
 
@@ -129,10 +137,6 @@ pub(crate) fn compare(root: &Root, entries: &[Entry], backup: &BTreeSet<String>,
     let mut compared = Compared::default();
     let files = &mut compared.files;
     for entry in entries {
-        // Members of the package that are not installed: `.PKGINFO`, `.INSTALL`, `.CHANGELOG`.
-        if entry.path.starts_with(b".") {
-            continue;
-        }
         let path: Cow<'_, str> = String::from_utf8_lossy(&entry.path);
         if rules.skips(&path) {
             continue;
@@ -179,6 +183,33 @@ pub(crate) fn compare(root: &Root, entries: &[Entry], backup: &BTreeSet<String>,
         }
     }
     compared
+}
+
+/// Compares what trees brought with what the document has of it.
+pub(crate) fn compare_tree(root: &Root, tree: &[TreeFile], rules: &Rules) -> Files {
+    let entry = |file: &TreeFile| Entry {
+        path: file.path.clone().into_bytes(),
+        kind: match file.kind.as_str() {
+            "file" => Kind::File,
+            "directory" => Kind::Directory,
+            "link" => Kind::Link,
+            _ => Kind::Other,
+        },
+        mode: file.mode(),
+        uid: Some(file.uid),
+        gid: Some(file.gid),
+        size: None,
+        sha256: file.sha256.clone(),
+        link: file.target.clone().map(String::into_bytes),
+    };
+    let entries: Vec<Entry> = tree.iter().map(entry).collect();
+    let (covered, points) = (rules.covered.clone(), rules.points.clone());
+    let mut compared = compare(root, &entries, &BTreeSet::new(), &Rules { covered, points, ..Rules::default() });
+    for pending in compared.pending {
+        let what = differences(&pending.is, &pending.expected).first().copied();
+        compared.files.add_changed(pending.path, what.unwrap_or("mode"));
+    }
+    compared.files
 }
 
 /// Returns whether that is a file with rules of tmpfiles.d(5).
@@ -445,7 +476,6 @@ mod tests {
         let good = [
             entry("usr/lib/same", same),
             entry("lib/same", same),
-            entry(".PKGINFO", same),
             entry("lib", |e| {
                 e.kind = Kind::Link;
                 e.link = Some(b"usr/lib".to_vec());
@@ -513,6 +543,52 @@ mod tests {
         let unread = |path: &str| Change { path: path.into(), what: Errno::ACCESS.to_string() };
         assert_eq!(files, Files { unread: vec![unread("config"), unread("program")], ..Files::default() });
         assert_eq!(files.word(), "unread");
+    }
+
+    #[test]
+    fn what_a_tree_brought_is_compared_with_the_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        for name in ["same", "content", "mode", ".dot"] {
+            fs::write(path.join(name), "data").unwrap();
+            fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        symlink("/dev/null", path.join("link")).unwrap();
+        fs::create_dir(path.join("directory")).unwrap();
+        fs::set_permissions(path.join("directory"), fs::Permissions::from_mode(0o755)).unwrap();
+        let me = path.metadata().unwrap();
+        let file = |path: &str, mode: &str, text: &str| TreeFile {
+            path: path.into(),
+            kind: "file".into(),
+            mode: Some(mode.into()),
+            uid: me.uid(),
+            gid: me.gid(),
+            sha256: Some(sha256_hex(text)),
+            ..TreeFile::default()
+        };
+        let other = |path: &str, kind: &str| TreeFile { kind: kind.into(), sha256: None, ..file(path, "0755", "") };
+        let link = |target: &str| TreeFile { target: Some(target.into()), mode: None, ..other("link", "link") };
+        let tree = [
+            file("same", "0644", "data"),
+            file("content", "0644", "other"),
+            file("mode", "4644", "data"),
+            file(".dot", "0644", "other"),
+            file("none", "0644", "data"),
+            other("directory", "directory"),
+            other("link", "file"),
+            link("/dev/zero"),
+        ];
+        let root = Root::open(&path).unwrap();
+        let files = compare_tree(&root, &tree, &Rules::default());
+        let found: Vec<_> = files.changed.iter().map(|c| (c.path.as_str(), c.what.as_str())).collect();
+        let expected =
+            [("content", "content"), (".dot", "content"), ("link", "type"), ("link", "target"), ("mode", "mode")];
+        assert_eq!((found.as_slice(), files.missing), (&expected[..], vec!["none".to_owned()]));
+        assert_eq!(compare_tree(&root, &[link("/dev/null")], &Rules::default()), Files::default());
+        // A package's file of the same path is not looked at.
+        let entry = Entry { path: b"content".to_vec(), kind: Kind::Directory, ..Entry::default() };
+        let rules = Rules::default().without(&tree);
+        assert_eq!(files_of(&root, &[entry], &BTreeSet::new(), &rules), Files::default());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use pacman::operation::Refresh;
 use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Config, Keyring, Mode, Package};
+use stage::members::{self, Config, Keyring, Mode, Package, TreeFile};
 use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -65,6 +65,8 @@ struct Plan {
     bare: Inside,
     /// What files are compared by, where they are.
     rules: Option<Rules>,
+    /// What trees brought.
+    tree: Vec<TreeFile>,
     config: Config,
     /// The repositories of the configuration, in order.
     repos: Vec<String>,
@@ -110,8 +112,10 @@ impl Stage for Verify {
                 context.warn(format_args!("'{}': {why}", subject.known.name));
             }
         }
+        let tree = found.tree.as_ref();
         report::record(document, &subjects, &found.packages, last, fetched.count);
-        let beside = Beside { torn: &torn, last, fetch: fetched.failure, log };
+        report::record_tree(document, &plan.tree, tree);
+        let beside = Beside { torn: &torn, last, fetch: fetched.failure, log, tree };
         let mut strangers = found.strangers.iter().map(|what| {
             let message = format!("checking the keyring: {what}");
             Failure::new(Code::NotVerified, message)
@@ -215,7 +219,8 @@ impl Verify {
         let inside = Inside::of(document)?;
         let conf = Conf::read(&config.strict)?;
         let live = document.get() == Some(Mode::Host);
-        let rules = (!self.no_files).then(|| Rules::of(inside.mounts(), live, conf.noextract));
+        let tree: Vec<TreeFile> = document.get().unwrap_or_default();
+        let rules = (!self.no_files).then(|| Rules::of(inside.mounts(), live, conf.noextract).without(&tree));
         let bare = Inside::of(document)?.bare();
         let keyring = document.get();
         let gpg = if self.no_signatures {
@@ -227,7 +232,17 @@ impl Verify {
                 .map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
             Some(Gpg::find()?)
         };
-        Ok(Plan { _lock: lock::share(inside.root())?, inside, bare, rules, config, repos: conf.repos, gpg, keyring })
+        Ok(Plan {
+            _lock: lock::share(inside.root())?,
+            inside,
+            bare,
+            rules,
+            tree,
+            config,
+            repos: conf.repos,
+            gpg,
+            keyring,
+        })
     }
 }
 
@@ -255,13 +270,16 @@ fn with_command(failure: Failure, keyring: Option<&Keyring>) -> Failure {
 
 fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Found) {
     let verify: Option<members::Verify> = document.get();
-    let (signatures, files) = verify.map_or((None, None), |v| (v.signatures, v.files));
+    let (signatures, files, verify_tree) = verify.map_or((None, None, None), |v| (v.signatures, v.files, v.tree));
     let mut parts = vec![count(subjects.len(), "package")];
     if let Some(valid) = signatures.as_ref().and_then(|s| s.get("valid")) {
         parts.push(format!("{valid} validly signed"));
     }
     if let Some(intact) = files.as_ref().and_then(|f| f.get("intact")) {
         parts.push(format!("{intact} intact"));
+    }
+    if let Some(tree) = verify_tree {
+        parts.push(format!("{} of trees intact", count(tree.intact, "file")));
     }
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
     match files.map(|f| f.configuration.len()).sum() {

@@ -8,8 +8,9 @@ use pacman::diagnosis::report::{Problem, problems};
 use pacman::diagnosis::{self, Diagnosis, Verdict};
 use pacman::{and_more, first_few};
 use serde_json::{Map, json};
-use stage::members::{VerifiedPackage, Verify};
+use stage::members::{TreeFile, VerifiedPackage, VerifiedTree, Verify};
 use stage::{Cause, Code, Document, Failure, message};
+use std::collections::BTreeSet;
 
 /// How many files stand in a line, how many lines on stderr, and how many paths of one package in the document.
 const NAMES: usize = 3;
@@ -40,7 +41,25 @@ pub(crate) fn record(document: &mut Document, subjects: &[Subject], checked: &[C
         signatures: count(&Verdict::WORDS, |p| p.signature.as_ref()),
         configuration: file_counts.as_ref().map(|_| changed),
         files: file_counts,
+        tree: None,
     });
+}
+
+/// Writes down what was found of the files that trees brought.
+pub(crate) fn record_tree(document: &mut Document, tree: &[TreeFile], found: Option<&Files>) {
+    let (Some(found), Some(verify)) = (found, document.get::<Verify>()) else {
+        return;
+    };
+    let all: BTreeSet<&str> = tree.iter().map(|file| file.path.as_str()).collect();
+    let changed = found.changed.iter().chain(&found.unread).map(|change| &change.path);
+    let different: BTreeSet<&String> = changed.chain(&found.missing).collect();
+    let tree = VerifiedTree {
+        intact: all.len().saturating_sub(different.len()),
+        changed: first(Some(found), |f| &f.changed),
+        missing: first(Some(found), |f| &f.missing),
+        unread: first(Some(found), |f| &f.unread),
+    };
+    document.write(&Verify { tree: Some(tree), ..verify });
 }
 
 fn files(checked: &[Checked]) -> impl Iterator<Item = &Files> {
@@ -107,6 +126,8 @@ pub(crate) struct Beside<'a> {
     pub(crate) fetch: Option<Failure>,
     /// Why the log could not be read.
     pub(crate) log: Option<Failure>,
+    /// What was found of the files that trees brought.
+    pub(crate) tree: Option<&'a Files>,
 }
 
 /// Returns what is wrong, the worst first: a failure, with the number of others, and a line for each of those.
@@ -147,6 +168,12 @@ pub(crate) fn failure(
     for problem in signatures.into_iter().chain(changed) {
         failures.push(Failure { cause: wants_newer_keyring(problem.word).then_some(Cause::OldKeyring), ..of(problem) });
     }
+    let laid = beside.tree.filter(|files| files.word() != "intact");
+    let laid = laid.map(|files| (files.word(), fail(format!("verifying the tree: {}", line_of(files)), None)));
+    failures.extend(laid.iter().filter(|(word, _)| *word != UNREAD).map(|(_, failure)| {
+        let hint = "lay the tree again, with 'configure --tree' or 'mkroot --tree'";
+        failure.clone().hint(hint)
+    }));
     let again = || Some("run strap again, which repairs it, and then verify".to_owned());
     for (record, why) in beside.torn {
         let record = message::escape(record);
@@ -168,6 +195,8 @@ pub(crate) fn failure(
     failures.extend(not_known.into_iter().map(of));
     failures.extend(beside.log);
     failures.extend(unread.into_iter().map(|problem| Failure { code: Code::Os, ..of(problem) }));
+    let unread = laid.into_iter().filter(|(word, _)| *word == UNREAD);
+    failures.extend(unread.map(|(_, failure)| Failure { code: Code::Os, ..failure.hint(DISK) }));
     let mut failures = failures.into_iter();
     let mut first = failures.next()?;
     let mut lines: Vec<String> = failures.map(|f| f.message).collect();
@@ -196,6 +225,15 @@ const LACKING: [&str; 2] = ["no-archive", "missing"];
 /// The word for a package with files that could not be read, and no others that differ.
 const UNREAD: &str = "unread";
 
+/// Returns what is different in a line.
+fn line_of(files: &Files) -> String {
+    let line = |path: &str, what: &str| format!("'{}' {what}", message::escape(path));
+    let changed = files.changed.iter().map(|c| line(&c.path, &format!("is changed ({})", c.what)));
+    let missing = files.missing.iter().map(|path| line(path, "is missing"));
+    let unread = files.unread.iter().map(|c| line(&c.path, &format!("cannot be read ({})", c.what)));
+    first_few(&changed.chain(missing).chain(unread).collect::<Vec<String>>(), NAMES)
+}
+
 /// Groups the packages whose files differ.
 fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>> {
     let mut problems: Vec<Problem<'_>> = Vec::new();
@@ -203,14 +241,7 @@ fn changed<'a>(subjects: &'a [Subject], checked: &[Checked]) -> Vec<Problem<'a>>
         let Some(files) = checked.files.as_ref().filter(|f| f.word() != "intact") else {
             continue;
         };
-        let line = |path: &str, what: &str| format!("'{}' {what}", message::escape(path));
-        let changed = files.changed.iter();
-        let changed = changed.map(|c| line(&c.path, &format!("is changed ({})", c.what)));
-        let missing = files.missing.iter().map(|path| line(path, "is missing"));
-        let unread = files.unread.iter();
-        let unread = unread.map(|c| line(&c.path, &format!("cannot be read ({})", c.what)));
-        let all: Vec<String> = changed.chain(missing).chain(unread).collect();
-        let why = first_few(&all, NAMES);
+        let why = line_of(files);
         let word = files.word();
         // A directory may belong to many packages.
         let same = |problem: &&mut Problem<'_>| problem.word == word && problem.why == why;
@@ -283,7 +314,7 @@ mod tests {
     }
 
     fn beside(torn: &[(String, String)], last: Last) -> Beside<'_> {
-        Beside { torn, last, fetch: None, log: None }
+        Beside { torn, last, fetch: None, log: None, tree: None }
     }
 
     const NOW: u64 = 1_795_305_600;
@@ -342,6 +373,29 @@ mod tests {
         assert!(first.message.starts_with("reading the clock: it says 2001-09-09, and '"));
         assert!(first.message.ends_with(" (and 3 more)"));
         assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn files_of_trees_are_findings_and_in_the_document() {
+        let (subjects, checked) = ([subject("a")], [signed(Verdict::Valid, "")]);
+        let change = |path: &str| Change { path: path.into(), what: "content".into() };
+        let files = Files { changed: vec![change("etc/x")], missing: vec!["etc/y".into()], ..Files::default() };
+        let tree = |files| Beside { tree: Some(files), ..beside(&[], Last::Complete) };
+        let (first, rest) = failure(&subjects, &checked, tree(&files), NOW).unwrap();
+        let line = "verifying the tree: 'etc/x' is changed (content), 'etc/y' is missing";
+        assert_eq!((first.code, first.message.as_str(), rest.len()), (Code::NotVerified, line, 0));
+        let unread = Files { unread: vec![change("etc/x")], ..Files::default() };
+        assert_eq!(failure(&subjects, &checked, tree(&unread), NOW).unwrap().0.code, Code::Os);
+        assert_eq!(failure(&subjects, &checked, tree(&Files::default()), NOW), None);
+        let mut document = Document::default();
+        record(&mut document, &subjects, &checked, Last::Complete, 0);
+        let laid = ["etc/x", "etc/y", "etc/z"].map(|path| TreeFile { path: path.into(), ..TreeFile::default() });
+        record_tree(&mut document, &laid, Some(&files));
+        let found = &document.value("verify").unwrap()["tree"];
+        assert_eq!(
+            found,
+            &json!({"intact": 1, "changed": [{"path": "etc/x", "what": "content"}], "missing": ["etc/y"]})
+        );
     }
 
     #[test]

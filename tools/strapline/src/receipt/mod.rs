@@ -1,7 +1,17 @@
 //! A finished document for a person: what was built, from what, verified how, and where the time went. As text, or as one HTML
-//! page that needs nothing else.
+//! page that needs nothing else. And what can be asked of it: why something is there, and what is different in another one.
 
-use stage::members::{Arch, Archive, Disk, Distro, ErrorRecord, Keyring, Mode, Package, Pacman, Step, Verify};
+mod bill;
+mod diff;
+mod why;
+
+pub(crate) use bill::{cyclonedx, spdx};
+pub(crate) use diff::diff;
+pub(crate) use why::why;
+
+use stage::members::{
+    Arch, Archive, Disk, Distro, ErrorRecord, Keyring, Mode, Package, Pacman, Step, TreeFile, VerifiedPackage, Verify,
+};
 use stage::message::escape;
 use stage::{Document, date};
 use std::fmt::Write as _;
@@ -11,19 +21,13 @@ const NAMED: usize = 10;
 
 /// A group of lines, each a name and what there is to say.
 struct Section {
-    title: &'static str,
+    title: String,
     lines: Vec<(String, String)>,
 }
 
 /// Returns the document as text.
 pub(crate) fn text(document: &Document) -> String {
-    let mut out = String::new();
-    for Section { title, lines } in sections(document) {
-        writeln!(out, "{title}").unwrap_or(());
-        for (name, value) in lines {
-            writeln!(out, "  {:14} {}", escape(&name), escape(&value)).unwrap_or(());
-        }
-    }
+    let mut out = render(&sections(document));
     let steps = steps(document);
     let total: f64 = steps.iter().map(|step| step.seconds).sum();
     let others: f64 = steps.iter().map(|step| step.child_seconds).sum();
@@ -34,6 +38,33 @@ pub(crate) fn text(document: &Document) -> String {
     let share = if total > 0.0 { 100.0 * (total - others) / total } else { 0.0 };
     writeln!(out, "  {:14} {total:9.3} {others:9.3}   our own: {share:.1} %", "all").unwrap_or(());
     out
+}
+
+/// Returns lines of text: each title, and below it what there is to say.
+fn render(sections: &[Section]) -> String {
+    let mut out = String::new();
+    for Section { title, lines } in sections {
+        writeln!(out, "{}", escape(title)).unwrap_or(());
+        for (name, value) in lines {
+            writeln!(out, "  {:14} {}", escape(name), escape(value)).unwrap_or(());
+        }
+    }
+    out
+}
+
+/// A package, and the key that signed it, where `verify` has found that.
+#[derive(Clone)]
+struct Known {
+    package: Package,
+    key: Option<String>,
+}
+
+/// Returns the packages, in the document's order.
+fn packages(document: &Document) -> Vec<Known> {
+    let packages: Vec<Package> = document.get().unwrap_or_default();
+    let verified: Vec<VerifiedPackage> = document.get().unwrap_or_default();
+    let key = |name: &str| verified.iter().find(|one| one.name == name)?.key.clone();
+    packages.into_iter().map(|package| Known { key: key(&package.name), package }).collect()
 }
 
 /// Returns the document as an HTML page, with the steps' times as a chart.
@@ -87,10 +118,10 @@ fn steps(document: &Document) -> Vec<Step> {
 
 /// Returns what there is to say. A member that the document lacks has no lines.
 fn sections(document: &Document) -> Vec<Section> {
-    let built = Section { title: "built", lines: built(document) };
-    let from = Section { title: "from", lines: from(document) };
-    let verified = Section { title: "verified", lines: verified(document) };
-    let made = Section { title: "made of it", lines: made(document) };
+    let built = Section { title: "built".to_owned(), lines: built(document) };
+    let from = Section { title: "from".to_owned(), lines: from(document) };
+    let verified = Section { title: "verified".to_owned(), lines: verified(document) };
+    let made = Section { title: "made of it".to_owned(), lines: made(document) };
     [built, from, verified, made].into_iter().filter(|section| !section.lines.is_empty()).collect()
 }
 
@@ -110,6 +141,13 @@ fn built(document: &Document) -> Vec<(String, String)> {
         Mode::Chroot => line("by", "root, by chroot(2) alone: scriptlets were not confined, and had no /proc"),
     }));
     // A number of a document may be any; seconds since 1970 are whole and positive.
+    let tree: Vec<TreeFile> = document.get().unwrap_or_default();
+    if !tree.is_empty() {
+        let mut from: Vec<_> = tree.iter().map(|file| format!("{} ({})", file.from, file.tool)).collect();
+        from.sort();
+        from.dedup();
+        lines.push(line("own files", format!("{} from {}", tree.len(), from.join(", "))));
+    }
     lines.extend(steps(document).first().map(|step| line("begun", date::time(step.started.max(0.0) as u64))));
     lines
 }
