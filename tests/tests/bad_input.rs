@@ -396,7 +396,12 @@ fn a_user_without_subordinate_ids_is_told_how_to_get_some() {
 fn the_root_of_another_user_is_not_entered() {
     for (maker, other, why, hint) in [
         (Who::User, Who::Root, "it is another user's root", "run this as the user that ran mkroot"),
-        (Who::Root, Who::User, "it was made by root", "run this with sudo"),
+        (
+            Who::Root,
+            Who::User,
+            "it was made by root",
+            "run this with sudo, too, and all tools after it: mkroot was run as root",
+        ),
     ] {
         let (lab, stranger) = (Lab::new(maker), Lab::new(other));
         let _server = serve(&lab);
@@ -411,6 +416,70 @@ fn the_root_of_another_user_is_not_entered() {
             failed(&ran, name, "permission", &message, hint);
         }
         assert_eq!(picture(&lab.path().join("root")), before);
+    }
+}
+
+#[test]
+fn sudo_on_the_first_tool_only_is_named() {
+    let (lab, user) = (Lab::new(Who::Root), Lab::new(Who::User));
+    let made = lab.sh("mkroot root --quiet --arch $(uname -m) --distro archlinux");
+    drop(made.succeeded());
+    fs::write(user.path().join("begun.json"), &made.stdout).expect("a file");
+    let ran = user.sh("fetch-pacman --quiet --use /usr/bin/pacman < begun.json | mkconf");
+    failed(
+        &ran,
+        "mkconf",
+        "permission",
+        &format!("entering '{}/root': it was made by root", lab.path().display()),
+        "run this with sudo, too, and all tools after it: mkroot was run as root",
+    );
+}
+
+#[test]
+fn a_cache_of_root_is_refused_to_a_user() {
+    let (lab, user) = (Lab::new(Who::Root), Lab::new(Who::User));
+    let cache = lab.path().join("packages");
+    fs::create_dir(&cache).expect("our own directory");
+    let begin =
+        "mkroot root --quiet --arch $(uname -m) --distro archlinux | fetch-pacman --quiet --use /usr/bin/pacman";
+    let ran = user.sh(&format!("{begin} | mkconf --cache-dir {}", cache.display()));
+    failed(
+        &ran,
+        "mkconf",
+        "permission",
+        &format!("writing in '{}': it belongs to user root, and we may not", cache.display()),
+        "give a directory of your own with --cache-dir DIR",
+    );
+}
+
+#[test]
+fn messages_that_went_into_the_pipe_are_named() {
+    let lab = Lab::new(Who::Root);
+    let ran =
+        lab.sh("{ mkroot root --arch $(uname -m) --distro archlinux; echo mkroot: warning >&2; } 2>&1 | enter true");
+    failed(
+        &ran,
+        "enter",
+        "bad-document",
+        "reading the document on stdin: there are other lines beside the document",
+        "leave '2>&1' out: messages are on stderr, and a pipe carries the document alone",
+    );
+}
+
+#[test]
+fn a_system_call_that_is_missing_is_named() {
+    let lab = Lab::new(Who::Root);
+    let made = lab.sh("mkroot root --quiet --arch $(uname -m) --distro archlinux");
+    drop(made.succeeded());
+    fs::write(lab.path().join("begun.json"), &made.stdout).expect("a file");
+    for (call, version) in [("mount_setattr", "5.12"), ("fsopen", "5.2"), ("openat2", "5.6")] {
+        let ran = lab.sh(&format!(
+            "strace -f -qq -o /dev/null -e trace={call} -e inject={call}:error=ENOSYS configure --hostname x < begun.json"
+        ));
+        assert_eq!(ran.status, 71, "{call}: {}", ran.stderr);
+        assert!(ran.stderr.contains("Function not implemented"), "{call}: {}", ran.stderr);
+        let hint = format!("configure: hint: {call}(2) is missing, which Linux {version} has: use Linux 5.12 or later");
+        assert!(ran.stderr.lines().any(|line| line.starts_with(&hint)), "{call}: {}", ran.stderr);
     }
 }
 

@@ -202,6 +202,7 @@ fn what_is_no_document_is_refused_first() {
     let huge = format!("{{\"strapline\":1,\"org.example.x\":\"{}\"}}\n", "a".repeat(17 << 20));
     let deep = format!("{{\"strapline\":1,\"org.example.x\":{}{}}}", "[".repeat(200), "]".repeat(200));
     const NOTHING: &str = "it is empty: the tool before this one printed nothing";
+    const MIXED: &str = "there are other lines beside the document";
     const NOT_PLAIN: &str = "the path is absolute where it must not be, or has '.', '..' or '//'";
     let not_plain = |member: &str| format!("\"{member}\": {NOT_PLAIN}");
     let cases: Vec<(&str, &[u8], String)> = vec![
@@ -224,7 +225,8 @@ fn what_is_no_document_is_refused_first() {
             b"{\"strapline\":1}\n{\"strapline\":1}\n",
             "more than one document, or text after it (trailing characters at line 2 column 1)".into(),
         ),
-        ("text before it", b"starting\n{\"strapline\":1}\n", "not JSON: expected value at line 1 column 1".into()),
+        ("text before it", b"starting\n{\"strapline\":1}\n", MIXED.into()),
+        ("text after it", b"{\"strapline\":1}\nending\n", MIXED.into()),
         (
             "not UTF-8",
             b"{\"strapline\":1,\"root\":\"/\xff\"}",
@@ -272,7 +274,7 @@ fn what_is_no_document_is_refused_first() {
         (
             "unknown mode",
             b"{\"strapline\":1,\"mode\":\"bare\"}",
-            "\"mode\": unknown variant `bare`, expected one of `root`, `user`, `host`".into(),
+            "\"mode\": unknown variant `bare`, expected one of `root`, `user`, `host`, `chroot`".into(),
         ),
         (
             "an error that says success",
@@ -290,7 +292,9 @@ fn what_is_no_document_is_refused_first() {
         for (case, input, why) in &cases {
             let ran = run(&lab, row.tool, row.works, input);
             let message = format!("reading the document on stdin: {why}");
-            let said = Said { code: "bad-document", exit: 65, message: &message, hint: None };
+            let hint = (why == MIXED)
+                .then_some("leave '2>&1' out: messages are on stderr, and a pipe carries the document alone");
+            let said = Said { code: "bad-document", exit: 65, message: &message, hint };
             said.is(case, row.tool, &ran, &json!({"strapline": 1}));
         }
         let directory = File::open(lab.path()).expect("our own directory");

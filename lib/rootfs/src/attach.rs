@@ -52,7 +52,7 @@ fn explain(root: &Path, mount: &Mount, error: Errno) -> Failure {
                 "where a container or a security module forbids mounts, 'doctor' says which and how to permit them",
             ),
         },
-        _ => fail(Code::Os),
+        _ => Failure::system(Code::Os, what, error),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Replacing files atomically: a reader, also after a crash, sees the old file or the whole new one.
 
+use crate::user;
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, fchmod, fchown, fstat, linkat, openat, renameat, statat,
-    symlinkat, unlinkat,
+    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, accessat, fchmod, fchown, fstat, linkat, openat, renameat,
+    statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -31,6 +32,26 @@ pub fn check_owner(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure
         return Ok(());
     };
     Err(Failure::new(Code::Permission, format!("writing in {}: {why}", quote(path))))
+}
+
+/// Refuses a directory that we may not write in: what a program makes there later would fail in its own words.
+///
+/// # Errors
+///
+/// [`Code::Permission`], with the owner.
+pub fn check_writable(directory: BorrowedFd<'_>, path: &Path) -> Result<(), Failure> {
+    let flags = AtFlags::EACCESS;
+    match accessat(directory, ".", Access::WRITE_OK | Access::EXEC_OK, flags) {
+        Err(Errno::ACCESS) => {
+            let owner = fstat(directory).map(|stat| stat.st_uid);
+            let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+            let name = |uid| user::name_of(&passwd, uid).unwrap_or_else(|| uid.to_string());
+            let whose = owner.map_or_else(|_| String::new(), |uid| format!("it belongs to user {}, and ", name(uid)));
+            Err(Failure::new(Code::Permission, format!("writing in {}: {whose}we may not", quote(path))))
+        }
+        // Other failures have their own words when something is written.
+        _ => Ok(()),
+    }
 }
 
 /// Makes or replaces the file `name` in a directory, with this mode, whatever the umask is, and this owner (user, group) if

@@ -15,6 +15,7 @@ pub mod gnupg;
 pub mod hold;
 pub mod identity;
 pub mod idmap;
+mod kernel;
 pub mod live;
 pub mod mountinfo;
 pub mod occupants;

@@ -5,11 +5,11 @@
 //! and `RESOLVE_NO_MAGICLINKS` (Linux 5.6).
 
 use crate::occupants::proc::look_at;
-use crate::{hold, identity};
+use crate::{hold, identity, kernel};
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use stage::members::Identity;
-use stage::{Cause, Code, Document, Doing, Failure, quote};
+use stage::{Code, Document, Doing, Failure, quote};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -64,8 +64,7 @@ impl Root {
                 Failure::system(Code::NotFound, doing(), e).hint(format!("make it with 'mkroot {}'", path.display()))
             }
             Errno::ACCESS => Failure::system(Code::Permission, doing(), e),
-            Errno::NOSYS => Failure::system(Code::Os, doing(), e).cause(Cause::SeeDoctor).hint(NOT_EMULATED),
-            e => Failure::system(Code::Os, doing(), e),
+            e => kernel::explain(Failure::system(Code::Os, doing(), e)),
         })?;
         let root = Self { path: path.to_owned(), fd, lock: None };
         if root.id()? == look_at(CWD, "/").doing(Code::Os, || "identifying '/'")?.id {

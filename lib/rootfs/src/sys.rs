@@ -177,6 +177,14 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
+/// Returns whether the kernel has no system call of this number, or a filter says so.
+pub(crate) fn is_missing(number: libc::c_long) -> bool {
+    let none: libc::c_long = -1;
+    // SAFETY: every system call that this is asked about refuses descriptors, pointers and flags of -1, and does nothing.
+    let result = unsafe { libc::syscall(number, none, none, none, none, none) };
+    result == -1 && last_errno() == Errno::NOSYS
+}
+
 /// Ends this process at once, without the exit handlers of the parent.
 pub(crate) fn exit_now(status: u8) -> ! {
     // SAFETY: _exit(2) ends the process; nothing of it is used afterwards.

@@ -40,6 +40,14 @@ impl Default for Document {
     }
 }
 
+/// Returns whether one line is a document and others are no JSON, as where stderr goes the same way.
+fn is_mixed(text: &str) -> bool {
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let (json, others): (Vec<_>, Vec<_>) =
+        lines.map(serde_json::from_str::<Value>).partition(|line| line.as_ref().is_ok_and(Value::is_object));
+    !others.is_empty() && json.len() == 1 && json.iter().flatten().all(|value| value.get("strapline").is_some())
+}
+
 impl Document {
     /// Returns a document that says nothing yet.
     #[must_use]
@@ -61,8 +69,16 @@ impl Document {
             return Err(bad("it is empty: the tool before this one printed nothing".into()));
         }
         let mut json = serde_json::Deserializer::from_str(text);
-        let value = Value::deserialize(&mut json).map_err(|e| bad(format!("not JSON: {e}")))?;
-        json.end().map_err(|e| bad(format!("more than one document, or text after it ({e})")))?;
+        let value = Value::deserialize(&mut json).map_err(|e| format!("not JSON: {e}"));
+        let value = value.and_then(|value| match json.end() {
+            Ok(()) => Ok(value),
+            Err(e) => Err(format!("more than one document, or text after it ({e})")),
+        });
+        let value = value.map_err(|why| match is_mixed(text) {
+            true => bad("there are other lines beside the document".into())
+                .hint("leave '2>&1' out: messages are on stderr, and a pipe carries the document alone"),
+            false => bad(why),
+        })?;
         // It is JSON, so what is wrong now is that.
         serde_json::from_str::<Unique>(text).map_err(|e| bad(e.to_string()))?;
         let Value::Object(map) = value else {
@@ -409,6 +425,9 @@ mod tests {
             ("{\"strapline\":2}", "it is of version 2, this tool speaks version 1"),
             ("{\"strapline\":1}{\"strapline\":1}", "more than one document"),
             ("{\"strapline\":1} x", "text after it"),
+            ("mkroot: warning: x\n{\"strapline\":1}\n", "there are other lines beside the document"),
+            ("{\"strapline\":1}\nx: y\n", "there are other lines beside the document"),
+            ("x\n{\"strapline\":1}\n{\"strapline\":1}\n", "not JSON"),
             ("{\"strapline\":1,\"root\":\"/\"}", "the host's own root"),
             ("{\"strapline\":1,\"root\":\"srv\"}", "not absolute"),
             ("{\"strapline\":1,\"root\":\"/srv/../etc\"}", "has '.', '..'"),

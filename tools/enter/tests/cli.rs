@@ -405,7 +405,11 @@ fn a_failed_document_is_entered_alone_only() {
 fn a_root_that_is_anothers_or_another_is_not_entered() {
     let (roots, users) = (ground(false, &[]), ground(true, &[]));
     for (from, to, lines) in [
-        (&roots, &users, "it was made by root\nenter: hint: run this with sudo"),
+        (
+            &roots,
+            &users,
+            "it was made by root\nenter: hint: run this with sudo, too, and all tools after it: mkroot was run as root",
+        ),
         (&users, &roots, "it is another user's root\nenter: hint: run this as the user that ran mkroot"),
     ] {
         fs::copy(from.path("root.json"), to.path("theirs.json")).unwrap();

@@ -17,9 +17,9 @@ use distro::Preset;
 use place::Made;
 use plan::{Host, Plan};
 use render::Level;
-use rootfs::Root;
+use rootfs::{Root, session};
 use stage::complete::names;
-use stage::members::{self, Arch, Config, Distro};
+use stage::members::{self, Arch, Config, Distro, Mode};
 use stage::run::{read_state_or_nothing, write_out};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote};
 use std::path::{Path, PathBuf};
@@ -99,6 +99,10 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let plan = plan::plan(self, document, &Host::here())?;
         let root = Root::of(document)?;
+        // Root may write them for a user. A document without a mode is for a look at the configuration.
+        if document.get::<Mode>().is_some() && !rustix::process::geteuid().is_root() {
+            session::whose(document)?;
+        }
         if self.explain {
             explain(context.tool, &plan, Level::Strict);
         }

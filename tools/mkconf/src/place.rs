@@ -4,7 +4,7 @@
 //! trust. Modes are given in full and do not depend on the umask, because pacman never mends a directory that exists.
 
 use rootfs::Root;
-use rootfs::file::{Placed, check_owner, claim, replace};
+use rootfs::file::{Placed, check_owner, check_writable, claim, replace};
 use rootfs::root::open_below;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, mkdirat, open, openat, unlinkat};
 use rustix::io::Errno;
@@ -167,6 +167,7 @@ impl Made {
 /// As [`rootfs::file::check_owner`], with the option that names another.
 pub(crate) fn ours(directory: &OwnedFd, path: &Path, option: &str) -> Result<(), Failure> {
     check_owner(directory.as_fd(), path)
+        .and_then(|()| check_writable(directory.as_fd(), path))
         .map_err(|failure| failure.hint(format!("give a directory of your own with {option} DIR")))
 }
 

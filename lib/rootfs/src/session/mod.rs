@@ -29,7 +29,7 @@ mod wire;
 
 use crate::plan::{self, Mount, Owner};
 use crate::root::RootId;
-use crate::{Arch, Binfmt, IdMap, Root, attach, probe, stand_in, sys};
+use crate::{Arch, Binfmt, IdMap, Root, attach, kernel, probe, stand_in, sys};
 use certificates::Authorities;
 pub use directory::choose_handler;
 use init::Init;
@@ -141,16 +141,7 @@ impl Inside {
         let binfmt: Binfmt = document.need()?;
         let arch = document.need_arch()?;
         let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
-        let refuse = |why: &str, hint: &str| {
-            Err(Failure::new(Code::Permission, format!("entering {}: {why}", quote(root.path()))).hint(hint))
-        };
-        let me = rustix::process::geteuid().as_raw();
-        let idmap = match (mode, me, document.get::<IdMap>()) {
-            (Mode::User, me, Some(map)) if map.is_of(me) => Some(map),
-            (Mode::User, _, _) => return refuse("it is another user's root", "run this as the user that ran mkroot"),
-            (_, 0, _) => None,
-            _ => return refuse("it was made by root", "run this with sudo"),
-        };
+        let idmap = whose(document)?;
         let config = document.get::<Config>();
         let chroot = mode == Mode::Chroot;
         if chroot {
@@ -242,7 +233,7 @@ impl Inside {
         signal::check()?;
         let watchdog = self.watched.filter(|_| !job.terminal);
         let work = Work::Exec(job, certificates::of_environment(job)?);
-        let outcome = self.enter(work, output, watchdog)?;
+        let outcome = self.enter(work, output, watchdog).map_err(kernel::explain)?;
         if signal::interrupted() && !job.terminal {
             return Err(signal::interruption());
         }
@@ -270,7 +261,7 @@ impl Inside {
         let call = Work::Call(place, keep, Box::new(|| serde_json::to_string(&work()).unwrap_or_default()));
         let outcome = self.enter(call, None, watchdog).map_err(|f| match f.code {
             Code::Hung => f.while_doing(doing()),
-            _ => f,
+            _ => kernel::explain(f),
         })?;
         match outcome.returned {
             Some(result) => serde_json::from_str(&result).doing(Code::Os, doing)?,
@@ -357,6 +348,24 @@ impl Inside {
                 }
             }
         }
+    }
+}
+
+/// Checks that the document's root is ours, and returns its id map where we are an ordinary user.
+///
+/// # Errors
+///
+/// [`Code::Permission`] when another user made it: with sudo on the first tool of a pipe only, the others are another user's.
+pub fn whose(document: &Document) -> Result<Option<IdMap>, Failure> {
+    let refuse = |why: &str, hint: &str| {
+        let root = quote(document.need_root()?);
+        Err(Failure::new(Code::Permission, format!("entering {root}: {why}")).hint(hint))
+    };
+    match (document.need()?, rustix::process::geteuid().as_raw(), document.get::<IdMap>()) {
+        (Mode::User, me, Some(map)) if map.is_of(me) => Ok(Some(map)),
+        (Mode::User, _, _) => refuse("it is another user's root", "run this as the user that ran mkroot"),
+        (_, 0, _) => Ok(None),
+        _ => refuse("it was made by root", "run this with sudo, too, and all tools after it: mkroot was run as root"),
     }
 }
 
