@@ -226,6 +226,10 @@ fn what_needs_namespaces_is_refused(lab: &Lab) {
         assert!(ran.stderr.contains(line), "{script}: {}", ran.stderr);
     }
     assert!(!lab.path().join("r").exists());
+    // With the numbers of another PID namespace, others than what was run would be ended.
+    let ran = lab.sh("unshare --pid --fork --kill-child enter --quiet --state receipt.json true");
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("'/proc' is that of another PID namespace"), "{}", ran.stderr);
     nothing_is_left(lab);
 }
 
