@@ -9,8 +9,13 @@ use strapline_tests::{Lab, Mirror, Ran, Who, lab, top};
 
 /// Runs a script in docker's default restrictions.
 fn contained(lab: &Lab, script: &str) -> Ran {
+    contained_in(lab, "docker", script)
+}
+
+/// Runs a script in such restrictions.
+fn contained_in(lab: &Lab, shape: &str, script: &str) -> Ran {
     let mut command = lab.command("python3");
-    command.arg(top().join("tests/container.py")).args(["docker", "sh", "-c", script]);
+    command.arg(top().join("tests/container.py")).args([shape, "sh", "-c", script]);
     lab::run(&mut command)
 }
 
@@ -226,6 +231,10 @@ fn what_needs_namespaces_is_refused(lab: &Lab) {
         assert!(ran.stderr.contains(line), "{script}: {}", ran.stderr);
     }
     assert!(!lab.path().join("r").exists());
+    // With the numbers of another PID namespace, others than what was run would be ended.
+    let ran = lab.sh("unshare --pid --fork --kill-child enter --quiet --state receipt.json true");
+    assert_eq!(ran.status, 125, "{}", ran.stderr);
+    assert!(ran.stderr.contains("'/proc' is that of another PID namespace"), "{}", ran.stderr);
     nothing_is_left(lab);
 }
 
@@ -236,4 +245,26 @@ fn a_hook_that_needs_proc_is_explained() {
     ran.failed(69, "running the hook '30-systemd-tmpfiles.hook'");
     assert!(ran.stderr.contains("in mode chroot there is no /proc"), "{}", ran.stderr);
     nothing_is_left(&lab);
+}
+
+/// Registers QEMU in the table of a user namespace, which is the only one there as it is the machine's in a container. A user
+/// namespace makes no device nodes: they are bound before.
+const HANDLER: &str = r#"
+    mkdir -p root/dev root/var/lib/pacman
+    for node in null zero full random urandom tty; do touch root/dev/$node && mount --bind /dev/$node root/dev/$node || exit 9; done
+    mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc || exit 9
+    header='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+    printf '%s' ":aarch64:M::$header::$(command -v qemu-aarch64-static || command -v qemu-aarch64):$flag" > /proc/sys/fs/binfmt_misc/register || exit 9
+    "#;
+
+#[test]
+fn a_handler_of_the_machine_must_have_the_flag_f() {
+    let lab = Lab::new(Who::Root);
+    let mkroot = "mkroot root --chroot --quiet --arch aarch64 --distro archlinuxarm";
+    let ran = contained_in(&lab, "podman-privileged", &format!("flag=F; {HANDLER} {mkroot}"));
+    let document = ran.succeeded();
+    assert_eq!((&document["mode"], &document["binfmt"]["kind"]), (&json!("chroot"), &json!("host")));
+    let ran = contained_in(&lab, "podman-privileged", &format!("flag=; {HANDLER} {mkroot}"));
+    ran.failed(69, "running a program of aarch64 inside the root: No such file or directory");
+    assert!(ran.stderr.contains("handler with the flag F for aarch64"), "{}", ran.stderr);
 }

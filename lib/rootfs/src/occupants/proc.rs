@@ -12,6 +12,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::Arg;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use stage::{Code, Doing, Failure};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
@@ -107,6 +108,22 @@ fn leads_straight(
 fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
     let stat = statx(directory, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// Checks that the numbers in `/proc` are those of our PID namespace, and returns ours: a process with the same number in another
+/// one is another process.
+///
+/// # Errors
+///
+/// [`Code::Os`] when `/proc` is not mounted, or is that of another PID namespace.
+pub(crate) fn check_numbers() -> Result<i32, Failure> {
+    let own = rustix::process::getpid().as_raw_nonzero().get();
+    let link = std::fs::read_link("/proc/self").doing(Code::Os, || "reading '/proc/self'")?;
+    if link.as_os_str() == own.to_string().as_str() {
+        return Ok(own);
+    }
+    Err(Failure::new(Code::Os, "looking at processes: '/proc' is that of another PID namespace")
+        .hint("mount that of this one: mount -t proc proc /proc"))
 }
 
 /// Opens a directory with `O_PATH`.

@@ -1,6 +1,6 @@
 //! Looking at all processes, and what is needed for each: the root, our mounts, the bound sockets.
 
-use super::proc::{Seen, look_at, numbers, read_at};
+use super::proc::{Seen, check_numbers, look_at, numbers, read_at};
 use super::process::{Process, is_gone, is_ours, unless_ours};
 use super::text::{self, Stat, escape_newlines};
 use super::{Occupant, Scan, agents};
@@ -49,12 +49,7 @@ pub(super) struct Look {
 
 impl Scanner {
     pub(super) fn new(root: &Path, id: RootId) -> Result<Self, Failure> {
-        let own_pid = rustix::process::getpid().as_raw_nonzero().get();
-        let link = std::fs::read_link("/proc/self").doing(Code::Os, || "reading '/proc/self'")?;
-        if link.as_os_str() != own_pid.to_string().as_str() {
-            return Err(Failure::new(Code::Os, "looking at processes: '/proc' is that of another PID namespace")
-                .hint("mount that of this one: mount -t proc proc /proc"));
-        }
+        let own_pid = check_numbers()?;
         let mounts = mountinfo::read()?;
         let own = look_at(CWD, root).ok().and_then(|seen| seen.mount);
         let grown = mountinfo::with_descendants(&mounts, &own.into_iter().collect());

@@ -6,7 +6,7 @@
 //! are descendants is read from `/proc`, and each is signalled by a pidfd, never by its name or its group.
 
 use super::watchdog::{Process, tree_of};
-use crate::occupants::proc::{open_pidfd, read_at};
+use crate::occupants::proc::{check_numbers, open_pidfd, read_at};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{getpid, pidfd_send_signal, set_child_subreaper};
@@ -28,12 +28,13 @@ impl Family {
     ///
     /// # Errors
     ///
-    /// The system call's.
+    /// The system call's; as [`check_numbers`], as without it others than our descendants would be found.
     pub(super) fn adopt(self) -> Result<(), Failure> {
-        match self {
-            Self::Namespace => Ok(()),
-            Self::Descendants => set_child_subreaper(Some(getpid())).doing(Code::Os, || "becoming a child subreaper"),
+        if self == Self::Descendants {
+            check_numbers()?;
+            set_child_subreaper(Some(getpid())).doing(Code::Os, || "becoming a child subreaper")?;
         }
+        Ok(())
     }
 
     /// Sends signals to each process, one after the other. Those that have ended in the meantime get none.
@@ -62,7 +63,8 @@ impl Family {
 }
 
 fn descendants() -> Vec<Process> {
-    tree_of(getpid().as_raw_nonzero().get())
+    // Checked again, as another /proc may have been mounted since.
+    check_numbers().map(tree_of).unwrap_or_default()
 }
 
 /// Returns a descriptor of a process that was found, unless it has ended.
