@@ -7,6 +7,7 @@
 mod bad_input;
 mod boot;
 mod causes;
+mod choices;
 mod configure;
 mod conformance;
 mod containers;
