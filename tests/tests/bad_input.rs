@@ -708,14 +708,15 @@ fn a_package_that_is_an_option_or_nowhere_is_refused() {
     let see = "see 'strap --help'";
     for (words, message, hint) in [
         ("--root=/", "unexpected argument '--root' found", see),
-        ("bash --overwrite", "unexpected argument '--overwrite' found", see),
+        ("bash --overwrite", "a value is required for '--overwrite <GLOB>' but none was supplied", see),
+        ("bash --dbonly", "unexpected argument '--dbonly' found", see),
         ("-Syu", "unexpected argument '-S' found", see),
         ("-- -Syu", "installing '-Syu': invalid package name", ""),
         ("bash -- --root=/", "installing '--root=/': invalid package name", ""),
         ("''", "installing '': invalid package name", ""),
         ("'$(id)'", "installing '$(id)': invalid package name", ""),
         ("'bash\nnano'", "installing 'bash\\nnano': invalid package name", ""),
-        ("", "the following required arguments were not provided: <PKG>...", see),
+        ("--no-refresh", "--no-refresh upgrades only what is named, and no package is", ""),
     ] {
         let ran = lab.sh(&format!("strap {words} < begun.json"));
         let document = failed(&ran, "strap", "usage", message, hint);

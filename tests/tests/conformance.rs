@@ -793,7 +793,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     ),
     ("strap", &["--locked", "lock.json", "--loose"], "the argument '--locked <FILE>' cannot be used with '--loose'"),
     ("strap", &["--locked", "lock.json", "base"], "the argument '--locked <FILE>' cannot be used with '[PKG]...'"),
-    ("strap", &["--offline", "--download-only"], "the following required arguments were not provided: <PKG>..."),
+    ("strap", &["--plan", "--download-only"], "the argument '--plan' cannot be used with '--download-only'"),
     (
         "configure",
         &["--timeout", "1.5"],

@@ -7,6 +7,7 @@
 mod bad_input;
 mod boot;
 mod causes;
+mod choices;
 mod chroot;
 mod configure;
 mod conformance;

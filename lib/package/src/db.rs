@@ -8,6 +8,7 @@
 //! no `%PGPSIG%`, old databases no `%SHA256SUM%`.
 
 use crate::error::printable;
+use crate::relations::Relations;
 use crate::sections::{self, checked};
 use crate::{Error, Result, digest, name, tape, version};
 use base64::Engine;
@@ -43,6 +44,8 @@ pub struct Entry {
     pub sha256: Option<String>,
     /// `%PGPSIG%`: the detached signature in Base64. It is `FILENAME.sig`, byte for byte.
     pub pgpsig: Option<String>,
+    /// What it is to others.
+    pub relations: Relations,
 }
 
 impl Entry {
@@ -181,7 +184,7 @@ pub fn newest<'a>(entries: &'a [Entry], name: &str) -> Option<&'a Entry> {
 /// Returns how much memory an entry takes, roughly.
 fn weight(entry: &Entry) -> u64 {
     let maybe = [&entry.sha256, &entry.pgpsig].into_iter().flatten();
-    let all = [&entry.name, &entry.version, &entry.filename].into_iter().chain(maybe);
+    let all = [&entry.name, &entry.version, &entry.filename].into_iter().chain(maybe).chain(entry.relations.all());
     all.map(|text| text.len() as u64 + OVERHEAD).sum()
 }
 
@@ -192,6 +195,7 @@ fn parse(text: &[u8]) -> std::result::Result<Entry, String> {
     sections::read(text, &KEYS, |key, value| {
         let checked = |good: fn(&str) -> bool| checked(key, value, good);
         if !KEYS.contains(&key) {
+            entry.relations.take(key, value);
             return Ok(());
         }
         if !keys.insert(key) {
@@ -277,6 +281,7 @@ mod tests {
                 built: Some(1_700_000_000),
                 sha256: Some(HASH.into()),
                 pgpsig: Some("iQEzBAAB+/8=".into()),
+                relations: Relations { provides: vec!["sh".into()], ..Relations::default() },
             };
             assert_eq!(*bash, expected);
             // What repo-add writes for an unsigned package.
@@ -520,7 +525,8 @@ mod tests {
                 csize: Some(bytes.len() as u64),
                 built: Some(1_700_000_000),
                 sha256: Some(digest::sha256_hex(&bytes)),
-                pgpsig: None,
+                relations: Relations { provides: vec!["hi".into()], ..Relations::default() },
+                ..Entry::default()
             };
             assert_eq!(entries, [expected]);
         }

@@ -18,6 +18,7 @@ pub mod mtree;
 pub mod name;
 pub mod page;
 pub mod pkginfo;
+pub mod relations;
 mod sections;
 mod tape;
 #[cfg(test)]

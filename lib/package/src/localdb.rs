@@ -3,6 +3,7 @@
 //! libalpm's be_local.c writes and reads them. Opening the files is left to the caller, who knows how to stay inside the
 //! root.
 
+use crate::relations::Relations;
 use crate::sections::{self, checked};
 use crate::{Error, Result, name};
 
@@ -40,6 +41,8 @@ pub struct Installed {
     pub reason: Reason,
     /// `%INSTALLED_DB%`: the repository that it was installed from. No pacman up to 7.1 writes it.
     pub repo: Option<String>,
+    /// What it is to others.
+    pub relations: Relations,
 }
 
 /// Parses a `desc`.
@@ -60,7 +63,7 @@ pub fn desc(text: &[u8]) -> Result<Installed> {
             b"INSTALLDATE" => installed.install_date = text.parse().ok(),
             b"INSTALLED_DB" => installed.repo = Some(text.into_owned()),
             b"REASON" if text == "1" => installed.reason = Reason::Dependency,
-            _ => {}
+            _ => _ = installed.relations.take(key, value),
         }
         Ok(())
     });
@@ -131,7 +134,7 @@ mod tests {
             validation: vec!["sha256".into(), "pgp".into()],
             install_date: Some(1_700_000_000),
             reason: Reason::Dependency,
-            repo: None,
+            ..Installed::default()
         };
         assert_eq!(desc(BASH).unwrap(), expected);
         let short = desc(b"%NAME%\nx\n%VERSION%\n1-1").unwrap();

@@ -79,6 +79,22 @@ impl Conf {
     }
 }
 
+/// A key of pacman.conf(5), and what its value becomes.
+pub type Change<'a> = (&'a str, &'a dyn Fn(&str) -> String);
+
+/// Returns a strict configuration of mkconf with other values for some of its keys, in all of its sections.
+#[must_use]
+pub fn changed(strict: &str, values: &[Change<'_>]) -> String {
+    let change = |line: &str| {
+        let (key, value) = line.split_once('=').unwrap_or_default();
+        match values.iter().find(|(changed, _)| *changed == key.trim()) {
+            Some((key, of)) => format!("{key} = {}\n", of(value.trim())),
+            None => format!("{line}\n"),
+        }
+    };
+    strict.lines().map(change).collect()
+}
+
 /// The files that pacman is told not to extract: `NoExtract` of pacman.conf(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoExtract(Vec<String>);

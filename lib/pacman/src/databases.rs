@@ -76,6 +76,15 @@ pub(crate) fn restore(root: &Root, cache: &Path, repos: &[String]) -> Result<(),
     Ok(())
 }
 
+/// Returns a repository's kept database and its signature, by their paths in pacman's directory.
+pub(crate) fn kept(cache: &Path, repo: &str) -> Vec<(String, Vec<u8>)> {
+    let read = |name: String| {
+        let file = stage::file::open(&cache.join(KEPT).join(&name)).ok()?;
+        Some((format!("sync/{name}"), stage::file::read_to_limit(file, LIMIT).ok()?))
+    };
+    files(repo).into_iter().filter_map(read).collect()
+}
+
 /// Writes the database of a repository that is made here into the root, where pacman reads it.
 ///
 /// # Errors

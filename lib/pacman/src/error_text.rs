@@ -131,6 +131,9 @@ fn hint_of_reasons(events: &[OutputEvent], trouble: Trouble, reasons: &[(Reason,
             Some("two packages have the same file: leave one of them out")
         }
         (Trouble::FileConflict, _) => Some("a file is there that no package owns: remove it, or begin with a new root"),
+        (Trouble::Dependency, Some((_, text))) if text.starts_with("removing ") => {
+            Some("a package that is installed needs it: remove that, too")
+        }
         (Trouble::Dependency, _) if events.iter().any(ignores) => {
             Some("the configuration has pacman ignore it (IgnorePkg, IgnoreGroup): mkconf --set IgnorePkg=...")
         }
@@ -263,7 +266,7 @@ mod tests {
                 ":: a and b are in conflict. Remove b? [y/N] error: unresolvable package conflicts detected\n\
                  error: failed to prepare transaction (conflicting dependencies)\n\n:: a and b are in conflict",
                 "failed to prepare transaction (conflicting dependencies): a and b are in conflict",
-                "leave one of them out; one that is installed must be removed first",
+                "leave one of them out; one that is installed goes with strap --replace PKG",
             ),
             (
                 "warning: ignoring package needed-1-1\n\

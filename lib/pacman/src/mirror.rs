@@ -43,7 +43,7 @@ impl Pacman<'_> {
     ///
     /// When pacman fails: with its own words, and the code that fits them. [`Code::Hung`] when it makes no progress,
     /// [`Code::NotFound`] where it is [`Pacman::offline`] and a file is missing.
-    pub fn run(&self, operation: Operation, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
+    pub fn run(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
         self.run_beside(operation, targets, &|| {})
     }
 
@@ -53,7 +53,7 @@ impl Pacman<'_> {
     /// # Errors
     ///
     /// As [`Pacman::run`], and [`cache_lock::take`].
-    pub fn download(&self, operation: Operation, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
+    pub fn download(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<OutputEvent>, Failure> {
         self.download_since(&self.cached(), operation, targets)
     }
 
@@ -65,7 +65,7 @@ impl Pacman<'_> {
     pub fn download_since(
         &self,
         before: &Cached,
-        operation: Operation,
+        operation: Operation<'_>,
         targets: &[String],
     ) -> Result<Vec<OutputEvent>, Failure> {
         let _lock = cache_lock::take(self.context, self.cache)?;
@@ -86,7 +86,7 @@ impl Pacman<'_> {
     pub fn download_unverified(
         &self,
         config: &Path,
-        operation: Operation,
+        operation: Operation<'_>,
         targets: &[String],
     ) -> Result<bool, Failure> {
         let _lock = cache_lock::take(self.context, self.cache)?;
@@ -95,6 +95,16 @@ impl Pacman<'_> {
             Err(failure) if failure.code == Code::NotVerified => Ok(false),
             ran => ran.map(|_| true),
         }
+    }
+
+    /// Has pacman download the databases of its repositories that are newer.
+    ///
+    /// # Errors
+    ///
+    /// When pacman fails, with its own words.
+    pub fn refresh(&self) -> Result<(), Failure> {
+        let operation = Operation { action: Action::Download, refresh: Refresh::Newer, ..Operation::default() };
+        self.execute(operation, &[], &|| {}).map(drop).map_err(|(_, failure)| failure)
     }
 
     /// Returns what is in the cache.
@@ -121,7 +131,7 @@ impl Pacman<'_> {
     /// [`Pacman::run`], and `beside` while pacman runs.
     pub(crate) fn run_beside(
         &self,
-        operation: Operation,
+        operation: Operation<'_>,
         targets: &[String],
         beside: Beside<'_>,
     ) -> Result<Vec<OutputEvent>, Failure> {
@@ -131,7 +141,7 @@ impl Pacman<'_> {
     /// [`Pacman::run_beside`]; where it does not `judge`, a file that pacman refuses is neither checked nor removed.
     fn attempt(
         &self,
-        operation: Operation,
+        operation: Operation<'_>,
         targets: &[String],
         beside: Beside<'_>,
         judge: bool,
@@ -181,7 +191,7 @@ impl Pacman<'_> {
     }
 
     /// Runs it once, and finds out why pacman refused a file.
-    fn once(&self, operation: Operation, targets: &[String], beside: Beside<'_>, judge: bool) -> Ran {
+    fn once(&self, operation: Operation<'_>, targets: &[String], beside: Beside<'_>, judge: bool) -> Ran {
         self.execute(operation, targets, beside).map_err(|(events, failure)| {
             if !judge && failure.code == Code::NotVerified {
                 return (events, failure);
@@ -192,7 +202,7 @@ impl Pacman<'_> {
     }
 
     /// Checks that all that is to be installed is in the cache, so that pacman will ask no server for it.
-    fn need_files(&self, operation: Operation, targets: &[String]) -> Result<(), Failure> {
+    fn need_files(&self, operation: Operation<'_>, targets: &[String]) -> Result<(), Failure> {
         let mut missing = Vec::new();
         let conf = Conf::read(&self.config)?;
         // pacman does not report here what it cannot resolve; the run itself will.
@@ -227,12 +237,12 @@ impl Pacman<'_> {
     pub fn download_quietly(&self, config: &Path, targets: &[String]) -> Result<bool, Failure> {
         let _lock = cache_lock::take(self.context, self.cache)?;
         let pacman = Self { config: config.to_owned(), ..self.clone() };
-        let arguments = Operation::download_targets(Refresh::No).arguments();
-        Ok(pacman.start(arguments, targets, &mut |_| {})? == Ended::Exited(0))
+        let operation = Operation::download_targets(Refresh::No);
+        Ok(pacman.start(operation.ask(), operation.arguments(), targets, &mut |_| {})? == Ended::Exited(0))
     }
 
     /// Removes files that an earlier run left in the cache and that a download cannot continue; returns whether there were any.
-    fn remove_partial_downloads(&self, operation: Operation) -> bool {
+    fn remove_partial_downloads(&self, operation: Operation<'_>) -> bool {
         if operation.action != Action::Download {
             return false;
         }

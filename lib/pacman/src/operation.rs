@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// An operation of pacman.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Operation {
+pub struct Operation<'a> {
     /// What is done.
     pub action: Action,
     /// Whether the repository databases are downloaded first.
@@ -20,6 +20,31 @@ pub struct Operation {
     pub asdeps: bool,
     /// Whether dependencies are left out.
     pub nodeps: bool,
+    /// What a person decided.
+    pub choices: Choices<'a>,
+}
+
+/// What pacman is told to decide otherwise, where it downloads or installs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Choices<'a> {
+    /// The files that are overwritten: patterns.
+    pub overwrite: &'a [String],
+    /// The packages that are not upgraded.
+    pub ignore: &'a [String],
+    /// What counts as installed: `NAME=VERSION`.
+    pub assume_installed: &'a [String],
+    /// The installed packages that may be removed where they conflict with what is installed.
+    pub replace: &'a [String],
+}
+
+impl Choices<'_> {
+    fn arguments(self) -> impl Iterator<Item = String> {
+        let lists =
+            [("overwrite", self.overwrite), ("ignore", self.ignore), ("assume-installed", self.assume_installed)];
+        let arguments = lists.map(|(option, values)| values.iter().map(move |value| format!("--{option}={value}")));
+        // In this order, whatever was given first.
+        arguments.into_iter().flatten().collect::<Vec<_>>().into_iter()
+    }
 }
 
 /// What pacman does with its targets.
@@ -34,6 +59,8 @@ pub enum Action {
     InstallFiles,
     /// Marks installed packages as explicitly installed.
     MarkExplicit,
+    /// Removes installed packages.
+    Remove,
 }
 
 /// Which repository databases are downloaded.
@@ -49,16 +76,20 @@ pub enum Refresh {
 }
 
 /// How pacman prints a package that it would install (pacman(8), `--print-format`). pacman 6.0 has `%l`, the location, and no
-/// format for the file name alone. The first word tells such a line from all others.
-const FORMAT: &str = "strapline-plan %r %n %v %l";
+/// format for the file name alone; `%s` is how much is to be downloaded. The first word tells such a line from all others.
+const FORMAT: &str = "strapline-plan %r %n %v %l %s";
 
 /// The questions that `--noconfirm` answers with yes and that we answer with no, as `--ask` has them (bits of
 /// `alpm_question_type_t`, the same in pacman 5 to 7): whether to remove a corrupted file from the cache, which we examine
 /// first (`ALPM_QUESTION_CORRUPTED_PKG`, 8), and whether to import a missing key (`ALPM_QUESTION_IMPORT_KEY`, 64): only `keyring`
 /// puts keys into a keyring.
-const ASK: &str = "72";
+const ASK: u32 = 8 | 64;
 
-impl Operation {
+/// The question that it answers with no and that we may answer with yes: whether to remove a package that conflicts
+/// (`ALPM_QUESTION_CONFLICT_PKG`).
+const ASK_CONFLICT: u32 = 4;
+
+impl Operation<'_> {
     /// Returns the operation that downloads just its targets, without their dependencies.
     #[must_use]
     pub fn download_targets(refresh: Refresh) -> Self {
@@ -77,6 +108,7 @@ impl Operation {
             Action::Download => "download",
             Action::Install | Action::InstallFiles => "install",
             Action::MarkExplicit => "mark packages as explicitly installed",
+            Action::Remove => "remove packages",
         }
     }
 
@@ -87,6 +119,7 @@ impl Operation {
             Action::Download | Action::Install => "-S",
             Action::InstallFiles => "-U",
             Action::MarkExplicit => "-D",
+            Action::Remove => "-R",
         }
         .to_owned();
         operation += match self.refresh {
@@ -110,7 +143,13 @@ impl Operation {
         let options = options.into_iter().filter(|(is, _)| *is);
         let mut args = vec![operation];
         args.extend(options.map(|(_, option)| option.to_owned()));
+        args.extend(self.choices.arguments());
         args
+    }
+
+    /// Returns the questions that are not answered as `--noconfirm` does.
+    pub(crate) fn ask(self) -> u32 {
+        ASK | if self.choices.replace.is_empty() { 0 } else { ASK_CONFLICT }
     }
 
     /// Returns the arguments with which pacman prints what the operation would install, and downloads nothing.
@@ -126,6 +165,7 @@ impl Operation {
 /// Returns the arguments of every run: the configuration, the answers and the targets. `gpgdir` is given whatever the
 /// configuration says: gpg runs what the configuration in its home names, and the root's own home is the root's to write.
 pub(crate) fn common(
+    ask: u32,
     config: &Path,
     gpgdir: Option<&Path>,
     hook_dir: Option<&Path>,
@@ -135,7 +175,7 @@ pub(crate) fn common(
     for (option, directory) in [("--gpgdir", gpgdir), ("--hookdir", hook_dir)] {
         args.extend(directory.into_iter().flat_map(|directory| [option.into(), directory.into()]));
     }
-    args.extend(["--ask", ASK, "--config"].map(OsString::from));
+    args.extend(["--ask", &ask.to_string(), "--config"].map(OsString::from));
     args.extend([config.into(), "--".into()]);
     args.extend(targets.iter().map(OsString::from));
     args
@@ -158,6 +198,10 @@ mod tests {
         let repair = Operation { overwrite: true, asdeps: true, ..Operation::default() };
         let files = Operation { action: Action::InstallFiles, ..repair };
         let mark = Operation { action: Action::MarkExplicit, ..Operation::default() };
+        let remove = Operation { action: Action::Remove, ..Operation::default() };
+        let [globs, names] = [["/a b/*".to_owned()], ["x".to_owned()]];
+        let choices = Choices { overwrite: &globs, ignore: &names, assume_installed: &names, replace: &names };
+        let chosen = Operation { choices, ..Operation::default() };
         for (operation, arguments) in [
             (upgrade, "-Syuw --noconfirm --needed"),
             (all, "-Syyuw --noconfirm --needed"),
@@ -165,10 +209,14 @@ mod tests {
             (repair, "-S --noconfirm --overwrite=* --asdeps"),
             (files, "-U --noconfirm --overwrite=* --asdeps"),
             (mark, "-D --asexplicit --quiet"),
+            (remove, "-R --noconfirm"),
+            (chosen, "-S --noconfirm --overwrite=/a b/* --ignore=x --assume-installed=x"),
         ] {
             assert_eq!(operation.arguments().join(" "), arguments);
         }
         let printed = format!("-Sup --noconfirm --needed --print-format {FORMAT}");
         assert_eq!(all.print_arguments().join(" "), printed);
+        let asked = common(chosen.ask(), Path::new("c"), None, None, &[]);
+        assert_eq!(asked, ["--ask", "76", "--config", "c", "--"]);
     }
 }

@@ -40,7 +40,7 @@ pub struct Transaction<'a> {
     /// The pacman that installs it.
     pub pacman: Pacman<'a>,
     /// How.
-    pub operation: Operation,
+    pub operation: Operation<'a>,
     /// What pacman is given.
     pub targets: Vec<String>,
     /// The packages that these are.
@@ -171,6 +171,7 @@ mod tests {
             name: name.into(),
             version: "1-1".into(),
             file: format!("{name}-1-1-any.pkg.tar"),
+            download: 0,
         };
         let root = Root::open(&top.join("root")).unwrap();
         let repos = ["a".to_owned(), "b".to_owned()];

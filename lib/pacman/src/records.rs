@@ -2,6 +2,7 @@
 //! repositories that a configuration names.
 
 use package::localdb::{self, Reason};
+use package::relations::Relations;
 use package::{db, name};
 use rootfs::Root;
 use rustix::fs::{Dir, OFlags};
@@ -56,6 +57,8 @@ pub struct Installed {
     pub time: Option<u64>,
     /// The repository that it came from, where this pacman writes that down.
     pub repo: Option<String>,
+    /// What it is to others.
+    pub relations: Relations,
 }
 
 /// Returns the installed packages by name; none where there is no database yet. A record that cannot be parsed does not
@@ -93,6 +96,7 @@ pub fn installed(root: &Root) -> Result<(Vec<Installed>, Option<Failure>), Failu
             record,
             time: known.install_date,
             repo: known.repo,
+            relations: known.relations,
         });
     }
     packages.sort_by(|a, b| a.package.name.cmp(&b.package.name));

@@ -45,13 +45,13 @@ pub(crate) type Beside<'a> = &'a (dyn Fn() + Sync);
 
 impl Pacman<'_> {
     /// Runs it; `beside` is done while it runs. A failure has pacman's words.
-    pub(crate) fn execute(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
+    pub(crate) fn execute(&self, operation: Operation<'_>, targets: &[String], beside: Beside<'_>) -> Ran {
         let mut args = operation.arguments();
         // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
         let show = Show::on_stderr(self.context.quiet);
         let bar = match operation.action {
             Action::Download => show != Show::Raw,
-            Action::Install | Action::InstallFiles => true,
+            Action::Install | Action::InstallFiles | Action::Remove => true,
             Action::MarkExplicit => false,
         };
         args.extend(bar.then(|| "--noprogressbar".to_owned()));
@@ -60,7 +60,7 @@ impl Pacman<'_> {
         // else is run.
         let ended = std::thread::scope(|scope| {
             let mut thread = None;
-            let ended = self.start(args, targets, &mut |bytes| {
+            let ended = self.start(operation.ask(), args, targets, &mut |bytes| {
                 thread.get_or_insert_with(|| scope.spawn(beside));
                 reader.take(bytes);
             });
@@ -89,26 +89,46 @@ impl Pacman<'_> {
     /// # Errors
     ///
     /// When it cannot be run. If it fails, nothing is returned.
-    pub fn preview(&self, operation: Operation, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+    pub fn preview(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        Ok(self.print(operation, targets)?.unwrap_or_default())
+    }
+
+    /// [`Pacman::preview`], of what must be possible.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be run, or pacman cannot do it: with its words.
+    pub fn resolve(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        self.print(operation, targets)?
+    }
+
+    fn print(&self, operation: Operation<'_>, targets: &[String]) -> Result<Result<Vec<Planned>, Failure>, Failure> {
         let mut text = Vec::new();
-        self.start(operation.print_arguments(), targets, &mut |bytes| {
+        let ended = self.start(operation.ask(), operation.print_arguments(), targets, &mut |bytes| {
             text.extend_from_slice(bytes);
         })?;
+        if ended != Ended::Exited(0) {
+            let mut reader = Reader::new(Show::Errors);
+            reader.take(&text);
+            let failure = error_text::failure(&reader.finish(false), ended, None);
+            return Ok(Err(failure.while_doing(format_args!("running pacman to {}", operation.purpose()))));
+        }
         let text = String::from_utf8_lossy(&text);
         let lines = text.lines().map(output::without_escapes);
-        Ok(lines.filter_map(|line| planned(&line)).collect())
+        Ok(Ok(lines.filter_map(|line| planned(&line)).collect()))
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.
     pub(crate) fn start(
         &self,
+        ask: u32,
         args: Vec<String>,
         targets: &[String],
         sink: &mut dyn FnMut(&[u8]),
     ) -> Result<Ended, Failure> {
         preflight::check(self.inside.root())?;
         let mut args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        args.extend(operation::common(&self.config, self.inside.gpgdir(), self.hook_dir.as_deref(), targets));
+        args.extend(operation::common(ask, &self.config, self.inside.gpgdir(), self.hook_dir.as_deref(), targets));
         let job = Job {
             program: self.program.as_os_str(),
             args,
@@ -151,6 +171,8 @@ pub struct Planned {
     pub version: String,
     /// The file name of its archive.
     pub file: String,
+    /// How much of it is to be downloaded, in bytes, where pacman was asked.
+    pub download: u64,
 }
 
 /// Reads a line of [`Operation::print_arguments`].
@@ -161,9 +183,10 @@ fn planned(line: &str) -> Option<Planned> {
     let (repo, name) = (next(name::is_name)?, next(name::is_name)?);
     let version = next(name::is_version)?;
     let (_, file) = next(|_| true)?.rsplit_once('/')?;
-    let planned =
-        Planned { repo: repo.to_owned(), name: name.to_owned(), version: version.to_owned(), file: file.to_owned() };
-    (words.next().is_none() && name::is_filename(file)).then_some(planned)
+    let download = next(|_| true)?.parse().ok()?;
+    let [repo, name, version, file] = [repo, name, version, file].map(str::to_owned);
+    let planned = Planned { repo, name, version, file, download };
+    (words.next().is_none() && name::is_filename(&planned.file)).then_some(planned)
 }
 
 #[cfg(test)]
@@ -180,18 +203,19 @@ mod tests {
             (format!("/a {file}"), false),
             ("/".to_owned(), false),
         ] {
-            let expected =
-                Planned { repo: "core".into(), name: "x".into(), version: "1:2-1".into(), file: file.into() };
-            let line = format!("strapline-plan core x 1:2-1 {location}");
+            let [repo, name, version] = ["core", "x", "1:2-1"].map(str::to_owned);
+            let expected = Planned { repo, name, version, file: file.into(), download: 7 };
+            let line = format!("strapline-plan core x 1:2-1 {location} 7");
             assert_eq!(planned(&line), good.then_some(expected), "{line}");
         }
         for line in [
             "",
             "warning: x-1-1 is up to date -- skipping",
             "core x 1-1 /x",
-            "strapline-plan core ../x 1-1 /x",
-            "strapline-plan core x 1/1 /x",
-            "strapline-plan core x 1-1",
+            "strapline-plan core ../x 1-1 /x 7",
+            "strapline-plan core x 1/1 /x 7",
+            "strapline-plan core x 1-1 /x",
+            "strapline-plan core x 1-1 /x y",
         ] {
             assert_eq!(planned(line), None, "{line}");
         }

@@ -65,7 +65,7 @@ type Files = Vec<(Directory, String)>;
 /// cannot be read, which pacman would not download again from a mirror whose own is no newer.
 pub(crate) fn explain(
     pacman: &Pacman<'_>,
-    operation: Operation,
+    operation: Operation<'_>,
     targets: &[String],
     events: &[OutputEvent],
     mut failure: Failure,
@@ -137,7 +137,7 @@ fn corrupted(events: &[OutputEvent]) -> Vec<&str> {
 fn examine(
     pacman: &Pacman<'_>,
     keyring: &Path,
-    operation: Operation,
+    operation: Operation<'_>,
     targets: &[String],
     events: &[OutputEvent],
     places: &Directories<'_>,

@@ -63,6 +63,7 @@ members! {
     "pacman": Pacman, &["fetch-pacman"];
     "config": Config, &["mkconf"];
     "strap": Strap, &["strap"];
+    "planned": Planned, &["strap"];
     "keyring": Keyring, &["keyring"];
     "packages": Vec<Package>, &["strap", "verify"];
     "packages": Vec<VerifiedPackage>, &["strap", "verify"];
@@ -528,7 +529,40 @@ impl Config {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct Strap {
     /// Whether a transaction verified nothing.
+    #[serde(default)]
     pub loose: bool,
+    /// The packages that were removed, or replaced by others, and are not installed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+}
+
+/// What a transaction would do: `strap --plan`.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// What would be installed.
+    pub packages: Vec<PlannedPackage>,
+    /// The packages that would be removed.
+    pub removed: Vec<String>,
+    /// How much would be downloaded, in bytes.
+    pub download: u64,
+}
+
+/// A package that would be installed.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct PlannedPackage {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The version that is installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installed: Option<String>,
+    /// Its repository.
+    pub repo: String,
+    /// The file name of its archive.
+    pub file: String,
+    /// How much of that is not in the package cache, in bytes.
+    pub download: u64,
 }
 
 /// pacman's keyring in the root.

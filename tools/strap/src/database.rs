@@ -1,4 +1,4 @@
-//! Databases and configurations for pacman, made for one run.
+//! Databases for pacman, made for one run.
 //!
 //! pacman knows how to download a file of a repository: from which servers, in which order, how to continue a partial one. It looks
 //! files up in the databases of repositories, so it gets databases that have what is wanted and nothing else.
@@ -43,21 +43,6 @@ fn desc(entry: &Entry) -> String {
     known.map(|(key, value)| format!("%{key}%\n{value}\n\n")).collect()
 }
 
-/// A key of pacman.conf(5), and what its value becomes.
-pub(crate) type Change<'a> = (&'a str, &'a dyn Fn(&str) -> String);
-
-/// Returns a strict configuration of mkconf with other values for some of its keys, in all of its sections.
-pub(crate) fn configuration(strict: &str, values: &[Change<'_>]) -> String {
-    let change = |line: &str| {
-        let (key, value) = line.split_once('=').unwrap_or_default();
-        match values.iter().find(|(changed, _)| *changed == key.trim()) {
-            Some((key, of)) => format!("{key} = {}\n", of(value.trim())),
-            None => format!("{line}\n"),
-        }
-    };
-    strict.lines().map(change).collect()
-}
-
 /// Returns the level of signatures that asks for those of databases as `level` does, and for none of packages.
 pub(crate) fn without_packages(level: &str) -> String {
     let of_databases = level.split_whitespace().filter_map(|word| match word {
@@ -95,6 +80,7 @@ mod tests {
 
     #[test]
     fn configurations() {
+        use pacman::conf::changed as configuration;
         let never = |_: &str| "Never".to_owned();
         let download = configuration(STRICT, &[("DBPath", &|_| "/x/locked/".to_owned()), ("SigLevel", &never)]);
         assert_eq!(

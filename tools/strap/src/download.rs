@@ -7,10 +7,10 @@
 //!
 //! Where anything is not as it should be, all is left to a download that verifies: its word is the last.
 
-use crate::database::{self, configuration};
-use crate::scratch::Scratch;
+use crate::database;
 use package::db::Entry;
-use pacman::conf::{Conf, Signatures};
+use pacman::conf::{Conf, Signatures, changed};
+use pacman::scratch::Scratch;
 use pacman::{Cached, Operation, Pacman, Planned};
 use stage::{Code, Doing, Failure, quote};
 
@@ -18,7 +18,7 @@ use stage::{Code, Doing, Failure, quote};
 #[derive(Debug)]
 pub(crate) struct Download<'a> {
     pub(crate) pacman: &'a Pacman<'a>,
-    pub(crate) operation: Operation,
+    pub(crate) operation: Operation<'a>,
     /// What was in the cache before.
     pub(crate) before: Cached,
 }
@@ -72,7 +72,7 @@ impl Download<'_> {
     fn quick(&self, scratch: &Scratch, targets: &[String]) -> Result<Option<Vec<Planned>>, Failure> {
         let pacman = self.pacman;
         let strict = stage::file::read_text(&pacman.config)?;
-        let packages = configuration(&strict, &[("SigLevel", &database::without_packages)]);
+        let packages = changed(&strict, &[("SigLevel", &database::without_packages)]);
         scratch.make(&[("packages.conf".to_owned(), packages.into_bytes())])?;
         let config = scratch.path().join("packages.conf");
         if !pacman.download_unverified(&config, self.operation, targets)? {
@@ -95,7 +95,7 @@ impl Download<'_> {
             return Ok(None);
         }
         let path = |_: &str| format!("{}/", scratch.path().display());
-        let signatures = configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
+        let signatures = changed(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
         let mut files = vec![("signatures.conf".to_owned(), signatures.into_bytes())];
         for repo in &pacman.repos {
             let entries: Vec<Entry> =

@@ -6,12 +6,13 @@
 //! stay in the cache, where `--locked`, `--offline` and `verify` find them.
 
 use crate::database;
-use crate::scratch::Scratch;
 use package::db::{self, Entry};
 use package::desc::{self, Described};
 use package::digest::Sha256Reader;
 use package::name;
+use pacman::conf;
 use pacman::operation::Refresh;
+use pacman::scratch::Scratch;
 use pacman::{Operation, Pacman, databases, signature_pair};
 use rootfs::Root;
 use stage::members::Package;
@@ -236,7 +237,7 @@ fn fetch(pacman: &Pacman<'_>, scratch: &Scratch, strict: &str, targets: &[Target
     let into = |_: &str| format!("{}/", cache.display());
     let never = |_: &str| "Never".to_owned();
     let options = split(strict).0;
-    let mut config = database::configuration(options, &[("DBPath", &path), ("CacheDir", &into), ("SigLevel", &never)]);
+    let mut config = conf::changed(options, &[("DBPath", &path), ("CacheDir", &into), ("SigLevel", &never)]);
     let mut files = Vec::new();
     let (mut packages, mut signatures) = (Vec::new(), Vec::new());
     for (number, (directory, target)) in remote.iter().enumerate() {

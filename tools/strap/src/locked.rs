@@ -8,11 +8,12 @@ mod lock;
 
 use crate::database;
 use crate::local;
-use crate::scratch::Scratch;
 
 pub(crate) use lock::{Locked, read};
 use package::db::{self, decode_signature};
+use pacman::conf;
 use pacman::operation::{Action, Refresh};
+use pacman::scratch::Scratch;
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
 use stage::{Cause, Code, Doing, Failure, message, quote};
@@ -58,14 +59,12 @@ impl<'a> LockedRepository<'a> {
         let strict = stage::file::read_text(&self.pacman.config)?;
         let path = |_: &str| format!("{}/", self.scratch.path().display());
         // Our own databases are not signed. To install, archives are verified as any package is.
-        let verified = database::configuration(
-            &strict,
-            &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())],
-        );
-        let download = database::configuration(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
+        let verified =
+            conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())]);
+        let download = conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
         // The level is one for all files. A signature that is there must be good at both.
         let level = if self.has_unsigned() { "Optional" } else { "Required" };
-        let install = database::configuration(&strict, &[("LocalFileSigLevel", &|_| level.to_owned())]);
+        let install = conf::changed(&strict, &[("LocalFileSigLevel", &|_| level.to_owned())]);
         let files = [("verified.conf", verified), ("download.conf", download), ("install.conf", install)];
         let mut files: Vec<_> = files.into_iter().map(|(name, text)| (name.to_owned(), text.into_bytes())).collect();
         for repo in &self.pacman.repos {
@@ -333,6 +332,7 @@ mod tests {
                 name: name.into(),
                 version: version.into(),
                 file: format!("{name}-{version}-any.pkg.tar.zst"),
+                download: 0,
             },
             // Of nothing.
             sha256: "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into(),

@@ -15,8 +15,8 @@ mod interrupted;
 mod local;
 mod locked;
 mod plan;
+mod preview;
 mod receipt;
-mod scratch;
 mod scriptlets;
 #[cfg(test)]
 mod tests;
@@ -62,14 +62,20 @@ impl Stage for Strap {
             receipt: Receipt::of(document)?,
             files: Vec::new(),
             reinstall: false,
+            planned: None,
         };
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let mut local = LocalRepository::new(&installer.pacman)?;
         let result = self.install(&mut installer, &mut local, lock.stale);
         let result = result.map_err(|failure| tree::explain(failure, document));
         let cleared = local.clear();
-        if self.loose && !self.download_only {
-            document.write(&members::Strap { loose: true });
+        match &installer.planned {
+            Some(planned) => document.write(planned),
+            None => document.remove::<members::Planned>(),
+        }
+        if self.loose && !self.download_only && !self.plan_only {
+            let before: members::Strap = document.get().unwrap_or_default();
+            document.write(&members::Strap { loose: true, ..before });
         }
         // Also after a failure: what is installed is installed.
         let recorded = installer.receipt.record(plan.inside.root(), document);
@@ -90,7 +96,7 @@ impl Strap {
         let (plan, context) = (installer.plan, installer.pacman.context);
         let root = plan.inside.root();
         // A download changes nothing that is installed: what is incomplete is left to the run that repairs it.
-        let interrupted = if self.download_only { None } else { interrupted::find(root, stale)? };
+        let interrupted = if self.download_only || self.plan_only { None } else { interrupted::find(root, stale)? };
         // A record that is removed takes the reason along.
         let asked = installer.receipt.explicit(root)?;
         let repair = interrupted.is_some();
@@ -115,7 +121,15 @@ impl Strap {
             }
             None => Targets::Names(asked_for.iter().chain(&incomplete).cloned().collect()),
         };
-        installer.transact(&targets, repair)?;
+        if self.plan_only {
+            installer.planned = Some(preview::plan(installer, &targets)?);
+            return Ok(());
+        }
+        // Who only has something removed has nothing upgraded.
+        let is_idle = matches!(&targets, Targets::Names(names) if names.is_empty()) && !self.remove.is_empty();
+        if !is_idle {
+            installer.transact(&targets, repair)?;
+        }
         if self.download_only {
             return Ok(());
         }
@@ -130,7 +144,8 @@ impl Strap {
         let absent: Vec<_> = lost.iter().filter(|name| !is_there(name)).cloned().collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
         let explicit = lost.intersection(&asked).cloned().collect();
-        installer.mark_explicit(explicit, &asked_for)
+        installer.mark_explicit(explicit, if self.asdeps { &[] } else { &asked_for })?;
+        installer.remove(&self.remove)
     }
 }
 

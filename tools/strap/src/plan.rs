@@ -9,8 +9,8 @@ use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
 use rootfs::Inside;
 use stage::members::Config;
-use stage::{Code, Common, Document, Failure, members, quote};
-use std::path::PathBuf;
+use stage::{Code, Common, Document, Doing, Failure, members, quote};
+use std::path::{Path, PathBuf};
 
 /// Install packages into a root with pacman, and check the result
 #[derive(Debug, Parser)]
@@ -20,9 +20,13 @@ use std::path::PathBuf;
     after_help = "Example:\n  ... | keyring | strap base archlinuxarm-keyring | strap nano openssh | reap | unmount"
 )]
 pub(crate) struct Strap {
-    /// Packages, groups, or package files (a path or URL) to install
-    #[arg(value_name = "PKG", required_unless_present_any = ["locked", "unsigned"])]
+    /// Packages, groups, or package files (a path or URL) to install; none: upgrade what is installed
+    #[arg(value_name = "PKG")]
     pub(crate) packages: Vec<String>,
+
+    /// Install what FILE lists, too: names and package files, and comments after '#'
+    #[arg(long, value_name = "FILE", conflicts_with = "locked")]
+    pub(crate) packages_from: Vec<PathBuf>,
 
     /// Install the package file FILE, which is not signed
     #[arg(long, value_name = "FILE", conflicts_with = "locked")]
@@ -36,6 +40,30 @@ pub(crate) struct Strap {
     )]
     pub(crate) locked: Option<PathBuf>,
 
+    /// Remove the installed package PKG, after all else
+    #[arg(long, value_name = "PKG", conflicts_with_all = ["locked", "download_only"])]
+    pub(crate) remove: Vec<String>,
+
+    /// Let what is installed replace the package PKG, which conflicts with it
+    #[arg(long, value_name = "PKG", conflicts_with = "locked")]
+    pub(crate) replace: Vec<String>,
+
+    /// Overwrite files that match GLOB and that no package to be installed has
+    #[arg(long, value_name = "GLOB", conflicts_with = "locked")]
+    pub(crate) overwrite: Vec<String>,
+
+    /// Do not upgrade the package PKG
+    #[arg(long, value_name = "PKG", conflicts_with = "locked")]
+    pub(crate) ignore: Vec<String>,
+
+    /// Take the package NAME of this version for installed
+    #[arg(long, value_name = "NAME=VERSION", conflicts_with = "locked")]
+    pub(crate) assume_installed: Vec<String>,
+
+    /// Install the packages as dependencies
+    #[arg(long, conflicts_with = "locked")]
+    pub(crate) asdeps: bool,
+
     /// Verify no signatures: use the loose configuration
     #[arg(long)]
     pub(crate) loose: bool,
@@ -43,6 +71,10 @@ pub(crate) struct Strap {
     /// Download packages into the cache and stop
     #[arg(long)]
     pub(crate) download_only: bool,
+
+    /// Show what would be done, and do nothing
+    #[arg(long = "plan", conflicts_with_all = ["locked", "download_only"])]
+    pub(crate) plan_only: bool,
 
     /// Use the repository databases in the root, and upgrade nothing else
     #[arg(long)]
@@ -68,6 +100,9 @@ pub(crate) struct Strap {
     pub(crate) common: Common,
 }
 
+/// The longest list of packages that is read, in bytes.
+const LIST: u64 = 1 << 20;
+
 /// What is needed to install, checked.
 #[derive(Debug)]
 pub(crate) struct Plan {
@@ -90,9 +125,18 @@ pub(crate) struct Plan {
 impl Strap {
     /// Decides what to run, and checks all that can be checked before anything is touched.
     pub(crate) fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        let (files, names): (Vec<String>, Vec<String>) =
-            self.packages.iter().cloned().partition(|target| local::is_file(target));
-        names.iter().try_for_each(|name| check_name(name))?;
+        let mut targets = self.packages.clone();
+        for path in &self.packages_from {
+            targets.extend(listed(path)?);
+        }
+        let (files, names): (Vec<String>, Vec<String>) = targets.into_iter().partition(|target| local::is_file(target));
+        names.iter().chain(&self.assume_installed).try_for_each(|name| check_name(name, "installing"))?;
+        self.ignore.iter().try_for_each(|name| check_name(name, "ignoring"))?;
+        self.remove.iter().chain(&self.replace).try_for_each(|name| check_name(name, "removing"))?;
+        let has_targets = !(names.is_empty() && files.is_empty() && self.unsigned.is_empty());
+        if self.no_refresh && !has_targets && self.remove.is_empty() {
+            return Err(Failure::new(Code::Usage, "--no-refresh upgrades only what is named, and no package is"));
+        }
         let files = files.iter().map(|file| Target::parse(file, true));
         let files: Vec<Target> =
             files.chain(self.unsigned.iter().map(|file| Target::parse(file, false))).collect::<Result<_, _>>()?;
@@ -126,10 +170,24 @@ impl Strap {
     }
 }
 
+/// Reads a list of packages: words, and comments after `#`.
+fn listed(path: &Path) -> Result<Vec<String>, Failure> {
+    let doing = || format!("reading the list {}", quote(path));
+    let text =
+        stage::file::open(path).and_then(|file| stage::file::read_to_limit(file, LIST)).doing(Code::Usage, doing)?;
+    let text = String::from_utf8(text).doing(Code::Usage, doing)?;
+    let words = text.lines().flat_map(|line| line.split('#').next().unwrap_or_default().split_whitespace());
+    let words: Vec<String> = words.map(str::to_owned).collect();
+    if words.is_empty() {
+        return Err(Failure::new(Code::Usage, format!("{}: it names no package", doing())));
+    }
+    Ok(words)
+}
+
 /// Refuses what pacman would take for an option, and what cannot be the name of a package or group.
-fn check_name(name: &str) -> Result<(), Failure> {
+fn check_name(name: &str, doing: &str) -> Result<(), Failure> {
     let good = name.bytes().all(|b| b.is_ascii_alphanumeric() || b"@._+-/=<>:~".contains(&b));
-    let refuse = |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(name)));
+    let refuse = |why: &str| Failure::new(Code::Usage, format!("{doing} {}: {why}", quote(name)));
     if name.is_empty() || name.starts_with('-') || !good {
         return Err(refuse("invalid package name"));
     }
@@ -143,10 +201,10 @@ mod tests {
     #[test]
     fn names_that_pacman_would_misread_are_refused() {
         for good in ["base", "core/bash", "lib32-gcc-libs", "gtk2+extra", "foo=1:2.0-1", "r8168~x"] {
-            assert!(check_name(good).is_ok(), "{good}");
+            assert!(check_name(good, "installing").is_ok(), "{good}");
         }
         for bad in ["", "-Syu", "--root=/", "a b", "a\nb", "$(id)"] {
-            assert_eq!(check_name(bad).unwrap_err().code, Code::Usage, "{bad}");
+            assert_eq!(check_name(bad, "installing").unwrap_err().code, Code::Usage, "{bad}");
         }
     }
 }

@@ -4,10 +4,11 @@
 //! archive an earlier run did. What is unknown is left out: that a repository offers the same name and version now proves
 //! nothing.
 
+use pacman::english::log::Event;
 use pacman::records::{self, Installed};
 use pacman::{Origin, Planned};
 use rootfs::Root;
-use stage::members::{Package, Step};
+use stage::members::{Package, Step, Strap};
 use stage::{Document, Failure};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,6 +23,8 @@ pub(crate) struct Receipt {
     done: BTreeMap<String, (String, Option<Origin>)>,
     /// Where the package files of the command line, by their names, are from.
     pub(crate) files: BTreeMap<String, String>,
+    /// What runs removed.
+    removed: BTreeSet<String>,
 }
 
 impl Receipt {
@@ -39,6 +42,7 @@ impl Receipt {
             end: straps.map(|s| s.started + s.seconds).reduce(f64::max),
             done: BTreeMap::new(),
             files: BTreeMap::new(),
+            removed: document.get().map(|strap: Strap| strap.removed.into_iter().collect()).unwrap_or_default(),
         })
     }
 
@@ -48,6 +52,15 @@ impl Receipt {
             let is_of = |o: &&Origin| (&o.planned.name, &o.planned.version) == (&name, &version);
             let origin = origins.iter().find(is_of).cloned();
             self.done.insert(name, (version, origin));
+        }
+    }
+
+    /// Adds what a transaction removed, as the log has it.
+    pub(crate) fn add_removed(&mut self, events: &[Event]) {
+        for event in events {
+            if let Event::Removed(name) = event {
+                self.removed.insert(name.clone());
+            }
         }
     }
 
@@ -83,7 +96,15 @@ impl Receipt {
     /// When the local database cannot be read, or a record cannot be parsed: the others are recorded all the same.
     pub(crate) fn record(&self, root: &Root, document: &mut Document) -> Result<(), Failure> {
         let (packages, odd) = self.packages(root)?;
-        if !packages.is_empty() {
+        let is_there = |name: &&String| packages.iter().any(|package| package.name == **name);
+        let removed: Vec<String> = self.removed.iter().filter(|name| !is_there(name)).cloned().collect();
+        let before: Strap = document.get().unwrap_or_default();
+        if removed != before.removed {
+            document.write(&Strap { removed, ..before });
+        }
+        if packages.is_empty() {
+            document.remove::<Vec<Package>>();
+        } else {
             document.write(&packages);
         }
         odd.map_or(Ok(()), Err)
@@ -132,10 +153,17 @@ impl Receipt {
 mod tests {
     use super::*;
     use crate::tests::package;
+    use package::relations::Relations;
     use serde_json::json;
 
     fn installed_package(name: &str, time: u64) -> Installed {
-        Installed { package: package(name, "1-1"), record: format!("{name}-1-1"), time: Some(time), repo: None }
+        Installed {
+            package: package(name, "1-1"),
+            record: format!("{name}-1-1"),
+            time: Some(time),
+            repo: None,
+            relations: Relations::default(),
+        }
     }
 
     fn receipt() -> Receipt {
@@ -152,7 +180,13 @@ mod tests {
 
     fn origin(name: &str, version: &str) -> Origin {
         Origin {
-            planned: Planned { repo: "new".into(), name: name.into(), version: version.into(), file: "g".into() },
+            planned: Planned {
+                repo: "new".into(),
+                name: name.into(),
+                version: version.into(),
+                file: "g".into(),
+                download: 0,
+            },
             sha256: Some("11".into()),
             offered: None,
             beside: Some("Zg==".into()),

@@ -8,10 +8,11 @@ use crate::plan::{Plan, Strap};
 use crate::receipt::Receipt;
 use crate::{files, interrupted, scriptlets};
 use pacman::english::log::{self, Event};
-use pacman::operation::{Action, Refresh};
+use pacman::operation::{Action, Choices, Refresh};
+use pacman::removals::{Removal, removals};
 use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
-use stage::Failure;
-use stage::members::Package;
+use stage::members::{Package, Planned};
+use stage::{Code, Failure, quote};
 
 /// What is to be installed.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub(crate) struct Installer<'a> {
     pub(crate) files: Vec<String>,
     /// Whether what is installed in this version is installed again.
     pub(crate) reinstall: bool,
+    /// What would be done, where that is all that is asked.
+    pub(crate) planned: Option<Planned>,
 }
 
 impl<'a> Installer<'a> {
@@ -79,13 +82,7 @@ impl<'a> Installer<'a> {
 
     fn run(&mut self, targets: &Targets<'a>, repair: bool) -> Result<(), Failure> {
         let pacman = self.pacman.clone();
-        let operation = Operation {
-            upgrade: !self.options.no_refresh,
-            needed: !repair && !self.reinstall,
-            overwrite: repair,
-            asdeps: matches!(targets, Targets::Dependencies(_)),
-            ..Operation::default()
-        };
+        let operation = self.operation(targets, repair);
         let refresh = if self.options.no_refresh { Refresh::No } else { Refresh::Newer };
         let download = Download {
             pacman: &pacman,
@@ -114,6 +111,14 @@ impl<'a> Installer<'a> {
         if self.options.initramfs == Initramfs::Any {
             transaction.pacman.hook_dir = initramfs::hooks(self.plan, &transaction.planned)?;
         }
+        // pacman has one answer for all that conflict: what is not to go is found out before.
+        if let (Targets::Names(names), false) = (targets, self.options.replace.is_empty()) {
+            let planned = pacman.resolve(operation, names)?;
+            let root = self.plan.inside.root();
+            let offered = records::offered(root, &pacman.repos)?.entries;
+            let (installed, _) = records::installed(root)?;
+            self.check_removals(&removals(&offered, &planned, &installed, operation.upgrade))?;
+        }
         let since = records::log(self.plan.inside.root())?.len();
         let mut result = self.install(targets, &transaction);
         if let Err(failure) = &result
@@ -136,6 +141,52 @@ impl<'a> Installer<'a> {
         Ok(())
     }
 
+    /// Returns what pacman is to do with these targets.
+    pub(crate) fn operation(&self, targets: &Targets<'_>, repair: bool) -> Operation<'a> {
+        let Strap { overwrite, ignore, assume_installed, replace, .. } = self.options;
+        Operation {
+            upgrade: !self.options.no_refresh,
+            needed: !repair && !self.reinstall,
+            overwrite: repair,
+            asdeps: self.options.asdeps || matches!(targets, Targets::Dependencies(_)),
+            choices: Choices { overwrite, ignore, assume_installed, replace },
+            ..Operation::default()
+        }
+    }
+
+    /// Refuses to remove a package that conflicts and of which nobody spoke.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] with its name.
+    pub(crate) fn check_removals(&self, removals: &[Removal]) -> Result<(), Failure> {
+        let stays = |removal: &&Removal| removal.conflicts && !self.options.replace.contains(&removal.name);
+        let Some(Removal { name, by, .. }) = removals.iter().find(stays) else {
+            return Ok(());
+        };
+        let (name, by) = (quote(name), quote(by));
+        Err(Failure::new(Code::Failed, format!("installing {by}: it conflicts with {name}, which is installed"))
+            .hint(format!("leave it out; or let it replace that: --replace {name}")))
+    }
+
+    /// Has pacman remove packages.
+    ///
+    /// # Errors
+    ///
+    /// When pacman fails, or a scriptlet or hook does.
+    pub(crate) fn remove(&mut self, names: &[String]) -> Result<(), Failure> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let root = self.plan.inside.root();
+        let since = records::log(root)?.len();
+        let ran = self.pacman.run(Operation { action: Action::Remove, ..Operation::default() }, names);
+        let log = records::log(root)?;
+        let events: Vec<_> = log::events(log.get(since..).unwrap_or_default()).collect();
+        self.receipt.add_removed(&events);
+        scriptlets::check(self.pacman.context, root, &ran?, &events, &self.options.allow_failed_scriptlet)
+    }
+
     /// Returns whether pacman began a transaction, by what it logged after `since` bytes of its log.
     fn has_begun(&self, since: usize) -> Result<bool, Failure> {
         let log = records::log(self.plan.inside.root())?;
@@ -152,6 +203,7 @@ impl<'a> Installer<'a> {
         let log = records::log(root)?;
         let events: Vec<_> = log::events(log.get(before..).unwrap_or_default()).collect();
         let installed = interrupted::installed(&events);
+        self.receipt.add_removed(&events);
         self.receipt.add(installed.clone(), &origins);
         // Where pacman itself says that it failed, that is the failure, whatever its scriptlets did.
         let output = ran?;

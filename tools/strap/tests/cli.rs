@@ -82,10 +82,11 @@ fn set_hash(document: &mut Value) {
 }
 
 #[test]
-fn a_command_line_without_packages_is_refused() {
+fn a_command_line_without_valid_names_is_refused() {
     let (_dir, document) = root();
-    let output = strap(&[], &document);
-    refused(&output, &document, 64, "usage", "required arguments were not provided: <PKG>");
+    let output = strap(&["--no-refresh"], &document);
+    let message = "--no-refresh upgrades only what is named, and no package is";
+    refused(&output, &document, 64, "usage", message);
     let output = strap(&["a b"], &document);
     refused(&output, &document, 64, "usage", "installing 'a b': invalid package name");
     let output = strap(&["--", "--root=/"], &document);
@@ -178,7 +179,7 @@ fn the_three_calls_of_pacman() {
     let device = std::os::unix::fs::MetadataExt::dev(&std::fs::metadata(dir.path().join("root")).unwrap());
     // The one that downloads verifies databases only.
     let packages = conf("cache") + &format!("/download-{device}-{id}/packages.conf");
-    let format = "--print-format strapline-plan %r %n %v %l";
+    let format = "--print-format strapline-plan %r %n %v %l %s";
     let keyring = conf("gnupg");
     std::fs::write(dir.path().join("gnupg/pubring.gpg"), "keys").unwrap();
     for (args, expected) in [

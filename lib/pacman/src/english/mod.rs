@@ -164,7 +164,7 @@ troubles! {
         "the root, or the package cache, is on a file system that is mounted read-only";
     FileConflict: Failed, ["(conflicting files)"], "";
     Conflict: Failed, ["(conflicting dependencies)", "unresolvable package conflicts"],
-        "leave one of them out; one that is installed must be removed first";
+        "leave one of them out; one that is installed goes with strap --replace PKG";
     HookUnready: Failed, ["unable to run hook "],
         "the hook needs a package that is not there: strap that first";
     Hook: ChildFailed, ["failed to run transaction hooks"],

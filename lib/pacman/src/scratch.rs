@@ -1,7 +1,7 @@
 //! A directory of the package cache, which is all of the host that pacman may write, for databases and configurations that are
 //! made for one run. Its name is made of the root's identity. It is there only while this program runs, or after it was killed.
 
-use pacman::Pacman;
+use crate::run::Pacman;
 use stage::{Code, Doing, Failure, quote};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 /// The directories in it: two as pacman has them in its `DBPath`, and one for files that are downloaded.
 const DIRECTORIES: [&str; 3] = ["sync", "local", "files"];
 
+/// How deep it is: the records of `local` are directories.
+const DEPTH: u32 = 3;
+
 /// The directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     path: PathBuf,
 }
 
@@ -21,12 +24,14 @@ impl Scratch {
     /// # Errors
     ///
     /// When the root cannot be identified.
-    pub(crate) fn of(pacman: &Pacman<'_>, purpose: &str) -> Result<Self, Failure> {
+    pub fn of(pacman: &Pacman<'_>, purpose: &str) -> Result<Self, Failure> {
         let id = pacman.inside.root().id()?;
         Ok(Self { path: pacman.cache.join(format!("{purpose}-{}-{}", id.dev, id.ino)) })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
@@ -35,40 +40,47 @@ impl Scratch {
     /// # Errors
     ///
     /// When it cannot be made.
-    pub(crate) fn make(&self, files: &[(String, Vec<u8>)]) -> Result<(), Failure> {
+    pub fn make(&self, files: &[(String, Vec<u8>)]) -> Result<(), Failure> {
         self.clear()?;
         let make = || -> io::Result<()> {
             for directory in DIRECTORIES {
                 std::fs::create_dir_all(self.path.join(directory))?;
             }
-            files.iter().try_for_each(|(name, bytes)| std::fs::write(self.path.join(name), bytes))
+            for (name, bytes) in files {
+                let path = self.path.join(name);
+                path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+                std::fs::write(path, bytes)?;
+            }
+            Ok(())
         };
         make().doing(Code::Os, || format!("making {}", quote(&self.path)))
     }
 
-    /// Removes the directory, by the names of what is made here, and of what pacman makes.
+    /// Removes the directory, as deep as what is made here, and what pacman makes, can be.
     ///
     /// # Errors
     ///
     /// When something else is in it.
-    pub(crate) fn clear(&self) -> Result<(), Failure> {
-        let gone = |result: io::Result<()>| match result {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
-        };
-        let clear = |directory: &Path| -> io::Result<()> {
-            for entry in std::fs::read_dir(directory)? {
-                let entry = entry?;
-                if !entry.file_type()?.is_dir() {
-                    gone(std::fs::remove_file(entry.path()))?;
-                }
-            }
-            std::fs::remove_dir(directory)
-        };
-        for directory in DIRECTORIES.into_iter().chain([""]) {
-            let cleared = gone(clear(&self.path.join(directory)));
-            cleared.doing(Code::Os, || format!("removing {}", quote(&self.path)))?;
+    pub fn clear(&self) -> Result<(), Failure> {
+        gone(clear(&self.path, DEPTH)).doing(Code::Os, || format!("removing {}", quote(&self.path)))
+    }
+}
+
+fn clear(directory: &Path, depth: u32) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true if depth > 1 => gone(clear(&entry.path(), depth - 1))?,
+            true => {}
+            false => gone(std::fs::remove_file(entry.path()))?,
         }
-        Ok(())
+    }
+    std::fs::remove_dir(directory)
+}
+
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }

@@ -1,0 +1,152 @@
+//! What people decide about a transaction: lists, plans, replacing, removing, overwriting, ignoring and assuming.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, pacmans, tier};
+
+/// A mirror with packages that fight.
+fn mirror(lab: &Lab) -> Mirror {
+    let package = |name: &str, more: Value| {
+        let mut package = json!({"name": name, "version": "1", "files": {format!("usr/share/{name}"): name}});
+        package.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        package
+    };
+    let description = json!({"repos": {"extra": {"packages": [
+        package("tables", json!({})),
+        package("nft", json!({"provides": ["tables=1"], "conflicts": ["tables"]})),
+        package("user", json!({"depend": ["tables"]})),
+        package("older", json!({})),
+        package("newer", json!({"replaces": ["older"], "conflicts": ["older"]})),
+        package("clash", json!({})),
+        package("needs", json!({"depend": ["absent=1"]})),
+    ]}}});
+    Mirror::of("x86_64").extended(&lab.path().join("mirror"), &description)
+}
+
+fn names(document: &Value) -> Vec<&str> {
+    let packages = document["packages"].as_array().expect("packages");
+    packages.iter().filter_map(|package| package["name"].as_str()).collect()
+}
+
+/// Runs `strap` on the newest document, which a good run replaces.
+fn strap(lab: &Lab, options: &str) -> Ran {
+    let ran = lab.sh(&format!("strap --quiet --state document.json {options}"));
+    if ran.status == 0 {
+        fs::write(lab.path().join("document.json"), &ran.stdout).expect("our own directory");
+    }
+    ran
+}
+
+fn begin(lab: &Lab, mirror: &Mirror, url: &str, pacman: &Path) {
+    let begun = lab.sh(&format!(
+        "mkroot root --arch x86_64 --distro {} | fetch-pacman --quiet --use {} \
+         | mkconf --quiet --server '{url}/$arch/$repo' --cache-dir $PWD/cache | keyring --quiet",
+        mirror.preset().display(),
+        pacman.display(),
+    ));
+    fs::write(lab.path().join("document.json"), begun.succeeded().to_string()).expect("our own directory");
+}
+
+/// What a plan may not change: the databases, the records, the log and the cache.
+fn state(lab: &Lab) -> String {
+    lab.sh("find root/var cache -mindepth 1 -printf '%P %s %T@\\n' | sort").stdout
+}
+
+#[test]
+fn a_plan_is_what_then_happens() {
+    for (who, pacman) in
+        pacmans().into_iter().flat_map(|p| tier::sample([Who::Root, Who::User], 2, 1).map(move |w| (w, p.clone())))
+    {
+        let lab = Lab::new(who);
+        let mirror = mirror(&lab);
+        let server = Server::of(&mirror.www());
+        begin(&lab, &mirror, server.url(), &pacman);
+        fs::write(lab.path().join("list"), "tables user # both\n\n#nft\nolder\n").expect("our own directory");
+        // Before there are any databases.
+        let before = state(&lab);
+        let planned = strap(&lab, "--plan --packages-from list").done();
+        let list = |planned: &Value| -> Vec<String> {
+            let packages = planned["planned"]["packages"].as_array().expect("a plan");
+            packages.iter().filter_map(|package| package["name"].as_str().map(str::to_owned)).collect()
+        };
+        let mut all = list(&planned);
+        all.sort();
+        assert_eq!(all, ["older", "tables", "user"]);
+        assert!(planned["planned"]["download"].as_u64() > Some(0), "{}", planned["planned"]);
+        assert_eq!((state(&lab), planned.get("packages")), (before, None));
+        let done = strap(&lab, "--packages-from list").done();
+        assert_eq!((names(&done), done.get("planned")), (vec!["older", "tables", "user"], None));
+        // What conflicts stays, unless somebody says that it goes.
+        let before = state(&lab);
+        let conflict = strap(&lab, "--plan nft");
+        conflict.failed(69, "installing 'nft': it conflicts with 'tables', which is installed");
+        let hint = "leave it out; or let it replace that: --replace 'tables'";
+        assert_eq!(conflict.document()["error"]["hint"], hint);
+        strap(&lab, "--plan --replace user nft")
+            .failed(69, "installing 'nft': it conflicts with 'tables', which is installed");
+        let planned = strap(&lab, "--plan --replace tables nft").done();
+        let mut all = list(&planned);
+        all.sort();
+        assert_eq!(
+            (all, &planned["planned"]["removed"]),
+            (vec!["newer".to_owned(), "nft".into()], &json!(["older", "tables"]))
+        );
+        let ignored = strap(&lab, "--plan --ignore older").done();
+        assert_eq!(ignored["planned"], json!({"packages": [], "removed": [], "download": 0}));
+        assert_eq!(state(&lab), before);
+        strap(&lab, "--replace user nft")
+            .failed(69, "installing 'nft': it conflicts with 'tables', which is installed");
+        assert!(lab.path().join("root/usr/share/tables").exists());
+        let done = strap(&lab, "--replace tables nft").done();
+        assert_eq!(
+            (names(&done), &done["strap"]["removed"]),
+            (vec!["newer", "nft", "user"], &json!(["older", "tables"]))
+        );
+        for name in ["nft", "newer"] {
+            let packages = done["packages"].as_array().expect("packages");
+            let package = packages.iter().find(|package| package["name"] == name).expect(name);
+            assert_eq!((&package["verified"], package["sha256"].is_string()), (&json!(true), true), "{package}");
+        }
+        // Without a name all is brought up to date, and all is.
+        assert_eq!(names(&strap(&lab, "").done()), ["newer", "nft", "user"]);
+        let nothing = strap(&lab, "--no-refresh");
+        nothing.failed(64, "--no-refresh upgrades only what is named, and no package is");
+    }
+}
+
+#[test]
+fn removing_overwriting_and_assuming() {
+    let lab = Lab::new(Who::Root);
+    let mirror = mirror(&lab);
+    let server = Server::of(&mirror.www());
+    begin(&lab, &mirror, server.url(), &pacmans()[0]);
+    drop(strap(&lab, "tables user").done());
+    let needed = strap(&lab, "--remove tables");
+    needed.failed(69, "removing tables breaks dependency 'tables' required by user");
+    assert_eq!(needed.document()["error"]["hint"], "a package that is installed needs it: remove that, too");
+    let removed = strap(&lab, "--remove user --remove tables").done();
+    assert_eq!((removed.get("packages"), &removed["strap"]["removed"]), (None, &json!(["tables", "user"])));
+    assert!(!lab.path().join("root/usr/share/user").exists());
+    strap(&lab, "--remove user").failed(69, "target not found: user");
+    // One that is there again was not removed.
+    let done = strap(&lab, "--asdeps tables").done();
+    assert_eq!((&done["packages"][0]["reason"], &done["strap"]["removed"]), (&json!("dependency"), &json!(["user"])));
+    fs::write(lab.path().join("root/usr/share/clash"), "mine").expect("our own root");
+    strap(&lab, "clash").failed(69, "usr/share/clash exists in filesystem");
+    strap(&lab, "--overwrite 'usr/share/other*' clash").failed(69, "usr/share/clash exists in filesystem");
+    drop(strap(&lab, "--overwrite 'usr/share/cla*' clash").done());
+    assert_eq!(fs::read_to_string(lab.path().join("root/usr/share/clash")).expect("a file"), "clash");
+    strap(&lab, "needs").failed(69, "unable to satisfy dependency 'absent=1' required by needs");
+    assert_eq!(names(&strap(&lab, "--assume-installed absent=1 needs").done()), ["clash", "needs", "tables"]);
+    for (options, message) in [
+        ("--packages-from none", "reading the list 'none': No such file or directory"),
+        ("--packages-from empty", "reading the list 'empty': it names no package"),
+        ("--packages-from odd", "installing '--root=/': invalid package name"),
+        ("--remove 'a b'", "removing 'a b': invalid package name"),
+    ] {
+        fs::write(lab.path().join("empty"), "# none\n").expect("our own directory");
+        fs::write(lab.path().join("odd"), "--root=/\n").expect("our own directory");
+        strap(&lab, options).failed(64, message);
+    }
+}
