@@ -11,6 +11,7 @@ pub mod lab;
 pub mod neighbours;
 pub mod proxy;
 pub mod schema;
+pub mod screen;
 pub mod scripted;
 pub mod server;
 pub mod small;

@@ -28,7 +28,7 @@ use rootfs::{Arch, Inside, Place, Root};
 
 use sha2::{Digest, Sha256};
 use stage::members::{Disk, DiskFileSystem, DiskPartition};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, Unit, quote};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -120,16 +120,16 @@ impl Stage for Args {
         if !self.keep_keyring {
             secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
-        let plan = self.plan(context, document, &inside, rules)?;
+        let plan = self.plan(document, &inside, rules)?;
         for at in &plan.points.bound {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let output = Output::create(&self.output, root)?;
         let mut lent = vec![output.file.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
-        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, &output.file))?;
+        let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, &output.file))?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS;
-        let sha256 = if is_full { Some(sha256(&output.file)?) } else { None };
+        let sha256 = if is_full { Some(sha256(context, &output.file)?) } else { None };
         stage::signal::check()?;
         let path = output.path.clone();
         output.finish()?.remove_on_undo(context, &self.output);
@@ -150,7 +150,7 @@ impl Stage for Args {
 
 impl Args {
     /// Decides what to make.
-    fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
+    fn plan(&self, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
         let (root, epoch) = (inside.root(), rules.epoch);
         let arch = Arch::named(document.need_arch()?)?;
         let mut layout = match &self.layout {
@@ -174,7 +174,6 @@ impl Args {
             rules,
             arch,
             title,
-            quiet: context.quiet,
         })
     }
 }
@@ -283,13 +282,15 @@ fn read_short(root: &Root, path: &str) -> Result<Option<String>, Failure> {
 const MOST_ZEROS: u64 = 4 << 30;
 
 /// Hashes a file. Its holes are not read.
-fn sha256(file: &File) -> Result<String, Failure> {
+fn sha256(context: &Context, file: &File) -> Result<String, Failure> {
     let doing = "reading the image";
     let file = file.try_clone().doing(Code::Os, || doing)?;
     let reader = Reader::of_file(file, doing.to_owned())?;
+    let progress = context.progress("hashing", Unit::Bytes, Some(reader.size()));
     let mut hash = Sha256::new();
     reader.copy_with_zeros(0..reader.size(), |bytes| {
         hash.update(bytes);
+        progress.advance(bytes.len() as u64);
         Ok(())
     })?;
     Ok(format!("{:x}", hash.finalize()))

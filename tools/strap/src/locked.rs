@@ -12,7 +12,7 @@ use package::db::decode_signature;
 use pacman::operation::{Action, Refresh};
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
-use stage::{Cause, Code, Doing, Failure, message, quote};
+use stage::{Cause, Code, Doing, Failure, Unit, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -107,7 +107,9 @@ impl<'a> LockedRepository<'a> {
         let download = || self.pacman("download.conf").download(operation, &targets).err();
         let failure = if offline { None } else { download() };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
+        let progress = self.pacman.context.progress("hashing", Unit::Packages, Some(self.wanted.len() as u64));
         for one in &self.wanted {
+            progress.advance(1);
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
                 Some(true) => write_signature(cache, one)?,
