@@ -27,6 +27,7 @@ mod ownership;
 mod pack;
 mod pacmans;
 mod pipeline;
+mod progress;
 mod receipt;
 mod refusals;
 mod reproducible;

@@ -4,7 +4,7 @@ use crate::english::log::{self, Event};
 use crate::english::{OutputEvent, Trouble};
 use crate::gpg;
 use crate::operation::{self, Action, Operation};
-use crate::output::{self, Reader, Show};
+use crate::output::{self, Reader};
 use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
@@ -45,15 +45,11 @@ impl Pacman<'_> {
     /// Runs it; `beside` is done while it runs. A failure has pacman's words.
     pub(crate) fn execute(&self, operation: Operation, targets: &[String], beside: Beside<'_>) -> Ran {
         let mut args = operation.arguments();
-        // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
-        let show = Show::on_stderr(self.context.quiet);
-        let bar = match operation.action {
-            Action::Download => show != Show::Raw,
-            Action::Install | Action::InstallFiles => true,
-            Action::MarkExplicit => false,
-        };
-        args.extend(bar.then(|| "--noprogressbar".to_owned()));
-        let mut reader = Reader::new(show);
+        // Its bars say how far a download is. In all else lines keep the order of what failed and why.
+        let bars = operation.action == Action::Download && self.context.shows_progress();
+        let plain = !bars && operation.action != Action::MarkExplicit;
+        args.extend(plain.then(|| "--noprogressbar".to_owned()));
+        let mut reader = Reader::new(self.context, self.repos.len());
         // A program with two threads makes no namespaces, so the second one begins when pacman runs, and ends before anything
         // else is run.
         let ended = std::thread::scope(|scope| {
