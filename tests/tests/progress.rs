@@ -45,7 +45,7 @@ impl Bench {
     fn rest(options: &str) -> String {
         format!(
             "verify --state doc.json {options} | pack -o a.tar --keep-keyring {options} \
-             | mkdisk -o a.img --keep-keyring --bootloader none {options} | reap {options} | unmount {options}"
+             | mkdisk -o a.img --keep-keyring --bootloader none {options} | reap {options} | unmount --remove {options}"
         )
     }
 }
@@ -220,7 +220,12 @@ fn a_front_end_reads_every_phase() {
     let ran = bench.lab.sh(&format!("{{ {}; }} > rest.json", Bench::rest(json)));
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let found = phases(&split(&ran).0);
-    let expected = [("mkdisk", vec!["hashing", "writing"]), ("pack", vec!["packing"]), ("verify", vec!["verifying"])];
+    let expected = [
+        ("mkdisk", vec!["hashing", "writing"]),
+        ("pack", vec!["packing"]),
+        ("unmount", vec!["deleting"]),
+        ("verify", vec!["verifying"]),
+    ];
     let expected = expected.map(|(tool, phases)| (tool.to_owned(), phases.into_iter().map(str::to_owned).collect()));
     assert_eq!(found, BTreeMap::from(expected));
 
