@@ -9,6 +9,7 @@
 #   make soak    the same on whole tables, 50 kills of each tool, boots, and a fault at every 100th system call: a night
 #                (STRAPLINE_TORTURE=N: at every N-th; 1 takes days)
 #   make fresh   follows the README on newly made Debian 12 and 13 systems, as root and as a user; RELEASES="ubuntu-24.04" on others
+#   make picture draws the demo as its user sees it: docs/demo.svg
 #   make root DISTRO=archlinuxarm ARCH=aarch64 ROOT=/srv/alarm      the real thing, from the real mirrors
 #
 # One recipe is one pipe, from mkroot to unmount: a mount is never a target. The last exit status of the pipe is the first
@@ -20,7 +21,7 @@ ROOT     ?= build/$(DISTRO)-$(ARCH)
 PACKAGES ?= base $(KEYRING)
 # What is to be installed is built small, which takes minutes; what is to be tried is built quickly.
 PROFILE  ?= release
-quick demo root clean-demo: PROFILE = quick
+quick demo demo-mirror picture root clean-demo: PROFILE = quick
 PREFIX   ?= /usr/local
 
 # Where a distribution's keyring package is not called after it.
@@ -38,7 +39,7 @@ export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build quick rust host-demo host demo root check test soak fresh bench fuzz install uninstall source dist deb arch-package clean clean-demo help
+.PHONY: all build quick rust host-demo host demo-mirror demo picture root check test soak fresh bench fuzz install uninstall source dist deb arch-package clean clean-demo help
 
 all: build
 
@@ -57,18 +58,32 @@ host:
 
 # The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
 DEMO := build/demo
-demo: host-demo
-	$(MAKE) --no-print-directory PROFILE=$(PROFILE) quick
-	tests/mirror/mkmirror build/mirror-aarch64
+define PIPE
+mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml |
+  fetch-pacman --server $$MIRROR/archlinuxcn/x86_64 |
+  mkconf --server $$MIRROR/'$$arch/$$repo' --cache-dir $(DEMO)/packages |
+  keyring | strap base archlinuxarm-keyring |
+  strap nano vim sudo openssh | reap | unmount > $(DEMO)/receipt.json
+endef
+export PIPE
+WITH_MIRROR := tests/mirror/with-mirror build/mirror-aarch64/www
+demo: demo-mirror
 	mkdir -p $(DEMO)
-	tests/mirror/with-mirror build/mirror-aarch64/www sh -c 'mkroot $(DEMO)/root --arch aarch64 --distro build/mirror-aarch64/preset.toml \
-	  | fetch-pacman --server "$$MIRROR/archlinuxcn/x86_64" \
-	  | mkconf --server "$$MIRROR/\$$arch/\$$repo" --cache-dir $(CURDIR)/$(DEMO)/packages \
-	  | keyring | strap base archlinuxarm-keyring | strap nano vim sudo openssh | reap | unmount' > $(DEMO)/receipt.json
+	$(WITH_MIRROR) sh -c "$$PIPE"
 	@echo
 	@printf 'uname -m          '; enter --state $(DEMO)/receipt.json uname -m
 	@printf 'pacman -Q | wc -l '; enter --state $(DEMO)/receipt.json pacman -Q | wc -l
 	@strapline receipt $(DEMO)/receipt.json
+
+demo-mirror: host-demo
+	$(MAKE) --no-print-directory PROFILE=$(PROFILE) quick
+	tests/mirror/mkmirror build/mirror-aarch64
+
+# The picture of it in README.
+picture: demo-mirror
+	$(MAKE) --no-print-directory PROFILE=$(PROFILE) clean-demo
+	mkdir -p $(DEMO)
+	$(WITH_MIRROR) docs/picture docs/demo.svg "$$PIPE" "enter --state $(DEMO)/receipt.json uname -m"
 
 # The real mirrors.
 root: quick

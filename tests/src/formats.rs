@@ -10,8 +10,9 @@ use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
 use pacman::english::log::{self as pacman_log, Before, Event};
+use pacman::english::progress::{Step, step};
 use pacman::gpg::listing;
-use pacman::output::{Reader, Show};
+use pacman::output::Reader;
 use rootfs::mountinfo;
 use stage::document::{plain_absolute, plain_below};
 use stage::members::Member;
@@ -314,8 +315,14 @@ pub fn output(bytes: &[u8]) {
     let Some((size, bytes)) = bytes.split_first() else {
         return;
     };
+    for line in bytes.split(|byte| *byte == b'\n') {
+        if let Some(Step::Hook(..)) = step(&String::from_utf8_lossy(line)) {
+            assert_eq!(line[0], b'(');
+        }
+    }
+    let context = stage::Context::new("strap", true);
     let read = |size: usize| {
-        let mut reader = Reader::new(Show::Errors);
+        let mut reader = Reader::new(&context, 1);
         for piece in bytes.chunks(size) {
             reader.take(piece);
         }

@@ -12,6 +12,7 @@ pub mod lab;
 pub mod neighbours;
 pub mod proxy;
 pub mod schema;
+pub mod screen;
 pub mod scripted;
 pub mod server;
 pub mod small;

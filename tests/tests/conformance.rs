@@ -862,7 +862,9 @@ fn help_and_version_are_no_document_and_no_failure() {
             drop(stdin);
             assert_eq!((ran.status, &*ran.stderr), (0, ""), "{}", row.tool);
             assert!(ran.stdout.contains("Usage: "), "{}", ran.stdout);
-            for option in ["--state <FILE>", "-n, --new", "-q, --quiet", "-h, --help", "-V, --version"] {
+            for option in
+                ["--state <FILE>", "-n, --new", "-q, --quiet", "--progress <WHEN>", "-h, --help", "-V, --version"]
+            {
                 assert!(ran.stdout.contains(option), "{option}: {}", ran.stdout);
             }
         }

@@ -14,7 +14,7 @@ use strapline_tests::{TOOLS, bin_dir, top};
 const OTHERS: [&str; 3] = ["strapline.7", "strapline.8", "strapline-document.5"];
 
 /// The options of every stage: short and long.
-const EVERY_STAGE: [&str; 8] = ["--state", "-n", "--new", "-q", "--quiet", "-h", "--help", "--version"];
+const EVERY_STAGE: [&str; 9] = ["--state", "-n", "--new", "-q", "--quiet", "--progress", "-h", "--help", "--version"];
 
 fn page_path(name: &str) -> PathBuf {
     top().join("man").join(name)

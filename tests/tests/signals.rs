@@ -8,19 +8,18 @@
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use strapline_tests::lab::{Host, processes_below};
 use strapline_tests::trial::{KILLED, LOCK};
-use strapline_tests::{Answer, Lab, Mirror, Server, Who};
+use strapline_tests::{Answer, Lab, Mirror, Server, Who, screen};
 
 /// What takes longer does not end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -45,13 +44,7 @@ struct Terminal {
 impl Terminal {
     /// Starts `pipe` as the job of a leader on a new terminal. Its exit status goes to the file `status`.
     fn start(lab: &Lab, leader: Leader, pipe: &str) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let mut options = File::options();
-        options.read(true).write(true);
-        let slave = options.custom_flags(nix::libc::O_NOCTTY).open(name.to_str().unwrap()).unwrap();
+        let (master, slave) = screen::open(80);
         let (shell, script) = match leader {
             // A job that was stopped goes on when somebody says so.
             Leader::Shell => (

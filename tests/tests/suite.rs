@@ -30,6 +30,7 @@ mod ownership;
 mod pack;
 mod pacmans;
 mod pipeline;
+mod progress;
 mod receipt;
 mod refusals;
 mod reproducible;

@@ -474,7 +474,7 @@ fn date_time(seconds: i64) -> (u64, u64) {
 mod tests {
     use super::*;
     use crate::node::{Content, RootFile, Seen};
-    use indicatif::ProgressBar;
+    use stage::Progress;
     use std::io::Read;
     use std::path::Path;
     use std::process::Command;
@@ -523,7 +523,7 @@ mod tests {
     fn written(fat: &Fat, size: u64) -> tempfile::NamedTempFile {
         let image = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
         image.as_file().set_len(size).unwrap();
-        let to = Region { image: image.as_file(), start: 0, size, bar: &ProgressBar::hidden() };
+        let to = Region { image: image.as_file(), start: 0, size, progress: &Progress::hidden() };
         fat.write(&to, &crate::tree::tests::tree(Path::new("/var/tmp"))).unwrap();
         image
     }

@@ -2,8 +2,7 @@
 
 use crate::reader::Reader;
 use crate::tree::Tree;
-use indicatif::ProgressBar;
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Doing, Failure, Progress, quote};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -77,7 +76,7 @@ pub struct Region<'a> {
     /// Its size, in bytes.
     pub size: u64,
     /// What shows how much of the contents is written.
-    pub bar: &'a ProgressBar,
+    pub progress: &'a Progress,
 }
 
 impl Region<'_> {
@@ -111,7 +110,7 @@ impl Region<'_> {
     /// When the file cannot be read or the image not be written, and on a signal.
     pub fn copy(&self, file: &Reader<'_>, range: Range<u64>, at: u64) -> Result<(), Failure> {
         file.copy(range.clone(), |offset, bytes| {
-            self.bar.inc(bytes.len() as u64);
+            self.progress.advance(bytes.len() as u64);
             self.write(at + offset - range.start, bytes)
         })
     }

@@ -18,7 +18,6 @@ pub mod kind;
 pub mod layout;
 pub mod node;
 pub mod output;
-pub mod progress;
 pub mod reader;
 pub mod rewrite;
 pub mod rules;

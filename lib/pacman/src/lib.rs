@@ -20,6 +20,7 @@ pub mod operation;
 pub mod origin;
 pub mod output;
 mod partial_downloads;
+mod phases;
 mod preflight;
 pub mod private;
 pub mod records;

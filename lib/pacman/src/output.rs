@@ -3,28 +3,32 @@
 //! pacman prints on stdout which package it works on and on stderr that a command failed; only a terminal keeps the two in
 //! order. So it gets a pty(7), and its output is passed on to stderr.
 
+use crate::english::progress::{answered, is_after_plan, is_download_size, plan};
 use crate::english::{self, OutputEvent};
+use crate::phases::Phases;
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, OutputModes, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
-use std::io::Write;
+use rustix::termios::{OptionalActions, OutputModes, Winsize, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+use stage::{Context, message};
 use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 /// Reads pacman's output piece by piece.
-#[derive(Debug, Default)]
-pub struct Reader {
+#[derive(Debug)]
+pub struct Reader<'a> {
     line: Vec<u8>,
     show: Show,
+    phases: Option<Phases<'a>>,
+    plan: Option<Vec<String>>,
     held: String,
     events: Vec<OutputEvent>,
 }
 
 /// How much of pacman's output people get to see.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Show {
-    /// All of it as it comes: a terminal, with progress bars.
-    #[default]
-    Raw,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Show {
+    /// The lines that progress does not say: a terminal, or a front end.
+    Rest,
     /// All lines, without what drives a terminal: a log.
     Lines,
     /// Nothing, but for errors and warnings when it fails.
@@ -32,12 +36,10 @@ pub enum Show {
 }
 
 impl Show {
-    /// Returns what fits the options, and what stderr is.
-    pub fn on_stderr(quiet: bool) -> Self {
-        use std::io::IsTerminal;
-        match (quiet, std::io::stderr().is_terminal()) {
+    fn of(context: &Context) -> Self {
+        match (context.quiet, context.shows_progress()) {
             (true, _) => Self::Errors,
-            (false, true) => Self::Raw,
+            (false, true) => Self::Rest,
             (false, false) => Self::Lines,
         }
     }
@@ -51,47 +53,71 @@ const LINE: usize = 4096;
 const EVENTS: usize = 20_000;
 const HELD: usize = 1 << 20;
 
-impl Reader {
-    /// Returns a reader that passes on what `show` says.
-    pub fn new(show: Show) -> Self {
-        Self { show, ..Self::default() }
+/// The plan that was shown last: the transaction that installs it prints it again.
+static PLAN: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl<'a> Reader<'a> {
+    fn with(show: Show, phases: Option<Phases<'a>>) -> Self {
+        Self { line: Vec::new(), show, phases, plan: None, held: String::new(), events: Vec::new() }
+    }
+
+    /// Returns a reader that passes on what people want to see. pacman has so many repositories.
+    #[must_use]
+    pub fn new(context: &'a Context, repos: usize) -> Self {
+        let phases = context.shows_progress().then(|| Phases::new(context, repos));
+        Self::with(Show::of(context), phases)
+    }
+
+    /// Returns a reader that shows nothing.
+    pub(crate) fn silent() -> Self {
+        Self::with(Show::Errors, None)
     }
 
     /// Takes a piece of output.
     pub fn take(&mut self, bytes: &[u8]) {
-        if self.show == Show::Raw {
-            pass(bytes);
-        }
         for byte in bytes {
             match byte {
                 b'\n' => self.end_of_line(true),
-                // A progress bar writes the same line many times.
+                // A progress bar writes the same line many times, and goes from one to another (CPL and CNL of ECMA-48).
                 b'\r' => self.end_of_line(false),
+                b'E' | b'F' if self.is_parameter() => self.end_of_line(false),
                 byte if self.line.len() < LINE => self.line.push(*byte),
                 _ => {}
             }
         }
     }
 
+    /// Returns whether what came last begins a control sequence that lacks its last letter.
+    fn is_parameter(&self) -> bool {
+        let digits = self.line.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        self.line[..self.line.len() - digits].ends_with(b"\x1b[")
+    }
+
     /// Returns the events. Where pacman `failed`, what was held back is shown now.
     pub fn finish(mut self, failed: bool) -> Vec<OutputEvent> {
         self.end_of_line(true);
+        self.end_plan();
+        let done = self.phases.and_then(|phases| Some((phases.context, phases.finish(failed)?)));
+        if let Some((context, done)) = done {
+            context.note(done);
+        }
         if failed {
-            pass(self.held.as_bytes());
+            self.held.lines().for_each(message::pass);
         }
         self.events
     }
 
-    /// Reads a line; one that is overwritten, and is not the `last`, is shown and means nothing.
+    /// Reads a line; one that is overwritten, and is not the `last`, means nothing.
     fn end_of_line(&mut self, last: bool) {
         let line = std::mem::take(&mut self.line);
         let line = String::from_utf8_lossy(&line);
         let line = without_escapes(&line);
         let event = english::read(&line).filter(|_| last);
+        let told = self.phases.as_mut().is_some_and(|phases| phases.take(&line));
         match self.show {
-            Show::Raw => {}
-            Show::Lines if line.is_empty() => {}
-            Show::Lines => pass(format!("{line}\n").as_bytes()),
+            Show::Rest if told || !last => {}
+            Show::Rest | Show::Lines if line.is_empty() => {}
+            Show::Rest | Show::Lines => self.pass(&line),
             Show::Errors => {
                 let is_reason = matches!(event, Some(OutputEvent::Reason(..)));
                 let wanted = english::is_message(&line) || is_reason;
@@ -108,13 +134,41 @@ impl Reader {
             _ => {}
         }
     }
+
+    /// Passes a line on: the plan once, and no question without its answer.
+    fn pass(&mut self, line: &str) {
+        if is_after_plan(line) {
+            let known = self.end_plan();
+            if known && is_download_size(line) {
+                return;
+            }
+        } else if self.plan.is_none() && plan(line).is_some() {
+            self.plan = Some(Vec::new());
+        }
+        match &mut self.plan {
+            Some(plan) if plan.len() < EVENTS => plan.push(line.to_owned()),
+            _ => answered(line).iter().for_each(|line| message::pass(line)),
+        }
+    }
+
+    /// Shows the plan where it is complete and another one than before. Returns whether it is known.
+    fn end_plan(&mut self) -> bool {
+        let Some(plan) = self.plan.take() else { return false };
+        let mut shown = PLAN.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = *shown == plan;
+        if !known {
+            plan.iter().for_each(|line| message::pass(line));
+            *shown = plan;
+        }
+        known
+    }
 }
 
 /// Returns what a line that a scriptlet printed reads as in pacman's output, where pacman prints it as it is: nothing of it is
 /// pacman's.
 #[must_use]
 pub fn reads_as(line: &str) -> Vec<OutputEvent> {
-    let mut reader = Reader::new(Show::Errors);
+    let mut reader = Reader::with(Show::Errors, None);
     reader.take(line.as_bytes());
     reader.finish(false)
 }
@@ -144,12 +198,10 @@ pub(crate) fn without_escapes(line: &str) -> String {
     out
 }
 
-/// Passes output on. An error means that nobody reads it.
-fn pass(bytes: &[u8]) {
-    std::io::stderr().lock().write_all(bytes).unwrap_or(());
-}
+/// How wide pacman's terminal is at least, so that its bars have all that is read in them.
+const COLUMNS: u16 = 80;
 
-/// Makes a terminal for pacman, and returns our side and its side. It is as wide as ours, so that progress bars fit.
+/// Makes a terminal for pacman, and returns our side and its side. It is as wide as ours, so that its lists fit.
 ///
 /// # Errors
 ///
@@ -165,9 +217,9 @@ pub fn terminal() -> Result<(OwnedFd, OwnedFd), Errno> {
     // A line ends as pacman ends it; our own terminal does the rest.
     modes.output_modes.remove(OutputModes::OPOST);
     tcsetattr(&theirs, OptionalActions::Now, &modes)?;
-    if let Ok(size) = tcgetwinsize(rustix::stdio::stderr()) {
-        tcsetwinsize(&theirs, size)?;
-    }
+    let ours_has = tcgetwinsize(rustix::stdio::stderr()).map_or(0, |size| size.ws_col);
+    let size = Winsize { ws_row: 24, ws_col: ours_has.max(COLUMNS), ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&theirs, size)?;
     Ok((ours, theirs))
 }
 
@@ -186,7 +238,7 @@ mod tests {
                     :: File /c/a b.pkg.tar.zst is corrupted (invalid or corrupted package (PGP signature)).\n\
                     error: failed to commit transaction (download library error)\n";
         for size in [1, 7, 4096] {
-            let mut reader = Reader::new(Show::Errors);
+            let mut reader = Reader::with(Show::Errors, None);
             for piece in text.as_bytes().chunks(size) {
                 reader.take(piece);
             }
@@ -212,8 +264,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bar_that_goes_on_in_another_line_hides_nothing() {
+        for (text, event) in [
+            ("aur is up to date\x1b[K\x1b[2Eerror: no E here\n", "no E here"),
+            ("\x1b[1F aur 1.0 B 100%\x1b[12Eerror: F\x1b[1m[1E\n", "F[1E"),
+        ] {
+            let mut reader = Reader::with(Show::Errors, None);
+            reader.take(text.as_bytes());
+            assert_eq!(reader.finish(false), [OutputEvent::Error(english::Trouble::Other, event.into())]);
+        }
+    }
+
+    #[test]
     fn endless_output_takes_no_memory_and_hides_nothing() {
-        let mut reader = Reader::new(Show::Errors);
+        let mut reader = Reader::with(Show::Errors, None);
         for n in 0..2 * EVENTS {
             reader.take(format!("error: {n:0100}\n").as_bytes());
         }
@@ -231,7 +295,7 @@ mod tests {
 
     #[test]
     fn hostile_output_is_only_text() {
-        let mut reader = Reader::new(Show::Errors);
+        let mut reader = Reader::with(Show::Errors, None);
         reader.take(&[0xff; 10_000]);
         reader.take(b"\n(((\n()\n( 1/2)\ninstalling\ninstalling \n:: hooks...\n(1/1)\n");
         assert_eq!(reader.finish(false), [OutputEvent::Hook(1, String::new()), OutputEvent::Hook(1, String::new())]);

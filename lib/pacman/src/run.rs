@@ -4,7 +4,7 @@ use crate::english::log::{self, Event};
 use crate::english::{OutputEvent, Trouble};
 use crate::gpg;
 use crate::operation::{self, Action, Operation};
-use crate::output::{self, Reader, Show};
+use crate::output::{self, Reader};
 use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
@@ -47,15 +47,11 @@ impl Pacman<'_> {
     /// Runs it; `beside` is done while it runs. A failure has pacman's words.
     pub(crate) fn execute(&self, operation: Operation<'_>, targets: &[String], beside: Beside<'_>) -> Ran {
         let mut args = operation.arguments();
-        // Progress bars are for a person who waits for a download; lines keep the order of what failed and why.
-        let show = Show::on_stderr(self.context.quiet);
-        let bar = match operation.action {
-            Action::Download => show != Show::Raw,
-            Action::Install | Action::InstallFiles | Action::Remove => true,
-            Action::MarkExplicit => false,
-        };
-        args.extend(bar.then(|| "--noprogressbar".to_owned()));
-        let mut reader = Reader::new(show);
+        // Its bars say how far a download is. In all else lines keep the order of what failed and why.
+        let bars = operation.action == Action::Download && self.context.shows_progress();
+        let plain = !bars && operation.action != Action::MarkExplicit;
+        args.extend(plain.then(|| "--noprogressbar".to_owned()));
+        let mut reader = Reader::new(self.context, self.repos.len());
         // A program with two threads makes no namespaces, so the second one begins when pacman runs, and ends before anything
         // else is run.
         let ended = std::thread::scope(|scope| {
@@ -108,7 +104,7 @@ impl Pacman<'_> {
             text.extend_from_slice(bytes);
         })?;
         if ended != Ended::Exited(0) {
-            let mut reader = Reader::new(Show::Errors);
+            let mut reader = Reader::silent();
             reader.take(&text);
             let failure = error_text::failure(&reader.finish(false), ended, None);
             return Ok(Err(failure.while_doing(format_args!("running pacman to {}", operation.purpose()))));

@@ -14,12 +14,14 @@ pub mod file;
 pub mod members;
 pub mod message;
 mod path;
+pub mod progress;
 pub mod run;
 pub mod signal;
 
 pub use document::Document;
 pub use failure::{Cause, Code, Doing, Failure};
 pub use message::quote;
+pub use progress::{Progress, Unit};
 pub use run::{Common, Context, Kind, Stage, main};
 
 /// The tools, in the order in which a pipeline has them.

@@ -2,8 +2,8 @@
 //!
 //! Names come from roots and mirrors that an attacker may have written, so control characters are escaped.
 
+use crate::progress;
 use std::fmt::Display;
-use std::io::Write;
 use std::path::Path;
 
 /// Returns `text` with every control character escaped, so that it can neither control a terminal nor forge a message.
@@ -46,9 +46,16 @@ pub fn meant(word: &str, elsewhere: &[(&str, &str)], names: impl IntoIterator<It
 
 /// Writes one line of `tool` to stderr. A message that cannot be written is dropped.
 pub fn line(tool: &str, text: impl Display) {
-    let line = format!("{tool}: {}\n", escape(&text.to_string()));
+    pass(&format!("{tool}: {}", escape(&text.to_string())));
+}
+
+/// Writes one line to stderr, in the place of a bar that a stage of the pipeline may have there. It begins with no brace: that is
+/// progress.
+pub fn pass(line: &str) {
+    let begin = if line.starts_with('{') { " " } else { "" };
+    let erase = if progress::can_erase() { "\x1b[K" } else { "" };
     // One write, so that lines of the stages of one pipeline do not mix.
-    drop(std::io::stderr().lock().write_all(line.as_bytes()));
+    progress::write(&format!("{begin}{line}{erase}\n"));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! failure, without `pipefail`, in plain sh and in make, and clean-up runs like a `finally`.
 
 use crate::members::Step;
+use crate::progress::{Progress, Show, Unit, When};
 use crate::signal::{self, Wake};
 use crate::{Code, Document, Doing, Failure, complete, document, message, quote};
 use clap::error::{ContextKind, ContextValue};
@@ -45,6 +46,10 @@ pub struct Common {
     /// Say nothing when all goes well
     #[arg(short, long, help_heading = "Every stage")]
     pub quiet: bool,
+
+    /// Show progress
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, help_heading = "Every stage")]
+    pub progress: When,
 }
 
 /// What takes back a part of a stage's work.
@@ -56,6 +61,7 @@ pub struct Context {
     pub tool: &'static str,
     /// Whether to omit messages of success and progress.
     pub quiet: bool,
+    progress: Show,
     waited: Cell<Duration>,
     undo: RefCell<Vec<Undo>>,
 }
@@ -70,7 +76,12 @@ impl Context {
     /// Returns a context for `tool`.
     #[must_use]
     pub fn new(tool: &'static str, quiet: bool) -> Self {
-        Self { tool, quiet, waited: Cell::default(), undo: RefCell::default() }
+        let progress = Show::of(When::Auto, quiet);
+        Self { tool, quiet, progress, waited: Cell::default(), undo: RefCell::default() }
+    }
+
+    fn of(tool: &'static str, common: &Common) -> Self {
+        Self { progress: Show::of(common.progress, common.quiet), ..Self::new(tool, common.quiet) }
     }
 
     /// Registers what takes back a part of the work. It is called when the document cannot be written, in the reverse order
@@ -95,6 +106,18 @@ impl Context {
         if !self.quiet {
             message::line(self.tool, text);
         }
+    }
+
+    /// Begins a phase of the work that may take over a second. `total` is how much there is to do, where that is known.
+    #[must_use]
+    pub fn progress(&self, phase: &'static str, unit: Unit, total: Option<u64>) -> Progress {
+        Progress::begin(self.progress, self.tool, phase, unit, total)
+    }
+
+    /// Returns whether anybody sees progress.
+    #[must_use]
+    pub fn shows_progress(&self) -> bool {
+        self.progress != Show::Nothing
     }
 
     /// Adds time that was spent waiting for the program that does the work.
@@ -158,7 +181,7 @@ pub fn main<S: Stage>() -> ExitCode {
         Ok(stage) => stage,
         Err(e) => return refuse_command_line(tool, &e),
     };
-    let context = Context::new(tool, stage.common().quiet);
+    let context = Context::of(tool, stage.common());
     let text = match read(stage.common()) {
         Ok(input) => input,
         Err(failure) => return hand_on_failure(&context, Document::new(), &failure),

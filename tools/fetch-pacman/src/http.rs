@@ -5,7 +5,6 @@
 //! the process.
 
 use crate::server::without_password;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 use package::page::{self, is_web_page};
 use reqwest::Url;
 use reqwest::blocking::Client;
@@ -13,7 +12,7 @@ use reqwest::header::CONTENT_LENGTH;
 use reqwest::redirect::{Action, Attempt, Policy};
 use rustls::CertificateError;
 use stage::date::day;
-use stage::{Code, Context, Doing, Failure, quote, signal};
+use stage::{Code, Context, Doing, Failure, Progress, Unit, quote, signal};
 use std::cell::OnceCell;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -78,16 +77,16 @@ pub(crate) struct HttpClient<'a> {
 }
 
 impl HttpClient<'_> {
-    /// Downloads a file. `progress` is its name on a progress bar, where it takes long enough for one.
+    /// Downloads a file. `progress` is what it is called while it is downloaded, where it takes long enough for that.
     pub(crate) fn download(&self, url: &str, expected: Expected, progress: Option<&str>) -> Result<Vec<u8>, Failure> {
         let mut pauses = PAUSES.iter();
         loop {
-            let bar = self.progress_bar(progress, expected.size);
+            let progress = self.progress(progress, expected.size);
             let result = match url.strip_prefix("file://") {
                 Some(path) => read_local(Path::new(path), expected),
-                None => self.attempt(url, expected, &bar),
+                None => self.attempt(url, expected, &progress),
             };
-            bar.finish_and_clear();
+            progress.end();
             let failed = match result {
                 Ok(bytes) => return Ok(bytes),
                 Err(failed) => failed,
@@ -105,7 +104,7 @@ impl HttpClient<'_> {
     }
 
     /// Downloads a file in a thread, and waits for it or a signal.
-    fn attempt(&self, url: &str, expected: Expected, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
+    fn attempt(&self, url: &str, expected: Expected, progress: &Progress) -> Result<Vec<u8>, Failed> {
         let url = Url::parse(url).doing(Code::Failed, || "reading the URL")?;
         if !matches!(url.scheme(), "http" | "https") {
             let why = format!("'{}' is not supported: http, https and file are", url.scheme());
@@ -119,10 +118,10 @@ impl HttpClient<'_> {
             }
         };
         let (sender, receiver) = sync_channel(1);
-        let (timeout, bar) = (self.timeout, bar.clone());
+        let (timeout, progress) = (self.timeout, progress.clone());
         let work = move || {
             // Where nobody waits any more, nobody wants the file.
-            drop(sender.send(get(&client, url, expected, timeout, &bar)));
+            drop(sender.send(get(&client, url, expected, timeout, &progress)));
         };
         std::thread::Builder::new().spawn(work).doing(Code::Os, || "starting the download")?;
         loop {
@@ -167,21 +166,12 @@ impl HttpClient<'_> {
             .doing(Code::Failed, || "setting up HTTP")
     }
 
-    /// Returns a progress bar, which draws on a terminal only.
-    fn progress_bar(&self, name: Option<&str>, size: Option<u64>) -> ProgressBar {
-        let Some(name) = name.filter(|_| !self.context.quiet) else {
-            return ProgressBar::hidden();
-        };
-        let (bar, template) = match size {
-            Some(size) => (ProgressBar::new(size), "{msg} {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"),
-            None => (ProgressBar::no_length(), "{msg} {bytes} {bytes_per_sec}"),
-        };
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_message(name.to_owned());
-        bar.with_finish(ProgressFinish::AndClear)
+    /// Begins a download that somebody waits for.
+    fn progress(&self, name: Option<&str>, size: Option<u64>) -> Progress {
+        let Some(name) = name else { return Progress::hidden() };
+        let progress = self.context.progress("downloading", Unit::Bytes, size);
+        progress.item(name);
+        progress
     }
 }
 
@@ -206,7 +196,13 @@ fn check_content(start: &[u8]) -> Result<(), Failure> {
 }
 
 /// The work of the thread.
-fn get(client: &Client, url: Url, expected: Expected, timeout: Duration, bar: &ProgressBar) -> Result<Vec<u8>, Failed> {
+fn get(
+    client: &Client,
+    url: Url,
+    expected: Expected,
+    timeout: Duration,
+    progress: &Progress,
+) -> Result<Vec<u8>, Failed> {
     let mut response = client.get(url).send().map_err(|e| explain_refusal(&e, timeout))?;
     let status = response.status();
     if status != 200 {
@@ -243,7 +239,7 @@ fn get(client: &Client, url: Url, expected: Expected, timeout: Duration, bar: &P
         }
         bytes.extend_from_slice(&piece[..n]);
         expected.check_size(bytes.len() as u64)?;
-        bar.set_position(bytes.len() as u64);
+        progress.set(bytes.len() as u64);
     }
     let is_short = |size| (bytes.len() as u64) < size;
     if length.is_none() && expected.size.is_some_and(is_short) {

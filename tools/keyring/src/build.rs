@@ -17,7 +17,7 @@ use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Home, StoredKeyring};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Doing, Failure, Unit, quote};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -78,7 +78,11 @@ pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<B
     Ok(built)
 }
 
-fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
+fn build_inside(
+    Session { context, document, gpg, .. }: Session<'_>,
+    ring: &Ring,
+    extend: bool,
+) -> Result<Built, Failure> {
     // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
@@ -89,10 +93,19 @@ fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend:
     // fast.
     let files = [("secring.gpg", ""), ("gpg-agent.conf", AGENT_CONF)];
     let home = Home::create(gpg, scratch, &files)?;
+    let progress = context.progress("building the keyring", Unit::Steps, Some(5));
+    let step = |item| {
+        progress.item(item);
+        progress.advance(1);
+    };
     let own = make_own_key(&home)?;
+    step("importing the keys");
     let rings = import(&home, ring)?;
+    step("signing the pinned keys");
     let mut unusable = sign(&home, ring, &rings, &own)?;
+    step("computing what is valid");
     set_owner_trust(&home, ring, &unusable)?;
+    step("checking the keys");
     let mut public = home.list("--list-keys")?;
     let mut extended = Vec::new();
     if !before.is_empty() {
@@ -106,6 +119,7 @@ fn build_inside(Session { document, gpg, .. }: Session<'_>, ring: &Ring, extend:
     }
     let secret = home.list("--list-secret-keys")?;
     write_pubring(&home)?;
+    progress.advance(1);
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and accept none of its names.
     unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));

@@ -3,7 +3,7 @@
 
 use image::compress::Compression;
 use image::reader::Reader;
-use stage::{Code, Doing, Failure, child, quote};
+use stage::{Code, Context, Doing, Failure, Unit, child, quote};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -106,15 +106,19 @@ impl Format {
     /// # Errors
     ///
     /// When one cannot be read or the other be written, and on a signal; [`Code::ChildFailed`] where qemu-img fails.
-    pub(crate) fn convert(self, from: &File, to: &File) -> Result<(), Failure> {
+    pub(crate) fn convert(self, context: &Context, from: &File, to: &File) -> Result<(), Failure> {
         let doing = "writing the image";
         let clone = |file: &File| file.try_clone().doing(Code::Os, || doing);
         match self {
             Self::Raw => Ok(()),
             Self::Compressed(compression) => {
                 let reader = Reader::of_file(clone(from)?, "reading the image".to_owned())?;
+                let progress = context.progress("compressing", Unit::Bytes, Some(reader.size()));
                 let copy = |out: &mut dyn Write| {
-                    let put = |bytes: &[u8]| out.write_all(bytes).doing(Code::Os, || doing);
+                    let put = |bytes: &[u8]| {
+                        progress.advance(bytes.len() as u64);
+                        out.write_all(bytes).doing(Code::Os, || doing)
+                    };
                     reader.copy_with_zeros(0..reader.size(), put).map_err(io::Error::other)
                 };
                 let written = compression.compress(to, compression.default_level(), copy);

@@ -31,7 +31,7 @@ use rootfs::{Arch, Inside, Place, Root};
 
 use sha2::{Digest, Sha256};
 use stage::members::{Disk, DiskFileSystem, DiskPartition};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, Unit, quote};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
@@ -133,7 +133,7 @@ impl Stage for Args {
         if !self.keep_keyring {
             secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
-        let plan = self.plan(context, document, &inside, rules)?;
+        let plan = self.plan(document, &inside, rules)?;
         for at in &plan.points.bound {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
@@ -145,14 +145,14 @@ impl Stage for Args {
         let image = raw.as_ref().map_or(&output.file, |raw| &raw.file);
         let mut lent = vec![image.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
-        let done = inside.call(Place::Host, &lent, || work::work(&plan, document, image))?;
+        let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image))?;
         if let Some(bmap) = &bmap {
             let map = bmap::of(&reader(image)?)?;
             (&bmap.file).write_all(map.as_bytes()).doing(Code::Os, || format!("writing {}", quote(&bmap.path)))?;
         }
-        format.convert(image, &output.file)?;
+        format.convert(context, image, &output.file)?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS || format != Format::Raw;
-        let sha256 = if is_full { Some(sha256(&output.file)?) } else { None };
+        let sha256 = if is_full { Some(sha256(context, &output.file)?) } else { None };
         stage::signal::check()?;
         let mut disk = disk(&output.path, sha256.as_deref(), &plan, &done);
         disk.format = format.name().map(str::to_owned);
@@ -179,7 +179,7 @@ impl Stage for Args {
 
 impl Args {
     /// Decides what to make.
-    fn plan(&self, context: &Context, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
+    fn plan(&self, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
         let (root, epoch) = (inside.root(), rules.epoch);
         let arch = Arch::named(document.need_arch()?)?;
         let mut layout = match &self.layout {
@@ -203,7 +203,6 @@ impl Args {
             rules,
             arch,
             title,
-            quiet: context.quiet,
         })
     }
 }
@@ -279,11 +278,13 @@ fn reader(file: &File) -> Result<Reader<'static>, Failure> {
 }
 
 /// Hashes a file. Its holes are not read.
-fn sha256(file: &File) -> Result<String, Failure> {
+fn sha256(context: &Context, file: &File) -> Result<String, Failure> {
     let reader = reader(file)?;
+    let progress = context.progress("hashing", Unit::Bytes, Some(reader.size()));
     let mut hash = Sha256::new();
     reader.copy_with_zeros(0..reader.size(), |bytes| {
         hash.update(bytes);
+        progress.advance(bytes.len() as u64);
         Ok(())
     })?;
     Ok(format!("{:x}", hash.finalize()))

@@ -66,7 +66,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) arch: Arch,
     /// The system's name.
     pub(crate) title: String,
-    pub(crate) quiet: bool,
 }
 
 /// Changes the size of the partition that is mounted at `/boot`.

@@ -12,10 +12,10 @@ use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;
 use image::rules::is_secret;
-use image::{FileSystem, Kind, Node, Tree, progress, size};
+use image::{FileSystem, Kind, Node, Tree, size};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure};
+use stage::{Code, Context, Document, Doing, Failure, Unit};
 use std::fs::File;
 
 /// What was done.
@@ -31,13 +31,13 @@ pub(crate) struct Done {
 }
 
 /// Makes the image.
-pub(crate) fn work(plan: &Plan<'_>, document: &Document, image: &File) -> Result<Done, Failure> {
+pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, image: &File) -> Result<Done, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let job = Job { plan, image, tree: &tree, nodes: &found.nodes };
     let (fillings, mut notes) = job.fill()?;
     let disk = job.arrange(&fillings)?;
-    job.write(&fillings, &disk)?;
+    job.write(context, &fillings, &disk)?;
     if !found.sockets.is_empty() {
         notes.push(format!("{} sockets are left out", found.sockets.len()));
     }
@@ -161,14 +161,14 @@ impl<'a> Job<'a> {
         Ok(places)
     }
 
-    fn write(&self, fillings: &[Filling<'_>], places: &Arrangement) -> Result<(), Failure> {
+    fn write(&self, context: &Context, fillings: &[Filling<'_>], places: &Arrangement) -> Result<(), Failure> {
         let Self { plan, image, .. } = self;
         let doing = || "writing the image";
         image.set_len(places.size).doing(Code::Os, doing)?;
         table::write(image, &plan.layout, places, &plan.ids)?;
         let content = fillings.iter().map(Filling::content).sum();
-        let bar = &progress::bar(!plan.quiet, content, "disk");
-        let region = |start, size| Region { image, start, size, bar };
+        let progress = &context.progress("writing", Unit::Bytes, Some(content));
+        let region = |start, size| Region { image, start, size, progress };
         let partitions = plan.layout.partitions.iter().zip(&places.partitions);
         for (filling, (partition, place)) in fillings.iter().zip(partitions) {
             let to = region(place.start, place.size);

@@ -4,11 +4,11 @@ use crate::format::Format;
 use crate::stream::Source;
 use crate::{Plan, oci};
 use image::rules::is_secret;
-use image::{Node, Tree, progress};
+use image::{Node, Tree};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use stage::{Code, Document, Doing, Failure, quote};
+use stage::{Code, Context, Document, Doing, Failure, Unit, quote};
 use std::fs::File;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 
@@ -34,15 +34,15 @@ pub(crate) struct Written {
 /// # Errors
 ///
 /// When the tree cannot be read or the file not be written. Then the file is of no use.
-pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure> {
+pub(crate) fn work(context: &Context, plan: &Plan, document: &Document) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let path = &plan.output.path;
     let writing = format!("writing {}", quote(path));
-    let name = path.file_name().unwrap_or_default();
     let content = found.nodes.iter().map(Node::size).sum();
-    let bar = progress::bar(plan.bar, content, &name.to_string_lossy());
-    let source = Source { tree: &tree, nodes: &found.nodes, bar: &bar, writing: &writing, sparse: plan.sparse };
+    let progress = context.progress("packing", Unit::Bytes, Some(content));
+    let source =
+        Source { tree: &tree, nodes: &found.nodes, progress: &progress, writing: &writing, sparse: plan.sparse };
     let (size, sha256) = match plan.format {
         Format::Oci => oci::write(plan, document, source)?,
         _ => {
@@ -52,7 +52,7 @@ pub(crate) fn work(plan: &Plan, document: &Document) -> Result<Written, Failure>
             (out.size, out.hex())
         }
     };
-    bar.finish_and_clear();
+    drop(progress);
     let paths = |want: fn(&Node) -> bool| found.nodes.iter().filter(|n| want(n)).map(Node::path_text).collect();
     Ok(Written {
         size,

@@ -19,7 +19,6 @@ use pacman::{lock, secret};
 use rootfs::{Inside, Place};
 use stage::members::Archive;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, quote};
-use std::io::{IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -79,8 +78,6 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     /// Whether holes are stored as holes.
     pub(crate) sparse: bool,
-    /// Whether a bar shows how far it is.
-    pub(crate) bar: bool,
     pub(crate) rules: Rules,
     pub(crate) points: Points,
     pub(crate) output: Output,
@@ -97,15 +94,13 @@ impl Stage for Pack {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(context, document)?;
+        let plan = self.plan(document)?;
         for at in &plan.points.bound {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let begin = Instant::now();
         let keep = [plan.output.file.as_fd()];
-        let written = plan.inside.call(Place::Host, &keep, || archive::work(&plan, document));
-        // A process that was killed leaves its progress bar.
-        let written = written.inspect_err(|_| clear_line(plan.bar))?;
+        let written = plan.inside.call(Place::Host, &keep, || archive::work(context, &plan, document))?;
         context.waited(begin.elapsed());
         let path = plan.output.path.clone();
         plan.output.finish()?.remove_on_undo(context, &self.output);
@@ -126,7 +121,7 @@ impl Stage for Pack {
 
 impl Pack {
     /// Decides what to do, and checks all that can be checked before.
-    fn plan(&self, context: &Context, document: &Document) -> Result<Plan, Failure> {
+    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         let inside = Inside::of(document)?;
         let root = inside.root();
         let output = Output::create(&self.output, root)?;
@@ -156,7 +151,6 @@ impl Pack {
             level,
             name,
             sparse: self.sparse,
-            bar: !context.quiet && std::io::stderr().is_terminal(),
             rules,
             output,
         })
@@ -169,12 +163,6 @@ fn some(paths: &[String]) -> Option<String> {
         [] => None,
         [path] => Some(quote(path)),
         [path, rest @ ..] => Some(format!("{} and {} more", quote(path), rest.len())),
-    }
-}
-
-fn clear_line(bar: bool) {
-    if bar {
-        std::io::stderr().write_all(b"\r\x1b[K").unwrap_or_default();
     }
 }
 

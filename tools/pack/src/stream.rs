@@ -4,8 +4,7 @@ use crate::member::{BLOCK, Member};
 use image::node::RootFile;
 use image::reader::{Piece, Reader};
 use image::{Content, Kind, Node, Tree};
-use indicatif::ProgressBar;
-use stage::{Code, Doing, Failure};
+use stage::{Code, Doing, Failure, Progress};
 use std::io::{self, Write};
 
 /// What is streamed.
@@ -14,7 +13,7 @@ pub(crate) struct Source<'a> {
     pub(crate) tree: &'a Tree,
     pub(crate) nodes: &'a [Node],
     /// What shows how much of the contents is through.
-    pub(crate) bar: &'a ProgressBar,
+    pub(crate) progress: &'a Progress,
     /// What is being done where writing fails, for a message.
     pub(crate) writing: &'a str,
     /// Whether holes are stored as holes, and not as zeros.
@@ -70,7 +69,7 @@ impl<W: Write> Stream<'_, W> {
             reader.copy_with_zeros(*at..at + length, |bytes| self.put(bytes))?;
         }
         reader.check_unchanged()?;
-        self.source.bar.inc(size);
+        self.source.progress.advance(size);
         self.pad(pieces.iter().map(|(_, length)| length).sum())
     }
 

@@ -16,7 +16,7 @@ use pacman::operation::{Action, Refresh};
 use pacman::scratch::Scratch;
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
 use stage::members::Package;
-use stage::{Cause, Code, Doing, Failure, message, quote};
+use stage::{Cause, Code, Doing, Failure, Unit, message, quote};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -127,7 +127,9 @@ impl<'a> LockedRepository<'a> {
         // Offline what is absent is named below.
         let failure = if offline { None } else { self.fetch(verifies) };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
+        let progress = self.pacman.context.progress("hashing", Unit::Packages, Some(self.wanted.len() as u64));
         for one in &self.wanted {
+            progress.advance(1);
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
                 Some(true) => {

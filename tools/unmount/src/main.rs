@@ -19,7 +19,7 @@ use rootfs::{live, occupants, stand_in};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use stage::members::{Host, Identity, Unmount as Record};
-use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
+use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, Unit, quote};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -136,7 +136,9 @@ impl Stage for Unmount {
         let mut record = resumed(document);
         let mut result = self.unmount_all(context, scope, &root, &mut record);
         if self.remove && result.is_ok() {
+            let progress = context.progress("deleting", Unit::Steps, None);
             result = remove::remove(&root, id, &before);
+            drop(progress);
             record.removed = result.is_ok();
         }
         drop(lock);

@@ -19,7 +19,7 @@ use pacman::records::LOCAL;
 use rootfs::{Root, gnupg};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Document, Doing, Failure, quote};
+use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, quote};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufReader, Seek};
@@ -56,7 +56,12 @@ pub(crate) struct Checked {
 /// # Errors
 ///
 /// When the keyring or the cache cannot be used. What is found wrong is no error.
-pub(crate) fn work(document: &Document, plan: &Plan, subjects: &[Subject]) -> Result<Found, Failure> {
+pub(crate) fn work(
+    context: &Context,
+    document: &Document,
+    plan: &Plan,
+    subjects: &[Subject],
+) -> Result<Found, Failure> {
     let begin = Instant::now();
     // Opened before the tmpfs is there: both may be below what that covers.
     let root = Root::of(document)?;
@@ -98,7 +103,8 @@ pub(crate) fn work(document: &Document, plan: &Plan, subjects: &[Subject]) -> Re
         None => None,
     };
     let verifier = home.as_ref().map(|(home, keys)| Verifier { home, keys });
-    let checker = Checker { plan, subjects, root: &root, cache, verifier };
+    let progress = context.progress("verifying", Unit::Packages, Some(subjects.len() as u64));
+    let checker = Checker { plan, subjects, root: &root, cache, verifier, progress };
     let (mut packages, mut compared): (Vec<_>, Vec<_>) = checker.check_all()?.into_iter().unzip();
     files::decide_pending(&root, &mut compared);
     for (checked, compared) in packages.iter_mut().zip(compared) {
@@ -137,6 +143,7 @@ struct Checker<'a> {
     root: &'a Root,
     cache: Option<Cache>,
     verifier: Option<Verifier<'a>>,
+    progress: Progress,
 }
 
 /// The members of an archive that describe the package.
@@ -157,7 +164,9 @@ impl Checker<'_> {
                 let Some(subject) = self.subjects.get(n) else {
                     return Ok(done);
                 };
+                self.progress.item(&subject.known.name);
                 done.push((n, self.check(subject)?));
+                self.progress.advance(1);
             }
         };
         let mut all = std::thread::scope(|scope| {

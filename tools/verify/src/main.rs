@@ -105,7 +105,7 @@ impl Stage for Verify {
         if plan.gpg.is_some() {
             fetched = self.fetch(context, document, &plan, &mut subjects)?;
         }
-        let found = plan.bare.call(Place::Host, &[], || check::work(document, &plan, &subjects))?;
+        let found = plan.bare.call(Place::Host, &[], || check::work(context, document, &plan, &subjects))?;
         context.waited(Duration::try_from_secs_f64(found.seconds).unwrap_or_default());
         for (subject, checked) in subjects.iter().zip(&found.packages) {
             if let Some(why) = &checked.unknown {

@@ -7,7 +7,7 @@ use crate::filesystem::{FileSystem, Options, Region};
 use crate::node::{Content, Kind, Node};
 use crate::rules::Rules;
 use crate::tree::Tree;
-use indicatif::ProgressBar;
+use stage::Progress;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
@@ -153,7 +153,7 @@ impl Sample {
     fn write(&self, path: &Path, blocks: u64) {
         let file = File::create_new(path).unwrap();
         file.set_len(blocks * BLOCK).unwrap();
-        let to = Region { image: &file, start: 0, size: blocks * BLOCK, bar: &ProgressBar::hidden() };
+        let to = Region { image: &file, start: 0, size: blocks * BLOCK, progress: &Progress::hidden() };
         self.ext4().write(&to, &self.tree()).unwrap();
     }
 
@@ -328,7 +328,7 @@ fn a_file_that_changes_is_noticed() {
     let ext4 = sample.ext4();
     std::fs::write(sample.directory.path().join("file"), "other").unwrap();
     let file = tempfile::tempfile().unwrap();
-    let to = Region { image: &file, start: 0, size: 2000 * BLOCK, bar: &ProgressBar::hidden() };
+    let to = Region { image: &file, start: 0, size: 2000 * BLOCK, progress: &Progress::hidden() };
     let message = ext4.write(&to, &sample.tree()).unwrap_err().message;
     assert!(message.ends_with("the file changed while it was read"), "{message}");
 }

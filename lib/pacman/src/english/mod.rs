@@ -5,6 +5,7 @@
 //! pacman's log for that.
 
 pub mod log;
+pub mod progress;
 
 use stage::{Cause, Code};
 
