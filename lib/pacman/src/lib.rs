@@ -21,6 +21,7 @@ pub mod origin;
 pub mod output;
 mod partial_downloads;
 mod preflight;
+pub mod publishers;
 pub mod records;
 pub mod run;
 pub mod secret;

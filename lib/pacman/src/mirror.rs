@@ -55,6 +55,19 @@ impl Pacman<'_> {
         self.run(operation, targets)
     }
 
+    /// Downloads the repositories' databases where the servers have newer ones; offline, those that the root lacks are taken
+    /// from the cache.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::run`]; offline, where one is not there.
+    pub fn refresh(&self) -> Result<(), Failure> {
+        if self.offline {
+            return databases::restore(self.inside.root(), self.cache, &self.repos);
+        }
+        self.download(Operation::download_targets(Refresh::Newer), &[]).map(drop)
+    }
+
     /// [`Pacman::run`], and `beside` while pacman runs.
     pub(crate) fn run_beside(
         &self,

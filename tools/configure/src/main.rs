@@ -22,6 +22,7 @@ mod machine_id;
 mod mirror;
 mod record;
 mod records;
+mod repositories;
 mod resolver;
 mod secret;
 mod sudo;
@@ -38,6 +39,7 @@ use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
 use pacman::lock::{self, Purpose};
+use repositories::Repositories;
 use rootfs::{Inside, Place};
 use serde::{Deserialize, Serialize};
 use stage::{Common, Context, Document, Failure, Kind, Stage};
@@ -72,6 +74,7 @@ impl Stage for Args {
         let accounts = Accounts::of(self)?;
         let mut configured = record::configured(document, self, &accounts);
         let keyring = self.first_boot_keyring.then(|| FirstBootKeyring::of(document)).transpose()?;
+        let repositories = self.repositories.then(|| Repositories::of(document)).transpose()?;
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
         let salt = configured.hostname.as_deref().unwrap_or_default();
@@ -85,7 +88,10 @@ impl Stage for Args {
         if let Some(keyring) = &keyring {
             configured.first_boot_keyring.clone_from(&keyring.0);
         }
-        let items = self.items(accounts, fstab, keyring);
+        if let Some(repositories) = &repositories {
+            configured.repositories = repositories.names();
+        }
+        let items = self.items(accounts, fstab, keyring, repositories);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &items)?;
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
@@ -110,7 +116,13 @@ impl Stage for Args {
 
 impl Args {
     /// Returns what is configured, in this order: what others depend on comes first.
-    fn items(&self, accounts: Accounts, fstab: Option<Fstab>, keyring: Option<FirstBootKeyring>) -> Vec<Named> {
+    fn items(
+        &self,
+        accounts: Accounts,
+        fstab: Option<Fstab>,
+        keyring: Option<FirstBootKeyring>,
+        repositories: Option<Repositories>,
+    ) -> Vec<Named> {
         fn named(name: &'static str, item: impl Item + 'static) -> Named {
             (name, Box::new(item))
         }
@@ -127,6 +139,7 @@ impl Args {
             list(&self.enable).map(|list| named("units", Units(list))),
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
+            repositories.map(|item| named("repositories", item)),
             self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];

@@ -15,6 +15,7 @@ mod scriptlets;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod vouched;
 
 use interrupted::InterruptedTransaction;
 use locked::LockedRepository;

@@ -1,6 +1,7 @@
 //! What is to be done: the command line, and what the document says, checked.
 
 use crate::locked::{self, Locked};
+use crate::vouched::Vouched;
 use clap::Parser;
 use pacman::Timeout;
 use pacman::conf::Conf;
@@ -70,6 +71,8 @@ pub(crate) struct Plan {
     pub(crate) cache: PathBuf,
     /// The packages of the lock, where there is one.
     pub(crate) lock: Option<Vec<Locked>>,
+    /// Whose packages may come from which repository; none where nothing is verified.
+    pub(crate) vouched: Option<Vouched>,
 }
 
 impl Strap {
@@ -86,6 +89,7 @@ impl Strap {
         let lock = lock.transpose()?;
         program.check()?;
         let gpgdir = config.gpgdir();
+        let vouched = (!self.loose).then(|| Vouched::of(document, &config)).transpose()?;
         let file = if self.loose { config.loose } else { config.strict };
         let again = |f: Failure| if f.code == Code::NotFound { f.hint("write it again with mkconf") } else { f };
         let conf = Conf::read(&file).map_err(again)?;
@@ -102,6 +106,7 @@ impl Strap {
             conf,
             cache: config.cache,
             lock,
+            vouched,
         })
     }
 }

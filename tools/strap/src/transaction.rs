@@ -78,6 +78,9 @@ impl<'a> Installer<'a> {
                 planned: pacman.preview(operation, names)?,
             },
         };
+        if let Some(vouched) = &self.plan.vouched {
+            vouched.check(&self.plan.inside, &transaction.planned)?;
+        }
         let output = self.install(targets, &transaction)?;
         if repair {
             interrupted::restore_configuration(self.plan.inside.root(), &output)?;

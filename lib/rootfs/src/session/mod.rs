@@ -133,8 +133,8 @@ impl Inside {
         let mode: Mode = document.need()?;
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
-        let arch = document.need_arch()?;
-        let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
+        document.need_arch()?;
+        let handler = if binfmt.is_private() { Some((Arch::of_document(document)?, binfmt)) } else { None };
         let refuse = |why: &str, hint: &str| {
             Err(Failure::new(Code::Permission, format!("entering {}: {why}", quote(root.path()))).hint(hint))
         };
