@@ -123,10 +123,12 @@ fn three_overlays_with_three_keyrings() {
 #[test]
 fn an_overlay_vouches_for_its_own_packages_only() {
     let victim = json!({"name": "victim", "version": "1", "signer": "over", "files": {"usr/share/victim": "x"}});
+    // pacman takes such a name, and no receipt has it.
+    let odd = json!({"name": "odd~x", "version": "1", "signer": "over", "files": {"usr/share/odd": "x"}});
     let stray = json!({"name": "stray", "version": "1", "signer": "over", "files": {"usr/share/stray": "x"}});
     let bench = Bench::new(&json!({
         "last": ["more"],
-        "repos": {"more": {"packages": [victim, package("good")]}},
+        "repos": {"more": {"packages": [victim, odd, package("good")]}},
         "overlays": {
             "over": {"packages": [package("hello")]},
             "other": {"packages": [stray, {"name": "replayed", "version": "1", "signer": "builder"}]},
@@ -151,6 +153,10 @@ fn an_overlay_vouches_for_its_own_packages_only() {
         assert!(!bench.path("root/var/lib/pacman/local").join(format!("{name}-1-1")).exists());
         assert!(!bench.path(&format!("packages/{name}-1-1-any.pkg.tar.zst")).exists());
     }
+    bench
+        .sh("strap --state begun.json odd~x")
+        .failed(69, "asking pacman what it would install: its answer 'strapline-plan more odd~x ");
+    assert_eq!(bench.sh("ls root/var/lib/pacman/local | grep -c odd").stdout, "0\n");
     let document = bench.sh("strap --state begun.json hello good").succeeded();
     assert_eq!(installed(&document), [("good", "more", true), ("hello", "over", true)]);
     // What the preset says, and what the user says.
@@ -239,7 +245,7 @@ fn a_bad_overlay_is_refused_with_the_reason() {
                   | mkconf --cache-dir $PWD/packages | keyring > before.json";
     assert_eq!(bench.sh(before).status, 0);
     let after = "mkroot other --state before.json --overlay good.toml | mkconf --cache-dir $PWD/packages | strap x";
-    bench.sh(after).failed(69, "looking for the keys of 'good': the keyring was built without them");
+    bench.sh(after).failed(69, "looking for whose keys are whose: the keyring was built without the overlays");
 }
 
 /// Returns the commands of an example in a page: those of the first one behind these words.
@@ -270,7 +276,8 @@ fn a_repository_of_ones_own_as_the_page_has_it() {
         fetch-pacman() {{ command fetch-pacman --use {PACMAN}; }}
         mkconf() {{ command mkconf --cache-dir $PWD/packages \"$@\"; }}
         {signed}
-        rm /srv/mine/*.sig; rm -r packages
+        rm /srv/mine/*.sig /srv/mine/mine.*; rm -r packages
+        repo-add -q /srv/mine/mine.db.tar.gz /srv/mine/*.pkg.tar.zst
         {unsigned}"
     );
     fs::write(bench.path("script"), script).expect("our own directory");
@@ -332,7 +339,7 @@ fn ones_own_key_is_for_ones_own_repository() {
         (format!("--repo core={url},after=extra"), "reading --repo: 'core' has its place by the preset already"),
         (format!("--repo me={url},siglevel=Sometimes"), "'Sometimes' is not a value of SigLevel"),
     ] {
-        bench.run(&[], &option, "cat").failed(64, line);
+        bench.run(&[], &option, "keyring").failed(64, line);
     }
 }
 

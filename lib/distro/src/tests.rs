@@ -90,7 +90,7 @@ fn a_refusal_lists_what_there_is() {
     let error = Preset::load("debian").unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     assert_eq!(error.to_string(), "there is no preset 'debian'");
-    assert!(error.hint.unwrap().starts_with("there are archlinux, "));
+    assert!(error.hint.unwrap().starts_with("there are 7Ji, arch4edu, archlinux, "));
 
     for (wanted, preset) in [("alarm", "archlinuxarm"), ("arch", "archlinux"), ("manajro", "manjaro")] {
         let hint = Preset::load(wanted).unwrap_err().hint.unwrap();
@@ -415,10 +415,12 @@ fn a_list_extends_a_distribution_by_overlays() {
     // One over another architecture: what is made of an architecture has its overlays.
     let overlays = ["cachyos", "archlinuxcn"].map(str::to_owned);
     let preset = Preset::with_overlays("archlinux", &overlays).unwrap();
-    assert_eq!(preset.arches().collect::<Vec<_>>(), ["x86_64", "x86_64_v3"]);
+    assert_eq!(preset.arches().collect::<Vec<_>>(), ["x86_64", "x86_64_v3", "x86_64_v4", "znver4"]);
     let fast = preset.arch("x86_64_v3").unwrap();
     assert_eq!(fast.repos.last().unwrap().name, "archlinuxcn");
     assert_eq!(fast.architecture, ["x86_64", "x86_64_v3"]);
+    assert_eq!((fast.machine.as_deref(), fast.from.as_deref()), (Some("x86_64"), Some("x86_64")));
+    assert!(fast.cpu.contains(&"avx2".to_owned()));
     let preset = Preset::with_overlays("archlinuxarm", &overlays[1..]).unwrap();
     assert_eq!(preset.arches().collect::<Vec<_>>(), ["aarch64"]);
     let message = message("name = \"m\"\ntitle = \"M\"\nextends = 7\n");

@@ -42,9 +42,16 @@ impl Vouchers {
             return Ok(Self::default());
         }
         if let Some(name) = named.iter().find(|name| !is_known(name)) {
-            let message = format!("looking for the keys of {}: the keyring was built without them", quote(name));
+            let message = match known.is_empty() {
+                true => "looking for whose keys are whose: the keyring was built without the overlays".to_owned(),
+                false => format!("looking for the keys of {}: the keyring was built without them", quote(name)),
+            };
             return Err(Failure::new(Code::NotVerified, message)
                 .hint("run keyring after mkconf, for the same distribution and overlays"));
+        }
+        if config.repositories.is_empty() {
+            let message = "looking for the repositories of the configuration: the document does not say whose they are";
+            return Err(Failure::new(Code::NotVerified, message).hint("run mkconf again"));
         }
         let repositories = config.repositories.iter().filter(|repo| !repo.unsigned).map(|repo| {
             let vouching =
@@ -55,6 +62,12 @@ impl Vouchers {
         Ok(Self(repositories.collect()))
     }
 
+    /// Returns whether nothing is to be checked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Checks that each package that pacman is to install is signed by a key for its repository, and removes what is not from
     /// the cache.
     ///
@@ -62,6 +75,15 @@ impl Vouchers {
     ///
     /// [`Code::NotVerified`] with the first package, its key and whose that is.
     pub fn check(&self, inside: &Inside, config: &Config, planned: &[Planned]) -> Result<(), Failure> {
+        // One that is named as a file is of no repository.
+        let is_known = |repo: &String| repo == "local" || config.repositories.iter().any(|known| known.name == *repo);
+        if let Some(Planned { name, repo, .. }) =
+            planned.iter().find(|planned| !self.is_empty() && !is_known(&planned.repo))
+        {
+            let message =
+                format!("checking {}: the document does not know its repository {}", quote(name), quote(repo));
+            return Err(Failure::new(Code::NotVerified, message).hint("run mkconf again"));
+        }
         let planned: Vec<&Planned> = planned.iter().filter(|planned| self.0.contains_key(&planned.repo)).collect();
         if planned.is_empty() {
             return Ok(());
@@ -204,8 +226,10 @@ mod tests {
         for keyring in [None, Some(keyring(vec![])), Some(keyring(vec![publisher("base", &[])]))] {
             let failure = Vouchers::of(&two, keyring.as_ref()).unwrap_err();
             assert_eq!(failure.code, Code::NotVerified);
-            assert!(failure.message.contains("without them"), "{failure}");
+            assert!(failure.message.contains("the keyring was built without the"), "{failure}");
         }
+        let some = keyring(vec![publisher("base", &[]), publisher("over", &[])]);
+        assert_eq!(Vouchers::of(&config(&[]), Some(&some)).unwrap_err().code, Code::NotVerified);
         let one = config(&[("core", Some("base")), ("mine", None)]);
         assert_eq!(Vouchers::of(&one, None), Ok(Vouchers::default()));
     }

@@ -9,7 +9,7 @@ use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
-use stage::{Code, Context, Doing, Failure};
+use stage::{Code, Context, Doing, Failure, message};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -88,13 +88,39 @@ impl Pacman<'_> {
     ///
     /// When it cannot be run. If it fails, nothing is returned.
     pub fn preview(&self, operation: Operation, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        let (lines, _) = self.print(operation, targets)?;
+        Ok(lines.iter().filter_map(|line| planned(line)).collect())
+    }
+
+    /// Asks pacman as [`Pacman::preview`] does, and leaves nothing out.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`] where it fails, or would install what cannot be told: a database may have odd entries.
+    pub fn preview_all(&self, operation: Operation, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        let unknown = |why: String| {
+            let message = format!("asking pacman what it would install: {why}");
+            Failure::new(Code::NotVerified, message).hint("try another mirror: mkconf --server URL")
+        };
+        let (lines, ended) = self.print(operation, targets)?;
+        if ended != Ended::Exited(0) {
+            return Err(unknown("it fails".to_owned()));
+        }
+        let lines = lines.iter().filter(|line| line.starts_with("strapline-plan"));
+        let read = |line: &String| {
+            planned(line).ok_or_else(|| unknown(format!("its answer '{}' is odd", message::escape(line))))
+        };
+        lines.map(read).collect()
+    }
+
+    /// Has pacman print what an operation would install: its lines, and how it ended.
+    fn print(&self, operation: Operation, targets: &[String]) -> Result<(Vec<String>, Ended), Failure> {
         let mut text = Vec::new();
-        self.start(operation.print_arguments(), targets, &mut |bytes| {
+        let ended = self.start(operation.print_arguments(), targets, &mut |bytes| {
             text.extend_from_slice(bytes);
         })?;
         let text = String::from_utf8_lossy(&text);
-        let lines = text.lines().map(output::without_escapes);
-        Ok(lines.filter_map(|line| planned(&line)).collect())
+        Ok((text.lines().map(output::without_escapes).collect(), ended))
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.

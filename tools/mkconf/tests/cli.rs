@@ -89,6 +89,14 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     assert_eq!(text(&output.stderr), format!("mkconf: Arch Linux ARM for aarch64: '{}'\n", strict.display()));
     assert!(output.status.success());
     let document = document(&output);
+    let repositories = ["core", "extra", "alarm", "aur"].map(|name| {
+        json!({
+            "name": name,
+            "publisher": "archlinuxarm",
+            "servers": ["http://mirror.archlinuxarm.org/$arch/$repo"],
+            "siglevel": "Required DatabaseOptional",
+        })
+    });
     assert_eq!(
         document["config"],
         json!({
@@ -97,12 +105,7 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
             "cache": ground.path("cache/packages"),
             "gpgdir": ground.path("target.strapline/gnupg"),
             "architecture": ["aarch64"],
-            "repositories": ["core", "extra", "alarm", "aur"].map(|name| json!({
-                "name": name,
-                "publisher": "archlinuxarm",
-                "servers": ["http://mirror.archlinuxarm.org/$arch/$repo"],
-                "siglevel": "Required DatabaseOptional",
-            })),
+            "repositories": repositories,
         })
     );
     assert_eq!(document["org.example.mine"], json!({"kept": true}));
@@ -410,6 +413,10 @@ const GOLDEN: &[Golden] = &[
     ("loongarchlinux.conf", ["loongarchlinux", "loong64", "7.0.0"], &["--print=strict"]),
     ("cachyos-v3-strict.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=strict"]),
     ("cachyos-v3-loose.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=loose"]),
+    ("cachyos-znver4.conf", ["cachyos", "znver4", "7.0.0"], &["--print=strict"]),
+    ("archports.conf", ["archports", "aarch64", "7.1.0"], &["--print=strict"]),
+    ("asahi-alarm.conf", ["asahi-alarm", "aarch64", "7.1.0"], &["--print=strict"]),
+    ("chaotic-aur.conf", ["chaotic-aur", "x86_64", "7.1.0"], &["--print=strict"]),
     (
         "archlinuxarm-own.conf",
         ["archlinuxarm", "aarch64", "7.1.0"],

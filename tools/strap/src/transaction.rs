@@ -79,7 +79,7 @@ impl<'a> Installer<'a> {
             },
         };
         if let Some(vouched) = &self.plan.vouched {
-            vouched.check(&self.plan.inside, &transaction.planned)?;
+            vouched.check(&transaction)?;
         }
         let output = self.install(targets, &transaction)?;
         if repair {

@@ -1,6 +1,6 @@
 //! Which keys may sign packages of which repository: [`pacman::publishers`], for a transaction.
 
-use pacman::Planned;
+use pacman::Transaction;
 use pacman::publishers::Vouchers;
 use stage::members::{Config, Keyring};
 use stage::{Document, Failure};
@@ -27,8 +27,14 @@ impl Vouched {
     ///
     /// # Errors
     ///
-    /// As [`Vouchers::check`].
-    pub(crate) fn check(&self, inside: &rootfs::Inside, planned: &[Planned]) -> Result<(), Failure> {
-        self.vouchers.check(inside, &self.config, planned)
+    /// As [`Vouchers::check`] and [`pacman::Pacman::preview_all`].
+    pub(crate) fn check(&self, transaction: &Transaction<'_>) -> Result<(), Failure> {
+        if self.vouchers.is_empty() {
+            return Ok(());
+        }
+        let Transaction { pacman, operation, targets, planned } = transaction;
+        // What the receipt leaves out as odd is installed all the same.
+        let all = if operation.is_sync() { pacman.preview_all(*operation, targets)? } else { planned.clone() };
+        self.vouchers.check(pacman.inside, &self.config, &all)
     }
 }
