@@ -1,4 +1,4 @@
-//! `--set`: a line of [options], as this pacman takes it.
+//! `--set`: a line of `[options]`, as this pacman takes it.
 
 use crate::render::{Version, known};
 use distro::check;
