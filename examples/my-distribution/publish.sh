@@ -2,12 +2,11 @@
 # publish.sh KEY DIR PACKAGE...: makes DIR a repository 'mine' of packages that KEY signs, with its keyring package and the
 # preset that pins it. Needs gpg, repo-add (pacman), bsdtar and zstd. Run it again to add packages.
 #
-# BASE is the distribution that it is laid over, ARCH and REPOS its architecture and repositories, SERVER where DIR will be
-# served.
+# BASE is the distribution that it is laid over, ARCH its architecture, SERVER where DIR will be served.
 set -eu
 key=$1 dir=$2
 shift 2
-: "${BASE:=archlinuxarm}" "${ARCH:=aarch64}" "${REPOS:=core extra alarm aur}" "${SERVER:=https://example.org/mine}"
+: "${BASE:=archlinuxarm}" "${ARCH:=aarch64}" "${SERVER:=https://example.org/mine}"
 
 fingerprint=$(gpg --batch --with-colons --list-keys "$key" | sed -n 's/^fpr:*\([0-9A-F]*\):$/\1/p' | head -n 1)
 [ -n "$fingerprint" ] || { echo "publish.sh: there is no key '$key'" >&2; exit 1; }
@@ -45,7 +44,8 @@ title = "Mine, over $BASE"
 extends = "$BASE"
 
 [arch.$ARCH]
-repos = [$(printf '"%s", ' $REPOS){ name = "mine", servers = ["$SERVER"] }]
+servers = ["$SERVER"]
+add = [{ name = "mine" }]           # the last; with before = "core" it would come first
 
 [keyring]
 packages = ["mine-keyring"]

@@ -102,7 +102,7 @@ fn same(before: &BTreeMap<PathBuf, [i64; 7]>, after: &BTreeMap<PathBuf, [i64; 7]
 }
 
 /// Returns the commands of a unit as systemd runs them (systemd.service(5)): `$$` is `$` and `%%` is `%`.
-fn commands_of(unit: &str) -> String {
+pub(crate) fn commands_of(unit: &str) -> String {
     let commands = unit.lines().filter_map(|line| {
         let (key, command) = line.split_once('=')?;
         let command = command.replace("$$", "$").replace("%%", "%");

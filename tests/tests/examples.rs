@@ -71,7 +71,7 @@ fn a_distribution_of_ones_own() {
         printf 'pkgname = hello\\npkgver = 1-1\\npkgdesc = Hello\\narch = any\\nsize = 6\\n' > hello/.PKGINFO
         (cd hello && bsdtar -cf - .PKGINFO usr) | zstd -q > hello-1-1-any.pkg.tar.zst
         mkdir -p www && ln -s ../preset.toml www/base.toml
-        BASE=base.toml ARCH=x86_64 REPOS='core extra' SERVER=SERVED my-distribution/publish.sh \\
+        BASE=base.toml ARCH=x86_64 SERVER=SERVED my-distribution/publish.sh \\
             me@example.org www hello-1-1-any.pkg.tar.zst";
     let www = lab.path().join("www");
     fs::create_dir(&www).expect("our own directory");

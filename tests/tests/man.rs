@@ -305,8 +305,10 @@ fn shape(schema: &Value, of: &Value, names: &mut BTreeSet<String>) -> String {
     }
     match of["type"].as_str() {
         Some("array") => {
-            shape(schema, &of["items"], names);
-            "array of objects".to_owned()
+            let kind = shape(schema, &of["items"], names);
+            // Of one that two tools write, the parts are objects.
+            let kind = if of["items"]["allOf"].is_array() { "object" } else { &kind };
+            format!("array of {kind}s")
         }
         Some(kind) => kind.to_owned(),
         None => "string".to_owned(),

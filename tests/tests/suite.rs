@@ -26,6 +26,7 @@ mod locked;
 mod man;
 mod mirrors;
 mod mkdisk;
+mod overlays;
 mod ownership;
 mod pack;
 mod pacmans;

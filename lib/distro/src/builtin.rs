@@ -10,12 +10,17 @@ macro_rules! presets {
 }
 
 pub(crate) const PRESETS: &[(&str, &str)] = presets![
+    "7Ji",
+    "arch4edu",
     "archlinux",
     "archlinux32",
     "archlinuxarm",
     "archlinuxcn",
+    "archports",
     "archriscv",
+    "asahi-alarm",
     "cachyos",
+    "chaotic-aur",
     "endeavouros",
     "loongarchlinux",
     "manjaro",

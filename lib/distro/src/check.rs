@@ -63,6 +63,41 @@ pub fn strict_siglevel(above: Option<&str>, value: &str) -> Result<(), String> {
     Err(format!("'{value}' lets in packages without a trusted signature: it must say Required and not TrustAll"))
 }
 
+/// What a repository's own `SigLevel` comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// Each package must have a trusted signature.
+    Always,
+    /// A package may have none: this is said for the one repository.
+    Perhaps,
+}
+
+/// Refuse a `SigLevel` of one repository that takes any key's signature. Of `above` see [`strict_siglevel`].
+///
+/// # Errors
+/// A sentence that says what is wrong with it.
+pub fn repo_siglevel(above: &str, value: &str) -> Result<Signed, String> {
+    text(value)?;
+    let level = SigLevel::default().apply(above)?.apply(value)?;
+    if level.is_strict() {
+        return Ok(Signed::Always);
+    }
+    if level.package_all || level.database_all {
+        return strict_siglevel(Some(above), value).map(|()| Signed::Always);
+    }
+    Ok(Signed::Perhaps)
+}
+
+/// A flag of /proc/cpuinfo.
+pub(crate) fn flag(value: &str) -> Result<(), String> {
+    plain(value, "_")
+}
+
+/// A repository's name, or `*` for all.
+pub(crate) fn repo_or_all(value: &str) -> Result<(), String> {
+    if value == "*" { Ok(()) } else { repo(value) }
+}
+
 /// Refuse words that `SigLevel =` does not have; whether they are strict depends on where they stand.
 pub(crate) fn siglevel(value: &str) -> Result<(), String> {
     text(value)?;

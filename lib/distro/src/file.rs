@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::{Keyring, Repo, Source, check};
 use stage::{Code, Failure};
@@ -41,9 +41,12 @@ checked! {
     ArchName = check::arch;
     Date = check::date;
     Fingerprint = check::fingerprint;
+    Flag = check::flag;
+    Machine = check::arch;
     Member = check::member;
     Name = check::name;
     RepoName = check::repo;
+    RepoOrAll = check::repo_or_all;
     SigLevel = check::siglevel;
     Snapshot = check::snapshot;
     Text = check::text;
@@ -84,12 +87,14 @@ pub(crate) struct File {
     pub(crate) name: String,
     #[serde(deserialize_with = "one::<Text, _>")]
     pub(crate) title: String,
-    #[serde(default, deserialize_with = "maybe::<Text, _>")]
-    pub(crate) extends: Option<String>,
+    #[serde(default)]
+    pub(crate) extends: OneOrMore,
     #[serde(default, deserialize_with = "maybe::<SigLevel, _>")]
     pub(crate) siglevel: Option<String>,
     #[serde(default, deserialize_with = "maybe::<Snapshot, _>")]
     pub(crate) snapshot: Option<String>,
+    #[serde(default, deserialize_with = "maybe::<Date, _>")]
+    pub(crate) seen_online: Option<String>,
     #[serde(default)]
     pub(crate) keyring: Keyring,
     #[serde(default)]
@@ -97,17 +102,58 @@ pub(crate) struct File {
     pub(crate) pacman: Option<Source>,
 }
 
+/// What a preset extends: one name, or a list, the distribution first.
+#[derive(Debug, Default)]
+pub(crate) struct OneOrMore(pub(crate) Vec<String>);
+
+// By hand, as NameOrRepo.
+impl<'de> Deserialize<'de> for OneOrMore {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Names;
+
+        impl<'de> Visitor<'de> for Names {
+            type Value = Vec<String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a preset, or a list of names")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Vec<String>, E> {
+                check::text(value).map_err(E::custom)?;
+                Ok(vec![value.to_owned()])
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut names: A) -> Result<Vec<String>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Text(name)) = names.next_element()? {
+                    list.push(name);
+                }
+                Ok(list)
+            }
+        }
+
+        deserializer.deserialize_any(Names).map(Self)
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Arch {
+    /// The architecture of the base that this one is made of.
+    pub(crate) from: Option<ArchName>,
     pub(crate) architecture: Option<Vec<ArchName>>,
+    pub(crate) machine: Option<Machine>,
+    pub(crate) cpu: Option<Vec<Flag>>,
     #[serde(default, deserialize_with = "list::<Url, _>")]
     pub(crate) servers: Vec<String>,
     pub(crate) repos: Option<Vec<NameOrRepo>>,
+    /// What is laid over the base's.
+    #[serde(default)]
+    pub(crate) add: Vec<NameOrRepo>,
 }
 
 /// A repository: its name alone, or a table where it differs from the others.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct NameOrRepo(pub(crate) Repo);
 
 // By hand: an untagged enum would answer every mistake with "data did not match any variant".
@@ -124,7 +170,7 @@ impl<'de> Deserialize<'de> for NameOrRepo {
 
             fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Repo, E> {
                 check::repo(value).map_err(E::custom)?;
-                Ok(Repo { name: value.to_owned(), servers: Vec::new(), siglevel: None, snapshot: None })
+                Ok(Repo::named(value))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Repo, A::Error> {

@@ -9,7 +9,8 @@ repos = ["core"]
 "#;
 
 fn parse(text: &str) -> Result<Preset, Failure> {
-    Preset::merge("small.toml", "/p/small.toml".to_owned(), text, None, 0)
+    let (label, reference) = ("small.toml".to_owned(), "/p/small.toml".to_owned());
+    Preset::merge(&Found { label, reference, text: text.to_owned(), beside: None }, 0)
 }
 
 fn message(text: &str) -> String {
@@ -48,6 +49,9 @@ fn what_is_built_in_is_whole() {
         }
         for arch in preset.arches() {
             let arch = preset.arch(arch).unwrap();
+            for level in arch.repos.iter().filter_map(|repo| repo.siglevel.as_deref()) {
+                assert_eq!(check::strict_siglevel(Some(&preset.siglevel), level), Ok(()), "{name}");
+            }
             for server in arch.repos.iter().flat_map(|repo| &repo.servers) {
                 let web = server.starts_with("https://") || server.starts_with("http://");
                 assert!(web, "{name}: {server}");
@@ -86,7 +90,7 @@ fn a_refusal_lists_what_there_is() {
     let error = Preset::load("debian").unwrap_err();
     assert_eq!(error.code, Code::NotFound);
     assert_eq!(error.to_string(), "there is no preset 'debian'");
-    assert!(error.hint.unwrap().starts_with("there are archlinux, "));
+    assert!(error.hint.unwrap().starts_with("there are 7Ji, arch4edu, archlinux, "));
 
     for (wanted, preset) in [("alarm", "archlinuxarm"), ("arch", "archlinux"), ("manajro", "manjaro")] {
         let hint = Preset::load(wanted).unwrap_err().hint.unwrap();
@@ -223,7 +227,7 @@ fn a_mistake_is_answered_with_file_line_and_key() {
         (
             with("[keyring]\npackage = [\"x\"]\n"),
             "preset 'small.toml' line 7: unknown field `package`, expected one of `packages`, \
-             `populate`, `trusted`",
+             `populate`, `vouches_for`, `trusted`",
         ),
         (
             with("[[keyring.trusted]]\nfingerprint = \"BEEF\"\nsource = \"x\"\ndate = \"2026-01-01\"\n"),
@@ -246,7 +250,7 @@ fn a_mistake_is_answered_with_file_line_and_key() {
         (
             SMALL.replace("\"core\"", "{ name = \"x\", server = [] }"),
             "preset 'small.toml' line 5: repos: unknown field `server`, expected one of `name`, \
-             `servers`, `siglevel`, `snapshot`",
+             `servers`, `siglevel`, `snapshot`, `before`, `after`",
         ),
         (
             SMALL.replace("\"core\"", "7"),
@@ -293,4 +297,135 @@ fn a_mistake_is_answered_with_file_line_and_key() {
                  source = \"x\"\ndate = \"2026-01-01\"\n";
     let text = with(&format!("{twice}{twice}"));
     assert!(message(&text).starts_with("preset 'small.toml' line 11: fingerprint: 68B3537F"));
+}
+
+/// An overlay for `SMALL`'s architecture.
+fn overlay(name: &str, add: &str) -> String {
+    format!(
+        "name = \"{name}\"\ntitle = \"{name}\"\n[arch.aarch64]\nservers = [\"http://{name}/\"]\nadd = [{add}]\n\
+         [keyring]\npackages = [\"{name}-keyring\"]\npopulate = [\"{name}\"]\n"
+    )
+}
+
+/// Lays these over `SMALL`, in order.
+fn laid(overlays: &[String]) -> Result<Preset, Failure> {
+    let base = parse(SMALL);
+    overlays.iter().enumerate().fold(base, |base, (n, text)| {
+        let label = format!("{n}.toml");
+        base?.lay(&Found { label: label.clone(), reference: format!("/p/{label}"), text: text.clone(), beside: None })
+    })
+}
+
+#[test]
+fn overlays_are_before_after_and_behind() {
+    let preset = laid(&[
+        overlay("a", r#"{ name = "a1", before = "core" }, { name = "a2", after = "core" }, "a3""#),
+        overlay(
+            "b",
+            r#"{ name = "b1", after = "core" }, { name = "b2", before = "a1" }, { name = "b3", before = "core" }"#,
+        ),
+    ]);
+    let preset = preset.unwrap();
+    let repos: Vec<_> =
+        preset.arch("aarch64").unwrap().repos.iter().map(|r| (r.name.as_str(), r.publisher.as_str())).collect();
+    let expected = [("b2", "b"), ("a1", "a"), ("b3", "b"), ("core", "small"), ("a2", "a"), ("b1", "b"), ("a3", "a")];
+    assert_eq!(repos, expected);
+    let names: Vec<_> = preset.publishers.iter().map(|publisher| publisher.name.as_str()).collect();
+    assert_eq!(names, ["small", "a", "b"]);
+    assert_eq!(preset.keyring.populate, ["a", "b"]);
+    assert_eq!((preset.name.as_str(), preset.title.as_str()), ("small+a+b", "Small + a + b"));
+    assert_eq!(preset.overlays(), ["/p/0.toml", "/p/1.toml"]);
+}
+
+#[test]
+fn what_cannot_be_laid_over_another_is_refused() {
+    let mine = || overlay("a", r#""mine""#);
+    let vouching = |of: &str| mine().replace("[keyring]", &format!("[keyring]\nvouches_for = [\"{of}\"]"));
+    for (overlays, code, expected) in [
+        (
+            vec![mine(), overlay("b", r#""mine""#)],
+            Code::Failed,
+            "preset '1.toml' line 3: [arch.aarch64]: repository 'mine' is there already, of the preset 'a'",
+        ),
+        (
+            vec![overlay("a", r#"{ name = "x", after = "exta" }"#)],
+            Code::Failed,
+            "preset '0.toml' line 3: [arch.aarch64]: repository 'x': there is no 'exta' to be after: there are core",
+        ),
+        (
+            vec![overlay("a", r#"{ name = "x", after = "core", before = "core" }"#)],
+            Code::Failed,
+            "preset '0.toml' line 3: [arch.aarch64]: repository 'x': it has both before and after",
+        ),
+        (
+            vec![overlay("a", r#"{ name = "x", siglevel = "Optional TrustAll" }"#)],
+            Code::Failed,
+            "preset '0.toml' line 3: [arch.aarch64]: repository 'x': 'Optional TrustAll' lets in packages without a \
+             trusted signature: it must say Required and not TrustAll",
+        ),
+        (vec![vouching("cor")], Code::Failed, "preset '0.toml' line 7: vouches_for: there is no repository 'cor'"),
+        (vec![mine(), mine()], Code::Usage, "laying 'a' over 'small+a': it is there already"),
+        (vec![SMALL.to_owned()], Code::Usage, "laying 'small' over 'small': it adds no repositories"),
+        (
+            vec![mine().replace("aarch64", "x86_64")],
+            Code::Usage,
+            "laying 'a' over 'small': it is for x86_64, which is for aarch64",
+        ),
+    ] {
+        let failure = laid(&overlays).unwrap_err();
+        assert_eq!((failure.code, failure.message.as_str()), (code, expected));
+    }
+    let failure = parse(&mine()).unwrap_err();
+    assert_eq!((failure.code, failure.message.as_str()), (Code::Usage, "'a' is an overlay, and no distribution"));
+    laid(&[vouching("core")]).unwrap();
+    laid(&[vouching("*")]).unwrap();
+}
+
+#[test]
+fn keys_are_for_the_repositories_that_they_come_with() {
+    let extends = "name = \"mine\"\ntitle = \"Mine\"\nextends = \"archlinux\"\n";
+    let key = "[keyring]\npopulate = [\"mine\"]\n";
+    let own = "[arch.x86_64]\nadd = [{ name = \"mine\", servers = [\"http://h/\"], siglevel = \"Never\" }]\n";
+    let names = |text: &str| -> Vec<String> {
+        let preset = parse(text).unwrap();
+        let publishers = preset.publishers.iter();
+        publishers.map(|publisher| format!("{} {}", publisher.name, publisher.keyring.populate.join(","))).collect()
+    };
+    // Of a file without repositories they are the distribution's.
+    assert_eq!(names(&format!("{extends}{key}")), ["archlinux archlinux,mine"]);
+    assert_eq!(names(&format!("{extends}{key}{own}")), ["archlinux archlinux", "mine mine"]);
+    // Of a file without keys the repositories are the distribution's to sign.
+    let preset = parse(&format!("{extends}{own}")).unwrap();
+    let repo = preset.arch("x86_64").unwrap().repos.last().unwrap();
+    assert_eq!((repo.name.as_str(), repo.publisher.as_str()), ("mine", "archlinux"));
+    assert_eq!(names(&format!("{extends}{own}")), ["archlinux archlinux"]);
+    let failure =
+        parse(&format!("{extends}{key}{own}").replace("\"mine\"\ntitle", "\"archlinux\"\ntitle")).unwrap_err();
+    assert!(failure.message.ends_with("two presets, one over the other, have the name 'archlinux'"), "{failure}");
+}
+
+#[test]
+fn a_list_extends_a_distribution_by_overlays() {
+    let preset =
+        parse("name = \"m\"\ntitle = \"M\"\nextends = [\"archlinux\", \"archlinuxcn\", \"endeavouros\"]\n").unwrap();
+    let repos: Vec<_> = preset.arch("x86_64").unwrap().repos.iter().map(|repo| repo.name.as_str()).collect();
+    assert_eq!(repos, ["endeavouros", "core", "extra", "archlinuxcn"]);
+    let names: Vec<_> = preset.publishers.iter().map(|publisher| publisher.name.as_str()).collect();
+    assert_eq!(names, ["archlinux", "archlinuxcn", "endeavouros"]);
+    // One over another architecture: what is made of an architecture has its overlays.
+    let overlays = ["cachyos", "archlinuxcn"].map(str::to_owned);
+    let preset = Preset::with_overlays("archlinux", &overlays).unwrap();
+    assert_eq!(preset.arches().collect::<Vec<_>>(), ["x86_64", "x86_64_v3", "x86_64_v4", "znver4"]);
+    let fast = preset.arch("x86_64_v3").unwrap();
+    assert_eq!(fast.repos.last().unwrap().name, "archlinuxcn");
+    assert_eq!(fast.architecture, ["x86_64", "x86_64_v3"]);
+    assert_eq!((fast.machine.as_deref(), fast.from.as_deref()), (Some("x86_64"), Some("x86_64")));
+    assert!(fast.cpu.contains(&"avx2".to_owned()));
+    let preset = Preset::with_overlays("archlinuxarm", &overlays[1..]).unwrap();
+    assert_eq!(preset.arches().collect::<Vec<_>>(), ["aarch64"]);
+    let message = message("name = \"m\"\ntitle = \"M\"\nextends = 7\n");
+    assert!(
+        message
+            .ends_with("line 3: extends: invalid type: integer `7`, expected the name of a preset, or a list of names")
+    );
 }

@@ -23,6 +23,7 @@ mod partial_downloads;
 mod phases;
 mod preflight;
 pub mod private;
+pub mod publishers;
 pub mod records;
 pub mod removals;
 pub mod run;

@@ -97,12 +97,12 @@ impl Pacman<'_> {
         }
     }
 
-    /// Has pacman download the databases of its repositories that are newer.
+    /// Has pacman download the databases of its repositories that are newer, and keeps no copy of them in the cache.
     ///
     /// # Errors
     ///
     /// When pacman fails, with its own words.
-    pub fn refresh(&self) -> Result<(), Failure> {
+    pub fn download_databases(&self) -> Result<(), Failure> {
         let operation = Operation { action: Action::Download, refresh: Refresh::Newer, ..Operation::default() };
         self.execute(operation, &[], &|| {}).map(drop).map_err(|(_, failure)| failure)
     }
@@ -126,6 +126,19 @@ impl Pacman<'_> {
             quote(self.cache.join(removed))
         ));
         true
+    }
+
+    /// Downloads the repositories' databases where the servers have newer ones; offline, those that the root lacks are taken
+    /// from the cache.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pacman::run`]; offline, where one is not there.
+    pub fn refresh(&self) -> Result<(), Failure> {
+        if self.offline {
+            return databases::restore(self.inside.root(), self.cache, &self.repos);
+        }
+        self.download(Operation::download_targets(Refresh::Newer), &[]).map(drop)
     }
 
     /// [`Pacman::run`], and `beside` while pacman runs.

@@ -9,7 +9,7 @@ use crate::{error_text, preflight, records};
 use package::name;
 use rootfs::session::Output;
 use rootfs::{Ended, Inside, Job, Place, Root};
-use stage::{Code, Context, Doing, Failure};
+use stage::{Code, Context, Doing, Failure, message};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -86,7 +86,8 @@ impl Pacman<'_> {
     ///
     /// When it cannot be run. If it fails, nothing is returned.
     pub fn preview(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<Planned>, Failure> {
-        Ok(self.print(operation, targets)?.unwrap_or_default())
+        let (text, _) = self.print(operation, targets)?;
+        Ok(plan_lines(&text).iter().filter_map(|line| planned(line)).collect())
     }
 
     /// [`Pacman::preview`], of what must be possible.
@@ -95,23 +96,43 @@ impl Pacman<'_> {
     ///
     /// When it cannot be run, or pacman cannot do it: with its words.
     pub fn resolve(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<Planned>, Failure> {
-        self.print(operation, targets)?
-    }
-
-    fn print(&self, operation: Operation<'_>, targets: &[String]) -> Result<Result<Vec<Planned>, Failure>, Failure> {
-        let mut text = Vec::new();
-        let ended = self.start(operation.ask(), operation.print_arguments(), targets, &mut |bytes| {
-            text.extend_from_slice(bytes);
-        })?;
+        let (text, ended) = self.print(operation, targets)?;
         if ended != Ended::Exited(0) {
             let mut reader = Reader::silent();
             reader.take(&text);
             let failure = error_text::failure(&reader.finish(false), ended, None);
-            return Ok(Err(failure.while_doing(format_args!("running pacman to {}", operation.purpose()))));
+            return Err(failure.while_doing(format_args!("running pacman to {}", operation.purpose())));
         }
-        let text = String::from_utf8_lossy(&text);
-        let lines = text.lines().map(output::without_escapes);
-        Ok(Ok(lines.filter_map(|line| planned(&line)).collect()))
+        Ok(plan_lines(&text).iter().filter_map(|line| planned(line)).collect())
+    }
+
+    /// Asks pacman as [`Pacman::preview`] does, and leaves nothing out.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`] where it fails, or would install what cannot be told: a database may have odd entries.
+    pub fn preview_all(&self, operation: Operation<'_>, targets: &[String]) -> Result<Vec<Planned>, Failure> {
+        let unknown = |why: String| {
+            let message = format!("asking pacman what it would install: {why}");
+            Failure::new(Code::NotVerified, message).hint("try another mirror: mkconf --server URL")
+        };
+        let (text, ended) = self.print(operation, targets)?;
+        if ended != Ended::Exited(0) {
+            return Err(unknown("it fails".to_owned()));
+        }
+        let read = |line: &String| {
+            planned(line).ok_or_else(|| unknown(format!("its answer '{}' is odd", message::escape(line))))
+        };
+        plan_lines(&text).iter().map(read).collect()
+    }
+
+    /// Has pacman print what an operation would install; returns that, and how it ended.
+    fn print(&self, operation: Operation<'_>, targets: &[String]) -> Result<(Vec<u8>, Ended), Failure> {
+        let mut text = Vec::new();
+        let ended = self.start(operation.ask(), operation.print_arguments(), targets, &mut |bytes| {
+            text.extend_from_slice(bytes);
+        })?;
+        Ok((text, ended))
     }
 
     /// Starts it and waits for its end; `sink` gets what it prints.
@@ -169,6 +190,12 @@ pub struct Planned {
     pub file: String,
     /// How much of it is to be downloaded, in bytes, where pacman was asked.
     pub download: u64,
+}
+
+/// Returns the lines of a plan in what pacman printed.
+fn plan_lines(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    text.lines().map(output::without_escapes).filter(|line| line.starts_with("strapline-plan")).collect()
 }
 
 /// Reads a line of [`Operation::print_arguments`].

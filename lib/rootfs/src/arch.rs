@@ -1,7 +1,8 @@
 //! Architectures, and their names in pacman, the kernel, ELF and QEMU.
 
+use stage::members::Machine;
 use stage::message::{escape, meant};
-use stage::{Code, Failure};
+use stage::{Code, Document, Failure};
 
 /// An architecture that an Arch-family distribution has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,33 @@ impl Arch {
         })
     }
 
+    /// Returns the architecture whose programs a machine of uname(2) runs.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Usage`] with the known machines.
+    pub fn of_machine(machine: &str) -> Result<Self, Failure> {
+        ALL.iter().find(|a| a.machine == machine).copied().ok_or_else(|| {
+            let mut known: Vec<_> = ALL.iter().map(|a| a.machine).collect();
+            known.dedup();
+            Failure::new(Code::Usage, format!("unknown machine '{}'", escape(machine)))
+                .hint(format!("as uname -m has it, one of {}", known.join(", ")))
+        })
+    }
+
+    /// Returns that of a document: the one that it names or, where only a preset knows that, the one of its machine.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::BadDocument`] where there is none, [`Code::Usage`] where it is unknown.
+    pub fn of_document(document: &Document) -> Result<Self, Failure> {
+        let name = document.need_arch()?;
+        match document.get::<Machine>() {
+            Some(machine) => Self::of_machine(&machine.0),
+            None => Self::named(name),
+        }
+    }
+
     /// Returns the architecture of this host's kernel (uname(2)).
     ///
     /// # Errors
@@ -105,6 +133,17 @@ mod tests {
             let hint = Arch::named(other).unwrap_err().hint.unwrap();
             assert!(hint.starts_with(&format!("did you mean '{ours}'? one of ")), "{hint}");
         }
+    }
+
+    #[test]
+    fn what_only_a_preset_knows_is_its_machines() {
+        let of = |text: &str| Arch::of_document(&Document::parse(text.as_bytes(), "x").unwrap());
+        assert_eq!(of(r#"{"strapline":1,"arch":"znver4","machine":"x86_64"}"#), Arch::named("x86_64"));
+        assert_eq!(of(r#"{"strapline":1,"arch":"aarch64"}"#), Arch::named("aarch64"));
+        assert_eq!(of(r#"{"strapline":1,"arch":"znver4"}"#).unwrap_err().message, "unknown architecture 'znver4'");
+        let failure = of(r#"{"strapline":1,"arch":"znver4","machine":"sparc"}"#).unwrap_err();
+        assert_eq!(failure.message, "unknown machine 'sparc'");
+        assert!(failure.hint.unwrap().starts_with("as uname -m has it, one of x86_64, aarch64, "));
     }
 
     #[test]

@@ -54,7 +54,9 @@ members! {
     "root": Root, &["mkroot"];
     "root_id": Identity, &["mkroot"];
     "arch": Arch, &["mkroot", "mkconf"];
+    "machine": Machine, &["mkroot"];
     "distro": Distro, &["mkroot", "mkconf"];
+    "overlays": Overlays, &["mkroot", "mkconf"];
     "mode": Mode, &["mkroot"];
     "idmap": IdMap, &["mkroot"];
     "mounts": Vec<Mount>, &["mkroot"];
@@ -293,10 +295,24 @@ pub struct Arch(
     pub String,
 );
 
+/// The machine of uname(2) that runs the root's programs, where only the preset knows the architecture.
+#[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Machine(
+    #[serde(deserialize_with = "arch")]
+    #[schemars(with = "String", regex(pattern = "^[A-Za-z0-9_-]{1,63}$"))]
+    pub String,
+);
+
 /// The distribution: the name of a preset, or the absolute path of a preset file.
 #[derive(Clone, Debug, Deserialize, JsonSchema, Serialize)]
 #[serde(transparent)]
 pub struct Distro(pub String);
+
+/// What is laid over the distribution, in order: each the name of a preset, or the absolute path of a preset file.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(transparent)]
+pub struct Overlays(pub Vec<String>);
 
 /// How the root is entered.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
@@ -513,6 +529,29 @@ pub struct Config {
     #[serde(default, deserialize_with = "absolute", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", regex(pattern = "^/"))]
     pub gpgdir: Option<PathBuf>,
+    /// `Architecture` of both files, in order. Documents of before 0.3 have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub architecture: Vec<String>,
+    /// The repositories, in order. Documents of before 0.3 have none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repositories: Vec<Repository>,
+}
+
+/// A repository of the pacman.conf(5) files.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Repository {
+    /// Its name.
+    pub name: String,
+    /// The preset that it is from: the distribution's or an overlay's. None where the command line named it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<String>,
+    /// Its servers, in order.
+    pub servers: Vec<String>,
+    /// Its `SigLevel` in the strict file, in full: its own, or that of `[options]`.
+    pub siglevel: String,
+    /// Whether a package of it may have no signature: so for the one repository.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsigned: bool,
 }
 
 impl Config {
@@ -579,9 +618,37 @@ pub struct Keyring {
     /// Where the root's own keyring was kept: the keys that are valid by that alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extended: Vec<String>,
+    /// Whose keys are valid, where the repositories are of more than one publisher.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publishers: Vec<Publisher>,
+    /// The keys that the user gave as files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<OwnKey>,
     /// Where keys were taken out of it again: `all`, or the `secret` one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stripped: Option<String>,
+}
+
+/// Who publishes repositories, and the keys that are valid by the pins for them.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Publisher {
+    /// The preset. None for the user, whose keys are for the repositories that a command line named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The fingerprints of the primary keys.
+    pub keys: Vec<String>,
+    /// The repositories of others that these keys may sign packages of; `*` is all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub vouches_for: Vec<String>,
+}
+
+/// A public key of the user's.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct OwnKey {
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// The key as gpg exports it, in ASCII armour.
+    pub key: String,
 }
 
 /// A package that is installed.
@@ -779,6 +846,9 @@ pub struct Configured {
     /// How names are resolved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolv_conf: Vec<String>,
+    /// The repositories that the root's own pacman.conf(5) was given.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub repositories: Vec<String>,
     /// The rings that the first boot populates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub first_boot_keyring: Vec<String>,

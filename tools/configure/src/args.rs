@@ -109,6 +109,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "URL", value_parser = mirror::parse)]
     pub(crate) mirror: Vec<String>,
 
+    /// Add the repositories that the root was built from to its pacman.conf
+    #[arg(long)]
+    pub(crate) repositories: bool,
+
     /// Link resolv.conf to systemd-resolved's, or name servers
     #[arg(long, value_name = "resolved|ADDRESS,...", value_parser = Resolver::parse)]
     pub(crate) resolv_conf: Option<Resolver>,

@@ -7,37 +7,43 @@
 use crate::item::{Item, Site, lacks, not_found};
 use crate::tree::ROOT;
 use distro::Preset;
-use stage::members::Keyring;
+use stage::members::{Keyring, OwnKey};
 use stage::{Code, Document, Failure};
 
 const UNITS: &str = "etc/systemd/system";
 const WANTS: &str = "etc/systemd/system/multi-user.target.wants";
 const NAME: &str = "first-boot-keyring.service";
 const RINGS: &str = "usr/share/pacman/keyrings";
+/// Where the user's own keys are.
+const KEYS: &str = "etc/pacman.d/own-keys";
 const DOING: &str = "making a keyring at first boot";
 
-/// The rings that a unit populates the keyring from.
-pub(crate) struct FirstBootKeyring(pub(crate) Vec<String>);
+/// The rings that a unit populates the keyring from, and the user's own keys that it adds.
+pub(crate) struct FirstBootKeyring(pub(crate) Vec<String>, Vec<OwnKey>);
 
 impl FirstBootKeyring {
     /// Returns the rings that `keyring` populated, else those of the distribution.
     pub(crate) fn of(document: &Document) -> Result<Self, Failure> {
         let keyring: Option<Keyring> = document.get();
-        let mut names = keyring.map(|k| k.populated).unwrap_or_default();
+        let (mut names, own) = keyring.map(|k| (k.populated, k.own)).unwrap_or_default();
         if names.is_empty()
-            && let Some(distro) = document.distro()
+            && let Some(preset) = Preset::of(document).map_err(|failure| Failure { code: Code::Failed, ..failure })?
         {
-            let preset = Preset::load(distro).map_err(|failure| Failure { code: Code::Failed, ..failure })?;
             names = preset.keyring.populate;
         }
-        if names.is_empty() {
+        if names.is_empty() && own.is_empty() {
             let message = "--first-boot-keyring: the document names no distribution and no keyring";
             return Err(Failure::new(Code::Usage, message).hint("put 'keyring' before 'configure'"));
         }
         // They become part of a unit's command line, and the document is untrusted.
         let is_bad = |name: &&String| !stage::document::is_word(name) || name.starts_with('-');
+        for key in &own {
+            let of_it =
+                |why| Failure::new(Code::BadDocument, format!("reading \"keyring.own\" of the document: {why}"));
+            distro::check::fingerprint(&key.fingerprint).map_err(of_it)?;
+        }
         match names.iter().find(is_bad) {
-            None => Ok(Self(names)),
+            None => Ok(Self(names, own)),
             Some(bad) => Err(Failure::new(
                 Code::BadDocument,
                 format!("reading \"keyring.populated\" of the document: invalid name of a ring: '{bad}'"),
@@ -66,7 +72,13 @@ impl Item for FirstBootKeyring {
 
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {
         let tree = &mut site.tree;
-        tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0), 0o644)?;
+        if !self.1.is_empty() && tree.make_directory(KEYS, 0o755, ROOT)? {
+            tree.mark_changed(KEYS);
+        }
+        for key in &self.1 {
+            tree.write(&format!("{KEYS}/{}.asc", key.fingerprint), &key.key, 0o644)?;
+        }
+        tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0, &self.1), 0o644)?;
         if tree.make_directory(WANTS, 0o755, ROOT)? {
             tree.mark_changed(WANTS);
         }
@@ -76,7 +88,15 @@ impl Item for FirstBootKeyring {
 }
 
 /// Returns the unit's text. `$$` and `%%` are systemd's `$` and `%` (systemd.service(5)).
-fn unit(rings: &[String]) -> String {
+fn unit(rings: &[String], own: &[OwnKey]) -> String {
+    let mut commands = Vec::new();
+    if !rings.is_empty() {
+        commands.push(format!("ExecStart=/usr/bin/pacman-key --populate {}\n", rings.join(" ")));
+    }
+    for OwnKey { fingerprint, .. } in own {
+        commands.push(format!("ExecStart=/usr/bin/pacman-key --add /{KEYS}/{fingerprint}.asc\n"));
+        commands.push(format!("ExecStart=/usr/bin/pacman-key --lsign-key {fingerprint}\n"));
+    }
     format!(
         "\
 # Written by configure(8) of strapline.
@@ -96,15 +116,14 @@ ExecStartPre=/usr/bin/touch /etc/pacman.d/gnupg.unfinished
 # A board without a clock wakes up before the keys were made, and gpg takes no key from the future.
 ExecStartPre=-/usr/bin/sh -c 'for f in /usr/share/pacman/keyrings/*.gpg; do t=$$(stat -c %%Y \"$$f\"); [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
 ExecStart=/usr/bin/pacman-key --init
-ExecStart=/usr/bin/pacman-key --populate {rings}
-ExecStart=/usr/bin/rm /etc/pacman.d/gnupg.unfinished
+{commands}ExecStart=/usr/bin/rm /etc/pacman.d/gnupg.unfinished
 # Old kernels wait for randomness; nobody is to wait for ever to log in. The next boot tries again.
 TimeoutStartSec=10min
 
 [Install]
 WantedBy=multi-user.target
 ",
-        rings = rings.join(" ")
+        commands = commands.concat()
     )
 }
 

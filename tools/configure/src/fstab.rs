@@ -112,7 +112,7 @@ impl Fstab {
             let entries = devices.iter().map(|m| Entry::of_device(m, context));
             return Ok(Self { entries: entries.collect::<Result<_, _>>()?, planned: Vec::new() });
         }
-        let arch = document.need_arch()?;
+        let arch = rootfs::arch::Arch::of_document(document)?.name;
         let layout = match layout {
             Some(file) => Layout::read(file, arch)?,
             None => Layout::standard(arch)?,

@@ -23,6 +23,7 @@ mod mirror;
 mod os_release;
 mod record;
 mod records;
+mod repositories;
 mod resolver;
 mod secret;
 mod sudo;
@@ -41,6 +42,7 @@ use machine_id::MachineId;
 use mirror::Mirrors;
 use os_release::OsRelease;
 use pacman::lock::{self, Purpose};
+use repositories::Repositories;
 use rootfs::{Inside, Place};
 use serde::{Deserialize, Serialize};
 use stage::members::TreeFile;
@@ -81,6 +83,7 @@ impl Stage for Args {
         let accounts = Accounts::of(self)?;
         let mut configured = record::configured(document, self, &accounts);
         let keyring = self.first_boot_keyring.then(|| FirstBootKeyring::of(document)).transpose()?;
+        let repositories = self.repositories.then(|| Repositories::of(document)).transpose()?;
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
         let salt = configured.hostname.as_deref().unwrap_or_default();
@@ -96,7 +99,10 @@ impl Stage for Args {
         }
         let before: Vec<TreeFile> = document.get().unwrap_or_default();
         let trees = Rc::new(Trees::read(&self.tree, before, &accounts, inside.mounts())?);
-        let items = self.items(accounts, &trees, fstab, keyring);
+        if let Some(repositories) = &repositories {
+            configured.repositories = repositories.names();
+        }
+        let items = self.items(accounts, &trees, fstab, keyring, repositories);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &items, &trees)?;
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
@@ -142,6 +148,7 @@ impl Args {
         trees: &Rc<Trees>,
         fstab: Option<Fstab>,
         keyring: Option<FirstBootKeyring>,
+        repositories: Option<Repositories>,
     ) -> Vec<Named> {
         fn named(name: &'static str, item: impl Item + 'static) -> Named {
             (name, Box::new(item))
@@ -170,6 +177,7 @@ impl Args {
                 .map(|list| named("os_release", OsRelease(list))),
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
+            repositories.map(|item| named("repositories", item)),
             self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];

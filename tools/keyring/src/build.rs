@@ -12,12 +12,12 @@
 use crate::Session;
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
-use crate::trust::{Ring, Unusable};
+use crate::trust::{Decided, Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
 use pacman::gpg::{self, Home, StoredKeyring};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
-use stage::{Code, Doing, Failure, Unit, quote};
+use stage::{Code, Doing, Failure, Progress, Unit, quote};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -50,6 +50,8 @@ pub(crate) struct Built {
     pub(crate) extended: Vec<String>,
     /// The keys that sign packages and are only marginally valid.
     pub(crate) marginal: Vec<String>,
+    /// Where there are several publishers: the keys that are valid by the pins and the rings of each.
+    pub(crate) publishers: Vec<Vec<String>>,
     /// How long gpg worked, in seconds.
     pub(crate) seconds: f64,
 }
@@ -60,9 +62,9 @@ pub(crate) struct Built {
 /// # Errors
 ///
 /// When gpg fails, or the keyring is not as it must be.
-pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<Built, Failure> {
+pub(crate) fn build(session: Session<'_>, decided: &Decided, extend: bool) -> Result<Built, Failure> {
     let context = session.context;
-    let built = session.inside.call(rootfs::Place::Host, &[], || build_inside(session, ring, extend))?;
+    let built = session.inside.call(rootfs::Place::Host, &[], || build_inside(session, decided, extend))?;
     for (key, why) in &built.unusable {
         context.warn(format_args!("the pinned key {key} gives no trust: {why}"));
     }
@@ -80,9 +82,10 @@ pub(crate) fn build(session: Session<'_>, ring: &Ring, extend: bool) -> Result<B
 
 fn build_inside(
     Session { context, document, gpg, .. }: Session<'_>,
-    ring: &Ring,
+    decided: &Decided,
     extend: bool,
 ) -> Result<Built, Failure> {
+    let ring = &decided.all;
     // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
@@ -94,18 +97,7 @@ fn build_inside(
     let files = [("secring.gpg", ""), ("gpg-agent.conf", AGENT_CONF)];
     let home = Home::create(gpg, scratch, &files)?;
     let progress = context.progress("building the keyring", Unit::Steps, Some(5));
-    let step = |item| {
-        progress.item(item);
-        progress.advance(1);
-    };
-    let own = make_own_key(&home)?;
-    step("importing the keys");
-    let rings = import(&home, ring)?;
-    step("signing the pinned keys");
-    let mut unusable = sign(&home, ring, &rings, &own)?;
-    step("computing what is valid");
-    set_owner_trust(&home, ring, &unusable)?;
-    step("checking the keys");
+    let (own, mut unusable) = populate(&home, ring, &progress)?;
     let mut public = home.list("--list-keys")?;
     let mut extended = Vec::new();
     if !before.is_empty() {
@@ -120,6 +112,7 @@ fn build_inside(
     let secret = home.list("--list-secret-keys")?;
     write_pubring(&home)?;
     progress.advance(1);
+    let publishers = valid_by_publisher(&home, decided, &public.list)?;
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and accept none of its names.
     unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));
@@ -128,7 +121,54 @@ fn build_inside(
     let files =
         KeyringFiles::from_scratch(scratch, gpg.version).doing(Code::Os, || format!("reading {}", quote(scratch)))?;
     place.write_new(&files)?;
-    Ok(Built { summary, own, unusable, extended, marginal: listing::marginal(ring, &public.list), seconds })
+    Ok(Built { summary, own, unusable, extended, marginal: listing::marginal(ring, &public.list), publishers, seconds })
+}
+
+/// Imports rings into a home, and signs and trusts what is pinned. Returns the home's own key, and the pins that give no trust.
+fn populate(home: &Home<'_>, ring: &Ring, progress: &Progress) -> Result<(String, Unusable), Failure> {
+    let step = |item| {
+        progress.item(item);
+        progress.advance(1);
+    };
+    let own = make_own_key(home)?;
+    step("importing the keys");
+    let rings = import(home, ring)?;
+    step("signing the pinned keys");
+    let unusable = sign(home, ring, &rings, &own)?;
+    step("computing what is valid");
+    set_owner_trust(home, ring, &unusable)?;
+    step("checking the keys");
+    Ok((own, unusable))
+}
+
+/// Returns for each publisher the keys that are valid by its pins and its rings alone, each in a home of its own; and with them
+/// the keys of `--trust`, which are for all. Nothing where there is one publisher.
+fn valid_by_publisher(all: &Home<'_>, decided: &Decided, public: &[Key]) -> Result<Vec<Vec<String>>, Failure> {
+    if decided.each.len() < 2 {
+        return Ok(Vec::new());
+    }
+    let mut publishers = Vec::new();
+    for (n, (ring, title)) in decided.each.iter().zip(&decided.titles).enumerate() {
+        let path = all.path.with_file_name(format!("p{n}"));
+        let home = Home::create(all.gpg, &path, &[("gpg-agent.conf", AGENT_CONF)])?;
+        // What is asked for may be in another publisher's ring.
+        let trusted = ring.trusted.iter().filter(|key| !ring.asked.contains(key)).cloned().collect();
+        let ring = Ring { trusted, asked: Vec::new(), ..ring.clone() };
+        let doing = || format!("building the keyring of '{title}'");
+        let mut keys: Vec<String> = Vec::new();
+        if !ring.trusted.is_empty() {
+            let (own, _) =
+                populate(&home, &ring, &Progress::hidden()).map_err(|failure| failure.while_doing(doing()))?;
+            let listed = home.list("--list-keys")?;
+            keys.extend(listed.valid().map(|key| key.fingerprint.clone()).filter(|key| *key != own));
+        }
+        let is_valid = |key: &&String| public.iter().any(|known| known.fingerprint == **key && known.validity == 'f');
+        keys.extend(decided.asked.iter().filter(is_valid).cloned());
+        keys.sort();
+        keys.dedup();
+        publishers.push(keys);
+    }
+    Ok(publishers)
 }
 
 /// Checks a keyring that programs of the root made, by the host's gpg on a copy of the keys and the trust: every trusted key

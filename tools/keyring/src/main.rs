@@ -7,18 +7,21 @@
 mod build;
 mod home;
 mod in_root;
+mod key_file;
 mod listing;
+mod plan;
 mod source;
 mod strip;
 mod trust;
 
 use build::Built;
 use clap::Parser;
-use distro::Preset;
 use home::{KeyringFiles, Place, Which};
+use key_file::KeyFile;
 use pacman::Timeout;
 use pacman::gpg::Gpg;
 use pacman::lock::{self, Purpose};
+use plan::{Plan, Wanted};
 use rootfs::{Inside, Root};
 use source::Fetched;
 use stage::members::{self, Config, Keyring};
@@ -27,7 +30,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use strip::Strip;
-use trust::{Pins, Ring, RingFiles};
+use trust::{Decided, Pins, Ring, RingFiles};
 
 /// Build the root's pacman keyring from pinned trust
 ///
@@ -51,6 +54,10 @@ struct Args {
     #[arg(long, value_name = "FINGERPRINT", value_parser = fingerprint)]
     trust: Vec<String>,
 
+    /// Trust the public key in FILE, for the repositories of 'mkconf --repo'
+    #[arg(long, value_name = "FILE", conflicts_with = "in_root")]
+    key: Vec<PathBuf>,
+
     /// Add the keys and the trust of the root's present keyring
     ///
     /// By default a keyring that this pipeline did not build is set aside and gives no trust. Keys that are valid only by it
@@ -73,7 +80,7 @@ struct Args {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "all",
-        conflicts_with_all = ["populate", "package", "trust", "extend", "in_root"]
+        conflicts_with_all = ["populate", "package", "trust", "key", "extend", "in_root"]
     )]
     strip: Option<Strip>,
 
@@ -99,15 +106,11 @@ struct Session<'a> {
     offline: bool,
 }
 
-/// What to build.
-#[derive(Debug, PartialEq, Eq)]
-struct Plan {
-    /// Its title in messages.
-    title: String,
-    /// The names of the rings.
-    names: Vec<String>,
-    packages: Vec<String>,
-    pins: Pins,
+/// The rings that were read, and where from.
+#[derive(Debug)]
+struct Rings {
+    files: Vec<RingFiles>,
+    fetched: Option<Fetched>,
 }
 
 impl Stage for Args {
@@ -141,28 +144,34 @@ fn remove_keyring(context: &Context, document: &Document) {
 impl Args {
     /// Builds the keyring.
     fn build(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(document)?;
-        plan.pins.need_some(&plan.title)?;
+        let mut plan = plan::plan(self, document)?;
         let gpg = Gpg::find()?;
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
         // Held from the first read to the last rename: an unfinished keyring that is found is that of a killed run.
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let session = Session { context, document, inside: &inside, gpg: &gpg, offline: self.offline };
-        let (mut files, fetched) = self.rings(session, &plan)?;
-        files.extend(fetched.iter().flat_map(|fetched| fetched.files.clone()));
-        let made = trust::decide(files, &plan.pins).and_then(|ring| {
-            let built = self.make(session, &ring, fetched.as_ref())?;
-            Ok((ring, built))
+        let own = key_file::read(session, &self.key)?;
+        let mut rings: Vec<Rings> =
+            plan.publishers.iter().map(|wanted| self.rings(session, wanted)).collect::<Result<_, _>>()?;
+        if !own.is_empty() {
+            let preset = own.iter().map(|key| key.fingerprint.clone()).collect();
+            let pins = Pins { preset, asked: self.trust.clone() };
+            plan.publishers.push(Wanted { pins, ..Wanted::default() });
+            rings.push(Rings { files: own.iter().map(KeyFile::ring).collect(), fetched: None });
+        }
+        let made = decide(&plan, &mut rings).and_then(|decided| {
+            let built = self.make(session, &plan, &decided, &rings)?;
+            Ok((decided.all, built))
         });
         let (ring, built) = made.inspect_err(|failure| {
             // Packages that were in the cache before stay there, and those that nobody checked, for want of gpg.
             let stays = self.offline || failure.code == Code::NotFound;
-            if let Some(fetched) = fetched.as_ref().filter(|_| !stays) {
+            for fetched in rings.iter().filter_map(|rings| rings.fetched.as_ref()).filter(|_| !stays) {
                 fetched.remove(context);
             }
         })?;
-        record(document, inside.root(), &ring, &built);
+        record(document, inside.root(), &plan, &ring, &built, &own);
         let trusted = pacman::count(ring.trusted.len() - built.unusable.len(), "key");
         context.note(format_args!(
             "{}: {trusted} trusted, {} valid, {} disabled",
@@ -171,33 +180,9 @@ impl Args {
         Ok(())
     }
 
-    /// Decides what to build, from the command line and the document. Changes nothing.
-    fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        let preset = document.distro().map(Preset::load).transpose();
-        let preset = preset.map_err(|failure| Failure { code: Code::Failed, ..failure })?;
-        let keyring = preset.as_ref().map(|preset| preset.keyring.clone());
-        let keyring = keyring.unwrap_or_default();
-        let or = |given: &Vec<String>, default| if given.is_empty() { default } else { given.clone() };
-        let names = or(&self.populate, keyring.populate);
-        if names.is_empty() {
-            let message = match &preset {
-                Some(preset) => format!("{} has no keyring", preset.title),
-                None => "the document names no distribution, so no keyring".to_owned(),
-            };
-            return Err(Failure::new(Code::Usage, message)
-                .hint("say which: --populate NAME --package NAME --trust FINGERPRINT"));
-        }
-        let pinned = keyring.trusted.into_iter().map(|pin| pin.fingerprint);
-        Ok(Plan {
-            title: preset.map_or_else(|| names.join(", "), |p| p.title),
-            names,
-            packages: or(&self.package, keyring.packages),
-            pins: Pins { preset: pinned.collect(), asked: self.trust.clone() },
-        })
-    }
-
     /// Builds the keyring of a ring. It replaces the present one when the packages that the ring is from have been checked by it.
-    fn make(&self, session: Session<'_>, ring: &Ring, fetched: Option<&Fetched>) -> Result<Built, Failure> {
+    fn make(&self, session: Session<'_>, plan: &Plan, decided: &Decided, rings: &[Rings]) -> Result<Built, Failure> {
+        let ring = &decided.all;
         let Session { context, document, inside, .. } = session;
         if self.extend {
             refuse_after_loose(document)?;
@@ -206,18 +191,19 @@ impl Args {
         let gpgdir = gpgdir(document, root)?;
         let (in_root, beside) = (Place::in_root(root)?, Place::beside_root(&gpgdir)?);
         let build = || {
-            let built = build::build(session, ring, self.extend)?;
+            let built = build::build(session, decided, self.extend)?;
             let mut own = in_root.secret_keys(Which::New)?;
             own.insert(built.own.clone());
             // Those of before, too: we may be killed before the root's keyring is replaced.
             own.extend(beside.known_own_keys()?);
             let public = in_root.read_public(Which::New)?;
             beside.write_new(&KeyringFiles::beside_root(public, &own, &built.extended))?;
-            if let Some(fetched) = fetched {
+            let publishers = publishers(plan, &built);
+            for fetched in rings.iter().filter_map(|rings| rings.fetched.as_ref()) {
                 let mut inside = Inside::of(document)?.with_gpgdir(beside.path(Which::New));
                 self.timeout.watch(context, &mut inside);
                 let inside = &inside;
-                fetched.verify(Session { inside, ..session })?;
+                fetched.verify(Session { inside, ..session }, &publishers)?;
             }
             Ok((built, own))
         };
@@ -276,30 +262,55 @@ impl Args {
         Ok(())
     }
 
-    /// Reads the rings in the root, and downloads the others.
-    fn rings(&self, session: Session<'_>, plan: &Plan) -> Result<(Vec<RingFiles>, Option<Fetched>), Failure> {
-        let mut rings = Vec::new();
+    /// Reads a publisher's rings in the root, and downloads the others.
+    fn rings(&self, session: Session<'_>, wanted: &Wanted) -> Result<Rings, Failure> {
+        let mut files = Vec::new();
         let mut missing = Vec::new();
-        for name in &plan.names {
+        for name in &wanted.rings {
             match source::read_installed(session.inside.root(), name)? {
-                Some(files) => rings.push(files),
+                Some(ring) => files.push(ring),
                 None => missing.push(name.clone()),
             }
         }
         let Some(first) = missing.first() else {
-            return Ok((rings, None));
+            return Ok(Rings { files, fetched: None });
         };
         if self.in_root {
             return Err(Failure::new(Code::NotFound, format!("the root has no ring '{first}' for its pacman-key"))
                 .hint("install its keyring package first: leave --in-root out, or strap --loose it"));
         }
-        if plan.packages.is_empty() {
+        if wanted.packages.is_empty() {
             let message = format!("the root has no ring '{first}', and no package is known that has it");
             return Err(Failure::new(Code::Usage, message).hint("name the package with --package NAME"));
         }
-        let fetched = source::download(session, plan.packages.clone(), missing)?;
-        Ok((rings, Some(fetched)))
+        let fetched = source::download(session, wanted, missing)?;
+        files.extend(fetched.files.clone());
+        Ok(Rings { files, fetched: Some(fetched) })
     }
+}
+
+/// Decides what the keyring is built from: for each publisher its rings, by its own pins.
+fn decide(plan: &Plan, rings: &mut [Rings]) -> Result<Decided, Failure> {
+    let mut each = Vec::new();
+    for (wanted, rings) in plan.publishers.iter().zip(rings) {
+        let decided = trust::decide(std::mem::take(&mut rings.files), &wanted.pins);
+        let of_one = |failure: Failure| failure.while_doing(format!("building the keyring of '{}'", wanted.title()));
+        each.push(if plan.publishers.len() == 1 { decided } else { decided.map_err(of_one) }?);
+    }
+    let titles: Vec<String> = plan.publishers.iter().map(Wanted::title).collect();
+    let asked = plan.publishers.first().map(|wanted| wanted.pins.asked.clone()).unwrap_or_default();
+    Ok(Decided { all: Ring::join(&each, &titles)?, each, titles, asked })
+}
+
+/// Returns what the document has of the publishers: nothing where there is one.
+fn publishers(plan: &Plan, built: &Built) -> Vec<members::Publisher> {
+    let pairs = plan.publishers.iter().zip(&built.publishers);
+    let publisher = |(wanted, keys): (&Wanted, &Vec<String>)| members::Publisher {
+        name: wanted.name.clone(),
+        keys: keys.clone(),
+        vouches_for: wanted.vouches_for.clone(),
+    };
+    pairs.map(publisher).collect()
 }
 
 /// Returns the GnuPG home beside the root: where the document's configuration says, or where mkconf would say.
@@ -326,12 +337,14 @@ fn refuse_after_loose(document: &Document) -> Result<(), Failure> {
 }
 
 /// Records the keyring in the document.
-fn record(document: &mut Document, root: &Root, ring: &Ring, built: &Built) {
+fn record(document: &mut Document, root: &Root, plan: &Plan, ring: &Ring, built: &Built, own: &[KeyFile]) {
     document.write(&Keyring {
         dir: root.path().join(pacman::gpg::AT),
-        populated: ring.keys.iter().map(|(name, _)| name.clone()).collect(),
+        populated: plan.publishers.iter().flat_map(|wanted| wanted.rings.clone()).collect(),
         trusted: ring.usable(&built.unusable).into_iter().cloned().collect(),
         extended: built.extended.clone(),
+        publishers: publishers(plan, built),
+        own: own.iter().map(KeyFile::record).collect(),
         stripped: None,
     });
 }

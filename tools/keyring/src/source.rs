@@ -1,12 +1,14 @@
 //! Where the rings come from: the keyring packages that are installed in the root, or else those that pacman downloads.
 
 use crate::Session;
+use crate::plan::Wanted;
 use crate::trust::RingFiles;
 use package::archive::extract_present;
 use package::pkginfo;
 use pacman::conf::Conf;
 use pacman::operation::Refresh;
-use pacman::{Operation, Pacman, Planned, cache_lock, signature_pair};
+use pacman::publishers::Vouchers;
+use pacman::{Operation, Pacman, Planned, cache_lock, records, signature_pair};
 use rootfs::Root;
 use rustix::io::Errno;
 use stage::members::{self, Config};
@@ -49,7 +51,7 @@ pub(crate) fn read_installed(root: &Root, name: &str) -> Result<Option<RingFiles
 /// Keyring packages in the cache, and the rings that were taken out of them.
 #[derive(Debug)]
 pub(crate) struct Fetched {
-    packages: Vec<String>,
+    wanted: Wanted,
     names: Vec<String>,
     cache: PathBuf,
     /// The archives that pacman took.
@@ -65,17 +67,18 @@ pub(crate) struct Fetched {
 /// # Errors
 ///
 /// When pacman fails, or a ring is in none of the packages.
-pub(crate) fn download(session: Session<'_>, packages: Vec<String>, names: Vec<String>) -> Result<Fetched, Failure> {
-    let (cache, planned) = pacman(session, false, &packages)?;
-    let mut fetched = Fetched { packages, names, cache, planned, files: Vec::new() };
+pub(crate) fn download(session: Session<'_>, wanted: &Wanted, names: Vec<String>) -> Result<Fetched, Failure> {
+    let (cache, planned) = pacman(session, false, wanted)?;
+    let mut fetched = Fetched { wanted: wanted.clone(), names, cache, planned, files: Vec::new() };
     let files = fetched.read(&fetched.planned);
     fetched.files = files.inspect_err(|_| fetched.remove(session.context))?;
     Ok(fetched)
 }
 
 /// Has pacman fetch the keyring packages, and verify them by the home of `inside` where `verifies` says so. Returns where its
-/// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration.
-fn pacman(session: Session<'_>, verifies: bool, packages: &[String]) -> Result<(PathBuf, Vec<Planned>), Failure> {
+/// cache is, and what it took: which repository a package comes from is pacman's to decide, by the order of the configuration;
+/// but where there are overlays, a publisher's keyring comes from its own repositories.
+fn pacman(session: Session<'_>, verifies: bool, wanted: &Wanted) -> Result<(PathBuf, Vec<Planned>), Failure> {
     let Session { context, document, inside, offline, .. } = session;
     let program: members::Pacman = document.need()?;
     let config: Config = document.need()?;
@@ -92,7 +95,10 @@ fn pacman(session: Session<'_>, verifies: bool, packages: &[String]) -> Result<(
         verifies,
         offline,
     };
-    let operation = Operation::download_targets(Refresh::Newer);
+    // With the repositories' own, they have been asked for.
+    let refresh = if wanted.repos.is_empty() { Refresh::Newer } else { Refresh::No };
+    let operation = Operation::download_targets(refresh);
+    let packages = &targets(&pacman, wanted)?;
     if verifies {
         // Its signatures may not be in the cache yet.
         let _lock = cache_lock::take(context, &config.cache)?;
@@ -106,6 +112,25 @@ fn pacman(session: Session<'_>, verifies: bool, packages: &[String]) -> Result<(
     Ok((config.cache.clone(), planned))
 }
 
+/// Returns a publisher's keyring packages as pacman takes them.
+fn targets(pacman: &Pacman<'_>, wanted: &Wanted) -> Result<Vec<String>, Failure> {
+    if wanted.repos.is_empty() {
+        return Ok(wanted.packages.clone());
+    }
+    pacman.refresh()?;
+    let repos: Vec<String> = pacman.repos.iter().filter(|repo| wanted.repos.contains(repo)).cloned().collect();
+    let offers = records::offered(pacman.inside.root(), &repos)?.entries;
+    let target = |package: &String| match offers.iter().find(|(_, entry)| entry.name == *package) {
+        Some((repo, _)) => Ok(format!("{repo}/{package}")),
+        None => {
+            let message = format!("looking for the package '{package}' in {}: it is not there", repos.join(", "));
+            Err(Failure::new(Code::NotFound, message)
+                .hint("name the package that has the keys of these repositories with --package"))
+        }
+    };
+    wanted.packages.iter().map(target).collect()
+}
+
 impl Fetched {
     /// Has pacman check the packages by the keyring that was built from them, the home that `session` has inside, as strictly as all other
     /// packages later.
@@ -115,18 +140,24 @@ impl Fetched {
     ///
     /// # Errors
     ///
-    /// When pacman refuses one of them, or takes another one than before.
-    pub(crate) fn verify(&self, session: Session<'_>) -> Result<(), Failure> {
+    /// When pacman refuses one of them, or takes another one than before; when one is signed by another publisher.
+    pub(crate) fn verify(&self, session: Session<'_>, publishers: &[members::Publisher]) -> Result<(), Failure> {
         // With -y again: where databases must be signed, their signatures have not been downloaded yet.
-        let packages = &self.packages;
+        let packages = &self.wanted.packages;
         let hint = "it is not as its distribution signed it: try another mirror, with mkconf --server URL";
-        let (_, planned) =
-            pacman(session, true, packages).map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
+        let (_, planned) = pacman(session, true, &self.wanted)
+            .map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
         if self.read(&planned)? != self.files {
             let message = format!("reading {}: the mirror has another one than a moment ago", packages.join(", "));
             return Err(Failure::new(Code::NotVerified, message).hint("try again"));
         }
-        Ok(())
+        let config: Config = session.document.need()?;
+        if publishers.is_empty() || config.repositories.is_empty() {
+            return Ok(());
+        }
+        let keyring = members::Keyring { publishers: publishers.to_vec(), ..members::Keyring::default() };
+        let vouchers = Vouchers::of(&config, Some(&keyring))?;
+        vouchers.check(session.inside, &config, &planned)
     }
 
     /// Removes the archives from the cache, which other roots use too.
@@ -142,12 +173,12 @@ impl Fetched {
     fn read(&self, planned: &[Planned]) -> Result<Vec<RingFiles>, Failure> {
         let mut rings: Vec<RingFiles> = Vec::new();
         let mut missing: Vec<&str> = self.names.iter().map(String::as_str).collect();
-        for package in &self.packages {
+        for package in &self.wanted.packages {
             rings.extend(read_archive(planned, &self.cache, package, &missing)?);
             missing.retain(|name| rings.iter().all(|ring| ring.name != *name));
         }
         if let Some(name) = missing.first() {
-            let packages = self.packages.join(", ");
+            let packages = self.wanted.packages.join(", ");
             let message = format!("looking for the ring '{name}': it is not in {packages}");
             return Err(Failure::new(Code::NotFound, message)
                 .hint("name the package that has it with --package, or another ring with --populate"));

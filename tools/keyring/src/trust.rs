@@ -34,7 +34,48 @@ pub(crate) struct Ring {
     pub(crate) revoked: Vec<String>,
 }
 
+/// What a keyring is built from, together and for each publisher.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Decided {
+    pub(crate) all: Ring,
+    pub(crate) each: Vec<Ring>,
+    /// How messages call them.
+    pub(crate) titles: Vec<String>,
+    /// The keys of `--trust`.
+    pub(crate) asked: Vec<String>,
+}
+
 impl Ring {
+    /// Joins the rings of several publishers.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotVerified`] where one lists as revoked what is a master key of another: it speaks for its own keys only.
+    pub(crate) fn join(each: &[Self], titles: &[String]) -> Result<Self, Failure> {
+        let mut all = Self::default();
+        for (ring, title) in each.iter().zip(titles) {
+            let others = each.iter().zip(titles).filter(|(_, other)| *other != title);
+            for (other, whose) in others {
+                if let Some(key) = ring.revoked.iter().find(|key| other.trusted.contains(key)) {
+                    let message = format!(
+                        "building the keyring of '{title}': it lists {key} as revoked, which is a master key of '{whose}'"
+                    );
+                    return Err(Failure::new(Code::NotVerified, message).hint("leave that overlay out"));
+                }
+            }
+            all.keys.extend(ring.keys.clone());
+            all.trusted.extend(ring.trusted.clone());
+            all.revoked.extend(ring.revoked.clone());
+            let is_unnamed = |key: &&String| each.iter().all(|ring| ring.asked.contains(key));
+            all.asked.extend(ring.asked.iter().filter(is_unnamed).cloned());
+        }
+        for list in [&mut all.trusted, &mut all.revoked, &mut all.asked] {
+            list.sort();
+            list.dedup();
+        }
+        Ok(all)
+    }
+
     /// Returns the pinned keys that give trust.
     pub(crate) fn usable(&self, unusable: &Unusable) -> Vec<&String> {
         let keys = self.trusted.iter();

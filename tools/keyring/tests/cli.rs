@@ -466,3 +466,58 @@ fn command_lines_that_are_refused() {
     lab.document.as_object_mut().unwrap().remove("distro");
     lab.run(&[]).bad(64, "usage", "the document names no distribution");
 }
+
+/// What `--key` takes is one public key, and what else there may be in a file is named.
+#[test]
+fn a_file_that_is_not_one_public_key_is_refused() {
+    let ring = Ring::good();
+    let lab = Lab::new(&ring).install(&ring);
+    let home = short();
+    let key = make_key(home.path(), "own", "Expire-Date: 0");
+    let mut export = gpg(home.path());
+    let secret = run(export.args(["--armor", "--export-secret-keys", &key]));
+    let mut export = gpg(home.path());
+    let public = run(export.args(["--armor", "--export", &key]));
+    let old = make_key(home.path(), "old", "Creation-Date: 20200101T000000\nExpire-Date: 366");
+    let mut export = gpg(home.path());
+    let old_key = run(export.args(["--armor", "--export", &old]));
+    kill_agent(home.path());
+    let at = |name: &str| lab.directory.path().join(name);
+    for (name, bytes) in [
+        ("secret", secret.as_bytes()),
+        ("public", public.as_bytes()),
+        ("expired", old_key.as_bytes()),
+        ("several", ring.keys),
+        ("none", b"no key"),
+        ("empty", b""),
+    ] {
+        fs::write(at(name), bytes).unwrap();
+    }
+    fs::create_dir(at("directory")).unwrap();
+    let path = |name: &str| at(name).to_str().unwrap().to_owned();
+    for (name, code, why) in [
+        ("secret", 64, "it has a secret key, which is for nobody but its owner"),
+        ("several", 64, "there are 5 keys in it"),
+        ("none", 64, "there is no OpenPGP key in it: gpg: no valid OpenPGP data found"),
+        ("empty", 64, "there is no OpenPGP key in it: gpg: "),
+        ("directory", 64, "not a regular file"),
+        ("missing", 64, "No such file or directory"),
+    ] {
+        let ran = lab.run(&["--key", &path(name)]);
+        let line = format!("keyring: reading the key '{}': ", path(name));
+        let found = ran.stderr.lines().any(|l| l.starts_with(&line) && l.contains(why));
+        assert!(found, "{name}: {}", ran.stderr);
+        assert_eq!(ran.status, code, "{name}: {}", ran.stderr);
+        assert!(!lab.home().exists());
+    }
+    let ran = lab.run(&["--key", &path("expired")]);
+    let why = format!("{old}: it expired on 2021-01-01");
+    assert!(ran.stderr.contains(&why), "{}", ran.stderr);
+    assert_eq!(ran.status, 69);
+    let ran = lab.run(&["--key", &path("public"), "--key", &path("public")]).good();
+    let keyring = &ran.document["keyring"];
+    assert_eq!(keyring["own"].as_array().unwrap().len(), 1);
+    assert_eq!(keyring["own"][0]["fingerprint"], key.as_str());
+    assert_eq!(keyring["publishers"][1], json!({"keys": [key]}));
+    assert_eq!(keyring["populated"], json!(["test"]));
+}

@@ -11,15 +11,17 @@
 mod place;
 mod plan;
 mod render;
+mod repos;
+mod setting;
 
 use clap::Parser;
-use distro::Preset;
+use distro::{Preset, Summary};
 use place::Made;
 use plan::{Host, Plan};
 use render::Level;
 use rootfs::{Root, session};
 use stage::complete::names;
-use stage::members::{self, Arch, Config, Distro, Mode};
+use stage::members::{self, Arch, Config, Distro, Mode, Overlays};
 use stage::run::{read_state_or_nothing, write_out};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, message, quote};
 use std::path::{Path, PathBuf};
@@ -39,16 +41,24 @@ struct Args {
     #[arg(long, value_name = "NAME|FILE.toml", add = names(distro::Preset::names))]
     distro: Option<String>,
 
+    /// Lay the repositories of this preset over it, where the document names no
+    /// distribution; more than one in order
+    #[arg(long, value_name = "NAME|FILE.toml", add = names(distro::Preset::names))]
+    overlay: Vec<String>,
+
     /// The architecture, where the document names none
     #[arg(long, value_name = "ARCH", add = names(rootfs::arch::names))]
     arch: Option<String>,
 
-    /// Use URL in place of the distribution's servers; more than one in order
+    /// Use URL in place of the distribution's own servers; more than one in order
     #[arg(long, value_name = "URL", conflicts_with = "snapshot")]
     server: Vec<String>,
 
-    /// Add a repository behind the others, or give one of them another server
-    #[arg(long, value_name = "NAME=URL")]
+    /// Add a repository, or give one of the others another server or SigLevel
+    ///
+    /// Behind URL there may be ,before=NAME or ,after=NAME for its place among the others, which is the last;
+    /// ,siglevel=WORDS, and with Never or Optional its packages need no signature; ,usage=WORDS; ,cacheserver=URL.
+    #[arg(long, value_name = "NAME=URL[,...]")]
     repo: Vec<String>,
 
     /// Set a line of [options]; KEY alone sets a switch
@@ -77,7 +87,8 @@ struct Args {
     #[arg(long, value_name = "DIR", requires = "print")]
     root: Option<PathBuf>,
 
-    /// List the presets, each with its architectures
+    /// List the presets, each with its architectures, and those that it can be
+    /// laid over others for
     #[arg(long, exclusive = true)]
     list: bool,
 
@@ -116,6 +127,12 @@ impl Stage for Args {
             }
         };
         context.on_undo(move |_| made.undo());
+        for repo in plan.conf.repos.iter().filter(|repo| repo.unsigned) {
+            context.warn(format_args!(
+                "packages of the repository '{}' need no signature: nothing verifies them",
+                repo.name
+            ));
+        }
         record(document, &plan, &config);
         context.note(format_args!("{} for {}: {}", plan.conf.title, plan.arch, quote(&config.strict)));
         Ok(())
@@ -137,6 +154,8 @@ fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
         loose: plan.out_dir.join("pacman-loose.conf"),
         cache: plan.cache.clone(),
         gpgdir: Some(gpgdir),
+        architecture: plan.conf.architecture.clone(),
+        repositories: plan.conf.repos.iter().map(|repo| repo.record(plan.conf.siglevel())).collect(),
     };
     for (path, level) in [(&config.strict, Level::Strict), (&config.loose, Level::Loose)] {
         made.file(&directory, path, &render::text(&plan.conf, level))?;
@@ -149,6 +168,9 @@ fn record(document: &mut Document, plan: &Plan, config: &Config) {
     document.write(config);
     if document.distro().is_none() {
         document.write(&Distro(plan.distro.clone()));
+        if !plan.overlays.is_empty() {
+            document.write(&Overlays(plan.overlays.clone()));
+        }
     }
     if document.arch().is_none() {
         document.write(&Arch(plan.arch.clone()));
@@ -167,7 +189,7 @@ fn explain(tool: &str, plan: &Plan, level: Level) {
 /// `--print` and `--list`: no stage of a pipeline but its end, for people and for comparing.
 fn print(args: &Args) -> ExitCode {
     let context = Context::new("mkconf", args.common.quiet);
-    let text = if args.list { Ok(Ok(list())) } else { read_and_render(args, args.print.unwrap_or(Level::Strict)) };
+    let text = if args.list { list().map(Ok) } else { read_and_render(args, args.print.unwrap_or(Level::Strict)) };
     let written = text.and_then(|text| match text {
         Ok(text) => write_out(text.as_bytes()).doing(Code::Output, || "writing on stdout").map(|()| ExitCode::SUCCESS),
         Err(exit) => Ok(ExitCode::from(exit)),
@@ -178,17 +200,21 @@ fn print(args: &Args) -> ExitCode {
     })
 }
 
-/// Returns the table of presets: name, architectures, title.
-fn list() -> String {
-    let presets: Vec<_> = Preset::names().filter_map(|name| Preset::load(name).ok()).collect();
-    let row = |preset: &Preset| (preset.name.clone(), preset.arches().collect::<Vec<_>>().join(","));
-    let rows: Vec<_> = presets.iter().map(|preset| (row(preset), &preset.title)).collect();
-    let width =
-        |column: fn(&(String, String)) -> &str| rows.iter().map(|(row, _)| column(row).len()).max().unwrap_or(0);
-    let (names, arches) = (width(|row| &row.0), width(|row| &row.1));
-    let line =
-        |((name, arch), title): &((String, String), &String)| format!("{name:names$}  {arch:arches$}  {title}\n");
-    rows.iter().map(line).collect()
+/// Returns the table of presets: name, architectures, those that it can be laid over another preset for, when it was seen to
+/// work online, title.
+fn list() -> Result<String, Failure> {
+    let words = |list: &[String]| if list.is_empty() { "-".to_owned() } else { list.join(",") };
+    let row = |preset: Summary| {
+        let seen = preset.seen_online.unwrap_or_else(|| "never".to_owned());
+        [preset.name, words(&preset.arches), words(&preset.overlay), seen, preset.title]
+    };
+    let head = ["NAME", "ARCHITECTURES", "AS OVERLAY", "SEEN ONLINE", "TITLE"].map(str::to_owned);
+    let rows: Vec<_> = std::iter::once(head).chain(Preset::summaries()?.into_iter().map(row)).collect();
+    let width = |n: usize| rows.iter().map(|row| row[n].len()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2), width(3)];
+    let cell = |(text, width): (&String, &usize)| format!("{text:width$}  ");
+    let line = |row: &[String; 5]| row.iter().zip(&widths).map(cell).collect::<String>() + &row[4] + "\n";
+    Ok(rows.iter().map(line).collect())
 }
 
 /// Returns the file's text; or the exit status of the stage that failed before this one, and has said so.

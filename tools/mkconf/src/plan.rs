@@ -1,9 +1,12 @@
 //! What the command line, the document and the preset come to: nothing is touched here.
 
 use crate::Args;
-use crate::render::{Conf, Repo, Setting, Version};
-use distro::{Preset, check};
+use crate::render::{Conf, Version};
+use crate::repos::repos;
+use crate::setting::Setting;
+use distro::Preset;
 use stage::document::{plain_absolute, plain_below};
+use stage::members::Overlays;
 use stage::members::Pacman;
 use stage::{Code, Document, Failure, quote};
 use std::path::{Path, PathBuf};
@@ -18,8 +21,9 @@ pub(crate) struct Plan {
     /// The directory of the two files.
     pub(crate) out_dir: PathBuf,
     pub(crate) cache: PathBuf,
-    /// What a document's `distro` and `arch` say.
+    /// What a document's `distro`, `overlays` and `arch` say.
     pub(crate) distro: String,
+    pub(crate) overlays: Vec<String>,
     pub(crate) arch: String,
 }
 
@@ -62,7 +66,9 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     })?;
     let preset = preset(args, document)?;
     let arch = arch(args, document, &preset)?;
-    let repos = repos(args, &preset, arch)?;
+    let pacman: Option<Pacman> = document.get();
+    let version = pacman.and_then(|pacman| Version::parse(&pacman.version));
+    let repos = repos(args, &preset, arch, version)?;
 
     let cache = match &args.cache_dir {
         Some(path) => settle(path)?,
@@ -93,11 +99,10 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 
     let mut set: Vec<Setting> = Vec::new();
     for text in &args.set {
-        let setting = Setting::parse(text)?;
-        set.retain(|known| known.key != setting.key);
+        let setting = Setting::parse(text, version)?;
+        set.retain(|known| known.key != setting.key || setting.adds_up());
         set.push(setting);
     }
-    let pacman: Option<Pacman> = document.get();
     Ok(Plan {
         conf: Conf {
             title: preset.title.clone(),
@@ -106,13 +111,14 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
             gpgdir,
             architecture: arch.architecture.clone(),
             siglevel: preset.siglevel.clone(),
-            version: pacman.and_then(|pacman| Version::parse(&pacman.version)),
+            version,
             repos,
             set,
         },
         out_dir,
         cache,
         distro: preset.reference().to_owned(),
+        overlays: preset.overlays().to_vec(),
         arch: arch.name.clone(),
     })
 }
@@ -120,18 +126,33 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
 /// The preset that the document names, or else the command line. They must not differ: keyring, later in the pipe,
 /// would trust another distribution's keys.
 fn preset(args: &Args, document: &Document) -> Result<Preset, Failure> {
-    let load = |name: Option<&str>, code, whence: &str| {
-        let preset = name.map(Preset::load).transpose();
-        preset.map_err(|failure| Failure { code, ..failure.while_doing(format!("reading {whence}")) })
+    let of = |code, whence: &str| {
+        let whence = format!("reading {whence}");
+        move |failure: Failure| Failure { code, ..failure.while_doing(whence) }
     };
-    let known = load(document.distro(), Code::BadDocument, "\"distro\" of the document")?;
-    let given = load(args.distro.as_deref(), Code::Usage, "--distro")?;
-    match (given, known) {
-        (Some(given), Some(known)) if given.reference() != known.reference() => {
-            Err(usage(format!("--distro is {}, but the document is of {}", given.reference(), known.reference()))
-                .hint("leave --distro out, or give it to mkroot"))
-        }
-        (Some(preset), _) | (None, Some(preset)) => Ok(preset),
+    let overlays = |list: &[String]| -> Result<Vec<String>, Failure> {
+        list.iter().map(|name| Preset::resolve(name)).collect::<Result<_, _>>().map_err(of(Code::Usage, "--overlay"))
+    };
+    let recorded: Option<Overlays> = document.get();
+    let asked = overlays(&args.overlay)?;
+    let known = document.distro();
+    let given = args.distro.as_deref().map(Preset::resolve).transpose().map_err(of(Code::Usage, "--distro"))?;
+    if let (Some(given), Some(known)) = (&given, known)
+        && given != known
+    {
+        return Err(usage(format!("--distro is {given}, but the document is of {known}"))
+            .hint("leave --distro out, or give it to mkroot"));
+    }
+    let laid = recorded.map(|recorded| recorded.0).unwrap_or_default();
+    if known.is_some() && !asked.is_empty() && asked != laid {
+        let laid = if laid.is_empty() { "none".to_owned() } else { laid.join(", ") };
+        return Err(usage(format!("--overlay is {}, but the document is of {laid}", asked.join(", ")))
+            .hint("leave --overlay out, or give it to mkroot"));
+    }
+    let load = |name: &str, overlays: &[String]| Preset::with_overlays(name, overlays);
+    match (known, given) {
+        (Some(known), _) => load(known, &laid).map_err(of(Code::BadDocument, "\"distro\" of the document")),
+        (None, Some(given)) => load(&given, &asked).map_err(of(Code::Usage, "--distro")),
         (None, None) => {
             let names: Vec<_> = Preset::names().collect();
             Err(usage("no distribution: neither the document nor the command line names one")
@@ -157,66 +178,6 @@ fn arch<'a>(args: &Args, document: &Document, preset: &'a Preset) -> Result<&'a 
             .hint(format!("give --arch, one of {}", names.join(", "))));
     };
     preset.arch(wanted).map_err(|failure| Failure { code: Code::Usage, ..failure })
-}
-
-/// The preset's repositories with the command line's servers, then those that only the command line names.
-fn repos(args: &Args, preset: &Preset, arch: &distro::Arch) -> Result<Vec<Repo>, Failure> {
-    for server in &args.server {
-        check::url(server).map_err(|what| usage(format!("reading --server: {what}")))?;
-    }
-    if let Some(day) = &args.snapshot {
-        check::date(day).map_err(|what| usage(format!("reading --snapshot: {what}")))?;
-    }
-    let mut given: Vec<Repo> = Vec::new();
-    for text in &args.repo {
-        let wrong = |what: String| usage(format!("reading --repo: {what}"));
-        let Some((name, server)) = text.split_once('=') else {
-            return Err(wrong(format!("'{}' is not NAME=URL", text.escape_default())));
-        };
-        check::repo(name).map_err(wrong)?;
-        check::url(server).map_err(wrong)?;
-        match given.iter_mut().find(|repo| repo.name == name) {
-            Some(repo) => repo.servers.push(server.to_owned()),
-            None => given.push(Repo {
-                name: name.to_owned(),
-                servers: vec![server.to_owned()],
-                siglevel: None,
-                origin: "--repo; behind the distribution's, which take precedence".to_owned(),
-            }),
-        }
-    }
-    let mut repos = Vec::new();
-    for repo in &arch.repos {
-        let siglevel = repo.siglevel.clone();
-        let (servers, origin) = if let Some(at) = given.iter().position(|given| given.name == repo.name) {
-            (given.remove(at).servers, "--repo, in place of the preset's".to_owned())
-        } else if !args.server.is_empty() {
-            (args.server.clone(), "--server, in place of the preset's".to_owned())
-        } else if let Some(day) = &args.snapshot {
-            (vec![snapshot(repo, preset, day)?], format!("--snapshot {day}"))
-        } else {
-            (repo.servers.clone(), format!("the preset '{}'", preset.name))
-        };
-        repos.push(Repo { name: repo.name.clone(), servers, siglevel, origin });
-    }
-    repos.append(&mut given);
-    Ok(repos)
-}
-
-/// Where a repository was on that day.
-fn snapshot(repo: &distro::Repo, preset: &Preset, day: &str) -> Result<String, Failure> {
-    let Some(pattern) = &repo.snapshot else {
-        return Err(usage(format!(
-            "{} has no public archive of its repository '{}': there is no snapshot of {day}",
-            preset.title, repo.name
-        ))
-        .hint("keep the package cache, or name an archive of your own with 'snapshot' in a preset file"));
-    };
-    let mut server = pattern.clone();
-    for (field, number) in ["%Y", "%m", "%d"].into_iter().zip(day.split('-')) {
-        server = server.replace(field, number);
-    }
-    Ok(server)
 }
 
 /// A path of the command line in its plainest absolute form. What is there is resolved, so that the document does not
@@ -257,7 +218,7 @@ fn writable(what: &str, path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn usage(message: impl std::fmt::Display) -> Failure {
+pub(crate) fn usage(message: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Usage, message)
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A line that is not there can matter as much as one that is. Those are kept here too, for `--explain`.
 
-use distro::check;
-use stage::{Code, Failure};
+use crate::setting::Setting;
+use stage::members::Repository;
 
 /// Which of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -33,7 +33,7 @@ pub(crate) struct Conf {
     pub(crate) version: Option<Version>,
     /// The repositories, in order.
     pub(crate) repos: Vec<Repo>,
-    /// What the command line sets, in order; no key twice.
+    /// What the command line sets, in order; twice is only what adds up.
     pub(crate) set: Vec<Setting>,
 }
 
@@ -41,17 +41,45 @@ pub(crate) struct Conf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Repo {
     pub(crate) name: String,
+    /// The preset that it is from; none where the command line names it.
+    pub(crate) publisher: Option<String>,
     pub(crate) servers: Vec<String>,
     pub(crate) siglevel: Option<String>,
+    /// Whether its packages may have no signature.
+    pub(crate) unsigned: bool,
+    /// What pacman uses it for; all where nothing is said.
+    pub(crate) usage: Option<String>,
+    pub(crate) cache_servers: Vec<String>,
     /// Where it comes from, for `--explain`.
     pub(crate) origin: String,
 }
 
-/// `--set KEY=VALUE`, or `--set KEY` for a switch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    pub(crate) key: String,
-    pub(crate) value: Option<String>,
+impl Conf {
+    /// Returns the `SigLevel` of the strict file's `[options]`.
+    pub(crate) fn siglevel(&self) -> &str {
+        let set = self.set.iter().find(|set| set.key == "SigLevel");
+        set.and_then(|set| set.value.as_deref()).unwrap_or(&self.siglevel)
+    }
+}
+
+impl Repo {
+    /// Returns what the document has of it; `siglevel` is that of `[options]`.
+    pub(crate) fn record(&self, siglevel: &str) -> Repository {
+        // As pacman reads the words, one after the other.
+        let is_whole = |own: &str| ["Never", "Optional", "Required"].iter().any(|word| own.starts_with(word));
+        let level = match &self.siglevel {
+            None => siglevel.to_owned(),
+            Some(own) if is_whole(own) => own.clone(),
+            Some(own) => format!("{siglevel} {own}"),
+        };
+        Repository {
+            name: self.name.clone(),
+            publisher: self.publisher.clone(),
+            servers: self.servers.clone(),
+            siglevel: level,
+            unsigned: self.unsigned,
+        }
+    }
 }
 
 /// As much of pacman's version as decides what it understands.
@@ -93,17 +121,17 @@ fn line(key: &str, value: &str, why: &str) -> Line {
 const PARALLEL: Version = Version(6, 0);
 
 /// What is known of an option of pacman.conf(5).
-struct Known {
-    key: &'static str,
+pub(crate) struct Known {
+    pub(crate) key: &'static str,
     /// Its value as a template. None where it is left out on purpose.
     value: Option<&'static str>,
     why: &'static str,
     /// Why `--set` does not take it, and what to do instead.
-    refused: Option<(&'static str, &'static str)>,
+    pub(crate) refused: Option<(&'static str, &'static str)>,
 }
 
 /// Returns what `options.conf` says.
-fn known() -> impl Iterator<Item = Known> {
+pub(crate) fn known() -> impl Iterator<Item = Known> {
     let blocks = include_str!("options.conf").split("\n\n").skip(1);
     blocks.map(|block| {
         let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
@@ -148,15 +176,16 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
             },
         });
     }
-    for Setting { key, value } in &conf.set {
+    for setting in &conf.set {
+        let Setting { key, value } = setting;
         // The loose file is loose whatever --set says of the strict one.
         if key == "SigLevel" && level == Level::Loose {
             continue;
         }
         let why = format!("--set {key}");
         match lines.iter_mut().find(|line| line.key == *key) {
-            Some(line) => (line.value, line.why) = (value.clone(), why),
-            None => lines.push(Line { key: key.clone(), value: value.clone(), why }),
+            Some(line) if !setting.adds_up() => (line.value, line.why) = (value.clone(), why),
+            _ => lines.push(Line { key: key.clone(), value: value.clone(), why }),
         }
     }
     lines
@@ -166,8 +195,16 @@ fn options(conf: &Conf, level: Level) -> Vec<Line> {
 fn section(repo: &Repo, level: Level) -> Vec<Line> {
     let mut lines = Vec::new();
     if let (Some(own), Level::Strict) = (&repo.siglevel, level) {
-        lines.push(line("SigLevel", own, "stricter than the rest: this repository signs more"));
+        let why = match repo.unsigned {
+            true => "of this repository alone: its packages may have no signature",
+            false => "of this repository alone",
+        };
+        lines.push(line("SigLevel", own, why));
     }
+    lines.extend(repo.usage.iter().map(|usage| line("Usage", usage, "--repo")));
+    lines.extend(
+        repo.cache_servers.iter().map(|url| line("CacheServer", url, "--repo; asked for packages before the servers")),
+    );
     lines.extend(repo.servers.iter().map(|url| line("Server", url, &repo.origin)));
     lines
 }
@@ -214,41 +251,6 @@ pub(crate) fn explain(conf: &Conf, level: Level) -> Vec<String> {
     out
 }
 
-impl Setting {
-    /// Reads `KEY=VALUE` or `KEY`, and refuses what the document or the other tools rely on.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Usage`].
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let wrong = |what| Failure::new(Code::Usage, format!("reading --set: {what}"));
-        let (key, value) = match text.split_once('=') {
-            Some((key, value)) => (key.trim(), Some(value.trim_matches(' '))),
-            None => (text.trim(), None),
-        };
-        if key.is_empty() || !key.chars().all(|c| c.is_ascii_alphanumeric()) {
-            let key = key.escape_default();
-            let what = format!("'{key}' is not the name of an option of pacman.conf");
-            return Err(wrong(what).hint("write --set KEY=VALUE, as in --set IgnorePkg=linux"));
-        }
-        let refused = known().find(|known| known.key == key);
-        if let Some((why, hint)) = refused.and_then(|known| known.refused) {
-            return Err(wrong(format!("{key} cannot be set: {why}")).hint(hint));
-        }
-        let of_value = |what| wrong(format!("the value of {key}: {what}"));
-        if let Some(value) = value {
-            check::text(value).map_err(of_value)?;
-        }
-        // Both apply to packages that come from a network.
-        if matches!(key, "SigLevel" | "RemoteFileSigLevel") {
-            check::strict_siglevel(None, value.unwrap_or_default()).map_err(|what| {
-                of_value(what).hint("the loose file is written beside the strict one, for strap --loose")
-            })?;
-        }
-        Ok(Self { key: key.to_owned(), value: value.map(str::to_owned) })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,12 +269,20 @@ mod tests {
                     name: "first".to_owned(),
                     servers: vec!["http://a/$arch/$repo".to_owned(), "http://b/$repo".to_owned()],
                     siglevel: Some("Required".to_owned()),
+                    publisher: Some("test".to_owned()),
+                    unsigned: false,
+                    usage: None,
+                    cache_servers: Vec::new(),
                     origin: "the preset".to_owned(),
                 },
                 Repo {
                     name: "second".to_owned(),
                     servers: vec!["file:///c".to_owned()],
                     siglevel: None,
+                    publisher: None,
+                    unsigned: false,
+                    usage: None,
+                    cache_servers: Vec::new(),
                     origin: "--repo".to_owned(),
                 },
             ],
@@ -281,7 +291,7 @@ mod tests {
     }
 
     fn set(text: &str) -> Setting {
-        Setting::parse(text).unwrap()
+        Setting::parse(text, Some(Version(7, 1))).unwrap()
     }
 
     #[test]
@@ -314,35 +324,16 @@ mod tests {
 
     #[test]
     fn what_is_set_replaces_its_line_or_is_added() {
-        let settings = ["ParallelDownloads=9", "Color", "IgnorePkg = a b", "SigLevel=Required"];
+        let settings = ["ParallelDownloads=9", "Color", "IgnorePkg = a b", "IgnorePkg=c", "SigLevel=Required"];
         let conf = Conf { set: settings.map(set).to_vec(), ..conf() };
         let strict = text(&conf, Level::Strict);
-        assert!(strict.contains("\nParallelDownloads = 9\nColor\nIgnorePkg = a b\n\n[first]"), "{strict}");
+        assert!(
+            strict.contains("\nParallelDownloads = 9\nColor\nIgnorePkg = a b\nIgnorePkg = c\n\n[first]"),
+            "{strict}"
+        );
         assert!(strict.contains("\nSigLevel = Required\nLocalFileSigLevel"), "{strict}");
         assert!(!strict.contains("= 5"));
         assert!(text(&conf, Level::Loose).contains("\nSigLevel = Never\nLocalFileSigLevel"));
-    }
-
-    #[test]
-    fn what_would_break_the_contract_is_refused() {
-        for text in [
-            "RootDir=/",
-            "DownloadUser=alpm",
-            "DownloadUser=",
-            "CheckSpace",
-            "Include=/etc/pacman.conf",
-            "SigLevel=Never",
-            "SigLevel",
-            "SigLevel = DatabaseOptional",
-            "RemoteFileSigLevel=Optional",
-            "Color=\nSigLevel = Never",
-            "Color\nSigLevel=Never",
-            "IgnorePkg=",
-            "=x",
-            "[core]=x",
-        ] {
-            assert!(Setting::parse(text).is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -89,6 +89,14 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
     assert_eq!(text(&output.stderr), format!("mkconf: Arch Linux ARM for aarch64: '{}'\n", strict.display()));
     assert!(output.status.success());
     let document = document(&output);
+    let repositories = ["core", "extra", "alarm", "aur"].map(|name| {
+        json!({
+            "name": name,
+            "publisher": "archlinuxarm",
+            "servers": ["http://mirror.archlinuxarm.org/$arch/$repo"],
+            "siglevel": "Required DatabaseOptional",
+        })
+    });
     assert_eq!(
         document["config"],
         json!({
@@ -96,6 +104,8 @@ fn the_files_are_written_recorded_and_stay_as_they_are() {
             "loose": loose,
             "cache": ground.path("cache/packages"),
             "gpgdir": ground.path("target.strapline/gnupg"),
+            "architecture": ["aarch64"],
+            "repositories": repositories,
         })
     );
     assert_eq!(document["org.example.mine"], json!({"kept": true}));
@@ -200,7 +210,7 @@ fn a_failure_is_a_line_a_hint_and_a_document() {
             &["--set", "SigLevel=Never"],
             "mkconf: reading --set: the value of SigLevel: 'Never' lets in packages without a trusted \
              signature: it must say Required and not TrustAll\n\
-             mkconf: hint: the loose file is written beside the strict one, for strap --loose\n",
+             mkconf: hint: for one repository alone there is --repo NAME=URL,siglevel=WORDS; for all, strap --loose\n",
         ),
         (
             &["--snapshot", "2026-01-02"],
@@ -352,8 +362,10 @@ fn print_and_list_need_no_document() {
     let listed = alone(&["--list"]);
     let list = text(&listed.stdout);
     let lines: Vec<_> = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
-    assert_eq!(lines.len(), fs::read_dir("../../presets").unwrap().count());
-    assert!(lines.contains(&vec!["archlinuxarm", "aarch64,armv7h", "Arch", "Linux", "ARM"]), "{list}");
+    assert_eq!(lines.len(), fs::read_dir("../../presets").unwrap().count() + 1);
+    assert!(lines.contains(&vec!["archlinuxarm", "aarch64,armv7h", "-", "never", "Arch", "Linux", "ARM"]), "{list}");
+    let cn = ["archlinuxcn", "x86_64", "aarch64,x86_64", "never", "Arch", "Linux", "with", "archlinuxcn"];
+    assert!(lines.contains(&cn.to_vec()), "{list}");
     assert_eq!(alone(&["--list", "--quiet"]).status.code(), Some(64));
 }
 
@@ -401,6 +413,23 @@ const GOLDEN: &[Golden] = &[
     ("loongarchlinux.conf", ["loongarchlinux", "loong64", "7.0.0"], &["--print=strict"]),
     ("cachyos-v3-strict.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=strict"]),
     ("cachyos-v3-loose.conf", ["cachyos", "x86_64_v3", "7.1.0"], &["--print=loose"]),
+    ("cachyos-znver4.conf", ["cachyos", "znver4", "7.0.0"], &["--print=strict"]),
+    ("archports.conf", ["archports", "aarch64", "7.1.0"], &["--print=strict"]),
+    ("asahi-alarm.conf", ["asahi-alarm", "aarch64", "7.1.0"], &["--print=strict"]),
+    ("chaotic-aur.conf", ["chaotic-aur", "x86_64", "7.1.0"], &["--print=strict"]),
+    (
+        "archlinuxarm-own.conf",
+        ["archlinuxarm", "aarch64", "7.1.0"],
+        &[
+            "--print=strict",
+            "--repo=first=https://m/$arch/$repo,before=core,siglevel=Required",
+            "--repo=unsigned=file:///srv/unsigned,after=core,siglevel=Never",
+            "--repo=second=https://m/second,after=core,usage=Sync Search",
+            "--repo=aur=https://m/aur",
+            "--set=NoExtract=usr/share/man/* usr/share/info/*",
+            "--set=NoExtract=!usr/share/man/de/*",
+        ],
+    ),
     (
         "archlinuxarm-changed.conf",
         ["archlinuxarm", "armv7h", "7.1.0"],
@@ -470,6 +499,9 @@ fn pacman_reads_back_what_we_mean() {
         let arch = preset.arch(arch).unwrap();
         let loose = args.contains(&"--print=loose");
         let changed = *name == "archlinuxarm-changed.conf";
+        if *name == "archlinuxarm-own.conf" {
+            continue;
+        }
 
         let options = pacman_conf(&file, &[]);
         for (key, value) in [
@@ -521,6 +553,14 @@ fn pacman_reads_back_what_we_mean() {
     assert_eq!(read("core"), ["https://a/armv7h/core", "file:///srv/mirror/core"]);
     assert_eq!(read("aur"), ["http://127.0.0.1:8000/aur"]);
     assert_eq!(read("mine"), ["https://m/armv7h"]);
+    let own = golden("archlinuxarm-own.conf");
+    let output = Command::new("pacman-conf").arg("-c").arg(&own).arg("-l").output().unwrap();
+    let order = ["first", "core", "unsigned", "second", "extra", "alarm", "aur"];
+    assert_eq!(text(&output.stdout).lines().collect::<Vec<_>>(), order);
+    let level = |repo| pacman_conf_repo(&own, repo).remove("SigLevel");
+    assert_eq!(level("first").unwrap(), BOTH);
+    assert_eq!(level("unsigned").unwrap(), NEVER);
+    assert_eq!((level("second"), level("aur")), (None, None));
     let snapshot = pacman_conf_repo(&golden("archlinux-snapshot.conf"), "extra");
     let expected = "https://archive.archlinux.org/repos/2026/01/02/extra/os/x86_64";
     assert_eq!(snapshot["Server"], [expected]);

@@ -181,7 +181,7 @@ impl Args {
     /// Decides what to make.
     fn plan(&self, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
         let (root, epoch) = (inside.root(), rules.epoch);
-        let arch = Arch::named(document.need_arch()?)?;
+        let arch = Arch::of_document(document)?;
         let mut layout = match &self.layout {
             Some(path) => Layout::read(path, arch.name)?,
             None => Layout::standard(arch.name)?,

@@ -3,6 +3,7 @@
 //! Nothing is mounted by default: the plan is data, and every later tool mounts it in namespaces of its own. `mkroot`
 //! checks that it works, by running a program of the root's architecture inside.
 
+mod cpu;
 mod existing;
 mod extra;
 mod host;
@@ -17,7 +18,7 @@ use rootfs::tree::Source;
 use rootfs::{Arch, Binfmt, Mount, Root, binfmt, plan};
 use rustix::fs::{StatVfsMountFlags, fstatvfs};
 use stage::complete::names;
-use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Mode, Root as RootPath};
+use stage::members::{Arch as ArchName, Distro, Host, HostMount, IdMap, Machine, Mode, Overlays, Root as RootPath};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, quote};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -42,6 +43,10 @@ struct Mkroot {
     /// The distribution: a preset or a TOML file [default: by architecture]
     #[arg(long, value_name = "NAME", add = names(distro::Preset::names))]
     distro: Option<String>,
+
+    /// Lay the repositories of this preset over the distribution's
+    #[arg(long, value_name = "NAME|FILE.toml", add = names(distro::Preset::names))]
+    overlay: Vec<String>,
 
     /// Run programs of a foreign architecture by FILE, or by the host's handler
     #[arg(long, value_name = "FILE|host")]
@@ -90,7 +95,9 @@ struct Done {
 struct Plan {
     root: PathBuf,
     arch: Arch,
-    distro: Option<String>,
+    /// What the document calls it.
+    name: String,
+    distro: Option<Preset>,
     idmap: Option<IdMap>,
     mounts: Vec<Mount>,
     trees: Vec<Source>,
@@ -149,12 +156,16 @@ impl Mkroot {
         }
         let existing = Existing::read(&root)?;
         let found = existing.as_ref();
-        let arch = match self.arch.as_deref().or(document.arch()) {
-            Some(name) => Arch::named(name)?,
+        let asked = self.arch.as_deref().or(document.arch());
+        let arch = match asked {
+            Some(name) => {
+                Arch::named(name).or_else(|unknown| self.arch_of_preset(document, name).unwrap_or(Err(unknown)))?
+            }
             None => found.map_or(Ok(None), |e| e.arch(&root))?.map_or_else(Arch::host, Ok)?,
         };
         found.map_or(Ok(()), |e| e.check_arch(&root, arch))?;
-        let distro = self.distro(document, arch, &root, found)?;
+        let name = asked.unwrap_or(arch.name).to_owned();
+        let distro = self.distro(document, &name, &root, found)?;
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let rootless = me.0 != 0;
         let of_root = [
@@ -180,39 +191,57 @@ impl Mkroot {
         }
         let trees = self.tree.iter().map(|path| Source::read(path)).collect::<Result<Vec<_>, _>>()?;
         trees.iter().try_for_each(|tree| tree.check_mounts(&mounts))?;
-        Ok(Plan { root, arch, distro, idmap, mounts, trees })
+        Ok(Plan { root, arch, name, distro, idmap, mounts, trees })
+    }
+
+    /// Returns the architecture that a preset alone knows: the one of the machine that it names. None where the preset does not.
+    fn arch_of_preset(&self, document: &Document, name: &str) -> Option<Result<Arch, Failure>> {
+        let preset = self.preset(self.distro.as_deref().or(document.distro())?, document).ok()?;
+        let machine = preset.arch(name).ok()?.machine.clone()?;
+        Some(Arch::of_machine(&machine))
+    }
+
+    /// Loads a preset with what is laid over it.
+    fn preset(&self, name: &str, document: &Document) -> Result<Preset, Failure> {
+        let overlays: Overlays = document.get().filter(|_| self.overlay.is_empty()).unwrap_or_default();
+        Preset::with_overlays(name, if self.overlay.is_empty() { &overlays.0 } else { &self.overlay })
     }
 
     /// Returns the distribution, after checking that it has the architecture.
     fn distro(
         &self,
         document: &Document,
-        arch: Arch,
+        arch: &str,
         root: &Path,
         existing: Option<&Existing>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<Preset>, Failure> {
         let asked = self.distro.as_deref().or(document.distro());
         if let (Some(existing), Some(asked)) = (existing, asked) {
             existing.check_distribution(root, asked)?;
         }
-        let fits = |name: &&str| Preset::load(name).is_ok_and(|p| p.arch(arch.name).is_ok());
+        let fits = |name: &&str| Preset::load(name).is_ok_and(|p| p.arch(arch).is_ok());
         let of_root = existing.and_then(|e| Some((e, e.distributions()?)));
         let name = match (asked, &of_root) {
             (Some(name), _) => name,
             (None, Some((existing, names))) => {
                 names.iter().find(|name| fits(name)).ok_or_else(|| existing.unknown(root))?
             }
-            (None, None) => match arch.name {
+            (None, None) => match arch {
                 "x86_64" => "archlinux",
                 "aarch64" | "armv7h" => "archlinuxarm",
                 "riscv64" => "archriscv",
-                _ => return Ok(None),
+                _ if self.overlay.is_empty() => return Ok(None),
+                name => {
+                    let message =
+                        format!("laying {} over a distribution: none is known for {name}", self.overlay.join(", "));
+                    return Err(Failure::new(Code::Usage, message).hint("give --distro NAME"));
+                }
             },
         };
         let usage = |failure| Failure { code: Code::Usage, ..failure };
-        let preset = Preset::load(name).map_err(usage)?;
-        preset.arch(arch.name).map_err(usage)?;
-        Ok(Some(preset.reference().to_owned()))
+        let preset = self.preset(name, document).map_err(usage)?;
+        preset.arch(arch).map_err(usage)?;
+        Ok(Some(preset))
     }
 
     fn apply(&self, context: &Context, plan: &Plan, document: &mut Document, done: &mut Done) -> Result<(), Failure> {
@@ -233,6 +262,14 @@ impl Mkroot {
             choose_handler(&plan.root, plan.arch, &plan.mounts, plan.idmap.as_ref(), self.emulator.as_deref())?;
         if self.chroot {
             context.warn(CHROOT);
+        }
+        let needed =
+            plan.distro.as_ref().and_then(|distro| distro.arch(&plan.name).ok()).map(|arch| arch.cpu.as_slice());
+        if let Some(lacks) = needed.filter(|_| binfmt == Binfmt::native()).and_then(cpu::lacks) {
+            let name = &plan.name;
+            context.warn(format_args!(
+                "this processor lacks {lacks}, which {name} needs: programs of the root may not run here"
+            ));
         }
         if self.host {
             match host::mount(&root, &plan.mounts)? {
@@ -276,9 +313,17 @@ impl Mkroot {
         };
         document.write(&RootPath(plan.root.clone()));
         document.write(&root.identity()?);
-        document.write(&ArchName(plan.arch.name.to_owned()));
+        document.write(&ArchName(plan.name.clone()));
+        match plan.arch.name == plan.name {
+            true => document.remove::<Machine>(),
+            false => document.write(&Machine(plan.arch.machine.to_owned())),
+        }
         if let Some(distro) = &plan.distro {
-            document.write(&Distro(distro.clone()));
+            document.write(&Distro(distro.reference().to_owned()));
+            match distro.overlays() {
+                [] => document.remove::<Overlays>(),
+                overlays => document.write(&Overlays(overlays.to_vec())),
+            }
         }
         document.write(&mode);
         match &plan.idmap {

@@ -719,3 +719,29 @@ fn a_failed_mount_point_leaves_none_of_the_others() {
     "#);
     assert!(out.status.success(), "{out:?}");
 }
+
+/// What only a preset knows is run as its machine's; and what the processor lacks is named.
+#[test]
+fn an_architecture_is_the_presets_to_define() {
+    let (native, _) = arches();
+    for ground in [ground(), users_ground()] {
+        let preset = |cpu: &str| {
+            let text = format!(
+                "name = \"mine\"\ntitle = \"Mine\"\n[arch.super_v9]\nmachine = \"{native}\"\ncpu = [{cpu}]\n\
+                 servers = [\"http://h/\"]\nrepos = [\"core\"]\n[arch.unknown_v9]\nservers = [\"http://h/\"]\nrepos = [\"core\"]\n"
+            );
+            format!("printf '%s' '{text}' > mine.toml; mkroot --new root --distro ./mine.toml --arch ")
+        };
+        let document = ground.sh(&format!("{}super_v9", preset(""))).done();
+        assert_eq!((&document["arch"], &document["machine"]), (&json!("super_v9"), &json!(native)));
+        assert_eq!(document["binfmt"]["kind"], "native");
+        let ran = ground.sh(&format!("{}super_v9", preset("\"warp_drive\"")));
+        let warning = "mkroot: warning: this processor lacks warp_drive, which super_v9 needs: programs of the root may not run here\n";
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, warning));
+        let ran = ground.sh(&format!("{}unknown_v9", preset("")));
+        assert_eq!(ran.status, 64);
+        assert!(ran.stderr.starts_with("mkroot: unknown architecture 'unknown_v9'\n"), "{}", ran.stderr);
+        // Known names need no machine in the document.
+        assert_eq!(ground.mkroot("").get("machine"), None);
+    }
+}

@@ -22,6 +22,7 @@ mod scriptlets;
 mod tests;
 mod transaction;
 mod tree;
+mod vouched;
 
 use interrupted::InterruptedTransaction;
 use local::{Local, LocalRepository};

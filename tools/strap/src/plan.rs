@@ -3,6 +3,7 @@
 use crate::initramfs::Initramfs;
 use crate::local::{self, Target};
 use crate::locked::{self, Locked};
+use crate::vouched::Vouched;
 use clap::Parser;
 use pacman::Timeout;
 use pacman::conf::Conf;
@@ -120,6 +121,8 @@ pub(crate) struct Plan {
     pub(crate) files: Vec<Target>,
     /// The packages of the lock, where there is one.
     pub(crate) lock: Option<Vec<Locked>>,
+    /// Whose packages may come from which repository; none where nothing is verified.
+    pub(crate) vouched: Option<Vouched>,
 }
 
 impl Strap {
@@ -148,6 +151,7 @@ impl Strap {
         let lock = lock.transpose()?;
         program.check()?;
         let gpgdir = config.gpgdir();
+        let vouched = (!self.loose).then(|| Vouched::of(document, &config)).transpose()?;
         let file = if self.loose { config.loose } else { config.strict };
         let again = |f: Failure| if f.code == Code::NotFound { f.hint("write it again with mkconf") } else { f };
         let conf = Conf::read(&file).map_err(again)?;
@@ -166,6 +170,7 @@ impl Strap {
             names,
             files,
             lock,
+            vouched,
         })
     }
 }

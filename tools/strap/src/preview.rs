@@ -33,7 +33,7 @@ fn resolve(installer: &Installer<'_>, private: &PrivateDatabases, targets: &Targ
     }
     let pacman: Pacman<'_> = private.pacman(&installer.pacman);
     if !options.no_refresh && !options.offline {
-        pacman.refresh()?;
+        pacman.download_databases()?;
     }
     let operation = installer.operation(targets, false);
     let planned = pacman.resolve(operation, names)?;

@@ -196,6 +196,9 @@ impl<'a> Installer<'a> {
 
     /// Has pacman install what is in the cache, adds that to the receipt, and checks it.
     fn install(&mut self, targets: &Targets<'_>, transaction: &Transaction<'_>) -> Result<Vec<OutputEvent>, Failure> {
+        if let Some(vouched) = &self.plan.vouched {
+            vouched.check(transaction)?;
+        }
         let root = self.plan.inside.root();
         let before = records::log(root)?.len();
         let (origins, ran) = transaction.install();

@@ -139,8 +139,8 @@ impl Inside {
         let mode: Mode = document.need()?;
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
-        let arch = document.need_arch()?;
-        let handler = if binfmt.is_private() { Some((Arch::named(arch)?, binfmt)) } else { None };
+        document.need_arch()?;
+        let handler = if binfmt.is_private() { Some((Arch::of_document(document)?, binfmt)) } else { None };
         let idmap = whose(document)?;
         let config = document.get::<Config>();
         let chroot = mode == Mode::Chroot;
