@@ -702,6 +702,9 @@ pub struct Configured {
     /// How names are resolved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolv_conf: Vec<String>,
+    /// How the network is configured: `dhcp`, and names of files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<String>,
     /// The rings that the first boot populates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub first_boot_keyring: Vec<String>,

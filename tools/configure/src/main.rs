@@ -20,6 +20,7 @@ mod keys;
 mod locale;
 mod machine_id;
 mod mirror;
+mod network;
 mod os_release;
 mod record;
 mod records;
@@ -39,6 +40,7 @@ use item::{Item, Site};
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
+use network::Network;
 use os_release::OsRelease;
 use pacman::lock::{self, Purpose};
 use rootfs::{Inside, Place};
@@ -63,6 +65,8 @@ struct Done {
     changed: BTreeMap<String, Vec<String>>,
     /// Whether root has a password.
     root: Option<String>,
+    /// Whether nobody can log in.
+    nobody: bool,
     /// What trees brought, as it is now.
     tree: Vec<TreeFile>,
     warnings: Vec<String>,
@@ -96,9 +100,17 @@ impl Stage for Args {
         }
         let before: Vec<TreeFile> = document.get().unwrap_or_default();
         let trees = Rc::new(Trees::read(&self.tree, before, &accounts, inside.mounts())?);
-        let items = self.items(accounts, &trees, fstab, keyring);
+        let network = Network::read(&self.network)?;
+        text::merge(&mut configured.network, &network.names);
+        let items = self.items(accounts, &trees, fstab, network, keyring);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &items, &trees)?;
+        // An image without a disk's file systems is a container's, where nobody logs in.
+        if done.nobody && !configured.fstab.is_empty() {
+            context.warn(
+                "nobody can log in: root is locked, and no user has a password or a key of ssh; give --password-file or --ssh-key",
+            );
+        }
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
         for warning in &done.warnings {
             context.warn(warning);
@@ -141,6 +153,7 @@ impl Args {
         accounts: Accounts,
         trees: &Rc<Trees>,
         fstab: Option<Fstab>,
+        network: Network,
         keyring: Option<FirstBootKeyring>,
     ) -> Vec<Named> {
         fn named(name: &'static str, item: impl Item + 'static) -> Named {
@@ -171,6 +184,7 @@ impl Args {
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
             self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
+            (!network.names.is_empty()).then(|| named("network", network)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];
         items.into_iter().flatten().collect()
@@ -202,6 +216,7 @@ fn work(context: &Context, inside: &Inside, items: &[Named], trees: &Trees) -> R
         Ok(Done {
             tree: trees::record_edited(&site, &changed)?,
             changed,
+            nobody: !accounts::somebody(&site.tree)?,
             root: accounts::root(&site.tree)?,
             warnings: site.warnings,
             seconds: begin.elapsed().as_secs_f64(),

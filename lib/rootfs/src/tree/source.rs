@@ -111,7 +111,8 @@ impl Source {
 
     /// Opens a file of the tree.
     pub(super) fn open(&self, path: &str) -> Result<File, Errno> {
-        open(self.as_fd(), path, OFlags::RDONLY).map(File::from)
+        // It may be a fifo by now.
+        open(self.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
     }
 
     fn refuse(&self, path: &str, why: &str) -> Failure {
