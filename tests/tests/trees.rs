@@ -120,7 +120,7 @@ fn changed(lab: &Lab) {
     let change = "enter --state one.json bash -c 'echo x >> /etc/bash.bashrc; chmod 4755 /usr/local/bin/hello; rm /etc/mkinitcpio.conf.d/own.conf'";
     assert_eq!(lab.sh(change).status, 0);
     let ran = lab.sh("verify --quiet --state one.json");
-    ran.failed(69, "verifying the tree: 'etc/bash.bashrc' is changed (content), 'usr/local/bin/hello' is changed (mode), 'etc/mkinitcpio.conf.d/own.conf' is missing");
+    ran.failed(69, "verifying the tree: 'etc/bash.bashrc' is changed (size), 'usr/local/bin/hello' is changed (mode), 'etc/mkinitcpio.conf.d/own.conf' is missing");
     let document = ran.document();
     assert_eq!(document["verify"]["tree"]["missing"], serde_json::json!(["etc/mkinitcpio.conf.d/own.conf"]));
     let packages = document["packages"].as_array().expect("packages");

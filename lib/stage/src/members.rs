@@ -624,6 +624,9 @@ pub struct TreeFile {
     pub uid: u32,
     /// Its group, a number of the root's.
     pub gid: u32,
+    /// The size of a file, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// SHA-256 of a file, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,

@@ -164,12 +164,13 @@ impl Args {
         let made = accounts.users.iter().filter(|(_, account)| account.make).map(|(name, _)| name.clone());
         let coming = made.chain(accounts.groups.keys().cloned()).collect();
         let items = [
+            // Programs that make users read it.
+            timezone.clone().map(|item| named("timezone", item)),
             Some(named("users", accounts)),
             (!self.tree.is_empty()).then(|| named("tree", Rc::clone(trees))),
             Some(named("machine_id", MachineId)),
             hostname.clone().map(|item| named("hostname", item)),
             list(&self.locale).map(|list| named("locales", Locales(list))),
-            timezone.clone().map(|item| named("timezone", item)),
             keymap.clone().map(|item| named("keymap", item)),
             self.sudo.then(|| named("sudo", Sudo)),
             list(&self.nopasswd).map(|names| named("nopasswd", NoPasswd { names, coming })),

@@ -1,7 +1,7 @@
 //! `--tree`: files of the builder's own, laid over the root by [`rootfs::tree`].
 //!
-//! Users come before them, since files may belong to these, and everything else after them: a unit that a tree brings can be
-//! enabled, and a file that it brings can be edited.
+//! Users come before them, since files may belong to these, and the time zone before users, whose programs read it. Everything
+//! else comes after them: a unit that a tree brings can be enabled, and a file that it brings can be edited.
 
 use crate::accounts::Accounts;
 use crate::item::{Item, Site};

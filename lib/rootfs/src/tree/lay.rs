@@ -187,8 +187,10 @@ impl<'a> Overlay<'a> {
             }
             Content::Directory if is == Some(wanted) => false,
             Content::Directory => self.lay_directory(path, is.is_some(), wanted)?,
-            Content::File { sha256, .. } => {
-                let same = regular && is == Some(wanted) && self.hash(path)? == *sha256;
+            Content::File { sha256, size, .. } => {
+                // One of another size is not read: it may have no end.
+                let as_long = found.as_ref().is_some_and(|stat| u64::try_from(stat.st_size) == Ok(*size));
+                let same = regular && is == Some(wanted) && as_long && self.hash(path)? == *sha256;
                 !same && self.lay_file(path, source, sha256, wanted)?
             }
             Content::Link(target) => self.lay_link(path, target, is, wanted)?,
@@ -261,7 +263,8 @@ impl<'a> Overlay<'a> {
     }
 
     fn hash(&self, path: &str) -> Result<String, Errno> {
-        hash(open_below(self.root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?.into())
+        let file = open_below(self.root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        Ok(hash(file.into())?.0)
     }
 
     fn parent<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str), Errno> {
@@ -362,7 +365,10 @@ fn record(path: &str, content: &Content, (mode, uid, gid): State) -> TreeFile {
     let file = TreeFile { path: path.to_owned(), uid, gid, ..TreeFile::default() };
     match content {
         Content::Directory => TreeFile { kind: "directory".into(), mode, ..file },
-        Content::File { sha256, .. } => TreeFile { kind: "file".into(), mode, sha256: Some(sha256.clone()), ..file },
+        Content::File { sha256, size, .. } => {
+            let (size, sha256) = (Some(*size), Some(sha256.clone()));
+            TreeFile { kind: "file".into(), mode, size, sha256, ..file }
+        }
         Content::Link(target) => TreeFile { kind: "link".into(), target: Some(target.clone()), ..file },
     }
 }
@@ -370,7 +376,8 @@ fn record(path: &str, content: &Content, (mode, uid, gid): State) -> TreeFile {
 /// Returns the record of a file of root's that `tool` wrote itself, because of `from`.
 #[must_use]
 pub fn own_file(path: &str, bytes: &[u8], mode: u32, from: &str, tool: &str) -> TreeFile {
-    let content = Content::File { sha256: format!("{:x}", Sha256::digest(bytes)), executable: false };
+    let (sha256, size) = (format!("{:x}", Sha256::digest(bytes)), bytes.len() as u64);
+    let content = Content::File { sha256, size, executable: false };
     TreeFile { from: from.to_owned(), tool: tool.to_owned(), ..record(path, &content, (mode, 0, 0)) }
 }
 
@@ -398,7 +405,8 @@ pub fn record_again(
             let content = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => {
                     let file = open_below(root, &file.path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-                    Content::File { sha256: hash(file.into())?, executable: false }
+                    let (sha256, size) = hash(file.into())?;
+                    Content::File { sha256, size, executable: false }
                 }
                 FileType::Symlink => {
                     let target = readlinkat(&found, "", Vec::new())?;
