@@ -17,7 +17,7 @@ const ALL: &str = "--hostname alarm.example.org --locale en_US.UTF-8 --locale C.
     --password-hash-file bob:hash --ssh-key ann:key.pub --sudo --enable ssh --enable getty@tty2 --fstab \
     --resolv-conf 9.9.9.9 --first-boot-keyring --group app:700 --group log --user bob:app --nopasswd bob --nopasswd %app \
     --mask systemd-networkd --enable-global gpg-agent.socket --default-target multi-user --os-release IMAGE_ID=own \
-    --os-release 'VARIANT=My \"own\"'";
+    --os-release 'VARIANT=My \"own\"' --network dhcp";
 
 const PASSWORD: &str = "correct horse";
 const HASH: &str = "$6$saltsalt$qFmFH.bQmmtXzyBY0s9v7Oicd2z4XSIecDzlB5KiA2/jctKu9YterLp8wwnSq.qc.eoxqOmSuNp2xS0ktL3nh/";
@@ -233,6 +233,7 @@ fn check_document(document: &Value, ring: &str) {
         ("default_target", json!("multi-user.target")),
         ("groups", json!(["app", "log"])),
         ("nopasswd", json!(["bob", "%app"])),
+        ("network", json!(["dhcp"])),
         ("os_release", json!({"IMAGE_ID": "own", "VARIANT": "My \"own\""})),
         ("first_boot_keyring", json!([ring])),
         ("fstab", json!(["/", "/boot"])),
@@ -241,7 +242,7 @@ fn check_document(document: &Value, ring: &str) {
     }
     let changed = configured["changed"].as_object().expect("an object");
     let steps: Vec<&str> = changed.keys().map(String::as_str).collect();
-    let expected = "default_target first_boot_keyring fstab global_units hostname locales machine_id masked mirrors nopasswd os_release \
+    let expected = "default_target first_boot_keyring fstab global_units hostname locales machine_id masked mirrors network nopasswd os_release \
                     resolv_conf sudo timezone units users";
     assert_eq!(steps.join(" "), expected);
     assert!(changed["units"].to_string().contains("/multi-user.target.wants/ssh.service"));

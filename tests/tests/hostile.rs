@@ -156,7 +156,7 @@ const FURNISH: &str = r#"
     tar -xf ../packages/archlinux-keyring-*.pkg.tar.xz usr/share/pacman/keyrings
     echo TZif >usr/share/zoneinfo/UTC; echo x >usr/share/kbd/keymaps/de.map; echo x >etc/skel/.bashrc; echo [Unit] >usr/lib/systemd/system/x.service
     echo 'Include = /etc/pacman.d/mirrorlist' >etc/pacman.conf; echo '@includedir /etc/sudoers.d' >etc/sudoers
-    for f in sudo pacman-key gpg ../lib/systemd/systemd ../lib/systemd/systemd-resolved; do [ -e usr/bin/$f ] || cp usr/bin/true usr/bin/$f; done
+    for f in sudo pacman-key gpg ../lib/systemd/systemd ../lib/systemd/systemd-resolved ../lib/systemd/systemd-networkd; do [ -e usr/bin/$f ] || cp usr/bin/true usr/bin/$f; done
     printf '#!/bin/bash\nu=/etc/systemd/system/x.service\ncase $1 in enable) ln -sf /usr/lib/systemd/system/x.service $u ;; *) [ -e $u ] && echo enabled || echo disabled ;; esac\n' >usr/bin/systemctl
     chmod 755 usr/bin/systemctl
 "#;
@@ -164,7 +164,7 @@ const FURNISH: &str = r#"
 /// All that `configure` can be asked for there, but for a mirror.
 const CONFIGURE: &str = "--hostname alarm --locale C.UTF-8 --timezone UTC --keymap de --user ann:wheel --shell ann:/bin/bash \
     --password-file ann:password --password-hash-file root:hash --ssh-key ann:key.pub --sudo --enable x --fstab \
-    --resolv-conf resolved --first-boot-keyring";
+    --resolv-conf resolved --first-boot-keyring --group app --tree tree --nopasswd ann --os-release IMAGE_ID=x --network dhcp";
 
 /// What no trick is about, and most of the bytes.
 const LEFT_OUT: &str = "--exclude 'usr/lib/**/*.so*' --exclude 'usr/bin/[a-mo-z]*'";
@@ -204,6 +204,7 @@ impl Bench {
         for (file, text) in [("password", "correct horse"), ("hash", HASH), ("key.pub", KEY)] {
             fs::write(lab.path().join(file), format!("{text}\n")).unwrap();
         }
+        assert_eq!(lab.sh("mkdir -p tree/etc/tree && echo x >tree/etc/tree/x && ln -s x tree/etc/tree/link").status, 0);
         let mut bench = Self { lab, mirror, server, good, inventory: String::new() };
         bench.inside(&format!("cd root; {FURNISH}"));
         bench.inside("mv root good");
@@ -504,6 +505,14 @@ const PLACES: &[&str] = &[
     "etc/sudoers",
     "etc/sudoers.d/10-wheel",
     "etc/sudoers.d/.10-wheel.new",
+    "etc/sudoers.d/20-nopasswd",
+    "etc/tree",
+    "etc/tree/x",
+    "etc/tree/.x.new",
+    "etc/.tree.new",
+    "etc/os-release",
+    "etc/systemd/network",
+    "etc/systemd/network/20-wired.network",
     "etc/systemd/system/first-boot-keyring.service",
     "etc/systemd/system/multi-user.target.wants",
     "etc/fstab",
@@ -880,6 +889,12 @@ fn texts(root: &str) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A file of a tree.
+fn laid(path: &str, kind: &str, mode: &str) -> Value {
+    json!({ "path": path, "type": kind, "mode": mode, "uid": 0, "gid": 4_294_967_295_u32, "sha256": kind, "target": path,
+            "from": kind, "tool": "configure" })
+}
+
 /// Changes to a good document: a JSON pointer and what is put there. Each is played alone. What the root's owner is asked to
 /// mount or to run is theirs to decide (strapline-document(5), "Reading"); nothing here asks to write to the host.
 fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
@@ -981,6 +996,15 @@ fn changes(lab: &Lab) -> Vec<(&'static str, Value)> {
                     "changed": { "users": ["../../etc/passwd"], hostile: hostile }, "first_boot_keyring": [hostile] }),
         ),
         ("/configured", json!({ "users": vec![json!({ "name": "root" }); 300_000], "locales": vec!["x"; 20_000] })),
+        ("/tree", json!({ "path": passwd })),
+        ("/tree", json!([laid("../../etc/passwd", "file", "0644")])),
+        ("/tree", json!([laid("", "directory", "0777")])),
+        ("/tree", json!([laid("etc/passwd", hostile, "9999")])),
+        ("/tree", json!([laid("etc/hosts", hostile, "0644"), laid("proc/1/root/etc/passwd", "file", "4755")])),
+        (
+            "/tree",
+            json!([laid("etc", "file", "0644"), laid("etc/hosts/x", "link", "0644"), laid("etc", "link", "0000")]),
+        ),
         ("/archives", json!({ "file": passwd })),
         ("/archives", json!([7, null, { "file": passwd }, { "file": hostile, "sha256": [] }])),
         ("/disks", json!("x")),

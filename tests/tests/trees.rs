@@ -2,8 +2,10 @@
 //! for root and for an ordinary user. verify knows them, two builds of one tree are the same, and a file that a package has is
 //! for `configure`.
 
+use crate::faults::Fault;
+use crate::supervisor;
 use serde_json::Value;
-use strapline_tests::{Lab, Mirror, Ran, Server, Who};
+use strapline_tests::{Lab, Mirror, Ran, Server, Who, tier};
 
 /// Files before packages, files after them, and the list of owners of the latter.
 fn trees(lab: &Lab) {
@@ -118,7 +120,7 @@ fn changed(lab: &Lab) {
     let change = "enter --state one.json bash -c 'echo x >> /etc/bash.bashrc; chmod 4755 /usr/local/bin/hello; rm /etc/mkinitcpio.conf.d/own.conf'";
     assert_eq!(lab.sh(change).status, 0);
     let ran = lab.sh("verify --quiet --state one.json");
-    ran.failed(69, "verifying the tree: 'etc/bash.bashrc' is changed (content), 'usr/local/bin/hello' is changed (mode), 'etc/mkinitcpio.conf.d/own.conf' is missing");
+    ran.failed(69, "verifying the tree: 'etc/bash.bashrc' is changed (size), 'usr/local/bin/hello' is changed (mode), 'etc/mkinitcpio.conf.d/own.conf' is missing");
     let document = ran.document();
     assert_eq!(document["verify"]["tree"]["missing"], serde_json::json!(["etc/mkinitcpio.conf.d/own.conf"]));
     let packages = document["packages"].as_array().expect("packages");
@@ -167,4 +169,37 @@ fn what_packages_have_is_for_configure() {
     let warning =
         "strap: warning: the lock 'three.json' was made with another 'mkroot --tree': 'etc/bash.bashrc' differs\n";
     assert_eq!(ran.stderr, warning);
+}
+
+/// Killed anywhere, the next run makes it whole, and nothing half made is left.
+#[test]
+fn a_killed_run_is_completed() {
+    let lab = Lab::new(Who::Root);
+    trees(&lab);
+    let begin = "mkdir .trial tmp; echo 'z /etc/mkinitcpio.conf.d 0700 5 6' > early.owners";
+    assert_eq!(lab.sh(begin).status, 0);
+    let run = |root: &str, kill: Option<usize>| {
+        let command = format!("mkroot --new {root} --tree early");
+        let mut call = 0;
+        supervisor::run_tool(&lab, &command, &mut |_| {
+            call += 1;
+            (Some(call) == kill).then_some(Fault::KillTool)
+        })
+    };
+    let look = |root: &str| lab.sh(&format!("find {root} -printf '%P %y %m %U %G %l\\n' | sort")).stdout;
+    let calls = run("whole", None).calls.len();
+    let whole = look("whole");
+    assert!(whole.contains("\netc/mkinitcpio.conf.d d 700 5 6 \n"), "{whole}");
+    let moments = tier::times(12, 48);
+    let mut killed = 0;
+    for number in 0..moments {
+        let root = format!("root{number}");
+        // The tree is the last that is done.
+        let status = run(&root, Some(calls * (moments + number) / (2 * moments))).status;
+        killed += usize::from(status == 137);
+        let again = lab.sh(&format!("mkroot --new {root} --tree early")).succeeded();
+        assert_eq!(again["tree"].as_array().map(Vec::len), Some(6), "{number}");
+        assert_eq!(look(&root), whole, "{number}");
+    }
+    assert!(killed > moments / 2, "{killed} of {moments} runs were killed");
 }

@@ -768,6 +768,9 @@ pub struct TreeFile {
     pub uid: u32,
     /// Its group, a number of the root's.
     pub gid: u32,
+    /// The size of a file, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
     /// SHA-256 of a file, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -849,6 +852,9 @@ pub struct Configured {
     /// The repositories that the root's own pacman.conf(5) was given.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub repositories: Vec<String>,
+    /// How the network is configured: `dhcp`, and names of files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub network: Vec<String>,
     /// The rings that the first boot populates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub first_boot_keyring: Vec<String>,

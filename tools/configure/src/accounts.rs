@@ -372,6 +372,23 @@ pub(crate) fn root(tree: &Tree) -> Result<Option<String>, Failure> {
     Ok(Some(if is_locked { "locked" } else { "password" }.to_owned()))
 }
 
+/// Returns whether anybody can log in: has a password, or none at all, or a key of ssh.
+pub(crate) fn somebody(tree: &Tree) -> Result<bool, Failure> {
+    let texts = read(tree)?;
+    let (passwd, shadow) = (&texts[PASSWD], &texts[SHADOW]);
+    let can = |name: &str| {
+        let hash = match records::field(passwd, name, PASSWORD) {
+            Some("x") => records::field(shadow, name, PASSWORD).unwrap_or(LOCKED),
+            other => other.unwrap_or(LOCKED),
+        };
+        let user = lookup(passwd, &texts[GROUP], name);
+        let home = user.as_ref().and_then(|user| home::path(user).ok());
+        let keys = home.and_then(|home| tree.read(&format!("{home}/.ssh/authorized_keys")).ok().flatten());
+        !hash.starts_with(['!', '*']) || keys.is_some_and(|keys| !keys.is_empty())
+    };
+    Ok(records::names(passwd).any(can))
+}
+
 fn read(tree: &Tree) -> Result<Texts, Failure> {
     let text = |(path, _)| Ok((path, tree.text(path)?));
     FILES.into_iter().map(text).collect()
@@ -481,6 +498,23 @@ mod tests {
         ] {
             let (_guard, tree) = tree(&[(PASSWD, passwd), (SHADOW, shadow)]);
             assert_eq!(root(&tree).unwrap().as_deref(), word);
+        }
+    }
+
+    #[test]
+    fn who_has_a_password_or_a_key_can_log_in() {
+        let key = [("home/a/.ssh/authorized_keys", "ssh-ed25519 A")];
+        for (passwd, shadow, keys, can) in [
+            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:!:1::::::\n", &[][..], false),
+            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:!:1::::::\n", &key, true),
+            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:$6$a$b:1::::::\n", &[], true),
+            ("root:x:0:0::/root:/b\n", "root::1::::::\n", &[], true),
+            ("root:x:0:0::/root:/b\n", "", &[], false),
+            ("", "", &key, false),
+        ] {
+            let files = [&[(PASSWD, passwd), (SHADOW, shadow)], keys].concat();
+            let (_guard, tree) = tree(&files);
+            assert_eq!(somebody(&tree).unwrap(), can, "{passwd}{shadow}");
         }
     }
 

@@ -117,6 +117,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "resolved|ADDRESS,...", value_parser = Resolver::parse)]
     pub(crate) resolv_conf: Option<Resolver>,
 
+    /// Configure wired interfaces by DHCP, or copy a file of networkd or iwd
+    #[arg(long, value_name = "dhcp|FILE")]
+    pub(crate) network: Vec<PathBuf>,
+
     /// Make the machine's pacman keyring when it boots first
     #[arg(long)]
     pub(crate) first_boot_keyring: bool,

@@ -20,6 +20,7 @@ mod keys;
 mod locale;
 mod machine_id;
 mod mirror;
+mod network;
 mod os_release;
 mod record;
 mod records;
@@ -40,6 +41,7 @@ use item::{Item, Site};
 use locale::Locales;
 use machine_id::MachineId;
 use mirror::Mirrors;
+use network::Network;
 use os_release::OsRelease;
 use pacman::lock::{self, Purpose};
 use repositories::Repositories;
@@ -65,6 +67,8 @@ struct Done {
     changed: BTreeMap<String, Vec<String>>,
     /// Whether root has a password.
     root: Option<String>,
+    /// Whether nobody can log in.
+    nobody: bool,
     /// What trees brought, as it is now.
     tree: Vec<TreeFile>,
     warnings: Vec<String>,
@@ -102,9 +106,17 @@ impl Stage for Args {
         if let Some(repositories) = &repositories {
             configured.repositories = repositories.names();
         }
-        let items = self.items(accounts, &trees, fstab, keyring, repositories);
+        let network = Network::read(&self.network)?;
+        text::merge(&mut configured.network, &network.names);
+        let items = self.items(accounts, &trees, fstab, network, keyring, repositories);
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &items, &trees)?;
+        // An image without a disk's file systems is a container's, where nobody logs in.
+        if done.nobody && !configured.fstab.is_empty() {
+            context.warn(
+                "nobody can log in: root is locked, and no user has a password or a key of ssh; give --password-file or --ssh-key",
+            );
+        }
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
         for warning in &done.warnings {
             context.warn(warning);
@@ -147,6 +159,7 @@ impl Args {
         accounts: Accounts,
         trees: &Rc<Trees>,
         fstab: Option<Fstab>,
+        network: Network,
         keyring: Option<FirstBootKeyring>,
         repositories: Option<Repositories>,
     ) -> Vec<Named> {
@@ -158,12 +171,13 @@ impl Args {
         let made = accounts.users.iter().filter(|(_, account)| account.make).map(|(name, _)| name.clone());
         let coming = made.chain(accounts.groups.keys().cloned()).collect();
         let items = [
+            // Programs that make users read it.
+            timezone.clone().map(|item| named("timezone", item)),
             Some(named("users", accounts)),
             (!self.tree.is_empty()).then(|| named("tree", Rc::clone(trees))),
             Some(named("machine_id", MachineId)),
             hostname.clone().map(|item| named("hostname", item)),
             list(&self.locale).map(|list| named("locales", Locales(list))),
-            timezone.clone().map(|item| named("timezone", item)),
             keymap.clone().map(|item| named("keymap", item)),
             self.sudo.then(|| named("sudo", Sudo)),
             list(&self.nopasswd).map(|names| named("nopasswd", NoPasswd { names, coming })),
@@ -179,6 +193,7 @@ impl Args {
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
             repositories.map(|item| named("repositories", item)),
             self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
+            (!network.names.is_empty()).then(|| named("network", network)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];
         items.into_iter().flatten().collect()
@@ -210,6 +225,7 @@ fn work(context: &Context, inside: &Inside, items: &[Named], trees: &Trees) -> R
         Ok(Done {
             tree: trees::record_edited(&site, &changed)?,
             changed,
+            nobody: !accounts::somebody(&site.tree)?,
             root: accounts::root(&site.tree)?,
             warnings: site.warnings,
             seconds: begin.elapsed().as_secs_f64(),

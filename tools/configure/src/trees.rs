@@ -1,7 +1,7 @@
 //! `--tree`: files of the builder's own, laid over the root by [`rootfs::tree`].
 //!
-//! Users come before them, since files may belong to these, and everything else after them: a unit that a tree brings can be
-//! enabled, and a file that it brings can be edited.
+//! Users come before them, since files may belong to these, and the time zone before users, whose programs read it. Everything
+//! else comes after them: a unit that a tree brings can be enabled, and a file that it brings can be edited.
 
 use crate::accounts::Accounts;
 use crate::item::{Item, Site};
@@ -17,8 +17,9 @@ pub(crate) struct Trees {
     sources: Vec<Source>,
     /// What earlier runs brought.
     pub(crate) before: Vec<TreeFile>,
-    /// Users that this run makes.
-    coming: BTreeSet<String>,
+    /// Users that this run makes, with a group of the same name each, and groups.
+    users: BTreeSet<String>,
+    groups: BTreeSet<String>,
 }
 
 impl Trees {
@@ -36,7 +37,9 @@ impl Trees {
         let sources = trees.iter().map(|path| Source::read(path)).collect::<Result<Vec<_>, _>>()?;
         sources.iter().try_for_each(|source| source.check_mounts(mounts))?;
         let made = accounts.users.iter().filter(|(_, account)| account.make);
-        Ok(Self { sources, before, coming: made.map(|(name, _)| name.clone()).collect() })
+        let users: BTreeSet<String> = made.map(|(name, _)| name.clone()).collect();
+        let groups = users.iter().chain(accounts.groups.keys()).cloned().collect();
+        Ok(Self { sources, before, users, groups })
     }
 
     /// Returns the paths that they will bring, below the root.
@@ -53,7 +56,8 @@ impl Trees {
 impl Item for Rc<Trees> {
     fn check(&self, site: &Site) -> Result<(), Failure> {
         let (root, host_path) = site.tree.place();
-        Overlay::of(&self.sources, &self.before, root, host_path)?.check(|name| self.coming.contains(name))
+        let coming = |kind: &str, name: &str| if kind == "user" { &self.users } else { &self.groups }.contains(name);
+        Overlay::of(&self.sources, &self.before, root, host_path)?.check(coming)
     }
 
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {

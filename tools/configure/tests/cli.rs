@@ -551,3 +551,48 @@ fn units_and_sudo_that_cannot_be_are_refused() {
         ground.refuses(&["--enable", "sshd", other, "sshd.service"], "usage", &says);
     }
 }
+
+#[test]
+fn a_network_is_configured_and_its_passphrase_is_nowhere_else() {
+    let mut ground = Ground::new();
+    let psk = ground.file("home.psk", "[Security]\nPassphrase=geheim-geheim\n");
+    let own = ground.file("10-own.network", "[Match]\nName=eth7\n");
+    for (value, says) in
+        [("dhcp", "the root has no systemd-networkd"), (own.as_str(), "no systemd-networkd"), (&psk, "no iwd")]
+    {
+        ground.refuses(&["--network", value], "not-found", says);
+    }
+    let other = ground.file("x.netdev", "");
+    ground.refuses(
+        &["--network", &other, "--hostname", "a"],
+        "usage",
+        "neither 'dhcp' nor a name that ends in .network",
+    );
+    ground.refuses(&["--network", "/no/such.psk"], "usage", "reading '/no/such.psk': No such file");
+    for program in ["usr/lib/systemd/systemd-networkd", "usr/lib/iwd/iwd"] {
+        let at = ground.root.join(program);
+        fs::create_dir_all(at.parent().unwrap()).unwrap();
+        fs::write(&at, "").unwrap();
+        fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::create_dir_all(ground.root.join("etc/systemd")).unwrap();
+    let args = ["--network", "dhcp", "--network", &own, "--network", &psk];
+    let configured = ground.works(&args);
+    assert_eq!(configured["network"], json!(["dhcp", "10-own.network", "home.psk"]));
+    assert!(ground.text("etc/systemd/network/20-wired.network").contains("[Match]\nType=ether\n"));
+    assert_eq!(ground.text("etc/systemd/network/10-own.network"), "[Match]\nName=eth7\n");
+    let mode = |path: &str| ground.root.join(path).metadata().unwrap().mode() & 0o777;
+    assert_eq!((mode("var/lib/iwd"), mode("var/lib/iwd/home.psk")), (0o700, 0o600));
+    assert!(!ground.document.to_string().contains("geheim"));
+    assert_eq!(ground.works(&args)["changed"], json!({}));
+}
+
+#[test]
+fn a_machine_that_nobody_can_log_in_to_is_named() {
+    let ground = Ground::new();
+    let warning = "configure: warning: nobody can log in: root is locked, and no user has a password or a key of ssh";
+    assert!(ground.run(&["--quiet", "--fstab"]).stderr.starts_with(warning));
+    assert_eq!(ground.run(&["--quiet"]).stderr, "");
+    let key = format!("ann:{}", ground.file("key.pub", KEY));
+    assert_eq!(ground.run(&["--quiet", "--fstab", "--ssh-key", &key]).stderr, "");
+}

@@ -31,7 +31,7 @@ pub(crate) fn lay(trees: &[Source], document: &mut Document, made: &mut Vec<Poin
     let done = Inside::of(document)?.bare().call(Place::Host, &keep, || {
         let root = Root::of(document)?;
         let overlay = Overlay::of(trees, &before, root.as_fd(), root.path())?;
-        overlay.check(|_| false)?;
+        overlay.check(|_, _| false)?;
         let mut laid = Laid::default();
         let failure = overlay.lay("mkroot", &mut laid).err();
         Ok(Done { files: laid.files, made: laid.made, failure })

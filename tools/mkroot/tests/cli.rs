@@ -415,7 +415,7 @@ fn a_tree_is_laid_with_owners_for_anybody() {
         let tree = document["tree"].as_array().unwrap();
         let paths: Vec<_> = tree.iter().map(|file| file["path"].as_str().unwrap()).collect();
         assert_eq!(paths, ["etc", "etc/new", "etc/new/file", "srv", "srv/link", "srv/run"]);
-        let file = json!({"path": "etc/new/file", "type": "file", "mode": "0600", "uid": 7, "gid": 8, "from": "t", "tool": "mkroot",
+        let file = json!({"path": "etc/new/file", "type": "file", "mode": "0600", "uid": 7, "gid": 8, "size": 2, "from": "t", "tool": "mkroot",
             "sha256": "73cb3858a687a8494ca3323053016282f3dad39d42cf62ca4e79dda2aac7d9ac"});
         assert_eq!(tree[2], file);
         // Again, and with a link in the way, which leads out.

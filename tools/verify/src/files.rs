@@ -198,7 +198,7 @@ pub(crate) fn compare_tree(root: &Root, tree: &[TreeFile], rules: &Rules) -> Fil
         mode: file.mode(),
         uid: Some(file.uid),
         gid: Some(file.gid),
-        size: None,
+        size: file.size,
         sha256: file.sha256.clone(),
         link: file.target.clone().map(String::into_bytes),
     };

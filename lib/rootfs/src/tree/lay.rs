@@ -80,29 +80,15 @@ impl<'a> Overlay<'a> {
         Ok(Self { entries, before, root, host_path })
     }
 
-    /// Checks that every file can be laid, and writes nothing. `coming` says which users, who are groups as well, will be made
-    /// before [`Overlay::lay`].
+    /// Checks that every file can be laid, and writes nothing. `coming` says which users and groups will be made before
+    /// [`Overlay::lay`], by the word `user` or `group` and the name.
     ///
     /// # Errors
     ///
     /// [`Code::Failed`] where something is in the way, [`Code::NotFound`] where the root lacks a user or group.
-    pub fn check(&self, coming: impl Fn(&str) -> bool) -> Result<(), Failure> {
-        let ids = self.ids()?;
+    pub fn check(&self, coming: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
+        self.check_names(&self.ids()?, coming)?;
         for (path, (source, entry)) in &self.entries {
-            let listed = &entry.listed;
-            for (id, known, kind) in
-                [(&listed.user, ids.user(&listed.user), "user"), (&listed.group, ids.group(&listed.group), "group")]
-            {
-                if let Some(Id::Name(name)) = id
-                    && known.is_none()
-                    && !coming(name)
-                {
-                    let why = format!("the root has no {kind} '{name}'");
-                    return Err(self.failure(source, path, Code::NotFound, &why).hint(
-                        "users exist after 'strap' and 'configure --user': lay it with 'configure --tree', or give a number",
-                    ));
-                }
-            }
             let found = self.find(path).map_err(|e| self.refused(source, path, e))?;
             let Some(stat) = found else { continue };
             let is = FileType::from_raw_mode(stat.st_mode);
@@ -119,6 +105,24 @@ impl<'a> Overlay<'a> {
         Ok(())
     }
 
+    fn check_names(&self, ids: &Ids, coming: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
+        for (path, (source, entry)) in &self.entries {
+            let (user, group) = (&entry.listed.user, &entry.listed.group);
+            for (kind, id, known) in [("user", user, ids.user(user)), ("group", group, ids.group(group))] {
+                if let Some(Id::Name(name)) = id
+                    && known.is_none()
+                    && !coming(kind, name)
+                {
+                    let why = format!("the root has no {kind} '{name}'");
+                    return Err(self.failure(source, path, Code::NotFound, &why).hint(
+                        "users exist after 'strap' and 'configure --user': lay it with 'configure --tree', or give a number",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Lays all of it. `tool` is recorded.
     ///
     /// # Errors
@@ -126,6 +130,7 @@ impl<'a> Overlay<'a> {
     /// At the first file that cannot be written; what came before it stays, and is in what `laid` has so far.
     pub fn lay(&self, tool: &str, laid: &mut Laid) -> Result<(), Failure> {
         let ids = self.ids()?;
+        self.check_names(&ids, |_, _| false)?;
         // What this tool brought, was taken out of the tree and removed from the root is nobody's any more.
         let is_gone = |file: &&TreeFile| file.tool == tool && matches!(self.find(&file.path), Ok(None));
         let before = self.before.iter().filter(|file| !is_gone(file));
@@ -182,8 +187,10 @@ impl<'a> Overlay<'a> {
             }
             Content::Directory if is == Some(wanted) => false,
             Content::Directory => self.lay_directory(path, is.is_some(), wanted)?,
-            Content::File { sha256, .. } => {
-                let same = regular && is == Some(wanted) && self.hash(path)? == *sha256;
+            Content::File { sha256, size, .. } => {
+                // One of another size is not read: it may have no end.
+                let as_long = found.as_ref().is_some_and(|stat| u64::try_from(stat.st_size) == Ok(*size));
+                let same = regular && is == Some(wanted) && as_long && self.hash(path)? == *sha256;
                 !same && self.lay_file(path, source, sha256, wanted)?
             }
             Content::Link(target) => self.lay_link(path, target, is, wanted)?,
@@ -256,7 +263,8 @@ impl<'a> Overlay<'a> {
     }
 
     fn hash(&self, path: &str) -> Result<String, Errno> {
-        hash(open_below(self.root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?.into())
+        let file = open_below(self.root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
+        Ok(hash(file.into())?.0)
     }
 
     fn parent<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str), Errno> {
@@ -357,7 +365,10 @@ fn record(path: &str, content: &Content, (mode, uid, gid): State) -> TreeFile {
     let file = TreeFile { path: path.to_owned(), uid, gid, ..TreeFile::default() };
     match content {
         Content::Directory => TreeFile { kind: "directory".into(), mode, ..file },
-        Content::File { sha256, .. } => TreeFile { kind: "file".into(), mode, sha256: Some(sha256.clone()), ..file },
+        Content::File { sha256, size, .. } => {
+            let (size, sha256) = (Some(*size), Some(sha256.clone()));
+            TreeFile { kind: "file".into(), mode, size, sha256, ..file }
+        }
         Content::Link(target) => TreeFile { kind: "link".into(), target: Some(target.clone()), ..file },
     }
 }
@@ -365,7 +376,8 @@ fn record(path: &str, content: &Content, (mode, uid, gid): State) -> TreeFile {
 /// Returns the record of a file of root's that `tool` wrote itself, because of `from`.
 #[must_use]
 pub fn own_file(path: &str, bytes: &[u8], mode: u32, from: &str, tool: &str) -> TreeFile {
-    let content = Content::File { sha256: format!("{:x}", Sha256::digest(bytes)), executable: false };
+    let (sha256, size) = (format!("{:x}", Sha256::digest(bytes)), bytes.len() as u64);
+    let content = Content::File { sha256, size, executable: false };
     TreeFile { from: from.to_owned(), tool: tool.to_owned(), ..record(path, &content, (mode, 0, 0)) }
 }
 
@@ -393,7 +405,8 @@ pub fn record_again(
             let content = match FileType::from_raw_mode(stat.st_mode) {
                 FileType::RegularFile => {
                     let file = open_below(root, &file.path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-                    Content::File { sha256: hash(file.into())?, executable: false }
+                    let (sha256, size) = hash(file.into())?;
+                    Content::File { sha256, size, executable: false }
                 }
                 FileType::Symlink => {
                     let target = readlinkat(&found, "", Vec::new())?;
@@ -441,7 +454,7 @@ mod tests {
             let sources = [Source::read(&self.tree).unwrap()];
             let root = File::open(&self.root).unwrap();
             let overlay = Overlay::of(&sources, before, root.as_fd(), Path::new("/r"))?;
-            overlay.check(|_| false)?;
+            overlay.check(|_, _| false)?;
             let mut laid = Laid::default();
             overlay.lay("configure", &mut laid)?;
             Ok(laid)
@@ -528,6 +541,29 @@ mod tests {
         // Where it was removed from both, it is in neither.
         fs::remove_file(ground.root.join("etc/script")).unwrap();
         assert_eq!(ground.lay(&third.files).unwrap().files, second.files[1..]);
+    }
+
+    #[test]
+    fn the_later_tree_counts_and_names_must_be_there_in_the_end() {
+        let (one, two) = (ground(&["etc/x", "srv/y"]), ground(&["etc/x"]));
+        fs::write(two.tree.join("etc/x"), "other").unwrap();
+        fs::write(two.tree.with_extension("owners"), "z /etc/x - ann -\n").unwrap();
+        let sources = [&one, &two].map(|ground| Source::read(&ground.tree).unwrap());
+        let root = File::open(&one.root).unwrap();
+        let overlay = Overlay::of(&sources, &[], root.as_fd(), Path::new("/r")).unwrap();
+        assert_eq!(overlay.check(|_, _| false).unwrap_err().code, Code::NotFound);
+        overlay.check(|kind, name| (kind, name) == ("user", "ann")).unwrap();
+        let mut laid = Laid::default();
+        assert_eq!(overlay.lay("configure", &mut laid).unwrap_err().code, Code::NotFound);
+        assert!(!one.root.join("srv").exists());
+        fs::write(one.root.join("etc/passwd"), "ann:x:5:6::/:/bin/sh\n").unwrap();
+        overlay.lay("configure", &mut laid).unwrap();
+        assert_eq!(fs::read_to_string(one.root.join("etc/x")).unwrap(), "other");
+        assert_eq!((laid.files[0].uid, laid.files[0].gid), (5, 0));
+        assert_eq!(laid.files.iter().map(|file| &file.from).collect::<BTreeSet<_>>().len(), 2);
+        let clash = [Source::read(&one.tree).unwrap(), Source::read(&ground(&["srv/y/z"]).tree).unwrap()];
+        let failure = Overlay::of(&clash, &[], root.as_fd(), Path::new("/r")).unwrap_err();
+        assert!(failure.message.ends_with("'srv/y' is a directory in one of them, and not in the other"), "{failure}");
     }
 
     #[test]

@@ -39,9 +39,10 @@ const REFUSED: [(&str, &str); 6] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Content {
     Directory,
-    /// A file with this SHA-256.
+    /// A file with this SHA-256 and this size.
     File {
         sha256: String,
+        size: u64,
         executable: bool,
     },
     /// A symbolic link to this.
@@ -111,7 +112,8 @@ impl Source {
 
     /// Opens a file of the tree.
     pub(super) fn open(&self, path: &str) -> Result<File, Errno> {
-        open(self.as_fd(), path, OFlags::RDONLY).map(File::from)
+        // It may be a fifo by now.
+        open(self.as_fd(), path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY).map(File::from)
     }
 
     fn refuse(&self, path: &str, why: &str) -> Failure {
@@ -177,8 +179,8 @@ impl Source {
                 if !FileType::from_raw_mode(fstat(&file)?.st_mode).is_file() {
                     return Ok(Err(self.refuse(path, "it was replaced while it was read")));
                 }
-                let sha256 = hash(File::from(file.try_clone().map_err(|e| errno(&e))?))?;
-                (file, Content::File { sha256, executable: stat.st_mode & 0o100 != 0 })
+                let (sha256, size) = hash(File::from(file.try_clone().map_err(|e| errno(&e))?))?;
+                (file, Content::File { sha256, size, executable: stat.st_mode & 0o100 != 0 })
             }
             _ => {
                 let why = "it is a device, a fifo or a socket, and a tree has files, directories and symbolic links";
@@ -245,11 +247,11 @@ fn errno(error: &std::io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// Returns the SHA-256 of a file, in hex.
-pub(super) fn hash(file: File) -> Result<String, Errno> {
+/// Returns the SHA-256 of a file, in hex, and its size.
+pub(super) fn hash(file: File) -> Result<(String, u64), Errno> {
     let mut hash = Sha256::new();
-    std::io::copy(&mut Heeding(file), &mut hash).map_err(|e| errno(&e))?;
-    Ok(format!("{:x}", hash.finalize()))
+    let size = std::io::copy(&mut Heeding(file), &mut hash).map_err(|e| errno(&e))?;
+    Ok((format!("{:x}", hash.finalize()), size))
 }
 
 /// Returns an extended attribute that would be lost. Those of a security module are the host's policy.
@@ -304,7 +306,9 @@ mod tests {
         let is = |path: &str| tree.entries[path].content.clone();
         assert_eq!(is("etc/c"), Content::Link("/dev/null".into()));
         assert!(matches!(is("usr/bin/b"), Content::File { executable: true, .. }));
-        assert!(matches!(is("etc/a"), Content::File { executable: false, sha256 } if sha256.starts_with("982d9e3e")));
+        assert!(
+            matches!(is("etc/a"), Content::File { executable: false, size: 4, sha256 } if sha256.starts_with("982d9e3e"))
+        );
         let number = |n| Some(owners::Id::Number(n));
         let listed = Listed { mode: Some(0o600), user: number(7), group: number(8) };
         assert_eq!(tree.entries["etc/a"].listed, listed);
