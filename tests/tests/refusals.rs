@@ -287,8 +287,8 @@ fn what_is_in_the_way_is_named_with_package_and_file() {
             "",
             "./plain-1-1-any.pkg.tar.gz",
             (64, "usage"),
-            &["installing './plain-1-1-any.pkg.tar.gz': this is a file"],
-            "mkconf --repo NAME=file://DIR",
+            &["installing './plain-1-1-any.pkg.tar.gz': No such file or directory"],
+            "",
         ),
         row(
             "sed -i 's/^SigLevel.*/SigLevel = Sometimes/' $CONF",

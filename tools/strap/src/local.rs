@@ -13,7 +13,7 @@ use package::name;
 use pacman::conf;
 use pacman::operation::Refresh;
 use pacman::scratch::Scratch;
-use pacman::{Operation, Pacman, databases, signature_pair};
+use pacman::{Operation, Pacman, cache_lock, databases, signature_pair};
 use rootfs::Root;
 use stage::members::Package;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -133,6 +133,8 @@ impl<'a> LocalRepository<'a> {
         }
         let strict = stage::file::read_text(&pacman.config)?;
         fetch(pacman, &self.scratch, &strict, targets)?;
+        // Another run may copy the same file.
+        let lock = cache_lock::take(pacman.context, pacman.cache)?;
         for target in targets {
             let doing = |failure: Failure| failure.while_doing(format_args!("installing {}", quote(&target.given)));
             let local = self.import(pacman, target).map_err(doing)?;
@@ -144,6 +146,7 @@ impl<'a> LocalRepository<'a> {
             }
             self.packages.push(local);
         }
+        drop(lock);
         let (options, repos) = split(&strict);
         let mut config = options.to_owned();
         for (repo, level) in
@@ -373,6 +376,7 @@ pub(crate) fn restore(pacman: &Pacman<'_>, origin: &str, file: &str) -> Result<(
             Source::Path(path) => path.clone(),
             Source::Url(_) => scratch.path().join("files").join(file),
         };
+        let _lock = cache_lock::take(pacman.context, pacman.cache)?;
         signature_pair::remove(pacman.cache, file)?;
         copy(pacman.context, &from, pacman.cache, file).map(drop)
     };
