@@ -315,7 +315,7 @@ fn an_architecture_that_cannot_be_is_refused() {
 fn a_mistyped_option_on_a_terminal_is_two_lines() {
     let lab = Lab::new(Who::Root);
     let two = "mkroot: unexpected argument '--ach' found\nmkroot: hint: did you mean '--arch'? See 'mkroot --help'\n";
-    let ran = lab.sh("script -qec 'mkroot root --ach aarch64' /dev/null < /dev/null");
+    let ran = lab.sh("TERM=dumb script -qec 'mkroot root --ach aarch64' /dev/null < /dev/null");
     assert_eq!((ran.status, ran.stdout.replace('\r', "")), (64, two.to_owned()), "{ran:?}");
     // In a pipe a document comes with them, for the stages behind.
     let ran = lab.sh("mkroot root --ach aarch64 | cat");
