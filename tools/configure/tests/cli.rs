@@ -553,7 +553,7 @@ fn units_and_sudo_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn a_network_is_configured_and_its_passphrase_is_nowhere_else() {
+fn a_network_is_configured_and_its_passphrase_is_not_shown() {
     let mut ground = Ground::new();
     let psk = ground.file("home.psk", "[Security]\nPassphrase=geheim-geheim\n");
     let own = ground.file("10-own.network", "[Match]\nName=eth7\n");

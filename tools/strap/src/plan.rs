@@ -49,7 +49,7 @@ pub(crate) struct Strap {
     #[arg(long, value_name = "PKG", conflicts_with = "locked")]
     pub(crate) replace: Vec<String>,
 
-    /// Overwrite files that match GLOB and that no package to be installed has
+    /// Overwrite files that conflict and match GLOB
     #[arg(long, value_name = "GLOB", conflicts_with = "locked")]
     pub(crate) overwrite: Vec<String>,
 

@@ -544,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn the_later_tree_counts_and_names_must_be_there_in_the_end() {
+    fn the_later_tree_counts_and_names_must_be_there() {
         let (one, two) = (ground(&["etc/x", "srv/y"]), ground(&["etc/x"]));
         fs::write(two.tree.join("etc/x"), "other").unwrap();
         fs::write(two.tree.with_extension("owners"), "z /etc/x - ann -\n").unwrap();

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_receipt_gives_the_same_bytes_and_another_another() {
+    fn the_same_receipt_gives_the_same_bytes_and_another_not() {
         let other = document().line().replace("1:2.0", "1:2.1");
         let other = Document::parse(other.as_bytes(), "x").unwrap();
         for make in [spdx, cyclonedx] {
