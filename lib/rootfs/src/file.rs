@@ -96,10 +96,10 @@ pub fn replace_with(
         if let Some((uid, gid)) = owner {
             fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
-        // After fchown(2), which clears set-id bits.
-        fchmod(&file, Mode::from_raw_mode(mode))?;
         let mut file = File::from(file);
         fill(&mut file)?;
+        // After fchown(2) and write(2), which clear set-id bits.
+        fchmod(&file, Mode::from_raw_mode(mode))?;
         file.sync_all()?;
         if !named {
             let from = format!("/proc/self/fd/{}", file.as_raw_fd());

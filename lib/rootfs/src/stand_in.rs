@@ -9,11 +9,11 @@
 //! other one needs.
 
 use crate::plan::{self, Mount};
-use crate::root::{Root, open_below, read};
+use crate::root::{BENEATH, Root, open_below, read};
 use crate::{hold, occupants, remove};
 use rustix::fs::{
-    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, major, makedev, minor, mkdirat, mknodat,
-    openat, renameat, symlinkat, unlinkat,
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, major, makedev, minor, mkdirat,
+    mknodat, openat, openat2, renameat, statat, symlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::umask;
@@ -110,7 +110,7 @@ impl StandIns {
 
     /// Opens a place; `None` where the root has none.
     fn open(&self, place: &str) -> Result<Option<OwnedFd>, Failure> {
-        match open_below(self.root.as_fd(), place, OFlags::RDONLY | OFlags::DIRECTORY) {
+        match open_here(self.root.as_fd(), place, OFlags::RDONLY | OFlags::DIRECTORY) {
             Err(Errno::NOENT) => Ok(None),
             opened => opened.map(Some).map_err(|e| explain_place(&self.path.join(place), e)),
         }
@@ -118,10 +118,13 @@ impl StandIns {
 
     fn write_record(&self) -> Result<(), Failure> {
         let text: Vec<u8> = self.before.iter().flat_map(|name| [&name[..], b"\0"].concat()).collect();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // What has that name by now may be anything that a root brings, a device node among them.
+        self.remove_own(c".strapline-before.new")?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let write = || -> std::io::Result<()> {
             let mut file = File::from(openat(&self.dev, DRAFT, flags, Mode::RUSR | Mode::WUSR)?);
             file.write_all(&text)?;
+            file.sync_all()?;
             Ok(renameat(&self.dev, DRAFT, &self.dev, RECORD)?)
         };
         write().doing(Code::Failed, || format!("writing {}", quote(self.path.join(DEV).join(RECORD))))
@@ -166,13 +169,18 @@ impl StandIns {
             return Err(Failure::new(Code::Busy, format!("deleting {}: it is made again", quote(path)))
                 .hint(format!("end what makes it with 'reap {}'", self.path.display())));
         }
-        for name in [DRAFT, RECORD] {
-            match unlinkat(&self.dev, name, AtFlags::empty()) {
-                Err(Errno::NOENT) => {}
-                result => result.doing(Code::Os, || format!("deleting {}", quote(self.path.join(DEV).join(name))))?,
-            }
+        self.remove_own(c".strapline-before.new")?;
+        self.remove_own(c".strapline-before")
+    }
+
+    /// Removes [`DRAFT`] or [`RECORD`], whatever it is.
+    fn remove_own(&self, name: &CStr) -> Result<(), Failure> {
+        let path = self.path.join(DEV).join(OsStr::from_bytes(name.to_bytes()));
+        match statat(&self.dev, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e).doing(Code::Os, || format!("deleting {}", quote(&path))),
+            Ok(_) => remove::entry(&self.dev, name, &path),
         }
-        Ok(())
     }
 
     /// Returns what is there now and was not before.
@@ -195,9 +203,14 @@ pub(crate) fn share(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Failur
     lock(root, path, FlockOperation::NonBlockingLockShared)
 }
 
+/// Opens what is in the root and on its own file system: what is mounted there is somebody else's, and nothing of it is removed.
+fn open_here(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV)
+}
+
 fn lock(root: BorrowedFd<'_>, path: &Path, operation: FlockOperation) -> Result<OwnedFd, Failure> {
     let at = path.join(DEV);
-    let dev = open_below(root, DEV, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| explain_place(&at, e))?;
+    let dev = open_here(root, DEV, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|e| explain_place(&at, e))?;
     match flock(&dev, operation) {
         Ok(()) => Ok(dev),
         Err(Errno::WOULDBLOCK) => {
@@ -216,7 +229,7 @@ fn lock(root: BorrowedFd<'_>, path: &Path, operation: FlockOperation) -> Result<
 /// [`Code::Busy`] where a process lives in the root; when something cannot be removed.
 pub fn remove_left(root: &Root) -> Result<(), Failure> {
     let record = format!("{DEV}/{RECORD}");
-    if root.open_below(&record, OFlags::PATH | OFlags::NOFOLLOW).is_err() {
+    if open_here(root.as_fd(), &record, OFlags::PATH | OFlags::NOFOLLOW).is_err() {
         return Ok(());
     }
     // Else a tool is in the root now, and removes it.
@@ -272,6 +285,8 @@ fn explain_place(path: &Path, error: Errno) -> Failure {
     let doing = format!("opening {}", quote(path));
     match error {
         Errno::NOENT => Failure::system(Code::NotFound, doing, error).hint("mkroot makes it"),
+        Errno::XDEV => Failure::new(Code::Failed, format!("{doing}: it is a mount point"))
+            .hint(format!("unmount it: umount {}", path.display())),
         Errno::LOOP | Errno::NOTDIR => Failure::new(Code::Failed, format!("{doing}: it is not a directory"))
             .hint("remove it: no link is followed out of a root"),
         _ => Failure::system(Code::Os, doing, error),

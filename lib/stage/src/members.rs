@@ -964,9 +964,6 @@ pub struct Disk {
     /// The format of the file, where it is not a raw image: `zst`, `xz`, `gz`, or as qemu-img(1) calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// The absolute path of its block map.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bmap: Option<PathBuf>,
 }
 
 /// A partition of a disk image.

@@ -169,7 +169,8 @@ impl Args {
         let list = |values: &[String]| Some(unique(values)).filter(|list| !list.is_empty());
         let (hostname, timezone, keymap) = (&self.hostname, &self.timezone, &self.keymap);
         let made = accounts.users.iter().filter(|(_, account)| account.make).map(|(name, _)| name.clone());
-        let coming = made.chain(accounts.groups.keys().cloned()).collect();
+        let groups = accounts.groups.keys().map(|group| format!("%{group}"));
+        let coming = made.chain(groups).collect();
         let items = [
             // Programs that make users read it.
             timezone.clone().map(|item| named("timezone", item)),

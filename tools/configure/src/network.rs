@@ -105,7 +105,13 @@ impl Item for Network {
             if site.tree.make_directory(directory, directory_mode, ROOT)? {
                 site.tree.mark_changed(directory);
             }
-            site.tree.write(&format!("{directory}/{name}"), text, mode)?;
+            let path = format!("{directory}/{name}");
+            // A passphrase that anybody could read stays so where the file is there already.
+            if site.tree.attributes(&path)?.is_some_and(|is| *directory == IWD && is != (mode, ROOT)) {
+                site.tree.replace(&path, text.as_bytes(), mode, ROOT)?;
+                site.tree.mark_changed(&path);
+            }
+            site.tree.write(&path, text, mode)?;
         }
         Ok(())
     }

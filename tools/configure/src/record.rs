@@ -17,7 +17,7 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
     let mut locales = unique(&args.locale);
     merge(&mut locales, &before.locales);
     merge(&mut before.units, &args.enable);
-    before.units.retain(|unit| !args.disable.contains(unit));
+    before.units.retain(|unit| !args.disable.contains(unit) && !args.mask.contains(unit));
     merge(&mut before.disabled, &args.disable);
     before.disabled.retain(|unit| !args.enable.contains(unit));
     merge(&mut before.masked, &args.mask);

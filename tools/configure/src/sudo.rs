@@ -34,7 +34,7 @@ const FREE_DOING: &str = "allowing sudo without a password";
 /// Who may use sudo without a password: users, and groups after a percent sign.
 pub(crate) struct NoPasswd {
     pub(crate) names: Vec<String>,
-    /// Users and groups that this run makes.
+    /// Users that this run makes, and groups after a percent sign.
     pub(crate) coming: Vec<String>,
 }
 
@@ -51,12 +51,14 @@ impl NoPasswd {
 
 impl Item for NoPasswd {
     fn check(&self, site: &Site) -> Result<(), Failure> {
-        for name in &self.names {
-            let (kind, file, name) = match name.strip_prefix('%') {
+        for asked in &self.names {
+            let (kind, file, name) = match asked.strip_prefix('%') {
                 Some(group) => ("group", "etc/group", group),
-                None => ("user", "etc/passwd", name.as_str()),
+                None => ("user", "etc/passwd", asked.as_str()),
             };
-            if !self.coming.iter().any(|coming| coming == name) && !records::has(&site.tree.text(file)?, name) {
+            // A new user has a group of the same name.
+            let is_coming = self.coming.iter().any(|coming| coming == asked || coming == name);
+            if !is_coming && !records::has(&site.tree.text(file)?, name) {
                 return Err(not_found(format!("{FREE_DOING}: the root has no {kind} '{name}'")));
             }
         }

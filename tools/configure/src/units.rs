@@ -91,7 +91,17 @@ impl Item for Disabled {
     }
 
     fn apply(&self, site: &mut Site) -> Result<(), Failure> {
-        run(site, OWN, &["disable"], &self.0.iter().map(String::as_str).collect::<Vec<_>>(), "disabling units")
+        run(site, OWN, &["disable"], &self.0.iter().map(String::as_str).collect::<Vec<_>>(), "disabling units")?;
+        for unit in &self.0 {
+            let state = state(site, unit, &[])?;
+            // By a link of a package, which systemctl leaves.
+            if state.starts_with("enabled") {
+                let why =
+                    format!("disabling the unit '{unit}': systemctl calls it '{state}': it is started all the same");
+                return Err(Failure::new(Code::Failed, why).hint(format!("give --mask {unit}")));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use stage::{Code, Context, Doing, Failure, Unit, child, quote};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A format of a disk image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,25 +82,6 @@ impl Format {
         }
     }
 
-    /// Returns the path of the block map of an image.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Usage`] where nothing reads one of it.
-    pub(crate) fn bmap(self, image: &Path) -> Result<PathBuf, Failure> {
-        let name = image.file_name().unwrap_or_default().to_string_lossy();
-        // bmaptool(1) looks for that of the image without the end of a compressed one.
-        let plain = match self {
-            Self::Raw => &*name,
-            Self::Compressed(_) => name.rsplit_once('.').map_or(&*name, |(plain, _)| plain),
-            Self::Converted(_) => {
-                let why = format!("making a block map of {}: it is not written to a disk as it is", quote(image));
-                return Err(Failure::new(Code::Usage, why).hint("give --bmap with a raw or compressed image"));
-            }
-        };
-        Ok(image.with_file_name(format!("{plain}.bmap")))
-    }
-
     /// Writes the raw image `from` to `to` in this format. Both are at their beginning.
     ///
     /// # Errors
@@ -130,6 +111,7 @@ impl Format {
                 let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
                 let mut command = child::command("qemu-img");
                 command.args(["convert", "-q", "-f", "raw", "-O", name, &path(from), &path(to)]);
+                rootfs::die_with_us(&mut command);
                 let ran = child::output(&mut command)?;
                 if ran.status.success() {
                     return Ok(());
@@ -146,26 +128,24 @@ mod tests {
 
     #[test]
     fn a_name_says_its_format() {
-        for (name, format, bmap) in [
-            ("a.img", Some(None), Some("a.img.bmap")),
-            ("disk", Some(None), Some("disk.bmap")),
-            ("a.b.raw", Some(None), Some("a.b.raw.bmap")),
-            ("a.img.zst", Some(Some("zst")), Some("a.img.bmap")),
-            ("a.img.xz", Some(Some("xz")), Some("a.img.bmap")),
-            ("a.raw.gz", Some(Some("gz")), Some("a.raw.bmap")),
-            ("a.qcow2", Some(Some("qcow2")), None),
-            ("a.vhdx", Some(Some("vhdx")), None),
-            ("a.zst", None, None),
-            ("a.tar.zst", None, None),
-            ("a.iso", None, None),
-            (".img", None, None),
-            ("a.IMG", None, None),
+        for (name, format) in [
+            ("a.img", Some(None)),
+            ("disk", Some(None)),
+            ("a.b.raw", Some(None)),
+            ("a.img.zst", Some(Some("zst"))),
+            ("a.img.xz", Some(Some("xz"))),
+            ("a.raw.gz", Some(Some("gz"))),
+            ("a.qcow2", Some(Some("qcow2"))),
+            ("a.vhdx", Some(Some("vhdx"))),
+            ("a.zst", None),
+            ("a.tar.zst", None),
+            ("a.iso", None),
+            (".img", None),
+            ("a.IMG", None),
         ] {
             let path = Path::new("/x").join(name);
             let found = Format::of_name(&path);
             assert_eq!(found.as_ref().ok().map(|format| format.name()), format, "{name}");
-            let beside = found.ok().and_then(|format| format.bmap(&path).ok());
-            assert_eq!(beside, bmap.map(|name| Path::new("/x").join(name)), "{name}");
         }
     }
 }

@@ -9,7 +9,6 @@
 //! where; `work.rs` puts it together inside the root's namespaces.
 
 mod arrange;
-mod bmap;
 mod boot;
 mod content;
 mod format;
@@ -34,7 +33,7 @@ use stage::members::{Disk, DiskFileSystem, DiskPartition};
 use stage::{Code, Common, Context, Document, Doing, Failure, Kind, Stage, Unit, quote};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
@@ -57,10 +56,6 @@ struct Args {
     /// .qcow2, .vhdx or .vmdk
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-
-    /// Write a block map beside the image, for bmaptool
-    #[arg(long)]
-    bmap: bool,
 
     /// Size of the disk; the root takes the rest of it. auto makes room for the
     /// files and the headroom
@@ -138,7 +133,6 @@ impl Stage for Args {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
         let output = Output::create(&self.output, root)?;
-        let bmap = self.bmap.then(|| Output::create(&format.bmap(&output.path)?, root)).transpose()?;
         // Never finished: it is gone with us.
         let raw =
             (format != Format::Raw).then(|| Output::create(&output.path.with_extension("raw"), root)).transpose()?;
@@ -146,22 +140,14 @@ impl Stage for Args {
         let mut lent = vec![image.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
         let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image))?;
-        if let Some(bmap) = &bmap {
-            let map = bmap::of(&reader(image)?)?;
-            (&bmap.file).write_all(map.as_bytes()).doing(Code::Os, || format!("writing {}", quote(&bmap.path)))?;
-        }
         format.convert(context, image, &output.file)?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS || format != Format::Raw;
         let sha256 = if is_full { Some(sha256(context, &output.file)?) } else { None };
         stage::signal::check()?;
         let mut disk = disk(&output.path, sha256.as_deref(), &plan, &done);
         disk.format = format.name().map(str::to_owned);
-        disk.bmap = bmap.as_ref().map(|bmap| bmap.path.clone());
         let path = output.path.clone();
-        for file in std::iter::once(output).chain(bmap) {
-            let path = file.path.clone();
-            file.finish()?.remove_on_undo(context, &path);
-        }
+        output.finish()?.remove_on_undo(context, &self.output);
         record(document, disk);
         if let Some(key) = done.secrets.first() {
             let (n, key) = (done.secrets.len(), quote(key));
@@ -212,7 +198,7 @@ fn check_output(path: &Path) -> Result<(), Failure> {
     if !path.metadata().is_ok_and(|m| m.file_type().is_block_device()) {
         return Ok(());
     }
-    let dd = format!("'dd if=FILE of={} bs=4M conv=fsync,sparse'", path.display());
+    let dd = format!("'dd if=FILE of={} bs=4M conv=fsync'", path.display());
     Err(Failure::new(Code::Usage, format!("writing {}: it is a disk, not a file", quote(path)))
         .hint(format!("write the image to a file, and that to the disk: {dd}")))
 }
@@ -317,7 +303,6 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
         partitions: partitions.collect(),
         sha256: sha256.map(str::to_owned),
         format: None,
-        bmap: None,
     }
 }
 

@@ -6,42 +6,34 @@
 use crate::extra::Point;
 use rootfs::tree::{Laid, Overlay, Source};
 use rootfs::{Inside, Place, Root};
-use serde::{Deserialize, Serialize};
 use stage::members::TreeFile;
 use stage::{Document, Failure};
 use std::os::fd::{AsFd, BorrowedFd};
-
-/// The result of the work inside: what was laid, and why it ended early.
-#[derive(Deserialize, Serialize)]
-struct Done {
-    files: Vec<TreeFile>,
-    made: Vec<(String, bool)>,
-    failure: Option<Failure>,
-}
 
 /// Lays trees over the root of the document, records them, and adds to `made` what was not there.
 ///
 /// # Errors
 ///
-/// As [`Overlay::check`] and [`Overlay::lay`].
+/// As [`Overlay::check`], [`Overlay::missing`] and [`Overlay::lay`].
 pub(crate) fn lay(trees: &[Source], document: &mut Document, made: &mut Vec<Point>) -> Result<(), Failure> {
     let before: Vec<TreeFile> = document.get().unwrap_or_default();
     let keep: Vec<BorrowedFd<'_>> = trees.iter().map(AsFd::as_fd).collect();
     // With the root's own file systems, as a /boot, and nothing else.
-    let done = Inside::of(document)?.bare().call(Place::Host, &keep, || {
+    let inside = Inside::of(document)?.bare();
+    // Before anything is laid: a signal ends what is inside at once, and what it had laid by then is removed all the same.
+    let missing = inside.call(Place::Host, &keep, || {
         let root = Root::of(document)?;
         let overlay = Overlay::of(trees, &before, root.as_fd(), root.path())?;
         overlay.check(|_, _| false)?;
-        let mut laid = Laid::default();
-        let failure = overlay.lay("mkroot", &mut laid).err();
-        Ok(Done { files: laid.files, made: laid.made, failure })
+        overlay.missing()
     })?;
-    made.extend(done.made.into_iter().map(|(path, directory)| Point { path, file: !directory }));
-    match done.failure {
-        Some(failure) => Err(failure),
-        None => {
-            document.write(&done.files);
-            Ok(())
-        }
-    }
+    made.extend(missing.into_iter().map(|(path, directory)| Point { path, file: !directory }));
+    let files = inside.call(Place::Host, &keep, || {
+        let root = Root::of(document)?;
+        let mut laid = Laid::default();
+        Overlay::of(trees, &before, root.as_fd(), root.path())?.lay("mkroot", &mut laid)?;
+        Ok(laid.files)
+    })?;
+    document.write(&files);
+    Ok(())
 }

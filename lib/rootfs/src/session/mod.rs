@@ -144,7 +144,8 @@ impl Inside {
         let idmap = whose(document)?;
         let config = document.get::<Config>();
         let chroot = mode == Mode::Chroot;
-        if chroot {
+        // Whatever mode the root is entered in now: only root's can have left something.
+        if idmap.is_none() {
             stand_in::remove_left(&root)?;
         }
         Ok(Self {

@@ -46,8 +46,6 @@ pub struct Laid {
     pub files: Vec<TreeFile>,
     /// Paths below the root that were written.
     pub changed: Vec<String>,
-    /// Those of them that were not there, parents first, and whether each is a directory.
-    pub made: Vec<(String, bool)>,
 }
 
 /// A mode and its owners.
@@ -103,6 +101,44 @@ impl<'a> Overlay<'a> {
             return Err(self.failure(source, path, Code::Failed, &why));
         }
         Ok(())
+    }
+
+    /// Checks that no file would be replaced that no tree brought, since that could not be undone, and returns what is missing:
+    /// paths, each with whether it is a directory, parents first.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Failed`] where one would be replaced; when the root cannot be read.
+    pub fn missing(&self) -> Result<Vec<(String, bool)>, Failure> {
+        let mut missing = Vec::new();
+        for (path, (source, entry)) in &self.entries {
+            let found = self.find(path).map_err(|e| self.refused(source, path, e))?;
+            let Some(stat) = found else {
+                missing.push(((*path).to_owned(), entry.content == Content::Directory));
+                continue;
+            };
+            let same = match &entry.content {
+                Content::Directory => Ok(true),
+                Content::File { sha256, size, .. } => {
+                    let as_long =
+                        FileType::from_raw_mode(stat.st_mode).is_file() && stat.st_size.cast_unsigned() == *size;
+                    if as_long { self.hash(path).map(|hash| hash == *sha256) } else { Ok(false) }
+                }
+                Content::Link(target) => Ok(self.leads_to(path, target)),
+            };
+            let same = same.map_err(|e| self.refused(source, path, e))?;
+            if !same && !self.before.iter().any(|file| file.path == *path) {
+                return Err(self
+                    .failure(source, path, Code::Failed, &"another file is there, which no tree brought")
+                    .hint("lay it with 'configure --tree', which replaces files"));
+            }
+        }
+        Ok(missing)
+    }
+
+    fn leads_to(&self, path: &str, target: &str) -> bool {
+        let link = self.parent(path).and_then(|(parent, name)| readlinkat(&parent, name, Vec::new()));
+        link.is_ok_and(|to| to.to_bytes() == target.as_bytes())
     }
 
     fn check_names(&self, ids: &Ids, coming: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
@@ -197,9 +233,6 @@ impl<'a> Overlay<'a> {
         };
         if written {
             laid.changed.push(path.to_owned());
-        }
-        if written && found.is_none() {
-            laid.made.push((path.to_owned(), entry.content == Content::Directory));
         }
         Ok(Some(record(path, &entry.content, wanted)))
     }
@@ -475,8 +508,6 @@ mod tests {
         fs::set_permissions(ground.root.join("etc/c"), fs::Permissions::from_mode(0o4640)).unwrap();
         let laid = ground.lay(&[]).unwrap();
         assert_eq!(laid.changed, ["etc/c", "etc/d", "etc/new", "etc/new/a", "usr", "usr/bin", "usr/bin/b"]);
-        let made: Vec<_> = laid.made.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!(made, ["etc/d", "etc/new", "etc/new/a", "usr", "usr/bin", "usr/bin/b"]);
         for (path, mode) in
             [("etc", 0o711), ("etc/new", 0o755), ("etc/new/a", 0o644), ("usr/bin/b", 0o755), ("etc/c", 0o640)]
         {
