@@ -25,7 +25,7 @@ BEGIN = mkroot $@.root --arch aarch64 --distro $(DISTRO) \
 	  | fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
 	  | mkconf --cache-dir $(CURDIR)/packages $(SERVER) | keyring
 FINISH = configure --hostname orangepi5 --locale en_US.UTF-8 --timezone UTC --user alarm:wheel --ssh-key alarm:$(KEY) \
-	    --sudo --enable $(SSHD) --fstab --layout $(HERE)orange-pi-5.toml --first-boot-keyring \
+	    --sudo --enable $(SSHD) --network dhcp --enable systemd-networkd --fstab --layout $(HERE)orange-pi-5.toml --first-boot-keyring \
 	  | verify | keyring --strip \
 	  | mkdisk --layout $(HERE)orange-pi-5.toml $(if $(DTB),--dtb $(DTB)) --cmdline 'console=ttyS2,1500000' -o
 SSHD  ?= sshd

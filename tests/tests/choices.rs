@@ -110,6 +110,15 @@ fn a_plan_is_what_then_happens() {
         }
         // Without a name all is brought up to date, and all is.
         assert_eq!(names(&strap(&lab, "").done()), ["newer", "nft", "user"]);
+        // As if an older version had been installed.
+        let older = "cd root/var/lib/pacman/local && mv user-1-1 user-0-1 && sed -i 's/^1-1$/0-1/' user-0-1/desc";
+        assert_eq!(lab.sh(older).status, 0);
+        let planned = strap(&lab, "--plan").done()["planned"]["packages"].clone();
+        assert_eq!(
+            (&planned[0]["name"], &planned[0]["installed"], &planned[0]["version"]),
+            (&json!("user"), &json!("0-1"), &json!("1-1"))
+        );
+        strap(&lab, "--plan --remove nothing").failed(69, "planning to remove 'nothing': it is not installed");
         let nothing = strap(&lab, "--no-refresh");
         nothing.failed(64, "--no-refresh upgrades only what is named, and no package is");
     }

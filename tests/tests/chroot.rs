@@ -268,3 +268,34 @@ fn a_handler_of_the_machine_must_have_the_flag_f() {
     ran.failed(69, "running a program of aarch64 inside the root: No such file or directory");
     assert!(ran.stderr.contains("handler with the flag F for aarch64"), "{}", ran.stderr);
 }
+
+/// A root may come from anywhere, and bring what has the name of our record.
+#[test]
+fn nothing_outside_of_the_root_is_written_or_emptied() {
+    let lab = made();
+    let prepare = "echo theirs > victim && mkdir -p mounted && echo theirs > mounted/file";
+    assert_eq!(lab.sh(prepare).status, 0);
+    let enter = "enter --quiet --state receipt.json true";
+    for trick in [
+        "ln victim root/dev/.strapline-before.new",
+        "ln -s $PWD/victim root/dev/.strapline-before.new",
+        "mkfifo root/dev/.strapline-before.new",
+        "mkdir -p root/dev/.strapline-before.new/x",
+        "mknod root/dev/.strapline-before.new c 1 3",
+    ] {
+        let ran = contained(&lab, &format!("{trick} && {enter}"));
+        assert_eq!(ran.status, 0, "{trick}: {}", ran.stderr);
+        assert_eq!(fs::read_to_string(lab.path().join("victim")).expect("a file"), "theirs\n", "{trick}");
+        nothing_is_left(&lab);
+    }
+    // What is mounted on a place of the root is somebody else's; a record of a killed tool, or of a liar, changes nothing.
+    for record in ["true", "touch root/dev/.strapline-before"] {
+        let script = format!("{record}; mount --bind mounted root/tmp; {enter}; s=$?; ls root/tmp; exit $s");
+        let mut command = lab.command("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        let ran = lab::run(&mut command);
+        assert!(ran.status != 0 && ran.stdout == "file\n", "{record}: {ran:?}");
+        assert!(ran.stderr.contains("root/tmp': it is a mount point"), "{}", ran.stderr);
+        assert!(lab.path().join("mounted/file").exists());
+    }
+}

@@ -55,6 +55,27 @@ fn of<'a>(document: &'a Value, name: &str) -> &'a Value {
     packages.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name} in {document}"))
 }
 
+/// A package that a key of the keyring has signed is not what was asked for.
+#[test]
+fn a_server_cannot_send_another_package() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let (nano, sudo) = (archive(&mirror, "nano"), archive(&mirror, "sudo"));
+    let name = nano.file_name().and_then(|name| name.to_str()).expect("a name");
+    let www = lab.path().join("www");
+    fs::create_dir(&www).expect("our own directory");
+    for end in ["", ".sig"] {
+        fs::copy(format!("{}{end}", sudo.display()), www.join(format!("{name}{end}"))).expect("our own directory");
+    }
+    let (server, own) = (Server::of(&mirror.www()), Server::of(&www));
+    let begun = lab.sh(&begin("root", "cache", &mirror, server.url(), Path::new("/usr/bin/pacman"))).succeeded();
+    fs::write(lab.path().join("root.json"), begun.to_string()).expect("our own directory");
+    let ran = lab.sh(&format!("strap --quiet --state root.json {}/{name}", own.url()));
+    assert_eq!(ran.status, 69, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the server sent the package 'sudo'"), "{}", ran.stderr);
+    assert!(!lab.path().join("cache").join(name).exists());
+    assert!(!lab.path().join("root/usr/bin").exists(), "nothing is installed");
+}
+
 #[test]
 fn files_urls_and_names_in_one_transaction() {
     for (who, pacman) in

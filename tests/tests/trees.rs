@@ -20,6 +20,8 @@ fn trees(lab: &Lab) {
         echo 'Z /home/ann - ann ann' > late.owners
         echo 'z /home/ann 0700 - -' >> late.owners
         echo 'z /home/ann/.config/secret 0600 - -' >> late.owners
+        echo elevated > late/usr/local/bin/elevated
+        echo 'z /usr/local/bin/elevated 4755 - -' >> late.owners
         chmod 600 early/etc/mkinitcpio.conf.d/own.conf
         chmod 4775 late/usr/local/bin/hello
         chmod 700 late early";
@@ -69,13 +71,14 @@ fn laid(who: Who) {
         ("etc/pacman.d/hooks/own.hook", ""),
         ("etc/bash.bashrc", "0644"),
         ("usr/local/bin/hello", "0755"),
+        ("usr/local/bin/elevated", "4755"),
         ("home/ann", "0700"),
         ("home/ann/.config/secret", "0600"),
     ] {
         assert!(has(path, mode), "{path} {mode}: {tree:?}");
     }
-    let inside = lab.sh("enter --state one.json bash -c 'hello; stat -c %U:%a /home/ann /home/ann/.config/secret /usr/local/bin/hello; systemctl is-enabled own'");
-    assert_eq!(inside.stdout, "hello\nann:700\nann:600\nroot:755\nenabled\n");
+    let inside = lab.sh("enter --state one.json bash -c 'hello; stat -c %U:%a /home/ann /home/ann/.config/secret /usr/local/bin/hello /usr/local/bin/elevated; systemctl is-enabled own'");
+    assert_eq!(inside.stdout, "hello\nann:700\nann:600\nroot:755\nroot:4755\nenabled\n");
     // Nothing is changed by a second run, and verify finds nothing.
     let again = configure("one").succeeded();
     assert_eq!((again["configured"]["changed"].to_string(), &again["tree"]), ("{}".to_owned(), &document["tree"]));

@@ -8,8 +8,9 @@ use package::db::{self, Entry};
 use rootfs::Root;
 use stage::{Code, Doing, Failure, quote};
 
-/// The longest record or database that is copied.
+/// The longest database that is copied, and the longest record: of these a hostile root may have many.
 const LIMIT: u64 = 256 << 20;
+const RECORD: u64 = 1 << 20;
 
 /// The copy, and a configuration that has it as its `DBPath`.
 #[derive(Debug)]
@@ -42,8 +43,13 @@ impl PrivateDatabases {
         }
         for record in names_in(root, LOCAL)? {
             // `ALPM_DB_VERSION` is a file.
-            let file = if record.contains('-') { format!("{record}/desc") } else { record };
+            let is_record = record.contains('-');
+            let file = if is_record { format!("{record}/desc") } else { record.clone() };
             copy(root, LOCAL, &file, "local", &mut files)?;
+            // To upgrade a package libalpm reads the list of its files, and an empty one does.
+            if is_record {
+                files.push((format!("local/{record}/files"), Vec::new()));
+            }
         }
         scratch.make(&files)?;
         Ok(Self { scratch })
@@ -85,7 +91,8 @@ impl PrivateDatabases {
 /// Reads a file of the root to be written into the scratch directory, where there is one.
 fn copy(root: &Root, from: &str, name: &str, to: &str, files: &mut Vec<(String, Vec<u8>)>) -> Result<(), Failure> {
     let path = format!("{from}/{name}");
-    let read = if_exists(root.read(&path, LIMIT))
+    let limit = if to == "local" { RECORD } else { LIMIT };
+    let read = if_exists(root.read(&path, limit))
         .doing(Code::Failed, || format!("reading {}", quote(root.path().join(&path))))?;
     files.extend(read.map(|bytes| (format!("{to}/{name}"), bytes)));
     Ok(())

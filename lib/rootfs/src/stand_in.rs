@@ -2,7 +2,8 @@
 //!
 //! While programs of the root run, the few device nodes that they need are in the root's own `/dev`. Afterwards these and all
 //! else that appeared in the places of the API file systems is removed, as it would be gone with mounts: `/dev`, `/run`, `/tmp`,
-//! `/proc` and `/sys` are then as they were, and no image gets a device node or a left-over socket.
+//! `/proc` and `/sys` are then as they were, and no image gets a device node or a left-over socket, but for what a program makes below a directory
+//! that was there before.
 //!
 //! What was there before is recorded in the root's `/dev` before anything is made, and the record is removed last. So where all
 //! of it was killed, the next tool knows what to remove. A lock on the root's `/dev` keeps two tools from removing what the

@@ -472,6 +472,11 @@ fn a_tree_is_undone_with_the_root() {
         let before = tree(&ground.path("root"));
         assert_eq!(ground.sh("mkroot --new root --tree t >/dev/full").status, 74);
         assert_eq!(tree(&ground.path("root")), before);
+        // What nobody could put back is not replaced.
+        let theirs = ground.sh("f=root/srv/run; echo theirs >$f; mkroot --new root --tree t; s=$?; cat $f; exit $s");
+        assert_eq!(theirs.status, 69, "{}", theirs.stderr);
+        assert!(theirs.stderr.contains("another file is there, which no tree brought"), "{}", theirs.stderr);
+        assert!(theirs.stdout.ends_with("theirs\n"), "{}", theirs.stdout);
     }
 }
 

@@ -32,10 +32,12 @@ pub(crate) fn of_texts(entries: impl IntoIterator<Item = (String, String)>) -> s
 }
 
 fn desc(entry: &Entry) -> String {
+    let csize = entry.csize.map(|size| size.to_string());
     let pairs = [
         ("FILENAME", Some(&entry.filename)),
         ("NAME", Some(&entry.name)),
         ("VERSION", Some(&entry.version)),
+        ("CSIZE", csize.as_ref()),
         ("SHA256SUM", entry.sha256.as_ref()),
         ("PGPSIG", entry.pgpsig.as_ref()),
     ];

@@ -116,6 +116,8 @@ fn signature(planned: &Planned) -> Entry {
         name: planned.name.clone(),
         version: planned.version.clone(),
         filename: format!("{}.sig", planned.file),
+        // The most that pacman takes of a server, as for a signature of its own (libalpm's sync.c).
+        csize: Some(16 << 10),
         ..Entry::default()
     }
 }

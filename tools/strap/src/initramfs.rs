@@ -3,12 +3,14 @@
 //!
 //! They run as hooks of pacman. A hook that comes before theirs has them include all drivers, and one that comes after removes what the
 //! first has written: a system that makes its next initramfs decides for itself. A pacman that is killed between the two leaves its
-//! lock, no image is made of such a root, and the run that repairs it installs something, so the second hook runs.
+//! lock, no image is made of such a root, and the run that repairs it installs something, so the second hook runs: with
+//! `--initramfs host`, before all others.
 
 use crate::plan::Plan;
 use pacman::Planned;
 use pacman::records;
 use rootfs::file;
+use rustix::fs::{Mode, OFlags};
 use stage::{Code, Doing, Failure, quote};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -43,31 +45,55 @@ const AFTER: &str = "cd /etc || exit; \
     [ ! -e strapline-made ] || { for d in dracut.conf.d initcpio/install initcpio; do \
     ! grep -qx $d strapline-made || rmdir $d 2>/dev/null; done; rm strapline-made; }";
 
+/// Names of the hooks: before and after those of the programs.
+const FIRST: &str = "05-strapline-initramfs.hook";
+const LAST: &str = "zz-strapline-initramfs.hook";
+
 /// Returns the directory of the hooks for a transaction that may make an initramfs.
 ///
 /// # Errors
 ///
-/// When the records of the root cannot be read or the hooks cannot be written.
-pub(crate) fn hooks(plan: &Plan, planned: &[Planned]) -> Result<Option<PathBuf>, Failure> {
+/// When the records of the root cannot be read, or the hooks cannot be written, or are not alone.
+pub(crate) fn hooks(plan: &Plan, initramfs: Initramfs, planned: &[Planned]) -> Result<Option<PathBuf>, Failure> {
+    const REMOVES: &str = "Leaving the next initramfs to the system...";
+    let hooks: &[_] = match initramfs {
+        Initramfs::Any => &[(FIRST, "Including all drivers in the initramfs...", BEFORE), (LAST, REMOVES, AFTER)],
+        // What a run left that was killed between the two.
+        Initramfs::Host if is_left(plan) => &[(FIRST, REMOVES, AFTER)],
+        Initramfs::Host => return Ok(None),
+    };
     let makes = |name: &str| MAKERS.iter().any(|maker| name.starts_with(maker));
     let is_planned = planned.iter().any(|planned| makes(&planned.name));
     if !is_planned && !records::installed(plan.inside.root())?.0.iter().any(|one| makes(&one.package.name)) {
         return Ok(None);
     }
-    let path = plan.config.with_file_name("hooks");
+    let path = plan.config.with_file_name("initramfs-hooks");
     let doing = || format!("writing pacman hooks in {}", quote(&path));
     match std::fs::create_dir(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => return Err(e).doing(Code::Os, doing),
         _ => {}
     }
-    let directory = std::fs::File::open(&path).doing(Code::Os, doing)?;
-    for (name, what, script) in [
-        ("05-strapline-initramfs.hook", "Including all drivers in the initramfs...", BEFORE),
-        ("zz-strapline-initramfs.hook", "Leaving the next initramfs to the system...", AFTER),
-    ] {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(&path, flags, Mode::empty()).doing(Code::Os, doing)?;
+    file::check_owner(directory.as_fd(), &path)?;
+    // pacman runs all hooks that are there.
+    for entry in std::fs::read_dir(&path).doing(Code::Os, doing)? {
+        let entry = entry.doing(Code::Os, doing)?;
+        if !entry.file_name().to_str().is_some_and(|name| hooks.iter().any(|(hook, ..)| *hook == name)) {
+            std::fs::remove_file(entry.path()).doing(Code::Os, doing)?;
+        }
+    }
+    for (name, what, script) in hooks {
         file::replace(directory.as_fd(), name, hook(what, script).as_bytes(), 0o644, None).doing(Code::Os, doing)?;
     }
     Ok(Some(path))
+}
+
+/// Returns whether the files of the first hook are in the root.
+fn is_left(plan: &Plan) -> bool {
+    let root = plan.inside.root();
+    let names = ["etc/strapline-made", "etc/dracut.conf.d/zz-strapline.conf"];
+    names.iter().any(|name| root.open_below(name, OFlags::PATH | OFlags::NOFOLLOW).is_ok())
 }
 
 /// Returns the text of a hook (alpm-hooks(5)) that runs whatever is installed.

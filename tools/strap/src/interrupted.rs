@@ -5,6 +5,8 @@
 //! the same: the next pacman says that it cannot open the file, leaves the package as it is, half of it missing, and exits 0
 //! (6.0.2). So what is incomplete is removed from the database, and then installed again.
 
+use package::db::Entry;
+use package::version::vercmp;
 use package::{localdb, mtree};
 use pacman::OutputEvent;
 use pacman::english::log::{self, Before, Event};
@@ -14,6 +16,7 @@ use rootfs::{Inside, Place, Root};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, fchmod, fchown, fstat, openat2, renameat, unlinkat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -36,6 +39,20 @@ pub(crate) struct Logged {
     installed: BTreeMap<String, String>,
     /// The package whose post_install may not have run to its end.
     last: Option<String>,
+}
+
+impl Logged {
+    /// Returns the packages of the interrupted transaction that no repository offers in that version or a newer one, and that
+    /// are not `given`: they were installed from files, which nobody has now.
+    pub(crate) fn without_source(&self, given: &[&str], offers: &[(String, Entry)]) -> Vec<&str> {
+        let is_offered = |name: &str| {
+            let mut versions = offers.iter().filter(|(_, entry)| entry.name == name).map(|(_, entry)| &entry.version);
+            let logged = self.installed.get(name);
+            versions.any(|version| logged.is_none_or(|logged| vercmp(version, logged) != Ordering::Less))
+        };
+        let names = self.unfinished.iter().map(String::as_str);
+        names.filter(|name| !given.contains(name) && !is_offered(name)).collect()
+    }
 }
 
 /// Looks for a transaction that was interrupted. `killed` says that pacman left its lock: it holds that until the last hook has
@@ -259,6 +276,19 @@ mod tests {
     use crate::tests::{LOG, events};
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    #[test]
+    fn a_package_that_no_repository_has_is_not_installed_again() {
+        let installed = [("hello", "2-1"), ("bash", "5-1"), ("sed", "4-1")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+        let unfinished = ["bash", "hello"].map(str::to_owned).into();
+        let logged = Logged { unfinished, installed: installed.into(), last: None };
+        let offer = |name: &str, version: &str| {
+            ("core".to_owned(), Entry { name: name.to_owned(), version: version.to_owned(), ..Entry::default() })
+        };
+        let offers = [offer("bash", "5-2"), offer("hello", "1-1")];
+        assert_eq!(logged.without_source(&[], &offers), ["hello"]);
+        assert_eq!(logged.without_source(&["hello"], &offers), [""; 0]);
+    }
 
     #[test]
     fn only_what_was_left_half_made_gets_the_packages_mode() {

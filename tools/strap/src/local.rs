@@ -185,6 +185,13 @@ impl<'a> LocalRepository<'a> {
         let copied = copy(pacman.context, &from, pacman.cache, &file)?;
         let signature = place_signature(&from, pacman, target)?;
         let Copied { package, size, sha256 } = copied;
+        // A server may answer with any other package that a key of the keyring has signed.
+        if matches!(target.source, Source::Url(_)) && target.signed && !is_named(&file, &package) {
+            signature_pair::remove(pacman.cache, &file)?;
+            let (name, version) = (quote(&package.name), &package.version);
+            let why = format!("the server sent the package {name} {version}, which is not of that name");
+            return Err(Failure::new(Code::NotVerified, why).hint("nothing was installed; try another server"));
+        }
         Ok(Local { file, package, sha256, origin, size, signature, signed: target.signed })
     }
 
@@ -210,6 +217,13 @@ impl<'a> LocalRepository<'a> {
         }
         cleared
     }
+}
+
+/// Returns whether a file has the name that makepkg(8) gives the package: `NAME-VERSION-ARCH.pkg.tar.zst`.
+fn is_named(file: &str, package: &Described) -> bool {
+    let file = file.replace("%3A", ":").replace("%3a", ":");
+    let rest = file.strip_prefix(&format!("{}-{}-", package.name, package.version));
+    rest.is_some_and(|rest| rest.split_once(".pkg.tar").is_some_and(|(arch, _)| !arch.contains('-')))
 }
 
 /// Splits a configuration of mkconf at its first repository.

@@ -24,14 +24,14 @@ mod transaction;
 mod tree;
 mod vouched;
 
-use interrupted::InterruptedTransaction;
+use interrupted::{InterruptedTransaction, Logged};
 use local::{Local, LocalRepository};
 use locked::LockedRepository;
 use pacman::lock::{self, Purpose};
 use pacman::{Pacman, records};
 use plan::Strap;
 use receipt::Receipt;
-use stage::{Common, Context, Document, Failure, Kind, Stage, members};
+use stage::{Code, Common, Context, Document, Failure, Kind, Stage, members, quote};
 use std::process::ExitCode;
 use transaction::{Installer, Targets};
 
@@ -101,6 +101,10 @@ impl Strap {
         // A record that is removed takes the reason along.
         let asked = installer.receipt.explicit(root)?;
         let repair = interrupted.is_some();
+        installer.add_files(local)?;
+        if let (Some(logged), None) = (&interrupted, &plan.lock) {
+            refuse_without_source(installer, local, logged, stale)?;
+        }
         let again = interrupted.map(|logged| interrupted::clear(&plan.bare, logged)).transpose()?;
         let InterruptedTransaction { lost, incomplete } = again.unwrap_or_default();
         if repair {
@@ -109,7 +113,6 @@ impl Strap {
                 incomplete.len() + lost.len()
             ));
         }
-        installer.add_files(local)?;
         let asked_for: Vec<String> =
             plan.names.iter().cloned().chain(local.packages.iter().map(Local::target)).collect();
         let targets = match &plan.lock {
@@ -148,6 +151,33 @@ impl Strap {
         installer.mark_explicit(explicit, if self.asdeps { &[] } else { &asked_for })?;
         installer.remove(&self.remove)
     }
+}
+
+/// Fails where an interrupted transaction installed a package file that this run is not given: the repair would install an older
+/// package of a repository in its place, or nothing.
+fn refuse_without_source(
+    installer: &Installer<'_>,
+    local: &LocalRepository<'_>,
+    logged: &Logged,
+    stale: bool,
+) -> Result<(), Failure> {
+    let root = installer.plan.inside.root();
+    let offers = records::offered(root, &installer.pacman.repos)?.entries;
+    let given: Vec<&str> = local.packages.iter().map(|local| local.package.name.as_str()).collect();
+    let absent = logged.without_source(&given, &offers);
+    // Without databases nothing can be said.
+    let Some(name) = absent.first().filter(|_| !offers.is_empty()) else {
+        return Ok(());
+    };
+    if stale {
+        lock::mark_incomplete(root)?;
+    }
+    let why = format!(
+        "repairing an interrupted transaction: no repository has the package {}, which it installed{}",
+        quote(name),
+        pacman::and_more(absent.len() - 1)
+    );
+    Err(Failure::new(Code::Failed, why).hint("give its file again, with the other names: strap FILE NAME..."))
 }
 
 fn main() -> ExitCode {

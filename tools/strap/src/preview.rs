@@ -6,7 +6,7 @@ use pacman::private::PrivateDatabases;
 use pacman::removals::removals;
 use pacman::{Pacman, count, records};
 use stage::members::{Planned, PlannedPackage};
-use stage::{Context, Failure};
+use stage::{Code, Context, Failure, quote};
 use std::cmp::Ordering;
 
 /// Finds out what a transaction would do, and shows it.
@@ -20,6 +20,13 @@ pub(crate) fn plan(installer: &Installer<'_>, targets: &Targets<'_>) -> Result<P
     let cleared = private.clear();
     let mut planned = planned?;
     cleared?;
+    let (installed, _) = records::installed(installer.plan.inside.root())?;
+    let is_there = |name: &String| {
+        planned.packages.iter().any(|one| one.name == *name) || installed.iter().any(|one| one.package.name == *name)
+    };
+    if let Some(name) = installer.options.remove.iter().find(|name| !is_there(name)) {
+        return Err(Failure::new(Code::NotFound, format!("planning to remove {}: it is not installed", quote(name))));
+    }
     planned.removed.extend(installer.options.remove.iter().cloned());
     show(installer.pacman.context, &planned);
     Ok(planned)

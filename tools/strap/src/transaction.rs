@@ -1,7 +1,7 @@
 //! One transaction: download, resolve, install, check.
 
 use crate::download::Download;
-use crate::initramfs::{self, Initramfs};
+use crate::initramfs;
 use crate::local::{Local, LocalRepository};
 use crate::locked::LockedRepository;
 use crate::plan::{Plan, Strap};
@@ -91,10 +91,20 @@ impl<'a> Installer<'a> {
         };
         // What is only downloaded is verified here, or never.
         if self.options.download_only {
-            return match targets {
-                Targets::Locked(repository) => repository.download(true),
-                Targets::Names(names) | Targets::Dependencies(names) => download.verified(names),
+            match targets {
+                Targets::Locked(repository) => repository.download(true)?,
+                Targets::Names(names) | Targets::Dependencies(names) => download.verified(names)?,
+            }
+            let Some(vouched) = self.plan.vouched.as_ref().filter(|vouched| !vouched.is_empty()) else {
+                return Ok(());
             };
+            return vouched.check(&match targets {
+                Targets::Locked(repository) => repository.transaction(repair),
+                Targets::Names(names) | Targets::Dependencies(names) => {
+                    let planned = download.preview(names)?;
+                    Transaction { pacman: pacman.clone(), operation, targets: names.clone(), planned }
+                }
+            });
         }
         let mut transaction = match targets {
             Targets::Locked(repository) => {
@@ -108,9 +118,7 @@ impl<'a> Installer<'a> {
                 planned: download.unverified(names)?,
             },
         };
-        if self.options.initramfs == Initramfs::Any {
-            transaction.pacman.hook_dir = initramfs::hooks(self.plan, &transaction.planned)?;
-        }
+        transaction.pacman.hook_dir = initramfs::hooks(self.plan, self.options.initramfs, &transaction.planned)?;
         // pacman has one answer for all that conflict: what is not to go is found out before.
         if let (Targets::Names(names), false) = (targets, self.options.replace.is_empty()) {
             let planned = pacman.resolve(operation, names)?;
@@ -180,7 +188,10 @@ impl<'a> Installer<'a> {
         }
         let root = self.plan.inside.root();
         let since = records::log(root)?.len();
-        let ran = self.pacman.run(Operation { action: Action::Remove, ..Operation::default() }, names);
+        // Programs that make an initramfs do so also when a file of theirs is removed.
+        let hook_dir = initramfs::hooks(self.plan, self.options.initramfs, &[])?;
+        let pacman = Pacman { hook_dir, ..self.pacman.clone() };
+        let ran = pacman.run(Operation { action: Action::Remove, ..Operation::default() }, names);
         let log = records::log(root)?;
         let events: Vec<_> = log::events(log.get(since..).unwrap_or_default()).collect();
         self.receipt.add_removed(&events);

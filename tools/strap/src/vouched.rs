@@ -23,6 +23,11 @@ impl Vouched {
         Ok(Self { config: config.clone(), vouchers: Vouchers::of(config, keyring.as_ref())? })
     }
 
+    /// Returns whether nothing is to be checked.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.vouchers.is_empty()
+    }
+
     /// Checks the packages that pacman is to install, which are in the cache.
     ///
     /// # Errors

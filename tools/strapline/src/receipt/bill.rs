@@ -6,8 +6,9 @@
 use super::{Known, packages, steps};
 use package::digest::sha256_hex;
 use serde_json::{Value, json};
-use stage::members::{Configured, Pacman, Step, TreeFile};
+use stage::members::{Config, Configured, Keyring, Package, Pacman, Step, TreeFile};
 use stage::{Code, Document, Failure, date};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// `ID` of os-release(5), which package URLs name a distribution by, of presets that are called otherwise.
@@ -28,6 +29,8 @@ struct Bill {
     created: String,
     /// The distribution, in package URLs.
     vendor: String,
+    /// The repositories that are not the distribution's.
+    foreign: BTreeSet<String>,
     /// Programs that made it, and their versions.
     tools: Vec<(String, String)>,
     packages: Vec<Known>,
@@ -60,6 +63,13 @@ impl Bill {
             tools[0].1.clone_from(&step.version);
         }
         tools.extend(document.get::<Pacman>().map(|pacman| ("pacman".to_owned(), pacman.version)));
+        // Of one publisher alone nothing is recorded.
+        let keyring: Option<Keyring> = document.get();
+        let first = keyring.and_then(|keyring| keyring.publishers.into_iter().next()?.name);
+        let config: Option<Config> = document.get();
+        let repositories = config.into_iter().flat_map(|config| config.repositories);
+        let foreign =
+            repositories.filter(|repo| first.is_some() && repo.publisher != first).map(|repo| repo.name).collect();
         let mut tree: Vec<TreeFile> = document.get().unwrap_or_default();
         tree.retain(|file| file.kind == "file");
         Ok(Self {
@@ -68,17 +78,23 @@ impl Bill {
             // A number of a document may be any; seconds since 1970 are whole and positive.
             created: date::time(ended as u64),
             vendor: vendor.to_owned(),
+            foreign,
             tools,
             packages,
             tree,
         })
     }
 
-    /// Returns the package URL of a package: of the type `alpm`, as its specification has it.
-    fn url(&self, known: &Known) -> String {
+    /// Returns the package URL of a package: of the type `alpm`, as its specification has it. None of a package that is not the
+    /// distribution's: a scanner would take its advisories for it.
+    fn url(&self, known: &Known) -> Option<String> {
         let package = &known.package;
+        let repo = package.repo.as_deref().unwrap_or_default();
+        if Package::is_own(repo) || self.foreign.contains(repo) {
+            return None;
+        }
         let (vendor, name) = (encoded(&self.vendor), encoded(&package.name.to_lowercase()));
-        format!("pkg:alpm/{vendor}/{name}@{}?arch={}", encoded(&package.version), encoded(&package.arch))
+        Some(format!("pkg:alpm/{vendor}/{name}@{}?arch={}", encoded(&package.version), encoded(&package.arch)))
     }
 }
 
@@ -131,8 +147,10 @@ pub(crate) fn spdx(document: &Document) -> Result<String, Failure> {
         }
         let facts: Vec<String> = facts(known).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         one["comment"] = json!(facts.join(", "));
-        one["externalRefs"] = json!([{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
-            "referenceLocator": bill.url(known)}]);
+        if let Some(url) = bill.url(known) {
+            one["externalRefs"] = json!([{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl",
+                "referenceLocator": url}]);
+        }
         if let Some(checksum) = checksum(&known.package.sha256) {
             one["checksums"] = checksum;
         }
@@ -190,8 +208,12 @@ pub(crate) fn cyclonedx(document: &Document) -> Result<String, Failure> {
         let facts = facts(known).into_iter();
         let facts: Vec<Value> =
             facts.map(|(name, value)| json!({"name": format!("strapline:{name}"), "value": value})).collect();
-        let mut one = json!({"type": "library", "bom-ref": url, "name": known.package.name,
-            "version": known.package.version, "purl": url, "properties": facts});
+        let reference = url.clone().unwrap_or_else(|| format!("package:{}", known.package.name));
+        let mut one = json!({"type": "library", "bom-ref": reference, "name": known.package.name,
+            "version": known.package.version, "properties": facts});
+        if let Some(url) = url {
+            one["purl"] = json!(url);
+        }
         if let Some(hashes) = hashes(&known.package.sha256) {
             one["hashes"] = hashes;
         }
