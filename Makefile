@@ -116,7 +116,7 @@ test: host
 	cargo build --workspace --all-targets
 	$(TEST) --workspace --test suite
 
-# The whole of what `make test` has samples of.
+# The whole of what `make test` has samples of, and the README on fresh machines.
 soak: host
 	cargo build --workspace --all-targets
 	mkdir -p build
@@ -125,6 +125,7 @@ soak: host
 	@awk '/ injections/ { for (i = 2; i <= NF; i++) if ($$i ~ /^injections/) n += $$(i - 1); else if ($$i == "leaks") l += $$(i - 1) } \
 	  END { print n + 0 " injections, " l + 0 " leaks" }' build/soak.log
 	@! grep -q '^make: a test failed$$' build/soak.log
+	$(MAKE) --no-print-directory fresh
 
 # One format, with libFuzzer: fuzz/README.md. What it makes of the corpus stays out of the source tree.
 TARGET  ?= document
