@@ -343,6 +343,31 @@ fn ones_own_key_is_for_ones_own_repository() {
     }
 }
 
+/// A lock has packages of a repository that signs none, also where a signature that nobody asked for is by a stranger.
+#[test]
+fn a_lock_has_packages_that_need_no_signature() {
+    let bench = Bench::new(&json!({
+        "overlays": {"stranger": {"packages": []}},
+        "repos": {"bare": {"packages": [
+            {"name": "bare", "version": "1", "unsigned": true},
+            {"name": "strange", "version": "1", "signer": "stranger"},
+        ]}},
+    }));
+    let own = format!("--repo bare='{}/$arch/$repo',siglevel=Never", bench.server.url());
+    let begin = |rest: &str| bench.run(&[], &own, &format!("keyring --quiet | {rest}"));
+    let made = begin("strap bare strange > lock.json; status=$?; cat lock.json; exit $status").succeeded();
+    assert_eq!(installed(&made), [("bare", "bare", false), ("strange", "bare", false)]);
+    for cache in ["true", "rm -r packages"] {
+        let ran = bench.sh(&format!("unmount --quiet --remove root && {cache}"));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let again = begin("strap --locked lock.json").succeeded();
+        let hashes = |document: &Value| -> Vec<Value> {
+            document["packages"].as_array().expect("packages").iter().map(|p| p["sha256"].clone()).collect()
+        };
+        assert_eq!(hashes(&again), hashes(&made));
+    }
+}
+
 /// What the root was built from is what it upgrades from, with its own pacman and the keyring of its first boot.
 #[track_caller]
 fn keeps_its_repositories(base: Mirror, version: &str) {

@@ -45,7 +45,7 @@ impl Bench {
     fn rest(options: &str) -> String {
         format!(
             "verify --state doc.json {options} | pack -o a.tar --keep-keyring {options} \
-             | mkdisk -o a.img --keep-keyring --bootloader none {options} | reap {options} | unmount --remove {options}"
+             | mkdisk -o a.img.zst --keep-keyring --bootloader none {options} | reap {options} | unmount --remove {options}"
         )
     }
 }
@@ -221,7 +221,7 @@ fn a_front_end_reads_every_phase() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let found = phases(&split(&ran).0);
     let expected = [
-        ("mkdisk", vec!["hashing", "writing"]),
+        ("mkdisk", vec!["compressing", "hashing", "writing"]),
         ("pack", vec!["packing"]),
         ("unmount", vec!["deleting"]),
         ("verify", vec!["verifying"]),

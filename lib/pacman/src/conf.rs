@@ -29,6 +29,12 @@ pub enum Signatures {
 }
 
 impl Signatures {
+    /// Returns what a level says where nothing was said before.
+    #[must_use]
+    pub fn of(level: &str) -> Self {
+        Self::default().then(level)
+    }
+
     /// Returns what a level makes of this one: of each word the last counts.
     fn then(self, level: &str) -> Self {
         let of = |is: Self, word: &str| match word.strip_prefix("Package").unwrap_or(word) {

@@ -11,7 +11,7 @@ use crate::local;
 
 pub(crate) use lock::{Locked, read};
 use package::db::{self, decode_signature};
-use pacman::conf;
+use pacman::conf::{self, Conf, Signatures};
 use pacman::operation::{Action, Refresh};
 use pacman::scratch::Scratch;
 use pacman::{Operation, Origin, Pacman, Transaction, first_few, origin, signature_pair};
@@ -32,6 +32,8 @@ const DOING: &str = "installing what is locked";
 pub(crate) struct LockedRepository<'a> {
     pacman: Pacman<'a>,
     pub(crate) wanted: Vec<&'a Locked>,
+    /// The repositories whose packages need no signature.
+    unsigned: BTreeSet<String>,
     scratch: Scratch,
 }
 
@@ -52,15 +54,21 @@ impl<'a> LockedRepository<'a> {
             return Err(Failure::new(Code::NotFound, message)
                 .hint("write it with the mkconf options that the lock was made with"));
         }
-        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted })
+        let conf = Conf::read(&pacman.config)?;
+        let is_unsigned = |repo: &&String| pacman.verifies && conf.signatures(repo) == Signatures::Never;
+        let unsigned = pacman.repos.iter().filter(is_unsigned).cloned().collect();
+        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted, unsigned })
     }
 
     fn make(&self) -> Result<(), Failure> {
         let strict = stage::file::read_text(&self.pacman.config)?;
         let path = |_: &str| format!("{}/", self.scratch.path().display());
         // Our own databases are not signed. To install, archives are verified as any package is.
-        let verified =
-            conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Required DatabaseNever".to_owned())]);
+        let level = |level: &str| match Signatures::of(level) {
+            Signatures::Never => "Never".to_owned(),
+            _ => "Required DatabaseNever".to_owned(),
+        };
+        let verified = conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &level)]);
         let download = conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &|_| "Never".to_owned())]);
         // The level is one for all files. A signature that is there must be good at both.
         let level = if self.has_unsigned() { "Optional" } else { "Required" };
@@ -77,7 +85,12 @@ impl<'a> LockedRepository<'a> {
     }
 
     fn has_unsigned(&self) -> bool {
-        self.wanted.iter().any(|one| one.is_unsigned())
+        self.wanted.iter().any(|one| self.is_unsigned(one))
+    }
+
+    /// Returns whether the command line, or the configuration of its repository, says that it needs no signature.
+    fn is_unsigned(&self, one: &Locked) -> bool {
+        one.is_unsigned() || self.unsigned.contains(&one.planned.repo)
     }
 
     /// Returns a pacman with one of these configurations.
@@ -123,7 +136,8 @@ impl<'a> LockedRepository<'a> {
                 local::restore(&self.pacman, origin, &one.planned.file)?;
             }
         }
-        let verifies = verifies || self.wanted.iter().any(|one| one.pgpsig.is_none() && !one.is_file());
+        let lacks = |one: &&Locked| one.pgpsig.is_none() && !one.is_file() && !self.is_unsigned(one);
+        let verifies = verifies || self.wanted.iter().any(lacks);
         // Offline what is absent is named below.
         let failure = if offline { None } else { self.fetch(verifies) };
         let (mut absent, mut differ) = (Vec::new(), Vec::new());
@@ -133,9 +147,12 @@ impl<'a> LockedRepository<'a> {
             let shown = format!("{} {}", quote(&one.planned.name), one.planned.version);
             match is_locked(cache, one)? {
                 Some(true) => {
-                    write_signature(cache, one)?;
+                    // One that nobody asks for may be of a key that pacman does not know.
+                    if !self.is_unsigned(one) {
+                        write_signature(cache, one)?;
+                    }
                     // Where others have none, pacman would take it without.
-                    if self.has_unsigned() && !one.is_unsigned() && !signature_of(cache, one).exists() {
+                    if self.has_unsigned() && !self.is_unsigned(one) && !signature_of(cache, one).exists() {
                         absent.push(format!("the signature of {shown}"));
                     }
                 }
