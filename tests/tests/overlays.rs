@@ -360,7 +360,8 @@ fn a_lock_has_packages_that_need_no_signature() {
     for cache in ["true", "rm -r packages"] {
         let ran = bench.sh(&format!("unmount --quiet --remove root && {cache}"));
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        let again = begin("strap --locked lock.json").succeeded();
+        let again = begin("strap --locked lock.json | verify").succeeded();
+        assert_eq!(again["verify"]["signatures"]["unsigned"], 2, "{again}");
         let hashes = |document: &Value| -> Vec<Value> {
             document["packages"].as_array().expect("packages").iter().map(|p| p["sha256"].clone()).collect()
         };

@@ -23,6 +23,8 @@ pub(crate) struct Subject {
     pub(crate) backup: Vec<String>,
     /// What the document says of it, where it has that.
     pub(crate) recorded: Option<Package>,
+    /// Whether packages of its repository need no signature.
+    pub(crate) of_unsigned: bool,
     /// The repository that an archive of this version can be fetched from, and its name there.
     pub(crate) offered: Option<(String, String)>,
     /// The signature in the document, or else in the repository's database.
@@ -44,10 +46,11 @@ impl Subject {
         repo.is_some_and(Package::is_own)
     }
 
-    /// Returns the SHA-256 of a package that was said not to be signed.
+    /// Returns the SHA-256 of a package that was said not to be signed, by itself or with its repository.
     pub(crate) fn unsigned(&self) -> Option<&str> {
         let package = self.recorded.as_ref()?;
-        package.sha256.as_deref().filter(|_| package.repo.as_deref() == Some(Package::UNSIGNED))
+        let is_unsigned = self.of_unsigned || package.repo.as_deref() == Some(Package::UNSIGNED);
+        package.sha256.as_deref().filter(|_| is_unsigned)
     }
 }
 
@@ -91,6 +94,7 @@ pub(crate) fn read(
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
         let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
         subjects.push(Subject {
+            of_unsigned: false,
             backup: localdb::backup(&files),
             recorded: recorded.cloned(),
             offered: offer.map(|(repo, entry)| ((*repo).clone(), entry.filename.clone())),

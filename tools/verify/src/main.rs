@@ -98,6 +98,10 @@ impl Stage for Verify {
         let root = plan.inside.root();
         let recorded: Vec<Package> = document.get().unwrap_or_default();
         let (mut subjects, torn) = installed::read(context, root, &recorded, &plan.repos)?;
+        for subject in &mut subjects {
+            let repo = subject.recorded.as_ref().and_then(|package| package.repo.as_ref());
+            subject.of_unsigned = plan.config.repositories.iter().any(|own| own.unsigned && Some(&own.name) == repo);
+        }
         let last = transaction::last(root);
         let log = last.as_ref().err().cloned();
         let last = last.unwrap_or(Last::Unknown);
