@@ -160,7 +160,7 @@ fn a_second_tool_waits_its_turn(lab: &Lab) {
 fn the_next_tool_finds_what_was_left(lab: &Lab) {
     // With both killed at once, nobody is there to clean up.
     let script = format!(
-        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool; wait $tool; while test -e /proc/$init; do :; done; test -c root/dev/null && echo left
+        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool; wait $tool; while grep -qs '^State:.[^Z]' /proc/$init/status; do :; done; test -c root/dev/null && echo left
         enter --quiet --state receipt.json true; echo $?
         unmount --quiet --state receipt.json > unmounted.json; echo $?
         reap --state receipt.json > reaped.json; echo $?
@@ -177,7 +177,7 @@ fn the_next_tool_finds_what_was_left(lab: &Lab) {
 
 fn unmount_removes_what_was_left(lab: &Lab) {
     let script = format!(
-        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool $pid; wait $tool; while test -e /proc/$init; do :; done; reap --quiet root > reaped.json
+        "{RUNNING} kill -STOP $tool; kill -KILL $init $tool $pid; wait $tool; while grep -qs '^State:.[^Z]' /proc/$init/status; do :; done; reap --quiet root > reaped.json
         test -c root/dev/null && unmount --quiet root > unmounted.json"
     );
     let ran = contained(lab, &script);
