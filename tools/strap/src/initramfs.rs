@@ -8,7 +8,6 @@
 
 use crate::plan::Plan;
 use pacman::Planned;
-use pacman::records;
 use rootfs::file;
 use rustix::fs::{Mode, OFlags};
 use stage::{Code, Doing, Failure, quote};
@@ -25,7 +24,7 @@ pub(crate) enum Initramfs {
     Host,
 }
 
-/// What the names of the packages begin with that make an initramfs.
+/// The programs that make an initramfs; names of their packages begin with these.
 const MAKERS: [&str; 3] = ["mkinitcpio", "dracut", "booster"];
 
 /// mkinitcpio looks in `/etc/initcpio` first, also for the hook that finds the devices. booster has one file and no drop-ins.
@@ -53,7 +52,7 @@ const LAST: &str = "zz-strapline-initramfs.hook";
 ///
 /// # Errors
 ///
-/// When the records of the root cannot be read, or the hooks cannot be written, or are not alone.
+/// When the hooks cannot be written.
 pub(crate) fn hooks(plan: &Plan, initramfs: Initramfs, planned: &[Planned]) -> Result<Option<PathBuf>, Failure> {
     const REMOVES: &str = "Leaving the next initramfs to the system...";
     let hooks: &[_] = match initramfs {
@@ -62,9 +61,8 @@ pub(crate) fn hooks(plan: &Plan, initramfs: Initramfs, planned: &[Planned]) -> R
         Initramfs::Host if is_left(plan) => &[(FIRST, REMOVES, AFTER)],
         Initramfs::Host => return Ok(None),
     };
-    let makes = |name: &str| MAKERS.iter().any(|maker| name.starts_with(maker));
-    let is_planned = planned.iter().any(|planned| makes(&planned.name));
-    if !is_planned && !records::installed(plan.inside.root())?.0.iter().any(|one| makes(&one.package.name)) {
+    let is_planned = |maker: &str| planned.iter().any(|planned| planned.name.starts_with(maker));
+    if !MAKERS.iter().any(|maker| is_planned(maker) || exists(plan, &format!("usr/bin/{maker}"))) {
         return Ok(None);
     }
     let path = plan.config.with_file_name("initramfs-hooks");
@@ -91,9 +89,11 @@ pub(crate) fn hooks(plan: &Plan, initramfs: Initramfs, planned: &[Planned]) -> R
 
 /// Returns whether the files of the first hook are in the root.
 fn is_left(plan: &Plan) -> bool {
-    let root = plan.inside.root();
-    let names = ["etc/strapline-made", "etc/dracut.conf.d/zz-strapline.conf"];
-    names.iter().any(|name| root.open_below(name, OFlags::PATH | OFlags::NOFOLLOW).is_ok())
+    ["etc/strapline-made", "etc/dracut.conf.d/zz-strapline.conf"].iter().any(|name| exists(plan, name))
+}
+
+fn exists(plan: &Plan, path: &str) -> bool {
+    plan.inside.root().open_below(path, OFlags::PATH | OFlags::NOFOLLOW).is_ok()
 }
 
 /// Returns the text of a hook (alpm-hooks(5)) that runs whatever is installed.

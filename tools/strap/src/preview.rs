@@ -20,14 +20,19 @@ pub(crate) fn plan(installer: &Installer<'_>, targets: &Targets<'_>) -> Result<P
     let cleared = private.clear();
     let mut planned = planned?;
     cleared?;
-    let (installed, _) = records::installed(installer.plan.inside.root())?;
-    let is_there = |name: &String| {
-        planned.packages.iter().any(|one| one.name == *name) || installed.iter().any(|one| one.package.name == *name)
-    };
-    if let Some(name) = installer.options.remove.iter().find(|name| !is_there(name)) {
-        return Err(Failure::new(Code::NotFound, format!("planning to remove {}: it is not installed", quote(name))));
+    let remove = &installer.options.remove;
+    if !remove.is_empty() {
+        let (installed, _) = records::installed(installer.plan.inside.root())?;
+        let is_there = |name: &String| {
+            let mut coming = planned.packages.iter().map(|one| &one.name);
+            coming.any(|one| one == name) || installed.iter().any(|one| one.package.name == *name)
+        };
+        if let Some(name) = remove.iter().find(|name| !is_there(name)) {
+            let why = format!("planning to remove {}: it is not installed", quote(name));
+            return Err(Failure::new(Code::NotFound, why));
+        }
+        planned.removed.extend(remove.iter().cloned());
     }
-    planned.removed.extend(installer.options.remove.iter().cloned());
     show(installer.pacman.context, &planned);
     Ok(planned)
 }
