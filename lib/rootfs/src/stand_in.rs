@@ -65,6 +65,10 @@ impl StandIns {
     /// is left then.
     pub(crate) fn make(root: BorrowedFd<'_>, path: &Path, mounts: &[Mount]) -> Result<Self, Failure> {
         let dev = lock(root, path, FlockOperation::NonBlockingLockExclusive)?;
+        if is_left(root) {
+            // The init that left it may have been ending when the tool looked.
+            refuse_living(&Root::open(path)?)?;
+        }
         let this = Self::locked(root, path, dev)?;
         let nodes = mounts.iter().filter(|mount| mount.at == DEV).flat_map(|mount| &mount.nodes);
         let made = this.write_record().and_then(|()| this.fill_dev(nodes));
@@ -229,23 +233,37 @@ fn lock(root: BorrowedFd<'_>, path: &Path, operation: FlockOperation) -> Result<
 ///
 /// [`Code::Busy`] where a process lives in the root; when something cannot be removed.
 pub fn remove_left(root: &Root) -> Result<(), Failure> {
-    let record = format!("{DEV}/{RECORD}");
-    if open_here(root.as_fd(), &record, OFlags::PATH | OFlags::NOFOLLOW).is_err() {
+    if !is_left(root.as_fd()) {
         return Ok(());
     }
     // Else a tool is in the root now, and removes it.
     let Ok(dev) = lock(root.as_fd(), root.path(), FlockOperation::NonBlockingLockExclusive) else {
         return Ok(());
     };
-    let doing = || format!("cleaning up {} after a tool that was killed", quote(root.path()));
+    refuse_living(root)?;
+    let removed = StandIns::locked(root.as_fd(), root.path(), dev)?.remove();
+    removed.map_err(|failure| failure.while_doing(cleaning_up(root)))
+}
+
+/// Returns whether there is a record.
+fn is_left(root: BorrowedFd<'_>) -> bool {
+    open_here(root, &format!("{DEV}/{RECORD}"), OFlags::PATH | OFlags::NOFOLLOW).is_ok()
+}
+
+fn cleaning_up(root: &Root) -> String {
+    format!("cleaning up {} after a tool that was killed", quote(root.path()))
+}
+
+/// Fails where a process lives in the root: what it needs is not removed.
+fn refuse_living(root: &Root) -> Result<(), Failure> {
     let scan = occupants::find(root.path(), root.id()?)?;
-    if scan.living().next().is_some() {
-        let names: Vec<_> = scan.living().map(|occupant| format!("{occupant} lives there")).collect();
-        let names = occupants::shorten(names.into_iter(), NAMED);
-        return Err(Failure::new(Code::Busy, format!("{}: {names}", doing()))
-            .hint(format!("end it with 'reap {}', and try again", root.path().display())));
+    if scan.living().next().is_none() {
+        return Ok(());
     }
-    StandIns::locked(root.as_fd(), root.path(), dev)?.remove().map_err(|failure| failure.while_doing(doing()))
+    let names: Vec<_> = scan.living().map(|occupant| format!("{occupant} lives there")).collect();
+    let names = occupants::shorten(names.into_iter(), NAMED);
+    Err(Failure::new(Code::Busy, format!("{}: {names}", cleaning_up(root)))
+        .hint(format!("end it with 'reap {}', and try again", root.path().display())))
 }
 
 /// Makes a node, if it is not there, and checks that it is that device and can be opened.
