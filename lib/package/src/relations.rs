@@ -34,7 +34,7 @@ impl Relations {
 }
 
 /// Returns whether a dependency means a package, by its name or what it provides, as libalpm does (`_alpm_depcmp`). What is
-/// provided without a version is no answer to a dependency with one.
+/// provided without a version does not satisfy a dependency with one.
 #[must_use]
 pub fn is_meant(dependency: &str, name: &str, version: &str, provides: &[String]) -> bool {
     let provided = provides.iter().any(|provision| match provision.split_once('=') {

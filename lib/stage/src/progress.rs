@@ -215,7 +215,7 @@ impl Drop for Phase {
     }
 }
 
-/// Writes to stderr at once. A terminal that is gone, or takes nothing, is no failure of ours.
+/// Writes to stderr at once. A terminal that is gone, or takes nothing, is not an error.
 pub(crate) fn write(text: &str) {
     drop(std::io::stderr().lock().write_all(text.as_bytes()));
 }

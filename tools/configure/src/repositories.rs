@@ -2,7 +2,7 @@
 //! overlay or from one's own repository is upgraded later.
 //!
 //! The distribution's file stays as it is: what it has of a repository is its own. What it lacks is added, each repository at its
-//! place, and is written anew by the next run.
+//! place, and is written again by the next run.
 
 use crate::item::{Item, Site, lacks};
 use distro::check;

@@ -106,7 +106,7 @@ fn a_directory_that_cannot_be_entered() {
     assert_eq!(said, format!("enter: entering './root': reading 'TOP/root/usr/bin/bash': {missing}"));
     let shell = lab.top().join("root/usr/bin/bash");
     fs::create_dir(lab.top().join("root/usr/bin")).unwrap();
-    // What is no regular file is not read, nor waited for.
+    // What is not a regular file is not read, nor waited for.
     rustix::fs::mknodat(rustix::fs::CWD, &shell, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
     assert!(enter("./root").1.ends_with("/usr/bin/bash': Invalid argument (os error 22)\n"));
     fs::remove_file(&shell).unwrap();

@@ -5,7 +5,7 @@
 //! (libalpm's sync.c, 6.0 to 7.1), and the one that installs would then fetch each package again. So they are downloaded as files of
 //! a repository, by databases that name them.
 //!
-//! Where anything is not as it should be, all is left to a download that verifies: its word is the last.
+//! Where anything differs from that, a download that verifies decides.
 
 use crate::database;
 use package::db::Entry;

@@ -6,7 +6,7 @@ use stage::{Cause, Code, Context, Document, Doing, Failure, quote};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Says what to do about a file that is in the way, where it may be one of a tree.
+/// Says what to do about a file that exists already, where it may be one of a tree.
 pub(crate) fn explain(failure: Failure, document: &Document) -> Failure {
     if failure.cause == Some(Cause::FileExists) && !before_packages(document).is_empty() {
         return failure.hint(

@@ -146,7 +146,7 @@ fn bytes(number: &str, unit: &str) -> Option<u64> {
 }
 
 /// Returns a line as people are to see it, in one or two lines: pacman answers its questions itself (`--noconfirm`, `--ask`), and
-/// one that has no answer looks as if it waited. Whether to proceed is no question here.
+/// one that has no answer looks as if it waited. Whether to proceed is not asked.
 pub(crate) fn answered(line: &str) -> Vec<String> {
     let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     if let Some((what, default)) = line.trim_end().strip_suffix("):").and_then(|line| line.rsplit_once(" (default=")) {

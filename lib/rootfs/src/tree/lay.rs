@@ -83,7 +83,7 @@ impl<'a> Overlay<'a> {
     ///
     /// # Errors
     ///
-    /// [`Code::Failed`] where something is in the way, [`Code::NotFound`] where the root lacks a user or group.
+    /// [`Code::Failed`] where another file is there, [`Code::NotFound`] where the root lacks a user or group.
     pub fn check(&self, coming: impl Fn(&str, &str) -> bool) -> Result<(), Failure> {
         self.check_names(&self.ids()?, coming)?;
         for (path, (source, entry)) in &self.entries {
