@@ -3,17 +3,16 @@
 #   make -f orange-pi-5.mk alarm.img KEY=$HOME/.ssh/id_ed25519.pub
 #   sudo dd if=alarm.img of=/dev/mmcblkX bs=4M conv=fsync
 #
-# The two blobs come out of a build of U-Boot for the board: put idbloader.img and u-boot.itb beside orange-pi-5.toml, which
-# says where on the card they go. KERNEL and DTB are the board's: a package of the repositories, or of one of your own
-# (my-distribution/).
+# UBOOT comes out of a build of U-Boot for the board, and 'mkdisk --board orangepi-5' knows where on the card it goes. KERNEL is the
+# board's: a package of the repositories, or of one of your own (my-distribution/).
 #
 # root.json is a lock: keep it and packages/, and 'make -f orange-pi-5.mk again.img' makes the same card on another day.
 
 KEY      ?= $(HOME)/.ssh/id_ed25519.pub
+BOARD    ?= orangepi-5
 KERNEL   ?= linux-aarch64
-DTB      ?= rockchip/rk3588s-orangepi-5.dtb
+UBOOT    ?= u-boot-rockchip.bin
 PACKAGES ?= vim nano sudo openssh linux-firmware
-HERE     := $(dir $(lastword $(MAKEFILE_LIST)))
 # For a mirror of one's own: MIRROR=http://HOST, laid out as ARCH/REPO, with pacman-static in archlinuxcn/x86_64.
 MIRROR   ?=
 SERVER   := $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo')
@@ -25,9 +24,9 @@ BEGIN = mkroot $@.root --arch aarch64 --distro $(DISTRO) \
 	  | fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
 	  | mkconf --cache-dir $(CURDIR)/packages $(SERVER) | keyring
 FINISH = configure --hostname orangepi5 --locale en_US.UTF-8 --timezone UTC --user alarm:wheel --ssh-key alarm:$(KEY) \
-	    --sudo --enable $(SSHD) --network dhcp --enable systemd-networkd --fstab --layout $(HERE)orange-pi-5.toml --first-boot-keyring \
+	    --sudo --enable $(SSHD) --network dhcp --enable systemd-networkd --fstab --board $(BOARD) --first-boot-keyring \
 	  | verify | keyring --strip \
-	  | mkdisk --layout $(HERE)orange-pi-5.toml $(if $(DTB),--dtb $(DTB)) --cmdline 'console=ttyS2,1500000' -o
+	  | mkdisk --board $(BOARD) --blob u-boot=$(UBOOT) -o
 SSHD  ?= sshd
 
 .DELETE_ON_ERROR:
