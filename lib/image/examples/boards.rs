@@ -1,17 +1,8 @@
-//! Prints `docs/boards.md`.
+//! Writes `docs/boards.md`: `cargo run -p image --example boards > docs/boards.md`.
 
 use image::board;
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    match board::list() {
-        Ok(boards) => {
-            print!("{}", board::page(&boards));
-            ExitCode::SUCCESS
-        }
-        Err(failure) => {
-            eprintln!("boards: {}", failure.message);
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> std::io::Result<()> {
+    let boards = board::list().map_err(|failure| std::io::Error::other(failure.message))?;
+    stage::run::write_out(board::page(&boards).as_bytes())
 }

@@ -150,7 +150,7 @@ impl Geometry {
             if !self.has_gpt() {
                 return Err("entries are those of a GPT, and the table is none".to_owned());
             }
-            if entries < 2 * self.sector || entries % self.sector != 0 {
+            if entries < 2 * self.sector || !entries.is_multiple_of(self.sector) {
                 return Err(format!("entries must be at {} or a sector behind it", 2 * self.sector));
             }
         }
@@ -221,7 +221,7 @@ impl Layout {
                 Size::Auto | Size::Rest => None,
             };
             for (key, bytes) in [("offset", partition.offset), ("size", size)] {
-                if bytes.is_some_and(|bytes| bytes % self.geometry.sector != 0) {
+                if bytes.is_some_and(|bytes| !bytes.is_multiple_of(self.geometry.sector)) {
                     return wrong(&format!("its {key} is not a multiple of the sectors of {}", self.geometry.sector));
                 }
             }

@@ -87,7 +87,7 @@ pub(crate) fn arrange(
         let hint = format!("--size {least}, or --size auto, which leaves room");
         return Err(refused(why).hint(hint));
     }
-    if size % sector != 0 {
+    if !size.is_multiple_of(sector) {
         let (size, would) = (show(size), show(whole(size)));
         let why = format!("a size of {size} is not a multiple of the sectors of {sector} bytes");
         return Err(refused(why).hint(format!("--size {would}")));
