@@ -1,10 +1,10 @@
-//! What `mkdisk` makes boots: as a board does (U-Boot and extlinux.conf) and as a PC does (UEFI and systemd-boot), in a
-//! virtual machine without a network, and without acceleration, which not every machine has.
+//! What `mkdisk` makes boots: as a board does (U-Boot and extlinux.conf) and as a PC does (UEFI and systemd-boot, BIOS and
+//! SYSLINUX), in a virtual machine without a network, and without acceleration, which not every machine has.
 //!
 //! A unit of the test's says on the serial console what the machine finds, and switches it off: so the test waits for the
 //! machine, and for nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use strapline_tests::{Lab, Mirror, Server, Who, lab};
@@ -49,6 +49,10 @@ struct Machine {
     packages: &'static str,
     console: &'static str,
     qemu: &'static str,
+    /// Its board, as `mkdisk --board` names it.
+    board: Option<&'static str>,
+    /// What `mkdisk` is told beside that.
+    options: &'static str,
 }
 
 const BOARD: Machine = Machine {
@@ -56,6 +60,8 @@ const BOARD: Machine = Machine {
     packages: "archlinuxarm-keyring linux-aarch64",
     console: "ttyAMA0",
     qemu: "qemu-system-aarch64 -machine virt -cpu cortex-a72 -bios /usr/lib/u-boot/qemu_arm64/u-boot.bin",
+    board: None,
+    options: "",
 };
 
 const PC: Machine = Machine {
@@ -65,6 +71,22 @@ const PC: Machine = Machine {
     qemu: "qemu-system-x86_64 -machine q35 -cpu max \
         -drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
         -drive if=pflash,format=raw,snapshot=on,file=/usr/share/OVMF/OVMF_VARS_4M.fd",
+    board: Some("efi"),
+    options: "",
+};
+
+const ARM_UEFI: Machine = Machine {
+    qemu: "qemu-system-aarch64 -machine virt -cpu cortex-a72 -bios /usr/share/qemu-efi-aarch64/QEMU_EFI.fd",
+    board: Some("efi"),
+    ..BOARD
+};
+
+/// With QEMU's own BIOS. The mirror has no syslinux, so the boot code of the MBR is the host's.
+const OLD_PC: Machine = Machine {
+    qemu: "qemu-system-x86_64 -machine q35 -cpu max",
+    board: Some("pc-bios"),
+    options: "--blob mbr=/usr/lib/syslinux/mbr/mbr.bin",
+    ..PC
 };
 
 /// Makes an image with the whole pipe, boots it twice, and checks what the machine says.
@@ -82,14 +104,16 @@ fn boots(machine: &Machine, who: Who) {
          | keyring --quiet | strap --quiet base {packages} \
          | enter --bind $PWD:/mnt -- sh -c 'install -m 755 -D /mnt/report /usr/local/bin/report \
              && install -m 644 /mnt/boot-test.service /etc/systemd/system/' \
-         | configure --hostname booted --fstab --first-boot-keyring --enable boot-test \
-         | keyring --strip | mkdisk --quiet -o disk.img --cmdline console={console} \
+         | configure --hostname booted --fstab {board} --first-boot-keyring --enable boot-test \
+         | keyring --strip | mkdisk --quiet -o disk.img {board} {options} --cmdline console={console} \
          | reap | unmount",
         arch = machine.arch,
         preset = mirror.preset().display(),
         url = server.url(),
         packages = machine.packages,
         console = machine.console,
+        board = machine.board.map(|name| format!("--board {name}")).unwrap_or_default(),
+        options = machine.options,
     ));
     let receipt = image.succeeded();
     let count = receipt["packages"].as_array().map(Vec::len);
@@ -156,4 +180,31 @@ fn a_board_boots_what_an_ordinary_user_made() {
 #[ignore = "soak: boots a machine twice"]
 fn a_pc_boots() {
     boots(&PC, Who::Root);
+}
+
+/// By day: `tools/mkdisk/tests/boards.rs` looks at what the firmware reads.
+#[test]
+#[ignore = "soak: boots a machine twice"]
+fn an_arm_machine_with_uefi_boots() {
+    boots(&ARM_UEFI, Who::User);
+}
+
+/// By day: `tools/mkdisk/tests/boards.rs` looks at what the BIOS reads.
+#[test]
+#[ignore = "soak: boots a machine twice"]
+fn a_pc_with_bios_boots() {
+    boots(&OLD_PC, Who::User);
+}
+
+/// A board says "booted" where a machine of this file boots it, and nowhere else.
+#[test]
+fn what_is_called_booted_is_booted_here() {
+    let boards = image::board::list().expect("the boards are tested");
+    let mut said = BTreeSet::new();
+    for (name, layout) in boards {
+        said.extend(layout.board.into_iter().flat_map(|board| board.booted).map(|arch| (name, arch)));
+    }
+    let machines = [&BOARD, &PC, &ARM_UEFI, &OLD_PC].into_iter();
+    let booted = machines.filter_map(|machine| Some((machine.board?, machine.arch.to_owned())));
+    assert_eq!(said, booted.collect());
 }
