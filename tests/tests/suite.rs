@@ -30,6 +30,7 @@ mod overlays;
 mod ownership;
 mod pack;
 mod pacmans;
+mod pacstrap;
 mod pipeline;
 mod progress;
 mod receipt;
