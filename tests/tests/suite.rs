@@ -33,6 +33,7 @@ mod pack;
 mod pacmans;
 mod pacstrap;
 mod pipeline;
+mod presets;
 mod progress;
 mod receipt;
 mod refusals;
