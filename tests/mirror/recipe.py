@@ -83,11 +83,13 @@ BASE_SMALL = ["bash", "coreutils", "gnupg", "gpg", "gpg-agent", "gpgconf", "dirm
 BASE_FULL = BASE_SMALL + ["bzip2", "xz-utils", "zstd", "locales", "systemd", "kmod", "file",
                           "iproute2", "iputils-ping", "pciutils", "libarchive-tools", "curl"]
 EXTRA_DEBS = ["vim-tiny", "nano", "sudo", "openssh-server", "kmod", "tar"]
+EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
 # --boot: a kernel and what it needs to find its root, in the place of the stand-ins. The kernel for clouds is the small
-# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, and chance.
+# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, a network, and chance.
 BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
 BOOT_KERNEL = "linux-image-cloud-"
-BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/")
+BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
+                "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/")
 
 # Debian leaves these to update-alternatives in a maintainer script, which never runs here.
 SYMLINKS = {
@@ -287,6 +289,19 @@ def special_sudo(p, _job):
     p.file("etc/sudoers", p.entries["etc/sudoers"][1], 0o440)
 
 
+def special_openssh(p, _job):
+    # Debian's maintainer scripts write this, and the host keys; Arch has the one in the package, and makes the others at boot.
+    p.file("etc/ssh/sshd_config", p.entries["usr/share/openssh/sshd_config"][1])
+    p.backup.append("etc/ssh/sshd_config")
+    unit = p.entries["usr/lib/systemd/system/ssh.service"][1].decode()
+    p.file("usr/lib/systemd/system/ssh.service",
+           unit.replace("[Service]", "Wants=sshdgenkeys.service\nAfter=sshdgenkeys.service\n\n[Service]", 1))
+    p.file("usr/lib/systemd/system/sshdgenkeys.service",
+           "[Unit]\nDescription=SSH Key Generation\n"
+           "ConditionPathExists=|!/etc/ssh/ssh_host_ed25519_key\nConditionFileNotEmpty=|!/etc/ssh/ssh_host_ed25519_key\n\n"
+           "[Service]\nExecStart=/usr/bin/ssh-keygen -A\nType=oneshot\nRemainAfterExit=yes\n")
+
+
 def special_kernel(p, _job):
     """Debian's kernel, its files named as Arch names them: the image below /boot, and vmlinuz and pkgbase beside the
     modules, for the hooks."""
@@ -302,7 +317,8 @@ def special_kernel(p, _job):
 
 
 SPECIAL = {**{d["kernel"]: special_kernel for d in DISTROS.values()}, "glibc": special_glibc, "sudo": special_sudo,
-           "pacman": special_pacman, "ca-certificates": special_ca_certificates, "kmod": special_kmod}
+           "pacman": special_pacman, "ca-certificates": special_ca_certificates, "kmod": special_kmod,
+           "openssh": special_openssh}
 
 
 # ---------------------------------------------------------------- packages with no .deb behind them
