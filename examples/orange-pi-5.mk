@@ -4,8 +4,7 @@
 #   make -f orange-pi-5.mk KEY=$HOME/.ssh/id_ed25519.pub
 #   sudo dd if=alarm.img of=/dev/mmcblkX bs=4M conv=fsync
 #
-# The two blobs come out of a build of U-Boot for the board: put idbloader.img and u-boot.itb beside orange-pi-5.toml, which
-# says where on the card they go. KERNEL and DTB are the board's.
+# UBOOT comes out of a build of U-Boot for the board; 'mkdisk --board' knows where on the card it goes. KERNEL is the board's.
 
 HERE     := $(dir $(lastword $(MAKEFILE_LIST)))
 NAME      = alarm
@@ -13,15 +12,15 @@ ARCH      = aarch64
 DISTRO   ?= archlinuxarm
 OVERLAYS ?= 7Ji
 KERNEL   ?= linux-aarch64-7ji
-DTB      ?= rockchip/rk3588s-orangepi-5.dtb
+BOARD    ?= orangepi-5
+UBOOT    ?= u-boot-rockchip.bin
 SSHD     ?= sshd
 KEY      ?= $(HOME)/.ssh/id_ed25519.pub
 PACKAGES  = $(KERNEL)
 LISTS    ?= $(HERE)orange-pi-5.packages
-LAYOUT    = $(HERE)orange-pi-5.toml
 SETTINGS  = --hostname orangepi5 --user alarm:wheel --ssh-key alarm:$(KEY) --sudo --nopasswd alarm --enable $(SSHD) \
-	    --network dhcp --enable systemd-networkd --fstab --layout $(LAYOUT)
-OUTPUT    = mkdisk --layout $(LAYOUT) $(if $(DTB),--dtb $(DTB)) --cmdline 'console=ttyS2,1500000'
+	    --network dhcp --enable systemd-networkd --fstab --board $(BOARD)
+OUTPUT    = mkdisk --board $(BOARD) --blob u-boot=$(UBOOT)
 SUFFIX    = .img
 
 include $(HERE)distribution.mk
