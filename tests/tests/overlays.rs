@@ -308,7 +308,7 @@ fn a_repository_of_ones_own_as_the_page_has_it() {
         mkconf() {{ command mkconf --cache-dir $PWD/packages \"$@\"; }}
         {signed}
         rm /srv/mine/*.sig /srv/mine/mine.*; rm -r packages
-        repo-add -q /srv/mine/mine.db.tar.gz /srv/mine/*.pkg.tar.zst
+        strapline repository /srv/mine/mine.db
         {unsigned}"
     );
     fs::write(bench.path("script"), script).expect("our own directory");

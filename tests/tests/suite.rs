@@ -34,6 +34,7 @@ mod pipeline;
 mod progress;
 mod receipt;
 mod refusals;
+mod repository;
 mod reproducible;
 mod resumes;
 mod security;

@@ -5,6 +5,7 @@
 //! secret keys stay where they are.
 
 pub mod listing;
+pub mod sign;
 pub mod status;
 
 use crate::records::if_exists;
