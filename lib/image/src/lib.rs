@@ -5,8 +5,10 @@
 //! `SOURCE_DATE_EPOCH` is set (<https://reproducible-builds.org/specs/source-date-epoch/>).
 //!
 //! [`Rules`] says what goes into an image. [`Tree`] reads the root by them, from inside, as [`Node`]s, which an archive and every
-//! [`FileSystem`] take. [`Output`] is the file that the image is written to, outside.
+//! [`FileSystem`] take. [`boot`] finds the kernels among them, and configures the boot loader. [`Output`] is the file that the
+//! image is written to, outside.
 
+pub mod boot;
 mod bytes;
 pub mod compress;
 pub mod epoch;

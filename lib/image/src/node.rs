@@ -136,3 +136,12 @@ impl Content {
         }
     }
 }
+
+/// Returns whether a path is at or below a mount point.
+#[must_use]
+pub fn is_below(point: &str, path: &[u8]) -> bool {
+    let Some(rest) = path.strip_prefix(point.as_bytes()) else {
+        return false;
+    };
+    point.is_empty() || rest.is_empty() || rest.starts_with(b"/")
+}

@@ -4,6 +4,7 @@
 //! itself stays in the one around it, empty, and is the top of the one that is mounted there. What boots is added here: it
 //! exists in the image only.
 
+use image::node::is_below;
 use image::{Kind, Node};
 use stage::{Code, Failure};
 use std::collections::HashMap;
@@ -146,14 +147,6 @@ fn not_added(path: &[u8]) -> Failure {
         Code::Failed,
         format!("adding {path} to the root: a file of another type has that name, and no link is followed"),
     )
-}
-
-/// Returns whether a path is at or below a mount point.
-pub(crate) fn is_below(point: &str, path: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(point.as_bytes()) else {
-        return false;
-    };
-    point.is_empty() || rest.is_empty() || rest.starts_with(b"/")
 }
 
 #[cfg(test)]

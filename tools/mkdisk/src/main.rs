@@ -5,20 +5,19 @@
 //! So two roots made from the same packages give the same image, byte for byte. How large things must be is measured before
 //! anything is written.
 //!
-//! `plan.rs` has what is asked for, `boot.rs` what boots, `content.rs` which file goes where, `arrange.rs` which partition goes
-//! where; `work.rs` puts it together inside the root's namespaces.
+//! `plan.rs` has what is asked for, `content.rs` which file goes where, `arrange.rs` which partition goes where; `work.rs` puts
+//! it together inside the root's namespaces. What boots is in lib/image.
 
 mod arrange;
-mod boot;
 mod content;
 mod format;
 mod plan;
 mod table;
 mod work;
 
-use boot::Loader;
 use clap::Parser;
 use format::Format;
+use image::boot::{self, Loader};
 use image::ids::Ids;
 use image::layout::{Content, Layout, Size, Source};
 use image::reader::Reader;

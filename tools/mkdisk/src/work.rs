@@ -4,10 +4,10 @@
 //! where it belongs to the user.
 
 use crate::arrange::{self, Arrangement, Need};
-use crate::boot::{self, Wish};
 use crate::content;
 use crate::plan::{Plan, mounted_at};
 use crate::table;
+use image::boot::{self, Wish};
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;

@@ -1,0 +1,148 @@
+//! What boots: which kernels the root has, and the configuration of a boot loader for them. It goes into the image only.
+//!
+//! Two loaders are known. U-Boot and others read extlinux.conf (The Boot Loader Interface of syslinux; U-Boot's
+//! doc/develop/distro.rst); UEFI starts systemd-boot, which reads entries (the UAPI group's Boot Loader Specification, type 1).
+//! Which file is a kernel goes by the names that Arch's packages use.
+
+mod kernels;
+mod menu;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use words::{check_cmdline, check_dtb, title};
+
+use crate::layout::Layout;
+use crate::{Content, Kind, Node};
+use clap::ValueEnum;
+use kernels::Tree;
+use rootfs::Arch;
+use stage::{Code, Failure};
+
+/// Which boot loader is to be configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Loader {
+    /// What the architecture boots by.
+    #[default]
+    Auto,
+    /// extlinux.conf.
+    Extlinux,
+    /// systemd-boot and its entries.
+    SystemdBoot,
+    /// None.
+    None,
+}
+
+/// What the entries say.
+#[derive(Clone, Debug)]
+pub struct Wish<'a> {
+    /// Which boot loader.
+    pub loader: Loader,
+    /// What is added to the kernel's command line.
+    pub cmdline: Option<&'a str>,
+    /// The devicetree, as a path below the directory of devicetrees.
+    pub dtb: Option<&'a str>,
+    /// Whether a kernel may be without an initramfs.
+    pub no_initramfs: bool,
+    /// The UUID of the root's file system, and of its partition.
+    pub root: [&'a str; 2],
+    /// The system's name.
+    pub title: &'a str,
+    /// The date of what is added, in seconds since 1970.
+    pub time: i64,
+}
+
+/// What is added, and what there is to say about it.
+#[derive(Debug, Default)]
+pub struct Booting {
+    /// Files with paths of the root.
+    pub added: Vec<Node>,
+    /// For people, a line each.
+    pub notes: Vec<String>,
+}
+
+const ENTRIES: &str = "boot/loader/entries";
+const EXTLINUX: &str = "boot/extlinux/extlinux.conf";
+
+/// Works out what to add to the tree.
+///
+/// # Errors
+///
+/// [`Code::NotFound`] where there is no kernel or no boot loader; [`Code::Failed`] where the layout does not permit one.
+pub fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>) -> Result<Booting, Failure> {
+    let mut booting = Booting::default();
+    if wish.loader == Loader::None {
+        return Ok(booting);
+    }
+    let tree = Tree::new(nodes, layout);
+    let efi = tree.efi(arch);
+    let x86 = matches!(arch.elf, 62 | 3);
+    let (with_extlinux, with_systemd) = match wish.loader {
+        Loader::Auto => (!x86, x86 || efi.is_ok()),
+        Loader::Extlinux => (true, false),
+        Loader::SystemdBoot | Loader::None => (false, true),
+    };
+    let auto = wish.loader == Loader::Auto;
+    // What somebody put there is meant so, unless the command line says otherwise.
+    let keep_extlinux = auto && tree.file(EXTLINUX).is_some();
+    let is_entry = |path: &&str| path.strip_prefix(ENTRIES).is_some_and(|rest| rest.starts_with('/'));
+    let keep_entries = auto && tree.files.keys().any(is_entry);
+    let all_kept = (!with_extlinux || keep_extlinux) && (!with_systemd || keep_entries);
+    let kernels = tree.kernels();
+    // UEFI starts these without an entry.
+    let unified = if with_systemd { tree.unified_images() } else { 0 };
+    if unified > 0 {
+        booting.notes.push(format!("{unified} unified kernel images boot with their own command lines"));
+    }
+    if kernels.is_empty() && !all_kept && (unified == 0 || with_extlinux) {
+        let why = "looking for a kernel in '/boot' of the root: not found";
+        let hint = "put 'strap linux' (or the kernel of your board) before this, or give --bootloader none";
+        return Err(Failure::new(Code::NotFound, why).hint(hint));
+    }
+    let bare = kernels.iter().find(|kernel| kernel.initramfs.is_none());
+    if let Some(kernel) = bare.filter(|_| !all_kept && !wish.no_initramfs) {
+        let why = format!("looking for the initramfs of '/boot/{}' of the root: not found", kernel.file);
+        return Err(Failure::new(Code::NotFound, why).hint(
+            "put 'strap mkinitcpio' before the kernel, or give --no-initramfs if the kernel has the drivers of its disk",
+        ));
+    }
+    if let Some(dtb) = wish.dtb {
+        tree.check_dtb(&kernels, dtb)?;
+    }
+    let entries = menu::entries(&kernels, wish);
+    if with_extlinux {
+        if keep_extlinux {
+            booting.notes.push(format!("'/{EXTLINUX}' of the root is kept"));
+        } else {
+            let prefix = if tree.mounted().any(|(_, _, at)| at == "/boot") { "" } else { "/boot" };
+            let text = menu::extlinux(&entries, prefix, wish);
+            booting.add(EXTLINUX, Content::Text(text.into()), wish);
+        }
+    }
+    if with_systemd {
+        let (program, targets) = efi?;
+        for target in targets {
+            if tree.file(&target).is_none() {
+                booting.add(&target, program.clone(), wish);
+            }
+        }
+        if keep_entries {
+            booting.notes.push(format!("the entries in '/{ENTRIES}' of the root are kept"));
+        } else {
+            menu::systemd_boot(&entries, &tree, wish, &mut booting);
+        }
+    }
+    if let Some(kernel) = kernels.first().filter(|_| !all_kept) {
+        let which = menu::root_argument(kernel, wish);
+        let has = if kernel.initramfs.is_some() { "an" } else { "no" };
+        booting.notes.push(format!("'/boot/{}' boots with {which}: it has {has} initramfs", kernel.file));
+    }
+    Ok(booting)
+}
+
+impl Booting {
+    fn add(&mut self, path: &str, content: Content, wish: &Wish<'_>) {
+        let node = Node::new(path.as_bytes(), Kind::File(content));
+        self.added.push(Node { mtime: wish.time, ..node });
+    }
+}

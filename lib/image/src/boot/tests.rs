@@ -1,0 +1,164 @@
+//! What boots, by the names of the files of a root.
+
+use super::*;
+
+fn tree(names: &[&str]) -> Vec<Node> {
+    let mut entries = vec![Node::new(b"boot", Kind::Directory)];
+    for name in names {
+        let kind = match name.strip_suffix('/') {
+            Some(_) => Kind::Directory,
+            None => Kind::File(Content::Text(b"x".to_vec())),
+        };
+        entries.push(Node::new(name.trim_end_matches('/').as_bytes(), kind));
+    }
+    entries
+}
+
+const WISH: Wish<'_> = Wish {
+    loader: Loader::Auto,
+    cmdline: None,
+    dtb: None,
+    no_initramfs: false,
+    root: ["FS", "PART"],
+    title: "Arch",
+    time: 0,
+};
+
+fn planned(names: &[&str], arch: &str, wish: &Wish<'_>) -> Result<Booting, Failure> {
+    let layout = Layout::standard(arch).unwrap();
+    plan(&tree(names), &layout, Arch::named(arch).unwrap(), wish)
+}
+
+fn text(booting: &Booting, path: &str) -> String {
+    let added = booting.added.iter().find(|a| a.path_text() == path);
+    match added.map(|a| &a.kind) {
+        Some(Kind::File(Content::Text(text))) => String::from_utf8(text.clone()).unwrap(),
+        other => panic!("{path}: {other:?} in {booting:?}"),
+    }
+}
+
+#[test]
+fn a_board_gets_extlinux() {
+    let names = ["boot/Image", "boot/Image.gz", "boot/initramfs-linux.img", "boot/dtbs/", "boot/dtbs/rockchip/a.dtb"];
+    let wish = Wish { cmdline: Some("console=ttyS2"), ..WISH };
+    let booting = planned(&names, "aarch64", &wish).unwrap();
+    assert_eq!(
+        text(&booting, EXTLINUX),
+        "# Made by mkdisk.\ndefault linux\ntimeout 30\n\nlabel linux\n  menu label Arch (linux)\n  linux /Image\n  initrd \
+         /initramfs-linux.img\n  fdtdir /dtbs\n  append root=UUID=FS rw console=ttyS2\n"
+    );
+    assert_eq!(booting.added.len(), 1);
+    let wish = Wish { dtb: Some("rockchip/a.dtb"), ..WISH };
+    let booting = planned(&names, "aarch64", &wish).unwrap();
+    assert!(text(&booting, EXTLINUX).contains("  fdt /dtbs/rockchip/a.dtb\n"));
+    let wish = Wish { dtb: Some("rockchip/b.dtb"), ..WISH };
+    assert_eq!(planned(&names, "aarch64", &wish).unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn without_an_initramfs_the_kernel_finds_the_partition() {
+    let failure = planned(&["boot/Image"], "aarch64", &WISH).unwrap_err();
+    assert_eq!(failure.message, "looking for the initramfs of '/boot/Image' of the root: not found");
+    let wish = Wish { no_initramfs: true, ..WISH };
+    let booting = planned(&["boot/Image"], "aarch64", &wish).unwrap();
+    assert!(text(&booting, EXTLINUX).ends_with("  append root=PARTUUID=PART rw rootwait\n"));
+}
+
+#[test]
+fn each_makers_name_of_an_initramfs_is_known() {
+    for (kernel, initramfs) in [
+        ("boot/vmlinuz-linux", "boot/initramfs-linux.img"),
+        ("boot/vmlinuz-linux-lts", "boot/booster-linux-lts.img"),
+        ("boot/vmlinuz-6.12.1-arch1-1", "boot/initramfs-6.12.1-arch1-1.img"),
+        ("boot/vmlinuz-linux", "boot/initramfs-6.12.1-arch1-1.img"),
+        ("boot/Image", "boot/initrd-6.12.1-arch1-1"),
+        ("boot/vmlinuz-6.1.0-57-arm64", "boot/initrd.img-6.1.0-57-arm64"),
+    ] {
+        let names = [kernel, initramfs, "usr/lib/modules/", "usr/lib/modules/6.12.1-arch1-1/"];
+        let booting = planned(&names, "aarch64", &WISH).unwrap();
+        let line = format!("  initrd /{}\n", initramfs.strip_prefix("boot/").unwrap());
+        assert!(text(&booting, EXTLINUX).contains(&line), "{kernel} {initramfs}");
+    }
+    // Of two kernels nobody knows which one has that version.
+    let names = ["boot/vmlinuz-linux", "boot/vmlinuz-linux-lts", "boot/initramfs-6.1.img", "usr/lib/modules/6.1/"];
+    assert_eq!(planned(&names, "aarch64", &WISH).unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn unified_images_need_no_kernel() {
+    let names = ["boot/EFI/Linux/arch-linux.efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"];
+    let booting = planned(&names, "x86_64", &WISH).unwrap();
+    assert_eq!(booting.notes, ["1 unified kernel images boot with their own command lines"]);
+    assert!(booting.added.iter().all(|node| !node.path_text().contains("entries")), "{booting:?}");
+}
+
+#[test]
+fn a_pc_gets_systemd_boot() {
+    let names = [
+        "boot/vmlinuz-linux",
+        "boot/vmlinuz-linux-lts",
+        "boot/initramfs-linux.img",
+        "boot/initramfs-linux-fallback.img",
+        "boot/intel-ucode.img",
+        "usr/lib/systemd/boot/efi/systemd-bootx64.efi",
+    ];
+    let booting = planned(&names, "x86_64", &Wish { no_initramfs: true, ..WISH }).unwrap();
+    let paths: Vec<_> = booting.added.iter().map(Node::path_text).collect();
+    assert_eq!(
+        paths,
+        [
+            "boot/EFI/BOOT/BOOTX64.EFI",
+            "boot/EFI/systemd/systemd-bootx64.efi",
+            "boot/loader/loader.conf",
+            "boot/loader/entries/linux.conf",
+            "boot/loader/entries/linux-fallback.conf",
+            "boot/loader/entries/linux-lts.conf"
+        ]
+    );
+    assert_eq!(
+        text(&booting, &paths[3]),
+        "# Made by mkdisk.\ntitle Arch (linux)\nsort-key linux\nlinux /vmlinuz-linux\ninitrd /intel-ucode.img\ninitrd \
+         /initramfs-linux.img\noptions root=UUID=FS rw\n"
+    );
+    assert!(text(&booting, &paths[5]).ends_with("options root=PARTUUID=PART rw rootwait\n"));
+    let failure = planned(&names[..5], "x86_64", &Wish { no_initramfs: true, ..WISH }).unwrap_err();
+    assert_eq!(failure.code, Code::NotFound, "{failure}");
+}
+
+#[test]
+fn what_the_root_has_is_kept_unless_asked() {
+    let names = ["boot/Image", EXTLINUX];
+    assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
+    let wish = Wish { loader: Loader::Extlinux, no_initramfs: true, ..WISH };
+    text(&planned(&names, "aarch64", &wish).unwrap(), EXTLINUX);
+}
+
+#[test]
+fn no_kernel_is_an_error_but_where_nothing_is_to_boot() {
+    for names in [&[][..], &["boot/vmlinuz-"], &["boot/vmlinuz-a b"], &["boot/x/Image"]] {
+        assert_eq!(planned(names, "aarch64", &WISH).unwrap_err().code, Code::NotFound);
+        let wish = Wish { loader: Loader::None, ..WISH };
+        assert!(planned(names, "aarch64", &wish).unwrap().added.is_empty());
+    }
+}
+
+#[test]
+fn titles_come_from_os_release_and_are_harmless() {
+    assert_eq!(title("NAME=\"Arch Linux ARM\"\nID=archarm\n"), "Arch Linux ARM");
+    assert_eq!(title("NAME=x\nPRETTY_NAME='Arch Linux'\n"), "Arch Linux");
+    for bad in ["", "NAME=\n", "NAME=\"a\u{1b}[0m\"", "NAME=$(x)", "NAME=\"a\\\"b\""] {
+        assert_eq!(title(bad), "Linux", "{bad}");
+    }
+}
+
+#[test]
+fn command_lines_and_paths_are_checked() {
+    check_cmdline("console=ttyS0 quiet").unwrap();
+    for bad in ["a\nb", "quiet root=/dev/sda1", &"x".repeat(2000)] {
+        check_cmdline(bad).unwrap_err();
+    }
+    check_dtb("rockchip/a.dtb").unwrap();
+    for bad in ["", "/a", "../a", "a//b", "a b", "a\n"] {
+        check_dtb(bad).unwrap_err();
+    }
+}
