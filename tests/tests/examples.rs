@@ -325,6 +325,39 @@ fn a_base_image_for_containers() {
     assert!(!layers.stdout.contains("private-keys-v1.d/"), "{}", layers.stdout);
 }
 
+/// The real makepkg builds it; fakeroot, which the mirror does not have, is this host's.
+#[test]
+fn a_package_of_a_pkgbuild() {
+    let (lab, _server) = bench(Who::Root, "x86_64");
+    let script = "set -eu
+        mkdir -m 700 gnupg && export GNUPGHOME=$PWD/gnupg
+        gpg --batch --quiet --passphrase '' --quick-generate-key 'Me <me@example.org>' ed25519 sign 2y
+        key=$(gpg --batch --with-colons --list-keys | sed -n 's/^fpr:*\\([0-9A-F]*\\):$/\\1/p' | head -n 1)
+        gpg --export --armor $key > mine.asc
+        mkdir -p fakeroot/usr/bin && cp -L /usr/bin/fakeroot-sysv fakeroot/usr/bin/fakeroot
+        cp /usr/bin/faked-sysv fakeroot/usr/bin
+        mkdir -p fakeroot/usr/lib/x86_64-linux-gnu && cp -r /usr/lib/x86_64-linux-gnu/libfakeroot fakeroot/usr/lib/x86_64-linux-gnu
+        printf 'pkgname = fakeroot\\npkgver = 1-1\\narch = x86_64\\nsize = 1\\n' > fakeroot/.PKGINFO
+        (cd fakeroot && bsdtar -cf - .PKGINFO usr) | zstd -q > fakeroot-1-1-x86_64.pkg.tar.zst
+        DISTRO=preset.toml DEVEL='base --unsigned ./fakeroot-1-1-x86_64.pkg.tar.zst' \\
+            pkgbuild/build.sh $key repo/mine.db pkgbuild/hello
+        mkroot root --arch x86_64 --distro preset.toml | fetch-pacman | mkconf --repo mine=file://$PWD/repo \\
+            | keyring --key mine.asc | strap bash hello | verify > receipt.json
+        enter --state receipt.json hello; stat -c '%u:%g %a' root/usr/bin/hello; ls repo";
+    fs::write(lab.path().join("script"), script).expect("our own directory");
+    // The agent that gpg starts ends with it.
+    let ran = lab.sh("exec unshare --mount --propagation private --pid --fork --mount-proc --kill-child sh script");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let out = ran.stdout;
+    assert!(
+        out.ends_with(
+            "hello-1-1-any.pkg.tar.gz\nhello-1-1-any.pkg.tar.gz.sig\nmine.db\nmine.db.sig\nmine.files\nmine.files.sig\n"
+        ),
+        "{out}"
+    );
+    assert!(out.contains("'repo/mine.db': 1 package\nHello from arch\n0:0 755\n"), "{out}");
+}
+
 #[test]
 fn a_distribution_of_ones_own() {
     let (lab, server) = bench(Who::Root, "x86_64");

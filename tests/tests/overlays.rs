@@ -165,7 +165,38 @@ fn an_overlay_vouches_for_its_own_packages_only() {
     fs::write(bench.path("over.toml"), says).expect("our own directory");
     drop(bench.sh("keyring --state begun.json | strap victim").succeeded());
     bench.sh("keyring --state begun.json | strap stray").failed(69, "which is not one of 'other'");
-    drop(bench.sh(&format!("keyring --state begun.json --trust {over} | strap stray")).succeeded());
+    let ran = bench.sh(&format!("keyring --state begun.json --trust {over} | strap stray | verify > with.json"));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    // What is installed is held to the same: without that word the key is another publisher's again.
+    let again = bench.sh("keyring --state with.json | verify");
+    again.failed(69, &format!("verifying 'stray': it is signed by the key {over}, which is not one of 'other'"));
+    let document = again.document();
+    let packages = document["packages"].as_array().expect("packages");
+    let stray = packages.iter().find(|package| package["name"] == "stray").expect("stray");
+    assert_eq!((&stray["signature"], &stray["verified"]), (&json!("other-publisher"), &json!(false)));
+    assert_eq!(document["verify"]["signatures"]["other-publisher"], 1);
+    let with: Value = serde_json::from_slice(&fs::read(bench.path("with.json")).expect("a document")).expect("JSON");
+    assert_eq!((with.get("error"), &with["verify"]["signatures"]["other-publisher"]), (None, &json!(0)));
+}
+
+/// A packager of the distribution's whom an overlay lists as revoked signs the distribution's packages, and none of the overlay's.
+#[test]
+fn an_overlay_disables_no_key_of_another() {
+    let bench = Bench::new(&json!({"overlays": {"over": {"packages": [
+        package("hello"), {"name": "replayed", "version": "1", "signer": "builder"},
+    ], "revoked": ["builder", "stranger"]}}}));
+    let builder = bench.base.key("/builder");
+    let ran = bench.run(&["over"], "", "keyring > begun.json && strap --state begun.json hello sed | verify");
+    let document = ran.succeeded();
+    let packages = document["packages"].as_array().expect("packages");
+    let sed = packages.iter().find(|package| package["name"] == "sed").expect("sed");
+    assert_eq!((&sed["verified"], &sed["key"]), (&json!(true), &json!(builder)));
+    assert_eq!(installed(&document), [("hello", "over", true)]);
+    let line = format!(
+        "keyring: warning: 'over' lists {builder} as revoked, which is a key of 'archlinux': packages of 'archlinux' may be by it"
+    );
+    assert!(ran.stderr.lines().any(|is| is == line), "{}", ran.stderr);
+    bench.sh("strap --state begun.json replayed").failed(69, "which is not one of 'over'");
 }
 
 /// What an overlay offers as the distribution's keyring is not where the distribution's keys come from.
@@ -352,7 +383,7 @@ fn a_repository_of_ones_own_as_the_page_has_it() {
         mkconf() {{ command mkconf --cache-dir $PWD/packages \"$@\"; }}
         {signed}
         rm /srv/mine/*.sig /srv/mine/mine.*; rm -r packages
-        repo-add -q /srv/mine/mine.db.tar.gz /srv/mine/*.pkg.tar.zst
+        strapline repository /srv/mine/mine.db
         {unsigned}"
     );
     fs::write(bench.path("script"), script).expect("our own directory");

@@ -37,6 +37,7 @@ mod presets;
 mod progress;
 mod receipt;
 mod refusals;
+mod repository;
 mod reproducible;
 mod resumes;
 mod security;

@@ -9,6 +9,7 @@
 
 pub mod archive;
 pub mod db;
+pub mod dbtar;
 pub mod decompress;
 pub mod desc;
 pub mod digest;

@@ -6,6 +6,7 @@
 
 pub mod detached;
 pub mod listing;
+pub mod sign;
 pub mod status;
 
 use crate::records::if_exists;
