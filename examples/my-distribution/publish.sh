@@ -1,6 +1,6 @@
 #!/bin/sh
 # publish.sh KEY DIR PACKAGE...: makes DIR a repository 'mine' of packages that KEY signs, with its keyring package and the
-# preset that pins it. Needs gpg, repo-add (pacman), bsdtar and zstd. Run it again to add packages.
+# preset that pins it. Needs gpg, bsdtar and zstd. Run it again to add packages.
 #
 # BASE is the distribution that it is laid over, ARCH its architecture, SERVER where DIR will be served.
 set -eu
@@ -30,13 +30,9 @@ size = $(du -sb "$work/usr" | cut -f 1)
 END
 ring=$dir/mine-keyring-$version-any.pkg.tar.zst
 (cd "$work" && bsdtar --uid 0 --gid 0 -cf - .PKGINFO usr) | zstd -q -f -o "$ring"
+rm -f "$ring.sig"
 
-for package in "$@" "$ring"; do
-    file=$dir/$(basename "$package")
-    [ "$package" = "$file" ] || cp "$package" "$file"
-    gpg --batch --yes --local-user "$fingerprint" --detach-sign --output "$file.sig" "$file"
-    repo-add --quiet "$dir/mine.db.tar.gz" "$file"
-done
+strapline repository --sign "$fingerprint" "$dir/mine.db" "$@" "$ring"
 
 cat > "$dir/mine.toml" << END
 name = "mine"

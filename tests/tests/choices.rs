@@ -119,8 +119,58 @@ fn a_plan_is_what_then_happens() {
             (&json!("user"), &json!("0-1"), &json!("1-1"))
         );
         strap(&lab, "--plan --remove nothing").failed(69, "planning to remove 'nothing': it is not installed");
+        // What depends on it, now and after what is installed first: as pacman says when it is done.
+        let refused = strap(&lab, "--no-refresh --remove nft").document();
+        let before = state(&lab);
+        let planned = strap(&lab, "--plan --remove nft");
+        planned.failed(69, "removing nft breaks dependency 'tables' required by user");
+        assert_eq!(planned.document()["error"], refused["error"]);
+        drop(strap(&lab, "--plan --remove nft --remove user").done());
+        let gone = strap(&lab, "--plan --remove user").done();
+        assert_eq!(gone["planned"]["removed"], json!(["user"]));
+        assert_eq!(state(&lab), before);
+        drop(strap(&lab, "--remove user").done());
+        drop(strap(&lab, "--plan --remove nft").done());
+        strap(&lab, "--plan --remove nft user").failed(69, "removing nft breaks dependency 'tables' required by user");
         let nothing = strap(&lab, "--no-refresh");
         nothing.failed(64, "--no-refresh upgrades only what is named, and no package is");
+    }
+}
+
+/// A hook whose program is not there fails, so it shows whether it runs.
+#[test]
+fn a_masked_hook_does_not_run_once() {
+    let hook = "[Trigger]\nOperation = Install\nOperation = Remove\nType = Package\nTarget = t*\n[Action]\nWhen = PostTransaction\n\
+                Exec = /no/such\n";
+    let package = |name: &str, files: Value| json!({"name": name, "version": "1", "files": files});
+    let packages = json!({"repos": {"extra": {"packages": [
+        package("hooked", json!({"usr/share/libalpm/hooks/50-test.hook": hook})), package("thing", json!({})),
+        package("tool", json!({})),
+    ]}}});
+    for pacman in pacmans() {
+        let lab = Lab::new(Who::Root);
+        let mirror = Mirror::of("x86_64").extended(&lab.path().join("mirror"), &packages);
+        let server = Server::of(&mirror.www());
+        begin(&lab, &mirror, server.url(), &pacman);
+        drop(strap(&lab, "hooked").done());
+        strap(&lab, "thing").failed(69, "running the hook '50-test.hook'");
+        let masked = strap(&lab, "--mask-hook 50-test.hook --remove thing tool").done();
+        assert_eq!((names(&masked), &masked["strap"]["masked_hooks"]), (vec!["hooked", "tool"], &json!(["50-test"])));
+        let found =
+            lab.sh("ls cache root/var/lib/pacman/sync | grep -c hooks; ls root.strapline; ls root/etc/pacman.d/hooks");
+        assert!(!found.stdout.contains("50-test") && found.stdout.starts_with("0\n"), "{found:?}");
+        strap(&lab, "--remove tool").failed(69, "running the hook '50-test.hook'");
+        // One that the root's own directory has, and one that nobody has.
+        fs::write(lab.path().join("root/etc/pacman.d/hooks/51-own.hook"), hook).expect("our own root");
+        let ran = strap(&lab, "--mask-hook 50-test --mask-hook 51-own --mask-hook 52-none thing");
+        assert_eq!(ran.stderr, "strap: warning: masking the hook '52-none': the root has no such hook\n");
+        assert_eq!(ran.succeeded()["strap"]["masked_hooks"], json!(["50-test", "51-own", "52-none"]));
+        strap(&lab, "--mask-hook ../x thing").failed(64, "this is no name of a hook");
+        // A lock, too.
+        assert_eq!(lab.sh("cp document.json lock.json").status, 0);
+        drop(strap(&lab, "--mask-hook 50-test --mask-hook 51-own --remove thing").done());
+        let again = "--locked lock.json --mask-hook 50-test --mask-hook 51-own";
+        assert_eq!(names(&strap(&lab, again).done()), ["hooked", "thing"]);
     }
 }
 

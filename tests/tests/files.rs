@@ -55,6 +55,36 @@ fn of<'a>(document: &'a Value, name: &str) -> &'a Value {
     packages.iter().find(|p| p["name"] == name).unwrap_or_else(|| panic!("no {name} in {document}"))
 }
 
+/// A plan of package files leaves the cache as it is: it may have a signed archive of that name.
+#[test]
+fn a_plan_of_files_copies_none() {
+    let (mirror, lab) = (Mirror::of("x86_64"), Lab::new(Who::User));
+    let server = Server::of(&mirror.www());
+    let file = take(&lab, &archive(&mirror, "nano"));
+    let hello = make(&lab, "any", "one");
+    let begun = lab.sh(&begin("root", "cache", &mirror, server.url(), Path::new("/usr/bin/pacman"))).succeeded();
+    fs::write(lab.path().join("begun.json"), begun.to_string()).expect("our own directory");
+    assert_eq!(
+        lab.sh("strap --quiet --state begun.json --download-only nano > /dev/null; printf x >> nano-*.zst").status,
+        0
+    );
+    let look =
+        || lab.sh("find root/var cache -mindepth 1 -printf '%P %s %T@\n' | sort; sha256sum cache/*.pkg.*").stdout;
+    let before = look();
+    assert!(before.contains(&format!("{file}.sig")) && !before.contains("hello"), "{before}");
+    let planned =
+        lab.sh(&format!("strap --quiet --state begun.json --plan --unsigned {file} --unsigned {hello}")).done();
+    let packages = planned["planned"]["packages"].as_array().expect("packages");
+    for name in ["nano", "hello"] {
+        let one = packages.iter().find(|package| package["name"] == name).expect(name);
+        assert_eq!((&one["repo"], &one["download"]), (&"strapline-unsigned".into(), &0.into()));
+    }
+    assert_eq!(look(), before);
+    let signed = lab.sh(&format!("strap --quiet --state begun.json --plan ./{hello}"));
+    signed.failed(69, "there is no signature beside it");
+    assert_eq!(look(), before);
+}
+
 /// A package that a key of the keyring has signed is not what was asked for.
 #[test]
 fn a_server_cannot_send_another_package() {

@@ -165,7 +165,38 @@ fn an_overlay_vouches_for_its_own_packages_only() {
     fs::write(bench.path("over.toml"), says).expect("our own directory");
     drop(bench.sh("keyring --state begun.json | strap victim").succeeded());
     bench.sh("keyring --state begun.json | strap stray").failed(69, "which is not one of 'other'");
-    drop(bench.sh(&format!("keyring --state begun.json --trust {over} | strap stray")).succeeded());
+    let ran = bench.sh(&format!("keyring --state begun.json --trust {over} | strap stray | verify > with.json"));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    // What is installed is held to the same: without that word the key is another publisher's again.
+    let again = bench.sh("keyring --state with.json | verify");
+    again.failed(69, &format!("verifying 'stray': it is signed by the key {over}, which is not one of 'other'"));
+    let document = again.document();
+    let packages = document["packages"].as_array().expect("packages");
+    let stray = packages.iter().find(|package| package["name"] == "stray").expect("stray");
+    assert_eq!((&stray["signature"], &stray["verified"]), (&json!("other-publisher"), &json!(false)));
+    assert_eq!(document["verify"]["signatures"]["other-publisher"], 1);
+    let with: Value = serde_json::from_slice(&fs::read(bench.path("with.json")).expect("a document")).expect("JSON");
+    assert_eq!((with.get("error"), &with["verify"]["signatures"]["other-publisher"]), (None, &json!(0)));
+}
+
+/// A packager of the distribution's whom an overlay lists as revoked signs the distribution's packages, and none of the overlay's.
+#[test]
+fn an_overlay_disables_no_key_of_another() {
+    let bench = Bench::new(&json!({"overlays": {"over": {"packages": [
+        package("hello"), {"name": "replayed", "version": "1", "signer": "builder"},
+    ], "revoked": ["builder", "stranger"]}}}));
+    let builder = bench.base.key("/builder");
+    let ran = bench.run(&["over"], "", "keyring > begun.json && strap --state begun.json hello sed | verify");
+    let document = ran.succeeded();
+    let packages = document["packages"].as_array().expect("packages");
+    let sed = packages.iter().find(|package| package["name"] == "sed").expect("sed");
+    assert_eq!((&sed["verified"], &sed["key"]), (&json!(true), &json!(builder)));
+    assert_eq!(installed(&document), [("hello", "over", true)]);
+    let line = format!(
+        "keyring: warning: 'over' lists {builder} as revoked, which is a key of 'archlinux': packages of 'archlinux' may be by it"
+    );
+    assert!(ran.stderr.lines().any(|is| is == line), "{}", ran.stderr);
+    bench.sh("strap --state begun.json replayed").failed(69, "which is not one of 'over'");
 }
 
 /// What an overlay offers as the distribution's keyring is not where the distribution's keys come from.
@@ -248,6 +279,81 @@ fn a_bad_overlay_is_refused_with_the_reason() {
     bench.sh(after).failed(69, "looking for whose keys are whose: the keyring was built without the overlays");
 }
 
+/// What somebody got wrong: overlays, what comes behind mkconf, and the status, the code and the line that it is refused with.
+type Wrong = (&'static str, &'static [&'static str], String, (i32, &'static str), String);
+
+/// Returns what people get wrong about publishers and packages.
+fn wrong_inputs(over: &str, stranger: &str) -> Vec<Wrong> {
+    let (usage, failed, unverified) = ((64, "usage"), (69, "failed"), (69, "not-verified"));
+    let none = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let install = |words: &str| format!("keyring | strap {words}");
+    let row = |what: &'static str,
+               overlays: &'static [&'static str],
+               rest: String,
+               code: (i32, &'static str),
+               line: &str|
+     -> Wrong { (what, overlays, rest, code, line.to_owned()) };
+    let only: &'static [&'static str] = &["over"];
+    let twice = "repository 'over' is there already, of the preset 'over'";
+    let unpinned = format!("reading 'over-trusted': it names {over} as a master key, which is not pinned");
+    let foreign = "package foreign-1-1-aarch64 does not have a valid architecture";
+    let whose = format!(
+        "checking 'wrong' of the repository 'more': it is signed by the key {over}, which is not one of 'archlinux'"
+    );
+    let strange = "checking 'strange' of the repository 'more'";
+    let unknown = format!("{strange}: it is signed by the key {stranger}, which is not in the keyring");
+    let junk = "installing 'hello\\u{0}world': invalid package name";
+    let binary = "installing '\\u{1b}[2J': invalid package name";
+    vec![
+        row("two overlays claim one name", &["over", "twin"], "keyring".to_owned(), usage, twice),
+        row(
+            "a key in no ring",
+            only,
+            format!("keyring --trust {none}"),
+            unverified,
+            &format!("trusting {none}: no ring has it"),
+        ),
+        row("a pin for another's key", &["stolen"], "keyring".to_owned(), unverified, &unpinned),
+        row("a list with junk", only, install("--packages-from junk"), usage, junk),
+        row("a list of what is no text", only, install("--packages-from binary"), usage, binary),
+        row("a package for another architecture", only, install("foreign"), failed, foreign),
+        row("a signature by another publisher", only, install("wrong"), unverified, &whose),
+        row("a signature by nobody known", only, install("strange"), unverified, &unknown),
+    ]
+}
+
+#[test]
+fn each_bad_input_has_a_line_and_a_status() {
+    let bench = Bench::new(&json!({
+        "last": ["more"],
+        "repos": {"more": {"packages": [
+            {"name": "foreign", "version": "1", "arch": "aarch64"},
+            {"name": "wrong", "version": "1", "signer": "over"},
+            {"name": "strange", "version": "1", "signer": "stranger"},
+        ]}},
+        "overlays": {"over": {"packages": [package("hello")]}},
+    }));
+    let (over, stranger) = (bench.key("over"), bench.base.key("/stranger"));
+    let text = fs::read_to_string(bench.path("over.toml")).expect("a preset");
+    let twin = text.replace("name = \"over\"\ntitle", "name = \"twin\"\ntitle");
+    for (name, text) in [
+        ("twin.toml", &*twin),
+        ("stolen.toml", &text.replace(&over, &stranger)),
+        ("junk", "hello\0world\n"),
+        ("binary", "\u{1b}[2J hello\n"),
+    ] {
+        fs::write(bench.path(name), text).expect("our own directory");
+    }
+    for (what, overlays, rest, (status, code), line) in wrong_inputs(&over, &stranger) {
+        let ran = bench.run(overlays, "", &rest);
+        assert_eq!(ran.status, status, "{what}: {}", ran.stderr);
+        assert!(ran.stderr.lines().any(|l| l.contains(&line)), "{what}: no «{line}» in: {}", ran.stderr);
+        let error = &ran.document()["error"];
+        assert_eq!((&error["code"], &error["exit"]), (&json!(code), &json!(status)), "{what}");
+        assert!(!bench.path("root/usr/bin").exists(), "{what}: something was installed");
+    }
+}
+
 /// Returns the commands of an example in a page: those of the first one behind these words.
 fn example(page: &str, words: &str) -> String {
     let text = fs::read_to_string(top().join("man").join(page)).expect("a page");
@@ -277,7 +383,7 @@ fn a_repository_of_ones_own_as_the_page_has_it() {
         mkconf() {{ command mkconf --cache-dir $PWD/packages \"$@\"; }}
         {signed}
         rm /srv/mine/*.sig /srv/mine/mine.*; rm -r packages
-        repo-add -q /srv/mine/mine.db.tar.gz /srv/mine/*.pkg.tar.zst
+        strapline repository /srv/mine/mine.db
         {unsigned}"
     );
     fs::write(bench.path("script"), script).expect("our own directory");

@@ -8,6 +8,8 @@
 //! [`FileSystem`] take. [`boot`] finds the kernels among them, and configures the boot loader. [`Output`] is the file that the
 //! image is written to, outside.
 
+pub mod acl;
+pub mod attribute;
 pub mod board;
 pub mod boot;
 mod bytes;

@@ -93,6 +93,35 @@ pub fn extract_present(archive: impl Read, names: &[&str], limit: u64) -> Result
     Ok(found)
 }
 
+/// The longest list of members, in bytes: that of a package with a million files.
+const LIST: u64 = 256 << 20;
+
+/// Returns a small regular file of an archive, and the names of all members, without a leading `./`; those of directories end with
+/// a slash.
+///
+/// # Errors
+///
+/// As [`extract_member`].
+pub fn list(archive: impl Read, member: &str, limit: u64) -> Result<(Vec<u8>, Vec<Vec<u8>>)> {
+    let (mut found, mut names, mut left) = (None, Vec::new(), LIST);
+    tape::walk(DOING, archive, TOTAL, |head, data| {
+        if head.path == member.as_bytes() && found.is_none() {
+            check(head, limit)?;
+            found = Some(tape::read_body(DOING, "bytes", data, head.size, limit)?);
+        }
+        let mut name = head.path.clone();
+        if head.kind == EntryType::Directory && !name.is_empty() && !name.ends_with(b"/") {
+            name.push(b'/');
+        }
+        left =
+            left.checked_sub(name.len() as u64 + 1).ok_or_else(|| Error::too_large(DOING, "bytes of names", LIST))?;
+        names.extend((!name.is_empty()).then_some(name));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let found = found.ok_or_else(|| Error::NotFound { members: vec![member.to_owned()] })?;
+    Ok((found, names))
+}
+
 /// Refuses a member that is not a regular file, or larger than `limit`.
 fn check(head: &Head, limit: u64) -> Result<()> {
     let doing = || format!("{DOING}: member '{}'", head.shown());
@@ -203,6 +232,17 @@ mod tests {
         // The limit is that of both.
         assert!(extract_members(&package()[..], &names, 17).is_ok());
         assert!(extract_members(&package()[..], &names, 16).is_err());
+    }
+
+    #[test]
+    fn a_list_of_the_members() {
+        let tar = Tape::new().file("./.PKGINFO", "1").member(EntryType::Directory, "usr", 0, b"").file("usr/a", "a");
+        let (info, names) = list(&tar.file(".PKGINFO", "2").done()[..], ".PKGINFO", 1).unwrap();
+        assert_eq!(info, b"1");
+        assert_eq!(names, [&b".PKGINFO"[..], b"usr/", b"usr/a", b".PKGINFO"]);
+        assert!(list(&package()[..], ".PKGINFO", 1).is_err());
+        let none = list(&Tape::new().file("a", "a").done()[..], ".PKGINFO", 1).unwrap_err();
+        assert_eq!(none.to_string(), "reading package archive: no member '.PKGINFO'");
     }
 
     #[test]

@@ -9,11 +9,13 @@
 
 pub mod archive;
 pub mod db;
+pub mod dbtar;
 pub mod decompress;
 pub mod desc;
 pub mod digest;
 mod error;
 pub mod localdb;
+pub mod member;
 pub mod mtree;
 pub mod name;
 pub mod page;

@@ -46,6 +46,16 @@ pub fn is_filename(text: &str) -> bool {
     is_file_name(text) && text.chars().all(|c| is_visible(c) && !"/\\".contains(c))
 }
 
+/// How a package file may end (makepkg.conf(5), `PKGEXT`), after `.pkg.tar`.
+const COMPRESSIONS: [&str; 10] = ["", ".gz", ".bz2", ".xz", ".zst", ".lrz", ".lzo", ".lz4", ".lz", ".Z"];
+
+/// Returns whether that is the name of a package file, `NAME.pkg.tar.zst`.
+#[must_use]
+pub fn is_package_file(text: &str) -> bool {
+    let end = text.rsplit_once(".pkg.tar").map(|(_, end)| end);
+    is_filename(text) && end.is_some_and(|end| COMPRESSIONS.contains(&end))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +99,14 @@ mod tests {
         for bad in ["", ".x", "..", "a/b", "/a", "-o", "a\nb", "a\u{0}b", "a b", "a\\b"] {
             assert!(!is_filename(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn package_files() {
+        for (name, is) in [("a.pkg.tar", true), ("a.pkg.tar.zst", true), ("a.pkg.tar.zst.sig", false), ("a.zst", false)]
+        {
+            assert_eq!(is_package_file(name), is, "{name}");
+        }
+        assert!(!is_package_file(".a.pkg.tar.zst"));
     }
 }

@@ -41,11 +41,13 @@ pub enum Verdict {
     Unreadable,
     /// The archive has none, as the command line said that installed it, and is the one that was installed.
     Unsigned,
+    /// The key may not sign packages of this repository: see [`crate::publishers`].
+    OtherPublisher,
 }
 
 impl Verdict {
     /// Every word, in the order of the verdicts.
-    pub const WORDS: [&str; 12] = [
+    pub const WORDS: [&str; 13] = [
         "valid",
         "missing",
         "no-archive",
@@ -58,6 +60,7 @@ impl Verdict {
         "untrusted",
         "unreadable",
         "unsigned",
+        "other-publisher",
     ];
 
     /// Returns its word in a document.

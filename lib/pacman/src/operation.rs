@@ -152,8 +152,13 @@ impl Operation<'_> {
         ASK | if self.choices.replace.is_empty() { 0 } else { ASK_CONFLICT }
     }
 
-    /// Returns the arguments with which pacman prints what the operation would install, and downloads nothing.
+    /// Returns the arguments with which pacman prints what the operation would install or remove, and downloads nothing.
     pub(crate) fn print_arguments(self) -> Vec<String> {
+        if self.action == Action::Remove {
+            let mut args = self.arguments();
+            args[0].push('p');
+            return args;
+        }
         let installs = Self { action: Action::Install, refresh: Refresh::No, ..self };
         let mut args = installs.arguments();
         args[0].push('p');
@@ -216,6 +221,7 @@ mod tests {
         }
         let printed = format!("-Sup --noconfirm --needed --print-format {FORMAT}");
         assert_eq!(all.print_arguments().join(" "), printed);
+        assert_eq!(remove.print_arguments().join(" "), "-Rp --noconfirm");
         let asked = common(chosen.ask(), Path::new("c"), None, None, &[]);
         assert_eq!(asked, ["--ask", "76", "--config", "c", "--"]);
     }

@@ -68,6 +68,15 @@ impl Vouchers {
         self.0.is_empty()
     }
 
+    /// Returns why a key may not sign packages of a repository, where it may not: to follow the name of a package and a colon.
+    #[must_use]
+    pub fn refusal(&self, repo: &str, key: &str) -> Option<String> {
+        let signers = self.0.get(repo).filter(|signers| !signers.keys.contains(key))?;
+        let whose = signers.publisher.as_deref();
+        let whose = whose.map_or("the distribution's or yours".to_owned(), |name| format!("one of {}", quote(name)));
+        Some(format!("it is signed by the key {}, which is not {whose}", message::escape(key)))
+    }
+
     /// Checks that each package that pacman is to install is signed by a key for its repository, and removes what is not from
     /// the cache.
     ///
@@ -96,14 +105,8 @@ impl Vouchers {
             if !told.is_valid() {
                 return Some((planned, format!("{doing}: {}", told.why)));
             }
-            let signers = self.0.get(&planned.repo)?;
-            let key = told.key.as_deref().unwrap_or_default();
-            let whose = signers
-                .publisher
-                .as_deref()
-                .map_or("the distribution's or yours".to_owned(), |name| format!("one of '{}'", message::escape(name)));
-            let why = format!("{doing}: it is signed by the key {}, which is not {whose}", message::escape(key));
-            (!signers.keys.contains(key)).then_some((planned, why))
+            let why = self.refusal(&planned.repo, told.key.as_deref().unwrap_or_default())?;
+            Some((planned, format!("{doing}: {why}")))
         });
         let Some((first, why)) = refused.next() else {
             return Ok(());
@@ -218,6 +221,9 @@ mod tests {
         assert_eq!(keys("other"), ["key of other"]);
         assert_eq!(keys("mine"), ["key of ", "key of base"]);
         assert!(!vouchers.0.contains_key("loose"));
+        assert_eq!((vouchers.refusal("core", "key of base"), vouchers.refusal("loose", "x")), (None, None));
+        let why = "it is signed by the key key of over, which is not one of 'base'";
+        assert_eq!(vouchers.refusal("core", "key of over").as_deref(), Some(why));
     }
 
     #[test]

@@ -573,6 +573,9 @@ pub struct Strap {
     /// The packages that were removed, or replaced by others, and are not installed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removed: Vec<String>,
+    /// The hooks that a run did not run, though packages have them, without `.hook`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub masked_hooks: Vec<String>,
 }
 
 /// What a transaction would do: `strap --plan`.

@@ -12,9 +12,9 @@
 use crate::Session;
 use crate::home::{KeyringFiles, Place, Which};
 use crate::listing::{self, Summary};
-use crate::trust::{Decided, Ring, Unusable};
+use crate::trust::{Decided, Kept, Ring, Unusable};
 use pacman::gpg::listing::{Key, Keys};
-use pacman::gpg::{self, Home, StoredKeyring};
+use pacman::gpg::{self, Gpg, Home, StoredKeyring};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Doing, Failure, Progress, Unit, quote};
@@ -52,6 +52,8 @@ pub(crate) struct Built {
     pub(crate) marginal: Vec<String>,
     /// Where there are several publishers: the keys that are valid by the pins and the rings of each.
     pub(crate) publishers: Vec<Vec<String>>,
+    /// The keys of a publisher that an overlay lists as revoked.
+    pub(crate) kept: Vec<Kept>,
     /// How long gpg worked, in seconds.
     pub(crate) seconds: f64,
 }
@@ -73,6 +75,11 @@ pub(crate) fn build(session: Session<'_>, decided: &Decided, extend: bool) -> Re
             "{key} is only marginally valid, so packages signed by it are refused; --trust {key} makes it valid"
         ));
     }
+    for Kept { key, of, by } in &built.kept {
+        context.warn(format_args!(
+            "'{of}' lists {key} as revoked, which is a key of '{by}': packages of '{by}' may be by it"
+        ));
+    }
     for key in &built.extended {
         context.warn(format_args!("the key {key} is valid by the root's own keyring alone, and by no pinned key"));
     }
@@ -85,13 +92,15 @@ fn build_inside(
     decided: &Decided,
     extend: bool,
 ) -> Result<Built, Failure> {
-    let ring = &decided.all;
     // Opened before the tmpfs is mounted, which may cover the root.
     let root = Root::of(document)?;
     let place = Place::in_root(&root)?;
     let before = if extend { place.read_to_extend()? } else { Vec::new() };
     let scratch = gpg::mount_scratch()?;
     let begin = Instant::now();
+    let mut publishers = valid_by_publisher(gpg, scratch, decided)?;
+    let (ring, kept) = decided.together(&publishers);
+    let ring = &ring;
     // secring.gpg as pacman-key makes it. Without a pubring.gpg gpg makes a pubring.kbx, in which it finds keys six times as
     // fast.
     let files = [("secring.gpg", ""), ("gpg-agent.conf", AGENT_CONF)];
@@ -112,7 +121,12 @@ fn build_inside(
     let secret = home.list("--list-secret-keys")?;
     write_pubring(&home)?;
     progress.advance(1);
-    let publishers = valid_by_publisher(&home, decided, &public.list)?;
+    let is_valid = |key: &&String| public.list.iter().any(|is| is.fingerprint == **key && is.validity == 'f');
+    for keys in &mut publishers {
+        keys.extend(decided.asked.iter().filter(is_valid).cloned());
+        keys.sort();
+        keys.dedup();
+    }
     let seconds = begin.elapsed().as_secs_f64();
     // gpg may sign a key and accept none of its names.
     unusable.extend(listing::invalid_pins(ring.usable(&unusable), &public.list));
@@ -121,7 +135,8 @@ fn build_inside(
     let files =
         KeyringFiles::from_scratch(scratch, gpg.version).doing(Code::Os, || format!("reading {}", quote(scratch)))?;
     place.write_new(&files)?;
-    Ok(Built { summary, own, unusable, extended, marginal: listing::marginal(ring, &public.list), publishers, seconds })
+    let marginal = listing::marginal(ring, &public.list);
+    Ok(Built { summary, own, unusable, extended, marginal, publishers, kept, seconds })
 }
 
 /// Imports rings into a home, and signs and trusts what is pinned. Returns the home's own key, and the pins that give no trust.
@@ -141,16 +156,16 @@ fn populate(home: &Home<'_>, ring: &Ring, progress: &Progress) -> Result<(String
     Ok((own, unusable))
 }
 
-/// Returns for each publisher the keys that are valid by its pins and its rings alone, each in a home of its own; and with them
-/// the keys of `--trust`, which are for all. Nothing where there is one publisher.
-fn valid_by_publisher(all: &Home<'_>, decided: &Decided, public: &[Key]) -> Result<Vec<Vec<String>>, Failure> {
+/// Returns for each publisher the keys that are valid by its pins and its rings alone, each in a home of its own beside `scratch`;
+/// without the keys of `--trust`. Nothing where there is one publisher.
+fn valid_by_publisher(gpg: &Gpg, scratch: &Path, decided: &Decided) -> Result<Vec<Vec<String>>, Failure> {
     if decided.each.len() < 2 {
         return Ok(Vec::new());
     }
     let mut publishers = Vec::new();
     for (n, (ring, title)) in decided.each.iter().zip(&decided.titles).enumerate() {
-        let path = all.path.with_file_name(format!("p{n}"));
-        let home = Home::create(all.gpg, &path, &[("gpg-agent.conf", AGENT_CONF)])?;
+        let path = scratch.with_file_name(format!("p{n}"));
+        let home = Home::create(gpg, &path, &[("gpg-agent.conf", AGENT_CONF)])?;
         // What is asked for may be in another publisher's ring.
         let trusted = ring.trusted.iter().filter(|key| !ring.asked.contains(key)).cloned().collect();
         let ring = Ring { trusted, asked: Vec::new(), ..ring.clone() };
@@ -162,10 +177,6 @@ fn valid_by_publisher(all: &Home<'_>, decided: &Decided, public: &[Key]) -> Resu
             let listed = home.list("--list-keys")?;
             keys.extend(listed.valid().map(|key| key.fingerprint.clone()).filter(|key| *key != own));
         }
-        let is_valid = |key: &&String| public.iter().any(|known| known.fingerprint == **key && known.validity == 'f');
-        keys.extend(decided.asked.iter().filter(is_valid).cloned());
-        keys.sort();
-        keys.dedup();
         publishers.push(keys);
     }
     Ok(publishers)

@@ -5,6 +5,7 @@
 //! key that is not pinned the run fails: without that key the keyring would not be the distribution's, and with it the
 //! mirror would decide whom to trust.
 
+use serde::{Deserialize, Serialize};
 use stage::{Code, Failure};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,6 +44,33 @@ pub(crate) struct Decided {
     pub(crate) titles: Vec<String>,
     /// The keys of `--trust`.
     pub(crate) asked: Vec<String>,
+}
+
+/// A key that an overlay lists as revoked and another publisher's packages are signed by: `of` is the overlay, `by` that one.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub(crate) struct Kept {
+    pub(crate) key: String,
+    pub(crate) of: String,
+    pub(crate) by: String,
+}
+
+impl Decided {
+    /// Returns what the keyring of all is built from, and the keys that it does not disable. `valid` are the keys that are valid by
+    /// each publisher's own rings and pins: what the distribution revokes is disabled, and what an overlay revokes unless it is
+    /// another's.
+    pub(crate) fn together(&self, valid: &[Vec<String>]) -> (Ring, Vec<Kept>) {
+        let is_of_first = |key: &String| self.each.first().is_some_and(|ring| ring.revoked.contains(key));
+        let mut kept = Vec::new();
+        let mut all = self.all.clone();
+        all.revoked.retain(|key| {
+            let by = valid.iter().position(|keys| keys.contains(key)).filter(|_| !is_of_first(key));
+            let of = self.each.iter().position(|ring| ring.revoked.contains(key));
+            let titles = |by: usize| Some((self.titles.get(of?)?.clone(), self.titles.get(by)?.clone()));
+            kept.extend(by.and_then(titles).map(|(of, by)| Kept { key: key.clone(), of, by }));
+            by.is_none()
+        });
+        (all, kept)
+    }
 }
 
 impl Ring {
@@ -239,6 +267,23 @@ mod tests {
         let failure = run(&format!("{A}:4:"), B, &[A], &[B]).unwrap_err();
         assert!(failure.message.contains("revoked"), "{failure}");
         assert!(run(&format!("{A}:4:"), A, &[A], &[]).is_err());
+    }
+
+    #[test]
+    fn an_overlay_disables_its_own_keys_only() {
+        let ring = |revoked: &[&str]| Ring {
+            revoked: revoked.iter().map(|key| (*key).to_owned()).collect(),
+            ..Ring::default()
+        };
+        let each = vec![ring(&[A]), ring(&[A, B, C])];
+        let titles = vec!["base".to_owned(), "over".to_owned()];
+        let all = Ring::join(&each, &titles).unwrap();
+        let decided = Decided { all, each, titles, asked: Vec::new() };
+        let (together, kept) = decided.together(&[vec![B.to_owned()], vec![A.to_owned()]]);
+        assert_eq!(together.revoked, [A, C]);
+        assert_eq!(kept, [Kept { key: B.to_owned(), of: "over".to_owned(), by: "base".to_owned() }]);
+        // Where there is one publisher nothing was asked.
+        assert_eq!(decided.together(&[]).0.revoked, [A, B, C]);
     }
 
     #[test]

@@ -4,31 +4,16 @@
 //! files up in the databases of repositories, so it gets databases that have what is wanted and nothing else.
 
 use package::db::Entry;
+use package::dbtar;
 
 /// Returns the database of a repository: a tar of `NAME-VERSION/desc` (alpm-repo-desc(5)), not compressed, which libalpm
 /// reads as well. It has no dependencies: nothing is resolved by it.
 ///
 /// # Errors
 ///
-/// When a name is too long for a tar.
+/// When a name cannot be that of a file in a tar.
 pub(crate) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> std::io::Result<Vec<u8>> {
-    of_texts(entries.into_iter().map(|entry| (format!("{}-{}", entry.name, entry.version), desc(entry))))
-}
-
-/// [`of`], of packages whose names, with their versions, and texts these are.
-///
-/// # Errors
-///
-/// As [`of`].
-pub(crate) fn of_texts(entries: impl IntoIterator<Item = (String, String)>) -> std::io::Result<Vec<u8>> {
-    let mut tar = tar::Builder::new(Vec::new());
-    for (name, text) in entries {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(text.len() as u64);
-        header.set_mode(0o644);
-        tar.append_data(&mut header, format!("{name}/desc"), text.as_bytes())?;
-    }
-    tar.into_inner()
+    dbtar::of(entries.into_iter().map(|entry| (format!("{}-{}/desc", entry.name, entry.version), desc(entry))))
 }
 
 fn desc(entry: &Entry) -> String {

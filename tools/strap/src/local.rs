@@ -7,6 +7,7 @@
 
 use crate::database;
 use package::db::{self, Entry};
+use package::dbtar;
 use package::desc::{self, Described};
 use package::digest::Sha256Reader;
 use package::name;
@@ -20,9 +21,6 @@ use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-
-/// How a package file may end (makepkg.conf(5), `PKGEXT`), after `.pkg.tar`.
-const COMPRESSIONS: [&str; 10] = ["", ".gz", ".bz2", ".xz", ".zst", ".lrz", ".lzo", ".lz4", ".lz", ".Z"];
 
 /// The longest signature that is read, in bytes: gpg's have a few hundred.
 const SIGNATURE: u64 = 1 << 20;
@@ -61,8 +59,7 @@ impl Target {
     pub(crate) fn parse(text: &str, signed: bool) -> Result<Self, Failure> {
         let refuse = |why: &str| Failure::new(Code::Usage, format!("installing {}: {why}", quote(text)));
         let (directory, file) = text.rsplit_once('/').map_or((None, text), |(directory, file)| (Some(directory), file));
-        let end = file.rsplit_once(".pkg.tar").map(|(_, end)| end);
-        if !name::is_filename(file) || !end.is_some_and(|end| COMPRESSIONS.contains(&end)) {
+        if !name::is_package_file(file) {
             return Err(refuse("this is not the name of a package file, NAME.pkg.tar.zst"));
         }
         let source = match (text.split_once("://"), directory) {
@@ -109,7 +106,11 @@ impl Local {
 pub(crate) struct LocalRepository<'a> {
     root: &'a Root,
     scratch: Scratch,
+    /// Whether neither the cache nor the root is changed.
+    plan_only: bool,
     pub(crate) packages: Vec<Local>,
+    /// The databases that are not in the root, where it is not changed.
+    pub(crate) databases: Vec<(String, Vec<u8>)>,
 }
 
 impl<'a> LocalRepository<'a> {
@@ -118,8 +119,9 @@ impl<'a> LocalRepository<'a> {
     /// # Errors
     ///
     /// When the root cannot be identified.
-    pub(crate) fn new(pacman: &Pacman<'a>) -> Result<Self, Failure> {
-        Ok(Self { root: pacman.inside.root(), scratch: Scratch::of(pacman, "files")?, packages: Vec::new() })
+    pub(crate) fn new(pacman: &Pacman<'a>, plan_only: bool) -> Result<Self, Failure> {
+        let (root, scratch) = (pacman.inside.root(), Scratch::of(pacman, "files")?);
+        Ok(Self { root, scratch, plan_only, packages: Vec::new(), databases: Vec::new() })
     }
 
     /// Brings these files into the cache, and returns a pacman that has them as packages of its first repositories.
@@ -152,7 +154,11 @@ impl<'a> LocalRepository<'a> {
         for (repo, level) in
             [(Package::LOCAL, "Required DatabaseNever"), (Package::UNSIGNED, "PackageNever DatabaseNever")]
         {
-            databases::put(self.root, repo, &self.database(repo)?)?;
+            let database = self.database(repo)?;
+            match self.plan_only {
+                true => self.databases.push((repo.to_owned(), database)),
+                false => databases::put(self.root, repo, &database)?,
+            }
             // No server has the database, and the packages are in the cache.
             let cache = pacman.cache.display();
             config += &format!("[{repo}]\nUsage = Search Install Upgrade\nServer = file://{cache}\n");
@@ -182,12 +188,22 @@ impl<'a> LocalRepository<'a> {
                 Failure::new(Code::NotFound, why).hint("run the same once without --offline, or with --download-only")
             );
         }
-        let copied = copy(pacman.context, &from, pacman.cache, &file)?;
-        let signature = place_signature(&from, pacman, target)?;
-        let Copied { package, size, sha256 } = copied;
+        // Before another archive of that name is replaced.
+        drop(open(&from)?);
+        let signature = read_signature(&from, pacman, target)?;
+        let Copied { package, size, sha256 } = match self.plan_only {
+            true => describe(&from)?,
+            false => copy(pacman.context, &from, pacman.cache, &file)?,
+        };
+        if !self.plan_only {
+            place_signature(signature.as_deref(), &pacman.cache.join(&file))?;
+        }
+        let signature = signature.map(|bytes| db::encode_signature(&bytes));
         // A server may answer with any other package that a key of the keyring has signed.
         if matches!(target.source, Source::Url(_)) && target.signed && !is_named(&file, &package) {
-            signature_pair::remove(pacman.cache, &file)?;
+            if !self.plan_only {
+                signature_pair::remove(pacman.cache, &file)?;
+            }
             let (name, version) = (quote(&package.name), &package.version);
             let why = format!("the server sent the package {name} {version}, which is not of that name");
             return Err(Failure::new(Code::NotVerified, why).hint("nothing was installed; try another server"));
@@ -200,9 +216,9 @@ impl<'a> LocalRepository<'a> {
         let entries = of_repo.map(|local| {
             let Local { file, sha256, size, signature, .. } = local;
             let file = desc::File { name: file, size: *size, sha256, signature: signature.as_deref() };
-            (format!("{}-{}", local.package.name, local.package.version), local.package.desc(&file))
+            (format!("{}-{}/desc", local.package.name, local.package.version), local.package.desc(&file))
         });
-        database::of_texts(entries).doing(Code::Os, || format!("making a database of {}", quote(repo)))
+        dbtar::of(entries).doing(Code::Os, || format!("making a database of {}", quote(repo)))
     }
 
     /// Removes what was made, but for the archives.
@@ -307,13 +323,24 @@ struct Copied {
     sha256: String,
 }
 
+fn open(path: &Path) -> Result<File, Failure> {
+    stage::file::open(path).map_err(|e| {
+        let is_absent = matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput);
+        Failure::new(if is_absent { Code::Usage } else { Code::Failed }, e)
+    })
+}
+
+/// Reads what package a file is, and leaves it where it is.
+fn describe(from: &Path) -> Result<Copied, Failure> {
+    let mut reader = Sha256Reader::new(open(from)?);
+    let package = Described::of_archive(&mut reader).map_err(|e| Failure::new(Code::Failed, e))?;
+    let size = reader.drain().map(|_| reader.count()).doing(Code::Failed, || format!("reading {}", quote(from)))?;
+    Ok(Copied { package, size, sha256: reader.finish() })
+}
+
 /// Copies a package file to the cache, and reads what package the copy is. What is there by its name is replaced.
 fn copy(context: &Context, from: &Path, cache: &Path, file: &str) -> Result<Copied, Failure> {
-    let opened = stage::file::open(from).map_err(|e| {
-        let code =
-            if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) { Code::Usage } else { Code::Failed };
-        Failure::new(code, e)
-    })?;
+    let opened = open(from)?;
     let at = cache.join(file);
     let draft = cache.join(format!(".{file}.part"));
     let write = || -> io::Result<(String, u64)> {
@@ -344,9 +371,12 @@ fn copy(context: &Context, from: &Path, cache: &Path, file: &str) -> Result<Copi
     Ok(copied)
 }
 
-/// Puts the signature beside the copy of a file where it has one that is wanted. Returns it in Base64.
-fn place_signature(from: &Path, pacman: &Pacman<'_>, target: &Target) -> Result<Option<String>, Failure> {
-    let beside = |path: &Path| PathBuf::from(format!("{}.sig", path.display()));
+fn beside(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.sig", path.display()))
+}
+
+/// Returns the signature of a file where one is wanted and there.
+fn read_signature(from: &Path, pacman: &Pacman<'_>, target: &Target) -> Result<Option<Vec<u8>>, Failure> {
     let source = beside(from);
     let mut bytes = Vec::new();
     let read = if target.signed { stage::file::open(&source) } else { Err(ErrorKind::NotFound.into()) };
@@ -363,16 +393,22 @@ fn place_signature(from: &Path, pacman: &Pacman<'_>, target: &Target) -> Result<
         Err(e) if e.kind() == ErrorKind::NotFound => {}
         Err(e) => return Err(e).doing(Code::Failed, || format!("reading {}", quote(&source))),
     }
-    let at = beside(&pacman.cache.join(&target.file));
-    let doing = || format!("writing {}", quote(&at));
-    if !target.signed || bytes.is_empty() {
-        return match std::fs::remove_file(&at) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).doing(Code::Os, doing),
-            _ => Ok(None),
-        };
+    Ok((target.signed && !bytes.is_empty()).then_some(bytes))
+}
+
+/// Puts the signature beside the copy of a file, or removes that of another one.
+fn place_signature(signature: Option<&[u8]>, copy: &Path) -> Result<(), Failure> {
+    let at = beside(copy);
+    let placed = match signature {
+        Some(bytes) => std::fs::write(&at, bytes),
+        None => std::fs::remove_file(&at),
+    };
+    match placed {
+        Err(e) if signature.is_some() || e.kind() != ErrorKind::NotFound => {
+            Err(e).doing(Code::Os, || format!("writing {}", quote(&at)))
+        }
+        _ => Ok(()),
     }
-    std::fs::write(&at, &bytes).doing(Code::Os, doing)?;
-    Ok(Some(db::encode_signature(&bytes)))
 }
 
 /// Brings a file into the cache again that a lock has, from where it came from. What cannot be had is a warning: the lock says

@@ -14,6 +14,7 @@ mod initramfs;
 mod interrupted;
 mod local;
 mod locked;
+mod mask;
 mod plan;
 mod preview;
 mod receipt;
@@ -27,6 +28,7 @@ mod vouched;
 use interrupted::{InterruptedTransaction, Logged};
 use local::{Local, LocalRepository};
 use locked::LockedRepository;
+use mask::Masks;
 use pacman::lock::{self, Purpose};
 use pacman::{Pacman, records};
 use plan::Strap;
@@ -66,17 +68,21 @@ impl Stage for Strap {
             planned: None,
         };
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
-        let mut local = LocalRepository::new(&installer.pacman)?;
+        let masks = Masks::new(&installer.pacman, &self.mask_hook)?;
+        installer.pacman.config = masks.make(installer.pacman.config)?;
+        let mut local = LocalRepository::new(&installer.pacman, self.plan_only)?;
         let result = self.install(&mut installer, &mut local, lock.stale);
         let result = result.map_err(|failure| tree::explain(failure, document));
-        let cleared = local.clear();
+        let cleared = local.clear().and(masks.clear());
+        if result.is_ok() && !self.plan_only {
+            masks.check(context, &plan);
+        }
         match &installer.planned {
             Some(planned) => document.write(planned),
             None => document.remove::<members::Planned>(),
         }
-        if self.loose && !self.download_only && !self.plan_only {
-            let before: members::Strap = document.get().unwrap_or_default();
-            document.write(&members::Strap { loose: true, ..before });
+        if !self.download_only && !self.plan_only {
+            self.record(document);
         }
         // Also after a failure: what is installed is installed.
         let recorded = installer.receipt.record(plan.inside.root(), document);
@@ -86,6 +92,18 @@ impl Stage for Strap {
 }
 
 impl Strap {
+    /// Records how packages were installed.
+    fn record(&self, document: &mut Document) {
+        let mut strap: members::Strap = document.get().unwrap_or_default();
+        strap.loose |= self.loose;
+        strap.masked_hooks.extend(self.mask_hook.iter().cloned());
+        strap.masked_hooks.sort();
+        strap.masked_hooks.dedup();
+        if self.loose || !self.mask_hook.is_empty() {
+            document.write(&strap);
+        }
+    }
+
     /// Installs the targets, and with them again what an earlier transaction left incomplete. `stale` says that a pacman was
     /// killed.
     fn install<'a>(
@@ -126,7 +144,7 @@ impl Strap {
             None => Targets::Names(asked_for.iter().chain(&incomplete).cloned().collect()),
         };
         if self.plan_only {
-            installer.planned = Some(preview::plan(installer, &targets)?);
+            installer.planned = Some(preview::plan(installer, local, &targets)?);
             return Ok(());
         }
         // Who only has something removed has nothing upgraded.

@@ -3,6 +3,7 @@
 use crate::initramfs::Initramfs;
 use crate::local::{self, Target};
 use crate::locked::{self, Locked};
+use crate::mask;
 use crate::vouched::Vouched;
 use clap::Parser;
 use pacman::Timeout;
@@ -93,6 +94,10 @@ pub(crate) struct Strap {
     /// Do not fail when a scriptlet of PKG fails, or the hook of that name
     #[arg(long, value_name = "PKG")]
     pub(crate) allow_failed_scriptlet: Vec<String>,
+
+    /// Do not run the hook NAME of a package
+    #[arg(long, value_name = "NAME", value_parser = mask::hook_name, conflicts_with = "download_only")]
+    pub(crate) mask_hook: Vec<String>,
 
     #[command(flatten)]
     pub(crate) timeout: Timeout,

@@ -1,39 +1,54 @@
 //! `--plan`: what a transaction would do. Nothing is changed: pacman works by a copy of the root's databases.
 
+use crate::local::LocalRepository;
 use crate::transaction::{Installer, Targets};
 use package::version::vercmp;
+use pacman::operation::Action;
 use pacman::private::PrivateDatabases;
 use pacman::removals::removals;
-use pacman::{Pacman, count, records};
+use pacman::{Operation, Pacman, count, records};
 use stage::members::{Planned, PlannedPackage};
 use stage::{Code, Context, Failure, quote};
 use std::cmp::Ordering;
+use std::path::Path;
 
 /// Finds out what a transaction would do, and shows it.
 ///
 /// # Errors
 ///
 /// When it could not be done.
-pub(crate) fn plan(installer: &Installer<'_>, targets: &Targets<'_>) -> Result<Planned, Failure> {
-    let private = PrivateDatabases::make(&installer.pacman)?;
-    let planned = resolve(installer, &private, targets);
+pub(crate) fn plan(
+    installer: &Installer<'_>,
+    local: &LocalRepository<'_>,
+    targets: &Targets<'_>,
+) -> Result<Planned, Failure> {
+    let private = PrivateDatabases::make(&installer.pacman, &local.databases)?;
+    let planned = resolve(installer, &private, targets).and_then(|planned| remove(installer, &private, planned));
     let cleared = private.clear();
-    let mut planned = planned?;
+    let planned = planned?;
     cleared?;
-    let remove = &installer.options.remove;
-    if !remove.is_empty() {
-        let (installed, _) = records::installed(installer.plan.inside.root())?;
-        let is_there = |name: &String| {
-            let mut coming = planned.packages.iter().map(|one| &one.name);
-            coming.any(|one| one == name) || installed.iter().any(|one| one.package.name == *name)
-        };
-        if let Some(name) = remove.iter().find(|name| !is_there(name)) {
-            let why = format!("planning to remove {}: it is not installed", quote(name));
-            return Err(Failure::new(Code::NotFound, why));
-        }
-        planned.removed.extend(remove.iter().cloned());
-    }
     show(installer.pacman.context, &planned);
+    Ok(planned)
+}
+
+/// Adds what is to be removed after that. Whether something depends on it pacman says.
+fn remove(installer: &Installer<'_>, private: &PrivateDatabases, mut planned: Planned) -> Result<Planned, Failure> {
+    let remove = &installer.options.remove;
+    if remove.is_empty() {
+        return Ok(planned);
+    }
+    let (installed, _) = records::installed(installer.plan.inside.root())?;
+    let is_there = |name: &String| {
+        let mut coming = planned.packages.iter().map(|one| &one.name);
+        coming.any(|one| one == name) || installed.iter().any(|one| one.package.name == *name)
+    };
+    if let Some(name) = remove.iter().find(|name| !is_there(name)) {
+        let why = format!("planning to remove {}: it is not installed", quote(name));
+        return Err(Failure::new(Code::NotFound, why));
+    }
+    private.install(&planned.packages, &planned.removed)?;
+    private.pacman(&installer.pacman).resolve(Operation { action: Action::Remove, ..Operation::default() }, remove)?;
+    planned.removed.extend(remove.iter().cloned());
     Ok(planned)
 }
 
@@ -54,7 +69,11 @@ fn resolve(installer: &Installer<'_>, private: &PrivateDatabases, targets: &Targ
     installer.check_removals(&removals)?;
     let removed = removals.into_iter().map(|removal| removal.name).collect();
     let mut all = Planned { removed, ..Planned::default() };
-    for one in planned {
+    for mut one in planned {
+        // A file that is given by its path is copied, and none is in the cache yet.
+        if installer.receipt.files.get(&one.file).is_some_and(|origin| Path::new(origin).is_absolute()) {
+            one.download = 0;
+        }
         let before = installed.iter().find(|installed| installed.package.name == one.name);
         all.download += one.download;
         all.packages.push(PlannedPackage {

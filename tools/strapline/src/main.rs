@@ -1,9 +1,11 @@
-//! `strapline` is the one name that a package puts into PATH: it runs a tool, lists the tools, and says where they are.
+//! `strapline` is the one name that a package puts into PATH: it runs a tool, lists the tools, and says where they are. And it has
+//! what is no stage: showing a receipt, and making a repository.
 //!
 //! The tools have short names that other programs have, too, so a package keeps them in a directory of their own, which is
 //! `../lib/strapline` beside this program; without that, it is this program's own directory, as after a build.
 
 mod receipt;
+mod repository;
 
 use clap::builder::{PathBufValueParser, PossibleValuesParser};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -77,6 +79,7 @@ fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
             completions(tools, shell)
         }
         Some(("receipt", matches)) => answer_of_receipt(matches),
+        Some(("repository", matches)) => repository::make(matches),
         _ => Ok(list(tools)),
     }
 }
@@ -137,6 +140,7 @@ fn command(tools: &Path) -> Command {
     let shell = Arg::new("SHELL").required(true).help("The shell").value_parser(PossibleValuesParser::new(SHELLS));
     let own = [
         receipt_command(),
+        repository::command(),
         Command::new("path").about("Print the directory of the tools, for PATH"),
         Command::new("completions").about("Print what a shell needs to complete the tools' command lines").arg(shell),
     ];

@@ -197,7 +197,13 @@ impl Checker<'_> {
                 },
                 _ => (archive::no_archive(), None),
             };
-            match archive.map(|archive| read_head(archive, subject)) {
+            let refusal = subject.repo().zip(diagnosis.key.as_deref()).filter(|_| diagnosis.is_valid());
+            let refusal = refusal.and_then(|(repo, key)| self.plan.vouchers.refusal(repo, key));
+            if let Some(why) = &refusal {
+                let (verdict, why, hint) = (Verdict::OtherPublisher, why.clone(), Some(PUBLISHER.to_owned()));
+                diagnosis = Diagnosis { verdict, why, hint, ..diagnosis };
+            }
+            match archive.filter(|_| refusal.is_none()).map(|archive| read_head(archive, subject)) {
                 Some(Ok(read)) => {
                     trusted = read.mtree.is_some();
                     head = Some(read);
@@ -270,6 +276,7 @@ impl Checker<'_> {
 
 const FORMATS: &str = "verify reads archives with zstd, xz, gzip or no compression: install a build with one of these";
 pub(crate) const DISK: &str = "dmesg has the disk's error; fix that, and verify again";
+const PUBLISHER: &str = "do not use it, unless you know how it got there: strap would not install it";
 const OTHER: &str = "remove it from the cache and run again: it is then fetched again";
 
 /// Reads the members of an archive, whose signature has been checked. The error is a verdict, the reason and a hint.

@@ -40,6 +40,12 @@ impl Subject {
         self.known.arch.as_deref().unwrap_or("any")
     }
 
+    /// Returns the repository that it is from, as far as that is known.
+    pub(crate) fn repo(&self) -> Option<&str> {
+        let recorded = self.recorded.as_ref().and_then(|package| package.repo.as_deref());
+        recorded.or_else(|| self.offered.as_ref().map(|(repo, _)| repo.as_str()))
+    }
+
     /// Returns whether it was given to `strap` as a file: no server has it.
     pub(crate) fn is_file(&self) -> bool {
         let repo = self.recorded.as_ref().and_then(|package| package.repo.as_deref());

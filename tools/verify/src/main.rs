@@ -20,6 +20,7 @@ use installed::Subject;
 use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
 use pacman::operation::Refresh;
+use pacman::publishers::Vouchers;
 use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
@@ -71,6 +72,8 @@ struct Plan {
     /// The repositories of the configuration, in order.
     repos: Vec<String>,
     gpg: Option<Gpg>,
+    /// Whose packages may come from which repository.
+    vouchers: Vouchers,
     /// The root's keyring, as `keyring` recorded it.
     keyring: Option<Keyring>,
     _lock: OwnedFd,
@@ -226,7 +229,8 @@ impl Verify {
         let tree: Vec<TreeFile> = document.get().unwrap_or_default();
         let rules = (!self.no_files).then(|| Rules::of(inside.mounts(), live, conf.noextract).without(&tree));
         let bare = Inside::of(document)?.bare();
-        let keyring = document.get();
+        let keyring: Option<Keyring> = document.get();
+        let mut vouchers = Vouchers::default();
         let gpg = if self.no_signatures {
             None
         } else {
@@ -234,6 +238,7 @@ impl Verify {
             let hint = "put 'keyring' before 'verify', or give --no-signatures";
             StoredKeyring::read(&config.gpgdir())
                 .map_err(|f| if f.code == Code::NotVerified { f.hint(hint) } else { f })?;
+            vouchers = Vouchers::of(&config, keyring.as_ref())?;
             Some(Gpg::find()?)
         };
         Ok(Plan {
@@ -245,6 +250,7 @@ impl Verify {
             config,
             repos: conf.repos,
             gpg,
+            vouchers,
             keyring,
         })
     }

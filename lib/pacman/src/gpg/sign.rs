@@ -1,0 +1,68 @@
+//! Signing with a key of the user's own, in the user's own home of gpg: its configuration is read and its agent asked, as when
+//! the user runs gpg.
+
+use super::{Gpg, failure, run};
+use stage::{Code, Failure, child};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A key that signs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signer {
+    gpg: Gpg,
+    home: Option<PathBuf>,
+    key: String,
+    time: Option<u64>,
+}
+
+impl Signer {
+    /// Returns the key with this fingerprint, whose secret part is in `home`, or else in gpg's own. Signatures are of now, or of
+    /// `time`, in seconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NotFound`] where there is no gpg, or the secret key is not there.
+    pub fn new(key: &str, home: Option<&Path>, time: Option<u64>) -> Result<Self, Failure> {
+        let signer = Self { gpg: Gpg::find()?, home: home.map(Path::to_owned), key: key.to_owned(), time };
+        let found = run(signer.command().args(["--list-secret-keys", "--", key]))?;
+        if !found.success {
+            return Err(Failure::new(
+                Code::NotFound,
+                format!("looking for the secret key {key}: gpg: {}", found.error),
+            )
+            .hint("gpg --list-secret-keys --with-colons shows fingerprints; --gpgdir DIR is another home of gpg"));
+        }
+        Ok(signer)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = child::command(&self.gpg.program);
+        command.args(["--batch", "--no-tty", "--quiet", "--no-auto-check-trustdb"]);
+        if let Some(home) = &self.home {
+            command.arg("--homedir").arg(home);
+        }
+        command
+    }
+
+    /// Returns a detached signature of what `data` holds, not armoured.
+    ///
+    /// # Errors
+    ///
+    /// When gpg does not make one.
+    pub fn sign(&self, data: File) -> Result<Vec<u8>, Failure> {
+        let mut command = self.command();
+        if let Some(time) = self.time {
+            command.arg(format!("--faked-system-time={time}!"));
+        }
+        // Whatever the user's configuration says.
+        command.args(["--no-armor", "--no-textmode", "--output=-", "--local-user", &self.key, "--detach-sign"]);
+        let doing = format!("signing with {}", self.key);
+        let signature = run(command.stdin(data))?.succeeded(&doing)?;
+        // The first bit of every OpenPGP packet is set (RFC 9580, 4.2).
+        match signature.first() {
+            Some(byte) if byte & 0x80 != 0 => Ok(signature),
+            _ => Err(failure(&doing, "it wrote no signature")),
+        }
+    }
+}
