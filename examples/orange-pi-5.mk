@@ -1,40 +1,26 @@
-# A card for an Orange Pi 5 with Arch Linux ARM, as 7Ji/orangepi5-archlinuxarm builds it: no root, no loop device, no chroot.
+# A card for an Orange Pi 5 with Arch Linux ARM, as 7Ji/orangepi5-archlinuxarm builds it: the kernel of 7Ji's repository, which
+# the built system keeps; no root, no loop device, no chroot.
 #
-#   make -f orange-pi-5.mk alarm.img KEY=$HOME/.ssh/id_ed25519.pub
+#   make -f orange-pi-5.mk KEY=$HOME/.ssh/id_ed25519.pub
 #   sudo dd if=alarm.img of=/dev/mmcblkX bs=4M conv=fsync
 #
-# The two blobs come out of a build of U-Boot for the board: put idbloader.img and u-boot.itb beside orange-pi-5.toml, which
-# says where on the card they go. KERNEL and DTB are the board's: a package of the repositories, or of one of your own
-# (my-distribution/).
-#
-# root.json is a lock: keep it and packages/, and 'make -f orange-pi-5.mk again.img' makes the same card on another day.
+# UBOOT comes out of a build of U-Boot for the board; 'mkdisk --board' knows where on the card it goes. KERNEL is the board's.
 
-KEY      ?= $(HOME)/.ssh/id_ed25519.pub
-KERNEL   ?= linux-aarch64
-DTB      ?= rockchip/rk3588s-orangepi-5.dtb
-PACKAGES ?= vim nano sudo openssh linux-firmware
 HERE     := $(dir $(lastword $(MAKEFILE_LIST)))
-# For a mirror of one's own: MIRROR=http://HOST, laid out as ARCH/REPO, with pacman-static in archlinuxcn/x86_64.
-MIRROR   ?=
-SERVER   := $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo')
+NAME      = alarm
+ARCH      = aarch64
 DISTRO   ?= archlinuxarm
-# With this in the environment the same packages give the same bytes.
-export SOURCE_DATE_EPOCH ?= 1700000000
+OVERLAYS ?= 7Ji
+KERNEL   ?= linux-aarch64-7ji
+BOARD    ?= orangepi-5
+UBOOT    ?= u-boot-rockchip.bin
+SSHD     ?= sshd
+KEY      ?= $(HOME)/.ssh/id_ed25519.pub
+PACKAGES  = $(KERNEL)
+LISTS    ?= $(HERE)orange-pi-5.packages
+SETTINGS  = --hostname orangepi5 --user alarm:wheel --ssh-key alarm:$(KEY) --sudo --nopasswd alarm --enable $(SSHD) \
+	    --network dhcp --enable systemd-networkd --fstab --board $(BOARD)
+OUTPUT    = mkdisk --board $(BOARD) --blob u-boot=$(UBOOT)
+SUFFIX    = .img
 
-BEGIN = mkroot $@.root --arch aarch64 --distro $(DISTRO) \
-	  | fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
-	  | mkconf --cache-dir $(CURDIR)/packages $(SERVER) | keyring
-FINISH = configure --hostname orangepi5 --locale en_US.UTF-8 --timezone UTC --user alarm:wheel --ssh-key alarm:$(KEY) \
-	    --sudo --enable $(SSHD) --network dhcp --enable systemd-networkd --fstab --layout $(HERE)orange-pi-5.toml --first-boot-keyring \
-	  | verify | keyring --strip \
-	  | mkdisk --layout $(HERE)orange-pi-5.toml $(if $(DTB),--dtb $(DTB)) --cmdline 'console=ttyS2,1500000' -o
-SSHD  ?= sshd
-
-.DELETE_ON_ERROR:
-.SUFFIXES:
-
-alarm.img:
-	$(BEGIN) | strap base archlinuxarm-keyring $(KERNEL) $(PACKAGES) | $(FINISH) $@ | reap | unmount > root.json
-
-again.img: root.json
-	$(BEGIN) | strap --locked root.json | $(FINISH) $@ | reap | unmount > again.json
+include $(HERE)distribution.mk

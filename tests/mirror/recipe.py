@@ -17,12 +17,17 @@ HERE = Path(__file__).resolve().parent
 
 # ---------------------------------------------------------------- the distributions
 
-# One row for each architecture: whose mirror it looks like, and what differs between the two.
+# One row for each architecture: whose mirror it looks like, and what differs between them. Debian 12 has no riscv64: that is
+# of the first suite that has.
+ALARM = {"name": "archlinuxarm", "title": "Arch Linux ARM", "os_id": "archarm", "repos": ("core", "extra", "alarm", "aur")}
+ARCH = {"name": "archlinux", "title": "Arch Linux", "os_id": "arch", "repos": ("core", "extra"), "kernel": "linux"}
 DISTROS = {
-    "aarch64": {"name": "archlinuxarm", "title": "Arch Linux ARM", "deb_arch": "arm64", "os_id": "archarm",
-                "repos": ("core", "extra", "alarm", "aur"), "kernel": "linux-aarch64"},
-    "x86_64": {"name": "archlinux", "title": "Arch Linux", "deb_arch": "amd64", "os_id": "arch",
-               "repos": ("core", "extra"), "kernel": "linux"},
+    "aarch64": {**ALARM, "deb_arch": "arm64", "kernel": "linux-aarch64", "image": "Image"},
+    "x86_64": {**ARCH, "deb_arch": "amd64", "image": "vmlinuz-linux"},
+    "armv7h": {**ALARM, "deb_arch": "armhf", "kernel": "linux-armv7", "image": "zImage"},
+    "riscv64": {**ARCH, "title": "Arch Linux RISC-V", "deb_arch": "riscv64", "image": "vmlinuz-linux", "suite": "trixie"},
+    "i686": {**ARCH, "name": "archlinux32", "title": "Arch Linux 32", "os_id": "arch32", "deb_arch": "i386",
+             "image": "vmlinuz-linux"},
 }
 KEYRING_VERSION = "20240419"
 KERNEL_VERSION = "6.2.10"
@@ -78,11 +83,13 @@ BASE_SMALL = ["bash", "coreutils", "gnupg", "gpg", "gpg-agent", "gpgconf", "dirm
 BASE_FULL = BASE_SMALL + ["bzip2", "xz-utils", "zstd", "locales", "systemd", "kmod", "file",
                           "iproute2", "iputils-ping", "pciutils", "libarchive-tools", "curl"]
 EXTRA_DEBS = ["vim-tiny", "nano", "sudo", "openssh-server", "kmod", "tar"]
+EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
 # --boot: a kernel and what it needs to find its root, in the place of the stand-ins. The kernel for clouds is the small
-# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, and chance.
+# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, a network, and chance.
 BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
 BOOT_KERNEL = "linux-image-cloud-"
-BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/")
+BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
+                "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/")
 
 # Debian leaves these to update-alternatives in a maintainer script, which never runs here.
 SYMLINKS = {
@@ -98,7 +105,7 @@ EXTRA_DEPENDS = {"pacman": ["bash", "coreutils", "gnupg", "gawk", "grep", "sed",
                             "pacman-mirrorlist"],
                  "glibc": ["filesystem"], "pam": ["pambase"],
                  "shadow": ["pambase"], "ca-certificates": ["bash", "debianutils"],
-                 "linux": ["kmod", "mkinitcpio"], "linux-aarch64": ["kmod", "mkinitcpio"],
+                 **{d["kernel"]: ["kmod", "mkinitcpio"] for d in DISTROS.values()},
                  "systemd": ["bash", "util-linux"], "openssh": ["bash", "shadow"], "util-linux": ["bash"]}
 DROP_DEPENDS = {("glibc", "gcc-libs"), ("libdevmapper1.02.1", "dmsetup")}   # keep cycles out
 SKIP_TREES = ("usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/lintian/",
@@ -282,23 +289,36 @@ def special_sudo(p, _job):
     p.file("etc/sudoers", p.entries["etc/sudoers"][1], 0o440)
 
 
+def special_openssh(p, _job):
+    # Debian's maintainer scripts write this, and the host keys; Arch has the one in the package, and makes the others at boot.
+    p.file("etc/ssh/sshd_config", p.entries["usr/share/openssh/sshd_config"][1])
+    p.backup.append("etc/ssh/sshd_config")
+    unit = p.entries["usr/lib/systemd/system/ssh.service"][1].decode()
+    p.file("usr/lib/systemd/system/ssh.service",
+           unit.replace("[Service]", "Wants=sshdgenkeys.service\nAfter=sshdgenkeys.service\n\n[Service]", 1))
+    p.file("usr/lib/systemd/system/sshdgenkeys.service",
+           "[Unit]\nDescription=SSH Key Generation\n"
+           "ConditionPathExists=|!/etc/ssh/ssh_host_ed25519_key\nConditionFileNotEmpty=|!/etc/ssh/ssh_host_ed25519_key\n\n"
+           "[Service]\nExecStart=/usr/bin/ssh-keygen -A\nType=oneshot\nRemainAfterExit=yes\n")
+
+
 def special_kernel(p, _job):
-    """Debian's kernel, its files named as Arch names them: /boot/Image or /boot/vmlinuz-linux, and vmlinuz and pkgbase
-    beside the modules, for the hooks."""
+    """Debian's kernel, its files named as Arch names them: the image below /boot, and vmlinuz and pkgbase beside the
+    modules, for the hooks."""
     image, = (n for n in p.entries if n.startswith("boot/vmlinuz-"))
     modules = f"usr/lib/modules/{image.removeprefix('boot/vmlinuz-')}/"
     _, data = p.entries[image]
     for path in [n for n in p.entries if n.startswith("boot/") or n.startswith(modules + "kernel/")
                  and n.endswith(".ko") and not n.removeprefix(modules + "kernel/").startswith(BOOT_MODULES)]:
         del p.entries[path]
-    p.file("boot/Image" if p.arch == "aarch64" else "boot/vmlinuz-linux", data)
+    p.file("boot/" + DISTROS[p.arch]["image"], data)
     p.file(modules + "vmlinuz", data)
     p.file(modules + "pkgbase", p.name + "\n")
 
 
-SPECIAL = {"linux-aarch64": special_kernel, "linux": special_kernel, "glibc": special_glibc, "sudo": special_sudo,
-           "pacman": special_pacman, "ca-certificates": special_ca_certificates,
-           "kmod": special_kmod}
+SPECIAL = {**{d["kernel"]: special_kernel for d in DISTROS.values()}, "glibc": special_glibc, "sudo": special_sudo,
+           "pacman": special_pacman, "ca-certificates": special_ca_certificates, "kmod": special_kmod,
+           "openssh": special_openssh}
 
 
 # ---------------------------------------------------------------- packages with no .deb behind them
@@ -397,7 +417,7 @@ def linux(arch):
     p.file(modules + "pkgbase", name + "\n")
     for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
         p.file(modules + name, "")
-    p.file("boot/Image" if arch == "aarch64" else "boot/vmlinuz-linux", image)
+    p.file("boot/" + DISTROS[arch]["image"], image)
     return p
 
 

@@ -6,7 +6,7 @@
 //! what is kept of that, so that a host without a nightly toolchain checks it too.
 
 use image::ids::Ids;
-use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
+use image::layout::{Content, Layout, SECTOR, Size, Source};
 use package::desc::Described;
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
@@ -450,8 +450,9 @@ pub fn layout(text: &[u8]) {
         Ok(layout) => layout,
         Err(failure) => return assert_eq!(failure.code, Code::Usage),
     };
-    assert!(layout.partitions.len() <= 128);
-    let mut end = FIRST;
+    let geometry = &layout.geometry;
+    assert!(layout.partitions.len() <= if geometry.has_gpt() { 128 } else { 4 });
+    let mut end = geometry.first();
     let (mut names, mut places) = (HashSet::new(), HashSet::new());
     for (n, partition) in layout.partitions.iter().enumerate() {
         assert!(names.insert(&partition.name) && partition.name.encode_utf16().count() <= 36);
@@ -476,7 +477,7 @@ pub fn layout(text: &[u8]) {
     }
     assert!(places.contains("/"));
     for blob in &layout.blobs {
-        assert!(blob.offset >= FIRST && blob.offset % SECTOR == 0);
+        assert!(blob.offset % SECTOR == 0 && geometry.taken().iter().all(|range| !range.contains(&blob.offset)));
         plain_source(&blob.source);
     }
     // No two of the identities that a disk has are the same.

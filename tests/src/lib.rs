@@ -172,6 +172,16 @@ impl Mirror {
         Self::made(&format!("mirror-{arch}-{suite}"), &args)
     }
 
+    /// Returns one of few packages, of one of the architectures that the others are not made of: `armv7h`, `riscv64`, `i686`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Mirror::of`].
+    #[must_use]
+    pub fn small(arch: &str) -> Self {
+        Self::made(&format!("mirror-small-{arch}"), &["--small", "--arch", arch])
+    }
+
     /// Returns one of few packages whose pacman-static is static: [`static_pacman`].
     ///
     /// # Panics

@@ -1,5 +1,6 @@
 //! The examples, run as they stand: what people start from must work.
 
+use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 use strapline_tests::{Lab, Mirror, Server, Who, top};
@@ -17,31 +18,294 @@ fn bench(who: Who, arch: &str) -> (Lab, Server) {
     (lab, server)
 }
 
+/// A preset of ours as it stands, but for who serves it and who signs: its hosts are the server, its pins are these keys, and what it
+/// extends is the mirror's.
+fn preset_of(name: &str, server: &Server, pins: &[String]) -> String {
+    let text = fs::read_to_string(top().join(format!("presets/{name}.toml"))).expect("a preset");
+    let (mut rest, _) = text.split_once("[[keyring.trusted]]").expect("pins");
+    let mut served = String::new();
+    while let Some(start) = rest.find("\"http") {
+        let (before, address) = rest.split_at(start + 1);
+        served += &format!("{before}{}/", server.url());
+        rest = address.splitn(4, '/').nth(3).expect("a path");
+    }
+    served += rest;
+    for base in ["archlinux", "archlinuxarm"] {
+        served = served.replace(&format!("extends = \"{base}\""), "extends = \"preset.toml\"");
+    }
+    for pin in pins {
+        served +=
+            &format!("[[keyring.trusted]]\nfingerprint = \"{pin}\"\nsource = \"a test\"\ndate = \"2026-11-29\"\n\n");
+    }
+    served
+}
+
+/// What the receipt has for the repository of a package file that nobody signed.
+const UNSIGNED: &str = "strapline-unsigned";
+
+/// A laboratory with the examples, a mirror that has what an example installs, and presets of ours laid over it.
+struct Bench {
+    lab: Lab,
+    mirror: Mirror,
+    server: Server,
+    /// The table of its static pacman, for a preset that extends none.
+    pacman: String,
+}
+
+impl Bench {
+    fn new(who: Who, arch: &str, description: &Value) -> Self {
+        let (base, lab) = (Mirror::of(arch), Lab::new(who));
+        let mirror = base.extended(&lab.path().join("mirror"), description);
+        let server = Server::of(&mirror.www());
+        let preset = fs::read_to_string(mirror.preset()).expect("a preset");
+        let (_, pacman) = preset.split_once("[pacman]").expect("a pacman");
+        let pacman = format!("[pacman]{pacman}").replace("http://127.0.0.1:8765", server.url());
+        let bench = Self { lab, mirror, server, pacman };
+        bench.write("preset.toml", &preset.replace("http://127.0.0.1:8765", bench.server.url()));
+        let ran = bench.lab.sh(&format!("cp -r {}/examples/. .", top().display()));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        bench.write("key.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN me");
+        bench
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.lab.path().join(name), text).expect("our own directory");
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.lab.path().join(name)).expect(name)
+    }
+
+    /// Returns the fingerprint of an overlay's key.
+    fn key(&self, overlay: &str) -> String {
+        let keys: Value =
+            serde_json::from_slice(&fs::read(self.mirror.dir.join("overlays.json")).expect("keys")).expect("JSON");
+        keys[overlay].as_str().expect("a key").to_owned()
+    }
+
+    /// Runs make(1), and returns the receipt.
+    #[track_caller]
+    fn make(&self, words: &str, receipt: &str) -> Value {
+        let ran = self.lab.sh(&format!("make --silent {words}"));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let document: Value = serde_json::from_str(&self.read(receipt)).expect("JSON");
+        strapline_tests::schema::check(&document);
+        assert_eq!(document.get("error"), None);
+        document
+    }
+
+    /// Checks what all of them promise: the repositories in this order, in the built system as well; these packages from these
+    /// repositories, and those and no others unverified; no secret key; a keyring that the first boot makes.
+    #[track_caller]
+    fn check(&self, root: &str, document: &Value, repos: &[&str], packages: &[(&str, &str)]) {
+        let names = |list: &Value| -> Vec<String> {
+            list.as_array()
+                .expect("a list")
+                .iter()
+                .map(|one| one["name"].as_str().expect("a name").to_owned())
+                .collect()
+        };
+        assert_eq!(names(&document["config"]["repositories"]), repos);
+        let conf = self.read(&format!("{root}/etc/pacman.conf"));
+        let sections: Vec<_> = conf.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')).collect();
+        let kept: Vec<_> = sections.into_iter().filter(|section| repos.contains(section)).collect();
+        assert_eq!(kept, repos);
+        let installed = document["packages"].as_array().expect("packages");
+        for (name, repo) in packages {
+            let found = installed.iter().find(|p| p["name"] == *name).expect(name);
+            assert_eq!(found["repo"].as_str().unwrap_or_default(), *repo, "{name}");
+            assert_eq!(found["verified"], *repo != UNSIGNED, "{name}");
+        }
+        let unverified = installed.iter().filter(|p| p["verified"] != true).count();
+        assert_eq!(unverified, packages.iter().filter(|(_, repo)| *repo == UNSIGNED).count());
+        assert_eq!(document["verify"]["packages"], installed.len());
+        let root = self.lab.path().join(root);
+        assert!(root.join("etc/systemd/system/first-boot-keyring.service").exists());
+        assert!(!root.join("etc/pacman.d/gnupg/pubring.gpg").exists(), "the keyring is stripped");
+    }
+
+    /// Returns what a command prints inside.
+    fn inside(&self, receipt: &str, command: &str) -> String {
+        let ran = self.lab.sh(&format!("enter --state {receipt} {command} < /dev/null"));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        ran.stdout.trim().to_owned()
+    }
+}
+
+/// A kernel as a repository has one beside the distribution's own.
+fn kernel(name: &str) -> Value {
+    let modules = format!("usr/lib/modules/6.12-{name}");
+    let mut files = serde_json::Map::new();
+    for (path, text) in
+        [("pkgbase", format!("{name}\n")), ("vmlinuz", "a kernel".to_owned()), ("modules.order", String::new())]
+    {
+        files.insert(format!("{modules}/{path}"), text.into());
+    }
+    files.insert(format!("boot/vmlinuz-{name}"), "a kernel".into());
+    json!({"name": name, "version": "6.12", "files": files, "depend": ["mkinitcpio", "kmod"]})
+}
+
+fn package(name: &str) -> Value {
+    json!({"name": name, "version": "1", "files": {format!("usr/share/{name}"): name}})
+}
+
 /// Two cards of the same lock, with the blobs where the board's ROM looks for them.
 #[test]
-fn a_card_for_an_orange_pi_5_comes_out_the_same_again() {
-    let (lab, server) = bench(Who::User, "aarch64");
-    for (file, byte) in [("idbloader.img", b'i'), ("u-boot.itb", b'u')] {
-        fs::write(lab.path().join(file), [byte; 5000]).expect("our own directory");
-    }
-    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN me";
-    fs::write(lab.path().join("key.pub"), key).expect("our own directory");
-    // The mirror's kernel has no devicetrees, and its openssh calls its unit as Debian does.
-    let make = |target: &str| {
-        let ran = lab.sh(&format!(
-            "make --silent -f orange-pi-5.mk {target} MIRROR={} DISTRO=preset.toml KEY=key.pub DTB= SSHD=ssh \
-             PACKAGES='nano sudo openssh'",
-            server.url()
-        ));
-        assert_eq!(ran.status, 0, "{}", ran.stderr);
-        fs::read(lab.path().join(target)).expect("an image")
-    };
-    let card = make("alarm.img");
-    assert_eq!(card[32 << 10..][..5000], [b'i'; 5000]);
-    assert_eq!(card[8 << 20..][..5000], [b'u'; 5000]);
-    let again = make("again.img");
+fn a_card_for_an_orange_pi_5_twice() {
+    let at = "7Ji/archrepo/releases/download/aarch64";
+    let overlay = json!({"at": at, "package": "7ji-keyring", "packages": [kernel("linux-aarch64-7ji")]});
+    let bench = Bench::new(Who::User, "aarch64", &json!({"overlays": {"7Ji": overlay}}));
+    bench.write("7Ji.toml", &preset_of("7Ji", &bench.server, &[bench.key("7Ji")]));
+    fs::write(bench.lab.path().join("u-boot-rockchip.bin"), [b'u'; 5000]).expect("our own directory");
+    // The mirror's kernel has no devicetrees, so U-Boot takes its own.
+    let board = fs::read_to_string(top().join("boards/orangepi-5.toml")).expect("a board");
+    let board: String =
+        board.lines().filter(|line| !line.starts_with("dtb = ")).map(|line| format!("{line}\n")).collect();
+    bench.write("board.toml", &board);
+    // The mirror's openssh calls its unit as Debian does.
+    let words = "-f orange-pi-5.mk DISTRO=preset.toml OVERLAYS=7Ji.toml KEY=key.pub BOARD=board.toml SSHD=ssh";
+    let document = bench.make(words, "alarm.json");
+    let repos = ["core", "extra", "alarm", "aur", "7Ji"];
+    bench.check(
+        "alarm.root",
+        &document,
+        &repos,
+        &[("linux-aarch64-7ji", "7Ji"), ("7ji-keyring", "7Ji"), ("nano", "extra")],
+    );
+    assert_eq!(bench.inside("alarm.json", "sudo -u alarm sudo id -u"), "0", "sudo without a password");
+    let card = fs::read(bench.lab.path().join("alarm.img")).expect("an image");
+    assert_eq!(card[32 << 10..][..5000], [b'u'; 5000]);
+    drop(bench.make(&format!("{words} again"), "again.json"));
+    let again = fs::read(bench.lab.path().join("again.img")).expect("an image");
     let first = card.iter().zip(&again).position(|(a, b)| a != b);
     assert_eq!((first, card.len()), (None, again.len()), "the images differ");
+}
+
+#[test]
+fn as_endeavouros_is_made() {
+    let overlay = json!({"at": "endeavouros/repo/endeavouros/x86_64",
+        "packages": [package("eos-hooks"), package("endeavouros-mirrorlist"), {"copy": "extra/nano-7.2-1-x86_64.pkg.tar.zst"}]});
+    let bench = Bench::new(Who::Root, "x86_64", &json!({"overlays": {"endeavouros": overlay}}));
+    bench.write("endeavouros.toml", &preset_of("endeavouros", &bench.server, &[bench.key("endeavouros")]));
+    let words = "-f endeavouros.mk DISTRO=preset.toml OVERLAYS=endeavouros.toml SSHD=ssh";
+    let document = bench.make(words, "endeavouros.json");
+    let own = [("eos-hooks", "endeavouros"), ("nano", "endeavouros"), ("sudo", "extra"), ("linux", "core")];
+    bench.check("endeavouros.root", &document, &["endeavouros", "core", "extra"], &own);
+    assert_eq!(document["keyring"]["populated"], json!(["archlinux", "endeavouros"]));
+    assert_eq!(
+        bench.inside("endeavouros.json", "sh -c '. /etc/os-release && echo $ID $IMAGE_ID'"),
+        "endeavouros endeavouros"
+    );
+    assert_eq!(bench.inside("endeavouros.json", "sudo -u liveuser sudo id -u"), "0");
+    let root = bench.lab.path().join("endeavouros.root/etc/systemd/system");
+    assert_eq!(
+        fs::read_link(root.join("systemd-networkd-wait-online.service")).expect("masked"),
+        Path::new("/dev/null")
+    );
+    let list = bench.lab.sh("tar -tf endeavouros.tar.zst").stdout;
+    assert!(list.lines().any(|line| line.ends_with("usr/share/eos-hooks")), "{list}");
+}
+
+/// pacman takes packages of two architectures, and those of the more demanding one come first.
+#[test]
+fn as_cachyos_is_made_for_v3() {
+    let fast = |name: &str| {
+        json!({"name": name, "version": "2", "arch": "x86_64_v3", "signer": "cachyos",
+        "files": {format!("usr/share/{name}-v3"): name}})
+    };
+    let repo = |name: &str, packages: Value| json!({"at": format!("repo/x86_64_v3/{name}"), "signed": "cachyos", "packages": packages});
+    let own = json!({"at": "repo/x86_64/cachyos", "signed": "cachyos",
+        "packages": [package("cachyos-mirrorlist"), package("cachyos-settings"), kernel("linux-cachyos")]});
+    let bench = Bench::new(
+        Who::User,
+        "x86_64",
+        &json!({"overlays": {"cachyos": own}, "repos": {
+            "cachyos-v3": repo("cachyos-v3", json!([fast("cachyos-fast")])),
+            "cachyos-core-v3": repo("cachyos-core-v3", json!([fast("gettext")])),
+            "cachyos-extra-v3": repo("cachyos-extra-v3", json!([fast("nano")])),
+        }}),
+    );
+    bench.write("cachyos.toml", &preset_of("cachyos", &bench.server, &[bench.key("cachyos")]));
+    let document = bench
+        .make("-f cachyos-v3.mk DISTRO=cachyos.toml KEY=key.pub SSHD=ssh BOOT='--bootloader extlinux'", "cachyos.json");
+    let repos = ["cachyos-v3", "cachyos-core-v3", "cachyos-extra-v3", "cachyos", "core", "extra"];
+    let own =
+        [("nano", "cachyos-extra-v3"), ("gettext", "cachyos-core-v3"), ("linux-cachyos", "cachyos"), ("sudo", "extra")];
+    bench.check("cachyos.root", &document, &repos, &own);
+    assert_eq!(document["config"]["architecture"], json!(["x86_64", "x86_64_v3"]));
+    let conf = bench.read("cachyos.root/etc/pacman.conf");
+    assert!(conf.contains("\nArchitecture = x86_64 x86_64_v3\n"), "{conf}");
+    assert!(conf.contains("[cachyos-v3]\nSigLevel = Required"), "{conf}");
+    assert_eq!(bench.inside("cachyos.json", "pacman -Q nano"), "nano 2-1");
+    assert!(fs::metadata(bench.lab.path().join("cachyos.img")).expect("an image").len() > 64 << 20);
+}
+
+/// Three publishers' keys in one keyring, for one set of repositories.
+#[test]
+fn as_manjaro_arm_is_made() {
+    let at = |repo: &str| format!("repo/arm-stable/{repo}/aarch64");
+    let by = |name: &str, signer: &str| json!({"name": name, "version": "1", "signer": signer});
+    let community = json!([{"keyring": "manjaro"}, {"keyring": "manjaro-arm"}, by("manjaro-release", "manjaro-arm"), by("pamac", "manjaro")]);
+    let unused = json!({"at": "unused"});
+    let bench = Bench::new(
+        Who::Root,
+        "aarch64",
+        &json!({
+            "overlays": {"manjaro": unused, "manjaro-arm": unused},
+            "repos": {"community": {"at": at("community"), "packages": community}},
+        }),
+    );
+    for repo in ["core", "extra"] {
+        let below = bench.mirror.www().join(at(repo));
+        fs::create_dir_all(below.parent().expect("a directory")).expect("our own mirror");
+        std::os::unix::fs::symlink(bench.mirror.www().join("aarch64").join(repo), below).expect("our own mirror");
+    }
+    let masters = ["/masters/0", "/masters/1", "/masters/2"].map(|role| Mirror::of("aarch64").key(role));
+    let pins = [&masters[..], &[bench.key("manjaro"), bench.key("manjaro-arm")]].concat();
+    let preset = preset_of("manjaro-arm", &bench.server, &pins);
+    bench.write("manjaro-arm.toml", &format!("{preset}{}", bench.pacman));
+    let document = bench.make("-f manjaro-arm.mk DISTRO=manjaro-arm.toml PACKAGES=pamac SSHD=ssh", "manjaro-arm.json");
+    let own = [
+        ("manjaro-release", "community"),
+        ("pamac", "community"),
+        ("manjaro-arm-keyring", "community"),
+        ("bash", "core"),
+    ];
+    bench.check("manjaro-arm.root", &document, &["core", "extra", "community"], &own);
+    assert_eq!(document["keyring"]["populated"], json!(["archlinuxarm", "manjaro", "manjaro-arm"]));
+    assert_eq!(bench.inside("manjaro-arm.json", "uname -m"), "aarch64");
+    assert_eq!(bench.inside("manjaro-arm.json", "sudo -u manjaro sudo id -u"), "0");
+}
+
+/// Packages that nobody signed, below a tree before them and a tree over them.
+#[test]
+fn a_distribution_of_files_and_packages() {
+    let bench = Bench::new(Who::User, "x86_64", &json!({}));
+    let ran = bench.lab.sh("mkdir -p my-distribution/built p/usr/bin && cd p && printf '#!/bin/sh\\n' > usr/bin/tool && chmod 755 usr/bin/tool \
+         && printf 'pkgname = tool\\npkgver = 1-1\\npkgdesc = A tool\\narch = any\\nsize = 10\\n' > .PKGINFO \
+         && bsdtar --uid 0 --gid 0 -cf - .PKGINFO usr | zstd -q > ../my-distribution/built/tool-1-1-any.pkg.tar.zst");
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let document = bench.make("-f my-distribution/mine.mk DISTRO=preset.toml", "mine.json");
+    bench.check("mine.root", &document, &["core", "extra"], &[("tool", UNSIGNED), ("linux", "core")]);
+    let tree: Vec<_> =
+        document["tree"].as_array().expect("files").iter().map(|file| file["path"].as_str().expect("a path")).collect();
+    for path in
+        ["etc/mkinitcpio.conf.d/board.conf", "etc/systemd/system/app.service", "usr/local/bin/app", "etc/os-release"]
+    {
+        assert!(tree.contains(&path), "{tree:?}");
+    }
+    assert_eq!(
+        bench.inside("mine.json", "stat -c %U:%a /etc/app/app.conf /usr/local/bin/app /usr/bin/tool"),
+        "me:600\nroot:755\nroot:755"
+    );
+    assert!(bench.lab.path().join("mine.root/etc/systemd/system/multi-user.target.wants/app.service").is_symlink());
+    assert_eq!(bench.inside("mine.json", "sudo -u me sudo id -u"), "0");
+    let again = bench.make("-f my-distribution/mine.mk DISTRO=preset.toml again", "again.json");
+    let hashes = |document: &Value| -> Vec<Value> {
+        let packages = document["packages"].as_array().expect("packages");
+        packages.iter().flat_map(|p| [p["name"].clone(), p["sha256"].clone()]).collect()
+    };
+    assert_eq!((hashes(&again), &again["tree"]), (hashes(&document), &document["tree"]));
 }
 
 #[test]

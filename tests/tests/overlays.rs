@@ -279,6 +279,81 @@ fn a_bad_overlay_is_refused_with_the_reason() {
     bench.sh(after).failed(69, "looking for whose keys are whose: the keyring was built without the overlays");
 }
 
+/// What somebody got wrong: overlays, what comes behind mkconf, and the status, the code and the line that it is refused with.
+type Wrong = (&'static str, &'static [&'static str], String, (i32, &'static str), String);
+
+/// Returns what people get wrong about publishers and packages.
+fn wrong_inputs(over: &str, stranger: &str) -> Vec<Wrong> {
+    let (usage, failed, unverified) = ((64, "usage"), (69, "failed"), (69, "not-verified"));
+    let none = "0123456789ABCDEF0123456789ABCDEF01234567";
+    let install = |words: &str| format!("keyring | strap {words}");
+    let row = |what: &'static str,
+               overlays: &'static [&'static str],
+               rest: String,
+               code: (i32, &'static str),
+               line: &str|
+     -> Wrong { (what, overlays, rest, code, line.to_owned()) };
+    let only: &'static [&'static str] = &["over"];
+    let twice = "repository 'over' is there already, of the preset 'over'";
+    let unpinned = format!("reading 'over-trusted': it names {over} as a master key, which is not pinned");
+    let foreign = "package foreign-1-1-aarch64 does not have a valid architecture";
+    let whose = format!(
+        "checking 'wrong' of the repository 'more': it is signed by the key {over}, which is not one of 'archlinux'"
+    );
+    let strange = "checking 'strange' of the repository 'more'";
+    let unknown = format!("{strange}: it is signed by the key {stranger}, which is not in the keyring");
+    let junk = "installing 'hello\\u{0}world': invalid package name";
+    let binary = "installing '\\u{1b}[2J': invalid package name";
+    vec![
+        row("two overlays claim one name", &["over", "twin"], "keyring".to_owned(), usage, twice),
+        row(
+            "a key in no ring",
+            only,
+            format!("keyring --trust {none}"),
+            unverified,
+            &format!("trusting {none}: no ring has it"),
+        ),
+        row("a pin for another's key", &["stolen"], "keyring".to_owned(), unverified, &unpinned),
+        row("a list with junk", only, install("--packages-from junk"), usage, junk),
+        row("a list of what is no text", only, install("--packages-from binary"), usage, binary),
+        row("a package for another architecture", only, install("foreign"), failed, foreign),
+        row("a signature by another publisher", only, install("wrong"), unverified, &whose),
+        row("a signature by nobody known", only, install("strange"), unverified, &unknown),
+    ]
+}
+
+#[test]
+fn each_bad_input_has_a_line_and_a_status() {
+    let bench = Bench::new(&json!({
+        "last": ["more"],
+        "repos": {"more": {"packages": [
+            {"name": "foreign", "version": "1", "arch": "aarch64"},
+            {"name": "wrong", "version": "1", "signer": "over"},
+            {"name": "strange", "version": "1", "signer": "stranger"},
+        ]}},
+        "overlays": {"over": {"packages": [package("hello")]}},
+    }));
+    let (over, stranger) = (bench.key("over"), bench.base.key("/stranger"));
+    let text = fs::read_to_string(bench.path("over.toml")).expect("a preset");
+    let twin = text.replace("name = \"over\"\ntitle", "name = \"twin\"\ntitle");
+    for (name, text) in [
+        ("twin.toml", &*twin),
+        ("stolen.toml", &text.replace(&over, &stranger)),
+        ("junk", "hello\0world\n"),
+        ("binary", "\u{1b}[2J hello\n"),
+    ] {
+        fs::write(bench.path(name), text).expect("our own directory");
+    }
+    for (what, overlays, rest, (status, code), line) in wrong_inputs(&over, &stranger) {
+        let ran = bench.run(overlays, "", &rest);
+        assert_eq!(ran.status, status, "{what}: {}", ran.stderr);
+        assert!(ran.stderr.lines().any(|l| l.contains(&line)), "{what}: no «{line}» in: {}", ran.stderr);
+        let error = &ran.document()["error"];
+        assert_eq!((&error["code"], &error["exit"]), (&json!(code), &json!(status)), "{what}");
+        assert!(!bench.path("root/usr/bin").exists(), "{what}: something was installed");
+    }
+}
+
 /// Returns the commands of an example in a page: those of the first one behind these words.
 fn example(page: &str, words: &str) -> String {
     let text = fs::read_to_string(top().join("man").join(page)).expect("a page");

@@ -4,6 +4,7 @@
 //! Tests run at the same time in threads of this process: what is a process's own (its directory, environment, umask, signals,
 //! namespaces) a test changes in a child only.
 
+mod arches;
 mod bad_input;
 mod boot;
 mod causes;
@@ -30,7 +31,9 @@ mod overlays;
 mod ownership;
 mod pack;
 mod pacmans;
+mod pacstrap;
 mod pipeline;
+mod presets;
 mod progress;
 mod receipt;
 mod refusals;

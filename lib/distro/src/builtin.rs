@@ -18,12 +18,15 @@ pub(crate) const PRESETS: &[(&str, &str)] = presets![
     "archlinuxcn",
     "archports",
     "archriscv",
+    "artix",
     "asahi-alarm",
+    "blackarch",
     "cachyos",
     "chaotic-aur",
     "endeavouros",
     "loongarchlinux",
     "manjaro",
+    "manjaro-arm",
 ];
 
 pub(crate) fn find(name: &str) -> Option<&'static str> {

@@ -18,9 +18,7 @@ use stage::{Code, Failure, date};
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-const SECTOR: u64 = 512;
-
-/// The sizes of clusters that are tried, the largest first.
+/// The sizes of clusters that are tried, the largest first. None is smaller than a sector.
 const CLUSTERS: [u64; 4] = [4096, 2048, 1024, 512];
 
 /// With fewer clusters it would be FAT16 (Microsoft's FAT specification, 3.5), which firmware need not read from a disk.
@@ -82,9 +80,16 @@ impl Fat {
     /// Returns the size of clusters for a partition of `size` bytes; `None` where the nodes do not fit, or it is too small
     /// for FAT32.
     fn cluster_for(&self, size: u64) -> Option<u64> {
-        CLUSTERS
-            .into_iter()
-            .find(|cluster| capacity(size, *cluster).is_some_and(|has| has >= FEWEST.max(self.clusters(*cluster))))
+        let holds = |cluster: &u64| {
+            let has = capacity(size, *cluster, self.options.sector);
+            has.is_some_and(|has| has >= FEWEST.max(self.clusters(*cluster)))
+        };
+        self.cluster_sizes().find(holds)
+    }
+
+    fn cluster_sizes(&self) -> impl Iterator<Item = u64> + use<> {
+        let sector = self.options.sector;
+        CLUSTERS.into_iter().filter(move |cluster| *cluster >= sector)
     }
 }
 
@@ -97,12 +102,12 @@ impl FileSystem for Fat {
         let of = |cluster: u64| {
             let need = (self.clusters(cluster) + spare.div_ceil(cluster)).max(FEWEST);
             let mut size = (need * cluster).next_multiple_of(STEP);
-            while capacity(size, cluster).is_none_or(|has| has < need) {
+            while capacity(size, cluster, self.options.sector).is_none_or(|has| has < need) {
                 size += STEP;
             }
             size
         };
-        Ok(CLUSTERS.into_iter().map(of).min().unwrap_or(u64::MAX))
+        Ok(self.cluster_sizes().map(of).min().unwrap_or(u64::MAX))
     }
 
     fn fits(&self, size: u64) -> bool {
@@ -119,13 +124,14 @@ impl FileSystem for Fat {
         let places = Places::new(self, to.size, cluster);
         let boot = places.boot_sector(to.start)?;
         let info = places.info_sector();
+        let sector = self.options.sector;
         for copy in [0, 6] {
-            to.write(copy * SECTOR, &boot)?;
-            to.write((copy + 1) * SECTOR, &info)?;
+            to.write(copy * sector, &boot)?;
+            to.write((copy + 1) * sector, &info)?;
         }
         let table = places.table();
         for copy in 0..2 {
-            to.write((RESERVED + copy * places.table_sectors) * SECTOR, &table)?;
+            to.write((RESERVED + copy * places.table_sectors) * sector, &table)?;
         }
         for (n, node) in self.nodes.iter().enumerate() {
             let offset = places.offset(places.first[n]);
@@ -204,16 +210,16 @@ fn directories(nodes: &[Node]) -> HashMap<&[u8], u64> {
 
 /// Returns the sectors of each of the two tables: four bytes for each cluster and for two more. They are a multiple of eight,
 /// so that clusters begin at whole blocks of a flash memory.
-fn table(sectors: u64, cluster: u64) -> u64 {
-    let most = sectors / (cluster / SECTOR) + 2;
-    (most * 4).div_ceil(SECTOR).next_multiple_of(8)
+fn table(sectors: u64, cluster: u64, sector: u64) -> u64 {
+    let most = sectors / (cluster / sector) + 2;
+    (most * 4).div_ceil(sector).next_multiple_of(8)
 }
 
 /// Returns how many clusters of that size a partition has; `None` where it has no room for any.
-fn capacity(size: u64, cluster: u64) -> Option<u64> {
-    let sectors = size / SECTOR;
-    let data = sectors.checked_sub(RESERVED + 2 * table(sectors, cluster))?;
-    Some(data / (cluster / SECTOR))
+fn capacity(size: u64, cluster: u64, sector: u64) -> Option<u64> {
+    let sectors = size / sector;
+    let data = sectors.checked_sub(RESERVED + 2 * table(sectors, cluster, sector))?;
+    Some(data / (cluster / sector))
 }
 
 /// Where everything is.
@@ -243,12 +249,13 @@ impl<'a> Places<'a> {
                 below.entry(node.split_path().0).or_default().push(n);
             }
         }
-        let sectors = size / SECTOR;
+        let sector = fs.options.sector;
+        let sectors = size / sector;
         let mut places = Self {
             fs,
             sectors,
             cluster,
-            table_sectors: table(sectors, cluster),
+            table_sectors: table(sectors, cluster, sector),
             first: Vec::new(),
             count: Vec::new(),
             below,
@@ -270,7 +277,7 @@ impl<'a> Places<'a> {
 
     /// Returns where a cluster is, in bytes.
     fn offset(&self, cluster: u64) -> u64 {
-        let data = (RESERVED + 2 * self.table_sectors) * SECTOR;
+        let data = (RESERVED + 2 * self.table_sectors) * self.fs.options.sector;
         data + cluster.saturating_sub(2) * self.cluster
     }
 
@@ -278,14 +285,14 @@ impl<'a> Places<'a> {
         let options = &self.fs.options;
         let mut raw = vec![0; 512];
         raw.put(0, b"\xeb\x58\x90mkdisk  ");
-        raw.le16(11, SECTOR);
-        raw.put(13, &[(self.cluster / SECTOR) as u8]);
+        raw.le16(11, options.sector);
+        raw.put(13, &[(self.cluster / options.sector) as u8]);
         raw.le16(14, RESERVED);
         raw.put(16, &[2]); // tables
         raw.put(21, &[0xf8]); // a fixed disk
         raw.le16(24, 63); // a geometry, which nobody asks for any more
         raw.le16(26, 255);
-        raw.le32(28, (start / SECTOR).min(u32::MAX.into())); // sectors before the partition
+        raw.le32(28, (start / options.sector).min(u32::MAX.into())); // sectors before the partition
         raw.le32(32, self.sectors);
         raw.le32(36, self.table_sectors);
         raw.le32(44, 2); // the top directory's cluster
@@ -300,7 +307,7 @@ impl<'a> Places<'a> {
     }
 
     fn info_sector(&self) -> Vec<u8> {
-        let all = (self.sectors - RESERVED - 2 * self.table_sectors) / (self.cluster / SECTOR);
+        let all = (self.sectors - RESERVED - 2 * self.table_sectors) / (self.cluster / self.fs.options.sector);
         let mut raw = vec![0; 512];
         raw.put(0, b"RRaA");
         raw.put(484, b"rrAa");
@@ -508,6 +515,7 @@ mod tests {
             seed: [0; 16],
             label: Some("BOOT".to_owned()),
             time: 1_700_000_000,
+            sector: 512,
         }
     }
 
@@ -655,7 +663,7 @@ mod tests {
     fn what_is_full_to_the_last_cluster_fits() {
         let size = 40 << 20;
         for cluster in CLUSTERS {
-            let Some(has) = capacity(size, cluster).filter(|has| *has >= FEWEST) else {
+            let Some(has) = capacity(size, cluster, 512).filter(|has| *has >= FEWEST) else {
                 continue;
             };
             let full = fat(&[node("", Kind::Directory), file("x", (has - 1) * cluster)]);

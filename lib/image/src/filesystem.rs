@@ -49,6 +49,8 @@ pub struct Options {
     pub label: Option<String>,
     /// When it is made, in seconds since 1970.
     pub time: u64,
+    /// Bytes in a sector of its disk.
+    pub sector: u64,
 }
 
 impl Options {

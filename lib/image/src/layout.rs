@@ -1,9 +1,12 @@
 //! Which partitions an image has, what is in them, and what lies between them: the layout file of `mkdisk --layout`.
 //!
 //! ```toml
+//! table = "gpt"                # or "hybrid", "mbr" or "none": one file system without a table
+//! sector = 512                 # or 4096
+//!
 //! [[blob]]                     # bytes at an offset, outside of all partitions: what a board's ROM loads
 //! file = "idbloader.img"       # relative to this file; or in_root = "/usr/lib/…", a file of the root
-//! offset = "32K"
+//! offset = "32K"               # 0 with an MBR: its boot code, and what is behind the table
 //!
 //! [[partition]]
 //! name = "boot"                # at most 36 characters
@@ -17,6 +20,8 @@
 //! A layout is read strictly: an unknown key, a partition over another or over a table is refused, since a board that does
 //! not boot says nothing about why. `configure --fstab` reads it too, to know which file systems there will be.
 
+use crate::board::{self, Board, BoardTable, Needed};
+use crate::disk::{self, Geometry, Table};
 use crate::ids::{Ids, parse_uuid};
 pub use crate::kind::FileSystemKind;
 use crate::size;
@@ -24,20 +29,15 @@ use rootfs::Arch;
 use serde::Deserialize;
 use stage::document::plain_absolute;
 use stage::{Code, Failure, members, quote};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// Bytes in a sector: what offsets and sizes are whole numbers of.
+/// Bytes in the smallest sector: what offsets and sizes are whole numbers of, at least.
 pub const SECTOR: u64 = 512;
 
 /// What partitions are aligned to where a layout does not say otherwise, in bytes.
 pub const ALIGNMENT: u64 = 1 << 20;
-
-/// The first byte after the table: protective MBR, header and 128 entries are 34 sectors (UEFI 2.10, 5.3).
-pub const FIRST: u64 = 34 * SECTOR;
-
-/// How long the table's second copy at the end of the disk is, in bytes: 128 entries and header.
-pub const LAST: u64 = 33 * SECTOR;
 
 /// Types that have a name, and their GUIDs (UEFI 2.10, 5.3.3; the Discoverable Partitions Specification; for `reserved`
 /// and `boot-loader`, `sfdisk --label gpt --list-types`).
@@ -73,10 +73,16 @@ pub const ATTRIBUTES: [(&str, u32); 5] =
 /// A disk's partitions and blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// The table.
+    pub geometry: Geometry,
     /// The partitions, in their order on the disk.
     pub partitions: Vec<Partition>,
     /// What lies outside of them.
     pub blobs: Vec<Blob>,
+    /// The board that it is for.
+    pub board: Option<Board>,
+    /// For files of the root, what to do where one is missing.
+    pub hints: BTreeMap<String, String>,
 }
 
 /// A partition.
@@ -84,7 +90,7 @@ pub struct Layout {
 pub struct Partition {
     /// Its name (`PARTLABEL`): no other has it.
     pub name: String,
-    /// The GUID of its type, in lower case.
+    /// The GUID of its type, in lower case; or the type of an MBR, such as `0x0c`.
     pub kind: String,
     /// Where it begins, in bytes; `None` means behind the one before.
     pub offset: Option<u64>,
@@ -96,6 +102,8 @@ pub struct Partition {
     pub attributes: u64,
     /// Its GUID (`PARTUUID`), where the layout says one.
     pub uuid: Option<String>,
+    /// Whether the MBR of a hybrid has it, too.
+    pub in_mbr: bool,
     /// What is in it.
     pub content: Content,
 }
@@ -133,6 +141,8 @@ pub enum Content {
 /// Bytes at an offset of the disk, outside of all partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blob {
+    /// What `--blob` calls it.
+    pub name: Option<String>,
     /// What they are.
     pub source: Source,
     /// Where they begin, in bytes.
@@ -170,12 +180,35 @@ impl Layout {
         Self::parse(&quote(path), &text, base, arch)
     }
 
+    /// Returns the layout of a file or a board, or the standard one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Layout::read`] and [`Layout::board`].
+    pub fn of(file: Option<&Path>, board: Option<&str>, arch: &str) -> Result<Self, Failure> {
+        match (file, board) {
+            (_, Some(board)) => Self::board(board, arch),
+            (Some(file), None) => Self::read(file, arch),
+            (None, None) => Self::standard(arch),
+        }
+    }
+
     /// Reads the text of a layout file: `label` is its name in messages, and relative files are below `base`.
     ///
     /// # Errors
     ///
     /// [`Code::Usage`] where it is not a layout, or the architecture is unknown.
     pub fn parse(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
+        let layout = Self::parse_any(label, text, base, arch)?;
+        if layout.board.is_some() {
+            let why = format!("reading the layout {label}: it is a board");
+            return Err(Failure::new(Code::Usage, why).hint("give it with --board"));
+        }
+        Ok(layout)
+    }
+
+    /// Reads the text of a layout file or a board.
+    pub(crate) fn parse_any(label: &str, text: &str, base: &Path, arch: &str) -> Result<Self, Failure> {
         let arch = Arch::named(arch)?;
         let wrong = |what: String| Failure::new(Code::Usage, format!("reading the layout {label}: {what}"));
         let file: File = toml::from_str(text).map_err(|error| {
@@ -203,8 +236,9 @@ impl Layout {
     /// Checks what is only wrong together.
     fn check(&self) -> Result<(), String> {
         // First: each partition is compared with all before it.
-        if self.partitions.len() > 128 {
-            return Err("a partition table has room for 128 partitions".to_owned());
+        let most = if self.geometry.has_gpt() { 128 } else { 4 };
+        if self.partitions.len() > most {
+            return Err(format!("a partition table has room for {most} partitions"));
         }
         fn at(partition: &Partition) -> Option<&str> {
             Some(partition.mounted()?.1)
@@ -229,12 +263,13 @@ impl Layout {
         if !self.partitions.iter().any(|p| at(p) == Some("/")) {
             return Err("no partition has at = \"/\": there is no root".to_owned());
         }
+        self.check_table()?;
         self.check_places()
     }
 
     /// Checks offsets as far as they are known: sizes that are measured are checked when they have been.
     fn check_places(&self) -> Result<(), String> {
-        let mut end = FIRST;
+        let mut end = self.geometry.first();
         let mut before = "the partition table";
         for partition in &self.partitions {
             let Partition { name, offset, .. } = partition;
@@ -248,11 +283,15 @@ impl Layout {
         }
         for blob in &self.blobs {
             let offset = blob.offset;
+            // At 0 there is boot code: what more there may be is seen when its length is.
+            let in_table = self.geometry.taken().into_iter().find(|range| range.contains(&offset));
+            let in_code = offset > 0 && offset < disk::BOOT_CODE;
             let covers = |p: &&Partition| p.offset.is_some_and(|begin| (begin..begin + p.least()).contains(&offset));
-            let place = match self.partitions.iter().find(covers) {
-                _ if offset < FIRST => format!("the partition table, which ends at {}", size::show(FIRST)),
-                Some(partition) => format!("partition '{}'", partition.name),
-                None => continue,
+            let place = match (in_table, self.partitions.iter().find(covers)) {
+                (Some(range), _) => format!("the partition table, which ends at {}", size::show(range.end)),
+                (None, Some(partition)) => format!("partition '{}'", partition.name),
+                (None, None) if in_code => "the boot code, which begins at 0".to_owned(),
+                (None, None) => continue,
             };
             let (source, offset) = (blob.source.show(), size::show(offset));
             return Err(format!("blob '{source}': its offset {offset} is in {place}"));
@@ -272,7 +311,7 @@ impl Partition {
     }
 
     /// Returns the least size that it has, in bytes, before anything is measured.
-    fn least(&self) -> u64 {
+    pub(crate) fn least(&self) -> u64 {
         match self.size {
             Size::Bytes(bytes) => bytes,
             Size::Auto | Size::Rest => SECTOR,
@@ -345,9 +384,19 @@ at = "/"
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
+    table: Table,
+    sector: Option<u64>,
+    entries: Option<Bytes>,
+    id: Option<String>,
+    /// Where the first partition begins.
+    start: Option<Bytes>,
+    #[serde(default)]
     partition: Vec<PartitionTable>,
     #[serde(default)]
     blob: Vec<BlobTable>,
+    board: Option<BoardTable>,
+    #[serde(default)]
+    needs: Vec<Needed>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -362,18 +411,25 @@ struct PartitionTable {
     minimum: Option<Bytes>,
     #[serde(default)]
     attributes: Vec<String>,
+    #[serde(default)]
+    in_mbr: bool,
     filesystem: Option<FileSystemKind>,
     label: Option<String>,
     at: Option<String>,
     file: Option<PathBuf>,
     in_root: Option<String>,
+    package: Option<String>,
+    build: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BlobTable {
+    name: Option<String>,
     file: Option<PathBuf>,
     in_root: Option<String>,
+    package: Option<String>,
+    build: Option<String>,
     offset: Bytes,
 }
 
@@ -419,14 +475,48 @@ impl TryFrom<String> for Size {
 
 impl File {
     fn check(self, base: &Path, arch: Arch) -> Result<Layout, String> {
-        let mut layout = Layout { partitions: Vec::new(), blobs: Vec::new() };
-        for p in self.partition {
+        let entries = self.entries.map(|b| b.0);
+        let mut geometry = Geometry { table: self.table, sector: self.sector.unwrap_or(SECTOR), entries, id: None };
+        geometry.id = self.id.map(|id| geometry.check_id(&id)).transpose()?;
+        let mut hints = BTreeMap::new();
+        let mut board = None;
+        let mut partitions = self.partition;
+        if let Some(table) = self.board {
+            board = Some(table.check(board::needs(&self.needs)?)?);
+            if partitions.is_empty() {
+                partitions = standard_partitions(geometry.table)?;
+            }
+        } else if !self.needs.is_empty() {
+            return Err("needs are a board's: there is no [board]".to_owned());
+        }
+        let needs = self.needs.iter().map(|n| (Some(n.file.as_str()), board::hint(None, Some(&n.package), None)));
+        let of_blobs = self.blob.iter().map(|b| {
+            let hint = board::hint(b.name.as_deref(), b.package.as_deref(), b.build.as_deref());
+            (b.in_root.as_deref(), hint)
+        });
+        let of_partitions = partitions
+            .iter()
+            .map(|p| (p.in_root.as_deref(), board::hint(Some(&p.name), p.package.as_deref(), p.build.as_deref())));
+        for (path, hint) in needs.chain(of_blobs).chain(of_partitions) {
+            if let (Some(path), Some(hint)) = (path, hint) {
+                hints.insert(path.trim_start_matches('/').to_owned(), hint);
+            }
+        }
+        let mut layout = Layout { geometry, partitions: Vec::new(), blobs: Vec::new(), board, hints };
+        for p in partitions {
             let name = p.name.escape_default().to_string();
             layout.partitions.push(p.check(base, arch).map_err(|what| format!("partition '{name}': {what}"))?);
         }
         for b in self.blob {
             let source = source(base, b.file, b.in_root).map_err(|what| format!("blob: {what}"))?;
-            layout.blobs.push(Blob { source: source.ok_or("blob: give file or in_root")?, offset: b.offset.0 });
+            layout.blobs.push(Blob {
+                name: b.name,
+                source: source.ok_or("blob: give file or in_root")?,
+                offset: b.offset.0,
+            });
+        }
+        if let (Some(Bytes(start)), Some(first)) = (self.start, layout.partitions.first_mut()) {
+            first.offset = first.offset.or(Some(start));
         }
         layout.check()?;
         Ok(layout)
@@ -469,6 +559,7 @@ impl PartitionTable {
         Ok(Partition {
             kind: type_guid(&self.kind, arch)?,
             name: self.name,
+            in_mbr: self.in_mbr,
             uuid: self.uuid.as_deref().map(parse_uuid).transpose()?,
             offset: self.offset.map(|b| b.0),
             size: self.size,
@@ -485,12 +576,26 @@ fn source(base: &Path, file: Option<PathBuf>, in_root: Option<String>) -> Result
         (Some(_), Some(_)) => Err("give either file or in_root".to_owned()),
         (Some(file), None) if file.as_os_str().is_empty() => Err("file is empty".to_owned()),
         (Some(file), None) => Ok(Some(Source::Host(base.join(file)))),
-        (None, Some(path)) if plain_absolute(&path).is_err() => {
-            Err("in_root must be an absolute path without '.', '..' and '//'".to_owned())
-        }
-        (None, Some(path)) if path == "/" => Err("in_root must name a file".to_owned()),
-        (None, Some(path)) => Ok(Some(Source::Root(path[1..].to_owned()))),
+        (None, Some(path)) => Ok(Some(Source::Root(from_root(&path)?))),
     }
+}
+
+/// Returns the path of a file of the root without the slash at its beginning.
+pub(crate) fn from_root(path: &str) -> Result<String, String> {
+    if plain_absolute(path).is_err() {
+        return Err("in_root must be an absolute path without '.', '..' and '//'".to_owned());
+    }
+    let below = path.strip_prefix('/').filter(|below| !below.is_empty());
+    below.map(str::to_owned).ok_or_else(|| "in_root must name a file".to_owned())
+}
+
+/// Returns the partitions of the standard layout, as far as a table has room for their attributes.
+fn standard_partitions(table: Table) -> Result<Vec<PartitionTable>, String> {
+    let mut file: File = toml::from_str(STANDARD).map_err(|error| error.to_string())?;
+    if table == Table::Mbr {
+        file.partition.iter_mut().for_each(|p| p.attributes.retain(|name| name == "legacy-boot"));
+    }
+    Ok(file.partition)
 }
 
 /// fstab(5) has these in a line, so there is no white space in them.
@@ -511,6 +616,7 @@ fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
     }
     match TYPES.iter().find(|(name, _)| *name == text) {
         Some((_, guid)) => Ok((*guid).to_owned()),
+        None if disk::mbr_byte(text).is_some() => Ok(text.to_ascii_lowercase()),
         None => parse_uuid(text).map_err(|_| {
             let (text, names) = (text.escape_default(), TYPES.map(|(name, _)| name).join(", "));
             format!("'{text}' is not a partition type: give a GUID, or one of root, {names}")
@@ -625,7 +731,37 @@ mod tests {
             (before("[[blob]]\nfile='x'\nin_root='/x'\noffset='1M'"), "either file or in_root"),
             (before("[[blob]]\nin_root='x'\noffset='1M'"), "absolute path"),
             (before("[[blob]]\nin_root='/../x'\noffset='1M'"), "absolute path"),
-            (before("[[blob]]\nfile='x'\noffset='16K'"), "in the partition table"),
+            (before("[[blob]]\nfile='x'\noffset='16K'"), "in the partition table, which ends at 17K"),
+            (before("table='mbr'\n[[blob]]\nfile='x'\noffset='0'\n[[blob]]\nfile='x'\noffset='x'"), "is not a size"),
+            (before("table='x'"), "unknown variant `x`, expected one of `gpt`, `hybrid`, `mbr`, `none`"),
+            (before("sector=1024"), "sector is 1024: it must be 512 or 4096"),
+            (before("sector=4096\nstart='1536'"), "its offset is not a multiple of the sectors of 4096"),
+            (before("sector=4096\n[[blob]]\nfile='x'\noffset='20K'"), "in the partition table, which ends at 24K"),
+            (before("entries='512'"), "entries must be at 1024 or"),
+            (before("table='mbr'\nentries='1M'"), "entries are those of a GPT"),
+            (before("entries='1M'\nstart='1M'"), "its offset 1M is before the end of the partition table, 1040K"),
+            (before("id='1234abcd'"), "is not a UUID"),
+            (before("table='mbr'\nid='00000000'"), "is not the id of an MBR: eight hexadecimal digits"),
+            (before("table='none'\nid='00000001'"), "has no id"),
+            (before("table='none'\nstart='1M'"), "the file system begins at 0"),
+            (before("table='none'\n[[blob]]\nfile='x'\noffset='1M'"), "one partition, and no blob"),
+            (before("table='hybrid'"), "one to three partitions of a hybrid table"),
+            (add("in_mbr=true"), "in_mbr is for a hybrid table"),
+            (format!("table='mbr'\n{ROOT}attributes=['grow-file-system']"), "only legacy-boot"),
+            (format!("table='mbr'\n{ROOT}uuid='aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee'"), "an MBR has no GUIDs"),
+            (format!("table='none'\n{ROOT}attributes=['legacy-boot']"), "no uuid and no attributes"),
+            (ROOT.replace("type='root'", "type='0x83'"), "a GPT has no such type"),
+            (ROOT.replace("type='root'", "type='0xee'"), "is not a partition type"),
+            (format!("table='mbr'\n{}", ROOT.replace("type='root'", "type='bios-boot'")), "an MBR has no such type"),
+            (
+                format!(
+                    "table='mbr'\n{}{ROOT}",
+                    ["a", "b", "c", "d"]
+                        .map(|n| format!("[[partition]]\nname='{n}'\ntype='linux'\nsize='1M'\n"))
+                        .concat()
+                ),
+                "has room for 4 partitions",
+            ),
             (format!("[[blob]]\nfile='x'\noffset='16M'\n{ROOT}offset='16M'\n"), "is in partition 'root'"),
         ];
         for (text, expected) in cases {

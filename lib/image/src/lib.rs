@@ -8,9 +8,13 @@
 //! [`FileSystem`] take. [`boot`] finds the kernels among them, and configures the boot loader. [`Output`] is the file that the
 //! image is written to, outside.
 
+pub mod acl;
+pub mod attribute;
+pub mod board;
 pub mod boot;
 mod bytes;
 pub mod compress;
+pub mod disk;
 pub mod epoch;
 mod ext4;
 mod fat;

@@ -7,6 +7,7 @@
 //!
 //! What a root holds is hostile: names are bytes, no link is followed, a fifo or a device is never opened.
 
+use crate::attribute;
 use crate::node::{Content, Kind, Node, RootFile, Seen, Xattr};
 use crate::reader::Reader;
 use crate::rewrite;
@@ -399,7 +400,7 @@ impl Walk<'_> {
         };
         let names = self.buffer[..length].split_inclusive(|b| *b == 0);
         let names = names.filter_map(|name| CStr::from_bytes_with_nul(name).ok());
-        let mut names: Vec<_> = names.filter(|name| is_kept(name)).map(CStr::to_owned).collect();
+        let mut names: Vec<_> = names.filter(|name| attribute::is_kept(name.to_bytes())).map(CStr::to_owned).collect();
         names.sort_unstable();
         let mut found = Vec::new();
         for name in names {
@@ -417,30 +418,12 @@ impl Walk<'_> {
                 result => result.doing(Code::Os, doing)?,
             };
             let value = self.buffer[..length].to_vec();
-            if name.as_bytes() == CAPABILITY && value.get(3) == Some(&CAPABILITY_OF_A_NAMESPACE) {
+            if attribute::is_of_a_namespace(name.as_bytes(), &value) {
                 return Err(foreign());
             }
             found.push((name.into_bytes(), value));
         }
         Ok(found)
-    }
-}
-
-const CAPABILITY: &[u8] = b"security.capability";
-
-/// The highest byte of `magic_etc` in version 3 of file capabilities (linux/capability.h), which names a user namespace.
-const CAPABILITY_OF_A_NAMESPACE: u8 = 3;
-
-/// Returns whether an extended attribute goes into an image: those that a package or an administrator sets. Labels and
-/// measurements (`security.selinux`, `security.ima`) are of the host's policy, `trusted.*` only the host's root can see, and
-/// file systems of containers keep attributes of their own.
-fn is_kept(name: &CStr) -> bool {
-    match name.to_bytes() {
-        CAPABILITY | b"system.posix_acl_access" | b"system.posix_acl_default" => true,
-        name => name.strip_prefix(b"user.").is_some_and(|name| {
-            let containers = [&b"overlay."[..], b"fuseoverlayfs.", b"containers."];
-            !containers.iter().any(|c| name.starts_with(c))
-        }),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod desc;
 pub mod digest;
 mod error;
 pub mod localdb;
+pub mod member;
 pub mod mtree;
 pub mod name;
 pub mod page;

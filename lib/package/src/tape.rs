@@ -2,8 +2,8 @@
 //!
 //! The tar crate's own handling of extension headers is not used: it reads them into memory
 //! whatever their size, and splits them at newlines, which binary extended attributes (the
-//! capabilities of real packages) contain. So the crate reads the raw members, and this the few
-//! extensions of pacman's archives: long names, and pax `path`. It may go when the crate has limits and parses such headers.
+//! capabilities of real packages) contain. So the crate reads the raw members, and this the
+//! extensions: long names, and the records of pax. It may go when the crate has limits and parses such headers.
 
 use crate::{Error, Result, decompress};
 
@@ -25,7 +25,16 @@ pub(crate) struct Head {
     pub(crate) size: u64,
     /// Whether its data is a map and pieces instead of the file.
     pub(crate) sparse: bool,
+    /// Its block, for what only [`crate::member`] reads.
+    pub(crate) block: tar::Header,
+    /// The target of a link, where the block has no room for it.
+    pub(crate) target: Option<Vec<u8>>,
+    /// The records of its pax header but for path, target and size, in order.
+    pub(crate) records: Vec<Record>,
 }
+
+/// A key and a value.
+pub(crate) type Record = (Vec<u8>, Vec<u8>);
 
 impl Head {
     /// Returns the path for a message.
@@ -66,9 +75,11 @@ impl<R: Read> Read for Meter<R> {
 struct Extensions {
     pax: bool,
     path: Option<Vec<u8>>,
+    target: Option<Vec<u8>>,
     size: Option<u64>,
     sparse: bool,
     sparse_name: Option<Vec<u8>>,
+    records: Vec<Record>,
 }
 
 /// Calls `visit` with each member and its data, until it breaks or the archive ends.
@@ -120,15 +131,18 @@ fn visit_members(
                 parse_pax(doing, &extension(&mut entry, size)?, extensions)?;
                 continue;
             }
-            EntryType::GNULongName => {
+            EntryType::GNULongName | EntryType::GNULongLink => {
                 let data = extension(&mut entry, size)?;
-                let name = data.split(|b| *b == 0).next().unwrap_or_default();
+                let name = data.split(|b| *b == 0).next().unwrap_or_default().to_vec();
                 let extensions: &mut Extensions = pending.get_or_insert_default();
-                set(doing, "path", &mut extensions.path, name.to_vec())?;
+                match kind {
+                    EntryType::GNULongName => set(doing, "path", &mut extensions.path, name)?,
+                    _ => set(doing, "target", &mut extensions.target, name)?,
+                }
                 continue;
             }
-            // The target of a link is never used; a global header has a comment.
-            EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
+            // It has a comment.
+            EntryType::XGlobalHeader => continue,
             // More headers may follow this one, which only a reader of this type would skip.
             EntryType::GNUSparse => return Err(Error::malformed(doing, "a sparse member of GNU's old format")),
             _ => {}
@@ -139,7 +153,9 @@ fn visit_members(
             Some(path) => path,
             None => entry.header().path_bytes().into_owned(),
         };
-        let head = Head { path: normal(&path).to_vec(), kind, size, sparse };
+        let block = entry.header().clone();
+        let (target, records) = (extensions.target, extensions.records);
+        let head = Head { path: normal(&path).to_vec(), kind, size, sparse, block, target, records };
         let refuse = |why: &str| Err(Error::malformed(doing, format!("member '{}': {why}", head.shown())));
         if head.path.contains(&0) {
             return refuse("a NUL in its path");
@@ -202,11 +218,14 @@ fn parse_pax(doing: &str, mut data: &[u8], into: &mut Extensions) -> Result<()> 
         let (key, value) = (&record[..equals], &record[equals + 1..]);
         match key {
             b"path" => set(doing, "path", &mut into.path, value.to_vec())?,
+            b"linkpath" => set(doing, "target", &mut into.target, value.to_vec())?,
             b"size" => set(doing, "size", &mut into.size, number(value).ok_or_else(bad)?)?,
             // The path is then one for programs that do not know sparse files.
             b"GNU.sparse.name" => set(doing, "path", &mut into.sparse_name, value.to_vec())?,
-            _ if key.starts_with(b"GNU.sparse.") => into.sparse = true,
-            _ => {}
+            _ => {
+                into.sparse |= key.starts_with(b"GNU.sparse.");
+                into.records.push((key.to_vec(), value.to_vec()));
+            }
         }
     }
     Ok(())

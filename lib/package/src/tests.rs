@@ -28,6 +28,9 @@ impl Tape {
         header.set_entry_type(kind);
         header.set_size(size);
         header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         header.set_cksum();
         self.0.append(&header, data).unwrap();
         self

@@ -4,6 +4,7 @@
 //! names, so it works in a scratch home ([`rootfs::gnupg`]): keys and trust are copied as data, the configuration is ours, and
 //! secret keys stay where they are.
 
+pub mod detached;
 pub mod listing;
 pub mod sign;
 pub mod status;

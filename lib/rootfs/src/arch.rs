@@ -113,7 +113,13 @@ impl Arch {
     /// is excluded: it depends on the processor.
     #[must_use]
     pub fn is_native_on(self, host: Self) -> bool {
-        self.elf == host.elf || (host.elf == 62 && self.elf == 3)
+        self.elf == host.elf || self.is_half_of(host)
+    }
+
+    /// Returns whether it is the 32-bit architecture that a kernel of architecture `host` runs beside its own.
+    #[must_use]
+    pub fn is_half_of(self, host: Self) -> bool {
+        host.elf == 62 && self.elf == 3
     }
 }
 
@@ -150,6 +156,7 @@ mod tests {
     fn thirty_two_bit_x86_is_native_on_sixty_four() {
         let named = |n| Arch::named(n).unwrap();
         assert!(named("i686").is_native_on(named("x86_64")));
+        assert!(named("i686").is_half_of(named("x86_64")) && !named("i686").is_half_of(named("i486")));
         assert!(!named("x86_64").is_native_on(named("i686")));
         assert!(!named("armv7h").is_native_on(named("aarch64")));
         assert!(named("armv6h").is_native_on(named("armv7h")));

@@ -17,6 +17,16 @@ pub fn seal_descriptors() {
     }
 }
 
+/// `PER_LINUX32` of personality(2).
+const LINUX32: libc::c_ulong = 8;
+
+/// Has uname(2) name the machine of 32-bit programs to us and to what we start, as setarch(8) does: what build scripts and
+/// pacman's `Architecture = auto` ask for.
+pub(crate) fn use_uname32() -> Result<(), Errno> {
+    // SAFETY: it takes a number, and changes what the kernel tells this process and its children.
+    if unsafe { libc::personality(LINUX32) } < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// Has a static program look hosts up in `/etc/hosts` and by DNS only. nsswitch.conf(5) may name modules, which glibc would
 /// load from the host, and those are of the host's glibc, not ours: a static program dies there. Called before threads start.
 pub fn resolve_without_modules() {

@@ -961,6 +961,15 @@ pub struct Disk {
     pub size: u64,
     /// The partitions, in their order.
     pub partitions: Vec<DiskPartition>,
+    /// The kind of its partition table, where it is not a GPT: `hybrid`, `mbr` or `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The board that it is for: as `--board` names it, a file by its absolute path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub board: Option<String>,
+    /// Bytes in a sector, where it is not 512.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sector: Option<u64>,
     /// The SHA-256 of the file, in hex.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
@@ -974,11 +983,12 @@ pub struct Disk {
 pub struct DiskPartition {
     /// Its name.
     pub name: String,
-    /// Its type: a GUID.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// Its UUID.
-    pub uuid: String,
+    /// Its type: a GUID, or two hexadecimal digits of an MBR.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its UUID, as the kernel calls it: of an MBR, the number of the disk and its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
     /// Where it begins, in bytes.
     pub start: u64,
     /// Its size in bytes.

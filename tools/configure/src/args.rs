@@ -105,6 +105,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "fstab")]
     pub(crate) layout: Option<PathBuf>,
 
+    /// The disk's board, as for mkdisk
+    #[arg(long, value_name = "NAME|FILE", requires = "fstab", conflicts_with = "layout")]
+    pub(crate) board: Option<String>,
+
     /// Set the root's own mirror, a URL with $repo and $arch
     #[arg(long, value_name = "URL", value_parser = mirror::parse)]
     pub(crate) mirror: Vec<String>,

@@ -91,14 +91,14 @@ impl Fstab {
         self.entries.iter().map(|e| e.at.clone()).collect()
     }
 
-    /// Finds the UUIDs of the file systems: those of a layout that is given, else of the plan's devices, else of the standard
+    /// Finds the UUIDs of the file systems: those of a layout or a board that is given, else of the plan's devices, else of the standard
     /// layout. `salt` tells the image from others of its date.
     ///
     /// # Errors
     ///
     /// When a layout cannot be read, or the document has invalid ids.
     pub(crate) fn find(
-        layout: Option<&Path>,
+        (layout, board): (Option<&Path>, Option<&str>),
         context: &Context,
         document: &Document,
         root: &Root,
@@ -106,17 +106,14 @@ impl Fstab {
     ) -> Result<Self, Failure> {
         let mounts: Vec<Mount> = document.need()?;
         let mut devices = devices(mounts);
-        if layout.is_none() && !devices.is_empty() {
+        if layout.is_none() && board.is_none() && !devices.is_empty() {
             devices.extend(root_device(root)?);
             devices.sort_by(|a, b| a.at.cmp(&b.at));
             let entries = devices.iter().map(|m| Entry::of_device(m, context));
             return Ok(Self { entries: entries.collect::<Result<_, _>>()?, planned: Vec::new() });
         }
         let arch = rootfs::arch::Arch::of_document(document)?.name;
-        let layout = match layout {
-            Some(file) => Layout::read(file, arch)?,
-            None => Layout::standard(arch)?,
-        };
+        let layout = Layout::of(layout, board, arch)?;
         let mut found = Self { entries: Vec::new(), planned: Vec::new() };
         // Whether it can be written is checked later; without it there are no earlier UUIDs.
         let text = root.read(AT, LIMIT).unwrap_or_default();

@@ -91,7 +91,8 @@ impl Stage for Args {
         let mut inside = Inside::of(document)?;
         self.timeout.watch(context, &mut inside);
         let salt = configured.hostname.as_deref().unwrap_or_default();
-        let find = || Fstab::find(self.layout.as_deref(), context, document, inside.root(), salt);
+        let find =
+            || Fstab::find((self.layout.as_deref(), self.board.as_deref()), context, document, inside.root(), salt);
         let fstab = self.fstab.then(find).transpose()?;
         let mut planned = Vec::new();
         if let Some(fstab) = &fstab {

@@ -302,6 +302,15 @@ fn a_layout_says_which_file_systems_there_are() {
     let configured = ground.works(&["--fstab", "--layout", &layout]);
     assert_eq!(configured["fstab"], json!(["/"]));
     assert!(!ground.text("etc/fstab").contains("vfat"));
+    // A board's are those that mkdisk makes of it.
+    let mut bare = Ground::new();
+    let configured = bare.works(&["--fstab", "--board", "asahi"]);
+    assert_eq!(configured["fstab"], json!(["/"]));
+    let configured = Ground::new().works(&["--fstab", "--board", "raspberrypi-4"]);
+    assert_eq!(configured["fstab"], json!(["/", "/boot"]));
+    let ran = Ground::new().refuses(&["--fstab", "--board", "rpi4"], "usage", "there is no board 'rpi4'");
+    assert!(ran.stderr.contains("hint: did you mean 'raspberrypi-4'?"), "{}", ran.stderr);
+    bare.refuses(&["--fstab", "--board", "visionfive-2"], "usage", "it is riscv64, and the root is");
     ground.document["filesystems"][0]["uuid"] = json!("nonsense");
     let ran = ground.run(&["--fstab", "--layout", &layout]);
     assert_eq!(ran.document["error"]["code"], "bad-document");
@@ -334,6 +343,8 @@ fn what_the_root_does_not_have_is_refused_first() {
     for (args, says) in [
         (&["--hostname", "a b"][..], "invalid value 'a b' for '--hostname <NAME>': "),
         (&["--layout", "x"], "--fstab"),
+        (&["--board", "asahi"], "--fstab"),
+        (&["--fstab", "--board", "asahi", "--layout", "x"], "cannot be used with"),
         (&["--mirror", "http://m.example.org/"], "no $repo in it"),
         (&["--password-file", "ann:/no/such"], "reading '/no/such': No such file"),
     ] {

@@ -5,7 +5,7 @@
 
 use crate::cache::{Cache, LARGEST_SIGNATURE, Origin, Package};
 use crate::http::{Expected, HttpClient};
-use crate::keyring::{Keyring, OTHER_KEYS, UNSIGNED, package_name};
+use crate::keyring::{self, Keyring, OTHER_KEYS, UNSIGNED, package_name};
 use crate::server::Server;
 use crate::verify::{Proof, Verified, Verifier, verify};
 use package::db::{self, Database, Entry, Limits};
@@ -182,7 +182,7 @@ impl Fetcher<'_> {
             Code::NotFound => failure.hint(OTHER_KEYS),
             _ => failure,
         })?;
-        let keyring = Keyring::from_package(self.context, &verifier.gpg, &package.file, repo).map_err(&at_file)?;
+        let keyring = keyring::from_package(self.context, &verifier.gpg, &package.file, repo).map_err(&at_file)?;
         self.cache.keep(package, sha256)?;
         Ok((keyring, Some(self.origin(server, entry, sha256))))
     }
@@ -274,7 +274,7 @@ impl Fetcher<'_> {
                     None => None,
                 };
                 let keys = keys.ok_or_else(|| missing(&format!("package {}", quote(&name))))?;
-                Keyring::from_package(self.context, &verifier.gpg, &keys.file, repo)?
+                keyring::from_package(self.context, &verifier.gpg, &keys.file, repo)?
             }
         };
         let proof = Proof { verifier, keyring, signature };

@@ -54,7 +54,10 @@ pub(crate) fn verify(
     let Some(Proof { verifier, keyring, signature }) = proof else {
         return Ok(Verified { file, signature: None });
     };
-    let found = keyring.check(context, &verifier.gpg, &signature, &file)?;
+    let found = keyring.check(context, &verifier.gpg, &signature, &file).map_err(|failure| match failure.code {
+        Code::NotVerified => failure.hint(UNSIGNED),
+        _ => failure,
+    })?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let signer = find_signer(&found, &verifier.pins, &keyring.name, now)?;
     if let Some((name, version)) = identity {

@@ -1,6 +1,7 @@
 //! Where each partition and blob is: from the layout, and from sizes that were measured.
 
-use image::layout::{ALIGNMENT, FIRST, LAST, Layout, Partition, SECTOR, Size};
+use image::disk::{BOOT_CODE, MBR, MBR_SECTORS, Table};
+use image::layout::{ALIGNMENT, Layout, Partition, Size};
 use image::size::show;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Failure};
@@ -42,11 +43,13 @@ pub(crate) fn arrange(
     needs: &[Need],
     blobs: &[u64],
 ) -> Result<Arrangement, Failure> {
+    let geometry = &layout.geometry;
+    let (first, last, sector) = (geometry.first(), geometry.last(), geometry.sector);
     let mut partitions: Vec<Place> = Vec::new();
-    let mut end = FIRST;
+    let mut end = first;
     let mut before = "the partition table".to_owned();
     // The least that the disk must be, were its rest as small as it can be.
-    let mut least = FIRST;
+    let mut least = first;
     for (partition, need) in layout.partitions.iter().zip(needs) {
         let name = &partition.name;
         let start = partition.offset.unwrap_or_else(|| end.next_multiple_of(ALIGNMENT));
@@ -55,14 +58,14 @@ pub(crate) fn arrange(
             let why = format!("partition '{name}' begins at {start}, and {before} ends at {end}");
             return Err(refused(why).hint("move it in the layout, or make what is before it smaller"));
         }
-        let smallest = need.least.max(partition.minimum).max(SECTOR);
+        let smallest = need.least.max(partition.minimum).max(sector);
         let bytes = match (partition.size, size) {
             (Size::Bytes(bytes), _) if bytes < need.least => {
                 return Err(too_small(name, bytes, need.least));
             }
             (Size::Bytes(bytes), _) => bytes,
             (Size::Auto, _) | (Size::Rest, None) => whole(need.roomy.max(smallest)),
-            (Size::Rest, Some(disk)) => (disk.saturating_sub(LAST) / 4096 * 4096).saturating_sub(start),
+            (Size::Rest, Some(disk)) => (disk.saturating_sub(last) / 4096 * 4096).saturating_sub(start),
         };
         least = match partition.size {
             Size::Rest => start + whole(smallest),
@@ -76,14 +79,20 @@ pub(crate) fn arrange(
         end = end.max(blob.offset + length);
         least = least.max(blob.offset + length);
     }
-    let least = whole(least + LAST);
-    let size = size.unwrap_or(whole(end + LAST));
+    let least = whole(least + last);
+    let size = size.unwrap_or(whole(end + last));
     if size < least {
         let (size, least) = (show(size), show(least));
         let why = format!("a size of {size} is too small for what is in it: {least} would do");
         let hint = format!("--size {least}, or --size auto, which leaves room");
         return Err(refused(why).hint(hint));
     }
+    if size % sector != 0 {
+        let (size, would) = (show(size), show(whole(size)));
+        let why = format!("a size of {size} is not a multiple of the sectors of {sector} bytes");
+        return Err(refused(why).hint(format!("--size {would}")));
+    }
+    check_numbers(layout, &partitions)?;
     check_blobs(layout, blobs, &partitions)?;
     Ok(Arrangement { size, partitions })
 }
@@ -99,15 +108,33 @@ pub(crate) fn too_small(name: &str, bytes: u64, least: u64) -> Failure {
     ))
 }
 
-/// No blob may overlap a partition or another blob.
+/// An MBR counts sectors by 32 bits.
+fn check_numbers(layout: &Layout, places: &[Place]) -> Result<(), Failure> {
+    let is_mbr = layout.geometry.table == Table::Mbr;
+    for (partition, place) in layout.partitions.iter().zip(places) {
+        if (is_mbr || partition.in_mbr) && (place.start + place.size) / layout.geometry.sector > MBR_SECTORS {
+            let most = show((MBR_SECTORS + 1) * layout.geometry.sector);
+            let why = format!("partition '{}' ends behind {most}, where the numbers of an MBR end", partition.name);
+            return Err(refused(why).hint("make it smaller, or give a layout with table = \"gpt\""));
+        }
+    }
+    Ok(())
+}
+
+/// No blob may overlap the table, a partition or another blob.
 fn check_blobs(layout: &Layout, blobs: &[u64], places: &[Place]) -> Result<(), Failure> {
     let of =
         |(p, place): (&Partition, &Place)| (format!("partition '{}'", p.name), place.start, place.start + place.size);
-    let mut taken: Vec<(String, u64, u64)> = layout.partitions.iter().zip(places).map(of).collect();
+    let geometry = &layout.geometry;
+    let tables = geometry.taken().into_iter().map(|range| ("the partition table".to_owned(), range.start, range.end));
+    let mut taken: Vec<(String, u64, u64)> = tables.chain(layout.partitions.iter().zip(places).map(of)).collect();
     for (blob, length) in layout.blobs.iter().zip(blobs) {
         let name = format!("blob '{}'", blob.source.show());
         let (start, end) = (blob.offset, blob.offset + length);
-        let over = taken.iter().find(|(_, s, e)| start < *e && *s < end);
+        // Of one that is longer than an MBR, the bytes in the table are left out.
+        let around = geometry.written(start, *length).len() > 1 && *length > MBR;
+        let is_over = |(_, s, e): &&(String, u64, u64)| start < *e && *s < end && !(around && *s == BOOT_CODE);
+        let over = taken.iter().find(is_over);
         if let Some((other, begin, _)) = over {
             let (start, begin) = (show(start), show(*begin));
             return Err(refused(format!(
@@ -132,6 +159,7 @@ fn whole(bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use image::disk::Geometry;
     use image::layout::{Blob, Source};
 
     const M: u64 = 1 << 20;
@@ -155,6 +183,7 @@ mod tests {
     fn the_root_has_the_rest_up_to_the_second_table() {
         let found = arrange(&standard(), Some(2 << 30), &needs(), &[]).unwrap();
         let root = found.partitions[1];
+        const LAST: u64 = 33 * 512;
         assert!(root.start + root.size <= (2 << 30) - LAST);
         assert_eq!(root.size % 4096, 0);
         assert!(root.start + root.size > (2 << 30) - LAST - 4096);
@@ -177,7 +206,7 @@ mod tests {
     #[test]
     fn blobs_have_a_place_of_their_own() {
         let mut layout = standard();
-        let blob = |offset| Blob { source: Source::Host("x".into()), offset };
+        let blob = |offset| Blob { name: None, source: Source::Host("x".into()), offset };
         layout.blobs = vec![blob(32 << 10), blob(64 << 10)];
         arrange(&layout, None, &needs(), &[32 << 10, 900 << 10]).unwrap();
         for (lengths, what) in [
@@ -195,6 +224,47 @@ mod tests {
         let found = arrange(&layout, None, &needs(), &[M]).unwrap();
         assert_eq!(found.size, (2 << 30) + 2 * M);
         arrange(&layout, Some(2 << 30), &needs(), &[M]).unwrap_err();
+    }
+
+    #[test]
+    fn the_table_keeps_its_bytes() {
+        let with = |table, entries, offset| {
+            let mut layout = standard();
+            layout.geometry = Geometry { table, entries, ..Geometry::default() };
+            layout.blobs = vec![Blob { name: None, source: Source::Host("x".into()), offset }];
+            layout.partitions[0].offset = Some(2 * M);
+            layout
+        };
+        let try_at = |layout: &Layout, length| match arrange(layout, None, &needs(), &[length]) {
+            Ok(_) => String::new(),
+            Err(failure) => failure.message,
+        };
+        // Boot code, and what a ROM loads around the table of an MBR.
+        for (table, entries, offset, length, what) in [
+            (Table::Gpt, None, 0, 440, ""),
+            (Table::Gpt, None, 0, 441, "of 441 bytes at 0 overlaps the partition table, which begins at 440"),
+            (Table::Mbr, None, 0, 440, ""),
+            (Table::Mbr, None, 0, 500, "overlaps the partition table"),
+            (Table::Mbr, None, 0, M, ""),
+            (Table::Mbr, None, 0, 3 * M, "overlaps partition 'boot'"),
+            (Table::Gpt, Some(M), 8192, M - 8192, ""),
+            (Table::Gpt, Some(M), 8192, M - 8191, "overlaps the partition table, which begins at 1M"),
+        ] {
+            let said = try_at(&with(table, entries, offset), length);
+            assert!(said.is_empty() == what.is_empty() && said.contains(what), "{what}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_mbr_ends_where_its_numbers_do() {
+        let mut layout = standard();
+        layout.geometry.table = Table::Mbr;
+        let failure = arrange(&layout, Some(3 << 40), &needs(), &[]).unwrap_err();
+        assert!(failure.message.contains("partition 'root' ends behind 2T"), "{failure}");
+        layout.geometry.sector = 4096;
+        arrange(&layout, Some(3 << 40), &needs(), &[]).unwrap();
+        let failure = arrange(&layout, Some((3 << 40) + 512), &needs(), &[]).unwrap_err();
+        assert!(failure.message.contains("not a multiple of the sectors of 4096"), "{failure}");
     }
 
     #[test]

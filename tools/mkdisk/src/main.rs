@@ -9,17 +9,21 @@
 //! it together inside the root's namespaces. What boots is in lib/image.
 
 mod arrange;
+mod boards;
 mod content;
 mod format;
 mod plan;
+mod syslinux;
 mod table;
 mod work;
 
+use boards::Boot;
 use clap::Parser;
 use format::Format;
 use image::boot::{self, Loader};
+use image::disk::Table;
 use image::ids::Ids;
-use image::layout::{Content, Layout, Size, Source};
+use image::layout::{Content, Layout, SECTOR, Size, Source};
 use image::reader::Reader;
 use image::tree::Points;
 use image::{Output, Rules, epoch, size};
@@ -48,13 +52,13 @@ use work::Done;
 #[derive(Debug, Parser)]
 #[command(name = "mkdisk", version, help_expected = true, max_term_width = 80)]
 #[command(
-    after_help = "Example:\n  ... | strap base linux-aarch64 | configure --fstab | keyring --strip \\\n    | mkdisk -o alarm.img --layout orange-pi-5.toml | reap | unmount"
+    after_help = "Example:\n  ... | strap base linux-aarch64 | configure --fstab | keyring --strip \\\n    | mkdisk -o alarm.img --board orangepi-5 | reap | unmount"
 )]
 struct Args {
     /// Write the image to FILE, which ends with .img, .img.zst, .img.xz, .img.gz,
     /// .qcow2, .vhdx or .vmdk
-    #[arg(short, long, value_name = "FILE")]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required = true)]
+    output: Option<PathBuf>,
 
     /// Size of the disk; the root takes the rest of it. auto makes room for the
     /// files and the headroom
@@ -73,6 +77,19 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     layout: Option<PathBuf>,
 
+    /// Make the disk of a board: its partitions, boot loaders, devicetree and
+    /// console; NAME is one of --list-boards
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "layout")]
+    board: Option<String>,
+
+    /// Take the board's blob NAME from FILE, not from the root
+    #[arg(long, value_name = "NAME=FILE", value_parser = boards::parse_blob)]
+    blob: Vec<(String, PathBuf)>,
+
+    /// List the boards, and how far an image for each was seen to work
+    #[arg(long, exclusive = true)]
+    list_boards: bool,
+
     /// Configure this boot loader; auto is the one of the architecture
     #[arg(long, value_name = "NAME", default_value = "auto")]
     bootloader: Loader,
@@ -85,6 +102,11 @@ struct Args {
     /// rockchip/rk3588s-orangepi-5.dtb
     #[arg(long, value_name = "PATH", value_parser = boot::check_dtb)]
     dtb: Option<String>,
+
+    /// Apply this devicetree overlay, a path beside the devicetrees; on a Raspberry
+    /// Pi its name
+    #[arg(long, value_name = "PATH", value_parser = boot::check_dtb)]
+    dtbo: Vec<String>,
 
     /// Accept a kernel without an initramfs: it has the drivers of its disk
     #[arg(long)]
@@ -116,9 +138,10 @@ impl Stage for Args {
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
         let epoch = epoch::of_environment()?;
         let rules = Rules::new(&self.exclude, &self.include, epoch)?;
-        let format = Format::of_name(&self.output)?;
+        let name = self.output.as_deref().unwrap_or(Path::new(""));
+        let format = Format::of_name(name)?;
         format.check()?;
-        check_output(&self.output)?;
+        check_output(name)?;
         let inside = Inside::of(document)?.bare();
         let root = inside.root();
         let doing = format!("making a disk of {}", quote(root.path()));
@@ -131,7 +154,7 @@ impl Stage for Args {
         for at in &plan.points.bound {
             context.note(format_args!("'{at}' is bound from the host, and left out"));
         }
-        let output = Output::create(&self.output, root)?;
+        let output = Output::create(name, root)?;
         // Never finished: it is gone with us.
         let raw =
             (format != Format::Raw).then(|| Output::create(&output.path.with_extension("raw"), root)).transpose()?;
@@ -139,6 +162,9 @@ impl Stage for Args {
         let mut lent = vec![image.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
         let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image))?;
+        if plan.boot.loader == Loader::Syslinux {
+            syslinux::install(image, &plan, &done.disk)?;
+        }
         format.convert(context, image, &output.file)?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS || format != Format::Raw;
         let sha256 = if is_full { Some(sha256(context, &output.file)?) } else { None };
@@ -146,7 +172,7 @@ impl Stage for Args {
         let mut disk = disk(&output.path, sha256.as_deref(), &plan, &done);
         disk.format = format.name().map(str::to_owned);
         let path = output.path.clone();
-        output.finish()?.remove_on_undo(context, &self.output);
+        output.finish()?.remove_on_undo(context, name);
         record(document, disk);
         if let Some(key) = done.secrets.first() {
             let (n, key) = (done.secrets.len(), quote(key));
@@ -167,11 +193,15 @@ impl Args {
     fn plan(&self, document: &Document, inside: &Inside, rules: Rules) -> Result<Plan<'_>, Failure> {
         let (root, epoch) = (inside.root(), rules.epoch);
         let arch = Arch::of_document(document)?;
-        let mut layout = match &self.layout {
-            Some(path) => Layout::read(path, arch.name)?,
-            None => Layout::standard(arch.name)?,
-        };
+        let mut layout = Layout::of(self.layout.as_deref(), self.board.as_deref(), arch.name)?;
+        for (name, file) in &self.blob {
+            layout.replace(name, file)?;
+        }
         plan::resize_boot(&mut layout, self.boot)?;
+        let boot = Boot::of(self, &layout)?;
+        if boot.loader == Loader::Syslinux {
+            syslinux::check()?;
+        }
         let title = title(root)?;
         // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
         // the distribution may be where a preset lies.
@@ -184,6 +214,7 @@ impl Args {
             time: epoch.unwrap_or_else(epoch::now),
             points: Points::of(inside)?,
             files: open_files(&layout)?,
+            boot,
             layout,
             rules,
             arch,
@@ -279,7 +310,7 @@ fn sha256(context: &Context, file: &File) -> Result<String, Failure> {
 fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk {
     let layout = &plan.layout;
     let partitions = layout.partitions.iter().zip(&done.disk.partitions);
-    let partitions = partitions.zip(&plan.file_systems).map(|((partition, place), id)| {
+    let partitions = partitions.zip(&plan.file_systems).enumerate().map(|(n, ((partition, place), id))| {
         let (filesystem, at) = match &partition.content {
             Content::FileSystem { kind, at, .. } => {
                 (Some(DiskFileSystem { kind: kind.name().to_owned(), uuid: id.clone() }), at.clone())
@@ -288,8 +319,8 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
         };
         DiskPartition {
             name: partition.name.clone(),
-            kind: partition.kind.clone(),
-            uuid: partition.id(&plan.ids),
+            kind: layout.partition_type(n),
+            uuid: layout.partition_id(n, &plan.ids),
             start: place.start,
             size: place.size,
             filesystem,
@@ -300,6 +331,9 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
         file: path.to_owned(),
         size: done.disk.size,
         partitions: partitions.collect(),
+        table: (layout.geometry.table != Table::Gpt).then(|| layout.geometry.table.name().to_owned()),
+        sector: (layout.geometry.sector != SECTOR).then_some(layout.geometry.sector),
+        board: plan.boot.board.clone(),
         sha256: sha256.map(str::to_owned),
         format: None,
     }
@@ -322,6 +356,10 @@ fn summary(path: &Path, plan: &Plan<'_>, done: &Done) -> String {
 }
 
 fn main() -> ExitCode {
+    stage::complete::answer::<Args>();
+    if Args::try_parse().is_ok_and(|args| args.list_boards) {
+        return boards::list();
+    }
     rootfs::seal_descriptors();
     stage::main::<Args>()
 }

@@ -1,6 +1,7 @@
 //! What the command line and the document ask for, checked; nothing is touched.
 
 use crate::Args;
+use crate::boards::Boot;
 use image::ids::Ids;
 use image::layout::{Layout, Partition, Size};
 use image::tree::Points;
@@ -66,6 +67,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) arch: Arch,
     /// The system's name.
     pub(crate) title: String,
+    pub(crate) boot: Boot,
 }
 
 /// Changes the size of the partition that is mounted at `/boot`.
@@ -98,7 +100,7 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
     };
     let differs = |what: String| {
         Failure::new(Code::Failed, format!("{DOING}: {what}"))
-            .hint("give 'configure --fstab' and mkdisk the same --layout, or leave --fstab out")
+            .hint("give 'configure --fstab' and mkdisk the same --board or --layout, or leave --fstab out")
     };
     for known in &recorded {
         if !layout.partitions.iter().any(|p| mounted_at(p, &known.at)) {

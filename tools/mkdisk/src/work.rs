@@ -7,7 +7,7 @@ use crate::arrange::{self, Arrangement, Need};
 use crate::content;
 use crate::plan::{Plan, mounted_at};
 use crate::table;
-use image::boot::{self, Wish};
+use image::boot::{self, Loader, Wish};
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;
@@ -17,6 +17,7 @@ use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use stage::{Code, Context, Document, Doing, Failure, Unit};
 use std::fs::File;
+use std::ops::Range;
 
 /// What was done.
 #[derive(Debug, Deserialize, Serialize)]
@@ -50,6 +51,9 @@ pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, imag
     })
 }
 
+/// The longest configuration of a boot loader that is read, in bytes.
+const LONGEST: u64 = 1 << 16;
+
 /// What a partition gets.
 enum Filling<'a> {
     Nothing,
@@ -81,18 +85,31 @@ impl<'a> Job<'a> {
     fn fill(&self) -> Result<(Vec<Filling<'a>>, Vec<String>), Failure> {
         let plan = self.plan;
         let partitions = || plan.layout.partitions.iter();
-        let (root, root_id) = partitions()
+        for path in plan.layout.board.iter().flat_map(|board| &board.needs) {
+            self.find(path)?;
+        }
+        let (n, root_id) = partitions()
             .zip(&plan.file_systems)
-            .find(|(p, _)| mounted_at(p, "/"))
+            .enumerate()
+            .find(|(_, (p, _))| mounted_at(p, "/"))
+            .map(|(n, (_, id))| (n, id))
             .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
-        let part_id = root.id(&plan.ids);
+        let part_id = plan.layout.partition_id(n, &plan.ids);
+        let existing = match plan.boot.loader {
+            Loader::RaspberryPi => [self.text(boot::EXISTING[0])?, self.text(boot::EXISTING[1])?],
+            _ => [None, None],
+        };
         let now = plan.time.cast_signed();
         let wish = Wish {
-            loader: plan.args.bootloader,
-            cmdline: plan.args.cmdline.as_deref(),
-            dtb: plan.args.dtb.as_deref(),
+            loader: plan.boot.loader,
+            keep: plan.args.bootloader == Loader::Auto,
+            cmdline: plan.boot.cmdline.as_deref(),
+            dtb: plan.boot.dtb.as_deref(),
+            overlays: &plan.boot.overlays,
+            config: plan.layout.board.as_ref().and_then(|board| board.config.as_deref()),
+            existing: [existing[0].as_deref(), existing[1].as_deref()],
             no_initramfs: plan.args.no_initramfs,
-            root: [root_id, &part_id],
+            root: [root_id, part_id.as_deref().unwrap_or_default()],
             title: &plan.title,
             time: now,
         };
@@ -113,6 +130,7 @@ impl<'a> Job<'a> {
                         seed: plan.ids.bytes(&format!("hash seed {id}")),
                         label: label.clone(),
                         time: plan.time,
+                        sector: plan.layout.geometry.sector,
                     };
                     Filling::FileSystem(kind.make(nodes, options, self.tree)?)
                 }
@@ -174,7 +192,7 @@ impl<'a> Job<'a> {
             let to = region(place.start, place.size);
             match filling {
                 Filling::Nothing => {}
-                Filling::Bytes(source, size) => self.copy(source, *size, &to)?,
+                Filling::Bytes(source, size) => self.copy(source, 0..*size, &to)?,
                 Filling::FileSystem(fs) => {
                     fs.write(&to, self.tree).map_err(|f| f.while_doing(format!("filling '{}'", partition.name)))?
                 }
@@ -182,7 +200,9 @@ impl<'a> Job<'a> {
         }
         for blob in &plan.layout.blobs {
             let size = self.size_of(&blob.source)?;
-            self.copy(&blob.source, size, &region(blob.offset, size))?;
+            for range in plan.layout.geometry.written(blob.offset, size) {
+                self.copy(&blob.source, range, &region(blob.offset, size))?;
+            }
         }
         Ok(())
     }
@@ -195,9 +215,30 @@ impl<'a> Job<'a> {
         };
         node.filter(|node| matches!(node.kind, Kind::File(_))).ok_or_else(|| {
             let doing = format!("looking for '/{path}' of the root, which the layout names");
+            let hint = self.plan.layout.hints.get(path).map(String::as_str);
             Failure::new(Code::NotFound, format!("{doing}: there is no such file, or it stays out of images"))
-                .hint("strap the package that has it, or name another file in the layout")
+                .hint(hint.unwrap_or("strap the package that has it, or name another file in the layout"))
         })
+    }
+
+    /// Returns the text of a short file of the root; `None` where there is none.
+    fn text(&self, path: &str) -> Result<Option<String>, Failure> {
+        if !self.nodes.iter().any(|n| n.path == path.as_bytes()) {
+            return Ok(None);
+        }
+        let doing = || format!("reading '/{path}' of the root");
+        let reader = self.tree.open_content(self.find(path)?)?;
+        if reader.size() > LONGEST {
+            let why = format!("{}: it has more than {} bytes", doing(), size::show(LONGEST));
+            return Err(Failure::new(Code::Failed, why));
+        }
+        let mut text = Vec::new();
+        reader.copy(0..reader.size(), |_, bytes| {
+            text.extend_from_slice(bytes);
+            Ok(())
+        })?;
+        reader.check_unchanged()?;
+        String::from_utf8(text).map(Some).doing(Code::Failed, doing)
     }
 
     fn size_of(&self, source: &Source) -> Result<u64, Failure> {
@@ -207,8 +248,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Copies what the layout names.
-    fn copy(&self, source: &Source, size: u64, to: &Region<'_>) -> Result<(), Failure> {
+    /// Copies a range of what the layout names to the same place of the region.
+    fn copy(&self, source: &Source, range: Range<u64>, to: &Region<'_>) -> Result<(), Failure> {
         let doing = format!("copying '{}'", source.show());
         let reader = match source {
             Source::Root(path) => self.tree.open_content(self.find(path)?)?,
@@ -217,7 +258,7 @@ impl<'a> Job<'a> {
                 Reader::of_file(file.doing(Code::Os, || &doing)?, doing)?
             }
         };
-        to.copy(&reader, 0..size, 0)?;
+        to.copy(&reader, range.clone(), range.start)?;
         reader.check_unchanged()
     }
 }

@@ -301,19 +301,6 @@ fn a_layout_with_blobs_and_more_partitions() {
 }
 
 #[test]
-fn the_example_s_layout_works() {
-    let lab = Lab::new();
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/orange-pi-5.toml");
-    fs::copy(example, lab.at("layout.toml")).unwrap();
-    lab.put("idbloader.img", "first");
-    lab.put("u-boot.itb", "second");
-    let document = lab.good(&["-o", "disk.img", "--layout", "layout.toml"]);
-    assert_eq!(document["disks"][0]["partitions"][0]["start"], 16 * M);
-    let said = tool("sgdisk", &["--verify", text(&lab.at("disk.img"))]);
-    assert!(said.contains("No problems found"), "{said}");
-}
-
-#[test]
 fn layouts_that_do_not_fit_are_refused() {
     let lab = Lab::new();
     lab.put("blob", &"x".repeat(2 << 20));

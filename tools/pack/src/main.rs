@@ -3,7 +3,6 @@
 //! The tree is read inside, where owners and file capabilities are the root's own also for an ordinary user, and by the rules
 //! that every image has (`lib/image`). The archive is written outside, as the user's file, and is there whole or not at all.
 
-mod acl;
 mod archive;
 mod format;
 mod member;

@@ -4,7 +4,7 @@
 //! Owners are numbers only: names would be looked up on the machine that unpacks. Times are whole seconds, as packages have
 //! them.
 
-use crate::acl;
+use image::acl;
 use image::reader::Piece;
 use image::{Kind, Node};
 use std::io;

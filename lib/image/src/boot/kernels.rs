@@ -26,7 +26,7 @@ const INITRAMFS: [(&str, &str); 5] =
     [("initramfs-", ".img"), ("booster-", ".img"), ("initrd-", ""), ("initrd-", ".img"), ("initrd.img-", "")];
 
 /// Names of kernels that do not say which one they are, the best for boot loaders first.
-const PLAIN: [&str; 4] = ["Image", "zImage", "vmlinuz", "Image.gz"];
+const PLAIN: [&str; 6] = ["Image", "zImage", "vmlinuz", "Image.gz", "kernel8.img", "kernel7.img"];
 
 /// The root's files, by their paths.
 pub(super) struct Tree<'a> {

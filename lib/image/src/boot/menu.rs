@@ -60,6 +60,10 @@ pub(super) fn extlinux(entries: &[MenuEntry<'_>], prefix: &str, wish: &Wish<'_>)
             (Some(dtbs), None) => text += &format!("  fdtdir {prefix}/{dtbs}\n"),
             (None, _) => {}
         }
+        if let Some(dtbs) = kernel.dtbs.as_ref().filter(|_| !wish.overlays.is_empty()) {
+            let paths = wish.overlays.iter().map(|overlay| format!(" {prefix}/{dtbs}/{overlay}"));
+            text += &format!("  fdtoverlays{}\n", paths.collect::<String>());
+        }
         text += &format!("  append {}\n", cmdline(kernel, wish));
     }
     text

@@ -16,8 +16,12 @@ fn tree(names: &[&str]) -> Vec<Node> {
 
 const WISH: Wish<'_> = Wish {
     loader: Loader::Auto,
+    keep: true,
     cmdline: None,
     dtb: None,
+    overlays: &[],
+    config: None,
+    existing: [None, None],
     no_initramfs: false,
     root: ["FS", "PART"],
     title: "Arch",
@@ -129,7 +133,7 @@ fn a_pc_gets_systemd_boot() {
 fn what_the_root_has_is_kept_unless_asked() {
     let names = ["boot/Image", EXTLINUX];
     assert!(planned(&names, "aarch64", &WISH).unwrap().added.is_empty());
-    let wish = Wish { loader: Loader::Extlinux, no_initramfs: true, ..WISH };
+    let wish = Wish { loader: Loader::Extlinux, keep: false, no_initramfs: true, ..WISH };
     text(&planned(&names, "aarch64", &wish).unwrap(), EXTLINUX);
 }
 
@@ -137,7 +141,7 @@ fn what_the_root_has_is_kept_unless_asked() {
 fn no_kernel_is_an_error_but_where_nothing_is_to_boot() {
     for names in [&[][..], &["boot/vmlinuz-"], &["boot/vmlinuz-a b"], &["boot/x/Image"]] {
         assert_eq!(planned(names, "aarch64", &WISH).unwrap_err().code, Code::NotFound);
-        let wish = Wish { loader: Loader::None, ..WISH };
+        let wish = Wish { loader: Loader::None, keep: false, ..WISH };
         assert!(planned(names, "aarch64", &wish).unwrap().added.is_empty());
     }
 }
@@ -161,4 +165,76 @@ fn command_lines_and_paths_are_checked() {
     for bad in ["", "/a", "../a", "a//b", "a b", "a\n"] {
         check_dtb(bad).unwrap_err();
     }
+}
+
+#[test]
+fn overlays_are_applied_to_the_devicetree() {
+    let names = ["boot/Image", "boot/initramfs-linux.img", "boot/dtbs/", "boot/dtbs/a.dtb", "boot/dtbs/o/x.dtbo"];
+    let overlays = ["o/x.dtbo".to_owned()];
+    let wish = Wish { dtb: Some("a.dtb"), overlays: &overlays, ..WISH };
+    let booting = planned(&names, "aarch64", &wish).unwrap();
+    let conf = text(&booting, EXTLINUX);
+    assert!(conf.contains("  fdt /dtbs/a.dtb\n  fdtoverlays /dtbs/o/x.dtbo\n  append "), "{conf}");
+    let wish = Wish { overlays: &["o/y.dtbo".to_owned()], ..WISH };
+    let failure = planned(&names, "aarch64", &wish).unwrap_err();
+    assert!(failure.message.starts_with("looking for the devicetree 'o/y.dtbo'"), "{failure}");
+    let names = [&names[..], &["usr/lib/systemd/boot/efi/systemd-bootaa64.efi"]].concat();
+    let wish = Wish { loader: Loader::SystemdBoot, keep: false, overlays: &overlays, ..WISH };
+    let failure = planned(&names, "aarch64", &wish).unwrap_err();
+    assert!(failure.message.contains("applies no overlays"), "{failure}");
+}
+
+const PI: [&str; 4] =
+    ["boot/kernel8.img", "boot/initramfs-linux.img", "boot/bcm2711-rpi-4-b.dtb", "boot/overlays/vc4-kms-v3d.dtbo"];
+
+#[test]
+fn a_raspberry_pi_gets_its_two_files() {
+    let pi = Wish { loader: Loader::RaspberryPi, cmdline: Some("console=tty1 quiet"), ..WISH };
+    let wish = Wish { config: Some("enable_uart=1\n"), ..pi };
+    let booting = planned(&PI, "aarch64", &wish).unwrap();
+    assert_eq!(
+        text(&booting, "boot/config.txt"),
+        "# Made by mkdisk.\nenable_uart=1\n\n# Added by mkdisk.\n[all]\nkernel=kernel8.img\narm_64bit=1\n\
+         initramfs initramfs-linux.img followkernel\n"
+    );
+    assert_eq!(text(&booting, "boot/cmdline.txt"), "root=PARTUUID=PART rw rootwait console=tty1 quiet\n");
+    assert_eq!(booting.added.len(), 2);
+    // The root's own stay, but for the root.
+    let config = "initramfs initramfs-linux.img followkernel\n[cm4]\narm_64bit=1\n[all]\nkernel=mine.img\n\n";
+    let existing = [Some(config), Some("root=/dev/mmcblk0p2 rw rootwait console=tty1 fsck.repair=yes\n")];
+    let overlays = ["vc4-kms-v3d".to_owned()];
+    let wish = Wish { existing, dtb: Some("bcm2711-rpi-4-b.dtb"), overlays: &overlays, ..pi };
+    let booting = planned(&PI, "aarch64", &wish).unwrap();
+    let added = "arm_64bit=1\ndevice_tree=bcm2711-rpi-4-b.dtb\ndtoverlay=vc4-kms-v3d\n";
+    let expected = format!("{}\n\n# Added by mkdisk.\n[all]\n{added}", config.trim_end());
+    assert_eq!(text(&booting, "boot/config.txt"), expected);
+    let cmdline = text(&booting, "boot/cmdline.txt");
+    assert_eq!(cmdline, "root=PARTUUID=PART rw rootwait console=tty1 fsck.repair=yes quiet\n");
+    // 32 bits, and files that are not there.
+    let booting = planned(&["boot/kernel7.img", "boot/initramfs-linux.img"], "armv7h", &pi).unwrap();
+    assert!(text(&booting, "boot/config.txt").contains("kernel=kernel7.img\narm_64bit=0\n"));
+    for wish in [Wish { dtb: Some("x.dtb"), ..pi.clone() }, Wish { overlays: &["x".to_owned()], ..pi.clone() }] {
+        assert_eq!(planned(&PI, "aarch64", &wish).unwrap_err().code, Code::NotFound);
+    }
+    assert_eq!(planned(&["boot/x"], "aarch64", &pi).unwrap_err().code, Code::NotFound);
+}
+
+#[test]
+fn syslinux_has_a_menu_of_its_own() {
+    let wish = Wish { loader: Loader::Syslinux, ..WISH };
+    let names = ["boot/vmlinuz-linux", "boot/initramfs-linux.img"];
+    let kept = planned(&[&names[..], &[SYSLINUX]].concat(), "x86_64", &wish).unwrap();
+    assert!(kept.added.is_empty() && kept.notes[0].ends_with("of the root is kept"), "{kept:?}");
+    let booting = planned(&names, "x86_64", &wish).unwrap();
+    let conf = text(&booting, SYSLINUX);
+    assert!(conf.contains("\nlabel linux\n  menu label Arch (linux)\n  linux /vmlinuz-linux\n"), "{conf}");
+    assert!(conf.ends_with("  append root=UUID=FS rw\n") && booting.added.len() == 1, "{conf}");
+}
+
+#[test]
+fn without_a_table_no_partition_is_named() {
+    let wish = Wish { root: ["FS", ""], no_initramfs: true, ..WISH };
+    let failure = planned(&["boot/Image"], "aarch64", &wish).unwrap_err();
+    assert!(failure.message.contains("no PARTUUID"), "{failure}");
+    planned(&["boot/Image", "boot/initramfs-linux.img"], "aarch64", &wish).unwrap();
 }

@@ -21,6 +21,7 @@ fn options() -> Options {
         seed: *b"fedcba9876543210",
         label: Some("judged".to_owned()),
         time: 1_700_000_000,
+        sector: 512,
     }
 }
 

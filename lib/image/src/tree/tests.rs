@@ -80,18 +80,3 @@ fn a_walk() {
     symlink("/etc/passwd", at("a/b/one")).unwrap();
     assert!(read(one).is_err(), "a link is not followed");
 }
-
-#[test]
-fn attributes_that_are_the_roots_are_kept() {
-    for (name, kept) in [
-        (c"security.capability", true),
-        (c"system.posix_acl_access", true),
-        (c"user.x", true),
-        (c"user.overlay.opaque", false),
-        (c"trusted.overlay.opaque", false),
-        (c"security.selinux", false),
-        (c"security.ima", false),
-    ] {
-        assert_eq!(is_kept(name), kept, "{name:?}");
-    }
-}

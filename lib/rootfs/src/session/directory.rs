@@ -35,7 +35,8 @@ impl Inside {
         let map = if me == 0 { None } else { Some(idmap::of_user(me, getegid().as_raw())?) };
         let mounts = plan::api(map.is_some());
         let binfmt = choose_handler(&path, arch, &mounts, map.as_ref(), None)?;
-        Self::new(root, mounts, map, binfmt.is_private().then_some((arch, binfmt)))
+        let uname32 = arch.is_half_of(Arch::host()?);
+        Ok(Self { uname32, ..Self::new(root, mounts, map, binfmt.is_private().then_some((arch, binfmt)))? })
     }
 }
 

@@ -80,6 +80,9 @@ impl Init<'_> {
     /// Separates us from the tool, and sets the namespaces up.
     fn prepare(&self, work: &Work<'_>) -> Result<Ready, Failure> {
         let children = self.separate(work)?;
+        if self.inside.uname32 {
+            sys::use_uname32().doing(Code::Os, || "setting the personality of 32-bit programs")?;
+        }
         let null = command::null().doing(Code::Os, || "opening '/dev/null'")?;
         let (table, without) = match self.inside.chroot {
             true => (None, Some(self.prepare_without(work)?)),

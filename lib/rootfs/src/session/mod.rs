@@ -118,6 +118,8 @@ pub struct Inside {
     mounts: Vec<Mount>,
     idmap: Option<IdMap>,
     handler: Option<(Arch, Binfmt)>,
+    /// Whether uname(2) names the machine of 32-bit programs, which the kernel itself runs.
+    uname32: bool,
     /// Whether there are no namespaces, and no mounts.
     chroot: bool,
     /// The tool, and the time without progress after which its commands are killed.
@@ -139,8 +141,8 @@ impl Inside {
         let mode: Mode = document.need()?;
         let mounts: Vec<Mount> = document.need()?;
         let binfmt: Binfmt = document.need()?;
-        document.need_arch()?;
-        let handler = if binfmt.is_private() { Some((Arch::of_document(document)?, binfmt)) } else { None };
+        let arch = Arch::of_document(document)?;
+        let handler = binfmt.is_private().then_some((arch, binfmt));
         let idmap = whose(document)?;
         let config = document.get::<Config>();
         let chroot = mode == Mode::Chroot;
@@ -150,6 +152,7 @@ impl Inside {
         }
         Ok(Self {
             chroot,
+            uname32: arch.is_half_of(Arch::host()?),
             gpgdir: config.as_ref().map(Config::gpgdir),
             cache: config.map(|c| c.cache),
             ..Self::new(root, mounts, idmap, handler)?
@@ -169,7 +172,18 @@ impl Inside {
         handler: Option<(Arch, Binfmt)>,
     ) -> Result<Self, Failure> {
         let chroot = plan::is_chroot(&mounts);
-        Ok(Self { id: root.id()?, root, mounts, idmap, handler, chroot, watched: None, cache: None, gpgdir: None })
+        Ok(Self {
+            id: root.id()?,
+            root,
+            mounts,
+            idmap,
+            handler,
+            uname32: false,
+            chroot,
+            watched: None,
+            cache: None,
+            gpgdir: None,
+        })
     }
 
     /// Returns whether it is entered by chroot(2) alone, without namespaces and mounts.
