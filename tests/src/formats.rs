@@ -7,6 +7,7 @@
 
 use image::ids::Ids;
 use image::layout::{Content, Layout, SECTOR, Size, Source};
+use package::desc::Described;
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
 use pacman::english::log::{self as pacman_log, Before, Event};
@@ -188,6 +189,11 @@ pub fn archive(bytes: &[u8]) {
             }
         }
         Err(_) => assert!(!whole || sizes > MEMBERS_LIMIT, "each alone is there"),
+    }
+    // What a repository's databases have of it: a line for each name, whatever it is.
+    if let Ok((_, files)) = Described::with_files(&bytes[..]) {
+        assert!(files.starts_with("%FILES%\n") && files.ends_with('\n') && !files.contains("\n\n"), "{files:?}");
+        assert!(!files.contains(|c: char| c.is_control() && c != '\n'), "{files:?}");
     }
 }
 

@@ -86,10 +86,10 @@ impl Plan {
 /// When a package cannot be read, two of them have one name and version, or something cannot be written or signed.
 pub(crate) fn make(matches: &ArgMatches) -> Result<String, Failure> {
     let plan = Plan::of(matches)?;
-    let directory = open(&plan.directory)?;
     // Check: all is read before anything is written.
-    let present = sources::of_directory(&plan.directory)?;
     let coming: Vec<Archive> = plan.sources.iter().map(Source::read).collect::<Result<_, _>>()?;
+    let directory = open(&plan.directory)?;
+    let present = sources::of_directory(&plan.directory)?;
     let signatures = Signatures { signer: plan.signer.as_ref(), directory: &directory, path: &plan.directory };
     signatures.check(&plan.name)?;
     for (source, archive) in plan.sources.iter().zip(&coming) {
@@ -137,15 +137,14 @@ fn newest(archives: Vec<Archive>) -> Result<Vec<Archive>, Failure> {
         named.entry(archive.package.name.clone()).or_default().push(archive);
     }
     let mut all = Vec::new();
-    for mut versions in named.into_values() {
-        versions.sort_by(|a, b| vercmp(&a.package.version, &b.package.version));
-        let Some(newest) = versions.pop() else { continue };
-        if let Some(other) = versions.last()
-            && vercmp(&other.package.version, &newest.package.version) == Ordering::Equal
-        {
-            return Err(refuse(other, &newest));
+    for versions in named.into_values() {
+        let order = |a: &Archive, b: &Archive| vercmp(&a.package.version, &b.package.version);
+        let Some(newest) = versions.iter().max_by(|a, b| order(a, b)) else { continue };
+        let is_same = |other: &&Archive| other.file != newest.file && order(other, newest) == Ordering::Equal;
+        if let Some(other) = versions.iter().find(is_same) {
+            return Err(refuse(other, newest));
         }
-        all.push(newest);
+        all.push(newest.clone());
     }
     Ok(all)
 }
@@ -181,6 +180,7 @@ mod tests {
             (archive("a", "1-1", "x"), archive("a", "1-1", "y")),
             (archive("a.xz", "1-1", "x"), archive("a.zst", "1-1", "y")),
             (archive("a.xz", "1.0-1", "x"), archive("a.zst", "1.00-1", "y")),
+            (archive("a.xz", "1.0-1", "x"), archive("a.zst", "1.0", "y")),
         ] {
             let failure = newest(vec![one, two, archive("old", "0-1", "z")]).unwrap_err();
             assert!(failure.message.contains("another file of 'a'"), "{failure}");
