@@ -5,6 +5,7 @@
 //! namespaces) a test changes in a child only.
 
 mod bad_input;
+mod base;
 mod boot;
 mod causes;
 mod choices;
