@@ -141,8 +141,9 @@ fresh: rust
 	cargo fetch --locked
 	$(SUDO) env "PATH=$$PATH" "CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo}" tests/fresh $(RELEASES)
 
+# As root, which the programs that it compares with need. BENCH: options, as '--runs 3 --fs tmpfs --only x86_64'.
 bench: build
-	tests/bench/run
+	tests/bench/run --keep $(BENCH)
 
 # What 'make build' made, by a user who need not have Rust. The tools have short names that other packages have, too: only
 # strapline is in PATH, and pages are called after it.

@@ -390,3 +390,28 @@ fn a_distribution_of_ones_own() {
     assert_eq!(document["keyring"]["populated"], serde_json::json!(["archlinux", "mine"]));
     assert!(Path::new(&lab.path().join("root/usr/share/hello/world")).exists());
 }
+
+/// Two systems of one base, which is made once.
+#[test]
+fn boards_of_one_base() {
+    let (lab, server) = bench(Who::User, "x86_64");
+    let make = |target: &str| {
+        let ran = lab.sh(&format!(
+            "make --silent -f boards.mk {target} MIRROR={} DISTRO=preset.toml ARCH=x86_64 BASE='filesystem bash coreutils shadow'",
+            server.url()
+        ));
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+    };
+    make("red.tar.zst");
+    let base = fs::metadata(lab.path().join("base.json")).and_then(|meta| meta.modified()).expect("the base");
+    make("blue.tar.zst blue=sudo");
+    let still = fs::metadata(lab.path().join("base.json")).and_then(|meta| meta.modified()).expect("the base");
+    assert_eq!(base, still, "the base was made again");
+    let has = |name: &str, path: &str| lab.sh(&format!("tar -xOf {name}.tar.zst {path} | head -c 100")).stdout;
+    assert_eq!(has("red", "etc/hostname"), "red\n");
+    assert_eq!(has("blue", "etc/hostname"), "blue\n");
+    assert!(!has("red", "usr/bin/nano").is_empty() && has("blue", "usr/bin/nano").is_empty());
+    for root in ["base.root", "red.root", "blue.root", "red.root.strapline"] {
+        assert!(!lab.path().join(root).exists(), "{root} is left");
+    }
+}

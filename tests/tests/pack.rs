@@ -41,7 +41,8 @@ const LOOK: &str = r#"
     cat d*/d*/f* r*.d/* r*m?
 "#;
 
-fn make(who: Who) -> Lab {
+/// Returns a laboratory with the tree of `MAKE` in `root`, and its document in `begun.json`.
+pub(crate) fn make(who: Who) -> Lab {
     let lab = Lab::new(who);
     fs::write(lab.path().join("make"), MAKE).expect("our own directory");
     let ran = lab.sh("umask 022; mkroot root --arch $(uname -m) --distro archlinux --bind /usr:usr -q > begun.json \
@@ -52,7 +53,8 @@ fn make(who: Who) -> Lab {
     lab
 }
 
-fn pack(lab: &Lab, options: &str) -> String {
+/// Packs it, and returns the archive's SHA-256.
+pub(crate) fn pack(lab: &Lab, options: &str) -> String {
     let ran = lab.sh(&format!("SOURCE_DATE_EPOCH=1000000000 pack --state begun.json -q {options}"));
     let document = ran.succeeded();
     document["archives"][0]["sha256"].as_str().expect("a hash").to_owned()

@@ -6,6 +6,7 @@
 
 mod arches;
 mod bad_input;
+mod base;
 mod boot;
 mod causes;
 mod choices;

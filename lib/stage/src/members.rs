@@ -62,13 +62,14 @@ members! {
     "mounts": Vec<Mount>, &["mkroot"];
     "binfmt": Binfmt, &["mkroot"];
     "host": Host, &["mkroot", "unmount"];
+    "base": Base, &["mkroot"];
     "pacman": Pacman, &["fetch-pacman"];
     "config": Config, &["mkconf"];
     "strap": Strap, &["strap"];
     "planned": Planned, &["strap"];
     "keyring": Keyring, &["keyring"];
-    "packages": Vec<Package>, &["strap", "verify"];
-    "packages": Vec<VerifiedPackage>, &["strap", "verify"];
+    "packages": Vec<Package>, &["strap", "verify", "mkroot"];
+    "packages": Vec<VerifiedPackage>, &["strap", "verify", "mkroot"];
     "tree": Vec<TreeFile>, &["mkroot", "configure"];
     "configured": Configured, &["configure"];
     "filesystems": Vec<FileSystem>, &["configure"];
@@ -379,6 +380,29 @@ impl Mount {
             nodes: Vec::new(),
         }
     }
+}
+
+/// The archive that the root began with.
+#[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub struct Base {
+    /// Its absolute path.
+    pub file: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hex, as it was unpacked.
+    pub sha256: String,
+    /// What it was checked by before it was unpacked: `sha256`, `signature`, `receipt`, or `nothing`.
+    pub checked: String,
+    /// The fingerprint of the key that signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// How many of its members were unpacked.
+    pub entries: u64,
+}
+
+impl Base {
+    /// The word of [`Base::checked`] for an archive of which nobody knows who made it.
+    pub const NOTHING: &str = "nothing";
 }
 
 /// How programs of the root's architecture are run.
@@ -918,6 +942,19 @@ pub struct Verify {
     /// The files of trees that differ from the document. Not there where it has none, or files were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<VerifiedTree>,
+    /// What belongs to no package, where the root began with an archive and files were compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unowned: Option<Unowned>,
+}
+
+/// What belongs to no package.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Unowned {
+    /// How many files, and directories with all that is in them.
+    pub count: usize,
+    /// The paths of up to 100; that of a directory ends with a slash.
+    pub paths: Vec<String>,
 }
 
 /// What `verify` found of the files of trees.

@@ -3,6 +3,7 @@
 //! Nothing is mounted by default: the plan is data, and every later tool mounts it in namespaces of its own. `mkroot`
 //! checks that it works, by running a program of the root's architecture inside.
 
+mod base;
 mod cpu;
 mod existing;
 mod extra;
@@ -73,6 +74,9 @@ struct Mkroot {
     tree: Vec<PathBuf>,
 
     #[command(flatten)]
+    from: base::From,
+
+    #[command(flatten)]
     common: Common,
 }
 
@@ -87,6 +91,8 @@ struct Done {
     /// Whether this run created the directory.
     made: bool,
     points: Vec<extra::Point>,
+    /// What it unpacked.
+    unpacked: Option<base::Unpacked>,
     /// What was mounted at the root itself.
     mounted: Vec<HostMount>,
 }
@@ -111,9 +117,15 @@ impl Stage for Mkroot {
     }
 
     fn run(&self, context: &Context, document: &mut Document) -> Result<(), Failure> {
-        let plan = self.plan(document)?;
         let mut done = Done::default();
-        let result = self.apply(context, &plan, document, &mut done);
+        let root = absolute(&self.dir)?;
+        // What the root is for, an archive says that has been unpacked.
+        if let Some(base) = self.from.plan(context, document, &root, self.chroot)? {
+            done.unpacked = base.unpack(context, document)?;
+            done.directory = Some(root);
+        }
+        let plan = self.plan(document);
+        let result = plan.and_then(|plan| self.apply(context, &plan, document, &mut done));
         match result {
             Ok(()) => context.on_undo(move |context| done.undo(context)),
             Err(_) => done.undo(context),
@@ -131,6 +143,9 @@ impl Done {
             // Nothing is removed while another tool works on the root.
             let _lock = Root::open(path)?.lock_exclusive()?;
             host::take_down(path, &self.mounted)?;
+            if let Some(unpacked) = &self.unpacked {
+                return unpacked.remove();
+            }
             extra::remove(&Root::open(path)?, &self.points);
             if self.made {
                 // Fails unless it is empty.

@@ -89,7 +89,7 @@ fn make_one(root: &Root, path: &str, mode: u32, (uid, gid): (u32, u32), installe
 }
 
 /// Removes the ACLs and the user's extended attributes of a directory. Those of a security module are the host's policy.
-fn remove_attributes(directory: &OwnedFd) -> Result<(), Errno> {
+pub(crate) fn remove_attributes(directory: &OwnedFd) -> Result<(), Errno> {
     let mut names = vec![0; 1 << 16];
     let length = match flistxattr(directory, &mut names[..]) {
         // The file system has none.

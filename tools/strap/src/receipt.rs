@@ -8,7 +8,7 @@ use pacman::english::log::Event;
 use pacman::records::{self, Installed};
 use pacman::{Origin, Planned};
 use rootfs::Root;
-use stage::members::{Package, Step, Strap};
+use stage::members::{Base, Package, Step, Strap};
 use stage::{Document, Failure};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +19,8 @@ pub(crate) struct Receipt {
     earlier: BTreeMap<String, Package>,
     /// When the last of them had ended, in seconds since 1970.
     end: Option<f64>,
+    /// Whether the root began with an archive of which nobody knows who made it: what its records say proves nothing.
+    unproven: bool,
     /// What this run installed: version and origin, where that is known.
     done: BTreeMap<String, (String, Option<Origin>)>,
     /// Where the package files of the command line, by their names, are from.
@@ -40,6 +42,7 @@ impl Receipt {
         Ok(Self {
             earlier: packages.into_iter().map(|p| (p.name.clone(), p)).collect(),
             end: straps.map(|s| s.started + s.seconds).reduce(f64::max),
+            unproven: document.get::<Base>().is_some_and(|base| base.checked == Base::NOTHING),
             done: BTreeMap::new(),
             files: BTreeMap::new(),
             removed: document.get().map(|strap: Strap| strap.removed.into_iter().collect()).unwrap_or_default(),
@@ -124,6 +127,8 @@ impl Receipt {
             }
             Some(_) => {}
             None => {
+                let is_known = |known: &Package| known.version == package.version && known.verified;
+                package.verified &= !self.unproven || self.earlier.get(&package.name).is_some_and(is_known);
                 // What was installed again since may be from another archive.
                 let since = |time: u64| self.end.is_some_and(|end| time as f64 > end);
                 if let Some(known) = self.earlier.get(&package.name)

@@ -7,6 +7,7 @@
 use crate::Plan;
 use crate::files::{self, Compared, Files, Rules, is_absent, is_other};
 use crate::installed::{LIMIT, Subject};
+use crate::unowned;
 use package::archive::extract_present;
 use package::digest::sha256_hex;
 use package::mtree;
@@ -19,6 +20,7 @@ use pacman::records::LOCAL;
 use rootfs::{Root, gnupg};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
+use stage::members::Unowned;
 use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, quote};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -38,6 +40,8 @@ pub(crate) struct Found {
     pub(crate) strangers: Vec<String>,
     /// What was found of the files that trees brought, where files were compared.
     pub(crate) tree: Option<Files>,
+    /// What belongs to no package, where that is asked.
+    pub(crate) unowned: Option<Unowned>,
     /// How long the checks took.
     pub(crate) seconds: f64,
 }
@@ -107,6 +111,10 @@ pub(crate) fn work(
     let checker = Checker { plan, subjects, root: &root, cache, verifier, progress };
     let (mut packages, mut compared): (Vec<_>, Vec<_>) = checker.check_all()?.into_iter().unzip();
     files::decide_pending(&root, &mut compared);
+    if let Some(rules) = plan.rules.as_ref().filter(|_| plan.has_base) {
+        let owned = compared.iter().flat_map(|one| one.paths.iter().cloned()).collect();
+        found.unowned = Some(unowned::find(&root, &owned, rules)?);
+    }
     for (checked, compared) in packages.iter_mut().zip(compared) {
         if let Some(files) = &mut checked.files {
             *files = compared.files;
@@ -268,6 +276,9 @@ impl Checker<'_> {
         // Members of the package that are not installed: `.PKGINFO`, `.INSTALL`, `.CHANGELOG`.
         entries.retain(|entry| !entry.path.starts_with(b"."));
         let mut compared = files::compare(self.root, &entries, &backup, rules);
+        if self.plan.has_base {
+            compared.paths = entries.into_iter().map(|entry| entry.path).collect();
+        }
         compared.files.changed.extend(own.changed);
         compared.files.unread.extend(own.unread);
         Ok(compared)

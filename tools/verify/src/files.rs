@@ -89,7 +89,8 @@ impl Rules {
         self
     }
 
-    fn skips(&self, path: &str) -> bool {
+    /// Returns whether what is at `path` is not compared with a package.
+    pub(crate) fn skips(&self, path: &str) -> bool {
         let at_or_below =
             |at: &String| path.strip_prefix(at.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         self.covered.iter().any(at_or_below) || self.points.iter().any(|at| at == path) || self.laid.contains(path)
@@ -117,6 +118,8 @@ pub(crate) struct Compared {
     pub(crate) directories: Vec<String>,
     /// Files with tmpfiles.d(5) rules that match the mtree, and their hashes.
     pub(crate) rules: Vec<(String, String)>,
+    /// The paths of all its files, where that is asked.
+    pub(crate) paths: Vec<Vec<u8>>,
     /// Whether the package's records count for other packages' files: if it is validly signed, or signatures are not checked.
     pub(crate) trusted: bool,
 }

@@ -12,6 +12,7 @@ mod names;
 mod report;
 mod tmpfiles;
 mod transaction;
+mod unowned;
 
 use check::Found;
 use clap::Parser;
@@ -24,7 +25,7 @@ use pacman::publishers::Vouchers;
 use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Config, Keyring, Mode, Package, TreeFile};
+use stage::members::{self, Base, Config, Keyring, Mode, Package, TreeFile};
 use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -68,6 +69,8 @@ struct Plan {
     rules: Option<Rules>,
     /// What trees brought.
     tree: Vec<TreeFile>,
+    /// Whether the root began with an archive.
+    has_base: bool,
     config: Config,
     /// The repositories of the configuration, in order.
     repos: Vec<String>,
@@ -120,7 +123,7 @@ impl Stage for Verify {
             }
         }
         let tree = found.tree.as_ref();
-        report::record(document, &subjects, &found.packages, last, fetched.count);
+        report::record(document, &subjects, &found.packages, last, fetched.count, found.unowned.clone());
         report::record_tree(document, &plan.tree, tree);
         let beside = Beside { torn: &torn, last, fetch: fetched.failure, log, tree };
         let mut strangers = found.strangers.iter().map(|what| {
@@ -247,6 +250,7 @@ impl Verify {
             bare,
             rules,
             tree,
+            has_base: document.get::<Base>().is_some(),
             config,
             repos: conf.repos,
             gpg,
@@ -290,6 +294,9 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
     }
     if let Some(tree) = verify_tree {
         parts.push(format!("{} of trees intact", count(tree.intact, "file")));
+    }
+    if let Some(unowned) = found.unowned.as_ref().filter(|unowned| unowned.count > 0) {
+        parts.push(format!("{} of no package", count(unowned.count, "file")));
     }
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
     match files.map(|f| f.configuration.len()).sum() {

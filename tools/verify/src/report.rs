@@ -8,7 +8,7 @@ use pacman::diagnosis::report::{Problem, problems};
 use pacman::diagnosis::{self, Diagnosis, Verdict};
 use pacman::{and_more, first_few};
 use serde_json::{Map, json};
-use stage::members::{TreeFile, VerifiedPackage, VerifiedTree, Verify};
+use stage::members::{TreeFile, Unowned, VerifiedPackage, VerifiedTree, Verify};
 use stage::{Cause, Code, Document, Failure, message};
 use std::collections::BTreeSet;
 
@@ -21,7 +21,14 @@ const PATHS: usize = 100;
 const FILES: [&str; 5] = ["intact", "changed", "missing", "unread", "unknown"];
 
 /// Writes it down in the document.
-pub(crate) fn record(document: &mut Document, subjects: &[Subject], checked: &[Checked], last: Last, fetched: usize) {
+pub(crate) fn record(
+    document: &mut Document,
+    subjects: &[Subject],
+    checked: &[Checked],
+    last: Last,
+    fetched: usize,
+    unowned: Option<Unowned>,
+) {
     let packages: Vec<VerifiedPackage> =
         subjects.iter().zip(checked).map(|(subject, checked)| record_of(subject, checked)).collect();
     let count = |words: &[&str], of: fn(&VerifiedPackage) -> Option<&String>| {
@@ -42,6 +49,7 @@ pub(crate) fn record(document: &mut Document, subjects: &[Subject], checked: &[C
         configuration: file_counts.as_ref().map(|_| changed),
         files: file_counts,
         tree: None,
+        unowned,
     });
 }
 
@@ -303,7 +311,7 @@ mod tests {
         assert_eq!((first.code, first.message.as_str()), (Code::Os, line));
         assert!(rest.is_empty() && first.hint.is_some_and(|hint| hint.contains("dmesg")));
         let mut document = Document::default();
-        record(&mut document, &subjects, &checked, Last::Complete, 0);
+        record(&mut document, &subjects, &checked, Last::Complete, 0, None);
         let found = &document.value("packages").unwrap()[1];
         assert_eq!((&found["files"], &found["verified"]), (&json!("unread"), &json!(false)));
         assert_eq!(found["unread"][0]["path"], "etc/x");
@@ -388,7 +396,7 @@ mod tests {
         assert_eq!(failure(&subjects, &checked, tree(&unread), NOW).unwrap().0.code, Code::Os);
         assert_eq!(failure(&subjects, &checked, tree(&Files::default()), NOW), None);
         let mut document = Document::default();
-        record(&mut document, &subjects, &checked, Last::Complete, 0);
+        record(&mut document, &subjects, &checked, Last::Complete, 0, None);
         let laid = ["etc/x", "etc/y", "etc/z"].map(|path| TreeFile { path: path.into(), ..TreeFile::default() });
         record_tree(&mut document, &laid, Some(&files));
         let found = &document.value("verify").unwrap()["tree"];
@@ -439,7 +447,7 @@ mod tests {
                 {"name":"a","version":"1-1","arch":"any","verified":false,"files":"changed","org.x":1}],
             "verify":{"packages":2,"transaction":"complete","fetched":0,"org.x":2,"signatures":{"bad":9}}}"#;
         let mut document = Document::parse(text.as_bytes(), "stdin").unwrap();
-        record(&mut document, &[subject("a")], &[signed(Verdict::Valid, "")], Last::Complete, 1);
+        record(&mut document, &[subject("a")], &[signed(Verdict::Valid, "")], Last::Complete, 1, None);
         let packages = json!([{"name": "a", "org.x": 1, "version": "1-1", "arch": "any", "verified": true,
             "signature": "valid", "key": "K", "files": "intact"}]);
         assert_eq!(document.value("packages"), Some(&packages));

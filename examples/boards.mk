@@ -1,0 +1,30 @@
+# Systems of one base: the base is installed once, and each system begins with its archive.
+#
+#   make -f boards.mk red.tar.zst blue.tar.zst
+#
+# A second system costs what it has besides, and a changed list of packages the systems that have it. Delete base.json to
+# have the base of today.
+
+DISTRO   ?= archlinuxarm
+ARCH     ?= aarch64
+BASE     ?= base archlinuxarm-keyring openssh
+# What each system has besides.
+red      ?= nano
+blue     ?= vim sudo
+# For a mirror of one's own: MIRROR=http://HOST, laid out as ARCH/REPO, with pacman-static in archlinuxcn/x86_64.
+MIRROR   ?=
+
+MIDDLE = fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
+	  | mkconf --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') | keyring
+# The root is in the archive by then.
+FINISH = keyring --strip | pack -o $(1) | reap | unmount --remove
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+base.json:
+	mkroot base.root --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
+
+%.tar.zst: base.json
+	mkroot $*.root --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
+	  | configure --hostname $* | verify | $(call FINISH,$@) > $*.json
