@@ -6,7 +6,7 @@
 //! what is kept of that, so that a host without a nightly toolchain checks it too.
 
 use image::ids::Ids;
-use image::layout::{Content, FIRST, Layout, SECTOR, Size, Source};
+use image::layout::{Content, FIRST, FileSystemKind, Layout, SECTOR, SWAP_AT, Size, Source};
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
 use pacman::english::log::{self as pacman_log, Before, Event};
@@ -465,6 +465,7 @@ pub fn layout(text: &[u8]) {
                 assert!(!at.contains(char::is_whitespace), "{at}");
             }
             Content::File(source) => plain_source(source),
+            Content::FileSystem { kind: FileSystemKind::Swap, .. } => assert!(places.insert(SWAP_AT)),
             _ => {}
         }
     }
@@ -481,7 +482,7 @@ pub fn layout(text: &[u8]) {
     assert_eq!(unique.len(), layout.partitions.len());
     let systems = layout.file_systems(&ids);
     assert_eq!(systems.len(), places.len());
-    assert_eq!(systems[0].1.at, "/");
+    assert_eq!(systems[0].2.at, "/");
 }
 
 /// Checks that a file of the root is below it.

@@ -1,7 +1,8 @@
 //! The examples, run as they stand: what people start from must work.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use strapline_tests::{Lab, Mirror, Server, Who, top};
 
 /// A laboratory with the examples in it, and the mirror's preset as `preset.toml`, with the server's address.
@@ -17,31 +18,64 @@ fn bench(who: Who, arch: &str) -> (Lab, Server) {
     (lab, server)
 }
 
-/// Two cards of the same lock, with the blobs where the board's ROM looks for them.
-#[test]
-fn a_card_for_an_orange_pi_5_comes_out_the_same_again() {
-    let (lab, server) = bench(Who::User, "aarch64");
+/// Makes a card for an Orange Pi 5, with the key in `key.pub` and blobs that are letters.
+fn card(lab: &Lab, server: &Server, target: &str, more: &str) -> PathBuf {
     for (file, byte) in [("idbloader.img", b'i'), ("u-boot.itb", b'u')] {
         fs::write(lab.path().join(file), [byte; 5000]).expect("our own directory");
     }
+    // The mirror's kernel has no devicetrees, its openssh calls its unit as Debian does, and resolved is a package of its own.
+    let ran = lab.sh(&format!(
+        "make --silent -f orange-pi-5.mk {target} MIRROR={} DISTRO=preset.toml KEY=key.pub DTB= SSHD=ssh \
+         PACKAGES='nano sudo openssh systemd-resolved' {more}",
+        server.url()
+    ));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    lab.path().join(target)
+}
+
+/// Asserts that the blobs are where the board's ROM looks for them.
+#[track_caller]
+fn has_its_blobs(card: &Path) {
+    let mut bytes = [0; 5000];
+    for (offset, byte) in [(32 << 10, b'i'), (8 << 20, b'u')] {
+        fs::File::open(card).and_then(|file| file.read_exact_at(&mut bytes, offset)).expect("a card");
+        assert!(bytes == [byte; 5000], "the blob at {offset} is gone");
+    }
+}
+
+/// Two cards of the same lock, and what the first boot needs.
+#[test]
+fn a_card_for_an_orange_pi_5_comes_out_the_same_again() {
+    let (lab, server) = bench(Who::User, "aarch64");
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXSyBEXq2oN1VsKaQe1ZrQCk2p2Lh1kUJy1N0kEd0mN me";
     fs::write(lab.path().join("key.pub"), key).expect("our own directory");
-    // The mirror's kernel has no devicetrees, and its openssh calls its unit as Debian does.
-    let make = |target: &str| {
-        let ran = lab.sh(&format!(
-            "make --silent -f orange-pi-5.mk {target} MIRROR={} DISTRO=preset.toml KEY=key.pub DTB= SSHD=ssh \
-             PACKAGES='nano sudo openssh'",
-            server.url()
-        ));
-        assert_eq!(ran.status, 0, "{}", ran.stderr);
-        fs::read(lab.path().join(target)).expect("an image")
-    };
-    let card = make("alarm.img");
-    assert_eq!(card[32 << 10..][..5000], [b'i'; 5000]);
-    assert_eq!(card[8 << 20..][..5000], [b'u'; 5000]);
-    let again = make("again.img");
-    let first = card.iter().zip(&again).position(|(a, b)| a != b);
-    assert_eq!((first, card.len()), (None, again.len()), "the images differ");
+    let [card, again] = ["alarm.img", "again.img"].map(|target| card(&lab, &server, target, ""));
+    has_its_blobs(&card);
+    let receipt = fs::read_to_string(lab.path().join("root.json")).expect("a receipt");
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).expect("a document");
+    let root = &receipt["disks"][0]["partitions"][1];
+    assert_eq!(receipt["configured"]["login"], serde_json::json!({"ssh": ["alarm"]}));
+    assert_eq!(receipt["filesystems"][0]["grows"], root["type"]);
+    let show = |request: &str| lab.sh(&format!("debugfs -R '{request}' 'alarm.img?offset={}'", root["start"])).stdout;
+    for (path, text) in [
+        ("/etc/repart.d/50-configure-000.conf", root["type"].as_str().expect("a GUID")),
+        ("/etc/systemd/system/systemd-repart.service.d/50-configure.conf", "--discard=no"),
+        ("/etc/fstab", " / ext4 rw,relatime,x-systemd.growfs 0 1\n"),
+        ("/home/alarm/.ssh/authorized_keys", key),
+        ("/etc/sudoers.d/20-nopasswd", "alarm "),
+        ("/etc/systemd/network/20-wired.network", "DHCP=yes"),
+    ] {
+        assert!(show(&format!("cat {path}")).contains(text), "{path}");
+    }
+    let link = show("stat /etc/resolv.conf");
+    assert!(link.contains("../run/systemd/resolve/stub-resolv.conf"), "{link}");
+    for (directory, others) in [("/etc/ssh", "ssh_host_"), ("/etc/pacman.d/gnupg", "private-keys")] {
+        let names = show(&format!("ls -p {directory}"));
+        assert!(names.contains("/..//") && !names.contains(others), "{names}");
+    }
+    let [first, second] = [&card, &again].map(|card| fs::read(card).expect("an image"));
+    let differs = first.iter().zip(&second).position(|(a, b)| a != b);
+    assert_eq!((differs, first.len()), (None, second.len()), "the images differ");
 }
 
 #[test]
