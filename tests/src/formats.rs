@@ -6,7 +6,7 @@
 //! what is kept of that, so that a host without a nightly toolchain checks it too.
 
 use image::ids::Ids;
-use image::layout::{Content, Layout, SECTOR, Size, Source};
+use image::layout::{Content, FileSystemKind, Layout, SECTOR, SWAP_AT, Size, Source};
 use package::desc::Described;
 use package::{archive, db, digest, localdb, mtree, name, version};
 use pacman::OutputEvent;
@@ -472,6 +472,7 @@ pub fn layout(text: &[u8]) {
                 assert!(!at.contains(char::is_whitespace), "{at}");
             }
             Content::File(source) => plain_source(source),
+            Content::FileSystem { kind: FileSystemKind::Swap, .. } => assert!(places.insert(SWAP_AT)),
             _ => {}
         }
     }
@@ -488,7 +489,7 @@ pub fn layout(text: &[u8]) {
     assert_eq!(unique.len(), layout.partitions.len());
     let systems = layout.file_systems(&ids);
     assert_eq!(systems.len(), places.len());
-    assert_eq!(systems[0].1.at, "/");
+    assert_eq!(systems[0].2.at, "/");
 }
 
 /// Checks that a file of the root is below it.

@@ -242,7 +242,7 @@ fn check_document(document: &Value, ring: &str) {
     }
     let changed = configured["changed"].as_object().expect("an object");
     let steps: Vec<&str> = changed.keys().map(String::as_str).collect();
-    let expected = "default_target first_boot_keyring fstab global_units hostname locales machine_id masked mirrors network nopasswd os_release \
+    let expected = "default_target first_boot_keyring fstab global_units growth hostname locales machine_id masked mirrors network nopasswd os_release \
                     resolv_conf sudo timezone units users";
     assert_eq!(steps.join(" "), expected);
     assert!(changed["units"].to_string().contains("/multi-user.target.wants/ssh.service"));
@@ -289,7 +289,7 @@ fn check_first_boot(bench: &Bench) {
     drop(bench.lab.sh("keyring --quiet --state doc.json --strip").succeeded());
     assert!(would_run(), "there is none any more");
     let commands = commands_of(&unit);
-    assert_eq!(commands.lines().count(), 5, "{commands}");
+    assert_eq!(commands.lines().count(), 6, "{commands}");
     // The power goes in the middle; then all of it is done again.
     let (begun, _) = commands.split_once("/usr/bin/pacman-key --populate").expect("it populates");
     bench.inside(begun);

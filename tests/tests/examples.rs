@@ -162,8 +162,9 @@ fn a_card_for_an_orange_pi_5_twice() {
     let board: String =
         board.lines().filter(|line| !line.starts_with("dtb = ")).map(|line| format!("{line}\n")).collect();
     bench.write("board.toml", &board);
-    // The mirror's openssh calls its unit as Debian does.
-    let words = "-f orange-pi-5.mk DISTRO=preset.toml OVERLAYS=7Ji.toml KEY=key.pub BOARD=board.toml SSHD=ssh";
+    // The mirror's openssh calls its unit as Debian does, and resolved is a package of its own.
+    let words = "-f orange-pi-5.mk DISTRO=preset.toml OVERLAYS=7Ji.toml KEY=key.pub BOARD=board.toml SSHD=ssh \
+                 PACKAGES='linux-aarch64-7ji systemd-resolved'";
     let document = bench.make(words, "alarm.json");
     let repos = ["core", "extra", "alarm", "aur", "7Ji"];
     bench.check(
@@ -173,6 +174,27 @@ fn a_card_for_an_orange_pi_5_twice() {
         &[("linux-aarch64-7ji", "7Ji"), ("7ji-keyring", "7Ji"), ("nano", "extra")],
     );
     assert_eq!(bench.inside("alarm.json", "sudo -u alarm sudo id -u"), "0", "sudo without a password");
+    let root = &document["disks"][0]["partitions"][1];
+    assert_eq!(document["configured"]["login"], json!({"ssh": ["alarm"]}));
+    assert_eq!(document["filesystems"][0]["grows"], root["type"]);
+    let show =
+        |request: &str| bench.lab.sh(&format!("debugfs -R '{request}' 'alarm.img?offset={}'", root["start"])).stdout;
+    for (path, text) in [
+        ("/etc/repart.d/50-configure-000.conf", root["type"].as_str().expect("a GUID")),
+        ("/etc/systemd/system/systemd-repart.service.d/50-configure.conf", "--discard=no"),
+        ("/etc/fstab", " / ext4 rw,relatime,x-systemd.growfs 0 1\n"),
+        ("/home/alarm/.ssh/authorized_keys", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5"),
+        ("/etc/sudoers.d/20-nopasswd", "alarm "),
+        ("/etc/systemd/network/20-wired.network", "DHCP=yes"),
+    ] {
+        assert!(show(&format!("cat {path}")).contains(text), "{path}");
+    }
+    let link = show("stat /etc/resolv.conf");
+    assert!(link.contains("../run/systemd/resolve/stub-resolv.conf"), "{link}");
+    for (directory, others) in [("/etc/ssh", "ssh_host_"), ("/etc/pacman.d/gnupg", "private-keys")] {
+        let names = show(&format!("ls -p {directory}"));
+        assert!(names.contains("/..//") && !names.contains(others), "{names}");
+    }
     let card = fs::read(bench.lab.path().join("alarm.img")).expect("an image");
     assert_eq!(card[32 << 10..][..5000], [b'u'; 5000]);
     drop(bench.make(&format!("{words} again"), "again.json"));

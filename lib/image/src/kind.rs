@@ -5,6 +5,7 @@ use crate::fat::Fat;
 use crate::filesystem::{FileSystem, Options};
 use crate::ids::{self, Ids};
 use crate::node::Node;
+use crate::swap::Swap;
 use crate::tree::Tree;
 use serde::{Deserialize, Serialize};
 use stage::Failure;
@@ -17,6 +18,8 @@ pub enum FileSystemKind {
     Ext4,
     /// FAT32: what firmware reads.
     Vfat,
+    /// Swap space, which has no files.
+    Swap,
 }
 
 impl FileSystemKind {
@@ -29,6 +32,7 @@ impl FileSystemKind {
         Ok(match self {
             Self::Ext4 => Box::new(Ext4::new(nodes, options, tree)?),
             Self::Vfat => Box::new(Fat::new(nodes, options)?),
+            Self::Swap => Box::new(Swap::new(&options)?),
         })
     }
 
@@ -38,6 +42,7 @@ impl FileSystemKind {
         match self {
             Self::Ext4 => "ext4",
             Self::Vfat => "vfat",
+            Self::Swap => "swap",
         }
     }
 
@@ -45,7 +50,7 @@ impl FileSystemKind {
     #[must_use]
     pub fn new_uuid(self, ids: &Ids, name: &str) -> String {
         match self {
-            Self::Ext4 => ids.uuid(name),
+            Self::Ext4 | Self::Swap => ids.uuid(name),
             Self::Vfat => ids.fat_serial(name),
         }
     }
@@ -57,7 +62,7 @@ impl FileSystemKind {
     /// A sentence that says what is wrong with it.
     pub fn check_id(self, text: &str) -> Result<String, String> {
         match self {
-            Self::Ext4 => ids::parse_uuid(text),
+            Self::Ext4 | Self::Swap => ids::parse_uuid(text),
             Self::Vfat => {
                 let upper = text.to_ascii_uppercase();
                 let hex = |t: &str| t.len() == 4 && t.bytes().all(|b| b.is_ascii_hexdigit());
@@ -76,7 +81,7 @@ impl FileSystemKind {
     /// A sentence that says what is wrong with it.
     pub fn check_label(self, text: &str) -> Result<(), String> {
         let (longest, fine, what): (usize, fn(char) -> bool, _) = match self {
-            Self::Ext4 => (16, |c| c.is_ascii_graphic(), "16 letters, digits and punctuation characters"),
+            Self::Ext4 | Self::Swap => (16, |c| c.is_ascii_graphic(), "16 letters, digits and punctuation characters"),
             Self::Vfat => (
                 11,
                 |c| c.is_ascii_uppercase() || c.is_ascii_digit() || "_-".contains(c),
@@ -87,6 +92,12 @@ impl FileSystemKind {
             return Ok(());
         }
         Err(format!("a label of {} has at most {what}", self.name()))
+    }
+
+    /// Returns whether systemd-growfs(8) can make it larger while it is mounted.
+    #[must_use]
+    pub fn grows(self) -> bool {
+        self == Self::Ext4
     }
 
     /// Returns whether it holds owners, modes and links, and so can be the root's.

@@ -14,6 +14,7 @@
 //! offset = "16M"               # left out: behind the partition before, at a whole MiB
 //! size = "256M"                # or "auto": what is in it and headroom; the last one may have "rest"
 //! filesystem = "vfat"          # or "ext4"; or file = "…" or in_root = "…" for bytes; none of them: nothing
+//! options = ["noatime"]         # of the line in fstab(5)
 //! at = "/boot"                 # what is below this directory of the root goes in there, and is not in the root's own
 //! ```
 //!
@@ -39,6 +40,9 @@ pub const SECTOR: u64 = 512;
 /// What partitions are aligned to where a layout does not say otherwise, in bytes.
 pub const ALIGNMENT: u64 = 1 << 20;
 
+/// Where swap is mounted, in the words of fstab(5).
+pub const SWAP_AT: &str = "none";
+
 /// Types that have a name, and their GUIDs (UEFI 2.10, 5.3.3; the Discoverable Partitions Specification; for `reserved`
 /// and `boot-loader`, `sfdisk --label gpt --list-types`).
 pub const TYPES: [(&str, &str); 11] = [
@@ -51,9 +55,12 @@ pub const TYPES: [(&str, &str); 11] = [
     ("srv", "3b8f8425-20e0-4f3b-907f-1a25a76f98e8"),
     ("var", "4d21b016-b534-45c2-a9fb-5c16e091fd2d"),
     ("tmp", "7ec6f557-3bc5-4aca-b293-16ef5df639d1"),
-    ("swap", "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"),
+    ("swap", SWAP_TYPE),
     ("data", "ebd0a0a2-b9e5-4433-87c0-68b6b72699c7"),
 ];
+
+/// The GUID of `swap`.
+const SWAP_TYPE: &str = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f";
 
 /// The types of root partitions by ELF's number for the architecture (Discoverable Partitions Specification): firmware and
 /// systemd-gpt-auto-generator(8) find the root by it.
@@ -104,6 +111,8 @@ pub struct Partition {
     pub uuid: Option<String>,
     /// Whether the MBR of a hybrid has it, too.
     pub in_mbr: bool,
+    /// The options of its line in fstab(5); none for those of the file system.
+    pub options: Vec<String>,
     /// What is in it.
     pub content: Content,
 }
@@ -220,16 +229,17 @@ impl Layout {
         file.check(base, arch).map_err(wrong)
     }
 
-    /// Returns the file systems that are mounted, with their types, the root's first and those in others behind those.
+    /// Returns the file systems that fstab(5) has, with their partitions and types, the root's first and those in others behind
+    /// those. Swap is at [`SWAP_AT`].
     #[must_use]
-    pub fn file_systems(&self, ids: &Ids) -> Vec<(FileSystemKind, members::FileSystem)> {
-        let of = |p: &Partition| {
-            let (kind, at) = p.mounted()?;
+    pub fn file_systems(&self, ids: &Ids) -> Vec<(&Partition, FileSystemKind, members::FileSystem)> {
+        let of = |p| {
+            let (kind, at) = Partition::in_fstab(p)?;
             let (at, uuid) = (at.to_owned(), p.file_system_id(ids));
-            Some((kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid }))
+            Some((p, kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid, grows: None }))
         };
         let mut found: Vec<_> = self.partitions.iter().filter_map(of).collect();
-        found.sort_by(|(_, a), (_, b)| a.at.cmp(&b.at));
+        found.sort_by(|(.., a), (.., b)| a.at.cmp(&b.at));
         found
     }
 
@@ -241,7 +251,7 @@ impl Layout {
             return Err(format!("a partition table has room for {most} partitions"));
         }
         fn at(partition: &Partition) -> Option<&str> {
-            Some(partition.mounted()?.1)
+            Some(partition.in_fstab()?.1)
         }
         for (n, partition) in self.partitions.iter().enumerate() {
             let name = &partition.name;
@@ -257,6 +267,9 @@ impl Layout {
                 return wrong("only the last partition can have the rest of the disk");
             }
             if let Some(point) = at(partition).filter(|point| before.iter().any(|p| at(p) == Some(point))) {
+                if point == SWAP_AT {
+                    return wrong("another partition is swap");
+                }
                 return wrong(&format!("another partition is mounted at '{point}'"));
             }
         }
@@ -308,6 +321,22 @@ impl Partition {
             Content::FileSystem { kind, at, .. } => Some((*kind, at.as_deref()?)),
             _ => None,
         }
+    }
+
+    /// Returns the type of its file system and where fstab(5) has it: where it is mounted, or [`SWAP_AT`].
+    #[must_use]
+    pub fn in_fstab(&self) -> Option<(FileSystemKind, &str)> {
+        match self.content {
+            Content::FileSystem { kind: FileSystemKind::Swap, .. } => Some((FileSystemKind::Swap, SWAP_AT)),
+            _ => self.mounted(),
+        }
+    }
+
+    /// Returns whether the layout asks that the file system grows with the partition, and it can.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        let asked = |(name, bit): &(&str, u32)| *name == "grow-file-system" && self.attributes & 1 << bit != 0;
+        ATTRIBUTES.iter().any(asked) && self.mounted().is_some_and(|(kind, _)| kind.grows())
     }
 
     /// Returns the least size that it has, in bytes, before anything is measured.
@@ -416,6 +445,8 @@ struct PartitionTable {
     filesystem: Option<FileSystemKind>,
     label: Option<String>,
     at: Option<String>,
+    #[serde(default)]
+    options: Vec<String>,
     file: Option<PathBuf>,
     in_root: Option<String>,
     package: Option<String>,
@@ -534,7 +565,10 @@ impl PartitionTable {
         }
         let source = source(base, self.file, self.in_root)?;
         let at = self.at.map(mount_point).transpose()?;
-        let content = match (self.filesystem, source) {
+        let kind = type_guid(&self.kind, arch)?;
+        let is_swap = kind == SWAP_TYPE && source.is_none();
+        let filesystem = self.filesystem.or(is_swap.then_some(FileSystemKind::Swap));
+        let content = match (filesystem, source) {
             (Some(_), Some(_)) => {
                 return Err("a partition has a file system or the bytes of a file, not both".to_owned());
             }
@@ -547,20 +581,29 @@ impl PartitionTable {
                 Content::FileSystem { kind, at, label: self.label }
             }
         };
+        let is_swap = matches!(content, Content::FileSystem { kind: FileSystemKind::Swap, .. });
+        if is_swap && matches!(content, Content::FileSystem { at: Some(_), .. }) {
+            return Err("swap has no mount point: leave at out".to_owned());
+        }
         if matches!(&content, Content::FileSystem { kind, at: Some(at), .. } if at == "/" && !kind.holds_root()) {
             return Err("the file system type has no owners and links, so it cannot hold a root".to_owned());
         }
-        if matches!(content, Content::Nothing) && self.size == Size::Auto {
+        if !self.options.is_empty() && !is_swap && !matches!(content, Content::FileSystem { at: Some(_), .. }) {
+            return Err("options need filesystem and at".to_owned());
+        }
+        self.options.iter().try_for_each(|option| check_option(option))?;
+        if (is_swap || matches!(content, Content::Nothing)) && self.size == Size::Auto {
             return Err("it is empty, so size cannot be \"auto\": give a size".to_owned());
         }
         if self.minimum.is_some() && matches!(self.size, Size::Bytes(_)) {
             return Err("minimum needs a size that is auto or rest".to_owned());
         }
         Ok(Partition {
-            kind: type_guid(&self.kind, arch)?,
+            kind,
             name: self.name,
             in_mbr: self.in_mbr,
             uuid: self.uuid.as_deref().map(parse_uuid).transpose()?,
+            options: self.options,
             offset: self.offset.map(|b| b.0),
             size: self.size,
             minimum: self.minimum.map_or(0, |b| b.0),
@@ -607,6 +650,18 @@ fn mount_point(at: String) -> Result<String, String> {
         ));
     }
     Ok(at)
+}
+
+/// fstab(5) has them in a line, with a comma between two.
+fn check_option(option: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_graphic() && !"\\#\"',".contains(c);
+    match option.is_empty() || !option.chars().all(fine) {
+        true => Err(format!(
+            "the option '{}' is empty, or has a comma, a quote, '#', '\\' or white space in it",
+            option.escape_default()
+        )),
+        false => Ok(()),
+    }
 }
 
 fn type_guid(text: &str, arch: Arch) -> Result<String, String> {
@@ -663,10 +718,10 @@ mod tests {
         let ids = Ids::new(Some(1), "x").unwrap();
         let layout = Layout::standard("aarch64").unwrap();
         let found = layout.file_systems(&ids);
-        let [(ext4, root), (vfat, boot)] = &found[..] else { panic!("{found:?}") };
+        let [(_, ext4, root), (_, vfat, boot)] = &found[..] else { panic!("{found:?}") };
         assert_eq!((root.at.as_str(), *ext4), ("/", FileSystemKind::Ext4));
         assert_eq!((boot.at.as_str(), *vfat), ("/boot", FileSystemKind::Vfat));
-        for (kind, f) in &found {
+        for (_, kind, f) in &found {
             assert_eq!(kind.check_id(&f.uuid).unwrap(), f.uuid);
         }
     }
@@ -685,6 +740,18 @@ mod tests {
         assert_eq!((raw.type_name(), raw.attributes), ("reserved", 1 | 1 << 63));
         assert_eq!(raw.content, Content::File(Source::Host("/x".into())));
         assert_eq!(raw.size, Size::Bytes(1 << 20));
+    }
+
+    #[test]
+    fn a_partition_of_type_swap_is_swap() {
+        let swap = "[[partition]]\nname='s'\ntype='swap'\nsize='8M'\noptions=['pri=5']\n";
+        let layout = parse(&format!("{swap}{ROOT}")).unwrap();
+        assert_eq!(layout.partitions[0].in_fstab(), Some((FileSystemKind::Swap, SWAP_AT)));
+        assert_eq!(layout.partitions[0].mounted(), None);
+        let found = layout.file_systems(&Ids::new(Some(1), "x").unwrap());
+        assert_eq!(found.iter().map(|(.., f)| f.at.as_str()).collect::<Vec<_>>(), ["/", "none"]);
+        let bytes = parse(&format!("{}file='x'\n{ROOT}", swap.replace("options=['pri=5']\n", ""))).unwrap();
+        assert_eq!(bytes.partitions[0].in_fstab(), None, "the bytes of a file are what they are");
     }
 
     #[test]
@@ -717,8 +784,21 @@ mod tests {
             (ROOT.replace("'/'", "'x'"), "must be an absolute path"),
             (ROOT.replace("name='root'", "name=''"), "1 to 36"),
             (ROOT.replace("name='root'", "name=\"a\\nb\""), "control character"),
+            (add("options=['']"), "is empty, or has a comma"),
+            (add("options=['noatime,ro']"), "is empty, or has a comma"),
+            (add("options=['a b']"), "is empty, or has a comma"),
+            (add("options=[\"a\\n/x\"]"), "is empty, or has a comma"),
+            (before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\noptions=['ro']"), "options need filesystem"),
             (ROOT.replace("rest", "0"), "cannot be 0"),
             (ROOT.replace("filesystem='ext4'\n", ""), "need filesystem"),
+            (before("[[partition]]\nname='s'\ntype='swap'\nsize='auto'"), "give a size"),
+            (before("[[partition]]\nname='s'\ntype='linux'\nsize='1M'\nfilesystem='swap'\nat='/s'"), "leave at out"),
+            (
+                before(
+                    "[[partition]]\nname='s'\ntype='swap'\nsize='1M'\n[[partition]]\nname='t'\ntype='swap'\nsize='1M'",
+                ),
+                "partition 't': another partition is swap",
+            ),
             (before("[[partition]]\nname='a'\ntype='linux'\nsize='auto'"), "give a size"),
             (before("[[partition]]\nname='a'\ntype='linux'\nsize='1M'\nminimum='1M'"), "minimum needs"),
             (

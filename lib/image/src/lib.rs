@@ -28,6 +28,7 @@ pub mod reader;
 pub mod rewrite;
 pub mod rules;
 pub mod size;
+mod swap;
 pub mod tree;
 
 pub use filesystem::FileSystem;

@@ -885,6 +885,9 @@ pub struct Configured {
     /// The rings that the first boot populates.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub first_boot_keyring: Vec<String>,
+    /// Who can log in, where the root is for a disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
     /// What the last run changed: arrays of paths in the root, by the step that changed them.
     pub changed: Map<String, Value>,
 }
@@ -909,16 +912,35 @@ pub struct ConfiguredUser {
     pub ssh_key: bool,
 }
 
+/// Who can log in to the machine that a root is for.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Login {
+    /// Users who have a password, or need none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub console: Vec<String>,
+    /// Users who have a key of ssh, and those but root who have a password.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ssh: Vec<String>,
+    /// What is missing for ssh: `sshd`, a program; `sshd-unit`, one that is enabled; `network`, an enabled unit that configures
+    /// one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
 /// A file system that an image is to have.
 #[derive(Clone, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub struct FileSystem {
-    /// Where it is mounted: an absolute path in the root.
+    /// Where it is mounted: an absolute path in the root, or `none` for swap.
     pub at: String,
-    /// Its type, as mount(8) calls it: `ext4` or `vfat`.
+    /// Its type, as mount(8) calls it: `ext4`, `vfat` or `swap`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
     pub uuid: String,
+    /// Where the root grows it on a larger disk, with its partition: the GUID of that partition's type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grows: Option<String>,
 }
 
 /// Counts of what `verify` found.

@@ -372,22 +372,36 @@ pub(crate) fn root(tree: &Tree) -> Result<Option<String>, Failure> {
     Ok(Some(if is_locked { "locked" } else { "password" }.to_owned()))
 }
 
-/// Returns whether anybody can log in: has a password, or none at all, or a key of ssh.
-pub(crate) fn somebody(tree: &Tree) -> Result<bool, Failure> {
+/// Returns the users who can log in at the console, and those who can over ssh, by the defaults of sshd_config(5): who has a
+/// key, and who but root has a password. At the console, one who needs no password can, too.
+pub(crate) fn who_can_log_in(tree: &Tree) -> Result<(Vec<String>, Vec<String>), Failure> {
     let texts = read(tree)?;
     let (passwd, shadow) = (&texts[PASSWD], &texts[SHADOW]);
-    let can = |name: &str| {
+    let (mut console, mut ssh) = (Vec::new(), Vec::new());
+    for name in records::names(passwd) {
+        let Some(user) = lookup(passwd, &texts[GROUP], name) else { continue };
+        if NO_SHELLS.iter().any(|no| user.shell.ends_with(no)) {
+            continue;
+        }
         let hash = match records::field(passwd, name, PASSWORD) {
             Some("x") => records::field(shadow, name, PASSWORD).unwrap_or(LOCKED),
             other => other.unwrap_or(LOCKED),
         };
-        let user = lookup(passwd, &texts[GROUP], name);
-        let home = user.as_ref().and_then(|user| home::path(user).ok());
-        let keys = home.and_then(|home| tree.read(&format!("{home}/.ssh/authorized_keys")).ok().flatten());
-        !hash.starts_with(['!', '*']) || keys.is_some_and(|keys| !keys.is_empty())
-    };
-    Ok(records::names(passwd).any(can))
+        let keys =
+            home::path(&user).ok().and_then(|home| tree.read(&format!("{home}/.ssh/authorized_keys")).ok().flatten());
+        let has_password = !hash.starts_with(['!', '*']);
+        if has_password {
+            console.push(name.to_owned());
+        }
+        if keys.is_some_and(|keys| !keys.is_empty()) || has_password && !hash.is_empty() && name != "root" {
+            ssh.push(name.to_owned());
+        }
+    }
+    Ok((console, ssh))
 }
+
+/// Shells of users who do not log in.
+const NO_SHELLS: [&str; 2] = ["/nologin", "/false"];
 
 fn read(tree: &Tree) -> Result<Texts, Failure> {
     let text = |(path, _)| Ok((path, tree.text(path)?));
@@ -504,17 +518,22 @@ mod tests {
     #[test]
     fn who_has_a_password_or_a_key_can_log_in() {
         let key = [("home/a/.ssh/authorized_keys", "ssh-ed25519 A")];
-        for (passwd, shadow, keys, can) in [
-            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:!:1::::::\n", &[][..], false),
-            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:!:1::::::\n", &key, true),
-            ("root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n", "root:!*:1::::::\na:$6$a$b:1::::::\n", &[], true),
-            ("root:x:0:0::/root:/b\n", "root::1::::::\n", &[], true),
-            ("root:x:0:0::/root:/b\n", "", &[], false),
-            ("", "", &key, false),
+        let two = "root:x:0:0::/root:/b\na:x:1:1::/home/a:/b\n";
+        let root = "root:x:0:0::/root:/b\n";
+        for (passwd, shadow, keys, console, ssh) in [
+            (two, "root:!*:1::::::\na:!:1::::::\n", &[][..], "", ""),
+            (two, "root:!*:1::::::\na:!:1::::::\n", &key, "", "a"),
+            (two, "root:!*:1::::::\na:$6$a$b:1::::::\n", &[], "a", "a"),
+            (&two.replace("/home/a:/b", "/home/a:/usr/bin/nologin"), "a:$6$a$b:1::::::\n", &key, "", ""),
+            (root, "root::1::::::\n", &[], "root", ""),
+            (root, "root:$6$a$b:1::::::\n", &[], "root", ""),
+            (root, "", &[], "", ""),
+            ("", "", &key, "", ""),
         ] {
             let files = [&[(PASSWD, passwd), (SHADOW, shadow)], keys].concat();
             let (_guard, tree) = tree(&files);
-            assert_eq!(somebody(&tree).unwrap(), can, "{passwd}{shadow}");
+            let (at_console, over_ssh) = who_can_log_in(&tree).unwrap();
+            assert_eq!((at_console.join(" "), over_ssh.join(" ")), (console.into(), ssh.into()), "{passwd}{shadow}");
         }
     }
 

@@ -116,7 +116,9 @@ ExecStartPre=/usr/bin/touch /etc/pacman.d/gnupg.unfinished
 # A board without a clock wakes up before the keys were made, and gpg takes no key from the future.
 ExecStartPre=-/usr/bin/sh -c 'for f in /usr/share/pacman/keyrings/*.gpg; do t=$$(stat -c %%Y \"$$f\"); [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
 ExecStart=/usr/bin/pacman-key --init
-{commands}ExecStart=/usr/bin/rm /etc/pacman.d/gnupg.unfinished
+{commands}# The file system may write the keys after this directory, and the power go in between.
+ExecStart=/usr/bin/sync --file-system /etc/pacman.d/gnupg
+ExecStart=/usr/bin/rm /etc/pacman.d/gnupg.unfinished
 # Old kernels wait for randomness; nobody is to wait for ever to log in. The next boot tries again.
 TimeoutStartSec=10min
 
@@ -130,6 +132,14 @@ WantedBy=multi-user.target
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_keys_are_on_the_disk_before_it_is_done() {
+        let text = unit(&["x".to_owned()], &[]);
+        let at = |command: &str| text.find(&format!("\nExecStart=/usr/bin/{command}")).expect(command);
+        let order = ["pacman-key --init", "pacman-key --populate x", "sync --file-system ", "rm "].map(at);
+        assert!(order.is_sorted(), "{text}");
+    }
 
     #[test]
     fn rings_are_the_keyrings_then_the_distributions() {

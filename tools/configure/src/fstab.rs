@@ -2,11 +2,12 @@
 //!
 //! They are between two comments, so that the next run finds them, and other lines stay.
 
+use crate::growth::Growing;
 use crate::item::{Item, Site};
 use crate::text::joined;
 use image::epoch;
 use image::ids::Ids;
-use image::layout::{FileSystemKind, Layout};
+use image::layout::{FileSystemKind, Layout, Partition, SWAP_AT};
 use rootfs::{Mount, Root, mountinfo};
 use stage::members::FileSystem;
 use stage::{Code, Context, Document, Doing, Failure, quote};
@@ -40,13 +41,25 @@ impl Entry {
         format!("{source} {at} {kind} {options} 0 {pass}")
     }
 
-    fn of_file_system(kind: FileSystemKind, FileSystem { at, kind: name, uuid }: &FileSystem) -> Self {
-        let options = match kind {
-            FileSystemKind::Ext4 => "rw,relatime",
-            // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
-            FileSystemKind::Vfat => "rw,relatime,umask=0077",
+    fn of_file_system(kind: FileSystemKind, file_system: &FileSystem, partition: &Partition) -> Self {
+        let given = &partition.options;
+        let mut options = match (kind, given.is_empty()) {
+            (FileSystemKind::Swap, true) => vec!["defaults"],
+            (FileSystemKind::Swap, false) => Vec::new(),
+            (_, true) => vec!["rw", "relatime"],
+            (_, false) => vec!["rw"],
         };
-        Self { source: format!("UUID={uuid}"), at: at.clone(), kind: name.clone(), options: options.to_owned() }
+        options.extend(given.iter().map(String::as_str));
+        let masks = ["umask=", "fmask=", "dmask="];
+        // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
+        if kind == FileSystemKind::Vfat && !given.iter().any(|o| masks.iter().any(|mask| o.starts_with(mask))) {
+            options.push("umask=0077");
+        }
+        if partition.grows() {
+            options.push("x-systemd.growfs");
+        }
+        let FileSystem { at, kind, uuid, .. } = file_system;
+        Self { source: format!("UUID={uuid}"), at: at.clone(), kind: kind.clone(), options: options.join(",") }
     }
 
     fn of_device(mount: &Mount, context: &Context) -> Result<Self, Failure> {
@@ -83,12 +96,14 @@ pub(crate) struct Fstab {
     entries: Vec<Entry>,
     /// The file systems that `mkdisk` makes, for the document.
     pub(crate) planned: Vec<FileSystem>,
+    /// Which of them is to grow on a larger disk.
+    pub(crate) growing: Option<Growing>,
 }
 
 impl Fstab {
     /// Returns the mount points.
     pub(crate) fn mount_points(&self) -> Vec<String> {
-        self.entries.iter().map(|e| e.at.clone()).collect()
+        self.entries.iter().map(|e| e.at.clone()).filter(|at| at != SWAP_AT).collect()
     }
 
     /// Finds the UUIDs of the file systems: those of a layout or a board that is given, else of the plan's devices, else of the standard
@@ -110,17 +125,18 @@ impl Fstab {
             devices.extend(root_device(root)?);
             devices.sort_by(|a, b| a.at.cmp(&b.at));
             let entries = devices.iter().map(|m| Entry::of_device(m, context));
-            return Ok(Self { entries: entries.collect::<Result<_, _>>()?, planned: Vec::new() });
+            let entries = entries.collect::<Result<_, _>>()?;
+            return Ok(Self { entries, planned: Vec::new(), growing: None });
         }
         let arch = rootfs::arch::Arch::of_document(document)?.name;
         let layout = Layout::of(layout, board, arch)?;
-        let mut found = Self { entries: Vec::new(), planned: Vec::new() };
+        let mut found = Self { entries: Vec::new(), planned: Vec::new(), growing: Growing::of(&layout) };
         // Whether it can be written is checked later; without it there are no earlier UUIDs.
         let text = root.read(AT, LIMIT).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
         // UUIDs of an earlier run stay, or an image that is made already would not find its file systems.
         let recorded: Vec<FileSystem> = document.get().unwrap_or_default();
-        for (kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
+        for (partition, kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
             let same = |f: &&FileSystem| f.at == file_system.at && f.kind == file_system.kind;
             if let Some(known) = recorded.iter().find(same) {
                 let doing = || format!("reading \"filesystems\" of the document: {}", known.at);
@@ -128,7 +144,7 @@ impl Fstab {
             } else if let Some(uuid) = uuid_in(&text, kind, &file_system) {
                 file_system.uuid = uuid;
             }
-            found.entries.push(Entry::of_file_system(kind, &file_system));
+            found.entries.push(Entry::of_file_system(kind, &file_system, partition));
             found.planned.push(file_system);
         }
         Ok(found)
@@ -143,7 +159,7 @@ impl Item for Fstab {
             let mut fields = line.split_whitespace();
             let is_entry = fields.next().is_some_and(|s| !s.starts_with('#'));
             if let Some(at) = fields.next().filter(|_| is_entry)
-                && self.entries.iter().any(|e| escape(&e.at) == at)
+                && self.entries.iter().any(|e| e.at != SWAP_AT && escape(&e.at) == at)
             {
                 let file = site.tree.quote(AT);
                 let message = format!("writing {file}: another line mounts '{at}'");
@@ -225,7 +241,12 @@ mod tests {
     use super::*;
 
     fn planned(at: &str, kind: FileSystemKind, uuid: &str) -> FileSystem {
-        FileSystem { at: at.into(), kind: kind.name().into(), uuid: uuid.into() }
+        FileSystem { at: at.into(), kind: kind.name().into(), uuid: uuid.into(), grows: None }
+    }
+
+    /// The partitions of the standard layout: that at /boot, and the root's.
+    fn partitions() -> [Partition; 2] {
+        Layout::standard("x86_64").unwrap().partitions.try_into().unwrap()
     }
 
     #[test]
@@ -233,12 +254,13 @@ mod tests {
         let root = planned("/", FileSystemKind::Ext4, "3335002d-56ca-8154-a907-7caebb1d31d3");
         let boot = planned("/boot", FileSystemKind::Vfat, "1A2B-3C4D");
         let (ext4, vfat) = (FileSystemKind::Ext4, FileSystemKind::Vfat);
-        let entries = [Entry::of_file_system(ext4, &root), Entry::of_file_system(vfat, &boot)];
+        let [esp, last] = partitions();
+        let entries = [Entry::of_file_system(ext4, &root, &last), Entry::of_file_system(vfat, &boot, &esp)];
         let text = with_block("# fstab\n", &entries);
         assert_eq!(
             text,
             "# fstab\n# configure: begin\n\
-             UUID=3335002d-56ca-8154-a907-7caebb1d31d3 / ext4 rw,relatime 0 1\n\
+             UUID=3335002d-56ca-8154-a907-7caebb1d31d3 / ext4 rw,relatime,x-systemd.growfs 0 1\n\
              UUID=1A2B-3C4D /boot vfat rw,relatime,umask=0077 0 2\n# configure: end\n"
         );
         assert_eq!(with_block(&text, &entries), text);
@@ -247,6 +269,23 @@ mod tests {
         assert_eq!(uuid_in(&more, vfat, &boot).unwrap(), "1A2B-3C4D");
         assert_eq!(uuid_in(&more, ext4, &planned("/boot", ext4, "")), None);
         assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", vfat, &boot), None);
+    }
+
+    #[test]
+    fn options_of_the_layout_are_in_the_line() {
+        let [mut esp, mut last] = partitions();
+        last.options = vec!["noatime".into(), "commit=60".into()];
+        let line = |kind: FileSystemKind, at, partition: &Partition| {
+            Entry::of_file_system(kind, &planned(at, kind, "1A2B-3C4D"), partition).options
+        };
+        assert_eq!(line(FileSystemKind::Ext4, "/", &last), "rw,noatime,commit=60,x-systemd.growfs");
+        esp.options = vec!["noatime".into()];
+        assert_eq!(line(FileSystemKind::Vfat, "/boot", &esp), "rw,noatime,umask=0077");
+        assert_eq!(line(FileSystemKind::Swap, SWAP_AT, &esp), "noatime");
+        esp.options.clear();
+        assert_eq!(line(FileSystemKind::Swap, SWAP_AT, &esp), "defaults");
+        esp.options = vec!["fmask=0133".into()];
+        assert_eq!(line(FileSystemKind::Vfat, "/boot", &esp), "rw,fmask=0133");
     }
 
     #[test]

@@ -29,12 +29,14 @@ pub(crate) struct Site {
     pub(crate) coming: BTreeSet<String>,
     /// What trees brought, for the document.
     pub(crate) laid: Vec<TreeFile>,
+    /// Mount points of what will grow on a larger disk, for the document.
+    pub(crate) grows: Vec<String>,
 }
 
 impl Site {
     /// Returns a site where nothing is coming.
     pub(crate) fn of(tree: Tree, quiet: bool) -> Self {
-        Self { tree, quiet, warnings: Vec::new(), coming: BTreeSet::new(), laid: Vec::new() }
+        Self { tree, quiet, warnings: Vec::new(), coming: BTreeSet::new(), laid: Vec::new(), grows: Vec::new() }
     }
 
     /// Fails where the root lacks a program, which `package` has. `doing` is what it is for, as `generating locales`.

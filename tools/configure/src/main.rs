@@ -13,11 +13,13 @@ mod clock;
 mod console;
 mod first_boot;
 mod fstab;
+mod growth;
 mod home;
 mod host_name;
 mod item;
 mod keys;
 mod locale;
+mod login;
 mod machine_id;
 mod mirror;
 mod network;
@@ -37,6 +39,7 @@ use accounts::Accounts;
 use args::Args;
 use first_boot::FirstBootKeyring;
 use fstab::Fstab;
+use growth::Growth;
 use item::{Item, Site};
 use locale::Locales;
 use machine_id::MachineId;
@@ -45,9 +48,10 @@ use network::Network;
 use os_release::OsRelease;
 use pacman::lock::{self, Purpose};
 use repositories::Repositories;
-use rootfs::{Inside, Place};
+use resolver::Resolver;
+use rootfs::{Inside, Place, Root};
 use serde::{Deserialize, Serialize};
-use stage::members::TreeFile;
+use stage::members::{Login, TreeFile};
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -67,10 +71,12 @@ struct Done {
     changed: BTreeMap<String, Vec<String>>,
     /// Whether root has a password.
     root: Option<String>,
-    /// Whether nobody can log in.
-    nobody: bool,
+    /// Who can log in.
+    login: Login,
     /// What trees brought, as it is now.
     tree: Vec<TreeFile>,
+    /// Mount points of what will grow on a larger disk.
+    grows: Vec<String>,
     warnings: Vec<String>,
     seconds: f64,
 }
@@ -94,8 +100,9 @@ impl Stage for Args {
         let find =
             || Fstab::find((self.layout.as_deref(), self.board.as_deref()), context, document, inside.root(), salt);
         let fstab = self.fstab.then(find).transpose()?;
-        let mut planned = Vec::new();
+        let (mut planned, mut growing) = (Vec::new(), None);
         if let Some(fstab) = &fstab {
+            growing.clone_from(&fstab.growing);
             configured.fstab = fstab.mount_points();
             planned.clone_from(&fstab.planned);
         }
@@ -107,22 +114,29 @@ impl Stage for Args {
         if let Some(repositories) = &repositories {
             configured.repositories = repositories.names();
         }
+        let resolver = self.resolver(&configured.resolv_conf, &trees, inside.root());
+        if let Some(resolver) = &resolver {
+            configured.resolv_conf = resolver.words();
+        }
         let network = Network::read(&self.network)?;
         text::merge(&mut configured.network, &network.names);
-        let items = self.items(accounts, &trees, fstab, network, keyring, repositories);
+        let mut items = self.items(accounts, &trees, fstab, network, keyring, repositories);
+        items.extend(resolver.map(|item| -> Named { ("resolv_conf", Box::new(item)) }));
         let _lock = lock::take(inside.root(), context, Purpose::Download)?;
         let done = work(context, &inside, &items, &trees)?;
         // An image without a disk's file systems is a container's, where nobody logs in.
-        if done.nobody && !configured.fstab.is_empty() {
-            context.warn(
-                "nobody can log in: root is locked, and no user has a password or a key of ssh; give --password-file or --ssh-key",
-            );
+        if !configured.fstab.is_empty() {
+            login::tell(&done.login, context);
+            configured.login = Some(done.login);
         }
         context.waited(Duration::try_from_secs_f64(done.seconds).unwrap_or_default());
         for warning in &done.warnings {
             context.warn(warning);
         }
         if !planned.is_empty() {
+            for file_system in planned.iter_mut().filter(|f| done.grows.contains(&f.at)) {
+                file_system.grows = growing.as_ref().map(|growing| growing.kind.clone());
+            }
             document.write(&planned);
         }
         let count: usize = done.changed.values().map(Vec::len).sum();
@@ -152,6 +166,14 @@ impl Args {
             }
         }
         Ok(())
+    }
+
+    /// Returns how names are resolved: as asked for, else by systemd-resolved where that is enabled now, and neither an earlier
+    /// run nor a tree nor the root itself has name servers.
+    fn resolver(&self, before: &[String], trees: &Trees, root: &Root) -> Option<Resolver> {
+        let is_enabled = self.enable.iter().any(|unit| unit == resolver::UNIT);
+        let is_free = || before.is_empty() && !trees.paths().contains(resolver::AT) && !resolver::has_servers(root);
+        self.resolv_conf.clone().or_else(|| (is_enabled && is_free()).then_some(Resolver::Resolved))
     }
 
     /// Returns what is configured, in this order: what others depend on comes first.
@@ -191,10 +213,10 @@ impl Args {
             Some(self.os_release.clone())
                 .filter(|list| !list.is_empty())
                 .map(|list| named("os_release", OsRelease(list))),
+            fstab.as_ref().map(|fstab| named("growth", Growth(fstab.growing.clone()))),
             fstab.map(|item| named("fstab", item)),
             list(&self.mirror).map(|list| named("mirrors", Mirrors(list))),
             repositories.map(|item| named("repositories", item)),
-            self.resolv_conf.clone().map(|item| named("resolv_conf", item)),
             (!network.names.is_empty()).then(|| named("network", network)),
             keyring.map(|item| named("first_boot_keyring", item)),
         ];
@@ -227,8 +249,9 @@ fn work(context: &Context, inside: &Inside, items: &[Named], trees: &Trees) -> R
         Ok(Done {
             tree: trees::record_edited(&site, &changed)?,
             changed,
-            nobody: !accounts::somebody(&site.tree)?,
+            login: login::look(&site.tree)?,
             root: accounts::root(&site.tree)?,
+            grows: site.grows,
             warnings: site.warnings,
             seconds: begin.elapsed().as_secs_f64(),
         })

@@ -1,18 +1,29 @@
 //! `--resolv-conf`: resolv.conf(5), as a link to what systemd-resolved keeps, or with name servers.
 //!
-//! Without the option the file stays the packages'. systemd-resolved reads it where it is a file, and never overwrites it; a
+//! Without the option the file stays the packages', but where systemd-resolved is enabled and there are no name servers. systemd-resolved reads it where it is a file, and never overwrites it; a
 //! program that asks DNS itself finds resolved only by the link, which no package makes.
 
 use crate::item::{Item, Site, lacks};
+use rootfs::Root;
 use stage::Failure;
 use std::net::IpAddr;
 
-const AT: &str = "etc/resolv.conf";
+pub(crate) const AT: &str = "etc/resolv.conf";
 const STUB: &str = "../run/systemd/resolve/stub-resolv.conf";
 const PROGRAM: &str = "usr/lib/systemd/systemd-resolved";
+pub(crate) const UNIT: &str = "systemd-resolved.service";
+
+/// The longest file that is read here.
+const LIMIT: u64 = 1 << 20;
 
 /// resolv.conf(5) has no more (`MAXNS`).
 const MOST: usize = 3;
+
+/// Returns whether the root's file has name servers. A link, and what cannot be read, is for the item to see.
+pub(crate) fn has_servers(root: &Root) -> bool {
+    let text = root.read(AT, LIMIT).unwrap_or_default();
+    String::from_utf8_lossy(&text).lines().any(|line| line.trim_start().starts_with("nameserver"))
+}
 
 /// The content of resolv.conf(5).
 #[derive(Clone, Debug, PartialEq, Eq)]

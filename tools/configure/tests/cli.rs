@@ -598,12 +598,88 @@ fn a_network_is_configured_and_its_passphrase_is_not_shown() {
     assert_eq!(ground.works(&args)["changed"], json!({}));
 }
 
+/// Puts an empty program into the root.
+fn program(ground: &Ground, path: &str) {
+    let at = ground.root.join(path);
+    fs::create_dir_all(at.parent().unwrap()).unwrap();
+    fs::write(&at, "").unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
 #[test]
 fn a_machine_that_nobody_can_log_in_to_is_named() {
-    let ground = Ground::new();
+    let mut ground = Ground::new();
+    for grows in ["usr/bin/systemd-repart", "usr/lib/systemd/systemd-growfs"] {
+        program(&ground, grows);
+    }
     let warning = "configure: warning: nobody can log in: root is locked, and no user has a password or a key of ssh";
     assert!(ground.run(&["--quiet", "--fstab"]).stderr.starts_with(warning));
-    assert_eq!(ground.run(&["--quiet"]).stderr, "");
+    let ran = ground.run(&["--quiet"]);
+    assert_eq!((ran.stderr.as_str(), ran.document["configured"].get("login")), ("", None), "it is not for a disk");
+    // With a key alone, all of ssh has to be there.
     let key = format!("ann:{}", ground.file("key.pub", KEY));
-    assert_eq!(ground.run(&["--quiet", "--fstab", "--ssh-key", &key]).stderr, "");
+    let with_key = ["--quiet", "--fstab", "--ssh-key", &key];
+    let says = |ground: &Ground, reasons: &str| {
+        let line = "configure: warning: nobody can log in: at the console, no user has a password (--password-file); over ssh: ";
+        assert_eq!(ground.run(&with_key).stderr, format!("{line}{reasons}\n"));
+    };
+    let no_network = "no network is configured (--network dhcp --enable systemd-networkd)";
+    says(&ground, &format!("the root has no sshd ('strap openssh'); {no_network}"));
+    program(&ground, "usr/bin/sshd");
+    says(&ground, &format!("sshd is not enabled (--enable sshd); {no_network}"));
+    let wants = ground.root.join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants).unwrap();
+    symlink("/usr/lib/systemd/system/sshd.service", wants.join("sshd.service")).unwrap();
+    says(&ground, no_network);
+    symlink("/usr/lib/systemd/system/NetworkManager.service", wants.join("NetworkManager.service")).unwrap();
+    assert_eq!(ground.run(&with_key).stderr, "");
+    let configured = ground.works(&["--fstab", "--ssh-key", &key]);
+    assert_eq!(configured["login"], json!({"ssh": ["ann"]}));
+    // A password is for the console, too.
+    fs::remove_file(wants.join("sshd.service")).unwrap();
+    let hash = format!("ann:{}", ground.file("hash", HASH));
+    let ran = ground.run(&["--fstab", "--password-hash-file", &hash]);
+    assert!(ran.stderr.contains("configure: nobody can log in over ssh: sshd is not enabled"), "{}", ran.stderr);
+    let login = json!({"console": ["ann"], "ssh": ["ann"], "missing": ["sshd-unit"]});
+    assert_eq!(ran.document["configured"]["login"], login);
+}
+
+#[test]
+fn the_root_grows_where_it_can_and_the_layout_says_so() {
+    let mut ground = Ground::new();
+    let ran = ground.run(&["--quiet", "--fstab"]);
+    let warning = "configure: warning: '/' will not grow on a larger disk: the root has no systemd-repart\n";
+    assert!(ran.stderr.ends_with(warning), "{}", ran.stderr);
+    assert_eq!(ran.document["filesystems"][0].get("grows"), None);
+    for grows in ["usr/bin/systemd-repart", "usr/lib/systemd/systemd-growfs"] {
+        program(&ground, grows);
+    }
+    let configured = ground.works(&["--fstab"]);
+    let definition = "etc/repart.d/50-configure-000.conf";
+    let drop_in = "etc/systemd/system/systemd-repart.service.d/50-configure.conf";
+    assert_eq!(ground.document["filesystems"][0]["grows"], "b921b045-1df0-41c3-af44-4c6f280d3fae");
+    assert!(ground.text(definition).ends_with("[Partition]\nType=b921b045-1df0-41c3-af44-4c6f280d3fae\n"));
+    // Else the boot loader of a board would be discarded.
+    let command = "ExecStart=\nExecStart=/usr/bin/systemd-repart --dry-run=no --discard=no\n";
+    assert!(ground.text(drop_in).ends_with(command));
+    assert!(ground.text("etc/fstab").contains(" / ext4 rw,relatime,x-systemd.growfs 0 1\n"));
+    assert!(configured["changed"]["growth"].to_string().contains(definition));
+    assert_eq!(ground.works(&["--fstab"])["changed"], json!({}));
+    // A definition of somebody else's decides alone.
+    let own = ground.root.join("usr/lib/repart.d/10-root.conf");
+    fs::create_dir_all(own.parent().unwrap()).unwrap();
+    fs::write(&own, "[Partition]\nType=root\n").unwrap();
+    ground.works(&["--fstab"]);
+    assert!(!ground.root.join(definition).exists() && !ground.root.join(drop_in).exists());
+    assert_eq!(ground.document["filesystems"][0].get("grows"), None);
+    fs::remove_file(own).unwrap();
+    ground.works(&["--fstab"]);
+    assert!(ground.root.join(definition).exists());
+    // Nor does a layout without the attribute, and what was written for another one goes.
+    let boot = "[[partition]]\nname='boot'\ntype='esp'\nsize='auto'\nfilesystem='vfat'\nat='/boot'\n";
+    let root = "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\noptions=['noatime']\n";
+    let layout = ground.file("layout.toml", &format!("{boot}{root}"));
+    ground.works(&["--fstab", "--layout", &layout]);
+    assert!(!ground.root.join(definition).exists() && !ground.root.join(drop_in).exists());
+    assert!(ground.text("etc/fstab").contains(" / ext4 rw,noatime 0 1\n"), "{}", ground.text("etc/fstab"));
 }

@@ -103,14 +103,14 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
             .hint("give 'configure --fstab' and mkdisk the same --board or --layout, or leave --fstab out")
     };
     for known in &recorded {
-        if !layout.partitions.iter().any(|p| mounted_at(p, &known.at)) {
+        if !layout.partitions.iter().any(|p| p.in_fstab().is_some_and(|(_, at)| at == known.at)) {
             let at = stage::message::escape(&known.at);
             return Err(differs(format!("'{at}' is in fstab, and the layout has no partition for it")));
         }
     }
     let mut found = Vec::new();
     for partition in &layout.partitions {
-        let Some((kind, at)) = partition.mounted() else {
+        let Some((kind, at)) = partition.in_fstab() else {
             found.push(made(partition));
             continue;
         };
@@ -120,6 +120,10 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
         if known.kind != kind.name() {
             let in_fstab = stage::message::escape(&known.kind);
             return Err(differs(format!("'{at}' is {in_fstab} in fstab and {} in the layout", kind.name())));
+        }
+        let is_last = layout.partitions.last() == Some(partition);
+        if known.grows.as_ref().is_some_and(|kind| !(is_last && *kind == partition.kind)) {
+            return Err(differs(format!("'{at}' grows as the last partition, of another type")));
         }
         let id = kind.check_id(&known.uuid).doing(Code::BadDocument, || "reading the document: filesystems")?;
         found.push(id);
@@ -164,6 +168,13 @@ mod tests {
             (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"ext4\",\"uuid\":\"1A2B-3C4D\"}}]"), Code::Failed),
             (format!("[{ROOT},{{\"at\":\"/efi\",\"type\":\"vfat\",\"uuid\":\"1A2B-3C4D\"}}]"), Code::Failed),
             (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"vfat\",\"uuid\":\"x\"}}]"), Code::BadDocument),
+            (
+                format!(
+                    "[{},{{\"at\":\"/boot\",\"type\":\"vfat\",\"uuid\":\"1A2B-3C4D\"}}]",
+                    ROOT.replace('}', ",\"grows\":\"x\"}")
+                ),
+                Code::Failed,
+            ),
             (format!("[{ROOT},{{\"at\":\"/boot\",\"type\":\"btrfs\",\"uuid\":\"x\"}}]"), Code::Failed),
         ] {
             let failure = of(&format!("\"filesystems\":{text}")).unwrap_err();

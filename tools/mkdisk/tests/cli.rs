@@ -459,11 +459,40 @@ fn the_file_systems_of_the_document_are_made_or_refused() {
             "'/boot' is ext4 in fstab and vfat in the layout",
         ),
         (json!([root, {"at": "/boot", "type": "vfat", "uuid": "x"}]), "bad-document", "'x' is not a FAT volume id"),
+        (
+            json!([{"at": "/", "type": "ext4", "uuid": "x", "grows": "0fc63daf-8483-4772-8e79-3d69d8477de4"}, boot]),
+            "failed",
+            "'/' grows as the last partition, of another type",
+        ),
         (json!("x"), "bad-document", "filesystems"),
     ] {
         lab.document["filesystems"] = filesystems;
         lab.bad(&["-o", "disk.img"], code, line);
     }
+}
+
+#[test]
+fn a_swap_partition_is_what_mkswap_makes() {
+    let mut lab = Lab::new();
+    let uuid = "4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab";
+    let root = json!({"at": "/", "type": "ext4", "uuid": uuid.replace("4a7f", "5b8e")});
+    lab.document["filesystems"] = json!([root, {"at": "none", "type": "swap", "uuid": uuid}]);
+    let layout = "[[partition]]\nname='swap'\ntype='swap'\nlabel='more'\nsize='8M'\n\
+                  [[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
+    lab.put("l.toml", layout);
+    let document = lab.good(&["-o", "disk.img", "--layout", "l.toml"]);
+    let partition = lab.partition("disk.img", &document, 0);
+    let theirs = lab.at("theirs");
+    fs::File::create(&theirs).unwrap().set_len(8 << 20).unwrap();
+    tool("mkswap", &["--quiet", "--pagesize", "4096", "--uuid", uuid, "--label", "more", text(&theirs)]);
+    assert!(fs::read(&partition).unwrap() == fs::read(&theirs).unwrap(), "the bytes differ");
+    assert_eq!(document["disks"][0]["partitions"][0]["filesystem"], json!({"type": "swap", "uuid": uuid}));
+    lab.document["filesystems"] = json!([root]);
+    lab.bad(
+        &["-o", "x.img", "--layout", "l.toml"],
+        "failed",
+        "the layout has a partition for 'none', and fstab does not",
+    );
 }
 
 #[test]
