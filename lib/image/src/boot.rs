@@ -4,12 +4,23 @@
 //! doc/develop/distro.rst); UEFI starts systemd-boot, which reads entries (the UAPI group's Boot Loader Specification, type 1).
 //! Which file is a kernel goes by the names that Arch's packages use.
 
+mod drivers;
+mod files;
+mod initramfs;
 mod kernels;
+mod loader;
 mod menu;
+mod modules;
+mod prove;
+mod release;
+mod root;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod words;
 
+pub use drivers::Bus;
+pub use prove::{Finding, Place, Subject};
 pub use words::{check_cmdline, check_dtb, title};
 
 use crate::layout::Layout;

@@ -915,6 +915,27 @@ pub struct Verify {
     /// The files of trees that differ from the document. Not there where it has none, or files were not compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tree: Option<VerifiedTree>,
+    /// Whether each image of the document can boot. Not there where that was not asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot: Vec<VerifiedBoot>,
+}
+
+/// What `verify --boot` found.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct VerifiedBoot {
+    /// The image.
+    pub disk: PathBuf,
+    /// How many entries of the boot loader's menu were checked.
+    pub entries: usize,
+    /// Buses from which every entry has all drivers to the root, and nothing else is wrong or unproven.
+    pub buses: Vec<String>,
+    /// What keeps it from booting; up to 100 lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wrong: Vec<String>,
+    /// What could not be found out; up to 100 lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unproven: Vec<String>,
 }
 
 /// What `verify` found of the files of trees.
@@ -964,6 +985,27 @@ pub struct Disk {
     /// The format of the file, where it is not a raw image: `zst`, `xz`, `gz`, or as qemu-img(1) calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
+    /// What its boot loader starts, an entry of its menu each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Vec<BootEntry>>,
+}
+
+/// An entry of a boot loader's menu, with paths below the root.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct BootEntry {
+    /// The file that has it.
+    pub file: String,
+    /// The kernel.
+    pub kernel: String,
+    /// The files of the initramfs, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub initramfs: Vec<String>,
+    /// The devicetree, or with a slash at its end the directory that the boot loader looks in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<String>,
+    /// The kernel's command line.
+    pub cmdline: String,
 }
 
 /// A partition of a disk image.

@@ -5,6 +5,7 @@
 //! nothing in the root; the result is in the document, package by package.
 
 mod acl;
+mod boot;
 mod check;
 mod files;
 mod installed;
@@ -16,6 +17,7 @@ mod transaction;
 use check::Found;
 use clap::Parser;
 use files::Rules;
+use image::boot::Bus;
 use installed::Subject;
 use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
@@ -44,6 +46,14 @@ struct Verify {
     /// Do not compare the installed files
     #[arg(long)]
     no_files: bool,
+
+    /// Check that the images that mkdisk has made of the root can boot
+    #[arg(long)]
+    boot: bool,
+
+    /// With --boot: have the drivers of a disk at each BUS, too
+    #[arg(long = "for", value_name = "BUS", value_delimiter = ',', requires = "boot")]
+    buses: Vec<Bus>,
 
     /// Use no network: do not fetch archives that are not in the cache
     #[arg(long)]
@@ -119,6 +129,11 @@ impl Stage for Verify {
         let tree = found.tree.as_ref();
         report::record(document, &subjects, &found.packages, last, fetched.count);
         report::record_tree(document, &plan.tree, tree);
+        let boots = match self.boot {
+            true => boot::check(document, &plan.bare, &self.buses)?,
+            false => Vec::new(),
+        };
+        boot::record(document, &boots, &self.buses);
         let beside = Beside { torn: &torn, last, fetch: fetched.failure, log, tree };
         let mut strangers = found.strangers.iter().map(|what| {
             let message = format!("checking the keyring: {what}");
@@ -130,6 +145,11 @@ impl Stage for Verify {
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
         for stranger in strangers {
             context.warn(stranger.message);
+        }
+        let mut not_booting = boot::failures(&boots);
+        let failure = failure.or_else(|| not_booting.next().map(|first| (first, Vec::new())));
+        for failure in not_booting {
+            context.warn(failure.message);
         }
         match failure {
             None => {
@@ -216,7 +236,7 @@ impl Verify {
 
     /// Decides what to do, and checks what can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        if self.no_signatures && self.no_files {
+        if self.no_signatures && self.no_files && !self.boot {
             return Err(Failure::new(Code::Usage, "--no-signatures and --no-files leave nothing to verify"));
         }
         let config: Config = document.need()?;
@@ -286,6 +306,7 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
         parts.push(format!("{} of trees intact", count(tree.intact, "file")));
     }
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
+    parts.extend(boot::summary(document));
     match files.map(|f| f.configuration.len()).sum() {
         0 => {}
         n => parts.push(count(n, "changed configuration")),

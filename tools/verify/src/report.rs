@@ -42,6 +42,7 @@ pub(crate) fn record(document: &mut Document, subjects: &[Subject], checked: &[C
         configuration: file_counts.as_ref().map(|_| changed),
         files: file_counts,
         tree: None,
+        boot: Vec::new(),
     });
 }
 
