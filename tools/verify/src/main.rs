@@ -25,7 +25,7 @@ use pacman::operation::Refresh;
 use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Config, Keyring, Mode, Package, TreeFile};
+use stage::members::{self, Config, Disk, Keyring, Mode, Package, TreeFile};
 use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -238,6 +238,9 @@ impl Verify {
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
         if self.no_signatures && self.no_files && !self.boot {
             return Err(Failure::new(Code::Usage, "--no-signatures and --no-files leave nothing to verify"));
+        }
+        if self.boot {
+            document.need::<Vec<Disk>>()?;
         }
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;

@@ -11,8 +11,8 @@ use std::io::{self, Read};
 const LONGEST_NAME: u32 = 4096;
 const LARGEST_MODULE: u64 = 64 << 20;
 
-/// The most entries.
-const MOST: usize = 1 << 20;
+/// The most entries: many times what a whole distribution's modules are.
+const MOST: usize = 1 << 17;
 
 /// How long a header is, and what a regular file's mode has.
 const HEADER: usize = 110;

@@ -52,6 +52,8 @@ impl<R: Read> Input<R> {
 
     /// Reads more behind what is there.
     fn refill(&mut self) -> io::Result<usize> {
+        // Here, and not below: a small input may decompress to a large one.
+        stage::signal::check().map_err(io::Error::other)?;
         self.buffer.drain(..self.at);
         self.at = 0;
         let length = self.buffer.len();
