@@ -4,6 +4,7 @@
 //! Nothing here stands in for a part of the real thing: pacman, gpg, QEMU and the kernel are the host's own. What is
 //! missing makes a test fail, with what to install.
 
+pub mod bootable;
 pub mod daemons;
 pub mod formats;
 pub mod gpg;

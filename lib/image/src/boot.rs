@@ -5,13 +5,24 @@
 //! the firmware of a Raspberry Pi has two files of its own.
 //! Which file is a kernel goes by the names that Arch's packages use.
 
+mod drivers;
+mod files;
+mod initramfs;
 mod kernels;
+mod loader;
 mod menu;
+mod modules;
+mod prove;
 mod raspberrypi;
+mod release;
+mod root;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod words;
 
+pub use drivers::Bus;
+pub use prove::{Finding, Place, Subject};
 pub use words::{check_cmdline, check_dtb, title};
 
 use crate::kind::FileSystemKind;

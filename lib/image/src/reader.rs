@@ -8,7 +8,7 @@ use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, signal};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
@@ -197,6 +197,12 @@ impl<'a> Reader<'a> {
         put_zeros(&mut put, range.end - at)
     }
 
+    /// Returns it as a stream, from its beginning. An error of the stream carries the [`Failure`].
+    #[must_use]
+    pub fn stream(&self) -> Stream<'_> {
+        Stream { reader: self, at: 0 }
+    }
+
     /// Reads all of a range.
     fn read(&self, range: Range<u64>, mut put: impl FnMut(u64, &[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
         let file = match &self.source {
@@ -216,6 +222,28 @@ impl<'a> Reader<'a> {
             at += n as u64;
         }
         Ok(())
+    }
+}
+
+/// The content of a [`Reader`], in order.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    reader: &'a Reader<'a>,
+    at: u64,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = (self.reader.size - self.at).min(buffer.len() as u64) as usize;
+        let (begin, end) = (self.at, self.at + n as u64);
+        let put = |at: u64, bytes: &[u8]| {
+            let offset = (at - begin) as usize;
+            buffer[offset..offset + bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        };
+        self.reader.read(begin..end, put).map_err(io::Error::other)?;
+        self.at = end;
+        Ok(n)
     }
 }
 

@@ -967,6 +967,9 @@ pub struct Verify {
     /// What belongs to no package, where the root began with an archive and files were compared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unowned: Option<Unowned>,
+    /// Whether each image of the document can boot. Not there where that was not asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub boot: Vec<VerifiedBoot>,
 }
 
 /// What belongs to no package.
@@ -977,6 +980,24 @@ pub struct Unowned {
     pub count: usize,
     /// The paths of up to 100; that of a directory ends with a slash.
     pub paths: Vec<String>,
+}
+
+/// What `verify --boot` found.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct VerifiedBoot {
+    /// The image.
+    pub disk: PathBuf,
+    /// How many entries of the boot loader's menu were checked.
+    pub entries: usize,
+    /// Buses from which every entry has all drivers to the root, and nothing else is wrong or unproven.
+    pub buses: Vec<String>,
+    /// What keeps it from booting; up to 100 lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub wrong: Vec<String>,
+    /// What could not be found out; up to 100 lines.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unproven: Vec<String>,
 }
 
 /// What `verify` found of the files of trees.
@@ -1035,6 +1056,27 @@ pub struct Disk {
     /// The format of the file, where it is not a raw image: `zst`, `xz`, `gz`, or as qemu-img(1) calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
+    /// What its boot loader starts, an entry of its menu each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Vec<BootEntry>>,
+}
+
+/// An entry of a boot loader's menu, with paths below the root.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct BootEntry {
+    /// The file that has it.
+    pub file: String,
+    /// The kernel.
+    pub kernel: String,
+    /// The files of the initramfs, in their order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub initramfs: Vec<String>,
+    /// The devicetree, or with a slash at its end the directory that the boot loader looks in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub devicetree: Option<String>,
+    /// The kernel's command line.
+    pub cmdline: String,
 }
 
 /// A partition of a disk image.

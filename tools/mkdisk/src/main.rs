@@ -112,6 +112,10 @@ struct Args {
     #[arg(long)]
     no_initramfs: bool,
 
+    /// Do not check that the image can boot
+    #[arg(long)]
+    no_boot_check: bool,
+
     /// Leave out files that match GLOB; ** is any number of directories
     #[arg(long, value_name = "GLOB")]
     exclude: Vec<String>,
@@ -336,6 +340,7 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
         board: plan.boot.board.clone(),
         sha256: sha256.map(str::to_owned),
         format: None,
+        boot: done.boot.clone(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::arrange::{self, Arrangement, Need};
 use crate::content;
 use crate::plan::{Plan, mounted_at};
 use crate::table;
-use image::boot::{self, Loader, Wish};
+use image::boot::{self, Booting, Loader, Place, Subject, Wish};
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;
@@ -15,6 +15,7 @@ use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, size};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
+use stage::members::BootEntry;
 use stage::{Code, Context, Document, Doing, Failure, Unit};
 use std::fs::File;
 use std::ops::Range;
@@ -25,6 +26,8 @@ pub(crate) struct Done {
     pub(crate) disk: Arrangement,
     /// How many bytes all files have, without the holes of those on ext4.
     pub(crate) content: u64,
+    /// What the boot loader starts, where one was configured.
+    pub(crate) boot: Option<Vec<BootEntry>>,
     /// For people.
     pub(crate) notes: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
@@ -36,7 +39,7 @@ pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, imag
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
     let job = Job { plan, image, tree: &tree, nodes: &found.nodes };
-    let (fillings, mut notes) = job.fill()?;
+    let Filled { fillings, boot, mut notes } = job.fill()?;
     let disk = job.arrange(&fillings)?;
     job.write(context, &fillings, &disk)?;
     if !found.sockets.is_empty() {
@@ -46,6 +49,7 @@ pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, imag
     Ok(Done {
         disk,
         content: fillings.iter().map(Filling::content).sum(),
+        boot,
         notes,
         secrets: secrets.map(Node::path_text).collect(),
     })
@@ -53,6 +57,13 @@ pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, imag
 
 /// The longest configuration of a boot loader that is read, in bytes.
 const LONGEST: u64 = 1 << 16;
+
+/// What goes into the image.
+struct Filled<'a> {
+    fillings: Vec<Filling<'a>>,
+    boot: Option<Vec<BootEntry>>,
+    notes: Vec<String>,
+}
 
 /// What a partition gets.
 enum Filling<'a> {
@@ -82,7 +93,7 @@ struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// Decides what goes into each partition.
-    fn fill(&self) -> Result<(Vec<Filling<'a>>, Vec<String>), Failure> {
+    fn fill(&self) -> Result<Filled<'a>, Failure> {
         let plan = self.plan;
         let partitions = || plan.layout.partitions.iter();
         for path in plan.layout.board.iter().flat_map(|board| &board.needs) {
@@ -113,7 +124,8 @@ impl<'a> Job<'a> {
             title: &plan.title,
             time: now,
         };
-        let booting = boot::plan(self.nodes, &plan.layout, plan.arch, &wish)?;
+        let mut booting = boot::plan(self.nodes, &plan.layout, plan.arch, &wish)?;
+        let boot = self.check_boot(&mut booting)?;
         let points: Vec<&str> = partitions().filter_map(Partition::mounted).map(|(_, at)| at).collect();
         let mut split = content::split(self.nodes, &booting.added, &points, now)?.into_iter();
         let mut fillings = Vec::new();
@@ -136,7 +148,35 @@ impl<'a> Job<'a> {
                 }
             });
         }
-        Ok((fillings, booting.notes))
+        Ok(Filled { fillings, boot, notes: booting.notes })
+    }
+
+    /// Checks that the image can boot, as far as that does not depend on the machine; returns what is started.
+    fn check_boot(&self, booting: &mut Booting) -> Result<Option<Vec<BootEntry>>, Failure> {
+        let plan = self.plan;
+        if plan.args.bootloader == Loader::None {
+            return Ok(None);
+        }
+        let partitions = plan.layout.partitions.iter().zip(&plan.file_systems);
+        let places = partitions.filter_map(|(p, id)| Place::of_layout(p, &p.id(&plan.ids), id)).collect();
+        let subject = Subject { tree: self.tree, nodes: self.nodes, added: &booting.added, places };
+        let entries = subject.entries()?;
+        if plan.args.no_boot_check {
+            return Ok(Some(entries));
+        }
+        let (wrong, unproven): (Vec<_>, Vec<_>) =
+            subject.prove(&entries, &[])?.into_iter().partition(|finding| finding.is_wrong);
+        if let Some(first) = wrong.first() {
+            let mut failure = first.failure(Code::Failed, "checking that the image boots");
+            for other in &wrong[1..] {
+                failure.message += &format!("; {}", other.message);
+            }
+            let or = "or give --no-boot-check";
+            let hint = failure.hint.take().map_or_else(|| or.to_owned(), |hint| format!("{hint}, {or}"));
+            return Err(failure.hint(hint));
+        }
+        booting.notes.extend(unproven.into_iter().map(|finding| finding.message));
+        Ok(Some(entries))
     }
 
     /// Measures, and gives each partition its place.

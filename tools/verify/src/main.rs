@@ -5,6 +5,7 @@
 //! nothing in the root; the result is in the document, package by package.
 
 mod acl;
+mod boot;
 mod check;
 mod files;
 mod installed;
@@ -17,6 +18,7 @@ mod unowned;
 use check::Found;
 use clap::Parser;
 use files::Rules;
+use image::boot::Bus;
 use installed::Subject;
 use pacman::conf::Conf;
 use pacman::gpg::{Gpg, StoredKeyring};
@@ -25,7 +27,7 @@ use pacman::publishers::Vouchers;
 use pacman::{Operation, Pacman, Timeout, cache_lock, count, lock};
 use report::Beside;
 use rootfs::{Inside, Place};
-use stage::members::{self, Base, Config, Keyring, Mode, Package, TreeFile};
+use stage::members::{self, Base, Config, Disk, Keyring, Mode, Package, TreeFile};
 use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -46,6 +48,14 @@ struct Verify {
     /// Do not compare the installed files
     #[arg(long)]
     no_files: bool,
+
+    /// Check that the images that mkdisk has made of the root can boot
+    #[arg(long)]
+    boot: bool,
+
+    /// With --boot: have the drivers of a disk at each BUS, too
+    #[arg(long = "for", value_name = "BUS", value_delimiter = ',', requires = "boot")]
+    buses: Vec<Bus>,
 
     /// Use no network: do not fetch archives that are not in the cache
     #[arg(long)]
@@ -125,6 +135,11 @@ impl Stage for Verify {
         let tree = found.tree.as_ref();
         report::record(document, &subjects, &found.packages, last, fetched.count, found.unowned.clone());
         report::record_tree(document, &plan.tree, tree);
+        let boots = match self.boot {
+            true => boot::check(document, &plan.bare, &self.buses)?,
+            false => Vec::new(),
+        };
+        boot::record(document, &boots, &self.buses);
         let beside = Beside { torn: &torn, last, fetch: fetched.failure, log, tree };
         let mut strangers = found.strangers.iter().map(|what| {
             let message = format!("checking the keyring: {what}");
@@ -136,6 +151,11 @@ impl Stage for Verify {
             .or_else(|| strangers.next().map(|first| (first, Vec::new())));
         for stranger in strangers {
             context.warn(stranger.message);
+        }
+        let mut not_booting = boot::failures(&boots);
+        let failure = failure.or_else(|| not_booting.next().map(|first| (first, Vec::new())));
+        for failure in not_booting {
+            context.warn(failure.message);
         }
         match failure {
             None => {
@@ -222,8 +242,11 @@ impl Verify {
 
     /// Decides what to do, and checks what can be checked before.
     fn plan(&self, document: &Document) -> Result<Plan, Failure> {
-        if self.no_signatures && self.no_files {
+        if self.no_signatures && self.no_files && !self.boot {
             return Err(Failure::new(Code::Usage, "--no-signatures and --no-files leave nothing to verify"));
+        }
+        if self.boot {
+            document.need::<Vec<Disk>>()?;
         }
         let config: Config = document.need()?;
         let inside = Inside::of(document)?;
@@ -299,6 +322,7 @@ fn note(context: &Context, document: &Document, subjects: &[Subject], found: &Fo
         parts.push(format!("{} of no package", count(unowned.count, "file")));
     }
     let files = found.packages.iter().filter_map(|c| c.files.as_ref());
+    parts.extend(boot::summary(document));
     match files.map(|f| f.configuration.len()).sum() {
         0 => {}
         n => parts.push(count(n, "changed configuration")),

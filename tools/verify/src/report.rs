@@ -50,6 +50,7 @@ pub(crate) fn record(
         files: file_counts,
         tree: None,
         unowned,
+        boot: Vec::new(),
     });
 }
 

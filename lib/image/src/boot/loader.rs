@@ -1,0 +1,160 @@
+//! What boot loaders are told, read back: extlinux.conf, syslinux.cfg, the entries of systemd-boot, and a Raspberry Pi's config.txt
+//! with its cmdline.txt; those of the root and our own alike.
+
+use super::files::Files;
+use super::raspberrypi::{CMDLINE, CONFIG};
+use super::{ENTRIES, EXTLINUX, SYSLINUX};
+use crate::node::is_below;
+use stage::Failure;
+use stage::members::BootEntry;
+
+/// Returns every entry that starts a kernel, with paths of the root.
+///
+/// # Errors
+///
+/// When a file cannot be read. `points` are the mount points of the image.
+pub(super) fn entries(files: &Files<'_>, points: &[&str]) -> Result<Vec<BootEntry>, Failure> {
+    let mut found = Vec::new();
+    for path in [EXTLINUX, SYSLINUX] {
+        found.extend(extlinux(path, &files.text(path)?, point(points, path)));
+    }
+    found.extend(raspberry_pi(&files.text(CONFIG)?, &files.text(CMDLINE)?, point(points, CONFIG)));
+    for path in files.below(ENTRIES).into_iter().filter(|path| path.ends_with(".conf")) {
+        found.extend(systemd_boot(path, &files.text(path)?, point(points, path)));
+    }
+    Ok(found)
+}
+
+/// Returns the mount point of the file system that has a path, without a slash at its beginning.
+fn point<'a>(points: &[&'a str], path: &str) -> &'a str {
+    let points = points.iter().map(|point| point.trim_start_matches('/'));
+    points.filter(|point| is_below(point, path.as_bytes())).max_by_key(|point| point.len()).unwrap_or_default()
+}
+
+/// Returns a path of the file system at `point` as one of the root.
+fn in_root(point: &str, path: &str) -> String {
+    let parts = point.split('/').chain(path.split('/')).filter(|part| !part.is_empty() && *part != ".");
+    let mut all = Vec::new();
+    for part in parts {
+        match part {
+            ".." => all.truncate(all.len().saturating_sub(1)),
+            part => all.push(part),
+        }
+    }
+    all.join("/")
+}
+
+/// Splits a line into its first word and the rest.
+fn split(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    line.split_once([' ', '\t']).map_or((line, ""), |(key, value)| (key, value.trim()))
+}
+
+/// Reads extlinux.conf, as U-Boot's boot/pxe_utils.c does, or syslinux.cfg.
+fn extlinux(file: &str, text: &str, point: &str) -> Vec<BootEntry> {
+    let mut found: Vec<BootEntry> = Vec::new();
+    for (key, value) in text.lines().map(split) {
+        let key = key.to_ascii_lowercase();
+        if key == "label" {
+            found.push(BootEntry { file: file.to_owned(), ..BootEntry::default() });
+        }
+        let Some(entry) = found.last_mut() else { continue };
+        let directory = file.rsplit_once('/').map_or("", |(directory, _)| directory);
+        // A path without a slash is beside the file.
+        let path = |value: &str| match value.starts_with('/') {
+            true => in_root(point, value),
+            false => in_root(directory, value),
+        };
+        match key.as_str() {
+            "linux" | "kernel" => entry.kernel = path(value),
+            "initrd" => entry.initramfs = value.split(',').map(path).collect(),
+            "fdt" | "devicetree" => entry.devicetree = Some(path(value)),
+            "fdtdir" | "devicetreedir" => entry.devicetree = Some(format!("{}/", path(value))),
+            "append" => entry.cmdline = value.to_owned(),
+            _ => {}
+        }
+    }
+    found.retain(|entry| !entry.kernel.is_empty());
+    found
+}
+
+/// Reads config.txt and cmdline.txt. Sections for some models are left out, and so is a kernel that the firmware chooses.
+fn raspberry_pi(config: &str, cmdline: &str, point: &str) -> Option<BootEntry> {
+    let mut entry = BootEntry { file: CONFIG.to_owned(), cmdline: cmdline.trim().to_owned(), ..BootEntry::default() };
+    let mut is_for_all = true;
+    for line in config.lines().map(str::trim) {
+        if line.starts_with('[') {
+            is_for_all = line == "[all]";
+        }
+        if !is_for_all {
+            continue;
+        }
+        match line.split_once(['=', ' ']) {
+            Some(("kernel", name)) => entry.kernel = in_root(point, name.trim()),
+            Some(("initramfs", names)) => {
+                let names = names.split_whitespace().next().unwrap_or_default().split(',');
+                entry.initramfs = names.map(|name| in_root(point, name)).collect();
+            }
+            Some(("device_tree", name)) => entry.devicetree = Some(in_root(point, name.trim())),
+            _ => {}
+        }
+    }
+    (!entry.kernel.is_empty()).then_some(entry)
+}
+
+/// Reads an entry of the Boot Loader Specification, type 1.
+fn systemd_boot(file: &str, text: &str, point: &str) -> Option<BootEntry> {
+    let mut entry = BootEntry { file: file.to_owned(), ..BootEntry::default() };
+    for (key, value) in text.lines().map(split) {
+        match key {
+            "linux" => entry.kernel = in_root(point, value),
+            "initrd" => entry.initramfs.push(in_root(point, value)),
+            "devicetree" => entry.devicetree = Some(in_root(point, value)),
+            "options" => entry.cmdline = format!("{} {value}", entry.cmdline).trim().to_owned(),
+            _ => {}
+        }
+    }
+    (!entry.kernel.is_empty()).then_some(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(file: &str, initramfs: &[&str], devicetree: Option<&str>) -> BootEntry {
+        BootEntry {
+            file: file.into(),
+            kernel: "boot/Image".into(),
+            initramfs: initramfs.iter().map(|path| (*path).to_owned()).collect(),
+            devicetree: devicetree.map(str::to_owned),
+            cmdline: "root=UUID=1 rw".into(),
+        }
+    }
+
+    #[test]
+    fn paths_are_those_of_the_partition() {
+        let conf = "default x\nlabel x\n menu label X\n  LINUX /Image\n initrd /a.img\n fdtdir /dtbs\n append  root=UUID=1 rw\n\
+                    label y\n kernel ../Image\n fdt ../dtbs/a.dtb\n append root=UUID=1 rw\nlabel local\n localboot 1\n";
+        let expected =
+            [entry(EXTLINUX, &["boot/a.img"], Some("boot/dtbs/")), entry(EXTLINUX, &[], Some("boot/dtbs/a.dtb"))];
+        assert_eq!(extlinux(EXTLINUX, conf, "boot"), expected);
+        assert_eq!(extlinux(EXTLINUX, &conf.replace(" /", " /boot/"), ""), expected);
+    }
+
+    #[test]
+    fn a_raspberry_pi_has_two_files() {
+        let conf = "[pi5]\nkernel=other\n[all]\ndtoverlay=a\nkernel=Image\ninitramfs a.img followkernel\n\
+                    device_tree=dtbs/a.dtb\n[pi3]\nkernel=another\n";
+        let expected = entry(CONFIG, &["boot/a.img"], Some("boot/dtbs/a.dtb"));
+        assert_eq!(raspberry_pi(conf, "root=UUID=1 rw\n", "boot"), Some(expected));
+        assert_eq!(raspberry_pi("arm_64bit=1\n", "root=UUID=1 rw\n", "boot"), None);
+    }
+
+    #[test]
+    fn an_entry_may_have_several_lines_of_each() {
+        let text = "title X\nlinux /Image\ninitrd /u.img\ninitrd\t/a.img\noptions root=UUID=1\noptions rw\n";
+        let name = "boot/loader/entries/x.conf";
+        assert_eq!(systemd_boot(name, text, "boot"), Some(entry(name, &["boot/u.img", "boot/a.img"], None)));
+        assert_eq!(systemd_boot(name, "title X\nefi /x.efi\n", "boot"), None);
+    }
+}

@@ -1,0 +1,236 @@
+//! Whether an image can boot: what the boot loader is told is there and of this image, and every driver from the firmware to
+//! the root is in the kernel or in the initramfs.
+//!
+//! It is read, not run. So what only a machine shows, such as a board's clocks and regulators, is never said to be proven.
+
+use super::drivers::{self, Bus};
+use super::files::Files;
+use super::initramfs::Initramfs;
+use super::modules::Modules;
+use super::release::{self, Image};
+use super::{loader, root};
+use crate::layout::Partition;
+use crate::{Node, Tree};
+use serde::{Deserialize, Serialize};
+use stage::members::{BootEntry, DiskPartition};
+use stage::{Code, Failure, quote};
+use std::collections::HashMap;
+
+/// A partition whose file system is mounted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Where in the root.
+    pub at: String,
+    /// The type of the file system.
+    pub kind: String,
+    /// The UUID of the file system.
+    pub uuid: String,
+    /// The UUID of the partition; empty where there is no partition table.
+    pub part_uuid: String,
+    /// The name of the partition.
+    pub part_label: String,
+}
+
+impl Place {
+    /// Returns that of a partition that is to be made, with its UUID and that of its file system.
+    #[must_use]
+    pub fn of_layout(partition: &Partition, part_uuid: &str, uuid: &str) -> Option<Self> {
+        let (kind, at) = partition.mounted()?;
+        Some(Self {
+            at: at.to_owned(),
+            kind: kind.name().to_owned(),
+            uuid: uuid.to_owned(),
+            part_uuid: part_uuid.to_owned(),
+            part_label: partition.name.clone(),
+        })
+    }
+
+    /// Returns that of a partition in the document.
+    #[must_use]
+    pub fn of_record(partition: &DiskPartition) -> Option<Self> {
+        let (file_system, at) = (partition.filesystem.as_ref()?, partition.at.as_ref()?);
+        Some(Self {
+            at: at.clone(),
+            kind: file_system.kind.clone(),
+            uuid: file_system.uuid.clone(),
+            part_uuid: partition.uuid.clone().unwrap_or_default(),
+            part_label: partition.name.clone(),
+        })
+    }
+}
+
+/// Something that keeps an image from booting, or that could not be found out.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Whether it is known that it does not boot so.
+    pub is_wrong: bool,
+    /// The bus that it is about; `None` where it is about all machines.
+    pub bus: Option<Bus>,
+    /// What it is: a clause for a message.
+    pub message: String,
+    /// How to fix it.
+    pub hint: String,
+}
+
+impl Finding {
+    /// Returns it as a failure: what was being done is `doing`.
+    #[must_use]
+    pub fn failure(&self, code: Code, doing: &str) -> Failure {
+        let failure = Failure::new(code, format!("{doing}: {}", self.message));
+        if self.hint.is_empty() { failure } else { failure.hint(&self.hint) }
+    }
+
+    pub(super) fn wrong(message: String, hint: impl Into<String>) -> Self {
+        Self { is_wrong: true, bus: None, message, hint: hint.into() }
+    }
+
+    pub(super) fn unproven(message: String) -> Self {
+        Self { is_wrong: false, bus: None, message, hint: String::new() }
+    }
+}
+
+/// An image: the files of a root, those that are added to it, and its file systems.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    /// The root.
+    pub tree: &'a Tree,
+    /// Its files.
+    pub nodes: &'a [Node],
+    /// The files that only the image has.
+    pub added: &'a [Node],
+    /// The file systems that are mounted.
+    pub places: Vec<Place>,
+}
+
+impl Subject<'_> {
+    /// Returns what the boot loaders' configurations start.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read.
+    pub fn entries(&self) -> Result<Vec<BootEntry>, Failure> {
+        let points: Vec<&str> = self.places.iter().map(|place| place.at.as_str()).collect();
+        loader::entries(&Files::new(self.tree, self.nodes, self.added), &points)
+    }
+
+    /// Checks that every entry boots from these buses. Without one, what does not depend on a bus is checked.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read. What is found wrong is no error.
+    pub fn prove(&self, entries: &[BootEntry], buses: &[Bus]) -> Result<Vec<Finding>, Failure> {
+        let files = Files::new(self.tree, self.nodes, self.added);
+        let mut found = root::fstab(&files.text("etc/fstab")?, &self.places);
+        if entries.is_empty() {
+            found.push(Finding::unproven("no boot loader's configuration that is known starts a kernel".to_owned()));
+        }
+        let Some(root) = self.places.iter().find(|place| place.at == "/") else {
+            found.push(Finding::unproven("the image has no root".to_owned()));
+            return Ok(found);
+        };
+        let mut kernels = HashMap::new();
+        let mut is_done = HashMap::new();
+        for entry in entries {
+            let missing = missing_files(entry, &files);
+            found.extend(root::argument(entry, &self.places));
+            if !missing.is_empty() {
+                found.extend(missing);
+                continue;
+            }
+            // Entries may differ in their command lines only.
+            if is_done.insert((&entry.kernel, &entry.initramfs), ()).is_some() {
+                continue;
+            }
+            if !kernels.contains_key(&entry.kernel) {
+                kernels.insert(&entry.kernel, kernel(&entry.kernel, &files)?);
+            }
+            match &kernels[&entry.kernel] {
+                Ok(kernel) => found.extend(drivers::check(entry, kernel, root, buses, &files)?),
+                Err(finding) => found.push(finding.clone()),
+            }
+        }
+        let mut all: Vec<Finding> = Vec::new();
+        for finding in found {
+            if !all.contains(&finding) {
+                all.push(finding);
+            }
+        }
+        Ok(all)
+    }
+}
+
+/// Returns a path of the root as it stands in messages.
+pub(super) fn show(path: &str) -> String {
+    quote(format!("/{path}"))
+}
+
+/// Names the files of an entry that do not exist.
+fn missing_files(entry: &BootEntry, files: &Files<'_>) -> Vec<Finding> {
+    let devicetree = entry.devicetree.as_ref();
+    let named = [&entry.kernel].into_iter().chain(&entry.initramfs).chain(devicetree);
+    let is_there = |path: &String| match path.strip_suffix('/') {
+        Some(directory) => files.is_directory(directory),
+        None => files.find(path).is_some(),
+    };
+    let missing = named.filter(|path| !is_there(path)).map(|path| {
+        let message = format!("{} names {}, which does not exist", show(&entry.file), show(path));
+        let hint = "strap the package that has it, or correct that file; mkdisk writes its own with --bootloader NAME";
+        Finding::wrong(message, hint)
+    });
+    missing.collect()
+}
+
+/// A kernel that was recognised.
+pub(super) struct Kernel {
+    pub(super) release: String,
+    pub(super) modules: Modules,
+}
+
+/// Reads a kernel and its modules' names.
+fn kernel(path: &str, files: &Files<'_>) -> Result<Result<Kernel, Finding>, Failure> {
+    let Some(node) = files.find(path) else {
+        return Ok(Err(Finding::unproven(format!("{} does not exist", show(path)))));
+    };
+    let why = match files.read(node, |reader| release::read(reader.stream()))? {
+        Ok(Image::Release(release)) => return with_modules(path, release, files),
+        Ok(Image::Silent) => "it does not say its release",
+        Ok(Image::Unknown) => "it is a kernel in no known format",
+        Err(why) => {
+            let message = format!("{} cannot be unpacked: {why}", show(path));
+            return Ok(Err(Finding::wrong(message, "strap the kernel's package again")));
+        }
+    };
+    Ok(Err(Finding::unproven(format!("the drivers of {} are not checked: {why}", show(path)))))
+}
+
+fn with_modules(path: &str, release: String, files: &Files<'_>) -> Result<Result<Kernel, Finding>, Failure> {
+    let directory = format!("usr/lib/modules/{release}");
+    Ok(match Modules::read(files, &release)? {
+        None => Err(Finding::wrong(
+            format!("{} is Linux {release}, and the root has no {}", show(path), show(&directory)),
+            "strap the kernel's package again: the kernel and its modules are of one version",
+        )),
+        Some(modules) if modules.are_unlisted() => Err(Finding::wrong(
+            format!("{} has no modules.dep, so no module is found", show(&directory)),
+            format!("make it: 'enter -- depmod {release}'"),
+        )),
+        Some(modules) => Ok(Kernel { release, modules }),
+    })
+}
+
+/// Reads what an entry unpacks.
+pub(super) fn initramfs(
+    entry: &BootEntry,
+    files: &Files<'_>,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<Result<Initramfs, Finding>, Failure> {
+    let mut all = Initramfs::default();
+    for path in &entry.initramfs {
+        let Some(node) = files.find(path) else { continue };
+        if let Err(why) = files.read(node, |reader| all.read(reader.stream(), wanted))? {
+            let message = format!("{} cannot be unpacked: {why}", show(path));
+            return Ok(Err(Finding::wrong(message, drivers::make_again(files))));
+        }
+    }
+    Ok(Ok(all))
+}

@@ -1,0 +1,127 @@
+//! What keeps an image from booting, found before it is written: roots that are damaged in one way each.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are part of it")]
+
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use strapline_tests::bootable::{Bootable, RELEASE, ROOT};
+use strapline_tests::small::{self, Ran};
+
+fn mkdisk(lab: &Bootable, args: &[&str]) -> Ran {
+    let mut command = Command::new(small::program(env!("CARGO_BIN_EXE_mkdisk")));
+    command.args(["-o", "disk.img"]).args(args);
+    lab.run(&mut command)
+}
+
+/// Cuts a file off in its middle.
+fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+type Damage = fn(&Bootable);
+
+/// What is damaged, and the line that says so.
+const DAMAGES: [(Damage, &str); 13] = [
+    (|lab| lab.initramfs(&["jbd2"], RELEASE), "'/boot/initramfs-linux.img' has no module 'ext4'"),
+    (|lab| lab.initramfs(&["ext4"], RELEASE), "'/boot/initramfs-linux.img' has no module 'jbd2', which 'ext4' needs"),
+    (
+        |lab| {
+            let modules = "kernel/ext4.ko: kernel/jbd2.ko\nkernel/jbd2.ko:\nkernel/crc32c_generic.ko:\n";
+            lab.put(&format!("usr/lib/modules/{RELEASE}/modules.dep"), modules.as_bytes());
+            lab.put(&format!("usr/lib/modules/{RELEASE}/modules.alias"), b"alias crc32c crc32c_generic\n");
+        },
+        "'/boot/initramfs-linux.img' has no module 'crc32c_generic', which 'ext4' needs",
+    ),
+    (
+        |lab| {
+            lab.put(
+                "boot/extlinux/extlinux.conf",
+                b"label a\nlinux /Image\ninitrd /initramfs-linux.img\nappend root=UUID=b\n",
+            )
+        },
+        "'/boot/extlinux/extlinux.conf' has root=UUID=b, and the root of the image is UUID=4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab",
+    ),
+    (
+        |lab| fs::remove_file(lab.root("boot/initramfs-linux.img")).unwrap(),
+        "looking for the initramfs of '/boot/Image' of the root: not found",
+    ),
+    (|lab| lab.put("boot/initramfs-linux.img", b""), "'/boot/initramfs-linux.img' cannot be unpacked: it is empty"),
+    (|lab| cut(&lab.root("boot/initramfs-linux.img")), "'/boot/initramfs-linux.img' cannot be unpacked: "),
+    (
+        |lab| lab.initramfs(&["ext4", "jbd2"], "6.1.0-2-test"),
+        "'/boot/initramfs-linux.img' is for Linux 6.1.0-2-test, and '/boot/Image' is Linux 6.1.0-1-test",
+    ),
+    (
+        |lab| lab.put("etc/fstab", b"UUID=b / ext4 rw 0 1\n"),
+        "'/etc/fstab' mounts UUID=b at '/', and the image has UUID=4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab there",
+    ),
+    (
+        |lab| lab.put("boot/extlinux/extlinux.conf", b"label a\nlinux /zImage\nappend root=UUID=b\n"),
+        "'/boot/extlinux/extlinux.conf' names '/boot/zImage', which does not exist",
+    ),
+    (
+        |lab| {
+            let conf = format!(
+                "label a\nlinux /Image\nfdt /dtbs/b.dtb\ninitrd /initramfs-linux.img\nappend root=UUID={ROOT}\n"
+            );
+            lab.put("boot/extlinux/extlinux.conf", conf.as_bytes());
+        },
+        "'/boot/extlinux/extlinux.conf' names '/boot/dtbs/b.dtb', which does not exist",
+    ),
+    (
+        |lab| fs::rename(lab.root(&format!("usr/lib/modules/{RELEASE}")), lab.root("usr/lib/modules/6.2")).unwrap(),
+        "'/boot/Image' is Linux 6.1.0-1-test, and the root has no '/usr/lib/modules/6.1.0-1-test'",
+    ),
+    (
+        |lab| fs::remove_file(lab.root(&format!("usr/lib/modules/{RELEASE}/modules.dep"))).unwrap(),
+        "'/usr/lib/modules/6.1.0-1-test' has no modules.dep, so no module is found",
+    ),
+];
+
+#[test]
+fn what_cannot_boot_is_not_written() {
+    for (n, (damage, line)) in DAMAGES.into_iter().enumerate() {
+        let lab = Bootable::new();
+        damage(&lab);
+        let ran = mkdisk(&lab, &[]);
+        let is_missing = line.starts_with("looking");
+        ran.failed(if is_missing { "not-found" } else { "failed" }, line);
+        assert!(ran.stderr.contains("mkdisk: hint: "), "{}", ran.stderr);
+        assert_eq!(small::names(lab.path()), ["root"], "{n}");
+        // Who knows better has a way out.
+        let ran = mkdisk(&lab, if is_missing { &["--no-initramfs", "--no-boot-check"] } else { &["--no-boot-check"] });
+        assert_eq!(ran.status, 0, "{n}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn what_boots_is_written_and_recorded() {
+    let lab = Bootable::new();
+    let ran = mkdisk(&lab, &[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let entry = json!([{
+        "file": "boot/extlinux/extlinux.conf",
+        "kernel": "boot/Image",
+        "initramfs": ["boot/initramfs-linux.img"],
+        "devicetree": "boot/dtbs/",
+        "cmdline": format!("root=UUID={ROOT} rw"),
+    }]);
+    assert_eq!(ran.document["disks"][0]["boot"], entry);
+    // Without an initramfs, a module is a driver too late.
+    fs::remove_file(lab.root("boot/initramfs-linux.img")).unwrap();
+    mkdisk(&lab, &["--no-initramfs"])
+        .failed("failed", "'/boot/Image' has no initramfs, and the driver 'ext4' is a module");
+    let builtin = "kernel/fs/ext4/ext4.ko\n";
+    lab.put(&format!("usr/lib/modules/{RELEASE}/modules.builtin"), builtin.as_bytes());
+    let ran = mkdisk(&lab, &["--no-initramfs"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    // What is no kernel that is known here is said, and no more than that.
+    lab.put("boot/Image", b"kernel");
+    let ran = mkdisk(&lab, &["--no-initramfs"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let line = "the drivers of '/boot/Image' are not checked: it is a kernel in no known format";
+    assert!(ran.stderr.contains(line), "{}", ran.stderr);
+}
