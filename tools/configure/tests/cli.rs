@@ -310,7 +310,7 @@ fn a_layout_says_which_file_systems_there_are() {
     assert_eq!(configured["fstab"], json!(["/", "/boot"]));
     let ran = Ground::new().refuses(&["--fstab", "--board", "rpi4"], "usage", "there is no board 'rpi4'");
     assert!(ran.stderr.contains("hint: did you mean 'raspberrypi-4'?"), "{}", ran.stderr);
-    bare.refuses(&["--fstab", "--board", "visionfive-2"], "usage", "it is riscv64, and the root is");
+    Ground::new().refuses(&["--fstab", "--board", "visionfive-2"], "usage", "it is riscv64, and the root is");
     ground.document["filesystems"][0]["uuid"] = json!("nonsense");
     let ran = ground.run(&["--fstab", "--layout", &layout]);
     assert_eq!(ran.document["error"]["code"], "bad-document");
