@@ -481,7 +481,7 @@ pub fn layout(text: &[u8]) {
     assert_eq!(unique.len(), layout.partitions.len());
     let systems = layout.file_systems(&ids);
     assert_eq!(systems.len(), places.len());
-    assert_eq!(systems[0].1.at, "/");
+    assert_eq!(systems[0].2.at, "/");
 }
 
 /// Checks that a file of the root is below it.

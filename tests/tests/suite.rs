@@ -16,6 +16,7 @@ mod crowds;
 mod examples;
 mod faults;
 mod files;
+mod filesystems;
 mod formats;
 mod hangs;
 mod host_safety;

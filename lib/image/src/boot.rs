@@ -12,6 +12,7 @@ mod words;
 
 pub use words::{check_cmdline, check_dtb, title};
 
+use crate::kind::FileSystemKind;
 use crate::layout::Layout;
 use crate::{Content, Kind, Node};
 use clap::ValueEnum;
@@ -46,6 +47,8 @@ pub struct Wish<'a> {
     pub no_initramfs: bool,
     /// The UUID of the root's file system, and of its partition.
     pub root: [&'a str; 2],
+    /// The type of the root's file system.
+    pub root_kind: FileSystemKind,
     /// The system's name.
     pub title: &'a str,
     /// The date of what is added, in seconds since 1970.

@@ -10,13 +10,14 @@
 //! type = "esp"                 # one of TYPES, "root" for the architecture's own, or a GUID
 //! offset = "16M"               # left out: behind the partition before, at a whole MiB
 //! size = "256M"                # or "auto": what is in it and headroom; the last one may have "rest"
-//! filesystem = "vfat"          # or "ext4"; or file = "…" or in_root = "…" for bytes; none of them: nothing
+//! filesystem = "vfat"          # or "ext4", "btrfs", "erofs", "squashfs"; or file = "…" or in_root = "…" for bytes; none of them: nothing
 //! at = "/boot"                 # what is below this directory of the root goes in there, and is not in the root's own
 //! ```
 //!
 //! A layout is read strictly: an unknown key, a partition over another or over a table is refused, since a board that does
 //! not boot says nothing about why. `configure --fstab` reads it too, to know which file systems there will be.
 
+use crate::host::HostKind;
 use crate::ids::{Ids, parse_uuid};
 pub use crate::kind::FileSystemKind;
 use crate::size;
@@ -187,17 +188,26 @@ impl Layout {
         file.check(base, arch).map_err(wrong)
     }
 
-    /// Returns the file systems that are mounted, with their types, the root's first and those in others behind those.
+    /// Returns the file systems that are mounted, with their partitions and types, the root's first and those in others behind
+    /// those.
     #[must_use]
-    pub fn file_systems(&self, ids: &Ids) -> Vec<(FileSystemKind, members::FileSystem)> {
-        let of = |p: &Partition| {
-            let (kind, at) = p.mounted()?;
+    pub fn file_systems(&self, ids: &Ids) -> Vec<(&Partition, FileSystemKind, members::FileSystem)> {
+        let of = |p| {
+            let (kind, at) = Partition::mounted(p)?;
             let (at, uuid) = (at.to_owned(), p.file_system_id(ids));
-            Some((kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid }))
+            Some((p, kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid }))
         };
         let mut found: Vec<_> = self.partitions.iter().filter_map(of).collect();
-        found.sort_by(|(_, a), (_, b)| a.at.cmp(&b.at));
+        found.sort_by(|(.., a), (.., b)| a.at.cmp(&b.at));
         found
+    }
+
+    /// Returns the partitions whose file systems programs of the host make, by their numbers from 0 on.
+    pub fn host_kinds(&self) -> impl Iterator<Item = (usize, HostKind)> + '_ {
+        self.partitions.iter().enumerate().filter_map(|(n, partition)| match &partition.content {
+            Content::FileSystem { kind, .. } => Some((n, kind.host()?)),
+            _ => None,
+        })
     }
 
     /// Checks what is only wrong together.
@@ -557,10 +567,10 @@ mod tests {
         let ids = Ids::new(Some(1), "x").unwrap();
         let layout = Layout::standard("aarch64").unwrap();
         let found = layout.file_systems(&ids);
-        let [(ext4, root), (vfat, boot)] = &found[..] else { panic!("{found:?}") };
+        let [(_, ext4, root), (_, vfat, boot)] = &found[..] else { panic!("{found:?}") };
         assert_eq!((root.at.as_str(), *ext4), ("/", FileSystemKind::Ext4));
         assert_eq!((boot.at.as_str(), *vfat), ("/boot", FileSystemKind::Vfat));
-        for (kind, f) in &found {
+        for (_, kind, f) in &found {
             assert_eq!(kind.check_id(&f.uuid).unwrap(), f.uuid);
         }
     }
@@ -605,7 +615,7 @@ mod tests {
             (before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")), "another partition is mounted at '/'"),
             (ROOT.replace("type='root'", "type='boot'"), "is not a partition type: give a GUID, or one of root, esp"),
             (ROOT.replace("ext4", "vfat"), "cannot hold a root"),
-            (ROOT.replace("ext4", "btrfs"), "unknown variant `btrfs`"),
+            (ROOT.replace("ext4", "ntfs"), "unknown variant `ntfs`"),
             (ROOT.replace("'/'", "'/x/../y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'/x y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'x'"), "must be an absolute path"),

@@ -15,6 +15,7 @@ pub mod epoch;
 mod ext4;
 mod fat;
 pub mod filesystem;
+pub mod host;
 pub mod ids;
 pub mod kind;
 pub mod layout;
@@ -24,6 +25,7 @@ pub mod reader;
 pub mod rewrite;
 pub mod rules;
 pub mod size;
+pub mod stream;
 pub mod tree;
 
 pub use filesystem::FileSystem;

@@ -887,10 +887,10 @@ pub struct ConfiguredUser {
 pub struct FileSystem {
     /// Where it is mounted: an absolute path in the root.
     pub at: String,
-    /// Its type, as mount(8) calls it: `ext4` or `vfat`.
+    /// Its type, as mount(8) calls it: `ext4`, `vfat`, `btrfs`, `erofs` or `squashfs`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
+    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT, empty for squashfs, which has none.
     pub uuid: String,
 }
 
@@ -994,7 +994,7 @@ pub struct DiskFileSystem {
     /// Its type, as mount(8) calls it.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its UUID.
+    /// Its UUID; empty for squashfs, which has none.
     pub uuid: String,
 }
 

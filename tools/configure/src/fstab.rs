@@ -30,9 +30,9 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn line(&self) -> String {
-        // The root is checked first, and what has a journal or snapshots not at all (fsck(8)).
+        // The root is checked first, and what has a journal or snapshots, or is read-only, not at all (fsck(8)).
         let pass = match (self.at.as_str(), self.kind.as_str()) {
-            (_, "btrfs" | "xfs" | "f2fs" | "swap") => 0,
+            (_, "btrfs" | "xfs" | "f2fs" | "erofs" | "squashfs" | "swap") => 0,
             ("/", _) => 1,
             _ => 2,
         };
@@ -40,13 +40,17 @@ impl Entry {
         format!("{source} {at} {kind} {options} 0 {pass}")
     }
 
-    fn of_file_system(kind: FileSystemKind, FileSystem { at, kind: name, uuid }: &FileSystem) -> Self {
+    /// `partition` is the name of the partition that it is on.
+    fn of_file_system(kind: FileSystemKind, partition: &str, file_system: &FileSystem) -> Self {
+        let FileSystem { at, kind: name, uuid } = file_system;
         let options = match kind {
-            FileSystemKind::Ext4 => "rw,relatime",
+            FileSystemKind::Ext4 | FileSystemKind::Btrfs => "rw,relatime",
+            FileSystemKind::Erofs | FileSystemKind::Squashfs => "ro,relatime",
             // FAT has no owners: what a boot loader keeps there, as its random seed, is root's.
             FileSystemKind::Vfat => "rw,relatime,umask=0077",
         };
-        Self { source: format!("UUID={uuid}"), at: at.clone(), kind: name.clone(), options: options.to_owned() }
+        let source = if uuid.is_empty() { format!("PARTLABEL={partition}") } else { format!("UUID={uuid}") };
+        Self { source, at: at.clone(), kind: name.clone(), options: options.to_owned() }
     }
 
     fn of_device(mount: &Mount, context: &Context) -> Result<Self, Failure> {
@@ -123,7 +127,7 @@ impl Fstab {
         let text = String::from_utf8_lossy(&text);
         // UUIDs of an earlier run stay, or an image that is made already would not find its file systems.
         let recorded: Vec<FileSystem> = document.get().unwrap_or_default();
-        for (kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
+        for (partition, kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
             let same = |f: &&FileSystem| f.at == file_system.at && f.kind == file_system.kind;
             if let Some(known) = recorded.iter().find(same) {
                 let doing = || format!("reading \"filesystems\" of the document: {}", known.at);
@@ -131,7 +135,7 @@ impl Fstab {
             } else if let Some(uuid) = uuid_in(&text, kind, &file_system) {
                 file_system.uuid = uuid;
             }
-            found.entries.push(Entry::of_file_system(kind, &file_system));
+            found.entries.push(Entry::of_file_system(kind, &partition.name, &file_system));
             found.planned.push(file_system);
         }
         Ok(found)
@@ -236,7 +240,7 @@ mod tests {
         let root = planned("/", FileSystemKind::Ext4, "3335002d-56ca-8154-a907-7caebb1d31d3");
         let boot = planned("/boot", FileSystemKind::Vfat, "1A2B-3C4D");
         let (ext4, vfat) = (FileSystemKind::Ext4, FileSystemKind::Vfat);
-        let entries = [Entry::of_file_system(ext4, &root), Entry::of_file_system(vfat, &boot)];
+        let entries = [Entry::of_file_system(ext4, "root", &root), Entry::of_file_system(vfat, "boot", &boot)];
         let text = with_block("# fstab\n", &entries);
         assert_eq!(
             text,
@@ -250,6 +254,15 @@ mod tests {
         assert_eq!(uuid_in(&more, vfat, &boot).unwrap(), "1A2B-3C4D");
         assert_eq!(uuid_in(&more, ext4, &planned("/boot", ext4, "")), None);
         assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", vfat, &boot), None);
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_mounted_so() {
+        let (erofs, squashfs) = (FileSystemKind::Erofs, FileSystemKind::Squashfs);
+        let root = planned("/", erofs, "3335002d-56ca-8154-a907-7caebb1d31d3");
+        let line = |kind, system| Entry::of_file_system(kind, "my usr", &system).line();
+        assert_eq!(line(erofs, root), "UUID=3335002d-56ca-8154-a907-7caebb1d31d3 / erofs ro,relatime 0 0");
+        assert_eq!(line(squashfs, planned("/usr", squashfs, "")), "PARTLABEL=my\\040usr /usr squashfs ro,relatime 0 0");
     }
 
     #[test]
