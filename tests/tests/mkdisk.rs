@@ -46,7 +46,7 @@ impl Bench {
 }
 
 /// Runs a tool of others, and returns what it says; its success is asked for.
-fn tool(program: &str, args: &[&str]) -> String {
+pub(crate) fn tool(program: &str, args: &[&str]) -> String {
     let output = Command::new(program)
         .args(args)
         .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
@@ -58,7 +58,7 @@ fn tool(program: &str, args: &[&str]) -> String {
 }
 
 /// The partitions of an image, copied out of it, by name: the tools of others know no offsets.
-fn partitions(image: &Path, document: &Value) -> BTreeMap<String, PathBuf> {
+pub(crate) fn partitions(image: &Path, document: &Value) -> BTreeMap<String, PathBuf> {
     let disks = document["disks"].as_array().expect("disks");
     let disk = disks.iter().find(|d| d["file"] == *image.to_str().expect("UTF-8"));
     let partitions = disk.expect("the image is recorded")["partitions"].as_array().expect("partitions");

@@ -195,6 +195,12 @@ fn dockerd_loads_imports_runs_saves_and_pushes_it() {
 #[test]
 fn podman_loads_imports_runs_saves_and_pushes_it() {
     let (lab, said) = contained();
+    drop(pack(
+        &lab,
+        "-o b.oci --format oci --name changed --change 'ENTRYPOINT [\"busybox\", \"sh\", \"-c\"]' --change 'ENV A=\"b c\"' \
+         --change 'WORKDIR /srv/etc' --change 'USER 1234' --change 'LABEL a.b=c' --change 'STOPSIGNAL SIGTERM' \
+         --change 'EXPOSE 80'",
+    ));
     let printed = beside_daemons(
         &lab,
         &format!(
@@ -203,6 +209,9 @@ fn podman_loads_imports_runs_saves_and_pushes_it() {
         $p load -q -i a.oci
         sh look $($p image mount archlinux) > loaded
         $p run --rm --network none --cgroups no-conmon --cgroup-parent /$group archlinux {INSIDE}
+        $p load -q -i b.oci
+        $p run --rm --network none --cgroups no-conmon --cgroup-parent /$group changed 'echo $A; pwd; busybox id -u'
+        $p image inspect changed --format '{{{{.Config.Labels}}}} {{{{.Config.StopSignal}}}} {{{{.Config.ExposedPorts}}}} {{{{.Config.Cmd}}}}'
         $p import -q a.tar imported > id
         $p run --rm --network none --cgroups no-conmon --cgroup-parent /$group imported {INSIDE}
         for image in archlinux imported; do
@@ -219,11 +228,36 @@ fn podman_loads_imports_runs_saves_and_pushes_it() {
     );
     let inside = ["67108864:0:644", "5:81:6755", "abc"];
     let loaded = ["Loaded image: localhost/archlinux:latest"];
+    let changed =
+        ["Loaded image: localhost/changed:latest", "b c", "/srv/etc", "1234", "map[a.b:c] SIGTERM map[80/tcp:{}] []"];
     let lines: Vec<_> = printed.lines().collect();
-    assert_eq!(lines, [&loaded[..], &inside, &inside].concat());
+    assert_eq!(lines, [&loaded[..], &inside, &changed, &inside].concat());
     let loaded = fs::read_to_string(lab.path().join("loaded")).expect("it was written");
     assert_eq!(loaded, since_1970(&said));
     assert_eq!(unpacked(&lab), said, "as it was pushed");
+}
+
+#[test]
+fn podman_makes_one_image_of_two_architectures() {
+    let lab = Lab::new(Who::Root);
+    let printed = beside_daemons(
+        &lab,
+        r#"
+        for arch in x86_64:archlinux aarch64:archlinuxarm; do
+            mkroot ${arch%:*} --arch ${arch%:*} --distro ${arch#*:} -q > begun.json
+            pack --state begun.json -q --format oci -o ${arch%:*}.oci > packed.json
+        done
+        p="podman --root $PWD/images --runroot $PWD/running --storage-driver vfs --events-backend file"
+        $p manifest create both oci-archive:x86_64.oci > id
+        $p manifest add both oci-archive:aarch64.oci > id
+        $p manifest push -q --all both oci-archive:both.oci > id
+        for arch in amd64 arm64; do
+            skopeo --override-arch $arch inspect --config oci-archive:both.oci | grep '"architecture"'
+        done
+    "#,
+    );
+    let found: Vec<_> = printed.lines().map(|line| line.trim().trim_end_matches(',')).collect();
+    assert_eq!(found, [r#""architecture": "amd64""#, r#""architecture": "arm64""#]);
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod crowds;
 mod examples;
 mod faults;
 mod files;
+mod filesystems;
 mod formats;
 mod hangs;
 mod host_safety;

@@ -74,6 +74,8 @@ pub struct Wish<'a> {
     pub no_initramfs: bool,
     /// The UUID of the root's file system, and of its partition: empty where there is none.
     pub root: [&'a str; 2],
+    /// The type of the root's file system.
+    pub root_kind: FileSystemKind,
     /// The system's name.
     pub title: &'a str,
     /// The date of what is added, in seconds since 1970.

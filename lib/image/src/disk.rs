@@ -211,6 +211,9 @@ impl Layout {
                 Table::None if partition.uuid.is_some() || partition.attributes != 0 => {
                     return wrong("without a table it has no uuid and no attributes");
                 }
+                Table::Mbr | Table::None if partition.has_no_id() => {
+                    return wrong("squashfs has no UUID, and only a GPT has a name to mount it by");
+                }
                 _ => {}
             }
             if partition.in_mbr || table == Table::Mbr {
@@ -380,6 +383,11 @@ mod tests {
             (bare.partition_id(0, &ids), bare.partition_type(0), bare.geometry.disk_id(&ids)),
             (None, None, None)
         );
+        let squashed = ROOT.replace("ext4", "squashfs");
+        for table in ["mbr", "none"] {
+            let said = parse(&format!("table='{table}'\n{squashed}")).unwrap_err().message;
+            assert!(said.ends_with("squashfs has no UUID, and only a GPT has a name to mount it by"), "{said}");
+        }
         let drawn = parse(&format!("table='mbr'\n{ROOT}")).unwrap();
         let id = drawn.partition_id(0, &ids).unwrap();
         assert!(id.len() == 11 && id.ends_with("-01") && id == drawn.partition_id(0, &ids).unwrap(), "{id}");

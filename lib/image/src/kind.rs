@@ -3,12 +3,14 @@
 use crate::ext4::Ext4;
 use crate::fat::Fat;
 use crate::filesystem::{FileSystem, Options};
+use crate::host::{Btrfs, HostKind, ReadOnly};
 use crate::ids::{self, Ids};
 use crate::node::Node;
 use crate::swap::Swap;
 use crate::tree::Tree;
 use serde::{Deserialize, Serialize};
-use stage::Failure;
+use stage::{Code, Failure, Progress};
+use std::fs::File;
 
 /// A type of file system.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -20,20 +22,55 @@ pub enum FileSystemKind {
     Vfat,
     /// Swap space, which has no files.
     Swap,
+    /// btrfs, by the host's mkfs.btrfs(8).
+    Btrfs,
+    /// EROFS, which is read-only, by the host's mkfs.erofs(1).
+    Erofs,
+    /// squashfs, which is read-only and has no UUID, by the host's tar2sqfs(1).
+    Squashfs,
 }
 
 impl FileSystemKind {
-    /// Makes a file system of this type of nodes: the top first, and each directory before what is in it.
+    /// Makes a file system of this type of nodes: the top first, and each directory before what is in it. One that a program of
+    /// the host makes needs `scratch`, an empty file, for it.
     ///
     /// # Errors
     ///
-    /// [`stage::Code::Failed`] with the path of what it cannot hold; when the tree cannot be read.
-    pub fn make(self, nodes: Vec<Node>, options: Options, tree: &Tree) -> Result<Box<dyn FileSystem>, Failure> {
-        Ok(match self {
-            Self::Ext4 => Box::new(Ext4::new(nodes, options, tree)?),
-            Self::Vfat => Box::new(Fat::new(nodes, options)?),
-            Self::Swap => Box::new(Swap::new(&options)?),
+    /// [`Code::Failed`] with the path of what it cannot hold; when the tree cannot be read; [`Code::ChildFailed`] where the
+    /// program fails.
+    pub fn make(
+        self,
+        nodes: Vec<Node>,
+        options: Options,
+        tree: &Tree,
+        scratch: Option<File>,
+        progress: &Progress,
+    ) -> Result<Box<dyn FileSystem>, Failure> {
+        let scratch = || scratch.ok_or_else(|| Failure::new(Code::Os, "making a file system: there is no file for it"));
+        Ok(match (self, self.host()) {
+            (Self::Ext4, _) => Box::new(Ext4::new(nodes, options, tree)?),
+            (Self::Swap, _) => Box::new(Swap::new(&options)?),
+            (Self::Btrfs, _) => Box::new(Btrfs::new(&nodes, options, tree, scratch()?, progress)?),
+            (_, Some(kind)) => Box::new(ReadOnly::new(kind, &nodes, &options, tree, scratch()?, progress)?),
+            (_, None) => Box::new(Fat::new(nodes, options)?),
         })
+    }
+
+    /// Returns how a program of the host makes it; `None` where we do.
+    #[must_use]
+    pub fn host(self) -> Option<HostKind> {
+        match self {
+            Self::Ext4 | Self::Vfat | Self::Swap => None,
+            Self::Btrfs => Some(HostKind::Btrfs),
+            Self::Erofs => Some(HostKind::Erofs),
+            Self::Squashfs => Some(HostKind::Squashfs),
+        }
+    }
+
+    /// Returns whether nothing can be written to it once it is made.
+    #[must_use]
+    pub fn is_read_only(self) -> bool {
+        matches!(self, Self::Erofs | Self::Squashfs)
     }
 
     /// Returns its name, as mount(8) has it.
@@ -43,15 +80,19 @@ impl FileSystemKind {
             Self::Ext4 => "ext4",
             Self::Vfat => "vfat",
             Self::Swap => "swap",
+            Self::Btrfs => "btrfs",
+            Self::Erofs => "erofs",
+            Self::Squashfs => "squashfs",
         }
     }
 
-    /// Returns a UUID for a file system of that name, as blkid(8) shows it.
+    /// Returns a UUID for a file system of that name, as blkid(8) shows it; empty where it has none.
     #[must_use]
     pub fn new_uuid(self, ids: &Ids, name: &str) -> String {
         match self {
-            Self::Ext4 | Self::Swap => ids.uuid(name),
+            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap => ids.uuid(name),
             Self::Vfat => ids.fat_serial(name),
+            Self::Squashfs => String::new(),
         }
     }
 
@@ -62,7 +103,9 @@ impl FileSystemKind {
     /// A sentence that says what is wrong with it.
     pub fn check_id(self, text: &str) -> Result<String, String> {
         match self {
-            Self::Ext4 | Self::Swap => ids::parse_uuid(text),
+            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap => ids::parse_uuid(text),
+            Self::Squashfs if text.is_empty() => Ok(String::new()),
+            Self::Squashfs => Err(format!("'{}': squashfs has no UUID", text.escape_default())),
             Self::Vfat => {
                 let upper = text.to_ascii_uppercase();
                 let hex = |t: &str| t.len() == 4 && t.bytes().all(|b| b.is_ascii_hexdigit());
@@ -87,6 +130,8 @@ impl FileSystemKind {
                 |c| c.is_ascii_uppercase() || c.is_ascii_digit() || "_-".contains(c),
                 "11 capital letters, digits, '_' and '-'",
             ),
+            Self::Btrfs => (255, |c| c.is_ascii_graphic(), "255 letters, digits and punctuation characters"),
+            Self::Erofs | Self::Squashfs => return Err(format!("{} has no label", self.name())),
         };
         if (1..=longest).contains(&text.len()) && text.chars().all(fine) {
             return Ok(());
@@ -97,12 +142,12 @@ impl FileSystemKind {
     /// Returns whether systemd-growfs(8) can make it larger while it is mounted.
     #[must_use]
     pub fn grows(self) -> bool {
-        self == Self::Ext4
+        matches!(self, Self::Ext4 | Self::Btrfs)
     }
 
     /// Returns whether it holds owners, modes and links, and so can be the root's.
     #[must_use]
     pub fn holds_root(self) -> bool {
-        self == Self::Ext4
+        self != Self::Vfat
     }
 }

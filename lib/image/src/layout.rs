@@ -13,7 +13,7 @@
 //! type = "esp"                 # one of TYPES, "root" for the architecture's own, or a GUID
 //! offset = "16M"               # left out: behind the partition before, at a whole MiB
 //! size = "256M"                # or "auto": what is in it and headroom; the last one may have "rest"
-//! filesystem = "vfat"          # or "ext4"; or file = "…" or in_root = "…" for bytes; none of them: nothing
+//! filesystem = "vfat"          # or another type; or file = "…" or in_root = "…" for bytes; none of them: nothing
 //! options = ["noatime"]         # of the line in fstab(5)
 //! at = "/boot"                 # what is below this directory of the root goes in there, and is not in the root's own
 //! ```
@@ -23,6 +23,7 @@
 
 use crate::board::{self, Board, BoardTable, Needed};
 use crate::disk::{self, Geometry, Table};
+use crate::host::HostKind;
 use crate::ids::{Ids, parse_uuid};
 pub use crate::kind::FileSystemKind;
 use crate::size;
@@ -243,6 +244,14 @@ impl Layout {
         found
     }
 
+    /// Returns the partitions whose file systems programs of the host make, by their numbers from 0 on.
+    pub fn host_kinds(&self) -> impl Iterator<Item = (usize, HostKind)> + '_ {
+        self.partitions.iter().enumerate().filter_map(|(n, partition)| match &partition.content {
+            Content::FileSystem { kind, .. } => Some((n, kind.host()?)),
+            _ => None,
+        })
+    }
+
     /// Checks what is only wrong together.
     fn check(&self) -> Result<(), String> {
         // First: each partition is compared with all before it.
@@ -321,6 +330,11 @@ impl Partition {
             Content::FileSystem { kind, at, .. } => Some((*kind, at.as_deref()?)),
             _ => None,
         }
+    }
+
+    /// Returns whether only its name tells its file system from others.
+    pub(crate) fn has_no_id(&self) -> bool {
+        self.mounted().is_some_and(|(kind, _)| kind == FileSystemKind::Squashfs)
     }
 
     /// Returns the type of its file system and where fstab(5) has it: where it is mounted, or [`SWAP_AT`].
@@ -778,7 +792,7 @@ mod tests {
             (before(&ROOT.replace("rest", "4M").replace("'root'\nt", "'b'\nt")), "another partition is mounted at '/'"),
             (ROOT.replace("type='root'", "type='boot'"), "is not a partition type: give a GUID, or one of root, esp"),
             (ROOT.replace("ext4", "vfat"), "cannot hold a root"),
-            (ROOT.replace("ext4", "btrfs"), "unknown variant `btrfs`"),
+            (ROOT.replace("ext4", "ntfs"), "unknown variant `ntfs`"),
             (ROOT.replace("'/'", "'/x/../y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'/x y'"), "must be an absolute path"),
             (ROOT.replace("'/'", "'x'"), "must be an absolute path"),

@@ -19,6 +19,7 @@ pub mod epoch;
 mod ext4;
 mod fat;
 pub mod filesystem;
+pub mod host;
 pub mod ids;
 pub mod kind;
 pub mod layout;
@@ -28,6 +29,7 @@ pub mod reader;
 pub mod rewrite;
 pub mod rules;
 pub mod size;
+pub mod stream;
 mod swap;
 pub mod tree;
 

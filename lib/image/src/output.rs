@@ -65,6 +65,23 @@ impl Output {
         Ok(Self { path, directory, name, file: file.into(), named })
     }
 
+    /// Returns another file in its directory, without a name.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<File, Failure> {
+        let name = format!("{}.scratch", self.name);
+        let make = || {
+            let (file, named) = begin(&self.directory, &name)?;
+            if named {
+                remove(&self.directory, &part(&name))?;
+            }
+            Ok(file.into())
+        };
+        make().map_err(|e: Errno| explain(e, Code::Os, format!("making a file beside {}", quote(&self.path))))
+    }
+
     /// Gives it its name, once all of it is on the disk, and returns it.
     ///
     /// # Errors

@@ -145,6 +145,14 @@ impl Tree {
         Ok(Self { path: root.path().to_owned(), root: clone(root.as_fd(), "")?, points: own })
     }
 
+    /// Opens a directory of our own, as it is.
+    pub(crate) fn of_directory(path: &Path) -> Result<Self, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root =
+            rustix::fs::open(path, flags, Mode::empty()).doing(Code::Os, || format!("opening {}", quote(path)))?;
+        Ok(Self { path: path.to_owned(), root, points: Vec::new() })
+    }
+
     /// Lists what goes into the image.
     ///
     /// The process's working directory is changed: extended attributes of what cannot be opened are read by name.

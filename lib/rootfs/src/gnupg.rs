@@ -112,8 +112,8 @@ pub(crate) fn use_scratch(directory: &Path) {
     SCRATCH.get_or_init(|| directory.join("k"));
 }
 
-/// Mounts a tmpfs for scratch homes, inside ([`crate::Place::Host`]): it ends with the entry, and nobody else sees it. Returns a
-/// path on it. The path is short, since the path of an agent's socket below it may have 108 bytes (unix(7)). It may cover a
+/// Mounts a tmpfs for scratch homes and trees, inside ([`crate::Place::Host`]): it ends with the entry, and nobody else sees it.
+/// Returns a path on it. The path is short, since the path of an agent's socket below it may have 108 bytes (unix(7)). It may cover a
 /// directory of the host's: open what is below that before.
 ///
 /// # Errors

@@ -6,11 +6,11 @@
 use crate::signal::{self, Wake};
 use crate::{Code, Doing, Failure};
 use std::ffi::OsStr;
-use std::io::{PipeReader, Read, Write, pipe};
+use std::io::{ErrorKind, PipeReader, Read, Write, pipe};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// What a program printed and how it ended.
@@ -62,6 +62,61 @@ pub fn output(command: &mut Command) -> Result<Output, Failure> {
 pub fn transcript(command: &mut Command, input: Option<&[u8]>, show: bool) -> Result<Output, Failure> {
     let io = Io { input, stderr: true, show, limit: None };
     run(command, io)
+}
+
+/// Runs a program that reads what `feed` writes to its stdin, of any length. What it prints on stdout and stderr is returned.
+///
+/// # Errors
+///
+/// As [`output`], and what `feed` returns; a program that fails before all is written is none of them.
+pub fn fed(command: &mut Command, feed: impl FnOnce(&mut dyn Write) -> Result<(), Failure>) -> Result<Output, Failure> {
+    let name = crate::quote(command.get_program());
+    let doing = || format!("making a pipe for {name}");
+    let (pipe, write) = pipe().doing(Code::Os, doing)?;
+    command.stdin(Stdio::piped()).stderr(write.try_clone().doing(Code::Os, doing)?);
+    let spawned = command.stdout(write).spawn();
+    // The command has our copies of the pipe's other end.
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawned.doing(Code::Failed, || format!("running {name}"))?;
+    let mut to = Fed { stdin: child.stdin.take(), broken: false };
+    let (fed, printed) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| collect(pipe, &name, Io::default()));
+        let fed = feed(&mut to);
+        if fed.is_err() && !to.broken {
+            // It must not take what it has for all. Kill fails only when it has ended.
+            drop(child.kill());
+        }
+        to.stdin = None;
+        (fed, reader.join().unwrap_or_else(|_| Err(Failure::new(Code::Os, doing()))))
+    });
+    if printed.is_err() {
+        drop(child.kill());
+    }
+    let status = child.wait().doing(Code::Os, || format!("waiting for {name}"))?;
+    match fed {
+        // Of one that ended before, its status says more than the broken pipe.
+        Err(failure) if !to.broken || status.success() => Err(failure),
+        _ => Ok(Output { status, stdout: printed? }),
+    }
+}
+
+/// The stdin of a program that is fed.
+struct Fed {
+    stdin: Option<ChildStdin>,
+    /// Whether the program has closed it.
+    broken: bool,
+}
+
+impl Write for Fed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let result = self.stdin.as_mut().map_or(Err(ErrorKind::BrokenPipe.into()), |stdin| stdin.write(bytes));
+        self.broken |= result.as_ref().is_err_and(|e| e.kind() == ErrorKind::BrokenPipe);
+        result
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a program reads, and what becomes of what it prints.
@@ -187,6 +242,27 @@ mod tests {
         assert!(lazy.unwrap().status.success());
         let failure = transcript(&mut command("yes"), None, false).unwrap_err();
         assert_eq!(failure.code, Code::ChildFailed);
+    }
+
+    #[test]
+    fn a_program_is_fed() {
+        let mut shell = command("sh");
+        shell.args(["-c", "wc -c; echo err >&2"]);
+        let much = |to: &mut dyn Write| to.write_all(&[0; 1 << 20]).doing(Code::Os, || "writing");
+        assert_eq!(fed(&mut shell, much).unwrap().stdout, b"1048576\nerr\n");
+        // One that gives up says so itself.
+        let mut lazy = command("sh");
+        lazy.args(["-c", "exec <&-; echo no; exit 3"]);
+        let out = fed(&mut lazy, much).unwrap();
+        assert_eq!((out.status.code(), &out.stdout[..]), (Some(3), &b"no\n"[..]));
+        let mut killed = command("sh");
+        killed.args(["-c", "kill -9 $$"]);
+        assert_eq!(ended(fed(&mut killed, much).unwrap().status), "killed by signal 9 (SIGKILL)");
+        // One that is not given all of it never sees the end.
+        let mut shell = command("sh");
+        shell.args(["-c", "cat > /dev/null; echo end"]);
+        let failure = fed(&mut shell, |_| Err(Failure::new(Code::Failed, "changed"))).unwrap_err();
+        assert_eq!(failure.message, "changed");
     }
 
     #[test]

@@ -933,10 +933,10 @@ pub struct Login {
 pub struct FileSystem {
     /// Where it is mounted: an absolute path in the root, or `none` for swap.
     pub at: String,
-    /// Its type, as mount(8) calls it: `ext4`, `vfat` or `swap`.
+    /// Its type, as mount(8) calls it: `ext4`, `vfat`, `btrfs`, `erofs`, `squashfs` or `swap`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT.
+    /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT, empty for squashfs, which has none.
     pub uuid: String,
     /// Where the root grows it on a larger disk, with its partition: the GUID of that partition's type.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -1108,7 +1108,7 @@ pub struct DiskFileSystem {
     /// Its type, as mount(8) calls it.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Its UUID.
+    /// Its UUID; empty for squashfs, which has none.
     pub uuid: String,
 }
 

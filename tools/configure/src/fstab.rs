@@ -31,9 +31,9 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn line(&self) -> String {
-        // The root is checked first, and what has a journal or snapshots not at all (fsck(8)).
+        // The root is checked first, and what has a journal or snapshots, or is read-only, not at all (fsck(8)).
         let pass = match (self.at.as_str(), self.kind.as_str()) {
-            (_, "btrfs" | "xfs" | "f2fs" | "swap") => 0,
+            (_, "btrfs" | "xfs" | "f2fs" | "erofs" | "squashfs" | "swap") => 0,
             ("/", _) => 1,
             _ => 2,
         };
@@ -43,11 +43,12 @@ impl Entry {
 
     fn of_file_system(kind: FileSystemKind, file_system: &FileSystem, partition: &Partition) -> Self {
         let given = &partition.options;
+        let access = if kind.is_read_only() { "ro" } else { "rw" };
         let mut options = match (kind, given.is_empty()) {
             (FileSystemKind::Swap, true) => vec!["defaults"],
             (FileSystemKind::Swap, false) => Vec::new(),
-            (_, true) => vec!["rw", "relatime"],
-            (_, false) => vec!["rw"],
+            (_, true) => vec![access, "relatime"],
+            (_, false) => vec![access],
         };
         options.extend(given.iter().map(String::as_str));
         let masks = ["umask=", "fmask=", "dmask="];
@@ -59,7 +60,8 @@ impl Entry {
             options.push("x-systemd.growfs");
         }
         let FileSystem { at, kind, uuid, .. } = file_system;
-        Self { source: format!("UUID={uuid}"), at: at.clone(), kind: kind.clone(), options: options.join(",") }
+        let source = if uuid.is_empty() { format!("PARTLABEL={}", partition.name) } else { format!("UUID={uuid}") };
+        Self { source, at: at.clone(), kind: kind.clone(), options: options.join(",") }
     }
 
     fn of_device(mount: &Mount, context: &Context) -> Result<Self, Failure> {
@@ -286,6 +288,17 @@ mod tests {
         assert_eq!(line(FileSystemKind::Swap, SWAP_AT, &esp), "defaults");
         esp.options = vec!["fmask=0133".into()];
         assert_eq!(line(FileSystemKind::Vfat, "/boot", &esp), "rw,fmask=0133");
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_mounted_so() {
+        let (erofs, squashfs) = (FileSystemKind::Erofs, FileSystemKind::Squashfs);
+        let [mut esp, _] = partitions();
+        esp.name = "my usr".into();
+        let line = |kind, system| Entry::of_file_system(kind, &system, &esp).line();
+        let root = planned("/", erofs, "3335002d-56ca-8154-a907-7caebb1d31d3");
+        assert_eq!(line(erofs, root), "UUID=3335002d-56ca-8154-a907-7caebb1d31d3 / erofs ro,relatime 0 0");
+        assert_eq!(line(squashfs, planned("/usr", squashfs, "")), "PARTLABEL=my\\040usr /usr squashfs ro,relatime 0 0");
     }
 
     #[test]

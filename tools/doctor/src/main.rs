@@ -136,6 +136,7 @@ fn examine(host: Arch, target: Arch, place: &Place) -> Vec<Finding> {
         ("gpg", programs::gpg(gpg.as_ref(), release)),
         ("gpg-agent", programs::agent(agent.as_ref(), release)),
         ("pacman", programs::pacman(pacman.as_ref(), names, release)),
+        ("mkfs", programs::mkfs(|kind| kind.find().is_some())),
         ("directory", place::directory(place, sudo)),
         ("filesystem", place::filesystem(place)),
         ("mount-options", place::mount_options(place, sudo)),

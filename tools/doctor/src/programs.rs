@@ -1,9 +1,10 @@
-//! Programs of the host that a pipeline runs: gpg, which checks signatures, and optionally pacman.
+//! Programs of the host that a pipeline runs: gpg, which checks signatures, and optionally pacman and what makes file systems.
 
 use crate::finding::Finding;
 use crate::ids::find_in_path;
 use crate::kernel;
 use crate::release::{Need, Release};
+use image::host::HostKind;
 use stage::{Failure, child, quote};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -90,10 +91,34 @@ pub(crate) fn pacman(program: Option<&Program>, names: Option<bool>, release: &R
     }
 }
 
+/// Reports the programs that make file systems. None is needed.
+pub(crate) fn mkfs(is_found: fn(HostKind) -> bool) -> Finding {
+    let (found, missing): (Vec<_>, Vec<_>) = HostKind::ALL.into_iter().partition(|kind| is_found(*kind));
+    let found: Vec<_> = found.iter().map(|kind| kind.program().0).collect();
+    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+    if missing.is_empty() {
+        return Finding::ok(found);
+    }
+    let missing: Vec<_> = missing.iter().map(|kind| kind.program()).collect();
+    let missing: Vec<_> = missing.iter().map(|(program, package)| format!("{program} (Debian: {package})")).collect();
+    Finding::ok(format!("{found}; not found: {}", missing.join(", ")))
+        .why("mkdisk and pack make btrfs, erofs and squashfs by them; ext4 and FAT need no program")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::finding::Status;
+
+    #[test]
+    fn programs_that_make_file_systems_are_not_needed() {
+        assert_eq!(mkfs(|_| true).found, "tar2sqfs, mkfs.erofs, mkfs.btrfs");
+        let finding = mkfs(|kind| kind == HostKind::Erofs);
+        assert_eq!(finding.status, Status::Ok);
+        let missing = "mkfs.erofs; not found: tar2sqfs (Debian: squashfs-tools-ng), mkfs.btrfs (Debian: btrfs-progs)";
+        assert_eq!(finding.found, missing);
+        assert!(mkfs(|_| false).found.starts_with("none; "));
+    }
 
     fn program(says: Result<&str, &str>) -> Program {
         Program { path: "/usr/bin/x".into(), says: says.map(Into::into).map_err(Into::into) }

@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 const DOCTOR: &str = env!("CARGO_BIN_EXE_doctor");
 
 /// Every check, in order.
-const CHECKS: [&str; 19] = [
+const CHECKS: [&str; 20] = [
     "kernel",
     "namespaces",
     "apparmor",
@@ -25,6 +25,7 @@ const CHECKS: [&str; 19] = [
     "gpg",
     "gpg-agent",
     "pacman",
+    "mkfs",
     "directory",
     "filesystem",
     "mount-options",

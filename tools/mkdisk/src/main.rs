@@ -163,9 +163,11 @@ impl Stage for Args {
         let raw =
             (format != Format::Raw).then(|| Output::create(&output.path.with_extension("raw"), root)).transpose()?;
         let image = raw.as_ref().map_or(&output.file, |raw| &raw.file);
+        let scratch = scratch_files(&plan.layout, &output)?;
         let mut lent = vec![image.as_fd()];
         lent.extend(plan.files.values().map(|(file, _)| file.as_fd()));
-        let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image))?;
+        lent.extend(scratch.iter().flatten().map(AsFd::as_fd));
+        let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image, &scratch))?;
         if plan.boot.loader == Loader::Syslinux {
             syslinux::install(image, &plan, &done.disk)?;
         }
@@ -206,6 +208,7 @@ impl Args {
         if boot.loader == Loader::Syslinux {
             syslinux::check()?;
         }
+        layout.host_kinds().try_for_each(|(_, kind)| kind.check())?;
         let title = title(root)?;
         // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
         // the distribution may be where a preset lies.
@@ -257,6 +260,15 @@ fn open_files(layout: &Layout) -> Result<BTreeMap<PathBuf, (File, u64)>, Failure
         })?;
         let size = file.metadata().doing(Code::Os, doing)?.len();
         files.insert(path.clone(), (file, size));
+    }
+    Ok(files)
+}
+
+/// Makes the files for the programs that make file systems, by partition.
+fn scratch_files(layout: &Layout, output: &Output) -> Result<Vec<Option<File>>, Failure> {
+    let mut files: Vec<_> = layout.partitions.iter().map(|_| None).collect();
+    for (n, _) in layout.host_kinds() {
+        files[n] = Some(output.scratch()?);
     }
     Ok(files)
 }

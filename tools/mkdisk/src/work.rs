@@ -9,14 +9,14 @@ use crate::plan::{Plan, mounted_at};
 use crate::table;
 use image::boot::{self, Booting, Loader, Place, Subject, Wish};
 use image::filesystem::{Options, Region};
-use image::layout::{Content as Holds, Partition, Size, Source};
+use image::layout::{Content as Holds, FileSystemKind, Partition, Size, Source};
 use image::reader::Reader;
 use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, size};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use stage::members::BootEntry;
-use stage::{Code, Context, Document, Doing, Failure, Unit};
+use stage::{Code, Context, Document, Doing, Failure, Progress, Unit};
 use std::fs::File;
 use std::ops::Range;
 
@@ -34,12 +34,18 @@ pub(crate) struct Done {
     pub(crate) secrets: Vec<String>,
 }
 
-/// Makes the image.
-pub(crate) fn work(context: &Context, plan: &Plan<'_>, document: &Document, image: &File) -> Result<Done, Failure> {
+/// Makes the image. `scratch` has a file for each partition whose file system a program of the host makes.
+pub(crate) fn work(
+    context: &Context,
+    plan: &Plan<'_>,
+    document: &Document,
+    image: &File,
+    scratch: &[Option<File>],
+) -> Result<Done, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
     let found = tree.walk(&plan.rules)?;
-    let job = Job { plan, image, tree: &tree, nodes: &found.nodes };
-    let Filled { fillings, boot, mut notes } = job.fill()?;
+    let job = Job { plan, image, tree: &tree, nodes: &found.nodes, scratch };
+    let Filled { fillings, boot, mut notes } = job.fill(context)?;
     let disk = job.arrange(&fillings)?;
     job.write(context, &fillings, &disk)?;
     if !found.sockets.is_empty() {
@@ -89,21 +95,22 @@ struct Job<'a> {
     image: &'a File,
     tree: &'a Tree,
     nodes: &'a [Node],
+    scratch: &'a [Option<File>],
 }
 
 impl<'a> Job<'a> {
     /// Decides what goes into each partition.
-    fn fill(&self) -> Result<Filled<'a>, Failure> {
+    fn fill(&self, context: &Context) -> Result<Filled<'a>, Failure> {
         let plan = self.plan;
         let partitions = || plan.layout.partitions.iter();
         for path in plan.layout.board.iter().flat_map(|board| &board.needs) {
             self.find(path)?;
         }
-        let (n, root_id) = partitions()
+        let (n, root_kind, root_id) = partitions()
             .zip(&plan.file_systems)
             .enumerate()
             .find(|(_, (p, _))| mounted_at(p, "/"))
-            .map(|(n, (_, id))| (n, id))
+            .and_then(|(n, (p, id))| Some((n, p.mounted()?.0, id)))
             .ok_or_else(|| Failure::new(Code::Usage, "the layout has no root"))?;
         let part_id = plan.layout.partition_id(n, &plan.ids);
         let existing = match plan.boot.loader {
@@ -121,6 +128,7 @@ impl<'a> Job<'a> {
             existing: [existing[0].as_deref(), existing[1].as_deref()],
             no_initramfs: plan.args.no_initramfs,
             root: [root_id, part_id.as_deref().unwrap_or_default()],
+            root_kind,
             title: &plan.title,
             time: now,
         };
@@ -129,7 +137,7 @@ impl<'a> Job<'a> {
         let points: Vec<&str> = partitions().filter_map(Partition::mounted).map(|(_, at)| at).collect();
         let mut split = content::split(self.nodes, &booting.added, &points, now)?.into_iter();
         let mut fillings = Vec::new();
-        for (partition, id) in partitions().zip(&plan.file_systems) {
+        for ((partition, id), scratch) in partitions().zip(&plan.file_systems).zip(self.scratch) {
             fillings.push(match &partition.content {
                 Holds::Nothing => Filling::Nothing,
                 Holds::File(source) => Filling::Bytes(source, self.size_of(source)?),
@@ -144,7 +152,13 @@ impl<'a> Job<'a> {
                         time: plan.time,
                         sector: plan.layout.geometry.sector,
                     };
-                    Filling::FileSystem(kind.make(nodes, options, self.tree)?)
+                    let scratch = scratch.as_ref().map(File::try_clone).transpose();
+                    let scratch = scratch.doing(Code::Os, || "opening a file for a program")?;
+                    let progress = match scratch {
+                        Some(_) => context.progress("packing", Unit::Bytes, Some(nodes.iter().map(Node::size).sum())),
+                        None => Progress::hidden(),
+                    };
+                    Filling::FileSystem(kind.make(nodes, options, self.tree, scratch, &progress)?)
                 }
             });
         }

@@ -1,10 +1,10 @@
 //! Writing the file, inside: the tree as tar, compressed, hashed. The file is the user's, outside.
 
 use crate::format::Format;
-use crate::stream::Source;
 use crate::{Plan, oci};
 use image::rules::is_secret;
-use image::{Node, Tree};
+use image::stream::Source;
+use image::{Kind, Node, Tree, host};
 use rootfs::Root;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,6 +25,8 @@ pub(crate) struct Written {
     pub(crate) sockets: Vec<String>,
     /// The secret keys of the machine that it has, as paths.
     pub(crate) secrets: Vec<String>,
+    /// Whether it is for WSL, and has no file that tells WSL what it is.
+    pub(crate) untold: bool,
     /// What docker and podman would take for a mark that a file is deleted, as paths.
     pub(crate) marks: Vec<String>,
 }
@@ -45,12 +47,19 @@ pub(crate) fn work(context: &Context, plan: &Plan, document: &Document) -> Resul
         Source { tree: &tree, nodes: &found.nodes, progress: &progress, writing: &writing, sparse: plan.sparse };
     let (size, sha256) = match plan.format {
         Format::Oci => oci::write(plan, document, source)?,
-        _ => {
-            let out = compress_into_file(plan, source, |out| stream(source, out).map(drop))?;
-            // The last of it may be a hole.
-            plan.output.file.set_len(out.size).doing(Code::Os, || source.writing)?;
-            (out.size, out.hex())
-        }
+        format => match format.file_system() {
+            Some(kind) => {
+                let (file, progress) = (&plan.output.file, source.progress);
+                host::make_read_only(kind, source.nodes, &plan.options, source.tree, file, progress)?;
+                hash(plan, source)?
+            }
+            None => {
+                let out = compress_into_file(plan, source, |out| stream(source, out).map(drop))?;
+                // The last of it may be a hole.
+                plan.output.file.set_len(out.size).doing(Code::Os, || source.writing)?;
+                (out.size, out.hex())
+            }
+        },
     };
     drop(progress);
     let paths = |want: fn(&Node) -> bool| found.nodes.iter().filter(|n| want(n)).map(Node::path_text).collect();
@@ -60,8 +69,23 @@ pub(crate) fn work(context: &Context, plan: &Plan, document: &Document) -> Resul
         entries: found.nodes.len() as u64,
         sockets: found.sockets.iter().map(|p| String::from_utf8_lossy(p).into()).collect(),
         secrets: paths(|node| is_secret(&node.path)),
+        untold: plan.format == Format::Wsl
+            && !found.nodes.iter().any(|n| n.path == WSL.as_bytes() && matches!(n.kind, Kind::File(_))),
         marks: paths(|node| oci::mark(node).is_some()),
     })
+}
+
+/// What tells WSL the name of a distribution and its first steps, for 'wsl --install --from-file'.
+pub(crate) const WSL: &str = "etc/wsl-distribution.conf";
+
+/// Reads the file, and returns its size and its SHA-256.
+pub(crate) fn hash(plan: &Plan, source: Source<'_>) -> Result<(u64, String), Failure> {
+    let doing = || source.writing;
+    let mut file = &plan.output.file;
+    file.seek(SeekFrom::Start(0)).doing(Code::Os, doing)?;
+    let mut whole = Hashed::new(io::sink());
+    io::copy(&mut file, &mut whole).doing(Code::Os, doing)?;
+    Ok((whole.size, whole.hex()))
 }
 
 /// How much is compressed, and looked at for zeros, at a time.

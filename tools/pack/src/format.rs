@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use image::compress::Compression;
+use image::host::HostKind;
 use stage::{Code, Failure, quote};
 use std::path::Path;
 
@@ -20,13 +21,22 @@ pub(crate) enum Format {
     /// Compressed by DEFLATE (RFC 1952)
     #[value(name = "tar.gz")]
     Gzip,
+    /// As tar.gz, for the Windows Subsystem for Linux
+    #[value(name = "wsl")]
+    Wsl,
     /// An image of the Open Container Initiative, in its layout, as one tar
     #[value(name = "oci")]
     Oci,
+    /// A squashfs file system
+    #[value(name = "squashfs")]
+    Squashfs,
+    /// An EROFS file system
+    #[value(name = "erofs")]
+    Erofs,
 }
 
 /// What names end with, and the format that they mean.
-const SUFFIXES: [(&str, Format); 7] = [
+const SUFFIXES: [(&str, Format); 10] = [
     (".tar", Format::Tar),
     (".tar.zst", Format::Zstd),
     (".tzst", Format::Zstd),
@@ -34,6 +44,9 @@ const SUFFIXES: [(&str, Format); 7] = [
     (".txz", Format::Xz),
     (".tar.gz", Format::Gzip),
     (".tgz", Format::Gzip),
+    (".wsl", Format::Wsl),
+    (".squashfs", Format::Squashfs),
+    (".erofs", Format::Erofs),
 ];
 
 impl Format {
@@ -47,7 +60,8 @@ impl Format {
         let found = SUFFIXES.iter().find(|(end, _)| name.ends_with(end));
         found.map(|(_, format)| *format).ok_or_else(|| {
             let message = format!("writing {}: its name does not say in which format", quote(path));
-            Failure::new(Code::Usage, message).hint("end it with .tar, .tar.zst, .tar.xz or .tar.gz, or give --format")
+            Failure::new(Code::Usage, message)
+                .hint("end it with .tar, .tar.zst, .tar.xz, .tar.gz, .wsl, .squashfs or .erofs, or give --format")
         })
     }
 
@@ -57,13 +71,22 @@ impl Format {
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
+    /// Returns which file system it is, which a program of the host makes; `None` for an archive.
+    pub(crate) fn file_system(self) -> Option<HostKind> {
+        match self {
+            Self::Squashfs => Some(HostKind::Squashfs),
+            Self::Erofs => Some(HostKind::Erofs),
+            _ => None,
+        }
+    }
+
     /// Returns how it is compressed. Of an OCI image a layer is, as every program can that takes such images.
     pub(crate) fn compression(self) -> Option<Compression> {
         match self {
-            Self::Tar => None,
+            Self::Tar | Self::Squashfs | Self::Erofs => None,
             Self::Zstd => Some(Compression::Zstd),
             Self::Xz => Some(Compression::Xz),
-            Self::Gzip | Self::Oci => Some(Compression::Gzip),
+            Self::Gzip | Self::Wsl | Self::Oci => Some(Compression::Gzip),
         }
     }
 
@@ -79,6 +102,7 @@ impl Format {
         let why = match self.compression().map(Compression::levels) {
             Some(levels) if levels.contains(&asked) => return Ok(asked),
             Some(levels) => format!("has the levels {} to {}", levels.start(), levels.end()),
+            None if self.file_system().is_some() => "has no levels".to_owned(),
             None => "is not compressed".to_owned(),
         };
         Err(Failure::new(Code::Usage, format!("reading '--level {asked}': {} {why}", self.name())))
@@ -97,6 +121,9 @@ mod tests {
             ("a.tar.xz", Some(Format::Xz)),
             ("a.txz", Some(Format::Xz)),
             ("a.tgz", Some(Format::Gzip)),
+            ("a.wsl", Some(Format::Wsl)),
+            ("a.squashfs", Some(Format::Squashfs)),
+            ("a.erofs", Some(Format::Erofs)),
             ("a.zst", None),
             ("a", None),
             ("a.tar/b", None),
@@ -119,6 +146,9 @@ mod tests {
             (Format::Xz, Some(10), None),
             (Format::Gzip, Some(9), Some(9)),
             (Format::Gzip, Some(0), None),
+            (Format::Wsl, None, Some(6)),
+            (Format::Erofs, None, Some(0)),
+            (Format::Squashfs, Some(1), None),
         ] {
             assert_eq!(format.level(asked).ok(), level, "{format:?} {asked:?}");
         }

@@ -4,14 +4,17 @@
 //! that every image has (`lib/image`). The archive is written outside, as the user's file, and is there whole or not at all.
 
 mod archive;
+mod change;
 mod format;
-mod member;
 mod oci;
-mod stream;
 
-use archive::Written;
+use archive::{WSL, Written};
+use change::Change;
 use clap::Parser;
 use format::Format;
+use image::filesystem::Options;
+use image::ids::Ids;
+use image::layout::SECTOR;
 use image::tree::Points;
 use image::{Output, Rules, epoch};
 use pacman::{lock, secret};
@@ -23,7 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Write the root as a reproducible tar archive, or as an image for containers
+/// Write the root as a reproducible tar archive, or as an image
 ///
 /// Caches, logs, sockets and files of one machine are left out. With SOURCE_DATE_EPOCH set, the same packages give the same
 /// archive.
@@ -31,7 +34,8 @@ use std::time::Instant;
 #[command(name = "pack", version, help_expected = true, max_term_width = 80)]
 #[command(after_help = "Example:\n  ... | strap base | keyring --strip | pack -o alarm.tar.zst | reap | unmount")]
 struct Pack {
-    /// Write the archive to FILE, which ends with .tar, .tar.zst, .tar.xz or .tar.gz
+    /// Write the archive to FILE, which ends with .tar, .tar.zst, .tar.xz, .tar.gz,
+    /// .wsl, .squashfs or .erofs
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
@@ -55,6 +59,11 @@ struct Pack {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
+    /// Set in an image what containers of it get, as an instruction of a
+    /// Dockerfile: 'ENV A=b', 'CMD ["/usr/bin/bash", "-l"]', 'USER ann'
+    #[arg(long, value_name = "INSTRUCTION")]
+    change: Vec<Change>,
+
     /// Store holes of files as holes, which docker and busybox cannot unpack
     #[arg(long)]
     sparse: bool,
@@ -75,8 +84,12 @@ pub(crate) struct Plan {
     pub(crate) level: u32,
     /// What an image is called.
     pub(crate) name: String,
+    /// What containers of an image get.
+    pub(crate) changes: Vec<Change>,
     /// Whether holes are stored as holes.
     pub(crate) sparse: bool,
+    /// What a file system is made with.
+    pub(crate) options: Options,
     pub(crate) rules: Rules,
     pub(crate) points: Points,
     pub(crate) output: Output,
@@ -110,6 +123,9 @@ impl Stage for Pack {
         if let Some(text) = some(&written.secrets) {
             context.warn(format_args!("every machine that is made from it has the same secret key: {text}"));
         }
+        if written.untold {
+            context.warn(format_args!("the root has no '/{WSL}': 'wsl --install --from-file' needs --name"));
+        }
         if let Some(text) = some(&written.marks) {
             context.warn(format_args!("'docker import' and 'podman import' lose files of the archive: {text}"));
         }
@@ -132,6 +148,15 @@ impl Pack {
         if is_image && self.sparse {
             return Err(only("--sparse", "no program accepts it in the layer of an image"));
         }
+        if !is_image && !self.change.is_empty() {
+            return Err(only("--change", "only an image has a configuration").hint("give --format oci"));
+        }
+        if let Some(kind) = format.file_system() {
+            if self.sparse {
+                return Err(only("--sparse", "only an archive stores holes so"));
+            }
+            kind.check()?;
+        }
         if !is_image && self.name.is_some() {
             return Err(only("--name", "only an image has a name").hint("give --format oci"));
         }
@@ -142,13 +167,24 @@ impl Pack {
         if !self.keep_keyring {
             secret::refuse_in_image(root, &doing, |key| rules.leaves_out_with_above(key))?;
         }
+        let salt = format!("{} {}", document.distro().unwrap_or_default(), document.arch().unwrap_or_default());
+        let options = Options {
+            at: "/".to_owned(),
+            uuid: Ids::new(rules.epoch, &salt)?.uuid("file system /"),
+            seed: [0; 16],
+            label: None,
+            time: rules.epoch.unwrap_or_else(epoch::now),
+            sector: SECTOR,
+        };
         Ok(Plan {
             lock,
+            options,
             points: Points::of(&inside)?,
             inside: inside.bare(),
             format,
             level,
             name,
+            changes: self.change.clone(),
             sparse: self.sparse,
             rules,
             output,

@@ -7,16 +7,17 @@
 
 use crate::Plan;
 use crate::archive::{self, Hashed};
-use crate::member::{self, BLOCK};
-use crate::stream::{END, Source, padding};
+use crate::change;
+use image::stream::member::{self, BLOCK};
+use image::stream::{END, Source, padding};
 use image::{Kind, Node};
 use oci_spec::distribution::Reference;
 use rootfs::session::environment;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use stage::{Code, Document, Doing, Failure, date};
 
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 use tar::{EntryType, Header};
@@ -56,10 +57,7 @@ pub(crate) fn write(plan: &Plan, document: &Document, source: Source<'_>) -> Res
     }
     file.write_all(&END).doing(Code::Os, doing)?;
     file.write_all_at(layer_header.as_bytes(), place).doing(Code::Os, doing)?;
-    file.seek(SeekFrom::Start(0)).doing(Code::Os, doing)?;
-    let mut whole = Hashed::new(io::sink());
-    io::copy(&mut file, &mut whole).doing(Code::Os, doing)?;
-    Ok((whole.size, whole.hex()))
+    archive::hash(plan, source)
 }
 
 /// Returns a member's header: what is in it says all that there is to know, so it has no date but that of the image.
@@ -103,15 +101,18 @@ fn documents(plan: &Plan, document: &Document, nodes: &[Node], layer: &Blob, tre
     let created = plan.rules.epoch.map(date::time);
     let path = environment().into_iter().find(|(key, _)| key == "PATH").unwrap_or_default().1;
     let has_shell = nodes.iter().any(|n| n.path == SHELL.as_bytes());
+    let mut container = Map::new();
+    container.insert("Env".to_owned(), json!([format!("PATH={}", path.to_string_lossy()), "LANG=C.UTF-8"]));
+    if has_shell {
+        container.insert("Cmd".to_owned(), json!([format!("/{SHELL}")]));
+    }
+    change::apply(&plan.changes, &mut container);
     let config = text(json!({
         "created": created,
         "architecture": arch,
         "os": "linux",
         "variant": variant,
-        "config": {
-            "Env": [format!("PATH={}", path.to_string_lossy()), "LANG=C.UTF-8".to_owned()],
-            "Cmd": has_shell.then(|| [format!("/{SHELL}")]),
-        },
+        "config": container,
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{tree}")]},
         "history": [{"created": created, "created_by": "strapline pack"}],
     }));

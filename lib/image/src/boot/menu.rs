@@ -3,12 +3,14 @@
 use super::kernels::{Kernel, Tree};
 use super::{Booting, ENTRIES, Wish};
 use crate::Content;
+use crate::kind::FileSystemKind;
 
 /// A kernel by itself knows partitions, and only an initramfs looks into them for file systems.
 pub(super) fn root_argument(kernel: &Kernel, wish: &Wish<'_>) -> String {
     match kernel.initramfs {
-        Some(_) => format!("root=UUID={}", wish.root[0]),
-        None => format!("root=PARTUUID={}", wish.root[1]),
+        // squashfs has none.
+        Some(_) if !wish.root[0].is_empty() => format!("root=UUID={}", wish.root[0]),
+        _ => format!("root=PARTUUID={}", wish.root[1]),
     }
 }
 
@@ -16,7 +18,13 @@ fn cmdline(kernel: &Kernel, wish: &Wish<'_>) -> String {
     // Cards and disks that take a while to be there.
     let wait = if kernel.initramfs.is_none() { " rootwait" } else { "" };
     let more = wish.cmdline.map(|c| format!(" {c}")).unwrap_or_default();
-    format!("{} rw{wait}{more}", root_argument(kernel, wish))
+    // What the kernel or an initramfs would have to find out by trying.
+    let kind = match wish.root_kind {
+        FileSystemKind::Ext4 => String::new(),
+        other => format!(" rootfstype={}", other.name()),
+    };
+    let mode = if wish.root_kind.is_read_only() { "ro" } else { "rw" };
+    format!("{}{kind} {mode}{wait}{more}", root_argument(kernel, wish))
 }
 
 /// A line of the boot loader's menu.

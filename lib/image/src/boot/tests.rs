@@ -24,6 +24,7 @@ const WISH: Wish<'_> = Wish {
     existing: [None, None],
     no_initramfs: false,
     root: ["FS", "PART"],
+    root_kind: FileSystemKind::Ext4,
     title: "Arch",
     time: 0,
 };
@@ -66,6 +67,20 @@ fn without_an_initramfs_the_kernel_finds_the_partition() {
     let wish = Wish { no_initramfs: true, ..WISH };
     let booting = planned(&["boot/Image"], "aarch64", &wish).unwrap();
     assert!(text(&booting, EXTLINUX).ends_with("  append root=PARTUUID=PART rw rootwait\n"));
+}
+
+#[test]
+fn the_kernel_is_told_the_type_of_another_root() {
+    let names = ["boot/Image", "boot/initramfs-linux.img"];
+    for (kind, id, line) in [
+        (FileSystemKind::Btrfs, "FS", "append root=UUID=FS rootfstype=btrfs rw\n"),
+        (FileSystemKind::Erofs, "FS", "append root=UUID=FS rootfstype=erofs ro\n"),
+        (FileSystemKind::Squashfs, "", "append root=PARTUUID=PART rootfstype=squashfs ro\n"),
+    ] {
+        let wish = Wish { root_kind: kind, root: [id, "PART"], ..WISH };
+        let booting = planned(&names, "aarch64", &wish).unwrap();
+        assert!(text(&booting, EXTLINUX).ends_with(line), "{booting:?}");
+    }
 }
 
 #[test]

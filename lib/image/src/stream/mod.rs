@@ -1,23 +1,27 @@
 //! The tree as a stream of tar members: headers, contents, and the end.
 
-use crate::member::{BLOCK, Member};
-use image::node::RootFile;
-use image::reader::{Piece, Reader};
-use image::{Content, Kind, Node, Tree};
+pub mod member;
+
+use crate::node::{Content, Kind, Node, RootFile};
+use crate::reader::{Piece, Reader};
+use crate::tree::Tree;
+use member::{BLOCK, Member};
 use stage::{Code, Doing, Failure, Progress};
 use std::io::{self, Write};
 
 /// What is streamed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Source<'a> {
-    pub(crate) tree: &'a Tree,
-    pub(crate) nodes: &'a [Node],
+pub struct Source<'a> {
+    /// What has the contents.
+    pub tree: &'a Tree,
+    /// The members: a directory before what is in it, a file before its other names.
+    pub nodes: &'a [Node],
     /// What shows how much of the contents is through.
-    pub(crate) progress: &'a Progress,
+    pub progress: &'a Progress,
     /// What is being done where writing fails, for a message.
-    pub(crate) writing: &'a str,
+    pub writing: &'a str,
     /// Whether holes are stored as holes, and not as zeros.
-    pub(crate) sparse: bool,
+    pub sparse: bool,
 }
 
 impl Source<'_> {
@@ -26,7 +30,7 @@ impl Source<'_> {
     /// # Errors
     ///
     /// When the tree cannot be read, or `out` takes no more.
-    pub(crate) fn stream(self, out: &mut impl Write) -> Result<(), Failure> {
+    pub fn stream(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut stream = Stream { source: self, out, holes: 0 };
         for node in self.nodes {
             stream.one(node)?;
@@ -36,14 +40,15 @@ impl Source<'_> {
 }
 
 /// Two blocks of zeros, which end an archive.
-pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 /// How long the holes may be together that are written as zeros: a file of a byte must not keep us for days, or fill a disk
 /// where it is unpacked.
 const MOST_ZEROS: u64 = 64 << 30;
 
 /// Returns what fills the last block of a content of this length.
-pub(crate) fn padding(length: u64) -> &'static [u8] {
+#[must_use]
+pub fn padding(length: u64) -> &'static [u8] {
     let over = (length % BLOCK as u64) as usize;
     &END[..(BLOCK - over) % BLOCK]
 }

@@ -4,9 +4,9 @@
 //! Owners are numbers only: names would be looked up on the machine that unpacks. Times are whole seconds, as packages have
 //! them.
 
-use image::acl;
-use image::reader::Piece;
-use image::{Kind, Node};
+use crate::acl;
+use crate::node::{Kind, Node};
+use crate::reader::Piece;
 use std::io;
 use tar::{EntryType, Header};
 
@@ -24,8 +24,8 @@ const LARGEST_EXTENSION: usize = 1 << 20;
 /// What tar(1) writes for `=` and `%` in a name of an attribute, and reads as that; others take it as it is.
 const ESCAPES: [&str; 2] = ["%3D", "%25"];
 
-/// How long a block of an archive is.
-pub(crate) const BLOCK: usize = 512;
+/// How long a block of an archive is, in bytes.
+pub const BLOCK: usize = 512;
 
 /// What the member is called that has the records of the next one: by programs that do not know pax(1), and unpack it as a
 /// file. It must have a name: busybox takes a header without one for the end.
@@ -233,7 +233,8 @@ impl Member {
 }
 
 /// Returns the header of a member of root's own, with a name of at most 100 bytes.
-pub(crate) fn header(name: &[u8], kind: EntryType, mtime: u64, size: u64) -> Header {
+#[must_use]
+pub fn header(name: &[u8], kind: EntryType, mtime: u64, size: u64) -> Header {
     let mut header = Header::new_ustar();
     header.as_old_mut().name[..name.len()].copy_from_slice(name);
     header.set_entry_type(kind);
