@@ -9,7 +9,7 @@ use crate::plan::{Plan, mounted_at};
 use crate::table;
 use image::boot::{self, Booting, Loader, Place, Subject, Wish};
 use image::filesystem::{Options, Region};
-use image::layout::{Content as Holds, FileSystemKind, Partition, Size, Source};
+use image::layout::{Content as Holds, Partition, Size, Source};
 use image::reader::Reader;
 use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, size};
