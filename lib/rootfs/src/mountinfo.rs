@@ -99,8 +99,9 @@ fn device(field: &[u8]) -> Option<(u32, u32)> {
 }
 
 /// Decodes the kernel's escapes: a backslash and three octal digits for a blank, a tab, a newline and a backslash, and
-/// for `#` in a source.
-pub(crate) fn decode(field: &[u8]) -> OsString {
+/// for `#` in a source. fstab(5) has the same.
+#[must_use]
+pub fn decode(field: &[u8]) -> OsString {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {

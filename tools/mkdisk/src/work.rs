@@ -168,11 +168,11 @@ impl<'a> Job<'a> {
     /// Checks that the image can boot, as far as that does not depend on the machine; returns what is started.
     fn check_boot(&self, booting: &mut Booting) -> Result<Option<Vec<BootEntry>>, Failure> {
         let plan = self.plan;
-        if plan.args.bootloader == Loader::None {
+        if plan.boot.loader == Loader::None {
             return Ok(None);
         }
-        let partitions = plan.layout.partitions.iter().zip(&plan.file_systems);
-        let places = partitions.filter_map(|(p, id)| Place::of_layout(p, &p.id(&plan.ids), id)).collect();
+        let ids = plan.file_systems.iter().enumerate();
+        let places = ids.filter_map(|(n, id)| Place::of_layout(&plan.layout, n, &plan.ids, id)).collect();
         let subject = Subject { tree: self.tree, nodes: self.nodes, added: &booting.added, places };
         let entries = subject.entries()?;
         if plan.args.no_boot_check {

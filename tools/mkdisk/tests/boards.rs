@@ -172,6 +172,7 @@ fn each_board_is_read_back() {
         let disk = lab.disk(&["--board", name]);
         let image = lab.at("disk.img");
         assert_eq!(disk["board"], *name);
+        assert_eq!(disk.get("boot").is_none(), board.loader.as_deref() == Some("none"), "{name}: {disk}");
         if layout.geometry.has_gpt() {
             assert!(tool("sgdisk", &["--verify", image.to_str().unwrap()]).contains("No problems found"), "{name}");
         }

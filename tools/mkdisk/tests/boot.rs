@@ -125,3 +125,30 @@ fn what_boots_is_written_and_recorded() {
     let line = "the drivers of '/boot/Image' are not checked: it is a kernel in no known format";
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
 }
+
+#[test]
+fn partitions_have_the_names_of_their_table() {
+    let lab = Bootable::new();
+    let boot = "[[partition]]\nname='my boot'\ntype='esp'\nsize='64M'\nfilesystem='vfat'\nat='/boot'\n";
+    let root = "[[partition]]\nname='root'\ntype='root'\nsize='rest'\nfilesystem='ext4'\nat='/'\n";
+    let fstab = format!("UUID={ROOT} / ext4\nPARTLABEL=my\\040boot /boot vfat\n");
+    lab.put("etc/fstab", fstab.as_bytes());
+    for (table, line) in [
+        ("gpt'", ""),
+        (
+            "mbr'\nid='cafe0123'",
+            "'/etc/fstab' mounts PARTLABEL=my\\040boot at '/boot', and the image has no PARTLABEL there",
+        ),
+    ] {
+        fs::write(lab.path().join("l.toml"), format!("table='{table}\n{boot}{root}")).unwrap();
+        let ran = mkdisk(&lab, &["--layout", "l.toml"]);
+        assert!(ran.stderr.contains(line) && (ran.status == 0) == line.is_empty(), "{table}: {}", ran.stderr);
+    }
+    // A kernel that finds its root by the number of the disk.
+    lab.put("etc/fstab", b"");
+    let conf = |id: &str| format!("label a\nlinux /Image\ninitrd /initramfs-linux.img\nappend root=PARTUUID={id} rw\n");
+    lab.put("boot/extlinux/extlinux.conf", conf("cafe0123-02").as_bytes());
+    assert_eq!(mkdisk(&lab, &["--layout", "l.toml"]).status, 0);
+    lab.put("boot/extlinux/extlinux.conf", conf("cafe0123-01").as_bytes());
+    mkdisk(&lab, &["--layout", "l.toml"]).failed("failed", "and the root of the image is PARTUUID=cafe0123-02");
+}

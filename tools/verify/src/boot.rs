@@ -33,7 +33,7 @@ pub(crate) fn check(document: &Document, inside: &Inside, buses: &[Bus]) -> Resu
         let tree = Tree::open(&Root::of(document)?, &points)?;
         let nodes = tree.walk(&Rules::new(&[], &[], None)?)?.nodes;
         let of_disk = |disk: &Disk| {
-            let places = disk.partitions.iter().filter_map(Place::of_record).collect();
+            let places = Place::of_record(disk).collect();
             let subject = Subject { tree: &tree, nodes: &nodes, added: &[], places };
             let entries = disk.boot.as_deref().unwrap_or_default();
             let findings = subject.prove(entries, buses)?;

@@ -66,6 +66,17 @@ fn an_image_boots_from_what_has_its_drivers() {
 }
 
 #[test]
+fn an_mbr_has_no_names_of_partitions() {
+    let mut lab = lab();
+    lab.put("etc/fstab", b"");
+    lab.document["disks"][0]["boot"][0]["cmdline"] = json!("root=PARTLABEL=root rw");
+    assert_eq!(verify(&lab, &["--boot"]).status, 0);
+    lab.document["disks"][0]["table"] = json!("mbr");
+    let line = "'/boot/extlinux/extlinux.conf' has root=PARTLABEL=root, and the root of the image has no PARTLABEL";
+    verify(&lab, &["--boot"]).failed("not-verified", line);
+}
+
+#[test]
 fn what_is_not_known_is_not_proven() {
     let mut lab = lab();
     lab.put("boot/Image", b"kernel");

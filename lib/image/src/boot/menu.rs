@@ -18,13 +18,18 @@ fn cmdline(kernel: &Kernel, wish: &Wish<'_>) -> String {
     // Cards and disks that take a while to be there.
     let wait = if kernel.initramfs.is_none() { " rootwait" } else { "" };
     let more = wish.cmdline.map(|c| format!(" {c}")).unwrap_or_default();
-    // What the kernel or an initramfs would have to find out by trying.
+    format!("{}{}{wait}{more}", root_argument(kernel, wish), root_options(wish))
+}
+
+/// Returns how the root is mounted, with a blank before each word. What type it has, the kernel or an initramfs would have to
+/// find out by trying.
+pub(super) fn root_options(wish: &Wish<'_>) -> String {
     let kind = match wish.root_kind {
         FileSystemKind::Ext4 => String::new(),
         other => format!(" rootfstype={}", other.name()),
     };
     let mode = if wish.root_kind.is_read_only() { "ro" } else { "rw" };
-    format!("{}{kind} {mode}{wait}{more}", root_argument(kernel, wish))
+    format!("{kind} {mode}")
 }
 
 /// A line of the boot loader's menu.

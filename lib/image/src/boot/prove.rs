@@ -9,10 +9,12 @@ use super::initramfs::Initramfs;
 use super::modules::Modules;
 use super::release::{self, Image};
 use super::{loader, root};
-use crate::layout::Partition;
+use crate::disk::Table;
+use crate::ids::Ids;
+use crate::layout::Layout;
 use crate::{Node, Tree};
 use serde::{Deserialize, Serialize};
-use stage::members::{BootEntry, DiskPartition};
+use stage::members::{BootEntry, Disk};
 use stage::{Code, Failure, quote};
 use std::collections::HashMap;
 
@@ -23,38 +25,43 @@ pub struct Place {
     pub at: String,
     /// The type of the file system.
     pub kind: String,
-    /// The UUID of the file system.
+    /// The UUID of the file system; empty where it has none.
     pub uuid: String,
-    /// The UUID of the partition; empty where there is no partition table.
+    /// What the kernel calls the partition; empty where there is no partition table.
     pub part_uuid: String,
-    /// The name of the partition.
+    /// The name of the partition; empty where the table has none.
     pub part_label: String,
 }
 
 impl Place {
-    /// Returns that of a partition that is to be made, with its UUID and that of its file system.
+    /// Returns that of the partition `n` of a layout, from 0 on, with the UUID of its file system.
     #[must_use]
-    pub fn of_layout(partition: &Partition, part_uuid: &str, uuid: &str) -> Option<Self> {
+    pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Option<Self> {
+        let partition = &layout.partitions[n];
         let (kind, at) = partition.mounted()?;
+        let has_names = layout.geometry.has_gpt();
         Some(Self {
             at: at.to_owned(),
             kind: kind.name().to_owned(),
             uuid: uuid.to_owned(),
-            part_uuid: part_uuid.to_owned(),
-            part_label: partition.name.clone(),
+            part_uuid: layout.partition_id(n, ids).unwrap_or_default(),
+            part_label: if has_names { partition.name.clone() } else { String::new() },
         })
     }
 
-    /// Returns that of a partition in the document.
-    #[must_use]
-    pub fn of_record(partition: &DiskPartition) -> Option<Self> {
-        let (file_system, at) = (partition.filesystem.as_ref()?, partition.at.as_ref()?);
-        Some(Self {
-            at: at.clone(),
-            kind: file_system.kind.clone(),
-            uuid: file_system.uuid.clone(),
-            part_uuid: partition.uuid.clone().unwrap_or_default(),
-            part_label: partition.name.clone(),
+    /// Returns those of a disk in the document.
+    pub fn of_record(disk: &Disk) -> impl Iterator<Item = Self> + '_ {
+        let without_names = [Table::Mbr, Table::None].map(Table::name);
+        let has_names = !disk.table.as_deref().is_some_and(|table| without_names.contains(&table));
+        disk.partitions.iter().filter_map(move |partition| {
+            let (file_system, at) = (partition.filesystem.as_ref()?, partition.at.as_ref()?);
+            Some(Self {
+                at: at.clone(),
+                kind: file_system.kind.clone(),
+                uuid: file_system.uuid.clone(),
+                part_uuid: partition.uuid.clone().unwrap_or_default(),
+                part_label: if has_names { partition.name.clone() } else { String::new() },
+            })
         })
     }
 }

@@ -2,7 +2,7 @@
 //! line (raspberrypi/documentation: computers/config_txt.adoc, configuration/kernel-command-line-config).
 
 use super::kernels::{Kernel, Tree};
-use super::{Booting, Wish};
+use super::{Booting, Wish, menu};
 use crate::Content;
 use crate::kind::FileSystemKind;
 use rootfs::Arch;
@@ -77,13 +77,16 @@ fn config(kernel: &Kernel, tree: &Tree<'_>, arch: Arch, wish: &Wish<'_>) -> Resu
 
 /// Returns cmdline.txt, which is one line: the root's own, with our root instead of its.
 fn cmdline(wish: &Wish<'_>) -> String {
-    let is_ours = |word: &&str| matches!(*word, "rw" | "ro" | "rootwait") || word.starts_with("root=");
+    let is_ours = |word: &&str| {
+        matches!(*word, "rw" | "ro" | "rootwait") || word.starts_with("root=") || word.starts_with("rootfstype=")
+    };
     let own = wish.existing[1].unwrap_or_default().split_whitespace().filter(|word| !is_ours(word));
     // The firmware finds the kernel by the partition, and so does the kernel the root, with an initramfs or without.
-    let mut words = vec![format!("root=PARTUUID={}", wish.root[1]), "rw".to_owned(), "rootwait".to_owned()];
+    let root = format!("root=PARTUUID={}{} rootwait", wish.root[1], menu::root_options(wish));
+    let mut words: Vec<&str> = root.split_whitespace().collect();
     for word in own.chain(wish.cmdline.unwrap_or_default().split_whitespace()) {
-        if !words.iter().any(|known| known == word) {
-            words.push(word.to_owned());
+        if !words.contains(&word) {
+            words.push(word);
         }
     }
     words.join(" ") + "\n"

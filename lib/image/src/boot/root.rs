@@ -1,6 +1,7 @@
 //! Whether the kernel's command line and fstab(5) mean the file systems of the image.
 
 use super::prove::{Finding, Place, show};
+use rootfs::mountinfo;
 use stage::members::BootEntry;
 use stage::message;
 
@@ -23,8 +24,8 @@ pub(super) fn argument(entry: &BootEntry, places: &[Place]) -> Option<Finding> {
     let said = message::escape(root);
     match is_of(root, place) {
         None => Some(Finding::unproven(format!("{file} has root={said}: which disk that is depends on the machine"))),
-        Some((_, wanted)) if wanted.is_empty() => Some(Finding::wrong(
-            format!("{file} has root={said}, and the image has no such table"),
+        Some((tag, wanted)) if wanted.is_empty() => Some(Finding::wrong(
+            format!("{file} has root={said}, and the root of the image has no {}", tag.trim_end_matches('=')),
             "correct that file, or have mkdisk write its own: --bootloader NAME",
         )),
         Some((tag, wanted)) if !wanted.eq_ignore_ascii_case(value(root)) => Some(Finding::wrong(
@@ -63,20 +64,28 @@ fn fstab_line(line: &str, places: &[Place]) -> Option<Finding> {
         return None;
     }
     let (tag, of) = TAGS.iter().find(|(tag, _)| what.starts_with(tag))?;
-    let is_meant = |place: &&Place| of(place).eq_ignore_ascii_case(value(what));
+    let wanted = unescape(value(what));
+    let is_meant = |place: &&Place| !of(place).is_empty() && of(place).eq_ignore_ascii_case(&wanted);
+    let at = unescape(at);
     let there = places.iter().find(|place| place.at == at);
     let has = match there {
         Some(place) if is_meant(&place) => return None,
+        Some(place) if of(place).is_empty() => format!("no {} there", tag.trim_end_matches('=')),
         Some(place) => format!("{tag}{} there", of(place)),
         // Another directory of a file system that is in the image.
         None if places.iter().any(|place| is_meant(&place)) => return None,
         None => "no such file system".to_owned(),
     };
-    let (what, at) = (message::escape(what), message::escape(at));
+    let (what, at) = (message::escape(what), message::escape(&at));
     Some(Finding::wrong(
         format!("'/etc/fstab' mounts {what} at '{at}', and the image has {has}"),
         "put 'configure --fstab' before mkdisk, or correct /etc/fstab",
     ))
+}
+
+/// Returns a field of fstab(5), where a blank is an octal number.
+fn unescape(field: &str) -> String {
+    mountinfo::decode(field.as_bytes()).to_string_lossy().into_owned()
 }
 
 #[cfg(test)]
@@ -89,7 +98,7 @@ mod tests {
             kind: "ext4".into(),
             uuid: uuid.into(),
             part_uuid: part_uuid.into(),
-            part_label: at.trim_matches('/').into(),
+            part_label: if at == "/boot" { "my boot".into() } else { String::new() },
         };
         vec![place("/boot", "1A2B-3C4D", "b0"), place("/", "aa", "c0")]
     }
@@ -112,6 +121,10 @@ mod tests {
             wrong("'/boot/x.conf' has root=UUID=bb, and the root of the image is UUID=aa")
         );
         assert!(of("root=UUID=aa", &[]).is_some_and(|(is_wrong, _)| is_wrong));
+        assert_eq!(
+            of("root=PARTLABEL=root", &["i"]),
+            wrong("'/boot/x.conf' has root=PARTLABEL=root, and the root of the image has no PARTLABEL")
+        );
         for unproven in ["rw", "root=/dev/sda2", "root=LABEL=x"] {
             assert!(of(unproven, &["i"]).is_some_and(|(is_wrong, _)| !is_wrong), "{unproven}");
         }
@@ -121,11 +134,12 @@ mod tests {
     fn fstab_means_the_file_systems_of_the_image() {
         let of = |text: &str| fstab(text, &places()).into_iter().map(|finding| finding.message).collect::<Vec<_>>();
         let good = "# x\nUUID=AA / ext4 rw 0 1\nUUID=\"1a2b-3c4d\" /boot vfat\nPARTUUID=c0 /home ext4 subvol=x\n\
-                    UUID=zz /data ext4 defaults,nofail\nUUID=zz none swap\ntmpfs /tmp tmpfs\n/dev/sda1 /mnt ext4\n";
+                    PARTLABEL=my\\040boot /boot vfat\nUUID=zz /data ext4 defaults,nofail\nUUID=zz none swap\ntmpfs /tmp tmpfs\n/dev/sda1 /mnt ext4\n";
         assert!(of(good).is_empty(), "{:?}", of(good));
         assert_eq!(
-            of("UUID=bb / ext4\nUUID=cc /srv ext4 rw\n"),
+            of("PARTLABEL= / ext4\nUUID=bb / ext4\nUUID=cc /srv ext4 rw\n"),
             [
+                "'/etc/fstab' mounts PARTLABEL= at '/', and the image has no PARTLABEL there",
                 "'/etc/fstab' mounts UUID=bb at '/', and the image has UUID=aa there",
                 "'/etc/fstab' mounts UUID=cc at '/srv', and the image has no such file system",
             ]

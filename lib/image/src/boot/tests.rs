@@ -225,6 +225,11 @@ fn a_raspberry_pi_gets_its_two_files() {
     assert_eq!(text(&booting, "boot/config.txt"), expected);
     let cmdline = text(&booting, "boot/cmdline.txt");
     assert_eq!(cmdline, "root=PARTUUID=PART rw rootwait console=tty1 fsck.repair=yes quiet\n");
+    // A root of another type.
+    let wish = Wish { existing: [None, Some("rootfstype=ext4 rw")], root_kind: FileSystemKind::Erofs, ..pi };
+    let booting = planned(&PI, "aarch64", &wish).unwrap();
+    let expected = "root=PARTUUID=PART rootfstype=erofs ro rootwait console=tty1 quiet\n";
+    assert_eq!(text(&booting, "boot/cmdline.txt"), expected);
     // 32 bits, and files that are not there.
     let booting = planned(&["boot/kernel7.img", "boot/initramfs-linux.img"], "armv7h", &pi).unwrap();
     assert!(text(&booting, "boot/config.txt").contains("kernel=kernel7.img\narm_64bit=0\n"));
