@@ -449,8 +449,8 @@ mod tests {
             ("{\"strapline\":1,\"error\":{\"exit\":256}}", "\"error.exit\""),
             ("{\"strapline\":1,\"configured\":[]}", "\"configured\": invalid type: sequence, expected an object"),
             (
-                "{\"strapline\":1,\"disks\":[[\"/x\",1,[],null,null]]}",
-                "\"disks[0]\": invalid type: sequence, expected an object",
+                "{\"strapline\":1,\"filesystems\":[[\"/\",\"ext4\",\"1\",null]]}",
+                "\"filesystems[0]\": invalid type: sequence, expected an object",
             ),
             ("{\"strapline\":1,\"error\":7}", "\"error\": invalid type"),
             ("{\"strapline\":1,\"error\":{\"exit\":69,\"also\":{}}}", "\"error.also\": invalid type"),
