@@ -41,7 +41,7 @@ furnish() {
     # What a shell starts in the background has it for input.
     mkdir "$T/dev"; : >"$T/dev/null"; mount --bind /dev/null "$T/dev/null"
 }
-# As the seed mounts it, but for the host's own /dev.
+# As the shell procedure of strapline(7) mounts it, but for the host's own /dev.
 mount_all() {
     mkdir -p "$T/proc" "$T/sys" "$T/dev" "$T/run"
     mount --bind "$T" "$T"

@@ -108,7 +108,7 @@ fn a_pipe_with_mounts_on_the_host_takes_down_its_own() {
     let pipe = pipe(&mirror, &server, "--host", "filesystem bash gnupg");
     let ran = lab.sh(&format!("{pipe} | enter -- {LEAVE} >live.json"));
     assert_eq!(ran.status, 0, "{ran:?}");
-    // The user's own chroot, as the seed procedure has it, and an agent of the root's keyring in it.
+    // The user's own chroot, as the shell procedure of strapline(7) has it, and an agent of the root's keyring in it.
     let ran = lab.sh(&format!("chroot root {LEAVE} && chroot root gpg-agent --homedir /etc/pacman.d/gnupg --daemon"));
     assert_eq!(ran.status, 0, "{ran:?}");
     let mut living = lab::processes_below(&lab.path().join("root"));

@@ -1,4 +1,4 @@
-//! Whole pipelines: the seed's procedure and the suite's own, as root, as an ordinary user and on the host, against the
+//! Whole pipelines: the shell procedure of strapline(7) and the suite's own, as root, as an ordinary user and on the host, against the
 //! offline mirror, with real foreign programs.
 
 use serde_json::Value;

@@ -78,13 +78,18 @@ fn refresh_says_what_changed() {
         let same = found.iter().zip(&lines).all(|(line, start)| line.starts_with(&format!("here: {start}")));
         assert!(status == 1 && same && found.len() == lines.len(), "{what}: {found:?}");
     }
-    // A key that has expired since, and a server that is no longer there.
+    // A key that has expired since.
     let aged = Mirror::of("x86_64").tampered(&lab.path().join("aged"), "keyring-aged-one");
     let old = Server::of(&aged.www());
     let (status, found) = refresh(&lab, &right.replace(url, old.url()));
     assert_eq!((status, found.len()), (1, 1), "{found:?}");
     assert!(found[0].starts_with("here: keyring: the pinned ") && found[0].ends_with(" has expired"), "{found:?}");
-    drop(old);
+    // Of a server that is not there it is said that it is not, and nothing of its keys.
+    let (status, found) = refresh(&lab, &right.replace(url, "http://127.0.0.1:9"));
+    assert!(status == 1 && found.len() == 3 && found.iter().all(|line| line.contains(": fetching '")), "{found:?}");
+    let only_some = right.replace("\"extra\"]", "\"extra\", \"gone\"]").replace(&master, &stranger);
+    let (_, found) = refresh(&lab, &only_some);
+    assert!(found.len() == 3 && found[2].ends_with("is no master key any more"), "{found:?}");
     let ran = Ran::of(Command::new(top().join("presets/refresh")).arg("--all"), "");
     assert_eq!((ran.status, ran.stderr.as_str()), (64, "refresh: hint: refresh [FILE.toml ...]\n"));
     let ran = Ran::of(Command::new(top().join("presets/refresh")).arg("/none.toml"), "");

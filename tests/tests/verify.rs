@@ -15,7 +15,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Makes a root with these packages, in the order of the seed procedure: loose, then the keyring.
+    /// Makes a root with these packages, in the order of the shell procedure: loose, then the keyring.
     fn new(who: Who, mirror: Mirror, packages: &str) -> Self {
         let lab = Lab::new(who);
         let server = Server::of(&mirror.www());

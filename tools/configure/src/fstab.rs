@@ -108,8 +108,8 @@ impl Fstab {
         self.entries.iter().map(|e| e.at.clone()).filter(|at| at != SWAP_AT).collect()
     }
 
-    /// Finds the UUIDs of the file systems: those of a layout or a board that is given, else of the plan's devices, else of the standard
-    /// layout. `salt` tells the image from others of its date.
+    /// Finds the UUIDs of the file systems: those of a layout or a board that is given, else of the plan's devices, else of the
+    /// standard layout. `salt` tells the image from others of its date.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! `--network`: interfaces by DHCP, a file of systemd.network(5), or a wireless network of iwd.network(5) or wpa_supplicant.conf(5).
+//! `--network`: interfaces by DHCP, a file of systemd.network(5), or a wireless network of iwd.network(5) or
+//! wpa_supplicant.conf(5).
 //!
 //! A file of those may have a passphrase: so nothing but its name is in the document, and nobody but root reads it.
 

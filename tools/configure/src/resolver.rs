@@ -1,7 +1,8 @@
 //! `--resolv-conf`: resolv.conf(5), as a link to what systemd-resolved keeps, or with name servers.
 //!
-//! Without the option the file stays the packages', but where systemd-resolved is enabled and there are no name servers. systemd-resolved reads it where it is a file, and never overwrites it; a
-//! program that asks DNS itself finds resolved only by the link, which no package makes.
+//! Without the option the file stays the packages', but where systemd-resolved is enabled and there are no name servers.
+//! systemd-resolved reads it where it is a file, and never overwrites it; a program that asks DNS itself finds resolved only by
+//! the link, which no package makes.
 
 use crate::item::{Item, Site, lacks};
 use rootfs::Root;

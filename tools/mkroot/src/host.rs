@@ -1,4 +1,5 @@
-//! `--host`: the seed's way, real mounts on the host, for people who want to look around and use their own chroot.
+//! `--host`: the way of the shell procedure in strapline(7), real mounts on the host, for people who want to look around and use
+//! their own chroot.
 //!
 //! The tree is built in a mount namespace of our own and attached to the host in one step, so that there is either all
 //! of it or nothing, whenever we are killed. Where the root's file system is shared with other namespaces (as systemd has

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The seed procedure as a shell does it, for comparison: loose base, pacman-key in the root, strict rest.
+# The procedure that strapline(7) follows step for step, as a shell does it, for comparison: loose base, pacman-key in the root, strict rest.
 #
-#   seed.sh ROOT CACHE MIRROR
+#   procedure.sh ROOT CACHE MIRROR
 #
 # To be run in namespaces of its own (tests/bench/run does), with a binfmt handler registered, as its `umount -R` has
 # nothing else to stand on. What the text gets wrong is mended: absolute paths, modes, a strict file that is strict.
