@@ -81,6 +81,15 @@ const BOOTSTRAP: &str = "umask 022; mkdir top && enter --quiet --state made.json
     && echo a > pkglist.x86_64.txt && tar --numeric-owner --acls --xattrs -cf - pkglist.x86_64.txt root.x86_64 \
     | zstd -q > ../bootstrap.tar.zst";
 
+/// A gpg while which runs the archive is the signed one, and before and after that another one.
+const SWAP: &str = r#"mkdir swap && gpg=$(command -v gpg) && echo evil > evil && tar -cf evil.tar evil \
+    && cp evil.tar a.tar.zst && cp bootstrap.tar.zst.sig a.tar.zst.sig
+    printf '#!/bin/sh
+case " $* " in *" --verify "*)
+    cp bootstrap.tar.zst a.tar.zst; : > swapped; %s "$@"; status=$?; cp evil.tar a.tar.zst; exit $status
+esac
+exec %s "$@"\n' $gpg $gpg > swap/gpg && chmod 755 swap/gpg;"#;
+
 #[test]
 fn a_bootstrap_archive_is_adopted_and_verified() {
     let mirror = Mirror::of("x86_64");
@@ -96,6 +105,10 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let from = format!("mkroot adopted --distro {} --from bootstrap.tar.zst", preset.display());
     sign(&lab, &mirror);
+    let ran = lab.sh(&format!("{SWAP} PATH=$PWD/swap:$PATH {}", from.replace("bootstrap", "a") + " --key key.asc"));
+    assert_ne!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.document()["error"]["code"], "not-verified", "{}", ran.stderr);
+    assert!(lab.path().join("swapped").exists() && !lab.path().join("adopted").exists());
     lab.sh(&format!("{from} --key key.asc")).failed(69, "the root is not at its top");
     assert!(!lab.path().join("adopted").exists() && !lab.path().join("adopted.strapline").exists());
     let adopted = lab.sh(&format!("{from} --prefix root.x86_64 --key key.asc > a.json; cat a.json")).succeeded();

@@ -4,9 +4,9 @@ use package::digest::{Sha256Reader, is_sha256};
 use pacman::gpg::detached::{KEYS_LIMIT, Keyring, find_gpg};
 use pacman::gpg::status::{Signature, State};
 use stage::members::{Archive, Base};
-use stage::{Code, Context, Document, Doing, Failure, Unit, document, quote};
+use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, document, quote};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Exactly one of these is given, beside `--from`.
@@ -86,17 +86,19 @@ impl Options {
             return Err(Failure::new(Code::Usage, format!("reading '--sha256 {wanted}': not a SHA-256 in hex")));
         }
         let receipt = self.receipt.as_deref().map(read_receipt).transpose()?;
-        let sha256 = hash(context, &file, size).doing(Code::Os, doing)?;
+        let mut proof = Proof { file, path, size, sha256: String::new(), checked: Base::NOTHING, key: None, receipt };
         let refused = |why: String| Err(Failure::new(Code::NotVerified, format!("{}: {why}", checking())));
-        let mut proof = Proof { file, path, size, sha256, checked: Base::NOTHING, key: None, receipt };
+        if let Some(key) = &self.key {
+            let (key, sha256) = self.signer(context, &proof, key).map_err(|failure| failure.while_doing(checking()))?;
+            return Ok(Proof { key: Some(key), sha256, checked: "signature", ..proof });
+        }
+        let progress = context.progress("hashing", Unit::Bytes, Some(size));
+        proof.sha256 = hash(&proof.file, &progress, &mut io::sink()).doing(Code::Os, doing)?;
         if let Some(wanted) = wanted {
             if wanted != proof.sha256 {
                 return refused(format!("its SHA-256 is {}, and not {wanted}", proof.sha256));
             }
             proof.checked = "sha256";
-        } else if let Some(key) = &self.key {
-            proof.key = Some(self.signer(context, &proof, key).map_err(|failure| failure.while_doing(checking()))?);
-            proof.checked = "signature";
         } else if let Some(receipt) = &proof.receipt {
             let archives: Vec<Archive> = receipt.get().unwrap_or_default();
             if !archives.iter().any(|archive| archive.sha256 == proof.sha256) {
@@ -109,8 +111,8 @@ impl Options {
         Ok(proof)
     }
 
-    /// Returns the key in the file `key` that signed the archive.
-    fn signer(&self, context: &Context, proof: &Proof, key: &Path) -> Result<String, Failure> {
+    /// Returns the key in the file `key` that signed the archive, and the SHA-256 of what it signed.
+    fn signer(&self, context: &Context, proof: &Proof, key: &Path) -> Result<(String, String), Failure> {
         let beside = || {
             let mut path = proof.path.clone().into_os_string();
             path.push(".sig");
@@ -123,12 +125,18 @@ impl Options {
         let signature = stage::file::read_to_limit(signature, KEYS_LIMIT).doing(Code::Failed, doing)?;
         let gpg = find_gpg(context)?;
         let keyring = Keyring::from_files(context, &gpg, &[key.to_owned()])?;
-        let found = keyring.check(context, &gpg, &signature, &proof.file)?;
+        let (file, progress) = (&proof.file, context.progress("hashing", Unit::Bytes, Some(proof.size)));
+        let (found, fed) = keyring.check_fed(context, &gpg, &signature, |gpg| hash(file, &progress, gpg))?;
+        let sha256 = match fed {
+            // gpg ended before it had all, and says why.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => None,
+            fed => Some(fed.doing(Code::Os, || format!("reading {}", quote(&proof.path)))?),
+        };
         let bad = found.iter().find(|signature| !is_good(signature));
-        let signed = match (bad, found.first()) {
-            (None, Some(first)) => return Ok(first.key.clone()),
-            (Some(bad), _) => bad,
-            (None, None) => return Err(Failure::new(Code::NotVerified, "it has no signature")),
+        let signed = match (bad, found.first(), sha256) {
+            (None, Some(first), Some(sha256)) => return Ok((first.key.clone(), sha256)),
+            (Some(bad), ..) => bad,
+            _ => return Err(Failure::new(Code::NotVerified, "it has no signature")),
         };
         let why = match signed.state {
             State::Bad => "is bad: the archive or its signature was altered".to_owned(),
@@ -163,15 +171,18 @@ fn read_receipt(path: &Path) -> Result<Document, Failure> {
     }
 }
 
-/// Hashes the file, from its beginning.
-fn hash(context: &Context, file: &File, size: u64) -> io::Result<String> {
-    let progress = context.progress("hashing", Unit::Bytes, Some(size));
+/// Hashes a file, from its beginning, and writes it to `copy`.
+fn hash(mut file: &File, progress: &Progress, copy: &mut impl Write) -> io::Result<String> {
+    file.rewind()?;
     let mut reader = Sha256Reader::new(file);
     let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer)? {
             0 => return Ok(reader.finish()),
-            n => progress.advance(n as u64),
+            n => {
+                copy.write_all(&buffer[..n])?;
+                progress.advance(n as u64);
+            }
         }
     }
 }
