@@ -182,6 +182,8 @@ fn a_hostile_archive_leaves_nothing() {
         assert_eq!(lab.sh("mkdir outside && echo theirs > outside/file").status, 0);
         let outside = lab.path().join("outside").display().to_string();
         let new = Tape::new;
+        let large = format!("65564 SCHILY.xattr.user.x={}\n", "a".repeat(65_537)).into_bytes();
+        assert_eq!(large.len(), 65_564);
         let table = [
             (new().file("../outside/file"), "'..' in it"),
             (new().file(&format!("{outside}/file")), "its path is absolute"),
@@ -193,6 +195,7 @@ fn a_hostile_archive_leaves_nothing() {
             (new().file("a").file("a"), "it is in the archive twice"),
             (new().file("a").file("a/b"), "is a symbolic link or a file"),
             (new().add(Char, "usr/null", "", b""), "a device node that is not below 'dev'"),
+            (new().add(EntryType::XHeader, "x", "", &large).file("a"), "an extended attribute that is longer"),
         ];
         for (tape, why) in table {
             tape.write(&lab.path().join("a.tar"));
