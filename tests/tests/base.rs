@@ -111,7 +111,10 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     assert!(lab.path().join("swapped").exists() && !lab.path().join("adopted").exists());
     lab.sh(&format!("{from} --key key.asc")).failed(69, "the root is not at its top");
     assert!(!lab.path().join("adopted").exists() && !lab.path().join("adopted.strapline").exists());
-    let adopted = lab.sh(&format!("{from} --prefix root.x86_64 --key key.asc > a.json; cat a.json")).succeeded();
+    let adopted = lab.sh(&format!(
+        "mv bootstrap.tar.zst.sig moved; {from} --prefix root.x86_64 --key key.asc --signature moved > a.json; cat a.json"
+    ));
+    let adopted = adopted.succeeded();
     assert_eq!(adopted["base"]["checked"], "signature");
     assert_eq!(adopted["base"]["key"], mirror.key("/builder"));
     assert_eq!(adopted["arch"], "x86_64");
@@ -222,6 +225,7 @@ fn a_hostile_archive_leaves_nothing() {
         assert_eq!(lab.sh("mkroot root --from a.tar").status, 64);
         assert_eq!(lab.sh("mkroot root --from a.tar --unverified --key a.tar").status, 64);
         assert_eq!(lab.sh("mkroot root --prefix b").status, 64);
+        lab.sh("mkroot a.tar --from a.tar --unverified").failed(69, "unpacking 'a.tar' to");
         let ran = lab.sh("mkdir root && touch root/mine; mkroot root --from a.tar --unverified");
         ran.failed(69, "it is not empty");
         assert!(lab.path().join("root/mine").exists());

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use stage::document::beside;
 use stage::members::{Arch, Base as Record, Distro, Identity, Overlays, Package, TreeFile, VerifiedPackage};
 use stage::{Code, Context, Document, Doing, Failure, Unit, quote};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,10 @@ pub(crate) struct From {
 
     #[command(flatten)]
     proof: proof::Options,
+
+    /// The archive's detached signature [default: the archive's name with .sig]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    signature: Option<PathBuf>,
 
     /// The root is in DIR of the archive, such as root.x86_64
     #[arg(long, value_name = "DIR", requires = "archive")]
@@ -91,7 +96,11 @@ impl From {
         if prefix.split('/').any(|name| matches!(name, "." | "..")) {
             return Err(Failure::new(Code::Usage, format!("reading '--prefix {prefix}': '.' or '..' in it")));
         }
-        let is_empty = std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
+        let is_empty = match std::fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(e) if e.kind() == ErrorKind::NotFound => true,
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
         let mark = if is_empty { None } else { Mark::of(root)? };
         if !is_empty && mark.is_none() {
             return Err(Failure::new(Code::Failed, format!("{}: it is not empty", doing())).hint(format!(
@@ -101,7 +110,7 @@ impl From {
         }
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let idmap = if me.0 == 0 { None } else { Some(rootfs::idmap::of_user(me.0, me.1)?) };
-        let proof = self.proof.check(context, archive)?;
+        let proof = self.proof.check(context, archive, self.signature.as_deref())?;
         let prefix = prefix.as_bytes().to_vec();
         let is_this = |mark: &Mark| (&mark.base.sha256, &mark.prefix) == (&proof.sha256, &prefix);
         let there = match mark {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// Exactly one of these is given, beside `--from`.
+/// Exactly one of these is given, beside `--from`: clap puts all that is here into the group.
 #[derive(Debug, clap::Args)]
 #[group(id = "proof", multiple = false, args = ["sha256", "key", "receipt", "unverified"])]
 pub(crate) struct Options {
@@ -20,10 +20,6 @@ pub(crate) struct Options {
     /// The archive is signed by a key in FILE
     #[arg(long, value_name = "FILE", requires = "archive")]
     key: Option<PathBuf>,
-
-    /// The archive's detached signature [default: the archive's name with .sig]
-    #[arg(long, value_name = "FILE", requires = "key")]
-    signature: Option<PathBuf>,
 
     /// FILE is the receipt of the pipe that wrote the archive
     #[arg(long, value_name = "FILE", requires = "archive")]
@@ -67,12 +63,12 @@ impl Proof {
 }
 
 impl Options {
-    /// Checks an archive.
+    /// Checks an archive, which may have its signature in another file than beside it.
     ///
     /// # Errors
     ///
     /// [`Code::NotVerified`] where it is another one than was asked for; when it cannot be read.
-    pub(crate) fn check(&self, context: &Context, archive: &Path) -> Result<Proof, Failure> {
+    pub(crate) fn check(&self, context: &Context, archive: &Path, signature: Option<&Path>) -> Result<Proof, Failure> {
         let doing = || format!("reading {}", quote(archive));
         let path = archive.canonicalize().map_err(|e| not_there(&e, doing()))?;
         if path.to_str().is_none() {
@@ -89,7 +85,8 @@ impl Options {
         let mut proof = Proof { file, path, size, sha256: String::new(), checked: Base::NOTHING, key: None, receipt };
         let refused = |why: String| Err(Failure::new(Code::NotVerified, format!("{}: {why}", checking())));
         if let Some(key) = &self.key {
-            let (key, sha256) = self.signer(context, &proof, key).map_err(|failure| failure.while_doing(checking()))?;
+            let signer = signer(context, &proof, key, signature);
+            let (key, sha256) = signer.map_err(|failure| failure.while_doing(checking()))?;
             return Ok(Proof { key: Some(key), sha256, checked: "signature", ..proof });
         }
         let progress = context.progress("hashing", Unit::Bytes, Some(size));
@@ -110,45 +107,45 @@ impl Options {
         }
         Ok(proof)
     }
+}
 
-    /// Returns the key in the file `key` that signed the archive, and the SHA-256 of what it signed.
-    fn signer(&self, context: &Context, proof: &Proof, key: &Path) -> Result<(String, String), Failure> {
-        let beside = || {
-            let mut path = proof.path.clone().into_os_string();
-            path.push(".sig");
-            PathBuf::from(path)
-        };
-        let path = self.signature.clone().unwrap_or_else(beside);
-        let doing = || format!("reading the signature {}", quote(&path));
-        let signature =
-            stage::file::open(&path).map_err(|e| not_there(&e, doing()).hint("give it with --signature FILE"))?;
-        let signature = stage::file::read_to_limit(signature, KEYS_LIMIT).doing(Code::Failed, doing)?;
-        let gpg = find_gpg(context)?;
-        let keyring = Keyring::from_files(context, &gpg, &[key.to_owned()])?;
-        let (file, progress) = (&proof.file, context.progress("hashing", Unit::Bytes, Some(proof.size)));
-        let (found, fed) = keyring.check_fed(context, &gpg, &signature, |gpg| hash(file, &progress, gpg))?;
-        let sha256 = match fed {
-            // gpg ended before it had all, and says why.
-            Err(e) if e.kind() == ErrorKind::BrokenPipe => None,
-            fed => Some(fed.doing(Code::Os, || format!("reading {}", quote(&proof.path)))?),
-        };
-        let bad = found.iter().find(|signature| !is_good(signature));
-        let signed = match (bad, found.first(), sha256) {
-            (None, Some(first), Some(sha256)) => return Ok((first.key.clone(), sha256)),
-            (Some(bad), ..) => bad,
-            _ => return Err(Failure::new(Code::NotVerified, "it has no signature")),
-        };
-        let why = match signed.state {
-            State::Bad => "is bad: the archive or its signature was altered".to_owned(),
-            State::NoKey => format!("is of a key that is not in {}", keyring.name),
-            State::Expired(_) => "has expired".to_owned(),
-            State::KeyExpired(_) => "is of a key that has expired".to_owned(),
-            State::KeyRevoked => "is of a key that was revoked".to_owned(),
-            State::Good(_) => "is over text and not over bytes (class 01)".to_owned(),
-            State::Unusable(ref why) => format!("cannot be checked by gpg (error {why})"),
-        };
-        Err(Failure::new(Code::NotVerified, format!("its signature by {} {why}", signed.key)))
-    }
+/// Returns the key in the file `key` that signed the archive, and the SHA-256 of what it signed.
+fn signer(context: &Context, proof: &Proof, key: &Path, signature: Option<&Path>) -> Result<(String, String), Failure> {
+    let beside = || {
+        let mut path = proof.path.clone().into_os_string();
+        path.push(".sig");
+        PathBuf::from(path)
+    };
+    let path = signature.map_or_else(beside, Path::to_owned);
+    let doing = || format!("reading the signature {}", quote(&path));
+    let signature =
+        stage::file::open(&path).map_err(|e| not_there(&e, doing()).hint("give it with --signature FILE"))?;
+    let signature = stage::file::read_to_limit(signature, KEYS_LIMIT).doing(Code::Failed, doing)?;
+    let gpg = find_gpg(context)?;
+    let keyring = Keyring::from_files(context, &gpg, &[key.to_owned()])?;
+    let (file, progress) = (&proof.file, context.progress("hashing", Unit::Bytes, Some(proof.size)));
+    let (found, fed) = keyring.check_fed(context, &gpg, &signature, |gpg| hash(file, &progress, gpg))?;
+    let sha256 = match fed {
+        // gpg ended before it had all, and says why.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => None,
+        fed => Some(fed.doing(Code::Os, || format!("reading {}", quote(&proof.path)))?),
+    };
+    let bad = found.iter().find(|signature| !is_good(signature));
+    let signed = match (bad, found.first(), sha256) {
+        (None, Some(first), Some(sha256)) => return Ok((first.key.clone(), sha256)),
+        (Some(bad), ..) => bad,
+        _ => return Err(Failure::new(Code::NotVerified, "it has no signature")),
+    };
+    let why = match signed.state {
+        State::Bad => "is bad: the archive or its signature was altered".to_owned(),
+        State::NoKey => format!("is of a key that is not in {}", keyring.name),
+        State::Expired(_) => "has expired".to_owned(),
+        State::KeyExpired(_) => "is of a key that has expired".to_owned(),
+        State::KeyRevoked => "is of a key that was revoked".to_owned(),
+        State::Good(_) => "is over text and not over bytes (class 01)".to_owned(),
+        State::Unusable(ref why) => format!("cannot be checked by gpg (error {why})"),
+    };
+    Err(Failure::new(Code::NotVerified, format!("its signature by {} {why}", signed.key)))
 }
 
 fn is_good(signature: &Signature) -> bool {
