@@ -129,6 +129,12 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     let verified = |name: &str| packages.iter().find(|p| p["name"] == name).expect(name)["verified"].clone();
     assert_eq!((verified("sudo"), verified("bash")), (true.into(), false.into()));
     assert!(ran.stderr.contains("mkroot: warning: nothing says who made"), "{}", ran.stderr);
+    // And a receipt of it says no more.
+    assert_eq!(lab.sh("unmount --remove --quiet --new adopted").status, 0);
+    let ran = lab.sh(&format!(
+        "{from} --prefix root.x86_64 --unverified | pack -o p.tar > p.json && mkroot again --from p.tar --receipt p.json"
+    ));
+    assert_eq!(ran.succeeded()["base"]["checked"], "nothing");
 }
 
 /// Signs the archive by the mirror's builder, with a copy of its keys.

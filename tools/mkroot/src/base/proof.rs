@@ -101,7 +101,10 @@ impl Options {
             if !archives.iter().any(|archive| archive.sha256 == proof.sha256) {
                 return refused(format!("the receipt has no archive with its SHA-256, {}", proof.sha256));
             }
-            proof.checked = "receipt";
+            // A receipt of what nobody checked says no more of it.
+            let began = receipt.get::<Base>();
+            proof.checked =
+                if began.is_some_and(|base| base.checked == Base::NOTHING) { Base::NOTHING } else { "receipt" };
         } else {
             context.warn(format_args!("nothing says who made {}: --unverified", quote(archive)));
         }
