@@ -81,6 +81,15 @@ const BOOTSTRAP: &str = "umask 022; mkdir top && enter --quiet --state made.json
     && echo a > pkglist.x86_64.txt && tar --numeric-owner --acls --xattrs -cf - pkglist.x86_64.txt root.x86_64 \
     | zstd -q > ../bootstrap.tar.zst";
 
+/// A gpg while which runs the archive is the signed one, and before and after that another one.
+const SWAP: &str = r#"mkdir swap && gpg=$(command -v gpg) && echo evil > evil && tar -cf evil.tar evil \
+    && cp evil.tar a.tar.zst && cp bootstrap.tar.zst.sig a.tar.zst.sig
+    printf '#!/bin/sh
+case " $* " in *" --verify "*)
+    cp bootstrap.tar.zst a.tar.zst; : > swapped; %s "$@"; status=$?; cp evil.tar a.tar.zst; exit $status
+esac
+exec %s "$@"\n' $gpg $gpg > swap/gpg && chmod 755 swap/gpg;"#;
+
 #[test]
 fn a_bootstrap_archive_is_adopted_and_verified() {
     let mirror = Mirror::of("x86_64");
@@ -96,9 +105,16 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let from = format!("mkroot adopted --distro {} --from bootstrap.tar.zst", preset.display());
     sign(&lab, &mirror);
+    let ran = lab.sh(&format!("{SWAP} PATH=$PWD/swap:$PATH {}", from.replace("bootstrap", "a") + " --key key.asc"));
+    assert_ne!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.document()["error"]["code"], "not-verified", "{}", ran.stderr);
+    assert!(lab.path().join("swapped").exists() && !lab.path().join("adopted").exists());
     lab.sh(&format!("{from} --key key.asc")).failed(69, "the root is not at its top");
     assert!(!lab.path().join("adopted").exists() && !lab.path().join("adopted.strapline").exists());
-    let adopted = lab.sh(&format!("{from} --prefix root.x86_64 --key key.asc > a.json; cat a.json")).succeeded();
+    let adopted = lab.sh(&format!(
+        "mv bootstrap.tar.zst.sig moved; {from} --prefix root.x86_64 --key key.asc --signature moved > a.json; cat a.json"
+    ));
+    let adopted = adopted.succeeded();
     assert_eq!(adopted["base"]["checked"], "signature");
     assert_eq!(adopted["base"]["key"], mirror.key("/builder"));
     assert_eq!(adopted["arch"], "x86_64");
@@ -113,6 +129,12 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     let verified = |name: &str| packages.iter().find(|p| p["name"] == name).expect(name)["verified"].clone();
     assert_eq!((verified("sudo"), verified("bash")), (true.into(), false.into()));
     assert!(ran.stderr.contains("mkroot: warning: nothing says who made"), "{}", ran.stderr);
+    // And a receipt of it says no more.
+    assert_eq!(lab.sh("unmount --remove --quiet --new adopted").status, 0);
+    let ran = lab.sh(&format!(
+        "{from} --prefix root.x86_64 --unverified | pack -o p.tar > p.json && mkroot again --from p.tar --receipt p.json"
+    ));
+    assert_eq!(ran.succeeded()["base"]["checked"], "nothing");
 }
 
 /// Signs the archive by the mirror's builder, with a copy of its keys.
@@ -169,6 +191,8 @@ fn a_hostile_archive_leaves_nothing() {
         assert_eq!(lab.sh("mkdir outside && echo theirs > outside/file").status, 0);
         let outside = lab.path().join("outside").display().to_string();
         let new = Tape::new;
+        let large = format!("65564 SCHILY.xattr.user.x={}\n", "a".repeat(65_537)).into_bytes();
+        assert_eq!(large.len(), 65_564);
         let table = [
             (new().file("../outside/file"), "'..' in it"),
             (new().file(&format!("{outside}/file")), "its path is absolute"),
@@ -180,6 +204,7 @@ fn a_hostile_archive_leaves_nothing() {
             (new().file("a").file("a"), "it is in the archive twice"),
             (new().file("a").file("a/b"), "is a symbolic link or a file"),
             (new().add(Char, "usr/null", "", b""), "a device node that is not below 'dev'"),
+            (new().add(EntryType::XHeader, "x", "", &large).file("a"), "an extended attribute that is longer"),
         ];
         for (tape, why) in table {
             tape.write(&lab.path().join("a.tar"));
@@ -206,6 +231,7 @@ fn a_hostile_archive_leaves_nothing() {
         assert_eq!(lab.sh("mkroot root --from a.tar").status, 64);
         assert_eq!(lab.sh("mkroot root --from a.tar --unverified --key a.tar").status, 64);
         assert_eq!(lab.sh("mkroot root --prefix b").status, 64);
+        lab.sh("mkroot a.tar --from a.tar --unverified").failed(69, "unpacking 'a.tar' to");
         let ran = lab.sh("mkdir root && touch root/mine; mkroot root --from a.tar --unverified");
         ran.failed(69, "it is not empty");
         assert!(lab.path().join("root/mine").exists());
@@ -227,18 +253,21 @@ fn a_killed_run_is_done_again() {
     for who in [Who::Root, Who::User] {
         let lab = pack::make(who);
         let hash = pack::pack(&lab, "-o a.tar");
-        let from = format!("mkroot -q copy --arch $(uname -m) --distro archlinux --from a.tar --sha256 {hash}");
+        let made = "mkroot -q copy --arch $(uname -m) --distro archlinux --from a.tar";
+        let (unverified, from) = (format!("{made} --unverified"), format!("{made} --sha256 {hash}"));
         // A set-uid newuidmap(1) cannot be traced, so of a user's run only the tool itself is.
         let inside = [("symlinkat", 2, "-f"), ("mknodat", 1, "-f")].into_iter().filter(|_| who == Who::Root);
         // At the last one the root has its name, and no document is written.
         for (call, when, follow) in inside.chain([("renameat", 1, ""), ("mkdirat", 3, "")]) {
             let killed = lab.sh(&format!(
-                "strace {follow} -qq -o trace -e trace={call} -e inject={call}:signal=KILL:when={when} sh -c 'exec {from}'"
+                "strace {follow} -qq -o trace -e trace={call} -e inject={call}:signal=KILL:when={when} sh -c 'exec {unverified}'"
             ));
             assert_ne!(killed.status, 0, "{who:?} {call}: {killed:?}");
             assert_eq!(lab.path().join("copy/srv").exists(), call == "mkdirat", "{who:?} {call}");
             let ran = lab.sh(&format!("{from} > copy.json; cat copy.json"));
-            assert_eq!(ran.done()["base"]["sha256"], hash, "{who:?} {call}");
+            let base = &ran.done()["base"];
+            // It says what this run checked, and not the one before.
+            assert_eq!((&base["sha256"], &base["checked"]), (&hash.clone().into(), &"sha256".into()), "{who:?} {call}");
             assert!(!lab.path().join("copy.strapline/root.new").exists(), "{who:?} {call}");
             let ran = lab.sh("SOURCE_DATE_EPOCH=1000000000 pack -q --state copy.json -o b.tar");
             assert_eq!(ran.done()["archives"][0]["sha256"], hash, "{who:?} {call}");

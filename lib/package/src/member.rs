@@ -22,6 +22,9 @@ const LONGEST_PATH: usize = 4095;
 /// The longest map of a sparse file, in bytes.
 const MAP: u64 = 1 << 20;
 
+/// The longest number in it, in digits.
+const LONGEST_NUMBER: usize = 20;
+
 const BLOCK: usize = 512;
 
 /// How much of a path a message has.
@@ -230,6 +233,8 @@ fn sparse(head: &Head, records: &Records<'_>, data: &mut dyn Read) -> Result<(u6
                 numbers.push(number(&map[at..at + end]).ok_or_else(bad)?);
                 at += end + 1;
             }
+            // What is begun there is searched again, so it must be short.
+            None if map.len() - at > LONGEST_NUMBER => return Err(bad()),
             None if map.len() as u64 + BLOCK as u64 > MAP.min(head.size) => return Err(bad()),
             None => map.extend(tape::read_body(DOING, "bytes of map", data, BLOCK as u64, BLOCK as u64)?),
         }
@@ -379,6 +384,11 @@ mod tests {
             refused(tape(map, b"9000"), "a malformed map");
         }
         refused(tape("0\n", b"x"), "a malformed map");
+        let mut data = format!("{:0>600}\n0\n0\n", 1).into_bytes();
+        data.resize(2 * BLOCK, 0);
+        let records: [(&str, &[u8]); 3] =
+            [("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"9000")];
+        refused(Tape::new().pax(&records).file("a", data), "a malformed map");
         refused(Tape::new().pax(&[("GNU.sparse.map", b"0,1")]).file("a", "x"), "another format");
     }
 

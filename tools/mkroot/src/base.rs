@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use stage::document::beside;
 use stage::members::{Arch, Base as Record, Distro, Identity, Overlays, Package, TreeFile, VerifiedPackage};
 use stage::{Code, Context, Document, Doing, Failure, Unit, quote};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,10 @@ pub(crate) struct From {
     #[command(flatten)]
     proof: proof::Options,
 
+    /// The archive's detached signature [default: the archive's name with .sig]
+    #[arg(long, value_name = "FILE", requires = "key")]
+    signature: Option<PathBuf>,
+
     /// The root is in DIR of the archive, such as root.x86_64
     #[arg(long, value_name = "DIR", requires = "archive")]
     prefix: Option<String>,
@@ -47,8 +52,8 @@ pub(crate) struct Base {
     root: PathBuf,
     idmap: Option<IdMap>,
     chroot: bool,
-    /// What a run that was killed before it wrote its document had unpacked already.
-    there: Option<Record>,
+    /// How many entries a run that was killed before it wrote its document had unpacked already.
+    there: Option<u64>,
 }
 
 /// What lies beside a root from before it has its name: a run that is killed then has not written a document.
@@ -91,7 +96,11 @@ impl From {
         if prefix.split('/').any(|name| matches!(name, "." | "..")) {
             return Err(Failure::new(Code::Usage, format!("reading '--prefix {prefix}': '.' or '..' in it")));
         }
-        let is_empty = std::fs::read_dir(root).map_or(true, |mut entries| entries.next().is_none());
+        let is_empty = match std::fs::read_dir(root) {
+            Ok(mut entries) => entries.next().is_none(),
+            Err(e) if e.kind() == ErrorKind::NotFound => true,
+            Err(e) => return Err(e).doing(Code::Failed, doing),
+        };
         let mark = if is_empty { None } else { Mark::of(root)? };
         if !is_empty && mark.is_none() {
             return Err(Failure::new(Code::Failed, format!("{}: it is not empty", doing())).hint(format!(
@@ -101,7 +110,7 @@ impl From {
         }
         let me = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let idmap = if me.0 == 0 { None } else { Some(rootfs::idmap::of_user(me.0, me.1)?) };
-        let proof = self.proof.check(context, archive)?;
+        let proof = self.proof.check(context, archive, self.signature.as_deref())?;
         let prefix = prefix.as_bytes().to_vec();
         let is_this = |mark: &Mark| (&mark.base.sha256, &mark.prefix) == (&proof.sha256, &prefix);
         let there = match mark {
@@ -109,7 +118,7 @@ impl From {
                 return Err(Failure::new(Code::Failed, format!("{}: another archive was unpacked there", doing()))
                     .hint(format!("remove it with 'unmount --remove {}'", root.display())));
             }
-            mark => mark.map(|mark| mark.base),
+            mark => mark.map(|mark| mark.base.entries),
         };
         Ok(Some(Base { proof, prefix, root: root.to_owned(), idmap, chroot, there }))
     }
@@ -122,8 +131,8 @@ impl Base {
     ///
     /// When the archive is not one that can be unpacked, or another than the one that was checked; nothing is left then.
     pub(crate) fn unpack(&self, context: &Context, document: &mut Document) -> Result<Option<Unpacked>, Failure> {
-        if let Some(record) = &self.there {
-            self.record(document, record)?;
+        if let Some(entries) = self.there {
+            self.record(document, &self.proof.record(entries))?;
             return Ok(None);
         }
         let draft = Draft::begin(&self.root, self.idmap.clone())?;
@@ -149,8 +158,10 @@ impl Base {
             return Err(failure);
         }
         if extracted.devices > 0 {
-            let n = extracted.devices;
-            context.note(format_args!("{n} device nodes below 'dev' are left out: each entry makes its own"));
+            context.note(format_args!(
+                "{} below 'dev' left out: each entry makes its own",
+                pacman::count(usize::try_from(extracted.devices).unwrap_or(usize::MAX), "device node")
+            ));
         }
         context.note(format_args!("{}: {} entries", quote(&self.proof.path), extracted.entries));
         Ok(Some(unpacked))
@@ -158,7 +169,7 @@ impl Base {
 
     fn fill(&self, context: &Context, draft: &Draft) -> Result<Extracted, Failure> {
         let mounts = if self.chroot { plan::chroot() } else { Vec::new() };
-        let inside = Inside::new(Root::open(&draft.path)?.shared()?, mounts, self.idmap.clone(), None)?.bare();
+        let inside = Inside::new(Root::open(&draft.path)?, mounts, self.idmap.clone(), None)?.bare();
         let progress = context.progress("unpacking", Unit::Bytes, Some(self.proof.size));
         let extract =
             Extract { archive: &self.proof.file, path: &self.proof.path, prefix: &self.prefix, progress: &progress };
@@ -269,6 +280,8 @@ struct Draft {
     above: OwnedFd,
     /// Whether that was made for it.
     made: bool,
+    /// Locked until it has the root's name, or is gone.
+    _lock: Root,
 }
 
 impl Draft {
@@ -286,15 +299,14 @@ impl Draft {
         };
         let directory = open_beside(&above)?;
         rootfs::file::check_owner(directory.as_fd(), &above)?;
-        let draft = Self { path, idmap, made, above: directory };
-        if draft.path.symlink_metadata().is_ok() {
+        if path.symlink_metadata().is_ok() {
             // Busy where the run that makes it still works.
-            let _lock = Root::open(&draft.path)?.lock_exclusive()?;
-            draft.clear()?;
+            let _lock = Root::open(&path)?.lock_exclusive()?;
+            clear(&path, idmap.clone())?;
         }
-        mkdirat(&draft.above, DRAFT, Mode::RWXU)
-            .doing(Code::Permission, || format!("making {}", quote(&draft.path)))?;
-        Ok(draft)
+        mkdirat(&directory, DRAFT, Mode::RWXU).doing(Code::Permission, || format!("making {}", quote(&path)))?;
+        let lock = Root::open(&path)?.shared()?;
+        Ok(Self { path, idmap, made, above: directory, _lock: lock })
     }
 
     fn identity(&self) -> Result<Identity, Failure> {
@@ -315,13 +327,9 @@ impl Draft {
         })
     }
 
-    fn clear(&self) -> Result<(), Failure> {
-        clear(&self.path, self.idmap.clone())
-    }
-
     /// Deletes it, and `ROOT.strapline` where there was none.
     fn remove(&self) -> Result<(), Failure> {
-        self.clear()?;
+        clear(&self.path, self.idmap.clone())?;
         unlinkat(&self.above, MARK, AtFlags::empty())
             .or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })
             .doing(Code::Os, || format!("deleting {}", quote(self.path.with_file_name(MARK))))?;

@@ -16,9 +16,9 @@
 use super::status::{self, Signature, State};
 use super::{Gpg, Output, memory_file, run as run_gpg};
 use stage::file::read_to_limit;
-use stage::{Code, Context, Failure, quote};
+use stage::{Code, Context, Doing, Failure, quote};
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, PipeWriter};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -110,20 +110,48 @@ impl Keyring {
         file: &File,
     ) -> Result<Vec<Signature>, Failure> {
         let (keys, signature) = (memory_file(&self.keys)?, memory_file(signature)?);
-        let mut command = command(gpg, &keys);
-        command.args(["--status-fd=1", "--verify"]);
-        command.args([path_of(&signature), path_of(file)]);
-        let out = run(context, &mut command)?;
-        let signatures = status::parse(&String::from_utf8_lossy(&out.stdout));
-        let is_good = |signature: &Signature| matches!(signature.state, State::Good(_));
-        let what = match signatures.is_empty() {
-            true => "not a signature: ",
-            false if out.success || !signatures.iter().all(is_good) => return Ok(signatures),
-            false => "",
-        };
-        let message = format!("its signature cannot be used: {what}gpg: {}", out.error);
-        Err(Failure::new(Code::NotVerified, message))
+        found(run(context, &mut verification(gpg, &keys, &signature, &path_of(file)))?)
     }
+
+    /// Returns the signatures as [`Keyring::check`] does, of what `feed` writes to gpg: so the caller knows what was checked,
+    /// though it is of a file that others may write to. What `feed` returns is returned, too: gpg may end before it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keyring::check`].
+    pub fn check_fed<T: Send>(
+        &self,
+        context: &Context,
+        gpg: &Gpg,
+        signature: &[u8],
+        feed: impl FnOnce(&mut PipeWriter) -> io::Result<T> + Send,
+    ) -> Result<(Vec<Signature>, io::Result<T>), Failure> {
+        let (keys, signature) = (memory_file(&self.keys)?, memory_file(signature)?);
+        let (reader, mut writer) = io::pipe().doing(Code::Os, || "making a pipe for gpg")?;
+        let mut command = verification(gpg, &keys, &signature, Path::new("-"));
+        command.stdin(reader);
+        let (out, fed) = std::thread::scope(|scope| {
+            let feeder = scope.spawn(move || feed(&mut writer));
+            let out = run(context, &mut command);
+            // It has our copy of the other end of the pipe, without which nothing is written in vain.
+            drop(command);
+            (out, feeder.join().unwrap_or_else(|_| Err(ErrorKind::Other.into())))
+        });
+        Ok((found(out?)?, fed))
+    }
+}
+
+/// Returns what gpg found of the signatures in a file.
+fn found(out: Output) -> Result<Vec<Signature>, Failure> {
+    let signatures = status::parse(&String::from_utf8_lossy(&out.stdout));
+    let is_good = |signature: &Signature| matches!(signature.state, State::Good(_));
+    let what = match signatures.is_empty() {
+        true => "not a signature: ",
+        false if out.success || !signatures.iter().all(is_good) => return Ok(signatures),
+        false => "",
+    };
+    let message = format!("its signature cannot be used: {what}gpg: {}", out.error);
+    Err(Failure::new(Code::NotVerified, message))
 }
 
 /// Reads a file of keys.
@@ -154,6 +182,12 @@ fn command(gpg: &Gpg, keyring: &File) -> Command {
     // Debian's name of a home that must not exist; gpg does not make one that it is given.
     let mut command = gpg.command(Path::new("/nonexistent"));
     command.args(OPTIONS).arg("--keyring").arg(path_of(keyring));
+    command
+}
+
+fn verification(gpg: &Gpg, keys: &File, signature: &File, data: &Path) -> Command {
+    let mut command = command(gpg, keys);
+    command.args(["--status-fd=1", "--verify"]).arg(path_of(signature)).arg(data);
     command
 }
 

@@ -31,6 +31,11 @@ const BUFFER: usize = 1 << 18;
 /// How many zeros are a hole, at least: a block of most file systems.
 const SHORTEST_HOLE: usize = 4096;
 
+/// The longest value that the kernel takes (`XATTR_SIZE_MAX`).
+const LONGEST_ATTRIBUTE: usize = 1 << 16;
+
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
 
 /// What is unpacked.
@@ -123,7 +128,8 @@ struct Writer<'a> {
     root: BorrowedFd<'a>,
     /// The directory that the last member was in.
     above: (Vec<u8>, OwnedFd),
-    /// The directories so far: their times change with what is made in them, and so does what a default ACL is put on.
+    /// The directories so far: their times change with what is made in them, which would get their default ACL. They have no
+    /// other attributes here.
     directories: BTreeMap<Vec<u8>, Member>,
     buffer: Vec<u8>,
     done: Extracted,
@@ -165,6 +171,9 @@ impl Writer<'_> {
                     .hint("write the archive with --numeric-owner")
             })?;
             member.xattrs.insert(name.as_bytes().to_vec(), value);
+        }
+        if member.xattrs.values().any(|value| value.len() > LONGEST_ATTRIBUTE) {
+            return Err(refused("it has an extended attribute that is longer than 65536 bytes"));
         }
         Ok(())
     }
@@ -213,10 +222,11 @@ impl Writer<'_> {
     }
 
     /// Makes a directory, or sets what a member says of one that is there.
-    fn directory(&mut self, member: Member) -> Result<(), Errno> {
-        if member.path.is_empty() {
+    fn directory(&mut self, mut member: Member) -> Result<(), Errno> {
+        let fd = if member.path.is_empty() {
             // Its mode stays so that nobody else comes in before it is whole.
             self.done.mode = member.mode;
+            open(self.root, b"", DIRECTORY)?
         } else {
             let (above, name) = split(&member.path);
             self.enter(above)?;
@@ -226,7 +236,11 @@ impl Writer<'_> {
             }
             let fd = open(self.above.1.as_fd(), name, DIRECTORY)?;
             own(fd.as_fd(), member.uid, member.gid, member.mode)?;
-        }
+            fd
+        };
+        let later = member.xattrs.remove_entry(DEFAULT_ACL);
+        set_attributes(fd.as_fd(), &member)?;
+        member.xattrs = later.into_iter().collect();
         self.directories.insert(member.path.clone(), member);
         Ok(())
     }
@@ -243,9 +257,7 @@ impl Writer<'_> {
     fn finish_directories(&mut self) -> Result<(), Failure> {
         for (path, member) in std::mem::take(&mut self.directories).into_iter().rev() {
             let fd = open(self.root, &path, DIRECTORY).and_then(|fd| {
-                for (name, value) in &member.xattrs {
-                    fsetxattr(&fd, name.as_slice(), value, XattrFlags::empty())?;
-                }
+                set_attributes(fd.as_fd(), &member)?;
                 futimens(&fd, &times(&member))
             });
             fd.map_err(|e| explain(e).while_doing(format!("member {}", quote(&*String::from_utf8_lossy(&path)))))?;
@@ -292,6 +304,10 @@ fn own(fd: BorrowedFd<'_>, uid: u32, gid: u32, mode: u32) -> Result<(), Errno> {
     fchmod(fd, Mode::from_raw_mode(mode))
 }
 
+fn set_attributes(fd: BorrowedFd<'_>, member: &Member) -> Result<(), Errno> {
+    member.xattrs.iter().try_for_each(|(name, value)| fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()))
+}
+
 /// Makes a regular file, of which only the pieces are written.
 fn file(
     parent: BorrowedFd<'_>,
@@ -324,9 +340,7 @@ fn file(
     file.set_len(size).map_err(|e| Failure::system(Code::Os, "writing it", e))?;
     let finish = || {
         own(file.as_fd(), member.uid, member.gid, member.mode)?;
-        for (name, value) in &member.xattrs {
-            fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
-        }
+        set_attributes(file.as_fd(), member)?;
         futimens(&file, &times(member))
     };
     finish().map_err(explain)

@@ -4,12 +4,12 @@ use package::digest::{Sha256Reader, is_sha256};
 use pacman::gpg::detached::{KEYS_LIMIT, Keyring, find_gpg};
 use pacman::gpg::status::{Signature, State};
 use stage::members::{Archive, Base};
-use stage::{Code, Context, Document, Doing, Failure, Unit, document, quote};
+use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, document, quote};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// Exactly one of these is given, beside `--from`.
+/// Exactly one of these is given, beside `--from`: clap puts all that is here into the group.
 #[derive(Debug, clap::Args)]
 #[group(id = "proof", multiple = false, args = ["sha256", "key", "receipt", "unverified"])]
 pub(crate) struct Options {
@@ -20,10 +20,6 @@ pub(crate) struct Options {
     /// The archive is signed by a key in FILE
     #[arg(long, value_name = "FILE", requires = "archive")]
     key: Option<PathBuf>,
-
-    /// The archive's detached signature [default: the archive's name with .sig]
-    #[arg(long, value_name = "FILE", requires = "key")]
-    signature: Option<PathBuf>,
 
     /// FILE is the receipt of the pipe that wrote the archive
     #[arg(long, value_name = "FILE", requires = "archive")]
@@ -67,12 +63,12 @@ impl Proof {
 }
 
 impl Options {
-    /// Checks an archive.
+    /// Checks an archive, which may have its signature in another file than beside it.
     ///
     /// # Errors
     ///
     /// [`Code::NotVerified`] where it is another one than was asked for; when it cannot be read.
-    pub(crate) fn check(&self, context: &Context, archive: &Path) -> Result<Proof, Failure> {
+    pub(crate) fn check(&self, context: &Context, archive: &Path, signature: Option<&Path>) -> Result<Proof, Failure> {
         let doing = || format!("reading {}", quote(archive));
         let path = archive.canonicalize().map_err(|e| not_there(&e, doing()))?;
         if path.to_str().is_none() {
@@ -86,61 +82,73 @@ impl Options {
             return Err(Failure::new(Code::Usage, format!("reading '--sha256 {wanted}': not a SHA-256 in hex")));
         }
         let receipt = self.receipt.as_deref().map(read_receipt).transpose()?;
-        let sha256 = hash(context, &file, size).doing(Code::Os, doing)?;
+        let mut proof = Proof { file, path, size, sha256: String::new(), checked: Base::NOTHING, key: None, receipt };
         let refused = |why: String| Err(Failure::new(Code::NotVerified, format!("{}: {why}", checking())));
-        let mut proof = Proof { file, path, size, sha256, checked: Base::NOTHING, key: None, receipt };
+        if let Some(key) = &self.key {
+            let signer = signer(context, &proof, key, signature);
+            let (key, sha256) = signer.map_err(|failure| failure.while_doing(checking()))?;
+            return Ok(Proof { key: Some(key), sha256, checked: "signature", ..proof });
+        }
+        let progress = context.progress("hashing", Unit::Bytes, Some(size));
+        proof.sha256 = hash(&proof.file, &progress, &mut io::sink()).doing(Code::Os, doing)?;
         if let Some(wanted) = wanted {
             if wanted != proof.sha256 {
                 return refused(format!("its SHA-256 is {}, and not {wanted}", proof.sha256));
             }
             proof.checked = "sha256";
-        } else if let Some(key) = &self.key {
-            proof.key = Some(self.signer(context, &proof, key).map_err(|failure| failure.while_doing(checking()))?);
-            proof.checked = "signature";
         } else if let Some(receipt) = &proof.receipt {
             let archives: Vec<Archive> = receipt.get().unwrap_or_default();
             if !archives.iter().any(|archive| archive.sha256 == proof.sha256) {
                 return refused(format!("the receipt has no archive with its SHA-256, {}", proof.sha256));
             }
-            proof.checked = "receipt";
+            // A receipt of what nobody checked says no more of it.
+            let began = receipt.get::<Base>();
+            proof.checked =
+                if began.is_some_and(|base| base.checked == Base::NOTHING) { Base::NOTHING } else { "receipt" };
         } else {
             context.warn(format_args!("nothing says who made {}: --unverified", quote(archive)));
         }
         Ok(proof)
     }
+}
 
-    /// Returns the key in the file `key` that signed the archive.
-    fn signer(&self, context: &Context, proof: &Proof, key: &Path) -> Result<String, Failure> {
-        let beside = || {
-            let mut path = proof.path.clone().into_os_string();
-            path.push(".sig");
-            PathBuf::from(path)
-        };
-        let path = self.signature.clone().unwrap_or_else(beside);
-        let doing = || format!("reading the signature {}", quote(&path));
-        let signature =
-            stage::file::open(&path).map_err(|e| not_there(&e, doing()).hint("give it with --signature FILE"))?;
-        let signature = stage::file::read_to_limit(signature, KEYS_LIMIT).doing(Code::Failed, doing)?;
-        let gpg = find_gpg(context)?;
-        let keyring = Keyring::from_files(context, &gpg, &[key.to_owned()])?;
-        let found = keyring.check(context, &gpg, &signature, &proof.file)?;
-        let bad = found.iter().find(|signature| !is_good(signature));
-        let signed = match (bad, found.first()) {
-            (None, Some(first)) => return Ok(first.key.clone()),
-            (Some(bad), _) => bad,
-            (None, None) => return Err(Failure::new(Code::NotVerified, "it has no signature")),
-        };
-        let why = match signed.state {
-            State::Bad => "is bad: the archive or its signature was altered".to_owned(),
-            State::NoKey => format!("is of a key that is not in {}", keyring.name),
-            State::Expired(_) => "has expired".to_owned(),
-            State::KeyExpired(_) => "is of a key that has expired".to_owned(),
-            State::KeyRevoked => "is of a key that was revoked".to_owned(),
-            State::Good(_) => "is over text and not over bytes (class 01)".to_owned(),
-            State::Unusable(ref why) => format!("cannot be checked by gpg (error {why})"),
-        };
-        Err(Failure::new(Code::NotVerified, format!("its signature by {} {why}", signed.key)))
-    }
+/// Returns the key in the file `key` that signed the archive, and the SHA-256 of what it signed.
+fn signer(context: &Context, proof: &Proof, key: &Path, signature: Option<&Path>) -> Result<(String, String), Failure> {
+    let beside = || {
+        let mut path = proof.path.clone().into_os_string();
+        path.push(".sig");
+        PathBuf::from(path)
+    };
+    let path = signature.map_or_else(beside, Path::to_owned);
+    let doing = || format!("reading the signature {}", quote(&path));
+    let signature =
+        stage::file::open(&path).map_err(|e| not_there(&e, doing()).hint("give it with --signature FILE"))?;
+    let signature = stage::file::read_to_limit(signature, KEYS_LIMIT).doing(Code::Failed, doing)?;
+    let gpg = find_gpg(context)?;
+    let keyring = Keyring::from_files(context, &gpg, &[key.to_owned()])?;
+    let (file, progress) = (&proof.file, context.progress("hashing", Unit::Bytes, Some(proof.size)));
+    let (found, fed) = keyring.check_fed(context, &gpg, &signature, |gpg| hash(file, &progress, gpg))?;
+    let sha256 = match fed {
+        // gpg ended before it had all, and says why.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => None,
+        fed => Some(fed.doing(Code::Os, || format!("reading {}", quote(&proof.path)))?),
+    };
+    let bad = found.iter().find(|signature| !is_good(signature));
+    let signed = match (bad, found.first(), sha256) {
+        (None, Some(first), Some(sha256)) => return Ok((first.key.clone(), sha256)),
+        (Some(bad), ..) => bad,
+        _ => return Err(Failure::new(Code::NotVerified, "it has no signature")),
+    };
+    let why = match signed.state {
+        State::Bad => "is bad: the archive or its signature was altered".to_owned(),
+        State::NoKey => format!("is of a key that is not in {}", keyring.name),
+        State::Expired(_) => "has expired".to_owned(),
+        State::KeyExpired(_) => "is of a key that has expired".to_owned(),
+        State::KeyRevoked => "is of a key that was revoked".to_owned(),
+        State::Good(_) => "is over text and not over bytes (class 01)".to_owned(),
+        State::Unusable(ref why) => format!("cannot be checked by gpg (error {why})"),
+    };
+    Err(Failure::new(Code::NotVerified, format!("its signature by {} {why}", signed.key)))
 }
 
 fn is_good(signature: &Signature) -> bool {
@@ -163,15 +171,18 @@ fn read_receipt(path: &Path) -> Result<Document, Failure> {
     }
 }
 
-/// Hashes the file, from its beginning.
-fn hash(context: &Context, file: &File, size: u64) -> io::Result<String> {
-    let progress = context.progress("hashing", Unit::Bytes, Some(size));
+/// Hashes a file, from its beginning, and writes it to `copy`.
+fn hash(mut file: &File, progress: &Progress, copy: &mut impl Write) -> io::Result<String> {
+    file.rewind()?;
     let mut reader = Sha256Reader::new(file);
     let mut buffer = vec![0; 1 << 18];
     loop {
         match reader.read(&mut buffer)? {
             0 => return Ok(reader.finish()),
-            n => progress.advance(n as u64),
+            n => {
+                copy.write_all(&buffer[..n])?;
+                progress.advance(n as u64);
+            }
         }
     }
 }

@@ -1,12 +1,10 @@
 //! The databases of a repository, and their signatures.
 
-use super::sources::{Archive, read_signature};
+use super::sources::{Archive, read_signature, remove_signature};
 use package::db::encode_signature;
 use package::{dbtar, desc};
 use pacman::gpg::{memory_file, sign::Signer};
 use rootfs::file;
-use rustix::fs::{AtFlags, unlinkat};
-use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -61,10 +59,7 @@ impl Signatures<'_> {
         let beside = format!("{name}.sig");
         let there = stage::file::open(&at).and_then(|file| stage::file::read_to_limit(file, bytes.len() as u64));
         if there.ok().as_deref() != Some(bytes) {
-            match unlinkat(self.directory, &beside, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error).doing(Code::Os, doing),
-            }
+            remove_signature(self.directory, &beside).doing(Code::Os, doing)?;
             file::replace(self.directory.as_fd(), name, bytes, 0o644, None).doing(Code::Os, doing)?;
         }
         let Some(signature) = signature else { return Ok(()) };

@@ -4,6 +4,8 @@ use package::desc::Described;
 use package::digest::Sha256Reader;
 use package::{db, name};
 use rootfs::file;
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::io::Errno;
 use stage::members::{Config, Package};
 use stage::{Code, Common, Doing, Failure, quote};
 use std::fs::File;
@@ -116,7 +118,10 @@ impl Source {
     pub(super) fn place(&self, archive: &Archive, is_there: bool, to: &File, path: &Path) -> Result<(), Failure> {
         let at = path.join(&self.file);
         let doing = || format!("copying {} to {}", quote(&self.path), quote(&at));
+        let name = format!("{}.sig", self.file);
         if !is_there {
+            // Of a file that was there once.
+            remove_signature(to, &name).doing(Code::Os, doing)?;
             let mut reader = Sha256Reader::new(stage::file::open(&self.path).doing(Code::Failed, doing)?);
             let copy = |out: &mut File| {
                 io::copy(&mut reader, out)?;
@@ -128,12 +133,16 @@ impl Source {
             file::replace_with(to.as_fd(), &self.file, 0o644, None, copy).doing(Code::Os, doing)?;
         }
         let Some(signature) = &self.signature else { return Ok(()) };
-        let name = format!("{}.sig", self.file);
         if read_signature(&path.join(&name))?.as_ref() == Some(signature) {
             return Ok(());
         }
         file::replace(to.as_fd(), &name, signature, 0o644, None).doing(Code::Os, doing)
     }
+}
+
+/// Removes a detached signature, where there is one.
+pub(super) fn remove_signature(directory: &File, name: &str) -> rustix::io::Result<()> {
+    unlinkat(directory, name, AtFlags::empty()).or_else(|e| if e == Errno::NOENT { Ok(()) } else { Err(e) })
 }
 
 /// Returns the packages of a document, from its package cache.
@@ -194,4 +203,28 @@ pub(super) fn read_signature(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
         return Err(Failure::new(Code::Failed, why).hint("gpg --dearmor makes one of an armoured one"));
     }
     Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_of_an_earlier_file_goes() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let file = "a-1-1-any.pkg.tar";
+        let beside = to.path().join(format!("{file}.sig"));
+        std::fs::write(from.path().join(file), "new").unwrap();
+        std::fs::write(&beside, b"\x88old").unwrap();
+        let source = Source::of_path(&from.path().join(file)).unwrap();
+        let sha256 = package::digest::sha256_hex("new");
+        let archive = Archive { file: file.to_owned(), sha256, ..Archive::default() };
+        let directory = File::open(to.path()).unwrap();
+        source.place(&archive, false, &directory, to.path()).unwrap();
+        assert!(!beside.exists() && to.path().join(file).exists());
+        // That of the file that is there stays.
+        std::fs::write(&beside, b"\x88good").unwrap();
+        source.place(&archive, true, &directory, to.path()).unwrap();
+        assert!(beside.exists());
+    }
 }
