@@ -10,6 +10,7 @@ use crate::table;
 use image::boot::{self, Booting, Loader, Place, Subject, Wish};
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
+use image::node::total;
 use image::reader::Reader;
 use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, size};
@@ -155,7 +156,7 @@ impl<'a> Job<'a> {
                     let scratch = scratch.as_ref().map(File::try_clone).transpose();
                     let scratch = scratch.doing(Code::Os, || "opening a file for a program")?;
                     let progress = match scratch {
-                        Some(_) => context.progress("packing", Unit::Bytes, Some(nodes.iter().map(Node::size).sum())),
+                        Some(_) => context.progress("packing", Unit::Bytes, Some(total(&nodes))),
                         None => Progress::hidden(),
                     };
                     Filling::FileSystem(kind.make(nodes, options, self.tree, scratch, &progress)?)
