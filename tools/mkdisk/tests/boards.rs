@@ -6,7 +6,7 @@ use image::board::{self, Proof};
 use image::layout::{Layout, Source};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use strapline_tests::small::{self, Ran};
@@ -365,6 +365,10 @@ fn what_does_not_fit_a_board_is_refused() {
     lab.refused(&["--board", "raspberrypi-4"], "not-found", why, "put 'strap raspberrypi-bootloader' before this");
     let why = "blob 'big' of 5242880 bytes at 0 overlaps partition 'boot', which begins at 4M";
     lab.refused(&["--board", "odroid-n2", "--blob", "u-boot=big"], "failed", why, "move one of them");
+    let board = "table='mbr'\nsector=4096\n[board]\ntitle='x'\narch=['aarch64']\nloader='syslinux'\n";
+    lab.put("s.toml", board.as_bytes());
+    let why = "making a disk that boots by BIOS: SYSLINUX needs sectors of 512 bytes";
+    lab.refused(&["--board", "./s.toml"], "usage", why, "leave sector out");
     let why = "the layout has no blob 'spl'";
     lab.refused(&["--board", "odroid-n2", "--blob", "spl=big"], "usage", why, "it has u-boot");
     lab.put("b.toml", b"[[blob]]\nfile='big'\noffset='0'\n[board]\ntitle='x'\narch=['aarch64']\n");
@@ -379,6 +383,24 @@ fn what_does_not_fit_a_board_is_refused() {
     );
     lab.refused(&["--layout", "b.toml"], "usage", "reading the layout 'b.toml': it is a board", "give it with --board");
     lab.run(&["-o", "disk.img", "--board", "efi", "--layout", "l.toml"]).failed("usage", "cannot be used with");
+}
+
+/// SYSLINUX leaves its temporary file where mtools fail.
+#[test]
+fn a_syslinux_that_fails_leaves_nothing() {
+    let (name, layout) = board::list().unwrap().into_iter().find(|(name, _)| *name == "pc-bios").unwrap();
+    let lab = root_of(name, &layout);
+    lab.put("bin/mcopy", b"#!/bin/sh\nexit 1\n");
+    fs::set_permissions(lab.at("bin/mcopy"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(lab.at("tmp")).unwrap();
+    let mut command = Command::new(small::program(env!("CARGO_BIN_EXE_mkdisk")));
+    small::prepare(command.args(["-o", "disk.img", "--board", name]), &lab.at(""));
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.at("bin").display());
+    command.env("PATH", path).env("TMPDIR", lab.at("tmp"));
+    let ran = Ran::of(&small::start(&mut command, &lab.document).wait_with_output().unwrap());
+    ran.failed("child-failed", "running syslinux: ");
+    assert_eq!(small::names(&lab.at("tmp")), [""; 0]);
+    assert_eq!(small::names(&lab.at("")), ["bin", "root", "tmp"]);
 }
 
 /// `docs/boards.md` is made from the boards: `cargo run -p image --example boards > docs/boards.md`.
