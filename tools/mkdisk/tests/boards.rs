@@ -147,9 +147,9 @@ fn bytes(length: usize) -> Vec<u8> {
 }
 
 /// A root that has all that a board needs, but for the architecture's systemd-boot.
-fn root_of(name: &str, layout: &Layout) -> Lab {
+fn root_of(name: &str, layout: &Layout, arch: &str) -> Lab {
     let board = layout.board.as_ref().unwrap();
-    let lab = Lab::new(&board.arch[0]);
+    let lab = Lab::new(arch);
     let length = if name == "pc-bios" { 440 } else { 300_000 };
     for path in layout.hints.keys() {
         lab.put(&format!("root/{path}"), &bytes(length));
@@ -157,7 +157,7 @@ fn root_of(name: &str, layout: &Layout) -> Lab {
     if let Some(dtb) = &board.dtb {
         lab.put(&format!("root/boot/dtbs/{dtb}"), b"dtb");
     }
-    for name in ["x64", "aa64", "riscv64"] {
+    for name in ["x64", "ia32", "aa64", "arm", "riscv64"] {
         lab.put(&format!("root/usr/lib/systemd/boot/efi/systemd-boot{name}.efi"), b"MZ");
     }
     lab
@@ -165,10 +165,16 @@ fn root_of(name: &str, layout: &Layout) -> Lab {
 
 #[test]
 fn each_board_is_read_back() {
-    for (name, layout) in board::list().unwrap() {
+    let arches = |layout: &Layout| layout.board.clone().unwrap().arch;
+    let each = board::list()
+        .unwrap()
+        .into_iter()
+        .flat_map(|(name, layout)| arches(&layout).into_iter().map(move |arch| (name, arch)));
+    for (name, arch) in each {
+        let layout = Layout::board(name, &arch).unwrap();
         let board = layout.board.as_ref().unwrap();
         assert_ne!(board.proof, Proof::Never, "{name} is read back here");
-        let lab = root_of(name, &layout);
+        let lab = root_of(name, &layout, &arch);
         let disk = lab.disk(&["--board", name]);
         let image = lab.at("disk.img");
         assert_eq!(disk["board"], *name);
@@ -205,7 +211,7 @@ fn what_a_board_boots_by_is_in_its_image() {
     let boards = board::list().unwrap();
     let of = |wanted: &str, args: &[&str], file: &str| {
         let (name, layout) = boards.iter().find(|(name, _)| *name == wanted).unwrap();
-        let lab = root_of(name, layout);
+        let lab = root_of(name, layout, &layout.board.as_ref().unwrap().arch[0]);
         lab.put("root/boot/dtbs/rockchip/overlay/a.dtbo", b"overlay");
         lab.put("root/boot/kernel8.img", b"kernel8");
         lab.put("root/boot/config.txt", b"dtparam=audio=on\n");
@@ -389,7 +395,7 @@ fn what_does_not_fit_a_board_is_refused() {
 #[test]
 fn a_syslinux_that_fails_leaves_nothing() {
     let (name, layout) = board::list().unwrap().into_iter().find(|(name, _)| *name == "pc-bios").unwrap();
-    let lab = root_of(name, &layout);
+    let lab = root_of(name, &layout, "x86_64");
     lab.put("bin/mcopy", b"#!/bin/sh\nexit 1\n");
     fs::set_permissions(lab.at("bin/mcopy"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(lab.at("tmp")).unwrap();

@@ -132,6 +132,10 @@ fn what_is_no_layout_is_refused_with_its_reason() {
         (before("table='none'\n[[blob]]\nfile='x'\noffset='1M'"), "one partition, and no blob"),
         (before("table='hybrid'"), "one to three partitions of a hybrid table"),
         (add("in_mbr=true"), "in_mbr is for a hybrid table"),
+        (
+            format!("table='hybrid'\n{ROOT}in_mbr=true\nattributes=['grow-file-system']"),
+            "the MBR would have its old size",
+        ),
         (format!("table='mbr'\n{ROOT}attributes=['grow-file-system']"), "only legacy-boot"),
         (format!("table='mbr'\n{ROOT}uuid='aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee'"), "an MBR has no GUIDs"),
         (format!("table='none'\n{ROOT}attributes=['legacy-boot']"), "no uuid and no attributes"),
