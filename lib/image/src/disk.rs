@@ -198,6 +198,9 @@ impl Layout {
             if partition.in_mbr && table != Table::Hybrid {
                 return wrong("in_mbr is for a hybrid table");
             }
+            if partition.in_mbr && partition.size == Size::Rest && partition.grows() {
+                return wrong("it grows, and the MBR would have its old size: leave out in_mbr or grow-file-system");
+            }
             match table {
                 Table::Gpt | Table::Hybrid if mbr_byte(&partition.kind).is_some() => {
                     return wrong("a GPT has no such type: give a name or a GUID");

@@ -12,7 +12,7 @@
 use crate::bytes::Fields;
 use crate::epoch;
 use crate::filesystem::{FileSystem, Options, Region, STEP};
-use crate::node::{Kind, Node};
+use crate::node::{Kind, Node, total};
 use crate::tree::Tree;
 use stage::{Code, Failure, date};
 use std::collections::{HashMap, HashSet};
@@ -95,7 +95,7 @@ impl Fat {
 
 impl FileSystem for Fat {
     fn content(&self) -> u64 {
-        self.nodes.iter().map(Node::size).sum()
+        total(&self.nodes)
     }
 
     fn smallest(&self, spare: u64) -> Result<u64, Failure> {

@@ -137,6 +137,13 @@ impl Content {
     }
 }
 
+/// Returns how long all files are together, in bytes. Holes may be as long as a root wants them, so this ends at the largest
+/// number.
+#[must_use]
+pub fn total(nodes: &[Node]) -> u64 {
+    nodes.iter().map(Node::size).fold(0, u64::saturating_add)
+}
+
 /// Returns whether a path is at or below a mount point.
 #[must_use]
 pub fn is_below(point: &str, path: &[u8]) -> bool {
@@ -144,4 +151,17 @@ pub fn is_below(point: &str, path: &[u8]) -> bool {
         return false;
     };
     point.is_empty() || rest.is_empty() || rest.starts_with(b"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_may_be_of_any_length() {
+        let seen = Seen { dev: 0, ino: 0, size: 0, changed: (0, 0) };
+        let file = RootFile { path: Vec::new(), size: 7 << 60, sparse: true, seen };
+        let nodes = vec![Node::new(b"x", Kind::File(Content::Root(file))); 3];
+        assert_eq!((total(&nodes), total(&nodes[1..])), (u64::MAX, 14 << 60));
+    }
 }

@@ -206,7 +206,7 @@ impl Args {
         plan::resize_boot(&mut layout, self.boot)?;
         let boot = Boot::of(self, &layout)?;
         if boot.loader == Loader::Syslinux {
-            syslinux::check()?;
+            syslinux::check(&layout)?;
         }
         layout.host_kinds().try_for_each(|(_, kind)| kind.check())?;
         let title = title(root)?;

@@ -2,22 +2,31 @@
 
 use crate::arrange::Arrangement;
 use crate::plan::{Plan, mounted_at};
+use image::Layout;
+use image::layout::SECTOR;
 use stage::{Code, Doing, Failure, child};
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// Fails where the program is missing.
+const DOING: &str = "making a disk that boots by BIOS";
+
+/// Fails where a program is missing, or the layout is not for it.
 ///
 /// # Errors
 ///
-/// [`Code::NotFound`].
-pub(crate) fn check() -> Result<(), Failure> {
-    match child::find("syslinux") {
-        Some(_) => Ok(()),
-        None => Err(Failure::new(Code::NotFound, "making a disk that boots by BIOS: syslinux is not installed")
-            .hint("install it (Debian: syslinux and mtools), or give --bootloader none")),
+/// [`Code::NotFound`] and [`Code::Usage`].
+pub(crate) fn check(layout: &Layout) -> Result<(), Failure> {
+    // It copies its loader with mtools.
+    if let Some(missing) = ["syslinux", "mcopy"].into_iter().find(|program| child::find(program).is_none()) {
+        return Err(Failure::new(Code::NotFound, format!("{DOING}: {missing} is not installed"))
+            .hint("install it (Debian: syslinux and mtools), or give --bootloader none"));
     }
+    if layout.geometry.sector != SECTOR {
+        return Err(Failure::new(Code::Usage, format!("{DOING}: SYSLINUX needs sectors of {SECTOR} bytes"))
+            .hint("leave sector out of the layout"));
+    }
+    Ok(())
 }
 
 /// Installs the loader, beside its configuration.
@@ -29,7 +38,7 @@ pub(crate) fn install(image: &File, plan: &Plan<'_>, disk: &Arrangement) -> Resu
     let partitions = plan.layout.partitions.iter().zip(&disk.partitions);
     let boot = partitions.into_iter().find(|(partition, _)| mounted_at(partition, "/boot"));
     let Some((_, place)) = boot else {
-        return Err(Failure::new(Code::Usage, "making a disk that boots by BIOS: nothing is mounted at '/boot'"));
+        return Err(Failure::new(Code::Usage, format!("{DOING}: nothing is mounted at '/boot'")));
     };
     let mut command = child::command("syslinux");
     // It opens the image by a name, and ours has none yet. Its mtools date the files by the epoch.
@@ -37,6 +46,9 @@ pub(crate) fn install(image: &File, plan: &Plan<'_>, disk: &Arrangement) -> Resu
     let offset = place.start.to_string();
     command.args(["--directory", "syslinux", "--offset", &offset, "--install", &path]);
     command.env("SOURCE_DATE_EPOCH", plan.time.to_string()).env("TZ", "UTC");
+    // It leaves a file there where it fails.
+    let scratch = tempfile::tempdir().doing(Code::Os, || "making a directory for syslinux")?;
+    command.env("TMPDIR", scratch.path());
     rootfs::die_with_us(&mut command);
     let ran = child::output(&mut command)?;
     if !ran.status.success() {

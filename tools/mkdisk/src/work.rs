@@ -10,6 +10,7 @@ use crate::table;
 use image::boot::{self, Booting, Loader, Place, Subject, Wish};
 use image::filesystem::{Options, Region};
 use image::layout::{Content as Holds, Partition, Size, Source};
+use image::node::total;
 use image::reader::Reader;
 use image::rules::is_secret;
 use image::{FileSystem, Kind, Node, Tree, size};
@@ -63,6 +64,9 @@ pub(crate) fn work(
 
 /// The longest configuration of a boot loader that is read, in bytes.
 const LONGEST: u64 = 1 << 16;
+
+/// How many of the faults that keep an image from booting a message has beside the first.
+const MOST: usize = 9;
 
 /// What goes into the image.
 struct Filled<'a> {
@@ -155,7 +159,7 @@ impl<'a> Job<'a> {
                     let scratch = scratch.as_ref().map(File::try_clone).transpose();
                     let scratch = scratch.doing(Code::Os, || "opening a file for a program")?;
                     let progress = match scratch {
-                        Some(_) => context.progress("packing", Unit::Bytes, Some(nodes.iter().map(Node::size).sum())),
+                        Some(_) => context.progress("packing", Unit::Bytes, Some(total(&nodes))),
                         None => Progress::hidden(),
                     };
                     Filling::FileSystem(kind.make(nodes, options, self.tree, scratch, &progress)?)
@@ -182,8 +186,11 @@ impl<'a> Job<'a> {
             subject.prove(&entries, &[])?.into_iter().partition(|finding| finding.is_wrong);
         if let Some(first) = wrong.first() {
             let mut failure = first.failure(Code::Failed, "checking that the image boots");
-            for other in &wrong[1..] {
+            for other in wrong[1..].iter().take(MOST) {
                 failure.message += &format!("; {}", other.message);
+            }
+            if let Some(more) = wrong.len().checked_sub(1 + MOST).filter(|more| *more > 0) {
+                failure.message += &format!("; and {more} more");
             }
             let or = "or give --no-boot-check";
             let hint = failure.hint.take().map_or_else(|| or.to_owned(), |hint| format!("{hint}, {or}"));

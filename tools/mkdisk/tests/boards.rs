@@ -6,7 +6,7 @@ use image::board::{self, Proof};
 use image::layout::{Layout, Source};
 use serde_json::{Value, json};
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use strapline_tests::small::{self, Ran};
@@ -147,9 +147,9 @@ fn bytes(length: usize) -> Vec<u8> {
 }
 
 /// A root that has all that a board needs, but for the architecture's systemd-boot.
-fn root_of(name: &str, layout: &Layout) -> Lab {
+fn root_of(name: &str, layout: &Layout, arch: &str) -> Lab {
     let board = layout.board.as_ref().unwrap();
-    let lab = Lab::new(&board.arch[0]);
+    let lab = Lab::new(arch);
     let length = if name == "pc-bios" { 440 } else { 300_000 };
     for path in layout.hints.keys() {
         lab.put(&format!("root/{path}"), &bytes(length));
@@ -157,7 +157,7 @@ fn root_of(name: &str, layout: &Layout) -> Lab {
     if let Some(dtb) = &board.dtb {
         lab.put(&format!("root/boot/dtbs/{dtb}"), b"dtb");
     }
-    for name in ["x64", "aa64", "riscv64"] {
+    for name in ["x64", "ia32", "aa64", "arm", "riscv64"] {
         lab.put(&format!("root/usr/lib/systemd/boot/efi/systemd-boot{name}.efi"), b"MZ");
     }
     lab
@@ -165,10 +165,16 @@ fn root_of(name: &str, layout: &Layout) -> Lab {
 
 #[test]
 fn each_board_is_read_back() {
-    for (name, layout) in board::list().unwrap() {
+    let arches = |layout: &Layout| layout.board.clone().unwrap().arch;
+    let each = board::list()
+        .unwrap()
+        .into_iter()
+        .flat_map(|(name, layout)| arches(&layout).into_iter().map(move |arch| (name, arch)));
+    for (name, arch) in each {
+        let layout = Layout::board(name, &arch).unwrap();
         let board = layout.board.as_ref().unwrap();
         assert_ne!(board.proof, Proof::Never, "{name} is read back here");
-        let lab = root_of(name, &layout);
+        let lab = root_of(name, &layout, &arch);
         let disk = lab.disk(&["--board", name]);
         let image = lab.at("disk.img");
         assert_eq!(disk["board"], *name);
@@ -205,7 +211,7 @@ fn what_a_board_boots_by_is_in_its_image() {
     let boards = board::list().unwrap();
     let of = |wanted: &str, args: &[&str], file: &str| {
         let (name, layout) = boards.iter().find(|(name, _)| *name == wanted).unwrap();
-        let lab = root_of(name, layout);
+        let lab = root_of(name, layout, &layout.board.as_ref().unwrap().arch[0]);
         lab.put("root/boot/dtbs/rockchip/overlay/a.dtbo", b"overlay");
         lab.put("root/boot/kernel8.img", b"kernel8");
         lab.put("root/boot/config.txt", b"dtparam=audio=on\n");
@@ -365,6 +371,10 @@ fn what_does_not_fit_a_board_is_refused() {
     lab.refused(&["--board", "raspberrypi-4"], "not-found", why, "put 'strap raspberrypi-bootloader' before this");
     let why = "blob 'big' of 5242880 bytes at 0 overlaps partition 'boot', which begins at 4M";
     lab.refused(&["--board", "odroid-n2", "--blob", "u-boot=big"], "failed", why, "move one of them");
+    let board = "table='mbr'\nsector=4096\n[board]\ntitle='x'\narch=['aarch64']\nloader='syslinux'\n";
+    lab.put("s.toml", board.as_bytes());
+    let why = "making a disk that boots by BIOS: SYSLINUX needs sectors of 512 bytes";
+    lab.refused(&["--board", "./s.toml"], "usage", why, "leave sector out");
     let why = "the layout has no blob 'spl'";
     lab.refused(&["--board", "odroid-n2", "--blob", "spl=big"], "usage", why, "it has u-boot");
     lab.put("b.toml", b"[[blob]]\nfile='big'\noffset='0'\n[board]\ntitle='x'\narch=['aarch64']\n");
@@ -379,6 +389,24 @@ fn what_does_not_fit_a_board_is_refused() {
     );
     lab.refused(&["--layout", "b.toml"], "usage", "reading the layout 'b.toml': it is a board", "give it with --board");
     lab.run(&["-o", "disk.img", "--board", "efi", "--layout", "l.toml"]).failed("usage", "cannot be used with");
+}
+
+/// SYSLINUX leaves its temporary file where mtools fail.
+#[test]
+fn a_syslinux_that_fails_leaves_nothing() {
+    let (name, layout) = board::list().unwrap().into_iter().find(|(name, _)| *name == "pc-bios").unwrap();
+    let lab = root_of(name, &layout, "x86_64");
+    lab.put("bin/mcopy", b"#!/bin/sh\nexit 1\n");
+    fs::set_permissions(lab.at("bin/mcopy"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(lab.at("tmp")).unwrap();
+    let mut command = Command::new(small::program(env!("CARGO_BIN_EXE_mkdisk")));
+    small::prepare(command.args(["-o", "disk.img", "--board", name]), &lab.at(""));
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", lab.at("bin").display());
+    command.env("PATH", path).env("TMPDIR", lab.at("tmp"));
+    let ran = Ran::of(&small::start(&mut command, &lab.document).wait_with_output().unwrap());
+    ran.failed("child-failed", "running syslinux: ");
+    assert_eq!(small::names(&lab.at("tmp")), [""; 0]);
+    assert_eq!(small::names(&lab.at("")), ["bin", "root", "tmp"]);
 }
 
 /// `docs/boards.md` is made from the boards: `cargo run -p image --example boards > docs/boards.md`.

@@ -152,3 +152,16 @@ fn partitions_have_the_names_of_their_table() {
     lab.put("boot/extlinux/extlinux.conf", conf("cafe0123-01").as_bytes());
     mkdisk(&lab, &["--layout", "l.toml"]).failed("failed", "and the root of the image is PARTUUID=cafe0123-02");
 }
+
+#[test]
+fn a_menu_may_have_many_faults() {
+    let lab = Bootable::new();
+    let entry = |n: usize| format!("label {n}\nlinux /x{n}\nappend root=UUID={ROOT}\n");
+    let menu = |n: usize| lab.put("boot/extlinux/extlinux.conf", (0..n).map(entry).collect::<String>().as_bytes());
+    menu(10_000);
+    let ran = mkdisk(&lab, &[]);
+    ran.failed("failed", "names '/boot/x0', which does not exist");
+    assert!(ran.stderr.contains("; and 9991 more\n") && ran.stderr.len() < 5000, "{}", ran.stderr);
+    menu(20_000);
+    mkdisk(&lab, &[]).failed("failed", "reading '/boot/extlinux/extlinux.conf' of the root: it has more than 1 MiB");
+}

@@ -2,6 +2,7 @@
 
 use crate::format::Format;
 use crate::{Plan, oci};
+use image::node::total;
 use image::rules::is_secret;
 use image::stream::Source;
 use image::{Kind, Node, Tree, host};
@@ -41,7 +42,7 @@ pub(crate) fn work(context: &Context, plan: &Plan, document: &Document) -> Resul
     let found = tree.walk(&plan.rules)?;
     let path = &plan.output.path;
     let writing = format!("writing {}", quote(path));
-    let content = found.nodes.iter().map(Node::size).sum();
+    let content = total(&found.nodes);
     let progress = context.progress("packing", Unit::Bytes, Some(content));
     let source =
         Source { tree: &tree, nodes: &found.nodes, progress: &progress, writing: &writing, sparse: plan.sparse };

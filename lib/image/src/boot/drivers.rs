@@ -11,7 +11,7 @@ use stage::members::BootEntry;
 use std::collections::BTreeSet;
 
 /// How a machine reaches its disk.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Hash, Serialize, ValueEnum)]
 pub enum Bus {
     /// A disk of a virtual machine.
     Virtio,

@@ -9,6 +9,9 @@ use std::io;
 /// The longest text that is read, in bytes. `modules.alias` of a distribution's kernel has 2 MiB.
 const LONGEST: u64 = 64 << 20;
 
+/// The longest configuration that is read, in bytes: a line of it may be an entry.
+const LONGEST_CONFIGURATION: u64 = 1 << 20;
+
 /// How many links are followed.
 const LINKS: usize = 8;
 
@@ -83,10 +86,26 @@ impl<'a> Files<'a> {
     ///
     /// As [`Self::read`], and where it is too long.
     pub(super) fn text(&self, path: &str) -> Result<String, Failure> {
+        self.text_of(path, LONGEST)
+    }
+
+    /// Reads what a boot loader or mount(8) reads, as [`Self::text`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::text`].
+    pub(super) fn configuration(&self, path: &str) -> Result<String, Failure> {
+        self.text_of(path, LONGEST_CONFIGURATION)
+    }
+
+    fn text_of(&self, path: &str, longest: u64) -> Result<String, Failure> {
         let Some(node) = self.find(path) else { return Ok(String::new()) };
-        if node.size() > LONGEST {
-            let path = stage::quote(format!("/{path}"));
-            return Err(Failure::new(Code::Failed, format!("reading {path} of the root: it has more than 64 MiB")));
+        if node.size() > longest {
+            let (path, longest) = (stage::quote(format!("/{path}")), longest >> 20);
+            return Err(Failure::new(
+                Code::Failed,
+                format!("reading {path} of the root: it has more than {longest} MiB"),
+            ));
         }
         let read = self.read(node, |reader| {
             let mut bytes = Vec::new();

@@ -16,11 +16,11 @@ use stage::members::BootEntry;
 pub(super) fn entries(files: &Files<'_>, points: &[&str]) -> Result<Vec<BootEntry>, Failure> {
     let mut found = Vec::new();
     for path in [EXTLINUX, SYSLINUX] {
-        found.extend(extlinux(path, &files.text(path)?, point(points, path)));
+        found.extend(extlinux(path, &files.configuration(path)?, point(points, path)));
     }
-    found.extend(raspberry_pi(&files.text(CONFIG)?, &files.text(CMDLINE)?, point(points, CONFIG)));
+    found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(points, CONFIG)));
     for path in files.below(ENTRIES).into_iter().filter(|path| path.ends_with(".conf")) {
-        found.extend(systemd_boot(path, &files.text(path)?, point(points, path)));
+        found.extend(systemd_boot(path, &files.configuration(path)?, point(points, path)));
     }
     Ok(found)
 }

@@ -16,7 +16,7 @@ use crate::{Node, Tree};
 use serde::{Deserialize, Serialize};
 use stage::members::{BootEntry, Disk};
 use stage::{Code, Failure, quote};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A partition whose file system is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Place {
 }
 
 /// Something that keeps an image from booting, or that could not be found out.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub struct Finding {
     /// Whether it is known that it does not boot so.
     pub is_wrong: bool,
@@ -127,7 +127,7 @@ impl Subject<'_> {
     /// When a file cannot be read. What is found wrong is no error.
     pub fn prove(&self, entries: &[BootEntry], buses: &[Bus]) -> Result<Vec<Finding>, Failure> {
         let files = Files::new(self.tree, self.nodes, self.added);
-        let mut found = root::fstab(&files.text("etc/fstab")?, &self.places);
+        let mut found = root::fstab(&files.configuration("etc/fstab")?, &self.places);
         if entries.is_empty() {
             found.push(Finding::unproven("no boot loader's configuration that is known starts a kernel".to_owned()));
         }
@@ -156,13 +156,9 @@ impl Subject<'_> {
                 Err(finding) => found.push(finding.clone()),
             }
         }
-        let mut all: Vec<Finding> = Vec::new();
-        for finding in found {
-            if !all.contains(&finding) {
-                all.push(finding);
-            }
-        }
-        Ok(all)
+        let mut all = HashSet::new();
+        found.retain(|finding| all.insert(finding.clone()));
+        Ok(found)
     }
 }
 

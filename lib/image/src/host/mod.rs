@@ -11,7 +11,7 @@ mod refuse;
 mod unpacked;
 
 use crate::filesystem::{FileSystem, Options, Region, STEP};
-use crate::node::Node;
+use crate::node::{Node, total};
 use crate::reader::Reader;
 use crate::size;
 use crate::stream::Source;
@@ -233,7 +233,7 @@ impl Btrfs {
     ) -> Result<Self, Failure> {
         refuse::all(HostKind::Btrfs, nodes, &options)?;
         let directory = Unpacked::new(nodes, &options, tree, progress)?;
-        let mut made = Self { image, options, content: nodes.iter().map(Node::size).sum(), directory, least: 0 };
+        let mut made = Self { image, options, content: total(nodes), directory, least: 0 };
         // How much it needs only mkfs knows: it makes a file as large as that.
         made.least = made.make(0)?.next_multiple_of(STEP);
         Ok(made)

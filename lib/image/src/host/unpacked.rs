@@ -71,7 +71,7 @@ fn directory() -> Result<PathBuf, Failure> {
 fn check_room(path: &Path, nodes: &[Node]) -> Result<(), Failure> {
     let stat = rustix::fs::statvfs(path).doing(Code::Os, || format!("looking for room on {}", quote(path)))?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let needed: u64 = nodes.iter().map(|node| node.size().next_multiple_of(4096)).sum();
+    let needed = nodes.iter().map(|node| node.size().next_multiple_of(4096)).fold(0, u64::saturating_add);
     if needed <= free {
         return Ok(());
     }
