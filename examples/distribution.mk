@@ -1,7 +1,7 @@
 # The steps that custom distributions have in common. A file of one sets what differs, and includes this one:
 # orange-pi-5.mk, endeavouros.mk, cachyos-v3.mk, manjaro-arm.mk, my-distribution/mine.mk. Each is used as
 #
-#   make -f endeavouros.mk
+#   PATH=$(strapline path):$PATH make -f endeavouros.mk
 #
 # which makes NAME.tar.zst, or another OUTPUT, and NAME.json. That is the receipt, and a lock, too: keep it and packages/, and
 # 'make -f endeavouros.mk again' makes again.tar.zst of the same packages on another day.
@@ -21,6 +21,8 @@ UNSIGNED ?=
 # Trees of files: below the packages, and over them.
 EARLY    ?=
 TREES    ?= $(wildcard $(HERE)$(NAME).tree)
+# Files that later steps read: make looks for them first.
+NEEDS    ?=
 # More options of configure(8), and what is made of the root: a tool with its options but -o, and the suffix.
 SETTINGS ?=
 OUTPUT   ?= pack
@@ -42,8 +44,8 @@ END   = configure $(TREES:%=--tree %) --locale en_US.UTF-8 --timezone UTC $(SETT
 all: $(NAME)$(SUFFIX)
 again: again$(SUFFIX)
 
-$(NAME)$(SUFFIX):
+$(NAME)$(SUFFIX): | $(NEEDS)
 	$(BEGIN) | strap $(LISTS:%=--packages-from %) $(UNSIGNED:%=--unsigned %) $(PACKAGES) | $(END)
 
-again$(SUFFIX): $(NAME).json
+again$(SUFFIX): $(NAME).json | $(NEEDS)
 	$(BEGIN) | strap --locked $< | $(END)

@@ -20,6 +20,7 @@ UBOOT    ?= u-boot-rockchip.bin
 SSHD     ?= sshd
 KEY      ?= $(HOME)/.ssh/id_ed25519.pub
 PACKAGES  = $(KERNEL)
+NEEDS     = $(KEY) $(UBOOT)
 LISTS    ?= $(HERE)orange-pi-5.packages
 SETTINGS  = --hostname orangepi5 --user alarm:wheel --ssh-key alarm:$(KEY) --sudo --nopasswd alarm --enable $(SSHD) \
 	    --network dhcp --enable systemd-networkd --enable systemd-resolved --fstab --board $(BOARD)

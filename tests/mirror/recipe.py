@@ -88,6 +88,7 @@ EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
 # one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, a network, and chance.
 BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
 BOOT_KERNEL = "linux-image-cloud-"
+BOOT_ARCHES = ("aarch64", "x86_64")
 BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
                 "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/")
 

@@ -165,6 +165,9 @@ fn a_card_for_an_orange_pi_5_twice() {
     // The mirror's openssh calls its unit as Debian does, and resolved is a package of its own.
     let words = "-f orange-pi-5.mk DISTRO=preset.toml OVERLAYS=7Ji.toml KEY=key.pub BOARD=board.toml SSHD=ssh \
                  PACKAGES='linux-aarch64-7ji systemd-resolved'";
+    let ran = bench.lab.sh(&format!("make --silent {words} UBOOT=none.bin"));
+    assert!(ran.status == 2 && ran.stderr.contains("'none.bin', needed by 'alarm.img'"), "{}", ran.stderr);
+    assert!(!bench.lab.path().join("alarm.root").exists(), "what is missing is named first");
     let document = bench.make(words, "alarm.json");
     let repos = ["core", "extra", "alarm", "aur", "7Ji"];
     bench.check(

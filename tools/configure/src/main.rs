@@ -172,7 +172,7 @@ impl Args {
     /// run nor a tree nor the root itself has name servers.
     fn resolver(&self, before: &[String], trees: &Trees, root: &Root) -> Option<Resolver> {
         let is_enabled = self.enable.iter().any(|unit| unit == resolver::UNIT);
-        let is_free = || before.is_empty() && !trees.paths().contains(resolver::AT) && !resolver::has_servers(root);
+        let is_free = || before.is_empty() && !trees.have(resolver::AT) && !resolver::has_servers(root);
         self.resolv_conf.clone().or_else(|| (is_enabled && is_free()).then_some(Resolver::Resolved))
     }
 

@@ -47,6 +47,11 @@ impl Trees {
         self.sources.iter().flat_map(Source::paths).map(str::to_owned).collect()
     }
 
+    /// Returns whether a tree brings a path, or brought it in an earlier run.
+    pub(crate) fn have(&self, path: &str) -> bool {
+        self.before.iter().any(|file| file.path == path) || self.paths().contains(path)
+    }
+
     /// Returns the descriptors that laying them needs.
     pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         self.sources.iter().map(AsFd::as_fd).collect()
@@ -82,4 +87,17 @@ pub(crate) fn record_edited(site: &Site, changed: &BTreeMap<String, Vec<String>>
     let edited = others.flat_map(|(_, paths)| paths).map(|path| path.trim_start_matches('/').to_owned()).collect();
     record_again(site.tree.place().0, site.laid.clone(), &edited)
         .map_err(|(path, e)| Failure::system(Code::Os, format!("reading {}", site.tree.quote(&path)), e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trees_have_what_earlier_runs_laid() {
+        let laid = TreeFile { path: "etc/resolv.conf".into(), kind: "link".into(), ..TreeFile::default() };
+        let none = BTreeSet::new();
+        let trees = Trees { sources: Vec::new(), before: vec![laid], users: none.clone(), groups: none };
+        assert!(trees.have("etc/resolv.conf") && !trees.have("etc/hosts"));
+    }
 }
