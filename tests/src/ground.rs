@@ -110,7 +110,8 @@ impl Ground {
             let from = fs::canonicalize(found.stdout.trim()).unwrap_or_else(|e| panic!("{program}: {e}"));
             let to = root.join("usr/bin").join(program);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(&from, to).unwrap();
+            // See scripted::Ground::run.
+            assert!(Command::new("cp").args([&from, &to]).status().unwrap().success(), "copying {program}");
             let libraries = Ran::of(Command::new("ldd").arg(&from), "");
             // name => /path (0x1234), or /path (0x1234)
             let words = libraries.stdout.split_whitespace();

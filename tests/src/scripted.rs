@@ -86,9 +86,10 @@ impl Ground {
         let bin = dir.path().join("bin");
         std::fs::create_dir(&bin).unwrap();
         for from in bins {
-            // An ordinary user may not reach the place where it was built.
-            let name = Path::new(from).file_name().unwrap();
-            std::fs::copy(from, bin.join(name)).unwrap();
+            // An ordinary user may not reach the place where it was built. Not by this process: a child of another test would have
+            // it open for writing until that is another program, and what is open for writing cannot be run.
+            let copied = Command::new("cp").args([Path::new(from), &bin]).status();
+            assert!(copied.unwrap().success(), "copying {from}");
         }
         let path = std::env::var("PATH").unwrap_or_default();
         let ground = Self { dir };
