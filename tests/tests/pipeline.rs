@@ -128,7 +128,7 @@ fn the_pipe_with_mounts_on_the_host() {
 }
 
 #[test]
-fn the_seeds_own_order_step_for_step() {
+fn the_order_of_the_shell_procedure() {
     let (arch, keyring, kernel) = tier::architecture();
     let (mirror, lab) = (Mirror::of(arch), Lab::new(Who::Root));
     let server = Server::of(&mirror.www());

@@ -66,7 +66,7 @@ fn what_is_built_in_is_whole() {
 }
 
 #[test]
-fn the_seed_s_distribution() {
+fn arch_linux_arm() {
     let preset = Preset::load("archlinuxarm").unwrap();
     assert_eq!(preset.title, "Arch Linux ARM");
     assert_eq!(preset.siglevel, "Required DatabaseOptional");
