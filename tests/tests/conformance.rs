@@ -805,7 +805,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "pack",
         &["-o", "a.tar", "--format", "zip"],
-        "invalid value 'zip' for '--format <FORMAT>' [possible values: tar, tar.zst, tar.xz, tar.gz, oci]",
+        "invalid value 'zip' for '--format <FORMAT>' [possible values: tar, tar.zst, tar.xz, tar.gz, wsl, oci, squashfs, erofs]",
     ),
     ("mkdisk", &[], "the following required arguments were not provided: --output <FILE>"),
     (
@@ -822,7 +822,7 @@ const SENSELESS: &[(&str, &[&str], &str)] = &[
     (
         "mkdisk",
         &["-o", "a.img", "--bootloader", "grub"],
-        "invalid value 'grub' for '--bootloader <NAME>' [possible values: auto, extlinux, systemd-boot, none]",
+        "invalid value 'grub' for '--bootloader <NAME>' [possible values: auto, extlinux, systemd-boot, raspberrypi, syslinux, none]",
     ),
     (
         "mkdisk",
