@@ -96,8 +96,8 @@ root: quick
 # caller ignores (nohup, a background job) the tools would ignore too.
 HOST   := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
 RUNNER := CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER
-# Four at once on each processor: a third of their time is spent on computing.
-TEST := RUST_TEST_THREADS=$(shell echo $$((4 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
+# Twice as many at once as processors: half of their time is spent on waiting.
+TEST := RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
 
 # The tests of libraries and tools; the pipelines are --test suite. Always of the whole workspace: so all is built once, with the
 # same features.

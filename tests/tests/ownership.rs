@@ -253,17 +253,22 @@ fn ext4_on_another_loop_device() {
     );
 }
 
+/// Mounts until the file system has another number: the lowest free one is given, and who else mounts is chance. What has the
+/// old one is kept meanwhile.
+fn with_another_number(mount: &str) -> String {
+    format!(
+        "{mount}
+         n=0; while [ $(stat -c %d fs) = $before ]; do
+             umount fs; n=$((n + 1)); mkdir -p other/$n; mount -t tmpfs y other/$n; {mount}
+         done
+         while [ $n -gt 0 ]; do umount other/$n; n=$((n - 1)); done"
+    )
+}
+
 #[test]
 fn btrfs_mounted_again() {
-    mounted_again(
-        "truncate -s 128M image; mkfs.btrfs -q image; mount -o loop image fs",
-        // The lowest free number is given: the old one is taken by another file system before.
-        "n=0; until [ $n -gt 0 ] && [ $(stat -c %d other/$n) -ge $before ]; do
-             [ $n -gt 0 ] || mount -t tmpfs x other
-             n=$((n + 1)); mkdir other/$n; mount -t tmpfs y other/$n
-         done
-         mount -o loop image fs; umount -q other/*",
-    );
+    let mount = "mount -o loop image fs";
+    mounted_again(&format!("truncate -s 128M image; mkfs.btrfs -q image; {mount}"), &with_another_number(mount));
 }
 
 #[test]
@@ -289,7 +294,7 @@ fn overlay_mounted_again() {
     let overlay = "mount -t overlay -o lowerdir=layers/l,upperdir=layers/u,workdir=layers/w o fs";
     mounted_again(
         &format!("mkdir -p layers; mount -t tmpfs layers layers; mkdir layers/l layers/u layers/w; {overlay}"),
-        &format!("mount -t tmpfs x other; {overlay}"),
+        &with_another_number(overlay),
     );
 }
 
