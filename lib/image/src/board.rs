@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_without_partitions_has_those_of_the_standard_layout() {
+    fn a_board_without_partitions_has_the_standard_ones() {
         let gpt = parse(&format!("start='16M'\n{BOARD}")).unwrap();
         assert_eq!(gpt.partitions[0].offset, Some(16 << 20));
         let standard = Layout::standard("aarch64").unwrap();
