@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use strapline_tests::small::{self, Ran};
+use strapline_tests::small::{self, Ran, tool};
 use tempfile::TempDir;
 
 struct Lab {
@@ -102,20 +102,6 @@ fn named<'a>(disk: &'a Value, name: &str) -> &'a Value {
 
 fn number(value: &Value, key: &str) -> u64 {
     value[key].as_u64().unwrap_or_else(|| panic!("{key} of {value}"))
-}
-
-/// Runs a program of others, whose success is asked for, and returns what it says.
-#[track_caller]
-fn tool(program: &str, args: &[&str]) -> String {
-    let out = Command::new(program)
-        .args(args)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}: tests/host-packages names its package"));
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{program} {args:?}: {said}{errors}");
-    said
 }
 
 /// Compares the record of a disk with what sfdisk(8) reads.

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use strapline_tests::small::{self, Ran};
+use strapline_tests::small::{self, Ran, tool};
 use tempfile::TempDir;
 
 const M: u64 = 1 << 20;
@@ -127,20 +127,6 @@ impl Lab {
         }
         path
     }
-}
-
-/// Runs a program of others, whose success is asked for, and returns what it says.
-#[track_caller]
-fn tool(program: &str, args: &[&str]) -> String {
-    let out = Command::new(program)
-        .args(args)
-        .env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin")
-        .output()
-        .unwrap_or_else(|e| panic!("{program}: {e}: tests/host-packages names its package"));
-    let said = String::from_utf8_lossy(&out.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{program} {args:?}: {said}{errors}");
-    said
 }
 
 fn text(path: &Path) -> &str {
