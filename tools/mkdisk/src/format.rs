@@ -1,12 +1,12 @@
 //! The file that the image becomes, which its name says: the raw image, or one that is compressed, or one for virtual machines,
 //! which qemu-img(1) makes.
 
+use crate::program;
 use image::compress::Compression;
 use image::reader::Reader;
 use stage::{Code, Context, Doing, Failure, Unit, child, quote};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// A format of a disk image.
@@ -107,16 +107,9 @@ impl Format {
                 written.map(drop).map_err(failed)
             }
             Self::Converted(name) => {
-                // It opens files by their names, and ours have none yet.
-                let path = |file: &File| format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
                 let mut command = child::command("qemu-img");
-                command.args(["convert", "-q", "-f", "raw", "-O", name, &path(from), &path(to)]);
-                rootfs::die_with_us(&mut command);
-                let ran = child::output(&mut command)?;
-                if ran.status.success() {
-                    return Ok(());
-                }
-                Err(Failure::new(Code::ChildFailed, format!("running qemu-img: {}", child::ended(ran.status))))
+                command.args(["convert", "-q", "-f", "raw", "-O", name]);
+                program::run("qemu-img", command.args([program::name_of(from), program::name_of(to)]))
             }
         }
     }

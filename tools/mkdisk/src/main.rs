@@ -13,6 +13,7 @@ mod boards;
 mod content;
 mod format;
 mod plan;
+mod program;
 mod syslinux;
 mod table;
 mod work;

@@ -2,11 +2,11 @@
 
 use crate::arrange::Arrangement;
 use crate::plan::{Plan, mounted_at};
+use crate::program;
 use image::Layout;
 use image::layout::SECTOR;
 use stage::{Code, Doing, Failure, child};
 use std::fs::File;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 const DOING: &str = "making a disk that boots by BIOS";
@@ -41,19 +41,15 @@ pub(crate) fn install(image: &File, plan: &Plan<'_>, disk: &Arrangement) -> Resu
         return Err(Failure::new(Code::Usage, format!("{DOING}: nothing is mounted at '/boot'")));
     };
     let mut command = child::command("syslinux");
-    // It opens the image by a name, and ours has none yet. Its mtools date the files by the epoch.
-    let path = format!("/proc/{}/fd/{}", std::process::id(), image.as_raw_fd());
+    // Its mtools date the files by the epoch.
+    let path = program::name_of(image);
     let offset = place.start.to_string();
     command.args(["--directory", "syslinux", "--offset", &offset, "--install", &path]);
     command.env("SOURCE_DATE_EPOCH", plan.time.to_string()).env("TZ", "UTC");
     // It leaves a file there where it fails.
     let scratch = tempfile::tempdir().doing(Code::Os, || "making a directory for syslinux")?;
     command.env("TMPDIR", scratch.path());
-    rootfs::die_with_us(&mut command);
-    let ran = child::output(&mut command)?;
-    if !ran.status.success() {
-        return Err(Failure::new(Code::ChildFailed, format!("running syslinux: {}", child::ended(ran.status))));
-    }
+    program::run("syslinux", &mut command)?;
     // It writes the boot sector, but not the copy that fsck.fat(8) compares it with.
     let doing = || "copying the boot sector of '/boot'";
     let mut sector = [0; 512];
