@@ -177,7 +177,7 @@ impl<'a> Job<'a> {
         }
         let ids = plan.file_systems.iter().enumerate();
         let places = ids.filter_map(|(n, id)| Place::of_layout(&plan.layout, n, &plan.ids, id)).collect();
-        let subject = Subject { tree: self.tree, nodes: self.nodes, added: &booting.added, places };
+        let subject = Subject::new(self.tree, self.nodes, &booting.added, places);
         let entries = subject.entries()?;
         if plan.args.no_boot_check {
             return Ok(Some(entries));

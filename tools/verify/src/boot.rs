@@ -34,7 +34,7 @@ pub(crate) fn check(document: &Document, inside: &Inside, buses: &[Bus]) -> Resu
         let nodes = tree.walk(&Rules::new(&[], &[], None)?)?.nodes;
         let of_disk = |disk: &Disk| {
             let places = Place::of_record(disk).collect();
-            let subject = Subject { tree: &tree, nodes: &nodes, added: &[], places };
+            let subject = Subject::new(&tree, &nodes, &[], places);
             let entries = disk.boot.as_deref().unwrap_or_default();
             let findings = subject.prove(entries, buses)?;
             Ok(Boots { disk: disk.file.clone(), entries: entries.len(), findings })

@@ -15,6 +15,7 @@ const LONGEST_CONFIGURATION: u64 = 1 << 20;
 /// How many links are followed.
 const LINKS: usize = 8;
 
+#[derive(Debug)]
 pub(super) struct Files<'a> {
     tree: &'a Tree,
     nodes: HashMap<&'a [u8], &'a Node>,

@@ -99,17 +99,18 @@ impl Finding {
 /// An image: the files of a root, those that are added to it, and its file systems.
 #[derive(Debug)]
 pub struct Subject<'a> {
-    /// The root.
-    pub tree: &'a Tree,
-    /// Its files.
-    pub nodes: &'a [Node],
-    /// The files that only the image has.
-    pub added: &'a [Node],
-    /// The file systems that are mounted.
-    pub places: Vec<Place>,
+    files: Files<'a>,
+    places: Vec<Place>,
 }
 
-impl Subject<'_> {
+impl<'a> Subject<'a> {
+    /// Returns the image of a root whose files are `nodes`, with the files that only the image has, `added`, and the file
+    /// systems that are mounted, `places`.
+    #[must_use]
+    pub fn new(tree: &'a Tree, nodes: &'a [Node], added: &'a [Node], places: Vec<Place>) -> Self {
+        Self { files: Files::new(tree, nodes, added), places }
+    }
+
     /// Returns what the boot loaders' configurations start.
     ///
     /// # Errors
@@ -117,7 +118,7 @@ impl Subject<'_> {
     /// When a file cannot be read.
     pub fn entries(&self) -> Result<Vec<BootEntry>, Failure> {
         let points: Vec<&str> = self.places.iter().map(|place| place.at.as_str()).collect();
-        loader::entries(&Files::new(self.tree, self.nodes, self.added), &points)
+        loader::entries(&self.files, &points)
     }
 
     /// Checks that every entry boots from these buses. Without one, what does not depend on a bus is checked.
@@ -126,7 +127,7 @@ impl Subject<'_> {
     ///
     /// When a file cannot be read. What is found wrong is no error.
     pub fn prove(&self, entries: &[BootEntry], buses: &[Bus]) -> Result<Vec<Finding>, Failure> {
-        let files = Files::new(self.tree, self.nodes, self.added);
+        let files = &self.files;
         let mut found = root::fstab(&files.configuration("etc/fstab")?, &self.places);
         if entries.is_empty() {
             found.push(Finding::unproven("no boot loader's configuration that is known starts a kernel".to_owned()));
@@ -136,23 +137,23 @@ impl Subject<'_> {
             return Ok(found);
         };
         let mut kernels = HashMap::new();
-        let mut is_done = HashMap::new();
+        let mut done = HashSet::new();
         for entry in entries {
-            let missing = missing_files(entry, &files);
+            let missing = missing_files(entry, files);
             found.extend(root::argument(entry, &self.places));
             if !missing.is_empty() {
                 found.extend(missing);
                 continue;
             }
             // Entries may differ in their command lines only.
-            if is_done.insert((&entry.kernel, &entry.initramfs), ()).is_some() {
+            if !done.insert((&entry.kernel, &entry.initramfs)) {
                 continue;
             }
             if !kernels.contains_key(&entry.kernel) {
-                kernels.insert(&entry.kernel, kernel(&entry.kernel, &files)?);
+                kernels.insert(&entry.kernel, kernel(&entry.kernel, files)?);
             }
             match &kernels[&entry.kernel] {
-                Ok(kernel) => found.extend(drivers::check(entry, kernel, root, buses, &files)?),
+                Ok(kernel) => found.extend(drivers::check(entry, kernel, root, buses, files)?),
                 Err(finding) => found.push(finding.clone()),
             }
         }
