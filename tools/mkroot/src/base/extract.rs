@@ -111,9 +111,9 @@ impl Extract<'_> {
 }
 
 /// Shows how much of the archive is through.
-struct Counted<'a> {
-    inner: &'a File,
-    progress: &'a Progress,
+pub(super) struct Counted<'a> {
+    pub(super) inner: &'a File,
+    pub(super) progress: &'a Progress,
 }
 
 impl Read for Counted<'_> {

@@ -1,12 +1,13 @@
 //! What an archive is checked by, before anything of it is unpacked.
 
+use super::extract::Counted;
 use package::digest::{Sha256Reader, is_sha256};
 use pacman::gpg::detached::{KEYS_LIMIT, Keyring, find_gpg};
 use pacman::gpg::status::{Signature, State};
 use stage::members::{Archive, Base};
 use stage::{Code, Context, Document, Doing, Failure, Progress, Unit, document, quote};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::io::{self, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Exactly one of these is given, beside `--from`: clap puts all that is here into the group.
@@ -174,15 +175,7 @@ fn read_receipt(path: &Path) -> Result<Document, Failure> {
 /// Hashes a file, from its beginning, and writes it to `copy`.
 fn hash(mut file: &File, progress: &Progress, copy: &mut impl Write) -> io::Result<String> {
     file.rewind()?;
-    let mut reader = Sha256Reader::new(file);
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match reader.read(&mut buffer)? {
-            0 => return Ok(reader.finish()),
-            n => {
-                copy.write_all(&buffer[..n])?;
-                progress.advance(n as u64);
-            }
-        }
-    }
+    let mut reader = Sha256Reader::new(Counted { inner: file, progress });
+    io::copy(&mut reader, copy)?;
+    Ok(reader.finish())
 }
