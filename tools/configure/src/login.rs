@@ -4,11 +4,11 @@
 
 use crate::accounts;
 use crate::tree::Tree;
+use crate::units::{self, OWN};
 use stage::members::Login;
 use stage::{Context, Failure};
 use std::collections::BTreeSet;
 
-const OWN: &str = "etc/systemd/system";
 const PACKAGES: &str = "usr/lib/systemd/system";
 
 /// Servers of ssh, and the units that start one.
@@ -68,7 +68,7 @@ fn enabled(tree: &Tree) -> BTreeSet<String> {
             }
         }
     }
-    units.retain(|unit| tree.link_target(&format!("{OWN}/{unit}")).as_deref() != Some("/dev/null"));
+    units.retain(|unit| !units::is_masked(tree, unit));
     units
 }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 const DIRECTORIES: [&str; 3] = [OWN, "usr/local/lib/systemd/system", "usr/lib/systemd/system"];
 
 /// Where enabling makes links.
-const OWN: &str = "etc/systemd/system";
+pub(crate) const OWN: &str = "etc/systemd/system";
 
 /// The types of units (systemd.unit(5)).
 const TYPES: &str = "service socket device mount automount swap target path timer slice scope";
@@ -110,13 +110,18 @@ pub(crate) struct Masked(pub(crate) Vec<String>);
 
 const NULL: &str = "/dev/null";
 
+/// Returns whether a unit is masked.
+pub(crate) fn is_masked(tree: &Tree, unit: &str) -> bool {
+    tree.link_target(&format!("{OWN}/{unit}")).as_deref() == Some(NULL)
+}
+
 impl Item for Masked {
     fn check(&self, site: &Site) -> Result<(), Failure> {
         for unit in &self.0 {
-            let path = format!("{OWN}/{unit}");
-            if site.tree.link_target(&path).as_deref() == Some(NULL) {
+            if is_masked(&site.tree, unit) {
                 continue;
             }
+            let path = format!("{OWN}/{unit}");
             check_exists(site, unit, &DIRECTORIES)?;
             let is_link = site.tree.link_target(&path).is_some();
             if site.coming.contains(&path) || site.tree.exists(&path) && !is_link {
