@@ -28,6 +28,23 @@ pub fn check(document: &Value) {
     }
 }
 
+/// Checks a value by a schema of the test's own; formats count.
+///
+/// # Panics
+///
+/// Where it is not of the schema.
+#[track_caller]
+pub fn check_by(schema: Value, value: &Value) {
+    let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
+    compiler.enable_format_assertions();
+    let url = "file:///own.json";
+    compiler.add_resource(url, schema).expect("a schema");
+    let index = compiler.compile(url, &mut schemas).expect("a schema");
+    if let Err(error) = schemas.validate(value, index) {
+        panic!("not of the schema: {error:#}\n{value:#}");
+    }
+}
+
 /// Allows no other members than the schema's and third parties', whose names have a dot.
 fn close(schema: &mut Value) {
     // Parts of a whole do not know each other's members: the whole is closed, and they are not.

@@ -20,6 +20,9 @@ fn mirror(lab: &Lab) -> Mirror {
         package("newer", json!({"replaces": ["older"], "conflicts": ["older"]})),
         package("clash", json!({})),
         package("needs", json!({"depend": ["absent=1"]})),
+        package("first", json!({"provides": ["virtual"]})),
+        package("second", json!({"provides": ["virtual"]})),
+        package("wants", json!({"depend": ["virtual"]})),
     ]}}});
     Mirror::of("x86_64").extended(&lab.path().join("mirror"), &description)
 }
@@ -134,6 +137,47 @@ fn a_plan_is_what_then_happens() {
         strap(&lab, "--plan --remove nft user").failed(69, "removing nft breaks dependency 'tables' required by user");
         let nothing = strap(&lab, "--no-refresh");
         nothing.failed(64, "--no-refresh upgrades only what is named, and no package is");
+    }
+}
+
+/// Returns what the lab's root has installed, and for each whether it is a dependency.
+fn installed(lab: &Lab) -> Vec<(String, bool)> {
+    let text = lab.sh("cat root/var/lib/pacman/local/*/desc").stdout;
+    let records = text.split("%NAME%\n").skip(1);
+    records.map(|record| (record.lines().next().unwrap_or_default().to_owned(), record.contains("%REASON%"))).collect()
+}
+
+/// A provider that is named beside what depends on it is what pacman makes of the answer to its question: so no option gives
+/// that answer.
+#[test]
+fn a_named_provider_is_the_answer() {
+    let both = |second: bool| vec![("second".to_owned(), second), ("wants".to_owned(), false)];
+    for pacman in pacmans() {
+        let (asked, lab) = (Lab::new(Who::Root), Lab::new(Who::Root));
+        let mirror = mirror(&lab);
+        let server = Server::of(&mirror.www());
+        begin(&asked, &mirror, server.url(), &pacman);
+        let config = "--config root.strapline/pacman-strict.conf -Sy";
+        let ran = asked.sh(&format!("printf '2\\ny\\n' | {} {config} wants", pacman.display()));
+        assert!(ran.status == 0 && ran.stdout.contains("2 providers available for virtual"), "{ran:?}");
+        assert_eq!(installed(&asked), both(true));
+        begin(&lab, &mirror, server.url(), &pacman);
+        drop(strap(&lab, "wants").done());
+        assert_eq!(installed(&lab), [("first".to_owned(), true), ("wants".to_owned(), false)]);
+        drop(strap(&lab, "--remove wants --remove first").done());
+        for targets in ["wants second", "second wants"] {
+            drop(strap(&lab, targets).done());
+            assert_eq!(installed(&lab), both(false), "{targets}");
+            drop(strap(&lab, "--remove wants --remove second").done());
+        }
+        // As a dependency, too.
+        drop(strap(&lab, "--asdeps second").done());
+        drop(strap(&lab, "wants").done());
+        assert_eq!(installed(&lab), installed(&asked));
+        drop(strap(&lab, "--remove wants --remove second").done());
+        // pacman does not ask where a package has the name.
+        drop(strap(&lab, "user nft").done());
+        assert_eq!(installed(&lab), [("nft".to_owned(), false), ("user".to_owned(), false)]);
     }
 }
 

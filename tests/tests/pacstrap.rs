@@ -80,12 +80,12 @@ fn strap_and_pacstrap_make_the_same_root() {
     let epoch = "export SOURCE_DATE_EPOCH=1700000000;";
     let ran = lab.sh(&format!(
         "{epoch} mkroot ours --arch x86_64 --distro {} | fetch-pacman --use {PACMAN} \
-         | mkconf --server '{url}/$arch/$repo' --repo own='{url}/$arch/$repo',before=core --set NoExtract=usr/share/more/left \
-             --cache-dir $PWD/packages \
+         | mkconf --conf pacman.conf --cache-dir $PWD/packages \
          | keyring | strap base | strap --packages-from list",
         mirror.preset().display()
     ));
     let document = ran.succeeded();
+    assert!(ran.stderr.contains("pacman.conf': CacheDir, GPGDir\n"), "{}", ran.stderr);
     let theirs = "cp -a ours.strapline/gnupg gnupg && mkdir theirs && umask 022 \
                   && pacstrap -c -G -M -C pacman.conf theirs base \
                   && pacstrap -c -G -M -C pacman.conf theirs $(sed 's/#.*//' list)";

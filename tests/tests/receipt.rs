@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
-use strapline_tests::{Lab, Mirror, PACMAN, Ran, Server, Who, pacmans};
+use strapline_tests::{Lab, Mirror, PACMAN, Ran, Server, Who, pacmans, schema};
 
 /// The pacmans that people have: 6.0 of Debian 12, which is this host's, 7.0 and 7.1.
 /// A mirror with more in it, a server for it, and the pipe up to a keyring.
@@ -377,4 +377,85 @@ fn what_a_killed_pacman_left_is_installed_again() {
     }
     // It was of the transaction too, and is installed from where its name is found first now.
     is_from(&stage, &lab, "root", &second, "world", "zeta");
+}
+
+/// What in-toto's Statement v1 and SLSA's Provenance v1 require, and no member that they do not have.
+fn of_provenance() -> Value {
+    let object = |properties: Value, required: Value| json!({"type": "object", "additionalProperties": false, "properties": properties, "required": required});
+    let [text, uri, time] = [
+        json!({"type": "string", "minLength": 1}),
+        json!({"type": "string", "format": "uri"}),
+        json!({"type": "string", "format": "date-time"}),
+    ];
+    let digest = json!({"type": "object", "minProperties": 1,
+        "additionalProperties": false, "properties": {"sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}});
+    let members = json!({"name": text, "uri": uri, "digest": digest, "content": text, "downloadLocation": uri,
+        "mediaType": text, "annotations": {"type": "object"}});
+    let mut descriptor = object(members, json!([]));
+    descriptor["anyOf"] = json!([{"required": ["uri"]}, {"required": ["digest"]}, {"required": ["content"]}]);
+    let descriptors = json!({"type": "array", "items": descriptor});
+    let mut subjects = descriptors.clone();
+    subjects["minItems"] = json!(1);
+    subjects["items"]["required"] = json!(["digest"]);
+    let definition = object(
+        json!({"buildType": uri, "externalParameters": {"type": "object"}, "internalParameters": {"type": "object"},
+            "resolvedDependencies": descriptors}),
+        json!(["buildType", "externalParameters"]),
+    );
+    let versions = json!({"type": "object", "additionalProperties": text});
+    let builder = object(json!({"id": uri, "version": versions, "builderDependencies": descriptors}), json!(["id"]));
+    let metadata = object(json!({"invocationId": text, "startedOn": time, "finishedOn": time}), json!([]));
+    let details =
+        object(json!({"builder": builder, "metadata": metadata, "byproducts": descriptors}), json!(["builder"]));
+    let predicate =
+        object(json!({"buildDefinition": definition, "runDetails": details}), json!(["buildDefinition", "runDetails"]));
+    object(
+        json!({"_type": {"const": "https://in-toto.io/Statement/v1"}, "subject": subjects,
+            "predicateType": {"const": "https://slsa.dev/provenance/v1"}, "predicate": predicate}),
+        json!(["_type", "subject", "predicateType", "predicate"]),
+    )
+}
+
+#[test]
+fn provenance_names_the_bytes_that_are_there() {
+    let lab = Lab::new(Who::User);
+    let stage = Stage::new(&lab, "mirror", Path::new(PACMAN), &two_builds());
+    let signed = stage.mirror.www().join("x86_64/alpha/two-1-1-any.pkg.tar.zst");
+    fs::copy(signed, lab.path().join("own-1-1-any.pkg.tar.zst")).expect("our own directory");
+    let made = "strap --quiet needs --unsigned ./own-1-1-any.pkg.tar.zst | keyring --quiet --strip | pack --quiet -o root.tar.zst \
+                | mkdisk --quiet --bootloader none -o root.img.zst | unmount --quiet | tee receipt.json";
+    drop(stage.run(&lab, "root", made).succeeded());
+    let builder = "https://ci.example.org/images";
+    let ran = lab.sh(&format!("strapline receipt --provenance --builder {builder} receipt.json"));
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let statement: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    schema::check_by(of_provenance(), &statement);
+    let sha256 = |path: &Path| package::digest::sha256_hex(fs::read(path).expect("it is there"));
+    let subjects = ["root.tar.zst", "root.img.zst"]
+        .map(|name| json!({"name": name, "digest": {"sha256": sha256(&lab.path().join(name))}}));
+    assert_eq!(statement["subject"], json!(subjects));
+    let predicate = &statement["predicate"];
+    assert_eq!(predicate["runDetails"]["builder"]["id"], builder);
+    assert_eq!(predicate["buildDefinition"]["externalParameters"]["packages"], json!(["needs", "two"]));
+    // Each is where it is said to be.
+    let dependencies = predicate["buildDefinition"]["resolvedDependencies"].as_array().expect("dependencies");
+    let mut seen = Vec::new();
+    for one in dependencies {
+        let name = one["name"].as_str().expect("a name");
+        let path = match one["downloadLocation"].as_str() {
+            None => PathBuf::from(PACMAN),
+            Some(url) => match url.strip_prefix(stage.server.url()) {
+                Some(below) => stage.mirror.www().join(below.trim_start_matches('/')),
+                None => url.strip_prefix("file://").expect("a file").into(),
+            },
+        };
+        assert_eq!(one["digest"]["sha256"], sha256(&path), "{name}");
+        seen.push(name);
+    }
+    let package = |name: &str| format!("{name}-1-1-any.pkg.tar.zst");
+    assert_eq!(seen, ["pacman".to_owned(), package("gives"), package("hello"), package("needs"), package("own")]);
+    // What is changed afterwards is another root.
+    let ran = lab.sh("strap --quiet --state receipt.json one > later.json; strapline receipt --provenance later.json");
+    assert_eq!((ran.status, ran.stdout.as_str()), (65, ""), "{}", ran.stderr);
+    assert!(ran.stderr.contains("making provenance: 'strap' ran after 'pack' wrote '"), "{}", ran.stderr);
 }

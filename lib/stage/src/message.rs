@@ -26,6 +26,17 @@ pub fn quote(path: impl AsRef<Path>) -> String {
     format!("'{}'", escape(&path.as_ref().to_string_lossy()))
 }
 
+/// Returns a URL without user and password: documents are copied into logs, and contain no secrets.
+#[must_use]
+pub fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return url.to_owned();
+    };
+    let end = rest.find('/').unwrap_or(rest.len());
+    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
+    format!("{scheme}://{}", &rest[host..])
+}
+
 /// Returns that of `names` which is most like `word`, where one is: for a hint.
 #[must_use]
 pub fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
@@ -61,6 +72,18 @@ pub fn pass(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        for (url, out) in [
+            ("https://me:word@h/x", "https://h/x"),
+            ("https://me:w@rd@h", "https://h"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("file:///srv/a@b", "file:///srv/a@b"),
+        ] {
+            assert_eq!(without_password(url), out);
+        }
+    }
 
     #[test]
     fn control_characters_and_direction_marks_are_escaped() {

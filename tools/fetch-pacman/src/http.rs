@@ -4,7 +4,6 @@
 //! it is dropped. So a thread of our own makes the calls, and we look for a signal ten times a second. The thread ends with
 //! the process.
 
-use crate::server::without_password;
 use package::page::{self, is_web_page};
 use reqwest::Url;
 use reqwest::blocking::Client;
@@ -12,6 +11,7 @@ use reqwest::header::CONTENT_LENGTH;
 use reqwest::redirect::{Action, Attempt, Policy};
 use rustls::CertificateError;
 use stage::date::day;
+use stage::message::without_password;
 use stage::{Code, Context, Doing, Failure, Progress, Unit, quote, signal};
 use std::cell::OnceCell;
 use std::io::{ErrorKind, Read};

@@ -8,6 +8,7 @@
 //!
 //! They lie beside the root, not in it: they are the build's, not the image's.
 
+mod foreign;
 mod place;
 mod plan;
 mod render;
@@ -60,6 +61,10 @@ struct Args {
     /// ,siglevel=WORDS, and with Never or Optional its packages need no signature; ,usage=WORDS; ,cacheserver=URL.
     #[arg(long, value_name = "NAME=URL[,...]")]
     repo: Vec<String>,
+
+    /// Use the repositories and options of FILE, a pacman.conf that is there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "snapshot"])]
+    conf: Option<PathBuf>,
 
     /// Set a line of [options]; KEY alone sets a switch
     #[allow(rustdoc::broken_intra_doc_links, reason = "this is help, and not Markdown")]
@@ -134,6 +139,9 @@ impl Stage for Args {
             ));
         }
         record(document, &plan, &config);
+        for note in &plan.notes {
+            context.note(note);
+        }
         context.note(format_args!("{} for {}: {}", plan.conf.title, plan.arch, quote(&config.strict)));
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the command line, the document and the preset come to: nothing is touched here.
 
 use crate::Args;
+use crate::foreign::Foreign;
 use crate::render::{Conf, Version};
 use crate::repos::repos;
 use crate::setting::Setting;
@@ -25,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) distro: String,
     pub(crate) overlays: Vec<String>,
     pub(crate) arch: String,
+    /// What people should know of `--conf`.
+    pub(crate) notes: Vec<String>,
 }
 
 /// What of the host decides over defaults.
@@ -67,8 +70,9 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     let preset = preset(args, document)?;
     let arch = arch(args, document, &preset)?;
     let pacman: Option<Pacman> = document.get();
-    let version = pacman.and_then(|pacman| Version::parse(&pacman.version));
-    let repos = repos(args, &preset, arch, version)?;
+    let version = pacman.as_ref().and_then(|pacman| Version::parse(&pacman.version));
+    let foreign = args.conf.as_ref().map(|path| Foreign::read(path, root, pacman.as_ref(), version)).transpose()?;
+    let repos = repos(args, &preset, arch, version, foreign.as_ref())?;
 
     let cache = match &args.cache_dir {
         Some(path) => settle(path)?,
@@ -97,11 +101,22 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     }
     let gpgdir = writable_path("the keyring", &out_dir.join(GPGDIR))?;
 
-    let mut set: Vec<Setting> = Vec::new();
+    let mut set: Vec<Setting> = foreign.iter().flat_map(|foreign| foreign.settings.clone()).collect();
     for text in &args.set {
         let setting = Setting::parse(text, version)?;
         set.retain(|known| known.key != setting.key || setting.adds_up());
         set.push(setting);
+    }
+    let (mut architecture, mut siglevel) = (arch.architecture.clone(), preset.siglevel.clone());
+    if let Some(foreign) = &foreign {
+        foreign.check_architecture(&architecture)?;
+        if !foreign.architecture.is_empty() {
+            architecture.clone_from(&foreign.architecture);
+        }
+        if set.iter().all(|set| set.key != "SigLevel") {
+            foreign.check_siglevel()?;
+            siglevel.clone_from(&foreign.siglevel);
+        }
     }
     Ok(Plan {
         conf: Conf {
@@ -109,8 +124,8 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
             root: root_text,
             cache: cache_text,
             gpgdir,
-            architecture: arch.architecture.clone(),
-            siglevel: preset.siglevel.clone(),
+            architecture,
+            siglevel,
             version,
             repos,
             set,
@@ -120,6 +135,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
         distro: preset.reference().to_owned(),
         overlays: preset.overlays().to_vec(),
         arch: arch.name.clone(),
+        notes: foreign.map(|foreign| foreign.notes(arch)).unwrap_or_default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The repositories: those of the preset with the command line's servers, and those that the command line adds.
 
 use crate::Args;
+use crate::foreign::Foreign;
 use crate::plan::usage;
 use crate::render::{Repo, Version};
 use distro::check::{self, Signed};
@@ -12,7 +13,7 @@ use stage::message::meant;
 const OPTIONS: [&str; 5] = ["before", "after", "siglevel", "usage", "cacheserver"];
 
 /// The first pacman with CacheServer.
-const CACHE_SERVER: Version = Version(6, 1);
+pub(crate) const CACHE_SERVER: Version = Version(6, 1);
 
 /// What pacman can use a repository for.
 const USAGE: [&str; 5] = ["Sync", "Search", "Install", "Upgrade", "All"];
@@ -115,12 +116,14 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns the preset's repositories with the command line's servers, and those that only the command line names, in order.
+/// Returns the preset's repositories with the command line's servers, or those of `--conf`, and those that only the command line
+/// names, in order.
 pub(crate) fn repos(
     args: &Args,
     preset: &Preset,
     arch: &distro::Arch,
     version: Option<Version>,
+    foreign: Option<&Foreign>,
 ) -> Result<Vec<Repo>, Failure> {
     for server in &args.server {
         check::url(server).map_err(|what| usage(format!("reading --server: {what}")))?;
@@ -128,6 +131,34 @@ pub(crate) fn repos(
     if let Some(day) = &args.snapshot {
         check::date(day).map_err(|what| usage(format!("reading --snapshot: {what}")))?;
     }
+    let mut given = given(args, version)?;
+    let said: Vec<String> =
+        given.iter().filter(|given| given.siglevel.is_some()).map(|given| given.name.clone()).collect();
+    let (mut repos, whose) = match foreign {
+        Some(foreign) => (foreign.repos(arch, version)?, "--conf"),
+        None => {
+            let repos: Result<_, _> = arch.repos.iter().map(|repo| of_preset(args, preset, repo)).collect();
+            (repos?, "the preset")
+        }
+    };
+    for repo in &mut repos {
+        if let Some(at) = given.iter().position(|given| given.name == repo.name) {
+            replace(repo, given.remove(at), whose)?;
+        }
+    }
+    add(&mut repos, given)?;
+    let level = foreign.map_or(preset.siglevel.as_str(), |foreign| &foreign.siglevel);
+    for repo in &mut repos {
+        repo.unsigned = is_unsigned(level, &repo.name, repo.siglevel.as_deref())?;
+        if let Some(foreign) = foreign.filter(|_| repo.unsigned && !said.contains(&repo.name)) {
+            return Err(foreign.unsaid(repo));
+        }
+    }
+    Ok(repos)
+}
+
+/// Reads each `--repo`; those of one name are one.
+fn given(args: &Args, version: Option<Version>) -> Result<Vec<Given>, Failure> {
     let mut given: Vec<Given> = Vec::new();
     for text in &args.repo {
         let more = Given::parse(text)?;
@@ -142,39 +173,48 @@ pub(crate) fn repos(
         let message = format!("reading --repo: CacheServer is of pacman 6.1, and this is {}.{}", is.0, is.1);
         return Err(usage(message).hint("leave cacheserver out, or fetch a newer pacman"));
     }
+    Ok(given)
+}
+
+/// Returns a repository of the preset, with the servers that are used in place of its own.
+fn of_preset(args: &Args, preset: &Preset, repo: &distro::Repo) -> Result<Repo, Failure> {
     let distribution = preset.publishers.first().map(|publisher| publisher.name.as_str());
-    let mut repos = Vec::new();
-    for repo in &arch.repos {
-        let mut siglevel = repo.siglevel.clone();
-        let (mut usage_of, mut cache_servers) = (None, Vec::new());
-        let is_distribution = distribution == Some(repo.publisher.as_str());
-        let (servers, origin) = if let Some(at) = given.iter().position(|given| given.name == repo.name) {
-            let given = given.remove(at);
-            if given.before.or(given.after).is_some() {
-                return Err(usage(format!("reading --repo: '{}' has its place by the preset already", repo.name)));
-            }
-            siglevel = given.siglevel.or(siglevel);
-            usage_of = given.usage;
-            cache_servers.extend(given.cache_server);
-            (given.servers, "--repo, in place of the preset's".to_owned())
-        } else if !args.server.is_empty() && is_distribution {
-            (args.server.clone(), "--server, in place of the preset's".to_owned())
-        } else if let Some(day) = &args.snapshot {
-            (vec![snapshot(repo, preset, day)?], format!("--snapshot {day}"))
-        } else {
-            (repo.servers.clone(), format!("the preset '{}'", repo.publisher))
-        };
-        let unsigned = is_unsigned(preset, &repo.name, siglevel.as_deref())?;
-        let publisher = Some(repo.publisher.clone());
-        let name = repo.name.clone();
-        repos.push(Repo { name, publisher, servers, siglevel, unsigned, usage: usage_of, cache_servers, origin });
+    let is_distribution = distribution == Some(repo.publisher.as_str());
+    let is_given = args.repo.iter().any(|given| given.split('=').next() == Some(repo.name.as_str()));
+    let (servers, origin) = if !args.server.is_empty() && is_distribution {
+        (args.server.clone(), "--server, in place of the preset's".to_owned())
+    } else if let Some(day) = args.snapshot.as_ref().filter(|_| !is_given) {
+        (vec![snapshot(repo, preset, day)?], format!("--snapshot {day}"))
+    } else {
+        (repo.servers.clone(), format!("the preset '{}'", repo.publisher))
+    };
+    Ok(Repo {
+        name: repo.name.clone(),
+        publisher: Some(repo.publisher.clone()),
+        servers,
+        siglevel: repo.siglevel.clone(),
+        unsigned: false,
+        usage: None,
+        cache_servers: Vec::new(),
+        origin,
+    })
+}
+
+/// Gives a repository what the command line says of it, in place of what is there.
+fn replace(repo: &mut Repo, given: Given, whose: &str) -> Result<(), Failure> {
+    if given.before.or(given.after).is_some() {
+        return Err(usage(format!("reading --repo: '{}' has its place by {whose} already", repo.name)));
     }
-    add(preset, &mut repos, given)?;
-    Ok(repos)
+    repo.siglevel = given.siglevel.or(repo.siglevel.take());
+    repo.usage = given.usage.or(repo.usage.take());
+    repo.cache_servers.extend(given.cache_server);
+    repo.servers = given.servers;
+    repo.origin = format!("--repo, in place of {whose}'s");
+    Ok(())
 }
 
 /// Adds the repositories of the command line, each at its place.
-fn add(preset: &Preset, repos: &mut Vec<Repo>, given: Vec<Given>) -> Result<(), Failure> {
+fn add(repos: &mut Vec<Repo>, given: Vec<Given>) -> Result<(), Failure> {
     let mut anchors: Vec<Option<String>> = vec![None; repos.len()];
     for Given { name, servers, before, after, siglevel, usage: usage_of, cache_server } in given {
         let names: Vec<&str> = repos.iter().map(|repo| repo.name.as_str()).collect();
@@ -185,19 +225,18 @@ fn add(preset: &Preset, repos: &mut Vec<Repo>, given: Vec<Given>) -> Result<(), 
             true => "--repo; behind the others, which take precedence".to_owned(),
             false => format!("--repo; before '{}', over which it takes precedence", repos[at].name),
         };
-        let unsigned = is_unsigned(preset, &name, siglevel.as_deref())?;
         anchors.insert(at, after);
         let cache_servers = cache_server.into_iter().collect();
-        let repo = Repo { name, publisher: None, servers, siglevel, unsigned, usage: usage_of, cache_servers, origin };
-        repos.insert(at, repo);
+        let (publisher, unsigned) = (None, false);
+        repos.insert(at, Repo { name, publisher, servers, siglevel, unsigned, usage: usage_of, cache_servers, origin });
     }
     Ok(())
 }
 
-/// Returns whether packages of a repository may have no signature.
-fn is_unsigned(preset: &Preset, name: &str, siglevel: Option<&str>) -> Result<bool, Failure> {
+/// Returns whether packages of a repository may have no signature; `above` is the `SigLevel` of `[options]`.
+fn is_unsigned(above: &str, name: &str, siglevel: Option<&str>) -> Result<bool, Failure> {
     let Some(siglevel) = siglevel else { return Ok(false) };
-    let signed = check::repo_siglevel(&preset.siglevel, siglevel);
+    let signed = check::repo_siglevel(above, siglevel);
     let signed = signed.map_err(|what| usage(format!("reading the SigLevel of '{name}': {what}")));
     Ok(signed? == Signed::Perhaps)
 }

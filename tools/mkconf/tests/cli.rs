@@ -570,3 +570,86 @@ fn pacman_reads_back_what_we_mean() {
 fn pacman_conf_repo(file: &Path, repo: &str) -> BTreeMap<String, Vec<String>> {
     pacman_conf(file, &["-r", repo])
 }
+
+// -- A pacman.conf of the user's ----------------------------------------------------------------------------------------
+
+#[test]
+fn a_pacman_conf_that_is_there_is_taken_over() {
+    let ground = Ground::new();
+    let conf = ground.path("pacman.conf");
+    let write = |options: &str, more: &str| {
+        let lists = ground.path("lists/*");
+        let text = format!(
+            "[options]\nArchitecture = aarch64\nCacheDir = /elsewhere\nCheckSpace\nNoExtract = a  b\nNoExtract = c\n{options}\n\
+             [mine]\nServer = file:///mine\n[core]\nInclude = {}\n{more}\n",
+            lists.display()
+        );
+        fs::write(&conf, text).unwrap();
+    };
+    fs::create_dir(ground.path("lists")).unwrap();
+    fs::write(ground.path("lists/1"), "Server = http://one/$arch/$repo\n").unwrap();
+    fs::write(ground.path("lists/2"), "Server = http://two/$arch/$repo\n").unwrap();
+    let args = ["--conf", conf.to_str().unwrap()];
+    write("SigLevel = Required DatabaseOptional\nParallelDownloads = 7", "");
+    let output =
+        ground.run(&[&args[..], &["--repo", "core=http://three/,usage=Sync", "--set", "NoExtract=d"]].concat());
+    let notes = format!(
+        "mkconf: not taken from '{0}': CacheDir, CheckSpace\nmkconf: not in '{0}': the repositories extra, alarm, aur\n",
+        conf.display()
+    );
+    assert!(text(&output.stderr).starts_with(&notes), "{}", text(&output.stderr));
+    let strict = fs::read_to_string(ground.path("target.strapline/pacman-strict.conf")).unwrap();
+    assert!(strict.contains("\nParallelDownloads = 7\n") && !strict.contains("elsewhere"), "{strict}");
+    assert!(strict.contains("\nNoExtract = a b c\n") && strict.contains("\nNoExtract = d\n"), "{strict}");
+    assert!(
+        strict.ends_with("\n[mine]\nServer = file:///mine\n\n[core]\nUsage = Sync\nServer = http://three/\n"),
+        "{strict}"
+    );
+    let level = "PackageRequired PackageTrustedOnly DatabaseOptional DatabaseTrustedOnly";
+    assert!(strict.contains(&format!("\nSigLevel = {level}\n")), "{strict}");
+    let repositories = &document(&output)["config"]["repositories"];
+    assert_eq!(repositories[0], json!({"name": "mine", "servers": ["file:///mine"], "siglevel": level}));
+    assert_eq!((&repositories[1]["publisher"], &repositories[1]["siglevel"]), (&json!("archlinuxarm"), &json!(level)));
+    // All that it includes.
+    let output = ground.run(&args);
+    let servers = &document(&output)["config"]["repositories"][1]["servers"];
+    assert_eq!(*servers, json!(["http://one/aarch64/core", "http://two/aarch64/core"]));
+
+    // What nobody verifies has to be said.
+    let said = ["--repo", "open=file:///open,siglevel=Optional"];
+    write("SigLevel = Required", "[open]\nSigLevel = PackageOptional\nServer = file:///open");
+    let output = ground.run(&[&args[..], &said].concat());
+    assert_eq!(document(&output)["config"]["repositories"][2]["unsigned"], true);
+    assert!(
+        text(&output.stderr).contains("warning: packages of the repository 'open' need no signature"),
+        "{output:?}"
+    );
+    let failed = |args: &[&str], status: i32, why: &str| {
+        let output = ground.run(args);
+        assert_eq!(output.status.code(), Some(status), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(why), "{why}: {}", text(&output.stderr));
+    };
+    failed(&args, 64, "packages of the repository 'open' need no signature");
+    write("SigLevel = Required", "[open]\nSigLevel = TrustAll\nServer = file:///open");
+    failed(&args, 64, "reading the SigLevel of 'open': ");
+    write("SigLevel = Optional", "");
+    failed(&args, 64, "lets in packages without a trusted signature");
+    assert!(ground.run(&[&args[..], &["--set", "SigLevel=Required"]].concat()).status.success());
+    // pacman's own level is Optional, or not, as the version has it.
+    write("", "[empty]");
+    failed(&[&args[..], &["--set", "SigLevel=Required"]].concat(), 64, "the repository 'empty' has no server");
+    write("SigLevel = Required\nArchitecture = x86_64", "");
+    fs::write(&conf, fs::read_to_string(&conf).unwrap().replace("Architecture = aarch64\n", "")).unwrap();
+    failed(&args, 64, "its Architecture is x86_64, and the root is of aarch64");
+    write("SigLevel = Wrong", "");
+    failed(&args, 69, "pacman-conf' ended with exit status 1");
+    failed(&["--conf", "/no/such"], 64, "reading '/no/such': No such file or directory");
+    fs::copy(&conf, ground.path("target/pacman.conf")).unwrap();
+    failed(&["--conf", ground.path("target/pacman.conf").to_str().unwrap()], 64, "it is in the root");
+    failed(&[&args[..], &["--server", "http://h/"]].concat(), 64, "cannot be used with");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+    command.args(args).env("PATH", ground.path("nothing"));
+    let output = feed(command, &ground.document());
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("there is no pacman-conf in PATH"), "{}", text(&output.stderr));
+}

@@ -99,7 +99,7 @@ fn answer_of_receipt(matches: &ArgMatches) -> Result<String, Failure> {
         _ => {
             let document = read(matches, "FILE")?;
             match FORMATS.iter().find(|(name, ..)| matches.get_flag(name)) {
-                Some((_, _, make)) => make(&document),
+                Some((_, _, make)) => make(&document, matches),
                 None => Ok(receipt::text(&document)),
             }
         }
@@ -107,14 +107,29 @@ fn answer_of_receipt(matches: &ArgMatches) -> Result<String, Failure> {
 }
 
 /// Makes the text of a receipt in another format.
-type Make = fn(&Document) -> Result<String, Failure>;
+type Make = fn(&Document, &ArgMatches) -> Result<String, Failure>;
 
 /// Other formats of a receipt: their options, and what is said of them.
-const FORMATS: [(&str, &str, Make); 3] = [
-    ("html", "As one HTML page", |document| Ok(receipt::html(document))),
-    ("spdx", "As a bill of materials, SPDX 2.3", receipt::spdx),
-    ("cyclonedx", "As a bill of materials, CycloneDX 1.6", receipt::cyclonedx),
+const FORMATS: [(&str, &str, Make); 4] = [
+    ("html", "As one HTML page", |document, _| Ok(receipt::html(document))),
+    ("spdx", "As a bill of materials, SPDX 2.3", |document, _| receipt::spdx(document)),
+    ("cyclonedx", "As a bill of materials, CycloneDX 1.6", |document, _| receipt::cyclonedx(document)),
+    ("provenance", "As provenance of the images, SLSA Provenance 1 in in-toto", |document, matches| {
+        receipt::provenance(document, matches.get_one::<String>("builder").map_or(receipt::BUILDER, String::as_str))
+    }),
 ];
+
+/// Reads a URI: a scheme, and no character that has to be encoded (RFC 3986).
+fn uri(text: &str) -> Result<String, String> {
+    let (scheme, rest) = text.split_once(':').unwrap_or_default();
+    let begins = scheme.starts_with(|c: char| c.is_ascii_alphabetic());
+    let is_scheme = begins && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/?#[]@!$&'()*+,;=%".contains(&b);
+    match is_scheme && !rest.is_empty() && rest.bytes().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err("not a URI".to_owned()),
+    }
+}
 
 /// Returns the command line of `receipt`.
 fn receipt_command() -> Command {
@@ -123,12 +138,15 @@ fn receipt_command() -> Command {
         Arg::new("WHAT").required(true).value_name("PKG|PATH").help("A package, or a path in the root, from '/' on");
     let why = Command::new("why").about("Say who brought a package or a file").args([what, file("FILE")]);
     let diff = Command::new("diff").about("Show what is different in two documents");
+    let builder = Arg::new("builder").long("builder").value_name("URI").requires("provenance").value_parser(uri);
+    let builder = builder.help("With --provenance: who answers for the build");
     let formats = FORMATS.map(|(name, help, _)| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help));
     Command::new("receipt")
         .about("Show a finished document to a person")
         .arg(file("FILE").required(true))
         .group(ArgGroup::new("format").args(FORMATS.map(|(name, ..)| name)))
         .args(formats)
+        .arg(builder)
         .subcommands([why, diff.args([file("A").required(true), file("B").required(true)])])
         .subcommand_negates_reqs(true)
         .args_conflicts_with_subcommands(true)

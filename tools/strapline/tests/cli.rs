@@ -86,6 +86,9 @@ fn what_cannot_be_answered_is_an_error() {
         (&["--spdx", "--html", "whole"], 64, "cannot be used with"),
         (&["--spdx", "bare"], 65, "making a bill of materials: the document has no packages"),
         (&["--cyclonedx", "bare"], 65, "making a bill of materials: the document has no packages"),
+        (&["--provenance", "whole"], 65, "making provenance: the document has no archives and no disks"),
+        (&["--provenance", "--builder", "us", "whole"], 64, "not a URI"),
+        (&["--builder", "https://example.org", "whole"], 64, "--provenance"),
         (&[], 64, "required arguments were not provided: <FILE>"),
     ] {
         let (is, stdout, stderr) = receipt(words, "");

@@ -11,6 +11,8 @@ use stage::{Code, Document, Failure, date};
 use std::collections::BTreeSet;
 use std::path::Path;
 
+const DOING: &str = "making a bill of materials";
+
 /// `ID` of os-release(5), which package URLs name a distribution by, of presets that are called otherwise.
 const VENDORS: [(&str, &str); 5] = [
     ("archlinux", "arch"),
@@ -20,28 +22,28 @@ const VENDORS: [(&str, &str); 5] = [
     ("archlinux32", "arch32"),
 ];
 
-/// What both formats say.
-struct Bill {
+/// What the formats for programs say.
+pub(super) struct Bill {
     /// What was built, and its version.
     name: String,
     version: Option<String>,
     /// When the last step ended, as RFC 3339 has it.
-    created: String,
+    pub(super) created: String,
     /// The distribution, in package URLs.
     vendor: String,
     /// The repositories that are not the distribution's.
     foreign: BTreeSet<String>,
     /// Programs that made it, and their versions.
-    tools: Vec<(String, String)>,
-    packages: Vec<Known>,
-    tree: Vec<TreeFile>,
+    pub(super) tools: Vec<(String, String)>,
+    pub(super) packages: Vec<Known>,
+    pub(super) tree: Vec<TreeFile>,
 }
 
 impl Bill {
-    fn of(document: &Document) -> Result<Self, Failure> {
+    /// `doing` is what an error says.
+    pub(super) fn of(document: &Document, doing: &str) -> Result<Self, Failure> {
         let lacks = |what: &str, hint: &str| {
-            Failure::new(Code::BadDocument, format!("making a bill of materials: the document has no {what}"))
-                .hint(hint)
+            Failure::new(Code::BadDocument, format!("{doing}: the document has no {what}")).hint(hint)
         };
         let packages = packages(document);
         if packages.is_empty() {
@@ -87,7 +89,7 @@ impl Bill {
 
     /// Returns the package URL of a package: of the type `alpm`, as its specification has it. None of a package that is not the
     /// distribution's: a scanner would take its advisories for it.
-    fn url(&self, known: &Known) -> Option<String> {
+    pub(super) fn url(&self, known: &Known) -> Option<String> {
         let package = &known.package;
         let repo = package.repo.as_deref().unwrap_or_default();
         if Package::is_own(repo) || self.foreign.contains(repo) {
@@ -99,7 +101,7 @@ impl Bill {
 }
 
 /// Returns text as a package URL has it.
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     let one = |b: u8| match b {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' | b':' => char::from(b).to_string(),
         other => format!("%{other:02X}"),
@@ -107,8 +109,8 @@ fn encoded(text: &str) -> String {
     text.bytes().map(one).collect()
 }
 
-/// What is known of a package that neither format has a place for.
-fn facts(known: &Known) -> Vec<(&'static str, String)> {
+/// What is known of a package that no format has a place for.
+pub(super) fn facts(known: &Known) -> Vec<(&'static str, String)> {
     let package = &known.package;
     let facts = [
         ("repository", package.repo.clone()),
@@ -125,7 +127,7 @@ fn facts(known: &Known) -> Vec<(&'static str, String)> {
 ///
 /// [`Code::BadDocument`] where the receipt has no packages, or no time.
 pub(crate) fn spdx(document: &Document) -> Result<String, Failure> {
-    let bill = Bill::of(document)?;
+    let bill = Bill::of(document, DOING)?;
     const NOT_KNOWN: &str = "NOASSERTION";
     let entry = |id: &str, name: &str, purpose: &str| {
         json!({"SPDXID": id, "name": name, "downloadLocation": NOT_KNOWN, "filesAnalyzed": false,
@@ -198,7 +200,7 @@ fn id(kind: &str, number: usize, name: &str) -> String {
 ///
 /// As [`spdx`].
 pub(crate) fn cyclonedx(document: &Document) -> Result<String, Failure> {
-    let bill = Bill::of(document)?;
+    let bill = Bill::of(document, DOING)?;
     let hashes = |sha256: &Option<String>| {
         sha256.as_ref().map(|sha256| json!([{"alg": "SHA-256", "content": sha256.to_lowercase()}]))
     };

@@ -3,10 +3,12 @@
 
 mod bill;
 mod diff;
+mod provenance;
 mod why;
 
 pub(crate) use bill::{cyclonedx, spdx};
 pub(crate) use diff::diff;
+pub(crate) use provenance::{BUILDER, provenance};
 pub(crate) use why::why;
 
 use stage::members::{
