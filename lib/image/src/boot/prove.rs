@@ -34,28 +34,30 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns that of the partition `n` of a layout, from 0 on, with the UUID of its file system.
+    /// Returns those of the partition `n` of a layout, from 0 on, with the UUID of its file system.
     #[must_use]
-    pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Option<Self> {
+    pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Vec<Self> {
         let partition = &layout.partitions[n];
-        let (kind, at) = partition.mounted()?;
+        let Some((kind, _)) = partition.mounted() else { return Vec::new() };
         let has_names = layout.geometry.has_gpt();
-        Some(Self {
+        let of = |at: &str| Self {
             at: at.to_owned(),
             kind: kind.name().to_owned(),
             uuid: uuid.to_owned(),
             part_uuid: layout.partition_id(n, ids).unwrap_or_default(),
             part_label: if has_names { partition.name.clone() } else { String::new() },
-        })
+        };
+        partition.mount_points().into_iter().map(of).collect()
     }
 
     /// Returns those of a disk in the document.
     pub fn of_record(disk: &Disk) -> impl Iterator<Item = Self> + '_ {
         let without_names = [Table::Mbr, Table::None].map(Table::name);
         let has_names = !disk.table.as_deref().is_some_and(|table| without_names.contains(&table));
-        disk.partitions.iter().filter_map(move |partition| {
-            let (file_system, at) = (partition.filesystem.as_ref()?, partition.at.as_ref()?);
-            Some(Self {
+        let mounted = disk.partitions.iter().filter_map(|p| Some((p, p.filesystem.as_ref()?, p.at.as_ref()?)));
+        mounted.flat_map(move |(partition, file_system, at)| {
+            let others = file_system.subvolumes.values().filter(move |other| *other != at);
+            [at].into_iter().chain(others).map(move |at| Self {
                 at: at.clone(),
                 kind: file_system.kind.clone(),
                 uuid: file_system.uuid.clone(),
