@@ -18,6 +18,7 @@ mod release;
 mod root;
 #[cfg(test)]
 mod tests;
+mod unified;
 mod unpack;
 mod words;
 
