@@ -125,6 +125,28 @@ impl Bootable {
         );
     }
 
+    /// Makes a unified kernel image with objcopy(1) and systemd's stub, as of the architecture of this machine.
+    ///
+    /// # Panics
+    ///
+    /// Where that fails.
+    pub fn unified(&self, below: &str, sections: &[(&str, &[u8])]) {
+        let stubs = fs::read_dir("/usr/lib/systemd/boot/efi").expect("Debian's systemd-boot-efi");
+        let mut stubs = stubs.map(|entry| entry.expect("a directory").path());
+        let stub = stubs.find(|path| path.to_string_lossy().ends_with(".efi.stub")).expect("a stub");
+        let scratch = tempfile::tempdir_in(self.path()).expect("our own directory");
+        let mut command = Command::new("objcopy");
+        for (n, (name, content)) in sections.iter().enumerate() {
+            let file = scratch.path().join(n.to_string());
+            fs::write(&file, content).expect("our own directory");
+            command.arg("--add-section").arg(format!("{name}={}", file.display()));
+            command.arg("--change-section-vma").arg(format!("{name}={}", (n + 1) << 28));
+        }
+        let to = self.root(below);
+        fs::create_dir_all(to.parent().expect("our own directory")).expect("our own directory");
+        assert!(command.arg(stub).arg(to).status().expect("Debian's binutils").success());
+    }
+
     /// Runs a program beside the root, with the document.
     ///
     /// # Panics

@@ -119,6 +119,16 @@ pub fn gpg_of(suite: &str) -> PathBuf {
 }
 
 /// Returns the static pacman that `tests/mirror/mkpacman-static` builds, and builds it where it is not there yet, which takes
+/// Returns the directory of another Debian suite's mkfs.btrfs and mkfs.xfs, as [`pacman_of`] has it, for a `PATH`.
+///
+/// # Panics
+///
+/// As [`pacman_of`].
+#[must_use]
+pub fn mkfs_of(suite: &str) -> PathBuf {
+    pacman_of(suite).with_file_name("mkfs")
+}
+
 /// 200 s of a processor. It stays between runs.
 ///
 /// # Panics

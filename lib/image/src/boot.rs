@@ -18,6 +18,7 @@ mod release;
 mod root;
 #[cfg(test)]
 mod tests;
+mod unified;
 mod unpack;
 mod words;
 
@@ -151,13 +152,7 @@ pub fn plan(nodes: &[Node], layout: &Layout, arch: Arch, wish: &Wish<'_>) -> Res
     }
     let entries = menu::entries(&kernels, wish);
     if with_extlinux {
-        if keep_extlinux {
-            booting.notes.push(format!("'/{EXTLINUX}' of the root is kept"));
-        } else {
-            let prefix = if tree.mounted().any(|(_, _, at)| at == "/boot") { "" } else { "/boot" };
-            let text = menu::extlinux(&entries, prefix, wish);
-            booting.add(EXTLINUX, Content::Text(text.into()), wish);
-        }
+        add_extlinux(&entries, &tree, keep_extlinux, wish, &mut booting)?;
     }
     if wish.loader == Loader::Syslinux {
         add_syslinux(&entries, &tree, wish, &mut booting)?;
@@ -203,6 +198,24 @@ fn check_initramfs(kernels: &[Kernel], wish: &Wish<'_>) -> Result<(), Failure> {
 }
 
 /// Adds the menu of SYSLINUX.
+/// Adds extlinux.conf, unless that of the root is kept.
+fn add_extlinux(
+    entries: &[MenuEntry<'_>],
+    tree: &Tree<'_>,
+    is_kept: bool,
+    wish: &Wish<'_>,
+    booting: &mut Booting,
+) -> Result<(), Failure> {
+    tree.check_subvolumes()?;
+    if is_kept {
+        booting.notes.push(format!("'/{EXTLINUX}' of the root is kept"));
+        return Ok(());
+    }
+    let prefix = if tree.mounted().any(|(_, _, at)| at == "/boot") { "" } else { "/boot" };
+    booting.add(EXTLINUX, Content::Text(menu::extlinux(entries, prefix, wish).into()), wish);
+    Ok(())
+}
+
 fn add_syslinux(
     entries: &[MenuEntry<'_>],
     tree: &Tree<'_>,

@@ -516,6 +516,7 @@ mod tests {
             label: Some("BOOT".to_owned()),
             time: 1_700_000_000,
             sector: 512,
+            ..Options::default()
         }
     }
 

@@ -37,7 +37,7 @@ pub trait FileSystem {
 pub const STEP: u64 = 1 << 20;
 
 /// What a file system is made with, beside its files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// Where it is mounted, for messages.
     pub at: String,
@@ -51,6 +51,10 @@ pub struct Options {
     pub time: u64,
     /// Bytes in a sector of its disk.
     pub sector: u64,
+    /// How mkfs.btrfs(8) compresses its files.
+    pub compress: Option<String>,
+    /// The names of its subvolumes, which are directories of the top, the default one first.
+    pub subvolumes: Vec<String>,
 }
 
 impl Options {

@@ -3,7 +3,7 @@
 use crate::ext4::Ext4;
 use crate::fat::Fat;
 use crate::filesystem::{FileSystem, Options};
-use crate::host::{Btrfs, HostKind, ReadOnly};
+use crate::host::{HostKind, ReadOnly, Writable};
 use crate::ids::{self, Ids};
 use crate::node::Node;
 use crate::swap::Swap;
@@ -28,9 +28,15 @@ pub enum FileSystemKind {
     Erofs,
     /// squashfs, which is read-only and has no UUID, by the host's tar2sqfs(1).
     Squashfs,
+    /// XFS, by the host's mkfs.xfs(8).
+    Xfs,
 }
 
 impl FileSystemKind {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Ext4, Self::Vfat, Self::Swap, Self::Btrfs, Self::Erofs, Self::Squashfs, Self::Xfs];
+
     /// Makes a file system of this type of nodes: the top first, and each directory before what is in it. One that a program of
     /// the host makes needs `scratch`, an empty file, for it.
     ///
@@ -50,8 +56,10 @@ impl FileSystemKind {
         Ok(match (self, self.host()) {
             (Self::Ext4, _) => Box::new(Ext4::new(nodes, options, tree)?),
             (Self::Swap, _) => Box::new(Swap::new(&options)?),
-            (Self::Btrfs, _) => Box::new(Btrfs::new(&nodes, options, tree, scratch()?, progress)?),
-            (_, Some(kind)) => Box::new(ReadOnly::new(kind, &nodes, &options, tree, scratch()?, progress)?),
+            (_, Some(kind)) if self.is_read_only() => {
+                Box::new(ReadOnly::new(kind, &nodes, &options, tree, scratch()?, progress)?)
+            }
+            (_, Some(kind)) => Box::new(Writable::new(kind, &nodes, options, tree, scratch()?, progress)?),
             (_, None) => Box::new(Fat::new(nodes, options)?),
         })
     }
@@ -64,6 +72,7 @@ impl FileSystemKind {
             Self::Btrfs => Some(HostKind::Btrfs),
             Self::Erofs => Some(HostKind::Erofs),
             Self::Squashfs => Some(HostKind::Squashfs),
+            Self::Xfs => Some(HostKind::Xfs),
         }
     }
 
@@ -83,6 +92,7 @@ impl FileSystemKind {
             Self::Btrfs => "btrfs",
             Self::Erofs => "erofs",
             Self::Squashfs => "squashfs",
+            Self::Xfs => "xfs",
         }
     }
 
@@ -90,7 +100,7 @@ impl FileSystemKind {
     #[must_use]
     pub fn new_uuid(self, ids: &Ids, name: &str) -> String {
         match self {
-            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap => ids.uuid(name),
+            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap | Self::Xfs => ids.uuid(name),
             Self::Vfat => ids.fat_serial(name),
             Self::Squashfs => String::new(),
         }
@@ -103,7 +113,7 @@ impl FileSystemKind {
     /// A sentence that says what is wrong with it.
     pub fn check_id(self, text: &str) -> Result<String, String> {
         match self {
-            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap => ids::parse_uuid(text),
+            Self::Ext4 | Self::Btrfs | Self::Erofs | Self::Swap | Self::Xfs => ids::parse_uuid(text),
             Self::Squashfs if text.is_empty() => Ok(String::new()),
             Self::Squashfs => Err(format!("'{}': squashfs has no UUID", text.escape_default())),
             Self::Vfat => {
@@ -131,6 +141,7 @@ impl FileSystemKind {
                 "11 capital letters, digits, '_' and '-'",
             ),
             Self::Btrfs => (255, |c| c.is_ascii_graphic(), "255 letters, digits and punctuation characters"),
+            Self::Xfs => (12, |c| c.is_ascii_graphic(), "12 letters, digits and punctuation characters"),
             Self::Erofs | Self::Squashfs => return Err(format!("{} has no label", self.name())),
         };
         if (1..=longest).contains(&text.len()) && text.chars().all(fine) {
@@ -142,7 +153,7 @@ impl FileSystemKind {
     /// Returns whether systemd-growfs(8) can make it larger while it is mounted.
     #[must_use]
     pub fn grows(self) -> bool {
-        matches!(self, Self::Ext4 | Self::Btrfs)
+        matches!(self, Self::Ext4 | Self::Btrfs | Self::Xfs)
     }
 
     /// Returns whether it holds owners, modes and links, and so can be the root's.

@@ -15,6 +15,7 @@
 //! size = "256M"                # or "auto": what is in it and headroom; the last one may have "rest"
 //! filesystem = "vfat"          # or another type; or file = "…" or in_root = "…" for bytes; none of them: nothing
 //! options = ["noatime"]         # of the line in fstab(5)
+//! compress = "zstd"            # of btrfs, as its subvolumes = { "@" = "/", "@home" = "/home" }
 //! at = "/boot"                 # what is below this directory of the root goes in there, and is not in the root's own
 //! ```
 //!
@@ -22,6 +23,7 @@
 //! not boot says nothing about why. `configure --fstab` reads it too, to know which file systems there will be.
 
 mod file;
+mod subvolumes;
 #[cfg(test)]
 mod tests;
 
@@ -35,6 +37,7 @@ pub(crate) use file::from_root;
 use stage::{Code, Failure, members, quote};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+pub use subvolumes::Subvolume;
 
 /// Bytes in the smallest sector: what offsets and sizes are whole numbers of, at least.
 pub const SECTOR: u64 = 512;
@@ -115,6 +118,10 @@ pub struct Partition {
     pub in_mbr: bool,
     /// The options of its line in fstab(5); none for those of the file system.
     pub options: Vec<String>,
+    /// How its files are compressed, which btrfs can.
+    pub compress: Option<String>,
+    /// Its subvolumes, the default one first.
+    pub subvolumes: Vec<Subvolume>,
     /// What is in it.
     pub content: Content,
 }
@@ -222,12 +229,7 @@ impl Layout {
     /// those. Swap is at [`SWAP_AT`].
     #[must_use]
     pub fn file_systems(&self, ids: &Ids) -> Vec<(&Partition, FileSystemKind, members::FileSystem)> {
-        let of = |p| {
-            let (kind, at) = Partition::in_fstab(p)?;
-            let (at, uuid) = (at.to_owned(), p.file_system_id(ids));
-            Some((p, kind, members::FileSystem { at, kind: kind.name().to_owned(), uuid, grows: None }))
-        };
-        let mut found: Vec<_> = self.partitions.iter().filter_map(of).collect();
+        let mut found: Vec<_> = self.partitions.iter().flat_map(|p| p.file_systems(ids)).collect();
         found.sort_by(|(.., a), (.., b)| a.at.cmp(&b.at));
         found
     }
@@ -247,9 +249,6 @@ impl Layout {
         if self.partitions.len() > most {
             return Err(format!("a partition table has room for {most} partitions"));
         }
-        fn at(partition: &Partition) -> Option<&str> {
-            Some(partition.in_fstab()?.1)
-        }
         for (n, partition) in self.partitions.iter().enumerate() {
             let name = &partition.name;
             let wrong = |what: &str| Err(format!("partition '{name}': {what}"));
@@ -263,14 +262,15 @@ impl Layout {
             if partition.size == Size::Rest && n + 1 != self.partitions.len() {
                 return wrong("only the last partition can have the rest of the disk");
             }
-            if let Some(point) = at(partition).filter(|point| before.iter().any(|p| at(p) == Some(point))) {
+            let is_taken = |point: &&str| before.iter().any(|p| p.points_in_fstab().contains(point));
+            if let Some(point) = partition.points_in_fstab().into_iter().find(is_taken) {
                 if point == SWAP_AT {
                     return wrong("another partition is swap");
                 }
                 return wrong(&format!("another partition is mounted at '{point}'"));
             }
         }
-        if !self.partitions.iter().any(|p| at(p) == Some("/")) {
+        if !self.partitions.iter().any(|p| p.points_in_fstab().contains(&"/")) {
             return Err("no partition has at = \"/\": there is no root".to_owned());
         }
         self.check_table()?;

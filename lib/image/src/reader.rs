@@ -200,7 +200,14 @@ impl<'a> Reader<'a> {
     /// Returns it as a stream, from its beginning. An error of the stream carries the [`Failure`].
     #[must_use]
     pub fn stream(&self) -> Stream<'_> {
-        Stream { reader: self, at: 0 }
+        self.part(0..self.size)
+    }
+
+    /// Returns a range of it as a stream, which ends where the file does.
+    #[must_use]
+    pub fn part(&self, range: Range<u64>) -> Stream<'_> {
+        let [at, end] = [range.start, range.end].map(|at| at.min(self.size));
+        Stream { reader: self, at, end: end.max(at) }
     }
 
     /// Reads all of a range.
@@ -225,16 +232,17 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The content of a [`Reader`], in order.
+/// The content of a [`Reader`], or a part of it, in order.
 #[derive(Debug)]
 pub struct Stream<'a> {
     reader: &'a Reader<'a>,
     at: u64,
+    end: u64,
 }
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = (self.reader.size - self.at).min(buffer.len() as u64) as usize;
+        let n = (self.end - self.at).min(buffer.len() as u64) as usize;
         let (begin, end) = (self.at, self.at + n as u64);
         let put = |at: u64, bytes: &[u8]| {
             let offset = (at - begin) as usize;

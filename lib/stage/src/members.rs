@@ -13,6 +13,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
@@ -933,11 +934,14 @@ pub struct Login {
 pub struct FileSystem {
     /// Where it is mounted: an absolute path in the root, or `none` for swap.
     pub at: String,
-    /// Its type, as mount(8) calls it: `ext4`, `vfat`, `btrfs`, `erofs`, `squashfs` or `swap`.
+    /// Its type, as mount(8) calls it: `ext4`, `vfat`, `btrfs`, `erofs`, `squashfs`, `xfs` or `swap`.
     #[serde(rename = "type")]
     pub kind: String,
     /// Its UUID, as blkid(8) shows it: `1A2B-3C4D` for FAT, empty for squashfs, which has none.
     pub uuid: String,
+    /// The subvolume of a btrfs that is mounted there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subvolume: Option<String>,
     /// Where the root grows it on a larger disk, with its partition: the GUID of that partition's type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grows: Option<String>,
@@ -1110,6 +1114,9 @@ pub struct DiskFileSystem {
     pub kind: String,
     /// Its UUID; empty for squashfs, which has none.
     pub uuid: String,
+    /// The subvolumes of a btrfs: their names, and where in the root they are mounted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub subvolumes: BTreeMap<String, String>,
 }
 
 /// What `reap` found and did.

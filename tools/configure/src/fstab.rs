@@ -56,10 +56,12 @@ impl Entry {
         if kind == FileSystemKind::Vfat && !given.iter().any(|o| masks.iter().any(|mask| o.starts_with(mask))) {
             options.push("umask=0077");
         }
-        if partition.grows() {
+        let FileSystem { at, kind, uuid, subvolume, .. } = file_system;
+        let subvolume = subvolume.as_ref().map(|name| format!("subvol=/{name}"));
+        options.extend(subvolume.as_deref());
+        if partition.grows() && partition.mounted().is_some_and(|(_, own)| own == at) {
             options.push("x-systemd.growfs");
         }
-        let FileSystem { at, kind, uuid, .. } = file_system;
         let source = if uuid.is_empty() { format!("PARTLABEL={}", partition.name) } else { format!("UUID={uuid}") };
         Self { source, at: at.clone(), kind: kind.clone(), options: options.join(",") }
     }
@@ -139,11 +141,13 @@ impl Fstab {
         // UUIDs of an earlier run stay, or an image that is made already would not find its file systems.
         let recorded: Vec<FileSystem> = document.get().unwrap_or_default();
         for (partition, kind, mut file_system) in layout.file_systems(&Ids::new(epoch::of_environment()?, salt)?) {
-            let same = |f: &&FileSystem| f.at == file_system.at && f.kind == file_system.kind;
+            // Subvolumes have the UUID of the file system that they are in.
+            let own = partition.in_fstab().map_or(SWAP_AT, |(_, at)| at);
+            let same = |f: &&FileSystem| f.at == own && f.kind == file_system.kind;
             if let Some(known) = recorded.iter().find(same) {
                 let doing = || format!("reading \"filesystems\" of the document: {}", known.at);
                 file_system.uuid = kind.check_id(&known.uuid).doing(Code::BadDocument, doing)?;
-            } else if let Some(uuid) = uuid_in(&text, kind, &file_system) {
+            } else if let Some(uuid) = uuid_in(&text, kind, own) {
                 file_system.uuid = uuid;
             }
             found.entries.push(Entry::of_file_system(kind, &file_system, partition));
@@ -229,11 +233,11 @@ fn with_block(text: &str, entries: &[Entry]) -> String {
 }
 
 /// Returns the UUID that our own lines have for a file system.
-fn uuid_in(text: &str, kind: FileSystemKind, file_system: &FileSystem) -> Option<String> {
+fn uuid_in(text: &str, kind: FileSystemKind, at: &str) -> Option<String> {
     parts(text).1.iter().find_map(|line| {
         let mut fields = line.split_whitespace();
         let uuid = fields.next()?.strip_prefix("UUID=")?;
-        let same = fields.next()? == escape(&file_system.at) && fields.next()? == file_system.kind;
+        let same = fields.next()? == escape(at) && fields.next()? == kind.name();
         kind.check_id(uuid).ok().filter(|_| same)
     })
 }
@@ -243,7 +247,7 @@ mod tests {
     use super::*;
 
     fn planned(at: &str, kind: FileSystemKind, uuid: &str) -> FileSystem {
-        FileSystem { at: at.into(), kind: kind.name().into(), uuid: uuid.into(), grows: None }
+        FileSystem { at: at.into(), kind: kind.name().into(), uuid: uuid.into(), subvolume: None, grows: None }
     }
 
     /// The partitions of the standard layout: that at /boot, and the root's.
@@ -268,9 +272,9 @@ mod tests {
         assert_eq!(with_block(&text, &entries), text);
         let more = format!("{text}tmpfs /x tmpfs rw 0 0\n");
         assert_eq!(with_block(&more, &entries), more);
-        assert_eq!(uuid_in(&more, vfat, &boot).unwrap(), "1A2B-3C4D");
-        assert_eq!(uuid_in(&more, ext4, &planned("/boot", ext4, "")), None);
-        assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", vfat, &boot), None);
+        assert_eq!(uuid_in(&more, vfat, "/boot").unwrap(), "1A2B-3C4D");
+        assert_eq!(uuid_in(&more, ext4, "/boot"), None);
+        assert_eq!(uuid_in("UUID=1A2B-3C4D /boot vfat x 0 2\n", vfat, "/boot"), None);
     }
 
     #[test]
@@ -299,6 +303,21 @@ mod tests {
         let root = planned("/", erofs, "3335002d-56ca-8154-a907-7caebb1d31d3");
         assert_eq!(line(erofs, root), "UUID=3335002d-56ca-8154-a907-7caebb1d31d3 / erofs ro,relatime 0 0");
         assert_eq!(line(squashfs, planned("/usr", squashfs, "")), "PARTLABEL=my\\040usr /usr squashfs ro,relatime 0 0");
+    }
+
+    #[test]
+    fn each_subvolume_has_a_line() {
+        let text = "[[partition]]\nname='r'\ntype='root'\nsize='rest'\nfilesystem='btrfs'\nat='/'\n\
+                    attributes=['grow-file-system']\noptions=['noatime']\nsubvolumes={'@home'='/home','@'='/'}\n";
+        let layout = Layout::parse("x", text, Path::new("/"), "x86_64").unwrap();
+        let found = layout.file_systems(&Ids::new(Some(1), "x").unwrap());
+        let lines = found.iter().map(|(p, kind, system)| Entry::of_file_system(*kind, system, p).line());
+        let uuid = &found[0].2.uuid;
+        let expected = [
+            format!("UUID={uuid} / btrfs rw,noatime,subvol=/@,x-systemd.growfs 0 0"),
+            format!("UUID={uuid} /home btrfs rw,noatime,subvol=/@home 0 0"),
+        ];
+        assert_eq!(lines.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(crate) fn mkfs(is_found: fn(HostKind) -> bool) -> Finding {
     let missing: Vec<_> = missing.iter().map(|kind| kind.program()).collect();
     let missing: Vec<_> = missing.iter().map(|(program, package)| format!("{program} (Debian: {package})")).collect();
     Finding::ok(format!("{found}; not found: {}", missing.join(", ")))
-        .why("mkdisk and pack make btrfs, erofs and squashfs by them; ext4 and FAT need no program")
+        .why("mkdisk and pack make btrfs, erofs, squashfs and xfs by them; ext4 and FAT need no program")
 }
 
 #[cfg(test)]
@@ -112,10 +112,11 @@ mod tests {
 
     #[test]
     fn programs_that_make_file_systems_are_not_needed() {
-        assert_eq!(mkfs(|_| true).found, "tar2sqfs, mkfs.erofs, mkfs.btrfs");
+        assert_eq!(mkfs(|_| true).found, "tar2sqfs, mkfs.erofs, mkfs.btrfs, mkfs.xfs");
         let finding = mkfs(|kind| kind == HostKind::Erofs);
         assert_eq!(finding.status, Status::Ok);
-        let missing = "mkfs.erofs; not found: tar2sqfs (Debian: squashfs-tools-ng), mkfs.btrfs (Debian: btrfs-progs)";
+        let missing = "mkfs.erofs; not found: tar2sqfs (Debian: squashfs-tools-ng), mkfs.btrfs (Debian: btrfs-progs), \
+                       mkfs.xfs (Debian: xfsprogs)";
         assert_eq!(finding.found, missing);
         assert!(mkfs(|_| false).found.starts_with("none; "));
     }

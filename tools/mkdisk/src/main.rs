@@ -209,7 +209,7 @@ impl Args {
         if boot.loader == Loader::Syslinux {
             syslinux::check(&layout)?;
         }
-        layout.host_kinds().try_for_each(|(_, kind)| kind.check())?;
+        layout.host_kinds().try_for_each(|(n, kind)| kind.check(&layout.partitions[n].options_of_mkfs()))?;
         let title = title(root)?;
         // Images of one day for different machines have different ids. All of it is the root's own: what the document says of
         // the distribution may be where a preset lies.
@@ -330,7 +330,8 @@ fn disk(path: &Path, sha256: Option<&str>, plan: &Plan<'_>, done: &Done) -> Disk
     let partitions = partitions.zip(&plan.file_systems).enumerate().map(|(n, ((partition, place), id))| {
         let (filesystem, at) = match &partition.content {
             Content::FileSystem { kind, at, .. } => {
-                (Some(DiskFileSystem { kind: kind.name().to_owned(), uuid: id.clone() }), at.clone())
+                let subvolumes = partition.subvolumes.iter().map(|s| (s.name.clone(), s.at.clone())).collect();
+                (Some(DiskFileSystem { kind: kind.name().to_owned(), uuid: id.clone(), subvolumes }), at.clone())
             }
             _ => (None, None),
         };

@@ -3,7 +3,7 @@
 use crate::Args;
 use crate::boards::Boot;
 use image::ids::Ids;
-use image::layout::{Layout, Partition, Size};
+use image::layout::{Layout, Partition, Size, Subvolume};
 use image::tree::Points;
 use image::{Rules, size};
 use rootfs::Arch;
@@ -103,7 +103,7 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
             .hint("give 'configure --fstab' and mkdisk the same --board or --layout, or leave --fstab out")
     };
     for known in &recorded {
-        if !layout.partitions.iter().any(|p| p.in_fstab().is_some_and(|(_, at)| at == known.at)) {
+        if !layout.partitions.iter().any(|p| p.points_in_fstab().contains(&known.at.as_str())) {
             let at = stage::message::escape(&known.at);
             return Err(differs(format!("'{at}' is in fstab, and the layout has no partition for it")));
         }
@@ -121,6 +121,7 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
             let in_fstab = stage::message::escape(&known.kind);
             return Err(differs(format!("'{at}' is {in_fstab} in fstab and {} in the layout", kind.name())));
         }
+        check_subvolumes(partition, known, &recorded).map_err(differs)?;
         let is_last = layout.partitions.last() == Some(partition);
         if known.grows.as_ref().is_some_and(|kind| !(is_last && *kind == partition.kind)) {
             return Err(differs(format!("'{at}' grows as the last partition, of another type")));
@@ -129,6 +130,23 @@ pub(crate) fn file_systems(document: &Document, layout: &Layout, ids: &Ids) -> R
         found.push(id);
     }
     Ok(found)
+}
+
+/// Checks that fstab mounts the subvolumes that the layout has; `known` is the file system at the partition's own mount point.
+fn check_subvolumes(partition: &Partition, known: &FileSystem, recorded: &[FileSystem]) -> Result<(), String> {
+    for Subvolume { name, at } in &partition.subvolumes {
+        let is_it = |f: &FileSystem| f.at == *at && f.uuid == known.uuid && f.subvolume.as_ref() == Some(name);
+        if !recorded.iter().any(is_it) {
+            return Err(format!("the layout has the subvolume '{name}' at '{at}', and fstab does not"));
+        }
+    }
+    match &known.subvolume {
+        Some(name) if partition.subvolumes.is_empty() => {
+            let [at, name] = [&known.at, name].map(|text| stage::message::escape(text));
+            Err(format!("'{at}' is the subvolume '{name}' in fstab, and the layout has none"))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn mounted_at(partition: &Partition, point: &str) -> bool {
@@ -179,6 +197,39 @@ mod tests {
         ] {
             let failure = of(&format!("\"filesystems\":{text}")).unwrap_err();
             assert_eq!(failure.code, code, "{failure}");
+        }
+    }
+
+    #[test]
+    fn subvolumes_are_those_of_fstab() {
+        let layout = |subvolumes: &str| {
+            let text = format!(
+                "[[partition]]\nname='r'\ntype='root'\nsize='rest'\nfilesystem='btrfs'\nat='/'\n\
+                 subvolumes={{{subvolumes}}}\n"
+            );
+            Layout::parse("x", &text, std::path::Path::new("/"), "aarch64").unwrap()
+        };
+        let of = |subvolumes: &str, recorded: &str| {
+            let document = document(&format!("\"filesystems\":[{recorded}]"));
+            file_systems(&document, &layout(subvolumes), &Ids::new(Some(1), "").unwrap()).map_err(|f| f.message)
+        };
+        let record = |at: &str, more: &str, id: &str| {
+            format!("{{\"at\":\"{at}\",\"type\":\"btrfs\"{more},\"uuid\":\"{id}a7f9a4e-0d1b-4a2c-8c3d-0123456789ab\"}}")
+        };
+        let root = record("/", ",\"subvolume\":\"@\"", "4");
+        let with = |home: String| format!("{root},{home}");
+        let both = "'@'='/','@home'='/home'";
+        let found = of(both, &with(record("/home", ",\"subvolume\":\"@home\"", "4"))).unwrap();
+        assert_eq!(found, ["4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab"]);
+        for (subvolumes, recorded, why) in [
+            (both, root.clone(), "has the subvolume '@home' at '/home', and fstab does not"),
+            (both, with(record("/home", ",\"subvolume\":\"@x\"", "4")), "has the subvolume '@home' at '/home'"),
+            (both, with(record("/home", ",\"subvolume\":\"@home\"", "5")), "has the subvolume '@home' at '/home'"),
+            ("", root.clone(), "'/' is the subvolume '@' in fstab, and the layout has none"),
+            ("'@'='/'", with(record("/home", "", "4")), "'/home' is in fstab, and the layout has no partition for it"),
+        ] {
+            let message = of(subvolumes, &recorded).unwrap_err();
+            assert!(message.contains(why), "{message}");
         }
     }
 

@@ -138,7 +138,7 @@ impl<'a> Job<'a> {
         };
         let mut booting = boot::plan(self.nodes, &plan.layout, plan.arch, &wish)?;
         let boot = self.check_boot(&mut booting)?;
-        let points: Vec<&str> = partitions().filter_map(Partition::mounted).map(|(_, at)| at).collect();
+        let points: Vec<&str> = partitions().flat_map(Partition::mount_points).collect();
         let mut split = content::split(self.nodes, &booting.added, &points, now)?.into_iter();
         let mut fillings = Vec::new();
         for ((partition, id), scratch) in partitions().zip(&plan.file_systems).zip(self.scratch) {
@@ -147,7 +147,8 @@ impl<'a> Job<'a> {
                 Holds::File(source) => Filling::Bytes(source, self.size_of(source)?),
                 Holds::FileSystem { kind, at, label } => {
                     let empty = || vec![Node { mtime: now, ..Node::new(b"", Kind::Directory) }];
-                    let nodes = at.as_ref().and_then(|_| split.next()).unwrap_or_else(empty);
+                    let trees: Vec<_> = split.by_ref().take(partition.mount_points().len()).collect();
+                    let nodes = if trees.is_empty() { empty() } else { partition.join(trees, now) };
                     let options = Options {
                         at: at.clone().unwrap_or_else(|| format!("/{}", partition.name)),
                         uuid: id.clone(),
@@ -155,6 +156,8 @@ impl<'a> Job<'a> {
                         label: label.clone(),
                         time: plan.time,
                         sector: plan.layout.geometry.sector,
+                        compress: partition.compress.clone(),
+                        subvolumes: partition.subvolumes.iter().map(|subvolume| subvolume.name.clone()).collect(),
                     };
                     let scratch = scratch.as_ref().map(File::try_clone).transpose();
                     let scratch = scratch.doing(Code::Os, || "opening a file for a program")?;
@@ -176,7 +179,7 @@ impl<'a> Job<'a> {
             return Ok(None);
         }
         let ids = plan.file_systems.iter().enumerate();
-        let places = ids.filter_map(|(n, id)| Place::of_layout(&plan.layout, n, &plan.ids, id)).collect();
+        let places = ids.flat_map(|(n, id)| Place::of_layout(&plan.layout, n, &plan.ids, id)).collect();
         let subject = Subject::new(self.tree, self.nodes, &booting.added, places);
         let entries = subject.entries()?;
         if plan.args.no_boot_check {

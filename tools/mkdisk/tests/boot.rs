@@ -126,6 +126,109 @@ fn what_boots_is_written_and_recorded() {
     assert!(ran.stderr.contains(line), "{}", ran.stderr);
 }
 
+const UNIFIED: &str = "boot/EFI/Linux/x.efi";
+
+/// Makes a unified kernel image of the root's kernel and initramfs, without one of its sections.
+fn unified(lab: &Bootable, cmdline: &str, without: &str) {
+    let read = |path: &str| fs::read(lab.root(path)).unwrap();
+    let (kernel, initramfs) = (read("boot/Image"), read("boot/initramfs-linux.img"));
+    let sections = [
+        (".osrel", b"ID=arch\n".as_slice()),
+        (".cmdline", cmdline.as_bytes()),
+        (".linux", &kernel),
+        (".initrd", &initramfs),
+    ];
+    let sections: Vec<_> = sections.into_iter().filter(|(name, _)| *name != without).collect();
+    lab.unified(UNIFIED, &sections);
+}
+
+/// The entry of a kernel that kernel-install(8) has put on the partition.
+fn installed(lab: &Bootable, root: &str) {
+    let id = "0123456789abcdef0123456789abcdef";
+    for (from, to) in [("boot/Image", "linux"), ("boot/initramfs-linux.img", "initrd")] {
+        lab.put(&format!("boot/{id}/{RELEASE}/{to}"), &fs::read(lab.root(from)).unwrap());
+    }
+    let entry = format!(
+        "# Boot Loader Specification type#1 entry\ntitle      Arch\nversion    {RELEASE}\nmachine-id {id}\noptions    root=UUID={root}\n\
+         linux      /{id}/{RELEASE}/linux\ninitrd     /{id}/{RELEASE}/initrd\n"
+    );
+    lab.put(&format!("boot/loader/entries/{id}-{RELEASE}.conf"), entry.as_bytes());
+}
+
+/// What is damaged in a unified kernel image, or in what kernel-install(8) has put there, and the line that says so.
+const DAMAGES_OF_OTHERS: [(Damage, &str); 10] = [
+    (
+        |lab| unified(lab, &format!("root=UUID={ROOT}"), ".initrd"),
+        "'/boot/EFI/Linux/x.efi' has no initramfs, and the driver 'ext4' is a module",
+    ),
+    (
+        |lab| unified(lab, "root=UUID=b rw", ""),
+        "'/boot/EFI/Linux/x.efi' has root=UUID=b, and the root of the image is UUID=4a7f9a4e-0d1b-4a2c-8c3d-0123456789ab",
+    ),
+    (
+        |lab| {
+            lab.initramfs(&["jbd2"], RELEASE);
+            unified(lab, &format!("root=UUID={ROOT}"), "");
+            lab.initramfs(&["ext4", "jbd2"], RELEASE);
+        },
+        "'/boot/EFI/Linux/x.efi' has no module 'ext4'",
+    ),
+    (
+        |lab| {
+            lab.initramfs(&["ext4", "jbd2"], "6.1.0-2-test");
+            unified(lab, &format!("root=UUID={ROOT}"), "");
+            lab.initramfs(&["ext4", "jbd2"], RELEASE);
+        },
+        "'/boot/EFI/Linux/x.efi' is for Linux 6.1.0-2-test",
+    ),
+    (
+        |lab| unified(lab, &format!("root=UUID={ROOT}"), ".osrel"),
+        "'/boot/EFI/Linux/x.efi' is no unified kernel image: it has no section .osrel",
+    ),
+    (
+        |lab| unified(lab, &format!("root=UUID={ROOT}"), ".linux"),
+        "'/boot/EFI/Linux/x.efi' is no unified kernel image: it has no section .linux",
+    ),
+    (
+        |lab| {
+            unified(lab, &format!("root=UUID={ROOT}"), "");
+            cut(&lab.root(UNIFIED));
+        },
+        "'/boot/EFI/Linux/x.efi' is no unified kernel image: it is cut off",
+    ),
+    (|lab| lab.put(UNIFIED, &[b'x'; 1000]), "'/boot/EFI/Linux/x.efi' is no unified kernel image: it is no PE file"),
+    (
+        |lab| installed(lab, "b"),
+        "'/boot/loader/entries/0123456789abcdef0123456789abcdef-6.1.0-1-test.conf' has root=UUID=b, and the root of the image is UUID=",
+    ),
+    (
+        |lab| {
+            installed(lab, ROOT);
+            fs::remove_file(lab.root("boot/0123456789abcdef0123456789abcdef/6.1.0-1-test/initrd")).unwrap();
+        },
+        "names '/boot/0123456789abcdef0123456789abcdef/6.1.0-1-test/initrd', which does not exist",
+    ),
+];
+
+#[test]
+fn unified_images_and_others_entries_are_read() {
+    for (damage, line) in DAMAGES_OF_OTHERS {
+        let lab = Bootable::new();
+        damage(&lab);
+        mkdisk(&lab, &[]).failed("failed", line);
+    }
+    let lab = Bootable::new();
+    unified(&lab, &format!("root=UUID={ROOT} quiet\n"), "");
+    installed(&lab, ROOT);
+    let ran = mkdisk(&lab, &[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let boot = &ran.document["disks"][0]["boot"];
+    assert_eq!(boot.as_array().map(Vec::len), Some(3), "{boot}");
+    let entry = json!({"file": UNIFIED, "kernel": UNIFIED, "initramfs": [UNIFIED], "cmdline": format!("root=UUID={ROOT} quiet")});
+    assert_eq!(boot[2], entry);
+    assert_eq!(boot[1]["kernel"], "boot/0123456789abcdef0123456789abcdef/6.1.0-1-test/linux");
+}
+
 #[test]
 fn partitions_have_the_names_of_their_table() {
     let lab = Bootable::new();

@@ -155,7 +155,7 @@ impl Pack {
             if self.sparse {
                 return Err(only("--sparse", "only an archive stores holes so"));
             }
-            kind.check()?;
+            kind.check(&[])?;
         }
         if !is_image && self.name.is_some() {
             return Err(only("--name", "only an image has a name").hint("give --format oci"));
@@ -171,10 +171,9 @@ impl Pack {
         let options = Options {
             at: "/".to_owned(),
             uuid: Ids::new(rules.epoch, &salt)?.uuid("file system /"),
-            seed: [0; 16],
-            label: None,
             time: rules.epoch.unwrap_or_else(epoch::now),
             sector: SECTOR,
+            ..Options::default()
         };
         Ok(Plan {
             lock,

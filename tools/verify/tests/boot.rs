@@ -66,6 +66,29 @@ fn an_image_boots_from_what_has_its_drivers() {
 }
 
 #[test]
+fn the_drivers_of_a_unified_image_are_checked() {
+    let mut lab = lab();
+    let path = "boot/EFI/Linux/x.efi";
+    let make = |modules: &[&str], lab: &Bootable| {
+        lab.initramfs(modules, RELEASE);
+        let read = |path: &str| std::fs::read(lab.root(path)).unwrap();
+        let (kernel, initramfs) = (read("boot/Image"), read("boot/initramfs-linux.img"));
+        lab.unified(path, &[(".osrel", b"ID=x\n"), (".linux", &kernel), (".initrd", &initramfs)]);
+        std::fs::remove_file(lab.root("boot/initramfs-linux.img")).unwrap();
+    };
+    let cmdline = format!("root=UUID={ROOT} rw");
+    lab.document["disks"][0]["boot"] = json!([{"file": path, "kernel": path, "initramfs": [path], "cmdline": cmdline}]);
+    make(&["ext4", "jbd2"], &lab);
+    let ran = verify(&lab, &["--boot"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let line = "'/boot/EFI/Linux/x.efi' has no module 'nvme' (for nvme)";
+    verify(&lab, &["--boot", "--for", "nvme"]).failed("not-verified", line);
+    make(&["ext4", "jbd2", "nvme"], &lab);
+    let ran = verify(&lab, &["--boot", "--for", "nvme"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+}
+
+#[test]
 fn an_mbr_has_no_names_of_partitions() {
     let mut lab = lab();
     lab.put("etc/fstab", b"");

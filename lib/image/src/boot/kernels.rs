@@ -166,6 +166,20 @@ impl<'a> Tree<'a> {
         below.filter(|name| !name.contains('/')).collect()
     }
 
+    /// Checks that the boot loader finds `/boot` where it is when the system runs: U-Boot knows no subvolumes.
+    pub(super) fn check_subvolumes(&self) -> Result<(), Failure> {
+        let points = self.layout.partitions.iter().flat_map(|p| p.mount_points().into_iter().map(move |at| (p, at)));
+        let above = points.filter(|(_, at)| is_below(at.trim_start_matches('/'), b"boot"));
+        match above.max_by_key(|(_, at)| at.len()) {
+            Some((partition, _)) if !partition.subvolumes.is_empty() => Err(Failure::new(
+                Code::Failed,
+                "configuring extlinux: '/boot' is in a subvolume, which U-Boot does not read",
+            )
+            .hint("give a layout with a partition at /boot")),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that a kernel has that devicetree.
     pub(super) fn check_dtb(&self, kernels: &[Kernel], dtb: &str) -> Result<(), Failure> {
         let directories: Vec<_> = kernels.iter().filter_map(|k| k.dtbs.as_ref()).collect();

@@ -1,26 +1,38 @@
-//! What boot loaders are told, read back: extlinux.conf, syslinux.cfg, the entries of systemd-boot, and a Raspberry Pi's config.txt
-//! with its cmdline.txt; those of the root and our own alike.
+//! What boot loaders are told, read back: extlinux.conf, syslinux.cfg, the entries of systemd-boot and the unified kernel images
+//! that it finds by itself, and a Raspberry Pi's config.txt with its cmdline.txt; those of the root and our own alike.
 
 use super::files::Files;
+use super::prove::Place;
 use super::raspberrypi::{CMDLINE, CONFIG};
-use super::{ENTRIES, EXTLINUX, SYSLINUX};
+use super::{EXTLINUX, SYSLINUX, unified};
+use crate::kind::FileSystemKind;
 use crate::node::is_below;
 use stage::Failure;
 use stage::members::BootEntry;
+use std::collections::BTreeSet;
 
 /// Returns every entry that starts a kernel, with paths of the root.
 ///
 /// # Errors
 ///
-/// When a file cannot be read. `points` are the mount points of the image.
-pub(super) fn entries(files: &Files<'_>, points: &[&str]) -> Result<Vec<BootEntry>, Failure> {
+/// When a file cannot be read. `places` are the file systems of the image.
+pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEntry>, Failure> {
+    let points: &[&str] = &places.iter().map(|place| place.at.as_str()).collect::<Vec<_>>();
     let mut found = Vec::new();
     for path in [EXTLINUX, SYSLINUX] {
         found.extend(extlinux(path, &files.configuration(path)?, point(points, path)));
     }
     found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(points, CONFIG)));
-    for path in files.below(ENTRIES).into_iter().filter(|path| path.ends_with(".conf")) {
-        found.extend(systemd_boot(path, &files.configuration(path)?, point(points, path)));
+    // systemd-boot looks on the EFI system partition and on the one for more kernels.
+    let is_fat = |place: &&Place| place.kind == FileSystemKind::Vfat.name();
+    let tops: BTreeSet<_> = places.iter().filter(is_fat).map(|place| place.at.as_str()).chain(["/boot"]).collect();
+    for top in tops.into_iter().map(|top| top.trim_start_matches('/')) {
+        for path in files.below(&in_root(top, "loader/entries")).into_iter().filter(|path| path.ends_with(".conf")) {
+            found.extend(systemd_boot(path, &files.configuration(path)?, point(points, path)));
+        }
+        for path in files.below(&in_root(top, "EFI/Linux")).into_iter().filter(|path| path.ends_with(".efi")) {
+            found.push(unified::entry(path, files)?);
+        }
     }
     Ok(found)
 }

@@ -8,7 +8,7 @@ use super::files::Files;
 use super::initramfs::Initramfs;
 use super::modules::Modules;
 use super::release::{self, Image};
-use super::{loader, root};
+use super::{loader, root, unified};
 use crate::disk::Table;
 use crate::ids::Ids;
 use crate::layout::Layout;
@@ -34,28 +34,30 @@ pub struct Place {
 }
 
 impl Place {
-    /// Returns that of the partition `n` of a layout, from 0 on, with the UUID of its file system.
+    /// Returns those of the partition `n` of a layout, from 0 on, with the UUID of its file system.
     #[must_use]
-    pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Option<Self> {
+    pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Vec<Self> {
         let partition = &layout.partitions[n];
-        let (kind, at) = partition.mounted()?;
+        let Some((kind, _)) = partition.mounted() else { return Vec::new() };
         let has_names = layout.geometry.has_gpt();
-        Some(Self {
+        let of = |at: &str| Self {
             at: at.to_owned(),
             kind: kind.name().to_owned(),
             uuid: uuid.to_owned(),
             part_uuid: layout.partition_id(n, ids).unwrap_or_default(),
             part_label: if has_names { partition.name.clone() } else { String::new() },
-        })
+        };
+        partition.mount_points().into_iter().map(of).collect()
     }
 
     /// Returns those of a disk in the document.
     pub fn of_record(disk: &Disk) -> impl Iterator<Item = Self> + '_ {
         let without_names = [Table::Mbr, Table::None].map(Table::name);
         let has_names = !disk.table.as_deref().is_some_and(|table| without_names.contains(&table));
-        disk.partitions.iter().filter_map(move |partition| {
-            let (file_system, at) = (partition.filesystem.as_ref()?, partition.at.as_ref()?);
-            Some(Self {
+        let mounted = disk.partitions.iter().filter_map(|p| Some((p, p.filesystem.as_ref()?, p.at.as_ref()?)));
+        mounted.flat_map(move |(partition, file_system, at)| {
+            let others = file_system.subvolumes.values().filter(move |other| *other != at);
+            [at].into_iter().chain(others).map(move |at| Self {
                 at: at.clone(),
                 kind: file_system.kind.clone(),
                 uuid: file_system.uuid.clone(),
@@ -117,8 +119,7 @@ impl<'a> Subject<'a> {
     ///
     /// When a file cannot be read.
     pub fn entries(&self) -> Result<Vec<BootEntry>, Failure> {
-        let points: Vec<&str> = self.places.iter().map(|place| place.at.as_str()).collect();
-        loader::entries(&self.files, &points)
+        loader::entries(&self.files, &self.places)
     }
 
     /// Checks that every entry boots from these buses. Without one, what does not depend on a bus is checked.
@@ -139,10 +140,14 @@ impl<'a> Subject<'a> {
         let mut kernels = HashMap::new();
         let mut done = HashSet::new();
         for entry in entries {
-            let missing = missing_files(entry, files);
             found.extend(root::argument(entry, &self.places));
-            if !missing.is_empty() {
-                found.extend(missing);
+            let mut faults = missing_files(entry, files);
+            if faults.is_empty() {
+                faults.extend(unified::check(entry, files)?);
+            }
+            let is_wrong = faults.iter().any(|finding| finding.is_wrong);
+            found.extend(faults);
+            if is_wrong {
                 continue;
             }
             // Entries may differ in their command lines only.
@@ -195,7 +200,7 @@ fn kernel(path: &str, files: &Files<'_>) -> Result<Result<Kernel, Finding>, Fail
     let Some(node) = files.find(path) else {
         return Ok(Err(Finding::unproven(format!("{} does not exist", show(path)))));
     };
-    let why = match files.read(node, |reader| release::read(reader.stream()))? {
+    let why = match files.read(node, |reader| release::read(unified::section(reader, ".linux")?))? {
         Ok(Image::Release(release)) => return with_modules(path, release, files),
         Ok(Image::Silent) => "it does not say its release",
         Ok(Image::Unknown) => "it is a kernel in no known format",
@@ -231,7 +236,7 @@ pub(super) fn initramfs(
     let mut all = Initramfs::default();
     for path in &entry.initramfs {
         let Some(node) = files.find(path) else { continue };
-        if let Err(why) = files.read(node, |reader| all.read(reader.stream(), wanted))? {
+        if let Err(why) = files.read(node, |reader| all.read(unified::section(reader, ".initrd")?, wanted))? {
             let message = format!("{} cannot be unpacked: {why}", show(path));
             return Ok(Err(Finding::wrong(message, drivers::make_again(files))));
         }

@@ -1,6 +1,7 @@
 //! Whether the kernel's command line and fstab(5) mean the file systems of the image.
 
 use super::prove::{Finding, Place, show};
+use super::unified;
 use rootfs::mountinfo;
 use stage::members::BootEntry;
 use stage::message;
@@ -26,17 +27,25 @@ pub(super) fn argument(entry: &BootEntry, places: &[Place]) -> Option<Finding> {
         None => Some(Finding::unproven(format!("{file} has root={said}: which disk that is depends on the machine"))),
         Some((tag, wanted)) if wanted.is_empty() => Some(Finding::wrong(
             format!("{file} has root={said}, and the root of the image has no {}", tag.trim_end_matches('=')),
-            "correct that file, or have mkdisk write its own: --bootloader NAME",
+            correct(entry),
         )),
         Some((tag, wanted)) if !wanted.eq_ignore_ascii_case(value(root)) => Some(Finding::wrong(
             format!("{file} has root={said}, and the root of the image is {tag}{wanted}"),
-            "correct that file, or have mkdisk write its own: --bootloader NAME",
+            correct(entry),
         )),
         Some((tag, _)) if entry.initramfs.is_empty() && tag == "UUID=" => Some(Finding::wrong(
             format!("{file} has root={said} and no initramfs, and a kernel by itself finds partitions only"),
             format!("root=PARTUUID={} is the same", place.part_uuid),
         )),
         Some(_) => None,
+    }
+}
+
+/// Returns how the command line of an entry is corrected.
+fn correct(entry: &BootEntry) -> &'static str {
+    match unified::is_unified(entry) {
+        true => "write the right one into /etc/kernel/cmdline, and make the image again",
+        false => "correct that file, or have mkdisk write its own: --bootloader NAME",
     }
 }
 

@@ -258,3 +258,18 @@ fn without_a_table_no_partition_is_named() {
     assert!(failure.message.contains("no PARTUUID"), "{failure}");
     planned(&["boot/Image", "boot/initramfs-linux.img"], "aarch64", &wish).unwrap();
 }
+
+#[test]
+fn u_boot_reads_no_subvolume() {
+    let root = "[[partition]]\nname='r'\ntype='root'\nsize='rest'\nfilesystem='btrfs'\nat='/'\nsubvolumes={'@'='/'}\n";
+    let boot = "[[partition]]\nname='b'\ntype='linux'\nsize='64M'\nfilesystem='ext4'\nat='/boot'\n";
+    let of = |text: &str| {
+        let layout = Layout::parse("x", text, std::path::Path::new("/"), "aarch64").unwrap();
+        let nodes = tree(&["boot/Image", "boot/initramfs-linux.img"]);
+        plan(&nodes, &layout, Arch::named("aarch64").unwrap(), &Wish { root_kind: FileSystemKind::Btrfs, ..WISH })
+    };
+    let failure = of(root).unwrap_err();
+    assert!(failure.message.contains("'/boot' is in a subvolume"), "{failure}");
+    let booting = of(&format!("{boot}{root}")).unwrap();
+    assert!(text(&booting, EXTLINUX).contains("  linux /Image\n"), "{booting:?}");
+}

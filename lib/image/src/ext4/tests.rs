@@ -22,6 +22,7 @@ fn options() -> Options {
         label: Some("judged".to_owned()),
         time: 1_700_000_000,
         sector: 512,
+        ..Options::default()
     }
 }
 

@@ -1,17 +1,18 @@
-//! File systems that programs of the host make: squashfs, erofs and btrfs.
+//! File systems that programs of the host make: squashfs, erofs, btrfs and xfs.
 //!
 //! tar2sqfs(1) reads the tree from a pipe, as an archive. A mkfs reads a directory, see `unpacked.rs`. What a program would lose
 //! of a file is refused before it runs, by name (`refuse.rs`).
 //!
 //! The programs run inside, where ids are the root's own, and write to a file without a name, which the caller opened outside.
-//! squashfs and erofs have the size of what is in them, so they are made first and copied to their partition. btrfs is made
-//! as large as its partition.
+//! squashfs and erofs have the size of what is in them, so they are made first and copied to their partition. The others are made
+//! as large as their partition (`writable.rs`).
 
 mod refuse;
 mod unpacked;
+mod writable;
 
 use crate::filesystem::{FileSystem, Options, Region, STEP};
-use crate::node::{Node, total};
+use crate::node::Node;
 use crate::reader::Reader;
 use crate::size;
 use crate::stream::Source;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use unpacked::Unpacked;
+pub(crate) use writable::Writable;
 
 /// A file system that a program of the host makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub enum HostKind {
     Erofs,
     /// By mkfs.btrfs.
     Btrfs,
+    /// By mkfs.xfs.
+    Xfs,
 }
 
 /// Where mkfs programs are that are not in the `PATH` of an ordinary user.
@@ -44,7 +48,7 @@ const TAR: (&str, &str) = ("tar", "tar");
 
 impl HostKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Squashfs, Self::Erofs, Self::Btrfs];
+    pub const ALL: [Self; 4] = [Self::Squashfs, Self::Erofs, Self::Btrfs, Self::Xfs];
 
     /// Returns the program that makes it, and the Debian package that has that.
     #[must_use]
@@ -53,6 +57,7 @@ impl HostKind {
             Self::Squashfs => ("tar2sqfs", "squashfs-tools-ng"),
             Self::Erofs => ("mkfs.erofs", "erofs-utils"),
             Self::Btrfs => ("mkfs.btrfs", "btrfs-progs"),
+            Self::Xfs => ("mkfs.xfs", "xfsprogs"),
         }
     }
 
@@ -62,15 +67,15 @@ impl HostKind {
         find(self.program().0)
     }
 
-    /// Fails where a program is missing that makes it.
+    /// Fails where a program is missing that makes it, or is too old for it or for `wanted`, options of the program.
     ///
     /// # Errors
     ///
     /// [`Code::NotFound`] with the package that has it.
-    pub fn check(self) -> Result<(), Failure> {
+    pub fn check(self, wanted: &[&str]) -> Result<(), Failure> {
         let needed = if self == Self::Squashfs { vec![self.program()] } else { vec![self.program(), TAR] };
         match needed.into_iter().find(|(program, _)| find(program).is_none()) {
-            None => Ok(()),
+            None => writable::check(self, wanted),
             Some((program, package)) => Err(Failure::new(
                 Code::NotFound,
                 format!("making a {} file system: {program} is not installed", self.name()),
@@ -84,6 +89,7 @@ impl HostKind {
             Self::Squashfs => "squashfs",
             Self::Erofs => "erofs",
             Self::Btrfs => "btrfs",
+            Self::Xfs => "xfs",
         }
     }
 }
@@ -212,74 +218,4 @@ fn copy(image: &File, size: u64, to: &Region<'_>) -> Result<(), Failure> {
     let doing = "reading what the program made";
     let reader = Reader::of_file(image.try_clone().doing(Code::Os, || doing)?, doing.to_owned())?;
     to.copy(&reader, 0..size, 0)
-}
-
-/// A btrfs that is to be made.
-pub(crate) struct Btrfs {
-    image: File,
-    options: Options,
-    directory: Unpacked,
-    content: u64,
-    least: u64,
-}
-
-impl Btrfs {
-    pub(crate) fn new(
-        nodes: &[Node],
-        options: Options,
-        tree: &Tree,
-        image: File,
-        progress: &Progress,
-    ) -> Result<Self, Failure> {
-        refuse::all(HostKind::Btrfs, nodes, &options)?;
-        let directory = Unpacked::new(nodes, &options, tree, progress)?;
-        let mut made = Self { image, options, content: total(nodes), directory, least: 0 };
-        // How much it needs only mkfs knows: it makes a file as large as that.
-        made.least = made.make(0)?.next_multiple_of(STEP);
-        Ok(made)
-    }
-
-    /// Makes it in a file of `size` bytes, and returns how large that is then.
-    fn make(&self, size: u64) -> Result<u64, Failure> {
-        let doing = || "writing the image";
-        self.image.set_len(0).doing(Code::Os, doing)?;
-        self.image.set_len(size).doing(Code::Os, doing)?;
-        let program = HostKind::Btrfs.program().0;
-        let mut command = command(program, &self.options)?;
-        command.args(["--quiet", "--force", "--nodiscard", "--uuid", &self.options.uuid]);
-        if let Some(label) = &self.options.label {
-            command.args(["--label", label]);
-        }
-        command.arg("--rootdir").arg(self.directory.path()).arg(lend(&self.image)?);
-        run(program, command)?;
-        Ok(self.image.metadata().doing(Code::Os, doing)?.len())
-    }
-}
-
-impl FileSystem for Btrfs {
-    fn content(&self) -> u64 {
-        self.content
-    }
-
-    fn smallest(&self, spare: u64) -> Result<u64, Failure> {
-        Ok(self.least.saturating_add(spare).next_multiple_of(STEP))
-    }
-
-    fn fits(&self, size: u64) -> bool {
-        size >= self.least
-    }
-
-    fn largest(&self) -> u64 {
-        size::LARGEST
-    }
-
-    fn write(&self, to: &Region<'_>, _tree: &Tree) -> Result<(), Failure> {
-        let made = self.make(to.size)?;
-        if made > to.size {
-            let (made, size) = (size::show(made), size::show(to.size));
-            let why = format!("making a btrfs file system of {size}: mkfs.btrfs made one of {made}");
-            return Err(Failure::new(Code::Failed, why));
-        }
-        copy(&self.image, made, to)
-    }
 }

@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_named() {
-        let options = Options { at: "/".into(), uuid: String::new(), seed: [0; 16], label: None, time: 0, sector: 512 };
+        let options = Options { at: "/".into(), ..Options::default() };
         let text = |path: &[u8]| Node::new(path, Kind::File(Content::Text(b"abc".to_vec())));
         let wanted = [text(b"b"), Node::new(b"a", Kind::HardLink(0)), Node::new(b"c", Kind::Symlink(b"x".to_vec()))];
         // Another of its names is the first.

@@ -1,5 +1,6 @@
 //! Reading a layout file: what may be in it, and what of it is wrong by itself.
 
+use super::subvolumes;
 use super::{
     ATTRIBUTES, Blob, Content, FileSystemKind, Layout, Partition, ROOTS, SECTOR, SWAP_TYPE, Size, Source, TYPES,
 };
@@ -89,6 +90,9 @@ struct PartitionTable {
     at: Option<String>,
     #[serde(default)]
     options: Vec<String>,
+    compress: Option<String>,
+    #[serde(default)]
+    subvolumes: BTreeMap<String, String>,
     file: Option<PathBuf>,
     in_root: Option<String>,
     package: Option<String>,
@@ -207,6 +211,7 @@ impl PartitionTable {
         }
         let source = source(base, self.file, self.in_root)?;
         let at = self.at.map(mount_point).transpose()?;
+        let subvolumes = subvolumes::check(self.filesystem, at.as_deref(), self.compress.as_deref(), self.subvolumes)?;
         let kind = type_guid(&self.kind, arch)?;
         let is_swap = kind == SWAP_TYPE && source.is_none();
         let filesystem = self.filesystem.or(is_swap.then_some(FileSystemKind::Swap));
@@ -246,6 +251,8 @@ impl PartitionTable {
             in_mbr: self.in_mbr,
             uuid: self.uuid.as_deref().map(parse_uuid).transpose()?,
             options: self.options,
+            compress: self.compress,
+            subvolumes,
             offset: self.offset.map(|b| b.0),
             size: self.size,
             minimum: self.minimum.map_or(0, |b| b.0),
@@ -284,7 +291,7 @@ fn standard_partitions(table: Table) -> Result<Vec<PartitionTable>, String> {
 }
 
 /// fstab(5) has these in a line, so there is no white space in them.
-fn mount_point(at: String) -> Result<String, String> {
+pub(super) fn mount_point(at: String) -> Result<String, String> {
     if plain_absolute(&at).is_err() || at.chars().any(|c| c.is_whitespace() || "\\#\"".contains(c)) {
         return Err(format!(
             "at is '{}': it must be an absolute path without '.', '..', '//' and white space",
