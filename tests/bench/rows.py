@@ -43,7 +43,7 @@ MILLION = """mkroot root --arch {arch} --distro {preset} > begun.json
 {python} -IS -c '
 import os
 for n in range(1000):
-    os.mkdir("root/opt/%d" % n)
+    os.makedirs("root/opt/%d" % n)
     for m in range(1000):
         with open("root/opt/%d/a-file-with-a-name-%d" % (n, m), "w") as file:
             if m % 100 == 0: file.write("x")
