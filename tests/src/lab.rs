@@ -2,6 +2,7 @@
 
 use crate::bin_dir;
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -177,20 +178,20 @@ impl Lab {
     ///
     /// Where the programs are not built.
     #[must_use]
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let path = format!("{}:{}", bin_dir().display(), std::env::var("PATH").unwrap_or_default());
         let mut command = match self.who {
-            Who::Root => Command::new(program),
+            Who::Root => Command::new(found(program.as_ref(), &path)),
             Who::User | Who::Poor => {
-                let mut command = Command::new("unshare");
+                let mut command = Command::new(found("unshare".as_ref(), &path));
                 command.args(["--mount", "--propagation", "private", "sh", "-c", BECOME, "sh"]);
                 command.arg(crate::top()).arg(self.user_files()).arg(UID.to_string()).arg(program);
                 command
             }
         };
-        let path = std::env::var("PATH").unwrap_or_default();
         command
             .current_dir(&self.path)
-            .env("PATH", format!("{}:{path}", bin_dir().display()))
+            .env("PATH", path)
             .env("HOME", self.path.join("home"))
             .env_remove("XDG_CACHE_HOME")
             .env_remove("RUST_BACKTRACE")
@@ -246,6 +247,14 @@ impl Lab {
         }
         dir
     }
+}
+
+/// Looks a program up in `path`. With a `PATH` of its own and a program without one, the standard library forks instead of
+/// posix_spawn(3): that copies the page tables of a process that has grown to a gigabyte, and until the child runs its program
+/// it holds the files and locks of all other tests.
+pub(crate) fn found(program: &OsStr, path: &str) -> PathBuf {
+    let mut dirs = std::env::split_paths(path).map(|dir| dir.join(program));
+    dirs.find(|file| file.is_file()).unwrap_or_else(|| PathBuf::from(program))
 }
 
 /// Makes the user known in this mount namespace, and becomes it.

@@ -91,17 +91,17 @@ impl Ground {
             let copied = Command::new("cp").args([Path::new(from), &bin]).status();
             assert!(copied.unwrap().success(), "copying {from}");
         }
-        let path = std::env::var("PATH").unwrap_or_default();
+        let path = format!("{}:{}:/usr/sbin:/sbin", bin.display(), std::env::var("PATH").unwrap_or_default());
         let ground = Self { dir };
         // A script that waits for what does not come is a failure, not a halt.
-        let output = Command::new("timeout")
+        let output = Command::new(crate::lab::found("timeout".as_ref(), &path))
             .args(["--signal=KILL", "600", "unshare"])
             .args(["--mount", "--propagation", "private", "--pid", "--fork"])
             .args(["--kill-child", "--mount-proc", "sh", "-c"])
             .arg(format!("{PRELUDE}{script}"))
             .env("D", ground.path())
             .env("T", ground.root())
-            .env("PATH", format!("{}:{path}:/usr/sbin:/sbin", bin.display()))
+            .env("PATH", path)
             .env("LC_ALL", "C")
             .current_dir(ground.path())
             .stdin(Stdio::null())

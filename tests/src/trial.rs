@@ -221,7 +221,12 @@ impl Step {
     /// Whether a killed run may leave this, and the next one takes it away. Every step writes a copy of the document.
     #[must_use]
     pub fn is_draft(&self, path: &Path) -> bool {
-        self.drafts.iter().any(|draft| path.starts_with(draft)) || path == Path::new("root.strapline/document.json.new")
+        // A file whose name is taken has another for a moment, until it takes its place.
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let replaces = self.tool == "configure" && path.starts_with("root/etc");
+        replaces && name.starts_with('.') && name.ends_with(".new")
+            || self.drafts.iter().any(|draft| path.starts_with(draft))
+            || path == Path::new("root.strapline/document.json.new")
     }
 }
 
@@ -270,11 +275,7 @@ impl Bench {
                 ..step("keyring", String::new())
             },
             Step { excused: &["packages", "root"], again: 5, ..step("strap", PACKAGES.into()) },
-            // A file whose name is taken has another for a moment, until it takes its place.
-            Step {
-                drafts: &["root/etc/.fstab.new", "root/etc/.hosts.new", "root/etc/.shadow.new"],
-                ..step("configure", "--hostname alarm --fstab".into())
-            },
+            step("configure", "--hostname alarm --fstab".into()),
             // A daemon is left at the end, which must go, too.
             steady("enter", "-- bash -c '(exec 3<> <(:); read -t 100 -u 3 line) &'"),
             steady("reap", ""),

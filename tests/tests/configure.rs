@@ -334,7 +334,7 @@ fn a_user_is_never_left_half_made() {
         })
     };
     // Any moment will do: spread over the calls that a run makes.
-    let moments = tier::times(8, 24);
+    let moments = tier::times(4, 24);
     let calls = run(moments, None).calls.len();
     let mut killed = 0;
     for number in 0..moments {

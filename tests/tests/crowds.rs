@@ -12,7 +12,7 @@ use strapline_tests::{Lab, Mirror, Neighbours, Server, Who, tier};
 
 /// How many pipes there are at once.
 fn crowd() -> usize {
-    tier::times(6, 20)
+    tier::times(4, 20)
 }
 
 /// How long all of them may take together: a deadlock is longer.

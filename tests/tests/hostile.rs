@@ -437,7 +437,7 @@ fn every_tool_over_every_trick(who: Who) {
     bench.hides("no trick");
     let of_root = if who == Who::Root { TRICKS_OF_ROOT } else { &[] };
     let all = TRICKS.iter().chain(of_root);
-    for (name, play) in chosen(all, who, 8, |(name, _)| (*name).to_owned()) {
+    for (name, play) in chosen(all, who, 12, |(name, _)| (*name).to_owned()) {
         bench.restore();
         bench.inside(&format!("OUT=$PWD/outside; cd root; {play}"));
         outside.look_again();
@@ -551,7 +551,7 @@ fn configure_with_anything_in_place(who: Who) {
     let all =
         PLACES.iter().flat_map(|place| kinds.iter().map(move |(what, play)| (place, format!("{place} {what}"), play)));
     // No divisor of the number of kinds, so that each is tried somewhere.
-    for (place, what, play) in chosen(all, who, 10, |(_, what, _)| what.clone()) {
+    for (place, what, play) in chosen(all, who, 16, |(_, what, _)| what.clone()) {
         bench.inside(&format!(
             "rm -rf root/etc root/home; cp -a good/etc good/home root; OUT=$PWD/outside; HOST=/proc/1/root$OUT
              cd root; AT={place}; rm -rf $AT; mkdir -p $(dirname $AT); {play}"
@@ -1051,7 +1051,7 @@ fn every_hostile_document(who: Who) {
     let text = fs::read_to_string(bench.lab.path().join("doc.json")).unwrap();
     let good: Value = serde_json::from_str(&text).unwrap();
     let shown = |(pointer, value): &(&str, Value)| format!("{pointer} {value}").chars().take(120).collect::<String>();
-    for change in chosen(changes(&bench.lab), who, 12, shown) {
+    for change in chosen(changes(&bench.lab), who, 24, shown) {
         let shown = shown(&change);
         let (pointer, value) = change;
         let mut document = good.clone();

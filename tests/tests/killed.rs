@@ -14,7 +14,7 @@ use strapline_tests::{Lab, Who, small, tier};
 
 /// How often each tool is killed, as each user.
 fn moments() -> usize {
-    tier::times(5, 50)
+    tier::times(3, 50)
 }
 
 // -- Moments ----------------------------------------------------------------------------------------------------------

@@ -411,35 +411,35 @@ fn directories_of_a_killed_pacman_get_their_modes() {
 
 #[test]
 fn mkroot_to_mkconf_as_root() {
-    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
+    let tools = [("mkroot", 300), ("fetch-pacman", 500), ("mkconf", 200)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn mkroot_to_mkconf_as_a_user() {
-    let tools = [("mkroot", 150), ("fetch-pacman", 250), ("mkconf", 100)];
+    let tools = [("mkroot", 300), ("fetch-pacman", 500), ("mkconf", 200)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_root() {
-    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 150)]);
+    sweep(bench(Who::Root, "aarch64"), ", aarch64", &[("mkroot", 300)]);
 }
 
 #[test]
 fn a_table_of_handlers_of_its_own_as_a_user() {
-    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 150)]);
+    sweep(bench(Who::User, "aarch64"), ", aarch64", &[("mkroot", 300)]);
 }
 
 #[test]
 fn keyring_and_strap_as_root() {
-    let tools = [("keyring", 4000), ("strap", 8000)];
+    let tools = [("keyring", 8000), ("strap", 16_000)];
     sweep(bench(Who::Root, "x86_64"), "", &tools);
 }
 
 #[test]
 fn keyring_and_strap_as_a_user() {
-    let tools = [("keyring", 4000), ("strap", 8000)];
+    let tools = [("keyring", 8000), ("strap", 16_000)];
     sweep(bench(Who::User, "x86_64"), "", &tools);
 }
 
@@ -454,7 +454,7 @@ fn mounts_on_the_host_are_all_or_none() {
     let calls = subject.run(None).calls;
     bench.unmount("undisturbed");
     let (mut score, mut mounted) = (Score::default(), 0);
-    for (call, fault) in subject.points(&calls, every(150)) {
+    for (call, fault) in subject.points(&calls, every(300)) {
         let when = format!("{}: {fault} at {call}", subject.name);
         bench.restore();
         let run = subject.run(Some((call, fault)));
@@ -558,14 +558,14 @@ fn what_is_on_the_host_is_undone_or_it_is_said() {
 
 /// What comes after `strap`.
 const FINISHED: [(&str, usize); 8] = [
-    ("configure", 250),
-    ("verify", 8000),
-    ("pack", 4000),
-    ("mkdisk", 6000),
-    ("enter", 150),
-    ("reap", 1500),
-    ("unmount", 100),
-    ("doctor", 600),
+    ("configure", 400),
+    ("verify", 12_000),
+    ("pack", 8000),
+    ("mkdisk", 9000),
+    ("enter", 250),
+    ("reap", 2500),
+    ("unmount", 150),
+    ("doctor", 900),
 ];
 
 #[test]

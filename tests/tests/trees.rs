@@ -193,7 +193,7 @@ fn a_killed_run_is_completed() {
     let calls = run("whole", None).calls.len();
     let whole = look("whole");
     assert!(whole.contains("\netc/mkinitcpio.conf.d d 700 5 6 \n"), "{whole}");
-    let moments = tier::times(12, 48);
+    let moments = tier::times(6, 48);
     let mut killed = 0;
     for number in 0..moments {
         let root = format!("root{number}");
