@@ -161,14 +161,34 @@ impl Tree {
     ///
     /// At the first entry that cannot be read, or cannot be in an image; and when a signal asked us to stop.
     pub fn walk(&self, rules: &Rules) -> Result<Found, Failure> {
+        let mut nodes = Vec::new();
+        let keep = |node, _: &[u8]| {
+            nodes.push(node);
+            Ok(())
+        };
+        let sockets = self.each(rules, keep)?;
+        Ok(Found { nodes, sockets })
+    }
+
+    /// Gives `visit` each node that [`Tree::walk`] lists, as it is found, and for another name of an earlier node the path of that.
+    /// Only what is left of the directories on the way is in memory, and the files that have more names. Returns the sockets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tree::walk`], and those of `visit`.
+    pub fn each(
+        &self,
+        rules: &Rules,
+        mut visit: impl FnMut(Node, &[u8]) -> Result<(), Failure>,
+    ) -> Result<Vec<Vec<u8>>, Failure> {
         // All threads of a process have one working directory.
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _only = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut walk =
-            Walk { tree: self, rules, found: Found::default(), names: HashMap::new(), buffer: vec![0; 1 << 16] };
-        walk.all()?;
+        let (sockets, names) = (Vec::new(), HashMap::new());
+        let mut walk = Walk { tree: self, rules, sockets, count: 0, names, buffer: vec![0; 1 << 16] };
+        walk.all(&mut visit)?;
         rustix::process::chdir("/").doing(Code::Os, || "changing to '/'")?;
-        Ok(walk.found)
+        Ok(walk.sockets)
     }
 
     /// Opens the content of a node, which is empty where that is not a regular file.
@@ -219,12 +239,17 @@ impl Tree {
 /// A file by its device and inode numbers.
 type FileId = (u64, u64);
 
+/// What gets each node, and the path of what that is another name of.
+type Visit<'a> = dyn FnMut(Node, &[u8]) -> Result<(), Failure> + 'a;
+
 struct Walk<'a> {
     tree: &'a Tree,
     rules: &'a Rules,
-    found: Found,
-    /// The first name of each file that has more than one.
-    names: HashMap<FileId, usize>,
+    sockets: Vec<Vec<u8>>,
+    /// How many nodes there were so far.
+    count: usize,
+    /// The index and the path of the first name of each file that has more than one.
+    names: HashMap<FileId, (usize, Vec<u8>)>,
     /// As long as the longest list or value of extended attributes (xattr(7)).
     buffer: Vec<u8>,
 }
@@ -238,7 +263,7 @@ enum Bearer<'a> {
 
 impl Walk<'_> {
     /// Goes through the directories without recursion: how deep they are is the root's choice.
-    fn all(&mut self) -> Result<(), Failure> {
+    fn all(&mut self, visit: &mut Visit<'_>) -> Result<(), Failure> {
         let top = self.directory(Vec::new())?;
         // Of each directory on the way what is left of it, the last first.
         let mut left = vec![vec![(top, None)]];
@@ -253,12 +278,14 @@ impl Walk<'_> {
                 _ => None,
             };
             // One that has been seen under another name is a link to that.
-            let count = self.found.nodes.len();
-            let first = id.map_or(count, |id| *self.names.entry(id).or_insert(count));
-            if first != count {
-                node.kind = Kind::HardLink(first);
+            let count = self.count;
+            self.count += 1;
+            let first = id.map(|id| &*self.names.entry(id).or_insert_with(|| (count, node.path.clone())));
+            let first = first.filter(|(first, _)| *first != count);
+            if let Some((first, _)) = first {
+                node.kind = Kind::HardLink(*first);
             }
-            self.found.nodes.push(node);
+            visit(node, first.map_or(&[], |(_, path)| path))?;
             left.extend(below);
         }
         Ok(())
@@ -313,7 +340,7 @@ impl Walk<'_> {
         let kind = match kind {
             FileType::Directory => return Ok(Some((self.directory(path)?, None))),
             FileType::Socket => {
-                self.found.sockets.push(path);
+                self.sockets.push(path);
                 return Ok(None);
             }
             FileType::RegularFile => Kind::File(self.file(&path, &stat)?),

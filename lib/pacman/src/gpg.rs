@@ -8,6 +8,7 @@ pub mod detached;
 pub mod listing;
 pub mod sign;
 pub mod status;
+pub mod together;
 
 use crate::records::if_exists;
 use listing::{Certificate, Keys};

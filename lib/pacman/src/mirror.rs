@@ -259,9 +259,13 @@ impl Pacman<'_> {
         if operation.action != Action::Download {
             return false;
         }
+        let there = names(self.cache);
+        if there.is_empty() {
+            return false;
+        }
         // Without databases, which are about to be downloaded, there is nothing to compare with.
         let offered = records::offered(self.inside.root(), &self.repos).unwrap_or_default();
-        let removed = partial_downloads::remove(self.cache, &offered.entries);
+        let removed = partial_downloads::remove(self.cache, &there, &offered.entries);
         for name in &removed {
             self.context.warn(format_args!(
                 "'{}' was left in the cache by an interrupted run: it is downloaded again",

@@ -11,11 +11,16 @@ use package::db::Entry;
 use package::decompress;
 use rustix::fs::{AtFlags, CWD, statat, unlinkat};
 use stage::signal;
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// Removes them, as far as they are packages that the repositories offer; returns their names.
-pub(crate) fn remove(cache: &Path, offered: &[(String, Entry)]) -> Vec<String> {
+/// Removes them, as far as they are packages that the repositories offer; returns their names. `there` are the names in the cache.
+pub(crate) fn remove(cache: &Path, there: &BTreeSet<OsString>, offered: &[(String, Entry)]) -> Vec<String> {
     let size = |name: &str| {
+        if !there.contains(OsStr::new(name)) {
+            return None;
+        }
         let stat = statat(CWD, cache.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
         u64::try_from(stat.st_size).ok()
     };
@@ -68,8 +73,10 @@ mod tests {
         for (name, size) in [("none", 10), ("longer", 3)] {
             fs::write(dir.path().join(name), vec![0; size]).unwrap();
         }
-        assert_eq!(remove(dir.path(), &offered), ["whole.part", "longer.part", "longer"]);
-        assert_eq!(remove(dir.path(), &offered), [""; 0]);
+        let there: BTreeSet<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(remove(dir.path(), &BTreeSet::new(), &offered), [""; 0]);
+        assert_eq!(remove(dir.path(), &there, &offered), ["whole.part", "longer.part", "longer"]);
+        assert_eq!(remove(dir.path(), &there, &offered), [""; 0]);
         let left = |name: &str| dir.path().join(name).exists();
         assert!(left("none") && left("half.part") && left("unknown.part"));
     }

@@ -130,6 +130,9 @@ fn vouches(publisher: &Publisher, repo: &str, of: Option<&String>, all: &[Publis
     is_named || publisher.name.as_ref() == of || (of.is_none() && is_first)
 }
 
+/// How many archives are open at a time in a thread.
+const AT_A_TIME: usize = 32;
+
 /// Has gpg check the signatures, inside: its scratch home is on a file system that ends with the namespaces.
 fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec<Diagnosis>, Failure> {
     let gpg = Gpg::find()?;
@@ -144,19 +147,27 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
         let home = Home::create(&gpg, gpg::mount_scratch()?, &stored.files)?;
         let keys = home.keys()?;
         let verifier = Verifier { home: &home, keys: &keys };
-        let check = |planned: &&Planned| {
+        let offered = |planned: &Planned| {
             let offer = offers.iter().find(|(repo, entry)| {
                 let offered = (repo, &entry.name, &entry.version, &entry.filename);
                 offered == (&planned.repo, &planned.name, &planned.version, &planned.file)
             });
-            let offered = offer.and_then(|(_, entry)| entry.signature());
-            cache.check(&verifier, &planned.file, offered.as_ref()).map(|(diagnosis, _)| diagnosis)
+            offer.and_then(|(_, entry)| entry.signature())
+        };
+        let check = |part: &[&Planned]| {
+            let offered: Vec<_> = part.iter().map(|planned| offered(planned)).collect();
+            let wanted = part.iter().zip(&offered).map(|(planned, offered)| (planned.file.as_str(), offered.as_ref()));
+            let wanted: Vec<_> = wanted.collect();
+            let mut told = Vec::new();
+            for few in wanted.chunks(AT_A_TIME) {
+                told.extend(cache.check_all(&verifier, few)?.into_iter().map(|(diagnosis, _)| diagnosis));
+            }
+            Ok(told)
         };
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let parts: Vec<Result<Vec<Diagnosis>, Failure>> = std::thread::scope(|scope| {
             let size = planned.len().div_ceil(threads);
-            let parts: Vec<_> =
-                planned.chunks(size).map(|part| scope.spawn(|| part.iter().map(check).collect())).collect();
+            let parts: Vec<_> = planned.chunks(size).map(|part| scope.spawn(|| check(part))).collect();
             let died = |_| Err(Failure::new(Code::Os, "checking packages: a thread died"));
             parts.into_iter().map(|part| part.join().unwrap_or_else(died)).collect()
         });

@@ -74,12 +74,12 @@ pub fn catch_for_terminal() -> io::Result<()> {
 ///
 /// When a handler cannot be installed.
 pub fn endure() -> io::Result<()> {
-    make_ineffective(&ASKING)
+    make_ineffective(&ASKING, &ignored()?)
 }
 
 fn catch_all_but(ineffective: &[i32]) -> io::Result<()> {
-    make_ineffective(ineffective)?;
     let ignored = ignored()?;
+    make_ineffective(ineffective, &ignored)?;
     let (pipe, theirs) = UnixStream::pair()?;
     pipe.set_nonblocking(true)?;
     theirs.set_nonblocking(true)?;
@@ -104,8 +104,7 @@ fn catch_all_but(ineffective: &[i32]) -> io::Result<()> {
 /// Installs a handler that does nothing, and not `SIG_IGN`, which would be inherited across execve(2). Two more signals
 /// always get one: a write beyond the file size limit fails with EFBIG, as any other write, and a parent that ignores
 /// SIGCHLD could not wait for its children.
-fn make_ineffective(signals: &[i32]) -> io::Result<()> {
-    let ignored = ignored()?;
+fn make_ineffective(signals: &[i32], ignored: &impl Fn(i32) -> bool) -> io::Result<()> {
     for signal in signals.iter().chain(&[SIGXFSZ, SIGCHLD]) {
         if *signal == SIGCHLD || !ignored(*signal) {
             signal_hook::flag::register(*signal, Arc::default())?;
@@ -117,8 +116,10 @@ fn make_ineffective(signals: &[i32]) -> io::Result<()> {
 /// Returns a function that says whether a signal was ignored when this program started. Only proc(5) tells without
 /// changing it.
 fn ignored() -> io::Result<impl Fn(i32) -> bool> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let mask = status.lines().find_map(|l| l.strip_prefix("SigIgn:"));
+    // It says no size: with this room one read has it all.
+    let mut status = Vec::with_capacity(8 << 10);
+    std::fs::File::open("/proc/self/status")?.take(1 << 20).read_to_end(&mut status)?;
+    let mask = String::from_utf8_lossy(&status).lines().find_map(|l| Some(l.strip_prefix("SigIgn:")?.to_owned()));
     let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     let mask = mask.ok_or_else(|| io::Error::other("'/proc/self/status' has no SigIgn"))?;
     Ok(move |signal: i32| mask >> (signal - 1) & 1 == 1)

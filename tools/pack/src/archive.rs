@@ -32,6 +32,24 @@ pub(crate) struct Written {
     pub(crate) marks: Vec<String>,
 }
 
+/// What is said of the nodes.
+#[derive(Debug, Default)]
+struct Facts {
+    entries: u64,
+    secrets: Vec<String>,
+    marks: Vec<String>,
+    tells_wsl: bool,
+}
+
+impl Facts {
+    fn note(&mut self, node: &Node) {
+        self.entries += 1;
+        self.secrets.extend(is_secret(&node.path).then(|| node.path_text()));
+        self.marks.extend(oci::mark(node).map(|_| node.path_text()));
+        self.tells_wsl |= node.path == WSL.as_bytes() && matches!(node.kind, Kind::File(_));
+    }
+}
+
 /// Writes the archive.
 ///
 /// # Errors
@@ -39,41 +57,77 @@ pub(crate) struct Written {
 /// When the tree cannot be read or the file not be written. Then the file is of no use.
 pub(crate) fn work(context: &Context, plan: &Plan, document: &Document) -> Result<Written, Failure> {
     let tree = Tree::open(&Root::of(document)?, &plan.points)?;
-    let found = tree.walk(&plan.rules)?;
-    let path = &plan.output.path;
-    let writing = format!("writing {}", quote(path));
-    let content = total(&found.nodes);
-    let progress = context.progress("packing", Unit::Bytes, Some(content));
-    let source =
-        Source { tree: &tree, nodes: &found.nodes, progress: &progress, writing: &writing, sparse: plan.sparse };
-    let (size, sha256) = match plan.format {
-        Format::Oci => oci::write(plan, document, source)?,
-        format => match format.file_system() {
-            Some(kind) => {
-                let (file, progress) = (&plan.output.file, source.progress);
-                host::make_read_only(kind, source.nodes, &plan.options, source.tree, file, progress)?;
-                hash(plan, source)?
-            }
-            None => {
-                let out = compress_into_file(plan, source, |out| stream(source, out).map(drop))?;
-                // The last of it may be a hole.
-                plan.output.file.set_len(out.size).doing(Code::Os, || source.writing)?;
-                (out.size, out.hex())
-            }
-        },
+    let writing = format!("writing {}", quote(&plan.output.path));
+    let mut facts = Facts::default();
+    let needs_all = plan.format == Format::Oci || plan.format.file_system().is_some();
+    let (size, sha256, sockets) = match needs_all {
+        true => write_nodes(context, plan, document, &tree, &writing, &mut facts)?,
+        false => write_as_found(context, plan, &tree, &writing, &mut facts)?,
     };
-    drop(progress);
-    let paths = |want: fn(&Node) -> bool| found.nodes.iter().filter(|n| want(n)).map(Node::path_text).collect();
     Ok(Written {
         size,
         sha256,
-        entries: found.nodes.len() as u64,
-        sockets: found.sockets.iter().map(|p| String::from_utf8_lossy(p).into()).collect(),
-        secrets: paths(|node| is_secret(&node.path)),
-        untold: plan.format == Format::Wsl
-            && !found.nodes.iter().any(|n| n.path == WSL.as_bytes() && matches!(n.kind, Kind::File(_))),
-        marks: paths(|node| oci::mark(node).is_some()),
+        entries: facts.entries,
+        sockets: sockets.iter().map(|p| String::from_utf8_lossy(p).into()).collect(),
+        secrets: facts.secrets,
+        untold: plan.format == Format::Wsl && !facts.tells_wsl,
+        marks: facts.marks,
     })
+}
+
+/// The size and the SHA-256 of a file, and the sockets that it does not have.
+type Sum = (u64, String, Vec<Vec<u8>>);
+
+/// Writes a format that needs to know all nodes before the first is written.
+fn write_nodes(
+    context: &Context,
+    plan: &Plan,
+    document: &Document,
+    tree: &Tree,
+    writing: &str,
+    facts: &mut Facts,
+) -> Result<Sum, Failure> {
+    let found = tree.walk(&plan.rules)?;
+    found.nodes.iter().for_each(|node| facts.note(node));
+    let progress = context.progress("packing", Unit::Bytes, Some(total(&found.nodes)));
+    let source = Source { tree, nodes: &found.nodes, progress: &progress, writing, sparse: plan.sparse };
+    let (size, sha256) = match plan.format.file_system() {
+        Some(kind) => {
+            host::make_read_only(kind, source.nodes, &plan.options, tree, &plan.output.file, &progress)?;
+            hash(plan, source)?
+        }
+        None => oci::write(plan, document, source)?,
+    };
+    Ok((size, sha256, found.sockets))
+}
+
+/// Writes an archive as the tree is walked: it is compressed meanwhile, and no list of the nodes is in memory.
+fn write_as_found(
+    context: &Context,
+    plan: &Plan,
+    tree: &Tree,
+    writing: &str,
+    facts: &mut Facts,
+) -> Result<Sum, Failure> {
+    let mut total = None;
+    if context.shows_progress() {
+        // How much there is only another walk can tell.
+        tree.each(&plan.rules, |node, _| {
+            total = Some(node.size().saturating_add(total.unwrap_or_default()));
+            Ok(())
+        })?;
+    }
+    let progress = context.progress("packing", Unit::Bytes, total);
+    let source = Source { tree, nodes: &[], progress: &progress, writing, sparse: plan.sparse };
+    let mut sockets = Vec::new();
+    let out = compress_into_file(plan, source, |out| {
+        let mut out = in_pieces(out);
+        sockets = source.stream_tree(&plan.rules, &mut out, |node| facts.note(node))?;
+        last_piece(source, out).map(drop)
+    })?;
+    // The last of it may be a hole.
+    plan.output.file.set_len(out.size).doing(Code::Os, || writing)?;
+    Ok((out.size, out.hex(), sockets))
 }
 
 /// What tells WSL the name of a distribution and its first steps, for 'wsl --install --from-file'.
@@ -107,11 +161,19 @@ pub(crate) fn compress_into_file<'a>(
     written.map_err(|e| Failure::of_io(e).unwrap_or_else(|e| Failure::system(Code::Os, source.writing, e)))
 }
 
-/// Streams the tree into `out`, and returns that.
+/// Streams the nodes into `out`, and returns that.
 pub(crate) fn stream<W: Write>(source: Source<'_>, out: W) -> Result<W, Failure> {
-    // Pieces of one size: what is written is then the same also where a compressor looks at how it is given.
-    let mut out = BufWriter::with_capacity(PIECE, out);
+    let mut out = in_pieces(out);
     source.stream(&mut out)?;
+    last_piece(source, out)
+}
+
+/// Pieces of one size: what is written is then the same also where a compressor looks at how it is given.
+fn in_pieces<W: Write>(out: W) -> BufWriter<W> {
+    BufWriter::with_capacity(PIECE, out)
+}
+
+fn last_piece<W: Write>(source: Source<'_>, out: BufWriter<W>) -> Result<W, Failure> {
     out.into_inner().map_err(io::IntoInnerError::into_error).doing(Code::Os, || source.writing)
 }
 

@@ -154,6 +154,12 @@ struct Checker<'a> {
     progress: Progress,
 }
 
+/// How many packages a thread takes at a time: gpg checks them together.
+const TOGETHER: usize = 20;
+
+/// What was found of an archive's signature, and the archive where that is good.
+type Signed = (Diagnosis, Option<File>);
+
 /// The members of an archive that describe the package.
 struct Head {
     mtree: Option<Vec<u8>>,
@@ -161,20 +167,25 @@ struct Head {
 }
 
 impl Checker<'_> {
-    /// Checks all packages, as many at a time as there are processors: gpg hashes one archive while we hash files.
+    /// Checks all packages with as many threads as there are processors: gpg hashes archives while we hash files.
     fn check_all(&self) -> Result<Vec<(Checked, Compared)>, Failure> {
         let next = AtomicUsize::new(0);
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
         let worker = || -> Result<Vec<_>, Failure> {
             let mut done = Vec::new();
             loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                let Some(subject) = self.subjects.get(n) else {
+                let from = next.fetch_add(TOGETHER, Ordering::Relaxed);
+                let subjects = self.subjects.get(from..).unwrap_or_default();
+                let subjects = &subjects[..subjects.len().min(TOGETHER)];
+                let Some(first) = subjects.first() else {
                     return Ok(done);
                 };
-                self.progress.item(&subject.known.name);
-                done.push((n, self.check(subject)?));
-                self.progress.advance(1);
+                self.progress.item(&first.known.name);
+                for (n, (subject, signed)) in (from..).zip(subjects.iter().zip(self.check_signatures(subjects)?)) {
+                    self.progress.item(&subject.known.name);
+                    done.push((n, self.check(subject, signed)));
+                    self.progress.advance(1);
+                }
             }
         };
         let mut all = std::thread::scope(|scope| {
@@ -192,19 +203,34 @@ impl Checker<'_> {
         Ok(all.into_iter().map(|(_, result)| result).collect())
     }
 
-    fn check(&self, subject: &Subject) -> Result<(Checked, Compared), Failure> {
+    /// Checks the archives of packages, and returns those that are what they should be; `None` where signatures are not checked.
+    fn check_signatures(&self, subjects: &[Subject]) -> Result<Vec<Option<Signed>>, Failure> {
+        let Some(verifier) = &self.verifier else {
+            return Ok(subjects.iter().map(|_| None).collect());
+        };
+        let Some(cache) = &self.cache else {
+            return Ok(subjects.iter().map(|_| Some((archive::no_archive(), None))).collect());
+        };
+        let is_signed = |subject: &&Subject| subject.unsigned().is_none();
+        let signed = subjects.iter().filter(is_signed);
+        let wanted: Vec<_> = signed
+            .filter_map(|subject| Some((subject.archive.as_deref()?, subject.offered_signature.as_ref())))
+            .collect();
+        let mut checked = cache.check_all(verifier, &wanted)?.into_iter();
+        let all = subjects.iter().map(|subject| match (&subject.archive, subject.unsigned()) {
+            (None, _) => Some((archive::no_archive(), None)),
+            (Some(name), Some(sha256)) => Some(cache.check_hash(name, sha256)),
+            (Some(_), None) => checked.next(),
+        });
+        Ok(all.collect())
+    }
+
+    fn check(&self, subject: &Subject, signed: Option<Signed>) -> (Checked, Compared) {
         let mut checked = Checked::default();
         let mut compared = Compared::default();
         let mut trusted = self.verifier.is_none();
         let mut head = None;
-        if let Some(verifier) = &self.verifier {
-            let (mut diagnosis, archive) = match (&self.cache, &subject.archive) {
-                (Some(cache), Some(name)) => match subject.unsigned() {
-                    Some(sha256) => cache.check_hash(name, sha256),
-                    None => cache.check(verifier, name, subject.offered_signature.as_ref())?,
-                },
-                _ => (archive::no_archive(), None),
-            };
+        if let Some((mut diagnosis, archive)) = signed {
             let refusal = subject.repo().zip(diagnosis.key.as_deref()).filter(|_| diagnosis.is_valid());
             let refusal = refusal.and_then(|(repo, key)| self.plan.vouchers.refusal(repo, key));
             if let Some(why) = &refusal {
@@ -233,7 +259,7 @@ impl Checker<'_> {
             }
         }
         compared.trusted = trusted;
-        Ok((checked, compared))
+        (checked, compared)
     }
 
     /// Compares the files of a package. The error says why there is nothing to compare them with.

@@ -9,7 +9,7 @@
 use crate::acl::{self, Acl};
 use crate::names::Names;
 use crate::tmpfiles::{self, State};
-use package::digest::{Sha256Reader, sha256_hex};
+use package::digest::{PIECE, Sha256Reader, sha256_hex};
 use package::mtree::{Entry, Kind};
 use pacman::conf::NoExtract;
 use rootfs::plan::Owner;
@@ -139,12 +139,13 @@ pub(crate) struct Pending {
 pub(crate) fn compare(root: &Root, entries: &[Entry], backup: &BTreeSet<String>, rules: &Rules) -> Compared {
     let mut compared = Compared::default();
     let files = &mut compared.files;
+    let mut buffer = vec![0; PIECE];
     for entry in entries {
         let path: Cow<'_, str> = String::from_utf8_lossy(&entry.path);
         if rules.skips(&path) {
             continue;
         }
-        let found = match compare_file(root, entry) {
+        let found = match compare_file(root, entry, &mut buffer) {
             Ok(found) => found,
             Err(e) if is_absent(e) => {
                 // libalpm has a slash at the end of a directory, so `usr/share/doc/*` is that of itself too.
@@ -320,7 +321,7 @@ fn differences(is: &State, expected: &State) -> Vec<&'static str> {
 type Difference = (Option<&'static str>, Option<(State, State)>);
 
 /// Compares a file with its mtree.
-fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
+fn compare_file(root: &Root, entry: &Entry, buffer: &mut [u8]) -> Result<Difference, Errno> {
     let open = |flags: OFlags| -> Result<OwnedFd, Errno> {
         let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(&entry.path);
         open_within(root.as_fd(), path, flags | OFlags::NOFOLLOW)
@@ -357,7 +358,7 @@ fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
         Kind::File => {
             let file = open(OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
             is.acl = Acl::read(&file, acl::ACCESS)?;
-            content = compare_content(file, entry, &stat)?;
+            content = compare_content(file, entry, &stat, buffer)?;
         }
         Kind::Directory => {
             match openat(&here, ".", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
@@ -377,7 +378,12 @@ fn compare_file(root: &Root, entry: &Entry) -> Result<Difference, Errno> {
 }
 
 /// Returns what is different in the content of a file.
-fn compare_content(file: OwnedFd, entry: &Entry, stat: &Stat) -> Result<Option<&'static str>, Errno> {
+fn compare_content(
+    file: OwnedFd,
+    entry: &Entry,
+    stat: &Stat,
+    buffer: &mut [u8],
+) -> Result<Option<&'static str>, Errno> {
     let size = u64::try_from(stat.st_size).ok();
     if entry.size.is_some() && entry.size != size {
         return Ok(Some("size"));
@@ -386,7 +392,7 @@ fn compare_content(file: OwnedFd, entry: &Entry, stat: &Stat) -> Result<Option<&
         return Ok(Some("no hash to compare with"));
     };
     let mut reader = Sha256Reader::new(std::fs::File::from(file));
-    reader.drain().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    reader.drain_by(buffer, size.unwrap_or(u64::MAX)).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     Ok((reader.finish() != *expected).then_some("content"))
 }
 

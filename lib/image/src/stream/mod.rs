@@ -4,6 +4,7 @@ pub mod member;
 
 use crate::node::{Content, Kind, Node, RootFile};
 use crate::reader::{Piece, Reader};
+use crate::rules::Rules;
 use crate::tree::Tree;
 use member::{BLOCK, Member};
 use stage::{Code, Doing, Failure, Progress};
@@ -14,7 +15,7 @@ use std::io::{self, Write};
 pub struct Source<'a> {
     /// What has the contents.
     pub tree: &'a Tree,
-    /// The members: a directory before what is in it, a file before its other names.
+    /// The members, where they are known: a directory before what is in it, a file before its other names.
     pub nodes: &'a [Node],
     /// What shows how much of the contents is through.
     pub progress: &'a Progress,
@@ -33,9 +34,34 @@ impl Source<'_> {
     pub fn stream(self, out: &mut impl Write) -> Result<(), Failure> {
         let mut stream = Stream { source: self, out, holes: 0 };
         for node in self.nodes {
-            stream.one(node)?;
+            let first: &[u8] = match node.kind {
+                Kind::HardLink(first) => &self.nodes[first].path,
+                _ => &[],
+            };
+            stream.one(node, first)?;
         }
         stream.put(&END)
+    }
+
+    /// Writes the tree into `out` as [`Source::stream`] does its nodes, of which none need be known: each is written as it is
+    /// found, however many there are. `note` sees them all. Returns the sockets.
+    ///
+    /// # Errors
+    ///
+    /// As [`Source::stream`] and [`Tree::walk`].
+    pub fn stream_tree(
+        self,
+        rules: &Rules,
+        out: &mut impl Write,
+        mut note: impl FnMut(&Node),
+    ) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut stream = Stream { source: self, out, holes: 0 };
+        let sockets = self.tree.each(rules, |node, first| {
+            note(&node);
+            stream.one(&node, first)
+        })?;
+        stream.put(&END)?;
+        Ok(sockets)
     }
 }
 
@@ -61,11 +87,12 @@ struct Stream<'a, W: Write> {
 }
 
 impl<W: Write> Stream<'_, W> {
-    fn one(&mut self, node: &Node) -> Result<(), Failure> {
+    /// Writes a node. `first` is the path of what a hard link is another name of.
+    fn one(&mut self, node: &Node, first: &[u8]) -> Result<(), Failure> {
         let reader = self.source.tree.open_content(node)?;
         let size = node.size();
         let sparse = if self.source.sparse { reader.data()? } else { None };
-        self.begin_member(node, sparse.as_deref())?;
+        self.begin_member(node, first, sparse.as_deref())?;
         if sparse.is_none() {
             self.count_holes(node, &reader)?;
         }
@@ -92,11 +119,7 @@ impl<W: Write> Stream<'_, W> {
     }
 
     /// Writes a member up to where its content begins.
-    fn begin_member(&mut self, node: &Node, pieces: Option<&[Piece]>) -> Result<(), Failure> {
-        let first: &[u8] = match node.kind {
-            Kind::HardLink(first) => &self.source.nodes[first].path,
-            _ => &[],
-        };
+    fn begin_member(&mut self, node: &Node, first: &[u8], pieces: Option<&[Piece]>) -> Result<(), Failure> {
         let refuse = |e: io::Error| {
             self.reading(node, &e)
                 .hint("remove the attributes with 'setfattr -x', or leave the file out with --exclude")

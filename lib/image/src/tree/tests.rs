@@ -1,6 +1,7 @@
 //! Walks over small trees.
 
 use super::*;
+use crate::stream::Source;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
@@ -63,6 +64,17 @@ fn a_walk() {
     assert_eq!(of("fifo").kind, Kind::Fifo);
 
     let tree = tree(&path);
+    // As the tree is walked, the same is written, with another name of a file after the first.
+    let (progress, writing) = (stage::Progress::hidden(), "writing");
+    let source = Source { tree: &tree, nodes: &found.nodes, progress: &progress, writing, sparse: false };
+    let (mut listed, mut walked, mut noted) = (Vec::new(), Vec::new(), Vec::new());
+    source.stream(&mut listed).unwrap();
+    let rules = Rules::new(&["secret".to_owned()], &[], Some(1)).unwrap();
+    let as_found = Source { nodes: &[], ..source };
+    let sockets = as_found.stream_tree(&rules, &mut walked, |node| noted.push(node.clone())).unwrap();
+    assert!(listed == walked && listed.len() > 14 * 512);
+    assert_eq!((sockets, noted), (found.sockets.clone(), found.nodes.clone()));
+
     let read = |node: &Node| -> Result<Vec<u8>, Failure> {
         let mut text = Vec::new();
         let reader = tree.open_content(node)?;

@@ -1,6 +1,7 @@
 //! The signatures of one archive in the package cache.
 
 use super::{Diagnosis, Verdict, Verifier};
+use crate::gpg::together::Signed;
 use crate::records::if_exists;
 use package::digest::Sha256Reader;
 use rustix::fs::{AtFlags, Mode, OFlags, open, openat, unlinkat};
@@ -14,6 +15,9 @@ use std::path::{Path, PathBuf};
 
 /// The longest signature that is read: gpg's have a few hundred bytes each.
 const SIGNATURE: u64 = 1 << 20;
+
+/// How much is given to one gpg together, in bytes: of longer archives the start of gpg is the smaller part.
+const TOGETHER: u64 = 16 << 20;
 
 /// A directory of files with signatures, open, with its path for messages.
 #[derive(Debug)]
@@ -127,6 +131,42 @@ impl Cache {
         Ok((diagnosis, None))
     }
 
+    /// Checks the signatures of several archives, as [`Cache::check`] does of each: a name, and what is offered. It runs gpg less
+    /// often, and has all of them open.
+    ///
+    /// # Errors
+    ///
+    /// When gpg cannot be run.
+    pub fn check_all(
+        &self,
+        verifier: &Verifier<'_>,
+        wanted: &[(&str, Option<&Vec<u8>>)],
+    ) -> Result<Vec<(Diagnosis, Option<File>)>, Failure> {
+        let mut valid: Vec<Option<(Diagnosis, File)>> = wanted.iter().map(|_| None).collect();
+        let (mut group, mut left) = (Vec::new(), TOGETHER);
+        for (n, (name, offered)) in wanted.iter().enumerate() {
+            // What cannot be opened is reported below.
+            let opened = self.open(name).and_then(|file| Ok((file, self.signature(name)?)));
+            let Ok((Some(file), beside)) = opened else { continue };
+            let size = file.metadata().map_or(u64::MAX, |is| is.len());
+            let signature = beside.or_else(|| offered.cloned()).filter(|_| size <= TOGETHER);
+            let Some(signature) = signature else { continue };
+            if size > left {
+                check_group(verifier, std::mem::take(&mut group), &mut valid)?;
+                left = TOGETHER;
+            }
+            left -= size;
+            group.push((n, file, signature));
+        }
+        check_group(verifier, group, &mut valid)?;
+        let all = wanted.iter().zip(valid);
+        all.map(|((name, offered), valid)| match valid {
+            Some((diagnosis, file)) => Ok((diagnosis, Some(file))),
+            None => self.check(verifier, name, *offered),
+        })
+        .collect()
+    }
+
     /// Compares the archive `name`, which need not be signed, with the SHA-256 of the one that was installed. Where it is that,
     /// it is returned, too.
     #[must_use]
@@ -154,6 +194,25 @@ impl Cache {
             }
         }
     }
+}
+
+/// Checks archives with one gpg. Those whose signature is valid go to their places in `valid`.
+fn check_group(
+    verifier: &Verifier<'_>,
+    group: Vec<(usize, File, Vec<u8>)>,
+    valid: &mut [Option<(Diagnosis, File)>],
+) -> Result<(), Failure> {
+    // One alone is as well checked by its detached signature.
+    if group.len() < 2 {
+        return Ok(());
+    }
+    let signed: Vec<Signed<'_>> = group.iter().map(|(_, data, signature)| Signed { signature, data }).collect();
+    let found = verifier.home.verify_together(&signed)?;
+    for ((n, file, _), found) in group.into_iter().zip(found) {
+        let diagnosis = found.map(|signature| verifier.diagnose(&[signature])).filter(Diagnosis::is_valid);
+        valid[n] = diagnosis.map(|diagnosis| (diagnosis, file));
+    }
+    Ok(())
 }
 
 fn from_beginning(file: &File) -> std::io::Result<File> {
