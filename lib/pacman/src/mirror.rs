@@ -273,7 +273,7 @@ impl Pacman<'_> {
 }
 
 /// Returns the names in a directory; none where it cannot be read, which pacman reports.
-fn names(directory: &Path) -> BTreeSet<OsString> {
+pub(crate) fn names(directory: &Path) -> BTreeSet<OsString> {
     let entries = std::fs::read_dir(directory).into_iter().flatten();
     entries.flatten().map(|entry| entry.file_name()).collect()
 }

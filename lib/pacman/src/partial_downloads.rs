@@ -7,15 +7,20 @@
 //! renamed it) or longer (another file of that name) there is nothing to append: the server says 416, pacman takes that for
 //! success and then misses the file ("wrong or NULL argument passed", 6.0.2), in every later run too.
 
+use crate::mirror::names;
 use package::db::Entry;
 use package::decompress;
 use rustix::fs::{AtFlags, CWD, statat, unlinkat};
 use stage::signal;
+use std::ffi::OsStr;
 use std::path::Path;
 
 /// Removes them, as far as they are packages that the repositories offer; returns their names.
 pub(crate) fn remove(cache: &Path, offered: &[(String, Entry)]) -> Vec<String> {
+    // A distribution offers many times what a cache has.
+    let there = names(cache);
     let size = |name: &str| {
+        let name = there.get(OsStr::new(name))?;
         let stat = statat(CWD, cache.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
         u64::try_from(stat.st_size).ok()
     };

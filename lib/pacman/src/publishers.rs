@@ -7,7 +7,7 @@
 use crate::diagnosis::archive::Cache;
 use crate::diagnosis::{Diagnosis, Verifier};
 use crate::gpg::{self, Gpg, Home, StoredKeyring};
-use crate::records;
+use crate::records::{self, Index};
 use crate::run::Planned;
 use crate::signature_pair;
 use rootfs::{Inside, Place};
@@ -137,6 +137,7 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
     let names = config.repositories.iter().map(|repo| &repo.name);
     let repos: Vec<String> = names.filter(|repo| planned.iter().any(|p| p.repo == **repo)).cloned().collect();
     let offers = records::offered(inside.root(), &repos)?.entries;
+    let index = Index::of(&offers);
     inside.call(Place::Host, &[], || {
         // Opened before the tmpfs is there, which may cover them.
         let cache = Cache::at(&config.cache).doing(Code::Os, || format!("opening {}", quote(&config.cache)))?;
@@ -145,11 +146,7 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
         let keys = home.keys()?;
         let verifier = Verifier { home: &home, keys: &keys };
         let check = |planned: &&Planned| {
-            let offer = offers.iter().find(|(repo, entry)| {
-                let offered = (repo, &entry.name, &entry.version, &entry.filename);
-                offered == (&planned.repo, &planned.name, &planned.version, &planned.file)
-            });
-            let offered = offer.and_then(|(_, entry)| entry.signature());
+            let offered = index.find(planned).and_then(|entry| entry.signature());
             cache.check(&verifier, &planned.file, offered.as_ref()).map(|(diagnosis, _)| diagnosis)
         };
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(8));
