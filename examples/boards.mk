@@ -13,9 +13,12 @@ red      ?= nano
 blue     ?= vim sudo
 # For a mirror of one's own: MIRROR=http://HOST, laid out as ARCH/REPO, with pacman-static in archlinuxcn/x86_64.
 MIRROR   ?=
+# --chroot where there are no namespaces: a pod, a step of docker build.
+MODE     ?=
 
+# Without keys in the root, scriptlets of keyring packages do nothing, which saves most where they run emulated: keyring(8).
 MIDDLE = fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
-	  | mkconf --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') | keyring
+	  | mkconf --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') | keyring | keyring --strip
 # The root is in the archive by then.
 FINISH = keyring --strip | pack -o $(1) | reap | unmount --remove
 
@@ -23,8 +26,8 @@ FINISH = keyring --strip | pack -o $(1) | reap | unmount --remove
 .SUFFIXES:
 
 base.json:
-	mkroot base.root --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
+	mkroot base.root $(MODE) --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
 
 %.tar.zst: base.json
-	mkroot $*.root --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
+	mkroot $*.root $(MODE) --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
 	  | configure --hostname $* | verify | $(call FINISH,$@) > $*.json

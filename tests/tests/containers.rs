@@ -8,7 +8,7 @@ use strapline_tests::daemons::{DOCKERD, beside_daemons};
 use strapline_tests::{Lab, Mirror, Ran, Who, bin_dir, lab, top};
 
 /// Runs a script in such restrictions.
-fn contained(lab: &Lab, shape: &str, script: &str) -> Ran {
+pub(crate) fn contained(lab: &Lab, shape: &str, script: &str) -> Ran {
     let mut command = lab.command("python3");
     command.arg(top().join("tests/container.py"));
     command.args([shape, "sh", "-c", script]);

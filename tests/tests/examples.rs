@@ -6,7 +6,7 @@ use std::path::Path;
 use strapline_tests::{Lab, Mirror, Server, Who, tier, top};
 
 /// A laboratory with the examples in it, and the mirror's preset as `preset.toml`, with the server's address.
-fn bench(who: Who, arch: &str) -> (Lab, Server) {
+pub(crate) fn bench(who: Who, arch: &str) -> (Lab, Server) {
     let (mirror, lab) = (Mirror::of(arch), Lab::new(who));
     let server = Server::of(&mirror.www());
     let preset = fs::read_to_string(mirror.preset()).expect("a preset");

@@ -52,3 +52,4 @@ mod trees;
 mod trixie;
 mod trust;
 mod verify;
+mod workflows;

@@ -11,6 +11,7 @@
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote, signal};
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Optio
         Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => return Ok(None),
         directory => directory.doing(Code::Os, doing)?,
     };
-    let mut seen: Option<(Vec<(std::ffi::OsString, u64)>, Instant)> = None;
+    let mut watch = Watch::new(patience);
     loop {
         match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(Some(directory)),
@@ -49,34 +50,61 @@ fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Optio
             }
             Err(e) => return Err(e).doing(Code::Os, doing),
         }
-        let now = sizes(cache);
-        match &seen {
-            Some((before, since)) if *before == now => {
-                if since.elapsed() >= patience {
-                    let why = format!(
-                        "{}: another run downloads there, and has made no progress for {} s",
-                        doing(),
-                        patience.as_secs()
-                    );
-                    return Err(Failure::new(Code::Busy, why)
-                        .hint("wait until it has ended, and try again; or give mkconf another --cache-dir"));
-                }
-            }
-            _ => {
-                if seen.is_none() {
-                    context.note(format_args!("waiting for another run that downloads into {}", quote(cache)));
-                }
-                seen = Some((now, Instant::now()));
-            }
+        if watch.seen.is_none() {
+            context.note(format_args!("waiting for another run that downloads into {}", quote(cache)));
+        }
+        if watch.is_hung(Instant::now(), || sizes(cache)) {
+            let why = format!(
+                "{}: another run downloads there, and has made no progress for {} s",
+                doing(),
+                patience.as_secs()
+            );
+            return Err(Failure::new(Code::Busy, why)
+                .hint("wait until it has ended, and try again; or give mkconf another --cache-dir"));
         }
         signal::wait(Duration::from_millis(100))?;
     }
 }
 
-/// Returns the files in the cache, by name and size: they change as long as a download makes progress.
-fn sizes(cache: &Path) -> Vec<(std::ffi::OsString, u64)> {
+/// Files by name and size: they change as long as a download makes progress.
+type Sizes = Vec<(OsString, u64)>;
+
+/// Whether the run that holds the lock makes progress. A cache has thousands of files, and many may wait: they are looked at a few
+/// times while patience lasts, and not at each try.
+#[derive(Debug)]
+struct Watch {
+    patience: Duration,
+    /// What was there, and since when.
+    seen: Option<(Sizes, Instant)>,
+    looked: Option<Instant>,
+}
+
+impl Watch {
+    fn new(patience: Duration) -> Self {
+        Self { patience, seen: None, looked: None }
+    }
+
+    /// Returns whether nothing has changed for too long.
+    fn is_hung(&mut self, now: Instant, look: impl FnOnce() -> Sizes) -> bool {
+        if self.looked.is_some_and(|looked| now.duration_since(looked) < self.patience / 8) {
+            return false;
+        }
+        self.looked = Some(now);
+        let sizes = look();
+        match &self.seen {
+            Some((before, since)) if *before == sizes => now.duration_since(*since) >= self.patience,
+            _ => {
+                self.seen = Some((sizes, now));
+                false
+            }
+        }
+    }
+}
+
+/// Returns the files in the cache.
+fn sizes(cache: &Path) -> Sizes {
     let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
-    let mut sizes: Vec<_> =
+    let mut sizes: Sizes =
         entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len()))).collect();
     sizes.sort();
     sizes
@@ -97,6 +125,24 @@ mod tests {
         assert!(failure.message.contains("another run downloads there"));
         drop(first);
         assert!(wait_for(&context, dir.path(), short).unwrap().is_some());
+    }
+
+    #[test]
+    fn who_waits_seldom_looks_at_the_cache() {
+        let (mut watch, begin) = (Watch::new(PATIENCE), Instant::now());
+        let (mut looks, mut grown) = (0, 0);
+        // A download that goes on for a quarter of an hour, and then hangs.
+        let hung = (0..20_000_u32).find(|tenth| {
+            let look = || {
+                looks += 1;
+                grown = u64::from(*tenth.min(&9000));
+                vec![(OsString::from("x.part"), grown)]
+            };
+            watch.is_hung(begin + Duration::from_millis(100) * *tenth, look)
+        });
+        let hung = hung.map(|tenths| tenths / 10);
+        assert!(hung.is_some_and(|seconds| (900 + 120..=900 + 150).contains(&seconds)), "{hung:?}");
+        assert!(looks < 80, "{looks}");
     }
 
     #[test]

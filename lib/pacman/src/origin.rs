@@ -7,9 +7,9 @@
 
 use crate::english::OutputEvent;
 use crate::operation::Operation;
-use crate::records;
+use crate::records::{self, Index};
 use crate::run::{Pacman, Planned};
-use package::db::{self, Entry};
+use package::db;
 use package::digest::Sha256Reader;
 use rootfs::Root;
 use stage::{Failure, quote};
@@ -97,18 +97,15 @@ fn trace(root: &Root, cache: &Path, repos: &[String], planned: &[Planned]) -> (V
         }
         result.ok()
     };
+    let index = Index::of(&offers.entries);
     let origins = planned.iter().map(|planned| {
-        let is_of = |(repo, entry): &&(String, Entry)| {
-            let offered = (repo, &entry.name, &entry.version, &entry.filename);
-            offered == (&planned.repo, &planned.name, &planned.version, &planned.file)
-        };
-        let offer = offers.entries.iter().find(is_of);
+        let offer = index.find(planned);
         let path = cache.join(&planned.file);
         let beside = cache.join(format!("{}.sig", planned.file));
         Origin {
             planned: planned.clone(),
             sha256: known(&path, sha256(&path)),
-            offered: offer.and_then(|(_, entry)| entry.pgpsig.clone()),
+            offered: offer.and_then(|entry| entry.pgpsig.clone()),
             beside: known(&beside, signature(&beside)),
         }
     });

@@ -7,7 +7,7 @@
 use crate::diagnosis::archive::Cache;
 use crate::diagnosis::{Diagnosis, Verifier};
 use crate::gpg::{self, Gpg, Home, StoredKeyring};
-use crate::records;
+use crate::records::{self, Index};
 use crate::run::Planned;
 use crate::signature_pair;
 use rootfs::{Inside, Place};
@@ -140,6 +140,7 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
     let names = config.repositories.iter().map(|repo| &repo.name);
     let repos: Vec<String> = names.filter(|repo| planned.iter().any(|p| p.repo == **repo)).cloned().collect();
     let offers = records::offered(inside.root(), &repos)?.entries;
+    let index = Index::of(&offers);
     inside.call(Place::Host, &[], || {
         // Opened before the tmpfs is there, which may cover them.
         let cache = Cache::at(&config.cache).doing(Code::Os, || format!("opening {}", quote(&config.cache)))?;
@@ -147,15 +148,9 @@ fn examine(inside: &Inside, config: &Config, planned: &[&Planned]) -> Result<Vec
         let home = Home::create(&gpg, gpg::mount_scratch()?, &stored.files)?;
         let keys = home.keys()?;
         let verifier = Verifier { home: &home, keys: &keys };
-        let offered = |planned: &Planned| {
-            let offer = offers.iter().find(|(repo, entry)| {
-                let offered = (repo, &entry.name, &entry.version, &entry.filename);
-                offered == (&planned.repo, &planned.name, &planned.version, &planned.file)
-            });
-            offer.and_then(|(_, entry)| entry.signature())
-        };
         let check = |part: &[&Planned]| {
-            let offered: Vec<_> = part.iter().map(|planned| offered(planned)).collect();
+            let offered: Vec<_> =
+                part.iter().map(|planned| index.find(planned).and_then(|entry| entry.signature())).collect();
             let wanted = part.iter().zip(&offered).map(|(planned, offered)| (planned.file.as_str(), offered.as_ref()));
             let wanted: Vec<_> = wanted.collect();
             let mut told = Vec::new();

@@ -1,6 +1,7 @@
 //! What is installed and what is offered, from pacman's own records in the root: the local database, and the databases of the
 //! repositories that a configuration names.
 
+use crate::run::Planned;
 use package::localdb::{self, Reason};
 use package::relations::Relations;
 use package::{db, name};
@@ -9,6 +10,7 @@ use rustix::fs::{Dir, OFlags};
 use rustix::io::Errno;
 use stage::members::Package;
 use stage::{Code, Doing, Failure, message, quote};
+use std::collections::BTreeMap;
 
 /// The database of installed packages, below the root.
 pub const LOCAL: &str = "var/lib/pacman/local";
@@ -133,6 +135,27 @@ pub fn offered(root: &Root, repos: &[String]) -> Result<Offers, Failure> {
         offers.entries.extend(entries.map(|entry| (repo.clone(), entry)));
     }
     Ok(offers)
+}
+
+/// Entries of databases, to be found by what pacman prints of a package.
+#[derive(Debug)]
+pub(crate) struct Index<'a>(BTreeMap<[&'a str; 4], &'a db::Entry>);
+
+impl<'a> Index<'a> {
+    /// Returns the index of what repositories offer. Of entries that are alike, it has the first.
+    pub(crate) fn of(entries: &'a [(String, db::Entry)]) -> Self {
+        let mut index = BTreeMap::new();
+        for (repo, entry) in entries {
+            index.entry([repo, &entry.name, &entry.version, &entry.filename].map(String::as_str)).or_insert(entry);
+        }
+        Self(index)
+    }
+
+    /// Returns the entry of a package that pacman would install.
+    pub(crate) fn find(&self, planned: &Planned) -> Option<&'a db::Entry> {
+        let Planned { repo, name, version, file, .. } = planned;
+        self.0.get(&[repo, name, version, file].map(String::as_str)).copied()
+    }
 }
 
 /// Returns the names in a directory below the root; none where there is no such directory.

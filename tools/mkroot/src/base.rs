@@ -9,7 +9,7 @@ mod proof;
 use extract::{Extract, Extracted};
 use proof::Proof;
 use rootfs::file::replace;
-use rootfs::{IdMap, Inside, Place, Root, plan, remove};
+use rootfs::{IdMap, Inside, Place, Root, remove};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -168,16 +168,18 @@ impl Base {
     }
 
     fn fill(&self, context: &Context, draft: &Draft) -> Result<Extracted, Failure> {
-        let mounts = if self.chroot { plan::chroot() } else { Vec::new() };
-        let inside = Inside::new(Root::open(&draft.path)?, mounts, self.idmap.clone(), None)?.bare();
         let progress = context.progress("unpacking", Unit::Bytes, Some(self.proof.size));
         let extract =
             Extract { archive: &self.proof.file, path: &self.proof.path, prefix: &self.prefix, progress: &progress };
         let begin = std::time::Instant::now();
-        let extracted = inside.call(Place::Host, &[self.proof.file.as_fd()], || {
-            let root = Root::open(&draft.path)?;
-            extract.unpack_to(&root)
-        })?;
+        let unpack = || extract.unpack_to(&Root::open(&draft.path)?);
+        // Without namespaces owners are the root's own here, too; and a root that has no /dev yet cannot be entered.
+        let extracted = if self.chroot {
+            unpack()?
+        } else {
+            let inside = Inside::new(Root::open(&draft.path)?, Vec::new(), self.idmap.clone(), None)?;
+            inside.call(Place::Host, &[self.proof.file.as_fd()], unpack)?
+        };
         context.waited(begin.elapsed());
         let doing = || format!("unpacking {}", quote(&self.proof.path));
         if extracted.sha256 != self.proof.sha256 {

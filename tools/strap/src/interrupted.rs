@@ -45,10 +45,14 @@ impl Logged {
     /// Returns the packages of the interrupted transaction that no repository offers in that version or a newer one, and that
     /// are not `given`: they were installed from files, which nobody has now.
     pub(crate) fn without_source(&self, given: &[&str], offers: &[(String, Entry)]) -> Vec<&str> {
+        let mut offered: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for (_, entry) in offers {
+            offered.entry(&entry.name).or_default().push(&entry.version);
+        }
         let is_offered = |name: &str| {
-            let mut versions = offers.iter().filter(|(_, entry)| entry.name == name).map(|(_, entry)| &entry.version);
             let logged = self.installed.get(name);
-            versions.any(|version| logged.is_none_or(|logged| vercmp(version, logged) != Ordering::Less))
+            let is_new = |version: &&str| logged.is_none_or(|logged| vercmp(version, logged) != Ordering::Less);
+            offered.get(name).is_some_and(|versions| versions.iter().any(is_new))
         };
         let names = self.unfinished.iter().map(String::as_str);
         names.filter(|name| !given.contains(name) && !is_offered(name)).collect()

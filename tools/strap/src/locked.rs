@@ -186,11 +186,9 @@ impl<'a> LockedRepository<'a> {
     ///
     /// [`Code::NotVerified`], with the names.
     pub(crate) fn check(&self, origins: &[Origin]) -> Result<(), Failure> {
-        let differs = |one: &&&Locked| {
-            let origin = origins.iter().find(|o| o.planned.name == one.planned.name);
-            let is = origin.and_then(|origin| origin.sha256.as_ref());
-            is != Some(&one.sha256)
-        };
+        let hashes = origins.iter().rev().map(|origin| (&origin.planned.name, origin.sha256.as_ref()));
+        let hashes: BTreeMap<_, _> = hashes.collect();
+        let differs = |one: &&&Locked| hashes.get(&one.planned.name).copied().flatten() != Some(&one.sha256);
         let differ = self.wanted.iter().filter(differs);
         let differ: Vec<String> = differ.map(|one| quote(&one.planned.name)).collect();
         if differ.is_empty() {

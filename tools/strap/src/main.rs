@@ -34,6 +34,7 @@ use pacman::{Pacman, records};
 use plan::Strap;
 use receipt::Receipt;
 use stage::{Code, Common, Context, Document, Failure, Kind, Stage, members, quote};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use transaction::{Installer, Targets};
 
@@ -162,8 +163,8 @@ impl Strap {
         // A dependency is there by now. What nobody asked for any more is installed all the same: its files, which no package
         // would own, would conflict with the next package that has them.
         let (installed, _) = records::installed(root)?;
-        let is_there = |name: &&String| installed.iter().any(|one| one.package.name == **name);
-        let absent: Vec<_> = lost.iter().filter(|name| !is_there(name)).cloned().collect();
+        let there: BTreeSet<&String> = installed.iter().map(|one| &one.package.name).collect();
+        let absent: Vec<_> = lost.iter().filter(|name| !there.contains(name)).cloned().collect();
         installer.transact(&Targets::Dependencies(absent), true)?;
         let explicit = lost.intersection(&asked).cloned().collect();
         installer.mark_explicit(explicit, if self.asdeps { &[] } else { &asked_for })?;

@@ -51,9 +51,11 @@ impl Receipt {
 
     /// Adds what a transaction installed, as the log has it, and where its packages came from.
     pub(crate) fn add(&mut self, installed: BTreeMap<String, String>, origins: &[Origin]) {
+        // Of two that are alike, the first counts.
+        let origins = origins.iter().rev().map(|origin| ((&origin.planned.name, &origin.planned.version), origin));
+        let origins: BTreeMap<_, _> = origins.collect();
         for (name, version) in installed {
-            let is_of = |o: &&Origin| (&o.planned.name, &o.planned.version) == (&name, &version);
-            let origin = origins.iter().find(is_of).cloned();
+            let origin = origins.get(&(&name, &version)).copied().cloned();
             self.done.insert(name, (version, origin));
         }
     }
@@ -99,8 +101,8 @@ impl Receipt {
     /// When the local database cannot be read, or a record cannot be parsed: the others are recorded all the same.
     pub(crate) fn record(&self, root: &Root, document: &mut Document) -> Result<(), Failure> {
         let (packages, odd) = self.packages(root)?;
-        let is_there = |name: &&String| packages.iter().any(|package| package.name == **name);
-        let removed: Vec<String> = self.removed.iter().filter(|name| !is_there(name)).cloned().collect();
+        let there: BTreeSet<&String> = packages.iter().map(|package| &package.name).collect();
+        let removed: Vec<String> = self.removed.iter().filter(|name| !there.contains(name)).cloned().collect();
         let before: Strap = document.get().unwrap_or_default();
         if removed != before.removed {
             document.write(&Strap { removed, ..before });

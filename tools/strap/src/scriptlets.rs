@@ -12,6 +12,7 @@ use pacman::records::{self, LOCAL};
 use pacman::{OutputEvent, and_more};
 use rootfs::Root;
 use stage::{Code, Context, Failure, message};
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 
 /// The longest list of files that is read.
@@ -101,7 +102,7 @@ pub(crate) fn check(
 }
 
 /// What pacman prints when it begins with a package or hook. A hook's number is in the output and its file in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Begin {
     Package(String),
     Hook(u32),
@@ -114,6 +115,19 @@ impl Begin {
             OutputEvent::Hook(number, _) => Some(Self::Hook(*number)),
             _ => None,
         }
+    }
+}
+
+/// How often each was printed.
+#[derive(Default)]
+struct Printed(BTreeMap<Begin, usize>);
+
+impl Printed {
+    /// Counts one more, and returns how many of it there are now.
+    fn count(&mut self, begin: &Begin) -> usize {
+        let count = self.0.entry(begin.clone()).or_default();
+        *count += 1;
+        *count
     }
 }
 
@@ -138,7 +152,7 @@ struct Section {
 /// line for it; and all of these lines are in the log.
 fn sections(events: &[Event]) -> (Vec<Section>, usize) {
     let mut sections: Vec<Section> = Vec::new();
-    let mut printed: Vec<Begin> = Vec::new();
+    let mut printed = Printed::default();
     let (mut hooks, mut early) = (0, 0);
     for event in events {
         let (is_hook, name, begin) = match event {
@@ -154,7 +168,9 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
             }
             Event::ScriptletOutput(line) => {
                 let read = reads_as(line);
-                printed.extend(read.iter().filter_map(Begin::of));
+                for begin in read.iter().filter_map(Begin::of) {
+                    printed.count(&begin);
+                }
                 let failed = |event: &&OutputEvent| matches!(event, OutputEvent::CommandFailed(_));
                 let forged = read.iter().filter(failed).count();
                 match sections.last_mut() {
@@ -169,8 +185,7 @@ fn sections(events: &[Event]) -> (Vec<Section>, usize) {
             }
             _ => continue,
         };
-        let nth = 1 + printed.iter().filter(|b| **b == begin).count();
-        printed.push(begin.clone());
+        let nth = printed.count(&begin);
         let name = name.clone();
         sections.push(Section { owner: Owner { is_hook, name }, begin, nth, forged: 0, not_started: None });
     }
@@ -182,7 +197,8 @@ fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
     let (sections, early) = sections(events);
     // The failures in each section, and before the first.
     let mut said: Vec<Vec<&String>> = vec![Vec::new(); sections.len() + 1];
-    let mut seen: Vec<Begin> = Vec::new();
+    let places: BTreeMap<_, _> = sections.iter().enumerate().map(|(n, one)| ((&one.begin, one.nth), n + 1)).collect();
+    let mut seen = Printed::default();
     let mut now = 0;
     for event in output {
         if let OutputEvent::CommandFailed(why) = event {
@@ -191,10 +207,8 @@ fn failed(output: &[OutputEvent], events: &[Event]) -> Vec<Problem> {
         let Some(begin) = Begin::of(event) else {
             continue;
         };
-        let nth = 1 + seen.iter().filter(|b| **b == begin).count();
-        let next = sections[now..].iter().position(|section| section.begin == begin && section.nth == nth);
-        now += next.map_or(0, |next| next + 1);
-        seen.push(begin);
+        let place = places.get(&(&begin, seen.count(&begin)));
+        now = place.map_or(now, |place| now.max(*place));
     }
     let mut found = Vec::new();
     let mut forged = early;

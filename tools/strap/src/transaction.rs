@@ -13,6 +13,7 @@ use pacman::removals::{Removal, removals};
 use pacman::{Operation, OutputEvent, Pacman, Transaction, records};
 use stage::members::{Package, Planned};
 use stage::{Code, Failure, quote};
+use std::collections::BTreeSet;
 
 /// What is to be installed.
 #[derive(Debug)]
@@ -243,16 +244,15 @@ impl<'a> Installer<'a> {
         let packages = installed.into_iter().map(|one| one.package);
         let (mut dependencies, explicit): (Vec<_>, Vec<_>) =
             packages.partition(|package| package.reason.as_deref() == Some("dependency"));
-        let is_explicit = |target: &String| {
-            let name = target.rsplit('/').next();
-            explicit.iter().any(|package| Some(package.name.as_str()) == name)
-        };
+        let explicit: BTreeSet<&str> = explicit.iter().map(|package| package.name.as_str()).collect();
+        let is_explicit = |target: &String| target.rsplit('/').next().is_some_and(|name| explicit.contains(name));
         if !dependencies.is_empty() && !targets.iter().all(is_explicit) {
             // A group, what something provides, or a package with a version: pacman says which packages these are.
             let operation = Operation { nodeps: true, ..Operation::default() };
             let planned = self.pacman.preview(operation, targets)?;
             names.extend(planned.into_iter().map(|planned| planned.name));
         }
+        let names: BTreeSet<String> = names.into_iter().collect();
         dependencies.retain(|package| names.contains(&package.name));
         if dependencies.is_empty() {
             return Ok(());

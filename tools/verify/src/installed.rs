@@ -84,6 +84,7 @@ pub(crate) fn read(
         let key = (entry.name.as_str(), entry.version.as_str());
         by_name.entry(key).or_insert((repo, entry));
     }
+    let recorded: BTreeMap<_, _> = recorded.iter().rev().map(|one| ((&one.name, &one.version), one)).collect();
     let (mut subjects, mut torn) = (Vec::new(), Vec::new());
     for record in names_in(root, LOCAL)? {
         if record == "ALPM_DB_VERSION" {
@@ -96,7 +97,7 @@ pub(crate) fn read(
                 continue;
             }
         };
-        let recorded = recorded.iter().find(|p| (&p.name, &p.version) == (&known.name, &known.version));
+        let recorded = recorded.get(&(&known.name, &known.version)).copied();
         let offer = by_name.get(&(known.name.as_str(), known.version.as_str()));
         let signature = recorded.and_then(|p| db::decode_signature(p.pgpsig.as_deref()?));
         subjects.push(Subject {

@@ -29,6 +29,7 @@ use report::Beside;
 use rootfs::{Inside, Place};
 use stage::members::{self, Base, Config, Disk, Keyring, Mode, Package, TreeFile};
 use stage::{Cause, Code, Common, Context, Document, Failure, Kind, Stage};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -226,8 +227,9 @@ impl Verify {
                 }
             }
             installed::find_archives(subjects, cache)?;
+            let asked: BTreeSet<&String> = set.iter().collect();
             let mut left = targets(subjects);
-            left.retain(|target| set.contains(target));
+            left.retain(|target| asked.contains(target));
             if set.len() > 1 && !left.is_empty() {
                 let second = left.split_off(left.len() / 2);
                 sets.extend([second, left].into_iter().filter(|half| !half.is_empty()));
