@@ -22,7 +22,7 @@ mod unified;
 mod unpack;
 mod words;
 
-pub use drivers::Bus;
+pub use drivers::{Bus, MAKERS};
 pub use prove::{Finding, Place, Subject};
 pub use words::{check_cmdline, check_dtb, title};
 
