@@ -10,6 +10,7 @@ pub mod formats;
 pub mod gpg;
 pub mod ground;
 pub mod lab;
+pub mod matrix;
 pub mod neighbours;
 pub mod proxy;
 pub mod schema;
@@ -118,7 +119,6 @@ pub fn gpg_of(suite: &str) -> PathBuf {
     pacman_of(suite).with_file_name("gpg")
 }
 
-/// Returns the static pacman that `tests/mirror/mkpacman-static` builds, and builds it where it is not there yet, which takes
 /// Returns the directory of another Debian suite's mkfs.btrfs and mkfs.xfs, as [`pacman_of`] has it, for a `PATH`.
 ///
 /// # Panics
@@ -129,6 +129,7 @@ pub fn mkfs_of(suite: &str) -> PathBuf {
     pacman_of(suite).with_file_name("mkfs")
 }
 
+/// Returns the static pacman that `tests/mirror/mkpacman-static` builds, and builds it where it is not there yet, which takes
 /// 200 s of a processor. It stays between runs.
 ///
 /// # Panics

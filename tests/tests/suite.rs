@@ -27,6 +27,7 @@ mod killed;
 mod layers;
 mod locked;
 mod man;
+mod matrix;
 mod mirrors;
 mod mkdisk;
 mod overlays;

@@ -22,7 +22,7 @@ mod unified;
 mod unpack;
 mod words;
 
-pub use drivers::Bus;
+pub use drivers::{Bus, MAKERS};
 pub use prove::{Finding, Place, Subject};
 pub use words::{check_cmdline, check_dtb, title};
 
@@ -197,7 +197,6 @@ fn check_initramfs(kernels: &[Kernel], wish: &Wish<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Adds the menu of SYSLINUX.
 /// Adds extlinux.conf, unless that of the root is kept.
 fn add_extlinux(
     entries: &[MenuEntry<'_>],
@@ -216,6 +215,7 @@ fn add_extlinux(
     Ok(())
 }
 
+/// Adds the menu of SYSLINUX.
 fn add_syslinux(
     entries: &[MenuEntry<'_>],
     tree: &Tree<'_>,

@@ -55,7 +55,7 @@ impl Bus {
 const OPTIONAL: [&str; 1] = ["uas"];
 
 /// Programs that make an initramfs, the call that makes it, and how a module is added to it.
-const MAKERS: [(&str, &str, &str); 4] = [
+pub const MAKERS: [(&str, &str, &str); 4] = [
     ("mkinitcpio", "mkinitcpio -P", "MODULES+=(NAME) into /etc/mkinitcpio.conf.d/modules.conf"),
     ("dracut", "dracut --regenerate-all --force", "add_drivers+=\" NAME \" into /etc/dracut.conf.d/modules.conf"),
     ("booster", "booster build --force --universal FILE", "'modules_force_load: NAME' into /etc/booster.yaml"),

@@ -91,7 +91,9 @@ fn is_one_signature(bytes: &[u8]) -> bool {
 
 /// Returns what gpg found of the message at `path`, where that is one good signature over binary data.
 fn good(text: &str, path: &str) -> Option<Signature> {
-    let mut files = text.split("[GNUPG:] FILE_START ").skip(1);
+    // At the beginning of a line only: a user ID can have these words in it.
+    let text = format!("\n{text}");
+    let mut files = text.split("\n[GNUPG:] FILE_START ").skip(1);
     let of = files
         .find(|of| of.lines().next().and_then(|line| line.split_once(' ')).is_some_and(|(_, name)| name == path))?;
     match <[Signature; 1]>::try_from(status::parse(of)) {
@@ -195,7 +197,7 @@ mod tests {
         let alone = home.verify(&one, File::open(dir.path().join("one")).unwrap()).unwrap();
         assert_eq!(found[0].as_slice(), alone);
         assert_eq!(home.verify_together(&all[2..4]).unwrap(), [None, None]);
-        assert_eq!(fs::read_dir(dir.path().join("h")).unwrap().filter(|e| is_ours(e)).count(), 0);
+        assert_eq!(fs::read_dir(dir.path().join("h")).unwrap().filter(is_ours).count(), 0);
     }
 
     /// Returns whether it is a temporary file.
@@ -214,10 +216,11 @@ mod tests {
             )
         };
         let bad = "[GNUPG:] FILE_START 1 /b\n[GNUPG:] NEWSIG\n[GNUPG:] BADSIG AAAAAAAAAAAAAAAA x\n[GNUPG:] FILE_DONE\n";
-        let text = [of("/a", "00"), bad.to_owned(), of("/c", "01"), of("/bb", "00")].concat();
+        let named = of("/a", "00").replacen(" x\n", " [GNUPG:] FILE_START 1 /e\n", 1);
+        let text = [named, bad.to_owned(), of("/c", "01"), of("/bb", "00")].concat();
         assert_eq!(good(&text, "/a").unwrap().key, key);
         assert!(good(&text, "/bb").is_some());
-        for none in ["/b", "/c", "/d", ""] {
+        for none in ["/b", "/c", "/d", "/e", ""] {
             assert_eq!(good(&text, none), None, "{none}");
         }
     }
