@@ -9,6 +9,7 @@ pub mod daemons;
 pub mod formats;
 pub mod gpg;
 pub mod ground;
+pub mod guest;
 pub mod lab;
 pub mod matrix;
 pub mod neighbours;
@@ -21,6 +22,7 @@ pub mod small;
 pub mod tier;
 pub mod trial;
 
+pub use guest::Guest;
 pub use lab::{Lab, Ran, Who};
 pub use neighbours::Neighbours;
 pub use proxy::Proxy;

@@ -43,11 +43,11 @@ WantedBy=multi-user.target
 ";
 
 /// A kind of machine.
-struct Machine {
-    arch: &'static str,
+pub(crate) struct Machine {
+    pub(crate) arch: &'static str,
     /// The packages of its keyring and its kernel.
     packages: &'static str,
-    console: &'static str,
+    pub(crate) console: &'static str,
     qemu: &'static str,
     /// Its board, as `mkdisk --board` names it.
     board: Option<&'static str>,
@@ -55,7 +55,7 @@ struct Machine {
     options: &'static str,
 }
 
-const BOARD: Machine = Machine {
+pub(crate) const BOARD: Machine = Machine {
     arch: "aarch64",
     packages: "archlinuxarm-keyring linux-aarch64",
     console: "ttyAMA0",
@@ -64,7 +64,7 @@ const BOARD: Machine = Machine {
     options: "",
 };
 
-const PC: Machine = Machine {
+pub(crate) const PC: Machine = Machine {
     arch: "x86_64",
     packages: "archlinux-keyring linux",
     console: "ttyS0",
@@ -88,6 +88,18 @@ const OLD_PC: Machine = Machine {
     options: "--blob mbr=/usr/lib/syslinux/mbr/mbr.bin",
     ..PC
 };
+
+impl Machine {
+    /// Returns the command that runs it with a disk: more options of -drive.
+    pub(crate) fn command(&self, disk: &str) -> Command {
+        let mut words = self.qemu.split_whitespace();
+        let mut qemu = Command::new(words.next().unwrap_or_default());
+        qemu.args(words)
+            .args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-no-reboot", "-device", "virtio-rng-pci"])
+            .args(["-device", "virtio-blk-pci,drive=disk", "-drive", &format!("if=none,id=disk,{disk}")]);
+        qemu
+    }
+}
 
 /// Makes an image with the whole pipe, boots it twice, and checks what the machine says.
 fn boots(machine: &Machine, who: Who) {
@@ -148,13 +160,12 @@ fn boots(machine: &Machine, who: Who) {
 
 /// Runs the machine until it switches itself off; returns what it said.
 fn boot(lab: &Lab, machine: &Machine, image: &Path) -> BTreeMap<String, String> {
+    let machine = machine.command(&format!("format=raw,file={}", image.display()));
     let mut qemu = Command::new("timeout");
     qemu.args(["--kill-after=10", LIMIT])
-        .args(machine.qemu.split_whitespace())
-        .args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-nic", "none"])
-        .args(["-nographic", "-no-reboot", "-device", "virtio-rng-pci"])
-        .args(["-device", "virtio-blk-pci,drive=disk", "-drive"])
-        .arg(format!("if=none,id=disk,format=raw,file={}", image.display()))
+        .arg(machine.get_program())
+        .args(machine.get_args())
+        .args(["-nic", "none", "-nographic"])
         .current_dir(lab.path())
         .stdin(std::process::Stdio::null());
     let ran = lab::run(&mut qemu);

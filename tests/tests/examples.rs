@@ -44,17 +44,17 @@ fn preset_of(name: &str, server: &Server, pins: &[String]) -> String {
 const UNSIGNED: &str = "strapline-unsigned";
 
 /// A laboratory with the examples, a mirror that has what an example installs, and presets of ours laid over it.
-struct Bench {
-    lab: Lab,
+pub(crate) struct Bench {
+    pub(crate) lab: Lab,
     mirror: Mirror,
-    server: Server,
+    pub(crate) server: Server,
     /// The table of its static pacman, for a preset that extends none.
     pacman: String,
 }
 
 impl Bench {
-    fn new(who: Who, arch: &str, description: &Value) -> Self {
-        let (base, lab) = (Mirror::of(arch), Lab::new(who));
+    fn new(who: Who, base: &Mirror, description: &Value) -> Self {
+        let lab = Lab::new(who);
         let mirror = base.extended(&lab.path().join("mirror"), description);
         let server = Server::of(&mirror.www());
         let preset = fs::read_to_string(mirror.preset()).expect("a preset");
@@ -68,7 +68,7 @@ impl Bench {
         bench
     }
 
-    fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.lab.path().join(name), text).expect("our own directory");
     }
 
@@ -85,7 +85,7 @@ impl Bench {
 
     /// Runs make(1), and returns the receipt.
     #[track_caller]
-    fn make(&self, words: &str, receipt: &str) -> Value {
+    pub(crate) fn make(&self, words: &str, receipt: &str) -> Value {
         let ran = self.lab.sh(&format!("make --silent {words}"));
         assert_eq!(ran.status, 0, "{}", ran.stderr);
         let document: Value = serde_json::from_str(&self.read(receipt)).expect("JSON");
@@ -149,14 +149,21 @@ fn package(name: &str) -> Value {
     json!({"name": name, "version": "1", "files": {format!("usr/share/{name}"): name}})
 }
 
+/// What orange-pi-5.mk needs, of a mirror.
+pub(crate) fn orange_pi(base: &Mirror) -> Bench {
+    let at = "7Ji/archrepo/releases/download/aarch64";
+    let packages = [kernel("linux-aarch64-7ji"), package("7ji-tool")];
+    let overlay = json!({"at": at, "package": "7ji-keyring", "packages": packages});
+    let bench = Bench::new(Who::User, base, &json!({"overlays": {"7Ji": overlay}}));
+    bench.write("7Ji.toml", &preset_of("7Ji", &bench.server, &[bench.key("7Ji")]));
+    bench.write("u-boot-rockchip.bin", &"u".repeat(5000));
+    bench
+}
+
 /// A card, and by night a second one of the same lock, with the blobs where the board's ROM looks for them.
 #[test]
 fn a_card_for_an_orange_pi_5_twice() {
-    let at = "7Ji/archrepo/releases/download/aarch64";
-    let overlay = json!({"at": at, "package": "7ji-keyring", "packages": [kernel("linux-aarch64-7ji")]});
-    let bench = Bench::new(Who::User, "aarch64", &json!({"overlays": {"7Ji": overlay}}));
-    bench.write("7Ji.toml", &preset_of("7Ji", &bench.server, &[bench.key("7Ji")]));
-    fs::write(bench.lab.path().join("u-boot-rockchip.bin"), [b'u'; 5000]).expect("our own directory");
+    let bench = orange_pi(&Mirror::of("aarch64"));
     // The mirror's kernel has no devicetrees, so U-Boot takes its own.
     let board = fs::read_to_string(top().join("boards/orangepi-5.toml")).expect("a board");
     let board: String =
@@ -214,7 +221,7 @@ fn a_card_for_an_orange_pi_5_twice() {
 fn as_endeavouros_is_made() {
     let overlay = json!({"at": "endeavouros/repo/endeavouros/x86_64",
         "packages": [package("eos-hooks"), package("endeavouros-mirrorlist"), {"copy": "extra/nano-7.2-1-x86_64.pkg.tar.zst"}]});
-    let bench = Bench::new(Who::Root, "x86_64", &json!({"overlays": {"endeavouros": overlay}}));
+    let bench = Bench::new(Who::Root, &Mirror::of("x86_64"), &json!({"overlays": {"endeavouros": overlay}}));
     bench.write("endeavouros.toml", &preset_of("endeavouros", &bench.server, &[bench.key("endeavouros")]));
     let words = "-f endeavouros.mk DISTRO=preset.toml OVERLAYS=endeavouros.toml SSHD=ssh";
     let document = bench.make(words, "endeavouros.json");
@@ -235,9 +242,8 @@ fn as_endeavouros_is_made() {
     assert!(list.lines().any(|line| line.ends_with("usr/share/eos-hooks")), "{list}");
 }
 
-/// pacman takes packages of two architectures, and those of the more demanding one come first.
-#[test]
-fn as_cachyos_is_made_for_v3() {
+/// What cachyos-v3.mk needs, of a mirror.
+pub(crate) fn cachyos(base: &Mirror) -> Bench {
     let fast = |name: &str| {
         json!({"name": name, "version": "2", "arch": "x86_64_v3", "signer": "cachyos",
         "files": {format!("usr/share/{name}-v3"): name}})
@@ -247,7 +253,7 @@ fn as_cachyos_is_made_for_v3() {
         "packages": [package("cachyos-mirrorlist"), package("cachyos-settings"), kernel("linux-cachyos")]});
     let bench = Bench::new(
         Who::User,
-        "x86_64",
+        base,
         &json!({"overlays": {"cachyos": own}, "repos": {
             "cachyos-v3": repo("cachyos-v3", json!([fast("cachyos-fast")])),
             "cachyos-core-v3": repo("cachyos-core-v3", json!([fast("gettext")])),
@@ -255,6 +261,13 @@ fn as_cachyos_is_made_for_v3() {
         }}),
     );
     bench.write("cachyos.toml", &preset_of("cachyos", &bench.server, &[bench.key("cachyos")]));
+    bench
+}
+
+/// pacman takes packages of two architectures, and those of the more demanding one come first.
+#[test]
+fn as_cachyos_is_made_for_v3() {
+    let bench = cachyos(&Mirror::of("x86_64"));
     let document = bench
         .make("-f cachyos-v3.mk DISTRO=cachyos.toml KEY=key.pub SSHD=ssh BOOT='--bootloader extlinux'", "cachyos.json");
     let repos = ["cachyos-v3", "cachyos-core-v3", "cachyos-extra-v3", "cachyos", "core", "extra"];
@@ -278,7 +291,7 @@ fn as_manjaro_arm_is_made() {
     let unused = json!({"at": "unused"});
     let bench = Bench::new(
         Who::Root,
-        "aarch64",
+        &Mirror::of("aarch64"),
         &json!({
             "overlays": {"manjaro": unused, "manjaro-arm": unused},
             "repos": {"community": {"at": at("community"), "packages": community}},
@@ -309,7 +322,7 @@ fn as_manjaro_arm_is_made() {
 /// Packages that nobody signed, below a tree before them and a tree over them.
 #[test]
 fn a_distribution_of_files_and_packages() {
-    let bench = Bench::new(Who::User, "x86_64", &json!({}));
+    let bench = Bench::new(Who::User, &Mirror::of("x86_64"), &json!({}));
     let ran = bench.lab.sh("mkdir -p my-distribution/built p/usr/bin && cd p && printf '#!/bin/sh\\n' > usr/bin/tool && chmod 755 usr/bin/tool \
          && printf 'pkgname = tool\\npkgver = 1-1\\npkgdesc = A tool\\narch = any\\nsize = 10\\n' > .PKGINFO \
          && bsdtar --uid 0 --gid 0 -cf - .PKGINFO usr | zstd -q > ../my-distribution/built/tool-1-1-any.pkg.tar.zst");

@@ -20,6 +20,7 @@ mod faults;
 mod files;
 mod filesystems;
 mod formats;
+mod growth;
 mod hangs;
 mod host_safety;
 mod hostile;
