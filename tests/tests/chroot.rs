@@ -191,7 +191,7 @@ fn a_killed_init_is_replaced_by_its_tool(lab: &Lab) {
     // Init is stopped, or it would see the end of the others and end well itself.
     let script = format!(
         "{RUNNING} all=\"$pid $(pgrep -P $pid)\"; kill -STOP $init; kill -KILL $all
-        for one in $all; do until grep -q ') Z ' /proc/$one/stat; do :; done; done
+        for one in $all; do while grep -qs '^State:.[^Z]' /proc/$one/status; do :; done; done
         kill -KILL $init; wait $tool; echo $?"
     );
     let ran = contained(lab, &script);
