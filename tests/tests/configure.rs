@@ -290,9 +290,18 @@ fn check_first_boot(bench: &Bench) {
     assert!(would_run(), "there is none any more");
     let commands = commands_of(&unit);
     assert_eq!(commands.lines().count(), 6, "{commands}");
-    // The power goes in the middle; then all of it is done again.
-    let (begun, _) = commands.split_once("/usr/bin/pacman-key --populate").expect("it populates");
-    bench.inside(begun);
+    // The power goes in the middle, and takes a file that was not on the disk; then all of it is done again.
+    let before = "find /etc/pacman.d/gnupg -type f -exec sha256sum {} + | sort";
+    let untouched = bench.inside(before);
+    let populate = "/usr/bin/pacman-key --gpgdir /etc/pacman.d/gnupg.new --populate";
+    let (begun, _) = commands.split_once(populate).expect("it populates");
+    bench.inside(&format!("{begun} rm /etc/pacman.d/gnupg.new/pubring.*"));
+    assert!(would_run(), "it was not done");
+    assert_eq!(bench.inside(before), untouched);
+    // It goes where there is neither the one keyring nor the other.
+    let (made, last) = commands.trim_end().rsplit_once('\n').expect("lines");
+    let (half, _) = last.split_once(" && mv gnupg.new").expect("it is put in place");
+    bench.inside(&format!("{made}\n{half}'; [ ! -e /etc/pacman.d/gnupg ]"));
     assert!(would_run(), "it was not done");
     bench.inside(&format!("{commands}exit 0"));
     assert!(!would_run(), "it is done");

@@ -16,6 +16,8 @@ const NAME: &str = "first-boot-keyring.service";
 const RINGS: &str = "usr/share/pacman/keyrings";
 /// Where the user's own keys are.
 const KEYS: &str = "etc/pacman.d/own-keys";
+/// How the unit calls pacman-key(8).
+const KEY: &str = "ExecStart=/usr/bin/pacman-key --gpgdir /etc/pacman.d/gnupg.new";
 const DOING: &str = "making a keyring at first boot";
 
 /// The rings that a unit populates the keyring from, and the user's own keys that it adds.
@@ -91,11 +93,11 @@ impl Item for FirstBootKeyring {
 fn unit(rings: &[String], own: &[OwnKey]) -> String {
     let mut commands = Vec::new();
     if !rings.is_empty() {
-        commands.push(format!("ExecStart=/usr/bin/pacman-key --populate {}\n", rings.join(" ")));
+        commands.push(format!("{KEY} --populate {}\n", rings.join(" ")));
     }
     for OwnKey { fingerprint, .. } in own {
-        commands.push(format!("ExecStart=/usr/bin/pacman-key --add /{KEYS}/{fingerprint}.asc\n"));
-        commands.push(format!("ExecStart=/usr/bin/pacman-key --lsign-key {fingerprint}\n"));
+        commands.push(format!("{KEY} --add /{KEYS}/{fingerprint}.asc\n"));
+        commands.push(format!("{KEY} --lsign-key {fingerprint}\n"));
     }
     format!(
         "\
@@ -105,20 +107,21 @@ Description=Make this machine's own keyring for pacman
 Documentation=man:pacman-key(8) man:configure(8)
 # Where there is no secret key, or where the power went before all was done.
 ConditionDirectoryNotEmpty=|!/etc/pacman.d/gnupg/private-keys-v1.d
-ConditionPathExists=|/etc/pacman.d/gnupg.unfinished
+ConditionPathExists=|/etc/pacman.d/gnupg.old
 After=local-fs.target systemd-random-seed.service
 # Who can log in can use pacman.
 Before=systemd-user-sessions.service archlinux-keyring-wkd-sync.service
 
 [Service]
 Type=oneshot
-ExecStartPre=/usr/bin/touch /etc/pacman.d/gnupg.unfinished
+# In a copy, which takes the place of the other when it is whole: gpg cannot go on with what the power left of a keyring.
+ExecStartPre=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.new && if [ -e gnupg.old ] && [ ! -e gnupg ]; then mv gnupg.old gnupg; fi && if [ -e gnupg ]; then cp -a gnupg gnupg.new; fi'
 # A board without a clock wakes up before the keys were made, and gpg takes no key from the future.
 ExecStartPre=-/usr/bin/sh -c 'for f in /usr/share/pacman/keyrings/*.gpg; do t=$$(stat -c %%Y \"$$f\"); [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
-ExecStart=/usr/bin/pacman-key --init
+{KEY} --init
 {commands}# The file system may write the keys after this directory, and the power go in between.
-ExecStart=/usr/bin/sync --file-system /etc/pacman.d/gnupg
-ExecStart=/usr/bin/rm /etc/pacman.d/gnupg.unfinished
+ExecStart=/usr/bin/sync --file-system /etc/pacman.d/gnupg.new
+ExecStart=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.old && if [ -e gnupg ]; then mv gnupg gnupg.old; fi && mv gnupg.new gnupg && rm -rf gnupg.old'
 # Old kernels wait for randomness; nobody is to wait for ever to log in. The next boot tries again.
 TimeoutStartSec=10min
 
@@ -136,8 +139,11 @@ mod tests {
     #[test]
     fn the_keys_are_on_the_disk_before_it_is_done() {
         let text = unit(&["x".to_owned()], &[]);
-        let at = |command: &str| text.find(&format!("\nExecStart=/usr/bin/{command}")).expect(command);
-        let order = ["pacman-key --init", "pacman-key --populate x", "sync --file-system ", "rm "].map(at);
+        let at = |command: &str| text.find(command).expect(command);
+        let key = "pacman-key --gpgdir /etc/pacman.d/gnupg.new";
+        let order =
+            [&format!("{key} --init"), &format!("{key} --populate x"), "sync --file-system ", "mv gnupg.new gnupg"];
+        let order = order.map(at);
         assert!(order.is_sorted(), "{text}");
     }
 
