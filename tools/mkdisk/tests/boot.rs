@@ -21,10 +21,15 @@ fn cut(path: &Path) {
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
+/// Returns a good extlinux.conf with one more line.
+fn entry(line: &str) -> String {
+    format!("{line}\nlabel a\nlinux /Image\ninitrd /initramfs-linux.img\nappend root=UUID={ROOT}\n")
+}
+
 type Damage = fn(&Bootable);
 
 /// What is damaged, and the line that says so.
-const DAMAGES: [(Damage, &str); 13] = [
+const DAMAGES: [(Damage, &str); 15] = [
     (|lab| lab.initramfs(&["jbd2"], RELEASE), "'/boot/initramfs-linux.img' has no module 'ext4'"),
     (|lab| lab.initramfs(&["ext4"], RELEASE), "'/boot/initramfs-linux.img' has no module 'jbd2', which 'ext4' needs"),
     (
@@ -72,6 +77,18 @@ const DAMAGES: [(Damage, &str); 13] = [
         "'/boot/extlinux/extlinux.conf' names '/boot/dtbs/b.dtb', which does not exist",
     ),
     (
+        |lab| lab.put("boot/extlinux/extlinux.conf", entry("include more.conf").as_bytes()),
+        "'/boot/extlinux/extlinux.conf' includes '/boot/extlinux/more.conf', which does not exist",
+    ),
+    (
+        |lab| {
+            lab.put("boot/extlinux/extlinux.conf", entry("MENU INCLUDE /more/a.conf Title").as_bytes());
+            lab.put("boot/more/a.conf", b"include b.conf\n");
+            lab.put("boot/extlinux/b.conf", b"label b\nlinux /zImage\nappend root=UUID=b\n");
+        },
+        "'/boot/extlinux/extlinux.conf' names '/boot/zImage', which does not exist",
+    ),
+    (
         |lab| fs::rename(lab.root(&format!("usr/lib/modules/{RELEASE}")), lab.root("usr/lib/modules/6.2")).unwrap(),
         "'/boot/Image' is Linux 6.1.0-1-test, and the root has no '/usr/lib/modules/6.1.0-1-test'",
     ),
@@ -95,6 +112,15 @@ fn what_cannot_boot_is_not_written() {
         let ran = mkdisk(&lab, if is_missing { &["--no-initramfs", "--no-boot-check"] } else { &["--no-boot-check"] });
         assert_eq!(ran.status, 0, "{n}: {}", ran.stderr);
     }
+}
+
+#[test]
+fn a_menu_that_includes_itself_has_an_end() {
+    let lab = Bootable::new();
+    lab.put("boot/extlinux/extlinux.conf", entry(&"include extlinux.conf\n".repeat(1000)).as_bytes());
+    let ran = mkdisk(&lab, &[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("includes more than 64 files: not all are read"), "{}", ran.stderr);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! that it finds by itself, and a Raspberry Pi's config.txt with its cmdline.txt; those of the root and our own alike.
 
 use super::files::Files;
-use super::prove::Place;
+use super::prove::{Finding, Place, show};
 use super::raspberrypi::{CMDLINE, CONFIG};
 use super::{EXTLINUX, SYSLINUX, unified};
 use crate::kind::FileSystemKind;
@@ -20,7 +20,8 @@ pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEnt
     let points: &[&str] = &places.iter().map(|place| place.at.as_str()).collect::<Vec<_>>();
     let mut found = Vec::new();
     for path in [EXTLINUX, SYSLINUX] {
-        found.extend(extlinux(path, &files.configuration(path)?, point(points, path)));
+        let point = point(points, path);
+        found.extend(extlinux(path, &Menu::read(files, path, point)?.text, point));
     }
     found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(points, CONFIG)));
     // systemd-boot looks on the EFI system partition and on the one for more kernels.
@@ -33,6 +34,19 @@ pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEnt
         for path in files.below(&in_root(top, "EFI/Linux")).into_iter().filter(|path| path.ends_with(".efi")) {
             found.push(unified::entry(path, files)?);
         }
+    }
+    Ok(found)
+}
+
+/// Returns what is wrong with the files that menus include.
+///
+/// # Errors
+///
+/// As [`entries`].
+pub(super) fn included(files: &Files<'_>, points: &[&str]) -> Result<Vec<Finding>, Failure> {
+    let mut found = Vec::new();
+    for path in [EXTLINUX, SYSLINUX] {
+        found.extend(Menu::read(files, path, point(points, path))?.found);
     }
     Ok(found)
 }
@@ -62,6 +76,69 @@ fn split(line: &str) -> (&str, &str) {
     line.split_once([' ', '\t']).map_or((line, ""), |(key, value)| (key, value.trim()))
 }
 
+/// How many files one menu may include. U-Boot and SYSLINUX have a limit of 16 below each other.
+const INCLUDED: usize = 64;
+
+/// extlinux.conf or syslinux.cfg, with the files that it includes in the places of the lines that include them.
+#[derive(Debug, Default)]
+struct Menu {
+    text: String,
+    /// How many lines include a file.
+    included: usize,
+    /// What is not as it should be.
+    found: Vec<Finding>,
+}
+
+impl Menu {
+    fn read(files: &Files<'_>, path: &str, point: &str) -> Result<Self, Failure> {
+        let mut menu = Self::default();
+        menu.add(files, path, path, point)?;
+        Ok(menu)
+    }
+
+    /// Adds the lines of `path`; `top` is the file that includes it.
+    fn add(&mut self, files: &Files<'_>, top: &str, path: &str, point: &str) -> Result<(), Failure> {
+        for line in files.configuration(path)?.lines() {
+            let Some(name) = included_by(line) else {
+                self.text.push_str(line);
+                self.text.push('\n');
+                continue;
+            };
+            self.included += 1;
+            let named = named(top, point, name);
+            if self.included > INCLUDED {
+                // Of a thousand lines one finding.
+                if self.included == INCLUDED + 1 {
+                    let message = format!("{} includes more than {INCLUDED} files: not all are read", show(top));
+                    self.found.push(Finding::unproven(message));
+                }
+            } else if files.find(&named).is_some() {
+                self.add(files, top, &named, point)?;
+            } else {
+                let message = format!("{} includes {}, which does not exist", show(path), show(&named));
+                let hint = "correct that file; mkdisk writes its own with --bootloader NAME";
+                self.found.push(Finding::wrong(message, hint));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the file that a line includes: `INCLUDE FILE` or `MENU INCLUDE FILE`; a tag may follow.
+fn included_by(line: &str) -> Option<&str> {
+    let (key, rest) = split(line);
+    let (key, rest) = if key.eq_ignore_ascii_case("menu") { split(rest) } else { (key, rest) };
+    key.eq_ignore_ascii_case("include").then(|| split(rest).0).filter(|name| !name.is_empty())
+}
+
+/// Returns the path that a menu means. One without a slash is beside the file.
+fn named(file: &str, point: &str, path: &str) -> String {
+    match path.starts_with('/') {
+        true => in_root(point, path),
+        false => in_root(file.rsplit_once('/').map_or("", |(directory, _)| directory), path),
+    }
+}
+
 /// Reads extlinux.conf, as U-Boot's boot/pxe_utils.c does, or syslinux.cfg.
 fn extlinux(file: &str, text: &str, point: &str) -> Vec<BootEntry> {
     let mut found: Vec<BootEntry> = Vec::new();
@@ -71,12 +148,7 @@ fn extlinux(file: &str, text: &str, point: &str) -> Vec<BootEntry> {
             found.push(BootEntry { file: file.to_owned(), ..BootEntry::default() });
         }
         let Some(entry) = found.last_mut() else { continue };
-        let directory = file.rsplit_once('/').map_or("", |(directory, _)| directory);
-        // A path without a slash is beside the file.
-        let path = |value: &str| match value.starts_with('/') {
-            true => in_root(point, value),
-            false => in_root(directory, value),
-        };
+        let path = |value: &str| named(file, point, value);
         match key.as_str() {
             "linux" | "kernel" => entry.kernel = path(value),
             "initrd" => entry.initramfs = value.split(',').map(path).collect(),
