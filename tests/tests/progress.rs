@@ -123,6 +123,25 @@ fn a_terminal_shows_one_line_a_phase() {
 }
 
 #[test]
+fn a_repository_shows_how_far_it_is() {
+    let bench = Bench::new();
+    drop(bench.lab.sh(&bench.pipe("")).succeeded());
+    let files = bench.lab.sh("find packages -name '*.pkg.tar.*' ! -name '*.sig'").stdout;
+    let number = files.lines().count();
+    let script =
+        format!("strapline repository repo/kept.db {} ; strapline repository repo/kept.db", files.replace('\n', " "));
+    let text = on_terminal(&bench.lab, 80, "xterm", &script).stderr;
+    for phase in ["hashing", "writing"] {
+        let whole = format!("strapline: {phase} [====================] {number}/{number}");
+        assert!(number >= 5 && text.contains(&whole), "no {whole:?} in {text:?}");
+    }
+    // The second run reads what is there.
+    let (_, second) = text.rsplit_once("writing").expect("the first run");
+    assert!(second.contains(&format!("hashing [====================] {number}/{number}")), "{text:?}");
+    assert!(!text.contains("0/0"), "{text:?}");
+}
+
+#[test]
 fn a_message_of_another_stage_takes_the_place_of_a_bar() {
     let bench = Bench::new();
     let ran = on_terminal(&bench.lab, 80, "xterm", &bench.pipe(""));

@@ -30,13 +30,13 @@ const INDEX: &str = "_CLAP_COMPLETE_INDEX";
 
 fn main() -> ExitCode {
     let context = Context::new("strapline", false);
-    run(std::env::args_os().collect()).unwrap_or_else(|failure| {
+    run(&context, std::env::args_os().collect()).unwrap_or_else(|failure| {
         context.report(&failure);
         ExitCode::from(failure.code.exit())
     })
 }
 
-fn run(mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
+fn run(context: &Context, mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
     stage::run::refuse_set_uid()?;
     let tools = directory()?;
     // Only to complete, a tool's command line begins behind `--`.
@@ -66,12 +66,12 @@ fn run(mut words: Vec<OsString>) -> Result<ExitCode, Failure> {
         }
         Err(error) => return Err(refuse(words.get(1), &error)),
     };
-    print(&answer(&tools, &matches)?)?;
+    print(&answer(context, &tools, &matches)?)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns what is to be printed.
-fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
+fn answer(context: &Context, tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
     match matches.subcommand() {
         Some(("path", _)) => Ok(format!("{}\n", tools.display())),
         Some(("completions", matches)) => {
@@ -79,7 +79,7 @@ fn answer(tools: &Path, matches: &ArgMatches) -> Result<String, Failure> {
             completions(tools, shell)
         }
         Some(("receipt", matches)) => answer_of_receipt(matches),
-        Some(("repository", matches)) => repository::make(matches),
+        Some(("repository", matches)) => repository::make(context, matches),
         _ => Ok(list(tools)),
     }
 }

@@ -14,7 +14,7 @@ use pacman::gpg::sign::Signer;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use sources::{Archive, Source};
-use stage::{Code, Doing, Failure, quote};
+use stage::{Code, Context, Doing, Failure, Unit, quote};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -84,12 +84,12 @@ impl Plan {
 /// # Errors
 ///
 /// When a package cannot be read, two of them have one name and version, or something cannot be written or signed.
-pub(crate) fn make(matches: &ArgMatches) -> Result<String, Failure> {
+pub(crate) fn make(context: &Context, matches: &ArgMatches) -> Result<String, Failure> {
     let plan = Plan::of(matches)?;
     // Check: all is read before anything is written.
-    let coming: Vec<Archive> = plan.sources.iter().map(Source::read).collect::<Result<_, _>>()?;
+    let coming = sources::read_all(context, &plan.sources, Source::read)?;
     let directory = open(&plan.directory)?;
-    let present = sources::of_directory(&plan.directory)?;
+    let present = sources::of_directory(context, &plan.directory)?;
     let signatures = Signatures { signer: plan.signer.as_ref(), directory: &directory, path: &plan.directory };
     signatures.check(&plan.name)?;
     for (source, archive) in plan.sources.iter().zip(&coming) {
@@ -98,10 +98,14 @@ pub(crate) fn make(matches: &ArgMatches) -> Result<String, Failure> {
     let all = present.iter().chain(&coming).cloned().collect();
     let newest = newest(all)?;
     // Apply.
+    let total = coming.len() as u64;
+    let progress = (total > 0).then(|| context.progress("writing", Unit::Packages, Some(total)));
     for (source, archive) in plan.sources.iter().zip(&coming) {
         let is_there = present.iter().any(|there| there.file == archive.file);
         source.place(archive, is_there, &directory, &plan.directory)?;
+        progress.iter().for_each(|progress| progress.advance(1));
     }
+    drop(progress);
     databases::write(&plan.name, &newest, &signatures)?;
     let shown = quote(plan.directory.join(format!("{}.db", plan.name)));
     Ok(format!("{shown}: {}\n", pacman::count(newest.len(), "package")))

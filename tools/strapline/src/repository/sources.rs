@@ -7,7 +7,7 @@ use rootfs::file;
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 use stage::members::{Config, Package};
-use stage::{Code, Common, Doing, Failure, quote};
+use stage::{Code, Common, Context, Doing, Failure, Unit, quote};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
@@ -49,7 +49,7 @@ impl Archive {
 /// # Errors
 ///
 /// When one cannot be read.
-pub(super) fn of_directory(directory: &Path) -> Result<Vec<Archive>, Failure> {
+pub(super) fn of_directory(context: &Context, directory: &Path) -> Result<Vec<Archive>, Failure> {
     let doing = || format!("listing {}", quote(directory));
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).doing(Code::Failed, doing)? {
@@ -57,7 +57,24 @@ pub(super) fn of_directory(directory: &Path) -> Result<Vec<Archive>, Failure> {
         names.extend(name.to_str().filter(|name| name::is_package_file(name)).map(str::to_owned));
     }
     names.sort();
-    names.iter().map(|name| Archive::read(&directory.join(name), name)).collect()
+    read_all(context, &names, |name| Archive::read(&directory.join(name), name))
+}
+
+/// Reads package files, and shows how far that is.
+///
+/// # Errors
+///
+/// When one cannot be read.
+pub(super) fn read_all<T>(
+    context: &Context,
+    all: &[T],
+    read: impl Fn(&T) -> Result<Archive, Failure>,
+) -> Result<Vec<Archive>, Failure> {
+    if all.is_empty() {
+        return Ok(Vec::new());
+    }
+    let progress = context.progress("hashing", Unit::Packages, Some(all.len() as u64));
+    all.iter().map(|one| read(one).inspect(|_| progress.advance(1))).collect()
 }
 
 /// A package file that is to be copied.
