@@ -238,6 +238,15 @@ fn a_hostile_archive_leaves_nothing() {
     }
 }
 
+#[test]
+fn a_mount_point_is_refused_before_the_archive() {
+    let lab = Lab::new(Who::Root);
+    let script = "mkdir root && mount -t tmpfs t root && exec mkroot root --from none.tar --unverified";
+    let ran = lab.sh(&format!("exec unshare --mount --propagation private sh -c '{script}'"));
+    ran.failed(69, "root': it is a mount point");
+    assert!(!lab.path().join("root.strapline").exists());
+}
+
 #[track_caller]
 fn check_nothing_is_left(lab: &Lab, why: &str) {
     for name in ["root", "root.strapline"] {

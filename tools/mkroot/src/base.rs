@@ -10,7 +10,9 @@ use extract::{Extract, Extracted};
 use proof::Proof;
 use rootfs::file::replace;
 use rootfs::{IdMap, Inside, Place, Root, remove};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fchmod, mkdirat, openat, renameat, statx, unlinkat,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::document::beside;
@@ -101,6 +103,9 @@ impl From {
             Err(e) if e.kind() == ErrorKind::NotFound => true,
             Err(e) => return Err(e).doing(Code::Failed, doing),
         };
+        if is_empty && is_mount_point(root) {
+            return Err(mount_point(Failure::new(Code::Failed, format!("{}: it is a mount point", doing()))));
+        }
         let mark = if is_empty { None } else { Mark::of(root)? };
         if !is_empty && mark.is_none() {
             return Err(Failure::new(Code::Failed, format!("{}: it is not empty", doing())).hint(format!(
@@ -322,10 +327,8 @@ impl Draft {
         replace(self.above.as_fd(), MARK, text.as_bytes(), 0o644, None).doing(Code::Os, doing)?;
         renameat(CWD, &self.path, CWD, root).map_err(|e| {
             let failure = Failure::system(Code::Failed, format!("making {}", quote(root)), e);
-            match e {
-                Errno::BUSY | Errno::XDEV => failure.hint("it is a mount point: name a directory in it"),
-                _ => failure,
-            }
+            // A kernel before 5.8 did not say so before.
+            if matches!(e, Errno::BUSY | Errno::XDEV) { mount_point(failure) } else { failure }
         })
     }
 
@@ -338,6 +341,17 @@ impl Draft {
         self.path.parent().into_iter().for_each(|above| remove_made(self.made, above));
         Ok(())
     }
+}
+
+/// Returns whether a directory is the root of a mount, as far as the kernel says.
+fn is_mount_point(root: &Path) -> bool {
+    let stat = statx(CWD, root, AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
+    stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
+}
+
+/// What to do about a mount point, which cannot get a new directory's name.
+fn mount_point(failure: Failure) -> Failure {
+    failure.hint("a root that is unpacked takes the place of the directory: name one in the mount point")
 }
 
 fn open_beside(path: &Path) -> Result<OwnedFd, Failure> {
