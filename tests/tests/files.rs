@@ -149,6 +149,8 @@ fn files_urls_and_names_in_one_transaction() {
         assert_eq!(verified["verify"]["signatures"]["unsigned"], 1);
         // Nothing is left of the repositories.
         assert_eq!(lab.sh("find cache root/var/lib/pacman/sync -name 'files-*' -o -name 'strapline-*.db'").stdout, "");
+        let checked = |root: &str| lab.sh(&format!("cd {root}/var/lib/pacman/local && grep -A1 VALID */desc")).stdout;
+        assert!(checked("root").contains("/desc-sha256\n"), "{}", checked("root"));
         // The cache has it all, also when the files are gone; and without the cache they are fetched from where they were.
         for (root, cache, options) in [("second", "cache", "--offline"), ("third", "other", "")] {
             begun(root, cache);
@@ -159,6 +161,8 @@ fn files_urls_and_names_in_one_transaction() {
             }
             let again = lab.sh(&format!("strap --quiet --state {root}.json {options} --locked receipt.json")).done();
             assert_eq!(again["packages"], receipt["packages"], "{root}");
+            // pacman's own records say the same, too.
+            assert_eq!(checked(root), checked("root"), "{root}");
         }
         // One that was built again under the same version is installed again; the same one is not.
         make(&lab, "any", "two");

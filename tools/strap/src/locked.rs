@@ -4,6 +4,7 @@
 //! lock's, and then pacman installs the archives as files. Nothing is resolved again: dependencies were resolved when the lock was
 //! made, and pacman refuses archives that do not fit each other all the same.
 
+mod compared;
 mod lock;
 
 use crate::database;
@@ -196,6 +197,16 @@ impl<'a> LockedRepository<'a> {
         }
         let message = format!("{DOING}: the cache was changed while it was installed: {}", list(&differ));
         Err(Failure::new(Code::NotVerified, message).hint("begin with a new root"))
+    }
+
+    /// Writes into pacman's records of packages without a signature that their SHA-256 was compared, as it was, with the lock's.
+    ///
+    /// # Errors
+    ///
+    /// When a record cannot be read or written.
+    pub(crate) fn record_comparison(&self) -> Result<(), Failure> {
+        let root = self.pacman.inside.root();
+        self.wanted.iter().filter(|one| self.is_unsigned(one)).try_for_each(|one| compared::record(root, &one.planned))
     }
 
     /// Finds out why pacman refused to install one of the archives: it says so of a package of a repository only.

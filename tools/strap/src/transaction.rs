@@ -229,6 +229,7 @@ impl<'a> Installer<'a> {
             .map_err(|failure| if self.plan.inside.is_chroot() { without_proc(failure) } else { failure })?;
         if let Targets::Locked(repository) = targets {
             repository.check(&origins)?;
+            repository.record_comparison()?;
         }
         Ok(output)
     }
