@@ -4,7 +4,8 @@
 #   PATH=$(strapline path):$PATH make -f endeavouros.mk
 #
 # which makes NAME.tar.zst, or another OUTPUT, and NAME.json. That is the receipt, and a lock, too: keep it and packages/, and
-# 'make -f endeavouros.mk again' makes again.tar.zst of the same packages on another day.
+# 'make -f endeavouros.mk again' makes again.tar.zst of the same packages on another day. The document of a run that failed is
+# NAME.failed.json, and the old NAME.json stays.
 
 # What it is: its name, the distribution with its architecture, and presets that are laid over it, in order. Each may be a file.
 NAME     ?= mine
@@ -35,7 +36,8 @@ BEGIN = mkroot $(ROOT).root --arch $(ARCH) --distro $(DISTRO) $(OVERLAYS:%=--ove
 	  | fetch-pacman | mkconf --cache-dir $(CURDIR)/packages $(REPOS:%=--repo '%') | keyring $(KEYS:%=--key %)
 # The built system has all of these repositories, and makes its own keyring when it boots.
 END   = configure $(TREES:%=--tree %) --locale en_US.UTF-8 --timezone UTC $(SETTINGS) --repositories --first-boot-keyring \
-	  | verify | keyring --strip | $(OUTPUT) -o $@ | reap | unmount > $(ROOT).json
+	  | verify | keyring --strip | $(OUTPUT) -o $@ | reap | unmount > $(ROOT).failed.json \
+	  && mv $(ROOT).failed.json $(ROOT).json
 
 .DELETE_ON_ERROR:
 .SUFFIXES:

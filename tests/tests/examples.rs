@@ -40,6 +40,18 @@ fn preset_of(name: &str, server: &Server, pins: &[String]) -> String {
     served
 }
 
+#[test]
+fn a_run_that_fails_keeps_the_lock() {
+    let lab = Lab::new(Who::User);
+    let make = "make -f distribution.mk NAME=mine LISTS=/dev/null DISTRO=no-such mine.tar.zst";
+    let ran = lab.sh(&format!("cp -r {}/examples/. . && echo lock > mine.json && {make}", top().display()));
+    assert_eq!(ran.status, 2, "{}", ran.stderr);
+    let read = |name: &str| fs::read_to_string(lab.path().join(name)).expect(name);
+    assert_eq!(read("mine.json"), "lock\n");
+    let failed: Value = serde_json::from_str(&read("mine.failed.json")).expect("a document");
+    assert_eq!((&failed["error"]["tool"], &failed["error"]["code"]), (&json!("mkroot"), &json!("usage")));
+}
+
 /// What the receipt has for the repository of a package file that nobody signed.
 const UNSIGNED: &str = "strapline-unsigned";
 
