@@ -210,6 +210,10 @@ fn a_masked_hook_does_not_run_once() {
         assert_eq!(ran.stderr, "strap: warning: masking the hook '52-none': the root has no such hook\n");
         assert_eq!(ran.succeeded()["strap"]["masked_hooks"], json!(["50-test", "51-own", "52-none"]));
         strap(&lab, "--mask-hook ../x thing").failed(64, "this is no name of a hook");
+        // A name of which the file cannot be made: nothing of the others is left.
+        strap(&lab, &format!("--mask-hook 50-test --mask-hook {} thing", "x".repeat(253)))
+            .failed(71, "File name too long");
+        assert_eq!(lab.sh("ls cache | grep hooks").stdout, "");
         // A lock, too.
         assert_eq!(lab.sh("cp document.json lock.json").status, 0);
         drop(strap(&lab, "--mask-hook 50-test --mask-hook 51-own --remove thing").done());

@@ -39,7 +39,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// When it cannot be made.
+    /// When it cannot be made; nothing of it is left then.
     pub fn make(&self, files: &[(String, Vec<u8>)]) -> Result<(), Failure> {
         self.clear()?;
         let make = || -> io::Result<()> {
@@ -53,7 +53,9 @@ impl Scratch {
             }
             Ok(())
         };
-        make().doing(Code::Os, || format!("making {}", quote(&self.path)))
+        let made = make().doing(Code::Os, || format!("making {}", quote(&self.path)));
+        // The first failure is the one to report.
+        made.inspect_err(|_| self.clear().unwrap_or_default())
     }
 
     /// Removes the directory, as deep as what is made here, and what pacman makes, can be.

@@ -170,7 +170,7 @@ impl Stage for Args {
         lent.extend(scratch.iter().flatten().map(AsFd::as_fd));
         let done = inside.call(Place::Host, &lent, || work::work(context, &plan, document, image, &scratch))?;
         if plan.boot.loader == Loader::Syslinux {
-            syslinux::install(image, &plan, &done.disk)?;
+            syslinux::install(image, &output.path, &plan, &done.disk)?;
         }
         format.convert(context, image, &output.file)?;
         let is_full = done.disk.size.saturating_sub(done.content) <= MOST_ZEROS || format != Format::Raw;

@@ -7,6 +7,7 @@ use image::layout::{Layout, Source};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use strapline_tests::small::{self, Ran, tool};
@@ -393,6 +394,31 @@ fn a_syslinux_that_fails_leaves_nothing() {
     ran.failed("child-failed", "running syslinux: ");
     assert_eq!(small::names(&lab.at("tmp")), [""; 0]);
     assert_eq!(small::names(&lab.at("")), ["bin", "root", "tmp"]);
+}
+
+/// What a run leaves that is killed meanwhile, the next one takes over.
+#[test]
+fn a_run_that_is_killed_in_syslinux() {
+    let (name, layout) = board::list().unwrap().into_iter().find(|(name, _)| *name == "pc-bios").unwrap();
+    let lab = root_of(name, &layout, "x86_64");
+    // The fourth field is the parent of syslinux: mkdisk.
+    lab.put("bin/mcopy", b"#!/bin/sh\nread -r _ _ _ mkdisk _ < /proc/$PPID/stat\nkill -9 $mkdisk\n");
+    fs::set_permissions(lab.at("bin/mcopy"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(lab.at("tmp")).unwrap();
+    let run = |path: &str| {
+        let mut command = Command::new(small::program(env!("CARGO_BIN_EXE_mkdisk")));
+        small::prepare(command.args(["-o", "disk.img", "--board", name]), &lab.at(""));
+        command.env("PATH", path).env("TMPDIR", lab.at("tmp"));
+        small::start(&mut command, &lab.document).wait_with_output().unwrap()
+    };
+    let system = "/usr/sbin:/usr/bin:/sbin:/bin";
+    let killed = run(&format!("{}:{system}", lab.at("bin").display()));
+    assert_eq!(killed.status.signal(), Some(9), "{killed:?}");
+    assert!(lab.at(".disk.img.syslinux").exists());
+    let ran = run(system);
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(small::names(&lab.at("")), ["bin", "disk.img", "root", "tmp"]);
+    assert_eq!(small::names(&lab.at("tmp")), [""; 0]);
 }
 
 /// `docs/boards.md` is made from the boards: `cargo run -p image --example boards > docs/boards.md`.

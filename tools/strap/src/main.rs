@@ -70,8 +70,8 @@ impl Stage for Strap {
         };
         let lock = lock::take(plan.inside.root(), context, Purpose::Install)?;
         let masks = Masks::new(&installer.pacman, &self.mask_hook)?;
-        installer.pacman.config = masks.make(installer.pacman.config)?;
         let mut local = LocalRepository::new(&installer.pacman, self.plan_only)?;
+        installer.pacman.config = masks.make(installer.pacman.config)?;
         let result = self.install(&mut installer, &mut local, lock.stale);
         let result = result.map_err(|failure| tree::explain(failure, document));
         let cleared = local.clear().and(masks.clear());
