@@ -25,9 +25,10 @@ FINISH = keyring --strip | pack -o $(1) | reap | unmount --remove
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
+# --new, as make -j gives all but one recipe a stdin that nothing comes from.
 base.json:
-	mkroot base.root $(MODE) --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
+	mkroot --new base.root $(MODE) --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
 
 %.tar.zst: base.json
-	mkroot $*.root $(MODE) --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
+	mkroot --new $*.root $(MODE) --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
 	  | configure --hostname $* | verify | $(call FINISH,$@) > $*.json

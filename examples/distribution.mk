@@ -32,7 +32,7 @@ SUFFIX   ?= .tar.zst
 export SOURCE_DATE_EPOCH ?= 1700000000
 
 ROOT  = $(@:$(SUFFIX)=)
-BEGIN = mkroot $(ROOT).root --arch $(ARCH) --distro $(DISTRO) $(OVERLAYS:%=--overlay %) $(EARLY:%=--tree %) \
+BEGIN = mkroot --new $(ROOT).root --arch $(ARCH) --distro $(DISTRO) $(OVERLAYS:%=--overlay %) $(EARLY:%=--tree %) \
 	  | fetch-pacman | mkconf --cache-dir $(CURDIR)/packages $(REPOS:%=--repo '%') | keyring $(KEYS:%=--key %)
 # The built system has all of these repositories, and makes its own keyring when it boots.
 END   = configure $(TREES:%=--tree %) --locale en_US.UTF-8 --timezone UTC $(SETTINGS) --repositories --first-boot-keyring \

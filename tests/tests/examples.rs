@@ -458,12 +458,14 @@ fn boards_of_one_base() {
     };
     make("red.tar.zst");
     let base = fs::metadata(lab.path().join("base.json")).and_then(|meta| meta.modified()).expect("the base");
-    make("blue.tar.zst blue=sudo");
+    // Two at once: make gives the second a stdin that is no document.
+    make("-j2 blue.tar.zst green.tar.zst blue=sudo green=sudo");
     let still = fs::metadata(lab.path().join("base.json")).and_then(|meta| meta.modified()).expect("the base");
     assert_eq!(base, still, "the base was made again");
     let has = |name: &str, path: &str| lab.sh(&format!("tar -xOf {name}.tar.zst {path} | head -c 100")).stdout;
     assert_eq!(has("red", "etc/hostname"), "red\n");
     assert_eq!(has("blue", "etc/hostname"), "blue\n");
+    assert_eq!(has("green", "etc/hostname"), "green\n");
     assert!(!has("red", "usr/bin/nano").is_empty() && has("blue", "usr/bin/nano").is_empty());
     for root in ["base.root", "red.root", "blue.root", "red.root.strapline"] {
         assert!(!lab.path().join(root).exists(), "{root} is left");
