@@ -6,6 +6,7 @@ use crate::pack::make;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use strapline_tests::{Lab, Ran, Who, mkfs_of};
 
 /// What is compared: all that each of them holds. Directories have other sizes and links in each.
@@ -33,6 +34,9 @@ fn mounted_by(lab: &Lab, image: &Path, mount: &str) -> Vec<String> {
     let said = tool("unshare", &["--mount", "--propagation", "private", "sh", "-ec", &script, "sh", image, at]);
     said.lines().map(str::to_owned).collect()
 }
+
+/// mkfs.btrfs refuses the UUID of a device that the host has, and the tests make and mount images of equal roots.
+static BTRFS: Mutex<()> = Mutex::new(());
 
 /// Writes a layout whose root is a file system of that type.
 fn layout(lab: &Lab, kind: &str, more: &str) {
@@ -80,6 +84,7 @@ fn checked(lab: &Lab, kind: &str, document: &Value) -> std::path::PathBuf {
 
 #[test]
 fn each_file_system_is_what_ext4_is() {
+    let _alone = BTRFS.lock().unwrap_or_else(PoisonError::into_inner);
     let (root, user) = (make(Who::Root), make(Who::User));
     let expected = mounted(&root, &checked(&root, "ext4", &disk(&root, "ext4", LEFT_OUT)));
     for line in ["security.capability=", "./srv/hard1 f 6755 81:82 5 2", "./srv/sticky d 1777"] {
@@ -111,6 +116,7 @@ fn each_file_system_is_what_ext4_is() {
 /// later.
 #[test]
 fn newer_programs_make_xfs_and_subvolumes() {
+    let _alone = BTRFS.lock().unwrap_or_else(PoisonError::into_inner);
     let (root, user) = (make(Who::Root), make(Who::User));
     let newer = ["sid", "trixie"].map(|suite| format!("{}:", mkfs_of(suite).display()));
     let left_out = "--exclude srv/etc";
