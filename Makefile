@@ -39,7 +39,7 @@ export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build quick rust host-demo host demo-mirror demo picture root check test soak fresh bench fuzz install uninstall source dist deb arch-package clean clean-demo help
+.PHONY: all build quick rust host-demo host demo-mirror demo picture root check test soak fresh bench bench-scale fuzz install uninstall source dist deb arch-package clean clean-demo help
 
 all: build
 
@@ -144,6 +144,8 @@ fresh: rust
 # As root, which the programs that it compares with need. BENCH: options, as '--runs 3 --fs tmpfs --only x86_64'.
 bench: build
 	tests/bench/run --keep $(BENCH)
+bench-scale: build
+	tests/bench/scale --keep $(BENCH)
 
 # What 'make build' made, by a user who need not have Rust. The tools have short names that other packages have, too: only
 # strapline is in PATH, and pages are called after it.

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 
@@ -30,16 +31,29 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def serve(directory):
+    """Serves a directory as long as this program runs; returns the address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *args: Quiet(*args, directory=directory))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return "http://127.0.0.1:%d" % server.server_port
+
+
+def enter_namespace():
+    """Begins again in a mount namespace: what is mounted here ends with this program. One that is told to end removes its
+    directories, too."""
+    if not os.environ.get("STRAPLINE_BENCH"):
+        command = ["unshare", "--mount", "--propagation", "private", sys.executable] + sys.argv
+        os.execvpe("unshare", command, {**os.environ, "STRAPLINE_BENCH": "1"})
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 class Mirror:
     """The offline mirror of an architecture, and a server of it."""
 
     def __init__(self, arch):
         self.arch, self.dir = arch, os.path.join(TOP, "build/mirror-" + arch)
         subprocess.run([os.path.join(TOP, "tests/mirror/mkmirror"), "--arch", arch, self.dir], check=True)
-        handler = lambda *args: Quiet(*args, directory=os.path.join(self.dir, "www"))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = "http://127.0.0.1:%d" % self.server.server_port
+        self.url = serve(os.path.join(self.dir, "www"))
         self.keyring = {"x86_64": "archlinux-keyring", "aarch64": "archlinuxarm-keyring"}[arch]
         self.repos = ["core", "extra"] if arch == "x86_64" else ["core", "extra", "alarm", "aur"]
 
@@ -105,8 +119,8 @@ def enter_ids(child, ready):
     child.stdin.close()
 
 
-def measure(script, at, who, emulated=False, longest=LONGEST):
-    """Runs a script, in namespaces that end with it. Returns wall and processor time in seconds, and the peak memory of the
+def measure(script, at, who, emulated=False, longest=LONGEST, started=lambda pid: None):
+    """Runs a script, in namespaces that end with it; `started` gets its process id, which is its session's. Returns wall and processor time in seconds, and the peak memory of the
     largest of its processes in bytes."""
     ready, told = os.pipe()
     figures, written = os.pipe()
@@ -130,6 +144,7 @@ def measure(script, at, who, emulated=False, longest=LONGEST):
         os.close(told)
         os.close(written)
         try:
+            started(child.pid)
             if emulated:
                 enter_ids(child, ready)
             child.wait(timeout=longest)

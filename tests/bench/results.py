@@ -127,11 +127,24 @@ def host():
             "load": round(os.getloadavg()[0], 1), "programs": programs}
 
 
+def head():
+    """The commit that is measured."""
+    command = ["git", "-C", HERE, "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write(name, content):
+    """Writes a file beside this one for each ending, whole or not at all."""
+    for end, text in content.items():
+        path = os.path.join(HERE, f"{name}.{end}")
+        with open(path + ".new", "w") as file:
+            file.write(text)
+        os.replace(path + ".new", path)
+
+
 def keep(rows, before, stages, command, machine):
     """Writes the three files. Each appears whole, or stays as it was."""
-    top = os.path.dirname(os.path.dirname(HERE))
-    commit = subprocess.run(["git", "-C", top, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    day = datetime.date.today().isoformat()
+    day, commit = datetime.date.today().isoformat(), head()
     programs = ", ".join(f"{name} {version}" for name, version in machine["programs"].items() if version)
     where = (f"{machine['cpus']} × {machine['model']}, {machine['memory']} MiB, Linux {machine['kernel']}, load {machine['load']} at the "
              f"start; {programs}.")
@@ -139,7 +152,4 @@ def keep(rows, before, stages, command, machine):
     text += "".join(f"\n## Where the time goes: {arch}\n\n{lines}" for arch, lines in stages.items())
     kept = {"date": day, "commit": commit, "command": command, "host": machine, "results": rows, "stages": stages}
     content = {"json": json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "md": text, "svg": chart(rows)}
-    for end, path in PATHS.items():
-        with open(path + ".new", "w") as file:
-            file.write(content[end])
-        os.replace(path + ".new", path)
+    write("results", content)
