@@ -56,11 +56,14 @@ const BOOTS: Row = Row {
 const READS: Row = Row { seen: Seen::ReadBack, makers: &[NO_MAKER], ..BOOTS };
 
 /// The tests.
-pub const ROWS: [Row; 9] = [
+pub const ROWS: [Row; 11] = [
     Row { test: "boot::a_board_boots_what_an_ordinary_user_made", ..BOOTS },
     Row { test: "boot::a_pc_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::an_arm_machine_with_uefi_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_with_bios_boots", boards: &["pc-bios"], ..BOOTS },
+    // The board's layout, with a loader of zeros, on a machine of QEMU's with its U-Boot.
+    Row { test: "growth::a_card_of_a_board_grows", ..BOOTS },
+    Row { test: "growth::a_pc_grows_though_its_power_is_cut", ..BOOTS },
     Row { test: "mkdisk/boards::each_board_is_read_back", boards: &[EACH], ..READS },
     Row { test: "mkdisk::an_image_of_a_board_as_root", makers: &["mkinitcpio"], ..READS },
     Row {
