@@ -401,8 +401,11 @@ fn a_syslinux_that_fails_leaves_nothing() {
 fn a_run_that_is_killed_in_syslinux() {
     let (name, layout) = board::list().unwrap().into_iter().find(|(name, _)| *name == "pc-bios").unwrap();
     let lab = root_of(name, &layout, "x86_64");
-    // The fourth field is the parent of syslinux: mkdisk.
-    lab.put("bin/mcopy", b"#!/bin/sh\nread -r _ _ _ mkdisk _ < /proc/$PPID/stat\nkill -9 $mkdisk\n");
+    // Of its ancestors it kills mkdisk: syslinux runs it by a shell, which may or may not be there by now. The second field is
+    // the name, the fourth the parent.
+    let script = b"#!/bin/sh\npid=$PPID\nwhile read -r _ name _ up _ < /proc/$pid/stat\ndo\n\
+        if [ \"$name\" = '(mkdisk)' ]; then kill -9 $pid; exit 1; fi\npid=$up\ndone\nexit 1\n";
+    lab.put("bin/mcopy", script);
     fs::set_permissions(lab.at("bin/mcopy"), fs::Permissions::from_mode(0o755)).unwrap();
     fs::create_dir(lab.at("tmp")).unwrap();
     let run = |path: &str| {
