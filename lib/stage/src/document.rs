@@ -449,7 +449,7 @@ mod tests {
             ("{\"strapline\":1,\"error\":{\"exit\":256}}", "\"error.exit\""),
             ("{\"strapline\":1,\"configured\":[]}", "\"configured\": invalid type: sequence, expected an object"),
             (
-                "{\"strapline\":1,\"filesystems\":[[\"/\",\"ext4\",\"1\",null]]}",
+                "{\"strapline\":1,\"filesystems\":[[\"/\",\"ext4\",\"1\",null,null]]}",
                 "\"filesystems[0]\": invalid type: sequence, expected an object",
             ),
             ("{\"strapline\":1,\"error\":7}", "\"error\": invalid type"),
