@@ -2,9 +2,12 @@
 //!
 //! Paths come from roots that an attacker may have written, so they are bytes and not text, and no function here recurses.
 
+use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+use rustix::io::Errno;
 use stage::{Code, Doing, Failure};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -25,6 +28,17 @@ pub struct Mount {
     pub fstype: String,
     /// What is mounted: a device, or any word. May be empty.
     pub source: OsString,
+}
+
+/// Returns whether a directory is the root of the mount that it is seen on, as far as the kernel says (Linux 5.8). It is at `path`
+/// below `at`, or `at` itself where that is empty.
+///
+/// # Errors
+///
+/// As statx(2).
+pub fn is_mount_root(at: impl AsFd, path: &Path) -> Result<bool, Errno> {
+    let stat = statx(at, path, AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Reads what is mounted in this mount namespace.

@@ -9,10 +9,9 @@ mod proof;
 use extract::{Extract, Extracted};
 use proof::Proof;
 use rootfs::file::replace;
+use rootfs::mountinfo::is_mount_root;
 use rootfs::{IdMap, Inside, Place, Root, remove};
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags, fchmod, mkdirat, openat, renameat, statx, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::document::beside;
@@ -103,7 +102,7 @@ impl From {
             Err(e) if e.kind() == ErrorKind::NotFound => true,
             Err(e) => return Err(e).doing(Code::Failed, doing),
         };
-        if is_empty && is_mount_point(root) {
+        if is_empty && is_mount_root(CWD, root).unwrap_or(false) {
             return Err(mount_point(Failure::new(Code::Failed, format!("{}: it is a mount point", doing()))));
         }
         let mark = if is_empty { None } else { Mark::of(root)? };
@@ -341,12 +340,6 @@ impl Draft {
         self.path.parent().into_iter().for_each(|above| remove_made(self.made, above));
         Ok(())
     }
-}
-
-/// Returns whether a directory is the root of a mount, as far as the kernel says.
-fn is_mount_point(root: &Path) -> bool {
-    let stat = statx(CWD, root, AtFlags::STATX_DONT_SYNC, StatxFlags::empty());
-    stat.is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// What to do about a mount point, which cannot get a new directory's name.

@@ -3,11 +3,10 @@
 //! The descriptor stays with the process: once that has ended, every call with it fails. A path that begins with `/proc/PID`
 //! would lead to the next process with that pid.
 
-use crate::mountinfo::Mount;
+use crate::mountinfo::{Mount, is_mount_root};
 use crate::root::RootId;
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, major, minor, openat, openat2,
-    readlinkat, statx,
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, StatxFlags, major, minor, openat, openat2, readlinkat, statx,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
@@ -17,6 +16,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::str::FromStr;
 
 /// The file that a path leads to.
@@ -79,7 +79,7 @@ pub(super) fn is_below(directory: &OwnedFd, above: RootId, parents: &HashMap<u64
         }
         compare = !crossed || leads_straight(&at, seen, &up, next, parents)?;
         // The directory above, which another mount covers, may be the one that we look for.
-        known &= compare || next.id != above || seen.id.dev != above.dev && !is_mount_root(&at)?;
+        known &= compare || next.id != above || seen.id.dev != above.dev && !is_mount_root(&at, Path::new(""))?;
         (at, seen) = (up, next);
     }
     Err(Errno::NAMETOOLONG)
@@ -93,7 +93,7 @@ fn leads_straight(
     next: Seen,
     parents: &HashMap<u64, u64>,
 ) -> Result<bool, Errno> {
-    if is_mount_root(at)? {
+    if is_mount_root(at, Path::new(""))? {
         let parent = seen.mount.and_then(|mount| parents.get(&mount));
         return Ok(parent.is_some() && parent == next.mount.as_ref());
     }
@@ -102,12 +102,6 @@ fn leads_straight(
     let name = text.as_bytes().rsplit(|&b| b == b'/').next();
     let name = name.filter(|name| !name.is_empty());
     Ok(name.is_some_and(|name| look_at(up, name).is_ok_and(|now| now.id == seen.id)))
-}
-
-/// Returns whether a directory is the root of the mount that it is seen on.
-fn is_mount_root(directory: &OwnedFd) -> Result<bool, Errno> {
-    let stat = statx(directory, "", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
-    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Checks that the numbers in `/proc` are those of our PID namespace, and returns ours: a process with the same number in another
