@@ -2,8 +2,8 @@
 
 use crate::user;
 use rustix::fs::{
-    Access, AtFlags, CWD, Gid, Mode, OFlags, Uid, access, accessat, fchmod, fchown, fstat, linkat, openat, renameat,
-    statat, symlinkat, unlinkat,
+    Access, AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Uid, access, accessat, fchmod, fchown, flock, fstat,
+    linkat, openat, renameat, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote};
@@ -12,6 +12,19 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+
+/// Takes the exclusive lock on a directory. Returns whether it is ours, as it is where the file system has no locks.
+///
+/// # Errors
+///
+/// As flock(2).
+pub fn lock_if_free(directory: impl AsFd) -> Result<bool, Errno> {
+    match flock(directory, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
 
 /// Refuses a directory in which another user could replace our files: programs that may run as root trust the configuration,
 /// keyring or packages there.

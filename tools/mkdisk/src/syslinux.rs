@@ -5,8 +5,8 @@ use crate::plan::{Plan, mounted_at};
 use crate::program;
 use image::Layout;
 use image::layout::SECTOR;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
-use rustix::io::Errno;
+use rootfs::file;
+use rustix::fs::{Mode, OFlags, fstat, open};
 use rustix::process::geteuid;
 use stage::{Code, Doing, Failure, child, quote};
 use std::fs::{DirBuilder, File};
@@ -58,14 +58,9 @@ impl Scratch {
         if fstat(&lock).doing(Code::Os, doing)?.st_uid != geteuid().as_raw() {
             return Err(Failure::new(Code::Permission, format!("{}: it is another user's", doing())));
         }
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            // A file system without locks.
-            Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(Failure::new(Code::Busy, format!("{}: another run works in it", doing()))
-                    .hint("wait until it has ended, and try again"));
-            }
-            Err(e) => return Err(e).doing(Code::Os, doing),
+        if !file::lock_if_free(&lock).doing(Code::Os, doing)? {
+            return Err(Failure::new(Code::Busy, format!("{}: another run works in it", doing()))
+                .hint("wait until it has ended, and try again"));
         }
         empty(&path).doing(Code::Os, doing)?;
         Ok(Self { path, _lock: lock })

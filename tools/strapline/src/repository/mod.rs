@@ -11,8 +11,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use databases::Signatures;
 use package::version::vercmp;
 use pacman::gpg::sign::Signer;
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rootfs::file;
 use sources::{Archive, Source};
 use stage::{Code, Context, Doing, Failure, Unit, quote};
 use std::cmp::Ordering;
@@ -115,15 +114,11 @@ pub(crate) fn make(context: &Context, matches: &ArgMatches) -> Result<String, Fa
 fn open(path: &Path) -> Result<File, Failure> {
     std::fs::create_dir_all(path).doing(Code::Failed, || format!("making the directory {}", quote(path)))?;
     let directory = File::open(path).doing(Code::Failed, || format!("opening {}", quote(path)))?;
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        // A file system without locks.
-        Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => Ok(directory),
-        Err(Errno::WOULDBLOCK) => {
-            Err(Failure::new(Code::Busy, format!("locking {}: another run makes a repository there", quote(path)))
-                .hint("wait until it has ended, and try again"))
-        }
-        Err(error) => Err(error).doing(Code::Os, || format!("locking {}", quote(path))),
+    if !file::lock_if_free(&directory).doing(Code::Os, || format!("locking {}", quote(path)))? {
+        return Err(Failure::new(Code::Busy, format!("locking {}: another run makes a repository there", quote(path)))
+            .hint("wait until it has ended, and try again"));
     }
+    Ok(directory)
 }
 
 /// Returns the newest version of each package, by name. The same file may be there twice, in the directory and as a source.
