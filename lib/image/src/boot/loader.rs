@@ -17,19 +17,18 @@ use std::collections::BTreeSet;
 ///
 /// When a file cannot be read. `places` are the file systems of the image.
 pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEntry>, Failure> {
-    let points: &[&str] = &places.iter().map(|place| place.at.as_str()).collect::<Vec<_>>();
     let mut found = Vec::new();
     for path in [EXTLINUX, SYSLINUX] {
-        let point = point(points, path);
+        let point = point(places, path);
         found.extend(extlinux(path, &Menu::read(files, path, point)?.text, point));
     }
-    found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(points, CONFIG)));
+    found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(places, CONFIG)));
     // systemd-boot looks on the EFI system partition and on the one for more kernels.
     let is_fat = |place: &&Place| place.kind == FileSystemKind::Vfat.name();
     let tops: BTreeSet<_> = places.iter().filter(is_fat).map(|place| place.at.as_str()).chain(["/boot"]).collect();
     for top in tops.into_iter().map(|top| top.trim_start_matches('/')) {
         for path in files.below(&in_root(top, "loader/entries")).into_iter().filter(|path| path.ends_with(".conf")) {
-            found.extend(systemd_boot(path, &files.configuration(path)?, point(points, path)));
+            found.extend(systemd_boot(path, &files.configuration(path)?, point(places, path)));
         }
         for path in files.below(&in_root(top, "EFI/Linux")).into_iter().filter(|path| path.ends_with(".efi")) {
             found.push(unified::entry(path, files)?);
@@ -43,17 +42,17 @@ pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEnt
 /// # Errors
 ///
 /// As [`entries`].
-pub(super) fn included(files: &Files<'_>, points: &[&str]) -> Result<Vec<Finding>, Failure> {
+pub(super) fn included(files: &Files<'_>, places: &[Place]) -> Result<Vec<Finding>, Failure> {
     let mut found = Vec::new();
     for path in [EXTLINUX, SYSLINUX] {
-        found.extend(Menu::read(files, path, point(points, path))?.found);
+        found.extend(Menu::read(files, path, point(places, path))?.found);
     }
     Ok(found)
 }
 
 /// Returns the mount point of the file system that has a path, without a slash at its beginning.
-fn point<'a>(points: &[&'a str], path: &str) -> &'a str {
-    let points = points.iter().map(|point| point.trim_start_matches('/'));
+fn point<'a>(places: &'a [Place], path: &str) -> &'a str {
+    let points = places.iter().map(|place| place.at.trim_start_matches('/'));
     points.filter(|point| is_below(point, path.as_bytes())).max_by_key(|point| point.len()).unwrap_or_default()
 }
 
@@ -85,7 +84,7 @@ struct Menu {
     text: String,
     /// How many lines include a file.
     included: usize,
-    /// What is not as it should be.
+    /// What is wrong with the files that it includes.
     found: Vec<Finding>,
 }
 

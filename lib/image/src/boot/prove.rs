@@ -122,10 +122,6 @@ impl<'a> Subject<'a> {
         loader::entries(&self.files, &self.places)
     }
 
-    fn points(&self) -> Vec<&str> {
-        self.places.iter().map(|place| place.at.as_str()).collect()
-    }
-
     /// Checks that every entry boots from these buses. Without one, what does not depend on a bus is checked.
     ///
     /// # Errors
@@ -134,7 +130,7 @@ impl<'a> Subject<'a> {
     pub fn prove(&self, entries: &[BootEntry], buses: &[Bus]) -> Result<Vec<Finding>, Failure> {
         let files = &self.files;
         let mut found = root::fstab(&files.configuration("etc/fstab")?, &self.places);
-        found.extend(loader::included(files, &self.points())?);
+        found.extend(loader::included(files, &self.places)?);
         if entries.is_empty() {
             found.push(Finding::unproven("no boot loader's configuration that is known starts a kernel".to_owned()));
         }
