@@ -41,12 +41,13 @@ impl Home<'_> {
                 is_one_signature(signed.signature) && write_message(message.as_file_mut(), *signed).unwrap_or(false);
             messages.push(is_whole.then_some(message));
         }
-        let mut command =
-            self.command(&["--no-auto-check-trustdb", "--status-fd=1", "--no-armor", "--verify-files", "--"]);
-        command.args(messages.iter().flatten().map(NamedTempFile::path));
+        // Without files gpg would read stdin.
         if messages.iter().all(Option::is_none) {
             return Ok(messages.iter().map(|_| None).collect());
         }
+        let mut command =
+            self.command(&["--no-auto-check-trustdb", "--status-fd=1", "--no-armor", "--verify-files", "--"]);
+        command.args(messages.iter().flatten().map(NamedTempFile::path));
         let out = run(&mut command)?;
         let text = String::from_utf8_lossy(&out.stdout);
         let found = |message: NamedTempFile| good(&text, message.path().to_str()?);
