@@ -73,18 +73,22 @@ impl Foreign {
                 .hint("install it (Debian: pacman-package-manager), or give --server, --repo and --set"));
         };
         let defaults = run(&program, Path::new("/dev/null"))?;
-        Ok(Self::of(path.clone(), &run(&program, &path)?, &defaults, version))
+        let text = run(&program, &path)?;
+        Ok(Self::of(path, &text, &defaults, version))
     }
 
     /// Takes over what pacman-conf says. `defaults` is what it says of an empty file.
     fn of(path: PathBuf, text: &str, defaults: &str, version: Option<Version>) -> Self {
-        let options = |text| sections(text).into_iter().find(|section| section.name == "options").unwrap_or_default();
-        let (all, defaults) = (options(text), options(defaults));
+        let split = |text| {
+            let (options, repos): (Vec<_>, Vec<_>) = sections(text).into_iter().partition(|one| one.name == "options");
+            (options.into_iter().next().unwrap_or_default(), repos)
+        };
+        let ((all, repos), (defaults, _)) = (split(text), split(defaults));
         let mut foreign = Self {
             path,
             architecture: all.values("Architecture").to_vec(),
             siglevel: all.words("SigLevel").unwrap_or_default(),
-            repos: sections(text).into_iter().filter(|section| section.name != "options").collect(),
+            repos,
             ..Self::default()
         };
         for pair in all.keys.iter().filter(|(key, _)| !["Architecture", "SigLevel"].contains(&key.as_str())) {

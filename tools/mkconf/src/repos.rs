@@ -137,8 +137,9 @@ pub(crate) fn repos(
     let (mut repos, whose) = match foreign {
         Some(foreign) => (foreign.repos(arch, version)?, "--conf"),
         None => {
-            let repos: Result<_, _> = arch.repos.iter().map(|repo| of_preset(args, preset, repo)).collect();
-            (repos?, "the preset")
+            let is_given = |repo: &distro::Repo| given.iter().any(|given| given.name == repo.name);
+            let repos = arch.repos.iter().map(|repo| of_preset(args, preset, repo, is_given(repo)));
+            (repos.collect::<Result<_, _>>()?, "the preset")
         }
     };
     for repo in &mut repos {
@@ -176,11 +177,11 @@ fn given(args: &Args, version: Option<Version>) -> Result<Vec<Given>, Failure> {
     Ok(given)
 }
 
-/// Returns a repository of the preset, with the servers that are used in place of its own.
-fn of_preset(args: &Args, preset: &Preset, repo: &distro::Repo) -> Result<Repo, Failure> {
+/// Returns a repository of the preset, with the servers that are used in place of its own. One that `--repo` names needs no
+/// snapshot.
+fn of_preset(args: &Args, preset: &Preset, repo: &distro::Repo, is_given: bool) -> Result<Repo, Failure> {
     let distribution = preset.publishers.first().map(|publisher| publisher.name.as_str());
     let is_distribution = distribution == Some(repo.publisher.as_str());
-    let is_given = args.repo.iter().any(|given| given.split('=').next() == Some(repo.name.as_str()));
     let (servers, origin) = if !args.server.is_empty() && is_distribution {
         (args.server.clone(), "--server, in place of the preset's".to_owned())
     } else if let Some(day) = args.snapshot.as_ref().filter(|_| !is_given) {
