@@ -61,7 +61,7 @@ pub const ROWS: [Row; 11] = [
     Row { test: "boot::a_pc_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::an_arm_machine_with_uefi_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_with_bios_boots", boards: &["pc-bios"], ..BOOTS },
-    // The board's layout, with a loader of zeros, on a machine of QEMU's with its U-Boot.
+    // By a board file of the test, for QEMU's machines.
     Row { test: "growth::a_card_of_a_board_grows", ..BOOTS },
     Row { test: "growth::a_pc_grows_though_its_power_is_cut", ..BOOTS },
     Row { test: "mkdisk/boards::each_board_is_read_back", boards: &[EACH], ..READS },
