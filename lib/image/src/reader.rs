@@ -4,9 +4,10 @@
 //! blocks has other holes for the same file, and the image must be the same.
 
 use crate::node::Seen;
-use rustix::fs::{SeekFrom, fstat, seek};
+use rustix::fs::{SeekFrom, Stat, fstat, seek};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, signal};
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::ops::Range;
@@ -23,6 +24,11 @@ const BUFFER: u64 = 1 << 18;
 
 static ZEROS: [u8; BUFFER as usize] = [0; BUFFER as usize];
 
+thread_local! {
+    /// What is read into: clearing another one for each file takes longer than reading most of them.
+    static BYTES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A part of a file: offset and length.
 pub type Piece = (u64, u64);
 
@@ -31,6 +37,8 @@ pub type Piece = (u64, u64);
 pub struct Reader<'a> {
     source: Source<'a>,
     size: u64,
+    /// Whether it takes less room than that. Where it does not, nobody is asked for holes.
+    sparse: bool,
     /// What is being done, for messages.
     doing: String,
 }
@@ -52,6 +60,7 @@ impl<'a> Reader<'a> {
         Ok(Self {
             source: Source::File(file, Seen::of(&stat)),
             size: u64::try_from(stat.st_size).unwrap_or_default(),
+            sparse: is_sparse(&stat),
             doing,
         })
     }
@@ -72,7 +81,7 @@ impl<'a> Reader<'a> {
     /// Returns a reader of a text.
     #[must_use]
     pub fn of_text(text: &'a [u8]) -> Self {
-        Self { source: Source::Text(text), size: text.len() as u64, doing: String::new() }
+        Self { source: Source::Text(text), size: text.len() as u64, sparse: false, doing: String::new() }
     }
 
     /// Returns how long it is, in bytes.
@@ -109,6 +118,9 @@ impl<'a> Reader<'a> {
         let doing = || &self.doing;
         let whole = vec![(range.start, range.end - range.start)];
         let Source::File(file, _) = &self.source else { return Ok(whole) };
+        if !self.sparse {
+            return Ok(whole);
+        }
         let (mut pieces, mut at) = (Vec::new(), range.start);
         while at < range.end {
             let begin = match seek(file, SeekFrom::Data(at)) {
@@ -216,7 +228,9 @@ impl<'a> Reader<'a> {
             Source::Text(text) => return put(range.start, &text[range.start as usize..range.end as usize]),
             Source::File(file, _) => file,
         };
-        let mut buffer = vec![0; (range.end - range.start).min(BUFFER) as usize];
+        // A reader that `put` uses finds none, and makes another one.
+        let mut buffer = BYTES.take();
+        buffer.resize(BUFFER as usize, 0);
         let mut at = range.start;
         while at < range.end {
             signal::check()?;
@@ -228,6 +242,7 @@ impl<'a> Reader<'a> {
             put(at, &buffer[..n])?;
             at += n as u64;
         }
+        BYTES.set(buffer);
         Ok(())
     }
 }
@@ -253,6 +268,11 @@ impl Read for Stream<'_> {
         self.at = end;
         Ok(n)
     }
+}
+
+/// Returns whether a file takes less room than it is long.
+pub(crate) fn is_sparse(stat: &Stat) -> bool {
+    stat.st_blocks < stat.st_size / 512
 }
 
 fn put_zeros(put: &mut impl FnMut(&[u8]) -> Result<(), Failure>, mut left: u64) -> Result<(), Failure> {

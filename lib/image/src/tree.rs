@@ -9,7 +9,7 @@
 
 use crate::attribute;
 use crate::node::{Content, Kind, Node, RootFile, Seen, Xattr};
-use crate::reader::Reader;
+use crate::reader::{Reader, is_sparse};
 use crate::rewrite;
 use crate::rules::Rules;
 use rootfs::plan::Owner;
@@ -373,7 +373,7 @@ impl Walk<'_> {
         let root = || RootFile {
             path: path.to_owned(),
             size,
-            sparse: stat.st_blocks < stat.st_size / 512,
+            sparse: is_sparse(stat),
             seen: Seen::of(stat),
         };
         let rule = rewrite::rule_for(path, self.rules.epoch);
