@@ -84,13 +84,16 @@ BASE_FULL = BASE_SMALL + ["bzip2", "xz-utils", "zstd", "locales", "systemd", "km
                           "iproute2", "iputils-ping", "pciutils", "libarchive-tools", "curl"]
 EXTRA_DEBS = ["vim-tiny", "nano", "sudo", "openssh-server", "kmod", "tar"]
 EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
-# --boot: a kernel and what it needs to find its root, in the place of the stand-ins. The kernel for clouds is the small
-# one that has the drivers of a virtual machine; of its modules, those for a disk, its file systems, a network, and chance.
+# --boot: Debian's kernel and what it needs to find its root, in the place of the stand-ins; of its modules, those for disks at
+# the buses that QEMU has, their file systems, a network, and chance.
 BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
-BOOT_KERNEL = "linux-image-cloud-"
+BOOT_KERNEL = "linux-image-"
 BOOT_ARCHES = ("aarch64", "x86_64")
-BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
-                "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/")
+BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "block/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
+                "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/",
+                "drivers/nvme/", "drivers/ata/ahci.", "drivers/ata/libahci.", "drivers/ata/libata.", "drivers/scsi/sd_mod.",
+                "drivers/scsi/scsi_", "drivers/usb/core/", "drivers/usb/common/", "drivers/usb/host/xhci", "drivers/usb/storage/",
+                "drivers/mmc/")
 
 # Debian leaves these to update-alternatives in a maintainer script, which never runs here.
 SYMLINKS = {
@@ -437,7 +440,8 @@ def mkinitcpio(boot):
     p.backup = ["etc/mkinitcpio.conf"]
     p.file("usr/lib/initcpio/install/autodetect", (HERE / "autodetect").read_text())
     # The last one no machine has.
-    modules = "virtio_pci virtio_mmio virtio_blk virtio_rng ext4 nvme ahci sdhci_pci controller_of_another_machine"
+    modules = ("virtio_pci virtio_mmio virtio_blk virtio_rng ext4 sd_mod xhci_pci usb_storage uas mmc_block nvme ahci sdhci_pci "
+               "controller_of_another_machine")
     p.file("usr/lib/initcpio/install/block",
            "build() {\n    local m\n    for m in " + modules + "; do add_module $m; done\n}\n")
     if boot:

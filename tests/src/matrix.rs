@@ -56,9 +56,10 @@ const BOOTS: Row = Row {
 const READS: Row = Row { seen: Seen::ReadBack, makers: &[NO_MAKER], ..BOOTS };
 
 /// The tests.
-pub const ROWS: [Row; 11] = [
+pub const ROWS: [Row; 12] = [
     Row { test: "boot::a_board_boots_what_an_ordinary_user_made", ..BOOTS },
     Row { test: "boot::a_pc_boots", boards: &["efi"], ..BOOTS },
+    Row { test: "boot::a_pc_boots_from_each_bus", boards: &["efi"], ..BOOTS },
     Row { test: "boot::an_arm_machine_with_uefi_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_with_bios_boots", boards: &["pc-bios"], ..BOOTS },
     // By a board file of the test, for QEMU's machines.
@@ -150,8 +151,8 @@ by which test. It is made from those tests (`cargo run -p strapline-tests --exam
 * never: no test has made such an image. It may work all the same: what each part does is tested with other parts.
 
 Each format has the same disk in it, byte for byte, so an image that boots does so in any format that the machine reads. \"mkinitcpio\"
-is a stand-in that the mirror of the tests has, and packs the modules of virtio and ext4; \"none\" is a root without an initramfs, or
-with bytes in its place. The names and settings of dracut, booster and update-initramfs are known, but no test has an image that one of
+is a stand-in that the mirror of the tests has, and packs the modules of ext4 and of the buses that QEMU has; \"none\" is a root
+without an initramfs, or with bytes in its place. The names and settings of dracut, booster and update-initramfs are known, but no test has an image that one of
 them made; Debian has no booster.
 
 `boot::NAME` is the test NAME in `tests/tests/boot.rs`, and `mkdisk/cli::NAME` one in `tools/mkdisk/tests/cli.rs`. What no line has

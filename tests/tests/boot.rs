@@ -5,7 +5,6 @@
 //! machine, and for nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::Command;
 use strapline_tests::{Lab, Mirror, Server, Who, lab};
 
@@ -89,20 +88,44 @@ const OLD_PC: Machine = Machine {
     ..PC
 };
 
+/// Where a disk may be, as `verify --for` calls it, with QEMU's devices.
+const BUSES: [(&str, &[&str]); 5] = [
+    ("virtio", &["virtio-blk-pci,drive=disk"]),
+    ("nvme", &["nvme,serial=1,drive=disk"]),
+    ("ahci", &["ide-hd,drive=disk"]),
+    ("usb", &["qemu-xhci", "usb-storage,drive=disk"]),
+    ("sdhci", &["sdhci-pci", "sd-card,drive=disk"]),
+];
+
 impl Machine {
-    /// Returns the command that runs it with a disk: more options of -drive.
-    pub(crate) fn command(&self, disk: &str) -> Command {
+    /// Returns the command that runs it with a disk at a bus: the devices of [`BUSES`], and more options of -drive.
+    fn command_at(&self, devices: &[&str], disk: &str) -> Command {
         let mut words = self.qemu.split_whitespace();
         let mut qemu = Command::new(words.next().unwrap_or_default());
         qemu.args(words)
             .args(["-accel", "tcg", "-smp", "2", "-m", "1024", "-no-reboot", "-device", "virtio-rng-pci"])
-            .args(["-device", "virtio-blk-pci,drive=disk", "-drive", &format!("if=none,id=disk,{disk}")]);
+            .args(["-drive", &format!("if=none,id=disk,{disk}")])
+            .args(devices.iter().flat_map(|device| ["-device", *device]));
         qemu
+    }
+
+    /// Returns the command that runs it with a disk of virtio: more options of -drive.
+    pub(crate) fn command(&self, disk: &str) -> Command {
+        self.command_at(BUSES[0].1, disk)
     }
 }
 
 /// Makes an image with the whole pipe, boots it twice, and checks what the machine says.
 fn boots(machine: &Machine, who: Who) {
+    let (lab, expected) = image(machine, who);
+    // The second time there is nothing to make.
+    for _ in 0..2 {
+        assert_eq!(boot(&lab, machine, BUSES[0].1), expected);
+    }
+}
+
+/// Makes an image with the whole pipe. Returns the laboratory that has it, and what the machine says.
+fn image(machine: &Machine, who: Who) -> (Lab, BTreeMap<String, String>) {
     let (mirror, lab) = (Mirror::that_boots(machine.arch), Lab::new(who));
     let server = Server::of(&mirror.www());
     let report = REPORT.replace("KEY", &mirror.key("/builder"));
@@ -117,8 +140,9 @@ fn boots(machine: &Machine, who: Who) {
          | enter --bind $PWD:/mnt -- sh -c 'install -m 755 -D /mnt/report /usr/local/bin/report \
              && install -m 644 /mnt/boot-test.service /etc/systemd/system/' \
          | configure --hostname booted --fstab {board} --first-boot-keyring --enable boot-test \
-         | keyring --strip | mkdisk --quiet -o disk.img {board} {options} --cmdline console={console} \
-         | reap | unmount",
+         | keyring --strip | mkdisk --quiet -o disk.img --size 2G {board} {options} --cmdline console={console} \
+         | verify --quiet --no-signatures --no-files --boot --for {buses} | reap | unmount",
+        buses = BUSES.map(|(bus, _)| bus).join(","),
         arch = machine.arch,
         preset = mirror.preset().display(),
         url = server.url(),
@@ -151,16 +175,12 @@ fn boots(machine: &Machine, who: Who) {
         ("end", "of report".to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
-    // The second time there is nothing to make.
-    for _ in 0..2 {
-        let said = boot(&lab, machine, &lab.path().join("disk.img"));
-        assert_eq!(said, BTreeMap::from(expected.clone()));
-    }
+    (lab, BTreeMap::from(expected))
 }
 
-/// Runs the machine until it switches itself off; returns what it said.
-fn boot(lab: &Lab, machine: &Machine, image: &Path) -> BTreeMap<String, String> {
-    let machine = machine.command(&format!("format=raw,file={}", image.display()));
+/// Runs the machine with its disk at a bus until it switches itself off; returns what it said.
+fn boot(lab: &Lab, machine: &Machine, devices: &[&str]) -> BTreeMap<String, String> {
+    let machine = machine.command_at(devices, "format=raw,file=disk.img");
     let mut qemu = Command::new("timeout");
     qemu.args(["--kill-after=10", LIMIT])
         .arg(machine.get_program())
@@ -191,6 +211,16 @@ fn a_board_boots_what_an_ordinary_user_made() {
 #[ignore = "soak: boots a machine twice"]
 fn a_pc_boots() {
     boots(&PC, Who::Root);
+}
+
+/// What `verify --boot --for` says of each bus is so. By day: the tests of `lib/image/src/boot`.
+#[test]
+#[ignore = "soak: boots a machine five times"]
+fn a_pc_boots_from_each_bus() {
+    let (lab, expected) = image(&PC, Who::User);
+    for (bus, devices) in BUSES {
+        assert_eq!(boot(&lab, &PC, devices), expected, "{bus}");
+    }
 }
 
 /// By day: `tools/mkdisk/tests/boards.rs` looks at what the firmware reads.
