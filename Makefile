@@ -97,7 +97,8 @@ root: quick
 HOST   := $(shell rustc -vV 2> /dev/null | sed -n 's/^host: //p')
 RUNNER := CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_RUNNER
 # Twice as many at once as processors: half of their time is spent on waiting.
-TEST := RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(if $(SUDO),$(RUNNER)="sudo -E") cargo test --no-fail-fast
+AS_ROOT := $(if $(SUDO),sudo -E,env)
+TEST     = RUST_TEST_THREADS=$(shell echo $$((2 * $$(nproc)))) env --default-signal $(RUNNER)="$(AS_ROOT) $(WITHIN)" cargo test --no-fail-fast
 
 # The tests of libraries and tools; the pipelines are --test suite. Always of the whole workspace: so all is built once, with the
 # same features.
@@ -112,6 +113,8 @@ check: host
 	cargo deny check bans licenses sources
 	$(TEST) --workspace $(UNITS)
 
+# From the directory of their package.
+test: WITHIN = ./on-tmpfs
 test: host
 	cargo build --workspace --all-targets
 	$(TEST) --workspace --test suite

@@ -6,6 +6,8 @@ MORE = "nano vim sudo openssh"
 BEGIN = ("mkroot root --arch {arch} --distro {preset} | fetch-pacman --use /usr/bin/pacman "
          "| mkconf --server '{url}/$arch/$repo' --cache-dir {cache} | keyring")
 STRAP = BEGIN + " | strap base {keyring} {more}"
+# What pacman alone and pacstrap leave: a root without a keyring, as an image has it.
+FOR_IMAGE = BEGIN + " | keyring --strip | strap base {keyring} {more}"
 AGAIN = ("mkroot root --from {base} --receipt {base}.json | fetch-pacman --use /usr/bin/pacman "
          "| mkconf --server '{url}/$arch/$repo' --cache-dir {cache} | keyring | strap nano")
 BARE = ("mkdir -p root/dev root/proc root/sys root/run root/tmp root/var/lib/pacman root/var/log && mount -t proc proc root/proc && "
@@ -38,6 +40,7 @@ for file in {cache}/*.sig; do gpg --homedir {home} --batch --quiet --no-tty --ve
 PACK = "pack --state {full}/all.json --keep-keyring -o root.tar"
 ZSTD = "tar -C {full}/root -cf root.tar .\n---\nzstd -q -T0 -3 root.tar -o root.tar.zst"
 MKDISK = "mkdisk --state {full}/all.json --keep-keyring --bootloader none -o disk.img"
+SIZED = "mkdisk --state {full}/all.json --keep-keyring --bootloader none -o disk.img --size "
 MKE2FS = "mke2fs -q -t ext4 -d {full}/root disk.img $(du -sm {full}/root | awk '{ print int($1 * 1.4) }')M"
 MILLION = """mkroot root --arch {arch} --distro {preset} > begun.json
 {python} -IS -c '
@@ -55,12 +58,14 @@ BWRAP = ("for n in $(seq 100); do bwrap --bind {full}/root / --proc /proc --dev 
 
 BOTH, PC, ROOT, ALL, WARM = ["x86_64", "aarch64"], ["x86_64"], ["root"], ["root", "user"], ["warm"]
 PIPE, ALONE, PROCEDURE = "ours: mkroot to strap", "pacman alone, into a prepared root", "the shell procedure"
+IMAGE = "ours: mkroot to strap, with no keyring in the root"
 KEYED, SECOND = "pacman-key, and pacstrap with its keyring", "ours, a second board from the base of the first"
 OUR_RING, OTHER_RING = "ours: keyring, Arch Linux's ring", "pacman-key, Arch Linux's ring"
 VERIFY, OTHER_VERIFY = "ours: verify", "pacman -Qkk, and gpg for each package"
 PACKED, ZSTD_ALONE = "ours: pack", "zstd -T0 -3 of its tar"
 TAR, MILLION_TAR = "ours: pack, not compressed", "ours: pack, not compressed, a million files"
 DISK, OTHER_DISK = "ours: mkdisk", "mke2fs -d"
+DISK_64, DISK_2 = "ours: mkdisk --size 64G", "ours: mkdisk --size 2G"
 VERSION, TRUE = "ours: 'strap --version', 100 times", "'/bin/true', 100 times"
 ENTER, OTHER_ENTER = "ours: 'enter true', 100 times", "'bwrap true', 100 times"
 
@@ -73,6 +78,7 @@ ROWS = [
     (PROCEDURE, ["aarch64"], ROOT, WARM, "sh {here}/procedure.sh $PWD/root {cache} {url}"),
     (PIPE, BOTH, ALL, WARM, STRAP),
     (PIPE, PC, ROOT, ["cold"], STRAP),
+    (IMAGE, BOTH, ALL, WARM, FOR_IMAGE),
     (SECOND, BOTH, ALL, WARM, AGAIN),
     ("ours, and pack", BOTH, ALL, WARM, STRAP + " | keyring --strip | pack -o root.tar.zst"),
     ("ours, and mkdisk", PC, ALL, WARM, STRAP + " | keyring --strip | mkdisk --bootloader none -o disk.img"),
@@ -86,6 +92,8 @@ ROWS = [
     (MILLION_TAR, PC, ROOT, WARM, MILLION),
     (DISK, PC, ROOT, WARM, MKDISK),
     (OTHER_DISK, PC, ROOT, WARM, MKE2FS),
+    (DISK_64, PC, ROOT, WARM, SIZED + "64G"),
+    (DISK_2, PC, ROOT, WARM, SIZED + "2G"),
     (VERSION, PC, ROOT, WARM, "for n in $(seq 100); do strap --version; done"),
     (TRUE, PC, ROOT, WARM, "for n in $(seq 100); do /bin/true; done"),
     (ENTER, PC, ROOT, WARM, "for n in $(seq 100); do enter --state {full}/all.json true; done"),
@@ -107,8 +115,11 @@ NEEDS = {"pacstrap, keyring given": ["pacstrap"], KEYED: ["pacstrap", "pacman-ke
 # A bar: a row of ours, what of it, the row that it is compared with, how, and the most that is allowed. All are of root, with a
 # warm cache, on tmpfs.
 BARS = [
+    (IMAGE, "x86_64", "median", ALONE, "ratio", 1.10),
     (PIPE, "x86_64", "median", ALONE, "ratio", 1.10),
     (PIPE, "x86_64", "median", KEYED, "ratio", 1.00),
+    (IMAGE, "aarch64", "median", ALONE, "ratio", 1.20),
+    (IMAGE, "aarch64", "median", PROCEDURE, "ratio", 0.45),
     (PIPE, "aarch64", "median", ALONE, "ratio", 1.20),
     (PIPE, "aarch64", "median", PROCEDURE, "ratio", 0.45),
     (SECOND, "x86_64", "median", PIPE, "ratio", 0.25),
@@ -117,6 +128,7 @@ BARS = [
     (VERIFY, "x86_64", "median", OTHER_VERIFY, "ratio", 0.20),
     (PACKED, "x86_64", "median", ZSTD_ALONE, "ratio", 1.05),
     (DISK, "x86_64", "median", OTHER_DISK, "ratio", 1.00),
+    (DISK_64, "x86_64", "median", DISK_2, "ratio", 1.10),
     (VERSION, "x86_64", "median", TRUE, "ms more each", 1.0),
     (ENTER, "x86_64", "median", OTHER_ENTER, "ratio", 1.00),
     (PIPE, "x86_64", "peak", None, "MiB", 32),

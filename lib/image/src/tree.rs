@@ -370,12 +370,7 @@ impl Walk<'_> {
     /// Returns a regular file's content, which in an image may be another text.
     fn file(&self, path: &[u8], stat: &Stat) -> Result<Content, Failure> {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        let root = || RootFile {
-            path: path.to_owned(),
-            size,
-            sparse: is_sparse(stat),
-            seen: Seen::of(stat),
-        };
+        let root = || RootFile { path: path.to_owned(), size, sparse: is_sparse(stat), seen: Seen::of(stat) };
         let rule = rewrite::rule_for(path, self.rules.epoch);
         let rule = rule.filter(|_| size <= REWRITE_LIMIT && !self.rules.asks_for(path));
         let Some(rule) = rule else {
