@@ -19,16 +19,18 @@ MODE     ?=
 # Without keys in the root, scriptlets of keyring packages do nothing, which saves most where they run emulated: keyring(8).
 MIDDLE = fetch-pacman $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') \
 	  | mkconf --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') | keyring | keyring --strip
-# The root is in the archive by then.
-FINISH = keyring --strip | pack -o $(1) | reap | unmount --remove
+# $(1) is the system, and $(2) its archive. What a run that failed left of the root is removed first.
+BEGIN  = { [ ! -e $(1).root ] || unmount --new --quiet --remove $(1).root > /dev/null; } && mkroot --new $(1).root $(MODE)
+# The root is in the archive by then. The document of a run that failed is NAME.failed.json, and the old NAME.json stays.
+FINISH = keyring --strip | pack -o $(2) | reap | unmount --remove > $(1).failed.json && mv $(1).failed.json $(1).json
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
 
 # --new, as make -j gives all but one recipe a stdin that nothing comes from.
 base.json:
-	mkroot --new base.root $(MODE) --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base.tar.zst) > $@
+	$(call BEGIN,base) --arch $(ARCH) --distro $(DISTRO) | $(MIDDLE) | strap $(BASE) | $(call FINISH,base,base.tar.zst)
 
 %.tar.zst: base.json
-	mkroot --new $*.root $(MODE) --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) \
-	  | configure --hostname $* | verify | $(call FINISH,$@) > $*.json
+	$(call BEGIN,$*) --from base.tar.zst --receipt base.json | $(MIDDLE) | strap $($*) | configure --hostname $* | verify \
+	  | $(call FINISH,$*,$@)

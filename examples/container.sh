@@ -12,6 +12,10 @@ shift 2
 [ $# -gt 0 ] || set -- base
 name=$(basename "$distro" .toml)-$arch
 
-mkroot "$name.root" --arch "$arch" --distro "$distro" | fetch-pacman | mkconf | keyring | strap "$@" \
+# What a run before left is removed: its packages would be there, and nobody's record of where they are from.
+[ ! -e "$name.root" ] || unmount --new --quiet --remove "$name.root" > /dev/null
+mkroot --new "$name.root" --arch "$arch" --distro "$distro" | fetch-pacman | mkconf | keyring | strap "$@" \
     | keyring --strip=secret | pack --format oci --name "$(basename "$distro" .toml):$arch" -o "$name.oci.tar" \
-    | reap | unmount > "$name.json"
+    | reap | unmount > "$name.failed.json"
+# The document of a run that failed stays there, and the receipt of the run before as it is.
+mv "$name.failed.json" "$name.json"

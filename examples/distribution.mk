@@ -32,7 +32,9 @@ SUFFIX   ?= .tar.zst
 export SOURCE_DATE_EPOCH ?= 1700000000
 
 ROOT  = $(@:$(SUFFIX)=)
-BEGIN = mkroot --new $(ROOT).root --arch $(ARCH) --distro $(DISTRO) $(OVERLAYS:%=--overlay %) $(EARLY:%=--tree %) \
+# What a run before left is removed: its packages would be there, and nobody's record of where they are from.
+BEGIN = { [ ! -e $(ROOT).root ] || unmount --new --quiet --remove $(ROOT).root > /dev/null; } \
+	  && mkroot --new $(ROOT).root --arch $(ARCH) --distro $(DISTRO) $(OVERLAYS:%=--overlay %) $(EARLY:%=--tree %) \
 	  | fetch-pacman | mkconf --cache-dir $(CURDIR)/packages $(REPOS:%=--repo '%') | keyring $(KEYS:%=--key %)
 # The built system has all of these repositories, and makes its own keyring when it boots.
 END   = configure $(TREES:%=--tree %) --locale en_US.UTF-8 --timezone UTC $(SETTINGS) --repositories --first-boot-keyring \

@@ -4,7 +4,7 @@
 #
 # A document is a plan and a record, never a handle: nothing is mounted and nothing runs between two targets, so make's
 # idea of "up to date" is true. (A mount is never a target: after a reboot the file would be there and the mount not.)
-# Each recipe is one stage; .DELETE_ON_ERROR takes the document of one that failed away, so that no target is left behind.
+# Each recipe is one stage. The document of one that failed is NAME.json.new, and never a target.
 
 DISTRO   ?= archlinuxarm
 ARCH     ?= aarch64
@@ -17,22 +17,22 @@ MIRROR   ?=
 .SUFFIXES:
 
 done.json: base.json
-	strap --state $< $(PACKAGES) > $@
+	strap --state $< $(PACKAGES) > $@.new && mv $@.new $@
 
 base.json: keyring.json
-	strap --state $< base $(KEYRING) > $@
+	strap --state $< base $(KEYRING) > $@.new && mv $@.new $@
 
 keyring.json: config.json
-	keyring --state $< > $@
+	keyring --state $< > $@.new && mv $@.new $@
 
 config.json: pacman.json
-	mkconf --state $< --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') > $@
+	mkconf --state $< --cache-dir $(CURDIR)/packages $(if $(MIRROR),--server '$(MIRROR)/$$arch/$$repo') > $@.new && mv $@.new $@
 
 pacman.json: root.json
-	fetch-pacman --state $< $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') > $@
+	fetch-pacman --state $< $(if $(MIRROR),--server '$(MIRROR)/archlinuxcn/x86_64') > $@.new && mv $@.new $@
 
 root.json:
-	mkroot --new root --arch $(ARCH) --distro $(DISTRO) > $@
+	mkroot --new root --arch $(ARCH) --distro $(DISTRO) > $@.new && mv $@.new $@
 
 # Nothing is left to undo in the default modes; after 'mkroot --host' this takes the mounts down.
 .PHONY: undo
