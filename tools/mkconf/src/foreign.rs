@@ -6,7 +6,6 @@ use crate::render::{Repo, Version};
 use crate::repos::CACHE_SERVER;
 use crate::setting::Setting;
 use distro::check;
-use stage::members::Pacman;
 use stage::{Code, Doing, Failure, child, quote};
 use std::path::{Path, PathBuf};
 
@@ -46,28 +45,23 @@ impl Section {
 }
 
 impl Foreign {
-    /// Reads the file by the pacman-conf beside the pacman of the document, or else that of this host.
+    /// Reads the file by the pacman-conf of this host: what lies beside the document's pacman nobody has checked.
     ///
     /// # Errors
     ///
-    /// [`Code::Usage`] where the file cannot be read or is in the root, [`Code::NotFound`] without a pacman-conf,
+    /// [`Code::Usage`] where the file cannot be read, is no regular file or is in the root, [`Code::NotFound`] without a pacman-conf,
     /// [`Code::ChildFailed`] where that fails.
-    pub(crate) fn read(
-        path: &Path,
-        root: &Path,
-        pacman: Option<&Pacman>,
-        version: Option<Version>,
-    ) -> Result<Self, Failure> {
-        let path = path.canonicalize().doing(Code::Usage, || format!("reading {}", quote(path)))?;
+    pub(crate) fn read(path: &Path, root: &Path, version: Option<Version>) -> Result<Self, Failure> {
+        let doing = || format!("reading {}", quote(path));
+        let path = path.canonicalize().doing(Code::Usage, doing)?;
+        // pacman-conf would wait for the writer of a fifo.
+        stage::file::open(&path).doing(Code::Usage, doing)?;
         let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
         if path.starts_with(&root) {
             return Err(usage(format!("reading {}: it is in the root", quote(&path)))
                 .hint("programs of the host read no configuration that a root wrote: give a copy that you have read"));
         }
-        let beside =
-            pacman.filter(|pacman| pacman.trust == "host").map(|pacman| pacman.path.with_file_name("pacman-conf"));
-        let beside = beside.filter(|program| program.is_file() && !program.starts_with(&root));
-        let Some(program) = beside.or_else(|| child::find("pacman-conf")) else {
+        let Some(program) = child::find("pacman-conf") else {
             let why = format!("reading {}: there is no pacman-conf in PATH", quote(&path));
             return Err(Failure::new(Code::NotFound, why)
                 .hint("install it (Debian: pacman-package-manager), or give --server, --repo and --set"));
@@ -94,6 +88,11 @@ impl Foreign {
         for pair in all.keys.iter().filter(|(key, _)| !["Architecture", "SigLevel"].contains(&key.as_str())) {
             let (key, values) = pair;
             let line = if values.is_empty() { key.clone() } else { format!("{key}={}", values.join(" ")) };
+            // A program that runs on the host is named on the command line, or not at all: what the file includes may be anybody's.
+            if key == "XferCommand" {
+                foreign.left_out.push(key.clone());
+                continue;
+            }
             match Setting::parse(&line, version) {
                 Ok(setting) => foreign.settings.push(setting),
                 Err(_) if defaults.keys.contains(pair) => {}
@@ -225,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_is_taken_over_and_what_is_not() {
-        let text = "[options]\nRootDir = /\nCacheDir = /c/\nNoExtract = a\nNoExtract = b\nColor\nCheckSpace\n\
+        let text = "[options]\nRootDir = /\nCacheDir = /c/\nXferCommand = /bin/sh -c evil\nNoExtract = a\nNoExtract = b\nColor\nCheckSpace\n\
             DisableSandbox\nOfTomorrow = x\nRemoteFileSigLevel = PackageNever\nArchitecture = x86_64\nArchitecture = any\n\
             SigLevel = PackageRequired\nSigLevel = PackageTrustedOnly\n\
             [mine]\nUsage = Sync\nUsage = Install\nSigLevel = DatabaseRequired\nCacheServer = http://c\nServer = http://a\n\
@@ -233,7 +232,15 @@ mod tests {
         let old = foreign(text, Version(6, 0));
         let settings: Vec<_> = old.settings.iter().map(|s| (s.key.as_str(), s.value.as_deref())).collect();
         assert_eq!(settings, [("NoExtract", Some("a b")), ("Color", None)]);
-        let left_out = ["CacheDir", "CheckSpace", "DisableSandbox", "OfTomorrow", "RemoteFileSigLevel", "CacheServer"];
+        let left_out = [
+            "CacheDir",
+            "XferCommand",
+            "CheckSpace",
+            "DisableSandbox",
+            "OfTomorrow",
+            "RemoteFileSigLevel",
+            "CacheServer",
+        ];
         assert_eq!(old.left_out, left_out);
         assert_eq!((old.siglevel.as_str(), old.architecture.len()), ("PackageRequired PackageTrustedOnly", 2));
         let mine = &old.repos[0];

@@ -71,7 +71,7 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     let arch = arch(args, document, &preset)?;
     let pacman: Option<Pacman> = document.get();
     let version = pacman.as_ref().and_then(|pacman| Version::parse(&pacman.version));
-    let foreign = args.conf.as_ref().map(|path| Foreign::read(path, root, pacman.as_ref(), version)).transpose()?;
+    let foreign = args.conf.as_ref().map(|path| Foreign::read(path, root, version)).transpose()?;
     let repos = repos(args, &preset, arch, version, foreign.as_ref())?;
 
     let cache = match &args.cache_dir {
