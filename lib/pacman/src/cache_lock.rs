@@ -2,8 +2,7 @@
 //!
 //! pacman downloads into `FILE.part` in the cache itself, and does not check whether another pacman does the same (libalpm's
 //! dload.c, 6.0): a second one continues at the end that it sees, and both write into one file. The result is refused, so at
-//! least one of them fails. Since 7.0 each has a directory of its own there, where it runs as another user (`DownloadUser`), and
-//! only there.
+//! least one of them fails. Since 7.0 each has a directory of its own there, `download-XXXXXX`, until all of its files are whole.
 //!
 //! So whoever downloads holds a flock(2) on the cache, which ends with its holder; installing from the cache needs none. We wait
 //! for it, as other runs work on other roots and will end.
@@ -11,9 +10,8 @@
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 use stage::{Code, Context, Doing, Failure, quote, signal};
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a cache may stay unchanged before the run that downloads into it counts as hung.
@@ -66,8 +64,8 @@ fn wait_for(context: &Context, cache: &Path, patience: Duration) -> Result<Optio
     }
 }
 
-/// Files by name and size: they change as long as a download makes progress.
-type Sizes = Vec<(OsString, u64)>;
+/// Files by path and size: they change as long as a download makes progress.
+type Sizes = Vec<(PathBuf, u64)>;
 
 /// Whether the run that holds the lock makes progress. A cache has thousands of files, and many may wait: they are looked at a few
 /// times while patience lasts, and not at each try.
@@ -101,11 +99,20 @@ impl Watch {
     }
 }
 
-/// Returns the files in the cache.
+/// Returns the files in the cache, and those in the directories of downloads.
 fn sizes(cache: &Path) -> Sizes {
-    let entries = std::fs::read_dir(cache).into_iter().flatten().flatten();
-    let mut sizes: Sizes =
-        entries.filter_map(|entry| Some((entry.file_name(), entry.metadata().ok()?.len()))).collect();
+    let mut sizes = Sizes::new();
+    let mut add = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let known = sizes.len();
+        sizes.extend(entries.filter_map(|entry| Some((entry.path(), entry.metadata().ok()?.len()))));
+        sizes[known..].iter().map(|(path, _)| path.clone()).collect::<Vec<_>>()
+    };
+    for path in add(cache) {
+        if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"download-")) {
+            add(&path);
+        }
+    }
     sizes.sort();
     sizes
 }
@@ -136,7 +143,7 @@ mod tests {
             let look = || {
                 looks += 1;
                 grown = u64::from(*tenth.min(&9000));
-                vec![(OsString::from("x.part"), grown)]
+                vec![(PathBuf::from("x.part"), grown)]
             };
             watch.is_hung(begin + Duration::from_millis(100) * *tenth, look)
         });
@@ -155,6 +162,18 @@ mod tests {
         assert!(!second.is_finished());
         drop(first);
         assert!(second.join().unwrap().unwrap());
+    }
+
+    #[test]
+    fn a_download_in_a_directory_of_its_own_is_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        let download = dir.path().join("download-a1B2c3");
+        std::fs::create_dir(&download).unwrap();
+        std::fs::write(download.join("x.part"), "1").unwrap();
+        let before = sizes(dir.path());
+        std::fs::write(download.join("x.part"), "12").unwrap();
+        assert_ne!(sizes(dir.path()), before);
+        assert_eq!(sizes(dir.path()).len(), 2);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 use super::status::{self, Signature, State};
 use super::{Home, run};
-use stage::{Code, Doing, Failure, quote};
+use stage::Failure;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use tempfile::NamedTempFile;
@@ -32,11 +32,13 @@ impl Home<'_> {
     ///
     /// When gpg cannot be run.
     pub fn verify_together(&self, all: &[Signed<'_>]) -> Result<Vec<Option<Signature>>, Failure> {
-        let doing = || format!("writing signatures in {}", quote(&self.path));
         let mut messages = Vec::new();
         for signed in all {
-            let mut message = NamedTempFile::new_in(&self.path).doing(Code::Os, doing)?;
-            // Of what cannot be read, Home::verify says why.
+            // Where no more files can be open, each is checked alone. Of what cannot be read, Home::verify says why.
+            let Ok(mut message) = NamedTempFile::new_in(&self.path) else {
+                messages.push(None);
+                continue;
+            };
             let is_whole =
                 is_one_signature(signed.signature) && write_message(message.as_file_mut(), *signed).unwrap_or(false);
             messages.push(is_whole.then_some(message));
