@@ -60,7 +60,7 @@ pub struct RootFile {
     pub path: Vec<u8>,
     /// Its size, in bytes.
     pub size: u64,
-    /// Whether it takes less room than its size, so that it may have holes.
+    /// Whether it may have holes that count.
     pub sparse: bool,
     /// What it was when the root was walked.
     pub(crate) seen: Seen,

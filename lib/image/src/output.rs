@@ -7,7 +7,8 @@
 use rootfs::Root;
 use rootfs::file::Placed;
 use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, flock, fsync, ftruncate, linkat, openat, renameat, stat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, flock, fstat, fsync, ftruncate, linkat, openat, renameat, stat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
@@ -102,12 +103,12 @@ impl Output {
             linkat(rustix::fs::CWD, file, &self.directory, &part, AtFlags::SYMLINK_FOLLOW)?;
             self.named = true;
         }
-        renameat(&self.directory, &part, &self.directory, &self.name)?;
-        self.named = false;
-        fsync(&self.directory)?;
         // Without our lock on it.
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory = openat(&self.directory, ".", flags, Mode::empty())?;
+        renameat(&self.directory, &part, &self.directory, &self.name)?;
+        self.named = false;
+        fsync(&self.directory)?;
         Placed::of(directory, &*self.name)
     }
 }
@@ -158,6 +159,13 @@ fn begin(directory: &OwnedFd, name: &str) -> Result<(OwnedFd, bool), Errno> {
     let flags = flags | OFlags::CREATE | OFlags::NOFOLLOW;
     let file = openat(directory, part(name), flags, mode)?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    // Another run may have finished it meanwhile, and given it its name.
+    let ours = fstat(&file)?;
+    match statat(directory, part(name), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(there) if (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino) => {}
+        Ok(_) | Err(Errno::NOENT) => return Err(Errno::WOULDBLOCK),
+        Err(e) => return Err(e),
+    }
     ftruncate(&file, 0)?;
     Ok((file, true))
 }

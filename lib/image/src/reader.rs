@@ -37,7 +37,7 @@ pub type Piece = (u64, u64);
 pub struct Reader<'a> {
     source: Source<'a>,
     size: u64,
-    /// Whether it takes less room than that. Where it does not, nobody is asked for holes.
+    /// Whether it may have holes that count. Where not, the file system is not asked for them.
     sparse: bool,
     /// What is being done, for messages.
     doing: String,
@@ -60,7 +60,7 @@ impl<'a> Reader<'a> {
         Ok(Self {
             source: Source::File(file, Seen::of(&stat)),
             size: u64::try_from(stat.st_size).unwrap_or_default(),
-            sparse: is_sparse(&stat),
+            sparse: may_have_holes(&stat),
             doing,
         })
     }
@@ -270,9 +270,10 @@ impl Read for Stream<'_> {
     }
 }
 
-/// Returns whether a file takes less room than it is long.
-pub(crate) fn is_sparse(stat: &Stat) -> bool {
-    stat.st_blocks < stat.st_size / 512
+/// Returns whether a file may have a hole that is long enough for an image. How much room it takes does not tell: the file system may
+/// have set more aside than it is long.
+pub(crate) fn may_have_holes(stat: &Stat) -> bool {
+    stat.st_size.cast_unsigned() >= SHORTEST
 }
 
 fn put_zeros(put: &mut impl FnMut(&[u8]) -> Result<(), Failure>, mut left: u64) -> Result<(), Failure> {

@@ -9,8 +9,10 @@ use rustix::fs::{AtFlags, Dir, FileType, OFlags, statat};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, quote};
 
-/// Where pacman's GnuPG home may be, below the root: its own place, and those where `keyring` leaves one when it is killed.
-const HOMES: [&str; 3] = ["etc/pacman.d/gnupg", "etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old"];
+/// Where pacman's GnuPG home may be, below the root: its own place, and those where `keyring` or a first boot leaves one that is
+/// interrupted.
+const HOMES: [&str; 4] =
+    ["etc/pacman.d/gnupg", "etc/pacman.d/gnupg.new", "etc/pacman.d/gnupg.old", "etc/pacman.d/.gnupg.first-boot"];
 
 /// The directory of a home where gpg since 2.1 keeps one file a key.
 pub const PRIVATE: &str = "private-keys-v1.d";

@@ -107,7 +107,8 @@ Description=Make this machine's own keyring for pacman
 Documentation=man:pacman-key(8) man:configure(8)
 # Where there is no secret key, or where the power went before all was done.
 ConditionDirectoryNotEmpty=|!/etc/pacman.d/gnupg/private-keys-v1.d
-ConditionPathExists=|/etc/pacman.d/gnupg.old
+ConditionPathExists=|/etc/pacman.d/.gnupg.first-boot
+ConditionPathIsReadWrite=/etc/pacman.d
 After=local-fs.target systemd-random-seed.service
 # Who can log in can use pacman.
 Before=systemd-user-sessions.service archlinux-keyring-wkd-sync.service
@@ -115,13 +116,13 @@ Before=systemd-user-sessions.service archlinux-keyring-wkd-sync.service
 [Service]
 Type=oneshot
 # In a copy, which takes the place of the other when it is whole: gpg cannot go on with what the power left of a keyring.
-ExecStartPre=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.new && if [ -e gnupg.old ] && [ ! -e gnupg ]; then mv gnupg.old gnupg; fi && if [ -e gnupg ]; then cp -a gnupg gnupg.new; fi'
+ExecStartPre=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.new && if [ -e .gnupg.first-boot ] && [ ! -e gnupg ]; then mv .gnupg.first-boot gnupg; fi && if [ -e gnupg ]; then cp -a gnupg gnupg.new; fi'
 # A board without a clock wakes up before the keys were made, and gpg takes no key from the future.
 ExecStartPre=-/usr/bin/sh -c 'for f in /usr/share/pacman/keyrings/*.gpg; do t=$$(stat -c %%Y \"$$f\"); [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
 {KEY} --init
 {commands}# The file system may write the keys after this directory, and the power go in between.
 ExecStart=/usr/bin/sync --file-system /etc/pacman.d/gnupg.new
-ExecStart=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.old && if [ -e gnupg ]; then mv gnupg gnupg.old; fi && mv gnupg.new gnupg && rm -rf gnupg.old'
+ExecStart=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf .gnupg.first-boot && if [ -e gnupg ]; then mv gnupg .gnupg.first-boot; fi && mv gnupg.new gnupg && rm -rf .gnupg.first-boot'
 # Old kernels wait for randomness; nobody is to wait for ever to log in. The next boot tries again.
 TimeoutStartSec=10min
 
@@ -145,6 +146,7 @@ mod tests {
             [&format!("{key} --init"), &format!("{key} --populate x"), "sync --file-system ", "mv gnupg.new gnupg"];
         let order = order.map(at);
         assert!(order.is_sorted(), "{text}");
+        assert!(!text.contains("/gnupg.old") && !text.contains(" gnupg.old"), "that name is anybody's");
     }
 
     #[test]

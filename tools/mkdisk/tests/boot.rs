@@ -121,6 +121,20 @@ fn a_menu_that_includes_itself_has_an_end() {
     let ran = mkdisk(&lab, &[]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert!(ran.stderr.contains("includes more than 64 files: not all are read"), "{}", ran.stderr);
+    // Each line may be an entry, of which there is one for each time that it is read.
+    let many = "label a\nlinux /x\n".repeat(50_000);
+    lab.put("boot/extlinux/extlinux.conf", (entry("") + &many + "include extlinux.conf\n").as_bytes());
+    let ran = mkdisk(&lab, &["--no-boot-check"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    assert_eq!(ran.document["disks"][0]["boot"].as_array().map(Vec::len), Some(50_001));
+}
+
+#[test]
+fn a_name_on_a_fat_has_no_case() {
+    let lab = Bootable::new();
+    lab.put("boot/extlinux/extlinux.conf", entry("").replace("/Image", "/IMAGE").as_bytes());
+    let ran = mkdisk(&lab, &[]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The files of an image by their paths in the root: those of the tree, and those that are added.
 
+use crate::node::is_below;
 use crate::reader::Reader;
 use crate::{Kind, Node, Tree};
 use stage::{Code, Failure};
@@ -10,7 +11,7 @@ use std::io;
 const LONGEST: u64 = 64 << 20;
 
 /// The longest configuration that is read, in bytes: a line of it may be an entry.
-const LONGEST_CONFIGURATION: u64 = 1 << 20;
+pub(super) const LONGEST_CONFIGURATION: u64 = 1 << 20;
 
 /// How many links are followed.
 const LINKS: usize = 8;
@@ -19,23 +20,30 @@ const LINKS: usize = 8;
 pub(super) struct Files<'a> {
     tree: &'a Tree,
     nodes: HashMap<&'a [u8], &'a Node>,
+    /// The paths on a FAT, which has no case, by those in lower case.
+    on_fat: HashMap<Vec<u8>, &'a [u8]>,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(tree: &'a Tree, nodes: &'a [Node], added: &'a [Node]) -> Self {
+    /// `fat` are the mount points of the file systems that have no case, below the root.
+    pub(super) fn new(tree: &'a Tree, nodes: &'a [Node], added: &'a [Node], fat: &[&str]) -> Self {
         let of_tree = nodes.iter().map(|node| match node.kind {
             Kind::HardLink(first) => (node.path.as_slice(), &nodes[first]),
             _ => (node.path.as_slice(), node),
         });
         let added = added.iter().map(|node| (node.path.as_slice(), node));
-        Self { tree, nodes: of_tree.chain(added).collect() }
+        let nodes: HashMap<&[u8], &Node> = of_tree.chain(added).collect();
+        let on_fat = nodes.keys().filter(|path| fat.iter().any(|point| is_below(point, path)));
+        let on_fat = on_fat.map(|path| (path.to_ascii_lowercase(), *path)).collect();
+        Self { tree, nodes, on_fat }
     }
 
     /// Returns a regular file; a link in the place of the file is followed.
     pub(super) fn find(&self, path: &str) -> Option<&'a Node> {
         let mut path = path.as_bytes().to_owned();
         for _ in 0..LINKS {
-            let node = *self.nodes.get(path.as_slice())?;
+            let other_case = || self.nodes.get(self.on_fat.get(&path.to_ascii_lowercase())?);
+            let node = *self.nodes.get(path.as_slice()).or_else(other_case)?;
             let Kind::Symlink(target) = &node.kind else {
                 return matches!(node.kind, Kind::File(_)).then_some(node);
             };

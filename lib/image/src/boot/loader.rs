@@ -1,7 +1,7 @@
 //! What boot loaders are told, read back: extlinux.conf, syslinux.cfg, the entries of systemd-boot and the unified kernel images
 //! that it finds by itself, and a Raspberry Pi's config.txt with its cmdline.txt; those of the root and our own alike.
 
-use super::files::Files;
+use super::files::{Files, LONGEST_CONFIGURATION};
 use super::prove::{Finding, Place, show};
 use super::raspberrypi::{CMDLINE, CONFIG};
 use super::{EXTLINUX, SYSLINUX, unified};
@@ -97,7 +97,16 @@ impl Menu {
 
     /// Adds the lines of `path`; `top` is the file that includes it.
     fn add(&mut self, files: &Files<'_>, top: &str, path: &str, point: &str) -> Result<(), Failure> {
-        for line in files.configuration(path)?.lines() {
+        let text = files.configuration(path)?;
+        // A file may include itself: each line of it that starts a kernel is an entry.
+        if (self.text.len() + text.len()) as u64 > LONGEST_CONFIGURATION {
+            let message = format!("{} has more than 1 MiB with what it includes: not all is read", show(top));
+            if self.found.iter().all(|finding| finding.message != message) {
+                self.found.push(Finding::unproven(message));
+            }
+            return Ok(());
+        }
+        for line in text.lines() {
             let Some(name) = included_by(line) else {
                 self.text.push_str(line);
                 self.text.push('\n');
@@ -157,7 +166,18 @@ fn extlinux(file: &str, text: &str, point: &str) -> Vec<BootEntry> {
             _ => {}
         }
     }
-    found.retain(|entry| !entry.kernel.is_empty());
+    // What SYSLINUX runs in the place of a kernel.
+    let is_module = |kernel: &str| {
+        let end = kernel.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase());
+        end.is_some_and(|end| ["c32", "com", "bin", "bs", "bss", "0"].contains(&end.as_str()))
+    };
+    found.retain(|entry| !entry.kernel.is_empty() && (file != SYSLINUX || !is_module(&entry.kernel)));
+    for entry in found.iter_mut().filter(|entry| file == SYSLINUX && entry.initramfs.is_empty()) {
+        // Its older form.
+        let images = entry.cmdline.split_whitespace().find_map(|word| word.strip_prefix("initrd="));
+        let images = images.into_iter().flat_map(|names| names.split(','));
+        entry.initramfs = images.map(|name| named(file, point, name)).collect();
+    }
     found
 }
 
@@ -222,6 +242,16 @@ mod tests {
             [entry(EXTLINUX, &["boot/a.img"], Some("boot/dtbs/")), entry(EXTLINUX, &[], Some("boot/dtbs/a.dtb"))];
         assert_eq!(extlinux(EXTLINUX, conf, "boot"), expected);
         assert_eq!(extlinux(EXTLINUX, &conf.replace(" /", " /boot/"), ""), expected);
+    }
+
+    #[test]
+    fn syslinux_has_an_older_form_and_programs() {
+        let conf = "label x\nkernel /Image\nappend initrd=/u.img,a.img root=UUID=1 rw\nlabel y\nkernel poweroff.c32\n";
+        let found = extlinux(SYSLINUX, conf, "boot");
+        let images: Vec<_> = found.iter().map(|entry| (entry.kernel.as_str(), entry.initramfs.join(" "))).collect();
+        let beside = SYSLINUX.rsplit_once('/').unwrap().0;
+        assert_eq!(images, [("boot/Image", format!("boot/u.img {beside}/a.img"))]);
+        assert!(extlinux(EXTLINUX, conf, "boot")[0].initramfs.is_empty());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::release::{self, Image};
 use super::{loader, root, unified};
 use crate::disk::Table;
 use crate::ids::Ids;
+use crate::kind::FileSystemKind;
 use crate::layout::Layout;
 use crate::{Node, Tree};
 use serde::{Deserialize, Serialize};
@@ -110,7 +111,9 @@ impl<'a> Subject<'a> {
     /// systems that are mounted, `places`.
     #[must_use]
     pub fn new(tree: &'a Tree, nodes: &'a [Node], added: &'a [Node], places: Vec<Place>) -> Self {
-        Self { files: Files::new(tree, nodes, added), places }
+        let is_fat = |place: &&Place| place.kind == FileSystemKind::Vfat.name();
+        let fat: Vec<_> = places.iter().filter(is_fat).map(|place| place.at.trim_start_matches('/')).collect();
+        Self { files: Files::new(tree, nodes, added, &fat), places }
     }
 
     /// Returns what the boot loaders' configurations start.

@@ -28,6 +28,7 @@ fn a_walk() {
     fs::write(at("a/b/one"), "1").unwrap();
     fs::hard_link(at("a/b/one"), at("a-b/two")).unwrap();
     fs::write(at("etc/machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    fs::hard_link(at("etc/machine-id"), at("aaa")).unwrap();
     fs::write(at("var/log/x.log"), "x").unwrap();
     fs::write(path.join(OsStr::from_bytes(b"a/\xff")), "").unwrap();
     fs::set_permissions(at("a/b/one"), fs::Permissions::from_mode(0o4751)).unwrap();
@@ -45,6 +46,7 @@ fn a_walk() {
         "a/\u{fffd}",
         "a-b",
         "a-b/two",
+        "aaa",
         "etc",
         "etc/machine-id",
         "fifo",
@@ -86,6 +88,7 @@ fn a_walk() {
     };
     assert_eq!(read(one).unwrap(), b"1");
     assert_eq!(read(of("etc/machine-id")).unwrap(), b"uninitialized\n");
+    assert!(matches!(of("etc/machine-id").kind, Kind::File(Content::Text(_))), "and no other name of 'aaa'");
     fs::write(at("a/b/one"), "1234").unwrap();
     assert!(read(one).unwrap_err().message.ends_with("the file changed while it was read"));
     fs::remove_file(at("a/b/one")).unwrap();
