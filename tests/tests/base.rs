@@ -132,9 +132,13 @@ fn a_bootstrap_archive_is_adopted_and_verified() {
     // And a receipt of it says no more.
     assert_eq!(lab.sh("unmount --remove --quiet --new adopted").status, 0);
     let ran = lab.sh(&format!(
-        "{from} --prefix root.x86_64 --unverified | pack -o p.tar > p.json && mkroot again --from p.tar --receipt p.json"
+        "mkdir -p late/etc && echo x > late/etc/laid; {from} --prefix root.x86_64 --unverified | pack -o p.tar \
+         | configure --tree late > p.json && mkroot again --from p.tar --receipt p.json"
     ));
-    assert_eq!(ran.succeeded()["base"]["checked"], "nothing");
+    let document = ran.succeeded();
+    assert_eq!(document["base"]["checked"], "nothing");
+    let tree = document["tree"].as_array().cloned().unwrap_or_default();
+    assert!(tree.iter().all(|file| file["path"] != "etc/laid"), "it was laid after the archive was written: {tree:?}");
 }
 
 /// Signs the archive by the mirror's builder, with a copy of its keys.

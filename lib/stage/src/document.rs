@@ -6,6 +6,7 @@
 //! is opened.
 
 use crate::members::{self, ErrorRecord, Member, Step};
+use crate::message::without_password;
 use crate::{Code, Failure, quote};
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -215,14 +216,15 @@ impl Document {
         self.failed_making() && self.error().is_some_and(is_busy)
     }
 
-    /// Records a failure. The first one stays, since it is the cause; later ones go to `error.also`.
+    /// Records a failure, without what URLs in it have of users and passwords. The first one stays, since it is the cause; later ones
+    /// go to `error.also`.
     pub fn fail(&mut self, tool: &str, failure: &Failure) {
         let mut error = ErrorRecord {
             tool: tool.to_owned(),
             code: failure.code.word().to_owned(),
-            message: failure.message.clone(),
+            message: without_password(&failure.message),
             exit: failure.code.exit(),
-            hint: failure.hint.clone(),
+            hint: failure.hint.as_deref().map(without_password),
             also: None,
         };
         match self.0.get_mut(ErrorRecord::NAME) {

@@ -26,15 +26,20 @@ pub fn quote(path: impl AsRef<Path>) -> String {
     format!("'{}'", escape(&path.as_ref().to_string_lossy()))
 }
 
-/// Returns a URL without user and password: documents are copied into logs, and contain no secrets.
+/// Returns a text, or a URL, without the users and passwords of URLs in it: messages and documents are copied into logs, and
+/// contain no secrets.
 #[must_use]
-pub fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return url.to_owned();
-    };
-    let end = rest.find('/').unwrap_or(rest.len());
-    let host = rest[..end].rfind('@').map_or(0, |at| at + 1);
-    format!("{scheme}://{}", &rest[host..])
+pub fn without_password(text: &str) -> String {
+    let mut parts = text.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#' | '"' | '<' | '>');
+        let end = part.find(ends).unwrap_or(part.len());
+        let host = part[..end].rfind('@').map_or(0, |at| at + 1);
+        out.push_str("://");
+        out.push_str(&part[host..]);
+    }
+    out
 }
 
 /// Returns that of `names` which is most like `word`, where one is: for a hint.
@@ -57,7 +62,7 @@ pub fn meant(word: &str, elsewhere: &[(&str, &str)], names: impl IntoIterator<It
 
 /// Writes one line of `tool` to stderr. A message that cannot be written is dropped.
 pub fn line(tool: &str, text: impl Display) {
-    pass(&format!("{tool}: {}", escape(&text.to_string())));
+    pass(&format!("{tool}: {}", without_password(&escape(&text.to_string()))));
 }
 
 /// Writes one line to stderr, in the place of a bar that a stage of the pipeline may have there. It begins with no brace: that is
@@ -80,6 +85,12 @@ mod tests {
             ("https://me:w@rd@h", "https://h"),
             ("https://h/a@b", "https://h/a@b"),
             ("file:///srv/a@b", "file:///srv/a@b"),
+            ("https://h?a@b", "https://h?a@b"),
+            ("https://it's:me@h", "https://h"),
+            (
+                "reading 'http://a:b@h/': write to me@h, or c=https://d@i",
+                "reading 'http://h/': write to me@h, or c=https://i",
+            ),
         ] {
             assert_eq!(without_password(url), out);
         }

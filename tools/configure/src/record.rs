@@ -7,6 +7,7 @@ use crate::text::{merge, unique};
 use serde_json::{Map, Value, json};
 use stage::Document;
 use stage::members::{Configured, ConfiguredUser};
+use stage::message::without_password;
 use std::collections::BTreeMap;
 
 /// Returns what earlier runs recorded, with what this one is asked for: a single value replaces an earlier one, locales,
@@ -40,7 +41,10 @@ pub(crate) fn configured(document: &Document, args: &Args, accounts: &Accounts) 
         keymap: or(args.keymap.as_ref().map(|k| &k.0), before.keymap),
         default_target: or(args.default_target.as_ref(), before.default_target),
         sudo: args.sudo.then(|| "wheel".to_owned()).or(before.sudo),
-        mirrors: if args.mirror.is_empty() { before.mirrors } else { unique(&args.mirror) },
+        mirrors: match args.mirror.is_empty() {
+            true => before.mirrors,
+            false => unique(&args.mirror).iter().map(|mirror| without_password(mirror)).collect(),
+        },
         resolv_conf: args.resolv_conf.as_ref().map_or(before.resolv_conf, Resolver::words),
         ..before
     }

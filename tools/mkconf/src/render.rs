@@ -4,6 +4,7 @@
 
 use crate::setting::Setting;
 use stage::members::Repository;
+use stage::message::without_password;
 
 /// Which of the two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -63,7 +64,7 @@ impl Conf {
 }
 
 impl Repo {
-    /// Returns what the document has of it; `siglevel` is that of `[options]`.
+    /// Returns what the document has of it, which is no password; `siglevel` is that of `[options]`.
     pub(crate) fn record(&self, siglevel: &str) -> Repository {
         // As pacman reads the words, one after the other.
         let is_whole = |own: &str| ["Never", "Optional", "Required"].iter().any(|word| own.starts_with(word));
@@ -75,7 +76,7 @@ impl Repo {
         Repository {
             name: self.name.clone(),
             publisher: self.publisher.clone(),
-            servers: self.servers.clone(),
+            servers: self.servers.iter().map(|server| without_password(server)).collect(),
             siglevel: level,
             unsigned: self.unsigned,
         }

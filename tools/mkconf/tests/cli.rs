@@ -574,6 +574,23 @@ fn pacman_conf_repo(file: &Path, repo: &str) -> BTreeMap<String, Vec<String>> {
 // -- A pacman.conf of the user's ----------------------------------------------------------------------------------------
 
 #[test]
+fn no_password_is_in_the_document_or_in_a_message() {
+    let ground = Ground::new();
+    let output = ground.run(&["--server", "https://me:word@h/$arch/$repo"]);
+    let document = document(&output);
+    assert_eq!(document["config"]["repositories"][0]["servers"], json!(["https://h/$arch/$repo"]));
+    let strict = fs::read_to_string(ground.path("target.strapline/pacman-strict.conf")).unwrap();
+    assert!(strict.contains("\nServer = https://me:word@h/$arch/$repo\n"), "{strict}");
+    for args in [["--server", "rsync://me:word@h/"], ["--repo", "core=https://me:word@h/,usage=No"]] {
+        let output = ground.run(&args);
+        assert_eq!(output.status.code(), Some(64));
+        for text in [text(&output.stdout), text(&output.stderr)] {
+            assert!(!text.is_empty() && !text.contains("word"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn a_pacman_conf_that_is_there_is_taken_over() {
     let ground = Ground::new();
     let conf = ground.path("pacman.conf");
@@ -643,6 +660,23 @@ fn a_pacman_conf_that_is_there_is_taken_over() {
     failed(&args, 64, "its Architecture is x86_64, and the root is of aarch64");
     write("SigLevel = Wrong", "");
     failed(&args, 69, "pacman-conf' ended with exit status 1");
+    // Nobody has checked what lies beside the document's pacman.
+    let planted = ground.path("planted/pacman-conf");
+    fs::create_dir(ground.path("planted")).unwrap();
+    fs::write(&planted, "#!/bin/sh\n: > ${0%/*}/ran\n").unwrap();
+    fs::set_permissions(&planted, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut beside: Value = serde_json::from_str(&ground.document()).unwrap();
+    beside["pacman"]["path"] = json!(ground.path("planted/pacman"));
+    write("SigLevel = Required\nXferCommand = /bin/sh -c evil", "");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mkconf"));
+    command.args(args);
+    let output = feed(command, &beside.to_string());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("CacheDir, XferCommand, CheckSpace"), "{}", text(&output.stderr));
+    assert!(!ground.path("planted/ran").exists());
+    let fifo = ground.path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    failed(&["--conf", fifo.to_str().unwrap()], 64, "fifo': is not a regular file");
     failed(&["--conf", "/no/such"], 64, "reading '/no/such': No such file or directory");
     fs::copy(&conf, ground.path("target/pacman.conf")).unwrap();
     failed(&["--conf", ground.path("target/pacman.conf").to_str().unwrap()], 64, "it is in the root");

@@ -11,7 +11,7 @@ use proof::Proof;
 use rootfs::file::replace;
 use rootfs::mountinfo::is_mount_root;
 use rootfs::{IdMap, Inside, Place, Root, remove};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use stage::document::beside;
@@ -213,11 +213,14 @@ impl Base {
             document.write(&distro);
             document.write(&receipt.get::<Overlays>().unwrap_or_default());
         }
-        if let Some(tree) = receipt.get::<Vec<TreeFile>>() {
+        // What was laid, installed or removed after the archive was written is not of this root.
+        let root = Root::open(&self.root)?;
+        let mut tree: Vec<TreeFile> = receipt.get().unwrap_or_default();
+        tree.retain(|file| is_of_kind(&root, file));
+        if !tree.is_empty() {
             document.write(&tree);
         }
-        // What was installed or removed after the archive was written is not of this root.
-        let (installed, _) = pacman::records::installed(&Root::open(&self.root)?)?;
+        let (installed, _) = pacman::records::installed(&root)?;
         let is_there = |name: &str, version: &str| {
             installed.iter().any(|one| (one.package.name.as_str(), one.package.version.as_str()) == (name, version))
         };
@@ -231,6 +234,17 @@ impl Base {
         }
         Ok(())
     }
+}
+
+/// Returns whether the root has what a tree brought. Its content an ordinary user may be unable to read: `verify` compares that.
+fn is_of_kind(root: &Root, file: &TreeFile) -> bool {
+    let found = root.open_below(&file.path, OFlags::PATH | OFlags::NOFOLLOW).and_then(fstat);
+    found.is_ok_and(|stat| match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => file.kind == "file",
+        FileType::Directory => file.kind == "directory",
+        FileType::Symlink => file.kind == "link",
+        _ => false,
+    })
 }
 
 impl Unpacked {

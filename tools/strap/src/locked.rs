@@ -35,6 +35,8 @@ pub(crate) struct LockedRepository<'a> {
     pub(crate) wanted: Vec<&'a Locked>,
     /// The repositories whose packages need no signature.
     unsigned: BTreeSet<String>,
+    /// Those whose packages need none.
+    optional: BTreeSet<String>,
     scratch: Scratch,
 }
 
@@ -56,9 +58,12 @@ impl<'a> LockedRepository<'a> {
                 .hint("write it with the mkconf options that the lock was made with"));
         }
         let conf = Conf::read(&pacman.config)?;
-        let is_unsigned = |repo: &&String| pacman.verifies && conf.signatures(repo) == Signatures::Never;
-        let unsigned = pacman.repos.iter().filter(is_unsigned).cloned().collect();
-        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted, unsigned })
+        let repos = |level| -> BTreeSet<String> {
+            let is_of = |repo: &&String| pacman.verifies && conf.signatures(repo) == level;
+            pacman.repos.iter().filter(is_of).cloned().collect()
+        };
+        let (unsigned, optional) = (repos(Signatures::Never), repos(Signatures::Optional));
+        Ok(Self { scratch: Scratch::of(pacman, "locked")?, pacman: pacman.clone(), wanted, unsigned, optional })
     }
 
     fn make(&self) -> Result<(), Failure> {
@@ -67,6 +72,11 @@ impl<'a> LockedRepository<'a> {
         // Our own databases are not signed. To install, archives are verified as any package is.
         let level = |level: &str| match Signatures::of(level) {
             Signatures::Never => "Never".to_owned(),
+            Signatures::Optional
+                if level.split_whitespace().any(|word| word.trim_start_matches("Package") == "Optional") =>
+            {
+                "Optional DatabaseNever".to_owned()
+            }
             _ => "Required DatabaseNever".to_owned(),
         };
         let verified = conf::changed(&strict, &[("DBPath", &path), ("SigLevel", &level)]);
@@ -91,7 +101,8 @@ impl<'a> LockedRepository<'a> {
 
     /// Returns whether the command line, or the configuration of its repository, says that it needs no signature.
     fn is_unsigned(&self, one: &Locked) -> bool {
-        one.is_unsigned() || self.unsigned.contains(&one.planned.repo)
+        let repo = &one.planned.repo;
+        one.is_unsigned() || self.unsigned.contains(repo) || (self.optional.contains(repo) && one.pgpsig.is_none())
     }
 
     /// Returns a pacman with one of these configurations.

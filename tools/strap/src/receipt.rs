@@ -9,6 +9,7 @@ use pacman::records::{self, Installed};
 use pacman::{Origin, Planned};
 use rootfs::Root;
 use stage::members::{Base, Package, Step, Strap};
+use stage::message::without_password;
 use stage::{Document, Failure};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -152,6 +153,7 @@ impl Receipt {
             (package.file, package.sha256, package.pgpsig, package.origin) = (None, None, None, None);
             package.repo = Some(is);
         }
+        package.origin = package.origin.map(|origin| without_password(&origin));
         package
     }
 }

@@ -28,11 +28,12 @@ fn what_is_not_installed_is_left_out() {
 fn receipt(words: &[&str], stdin: &str) -> (i32, String, String) {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("receipts");
     fs::create_dir_all(&directory).unwrap();
-    let package = r#"{"name":"a","version":"1-1","arch":"any","reason":"explicit","verified":true}"#;
+    let package = r#"{"name":"a","version":"1-1","arch":"any","repo":"core","reason":"explicit","verified":true}"#;
+    let config = r#""config":{"strict":"/s","loose":"/l","cache":"/c","architecture":["any"],"repositories":[{"name":"core","publisher":"archlinux","siglevel":"Required","servers":["https://h"]}]}"#;
     let file = r#"{"path":"etc/x","type":"link","uid":0,"gid":0,"target":"y","from":"t","tool":"configure"}"#;
     let steps = r#""steps":[{"tool":"strap","version":"1","started":1750000000.5,"seconds":1}]"#;
     let whole = format!(
-        r#"{{"strapline":1,"root":"/no/such","distro":"archlinux","packages":[{package}],"tree":[{file}],{steps}}}"#
+        r#"{{"strapline":1,"root":"/no/such","distro":"archlinux","packages":[{package}],"tree":[{file}],{config},{steps}}}"#
     );
     for (name, text) in [("whole", whole.as_str()), ("bare", r#"{"strapline":1}"#), ("other", "{}")] {
         // Tests run beside each other, and all write the same.

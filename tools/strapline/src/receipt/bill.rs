@@ -6,9 +6,9 @@
 use super::{Known, packages, steps};
 use package::digest::sha256_hex;
 use serde_json::{Value, json};
-use stage::members::{Config, Configured, Keyring, Package, Pacman, Step, TreeFile};
+use stage::members::{Config, Configured, Pacman, Step, TreeFile};
 use stage::{Code, Document, Failure, date};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const DOING: &str = "making a bill of materials";
@@ -29,10 +29,8 @@ pub(super) struct Bill {
     version: Option<String>,
     /// When the last step ended, as RFC 3339 has it.
     pub(super) created: String,
-    /// The distribution, in package URLs.
-    vendor: String,
-    /// The repositories that are not the distribution's.
-    foreign: BTreeSet<String>,
+    /// Who publishes each repository, where that is known.
+    publishers: BTreeMap<String, String>,
     /// Programs that made it, and their versions.
     pub(super) tools: Vec<(String, String)>,
     pub(super) packages: Vec<Known>,
@@ -59,19 +57,14 @@ impl Bill {
         // The name of a preset, or the path of one.
         let distro = document.distro().unwrap_or("linux");
         let distro = Path::new(distro).file_stem().and_then(|name| name.to_str()).unwrap_or("linux").to_lowercase();
-        let vendor = VENDORS.iter().find(|(name, _)| *name == distro).map_or(distro.as_str(), |(_, vendor)| *vendor);
         let mut tools = vec![("strapline".to_owned(), env!("CARGO_PKG_VERSION").to_owned())];
-        if let Some(step) = steps.first() {
+        if let Some(step) = steps.iter().find(|step| stage::TOOLS.contains(&step.tool.as_str())) {
             tools[0].1.clone_from(&step.version);
         }
         tools.extend(document.get::<Pacman>().map(|pacman| ("pacman".to_owned(), pacman.version)));
-        // Of one publisher alone nothing is recorded.
-        let keyring: Option<Keyring> = document.get();
-        let first = keyring.and_then(|keyring| keyring.publishers.into_iter().next()?.name);
         let config: Option<Config> = document.get();
         let repositories = config.into_iter().flat_map(|config| config.repositories);
-        let foreign =
-            repositories.filter(|repo| first.is_some() && repo.publisher != first).map(|repo| repo.name).collect();
+        let publishers = repositories.filter_map(|repo| Some((repo.name, repo.publisher?))).collect();
         let mut tree: Vec<TreeFile> = document.get().unwrap_or_default();
         tree.retain(|file| file.kind == "file");
         Ok(Self {
@@ -79,23 +72,21 @@ impl Bill {
             version: image("IMAGE_VERSION"),
             // A number of a document may be any; seconds since 1970 are whole and positive.
             created: date::time(ended as u64),
-            vendor: vendor.to_owned(),
-            foreign,
+            publishers,
             tools,
             packages,
             tree,
         })
     }
 
-    /// Returns the package URL of a package: of the type `alpm`, as its specification has it. None of a package that is not the
-    /// distribution's: a scanner would take its advisories for it.
+    /// Returns the package URL of a package: of the type `alpm`, as its specification has it, with the publisher of its repository.
+    /// None of a package that no distribution is known to publish: a scanner would take the advisories of one for it.
     pub(super) fn url(&self, known: &Known) -> Option<String> {
         let package = &known.package;
-        let repo = package.repo.as_deref().unwrap_or_default();
-        if Package::is_own(repo) || self.foreign.contains(repo) {
-            return None;
-        }
-        let (vendor, name) = (encoded(&self.vendor), encoded(&package.name.to_lowercase()));
+        let publisher = self.publishers.get(package.repo.as_ref()?)?;
+        let vendor =
+            VENDORS.iter().find(|(name, _)| name == publisher).map_or(publisher.as_str(), |(_, vendor)| *vendor);
+        let (vendor, name) = (encoded(vendor), encoded(&package.name.to_lowercase()));
         Some(format!("pkg:alpm/{vendor}/{name}@{}?arch={}", encoded(&package.version), encoded(&package.arch)))
     }
 }
@@ -274,13 +265,18 @@ mod tests {
             "packages": [
                 {"name": "gtk+", "version": "1:2.0+r1-1", "arch": "aarch64", "repo": "core", "file": "f",
                     "sha256": "AB".repeat(32), "reason": "explicit", "verified": true},
-                {"name": "x", "version": "1-1", "arch": "any", "verified": false}],
+                {"name": "x", "version": "1-1", "arch": "any", "verified": false},
+                {"name": "y", "version": "1-1", "arch": "any", "repo": "mine", "verified": false}],
+            "config": {"strict": "/s", "loose": "/l", "cache": "/c", "architecture": ["aarch64"], "repositories": [
+                {"name": "core", "publisher": "archlinuxarm", "siglevel": "Required", "servers": ["https://h"]},
+                {"name": "mine", "siglevel": "Never", "servers": ["https://h"]}]},
             "tree": [
                 {"path": "etc/x", "type": "file", "mode": "0644", "uid": 0, "gid": 0, "sha256": "cd".repeat(32),
                     "from": "t", "tool": "configure"},
                 {"path": "etc", "type": "directory", "mode": "0755", "uid": 0, "gid": 0, "from": "t", "tool": "configure"}],
             "configured": {"os_release": {"IMAGE_ID": "own", "IMAGE_VERSION": "7"}},
-            "steps": [{"tool": "mkroot", "version": "0.2.0", "started": 1_750_000_000.0, "seconds": 1.5}]});
+            "steps": [{"tool": "org.example.x", "version": "99", "started": 1_750_000_000.0, "seconds": 0.5},
+                {"tool": "mkroot", "version": "0.2.0", "started": 1_750_000_000.0, "seconds": 1.5}]});
         Document::parse(text.to_string().as_bytes(), "x").unwrap()
     }
 
@@ -294,11 +290,14 @@ mod tests {
         assert_eq!(package["checksums"][0]["checksumValue"], "ab".repeat(32));
         let url = "pkg:alpm/archarm/gtk%2B@1:2.0%2Br1-1?arch=aarch64";
         assert_eq!(package["externalRefs"][0]["referenceLocator"], url);
-        assert_eq!(one["packages"].as_array().unwrap().len(), 4);
+        assert_eq!(one["packages"].as_array().unwrap().len(), 5);
         let other: Value = serde_json::from_str(&cyclonedx(&document()).unwrap()).unwrap();
         assert_eq!(other["components"][0]["purl"], url);
         assert_eq!(other["metadata"]["component"]["version"], "7");
-        assert_eq!(other["components"][2]["name"], "/etc/x");
+        // Of no repository, and of one that no distribution publishes.
+        assert_eq!((&other["components"][1]["purl"], &other["components"][2]["purl"]), (&Value::Null, &Value::Null));
+        assert_eq!(other["components"][3]["name"], "/etc/x");
+        assert_eq!(other["metadata"]["tools"]["components"][0]["version"], "0.2.0");
         let serial = other["serialNumber"].as_str().unwrap();
         assert!(serial.len() == 45 && serial.as_bytes()[23] == b'8', "{serial}");
     }

@@ -79,7 +79,8 @@ pub(crate) fn provenance(document: &Document, builder: &str) -> Result<String, F
             },
         },
     });
-    Ok(format!("{text:#}\n"))
+    // Documents of earlier versions have them.
+    Ok(without_password(&format!("{text:#}\n")))
 }
 
 /// Returns what the document says was made, in order.
@@ -171,13 +172,7 @@ fn external(document: &Document, bill: &Bill, outputs: &[Output], names: &[Strin
     put(&mut all, document.get::<Distro>(), &[]);
     put(&mut all, document.get::<Overlays>(), &[]);
     put(&mut all, document.get::<Arch>(), &[]);
-    let config: Option<Config> = document.get();
-    let config = config.map(|mut config| {
-        let servers = config.repositories.iter_mut().flat_map(|repository| &mut repository.servers);
-        servers.for_each(|server| *server = without_password(server));
-        config
-    });
-    put(&mut all, config, &["strict", "loose", "cache", "gpgdir"]);
+    put(&mut all, document.get::<Config>(), &["strict", "loose", "cache", "gpgdir"]);
     let keyring: Option<Keyring> = document.get();
     let own = keyring.iter().flat_map(|keyring| &keyring.own);
     let own: Vec<String> = own.map(|key| key.fingerprint.clone()).collect();
@@ -234,7 +229,7 @@ fn dependencies(document: &Document, bill: &Bill) -> Result<Vec<Value>, Failure>
     }
     if let Some(pacman) = document.get::<Pacman>() {
         if let Some(package) = &pacman.package {
-            let location = format!("{}/{}", without_password(&package.server), encoded(&package.file));
+            let location = format!("{}/{}", package.server, encoded(&package.file));
             let mut one = json!({"name": package.file, "digest": digest(&package.sha256, &package.file)?,
                 "downloadLocation": location, "annotations": {"repository": package.repo}});
             if let Some(key) = &package.signed_by {
@@ -246,7 +241,8 @@ fn dependencies(document: &Document, bill: &Bill) -> Result<Vec<Value>, Failure>
         all.push(json!({"name": "pacman", "digest": digest(&pacman.sha256, &path)?,
             "annotations": {"version": pacman.version, "trust": pacman.trust}}));
     }
-    let config: Option<Config> = document.get();
+    // What a base brought is from its mirrors.
+    let config: Option<Config> = document.get().filter(|_| document.get::<Base>().is_none());
     for known in &bill.packages {
         all.push(package(known, bill, config.as_ref())?);
     }
@@ -282,15 +278,16 @@ fn package(known: &Known, bill: &Bill, config: Option<&Config>) -> Result<Value,
     Ok(one)
 }
 
-/// Returns where a package's archive was given from, or where it is on the first server of its repository.
+/// Returns where a package's archive was given from, or, with the configuration that it was installed with, where it is on the first
+/// server of its repository.
 fn location(package: &Package, config: Option<&Config>) -> Option<String> {
     if let Some(origin) = &package.origin {
         let is_path = Path::new(origin).is_absolute();
-        return Some(if is_path { file_url(origin) } else { without_password(origin) });
+        return Some(if is_path { file_url(origin) } else { origin.clone() });
     }
     let (config, repo) = (config?, package.repo.as_deref()?);
     let repository = config.repositories.iter().find(|repository| repository.name == repo)?;
-    let server = without_password(repository.servers.first()?);
+    let server = repository.servers.first()?;
     // As pacman has it: `$arch` is the first one.
     let server = server.replace("$repo", repo).replace("$arch", config.architecture.first()?);
     Some(format!("{}/{}", server.trim_end_matches('/'), encoded(package.file.as_deref()?)))
@@ -329,7 +326,7 @@ mod tests {
                 {"name": "by-hand", "version": "1-1", "arch": "any", "repo": "strapline-local", "verified": false}],
             "tree": [{"path": "etc/x", "type": "file", "mode": "0644", "uid": 0, "gid": 0, "sha256": "04".repeat(32),
                 "from": "t", "tool": "configure"}],
-            "configured": {"hostname": "h", "changed": {"hostname": ["/etc/hostname"]}},
+            "configured": {"hostname": "h", "mirrors": ["https://me:word@m/$repo"], "changed": {"hostname": ["/etc/hostname"]}},
             "archives": archives, "disks": disks, "steps": tools.iter().copied().map(step).collect::<Vec<_>>()})
     }
 
@@ -357,7 +354,7 @@ mod tests {
         let external = &definition["externalParameters"];
         assert_eq!(external["packages"], json!(["gtk+", "own"]));
         assert_eq!(external["keyring"]["own"], json!(["BB"]));
-        assert_eq!(external["configured"], json!({"hostname": "h"}));
+        assert_eq!(external["configured"], json!({"hostname": "h", "mirrors": ["https://m/$repo"]}));
         assert_eq!(external["disks"], json!([{"board": "rpi", "name": "x.img"}]));
         assert_eq!(external["config"]["repositories"][0]["servers"], json!(["https://h/$arch/$repo", "https://i"]));
         assert!(!made.to_string().contains("word@"), "{made}");
@@ -367,7 +364,13 @@ mod tests {
         let location = |name: &str| of(name)["downloadLocation"].as_str().unwrap();
         assert_eq!(location("base 1.tar"), "file:///b/base%201.tar");
         assert_eq!(location("p-1:7.pkg.tar.xz"), "https://c/p-1:7.pkg.tar.xz");
-        assert_eq!(location("gtk+-1:2-1.pkg"), "https://h/aarch64/core/gtk%2B-1:2-1.pkg");
+        // The base may have it from another mirror.
+        assert_eq!(of("gtk+-1:2-1.pkg")["downloadLocation"], Value::Null);
+        let mut whole = document.clone();
+        whole.as_object_mut().unwrap().remove("base");
+        let whole = make(&whole).unwrap();
+        let package = &whole["predicate"]["buildDefinition"]["resolvedDependencies"][2];
+        assert_eq!(package["downloadLocation"], "https://h/aarch64/core/gtk%2B-1:2-1.pkg");
         assert_eq!(location("own.pkg"), "file:///o/own%20%231.pkg");
         assert_eq!(of("gtk+-1:2-1.pkg")["uri"], "pkg:alpm/archarm/gtk%2B@1:2-1?arch=aarch64");
         assert_eq!(of("gtk+-1:2-1.pkg")["digest"], json!({"sha256": "ab".repeat(32)}));
