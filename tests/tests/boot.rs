@@ -117,15 +117,15 @@ impl Machine {
 
 /// Makes an image with the whole pipe, boots it twice, and checks what the machine says.
 fn boots(machine: &Machine, who: Who) {
-    let (lab, expected) = image(machine, who);
+    let (lab, expected, _) = image(machine, who);
     // The second time there is nothing to make.
     for _ in 0..2 {
         assert_eq!(boot(&lab, machine, BUSES[0].1), expected);
     }
 }
 
-/// Makes an image with the whole pipe. Returns the laboratory that has it, and what the machine says.
-fn image(machine: &Machine, who: Who) -> (Lab, BTreeMap<String, String>) {
+/// Makes an image with the whole pipe. Returns the laboratory that has it, what the machine says, and the kernel's command line.
+fn image(machine: &Machine, who: Who) -> (Lab, BTreeMap<String, String>, String) {
     let (mirror, lab) = (Mirror::that_boots(machine.arch), Lab::new(who));
     let server = Server::of(&mirror.www());
     let report = REPORT.replace("KEY", &mirror.key("/builder"));
@@ -175,12 +175,17 @@ fn image(machine: &Machine, who: Who) -> (Lab, BTreeMap<String, String>) {
         ("end", "of report".to_owned()),
     ]
     .map(|(key, value)| (key.to_owned(), value));
-    (lab, BTreeMap::from(expected))
+    let cmdline = receipt["disks"][0]["boot"][0]["cmdline"].as_str().unwrap_or_default().to_owned();
+    (lab, BTreeMap::from(expected), cmdline)
 }
 
 /// Runs the machine with its disk at a bus until it switches itself off; returns what it said.
 fn boot(lab: &Lab, machine: &Machine, devices: &[&str]) -> BTreeMap<String, String> {
-    let machine = machine.command_at(devices, "format=raw,file=disk.img");
+    run(lab, &machine.command_at(devices, "format=raw,file=disk.img"))
+}
+
+/// Runs a machine until it switches itself off; returns what it said.
+fn run(lab: &Lab, machine: &Command) -> BTreeMap<String, String> {
     let mut qemu = Command::new("timeout");
     qemu.args(["--kill-after=10", LIMIT])
         .arg(machine.get_program())
@@ -217,9 +222,21 @@ fn a_pc_boots() {
 #[test]
 #[ignore = "soak: boots a machine five times"]
 fn a_pc_boots_from_each_bus() {
-    let (lab, expected) = image(&PC, Who::User);
+    let (lab, expected, cmdline) = image(&PC, Who::User);
     for (bus, devices) in BUSES {
-        assert_eq!(boot(&lab, &PC, devices), expected, "{bus}");
+        let mut qemu = PC.command_at(devices, "format=raw,file=disk.img");
+        // Debian's OVMF reads no card: QEMU loads what the menu names, and the initramfs has to find the root all the same.
+        if bus == "sdhci" {
+            qemu.args([
+                "-kernel",
+                "root/boot/vmlinuz-linux",
+                "-initrd",
+                "root/boot/initramfs-linux.img",
+                "-append",
+                &cmdline,
+            ]);
+        }
+        assert_eq!(run(&lab, &qemu), expected, "{bus}");
     }
 }
 
