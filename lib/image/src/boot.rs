@@ -54,6 +54,21 @@ pub enum Loader {
     None,
 }
 
+impl Loader {
+    /// Returns whether it reads this file of a root, a [`stage::members::BootEntry::file`]. Which one starts by [`Loader::Auto`] is the firmware's choice.
+    #[must_use]
+    pub fn reads(self, file: &str) -> bool {
+        match self {
+            Self::Auto => true,
+            Self::Extlinux => file == EXTLINUX,
+            Self::SystemdBoot => file.contains("loader/entries/") || file.ends_with(".efi"),
+            Self::RaspberryPi => file == raspberrypi::CONFIG,
+            Self::Syslinux => file == SYSLINUX,
+            Self::None => false,
+        }
+    }
+}
+
 /// What the entries say.
 #[derive(Clone, Debug)]
 pub struct Wish<'a> {

@@ -181,7 +181,9 @@ impl<'a> Job<'a> {
         let ids = plan.file_systems.iter().enumerate();
         let places = ids.flat_map(|(n, id)| Place::of_layout(&plan.layout, n, &plan.ids, id)).collect();
         let subject = Subject::new(self.tree, self.nodes, &booting.added, places);
-        let entries = subject.entries()?;
+        let mut entries = subject.entries()?;
+        // The menu of another loader, which nobody starts, may be of another day.
+        entries.retain(|entry| plan.boot.loader.reads(&entry.file));
         if plan.args.no_boot_check {
             return Ok(Some(entries));
         }

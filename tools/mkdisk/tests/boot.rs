@@ -130,6 +130,17 @@ fn a_menu_that_includes_itself_has_an_end() {
 }
 
 #[test]
+fn the_menu_of_another_loader_does_not_matter() {
+    let lab = Bootable::new();
+    lab.put("boot/syslinux/syslinux.cfg", b"label a\nlinux /gone\n");
+    mkdisk(&lab, &[]).failed("failed", "names '/boot/gone', which does not exist");
+    let ran = mkdisk(&lab, &["--bootloader", "extlinux"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let boot = ran.document["disks"][0]["boot"].as_array().unwrap();
+    assert!(boot.iter().all(|entry| entry["file"] == "boot/extlinux/extlinux.conf"), "{boot:?}");
+}
+
+#[test]
 fn a_name_on_a_fat_has_no_case() {
     let lab = Bootable::new();
     lab.put("boot/extlinux/extlinux.conf", entry("").replace("/Image", "/IMAGE").as_bytes());
