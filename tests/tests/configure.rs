@@ -138,11 +138,9 @@ fn a_program_that_waits_or_talks_for_ever_is_given_up() {
     }
 }
 
+/// An emulated one by day: `examples::a_card_for_an_orange_pi_5_twice`.
 fn everything(who: Who) {
-    let (arch, keyring) = match who {
-        Who::Root => (tier::architecture().0, tier::architecture().1),
-        _ => ("aarch64", "archlinuxarm-keyring"),
-    };
+    let (arch, keyring, _) = tier::architecture();
     let bench = Bench::new(who, arch, &format!("base {keyring} openssh sudo"));
     assert!(bench.inside("passwd --status root").starts_with("root NP "), "the mirror's root is open");
     let mirror = format!("--mirror '{}/$arch/$repo'", bench.server.url());
