@@ -55,7 +55,8 @@ pub enum Loader {
 }
 
 impl Loader {
-    /// Returns whether it reads this file of a root, a [`stage::members::BootEntry::file`]. Which one starts by [`Loader::Auto`] is the firmware's choice.
+    /// Returns whether it reads this file of a root, a [`stage::members::BootEntry::file`]. What starts by [`Loader::Auto`] is the
+    /// firmware's choice.
     #[must_use]
     pub fn reads(self, file: &str) -> bool {
         match self {
