@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 /// How long a cache may stay unchanged before the run that downloads into it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until no other run downloads into `cache`, and returns the lock, held as long as that lives. `None` where it cannot be opened, which pacman reports, or is on a file system
-/// without locks.
+/// Waits until no other run downloads into `cache`, and returns the lock, held as long as that lives. `None` where it cannot be
+/// opened, which pacman reports, or is on a file system without locks.
 ///
 /// # Errors
 ///
