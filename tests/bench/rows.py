@@ -40,7 +40,7 @@ for file in {cache}/*.sig; do gpg --homedir {home} --batch --quiet --no-tty --ve
 PACK = "pack --state {full}/all.json --keep-keyring -o root.tar"
 ZSTD = "tar -C {full}/root -cf root.tar .\n---\nzstd -q -T0 -3 root.tar -o root.tar.zst"
 MKDISK = "mkdisk --state {full}/all.json --keep-keyring --bootloader none -o disk.img"
-SIZED = "mkdisk --state {full}/all.json --keep-keyring --bootloader none -o disk.img --size "
+SIZED = MKDISK + " --size "
 MKE2FS = "mke2fs -q -t ext4 -d {full}/root disk.img $(du -sm {full}/root | awk '{ print int($1 * 1.4) }')M"
 MILLION = """mkroot root --arch {arch} --distro {preset} > begun.json
 {python} -IS -c '

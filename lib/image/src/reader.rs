@@ -4,7 +4,7 @@
 //! blocks has other holes for the same file, and the image must be the same.
 
 use crate::node::Seen;
-use rustix::fs::{SeekFrom, Stat, fstat, seek};
+use rustix::fs::{SeekFrom, fstat, seek};
 use rustix::io::Errno;
 use stage::{Code, Doing, Failure, signal};
 use std::cell::Cell;
@@ -16,8 +16,9 @@ use std::os::unix::fs::FileExt;
 /// What is looked at for zeros, in bytes: the usual block of file systems.
 const BLOCK: u64 = 4096;
 
-/// The shortest hole that an image has. Many programs have a block or two of zeros in them, and are not sparse.
-const SHORTEST: u64 = 16 * BLOCK;
+/// The shortest hole that an image has. Many programs have a block or two of zeros in them, and are not sparse. How much room a file
+/// takes does not tell whether it has one: the file system may have set more aside than it is long.
+pub(crate) const SHORTEST: u64 = 16 * BLOCK;
 
 /// How much is read at a time, in bytes.
 const BUFFER: u64 = 1 << 18;
@@ -37,8 +38,6 @@ pub type Piece = (u64, u64);
 pub struct Reader<'a> {
     source: Source<'a>,
     size: u64,
-    /// Whether it may have holes that count. Where not, the file system is not asked for them.
-    sparse: bool,
     /// What is being done, for messages.
     doing: String,
 }
@@ -60,7 +59,6 @@ impl<'a> Reader<'a> {
         Ok(Self {
             source: Source::File(file, Seen::of(&stat)),
             size: u64::try_from(stat.st_size).unwrap_or_default(),
-            sparse: may_have_holes(&stat),
             doing,
         })
     }
@@ -81,7 +79,7 @@ impl<'a> Reader<'a> {
     /// Returns a reader of a text.
     #[must_use]
     pub fn of_text(text: &'a [u8]) -> Self {
-        Self { source: Source::Text(text), size: text.len() as u64, sparse: false, doing: String::new() }
+        Self { source: Source::Text(text), size: text.len() as u64, doing: String::new() }
     }
 
     /// Returns how long it is, in bytes.
@@ -118,7 +116,7 @@ impl<'a> Reader<'a> {
         let doing = || &self.doing;
         let whole = vec![(range.start, range.end - range.start)];
         let Source::File(file, _) = &self.source else { return Ok(whole) };
-        if !self.sparse {
+        if self.size < SHORTEST {
             return Ok(whole);
         }
         let (mut pieces, mut at) = (Vec::new(), range.start);
@@ -268,12 +266,6 @@ impl Read for Stream<'_> {
         self.at = end;
         Ok(n)
     }
-}
-
-/// Returns whether a file may have a hole that is long enough for an image. How much room it takes does not tell: the file system may
-/// have set more aside than it is long.
-pub(crate) fn may_have_holes(stat: &Stat) -> bool {
-    stat.st_size.cast_unsigned() >= SHORTEST
 }
 
 fn put_zeros(put: &mut impl FnMut(&[u8]) -> Result<(), Failure>, mut left: u64) -> Result<(), Failure> {

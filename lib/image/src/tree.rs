@@ -9,7 +9,7 @@
 
 use crate::attribute;
 use crate::node::{Content, Kind, Node, RootFile, Seen, Xattr};
-use crate::reader::{Reader, may_have_holes};
+use crate::reader::{Reader, SHORTEST};
 use crate::rewrite;
 use crate::rules::Rules;
 use rootfs::plan::Owner;
@@ -353,7 +353,7 @@ impl Walk<'_> {
             FileType::BlockDevice => Kind::Block(device.0, device.1),
             _ => return Err(Failure::new(Code::Failed, format!("{}: unsupported file type", reading(&path)))),
         };
-        // What the image has another text of is no other name of what it was.
+        // A file whose text is replaced is a file of its own in the image.
         let is_rewritten = matches!(kind, Kind::File(Content::Text(_)));
         let id = (stat.st_nlink > 1 && !is_rewritten).then_some((stat.st_dev, stat.st_ino));
         let node = self.node(path, kind, &stat, Bearer::Named(name))?;
@@ -372,7 +372,7 @@ impl Walk<'_> {
     /// Returns a regular file's content, which in an image may be another text.
     fn file(&self, path: &[u8], stat: &Stat) -> Result<Content, Failure> {
         let size = u64::try_from(stat.st_size).unwrap_or_default();
-        let root = || RootFile { path: path.to_owned(), size, sparse: may_have_holes(stat), seen: Seen::of(stat) };
+        let root = || RootFile { path: path.to_owned(), size, sparse: size >= SHORTEST, seen: Seen::of(stat) };
         let rule = rewrite::rule_for(path, self.rules.epoch);
         let rule = rule.filter(|_| size <= REWRITE_LIMIT && !self.rules.asks_for(path));
         let Some(rule) = rule else {

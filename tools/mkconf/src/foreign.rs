@@ -88,15 +88,11 @@ impl Foreign {
         for pair in all.keys.iter().filter(|(key, _)| !["Architecture", "SigLevel"].contains(&key.as_str())) {
             let (key, values) = pair;
             let line = if values.is_empty() { key.clone() } else { format!("{key}={}", values.join(" ")) };
-            // A program that runs on the host is named on the command line, or not at all: what the file includes may be anybody's.
-            if key == "XferCommand" {
-                foreign.left_out.push(key.clone());
-                continue;
-            }
             match Setting::parse(&line, version) {
-                Ok(setting) => foreign.settings.push(setting),
+                // A program that runs on the host is named on the command line: what the file includes may be anybody's.
+                Ok(setting) if key != "XferCommand" => foreign.settings.push(setting),
                 Err(_) if defaults.keys.contains(pair) => {}
-                Err(_) => foreign.left_out.push(key.clone()),
+                _ => foreign.left_out.push(key.clone()),
             }
         }
         if version.is_some_and(|version| version < CACHE_SERVER) {

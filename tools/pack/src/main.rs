@@ -82,7 +82,7 @@ pub(crate) struct Plan {
     pub(crate) inside: Inside,
     pub(crate) format: Format,
     pub(crate) level: u32,
-    /// What an image is called; nothing where it is no image: the grammar of names takes 27 ms to compile.
+    /// What an image is called. Empty for other formats, as the grammar of names takes 27 ms to compile.
     pub(crate) name: String,
     /// What containers of an image get.
     pub(crate) changes: Vec<Change>,

@@ -5,7 +5,6 @@ use super::files::{Files, LONGEST_CONFIGURATION};
 use super::prove::{Finding, Place, show};
 use super::raspberrypi::{CMDLINE, CONFIG};
 use super::{EXTLINUX, SYSLINUX, unified};
-use crate::kind::FileSystemKind;
 use crate::node::is_below;
 use stage::Failure;
 use stage::members::BootEntry;
@@ -24,9 +23,8 @@ pub(super) fn entries(files: &Files<'_>, places: &[Place]) -> Result<Vec<BootEnt
     }
     found.extend(raspberry_pi(&files.configuration(CONFIG)?, &files.configuration(CMDLINE)?, point(places, CONFIG)));
     // systemd-boot looks on the EFI system partition and on the one for more kernels.
-    let is_fat = |place: &&Place| place.kind == FileSystemKind::Vfat.name();
-    let tops: BTreeSet<_> = places.iter().filter(is_fat).map(|place| place.at.as_str()).chain(["/boot"]).collect();
-    for top in tops.into_iter().map(|top| top.trim_start_matches('/')) {
+    let fat = places.iter().filter(|place| place.is_fat()).map(Place::below_root);
+    for top in fat.chain(["boot"]).collect::<BTreeSet<_>>() {
         for path in files.below(&in_root(top, "loader/entries")).into_iter().filter(|path| path.ends_with(".conf")) {
             found.extend(systemd_boot(path, &files.configuration(path)?, point(places, path)));
         }
@@ -52,7 +50,7 @@ pub(super) fn included(files: &Files<'_>, places: &[Place]) -> Result<Vec<Findin
 
 /// Returns the mount point of the file system that has a path, without a slash at its beginning.
 fn point<'a>(places: &'a [Place], path: &str) -> &'a str {
-    let points = places.iter().map(|place| place.at.trim_start_matches('/'));
+    let points = places.iter().map(Place::below_root);
     points.filter(|point| is_below(point, path.as_bytes())).max_by_key(|point| point.len()).unwrap_or_default()
 }
 

@@ -35,6 +35,15 @@ pub struct Place {
 }
 
 impl Place {
+    pub(super) fn is_fat(&self) -> bool {
+        self.kind == FileSystemKind::Vfat.name()
+    }
+
+    /// Returns the mount point without a slash at its beginning, which is nothing for the root.
+    pub(super) fn below_root(&self) -> &str {
+        self.at.trim_start_matches('/')
+    }
+
     /// Returns those of the partition `n` of a layout, from 0 on, with the UUID of its file system.
     #[must_use]
     pub fn of_layout(layout: &Layout, n: usize, ids: &Ids, uuid: &str) -> Vec<Self> {
@@ -111,8 +120,7 @@ impl<'a> Subject<'a> {
     /// systems that are mounted, `places`.
     #[must_use]
     pub fn new(tree: &'a Tree, nodes: &'a [Node], added: &'a [Node], places: Vec<Place>) -> Self {
-        let is_fat = |place: &&Place| place.kind == FileSystemKind::Vfat.name();
-        let fat: Vec<_> = places.iter().filter(is_fat).map(|place| place.at.trim_start_matches('/')).collect();
+        let fat: Vec<_> = places.iter().filter(|place| place.is_fat()).map(Place::below_root).collect();
         Self { files: Files::new(tree, nodes, added, &fat), places }
     }
 
