@@ -163,7 +163,7 @@ fn apply(plan: &Plan, root: &Root, made: &mut Made) -> Result<Config, Failure> {
         cache: plan.cache.clone(),
         gpgdir: Some(gpgdir),
         architecture: plan.conf.architecture.clone(),
-        repositories: plan.conf.repos.iter().map(|repo| repo.record(plan.conf.siglevel())).collect(),
+        repositories: plan.conf.repos.iter().map(|repo| repo.record(&plan.conf.siglevel)).collect(),
     };
     for (path, level) in [(&config.strict, Level::Strict), (&config.loose, Level::Loose)] {
         made.file(&directory, path, &render::text(&plan.conf, level))?;

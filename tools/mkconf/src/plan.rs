@@ -72,7 +72,26 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     let pacman: Option<Pacman> = document.get();
     let version = pacman.as_ref().and_then(|pacman| Version::parse(&pacman.version));
     let foreign = args.conf.as_ref().map(|path| Foreign::read(path, root, version)).transpose()?;
-    let repos = repos(args, &preset, arch, version, foreign.as_ref())?;
+    let mut set: Vec<Setting> = foreign.iter().flat_map(|foreign| foreign.settings.clone()).collect();
+    for text in &args.set {
+        let setting = Setting::parse(text, version)?;
+        set.retain(|known| known.key != setting.key || setting.adds_up());
+        set.push(setting);
+    }
+    let said = set.iter().find(|set| set.key == "SigLevel").and_then(|set| set.value.clone());
+    let mut siglevel = said.clone().unwrap_or_else(|| preset.siglevel.clone());
+    let mut architecture = arch.architecture.clone();
+    if let Some(foreign) = &foreign {
+        foreign.check_architecture(&architecture)?;
+        if !foreign.architecture.is_empty() {
+            architecture.clone_from(&foreign.architecture);
+        }
+        if said.is_none() {
+            foreign.check_siglevel()?;
+            siglevel.clone_from(&foreign.siglevel);
+        }
+    }
+    let repos = repos(args, &preset, arch, version, foreign.as_ref(), &siglevel)?;
 
     let cache = match &args.cache_dir {
         Some(path) => settle(path)?,
@@ -101,23 +120,6 @@ pub(crate) fn plan(args: &Args, document: &Document, host: &Host) -> Result<Plan
     }
     let gpgdir = writable_path("the keyring", &out_dir.join(GPGDIR))?;
 
-    let mut set: Vec<Setting> = foreign.iter().flat_map(|foreign| foreign.settings.clone()).collect();
-    for text in &args.set {
-        let setting = Setting::parse(text, version)?;
-        set.retain(|known| known.key != setting.key || setting.adds_up());
-        set.push(setting);
-    }
-    let (mut architecture, mut siglevel) = (arch.architecture.clone(), preset.siglevel.clone());
-    if let Some(foreign) = &foreign {
-        foreign.check_architecture(&architecture)?;
-        if !foreign.architecture.is_empty() {
-            architecture.clone_from(&foreign.architecture);
-        }
-        if set.iter().all(|set| set.key != "SigLevel") {
-            foreign.check_siglevel()?;
-            siglevel.clone_from(&foreign.siglevel);
-        }
-    }
     Ok(Plan {
         conf: Conf {
             title: preset.title.clone(),

@@ -28,7 +28,7 @@ pub(crate) struct Conf {
     pub(crate) gpgdir: String,
     /// `Architecture`, in order.
     pub(crate) architecture: Vec<String>,
-    /// `SigLevel` of the strict file.
+    /// `SigLevel` of the strict file's `[options]`.
     pub(crate) siglevel: String,
     /// The pacman that will read it, where it is known.
     pub(crate) version: Option<Version>,
@@ -53,14 +53,6 @@ pub(crate) struct Repo {
     pub(crate) cache_servers: Vec<String>,
     /// Where it comes from, for `--explain`.
     pub(crate) origin: String,
-}
-
-impl Conf {
-    /// Returns the `SigLevel` of the strict file's `[options]`.
-    pub(crate) fn siglevel(&self) -> &str {
-        let set = self.set.iter().find(|set| set.key == "SigLevel");
-        set.and_then(|set| set.value.as_deref()).unwrap_or(&self.siglevel)
-    }
 }
 
 impl Repo {

@@ -117,13 +117,14 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns the preset's repositories with the command line's servers, or those of `--conf`, and those that only the command line
-/// names, in order.
+/// names, in order. `siglevel` is that of `[options]`.
 pub(crate) fn repos(
     args: &Args,
     preset: &Preset,
     arch: &distro::Arch,
     version: Option<Version>,
     foreign: Option<&Foreign>,
+    siglevel: &str,
 ) -> Result<Vec<Repo>, Failure> {
     for server in &args.server {
         check::url(server).map_err(|what| usage(format!("reading --server: {what}")))?;
@@ -148,9 +149,8 @@ pub(crate) fn repos(
         }
     }
     add(&mut repos, given)?;
-    let level = foreign.map_or(preset.siglevel.as_str(), |foreign| &foreign.siglevel);
     for repo in &mut repos {
-        repo.unsigned = is_unsigned(level, &repo.name, repo.siglevel.as_deref())?;
+        repo.unsigned = is_unsigned(siglevel, &repo.name, repo.siglevel.as_deref())?;
         if let Some(foreign) = foreign.filter(|_| repo.unsigned && !said.contains(&repo.name)) {
             return Err(foreign.unsaid(repo));
         }

@@ -651,7 +651,11 @@ fn a_pacman_conf_that_is_there_is_taken_over() {
     failed(&args, 64, "reading the SigLevel of 'open': ");
     write("SigLevel = Optional", "");
     failed(&args, 64, "lets in packages without a trusted signature");
-    assert!(ground.run(&[&args[..], &["--set", "SigLevel=Required"]].concat()).status.success());
+    let stricter = ["--set", "SigLevel=Required", "--repo", "mine=file:///mine,siglevel=DatabaseOptional"];
+    let output = ground.run(&[&args[..], &stricter].concat());
+    // Its packages are signed: no 'unsigned'.
+    let expected = json!({"name": "mine", "servers": ["file:///mine"], "siglevel": "Required DatabaseOptional"});
+    assert_eq!(document(&output)["config"]["repositories"][0], expected);
     // pacman's own level is Optional, or not, as the version has it.
     write("", "[empty]");
     failed(&[&args[..], &["--set", "SigLevel=Required"]].concat(), 64, "the repository 'empty' has no server");
