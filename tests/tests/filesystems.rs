@@ -154,6 +154,18 @@ fn newer_programs_make_xfs_and_subvolumes() {
     }
 }
 
+/// More than a quarter of it are inodes. By day: `newer_programs_make_xfs_and_subvolumes` has an xfs of few files.
+#[test]
+#[ignore = "soak: 200 000 files"]
+fn an_xfs_has_room_for_many_small_files() {
+    let lab = make(Who::User);
+    let filled = lab.sh("mkdir root/srv/many && cd root/srv/many && seq 200000 | xargs touch");
+    assert_eq!(filled.status, 0, "{filled:?}");
+    layout(&lab, "xfs", "");
+    let newer = format!("{}:", mkfs_of("sid").display());
+    checked(&lab, "xfs", &mkdisk(&lab, "xfs", &newer, "--exclude srv/etc").succeeded());
+}
+
 #[test]
 fn programs_that_are_too_old_are_refused() {
     let lab = make(Who::User);

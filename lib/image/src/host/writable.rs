@@ -63,6 +63,8 @@ impl Writable {
             // Numbers that would be drawn by chance.
             command.env("DETERMINISTIC_SEED", "1");
             command.args(["-q", "-f", "-K", "-m", &format!("uuid={uuid}"), "-s", &format!("size={sector}")]);
+            // Inodes have a quarter of the space and no more, unless this says that they may have all of it.
+            command.args(["-i", "maxpct=0"]);
             command.args(label.iter().flat_map(|label| ["-L", label.as_str()]));
             command.arg("-p").arg(self.directory.path());
         } else {
