@@ -6,6 +6,7 @@
 
 use stage::{Code, Doing, Failure, child};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
@@ -26,11 +27,17 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
         Some(directory) => directory,
         None => temporary.insert(tempfile::tempdir().doing(Code::Os, MAKING)?).path(),
     };
+    // The database is made here: one that pacman was killed while making is empty, and then no pacman reads anything.
+    let local = directory.join("local");
+    match std::fs::create_dir(&local) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e).doing(Code::Os, MAKING),
+        _ => {}
+    }
+    keep(&local, "ALPM_DB_VERSION", b"9\n")?;
     let reads = |name| reads(program, directory, name);
-    // Twice if only the other succeeds: two runs may be making the database at the same moment.
     Ok(match reads(NAME)? {
         true => Some(true),
-        false if reads("cafe")? => Some(reads(NAME)?),
+        false if reads("cafe")? => Some(false),
         false => None,
     })
 }
@@ -40,15 +47,20 @@ const NAME: &str = "caf\u{e9}";
 
 const MAKING: fn() -> &'static str = || "making a package to test pacman with";
 
+/// Writes a file, unless it is there and has these bytes.
+fn keep(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), Failure> {
+    let opened = File::open(directory).doing(Code::Os, MAKING)?;
+    let there = rootfs::root::read(opened.as_fd(), name, bytes.len() as u64);
+    if there.is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    rootfs::file::replace(opened.as_fd(), name, bytes, 0o644, None).doing(Code::Os, MAKING)
+}
+
 /// Returns whether it lists the one file of a package that has this name.
 fn reads(program: &Path, directory: &Path, name: &str) -> Result<bool, Failure> {
     let file = format!("{}-1-1-any.pkg.tar", if name.is_ascii() { "ascii" } else { "other" });
-    let bytes = package(name).doing(Code::Os, MAKING)?;
-    let opened = File::open(directory).doing(Code::Os, MAKING)?;
-    let there = rootfs::root::read(opened.as_fd(), &file, bytes.len() as u64);
-    if there.ok().as_ref() != Some(&bytes) {
-        rootfs::file::replace(opened.as_fd(), &file, &bytes, 0o644, None).doing(Code::Os, MAKING)?;
-    }
+    keep(directory, &file, &package(name).doing(Code::Os, MAKING)?)?;
     let mut command = child::command(program);
     command.env("LC_ALL", "C.UTF-8").stderr(Stdio::null());
     command.args(["--config", "/dev/null"]);
@@ -99,6 +111,14 @@ mod tests {
         };
         let without = script("without", "#!/bin/sh\\nexport LC_ALL=none.UTF-8\\nexec /usr/bin/pacman \"$@\"\\n");
         assert_eq!(reads_all_names(&without, None).unwrap(), Some(false));
+        // pacman was killed while it made the database, in a directory that is used again.
+        let kept = dir.path().join("kept");
+        std::fs::create_dir_all(kept.join("local")).unwrap();
+        for left in ["", "9"] {
+            std::fs::write(kept.join("local/ALPM_DB_VERSION"), left).unwrap();
+            assert_eq!(reads_all_names(&without, Some(&kept)).unwrap(), Some(false), "{left:?}");
+        }
+        assert_eq!(reads_all_names(host, Some(&kept)).unwrap(), Some(true));
         let other = script("other", "#!/bin/sh\\nexit 0\\n");
         assert_eq!(reads_all_names(&other, None).unwrap(), None);
     }
