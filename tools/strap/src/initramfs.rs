@@ -27,12 +27,15 @@ pub(crate) enum Initramfs {
 /// The programs that make an initramfs; names of their packages begin with these.
 const MAKERS: [&str; 3] = ["mkinitcpio", "dracut", "booster"];
 
-/// mkinitcpio looks in `/etc/initcpio` first, also for the hook that finds the devices. booster has one file and no drop-ins.
+/// mkinitcpio looks in `/etc/initcpio` first, also for the hook that finds the devices. Hooks of dracut give it `--hostonly`, which
+/// counts more than what dracut.conf(5) sets: the other two names are those that dracut has its command line in when it reads the file.
+/// booster has one file, which may be missing, and no drop-ins.
 const BEFORE: &str = "cd /etc || exit; \
     for d in initcpio initcpio/install dracut.conf.d; do mkdir $d 2>/dev/null && echo $d >> strapline-made; done; \
     [ -e initcpio/install/autodetect ] || { echo \"build() { true; }\" > initcpio/install/autodetect && \
     chmod 755 initcpio/install/autodetect; }; \
-    echo hostonly=no > dracut.conf.d/zz-strapline.conf; \
+    echo hostonly=no hostonly_l=no hostonly_cmdline_l=no > dracut.conf.d/zz-strapline.conf; \
+    [ -e booster.yaml ] || [ ! -e ../usr/bin/booster ] || { : > booster.yaml && echo booster.yaml >> strapline-made; }; \
     [ ! -e booster.yaml ] || { { [ -e booster.yaml.strapline ] || cp -p booster.yaml booster.yaml.strapline; } && \
     { sed \"/^universal:/d\" booster.yaml.strapline; echo \"universal: true\"; } > booster.yaml; }";
 
@@ -41,8 +44,8 @@ const AFTER: &str = "cd /etc || exit; \
     [ \"$(cat initcpio/install/autodetect 2>/dev/null)\" != \"build() { true; }\" ] || rm initcpio/install/autodetect; \
     rm -f dracut.conf.d/zz-strapline.conf; \
     [ ! -e booster.yaml.strapline ] || mv booster.yaml.strapline booster.yaml; \
-    [ ! -e strapline-made ] || { for d in dracut.conf.d initcpio/install initcpio; do \
-    ! grep -qx $d strapline-made || rmdir $d 2>/dev/null; done; rm strapline-made; }";
+    [ ! -e strapline-made ] || { for f in booster.yaml dracut.conf.d initcpio/install initcpio; do \
+    ! grep -qx $f strapline-made || rm -d $f 2>/dev/null; done; rm strapline-made; }";
 
 /// Names of the hooks: before and after those of the programs.
 const FIRST: &str = "05-strapline-initramfs.hook";
@@ -123,7 +126,19 @@ mod tests {
         fs::create_dir(&etc).unwrap();
         run(BEFORE, top.path());
         assert_eq!(fs::read_to_string(etc.join("initcpio/install/autodetect")).unwrap(), "build() { true; }\n");
-        assert_eq!(fs::read_to_string(etc.join("dracut.conf.d/zz-strapline.conf")).unwrap(), "hostonly=no\n");
+        let dracut = fs::read_to_string(etc.join("dracut.conf.d/zz-strapline.conf")).unwrap();
+        assert_eq!(dracut, "hostonly=no hostonly_l=no hostonly_cmdline_l=no\n");
+        run(AFTER, top.path());
+        assert_eq!(fs::read_dir(&etc).unwrap().count(), 0);
+
+        // booster without its file looks at this machine.
+        let booster = top.path().join("usr/bin/booster");
+        fs::create_dir_all(booster.parent().unwrap()).unwrap();
+        fs::write(&booster, "").unwrap();
+        for _ in 0..2 {
+            run(BEFORE, top.path());
+            assert_eq!(fs::read_to_string(etc.join("booster.yaml")).unwrap(), "universal: true\n");
+        }
         run(AFTER, top.path());
         assert_eq!(fs::read_dir(&etc).unwrap().count(), 0);
 
