@@ -104,6 +104,23 @@ fn each_makers_name_of_an_initramfs_is_known() {
 }
 
 #[test]
+fn a_second_name_of_a_kernel_is_not_another_one() {
+    let names = ["boot/Image", "boot/vmlinuz-linux-aarch64", "boot/initramfs-linux-aarch64.img"];
+    let booting = planned(&names, "aarch64", &WISH).unwrap();
+    let menu = text(&booting, EXTLINUX);
+    assert!(menu.contains("  linux /vmlinuz-linux-aarch64\n") && !menu.contains("Image"), "{menu}");
+    // With an initramfs of its own it stays, and one of another size is another kernel, which lacks its initramfs.
+    let booting = planned(&[&names[..], &["boot/initramfs-linux.img"]].concat(), "aarch64", &WISH).unwrap();
+    assert!(text(&booting, EXTLINUX).contains("  linux /Image\n"));
+    let mut nodes = tree(&names);
+    nodes.iter_mut().find(|node| node.path == b"boot/Image").unwrap().kind =
+        Kind::File(Content::Text(b"longer".to_vec()));
+    let layout = Layout::standard("aarch64").unwrap();
+    let failure = plan(&nodes, &layout, Arch::named("aarch64").unwrap(), &WISH).unwrap_err();
+    assert_eq!(failure.message, "looking for the initramfs of '/boot/Image' of the root: not found");
+}
+
+#[test]
 fn unified_images_need_no_kernel() {
     let names = ["boot/EFI/Linux/arch-linux.efi", "usr/lib/systemd/boot/efi/systemd-bootx64.efi"];
     let booting = planned(&names, "x86_64", &WISH).unwrap();
