@@ -19,8 +19,10 @@ HERE = Path(__file__).resolve().parent
 
 # One row for each architecture: whose mirror it looks like, and what differs between them. Debian 12 has no riscv64: that is
 # of the first suite that has.
-ALARM = {"name": "archlinuxarm", "title": "Arch Linux ARM", "os_id": "archarm", "repos": ("core", "extra", "alarm", "aur")}
-ARCH = {"name": "archlinux", "title": "Arch Linux", "os_id": "arch", "repos": ("core", "extra"), "kernel": "linux"}
+ALARM = {"name": "archlinuxarm", "title": "Arch Linux ARM", "os_id": "archarm", "repos": ("core", "extra", "alarm", "aur"),
+         "initramfs": "mkinitcpio"}
+ARCH = {"name": "archlinux", "title": "Arch Linux", "os_id": "arch", "repos": ("core", "extra"), "kernel": "linux",
+        "initramfs": "initramfs"}
 DISTROS = {
     "aarch64": {**ALARM, "deb_arch": "arm64", "kernel": "linux-aarch64", "image": "Image"},
     "x86_64": {**ARCH, "deb_arch": "amd64", "image": "vmlinuz-linux"},
@@ -68,6 +70,7 @@ BUNDLES = {
     "iputils": ["iputils-ping"],
     "openldap": ["libldap-2.5-0", "libldap2"],
     "busybox": ["busybox-static"],
+    "dracut": ["dracut-core"],
 }
 # Debian machinery an Arch root does not have; a dependency on one counts as satisfied.
 IGNORED = {"debconf", "debconf-2.0", "cdebconf", "dpkg", "install-info", "init-system-helpers",
@@ -84,9 +87,9 @@ BASE_FULL = BASE_SMALL + ["bzip2", "xz-utils", "zstd", "locales", "systemd", "km
                           "iproute2", "iputils-ping", "pciutils", "libarchive-tools", "curl"]
 EXTRA_DEBS = ["vim-tiny", "nano", "sudo", "openssh-server", "kmod", "tar"]
 EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
-# --boot: Debian's kernel and what it needs to find its root, in the place of the stand-ins; of its modules, those for disks at
-# the buses that QEMU has, their file systems, a network, and chance.
-BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi"]
+# --boot: Debian's kernel and what it needs to find its root, in the place of the stand-ins, and a dracut that is one; of its
+# modules, those for disks at the buses that QEMU has, their file systems, a network, and chance.
+BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi", "dracut-core"]
 BOOT_KERNEL = "linux-image-"
 BOOT_ARCHES = ("aarch64", "x86_64")
 BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "block/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
@@ -102,14 +105,14 @@ SYMLINKS = {
     "vim": {"usr/bin/vim": "vim.tiny", "usr/bin/vi": "vim.tiny"},
     "pinentry": {"usr/bin/pinentry": "pinentry-curses"},
     "debianutils": {"usr/bin/which": "which.debianutils"},
-    "systemd": {"usr/bin/init": "../lib/systemd/systemd", "usr/bin/poweroff": "systemctl"},
+    "systemd": {"usr/bin/init": "../lib/systemd/systemd", **{f"usr/bin/{name}": "systemctl" for name in ("halt", "poweroff", "reboot")}},
 }
-PROVIDES = {"bash": ["sh"], "gawk": ["awk"], "shadow": ["login"]}
+PROVIDES = {"bash": ["sh"], "gawk": ["awk"], "shadow": ["login"], "dracut": ["initramfs"]}
 EXTRA_DEPENDS = {"pacman": ["bash", "coreutils", "gnupg", "gawk", "grep", "sed", "gettext",
                             "pacman-mirrorlist"],
                  "glibc": ["filesystem"], "pam": ["pambase"],
                  "shadow": ["pambase"], "ca-certificates": ["bash", "debianutils"],
-                 **{d["kernel"]: ["kmod", "mkinitcpio"] for d in DISTROS.values()},
+                 **{d["kernel"]: ["kmod", d["initramfs"]] for d in DISTROS.values()},
                  "systemd": ["bash", "util-linux"], "openssh": ["bash", "shadow"], "util-linux": ["bash"]}
 DROP_DEPENDS = {("glibc", "gcc-libs"), ("libdevmapper1.02.1", "dmsetup")}   # keep cycles out
 SKIP_TREES = ("usr/share/doc/", "usr/share/man/", "usr/share/info/", "usr/share/lintian/",
@@ -166,6 +169,9 @@ HOOKS = {
     "mkinitcpio": {"90-mkinitcpio-install.hook": hook(
         ["Install", "Upgrade"], ["usr/lib/initcpio/*", "usr/lib/firmware/*", "usr/lib/modules/*/vmlinuz"],
         "/usr/bin/mkinitcpio -P", "Updating linux initcpios...")},
+    "dracut": {"90-dracut-install.hook": hook(
+        ["Install", "Upgrade"], ["usr/lib/modules/*/pkgbase"], "/usr/share/libalpm/scripts/dracut-install",
+        "Updating linux initcpios (with dracut)...", needs=True)},
     "pacman": {"00-mkmirror-pre.hook": hook(
         ["Install", "Upgrade"], ["*"], "/usr/bin/true", "Doing nothing before the transaction...",
         "PreTransaction", "Package")},
@@ -281,6 +287,16 @@ def special_kmod(p, _job):
            "depmod \"${v%%/*}\"; done\n", 0o755)
 
 
+def special_dracut(p, _job):
+    # The hooks that people use with dracut, such as EndeavourOS's, ask for an initramfs of this machine, whatever dracut.conf says,
+    # and put the kernel beside it by the name of its package.
+    p.file("usr/share/libalpm/scripts/dracut-install", "#!/bin/bash\nwhile read -r pkgbase; do\n"
+           "    name=$(< \"$pkgbase\") version=$(basename \"${pkgbase%/pkgbase}\")\n"
+           "    install -D -m 644 \"${pkgbase%/pkgbase}/vmlinuz\" \"boot/vmlinuz-$name\"\n"
+           "    dracut --force --hostonly --no-hostonly-cmdline --kver \"$version\" \"/boot/initramfs-$name.img\" || exit\n"
+           "done\n", 0o755)
+
+
 def special_glibc(p, _job):
     supported = p.entries.get("usr/share/i18n/SUPPORTED")       # --small leaves locales out
     if supported:
@@ -322,7 +338,7 @@ def special_kernel(p, _job):
 
 SPECIAL = {**{d["kernel"]: special_kernel for d in DISTROS.values()}, "glibc": special_glibc, "sudo": special_sudo,
            "pacman": special_pacman, "ca-certificates": special_ca_certificates, "kmod": special_kmod,
-           "openssh": special_openssh}
+           "openssh": special_openssh, "dracut": special_dracut}
 
 
 # ---------------------------------------------------------------- packages with no .deb behind them
@@ -414,7 +430,7 @@ def noise(seed, size):
 
 def linux(arch):
     name = DISTROS[arch]["kernel"]
-    p = Package(name, KERNEL_VERSION, arch, "A stand-in for the kernel", ["kmod", "mkinitcpio"],
+    p = Package(name, KERNEL_VERSION, arch, "A stand-in for the kernel", ["kmod", DISTROS[arch]["initramfs"]],
                 [] if name == "linux" else [f"linux={KERNEL_VERSION}"])
     modules, image = f"usr/lib/modules/{KERNEL_VERSION}-1-{arch}/", noise("vmlinuz", 8 << 20)
     p.file(modules + "vmlinuz", image)
@@ -433,7 +449,8 @@ def firmware():
 
 
 def mkinitcpio(boot):
-    p = Package("mkinitcpio", "41", desc="A stand-in", depend=["bash", "coreutils", "findutils", "gzip", "kmod", "sed"])
+    p = Package("mkinitcpio", "41", desc="A stand-in", depend=["bash", "coreutils", "findutils", "gzip", "kmod", "sed"],
+                provides=["initramfs"])
     p.depend += ["busybox", "gawk", "libarchive"] if boot else ["tar"]
     p.file("usr/bin/mkinitcpio", (HERE / "mkinitcpio").read_text(), 0o755)
     p.file("etc/mkinitcpio.conf", "HOOKS=(autodetect block)\n")

@@ -56,10 +56,12 @@ const BOOTS: Row = Row {
 const READS: Row = Row { seen: Seen::ReadBack, makers: &[NO_MAKER], ..BOOTS };
 
 /// The tests.
-pub const ROWS: [Row; 12] = [
+pub const ROWS: [Row; 14] = [
     Row { test: "boot::a_board_boots_what_an_ordinary_user_made", ..BOOTS },
     Row { test: "boot::a_pc_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_boots_from_each_bus", boards: &["efi"], ..BOOTS },
+    Row { test: "boot::a_pc_with_dracut_boots_from_each_bus", boards: &["efi"], makers: &["dracut"], ..BOOTS },
+    Row { test: "boot::a_board_with_dracut_boots", makers: &["dracut"], ..BOOTS },
     Row { test: "boot::an_arm_machine_with_uefi_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_with_bios_boots", boards: &["pc-bios"], ..BOOTS },
     // By a board file of the test, for QEMU's machines.
@@ -151,9 +153,9 @@ by which test. It is made from those tests (`cargo run -p strapline-tests --exam
 * never: no test has made such an image. It may work all the same: what each part does is tested with other parts.
 
 Each format has the same disk in it, byte for byte, so an image that boots does so in any format that the machine reads. \"mkinitcpio\"
-is a stand-in that the mirror of the tests has, and packs the modules of ext4 and of the buses that QEMU has; \"none\" is a root
-without an initramfs, or with bytes in its place. The names and settings of dracut, booster and update-initramfs are known, but no test has an image that one of
-them made; Debian has no booster.
+is a stand-in that the mirror of the tests has, and packs the modules of ext4 and of the buses that QEMU has; \"dracut\" is Debian's,
+with a hook as people use it on Arch; \"none\" is a root without an initramfs, or with bytes in its place. The names and settings of
+booster and update-initramfs are known, but no test has an image that one of them made; Debian has no booster.
 
 `boot::NAME` is the test NAME in `tests/tests/boot.rs`, and `mkdisk/cli::NAME` one in `tools/mkdisk/tests/cli.rs`. What no line has
 together was never seen together.
