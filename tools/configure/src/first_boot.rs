@@ -80,7 +80,9 @@ impl Item for FirstBootKeyring {
         for key in &self.1 {
             tree.write(&format!("{KEYS}/{}.asc", key.fingerprint), &key.key, 0o644)?;
         }
-        tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0, &self.1), 0o644)?;
+        let date = |ring| tree.stat(&format!("{RINGS}/{ring}.gpg")).map_or(0, |stat| stat.st_mtime);
+        let date = self.0.iter().map(date).max().unwrap_or_default();
+        tree.write(&format!("{UNITS}/{NAME}"), &unit(&self.0, &self.1, date), 0o644)?;
         if tree.make_directory(WANTS, 0o755, ROOT)? {
             tree.mark_changed(WANTS);
         }
@@ -89,8 +91,9 @@ impl Item for FirstBootKeyring {
     }
 }
 
-/// Returns the unit's text. `$$` and `%%` are systemd's `$` and `%` (systemd.service(5)).
-fn unit(rings: &[String], own: &[OwnKey]) -> String {
+/// Returns the unit's text; `date` is that of the newest ring, in seconds since 1970. `$$` and `%%` are systemd's `$` and `%`
+/// (systemd.service(5)).
+fn unit(rings: &[String], own: &[OwnKey], date: i64) -> String {
     let mut commands = Vec::new();
     if !rings.is_empty() {
         commands.push(format!("{KEY} --populate {}\n", rings.join(" ")));
@@ -117,8 +120,9 @@ Before=systemd-user-sessions.service archlinux-keyring-wkd-sync.service
 Type=oneshot
 # In a copy, which takes the place of the other when it is whole: gpg cannot go on with what the power left of a keyring.
 ExecStartPre=/usr/bin/sh -c 'cd /etc/pacman.d && rm -rf gnupg.new && if [ -e .gnupg.first-boot ] && [ ! -e gnupg ]; then mv .gnupg.first-boot gnupg; fi && if [ -e gnupg ]; then cp -a gnupg gnupg.new; fi'
-# A board without a clock wakes up before the keys were made, and gpg takes no key from the future.
-ExecStartPre=-/usr/bin/sh -c 'for f in /usr/share/pacman/keyrings/*.gpg; do t=$$(stat -c %%Y \"$$f\"); [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
+# A board without a clock wakes up before the keys were made, and gpg takes no key from the future. The first date is the one
+# that the keys had before an image gave all files an older one.
+ExecStartPre=-/usr/bin/sh -c 'for t in {date} $$(stat -c %%Y /usr/share/pacman/keyrings/*.gpg /{KEYS}/*.asc 2>/dev/null); do [ \"$$(date +%%s)\" -ge \"$$t\" ] || date -s \"@$$t\"; done'
 {KEY} --init
 {commands}# The file system may write the keys after this directory, and the power go in between.
 ExecStart=/usr/bin/sync --file-system /etc/pacman.d/gnupg.new
@@ -139,7 +143,8 @@ mod tests {
 
     #[test]
     fn the_keys_are_on_the_disk_before_it_is_done() {
-        let text = unit(&["x".to_owned()], &[]);
+        let text = unit(&["x".to_owned()], &[], 1_700_000_000);
+        assert!(text.contains("for t in 1700000000 $$(stat "), "{text}");
         let at = |command: &str| text.find(command).expect(command);
         let key = "pacman-key --gpgdir /etc/pacman.d/gnupg.new";
         let order =
