@@ -39,7 +39,7 @@ export PATH = $(BIN):$(HOST_PATH)
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all build quick rust host-demo host demo-mirror demo picture root check test soak fresh bench bench-scale fuzz install uninstall source dist deb arch-package clean clean-demo help
+.PHONY: all build quick rust host-demo host host-soak demo-mirror demo picture root check test soak fresh bench bench-scale fuzz install uninstall source dist deb arch-package clean clean-demo help
 
 all: build
 
@@ -55,6 +55,8 @@ host-demo:
 	tests/host-packages --install demo
 host:
 	tests/host-packages --install
+host-soak:
+	tests/host-packages --install soak
 
 # The pipe, against the offline mirror. MIRROR is the address that with-mirror serves it at.
 DEMO := build/demo
@@ -120,7 +122,7 @@ test: host
 	$(TEST) --workspace --test suite
 
 # The whole of what `make test` has samples of, and the README on fresh machines.
-soak: host
+soak: host-soak
 	cargo build --workspace --all-targets
 	mkdir -p build
 	{ STRAPLINE_SOAK=1 STRAPLINE_TORTURE=$(or $(STRAPLINE_TORTURE),100) $(TEST) --workspace --test suite --test rings \
