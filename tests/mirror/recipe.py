@@ -70,7 +70,7 @@ BUNDLES = {
     "iputils": ["iputils-ping"],
     "openldap": ["libldap-2.5-0", "libldap2"],
     "busybox": ["busybox-static"],
-    "dracut": ["dracut-core"],
+    "dracut": ["dracut-core", "dracut-install"],
 }
 # Debian machinery an Arch root does not have; a dependency on one counts as satisfied.
 IGNORED = {"debconf", "debconf-2.0", "cdebconf", "dpkg", "install-info", "init-system-helpers",
@@ -91,7 +91,7 @@ EXTRA_FULL = EXTRA_DEBS + ["systemd-resolved"]
 # modules, those for disks at the buses that QEMU has, their file systems, a network, and chance.
 BOOT_DEBS = ["busybox-static", "udev", "systemd-boot-efi", "dracut-core"]
 BOOT_KERNEL = "linux-image-"
-BOOT_ARCHES = ("aarch64", "x86_64")
+BOOT_ARCHES = ("aarch64", "x86_64", "riscv64")
 BOOT_MODULES = ("fs/", "lib/", "crypto/", "arch/", "block/", "drivers/virtio/", "drivers/block/", "drivers/char/hw_random/",
                 "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover", "net/packet/",
                 "drivers/nvme/", "drivers/ata/ahci.", "drivers/ata/libahci.", "drivers/ata/libata.", "drivers/scsi/sd_mod.",
@@ -325,11 +325,11 @@ def special_openssh(p, _job):
 def special_kernel(p, _job):
     """Debian's kernel, its files named as Arch names them: the image below /boot, and vmlinuz and pkgbase beside the
     modules, for the hooks."""
-    image, = (n for n in p.entries if n.startswith("boot/vmlinuz-"))
-    modules = f"usr/lib/modules/{image.removeprefix('boot/vmlinuz-')}/"
+    image, = (n for n in p.entries if n.startswith(("boot/vmlinuz-", "boot/vmlinux-")))
+    modules = f"usr/lib/modules/{image.partition('-')[2]}/"
     _, data = p.entries[image]
     for path in [n for n in p.entries if n.startswith("boot/") or n.startswith(modules + "kernel/")
-                 and n.endswith(".ko") and not n.removeprefix(modules + "kernel/").startswith(BOOT_MODULES)]:
+                 and n.endswith((".ko", ".ko.xz")) and not n.removeprefix(modules + "kernel/").startswith(BOOT_MODULES)]:
         del p.entries[path]
     p.file("boot/" + DISTROS[p.arch]["image"], data)
     p.file(modules + "vmlinuz", data)
@@ -411,7 +411,9 @@ def keyring(name, title, keys):
     """NAME-keyring out of keys/NAME{.gpg,-trusted,-revoked}."""
     p = Package(name + "-keyring", KEYRING_VERSION, desc=title + " PGP keyring (test keys)", depend=["pacman"])
     for suffix in (".gpg", "-trusted", "-revoked"):
-        p.file(f"usr/share/pacman/keyrings/{name}{suffix}", (keys / (name + suffix)).read_bytes())
+        file = keys / (name + suffix)
+        # No keyring package is older than its keys: that tells a machine without a clock which year it is.
+        p.put(f"usr/share/pacman/keyrings/{file.name}", data=file.read_bytes(), mtime=int(file.stat().st_mtime))
     p.install = KEYRING_INSTALL % name
     return p
 

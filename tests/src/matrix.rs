@@ -56,13 +56,14 @@ const BOOTS: Row = Row {
 const READS: Row = Row { seen: Seen::ReadBack, makers: &[NO_MAKER], ..BOOTS };
 
 /// The tests.
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 15] = [
     Row { test: "boot::a_board_boots_what_an_ordinary_user_made", ..BOOTS },
     Row { test: "boot::a_pc_boots", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_boots_from_each_bus", boards: &["efi"], ..BOOTS },
     Row { test: "boot::a_pc_with_dracut_boots_from_each_bus", boards: &["efi"], makers: &["dracut"], ..BOOTS },
     Row { test: "boot::a_board_with_dracut_boots", makers: &["dracut"], ..BOOTS },
     Row { test: "boot::an_arm_machine_with_uefi_boots", boards: &["efi"], ..BOOTS },
+    Row { test: "boot::a_riscv_machine_with_uefi_boots", boards: &["efi"], makers: &["dracut"], ..BOOTS },
     Row { test: "boot::a_pc_with_bios_boots", boards: &["pc-bios"], ..BOOTS },
     // By a board file of the test, for QEMU's machines.
     Row { test: "growth::a_card_of_a_board_grows", ..BOOTS },
