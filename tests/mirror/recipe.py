@@ -105,7 +105,8 @@ SYMLINKS = {
     "vim": {"usr/bin/vim": "vim.tiny", "usr/bin/vi": "vim.tiny"},
     "pinentry": {"usr/bin/pinentry": "pinentry-curses"},
     "debianutils": {"usr/bin/which": "which.debianutils"},
-    "systemd": {"usr/bin/init": "../lib/systemd/systemd", **{f"usr/bin/{name}": "systemctl" for name in ("halt", "poweroff", "reboot")}},
+    "systemd": {"usr/bin/init": "../lib/systemd/systemd",
+                **{f"usr/bin/{name}": "systemctl" for name in ("halt", "poweroff", "reboot")}},
 }
 PROVIDES = {"bash": ["sh"], "gawk": ["awk"], "shadow": ["login"], "dracut": ["initramfs"]}
 EXTRA_DEPENDS = {"pacman": ["bash", "coreutils", "gnupg", "gawk", "grep", "sed", "gettext",
