@@ -6,7 +6,6 @@
 
 use stage::{Code, Doing, Failure, child};
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Stdio;
@@ -29,10 +28,7 @@ pub fn reads_all_names(program: &Path, directory: Option<&Path>) -> Result<Optio
     };
     // The database is made here: one that pacman was killed while making is empty, and then no pacman reads anything.
     let local = directory.join("local");
-    match std::fs::create_dir(&local) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e).doing(Code::Os, MAKING),
-        _ => {}
-    }
+    std::fs::create_dir_all(&local).doing(Code::Os, MAKING)?;
     keep(&local, "ALPM_DB_VERSION", b"9\n")?;
     let reads = |name| reads(program, directory, name);
     Ok(match reads(NAME)? {

@@ -130,11 +130,10 @@ impl<'a> Tree<'a> {
         // A file without the name of a package is of the one that has the initramfs. Hooks of dracut leave it beside a copy that has
         // the name, as the initramfs has.
         if !kernels.iter().any(|k| k.name == "linux") {
-            let plain = PLAIN.into_iter().find(|name| names.contains(name)).map(|name| self.kernel("linux", name));
             let size = |kernel: &Kernel| self.file(&format!("boot/{}", kernel.file)).map(Content::size);
             let is_copied = |plain: &Kernel| kernels.iter().any(|k| k.initramfs.is_some() && size(k) == size(plain));
-            let plain = plain.filter(|plain| plain.initramfs.is_some() || !is_copied(plain));
-            kernels.extend(plain);
+            let plain = PLAIN.into_iter().find(|name| names.contains(name)).map(|name| self.kernel("linux", name));
+            kernels.extend(plain.filter(|plain| plain.initramfs.is_some() || !is_copied(plain)));
         }
         if let ([kernel], [version]) = (kernels.as_mut_slice(), self.versions().as_slice()) {
             kernel.initramfs = kernel.initramfs.take().or_else(|| self.initramfs(version));
